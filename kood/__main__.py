@@ -1,0 +1,5 @@
+"""`python -m kood`."""
+
+from kood.cli import main
+
+main()

@@ -1,0 +1,160 @@
+"""The command line: parses, sets the process up, calls the pipeline. Imports nothing heavy at load."""
+
+import os
+import signal
+import sys
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from kood import registry
+from kood.errors import UserError
+
+__all__ = ["app", "main"]
+
+app = typer.Typer(
+    name="kood",
+    help="Image classifiers that know what they do not know.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+)
+
+RecipeFile = Annotated[Path, typer.Argument(metavar="RECIPE", help="A TOML file; `kood list recipes` shows some.")]
+Settings = Annotated[
+    list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="Override a setting; may be repeated.")
+]
+Saved = Annotated[Path, typer.Option("--saved", metavar="FOLDER", help="Where run folders go.")]
+
+
+@app.command()
+def run(
+    recipe: RecipeFile,
+    settings: Settings = None,
+    fresh: Annotated[bool, typer.Option("--fresh", help="Make every stage again, whatever is there.")] = False,
+    quick: Annotated[bool, typer.Option("--quick", help="Smoke run: everything small, figures mean nothing.")] = False,
+    saved: Saved = Path("saved"),
+) -> None:
+    """Run a recipe: train, make outliers, measure, write a SavedModel and a report."""
+    from kood.recipe import load
+
+    load(recipe, settings or (), quick=quick)  # A wrong recipe is refused before the seconds that Keras takes to load.
+    _quiet_backend()
+    from kood import pipeline
+
+    pipeline.run(recipe, settings or (), fresh=fresh, quick=quick, saved=saved)
+
+
+@app.command()
+def show(recipe: RecipeFile, settings: Settings = None) -> None:
+    """Print a recipe complete, with every default, and the cells of its matrix."""
+    from rich.console import Console
+    from rich.syntax import Syntax
+
+    from kood.recipe import load
+
+    loaded = load(recipe, settings or ())
+    console = Console()
+    console.print(Syntax(loaded.to_toml(), "toml") if console.is_terminal else loaded.to_toml(), markup=False)
+    cells = loaded.cells()
+    if loaded.matrix:
+        typer.echo(f"# {len(cells)} cells")
+
+
+@app.command(name="list")
+def list_(
+    what: Annotated[str, typer.Argument(metavar="|".join([*registry.ROOMS, "recipes"]), help="What to list.")],
+) -> None:
+    """List the names a recipe may use."""
+    from rich.console import Console
+    from rich.markup import escape
+    from rich.table import Table
+
+    if what == "recipes":
+        rows = [(path.name, _first_comment(path)) for path in sorted(Path("recipes").glob("*.toml"))]
+        if not rows:
+            raise UserError("there is no folder 'recipes' with TOML files here; run this where kood's recipes lie")
+    elif what in registry.ROOMS:
+        rows = []
+        for entry in registry.room(what).values():
+            hidden = ("image_shape", "num_classes", "seed", "name", "kwargs")
+            options = [p for p in entry.parameters if p not in hidden]
+            takes = f" [{', '.join(options)}]" if options and what in ("heads", "datasets", "backbones", "denoisers") else ""
+            rows.append((entry.name, entry.summary + takes))
+    else:
+        raise UserError(f"kood list {what}: {registry.nearest(what, [*registry.ROOMS, 'recipes'])}")
+    table = Table(box=None, show_header=False, pad_edge=False)
+    table.add_column(style="bold", no_wrap=True)
+    table.add_column()
+    for name, summary in rows:
+        table.add_row(name, escape(summary))
+    Console().print(table)
+
+
+@app.command()
+def predict(
+    run_folder: Annotated[Path, typer.Argument(metavar="RUN", help="saved/<recipe>, or one of its versions.")],
+    images: Annotated[list[Path], typer.Argument(metavar="IMAGE...", help="Image files.")],
+) -> None:
+    """Ask a run's SavedModel about images."""
+    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+    from kood.serving.client import answer_files
+
+    if answer_files(run_folder, images):
+        raise typer.Exit(1)
+
+
+@app.command()
+def schema() -> None:
+    """Print the JSON schema of a recipe."""
+    import json
+
+    from kood.recipe import Recipe
+
+    typer.echo(json.dumps(Recipe.model_json_schema(), indent=2))
+
+
+@app.command()
+def doctor() -> None:
+    """Say what is installed, which backends work, and what this machine offers."""
+    from kood.doctor import report
+
+    if not report():
+        raise typer.Exit(1)
+
+
+def _first_comment(path: Path) -> str:
+    first = path.read_text(encoding="utf-8", errors="replace").split("\n", 1)[0]
+    return first.lstrip("# ").strip() if first.startswith("#") else ""
+
+
+def _quiet_backend() -> None:
+    """Decides the backend before Keras is imported, and keeps TensorFlow's start-up messages out of the way."""
+    from importlib.util import find_spec
+
+    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+    os.environ.setdefault("TF_FORCE_GPU_ALLOW_GROWTH", "true")
+    os.environ.setdefault("GRPC_VERBOSITY", "ERROR")
+    backend = os.environ.setdefault("KERAS_BACKEND", "tensorflow")
+    if backend not in ("tensorflow", "jax", "torch"):
+        raise UserError(f"KERAS_BACKEND={backend}: {registry.nearest(backend, ['tensorflow', 'jax', 'torch'])}")
+    if find_spec(backend) is None:
+        raise UserError(f"KERAS_BACKEND={backend}: {backend} is not installed; pip install 'kood[{backend}]'")
+
+
+def _terminate(number, frame) -> None:
+    raise SystemExit(128 + number)
+
+
+def main() -> None:
+    """Runs the command line; every error a user can mend is one message and an exit code."""
+    signal.signal(signal.SIGTERM, _terminate)
+    try:
+        app()
+    except UserError as error:
+        typer.echo(f"kood: {error}", err=True)
+        sys.exit(error.exit_code)
+    except KeyboardInterrupt:
+        typer.echo("kood: stopped; the same command goes on from the last finished stage", err=True)
+        sys.exit(130)

@@ -1,0 +1,100 @@
+"""Image files to pixels, with Pillow: one place that knows rotation flags, palettes, CMYK, 16 bits and animations."""
+
+import io
+from collections.abc import Callable, Iterable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import numpy as np
+
+from kood.errors import UserError
+
+__all__ = ["decode_image", "decode_images"]
+
+# Files in flight at once: enough for the threads, few enough that large photographs do not fill the memory.
+_CHUNK = 256
+_THREADS = 8
+
+
+def decode_image(source: Path | bytes) -> np.ndarray:
+    """One image file as uint8 (h, w, c), c 1 grey, 3 RGB or 4 RGBA.
+
+    EXIF rotation is applied; of an animation the first frame is taken; palettes become colours; CMYK and the like
+    become RGB; 16-bit grey is scaled by 255/65535; transparency is kept as alpha, for `images.to_shape` to composite.
+
+    Args:
+        source: A path, or the bytes of a file.
+
+    Raises:
+        UserError: Not an image, or a damaged one; the message names the file.
+    """
+    from PIL import Image, ImageOps
+
+    try:
+        with Image.open(io.BytesIO(source) if isinstance(source, bytes) else source) as image:
+            # Straight to pixels where there is nothing to put right: most files of most data sets.
+            if image.mode not in ("L", "RGB") or image.getexif():
+                image = _plain(ImageOps.exif_transpose(image))
+            pixels = np.asarray(image)
+    except (OSError, ValueError, SyntaxError, EOFError, TypeError, Image.DecompressionBombError) as error:
+        name = "an image" if isinstance(source, bytes) else str(source)
+        raise UserError(f"path: {name} cannot be read as an image ({error}); mend or remove the file") from error
+    return pixels[..., None] if pixels.ndim == 2 else pixels
+
+
+def _plain(image):
+    if image.mode in ("L", "RGB", "RGBA") and "transparency" not in image.info:
+        return image
+    if image.mode == "1":
+        return image.convert("L")
+    if image.mode.startswith("I"):
+        # Pillow's own conversion to 8 bits clips at 255 instead of scaling.
+        from PIL import Image
+
+        wide = np.asarray(image).astype(np.float64)
+        return Image.fromarray(np.clip(np.rint(wide * (255.0 / 65535.0)), 0, 255).astype(np.uint8))
+    has_alpha = image.mode in ("LA", "La", "PA", "RGBA", "RGBa") or "transparency" in image.info
+    return image.convert("RGBA" if has_alpha else "RGB")
+
+
+def decode_images(
+    sources: Sequence[Path | bytes],
+    image_shape: tuple[int, int, int],
+    decode: Callable[[Path | bytes], np.ndarray] = decode_image,
+) -> np.ndarray:
+    """Many image files, each brought to `image_shape`, in order.
+
+    Args:
+        sources: Paths or bytes.
+        image_shape: (H, W, C).
+        decode: What reads one.
+
+    Returns:
+        uint8 (N, H, W, C).
+
+    Raises:
+        UserError: As `decode_image` does, for the first file that cannot be read.
+    """
+    images = np.empty((len(sources), *image_shape), np.uint8)
+    with ThreadPoolExecutor(_THREADS) as pool:
+        for start in range(0, len(sources), _CHUNK):
+            decoded = list(pool.map(decode, sources[start : start + _CHUNK]))
+            for rows, same_shape in _by_shape(decoded):
+                images[start + rows] = _fit(same_shape, image_shape)
+    return images
+
+
+def _fit(images: np.ndarray, image_shape: tuple[int, int, int]) -> np.ndarray:
+    if images.shape[1:] == tuple(image_shape):
+        return images
+    from kood.data.images import fit_images
+
+    return fit_images(images, image_shape)
+
+
+def _by_shape(decoded: Sequence[np.ndarray]) -> Iterable[tuple[np.ndarray, np.ndarray]]:
+    rows_of: dict[tuple[int, ...], list[int]] = {}
+    for row, pixels in enumerate(decoded):
+        rows_of.setdefault(pixels.shape, []).append(row)
+    for rows in rows_of.values():
+        yield np.array(rows), np.stack([decoded[row] for row in rows])

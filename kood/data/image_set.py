@@ -1,0 +1,75 @@
+"""What every data source gives and every stage takes: images with, perhaps, labels."""
+
+import hashlib
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+__all__ = ["ImageSet", "Splits"]
+
+
+@dataclass(frozen=True)
+class ImageSet:
+    """Images of one shape in memory, with their labels where they have any.
+
+    Args:
+        images: uint8 (N, H, W, C).
+        labels: int64 (N,), each an index into `class_names`; or None.
+        class_names: One name a class; empty where there are no labels.
+
+    Raises:
+        ValueError: A dtype, shape or label that breaks the above.
+    """
+
+    images: np.ndarray
+    labels: np.ndarray | None = None
+    class_names: tuple[str, ...] = ()
+
+    def __post_init__(self) -> None:
+        if self.images.dtype != np.uint8 or self.images.ndim != 4:
+            raise ValueError(f"images must be uint8 (N, H, W, C), not {self.images.dtype} {self.images.shape}")
+        if self.labels is None:
+            return
+        if self.labels.dtype != np.int64 or self.labels.shape != (len(self.images),):
+            raise ValueError(
+                f"labels must be int64 ({len(self.images)},), not {self.labels.dtype} {self.labels.shape}"
+            )
+        if len(self.labels) and not 0 <= self.labels.min() <= self.labels.max() < len(self.class_names):
+            raise ValueError(f"labels must lie in 0..{len(self.class_names) - 1}, one for each of class_names")
+
+    def __len__(self) -> int:
+        return len(self.images)
+
+    def take(self, indices: Sequence[int] | np.ndarray) -> "ImageSet":
+        """The images (and labels) at `indices`, in that order."""
+        rows = np.asarray(indices)
+        if rows.size == 0:
+            rows = rows.astype(np.int64)
+        labels = None if self.labels is None else self.labels[rows]
+        return ImageSet(self.images[rows], labels, self.class_names)
+
+    def sha256(self) -> str:
+        """A hexadecimal digest of the content: shape, pixels, labels and class names."""
+        digest = hashlib.sha256(repr((self.images.shape, self.labels is None, self.class_names)).encode())
+        digest.update(np.ascontiguousarray(self.images).data)
+        if self.labels is not None:
+            digest.update(np.ascontiguousarray(self.labels, dtype="<i8").data)
+        return digest.hexdigest()
+
+
+@dataclass(frozen=True)
+class Splits:
+    """The in-distribution images by what they are for; no image stands in two of them.
+
+    Args:
+        train: What the classifier and the diffusion model learn from.
+        validation: What choices are made on.
+        calibration: What the threshold is set on; nothing else sees it.
+        test: What is reported on; nothing else sees it.
+    """
+
+    train: ImageSet
+    validation: ImageSet
+    calibration: ImageSet
+    test: ImageSet

@@ -1,0 +1,81 @@
+"""Pixels: bringing any image to the model's shape, and the model's range [-1, 1] to 0..255 and back."""
+
+import numpy as np
+
+from kood.data.tf_on_cpu import tf
+
+__all__ = ["fit_images", "normalize", "quantize", "to_shape"]
+
+# A batch this large keeps the float32 copies that resizing makes small beside the images themselves.
+_CHUNK_BYTES = 32 * 2**20
+
+
+def to_shape(images, image_shape: tuple[int, int, int]):
+    """Bring images to the model's shape. Made of TensorFlow ops only, so it can stand inside a graph or a SavedModel.
+
+    In this order: alpha is composited over black (rgb * a / 255); colour becomes grey by 0.2989 R + 0.5870 G +
+    0.1140 B, grey becomes colour by repeating it; height and width are resized (stretched, not cropped) by
+    antialiased bilinear interpolation; the result is rounded and clipped to whole numbers in 0..255. Images that
+    already have the shape pass unchanged.
+
+    Args:
+        images: uint8 or float (B, h, w, c) of 0..255 with c statically known: 1 grey, 3 RGB or 4 RGBA.
+        image_shape: (H, W, C), C 1 or 3.
+
+    Returns:
+        float32 (B, H, W, C), whole numbers in 0..255.
+
+    Raises:
+        ValueError: A number of channels that cannot be brought to C.
+    """
+    height, width, channels = image_shape
+    found = images.shape[-1]
+    if channels not in (1, 3) or found not in (1, 3, 4):
+        raise ValueError(f"cannot bring images of {found} channels to {channels}; from 1, 3 or 4, to 1 or 3")
+    pixels = tf.cast(images, tf.float32)
+    if found == 4:
+        pixels = pixels[..., :3] * (pixels[..., 3:] / 255.0)
+    if pixels.shape[-1] == 3 and channels == 1:
+        pixels = tf.image.rgb_to_grayscale(pixels)
+    if tuple(pixels.shape[1:3]) != (height, width):
+        pixels = tf.image.resize(pixels, (height, width), method="bilinear", antialias=True)
+    if pixels.shape[-1] == 1 and channels == 3:
+        pixels = tf.image.grayscale_to_rgb(pixels)
+    return tf.clip_by_value(tf.round(pixels), 0.0, 255.0)
+
+
+def fit_images(images: np.ndarray, image_shape: tuple[int, int, int]) -> np.ndarray:
+    """`to_shape` for arrays, in memory-sparing pieces: uint8 or float (B, h, w, c) in, uint8 (B, H, W, C) out.
+
+    Raises:
+        ValueError: As `to_shape` does, or a pixel that is not finite.
+    """
+    if images.dtype == np.uint8 and images.shape[1:] == tuple(image_shape):
+        return images
+    if not np.isfinite(images).all():
+        raise ValueError("images hold NaN or infinite pixels")
+    fitted = np.empty((len(images), *image_shape), np.uint8)
+    bytes_each = 4 * max(int(np.prod(images.shape[1:])), int(np.prod(image_shape)), 1)
+    step = max(1, _CHUNK_BYTES // bytes_each)
+    for start in range(0, len(images), step):
+        fitted[start : start + step] = to_shape(images[start : start + step], image_shape).numpy()
+    return fitted
+
+
+def normalize(images):
+    """0..255 (uint8 or float) -> float32 in [-1, 1]: x / 127.5 - 1. An array gives an array, a tensor a tensor."""
+    if isinstance(images, np.ndarray):
+        return images.astype(np.float32) / np.float32(127.5) - np.float32(1.0)
+    return tf.cast(images, tf.float32) / 127.5 - 1.0
+
+
+def quantize(images) -> np.ndarray:
+    """Float in [-1, 1] -> uint8: round((x + 1) 127.5), clipped to 0..255. Undoes `normalize` exactly.
+
+    Raises:
+        ValueError: A pixel that is not finite, as of a model that has diverged.
+    """
+    pixels = np.asarray(images, dtype=np.float32)
+    if not np.isfinite(pixels).all():
+        raise ValueError("images hold NaN or infinite pixels")
+    return np.clip(np.rint((pixels + np.float32(1.0)) * np.float32(127.5)), 0, 255).astype(np.uint8)

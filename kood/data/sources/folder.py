@@ -1,0 +1,137 @@
+"""Image files in folders: how users bring their own data."""
+
+import os
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+
+from kood.data.image_set import ImageSet
+from kood.errors import UserError
+
+__all__ = ["folder"]
+
+_SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp", ".gif", ".webp")
+
+
+def folder(
+    image_shape: tuple[int, int, int],
+    *,
+    seed: int,
+    path: str,
+    classes: Sequence[int | str] | None = None,
+    count: int | None = None,
+    split: str | None = None,
+) -> dict[str, ImageSet]:
+    """Your own images: path/CLASS/*.png, path/train/CLASS and path/test/CLASS, or path/*.png without classes.
+
+    Files end in png, jpg, jpeg, bmp, gif or webp, in upper or lower case; others are passed over, and so is whatever
+    begins with a dot. Folders within a class's folder belong to the class. Classes and files are sorted by name. Only
+    the files that `classes`, `count` and `split` leave are decoded.
+
+    Args:
+        image_shape: (H, W, C) of the images wanted; files of any size are resized to it.
+        seed: Decides which files `count` draws.
+        path: The folder; `~` and $VARIABLES are expanded.
+        classes: Only these, in this order.
+        count: At most so many files of each split, drawn at random.
+        split: Only this one, where the folder has `train` and `test`.
+
+    Returns:
+        {"train", "test"} where the folder has both, else {"all"}; without class folders the labels are None.
+
+    Raises:
+        UserError: No such folder, no images in it, images beside class folders, one of `train` and `test` without the
+            other, a file that cannot be read.
+    """
+    from kood.data.decode import decode_images
+    from kood.data.paths import data_path
+
+    root = data_path(path)
+    if not root.is_dir():
+        found = "is a file, not a folder" if root.exists() else "does not exist"
+        raise UserError(f"path: {root} {found}; give a folder of images (relative paths start at {Path.cwd()})")
+    listed = _listed_splits(root)
+    if split in listed:
+        listed = {split: listed[split]}
+    draw = np.random.default_rng([seed, 0xF01D])
+    sets = {}
+    for name, (files, labels, class_names) in listed.items():
+        if classes is not None:
+            files, labels, class_names = _only(classes, files, labels, class_names)
+        if count is not None and count < len(files):
+            rows = np.sort(draw.choice(len(files), count, replace=False))
+            files, labels = [files[row] for row in rows], labels[rows]
+        images = decode_images(files, image_shape)
+        sets[name] = ImageSet(images, labels if class_names else None, class_names)
+    return sets
+
+
+_Listing = tuple[list[Path], np.ndarray, tuple[str, ...]]
+
+
+def _listed_splits(root: Path) -> dict[str, _Listing]:
+    inside = {entry.name for entry in root.iterdir() if entry.is_dir() and not entry.name.startswith(".")}
+    if not inside & {"train", "test"}:
+        return {"all": _listed(root)}
+    if inside >= {"train", "test"}:
+        if inside != {"train", "test"}:
+            others = ", ".join(sorted(inside - {"train", "test"}))
+            raise UserError(f"path: {root} has folders beside train and test ({others}); move them out of it")
+        train, test = _listed(root / "train"), _listed(root / "test")
+        unknown = sorted(set(test[2]) - set(train[2]))
+        if bool(train[2]) != bool(test[2]) or unknown:
+            raise UserError(f"path: {root}/test has classes that {root}/train lacks: {', '.join(unknown) or 'all'}")
+        # The test labels count the classes of the training folder, whichever of them the test folder has.
+        places = np.array([train[2].index(name) for name in test[2]], np.int64)
+        labels = places[test[1]] if len(places) else test[1]
+        return {"train": train, "test": (test[0], labels, train[2])}
+    here = next(iter(inside & {"train", "test"}))
+    if any(entry.is_dir() for entry in (root / here).iterdir()):
+        missing = "test" if here == "train" else "train"
+        raise UserError(f"path: {root} has {here} but no {missing}; add {missing}, or give {root / here} as the path")
+    return {"all": _listed(root)}
+
+
+def _listed(root: Path) -> _Listing:
+    entries = sorted(entry for entry in root.iterdir() if not entry.name.startswith("."))
+    folders = [entry for entry in entries if entry.is_dir()]
+    files = [entry for entry in entries if entry.suffix.lower() in _SUFFIXES and entry.is_file()]
+    if folders and files:
+        raise UserError(
+            f"path: {root} has images ({files[0].name}) beside class folders ({folders[0].name}); keep either"
+        )
+    if not folders:
+        if not files:
+            raise UserError(f"path: {root} has no images; files must end in {', '.join(_SUFFIXES)}")
+        return files, np.zeros(len(files), np.int64), ()
+    labels: list[int] = []
+    for label, class_folder in enumerate(folders):
+        found = _files_under(class_folder)
+        if not found:
+            raise UserError(f"path: the class folder {class_folder} has no images; fill it or remove it")
+        files += found
+        labels += [label] * len(found)
+    return files, np.array(labels, np.int64), tuple(entry.name for entry in folders)
+
+
+def _files_under(class_folder: Path) -> list[Path]:
+    found = []
+    for here, inner, names in os.walk(class_folder):
+        inner[:] = sorted(name for name in inner if not name.startswith("."))
+        found += [
+            Path(here, name)
+            for name in sorted(names)
+            if not name.startswith(".") and name.lower().endswith(_SUFFIXES)
+        ]
+    return found
+
+
+def _only(classes: Sequence[int | str], files: list[Path], labels: np.ndarray, class_names: tuple[str, ...]) -> _Listing:
+    from kood.data.classes import class_indices
+
+    chosen = class_indices(classes, class_names)
+    renumbered = np.full(len(class_names), -1, np.int64)
+    renumbered[chosen] = np.arange(len(chosen))
+    kept = np.flatnonzero(renumbered[labels] >= 0)
+    return [files[row] for row in kept], renumbered[labels[kept]], tuple(class_names[index] for index in chosen)

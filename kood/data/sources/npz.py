@@ -1,0 +1,125 @@
+"""A NumPy archive: images that have already been read by something else."""
+
+from pathlib import Path
+
+import numpy as np
+
+from kood.data.image_set import ImageSet
+from kood.errors import UserError
+
+__all__ = ["npz"]
+
+# More than any classifier here could hold; a larger label is an identifier, not a class.
+_MOST_CLASSES = 100_000
+
+
+def npz(image_shape: tuple[int, int, int], *, seed: int, path: str) -> dict[str, ImageSet]:
+    """A .npz file: arrays `images` and `labels`, or `x_train`, `y_train`, `x_test` and `y_test`.
+
+    Images are uint8, or float in [0, 1]; (N, H, W, C), channels last, or (N, H, W) for grey. Labels are whole numbers
+    from 0, (N,) or (N, 1), and may be left out. `class_names` (strings) may be there; else a class is named by its
+    number. Pickled arrays are refused, since reading them can run code.
+
+    Args:
+        image_shape: (H, W, C) of the images wanted; others are resized to it.
+        seed: Not used; nothing here is random.
+        path: The file; `~` and $VARIABLES are expanded.
+
+    Returns:
+        {"all"}, or {"train", "test"} where the file has `x_train` and `x_test`.
+
+    Raises:
+        UserError: Not a file, not an archive, an array missing or of a wrong kind; the message names it.
+    """
+    from kood.data.paths import data_path
+
+    file = data_path(path)
+    if not file.is_file():
+        raise UserError(f"path: {file} is not a file (relative paths start at {Path.cwd()})")
+    arrays = _arrays(file)
+    names = _class_names(arrays, file)
+    if "images" in arrays:
+        keys = {"all": ("images", "labels")}
+    elif {"x_train", "x_test"} <= arrays.keys():
+        keys = {"train": ("x_train", "y_train"), "test": ("x_test", "y_test")}
+    else:
+        raise UserError(
+            f"path: {file} has the arrays {sorted(arrays) or 'none'}; it needs `images` (and `labels`), or `x_train` and "
+            "`x_test` (and `y_train`, `y_test`)"
+        )
+    labels = {split: _labels(arrays, x, y, names, file) for split, (x, y) in keys.items()}
+    if names is None:
+        given = [found for found in labels.values() if found is not None]
+        names = tuple(str(k) for k in range(1 + max((int(found.max()) for found in given), default=-1)))
+    return {
+        split: ImageSet(
+            _images(arrays[x], x, image_shape, file),
+            labels[split],
+            names if labels[split] is not None else (),
+        )
+        for split, (x, _) in keys.items()
+    }
+
+
+def _arrays(file: Path) -> dict[str, np.ndarray]:
+    import zipfile
+    import zlib
+
+    try:
+        with np.load(file, allow_pickle=False) as archive:
+            if not isinstance(archive, np.lib.npyio.NpzFile):
+                raise UserError(f"path: {file} is a single array; save an archive: np.savez(file, images=..., labels=...)")
+            return {name: archive[name] for name in archive.files}
+    except (OSError, ValueError, EOFError, KeyError, zipfile.BadZipFile, zlib.error, MemoryError) as error:
+        raise UserError(
+            f"path: {file} cannot be read as a .npz archive of plain arrays ({error}); write it with np.savez, without "
+            "arrays of Python objects"
+        ) from error
+
+
+def _class_names(arrays: dict[str, np.ndarray], file: Path) -> tuple[str, ...] | None:
+    if "class_names" not in arrays:
+        return None
+    names = arrays["class_names"]
+    if names.ndim != 1 or names.dtype.kind != "U" or len(set(names.tolist())) != len(names):
+        raise UserError(f"path: `class_names` in {file} must be a list of different strings, not {names.dtype} {names.shape}")
+    return tuple(str(name) for name in names)
+
+
+def _images(images: np.ndarray, key: str, image_shape: tuple[int, int, int], file: Path) -> np.ndarray:
+    from kood.data.images import fit_images
+
+    if images.ndim == 3:
+        images = images[..., None]
+    if images.ndim != 4 or images.shape[-1] not in (1, 3, 4) or 0 in images.shape:
+        raise UserError(
+            f"path: `{key}` in {file} has shape {images.shape}; it must be (N, H, W, C) with channels last, C 1, 3 or 4, "
+            "or (N, H, W)"
+        )
+    if images.dtype.kind == "f":
+        if not np.isfinite(images).all() or images.min() < 0.0 or images.max() > 1.0:
+            raise UserError(f"path: `{key}` in {file} is float and must lie in [0, 1] without NaN; or save it as uint8")
+        images = np.rint(images * 255.0).astype(np.uint8)
+    if images.dtype != np.uint8:
+        raise UserError(f"path: `{key}` in {file} is {images.dtype}; save it as uint8 of 0..255 or float in [0, 1]")
+    return fit_images(images, image_shape)
+
+
+def _labels(
+    arrays: dict[str, np.ndarray], images_key: str, key: str, names: tuple[str, ...] | None, file: Path
+) -> np.ndarray | None:
+    if key not in arrays:
+        return None
+    labels, images = arrays[key], arrays[images_key]
+    if labels.ndim == 2 and labels.shape[1] == 1:
+        labels = labels[:, 0]
+    if labels.ndim != 1 or labels.dtype.kind not in "iu" or images.ndim == 0 or len(labels) != len(images):
+        raise UserError(
+            f"path: `{key}` in {file} must be whole numbers, one for each image, not {labels.dtype} {labels.shape} for "
+            f"images {images.shape}"
+        )
+    most_classes = _MOST_CLASSES if names is None else len(names)
+    if len(labels) and (labels.min() < 0 or labels.max() >= most_classes):
+        most = f" to at most {most_classes - 1}"
+        raise UserError(f"path: `{key}` in {file} must count from 0{most}; it has {labels.min()} to {labels.max()}")
+    return labels.astype(np.int64)

@@ -1,0 +1,220 @@
+"""TensorFlow Datasets that have been prepared on this computer."""
+
+from collections.abc import Sequence
+
+import numpy as np
+
+from kood.data.image_set import ImageSet
+from kood.errors import UserError
+
+__all__ = ["dtd", "places365", "svhn", "tfds"]
+
+_Classes = Sequence[int | str] | None
+
+
+def svhn(
+    image_shape: tuple[int, int, int],
+    *,
+    seed: int,
+    path: str | None = None,
+    classes: _Classes = None,
+    count: int | None = None,
+    split: str | None = None,
+) -> dict[str, ImageSet]:
+    """SVHN: house numbers, 73,257 training and 26,032 test images of 32x32 in colour, ten classes (Netzer et al., 2011).
+
+    Args:
+        image_shape: (H, W, C) of the images wanted.
+        seed: Decides which images `count` draws.
+        path: TFDS's data folder; its own default where not given.
+        classes: Only these, in this order.
+        count: So many images of each split, drawn at random.
+        split: Only this one.
+
+    Returns:
+        {"train", "test"}.
+
+    Raises:
+        UserError: TFDS is missing, or the data set has not been prepared.
+    """
+    return _prepared("svhn_cropped", image_shape, seed, path, classes, count, split)
+
+
+def dtd(
+    image_shape: tuple[int, int, int],
+    *,
+    seed: int,
+    path: str | None = None,
+    classes: _Classes = None,
+    count: int | None = None,
+    split: str | None = None,
+) -> dict[str, ImageSet]:
+    """DTD: describable textures, 47 classes, 1,880 training and 1,880 test photographs (arXiv:1311.3618).
+
+    Args:
+        image_shape: (H, W, C) of the images wanted.
+        seed: Decides which images `count` draws.
+        path: TFDS's data folder; its own default where not given.
+        classes: Only these, in this order.
+        count: So many images of each split, drawn at random.
+        split: Only this one.
+
+    Returns:
+        {"train", "test"}.
+
+    Raises:
+        UserError: TFDS is missing, or the data set has not been prepared.
+    """
+    return _prepared("dtd", image_shape, seed, path, classes, count, split)
+
+
+def places365(
+    image_shape: tuple[int, int, int],
+    *,
+    seed: int,
+    path: str | None = None,
+    classes: _Classes = None,
+    count: int | None = None,
+    split: str | None = None,
+) -> dict[str, ImageSet]:
+    """Places365 (small): scenes of 256x256, 365 classes; its 36,500 validation images stand as "test" (Zhou et al., 2017).
+
+    The official test images have no labels and are not used.
+
+    Args:
+        image_shape: (H, W, C) of the images wanted.
+        seed: Decides which images `count` draws.
+        path: TFDS's data folder; its own default where not given.
+        classes: Only these, in this order.
+        count: So many images of each split, drawn at random.
+        split: Only this one.
+
+    Returns:
+        {"train", "test"}.
+
+    Raises:
+        UserError: TFDS is missing, or the data set has not been prepared.
+    """
+    return _prepared("places365_small", image_shape, seed, path, classes, count, split, test="validation")
+
+
+def tfds(
+    image_shape: tuple[int, int, int],
+    *,
+    seed: int,
+    name: str,
+    path: str | None = None,
+    classes: _Classes = None,
+    count: int | None = None,
+    split: str | None = None,
+) -> dict[str, ImageSet]:
+    """Any TensorFlow Dataset with an `image` feature, by its TFDS name; it must have been prepared beforehand.
+
+    "test" is its split of that name, else its validation split.
+
+    Args:
+        image_shape: (H, W, C) of the images wanted.
+        seed: Decides which images `count` draws.
+        name: As TFDS spells it, with configuration and version where needed ("imagenet_resized/64x64").
+        path: TFDS's data folder; its own default where not given.
+        classes: Only these, in this order.
+        count: So many images of each split, drawn at random.
+        split: Only this one.
+
+    Returns:
+        {"train", "test"}, or {"all"} where the data set has a single split.
+
+    Raises:
+        UserError: TFDS is missing, it knows no such name, the data set has not been prepared, or has no images.
+    """
+    return _prepared(name, image_shape, seed, path, classes, count, split)
+
+
+def _prepared(
+    name: str,
+    image_shape: tuple[int, int, int],
+    seed: int,
+    path: str | None,
+    classes: _Classes,
+    count: int | None,
+    split: str | None,
+    test: str | None = None,
+) -> dict[str, ImageSet]:
+    from kood.data.classes import class_indices
+    from kood.data.decode import decode_images
+
+    builder = _builder(name, path)
+    features = builder.info.features
+    if "image" not in features:
+        raise UserError(f"name: the TensorFlow Dataset {name!r} has no `image`, only {', '.join(sorted(features))}")
+    has_labels = hasattr(features.get("label"), "names")
+    class_names = tuple(features["label"].names) if has_labels else ()
+    chosen = None if classes is None else class_indices(classes, class_names)
+    draw = np.random.default_rng([seed, 0x7FD5])
+    sets = {}
+    for part, tfds_split in _parts(builder, split, test, name).items():
+        files, labels = _read(builder, tfds_split, has_labels)
+        if chosen is not None:
+            renumbered = np.full(len(class_names), -1, np.int64)
+            renumbered[chosen] = np.arange(len(chosen))
+            kept = np.flatnonzero(renumbered[labels] >= 0)
+            files, labels = [files[row] for row in kept], renumbered[labels[kept]]
+        if count is not None and count < len(files):
+            rows = np.sort(draw.choice(len(files), count, replace=False))
+            files, labels = [files[row] for row in rows], labels[rows]
+        names = class_names if chosen is None else tuple(class_names[index] for index in chosen)
+        sets[part] = ImageSet(decode_images(files, image_shape), labels if has_labels else None, names)
+    return sets
+
+
+def _builder(name: str, path: str | None):
+    from kood.data.paths import data_path
+
+    try:
+        import tensorflow_datasets
+    except ImportError as error:
+        raise UserError("source: this needs TensorFlow Datasets; pip install tensorflow-datasets") from error
+    folder = None if path is None else str(data_path(path))
+    try:
+        builder = tensorflow_datasets.builder(name, data_dir=folder)
+    except (tensorflow_datasets.core.DatasetNotFoundError, ValueError, AssertionError) as error:
+        first_line = str(error).strip().split("\n")[0]
+        raise UserError(f"name: TensorFlow Datasets cannot give {name!r} ({first_line})") from error
+    if not builder.info.splits:
+        where = "" if folder is None else f", data_dir={folder!r}"
+        raise UserError(
+            f"source: the TensorFlow Dataset {name!r} is not prepared in {builder.data_dir}; prepare it once where there "
+            f"is a network: python -c \"import tensorflow_datasets as tfds; tfds.load({name!r}{where})\"; or give "
+            'the images as files: source = "folder", path = ...'
+        )
+    return builder
+
+
+def _parts(builder, split: str | None, test: str | None, name: str) -> dict[str, str]:
+    """{our split: theirs}, only those wanted."""
+    theirs = list(builder.info.splits)
+    test = test or next((found for found in ("test", "validation") if found in theirs), None)
+    parts = {"train": "train", "test": test} if "train" in theirs and test in theirs else {}
+    if not parts:
+        if len(theirs) != 1:
+            raise UserError(f"name: {name!r} has the splits {', '.join(theirs)}, not train and test or one alone")
+        return {"all": theirs[0]}
+    return {split: parts[split]} if split in parts else parts
+
+
+def _read(builder, split: str, has_labels: bool) -> tuple[list[bytes], np.ndarray]:
+    """The encoded images and the labels of a split, in TFDS's fixed order; nothing is decoded."""
+    import tensorflow_datasets
+
+    rows = builder.as_dataset(
+        split=split,
+        shuffle_files=False,
+        decoders={"image": tensorflow_datasets.decode.SkipDecoding()},
+        read_config=tensorflow_datasets.ReadConfig(interleave_cycle_length=1),
+    )
+    files: list[bytes] = []
+    labels: list[int] = []
+    for row in tensorflow_datasets.as_numpy(rows):
+        files.append(row["image"])
+        labels.append(int(row["label"]) if has_labels else 0)
+    return files, np.array(labels, np.int64)

@@ -1,0 +1,76 @@
+"""Image sets as files: what one stage writes and the others map into memory."""
+
+import os
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from kood.data.image_set import ImageSet
+from kood.data.paths import data_path
+from kood.runs import fingerprint
+
+__all__ = ["read_images", "source_state", "write_images"]
+
+
+def write_images(folder: Path, name: str, image_set: ImageSet) -> dict[str, Any]:
+    """Writes a set as `.npy` files.
+
+    Args:
+        folder: Where.
+        name: Begins the files' names.
+        image_set: The set.
+
+    Returns:
+        What `read_images` needs beside the files, as JSON: the number of images, the class names and the content's
+        SHA-256.
+    """
+    np.save(folder / f"{name}.images.npy", image_set.images)
+    if image_set.labels is not None:
+        np.save(folder / f"{name}.labels.npy", image_set.labels)
+    return {"images": len(image_set), "class_names": list(image_set.class_names), "sha256": image_set.sha256()}
+
+
+def read_images(folder: Path, name: str, facts: dict[str, Any]) -> ImageSet:
+    """Reads a set that `write_images` wrote; the pixels are mapped, not loaded.
+
+    Args:
+        folder: Where.
+        name: Begins the files' names.
+        facts: What `write_images` returned.
+
+    Returns:
+        The set.
+    """
+    images = np.load(folder / f"{name}.images.npy", mmap_mode="r", allow_pickle=False)
+    labels = folder / f"{name}.labels.npy"
+    return ImageSet(
+        images, np.load(labels, allow_pickle=False) if labels.exists() else None, tuple(facts["class_names"])
+    )
+
+
+def source_state(path: str | None) -> str | None:
+    """A hash of what lies at a source's path: names, sizes and times of its files, without reading them.
+
+    Args:
+        path: The `path` of a recipe's source, or None for a source without one.
+
+    Returns:
+        The hash, or None where there is no path.
+
+    Raises:
+        UserError: the path names a variable that is not set.
+    """
+    if path is None:
+        return None
+    root = data_path(path)
+    if not root.is_dir():
+        stat = root.stat() if root.exists() else None
+        return fingerprint(stat and [stat.st_size, stat.st_mtime_ns])
+    rows = []
+    for folder, folders, files in os.walk(root, followlinks=False):
+        folders.sort()
+        for name in sorted(files):
+            stat = os.stat(os.path.join(folder, name), follow_symlinks=False)
+            rows.append([os.path.relpath(os.path.join(folder, name), root), stat.st_size, stat.st_mtime_ns])
+    return fingerprint(rows)

@@ -1,0 +1,1 @@
+"""Class-conditional diffusion: schedule, model, samplers, label mixup."""

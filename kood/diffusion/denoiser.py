@@ -1,0 +1,110 @@
+"""The class-conditional diffusion model as a Keras model with its own loss."""
+
+import keras
+import numpy as np
+from keras import ops
+
+from kood.diffusion import schedule as schedules
+from kood.steps import TrainStep
+
+__all__ = ["Denoiser"]
+
+
+@keras.saving.register_keras_serializable(package="kood")
+class Denoiser(TrainStep, keras.Model):
+    """Predicts the noise in a noisy image under a label vector (DDPM, Ho et al. 2020, arXiv 2006.11239).
+
+    With a the cumulative alpha-bar at a uniformly drawn step, x_t = sqrt(a) x + sqrt(1 - a) eps, and the loss is the
+    mean squared error of the network against eps, or against the velocity v = sqrt(a) eps - sqrt(1 - a) x
+    (Salimans & Ho 2022, arXiv 2202.00512). Labels are dropped at random, so that the model is also an unconditional
+    one (Ho & Salimans 2022, arXiv 2207.12598): an all-zero label vector means "no class".
+
+    Args:
+        network: Model, {"image": (B, H, W, C), "step": (B,) in [0, 1), "condition": (B, K)} -> (B, H, W, C).
+        schedule: Name of a function of `kood.diffusion.schedule`.
+        num_steps: Length T of the schedule.
+        prediction: "epsilon" or "v".
+        label_dropout: Probability that a training row loses its label.
+        seed: Seed of the noise, the steps and the dropped labels.
+    """
+
+    def __init__(
+        self, network, schedule="cosine", num_steps=1000, prediction="epsilon", label_dropout=0.1, seed=0, **kwargs
+    ):
+        super().__init__(**kwargs)
+        self.network = network
+        self.schedule = schedule
+        self.num_steps = num_steps
+        self.prediction = prediction
+        self.label_dropout = label_dropout
+        self.seed = seed
+        self.alpha_bar = getattr(schedules, schedule)(num_steps)
+        self.seed_generator = keras.random.SeedGenerator(seed)
+        self.watch("noise_error")
+        self.built = True
+
+    def call(self, inputs, training=False):
+        """The noise in an image.
+
+        Args:
+            inputs: {"image": noisy images (B, H, W, C), "step": integer (B,) indices into the schedule,
+                "condition": label vectors (B, K)}.
+            training: Whether layers run in training mode.
+
+        Returns:
+            The predicted noise, float32 (B, H, W, C), whatever the network predicts.
+        """
+        output = self._predict(inputs["image"], inputs["step"], inputs["condition"], training)
+        if self.prediction == "epsilon":
+            return output
+        signal, noise = self._levels(inputs["step"])
+        return signal * output + noise * inputs["image"]
+
+    def losses(self, batch, training=False):
+        """The denoising error of one batch.
+
+        Args:
+            batch: {"image": (B, H, W, C) in [-1, 1], "label": (B, K)}.
+            training: Whether layers run in training mode.
+
+        Returns:
+            {"noise_error": mean squared error, scalar float32}.
+        """
+        image, label = batch["image"], ops.cast(batch["label"], "float32")
+        rows = ops.shape(image)[0]
+        step = keras.random.randint((rows,), 0, self.num_steps, seed=self.seed_generator)
+        epsilon = keras.random.normal(ops.shape(image), seed=self.seed_generator)
+        kept = keras.random.uniform((rows, 1), seed=self.seed_generator) >= self.label_dropout
+        signal, noise = self._levels(step)
+        target = epsilon if self.prediction == "epsilon" else signal * epsilon - noise * image
+        output = self._predict(signal * image + noise * epsilon, step, label * ops.cast(kept, "float32"), training)
+        return {"noise_error": ops.mean(ops.square(output - target))}
+
+    def _predict(self, image, step, condition, training):
+        inputs = {"image": image, "step": ops.cast(step, "float32") / self.num_steps, "condition": condition}
+        return ops.cast(self.network(inputs, training=training), "float32")
+
+    def _levels(self, step):
+        """sqrt(a) and sqrt(1 - a) of each row, (B, 1, 1, 1)."""
+        table = np.stack([np.sqrt(self.alpha_bar), np.sqrt(1.0 - self.alpha_bar)]).astype("float32")
+        signal, noise = (ops.reshape(ops.take(row, step), (-1, 1, 1, 1)) for row in table)
+        return signal, noise
+
+    def get_config(self):
+        """The arguments, so that `from_config` makes the same model."""
+        return {
+            **super().get_config(),
+            "network": keras.saving.serialize_keras_object(self.network),
+            "schedule": self.schedule,
+            "num_steps": self.num_steps,
+            "prediction": self.prediction,
+            "label_dropout": self.label_dropout,
+            "seed": self.seed,
+        }
+
+    @classmethod
+    def from_config(cls, config):
+        """The model that `get_config` describes."""
+        config = dict(config)
+        config["network"] = keras.saving.deserialize_keras_object(config["network"])
+        return cls(**config)

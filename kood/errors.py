@@ -1,0 +1,19 @@
+"""The one exception whose message is meant for the user, not for a developer."""
+
+__all__ = ["UserError"]
+
+
+class UserError(ValueError):
+    """Something the user can mend: a recipe, a file, a missing package.
+
+    The message is one readable sentence or two: it names the file or the key, says what was found, and how to
+    mend it. The command line prints it without a traceback.
+
+    Args:
+        message: What to print.
+        exit_code: 2 where the input is wrong, 1 where a run failed on it.
+    """
+
+    def __init__(self, message: str, exit_code: int = 2):
+        super().__init__(message)
+        self.exit_code = exit_code

@@ -1,0 +1,236 @@
+"""A classifier and image sets -> scores -> metrics, the headline score and the threshold."""
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any
+
+import keras
+import numpy as np
+
+from kood import metrics
+from kood.data.batches import image_batches
+from kood.data.image_set import ImageSet
+from kood.data.outliers import patch_shuffle, pixel_mixup
+from kood.errors import UserError
+from kood.scorer import Scorer, applicable
+from kood.steps import compiled
+
+__all__ = ["Evaluation", "conformal_threshold", "evaluate", "outputs_of"]
+
+Outputs = dict[str, np.ndarray]
+
+
+@dataclass
+class Evaluation:
+    """What was measured.
+
+    Attributes:
+        figures: {"id", "scores", "headline_score", "validation", "threshold", "warnings"} of `report.json`.
+        scores: {set: {score: (N,)}}, the set "id" being the in-distribution test images.
+        state: Arrays of the headline score where it was fitted.
+        parity: Outputs for the first in-distribution test images, which the SavedModel must give again.
+    """
+
+    figures: dict[str, Any]
+    scores: dict[str, dict[str, np.ndarray]]
+    state: dict[str, np.ndarray] | None
+    parity: dict[str, np.ndarray] = field(default_factory=dict)
+
+
+def outputs_of(classifier: keras.Model, images: np.ndarray, batch_size: int) -> Outputs:
+    """Runs the classifier over images.
+
+    Args:
+        classifier: A `Classifier`.
+        images: uint8 (N, H, W, C).
+        batch_size: Images a forward pass.
+
+    Returns:
+        {"features": (N, D), "logits": (N, K), "cosines": (N, K) where there are any}, float32.
+    """
+    return _run(compiled(classifier), images, batch_size)
+
+
+def _run(forward: Callable, images: np.ndarray, batch_size: int) -> Outputs:
+    parts: dict[str, list[np.ndarray]] = {}
+    for batch in image_batches(images, batch_size):
+        rows = len(batch)
+        # The last batch is filled up, so that one shape is compiled.
+        pixels = np.concatenate([batch, np.zeros((min(batch_size, len(images)) - rows, *batch.shape[1:]), "float32")])
+        for name, value in forward(pixels).items():
+            parts.setdefault(name, []).append(keras.ops.convert_to_numpy(value)[:rows])
+    return {name: np.concatenate(values) for name, values in parts.items()}
+
+
+def conformal_threshold(values: np.ndarray, accept: float) -> float:
+    """The score above which an image is flagged, by split conformal prediction.
+
+    With n calibration scores it is the ceil((n + 1) accept)-th smallest: a new in-distribution image, exchangeable
+    with them, is accepted with probability at least `accept` (Vovk et al. 2005; arXiv 2107.07511, section 1).
+
+    Args:
+        values: (n,) scores of in-distribution images that nothing else saw.
+        accept: Share to accept, in (0, 1).
+
+    Returns:
+        The threshold; scores equal to it are accepted.
+
+    Raises:
+        UserError: too few images for this share.
+    """
+    rank = math.ceil(round((len(values) + 1) * accept, 9))
+    if rank > len(values):
+        raise UserError(
+            f"serve.accept = {accept} needs at least {math.ceil(round(accept / (1 - accept), 9))} calibration images, "
+            f"there are {len(values)}; raise data.id.calibration or lower serve.accept"
+        )
+    return float(np.sort(values)[rank - 1])
+
+
+def evaluate(
+    classifier: keras.Model,
+    *,
+    train: ImageSet,
+    validation: ImageSet,
+    calibration: ImageSet,
+    test: ImageSet,
+    near: dict[str, ImageSet],
+    far: dict[str, ImageSet],
+    names: list[str] | None = None,
+    headline: str = "auto",
+    accept: float = 0.95,
+    batch_size: int = 512,
+    seed: int = 0,
+    progress: Callable[[int], None] | None = None,
+) -> Evaluation:
+    """Measures a classifier on everything the recipe names.
+
+    Args:
+        classifier: A trained `Classifier`.
+        train: What fitted scores are fitted on.
+        validation: What the headline score is chosen on, against pixel mixups and patch shuffles of itself.
+        calibration: What the threshold is set on.
+        test: In-distribution test images.
+        near: Near out-of-distribution sets, by name.
+        far: Far ones.
+        names: Scores to measure; None takes every applicable one.
+        headline: One of them, or "auto".
+        accept: Share of in-distribution images that the threshold accepts.
+        batch_size: Images a forward pass.
+        seed: Of the validation proxies.
+        progress: Called with the number of finished image sets.
+
+    Returns:
+        An `Evaluation`.
+
+    Raises:
+        UserError: a score that this head cannot give; too few calibration images.
+    """
+    forward = compiled(classifier)
+    rng = np.random.default_rng([seed, 1])
+    sets = {"id": test.images, **{name: s.images for name, s in (near | far).items()}}
+    held = {"calibration": calibration.images}
+    if headline == "auto":
+        count = len(validation.images)
+        held["validation"] = validation.images
+        held["pixel_mixup"] = pixel_mixup(validation.images, validation.labels, count, rng=rng)
+        held["patch_shuffle"] = patch_shuffle(validation.images, rng=rng)
+    outputs: dict[str, Outputs] = {}
+    for done, (name, images) in enumerate({**sets, **{f"held/{k}": v for k, v in held.items()}}.items(), start=1):
+        outputs[name] = _run(forward, np.asarray(images), batch_size)
+        if progress is not None:
+            progress(done)
+    possible = applicable(outputs["id"])
+    impossible = [name for name in names or [] if name.lower() not in possible]
+    if impossible:
+        raise UserError(f"evaluate.scores: this head cannot give {', '.join(impossible)}; it can give {', '.join(possible)}")
+    scorers = {name: Scorer(name) for name in ([n.lower() for n in names] if names is not None else possible)}
+    warnings = []
+    if any(scorer.is_fitted for scorer in scorers.values()):
+        fitted = _run(forward, np.asarray(train.images), batch_size)
+        for name in list(scorers):
+            try:
+                scorers[name].fit(fitted, train.labels, classifier.head)
+            except UserError as error:
+                if names is not None:
+                    raise
+                del scorers[name]
+                warnings.append(str(error))
+    names = list(scorers)
+    values = {
+        where: {name: keras.ops.convert_to_numpy(scorer(output)).astype("float64") for name, scorer in scorers.items()}
+        for where, output in outputs.items()
+    }
+    chosen_by = {}
+    if headline == "auto":
+        chosen_by = {name: _validation_auroc(values, name) for name in names}
+        headline = max(names, key=lambda name: chosen_by[name])
+    threshold = conformal_threshold(values["held/calibration"][headline], accept)
+    id_scores = values["id"]
+    prediction = outputs["id"]["logits"].argmax(axis=1)
+    measured = {name: _measure(name, values, list(near), list(far)) for name in names}
+    figures = {
+        "id": {"accuracy": metrics.accuracy(prediction, test.labels), "images": len(test)},
+        "scores": measured,
+        "headline_score": headline,
+        "validation": chosen_by,
+        "threshold": {
+            "score": headline,
+            "value": threshold,
+            "accept": accept,
+            "accepted_id_test": float(np.mean(id_scores[headline] <= threshold)),
+            "calibration_images": len(calibration),
+        },
+        "warnings": warnings + _warnings(measured[headline], headline, list(near) + list(far)),
+    }
+    first = slice(0, 256)
+    return Evaluation(
+        figures,
+        {where: values[where] for where in sets},
+        scorers[headline].state,
+        {
+            "probabilities": _softmax(outputs["id"]["logits"][first]),
+            "label": prediction[first],
+            "ood_score": id_scores[headline][first].astype("float32"),
+        },
+    )
+
+
+def _measure(name: str, values: dict[str, dict[str, np.ndarray]], near: list[str], far: list[str]) -> dict[str, Any]:
+    inside = values["id"][name]
+    result: dict[str, Any] = {}
+    for where in [*near, *far]:
+        outside = values[where][name]
+        is_ood = np.repeat([False, True], [len(inside), len(outside)])
+        result[where] = metrics.summary(np.concatenate([inside, outside]), is_ood)
+    for kind, members in (("near", near), ("far", far)):
+        if members:
+            result[kind] = {
+                metric: float(np.mean([result[where][metric] for where in members])) for metric in result[members[0]]
+            }
+    return result
+
+
+def _validation_auroc(values: dict[str, dict[str, np.ndarray]], name: str) -> float:
+    inside = values["held/validation"][name]
+    figures = []
+    for proxy in ("held/pixel_mixup", "held/patch_shuffle"):
+        outside = values[proxy][name]
+        is_ood = np.repeat([False, True], [len(inside), len(outside)])
+        figures.append(metrics.auroc(np.concatenate([inside, outside]), is_ood))
+    return float(np.mean(figures))
+
+
+def _warnings(measured: dict[str, Any], score: str, names: list[str]) -> list[str]:
+    return [
+        f"{score} is {'no better than chance' if measured[name]['auroc'] > 0.45 else 'inverted'} on {name} "
+        f"(AUROC {measured[name]['auroc']:.3f}): it does not detect these images"
+        for name in names
+        if measured[name]["auroc"] < 0.55
+    ]
+
+
+def _softmax(logits: np.ndarray) -> np.ndarray:
+    shifted = np.exp(logits - logits.max(axis=1, keepdims=True))
+    return shifted / shifted.sum(axis=1, keepdims=True)

@@ -1,0 +1,255 @@
+"""How well scores separate in-distribution (ID) from out-of-distribution (OOD) examples. NumPy only.
+
+A score is higher for OOD, which is the positive class except where ID is said to be. All figures are
+fractions in [0, 1]. Equal scores are one threshold: they are flagged together or not at all. Infinite scores
+are ordered like any other; NaN is refused.
+"""
+
+from typing import NamedTuple
+
+import numpy as np
+
+__all__ = [
+    "accuracy",
+    "aupr_in",
+    "aupr_out",
+    "auroc",
+    "average_precision",
+    "fpr_at_id_tpr",
+    "fpr_at_ood_tpr",
+    "summary",
+]
+
+
+class _Counts(NamedTuple):
+    """Positives and negatives flagged at each threshold, strictest first; the last flags everything."""
+
+    positives: np.ndarray
+    negatives: np.ndarray
+
+    def reversed(self) -> "_Counts":
+        """The same with the classes exchanged and the score negated."""
+
+        def remaining(counts):
+            return (counts[-1] - np.concatenate(([0], counts[:-1])))[::-1]
+
+        return _Counts(remaining(self.negatives), remaining(self.positives))
+
+    def auroc(self) -> float:
+        # In whole numbers, twice the area in units of one pair: exact.
+        steps = np.diff(self.negatives, prepend=0)
+        heights = self.positives + np.concatenate(([0], self.positives[:-1]))
+        return int(steps @ heights) / (2 * int(self.positives[-1]) * int(self.negatives[-1]))
+
+    def precision(self) -> np.ndarray:
+        return self.positives / (self.positives + self.negatives)
+
+    def aupr(self) -> float:
+        precision = np.concatenate(([1.0], self.precision()))
+        recall = np.concatenate(([0.0], self.positives / self.positives[-1]))
+        return float(np.diff(recall) @ (precision[1:] + precision[:-1]) / 2)
+
+    def average_precision(self) -> float:
+        return float(np.diff(self.positives, prepend=0) @ self.precision() / self.positives[-1])
+
+    def fpr(self, tpr: float) -> float:
+        first = np.argmax(self.positives / self.positives[-1] >= tpr)
+        return int(self.negatives[first]) / int(self.negatives[-1])
+
+
+def _counted(scores, is_ood) -> _Counts:
+    scores, is_ood = np.asarray(scores), np.asarray(is_ood)
+    if scores.ndim != 1 or is_ood.shape != scores.shape:
+        raise ValueError(
+            "scores and is_ood must be one-dimensional and equally long; "
+            f"their shapes are {scores.shape} and {is_ood.shape}."
+        )
+    if scores.size == 0:
+        raise ValueError("There are no scores.")
+    if scores.dtype.kind not in "fiub":
+        raise ValueError(f"scores must be real numbers; their dtype is {scores.dtype}.")
+    if is_ood.dtype.kind not in "fiub" or not np.all((is_ood == 0) | (is_ood == 1)):
+        raise ValueError("is_ood must hold True or False, or 1 or 0, only.")
+    scores = scores.astype(np.float64)
+    undefined = int(np.isnan(scores).sum())
+    if undefined:
+        raise ValueError(f"{undefined} of {scores.size} scores are NaN.")
+    is_ood = is_ood.astype(bool)
+    count = int(is_ood.sum())
+    if count in (0, is_ood.size):
+        raise ValueError(
+            f"Both classes are needed; there are {is_ood.size - count} ID and {count} OOD examples."
+        )
+
+    order = np.argsort(scores)[::-1]
+    scores = scores[order]
+    last_of_equals = np.append(np.flatnonzero(scores[1:] != scores[:-1]), scores.size - 1)
+    positives = np.cumsum(is_ood[order], dtype=np.int64)[last_of_equals]
+    return _Counts(positives, last_of_equals + 1 - positives)
+
+
+def _checked_rate(tpr: float) -> float:
+    if not 0 < tpr <= 1:
+        raise ValueError(f"tpr must be above 0 and at most 1; it is {tpr!r}.")
+    return tpr
+
+
+def auroc(scores, is_ood) -> float:
+    """Area under the ROC curve: the chance that an OOD example outscores an ID one, ties counting half.
+
+    Args:
+        scores: (N,), higher for OOD; infinities allowed.
+        is_ood: (N,), True or 1 for OOD.
+
+    Returns:
+        A fraction; .5 is chance.
+
+    Raises:
+        ValueError: Empty or unequal input, NaN, or one class only.
+    """
+    return _counted(scores, is_ood).auroc()
+
+
+def aupr_out(scores, is_ood) -> float:
+    """Area under the precision-recall curve with OOD positive, by the trapezoid rule.
+
+    The rule of OpenOOD v1.5 (arXiv:2306.09301), which is optimistic between thresholds; `average_precision`
+    is not.
+
+    Args:
+        scores: (N,), higher for OOD; infinities allowed.
+        is_ood: (N,), True or 1 for OOD.
+
+    Returns:
+        A fraction; the share of OOD is about chance.
+
+    Raises:
+        ValueError: Empty or unequal input, NaN, or one class only.
+    """
+    return _counted(scores, is_ood).aupr()
+
+
+def aupr_in(scores, is_ood) -> float:
+    """Area under the precision-recall curve with ID positive and the score negated, by the trapezoid rule.
+
+    Args:
+        scores: (N,), higher for OOD; infinities allowed.
+        is_ood: (N,), True or 1 for OOD.
+
+    Returns:
+        A fraction; the share of ID is about chance.
+
+    Raises:
+        ValueError: Empty or unequal input, NaN, or one class only.
+    """
+    return _counted(scores, is_ood).reversed().aupr()
+
+
+def average_precision(scores, is_ood) -> float:
+    """Average precision with OOD positive: the sum of (R_n - R_(n-1)) P_n, as scikit-learn defines it.
+
+    Args:
+        scores: (N,), higher for OOD; infinities allowed.
+        is_ood: (N,), True or 1 for OOD.
+
+    Returns:
+        A fraction; the share of OOD is about chance.
+
+    Raises:
+        ValueError: Empty or unequal input, NaN, or one class only.
+    """
+    return _counted(scores, is_ood).average_precision()
+
+
+def fpr_at_ood_tpr(scores, is_ood, tpr: float = 0.95) -> float:
+    """Share of ID flagged when at least `tpr` of OOD is caught: the FPR@95 of OpenOOD v1.5.
+
+    The smallest such share over all thresholds, without interpolation.
+
+    Args:
+        scores: (N,), higher for OOD; infinities allowed.
+        is_ood: (N,), True or 1 for OOD.
+        tpr: The share of OOD to catch, in (0, 1].
+
+    Returns:
+        A fraction; lower is better.
+
+    Raises:
+        ValueError: Empty or unequal input, NaN, one class only, or `tpr` outside (0, 1].
+    """
+    return _counted(scores, is_ood).fpr(_checked_rate(tpr))
+
+
+def fpr_at_id_tpr(scores, is_ood, tpr: float = 0.95) -> float:
+    """Share of OOD accepted when at least `tpr` of ID is accepted: the FPR@95 of ODIN, energy and VOS.
+
+    The smallest such share over all thresholds, without interpolation.
+
+    Args:
+        scores: (N,), higher for OOD; infinities allowed.
+        is_ood: (N,), True or 1 for OOD.
+        tpr: The share of ID to accept, in (0, 1].
+
+    Returns:
+        A fraction; lower is better.
+
+    Raises:
+        ValueError: Empty or unequal input, NaN, one class only, or `tpr` outside (0, 1].
+    """
+    return _counted(scores, is_ood).reversed().fpr(_checked_rate(tpr))
+
+
+def summary(scores, is_ood, tpr: float = 0.95) -> dict[str, float]:
+    """All metrics of one set of scores, sorted once.
+
+    Args:
+        scores: (N,), higher for OOD; infinities allowed.
+        is_ood: (N,), True or 1 for OOD.
+        tpr: The rate of the two FPRs, in (0, 1].
+
+    Returns:
+        Each metric under its function's name.
+
+    Raises:
+        ValueError: Empty or unequal input, NaN, one class only, or `tpr` outside (0, 1].
+    """
+    tpr = _checked_rate(tpr)
+    counts = _counted(scores, is_ood)
+    reverse = counts.reversed()
+    return {
+        "auroc": counts.auroc(),
+        "aupr_in": reverse.aupr(),
+        "aupr_out": counts.aupr(),
+        "average_precision": counts.average_precision(),
+        "fpr_at_ood_tpr": counts.fpr(tpr),
+        "fpr_at_id_tpr": reverse.fpr(tpr),
+    }
+
+
+def accuracy(predictions, labels) -> float:
+    """Share of predictions that equal their label.
+
+    Args:
+        predictions: Class indices (N,).
+        labels: Class indices (N,).
+
+    Returns:
+        A fraction.
+
+    Raises:
+        ValueError: Empty or unequal input, or anything but whole numbers (logits or one-hot rows, for
+            instance).
+    """
+    predictions, labels = np.asarray(predictions), np.asarray(labels)
+    if predictions.ndim != 1 or labels.shape != predictions.shape:
+        raise ValueError(
+            "predictions and labels must be class indices, one-dimensional and equally long; "
+            f"their shapes are {predictions.shape} and {labels.shape}."
+        )
+    if predictions.size == 0:
+        raise ValueError("There are no predictions.")
+    for name, values in (("predictions", predictions), ("labels", labels)):
+        whole = values.dtype.kind in "iub" or (values.dtype.kind == "f" and np.all(values == np.rint(values)))
+        if not whole:
+            raise ValueError(f"{name} must be class indices, whole numbers; their dtype is {values.dtype}.")
+    return int((predictions == labels).sum()) / predictions.size

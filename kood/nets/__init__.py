@@ -1,0 +1,1 @@
+"""The networks: classifier backbones (images to features) and denoisers (noised images to a prediction)."""

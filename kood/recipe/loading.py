@@ -1,0 +1,84 @@
+"""A TOML file, and the settings of the command line, to a checked recipe."""
+
+import copy
+import tomllib
+from pathlib import Path
+from typing import Any
+
+from pydantic import ValidationError
+
+from kood.errors import UserError
+from kood.recipe import settings
+from kood.recipe.messages import explain
+from kood.recipe.model import Recipe
+
+__all__ = ["load"]
+
+
+def load(path: str | Path, overrides: tuple[str, ...] | list[str] = (), *, quick: bool = False) -> Recipe:
+    """Reads and checks a recipe.
+
+    Args:
+        path: A TOML file.
+        overrides: `KEY=VALUE` settings, dotted keys, values in TOML (bare words are strings).
+        quick: Shrink it to a smoke run of a few minutes on a CPU.
+
+    Returns:
+        The complete recipe.
+
+    Raises:
+        UserError: the file cannot be read, is not TOML, or is not a valid recipe.
+    """
+    path = Path(path)
+    try:
+        text = path.read_bytes().decode("utf-8")
+    except (OSError, ValueError) as error:
+        reason = "is not UTF-8 text" if isinstance(error, UnicodeDecodeError) else getattr(error, "strerror", error)
+        raise UserError(f"{path}: cannot read the recipe: {reason}") from error
+    try:
+        given = tomllib.loads(text)
+    except (tomllib.TOMLDecodeError, RecursionError) as error:
+        raise UserError(f"{path}: not valid TOML: {error or 'nested too deeply'}") from error
+    for override in overrides:
+        key, equals, value = override.partition("=")
+        if not equals or not key.strip():
+            raise UserError(f"--set {override!r}: write it as KEY=VALUE, such as --set train.epochs=10")
+        settings.put(given, *settings.expand(key.strip(), settings.parse(value.strip())), where=f"--set {key.strip()}")
+    given.setdefault("name", path.stem)
+    try:
+        if quick:
+            given = _shrink(Recipe.model_validate(given), given)
+        recipe = Recipe.model_validate(given)
+        recipe._given.update(given)
+        recipe.cells()
+    except (ValidationError, UserError) as error:
+        raise UserError("\n".join(f"{path}: {line}" for line in explain(error, Recipe).splitlines())) from error
+    return recipe
+
+
+def _shrink(recipe: Recipe, given: dict[str, Any]) -> dict[str, Any]:
+    """The smoke run: every length cut down to what shows that the recipe works."""
+    given = copy.deepcopy(given)
+
+    def at_most(key: str, value: int) -> None:
+        current: Any = recipe
+        for part in key.split("."):
+            current = current[part] if isinstance(current, dict) else getattr(current, part)
+        settings.put(given, key, value if current is None else min(current, value), where="--quick")
+
+    at_most("data.id.per_class", 100)
+    for kind in ("near", "far"):
+        for name in getattr(recipe.data, kind):
+            at_most(f"data.{kind}.{name}.count", 200)
+    at_most("diffusion.steps", 100)
+    for source in ("label_mixup", "pixel_mixup", "noise"):
+        at_most(f"outliers.{source}.count", 128)
+    at_most("outliers.label_mixup.sampling_steps", 8)
+    if recipe.outliers.real is not None:
+        at_most("outliers.real.count", 128)
+    at_most("train.epochs", 2)
+    for key, values in recipe.matrix.items():
+        given["matrix"][key] = values[:1] if key == "seed" else values
+    given["name"] = f"{recipe.name}-quick"
+    given["quick"] = True
+    return given

@@ -1,0 +1,124 @@
+"""The recipe as a whole, and the cells of its matrix."""
+
+import copy
+import itertools
+from typing import Annotated, Any
+
+import tomli_w
+from pydantic import Field, PrivateAttr, ValidationError, model_validator
+
+from kood import registry
+from kood.errors import UserError
+from kood.recipe import settings
+from kood.recipe.messages import explain
+from kood.recipe.sections import (
+    SLUG,
+    Classifier,
+    Data,
+    Diffusion,
+    Evaluate,
+    Head,
+    Outliers,
+    Section,
+    Seed,
+    Serve,
+    Train,
+)
+
+__all__ = ["Recipe"]
+
+
+class Recipe(Section):
+    """Everything that decides a run.
+
+    Attributes:
+        name: Names the folder under `saved/`; the file's name where not given.
+        seed: Every random draw of the run follows from it.
+        matrix: {dotted key: list of values}; the run makes every combination. `head` and `outliers` may be given by
+            name alone.
+    """
+
+    name: str = Field(default="", max_length=100)
+    seed: Seed = 0
+    data: Data
+    diffusion: Diffusion = Diffusion()
+    outliers: Outliers = Outliers()
+    head: Head = Head()
+    classifier: Classifier = Classifier()
+    train: Train = Train()
+    evaluate: Evaluate = Evaluate()
+    serve: Serve = Serve()
+    matrix: dict[str, Annotated[list[Any], Field(min_length=1)]] = {}
+    quick: bool = False
+
+    _given: dict[str, Any] = PrivateAttr(default_factory=dict)
+
+    @model_validator(mode="after")
+    def _check(self):
+        if self.name and not SLUG.fullmatch(self.name):
+            raise ValueError(f"name: {self.name!r} cannot name a folder; use letters, digits, '.', '_' and '-'")
+        if "label_mixup" in self.outliers.use:
+            mixup = self.outliers.label_mixup
+            if mixup.sampling_steps > self.diffusion.num_steps:
+                raise ValueError(f"outliers.label_mixup.sampling_steps ({mixup.sampling_steps}) is above "
+                                 f"diffusion.num_steps ({self.diffusion.num_steps})")  # fmt: skip
+            classes = self.data.id.classes
+            if classes is not None and mixup.classes > len(classes):
+                raise ValueError(f"outliers.label_mixup.classes is {mixup.classes}, but data.id.classes has "
+                                 f"{len(classes)}")  # fmt: skip
+        if "noise" in self.outliers.use:
+            for kind, sets in (("near", self.data.near), ("far", self.data.far)):
+                for name, source in sets.items():
+                    if source.source.lower() == self.outliers.noise.kind:
+                        raise ValueError(
+                            f"data.{kind}.{name} tests on {source.source} noise, the kind that outliers.noise "
+                            "trains on; test on another kind, or take 'noise' out of outliers.use"
+                        )
+        angular = self._is_angular()
+        if self.outliers.use and self.outliers.exposure == "cosine_exposure" and not angular:
+            raise ValueError(f"outliers.exposure = 'cosine_exposure' acts on cosines; head {self.head.name!r} has none")
+        for score in [*(self.evaluate.scores or []), self.evaluate.headline]:
+            if score != "auto" and not angular and _needs(score, "cosines"):
+                raise ValueError(f"evaluate: score {score!r} is made of cosines; head {self.head.name!r} has none")
+        return self
+
+    def _is_angular(self) -> bool:
+        return self.head.name.lower() != "softmax"
+
+    def cells(self) -> "list[tuple[dict[str, Any], Recipe]]":
+        """Every combination of the matrix.
+
+        Returns:
+            (labels, recipe) for each cell, the labels as {matrix key: readable value}; one pair with no labels where
+            the recipe has no matrix.
+
+        Raises:
+            UserError: a combination is not a valid recipe.
+        """
+        if not self.matrix:
+            return [({}, self)]
+        keys = list(self.matrix)
+        names = {key: settings.labels(values) for key, values in self.matrix.items()}
+        cells = []
+        for choice in itertools.product(*(range(len(self.matrix[key])) for key in keys)):
+            given = copy.deepcopy(self._given)
+            given.pop("matrix", None)
+            for key, i in zip(keys, choice, strict=True):
+                settings.put(given, *settings.expand(key, self.matrix[key][i]), where="matrix")
+            labels = {key: names[key][i] for key, i in zip(keys, choice, strict=True)}
+            try:
+                cell = Recipe.model_validate(given)
+            except (ValidationError, UserError) as error:
+                shown = ", ".join(f"{key} = {label}" for key, label in labels.items())
+                raise UserError(f"matrix cell ({shown}): {explain(error, Recipe)}") from error
+            cell._given.update(given)
+            cells.append((labels, cell))
+        return cells
+
+    def to_toml(self) -> str:
+        """The complete recipe, defaults included, as TOML that `load` reads back."""
+        return tomli_w.dumps(self.model_dump(exclude_none=True))
+
+
+def _needs(score: str, quantity: str) -> bool:
+    return quantity in registry.find("scores", score, "evaluate.scores").required

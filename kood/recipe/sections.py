@@ -1,0 +1,368 @@
+"""The tables of a recipe: every setting, its default, its range, and what contradicts it."""
+
+import re
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, model_validator
+
+from kood import registry
+
+__all__ = [
+    "SLUG", "Classifier", "Data", "Diffusion", "Evaluate", "Head", "IdSource", "LabelMixup", "Noise", "Outliers",
+    "PixelMixup", "Section", "Seed", "Serve", "Source", "Train",
+]  # fmt: skip
+
+Share = Annotated[float, Field(ge=0.0, lt=1.0)]
+Positive = Annotated[int, Field(ge=1, le=10**9)]
+Rate = Annotated[float, Field(gt=0.0, le=100.0)]
+Seed = Annotated[int, Field(ge=0, lt=2**31)]
+Precision = Literal["float32", "mixed_bfloat16", "mixed_float16"]
+Weight = Annotated[float, Field(gt=0.0, lt=1.0)] | Literal["uniform", "beta"]
+#: What an option of a backbone, a denoiser or a head may be.
+Option = bool | int | float | str | list[int] | list[float]
+
+#: Names that `report.json` uses beside those of the data sets.
+RESERVED = frozenset({"id", "near", "far"})
+SLUG = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}")
+
+
+def _check_options(room: str, name: str, options: dict[str, Any], *, taken: tuple[str, ...]) -> None:
+    entry = registry.find(room, name, "name")
+    allowed = [p for p in entry.parameters if p not in (*taken, "name", "dtype", "kwargs")]
+    for option, value in options.items():
+        if option not in allowed:
+            known = registry.nearest(option, allowed) if allowed else "It has no options."
+            raise ValueError(f"{option} (found {value!r}): {entry.name!r} takes no {option!r}; {known}")
+
+
+class Section(BaseModel):
+    """A table of the recipe: unknown keys and values of another type are refused."""
+
+    model_config = ConfigDict(extra="forbid", strict=True, frozen=True, allow_inf_nan=False)
+
+
+class Source(Section):
+    """Where images come from: a data set that kood knows (`kood list datasets`) and which part of it.
+
+    Attributes:
+        source: The data set's name.
+        path: A folder or file, for those that read one; `~` and `$VARIABLES` are expanded.
+        name: Which one, for a source that has several (`tfds`).
+        classes: Which classes, by number or by name; all where not given.
+        count: How many images, drawn at random with the split seed.
+        split: "train" or "test", where the set has both; out-of-distribution sets take "test" by themselves.
+    """
+
+    source: str
+    path: str | None = None
+    name: str | None = None
+    classes: list[int | str] | None = Field(default=None, min_length=1)
+    count: Positive | None = None
+    split: Literal["train", "test"] | None = None
+
+
+class IdSource(Source):
+    """The in-distribution set and its split.
+
+    Attributes:
+        validation: Share of the training images on which the headline score is chosen.
+        calibration: Share of the training images on which the threshold is set.
+        test: Share of all images to test on, where the set has no test split of its own.
+        per_class: At most so many training images of each class.
+    """
+
+    validation: Share = 0.1
+    calibration: Share = 0.1
+    test: Share = 0.2
+    per_class: Positive | None = None
+
+    @model_validator(mode="after")
+    def _leave_training_images(self):
+        if self.validation + self.calibration + self.test >= 1.0:
+            raise ValueError("validation + calibration + test must leave some images to train on (sum below 1)")
+        if self.calibration == 0.0:
+            raise ValueError("calibration must be above 0: the threshold is set on these images")
+        return self
+
+
+class Data(Section):
+    """The images of a run.
+
+    Attributes:
+        image_shape: (height, width, channels); every image is brought to it. Channels are 1 or 3.
+        id: The in-distribution set.
+        near: Out-of-distribution test sets that resemble it, by name.
+        far: Out-of-distribution test sets that do not.
+        augment: Augmentations of the training images, in order (`kood list augmentations`).
+        split_seed: Which images fall into which split; the same for every seed, so that cells compare.
+    """
+
+    image_shape: Annotated[list[Annotated[int, Field(ge=1, le=1024)]], Field(min_length=3, max_length=3)]
+    id: IdSource
+    near: dict[str, Source] = {}
+    far: dict[str, Source] = {}
+    augment: list[str] = []
+    split_seed: Seed = 0
+
+    @property
+    def shape(self) -> tuple[int, int, int]:
+        """`image_shape` as a tuple."""
+        height, width, channels = self.image_shape
+        return height, width, channels
+
+    @model_validator(mode="after")
+    def _check(self):
+        if self.image_shape[2] not in (1, 3):
+            raise ValueError(f"image_shape: channels must be 1 (grey) or 3 (colour), found {self.image_shape[2]}")
+        for name in [*self.near, *self.far]:
+            if name in RESERVED or not SLUG.fullmatch(name):
+                raise ValueError(f"{name!r} cannot name a data set: letters, digits, '.', '_', '-', and none of "
+                                 f"{', '.join(sorted(RESERVED))}")  # fmt: skip
+        both = set(self.near) & set(self.far)
+        if both:
+            raise ValueError(f"{', '.join(sorted(both))} stands under both near and far; give one of them another name")
+        for where, source in [("id", self.id), *self.near.items(), *self.far.items()]:
+            registry.find("datasets", source.source, f"the source of {where!r}")
+        for name in self.augment:
+            registry.find("augmentations", name, "augment")
+        return self
+
+
+class Diffusion(Section):
+    """The class-conditional diffusion model that label mixup samples from.
+
+    Attributes:
+        denoiser: The network (`kood list denoisers`).
+        options: Its own settings (width, depth, ...).
+        schedule: Noise schedule.
+        num_steps: Length of the schedule.
+        prediction: What the network predicts: the noise ("epsilon") or the velocity ("v", arXiv 2202.00512).
+        label_dropout: Share of training rows without a label, for classifier-free guidance (arXiv 2207.12598).
+        steps: Training steps.
+        batch_size: Images a training step.
+        learning_rate: Peak of the cosine-decayed rate.
+        ema: Decay of the weights' moving average, which sampling uses.
+        clip_norm: Global norm to which gradients are clipped.
+        precision: Arithmetic of the network; losses are float32 always.
+    """
+
+    denoiser: str = "mlp"
+    options: dict[str, Option] = {}
+    schedule: Literal["linear", "cosine"] = "cosine"
+    num_steps: Annotated[int, Field(ge=2, le=10_000)] = 1000
+    prediction: Literal["epsilon", "v"] = "epsilon"
+    label_dropout: Share = 0.1
+    steps: Positive = 2000
+    batch_size: Positive = 128
+    learning_rate: Rate = 2e-3
+    ema: Annotated[float, Field(gt=0.0, lt=1.0)] = 0.995
+    clip_norm: Rate | None = 1.0
+    precision: Precision = "float32"
+
+    @model_validator(mode="after")
+    def _check(self):
+        _check_options("denoisers", self.denoiser, self.options, taken=("image_shape", "num_classes"))
+        return self
+
+
+class LabelMixup(Section):
+    """Outliers sampled from the diffusion model under a mixture of class conditions.
+
+    Attributes:
+        count: How many images.
+        classes: How many classes a mixture has.
+        weight: Share of the first class: a number, "uniform", or "beta" (Beta(alpha, alpha)). With more than two
+            classes the rest is shared out equally; "uniform" and "beta" then mean Dirichlet weights.
+        alpha: Parameter of the Beta or Dirichlet distribution.
+        mix: Mix the label vectors ("condition") or the network's predictions under each label ("prediction").
+        guidance: Classifier-free guidance w in uncond + w (cond - uncond); 1 is none.
+        sampler: `kood list samplers`.
+        sampling_steps: Steps of the sampler.
+        clip: Clip the predicted clean image to [-clip, clip] at each step; 0 clips nothing.
+    """
+
+    count: Positive = 1500
+    classes: Annotated[int, Field(ge=2, le=100)] = 2
+    weight: Weight = 0.5
+    alpha: Annotated[float, Field(gt=0.0, le=1000.0)] = 1.0
+    mix: Literal["condition", "prediction"] = "condition"
+    guidance: Annotated[float, Field(ge=0.0, le=20.0)] = 1.0
+    sampler: str = "ddim"
+    sampling_steps: Annotated[int, Field(ge=1, le=10_000)] = 25
+    clip: Annotated[float, Field(ge=0.0, le=100.0)] = 1.0
+
+    @model_validator(mode="after")
+    def _check(self):
+        registry.find("samplers", self.sampler, "sampler")
+        return self
+
+
+class PixelMixup(Section):
+    """Outliers that are pixel averages of two training images of different classes: the control without a model.
+
+    Attributes:
+        count: How many images.
+        weight: Share of the first image: a number, "uniform" or "beta".
+        alpha: Parameter of the Beta distribution.
+    """
+
+    count: Positive = 1500
+    weight: Weight = 0.5
+    alpha: Annotated[float, Field(gt=0.0, le=1000.0)] = 1.0
+
+
+class Noise(Section):
+    """Outliers that are plain noise: the cheapest control.
+
+    Attributes:
+        count: How many images.
+        kind: Distribution of each pixel.
+        scale: Standard deviation for Gaussian noise, half-width for the others, in units of the [-1, 1] range.
+    """
+
+    count: Positive = 750
+    kind: Literal["gaussian", "uniform", "rademacher"] = "gaussian"
+    scale: Annotated[float, Field(gt=0.0, le=10.0)] = 0.6
+
+
+class Outliers(Section):
+    """What the classifier is exposed to, and how.
+
+    Attributes:
+        use: Which of label_mixup, pixel_mixup, noise, real; empty for no exposure.
+        exposure: The loss on outlier rows (`kood list losses`, those that end in `_exposure`).
+        weight: Its weight beside the cross-entropy.
+        per_batch: Outlier rows in a batch.
+        label_mixup: Settings of that source, and likewise `pixel_mixup`, `noise` and `real`.
+    """
+
+    use: list[Literal["label_mixup", "pixel_mixup", "noise", "real"]] = []
+    exposure: str = "outlier_exposure"
+    weight: Annotated[float, Field(ge=0.0, le=1000.0)] = 0.5
+    per_batch: Positive = 64
+    label_mixup: LabelMixup = LabelMixup()
+    pixel_mixup: PixelMixup = PixelMixup()
+    noise: Noise = Noise()
+    real: Source | None = None
+
+    @model_validator(mode="after")
+    def _check(self):
+        if len(set(self.use)) != len(self.use):
+            raise ValueError("use: a source is listed twice")
+        if "real" in self.use and self.real is None:
+            raise ValueError("use names 'real', but there is no [outliers.real] that says which images")
+        if self.real is not None:
+            registry.find("datasets", self.real.source, "real.source")
+        registry.find("losses", self.exposure, "exposure")
+        if not self.exposure.lower().endswith("_exposure"):
+            allowed = [n for n in registry.room("losses") if n.endswith("_exposure")]
+            raise ValueError(f"exposure: {self.exposure!r} is not an exposure; {registry.nearest(self.exposure, allowed)}")
+        return self
+
+
+class Head(BaseModel):
+    """The head; what is not given has the head's own default.
+
+    Attributes:
+        name: `kood list heads`.
+        margin: Radians (ArcFace), cosine units (CosFace), a multiplier (SphereFace).
+        scale: Factor on the cosines, or "auto" for sqrt(2) ln(K-1).
+    """
+
+    model_config = ConfigDict(extra="allow", strict=True, frozen=True, allow_inf_nan=False)
+
+    name: str = "softmax"
+    margin: Annotated[float, Field(ge=0.0, le=100.0)] | None = None
+    scale: Annotated[float, Field(gt=0.0, le=10_000.0)] | Literal["auto"] | None = None
+
+    def options(self) -> dict[str, Any]:
+        """The arguments that the recipe gives beside the number of classes."""
+        return {key: value for key, value in self.model_dump(exclude={"name"}).items() if value is not None}
+
+    @model_validator(mode="after")
+    def _check(self):
+        _check_options("heads", self.name, self.options(), taken=("num_classes",))
+        return self
+
+
+class Classifier(Section):
+    """The network under the head.
+
+    Attributes:
+        backbone: `kood list backbones`.
+        options: Its own settings.
+    """
+
+    backbone: str = "small_cnn"
+    options: dict[str, Option] = {}
+
+    @model_validator(mode="after")
+    def _check(self):
+        _check_options("backbones", self.backbone, self.options, taken=("image_shape",))
+        return self
+
+
+class Train(Section):
+    """How the classifier is trained.
+
+    Attributes:
+        epochs: Passes over the training images.
+        batch_size: In-distribution rows in a batch.
+        optimizer: "adamw" or "sgd" (Nesterov momentum 0.9).
+        learning_rate: Peak of the cosine-decayed rate.
+        warmup: Share of the steps in which the rate rises linearly to its peak.
+        weight_decay: Decoupled weight decay.
+        clip_norm: Global norm to which gradients are clipped; not given, they are not.
+        ema: Decay of the weights' moving average; not given, there is none.
+        precision: Arithmetic of the network; heads, losses and scores are float32 always.
+        steps_per_execution: Training steps run in one call of the compiled function.
+    """
+
+    epochs: Positive = 30
+    batch_size: Positive = 64
+    optimizer: Literal["adamw", "sgd"] = "adamw"
+    learning_rate: Rate = 2e-3
+    warmup: Share = 0.0
+    weight_decay: Annotated[float, Field(ge=0.0, le=1.0)] = 1e-4
+    clip_norm: Rate | None = None
+    ema: Annotated[float, Field(gt=0.0, lt=1.0)] | None = None
+    precision: Precision = "float32"
+    steps_per_execution: Annotated[int, Field(ge=1, le=10_000)] = 1
+
+
+class Evaluate(Section):
+    """What is measured.
+
+    Attributes:
+        scores: `kood list scores`; not given, every score the head allows.
+        headline: The score of the summary, the threshold and the SavedModel; "auto" takes the one that best tells
+            validation images from pixel mixups and patch shuffles of validation images, so that no
+            out-of-distribution test image is looked at.
+        batch_size: Images a forward pass.
+    """
+
+    scores: list[str] | None = Field(default=None, min_length=1)
+    headline: str = "auto"
+    batch_size: Positive = 512
+
+    @model_validator(mode="after")
+    def _check(self):
+        for name in self.scores or []:
+            registry.find("scores", name, "scores")
+        if self.headline != "auto":
+            registry.find("scores", self.headline, "headline")
+            if self.scores is not None and self.headline.lower() not in [s.lower() for s in self.scores]:
+                raise ValueError(f"headline: {self.headline!r} is not among scores ({', '.join(self.scores)})")
+        return self
+
+
+class Serve(Section):
+    """The SavedModel.
+
+    Attributes:
+        export: Write one.
+        accept: Share of in-distribution images that the threshold accepts.
+    """
+
+    export: bool = True
+    accept: Annotated[float, Field(gt=0.0, lt=1.0)] = 0.95

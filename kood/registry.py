@@ -1,0 +1,173 @@
+"""What a recipe may name: the public things of each room, read from the source without importing it.
+
+A room's file lists its public names in a literal `__all__`. The registry reads that list, the parameters and the first
+docstring line with `ast`, so that a recipe is checked, and `kood list` answers, before Keras is imported, and so that
+adding a head, a score, a data set or a backbone needs no other file than its own.
+"""
+
+import ast
+import difflib
+import functools
+import importlib
+from dataclasses import dataclass
+from pathlib import Path
+
+from kood.errors import UserError
+
+__all__ = ["ROOMS", "Entry", "find", "nearest", "obtain", "room"]
+
+PACKAGE = Path(__file__).parent
+
+#: Each room a recipe chooses from, and the file or the folder of files that holds it.
+ROOMS = {
+    "heads": "heads",
+    "scores": "scores",
+    "losses": "losses",
+    "backbones": "nets/backbones",
+    "denoisers": "nets/denoisers",
+    "samplers": "diffusion/samplers",
+    "datasets": "data/sources",
+    "augmentations": "data/augment",
+}
+
+
+@dataclass(frozen=True)
+class Entry:
+    """One public thing of a room.
+
+    Attributes:
+        name: The name a recipe uses: the Python name in lower case.
+        attribute: The Python name.
+        module: The dotted module that defines it.
+        parameters: Parameter names, in order, without `self`.
+        required: The parameters that have no default.
+        summary: First line of its docstring.
+    """
+
+    name: str
+    attribute: str
+    module: str
+    parameters: tuple[str, ...]
+    required: tuple[str, ...]
+    summary: str
+
+
+def _files(place: str) -> list[Path]:
+    path = PACKAGE / place
+    if path.is_dir():
+        return sorted(file for file in path.rglob("*.py"))
+    return [path.with_suffix(".py")]
+
+
+def _parameters(arguments: ast.arguments) -> tuple[tuple[str, ...], tuple[str, ...]]:
+    positional = [a.arg for a in arguments.posonlyargs + arguments.args if a.arg not in ("self", "cls")]
+    keyword = [a.arg for a in arguments.kwonlyargs]
+    required = positional[: len(positional) - len(arguments.defaults)]
+    required += [
+        name for name, default in zip(keyword, arguments.kw_defaults, strict=True) if default is None
+    ]
+    return tuple(positional + keyword), tuple(required)
+
+
+def _entries(file: Path) -> list[Entry]:
+    tree = ast.parse(file.read_text(encoding="utf-8"))
+    module = ".".join(("kood", *file.relative_to(PACKAGE).with_suffix("").parts)).removesuffix(".__init__")
+    defined = {
+        node.name: node for node in tree.body if isinstance(node, ast.ClassDef | ast.FunctionDef)
+    }
+    exported: list[str] = []
+    for node in tree.body:
+        if isinstance(node, ast.Assign) and any(
+            isinstance(target, ast.Name) and target.id == "__all__" for target in node.targets
+        ):
+            exported = ast.literal_eval(node.value)
+    entries = []
+    for attribute in exported:
+        node = defined.get(attribute)
+        if node is None:
+            continue
+        parameters: tuple[tuple[str, ...], tuple[str, ...]] = ((), ())
+        if isinstance(node, ast.FunctionDef):
+            parameters = _parameters(node.args)
+        else:
+            for base in (node, *(defined[b.id] for b in node.bases if isinstance(b, ast.Name) and b.id in defined)):
+                init = next(
+                    (m for m in base.body if isinstance(m, ast.FunctionDef) and m.name == "__init__"), None
+                )
+                if init is not None:
+                    parameters = _parameters(init.args)
+                    break
+        summary = (ast.get_docstring(node) or "").split("\n", 1)[0].strip()
+        entries.append(Entry(attribute.lower(), attribute, module, *parameters, summary))
+    return entries
+
+
+@functools.cache
+def room(name: str) -> dict[str, Entry]:
+    """The public things of a room, by the name a recipe uses, in the order of their files.
+
+    Args:
+        name: A key of `ROOMS`.
+
+    Returns:
+        {recipe name: `Entry`}.
+
+    Raises:
+        KeyError: no such room.
+    """
+    return {entry.name: entry for file in _files(ROOMS[name]) for entry in _entries(file)}
+
+
+def nearest(word: str, allowed) -> str:
+    """A sentence that offers the nearest allowed spelling, or lists what is allowed.
+
+    Args:
+        word: What was found.
+        allowed: The allowed words.
+
+    Returns:
+        `did you mean 'x'? Allowed: ...`, the first half only where something is near.
+    """
+    allowed = sorted(str(a) for a in allowed)
+    close = difflib.get_close_matches(str(word).lower(), allowed, n=1, cutoff=0.5)
+    hint = f"did you mean {close[0]!r}? " if close else ""
+    return f"{hint}Allowed: {', '.join(allowed)}."
+
+
+def find(room_name: str, name: str, key: str) -> Entry:
+    """Looks a name up in a room.
+
+    Args:
+        room_name: A key of `ROOMS`.
+        name: The name as the recipe has it; upper and lower case are the same.
+        key: The recipe key, for the message.
+
+    Returns:
+        Its `Entry`.
+
+    Raises:
+        UserError: the room has no such name.
+    """
+    entries = room(room_name)
+    entry = entries.get(name.lower())
+    if entry is None:
+        raise UserError(f"{key}: there is no {name!r} among the {room_name}; {nearest(name, entries)}")
+    return entry
+
+
+def obtain(room_name: str, name: str, key: str = ""):
+    """Imports the thing that a recipe names.
+
+    Args:
+        room_name: A key of `ROOMS`.
+        name: The name as the recipe has it.
+        key: The recipe key, for the message.
+
+    Returns:
+        The class or function.
+
+    Raises:
+        UserError: the room has no such name.
+    """
+    entry = find(room_name, name, key or room_name)
+    return getattr(importlib.import_module(entry.module), entry.attribute)

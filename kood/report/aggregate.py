@@ -1,0 +1,137 @@
+"""Many cells -> one row for each setting: mean and sample standard deviation over its seeds."""
+
+import json
+import math
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+
+__all__ = ["aggregate", "beside_controls", "group", "identity", "statistic"]
+
+Cell = Mapping[str, Any]
+Row = dict[str, Any]
+
+
+def statistic(values: Iterable[float | None]) -> dict[str, float | int | None]:
+    """Mean, sample standard deviation and number of the values that are there.
+
+    mean = sum(x) / n; std = sqrt(sum((x - mean)^2) / (n - 1)), so that a few seeds are not made to look too
+    certain.
+
+    Args:
+        values: Figures; None, NaN and infinite ones do not count.
+
+    Returns:
+        {"mean": float or None when n = 0, "std": float or None when n < 2, "n": int}.
+    """
+    there = [float(value) for value in values if value is not None and math.isfinite(value)]
+    if not there:
+        return {"mean": None, "std": None, "n": 0}
+    spread = float(np.std(there, ddof=1)) if len(there) > 1 else None
+    return {"mean": float(np.mean(there)), "std": spread, "n": len(there)}
+
+
+def identity(value: Any) -> str:
+    """Overrides as one string, equal for equal overrides in whatever order."""
+    return json.dumps(value, sort_keys=True, default=str)
+
+
+def group(cells: Sequence[Cell]) -> list[tuple[dict[str, Any], list[Cell]]]:
+    """Cells that differ in nothing but their seed, together.
+
+    A cell that appears twice, the same overrides with the same seeds, counts once: repeating a figure is no
+    second measurement.
+
+    Args:
+        cells: Results of single runs, each with its overrides under "cell".
+
+    Returns:
+        (overrides without "seed", cells) for each setting, in the order in which the settings first appear.
+    """
+    groups: dict[str, tuple[dict[str, Any], list[Cell]]] = {}
+    seen: set[str] = set()
+    for cell in cells:
+        own = identity([cell.get("cell") or {}, cell.get("seeds")])
+        if own in seen:
+            continue
+        seen.add(own)
+        setting = {key: value for key, value in (cell.get("cell") or {}).items() if key != "seed"}
+        groups.setdefault(identity(setting), (setting, []))[1].append(cell)
+    return list(groups.values())
+
+
+def _union(mappings: Iterable[Mapping[str, Any] | None]) -> list[str]:
+    keys: dict[str, None] = {}
+    for mapping in mappings:
+        keys.update(dict.fromkeys(mapping or {}))
+    return list(keys)
+
+
+def _metrics(figures: Sequence[Mapping[str, float | None] | None]) -> dict[str, Any]:
+    return {name: statistic((one or {}).get(name) for one in figures) for name in _union(figures)}
+
+
+def _headline(cell: Cell, kind: str) -> Mapping[str, float | None]:
+    return cell.get("scores", {}).get(cell.get("headline_score"), {}).get(kind) or {}
+
+
+def aggregate(cells: Sequence[Cell]) -> list[Row]:
+    """The table of a matrix: one row for each setting, averaged over its seeds.
+
+    A score or dataset that only some of a setting's cells have is averaged over those, and its "n" says how
+    many they are. "near" and "far" are those of each cell's own headline score, which is chosen without
+    looking at the test sets and so may differ from seed to seed; "headline_score" then lists them all.
+
+    Args:
+        cells: Results of single runs, in the order in which the rows shall stand.
+
+    Returns:
+        Rows {"cell": overrides without "seed", "seeds": [...], "id": {"accuracy": S}, "headline_score": str
+        or list, "near": {metric: S}, "far": {metric: S}, "scores": {score: {dataset, near or far: {metric:
+        S}}}} where S is {"mean", "std", "n"} (see `statistic`). All figures are fractions.
+    """
+    rows: list[Row] = []
+    for setting, runs in group(cells):
+        chosen = list(dict.fromkeys(run["headline_score"] for run in runs if run.get("headline_score")))
+        scores: dict[str, Any] = {}
+        for score in _union(run.get("scores") for run in runs):
+            of_score = [run.get("scores", {}).get(score) or {} for run in runs]
+            scores[score] = {name: _metrics([one.get(name) for one in of_score]) for name in _union(of_score)}
+        rows.append(
+            {
+                "cell": setting,
+                "seeds": [seed for run in runs for seed in run.get("seeds", [])],
+                "id": {"accuracy": statistic(run.get("id", {}).get("accuracy") for run in runs)},
+                "headline_score": chosen[0] if len(chosen) == 1 else chosen,
+                "near": _metrics([_headline(run, "near") for run in runs]),
+                "far": _metrics([_headline(run, "far") for run in runs]),
+                "scores": scores,
+            }
+        )
+    return rows
+
+
+def beside_controls(rows: Sequence[Row]) -> list[Row]:
+    """The rows, those that differ only in their outliers next to each other.
+
+    Label mixup is to be read beside its controls (pixel mixup, noise, none) under the same head and backbone.
+    Where the recipe lists outliers before heads they would stand far apart.
+
+    Args:
+        rows: Rows of `aggregate`.
+
+    Returns:
+        The same rows. Without overrides about outliers the order stays as it is; with them, settings and the
+        outliers within each setting keep the order in which they first appear.
+    """
+
+    def about_outliers(key: str, value: Any) -> bool:
+        return key.startswith("outlier") or "mixup" in key or "mixup" in str(value)
+
+    keys = {key for row in rows for key, value in row["cell"].items() if about_outliers(key, value)}
+    blocks: dict[str, list[Row]] = {}
+    for row in rows:
+        setting = {key: value for key, value in row["cell"].items() if key not in keys}
+        blocks.setdefault(identity(setting), []).append(row)
+    return [row for block in blocks.values() for row in block] if keys else list(rows)

@@ -1,0 +1,362 @@
+"""Figures as SVG or PNG bytes: score histograms, ROC curves, training curves, intervals of a matrix.
+
+Matplotlib is imported when a figure is drawn, and only its object-oriented part: no window, no global state.
+Colours are those of Okabe and Ito, told apart by the colour-blind; line styles and fills carry the same
+difference in grey.
+"""
+
+import io
+import math
+import warnings
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+
+from kood.report.aggregate import beside_controls, group, identity
+from kood.report.wording import clean, number, percent, sets, setting
+
+__all__ = ["matrix_intervals", "roc_curves", "score_histograms", "thin_curve", "training_curves"]
+
+BLUE, VERMILION, GREEN, PURPLE, ORANGE, SKY = "#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9"
+INK, GREY, PALE = "#1b1f24", "#6a737d", "#d5dadf"
+COLOURS = (BLUE, VERMILION, GREEN, PURPLE, ORANGE, SKY)
+DASHES: tuple[Any, ...] = ("-", (0, (5, 2)), (0, (1.2, 1.4)), (0, (6, 2, 1.2, 2)))
+#: Colours repeat after six and dashes after four; together they give twelve lines, no two alike.
+STYLE: Any = {
+    "axes.axisbelow": True,
+    "axes.edgecolor": GREY,
+    "axes.grid": False,
+    "axes.labelcolor": INK,
+    "axes.labelsize": 9,
+    "axes.linewidth": 0.8,
+    "axes.spines.right": False,
+    "axes.spines.top": False,
+    "axes.titlelocation": "left",
+    "axes.titlesize": 9.5,
+    "figure.facecolor": "white",
+    "font.family": "DejaVu Sans",
+    "font.size": 9,
+    "grid.color": PALE,
+    "grid.linewidth": 0.6,
+    "legend.fontsize": 8.5,
+    "legend.frameon": False,
+    "lines.linewidth": 1.6,
+    "savefig.facecolor": "white",
+    # Outlines instead of text: the same look without this machine's fonts.
+    "svg.fonttype": "path",
+    "svg.hashsalt": "kood",
+    "text.color": INK,
+    "text.usetex": False,
+    "xtick.color": GREY,
+    "xtick.labelcolor": INK,
+    "xtick.labelsize": 8.5,
+    "ytick.color": GREY,
+    "ytick.labelcolor": INK,
+    "ytick.labelsize": 8.5,
+}
+
+
+def _label(text: object) -> str:
+    # A dollar would start mathematics, a leading underscore hide a legend entry.
+    label = clean(text).replace("$", r"\$")
+    return f" {label}" if label.startswith("_") else label
+
+
+def _draw(width: float, height: float, paint: Callable[[Any], None], kind: str) -> bytes:
+    import matplotlib
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
+    if kind not in ("svg", "png"):
+        raise ValueError(f"a figure is svg or png, not {kind!r}")
+    buffer = io.BytesIO()
+    with matplotlib.rc_context(STYLE), warnings.catch_warnings():
+        # A name in a script the font lacks shows as boxes; the tables spell it out.
+        warnings.filterwarnings("ignore", message="Glyph .* missing from font")
+        figure = Figure(figsize=(width, height), layout="constrained")
+        FigureCanvasAgg(figure)
+        paint(figure)
+        # Without a date the same results give the same bytes.
+        options = {"metadata": {"Date": None}} if kind == "svg" else {"dpi": 160}
+        figure.savefig(buffer, format=kind, **options)
+    return buffer.getvalue()
+
+
+def _values(scores: Mapping[str, Any]) -> dict[str, np.ndarray]:
+    flat = {name: np.asarray(values, dtype=np.float64).ravel() for name, values in scores.items()}
+    return {name: values[~np.isnan(values)] for name, values in flat.items()}
+
+
+def _ood_sets(scores: Mapping[str, Any], cell: Mapping[str, Any]) -> list[tuple[str, str]]:
+    if "id" not in scores:
+        raise ValueError('scores need the ID test images under "id"')
+    known = [(name, kind) for kind in ("near", "far") for name in sets(cell, kind)]
+    unknown = set(scores) - {"id"} - {name for name, _ in known}
+    if unknown:
+        raise ValueError(f"scores of datasets that the result does not name: {', '.join(sorted(unknown))}")
+    return [(name, kind) for name, kind in known if name in scores]
+
+
+def _range(pools: Sequence[np.ndarray], threshold: float | None) -> tuple[float, float]:
+    # Fitted distances put a few far images out by orders of magnitude, and infinity is a legal score: the
+    # middle 99% of each set decides what is shown, the rest is counted in the outermost bins.
+    finite = [pool[np.isfinite(pool)] for pool in pools]
+    edges = [np.percentile(pool, (0.5, 99.5)) for pool in finite if pool.size]
+    if threshold is not None and math.isfinite(threshold):
+        edges.append(np.array([threshold, threshold]))
+    if not edges:
+        return 0.0, 1.0
+    low, high = float(min(edge[0] for edge in edges)), float(max(edge[1] for edge in edges))
+    room = 0.02 * (high - low) or max(abs(low), 1.0) * 0.05
+    return low - room, high + room
+
+
+def score_histograms(scores: Mapping[str, Any], cell: Mapping[str, Any], *, kind: str = "svg", bins: int = 60) -> bytes:
+    """Histograms of the headline score: the ID test images against each near and far set, one panel a set.
+
+    Heights are shares of a set's images, so sets of unequal size compare. Scores beyond the shown range are
+    counted in the outermost bins; NaN is left out.
+
+    Args:
+        scores: {dataset name or "id": scores (N,)}, higher = more OOD.
+        cell: The result of the run; names the datasets, the score and the threshold.
+        kind: "svg" or "png".
+        bins: Number of bins.
+
+    Returns:
+        The image's bytes.
+
+    Raises:
+        ValueError: If "id" is missing or a dataset is not in the result.
+    """
+    names = _ood_sets(scores, cell)
+    values = _values(scores)
+    of_headline = (cell.get("threshold") or {}).get("score") == cell["headline_score"]
+    threshold = cell["threshold"].get("value") if of_headline else None
+    low, high = _range([values["id"], *(values[name] for name, _ in names)], threshold)
+    edges = np.linspace(low, high, bins + 1)
+
+    def shares(pool: np.ndarray) -> np.ndarray:
+        inside = np.clip(pool, edges[0], edges[-1])
+        return np.histogram(inside, edges)[0] / max(1, pool.size)
+
+    def paint(figure: Any) -> None:
+        panels = figure.subplots(max(1, len(names)), 1, sharex=True, squeeze=False)[:, 0]
+        id_shares = shares(values["id"])
+        for panel, (name, near_or_far) in zip(panels, names or [("", "")], strict=True):
+            panel.stairs(id_shares, edges, fill=True, color=PALE, label=f"ID test ({values['id'].size})")
+            panel.stairs(id_shares, edges, color=GREY, linewidth=0.8)
+            if name:
+                colour = VERMILION if near_or_far == "near" else BLUE
+                label = _label(f"{name}, {near_or_far}-OOD ({values[name].size})")
+                panel.stairs(shares(values[name]), edges, color=colour, linewidth=1.6, label=label)
+            if threshold is not None and math.isfinite(threshold):
+                panel.axvline(threshold, color=INK, linewidth=1.1, linestyle=(0, (4, 2)))
+            panel.margins(x=0)
+            panel.set_ylim(bottom=0)
+            panel.set_yticks([])
+            panel.spines["left"].set_visible(False)
+            panel.legend(loc="lower right", bbox_to_anchor=(1.0, 0.92), ncols=2, borderaxespad=0, handlelength=1.4)
+        if threshold is not None and math.isfinite(threshold):
+            # Aligned so that the words stay within the panel: 0 at its left edge, 1 at its right.
+            place = (threshold - low) / (high - low)
+            side = "left" if place < 1 / 3 else "right" if place > 2 / 3 else "center"
+            where = {"xycoords": ("data", "axes fraction"), "ha": side}
+            panels[0].annotate(f"threshold {number(threshold)}", (threshold, 1.04), fontsize=8.5, **where)
+        panels[-1].set_xlabel(_label(f"{cell['headline_score']} score  (right: more out-of-distribution)"))
+
+    return _draw(7.2, 0.6 + 1.15 * max(1, len(names)), paint, kind)
+
+
+def thin_curve(x: np.ndarray, y: np.ndarray, points: int = 250) -> tuple[np.ndarray, np.ndarray]:
+    """A curve with at most so many of its own points, evenly spread along its length; both ends stay.
+
+    Args:
+        x: Horizontal positions (N,), finite.
+        y: Vertical positions (N,), finite.
+        points: How many points to keep, at least 2.
+
+    Returns:
+        The thinned x and y; the same arrays when N is small enough.
+    """
+    if len(x) <= points:
+        return x, y
+    along = np.concatenate([[0.0], np.cumsum(np.abs(np.diff(x)) + np.abs(np.diff(y)))])
+    wanted = np.linspace(0.0, along[-1], points)
+    keep = np.unique(np.concatenate([[0], np.searchsorted(along, wanted).clip(0, len(x) - 1), [len(x) - 1]]))
+    return x[keep], y[keep]
+
+
+def _roc(id_scores: np.ndarray, ood_scores: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    # One point a distinct score: images that tie are flagged together or not at all.
+    thresholds = np.unique(np.concatenate([id_scores, ood_scores]))[::-1]
+    flagged = [pool.size - np.searchsorted(np.sort(pool), thresholds, side="left") for pool in (id_scores, ood_scores)]
+    false, true = (np.concatenate([[0], count]) / count[-1] for count in flagged)
+    return false, true
+
+
+def roc_curves(scores: Mapping[str, Any], cell: Mapping[str, Any], *, kind: str = "svg") -> bytes:
+    """ROC curves of the headline score, one line a dataset; OOD is the positive class.
+
+    Horizontal: share of ID test images flagged. Vertical: share of OOD images caught. The dotted line is
+    where 95% of OOD is caught. NaN scores are left out.
+
+    Args:
+        scores: {dataset name or "id": scores (N,)}, higher = more OOD.
+        cell: The result of the run; names the datasets and gives the AUROC of the legend.
+        kind: "svg" or "png".
+
+    Returns:
+        The image's bytes.
+
+    Raises:
+        ValueError: If "id" is missing or a dataset is not in the result.
+    """
+    names = _ood_sets(scores, cell)
+    values = _values(scores)
+    figures = cell["scores"].get(cell["headline_score"], {})
+
+    def paint(figure: Any) -> None:
+        axes = figure.subplots()
+        axes.plot([0, 1], [0, 1], color=PALE, linewidth=1)
+        axes.axhline(0.95, color=GREY, linewidth=0.8, linestyle=":")
+        for index, (name, near_or_far) in enumerate(names):
+            if not values["id"].size or not values[name].size:
+                continue
+            false, true = thin_curve(*_roc(values["id"], values[name]))
+            axes.plot(
+                false,
+                true,
+                color=COLOURS[index % len(COLOURS)],
+                linestyle=DASHES[index % len(DASHES)],
+                label=_label(f"{name} ({near_or_far})  {percent((figures.get(name) or {}).get('auroc'))}"),
+            )
+        axes.set(xlim=(-0.01, 1.01), ylim=(-0.01, 1.01), aspect="equal")
+        axes.set_xticks([0, 0.25, 0.5, 0.75, 1], ["0", "25", "50", "75", "100"])
+        axes.set_yticks([0, 0.25, 0.5, 0.75, 0.95], ["0", "25", "50", "75", "95"])
+        axes.set_xlabel("ID images flagged, %")
+        axes.set_ylabel("OOD images caught, %")
+        if axes.get_legend_handles_labels()[0]:
+            axes.legend(loc="lower right", title="AUROC, %", alignment="left", handlelength=2.6)
+
+    return _draw(5.2, 4.8, paint, kind)
+
+
+def _thin_history(values: Sequence[Any], points: int = 300) -> tuple[np.ndarray, np.ndarray]:
+    # Means of equal stretches: a thinned loss must not depend on which noisy steps were kept.
+    series = np.array([math.nan if value is None else float(value) for value in values], dtype=np.float64)
+    position = np.arange(1, len(series) + 1, dtype=np.float64)
+    if len(series) <= points:
+        return position, series
+    stretches = np.array_split(np.arange(len(series)), points)
+    return (
+        np.array([position[stretch].mean() for stretch in stretches]),
+        np.array([series[stretch].mean() for stretch in stretches]),
+    )
+
+
+def training_curves(histories: Mapping[str, Mapping[str, Sequence[Any]]], *, kind: str = "svg") -> bytes:
+    """Training curves: a panel for each stage and term, the validation curve of a term in the same panel.
+
+    A logarithmic axis where all values are positive and span more than a factor of thirty. Long histories are
+    shown as the means of 300 stretches.
+
+    Args:
+        histories: {stage: {term: values}}, a value an epoch; "val_loss" is the validation curve of "loss".
+        kind: "svg" or "png".
+
+    Returns:
+        The image's bytes.
+    """
+    panels: list[tuple[str, str, dict[str, Sequence[Any]]]] = []
+    for stage, terms in histories.items():
+        for term, values in terms.items():
+            base = term.removeprefix("val_")
+            if term.startswith("val_") and base in terms:
+                continue
+            curves = {term: values}
+            if f"val_{term}" in terms:
+                curves[f"val_{term}"] = terms[f"val_{term}"]
+            panels.append((stage, term, curves))
+    across = min(2, max(1, len(panels)))
+    down = max(1, math.ceil(len(panels) / across))
+
+    def paint(figure: Any) -> None:
+        grid = figure.subplots(down, across, squeeze=False).ravel()
+        for axes in grid[len(panels) :]:
+            axes.set_visible(False)
+        for axes, (stage, term, curves) in zip(grid, panels, strict=False):
+            drawn = []
+            for index, values in enumerate(curves.values()):
+                position, series = _thin_history(values)
+                drawn.append(series[np.isfinite(series)])
+                marker = "o" if len(series) == 1 else ""
+                style = {"color": (BLUE, VERMILION)[index], "linestyle": DASHES[index], "marker": marker}
+                axes.plot(position, series, label=("training", "validation")[index], **style)
+            finite = np.concatenate(drawn) if drawn else np.empty(0)
+            if not finite.size:
+                axes.text(0.5, 0.5, "no finite values", transform=axes.transAxes, ha="center", color=GREY)
+            elif finite.min() > 0 and finite.max() / finite.min() > 30:
+                axes.set_yscale("log")
+            axes.set_title(_label(f"{stage}: {term}"))
+            axes.grid(axis="y")
+            axes.xaxis.get_major_locator().set_params(integer=True, nbins=5)
+            if len(curves) > 1:
+                axes.legend(loc="best", handlelength=2.2)
+        for axes in grid[max(0, len(panels) - across) : len(panels)]:
+            axes.set_xlabel("epoch")
+
+    return _draw(2.7 * across, 1.9 * down + 0.1, paint, kind)
+
+
+def matrix_intervals(report: Mapping[str, Any], *, kind: str = "svg") -> bytes:
+    """Near and far AUROC of each row of a matrix: the mean, ± one sample standard deviation, and every run.
+
+    A hollow dot is a single run, about whose spread nothing is known.
+
+    Args:
+        report: The matrix report with its "table" and "cells".
+        kind: "svg" or "png".
+
+    Returns:
+        The image's bytes.
+    """
+    rows = beside_controls(report["table"])
+    runs = {identity(own): cells for own, cells in group(report.get("cells", []))}
+
+    def paint(figure: Any) -> None:
+        panels = figure.subplots(1, 2, sharey=True)
+        for panel, part, colour in zip(panels, ("near", "far"), (VERMILION, BLUE), strict=True):
+            for at, row in enumerate(rows):
+                single = [
+                    (cell["scores"].get(cell["headline_score"], {}).get(part) or {}).get("auroc")
+                    for cell in runs.get(identity(row["cell"]), [])
+                ]
+                there = [100 * value for value in single if value is not None and math.isfinite(value)]
+                if len(there) > 1:
+                    panel.plot(there, [at + 0.22] * len(there), "|", color=GREY, markersize=5, markeredgewidth=0.9)
+                figure_of = row[part].get("auroc") or {}
+                mean, spread = figure_of.get("mean"), figure_of.get("std")
+                if mean is None:
+                    continue
+                panel.errorbar(
+                    100 * mean,
+                    at,
+                    xerr=None if spread is None else 100 * spread,
+                    fmt="o" if part == "near" else "s",
+                    color=colour,
+                    markerfacecolor="white" if spread is None else colour,
+                    markersize=5.5,
+                    elinewidth=1.6,
+                    capsize=3,
+                )
+            panel.set_title(f"{part}-OOD AUROC, %")
+            panel.grid(axis="x")
+            panel.margins(x=0.08)
+            panel.tick_params(axis="y", length=0)
+            panel.spines["left"].set_visible(False)
+        panels[0].set_yticks(range(len(rows)), [_label(setting(row["cell"])) for row in rows])
+        panels[0].set_ylim(len(rows) - 0.4, -0.6)
+
+    return _draw(7.6, 0.7 + 0.34 * max(2, len(rows)), paint, kind)

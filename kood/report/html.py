@@ -1,0 +1,181 @@
+"""report.html: one page that needs no network, no scripts and no second file."""
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from kood.report import figures, fragments
+from kood.report.aggregate import aggregate, beside_controls
+from kood.report.files import write_text
+from kood.report.fragments import escaped
+from kood.report.style import CSS
+from kood.report.table import MATRIX_COLUMNS, best_marks
+from kood.report.wording import headings, headline_names, mean_std, origin, override, percent, setting
+
+__all__ = ["page", "write"]
+
+Histories = Mapping[str, Mapping[str, Sequence[Any]]]
+
+
+def _single(
+    cell: Mapping[str, Any],
+    scores: Mapping[str, Any] | None,
+    histories: Histories | None,
+    contact_sheet: str | Path | None,
+    outlier_notes: str | Sequence[str] | None,
+) -> str:
+    overrides = f'<p class="origin">{escaped(setting(cell["cell"]))}</p>' if cell.get("cell") else ""
+    run = fragments.stages(cell) + fragments.environment(cell)
+    return (
+        overrides
+        + fragments.warnings(cell)
+        + fragments.tiles(cell)
+        + fragments.results(cell)
+        + fragments.threshold(cell)
+        + fragments.score_figures(cell, scores)
+        + fragments.contact_sheet(contact_sheet, outlier_notes)
+        + fragments.training(histories)
+        + (f"<h2>How it ran</h2>{run}" if run else "")
+    )
+
+
+def _matrix_table(rows: Sequence[Mapping[str, Any]]) -> str:
+    names = headings(rows)
+    one_score = len({headline_names(row) for row in rows}) == 1
+    titles = [heading.replace("\n", "<br>") for heading, _, _ in MATRIX_COLUMNS]
+    head = [*(escaped(name) for name in names.values()), "n", *titles]
+    if not one_score:
+        head.append("headline score")
+    body = []
+    for row, marks in zip(rows, best_marks(rows), strict=True):
+        runs = len(row["seeds"])
+        labels = [override(row["cell"][key]) if key in row["cell"] else "—" for key in names]
+        cells = [f'<td class="name">{escaped(label)}</td>' for label in labels] + [f"<td>{runs}</td>"]
+        for (_, (part, metric), _), best in zip(MATRIX_COLUMNS, marks, strict=True):
+            value = mean_std(row.get(part, {}).get(metric), runs)
+            cells.append(f'<td class="best">{value}</td>' if best else f"<td>{value}</td>")
+        if not one_score:
+            cells.append(f"<td>{escaped(headline_names(row))}</td>")
+        body.append(f"<tr>{''.join(cells)}</tr>")
+    return fragments.table(head, body, labels=len(names))
+
+
+def _over_seeds(report: Mapping[str, Any], rows: Sequence[Mapping[str, Any]]) -> str:
+    if not rows:
+        return "<h2>Results over seeds</h2><p>No cell finished.</p>"
+    chosen = {headline_names(row) for row in rows}
+    note = "Percent; mean ± sample standard deviation over n runs; bold: best mean of its column. "
+    note += f"Headline score: {chosen.pop()}. " if len(chosen) == 1 else ""
+    note += "FPR@95: ID images flagged when 95% of OOD images are caught (OOD TPR)."
+    drawn = fragments.figure(
+        figures.matrix_intervals({**report, "table": rows}),
+        "Near and far AUROC of every row of the table",
+        "Mean ± one sample standard deviation; strokes are single runs; a hollow mark is one run alone.",
+        wide=True,
+    )
+    return f'<h2>Results over seeds</h2>{_matrix_table(rows)}<p class="note">{escaped(note)}</p>{drawn}'
+
+
+def _failed(failed: Sequence[Mapping[str, Any]]) -> str:
+    items = "".join(
+        f"<li><strong>{escaped(setting(one['cell']))}</strong><br>{escaped(one['error'])}</li>" for one in failed
+    )
+    return f'<h2>Failed cells</h2><ul class="failed">{items}</ul>' if failed else ""
+
+
+def _folded(cell: Mapping[str, Any]) -> str:
+    of_headline = cell["scores"].get(cell["headline_score"], {})
+    near, far = (percent((of_headline.get(kind) or {}).get("auroc")) for kind in ("near", "far"))
+    summary = f"{escaped(setting(cell.get('cell') or {}))} <span>near {near} · far {far}</span>"
+    # The smoke notice stands at the top of the page already.
+    blocks = (
+        fragments.warnings({**cell, "quick": False})
+        + fragments.results(cell)
+        + fragments.threshold(cell)
+        + fragments.stages(cell)
+    )
+    return f"<details><summary>{summary}</summary><div>{blocks}</div></details>"
+
+
+def _matrix(
+    report: Mapping[str, Any],
+    histories: Histories | None,
+    contact_sheet: str | Path | None,
+    outlier_notes: str | Sequence[str] | None,
+) -> str:
+    cells = report.get("cells", [])
+    rows = beside_controls(report.get("table") or aggregate(cells))
+    with_environment = [report, *cells]
+    environment = next((found for one in with_environment if (found := fragments.environment(one))), "")
+    return (
+        fragments.warnings(report)
+        + _over_seeds(report, rows)
+        + _failed(report.get("failed", []))
+        + fragments.contact_sheet(contact_sheet, outlier_notes)
+        + fragments.training(histories)
+        + ("<h2>Every cell</h2>" if cells else "")
+        + "".join(_folded(cell) for cell in cells)
+        + environment
+    )
+
+
+def page(
+    report: Mapping[str, Any],
+    *,
+    scores: Mapping[str, Any] | None = None,
+    histories: Histories | None = None,
+    contact_sheet: str | Path | None = None,
+    outlier_notes: str | Sequence[str] | None = None,
+) -> str:
+    """The page of a run or of a matrix as HTML text; arguments and errors are those of `write`."""
+    matrix = "cells" in report
+    if matrix and scores:
+        raise ValueError("scores belong to one run; a matrix report has many")
+    if matrix:
+        body = _matrix(report, histories, contact_sheet, outlier_notes)
+    else:
+        body = _single(report, scores, histories, contact_sheet, outlier_notes)
+    seeds = list(dict.fromkeys(seed for cell in report.get("cells", []) for seed in cell.get("seeds", [])))
+    about = origin({"seeds": seeds, **report})
+    kicker = "kood · out-of-distribution detection, " + ("matrix of runs" if matrix else "one run")
+    name = escaped(report["recipe"])
+    # The policy keeps the page's promise: nothing is fetched and nothing runs, whatever a name contains.
+    policy = "default-src 'none'; img-src data:; style-src 'unsafe-inline'"
+    return (
+        '<!doctype html><html lang="en"><head><meta charset="utf-8">'
+        f'<meta http-equiv="Content-Security-Policy" content="{policy}">'
+        '<meta name="viewport" content="width=device-width, initial-scale=1">'
+        f"<title>{name} · kood report</title><style>{CSS}</style></head><body>"
+        f'<header><p class="kicker">{kicker}</p><h1>{name}</h1><p class="origin">{escaped(about)}</p></header>'
+        f"<main>{body}</main><footer>All figures stand, unrounded, in report.json beside this page. "
+        "Higher scores mean more out-of-distribution.</footer></body></html>\n"
+    )
+
+
+def write(
+    path: str | Path,
+    report: Mapping[str, Any],
+    *,
+    scores: Mapping[str, Any] | None = None,
+    histories: Histories | None = None,
+    contact_sheet: str | Path | None = None,
+    outlier_notes: str | Sequence[str] | None = None,
+) -> Path:
+    """Writes report.html, whole or not at all.
+
+    Args:
+        path: Where the page shall stand.
+        report: The result of one run, or of a matrix (it has "cells").
+        scores: {dataset name or "id": headline scores (N,)} for histograms and ROC curves; for one run only.
+        histories: {stage: {term: values, one an epoch}} for training curves.
+        contact_sheet: A PNG image of outliers.
+        outlier_notes: What stands under it: how the outliers were made.
+
+    Returns:
+        The path.
+
+    Raises:
+        ValueError: If a matrix is given scores, scores name an unknown dataset, or the contact sheet is no PNG.
+    """
+    html = page(report, scores=scores, histories=histories, contact_sheet=contact_sheet, outlier_notes=outlier_notes)
+    return write_text(path, html)

@@ -1,0 +1,249 @@
+"""How far a run is: a live bar in a terminal, a few lines elsewhere."""
+
+import math
+import time
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from typing import Any
+
+from rich.console import Console
+from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
+from rich.table import Column
+from rich.text import Text
+
+from kood.report.wording import clean, duration, number
+
+__all__ = ["Stage", "StageProgress", "fit_callback"]
+
+#: Plain lines between a stage's first and last.
+LINES = 8
+
+
+def _terms(values: Mapping[str, Any] | None) -> str:
+    parts = []
+    for name, value in (values or {}).items():
+        try:
+            parts.append(f"{clean(name)} {number(float(value))}")
+        except (TypeError, ValueError):
+            parts.append(f"{clean(name)} {clean(value)}")
+    return "  ".join(parts)
+
+
+class Stage:
+    """One stage under way; made by `StageProgress.stage`.
+
+    Attributes:
+        name: The stage's name.
+        total: How many units of work it has, or None when unknown.
+        completed: How many are done; a part of one counts as a fraction.
+    """
+
+    def __init__(self, progress: "StageProgress", name: str, total: int | None, unit: str):
+        self.name = clean(name)
+        self.total = total
+        self.unit = unit
+        self.completed = 0.0
+        self.finished = False
+        self._progress = progress
+        self._started = time.monotonic()
+        self._text = ""
+        self._printed = 0
+        self._task: TaskID | None = None
+
+    def update(self, completed: float, terms: Mapping[str, Any] | None = None) -> None:
+        """Says how far the stage is.
+
+        Args:
+            completed: Units done so far; 2.5 means halfway through the third.
+            terms: Loss terms or metrics by name, to stand beside the bar. None keeps the last ones.
+        """
+        self.completed = float(completed)
+        if terms is not None:
+            self._text = _terms(terms)
+        if self._task is None:
+            self._print_line()
+        else:
+            self._progress.live.update(self._task, completed=self.completed, terms=self._text, count=self.count())
+
+    def done(self, seconds: float | None = None) -> None:
+        """Ends the stage with a line that stays.
+
+        Args:
+            seconds: What the stage took; measured from its start when None.
+        """
+        if not self.finished:
+            self.finished = True
+            took = self.elapsed() if seconds is None else seconds
+            self._progress.say(f"{self.name}: done in {duration(took)}", self._text, style="green")
+
+    def count(self) -> str:
+        """The unit under way: "epoch 3/30"; "" before the first and where there is nothing to count."""
+        if not self.completed:
+            return ""
+        at = math.ceil(self.completed)
+        return f"{self.unit} {at}/{self.total}" if self.total else f"{self.unit} {at}"
+
+    def elapsed(self) -> float:
+        """Seconds since the stage began."""
+        return time.monotonic() - self._started
+
+    def _print_line(self) -> None:
+        # Whole units only: the first, then evenly to the last; without a total the 1st, 2nd, 4th, 8th, ...
+        whole = math.floor(self.completed)
+        if whole < 1:
+            return
+        mark = 1 + (whole * (LINES - 1) // self.total if self.total else int(math.log2(whole)))
+        if not self._printed < mark <= LINES:
+            return
+        self._printed = mark
+        text = f"{self.name}: {self.unit} {whole}"
+        if self.total:
+            text += f"/{self.total}"
+            left = self.elapsed() / self.completed * (self.total - self.completed)
+            text += f", {duration(left)} left" if left > 0 else ""
+        self._progress.say(text, self._text)
+
+
+class StageProgress:
+    """Shows the stages of a run.
+
+    In a terminal a live line: name, bar, epoch, loss terms, time left; one line stays when the stage is done.
+    Elsewhere (a file, a pipe, CI) about ten plain lines a stage.
+
+    Args:
+        console: Where to print.
+
+    Example:
+        >>> progress = StageProgress(Console())
+        >>> with progress.stage("classifier", total=30) as stage:
+        ...     stage.update(1, {"loss": 0.7})
+    """
+
+    def __init__(self, console: Console):
+        self.console = console
+        self._open = 0
+        self._live: Progress | None = None
+
+    @property
+    def live(self) -> Progress:
+        """The bars, made when first needed."""
+        if self._live is None:
+            self._live = Progress(
+                # markup=False: a stage may carry a name out of a recipe.
+                TextColumn("{task.description}", markup=False, style="bold", table_column=Column(no_wrap=True)),
+                BarColumn(bar_width=16),
+                TextColumn("{task.fields[count]}", markup=False, table_column=Column(no_wrap=True)),
+                TimeRemainingColumn(compact=True),
+                TextColumn(
+                    "{task.fields[terms]}",
+                    markup=False,
+                    style="dim",
+                    table_column=Column(no_wrap=True, overflow="ellipsis", ratio=1),
+                ),
+                console=self.console,
+                transient=True,
+                expand=True,
+                refresh_per_second=8,
+            )
+        return self._live
+
+    @property
+    def is_live(self) -> bool:
+        """Whether the console can redraw a line."""
+        return self.console.is_terminal and not self.console.is_dumb_terminal
+
+    def say(self, text: str, detail: str = "", style: str = "") -> None:
+        """Prints one line that stays; `detail` stands dimmed behind it."""
+        line = Text(text, style=style)
+        if detail:
+            line.append("  " + detail, style="dim")
+        self.console.print(line, soft_wrap=not self.is_live, highlight=False)
+
+    def cached(self, stage: str, detail: str = "") -> None:
+        """Says that a stage is not run again because its result is there.
+
+        Args:
+            stage: The stage's name.
+            detail: What there is to say about it, such as where the result came from.
+        """
+        self.say(f"{clean(stage)}: already there, not run again", clean(detail), style="cyan")
+
+    @contextmanager
+    def stage(self, name: str, total: int | None = None, unit: str = "epoch") -> Iterator[Stage]:
+        """Shows one stage while the block runs.
+
+        Leaving the block ends the stage (see `Stage.done`); leaving it by an exception says how far it came.
+
+        Args:
+            name: The stage's name.
+            total: Units of work, None when unknown.
+            unit: What is counted: "epoch", "step", "image".
+
+        Yields:
+            The `Stage` to update.
+        """
+        stage = Stage(self, name, total, unit)
+        if self.is_live:
+            if self._open == 0:
+                self.live.start()
+            stage._task = self.live.add_task(stage.name, total=total, terms="", count="")
+        else:
+            self.say(f"{stage.name}: started" + (f", {total} {unit}{'s' if total > 1 else ''}" if total else ""))
+        self._open += 1
+        try:
+            yield stage
+        except BaseException as error:
+            stage.finished = True
+            how = "stopped" if isinstance(error, KeyboardInterrupt) else "failed"
+            where = f" at {stage.count()}" if stage.count() else ""
+            self._close(stage)
+            self.say(f"{stage.name}: {how} after {duration(stage.elapsed())}{where}", style="bold red")
+            raise
+        else:
+            self._close(stage)
+            stage.done()
+
+    def _close(self, stage: Stage) -> None:
+        self._open -= 1
+        if stage._task is not None:
+            self.live.remove_task(stage._task)
+            if self._open == 0:
+                self.live.stop()
+                self._live = None
+
+
+def fit_callback(stage: Stage, *, every: float = 0.5) -> Any:
+    """A Keras callback that keeps a stage's display up to date during `fit`.
+
+    Epoch ends always show. Within an epoch the display moves too, but not more often than every so many
+    seconds: reading a loss waits for the device.
+
+    Args:
+        stage: The stage; its unit is one epoch.
+        every: Seconds between two updates within an epoch.
+
+    Returns:
+        A `keras.callbacks.Callback`. Keras is imported here, not with this module.
+    """
+    import keras
+
+    class ShowProgress(keras.callbacks.Callback):
+        def __init__(self) -> None:
+            super().__init__()
+            self._epoch = 0
+            self._last = time.monotonic()
+
+        def on_epoch_begin(self, epoch: int, logs: Mapping[str, Any] | None = None) -> None:
+            self._epoch = epoch
+
+        def on_train_batch_end(self, batch: int, logs: Mapping[str, Any] | None = None) -> None:
+            steps = (self.params or {}).get("steps")
+            if steps and batch + 1 < steps and time.monotonic() - self._last >= every:
+                stage.update(self._epoch + (batch + 1) / steps, logs)
+                self._last = time.monotonic()
+
+        def on_epoch_end(self, epoch: int, logs: Mapping[str, Any] | None = None) -> None:
+            stage.update(epoch + 1, logs)
+            self._last = time.monotonic()
+
+    return ShowProgress()

@@ -1,0 +1,185 @@
+"""The words and number formats that terminal tables, figures and the page share."""
+
+import math
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
+
+__all__ = [
+    "COLUMNS",
+    "SMOKE",
+    "all_warnings",
+    "clean",
+    "duration",
+    "headings",
+    "headline_names",
+    "mean_std",
+    "number",
+    "origin",
+    "override",
+    "percent",
+    "sets",
+    "setting",
+    "short_keys",
+    "threshold_meaning",
+    "validation_note",
+]
+
+#: Metric key -> (name, qualifier), in the order in which they are printed.
+COLUMNS = {
+    "auroc": ("AUROC", ""),
+    "aupr_in": ("AUPR-in", ""),
+    "aupr_out": ("AUPR-out", ""),
+    "fpr_at_ood_tpr": ("FPR@95", "(OOD TPR)"),
+    "fpr_at_id_tpr": ("FPR@95", "(ID TPR)"),
+}
+
+SMOKE = "Smoke run (--quick): it shows that everything works; its figures mean nothing."
+
+
+def clean(value: object) -> str:
+    r"""Text on one line without control characters: each is written out, as in \x1b; line breaks become spaces.
+
+    Names come from recipes and folders. An escape sequence in one must not reach a terminal, nor a lone
+    surrogate a UTF-8 file.
+    """
+    text = " ".join(str(value).split())
+    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode("ascii") for c in text)
+
+
+def _missing(value: float | None) -> bool:
+    return value is None or not math.isfinite(value)
+
+
+def percent(value: float | None) -> str:
+    """A fraction as percent with one decimal, "—" where there is no figure."""
+    return "—" if value is None or _missing(value) else f"{100 * value:.1f}"
+
+
+def mean_std(figure: Mapping[str, Any] | None, runs: int) -> str:
+    """A statistic as "mean ± std" in percent; without ± for one seed; with "(n=…)" where runs are missing in it.
+
+    Args:
+        figure: {"mean", "std", "n"} or None.
+        runs: How many runs the row has.
+    """
+    if not figure or _missing(figure.get("mean")):
+        return "—"
+    text = percent(figure["mean"])
+    if not _missing(figure.get("std")):
+        text += f" ± {percent(figure['std'])}"
+    return text if figure["n"] == runs else f"{text} (n={figure['n']})"
+
+
+def number(value: float | None) -> str:
+    """A raw figure with four significant digits, "—" where there is none."""
+    return "—" if value is None else f"{value:.4g}"
+
+
+def duration(seconds: float | None) -> str:
+    """Seconds as a person says them: "0.7 s", "12 s", "2 min 5 s", "1 h 3 min"."""
+    if seconds is None or _missing(seconds):
+        return "—"
+    if seconds < 9.95:
+        return f"{seconds:.1f} s"
+    whole = round(seconds)
+    if whole < 60:
+        return f"{whole} s"
+    if whole < 3600:
+        return f"{whole // 60} min {whole % 60} s"
+    minutes = round(seconds / 60)
+    return f"{minutes // 60} h {minutes % 60} min"
+
+
+def override(value: object) -> str:
+    """The value of an override as a recipe's reader would write it."""
+    if isinstance(value, bool):
+        return str(value).lower()
+    if isinstance(value, list | tuple):
+        return clean(" + ".join(override(item) for item in value)) or "none"
+    if isinstance(value, Mapping):
+        return clean(", ".join(f"{key}={override(item)}" for key, item in value.items())) or "none"
+    return "none" if value is None or value == "" else clean(value)
+
+
+def short_keys(keys: Iterable[str]) -> dict[str, str]:
+    """Override keys -> column headings: "head.name" is "head", "head.margin" is "margin", unless that is
+    taken."""
+    keys = list(keys)
+    # Which one of a kind it is goes by the kind's own name.
+    short = {key: key.removesuffix(".name").removesuffix(".kind").rsplit(".", 1)[-1] for key in keys}
+    taken = list(short.values())
+    return {key: clean(key if taken.count(name) > 1 else name) for key, name in short.items()}
+
+
+def headings(rows: Sequence[Mapping[str, Any]]) -> dict[str, str]:
+    """The headings (see `short_keys`) of all overrides in rows or cells, in order of appearance."""
+    return short_keys(dict.fromkeys(key for row in rows for key in row["cell"]))
+
+
+def setting(cell: Mapping[str, Any]) -> str:
+    """Overrides as one line: "head arcface, margin 0.5, seed 1"; "as the recipe says" when there are none."""
+    names = short_keys(cell)
+    return ", ".join(f"{names[key]} {override(value)}" for key, value in cell.items()) or "as the recipe says"
+
+
+def origin(report: Mapping[str, Any]) -> str:
+    """What a run is, in one line: its seeds, backend and kood version; its device where the environment names
+    it."""
+    seeds = [str(seed) for seed in report.get("seeds", [])]
+    device = report.get("environment", {}).get("device")
+    parts = [
+        f"seed{'s' if len(seeds) > 1 else ''} {', '.join(seeds)}" if seeds else "",
+        str(report.get("backend", "")),
+        str(device or ""),
+        f"kood {report['kood']}" if report.get("kood") else "",
+    ]
+    return clean(" · ".join(part for part in parts if part))
+
+
+def sets(cell: Mapping[str, Any], kind: str) -> list[str]:
+    """Names of the near or far datasets, in order."""
+    return [name for name, dataset in cell.get("datasets", {}).items() if dataset.get("kind") == kind]
+
+
+def threshold_meaning(cell: Mapping[str, Any]) -> str:
+    """The threshold in plain words, "" where the run has none."""
+    threshold = cell.get("threshold")
+    if not threshold:
+        return ""
+    on_test = threshold.get("accepted_id_test")
+    accept = 100 * threshold["accept"]
+    return clean(
+        f"An image whose {threshold['score']} score is above {number(threshold.get('value'))} is called "
+        f"out-of-distribution: the value that accepts {accept:g}% of {threshold.get('calibration_images', '—')} "
+        f"calibration images that no training saw. On the ID test images it accepted "
+        + ("an unknown share." if _missing(on_test) else f"{percent(on_test)}%.")
+    )
+
+
+def validation_note(cell: Mapping[str, Any]) -> str:
+    """How the headline score stands on the validation proxies, "" where there is no validation."""
+    figures = {name: value for name, value in (cell.get("validation") or {}).items() if not _missing(value)}
+    headline = cell.get("headline_score")
+    if headline not in figures:
+        return ""
+    best = max(figures, key=lambda name: figures[name])
+    standing = "the best" if figures[best] == figures[headline] else f"{clean(best)} has {percent(figures[best])}"
+    own = percent(figures[headline])
+    return f"Headline score {clean(headline)}: {own} AUROC on the validation proxies, {standing}."
+
+
+def headline_names(row: Mapping[str, Any]) -> str:
+    """The headline score of an aggregated row; all of them where its seeds chose differently."""
+    chosen = row["headline_score"]
+    return clean(chosen if isinstance(chosen, str) else ", ".join(chosen) or "—")
+
+
+def all_warnings(report: Mapping[str, Any]) -> list[str]:
+    """The warnings of a run; for a matrix each once, with the number of cells that gave it."""
+    found = [clean(text) for text in report.get("warnings", [])]
+    cells = report.get("cells", [])
+    counts: dict[str, int] = {}
+    for cell in cells:
+        for text in dict.fromkeys(clean(text) for text in cell.get("warnings", [])):
+            counts[text] = counts.get(text, 0) + 1
+    return found + [f"{text} ({count} of {len(cells)} cells)" for text, count in counts.items()]

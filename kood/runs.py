@@ -1,0 +1,182 @@
+"""A run's folder: stages that appear whole or not at all, are found again by fingerprint, and one owner at a time.
+
+    saved/<recipe>/
+      recipe.toml  report.json  report.html        what the last run wrote
+      1/ 2/ ...                                    SavedModels; TF Serving takes this folder as it is
+      stages/<stage>-<fingerprint>/                results, each with its stage.json
+      stages/<stage>-<fingerprint>.partial/        a stage that is being made, or that was killed
+"""
+
+import contextlib
+import fcntl
+import hashlib
+import json
+import os
+import shutil
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from kood.errors import UserError
+
+__all__ = ["Run", "Stage", "digest_file", "fingerprint", "write_atomically"]
+
+
+def fingerprint(*parts: Any) -> str:
+    """A short hash of plain data.
+
+    Args:
+        *parts: Anything JSON can write; dictionaries are hashed in the order of their sorted keys.
+
+    Returns:
+        16 hexadecimal digits of the SHA-256 of its canonical JSON.
+    """
+    text = json.dumps(parts, sort_keys=True, separators=(",", ":"), allow_nan=False)
+    return hashlib.sha256(text.encode()).hexdigest()[:16]
+
+
+def digest_file(path: Path) -> str:
+    """SHA-256 of a file's content, in hexadecimal."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def write_atomically(path: Path, content: bytes) -> None:
+    """Writes a file beside its place, flushes it to the disk, and renames it there.
+
+    Args:
+        path: Where it goes.
+        content: What it holds.
+    """
+    beside = path.with_name(f".{path.name}.{os.getpid()}")
+    try:
+        with beside.open("wb") as file:
+            file.write(content)
+            file.flush()
+            os.fsync(file.fileno())
+        beside.replace(path)
+    finally:
+        beside.unlink(missing_ok=True)
+
+
+@dataclass(frozen=True)
+class Stage:
+    """A finished stage.
+
+    Attributes:
+        name: "diffusion", "outliers", "classifier", ...
+        key: Its fingerprint, which the stages that use its result hash in turn.
+        folder: Where its files are.
+        facts: What the stage had to say of itself (JSON).
+        seconds: How long it took when it was made.
+        cached: Whether it was found, not made.
+    """
+
+    name: str
+    key: str
+    folder: Path
+    facts: dict[str, Any]
+    seconds: float
+    cached: bool
+
+
+class Run:
+    """The folder of one recipe's runs, held by one process at a time.
+
+    Args:
+        folder: `saved/<recipe>`; made where missing.
+        fresh: Make every stage again, once, whatever is there.
+    """
+
+    def __init__(self, folder: Path, *, fresh: bool = False):
+        self.folder = folder
+        self.fresh = fresh
+        self._made: set[Path] = set()
+
+    @contextlib.contextmanager
+    def held(self) -> Iterator["Run"]:
+        """Holds the folder; the operating system lets go of it when the process ends, however it ends.
+
+        Raises:
+            UserError: another process holds it, or the folder cannot be written.
+        """
+        try:
+            self.folder.mkdir(parents=True, exist_ok=True)
+            lock = (self.folder / ".lock").open("a+")
+        except OSError as error:
+            raise UserError(f"{self.folder}: cannot write there: {error.strerror}", exit_code=1) from error
+        with lock:
+            try:
+                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                lock.seek(0)
+                holder = lock.read().strip() or "another process"
+                raise UserError(
+                    f"{self.folder}: {holder} is running this recipe; wait for it, or give this run another name "
+                    "(--set name=...)",
+                    exit_code=1,
+                ) from None
+            lock.truncate(0)
+            lock.write(f"process {os.getpid()}")
+            lock.flush()
+            yield self
+
+    def stage(self, name: str, decides: dict[str, Any], make: Callable[[Path], dict[str, Any]]) -> Stage:
+        """Finds a stage's result, or makes it.
+
+        `make` writes into a folder that keeps its name over restarts, so it may find there what a killed predecessor
+        left. Only when it returns is the folder renamed to its final place.
+
+        Args:
+            name: The stage's name.
+            decides: Everything that decides the result (JSON), the fingerprints of its inputs included.
+            make: Fills the folder it is given and returns facts to keep (JSON).
+
+        Returns:
+            The finished stage.
+        """
+        key = fingerprint(name, decides)
+        folder = self.folder / "stages" / f"{name}-{key}"
+        found = self._find(folder)
+        if found is not None and not (self.fresh and folder not in self._made):
+            return Stage(name, key, folder, found["facts"], found["seconds"], cached=True)
+        partial = folder.with_name(folder.name + ".partial")
+        if self.fresh and folder not in self._made:
+            shutil.rmtree(partial, ignore_errors=True)
+        partial.mkdir(parents=True, exist_ok=True)
+        start = time.monotonic()
+        facts = make(partial)
+        seconds = round(time.monotonic() - start, 3)
+        files = {str(p.relative_to(partial)): digest_file(p) for p in sorted(partial.rglob("*")) if p.is_file()}
+        record = {"stage": name, "decides": decides, "facts": facts, "seconds": seconds, "files": files}
+        write_atomically(partial / "stage.json", json.dumps(record, indent=1).encode())
+        self._flush(partial)
+        if folder.exists():
+            shutil.rmtree(folder)
+        partial.rename(folder)
+        self._made.add(folder)
+        return Stage(name, key, folder, facts, seconds, cached=False)
+
+    def _find(self, folder: Path) -> dict[str, Any] | None:
+        """The record of a stage whose files are all there and unchanged."""
+        try:
+            record = json.loads((folder / "stage.json").read_bytes())
+            if all(digest_file(folder / file) == digest for file, digest in record["files"].items()):
+                return record
+        except (OSError, ValueError, KeyError, TypeError, AttributeError):
+            pass  # Whatever is wrong with it, the stage is made again.
+        return None
+
+    @staticmethod
+    def _flush(folder: Path) -> None:
+        for path in folder.rglob("*"):
+            if path.is_file():
+                with path.open("rb") as file:
+                    os.fsync(file.fileno())
+
+    def next_version(self) -> int:
+        """The integer that the next SavedModel gets."""
+        taken = [int(p.name) for p in self.folder.iterdir() if p.is_dir() and p.name.isdecimal()]
+        return max(taken, default=0) + 1

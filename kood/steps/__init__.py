@@ -1,0 +1,23 @@
+"""The gradient step of each Keras backend, and how a forward pass is compiled there.
+
+`TrainStep` is the mixin of the backend in use. A model that inherits from it says its losses once, in `keras.ops`:
+
+    losses(batch, training) -> {term: scalar tensor}
+
+and lists the terms' names in `terms`. The step minimises their sum. Everything else about an update is the optimizer's:
+clipping (`global_clipnorm`), the moving average of the weights (`use_ema`), loss scaling under float16.
+"""
+
+import keras
+
+match keras.backend.backend():
+    case "tensorflow":
+        from kood.steps.tensorflow import TrainStep, compiled
+    case "jax":
+        from kood.steps.jax import TrainStep, compiled
+    case "torch":
+        from kood.steps.torch import TrainStep, compiled
+    case other:
+        raise ImportError(f"kood trains on tensorflow, jax or torch; KERAS_BACKEND is {other!r}")
+
+__all__ = ["TrainStep", "compiled"]

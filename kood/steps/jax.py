@@ -1,0 +1,67 @@
+"""The training step under JAX: a pure function of the model's state, differentiated."""
+
+import jax
+import keras
+
+from kood.steps.terms import LossTerms
+
+__all__ = ["TrainStep", "compiled"]
+
+
+class TrainStep(LossTerms):
+    """Gradient step of a `keras.Model` that has `losses`, for the JAX backend."""
+
+    def train_step(self, state, data):
+        """One update from one batch; `state` is Keras's (trainable, non-trainable, optimizer, metrics) values."""
+        trainable, fixed, optimizer, metrics = state
+
+        def loss_of(values):
+            (loss, shown), moved = self._stateless(values, fixed, data, training=True)
+            return self.optimizer.scale_loss(loss), (shown, moved)
+
+        with keras.StatelessScope(state_mapping=list(zip(self.optimizer.variables, optimizer, strict=True))):
+            (_, (shown, fixed)), gradients = jax.value_and_grad(loss_of, has_aux=True)(trainable)
+        trainable, optimizer = self.optimizer.stateless_apply(optimizer, gradients, trainable)
+        logs, metrics = self._stateless_show(shown, metrics)
+        return logs, (trainable, fixed, optimizer, metrics)
+
+    def test_step(self, state, data):
+        """The loss terms of one batch, nothing learned."""
+        trainable, fixed, metrics = state
+        (_, shown), fixed = self._stateless(trainable, fixed, data, training=False)
+        logs, metrics = self._stateless_show(shown, metrics)
+        return logs, (trainable, fixed, metrics)
+
+    def _stateless(self, trainable, fixed, data, training):
+        variables = [
+            *zip(self.trainable_variables, trainable, strict=True),
+            *zip(self.non_trainable_variables, fixed, strict=True),
+        ]
+        with keras.StatelessScope(state_mapping=variables) as scope:
+            result = self.total(data, training)
+        return result, [_current(scope, variable) for variable in self.non_trainable_variables]
+
+    def _stateless_show(self, shown, metrics):
+        with keras.StatelessScope(state_mapping=list(zip(self.metrics_variables, metrics, strict=True))) as scope:
+            logs = self.show(shown)
+        return logs, [_current(scope, variable) for variable in self.metrics_variables]
+
+
+def _current(scope, variable):
+    value = scope.get_current_value(variable)
+    return variable.value if value is None else value
+
+
+def compiled(model):
+    """The model's forward pass in inference mode, traced once for each shape.
+
+    Args:
+        model: A built `keras.Model`.
+
+    Returns:
+        A function of the model's inputs; NumPy arrays or tensors in, tensors out.
+    """
+    trainable = [v.value for v in model.trainable_variables]
+    fixed = [v.value for v in model.non_trainable_variables]
+    forward = jax.jit(lambda t, f, inputs: model.stateless_call(t, f, inputs, training=False)[0])
+    return lambda inputs: forward(trainable, fixed, inputs)

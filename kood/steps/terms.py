@@ -1,0 +1,49 @@
+"""What the training steps of all backends share: the loss terms as metrics."""
+
+import keras
+
+__all__ = ["LossTerms"]
+
+
+class LossTerms:
+    """Mixin that keeps a running mean of each loss term and of their sum.
+
+    Attributes:
+        terms: Names of the terms that `losses` returns, in order.
+    """
+
+    terms: tuple[str, ...] = ()
+
+    def watch(self, *terms: str) -> None:
+        """Names the terms; a model calls it once, in its `__init__`."""
+        self.terms = terms
+        self._means = [keras.metrics.Mean(name=name) for name in ("loss", *terms)]
+
+    def losses(self, batch, training=False):
+        """The loss terms of one batch; the step minimises their sum.
+
+        Args:
+            batch: What the data set yields.
+            training: Whether layers run in training mode.
+
+        Returns:
+            {name: scalar float32 tensor}, the names being `terms`.
+        """
+        raise NotImplementedError
+
+    @property
+    def metrics(self):
+        """Running means of the total and of each term; Keras resets them every epoch."""
+        return list(self._means)
+
+    def total(self, batch, training):
+        """The sum that is minimised, and every value to show: the sum first, then the terms."""
+        terms = self.losses(batch, training=training)
+        loss = sum(terms[name] for name in self.terms)
+        return loss, [loss, *(terms[name] for name in self.terms)]
+
+    def show(self, values):
+        """Moves the running means and returns them as Keras's logs."""
+        for mean, value in zip(self.metrics, values, strict=True):
+            mean.update_state(value)
+        return {mean.name: mean.result() for mean in self.metrics}

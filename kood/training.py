@@ -1,0 +1,219 @@
+"""Fits a model of `kood.steps` to a data set that can be entered at any epoch, and survives being killed.
+
+A checkpoint is a `.keras` file, which carries weights and optimizer, beside a small JSON file with what Keras leaves
+out of it: the states of the seed generators, the epoch, and the history. Both are in place or neither is.
+"""
+
+import base64
+import contextlib
+import json
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import keras
+import numpy as np
+
+from kood.errors import UserError
+from kood.runs import write_atomically
+
+__all__ = ["fit", "optimizer", "precision", "steps_per_call"]
+
+#: Seconds between checkpoints; a restart loses at most this and one epoch.
+INTERVAL = 60.0
+
+
+def optimizer(
+    steps: int,
+    *,
+    name: str = "adamw",
+    learning_rate: float,
+    warmup: float = 0.0,
+    weight_decay: float = 0.0,
+    clip_norm: float | None = None,
+    ema: float | None = None,
+) -> keras.optimizers.Optimizer:
+    """An optimizer whose rate rises linearly, then falls to zero along a half cosine (arXiv 1608.03983).
+
+    Args:
+        steps: Updates of the whole training.
+        name: "adamw" (arXiv 1711.05101) or "sgd" (Nesterov momentum 0.9).
+        learning_rate: The peak.
+        warmup: Share of the steps in which it rises.
+        weight_decay: Decoupled weight decay.
+        clip_norm: Global norm to which gradients are clipped, or None.
+        ema: Decay of the moving average of the weights, or None. The average replaces the weights after the last
+            epoch.
+
+    Returns:
+        A Keras optimizer.
+    """
+    rising = round(steps * warmup)
+    rate = keras.optimizers.schedules.CosineDecay(
+        0.0 if rising else learning_rate,
+        decay_steps=max(1, steps - rising),
+        warmup_target=learning_rate if rising else None,
+        warmup_steps=rising,
+    )
+    common: dict[str, Any] = {"global_clipnorm": clip_norm, "use_ema": ema is not None}
+    if ema is not None:
+        common["ema_momentum"] = ema
+    if name == "sgd":
+        return keras.optimizers.SGD(rate, momentum=0.9, nesterov=True, weight_decay=weight_decay or None, **common)
+    return keras.optimizers.AdamW(rate, weight_decay=weight_decay, **common)
+
+
+def fit(
+    model: keras.Model,
+    batches: Callable[[int], Any],
+    *,
+    epochs: int,
+    steps_per_epoch: int,
+    folder: Path,
+    callback: keras.callbacks.Callback | None = None,
+    interval: float = INTERVAL,
+) -> tuple[keras.Model, dict[str, list[float]]]:
+    """Trains a compiled model, from its last checkpoint if there is one.
+
+    Args:
+        model: Compiled; used if there is no checkpoint.
+        batches: Gives the data set from an epoch on; it must not depend on the epochs before.
+        epochs: Epochs in all.
+        steps_per_epoch: Batches of one epoch.
+        folder: Where checkpoints are kept while it works; it is left empty of them.
+        callback: Shows progress.
+        interval: Seconds between checkpoints.
+
+    Returns:
+        The trained model and {loss term: one value an epoch}.
+
+    Raises:
+        UserError: the loss is no longer a number.
+    """
+    checkpoint = _Checkpoint(folder, interval)
+    model, first, history = checkpoint.restore(model)
+    checkpoint.history = history
+    if first < epochs:
+        callbacks = [checkpoint, _StopWhenNotFinite(), *([callback] if callback else [])]
+        model.fit(
+            batches(first),
+            initial_epoch=first,
+            epochs=epochs,
+            steps_per_epoch=steps_per_epoch,
+            shuffle=False,  # The data set has shuffled already.
+            verbose=0,
+            callbacks=callbacks,
+        )
+    checkpoint.remove()
+    return model, checkpoint.history
+
+
+class _StopWhenNotFinite(keras.callbacks.Callback):
+    def on_epoch_end(self, epoch, logs=None):
+        if not np.isfinite((logs or {}).get("loss", np.nan)):
+            step = int(keras.ops.convert_to_numpy(self.model.optimizer.iterations))
+            raise UserError(
+                f"the loss of {self.model.name} is {(logs or {}).get('loss')} after step {step} (epoch {epoch + 1}); "
+                "lower the learning rate, or set clip_norm",
+                exit_code=1,
+            )
+
+
+class _Checkpoint(keras.callbacks.Callback):
+    """Writes weights, optimizer, seed states, epoch and history, never more often than the interval."""
+
+    def __init__(self, folder: Path, interval: float):
+        super().__init__()
+        self.folder = folder
+        self.interval = interval
+        self.history: dict[str, list[float]] = {}
+        self._written = time.monotonic()
+
+    def on_epoch_end(self, epoch, logs=None):
+        for name, value in (logs or {}).items():
+            self.history.setdefault(name, []).append(float(value))
+        if time.monotonic() - self._written >= self.interval and np.isfinite((logs or {}).get("loss", np.nan)):
+            self._write(epoch + 1)
+            self._written = time.monotonic()
+
+    def _write(self, epoch: int) -> None:
+        self.folder.mkdir(parents=True, exist_ok=True)
+        name = f"checkpoint-{epoch}.keras"
+        beside = self.folder / f".writing-{name}"
+        self.model.save(beside)
+        beside.replace(self.folder / name)
+        state = {"epoch": epoch, "model": name, "seeds": _seed_states(self.model), "history": self.history}
+        write_atomically(self.folder / "checkpoint.json", json.dumps(state).encode())
+        self._clear(keep=name)
+
+    def restore(self, model: keras.Model) -> tuple[keras.Model, int, dict[str, list[float]]]:
+        try:
+            state = json.loads((self.folder / "checkpoint.json").read_bytes())
+            restored = keras.saving.load_model(self.folder / state["model"])
+            _set_seed_states(restored, state["seeds"])
+        except (OSError, ValueError, KeyError):
+            self._clear()  # No checkpoint, or a damaged one: the stage starts again.
+            return model, 0, {}
+        return restored, state["epoch"], state["history"]
+
+    def remove(self) -> None:
+        (self.folder / "checkpoint.json").unlink(missing_ok=True)
+        self._clear()
+
+    def _clear(self, keep: str = "") -> None:
+        for path in [*self.folder.glob("checkpoint-*.keras"), *self.folder.glob(".writing-checkpoint-*")]:
+            if path.name != keep:
+                path.unlink()
+
+
+def _seed_generators(model: keras.Model) -> list[keras.random.SeedGenerator]:
+    found: dict[int, keras.random.SeedGenerator] = {}
+    for layer in model._flatten_layers():
+        for value in vars(layer).values():
+            if isinstance(value, keras.random.SeedGenerator):
+                found[id(value)] = value
+    return list(found.values())
+
+
+def _seed_states(model: keras.Model) -> list[dict[str, str]]:
+    states = [keras.ops.convert_to_numpy(generator.state) for generator in _seed_generators(model)]
+    return [{"dtype": str(s.dtype), "state": base64.b64encode(s.tobytes()).decode()} for s in states]
+
+
+def _set_seed_states(model: keras.Model, states: list[dict[str, str]]) -> None:
+    for generator, kept in zip(_seed_generators(model), states, strict=True):
+        generator.state.assign(np.frombuffer(base64.b64decode(kept["state"]), kept["dtype"]))
+
+
+@contextlib.contextmanager
+def precision(policy: str) -> Iterator[None]:
+    """Layers made inside the block compute in this precision.
+
+    Args:
+        policy: "float32", "mixed_bfloat16" or "mixed_float16".
+    """
+    before = keras.config.dtype_policy()
+    keras.config.set_dtype_policy(policy)
+    try:
+        yield
+    finally:
+        keras.config.set_dtype_policy(before)
+
+
+def steps_per_call(steps_per_epoch: int, wanted: int = 1) -> int:
+    """How many training steps the compiled function makes in one call.
+
+    Calling a small network's step costs as much as the step. TensorFlow loops inside the graph, so there more steps a
+    call are free; under JAX and torch they are not.
+
+    Args:
+        steps_per_epoch: The loop must not run past an epoch's end.
+        wanted: What the recipe asks for; 1 leaves the choice to this function.
+
+    Returns:
+        A divisor of `steps_per_epoch`.
+    """
+    if wanted == 1 and keras.backend.backend() == "tensorflow":
+        wanted = 25
+    return max(n for n in range(1, min(wanted, steps_per_epoch) + 1) if steps_per_epoch % n == 0)

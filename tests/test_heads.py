@@ -1,0 +1,564 @@
+"""The heads against formulas written out in NumPy float64, at hard values, and against pytorch-metric-learning."""
+
+import math
+
+import keras
+import numpy as np
+import pytest
+from keras import ops
+
+from kood import heads
+
+CLASSES, WIDTH = 5, 7
+EVERY = sorted(heads.__all__)
+ANGULAR = [name for name in EVERY if issubclass(getattr(heads, name), heads.AngularHead)]
+POLICIES = ["float32", "mixed_float16", "mixed_bfloat16"]
+
+
+def made(name, prototypes=None, **config):
+    """A built head; an angular one on given prototypes."""
+    classes = CLASSES if prototypes is None else prototypes.shape[1]
+    head = getattr(heads, name)(classes, **config)
+    head.build((None, WIDTH if prototypes is None else prototypes.shape[0]))
+    if prototypes is not None:
+        head.prototypes.assign(prototypes)
+    return head
+
+
+def numbers(tensor):
+    return np.asarray(ops.convert_to_numpy(tensor), np.float64)
+
+
+def gradient(function, x):
+    """Gradient of the sum of `function(x)`, on whichever backend runs."""
+    backend = keras.backend.backend()
+    if backend == "tensorflow":
+        import tensorflow as tf
+
+        x = tf.convert_to_tensor(x)
+        with tf.GradientTape() as tape:
+            tape.watch(x)
+            total = ops.sum(function(x))
+        return numbers(tape.gradient(total, x))
+    if backend == "jax":
+        import jax
+
+        return numbers(jax.jit(jax.grad(lambda value: ops.sum(function(value))))(ops.convert_to_tensor(x)))
+    x = ops.convert_to_tensor(x).detach().requires_grad_()
+    ops.sum(function(x)).backward()
+    return numbers(x.grad)
+
+
+def compiled(function):
+    """`function` as the backend compiles it, with an unknown number of rows where it knows such a thing."""
+    backend = keras.backend.backend()
+    if backend == "tensorflow":
+        import tensorflow as tf
+
+        return tf.function(function, input_signature=[tf.TensorSpec((None, WIDTH)), tf.TensorSpec((None, CLASSES))])
+    if backend == "jax":
+        import jax
+
+        return jax.jit(function)
+    return function
+
+
+def cosines64(features, prototypes):
+    features, prototypes = np.float64(features), np.float64(prototypes)
+    length = np.linalg.norm(features, axis=1, keepdims=True)
+    features = features / np.where(length > 0, length, 1)
+    return np.clip(features @ (prototypes / np.linalg.norm(prototypes, axis=0)), -1, 1)
+
+
+def target64(name, cosine, margin):
+    """The margin as the papers write it, by angles."""
+    theta = np.arccos(cosine)
+    if name == "CosFace":
+        return cosine - margin
+    if name == "ArcFace":
+        return np.where(theta <= np.pi - margin, np.cos(theta + margin), cosine - margin * np.sin(margin))
+    if name == "SphereFace":
+        piece = np.floor(theta * margin / np.pi)
+        return (-1.0) ** piece * np.cos(margin * theta) - 2 * piece
+    return cosine
+
+
+def logits64(name, features, prototypes, labels, margin, scale):
+    cosine = cosines64(features, prototypes)
+    return scale * (cosine + labels * (target64(name, cosine, margin) - cosine))
+
+
+MARGINS = [
+    ("ArcFace", 0.5),
+    ("ArcFace", 0.0),
+    ("ArcFace", 2.0),
+    ("CosFace", 0.35),
+    ("SphereFace", 1.0),
+    ("SphereFace", 1.35),
+    ("SphereFace", 2.0),
+    ("SphereFace", 3.7),
+    ("SphereFace", 4.0),
+]
+
+
+def on_circle(angles):
+    """Two prototypes in a plane of D dimensions and features at given angles from the first."""
+    prototypes = np.zeros((WIDTH, 3), "float32")
+    prototypes[0, 0] = prototypes[1, 1] = prototypes[2, 2] = 1
+    features = np.zeros((len(angles), WIDTH), "float32")
+    features[:, 0], features[:, 1] = np.cos(angles), np.sin(angles)
+    return features, prototypes, np.eye(3, dtype="float32")[np.zeros(len(angles), int)]
+
+
+@pytest.mark.parametrize(("name", "margin"), MARGINS)
+def test_margin_matches_float64_on_random_features(name, margin):
+    rng = np.random.default_rng(0)
+    features = rng.normal(size=(200, WIDTH)).astype("float32")
+    prototypes = rng.normal(size=(WIDTH, CLASSES)).astype("float32")
+    labels = np.eye(CLASSES)[rng.integers(CLASSES, size=200)]
+    head = made(name, prototypes, margin=margin, scale=30)
+    expected = logits64(name, features, prototypes, labels, margin, 30)
+    np.testing.assert_allclose(numbers(head(features, labels)), expected, atol=1e-4)
+    np.testing.assert_allclose(numbers(head(features, labels.argmax(1))), expected, atol=1e-4)
+
+
+@pytest.mark.parametrize(("name", "margin"), MARGINS)
+def test_margin_is_exact_where_features_align_with_prototypes(name, margin):
+    """Where sqrt(1 - cos^2) in float32 is off by 3e-4, and a logit under s=64 by 1e-2."""
+    rng = np.random.default_rng(1)
+    prototypes = rng.normal(size=(512, 40)).astype("float32")
+    classes = np.arange(40)
+    for factor in (1.0, 3.3, 1e-20, 1e20, -1.0, -0.7):
+        features = np.float32(factor) * prototypes.T
+        logits = numbers(made(name, prototypes, margin=margin, scale=64)(features, classes))
+        expected = 64 * target64(name, np.float64(np.sign(factor)), margin)
+        np.testing.assert_allclose(logits[classes, classes], expected, atol=1e-4)
+
+
+@pytest.mark.parametrize(("name", "margin"), MARGINS)
+def test_margin_matches_float64_around_its_joints(name, margin):
+    """The whole of [0, pi] and close to 0, to pi, and to each place where the formula changes."""
+    joints = [0.0, np.pi, np.pi - margin if name == "ArcFace" else np.pi / margin]
+    if name == "SphereFace":
+        joints += [piece * np.pi / margin for piece in range(int(margin) + 1)]
+    # A step of float32 to each side of ArcFace's jump is not to be told from the jump.
+    steps = [1e-2, 1e-3, 1e-5] + ([] if name == "ArcFace" else [1e-7, 0.0])
+    angles = [joint + side * step for joint in joints for step in steps for side in (-1, 1)]
+    angles = np.array([a for a in angles if 0 <= a <= np.pi] + list(np.linspace(0, 3.14, 315)))
+    features, prototypes, labels = on_circle(angles)
+    expected = 64 * target64(name, np.cos(angles), margin)
+    if name == "ArcFace":
+        expected = expected[np.abs(angles - (np.pi - margin)) > 1e-6]
+        features = features[np.abs(angles - (np.pi - margin)) > 1e-6]
+        labels = labels[: len(features)]
+    logits = numbers(made(name, prototypes, margin=margin, scale=64)(features, labels))
+    np.testing.assert_allclose(logits[:, 0], expected, atol=1.5e-4 * max(margin, 1))
+
+
+@pytest.mark.parametrize(("name", "margin"), MARGINS)
+def test_margin_falls_with_the_angle_and_never_helps(name, margin):
+    features, prototypes, labels = on_circle(np.linspace(0, np.pi, 2001))
+    head = made(name, prototypes, margin=margin, scale=1)
+    logits = numbers(head(features, labels))[:, 0]
+    assert np.all(np.diff(logits) <= 1e-6)
+    assert np.all(logits <= numbers(head(features))[:, 0] + 1e-6)
+
+
+@pytest.mark.parametrize("multiplier", [1.35, 2.0, 2.5, 4.0])
+def test_sphereface_margin_is_continuous_and_ends_where_its_pieces_do(multiplier):
+    features, prototypes, labels = on_circle(np.linspace(0, np.pi, 4001))
+    logits = numbers(made("SphereFace", prototypes, margin=multiplier, scale=1)(features, labels))[:, 0]
+    assert np.max(np.abs(np.diff(logits))) < multiplier * np.pi / 4000 * 1.01 + 1e-6
+    piece = math.floor(multiplier) if multiplier % 1 else multiplier - 1
+    assert logits[-1] == pytest.approx((-1) ** piece * math.cos(multiplier * math.pi) - 2 * piece, abs=1e-5)
+
+
+@pytest.mark.parametrize("name", ANGULAR)
+def test_without_labels_or_with_zero_rows_there_is_no_margin(name):
+    rng = np.random.default_rng(2)
+    features = rng.normal(size=(6, WIDTH)).astype("float32")
+    head = made(name)
+    plain = numbers(head(features))
+    np.testing.assert_allclose(plain, float(ops.convert_to_numpy(head.scale)) * numbers(head.cosines(features)), rtol=1e-6)
+    np.testing.assert_allclose(numbers(head(features, np.zeros((6, CLASSES)))), plain, atol=1e-6)
+    np.testing.assert_allclose(numbers(head(features, np.full(6, -1))), plain, atol=1e-6)
+    if name != "AdaCos":
+        labels = np.eye(CLASSES)[[0, 1, 2, 3, 4, 0]]
+        labels[1] = 0
+        changed = np.abs(numbers(head(features, labels)) - plain) > 1e-6
+        np.testing.assert_array_equal(changed, labels > 0)
+
+
+@pytest.mark.parametrize(("name", "margin"), MARGINS)
+def test_soft_rows_weigh_the_margin(name, margin):
+    rng = np.random.default_rng(3)
+    features = rng.normal(size=(50, WIDTH)).astype("float32")
+    prototypes = rng.normal(size=(WIDTH, CLASSES)).astype("float32")
+    labels = rng.dirichlet(np.ones(CLASSES), size=50)
+    head = made(name, prototypes, margin=margin, scale=10)
+    expected = logits64(name, features, prototypes, labels, margin, 10)
+    np.testing.assert_allclose(numbers(head(features, labels)), expected, atol=1e-4)
+    if name == "CosFace":
+        np.testing.assert_allclose(expected, 10 * (cosines64(features, prototypes) - labels * margin), atol=1e-12)
+
+
+@pytest.mark.parametrize("name", ANGULAR)
+def test_cosines_match_float64_at_any_length(name):
+    rng = np.random.default_rng(4)
+    features = rng.normal(size=(8, WIDTH)).astype("float32")
+    features *= np.float32([[1], [1e-25], [1e25], [1e-3], [0], [1], [3e37], [1e-10]])
+    head = made(name)
+    cosines = head.cosines(features)
+    assert keras.backend.standardize_dtype(cosines.dtype) == "float32"
+    expected = cosines64(features, numbers(head.prototypes))
+    np.testing.assert_allclose(numbers(cosines), expected, atol=3e-7)
+    assert np.abs(numbers(cosines)).max() <= 1
+
+
+@pytest.mark.parametrize("name", EVERY)
+@pytest.mark.parametrize("policy", POLICIES)
+def test_logits_are_float32_under_every_policy(name, policy):
+    before = keras.config.dtype_policy()
+    keras.config.set_dtype_policy(policy)
+    try:
+        half = keras.config.dtype_policy().compute_dtype
+        rng = np.random.default_rng(5)
+        # Values that half precision holds, so that only the head could lose digits.
+        features = ops.cast(ops.convert_to_tensor(rng.integers(-8, 8, size=(6, WIDTH)).astype("float32")), half)
+        labels = rng.dirichlet(np.ones(CLASSES), size=6).astype("float32")
+        head = getattr(heads, name)(CLASSES)
+
+        class Network(keras.layers.Layer):
+            """Calls the head, and `cosines`, from inside a layer of the policy, as a classifier does."""
+
+            def __init__(self):
+                super().__init__()
+                self.head = head
+
+            def call(self, x):
+                cosines = self.head.cosines(x) if hasattr(self.head, "cosines") else self.head(x)
+                return self.head(x), self.head(x, labels), cosines
+
+        nested = Network()(features)
+        direct = head(ops.cast(features, "float32")), head(ops.cast(features, "float32"), labels)
+        for tensor in nested:
+            assert keras.backend.standardize_dtype(tensor.dtype) == "float32"
+        for inside, outside in zip(nested, direct, strict=False):
+            np.testing.assert_allclose(numbers(inside), numbers(outside), atol=1e-5)
+        assert all(keras.backend.standardize_dtype(w.dtype) == "float32" for w in head.weights)
+        if name in ANGULAR:
+            expected = cosines64(numbers(features), numbers(head.prototypes))
+            np.testing.assert_allclose(numbers(nested[2]), expected, atol=3e-7)
+    finally:
+        keras.config.set_dtype_policy(before)
+
+
+@pytest.mark.parametrize("name", EVERY)
+@pytest.mark.parametrize("dtype", ["float32", "float16", "bfloat16"])
+def test_gradients_are_finite_at_hard_features(name, dtype):
+    head = made(name)
+    prototypes = numbers(head.prototypes).T.astype("float32") if name in ANGULAR else np.eye(CLASSES, WIDTH, dtype="float32")
+    features = np.concatenate([prototypes, -prototypes, 0 * prototypes, 1e-3 * prototypes])
+    features[-1, 0] += 1e-4
+    classes = np.tile(np.arange(CLASSES), 4)
+    rows = np.eye(CLASSES, dtype="float32")[classes]
+    for labels in (None, classes, rows, 0.7 * rows + 0.3 * rows[:, ::-1], 0 * rows):
+        found = gradient(
+            lambda x, labels=labels: ops.square(head(x, labels, training=True)), ops.cast(features, dtype)
+        )
+        assert np.isfinite(found).all()
+
+
+@pytest.mark.parametrize(("name", "margin"), MARGINS)
+def test_gradient_matches_differences_of_float64(name, margin):
+    rng = np.random.default_rng(6)
+    features = rng.normal(size=(40, WIDTH)).astype("float32")
+    prototypes = rng.normal(size=(WIDTH, CLASSES)).astype("float32")
+    # Some rows a hair off their prototype, where a wrong sine would show most.
+    labels = np.eye(CLASSES, dtype="float32")[rng.integers(CLASSES, size=40)]
+    features[:10] = prototypes.T[labels[:10].argmax(1)] + 0.003 * features[:10]
+    head = made(name, prototypes, margin=margin, scale=2)
+    weight = rng.normal(size=(40, CLASSES)).astype("float32")
+    found = gradient(lambda x: ops.multiply(head(x, labels), weight), features)
+
+    def total(x):
+        return (weight * logits64(name, x, prototypes, labels, margin, 2)).sum(1)
+
+    expected = np.stack(
+        [(total(features + step) - total(features - step)) / 2e-6 for step in 1e-6 * np.eye(WIDTH)], axis=1
+    )
+    np.testing.assert_allclose(found, expected, atol=2e-3)
+
+
+@pytest.mark.parametrize(("name", "margin"), MARGINS)
+def test_gradient_is_zero_exactly_at_the_prototype(name, margin):
+    """The peak: the true gradient of a smooth margin, and the middle of the cone of a kinked one."""
+    rng = np.random.default_rng(7)
+    prototypes = rng.normal(size=(WIDTH, CLASSES)).astype("float32")
+    head = made(name, prototypes, margin=margin, scale=10)
+    rows = np.eye(CLASSES, dtype="float32")
+    for sign in (1, -1):
+        found = gradient(lambda x: ops.multiply(head(x, rows), rows), sign * prototypes.T)
+        np.testing.assert_allclose(found, 0, atol=1e-4)
+
+
+@pytest.mark.parametrize("name", EVERY)
+def test_a_zero_feature_still_learns(name):
+    head = made(name)
+    rows = np.eye(CLASSES, dtype="float32")
+    found = gradient(lambda x: ops.multiply(head(x, rows), rows), np.zeros((CLASSES, WIDTH), "float32"))
+    assert np.isfinite(found).all() and np.abs(found).max() > 0
+
+
+@pytest.mark.parametrize("name", EVERY)
+def test_config_round_trip(name):
+    head = made(name) if name in ("Softmax", "AdaCos") else made(name, margin=1.25, scale=7)
+    twin = keras.saving.deserialize_keras_object(keras.saving.serialize_keras_object(head))
+    assert type(twin) is type(head) and twin.get_config() == head.get_config()
+    assert getattr(heads, name).from_config(head.get_config()).get_config() == head.get_config()
+    assert keras.saving.get_registered_name(type(head)) == f"kood>{name}"
+
+
+@pytest.mark.parametrize("name", EVERY)
+def test_saved_model_answers_the_same(name, tmp_path):
+    rng = np.random.default_rng(8)
+    features = rng.normal(size=(4, WIDTH)).astype("float32")
+    inputs = keras.Input((WIDTH,))
+    head = getattr(heads, name)(CLASSES)
+    model = keras.Model(inputs, head(inputs))
+    head(features, np.array([0, 1, 2, 3]), training=True)  # AdaCos moves its scale
+    assert model.output_shape == (None, CLASSES)
+    model.save(tmp_path / "model.keras")
+    again = keras.models.load_model(tmp_path / "model.keras")
+    np.testing.assert_array_equal(numbers(again(features)), numbers(model(features)))
+
+
+@pytest.mark.parametrize("name", EVERY)
+@pytest.mark.parametrize("training", [False, True])
+def test_compiled_with_an_unknown_batch(name, training):
+    rng = np.random.default_rng(9)
+    head, twin = made(name), made(name)
+    twin.set_weights([ops.convert_to_numpy(w) for w in head.weights])
+
+    if keras.backend.backend() == "jax":
+
+        def function(x, y):
+            trainable = [w.value for w in head.trainable_variables]
+            fixed = [w.value for w in head.non_trainable_variables]
+            return head.stateless_call(trainable, fixed, x, y, training=training)[0]
+
+    else:
+
+        def function(x, y):
+            return head(x, y, training=training)
+
+    run = compiled(function)
+    features = rng.normal(size=(6, WIDTH)).astype("float32")
+    labels = rng.dirichlet(np.ones(CLASSES), size=6).astype("float32")
+    labels[2] = 0
+    result = run(ops.convert_to_tensor(features), ops.convert_to_tensor(labels))
+    np.testing.assert_allclose(numbers(result), numbers(twin(features, labels, training=training)), atol=1e-5)
+    single = run(ops.convert_to_tensor(features[:1]), ops.convert_to_tensor(labels[:1]))
+    assert tuple(single.shape) == (1, CLASSES)
+
+
+@pytest.mark.parametrize("name", EVERY)
+def test_fit_lowers_the_loss(name):
+    """Labels enter symbolically, under the backend's own compiled training step."""
+    keras.utils.set_random_seed(0)
+    rng = np.random.default_rng(10)
+    classes = rng.integers(CLASSES, size=64)
+    rows = np.eye(CLASSES, dtype="float32")[classes]
+    features = (rng.normal(size=(CLASSES, WIDTH))[classes] + 0.1 * rng.normal(size=(64, WIDTH))).astype("float32")
+    x, y = keras.Input((WIDTH,)), keras.Input((CLASSES,))
+    model = keras.Model([x, y], getattr(heads, name)(CLASSES)(keras.layers.Dense(WIDTH)(x), y))
+    model.compile(keras.optimizers.Adam(0.05), keras.losses.CategoricalCrossentropy(from_logits=True))
+    history = model.fit([features, rows], rows, epochs=6, batch_size=24, verbose=0).history["loss"]
+    assert np.isfinite(history).all() and history[-1] < history[0]
+
+
+@pytest.mark.parametrize("name", ANGULAR)
+def test_automatic_scale(name):
+    head = made(name)
+    assert float(ops.convert_to_numpy(head.scale)) == pytest.approx(math.sqrt(2) * math.log(CLASSES - 1), rel=1e-6)
+
+
+@pytest.mark.parametrize("name", [n for n in ANGULAR if n != "AdaCos"])
+def test_scale_is_a_number_or_automatic(name):
+    head = getattr(heads, name)
+    assert head(CLASSES, scale=64).scale == 64
+    assert head(CLASSES).get_config()["scale"] == "auto"
+    assert head(2, scale=4).scale == 4
+    for scale in (0, -1, float("nan"), float("inf"), "large"):
+        with pytest.raises(ValueError, match="scale"):
+            head(CLASSES, scale=scale)
+    with pytest.raises(ValueError, match="at least 3 classes"):
+        head(2)
+
+
+def test_defaults_are_the_papers():
+    assert heads.ArcFace(9).margin == 0.5
+    assert heads.CosFace(9).margin == 0.35
+    assert heads.SphereFace(9).margin == 4
+
+
+@pytest.mark.parametrize(
+    ("name", "margin"),
+    [("ArcFace", 28.6), ("ArcFace", -0.1), ("ArcFace", float("nan")), ("CosFace", -0.1), ("SphereFace", 0.5)],
+)
+def test_impossible_margins_are_refused(name, margin):
+    with pytest.raises(ValueError, match="margin"):
+        getattr(heads, name)(CLASSES, margin=margin)
+
+
+@pytest.mark.parametrize("name", EVERY)
+@pytest.mark.parametrize("classes", [1, 0, -3, 2.5, True])
+def test_impossible_numbers_of_classes_are_refused(name, classes):
+    with pytest.raises(ValueError, match="num_classes"):
+        getattr(heads, name)(classes)
+
+
+@pytest.mark.parametrize("name", ANGULAR)
+def test_labels_of_another_shape_are_refused(name):
+    features = np.ones((4, WIDTH), "float32")
+    for labels in (np.ones((4, CLASSES + 1), "float32"), np.ones((4, 1), "int32"), np.ones((4, 2, 2), "float32")):
+        with pytest.raises(ValueError, match="labels must be"):
+            made(name)(features, labels)
+
+
+def test_softmax_is_linear_and_ignores_labels():
+    rng = np.random.default_rng(11)
+    features = rng.normal(size=(4, WIDTH)).astype("float32")
+    head = made("Softmax")
+    head.bias.assign(np.arange(CLASSES))
+    expected = features @ numbers(head.kernel) + np.arange(CLASSES)
+    np.testing.assert_allclose(numbers(head(features)), expected, atol=1e-5)
+    np.testing.assert_allclose(numbers(head(features, np.arange(4), training=True)), expected, atol=1e-5)
+
+
+# AdaCos
+
+
+def adacos64(scale, cosine, labels):
+    """The paper's update for the rows that have a label."""
+    taking_part = labels.any(axis=1)
+    cosine, target = cosine[taking_part], labels[taking_part].argmax(axis=1)
+    rows = np.arange(len(target))
+    others = np.exp(scale * cosine)
+    others[rows, target] = 0
+    b = others.sum(axis=1).mean()
+    return np.log(b) / np.cos(min(np.pi / 4, np.median(np.arccos(cosine[rows, target]))))
+
+
+@pytest.mark.parametrize("rows", [1, 2, 7, 8])
+@pytest.mark.parametrize("kind", ["random", "aligned", "opposite"])
+def test_adacos_scale_follows_the_rule(rows, kind):
+    rng = np.random.default_rng(rows)
+    head = made("AdaCos")
+    for _ in range(3):
+        labels = rng.dirichlet(np.ones(CLASSES), size=rows).astype("float32")
+        prototypes = numbers(head.prototypes)
+        features = {
+            "random": rng.normal(size=(rows, WIDTH)),
+            "aligned": prototypes.T[labels.argmax(1)] + 0.1 * rng.normal(size=(rows, WIDTH)),
+            "opposite": -prototypes.T[labels.argmax(1)],
+        }[kind].astype("float32")
+        before = float(ops.convert_to_numpy(head.scale))
+        expected = adacos64(before, cosines64(features, prototypes), labels)
+        logits = numbers(head(features, labels, training=True))
+        assert float(ops.convert_to_numpy(head.scale)) == pytest.approx(expected, rel=1e-5)
+        np.testing.assert_allclose(logits, expected * cosines64(features, prototypes), atol=1e-5)
+
+
+def test_adacos_outliers_take_no_part():
+    rng = np.random.default_rng(12)
+    features = rng.normal(size=(9, WIDTH)).astype("float32")
+    labels = np.eye(CLASSES, dtype="float32")[rng.integers(CLASSES, size=9)]
+    labels[[1, 4, 5, 6]] = 0
+    mixed, alone = made("AdaCos"), made("AdaCos")
+    alone.set_weights([ops.convert_to_numpy(w) for w in mixed.weights])
+    mixed(features, labels, training=True)
+    keep = labels.any(axis=1)
+    alone(features[keep], labels[keep].argmax(1), training=True)
+    assert float(ops.convert_to_numpy(mixed.scale)) == pytest.approx(float(ops.convert_to_numpy(alone.scale)), rel=1e-6)
+
+
+def test_adacos_scale_rests_without_a_labelled_row_without_labels_and_without_training():
+    features = np.random.default_rng(13).normal(size=(4, WIDTH)).astype("float32")
+    head = made("AdaCos")
+    before = float(ops.convert_to_numpy(head.scale))
+    head(features, np.zeros((4, CLASSES), "float32"), training=True)
+    head(features, np.arange(4), training=False)
+    head(features, np.arange(4))
+    head(features, training=True)
+    assert float(ops.convert_to_numpy(head.scale)) == before
+    assert [w.name for w in head.non_trainable_variables] == ["scale"]
+    assert [w.name for w in head.trainable_variables] == ["prototypes"]
+
+
+def test_adacos_keeps_its_scale_where_the_rule_would_turn_it_negative():
+    """Every other prototype opposite to the feature: B = 2 exp(-s) < 1, so ln B < 0."""
+    prototypes = np.zeros((WIDTH, 3), "float32")
+    prototypes[0] = [1, -1, -1]
+    head = made("AdaCos", prototypes)
+    before = float(ops.convert_to_numpy(head.scale))
+    assert adacos64(before, np.array([[1.0, -1, -1]]), np.eye(3)[:1]) < 0
+    head(prototypes.T[:1], np.array([0]), training=True)
+    assert float(ops.convert_to_numpy(head.scale)) == before
+
+
+def test_adacos_is_stable_under_a_large_scale():
+    features = np.random.default_rng(14).normal(size=(6, WIDTH)).astype("float32")
+    head = made("AdaCos")
+    head.scale.assign(5000.0)
+    cosine = cosines64(features, numbers(head.prototypes))
+    labels = np.eye(CLASSES)[[0, 1, 2, 3, 4, 0]]
+    head(features, labels, training=True)
+    others = 5000 * np.where(labels > 0, -np.inf, cosine)
+    log_b = np.logaddexp.reduce(others, axis=None) - np.log(6)
+    median = np.median(np.arccos(cosine[labels > 0]))
+    expected = log_b / np.cos(min(np.pi / 4, median))
+    assert float(ops.convert_to_numpy(head.scale)) == pytest.approx(expected, rel=1e-5)
+
+
+def test_adacos_needs_three_classes():
+    with pytest.raises(ValueError, match="at least 3 classes"):
+        heads.AdaCos(2)
+
+
+# pytorch-metric-learning: margin of ArcFace in degrees, SphereFace scaled by the feature's length, hence unit features.
+
+
+@pytest.mark.parametrize(
+    ("name", "margin", "theirs"),
+    [("ArcFace", 0.5, math.degrees(0.5)), ("CosFace", 0.35, 0.35), ("SphereFace", 4, 4), ("SphereFace", 2, 2)],
+)
+@pytest.mark.parametrize("scale", [4.0, 64.0])
+def test_loss_matches_pytorch_metric_learning(name, margin, theirs, scale):
+    torch = pytest.importorskip("torch")
+    losses = pytest.importorskip("pytorch_metric_learning.losses")
+    rng = np.random.default_rng(15)
+    prototypes = rng.normal(size=(WIDTH, CLASSES)).astype("float32")
+    classes = rng.integers(CLASSES, size=60)
+    features = rng.normal(size=(60, WIDTH))
+    features[:5], features[5:10] = prototypes.T, -prototypes.T
+    classes[:10] = np.tile(np.arange(CLASSES), 2)
+    features = (features / np.linalg.norm(features, axis=1, keepdims=True)).astype("float32")
+
+    peer = getattr(losses, f"{name}Loss")(CLASSES, WIDTH, margin=theirs, scale=scale).double()
+    peer.W.data = torch.tensor(prototypes, dtype=torch.float64)
+    x = torch.tensor(features, dtype=torch.float64, requires_grad=True)
+    peer_loss = peer(x, torch.tensor(classes))
+    peer_loss.backward()
+
+    head = made(name, prototypes, margin=margin, scale=scale)
+
+    def loss(x):
+        log_probability = ops.log_softmax(head(x, classes), axis=-1)
+        return -ops.sum(ops.multiply(log_probability, np.eye(CLASSES, dtype="float32")[classes])) / 60
+
+    assert float(ops.convert_to_numpy(loss(features))) == pytest.approx(peer_loss.item(), rel=2e-6)
+    # The peer's SphereFace also changes with the feature's length. And not at the prototypes themselves, where its
+    # arccos has no gradient worth comparing.
+    expected = x.grad.numpy() - (x.grad.numpy() * features).sum(axis=1, keepdims=True) * features
+    np.testing.assert_allclose(gradient(loss, features)[10:], expected[10:], atol=2e-6 * scale)
