@@ -1,8 +1,12 @@
 """The command line: parses, sets the process up, calls the pipeline. Imports nothing heavy at load."""
 
+import contextlib
 import os
 import signal
 import sys
+import tempfile
+from collections.abc import Iterator
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Annotated
 
@@ -40,8 +44,9 @@ def run(
     from kood.recipe import load
 
     load(recipe, settings or (), quick=quick)  # A wrong recipe is refused before the seconds that Keras takes to load.
-    _quiet_backend()
-    from kood import pipeline
+    _choose_backend()
+    with _native_messages_held_back():
+        from kood import pipeline
 
     pipeline.run(recipe, settings or (), fresh=fresh, quick=quick, saved=saved)
 
@@ -98,8 +103,11 @@ def predict(
     images: Annotated[list[Path], typer.Argument(metavar="IMAGE...", help="Image files.")],
 ) -> None:
     """Ask a run's SavedModel about images."""
-    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
-    from kood.serving.client import answer_files
+    _choose_backend()
+    with _native_messages_held_back():
+        import tensorflow  # noqa: F401
+
+        from kood.serving.client import answer_files
 
     if answer_files(run_folder, images):
         raise typer.Exit(1)
@@ -129,10 +137,8 @@ def _first_comment(path: Path) -> str:
     return first.lstrip("# ").strip() if first.startswith("#") else ""
 
 
-def _quiet_backend() -> None:
-    """Decides the backend before Keras is imported, and keeps TensorFlow's start-up messages out of the way."""
-    from importlib.util import find_spec
-
+def _choose_backend() -> None:
+    """Decides the backend before Keras is imported."""
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
     os.environ.setdefault("TF_FORCE_GPU_ALLOW_GROWTH", "true")
     os.environ.setdefault("GRPC_VERBOSITY", "ERROR")
@@ -141,6 +147,27 @@ def _quiet_backend() -> None:
         raise UserError(f"KERAS_BACKEND={backend}: {registry.nearest(backend, ['tensorflow', 'jax', 'torch'])}")
     if find_spec(backend) is None:
         raise UserError(f"KERAS_BACKEND={backend}: {backend} is not installed; pip install 'kood[{backend}]'")
+
+
+@contextlib.contextmanager
+def _native_messages_held_back() -> Iterator[None]:
+    """Keeps what native libraries write to the error stream while they load, and shows it only if loading fails.
+
+    TensorFlow 2.21 greets with messages that no log level silences (tensorflow/tensorflow issue 100442).
+    """
+    sys.stderr.flush()
+    kept = os.dup(2)
+    with tempfile.TemporaryFile() as sink:
+        os.dup2(sink.fileno(), 2)
+        try:
+            yield
+        except BaseException:
+            sink.seek(0)
+            os.write(kept, sink.read())
+            raise
+        finally:
+            os.dup2(kept, 2)
+            os.close(kept)
 
 
 def _terminate(number, frame) -> None:

@@ -105,6 +105,8 @@ def fit(
             verbose=0,
             callbacks=callbacks,
         )
+    else:  # Killed between the last epoch and here: what `fit` does at its end is still to be done.
+        model.optimizer.finalize_variable_values(model.trainable_variables)
     checkpoint.remove()
     return model, checkpoint.history
 

@@ -13,6 +13,7 @@ import contextlib
 import functools
 import logging
 from collections.abc import Callable, Iterator
+from typing import Any
 
 from kood.data.tf_on_cpu import tf
 from kood.errors import UserError
@@ -192,9 +193,7 @@ def _each_by_its_own(images, which, seed, operations: list[_Operation]):
 
 
 def _unless_empty(operation: _Operation, part, *draws):
-    return tf.cond(
-        tf.shape(part)[0] > 0, lambda: tf.ensure_shape(operation(part, *draws), part.shape), lambda: part
-    )
+    return tf.cond(tf.shape(part)[0] > 0, lambda: tf.ensure_shape(operation(part, *draws), part.shape), lambda: part)
 
 
 def _rand_augment_operations() -> list[_Operation]:
@@ -250,7 +249,7 @@ def _aug_mix_operations() -> list[_Operation]:
 
     def rotate(part, normal, uniform, sign):
         angles = sign * severity(uniform) * (30.0 / 180.0 * 3.141592653589793)
-        return layers["rotate"].augment_images(part, transformations={"angles": angles})
+        return layers["rotate"]({"images": part, "labels": angles})["images"]
 
     def posterize(part, normal, uniform, sign):
         return layers["posterize"].augment_image(part)
@@ -304,21 +303,27 @@ def _translate(part, direction: str, shares):
 
 
 @functools.cache
-def _layers() -> dict[str, object]:
-    """KerasCV's layers by what they do. Their own random factors are never drawn; float32 whatever Keras's policy is."""
+def _layers() -> dict[str, Any]:
+    """KerasCV's layers by what they do; their own random factors are never drawn. float32 whatever Keras's policy."""
     try:
         from keras_cv import layers as cv
     except ImportError as error:
         raise UserError(
-            "data.augment: aug_mix, color_jitter, cutout and rand_augment need KerasCV; pip install keras-cv, or keep to "
-            "crop and flip"
+            "data.augment: aug_mix, color_jitter, cutout and rand_augment need KerasCV; pip install keras-cv, or keep "
+            "to crop and flip"
         ) from error
     # Outside the graph that is being traced, to which what a layer makes would otherwise belong.
     with tf.init_scope():
         return _built(cv)
 
 
-def _built(cv) -> dict[str, object]:
+def _built(cv) -> dict[str, Any]:
+    class GivenRotation(cv.RandomRotation):
+        """Rotates by the angles given as labels; called whole, for only so does it leave Keras's backend alone."""
+
+        def get_random_transformation_batch(self, batch_size, labels=None, **others):
+            return {"angles": labels}
+
     return {
         "auto_contrast": cv.AutoContrast(value_range=_BYTES, dtype="float32"),
         "brightness": cv.RandomBrightness(factor=1.0, value_range=_BYTES, dtype="float32"),
@@ -328,7 +333,7 @@ def _built(cv) -> dict[str, object]:
         "equalize": cv.Equalization(value_range=_BYTES, dtype="float32"),
         "hue": cv.RandomHue(factor=1.0, value_range=_BYTES, dtype="float32"),
         "posterize": cv.Posterization(value_range=_BYTES, bits=4, dtype="float32"),
-        "rotate": cv.RandomRotation(factor=1.0, dtype="float32"),
+        "rotate": GivenRotation(factor=1.0, dtype="float32"),
         "saturation": cv.RandomSaturation(factor=1.0, dtype="float32"),
         "shear": cv.RandomShear(x_factor=1.0, y_factor=1.0, dtype="float32"),
         "solarize": cv.Solarization(value_range=_BYTES, dtype="float32"),

@@ -59,6 +59,7 @@ def training_batches(
         ValueError: `id_set` without labels, labels past K, a bad first epoch.
     """
     _check_labels(id_set, num_classes)
+    outlier_count = 0 if outliers is None else len(outliers)
     if outliers is None:
         outliers_per_batch = 0
     if len(id_set) < batch_size:
@@ -66,14 +67,14 @@ def training_batches(
             f"classifier.batch_size: {batch_size} is more than the {len(id_set)} training images; lower it to at most "
             f"{len(id_set)}, or give more images"
         )
-    if outliers_per_batch and not len(outliers):
+    if outliers_per_batch and not outlier_count:
         raise UserError("there are no outlier images to train with; ask for at least one, or train without outliers")
     if not 0 <= first_epoch <= epochs:
         raise ValueError(f"first_epoch must lie in 0..{epochs}, not {first_epoch}")
     steps = len(id_set) // batch_size
-    pixels, labels = _held(id_set.images), _held(id_set.labels.astype(np.int32))
+    pixels, labels = _held(id_set.images), _held(id_set.known_labels.astype(np.int32))
     augmented = _augmentation(augment)
-    outlier_pixels = _held(outliers.images) if outliers_per_batch else None
+    outlier_pixels = _held(outliers.images) if outliers is not None else None
     rows_in_batch = batch_size + outliers_per_batch
 
     def epoch_orders(epoch):
@@ -84,7 +85,7 @@ def training_batches(
         }
         if outliers_per_batch:
             each_epoch = steps * outliers_per_batch
-            endless = _endless(len(outliers), _OUTLIER_ORDER, seed, epoch * each_epoch, each_epoch)
+            endless = _endless(outlier_count, _OUTLIER_ORDER, seed, epoch * each_epoch, each_epoch)
             parts["outlier_rows"] = tf.reshape(endless, (steps, outliers_per_batch))
         return tf.data.Dataset.from_tensor_slices(parts)
 
@@ -146,7 +147,7 @@ def labelled_batches(
         raise UserError("there are no images to train the diffusion model on; check data.id")
     if not 0 <= first_step <= steps:
         raise ValueError(f"first_step must lie in 0..{steps}, not {first_step}")
-    pixels, labels = _held(id_set.images), _held(id_set.labels.astype(np.int32))
+    pixels, labels = _held(id_set.images), _held(id_set.known_labels.astype(np.int32))
     augmented = _augmentation(augment)
     # Steps are dealt in blocks of about one pass, so that a pass's order is drawn once or twice and not every step.
     block = max(1, len(id_set) // batch_size)
@@ -193,10 +194,9 @@ def image_batches(images: np.ndarray, batch_size: int) -> tf.data.Dataset:
 
 
 def _check_labels(id_set: ImageSet, num_classes: int) -> None:
-    if id_set.labels is None:
-        raise ValueError("in-distribution images need labels")
-    if len(id_set) and id_set.labels.max() >= num_classes:
-        raise ValueError(f"label {id_set.labels.max()} does not fit into {num_classes} classes")
+    labels = id_set.known_labels
+    if len(labels) and labels.max() >= num_classes:
+        raise ValueError(f"label {labels.max()} does not fit into {num_classes} classes")
 
 
 def _held(values: np.ndarray):

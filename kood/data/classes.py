@@ -8,7 +8,7 @@ import numpy as np
 from kood.data.image_set import ImageSet
 from kood.errors import UserError
 
-__all__ = ["class_indices", "select_classes"]
+__all__ = ["class_indices", "relabel", "select_classes"]
 
 
 def class_indices(classes: Sequence[int | str], class_names: Sequence[str]) -> list[int]:
@@ -59,6 +59,30 @@ def _listed(names: Sequence[str], most: int = 12) -> str:
     return shown if len(names) <= most else f"{shown} and {len(names) - most} more"
 
 
+def relabel(
+    classes: Sequence[int | str], labels: np.ndarray, class_names: Sequence[str]
+) -> tuple[np.ndarray, np.ndarray, tuple[str, ...]]:
+    """The images of `classes` and what they are called when only those are left.
+
+    Args:
+        classes: As for `class_indices`.
+        labels: int64 (N,), indices into `class_names`.
+        class_names: The names the source has.
+
+    Returns:
+        (rows, labels, class_names): which images stay, ascending; their labels 0..K-1 in the order of `classes`; and
+        the K names.
+
+    Raises:
+        UserError: As `class_indices` does.
+    """
+    chosen = class_indices(classes, class_names)
+    renumbered = np.full(len(class_names), -1, np.int64)
+    renumbered[chosen] = np.arange(len(chosen))
+    rows = np.flatnonzero(renumbered[labels] >= 0)
+    return rows, renumbered[labels[rows]], tuple(class_names[index] for index in chosen)
+
+
 def select_classes(image_set: ImageSet, classes: Sequence[int | str]) -> ImageSet:
     """Only the images of `classes`, relabelled 0..K-1 in the order of `classes`.
 
@@ -67,9 +91,5 @@ def select_classes(image_set: ImageSet, classes: Sequence[int | str]) -> ImageSe
     """
     if image_set.labels is None:
         raise UserError("classes: this source has no labels; remove `classes`")
-    chosen = class_indices(classes, image_set.class_names)
-    renumbered = np.full(len(image_set.class_names), -1, np.int64)
-    renumbered[chosen] = np.arange(len(chosen))
-    labels = renumbered[image_set.labels]
-    rows = np.flatnonzero(labels >= 0)
-    return ImageSet(image_set.images[rows], labels[rows], tuple(image_set.class_names[index] for index in chosen))
+    rows, labels, class_names = relabel(classes, image_set.labels, image_set.class_names)
+    return ImageSet(image_set.images[rows], labels, class_names)

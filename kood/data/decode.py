@@ -33,9 +33,8 @@ def decode_image(source: Path | bytes) -> np.ndarray:
     try:
         with Image.open(io.BytesIO(source) if isinstance(source, bytes) else source) as image:
             # Straight to pixels where there is nothing to put right: most files of most data sets.
-            if image.mode not in ("L", "RGB") or image.getexif():
-                image = _plain(ImageOps.exif_transpose(image))
-            pixels = np.asarray(image)
+            plain = image.mode in ("L", "RGB") and not image.getexif() and "transparency" not in image.info
+            pixels = np.asarray(image if plain else _plain(ImageOps.exif_transpose(image)))
     except (OSError, ValueError, SyntaxError, EOFError, TypeError, Image.DecompressionBombError) as error:
         name = "an image" if isinstance(source, bytes) else str(source)
         raise UserError(f"path: {name} cannot be read as an image ({error}); mend or remove the file") from error

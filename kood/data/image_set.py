@@ -32,14 +32,23 @@ class ImageSet:
         if self.labels is None:
             return
         if self.labels.dtype != np.int64 or self.labels.shape != (len(self.images),):
-            raise ValueError(
-                f"labels must be int64 ({len(self.images)},), not {self.labels.dtype} {self.labels.shape}"
-            )
+            raise ValueError(f"labels must be int64 ({len(self.images)},), not {self.labels.dtype} {self.labels.shape}")
         if len(self.labels) and not 0 <= self.labels.min() <= self.labels.max() < len(self.class_names):
             raise ValueError(f"labels must lie in 0..{len(self.class_names) - 1}, one for each of class_names")
 
     def __len__(self) -> int:
         return len(self.images)
+
+    @property
+    def known_labels(self) -> np.ndarray:
+        """`labels`, where there must be some.
+
+        Raises:
+            ValueError: There are none.
+        """
+        if self.labels is None:
+            raise ValueError("these images have no labels")
+        return self.labels
 
     def take(self, indices: Sequence[int] | np.ndarray) -> "ImageSet":
         """The images (and labels) at `indices`, in that order."""

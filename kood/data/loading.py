@@ -122,7 +122,7 @@ def load_id(data: Any, *, key: str = "data.id") -> Splits:
         sets = {"all": _official(sets, spec.split, key)}
     if any(found.labels is None for found in sets.values()):
         raise UserError(
-            f"{key}.source: {spec.source!r} gives images without labels here; in-distribution images need one class each"
+            f"{key}.source: {spec.source!r} gives images without labels; in-distribution images need one each"
         )
     sets = {name: _chosen(found, spec, key) for name, found in sets.items()}
     for found in sets.values():
@@ -130,20 +130,20 @@ def load_id(data: Any, *, key: str = "data.id") -> Splits:
     train = sets["all"] if "all" in sets else sets["train"]
     rows = np.arange(len(train))
     if spec.count is not None:
-        rows = _draw_count(train.labels, spec.count, seed, key)
+        rows = _draw_count(train.known_labels, spec.count, seed, key)
     if "all" in sets:
         if spec.test <= 0:
             raise UserError(f"{key}.test: the source {spec.source!r} has no test images of its own; write test = 0.2")
-        test_rows, rows = _deal(train.labels, rows, (spec.test,), seed, "test")
+        test_rows, rows = _deal(train.known_labels, rows, (spec.test,), seed, "test")
         test = train.take(test_rows)
     else:
         test = sets["test"]
     calibration_rows, validation_rows, remaining = _deal(
-        train.labels, rows, (spec.calibration, spec.validation), seed, "calibration and validation"
+        train.known_labels, rows, (spec.calibration, spec.validation), seed, "calibration and validation"
     )
     _need_rows(train, remaining, key)
     if spec.per_class is not None:
-        remaining = _draw_per_class(train.labels, remaining, spec.per_class, seed)
+        remaining = _draw_per_class(train.known_labels, remaining, spec.per_class, seed)
     return Splits(train.take(remaining), train.take(validation_rows), train.take(calibration_rows), test)
 
 
@@ -171,9 +171,7 @@ def _by_class(labels: np.ndarray, rows: np.ndarray) -> list[np.ndarray]:
     return [rows[labels[rows] == label] for label in np.unique(labels[rows])]
 
 
-def _deal(
-    labels: np.ndarray, rows: np.ndarray, shares: tuple[float, ...], seed: int, purpose: str
-) -> list[np.ndarray]:
+def _deal(labels: np.ndarray, rows: np.ndarray, shares: tuple[float, ...], seed: int, purpose: str) -> list[np.ndarray]:
     """The rows drawn for each share, then those left, all ascending: round(share n) of each class's n rows, at least
     one where the share is not 0."""
     draw = _generator(seed, purpose)
@@ -206,16 +204,16 @@ def _draw_count(labels: np.ndarray, count: int, seed: int, key: str) -> np.ndarr
 
 
 def _need_images(found: ImageSet, key: str) -> None:
-    counts = np.bincount(found.labels, minlength=len(found.class_names))
+    counts = np.bincount(found.known_labels, minlength=len(found.class_names))
     for name, images in zip(found.class_names, counts, strict=True):
         if images == 0:
             raise UserError(f"{key}: the class {name!r} has no images; remove it from `classes` or add images")
 
 
 def _need_rows(train: ImageSet, rows: np.ndarray, key: str) -> None:
-    left = np.bincount(train.labels[rows], minlength=len(train.class_names))
+    left = np.bincount(train.known_labels[rows], minlength=len(train.class_names))
     for name, images, all_images in zip(
-        train.class_names, left, np.bincount(train.labels, minlength=len(train.class_names)), strict=True
+        train.class_names, left, np.bincount(train.known_labels, minlength=len(train.class_names)), strict=True
     ):
         if images == 0:
             raise UserError(

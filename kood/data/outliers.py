@@ -32,7 +32,7 @@ def pixel_mixup(
     Raises:
         ValueError: Fewer than two classes, or weights outside [0, 1].
     """
-    low, high = (weight, weight) if np.isscalar(weight) else weight
+    low, high = weight if isinstance(weight, tuple | list) else (weight, weight)
     if not 0.0 <= low <= high <= 1.0:
         raise ValueError(f"weight must be a number in [0, 1] or a pair (low, high) of them, not {weight!r}")
     order = np.argsort(labels, kind="stable")

@@ -70,7 +70,7 @@ class Denoiser(TrainStep, keras.Model):
         Returns:
             {"noise_error": mean squared error, scalar float32}.
         """
-        image, label = batch["image"], ops.cast(batch["label"], "float32")
+        image, label = ops.cast(batch["image"], "float32"), ops.cast(batch["label"], "float32")
         rows = ops.shape(image)[0]
         step = keras.random.randint((rows,), 0, self.num_steps, seed=self.seed_generator)
         epsilon = keras.random.normal(ops.shape(image), seed=self.seed_generator)

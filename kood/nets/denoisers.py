@@ -73,8 +73,9 @@ def unet(
 
     `patch` folds patch x patch pixels into channels before anything else, so the first level works on maps of
     H / patch x W / patch. Level i has width * multipliers[i] channels and half the resolution of the level before it.
-    Going down, each level has `blocks` residual blocks, and their outputs are kept; two more blocks stand at the
-    bottom; going up, each of the blocks sees the kept output of its counterpart. A residual block is
+    Going down, each level has `blocks` residual blocks, and their outputs are kept; one more block stands at the
+    bottom; going up, each of the blocks sees the kept output of its counterpart. Attention follows the last block of a
+    level, down and up. A residual block is
     norm, SiLU, convolution, norm with scale and shift from step and label, SiLU, dropout, convolution (zero at the
     start), plus its input (Dhariwal & Nichol, arXiv 2105.05233; Karras et al., arXiv 2206.00364). Resolution changes by
     folding 2 x 2 pixels into channels and a matrix product, and the other way round.
@@ -122,19 +123,18 @@ def unet(
         if level:
             h = layers.Dense(width_here, name=f"down{level}")(SpaceToDepth(2, name=f"down{level}_fold")(h))
         for i in range(blocks):
-            name = f"down{level}_block{i}"
-            h = _residual_block(h, context, dropout, name)
-            h = _attention_block(h, name) if side in attention else h
+            h = _residual_block(h, context, dropout, f"down{level}_block{i}")
+            if i == blocks - 1 and side in attention:
+                h = _attention_block(h, f"down{level}")
             kept.append(h)
-    h = _residual_block(h, context, dropout, "bottom_block0")
-    h = _attention_block(h, "bottom") if sides[-1] in attention else h
-    h = _residual_block(h, context, dropout, "bottom_block1")
+    h = _residual_block(h, context, dropout, "bottom_block")
     for level, (width_here, side) in reversed(list(enumerate(zip(channels, sides, strict=True)))):
         for i in range(blocks):
             name = f"up{level}_block{i}"
             h = layers.Dense(width_here, name=f"{name}_merge")(layers.Concatenate()([h, kept.pop()]))
             h = _residual_block(h, context, dropout, name)
-            h = _attention_block(h, name) if side in attention else h
+            if i == blocks - 1 and side in attention:
+                h = _attention_block(h, f"up{level}")
         if level:
             h = layers.Dense(4 * channels[level - 1], name=f"up{level}")(h)
             h = DepthToSpace(2, name=f"up{level}_unfold")(h)

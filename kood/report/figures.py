@@ -163,10 +163,10 @@ def score_histograms(scores: Mapping[str, Any], cell: Mapping[str, Any], *, kind
             place = (threshold - low) / (high - low)
             side = "left" if place < 1 / 3 else "right" if place > 2 / 3 else "center"
             where = {"xycoords": ("data", "axes fraction"), "ha": side}
-            panels[0].annotate(f"threshold {number(threshold)}", (threshold, 1.04), fontsize=8.5, **where)
+            panels[0].annotate(f"threshold {number(threshold)}", (threshold, 1.3), fontsize=8.5, **where)
         panels[-1].set_xlabel(_label(f"{cell['headline_score']} score  (right: more out-of-distribution)"))
 
-    return _draw(7.2, 0.6 + 1.15 * max(1, len(names)), paint, kind)
+    return _draw(5.8, 0.6 + 1.05 * max(1, len(names)), paint, kind)
 
 
 def thin_curve(x: np.ndarray, y: np.ndarray, points: int = 250) -> tuple[np.ndarray, np.ndarray]:

@@ -280,7 +280,6 @@ def score_figures(cell: Mapping[str, Any], scores: Mapping[str, Any] | None) -> 
             f"Histograms of the {score} score, ID test images against each OOD set",
             "Shares of each set's images. Everything right of the dashed threshold is called out-of-distribution; "
             "the outermost bins hold all that lies beyond them.",
-            wide=True,
         )
         + "<h2>ROC curves</h2>"
         + figure(

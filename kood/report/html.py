@@ -94,6 +94,8 @@ def _folded(cell: Mapping[str, Any]) -> str:
         + fragments.threshold(cell)
         + fragments.stages(cell)
     )
+    # One level below "Every cell"; names cannot hold a tag, their brackets are escaped.
+    blocks = blocks.replace("<h2>", "<h3>").replace("</h2>", "</h3>")
     return f"<details><summary>{summary}</summary><div>{blocks}</div></details>"
 
 

@@ -44,6 +44,7 @@ def folder(
         UserError: No such folder, no images in it, images beside class folders, one of `train` and `test` without the
             other, a file that cannot be read.
     """
+    from kood.data.classes import relabel
     from kood.data.decode import decode_images
     from kood.data.paths import data_path
 
@@ -56,13 +57,14 @@ def folder(
         listed = {split: listed[split]}
     draw = np.random.default_rng([seed, 0xF01D])
     sets = {}
-    for name, (files, labels, class_names) in listed.items():
+    for name, (files, all_labels, all_names) in listed.items():
+        rows, labels, class_names = np.arange(len(files)), all_labels, all_names
         if classes is not None:
-            files, labels, class_names = _only(classes, files, labels, class_names)
-        if count is not None and count < len(files):
-            rows = np.sort(draw.choice(len(files), count, replace=False))
-            files, labels = [files[row] for row in rows], labels[rows]
-        images = decode_images(files, image_shape)
+            rows, labels, class_names = relabel(classes, all_labels, all_names)
+        if count is not None and count < len(rows):
+            drawn = np.sort(draw.choice(len(rows), count, replace=False))
+            rows, labels = rows[drawn], labels[drawn]
+        images = decode_images([files[row] for row in rows], image_shape)
         sets[name] = ImageSet(images, labels if class_names else None, class_names)
     return sets
 
@@ -120,18 +122,6 @@ def _files_under(class_folder: Path) -> list[Path]:
     for here, inner, names in os.walk(class_folder):
         inner[:] = sorted(name for name in inner if not name.startswith("."))
         found += [
-            Path(here, name)
-            for name in sorted(names)
-            if not name.startswith(".") and name.lower().endswith(_SUFFIXES)
+            Path(here, name) for name in sorted(names) if not name.startswith(".") and name.lower().endswith(_SUFFIXES)
         ]
     return found
-
-
-def _only(classes: Sequence[int | str], files: list[Path], labels: np.ndarray, class_names: tuple[str, ...]) -> _Listing:
-    from kood.data.classes import class_indices
-
-    chosen = class_indices(classes, class_names)
-    renumbered = np.full(len(class_names), -1, np.int64)
-    renumbered[chosen] = np.arange(len(chosen))
-    kept = np.flatnonzero(renumbered[labels] >= 0)
-    return [files[row] for row in kept], renumbered[labels[kept]], tuple(class_names[index] for index in chosen)

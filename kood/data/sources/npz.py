@@ -44,8 +44,8 @@ def npz(image_shape: tuple[int, int, int], *, seed: int, path: str) -> dict[str,
         keys = {"train": ("x_train", "y_train"), "test": ("x_test", "y_test")}
     else:
         raise UserError(
-            f"path: {file} has the arrays {sorted(arrays) or 'none'}; it needs `images` (and `labels`), or `x_train` and "
-            "`x_test` (and `y_train`, `y_test`)"
+            f"path: {file} has the arrays {sorted(arrays) or 'none'}; it needs `images` (and `labels`), or `x_train` "
+            "and `x_test` (and `y_train`, `y_test`)"
         )
     labels = {split: _labels(arrays, x, y, names, file) for split, (x, y) in keys.items()}
     if names is None:
@@ -68,7 +68,9 @@ def _arrays(file: Path) -> dict[str, np.ndarray]:
     try:
         with np.load(file, allow_pickle=False) as archive:
             if not isinstance(archive, np.lib.npyio.NpzFile):
-                raise UserError(f"path: {file} is a single array; save an archive: np.savez(file, images=..., labels=...)")
+                raise UserError(
+                    f"path: {file} is a single array; save an archive: np.savez(file, images=..., labels=...)"
+                )
             return {name: archive[name] for name in archive.files}
     except (OSError, ValueError, EOFError, KeyError, zipfile.BadZipFile, zlib.error, MemoryError) as error:
         raise UserError(
@@ -82,7 +84,7 @@ def _class_names(arrays: dict[str, np.ndarray], file: Path) -> tuple[str, ...] |
         return None
     names = arrays["class_names"]
     if names.ndim != 1 or names.dtype.kind != "U" or len(set(names.tolist())) != len(names):
-        raise UserError(f"path: `class_names` in {file} must be a list of different strings, not {names.dtype} {names.shape}")
+        raise UserError(f"path: `class_names` in {file} must be different strings, not {names.dtype} {names.shape}")
     return tuple(str(name) for name in names)
 
 
@@ -93,8 +95,8 @@ def _images(images: np.ndarray, key: str, image_shape: tuple[int, int, int], fil
         images = images[..., None]
     if images.ndim != 4 or images.shape[-1] not in (1, 3, 4) or 0 in images.shape:
         raise UserError(
-            f"path: `{key}` in {file} has shape {images.shape}; it must be (N, H, W, C) with channels last, C 1, 3 or 4, "
-            "or (N, H, W)"
+            f"path: `{key}` in {file} has shape {images.shape}; it must be (N, H, W, C) channels last, C 1, 3 or 4,"
+            " or (N, H, W)"
         )
     if images.dtype.kind == "f":
         if not np.isfinite(images).all() or images.min() < 0.0 or images.max() > 1.0:

@@ -21,7 +21,7 @@ def svhn(
     count: int | None = None,
     split: str | None = None,
 ) -> dict[str, ImageSet]:
-    """SVHN: house numbers, 73,257 training and 26,032 test images of 32x32 in colour, ten classes (Netzer et al., 2011).
+    """SVHN: house numbers, 73,257 training and 26,032 test images of 32x32 in colour, 10 classes (Netzer et al., 2011).
 
     Args:
         image_shape: (H, W, C) of the images wanted.
@@ -37,7 +37,7 @@ def svhn(
     Raises:
         UserError: TFDS is missing, or the data set has not been prepared.
     """
-    return _prepared("svhn_cropped", image_shape, seed, path, classes, count, split)
+    return _prepared("svhn_cropped", image_shape, seed=seed, path=path, classes=classes, count=count, split=split)
 
 
 def dtd(
@@ -65,7 +65,7 @@ def dtd(
     Raises:
         UserError: TFDS is missing, or the data set has not been prepared.
     """
-    return _prepared("dtd", image_shape, seed, path, classes, count, split)
+    return _prepared("dtd", image_shape, seed=seed, path=path, classes=classes, count=count, split=split)
 
 
 def places365(
@@ -77,7 +77,7 @@ def places365(
     count: int | None = None,
     split: str | None = None,
 ) -> dict[str, ImageSet]:
-    """Places365 (small): scenes of 256x256, 365 classes; its 36,500 validation images stand as "test" (Zhou et al., 2017).
+    """Places365 (small): scenes of 256x256, 365 classes; its 36,500 validation images are "test" (Zhou et al., 2017).
 
     The official test images have no labels and are not used.
 
@@ -95,7 +95,16 @@ def places365(
     Raises:
         UserError: TFDS is missing, or the data set has not been prepared.
     """
-    return _prepared("places365_small", image_shape, seed, path, classes, count, split, test="validation")
+    return _prepared(
+        "places365_small",
+        image_shape,
+        seed=seed,
+        path=path,
+        classes=classes,
+        count=count,
+        split=split,
+        test="validation",
+    )
 
 
 def tfds(
@@ -127,12 +136,13 @@ def tfds(
     Raises:
         UserError: TFDS is missing, it knows no such name, the data set has not been prepared, or has no images.
     """
-    return _prepared(name, image_shape, seed, path, classes, count, split)
+    return _prepared(name, image_shape, seed=seed, path=path, classes=classes, count=count, split=split)
 
 
 def _prepared(
     name: str,
     image_shape: tuple[int, int, int],
+    *,
     seed: int,
     path: str | None,
     classes: _Classes,
@@ -140,7 +150,7 @@ def _prepared(
     split: str | None,
     test: str | None = None,
 ) -> dict[str, ImageSet]:
-    from kood.data.classes import class_indices
+    from kood.data.classes import class_indices, relabel
     from kood.data.decode import decode_images
 
     builder = _builder(name, path)
@@ -149,21 +159,21 @@ def _prepared(
         raise UserError(f"name: the TensorFlow Dataset {name!r} has no `image`, only {', '.join(sorted(features))}")
     has_labels = hasattr(features.get("label"), "names")
     class_names = tuple(features["label"].names) if has_labels else ()
-    chosen = None if classes is None else class_indices(classes, class_names)
+    if classes is not None:
+        # Before anything is read: places365 alone is 29 GB.
+        class_indices(classes, class_names)
     draw = np.random.default_rng([seed, 0x7FD5])
     sets = {}
     for part, tfds_split in _parts(builder, split, test, name).items():
-        files, labels = _read(builder, tfds_split, has_labels)
-        if chosen is not None:
-            renumbered = np.full(len(class_names), -1, np.int64)
-            renumbered[chosen] = np.arange(len(chosen))
-            kept = np.flatnonzero(renumbered[labels] >= 0)
-            files, labels = [files[row] for row in kept], renumbered[labels[kept]]
-        if count is not None and count < len(files):
-            rows = np.sort(draw.choice(len(files), count, replace=False))
-            files, labels = [files[row] for row in rows], labels[rows]
-        names = class_names if chosen is None else tuple(class_names[index] for index in chosen)
-        sets[part] = ImageSet(decode_images(files, image_shape), labels if has_labels else None, names)
+        files, all_labels = _read(builder, tfds_split, has_labels)
+        rows, labels, names = np.arange(len(files)), all_labels, class_names
+        if classes is not None:
+            rows, labels, names = relabel(classes, all_labels, class_names)
+        if count is not None and count < len(rows):
+            drawn = np.sort(draw.choice(len(rows), count, replace=False))
+            rows, labels = rows[drawn], labels[drawn]
+        images = decode_images([files[row] for row in rows], image_shape)
+        sets[part] = ImageSet(images, labels if has_labels else None, names)
     return sets
 
 
@@ -183,8 +193,8 @@ def _builder(name: str, path: str | None):
     if not builder.info.splits:
         where = "" if folder is None else f", data_dir={folder!r}"
         raise UserError(
-            f"source: the TensorFlow Dataset {name!r} is not prepared in {builder.data_dir}; prepare it once where there "
-            f"is a network: python -c \"import tensorflow_datasets as tfds; tfds.load({name!r}{where})\"; or give "
+            f"source: the TensorFlow Dataset {name!r} is not prepared in {builder.data_dir}; prepare it where there "
+            f'is a network: python -c "import tensorflow_datasets as tfds; tfds.load({name!r}{where})"; or give '
             'the images as files: source = "folder", path = ...'
         )
     return builder
@@ -193,8 +203,8 @@ def _builder(name: str, path: str | None):
 def _parts(builder, split: str | None, test: str | None, name: str) -> dict[str, str]:
     """{our split: theirs}, only those wanted."""
     theirs = list(builder.info.splits)
-    test = test or next((found for found in ("test", "validation") if found in theirs), None)
-    parts = {"train": "train", "test": test} if "train" in theirs and test in theirs else {}
+    test = test or ("test" if "test" in theirs else "validation")
+    parts = {"train": "train", "test": test} if {"train", test} <= set(theirs) else {}
     if not parts:
         if len(theirs) != 1:
             raise UserError(f"name: {name!r} has the splits {', '.join(theirs)}, not train and test or one alone")

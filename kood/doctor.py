@@ -1,0 +1,77 @@
+"""What is installed, what works, and what this machine offers."""
+
+import os
+import platform
+import subprocess
+import sys
+from importlib import metadata, util
+
+from rich.console import Console
+from rich.table import Table
+
+import kood
+
+__all__ = ["report"]
+
+PACKAGES = ("keras", "keras-cv", "tensorflow", "numpy", "scikit-learn", "typer", "rich", "pydantic", "pillow", "matplotlib")
+#: One multiplication on the backend's device, and the devices' names.
+PROBES = {
+    "tensorflow": "import tensorflow as t; t.ones((2, 2)) @ t.ones((2, 2)); "
+    "print([d.name for d in t.config.list_logical_devices()])",
+    "jax": "import jax; jax.numpy.ones((2, 2)) @ jax.numpy.ones((2, 2)); print([str(d) for d in jax.devices()])",
+    "torch": "import torch; torch.ones(2, 2) @ torch.ones(2, 2); print(['cpu'] + "
+    "[torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count())])",
+}
+
+
+def report(console: Console | None = None) -> bool:
+    """Prints versions, backends, devices and CPU features.
+
+    Args:
+        console: Where to print.
+
+    Returns:
+        Whether the chosen backend works and every package is there.
+    """
+    console = console or Console()
+    well = True
+    table = Table(title=f"kood {kood.__version__}, Python {platform.python_version()}", title_justify="left")
+    for column in ("what", "found", "note"):
+        table.add_column(column)
+    for name in PACKAGES:
+        try:
+            table.add_row(name, metadata.version(name), "")
+        except metadata.PackageNotFoundError:
+            well = False
+            table.add_row(name, "missing", f"pip install {name}")
+    chosen = os.environ.get("KERAS_BACKEND", "tensorflow")
+    for backend, probe in PROBES.items():
+        works, note = _probe(backend, probe)
+        mark = " (KERAS_BACKEND)" if backend == chosen else ""
+        table.add_row(f"backend {backend}{mark}", "works" if works else "does not work", note)
+        well = well and (works or backend != chosen)
+    if chosen not in PROBES:
+        well = False
+        table.add_row(f"backend {chosen} (KERAS_BACKEND)", "unknown", f"use one of {', '.join(PROBES)}")
+    table.add_row("cores", str(os.cpu_count()), _vector_flags())
+    console.print(table)
+    return well
+
+
+def _probe(backend: str, code: str) -> tuple[bool, str]:
+    if util.find_spec(backend) is None:
+        return False, f"not installed; pip install 'kood[{backend}]'"
+    environment = {**os.environ, "TF_CPP_MIN_LOG_LEVEL": "3"}
+    result = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True, check=False)
+    output = (result.stdout if result.returncode == 0 else result.stderr).strip().splitlines() or ["no output"]
+    return result.returncode == 0, output[-1].strip("[]").replace("'", "")
+
+
+def _vector_flags() -> str:
+    """The CPU features that decide which precision is fast."""
+    try:
+        with open("/proc/cpuinfo", encoding="utf-8") as file:
+            flags = next((set(line.split()) for line in file if line.startswith(("flags", "Features"))), set())
+    except OSError:
+        return platform.processor()
+    return " ".join(f for f in ("avx2", "avx512f", "avx512_bf16", "amx_bf16", "amx_tile") if f in flags)

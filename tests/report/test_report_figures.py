@@ -1,0 +1,179 @@
+"""Figures: their numbers, their size, and names that want to be something else."""
+
+import re
+import subprocess
+import sys
+import warnings
+from xml.etree import ElementTree
+
+import numpy as np
+import pytest
+
+from kood.report import aggregate, figures
+
+PNG = b"\x89PNG\r\n\x1a\n"
+
+
+@pytest.fixture
+def drawings(cell, matrix, id_and_ood_scores, histories):
+    """Each figure as a function of its file kind."""
+    matrix["table"] = aggregate(matrix["cells"])
+    return {
+        "histograms": lambda kind: figures.score_histograms(id_and_ood_scores, cell, kind=kind),
+        "roc": lambda kind: figures.roc_curves(id_and_ood_scores, cell, kind=kind),
+        "training": lambda kind: figures.training_curves(histories, kind=kind),
+        "matrix": lambda kind: figures.matrix_intervals(matrix, kind=kind),
+    }
+
+
+@pytest.mark.parametrize("name", ["histograms", "roc", "training", "matrix"])
+def test_svg_is_small_well_formed_self_contained_and_repeatable(drawings, name):
+    svg = drawings[name]("svg")
+    root = ElementTree.fromstring(svg)
+    assert root.tag == "{http://www.w3.org/2000/svg}svg"
+    assert len(svg) < 200_000
+    outside = {v for e in root.iter() for k, v in e.attrib.items() if k.endswith("href") and not v.startswith("#")}
+    assert outside == set()
+    assert drawings[name]("svg") == svg
+
+
+def test_png_and_nothing_else(drawings):
+    assert drawings["roc"]("png").startswith(PNG)
+    with pytest.raises(ValueError, match="svg or png"):
+        drawings["roc"]("pdf")
+
+
+def test_no_global_state_is_touched():
+    code = (
+        "import sys, kood.report\n"
+        "assert not {'matplotlib', 'keras', 'tensorflow', 'PIL'} & set(sys.modules), 'heavy import'\n"
+        "from kood.report import figures\n"
+        "figures.training_curves({'s': {'loss': [2.0, 1.0]}})\n"
+        "import matplotlib\n"
+        "assert 'matplotlib.pyplot' not in sys.modules\n"
+        "assert matplotlib.rcParams['font.size'] == matplotlib.rcParamsDefault['font.size']\n"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True, timeout=60)
+
+
+def roc_by_definition(id_scores, ood_scores):
+    points = [(0.0, 0.0)]
+    for threshold in sorted({*id_scores, *ood_scores}, reverse=True):
+        points.append((np.mean(id_scores >= threshold), np.mean(ood_scores >= threshold)))
+    return np.array(points).T
+
+
+@pytest.mark.parametrize("case", ["continuous", "ties", "all tied", "infinite", "perfect"])
+def test_roc_points(case):
+    rng = np.random.default_rng(1)
+    id_scores, ood_scores = {
+        "continuous": (rng.normal(0, 1, 60), rng.normal(1, 1, 40)),
+        "ties": (rng.integers(0, 5, 60).astype(float), rng.integers(2, 7, 40).astype(float)),
+        "all tied": (np.ones(5), np.ones(3)),
+        "infinite": (np.array([-np.inf, 0.0, 1.0]), np.array([0.0, np.inf, np.inf])),
+        "perfect": (np.zeros(4), np.ones(4)),
+    }[case]
+    np.testing.assert_array_equal(figures._roc(id_scores, ood_scores), roc_by_definition(id_scores, ood_scores))
+
+
+def test_roc_area_survives_thinning():
+    rng = np.random.default_rng(2)
+    id_scores, ood_scores = rng.normal(0, 1, 10_000), rng.normal(1.5, 1, 26_000)
+    x, y = figures._roc(id_scores, ood_scores)
+    thin_x, thin_y = figures.thin_curve(x, y)
+    assert len(thin_x) <= 250
+    assert (thin_x[0], thin_y[0], thin_x[-1], thin_y[-1]) == (0, 0, 1, 1)
+    assert {*zip(thin_x, thin_y, strict=True)} <= {*zip(x, y, strict=True)}
+    assert np.trapezoid(thin_y, thin_x) == pytest.approx(np.trapezoid(y, x), abs=2e-4)
+
+
+def test_short_curves_are_not_thinned():
+    x = np.linspace(0, 1, 10)
+    assert figures.thin_curve(x, x**2)[0] is x
+
+
+def test_long_histories_are_means_of_stretches():
+    values = np.random.default_rng(0).normal(size=3000)
+    position, series = figures._thin_history(values.tolist())
+    np.testing.assert_allclose(series, values.reshape(300, 10).mean(axis=1))
+    np.testing.assert_allclose(position, np.arange(1, 3001).reshape(300, 10).mean(axis=1))
+
+
+def test_the_range_shows_the_bulk_and_the_threshold():
+    pools = [np.random.default_rng(0).normal(size=1000), np.array([1e9, np.inf, 3.0, *np.full(997, 3.0)])]
+    low, high = figures._range(pools, -8.0)
+    assert low < -8
+    assert 3 < high < 10
+    assert figures._range([np.array([]), np.array([np.inf])], None) == (0.0, 1.0)
+    low, high = figures._range([np.full(5, 2.0)], None)
+    assert low < 2.0 < high
+
+
+@pytest.mark.parametrize("draw", [figures.score_histograms, figures.roc_curves])
+def test_hard_scores(cell, draw):
+    scores = {
+        "id": np.array([0.0, np.nan, -np.inf]),
+        "digits 6-9": np.full(4, 7.0),
+        "letters": np.array([]),
+        "photo patches": np.full(3, np.nan),
+        "uniform": np.array([np.inf, 1e300, -1e300]),
+    }
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        ElementTree.fromstring(draw(scores, cell))
+        ElementTree.fromstring(draw({"id": np.array([1.0])}, cell))
+
+
+@pytest.mark.parametrize("draw", [figures.score_histograms, figures.roc_curves])
+def test_wrong_scores_are_refused(cell, draw):
+    with pytest.raises(ValueError, match='"id"'):
+        draw({"letters": np.ones(3)}, cell)
+    with pytest.raises(ValueError, match="nowhere"):
+        draw({"id": np.ones(3), "nowhere": np.ones(3)}, cell)
+
+
+def test_hard_histories():
+    hard = {
+        "a": {"loss": [], "one": [0.5], "nan": [np.nan, np.nan], "gap": [1.0, None, 3.0], "zero": [0.0, 0.0]},
+        "b": {"val_only": [1, 2], "loss": [1e-8, 1e8], "val_loss": [np.inf, 1.0]},
+    }
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        ElementTree.fromstring(figures.training_curves(hard))
+        ElementTree.fromstring(figures.training_curves({}))
+
+
+@pytest.mark.parametrize(
+    "name", ["$x^", "$\\frac{$", "_hidden", "<script>", "漢字 🙂", "a\x1b[31m", "%s {0}", "\udcff"]
+)
+def test_any_name_can_be_drawn(new_cell, name):
+    cell = new_cell(0, head=name)
+    cell["headline_score"] = name
+    cell["datasets"] = {name: {"kind": "near", "images": 2}}
+    cell["scores"] = {name: {name: {"auroc": 0.5}, "near": {"auroc": 0.5}}}
+    cell["threshold"]["score"] = name
+    scores = {"id": np.arange(3.0), name: np.arange(2.0)}
+    report = {"cells": [cell], "table": aggregate([cell])}
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        for svg in (
+            figures.score_histograms(scores, cell),
+            figures.roc_curves(scores, cell),
+            figures.training_curves({name: {name: [1.0, 2.0]}}),
+            figures.matrix_intervals(report),
+        ):
+            root = ElementTree.fromstring(svg)
+            assert not [element for element in root.iter() if element.tag.endswith("script")]
+
+
+def test_the_matrix_figure_takes_rows_without_figures(new_cell):
+    cells = [new_cell(0, head="a"), {**new_cell(0, head="b"), "scores": {}}]
+    ElementTree.fromstring(figures.matrix_intervals({"cells": cells, "table": aggregate(cells)}))
+
+
+def test_the_matrix_figure_shows_every_run(matrix):
+    matrix["table"] = aggregate(matrix["cells"])
+    svg = figures.matrix_intervals(matrix).decode()
+    # A stroke for each run of six rows of three seeds, near and far.
+    strokes = [block for block in re.findall(r"<g clip-path[^>]*>(.*?)</g>", svg, re.S) if block.count("<use") == 3]
+    assert len(strokes) >= 12

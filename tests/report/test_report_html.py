@@ -1,0 +1,227 @@
+"""report.html: the right figures, nothing from outside, nothing that runs."""
+
+import base64
+import io
+import math
+import re
+from html.parser import HTMLParser
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from kood.report import aggregate, write
+from kood.report.fragments import SHEET_BYTES
+from kood.report.html import page
+
+METRICS = ("auroc", "aupr_in", "aupr_out", "fpr_at_ood_tpr", "fpr_at_id_tpr")
+VOID = {"meta", "img", "br"}
+
+
+class Reader(HTMLParser):
+    """Collects tables, tags and attributes, and checks that the tags nest."""
+
+    def __init__(self, text):
+        super().__init__(convert_charrefs=True)
+        self.tables, self.tags, self.attributes, self.open, self.words = [], [], [], [], []
+        self.feed(text)
+        self.close()
+        assert self.open == []
+
+    def handle_starttag(self, tag, attrs):
+        self.tags.append(tag)
+        self.attributes += [(tag, name, value or "") for name, value in attrs]
+        if tag not in VOID:
+            self.open.append(tag)
+        if tag == "table":
+            self.tables.append([])
+        elif tag == "tr":
+            self.tables[-1].append([])
+        elif tag in ("td", "th"):
+            self.tables[-1][-1].append("")
+
+    def handle_endtag(self, tag):
+        assert self.open.pop() == tag
+
+    def handle_data(self, data):
+        if "style" not in self.open:
+            self.words.append(data)
+        if self.open and {"td", "th"} & set(self.open):
+            self.tables[-1][-1][-1] += data
+
+    @property
+    def text(self):
+        return " ".join("".join(self.words).split())
+
+
+def row_of(table, name):
+    return next(row for row in table if row[0] == name)
+
+
+def sheet(path, width=64, height=32, seed=0):
+    pixels = np.random.default_rng(seed).integers(0, 255, (height, width, 3), dtype=np.uint8)
+    Image.fromarray(pixels).save(path)
+    return path
+
+
+def test_the_tables_hold_the_figures(cell):
+    reader = Reader(page(cell))
+    headline, scores, by_dataset, stages = reader.tables
+    of_msp = cell["scores"]["msp"]
+    for name in cell["datasets"]:
+        expected = [f"{100 * of_msp[name][metric]:.1f}" for metric in METRICS]
+        assert row_of(headline, name) == [name, str(cell["datasets"][name]["images"]), *expected]
+    means = [row for row in headline if row[0] == "mean"]
+    for row, kind in zip(means, ("near", "far"), strict=True):
+        assert row[2:] == [f"{100 * of_msp[kind][metric]:.1f}" for metric in METRICS]
+    for score, figures in cell["scores"].items():
+        row = row_of(scores, score + ("headline" if score == "msp" else ""))
+        values = [figures[kind][m] for m in ("auroc", "fpr_at_ood_tpr") for kind in ("near", "far")]
+        assert row[1:] == [f"{100 * value:.1f}" for value in [*values, cell["validation"][score]]]
+        assert row_of(by_dataset, score)[1:] == [f"{100 * figures[name]['auroc']:.1f}" for name in cell["datasets"]]
+    assert row_of(stages, "diffusion") == ["diffusion", "13 s", "earlier run, kept"]
+    assert row_of(stages, "classifier") == ["classifier", "2 min 5 s", "this run"]
+
+
+def test_the_page_says_what_the_run_is(cell):
+    cell.update(quick=True, warnings=["mind the gap"])
+    text = Reader(page(cell)).text
+    for part in ("digits", "seed 0", "tensorflow", "CPU", "kood 0.1.0", "3.15.1", "above 0.4124", "109 calibration"):
+        assert part in text
+    assert text.index("figures mean nothing") < text.index("mind the gap") < text.index("AUROC")
+    cell["quick"] = False
+    assert "figures mean nothing" not in page(cell)
+
+
+def test_the_matrix_page(matrix, histories):
+    matrix["cells"][4]["warnings"] = ["odd"]
+    reader = Reader(page(matrix, histories=histories))
+    table = reader.tables[0]
+    for row in aggregate(matrix["cells"]):
+        found = next(one for one in table if one[:2] == [row["cell"]["head.name"], row["cell"]["outliers.kind"]])
+        figures = [row["id"]["accuracy"], *(row[k][m] for k in ("near", "far") for m in ("auroc", "fpr_at_ood_tpr"))]
+        assert found[2:] == ["3", *(f"{100 * one['mean']:.1f} ± {100 * one['std']:.1f}" for one in figures)]
+    assert reader.tags.count("summary") == 2 * len(matrix["cells"])
+    for part in ("seeds 0, 1, 2", "odd (1 of 18 cells)", "head sphereface, outliers noise, seed 1", "out of memory"):
+        assert part in reader.text
+
+
+def test_a_matrix_of_failures(matrix):
+    matrix["cells"] = []
+    assert "No cell finished." in Reader(page(matrix)).text
+
+
+def test_scores_belong_to_one_run(matrix, id_and_ood_scores):
+    with pytest.raises(ValueError, match="one run"):
+        page(matrix, scores=id_and_ood_scores)
+
+
+def test_the_whole_page_is_small_and_stands_alone(tmp_path, cell, id_and_ood_scores, histories):
+    rng = np.random.default_rng(0)
+    big = {name: rng.normal(size=26_000) for name in id_and_ood_scores}
+    long = {stage: {f"term {i}": rng.uniform(size=20_000) for i in range(4)} for stage in ("diffusion", "classifier")}
+    path = write(
+        tmp_path / "report.html",
+        cell,
+        scores=big,
+        histories=long,
+        contact_sheet=sheet(tmp_path / "sheet.png", 1500, 1200),
+        outlier_notes=["mixed in pairs"],
+    )
+    assert path.stat().st_size < 1_500_000
+    text = path.read_text(encoding="utf-8")
+    reader = Reader(text)
+    assert not {"script", "link", "iframe", "object", "form"} & set(reader.tags)
+    for tag, name, value in reader.attributes:
+        assert not name.startswith("on")
+        if name in ("src", "href"):
+            assert (tag, value.split(",")[0]) in {("img", f"data:image/{kind};base64") for kind in ("svg+xml", "jpeg")}
+    assert "http" not in re.sub(r'src="data:[^"]*"|http-equiv', "", text)
+    assert "url(" not in text
+    assert "@import" not in text
+    images = [attribute for attribute in reader.attributes if attribute[0] == "img"]
+    assert all(value for _, name, value in images if name == "alt")
+    assert "mixed in pairs" in reader.text
+
+
+@pytest.mark.parametrize(("width", "kind"), [(64, "png"), (1500, "jpeg")])
+def test_contact_sheets(tmp_path, cell, width, kind):
+    path = sheet(tmp_path / "sheet.png", width, width)
+    text = page(cell, contact_sheet=path)
+    content = base64.b64decode(re.search(f'src="data:image/{kind};base64,([^"]*)"', text)[1])
+    assert len(content) <= SHEET_BYTES
+    if kind == "png":
+        assert content == path.read_bytes()
+        assert 'class="sheet" style="width:704px"' in text
+    else:
+        assert Image.open(io.BytesIO(content)).width >= 600
+
+
+def test_a_contact_sheet_must_be_a_png(tmp_path, cell):
+    path = tmp_path / "sheet.png"
+    path.write_bytes(b"<script>")
+    with pytest.raises(ValueError, match="not a PNG"):
+        page(cell, contact_sheet=path)
+    with pytest.raises(FileNotFoundError):
+        page(cell, contact_sheet=tmp_path / "none.png")
+
+
+def test_missing_figures_are_dashes(cell):
+    cell["scores"]["msp"]["letters"] = {"auroc": math.nan, "aupr_in": None}
+    cell["scores"]["msp"]["near"] = {}
+    cell["scores"]["energy"] = {}
+    cell["id"] = {"accuracy": None}
+    for key in ("validation", "threshold", "stages", "environment", "warnings"):
+        del cell[key]
+    reader = Reader(page(cell))
+    assert row_of(reader.tables[0], "letters")[2:] == ["—"] * 5
+    assert not re.search(r"\b(nan|None)\b", reader.text)
+
+
+NASTY = (
+    "<script>alert(1)</script>",
+    '"><img src=x onerror=alert(1)>',
+    "</style><b>",
+    "' onmouseover='x",
+    "&amp;lt;",
+    "a\x00b\x1b[31m",
+    "\udcff\ud800",
+    "\u202etxet",
+    "[red]",
+)
+
+
+def pages_named(name, new_cell, contact_sheet):
+    """The page of a run and of a matrix in which everything a user can name has this name."""
+    cell = new_cell(0, **{name: name})
+    cell.update(recipe=name, backend=name, kood=name, warnings=[name], headline_score=name, seeds=[name])
+    cell["datasets"] = {name: {"kind": "near", "images": name}, "other": {"kind": "far", "images": 1}}
+    cell["scores"] = {name: {name: {"auroc": 0.5}, "near": {"auroc": 0.5}}}
+    cell["validation"] = {name: 0.5}
+    cell["threshold"].update(score=name, calibration_images=name)
+    cell["stages"] = {name: {"seconds": 1.0, "cached": True}}
+    cell["environment"] = {name: name, "device": name}
+    report = {"recipe": name, "backend": name, "cells": [cell], "failed": [{"cell": {name: name}, "error": name}]}
+    options = {"histories": {name: {name: [1.0]}}, "contact_sheet": contact_sheet, "outlier_notes": name}
+    return page(cell, scores={"id": np.arange(3.0), name: np.arange(3.0)}, **options), page(report, **options)
+
+
+@pytest.mark.parametrize("name", NASTY)
+def test_no_name_becomes_markup(tmp_path, new_cell, name):
+    contact_sheet = sheet(tmp_path / "sheet.png")
+    hostile = pages_named(name, new_cell, contact_sheet)
+    harmless = pages_named("harmless", new_cell, contact_sheet)
+    for text, expected in zip(hostile, harmless, strict=True):
+        text.encode("utf-8")
+        assert not re.search(r"[\x00-\x08\x0b-\x1f\x7f\u202e]", text)
+        reader, plain = Reader(text), Reader(expected)
+        assert reader.tags == plain.tags
+        assert [(tag, key) for tag, key, _ in reader.attributes] == [(tag, key) for tag, key, _ in plain.attributes]
+        if name.isprintable():
+            assert reader.text.count(name) == plain.text.count("harmless")
+
+
+def test_the_same_results_give_the_same_page(cell, id_and_ood_scores, histories):
+    assert page(cell, scores=id_and_ood_scores, histories=histories) == page(
+        cell, scores=id_and_ood_scores, histories=histories
+    )

@@ -1,0 +1,88 @@
+"""Number formats and sentences."""
+
+import math
+
+import pytest
+
+from kood.report.wording import all_warnings, clean, duration, mean_std, override, percent, setting, short_keys
+
+
+@pytest.mark.parametrize(
+    ("value", "expected"),
+    [
+        (0.97549, "97.5"),
+        (1.0, "100.0"),
+        (0.0, "0.0"),
+        (None, "—"),
+        (math.nan, "—"),
+        (math.inf, "—"),
+        (0.99951, "100.0"),
+    ],
+)
+def test_percent(value, expected):
+    assert percent(value) == expected
+
+
+@pytest.mark.parametrize(
+    ("seconds", "expected"),
+    [
+        (0.04, "0.0 s"),
+        (9.94, "9.9 s"),
+        (9.96, "10 s"),
+        (59.6, "1 min 0 s"),
+        (125.4, "2 min 5 s"),
+        (3599.7, "1 h 0 min"),
+        (7325, "2 h 2 min"),
+        (None, "—"),
+        (math.nan, "—"),
+    ],
+)
+def test_duration(seconds, expected):
+    assert duration(seconds) == expected
+
+
+def test_mean_std():
+    assert mean_std({"mean": 0.975, "std": 0.0042, "n": 3}, 3) == "97.5 ± 0.4"
+    assert mean_std({"mean": 0.975, "std": 0.0042, "n": 2}, 3) == "97.5 ± 0.4 (n=2)"
+    assert mean_std({"mean": 0.975, "std": None, "n": 1}, 1) == "97.5"
+    assert mean_std({"mean": None, "std": None, "n": 0}, 3) == "—"
+    assert mean_std(None, 1) == "—"
+
+
+@pytest.mark.parametrize(
+    ("value", "expected"),
+    [
+        (["label_mixup", "noise"], "label_mixup + noise"),
+        ([], "none"),
+        (None, "none"),
+        (False, "false"),
+        (0.5, "0.5"),
+        ({"name": "arcface", "margin": 0.5}, "name=arcface, margin=0.5"),
+    ],
+)
+def test_override(value, expected):
+    assert override(value) == expected
+
+
+def test_short_keys_stay_distinct():
+    assert short_keys(["head.name", "head.margin", "outliers.kind"]) == {
+        "head.name": "head",
+        "head.margin": "margin",
+        "outliers.kind": "outliers",
+    }
+    assert short_keys(["a.rate", "b.rate", "seed"]) == {"a.rate": "a.rate", "b.rate": "b.rate", "seed": "seed"}
+
+
+def test_setting():
+    assert setting({"head.name": "arcface", "seed": 1}) == "head arcface, seed 1"
+    assert setting({}) == "as the recipe says"
+
+
+def test_clean_leaves_words_and_shows_controls():
+    assert clean("naïve 漢字 \t x") == "naïve 漢字 x"
+    assert clean("a\x1b]0;t\x07\u202eb\x00") == r"a\x1b]0;t\x07\u202eb\x00"
+
+
+def test_warnings_of_a_matrix_come_once_with_their_number():
+    cells = [{"warnings": ["a", "a"]}, {"warnings": ["a", "b"]}, {}]
+    assert all_warnings({"warnings": ["own"], "cells": cells}) == ["own", "a (2 of 3 cells)", "b (1 of 3 cells)"]

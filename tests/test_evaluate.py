@@ -1,0 +1,139 @@
+"""Evaluation: the threshold's guarantee, the choice of the headline score, means, warnings."""
+
+import keras
+import numpy as np
+import pytest
+from sklearn.metrics import roc_auc_score
+
+from kood import heads
+from kood.classifier import Classifier
+from kood.data import ImageSet
+from kood.errors import UserError
+from kood.evaluate import conformal_threshold, evaluate, outputs_of
+from kood.scorer import Scorer, applicable
+
+
+def test_the_threshold_is_the_conformal_quantile():
+    values = np.arange(1.0, 100.0)
+    assert conformal_threshold(values, 0.95) == 95.0  # ceil(100 * 0.95)
+    assert conformal_threshold(values, 0.951) == 96.0
+    assert conformal_threshold(np.array([3.0]), 0.5) == 3.0
+    assert conformal_threshold(np.full(30, 2.0), 0.9) == 2.0
+
+
+def test_too_few_calibration_images():
+    with pytest.raises(UserError, match="at least 19 calibration images, there are 18"):
+        conformal_threshold(np.arange(18.0), 0.95)
+    assert conformal_threshold(np.arange(19.0), 0.95) == 18.0
+
+
+def test_the_guarantee_holds_on_average():
+    rng = np.random.default_rng(0)
+    accepted = [np.mean(rng.normal(size=2000) <= conformal_threshold(rng.normal(size=39), 0.9)) for _ in range(400)]
+    # Exactly ceil(40 * 0.9) / 40 = 0.9 in expectation.
+    assert abs(np.mean(accepted) - 0.9) < 0.007
+
+
+def images(count, seed, level=None):
+    """Class k is bright in column k; an out-of-distribution image is bright everywhere, or nowhere."""
+    rng = np.random.default_rng(seed)
+    pixels = rng.integers(0, 60, (count, 4, 4, 1))
+    labels = np.arange(count) % 4
+    if level is None:
+        pixels[np.arange(count), :, labels] += 180
+    else:
+        pixels += level
+    return ImageSet(pixels.astype("uint8"), labels.astype("int64"), ("a", "b", "c", "d"))
+
+
+@pytest.fixture(scope="module", params=["Softmax", "CosFace"])
+def classifier(request):
+    inputs = keras.Input((4, 4, 1))
+    features = keras.layers.Flatten()(inputs)
+    backbone = keras.Model(inputs, keras.layers.Dense(6)(features))
+    model = Classifier(backbone, getattr(heads, request.param)(4))
+    model.build((None, 4, 4, 1))
+    columns = np.zeros((16, 6), "float32")
+    for k in range(4):
+        columns[k::4, k] = 1.0
+    columns[:, 4:] = np.random.default_rng(0).normal(size=(16, 2)) * 0.01
+    backbone.layers[-1].set_weights([columns, np.array([4, 4, 4, 4, 0, 0], "float32")])
+    prototypes = np.eye(6, 4, dtype="float32")
+    model.head.set_weights([prototypes, np.zeros(4, "float32")][: len(model.head.get_weights())])
+    return model
+
+
+def measure(classifier, **options):
+    sets = {"train": images(200, 1), "validation": images(40, 2), "calibration": images(60, 3), "test": images(80, 4)}
+    return evaluate(classifier, **sets, near={"bright": images(50, 5, 180)}, far={"dark": images(70, 6, 0)}, **options)
+
+
+def test_figures_are_those_of_the_scores(classifier):
+    result = measure(classifier, batch_size=33)
+    figures = result.figures
+    assert figures["id"] == {"accuracy": 1.0, "images": 80}
+    for score, measured in figures["scores"].items():
+        for kind, name in (("near", "bright"), ("far", "dark")):
+            inside, outside = result.scores["id"][score], result.scores[name][score]
+            truth = np.repeat([0, 1], [len(inside), len(outside)])
+            expected = roc_auc_score(truth, np.concatenate([inside, outside]))
+            np.testing.assert_allclose(measured[name]["auroc"], expected, rtol=1e-12)
+            assert measured[kind] == measured[name]
+    headline = figures["headline_score"]
+    assert figures["validation"][headline] == max(figures["validation"].values())
+    threshold = figures["threshold"]
+    assert threshold["accepted_id_test"] == np.mean(result.scores["id"][headline] <= threshold["value"])
+    outputs = outputs_of(classifier, images(80, 4).images, 512)
+    np.testing.assert_allclose(result.parity["label"], outputs["logits"].argmax(1))
+
+
+def test_the_choice_does_not_look_at_the_test_sets(classifier):
+    one = measure(classifier).figures
+    sets = {"train": images(200, 1), "validation": images(40, 2), "calibration": images(60, 3), "test": images(80, 4)}
+    other = evaluate(classifier, **sets, near={}, far={"noise": images(9, 7, 90)}).figures
+    assert one["validation"] == other["validation"] and one["headline_score"] == other["headline_score"]
+    assert one["threshold"] == other["threshold"]
+    assert "near" not in other["scores"][other["headline_score"]]
+
+
+def test_scores_follow_from_what_the_head_gives(classifier):
+    angular = "CosFace" in type(classifier.head).__name__
+    result = measure(classifier).figures
+    assert ("max_cosine" in result["scores"]) == angular
+    assert {"msp", "energy", "max_logit", "entropy", "mahalanobis", "vim", "knn"} <= set(result["scores"])
+    if not angular:
+        with pytest.raises(UserError, match="max_cosine"):
+            measure(classifier, names=["max_cosine"])
+
+
+def test_an_explicit_headline_and_an_inverted_detector(classifier):
+    result = measure(classifier, names=["msp"], headline="msp")
+    assert result.figures["headline_score"] == "msp" and result.figures["validation"] == {}
+    inverted = evaluate(
+        classifier,
+        train=images(9, 1), validation=images(40, 2), calibration=images(60, 3, 180), test=images(80, 4, 180),
+        near={"clear": images(50, 5)}, far={}, names=["msp"], headline="msp",
+    ).figures  # fmt: skip
+    assert inverted["scores"]["msp"]["clear"]["auroc"] < 0.05
+    assert any("inverted on clear" in warning for warning in inverted["warnings"])
+
+
+def test_a_score_that_cannot_be_fitted(classifier):
+    few = {name: images(n, i) for i, (name, n) in enumerate(
+        {"train": 10, "validation": 40, "calibration": 60, "test": 20}.items())}  # fmt: skip
+    result = evaluate(classifier, **few, near={}, far={"dark": images(7, 6, 0)}).figures
+    assert "knn" not in result["scores"] and any("knn" in warning for warning in result["warnings"])
+    with pytest.raises(UserError, match="knn cannot be fitted"):
+        evaluate(classifier, **few, near={}, far={"dark": images(7, 6, 0)}, names=["knn"], headline="knn")
+
+
+@pytest.mark.parametrize("name", applicable(["features", "logits", "cosines"]))
+def test_a_fitted_score_comes_back_from_its_state(name):
+    rng = np.random.default_rng(0)
+    cosines = np.clip(rng.normal(size=(120, 4)) * 0.3, -1, 1).astype("float32")
+    outputs = {"features": rng.normal(size=(120, 6)).astype("float32"), "logits": 5 * cosines, "cosines": cosines}
+    scorer = Scorer(name).fit(outputs, np.arange(120) % 4, head=None)
+    again = Scorer(name, scorer.state)
+    np.testing.assert_array_equal(np.asarray(scorer(outputs)), np.asarray(again(outputs)))
+    assert np.asarray(scorer(outputs)).shape == (120,)
+    assert scorer.is_fitted == (name in ("mahalanobis", "knn", "vim"))

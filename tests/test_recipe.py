@@ -1,0 +1,183 @@
+"""Recipes: what is accepted comes back complete; what is not gives one message that helps."""
+
+from pathlib import Path
+
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from kood.errors import UserError
+from kood.recipe import Recipe, load
+from tests.conftest import TINY
+
+RECIPES = sorted((Path(__file__).parents[1] / "recipes").glob("*.toml"))
+
+
+def refused(tmp_path, text, *overrides):
+    path = tmp_path / "wrong.toml"
+    path.write_text(text)
+    with pytest.raises(UserError) as caught:
+        load(path, overrides)
+    message = str(caught.value)
+    assert caught.value.exit_code == 2
+    assert "wrong.toml" in message or "--set" in message
+    return message
+
+
+@pytest.mark.parametrize("path", RECIPES, ids=lambda p: p.stem)
+def test_shipped_recipes_are_valid_and_say_how_to_run(path):
+    recipe = load(path)
+    assert recipe.name == path.stem
+    assert recipe.cells()
+    header = [line for line in path.read_text().split("\n\n")[0].splitlines() if line.startswith("#")]
+    text = " ".join(header)
+    assert f"kood run recipes/{path.name}" in text
+    for word in ("minute", "core"):
+        assert word in text, f"{path.name}: the header names no {word}"
+    quick = load(path, quick=True)
+    assert quick.quick and quick.name.endswith("-quick") and quick.train.epochs <= 2
+
+
+@pytest.mark.parametrize("path", RECIPES, ids=lambda p: p.stem)
+def test_the_resolved_recipe_reads_back_the_same(path, tmp_path):
+    recipe = load(path)
+    again = tmp_path / "again.toml"
+    again.write_text(recipe.to_toml())
+    assert load(again).model_dump() == recipe.model_dump()
+    assert [labels for labels, _ in load(again).cells()] == [labels for labels, _ in recipe.cells()]
+
+
+@pytest.mark.parametrize(
+    ("change", "expected"),
+    [
+        (("epochs = 2", "epoch = 2"), ["train.epoch", "unknown key", "found 2", "did you mean 'epochs'"]),
+        (("epochs = 2", 'epochs = "two"'), ["train.epochs", "'two'", "integer"]),
+        (("epochs = 2", "epochs = 2.0"), ["train.epochs", "2.0", "integer"]),
+        (("epochs = 2", "epochs = true"), ["train.epochs", "True", "integer"]),
+        (("epochs = 2", "epochs = 0"), ["train.epochs", "found 0", "greater than or equal to 1"]),
+        (("epochs = 2", "learning_rate = nan"), ["train.learning_rate", "nan", "finite"]),
+        (('name = "arcface"', 'name = "arkface"'), ["head", "arkface", "did you mean 'arcface'"]),
+        (('name = "arcface"', 'name = "softmax"'), ["head", "margin", "softmax"]),
+        (('source = "uniform"', 'source = "unifrom"'), ["data", "unifrom", "did you mean 'uniform'"]),
+        (("[data.far.uniform]", "[data.far.near]"), ["data", "'near'"]),
+        (("[data.far.uniform]", "[data.far.other_digits]"), ["other_digits", "both near and far"]),
+        (('source = "uniform"', 'source = "gaussian"'), ["gaussian", "outliers.noise"]),
+        (("[8, 8, 1]", "[8, 8, 2]"), ["data", "image_shape", "channels"]),
+        (("[8, 8, 1]", "[8, 8]"), ["data.image_shape", "3 items"]),
+        (("sampling_steps = 4", "sampling_steps = 60"), ["sampling_steps", "60", "num_steps", "50"]),
+        (("sampling_steps = 4", "classes = 5"), ["outliers.label_mixup.classes", "5", "4"]),
+        (("sampling_steps = 4", "weight = 1.5"), ["outliers.label_mixup.weight", "1.5"]),
+        (("width = 32", "widht = 32"), ["diffusion", "widht", "did you mean 'width'"]),
+        (('["label_mixup", "noise"]', '["label_mixup", "nose"]'), ["outliers.use", "nose", "did you mean 'noise'"]),
+        (('["label_mixup", "noise"]', '["real"]'), ["outliers", "real", "[outliers.real]"]),
+        (("[train]", '[evaluate]\nheadline = "msb"\n[train]'), ["evaluate", "msb", "did you mean 'msp'"]),
+        (("per_class = 30", "test = 0.9"), ["data.id", "leave some images to train on"]),
+        (("seed = 3", "seed = -1"), ["seed", "-1"]),
+        (("seed = 3", "seed = 3\nname = '../up'"), ["name", "../up"]),
+        (("seed = 3", "seed = 3\nmatrix = {seed = []}"), ["matrix.seed", "at least 1 item"]),
+        (("seed = 3", "seed = 3\nmatrix = {'train.epohs' = [1]}"), ["matrix", "train.epohs", "did you mean 'epochs'"]),
+        (("seed = 3", "seed = [3"), ["not valid TOML"]),
+        (("[data.id]", "[data.di]"), ["data.id", "missing"]),
+    ],
+    ids=lambda change: change[1][:40] if isinstance(change, tuple) else None,
+)
+def test_each_mistake_is_named(tmp_path, change, expected):
+    assert change[0] in TINY
+    message = refused(tmp_path, TINY.replace(*change, 1))
+    for part in expected:
+        assert part in message, message
+    assert "Traceback" not in message and "pydantic" not in message
+
+
+def test_several_mistakes_are_listed_together(tmp_path):
+    text = TINY.replace("epochs = 2", "epochs = 0").replace("per_batch = 16", "per_bach = 16")
+    lines = refused(tmp_path, text).splitlines()
+    assert len(lines) == 2 and all("wrong.toml" in line for line in lines)
+
+
+def test_overrides(tiny):
+    recipe = load(tiny, ["train.epochs=7", "head=cosface", "outliers.use=['noise']", "data.far.uniform.count=5"])
+    assert recipe.train.epochs == 7
+    assert (recipe.head.name, recipe.head.margin) == ("cosface", None)
+    assert recipe.outliers.use == ["noise"]
+    assert recipe.data.far["uniform"].count == 5
+    with pytest.raises(UserError, match="KEY=VALUE"):
+        load(tiny, ["train.epochs"])
+    with pytest.raises(UserError, match=r"--set seed\.x: .*no table"):
+        load(tiny, ["seed.x=1"])
+
+
+def test_unreadable_files(tmp_path):
+    for path, reason in ((tmp_path / "none.toml", "No such file"), (tmp_path, "Is a directory")):
+        with pytest.raises(UserError, match=reason):
+            load(path)
+    binary = tmp_path / "binary.toml"
+    binary.write_bytes(b"\xff\xfe\x00")
+    with pytest.raises(UserError, match="UTF-8"):
+        load(binary)
+
+
+def test_matrix_cells(tiny):
+    tiny.write_text(
+        TINY
+        + """
+[matrix]
+head = ["softmax", { name = "cosface", scale = 4.0, margin = 0.2 }]
+outliers = ["none", ["label_mixup", "noise"]]
+seed = [0, 1, 2]
+"""
+    )
+    recipe = load(tiny)
+    cells = recipe.cells()
+    assert len(cells) == 12
+    assert cells[0][0] == {"head": "softmax", "outliers": "none", "seed": "0"}
+    assert cells[-1][0] == {"head": "cosface", "outliers": "label_mixup+noise", "seed": "2"}
+    # A head given whole replaces the recipe's: softmax keeps nothing of ArcFace's margin.
+    assert cells[0][1].head == Recipe.model_validate({**recipe.model_dump(exclude={"matrix", "head"})}).head
+    assert cells[-1][1].head.options() == {"margin": 0.2, "scale": 4.0}
+    assert cells[-1][1].seed == 2 and not cells[-1][1].matrix
+
+
+def test_a_wrong_cell_is_refused_before_the_run(tiny):
+    tiny.write_text(TINY + '\n[matrix]\nhead = ["arcface", "softmax"]\n[evaluate]\nscores = ["max_cosine"]\n')
+    with pytest.raises(UserError, match="head = softmax.*max_cosine.*cosines"):
+        load(tiny)
+
+
+toml_values = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=8),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=6), inner, max_size=3),
+    max_leaves=5,
+)
+
+
+@settings(max_examples=150, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(st.data())
+def test_no_value_anywhere_makes_anything_but_a_recipe_or_a_message(tmp_path, data):
+    import tomli_w
+    import tomllib
+
+    tree = tomllib.loads(TINY)
+    tables = [tree]
+    for table in tables:
+        tables += [v for v in table.values() if isinstance(v, dict)]
+    table = data.draw(st.sampled_from(tables))
+    key = data.draw(st.sampled_from(sorted(table)) | st.text(min_size=1, max_size=8))
+    value = data.draw(toml_values.filter(_is_toml))
+    table[key] = value
+    path = tmp_path / "fuzzed.toml"
+    path.write_text(tomli_w.dumps(tree), encoding="utf-8")
+    try:
+        assert isinstance(load(path), Recipe)
+    except UserError as error:
+        assert "fuzzed.toml" in str(error) and "Traceback" not in str(error)
+
+
+def _is_toml(value):
+    if value is None:
+        return False
+    if isinstance(value, list):
+        return all(map(_is_toml, value))
+    if isinstance(value, dict):
+        return all(map(_is_toml, value.values()))
+    return not isinstance(value, str) or all(c.isprintable() for c in value)

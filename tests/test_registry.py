@@ -1,0 +1,49 @@
+"""What the registry reads from the source is what Python finds there."""
+
+import importlib
+import inspect
+import subprocess
+import sys
+
+import pytest
+
+from kood import registry
+from kood.errors import UserError
+
+
+@pytest.mark.parametrize("room", registry.ROOMS)
+def test_entries_agree_with_the_imported_objects(room):
+    entries = registry.room(room)
+    assert entries
+    for name, entry in entries.items():
+        found = getattr(importlib.import_module(entry.module), entry.attribute)
+        assert name == entry.attribute.lower()
+        assert entry.summary, f"{name} has no docstring"
+        parameters = inspect.signature(found).parameters
+        expected = [n for n, p in parameters.items() if p.kind not in (p.VAR_KEYWORD, p.VAR_POSITIONAL)]
+        assert list(entry.parameters) == expected
+        assert set(entry.required) == {n for n in expected if parameters[n].default is inspect.Parameter.empty}
+
+
+def test_names_are_unique_and_found_in_any_case():
+    assert registry.find("heads", "ArcFace", "head.name").attribute == "ArcFace"
+    with pytest.raises(UserError, match="head.name.*arcfase.*did you mean 'arcface'"):
+        registry.find("heads", "arcfase", "head.name")
+
+
+def test_command_line_loads_nothing_heavy():
+    code = (
+        "import sys, kood.cli; "
+        "print([m for m in ('keras', 'tensorflow', 'matplotlib', 'numpy', 'pydantic') if m in sys.modules])"
+    )
+    result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert result.stdout.strip() == "[]"
+
+
+def test_checking_a_recipe_does_not_import_keras(tiny):
+    code = (
+        "import sys; from kood.recipe import load; load(sys.argv[1]).cells(); "
+        "print([m for m in ('keras', 'tensorflow', 'numpy') if m in sys.modules])"
+    )
+    result = subprocess.run([sys.executable, "-c", code, str(tiny)], capture_output=True, text=True, check=True)
+    assert result.stdout.strip() == "[]"

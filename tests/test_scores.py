@@ -1,0 +1,409 @@
+"""The OOD scores against NumPy float64, at hard values, compiled and under every backend."""
+
+import inspect
+
+import keras
+import numpy as np
+import pytest
+from keras import ops
+
+from kood import scores
+
+FITTED = [name for name in scores.__all__ if inspect.isclass(getattr(scores, name))]
+PLAIN = [name for name in scores.__all__ if name not in FITTED]
+WIDTH, CLASSES = 12, 4
+
+
+def numbers(tensor):
+    assert keras.backend.standardize_dtype(tensor.dtype) == "float32"
+    return np.asarray(ops.convert_to_numpy(tensor), np.float64)
+
+
+def log_softmax64(logits):
+    logits = np.float64(logits)
+    return logits - np.logaddexp.reduce(logits, axis=1, keepdims=True)
+
+
+def compiled(function, *widths):
+    """`function` as the backend compiles it, with an unknown number of rows where it knows such a thing."""
+    backend = keras.backend.backend()
+    if backend == "tensorflow":
+        import tensorflow as tf
+
+        return tf.function(function, input_signature=[tf.TensorSpec((None, width)) for width in widths])
+    if backend == "jax":
+        import jax
+
+        return jax.jit(function)
+    return function
+
+
+REFERENCES = {
+    "msp": lambda x: 1 - np.exp(log_softmax64(x)).max(axis=1),
+    "max_logit": lambda x: -x.max(axis=1),
+    "energy": lambda x: -np.logaddexp.reduce(x, axis=1),
+    "entropy": lambda x: -(np.exp(log_softmax64(x)) * log_softmax64(x)).sum(axis=1),
+    "max_cosine": lambda x: -x.max(axis=1),
+    "cosine_margin": lambda x: np.sort(x, axis=1)[:, -2] - x.max(axis=1),
+}
+
+
+def rows(name, count=200):
+    """Random input of the kind a score takes, then equal, tied and far-apart rows."""
+    rng = np.random.default_rng(0)
+    if next(iter(inspect.signature(getattr(scores, name)).parameters)) == "cosines":
+        hard = [[0, 0, 0, 0], [1, 1, 1, 1], [-1, -1, -1, -1], [1, -1, -1, -1], [0.5, 0.5, 0.2, 0]]
+        return np.concatenate([rng.uniform(-1, 1, size=(count, CLASSES)), hard]).astype("float32")
+    hard = [[0, 0, 0, 0], [1e4, 1e4, 1e4, 1e4], [1e4, -1e4, 0, 0], [-1e4] * 4, [30, 0, 0, 0], [5, 5, 0, 0]]
+    return np.concatenate([4 * rng.normal(size=(count, CLASSES)), hard]).astype("float32")
+
+
+@pytest.mark.parametrize("name", PLAIN)
+def test_plain_scores_match_float64(name):
+    assert name in REFERENCES, f"{name} needs a reference here"
+    values = rows(name)
+    found = numbers(getattr(scores, name)(values))
+    np.testing.assert_allclose(found, REFERENCES[name](np.float64(values)), rtol=2e-6, atol=1e-6)
+    assert found.shape == (len(values),)
+
+
+@pytest.mark.parametrize("name", PLAIN)
+@pytest.mark.parametrize("dtype", ["float16", "bfloat16", "float64"])
+def test_plain_scores_are_float32_for_tensors_and_arrays(name, dtype):
+    values = rows(name, 5)[:5]
+    if dtype == "float64":
+        half = values.astype("float64")
+    else:
+        half = ops.cast(values, dtype)
+        values = ops.convert_to_numpy(ops.cast(half, "float32"))
+    expected = numbers(getattr(scores, name)(values))
+    np.testing.assert_array_equal(numbers(getattr(scores, name)(half)), expected)
+
+
+@pytest.mark.parametrize("name", PLAIN)
+def test_plain_scores_compile_with_an_unknown_batch(name):
+    function = getattr(scores, name)
+    run = compiled(function, CLASSES)
+    for values in (rows(name), rows(name)[:1]):
+        np.testing.assert_allclose(
+            numbers(run(ops.convert_to_tensor(values))), numbers(function(values)), rtol=1e-6
+        )
+
+
+@pytest.mark.parametrize("name", ["msp", "energy", "entropy", "max_logit"])
+def test_higher_is_more_out_of_distribution(name):
+    sure, unsure = np.array([[9, 0, 0, 0]], "float32"), np.array([[1, 1, 0, 0]], "float32")
+    assert numbers(getattr(scores, name)(sure)) < numbers(getattr(scores, name)(unsure))
+
+
+@pytest.mark.parametrize("name", ["max_cosine", "cosine_margin"])
+def test_higher_cosine_score_is_more_out_of_distribution(name):
+    near, far = np.array([[0.9, 0.1, 0, -0.2]], "float32"), np.array([[0.3, 0.2, 0, -0.2]], "float32")
+    assert numbers(getattr(scores, name)(near)) < numbers(getattr(scores, name)(far))
+
+
+def test_msp_keeps_confident_examples_apart():
+    """1 - max softmax in float32 is 0 from a lead of 17 on; here each of them stays ordered and exact."""
+    leads = np.linspace(10, 85, 76)
+    logits = np.zeros((76, CLASSES), "float32")
+    logits[:, 1] = leads
+    found = numbers(scores.msp(logits))
+    assert np.all(np.diff(found) < 0)
+    np.testing.assert_allclose(found, 3 * np.exp(-leads) / (1 + 3 * np.exp(-leads)), rtol=1e-5)
+
+
+def test_msp_of_ties():
+    np.testing.assert_allclose(numbers(scores.msp(np.zeros((1, 10)))), 0.9, rtol=1e-6)
+    np.testing.assert_allclose(numbers(scores.msp(np.array([[1e4, 1e4, 0]]))), 0.5, rtol=1e-6)
+    assert numbers(scores.msp(np.zeros((3, 1)))).tolist() == [0, 0, 0]
+
+
+@pytest.mark.parametrize("temperature", [0.5, 2.0, 1000.0])
+def test_energy_under_a_temperature(temperature):
+    values = rows("energy")
+    expected = -temperature * np.logaddexp.reduce(np.float64(values) / temperature, axis=1)
+    np.testing.assert_allclose(numbers(scores.energy(values, temperature)), expected, rtol=2e-6, atol=1e-5)
+
+
+@pytest.mark.parametrize("temperature", [0, -1, float("nan")])
+def test_energy_refuses_a_temperature_not_above_zero(temperature):
+    with pytest.raises(ValueError, match="temperature"):
+        scores.energy(rows("energy"), temperature)
+
+
+@pytest.mark.parametrize("name", scores.__all__)
+def test_needs_are_told_by_parameter_names(name):
+    thing = getattr(scores, name)
+    parameters = inspect.signature(thing.score if name in FITTED else thing).parameters
+    needs = [p.name for p in parameters.values() if p.default is inspect.Parameter.empty and p.name != "self"]
+    assert needs and set(needs) <= {"logits", "cosines", "features"}
+
+
+# Fitted
+
+
+def blobs(count=120, seed=0):
+    """Features around class means, correlated, with their labels and logits, as a linear head makes them."""
+    rng = np.random.default_rng(seed)
+    labels = rng.integers(CLASSES, size=count)
+    mixing = np.random.default_rng(99).normal(size=(WIDTH, WIDTH)) / 3
+    means = 3 * np.random.default_rng(98).normal(size=(CLASSES, WIDTH))
+    features = means[labels] + rng.normal(size=(count, WIDTH)) @ mixing
+    kernel = np.random.default_rng(97).normal(size=(WIDTH, CLASSES)) / 2
+    bias = np.arange(CLASSES) / 3
+    return features.astype("float32"), labels, (features @ kernel + bias).astype("float32"), kernel, bias
+
+
+def fitted(name, **settings):
+    settings = {"KNN": {"k": 5}, "ViM": {"dim": 4}, "Mahalanobis": {}}.get(name, {}) | settings
+    features, labels, logits, _, _ = blobs()
+    return getattr(scores, name)(**settings).fit(features, labels, logits)
+
+
+@pytest.mark.parametrize("name", FITTED)
+def test_fitted_scores_separate_and_are_called_alike(name):
+    features, _, logits, kernel, bias = blobs(60, seed=1)
+    far = (np.random.default_rng(2).normal(size=(60, WIDTH)) * 12).astype("float32")
+    score = fitted(name)
+    near_scores = numbers(score.score(features, logits))
+    far_scores = numbers(score.score(far, (far @ kernel + bias).astype("float32")))
+    assert near_scores.shape == (60,)
+    assert np.mean(near_scores[:, None] < far_scores[None]) > 0.75
+
+
+@pytest.mark.parametrize("name", FITTED)
+def test_state_goes_through_npz_without_pickle(name, tmp_path):
+    score = fitted(name)
+    features, _, logits, _, _ = blobs(30, seed=3)
+    np.savez(tmp_path / "state.npz", **score.get_state())
+    with np.load(tmp_path / "state.npz", allow_pickle=False) as state:
+        again = getattr(scores, name).from_state(state)
+    np.testing.assert_array_equal(
+        numbers(again.score(features, logits)), numbers(score.score(features, logits))
+    )
+    state = again.get_state()
+    assert {key: value.tolist() for key, value in state.items()} == {
+        key: value.tolist() for key, value in score.get_state().items()
+    }
+    features, labels, logits, _, _ = blobs()
+    np.testing.assert_array_equal(
+        again.fit(features, labels, logits).get_state()[score.STATE[0]], state[score.STATE[0]]
+    )
+
+
+@pytest.mark.parametrize("name", FITTED)
+def test_fitted_scores_compile_with_an_unknown_batch(name):
+    score = fitted(name)
+    run = compiled(lambda features, logits: score.score(features, logits), WIDTH, CLASSES)
+    features, _, logits, _, _ = blobs(9, seed=4)
+    for count in (9, 1):
+        found = run(ops.convert_to_tensor(features[:count]), ops.convert_to_tensor(logits[:count]))
+        expected = numbers(score.score(features[:count], logits[:count]))
+        np.testing.assert_allclose(numbers(found), expected, rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("name", FITTED)
+def test_fitted_scores_take_half_precision(name):
+    score = fitted(name)
+    features, _, logits, _, _ = blobs(9, seed=5)
+    features, logits = features.astype("float16"), logits.astype("float16")
+    expected = numbers(score.score(features.astype("float32"), logits.astype("float32")))
+    np.testing.assert_array_equal(numbers(score.score(features, logits)), expected)
+
+
+@pytest.mark.parametrize("name", FITTED)
+def test_unfitted_and_foreign_states_are_refused(name):
+    features, _, logits, _, _ = blobs(3)
+    with pytest.raises(RuntimeError, match="must be fitted"):
+        getattr(scores, name)().score(features, logits)
+    with pytest.raises(RuntimeError, match="must be fitted"):
+        getattr(scores, name)().get_state()
+    with pytest.raises(ValueError, match="lacks"):
+        getattr(scores, name).from_state({"nothing": np.zeros(1)})
+    with pytest.raises(ValueError, match="shape"):
+        fitted(name).score(features[:, 1:], logits)
+
+
+@pytest.mark.parametrize("name", FITTED)
+def test_wrong_features_are_refused(name):
+    features, labels, logits, _, _ = blobs()
+    broken = features.copy()
+    broken[3, 2], broken[4, 1] = np.nan, np.inf
+    for wrong, message in ((broken, "2 values"), (features[:0], "filled"), (features[0], "shape")):
+        with pytest.raises(ValueError, match=message):
+            fitted(name).fit(wrong, labels[: len(wrong)], logits[: len(wrong)])
+
+
+def test_a_failed_fit_leaves_the_old_state():
+    score = fitted("Mahalanobis")
+    before = score.get_state()
+    with pytest.raises(ValueError):
+        score.fit(np.zeros((4, WIDTH)), np.arange(4))
+    assert all(np.array_equal(before[key], value) for key, value in score.get_state().items())
+
+
+def mahalanobis64(features, labels, queries):
+    features, queries = np.float64(features), np.float64(queries)
+    means = np.stack([features[labels == c].mean(axis=0) for c in np.unique(labels)])
+    within = features - means[np.searchsorted(np.unique(labels), labels)]
+    precision = np.linalg.pinv(within.T @ within / len(features), hermitian=True)
+    difference = queries[:, None] - means[None]
+    return np.einsum("bcd,de,bce->bc", difference, precision, difference).min(axis=1)
+
+
+def test_mahalanobis_matches_float64():
+    features, labels, _, _, _ = blobs()
+    queries = np.concatenate([blobs(50, seed=6)[0], 30 * np.random.default_rng(7).normal(size=(50, WIDTH))])
+    queries = queries.astype("float32")
+    found = numbers(scores.Mahalanobis().fit(features, labels).score(queries))
+    np.testing.assert_allclose(found, mahalanobis64(features, labels, queries), rtol=1e-4)
+
+
+def test_mahalanobis_is_exact_at_a_mean():
+    features, labels, _, _, _ = blobs()
+    means = np.stack([features[labels == c].mean(axis=0, dtype=np.float64) for c in range(CLASSES)])
+    found = numbers(scores.Mahalanobis().fit(features, labels).score(means.astype("float32")))
+    assert np.all(found < 1e-9)
+
+
+def test_mahalanobis_with_a_singular_covariance_uses_the_range():
+    """A dead feature, a copied one, and fewer examples than features."""
+    features, labels, _, _, _ = blobs()
+    singular = np.concatenate([features, 0 * features[:, :1] + 3, features[:, :1]], axis=1)
+    queries = np.concatenate([features, 0 * features[:, :1] + 3, features[:, :1]], axis=1) * np.float32(1.1)
+    found = numbers(scores.Mahalanobis().fit(singular, labels).score(queries))
+    np.testing.assert_allclose(found, mahalanobis64(singular, labels, queries), rtol=1e-3)
+    few = numbers(scores.Mahalanobis().fit(features[:8], labels[:8]).score(queries[:, :WIDTH]))
+    assert np.isfinite(few).all() and np.all(few >= 0)
+
+
+def test_mahalanobis_labels_need_not_be_consecutive_and_classes_are_compared_in_blocks(monkeypatch):
+    features, labels, _, _, _ = blobs()
+    expected = numbers(scores.Mahalanobis().fit(features, labels).score(features))
+    monkeypatch.setattr(scores.Mahalanobis, "BLOCK", 3)
+    found = numbers(scores.Mahalanobis().fit(features, labels * 7 - 3).score(features))
+    np.testing.assert_allclose(found, expected, rtol=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("labels", "message"),
+    [(np.arange(5), "120 features but 5"), (np.full(120, 0.5), "whole numbers"), (np.eye(120), "shape")],
+)
+def test_mahalanobis_refuses_other_labels(labels, message):
+    with pytest.raises(ValueError, match=message):
+        scores.Mahalanobis().fit(blobs()[0], labels)
+
+
+def test_mahalanobis_refuses_features_that_do_not_vary():
+    with pytest.raises(ValueError, match="do not vary"):
+        scores.Mahalanobis().fit(np.eye(3)[[0, 1, 2, 0]], [0, 1, 2, 0])
+    for cut in (-0.1, 1, float("nan")):
+        with pytest.raises(ValueError, match="cut"):
+            scores.Mahalanobis(cut=cut)
+
+
+def knn64(features, queries, k):
+    def unit(x):
+        length = np.linalg.norm(np.float64(x), axis=1, keepdims=True)
+        return np.float64(x) / np.where(length > 0, length, 1)
+
+    distance = np.linalg.norm(unit(queries)[:, None] - unit(features)[None], axis=2)
+    return np.sort(distance, axis=1)[:, k - 1]
+
+
+@pytest.mark.parametrize("k", [1, 2, 50, 120])
+@pytest.mark.parametrize("block", [7, 64, 8192])
+def test_knn_matches_float64(k, block, monkeypatch):
+    """Whatever the block: smaller than k, smaller than the bank, larger than both."""
+    monkeypatch.setattr(scores.KNN, "BLOCK", block)
+    features = blobs()[0].copy()
+    features[5:9] = features[4]  # the same neighbour five times
+    queries = np.concatenate(
+        [features[:10], 1e-20 * features[10:20], 1e20 * features[20:30], -features[30:40]]
+    )
+    queries = np.concatenate([queries, 0 * queries[:1], blobs(20, seed=8)[0]])
+    found = numbers(scores.KNN(k=k).fit(features, None).score(queries))
+    np.testing.assert_allclose(found, knn64(features, queries, k), atol=1e-6 if k > 1 else 3e-7)
+
+
+def test_knn_of_a_fitted_feature_is_zero():
+    features = blobs()[0]
+    assert numbers(scores.KNN(k=1).fit(features, None).score(features)).max() < 3e-7
+
+
+def test_knn_handles_zero_features_in_the_bank():
+    features = blobs(10)[0].copy()
+    features[0] = 0
+    queries = blobs(5, seed=9)[0]
+    for k in (1, 5, 10):
+        found = numbers(scores.KNN(k=k).fit(features, None).score(queries))
+        np.testing.assert_allclose(found, knn64(features, queries, k), atol=1e-6)
+
+
+@pytest.mark.parametrize("k", [0, -1, 2.5, True])
+def test_knn_refuses_an_impossible_k(k):
+    with pytest.raises(ValueError, match="k must be"):
+        scores.KNN(k=k)
+
+
+def test_knn_refuses_fewer_features_than_neighbours():
+    with pytest.raises(ValueError, match="fewer than k=50"):
+        scores.KNN().fit(blobs(49)[0], None)
+
+
+def vim64(features, logits, queries, query_logits, dim, origin):
+    """As the paper's code: the covariance's eigenvectors sorted, the leading ones left out."""
+    centred = np.float64(features) - origin
+    values, vectors = np.linalg.eigh(centred.T @ centred / len(centred))
+    residual = vectors[:, np.argsort(-values)[dim:]]
+    alpha = np.float64(logits).max(axis=1).mean() / np.linalg.norm(centred @ residual, axis=1).mean()
+    norm = np.linalg.norm((np.float64(queries) - origin) @ residual, axis=1)
+    return alpha * norm - np.logaddexp.reduce(np.float64(query_logits), axis=1)
+
+
+@pytest.mark.parametrize("dim", [1, 4, WIDTH - 1])
+def test_vim_matches_float64(dim):
+    features, labels, logits, kernel, bias = blobs()
+    queries, _, query_logits, _, _ = blobs(40, seed=10)
+    found = numbers(scores.ViM(dim).fit(features, labels, logits).score(queries, query_logits))
+    expected = vim64(features, logits, queries, query_logits, dim, np.float64(features).mean(axis=0))
+    np.testing.assert_allclose(found, expected, rtol=1e-4, atol=1e-4)
+
+    origin = -np.linalg.pinv(kernel.T) @ bias
+    np.testing.assert_allclose(origin @ kernel + bias, 0, atol=1e-12)
+    expected = vim64(features, logits, queries, query_logits, dim, origin)
+    for given in (logits, None):
+        score = scores.ViM(dim).fit(features, labels, given, kernel=kernel, bias=bias)
+        np.testing.assert_allclose(
+            numbers(score.score(queries, query_logits)), expected, rtol=1e-4, atol=1e-4
+        )
+
+
+@pytest.mark.parametrize(("width", "dim"), [(768, 512), (12, 6)])
+def test_vim_default_dimension(width, dim):
+    features = np.random.default_rng(11).normal(size=(30, width))
+    features = features if width == 12 else np.concatenate([features, 10 * np.eye(width)])
+    assert scores.ViM().fit(features, None, features[:, :3]).get_state()["dim"] == dim
+
+
+@pytest.mark.parametrize("dim", [0, -1, 1.5, True])
+def test_vim_refuses_an_impossible_dimension(dim):
+    with pytest.raises(ValueError, match="dim must be"):
+        scores.ViM(dim)
+
+
+def test_vim_refuses_what_it_cannot_use():
+    features, labels, logits, kernel, bias = blobs()
+    with pytest.raises(ValueError, match="from 1 to 11"):
+        scores.ViM(WIDTH).fit(features, labels, logits)
+    with pytest.raises(ValueError, match="needs the logits"):
+        scores.ViM(4).fit(features, labels)
+    with pytest.raises(ValueError, match="go together"):
+        scores.ViM(4).fit(features, labels, logits, kernel=kernel)
+    with pytest.raises(ValueError, match="kernel must have the shape"):
+        scores.ViM(4).fit(features, labels, logits, kernel=kernel.T, bias=bias)
+    with pytest.raises(ValueError, match="120 features but 7"):
+        scores.ViM(4).fit(features, labels, logits[:7])
+    flat = features[:, :3] @ np.random.default_rng(12).normal(size=(3, WIDTH))
+    with pytest.raises(ValueError, match="no residual"):
+        scores.ViM(4).fit(flat, labels, logits)

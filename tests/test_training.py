@@ -1,0 +1,131 @@
+"""Fitting: schedules, checkpoints, and the promise that an interrupted training ends as an uninterrupted one."""
+
+import json
+
+import keras
+import numpy as np
+import pytest
+from keras import ops
+
+from kood import training
+from kood.data import ImageSet
+from kood.data.batches import labelled_batches
+from kood.diffusion.denoiser import Denoiser
+from kood.errors import UserError
+from kood.nets import denoisers
+
+
+def values(model):
+    return [ops.convert_to_numpy(w) for w in model.weights]
+
+
+def test_the_rate_rises_and_falls():
+    rate = training.optimizer(100, learning_rate=0.5, warmup=0.1)._learning_rate
+    at = [float(ops.convert_to_numpy(rate(step))) for step in (0, 5, 10, 55, 100)]
+    np.testing.assert_allclose(at, [0.0, 0.25, 0.5, 0.25, 0.0], atol=1e-6)
+
+
+def test_optimizers_take_their_settings():
+    sgd = training.optimizer(10, name="sgd", learning_rate=0.1, clip_norm=2.0)
+    adam = training.optimizer(10, learning_rate=0.1, weight_decay=0.01, ema=0.9)
+    assert (sgd.momentum, sgd.nesterov, sgd.global_clipnorm) == (0.9, True, 2.0)
+    assert (adam.weight_decay, adam.use_ema, adam.ema_momentum) == (0.01, True, 0.9)
+
+
+@pytest.mark.parametrize(("steps", "wanted"), [(1, 1), (7, 25), (50, 20), (51, 20), (97, 30)])
+def test_calls_never_run_past_an_epoch(steps, wanted):
+    assert steps % training.steps_per_call(steps, wanted) == 0
+    assert training.steps_per_call(steps, wanted) <= max(wanted, 1) or wanted == 1
+
+
+EPOCHS, STEPS = 4, 3
+
+
+def start():
+    keras.utils.set_random_seed(1)
+    model = Denoiser(denoisers.mlp((8, 8, 1), 3, width=16, depth=1), num_steps=20, seed=2, name="denoiser")
+    model.compile(training.optimizer(EPOCHS * STEPS, learning_rate=1e-2, clip_norm=1.0, ema=0.8))
+    return model
+
+
+def batches(first):
+    rng = np.random.default_rng(0)
+    images = ImageSet(
+        rng.integers(0, 256, (24, 8, 8, 1)).astype("uint8"), np.arange(24, dtype="int64") % 3, ("a", "b", "c")
+    )
+    return labelled_batches(
+        images, num_classes=3, batch_size=8, steps=EPOCHS * STEPS, seed=4, first_step=first * STEPS
+    )
+
+
+def fit(folder, callback=None, interval=0.0):
+    return training.fit(
+        start(), batches, epochs=EPOCHS, steps_per_epoch=STEPS, folder=folder, callback=callback, interval=interval
+    )
+
+
+class Killed(BaseException):
+    pass
+
+
+class KillAfter(keras.callbacks.Callback):
+    """Stops as a kill would: nothing that follows an epoch's checkpoint runs."""
+
+    def __init__(self, epoch):
+        super().__init__()
+        self.epoch = epoch
+
+    def on_epoch_end(self, epoch, logs=None):
+        if epoch == self.epoch:
+            raise Killed
+
+
+@pytest.mark.parametrize("killed_after", [0, 2, 3])
+def test_an_interrupted_training_ends_bit_for_bit_the_same(tmp_path, killed_after):
+    whole, history = fit(tmp_path / "whole")
+    with pytest.raises(Killed):
+        fit(tmp_path / "killed", KillAfter(killed_after))
+    assert json.loads((tmp_path / "killed" / "checkpoint.json").read_bytes())["epoch"] == killed_after + 1
+    resumed, again = fit(tmp_path / "killed")
+    assert again == history and len(history["loss"]) == EPOCHS
+    for one, other in zip(values(whole), values(resumed), strict=True):
+        np.testing.assert_array_equal(one, other)
+    assert not list((tmp_path / "killed").iterdir())
+
+
+def test_the_checkpoint_is_written_no_oftener_than_asked(tmp_path):
+    with pytest.raises(Killed):
+        fit(tmp_path, KillAfter(2), interval=3600.0)
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("damage", ["json", "model"])
+def test_a_damaged_checkpoint_means_a_new_start(tmp_path, damage):
+    whole, _ = fit(tmp_path / "whole")
+    with pytest.raises(Killed):
+        fit(tmp_path / "killed", KillAfter(1))
+    if damage == "json":
+        (tmp_path / "killed" / "checkpoint.json").write_text("{")
+    else:
+        model = next((tmp_path / "killed").glob("*.keras"))
+        model.write_bytes(model.read_bytes()[:1000])
+    again, history = fit(tmp_path / "killed")
+    assert len(history["loss"]) == EPOCHS
+    for one, other in zip(values(whole), values(again), strict=True):
+        np.testing.assert_array_equal(one, other)
+
+
+def test_a_loss_that_is_no_number_stops_with_advice(tmp_path):
+    model = start()
+    model.network.weights[0].assign(np.full(model.network.weights[0].shape, np.nan))
+    with pytest.raises(UserError, match=r"denoiser.*nan.*step 3.*learning rate") as caught:
+        training.fit(model, batches, epochs=EPOCHS, steps_per_epoch=STEPS, folder=tmp_path, interval=0.0)
+    assert caught.value.exit_code == 1
+    assert not list(tmp_path.iterdir())
+
+
+def test_precision_holds_inside_the_block_only():
+    with training.precision("mixed_bfloat16"):
+        inside = keras.layers.Dense(1)
+    assert inside.compute_dtype == "bfloat16"
+    assert keras.layers.Dense(1).compute_dtype == "float32"
