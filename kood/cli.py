@@ -170,8 +170,12 @@ def _native_messages_held_back() -> Iterator[None]:
             os.close(kept)
 
 
+class _Terminated(BaseException):
+    """SIGTERM, raised where the program stands so that whatever is open is closed."""
+
+
 def _terminate(number, frame) -> None:
-    raise SystemExit(128 + number)
+    raise _Terminated
 
 
 def main() -> None:
@@ -182,6 +186,14 @@ def main() -> None:
     except UserError as error:
         typer.echo(f"kood: {error}", err=True)
         sys.exit(error.exit_code)
-    except KeyboardInterrupt:
-        typer.echo("kood: stopped; the same command goes on from the last finished stage", err=True)
-        sys.exit(130)
+    except (KeyboardInterrupt, _Terminated) as stop:
+        typer.echo("kood: stopped; the same command goes on where this one was", err=True)
+        sys.exit(130 if isinstance(stop, KeyboardInterrupt) else 143)
+    except Exception as error:
+        import traceback
+
+        log = Path("kood-error.log")
+        with contextlib.suppress(OSError):
+            log.write_text(traceback.format_exc(), encoding="utf-8")
+        typer.echo(f"kood: failed: {type(error).__name__}: {error} (details in {log})", err=True)
+        sys.exit(1)

@@ -14,6 +14,7 @@ A new margin is one subclass of `AngularHead` with one method, `target_cosine`, 
 """
 
 import math
+from typing import Any
 
 import keras
 from keras import ops
@@ -182,7 +183,7 @@ class AngularHead(_Head):
         if isinstance(scale, str) and scale != "auto":
             raise ValueError(f'scale must be "auto" or a number above 0; it is {scale!r}.')
         self.configured_scale = scale if scale == "auto" else float(scale)
-        self.scale = _fixed_scale(self.num_classes) if scale == "auto" else float(scale)
+        self.scale: Any = _fixed_scale(self.num_classes) if scale == "auto" else float(scale)
         if not (math.isfinite(self.scale) and self.scale > 0):
             raise ValueError(f'scale must be "auto" or a finite number above 0; it is {scale!r}.')
 

@@ -33,7 +33,7 @@ from kood.evaluate import evaluate
 from kood.recipe import Recipe, load
 from kood.report.sheet import write_sheet
 from kood.runs import Run, Stage, fingerprint, write_atomically
-from kood.serving import publish
+from kood.serving.publishing import publish
 
 __all__ = ["make_cell", "run"]
 

@@ -7,6 +7,8 @@ it works on NumPy arrays and on tensors, in `tf.function`, under `jit` and insid
 `get_state` and `from_state` carry it through an `.npz` file without pickle.
 """
 
+from typing import Any
+
 import numpy as np
 from keras import ops
 
@@ -255,7 +257,7 @@ class Mahalanobis(_Fitted):
             "center": center.astype(np.float32),
             "whitening": whitening.astype(np.float32),
             "means": ((means - center) @ whitening).astype(np.float32),
-            "cut": np.float64(self.cut),
+            "cut": np.array(self.cut),
         }
         return self
 
@@ -335,7 +337,7 @@ class KNN(_Fitted):
         features = features / np.where(largest > 0, largest, 1.0)
         length = np.linalg.norm(features, axis=1, keepdims=True)
         bank = features / np.where(length > 0, length, 1.0)
-        self.state = {"bank": bank.astype(np.float32), "k": np.int64(self.k)}
+        self.state = {"bank": bank.astype(np.float32), "k": np.array(self.k)}
         return self
 
     def score(self, features, logits=None):
@@ -359,7 +361,8 @@ class KNN(_Fitted):
         square = ops.sum(ops.square(features), axis=-1, keepdims=True)
         features = features / ops.sqrt(ops.where(square > 0, square, 1.0))
 
-        nearest = nearest_index = None
+        nearest: Any = None
+        nearest_index: Any = None
         for start in range(0, len(bank), self.BLOCK):
             block = bank[start : start + self.BLOCK]
             # The least distance is the largest product less half the square, which is not 1 for a zero.
@@ -458,8 +461,8 @@ class ViM(_Fitted):
         self.state = {
             "origin": origin.astype(np.float32),
             "residual": residual.astype(np.float32),
-            "alpha": np.float32(logits.max(axis=1).mean() / mean_norm),
-            "dim": np.int64(dim),
+            "alpha": np.array(logits.max(axis=1).mean() / mean_norm),
+            "dim": np.array(dim),
         }
         return self
 

@@ -1,4 +1,4 @@
-"""The heads against formulas written out in NumPy float64, at hard values, and against pytorch-metric-learning."""
+"""The heads against NumPy float64, at hard values, and against pytorch-metric-learning."""
 
 import math
 
@@ -13,6 +13,11 @@ CLASSES, WIDTH = 5, 7
 EVERY = sorted(heads.__all__)
 ANGULAR = [name for name in EVERY if issubclass(getattr(heads, name), heads.AngularHead)]
 POLICIES = ["float32", "mixed_float16", "mixed_bfloat16"]
+
+
+@pytest.fixture(autouse=True)
+def seeded():
+    keras.utils.set_random_seed(0)
 
 
 def made(name, prototypes=None, **config):
@@ -69,6 +74,15 @@ def compiled(function):
     return function
 
 
+def answer(head, features, labels=None):
+    """Logits without training; in one piece on JAX, which is slow to compile operation by operation."""
+    if keras.backend.backend() == "jax":
+        import jax
+
+        return numbers(jax.jit(lambda x: head(x, labels))(ops.convert_to_tensor(features)))
+    return numbers(head(features, labels))
+
+
 def cosines64(features, prototypes):
     features, prototypes = np.float64(features), np.float64(prototypes)
     length = np.linalg.norm(features, axis=1, keepdims=True)
@@ -89,7 +103,7 @@ def target64(name, cosine, margin):
     return cosine
 
 
-def logits64(name, features, prototypes, labels, margin, scale):
+def logits64(name, features, prototypes, labels, *, margin, scale):
     cosine = cosines64(features, prototypes)
     return scale * (cosine + labels * (target64(name, cosine, margin) - cosine))
 
@@ -123,9 +137,9 @@ def test_margin_matches_float64_on_random_features(name, margin):
     prototypes = rng.normal(size=(WIDTH, CLASSES)).astype("float32")
     labels = np.eye(CLASSES)[rng.integers(CLASSES, size=200)]
     head = made(name, prototypes, margin=margin, scale=30)
-    expected = logits64(name, features, prototypes, labels, margin, 30)
-    np.testing.assert_allclose(numbers(head(features, labels)), expected, atol=1e-4)
-    np.testing.assert_allclose(numbers(head(features, labels.argmax(1))), expected, atol=1e-4)
+    expected = logits64(name, features, prototypes, labels, margin=margin, scale=30)
+    np.testing.assert_allclose(answer(head, features, labels), expected, atol=1e-4)
+    np.testing.assert_allclose(answer(head, features, labels.argmax(1)), expected, atol=1e-4)
 
 
 @pytest.mark.parametrize(("name", "margin"), MARGINS)
@@ -136,9 +150,21 @@ def test_margin_is_exact_where_features_align_with_prototypes(name, margin):
     classes = np.arange(40)
     for factor in (1.0, 3.3, 1e-20, 1e20, -1.0, -0.7):
         features = np.float32(factor) * prototypes.T
-        logits = numbers(made(name, prototypes, margin=margin, scale=64)(features, classes))
+        logits = answer(made(name, prototypes, margin=margin, scale=64), features, classes)
         expected = 64 * target64(name, np.float64(np.sign(factor)), margin)
         np.testing.assert_allclose(logits[classes, classes], expected, atol=1e-4)
+
+
+@pytest.mark.parametrize(("name", "margin"), MARGINS)
+def test_a_vector_without_direction_is_at_right_angles(name, margin):
+    rng = np.random.default_rng(16)
+    prototypes = rng.normal(size=(WIDTH, CLASSES)).astype("float32")
+    prototypes[:, 1] = 0
+    features = rng.normal(size=(3, WIDTH)).astype("float32")
+    features[0] = 0
+    classes = np.array([0, 1, 1])
+    logits = answer(made(name, prototypes, margin=margin, scale=64), features, classes)
+    np.testing.assert_allclose(logits[np.arange(3), classes], 64 * target64(name, 0.0, margin), atol=1e-4)
 
 
 @pytest.mark.parametrize(("name", "margin"), MARGINS)
@@ -157,7 +183,7 @@ def test_margin_matches_float64_around_its_joints(name, margin):
         expected = expected[np.abs(angles - (np.pi - margin)) > 1e-6]
         features = features[np.abs(angles - (np.pi - margin)) > 1e-6]
         labels = labels[: len(features)]
-    logits = numbers(made(name, prototypes, margin=margin, scale=64)(features, labels))
+    logits = answer(made(name, prototypes, margin=margin, scale=64), features, labels)
     np.testing.assert_allclose(logits[:, 0], expected, atol=1.5e-4 * max(margin, 1))
 
 
@@ -165,9 +191,9 @@ def test_margin_matches_float64_around_its_joints(name, margin):
 def test_margin_falls_with_the_angle_and_never_helps(name, margin):
     features, prototypes, labels = on_circle(np.linspace(0, np.pi, 2001))
     head = made(name, prototypes, margin=margin, scale=1)
-    logits = numbers(head(features, labels))[:, 0]
+    logits = answer(head, features, labels)[:, 0]
     assert np.all(np.diff(logits) <= 1e-6)
-    assert np.all(logits <= numbers(head(features))[:, 0] + 1e-6)
+    assert np.all(logits <= answer(head, features)[:, 0] + 1e-6)
 
 
 @pytest.mark.parametrize("multiplier", [1.35, 2.0, 2.5, 4.0])
@@ -184,16 +210,16 @@ def test_without_labels_or_with_zero_rows_there_is_no_margin(name):
     rng = np.random.default_rng(2)
     features = rng.normal(size=(6, WIDTH)).astype("float32")
     head = made(name)
-    plain = numbers(head(features))
+    plain = answer(head, features)
     np.testing.assert_allclose(
-        plain, float(ops.convert_to_numpy(head.scale)) * numbers(head.cosines(features)), rtol=1e-6
+        plain, float(ops.convert_to_numpy(head.scale)) * numbers(head.cosines(features)), atol=1e-6
     )
-    np.testing.assert_allclose(numbers(head(features, np.zeros((6, CLASSES)))), plain, atol=1e-6)
-    np.testing.assert_allclose(numbers(head(features, np.full(6, -1))), plain, atol=1e-6)
+    np.testing.assert_allclose(answer(head, features, np.zeros((6, CLASSES))), plain, atol=1e-6)
+    np.testing.assert_allclose(answer(head, features, np.full(6, -1)), plain, atol=1e-6)
     if name != "AdaCos":
         labels = np.eye(CLASSES)[[0, 1, 2, 3, 4, 0]]
         labels[1] = 0
-        changed = np.abs(numbers(head(features, labels)) - plain) > 1e-6
+        changed = np.abs(answer(head, features, labels) - plain) > 1e-6
         np.testing.assert_array_equal(changed, labels > 0)
 
 
@@ -204,8 +230,8 @@ def test_soft_rows_weigh_the_margin(name, margin):
     prototypes = rng.normal(size=(WIDTH, CLASSES)).astype("float32")
     labels = rng.dirichlet(np.ones(CLASSES), size=50)
     head = made(name, prototypes, margin=margin, scale=10)
-    expected = logits64(name, features, prototypes, labels, margin, 10)
-    np.testing.assert_allclose(numbers(head(features, labels)), expected, atol=1e-4)
+    expected = logits64(name, features, prototypes, labels, margin=margin, scale=10)
+    np.testing.assert_allclose(answer(head, features, labels), expected, atol=1e-4)
     if name == "CosFace":
         np.testing.assert_allclose(
             expected, 10 * (cosines64(features, prototypes) - labels * margin), atol=1e-12
@@ -266,6 +292,30 @@ def test_logits_are_float32_under_every_policy(name, policy):
 
 
 @pytest.mark.parametrize("name", EVERY)
+@pytest.mark.parametrize("policy", POLICIES)
+def test_no_policy_rounds_float32_features_or_labels(name, policy):
+    rng = np.random.default_rng(17)
+    features = rng.normal(size=(6, WIDTH)).astype("float32")
+    labels = rng.dirichlet(np.ones(CLASSES), size=6).astype("float32")
+    plain = made(name)
+    before = keras.config.dtype_policy()
+    keras.config.set_dtype_policy(policy)
+    try:
+        heads_under_policy = [
+            made(name),
+            made(name, dtype=policy),
+            type(plain).from_config(plain.get_config()),
+        ]
+    finally:
+        keras.config.set_dtype_policy(before)
+    for head in heads_under_policy:
+        if not head.built:
+            head.build((None, WIDTH))
+        head.set_weights([ops.convert_to_numpy(w) for w in plain.weights])
+        np.testing.assert_array_equal(answer(head, features, labels), answer(plain, features, labels))
+
+
+@pytest.mark.parametrize("name", EVERY)
 @pytest.mark.parametrize("dtype", ["float32", "float16", "bfloat16"])
 def test_gradients_are_finite_at_hard_features(name, dtype):
     head = made(name)
@@ -298,7 +348,7 @@ def test_gradient_matches_differences_of_float64(name, margin):
     found = gradient(lambda x: ops.multiply(head(x, labels), weight), features)
 
     def total(x):
-        return (weight * logits64(name, x, prototypes, labels, margin, 2)).sum(1)
+        return (weight * logits64(name, x, prototypes, labels, margin=margin, scale=2)).sum(1)
 
     expected = np.stack(
         [(total(features + step) - total(features - step)) / 2e-6 for step in 1e-6 * np.eye(WIDTH)], axis=1
@@ -460,7 +510,7 @@ def test_softmax_is_linear_and_ignores_labels():
     head = made("Softmax")
     head.bias.assign(np.arange(CLASSES))
     expected = features @ numbers(head.kernel) + np.arange(CLASSES)
-    np.testing.assert_allclose(numbers(head(features)), expected, atol=1e-5)
+    np.testing.assert_allclose(answer(head, features), expected, atol=1e-5)
     np.testing.assert_allclose(numbers(head(features, np.arange(4), training=True)), expected, atol=1e-5)
 
 
@@ -556,7 +606,7 @@ def test_adacos_needs_three_classes():
         heads.AdaCos(2)
 
 
-# pytorch-metric-learning: margin of ArcFace in degrees, SphereFace scaled by the feature's length, hence unit features.
+# pytorch-metric-learning takes ArcFace's margin in degrees and scales SphereFace by the feature's length (here 1).
 
 
 @pytest.mark.parametrize(
@@ -593,7 +643,7 @@ def test_loss_matches_pytorch_metric_learning(name, margin, theirs, scale):
         return -ops.sum(ops.multiply(log_probability, np.eye(CLASSES, dtype="float32")[classes])) / 60
 
     assert float(ops.convert_to_numpy(loss(features))) == pytest.approx(peer_loss.item(), rel=2e-6)
-    # The peer's SphereFace also changes with the feature's length. And not at the prototypes themselves, where its
-    # arccos has no gradient worth comparing.
+    # The peer's SphereFace also changes with the feature's length. And not at the prototypes themselves,
+    # where its arccos has no gradient worth comparing.
     expected = x.grad.numpy() - (x.grad.numpy() * features).sum(axis=1, keepdims=True) * features
     np.testing.assert_allclose(gradient(loss, features)[10:], expected[10:], atol=2e-6 * scale)

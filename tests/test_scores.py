@@ -194,7 +194,7 @@ def test_state_goes_through_npz_without_pickle(name, tmp_path):
 @pytest.mark.parametrize("name", FITTED)
 def test_fitted_scores_compile_with_an_unknown_batch(name):
     score = fitted(name)
-    run = compiled(lambda features, logits: score.score(features, logits), WIDTH, CLASSES)
+    run = compiled(score.score, WIDTH, CLASSES)
     features, _, logits, _, _ = blobs(9, seed=4)
     for count in (9, 1):
         found = run(ops.convert_to_tensor(features[:count]), ops.convert_to_tensor(logits[:count]))
@@ -351,7 +351,7 @@ def test_knn_refuses_fewer_features_than_neighbours():
         scores.KNN().fit(blobs(49)[0], None)
 
 
-def vim64(features, logits, queries, query_logits, dim, origin):
+def vim64(features, logits, queries, query_logits, *, dim, origin):
     """As the paper's code: the covariance's eigenvectors sorted, the leading ones left out."""
     centred = np.float64(features) - origin
     values, vectors = np.linalg.eigh(centred.T @ centred / len(centred))
@@ -366,12 +366,14 @@ def test_vim_matches_float64(dim):
     features, labels, logits, kernel, bias = blobs()
     queries, _, query_logits, _, _ = blobs(40, seed=10)
     found = numbers(scores.ViM(dim).fit(features, labels, logits).score(queries, query_logits))
-    expected = vim64(features, logits, queries, query_logits, dim, np.float64(features).mean(axis=0))
+    expected = vim64(
+        features, logits, queries, query_logits, dim=dim, origin=np.float64(features).mean(axis=0)
+    )
     np.testing.assert_allclose(found, expected, rtol=1e-4, atol=1e-4)
 
     origin = -np.linalg.pinv(kernel.T) @ bias
     np.testing.assert_allclose(origin @ kernel + bias, 0, atol=1e-12)
-    expected = vim64(features, logits, queries, query_logits, dim, origin)
+    expected = vim64(features, logits, queries, query_logits, dim=dim, origin=origin)
     for given in (logits, None):
         score = scores.ViM(dim).fit(features, labels, given, kernel=kernel, bias=bias)
         np.testing.assert_allclose(

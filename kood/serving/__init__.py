@@ -1,5 +1,1 @@
 """The SavedModel: what it computes, how it is written from any backend, and the check that it answers as Keras does."""
-
-from kood.serving.publish import publish
-
-__all__ = ["publish"]

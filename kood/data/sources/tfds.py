@@ -157,7 +157,7 @@ def _prepared(
     features = builder.info.features
     if "image" not in features:
         raise UserError(f"name: the TensorFlow Dataset {name!r} has no `image`, only {', '.join(sorted(features))}")
-    has_labels = hasattr(features.get("label"), "names")
+    has_labels = "label" in features and hasattr(features["label"], "names")
     class_names = tuple(features["label"].names) if has_labels else ()
     if classes is not None:
         # Before anything is read: places365 alone is 29 GB.

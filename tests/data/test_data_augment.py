@@ -1,0 +1,261 @@
+"""Augmentations: what each does, its range, and that equal seeds give equal bits on every backend."""
+
+import hashlib
+import os
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+import tensorflow as tf
+from PIL import Image, ImageOps
+
+from kood import registry
+from kood.data import ImageSet, augment
+from kood.data.batches import training_batches
+from kood.data.images import normalize, quantize
+
+NAMES = list(registry.room("augmentations"))
+WITH_KERAS_CV = ["aug_mix", "color_jitter", "cutout", "rand_augment"]
+
+
+def smooth_images(count=24, side=16, channels=3, seed=0):
+    """Random gradients: textures on which every operation shows."""
+    rng = np.random.default_rng(seed)
+    small = rng.integers(0, 256, (count, 4, 4, channels)).astype(np.float32)
+    return np.clip(np.rint(tf.image.resize(small, (side, side)).numpy()), 0, 255).astype(np.uint8)
+
+
+def seed(number=0):
+    return tf.constant([number, 1], tf.int32)
+
+
+def traced(function):
+    return tf.function(lambda images, at: function(images, at))
+
+
+def test_the_registry_lists_them_all():
+    assert NAMES == sorted(augment.__all__) and set(WITH_KERAS_CV) < set(NAMES)
+    assert all(entry.summary for entry in registry.room("augmentations").values())
+
+
+@pytest.mark.parametrize("channels", [1, 3])
+@pytest.mark.parametrize("name", NAMES)
+def test_shape_range_and_bits(name, channels):
+    images = normalize(tf.constant(smooth_images(channels=channels)))
+    function = traced(getattr(augment, name))
+    first, again, other = function(images, seed()), function(images, seed()), function(images, seed(1))
+    assert first.shape == images.shape and first.dtype == tf.float32
+    assert np.isfinite(first).all() and np.abs(first).max() <= 1.0
+    assert first.numpy().tobytes() == again.numpy().tobytes() != other.numpy().tobytes()
+    changed = (first.numpy() != images.numpy()).any(axis=(1, 2, 3))
+    assert changed.mean() > 0.2
+
+
+@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("shape", [(1, 8, 8, 1), (3, 1, 1, 3), (2, 5, 9, 3)])
+def test_small_and_oblong_images(name, shape):
+    images = normalize(np.random.default_rng(0).integers(0, 256, shape, dtype=np.uint8))
+    result = traced(getattr(augment, name))(tf.constant(images), seed(3)).numpy()
+    assert result.shape == shape and np.isfinite(result).all() and np.abs(result).max() <= 1.0
+
+
+@pytest.mark.parametrize("value", [-1.0, 0.0, 1.0])
+@pytest.mark.parametrize("name", NAMES)
+def test_plain_images_stay_finite(name, value):
+    result = traced(getattr(augment, name))(tf.fill((16, 8, 8, 3), value), seed()).numpy()
+    assert np.isfinite(result).all() and np.abs(result).max() <= 1.0
+
+
+def test_flip_mirrors_half_of_them():
+    images = normalize(smooth_images(400, 6))
+    flipped = augment.flip(tf.constant(images), seed()).numpy()
+    mirrored = (flipped == images[:, :, ::-1]).all(axis=(1, 2, 3))
+    assert (mirrored | (flipped == images).all(axis=(1, 2, 3))).all()
+    assert 0.4 < mirrored.mean() < 0.6
+
+
+def test_crop_is_a_window_of_the_padded_image():
+    images = normalize(smooth_images(300, 16))
+    cropped = augment.crop(tf.constant(images), seed()).numpy()
+    padded = np.pad(images, [(0, 0), (2, 2), (2, 2), (0, 0)], mode="reflect")
+    windows = np.stack([padded[:, y : y + 16, x : x + 16] for y in range(5) for x in range(5)], axis=1)
+    equal = (windows == cropped[:, None]).all(axis=(2, 3, 4))
+    assert equal.any(axis=1).all()
+    assert (equal.mean(axis=0) > 0.01).all()
+
+
+def test_cutout_greys_a_square_of_half_the_side():
+    images = tf.ones((300, 16, 16, 3))
+    cut = augment.cutout(images, seed()).numpy()[..., 0] == 0.0
+    rows, columns = cut.any(axis=2).sum(axis=1), cut.any(axis=1).sum(axis=1)
+    np.testing.assert_array_equal(cut.sum(axis=(1, 2)), rows * columns)
+    assert rows.max() == columns.max() == 8 and rows.min() >= 3
+    untouched = augment.cutout(tf.constant(normalize(smooth_images())), seed()).numpy()
+    kept = untouched != 0.0
+    np.testing.assert_array_equal(untouched[kept], normalize(smooth_images())[kept])
+
+
+def test_color_jitter_stays_within_its_amounts():
+    grey = tf.fill((500, 4, 4, 1), normalize(np.array([128], np.uint8))[0])
+    shifted = (augment.color_jitter(grey, seed()).numpy()[:, 0, 0, 0] + 1) * 127.5 - 128
+    assert np.abs(shifted).max() <= 51.01 and shifted.max() > 40 and shifted.min() < -40
+    # An image of one colour: contrast does nothing, brightness moves all channels, hue and saturation their spread.
+    colour = tf.constant(np.broadcast_to(normalize(np.array([150, 100, 90], np.uint8)), (200, 4, 4, 3)))
+    result = augment.color_jitter(colour, seed()).numpy()
+    assert (np.ptp(result, axis=(1, 2)) < 1e-5).all() and result[:, 0, 0].std(axis=0).min() > 0.02
+
+
+def operation(operations, index, images, at=0):
+    """One operation on all images, as 0..255."""
+    which = tf.fill([len(images)], index)
+    chosen = tf.function(lambda colour: augment._each_by_its_own(colour, which, seed(at), operations))
+    return chosen(tf.constant(images, tf.float32)).numpy()
+
+
+def test_auto_contrast_and_equalize_are_pillows():
+    images = (smooth_images(8, 16) // 2 + 40).astype(np.uint8)
+    operations = augment._rand_augment_operations()
+    for index, theirs in ((0, ImageOps.autocontrast), (1, ImageOps.equalize)):
+        expected = np.stack([np.asarray(theirs(Image.fromarray(one))) for one in images]).astype(float)
+        # Pillow cuts fractions off, the layer keeps them.
+        assert np.abs(operation(operations, index, images) - expected).max() <= 1.0
+
+
+def test_posterize_keeps_four_bits():
+    images = smooth_images(8, 16)
+    np.testing.assert_array_equal(operation(augment._aug_mix_operations(), 2, images), images & 0xF0)
+
+
+def test_solarize_inverts_what_is_bright():
+    images = smooth_images(64, 8)
+    result = operation(augment._aug_mix_operations(), 4, images)
+    kept, inverted = result == images, result == 255.0 - images
+    assert (kept | inverted).all() and (kept[images < 179]).all() and inverted[images > 253].all()
+
+
+@pytest.mark.parametrize("index", range(10))
+def test_operations_do_not_depend_on_their_company(index):
+    images = smooth_images(12, 8)
+    operations = augment._rand_augment_operations()
+    alone = operation(operations, index, images)
+    which = tf.constant(np.where(np.arange(12) % 3 == 0, index, 10), tf.int32)
+    among = augment._each_by_its_own(tf.constant(images, tf.float32), which, seed(), operations).numpy()
+    np.testing.assert_array_equal(among[::3], alone[::3])
+    rest = np.arange(12) % 3 != 0
+    np.testing.assert_array_equal(among[rest], images[rest])
+    assert (alone != images).any()
+
+
+def test_geometry_goes_both_ways_and_reflects():
+    images = np.zeros((200, 9, 9, 3), np.float32)
+    images[:, 4, 4] = 255.0
+    for index, axis in ((8, 2), (9, 1)):
+        moved = operation(augment._rand_augment_operations(), index, images)
+        places = moved.sum(axis=(3 - axis, 3)) @ np.arange(9) / np.maximum(moved.sum(axis=(1, 2, 3)), 1e-6)
+        assert places.min() < 3 and places.max() > 5
+        assert np.abs(moved.sum(axis=(axis, 3)).argmax(axis=1) - 4).max() == 0
+
+
+def test_rand_augment_leaves_one_in_1331_alone():
+    chosen = tf.random.stateless_uniform([20000], seed(), 0, 11, tf.int32).numpy()
+    assert np.abs(np.bincount(chosen) / 20000 - 1 / 11).max() < 0.01
+
+
+def test_aug_mix_mixes_by_dirichlet_and_beta(monkeypatch):
+    images = tf.fill((4000, 1, 1, 3), 1.0)
+    black = lambda part, normal, uniform, sign: tf.zeros_like(part)  # noqa: E731
+    monkeypatch.setattr(augment, "_aug_mix_operations", lambda: [black])
+    own = (augment.aug_mix(images, seed()).numpy()[:, 0, 0, 0] + 1) / 2
+    # All chains black: what is left is m, uniform in [0, 1].
+    assert abs(own.mean() - 0.5) < 0.02 and abs(own.std() - 12**-0.5) < 0.02
+    darker = lambda part, normal, uniform, sign: part - 51.0  # noqa: E731
+    monkeypatch.setattr(augment, "_aug_mix_operations", lambda: [darker])
+    depths = (1 - augment.aug_mix(images, seed()).numpy()[:, 0, 0, 0]) * 127.5 / 51.0 / (1 - own)
+    # A weighted mean of three depths uniform in 1..3; the weights' squares sum to 1/2 on average.
+    assert depths.min() > 0.99 and depths.max() < 3.01
+    assert abs(depths.mean() - 2.0) < 0.05 and abs(depths.var() - (2 / 3) * 0.5) < 0.05
+
+
+def batch_bits(names, first_epoch=0, channels=3):
+    id_set = ImageSet(smooth_images(20, 8, channels), np.arange(20, dtype=np.int64) % 2, ("a", "b"))
+    outliers = ImageSet(smooth_images(9, 8, channels, seed=1))
+    dataset, steps = training_batches(
+        id_set, outliers, num_classes=2, batch_size=8, outliers_per_batch=4, epochs=3, seed=5, augment=names,
+        first_epoch=first_epoch,
+    )  # fmt: skip
+    return [element["image"].numpy().tobytes() for element in dataset], steps
+
+
+@pytest.mark.parametrize("names", [["cutout"], ["color_jitter"], ["rand_augment"], ["aug_mix"], ["flip", "crop", "cutout"]])
+def test_augmented_batches_repeat_resume_and_differ_by_epoch(names):
+    whole, steps = batch_bits(names)
+    assert whole == batch_bits(names)[0]
+    assert whole[2 * steps :] == batch_bits(names, first_epoch=2)[0]
+    assert len(set(whole)) == len(whole)
+
+
+def test_order_of_the_list_matters_and_repeats_differ():
+    assert batch_bits(["flip", "crop"])[0] != batch_bits(["crop", "flip"])[0]
+    assert batch_bits(["crop", "crop"])[0] != batch_bits(["crop"])[0]
+
+
+def test_float32_under_mixed_precision():
+    import keras
+
+    augment._layers.cache_clear()
+    plain = batch_bits(["rand_augment", "aug_mix"])
+    keras.mixed_precision.set_global_policy("mixed_bfloat16")
+    try:
+        augment._layers.cache_clear()
+        assert batch_bits(["rand_augment", "aug_mix"]) == plain
+    finally:
+        keras.mixed_precision.set_global_policy("float32")
+        augment._layers.cache_clear()
+
+
+def test_kerascv_is_imported_only_where_it_is_needed():
+    script = (
+        "import sys, numpy as np\nfrom kood.data import ImageSet\nfrom kood.data.batches import training_batches\n"
+        "s = ImageSet(np.zeros((4, 8, 8, 3), np.uint8), np.zeros(4, np.int64), ('a',))\n"
+        "d, _ = training_batches(s, None, num_classes=1, batch_size=2, outliers_per_batch=0, epochs=1, seed=0,\n"
+        "                        augment=['flip', 'crop'])\n"
+        "list(d); print('keras_cv' in sys.modules, 'keras' in sys.modules)"
+    )
+    found = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
+    assert found.stdout.split()[-2] == "False"
+
+
+def test_without_kerascv_the_message_says_what_to_do(monkeypatch):
+    from kood.errors import UserError
+
+    augment._layers.cache_clear()
+    monkeypatch.setitem(sys.modules, "keras_cv", None)
+    with pytest.raises(UserError, match="pip install keras-cv"):
+        augment._layers()
+
+
+SCRIPT = """
+import hashlib, sys
+sys.path.insert(0, {folder!r})
+from test_data_augment import NAMES, batch_bits
+print(hashlib.sha256(b"".join(b"".join(batch_bits([name])[0]) for name in NAMES)).hexdigest())
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("backend", ["jax", "torch"])
+def test_the_same_bits_on_every_backend(backend):
+    here = hashlib.sha256(b"".join(b"".join(batch_bits([name])[0]) for name in NAMES)).hexdigest()
+    script = SCRIPT.format(folder=os.path.dirname(__file__))  # noqa: PTH120
+    environment = os.environ | {"KERAS_BACKEND": backend}
+    found = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, env=environment)
+    assert found.returncode == 0, found.stderr[-2000:]
+    assert found.stdout.split()[-1] == here
+
+
+def test_bytes_survive_the_way_through():
+    every = np.arange(256, dtype=np.uint8).reshape(1, 16, 16, 1)
+    there = augment._to_colour_bytes(normalize(tf.constant(every)))
+    np.testing.assert_array_equal(there.numpy()[..., 0], every[..., 0])
+    np.testing.assert_array_equal(quantize(augment._from_colour_bytes(there, normalize(every)).numpy()), every)

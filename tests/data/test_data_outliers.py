@@ -1,0 +1,107 @@
+"""Outliers without a generative model."""
+
+import numpy as np
+import pytest
+
+from kood.data.outliers import noise_images, patch_shuffle, pixel_mixup
+
+
+def rng(seed=0):
+    return np.random.default_rng(seed)
+
+
+def test_pixel_mixup_mixes_two_classes_evenly():
+    # Class k's images hold the value 40 k, so a mixture says which classes it came from.
+    labels = np.array([0] * 5 + [2] * 10 + [1] * 25)
+    images = np.broadcast_to((labels * 40).astype(np.uint8).reshape(-1, 1, 1, 1), (40, 3, 3, 1))
+    mixed = pixel_mixup(images, labels, 20000, rng=rng())
+    assert mixed.shape == (20000, 3, 3, 1) and mixed.dtype == np.uint8
+    values, counts = np.unique(mixed[:, 0, 0, 0], return_counts=True)
+    assert values.tolist() == [20, 40, 60]
+    sizes = {0: 5, 1: 25, 2: 10}
+    share = lambda a, b: sizes[a] / 40 * sizes[b] / (40 - sizes[a]) + sizes[b] / 40 * sizes[a] / (40 - sizes[b])  # noqa: E731
+    np.testing.assert_allclose(counts / 20000, [share(0, 1), share(0, 2), share(1, 2)], atol=0.015)
+
+
+def test_pixel_mixup_formula_and_weights():
+    images = rng(1).integers(0, 256, (2, 4, 4, 3), dtype=np.uint8)
+    labels = np.array([0, 1])
+    mixed = pixel_mixup(images, labels, 200, weight=0.3, rng=rng())
+    one, other = images.astype(np.float64)
+    for result in mixed:
+        errors = [np.abs(result - np.rint(0.3 * a + 0.7 * b)).max() for a, b in ((one, other), (other, one))]
+        assert min(errors) <= 1
+    extremes = np.array([np.zeros((1, 1, 1)), np.full((1, 1, 1), 255)]).astype(np.uint8)
+    drawn = pixel_mixup(extremes, labels, 5000, weight=(0.2, 0.4), rng=rng())[:, 0, 0, 0] / 255
+    low = drawn[drawn < 0.5]
+    assert 0.195 < low.min() and low.max() < 0.405 and abs(low.mean() - 0.3) < 0.01
+    assert set(np.unique(pixel_mixup(extremes, labels, 50, weight=1.0, rng=rng()))) == {0, 255}
+
+
+def test_pixel_mixup_follows_its_generator():
+    images, labels = rng().integers(0, 256, (30, 2, 2, 1), dtype=np.uint8), np.arange(30) % 3
+    first, again, other = (pixel_mixup(images, labels, 50, rng=rng(seed)) for seed in (0, 0, 1))
+    assert (first == again).all() and (first != other).any()
+    assert pixel_mixup(images, labels, 0, rng=rng()).shape == (0, 2, 2, 1)
+
+
+@pytest.mark.parametrize("weight", [-0.1, 1.1, (0.5, 0.2), (0.0, 2.0), float("nan")])
+def test_pixel_mixup_refuses_weights(weight):
+    with pytest.raises(ValueError, match="weight must"):
+        pixel_mixup(np.zeros((2, 1, 1, 1), np.uint8), np.array([0, 1]), 1, weight=weight, rng=rng())
+
+
+def test_pixel_mixup_needs_two_classes():
+    with pytest.raises(ValueError, match="two classes; there is 1"):
+        pixel_mixup(np.zeros((2, 1, 1, 1), np.uint8), np.array([4, 4]), 1, rng=rng())
+
+
+def test_noise_is_clipped_gaussian_or_uniform():
+    gaussian = noise_images(200, (16, 16, 3), rng=rng()) / 127.5 - 1
+    assert gaussian.shape == (200, 16, 16, 3) and abs(gaussian.mean()) < 0.01
+    # P(|N(0, 0.6)| > 1) = 0.0956.
+    assert abs((np.abs(gaussian) == 1).mean() - 0.0956) < 0.005
+    uniform = noise_images(200, (16, 16, 3), kind="uniform", scale=0.5, rng=rng()) / 127.5 - 1
+    assert 0.49 < np.abs(uniform).max() < 0.51 and abs(uniform.std() - 0.5 / 3**0.5) < 0.01
+    assert (noise_images(3, (4, 4, 1), rng=rng()) == noise_images(3, (4, 4, 1), rng=rng())).all()
+
+
+@pytest.mark.parametrize("options", [{"kind": "pink"}, {"scale": 0.0}, {"scale": -1.0}, {"scale": float("nan")}])
+def test_noise_refuses(options):
+    with pytest.raises(ValueError, match="must be"):
+        noise_images(1, (2, 2, 1), rng=rng(), **options)
+
+
+@pytest.mark.parametrize(("shape", "grid"), [((8, 8, 1), 2), ((9, 8, 3), 4), ((7, 5, 1), 2), ((2, 2, 1), 2)])
+def test_patches_change_places(shape, grid):
+    count = 300
+    images = rng(1).integers(0, 256, (count, *shape), dtype=np.uint8)
+    # Each patch has a value of its own in its first pixel, so that no exchange goes unseen.
+    high, wide = shape[0] // grid, shape[1] // grid
+    images[:, : high * grid : high, : wide * grid : wide, 0] = np.arange(grid**2).reshape(grid, grid)
+    before = images.copy()
+    shuffled = patch_shuffle(images, rng=rng(), grid=grid)
+    np.testing.assert_array_equal(images, before)
+    assert shuffled.shape == images.shape and shuffled.dtype == np.uint8
+    assert (shuffled != images).any(axis=(1, 2, 3)).all()
+    order = shuffled[:, : high * grid : high, : wide * grid : wide, 0].reshape(count, -1)
+    assert (np.sort(order, axis=1) == np.arange(grid**2)).all() and len(np.unique(order, axis=0)) > 20
+    for one, moved, places in zip(images, shuffled, order, strict=True):
+        for place, origin in enumerate(places):
+            (y, x), (v, u) = divmod(place, grid), divmod(int(origin), grid)
+            np.testing.assert_array_equal(
+                moved[y * high : (y + 1) * high, x * wide : (x + 1) * wide],
+                one[v * high : (v + 1) * high, u * wide : (u + 1) * wide],
+            )
+    np.testing.assert_array_equal(shuffled[:, high * grid :], images[:, high * grid :])
+    np.testing.assert_array_equal(shuffled[:, :, wide * grid :], images[:, :, wide * grid :])
+
+
+@pytest.mark.parametrize("grid", [1, 0, 9])
+def test_patch_shuffle_refuses_grids(grid):
+    with pytest.raises(ValueError, match="grid must"):
+        patch_shuffle(np.zeros((1, 8, 8, 1), np.uint8), rng=rng(), grid=grid)
+
+
+def test_patch_shuffle_of_nothing():
+    assert patch_shuffle(np.empty((0, 4, 4, 1), np.uint8), rng=rng()).shape == (0, 4, 4, 1)

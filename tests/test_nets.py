@@ -1,0 +1,464 @@
+"""The networks: parameter counts, gradients, precision, saving, and the denoisers' layers against NumPy."""
+
+import json
+
+import keras
+import numpy as np
+import pytest
+from keras import ops
+
+from kood.nets import backbones, denoisers
+
+BACKBONES = [getattr(backbones, name) for name in backbones.__all__]
+
+
+def trainable(model):
+    return sum(int(np.prod(weight.shape)) for weight in model.trainable_weights)
+
+
+def randomised(model, seed=0):
+    """The model with no weight at zero, so that nothing is hidden by a zero-initialised layer."""
+    rng = np.random.default_rng(seed)
+    model.set_weights(
+        [w + 0.1 * rng.standard_normal(w.shape).astype(w.dtype) for w in model.get_weights()]
+        if not model.non_trainable_weights
+        else model.get_weights()
+    )
+    return model
+
+
+def images(shape, batch=3, seed=0):
+    return np.random.default_rng(seed).uniform(-1, 1, (batch, *shape)).astype("float32")
+
+
+def numpy(tensor):
+    return ops.convert_to_numpy(tensor)
+
+
+@pytest.fixture
+def mixed_bfloat16():
+    before = keras.config.dtype_policy()
+    keras.config.set_dtype_policy("mixed_bfloat16")
+    yield
+    keras.config.set_dtype_policy(before)
+
+
+# Backbones -----------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("name", "published", "digits"), [("resnet8", 0.08e6, 1), ("resnet20", 0.27e6, 2), ("resnet18", 11.17e6, 4)]
+)
+def test_trainable_parameters_with_a_ten_way_head_are_the_published_ones(name, published, digits):
+    model = getattr(backbones, name)((32, 32, 3))
+    head = (model.output_shape[-1] + 1) * 10
+    assert float(f"{trainable(model) + head:.{digits}g}") == published
+
+
+def test_resnet20_counted_by_hand():
+    def convolution(i, o, kernel=3):
+        return kernel * kernel * i * o + 2 * o  # and the scale and shift of its normalisation
+
+    expected = convolution(3, 16) + 6 * convolution(16, 16)
+    expected += convolution(16, 32) + 5 * convolution(32, 32) + convolution(16, 32, kernel=1)
+    expected += convolution(32, 64) + 5 * convolution(64, 64) + convolution(32, 64, kernel=1)
+    assert trainable(backbones.resnet20((32, 32, 3))) == expected
+
+
+@pytest.mark.parametrize(
+    ("name", "shape", "count"),
+    [
+        ("small_cnn", (8, 8, 1), 46_960),
+        ("resnet8", (32, 32, 3), 78_064),
+        ("resnet20", (32, 32, 3), 273_392),
+        ("resnet18", (32, 32, 3), 11_178_432),
+    ],
+)
+def test_parameter_counts_are_those_in_the_docstring(name, shape, count):
+    make = getattr(backbones, name)
+    assert make(shape).count_params() == count
+    assert f"{count:,}" in make.__doc__
+
+
+@pytest.mark.parametrize("make", [backbones.resnet8, backbones.resnet20])
+def test_depth_is_in_the_name(make):
+    model = make((16, 16, 3))
+    main = [
+        layer for layer in model.layers if isinstance(layer, keras.layers.Conv2D) and layer.kernel_size == (3, 3)
+    ]
+    assert len(main) + 1 == int(make.__name__.removeprefix("resnet"))
+
+
+def small(make):
+    return {} if make is backbones.small_cnn else {"width": 4}
+
+
+@pytest.mark.parametrize("make", BACKBONES)
+@pytest.mark.parametrize("shape", [(8, 8, 1), (9, 12, 3)])
+def test_backbone_features(make, shape):
+    model = make(shape, features=5, **small(make))
+    assert model.input_shape == (None, *shape)
+    features = numpy(model(images(shape)))
+    assert features.shape == (3, 5)
+    assert features.dtype == np.float32
+    assert np.all(np.isfinite(features))
+    assert features.min() < 0 < features.max()  # nothing non-negative after the last layer
+    assert not np.allclose(features[0], features[1])
+
+
+@pytest.mark.parametrize("make", BACKBONES)
+def test_backbone_survives_saving(make, tmp_path):
+    model = make((8, 8, 3), **small(make))
+    model.save(tmp_path / "model.keras")
+    again = keras.saving.load_model(tmp_path / "model.keras")
+    x = images((8, 8, 3))
+    np.testing.assert_allclose(numpy(again(x)), numpy(model(x)), atol=1e-6)
+    assert again.get_config() == model.get_config()
+
+
+@pytest.mark.parametrize("make", BACKBONES)
+def test_backbone_trains(make):
+    model = make((8, 8, 3), **small(make))
+    before = model.get_weights()
+    model.compile(optimizer=keras.optimizers.SGD(0.01), loss="mse")
+    target = np.ones((3, model.output_shape[-1]), "float32")
+    model.fit(images((8, 8, 3)), target, epochs=1, batch_size=3, verbose=0)
+    moved = [not np.array_equal(a, b) for a, b in zip(before, model.get_weights(), strict=True)]
+    assert all(moved)
+
+
+def test_small_cnn_does_not_mix_the_rows_of_a_batch():
+    model = backbones.small_cnn((8, 8, 1))
+    x = images((8, 8, 1), batch=4)
+    alone = numpy(model(x[:1], training=True))
+    with_outliers = numpy(model(np.concatenate([x[:1], 50 * x[1:]]), training=True))[:1]
+    np.testing.assert_allclose(with_outliers, alone, atol=1e-5)
+
+
+@pytest.mark.parametrize("make", BACKBONES)
+@pytest.mark.parametrize("shape", [(8, 8), (8, 8, 0), (8, 8.0, 1), (0, 8, 1)])
+def test_backbone_refuses_a_bad_shape(make, shape):
+    with pytest.raises(ValueError, match="image_shape"):
+        make(shape)
+
+
+def test_backbone_refuses_bad_options():
+    for make in BACKBONES:
+        with pytest.raises(ValueError, match="features"):
+            make((8, 8, 1), features=0)
+    with pytest.raises(ValueError, match="at least 8"):
+        backbones.resnet18((32, 4, 3))
+    with pytest.raises(ValueError, match="multiples of groups=8"):
+        backbones.small_cnn((8, 8, 1), widths=(16, 12))
+    with pytest.raises(ValueError, match="width"):
+        backbones.resnet8((8, 8, 1), width=0)
+
+
+# Denoisers -----------------------------------------------------------------------------------------------------------
+
+
+def tiny_mlp(shape=(4, 6, 1), **options):
+    return denoisers.mlp(shape, 3, **{"width": 16, "depth": 2, "embedding": 8, **options})
+
+
+def tiny_unet(shape=(8, 12, 2), **options):
+    options = {"width": 8, "multipliers": (1, 2), "blocks": 1, "attention": (4,), "embedding": 8, **options}
+    return denoisers.unet(shape, 3, **options)
+
+
+def batch_for(model, rows=3, seed=0):
+    rng = np.random.default_rng(seed)
+    return {
+        "image": rng.standard_normal((rows, *model.output_shape[1:])).astype("float32"),
+        "step": rng.uniform(0, 1, rows).astype("float32"),
+        "condition": np.eye(3, dtype="float32")[rng.integers(0, 3, rows)],
+    }
+
+
+DENOISERS = [
+    tiny_mlp,
+    tiny_unet,
+    lambda **options: tiny_unet(patch=2, **options),
+    lambda **options: tiny_unet((4, 4, 1), multipliers=(1,), blocks=2, dropout=0.2, **options),
+]
+
+
+@pytest.mark.parametrize("make", DENOISERS)
+def test_denoiser_starts_at_zero(make):
+    model = make()
+    prediction = model(batch_for(model))
+    assert tuple(prediction.shape) == (3, *model.output_shape[1:])
+    assert keras.backend.standardize_dtype(prediction.dtype) == "float32"
+    np.testing.assert_array_equal(numpy(prediction), 0.0)
+
+
+@pytest.mark.parametrize("make", DENOISERS)
+@pytest.mark.parametrize("name", ["image", "step", "condition"])
+def test_every_input_reaches_the_prediction(make, name):
+    model = randomised(make())
+    batch = batch_for(model)
+    other = {**batch, name: batch_for(model, seed=1)[name]}
+    if name == "condition":
+        other[name] = np.roll(batch[name], 1, axis=-1)
+    difference = np.abs(numpy(model(batch)) - numpy(model(other)))
+    assert np.all(difference.max(axis=(1, 2, 3)) > 1e-4)
+
+
+@pytest.mark.parametrize("make", DENOISERS)
+def test_rows_do_not_mix(make):
+    model = randomised(make())
+    batch = batch_for(model)
+    alone = numpy(model({name: values[1:2] for name, values in batch.items()}))
+    np.testing.assert_allclose(numpy(model(batch))[1:2], alone, atol=2e-5)
+
+
+@pytest.mark.parametrize("make", DENOISERS)
+def test_soft_and_empty_labels(make):
+    model = randomised(make())
+    batch = batch_for(model)
+    for condition in ([0.0, 0.0, 0.0], [0.5, 0.5, 0.0]):
+        batch["condition"] = np.array([condition] * 3, "float32")
+        assert np.all(np.isfinite(numpy(model(batch))))
+
+
+def test_a_mixture_of_labels_is_the_mean_of_their_embeddings():
+    model = tiny_mlp()
+    embed = model.get_layer("label_embedding")
+    rows = numpy(embed(ops.convert_to_tensor(np.array([[1, 0, 0], [0, 1, 0], [0.5, 0.5, 0], [0, 0, 0]], "float32"))))
+    np.testing.assert_allclose(rows[2], (rows[0] + rows[1]) / 2, atol=1e-6)
+    np.testing.assert_array_equal(rows[3], 0.0)
+
+
+def test_label_embedding_starts_standard_normal():
+    kernel = numpy(denoisers.mlp((2, 2, 1), 50, width=8, depth=1, embedding=200).get_layer("label_embedding").kernel)
+    assert abs(kernel.mean()) < 0.05
+    assert kernel.std() == pytest.approx(1.0, abs=0.05)
+
+
+@pytest.mark.parametrize("make", DENOISERS)
+def test_denoiser_survives_saving(make, tmp_path):
+    model = randomised(make())
+    model.save(tmp_path / "model.keras")
+    again = keras.saving.load_model(tmp_path / "model.keras")
+    batch = batch_for(model)
+    np.testing.assert_allclose(numpy(again(batch)), numpy(model(batch)), atol=1e-5)
+    assert again.get_config() == model.get_config()
+    json.dumps(model.get_config(), default=str)
+
+
+@pytest.mark.parametrize("make", DENOISERS)
+def test_denoiser_trains(make):
+    # Two steps: behind the zero-initialised output the first one moves nothing but the output.
+    model = make()
+    before = model.get_weights()
+    model.compile(optimizer=keras.optimizers.Adam(0.01), loss="mse")
+    batch = batch_for(model)
+    target = np.random.default_rng(3).standard_normal(batch["image"].shape).astype("float32")
+    losses = model.fit(batch, target, epochs=3, batch_size=3, verbose=0).history["loss"]
+    assert losses[-1] < losses[0]
+    weights = [w.path for w in model.weights if "seed" not in w.path]
+    moved = {
+        path: not np.array_equal(a, b) for path, a, b in zip(weights, before, model.get_weights(), strict=False)
+    }
+    # A constant added to all keys changes no attention weight, and the last three layers decide nothing else.
+    assert [path for path, changed in moved.items() if not changed] == []
+
+
+@pytest.mark.parametrize("make", DENOISERS)
+def test_denoiser_in_mixed_precision(make, mixed_bfloat16):
+    model = randomised(make())
+    prediction = model(batch_for(model))
+    assert keras.backend.standardize_dtype(prediction.dtype) == "float32"
+    assert np.all(np.isfinite(numpy(prediction)))
+    assert np.abs(numpy(prediction)).max() > 0
+    # bfloat16 cannot tell these two steps apart.
+    steps = ops.convert_to_tensor(np.array([0.999, 0.998], "float32"))
+    rows = numpy(model.get_layer("step_embedding")(steps))
+    assert np.abs(rows[0] - rows[1]).max() > 0.5
+
+
+def test_unet_saved_in_mixed_precision(tmp_path, mixed_bfloat16):
+    model = randomised(tiny_unet(patch=2))
+    model.save(tmp_path / "model.keras")
+    again = keras.saving.load_model(tmp_path / "model.keras")
+    np.testing.assert_array_equal(numpy(again(batch_for(model))), numpy(model(batch_for(model))))
+
+
+def test_parameter_counts():
+    mlp = denoisers.mlp((8, 8, 1), 10)
+    assert mlp.count_params() == 447_936
+    assert f"{mlp.count_params():,}" in denoisers.mlp.__doc__
+    unet = denoisers.unet((16, 16, 3), 10, width=80, multipliers=(1, 2), attention=(8, 4), patch=2)
+    assert unet.count_params() == 4_040_000
+    assert f"{unet.count_params():,}" in denoisers.unet.__doc__
+
+
+def attention_layers(model):
+    return [layer.name for layer in model.layers if isinstance(layer, denoisers.SelfAttention)]
+
+
+def test_attention_stands_at_the_resolutions_named():
+    assert attention_layers(tiny_unet((16, 32, 1), multipliers=(1, 1, 1), attention=(8,))) == [
+        "down1_attention",
+        "up1_attention",
+    ]
+    assert attention_layers(tiny_unet((16, 16, 1), patch=4, attention=(4, 2))) == [
+        "down0_attention",
+        "down1_attention",
+        "up1_attention",
+        "up0_attention",
+    ]
+    assert attention_layers(tiny_unet(attention=())) == []
+
+
+def test_dropout_acts_in_training_only():
+    model = randomised(tiny_unet(dropout=0.5))
+    batch = batch_for(model)
+    np.testing.assert_array_equal(numpy(model(batch)), numpy(model(batch, training=False)))
+    assert not np.allclose(numpy(model(batch, training=True)), numpy(model(batch, training=True)))
+
+
+@pytest.mark.parametrize(
+    ("shape", "options", "multiple"),
+    [
+        ((9, 8, 1), {}, 2),
+        ((8, 10, 1), {"multipliers": (1, 1, 1)}, 4),
+        ((8, 12, 1), {"patch": 4}, 8),
+        ((7, 7, 1), {"multipliers": (1,), "patch": 2}, 2),
+    ],
+)
+def test_unet_names_the_multiple_it_needs(shape, options, multiple):
+    with pytest.raises(ValueError, match=f"multiples of {multiple}, got {shape[0]}x{shape[1]}"):
+        tiny_unet(shape, **options)
+
+
+def test_odd_sizes_that_can_be_done():
+    model = tiny_unet((5, 7, 1), multipliers=(1,), attention=(5,))
+    assert model(batch_for(model)).shape == (3, 5, 7, 1)
+
+
+@pytest.mark.parametrize(
+    ("options", "word"),
+    [
+        ({"width": 0}, "width"),
+        ({"blocks": 0}, "blocks"),
+        ({"patch": 0}, "patch"),
+        ({"multipliers": ()}, "multipliers"),
+        ({"multipliers": (1, 0)}, "multipliers"),
+        ({"dropout": 1.0}, "dropout"),
+        ({"dropout": -0.1}, "dropout"),
+        ({"embedding": 7}, "embedding must be even"),
+        ({"shape": (8, 8)}, "image_shape"),
+    ],
+)
+def test_unet_refuses_bad_options(options, word):
+    with pytest.raises(ValueError, match=word):
+        tiny_unet(**options)
+
+
+def test_mlp_refuses_bad_options():
+    for options, word in [({"width": 0}, "width"), ({"depth": 0}, "depth"), ({"embedding": 3}, "even")]:
+        with pytest.raises(ValueError, match=word):
+            tiny_mlp(**options)
+    with pytest.raises(ValueError, match="num_classes"):
+        denoisers.mlp((2, 2, 1), 0)
+
+
+# The denoisers' layers against NumPy ---------------------------------------------------------------------------------
+
+
+def test_space_to_depth_by_hand_and_back():
+    x = np.arange(2 * 4 * 6 * 3, dtype="float32").reshape(2, 4, 6, 3)
+    folded = denoisers.SpaceToDepth(2)(ops.convert_to_tensor(x))
+    expected = np.zeros((2, 2, 3, 12), "float32")
+    for i in range(2):
+        for j in range(2):
+            expected[..., (2 * i + j) * 3 : (2 * i + j + 1) * 3] = x[:, i::2, j::2]
+    np.testing.assert_array_equal(numpy(folded), expected)
+    np.testing.assert_array_equal(numpy(denoisers.DepthToSpace(2)(folded)), x)
+
+
+@pytest.mark.parametrize("shape", [(3, 4, 5, 8), (3, 8)])
+@pytest.mark.parametrize("groups", [1, 2, 8])
+@pytest.mark.parametrize("modulated", [False, True])
+def test_modulated_group_norm_against_numpy(shape, groups, modulated):
+    rng = np.random.default_rng(0)
+    x = rng.standard_normal(shape) * 3 + 1
+    layer = denoisers.ModulatedGroupNorm(groups)
+    m = rng.standard_normal((3, 16)) if modulated else np.zeros((3, 16))
+    arguments = [ops.convert_to_tensor(v, "float32") for v in ((x, m) if modulated else (x,))]
+    layer(*arguments)
+    gamma, beta = rng.standard_normal(8), rng.standard_normal(8)
+    layer.set_weights([gamma, beta])
+
+    rows = x.reshape(3, -1, groups, 8 // groups)
+    mean = rows.mean(axis=(1, 3), keepdims=True)
+    normed = ((rows - mean) / np.sqrt(((rows - mean) ** 2).mean(axis=(1, 3), keepdims=True) + 1e-5)).reshape(shape)
+    wide = (3,) + (1,) * (len(shape) - 2) + (8,)
+    expected = (1 + m[:, :8].reshape(wide)) * (gamma * normed + beta) + m[:, 8:].reshape(wide)
+    np.testing.assert_allclose(numpy(layer(*arguments)), expected, atol=2e-5, rtol=1e-5)
+
+
+def test_modulated_group_norm_equals_keras():
+    x = ops.convert_to_tensor(images((4, 4, 8)))
+    np.testing.assert_allclose(
+        numpy(denoisers.ModulatedGroupNorm(4)(x)),
+        numpy(keras.layers.GroupNormalization(4, epsilon=1e-5)(x)),
+        atol=1e-5,
+    )
+
+
+def test_modulated_group_norm_of_a_constant_is_finite():
+    for value in (0.0, 1e4, -3e-7):
+        y = numpy(denoisers.ModulatedGroupNorm(2)(ops.full((2, 3, 3, 4), value)))
+        assert np.all(np.isfinite(y))
+
+
+def test_modulated_group_norm_refuses_what_does_not_fit():
+    with pytest.raises(ValueError, match="divide"):
+        denoisers.ModulatedGroupNorm(3).build((None, 4, 4, 8))
+    with pytest.raises(ValueError, match="16 columns"):
+        denoisers.ModulatedGroupNorm(2).build((None, 4, 4, 8), (None, 8))
+
+
+@pytest.mark.parametrize("heads", [1, 2, 4])
+def test_self_attention_against_numpy(heads):
+    rng = np.random.default_rng(0)
+    x = rng.standard_normal((2, 3, 4, 8))
+    layer = denoisers.SelfAttention(heads)
+    layer(ops.convert_to_tensor(x, "float32"))
+    weights = [rng.standard_normal(w.shape) for w in layer.get_weights()]
+    layer.set_weights(weights)
+    queries, keys, values, output, bias = weights
+    size = 8 // heads
+    expected = np.zeros((2, 12, 8))
+    for b in range(2):
+        rows = x[b].reshape(12, 8)
+        for h in range(heads):
+            part = slice(h * size, (h + 1) * size)
+            logits = (rows @ queries)[:, part] @ (rows @ keys)[:, part].T / np.sqrt(size)
+            attention = np.exp(logits - logits.max(axis=-1, keepdims=True))
+            attention /= attention.sum(axis=-1, keepdims=True)
+            expected[b, :, part] = attention @ (rows @ values)[:, part]
+    expected = (expected @ output + bias).reshape(x.shape)
+    np.testing.assert_allclose(numpy(layer(ops.convert_to_tensor(x, "float32"))), expected, atol=1e-4, rtol=1e-4)
+
+
+def test_self_attention_refuses_heads_that_do_not_divide():
+    with pytest.raises(ValueError, match="heads=3"):
+        denoisers.SelfAttention(3).build((None, 4, 4, 8))
+
+
+def test_step_embedding_against_numpy():
+    steps = np.array([0.0, 0.001, 0.5, 1.0])
+    rows = numpy(denoisers.StepEmbedding(6)(ops.convert_to_tensor(steps, "float32")))
+    angles = 1000 * steps[:, None] / 10000 ** (2 * np.arange(3) / 6)
+    np.testing.assert_allclose(rows, np.concatenate([np.cos(angles), np.sin(angles)], axis=1), atol=2e-4)
+
+
+def test_groups_divide_the_channels_and_leave_four_each():
+    for channels in range(1, 300):
+        groups = denoisers._groups(channels)
+        assert channels % groups == 0
+        assert groups <= 32
+        assert channels // groups >= min(4, channels)

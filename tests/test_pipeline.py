@@ -1,0 +1,230 @@
+"""The whole job, small: from a recipe file to the report and the SavedModel, by the command line."""
+
+import json
+import os
+import re
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from tests.conftest import TINY
+
+ROOT = Path(__file__).parents[1]
+
+
+def kood(*arguments, cwd, **environment):
+    command = [sys.executable, "-m", "kood", *map(str, arguments)]
+    env = {**os.environ, "PYTHONPATH": str(ROOT), "COLUMNS": "100", **environment}
+    return subprocess.run(command, cwd=cwd, env=env, capture_output=True, text=True, check=False)
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory):
+    """A folder where the tiny recipe has run once."""
+    folder = tmp_path_factory.mktemp("run")
+    (folder / "tiny.toml").write_text(TINY)
+    result = kood("run", "tiny.toml", cwd=folder)
+    assert result.returncode == 0, result.stderr + result.stdout
+    return folder, result
+
+
+def report_of(folder, name="tiny"):
+    return json.loads((folder / "saved" / name / "report.json").read_bytes())
+
+
+def figures_of(report):
+    return {key: value for key, value in report.items() if key not in ("stages", "environment")}
+
+
+def test_the_run_leaves_everything_it_promises(finished):
+    folder, result = finished
+    saved = folder / "saved" / "tiny"
+    assert sorted(p.name for p in saved.iterdir() if not p.name.startswith(".")) == [
+        "1", "recipe.toml", "report.html", "report.json", "stages",
+    ]  # fmt: skip
+    report = report_of(folder)
+    assert set(report) >= {
+        "recipe", "backend", "kood", "seeds", "id", "scores", "headline_score", "threshold", "stages", "datasets",
+    }  # fmt: skip
+    assert report["seeds"] == [3] and not report["quick"]
+    assert set(report["stages"]) == {
+        "data", "diffusion", "label_mixup", "noise", "classifier", "evaluate", "export",
+    }  # fmt: skip
+    headline = report["scores"][report["headline_score"]]
+    assert set(headline) == {"other_digits", "uniform", "near", "far"}
+    assert headline["near"] == headline["other_digits"]
+    assert set(headline["near"]) >= {"auroc", "aupr_in", "aupr_out", "fpr_at_ood_tpr", "fpr_at_id_tpr"}
+    assert "SavedModel: saved/tiny/1" in result.stdout and "AUROC" in result.stdout
+    assert result.stderr == ""
+    mixtures = np.load(next(saved.glob("stages/label_mixup-*")) / "mixtures.npy")
+    np.testing.assert_allclose(np.sort(mixtures, 1)[:, -2:], 0.5)
+    html = (saved / "report.html").read_text()
+    assert "data:image/" in html and "http" not in re.sub(r"xmlns[^\s>]*", "", html.split("<body")[0])
+
+
+def test_the_contact_sheet_shows_a_sweep(finished):
+    from PIL import Image
+
+    folder, _ = finished
+    with Image.open(next((folder / "saved" / "tiny" / "stages").glob("label_mixup-*")) / "sheet.png") as sheet:
+        assert sheet.width > 600 and sheet.height > 400
+        assert len(np.unique(np.asarray(sheet))) > 50
+
+
+def test_a_second_run_does_no_training_and_says_so(finished):
+    folder, _ = finished
+    before = figures_of(report_of(folder))
+    result = kood("run", "tiny.toml", cwd=folder)
+    assert result.returncode == 0
+    assert "Nothing was trained" in result.stdout and "epoch" not in result.stdout
+    report = report_of(folder)
+    assert figures_of(report) == before and all(stage["cached"] for stage in report["stages"].values())
+    assert not (folder / "saved" / "tiny" / "2").exists()
+
+
+def test_the_same_recipe_elsewhere_gives_the_same_figures(finished, tmp_path):
+    folder, _ = finished
+    (tmp_path / "tiny.toml").write_text(TINY)
+    assert kood("run", "tiny.toml", cwd=tmp_path).returncode == 0
+    assert figures_of(report_of(tmp_path)) == figures_of(report_of(folder))
+
+
+def test_a_changed_setting_runs_only_what_depends_on_it(finished):
+    folder, _ = finished
+    result = kood("run", "tiny.toml", "--set", "train.epochs=3", "--set", "name=other", cwd=folder)
+    assert result.returncode == 0
+    (folder / "saved" / "changed").mkdir()
+    (folder / "saved" / "tiny").rename(folder / "saved" / "kept")
+    try:
+        (folder / "saved" / "other").rename(folder / "saved" / "tiny")
+        assert kood("run", "tiny.toml", "--set", "serve.accept=0.9", "--set", "train.epochs=3", cwd=folder).returncode == 0
+        stages = report_of(folder)["stages"]
+        made = {name for name, stage in stages.items() if not stage["cached"]}
+        assert made == {"evaluate", "export"}
+        assert (folder / "saved" / "tiny" / "2" / "saved_model.pb").exists()
+    finally:
+        (folder / "saved" / "tiny").rename(folder / "saved" / "gone")
+        (folder / "saved" / "kept").rename(folder / "saved" / "tiny")
+
+
+def test_predict(finished, tmp_path):
+    from PIL import Image
+
+    folder, _ = finished
+    Image.fromarray(np.full((20, 20), 128, "uint8")).save(tmp_path / "grey.png")
+    result = kood("predict", "saved/tiny", tmp_path / "grey.png", cwd=folder)
+    assert result.returncode == 0 and "grey.png" in result.stdout
+    result = kood("predict", "saved/tiny", tmp_path / "grey.png", tmp_path / "none.png", cwd=folder)
+    assert result.returncode == 1 and "none.png" in result.stdout and "grey.png" in result.stdout
+    assert kood("predict", "saved/none", tmp_path / "grey.png", cwd=folder).returncode == 2
+
+
+def test_a_matrix_shares_stages_and_survives_a_failing_cell(tmp_path):
+    (tmp_path / "table.toml").write_text(
+        TINY
+        + """
+[serve]
+export = false
+[evaluate]
+scores = ["msp", "energy"]
+[matrix]
+head = ["softmax", "arcface"]
+outliers = ["none", ["label_mixup"]]
+"train.learning_rate" = [0.002, 90.0]
+"""
+    )
+    result = kood("run", "table.toml", cwd=tmp_path)
+    assert result.returncode == 0, result.stderr
+    report = report_of(tmp_path, "table")
+    assert len(report["cells"]) + len(report["failed"]) == 8 and len(report["cells"]) >= 4
+    assert len(list((tmp_path / "saved" / "table" / "stages").glob("diffusion-*"))) == 1
+    assert len(report["table"]) == len(report["cells"])
+    assert "softmax" in result.stdout and "label_mixup" in result.stdout
+    assert not list((tmp_path / "saved" / "table").glob("[0-9]*"))
+
+
+@pytest.mark.parametrize(
+    ("change", "expected"),
+    [
+        (("epochs = 2", "epoch = 2"), ["tiny.toml", "train.epoch", "did you mean 'epochs'"]),
+        (('source = "uniform"\ncount = 60', 'source = "folder"\npath = "nowhere"'), ["data.far.uniform", "nowhere"]),
+        (('source = "uniform"\ncount = 60', 'source = "folder"\npath = "$KOOD_NOT_SET/x"'), ["KOOD_NOT_SET"]),
+        (('source = "uniform"\ncount = 60', 'source = "folder"'), ["data.far.uniform.path"]),
+        (("classes = [8, 9]", "classes = [8, 12]"), ["data.near.other_digits", "12"]),
+        (("classes = [0, 1, 2, 3]", "classes = [0]"), ["label_mixup.classes"]),
+        (("width = 32", "width = -1"), ["diffusion.options", "width"]),
+        (("seed = 3", "seed = 3\n[serve]\naccept = 0.999"), ["serve.accept", "calibration"]),
+    ],
+)  # fmt: skip
+def test_wrong_input_is_one_message_and_exit_code_2(tmp_path, change, expected):
+    assert change[0] in TINY
+    text = TINY.replace(*change, 1)
+    (tmp_path / "tiny.toml").write_text(text)
+    result = kood("run", "tiny.toml", cwd=tmp_path)
+    assert result.returncode == 2, result.stdout + result.stderr
+    assert "Traceback" not in result.stdout + result.stderr
+    for part in expected:
+        assert part in result.stderr
+    trained = list(tmp_path.glob("saved/*/stages/classifier-*"))
+    assert not trained or "accept" in change[1]
+
+
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+def test_a_stopped_run_says_so_and_goes_on(tmp_path, number, code):
+    (tmp_path / "tiny.toml").write_text(TINY.replace("epochs = 2", "epochs = 2000"))
+    command = [sys.executable, "-m", "kood", "run", "tiny.toml"]
+    env = {**os.environ, "PYTHONPATH": str(ROOT)}
+    with subprocess.Popen(command, cwd=tmp_path, env=env, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as run:
+        deadline = time.monotonic() + 120
+        for line in run.stdout:
+            if line.startswith("classifier: epoch") or time.monotonic() > deadline:
+                break
+        run.send_signal(number)
+        _, errors = run.communicate(timeout=60)
+    assert run.returncode == code
+    assert "stopped" in errors and "Traceback" not in errors
+    assert not list(tmp_path.glob("saved/tiny/report.json"))
+    result = kood("run", "tiny.toml", "--set", "train.epochs=2", cwd=tmp_path)
+    assert result.returncode == 0 and "diffusion: already there" in result.stdout
+
+
+def test_a_missing_backend_is_one_message(tmp_path, tiny):
+    for backend, expected in (("mxnet", "did you mean|Allowed: jax"), ("jax", r"pip install 'kood\[jax\]'")):
+        if backend == "jax" and __import__("importlib.util").util.find_spec("jax"):
+            continue
+        result = kood("run", tiny, cwd=tmp_path, KERAS_BACKEND=backend)
+        assert result.returncode == 2 and re.search(expected, result.stderr)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "expected"),
+    [
+        (["--help"], "predict"),
+        (["list", "heads"], "arcface"),
+        (["list", "scores"], "mahalanobis"),
+        (["list", "datasets"], "photo_patches"),
+        (["list", "backbones"], "resnet18"),
+        (["schema"], '"properties"'),
+        (["show", ROOT / "recipes" / "digits_arcface_oe.toml"], "label_dropout"),
+    ],
+)
+def test_questions_are_answered_at_once(tmp_path, arguments, expected):
+    result = kood(*arguments, cwd=tmp_path)
+    assert result.returncode == 0 and expected in result.stdout
+
+
+def test_list_recipes_and_wrong_words(tmp_path):
+    assert "digits_arcface_oe" in kood("list", "recipes", cwd=ROOT).stdout
+    assert kood("list", "recipes", cwd=tmp_path).returncode == 2
+    wrong = kood("list", "head", cwd=tmp_path)
+    assert wrong.returncode == 2 and "did you mean 'heads'" in wrong.stderr
+
+
+def test_doctor(tmp_path):
+    result = kood("doctor", cwd=tmp_path)
+    assert result.returncode == 0 and "backend tensorflow" in result.stdout and "keras-cv" in result.stdout
