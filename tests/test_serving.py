@@ -158,7 +158,7 @@ def test_predict_needs_no_training_stack(tmp_path):
     code = (
         "import sys; from pathlib import Path; from kood.serving.client import answer_files; "
         "answer_files(Path(sys.argv[1]), []); "
-        "print([m for m in ('kood.classifier', 'kood.pipeline', 'matplotlib', 'sklearn') if m in sys.modules])"
+        "print([m for m in ('kood.classifier', 'kood.pipeline', 'kood.nets') if m in sys.modules])"
     )
     result = subprocess.run(
         [sys.executable, "-c", code, str(tmp_path)], capture_output=True, text=True, check=True, env=os.environ
