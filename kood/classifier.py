@@ -13,7 +13,7 @@ __all__ = ["Classifier"]
 
 
 @keras.saving.register_keras_serializable(package="kood")
-class Classifier(TrainStep, keras.Model):
+class Classifier(TrainStep):
     """Backbone and head, trained on in-distribution rows and, where there are any, outlier rows of one batch.
 
     The loss of a batch with in-distribution rows I and outlier rows O is

@@ -85,7 +85,11 @@ def list_(
         for entry in registry.room(what).values():
             hidden = ("image_shape", "num_classes", "seed", "name", "kwargs")
             options = [p for p in entry.parameters if p not in hidden]
-            takes = f" [{', '.join(options)}]" if options and what in ("heads", "datasets", "backbones", "denoisers") else ""
+            takes = (
+                f" [{', '.join(options)}]"
+                if options and what in ("heads", "datasets", "backbones", "denoisers")
+                else ""
+            )
             rows.append((entry.name, entry.summary + takes))
     else:
         raise UserError(f"kood list {what}: {registry.nearest(what, [*registry.ROOMS, 'recipes'])}")
@@ -170,25 +174,26 @@ def _native_messages_held_back() -> Iterator[None]:
             os.close(kept)
 
 
-class _Terminated(BaseException):
-    """SIGTERM, raised where the program stands so that whatever is open is closed."""
+class _Stopped(BaseException):
+    """SIGINT or SIGTERM, raised where the program stands, so that whatever is open is closed on the way out."""
 
 
-def _terminate(number, frame) -> None:
-    raise _Terminated
+def _stop(number, frame) -> None:
+    raise _Stopped(number)
 
 
 def main() -> None:
     """Runs the command line; every error a user can mend is one message and an exit code."""
-    signal.signal(signal.SIGTERM, _terminate)
+    signal.signal(signal.SIGINT, _stop)
+    signal.signal(signal.SIGTERM, _stop)
     try:
         app()
     except UserError as error:
         typer.echo(f"kood: {error}", err=True)
         sys.exit(error.exit_code)
-    except (KeyboardInterrupt, _Terminated) as stop:
+    except _Stopped as stop:
         typer.echo("kood: stopped; the same command goes on where this one was", err=True)
-        sys.exit(130 if isinstance(stop, KeyboardInterrupt) else 143)
+        sys.exit(128 + stop.args[0])
     except Exception as error:
         import traceback
 

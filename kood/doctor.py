@@ -5,6 +5,7 @@ import platform
 import subprocess
 import sys
 from importlib import metadata, util
+from pathlib import Path
 
 from rich.console import Console
 from rich.table import Table
@@ -13,7 +14,18 @@ import kood
 
 __all__ = ["report"]
 
-PACKAGES = ("keras", "keras-cv", "tensorflow", "numpy", "scikit-learn", "typer", "rich", "pydantic", "pillow", "matplotlib")
+PACKAGES = (
+    "keras",
+    "keras-cv",
+    "tensorflow",
+    "numpy",
+    "scikit-learn",
+    "typer",
+    "rich",
+    "pydantic",
+    "pillow",
+    "matplotlib",
+)
 #: One multiplication on the backend's device, and the devices' names.
 PROBES = {
     "tensorflow": "import tensorflow as t; t.ones((2, 2)) @ t.ones((2, 2)); "
@@ -70,7 +82,7 @@ def _probe(backend: str, code: str) -> tuple[bool, str]:
 def _vector_flags() -> str:
     """The CPU features that decide which precision is fast."""
     try:
-        with open("/proc/cpuinfo", encoding="utf-8") as file:
+        with Path("/proc/cpuinfo").open(encoding="utf-8") as file:
             flags = next((set(line.split()) for line in file if line.startswith(("flags", "Features"))), set())
     except OSError:
         return platform.processor()

@@ -49,7 +49,7 @@ def outputs_of(classifier: keras.Model, images: np.ndarray, batch_size: int) -> 
     Returns:
         {"features": (N, D), "logits": (N, K), "cosines": (N, K) where there are any}, float32.
     """
-    return _run(compiled(classifier), images, batch_size)
+    return _run(compiled(classifier), images, min(batch_size, len(images)))
 
 
 def _run(forward: Callable, images: np.ndarray, batch_size: int) -> Outputs:
@@ -57,7 +57,7 @@ def _run(forward: Callable, images: np.ndarray, batch_size: int) -> Outputs:
     for batch in image_batches(images, batch_size):
         rows = len(batch)
         # The last batch is filled up, so that one shape is compiled.
-        pixels = np.concatenate([batch, np.zeros((min(batch_size, len(images)) - rows, *batch.shape[1:]), "float32")])
+        pixels = np.concatenate([batch, np.zeros((batch_size - rows, *batch.shape[1:]), "float32")])
         for name, value in forward(pixels).items():
             parts.setdefault(name, []).append(keras.ops.convert_to_numpy(value)[:rows])
     return {name: np.concatenate(values) for name, values in parts.items()}
@@ -134,8 +134,9 @@ def evaluate(
     if headline == "auto":
         count = len(validation.images)
         held["validation"] = validation.images
-        held["pixel_mixup"] = pixel_mixup(validation.images, validation.labels, count, rng=rng)
+        held["pixel_mixup"] = pixel_mixup(validation.images, validation.known_labels, count, rng=rng)
         held["patch_shuffle"] = patch_shuffle(validation.images, rng=rng)
+    batch_size = min(batch_size, max(map(len, [*sets.values(), *held.values()])))
     outputs: dict[str, Outputs] = {}
     for done, (name, images) in enumerate({**sets, **{f"held/{k}": v for k, v in held.items()}}.items(), start=1):
         outputs[name] = _run(forward, np.asarray(images), batch_size)
@@ -144,14 +145,16 @@ def evaluate(
     possible = applicable(outputs["id"])
     impossible = [name for name in names or [] if name.lower() not in possible]
     if impossible:
-        raise UserError(f"evaluate.scores: this head cannot give {', '.join(impossible)}; it can give {', '.join(possible)}")
+        raise UserError(
+            f"evaluate.scores: this head cannot give {', '.join(impossible)}; it can give {', '.join(possible)}"
+        )
     scorers = {name: Scorer(name) for name in ([n.lower() for n in names] if names is not None else possible)}
     warnings = []
     if any(scorer.is_fitted for scorer in scorers.values()):
         fitted = _run(forward, np.asarray(train.images), batch_size)
         for name in list(scorers):
             try:
-                scorers[name].fit(fitted, train.labels, classifier.head)
+                scorers[name].fit(fitted, train.known_labels, classifier.head)
             except UserError as error:
                 if names is not None:
                     raise

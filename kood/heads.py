@@ -140,9 +140,7 @@ class Softmax(_Head):
             initializer="glorot_uniform",
             autocast=False,
         )
-        self.bias = self.add_weight(
-            name="bias", shape=(self.num_classes,), initializer="zeros", autocast=False
-        )
+        self.bias = self.add_weight(name="bias", shape=(self.num_classes,), initializer="zeros", autocast=False)
 
     def call(self, features, labels=None, training=None):
         """Logits.
@@ -272,9 +270,7 @@ class SphereFace(AngularHead):
     def __init__(self, num_classes, margin=4.0, scale="auto", **kwargs):
         super().__init__(num_classes, margin, scale, **kwargs)
         if not (math.isfinite(self.margin) and self.margin >= 1):
-            raise ValueError(
-                f"SphereFace's margin multiplies the angle; it must be at least 1, not {margin!r}."
-            )
+            raise ValueError(f"SphereFace's margin multiplies the angle; it must be at least 1, not {margin!r}.")
 
     def target_cosine(self, cosine, sine):
         angle = self.margin * ops.arctan2(sine, cosine)
@@ -302,9 +298,7 @@ class CosFace(AngularHead):
     def __init__(self, num_classes, margin=0.35, scale="auto", **kwargs):
         super().__init__(num_classes, margin, scale, **kwargs)
         if not (math.isfinite(self.margin) and self.margin >= 0):
-            raise ValueError(
-                f"CosFace's margin is taken off a cosine; it must be at least 0, not {margin!r}."
-            )
+            raise ValueError(f"CosFace's margin is taken off a cosine; it must be at least 0, not {margin!r}.")
 
     def target_cosine(self, cosine, sine):
         return cosine - self.margin

@@ -52,8 +52,7 @@ def cross_entropy(logits, labels):
     logits, labels = _float32(logits), ops.convert_to_tensor(labels)
     if len(labels.shape) != 2 or labels.shape[-1] not in (logits.shape[-1], None):
         raise ValueError(
-            f"labels must be rows (B, {logits.shape[-1]}), one column a class; "
-            f"their shape is {tuple(labels.shape)}."
+            f"labels must be rows (B, {logits.shape[-1]}), one column a class; their shape is {tuple(labels.shape)}."
         )
     return -ops.sum(ops.cast(labels, "float32") * ops.log_softmax(logits, axis=-1), axis=-1)
 

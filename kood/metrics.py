@@ -77,9 +77,7 @@ def _counted(scores, is_ood) -> _Counts:
     is_ood = is_ood.astype(bool)
     count = int(is_ood.sum())
     if count in (0, is_ood.size):
-        raise ValueError(
-            f"Both classes are needed; there are {is_ood.size - count} ID and {count} OOD examples."
-        )
+        raise ValueError(f"Both classes are needed; there are {is_ood.size - count} ID and {count} OOD examples.")
 
     order = np.argsort(scores)[::-1]
     scores = scores[order]

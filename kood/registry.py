@@ -63,24 +63,22 @@ def _parameters(arguments: ast.arguments) -> tuple[tuple[str, ...], tuple[str, .
     positional = [a.arg for a in arguments.posonlyargs + arguments.args if a.arg not in ("self", "cls")]
     keyword = [a.arg for a in arguments.kwonlyargs]
     required = positional[: len(positional) - len(arguments.defaults)]
-    required += [
-        name for name, default in zip(keyword, arguments.kw_defaults, strict=True) if default is None
-    ]
+    required += [name for name, default in zip(keyword, arguments.kw_defaults, strict=True) if default is None]
     return tuple(positional + keyword), tuple(required)
 
 
 def _entries(file: Path) -> list[Entry]:
     tree = ast.parse(file.read_text(encoding="utf-8"))
     module = ".".join(("kood", *file.relative_to(PACKAGE).with_suffix("").parts)).removesuffix(".__init__")
-    defined = {
+    defined: dict[str, ast.ClassDef | ast.FunctionDef] = {
         node.name: node for node in tree.body if isinstance(node, ast.ClassDef | ast.FunctionDef)
     }
     exported: list[str] = []
-    for node in tree.body:
-        if isinstance(node, ast.Assign) and any(
-            isinstance(target, ast.Name) and target.id == "__all__" for target in node.targets
+    for statement in tree.body:
+        if isinstance(statement, ast.Assign) and any(
+            isinstance(target, ast.Name) and target.id == "__all__" for target in statement.targets
         ):
-            exported = ast.literal_eval(node.value)
+            exported = ast.literal_eval(statement.value)
     entries = []
     for attribute in exported:
         node = defined.get(attribute)
@@ -91,9 +89,7 @@ def _entries(file: Path) -> list[Entry]:
             parameters = _parameters(node.args)
         else:
             for base in (node, *(defined[b.id] for b in node.bases if isinstance(b, ast.Name) and b.id in defined)):
-                init = next(
-                    (m for m in base.body if isinstance(m, ast.FunctionDef) and m.name == "__init__"), None
-                )
+                init = next((m for m in base.body if isinstance(m, ast.FunctionDef) and m.name == "__init__"), None)
                 if init is not None:
                     parameters = _parameters(init.args)
                     break

@@ -1,10 +1,10 @@
 """A run's folder: stages that appear whole or not at all, are found again by fingerprint, and one owner at a time.
 
-    saved/<recipe>/
-      recipe.toml  report.json  report.html        what the last run wrote
-      1/ 2/ ...                                    SavedModels; TF Serving takes this folder as it is
-      stages/<stage>-<fingerprint>/                results, each with its stage.json
-      stages/<stage>-<fingerprint>.partial/        a stage that is being made, or that was killed
+saved/<recipe>/
+  recipe.toml  report.json  report.html        what the last run wrote
+  1/ 2/ ...                                    SavedModels; TF Serving takes this folder as it is
+  stages/<stage>-<fingerprint>/                results, each with its stage.json
+  stages/<stage>-<fingerprint>.partial/        a stage that is being made, or that was killed
 """
 
 import contextlib

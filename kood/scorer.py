@@ -68,7 +68,8 @@ class Scorer:
 
 def _inputs(score: Any) -> list[str]:
     """The outputs that a score needs: its parameters without a default."""
-    parameters = inspect.signature(score.score if inspect.isclass(score) else score).parameters
+    function: Any = score.score if inspect.isclass(score) else score  # type: ignore[attr-defined]
+    parameters = inspect.signature(function).parameters
     return [name for name, p in parameters.items() if p.default is p.empty and name != "self"]
 
 

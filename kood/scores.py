@@ -186,9 +186,7 @@ class _Fitted:
     def _checked(self, features, dimension):
         features = _float32(features)
         if len(features.shape) != 2 or features.shape[-1] not in (dimension, None):
-            raise ValueError(
-                f"features must have the shape (B, {dimension}); theirs is {tuple(features.shape)}."
-            )
+            raise ValueError(f"features must have the shape (B, {dimension}); theirs is {tuple(features.shape)}.")
         return features
 
 
@@ -435,9 +433,7 @@ class ViM(_Fitted):
         if kernel is not None:
             kernel, bias = _array("kernel", kernel), _array("bias", bias, ndim=1)
             if kernel.shape != (width, len(bias)):
-                raise ValueError(
-                    f"kernel must have the shape ({width}, {len(bias)}); its shape is {kernel.shape}."
-                )
+                raise ValueError(f"kernel must have the shape ({width}, {len(bias)}); its shape is {kernel.shape}.")
             origin = -np.linalg.pinv(kernel.T) @ bias
             if logits is None:
                 logits = features @ kernel + bias
@@ -455,9 +451,7 @@ class ViM(_Fitted):
         residual = directions[:, : width - dim]
         mean_norm = np.linalg.norm(centred @ residual, axis=1).mean()
         if mean_norm <= 1e-6 * np.linalg.norm(centred, axis=1).mean():
-            raise ValueError(
-                f"The features leave no residual outside their {dim} principal dimensions; choose fewer."
-            )
+            raise ValueError(f"The features leave no residual outside their {dim} principal dimensions; choose fewer.")
         self.state = {
             "origin": origin.astype(np.float32),
             "residual": residual.astype(np.float32),

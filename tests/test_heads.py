@@ -64,9 +64,7 @@ def compiled(function):
     if backend == "tensorflow":
         import tensorflow as tf
 
-        return tf.function(
-            function, input_signature=[tf.TensorSpec((None, WIDTH)), tf.TensorSpec((None, CLASSES))]
-        )
+        return tf.function(function, input_signature=[tf.TensorSpec((None, WIDTH)), tf.TensorSpec((None, CLASSES))])
     if backend == "jax":
         import jax
 
@@ -233,9 +231,7 @@ def test_soft_rows_weigh_the_margin(name, margin):
     expected = logits64(name, features, prototypes, labels, margin=margin, scale=10)
     np.testing.assert_allclose(answer(head, features, labels), expected, atol=1e-4)
     if name == "CosFace":
-        np.testing.assert_allclose(
-            expected, 10 * (cosines64(features, prototypes) - labels * margin), atol=1e-12
-        )
+        np.testing.assert_allclose(expected, 10 * (cosines64(features, prototypes) - labels * margin), atol=1e-12)
 
 
 @pytest.mark.parametrize("name", ANGULAR)
@@ -260,9 +256,7 @@ def test_logits_are_float32_under_every_policy(name, policy):
         half = keras.config.dtype_policy().compute_dtype
         rng = np.random.default_rng(5)
         # Values that half precision holds, so that only the head could lose digits.
-        features = ops.cast(
-            ops.convert_to_tensor(rng.integers(-8, 8, size=(6, WIDTH)).astype("float32")), half
-        )
+        features = ops.cast(ops.convert_to_tensor(rng.integers(-8, 8, size=(6, WIDTH)).astype("float32")), half)
         labels = rng.dirichlet(np.ones(CLASSES), size=6).astype("float32")
         head = getattr(heads, name)(CLASSES)
 
@@ -320,18 +314,14 @@ def test_no_policy_rounds_float32_features_or_labels(name, policy):
 def test_gradients_are_finite_at_hard_features(name, dtype):
     head = made(name)
     prototypes = (
-        numbers(head.prototypes).T.astype("float32")
-        if name in ANGULAR
-        else np.eye(CLASSES, WIDTH, dtype="float32")
+        numbers(head.prototypes).T.astype("float32") if name in ANGULAR else np.eye(CLASSES, WIDTH, dtype="float32")
     )
     features = np.concatenate([prototypes, -prototypes, 0 * prototypes, 1e-3 * prototypes])
     features[-1, 0] += 1e-4
     classes = np.tile(np.arange(CLASSES), 4)
     rows = np.eye(CLASSES, dtype="float32")[classes]
     for labels in (None, classes, rows, 0.7 * rows + 0.3 * rows[:, ::-1], 0 * rows):
-        found = gradient(
-            lambda x, labels=labels: ops.square(head(x, labels, training=True)), ops.cast(features, dtype)
-        )
+        found = gradient(lambda x, labels=labels: ops.square(head(x, labels, training=True)), ops.cast(features, dtype))
         assert np.isfinite(found).all()
 
 
@@ -435,9 +425,7 @@ def test_fit_lowers_the_loss(name):
     rng = np.random.default_rng(10)
     classes = rng.integers(CLASSES, size=64)
     rows = np.eye(CLASSES, dtype="float32")[classes]
-    features = (rng.normal(size=(CLASSES, WIDTH))[classes] + 0.1 * rng.normal(size=(64, WIDTH))).astype(
-        "float32"
-    )
+    features = (rng.normal(size=(CLASSES, WIDTH))[classes] + 0.1 * rng.normal(size=(64, WIDTH))).astype("float32")
     x, y = keras.Input((WIDTH,)), keras.Input((CLASSES,))
     head = getattr(heads, name)(CLASSES)
     model = keras.Model([x, y], head(keras.layers.Dense(WIDTH)(x), y))
@@ -452,9 +440,7 @@ def test_fit_lowers_the_loss(name):
 @pytest.mark.parametrize("name", ANGULAR)
 def test_automatic_scale(name):
     head = made(name)
-    assert float(ops.convert_to_numpy(head.scale)) == pytest.approx(
-        math.sqrt(2) * math.log(CLASSES - 1), rel=1e-6
-    )
+    assert float(ops.convert_to_numpy(head.scale)) == pytest.approx(math.sqrt(2) * math.log(CLASSES - 1), rel=1e-6)
 
 
 @pytest.mark.parametrize("name", [n for n in ANGULAR if n != "AdaCos"])
@@ -558,9 +544,7 @@ def test_adacos_outliers_take_no_part():
     mixed(features, labels, training=True)
     keep = labels.any(axis=1)
     alone(features[keep], labels[keep].argmax(1), training=True)
-    assert float(ops.convert_to_numpy(mixed.scale)) == pytest.approx(
-        float(ops.convert_to_numpy(alone.scale)), rel=1e-6
-    )
+    assert float(ops.convert_to_numpy(mixed.scale)) == pytest.approx(float(ops.convert_to_numpy(alone.scale)), rel=1e-6)
 
 
 def test_adacos_scale_rests_without_a_labelled_row_without_labels_and_without_training():
@@ -606,7 +590,7 @@ def test_adacos_needs_three_classes():
         heads.AdaCos(2)
 
 
-# pytorch-metric-learning takes ArcFace's margin in degrees and scales SphereFace by the feature's length (here 1).
+# pytorch-metric-learning takes ArcFace's margin in degrees, and scales SphereFace by the feature's length.
 
 
 @pytest.mark.parametrize(

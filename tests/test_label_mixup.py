@@ -108,7 +108,10 @@ def test_given_start_noise_is_used(plain_forward):
         Recorded(), condition, (2, 2, 1), sampler=samplers.ddim, num_steps=3, noise=noise, clip=None, batch_size=3
     )
     one = samplers.ddim(
-        label_mixup.noise_predictor(Recorded(), condition[5:6]), Recorded.alpha_bar, ops.convert_to_tensor(noise[5:6].astype("float32")), 3
+        label_mixup.noise_predictor(Recorded(), condition[5:6]),
+        Recorded.alpha_bar,
+        ops.convert_to_tensor(noise[5:6].astype("float32")),
+        3,
     )
     np.testing.assert_allclose(got[5:6], ops.convert_to_numpy(one), rtol=1e-5)
 

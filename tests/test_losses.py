@@ -59,9 +59,7 @@ def random_logits(scale=3.0):
     return (scale * np.random.default_rng(0).normal(size=(50, 7))).astype("float32")
 
 
-@pytest.mark.parametrize(
-    "logits", [HARD, random_logits(), random_logits(1e4)], ids=["hard", "random", "large"]
-)
+@pytest.mark.parametrize("logits", [HARD, random_logits(), random_logits(1e4)], ids=["hard", "random", "large"])
 def test_outlier_exposure_is_the_divergence_from_uniform(logits):
     expected = -math.log(logits.shape[1]) - log_softmax64(logits).mean(axis=1)
     found = numbers(losses.outlier_exposure(logits))
@@ -78,18 +76,14 @@ def test_outlier_exposure_is_never_negative_and_zero_at_equal_logits():
         assert numbers(losses.outlier_exposure(nearly)).min() >= 0
 
 
-@pytest.mark.parametrize(
-    "logits", [HARD, random_logits(), random_logits(1e-4)], ids=["hard", "random", "small"]
-)
+@pytest.mark.parametrize("logits", [HARD, random_logits(), random_logits(1e-4)], ids=["hard", "random", "small"])
 def test_outlier_exposure_has_the_gradient_softmax_minus_uniform(logits):
     """Also where the value rounds to 0, and a clipped loss would have none."""
     expected = np.exp(log_softmax64(logits)) - 1 / logits.shape[1]
     np.testing.assert_allclose(gradient(losses.outlier_exposure, logits), expected, atol=2e-7)
 
 
-@pytest.mark.parametrize(
-    "logits", [HARD, random_logits(), random_logits(1e4)], ids=["hard", "random", "large"]
-)
+@pytest.mark.parametrize("logits", [HARD, random_logits(), random_logits(1e4)], ids=["hard", "random", "large"])
 def test_cross_entropy(logits):
     classes = logits.shape[1]
     rng = np.random.default_rng(1)
@@ -97,9 +91,7 @@ def test_cross_entropy(logits):
     hard = np.eye(classes, dtype="float32")[rng.integers(classes, size=len(logits))]
     for labels in (soft, hard, 0 * hard, hard.astype("int64")):
         expected = -(np.float64(labels) * log_softmax64(logits)).sum(axis=1)
-        np.testing.assert_allclose(
-            numbers(losses.cross_entropy(logits, labels)), expected, rtol=1e-5, atol=1e-6
-        )
+        np.testing.assert_allclose(numbers(losses.cross_entropy(logits, labels)), expected, rtol=1e-5, atol=1e-6)
 
 
 def test_cross_entropy_refuses_other_shapes():

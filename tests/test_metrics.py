@@ -16,10 +16,7 @@ def counted(scores, is_ood, tpr=0.95):
     wins = sum(np.sum(score > id_) + 0.5 * np.sum(score == id_) for score in ood)
 
     def curve(positive, negative):
-        return [
-            (np.sum(positive >= t), np.sum(negative >= t))
-            for t in sorted({*positive, *negative}, reverse=True)
-        ]
+        return [(np.sum(positive >= t), np.sum(negative >= t)) for t in sorted({*positive, *negative}, reverse=True)]
 
     def trapezoids(positive, negative):
         area, recall, precision = 0.0, 0.0, 1.0
@@ -83,9 +80,7 @@ RANDOM = {
 
 
 @pytest.mark.parametrize("kind", RANDOM)
-@pytest.mark.parametrize(
-    ("size", "share"), [(2, 0.5), (3, 0.5), (20, 0.5), (40, 0.1), (200, 0.9), (300, 0.01)]
-)
+@pytest.mark.parametrize(("size", "share"), [(2, 0.5), (3, 0.5), (20, 0.5), (40, 0.1), (200, 0.9), (300, 0.01)])
 def test_summary_matches_the_definitions_and_sklearn(kind, size, share):
     for seed in range(5):
         rng = np.random.default_rng(seed)
@@ -122,9 +117,7 @@ def test_perfect_reversed_and_constant_scores():
     assert reverse["auroc"] == 0 and reverse["fpr_at_ood_tpr"] == 1 and reverse["fpr_at_id_tpr"] == 1
     constant = metrics.summary(np.zeros(40), is_ood)
     assert constant["auroc"] == 0.5 and constant["average_precision"] == 0.25
-    assert (
-        constant["aupr_out"] == 0.625 and constant["aupr_in"] == 0.875
-    )  # half of 1 + share: the trapezoid's optimism
+    assert constant["aupr_out"] == 0.625 and constant["aupr_in"] == 0.875  # half of 1 + share: the trapezoid's optimism
     assert constant["fpr_at_ood_tpr"] == 1 and constant["fpr_at_id_tpr"] == 1
 
 

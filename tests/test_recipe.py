@@ -154,8 +154,9 @@ toml_values = st.recursive(
 @settings(max_examples=150, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(st.data())
 def test_no_value_anywhere_makes_anything_but_a_recipe_or_a_message(tmp_path, data):
-    import tomli_w
     import tomllib
+
+    import tomli_w
 
     tree = tomllib.loads(TINY)
     tables = [tree]

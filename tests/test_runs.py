@@ -96,10 +96,7 @@ def test_fresh_makes_each_stage_again_once(tmp_path):
 
 
 def test_only_one_process_holds_a_run(run):
-    code = (
-        "import sys; from pathlib import Path; from kood.runs import Run\n"
-        "with Run(Path(sys.argv[1])).held(): pass"
-    )
+    code = "import sys; from pathlib import Path; from kood.runs import Run\nwith Run(Path(sys.argv[1])).held(): pass"
     result = subprocess.run([sys.executable, "-c", code, str(run.folder)], capture_output=True, text=True, check=False)
     assert result.returncode != 0 and f"process {os.getpid()}" in result.stderr
     with pytest.raises(UserError, match="is running this recipe"), Run(run.folder).held():

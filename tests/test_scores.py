@@ -85,9 +85,7 @@ def test_plain_scores_compile_with_an_unknown_batch(name):
     function = getattr(scores, name)
     run = compiled(function, CLASSES)
     for values in (rows(name), rows(name)[:1]):
-        np.testing.assert_allclose(
-            numbers(run(ops.convert_to_tensor(values))), numbers(function(values)), rtol=1e-6
-        )
+        np.testing.assert_allclose(numbers(run(ops.convert_to_tensor(values))), numbers(function(values)), rtol=1e-6)
 
 
 @pytest.mark.parametrize("name", ["msp", "energy", "entropy", "max_logit"])
@@ -178,9 +176,7 @@ def test_state_goes_through_npz_without_pickle(name, tmp_path):
     np.savez(tmp_path / "state.npz", **score.get_state())
     with np.load(tmp_path / "state.npz", allow_pickle=False) as state:
         again = getattr(scores, name).from_state(state)
-    np.testing.assert_array_equal(
-        numbers(again.score(features, logits)), numbers(score.score(features, logits))
-    )
+    np.testing.assert_array_equal(numbers(again.score(features, logits)), numbers(score.score(features, logits)))
     state = again.get_state()
     assert {key: value.tolist() for key, value in state.items()} == {
         key: value.tolist() for key, value in score.get_state().items()
@@ -318,9 +314,7 @@ def test_knn_matches_float64(k, block, monkeypatch):
     monkeypatch.setattr(scores.KNN, "BLOCK", block)
     features = blobs()[0].copy()
     features[5:9] = features[4]  # the same neighbour five times
-    queries = np.concatenate(
-        [features[:10], 1e-20 * features[10:20], 1e20 * features[20:30], -features[30:40]]
-    )
+    queries = np.concatenate([features[:10], 1e-20 * features[10:20], 1e20 * features[20:30], -features[30:40]])
     queries = np.concatenate([queries, 0 * queries[:1], blobs(20, seed=8)[0]])
     found = numbers(scores.KNN(k=k).fit(features, None).score(queries))
     np.testing.assert_allclose(found, knn64(features, queries, k), atol=1e-6 if k > 1 else 3e-7)
@@ -366,9 +360,7 @@ def test_vim_matches_float64(dim):
     features, labels, logits, kernel, bias = blobs()
     queries, _, query_logits, _, _ = blobs(40, seed=10)
     found = numbers(scores.ViM(dim).fit(features, labels, logits).score(queries, query_logits))
-    expected = vim64(
-        features, logits, queries, query_logits, dim=dim, origin=np.float64(features).mean(axis=0)
-    )
+    expected = vim64(features, logits, queries, query_logits, dim=dim, origin=np.float64(features).mean(axis=0))
     np.testing.assert_allclose(found, expected, rtol=1e-4, atol=1e-4)
 
     origin = -np.linalg.pinv(kernel.T) @ bias
@@ -376,9 +368,7 @@ def test_vim_matches_float64(dim):
     expected = vim64(features, logits, queries, query_logits, dim=dim, origin=origin)
     for given in (logits, None):
         score = scores.ViM(dim).fit(features, labels, given, kernel=kernel, bias=bias)
-        np.testing.assert_allclose(
-            numbers(score.score(queries, query_logits)), expected, rtol=1e-4, atol=1e-4
-        )
+        np.testing.assert_allclose(numbers(score.score(queries, query_logits)), expected, rtol=1e-4, atol=1e-4)
 
 
 @pytest.mark.parametrize(("width", "dim"), [(768, 512), (12, 6)])

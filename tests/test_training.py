@@ -53,9 +53,7 @@ def batches(first):
     images = ImageSet(
         rng.integers(0, 256, (24, 8, 8, 1)).astype("uint8"), np.arange(24, dtype="int64") % 3, ("a", "b", "c")
     )
-    return labelled_batches(
-        images, num_classes=3, batch_size=8, steps=EPOCHS * STEPS, seed=4, first_step=first * STEPS
-    )
+    return labelled_batches(images, num_classes=3, batch_size=8, steps=EPOCHS * STEPS, seed=4, first_step=first * STEPS)
 
 
 def fit(folder, callback=None, interval=0.0):

@@ -113,7 +113,8 @@ EXPOSURES = [name for name in losses.__all__ if name.endswith("_exposure")]
 
 
 @pytest.mark.parametrize(
-    ("head", "exposure"), [*((h, "outlier_exposure") for h in heads.__all__), *(("CosFace", e) for e in [*EXPOSURES, None])]
+    ("head", "exposure"),
+    [*((h, "outlier_exposure") for h in heads.__all__), *(("CosFace", e) for e in [*EXPOSURES, None])],
 )
 def test_every_head_and_every_exposure_learns_and_saves(head, exposure, tmp_path):
     model = classifier(head, exposure)
@@ -206,4 +207,6 @@ def test_compiled_forward_equals_the_plain_one():
     model, images = classifier(), batch()["image"]
     plain, fast = model(images), compiled(model)(images)
     for name in plain:
-        np.testing.assert_allclose(ops.convert_to_numpy(plain[name]), ops.convert_to_numpy(fast[name]), rtol=1e-5, atol=1e-6)
+        np.testing.assert_allclose(
+            ops.convert_to_numpy(plain[name]), ops.convert_to_numpy(fast[name]), rtol=1e-5, atol=1e-6
+        )

@@ -64,7 +64,7 @@ def training_batches(
         outliers_per_batch = 0
     if len(id_set) < batch_size:
         raise UserError(
-            f"classifier.batch_size: {batch_size} is more than the {len(id_set)} training images; lower it to at most "
+            f"train.batch_size: {batch_size} is more than the {len(id_set)} training images; lower it to at most "
             f"{len(id_set)}, or give more images"
         )
     if outliers_per_batch and not outlier_count:

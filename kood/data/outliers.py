@@ -12,7 +12,8 @@ def pixel_mixup(
     labels: np.ndarray,
     count: int,
     *,
-    weight: float | tuple[float, float] = 0.5,
+    weight: float | str = 0.5,
+    alpha: float = 1.0,
     rng: np.random.Generator,
 ) -> np.ndarray:
     """Mixtures of two images of different classes: round(w a + (1 - w) b).
@@ -23,18 +24,18 @@ def pixel_mixup(
         images: uint8 (N, H, W, C).
         labels: Integer (N,).
         count: How many mixtures.
-        weight: w in [0, 1]; or (low, high), from which w is drawn uniformly for each mixture.
+        weight: w in [0, 1]; or "uniform" or "beta", from which w is drawn for each mixture.
+        alpha: Parameter of Beta(alpha, alpha).
         rng: Decides the pairs and the weights.
 
     Returns:
         uint8 (count, H, W, C).
 
     Raises:
-        ValueError: Fewer than two classes, or weights outside [0, 1].
+        ValueError: Fewer than two classes, or a weight that is none of these.
     """
-    low, high = weight if isinstance(weight, tuple | list) else (weight, weight)
-    if not 0.0 <= low <= high <= 1.0:
-        raise ValueError(f"weight must be a number in [0, 1] or a pair (low, high) of them, not {weight!r}")
+    if weight not in ("uniform", "beta") if isinstance(weight, str) else not 0.0 <= weight <= 1.0:
+        raise ValueError(f"weight must be a number in [0, 1], 'uniform' or 'beta', not {weight!r}")
     order = np.argsort(labels, kind="stable")
     values, starts, sizes = np.unique(labels[order], return_index=True, return_counts=True)
     if len(values) < 2:
@@ -46,7 +47,11 @@ def pixel_mixup(
     others = len(images) - sizes[own]
     steps = np.floor(rng.random(count) * others).astype(np.int64)
     second = order[(starts[own] + sizes[own] + steps) % len(images)]
-    weights = rng.uniform(low, high, size=(count, 1, 1, 1)).astype(np.float32)
+    shape = (count, 1, 1, 1)
+    if isinstance(weight, str):
+        weights = rng.beta(*((1.0, 1.0) if weight == "uniform" else (alpha, alpha)), size=shape).astype(np.float32)
+    else:
+        weights = np.full(shape, weight, np.float32)
     mixtures = np.empty((count, *images.shape[1:]), np.uint8)
     for start in range(0, count, 4096):
         part = slice(start, start + 4096)

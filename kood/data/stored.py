@@ -71,6 +71,7 @@ def source_state(path: str | None) -> str | None:
     for folder, folders, files in os.walk(root, followlinks=False):
         folders.sort()
         for name in sorted(files):
-            stat = os.stat(os.path.join(folder, name), follow_symlinks=False)
-            rows.append([os.path.relpath(os.path.join(folder, name), root), stat.st_size, stat.st_mtime_ns])
+            file = Path(folder, name)
+            stat = file.lstat()
+            rows.append([str(file.relative_to(root)), stat.st_size, stat.st_mtime_ns])
     return fingerprint(rows)

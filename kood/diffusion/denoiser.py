@@ -11,7 +11,7 @@ __all__ = ["Denoiser"]
 
 
 @keras.saving.register_keras_serializable(package="kood")
-class Denoiser(TrainStep, keras.Model):
+class Denoiser(TrainStep):
     """Predicts the noise in a noisy image under a label vector (DDPM, Ho et al. 2020, arXiv 2006.11239).
 
     With a the cumulative alpha-bar at a uniformly drawn step, x_t = sqrt(a) x + sqrt(1 - a) eps, and the loss is the

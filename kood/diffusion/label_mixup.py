@@ -27,8 +27,8 @@ def mixtures(
         count: How many, N.
         num_classes: K.
         classes: How many different classes a mixture has, drawn without replacement.
-        weight: Share of the first: a number in (0, 1), the others share the rest equally; "uniform" for weights
-            uniform on the simplex; "beta" for Dirichlet(alpha, ..., alpha), which for two classes is Beta(alpha, alpha).
+        weight: Share of the first: a number in (0, 1), the others share the rest equally; "uniform" for weights uniform
+            on the simplex; "beta" for Dirichlet(alpha, ..., alpha), which for two classes is Beta(alpha, alpha).
         alpha: Parameter of that distribution.
         rng: The source of randomness.
 
@@ -146,9 +146,7 @@ def sample(
             first = np.asarray(noise, "float32")[rows]
         options = {"seed": seed * 1_000_003 % 2**31 + block} if sampler.__name__ == "ddpm" else {}
         denoise = noise_predictor(forward, condition[rows], mix=mix, guidance=guidance)
-        result = sampler(
-            denoise, denoiser.alpha_bar, ops.convert_to_tensor(first), num_steps, clip=clip, **options
-        )
+        result = sampler(denoise, denoiser.alpha_bar, ops.convert_to_tensor(first), num_steps, clip=clip, **options)
         images[start:stop] = ops.convert_to_numpy(result)[: stop - start]
         if progress is not None:
             progress(stop)

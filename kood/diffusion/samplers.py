@@ -98,7 +98,8 @@ def ddpm(
                 c_noise=np.sqrt(spread) if after < 1.0 else 0.0,
             )
         )
-    return _run(denoise, noise, steps, clip, step_noise or _fresh_noise(seed), callback)
+    fresh_noise = step_noise or _fresh_noise(seed)
+    return _run(denoise, noise, steps, clip=clip, fresh_noise=fresh_noise, callback=callback)
 
 
 def ddim(
@@ -164,7 +165,8 @@ def ddim(
                 c_noise=sigma,
             )
         )
-    return _run(denoise, noise, steps, clip, step_noise or _fresh_noise(seed), callback)
+    fresh_noise = step_noise or _fresh_noise(seed)
+    return _run(denoise, noise, steps, clip=clip, fresh_noise=fresh_noise, callback=callback)
 
 
 def dpm_solver(
@@ -179,8 +181,8 @@ def dpm_solver(
 ) -> Array:
     """DPM-Solver++ (2M): a second-order multistep solver of the probability-flow equation.
 
-    With alpha = sqrt(alpha_bar), sigma = sqrt(1 - alpha_bar), lambda = log(alpha / sigma), h the growth of lambda in this
-    step and r = h_before / h:
+    With alpha = sqrt(alpha_bar), sigma = sqrt(1 - alpha_bar), lambda = log(alpha / sigma), h the growth of lambda in
+    this step and r = h_before / h:
     D = (1 + 1 / (2 r)) image - 1 / (2 r) previous_image and
     x_next = sigma_next / sigma x + alpha_next (1 - exp(-h)) D. The first step, which has no step before it, and the
     last, where h is infinite, are of first order: D = image. So num_steps = 1 and 2 are plain DDIM.
@@ -223,7 +225,7 @@ def dpm_solver(
             )
         )
         h_before = h
-    return _run(denoise, noise, steps, clip, None, callback)
+    return _run(denoise, noise, steps, clip=clip, fresh_noise=None, callback=callback)
 
 
 @dataclass(frozen=True)
@@ -246,6 +248,7 @@ def _run(
     denoise: Denoise,
     noise: Array,
     steps: list[_Step],
+    *,
     clip: float | None,
     fresh_noise: StepNoise | None,
     callback: Callback | None,
@@ -256,7 +259,7 @@ def _run(
     if shape is None or len(shape) != 4:
         raise ValueError(f"noise must be an array of shape (B, H, W, C), got {shape if shape is not None else noise!r}")
     x = noise
-    previous = None
+    previous: Array = None
     for i, step in enumerate(steps):
         predicted = denoise(x, _filled(step.t, x))
         if tuple(predicted.shape) != tuple(x.shape):

@@ -29,8 +29,10 @@ def mlp(
 ) -> keras.Model:
     """Residual multilayer perceptron on the flattened image, for images of about 8 px.
 
-    `depth` blocks `h + Dense(silu(scale * norm(h) + shift))`, with scale and shift computed from step and label (FiLM,
-    Perez et al., arXiv 1709.07871). 494,464 parameters at (8, 8, 1) with 10 classes.
+    `depth` blocks `h + Dense(silu((1 + s) * Dense(h) + b))`, with s and b computed from step and label (FiLM, Perez et
+    al., arXiv 1709.07871). Nothing is normalised, and the head reads h as it stands: noise is predicted at the scale of
+    the input, and a normalisation before the head, which loses that scale, made worse samples of 8 px digits in the
+    same number of training steps. 643,136 parameters at (8, 8, 1) with 10 classes.
 
     Args:
         image_shape: (H, W, C).
@@ -47,13 +49,12 @@ def mlp(
     """
     inputs, context = _inputs(image_shape, num_classes, embedding, context=2 * embedding)
     _check_positive(width=width, depth=depth)
-    h = layers.Dense(width, name="stem")(layers.Flatten()(inputs["image"]))
+    h = layers.Dense(width, name="stem")(layers.Flatten(data_format="channels_last")(inputs["image"]))
     for i in range(depth):
         modulation = layers.Dense(2 * width, name=f"block{i}_modulation")(context)
-        x = ModulatedGroupNorm(1, name=f"block{i}_norm")(h, modulation)
-        x = layers.Dense(width, name=f"block{i}_dense")(layers.Activation("silu")(x))
-        h = layers.Add()([h, x])
-    h = layers.Activation("silu")(ModulatedGroupNorm(1, name="head_norm")(h))
+        x = Modulation(name=f"block{i}_film")(layers.Dense(width, name=f"block{i}_dense0")(h), modulation)
+        x = layers.Dense(width, name=f"block{i}_dense1")(layers.Activation("silu")(x))
+        h = layers.Add(name=f"block{i}_sum")([h, x])
     h = layers.Dense(math.prod(image_shape), kernel_initializer="zeros", dtype="float32", name="head")(h)
     return keras.Model(inputs, layers.Reshape(image_shape, dtype="float32", name="prediction")(h), name="mlp")
 
@@ -64,6 +65,7 @@ def unet(
     width: int = 32,
     multipliers: tuple[int, ...] = (1, 2, 2),
     blocks: int = 2,
+    *,
     attention: tuple[int, ...] = (8,),
     patch: int = 1,
     dropout: float = 0.0,
@@ -78,7 +80,8 @@ def unet(
     level, down and up. A residual block is
     norm, SiLU, convolution, norm with scale and shift from step and label, SiLU, dropout, convolution (zero at the
     start), plus its input (Dhariwal & Nichol, arXiv 2105.05233; Karras et al., arXiv 2206.00364). Resolution changes by
-    folding 2 x 2 pixels into channels and a matrix product, and the other way round.
+    folding 2 x 2 pixels into channels and a matrix product, and the other way round. For 16 px colour images with 10
+    classes, width=80, multipliers=(1, 2), attention=(8, 4) and patch=2 make 4,038,812 parameters.
 
     Args:
         image_shape: (H, W, C); H and W multiples of `patch * 2 ** (len(multipliers) - 1)`.
@@ -171,9 +174,7 @@ def _inputs(
     return inputs, x
 
 
-def _residual_block(
-    h: keras.KerasTensor, context: keras.KerasTensor, dropout: float, name: str
-) -> keras.KerasTensor:
+def _residual_block(h: keras.KerasTensor, context: keras.KerasTensor, dropout: float, name: str) -> keras.KerasTensor:
     channels = h.shape[-1]
     x = layers.Activation("silu")(ModulatedGroupNorm(_groups(channels), name=f"{name}_norm0")(h))
     x = _convolution(channels, name=f"{name}_conv0")(x)
@@ -240,16 +241,34 @@ class StepEmbedding(layers.Layer):
 
 
 @keras.saving.register_keras_serializable(package="kood")
+class Modulation(layers.Layer):
+    """Scale and shift that depend on the example: (B, C) -> (B, C).
+
+    `y = (1 + s) * x + b`, with s and b the two halves of `modulation` (B, 2 C).
+
+    Source: Perez et al., "FiLM", arXiv 1709.07871.
+    """
+
+    def call(self, x, modulation):
+        channels = x.shape[-1]
+        return x * (1.0 + modulation[:, :channels]) + modulation[:, channels:]
+
+    def compute_output_shape(self, x_shape, modulation_shape):
+        return x_shape
+
+
+@keras.saving.register_keras_serializable(package="kood")
 class ModulatedGroupNorm(layers.Layer):
-    """Group normalisation with an affine map that may depend on the example: (B, ..., C) -> (B, ..., C).
+    """Group normalisation with an affine map that may depend on the example: (B, H, W, C) -> (B, H, W, C).
 
     `y = (1 + s) * (gamma * (x - mean) / sqrt(var + epsilon) + beta) + b`, with mean and variance over a group of
     channels and all pixels of one image, and s, b the two halves of `modulation` (B, 2 C), both 0 without it. All of it
     is worked out per example and channel first, so each pixel sees one multiplication and one addition. Statistics are
-    float32, with the variance as the mean square less the squared mean.
+    float32, with the variance as the mean square less the squared mean: one pass over the map instead of two, at the
+    price of digits where a group's mean is hundreds of times its spread.
 
     Args:
-        groups: Number of groups; must divide C. 1 is layer normalisation.
+        groups: Number of groups; must divide C.
         epsilon: Added to the variance.
 
     Source: Wu & He, arXiv 1803.08494; the scale and shift: Dhariwal & Nichol, arXiv 2105.05233.
@@ -272,10 +291,9 @@ class ModulatedGroupNorm(layers.Layer):
 
     def call(self, x, modulation=None):
         channels = x.shape[-1]
-        pixels = tuple(range(1, len(x.shape) - 1))
         x32 = ops.cast(x, "float32")
-        mean = self._over_group(ops.mean(x32, axis=pixels) if pixels else x32)
-        square = self._over_group(ops.mean(ops.square(x32), axis=pixels) if pixels else ops.square(x32))
+        mean = self._over_group(ops.mean(x32, axis=(1, 2)))
+        square = self._over_group(ops.mean(ops.square(x32), axis=(1, 2)))
         spread = ops.rsqrt(ops.maximum(square - ops.square(mean), 0.0) + self.epsilon)
         scale = ops.cast(self.gamma, "float32") * spread
         shift = ops.cast(self.beta, "float32") - mean * scale
@@ -283,9 +301,8 @@ class ModulatedGroupNorm(layers.Layer):
             modulation = ops.cast(modulation, "float32")
             gain = 1.0 + modulation[:, :channels]
             scale, shift = gain * scale, gain * shift + modulation[:, channels:]
-        per_example = (-1,) + (1,) * len(pixels) + (channels,)
-        scale = ops.cast(ops.reshape(scale, per_example), x.dtype)
-        shift = ops.cast(ops.reshape(shift, per_example), x.dtype)
+        scale = ops.cast(ops.reshape(scale, (-1, 1, 1, channels)), x.dtype)
+        shift = ops.cast(ops.reshape(shift, (-1, 1, 1, channels)), x.dtype)
         return x * scale + shift
 
     def _over_group(self, values):
@@ -325,9 +342,7 @@ class SelfAttention(layers.Layer):
         self.queries = self.add_weight(shape=(channels, channels), name="queries")
         self.keys = self.add_weight(shape=(channels, channels), name="keys")
         self.values = self.add_weight(shape=(channels, channels), name="values")
-        self.output_kernel = self.add_weight(
-            shape=(channels, channels), initializer="zeros", name="output_kernel"
-        )
+        self.output_kernel = self.add_weight(shape=(channels, channels), initializer="zeros", name="output_kernel")
         self.output_bias = self.add_weight(shape=(channels,), initializer="zeros", name="output_bias")
         self.built = True
 

@@ -55,7 +55,9 @@ def _fields(root: type[BaseModel], location: list[Any]) -> list[str]:
     for part in location:
         if isinstance(model, type) and issubclass(model, BaseModel):
             annotation = model.model_fields[str(part)].annotation if str(part) in model.model_fields else None
-            arguments = [a for a in getattr(annotation, "__args__", ()) if isinstance(a, type) and issubclass(a, BaseModel)]
-            model = annotation if isinstance(annotation, type) and not arguments else (arguments or [None])[0]
+            arguments = [
+                a for a in getattr(annotation, "__args__", ()) if isinstance(a, type) and issubclass(a, BaseModel)
+            ]
+            model = arguments[0] if arguments else annotation
         # A dict of sections: the user's own name stands between the section and its fields.
     return list(model.model_fields) if isinstance(model, type) and issubclass(model, BaseModel) else []

@@ -217,11 +217,11 @@ class Noise(Section):
     Attributes:
         count: How many images.
         kind: Distribution of each pixel.
-        scale: Standard deviation for Gaussian noise, half-width for the others, in units of the [-1, 1] range.
+        scale: Standard deviation for Gaussian noise, half-width for uniform, in units of the [-1, 1] range.
     """
 
     count: Positive = 750
-    kind: Literal["gaussian", "uniform", "rademacher"] = "gaussian"
+    kind: Literal["gaussian", "uniform"] = "gaussian"
     scale: Annotated[float, Field(gt=0.0, le=10.0)] = 0.6
 
 
@@ -256,7 +256,9 @@ class Outliers(Section):
         registry.find("losses", self.exposure, "exposure")
         if not self.exposure.lower().endswith("_exposure"):
             allowed = [n for n in registry.room("losses") if n.endswith("_exposure")]
-            raise ValueError(f"exposure: {self.exposure!r} is not an exposure; {registry.nearest(self.exposure, allowed)}")
+            raise ValueError(
+                f"exposure: {self.exposure!r} is not an exposure; {registry.nearest(self.exposure, allowed)}"
+            )
         return self
 
 

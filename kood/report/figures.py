@@ -159,11 +159,18 @@ def score_histograms(scores: Mapping[str, Any], cell: Mapping[str, Any], *, kind
             panel.spines["left"].set_visible(False)
             panel.legend(loc="lower right", bbox_to_anchor=(1.0, 0.92), ncols=2, borderaxespad=0, handlelength=1.4)
         if threshold is not None and math.isfinite(threshold):
-            # Aligned so that the words stay within the panel: 0 at its left edge, 1 at its right.
-            place = (threshold - low) / (high - low)
-            side = "left" if place < 1 / 3 else "right" if place > 2 / 3 else "center"
-            where = {"xycoords": ("data", "axes fraction"), "ha": side}
-            panels[0].annotate(f"threshold {number(threshold)}", (threshold, 1.3), fontsize=8.5, **where)
+            # Inside the panel, on the side with more room: above it stands the legend.
+            left = (threshold - low) / (high - low) > 1 / 2
+            panels[0].annotate(
+                f"threshold {number(threshold)}",
+                (threshold, 0.5),
+                xycoords=("data", "axes fraction"),
+                xytext=(-5 if left else 5, 0),
+                textcoords="offset points",
+                ha="right" if left else "left",
+                fontsize=8.5,
+                bbox={"facecolor": "white", "edgecolor": "none", "alpha": 0.8, "pad": 1},
+            )
         panels[-1].set_xlabel(_label(f"{cell['headline_score']} score  (right: more out-of-distribution)"))
 
     return _draw(5.8, 0.6 + 1.05 * max(1, len(names)), paint, kind)

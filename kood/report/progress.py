@@ -194,7 +194,7 @@ class StageProgress:
             yield stage
         except BaseException as error:
             stage.finished = True
-            how = "stopped" if isinstance(error, KeyboardInterrupt) else "failed"
+            how = "failed" if isinstance(error, Exception) else "stopped"
             where = f" at {stage.count()}" if stage.count() else ""
             self._close(stage)
             self.say(f"{stage.name}: {how} after {duration(stage.elapsed())}{where}", style="bold red")

@@ -37,7 +37,11 @@ class Decision(keras.layers.Layer):
         self.score = Scorer(score, state)
         self.image_shape = tuple(image_shape)
         self.threshold = self.add_weight(
-            name="threshold", shape=(), dtype="float32", trainable=False, initializer=keras.initializers.Constant(threshold)
+            name="threshold",
+            shape=(),
+            dtype="float32",
+            trainable=False,
+            initializer=keras.initializers.Constant(threshold),
         )
 
     def call(self, images):
@@ -77,7 +81,7 @@ def write_saved_model(
     archive.track(decision)
     decide = archive.add_endpoint(
         "normalized",
-        lambda images: decision(images),
+        decision.call,
         input_signature=[tf.TensorSpec((None, height, width, channels), tf.float32, name="images")],
     )
 

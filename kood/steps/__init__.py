@@ -1,6 +1,7 @@
 """The gradient step of each Keras backend, and how a forward pass is compiled there.
 
-`TrainStep` is the mixin of the backend in use. A model that inherits from it says its losses once, in `keras.ops`:
+`TrainStep` is a `keras.Model` with the step of the backend in use. A model that inherits from it says its losses once,
+in `keras.ops`:
 
     losses(batch, training) -> {term: scalar tensor}
 
@@ -14,9 +15,9 @@ match keras.backend.backend():
     case "tensorflow":
         from kood.steps.tensorflow import TrainStep, compiled
     case "jax":
-        from kood.steps.jax import TrainStep, compiled
+        from kood.steps.jax import TrainStep, compiled  # type: ignore[assignment]
     case "torch":
-        from kood.steps.torch import TrainStep, compiled
+        from kood.steps.torch import TrainStep, compiled  # type: ignore[assignment]
     case other:
         raise ImportError(f"kood trains on tensorflow, jax or torch; KERAS_BACKEND is {other!r}")
 

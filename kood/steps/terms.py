@@ -5,8 +5,8 @@ import keras
 __all__ = ["LossTerms"]
 
 
-class LossTerms:
-    """Mixin that keeps a running mean of each loss term and of their sum.
+class LossTerms(keras.Model):
+    """A model that keeps a running mean of each loss term and of their sum.
 
     Attributes:
         terms: Names of the terms that `losses` returns, in order.

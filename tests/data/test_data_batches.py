@@ -27,7 +27,8 @@ def outlier_images(count=13, side=4):
 
 def batches(id_set=None, outliers=None, **changed):
     settings = {"num_classes": CLASSES, "batch_size": 10, "outliers_per_batch": 6, "epochs": 3, "seed": 7} | changed
-    return training_batches(id_set or id_images(), outliers or outlier_images(), **settings)
+    id_set = id_images() if id_set is None else id_set
+    return training_batches(id_set, outlier_images() if outliers is None else outliers, **settings)
 
 
 def numbers(images):
@@ -127,10 +128,9 @@ def test_same_seed_same_batches_other_seed_others():
 
 
 def test_without_outliers():
-    for dataset, steps in (
-        training_batches(id_images(), None, num_classes=5, batch_size=47, outliers_per_batch=9, epochs=1, seed=0),
-        training_batches(id_images(), outlier_images(), num_classes=5, batch_size=47, outliers_per_batch=0, epochs=1, seed=0),
-    ):  # fmt: skip
+    settings = {"num_classes": CLASSES, "batch_size": 47, "epochs": 1, "seed": 0}
+    for outliers, per_batch in ((None, 9), (outlier_images(), 0)):
+        dataset, steps = training_batches(id_images(), outliers, outliers_per_batch=per_batch, **settings)
         (element,) = everything(dataset)
         assert steps == 1 and sorted(numbers(element["image"])) == list(range(47))
         assert not element["is_outlier"].any() and (element["label"].sum(axis=1) == 1).all()

@@ -45,7 +45,7 @@ def test_labels_and_names(npz_file, load):
         ({"images": np.uint8(3)}, "has shape"),
         ({"images": np.full((2, 4, 4, 1), np.nan)}, "without NaN"),
         ({"images": U8.astype(np.float32)}, r"\[0, 1\]"),
-        ({"images": -U8 / 255.0}, r"\[0, 1\]"),
+        ({"images": -(U8 / 255.0)}, r"\[0, 1\]"),
         ({"images": U8.astype(np.int64)}, "int64; save it as uint8"),
         ({"images": U8 > 3}, "bool; save it as uint8"),
         ({"images": np.array([["a"]])}, "has shape"),

@@ -59,7 +59,11 @@ def test_prepared_sets(prepared, source, id_data):
 @pytest.mark.parametrize(
     ("name", "options", "message"),
     [
-        ("svhn", {}, r"data\.far\.x\.source: .*'svhn_cropped' is not prepared in .*tfds\.load\('svhn_cropped', data_dir="),
+        (
+            "svhn",
+            {},
+            r"data\.far\.x\.source: .*'svhn_cropped' is not prepared in .*tfds\.load\('svhn_cropped', data_dir=",
+        ),
         ("dtd", {}, "not prepared"),
         ("places365", {}, "not prepared"),
         ("tfds", {"name": "no_such_set"}, r"data\.far\.x\.name: .*'no_such_set'"),

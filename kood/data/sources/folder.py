@@ -82,8 +82,11 @@ def _listed_splits(root: Path) -> dict[str, _Listing]:
             raise UserError(f"path: {root} has folders beside train and test ({others}); move them out of it")
         train, test = _listed(root / "train"), _listed(root / "test")
         unknown = sorted(set(test[2]) - set(train[2]))
-        if bool(train[2]) != bool(test[2]) or unknown:
-            raise UserError(f"path: {root}/test has classes that {root}/train lacks: {', '.join(unknown) or 'all'}")
+        if bool(train[2]) != bool(test[2]):
+            having, lacking = ("train", "test") if train[2] else ("test", "train")
+            raise UserError(f"path: {root}/{having} has class folders and {root}/{lacking} none; sort both alike")
+        if unknown:
+            raise UserError(f"path: {root}/test has classes that {root}/train lacks: {', '.join(unknown)}")
         # The test labels count the classes of the training folder, whichever of them the test folder has.
         places = np.array([train[2].index(name) for name in test[2]], np.int64)
         labels = places[test[1]] if len(places) else test[1]

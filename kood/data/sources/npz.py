@@ -66,17 +66,20 @@ def _arrays(file: Path) -> dict[str, np.ndarray]:
     import zlib
 
     try:
-        with np.load(file, allow_pickle=False) as archive:
-            if not isinstance(archive, np.lib.npyio.NpzFile):
-                raise UserError(
-                    f"path: {file} is a single array; save an archive: np.savez(file, images=..., labels=...)"
-                )
-            return {name: archive[name] for name in archive.files}
+        loaded = np.load(file, allow_pickle=False)
+        if not isinstance(loaded, np.lib.npyio.NpzFile):
+            raise UserError(f"path: {file} is a single array; save an archive: np.savez(file, images=..., labels=...)")
+        with loaded as archive:
+            arrays = {name: archive[name] for name in archive.files}
     except (OSError, ValueError, EOFError, KeyError, zipfile.BadZipFile, zlib.error, MemoryError) as error:
         raise UserError(
             f"path: {file} cannot be read as a .npz archive of plain arrays ({error}); write it with np.savez, without "
             "arrays of Python objects"
         ) from error
+    for name, array in arrays.items():
+        if not isinstance(array, np.ndarray):
+            raise UserError(f"path: {name!r} in {file} is no array; write the file with np.savez")
+    return arrays
 
 
 def _class_names(arrays: dict[str, np.ndarray], file: Path) -> tuple[str, ...] | None:

@@ -1,0 +1,117 @@
+"""The whole story of a run, one function per stage, in order.
+
+    recipe -> data -> diffusion model -> outliers -> classifier -> evaluation -> SavedModel -> report
+
+Stages hand each other only files. What a stage's result depends on is spelled out in its call of `run.stage`; where
+nothing of that changed, its result is taken as it lies.
+"""
+
+from pathlib import Path
+from typing import Any
+
+import keras
+from rich.console import Console
+
+from kood import report
+from kood.errors import UserError
+from kood.pipeline.classify import evaluate_classifier, export_model, train_classifier
+from kood.pipeline.outliers import make_outliers, train_denoiser
+from kood.pipeline.prepare import check, prepare_data
+from kood.pipeline.summary import summarize, write_report
+from kood.pipeline.work import Work
+from kood.recipe import Recipe, load
+from kood.runs import Run, write_atomically
+
+__all__ = ["make_cell", "run"]
+
+
+def run(
+    path: str | Path,
+    overrides: tuple[str, ...] | list[str] = (),
+    *,
+    fresh: bool = False,
+    quick: bool = False,
+    saved: Path = Path("saved"),
+    console: Console | None = None,
+) -> dict[str, Any]:
+    """Runs a recipe from its file to its report.
+
+    Args:
+        path: The recipe.
+        overrides: `KEY=VALUE` settings.
+        fresh: Make every stage again.
+        quick: Smoke run.
+        saved: Where run folders go.
+        console: Where to print.
+
+    Returns:
+        What `report.json` holds.
+
+    Raises:
+        UserError: the recipe, the data or the environment cannot do it.
+    """
+    console = console or Console()
+    recipe = load(path, overrides, quick=quick)
+    cells = recipe.cells()
+    with Run(saved / recipe.name, fresh=fresh).held() as folder:
+        write_atomically(folder.folder / "recipe.toml", recipe.to_toml().encode())
+        progress = report.StageProgress(console)
+        if not recipe.matrix:
+            work = Work(recipe, folder, progress)
+            result = make_cell(work)
+            write_report(folder.folder, result, work)
+            report.print_cell(console, result)
+        else:
+            result = _run_matrix(recipe, cells, folder, progress)
+            report.write_json(folder.folder / "report.json", result)
+            report.write(folder.folder / "report.html", result)
+            report.print_matrix(console, result)
+        _say_where(console, folder.folder, result)
+    return result
+
+
+def make_cell(work: Work) -> dict[str, Any]:
+    """One classifier, from data to SavedModel; returns its part of the report."""
+    prepare_data(work)
+    check(work)
+    if "label_mixup" in work.recipe.outliers.use:
+        train_denoiser(work)
+    outliers = make_outliers(work)
+    train_classifier(work, outliers)
+    evaluate_classifier(work)
+    if work.recipe.serve.export:
+        export_model(work)
+    return summarize(work)
+
+
+def _run_matrix(recipe: Recipe, cells, folder: Run, progress: report.StageProgress) -> dict[str, Any]:
+    made, failed = [], []
+    seen: set[Path] = set()
+    for number, (labels, cell) in enumerate(cells, start=1):
+        shown = ", ".join(f"{key} {label}" for key, label in labels.items())
+        progress.say(f"cell {number}/{len(cells)}: {shown}", style="bold")
+        try:
+            made.append({**make_cell(Work(cell, folder, progress, seen=seen)), "cell": labels})
+        except (UserError, ValueError, RuntimeError, ArithmeticError, MemoryError, OSError) as error:
+            failed.append({"cell": labels, "error": f"{error}" if isinstance(error, UserError) else repr(error)})
+            progress.say(f"cell {number}/{len(cells)} failed: {failed[-1]['error']}", style="red")
+        keras.utils.clear_session()
+    if not made:
+        raise UserError(f"every cell failed; the first: {failed[0]['error']}", exit_code=1)
+    return {
+        **{key: made[0][key] for key in ("backend", "kood", "quick", "environment")},
+        "recipe": recipe.name,
+        "cells": made,
+        "failed": failed,
+        "table": report.aggregate(made),
+    }
+
+
+def _say_where(console: Console, folder: Path, result: dict[str, Any]) -> None:
+    stages = result.get("stages", {})
+    trained = [name for name in ("diffusion", "classifier") if name in stages and not stages[name]["cached"]]
+    if stages and not trained:
+        console.print("Nothing was trained: the results of an earlier run fit this recipe.", highlight=False)
+    console.print(f"Report: {folder / 'report.html'}", highlight=False, soft_wrap=True)
+    if result.get("version"):
+        console.print(f"SavedModel: {folder / str(result['version'])}", highlight=False, soft_wrap=True)

@@ -1,0 +1,44 @@
+"""From a recipe to untrained networks."""
+
+import keras
+
+from kood import registry, training
+from kood.classifier import Classifier
+from kood.errors import UserError
+from kood.recipe import Recipe
+
+__all__ = ["build_classifier", "build_network"]
+
+
+def build_network(recipe: Recipe, num_classes: int) -> keras.Model:
+    """The denoiser's network."""
+    settings = recipe.diffusion
+    with training.precision(settings.precision):
+        network = registry.obtain("denoisers", settings.denoiser)
+        return _built("diffusion.options", network, recipe.data.shape, num_classes, **settings.options)
+
+
+def build_classifier(recipe: Recipe, num_classes: int) -> Classifier:
+    """The untrained classifier of a recipe."""
+    with training.precision(recipe.train.precision):
+        backbone = registry.obtain("backbones", recipe.classifier.backbone)
+        backbone = _built("classifier.options", backbone, recipe.data.shape, **recipe.classifier.options)
+    head = _built("head", registry.obtain("heads", recipe.head.name), num_classes, **recipe.head.options())
+    exposed = bool(recipe.outliers.use) and recipe.outliers.weight > 0
+    model = Classifier(
+        backbone,
+        head,
+        exposure=registry.find("losses", recipe.outliers.exposure, "outliers.exposure").attribute if exposed else None,
+        exposure_weight=recipe.outliers.weight,
+        name="classifier",
+    )
+    model.build((None, *recipe.data.shape))
+    return model
+
+
+def _built(key: str, make, *arguments, **options):
+    """Calls a network or head; what it refuses is the recipe's fault."""
+    try:
+        return make(*arguments, **options)
+    except (ValueError, TypeError) as error:
+        raise UserError(f"{key}: {error}") from error

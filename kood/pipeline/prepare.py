@@ -1,0 +1,84 @@
+"""The first stage: images brought to the recipe's shape, split, and written down."""
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from kood.data import ImageSet, load_id, load_ood
+from kood.data.stored import source_state, write_images
+from kood.errors import UserError
+from kood.pipeline.build import build_classifier, build_network
+from kood.pipeline.work import Work
+from kood.recipe import Recipe
+from kood.runs import Stage
+
+__all__ = ["check", "prepare_data"]
+
+#: A smoke run looks at no more images of a set than this.
+QUICK_IMAGES = 200
+
+
+def prepare_data(work: Work) -> Stage:
+    """Brings every image set to the recipe's shape, splits the in-distribution one, and writes down what entered."""
+    data, limit = work.recipe.data, QUICK_IMAGES if work.recipe.quick else None
+    places = {"id": data.id, **data.near, **data.far}
+    if work.recipe.outliers.real is not None and "real" in work.recipe.outliers.use:
+        places["outliers.real"] = work.recipe.outliers.real
+
+    def make(folder: Path) -> dict[str, Any]:
+        with work.progress.stage("data", len(places), unit="set") as stage:
+            splits = load_id(data)
+            names = ("train", "validation", "calibration", "test")
+            sets = {name: getattr(splits, name) for name in names}
+            if limit:
+                sets["test"] = _some(sets["test"], 2 * limit)
+            facts = {name: write_images(folder, name, images) for name, images in sets.items()}
+            stage.update(1)
+            for done, (key, source) in enumerate(_ood_sources(work.recipe).items(), start=2):
+                images = load_ood(source, data.shape, seed=data.split_seed, key=key)
+                facts[key] = write_images(folder, key, _some(images, limit) if limit else images)
+                stage.update(done)
+            return {"sets": facts}
+
+    decides = {
+        "data": data.model_dump(exclude={"augment"}),
+        "real": places["outliers.real"].model_dump() if "outliers.real" in places else None,
+        "states": {name: source_state(source.path) for name, source in places.items()},
+    }
+    stage = work.stage("data", decides, make)
+    for name, facts in stage.facts["sets"].items():
+        # A near or far set that holds training images would be scored as if the detector were wrong.
+        if name.startswith("data.") and facts["sha256"] == stage.facts["sets"]["train"]["sha256"]:
+            raise UserError(f"{name}: holds the same images as data.id; an out-of-distribution set must not")
+    return stage
+
+
+def _ood_sources(recipe: Recipe) -> dict[str, Any]:
+    """The out-of-distribution sets by their recipe keys."""
+    sources = {f"data.{kind}.{name}": s for kind in ("near", "far") for name, s in getattr(recipe.data, kind).items()}
+    if recipe.outliers.real is not None and "real" in recipe.outliers.use:
+        sources["outliers.real"] = recipe.outliers.real
+    return sources
+
+
+def _some(images: ImageSet, most: int) -> ImageSet:
+    if len(images) <= most:
+        return images
+    return images.take(np.sort(np.random.default_rng(0).choice(len(images), most, replace=False)))
+
+
+def check(work: Work) -> None:
+    """What only data can reveal is refused before the first training step."""
+    recipe, classes = work.recipe, work.data("train").class_names
+    if len(classes) < 2:
+        raise UserError(f"data.id: has {len(classes)} class; a classifier needs at least 2")
+    if "label_mixup" in recipe.outliers.use and recipe.outliers.label_mixup.classes > len(classes):
+        raise UserError(
+            f"outliers.label_mixup.classes is {recipe.outliers.label_mixup.classes}, but data.id has {len(classes)}"
+        )
+    if recipe.evaluate.headline == "auto" and len(work.data("validation")) == 0:
+        raise UserError("evaluate.headline = 'auto' chooses on validation images; set data.id.validation above 0")
+    build_classifier(recipe, len(classes))
+    if "label_mixup" in recipe.outliers.use:
+        build_network(recipe, len(classes))

@@ -1,0 +1,71 @@
+"""From finished stages to `report.json` and `report.html`."""
+
+import os
+import platform
+import sys
+from pathlib import Path
+from typing import Any
+
+import keras
+import numpy as np
+
+import kood
+from kood import report
+from kood.pipeline.work import Work
+
+__all__ = ["summarize", "write_report"]
+
+
+def summarize(work: Work) -> dict[str, Any]:
+    """The cell's part of `report.json`."""
+    figures, sets = work.stages["evaluate"].facts, work.stages["data"].facts["sets"]
+    datasets = {
+        name: {"kind": kind, **{key: sets[f"data.{kind}.{name}"][key] for key in ("images", "sha256")}}
+        for kind in ("near", "far")
+        for name in getattr(work.recipe.data, kind)
+    }
+    inside = {name: {key: sets[name][key] for key in ("images", "sha256")} for name in ("train", "test")}
+    return {
+        "recipe": work.recipe.name,
+        "cell": {},
+        "backend": keras.backend.backend(),
+        "kood": kood.__version__,
+        "quick": work.recipe.quick,
+        "seeds": [work.recipe.seed],
+        **figures,
+        "datasets": datasets,
+        "id_sets": inside,
+        "class_names": list(work.data("train").class_names),
+        "version": work.stages["export"].facts["version"] if "export" in work.stages else None,
+        "stages": {name: {"seconds": s.seconds, "cached": s.cached} for name, s in work.stages.items()},
+        "environment": environment(),
+    }
+
+
+def environment() -> dict[str, str]:
+    """What the run ran on."""
+    import tensorflow as tf
+
+    versions = {"python": platform.python_version(), "keras": keras.__version__, "tensorflow": tf.__version__}
+    backend = sys.modules.get(keras.backend.backend())
+    if keras.backend.backend() != "tensorflow" and backend is not None:
+        versions[keras.backend.backend()] = backend.__version__
+    device = f"{platform.machine()}, {os.cpu_count()} CPU cores"
+    return {**versions, "numpy": np.__version__, "device": device}
+
+
+def write_report(folder: Path, result: dict[str, Any], work: Work) -> None:
+    report.write_json(folder / "report.json", result)
+    histories: dict[str, dict[str, list[float]]] = {
+        name: _terms(work.stages[name].facts["history"]) for name in ("diffusion", "classifier") if name in work.stages
+    }
+    with np.load(work.stages["evaluate"].folder / "scores.npz", allow_pickle=False) as arrays:
+        ending = f"/{result['headline_score']}"
+        headline = {key.removesuffix(ending): arrays[key] for key in arrays.files if key.endswith(ending)}
+    sheet = work.stages["label_mixup"].folder / "sheet.png" if "label_mixup" in work.stages else None
+    report.write(folder / "report.html", result, scores=headline, histories=histories, contact_sheet=sheet)
+
+
+def _terms(history: dict[str, list[float]]) -> dict[str, list[float]]:
+    """The curves to draw: a single term is the loss itself."""
+    return history if len(history) > 2 else {name: values for name, values in history.items() if name != "loss"}
