@@ -195,10 +195,7 @@ def main() -> None:
         typer.echo("kood: stopped; the same command goes on where this one was", err=True)
         sys.exit(128 + stop.args[0])
     except Exception as error:
-        import traceback
-
-        log = Path("kood-error.log")
-        with contextlib.suppress(OSError):
-            log.write_text(traceback.format_exc(), encoding="utf-8")
-        typer.echo(f"kood: failed: {type(error).__name__}: {error} (details in {log})", err=True)
+        if os.environ.get("KOOD_TRACEBACK"):
+            raise
+        typer.echo(f"kood: {type(error).__name__}: {error} (KOOD_TRACEBACK=1 shows where)", err=True)
         sys.exit(1)

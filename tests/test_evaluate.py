@@ -12,6 +12,8 @@ from kood.errors import UserError
 from kood.evaluate import conformal_threshold, evaluate, outputs_of
 from kood.scorer import Scorer, applicable
 
+pytestmark = pytest.mark.backend  # Run once under each Keras backend.
+
 
 def test_the_threshold_is_the_conformal_quantile():
     values = np.arange(1.0, 100.0)

@@ -9,6 +9,8 @@ from keras import ops
 
 from kood import heads
 
+pytestmark = pytest.mark.backend  # Run once under each Keras backend.
+
 CLASSES, WIDTH = 5, 7
 EVERY = sorted(heads.__all__)
 ANGULAR = [name for name in EVERY if issubclass(getattr(heads, name), heads.AngularHead)]

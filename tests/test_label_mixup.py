@@ -6,6 +6,8 @@ from keras import ops
 
 from kood.diffusion import label_mixup, samplers, schedule
 
+pytestmark = pytest.mark.backend  # Run once under each Keras backend.
+
 
 def rng(seed=0):
     return np.random.default_rng(seed)
@@ -36,6 +38,17 @@ def test_beta_and_uniform_have_their_moments():
     narrow = label_mixup.mixtures(40_000, 2, weight="beta", alpha=8.0, rng=rng())[:, 0]
     assert abs(uniform.var() - 1 / 12) < 2e-3
     assert abs(narrow.var() - 1 / (4 * 17)) < 1e-3  # Beta(a, a) has variance 1 / (4 (2a + 1)).
+
+
+def test_groups_say_which_classes_meet():
+    rows = label_mixup.mixtures(3000, 6, groups=[[0, 3], [1, 4, 5]], weight=0.8, rng=rng())
+    members = {tuple(np.flatnonzero(row)) for row in rows}
+    assert members == {(0, 3), (1, 4, 5)}
+    np.testing.assert_allclose(rows.max(1), 0.8, atol=1e-6)
+    assert abs(np.mean(rows[:, 0] > 0) - 0.5) < 0.05 and abs(np.mean(rows[rows[:, 0] > 0][:, 0] > 0.5) - 0.5) < 0.05
+    for wrong in ([[0]], [[1, 1]], [list(range(7))]):
+        with pytest.raises(ValueError, match="group"):
+            label_mixup.mixtures(3, 6, groups=wrong, rng=rng())
 
 
 @pytest.mark.parametrize(("classes", "total"), [(1, 5), (6, 5), (2, 1)])

@@ -10,6 +10,8 @@ from keras import ops
 
 from kood import losses
 
+pytestmark = pytest.mark.backend  # Run once under each Keras backend.
+
 EXPOSURES = [name for name in losses.__all__ if name.endswith("_exposure")]
 HARD = np.array(
     [

@@ -1,11 +1,15 @@
 """The networks: parameter counts, gradients, precision, saving, and the denoisers' layers against NumPy."""
 
+from functools import cache
+
 import keras
 import numpy as np
 import pytest
 from keras import ops
 
 from kood.nets import backbones, denoisers
+
+pytestmark = pytest.mark.backend  # Run once under each Keras backend.
 
 BACKBONES = [getattr(backbones, name) for name in backbones.__all__]
 
@@ -20,6 +24,17 @@ def randomised(model, seed=0):
     for weight in model.trainable_weights:
         weight.assign(numpy(weight) + 0.1 * rng.standard_normal(weight.shape).astype("float32"))
     return model
+
+
+@cache
+def ready(make):
+    """One randomised model a maker, for the tests that change nothing in it."""
+    return randomised(make())
+
+
+@cache
+def full_size(name):
+    return getattr(backbones, name)((32, 32, 3))
 
 
 def images(shape, batch=3, seed=0):
@@ -45,7 +60,7 @@ def mixed_bfloat16():
     ("name", "published", "digits"), [("resnet8", 0.08e6, 1), ("resnet20", 0.27e6, 2), ("resnet18", 11.17e6, 4)]
 )
 def test_trainable_parameters_with_a_ten_way_head_are_the_published_ones(name, published, digits):
-    model = getattr(backbones, name)((32, 32, 3))
+    model = full_size(name)
     head = (model.output_shape[-1] + 1) * 10
     assert float(f"{trainable(model) + head:.{digits}g}") == published
 
@@ -57,29 +72,25 @@ def test_resnet20_counted_by_hand():
     expected = convolution(3, 16) + 6 * convolution(16, 16)
     expected += convolution(16, 32) + 5 * convolution(32, 32) + convolution(16, 32, kernel=1)
     expected += convolution(32, 64) + 5 * convolution(64, 64) + convolution(32, 64, kernel=1)
-    assert trainable(backbones.resnet20((32, 32, 3))) == expected
+    assert trainable(full_size("resnet20")) == expected
 
 
-@pytest.mark.parametrize(
-    ("name", "shape", "count"),
-    [
-        ("small_cnn", (8, 8, 1), 46_960),
-        ("resnet8", (32, 32, 3), 78_064),
-        ("resnet20", (32, 32, 3), 273_392),
-        ("resnet18", (32, 32, 3), 11_178_432),
-    ],
-)
-def test_parameter_counts_are_those_in_the_docstring(name, shape, count):
-    make = getattr(backbones, name)
-    assert make(shape).count_params() == count
-    assert f"{count:,}" in make.__doc__
+@pytest.mark.parametrize(("name", "count"), [("resnet8", 78_064), ("resnet20", 273_392), ("resnet18", 11_178_432)])
+def test_parameter_counts_are_those_in_the_docstring(name, count):
+    assert full_size(name).count_params() == count
+    assert f"{count:,}" in getattr(backbones, name).__doc__
 
 
-@pytest.mark.parametrize("make", [backbones.resnet8, backbones.resnet20])
-def test_depth_is_in_the_name(make):
-    model = make((16, 16, 3))
+def test_parameter_count_of_the_small_cnn():
+    assert backbones.small_cnn((8, 8, 1)).count_params() == 46_960
+    assert "46,960" in backbones.small_cnn.__doc__
+
+
+@pytest.mark.parametrize("name", ["resnet8", "resnet20", "resnet18"])
+def test_depth_is_in_the_name(name):
+    model = full_size(name)
     main = [layer for layer in model.layers if isinstance(layer, keras.layers.Conv2D) and layer.kernel_size == (3, 3)]
-    assert len(main) + 1 == int(make.__name__.removeprefix("resnet"))
+    assert len(main) + 1 == int(name.removeprefix("resnet"))
 
 
 def small(make):
@@ -190,7 +201,7 @@ def test_denoiser_starts_at_zero(make):
 @pytest.mark.parametrize("make", DENOISERS)
 @pytest.mark.parametrize("name", ["image", "step", "condition"])
 def test_every_input_reaches_the_prediction(make, name):
-    model = randomised(make())
+    model = ready(make)
     batch = batch_for(model)
     other = {**batch, name: batch_for(model, seed=1)[name]}
     if name == "condition":
@@ -201,7 +212,7 @@ def test_every_input_reaches_the_prediction(make, name):
 
 @pytest.mark.parametrize("make", DENOISERS)
 def test_rows_do_not_mix(make):
-    model = randomised(make())
+    model = ready(make)
     batch = batch_for(model)
     alone = numpy(model({name: values[1:2] for name, values in batch.items()}))
     np.testing.assert_allclose(numpy(model(batch))[1:2], alone, atol=2e-5)
@@ -209,7 +220,7 @@ def test_rows_do_not_mix(make):
 
 @pytest.mark.parametrize("make", DENOISERS)
 def test_soft_and_empty_labels(make):
-    model = randomised(make())
+    model = ready(make)
     batch = batch_for(model)
     for condition in ([0.0, 0.0, 0.0], [0.5, 0.5, 0.0]):
         batch["condition"] = np.array([condition] * 3, "float32")
@@ -232,7 +243,7 @@ def test_label_embedding_starts_standard_normal():
 
 @pytest.mark.parametrize("make", DENOISERS)
 def test_denoiser_survives_saving(make, tmp_path):
-    model = randomised(make())
+    model = ready(make)
     model.save(tmp_path / "model.keras")
     again = keras.saving.load_model(tmp_path / "model.keras")
     batch = batch_for(model)

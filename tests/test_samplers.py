@@ -12,6 +12,8 @@ import pytest
 
 from kood.diffusion import samplers, schedule
 
+pytestmark = pytest.mark.backend  # Run once under each Keras backend.
+
 ALL = [samplers.ddpm, samplers.ddim, samplers.dpm_solver]
 SHAPE = (3, 2, 4, 1)
 MEAN, SD = 0.3, 0.5

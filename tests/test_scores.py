@@ -9,6 +9,8 @@ from keras import ops
 
 from kood import scores
 
+pytestmark = pytest.mark.backend  # Run once under each Keras backend.
+
 FITTED = [name for name in scores.__all__ if inspect.isclass(getattr(scores, name))]
 PLAIN = [name for name in scores.__all__ if name not in FITTED]
 WIDTH, CLASSES = 12, 4

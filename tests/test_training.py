@@ -14,6 +14,8 @@ from kood.diffusion.denoiser import Denoiser
 from kood.errors import UserError
 from kood.nets import denoisers
 
+pytestmark = pytest.mark.backend  # Run once under each Keras backend.
+
 
 def values(model):
     return [ops.convert_to_numpy(w) for w in model.weights]

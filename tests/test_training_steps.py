@@ -11,6 +11,8 @@ from kood.diffusion.denoiser import Denoiser
 from kood.nets import denoisers
 from kood.steps import compiled
 
+pytestmark = pytest.mark.backend  # Run once under each Keras backend.
+
 SHAPE, CLASSES = (8, 8, 1), 3
 
 

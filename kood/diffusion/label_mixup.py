@@ -4,6 +4,8 @@ Wahd 2024, "Deep Metric Learning-Based OOD Detection with Synthetic Outlier Expo
 vector, so half of class a and half of class b is the vector with 0.5 at both.
 """
 
+from collections.abc import Sequence
+
 import numpy as np
 from keras import ops
 
@@ -17,6 +19,7 @@ def mixtures(
     num_classes: int,
     *,
     classes: int = 2,
+    groups: Sequence[Sequence[int]] | None = None,
     weight: float | str = 0.5,
     alpha: float = 1.0,
     rng: np.random.Generator,
@@ -26,21 +29,40 @@ def mixtures(
     Args:
         count: How many, N.
         num_classes: K.
-        classes: How many different classes a mixture has, drawn without replacement.
+        classes: How many different classes a mixture has, drawn without replacement, where there are no groups.
+        groups: Classes that may meet; each mixture draws one group, and in it the order of its classes.
         weight: Share of the first: a number in (0, 1), the others share the rest equally; "uniform" for weights uniform
             on the simplex; "beta" for Dirichlet(alpha, ..., alpha), which for two classes is Beta(alpha, alpha).
         alpha: Parameter of that distribution.
         rng: The source of randomness.
 
     Returns:
-        (N, K) float32; rows sum to 1 and have `classes` non-zero entries.
+        (N, K) float32; rows sum to 1 and have as many non-zero entries as classes were mixed.
 
     Raises:
-        ValueError: more classes asked for than there are.
+        ValueError: more classes asked for than there are, or a group of fewer than two different classes.
     """
-    if not 2 <= classes <= num_classes:
-        raise ValueError(f"a mixture of {classes} classes needs between 2 and {num_classes} (the number of classes)")
-    chosen = np.argsort(rng.random((count, num_classes)), axis=1)[:, :classes]
+    if groups is None:
+        if not 2 <= classes <= num_classes:
+            raise ValueError(
+                f"a mixture of {classes} classes needs between 2 and {num_classes} (the number of classes)"
+            )
+        chosen = np.argsort(rng.random((count, num_classes)), axis=1)[:, :classes]
+        return _rows(chosen, num_classes, weight, alpha, rng).astype("float32")
+    if any(len(set(group)) != len(group) or not 2 <= len(group) <= num_classes for group in groups):
+        raise ValueError(f"a group names between 2 and {num_classes} different classes: {groups}")
+    rows = np.zeros((count, num_classes))
+    drawn = rng.integers(len(groups), size=count)
+    for number, group in enumerate(groups):
+        where = np.flatnonzero(drawn == number)
+        chosen = rng.permuted(np.tile(np.asarray(group), (len(where), 1)), axis=1)
+        rows[where] = _rows(chosen, num_classes, weight, alpha, rng)
+    return rows.astype("float32")
+
+
+def _rows(chosen: np.ndarray, num_classes: int, weight: float | str, alpha: float, rng: np.random.Generator):
+    """Label vectors of the chosen classes (N, M), the first of each with the stated share."""
+    count, classes = chosen.shape
     if isinstance(weight, str):
         shares = rng.dirichlet(np.full(classes, 1.0 if weight == "uniform" else alpha), size=count)
     else:
@@ -48,7 +70,7 @@ def mixtures(
         shares = np.broadcast_to(np.concatenate([[weight], rest]), (count, classes))
     rows = np.zeros((count, num_classes))
     np.put_along_axis(rows, chosen, shares, axis=1)
-    return rows.astype("float32")
+    return rows
 
 
 def noise_predictor(forward, condition: np.ndarray, *, mix: str = "condition", guidance: float = 1.0):

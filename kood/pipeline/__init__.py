@@ -6,6 +6,7 @@ Stages hand each other only files. What a stage's result depends on is spelled o
 nothing of that changed, its result is taken as it lies.
 """
 
+import traceback
 from pathlib import Path
 from typing import Any
 
@@ -52,21 +53,25 @@ def run(
     """
     console = console or Console()
     recipe = load(path, overrides, quick=quick)
-    cells = recipe.cells()
     with Run(saved / recipe.name, fresh=fresh).held() as folder:
         write_atomically(folder.folder / "recipe.toml", recipe.to_toml().encode())
-        progress = report.StageProgress(console)
-        if not recipe.matrix:
-            work = Work(recipe, folder, progress)
-            result = make_cell(work)
-            write_report(folder.folder, result, work)
-            report.print_cell(console, result)
-        else:
-            result = _run_matrix(recipe, cells, folder, progress)
-            report.write_json(folder.folder / "report.json", result)
-            report.write(folder.folder / "report.html", result)
-            report.print_matrix(console, result)
+        try:
+            result = _run_matrix(recipe, folder, console) if recipe.matrix else _run_single(recipe, folder, console)
+        except UserError:
+            raise
+        except Exception as error:
+            log = folder.folder / "error.log"
+            write_atomically(log, traceback.format_exc().encode())
+            raise UserError(f"{type(error).__name__}: {error} (details in {log})", exit_code=1) from error
         _say_where(console, folder.folder, result)
+    return result
+
+
+def _run_single(recipe: Recipe, folder: Run, console: Console) -> dict[str, Any]:
+    work = Work(recipe, folder, report.StageProgress(console))
+    result = make_cell(work)
+    write_report(folder.folder, result, work)
+    report.print_cell(console, result)
     return result
 
 
@@ -84,7 +89,8 @@ def make_cell(work: Work) -> dict[str, Any]:
     return summarize(work)
 
 
-def _run_matrix(recipe: Recipe, cells, folder: Run, progress: report.StageProgress) -> dict[str, Any]:
+def _run_matrix(recipe: Recipe, folder: Run, console: Console) -> dict[str, Any]:
+    progress, cells = report.StageProgress(console), recipe.cells()
     made, failed = [], []
     seen: set[Path] = set()
     for number, (labels, cell) in enumerate(cells, start=1):
@@ -98,13 +104,17 @@ def _run_matrix(recipe: Recipe, cells, folder: Run, progress: report.StageProgre
         keras.utils.clear_session()
     if not made:
         raise UserError(f"every cell failed; the first: {failed[0]['error']}", exit_code=1)
-    return {
+    result = {
         **{key: made[0][key] for key in ("backend", "kood", "quick", "environment")},
         "recipe": recipe.name,
         "cells": made,
         "failed": failed,
         "table": report.aggregate(made),
     }
+    report.write_json(folder.folder / "report.json", result)
+    report.write(folder.folder / "report.html", result)
+    report.print_matrix(console, result)
+    return result
 
 
 def _say_where(console: Console, folder: Path, result: dict[str, Any]) -> None:

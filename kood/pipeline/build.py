@@ -1,13 +1,16 @@
 """From a recipe to untrained networks."""
 
+from collections.abc import Sequence
+
 import keras
 
 from kood import registry, training
 from kood.classifier import Classifier
+from kood.data.classes import class_indices
 from kood.errors import UserError
 from kood.recipe import Recipe
 
-__all__ = ["build_classifier", "build_network"]
+__all__ = ["build_classifier", "build_network", "mixed_groups"]
 
 
 def build_network(recipe: Recipe, num_classes: int) -> keras.Model:
@@ -34,6 +37,15 @@ def build_classifier(recipe: Recipe, num_classes: int) -> Classifier:
     )
     model.build((None, *recipe.data.shape))
     return model
+
+
+def mixed_groups(recipe: Recipe, class_names: Sequence[str]) -> list[list[int]] | None:
+    """The groups of classes that label mixup mixes, by number; None where any may meet."""
+    groups = recipe.outliers.label_mixup.groups
+    try:
+        return [class_indices(group, class_names) for group in groups] if groups else None
+    except ValueError as error:
+        raise UserError(f"outliers.label_mixup.groups: {error}") from error
 
 
 def _built(key: str, make, *arguments, **options):

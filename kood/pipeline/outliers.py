@@ -14,7 +14,7 @@ from kood.data.outliers import noise_images, pixel_mixup
 from kood.data.stored import write_images
 from kood.diffusion import label_mixup
 from kood.diffusion.denoiser import Denoiser
-from kood.pipeline.build import build_network
+from kood.pipeline.build import build_network, mixed_groups
 from kood.pipeline.work import Work
 from kood.report import fit_callback
 from kood.report.sheet import write_sheet
@@ -97,7 +97,13 @@ def _label_mixup(work: Work) -> Stage:
         denoiser = keras.saving.load_model(work.stages["diffusion"].folder / "denoiser.keras", compile=False)
         rng = np.random.default_rng(seed)
         mixtures = label_mixup.mixtures(
-            settings.count, len(names), classes=settings.classes, weight=settings.weight, alpha=settings.alpha, rng=rng
+            settings.count,
+            len(names),
+            classes=settings.classes,
+            groups=mixed_groups(work.recipe, names),
+            weight=settings.weight,
+            alpha=settings.alpha,
+            rng=rng,
         )
         conditions = label_mixup.sweep(len(names), rng=rng)
         rows, columns = conditions.shape[:2]

@@ -8,7 +8,7 @@ import numpy as np
 from kood.data import ImageSet, load_id, load_ood
 from kood.data.stored import source_state, write_images
 from kood.errors import UserError
-from kood.pipeline.build import build_classifier, build_network
+from kood.pipeline.build import build_classifier, build_network, mixed_groups
 from kood.pipeline.work import Work
 from kood.recipe import Recipe
 from kood.runs import Stage
@@ -31,8 +31,8 @@ def prepare_data(work: Work) -> Stage:
             splits = load_id(data)
             names = ("train", "validation", "calibration", "test")
             sets = {name: getattr(splits, name) for name in names}
-            if limit:
-                sets["test"] = _some(sets["test"], 2 * limit)
+            if limit:  # The training part is cut by `per_class`.
+                sets |= {name: _some(sets[name], limit) for name in names if name != "train"}
             facts = {name: write_images(folder, name, images) for name, images in sets.items()}
             stage.update(1)
             for done, (key, source) in enumerate(_ood_sources(work.recipe).items(), start=2):
@@ -81,4 +81,5 @@ def check(work: Work) -> None:
         raise UserError("evaluate.headline = 'auto' chooses on validation images; set data.id.validation above 0")
     build_classifier(recipe, len(classes))
     if "label_mixup" in recipe.outliers.use:
+        mixed_groups(recipe, classes)
         build_network(recipe, len(classes))

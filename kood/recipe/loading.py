@@ -66,17 +66,15 @@ def _shrink(recipe: Recipe, given: dict[str, Any]) -> dict[str, Any]:
             current = current[part] if isinstance(current, dict) else getattr(current, part)
         settings.put(given, key, value if current is None else min(current, value), where="--quick")
 
-    at_most("data.id.per_class", 100)
-    for kind in ("near", "far"):
-        for name in getattr(recipe.data, kind):
-            at_most(f"data.{kind}.{name}.count", 200)
-    at_most("diffusion.steps", 100)
+    at_most("data.id.per_class", 40)
+    at_most("diffusion.steps", 20)
+    at_most("diffusion.batch_size", 16)
     for source in ("label_mixup", "pixel_mixup", "noise"):
-        at_most(f"outliers.{source}.count", 128)
-    at_most("outliers.label_mixup.sampling_steps", 8)
-    if recipe.outliers.real is not None:
-        at_most("outliers.real.count", 128)
+        at_most(f"outliers.{source}.count", 64)
+    at_most("outliers.label_mixup.sampling_steps", 4)
+    at_most("outliers.per_batch", 16)
     at_most("train.epochs", 2)
+    at_most("train.batch_size", 32)
     for key, values in recipe.matrix.items():
         given["matrix"][key] = values[:1] if key == "seed" else values
     given["name"] = f"{recipe.name}-quick"

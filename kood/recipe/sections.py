@@ -170,7 +170,9 @@ class LabelMixup(Section):
 
     Attributes:
         count: How many images.
-        classes: How many classes a mixture has.
+        classes: How many classes a mixture has, where they are drawn at random.
+        groups: The classes to mix, by number or name, two or more in each group; a mixture draws one group. Not given,
+            any classes may meet.
         weight: Share of the first class: a number, "uniform", or "beta" (Beta(alpha, alpha)). With more than two
             classes the rest is shared out equally; "uniform" and "beta" then mean Dirichlet weights.
         alpha: Parameter of the Beta or Dirichlet distribution.
@@ -183,6 +185,7 @@ class LabelMixup(Section):
 
     count: Positive = 1500
     classes: Annotated[int, Field(ge=2, le=100)] = 2
+    groups: list[Annotated[list[int | str], Field(min_length=2)]] | None = Field(default=None, min_length=1)
     weight: Weight = 0.5
     alpha: Annotated[float, Field(gt=0.0, le=1000.0)] = 1.0
     mix: Literal["condition", "prediction"] = "condition"
@@ -194,6 +197,9 @@ class LabelMixup(Section):
     @model_validator(mode="after")
     def _check(self):
         registry.find("samplers", self.sampler, "sampler")
+        for group in self.groups or []:
+            if len({str(name) for name in group}) != len(group):
+                raise ValueError(f"groups: {group} names a class twice")
         return self
 
 
