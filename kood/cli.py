@@ -179,6 +179,13 @@ class _Stopped(BaseException):
 
 
 def _stop(number, frame) -> None:
+    # Where Python runs inside a native library or a finaliser, the exception is swallowed; so it is raised again.
+    signal.signal(signal.SIGALRM, lambda *_: _raise_stopped(number))
+    signal.setitimer(signal.ITIMER_REAL, 2.0, 2.0)
+    _raise_stopped(number)
+
+
+def _raise_stopped(number) -> None:
     raise _Stopped(number)
 
 
@@ -192,6 +199,7 @@ def main() -> None:
         typer.echo(f"kood: {error}", err=True)
         sys.exit(error.exit_code)
     except _Stopped as stop:
+        signal.setitimer(signal.ITIMER_REAL, 0.0)
         typer.echo("kood: stopped; the same command goes on where this one was", err=True)
         sys.exit(128 + stop.args[0])
     except Exception as error:

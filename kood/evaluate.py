@@ -162,7 +162,7 @@ def evaluate(
                 warnings.append(str(error))
     names = list(scorers)
     values = {
-        where: {name: keras.ops.convert_to_numpy(scorer(output)).astype("float64") for name, scorer in scorers.items()}
+        where: {name: _score(scorer, output, batch_size) for name, scorer in scorers.items()}
         for where, output in outputs.items()
     }
     chosen_by = {}
@@ -198,6 +198,18 @@ def evaluate(
             "ood_score": id_scores[headline][first].astype("float32"),
         },
     )
+
+
+def _score(scorer: Scorer, outputs: Outputs, batch_size: int) -> np.ndarray:
+    """A set's scores, made in blocks of one size: memory is bounded, and JAX compiles each operation once."""
+    count = len(outputs["logits"])
+    values = []
+    for start in range(0, count, batch_size):
+        # Rows past the end repeat the last one and are cut off again.
+        rows = np.minimum(np.arange(start, start + batch_size), count - 1)
+        block = scorer({name: value[rows] for name, value in outputs.items()})
+        values.append(keras.ops.convert_to_numpy(block)[: count - start])
+    return np.concatenate(values).astype("float64")
 
 
 def _measure(name: str, values: dict[str, dict[str, np.ndarray]], near: list[str], far: list[str]) -> dict[str, Any]:

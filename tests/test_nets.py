@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from keras import ops
 
-from kood.nets import backbones, denoisers
+from kood.nets import backbones, denoisers, layers
 
 pytestmark = pytest.mark.backend  # Run once under each Keras backend.
 
@@ -298,7 +298,7 @@ def test_parameter_counts():
 
 
 def attention_layers(model):
-    return [layer.name for layer in model.layers if isinstance(layer, denoisers.SelfAttention)]
+    return [layer.name for layer in model.layers if isinstance(layer, layers.SelfAttention)]
 
 
 def test_attention_stands_at_the_resolutions_named():
@@ -373,13 +373,13 @@ def test_mlp_refuses_bad_options():
 
 def test_space_to_depth_by_hand_and_back():
     x = np.arange(2 * 4 * 6 * 3, dtype="float32").reshape(2, 4, 6, 3)
-    folded = denoisers.SpaceToDepth(2)(ops.convert_to_tensor(x))
+    folded = layers.SpaceToDepth(2)(ops.convert_to_tensor(x))
     expected = np.zeros((2, 2, 3, 12), "float32")
     for i in range(2):
         for j in range(2):
             expected[..., (2 * i + j) * 3 : (2 * i + j + 1) * 3] = x[:, i::2, j::2]
     np.testing.assert_array_equal(numpy(folded), expected)
-    np.testing.assert_array_equal(numpy(denoisers.DepthToSpace(2)(folded)), x)
+    np.testing.assert_array_equal(numpy(layers.DepthToSpace(2)(folded)), x)
 
 
 @pytest.mark.parametrize("groups", [1, 2, 8])
@@ -388,7 +388,7 @@ def test_modulated_group_norm_against_numpy(groups, modulated):
     shape = (3, 4, 5, 8)
     rng = np.random.default_rng(0)
     x = rng.standard_normal(shape) * 3 + 1
-    layer = denoisers.ModulatedGroupNorm(groups)
+    layer = layers.ModulatedGroupNorm(groups)
     m = rng.standard_normal((3, 16)) if modulated else np.zeros((3, 16))
     arguments = [ops.convert_to_tensor(v, "float32") for v in ((x, m) if modulated else (x,))]
     layer(*arguments)
@@ -406,14 +406,14 @@ def test_modulated_group_norm_against_numpy(groups, modulated):
 def test_modulation_against_numpy():
     rng = np.random.default_rng(0)
     x, m = rng.standard_normal((5, 4)), rng.standard_normal((5, 8))
-    y = denoisers.Modulation()(ops.convert_to_tensor(x, "float32"), ops.convert_to_tensor(m, "float32"))
+    y = layers.Modulation()(ops.convert_to_tensor(x, "float32"), ops.convert_to_tensor(m, "float32"))
     np.testing.assert_allclose(numpy(y), x + x * m[:, :4] + m[:, 4:], atol=1e-5)
 
 
 def test_modulated_group_norm_equals_keras():
     x = ops.convert_to_tensor(images((4, 4, 8)))
     np.testing.assert_allclose(
-        numpy(denoisers.ModulatedGroupNorm(4)(x)),
+        numpy(layers.ModulatedGroupNorm(4)(x)),
         numpy(keras.layers.GroupNormalization(4, epsilon=1e-5)(x)),
         atol=1e-5,
     )
@@ -421,22 +421,22 @@ def test_modulated_group_norm_equals_keras():
 
 def test_modulated_group_norm_of_a_constant_is_finite():
     for value in (0.0, 1e4, -3e-7):
-        y = numpy(denoisers.ModulatedGroupNorm(2)(ops.full((2, 3, 3, 4), value)))
+        y = numpy(layers.ModulatedGroupNorm(2)(ops.full((2, 3, 3, 4), value)))
         assert np.all(np.isfinite(y))
 
 
 def test_modulated_group_norm_refuses_what_does_not_fit():
     with pytest.raises(ValueError, match="divide"):
-        denoisers.ModulatedGroupNorm(3).build((None, 4, 4, 8))
+        layers.ModulatedGroupNorm(3).build((None, 4, 4, 8))
     with pytest.raises(ValueError, match="16 columns"):
-        denoisers.ModulatedGroupNorm(2).build((None, 4, 4, 8), (None, 8))
+        layers.ModulatedGroupNorm(2).build((None, 4, 4, 8), (None, 8))
 
 
 @pytest.mark.parametrize("heads", [1, 2, 4])
 def test_self_attention_against_numpy(heads):
     rng = np.random.default_rng(0)
     x = rng.standard_normal((2, 3, 4, 8))
-    layer = denoisers.SelfAttention(heads)
+    layer = layers.SelfAttention(heads)
     layer(ops.convert_to_tensor(x, "float32"))
     weights = [rng.standard_normal(w.shape) for w in layer.get_weights()]
     layer.set_weights(weights)
@@ -457,12 +457,12 @@ def test_self_attention_against_numpy(heads):
 
 def test_self_attention_refuses_heads_that_do_not_divide():
     with pytest.raises(ValueError, match="heads=3"):
-        denoisers.SelfAttention(3).build((None, 4, 4, 8))
+        layers.SelfAttention(3).build((None, 4, 4, 8))
 
 
 def test_step_embedding_against_numpy():
     steps = np.array([0.0, 0.001, 0.5, 1.0])
-    rows = numpy(denoisers.StepEmbedding(6)(ops.convert_to_tensor(steps, "float32")))
+    rows = numpy(layers.StepEmbedding(6)(ops.convert_to_tensor(steps, "float32")))
     angles = 1000 * steps[:, None] / 10000 ** (2 * np.arange(3) / 6)
     np.testing.assert_allclose(rows, np.concatenate([np.cos(angles), np.sin(angles)], axis=1), atol=2e-4)
 

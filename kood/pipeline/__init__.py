@@ -98,9 +98,11 @@ def _run_matrix(recipe: Recipe, folder: Run, console: Console) -> dict[str, Any]
         progress.say(f"cell {number}/{len(cells)}: {shown}", style="bold")
         try:
             made.append({**make_cell(Work(cell, folder, progress, seen=seen)), "cell": labels})
-        except (UserError, ValueError, RuntimeError, ArithmeticError, MemoryError, OSError) as error:
+        except Exception as error:  # Whatever it was, the other cells are still worth making.
             failed.append({"cell": labels, "error": f"{error}" if isinstance(error, UserError) else repr(error)})
             progress.say(f"cell {number}/{len(cells)} failed: {failed[-1]['error']}", style="red")
+            if not made and getattr(error, "exit_code", 1) == 2:
+                raise  # Wrong input, which every other cell has too or which is cheap to mend now.
         keras.utils.clear_session()
     if not made:
         raise UserError(f"every cell failed; the first: {failed[0]['error']}", exit_code=1)
@@ -118,9 +120,14 @@ def _run_matrix(recipe: Recipe, folder: Run, console: Console) -> dict[str, Any]
 
 
 def _say_where(console: Console, folder: Path, result: dict[str, Any]) -> None:
-    stages = result.get("stages", {})
-    trained = [name for name in ("diffusion", "classifier") if name in stages and not stages[name]["cached"]]
-    if stages and not trained:
+    cells = result.get("cells", [result])
+    trained = [
+        name
+        for cell in cells
+        for name in ("diffusion", "classifier")
+        if not cell["stages"].get(name, {"cached": True})["cached"]
+    ]
+    if not trained:
         console.print("Nothing was trained: the results of an earlier run fit this recipe.", highlight=False)
     console.print(f"Report: {folder / 'report.html'}", highlight=False, soft_wrap=True)
     if result.get("version"):

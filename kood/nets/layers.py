@@ -1,0 +1,223 @@
+"""Keras layers of the denoisers. Import this before loading a saved denoiser: it registers the layers by name."""
+
+import math
+
+import keras
+from keras import layers, ops
+
+__all__ = ["DepthToSpace", "ModulatedGroupNorm", "Modulation", "SelfAttention", "SpaceToDepth", "StepEmbedding"]
+
+
+@keras.saving.register_keras_serializable(package="kood")
+class StepEmbedding(layers.Layer):
+    """Sines and cosines of the step: (B,) in [0, 1] -> (B, size).
+
+    With i from 0 to size / 2 - 1 the angles are `1000 * step / 10000 ** (2 i / size)`; cosines first, then sines. The
+    factor 1000 gives the range of the usual thousand integer steps.
+
+    Args:
+        size: Length of the embedding, even.
+
+    Source: Vaswani et al., arXiv 1706.03762, section 3.5; Ho et al., arXiv 2006.11239.
+    """
+
+    def __init__(self, size: int, **kwargs):
+        super().__init__(**kwargs)
+        self.size = size
+
+    def call(self, step):
+        half = self.size // 2
+        frequencies = ops.exp(ops.arange(half, dtype="float32") * (-math.log(10000.0) / half))
+        angles = 1000.0 * ops.expand_dims(ops.cast(step, "float32"), -1) * frequencies
+        return ops.concatenate([ops.cos(angles), ops.sin(angles)], axis=-1)
+
+    def compute_output_shape(self, step_shape):
+        return (*step_shape, self.size)
+
+    def get_config(self):
+        return {**super().get_config(), "size": self.size}
+
+
+@keras.saving.register_keras_serializable(package="kood")
+class Modulation(layers.Layer):
+    """Scale and shift that depend on the example: (B, C) -> (B, C).
+
+    `y = (1 + s) * x + b`, with s and b the two halves of `modulation` (B, 2 C).
+
+    Source: Perez et al., "FiLM", arXiv 1709.07871.
+    """
+
+    def call(self, x, modulation):
+        channels = x.shape[-1]
+        return x * (1.0 + modulation[:, :channels]) + modulation[:, channels:]
+
+    def compute_output_shape(self, x_shape, modulation_shape):
+        return x_shape
+
+
+@keras.saving.register_keras_serializable(package="kood")
+class ModulatedGroupNorm(layers.Layer):
+    """Group normalisation with an affine map that may depend on the example: (B, H, W, C) -> (B, H, W, C).
+
+    `y = (1 + s) * (gamma * (x - mean) / sqrt(var + epsilon) + beta) + b`, with mean and variance over a group of
+    channels and all pixels of one image, and s, b the two halves of `modulation` (B, 2 C), both 0 without it. All of it
+    is worked out per example and channel first, so each pixel sees one multiplication and one addition. Statistics are
+    float32, with the variance as the mean square less the squared mean: one pass over the map instead of two, at the
+    price of digits where a group's mean is hundreds of times its spread.
+
+    Args:
+        groups: Number of groups; must divide C.
+        epsilon: Added to the variance.
+
+    Source: Wu & He, arXiv 1803.08494; the scale and shift: Dhariwal & Nichol, arXiv 2105.05233.
+    """
+
+    def __init__(self, groups: int, epsilon: float = 1e-5, **kwargs):
+        super().__init__(**kwargs)
+        self.groups = groups
+        self.epsilon = epsilon
+
+    def build(self, x_shape, modulation_shape=None):
+        channels = x_shape[-1]
+        if channels % self.groups:
+            raise ValueError(f"groups={self.groups} does not divide the {channels} channels")
+        if modulation_shape is not None and modulation_shape[-1] != 2 * channels:
+            raise ValueError(f"modulation must have {2 * channels} columns, got {modulation_shape[-1]}")
+        self.gamma = self.add_weight(shape=(channels,), initializer="ones", name="gamma")
+        self.beta = self.add_weight(shape=(channels,), initializer="zeros", name="beta")
+        self.built = True
+
+    def call(self, x, modulation=None):
+        channels = x.shape[-1]
+        x32 = ops.cast(x, "float32")
+        mean = self._over_group(ops.mean(x32, axis=(1, 2)))
+        square = self._over_group(ops.mean(ops.square(x32), axis=(1, 2)))
+        spread = ops.rsqrt(ops.maximum(square - ops.square(mean), 0.0) + self.epsilon)
+        scale = ops.cast(self.gamma, "float32") * spread
+        shift = ops.cast(self.beta, "float32") - mean * scale
+        if modulation is not None:
+            modulation = ops.cast(modulation, "float32")
+            gain = 1.0 + modulation[:, :channels]
+            scale, shift = gain * scale, gain * shift + modulation[:, channels:]
+        scale = ops.cast(ops.reshape(scale, (-1, 1, 1, channels)), x.dtype)
+        shift = ops.cast(ops.reshape(shift, (-1, 1, 1, channels)), x.dtype)
+        return x * scale + shift
+
+    def _over_group(self, values):
+        """(B, C) -> (B, C): each channel's value replaced by the mean over its group."""
+        size = values.shape[-1] // self.groups
+        mean = ops.mean(ops.reshape(values, (-1, self.groups, size)), axis=-1)
+        return ops.repeat(mean, size, axis=-1)
+
+    def compute_output_shape(self, x_shape, modulation_shape=None):
+        return x_shape
+
+    def get_config(self):
+        return {**super().get_config(), "groups": self.groups, "epsilon": self.epsilon}
+
+
+@keras.saving.register_keras_serializable(package="kood")
+class SelfAttention(layers.Layer):
+    """Self-attention among the pixels of a map: (B, H, W, C) -> (B, H, W, C), zero at the start.
+
+    `softmax(Q K^T / sqrt(C / heads)) V` per head, and an output matrix. Keras's MultiHeadAttention works on more axes
+    than needed here and is slower on a CPU.
+
+    Args:
+        heads: Number of heads; must divide C.
+
+    Source: Vaswani et al., arXiv 1706.03762, section 3.2.
+    """
+
+    def __init__(self, heads: int = 1, **kwargs):
+        super().__init__(**kwargs)
+        self.heads = heads
+
+    def build(self, x_shape):
+        channels = x_shape[-1]
+        if channels % self.heads:
+            raise ValueError(f"heads={self.heads} does not divide the {channels} channels")
+        self.queries = self.add_weight(shape=(channels, channels), name="queries")
+        self.keys = self.add_weight(shape=(channels, channels), name="keys")
+        self.values = self.add_weight(shape=(channels, channels), name="values")
+        self.output_kernel = self.add_weight(shape=(channels, channels), initializer="zeros", name="output_kernel")
+        self.output_bias = self.add_weight(shape=(channels,), initializer="zeros", name="output_bias")
+        self.built = True
+
+    def call(self, x):
+        height, width, channels = x.shape[1:]
+        pixels, size = height * width, channels // self.heads
+        flat = ops.reshape(x, (-1, channels))
+
+        def per_head(rows):
+            if self.heads == 1:
+                return ops.reshape(rows, (-1, pixels, channels))
+            rows = ops.transpose(ops.reshape(rows, (-1, pixels, self.heads, size)), (0, 2, 1, 3))
+            return ops.reshape(rows, (-1, pixels, size))
+
+        q = per_head(ops.matmul(flat, self.queries) * size**-0.5)
+        k = per_head(ops.matmul(flat, self.keys))
+        v = per_head(ops.matmul(flat, self.values))
+        weights = ops.matmul(q, ops.transpose(k, (0, 2, 1)))
+        weights = ops.cast(ops.softmax(ops.cast(weights, "float32"), axis=-1), x.dtype)
+        y = ops.matmul(weights, v)
+        if self.heads > 1:
+            y = ops.transpose(ops.reshape(y, (-1, self.heads, pixels, size)), (0, 2, 1, 3))
+        y = ops.matmul(ops.reshape(y, (-1, channels)), self.output_kernel) + self.output_bias
+        return ops.reshape(y, (-1, height, width, channels))
+
+    def compute_output_shape(self, x_shape):
+        return x_shape
+
+    def get_config(self):
+        return {**super().get_config(), "heads": self.heads}
+
+
+@keras.saving.register_keras_serializable(package="kood")
+class SpaceToDepth(layers.Layer):
+    """Folds squares of pixels into channels: (B, H, W, C) -> (B, H / size, W / size, size * size * C).
+
+    Args:
+        size: Side of the squares; must divide H and W.
+    """
+
+    def __init__(self, size: int, **kwargs):
+        super().__init__(**kwargs)
+        self.size = size
+
+    def call(self, x):
+        height, width, channels = self.compute_output_shape(x.shape)[1:]
+        x = ops.reshape(x, (-1, height, self.size, width, self.size, x.shape[-1]))
+        return ops.reshape(ops.transpose(x, (0, 1, 3, 2, 4, 5)), (-1, height, width, channels))
+
+    def compute_output_shape(self, x_shape):
+        batch, height, width, channels = x_shape
+        return (batch, height // self.size, width // self.size, channels * self.size**2)
+
+    def get_config(self):
+        return {**super().get_config(), "size": self.size}
+
+
+@keras.saving.register_keras_serializable(package="kood")
+class DepthToSpace(layers.Layer):
+    """The inverse of `SpaceToDepth`: (B, H, W, size * size * C) -> (B, H * size, W * size, C).
+
+    Args:
+        size: Side of the squares; its square must divide the number of channels.
+    """
+
+    def __init__(self, size: int, **kwargs):
+        super().__init__(**kwargs)
+        self.size = size
+
+    def call(self, x):
+        height, width, channels = self.compute_output_shape(x.shape)[1:]
+        x = ops.reshape(x, (-1, x.shape[1], x.shape[2], self.size, self.size, channels))
+        return ops.reshape(ops.transpose(x, (0, 1, 3, 2, 4, 5)), (-1, height, width, channels))
+
+    def compute_output_shape(self, x_shape):
+        batch, height, width, channels = x_shape
+        return (batch, height * self.size, width * self.size, channels // self.size**2)
+
+    def get_config(self):
+        return {**super().get_config(), "size": self.size}
