@@ -1,0 +1,108 @@
+"""Run in a process of its own under one Keras backend: writes the numbers that must agree across backends.
+
+python -m tests.backend_probe make FOLDER    writes models and arrays
+python -m tests.backend_probe read FOLDER    loads them and writes numbers-BACKEND.npz
+"""
+
+import sys
+from pathlib import Path
+
+import keras
+import numpy as np
+from keras import ops
+
+from kood import heads, losses
+from kood.classifier import Classifier
+from kood.data import ImageSet
+from kood.data.batches import training_batches
+from kood.diffusion import label_mixup, samplers
+from kood.diffusion.denoiser import Denoiser
+from kood.nets import backbones, denoisers
+from kood.scorer import Scorer, applicable
+
+SHAPE, CLASSES = (8, 8, 1), 4
+
+
+def images(count=24):
+    rng = np.random.default_rng(0)
+    return ImageSet(
+        rng.integers(0, 256, (count, *SHAPE)).astype("uint8"), np.arange(count, dtype="int64") % CLASSES, tuple("abcd")
+    )
+
+
+def batches(epochs):
+    outliers = ImageSet(np.random.default_rng(1).integers(0, 256, (20, *SHAPE)).astype("uint8"))
+    return training_batches(
+        images(), outliers, num_classes=CLASSES, batch_size=8, outliers_per_batch=4, epochs=epochs, seed=2
+    )[0]
+
+
+def one_step(model):
+    model.fit(batches(1).take(1), epochs=1, steps_per_epoch=1, shuffle=False, verbose=0)
+
+
+def make(folder):
+    keras.utils.set_random_seed(0)
+    for name in heads.__all__:
+        model = Classifier(backbones.small_cnn(SHAPE, features=16), getattr(heads, name)(CLASSES), "outlier_exposure")
+        model.build((None, *SHAPE))
+        model.compile(keras.optimizers.AdamW(1e-3, use_ema=True, ema_momentum=0.9))
+        one_step(model)
+        model.save(folder / f"{name}.keras")
+    for name, prediction, network in (
+        ("mlp", "epsilon", denoisers.mlp(SHAPE, CLASSES, width=32, depth=2)),
+        ("unet", "v", denoisers.unet(SHAPE, CLASSES, width=8, multipliers=(1, 2), blocks=1, attention=(4,))),
+    ):
+        rng = np.random.default_rng(3)
+        for weight in network.weights:  # The output layer starts at zero, which would hide every difference.
+            weight.assign(weight + 0.05 * rng.normal(size=weight.shape))
+        Denoiser(network, num_steps=100, prediction=prediction).save(folder / f"{name}.keras")
+
+
+def read(folder):
+    numbers = {}
+    batch = {key: np.asarray(value) for key, value in next(iter(batches(1))).items()}
+    for key, value in batch.items():
+        numbers[f"batch/{key}"] = value
+    for name in heads.__all__:
+        model = keras.saving.load_model(folder / f"{name}.keras")
+        outputs = {key: ops.convert_to_numpy(value) for key, value in model(batch["image"]).items()}
+        numbers |= {f"{name}/{key}": value for key, value in outputs.items()}
+        terms = model.losses(batch, training=False)
+        numbers |= {f"{name}/{key}": ops.convert_to_numpy(value) for key, value in terms.items()}
+        labels = batch["label"].argmax(1)
+        for score in applicable(outputs):
+            try:
+                scorer = Scorer(score).fit(outputs, labels, model.head)
+            except ValueError:
+                continue  # Twelve images do not determine it.
+            numbers[f"{name}/score/{score}"] = ops.convert_to_numpy(scorer(outputs))
+        numbers[f"{name}/iterations"] = ops.convert_to_numpy(model.optimizer.iterations)
+        # A step of plain gradient descent shows the gradients of every loss term.
+        before = [ops.convert_to_numpy(w) for w in model.trainable_weights]
+        model.compile(keras.optimizers.SGD(1.0))
+        one_step(model)
+        for i, (old, new) in enumerate(zip(before, model.trainable_weights, strict=True)):
+            numbers[f"{name}/gradient/{i}"] = old - ops.convert_to_numpy(new)
+        # And the optimizer's own state goes on from where the other backend left it.
+        again = keras.saving.load_model(folder / f"{name}.keras")
+        one_step(again)
+        for i, weight in enumerate(again.trainable_weights):
+            numbers[f"{name}/resumed/{i}"] = ops.convert_to_numpy(weight)
+    rng = np.random.default_rng(4)
+    condition = label_mixup.mixtures(6, CLASSES, rng=rng)
+    noise = rng.standard_normal((6, *SHAPE)).astype("float32")
+    for name in ("mlp", "unet"):
+        model = keras.saving.load_model(folder / f"{name}.keras", compile=False)
+        for sampler in (samplers.ddim, samplers.dpm_solver):
+            numbers[f"{name}/{sampler.__name__}"] = label_mixup.sample(
+                model, condition, SHAPE, sampler=sampler, num_steps=10, guidance=1.5, clip=None, noise=noise
+            )
+    logits = np.random.default_rng(5).normal(size=(50, CLASSES)).astype("float32") * 20
+    numbers["exposure/kl"] = ops.convert_to_numpy(losses.outlier_exposure(logits))
+    numbers["exposure/energy"] = ops.convert_to_numpy(losses.energy_exposure(logits))
+    np.savez(folder / f"numbers-{keras.backend.backend()}.npz", allow_pickle=False, **numbers)
+
+
+if __name__ == "__main__":
+    {"make": make, "read": read}[sys.argv[1]](Path(sys.argv[2]))

@@ -1,0 +1,43 @@
+"""The three backends compute the same numbers from the same files."""
+
+import os
+import subprocess
+import sys
+from importlib.util import find_spec
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+ROOT = Path(__file__).parents[1]
+BACKENDS = ["tensorflow", "jax", "torch"]
+
+
+def probe(backend, what, folder):
+    if find_spec(backend) is None:
+        pytest.skip(f"{backend} is not installed: pip install 'kood[{backend}]'")
+    environment = {**os.environ, "KERAS_BACKEND": backend, "PYTHONPATH": str(ROOT)}
+    command = [sys.executable, "-m", "tests.backend_probe", what, str(folder)]
+    result = subprocess.run(command, env=environment, capture_output=True, text=True, check=False, cwd=ROOT)
+    assert result.returncode == 0, result.stderr[-3000:]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("maker", ["tensorflow", "torch"])
+def test_the_same_numbers_from_the_same_files(tmp_path, maker):
+    probe(maker, "make", tmp_path)
+    numbers = {}
+    for backend in BACKENDS:
+        if find_spec(backend):
+            probe(backend, "read", tmp_path)
+            with np.load(tmp_path / f"numbers-{backend}.npz", allow_pickle=False) as arrays:
+                numbers[backend] = dict(arrays)
+    assert len(numbers) > 1
+    reference = numbers.pop("tensorflow")
+    assert len(reference) > 150
+    for backend, found in numbers.items():
+        assert found.keys() == reference.keys()
+        for key, value in reference.items():
+            # 1e-4 of the array's own size: a single entry may be a difference of large numbers.
+            size = max(float(np.abs(value).max()), 1e-6)
+            np.testing.assert_allclose(found[key], value, rtol=1e-4, atol=1e-4 * size, err_msg=f"{backend}: {key}")
