@@ -33,6 +33,7 @@ def optimizer(
     weight_decay: float = 0.0,
     clip_norm: float | None = None,
     ema: float | None = None,
+    precision: str = "float32",
 ) -> keras.optimizers.Optimizer:
     """An optimizer whose rate rises linearly, then falls to zero along a half cosine (arXiv 1608.03983).
 
@@ -45,6 +46,7 @@ def optimizer(
         clip_norm: Global norm to which gradients are clipped, or None.
         ema: Decay of the moving average of the weights, or None. The average replaces the weights after the last
             epoch.
+        precision: "mixed_float16" scales the loss, so that small gradients do not vanish (arXiv 1710.03740).
 
     Returns:
         A Keras optimizer.
@@ -60,8 +62,10 @@ def optimizer(
     if ema is not None:
         common["ema_momentum"] = ema
     if name == "sgd":
-        return keras.optimizers.SGD(rate, momentum=0.9, nesterov=True, weight_decay=weight_decay or None, **common)
-    return keras.optimizers.AdamW(rate, weight_decay=weight_decay, **common)
+        chosen = keras.optimizers.SGD(rate, momentum=0.9, nesterov=True, weight_decay=weight_decay or None, **common)
+    else:
+        chosen = keras.optimizers.AdamW(rate, weight_decay=weight_decay, **common)
+    return keras.optimizers.LossScaleOptimizer(chosen) if precision == "mixed_float16" else chosen
 
 
 def fit(

@@ -148,10 +148,9 @@ def test_mixed_precision_learns_with_float32_outputs(precision):
     assert model.backbone.layers[-1].compute_dtype != "float32"
     outputs = model(batch()["image"])
     assert {keras.backend.standardize_dtype(v.dtype) for v in outputs.values()} == {"float32"}
-    optimizer = keras.optimizers.Adam(1e-2)
-    if precision == "mixed_float16":
-        optimizer = keras.optimizers.LossScaleOptimizer(optimizer, initial_scale=2.0**10)
-    logs = history(model, [batch(seed=i) for i in range(4)], optimizer, epochs=6)
+    optimizer = training.optimizer(80, learning_rate=1e-2, clip_norm=1.0, ema=0.9, precision=precision)
+    assert isinstance(optimizer, keras.optimizers.LossScaleOptimizer) == (precision == "mixed_float16")
+    logs = history(model, [batch(seed=i) for i in range(4)], optimizer, epochs=20)
     assert np.isfinite(logs["loss"]).all() and logs["loss"][-1] < logs["loss"][0]
 
 

@@ -21,9 +21,9 @@ def build_network(recipe: Recipe, num_classes: int) -> keras.Model:
         return _built("diffusion.options", network, recipe.data.shape, num_classes, **settings.options)
 
 
-def build_classifier(recipe: Recipe, num_classes: int) -> Classifier:
-    """The untrained classifier of a recipe."""
-    with training.precision(recipe.train.precision):
+def build_classifier(recipe: Recipe, num_classes: int, precision: str | None = None) -> Classifier:
+    """The untrained classifier of a recipe, in the recipe's precision or another."""
+    with training.precision(precision or recipe.train.precision):
         backbone = registry.obtain("backbones", recipe.classifier.backbone)
         backbone = _built("classifier.options", backbone, recipe.data.shape, **recipe.classifier.options)
     head = _built("head", registry.obtain("heads", recipe.head.name), num_classes, **recipe.head.options())

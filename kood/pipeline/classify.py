@@ -48,7 +48,7 @@ def train_classifier(work: Work, outlier_stages: list[Stage]) -> Stage:
             optimizer=training.optimizer(
                 settings.epochs * per_epoch, name=settings.optimizer, learning_rate=settings.learning_rate,
                 warmup=settings.warmup, weight_decay=settings.weight_decay, clip_norm=settings.clip_norm,
-                ema=settings.ema,
+                ema=settings.ema, precision=settings.precision,
             ),
             steps_per_execution=training.steps_per_call(per_epoch, settings.steps_per_execution),
         )  # fmt: skip
@@ -61,6 +61,11 @@ def train_classifier(work: Work, outlier_stages: list[Stage]) -> Stage:
                 folder=folder,
                 callback=fit_callback(stage),
             )
+        if settings.precision != "float32":
+            # Scores and the threshold are float32: what was trained in half precision is measured and served in full.
+            plain = build_classifier(recipe, len(images.class_names), precision="float32")
+            plain.set_weights(model.get_weights())
+            model = plain
         model.save(folder / "classifier.keras")
         return {"history": history, "parameters": model.count_params()}
 

@@ -43,7 +43,11 @@ def train_denoiser(work: Work) -> Stage:
         )
         model.compile(
             optimizer=training.optimizer(
-                settings.steps, learning_rate=settings.learning_rate, clip_norm=settings.clip_norm, ema=settings.ema
+                settings.steps,
+                learning_rate=settings.learning_rate,
+                clip_norm=settings.clip_norm,
+                ema=settings.ema,
+                precision=settings.precision,
             ),
             steps_per_execution=training.steps_per_call(per_epoch),
         )

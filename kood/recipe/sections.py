@@ -322,7 +322,8 @@ class Train(Section):
         weight_decay: Decoupled weight decay.
         clip_norm: Global norm to which gradients are clipped; not given, they are not.
         ema: Decay of the weights' moving average; not given, there is none.
-        precision: Arithmetic of the network; heads, losses and scores are float32 always.
+        precision: Arithmetic of the network in training. Heads, losses and scores are float32 always, and so is the
+            network when it is measured and served.
         steps_per_execution: Training steps run in one call of the compiled function.
     """
 
