@@ -181,6 +181,11 @@ outliers = ["none", ["label_mixup"]]
         (('source = "uniform"\ncount = 60', 'source = "folder"\npath = "nowhere"'), ["data.far.uniform", "nowhere"]),
         (('source = "uniform"\ncount = 60', 'source = "folder"\npath = "$KOOD_NOT_SET/x"'), ["KOOD_NOT_SET"]),
         (('source = "uniform"\ncount = 60', 'source = "folder"'), ["data.far.uniform.path"]),
+        (("classes = [8, 9]", "classes = [3, 9]"), ["data.near.other_digits", "60 different images are in data.id"]),
+        (
+            ('["label_mixup", "noise"]\n', '["real"]\nreal = { source = "digits", classes = [9] }\n'),
+            ["outliers.real", "are in data.near.other_digits"],
+        ),
         (("classes = [8, 9]", "classes = [8, 12]"), ["data.near.other_digits", "12"]),
         (("classes = [0, 1, 2, 3]", "classes = [0]"), ["label_mixup.classes"]),
         (("width = 32", "width = -1"), ["diffusion.options", "width"]),

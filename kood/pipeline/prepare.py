@@ -1,5 +1,6 @@
 """The first stage: images brought to the recipe's shape, split, and written down."""
 
+import hashlib
 from pathlib import Path
 from typing import Any
 
@@ -34,10 +35,13 @@ def prepare_data(work: Work) -> Stage:
             if limit:  # The training part is cut by `per_class`.
                 sets |= {name: _some(sets[name], limit) for name in names if name != "train"}
             facts = {name: write_images(folder, name, images) for name, images in sets.items()}
+            seen = {"data.id": set().union(*map(_digests, sets.values()))}
             stage.update(1)
             for done, (key, source) in enumerate(_ood_sources(work.recipe).items(), start=2):
                 images = load_ood(source, data.shape, seed=data.split_seed, key=key)
-                facts[key] = write_images(folder, key, _some(images, limit) if limit else images)
+                images = _some(images, limit) if limit else images
+                facts[key] = write_images(folder, key, images)
+                _refuse_shared(key, _digests(images), seen)
                 stage.update(done)
             return {"sets": facts}
 
@@ -46,12 +50,23 @@ def prepare_data(work: Work) -> Stage:
         "real": places["outliers.real"].model_dump() if "outliers.real" in places else None,
         "states": {name: source_state(source.path) for name, source in places.items()},
     }
-    stage = work.stage("data", decides, make)
-    for name, facts in stage.facts["sets"].items():
-        # A near or far set that holds training images would be scored as if the detector were wrong.
-        if name.startswith("data.") and facts["sha256"] == stage.facts["sets"]["train"]["sha256"]:
-            raise UserError(f"{name}: holds the same images as data.id; an out-of-distribution set must not")
-    return stage
+    return work.stage("data", decides, make)
+
+
+def _digests(images: ImageSet) -> set[bytes]:
+    return {hashlib.blake2b(image.tobytes(), digest_size=16).digest() for image in images.images}
+
+
+def _refuse_shared(key: str, digests: set[bytes], seen: dict[str, set[bytes]]) -> None:
+    """An in-distribution image in a test set counts against a detector that is right; a test image among the training's
+    outliers, for one that has merely seen it."""
+    for other, theirs in seen.items():
+        shared = len(digests & theirs)
+        if shared and (other == "data.id" or key == "outliers.real"):
+            raise UserError(
+                f"{key}: {shared} of its {len(digests)} different images are in {other} as well; remove them from one"
+            )
+    seen[key] = digests
 
 
 def _ood_sources(recipe: Recipe) -> dict[str, Any]:
