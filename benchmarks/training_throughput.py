@@ -2,10 +2,10 @@
 
     python benchmarks/training_throughput.py [--backbone resnet20] [--size 32] [--images 2048] [--rounds 5]
 
-Each installed backend runs in a process of its own. Within it the two sides train in turn, a round each, in the order
-A B A B, after one round that is not counted; the figure is the median over the rounds of images a second, and their ratio
-(kood / bare; 1 means that kood costs nothing). The bare side is a Keras functional model with a dense layer, cross-entropy,
-the same optimizer and a plain tf.data pipeline over the same arrays. Throughput differs between machines; the ratio is what
+Each installed backend runs in a process of its own. Within it the two sides train in turn, A B A B, after one round
+that is not counted; a figure is the median over the rounds of images a second, and the ratio kood / bare (1 means
+that kood costs nothing). The bare side is a Keras functional model with a dense layer, cross-entropy, the same
+optimizer and a plain tf.data pipeline over the same arrays. Throughput differs between machines; the ratio is what
 counts.
 """
 
