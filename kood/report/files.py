@@ -1,22 +1,20 @@
 """Files a reader or another program can rely on: whole or absent, and strict JSON."""
 
-import itertools
 import json
 import math
-import os
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-__all__ = ["strict", "write_bytes", "write_json", "write_text"]
+from kood.runs import write_atomically
 
-_counter = itertools.count()
+__all__ = ["strict", "write_bytes", "write_json", "write_text"]
 
 
 def write_bytes(path: str | Path, content: bytes) -> Path:
-    """Writes a file that appears whole or not at all: written beside, flushed to the disk, renamed.
+    """Writes a file that appears whole or not at all (`kood.runs.write_atomically`).
 
     Args:
         path: Where the file shall stand. Missing folders are made.
@@ -27,17 +25,7 @@ def write_bytes(path: str | Path, content: bytes) -> Path:
     """
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
-    # Not tempfile: its files are readable by the owner alone, and a report is for others as well.
-    beside = path.with_name(f".{path.name}.{os.getpid()}-{next(_counter)}.part")
-    try:
-        with beside.open("xb") as file:
-            file.write(content)
-            file.flush()
-            os.fsync(file.fileno())
-        beside.replace(path)
-    except BaseException:
-        beside.unlink(missing_ok=True)
-        raise
+    write_atomically(path, content)
     return path
 
 
