@@ -55,7 +55,7 @@ class Entry:
 def _files(place: str) -> list[Path]:
     path = PACKAGE / place
     if path.is_dir():
-        return sorted(file for file in path.rglob("*.py"))
+        return sorted(file for file in path.rglob("*.py") if file.name != "__init__.py")  # That one only passes on.
     return [path.with_suffix(".py")]
 
 

@@ -7,7 +7,8 @@ it works on NumPy arrays and on tensors, in `tf.function`, under `jit` and insid
 `get_state` and `from_state` carry it through an `.npz` file without pickle.
 """
 
-from kood.scores.fitted import KNN, Mahalanobis, ViM
-from kood.scores.plain import cosine_margin, energy, entropy, max_cosine, max_logit, msp
+from kood.scores import fitted, plain
+from kood.scores.fitted import *  # noqa: F403
+from kood.scores.plain import *  # noqa: F403
 
-__all__ = ["KNN", "Mahalanobis", "ViM", "cosine_margin", "energy", "entropy", "max_cosine", "max_logit", "msp"]
+__all__ = [*fitted.__all__, *plain.__all__]
