@@ -11,4 +11,4 @@ from kood.scores import fitted, plain
 from kood.scores.fitted import *  # noqa: F403
 from kood.scores.plain import *  # noqa: F403
 
-__all__ = [*fitted.__all__, *plain.__all__]
+__all__ = fitted.__all__ + plain.__all__
