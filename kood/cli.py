@@ -41,6 +41,8 @@ def run(
     saved: Saved = Path("saved"),
 ) -> None:
     """Run a recipe: train, make outliers, measure, write a SavedModel and a report."""
+    from rich.console import Console
+
     from kood.recipe import load
 
     load(recipe, settings or (), quick=quick)  # A wrong recipe is refused before the seconds that Keras takes to load.
@@ -48,7 +50,10 @@ def run(
     with _native_messages_held_back():
         from kood import pipeline
 
-    pipeline.run(recipe, settings or (), fresh=fresh, quick=quick, saved=saved)
+    console = Console()
+    if not console.is_terminal and "COLUMNS" not in os.environ:
+        console = Console(width=120)  # A log has no width of its own; Rich would take 80 and break names in two.
+    pipeline.run(recipe, settings or (), fresh=fresh, quick=quick, saved=saved, console=console)
 
 
 @app.command()

@@ -51,6 +51,8 @@ def test_the_resolved_recipe_reads_back_the_same(path, tmp_path):
     ("change", "expected"),
     [
         (("epochs = 2", "epoch = 2"), ["train.epoch", "unknown key", "found 2", "did you mean 'epochs'"]),
+        (("seed = 3", "seed = 3\nint = 1"), ["int: unknown key", "found 1"]),
+        (("epochs = 2", "epochs = 2\nlist = [1]"), ["train.list: unknown key"]),
         (("epochs = 2", 'epochs = "two"'), ["train.epochs", "'two'", "integer"]),
         (("epochs = 2", "epochs = 2.0"), ["train.epochs", "2.0", "integer"]),
         (("epochs = 2", "epochs = true"), ["train.epochs", "True", "integer"]),

@@ -17,11 +17,13 @@ def explain(error: ValidationError | UserError, root: type[BaseModel]) -> str:
         return str(error)
     lines = []
     for problem in error.errors():
-        location = [part for part in problem["loc"] if not _is_branch(part)]
+        *path, last = problem["loc"] or ("",)
+        unknown = problem["type"] == "extra_forbidden"  # Then the last part is a user's word, whatever it looks like.
+        location = [part for part in path if not _is_branch(part)] + [last] * (unknown or not _is_branch(last))
         key = ".".join(map(str, location)) or "recipe"
         found = problem["input"]
         message = problem["msg"].removeprefix("Value error, ")
-        if problem["type"] == "extra_forbidden":
+        if unknown:
             allowed = _fields(root, location[:-1])
             message = f"unknown key (found {_shown(found)}); {registry.nearest(str(location[-1]), allowed)}"
         elif problem["type"] == "missing":
