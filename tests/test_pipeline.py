@@ -205,6 +205,15 @@ def test_wrong_input_is_one_message_and_exit_code_2(invoke, tmp_path, change, ex
     assert not trained or "accept" in change[1]
 
 
+@pytest.mark.parametrize("steps", [1, 7, 20, 250, 333, 2000, 2003, 100_000])
+def test_training_steps_make_whole_epochs(steps):
+    from kood.pipeline.outliers import epochs_of
+
+    epochs, length = epochs_of(steps)
+    assert steps <= epochs * length < steps + epochs and length <= 250
+    assert epochs_of(2000) == (20, 100)
+
+
 @pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
 def test_a_stopped_run_says_so_and_goes_on(tmp_path, number, code):
     (tmp_path / "tiny.toml").write_text(TINY.replace("epochs = 2", "epochs = 2000"))

@@ -1,5 +1,6 @@
 """The stages that make outliers: the diffusion model, label mixup, and the controls."""
 
+import math
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +21,7 @@ from kood.report import fit_callback
 from kood.report.sheet import write_sheet
 from kood.runs import Stage
 
-__all__ = ["make_outliers", "train_denoiser"]
+__all__ = ["epochs_of", "make_outliers", "train_denoiser"]
 
 
 def train_denoiser(work: Work) -> Stage:
@@ -30,7 +31,8 @@ def train_denoiser(work: Work) -> Stage:
     def make(folder: Path) -> dict[str, Any]:
         images = work.data("train")
         classes = len(images.class_names)
-        epochs, per_epoch = _epochs(settings.steps)
+        epochs, per_epoch = epochs_of(settings.steps)
+        steps = epochs * per_epoch
         keras.utils.set_random_seed(seed)
         model = Denoiser(
             build_network(work.recipe, classes),
@@ -43,7 +45,7 @@ def train_denoiser(work: Work) -> Stage:
         )
         model.compile(
             optimizer=training.optimizer(
-                settings.steps,
+                steps,
                 learning_rate=settings.learning_rate,
                 clip_norm=settings.clip_norm,
                 ema=settings.ema,
@@ -55,7 +57,7 @@ def train_denoiser(work: Work) -> Stage:
             model, history = training.fit(
                 model,
                 lambda first: labelled_batches(
-                    images, num_classes=classes, batch_size=settings.batch_size, steps=settings.steps, seed=seed,
+                    images, num_classes=classes, batch_size=settings.batch_size, steps=steps, seed=seed,
                     first_step=first * per_epoch, augment=work.recipe.data.augment,
                 ),
                 epochs=epochs,
@@ -76,10 +78,14 @@ def train_denoiser(work: Work) -> Stage:
     return work.stage("diffusion", decides, make)
 
 
-def _epochs(steps: int) -> tuple[int, int]:
-    """Splits a number of training steps into epochs of one length, about twenty of them."""
-    epochs = next((e for e in range(min(20, steps), 0, -1) if steps % e == 0), 1)
-    return epochs, steps // epochs
+def epochs_of(steps: int) -> tuple[int, int]:
+    """Epochs, and steps of each, that make up at least so many training steps.
+
+    Progress is shown and checkpoints are written between epochs, so there are about twenty, and none is longer than 250
+    steps.
+    """
+    epochs = max(1, min(20, steps // 10), math.ceil(steps / 250))
+    return epochs, math.ceil(steps / epochs)
 
 
 def make_outliers(work: Work) -> list[Stage]:

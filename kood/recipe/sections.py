@@ -138,7 +138,7 @@ class Diffusion(Section):
         num_steps: Length of the schedule.
         prediction: What the network predicts: the noise ("epsilon") or the velocity ("v", arXiv 2202.00512).
         label_dropout: Share of training rows without a label, for classifier-free guidance (arXiv 2207.12598).
-        steps: Training steps.
+        steps: Training steps, rounded up to whole epochs of one length (at most 250 steps).
         batch_size: Images a training step.
         learning_rate: Peak of the cosine-decayed rate.
         ema: Decay of the weights' moving average, which sampling uses.
