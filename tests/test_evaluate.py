@@ -136,6 +136,9 @@ def test_a_fitted_score_comes_back_from_its_state(name):
     outputs = {"features": rng.normal(size=(120, 6)).astype("float32"), "logits": 5 * cosines, "cosines": cosines}
     scorer = Scorer(name).fit(outputs, np.arange(120) % 4, head=None)
     again = Scorer(name, scorer.state)
-    np.testing.assert_array_equal(np.asarray(scorer(outputs)), np.asarray(again(outputs)))
+    for key, value in (scorer.state or {}).items():
+        np.testing.assert_array_equal(value, again.state[key])
+    # To the last bit only where the same memory layout is promised to a matrix product, and torch does not.
+    np.testing.assert_allclose(np.asarray(scorer(outputs)), np.asarray(again(outputs)), rtol=1e-6, atol=1e-6)
     assert np.asarray(scorer(outputs)).shape == (120,)
     assert scorer.is_fitted == (name in ("mahalanobis", "knn", "vim"))
