@@ -31,6 +31,13 @@ class LossTerms(keras.Model):
         """
         raise NotImplementedError
 
+    def get_compile_config(self):
+        """What `compile` was given, in words that every backend understands.
+
+        Under torch Keras writes the optimizer's private class for that backend into the file, which no other can run.
+        """
+        return _public_optimizer(super().get_compile_config())
+
     @property
     def metrics(self):
         """Running means of the total and of each term; Keras resets them every epoch."""
@@ -47,3 +54,11 @@ class LossTerms(keras.Model):
         for mean, value in zip(self.metrics, values, strict=True):
             mean.update_state(value)
         return {mean.name: mean.result() for mean in self.metrics}
+
+
+def _public_optimizer(config):
+    if isinstance(config, dict):
+        if str(config.get("module", "")).startswith("keras.src.backend.torch.optimizers."):
+            config = {**config, "module": "keras.optimizers", "registered_name": None}
+        return {key: _public_optimizer(value) for key, value in config.items()}
+    return config
