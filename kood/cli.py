@@ -114,8 +114,6 @@ def predict(
     """Ask a run's SavedModel about images."""
     _choose_backend()
     with _native_messages_held_back():
-        import tensorflow  # noqa: F401
-
         from kood.serving.client import answer_files
 
     if answer_files(run_folder, images):

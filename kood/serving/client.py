@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import tensorflow as tf
 from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
@@ -80,8 +81,6 @@ def answer_files(folder: Path, files: Iterable[Path], console: Console | None = 
 
 
 def _load(version: Path) -> tuple[Any, tuple[int, int, int], list[str]]:
-    import tensorflow as tf
-
     model = tf.saved_model.load(str(version))
     try:
         height, width, channels = model.signatures["normalized"].structured_input_signature[1]["images"].shape[1:]
