@@ -27,7 +27,7 @@ def build_classifier(recipe: Recipe, num_classes: int, precision: str | None = N
         backbone = registry.obtain("backbones", recipe.classifier.backbone)
         backbone = _built("classifier.options", backbone, recipe.data.shape, **recipe.classifier.options)
     head = _built("head", registry.obtain("heads", recipe.head.name), num_classes, **recipe.head.options())
-    exposed = bool(recipe.outliers.use) and recipe.outliers.weight > 0
+    exposed = recipe.outliers.exposes
     model = Classifier(
         backbone,
         head,

@@ -25,7 +25,7 @@ def train_classifier(work: Work, outlier_stages: list[Stage]) -> Stage:
     """Fits the classifier on in-distribution and outlier rows of one batch."""
     recipe, seed = work.recipe, work.seed("classifier")
     settings, per_batch = recipe.train, recipe.outliers.per_batch
-    exposed = bool(outlier_stages) and recipe.outliers.weight > 0
+    exposed = recipe.outliers.exposes
 
     def make(folder: Path) -> dict[str, Any]:
         images = work.data("train")

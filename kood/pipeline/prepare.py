@@ -23,12 +23,11 @@ QUICK_IMAGES = 200
 def prepare_data(work: Work) -> Stage:
     """Brings every image set to the recipe's shape, splits the in-distribution one, and writes down what entered."""
     data, limit = work.recipe.data, QUICK_IMAGES if work.recipe.quick else None
-    places = {"id": data.id, **data.near, **data.far}
-    if work.recipe.outliers.real is not None and "real" in work.recipe.outliers.use:
-        places["outliers.real"] = work.recipe.outliers.real
+    sources = _ood_sources(work.recipe)
+    real = sources.get("outliers.real")
 
     def make(folder: Path) -> dict[str, Any]:
-        with work.progress.stage("data", len(places), unit="set") as stage:
+        with work.progress.stage("data", 1 + len(sources), unit="set") as stage:
             splits = load_id(data)
             names = ("train", "validation", "calibration", "test")
             sets = {name: getattr(splits, name) for name in names}
@@ -37,7 +36,7 @@ def prepare_data(work: Work) -> Stage:
             facts = {name: write_images(folder, name, images) for name, images in sets.items()}
             seen = {"data.id": set().union(*map(_digests, sets.values()))}
             stage.update(1)
-            for done, (key, source) in enumerate(_ood_sources(work.recipe).items(), start=2):
+            for done, (key, source) in enumerate(sources.items(), start=2):
                 images = load_ood(source, data.shape, seed=data.split_seed, key=key)
                 images = _some(images, limit) if limit else images
                 facts[key] = write_images(folder, key, images)
@@ -47,8 +46,8 @@ def prepare_data(work: Work) -> Stage:
 
     decides = {
         "data": data.model_dump(exclude={"augment"}),
-        "real": places["outliers.real"].model_dump() if "outliers.real" in places else None,
-        "states": {name: source_state(source.path) for name, source in places.items()},
+        "real": real.model_dump() if real else None,
+        "states": {key: source_state(source.path) for key, source in {"data.id": data.id, **sources}.items()},
     }
     return work.stage("data", decides, make)
 

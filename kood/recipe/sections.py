@@ -251,6 +251,11 @@ class Outliers(Section):
     noise: Noise = Noise()
     real: Source | None = None
 
+    @property
+    def exposes(self) -> bool:
+        """Whether the classifier sees outliers at all."""
+        return bool(self.use) and self.weight > 0
+
     @model_validator(mode="after")
     def _check(self):
         if len(set(self.use)) != len(self.use):
