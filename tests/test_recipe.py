@@ -69,6 +69,13 @@ def test_the_resolved_recipe_reads_back_the_same(path, tmp_path):
         (("sampling_steps = 4", "sampling_steps = 60"), ["sampling_steps", "60", "num_steps", "50"]),
         (("sampling_steps = 4", "classes = 5"), ["outliers.label_mixup.classes", "5", "4"]),
         (("sampling_steps = 4", "weight = 1.5"), ["outliers.label_mixup.weight", "1.5"]),
+        (("sampling_steps = 4", "weight = 0.0"), ["outliers.label_mixup", "weight = 0", "start = 'image'"]),
+        (("sampling_steps = 4", "confidence = [0.5, 0.5]"), ["outliers.label_mixup", "low < high"]),
+        (("sampling_steps = 4", "classes = 3\npairs = 'all'"), ["outliers.label_mixup", "two classes", "3"]),
+        (("sampling_steps = 4", "groups = [[0, 1]]\npairs = 'all'"), ["outliers.label_mixup", "groups"]),
+        (("[train]", "[pure_samples]\nsampling_steps = 60\n[train]"), ["pure_samples.sampling_steps", "60", "50"]),
+        (("[train]", "[pure_samples]\nuse = ['id_rows', 'augment']\n[train]"), ["pure_samples", "keep one"]),
+        (("[data.far.uniform]", "[data.validation_ood.other_digits]"), ["other_digits", "near and validation_ood"]),
         (("width = 32", "widht = 32"), ["diffusion", "widht", "did you mean 'width'"]),
         (('["label_mixup", "noise"]', '["label_mixup", "nose"]'), ["outliers.use", "nose", "did you mean 'noise'"]),
         (('["label_mixup", "noise"]', '["real"]'), ["outliers", "real", "[outliers.real]"]),
@@ -138,6 +145,28 @@ seed = [0, 1, 2]
     assert cells[0][1].head == Recipe.model_validate({**recipe.model_dump(exclude={"matrix", "head"})}).head
     assert cells[-1][1].head.options() == {"margin": 0.2, "scale": 4.0}
     assert cells[-1][1].seed == 2 and not cells[-1][1].matrix
+
+
+def test_an_arm_changes_the_settings_it_names_and_no_others(tiny):
+    tiny.write_text(
+        TINY
+        + """
+[matrix]
+arm = [
+  { name = "nothing", outliers = "none" },
+  { name = "samples beside images", outliers = "pure" },
+  { name = "rows", outliers.use = ["label_mixup"], "pure_samples.use" = ["id_rows"], train.epochs = 1, head = "cosface"},
+]
+"""
+    )
+    recipe = load(tiny)
+    nothing, pure, rows = (cell for _, cell in recipe.cells())
+    assert [labels["arm"] for labels, _ in recipe.cells()] == ["nothing", "samples beside images", "rows"]
+    assert nothing.outliers.use == [] and not nothing.needs_diffusion
+    assert pure.outliers.use == [] and pure.needs_diffusion and "augment" in pure.pure_samples.use
+    assert rows.outliers.use == ["label_mixup"] and rows.pure_samples.use == ["id_rows"] and rows.train.epochs == 1
+    assert rows.outliers.label_mixup == recipe.outliers.label_mixup and rows.head.options() == {}
+    assert rows.outliers.per_batch == recipe.outliers.per_batch and rows.train.batch_size == recipe.train.batch_size
 
 
 def test_a_wrong_cell_is_refused_before_the_run(tiny):

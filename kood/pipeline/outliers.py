@@ -96,6 +96,7 @@ def make_outliers(work: Work) -> list[Stage]:
 
 def _label_mixup(work: Work) -> Stage:
     settings, seed, shape = work.recipe.outliers.label_mixup, work.seed("label_mixup"), work.recipe.data.shape
+    count = work.recipe.outliers.count_of("label_mixup")
     sampler = registry.obtain("samplers", settings.sampler)
     how: dict[str, Any] = {
         "sampler": sampler, "num_steps": settings.sampling_steps, "mix": settings.mix, "guidance": settings.guidance,
@@ -107,7 +108,7 @@ def _label_mixup(work: Work) -> Stage:
         denoiser = keras.saving.load_model(work.stages["diffusion"].folder / "denoiser.keras", compile=False)
         rng = np.random.default_rng(seed)
         mixtures = label_mixup.mixtures(
-            settings.count,
+            count,
             len(names),
             classes=settings.classes,
             groups=mixed_groups(work.recipe, names),
@@ -119,7 +120,7 @@ def _label_mixup(work: Work) -> Stage:
         rows, columns = conditions.shape[:2]
         # One start noise along a row of the contact sheet, so that only the mixture changes.
         noise = np.repeat(rng.standard_normal((rows, *shape)).astype("float32"), columns, axis=0)
-        with work.progress.stage("label_mixup", settings.count, unit="image") as stage:
+        with work.progress.stage("label_mixup", count, unit="image") as stage:
             images = label_mixup.sample(denoiser, mixtures, shape, progress=stage.update, **how)
             swept = label_mixup.sample(denoiser, conditions.reshape(rows * columns, -1), shape, noise=noise, **how)
         np.save(folder / "mixtures.npy", mixtures)
@@ -129,6 +130,7 @@ def _label_mixup(work: Work) -> Stage:
 
     decides = {
         "mixup": settings.model_dump(),
+        "count": count,
         "diffusion": work.stages["diffusion"].key,
         "seed": seed,
         "backend": keras.backend.backend(),
@@ -138,28 +140,30 @@ def _label_mixup(work: Work) -> Stage:
 
 def _pixel_mixup(work: Work) -> Stage:
     settings, seed = work.recipe.outliers.pixel_mixup, work.seed("pixel_mixup")
+    count = work.recipe.outliers.count_of("pixel_mixup")
 
     def make(folder: Path) -> dict[str, Any]:
         train = work.data("train")
         images = pixel_mixup(
-            np.asarray(train.images), train.known_labels, settings.count, weight=settings.weight, alpha=settings.alpha,
+            np.asarray(train.images), train.known_labels, count, weight=settings.weight, alpha=settings.alpha,
             rng=np.random.default_rng(seed),
         )  # fmt: skip
         return write_images(folder, "outliers", ImageSet(images))
 
-    return work.stage("pixel_mixup", {**settings.model_dump(), "train": work.digest("train"), "seed": seed}, make)
+    return work.stage(
+        "pixel_mixup", {**settings.model_dump(), "count": count, "train": work.digest("train"), "seed": seed}, make
+    )
 
 
 def _noise(work: Work) -> Stage:
     settings, seed, shape = work.recipe.outliers.noise, work.seed("noise"), work.recipe.data.shape
+    count = work.recipe.outliers.count_of("noise")
 
     def make(folder: Path) -> dict[str, Any]:
-        images = noise_images(
-            settings.count, shape, kind=settings.kind, scale=settings.scale, rng=np.random.default_rng(seed)
-        )
+        images = noise_images(count, shape, kind=settings.kind, scale=settings.scale, rng=np.random.default_rng(seed))
         return write_images(folder, "outliers", ImageSet(images))
 
-    return work.stage("noise", {**settings.model_dump(), "shape": shape, "seed": seed}, make)
+    return work.stage("noise", {**settings.model_dump(), "count": count, "shape": shape, "seed": seed}, make)
 
 
 def _real(work: Work) -> Stage:

@@ -43,7 +43,7 @@ def load(path: str | Path, overrides: tuple[str, ...] | list[str] = (), *, quick
         key, equals, value = override.partition("=")
         if not equals or not key.strip():
             raise UserError(f"--set {override!r}: write it as KEY=VALUE, such as --set train.epochs=10")
-        settings.put(given, *settings.expand(key.strip(), settings.parse(value.strip())), where=f"--set {key.strip()}")
+        settings.put_all(given, key.strip(), settings.parse(value.strip()), where=f"--set {key.strip()}")
     given.setdefault("name", path.stem)
     try:
         if quick:
@@ -69,9 +69,13 @@ def _shrink(recipe: Recipe, given: dict[str, Any]) -> dict[str, Any]:
     at_most("data.id.per_class", 40)
     at_most("diffusion.steps", 20)
     at_most("diffusion.batch_size", 16)
-    for source in ("label_mixup", "pixel_mixup", "noise"):
+    at_most("outliers.count", 64)
+    for source in ("label_mixup", "pixel_mixup", "cutmix", "noise", "patch_shuffle"):
         at_most(f"outliers.{source}.count", 64)
     at_most("outliers.label_mixup.sampling_steps", 4)
+    at_most("pure_samples.sampling_steps", 4)
+    at_most("pure_samples.count", 64)
+    at_most("pure_samples.audit_count", 64)
     at_most("outliers.per_batch", 16)
     at_most("train.epochs", 2)
     at_most("train.batch_size", 32)

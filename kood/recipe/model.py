@@ -11,6 +11,7 @@ from kood import registry
 from kood.errors import UserError
 from kood.recipe import settings
 from kood.recipe.messages import explain
+from kood.recipe.outlier_sections import Outliers, PureSamples, Sampling
 from kood.recipe.sections import (
     SLUG,
     Classifier,
@@ -18,7 +19,6 @@ from kood.recipe.sections import (
     Diffusion,
     Evaluate,
     Head,
-    Outliers,
     Section,
     Seed,
     Serve,
@@ -35,7 +35,8 @@ class Recipe(Section):
         name: Names the folder under `saved/`; the file's name where not given.
         seed: Every random draw of the run follows from it.
         matrix: {dotted key: list of values}; the run makes every combination. `head` and `outliers` may be given by
-            name alone.
+            name alone ("none" and "pure", pure samples as plain augmentation, are names of `outliers` too). The key
+            `arm` takes tables of a name and any dotted keys, for rows that differ in more than one setting.
     """
 
     name: str = Field(default="", max_length=100)
@@ -43,6 +44,7 @@ class Recipe(Section):
     data: Data
     diffusion: Diffusion = Diffusion()
     outliers: Outliers = Outliers()
+    pure_samples: PureSamples = PureSamples()
     head: Head = Head()
     classifier: Classifier = Classifier()
     train: Train = Train()
@@ -57,15 +59,7 @@ class Recipe(Section):
     def _check(self):
         if self.name and not SLUG.fullmatch(self.name):
             raise ValueError(f"name: {self.name!r} cannot name a folder; use letters, digits, '.', '_' and '-'")
-        if "label_mixup" in self.outliers.use:
-            mixup = self.outliers.label_mixup
-            if mixup.sampling_steps > self.diffusion.num_steps:
-                raise ValueError(f"outliers.label_mixup.sampling_steps ({mixup.sampling_steps}) is above "
-                                 f"diffusion.num_steps ({self.diffusion.num_steps})")  # fmt: skip
-            classes = self.data.id.classes
-            if classes is not None and mixup.classes > len(classes):
-                raise ValueError(f"outliers.label_mixup.classes is {mixup.classes}, but data.id.classes has "
-                                 f"{len(classes)}")  # fmt: skip
+        self._check_sampling()
         if "noise" in self.outliers.use:
             for kind, sets in (("near", self.data.near), ("far", self.data.far)):
                 for name, source in sets.items():
@@ -81,6 +75,33 @@ class Recipe(Section):
             if score != "auto" and not angular and _needs(score, "cosines"):
                 raise ValueError(f"evaluate: score {score!r} is made of cosines; head {self.head.name!r} has none")
         return self
+
+    def _check_sampling(self) -> None:
+        sampled: dict[str, Sampling] = (
+            {"outliers.label_mixup": self.outliers.label_mixup} if "label_mixup" in self.outliers.use else {}
+        )
+        if self.samples_pure:
+            sampled["pure_samples"] = self.pure_samples
+        for key, sampling in sampled.items():
+            if sampling.sampling_steps > self.diffusion.num_steps:
+                raise ValueError(f"{key}.sampling_steps ({sampling.sampling_steps}) is above "
+                                 f"diffusion.num_steps ({self.diffusion.num_steps})")  # fmt: skip
+        if "label_mixup" in self.outliers.use:
+            mixup = self.outliers.label_mixup
+            classes = self.data.id.classes
+            if classes is not None and mixup.classes > len(classes):
+                raise ValueError(f"outliers.label_mixup.classes is {mixup.classes}, but data.id.classes has "
+                                 f"{len(classes)}")  # fmt: skip
+
+    @property
+    def samples_pure(self) -> bool:
+        """Whether the run samples images of one class each: to train on, or for the audit of what it samples."""
+        return self.pure_samples.trains or (bool(self.pure_samples.use) and "label_mixup" in self.outliers.use)
+
+    @property
+    def needs_diffusion(self) -> bool:
+        """Whether the run trains the diffusion model."""
+        return "label_mixup" in self.outliers.use or self.samples_pure
 
     def _is_angular(self) -> bool:
         return self.head.name.lower() != "softmax"
@@ -104,7 +125,7 @@ class Recipe(Section):
             given = copy.deepcopy(self._given)
             given.pop("matrix", None)
             for key, i in zip(keys, choice, strict=True):
-                settings.put(given, *settings.expand(key, self.matrix[key][i]), where="matrix")
+                settings.put_all(given, key, self.matrix[key][i], where="matrix")
             labels = {key: names[key][i] for key, i in zip(keys, choice, strict=True)}
             try:
                 cell = Recipe.model_validate(given)

@@ -1,5 +1,6 @@
 """The tables of a recipe: every setting, its default, its range, and what contradicts it."""
 
+import itertools
 import re
 from typing import Annotated, Any, Literal
 
@@ -8,8 +9,8 @@ from pydantic import BaseModel, ConfigDict, Field, model_validator
 from kood import registry
 
 __all__ = [
-    "SLUG", "Classifier", "Data", "Diffusion", "Evaluate", "Head", "IdSource", "LabelMixup", "Noise", "Outliers",
-    "PixelMixup", "Section", "Seed", "Serve", "Source", "Train",
+    "SLUG", "Classifier", "Data", "Diffusion", "Evaluate", "Head", "IdSource", "Positive", "Rate", "Section", "Seed",
+    "Serve", "Share", "Source", "Train",
 ]  # fmt: skip
 
 Share = Annotated[float, Field(ge=0.0, lt=1.0)]
@@ -17,7 +18,6 @@ Positive = Annotated[int, Field(ge=1, le=10**9)]
 Rate = Annotated[float, Field(gt=0.0, le=100.0)]
 Seed = Annotated[int, Field(ge=0, lt=2**31)]
 Precision = Literal["float32", "mixed_bfloat16", "mixed_float16"]
-Weight = Annotated[float, Field(gt=0.0, lt=1.0)] | Literal["uniform", "beta"]
 #: What an option of a backbone, a denoiser or a head may be.
 Option = bool | int | float | str | list[int] | list[float]
 
@@ -93,6 +93,9 @@ class Data(Section):
         id: The in-distribution set.
         near: Out-of-distribution test sets that resemble it, by name.
         far: Out-of-distribution test sets that do not.
+        validation_ood: Out-of-distribution sets to choose on, never to report on: the headline score and, by whoever
+            compares recipes, the settings. Not given, choices are made on pixel mixups and patch shuffles of validation
+            images.
         augment: Augmentations of the training images, in order (`kood list augmentations`).
         split_seed: Which images fall into which split; the same for every seed, so that cells compare.
     """
@@ -101,6 +104,7 @@ class Data(Section):
     id: IdSource
     near: dict[str, Source] = {}
     far: dict[str, Source] = {}
+    validation_ood: dict[str, Source] = {}
     augment: list[str] = []
     split_seed: Seed = 0
 
@@ -114,14 +118,18 @@ class Data(Section):
     def _check(self):
         if self.image_shape[2] not in (1, 3):
             raise ValueError(f"image_shape: channels must be 1 (grey) or 3 (colour), found {self.image_shape[2]}")
-        for name in [*self.near, *self.far]:
+        kinds = {"near": self.near, "far": self.far, "validation_ood": self.validation_ood}
+        for name in itertools.chain(*kinds.values()):
             if name in RESERVED or not SLUG.fullmatch(name):
                 raise ValueError(f"{name!r} cannot name a data set: letters, digits, '.', '_', '-', and none of "
                                  f"{', '.join(sorted(RESERVED))}")  # fmt: skip
-        both = set(self.near) & set(self.far)
-        if both:
-            raise ValueError(f"{', '.join(sorted(both))} stands under both near and far; give one of them another name")
-        for where, source in [("id", self.id), *self.near.items(), *self.far.items()]:
+        for one, other in itertools.combinations(kinds, 2):
+            both = set(kinds[one]) & set(kinds[other])
+            if both:
+                raise ValueError(
+                    f"{', '.join(sorted(both))} stands under both {one} and {other}; give one of them another name"
+                )
+        for where, source in [("id", self.id), *itertools.chain(*(sets.items() for sets in kinds.values()))]:
             registry.find("datasets", source.source, f"the source of {where!r}")
         for name in self.augment:
             registry.find("augmentations", name, "augment")
@@ -162,114 +170,6 @@ class Diffusion(Section):
     @model_validator(mode="after")
     def _check(self):
         _check_options("denoisers", self.denoiser, self.options, taken=("image_shape", "num_classes"))
-        return self
-
-
-class LabelMixup(Section):
-    """Outliers sampled from the diffusion model under a mixture of class conditions.
-
-    Attributes:
-        count: How many images.
-        classes: How many classes a mixture has, where they are drawn at random.
-        groups: The classes to mix, by number or name, two or more in each group; a mixture draws one group. Not given,
-            any classes may meet.
-        weight: Share of the first class: a number, "uniform", or "beta" (Beta(alpha, alpha)). With more than two
-            classes the rest is shared out equally; "uniform" and "beta" then mean Dirichlet weights.
-        alpha: Parameter of the Beta or Dirichlet distribution.
-        mix: Mix the label vectors ("condition") or the network's predictions under each label ("prediction").
-        guidance: Classifier-free guidance w in uncond + w (cond - uncond); 1 is none.
-        sampler: `kood list samplers`.
-        sampling_steps: Steps of the sampler.
-        clip: Clip the predicted clean image to [-clip, clip] at each step; 0 clips nothing.
-    """
-
-    count: Positive = 1500
-    classes: Annotated[int, Field(ge=2, le=100)] = 2
-    groups: list[Annotated[list[int | str], Field(min_length=2)]] | None = Field(default=None, min_length=1)
-    weight: Weight = 0.5
-    alpha: Annotated[float, Field(gt=0.0, le=1000.0)] = 1.0
-    mix: Literal["condition", "prediction"] = "condition"
-    guidance: Annotated[float, Field(ge=0.0, le=20.0)] = 1.0
-    sampler: str = "ddim"
-    sampling_steps: Annotated[int, Field(ge=1, le=10_000)] = 25
-    clip: Annotated[float, Field(ge=0.0, le=100.0)] = 1.0
-
-    @model_validator(mode="after")
-    def _check(self):
-        registry.find("samplers", self.sampler, "sampler")
-        for group in self.groups or []:
-            if len({str(name) for name in group}) != len(group):
-                raise ValueError(f"groups: {group} names a class twice")
-        return self
-
-
-class PixelMixup(Section):
-    """Outliers that are pixel averages of two training images of different classes: the control without a model.
-
-    Attributes:
-        count: How many images.
-        weight: Share of the first image: a number, "uniform" or "beta".
-        alpha: Parameter of the Beta distribution.
-    """
-
-    count: Positive = 1500
-    weight: Weight = 0.5
-    alpha: Annotated[float, Field(gt=0.0, le=1000.0)] = 1.0
-
-
-class Noise(Section):
-    """Outliers that are plain noise: the cheapest control.
-
-    Attributes:
-        count: How many images.
-        kind: Distribution of each pixel.
-        scale: Standard deviation for Gaussian noise, half-width for uniform, in units of the [-1, 1] range.
-    """
-
-    count: Positive = 750
-    kind: Literal["gaussian", "uniform"] = "gaussian"
-    scale: Annotated[float, Field(gt=0.0, le=10.0)] = 0.6
-
-
-class Outliers(Section):
-    """What the classifier is exposed to, and how.
-
-    Attributes:
-        use: Which of label_mixup, pixel_mixup, noise, real; empty for no exposure.
-        exposure: The loss on outlier rows (`kood list losses`, those that end in `_exposure`).
-        weight: Its weight beside the cross-entropy.
-        per_batch: Outlier rows in a batch.
-        label_mixup: Settings of that source, and likewise `pixel_mixup`, `noise` and `real`.
-    """
-
-    use: list[Literal["label_mixup", "pixel_mixup", "noise", "real"]] = []
-    exposure: str = "outlier_exposure"
-    weight: Annotated[float, Field(ge=0.0, le=1000.0)] = 0.5
-    per_batch: Positive = 64
-    label_mixup: LabelMixup = LabelMixup()
-    pixel_mixup: PixelMixup = PixelMixup()
-    noise: Noise = Noise()
-    real: Source | None = None
-
-    @property
-    def exposes(self) -> bool:
-        """Whether the classifier sees outliers at all."""
-        return bool(self.use) and self.weight > 0
-
-    @model_validator(mode="after")
-    def _check(self):
-        if len(set(self.use)) != len(self.use):
-            raise ValueError("use: a source is listed twice")
-        if "real" in self.use and self.real is None:
-            raise ValueError("use names 'real', but there is no [outliers.real] that says which images")
-        if self.real is not None:
-            registry.find("datasets", self.real.source, "real.source")
-        registry.find("losses", self.exposure, "exposure")
-        if not self.exposure.lower().endswith("_exposure"):
-            allowed = [n for n in registry.room("losses") if n.endswith("_exposure")]
-            raise ValueError(
-                f"exposure: {self.exposure!r} is not an exposure; {registry.nearest(self.exposure, allowed)}"
-            )
         return self
 
 
@@ -350,13 +250,16 @@ class Evaluate(Section):
     Attributes:
         scores: `kood list scores`; not given, every score the head allows.
         headline: The score of the summary, the threshold and the SavedModel; "auto" takes the one that best tells
-            validation images from pixel mixups and patch shuffles of validation images, so that no
-            out-of-distribution test image is looked at.
+            validation images from `data.validation_ood` or, where there is none, from pixel mixups and patch shuffles
+            of validation images, so that no out-of-distribution test image is looked at.
+        baseline: Train the same classifier without outliers as well, where there are any, and warn if exposure made the
+            detector worse on validation images.
         batch_size: Images a forward pass.
     """
 
     scores: list[str] | None = Field(default=None, min_length=1)
     headline: str = "auto"
+    baseline: bool = True
     batch_size: Positive = 512
 
     @model_validator(mode="after")

@@ -5,7 +5,7 @@ from typing import Any
 
 from kood.errors import UserError
 
-__all__ = ["expand", "labels", "parse", "put"]
+__all__ = ["labels", "parse", "put", "put_all"]
 
 
 def parse(value: str) -> Any:
@@ -15,15 +15,33 @@ def parse(value: str) -> Any:
         return value
 
 
-def expand(key: str, value: Any) -> tuple[str, Any]:
-    """`head = "arcface"` and `outliers = ["noise"]` stand for the key that names them."""
+def _expand(key: str, value: Any) -> dict[str, Any]:
+    """The settings behind one that stands for several: a head or a source by name, an arm of a comparison."""
     if key == "head" and isinstance(value, str):
-        return key, {"name": value}
-    if key == "outliers" and isinstance(value, str):
-        return "outliers.use", [] if value == "none" else [value]
-    if key == "outliers" and isinstance(value, list):
-        return "outliers.use", value
-    return key, value
+        return {"head": {"name": value}}
+    if key == "outliers" and isinstance(value, str | list):
+        if value == "pure":
+            return {"outliers.use": [], "pure_samples.use": ["audit", "augment"]}
+        return {"outliers.use": [] if value == "none" else [value] if isinstance(value, str) else value}
+    if key == "arm" and isinstance(value, dict):
+        settings = _flat({k: v for k, v in value.items() if k != "name"})
+        return {k: v for inner, outer in settings.items() for k, v in _expand(inner, outer).items()}
+    return {key: value}
+
+
+def _flat(table: dict[str, Any], above: str = "") -> dict[str, Any]:
+    """Nested tables as dotted keys, so that an arm changes the settings it names and no others; a head stays whole."""
+    flat: dict[str, Any] = {}
+    for key, value in table.items():
+        whole = f"{above}{key}"
+        flat |= _flat(value, f"{whole}.") if isinstance(value, dict) and whole != "head" else {whole: value}
+    return flat
+
+
+def put_all(tree: dict[str, Any], key: str, value: Any, *, where: str) -> None:
+    """Sets a key, or what it stands for."""
+    for one, setting in _expand(key, value).items():
+        put(tree, one, setting, where=where)
 
 
 def put(tree: dict[str, Any], key: str, value: Any, *, where: str) -> None:
