@@ -155,7 +155,7 @@ def test_an_arm_changes_the_settings_it_names_and_no_others(tiny):
 arm = [
   { name = "nothing", outliers = "none" },
   { name = "samples beside images", outliers = "pure" },
-  { name = "rows", outliers.use = ["label_mixup"], "pure_samples.use" = ["id_rows"], train.epochs = 1, head = "cosface"},
+  { name = "rows", outliers.use = ["noise"], "pure_samples.use" = ["id_rows"], train.epochs = 1, head = "cosface"},
 ]
 """
     )
@@ -164,7 +164,7 @@ arm = [
     assert [labels["arm"] for labels, _ in recipe.cells()] == ["nothing", "samples beside images", "rows"]
     assert nothing.outliers.use == [] and not nothing.needs_diffusion
     assert pure.outliers.use == [] and pure.needs_diffusion and "augment" in pure.pure_samples.use
-    assert rows.outliers.use == ["label_mixup"] and rows.pure_samples.use == ["id_rows"] and rows.train.epochs == 1
+    assert rows.outliers.use == ["noise"] and rows.pure_samples.use == ["id_rows"] and rows.train.epochs == 1
     assert rows.outliers.label_mixup == recipe.outliers.label_mixup and rows.head.options() == {}
     assert rows.outliers.per_batch == recipe.outliers.per_batch and rows.train.batch_size == recipe.train.batch_size
 

@@ -77,9 +77,9 @@ class Recipe(Section):
         return self
 
     def _check_sampling(self) -> None:
-        sampled: dict[str, Sampling] = (
-            {"outliers.label_mixup": self.outliers.label_mixup} if "label_mixup" in self.outliers.use else {}
-        )
+        sampled: dict[str, Sampling] = {}
+        if "label_mixup" in self.outliers.use:
+            sampled["outliers.label_mixup"] = self.outliers.label_mixup
         if self.samples_pure:
             sampled["pure_samples"] = self.pure_samples
         for key, sampling in sampled.items():
