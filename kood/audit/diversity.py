@@ -1,0 +1,180 @@
+"""Are the samples new images, and different ones? Distances to the nearest training image and to each other.
+
+A distance is the root mean square difference of two rows over their numbers: for uint8 images, in grey levels of
+0..255, whatever the image's size; for features, in units of the feature space.
+"""
+
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+
+from kood.audit.checks import rows_of
+
+__all__ = ["MEMORISED_RATIO", "copies", "duplicates", "histograms", "memorised", "nearest", "spread"]
+
+#: A sample is called memorised below this ratio of its first to its second distance to the training images.
+MEMORISED_RATIO = 1 / 3
+#: Bytes of the matrix of distances held at a time; with its order and a copy of references, a search takes six times
+#: as many.
+_BYTES = 32 * 2**20
+#: Neighbours beyond those asked for that the fast pass hands to the exact one.
+_SPARE = 14
+
+
+def nearest(queries, references=None, *, neighbours: int = 1) -> tuple[np.ndarray, np.ndarray]:
+    """The nearest references of each query and their distances, by exact search in bounded memory.
+
+    Squared distances are formed by blocked matrix products in float32; the nearest few are measured again, as
+    differences in float64, so equal rows are exactly 0 apart. Where rounding could have hidden a nearer reference, the
+    query is searched again in float64.
+
+    Args:
+        queries: (N, ...) images or features.
+        references: (M, ...) of the same shape; None for the queries themselves, each without itself.
+        neighbours: How many, k.
+
+    Returns:
+        Distances (N, k), float64, ascending, root mean square (see the module), and the references' indices (N, k).
+        Of references equally far any may come first.
+
+    Raises:
+        ValueError: Empty input, shapes that differ, NaN, or fewer than k references.
+    """
+    q = rows_of("queries", queries)
+    r = q if references is None else rows_of("references", references, width=q.shape[1])
+    there = len(r) - (references is None)
+    if not 1 <= neighbours <= there:
+        raise ValueError(f"{neighbours} neighbours were asked for; there are {there} references.")
+    found, indices, sure = _search(q, r, neighbours, among=references is None, precision=np.float32)
+    again = np.flatnonzero(~sure)
+    if again.size:
+        found[again], indices[again], _ = _search(
+            q, r, neighbours, among=references is None, precision=np.float64, rows=again
+        )
+    return np.sqrt(found / q.shape[1]), indices
+
+
+def _search(q, r, k: int, *, among: bool, precision: Any, rows: np.ndarray | None = None):
+    """Squared distances (N, k), indices (N, k), and whether no nearer reference can have been missed (N,)."""
+    rows = np.arange(len(q)) if rows is None else rows
+    tile = max(1, _BYTES // (8 * (q.shape[1] + 1)))
+    block = max(1, _BYTES // (np.dtype(precision).itemsize * min(tile, len(r))))
+    keep = min(k + _SPARE, len(r) - among)
+    # Distances do not change when all is moved, and rounding is least about the middle; whole numbers stay whole.
+    centre = r.mean(axis=0, dtype=np.float64)
+    centre = np.rint(centre) if r.dtype.kind in "iub" else centre
+    rough, candidates = np.full((len(rows), keep), np.inf), np.zeros((len(rows), keep), np.int64)
+    longest = 0.0
+    for first in range(0, len(r), tile):
+        right = (r[first : first + tile] - centre).astype(precision)
+        lengths = np.square(right).sum(axis=1, dtype=np.float64)
+        longest = max(longest, float(lengths.max()))
+        # (x, 1).(-2 y, |y|^2) is |x - y|^2 short of |x|^2, which is the same for all of a query's references.
+        right = np.concatenate([-2 * right, lengths[:, None].astype(precision)], axis=1)
+        for start in range(0, len(rows), block):
+            part = slice(start, start + block)
+            left = np.ones((len(rows[part]), q.shape[1] + 1), precision)
+            left[:, :-1] = q[rows[part]] - centre
+            short = left @ right.T
+            if among:
+                own = rows[part] - first
+                inside = np.flatnonzero((own >= 0) & (own < short.shape[1]))
+                short[inside, own[inside]] = np.inf
+            if short.shape[1] > keep:
+                columns = np.argpartition(short, keep - 1, axis=1)[:, :keep]
+                short = np.take_along_axis(short, columns, axis=1)
+            else:
+                columns = np.broadcast_to(np.arange(short.shape[1]), short.shape)
+            values = np.concatenate([rough[part], short], axis=1)
+            known = np.concatenate([candidates[part], columns + first], axis=1)
+            best = np.argpartition(values, keep - 1, axis=1)[:, :keep]
+            rough[part], candidates[part] = (np.take_along_axis(x, best, axis=1) for x in (values, known))
+    exact, own_lengths = np.empty_like(rough), np.empty(len(rows))
+    for at, row in enumerate(rows):
+        query = q[row].astype(np.float64)
+        exact[at] = np.square(r[candidates[at]] - query).sum(axis=1)
+        own_lengths[at] = np.square(query - centre).sum()
+    order = np.argsort(exact, axis=1, kind="stable")[:, :k]
+    exact, candidates = np.take_along_axis(exact, order, axis=1), np.take_along_axis(candidates, order, axis=1)
+    # The error of a dot product of n terms is at most n u times the product of the lengths (n u small).
+    slack = 2 * (q.shape[1] + 4) * float(np.finfo(precision).eps) * (own_lengths + longest)
+    sure = exact[:, -1] <= rough.max(axis=1) + own_lengths - slack
+    return exact, candidates, sure | (keep == len(r) - among)
+
+
+def memorised(to_training: np.ndarray) -> np.ndarray:
+    """Which samples are near-copies of one training image.
+
+    The rule of Gu et al.: the distance to the nearest training image is less than a third of that to the second
+    nearest. Being scaled by its surroundings it does not take a smooth image, which is near to many, for a copy. A
+    sample that equals a training image counts in any case, be that image twice in the training set.
+
+    Args:
+        to_training: (N, 2) distances to the nearest two training images, from `nearest`.
+
+    Returns:
+        (N,) booleans.
+
+    Raises:
+        ValueError: Another shape.
+
+    Reference: Gu et al. 2023, arXiv:2310.02664, section 2. Carlini et al. 2023, arXiv:2301.13188, divide by the
+    mean distance to more neighbours to the same end.
+    """
+    distances = np.asarray(to_training)
+    if distances.ndim != 2 or distances.shape[1] != 2:
+        raise ValueError(f"to_training must be (N, 2) distances; its shape is {distances.shape}.")
+    return (distances[:, 0] == 0) | (distances[:, 0] < MEMORISED_RATIO * distances[:, 1])
+
+
+def copies(samples, references) -> int:
+    """How many samples equal a reference exactly, number for number.
+
+    Raises:
+        ValueError: Empty input, dtypes or shapes that differ, or NaN.
+    """
+    a = rows_of("samples", samples)
+    b = rows_of("references", references, width=a.shape[1])
+    if a.dtype != b.dtype:
+        raise ValueError(f"samples are {a.dtype} and references {b.dtype}; equality needs one dtype.")
+    known = set(map(bytes, b))
+    return sum(row in known for row in map(bytes, a))
+
+
+def duplicates(samples) -> int:
+    """How many samples equal an earlier one exactly, number for number: 2 for a, b, a, a.
+
+    Raises:
+        ValueError: Empty input or NaN.
+    """
+    rows = rows_of("samples", samples)
+    return len(rows) - len(set(map(bytes, rows)))
+
+
+def spread(distances: np.ndarray) -> dict[str, float]:
+    """The 1st percentile, median and largest of nearest distances (N,), and how many: {"n", "p01", "median", "max"}.
+
+    Raises:
+        ValueError: No distances.
+    """
+    values = np.asarray(distances, np.float64).ravel()
+    if not values.size:
+        raise ValueError("There are no distances.")
+    p01, median = np.percentile(values, (1, 50))
+    return {"n": values.size, "p01": float(p01), "median": float(median), "max": float(values.max())}
+
+
+def histograms(distances: Mapping[str, np.ndarray], bins: int = 40) -> dict[str, Any]:
+    """Counts of several sets of distances over the same bins, from 0 to the largest distance.
+
+    Returns:
+        {"edges": bins + 1 numbers, "counts": {name: bins whole numbers}}.
+
+    Raises:
+        ValueError: A set without distances.
+    """
+    largest = max(spread(values)["max"] for values in distances.values())
+    edges = np.linspace(0.0, largest or 1.0, bins + 1)
+    counts = {name: np.histogram(values, edges)[0].tolist() for name, values in distances.items()}
+    return {"edges": edges.tolist(), "counts": counts}

@@ -1,0 +1,215 @@
+"""The whole audit of an outlier set, from arrays to the mapping that report.json holds."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from kood.audit.checks import labels_of, posteriors_of, rows_of
+from kood.audit.content import mixed_content, pure_content
+from kood.audit.diversity import copies, duplicates, histograms, memorised, nearest, spread
+from kood.audit.fidelity import frechet_distance, kernel_distance
+from kood.audit.shortcut import shortcut_test
+from kood.audit.verdicts import judge_content, judge_diversity, judge_fidelity, warnings
+
+__all__ = ["Judged", "audit", "with_shortcut"]
+
+UNIT = "root mean square difference in grey levels of 0..255"
+
+
+class Judged(NamedTuple):
+    """Images and what the judge, a classifier of the in-distribution classes, makes of them.
+
+    Attributes:
+        images: uint8 (N, H, W, C).
+        posteriors: (N, K), rows summing to 1.
+        features: (N, D), from the layer that the feature space is named after.
+    """
+
+    images: np.ndarray
+    posteriors: np.ndarray
+    features: np.ndarray
+
+
+def audit(
+    pure: Judged,
+    pure_labels,
+    held_out: Judged,
+    held_out_labels,
+    train_images,
+    train_features,
+    *,
+    mixed: Judged | None = None,
+    mixtures=None,
+    class_names: Sequence[str],
+    feature_space: str,
+    seed: int = 0,
+    most: int = 5000,
+) -> dict[str, Any]:
+    """Audits an outlier set: what a loss curve hides of it.
+
+    The judge must not have been exposed to the outliers. Each question has real images beside it: held-out ID images
+    where the samples stand, so that a figure of an imperfect judge or of a small set can be read.
+
+    Args:
+        pure: Samples of the generator under the label of one class each, at least 2.
+        pure_labels: (N,) those labels.
+        held_out: Real ID images that neither the generator nor the judge was trained on, at least 3.
+        held_out_labels: Their classes.
+        train_images: uint8 (M, H, W, C), what the generator was trained on, at least 2.
+        train_features: (M, D) the judge's features of them.
+        mixed: Samples under mixtures of classes, at least 2; or None.
+        mixtures: (N, K) the shares they were made under.
+        class_names: K names.
+        feature_space: What the features are, in words, for instance "penultimate features of resnet8 trained on the
+            in-distribution training images".
+        seed: Of the draws below and of the subsets of KID.
+        most: How many images of each set are searched for neighbours; larger sets are drawn from.
+
+    Returns:
+        Python numbers, strings, lists and mappings only, ready for JSON:
+        "feature_space", "seed", "class_names";
+        "content": "pure" and "held_out" (see `pure_content`), "mixtures" (see `mixed_content`) or None, "verdict"
+        ("shown", "weak", "unjudged"), "sentences";
+        "diversity": "unit", "sets" (for "pure", "held_out" and, where given, "mixtures": "n" images, "copies" that
+        equal a training image, "duplicates" that equal another of the set; of the "searched" ones "to_training" and
+        "among", see `spread`, "memorised" and "near_duplicates" {"count", "share"}, "nearer" the share nearer to a
+        training image than 99% of the held-out images), "near" (the distance that makes a near duplicate: the 1st
+        percentile among as many held-out images), "histogram" of the distances to the training images (see
+        `histograms`), "verdict" ("new", "memorised", "repeated"), "sentences";
+        "fidelity": "feature_space", "dimensions", "sets" (for "pure", "train" and, where given, "mixtures": "fid",
+        "kid", "kid_standard_error" against the "n_held_out" held-out images, from "n" images each), "sentences";
+        "shortcut": None (see `with_shortcut`); "warnings": sentences.
+
+    Raises:
+        ValueError: Arrays that do not fit each other, too few images, NaN.
+    """
+    sets = {"pure": pure, "held_out": held_out}
+    if (mixed is None) != (mixtures is None):
+        raise ValueError("mixed and mixtures go together: give both or neither.")
+    if mixed is not None:
+        sets["mixtures"] = mixed
+    if most < 3:
+        raise ValueError(f"most must be at least 3; it is {most}.")
+    classes = len(class_names)
+    shape = np.shape(train_images)[1:]
+    _check_images("train_images", train_images, shape, 2)
+    width = rows_of("train_features", train_features, at_least=2).shape[1]
+    _check_length("train_features", train_features, len(train_images))
+    for name, one in sets.items():
+        _check_images(f"{name} images", one.images, shape, 3 if name == "held_out" else 2)
+        rows_of(f"{name} features", one.features, width=width)
+        if posteriors_of(f"{name} posteriors", one.posteriors).shape[1] != classes:
+            found = np.shape(one.posteriors)[1]
+            raise ValueError(f"{name} posteriors have {found} classes; there are {classes} class names.")
+        _check_length(f"{name} posteriors", one.posteriors, len(one.images))
+        _check_length(f"{name} features", one.features, len(one.images))
+    labels_of("pure labels", pure_labels, len(pure.images), classes)
+    labels_of("held_out labels", held_out_labels, len(held_out.images), classes)
+
+    content = {
+        "pure": pure_content(pure.posteriors, pure_labels),
+        "held_out": pure_content(held_out.posteriors, held_out_labels),
+        "mixtures": None if mixed is None else mixed_content(mixed.posteriors, mixtures),
+    }
+    rng = np.random.default_rng(seed)
+    diversity = _diversity({name: one.images for name, one in sets.items()}, train_images, rng, most)
+    fidelity = _fidelity({name: one.features for name, one in sets.items()}, train_features, rng, seed)
+    result = {
+        "feature_space": feature_space,
+        "seed": seed,
+        "class_names": [str(name) for name in class_names],
+        "content": {**content, **judge_content(content)},
+        "diversity": {**diversity, **judge_diversity(diversity)},
+        "fidelity": {"feature_space": feature_space, **fidelity, **judge_fidelity(fidelity)},
+        "shortcut": None,
+    }
+    return {**result, "warnings": warnings(result)}
+
+
+def with_shortcut(audited: Mapping[str, Any], scores_id, scores_pure, *, score: str) -> dict[str, Any]:
+    """An audit with the shortcut test of one detector, and the warning that may follow from it.
+
+    The rest of the audit depends on the outlier set alone; this part on the detector trained with it.
+
+    Args:
+        audited: From `audit`; left as it is.
+        scores_id: (N,) the detector's scores of real held-out ID images, higher = more OOD.
+        scores_pure: (M,) its scores of pure-label samples.
+        score: The score's name.
+
+    Returns:
+        The audit with "shortcut" as `kood.audit.shortcut.shortcut_test` gives it.
+
+    Raises:
+        ValueError: Fewer than two scores on a side, or NaN.
+    """
+    result = {**audited, "shortcut": shortcut_test(scores_id, scores_pure, score=score)}
+    return {**result, "warnings": warnings(result)}
+
+
+def _check_images(name: str, images, shape: tuple[int, ...], at_least: int) -> None:
+    found = np.asarray(images)
+    if found.dtype != np.uint8 or found.ndim != 4 or found.shape[1:] != shape:
+        wanted = ", ".join(map(str, shape))
+        raise ValueError(f"{name} must be uint8 (N, {wanted}); they are {found.dtype} {found.shape}.")
+    if len(found) < at_least:
+        raise ValueError(f"{name}: there are {len(found)}; at least {at_least} are needed.")
+
+
+def _check_length(name: str, values, count: int) -> None:
+    if len(values) != count:
+        raise ValueError(f"{name} have {len(values)} rows for {count} images.")
+
+
+def _drawn(rng: np.random.Generator, count: int, most: int) -> np.ndarray:
+    return np.sort(rng.permutation(count)[:most])
+
+
+def _diversity(sets: dict[str, np.ndarray], train, rng: np.random.Generator, most: int) -> dict[str, Any]:
+    searched = {name: images[_drawn(rng, len(images), most)] for name, images in sets.items()}
+    to_training = {name: nearest(images, train, neighbours=2)[0] for name, images in searched.items()}
+    # Among more images the nearest is nearer: distances within a set compare between sets of one size only.
+    size = min(map(len, searched.values()))
+    among = {name: nearest(images[_drawn(rng, len(images), size)])[0][:, 0] for name, images in searched.items()}
+    yardstick = spread(to_training["held_out"][:, 0])["p01"]
+    near = spread(among["held_out"])["p01"]
+    figures = {}
+    for name, images in sets.items():
+        distances = to_training[name]
+        figures[name] = {
+            "n": len(images),
+            "copies": copies(images, train),
+            "duplicates": duplicates(images),
+            "searched": len(distances),
+            "to_training": spread(distances[:, 0]),
+            "memorised": _counted(memorised(distances)),
+            "nearer": float(np.mean(distances[:, 0] < yardstick)),
+            "among": spread(among[name]),
+            "near_duplicates": _counted(among[name] < near),
+        }
+    drawn = histograms({name: distances[:, 0] for name, distances in to_training.items()})
+    return {"unit": UNIT, "sets": figures, "near": near, "histogram": drawn}
+
+
+def _counted(which: np.ndarray) -> dict[str, Any]:
+    return {"count": int(which.sum()), "share": float(which.mean())}
+
+
+def _fidelity(sets: dict[str, np.ndarray], train, rng: np.random.Generator, seed: int) -> dict[str, Any]:
+    against = np.asarray(sets["held_out"])
+    compared = {"train": train, **{name: rows for name, rows in sets.items() if name != "held_out"}}
+    # FID falls with the number of images: equally many of each.
+    size = min(map(len, compared.values()))
+    figures = {}
+    for name, rows in compared.items():
+        some = np.asarray(rows)[_drawn(rng, len(rows), size)]
+        kernel = kernel_distance(some, against, seed=seed)
+        figures[name] = {
+            "fid": frechet_distance(some, against),
+            "kid": kernel.value,
+            "kid_standard_error": kernel.standard_error,
+            "n": size,
+        }
+    dimensions = int(np.prod(against.shape[1:]))
+    return {"dimensions": dimensions, "n_held_out": len(against), "sets": figures}

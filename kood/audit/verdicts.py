@@ -1,0 +1,158 @@
+"""What the figures of an audit mean, in sentences that need no knowledge of the field, and which of them warn."""
+
+import math
+from collections.abc import Mapping
+from typing import Any
+
+__all__ = ["judge_content", "judge_diversity", "judge_fidelity", "warnings"]
+
+#: Pure-label samples show their classes weakly below this part of the judge's skill on real images.
+SHOWN = 0.5
+#: A judge with less skill than this on real images has no say.
+SKILLED = 0.1
+#: Memorised samples, or repeated ones, are worth a warning above this share.
+RARE = 0.01
+
+WARNINGS = {
+    "failed": (
+        "Shortcut test failed: the detector has learnt to spot generated images instead of images between classes; "
+        "expect it to do worse on real outliers."
+    ),
+    "weak": (
+        "The generated images do not show the classes they were made for, so mixtures of these classes say little "
+        "about what lies between classes."
+    ),
+    "memorised": "Some generated images are near-copies of training images instead of new images.",
+    "repeated": "The generator repeats itself: some generated images are exactly alike.",
+}
+
+
+def _percent(share: float) -> str:
+    return f"{100 * share:.1f}%"
+
+
+def _images(count: int) -> str:
+    return f"{count} image" if count == 1 else f"{count} images"
+
+
+def judge_content(content: Mapping[str, Any]) -> dict[str, Any]:
+    """The verdict on class content, from `pure_content` of samples and held-out images and `mixed_content`.
+
+    Skill is the share recognised above chance 1/K, as a part of 1 - 1/K. "unjudged": the judge has less than
+    `SKILLED` on real images; "weak": less than `SHOWN` of that on the samples; else "shown".
+
+    Returns:
+        "verdict" and "sentences".
+    """
+    pure, real, mixed = content["pure"], content["held_out"], content["mixtures"]
+    classes = len(pure["per_class"])
+    chance = 1 / classes
+    skill, on_samples = ((one["share"] - chance) / (1 - chance) for one in (real, pure))
+    sentences = [
+        f"A classifier trained on real images only, the judge, names the intended class of {_percent(pure['share'])} "
+        f"of the samples made for a single class; it names that of {_percent(real['share'])} of real images it never "
+        f"saw. Guessing would name {_percent(chance)}."
+    ]
+    if skill < SKILLED:
+        verdict = "unjudged"
+        sentences.append("It hardly knows the real images, so it cannot say what the samples show.")
+    elif on_samples < SHOWN * skill:
+        verdict = "weak"
+        sentences.append("The samples do not show their classes well enough for their mixtures to mean much.")
+    else:
+        verdict = "shown"
+        sentences.append("The samples show the classes they were made for.")
+    if mixed is not None:
+        sentences.append(_on_mixtures(mixed, pure, classes))
+    return {"verdict": verdict, "sentences": sentences}
+
+
+def _on_mixtures(mixed: Mapping[str, Any], pure: Mapping[str, Any], classes: int) -> str:
+    fewest, many = mixed["parents"]["min"], mixed["parents"]["max"]
+    parents = "both parents" if many == 2 else "all parents"
+    text = f"Of the mixtures, {_percent(mixed['on_top'])} have {parents} on top of the judge's list"
+    if fewest == many < classes:
+        text += f" (guessing: {_percent(1 / math.comb(classes, many))})"
+    text += (
+        f", and the parents hold {_percent(mixed['all_parents'])} of its belief: {_percent(mixed['first'])} the first, "
+        f"{_percent(mixed['second'])} the second. "
+    )
+    unsure = mixed["entropy"] > pure["entropy"]
+    # Two entropies equal to a hundredth of a nat are not told apart by any reader.
+    if abs(mixed["entropy"] - pure["entropy"]) < 0.01:
+        return text + "It is as sure of mixtures as of single-class samples: they may not lie between classes."
+    if unsure:
+        return text + "It is less sure of mixtures than of single-class samples, as of images between classes."
+    return text + "It is surer of mixtures than of single-class samples: they do not lie between classes."
+
+
+def judge_diversity(diversity: Mapping[str, Any]) -> dict[str, Any]:
+    """The verdict on diversity.
+
+    "memorised": in the pure-label samples or the mixtures, more than `RARE` and more than twice the share of held-out
+    images are near-copies of a training image; else "repeated": more than `RARE` equal another of their set; else
+    "new".
+
+    Returns:
+        "verdict" and "sentences".
+    """
+    sets = diversity["sets"]
+    real = sets["held_out"]
+    made = {name: one for name, one in sets.items() if name != "held_out"}
+    allowed = max(RARE, 2 * real["memorised"]["share"])
+    if any(one["memorised"]["share"] > allowed for one in made.values()):
+        verdict = "memorised"
+    elif any(one["duplicates"] > RARE * one["n"] for one in made.values()):
+        verdict = "repeated"
+    else:
+        verdict = "new"
+    called = {"pure": "single-class samples", "mixtures": "mixtures"}
+    parts = [
+        f"{one['memorised']['count']} of {one['searched']} {called[name]} ({_percent(one['memorised']['share'])})"
+        for name, one in made.items()
+    ]
+    memory = real["memorised"]
+    sentences = [
+        f"Near-copies of a training image: {' and '.join(parts)}; of real images that nothing was trained on, "
+        f"{memory['count']} of {real['searched']} ({_percent(memory['share'])}).",
+        f"Exactly alike with another sample: {_images(sum(one['duplicates'] for one in made.values()))}; exact copies "
+        f"of a training image: {_images(sum(one['copies'] for one in made.values()))}.",
+    ]
+    pure = sets["pure"]["among"]["median"]
+    if real["among"]["median"] > 0:
+        part = pure / real["among"]["median"]
+        sentences.append(
+            f"From one single-class sample to the most similar other one it is {part:.2f} times as far as between as "
+            "many real images; far below 1, the generator makes the same few images again and again, or smoother ones."
+        )
+    return {"verdict": verdict, "sentences": sentences}
+
+
+def judge_fidelity(fidelity: Mapping[str, Any]) -> dict[str, Any]:
+    """What the distances mean; they have no verdict, for their scale is that of the feature space.
+
+    Returns:
+        "sentences".
+    """
+    pure, train = fidelity["sets"]["pure"], fidelity["sets"]["train"]
+    sentences = [
+        f"Distance of {pure['n']} single-class samples to {fidelity['n_held_out']} held-out real images: FID "
+        f"{pure['fid']:.4g}, KID {pure['kid']:.4g}. As many real training images have FID {train['fid']:.4g}, KID "
+        f"{train['kid']:.4g}: about what a perfect generator would have."
+    ]
+    if min(pure["n"], fidelity["n_held_out"]) <= fidelity["dimensions"]:
+        sentences.append(
+            f"There are no more images than the {fidelity['dimensions']} dimensions of the features: FID then measures "
+            "their number as much as their look; read KID, which does not."
+        )
+    return {"sentences": sentences}
+
+
+def warnings(audited: Mapping[str, Any]) -> list[str]:
+    """The sentences of an audit that belong at the top of a report: fixed ones, so that equal warnings can be counted.
+
+    Args:
+        audited: With the verdicts of "content", "diversity" and, where it was tested, "shortcut".
+    """
+    verdicts = [(audited.get(part) or {}).get("verdict") for part in ("shortcut", "content", "diversity")]
+    return [WARNINGS[verdict] for verdict in verdicts if verdict in WARNINGS]

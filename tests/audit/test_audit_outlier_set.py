@@ -1,0 +1,243 @@
+"""The whole audit: its parts agree with the functions they come from, and its verdicts with what was put in."""
+
+import json
+
+import numpy as np
+import pytest
+
+from kood.audit import Judged, audit, with_shortcut
+from kood.audit.content import mixed_content, pure_content
+from kood.audit.fidelity import frechet_distance, kernel_distance
+from kood.audit.verdicts import WARNINGS, judge_content, judge_diversity, judge_fidelity
+
+
+def made(rng, n, labels=None, classes=3):
+    images = rng.integers(0, 256, (n, 5, 4, 3), dtype=np.uint8)
+    logits = rng.normal(size=(n, classes))
+    if labels is not None:
+        logits[np.arange(n), labels] += 4
+    posteriors = np.exp(logits) / np.exp(logits).sum(axis=1, keepdims=True)
+    return Judged(images, posteriors.astype("float32"), rng.normal(size=(n, 4)).astype("float32"))
+
+
+@pytest.fixture
+def arrays():
+    """Everything that `audit` takes, of random images that the judge recognises."""
+    rng = np.random.default_rng(0)
+    pure_labels, held_out_labels = rng.integers(0, 3, 60), rng.integers(0, 3, 40)
+    mixtures = np.zeros((50, 3), "float32")
+    for row in mixtures:
+        row[rng.permutation(3)[:2]] = 0.5
+    train = made(rng, 200)
+    return {
+        "pure": made(rng, 60, pure_labels),
+        "pure_labels": pure_labels,
+        "held_out": made(rng, 40, held_out_labels),
+        "held_out_labels": held_out_labels,
+        "train_images": train.images,
+        "train_features": train.features,
+        "mixed": made(rng, 50),
+        "mixtures": mixtures,
+        "class_names": ("a", "b", "c"),
+        "feature_space": "noise",
+    }
+
+
+def test_the_parts_are_those_of_the_functions(arrays):
+    found = audit(**arrays)
+    content = found["content"]
+    assert content["pure"] == pure_content(arrays["pure"].posteriors, arrays["pure_labels"])
+    assert content["held_out"] == pure_content(arrays["held_out"].posteriors, arrays["held_out_labels"])
+    assert content["mixtures"] == mixed_content(arrays["mixed"].posteriors, arrays["mixtures"])
+    assert found["class_names"] == ["a", "b", "c"]
+    assert (found["feature_space"], found["seed"], found["shortcut"], found["warnings"]) == ("noise", 0, None, [])
+    # Sixty samples, fifty mixtures: fifty of each, so that FID compares; the mixtures are then all.
+    fidelity, reference = found["fidelity"], arrays["held_out"].features
+    assert {one["n"] for one in fidelity["sets"].values()} == {50}
+    assert fidelity["sets"]["mixtures"]["fid"] == frechet_distance(arrays["mixed"].features, reference)
+    kernel = kernel_distance(arrays["mixed"].features, reference)
+    assert fidelity["sets"]["mixtures"]["kid"] == pytest.approx(kernel.value, rel=1e-9)
+    assert fidelity["sets"]["mixtures"]["kid_standard_error"] == pytest.approx(kernel.standard_error, rel=1e-9)
+    assert (fidelity["dimensions"], fidelity["n_held_out"]) == (4, 40)
+
+
+def test_it_is_ready_for_json_and_repeatable(arrays):
+    found = audit(**arrays)
+    assert json.loads(json.dumps(found, allow_nan=False)) == found
+    assert audit(**arrays) == found
+    assert audit(**arrays, seed=1)["diversity"] != found["diversity"]
+
+
+def test_distances_are_counted(arrays):
+    found = audit(**arrays)["diversity"]
+    for name, count in (("pure", 60), ("held_out", 40), ("mixtures", 50)):
+        one = found["sets"][name]
+        assert one["n"] == one["searched"] == one["to_training"]["n"] == count
+        assert one["among"]["n"] == 40
+        assert (one["copies"], one["duplicates"], one["memorised"]) == (0, 0, {"count": 0, "share": 0.0})
+        assert sum(found["histogram"]["counts"][name]) == count
+    assert found["verdict"] == "new"
+    # By its making the yardstick: one of forty is nearer than the interpolated percentile.
+    assert found["sets"]["held_out"]["nearer"] == 1 / 40
+    assert found["near"] == found["sets"]["held_out"]["among"]["p01"]
+
+
+def test_most_bounds_the_search_and_not_the_counts(arrays):
+    arrays["pure"] = arrays["pure"]._replace(images=arrays["train_images"][:60])
+    found = audit(**arrays, most=10)["diversity"]["sets"]
+    assert {one["searched"] for one in found.values()} == {10}
+    assert found["pure"]["copies"] == 60
+    assert found["pure"]["memorised"] == {"count": 10, "share": 1.0}
+
+
+def test_copies_of_training_images_are_memorised(arrays):
+    images = arrays["pure"].images.copy()
+    images[:5] = arrays["train_images"][:5]
+    arrays["pure"] = arrays["pure"]._replace(images=images)
+    found = audit(**arrays)
+    assert found["diversity"]["verdict"] == "memorised"
+    assert found["diversity"]["sets"]["pure"]["copies"] == 5
+    assert found["warnings"] == [WARNINGS["memorised"]]
+    assert "5 of 60 single-class samples (8.3%)" in found["diversity"]["sentences"][0]
+    # Where real images are copies of training images as often, the data set repeats itself, not the generator.
+    held_out = arrays["held_out"].images.copy()
+    held_out[:4] = arrays["train_images"][5:9]
+    arrays["held_out"] = arrays["held_out"]._replace(images=held_out)
+    assert audit(**arrays)["diversity"]["verdict"] == "new"
+
+
+def test_a_generator_that_repeats_itself(arrays):
+    arrays["mixed"] = arrays["mixed"]._replace(images=np.repeat(arrays["mixed"].images[:1], 50, axis=0))
+    found = audit(**arrays)
+    assert found["diversity"]["sets"]["mixtures"]["duplicates"] == 49
+    assert found["diversity"]["sets"]["mixtures"]["near_duplicates"] == {"count": 40, "share": 1.0}
+    assert (found["diversity"]["verdict"], found["warnings"]) == ("repeated", [WARNINGS["repeated"]])
+
+
+def test_samples_without_content(arrays):
+    arrays["pure_labels"] = np.random.default_rng(5).permutation(arrays["pure_labels"])
+    found = audit(**arrays)
+    assert (found["content"]["verdict"], found["warnings"]) == ("weak", [WARNINGS["weak"]])
+    arrays["held_out_labels"] = (arrays["held_out_labels"] + 1) % 3
+    assert audit(**arrays)["content"]["verdict"] == "unjudged"
+
+
+def test_mixtures_may_be_left_out(arrays):
+    del arrays["mixed"], arrays["mixtures"]
+    found = audit(**arrays)
+    assert found["content"]["mixtures"] is None
+    assert list(found["diversity"]["sets"]) == ["pure", "held_out"]
+    assert list(found["fidelity"]["sets"]) == ["train", "pure"]
+    assert "ixture" not in " ".join(found["content"]["sentences"] + found["diversity"]["sentences"])
+
+
+def test_a_good_set_and_a_shortcut(new_audit):
+    good = new_audit()
+    assert [good[part]["verdict"] for part in ("content", "diversity", "shortcut")] == ["shown", "new", "passed"]
+    assert good["warnings"] == []
+    fid = {name: one["fid"] for name, one in good["fidelity"]["sets"].items()}
+    assert new_audit(shift=20)["fidelity"]["sets"]["pure"]["fid"] > fid["pure"] + 100
+    bad = new_audit(score_shift=2.0)
+    assert bad["warnings"] == [WARNINGS["failed"]]
+    assert bad["shortcut"]["n_pure"] == 400
+
+
+def test_the_shortcut_is_added_without_touching_the_rest(arrays):
+    before = audit(**arrays)
+    kept = json.dumps(before)
+    after = with_shortcut(before, np.zeros(50), np.ones(50), score="msp")
+    assert json.dumps(before) == kept
+    assert after["shortcut"]["verdict"] == "failed"
+    assert {key: value for key, value in after.items() if key not in ("shortcut", "warnings")} == {
+        key: value for key, value in before.items() if key not in ("shortcut", "warnings")
+    }
+
+
+def test_the_smallest_sets_that_make_sense(arrays):
+    for name, count in (("pure", 2), ("held_out", 3), ("mixed", 2)):
+        arrays[name] = Judged(*(values[:count] for values in arrays[name]))
+    arrays.update(pure_labels=np.array([0, 1]), held_out_labels=np.array([0, 1, 2]), mixtures=arrays["mixtures"][:2])
+    arrays.update(train_images=arrays["train_images"][:2], train_features=arrays["train_features"][:2])
+    found = audit(**arrays)
+    assert json.loads(json.dumps(found, allow_nan=False)) == found
+    assert found["fidelity"]["sets"]["pure"]["kid_standard_error"] is None
+    assert "no more images than the 4 dimensions" in found["fidelity"]["sentences"][1]
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"mixtures": None}, "mixed and mixtures go together"),
+        ({"most": 2}, "most must be at least 3"),
+        ({"class_names": ("a", "b")}, "pure posteriors have 3 classes; there are 2 class names"),
+        ({"train_images": np.zeros((9, 4, 4, 3), np.uint8)}, "train_features have 200 rows for 9 images"),
+        ({"train_images": np.zeros((200, 4, 4, 3), np.uint8)}, r"pure images must be uint8 \(N, 4, 4, 3\)"),
+        ({"train_images": np.zeros((200, 5, 4, 3))}, r"train_images must be uint8 .* float64"),
+        ({"train_features": np.ones((200, 5))}, "pure features have 4 numbers a row"),
+        ({"train_features": np.full((200, 4), np.nan)}, "200 of 200 rows of train_features hold NaN"),
+        ({"pure_labels": np.zeros(59, int)}, "pure labels must be 60 class indices"),
+        ({"held_out_labels": np.full(40, 3)}, r"held_out labels must lie in 0\.\.2"),
+        ({"mixtures": np.eye(3)[np.zeros(50, int)]}, "50 of 50 mixtures have one class alone"),
+    ],
+)
+def test_arrays_that_do_not_fit_are_refused(arrays, change, message):
+    with pytest.raises(ValueError, match=message):
+        audit(**{**arrays, **change})
+
+
+def test_one_image_is_refused(arrays):
+    arrays["pure"] = Judged(*(values[:1] for values in arrays["pure"]))
+    with pytest.raises(ValueError, match="pure images: there are 1; at least 2"):
+        audit(**arrays)
+
+
+def pure_figures(share, classes=4):
+    return {"share": share, "entropy": 0.5, "per_class": [{}] * classes}
+
+
+@pytest.mark.parametrize(
+    ("on_samples", "on_real", "verdict"),
+    # Chance is .25: skill .5 of .75 above it on the samples is what .625 of .75 real is half of.
+    [(0.7, 0.9, "shown"), (0.576, 0.9, "shown"), (0.574, 0.9, "weak"), (0.25, 0.9, "weak"), (0.9, 0.32, "unjudged")],
+)
+def test_content_is_judged_above_chance(on_samples, on_real, verdict):
+    content = {"pure": pure_figures(on_samples), "held_out": pure_figures(on_real), "mixtures": None}
+    assert judge_content(content)["verdict"] == verdict
+
+
+@pytest.mark.parametrize(("entropy", "words"), [(0.9, "less sure"), (0.2, "surer"), (0.505, "as sure")])
+def test_the_sentence_on_mixtures(entropy, words):
+    mixed = {"parents": {"min": 2, "max": 2}, "on_top": 0.4, "all_parents": 0.7, "first": 0.4, "second": 0.3}
+    content = {"pure": pure_figures(0.8), "held_out": pure_figures(0.9), "mixtures": {**mixed, "entropy": entropy}}
+    sentence = judge_content(content)["sentences"][-1]
+    assert words in sentence
+    assert "40.0% have both parents on top of the judge's list (guessing: 16.7%)" in sentence
+
+
+def diversity_figures(memorised, real, duplicates=0):
+    def one(share, twice):
+        return {
+            "n": 1000, "searched": 1000, "copies": 0, "duplicates": twice, "among": {"median": 0.0},
+            "memorised": {"share": share, "count": round(1000 * share)},
+        }  # fmt: skip
+
+    return {"sets": {"pure": one(memorised, duplicates), "held_out": one(real, 0)}}
+
+
+@pytest.mark.parametrize(
+    ("memorised", "real", "duplicates", "verdict"),
+    [(0.01, 0, 0, "new"), (0.011, 0, 0, "memorised"), (0.06, 0.03, 0, "new"), (0.061, 0.03, 20, "memorised"),
+     (0, 0, 10, "new"), (0, 0, 11, "repeated")],
+)  # fmt: skip
+def test_diversity_is_judged_beside_real_images(memorised, real, duplicates, verdict):
+    found = judge_diversity(diversity_figures(memorised, real, duplicates))
+    assert found["verdict"] == verdict
+    assert len(found["sentences"]) == 2
+
+
+def test_few_images_are_said_to_be_few():
+    sets = {name: {"fid": 1.0, "kid": 0.1, "n": 50} for name in ("pure", "train")}
+    few = judge_fidelity({"sets": sets, "n_held_out": 900, "dimensions": 50})["sentences"]
+    enough = judge_fidelity({"sets": sets, "n_held_out": 900, "dimensions": 49})["sentences"]
+    assert "50 dimensions" in few[-1]
+    assert len(enough) == len(few) - 1
