@@ -20,6 +20,8 @@ MEMORISED_RATIO = 1 / 3
 _BYTES = 32 * 2**20
 #: Neighbours beyond those asked for that the fast pass hands to the exact one.
 _SPARE = 14
+#: Columns of the matrix of distances that are first looked at together.
+_GROUP = 64
 
 
 def nearest(queries, references=None, *, neighbours: int = 1) -> tuple[np.ndarray, np.ndarray]:
@@ -81,14 +83,10 @@ def _search(q, r, k: int, *, among: bool, precision: Any, rows: np.ndarray | Non
                 own = rows[part] - first
                 inside = np.flatnonzero((own >= 0) & (own < short.shape[1]))
                 short[inside, own[inside]] = np.inf
-            if short.shape[1] > keep:
-                columns = np.argpartition(short, keep - 1, axis=1)[:, :keep]
-                short = np.take_along_axis(short, columns, axis=1)
-            else:
-                columns = np.broadcast_to(np.arange(short.shape[1]), short.shape)
-            values = np.concatenate([rough[part], short], axis=1)
+            columns = _least(short, keep)
+            values = np.concatenate([rough[part], np.take_along_axis(short, columns, axis=1)], axis=1)
             known = np.concatenate([candidates[part], columns + first], axis=1)
-            best = np.argpartition(values, keep - 1, axis=1)[:, :keep]
+            best = _least(values, keep)
             rough[part], candidates[part] = (np.take_along_axis(x, best, axis=1) for x in (values, known))
     exact, own_lengths = np.empty_like(rough), np.empty(len(rows))
     for at, row in enumerate(rows):
@@ -101,6 +99,25 @@ def _search(q, r, k: int, *, among: bool, precision: Any, rows: np.ndarray | Non
     slack = 2 * (q.shape[1] + 4) * float(np.finfo(precision).eps) * (own_lengths + longest)
     sure = exact[:, -1] <= rough.max(axis=1) + own_lengths - slack
     return exact, candidates, sure | (keep == len(r) - among)
+
+
+def _least(values: np.ndarray, count: int) -> np.ndarray:
+    """Columns of the `count` least values of each row, in no order; all where there are no more."""
+    rows, width = values.shape
+    if width <= count:
+        return np.broadcast_to(np.arange(width), values.shape)
+    groups = width // _GROUP
+    if groups <= count:
+        return np.argpartition(values, count - 1, axis=1)[:, :count]
+    # The least values lie in the groups with the least minima, and a minimum costs far less than an order. Column g of
+    # every stretch of `groups` columns makes group g; what is left over at the end is looked at in any case.
+    whole = groups * _GROUP
+    minima = values[:, :whole].reshape(rows, _GROUP, groups).min(axis=1)
+    chosen = np.argpartition(minima, count - 1, axis=1)[:, :count]
+    columns = (chosen[:, :, None] + np.arange(0, whole, groups)).reshape(rows, -1)
+    columns = np.concatenate([columns, np.broadcast_to(np.arange(whole, width), (rows, width - whole))], axis=1)
+    best = np.argpartition(np.take_along_axis(values, columns, axis=1), count - 1, axis=1)[:, :count]
+    return np.take_along_axis(columns, best, axis=1)
 
 
 def memorised(to_training: np.ndarray) -> np.ndarray:

@@ -67,24 +67,33 @@ def frechet_distance(features_a, features_b) -> float:
     return max(0.0, float(np.square(mean_a - mean_b).sum() + spread))
 
 
-def _kernel_sum(x: np.ndarray, y: np.ndarray) -> float:
-    """Sum of the cubic kernel over all pairs of rows, a tile at a time."""
-    total = 0.0
+def _tile_sum(x: np.ndarray, y: np.ndarray) -> float:
+    """Sum of the cubic kernel over all pairs of rows."""
+    kernel = x @ y.T
+    kernel /= x.shape[1]
+    kernel += 1.0
+    flat = kernel.ravel()
+    return float(np.dot(flat * flat, flat))
+
+
+def _across(x: np.ndarray, y: np.ndarray) -> float:
+    """Mean of the kernel over all pairs of rows, a tile at a time."""
+    starts = [(i, j) for i in range(0, len(x), _TILE) for j in range(0, len(y), _TILE)]
+    return sum(_tile_sum(x[i : i + _TILE], y[j : j + _TILE]) for i, j in starts) / (len(x) * len(y))
+
+
+def _within(x: np.ndarray) -> float:
+    """Mean of the kernel over pairs of different rows; of tiles that mirror each other one is computed."""
+    own = (np.square(x).sum(axis=1) / x.shape[1] + 1.0) ** 3
+    total = -float(own.sum())
     for i in range(0, len(x), _TILE):
-        for j in range(0, len(y), _TILE):
-            kernel = x[i : i + _TILE] @ y[j : j + _TILE].T
-            kernel /= x.shape[1]
-            kernel += 1.0
-            total += float((kernel * kernel * kernel).sum())
-    return total
+        for j in range(0, i + 1, _TILE):
+            total += (1 if i == j else 2) * _tile_sum(x[i : i + _TILE], x[j : j + _TILE])
+    return total / (len(x) * (len(x) - 1))
 
 
 def _unbiased(x: np.ndarray, y: np.ndarray) -> float:
-    def without_diagonal(rows: np.ndarray) -> float:
-        own = (np.square(rows).sum(axis=1) / rows.shape[1] + 1.0) ** 3
-        return (_kernel_sum(rows, rows) - float(own.sum())) / (len(rows) * (len(rows) - 1))
-
-    return without_diagonal(x) + without_diagonal(y) - 2 * _kernel_sum(x, y) / (len(x) * len(y))
+    return _within(x) + _within(y) - 2 * _across(x, y)
 
 
 def kernel_distance(features_a, features_b, *, subsets: int = 10, seed: int = 0) -> KernelDistance:

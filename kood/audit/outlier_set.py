@@ -44,7 +44,7 @@ def audit(
     class_names: Sequence[str],
     feature_space: str,
     seed: int = 0,
-    most: int = 5000,
+    most: int = 2000,
 ) -> dict[str, Any]:
     """Audits an outlier set: what a loss curve hides of it.
 
