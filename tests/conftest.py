@@ -83,7 +83,7 @@ def make_audit(*, classes=3, shift=0.0, score_shift=0.0, mixed=True, class_names
         means = images.mean(axis=(1, 2, 3))
         logits = -(((means[:, None] - levels) / 30) ** 2)
         posteriors = np.exp(logits) / np.exp(logits).sum(axis=1, keepdims=True)
-        return Judged(images, posteriors, np.stack([means, images.std(axis=(1, 2, 3))], axis=1))
+        return Judged(images, posteriors, np.stack([means, images.std(axis=(1, 2, 3))], axis=1) / 64)
 
     labels = {name: np.arange(count) % classes for name, count in (("train", 300), ("held_out", 90), ("pure", 120))}
     train, held_out = judged(levels[labels["train"]]), judged(levels[labels["held_out"]])
@@ -92,12 +92,13 @@ def make_audit(*, classes=3, shift=0.0, score_shift=0.0, mixed=True, class_names
     if mixed:
         shares = np.zeros((100, classes))
         for row, share in zip(shares, rng.uniform(0.02, 0.98, 100), strict=True):
-            row[rng.permutation(classes)[:2]] = share, 1 - share
+            lower = rng.integers(classes - 1)  # Neighbours: between others lies another class.
+            row[lower : lower + 2] = share, 1 - share
         options = {"mixed": judged(shares @ levels + shift), "mixtures": shares}
     names = class_names or [f"level {number}" for number in range(classes)]
     found = audit(
         pure, labels["pure"], held_out, labels["held_out"], train.images, train.features, class_names=names,
-        feature_space="mean and spread of the grey levels", **options,
+        feature_space="mean and spread of the grey levels / 64", **options,
     )  # fmt: skip
     if score_shift is None:
         return found

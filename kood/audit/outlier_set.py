@@ -70,7 +70,7 @@ def audit(
         Python numbers, strings, lists and mappings only, ready for JSON:
         "feature_space", "seed", "class_names";
         "content": "pure" and "held_out" (see `pure_content`), "mixtures" (see `mixed_content`) or None, "verdict"
-        ("shown", "weak", "unjudged"), "sentences";
+        ("shown", "weak", "unjudged"), "mixtures_verdict" ("both", "one", "other", or None), "sentences";
         "diversity": "unit", "sets" (for "pure", "held_out" and, where given, "mixtures": "n" images, "copies" that
         equal a training image, "duplicates" that equal another of the set; of the "searched" ones "to_training" and
         "among", see `spread`, "memorised" and "near_duplicates" {"count", "share"}, "nearer" the share nearer to a

@@ -8,6 +8,9 @@ __all__ = ["judge_content", "judge_diversity", "judge_fidelity", "warnings"]
 
 #: Pure-label samples show their classes weakly below this part of the judge's skill on real images.
 SHOWN = 0.5
+#: Mixtures show other classes than their parents below this part of what pure-label samples hold above chance, and one
+#: parent only where the lesser of two has less than this part of its share.
+MIXED = 0.5
 #: A judge with less skill than this on real images has no say.
 SKILLED = 0.1
 #: Memorised samples, or repeated ones, are worth a warning above this share.
@@ -22,8 +25,19 @@ WARNINGS = {
         "The generated images do not show the classes they were made for, so mixtures of these classes say little "
         "about what lies between classes."
     ),
+    "other": "The mixtures show other classes than those they were mixed of.",
     "memorised": "Some generated images are near-copies of training images instead of new images.",
     "repeated": "The generator repeats itself: some generated images are exactly alike.",
+}
+
+
+MIXTURES = {
+    "both": "So the mixtures do show both of their parents.",
+    "one": (
+        "Most of that belief is in one parent at a time. Either many mixtures look like an image of one class, which the "
+        "detector is then told to call an outlier, or the judge is too sure of itself: look at the images."
+    ),
+    "other": "So the mixtures show other classes than those they were mixed of.",
 }
 
 
@@ -41,8 +55,13 @@ def judge_content(content: Mapping[str, Any]) -> dict[str, Any]:
     Skill is the share recognised above chance 1/K, as a part of 1 - 1/K. "unjudged": the judge has less than
     `SKILLED` on real images; "weak": less than `SHOWN` of that on the samples; else "shown".
 
+    Of the mixtures, where the samples are "shown": "other" where the posterior of the parents, above its chance M/K
+    as a part of 1 - M/K, is less than `MIXED` of the same of the intended class on pure-label samples; "one" where the
+    lesser of two parents has less than `MIXED` of its part of the mixture; else "both". (Of no use where every class
+    is a parent, so there only the second rule is asked.)
+
     Returns:
-        "verdict" and "sentences".
+        "verdict", "mixtures_verdict" (None where nothing can be said), and "sentences".
     """
     pure, real, mixed = content["pure"], content["held_out"], content["mixtures"]
     classes = len(pure["per_class"])
@@ -62,9 +81,20 @@ def judge_content(content: Mapping[str, Any]) -> dict[str, Any]:
     else:
         verdict = "shown"
         sentences.append("The samples show the classes they were made for.")
+    on_mixtures = None
     if mixed is not None:
         sentences.append(_on_mixtures(mixed, pure, classes))
-    return {"verdict": verdict, "sentences": sentences}
+        if verdict == "shown":
+            on_mixtures = _mixture_verdict(mixed, (pure["confidence"] - chance) / (1 - chance), classes)
+            sentences.append(MIXTURES[on_mixtures])
+    return {"verdict": verdict, "mixtures_verdict": on_mixtures, "sentences": sentences}
+
+
+def _mixture_verdict(mixed: Mapping[str, Any], confidence: float, classes: int) -> str:
+    chance = (mixed["parents"]["min"] + mixed["parents"]["max"]) / 2 / classes
+    if chance < 1 and (mixed["all_parents"] - chance) / (1 - chance) < MIXED * confidence:
+        return "other"
+    return "one" if mixed["lesser"] < MIXED * mixed["lesser_share"] else "both"
 
 
 def _on_mixtures(mixed: Mapping[str, Any], pure: Mapping[str, Any], classes: int) -> str:
@@ -80,10 +110,10 @@ def _on_mixtures(mixed: Mapping[str, Any], pure: Mapping[str, Any], classes: int
     unsure = mixed["entropy"] > pure["entropy"]
     # Two entropies equal to a hundredth of a nat are not told apart by any reader.
     if abs(mixed["entropy"] - pure["entropy"]) < 0.01:
-        return text + "It is as sure of mixtures as of single-class samples: they may not lie between classes."
+        return text + "It is as sure of mixtures as of single-class samples."
     if unsure:
-        return text + "It is less sure of mixtures than of single-class samples, as of images between classes."
-    return text + "It is surer of mixtures than of single-class samples: they do not lie between classes."
+        return text + "It is less sure of mixtures than of single-class samples, as it should be."
+    return text + "It is surer of mixtures than of single-class samples, which images between classes are not."
 
 
 def judge_diversity(diversity: Mapping[str, Any]) -> dict[str, Any]:
@@ -155,4 +185,5 @@ def warnings(audited: Mapping[str, Any]) -> list[str]:
         audited: With the verdicts of "content", "diversity" and, where it was tested, "shortcut".
     """
     verdicts = [(audited.get(part) or {}).get("verdict") for part in ("shortcut", "content", "diversity")]
+    verdicts.insert(2, audited["content"].get("mixtures_verdict"))
     return [WARNINGS[verdict] for verdict in verdicts if verdict in WARNINGS]

@@ -1,86 +1,16 @@
-"""Figures as SVG or PNG bytes: score histograms, ROC curves, training curves, intervals of a matrix.
+"""Figures as SVG or PNG bytes: score histograms, ROC curves, training curves, intervals of a matrix."""
 
-Matplotlib is imported when a figure is drawn, and only its object-oriented part: no window, no global state.
-Colours are those of Okabe and Ito, told apart by the colour-blind; line styles and fills carry the same
-difference in grey.
-"""
-
-import io
 import math
-import warnings
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
 
 from kood.report.aggregate import beside_controls, group, identity
-from kood.report.wording import clean, number, percent, sets, setting
+from kood.report.drawing import BLUE, COLOURS, DASHES, GREY, INK, PALE, VERMILION, as_label, draw
+from kood.report.wording import number, percent, sets, setting
 
 __all__ = ["matrix_intervals", "roc_curves", "score_histograms", "thin_curve", "training_curves"]
-
-BLUE, VERMILION, GREEN, PURPLE, ORANGE, SKY = "#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9"
-INK, GREY, PALE = "#1b1f24", "#6a737d", "#d5dadf"
-COLOURS = (BLUE, VERMILION, GREEN, PURPLE, ORANGE, SKY)
-DASHES: tuple[Any, ...] = ("-", (0, (5, 2)), (0, (1.2, 1.4)), (0, (6, 2, 1.2, 2)))
-#: Colours repeat after six and dashes after four; together they give twelve lines, no two alike.
-STYLE: Any = {
-    "axes.axisbelow": True,
-    "axes.edgecolor": GREY,
-    "axes.grid": False,
-    "axes.labelcolor": INK,
-    "axes.labelsize": 9,
-    "axes.linewidth": 0.8,
-    "axes.spines.right": False,
-    "axes.spines.top": False,
-    "axes.titlelocation": "left",
-    "axes.titlesize": 9.5,
-    "figure.facecolor": "white",
-    "font.family": "DejaVu Sans",
-    "font.size": 9,
-    "grid.color": PALE,
-    "grid.linewidth": 0.6,
-    "legend.fontsize": 8.5,
-    "legend.frameon": False,
-    "lines.linewidth": 1.6,
-    "savefig.facecolor": "white",
-    # Outlines instead of text: the same look without this machine's fonts.
-    "svg.fonttype": "path",
-    "svg.hashsalt": "kood",
-    "text.color": INK,
-    "text.usetex": False,
-    "xtick.color": GREY,
-    "xtick.labelcolor": INK,
-    "xtick.labelsize": 8.5,
-    "ytick.color": GREY,
-    "ytick.labelcolor": INK,
-    "ytick.labelsize": 8.5,
-}
-
-
-def _label(text: object) -> str:
-    # A dollar would start mathematics, a leading underscore hide a legend entry.
-    label = clean(text).replace("$", r"\$")
-    return f" {label}" if label.startswith("_") else label
-
-
-def _draw(width: float, height: float, paint: Callable[[Any], None], kind: str) -> bytes:
-    import matplotlib
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
-    from matplotlib.figure import Figure
-
-    if kind not in ("svg", "png"):
-        raise ValueError(f"a figure is svg or png, not {kind!r}")
-    buffer = io.BytesIO()
-    with matplotlib.rc_context(STYLE), warnings.catch_warnings():
-        # A name in a script the font lacks shows as boxes; the tables spell it out.
-        warnings.filterwarnings("ignore", message="Glyph .* missing from font")
-        figure = Figure(figsize=(width, height), layout="constrained")
-        FigureCanvasAgg(figure)
-        paint(figure)
-        # Without a date the same results give the same bytes.
-        options = {"metadata": {"Date": None}} if kind == "svg" else {"dpi": 160}
-        figure.savefig(buffer, format=kind, **options)
-    return buffer.getvalue()
 
 
 def _values(scores: Mapping[str, Any]) -> dict[str, np.ndarray]:
@@ -149,7 +79,7 @@ def score_histograms(scores: Mapping[str, Any], cell: Mapping[str, Any], *, kind
             panel.stairs(id_shares, edges, color=GREY, linewidth=0.8)
             if name:
                 colour = VERMILION if near_or_far == "near" else BLUE
-                label = _label(f"{name}, {near_or_far}-OOD ({values[name].size})")
+                label = as_label(f"{name}, {near_or_far}-OOD ({values[name].size})")
                 panel.stairs(shares(values[name]), edges, color=colour, linewidth=1.6, label=label)
             if threshold is not None and math.isfinite(threshold):
                 panel.axvline(threshold, color=INK, linewidth=1.1, linestyle=(0, (4, 2)))
@@ -171,9 +101,9 @@ def score_histograms(scores: Mapping[str, Any], cell: Mapping[str, Any], *, kind
                 fontsize=8.5,
                 bbox={"facecolor": "white", "edgecolor": "none", "alpha": 0.8, "pad": 1},
             )
-        panels[-1].set_xlabel(_label(f"{cell['headline_score']} score  (right: more out-of-distribution)"))
+        panels[-1].set_xlabel(as_label(f"{cell['headline_score']} score  (right: more out-of-distribution)"))
 
-    return _draw(5.8, 0.6 + 1.05 * max(1, len(names)), paint, kind)
+    return draw(5.8, 0.6 + 1.05 * max(1, len(names)), paint, kind)
 
 
 def thin_curve(x: np.ndarray, y: np.ndarray, points: int = 250) -> tuple[np.ndarray, np.ndarray]:
@@ -237,7 +167,7 @@ def roc_curves(scores: Mapping[str, Any], cell: Mapping[str, Any], *, kind: str 
                 true,
                 color=COLOURS[index % len(COLOURS)],
                 linestyle=DASHES[index % len(DASHES)],
-                label=_label(f"{name} ({near_or_far})  {percent((figures.get(name) or {}).get('auroc'))}"),
+                label=as_label(f"{name} ({near_or_far})  {percent((figures.get(name) or {}).get('auroc'))}"),
             )
         axes.set(xlim=(-0.01, 1.01), ylim=(-0.01, 1.01), aspect="equal")
         axes.set_xticks([0, 0.25, 0.5, 0.75, 1], ["0", "25", "50", "75", "100"])
@@ -247,7 +177,7 @@ def roc_curves(scores: Mapping[str, Any], cell: Mapping[str, Any], *, kind: str 
         if axes.get_legend_handles_labels()[0]:
             axes.legend(loc="lower right", title="AUROC, %", alignment="left", handlelength=2.6)
 
-    return _draw(5.2, 4.8, paint, kind)
+    return draw(5.2, 4.8, paint, kind)
 
 
 def _thin_history(values: Sequence[Any], points: int = 300) -> tuple[np.ndarray, np.ndarray]:
@@ -306,7 +236,7 @@ def training_curves(histories: Mapping[str, Mapping[str, Sequence[Any]]], *, kin
                 axes.text(0.5, 0.5, "no finite values", transform=axes.transAxes, ha="center", color=GREY)
             elif finite.min() > 0 and finite.max() / finite.min() > 30:
                 axes.set_yscale("log")
-            axes.set_title(_label(f"{stage}: {term}"))
+            axes.set_title(as_label(f"{stage}: {term}"))
             axes.grid(axis="y")
             axes.xaxis.get_major_locator().set_params(integer=True, nbins=5)
             if len(curves) > 1:
@@ -314,7 +244,7 @@ def training_curves(histories: Mapping[str, Mapping[str, Sequence[Any]]], *, kin
         for axes in grid[max(0, len(panels) - across) : len(panels)]:
             axes.set_xlabel("epoch")
 
-    return _draw(2.7 * across, 1.9 * down + 0.1, paint, kind)
+    return draw(2.7 * across, 1.9 * down + 0.1, paint, kind)
 
 
 def matrix_intervals(report: Mapping[str, Any], *, kind: str = "svg") -> bytes:
@@ -363,7 +293,7 @@ def matrix_intervals(report: Mapping[str, Any], *, kind: str = "svg") -> bytes:
             panel.margins(x=0.08)
             panel.tick_params(axis="y", length=0)
             panel.spines["left"].set_visible(False)
-        panels[0].set_yticks(range(len(rows)), [_label(setting(row["cell"])) for row in rows])
+        panels[0].set_yticks(range(len(rows)), [as_label(setting(row["cell"])) for row in rows])
         panels[0].set_ylim(len(rows) - 0.4, -0.6)
 
-    return _draw(7.6, 0.7 + 0.34 * max(2, len(rows)), paint, kind)
+    return draw(7.6, 0.7 + 0.34 * max(2, len(rows)), paint, kind)

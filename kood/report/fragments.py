@@ -27,6 +27,7 @@ __all__ = [
     "escaped",
     "figure",
     "results",
+    "row",
     "score_figures",
     "stages",
     "table",
@@ -77,7 +78,8 @@ def table(head: Sequence[str], rows: Iterable[str], *, labels: int = 1) -> str:
     return f'<div class="scroll" tabindex="0"><table>{inner}</table></div>'
 
 
-def _row(name: str, values: Iterable[str], kind: str = "") -> str:
+def row(name: str, values: Iterable[str], kind: str = "") -> str:
+    """A row of a table: its heading and its cells, all of them HTML already."""
     cells = "".join(f"<td>{value}</td>" for value in values)
     mark = f' class="{kind}"' if kind else ""
     return f'<tr{mark}><th scope="row" class="name">{name}</th>{cells}</tr>'
@@ -122,9 +124,9 @@ def _headline_table(cell: Mapping[str, Any]) -> str:
         for name in names:
             one = of_headline.get(name) or {}
             images = escaped(cell["datasets"][name].get("images", ""))
-            rows.append(_row(escaped(name), [images, *(percent(one.get(key)) for key in COLUMNS)]))
+            rows.append(row(escaped(name), [images, *(percent(one.get(key)) for key in COLUMNS)]))
         means = of_headline.get(kind) or {}
-        rows.append(_row("mean", ["", *(percent(means.get(key)) for key in COLUMNS)], "mean"))
+        rows.append(row("mean", ["", *(percent(means.get(key)) for key in COLUMNS)], "mean"))
     return table(head, rows)
 
 
@@ -147,7 +149,7 @@ def _scores_table(cell: Mapping[str, Any]) -> str:
             values.append(percent(validation.get(score)))
         headline = score == cell["headline_score"]
         name = escaped(score) + ('<span class="tag">headline</span>' if headline else "")
-        rows.append(_row(name, values, "headline" if headline else ""))
+        rows.append(row(name, values, "headline" if headline else ""))
     return table(head, rows)
 
 
@@ -156,7 +158,7 @@ def _by_dataset(cell: Mapping[str, Any]) -> str:
     if len(names) < 2:
         return ""
     rows = [
-        _row(
+        row(
             escaped(score),
             [percent((of_score.get(name) or {}).get("auroc")) for name in names],
             "headline" if score == cell["headline_score"] else "",
@@ -175,7 +177,7 @@ def stages(cell: Mapping[str, Any]) -> str:
     if not ran:
         return ""
     rows = [
-        _row(
+        row(
             escaped(name),
             [duration(stage.get("seconds")), "earlier run, kept" if stage.get("cached") else "this run"],
         )

@@ -4,7 +4,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from kood.report import figures, fragments
+from kood.report import figures, fragments, outlier_audit
 from kood.report.aggregate import aggregate, beside_controls
 from kood.report.files import write_text
 from kood.report.fragments import escaped
@@ -34,6 +34,7 @@ def _single(
         + fragments.threshold(cell)
         + fragments.score_figures(cell, scores)
         + fragments.contact_sheet(contact_sheet, outlier_notes)
+        + outlier_audit.section(cell.get("outlier_audit"))
         + fragments.training(histories)
         + (f"<h2>How it ran</h2>{run}" if run else "")
     )
@@ -92,6 +93,7 @@ def _folded(cell: Mapping[str, Any]) -> str:
         fragments.warnings({**cell, "quick": False})
         + fragments.results(cell)
         + fragments.threshold(cell)
+        + outlier_audit.section(cell.get("outlier_audit"), figures=False)
         + fragments.stages(cell)
     )
     # One level below "Every cell"; names cannot hold a tag, their brackets are escaped.

@@ -87,7 +87,7 @@ footer { margin-top: 3rem; padding-top: .75rem; border-top: 1px solid var(--line
 }
 @media print {
   body { max-width: none; padding: 0; font-size: 10.5pt; }
-  h2 { break-after: avoid; }
+  h2, h3 { break-after: avoid; }
   figure, table, .warnings, .tiles { break-inside: avoid; }
   .scroll, .wide { overflow: visible; }
   details::details-content { content-visibility: visible; display: block; height: auto; }

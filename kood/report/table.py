@@ -11,6 +11,7 @@ from rich.padding import Padding
 from rich.table import Table
 from rich.text import Text
 
+from kood.report import outlier_audit
 from kood.report.aggregate import aggregate, beside_controls
 from kood.report.wording import (
     COLUMNS,
@@ -130,7 +131,8 @@ def _stages(cell: Mapping[str, Any]) -> str:
 
 
 def print_cell(console: Console, cell: Mapping[str, Any]) -> None:
-    """Prints the results of one run: warnings, headline score by dataset, all scores, threshold, stages.
+    """Prints the results of one run: warnings, headline score by dataset, all scores, threshold, stages, and
+    the audit of the outliers.
 
     Args:
         console: Where to print; plain text when it is not a terminal.
@@ -157,6 +159,11 @@ def print_cell(console: Console, cell: Mapping[str, Any]) -> None:
     _say(console, accuracy + (f" of {images} test images." if images is not None else "."))
     for text in (validation_note(cell), threshold_meaning(cell), _stages(cell)):
         if text:
+            _say(console, text)
+    if cell.get("outlier_audit"):
+        console.print()
+        _say(console, outlier_audit.TITLE, "bold")
+        for text in outlier_audit.lines(cell["outlier_audit"]):
             _say(console, text)
 
 

@@ -174,12 +174,18 @@ def headline_names(row: Mapping[str, Any]) -> str:
     return clean(chosen if isinstance(chosen, str) else ", ".join(chosen) or "—")
 
 
+def _own_warnings(report: Mapping[str, Any]) -> list[str]:
+    audited = report.get("outlier_audit") or {}
+    return [clean(text) for text in (*audited.get("warnings", []), *report.get("warnings", []))]
+
+
 def all_warnings(report: Mapping[str, Any]) -> list[str]:
-    """The warnings of a run; for a matrix each once, with the number of cells that gave it."""
-    found = [clean(text) for text in report.get("warnings", [])]
+    """The warnings of a run, those of its outlier audit first; for a matrix each once, with the number of cells that
+    gave it."""
+    found = _own_warnings(report)
     cells = report.get("cells", [])
     counts: dict[str, int] = {}
     for cell in cells:
-        for text in dict.fromkeys(clean(text) for text in cell.get("warnings", [])):
+        for text in dict.fromkeys(_own_warnings(cell)):
             counts[text] = counts.get(text, 0) + 1
     return found + [f"{text} ({count} of {len(cells)} cells)" for text, count in counts.items()]

@@ -28,7 +28,8 @@ def arrays():
     mixtures = np.zeros((50, 3), "float32")
     for row in mixtures:
         row[rng.permutation(3)[:2]] = 0.5
-    train = made(rng, 200)
+    train, mixed = made(rng, 200), made(rng, 50)
+    mixed = mixed._replace(posteriors=0.9 * mixtures + 0.1 * mixed.posteriors)
     return {
         "pure": made(rng, 60, pure_labels),
         "pure_labels": pure_labels,
@@ -36,7 +37,7 @@ def arrays():
         "held_out_labels": held_out_labels,
         "train_images": train.images,
         "train_features": train.features,
-        "mixed": made(rng, 50),
+        "mixed": mixed,
         "mixtures": mixtures,
         "class_names": ("a", "b", "c"),
         "feature_space": "noise",
@@ -136,7 +137,7 @@ def test_a_good_set_and_a_shortcut(new_audit):
     assert [good[part]["verdict"] for part in ("content", "diversity", "shortcut")] == ["shown", "new", "passed"]
     assert good["warnings"] == []
     fid = {name: one["fid"] for name, one in good["fidelity"]["sets"].items()}
-    assert new_audit(shift=20)["fidelity"]["sets"]["pure"]["fid"] > fid["pure"] + 100
+    assert new_audit(shift=20)["fidelity"]["sets"]["pure"]["fid"] > fid["pure"] + 0.05
     bad = new_audit(score_shift=2.0)
     assert bad["warnings"] == [WARNINGS["failed"]]
     assert bad["shortcut"]["n_pure"] == 400
@@ -192,7 +193,12 @@ def test_one_image_is_refused(arrays):
 
 
 def pure_figures(share, classes=4):
-    return {"share": share, "entropy": 0.5, "per_class": [{}] * classes}
+    return {"share": share, "confidence": share, "entropy": 0.5, "per_class": [{}] * classes}
+
+
+def mixed_figures(**changes):
+    figures = {"parents": {"min": 2, "max": 2}, "on_top": 0.4, "first": 0.4, "second": 0.3, "entropy": 0.9}
+    return {**figures, "all_parents": 0.7, "lesser": 0.3, "lesser_share": 0.5, **changes}
 
 
 @pytest.mark.parametrize(
@@ -207,11 +213,39 @@ def test_content_is_judged_above_chance(on_samples, on_real, verdict):
 
 @pytest.mark.parametrize(("entropy", "words"), [(0.9, "less sure"), (0.2, "surer"), (0.505, "as sure")])
 def test_the_sentence_on_mixtures(entropy, words):
-    mixed = {"parents": {"min": 2, "max": 2}, "on_top": 0.4, "all_parents": 0.7, "first": 0.4, "second": 0.3}
-    content = {"pure": pure_figures(0.8), "held_out": pure_figures(0.9), "mixtures": {**mixed, "entropy": entropy}}
-    sentence = judge_content(content)["sentences"][-1]
+    mixed = mixed_figures(entropy=entropy)
+    content = {"pure": pure_figures(0.8), "held_out": pure_figures(0.9), "mixtures": mixed}
+    sentence = judge_content(content)["sentences"][-2]
     assert words in sentence
     assert "40.0% have both parents on top of the judge's list (guessing: 16.7%)" in sentence
+
+
+@pytest.mark.parametrize(
+    ("changes", "verdict"),
+    # Samples are believed at .8, (.8 - .25) / .75 = .733 above chance; two parents of four have chance .5, so half of
+    # that is a belief of .5 + .5 * .3667 = .683.
+    [({}, "both"), ({"all_parents": 0.684}, "both"), ({"all_parents": 0.683}, "other"), ({"lesser": 0.249}, "one"),
+     ({"lesser": 0.25}, "both"), ({"lesser": 0.051, "lesser_share": 0.1}, "both"),
+     ({"all_parents": 1.0, "parents": {"min": 4, "max": 4}}, "both")],
+)  # fmt: skip
+def test_mixtures_are_judged(changes, verdict):
+    content = {"pure": pure_figures(0.8), "held_out": pure_figures(0.9), "mixtures": mixed_figures(**changes)}
+    assert judge_content(content)["mixtures_verdict"] == verdict
+
+
+def test_mixtures_of_classes_that_are_not_shown_are_not_judged():
+    content = {"pure": pure_figures(0.3), "held_out": pure_figures(0.9), "mixtures": mixed_figures()}
+    assert judge_content(content)["mixtures_verdict"] is None
+    content["mixtures"] = None
+    assert judge_content({**content, "pure": pure_figures(0.8)})["mixtures_verdict"] is None
+
+
+def test_mixtures_of_other_classes_warn(arrays):
+    posteriors = np.where(arrays["mixtures"] > 0, 0.05, 0.9)
+    arrays["mixed"] = arrays["mixed"]._replace(posteriors=posteriors)
+    found = audit(**arrays)
+    assert found["content"]["mixtures_verdict"] == "other"
+    assert found["warnings"] == [WARNINGS["other"]]
 
 
 def diversity_figures(memorised, real, duplicates=0):
