@@ -34,8 +34,8 @@ WARNINGS = {
 MIXTURES = {
     "both": "So the mixtures do show both of their parents.",
     "one": (
-        "Most of that belief is in one parent at a time. Either many mixtures look like an image of one class, which the "
-        "detector is then told to call an outlier, or the judge is too sure of itself: look at the images."
+        "Most of that belief is in one parent at a time. Either many mixtures look like an image of one class, which "
+        "the detector is then told to call an outlier, or the judge is too sure of itself: look at the images."
     ),
     "other": "So the mixtures show other classes than those they were mixed of.",
 }

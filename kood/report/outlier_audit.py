@@ -280,7 +280,7 @@ def section(audit: Mapping[str, Any] | None, *, figures: bool = True) -> str:
     if not audit:
         return ""
     intro = (
-        "A falling loss says nothing about what the outliers are. Here they are asked four questions, beside real "
+        "A falling loss says nothing about what the outliers are. Here they are asked some questions, beside real "
         "images wherever real ones can answer too. Single-class samples come from the same generator under the "
         "label of one class: they show what it can draw. Mixtures are the outliers proper."
     )
