@@ -20,6 +20,7 @@ PACKAGES = (
     "tensorflow",
     "numpy",
     "scikit-learn",
+    "scipy",
     "typer",
     "rich",
     "pydantic",

@@ -99,13 +99,11 @@ def mixed_content(posteriors, mixtures) -> dict[str, Any]:
 
     Returns:
         "n"; "parents": {"min", "max"}, how many a mixture has; means over the mixtures: "on_top" (fraction with all
-        parents on top), "first", "second" and "all_parents" (posterior of these), "lesser" (of the posterior of the
-        first two parents, the part of the one that has less of it; 0 where neither has any) and "lesser_share" (of
-        their share, the part of the second: what "lesser" would be if the posterior followed the mixture), "top"
-        (posterior of the judge's own most likely classes, as many as there are parents), "entropy" in nats,
-        "top_log_odds" of the judge's top class against its second; and "by_share": for each bin of lambda that has
-        mixtures {"low", "high", "n"}, low <= lambda < high, the same means in it, and "log_odds", the mean log-odds of
-        the first parent against the second.
+        parents on top), "first", "second" and "all_parents" (posterior of these), "top" (posterior of the judge's own
+        most likely classes, as many as there are parents), "entropy" of the posteriors and "share_entropy" of the
+        shares in nats, "top_log_odds" of the judge's top class against its second; and "by_share": for each bin of
+        lambda that has mixtures {"low", "high", "n"}, low <= lambda < high, the same means in it, and "log_odds", the
+        mean log-odds of the first parent against the second.
 
     Raises:
         ValueError: No images, posteriors that are no probabilities, or mixtures that do not fit.
@@ -119,17 +117,14 @@ def mixed_content(posteriors, mixtures) -> dict[str, Any]:
     ranked = np.cumsum(-np.sort(-found, axis=1), axis=1)
     least_parent = np.where(parents, found, np.inf).min(axis=1)
     most_other = np.where(parents, -np.inf, found).max(axis=1)
-    weights = [np.take_along_axis(shares, order[:, [at]], axis=1)[:, 0] for at in (0, 1)]
-    lesser = np.minimum(first, second) / np.maximum(first + second, FLOOR)
     columns = {
         "on_top": (least_parent > most_other).astype(np.float64),
         "first": first,
         "second": second,
         "all_parents": (found * parents).sum(axis=1),
-        "lesser": lesser,
-        "lesser_share": weights[1] / (weights[0] + weights[1]),
         "top": np.take_along_axis(ranked, number[:, None] - 1, axis=1)[:, 0],
         "entropy": _entropy(found),
+        "share_entropy": _entropy(shares),
         "top_log_odds": _top_log_odds(found),
         "log_odds": np.log(np.maximum(first, FLOOR)) - np.log(np.maximum(second, FLOOR)),
     }

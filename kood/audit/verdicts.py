@@ -8,9 +8,12 @@ __all__ = ["judge_content", "judge_diversity", "judge_fidelity", "warnings"]
 
 #: Pure-label samples show their classes weakly below this part of the judge's skill on real images.
 SHOWN = 0.5
-#: Mixtures show other classes than their parents below this part of what pure-label samples hold above chance, and one
-#: parent only where the lesser of two has less than this part of its share.
-MIXED = 0.5
+#: Mixtures show other classes than their parents below this part of what pure-label samples hold above chance.
+PARENTS = 0.5
+#: They show one parent only where the judge's entropy on them exceeds that on pure-label samples by less than this part
+#: of the entropy of their shares. Averages of two real 8x8 digits, which surely show both, exceeded it by .8 of that at
+#: equal shares, by .4 at .7 to .3, and by .16 at .9 to .1, where they show little but one.
+DOUBT = 0.2
 #: A judge with less skill than this on real images has no say.
 SKILLED = 0.1
 #: Memorised samples, or repeated ones, are worth a warning above this share.
@@ -32,10 +35,10 @@ WARNINGS = {
 
 
 MIXTURES = {
-    "both": "So the mixtures do show both of their parents.",
+    "both": "So the mixtures show both of their parents and lie between classes.",
     "one": (
-        "Most of that belief is in one parent at a time. Either many mixtures look like an image of one class, which "
-        "the detector is then told to call an outlier, or the judge is too sure of itself: look at the images."
+        "So it is hardly less sure of mixtures: many look like an image of one class, which the detector is then told "
+        "to call an outlier."
     ),
     "other": "So the mixtures show other classes than those they were mixed of.",
 }
@@ -56,9 +59,9 @@ def judge_content(content: Mapping[str, Any]) -> dict[str, Any]:
     `SKILLED` on real images; "weak": less than `SHOWN` of that on the samples; else "shown".
 
     Of the mixtures, where the samples are "shown": "other" where the posterior of the parents, above its chance M/K
-    as a part of 1 - M/K, is less than `MIXED` of the same of the intended class on pure-label samples; "one" where the
-    lesser of two parents has less than `MIXED` of its part of the mixture; else "both". (Of no use where every class
-    is a parent, so there only the second rule is asked.)
+    as a part of 1 - M/K, is less than `PARENTS` of the same of the intended class on pure-label samples (not asked
+    where every class is a parent); "one" where the entropy on mixtures exceeds that on pure-label samples by less than
+    `DOUBT` of the entropy of their shares; else "both".
 
     Returns:
         "verdict", "mixtures_verdict" (None where nothing can be said), and "sentences".
@@ -85,16 +88,17 @@ def judge_content(content: Mapping[str, Any]) -> dict[str, Any]:
     if mixed is not None:
         sentences.append(_on_mixtures(mixed, pure, classes))
         if verdict == "shown":
-            on_mixtures = _mixture_verdict(mixed, (pure["confidence"] - chance) / (1 - chance), classes)
+            on_mixtures = _mixture_verdict(mixed, pure, classes)
             sentences.append(MIXTURES[on_mixtures])
     return {"verdict": verdict, "mixtures_verdict": on_mixtures, "sentences": sentences}
 
 
-def _mixture_verdict(mixed: Mapping[str, Any], confidence: float, classes: int) -> str:
+def _mixture_verdict(mixed: Mapping[str, Any], pure: Mapping[str, Any], classes: int) -> str:
     chance = (mixed["parents"]["min"] + mixed["parents"]["max"]) / 2 / classes
-    if chance < 1 and (mixed["all_parents"] - chance) / (1 - chance) < MIXED * confidence:
+    confidence = (pure["confidence"] - 1 / classes) / (1 - 1 / classes)
+    if chance < 1 and (mixed["all_parents"] - chance) / (1 - chance) < PARENTS * confidence:
         return "other"
-    return "one" if mixed["lesser"] < MIXED * mixed["lesser_share"] else "both"
+    return "one" if mixed["entropy"] - pure["entropy"] < DOUBT * mixed["share_entropy"] else "both"
 
 
 def _on_mixtures(mixed: Mapping[str, Any], pure: Mapping[str, Any], classes: int) -> str:
@@ -105,15 +109,11 @@ def _on_mixtures(mixed: Mapping[str, Any], pure: Mapping[str, Any], classes: int
         text += f" (guessing: {_percent(1 / math.comb(classes, many))})"
     text += (
         f", and the parents hold {_percent(mixed['all_parents'])} of its belief: {_percent(mixed['first'])} the first, "
-        f"{_percent(mixed['second'])} the second. "
+        f"{_percent(mixed['second'])} the second. Its doubt, the entropy of its belief, is {mixed['entropy']:.2f} on "
+        f"mixtures and {pure['entropy']:.2f} on single-class samples; the shares of the mixtures have "
+        f"{mixed['share_entropy']:.2f}."
     )
-    unsure = mixed["entropy"] > pure["entropy"]
-    # Two entropies equal to a hundredth of a nat are not told apart by any reader.
-    if abs(mixed["entropy"] - pure["entropy"]) < 0.01:
-        return text + "It is as sure of mixtures as of single-class samples."
-    if unsure:
-        return text + "It is less sure of mixtures than of single-class samples, as it should be."
-    return text + "It is surer of mixtures than of single-class samples, which images between classes are not."
+    return text
 
 
 def judge_diversity(diversity: Mapping[str, Any]) -> dict[str, Any]:

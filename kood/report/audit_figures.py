@@ -116,7 +116,10 @@ def confusion(counts: Sequence[Sequence[float]], names: Sequence[str], *, kind: 
                 place = {"ha": "center", "va": "center", "fontsize": 7.5, "color": colour}
                 axes.text(column + 0.5, row + 0.5, f"{value:.0f}", **place)
         places = np.arange(classes) + 0.5
-        axes.set_xticks(places, shown, rotation=45, ha="right", rotation_mode="anchor")
+        if max(map(len, shown)) <= 3:
+            axes.set_xticks(places, shown)
+        else:
+            axes.set_xticks(places, shown, rotation=45, ha="right", rotation_mode="anchor")
         axes.set_yticks(places, shown)
         axes.tick_params(length=0)
         axes.invert_yaxis()

@@ -20,7 +20,7 @@ QUESTIONS: dict[str, tuple[str, dict[str, str]]] = {
     ),
     "mixtures": (
         "Do the mixtures show both parents?",
-        {"both": "yes", "one": "one at a time, says the judge", "other": "no: other classes"},
+        {"both": "yes", "one": "no: one at a time", "other": "no: other classes"},
     ),
     "diversity": (
         "Are they new images?",
@@ -59,9 +59,8 @@ def summary(audit: Mapping[str, Any]) -> list[tuple[str, str, str]]:
     told = {"content": f"{percent(pure['share'])}% named right; real images: {percent(real['share'])}%"}
     if mixed:
         told["mixtures"] = (
-            f"parents hold {percent(mixed['all_parents'])}% of the judge's belief; the weaker of two has "
-            f"{percent(mixed['lesser'])}% of that, by its share in the mixture it would be "
-            f"{percent(mixed['lesser_share'])}%"
+            f"parents hold {percent(mixed['all_parents'])}% of the judge's belief; its entropy is "
+            f"{_fraction(mixed['entropy'])}, on single-class samples {_fraction(pure['entropy'])}"
         )
     sets = diversity["sets"]
     shares = [f"{SET_NAMES[name]} {percent(one['memorised']['share'])}%" for name, one in sets.items()]
@@ -187,8 +186,8 @@ def _mixtures(content: Mapping[str, Any]) -> str:
             figure(
                 audit_figures.parents_mass(mixed["by_share"]),
                 "The judge's belief in the parents against their shares",
-                "Mixtures that show both parents lie near the dotted lines; those that show one jump from one to the "
-                "other.",
+                "Where the judge sees the mixtures as they were made, its belief follows the dotted lines; a judge "
+                "that is sure of itself goes from one parent to the other more steeply.",
             )
         )
     return "".join(parts)

@@ -54,8 +54,8 @@ def test_mixtures_by_hand():
     assert found["second"] == pytest.approx((0.3 + 0.2 + 0.25) / 3)
     assert found["all_parents"] == pytest.approx((0.8 + 0.6 + 0.5) / 3)
     assert found["top"] == pytest.approx((0.8 + 0.7 + 0.5) / 3)
-    assert found["lesser"] == pytest.approx((3 / 8 + 1 / 3 + 1 / 2) / 3)
-    assert found["lesser_share"] == pytest.approx((0.5 + 0.3 + 0.5) / 3)
+    of_the_second = -0.3 * math.log(0.3) - 0.7 * math.log(0.7)
+    assert found["share_entropy"] == pytest.approx((2 * math.log(2) + of_the_second) / 3)
     half, most = found["by_share"]
     assert (half["low"], half["high"], half["n"]) == (0.5, 0.55, 2)
     assert (most["low"], most["high"], most["n"]) == (0.7, 0.75, 1)
@@ -81,14 +81,12 @@ def test_any_number_of_parents_against_loops(parents):
         rows.append((
             mix[order[0]], p[order[0]], p[order[1]], sum(p[c] for c in own), sum(p[c] for c in top), own == set(top),
             math.log(p[order[0]] / p[order[1]]), -sum(x * math.log(x) for x in p),
-            min(p[order[0]], p[order[1]]) / (p[order[0]] + p[order[1]]),
-            mix[order[1]] / (mix[order[0]] + mix[order[1]]),
+            -sum(x * math.log(x) for x in mix if x > 0),
         ))  # fmt: skip
     names = ("first", "second", "all_parents", "top", "on_top")
     for at, name in enumerate(names, start=1):
         assert found[name] == pytest.approx(np.mean([row[at] for row in rows]), rel=1e-12)
-    assert found["lesser"] == pytest.approx(np.mean([row[8] for row in rows]), rel=1e-12)
-    assert found["lesser_share"] == pytest.approx(np.mean([row[9] for row in rows]), rel=1e-6)
+    assert found["share_entropy"] == pytest.approx(np.mean([row[8] for row in rows]), rel=1e-6)
     for bin_ in found["by_share"]:
         inside = [row for row in rows if bin_["low"] <= row[0] < bin_["high"]]
         assert bin_["n"] == len(inside) > 0
@@ -123,7 +121,7 @@ def test_nothing_of_a_parent_is_finite():
     assert found["by_share"][0]["log_odds"] == pytest.approx(12 * math.log(10))
     assert found["entropy"] == 0
     nothing = mixed_content(np.array([[0.0, 0.0, 1.0]]), np.array([[0.6, 0.4, 0.0]]))
-    assert (nothing["lesser"], nothing["all_parents"], nothing["by_share"][0]["log_odds"]) == (0, 0, 0)
+    assert (nothing["all_parents"], nothing["by_share"][0]["log_odds"]) == (0, 0)
 
 
 @pytest.mark.parametrize(
