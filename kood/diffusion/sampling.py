@@ -8,6 +8,7 @@ An image start takes x_t = sqrt(a_t) image + sqrt(1 - a_t) noise with a the sche
 t = round(level (T - 1)), and samples over alpha-bar[0..t] alone (SDEdit, Meng et al. 2022, arXiv 2108.01073).
 """
 
+import copy
 import hashlib
 import inspect
 import io
@@ -96,13 +97,10 @@ class ImageSampler:
     ):
         total = len(denoiser.alpha_bar)
         last = total - 1 if level is None else start_index(level, total)
-        if num_steps > last + 1:
-            where = f"the {total} of the schedule" if level is None else f"the {last + 1} below level {level}"
-            raise ValueError(f"{num_steps} sampling steps are more than {where}")
         self.image_shape = tuple(image_shape)
         self.alpha_bar = np.asarray(denoiser.alpha_bar)[: last + 1]
         self.sampler = sampler
-        self.num_steps = num_steps
+        self.num_steps = _checked_steps(num_steps, last + 1, level)
         self.mix = mix
         self.guidance = guidance
         self.clip = clip
@@ -110,6 +108,16 @@ class ImageSampler:
         self.seed = seed
         self.batch_size = batch_size
         self._forward = compiled(denoiser)
+
+    def with_steps(self, num_steps: int) -> "ImageSampler":
+        """The same sampler with another number of steps; they share the compiled forward pass.
+
+        Raises:
+            ValueError: more steps than there are on the schedule below the level.
+        """
+        other = copy.copy(self)
+        other.num_steps = _checked_steps(num_steps, len(self.alpha_bar), self.level)
+        return other
 
     def images(
         self,
@@ -242,6 +250,13 @@ class ImageSampler:
         settings = [self.sampler.__name__, self.num_steps, self.mix, self.guidance, self.clip, self.level, self.seed]
         pixels = None if start is None else _hash(start.images[start.rows[rows]])
         return fingerprint(block, settings, list(self.image_shape), len(rows), most, _hash(condition[rows]), pixels)
+
+
+def _checked_steps(num_steps: int, most: int, level: float | None) -> int:
+    if num_steps > most:
+        where = "of the schedule" if level is None else f"below level {level}"
+        raise ValueError(f"{num_steps} sampling steps are more than the {most} {where}")
+    return num_steps
 
 
 def start_index(level: float, num_steps: int) -> int:

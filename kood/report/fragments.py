@@ -177,11 +177,22 @@ def stages(cell: Mapping[str, Any]) -> str:
     rows = [
         _row(
             escaped(name),
-            [duration(stage.get("seconds")), "earlier run, kept" if stage.get("cached") else "this run"],
+            [
+                duration(stage.get("seconds")),
+                "earlier run, kept" if stage.get("cached") else "this run",
+                _sampled(stage),
+            ],
         )
         for name, stage in ran.items()
     ]
-    return "<h3>Stages</h3>" + table(["stage", "time", "result"], rows)
+    return "<h3>Stages</h3>" + table(["stage", "time", "result", ""], rows)
+
+
+def _sampled(stage: Mapping[str, Any]) -> str:
+    """How fast a stage sampled and what its filter dropped, "" of one that did not."""
+    rate = stage.get("images_per_second")
+    dropped = f", {stage['drop_rate']:.1%} dropped" if stage.get("drop_rate") else ""
+    return f"{rate:,.3g} images/s{dropped}" if rate else ""
 
 
 def environment(report: Mapping[str, Any]) -> str:
