@@ -3,6 +3,11 @@
 import hashlib
 import io
 import json
+import os
+import subprocess
+import sys
+import time
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -22,12 +27,15 @@ from kood.recipe import load
 from kood.runs import Run
 from tests.conftest import TINY
 
+#: Enough steps that images are more than black and white.
+LEARNED = TINY.replace("steps = 20\n", "steps = 300\n", 1)
+
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory):
     """A run's folder with data and a diffusion model in it."""
     folder = tmp_path_factory.mktemp("samples")
-    (folder / "tiny.toml").write_text(TINY)
+    (folder / "tiny.toml").write_text(LEARNED)
     work = work_in(folder)
     train_denoiser(work)
     return folder
@@ -269,3 +277,30 @@ def test_a_recipe_without_label_mixup_can_still_sample(folder):
     assert work.recipe.needs_diffusion and not work.recipe.needs_judge
     assert json.loads((work.stages["diffusion"].folder / "stage.json").read_bytes())["stage"] == "diffusion"
     assert judges.judge_recipe(work.recipe).pure_samples.trains is False
+
+
+@pytest.mark.slow
+def test_a_process_killed_while_it_samples_goes_on_from_its_last_shard(tmp_path):
+    """SIGKILL: nothing in the process can tidy up."""
+    command = [sys.executable, "-m", "kood", "run", "tiny.toml", "--set", "outliers.label_mixup.count=4000",
+               "--set", "outliers.label_mixup.batch_size=64", "--set", "serve.export=false"]  # fmt: skip
+    env = {**os.environ, "PYTHONPATH": str(Path(__file__).parents[1])}
+    for name in ("whole", "cut"):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "tiny.toml").write_text(TINY)
+    subprocess.run(command, cwd=tmp_path / "whole", env=env, check=True, capture_output=True)
+    stages = tmp_path / "cut" / "saved" / "tiny" / "stages"
+    with subprocess.Popen(command, cwd=tmp_path / "cut", env=env, stdout=subprocess.DEVNULL) as run:
+        deadline = time.monotonic() + 200
+        while time.monotonic() < deadline and not list(stages.glob("label_mixup-*.partial/shards/shard-00010.npy")):
+            time.sleep(0.02)
+        run.kill()
+    left = {path.name: path.stat().st_mtime_ns for path in stages.glob("label_mixup-*.partial/shards/*.json")}
+    assert 10 <= len(left) < 63
+    again = subprocess.run(command, cwd=tmp_path / "cut", env=env, check=True, capture_output=True, text=True)
+    assert "diffusion: already there" in again.stdout
+    found = [
+        {path.name: path.read_bytes() for path in (tmp_path / name).glob("saved/tiny/stages/label_mixup-*/*.np*")}
+        for name in ("whole", "cut")
+    ]
+    assert found[0] == found[1] and set(found[0]) == {"outliers.images.npy", "mixtures.npy"}

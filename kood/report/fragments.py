@@ -174,18 +174,20 @@ def stages(cell: Mapping[str, Any]) -> str:
     ran = cell.get("stages") or {}
     if not ran:
         return ""
+    notes = [_sampled(stage) for stage in ran.values()]
     rows = [
         _row(
             escaped(name),
             [
                 duration(stage.get("seconds")),
                 "earlier run, kept" if stage.get("cached") else "this run",
-                _sampled(stage),
+                *([note] if any(notes) else []),
             ],
         )
-        for name, stage in ran.items()
+        for (name, stage), note in zip(ran.items(), notes, strict=True)
     ]
-    return "<h3>Stages</h3>" + table(["stage", "time", "result", ""], rows)
+    head = ["stage", "time", "result", *(["sampling"] if any(notes) else [])]
+    return "<h3>Stages</h3>" + table(head, rows)
 
 
 def _sampled(stage: Mapping[str, Any]) -> str:
