@@ -236,16 +236,17 @@ def test_confused_pairs_come_from_the_judge(folder, monkeypatch):
 def test_pure_samples_are_labelled_and_balanced(folder, use, names):
     work = work_in(folder, f"pure_samples.use={use}", "pure_samples.count=18", "pure_samples.audit_count=11",
                    "pure_samples.batch_size=8", "pure_samples.sampling_steps=4")  # fmt: skip
-    stages = make_pure_samples(work)
-    assert [stage.name for stage in stages] == names and set(names) <= set(work.stages)
+    returned = make_pure_samples(work)
+    assert returned is work.stages.get("pure") and {"pure", "pure_audit"} & set(work.stages) == set(names)
+    stages = [work.stages[name] for name in names]
     for stage in stages:
-        pure = read_images(stage.folder, "images", stage.facts)
+        pure = read_images(stage.folder, "pure", stage.facts)
         assert len(pure) == {"pure": 18, "pure_audit": 11}[stage.name] and pure.images.shape[1:] == (8, 8, 1)
         assert pure.class_names == work.data("train").class_names and pure.sha256() == stage.facts["sha256"]
         assert np.ptp(np.bincount(pure.known_labels, minlength=4)) <= 1
         assert not (np.diff(pure.known_labels) >= 0).all()  # Shuffled.
     if len(stages) == 2:
-        first, second = (read_images(s.folder, "images", s.facts).images for s in stages)
+        first, second = (read_images(s.folder, "pure", s.facts).images for s in stages)
         digests = [{hashlib.md5(image.tobytes()).digest() for image in images} for images in (first, second)]
         assert not digests[0] & digests[1]
 
@@ -253,8 +254,8 @@ def test_pure_samples_are_labelled_and_balanced(folder, use, names):
 def test_pure_samples_from_images_start_from_their_own_class(folder):
     work = work_in(folder, "pure_samples.use=['augment']", "pure_samples.start=image", "pure_samples.level=0.02",
                    "pure_samples.sampling_steps=1", "pure_samples.count=12")  # fmt: skip
-    (stage,) = make_pure_samples(work)
-    pure, train = read_images(stage.folder, "images", stage.facts), work.data("train")
+    stage = make_pure_samples(work)
+    pure, train = read_images(stage.folder, "pure", stage.facts), work.data("train")
     pixels = np.asarray(train.images).astype(float)
     for image, label in zip(np.asarray(pure.images).astype(float), pure.known_labels, strict=True):
         nearest = np.abs(pixels - image).mean(axis=(1, 2, 3)).argmin()

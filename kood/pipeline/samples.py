@@ -95,15 +95,13 @@ def make_label_mixup(work: Work) -> Stage:
     return work.stage("label_mixup", decides, make)
 
 
-def make_pure_samples(work: Work) -> list[Stage]:
-    """Samples labelled images of one class each: "pure" to train on, "pure_audit" to be tested on, as the recipe uses
-    them."""
-    settings, stages = work.recipe.pure_samples, []
-    if settings.trains:
-        stages.append(_pure(work, "pure", settings.count or work.recipe.outliers.count))
+def make_pure_samples(work: Work) -> Stage | None:
+    """Samples labelled images of one class each, as the recipe uses them: the stage "pure" to train on, which is
+    returned, and the stage "pure_audit" to be tested on."""
+    settings = work.recipe.pure_samples
     if "audit" in settings.use:
-        stages.append(_pure(work, "pure_audit", settings.audit_count))
-    return stages
+        _pure(work, "pure_audit", settings.audit_count)
+    return _pure(work, "pure", settings.count or work.recipe.outliers.count) if settings.trains else None
 
 
 def _pure(work: Work, name: str, count: int) -> Stage:
@@ -121,7 +119,7 @@ def _pure(work: Work, name: str, count: int) -> Stage:
             shards = sampler.shards(folder / "shards", condition, start=start, progress=made.shower(progress))
             made.take(shards, None, condition, progress)
         facts = write_blocks(
-            folder, "images", made.blocks(), count=count, image_shape=shape, labels=labels,
+            folder, "pure", made.blocks(), count=count, image_shape=shape, labels=labels,
             class_names=train.class_names,
         )  # fmt: skip
         shutil.rmtree(folder / "shards")
