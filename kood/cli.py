@@ -121,6 +121,47 @@ def predict(
 
 
 @app.command()
+def outliers(
+    run_folder: Annotated[Path, typer.Argument(metavar="RUN", help="saved/<recipe>, with a diffusion model.")],
+    first: Annotated[str, typer.Option("--from", metavar="CLASS", help="The class that rows begin with.")],
+    last: Annotated[str, typer.Option("--to", metavar="CLASS", help="The class that they end with.")],
+    rows: Annotated[int, typer.Option(min=1, max=100, help="Rows, each from a start of its own.")] = 4,
+    columns: Annotated[int, typer.Option(min=2, max=100, help="Images in a row.")] = 9,
+    steps: Annotated[
+        str | None, typer.Option(metavar="N[,N...]", help="Sampling steps; of several, each has its rows.")
+    ] = None,
+    guidance: Annotated[float | None, typer.Option(min=0.0, max=20.0, help="Guidance; 1 is none.")] = None,
+    mix: Annotated[str | None, typer.Option(metavar="condition|prediction", help="What is mixed.")] = None,
+    sampler: Annotated[str | None, typer.Option(help="`kood list samplers`.")] = None,
+    seed: Annotated[int | None, typer.Option(min=0, help="Seed of the starts.")] = None,
+    out: Annotated[Path | None, typer.Option(metavar="FILE.png", help="Where it goes; in RUN if not given.")] = None,
+) -> None:
+    """Draw the way from one class to another, sampled from a run's diffusion model: one start along each row.
+
+    What is not given is as the run's recipe has it.
+    """
+    chosen = _step_counts(steps)
+    _choose_backend()
+    with _native_messages_held_back():
+        from kood.pipeline.sweep import render_sweep
+
+    changes = {"guidance": guidance, "mix": mix, "sampler": sampler}
+    written = render_sweep(
+        run_folder, first, last, rows=rows, columns=columns, steps=chosen, seed=seed, out=out,
+        changes={key: value for key, value in changes.items() if value is not None},
+    )  # fmt: skip
+    typer.echo(f"Written: {written}")
+
+
+def _step_counts(text: str | None) -> list[int]:
+    """The numbers of `--steps`, none where it is not given."""
+    parts = [] if text is None else [part.strip() for part in text.split(",")]
+    if not all(part.isdecimal() and 0 < int(part) <= 10_000 for part in parts):
+        raise UserError(f"--steps {text}: write one number above 0, or several with commas, such as 5,15,50")
+    return list(dict.fromkeys(int(part) for part in parts))
+
+
+@app.command()
 def schema() -> None:
     """Print the JSON schema of a recipe."""
     import json

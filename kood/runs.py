@@ -159,6 +159,24 @@ class Run:
         self._made.add(folder)
         return Stage(name, key, folder, facts, seconds, cached=False)
 
+    def finished(self, name: str) -> list[Stage]:
+        """The finished, undamaged stages of a name, the newest first; nothing is made and nothing needs to be held.
+
+        Args:
+            name: The stages' name.
+
+        Returns:
+            A `Stage` for each, found, not made.
+        """
+        stages = []
+        for folder in self.folder.glob(f"stages/{name}-*"):
+            key = folder.name.removeprefix(f"{name}-")
+            record = self._find(folder) if len(key) == 16 else None
+            if record is not None:
+                when = (folder / "stage.json").stat().st_mtime_ns
+                stages.append((when, Stage(name, key, folder, record["facts"], record["seconds"], cached=True)))
+        return [stage for _, stage in sorted(stages, key=lambda found: found[0], reverse=True)]
+
     def _find(self, folder: Path) -> dict[str, Any] | None:
         """The record of a stage whose files are all there and unchanged."""
         try:

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from keras import ops
 
-from kood.diffusion import label_mixup, samplers, schedule
+from kood.diffusion import label_mixup
 
 pytestmark = pytest.mark.backend  # Run once under each Keras backend.
 
@@ -51,6 +51,70 @@ def test_groups_say_which_classes_meet():
             label_mixup.mixtures(3, 6, groups=wrong, rng=rng())
 
 
+@pytest.mark.parametrize("count", [0, 3, 6, 12, 12_001])
+def test_all_pairs_are_as_frequent_as_each_other_up_to_one(count):
+    chosen = label_mixup.choose_classes(count, 4, pairs="all", rng=rng())
+    assert chosen.shape == (count, 2)
+    seen = np.zeros((4, 4), int)
+    np.add.at(seen, (chosen[:, 0], chosen[:, 1]), 1)
+    both = (seen + seen.T)[np.triu_indices(4, 1)]
+    assert both.sum() == count and both.max() - both.min() <= (count % 6 > 0)
+    turned = (seen - seen.T)[np.triu_indices(4, 1)]
+    assert np.abs(turned).max() <= 1 and (count < 6 or abs(turned[:6].sum()) <= 1 + count % 6)
+    if count > 100:  # Shuffled: the order of the first is not that of the list of pairs.
+        assert not np.array_equal(np.sort(chosen[:6], axis=1), np.stack(np.triu_indices(4, 1), axis=1))
+
+
+def test_confused_pairs_follow_the_confusion():
+    posteriors = np.array(
+        [[0.7, 0.3, 0.0, 0.0], [0.9, 0.1, 0.0, 0.0], [0.1, 0.9, 0.0, 0.0], [0.0, 0.0, 0.2, 0.8]]
+    )  # fmt: skip
+    labels = np.array([0, 0, 1, 2])  # No image of class 3: what is known of it comes from the others.
+    confused = label_mixup.confusion(posteriors, labels)
+    np.testing.assert_allclose(confused, [[0.8, 0.2, 0, 0], [0.1, 0.9, 0, 0], [0, 0, 0.2, 0.8], [0, 0, 0, 0]])
+    chosen = label_mixup.choose_classes(22_000, 4, pairs="confused", confused=confused, rng=rng())
+    # {0, 1}: 0.2 + 0.1; {2, 3}: 0.8 + 0; the diagonal has no part in it.
+    assert {tuple(sorted(pair)) for pair in chosen.tolist()} == {(0, 1), (2, 3)}
+    assert abs(np.mean(chosen.min(axis=1) == 0) - 0.3 / 1.1) < 0.015
+    assert abs(np.mean(chosen[:, 0] < chosen[:, 1]) - 0.5) < 0.015
+
+
+def test_a_classifier_that_confuses_nothing_leaves_every_pair_alike():
+    chosen = label_mixup.choose_classes(6000, 3, pairs="confused", confused=np.eye(3), rng=rng())
+    counts = np.unique(np.sort(chosen, axis=1), axis=0, return_counts=True)[1]
+    assert len(counts) == 3 and np.abs(counts / 2000 - 1).max() < 0.1
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"pairs": "confused"}, "confusion matrix"),
+        ({"pairs": "confused", "confused": np.ones((3, 3))}, "confusion matrix"),
+        ({"pairs": "confused", "confused": np.full((4, 4), np.nan)}, "finite"),
+        ({"pairs": "all", "classes": 3}, "two classes"),
+        ({"pairs": "most"}, "'random', 'all' or 'confused'"),
+    ],
+)
+def test_impossible_pairs(settings, message):
+    with pytest.raises(ValueError, match=message):
+        label_mixup.choose_classes(3, 4, rng=rng(), **settings)
+
+
+def test_the_first_class_has_the_stated_share_even_none():
+    chosen = label_mixup.choose_classes(300, 6, groups=[[0, 3], [1, 4, 5]], rng=rng())
+    assert ((chosen >= 0).sum(axis=1) == np.where(np.isin(chosen[:, 0], [0, 3]), 2, 3)).all()
+    for weight in (0.0, 0.25, 1.0):
+        rows = label_mixup.condition_rows(chosen, 6, weight=weight, rng=rng())
+        np.testing.assert_allclose(rows[np.arange(300), chosen[:, 0]], weight)
+        np.testing.assert_allclose(rows.sum(1), 1.0, atol=1e-6)
+        two = chosen[:, 2] < 0
+        np.testing.assert_allclose(rows[two, chosen[two, 1]], 1 - weight, atol=1e-6)
+        np.testing.assert_allclose(rows[~two, chosen[~two, 2]], (1 - weight) / 2, atol=1e-6)
+    for wrong in (-0.1, 1.1, "half", float("nan")):
+        with pytest.raises(ValueError, match="weight"):
+            label_mixup.condition_rows(chosen, 6, weight=wrong, rng=rng())
+
+
 @pytest.mark.parametrize(("classes", "total"), [(1, 5), (6, 5), (2, 1)])
 def test_impossible_mixtures(classes, total):
     with pytest.raises(ValueError, match="classes"):
@@ -80,53 +144,22 @@ def test_both_ways_to_mix_and_guidance(guidance):
         np.testing.assert_allclose(got, want, rtol=1e-5)
 
 
-class Recorded:
-    """Stands in for a denoiser and counts what it is asked."""
+def test_room_for_more_classes_than_a_block_has_changes_nothing():
+    condition = np.array([[0.25, 0.75, 0], [0, 1, 0]], "float32")
+    image = ops.convert_to_tensor(rng().normal(size=(2, 2, 2, 1)).astype("float32"))
+    step = ops.convert_to_tensor(np.array([4, 4], "int32"))
+    asked = []
 
-    alpha_bar = schedule.cosine(40)
+    def forward(inputs):
+        asked.append(inputs["image"].shape[0])
+        return curved(inputs)
 
-    def __init__(self):
-        self.rows = []
-
-    def __call__(self, inputs, training=False):
-        self.rows.append(inputs["image"].shape[0])
-        return 0.1 * inputs["image"] + inputs["condition"][:, :1, None, None]
-
-
-@pytest.fixture
-def plain_forward(monkeypatch):
-    monkeypatch.setattr(label_mixup, "compiled", lambda model: model)
-
-
-@pytest.mark.parametrize("sampler", [samplers.ddim, samplers.ddpm, samplers.dpm_solver])
-def test_blocks_have_one_shape_and_are_reproducible(sampler, plain_forward):
-    condition = label_mixup.mixtures(11, 3, rng=rng())
-    model, done = Recorded(), []
-    how = {"sampler": sampler, "num_steps": 3, "seed": 5, "batch_size": 4, "clip": None}
-    images = label_mixup.sample(model, condition, (2, 2, 1), progress=done.append, **how)
-    assert images.shape == (11, 2, 2, 1) and images.dtype == np.float32 and np.isfinite(images).all()
-    assert set(model.rows) == {4} and done == [4, 8, 11]
-    np.testing.assert_array_equal(images, label_mixup.sample(Recorded(), condition, (2, 2, 1), **how))
-    # A shorter job gives the same first images: a block knows nothing of those before it.
-    np.testing.assert_array_equal(images[:4], label_mixup.sample(Recorded(), condition[:4], (2, 2, 1), **how))
-    assert len(np.unique(images[:, 0, 0, 0])) == 11
-    other = label_mixup.sample(Recorded(), condition, (2, 2, 1), **{**how, "seed": 6})
-    assert not np.array_equal(images, other)
-
-
-def test_given_start_noise_is_used(plain_forward):
-    condition = label_mixup.sweep(3, columns=4, rows=2, rng=rng()).reshape(8, 3)
-    noise = np.repeat(rng().normal(size=(2, 2, 2, 1)), 4, axis=0)
-    got = label_mixup.sample(
-        Recorded(), condition, (2, 2, 1), sampler=samplers.ddim, num_steps=3, noise=noise, clip=None, batch_size=3
+    narrow, wide = (
+        ops.convert_to_numpy(label_mixup.noise_predictor(forward, condition, mix="prediction", most=most)(image, step))
+        for most in (None, 3)
     )
-    one = samplers.ddim(
-        label_mixup.noise_predictor(Recorded(), condition[5:6]),
-        Recorded.alpha_bar,
-        ops.convert_to_tensor(noise[5:6].astype("float32")),
-        3,
-    )
-    np.testing.assert_allclose(got[5:6], ops.convert_to_numpy(one), rtol=1e-5)
+    assert asked == [4, 6]
+    np.testing.assert_allclose(narrow, wide, rtol=1e-6)
 
 
 def test_a_sweep_goes_from_class_to_class():
@@ -137,3 +170,8 @@ def test_a_sweep_goes_from_class_to_class():
         first, last = row[0].argmax(), row[-1].argmax()
         assert first != last and row[0].max() == row[-1].max() == 1.0
         np.testing.assert_allclose(row[:, last], [0, 0.25, 0.5, 0.75, 1], atol=1e-6)
+
+
+def test_a_sweep_between_given_classes():
+    conditions = label_mixup.sweep(4, columns=3, pairs=np.array([[2, 0], [2, 0]]))
+    np.testing.assert_allclose(conditions, [[[0, 0, 1, 0], [0.5, 0, 0.5, 0], [1, 0, 0, 0]]] * 2)

@@ -74,7 +74,7 @@ def test_the_run_leaves_everything_it_promises(finished):
     }  # fmt: skip
     assert report["seeds"] == [3] and not report["quick"]
     assert set(report["stages"]) == {
-        "data", "diffusion", "label_mixup", "noise", "classifier", "evaluate", "export",
+        "data", "diffusion", "label_mixup", "noise", "pure_audit", "classifier", "evaluate", "export",
     }  # fmt: skip
     headline = report["scores"][report["headline_score"]]
     assert set(headline) == {"other_digits", "uniform", "near", "far"}
@@ -82,9 +82,12 @@ def test_the_run_leaves_everything_it_promises(finished):
     assert set(headline["near"]) >= {"auroc", "aupr_in", "aupr_out", "fpr_at_ood_tpr", "fpr_at_id_tpr"}
     assert "SavedModel: saved/tiny/1" in result.stdout and "AUROC" in result.stdout
     assert result.stderr == ""
+    sampled = {name: stage for name, stage in report["stages"].items() if "images_per_second" in stage}
+    assert set(sampled) == {"label_mixup", "pure_audit"} and sampled["label_mixup"]["drawn"] == 40
     mixtures = np.load(next(saved.glob("stages/label_mixup-*")) / "mixtures.npy")
     np.testing.assert_allclose(np.sort(mixtures, 1)[:, -2:], 0.5)
     html = (saved / "report.html").read_text()
+    assert "dpm_solver, 4 steps, guidance 1, conditions mixed; 40 images at" in html
     assert "data:image/" in html and not re.search(r"(src|href)\s*=\s*.http|url\(.?http|<script", html)
 
 

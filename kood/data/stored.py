@@ -1,6 +1,7 @@
 """Image sets as files: what one stage writes and the others map into memory."""
 
 import os
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +11,7 @@ from kood.data.image_set import ImageSet
 from kood.data.paths import data_path
 from kood.runs import fingerprint
 
-__all__ = ["read_images", "source_state", "write_images"]
+__all__ = ["read_images", "source_state", "write_blocks", "write_images"]
 
 
 def write_images(folder: Path, name: str, image_set: ImageSet) -> dict[str, Any]:
@@ -29,6 +30,56 @@ def write_images(folder: Path, name: str, image_set: ImageSet) -> dict[str, Any]
     if image_set.labels is not None:
         np.save(folder / f"{name}.labels.npy", image_set.labels)
     return {"images": len(image_set), "class_names": list(image_set.class_names), "sha256": image_set.sha256()}
+
+
+def write_blocks(
+    folder: Path,
+    name: str,
+    blocks: Iterable[np.ndarray],
+    *,
+    count: int,
+    image_shape: tuple[int, int, int],
+    labels: np.ndarray | None = None,
+    class_names: tuple[str, ...] = (),
+) -> dict[str, Any]:
+    """Writes a set that comes in pieces, as `write_images` would write it whole; memory holds one piece.
+
+    Args:
+        folder: Where.
+        name: Begins the files' names.
+        blocks: uint8 (n, H, W, C) each.
+        count: How many images they hold together.
+        image_shape: (H, W, C).
+        labels: int64 (count,), or None.
+        class_names: One name a class.
+
+    Returns:
+        What `write_images` returns.
+
+    Raises:
+        ValueError: The blocks hold another number of images.
+    """
+    path = folder / f"{name}.images.npy"
+    beside = folder / f".{name}.images.npy"
+    written = 0
+    try:
+        with beside.open("wb") as file:
+            header = {"descr": "|u1", "fortran_order": False, "shape": (count, *image_shape)}
+            np.lib.format.write_array_header_1_0(file, header)
+            for block in blocks:
+                file.write(np.ascontiguousarray(block, np.uint8).data)
+                written += len(block)
+            file.flush()
+            os.fsync(file.fileno())
+        if written != count:
+            raise ValueError(f"{name}: {written} images came where {count} were announced")
+        beside.replace(path)
+    finally:
+        beside.unlink(missing_ok=True)
+    if labels is not None:
+        np.save(folder / f"{name}.labels.npy", labels)
+    whole = ImageSet(np.load(path, mmap_mode="r", allow_pickle=False), labels, class_names)
+    return {"images": count, "class_names": list(class_names), "sha256": whole.sha256()}
 
 
 def read_images(folder: Path, name: str, facts: dict[str, Any]) -> ImageSet:

@@ -1,7 +1,8 @@
-"""Synthetic outliers: images sampled from the diffusion model under a mixture of class conditions.
+"""Label mixtures: which classes meet, in what shares, and how the denoiser is asked under them.
 
 Wahd 2024, "Deep Metric Learning-Based OOD Detection with Synthetic Outlier Exposure". A label enters the denoiser as a
-vector, so half of class a and half of class b is the vector with 0.5 at both.
+vector, so half of class a and half of class b is the vector with 0.5 at both. `choose_classes` says which classes meet,
+`condition_rows` in what shares, and `mixtures` is both; `noise_predictor` turns the rows into what a sampler calls.
 """
 
 from collections.abc import Sequence
@@ -9,9 +10,7 @@ from collections.abc import Sequence
 import numpy as np
 from keras import ops
 
-from kood.steps import compiled
-
-__all__ = ["mixtures", "noise_predictor", "sample", "sweep"]
+__all__ = ["choose_classes", "classes_mixed", "condition_rows", "confusion", "mixtures", "noise_predictor", "sweep"]
 
 
 def mixtures(
@@ -19,7 +18,9 @@ def mixtures(
     num_classes: int,
     *,
     classes: int = 2,
+    pairs: str = "random",
     groups: Sequence[Sequence[int]] | None = None,
+    confused: np.ndarray | None = None,
     weight: float | str = 0.5,
     alpha: float = 1.0,
     rng: np.random.Generator,
@@ -29,51 +30,156 @@ def mixtures(
     Args:
         count: How many, N.
         num_classes: K.
-        classes: How many different classes a mixture has, drawn without replacement, where there are no groups.
-        groups: Classes that may meet; each mixture draws one group, and in it the order of its classes.
-        weight: Share of the first: a number in (0, 1), the others share the rest equally; "uniform" for weights uniform
-            on the simplex; "beta" for Dirichlet(alpha, ..., alpha), which for two classes is Beta(alpha, alpha).
-        alpha: Parameter of that distribution.
+        classes: As for `choose_classes`, and likewise `pairs`, `groups` and `confused`.
+        weight: As for `condition_rows`, and likewise `alpha`.
         rng: The source of randomness.
 
     Returns:
-        (N, K) float32; rows sum to 1 and have as many non-zero entries as classes were mixed.
+        (N, K) float32; rows sum to 1.
 
     Raises:
-        ValueError: more classes asked for than there are, or a group of fewer than two different classes.
+        ValueError: as these two do.
     """
-    if groups is None:
-        if not 2 <= classes <= num_classes:
-            raise ValueError(
-                f"a mixture of {classes} classes needs between 2 and {num_classes} (the number of classes)"
-            )
-        chosen = np.argsort(rng.random((count, num_classes)), axis=1)[:, :classes]
-        return _rows(chosen, num_classes, weight, alpha, rng).astype("float32")
+    chosen = choose_classes(
+        count, num_classes, classes=classes, pairs=pairs, groups=groups, confused=confused, rng=rng
+    )  # fmt: skip
+    return condition_rows(chosen, num_classes, weight=weight, alpha=alpha, rng=rng)
+
+
+def choose_classes(
+    count: int,
+    num_classes: int,
+    *,
+    classes: int = 2,
+    pairs: str = "random",
+    groups: Sequence[Sequence[int]] | None = None,
+    confused: np.ndarray | None = None,
+    rng: np.random.Generator,
+) -> np.ndarray:
+    """Draws the classes that meet in each mixture, in order: the first is the one that `weight` speaks of.
+
+    Args:
+        count: How many mixtures, N.
+        num_classes: K.
+        classes: How many different classes a mixture has, where there are no groups.
+        pairs: "random": any classes, drawn without replacement. "all": every unordered pair as often as any other, up
+            to one; each pair's order alternates. "confused": with C the matrix `confused`, the pair {a, b} with
+            probability (C[a, b] + C[b, a]) / sum over all pairs of the same, in either order; all pairs alike where
+            that sum is 0.
+        groups: Classes that may meet; each mixture draws one group, and in it the order of its classes.
+        confused: (K, K), what `confusion` returns, for pairs = "confused".
+        rng: The source of randomness.
+
+    Returns:
+        (N, M) int64, M the most classes of a mixture; -1 after the last class of a smaller one.
+
+    Raises:
+        ValueError: more classes than there are, a group of fewer than two different classes, pairs of other than two
+            classes, or no matrix where one is needed.
+    """
+    if groups is not None:
+        return _from_groups(count, num_classes, groups, rng)
+    if not 2 <= classes <= num_classes:
+        raise ValueError(f"a mixture of {classes} classes needs between 2 and {num_classes} (the number of classes)")
+    if pairs == "random":
+        return np.argsort(rng.random((count, num_classes)), axis=1)[:, :classes]
+    if pairs not in ("all", "confused"):
+        raise ValueError(f"pairs must be 'random', 'all' or 'confused', not {pairs!r}")
+    if classes != 2:
+        raise ValueError(f"pairs = {pairs!r} mixes two classes, not {classes}")
+    every = np.stack(np.triu_indices(num_classes, 1), axis=1)
+    if pairs == "all":
+        rounds, rest = divmod(count, len(every))
+        numbers = np.concatenate([np.tile(np.arange(len(every)), rounds), rng.permutation(len(every))[:rest]])
+        turns = np.concatenate([np.repeat(np.arange(rounds), len(every)), np.full(rest, rounds)])
+        # Turned every second time, and in the first round every second pair: neither class is the first more often.
+        chosen = _turned(every[numbers], (numbers + turns) % 2 == 1)
+        return chosen[rng.permutation(count)]
+    if confused is None or np.shape(confused) != (num_classes, num_classes):
+        raise ValueError(f"pairs = 'confused' needs a confusion matrix of {num_classes} x {num_classes}")
+    both = np.asarray(confused, "float64")
+    strength = (both + both.T)[every[:, 0], every[:, 1]]
+    if not (np.isfinite(strength).all() and (strength >= 0).all()):
+        raise ValueError("a confusion matrix holds finite numbers that are not negative")
+    total = strength.sum()
+    numbers = rng.choice(len(every), size=count, p=strength / total if total > 0 else None)
+    return _turned(every[numbers], rng.random(count) < 0.5)
+
+
+def _turned(pairs: np.ndarray, where: np.ndarray) -> np.ndarray:
+    return np.where(where[:, None], pairs[:, ::-1], pairs)
+
+
+def _from_groups(
+    count: int, num_classes: int, groups: Sequence[Sequence[int]], rng: np.random.Generator
+) -> np.ndarray:  # fmt: skip
     if any(len(set(group)) != len(group) or not 2 <= len(group) <= num_classes for group in groups):
         raise ValueError(f"a group names between 2 and {num_classes} different classes: {groups}")
-    rows = np.zeros((count, num_classes))
+    chosen = np.full((count, max(map(len, groups))), -1)
     drawn = rng.integers(len(groups), size=count)
     for number, group in enumerate(groups):
         where = np.flatnonzero(drawn == number)
-        chosen = rng.permuted(np.tile(np.asarray(group), (len(where), 1)), axis=1)
-        rows[where] = _rows(chosen, num_classes, weight, alpha, rng)
+        chosen[where, : len(group)] = rng.permuted(np.tile(np.asarray(group), (len(where), 1)), axis=1)
+    return chosen
+
+
+def condition_rows(
+    chosen: np.ndarray, num_classes: int, *, weight: float | str = 0.5, alpha: float = 1.0, rng: np.random.Generator
+) -> np.ndarray:
+    """Label vectors of the classes that meet.
+
+    Args:
+        chosen: (N, M) from `choose_classes`.
+        num_classes: K.
+        weight: Share of the first class: a number in [0, 1], the others share the rest equally; "uniform" for shares
+            uniform on the simplex; "beta" for Dirichlet(alpha, ..., alpha), which for two classes is
+            Beta(alpha, alpha).
+        alpha: Parameter of that distribution, above 0.
+        rng: The source of randomness.
+
+    Returns:
+        (N, K) float32; rows sum to 1.
+
+    Raises:
+        ValueError: a weight that is none of these.
+    """
+    if weight not in ("uniform", "beta") if isinstance(weight, str) else not 0.0 <= weight <= 1.0:
+        raise ValueError(f"weight must be a number in [0, 1], 'uniform' or 'beta', not {weight!r}")
+    rows = np.zeros((len(chosen), num_classes))
+    sizes = (chosen >= 0).sum(axis=1)
+    for size in np.unique(sizes):
+        where = np.flatnonzero(sizes == size)
+        if isinstance(weight, str):
+            shares = rng.dirichlet(np.full(size, 1.0 if weight == "uniform" else alpha), size=len(where))
+        else:
+            shares = np.tile([weight, *[(1.0 - weight) / (size - 1)] * (size - 1)], (len(where), 1))
+        rows[where[:, None], chosen[where, :size]] = shares
     return rows.astype("float32")
 
 
-def _rows(chosen: np.ndarray, num_classes: int, weight: float | str, alpha: float, rng: np.random.Generator):
-    """Label vectors of the chosen classes (N, M), the first of each with the stated share."""
-    count, classes = chosen.shape
-    if isinstance(weight, str):
-        shares = rng.dirichlet(np.full(classes, 1.0 if weight == "uniform" else alpha), size=count)
-    else:
-        rest = np.full(classes - 1, (1.0 - weight) / (classes - 1))
-        shares = np.broadcast_to(np.concatenate([[weight], rest]), (count, classes))
-    rows = np.zeros((count, num_classes))
-    np.put_along_axis(rows, chosen, shares, axis=1)
-    return rows
+def confusion(posteriors: np.ndarray, labels: np.ndarray) -> np.ndarray:
+    """How much a classifier takes one class for another.
+
+    C[a, b] = mean over the images of class a of the probability that the classifier gives class b. A mean of
+    probabilities, not of decisions, so that a classifier that makes no mistake on few images still tells which classes
+    are close.
+
+    Args:
+        posteriors: (N, K), rows that sum to 1, of images that the classifier was not trained on.
+        labels: Integer (N,).
+
+    Returns:
+        (K, K) float64; the row of a class without images is 0.
+    """
+    num_classes = posteriors.shape[1]
+    sums = np.zeros((num_classes, num_classes))
+    np.add.at(sums, labels, posteriors.astype("float64"))
+    return sums / np.maximum(np.bincount(labels, minlength=num_classes), 1)[:, None]
 
 
-def noise_predictor(forward, condition: np.ndarray, *, mix: str = "condition", guidance: float = 1.0):
+def noise_predictor(
+    forward, condition: np.ndarray, *, mix: str = "condition", guidance: float = 1.0, most: int | None = None
+):
     """The function of (image, step) that a sampler wants, under fixed conditions.
 
     With e(c) the model's noise under label vector c and m the mixture: mix="condition" takes e(m), mix="prediction"
@@ -85,6 +191,8 @@ def noise_predictor(forward, condition: np.ndarray, *, mix: str = "condition", g
         condition: (B, K) mixtures.
         mix: "condition" or "prediction".
         guidance: Strength w; 1 is none.
+        most: For mix="prediction", how many classes a row is given room for, so that blocks of one job have one shape;
+            not given, as many as the largest of these rows has.
 
     Returns:
         denoise(image (B, H, W, C), step (B,)) -> noise (B, H, W, C).
@@ -93,7 +201,7 @@ def noise_predictor(forward, condition: np.ndarray, *, mix: str = "condition", g
     if mix == "condition":
         parts, shares = [condition], [np.ones(len(condition), "float32")]
     else:
-        order = np.argsort(-condition, axis=1)[:, : max(1, int((condition > 0).sum(1).max()))]
+        order = np.argsort(-condition, axis=1)[:, : most or classes_mixed(condition)]
         eye = np.eye(condition.shape[1], dtype="float32")
         parts = [eye[column] for column in order.T]
         shares = list(np.take_along_axis(condition, order, axis=1).T)
@@ -117,77 +225,34 @@ def noise_predictor(forward, condition: np.ndarray, *, mix: str = "condition", g
     return denoise
 
 
-def sample(
-    denoiser,
-    condition: np.ndarray,
-    image_shape: tuple[int, int, int],
+def classes_mixed(condition: np.ndarray) -> int:
+    """The most classes that a row of these conditions mixes, at least 1."""
+    return max(1, int((np.asarray(condition) > 0).sum(axis=1).max(initial=0)))
+
+
+def sweep(
+    num_classes: int,
     *,
-    sampler,
-    num_steps: int,
-    mix: str = "condition",
-    guidance: float = 1.0,
-    clip: float | None = 1.0,
-    seed: int = 0,
-    noise: np.ndarray | None = None,
-    batch_size: int = 256,
-    progress=None,
+    columns: int = 7,
+    rows: int = 6,
+    pairs: np.ndarray | None = None,
+    rng: np.random.Generator | None = None,
 ) -> np.ndarray:
-    """Samples one image for each condition.
-
-    The start noise comes from NumPy, block by block, so it is the same on every backend and does not depend on how
-    many blocks came before.
-
-    Args:
-        denoiser: A `Denoiser`.
-        condition: (N, K) mixtures.
-        image_shape: (H, W, C).
-        sampler: A function of `kood.diffusion.samplers`.
-        num_steps: Its number of steps.
-        mix: "condition" or "prediction", see `noise_predictor`.
-        guidance: Classifier-free guidance; 1 is none.
-        clip: Bound of the predicted clean image at each step, or None.
-        seed: Seed of the start noise and of the sampler's own noise.
-        noise: Start noise (N, H, W, C) in place of drawn noise.
-        batch_size: Images a block; every block has this size, the last one padded, so one shape is compiled.
-        progress: Called with the number of finished images after each block.
-
-    Returns:
-        (N, H, W, C) float32, not clipped to [-1, 1] unless `clip` did so.
-    """
-    forward = compiled(denoiser)
-    count = len(condition)
-    batch_size = min(batch_size, count)
-    images = np.empty((count, *image_shape), "float32")
-    for block, start in enumerate(range(0, count, batch_size)):
-        stop = min(start + batch_size, count)
-        rows = np.minimum(np.arange(start, start + batch_size), count - 1)
-        if noise is None:
-            rng = np.random.default_rng([seed, block])
-            first = rng.standard_normal((batch_size, *image_shape), dtype="float32")
-        else:
-            first = np.asarray(noise, "float32")[rows]
-        options = {"seed": seed * 1_000_003 % 2**31 + block} if sampler.__name__ == "ddpm" else {}
-        denoise = noise_predictor(forward, condition[rows], mix=mix, guidance=guidance)
-        result = sampler(denoise, denoiser.alpha_bar, ops.convert_to_tensor(first), num_steps, clip=clip, **options)
-        images[start:stop] = ops.convert_to_numpy(result)[: stop - start]
-        if progress is not None:
-            progress(stop)
-    return images
-
-
-def sweep(num_classes: int, *, columns: int = 7, rows: int = 6, rng: np.random.Generator) -> np.ndarray:
     """Conditions of a contact sheet: along each row the mixture goes from one class to another.
 
     Args:
         num_classes: K.
         columns: Steps of a row, the two pure classes included.
-        rows: How many pairs of classes.
-        rng: Draws the pairs.
+        rows: How many pairs of classes are drawn, where none are given.
+        pairs: The classes at the ends of each row, integer (rows, 2).
+        rng: Draws the pairs, where none are given.
 
     Returns:
         (rows, columns, K) float32.
     """
-    pairs = np.stack([rng.permutation(num_classes)[:2] for _ in range(rows)])
+    if pairs is None:
+        rng = rng or np.random.default_rng()
+        pairs = np.stack([rng.permutation(num_classes)[:2] for _ in range(rows)])
     share = np.linspace(0.0, 1.0, columns)[None, :, None]
     eye = np.eye(num_classes)
     return ((1.0 - share) * eye[pairs[:, 0]][:, None] + share * eye[pairs[:, 1]][:, None]).astype("float32")

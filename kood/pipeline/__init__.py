@@ -1,6 +1,7 @@
 """The whole story of a run, one function per stage, in order.
 
-    recipe -> data -> diffusion model -> outliers -> classifier -> evaluation -> SavedModel -> report
+    recipe -> data -> diffusion model -> judge -> outliers, pure samples -> classifier -> evaluation -> SavedModel
+    -> report
 
 Stages hand each other only files. What a stage's result depends on is spelled out in its call of `run.stage`; where
 nothing of that changed, its result is taken as it lies.
@@ -16,8 +17,10 @@ from rich.console import Console
 from kood import report
 from kood.errors import UserError
 from kood.pipeline.classify import evaluate_classifier, export_model, train_classifier
+from kood.pipeline.judge import train_judge
 from kood.pipeline.outliers import make_outliers, train_denoiser
 from kood.pipeline.prepare import check, prepare_data
+from kood.pipeline.samples import make_pure_samples
 from kood.pipeline.summary import summarize, write_report
 from kood.pipeline.work import Work
 from kood.recipe import Recipe, load
@@ -79,9 +82,13 @@ def make_cell(work: Work) -> dict[str, Any]:
     """One classifier, from data to SavedModel; returns its part of the report."""
     prepare_data(work)
     check(work)
-    if "label_mixup" in work.recipe.outliers.use:
+    if work.recipe.needs_diffusion:
         train_denoiser(work)
+    if work.recipe.needs_judge:
+        train_judge(work)
     outliers = make_outliers(work)
+    if work.recipe.samples_pure:
+        make_pure_samples(work)
     train_classifier(work, outliers)
     evaluate_classifier(work)
     if work.recipe.serve.export:

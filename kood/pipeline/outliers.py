@@ -1,4 +1,4 @@
-"""The stages that make outliers: the diffusion model, label mixup, and the controls."""
+"""The diffusion model, and the stages that make outliers: label mixup, of another file, and the controls."""
 
 import math
 from pathlib import Path
@@ -7,18 +7,16 @@ from typing import Any
 import keras
 import numpy as np
 
-from kood import registry, training
+from kood import training
 from kood.data import ImageSet
 from kood.data.batches import labelled_batches
-from kood.data.images import quantize
 from kood.data.outliers import noise_images, pixel_mixup
 from kood.data.stored import write_images
-from kood.diffusion import label_mixup
 from kood.diffusion.denoiser import Denoiser
-from kood.pipeline.build import build_network, mixed_groups
+from kood.pipeline.build import build_network
+from kood.pipeline.samples import make_label_mixup
 from kood.pipeline.work import Work
 from kood.report import fit_callback
-from kood.report.sheet import write_sheet
 from kood.runs import Stage
 
 __all__ = ["epochs_of", "make_outliers", "train_denoiser"]
@@ -90,52 +88,8 @@ def epochs_of(steps: int) -> tuple[int, int]:
 
 def make_outliers(work: Work) -> list[Stage]:
     """Makes the outliers of each source that the recipe uses."""
-    makers = {"label_mixup": _label_mixup, "pixel_mixup": _pixel_mixup, "noise": _noise, "real": _real}
+    makers = {"label_mixup": make_label_mixup, "pixel_mixup": _pixel_mixup, "noise": _noise, "real": _real}
     return [makers[name](work) for name in work.recipe.outliers.use]
-
-
-def _label_mixup(work: Work) -> Stage:
-    settings, seed, shape = work.recipe.outliers.label_mixup, work.seed("label_mixup"), work.recipe.data.shape
-    count = work.recipe.outliers.count_of("label_mixup")
-    sampler = registry.obtain("samplers", settings.sampler)
-    how: dict[str, Any] = {
-        "sampler": sampler, "num_steps": settings.sampling_steps, "mix": settings.mix, "guidance": settings.guidance,
-        "clip": settings.clip or None, "seed": seed,
-    }  # fmt: skip
-
-    def make(folder: Path) -> dict[str, Any]:
-        names = work.data("train").class_names
-        denoiser = keras.saving.load_model(work.stages["diffusion"].folder / "denoiser.keras", compile=False)
-        rng = np.random.default_rng(seed)
-        mixtures = label_mixup.mixtures(
-            count,
-            len(names),
-            classes=settings.classes,
-            groups=mixed_groups(work.recipe, names),
-            weight=settings.weight,
-            alpha=settings.alpha,
-            rng=rng,
-        )
-        conditions = label_mixup.sweep(len(names), rng=rng)
-        rows, columns = conditions.shape[:2]
-        # One start noise along a row of the contact sheet, so that only the mixture changes.
-        noise = np.repeat(rng.standard_normal((rows, *shape)).astype("float32"), columns, axis=0)
-        with work.progress.stage("label_mixup", count, unit="image") as stage:
-            images = label_mixup.sample(denoiser, mixtures, shape, progress=stage.update, **how)
-            swept = label_mixup.sample(denoiser, conditions.reshape(rows * columns, -1), shape, noise=noise, **how)
-        np.save(folder / "mixtures.npy", mixtures)
-        facts = write_images(folder, "outliers", ImageSet(quantize(images)))
-        write_sheet(folder / "sheet.png", quantize(swept).reshape(rows, columns, *shape), conditions, list(names))
-        return facts
-
-    decides = {
-        "mixup": settings.model_dump(),
-        "count": count,
-        "diffusion": work.stages["diffusion"].key,
-        "seed": seed,
-        "backend": keras.backend.backend(),
-    }
-    return work.stage("label_mixup", decides, make)
 
 
 def _pixel_mixup(work: Work) -> Stage:

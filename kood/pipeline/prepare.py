@@ -95,5 +95,10 @@ def check(work: Work) -> None:
         raise UserError("evaluate.headline = 'auto' chooses on validation images; set data.id.validation above 0")
     build_classifier(recipe, len(classes))
     if "label_mixup" in recipe.outliers.use:
-        mixed_groups(recipe, classes)
+        groups = mixed_groups(recipe, classes)
+        confused = recipe.outliers.label_mixup.pairs == "confused" and groups is None
+        if confused and len(work.data("validation")) == 0:
+            raise UserError("outliers.label_mixup.pairs = 'confused' asks validation images; set data.id.validation "
+                            "above 0")  # fmt: skip
+    if recipe.needs_diffusion:
         build_network(recipe, len(classes))

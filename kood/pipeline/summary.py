@@ -15,6 +15,9 @@ from kood.pipeline.work import Work
 
 __all__ = ["summarize", "write_report"]
 
+#: What a stage that samples from the diffusion model says of itself.
+SAMPLED = ("drawn", "kept", "drop_rate", "images_per_second")
+
 
 def summarize(work: Work) -> dict[str, Any]:
     """The cell's part of `report.json`."""
@@ -37,7 +40,10 @@ def summarize(work: Work) -> dict[str, Any]:
         "id_sets": inside,
         "class_names": list(work.data("train").class_names),
         "version": work.stages["export"].facts["version"] if "export" in work.stages else None,
-        "stages": {name: {"seconds": s.seconds, "cached": s.cached} for name, s in work.stages.items()},
+        "stages": {
+            name: {"seconds": s.seconds, "cached": s.cached, **{key: s.facts[key] for key in SAMPLED if key in s.facts}}
+            for name, s in work.stages.items()
+        },
         "environment": environment(),
     }
 
@@ -63,7 +69,27 @@ def write_report(folder: Path, result: dict[str, Any], work: Work) -> None:
         ending = f"/{result['headline_score']}"
         headline = {key.removesuffix(ending): arrays[key] for key in arrays.files if key.endswith(ending)}
     sheet = work.stages["label_mixup"].folder / "sheet.png" if "label_mixup" in work.stages else None
-    report.write(folder / "report.html", result, scores=headline, histories=histories, contact_sheet=sheet)
+    report.write(
+        folder / "report.html", result, scores=headline, histories=histories, contact_sheet=sheet,
+        outlier_notes=_sampling_notes(work) if sheet else None,
+    )  # fmt: skip
+
+
+def _sampling_notes(work: Work) -> list[str]:
+    """How the outliers under the contact sheet were sampled."""
+    settings, facts = work.recipe.outliers.label_mixup, work.stages["label_mixup"].facts
+    start = f"from training images noised to level {settings.level}" if settings.start == "image" else "from noise"
+    notes = [
+        f"Label mixup, {start}: {settings.sampler}, {settings.sampling_steps} steps, guidance {settings.guidance:g}, "
+        f"{settings.mix}s mixed; {facts['images']:,} images at {facts['images_per_second']:,.3g} images/s."
+    ]
+    if settings.confidence is not None:
+        notes.append(
+            f"Of {facts['drawn']:,} drawn, {facts['drop_rate']:.1%} were dropped: a classifier trained on real images "
+            f"gave their most probable class less than {settings.confidence[0]:g} or more than "
+            f"{settings.confidence[1]:g}."
+        )
+    return notes
 
 
 def _terms(history: dict[str, list[float]]) -> dict[str, list[float]]:

@@ -86,6 +86,10 @@ class Recipe(Section):
             if sampling.sampling_steps > self.diffusion.num_steps:
                 raise ValueError(f"{key}.sampling_steps ({sampling.sampling_steps}) is above "
                                  f"diffusion.num_steps ({self.diffusion.num_steps})")  # fmt: skip
+            below = round(sampling.level * (self.diffusion.num_steps - 1)) + 1
+            if sampling.start == "image" and sampling.sampling_steps > below:
+                raise ValueError(f"{key}.sampling_steps ({sampling.sampling_steps}) is above the {below} steps of the "
+                                 f"schedule below level {sampling.level}; lower it, or raise {key}.level")  # fmt: skip
         if "label_mixup" in self.outliers.use:
             mixup = self.outliers.label_mixup
             classes = self.data.id.classes
@@ -102,6 +106,11 @@ class Recipe(Section):
     def needs_diffusion(self) -> bool:
         """Whether the run trains the diffusion model."""
         return "label_mixup" in self.outliers.use or self.samples_pure
+
+    @property
+    def needs_judge(self) -> bool:
+        """Whether a classifier trained on real images has a say in the outliers."""
+        return "label_mixup" in self.outliers.use and self.outliers.label_mixup.needs_judge
 
     def _is_angular(self) -> bool:
         return self.head.name.lower() != "softmax"

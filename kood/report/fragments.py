@@ -176,14 +176,27 @@ def stages(cell: Mapping[str, Any]) -> str:
     ran = cell.get("stages") or {}
     if not ran:
         return ""
+    notes = [_sampled(stage) for stage in ran.values()]
     rows = [
         row(
             escaped(name),
-            [duration(stage.get("seconds")), "earlier run, kept" if stage.get("cached") else "this run"],
+            [
+                duration(stage.get("seconds")),
+                "earlier run, kept" if stage.get("cached") else "this run",
+                *([note] if any(notes) else []),
+            ],
         )
-        for name, stage in ran.items()
+        for (name, stage), note in zip(ran.items(), notes, strict=True)
     ]
-    return "<h3>Stages</h3>" + table(["stage", "time", "result"], rows)
+    head = ["stage", "time", "result", *(["sampling"] if any(notes) else [])]
+    return "<h3>Stages</h3>" + table(head, rows)
+
+
+def _sampled(stage: Mapping[str, Any]) -> str:
+    """How fast a stage sampled and what its filter dropped, "" of one that did not."""
+    rate = stage.get("images_per_second")
+    dropped = f", {stage['drop_rate']:.1%} dropped" if stage.get("drop_rate") else ""
+    return f"{rate:,.3g} images/s{dropped}" if rate else ""
 
 
 def environment(report: Mapping[str, Any]) -> str:

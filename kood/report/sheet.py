@@ -1,8 +1,11 @@
 """The contact sheet of label mixup: along each row the mixture goes from one class to another."""
 
+import io
 from pathlib import Path
 
 import numpy as np
+
+from kood.report.files import write_bytes
 
 __all__ = ["write_sheet"]
 
@@ -10,7 +13,13 @@ __all__ = ["write_sheet"]
 TILE, GAP, MARGIN = 72, 4, 96
 
 
-def write_sheet(path: Path, images: np.ndarray, conditions: np.ndarray, class_names: list[str]) -> None:
+def write_sheet(
+    path: Path,
+    images: np.ndarray,
+    conditions: np.ndarray,
+    class_names: list[str],
+    captions: list[str] | None = None,
+) -> None:
     """Writes a PNG with a row for each pair of classes, its two classes named at the ends, the shares above.
 
     Args:
@@ -18,6 +27,7 @@ def write_sheet(path: Path, images: np.ndarray, conditions: np.ndarray, class_na
         images: uint8 (rows, columns, H, W, C).
         conditions: (rows, columns, K) label mixtures of the images.
         class_names: K names.
+        captions: What stands under the name at the left end of each row.
     """
     from PIL import Image, ImageDraw, ImageFont
 
@@ -37,6 +47,9 @@ def write_sheet(path: Path, images: np.ndarray, conditions: np.ndarray, class_na
             (ends[1], MARGIN + columns * (tile[0] + GAP) + 4, "lm"),
         ):
             draw.text((x, top + tile[1] / 2), _short(name), fill="black", font=font, anchor=anchor)
+        if captions is not None:
+            below = (MARGIN - 8, top + tile[1] / 2 + 18)
+            draw.text(below, _short(captions[row]), fill="gray", font=font, anchor="rm")
         for column in range(columns):
             pixels = images[row, column, :, :, 0] if channels == 1 else images[row, column]
             picture = Image.fromarray(pixels).convert("RGB").resize(tile, Image.Resampling.NEAREST)
@@ -45,7 +58,9 @@ def write_sheet(path: Path, images: np.ndarray, conditions: np.ndarray, class_na
     for column in range(columns):
         x = MARGIN + column * (tile[0] + GAP) + tile[0] / 2
         draw.text((x, 14), f"{conditions[0, column, last]:.0%}", fill="gray", font=font, anchor="mm")
-    page.save(path, format="PNG")
+    content = io.BytesIO()
+    page.save(content, format="PNG")
+    write_bytes(path, content.getvalue())
 
 
 def _short(name: str) -> str:

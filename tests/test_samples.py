@@ -1,0 +1,307 @@
+"""The stages that sample from a small diffusion model: mixtures, the judge and its filter, pure samples, stops."""
+
+import hashlib
+import io
+import json
+import os
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+from rich.console import Console
+
+from kood import report
+from kood.data.stored import read_images
+from kood.errors import UserError
+from kood.pipeline import judge as judges
+from kood.pipeline import samples
+from kood.pipeline.judge import Judge, judge_recipe, train_judge
+from kood.pipeline.outliers import train_denoiser
+from kood.pipeline.prepare import check, prepare_data
+from kood.pipeline.samples import make_label_mixup, make_pure_samples
+from kood.pipeline.work import Work
+from kood.recipe import load
+from kood.runs import Run
+from tests.conftest import TINY
+
+#: Enough steps that images are more than black and white.
+LEARNED = TINY.replace("steps = 20\n", "steps = 300\n", 1)
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    """A run's folder with data and a diffusion model in it."""
+    folder = tmp_path_factory.mktemp("samples")
+    (folder / "tiny.toml").write_text(LEARNED)
+    work = work_in(folder)
+    train_denoiser(work)
+    return folder
+
+
+def work_in(folder, *settings):
+    recipe = load(folder / "tiny.toml", settings)
+    work = Work(recipe, Run(folder / "saved"), report.StageProgress(Console(file=io.StringIO(), width=200)))
+    prepare_data(work)
+    check(work)
+    if list(folder.glob("saved/stages/diffusion-*")):
+        train_denoiser(work)
+    return work
+
+
+def outliers_of(stage):
+    return np.array(read_images(stage.folder, "outliers", stage.facts).images)
+
+
+class FakeJudge:
+    """Is surer of one image than of another for no reason: by the remainder of the sum of its pixels."""
+
+    asked = 0
+
+    def posteriors(self, images):
+        FakeJudge.asked += len(images)
+        most = 0.25 + 0.75 * (images.sum(axis=(1, 2, 3), dtype=np.int64) % 97) / 97.0
+        rest = (1.0 - most) / 3
+        return np.stack([most, rest, rest, rest], axis=1)
+
+
+@pytest.fixture
+def fake_judge(monkeypatch):
+    monkeypatch.setattr(Judge, "of", classmethod(lambda cls, work: FakeJudge()))
+
+    def ready(work):
+        work.stages["judge"] = work.stages["diffusion"]
+        return work
+
+    return ready
+
+
+SMALL = ("outliers.label_mixup.count=21", "outliers.label_mixup.batch_size=8")
+
+
+def test_mixtures_are_sampled_and_described(folder):
+    work = work_in(folder, *SMALL, "outliers.label_mixup.weight=0.75")
+    stage = make_label_mixup(work)
+    images, mixtures = outliers_of(stage), np.load(stage.folder / "mixtures.npy")
+    assert images.shape == (21, 8, 8, 1) and images.dtype == np.uint8 and len(np.unique(images)) > 20
+    np.testing.assert_allclose(np.sort(mixtures, axis=1)[:, -2:], [[0.25, 0.75]] * 21)
+    assert stage.facts["drawn"] == stage.facts["kept"] == 21 and stage.facts["drop_rate"] == 0.0
+    assert stage.facts["images_per_second"] > 0
+    assert sorted(path.name for path in stage.folder.iterdir()) == [
+        "mixtures.npy", "outliers.images.npy", "sheet.png", "stage.json",
+    ]  # fmt: skip
+    assert make_label_mixup(work).cached
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [(), ("outliers.label_mixup.start=image",), ("outliers.label_mixup.sampler=ddpm",), ("confidence",)],
+)
+def test_a_stage_killed_after_some_shards_ends_with_the_same_images(folder, settings, monkeypatch, fake_judge):
+    if settings == ("confidence",):
+        settings = ("outliers.label_mixup.confidence=[0.3, 0.8]",)
+    settings = (*SMALL, "outliers.label_mixup.guidance=1.5", *settings)
+    whole = outliers_of(make_label_mixup(fake_judge(work_in(folder, *settings))))
+    stage = make_label_mixup(fake_judge(work_in(folder, *settings)))
+    assert stage.cached
+    kept = {path.name: path.read_bytes() for path in stage.folder.glob("*.npy")}
+    (stage.folder / "stage.json").unlink()  # No longer finished: it is made again.
+
+    class KilledError(Exception):
+        pass
+
+    taken = samples._Made.take
+
+    def stopped(self, shards, keeps, condition, progress):
+        def some():
+            for number, shard in enumerate(shards):
+                if number == 2:
+                    raise KilledError
+                yield shard
+
+        return taken(self, some(), keeps, condition, progress)
+
+    monkeypatch.setattr(samples._Made, "take", stopped)
+    with pytest.raises(KilledError):
+        make_label_mixup(fake_judge(work_in(folder, *settings)))
+    partial = stage.folder.with_name(stage.folder.name + ".partial")
+    left = {path: path.stat().st_mtime_ns for path in partial.glob("shards/*.npy")}
+    assert len(left) == 3
+    damaged = sorted(left)[1]
+    damaged.write_bytes(damaged.read_bytes()[:-1])
+    monkeypatch.setattr(samples._Made, "take", taken)
+    again = make_label_mixup(fake_judge(work_in(folder, *settings)))
+    assert not again.cached and again.folder == stage.folder
+    assert {path.name: path.read_bytes() for path in again.folder.glob("*.npy")} == kept
+    np.testing.assert_array_equal(outliers_of(again), whole)
+
+
+def test_an_image_start_begins_with_images_of_the_first_class(folder, monkeypatch):
+    starts = []
+    start = samples.Start
+    monkeypatch.setattr(samples, "Start", lambda images, rows: starts.append(rows) or start(images, rows))
+    how = ("start=image", "level=0.3", "weight=0", "pairs=all", "sampling_steps=3", "batch_size=64")
+    work = work_in(folder, "outliers.label_mixup.count=48", *(f"outliers.label_mixup.{one}" for one in how))
+    stage = make_label_mixup(work)
+    train, mixtures = work.data("train"), np.load(stage.folder / "mixtures.npy")
+    labels = train.known_labels[starts[0]]
+    # All 12 ordered pairs four times; the share of the first class is 0, so each row is one-hot at the second.
+    assert (mixtures.max(axis=1) == 1.0).all()
+    seconds = mixtures.argmax(axis=1)
+    assert np.unique(4 * labels + seconds, return_counts=True)[1].tolist() == [4] * 12
+    assert len(np.unique(starts[0])) == 48  # 12 of each class, and a class has more: none was drawn twice.
+    # Noised lightly, an image stays closer to its own start than to others.
+    images, own = outliers_of(stage).astype(float), np.asarray(train.images).astype(float)[starts[0]]
+    distances = np.abs(images[:, None] - own[None]).mean(axis=(2, 3, 4))
+    assert np.mean(distances.argmin(axis=1) == np.arange(48)) > 0.8
+
+
+def test_the_filter_keeps_what_lies_in_its_range_and_says_what_it_dropped(folder, fake_judge):
+    low, high = 0.3, 0.7
+    everything = outliers_of(make_label_mixup(fake_judge(work_in(folder, *SMALL))))
+    work = fake_judge(work_in(folder, *SMALL, f"outliers.label_mixup.confidence=[{low}, {high}]"))
+    stage = make_label_mixup(work)
+    images, facts = outliers_of(stage), stage.facts
+    most = FakeJudge().posteriors(images).max(axis=1)
+    assert len(images) == facts["kept"] == 21 and ((most >= low) & (most <= high)).all()
+    of_all = FakeJudge().posteriors(everything).max(axis=1)
+    inside = everything[(of_all >= low) & (of_all <= high)]
+    assert 0 < len(inside) < 21
+    np.testing.assert_array_equal(images[: len(inside)], inside)  # The first draw is the one without a filter.
+    assert facts["drawn"] > 21 and facts["drop_rate"] == pytest.approx(1 - 21 / facts["drawn"])
+    assert len(np.load(stage.folder / "mixtures.npy")) == 21
+
+
+def test_a_range_that_keeps_nothing_is_one_message(folder, fake_judge):
+    work = fake_judge(work_in(folder, *SMALL, "outliers.label_mixup.confidence=[0.0, 0.2]"))
+    FakeJudge.asked = 0
+    with pytest.raises(UserError, match=r"outliers\.label_mixup\.confidence = \[0\.0, 0\.2\] kept 0 of 420") as error:
+        make_label_mixup(work)
+    assert error.value.exit_code == 1 and FakeJudge.asked == 420
+    assert not list(folder.glob("saved/stages/label_mixup-*.partial/shards"))
+
+
+def test_a_smoke_run_keeps_all(folder, fake_judge):
+    work = fake_judge(work_in(folder, *SMALL, "outliers.label_mixup.confidence=[0.0, 0.2]"))
+    work.recipe = work.recipe.model_copy(update={"quick": True})
+    assert make_label_mixup(work).facts["kept"] == 21
+
+
+def test_the_judge_is_the_softmax_classifier_without_outliers_and_is_trained_once(folder, monkeypatch):
+    from kood.pipeline.classify import train_classifier
+
+    work = work_in(folder, "outliers.label_mixup.confidence=[0.2, 0.8]", "pure_samples.use=['augment']")
+    judged = train_judge(work)
+    assert not judged.cached and work.stages["judge"] is judged and "classifier" not in work.stages
+    assert judge_recipe(work.recipe).train == work.recipe.train
+    # The cell of a matrix with head softmax and no outliers is the same stage.
+    plain = work_in(folder, "head=softmax", "outliers=none", "outliers.per_batch=5", "outliers.weight=0.25")
+    stage = train_classifier(plain, [])
+    assert stage.cached and stage.folder == judged.folder
+    # Asked by another cell, it is found.
+    assert train_judge(work_in(folder, "head=cosface", "outliers.label_mixup.pairs=confused")).cached
+    asked = Judge.of(work)
+    images = np.asarray(work.data("validation").images)
+    probabilities, features = asked.posteriors(images), asked.features(images)
+    assert probabilities.shape == (len(images), 4) and len(features) == len(images)
+    np.testing.assert_allclose(probabilities.sum(axis=1), 1.0)
+    # One image at a time, with other rows to fill the batch, gives the same.
+    np.testing.assert_allclose(asked.posteriors(images[3:4]), probabilities[3:4], atol=1e-6)
+    monkeypatch.setattr(asked, "_batch_size", 5)
+    np.testing.assert_allclose(asked.posteriors(images), probabilities, atol=1e-6)
+
+
+def test_confused_pairs_come_from_the_judge(folder, monkeypatch):
+    class Confuses:
+        def posteriors(self, images):
+            assert len(images) == validation  # Held-out images.
+            return np.tile([[0.0, 0.5, 0.5, 0.0]], (len(images), 1))
+
+    monkeypatch.setattr(Judge, "of", classmethod(lambda cls, work: Confuses()))
+    work = work_in(folder, "outliers.label_mixup.pairs=confused", "outliers.label_mixup.count=300")
+    validation = len(work.data("validation"))
+    work.stages["judge"] = work.stages["diffusion"]
+    mixtures = np.load(make_label_mixup(work).folder / "mixtures.npy") > 0
+    # Images of 0 and 3 are taken for 1 and 2; those of 1 and 2 for each other. {0, 3} never meet.
+    assert not (mixtures[:, 0] & mixtures[:, 3]).any()
+    assert abs(np.mean(mixtures[:, 1] & mixtures[:, 2]) - 1 / 3) < 0.1
+
+
+@pytest.mark.parametrize(
+    ("use", "names"),
+    [(["audit"], ["pure_audit"]), (["id_rows"], ["pure"]), (["augment", "audit"], ["pure", "pure_audit"])],
+)
+def test_pure_samples_are_labelled_and_balanced(folder, use, names):
+    work = work_in(folder, f"pure_samples.use={use}", "pure_samples.count=18", "pure_samples.audit_count=11",
+                   "pure_samples.batch_size=8", "pure_samples.sampling_steps=4")  # fmt: skip
+    returned = make_pure_samples(work)
+    assert returned is work.stages.get("pure") and {"pure", "pure_audit"} & set(work.stages) == set(names)
+    stages = [work.stages[name] for name in names]
+    for stage in stages:
+        pure = read_images(stage.folder, "pure", stage.facts)
+        assert len(pure) == {"pure": 18, "pure_audit": 11}[stage.name] and pure.images.shape[1:] == (8, 8, 1)
+        assert pure.class_names == work.data("train").class_names and pure.sha256() == stage.facts["sha256"]
+        assert np.ptp(np.bincount(pure.known_labels, minlength=4)) <= 1
+        assert not (np.diff(pure.known_labels) >= 0).all()  # Shuffled.
+    if len(stages) == 2:
+        first, second = (read_images(s.folder, "pure", s.facts).images for s in stages)
+        digests = [{hashlib.md5(image.tobytes()).digest() for image in images} for images in (first, second)]
+        assert not digests[0] & digests[1]
+
+
+def test_pure_samples_from_images_start_from_their_own_class(folder):
+    work = work_in(folder, "pure_samples.use=['augment']", "pure_samples.start=image", "pure_samples.level=0.02",
+                   "pure_samples.sampling_steps=1", "pure_samples.count=12")  # fmt: skip
+    stage = make_pure_samples(work)
+    pure, train = read_images(stage.folder, "pure", stage.facts), work.data("train")
+    pixels = np.asarray(train.images).astype(float)
+    for image, label in zip(np.asarray(pure.images).astype(float), pure.known_labels, strict=True):
+        nearest = np.abs(pixels - image).mean(axis=(1, 2, 3)).argmin()
+        assert train.known_labels[nearest] == label
+
+
+def test_steps_that_do_not_fit_below_the_level_are_refused(folder):
+    for key in ("outliers.label_mixup", "pure_samples"):
+        with pytest.raises(UserError, match=rf"{key}\.sampling_steps \(15\) is above the 10 steps"):
+            load(folder / "tiny.toml", [f"{key}.start=image", f"{key}.level=0.18", f"{key}.sampling_steps=15"])
+
+
+def test_confused_pairs_need_validation_images(folder):
+    with pytest.raises(UserError, match=r"data\.id\.validation"):
+        work_in(folder, "outliers.label_mixup.pairs=confused", "data.id.validation=0.0", "evaluate.headline=msp")
+
+
+def test_a_recipe_without_label_mixup_can_still_sample(folder):
+    work = work_in(folder, "outliers=pure")
+    assert work.recipe.needs_diffusion and not work.recipe.needs_judge
+    assert json.loads((work.stages["diffusion"].folder / "stage.json").read_bytes())["stage"] == "diffusion"
+    assert judges.judge_recipe(work.recipe).pure_samples.trains is False
+
+
+@pytest.mark.slow
+def test_a_process_killed_while_it_samples_goes_on_from_its_last_shard(tmp_path):
+    """SIGKILL: nothing in the process can tidy up."""
+    command = [sys.executable, "-m", "kood", "run", "tiny.toml", "--set", "outliers.label_mixup.count=4000",
+               "--set", "outliers.label_mixup.batch_size=64", "--set", "serve.export=false"]  # fmt: skip
+    env = {**os.environ, "PYTHONPATH": str(Path(__file__).parents[1])}
+    for name in ("whole", "cut"):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "tiny.toml").write_text(TINY)
+    subprocess.run(command, cwd=tmp_path / "whole", env=env, check=True, capture_output=True)
+    stages = tmp_path / "cut" / "saved" / "tiny" / "stages"
+    with subprocess.Popen(command, cwd=tmp_path / "cut", env=env, stdout=subprocess.DEVNULL) as run:
+        deadline = time.monotonic() + 200
+        while time.monotonic() < deadline and not list(stages.glob("label_mixup-*.partial/shards/shard-00010.npy")):
+            time.sleep(0.02)
+        run.kill()
+    left = {path.name: path.stat().st_mtime_ns for path in stages.glob("label_mixup-*.partial/shards/*.json")}
+    assert 10 <= len(left) < 63
+    again = subprocess.run(command, cwd=tmp_path / "cut", env=env, check=True, capture_output=True, text=True)
+    assert "diffusion: already there" in again.stdout
+    found = [
+        {path.name: path.read_bytes() for path in (tmp_path / name).glob("saved/tiny/stages/label_mixup-*/*.np*")}
+        for name in ("whole", "cut")
+    ]
+    assert found[0] == found[1] and set(found[0]) == {"outliers.images.npy", "mixtures.npy"}
