@@ -8,7 +8,6 @@ from keras import ops
 from kood import losses as loss_functions
 from kood.heads import AngularHead
 from kood.steps import TrainStep
-from kood.virtual import VirtualOutliers
 
 __all__ = ["Classifier"]
 

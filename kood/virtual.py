@@ -86,7 +86,7 @@ class VirtualOutliers(keras.layers.Layer):
         member = member * inside[:, None]
         own, new = ops.cast(own, "int32"), ops.sum(member, axis=0)
         turn = ops.sum(ops.cumsum(member, axis=0) * member, axis=-1) - 1
-        # A class with more rows than its queue holds keeps the last; no place is written twice, so order does not count.
+        # A class with more rows than its queue holds keeps the last, so that no place is written twice.
         written = (inside > 0) & (turn >= ops.take(new, own) - self.queue)
         slots = self.num_classes * self.queue
         target = own * self.queue + (ops.take(self.place, own) + turn) % self.queue

@@ -26,7 +26,8 @@ def batch(rng, size, outliers=0.3, classes=CLASSES, dimension=DIMENSION):
     own = rng.integers(classes, size=size)
     outlier = rng.random(size) < outliers
     labels = np.eye(classes)[own] * ~outlier[:, None]
-    return rng.normal(size=(size, dimension)).astype("float32"), own, labels.astype("float32"), outlier.astype("float32")
+    features = rng.normal(size=(size, dimension))
+    return features.astype("float32"), own, labels.astype("float32"), outlier.astype("float32")
 
 
 class Queues:
