@@ -226,3 +226,9 @@ def _is_toml(value):
 def test_an_outlier_that_would_be_none_is_refused(tiny, source, setting, expected):
     with pytest.raises(UserError, match=expected):
         load(tiny, [f'outliers.use=["{source}"]', setting])
+
+
+@pytest.mark.parametrize("name", ["validation", "calibration", "near"])
+def test_a_validation_set_cannot_take_the_name_of_another(tiny, name):
+    with pytest.raises(UserError, match=f"'{name}' cannot name a data set"):
+        load(tiny, [f'data.validation_ood.{name}.source="blobs"'])

@@ -82,7 +82,9 @@ def test_cutmix_pastes_one_whole_rectangle_of_the_area_asked_for(shape, weight):
     wanted = np.clip((1 - weight) * height * width, 1, height * width - 1)
     assert abs(area[0] - wanted) <= high[0] / 2 or area[0] in (height * (width - 1), (height - 1) * width)
     if min(shape) > 4:  # The image's own shape, as nearly as whole pixels allow.
-        assert abs(high[0] - height * (1 - weight) ** 0.5) <= 1 and abs(wide[0] - width * (1 - weight) ** 0.5) <= 1.5
+        tall, broad = (side * (1 - weight) ** 0.5 for side in shape)
+        # The height is rounded, which moves the width by as much in proportion, and by half a pixel.
+        assert abs(high[0] - tall) <= 1 and abs(wide[0] - broad) <= broad / high[0] + 0.5
     # Anywhere that the whole of it fits, each place as often as any other.
     places = rows.argmax(axis=1) * width + columns.argmax(axis=1)
     possible = (height - high[0] + 1) * (width - wide[0] + 1)
