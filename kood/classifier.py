@@ -20,25 +20,52 @@ class Classifier(TrainStep):
 
         mean over I of cross_entropy(margin logits, label)  +  weight * mean over O of exposure(logits or cosines),
 
-    each mean over its own kind's rows. With the KL exposure this is Hendrycks et al. 2019 (arXiv 1812.04606).
+    each mean over its own kind's rows. With the KL exposure this is Hendrycks et al. 2019 (arXiv 1812.04606). Virtual
+    outliers, features rather than images, count among O once every class has filled its queue.
 
     Args:
         backbone: Model, images (B, H, W, C) in [-1, 1] -> features (B, D).
         head: Layer of `kood.heads`, features -> logits (B, K).
         exposure: Name of a function of `kood.losses` that ends in `_exposure`, or None.
         exposure_weight: Its weight.
+        exposure_begin: Training steps before exposure starts; until then its weight is 0.
+        reach: Whether the gradient of the exposure moves the whole network ("all") or the head alone ("head"). Under
+            "head" outlier rows still pass through the backbone with the others, so batch normalisation averages over
+            them, and by these averages the cross-entropy's gradient depends on them.
+        virtual: Layer `kood.virtual.VirtualOutliers`, or None.
+
+    Raises:
+        ValueError: another word for `reach`, or virtual outliers without an exposure.
     """
 
-    def __init__(self, backbone, head, exposure=None, exposure_weight=0.5, **kwargs):
+    def __init__(
+        self,
+        backbone,
+        head,
+        exposure=None,
+        exposure_weight=0.5,
+        exposure_begin=0,
+        reach="all",
+        virtual=None,
+        **kwargs,
+    ):
         super().__init__(**kwargs)
+        if reach not in ("all", "head"):
+            raise ValueError(f"reach must be 'all' or 'head', not {reach!r}")
+        if virtual is not None and not exposure:
+            raise ValueError("virtual outliers need an exposure")
         self.backbone = backbone
         self.head = head
         self.exposure = exposure
         self.exposure_weight = exposure_weight
+        self.exposure_begin = exposure_begin
+        self.reach = reach
+        self.virtual = virtual
+        self.step = None
         self.watch("cross_entropy", *(["exposure"] if exposure else []))
         if exposure:
-            self._exposure = getattr(loss_functions, exposure)
-            self._exposure_input = next(iter(inspect.signature(self._exposure).parameters))
+            self._exposure_of = getattr(loss_functions, exposure)
+            self._exposure_input = next(iter(inspect.signature(self._exposure_of).parameters))
 
     @property
     def is_angular(self) -> bool:
@@ -71,19 +98,46 @@ class Classifier(TrainStep):
         Returns:
             {"cross_entropy": scalar, "exposure": scalar, already weighted, where there is an exposure}.
         """
+        label, outlier = batch["label"], ops.cast(batch["is_outlier"], "float32")
         features = ops.cast(self.backbone(batch["image"], training=training), "float32")
-        logits = self.head(features, batch["label"], training=training)
-        outlier = ops.cast(batch["is_outlier"], "float32")
-        terms = {"cross_entropy": _mean(loss_functions.cross_entropy(logits, batch["label"]), 1.0 - outlier)}
+        if self.exposure and self.reach == "head":
+            features = ops.where(outlier[:, None] > 0, ops.stop_gradient(features), features)
+        logits = self.head(features, label, training=training)
+        terms = {"cross_entropy": _mean(loss_functions.cross_entropy(logits, label), 1.0 - outlier)}
         if self.exposure:
-            rows = self._exposure(logits if self._exposure_input == "logits" else self.head.cosines(features))
-            terms["exposure"] = self.exposure_weight * _mean(rows, outlier)
+            if self.virtual is not None and training:
+                self.virtual.keep(features, label, outlier)
+            terms["exposure"] = self._weight(training) * self._exposure(features, logits, outlier)
         return terms
 
+    def _exposure(self, features, logits, outlier):
+        """Mean of the exposure over the outlier rows and the virtual outliers."""
+        on_logits = self._exposure_input == "logits"
+        rows = self._exposure_of(logits if on_logits else self.head.cosines(features))
+        if self.virtual is not None:
+            drawn = self.virtual.draw()
+            more = self._exposure_of(self.head(drawn) if on_logits else self.head.cosines(drawn))
+            rows = ops.concatenate([rows, more])
+            outlier = ops.concatenate([outlier, self.virtual.ready() * ops.ones_like(more)])
+        return _mean(rows, outlier)
+
+    def _weight(self, training):
+        """The weight of the exposure in this step, which a training step counts."""
+        if self.step is None:
+            return self.exposure_weight
+        begun = ops.cast(self.step >= self.exposure_begin, "float32")
+        if training:
+            self.step.assign(self.step + 1)
+        return self.exposure_weight * begun
+
     def build(self, input_shape):
-        """Builds the head on the backbone's features."""
-        if not self.head.built:
-            self.head.build(self.backbone.output_shape)
+        """Builds the head, and the queues of virtual outliers, on the backbone's features."""
+        for layer in (self.head, self.virtual):
+            if layer is not None and not layer.built:
+                layer.build(self.backbone.output_shape)
+        if self.exposure and self.exposure_begin and self.step is None:
+            # A weight of the model, so that a training resumed from a checkpoint goes on counting.
+            self.step = self.add_weight(name="step", shape=(), dtype="int32", initializer="zeros", trainable=False)
         self.built = True
 
     def get_config(self):
@@ -94,14 +148,18 @@ class Classifier(TrainStep):
             "head": keras.saving.serialize_keras_object(self.head),
             "exposure": self.exposure,
             "exposure_weight": self.exposure_weight,
+            "exposure_begin": self.exposure_begin,
+            "reach": self.reach,
+            "virtual": keras.saving.serialize_keras_object(self.virtual) if self.virtual is not None else None,
         }
 
     @classmethod
     def from_config(cls, config):
         """The classifier that `get_config` describes."""
         config = dict(config)
-        for part in ("backbone", "head"):
-            config[part] = keras.saving.deserialize_keras_object(config[part])
+        for part in ("backbone", "head", "virtual"):
+            if config.get(part) is not None:  # Files from before virtual outliers have no such key.
+                config[part] = keras.saving.deserialize_keras_object(config[part])
         return cls(**config)
 
 

@@ -1,7 +1,7 @@
 """A classifier and image sets -> scores -> metrics, the headline score and the threshold."""
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -16,7 +16,12 @@ from kood.errors import UserError
 from kood.scorer import Scorer, applicable
 from kood.steps import compiled
 
-__all__ = ["Evaluation", "conformal_threshold", "evaluate", "outputs_of"]
+__all__ = [
+    "PROXIES", "Evaluation", "Validation", "conformal_threshold", "evaluate", "mean_auroc", "outputs_of", "validate",
+]  # fmt: skip
+
+#: What stands in for out-of-distribution validation images where a recipe names none, made of the validation images.
+PROXIES = ("pixel_mixup", "patch_shuffle")
 
 Outputs = dict[str, np.ndarray]
 
@@ -26,7 +31,8 @@ class Evaluation:
     """What was measured.
 
     Attributes:
-        figures: {"id", "scores", "headline_score", "validation", "threshold", "warnings"} of `report.json`.
+        figures: {"id", "scores", "headline_score", "validation", "validation_sets", "threshold", "warnings"} of
+            `report.json`.
         scores: {set: {score: (N,)}}, the set "id" being the in-distribution test images.
         state: Arrays of the headline score where it was fitted.
         parity: Outputs for the first in-distribution test images, which the SavedModel must give again.
@@ -36,6 +42,21 @@ class Evaluation:
     scores: dict[str, dict[str, np.ndarray]]
     state: dict[str, np.ndarray] | None
     parity: dict[str, np.ndarray] = field(default_factory=dict)
+
+
+@dataclass
+class Validation:
+    """How a classifier does on validation images alone.
+
+    Attributes:
+        accuracy: Share of the in-distribution validation images that it labels rightly.
+        correct: Which, (N,) bool.
+        scores: {score: {set: (N,)}}, the set "validation" being the in-distribution images.
+    """
+
+    accuracy: float
+    correct: np.ndarray
+    scores: dict[str, dict[str, np.ndarray]]
 
 
 def outputs_of(classifier: keras.Model, images: np.ndarray, batch_size: int) -> Outputs:
@@ -97,6 +118,7 @@ def evaluate(
     test: ImageSet,
     near: dict[str, ImageSet],
     far: dict[str, ImageSet],
+    validation_ood: dict[str, ImageSet] | None = None,
     names: list[str] | None = None,
     headline: str = "auto",
     accept: float = 0.95,
@@ -109,11 +131,13 @@ def evaluate(
     Args:
         classifier: A trained `Classifier`.
         train: What fitted scores are fitted on.
-        validation: What the headline score is chosen on, against pixel mixups and patch shuffles of itself.
+        validation: What the headline score is chosen on, against `validation_ood`.
         calibration: What the threshold is set on.
         test: In-distribution test images.
         near: Near out-of-distribution sets, by name.
         far: Far ones.
+        validation_ood: Out-of-distribution images to choose on, by name; where there are none, pixel mixups and patch
+            shuffles of the validation images.
         names: Scores to measure; None takes every applicable one.
         headline: One of them, or "auto".
         accept: Share of in-distribution images that the threshold accepts.
@@ -128,46 +152,28 @@ def evaluate(
         UserError: a score that this head cannot give; too few calibration images.
     """
     forward = compiled(classifier)
-    rng = np.random.default_rng([seed, 1])
     sets = {"id": test.images, **{name: s.images for name, s in (near | far).items()}}
     held = {"calibration": calibration.images}
-    if headline == "auto":
-        count = len(validation.images)
-        held["validation"] = validation.images
-        held["pixel_mixup"] = pixel_mixup(validation.images, validation.known_labels, count, rng=rng)
-        held["patch_shuffle"] = patch_shuffle(validation.images, rng=rng)
+    chooses = headline == "auto"
+    if chooses:
+        held |= _validation_images(validation, validation_ood, seed)
+    choosing = [name for name in held if name not in ("calibration", "validation")]
     batch_size = min(batch_size, max(map(len, [*sets.values(), *held.values()])))
     outputs: dict[str, Outputs] = {}
     for done, (name, images) in enumerate({**sets, **{f"held/{k}": v for k, v in held.items()}}.items(), start=1):
         outputs[name] = _run(forward, np.asarray(images), batch_size)
         if progress is not None:
             progress(done)
-    possible = applicable(outputs["id"])
-    impossible = [name for name in names or [] if name.lower() not in possible]
-    if impossible:
-        raise UserError(
-            f"evaluate.scores: this head cannot give {', '.join(impossible)}; it can give {', '.join(possible)}"
-        )
-    scorers = {name: Scorer(name) for name in ([n.lower() for n in names] if names is not None else possible)}
-    warnings = []
-    if any(scorer.is_fitted for scorer in scorers.values()):
-        fitted = _run(forward, np.asarray(train.images), batch_size)
-        for name in list(scorers):
-            try:
-                scorers[name].fit(fitted, train.known_labels, classifier.head)
-            except UserError as error:
-                if names is not None:
-                    raise
-                del scorers[name]
-                warnings.append(str(error))
+    scorers, warnings = _scorers(forward, classifier, train, names, outputs["id"], batch_size)
     names = list(scorers)
     values = {
         where: {name: _score(scorer, output, batch_size) for name, scorer in scorers.items()}
         for where, output in outputs.items()
     }
     chosen_by = {}
-    if headline == "auto":
-        chosen_by = {name: _validation_auroc(values, name) for name in names}
+    if chooses:
+        held_by = {name: {where: values[f"held/{where}"][name] for where in held} for name in names}
+        chosen_by = {name: mean_auroc(held_by[name], choosing) for name in names}
         headline = max(names, key=lambda name: chosen_by[name])
     threshold = conformal_threshold(values["held/calibration"][headline], accept)
     id_scores = values["id"]
@@ -178,6 +184,7 @@ def evaluate(
         "scores": measured,
         "headline_score": headline,
         "validation": chosen_by,
+        "validation_sets": choosing,
         "threshold": {
             "score": headline,
             "value": threshold,
@@ -198,6 +205,94 @@ def evaluate(
             "ood_score": id_scores[headline][first].astype("float32"),
         },
     )
+
+
+def validate(
+    classifier: keras.Model,
+    *,
+    train: ImageSet,
+    validation: ImageSet,
+    validation_ood: dict[str, ImageSet] | None = None,
+    names: list[str] | None = None,
+    batch_size: int = 512,
+    seed: int = 0,
+) -> Validation:
+    """Measures a classifier on validation images alone: neither a test nor a calibration image is looked at.
+
+    Args:
+        classifier: A trained `Classifier`.
+        train: What fitted scores are fitted on.
+        validation: In-distribution images.
+        validation_ood: Out-of-distribution ones, as for `evaluate`.
+        names: Scores to measure; None takes every applicable one.
+        batch_size: Images a forward pass.
+        seed: Of the proxies.
+
+    Returns:
+        A `Validation`.
+
+    Raises:
+        UserError: a score that this head cannot give, or that cannot be fitted.
+    """
+    forward, sets = compiled(classifier), _validation_images(validation, validation_ood, seed)
+    batch_size = min(batch_size, max(map(len, sets.values())))
+    outputs = {where: _run(forward, np.asarray(images), batch_size) for where, images in sets.items()}
+    scorers, _ = _scorers(forward, classifier, train, names, outputs["validation"], batch_size)
+    correct = outputs["validation"]["logits"].argmax(axis=1) == validation.known_labels
+    scores = {
+        name: {where: _score(scorer, output, batch_size) for where, output in outputs.items()}
+        for name, scorer in scorers.items()
+    }
+    return Validation(float(correct.mean()), correct, scores)
+
+
+def mean_auroc(scores: dict[str, np.ndarray], sets: Iterable[str]) -> float:
+    """Mean over sets of the AUROC against the set "validation".
+
+    Args:
+        scores: {set: (N,)}.
+        sets: Names of out-of-distribution sets.
+    """
+    inside = scores["validation"]
+    figures = []
+    for where in sets:
+        is_ood = np.repeat([False, True], [len(inside), len(scores[where])])
+        figures.append(metrics.auroc(np.concatenate([inside, scores[where]]), is_ood))
+    return float(np.mean(figures))
+
+
+def _validation_images(validation: ImageSet, ood: dict[str, ImageSet] | None, seed: int) -> dict[str, np.ndarray]:
+    sets = {"validation": validation.images}
+    if ood:
+        return sets | {name: found.images for name, found in ood.items()}
+    rng, count = np.random.default_rng([seed, 1]), len(validation)
+    mixed = pixel_mixup(validation.images, validation.known_labels, count, rng=rng)
+    return sets | dict(zip(PROXIES, (mixed, patch_shuffle(validation.images, rng=rng)), strict=True))
+
+
+def _scorers(
+    forward: Callable, classifier: keras.Model, train: ImageSet, names: list[str] | None, outputs: Outputs, rows: int
+) -> tuple[dict[str, Scorer], list[str]]:
+    """The scores to measure, fitted; and what could not be, where the recipe does not insist on it."""
+    possible = applicable(outputs)
+    impossible = [name for name in names or [] if name.lower() not in possible]
+    if impossible:
+        raise UserError(
+            f"evaluate.scores: this head cannot give {', '.join(impossible)}; it can give {', '.join(possible)}"
+        )
+    scorers = {name: Scorer(name) for name in ([n.lower() for n in names] if names is not None else possible)}
+    warnings = []
+    if any(scorer.is_fitted for scorer in scorers.values()):
+        fitted = _run(forward, np.asarray(train.images), rows)
+        for name in list(scorers):
+            try:
+                scorers[name].fit(fitted, train.known_labels, classifier.head)
+            except UserError as error:
+                if names is not None:
+                    raise
+                del scorers[name]
+                warnings.append(str(error))
+    return scorers, warnings
 
 
 def _score(scorer: Scorer, outputs: Outputs, batch_size: int) -> np.ndarray:
@@ -225,16 +320,6 @@ def _measure(name: str, values: dict[str, dict[str, np.ndarray]], near: list[str
                 metric: float(np.mean([result[where][metric] for where in members])) for metric in result[members[0]]
             }
     return result
-
-
-def _validation_auroc(values: dict[str, dict[str, np.ndarray]], name: str) -> float:
-    inside = values["held/validation"][name]
-    figures = []
-    for proxy in ("held/pixel_mixup", "held/patch_shuffle"):
-        outside = values[proxy][name]
-        is_ood = np.repeat([False, True], [len(inside), len(outside)])
-        figures.append(metrics.auroc(np.concatenate([inside, outside]), is_ood))
-    return float(np.mean(figures))
 
 
 def _warnings(measured: dict[str, Any], score: str, names: list[str]) -> list[str]:

@@ -9,7 +9,7 @@ from kood import heads
 from kood.classifier import Classifier
 from kood.data import ImageSet
 from kood.errors import UserError
-from kood.evaluate import conformal_threshold, evaluate, outputs_of
+from kood.evaluate import PROXIES, conformal_threshold, evaluate, mean_auroc, outputs_of, validate
 from kood.scorer import Scorer, applicable
 
 pytestmark = pytest.mark.backend  # Run once under each Keras backend.
@@ -96,6 +96,35 @@ def test_the_choice_does_not_look_at_the_test_sets(classifier):
     assert one["validation"] == other["validation"] and one["headline_score"] == other["headline_score"]
     assert one["threshold"] == other["threshold"]
     assert "near" not in other["scores"][other["headline_score"]]
+
+
+def test_the_choice_is_made_on_the_sets_that_are_given(classifier):
+    given = {"dim": images(30, 8, 20), "glare": images(50, 9, 150)}
+    result = measure(classifier, validation_ood=given)
+    assert result.figures["validation_sets"] == ["dim", "glare"]
+    assert set(result.scores) == {"id", "bright", "dark"}  # Nothing is reported on them.
+    outputs = {name: outputs_of(classifier, one.images, 512) for name, one in given.items()}
+    inside = outputs_of(classifier, images(40, 2).images, 512)
+    energies = {k: -np.logaddexp.reduce(np.float64(o["logits"]), axis=1) for k, o in {**outputs, "id": inside}.items()}
+    expected = [
+        roc_auc_score([0] * 40 + [1] * len(energies[k]), np.concatenate([energies["id"], energies[k]])) for k in given
+    ]
+    np.testing.assert_allclose(result.figures["validation"]["energy"], np.mean(expected), atol=1e-3)
+    assert measure(classifier).figures["validation_sets"] == list(PROXIES)
+    assert measure(classifier, names=["msp"], headline="msp").figures["validation_sets"] == []
+
+
+@pytest.mark.parametrize("given", [None, {"glare": images(50, 9, 150)}])
+def test_validation_alone_gives_the_figures_of_the_whole_evaluation(classifier, given):
+    result = validate(classifier, train=images(200, 1), validation=images(40, 2), validation_ood=given)
+    whole = measure(classifier, validation_ood=given).figures
+    sets = list(given or PROXIES)
+    assert set(result.scores) == set(whole["scores"]) and result.accuracy == result.correct.mean() == 1.0
+    for name, scores in result.scores.items():
+        assert set(scores) == {"validation", *sets}
+        np.testing.assert_allclose(mean_auroc(scores, sets), whole["validation"][name], atol=2e-3)
+    with pytest.raises(UserError, match="cannot give"):
+        validate(classifier, train=images(200, 1), validation=images(40, 2), names=["nothing"])
 
 
 def test_scores_follow_from_what_the_head_gives(classifier):

@@ -75,7 +75,14 @@ def test_the_run_leaves_everything_it_promises(finished):
     assert report["seeds"] == [3] and not report["quick"]
     assert set(report["stages"]) == {
         "data", "diffusion", "label_mixup", "noise", "pure_audit", "classifier", "evaluate", "export",
+        "baseline_classifier", "validation", "baseline",
     }  # fmt: skip
+    baseline = report["baseline"]
+    assert baseline["worse"] == ("outliers.use=[]" in " ".join(report["warnings"][:1]))
+    assert baseline["sets"] == ["patch_shuffle"] and baseline["exposed_score"] == report["headline_score"]
+    assert 0 <= baseline["validation_auroc"] <= 1 and 0 <= baseline["exposed_validation_accuracy"] <= 1
+    assert report["validation_sets"] == ["pixel_mixup", "patch_shuffle"]
+    assert "baseline: on validation images AUROC" in result.stdout
     headline = report["scores"][report["headline_score"]]
     assert set(headline) == {"other_digits", "uniform", "near", "far"}
     assert headline["near"] == headline["other_digits"]
@@ -177,6 +184,67 @@ outliers = ["none", ["label_mixup"]]
     assert not list((tmp_path / "saved" / "table").glob("[0-9]*"))
 
 
+def test_a_table_of_controls_has_equal_numbers_and_one_baseline(tmp_path):
+    recipe = TINY.replace("count = 40\n", "").replace("[outliers.noise]\ncount = 24\n", "")
+    recipe = recipe.replace("per_batch = 16", "per_batch = 16\ncount = 33\nvirtual = { queue = 8, candidates = 20 }")
+    (tmp_path / "controls.toml").write_text(
+        recipe
+        + """
+[outliers.real]
+source = "digits"
+classes = [4, 5]
+[data.validation_ood.sixes]
+source = "digits"
+classes = [6, 7]
+[serve]
+export = false
+[evaluate]
+scores = ["msp", "energy"]
+[matrix]
+outliers = ["none", "pixel_mixup", "cutmix", "noise", "patch_shuffle", "virtual", "real", ["virtual", "noise"]]
+"""
+    )
+    result = kood("run", "controls.toml", cwd=tmp_path)
+    assert result.returncode == 0, result.stderr
+    report = report_of(tmp_path, "controls")
+    assert not report["failed"] and len(report["cells"]) == 8
+    assert len({cell["id"]["accuracy"] for cell in report["cells"]} | {str(c["scores"]) for c in report["cells"]}) > 7
+    stages = tmp_path / "saved" / "controls" / "stages"
+    for name in ("pixel_mixup", "cutmix", "noise", "patch_shuffle", "real"):
+        (folder,) = stages.glob(f"{name}-*")
+        assert np.load(folder / "outliers.images.npy").shape == (33, 8, 8, 1)
+    # Eight classifiers, the baseline of seven among them; it and each exposed one were validated once.
+    assert len(list(stages.glob("classifier-*"))) == 8 and len(list(stages.glob("validation-*"))) == 8
+    none, *exposed = report["cells"]
+    assert none["baseline"] is None and "baseline_classifier" not in none["stages"]
+    for cell in exposed:
+        assert cell["baseline"]["sets"] == cell["validation_sets"] == ["sixes"]
+        assert cell["baseline"]["validation_accuracy"] == exposed[0]["baseline"]["validation_accuracy"]
+        assert cell["stages"]["baseline_classifier"]["cached"]
+        if none["headline_score"] == cell["baseline"]["score"]:
+            np.testing.assert_allclose(
+                cell["baseline"]["validation_auroc"], none["validation"][none["headline_score"]], atol=1e-9
+            )
+
+
+def test_a_run_that_exposure_made_worse_says_so_first(tmp_path):
+    # Exposed, with all its might, to what are nearly its own training images.
+    outliers = '["pixel_mixup"]\npixel_mixup = { weight = 0.999 }\nweight = 50.0\nexposure = "cosine_exposure"\n'
+    recipe = TINY.replace('["label_mixup", "noise"]\n', outliers).replace("epochs = 2", "epochs = 6")
+    (tmp_path / "worse.toml").write_text(recipe + "[serve]\nexport = false\n")
+    result = kood("run", "worse.toml", cwd=tmp_path)
+    assert result.returncode == 0, result.stderr
+    report = report_of(tmp_path, "worse")
+    assert report["baseline"]["worse"] and "--set outliers.use=[]" in report["warnings"][0]
+    lines = [line for line in result.stdout.split("worse", 1)[1].splitlines() if "WARNING" in line]
+    assert "made this classifier" in lines[0]
+    html = (tmp_path / "saved" / "worse" / "report.html").read_text()
+    assert html.index("outliers.use=[]") < html.index("Near-OOD AUROC")
+    without = kood("run", "worse.toml", "--set", "outliers.use=[]", cwd=tmp_path)
+    assert without.returncode == 0 and report_of(tmp_path, "worse")["baseline"] is None
+    assert report_of(tmp_path, "worse")["stages"]["classifier"]["cached"]
+
+
 @pytest.mark.parametrize(
     ("change", "expected"),
     [
@@ -187,7 +255,16 @@ outliers = ["none", ["label_mixup"]]
         (("classes = [8, 9]", "classes = [3, 9]"), ["data.near.other_digits", "60 different images are in data.id"]),
         (
             ('["label_mixup", "noise"]\n', '["real"]\nreal = { source = "digits", classes = [9] }\n'),
-            ["outliers.real", "are in data.near.other_digits"],
+            ["outliers.real", "are in data.near.other_digits", "tested on images that it was trained on"],
+        ),
+        (
+            ("[data.far.uniform]", '[data.validation_ood.few]\nsource = "digits"\nclasses = [8]\n[data.far.uniform]'),
+            ["data.validation_ood.few", "are in data.near.other_digits", "choices would be made on test images"],
+        ),
+        (
+            ('["label_mixup", "noise"]\n', '["real"]\nreal = { source = "digits", classes = [6] }\n'
+             '[data.validation_ood.sixes]\nsource = "digits"\nclasses = [6]\n[outliers.noise]\n'),
+            ["outliers.real", "are in data.validation_ood.sixes", "choices would be made on images that"],
         ),
         (("classes = [8, 9]", "classes = [8, 12]"), ["data.near.other_digits", "12"]),
         (("classes = [0, 1, 2, 3]", "classes = [0]"), ["label_mixup.classes"]),

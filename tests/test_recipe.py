@@ -213,3 +213,22 @@ def _is_toml(value):
     if isinstance(value, dict):
         return all(map(_is_toml, value.values()))
     return not isinstance(value, str) or all(c.isprintable() for c in value)
+
+
+@pytest.mark.parametrize(
+    ("source", "setting", "expected"),
+    [
+        ("pixel_mixup", "outliers.pixel_mixup.weight=0.0", "pixel_mixup: weight = 0 leaves the first image out"),
+        ("cutmix", "outliers.cutmix.weight=0.0", "outliers.cutmix: weight = 0 leaves the first image out"),
+        ("patch_shuffle", "outliers.patch_shuffle.grid=9", r"patch_shuffle.grid is 9.*8x8 pixels"),
+    ],
+)
+def test_an_outlier_that_would_be_none_is_refused(tiny, source, setting, expected):
+    with pytest.raises(UserError, match=expected):
+        load(tiny, [f'outliers.use=["{source}"]', setting])
+
+
+@pytest.mark.parametrize("name", ["validation", "calibration", "near"])
+def test_a_validation_set_cannot_take_the_name_of_another(tiny, name):
+    with pytest.raises(UserError, match=f"'{name}' cannot name a data set"):
+        load(tiny, [f'data.validation_ood.{name}.source="blobs"'])

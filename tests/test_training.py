@@ -7,12 +7,14 @@ import numpy as np
 import pytest
 from keras import ops
 
-from kood import training
+from kood import heads, training
+from kood.classifier import Classifier
 from kood.data import ImageSet
-from kood.data.batches import labelled_batches
+from kood.data.batches import labelled_batches, training_batches
 from kood.diffusion.denoiser import Denoiser
 from kood.errors import UserError
 from kood.nets import denoisers
+from kood.virtual import VirtualOutliers
 
 pytestmark = pytest.mark.backend  # Run once under each Keras backend.
 
@@ -97,6 +99,47 @@ def test_the_checkpoint_is_written_no_oftener_than_asked(tmp_path):
     with pytest.raises(Killed):
         fit(tmp_path, KillAfter(2), interval=3600.0)
     assert not list(tmp_path.iterdir())
+
+
+def classifier_fit(folder, callback=None):
+    """Exposure that begins within the second epoch, to virtual outliers and to the head alone."""
+    keras.utils.set_random_seed(3)
+    virtual = VirtualOutliers(3, 5, queue=4, candidates=20, seed=6)
+    inputs = keras.Input((8, 8, 1))
+    backbone = keras.Model(inputs, keras.layers.Dense(6)(keras.layers.Flatten()(inputs)))
+    model = Classifier(
+        backbone, heads.CosFace(3), "outlier_exposure", exposure_begin=5, reach="head", virtual=virtual,
+        name="classifier",
+    )  # fmt: skip
+    model.build((None, 8, 8, 1))
+    model.compile(training.optimizer(EPOCHS * STEPS, learning_rate=1e-2))
+
+    def mixed(first):
+        rng = np.random.default_rng(0)
+        pixels = rng.integers(0, 256, (34, 8, 8, 1)).astype("uint8")
+        images = ImageSet(pixels[:24], np.arange(24, dtype="int64") % 3, ("a", "b", "c"))
+        return training_batches(
+            images, ImageSet(pixels[24:]), num_classes=3, batch_size=8, outliers_per_batch=4, epochs=EPOCHS, seed=4,
+            first_epoch=first,
+        )[0]  # fmt: skip
+
+    return training.fit(
+        model, mixed, epochs=EPOCHS, steps_per_epoch=STEPS, folder=folder, callback=callback, interval=0.0
+    )
+
+
+@pytest.mark.parametrize("killed_after", [0, 1, 3])
+def test_an_interrupted_exposure_ends_bit_for_bit_the_same(tmp_path, killed_after):
+    whole, history = classifier_fit(tmp_path / "whole")
+    assert history["exposure"][0] == 0.0 < history["exposure"][1]
+    with pytest.raises(Killed):
+        classifier_fit(tmp_path / "killed", KillAfter(killed_after))
+    resumed, again = classifier_fit(tmp_path / "killed")
+    assert again == history
+    for one, other in zip(values(whole), values(resumed), strict=True):
+        np.testing.assert_array_equal(one, other)
+    states = [ops.convert_to_numpy(model.virtual.seed_generator.state) for model in (whole, resumed)]
+    np.testing.assert_array_equal(*states)
 
 
 @pytest.mark.parametrize("damage", ["json", "model"])

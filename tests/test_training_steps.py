@@ -10,6 +10,7 @@ from kood.classifier import Classifier
 from kood.diffusion.denoiser import Denoiser
 from kood.nets import denoisers
 from kood.steps import compiled
+from kood.virtual import VirtualOutliers
 
 pytestmark = pytest.mark.backend  # Run once under each Keras backend.
 
@@ -152,6 +153,113 @@ def test_mixed_precision_learns_with_float32_outputs(precision):
     assert isinstance(optimizer, keras.optimizers.LossScaleOptimizer) == (precision == "mixed_float16")
     logs = history(model, [batch(seed=i) for i in range(4)], optimizer, epochs=20)
     assert np.isfinite(logs["loss"]).all() and logs["loss"][-1] < logs["loss"][0]
+
+
+def gradient(model, data):
+    """Of one batch's exposure alone, as the difference that a step of plain descent makes."""
+    both, without = [], []
+    for weight, found in ((1.0, both), (0.0, without)):
+        twin = Classifier.from_config(model.get_config())
+        twin.build((None, *SHAPE))
+        twin.set_weights(model.get_weights())
+        twin.exposure_weight = weight
+        before = [ops.convert_to_numpy(w) for w in twin.trainable_weights]
+        history(twin, [data], keras.optimizers.SGD(1.0), epochs=1)
+        found += [old - ops.convert_to_numpy(new) for old, new in zip(before, twin.trainable_weights, strict=True)]
+    return {w.path: np.abs(a - b).max() for w, a, b in zip(model.trainable_weights, both, without, strict=True)}
+
+
+@pytest.mark.parametrize("reach", ["all", "head"])
+@pytest.mark.parametrize("exposure", EXPOSURES)
+def test_the_reach_of_the_exposure(reach, exposure):
+    model = classifier("CosFace", exposure, exposure_weight=1.0, reach=reach)
+    moved = gradient(model, batch(rows=12, outliers=6))
+    head = {weight.path for weight in model.head.trainable_weights}
+    assert all(moved[path] > 1e-5 for path in head)
+    backbone = [size for path, size in moved.items() if path not in head]
+    assert len(backbone) == 4 and (max(backbone) < 1e-6 if reach == "head" else min(backbone) > 1e-5)
+
+
+def test_exposure_begins_at_its_step_and_goes_on_after_a_restart(tmp_path):
+    batches = [batch(seed=i) for i in range(4)]
+    model = classifier("Softmax", exposure_begin=6)
+    logs = history(model, batches, keras.optimizers.SGD(0.0), epochs=2)
+    late, always = logs["exposure"], history(classifier("Softmax"), batches, keras.optimizers.SGD(0.0))["exposure"]
+    assert late[0] == 0.0 and 0.0 < late[1] < always[1]
+    assert int(ops.convert_to_numpy(model.step)) == 8
+    model.save(tmp_path / "model.keras")
+    again = keras.saving.load_model(tmp_path / "model.keras")
+    assert (again.exposure_begin, int(ops.convert_to_numpy(again.step))) == (6, 8)
+    again.evaluate(dataset(batches), steps=3, verbose=0)
+    assert int(ops.convert_to_numpy(again.step)) == 8
+    assert all("step" not in weight.path for weight in again.trainable_weights)
+
+
+def with_virtual(exposure="outlier_exposure", head="CosFace", queue=6, **options):
+    virtual = VirtualOutliers(CLASSES, 5, queue=queue, candidates=40, seed=3)
+    return classifier(head, exposure, virtual=virtual, **options)
+
+
+@pytest.mark.parametrize("exposure", EXPOSURES)
+@pytest.mark.parametrize("outliers", [0, 4])
+def test_virtual_outliers_count_beside_the_others_once_queues_are_full(exposure, outliers):
+    model, data = with_virtual(exposure, exposure_weight=0.5), batch(rows=12, outliers=outliers)
+    rows = model._exposure_of
+    shown = model(data["image"])["cosines" if exposure == "cosine_exposure" else "logits"]
+    own = np.asarray(ops.convert_to_numpy(rows(shown)), "float64")[:outliers]
+    found = float(ops.convert_to_numpy(model.losses(data)["exposure"]))
+    np.testing.assert_allclose(found, 0.5 * own.mean() if outliers else 0.0, rtol=1e-4, atol=1e-6)
+    # Once they are full: the mean over both kinds of rows.
+    features = np.random.default_rng(0).normal(size=model.virtual.features.shape).astype("float32")
+    model.virtual.features.assign(features)
+    model.virtual.filled.assign(np.full(CLASSES, 6, "int32"))
+    state = ops.convert_to_numpy(model.virtual.seed_generator.state)
+    drawn = model.virtual.draw()
+    model.virtual.seed_generator.state.assign(state)
+    more = rows(model.head.cosines(drawn) if exposure == "cosine_exposure" else model.head(drawn))
+    expected = np.concatenate([own, np.asarray(ops.convert_to_numpy(more), "float64")])
+    assert len(expected) == outliers + 5
+    found = float(ops.convert_to_numpy(model.losses(data)["exposure"]))
+    np.testing.assert_allclose(found, 0.5 * expected.mean(), rtol=1e-4, atol=1e-6)
+
+
+@pytest.mark.parametrize("head", heads.__all__)
+def test_virtual_outliers_learn_in_the_compiled_step(head, tmp_path):
+    batches = [batch(outliers=0, seed=i) for i in range(4)]
+    model = with_virtual(head=head)
+    logs = history(model, batches, keras.optimizers.Adam(3e-3), epochs=6)
+    assert logs["exposure"][-1] > 0.0 and np.isfinite(logs["loss"]).all()
+    assert logs["cross_entropy"][-1] < logs["cross_entropy"][0]
+    assert (ops.convert_to_numpy(model.virtual.filled) == 6).all()
+    seen = ops.convert_to_numpy(model.virtual.features)
+    assert (np.abs(seen).sum(axis=-1) > 0).all()
+    model.save(tmp_path / "model.keras")
+    again = keras.saving.load_model(tmp_path / "model.keras")
+    np.testing.assert_array_equal(seen, ops.convert_to_numpy(again.virtual.features))
+    assert training._seed_generators(again)[0].state.shape == model.virtual.seed_generator.state.shape
+
+
+def test_virtual_outliers_reach_the_head_alone():
+    model = with_virtual(exposure_weight=1.0)
+    rng = np.random.default_rng(0)
+    model.virtual.features.assign(rng.normal(size=model.virtual.features.shape).astype("float32"))
+    model.virtual.filled.assign(np.full(CLASSES, 6, "int32"))
+    moved = gradient(model, batch(rows=12, outliers=0))
+    head = {weight.path for weight in model.head.trainable_weights}
+    assert max(moved[path] for path in head) > 1e-5
+    assert max(size for path, size in moved.items() if path not in head) < 1e-6
+
+
+def test_a_file_without_the_newer_settings_loads():
+    config = classifier().get_config()
+    for key in ("exposure_begin", "reach", "virtual"):
+        del config[key]
+    model = Classifier.from_config(config)
+    assert (model.exposure_begin, model.reach, model.virtual, model.step) == (0, "all", None, None)
+    with pytest.raises(ValueError, match="reach must be"):
+        classifier(reach="backbone")
+    with pytest.raises(ValueError, match="need an exposure"):
+        with_virtual(exposure=None)
 
 
 def denoiser(prediction="epsilon", **options):

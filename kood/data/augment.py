@@ -18,7 +18,7 @@ from typing import Any
 from kood.data.tf_on_cpu import tf
 from kood.errors import UserError
 
-__all__ = ["aug_mix", "color_jitter", "crop", "cutout", "flip", "rand_augment"]
+__all__ = ["aug_mix", "blur", "color_jitter", "crop", "cutout", "flip", "jpeg", "rand_augment"]
 
 _BYTES = (0, 255)
 
@@ -110,6 +110,63 @@ def color_jitter(images, seed):
         hues = _uniform(images, seeds[3], -0.05, 0.05)
         colour = layers["hue"].augment_images(colour, transformations=hues)
     return _from_colour_bytes(colour, images)
+
+
+def blur(images, seed):
+    """Blurs each image by a Gaussian whose standard deviation is uniform between 0.1 and 1 pixel.
+
+    The kernel is the Gaussian at whole pixels up to four away, divided by its sum; beyond the border the outermost
+    pixel goes on. On in-distribution images and outliers alike it hides how smooth either is.
+
+    Args:
+        images: float32 (B, H, W, C) in [-1, 1].
+        seed: Integer (2,).
+
+    Returns:
+        float32 (B, H, W, C) in [-1, 1].
+    """
+    return _blurred(images, _uniform(images, seed, 0.1, 1.0))
+
+
+def _blurred(images, deviations, radius: int = 4):
+    offsets = tf.range(-radius, radius + 1)
+    kernels = tf.exp(-0.5 * tf.square(tf.cast(offsets, tf.float32) / deviations[:, None]))
+    kernels /= tf.reduce_sum(kernels, axis=1, keepdims=True)
+    result = images
+    for axis in (1, 2):
+        side = images.shape[axis]
+        rows = [tf.clip_by_value(tf.range(side) + offset, 0, side - 1) for offset in range(-radius, radius + 1)]
+        shifted = [tf.gather(result, at, axis=axis) for at in rows]
+        result = tf.add_n([one * kernels[:, i, None, None, None] for i, one in enumerate(shifted)])
+    return tf.clip_by_value(result, -1.0, 1.0)
+
+
+def jpeg(images, seed):
+    """Stores each image as a JPEG, of a quality that is uniform in 30..95, and reads it back.
+
+    On in-distribution images and outliers alike it puts its own traces over those of however either was made. Colour
+    is stored at half the resolution, as is usual.
+
+    Args:
+        images: float32 (B, H, W, C) in [-1, 1], C being 1 or 3.
+        seed: Integer (2,).
+
+    Returns:
+        float32 (B, H, W, C) in [-1, 1].
+    """
+    qualities = tf.random.stateless_uniform([tf.shape(images)[0]], seed, 30, 96, tf.int32)
+    return _compressed(images, qualities)
+
+
+def _compressed(images, qualities):
+    def one(image_and_quality):
+        stored = tf.io.encode_jpeg_variable_quality(*image_and_quality)
+        # Otherwise TensorFlow picks a decoder by platform.
+        return tf.io.decode_jpeg(stored, channels=images.shape[-1], dct_method="INTEGER_ACCURATE")
+
+    pixels = tf.cast(tf.clip_by_value(tf.round((images + 1.0) * 127.5), 0.0, 255.0), tf.uint8)
+    found = tf.map_fn(one, (pixels, qualities), fn_output_signature=tf.uint8)
+    return tf.ensure_shape(tf.cast(found, tf.float32) / 127.5 - 1.0, images.shape)
 
 
 def rand_augment(images, seed):

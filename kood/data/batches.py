@@ -18,7 +18,7 @@ from kood.errors import UserError
 __all__ = ["image_batches", "labelled_batches", "training_batches"]
 
 # What a random stream is for: streams of one seed never meet.
-_ID_ORDER, _OUTLIER_ORDER, _ROW_ORDER, _AUGMENT = range(4)
+_ID_ORDER, _OUTLIER_ORDER, _ROW_ORDER, _AUGMENT, _LABELLED_ORDER = range(5)
 
 
 def training_batches(
@@ -32,12 +32,15 @@ def training_batches(
     seed: int,
     first_epoch: int = 0,
     augment: Sequence[str] = (),
+    labelled: ImageSet | None = None,
+    labelled_per_batch: int = 0,
+    steps: int | None = None,
 ) -> tuple[tf.data.Dataset, int]:
     """Batches of in-distribution images and outliers, mixed into one forward pass.
 
-    An epoch is one shuffled pass over `id_set`, less the remainder that does not fill a batch. Outliers go on from
-    step to step and epoch to epoch through one shuffled pass after another, so that each is seen as often as any
-    other. The rows of a batch are shuffled.
+    An epoch is one shuffled pass over `id_set`, less the remainder that does not fill a batch. Outliers, and further
+    labelled images, go on from step to step and epoch to epoch through one shuffled pass after another, so that each
+    is seen as often as any other. The rows of a batch are shuffled.
 
     Args:
         id_set: Labelled in-distribution images.
@@ -49,65 +52,83 @@ def training_batches(
         seed: Decides every order and augmentation.
         first_epoch: Where to begin: batches are those of the epochs first_epoch..E-1 of the whole run.
         augment: Names of `kood.data.augment`, applied in order to all rows alike.
+        labelled: Further labelled images with the same classes (generated ones, say) that every batch has some of; or
+            None.
+        labelled_per_batch: L, how many of them; 0 where `labelled` is None.
+        steps: Batches an epoch. Not given, as many as `id_set` fills; given, its images too go on from epoch to epoch.
 
     Returns:
-        (dataset, steps an epoch). An element is {"image": float32 (B+O, H, W, C) in [-1, 1], "label": float32
-        (B+O, K) one-hot and all-zero for outliers, "is_outlier": float32 (B+O,)}.
+        (dataset, steps an epoch). An element is {"image": float32 (B+L+O, H, W, C) in [-1, 1], "label": float32
+        (B+L+O, K) one-hot and all-zero for outliers, "is_outlier": float32 (B+L+O,)}.
 
     Raises:
-        UserError: Fewer images than a batch holds; no outliers where some are asked for.
-        ValueError: `id_set` without labels, labels past K, a bad first epoch.
+        UserError: Fewer images than a batch holds; no outliers or further images where some are asked for.
+        ValueError: `id_set` or `labelled` without labels, labels past K, a bad first epoch.
     """
     _check_labels(id_set, num_classes)
-    outlier_count = 0 if outliers is None else len(outliers)
     if outliers is None:
         outliers_per_batch = 0
+    if labelled is None:
+        labelled_per_batch = 0
     if len(id_set) < batch_size:
         raise UserError(
             f"train.batch_size: {batch_size} is more than the {len(id_set)} training images; lower it to at most "
             f"{len(id_set)}, or give more images"
         )
-    if outliers_per_batch and not outlier_count:
-        raise UserError("there are no outlier images to train with; ask for at least one, or train without outliers")
     if not 0 <= first_epoch <= epochs:
         raise ValueError(f"first_epoch must lie in 0..{epochs}, not {first_epoch}")
-    steps = len(id_set) // batch_size
+    per_epoch = len(id_set) // batch_size if steps is None else steps
     pixels, labels = _held(id_set.images), _held(id_set.known_labels.astype(np.int32))
     augmented = _augmentation(augment)
-    outlier_pixels = _held(outliers.images) if outliers is not None else None
-    rows_in_batch = batch_size + outliers_per_batch
+    # What is drawn beside the images of `id_set`: name, pixels, labels or None, purpose of the order, rows a batch.
+    streams: list[tuple] = []
+    if labelled is not None and labelled_per_batch:
+        _check_labels(labelled, num_classes)
+        known = _held(labelled.known_labels.astype(np.int32))
+        streams.append(("labelled_rows", _held(labelled.images), known, _LABELLED_ORDER, labelled_per_batch))
+    if outliers is not None and outliers_per_batch:
+        streams.append(("outlier_rows", _held(outliers.images), None, _OUTLIER_ORDER, outliers_per_batch))
+    for name, images, *_ in streams:
+        if not len(images):
+            kind = name.removesuffix("_rows")
+            raise UserError(f"there are no {kind} images to train with; ask for at least one, or train without them")
+    rows_in_batch = batch_size + labelled_per_batch + outliers_per_batch
 
     def epoch_orders(epoch):
-        order = tf.random.experimental.stateless_shuffle(tf.range(len(id_set)), _seed(seed, _ID_ORDER, epoch))
-        parts = {
-            "step": epoch * steps + tf.range(steps, dtype=tf.int64),
-            "id_rows": tf.reshape(order[: steps * batch_size], (steps, batch_size)),
-        }
-        if outliers_per_batch:
-            each_epoch = steps * outliers_per_batch
-            endless = _endless(outlier_count, _OUTLIER_ORDER, seed, epoch * each_epoch, each_epoch)
-            parts["outlier_rows"] = tf.reshape(endless, (steps, outliers_per_batch))
+        def endless(size: int, purpose: int, rows: int):
+            each_epoch = per_epoch * rows
+            return tf.reshape(_endless(size, purpose, seed, epoch * each_epoch, each_epoch), (per_epoch, rows))
+
+        if steps is None:
+            order = tf.random.experimental.stateless_shuffle(tf.range(len(id_set)), _seed(seed, _ID_ORDER, epoch))
+            id_rows = tf.reshape(order[: per_epoch * batch_size], (per_epoch, batch_size))
+        else:
+            id_rows = endless(len(id_set), _ID_ORDER, batch_size)
+        parts = {"step": epoch * per_epoch + tf.range(per_epoch, dtype=tf.int64), "id_rows": id_rows}
+        for name, images, _, purpose, rows in streams:
+            parts[name] = endless(len(images), purpose, rows)
         return tf.data.Dataset.from_tensor_slices(parts)
 
     def batch(place):
-        images = tf.gather(pixels, place["id_rows"])
-        rows = tf.one_hot(tf.gather(labels, place["id_rows"]), num_classes)
-        if outliers_per_batch:
-            images = tf.concat([images, tf.gather(outlier_pixels, place["outlier_rows"])], axis=0)
-            rows = tf.pad(rows, [[0, outliers_per_batch], [0, 0]])
-        is_outlier = tf.cast(tf.range(rows_in_batch) >= batch_size, tf.float32)
+        images = [tf.gather(pixels, place["id_rows"])]
+        rows = [tf.one_hot(tf.gather(labels, place["id_rows"]), num_classes)]
+        for name, more, known, _, count in streams:
+            images.append(tf.gather(more, place[name]))
+            none = tf.zeros((count, num_classes))
+            rows.append(none if known is None else tf.one_hot(tf.gather(known, place[name]), num_classes))
+        is_outlier = tf.cast(tf.range(rows_in_batch) >= rows_in_batch - outliers_per_batch, tf.float32)
         order = tf.random.experimental.stateless_shuffle(
             tf.range(rows_in_batch), _seed(seed, _ROW_ORDER, place["step"])
         )
-        images = normalize(tf.ensure_shape(tf.gather(images, order), (rows_in_batch, *pixels.shape[1:])))
+        mixed = tf.ensure_shape(tf.gather(tf.concat(images, axis=0), order), (rows_in_batch, *pixels.shape[1:]))
         return {
-            "image": augmented(images, _seed(seed, _AUGMENT, place["step"])),
-            "label": tf.ensure_shape(tf.gather(rows, order), (rows_in_batch, num_classes)),
+            "image": augmented(normalize(mixed), _seed(seed, _AUGMENT, place["step"])),
+            "label": tf.ensure_shape(tf.gather(tf.concat(rows, axis=0), order), (rows_in_batch, num_classes)),
             "is_outlier": tf.gather(is_outlier, order),
         }
 
     places = tf.data.Dataset.range(first_epoch, epochs).flat_map(epoch_orders)
-    return _finished(places.map(batch, tf.data.AUTOTUNE), (epochs - first_epoch) * steps), steps
+    return _finished(places.map(batch, tf.data.AUTOTUNE), (epochs - first_epoch) * per_epoch), per_epoch
 
 
 def labelled_batches(

@@ -4,7 +4,7 @@ import numpy as np
 
 from kood.data.images import quantize
 
-__all__ = ["noise_images", "patch_shuffle", "pixel_mixup"]
+__all__ = ["cutmix", "noise_images", "patch_shuffle", "pixel_mixup"]
 
 
 def pixel_mixup(
@@ -34,30 +34,104 @@ def pixel_mixup(
     Raises:
         ValueError: Fewer than two classes, or a weight that is none of these.
     """
-    if weight not in ("uniform", "beta") if isinstance(weight, str) else not 0.0 <= weight <= 1.0:
+    if not isinstance(weight, str) and not 0.0 <= weight <= 1.0:
         raise ValueError(f"weight must be a number in [0, 1], 'uniform' or 'beta', not {weight!r}")
-    order = np.argsort(labels, kind="stable")
-    values, starts, sizes = np.unique(labels[order], return_index=True, return_counts=True)
-    if len(values) < 2:
-        raise ValueError(f"pixel mixup mixes two classes; there is {len(values)}")
-    first = rng.integers(len(images), size=count)
-    own = np.searchsorted(values, labels[first])
-    # Rows sorted by class form a ring; from the end of one's own class, any step less than all the others' number
-    # lands on another class, each of its images with the same chance.
-    others = len(images) - sizes[own]
-    steps = np.floor(rng.random(count) * others).astype(np.int64)
-    second = order[(starts[own] + sizes[own] + steps) % len(images)]
-    shape = (count, 1, 1, 1)
-    if isinstance(weight, str):
-        weights = rng.beta(*((1.0, 1.0) if weight == "uniform" else (alpha, alpha)), size=shape).astype(np.float32)
-    else:
-        weights = np.full(shape, weight, np.float32)
+    first, second = _pairs(labels, count, rng)
+    weights = _weights(weight, alpha, count, rng).astype(np.float32).reshape(-1, 1, 1, 1)
     mixtures = np.empty((count, *images.shape[1:]), np.uint8)
     for start in range(0, count, 4096):
         part = slice(start, start + 4096)
         mixed = weights[part] * images[first[part]] + (np.float32(1.0) - weights[part]) * images[second[part]]
         mixtures[part] = np.rint(mixed)
     return mixtures
+
+
+def cutmix(
+    images: np.ndarray,
+    labels: np.ndarray,
+    count: int,
+    *,
+    weight: float | str = 0.5,
+    alpha: float = 1.0,
+    rng: np.random.Generator,
+) -> np.ndarray:
+    """Images with a rectangle of an image of another class in them (CutMix, Yun et al. 2019, arXiv 1905.04899).
+
+    The rectangle lies at the same place in both images and has the share 1 - w of the area: about H sqrt(1 - w) by
+    W sqrt(1 - w) pixels, the height rounded up or down and the width to the nearest pixel, whichever comes closest
+    to the area, so that it is off by half a column of the rectangle at most. The paper draws the centre anywhere and
+    cuts off what lies beyond the border, which leaves less of the second image than was asked; here the place is
+    uniform among those where the whole rectangle fits. Something of both images is always left: one pixel at least.
+
+    The pairs are those that `pixel_mixup` draws.
+
+    Args:
+        images: uint8 (N, H, W, C), of two pixels at least.
+        labels: Integer (N,).
+        count: How many.
+        weight: w in (0, 1), the share of the area that the first image keeps; or "uniform" or "beta", from which w is
+            drawn for each image.
+        alpha: Parameter of Beta(alpha, alpha).
+        rng: Decides the pairs, the weights and the places.
+
+    Returns:
+        uint8 (count, H, W, C).
+
+    Raises:
+        ValueError: Fewer than two classes or two pixels, or a weight that is none of these.
+    """
+    if not isinstance(weight, str) and not 0.0 < weight < 1.0:
+        raise ValueError(f"weight must be a number in (0, 1), 'uniform' or 'beta', not {weight!r}")
+    height, width = images.shape[1:3]
+    if height * width < 2:
+        raise ValueError("cutmix needs images of at least two pixels")
+    first, second = _pairs(labels, count, rng)
+    high, wide = _rectangles(height, width, 1.0 - _weights(weight, alpha, count, rng))
+    tops, lefts = rng.integers(0, height - high + 1), rng.integers(0, width - wide + 1)
+    rows, columns = np.arange(height), np.arange(width)
+    in_rows = (rows >= tops[:, None]) & (rows < (tops + high)[:, None])
+    in_columns = (columns >= lefts[:, None]) & (columns < (lefts + wide)[:, None])
+    pasted = images[first]
+    for start in range(0, count, 4096):
+        part = slice(start, start + 4096)
+        inside = in_rows[part, :, None] & in_columns[part, None, :]
+        pasted[part] = np.where(inside[..., None], images[second[part]], pasted[part])
+    return pasted
+
+
+def _rectangles(height: int, width: int, shares: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Heights and widths in whole pixels of rectangles of these shares of the area, at least a pixel and never all."""
+    area = np.clip(shares * (height * width), 1, height * width - 1)
+    side = height * np.sqrt(shares)
+    high = np.clip(np.stack([np.floor(side), np.ceil(side)]), 1, height)
+    wide = np.clip(np.rint(area / high), 1, np.where(high == height, max(1, width - 1), width))
+    high = np.where((wide == width) & (high == height), height - 1, high)  # Only where there is but one column.
+    nearest = np.abs(high * wide - area).argmin(axis=0)[None]
+    return tuple(np.take_along_axis(sides, nearest, axis=0)[0].astype(np.int64) for sides in (high, wide))
+
+
+def _pairs(labels: np.ndarray, count: int, rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
+    """Rows (count,) twice: the first uniform over all, the second uniform over those of other classes."""
+    order = np.argsort(labels, kind="stable")
+    values, starts, sizes = np.unique(labels[order], return_index=True, return_counts=True)
+    if len(values) < 2:
+        raise ValueError(f"a mixture is of two classes; there is {len(values)}")
+    first = rng.integers(len(labels), size=count)
+    own = np.searchsorted(values, labels[first])
+    # Rows sorted by class form a ring; from the end of one's own class, any step less than all the others' number
+    # lands on another class, each of its images with the same chance.
+    others = len(labels) - sizes[own]
+    steps = np.floor(rng.random(count) * others).astype(np.int64)
+    return first, order[(starts[own] + sizes[own] + steps) % len(labels)]
+
+
+def _weights(weight: float | str, alpha: float, count: int, rng: np.random.Generator) -> np.ndarray:
+    """The first image's share of each mixture, (count,)."""
+    if weight not in ("uniform", "beta"):
+        if isinstance(weight, str):
+            raise ValueError(f"weight must be a number, 'uniform' or 'beta', not {weight!r}")
+        return np.full(count, weight)
+    return rng.beta(*((1.0, 1.0) if weight == "uniform" else (alpha, alpha)), size=count)
 
 
 def noise_images(

@@ -16,6 +16,7 @@ from rich.console import Console
 
 from kood import report
 from kood.errors import UserError
+from kood.pipeline.baseline import compare_with_baseline
 from kood.pipeline.classify import evaluate_classifier, export_model, train_classifier
 from kood.pipeline.judge import train_judge
 from kood.pipeline.outliers import make_outliers, train_denoiser
@@ -91,6 +92,7 @@ def make_cell(work: Work) -> dict[str, Any]:
         make_pure_samples(work)
     train_classifier(work, outliers)
     evaluate_classifier(work)
+    compare_with_baseline(work)
     if work.recipe.serve.export:
         export_model(work)
     return summarize(work)
@@ -131,7 +133,7 @@ def _say_where(console: Console, folder: Path, result: dict[str, Any]) -> None:
     trained = [
         name
         for cell in cells
-        for name in ("diffusion", "classifier")
+        for name in ("diffusion", "classifier", "baseline_classifier")
         if not cell["stages"].get(name, {"cached": True})["cached"]
     ]
     if not trained:

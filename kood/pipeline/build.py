@@ -9,6 +9,7 @@ from kood.classifier import Classifier
 from kood.data.classes import class_indices
 from kood.errors import UserError
 from kood.recipe import Recipe
+from kood.virtual import VirtualOutliers
 
 __all__ = ["build_classifier", "build_network", "mixed_groups"]
 
@@ -21,20 +22,43 @@ def build_network(recipe: Recipe, num_classes: int) -> keras.Model:
         return _built("diffusion.options", network, recipe.data.shape, num_classes, **settings.options)
 
 
-def build_classifier(recipe: Recipe, num_classes: int, precision: str | None = None) -> Classifier:
-    """The untrained classifier of a recipe, in the recipe's precision or another."""
+def build_classifier(
+    recipe: Recipe,
+    num_classes: int,
+    precision: str | None = None,
+    *,
+    steps: int = 0,
+    seed: int = 0,
+    exposed: bool = True,
+) -> Classifier:
+    """The untrained classifier of a recipe.
+
+    Args:
+        recipe: The recipe.
+        num_classes: K.
+        precision: Another than the recipe's.
+        steps: Steps of the whole training, of which the recipe says at which share exposure begins.
+        seed: Decides the virtual outliers.
+        exposed: Whether with what exposure to outliers needs; without it, the same backbone and head alone.
+    """
     with training.precision(precision or recipe.train.precision):
         backbone = registry.obtain("backbones", recipe.classifier.backbone)
         backbone = _built("classifier.options", backbone, recipe.data.shape, **recipe.classifier.options)
     head = _built("head", registry.obtain("heads", recipe.head.name), num_classes, **recipe.head.options())
-    exposed = recipe.outliers.exposes
-    model = Classifier(
-        backbone,
-        head,
-        exposure=registry.find("losses", recipe.outliers.exposure, "outliers.exposure").attribute if exposed else None,
-        exposure_weight=recipe.outliers.weight,
-        name="classifier",
-    )
+    settings, options = recipe.outliers, {}
+    if exposed and settings.exposes:
+        options = {
+            "exposure": registry.find("losses", settings.exposure, "outliers.exposure").attribute,
+            "exposure_weight": settings.weight,
+            "exposure_begin": round(settings.begin * steps),
+            "reach": settings.reach,
+        }
+        if "virtual" in settings.use:
+            given = settings.virtual.model_dump()
+            options["virtual"] = _built(
+                "outliers.virtual", VirtualOutliers, num_classes, settings.per_batch, seed=seed, **given
+            )
+    model = Classifier(backbone, head, name="classifier", **options)
     model.build((None, *recipe.data.shape))
     return model
 

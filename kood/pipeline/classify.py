@@ -11,39 +11,59 @@ from kood import training
 from kood.data import ImageSet
 from kood.data.batches import training_batches
 from kood.data.stored import read_images
-from kood.evaluate import evaluate
+from kood.evaluate import PROXIES, evaluate, validate
 from kood.pipeline.build import build_classifier
 from kood.pipeline.work import Work
 from kood.report import fit_callback
 from kood.runs import Stage
 from kood.serving.publishing import publish
 
-__all__ = ["evaluate_classifier", "export_model", "train_classifier"]
+__all__ = ["evaluate_classifier", "export_model", "train_classifier", "validate_classifier"]
 
 
-def train_classifier(work: Work, outlier_stages: list[Stage]) -> Stage:
-    """Fits the classifier on in-distribution and outlier rows of one batch."""
+def train_classifier(
+    work: Work, outlier_stages: list[Stage], pure: Stage | None = None, shown: str = "classifier"
+) -> Stage:
+    """Fits the classifier on in-distribution and outlier rows of one batch.
+
+    Pure samples under "id_rows" are further in-distribution rows of every batch. Under "augment" they join the training
+    images: each batch is as large as without them and drawn from both together, and there are as many batches, so that
+    the classifiers of a table have been trained equally long and differ in what they saw alone.
+
+    Args:
+        work: The cell.
+        outlier_stages: Those that made outlier images.
+        pure: The one that made samples of one class each, where the recipe trains on them.
+        shown: What the display calls it.
+    """
     recipe, seed = work.recipe, work.seed("classifier")
     settings, per_batch = recipe.train, recipe.outliers.per_batch
     exposed = recipe.outliers.exposes
+    as_rows = pure is not None and "id_rows" in recipe.pure_samples.use
+    as_images = pure is not None and "augment" in recipe.pure_samples.use
+    pure_per_batch = (recipe.pure_samples.per_batch or per_batch) if as_rows else 0
 
     def make(folder: Path) -> dict[str, Any]:
-        images = work.data("train")
-        outliers = None
-        if exposed:
+        images, outliers, labelled, steps = work.data("train"), None, None, None
+        classes = len(images.class_names)
+        if exposed and outlier_stages:
             sets = [read_images(stage.folder, "outliers", stage.facts) for stage in outlier_stages]
             outliers = ImageSet(np.concatenate([s.images for s in sets]))
+        if pure is not None:
+            labelled = read_images(pure.folder, "pure", pure.facts)
+        if labelled is not None and as_images and len(images) >= settings.batch_size:
+            steps, images, labelled = len(images) // settings.batch_size, _joined(images, labelled), None
 
         def batches(first: int):
             return training_batches(
-                images, outliers, num_classes=len(images.class_names), batch_size=settings.batch_size,
+                images, outliers, num_classes=classes, batch_size=settings.batch_size,
                 outliers_per_batch=per_batch if exposed else 0, epochs=settings.epochs, seed=seed, first_epoch=first,
-                augment=recipe.data.augment,
+                augment=recipe.data.augment, labelled=labelled, labelled_per_batch=pure_per_batch, steps=steps,
             )  # fmt: skip
 
         _, per_epoch = batches(0)
         keras.utils.set_random_seed(seed)
-        model = build_classifier(recipe, len(images.class_names))
+        model = build_classifier(recipe, classes, steps=settings.epochs * per_epoch, seed=work.seed("virtual"))
         model.compile(
             optimizer=training.optimizer(
                 settings.epochs * per_epoch, name=settings.optimizer, learning_rate=settings.learning_rate,
@@ -52,7 +72,7 @@ def train_classifier(work: Work, outlier_stages: list[Stage]) -> Stage:
             ),
             steps_per_execution=training.steps_per_call(per_epoch, settings.steps_per_execution),
         )  # fmt: skip
-        with work.progress.stage("classifier", settings.epochs) as stage:
+        with work.progress.stage(shown, settings.epochs) as stage:
             model, history = training.fit(
                 model,
                 lambda first: batches(first)[0],
@@ -61,43 +81,87 @@ def train_classifier(work: Work, outlier_stages: list[Stage]) -> Stage:
                 folder=folder,
                 callback=fit_callback(stage),
             )
-        if settings.precision != "float32":
-            # Scores and the threshold are float32: what was trained in half precision is measured and served in full.
-            plain = build_classifier(recipe, len(images.class_names), precision="float32")
-            plain.set_weights(model.get_weights())
-            model = plain
-        model.save(folder / "classifier.keras")
-        return {"history": history, "parameters": model.count_params()}
+        # What was trained in half precision is measured and served in float32; what only training needs stays behind.
+        plain = build_classifier(recipe, classes, precision="float32", exposed=False)
+        for mine, its in ((plain.backbone, model.backbone), (plain.head, model.head)):
+            mine.set_weights(its.get_weights())
+        plain.save(folder / "classifier.keras")
+        return {"history": history, "parameters": plain.count_params()}
 
+    exposure = {
+        "images": [stage.facts["sha256"] for stage in outlier_stages],
+        "virtual": recipe.outliers.virtual.model_dump() if "virtual" in recipe.outliers.use else None,
+        "per_batch": per_batch,
+        **recipe.outliers.model_dump(include={"exposure", "weight", "begin", "reach"}),
+    }
     decides = {
         "train": settings.model_dump(),
         "classifier": recipe.classifier.model_dump(),
         "head": recipe.head.model_dump(),
         "augment": recipe.data.augment,
-        "exposure": [recipe.outliers.exposure, recipe.outliers.weight, per_batch] if exposed else None,
-        "outliers": [stage.facts["sha256"] for stage in outlier_stages] if exposed else [],
+        "exposure": exposure if exposed else None,
+        "pure": [pure.facts["sha256"], as_images, pure_per_batch] if pure is not None else None,
         "images": work.digest("train"),
         "seed": seed,
         "backend": keras.backend.backend(),
     }
-    return work.stage("classifier", decides, make)
+    return work.stage("classifier", decides, make, shown)
+
+
+def _joined(images: ImageSet, more: ImageSet) -> ImageSet:
+    return ImageSet(
+        np.concatenate([images.images, more.images]),
+        np.concatenate([images.known_labels, more.known_labels]),
+        images.class_names,
+    )
+
+
+def validate_classifier(work: Work, names: list[str] | None) -> Stage:
+    """Scores validation images alone, for what is chosen or compared without a look at the test sets."""
+    recipe = work.recipe
+
+    def make(folder: Path) -> dict[str, Any]:
+        classifier = keras.saving.load_model(work.stages["classifier"].folder / "classifier.keras", compile=False)
+        result = validate(
+            classifier,
+            train=work.data("train"),
+            validation=work.data("validation"),
+            validation_ood=work.sets("validation_ood"),
+            names=names,
+            batch_size=recipe.evaluate.batch_size,
+            seed=recipe.data.split_seed,
+        )
+        flat = {f"{where}/{name}": v for name, values in result.scores.items() for where, v in values.items()}
+        np.savez(folder / "scores.npz", allow_pickle=False, correct=result.correct, **flat)
+        return {"accuracy": result.accuracy, "scores": list(result.scores)}
+
+    decides = {
+        "names": names,
+        "batch_size": recipe.evaluate.batch_size,
+        "classifier": work.stages["classifier"].key,
+        "sets": work.digest("train", "validation"),
+        "validation_ood": work.digests("validation_ood"),
+        "seed": recipe.data.split_seed,
+    }
+    return work.stage("validation", decides, make)
 
 
 def evaluate_classifier(work: Work) -> Stage:
     """Scores every set, chooses the headline score on validation images, and sets the threshold."""
     recipe = work.recipe
-    near = {name: work.data(f"data.near.{name}") for name in recipe.data.near}
-    far = {name: work.data(f"data.far.{name}") for name in recipe.data.far}
+    near, far, validation_ood = (work.sets(kind) for kind in ("near", "far", "validation_ood"))
 
     def make(folder: Path) -> dict[str, Any]:
         classifier = keras.saving.load_model(work.stages["classifier"].folder / "classifier.keras", compile=False)
-        total = 1 + len(near) + len(far) + 1 + (2 + 1) * (recipe.evaluate.headline == "auto")
+        chosen_on = 1 + (len(validation_ood) or len(PROXIES)) if recipe.evaluate.headline == "auto" else 0
+        total = 1 + len(near) + len(far) + 1 + chosen_on
         with work.progress.stage("evaluate", total, unit="set") as stage:
             result = evaluate(
                 classifier,
                 **{name: work.data(name) for name in ("train", "validation", "calibration", "test")},
                 near=near,
                 far=far,
+                validation_ood=validation_ood,
                 names=recipe.evaluate.scores,
                 headline=recipe.evaluate.headline.lower(),
                 accept=recipe.serve.accept,
@@ -117,8 +181,7 @@ def evaluate_classifier(work: Work) -> Stage:
         "accept": recipe.serve.accept,
         "classifier": work.stages["classifier"].key,
         "id": work.digest("train", "validation", "calibration", "test"),
-        "near": dict(zip(near, work.digest(*(f"data.near.{n}" for n in near)), strict=True)),
-        "far": dict(zip(far, work.digest(*(f"data.far.{n}" for n in far)), strict=True)),
+        **{kind: work.digests(kind) for kind in ("near", "far", "validation_ood")},
         "seed": recipe.data.split_seed,
     }
     return work.stage("evaluate", decides, make)

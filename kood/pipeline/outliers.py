@@ -1,6 +1,7 @@
 """The diffusion model, and the stages that make outliers: label mixup, of another file, and the controls."""
 
 import math
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +11,7 @@ import numpy as np
 from kood import training
 from kood.data import ImageSet
 from kood.data.batches import labelled_batches
-from kood.data.outliers import noise_images, pixel_mixup
+from kood.data.outliers import cutmix, noise_images, patch_shuffle, pixel_mixup
 from kood.data.stored import write_images
 from kood.diffusion.denoiser import Denoiser
 from kood.pipeline.build import build_network
@@ -87,25 +88,51 @@ def epochs_of(steps: int) -> tuple[int, int]:
 
 
 def make_outliers(work: Work) -> list[Stage]:
-    """Makes the outliers of each source that the recipe uses."""
-    makers = {"label_mixup": make_label_mixup, "pixel_mixup": _pixel_mixup, "noise": _noise, "real": _real}
-    return [makers[name](work) for name in work.recipe.outliers.use]
+    """Makes the outliers of each source of images that the recipe uses, `outliers.count_of` it each."""
+    makers = {
+        "label_mixup": make_label_mixup, "pixel_mixup": _pixel_mixup, "cutmix": _cutmix, "noise": _noise,
+        "patch_shuffle": _patch_shuffle, "real": _real,
+    }  # fmt: skip
+    return [makers[name](work) for name in work.recipe.outliers.use if name in makers]
 
 
 def _pixel_mixup(work: Work) -> Stage:
-    settings, seed = work.recipe.outliers.pixel_mixup, work.seed("pixel_mixup")
-    count = work.recipe.outliers.count_of("pixel_mixup")
+    return _pairs_of_images(work, "pixel_mixup", pixel_mixup)
+
+
+def _cutmix(work: Work) -> Stage:
+    return _pairs_of_images(work, "cutmix", cutmix)
+
+
+def _pairs_of_images(work: Work, name: str, mix: Callable[..., np.ndarray]) -> Stage:
+    settings, seed = getattr(work.recipe.outliers, name), work.seed(name)
+    count = work.recipe.outliers.count_of(name)
 
     def make(folder: Path) -> dict[str, Any]:
         train = work.data("train")
-        images = pixel_mixup(
+        images = mix(
             np.asarray(train.images), train.known_labels, count, weight=settings.weight, alpha=settings.alpha,
             rng=np.random.default_rng(seed),
         )  # fmt: skip
         return write_images(folder, "outliers", ImageSet(images))
 
     return work.stage(
-        "pixel_mixup", {**settings.model_dump(), "count": count, "train": work.digest("train"), "seed": seed}, make
+        name, {**settings.model_dump(), "count": count, "train": work.digest("train"), "seed": seed}, make
+    )
+
+
+def _patch_shuffle(work: Work) -> Stage:
+    settings, seed = work.recipe.outliers.patch_shuffle, work.seed("patch_shuffle")
+    count = work.recipe.outliers.count_of("patch_shuffle")
+
+    def make(folder: Path) -> dict[str, Any]:
+        images, rng = work.data("train").images, np.random.default_rng(seed)
+        # Passes over all images, the last of them in part: each is taken as often as any other, or once more.
+        rows = np.concatenate([rng.permutation(len(images)) for _ in range(-(-count // len(images)))])[:count]
+        return write_images(folder, "outliers", ImageSet(patch_shuffle(images[rows], rng=rng, grid=settings.grid)))
+
+    return work.stage(
+        "patch_shuffle", {**settings.model_dump(), "count": count, "train": work.digest("train"), "seed": seed}, make
     )
 
 
@@ -121,7 +148,12 @@ def _noise(work: Work) -> Stage:
 
 
 def _real(work: Work) -> Stage:
-    def make(folder: Path) -> dict[str, Any]:
-        return write_images(folder, "outliers", ImageSet(np.asarray(work.data("outliers.real").images)))
+    count, seed = work.recipe.outliers.count_of("real"), work.seed("real")
 
-    return work.stage("real", {"images": work.digest("outliers.real")}, make)
+    def make(folder: Path) -> dict[str, Any]:
+        images = work.data("outliers.real").images
+        if count < len(images):
+            images = images[np.sort(np.random.default_rng(seed).choice(len(images), count, replace=False))]
+        return write_images(folder, "outliers", ImageSet(np.asarray(images)))
+
+    return work.stage("real", {"images": work.digest("outliers.real"), "count": count, "seed": seed}, make)

@@ -57,20 +57,34 @@ def _digests(images: ImageSet) -> set[bytes]:
 
 
 def _refuse_shared(key: str, digests: set[bytes], seen: dict[str, set[bytes]]) -> None:
-    """An in-distribution image in a test set counts against a detector that is right; a test image among the training's
-    outliers, for one that has merely seen it."""
+    """No image may stand on two sides of what is compared; test sets may share images with one another."""
     for other, theirs in seen.items():
-        shared = len(digests & theirs)
-        if shared and (other == "data.id" or key == "outliers.real"):
+        shared, reason = len(digests & theirs), _forbidden(key, other)
+        if shared and reason:
             raise UserError(
-                f"{key}: {shared} of its {len(digests)} different images are in {other} as well; remove them from one"
+                f"{key}: {shared} of its {len(digests)} different images are in {other} as well, so {reason}; remove "
+                "them from one, or give the two different classes"
             )
     seen[key] = digests
 
 
+def _forbidden(key: str, other: str) -> str:
+    """Why two sets may not share an image; "" where they may."""
+    if other == "data.id":
+        return "the detector would be wrong to flag them, and wrong to accept them"
+    if key == "outliers.real":
+        if other.startswith("data.validation_ood."):
+            return "choices would be made on images that the classifier was trained on"
+        return "the detector would be tested on images that it was trained on"
+    if key.startswith("data.validation_ood."):
+        return "" if other.startswith("data.validation_ood.") else "choices would be made on test images"
+    return ""
+
+
 def _ood_sources(recipe: Recipe) -> dict[str, Any]:
     """The out-of-distribution sets by their recipe keys."""
-    sources = {f"data.{kind}.{name}": s for kind in ("near", "far") for name, s in getattr(recipe.data, kind).items()}
+    kinds = ("near", "far", "validation_ood")  # Each is checked against those before it.
+    sources = {f"data.{kind}.{name}": s for kind in kinds for name, s in getattr(recipe.data, kind).items()}
     if recipe.outliers.real is not None and "real" in recipe.outliers.use:
         sources["outliers.real"] = recipe.outliers.real
     return sources

@@ -27,6 +27,7 @@ def summarize(work: Work) -> dict[str, Any]:
         for kind in ("near", "far")
         for name in getattr(work.recipe.data, kind)
     }
+    compared = work.stages["baseline"].facts if "baseline" in work.stages else None
     inside = {name: {key: sets[name][key] for key in ("images", "sha256")} for name in ("train", "test")}
     return {
         "recipe": work.recipe.name,
@@ -36,6 +37,8 @@ def summarize(work: Work) -> dict[str, Any]:
         "quick": work.recipe.quick,
         "seeds": [work.recipe.seed],
         **figures,
+        "warnings": ([compared["warning"]] if compared and compared["warning"] else []) + figures["warnings"],
+        "baseline": {key: value for key, value in compared.items() if key != "warning"} if compared else None,
         "datasets": datasets,
         "id_sets": inside,
         "class_names": list(work.data("train").class_names),

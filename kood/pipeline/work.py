@@ -14,8 +14,8 @@ __all__ = ["VERSIONS", "Work"]
 
 #: Raised by one when a stage's code changes its result, so that results of older code are not taken for it.
 VERSIONS = {
-    "data": 1, "diffusion": 1, "label_mixup": 2, "pure": 1, "pure_audit": 1, "pixel_mixup": 1, "noise": 1, "real": 1,
-    "classifier": 1, "evaluate": 1, "export": 1,
+    "data": 2, "diffusion": 1, "label_mixup": 2, "pure": 1, "pure_audit": 1, "pixel_mixup": 1, "cutmix": 1, "noise": 1,
+    "patch_shuffle": 1, "real": 2, "classifier": 2, "validation": 1, "baseline": 1, "evaluate": 2, "export": 1,
 }  # fmt: skip
 
 
@@ -29,12 +29,12 @@ class Work:
     stages: dict[str, Stage] = field(default_factory=dict)
     seen: set[Path] = field(default_factory=set)
 
-    def stage(self, name: str, decides: dict[str, Any], make) -> Stage:
-        """Finds or makes a stage's result and keeps it under its name."""
+    def stage(self, name: str, decides: dict[str, Any], make, shown: str | None = None) -> Stage:
+        """Finds or makes a stage's result and keeps it under its name; the display may call it otherwise."""
         decides = {"version": VERSIONS[name], "quick": self.recipe.quick, **decides}
         stage = self.run.stage(name, decides, make)
         if stage.cached and stage.folder not in self.seen:
-            self.progress.cached(name)
+            self.progress.cached(shown or name)
         self.seen.add(stage.folder)
         self.stages[name] = stage
         return stage
@@ -51,3 +51,12 @@ class Work:
     def digest(self, *names: str) -> list[str]:
         """The contents of image sets, for fingerprints."""
         return [self.stages["data"].facts["sets"][name]["sha256"] for name in names]
+
+    def sets(self, kind: str) -> dict[str, ImageSet]:
+        """The image sets of `data.near`, `data.far` or `data.validation_ood`, by the recipe's names."""
+        return {name: self.data(f"data.{kind}.{name}") for name in getattr(self.recipe.data, kind)}
+
+    def digests(self, kind: str) -> dict[str, str]:
+        """Their contents, for fingerprints."""
+        names = list(getattr(self.recipe.data, kind))
+        return dict(zip(names, self.digest(*(f"data.{kind}.{name}" for name in names)), strict=True))

@@ -60,6 +60,10 @@ class Recipe(Section):
         if self.name and not SLUG.fullmatch(self.name):
             raise ValueError(f"name: {self.name!r} cannot name a folder; use letters, digits, '.', '_' and '-'")
         self._check_sampling()
+        grid, sides = self.outliers.patch_shuffle.grid, self.data.shape[:2]
+        if "patch_shuffle" in self.outliers.use and grid > min(sides):
+            raise ValueError(f"outliers.patch_shuffle.grid is {grid}, but images of {sides[0]}x{sides[1]} pixels have "
+                             f"at most {min(sides)} patches a side")  # fmt: skip
         if "noise" in self.outliers.use:
             for kind, sets in (("near", self.data.near), ("far", self.data.far)):
                 for name, source in sets.items():

@@ -98,8 +98,8 @@ class PureSamples(Sampling):
 
     Attributes:
         use: "audit": a test set of the audit, among others of whether the detector flags whatever is generated.
-            "id_rows": labelled rows on the in-distribution side of every batch that has outliers, so that being
-            generated tells nothing. "augment": more training images, beside the real ones, outliers or not.
+            "id_rows": labelled rows on the in-distribution side of every batch, so that being generated tells
+            nothing. "augment": more training images, beside the real ones, outliers or not.
         count: How many images to train with; not given, `outliers.count`.
         audit_count: How many others for the audit.
         per_batch: Rows in a batch under "id_rows"; not given, `outliers.per_batch`.
@@ -124,6 +124,12 @@ class PureSamples(Sampling):
         return self
 
 
+def _refuse_pure(section):
+    if section.weight == 0.0:
+        raise ValueError("weight = 0 leaves the first image out: what remains is a plain training image, no outlier")
+    return section
+
+
 class PixelMixup(Section):
     """Outliers that are pixel averages of two training images of different classes (arXiv 1710.09412).
 
@@ -136,6 +142,8 @@ class PixelMixup(Section):
     count: Positive | None = None
     weight: Weight = 0.5
     alpha: Alpha = 1.0
+
+    _check = model_validator(mode="after")(_refuse_pure)
 
 
 class CutMix(Section):
@@ -150,6 +158,8 @@ class CutMix(Section):
     count: Positive | None = None
     weight: Weight = 0.5
     alpha: Alpha = 1.0
+
+    _check = model_validator(mode="after")(_refuse_pure)
 
 
 class Noise(Section):
@@ -194,7 +204,8 @@ class Virtual(Section):
 class RealOutliers(Source):
     """Real auxiliary images, an oracle's advantage: outlier exposure as in arXiv 1812.04606.
 
-    A source's `count` is how many images are drawn; not given, all of them are used.
+    A source's `count` is how many images are drawn; not given, `outliers.count`, as of every other source, or all where
+    there are fewer.
     """
 
 

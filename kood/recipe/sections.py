@@ -21,8 +21,8 @@ Precision = Literal["float32", "mixed_bfloat16", "mixed_float16"]
 #: What an option of a backbone, a denoiser or a head may be.
 Option = bool | int | float | str | list[int] | list[float]
 
-#: Names that `report.json` uses beside those of the data sets.
-RESERVED = frozenset({"id", "near", "far"})
+#: Names that `report.json` and the evaluation use beside those of the data sets.
+RESERVED = frozenset({"id", "near", "far", "validation", "calibration"})
 SLUG = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}")
 
 

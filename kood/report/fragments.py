@@ -140,7 +140,7 @@ def _scores_table(cell: Mapping[str, Any]) -> str:
     ]
     validation = cell.get("validation") or {}
     if validation:
-        head.append("validation<small>proxy AUROC</small>")
+        head.append("validation<small>AUROC</small>")
     rows = []
     for score, of_score in cell["scores"].items():
         near, far = of_score.get("near") or {}, of_score.get("far") or {}

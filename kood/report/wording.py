@@ -157,7 +157,7 @@ def threshold_meaning(cell: Mapping[str, Any]) -> str:
 
 
 def validation_note(cell: Mapping[str, Any]) -> str:
-    """How the headline score stands on the validation proxies, "" where there is no validation."""
+    """How the headline score stands on the sets it was chosen on, "" where there is no validation."""
     figures = {name: value for name, value in (cell.get("validation") or {}).items() if not _missing(value)}
     headline = cell.get("headline_score")
     if headline not in figures:
@@ -165,7 +165,9 @@ def validation_note(cell: Mapping[str, Any]) -> str:
     best = max(figures, key=lambda name: figures[name])
     standing = "the best" if figures[best] == figures[headline] else f"{clean(best)} has {percent(figures[best])}"
     own = percent(figures[headline])
-    return f"Headline score {clean(headline)}: {own} AUROC on the validation proxies, {standing}."
+    named = [name for name in cell.get("validation_sets") or [] if name not in ("pixel_mixup", "patch_shuffle")]
+    where = ", ".join(map(clean, named)) or "the validation proxies"
+    return f"Headline score {clean(headline)}: {own} AUROC on {where}, {standing}."
 
 
 def headline_names(row: Mapping[str, Any]) -> str:

@@ -100,6 +100,48 @@ def test_color_jitter_stays_within_its_amounts():
     assert (np.ptp(result, axis=(1, 2)) < 1e-5).all() and result[:, 0, 0].std(axis=0).min() > 0.02
 
 
+@pytest.mark.parametrize("shape", [(6, 16, 16, 3), (5, 9, 4, 1), (3, 1, 2, 1)])
+def test_blur_is_a_gaussian_filter(shape):
+    from scipy.ndimage import gaussian_filter
+
+    images = np.random.default_rng(0).uniform(-1, 1, shape).astype("float32")
+    deviations = np.linspace(0.1, 1.0, shape[0]).astype("float32")
+    blurred = augment._blurred(tf.constant(images), tf.constant(deviations)).numpy()
+    expected = [
+        gaussian_filter(one.astype("float64"), (s, s, 0), mode="nearest", radius=(4, 4, 0))
+        for one, s in zip(images, deviations.astype("float64"), strict=True)
+    ]
+    np.testing.assert_allclose(blurred, expected, atol=2e-6)
+
+
+def test_blur_smooths_by_a_random_amount():
+    images = np.random.default_rng(0).uniform(-1, 1, (400, 8, 8, 1)).astype("float32")
+    spread = augment.blur(tf.constant(images), seed()).numpy().std(axis=(1, 2, 3)) / images.std(axis=(1, 2, 3))
+    assert (spread < 1.02).all() and spread.max() > 0.95 and spread.min() < 0.45
+
+
+@pytest.mark.parametrize("channels", [1, 3])
+@pytest.mark.parametrize("quality", [30, 60, 95])
+def test_jpeg_is_pillows(channels, quality):
+    import io
+
+    images = smooth_images(6, 32, channels)
+    found = quantize(augment._compressed(tf.constant(normalize(images)), tf.fill([6], quality)).numpy()).astype(int)
+    for one, stored in zip(images, found, strict=True):
+        file = io.BytesIO()
+        Image.fromarray(one[..., 0] if channels == 1 else one).save(file, "JPEG", quality=quality, subsampling=2)
+        expected = np.asarray(Image.open(file)).reshape(one.shape).astype(int)
+        # The libraries round differently, and interpolate colour differently.
+        assert np.abs(stored - expected).mean() < (0.3 if channels == 1 else 1.5)
+        assert np.abs(stored - one).mean() > np.abs(stored - expected).mean()
+
+
+def test_jpeg_draws_every_quality():
+    images = tf.constant(normalize(np.repeat(smooth_images(1, 16), 300, axis=0)))
+    found = augment.jpeg(images, seed()).numpy()
+    assert 20 < len(np.unique(found, axis=0)) <= 66
+
+
 def operation(operations, index, images, at=0):
     """One operation on all images, as 0..255."""
     which = tf.fill([len(images)], index)

@@ -136,6 +136,67 @@ def test_without_outliers():
         assert not element["is_outlier"].any() and (element["label"].sum(axis=1) == 1).all()
 
 
+def more_images(count=7, side=4):
+    """Further image i is 100 + i all over, and of class 4 - i mod 5."""
+    images = np.broadcast_to(100 + np.arange(count, dtype=np.uint8).reshape(-1, 1, 1, 1), (count, side, side, 3))
+    return ImageSet(images.copy(), 4 - np.arange(count, dtype=np.int64) % CLASSES, tuple("abcde"))
+
+
+@pytest.mark.parametrize("with_outliers", [True, False])
+def test_further_labelled_rows_stand_on_the_id_side_of_every_batch(with_outliers):
+    changed = {"labelled": more_images(), "labelled_per_batch": 3}
+    settings = {"num_classes": CLASSES, "batch_size": 10, "outliers_per_batch": 6, "epochs": 3, "seed": 7}
+    dataset, steps = training_batches(id_images(), outlier_images() if with_outliers else None, **settings, **changed)
+    plain, _ = training_batches(id_images(), outlier_images() if with_outliers else None, **settings)
+    rows = 19 if with_outliers else 13
+    assert steps == 4 and dataset.element_spec["image"].shape == (rows, 4, 4, 3)
+    drawn = []
+    for element, without in zip(everything(dataset), everything(plain), strict=True):
+        found = numbers(element["image"])
+        more = (found >= 100) & (found < 200)
+        assert more.sum() == 3 and not element["is_outlier"][more].any()
+        np.testing.assert_array_equal(element["label"][more], np.eye(CLASSES)[4 - (found[more] - 100) % CLASSES])
+        # The other streams are those of a run without these rows.
+        assert sorted(found[~more]) == sorted(numbers(without["image"]))
+        np.testing.assert_array_equal(element["is_outlier"], found >= 200)
+        drawn += found[more].tolist()
+    times = np.bincount(np.array(drawn) - 100, minlength=7)
+    assert times.sum() == 36 and times.max() - times.min() <= 1
+    places = [np.flatnonzero((numbers(e["image"]) >= 100) & (numbers(e["image"]) < 200)) for e in everything(dataset)]
+    assert len({tuple(p) for p in places}) > 8
+
+
+@pytest.mark.parametrize("steps", [1, 3, 9])
+def test_a_given_number_of_steps_leaves_no_image_out(steps):
+    dataset, found = batches(steps=steps, epochs=12)
+    assert found == steps and len(dataset) == 12 * steps
+    drawn = [numbers(element["image"]) for element in everything(dataset)]
+    ids = np.concatenate([one[one < 200] for one in drawn])
+    assert len(ids) == 120 * steps
+    times = np.bincount(ids, minlength=47)
+    assert times.max() - times.min() <= 1
+    assert all((one >= 200).sum() == 6 for one in drawn)
+
+
+@pytest.mark.parametrize("steps", [None, 3])
+@pytest.mark.parametrize("first", [1, 2])
+def test_resuming_with_further_rows_equals_going_on(first, steps):
+    changed = {"labelled": more_images(), "labelled_per_batch": 3, "augment": ("flip", "blur"), "steps": steps}
+    whole, length = batches(**changed)
+    resumed, _ = batches(first_epoch=first, **changed)
+    assert same(everything(whole)[first * length :], everything(resumed))
+
+
+def test_further_rows_that_cannot_be_batched():
+    nothing = ImageSet(np.empty((0, 4, 4, 3), np.uint8), np.empty(0, np.int64), tuple("abcde"))
+    with pytest.raises(UserError, match="no labelled images"):
+        batches(labelled=nothing, labelled_per_batch=2)
+    with pytest.raises(ValueError, match="no labels"):
+        batches(labelled=outlier_images(), labelled_per_batch=2)
+    assert same(everything(batches()[0]), everything(batches(labelled=nothing, labelled_per_batch=0)[0]))
+    assert same(everything(batches()[0]), everything(batches(labelled_per_batch=5)[0]))
+
+
 def test_what_cannot_be_batched_is_said():
     with pytest.raises(UserError, match=r"batch_size: 48 is more than the 47 training images"):
         batches(batch_size=48)

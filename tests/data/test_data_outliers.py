@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from kood.data.outliers import noise_images, patch_shuffle, pixel_mixup
+from kood.data.outliers import cutmix, noise_images, patch_shuffle, pixel_mixup
 
 
 def rng(seed=0):
@@ -54,6 +54,86 @@ def test_pixel_mixup_refuses_weights(weight):
 def test_pixel_mixup_needs_two_classes():
     with pytest.raises(ValueError, match="two classes; there is 1"):
         pixel_mixup(np.zeros((2, 1, 1, 1), np.uint8), np.array([4, 4]), 1, rng=rng())
+
+
+def two_classes(count=40, height=8, width=8):
+    """Images of 0 and images of 255, a class each."""
+    labels = np.arange(count) % 2
+    return np.broadcast_to((labels * 255).astype(np.uint8).reshape(-1, 1, 1, 1), (count, height, width, 1)), labels
+
+
+@pytest.mark.parametrize("shape", [(8, 8), (32, 32), (7, 13), (1, 9), (9, 1), (2, 2), (1, 2)])
+@pytest.mark.parametrize("weight", [0.001, 0.1, 0.36, 0.5, 0.75, 0.98, 0.999])
+def test_cutmix_pastes_one_whole_rectangle_of_the_area_asked_for(shape, weight):
+    height, width = shape
+    images, labels = two_classes(40, height, width)
+    made = cutmix(images, labels, 400, weight=weight, rng=rng())[..., 0] == 255
+    # Which of the two values is pasted: the image is its own class's where the first image was drawn.
+    generator = rng()
+    first = labels[generator.integers(40, size=400)] == 1
+    pasted = made != first[:, None, None]
+    area = pasted.sum(axis=(1, 2))
+    high, wide = pasted.any(axis=2).sum(axis=1), pasted.any(axis=1).sum(axis=1)
+    np.testing.assert_array_equal(area, high * wide)
+    rows, columns = pasted.any(axis=2), pasted.any(axis=1)
+    for mark in (rows, columns):  # Without a gap.
+        assert (np.abs(np.diff(np.pad(mark, ((0, 0), (1, 1))).astype(int), axis=1)).sum(axis=1) == 2).all()
+    assert len(set(area)) == 1 and 1 <= area[0] < height * width
+    wanted = np.clip((1 - weight) * height * width, 1, height * width - 1)
+    assert abs(area[0] - wanted) <= high[0] / 2 or area[0] in (height * (width - 1), (height - 1) * width)
+    if min(shape) > 4:  # The image's own shape, as nearly as whole pixels allow.
+        tall, broad = (side * (1 - weight) ** 0.5 for side in shape)
+        # The height is rounded, which moves the width by as much in proportion, and by half a pixel.
+        assert abs(high[0] - tall) <= 1 and abs(wide[0] - broad) <= broad / high[0] + 0.5
+    # Anywhere that the whole of it fits, each place as often as any other.
+    places = rows.argmax(axis=1) * width + columns.argmax(axis=1)
+    possible = (height - high[0] + 1) * (width - wide[0] + 1)
+    counts = np.unique(places, return_counts=True)[1]
+    assert len(counts) <= possible and (possible > 50 or len(counts) == possible)
+
+
+def test_cutmix_takes_both_images_at_the_same_place_and_of_two_classes():
+    images = rng(1).integers(0, 256, (30, 6, 5, 3), dtype=np.uint8)
+    labels = np.arange(30) % 3
+    made = cutmix(images, labels, 200, weight=0.6, rng=rng())
+    for one in made:
+        own = (images == one).all(axis=-1)  # (30, 6, 5): where each image agrees.
+        kept, pasted = np.argsort(own.sum(axis=(1, 2)))[::-1][:2]
+        assert labels[kept] != labels[pasted]
+        assert (own[kept] | own[pasted]).all() and own[kept].sum() >= 15 and own[pasted].sum() >= 9
+
+
+def test_cutmix_pairs_are_those_of_pixel_mixup():
+    images, labels = two_classes()
+    averages = pixel_mixup(images, labels, 50, weight=0.9, rng=rng())[:, 0, 0, 0]
+    pasted = cutmix(images, labels, 50, weight=0.9, rng=rng()).mean(axis=(1, 2, 3))
+    np.testing.assert_array_equal(averages > 127, pasted > 127)
+
+
+def test_cutmix_weights_are_drawn():
+    images, labels = two_classes(40, 24, 24)
+    for options, variance in (({"weight": "uniform"}, 1 / 12), ({"weight": "beta", "alpha": 8.0}, 1 / 68)):
+        share = cutmix(images, labels, 6000, **options, rng=rng()).mean(axis=(1, 2, 3)) / 255
+        assert abs(share.mean() - 0.5) < 0.02 and abs(share.var() / variance - 1) < 0.08
+        assert share.min() > 0 and share.max() < 1
+
+
+def test_cutmix_follows_its_generator_and_leaves_its_images():
+    images, labels = rng().integers(0, 256, (30, 4, 4, 1), dtype=np.uint8), np.arange(30) % 3
+    before = images.copy()
+    first, again, other = (cutmix(images, labels, 50, rng=rng(seed)) for seed in (0, 0, 1))
+    assert (first == again).all() and (first != other).any() and (images == before).all()
+    assert cutmix(images, labels, 0, rng=rng()).shape == (0, 4, 4, 1)
+
+
+@pytest.mark.parametrize("weight", [0.0, 1.0, -0.1, "normal", float("nan")])
+def test_cutmix_refuses(weight):
+    with pytest.raises(ValueError, match="weight must"):
+        cutmix(*two_classes(), 1, weight=weight, rng=rng())
+    with pytest.raises(ValueError, match="two classes"):
+        cutmix(np.zeros((2, 2, 2, 1), np.uint8), np.array([4, 4]), 1, rng=rng())
+    with pytest.raises(ValueError, match="two pixels"):
+        cutmix(*two_classes(4, 1, 1), 1, rng=rng())
 
 
 def test_noise_is_clipped_gaussian_or_uniform():

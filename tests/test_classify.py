@@ -1,0 +1,141 @@
+"""What the classifier of a recipe is trained on: outliers, virtual outliers, pure samples, and what decides it."""
+
+import io
+
+import keras
+import numpy as np
+import pytest
+from rich.console import Console
+
+from kood.data import ImageSet
+from kood.data.stored import write_images
+from kood.pipeline import classify
+from kood.pipeline.outliers import make_outliers
+from kood.pipeline.prepare import prepare_data
+from kood.pipeline.work import Work
+from kood.recipe import load
+from kood.report import StageProgress
+from kood.runs import Run, Stage
+from tests.conftest import TINY
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("run")
+    (folder / "tiny.toml").write_text(TINY)
+    return folder
+
+
+def work(folder, *settings):
+    recipe = load(folder / "tiny.toml", ['outliers.use=["noise"]', *settings])
+    made = Work(recipe, Run(folder / "run"), StageProgress(Console(file=io.StringIO())))
+    prepare_data(made)
+    return made
+
+
+@pytest.fixture
+def given(monkeypatch):
+    """The arguments of every call of `training_batches`, and the steps it answered."""
+    calls = []
+    plain = classify.training_batches
+
+    def spy(images, outliers, **settings):
+        dataset, steps = plain(images, outliers, **settings)
+        calls.append({"images": images, "outliers": outliers, **settings, "found": steps})
+        return dataset, steps
+
+    monkeypatch.setattr(classify, "training_batches", spy)
+    return calls
+
+
+def pure_stage(tmp_path, count=37):
+    rng = np.random.default_rng(0)
+    images = ImageSet(
+        rng.integers(0, 256, (count, 8, 8, 1), dtype=np.uint8), np.arange(count, dtype=np.int64) % 4, tuple("0123")
+    )
+    return Stage("pure", "key", tmp_path, write_images(tmp_path, "pure", images), 0.0, True)
+
+
+def test_pure_samples_as_rows_or_as_images_leave_the_number_of_steps_alone(folder, tmp_path, given):
+    pure, keys = pure_stage(tmp_path), {}
+    for use in ("[]", '["id_rows"]', '["augment"]', '["id_rows"]+5'):
+        value, _, per_batch = use.partition("+")
+        more = [f"pure_samples.per_batch={per_batch}"] if per_batch else []
+        made = work(folder, f"pure_samples.use={value}", *more)
+        stage = classify.train_classifier(made, make_outliers(made), None if value == "[]" else pure)
+        keys[use] = stage.key
+        assert len(stage.facts["history"]["loss"]) == 2
+        batch = given[-1]
+        real = len(made.data("train"))
+        assert (real, batch["found"]) == (120, 120 // 16)
+        assert batch["outliers_per_batch"] == 16 and len(batch["outliers"]) == 24
+        if value == '["augment"]':
+            assert len(batch["images"]) == real + 37 and batch["labelled"] is None
+            expected = np.concatenate([made.data("train").known_labels, np.arange(37) % 4])
+            np.testing.assert_array_equal(batch["images"].known_labels, expected)
+        else:
+            rows = {"[]": 0, '["id_rows"]': 16, '["id_rows"]+5': 5}[use]
+            assert len(batch["images"]) == real and batch["labelled_per_batch"] == rows
+            assert (batch["labelled"] is None) == (rows == 0)
+    assert len(set(keys.values())) == 4
+
+
+def test_an_unexposed_classifier_does_not_depend_on_how_it_would_be_exposed(folder):
+    plain = work(folder, "outliers.use=[]")
+    key = classify.train_classifier(plain, []).key
+    for setting in ("outliers.weight=0.1", "outliers.begin=0.5", 'outliers.reach="head"', "outliers.per_batch=9"):
+        made = work(folder, "outliers.use=[]", setting)
+        stage = classify.train_classifier(made, [])
+        assert (stage.key, stage.cached) == (key, True)
+    keys = {classify.train_classifier(made, make_outliers(made)).key for made in (
+        work(folder), work(folder, "outliers.begin=0.5"), work(folder, 'outliers.reach="head"'),
+        work(folder, 'outliers.use=["virtual"]', "outliers.virtual.queue=4"),
+    )}  # fmt: skip
+    assert len(keys - {key}) == 4
+
+
+def test_virtual_outliers_need_no_images_and_stay_behind(folder, given):
+    made = work(folder, 'outliers.use=["virtual"]', "outliers.virtual.queue=4", "outliers.begin=0.4")
+    stages = make_outliers(made)
+    assert stages == []
+    stage = classify.train_classifier(made, stages)
+    assert given[-1]["outliers"] is None
+    first, second = stage.facts["history"]["exposure"]
+    assert first < second and second > 0  # It begins at step 6 of 14, in the first epoch of 7.
+    model = keras.saving.load_model(stage.folder / "classifier.keras", compile=False)
+    assert model.virtual is None and model.exposure is None and model.count_params() == stage.facts["parameters"]
+    plain = classify.train_classifier(work(folder, "outliers.use=[]"), [])
+    assert plain.facts["parameters"] == stage.facts["parameters"]
+
+
+def test_too_few_candidates_are_the_recipes_fault(folder):
+    from kood.errors import UserError
+    from kood.pipeline.prepare import check
+
+    made = work(folder, 'outliers.use=["virtual"]', "outliers.virtual.candidates=3")
+    with pytest.raises(UserError, match=r"outliers.virtual: candidates is 3.*raise candidates to 4"):
+        check(made)
+
+
+def test_patch_shuffles_take_each_image_equally_often(folder):
+    made = work(folder, 'outliers.use=["patch_shuffle"]', "outliers.patch_shuffle.count=300")
+    (stage,) = make_outliers(made)
+    shuffled = np.load(stage.folder / "outliers.images.npy")
+    sums = np.sort(made.data("train").images.reshape(120, -1).astype(int).sum(axis=1))
+    found = np.sort(shuffled.reshape(300, -1).astype(int).sum(axis=1))
+    # A shuffle keeps the sum of an image: 300 of 120 are each of them two times or three.
+    assert set(found) == set(sums)
+    times = np.array([(found == s).sum() / (sums == s).sum() for s in set(sums)])
+    assert times.min() >= 2 and times.max() <= 3
+
+
+def test_real_outliers_are_drawn_down_to_the_number_of_the_others(folder):
+    settings = ['outliers.use=["real"]', 'outliers.real={source="digits", classes=[6]}']
+    several = {}
+    for count, expected in ((50, 50), (100_000, 181)):
+        made = work(folder, *settings, f"outliers.count={count}")
+        (stage,) = make_outliers(made)
+        several[count] = np.load(stage.folder / "outliers.images.npy")
+        assert several[count].shape == (expected, 8, 8, 1)
+    everything = {image.tobytes() for image in several[100_000]}
+    assert len({image.tobytes() for image in several[50]} & everything) == len({i.tobytes() for i in several[50]})
