@@ -17,7 +17,8 @@ from kood.scorer import Scorer, applicable
 from kood.steps import compiled
 
 __all__ = [
-    "PROXIES", "Evaluation", "Validation", "conformal_threshold", "evaluate", "mean_auroc", "outputs_of", "validate",
+    "PROXIES", "Evaluation", "Validation", "conformal_threshold", "evaluate", "mean_auroc", "outputs_of",
+    "scores_of", "validate",
 ]  # fmt: skip
 
 #: What stands in for out-of-distribution validation images where a recipe names none, made of the validation images.
@@ -71,6 +72,21 @@ def outputs_of(classifier: keras.Model, images: np.ndarray, batch_size: int) -> 
         {"features": (N, D), "logits": (N, K), "cosines": (N, K) where there are any}, float32.
     """
     return _run(compiled(classifier), images, min(batch_size, len(images)))
+
+
+def scores_of(classifier: keras.Model, scorer: Scorer, images: np.ndarray, batch_size: int) -> np.ndarray:
+    """Scores images.
+
+    Args:
+        classifier: A `Classifier`.
+        scorer: A score of its outputs, fitted where it has to be.
+        images: uint8 (N, H, W, C).
+        batch_size: Images a forward pass.
+
+    Returns:
+        (N,) float64, higher = more OOD.
+    """
+    return _score(scorer, outputs_of(classifier, images, batch_size), min(batch_size, len(images)))
 
 
 def _run(forward: Callable, images: np.ndarray, batch_size: int) -> Outputs:

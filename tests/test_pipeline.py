@@ -75,7 +75,7 @@ def test_the_run_leaves_everything_it_promises(finished):
     assert report["seeds"] == [3] and not report["quick"]
     assert set(report["stages"]) == {
         "data", "diffusion", "label_mixup", "noise", "pure_audit", "classifier", "evaluate", "export",
-        "baseline_classifier", "validation", "baseline",
+        "baseline_classifier", "validation", "baseline", "judge", "audit", "shortcut",
     }  # fmt: skip
     baseline = report["baseline"]
     assert baseline["worse"] == ("outliers.use=[]" in " ".join(report["warnings"][:1]))

@@ -1,7 +1,7 @@
 """The whole story of a run, one function per stage, in order.
 
-    recipe -> data -> diffusion model -> judge -> outliers, pure samples -> classifier -> evaluation -> SavedModel
-    -> report
+    recipe -> data -> diffusion model -> judge -> outliers, pure samples -> classifier -> evaluation -> audit
+    -> comparison with no exposure -> SavedModel -> report
 
 Stages hand each other only files. What a stage's result depends on is spelled out in its call of `run.stage`; where
 nothing of that changed, its result is taken as it lies.
@@ -16,6 +16,7 @@ from rich.console import Console
 
 from kood import report
 from kood.errors import UserError
+from kood.pipeline.audit import audit_outliers
 from kood.pipeline.baseline import compare_with_baseline
 from kood.pipeline.classify import evaluate_classifier, export_model, train_classifier
 from kood.pipeline.judge import train_judge
@@ -90,8 +91,10 @@ def make_cell(work: Work) -> dict[str, Any]:
     outliers = make_outliers(work)
     if work.recipe.samples_pure:
         make_pure_samples(work)
-    train_classifier(work, outliers)
+    train_classifier(work, outliers, work.stages.get("pure"))
     evaluate_classifier(work)
+    if work.recipe.audits:
+        audit_outliers(work)
     compare_with_baseline(work)
     if work.recipe.serve.export:
         export_model(work)

@@ -38,6 +38,7 @@ def summarize(work: Work) -> dict[str, Any]:
         "seeds": [work.recipe.seed],
         **figures,
         "warnings": ([compared["warning"]] if compared and compared["warning"] else []) + figures["warnings"],
+        "outlier_audit": work.stages["shortcut"].facts if "shortcut" in work.stages else None,
         "baseline": {key: value for key, value in compared.items() if key != "warning"} if compared else None,
         "datasets": datasets,
         "id_sets": inside,

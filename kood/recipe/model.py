@@ -113,8 +113,13 @@ class Recipe(Section):
 
     @property
     def needs_judge(self) -> bool:
-        """Whether a classifier trained on real images has a say in the outliers."""
-        return "label_mixup" in self.outliers.use and self.outliers.label_mixup.needs_judge
+        """Whether a classifier trained on real images has a say in the outliers, or audits what is sampled."""
+        return self.audits or ("label_mixup" in self.outliers.use and self.outliers.label_mixup.needs_judge)
+
+    @property
+    def audits(self) -> bool:
+        """Whether the run audits what it samples."""
+        return self.samples_pure and "audit" in self.pure_samples.use
 
     def _is_angular(self) -> bool:
         return self.head.name.lower() != "softmax"
