@@ -176,27 +176,24 @@ def stages(cell: Mapping[str, Any]) -> str:
     ran = cell.get("stages") or {}
     if not ran:
         return ""
-    notes = [_sampled(stage) for stage in ran.values()]
     rows = [
         row(
             escaped(name),
             [
                 duration(stage.get("seconds")),
-                "earlier run, kept" if stage.get("cached") else "this run",
-                *([note] if any(notes) else []),
+                ("earlier run, kept" if stage.get("cached") else "this run") + _how(stage),
             ],
         )
-        for (name, stage), note in zip(ran.items(), notes, strict=True)
+        for name, stage in ran.items()
     ]
-    head = ["stage", "time", "result", *(["sampling"] if any(notes) else [])]
-    return "<h3>Stages</h3>" + table(head, rows)
+    return "<h3>Stages</h3>" + table(["stage", "time", "result"], rows)
 
 
-def _sampled(stage: Mapping[str, Any]) -> str:
-    """How fast a stage sampled and what its filter dropped, "" of one that did not."""
-    rate = stage.get("images_per_second")
-    dropped = f", {stage['drop_rate']:.1%} dropped" if stage.get("drop_rate") else ""
-    return f"{rate:,.3g} images/s{dropped}" if rate else ""
+def _how(stage: Mapping[str, Any]) -> str:
+    """How fast a stage sampled and what its filter dropped, "" for a stage that samples nothing."""
+    parts = [f"{stage['images_per_second']:,.3g} images/s"] if "images_per_second" in stage else []
+    parts += [f"{stage['drop_rate']:.1%} dropped"] if stage.get("drop_rate") else []
+    return escaped("".join(f", {part}" for part in parts))
 
 
 def environment(report: Mapping[str, Any]) -> str:
