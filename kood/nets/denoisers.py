@@ -21,7 +21,15 @@ import math
 import keras
 from keras import layers
 
-from kood.nets.layers import DepthToSpace, ModulatedGroupNorm, Modulation, SelfAttention, SpaceToDepth, StepEmbedding
+from kood.nets.layers import (
+    Convolution,
+    DepthToSpace,
+    ModulatedGroupNorm,
+    Modulation,
+    SelfAttention,
+    SpaceToDepth,
+    StepEmbedding,
+)
 
 __all__ = ["mlp", "unet"]
 
@@ -122,7 +130,7 @@ def unet(
     sides = [min(height, breadth) // patch // 2**i for i in range(len(channels))]
 
     h = SpaceToDepth(patch, name="patches")(inputs["image"]) if patch > 1 else inputs["image"]
-    h = _convolution(channels[0], name="stem")(h)
+    h = Convolution(channels[0], name="stem")(h)
     kept = []
     for level, (width_here, side) in enumerate(zip(channels, sides, strict=True)):
         if level:
@@ -144,7 +152,7 @@ def unet(
             h = layers.Dense(4 * channels[level - 1], name=f"up{level}")(h)
             h = DepthToSpace(2, name=f"up{level}_unfold")(h)
     h = layers.Activation("silu")(ModulatedGroupNorm(_groups(channels[0]), name="head_norm")(h))
-    h = _convolution(colours * patch**2, name="head", kernel_initializer="zeros", dtype="float32")(h)
+    h = Convolution(colours * patch**2, name="head", kernel_initializer="zeros", dtype="float32")(h)
     if patch > 1:
         h = DepthToSpace(patch, dtype="float32", name="prediction")(h)
     return keras.Model(inputs, h, name="unet")
@@ -179,13 +187,13 @@ def _inputs(
 def _residual_block(h: keras.KerasTensor, context: keras.KerasTensor, dropout: float, name: str) -> keras.KerasTensor:
     channels = h.shape[-1]
     x = layers.Activation("silu")(ModulatedGroupNorm(_groups(channels), name=f"{name}_norm0")(h))
-    x = _convolution(channels, name=f"{name}_conv0")(x)
+    x = Convolution(channels, name=f"{name}_conv0")(x)
     modulation = layers.Dense(2 * channels, name=f"{name}_modulation")(context)
     x = ModulatedGroupNorm(_groups(channels), name=f"{name}_norm1")(x, modulation)
     x = layers.Activation("silu")(x)
     if dropout:
         x = layers.Dropout(dropout, name=f"{name}_dropout")(x)
-    x = _convolution(channels, name=f"{name}_conv1", kernel_initializer="zeros")(x)
+    x = Convolution(channels, name=f"{name}_conv1", kernel_initializer="zeros")(x)
     return layers.Add(name=f"{name}_sum")([h, x])
 
 
@@ -194,11 +202,6 @@ def _attention_block(h: keras.KerasTensor, name: str) -> keras.KerasTensor:
     heads = next(n for n in range(max(channels // 64, 1), 0, -1) if channels % n == 0)
     x = ModulatedGroupNorm(_groups(channels), name=f"{name}_attention_norm")(h)
     return layers.Add(name=f"{name}_attention_sum")([h, SelfAttention(heads, name=f"{name}_attention")(x)])
-
-
-def _convolution(channels: int, **options) -> layers.Layer:
-    options.setdefault("kernel_initializer", "he_normal")
-    return layers.Conv2D(channels, 3, padding="same", data_format="channels_last", **options)
 
 
 def _groups(channels: int) -> int:

@@ -14,7 +14,7 @@ __all__ = ["VERSIONS", "Work"]
 
 #: Raised by one when a stage's code changes its result, so that results of older code are not taken for it.
 VERSIONS = {
-    "data": 1, "diffusion": 1, "label_mixup": 1, "pixel_mixup": 1, "noise": 1, "real": 1, "classifier": 1,
+    "data": 1, "diffusion": 2, "label_mixup": 1, "pixel_mixup": 1, "noise": 1, "real": 1, "classifier": 1,
     "evaluate": 1, "export": 1,
 }  # fmt: skip
 
