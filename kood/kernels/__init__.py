@@ -14,7 +14,9 @@ match keras.backend.backend():
         from kood.kernels.jax import convolution, group_norm
     case "torch":
         from kood.kernels.torch import convolution, group_norm
-    case _:
+    case "tensorflow":
         from kood.kernels.tensorflow import convolution, group_norm
+    case other:
+        raise ImportError(f"kood runs on tensorflow, jax or torch; KERAS_BACKEND is {other!r}")
 
 __all__ = ["convolution", "group_norm"]

@@ -1,37 +1,19 @@
-"""TensorFlow (and any other backend that Keras may run on): plain `keras.ops`."""
+"""TensorFlow: plain `keras.ops`, but for a convolution on a CPU."""
 
+import keras
+import tensorflow as tf
 from keras import ops
+
+from kood.kernels import winograd
+from kood.kernels.plain import group_norm
 
 __all__ = ["convolution", "group_norm"]
 
 
 def convolution(x, kernel, bias):
     """3x3 convolution."""
+    _, height, width, _ = x.shape
+    fits = not (height % winograd.TILE or width % winograd.TILE)
+    if fits and not tf.config.list_physical_devices("GPU") and keras.backend.standardize_dtype(x.dtype) == "float32":
+        return winograd.convolution(x, kernel) + bias
     return ops.conv(x, kernel, padding="same", data_format="channels_last") + bias
-
-
-def group_norm(x, groups, gamma, beta, epsilon, modulation=None):
-    """Group normalisation with all that varies by example and channel worked out first.
-
-    The variance is the mean square less the squared mean: one pass over the map instead of two, at the price of digits
-    where a group's mean is hundreds of times its spread.
-    """
-    channels = x.shape[-1]
-
-    def over_group(values):  # (B, C) -> (B, C): each channel's value replaced by the mean over its group
-        size = channels // groups
-        return ops.repeat(ops.mean(ops.reshape(values, (-1, groups, size)), axis=-1), size, axis=-1)
-
-    x32 = ops.cast(x, "float32")
-    mean = over_group(ops.mean(x32, axis=(1, 2)))
-    square = over_group(ops.mean(ops.square(x32), axis=(1, 2)))
-    spread = ops.rsqrt(ops.maximum(square - ops.square(mean), 0.0) + epsilon)
-    scale = ops.cast(gamma, "float32") * spread
-    shift = ops.cast(beta, "float32") - mean * scale
-    if modulation is not None:
-        modulation = ops.cast(modulation, "float32")
-        gain = 1.0 + modulation[:, :channels]
-        scale, shift = gain * scale, gain * shift + modulation[:, channels:]
-    scale = ops.cast(ops.reshape(scale, (-1, 1, 1, channels)), x.dtype)
-    shift = ops.cast(ops.reshape(shift, (-1, 1, 1, channels)), x.dtype)
-    return x * scale + shift

@@ -139,6 +139,71 @@ class Convolution(layers.Layer):
         return {**super().get_config(), "channels": self.channels, "kernel_initializer": initializer}
 
 
+def group_count(channels: int) -> int:
+    """Groups of a normalisation: at most 32, of at least 4 channels each; a number that divides the channels."""
+    return next(n for n in range(min(32, max(channels // 4, 1)), 0, -1) if channels % n == 0)
+
+
+@keras.saving.register_keras_serializable(package="kood")
+class ResidualBlock(layers.Layer):
+    """Residual block of a U-Net under a context vector: (B, H, W, C), (B, D) -> (B, H, W, C).
+
+    Norm, SiLU, convolution, norm with scale and shift from the context, SiLU, dropout, convolution (zero at the start),
+    plus the input.
+
+    Args:
+        channels: C.
+        dropout: Rate, in [0, 1).
+        recompute: In training, keep the input alone and compute what the gradient needs again on the way back.
+
+    Source: Dhariwal & Nichol, arXiv 2105.05233; Karras et al., arXiv 2206.00364; recomputation: Chen et al., arXiv
+    1604.06174.
+    """
+
+    def __init__(self, channels: int, dropout: float = 0.0, recompute: bool = False, **kwargs):
+        super().__init__(**kwargs)
+        self.channels = channels
+        self.dropout = dropout
+        self.recompute = recompute
+        # Drawn outside the part that may run twice, so that both times see the same draw.
+        self.seed_generator = keras.random.SeedGenerator() if dropout else None
+        options = {"dtype": self.dtype_policy}
+        self.norm0 = ModulatedGroupNorm(group_count(channels), name="norm0", **options)
+        self.conv0 = Convolution(channels, name="conv0", **options)
+        self.modulation = layers.Dense(2 * channels, name="modulation", **options)
+        self.norm1 = ModulatedGroupNorm(group_count(channels), name="norm1", **options)
+        self.conv1 = Convolution(channels, kernel_initializer="zeros", name="conv1", **options)
+
+    def build(self, x_shape, context_shape):
+        self.modulation.build(context_shape)
+        self.norm0.build(x_shape)
+        self.norm1.build(x_shape, (*context_shape[:-1], 2 * self.channels))
+        self.conv0.build(x_shape)
+        self.conv1.build(x_shape)
+        self.built = True
+
+    def call(self, x, context, training=False):
+        arguments = [x, context]
+        if self.dropout and training:
+            kept = keras.random.uniform(ops.shape(x), seed=self.seed_generator) >= self.dropout
+            arguments.append(ops.cast(kept, x.dtype) * (1.0 / (1.0 - self.dropout)))
+        return (keras.remat(self._block) if self.recompute and training else self._block)(*arguments)
+
+    def _block(self, x, context, kept=None):
+        h = self.conv0(ops.silu(self.norm0(x)))
+        h = ops.silu(self.norm1(h, self.modulation(context)))
+        if kept is not None:
+            h = h * kept
+        return x + self.conv1(h)
+
+    def compute_output_shape(self, x_shape, context_shape):
+        return x_shape
+
+    def get_config(self):
+        own = {"channels": self.channels, "dropout": self.dropout, "recompute": self.recompute}
+        return {**super().get_config(), **own}
+
+
 @keras.saving.register_keras_serializable(package="kood")
 class SelfAttention(layers.Layer):
     """Self-attention among the pixels of a map: (B, H, W, C) -> (B, H, W, C), zero at the start.

@@ -145,7 +145,7 @@ class Diffusion(Section):
         steps: How long to train, in steps, rounded up to whole epochs of one length (at most 250 steps); 2000 where
             neither this, `epochs` nor `minutes` is given, and only one of them may be.
         epochs: The same in passes over the training images; half a pass is 0.5.
-        minutes: The same in minutes of wall-clock time, compilation included. The rate then falls with the time, so two
+        minutes: The same in minutes of wall-clock time, without compilation. The rate then falls with the time, so two
             such trainings are never quite the same; steps and epochs repeat bit for bit.
         batch_size: Images a training step.
         learning_rate: Peak of the rate, which falls to 0 along a half cosine over the steps, epochs or minutes.
@@ -169,7 +169,7 @@ class Diffusion(Section):
     learning_rate: Rate = 2e-3
     ema: Annotated[float, Field(gt=0.0, lt=1.0)] = 0.995
     clip_norm: Rate | None = 1.0
-    precision: Precision | Literal["auto"] = "float32"
+    precision: Literal["float32", "mixed_bfloat16", "mixed_float16", "auto"] = "float32"
 
     @property
     def budget(self) -> tuple[Literal["steps", "epochs", "minutes"], float]:
