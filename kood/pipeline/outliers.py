@@ -72,7 +72,9 @@ def train_denoiser(work: Work) -> Stage:
             probe = labelled_batches(images, num_classes=classes, batch_size=settings.batch_size, steps=4, seed=seed)
             arithmetic = faster(lambda precision: seconds_of_a_step(compiled(precision, 1), probe), folder)
             keras.utils.clear_session()
-        model = compiled(arithmetic["precision"], training.steps_per_call(per_epoch))
+        per_call = training.steps_per_call(per_epoch)
+        # The rate of a time budget moves, and the time is looked at, between calls.
+        model = compiled(arithmetic["precision"], min(per_call, 5) if unit == "minutes" else per_call)
         limit = training.TimeBudget(60.0 * amount, settings.learning_rate) if unit == "minutes" else None
         seconds = {"total": math.ceil(60.0 * amount), "unit": "second"}
         with work.progress.stage("diffusion", **(seconds if limit else {"total": epochs})) as stage:

@@ -177,11 +177,21 @@ def stages(cell: Mapping[str, Any]) -> str:
     rows = [
         _row(
             escaped(name),
-            [duration(stage.get("seconds")), "earlier run, kept" if stage.get("cached") else "this run"],
+            [
+                duration(stage.get("seconds")),
+                ("earlier run, kept" if stage.get("cached") else "this run") + _how(stage),
+            ],
         )
         for name, stage in ran.items()
     ]
     return "<h3>Stages</h3>" + table(["stage", "time", "result"], rows)
+
+
+def _how(stage: Mapping[str, Any]) -> str:
+    """How long a network was trained and in which precision, "" for a stage that trains none."""
+    parts = [f"{stage['steps']:,} steps"] if "steps" in stage else []
+    parts += [str(stage["precision"])] if "precision" in stage else []
+    return escaped("".join(f", {part}" for part in parts))
 
 
 def environment(report: Mapping[str, Any]) -> str:
