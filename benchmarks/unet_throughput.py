@@ -90,6 +90,7 @@ def main() -> None:
         for worker in workers:
             for side in SIDES[worker.name]:
                 speed = worker.ask(side)
+                print(f"round {number}: {worker.name} {side}: {speed:.1f}", file=sys.stderr, flush=True)
                 if number:
                     speeds.setdefault((worker.name, side), []).append(speed)
     for worker in workers:

@@ -1,6 +1,6 @@
 """The few operations for which a backend has a faster way than `keras.ops`, one file a backend, the same mathematics.
 
-    convolution(x, kernel, bias)                                3x3, stride 1, zero padding
+    convolution(x, kernel, bias, training=False)                3x3, stride 1, zero padding
     group_norm(x, groups, gamma, beta, epsilon, modulation)     see `kood.nets.layers.ModulatedGroupNorm`
 
 Maps are (B, H, W, C) on every backend, kernels (3, 3, C, D). What is written here was measured to be faster where it

@@ -16,11 +16,17 @@ from functools import cache
 import numpy as np
 from keras import ops
 
-__all__ = ["TILE", "convolution"]
+__all__ = ["TILE", "convolution", "pays"]
 
 #: Results of a tile along one axis; both sides of a map must be multiples of it.
 TILE = 4
 POINTS = (0.0, 0.75, -0.75, 1.5, -1.5)
+
+
+def pays(x, least_channels: int) -> bool:
+    """Whether a map (B, H, W, C) is made of whole tiles, and of so many channels that the transformation pays."""
+    _, height, width, channels = x.shape
+    return not (height % TILE or width % TILE) and channels >= least_channels
 
 
 def convolution(x, kernel):

@@ -128,8 +128,9 @@ class Convolution(layers.Layer):
         self.bias = self.add_weight(shape=(self.channels,), initializer="zeros", name="bias")
         self.built = True
 
-    def call(self, x):
-        return kernels.convolution(x, ops.convert_to_tensor(self.kernel), ops.convert_to_tensor(self.bias))
+    def call(self, x, training=False):
+        kernel, bias = ops.convert_to_tensor(self.kernel), ops.convert_to_tensor(self.bias)
+        return kernels.convolution(x, kernel, bias, training=bool(training))
 
     def compute_output_shape(self, x_shape):
         return (*x_shape[:-1], self.channels)
@@ -187,14 +188,16 @@ class ResidualBlock(layers.Layer):
         if self.dropout and training:
             kept = keras.random.uniform(ops.shape(x), seed=self.seed_generator) >= self.dropout
             arguments.append(ops.cast(kept, x.dtype) * (1.0 / (1.0 - self.dropout)))
-        return (keras.remat(self._block) if self.recompute and training else self._block)(*arguments)
 
-    def _block(self, x, context, kept=None):
-        h = self.conv0(ops.silu(self.norm0(x)))
-        h = ops.silu(self.norm1(h, self.modulation(context)))
-        if kept is not None:
-            h = h * kept
-        return x + self.conv1(h)
+        def block(x, context, kept=None):
+            # Said aloud: on the way back nothing is left of what Keras knows during a call.
+            h = self.conv0(ops.silu(self.norm0(x)), training=training)
+            h = ops.silu(self.norm1(h, self.modulation(context)))
+            if kept is not None:
+                h = h * kept
+            return x + self.conv1(h, training=training)
+
+        return (keras.remat(block) if self.recompute and training else block)(*arguments)
 
     def compute_output_shape(self, x_shape, context_shape):
         return x_shape
