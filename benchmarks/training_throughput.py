@@ -17,7 +17,8 @@ import subprocess
 import sys
 import time
 from importlib.util import find_spec
-from pathlib import Path
+
+from machine import vector_flags
 
 BACKENDS = ("tensorflow", "jax", "torch")
 
@@ -96,7 +97,7 @@ def main() -> None:
         print(json.dumps(measure(arguments)))
         return
     print(
-        f"{arguments.backbone}, {arguments.size} px, batch {arguments.batch}, {os.cpu_count()} cores, {_vector_flags()}"
+        f"{arguments.backbone}, {arguments.size} px, batch {arguments.batch}, {os.cpu_count()} cores, {vector_flags()}"
     )
     print(f"{'backend':<12}{'kood images/s':>15}{'bare images/s':>15}{'ratio':>8}")
     for backend in BACKENDS:
@@ -116,11 +117,6 @@ def main() -> None:
         speed = json.loads(result.stdout.strip().splitlines()[-1])
         ratio = speed["kood"] / speed["bare"]
         print(f"{backend:<12}{speed['kood']:>15.0f}{speed['bare']:>15.0f}{ratio:>8.2f}")
-
-
-def _vector_flags() -> str:
-    flags = set(Path("/proc/cpuinfo").read_text().split()) if Path("/proc/cpuinfo").exists() else set()
-    return " ".join(f for f in ("avx2", "avx512f", "avx512_bf16", "amx_bf16") if f in flags) or "no vector flags known"
 
 
 if __name__ == "__main__":

@@ -7,6 +7,7 @@ out of it: the states of the seed generators, the epoch, and the history. Both a
 import base64
 import contextlib
 import json
+import math
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -18,14 +19,16 @@ import numpy as np
 from kood.errors import UserError
 from kood.runs import write_atomically
 
-__all__ = ["fit", "optimizer", "precision", "steps_per_call"]
+__all__ = ["TimeBudget", "fit", "optimizer", "precision", "steps_per_call"]
 
 #: Seconds between checkpoints; a restart loses at most this and one epoch.
 INTERVAL = 60.0
+#: Seconds a time budget lets pass before it waits for what has been handed to the device.
+PATIENCE = 0.1
 
 
 def optimizer(
-    steps: int,
+    steps: int | None,
     *,
     name: str = "adamw",
     learning_rate: float,
@@ -38,7 +41,7 @@ def optimizer(
     """An optimizer whose rate rises linearly, then falls to zero along a half cosine (arXiv 1608.03983).
 
     Args:
-        steps: Updates of the whole training.
+        steps: Updates of the whole training; None keeps the rate where it is, for a `TimeBudget` to move.
         name: "adamw" (arXiv 1711.05101) or "sgd" (Nesterov momentum 0.9).
         learning_rate: The peak.
         warmup: Share of the steps in which it rises.
@@ -51,20 +54,24 @@ def optimizer(
     Returns:
         A Keras optimizer.
     """
-    rising = round(steps * warmup)
-    rate = keras.optimizers.schedules.CosineDecay(
-        0.0 if rising else learning_rate,
-        decay_steps=max(1, steps - rising),
-        warmup_target=learning_rate if rising else None,
-        warmup_steps=rising,
-    )
+    rate: Any = learning_rate
+    if steps is not None:
+        rising = round(steps * warmup)
+        rate = keras.optimizers.schedules.CosineDecay(
+            0.0 if rising else learning_rate,
+            decay_steps=max(1, steps - rising),
+            warmup_target=learning_rate if rising else None,
+            warmup_steps=rising,
+        )
     common: dict[str, Any] = {"global_clipnorm": clip_norm, "use_ema": ema is not None}
     if ema is not None:
         common["ema_momentum"] = ema
     if name == "sgd":
         chosen = keras.optimizers.SGD(rate, momentum=0.9, nesterov=True, weight_decay=weight_decay or None, **common)
-    else:
+    elif weight_decay:
         chosen = keras.optimizers.AdamW(rate, weight_decay=weight_decay, **common)
+    else:  # The same numbers without a pass over every weight to subtract nothing.
+        chosen = keras.optimizers.Adam(rate, **common)
     return keras.optimizers.LossScaleOptimizer(chosen) if precision == "mixed_float16" else chosen
 
 
@@ -77,6 +84,7 @@ def fit(
     folder: Path,
     callback: keras.callbacks.Callback | None = None,
     interval: float = INTERVAL,
+    budget: "TimeBudget | None" = None,
 ) -> tuple[keras.Model, dict[str, list[float]]]:
     """Trains a compiled model, from its last checkpoint if there is one.
 
@@ -88,6 +96,7 @@ def fit(
         folder: Where checkpoints are kept while it works; it is left empty of them.
         callback: Shows progress.
         interval: Seconds between checkpoints.
+        budget: Ends the training when its time is up, if that is before the last epoch.
 
     Returns:
         The trained model and {loss term: one value an epoch}.
@@ -95,11 +104,11 @@ def fit(
     Raises:
         UserError: the loss is no longer a number.
     """
-    checkpoint = _Checkpoint(folder, interval)
+    checkpoint = _Checkpoint(folder, interval, budget)
     model, first, history = checkpoint.restore(model)
     checkpoint.history = history
-    if first < epochs:
-        callbacks = [checkpoint, _StopWhenNotFinite(), *([callback] if callback else [])]
+    if first < epochs and not (budget and budget.over):
+        callbacks = [c for c in (budget, checkpoint, _StopWhenNotFinite(), callback) if c is not None]
         model.fit(
             batches(first),
             initial_epoch=first,
@@ -115,6 +124,55 @@ def fit(
     return model, checkpoint.history
 
 
+class TimeBudget(keras.callbacks.Callback):
+    """Ends a training when its time is up; until then the learning rate follows the time.
+
+    The rate of a call of the training function is `learning_rate * (1 + cos(pi * spent / seconds)) / 2`, with `spent`
+    the time before the call (arXiv 1608.03983, over time in place of steps). The first call of a process compiles the
+    function and is not counted. The time is part of a checkpoint: a resumed training has the rest of it. Training ends
+    after the call whose end is nearest to the budget's; it makes two calls at least.
+
+    Args:
+        seconds: The budget.
+        learning_rate: Where the rate begins.
+        clock: Seconds since any fixed moment.
+
+    Attributes:
+        spent: Seconds used so far.
+        over: Whether the time is up.
+    """
+
+    def __init__(self, seconds: float, learning_rate: float, clock: Callable[[], float] = time.monotonic):
+        super().__init__()
+        self.seconds = seconds
+        self.learning_rate = learning_rate
+        self.clock = clock
+        self.spent = 0.0
+        self.over = False
+        self._since: float | None = None
+        self._waited = 0.0
+
+    def on_train_begin(self, logs=None):
+        self._since = None
+
+    def on_train_batch_begin(self, batch, logs=None):
+        if hasattr(self.model, "jax_state_sync"):  # JAX trains on values that it took out of the variables.
+            self.model.jax_state_sync()
+        share = min(self.spent / self.seconds, 1.0)
+        self.model.optimizer.learning_rate = self.learning_rate * (1.0 + math.cos(math.pi * share)) / 2.0
+
+    def on_train_batch_end(self, batch, logs=None):
+        if self._since is None or self.clock() - self._waited >= PATIENCE:
+            # A device works behind a queue; a loss that is read has been computed, and with it all before it.
+            float((logs or {}).get("loss", 0.0))
+            self._waited = self.clock()
+        if self._since is None:
+            self._since = self._waited - self.spent
+        before, self.spent = self.spent, self.clock() - self._since
+        if self.spent + (self.spent - before) / 2.0 >= self.seconds:
+            self.over = self.model.stop_training = True
+
+
 class _StopWhenNotFinite(keras.callbacks.Callback):
     def on_epoch_end(self, epoch, logs=None):
         if not np.isfinite((logs or {}).get("loss", np.nan)):
@@ -127,12 +185,13 @@ class _StopWhenNotFinite(keras.callbacks.Callback):
 
 
 class _Checkpoint(keras.callbacks.Callback):
-    """Writes weights, optimizer, seed states, epoch and history, never more often than the interval."""
+    """Writes weights, optimizer, seed states, epoch, history and time, never more often than the interval."""
 
-    def __init__(self, folder: Path, interval: float):
+    def __init__(self, folder: Path, interval: float, budget: TimeBudget | None = None):
         super().__init__()
         self.folder = folder
         self.interval = interval
+        self.budget = budget
         self.history: dict[str, list[float]] = {}
         self._written = time.monotonic()
 
@@ -150,6 +209,8 @@ class _Checkpoint(keras.callbacks.Callback):
         self.model.save(beside)
         beside.replace(self.folder / name)
         state = {"epoch": epoch, "model": name, "seeds": _seed_states(self.model), "history": self.history}
+        if self.budget:
+            state["time"] = {"spent": self.budget.spent, "over": self.budget.over}
         write_atomically(self.folder / "checkpoint.json", json.dumps(state).encode())
         self._clear(keep=name)
 
@@ -158,6 +219,8 @@ class _Checkpoint(keras.callbacks.Callback):
             state = json.loads((self.folder / "checkpoint.json").read_bytes())
             restored = keras.saving.load_model(self.folder / state["model"])
             _set_seed_states(restored, state["seeds"])
+            if self.budget:
+                self.budget.spent, self.budget.over = state["time"]["spent"], state["time"]["over"]
         except (OSError, ValueError, KeyError):
             self._clear()  # No checkpoint, or a damaged one: the stage starts again.
             return model, 0, {}

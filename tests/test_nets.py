@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 from keras import ops
 
+from kood.kernels import winograd
 from kood.nets import backbones, denoisers, layers
 
 pytestmark = pytest.mark.backend  # Run once under each Keras backend.
@@ -455,6 +456,82 @@ def test_self_attention_against_numpy(heads):
     np.testing.assert_allclose(numpy(layer(ops.convert_to_tensor(x, "float32"))), expected, atol=1e-4, rtol=1e-4)
 
 
+def plain_convolution(x, kernel):
+    """3x3 with zero padding, in float64, as the sum it is."""
+    padded = np.pad(x.astype("float64"), ((0, 0), (1, 1), (1, 1), (0, 0)))
+    height, width = x.shape[1:3]
+    return sum(
+        padded[:, i : i + height, j : j + width] @ kernel[i, j].astype("float64") for i in range(3) for j in range(3)
+    )
+
+
+@pytest.mark.parametrize("shape", [(4, 4), (8, 8), (4, 12), (8, 4), (16, 16), (3, 5), (1, 1), (6, 4)])
+@pytest.mark.parametrize(("channels", "filters"), [(1, 1), (5, 7), (40, 24)])
+def test_convolution_against_numpy(shape, channels, filters):
+    rng = np.random.default_rng(0)
+    x = rng.standard_normal((3, *shape, channels)).astype("float32") * 4 + 1
+    layer = layers.Convolution(filters)
+    layer(ops.convert_to_tensor(x))
+    kernel, bias = rng.standard_normal((3, 3, channels, filters)), rng.standard_normal(filters)
+    layer.set_weights([kernel, bias])
+    expected = plain_convolution(x, kernel.astype("float32")) + bias
+    found = numpy(layer(ops.convert_to_tensor(x)))
+    assert found.shape == expected.shape
+    np.testing.assert_allclose(found, expected, atol=1e-5 * np.abs(expected).max())
+
+
+@pytest.mark.parametrize("shape", [(4, 4), (8, 12), (16, 4)])
+@pytest.mark.parametrize(("channels", "filters"), [(1, 3), (96, 64)])
+def test_winograd_is_the_plain_sum(shape, channels, filters):
+    rng = np.random.default_rng(1)
+    x = rng.standard_normal((2, *shape, channels)).astype("float32")
+    kernel = rng.standard_normal((3, 3, channels, filters)).astype("float32")
+    expected = plain_convolution(x, kernel)
+    found = numpy(winograd.convolution(ops.convert_to_tensor(x), ops.convert_to_tensor(kernel)))
+    error = np.abs(found - expected)
+    assert error.max() < 1e-5 * np.abs(expected).max()
+    assert np.sqrt((error**2).mean()) < 3e-6 * np.sqrt((expected**2).mean())
+
+
+def test_winograd_at_hard_values():
+    x, kernel = np.zeros((1, 4, 4, 1), "float32"), np.zeros((3, 3, 1, 1), "float32")
+    kernel[0, 2] = 1.0
+    for pixel in np.ndindex(4, 4):  # One pixel, one tap: it moves by one place, or off the map.
+        spot = x.copy()
+        spot[0, pixel[0], pixel[1], 0] = 1e6
+        expected = plain_convolution(spot, kernel)
+        assert np.abs(numpy(winograd.convolution(*map(ops.convert_to_tensor, (spot, kernel)))) - expected).max() < 10.0
+    nothing = winograd.convolution(*map(ops.convert_to_tensor, (x, kernel)))
+    np.testing.assert_array_equal(numpy(nothing), 0.0)
+
+
+def gradients(model, batch, target):
+    """What one step of plain gradient descent at rate 1 moves each weight by."""
+    before = [numpy(weight) for weight in model.trainable_weights]
+    model.compile(optimizer=keras.optimizers.SGD(1.0), loss="mse")
+    model.fit(batch, target, epochs=1, batch_size=len(target), verbose=0)
+    return [old - numpy(weight) for old, weight in zip(before, model.trainable_weights, strict=True)]
+
+
+@pytest.mark.parametrize("dropout", [0.0, 0.3])
+def test_recomputation_changes_no_gradient(dropout, tmp_path):
+    found = []
+    for recompute in (False, True):
+        keras.utils.set_random_seed(5)
+        model = randomised(tiny_unet((8, 8, 2), blocks=2, dropout=dropout, recompute=recompute))
+        if recompute:  # It is part of the file: a resumed training needs the same memory.
+            model.save(tmp_path / "model.keras")
+            again = keras.saving.load_model(tmp_path / "model.keras")
+            assert all(layer.recompute for layer in again.layers if isinstance(layer, layers.ResidualBlock))
+        batch = batch_for(model)
+        target = np.random.default_rng(3).standard_normal(batch["image"].shape).astype("float32")
+        found.append(gradients(model, batch, target))
+    assert len(found[0]) > 40
+    for plain, again in zip(*found, strict=True):
+        assert np.abs(plain).max() > 0
+        np.testing.assert_allclose(again, plain, atol=2e-6 * max(1.0, np.abs(plain).max()), rtol=1e-4)
+
+
 def test_self_attention_refuses_heads_that_do_not_divide():
     with pytest.raises(ValueError, match="heads=3"):
         layers.SelfAttention(3).build((None, 4, 4, 8))
@@ -469,7 +546,7 @@ def test_step_embedding_against_numpy():
 
 def test_groups_divide_the_channels_and_leave_four_each():
     for channels in range(1, 300):
-        groups = denoisers._groups(channels)
+        groups = layers.group_count(channels)
         assert channels % groups == 0
         assert groups <= 32
         assert channels // groups >= min(4, channels)

@@ -175,6 +175,44 @@ def test_a_wrong_cell_is_refused_before_the_run(tiny):
         load(tiny)
 
 
+@pytest.mark.parametrize(
+    ("line", "budget", "quick"),
+    [
+        ("", ("steps", 2000), ("steps", 20)),
+        ("steps = 7", ("steps", 7), ("steps", 7)),
+        ("epochs = 0.5", ("epochs", 0.5), ("epochs", 0.5)),
+        ("epochs = 40.0", ("epochs", 40.0), ("epochs", 1.0)),
+        ("epochs = 3", ("epochs", 3.0), ("epochs", 1.0)),
+        ("minutes = 60", ("minutes", 60.0), ("minutes", 0.1)),
+        ("minutes = 0.05", ("minutes", 0.05), ("minutes", 0.05)),
+    ],
+)
+def test_the_budget_of_the_diffusion_model(tmp_path, line, budget, quick):
+    path = tmp_path / "budget.toml"
+    path.write_text(TINY.replace("steps = 20", line, 1))
+    assert load(path).diffusion.budget == budget
+    assert load(path, quick=True).diffusion.budget == quick
+
+
+@pytest.mark.parametrize("line", ["minutes = 5.0", "epochs = 2.0", "epochs = 2.0\nminutes = 5.0"])
+def test_two_budgets_are_one_message(tmp_path, line):
+    path = tmp_path / "budget.toml"
+    path.write_text(TINY.replace("steps = 20", f"steps = 20\n{line}", 1))
+    with pytest.raises(UserError) as caught:
+        load(path)
+    message = str(caught.value)
+    assert len(message.splitlines()) == 1 and "budget.toml: diffusion: found steps = 20 and" in message
+    assert line.replace("\n", " and ") in message and "give only one of steps, epochs and minutes" in message
+
+
+@pytest.mark.parametrize("line", ["minutes = 0.0", "epochs = -1.0", "steps = 0", "min_snr = 0.0", 'precision = "fast"'])
+def test_a_budget_is_positive(tmp_path, line):
+    path = tmp_path / "budget.toml"
+    path.write_text(TINY.replace("steps = 20", line, 1))
+    with pytest.raises(UserError, match=f"diffusion.{line.split()[0]}"):
+        load(path)
+
+
 toml_values = st.recursive(
     st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=8),
     lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=6), inner, max_size=3),

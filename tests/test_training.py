@@ -172,3 +172,92 @@ def test_precision_holds_inside_the_block_only():
         inside = keras.layers.Dense(1)
     assert inside.compute_dtype == "bfloat16"
     assert keras.layers.Dense(1).compute_dtype == "float32"
+
+
+# A budget in time -----------------------------------------------------------------------------------------------------
+
+
+class Seconds(keras.callbacks.Callback):
+    """A clock on which every call of the training function takes one second; it notes the rate of each."""
+
+    def __init__(self, now=0.0):
+        super().__init__()
+        self.now = now
+        self.rates = []
+        self.kill_after = None
+
+    def __call__(self):
+        return self.now
+
+    def on_train_batch_begin(self, batch, logs=None):
+        self.now += 1.0
+        self.rates.append(float(ops.convert_to_numpy(self.model.optimizer.learning_rate)))
+
+    def on_epoch_end(self, epoch, logs=None):
+        if epoch == self.kill_after:
+            raise Killed
+
+
+def timed(folder, seconds, clock, *, kill_after=None, rate=1e-2):
+    keras.utils.set_random_seed(1)
+    model = Denoiser(denoisers.mlp((8, 8, 1), 3, width=16, depth=1), num_steps=20, seed=2, name="denoiser")
+    model.compile(training.optimizer(None, learning_rate=rate, clip_norm=1.0, ema=0.8))
+    budget = training.TimeBudget(seconds, rate, clock=clock)
+    clock.kill_after = kill_after
+    return training.fit(
+        model, batches, epochs=EPOCHS, steps_per_epoch=STEPS, folder=folder, callback=clock, interval=0.0,
+        budget=budget,
+    )  # fmt: skip
+
+
+class Table(keras.optimizers.schedules.LearningRateSchedule):
+    def __init__(self, rates):
+        self.rates = np.asarray(rates, "float32")
+
+    def __call__(self, step):
+        return ops.take(self.rates, ops.cast(step, "int32"))
+
+
+@pytest.mark.parametrize(("seconds", "steps"), [(0.01, 2), (6.4, 7), (6.6, 8), (1000.0, EPOCHS * STEPS)])
+def test_a_training_ends_when_its_time_is_up(tmp_path, seconds, steps):
+    clock = Seconds(now=50.0)
+    model, history = timed(tmp_path, seconds, clock)
+    assert int(ops.convert_to_numpy(model.optimizer.iterations)) == steps
+    assert len(history["loss"]) == -(-steps // STEPS)
+    # The first call is not counted.
+    expected = [0.01 * (1 + np.cos(np.pi * min(max(i - 1, 0) / seconds, 1.0))) / 2 for i in range(steps)]
+    np.testing.assert_allclose(clock.rates, expected, rtol=1e-6)
+    assert not list(tmp_path.iterdir())
+
+
+def test_the_steps_are_taken_at_the_rate_of_the_time(tmp_path):
+    """Against the same training whose schedule is the table of those rates."""
+    clock = Seconds()
+    found, _ = timed(tmp_path, 6.4, clock)
+    model = start()
+    optimizer = keras.optimizers.AdamW(
+        Table(clock.rates), weight_decay=0.0, global_clipnorm=1.0, use_ema=True, ema_momentum=0.8
+    )
+    model.compile(optimizer)
+    model.fit(batches(0), steps_per_epoch=7, epochs=1, shuffle=False, verbose=0)
+    for one, other in zip(model.trainable_weights, found.trainable_weights, strict=True):
+        np.testing.assert_allclose(ops.convert_to_numpy(one), ops.convert_to_numpy(other), rtol=1e-5, atol=1e-6)
+
+
+@pytest.mark.parametrize("killed_after", [0, 2, 3])
+def test_a_resumed_training_has_the_rest_of_its_time(tmp_path, killed_after):
+    with pytest.raises(Killed):
+        timed(tmp_path, 9.4, Seconds(), kill_after=killed_after)
+    state = json.loads((tmp_path / "checkpoint.json").read_bytes())
+    done = min(STEPS * (killed_after + 1), 10)
+    assert state["time"] == {"spent": done - 1.0, "over": killed_after == 3}
+    clock = Seconds(now=9000.0)
+    resumed, history = timed(tmp_path, 9.4, clock)
+    # The first call of the second process is not counted either, so there is one more.
+    assert len(clock.rates) == (11 - done if killed_after < 3 else 0)
+    assert len(history["loss"]) == EPOCHS
+    if killed_after < 3:
+        expected = [0.01 * (1 + np.cos(np.pi * (done - 1 + max(i - 1, 0)) / 9.4)) / 2 for i in range(11 - done)]
+        np.testing.assert_allclose(clock.rates, expected, rtol=1e-5)
+    assert int(ops.convert_to_numpy(resumed.optimizer.iterations)) == done + len(clock.rates)
+    assert not list(tmp_path.iterdir())

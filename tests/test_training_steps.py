@@ -299,6 +299,45 @@ def test_the_output_is_the_noise_whatever_the_network_predicts():
     np.testing.assert_allclose(got, noise, rtol=1e-3, atol=1e-4)
 
 
+class Nothing(keras.Model):
+    def call(self, inputs, training=False):
+        return 0.5 * inputs["image"]
+
+
+@pytest.mark.parametrize("schedule", ["linear", "cosine"])
+@pytest.mark.parametrize("gamma", [None, 1e-3, 5.0, 1e5])
+@pytest.mark.parametrize("prediction", ["epsilon", "v"])
+def test_the_loss_with_min_snr_against_numpy(monkeypatch, prediction, gamma, schedule):
+    rng = np.random.default_rng(0)
+    step = np.array([0, 1, 2, 100, 500, 900, 998, 999])
+    epsilon = rng.normal(size=(8, *SHAPE))
+    image = rng.uniform(-1, 1, (8, *SHAPE))
+    monkeypatch.setattr(keras.random, "randint", lambda *_, **__: ops.convert_to_tensor(step.astype("int32")))
+    monkeypatch.setattr(keras.random, "normal", lambda *_, **__: ops.convert_to_tensor(epsilon.astype("float32")))
+    model = Denoiser(Nothing(), schedule=schedule, prediction=prediction, min_snr=gamma)
+    label = np.zeros((8, CLASSES), "float32")
+    found = model.losses({"image": image.astype("float32"), "label": label})["noise_error"]
+
+    a = model.alpha_bar[step].reshape(-1, 1, 1, 1)
+    noisy = np.sqrt(a) * image + np.sqrt(1 - a) * epsilon
+    target = epsilon if prediction == "epsilon" else np.sqrt(a) * epsilon - np.sqrt(1 - a) * image
+    snr = a / (1 - a)
+    weight = 1.0
+    if gamma is not None:
+        weight = np.minimum(snr, gamma) / (snr if prediction == "epsilon" else snr + 1)
+    expected = (weight * (0.5 * noisy - target) ** 2).mean()
+    np.testing.assert_allclose(float(ops.convert_to_numpy(found)), expected, rtol=2e-5)
+
+
+def test_min_snr_survives_saving(tmp_path):
+    model = denoiser("v", min_snr=5.0)
+    model.save(tmp_path / "denoiser.keras")
+    again = keras.saving.load_model(tmp_path / "denoiser.keras")
+    assert again.min_snr == 5.0
+    np.testing.assert_array_equal(again.weights_of_steps(), model.weights_of_steps())
+    assert denoiser().weights_of_steps().tolist() == [1.0] * 50
+
+
 def test_labels_are_dropped_at_the_stated_rate():
     class Spy(keras.Model):
         def call(self, inputs, training=False):

@@ -19,6 +19,10 @@ class Denoiser(TrainStep):
     (Salimans & Ho 2022, arXiv 2202.00512). Labels are dropped at random, so that the model is also an unconditional
     one (Ho & Salimans 2022, arXiv 2207.12598): an all-zero label vector means "no class".
 
+    With min-SNR weighting (Hang et al. 2023, arXiv 2303.09556) each row's error is multiplied by a weight of its step:
+    with SNR = a / (1 - a), min(SNR, gamma) / SNR for the noise and min(SNR, gamma) / (SNR + 1) for the velocity. Both
+    weigh the error of the implied clean image by min(SNR, gamma).
+
     Args:
         network: Model, {"image": (B, H, W, C), "step": (B,) in [0, 1), "condition": (B, K)} -> (B, H, W, C).
         schedule: Name of a function of `kood.diffusion.schedule`.
@@ -26,10 +30,19 @@ class Denoiser(TrainStep):
         prediction: "epsilon" or "v".
         label_dropout: Probability that a training row loses its label.
         seed: Seed of the noise, the steps and the dropped labels.
+        min_snr: Gamma of the min-SNR weights, or None to weigh all rows the same.
     """
 
     def __init__(
-        self, network, schedule="cosine", num_steps=1000, prediction="epsilon", label_dropout=0.1, seed=0, **kwargs
+        self,
+        network,
+        schedule="cosine",
+        num_steps=1000,
+        prediction="epsilon",
+        label_dropout=0.1,
+        seed=0,
+        min_snr=None,
+        **kwargs,
     ):
         super().__init__(**kwargs)
         self.network = network
@@ -38,6 +51,7 @@ class Denoiser(TrainStep):
         self.prediction = prediction
         self.label_dropout = label_dropout
         self.seed = seed
+        self.min_snr = min_snr
         self.alpha_bar = getattr(schedules, schedule)(num_steps)
         self.seed_generator = keras.random.SeedGenerator(seed)
         self.watch("noise_error")
@@ -68,7 +82,7 @@ class Denoiser(TrainStep):
             training: Whether layers run in training mode.
 
         Returns:
-            {"noise_error": mean squared error, scalar float32}.
+            {"noise_error": mean squared error, weighted where `min_snr` is given, scalar float32}.
         """
         image, label = ops.cast(batch["image"], "float32"), ops.cast(batch["label"], "float32")
         rows = ops.shape(image)[0]
@@ -78,7 +92,20 @@ class Denoiser(TrainStep):
         signal, noise = self._levels(step)
         target = epsilon if self.prediction == "epsilon" else signal * epsilon - noise * image
         output = self._predict(signal * image + noise * epsilon, step, label * ops.cast(kept, "float32"), training)
-        return {"noise_error": ops.mean(ops.square(output - target))}
+        error = ops.square(output - target)
+        if self.min_snr is not None:
+            error = ops.take(self.weights_of_steps().astype("float32"), step)[:, None, None, None] * error
+        return {"noise_error": ops.mean(error)}
+
+    def weights_of_steps(self):
+        """The weight of the loss at each step of the schedule, float64 (T,)."""
+        if self.min_snr is None:
+            return np.ones(self.num_steps)
+        signal, noise = self.alpha_bar, 1.0 - self.alpha_bar
+        # The formulas of the docstring, multiplied out so that no SNR is divided by.
+        if self.prediction == "epsilon":
+            return np.minimum(1.0, self.min_snr * noise / signal)
+        return np.minimum(signal, self.min_snr * noise)
 
     def _predict(self, image, step, condition, training):
         inputs = {"image": image, "step": ops.cast(step, "float32") / self.num_steps, "condition": condition}
@@ -100,6 +127,7 @@ class Denoiser(TrainStep):
             "prediction": self.prediction,
             "label_dropout": self.label_dropout,
             "seed": self.seed,
+            "min_snr": self.min_snr,
         }
 
     @classmethod

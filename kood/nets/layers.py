@@ -5,7 +5,17 @@ import math
 import keras
 from keras import layers, ops
 
-__all__ = ["DepthToSpace", "ModulatedGroupNorm", "Modulation", "SelfAttention", "SpaceToDepth", "StepEmbedding"]
+from kood import kernels
+
+__all__ = [
+    "Convolution",
+    "DepthToSpace",
+    "ModulatedGroupNorm",
+    "Modulation",
+    "SelfAttention",
+    "SpaceToDepth",
+    "StepEmbedding",
+]
 
 
 @keras.saving.register_keras_serializable(package="kood")
@@ -60,10 +70,8 @@ class ModulatedGroupNorm(layers.Layer):
     """Group normalisation with an affine map that may depend on the example: (B, H, W, C) -> (B, H, W, C).
 
     `y = (1 + s) * (gamma * (x - mean) / sqrt(var + epsilon) + beta) + b`, with mean and variance over a group of
-    channels and all pixels of one image, and s, b the two halves of `modulation` (B, 2 C), both 0 without it. All of it
-    is worked out per example and channel first, so each pixel sees one multiplication and one addition. Statistics are
-    float32, with the variance as the mean square less the squared mean: one pass over the map instead of two, at the
-    price of digits where a group's mean is hundreds of times its spread.
+    channels and all pixels of one image, and s, b the two halves of `modulation` (B, 2 C), both 0 without it.
+    Statistics are float32. How it is computed is the backend's own (`kood.kernels`).
 
     Args:
         groups: Number of groups; must divide C.
@@ -88,32 +96,115 @@ class ModulatedGroupNorm(layers.Layer):
         self.built = True
 
     def call(self, x, modulation=None):
-        channels = x.shape[-1]
-        x32 = ops.cast(x, "float32")
-        mean = self._over_group(ops.mean(x32, axis=(1, 2)))
-        square = self._over_group(ops.mean(ops.square(x32), axis=(1, 2)))
-        spread = ops.rsqrt(ops.maximum(square - ops.square(mean), 0.0) + self.epsilon)
-        scale = ops.cast(self.gamma, "float32") * spread
-        shift = ops.cast(self.beta, "float32") - mean * scale
-        if modulation is not None:
-            modulation = ops.cast(modulation, "float32")
-            gain = 1.0 + modulation[:, :channels]
-            scale, shift = gain * scale, gain * shift + modulation[:, channels:]
-        scale = ops.cast(ops.reshape(scale, (-1, 1, 1, channels)), x.dtype)
-        shift = ops.cast(ops.reshape(shift, (-1, 1, 1, channels)), x.dtype)
-        return x * scale + shift
-
-    def _over_group(self, values):
-        """(B, C) -> (B, C): each channel's value replaced by the mean over its group."""
-        size = values.shape[-1] // self.groups
-        mean = ops.mean(ops.reshape(values, (-1, self.groups, size)), axis=-1)
-        return ops.repeat(mean, size, axis=-1)
+        gamma, beta = ops.convert_to_tensor(self.gamma), ops.convert_to_tensor(self.beta)
+        return kernels.group_norm(x, self.groups, gamma, beta, self.epsilon, modulation)
 
     def compute_output_shape(self, x_shape, modulation_shape=None):
         return x_shape
 
     def get_config(self):
         return {**super().get_config(), "groups": self.groups, "epsilon": self.epsilon}
+
+
+@keras.saving.register_keras_serializable(package="kood")
+class Convolution(layers.Layer):
+    """3x3 convolution with stride 1 and zero padding: (B, H, W, C) -> (B, H, W, channels).
+
+    What `keras.layers.Conv2D(channels, 3, padding="same")` computes, in the backend's fastest way (`kood.kernels`).
+
+    Args:
+        channels: Channels of the result.
+        kernel_initializer: Keras initializer of the kernel (3, 3, C, channels).
+    """
+
+    def __init__(self, channels: int, kernel_initializer="he_normal", **kwargs):
+        super().__init__(**kwargs)
+        self.channels = channels
+        self.kernel_initializer = keras.initializers.get(kernel_initializer)
+
+    def build(self, x_shape):
+        shape = (3, 3, x_shape[-1], self.channels)
+        self.kernel = self.add_weight(shape=shape, initializer=self.kernel_initializer, name="kernel")
+        self.bias = self.add_weight(shape=(self.channels,), initializer="zeros", name="bias")
+        self.built = True
+
+    def call(self, x, training=False):
+        kernel, bias = ops.convert_to_tensor(self.kernel), ops.convert_to_tensor(self.bias)
+        return kernels.convolution(x, kernel, bias, training=bool(training))
+
+    def compute_output_shape(self, x_shape):
+        return (*x_shape[:-1], self.channels)
+
+    def get_config(self):
+        initializer = keras.initializers.serialize(self.kernel_initializer)
+        return {**super().get_config(), "channels": self.channels, "kernel_initializer": initializer}
+
+
+def group_count(channels: int) -> int:
+    """Groups of a normalisation: at most 32, of at least 4 channels each; a number that divides the channels."""
+    return next(n for n in range(min(32, max(channels // 4, 1)), 0, -1) if channels % n == 0)
+
+
+@keras.saving.register_keras_serializable(package="kood")
+class ResidualBlock(layers.Layer):
+    """Residual block of a U-Net under a context vector: (B, H, W, C), (B, D) -> (B, H, W, C).
+
+    Norm, SiLU, convolution, norm with scale and shift from the context, SiLU, dropout, convolution (zero at the start),
+    plus the input.
+
+    Args:
+        channels: C.
+        dropout: Rate, in [0, 1).
+        recompute: In training, keep the input alone and compute what the gradient needs again on the way back.
+
+    Source: Dhariwal & Nichol, arXiv 2105.05233; Karras et al., arXiv 2206.00364; recomputation: Chen et al., arXiv
+    1604.06174.
+    """
+
+    def __init__(self, channels: int, dropout: float = 0.0, recompute: bool = False, **kwargs):
+        super().__init__(**kwargs)
+        self.channels = channels
+        self.dropout = dropout
+        self.recompute = recompute
+        # Drawn outside the part that may run twice, so that both times see the same draw.
+        self.seed_generator = keras.random.SeedGenerator() if dropout else None
+        options = {"dtype": self.dtype_policy}
+        self.norm0 = ModulatedGroupNorm(group_count(channels), name="norm0", **options)
+        self.conv0 = Convolution(channels, name="conv0", **options)
+        self.modulation = layers.Dense(2 * channels, name="modulation", **options)
+        self.norm1 = ModulatedGroupNorm(group_count(channels), name="norm1", **options)
+        self.conv1 = Convolution(channels, kernel_initializer="zeros", name="conv1", **options)
+
+    def build(self, x_shape, context_shape):
+        self.modulation.build(context_shape)
+        self.norm0.build(x_shape)
+        self.norm1.build(x_shape, (*context_shape[:-1], 2 * self.channels))
+        self.conv0.build(x_shape)
+        self.conv1.build(x_shape)
+        self.built = True
+
+    def call(self, x, context, training=False):
+        arguments = [x, context]
+        if self.dropout and training:
+            kept = keras.random.uniform(ops.shape(x), seed=self.seed_generator) >= self.dropout
+            arguments.append(ops.cast(kept, x.dtype) * (1.0 / (1.0 - self.dropout)))
+
+        def block(x, context, kept=None):
+            # Said aloud: on the way back nothing is left of what Keras knows during a call.
+            h = self.conv0(ops.silu(self.norm0(x)), training=training)
+            h = ops.silu(self.norm1(h, self.modulation(context)))
+            if kept is not None:
+                h = h * kept
+            return x + self.conv1(h, training=training)
+
+        return (keras.remat(block) if self.recompute and training else block)(*arguments)
+
+    def compute_output_shape(self, x_shape, context_shape):
+        return x_shape
+
+    def get_config(self):
+        own = {"channels": self.channels, "dropout": self.dropout, "recompute": self.recompute}
+        return {**super().get_config(), **own}
 
 
 @keras.saving.register_keras_serializable(package="kood")
@@ -155,9 +246,8 @@ class SelfAttention(layers.Layer):
             rows = ops.transpose(ops.reshape(rows, (-1, pixels, self.heads, size)), (0, 2, 1, 3))
             return ops.reshape(rows, (-1, pixels, size))
 
-        q = per_head(ops.matmul(flat, self.queries) * size**-0.5)
-        k = per_head(ops.matmul(flat, self.keys))
-        v = per_head(ops.matmul(flat, self.values))
+        kernel = ops.concatenate([self.queries * size**-0.5, self.keys, self.values], axis=1)
+        q, k, v = (per_head(rows) for rows in ops.split(ops.matmul(flat, kernel), 3, axis=1))
         weights = ops.matmul(q, ops.transpose(k, (0, 2, 1)))
         weights = ops.cast(ops.softmax(ops.cast(weights, "float32"), axis=-1), x.dtype)
         y = ops.matmul(weights, v)

@@ -14,10 +14,10 @@ from kood.virtual import VirtualOutliers
 __all__ = ["build_classifier", "build_network", "mixed_groups"]
 
 
-def build_network(recipe: Recipe, num_classes: int) -> keras.Model:
-    """The denoiser's network."""
+def build_network(recipe: Recipe, num_classes: int, precision: str = "float32") -> keras.Model:
+    """The denoiser's network, untrained."""
     settings = recipe.diffusion
-    with training.precision(settings.precision):
+    with training.precision(precision):
         network = registry.obtain("denoisers", settings.denoiser)
         return _built("diffusion.options", network, recipe.data.shape, num_classes, **settings.options)
 

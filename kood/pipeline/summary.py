@@ -15,8 +15,8 @@ from kood.pipeline.work import Work
 
 __all__ = ["summarize", "write_report"]
 
-#: What a stage that samples from the diffusion model says of itself.
-SAMPLED = ("drawn", "kept", "drop_rate", "images_per_second")
+#: What a stage says of itself beside its time: how a network was trained, how a sampler sampled.
+TOLD = ("steps", "precision", "drawn", "kept", "drop_rate", "images_per_second")
 
 
 def summarize(work: Work) -> dict[str, Any]:
@@ -45,7 +45,7 @@ def summarize(work: Work) -> dict[str, Any]:
         "class_names": list(work.data("train").class_names),
         "version": work.stages["export"].facts["version"] if "export" in work.stages else None,
         "stages": {
-            name: {"seconds": s.seconds, "cached": s.cached, **{key: s.facts[key] for key in SAMPLED if key in s.facts}}
+            name: {"seconds": s.seconds, "cached": s.cached, **{key: s.facts[key] for key in TOLD if key in s.facts}}
             for name, s in work.stages.items()
         },
         "environment": environment(),

@@ -60,14 +60,15 @@ def _shrink(recipe: Recipe, given: dict[str, Any]) -> dict[str, Any]:
     """The smoke run: every length cut down to what shows that the recipe works."""
     given = copy.deepcopy(given)
 
-    def at_most(key: str, value: int) -> None:
+    def at_most(key: str, value: float) -> None:
         current: Any = recipe
         for part in key.split("."):
             current = current[part] if isinstance(current, dict) else getattr(current, part)
         settings.put(given, key, value if current is None else min(current, value), where="--quick")
 
     at_most("data.id.per_class", 40)
-    at_most("diffusion.steps", 20)
+    unit, _ = recipe.diffusion.budget
+    at_most(f"diffusion.{unit}", {"steps": 20, "epochs": 1.0, "minutes": 0.1}[unit])
     at_most("diffusion.batch_size", 16)
     at_most("outliers.count", 64)
     for source in ("label_mixup", "pixel_mixup", "cutmix", "noise", "patch_shuffle"):

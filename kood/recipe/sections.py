@@ -21,6 +21,8 @@ Precision = Literal["float32", "mixed_bfloat16", "mixed_float16"]
 #: What an option of a backbone, a denoiser or a head may be.
 Option = bool | int | float | str | list[int] | list[float]
 
+#: Training steps of the diffusion model where the recipe says nothing.
+DIFFUSION_STEPS = 2000
 #: Names that `report.json` and the evaluation use beside those of the data sets.
 RESERVED = frozenset({"id", "near", "far", "validation", "calibration"})
 SLUG = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}")
@@ -146,12 +148,19 @@ class Diffusion(Section):
         num_steps: Length of the schedule.
         prediction: What the network predicts: the noise ("epsilon") or the velocity ("v", arXiv 2202.00512).
         label_dropout: Share of training rows without a label, for classifier-free guidance (arXiv 2207.12598).
-        steps: Training steps, rounded up to whole epochs of one length (at most 250 steps).
+        min_snr: Limit gamma of the signal-to-noise ratio that weighs each training row (min-SNR, arXiv 2303.09556; 5 in
+            the paper); every row weighs 1 where not given.
+        steps: How long to train, in steps, rounded up to whole epochs of one length (at most 250 steps); 2000 where
+            neither this, `epochs` nor `minutes` is given, and only one of them may be.
+        epochs: The same in passes over the training images; half a pass is 0.5.
+        minutes: The same in minutes of wall-clock time, without compilation. The rate then falls with the time, so two
+            such trainings are never quite the same; steps and epochs repeat bit for bit.
         batch_size: Images a training step.
-        learning_rate: Peak of the cosine-decayed rate.
+        learning_rate: Peak of the rate, which falls to 0 along a half cosine over the steps, epochs or minutes.
         ema: Decay of the weights' moving average, which sampling uses.
         clip_norm: Global norm to which gradients are clipped.
-        precision: Arithmetic of the network; losses are float32 always.
+        precision: Arithmetic of the network; losses are float32 always. "auto" measures a few steps in float32 and in
+            bfloat16 before training and takes the faster.
     """
 
     denoiser: str = "mlp"
@@ -160,15 +169,29 @@ class Diffusion(Section):
     num_steps: Annotated[int, Field(ge=2, le=10_000)] = 1000
     prediction: Literal["epsilon", "v"] = "epsilon"
     label_dropout: Share = 0.1
-    steps: Positive = 2000
+    min_snr: Annotated[float, Field(gt=0.0, le=1e6)] | None = None
+    steps: Positive | None = None
+    epochs: Annotated[float, Field(gt=0.0, le=1e6)] | None = None
+    minutes: Annotated[float, Field(gt=0.0, le=1e6)] | None = None
     batch_size: Positive = 128
     learning_rate: Rate = 2e-3
     ema: Annotated[float, Field(gt=0.0, lt=1.0)] = 0.995
     clip_norm: Rate | None = 1.0
-    precision: Precision = "float32"
+    precision: Literal["float32", "mixed_bfloat16", "mixed_float16", "auto"] = "float32"
+
+    @property
+    def budget(self) -> tuple[Literal["steps", "epochs", "minutes"], float]:
+        """How long to train: the unit and how many of it."""
+        if self.minutes is not None:
+            return "minutes", self.minutes
+        return ("epochs", self.epochs) if self.epochs is not None else ("steps", self.steps or DIFFUSION_STEPS)
 
     @model_validator(mode="after")
     def _check(self):
+        given = {unit: getattr(self, unit) for unit in ("steps", "epochs", "minutes")}
+        found = [f"{unit} = {value}" for unit, value in given.items() if value is not None]
+        if len(found) > 1:
+            raise ValueError(f"found {' and '.join(found)}; give only one of steps, epochs and minutes")
         _check_options("denoisers", self.denoiser, self.options, taken=("image_shape", "num_classes"))
         return self
 

@@ -190,8 +190,10 @@ def stages(cell: Mapping[str, Any]) -> str:
 
 
 def _how(stage: Mapping[str, Any]) -> str:
-    """How fast a stage sampled and what its filter dropped, "" for a stage that samples nothing."""
-    parts = [f"{stage['images_per_second']:,.3g} images/s"] if "images_per_second" in stage else []
+    """How long a network was trained and in which precision; how fast a stage sampled, and what its filter dropped."""
+    parts = [f"{stage['steps']:,} steps"] if "steps" in stage else []
+    parts += [str(stage["precision"])] if "precision" in stage else []
+    parts += [f"{stage['images_per_second']:,.3g} images/s"] if "images_per_second" in stage else []
     parts += [f"{stage['drop_rate']:.1%} dropped"] if stage.get("drop_rate") else []
     return escaped("".join(f", {part}" for part in parts))
 

@@ -2,7 +2,7 @@
 
 import math
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
 
@@ -212,7 +212,7 @@ class StageProgress:
                 self._live = None
 
 
-def fit_callback(stage: Stage, *, every: float = 0.5) -> Any:
+def fit_callback(stage: Stage, *, every: float = 0.5, position: Callable[[], float] | None = None) -> Any:
     """A Keras callback that keeps a stage's display up to date during `fit`.
 
     Epoch ends always show. Within an epoch the display moves too, but not more often than every so many
@@ -221,6 +221,7 @@ def fit_callback(stage: Stage, *, every: float = 0.5) -> Any:
     Args:
         stage: The stage; its unit is one epoch.
         every: Seconds between two updates within an epoch.
+        position: How many units are done, where a unit is not an epoch but, say, a minute.
 
     Returns:
         A `keras.callbacks.Callback`. Keras is imported here, not with this module.
@@ -239,11 +240,11 @@ def fit_callback(stage: Stage, *, every: float = 0.5) -> Any:
         def on_train_batch_end(self, batch: int, logs: Mapping[str, Any] | None = None) -> None:
             steps = (self.params or {}).get("steps")
             if steps and batch + 1 < steps and time.monotonic() - self._last >= every:
-                stage.update(self._epoch + (batch + 1) / steps, logs)
+                stage.update(position() if position else self._epoch + (batch + 1) / steps, logs)
                 self._last = time.monotonic()
 
         def on_epoch_end(self, epoch: int, logs: Mapping[str, Any] | None = None) -> None:
-            stage.update(epoch + 1, logs)
+            stage.update(position() if position else epoch + 1, logs)
             self._last = time.monotonic()
 
     return ShowProgress()

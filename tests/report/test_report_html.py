@@ -91,6 +91,13 @@ def test_the_stages_that_sampled_say_how_fast(cell):
     assert row_of(stages, "pure")[2] == "this run, 40 images/s" and row_of(stages, "classifier")[2] == "this run"
 
 
+def test_how_long_and_in_which_precision_a_network_was_trained(cell):
+    cell["stages"]["diffusion"] |= {"steps": 12345, "precision": "mixed_bfloat16"}
+    *_, stages = Reader(page(cell)).tables
+    expected = ["diffusion", "13 s", "earlier run, kept, 12,345 steps, mixed_bfloat16"]
+    assert row_of(stages, "diffusion") == expected
+
+
 def test_the_page_says_what_the_run_is(cell):
     cell.update(quick=True, warnings=["mind the gap"])
     text = Reader(page(cell)).text
@@ -207,7 +214,7 @@ def pages_named(name, new_cell, contact_sheet):
     cell["scores"] = {name: {name: {"auroc": 0.5}, "near": {"auroc": 0.5}}}
     cell["validation"] = {name: 0.5}
     cell["threshold"].update(score=name, calibration_images=name)
-    cell["stages"] = {name: {"seconds": 1.0, "cached": True}}
+    cell["stages"] = {name: {"seconds": 1.0, "cached": True, "precision": name}}
     cell["environment"] = {name: name, "device": name}
     report = {"recipe": name, "backend": name, "cells": [cell], "failed": [{"cell": {name: name}, "error": name}]}
     options = {"histories": {name: {name: [1.0]}}, "contact_sheet": contact_sheet, "outlier_notes": name}
