@@ -160,7 +160,8 @@ def jpeg(images, seed):
 
 def _compressed(images, qualities):
     def one(image_and_quality):
-        stored = tf.io.encode_jpeg_variable_quality(*image_and_quality)
+        image, quality = image_and_quality
+        stored = tf.raw_ops.EncodeJpegVariableQuality(images=image, quality=quality)
         # Otherwise TensorFlow picks a decoder by platform.
         return tf.io.decode_jpeg(stored, channels=images.shape[-1], dct_method="INTEGER_ACCURATE")
 
