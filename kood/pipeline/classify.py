@@ -39,6 +39,7 @@ def train_classifier(
     recipe, seed = work.recipe, work.seed("classifier")
     settings, per_batch = recipe.train, recipe.outliers.per_batch
     exposed = recipe.outliers.exposes
+    augment = recipe.data.augment if settings.augment is None else settings.augment
     as_rows = pure is not None and "id_rows" in recipe.pure_samples.use
     as_images = pure is not None and "augment" in recipe.pure_samples.use
     pure_per_batch = (recipe.pure_samples.per_batch or per_batch) if as_rows else 0
@@ -58,7 +59,7 @@ def train_classifier(
             return training_batches(
                 images, outliers, num_classes=classes, batch_size=settings.batch_size,
                 outliers_per_batch=per_batch if exposed else 0, epochs=settings.epochs, seed=seed, first_epoch=first,
-                augment=recipe.data.augment, labelled=labelled, labelled_per_batch=pure_per_batch, steps=steps,
+                augment=augment, labelled=labelled, labelled_per_batch=pure_per_batch, steps=steps,
             )  # fmt: skip
 
         _, per_epoch = batches(0)
@@ -95,10 +96,10 @@ def train_classifier(
         **recipe.outliers.model_dump(include={"exposure", "weight", "begin", "reach"}),
     }
     decides = {
-        "train": settings.model_dump(),
+        "train": settings.model_dump(exclude={"augment"}),
         "classifier": recipe.classifier.model_dump(),
         "head": recipe.head.model_dump(),
-        "augment": recipe.data.augment,
+        "augment": augment,
         "exposure": exposure if exposed else None,
         "pure": [pure.facts["sha256"], as_images, pure_per_batch] if pure is not None else None,
         "images": work.digest("train"),

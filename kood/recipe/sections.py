@@ -248,6 +248,7 @@ class Train(Section):
         learning_rate: Peak of the cosine-decayed rate.
         warmup: Share of the steps in which the rate rises linearly to its peak.
         weight_decay: Decoupled weight decay.
+        augment: Augmentations of the classifier's rows, outliers included, where they differ from `data.augment`.
         clip_norm: Global norm to which gradients are clipped; not given, they are not.
         ema: Decay of the weights' moving average; not given, there is none.
         precision: Arithmetic of the network in training. Heads, losses and scores are float32 always, and so is the
@@ -261,10 +262,17 @@ class Train(Section):
     learning_rate: Rate = 2e-3
     warmup: Share = 0.0
     weight_decay: Annotated[float, Field(ge=0.0, le=1.0)] = 1e-4
+    augment: list[str] | None = None
     clip_norm: Rate | None = None
     ema: Annotated[float, Field(gt=0.0, lt=1.0)] | None = None
     precision: Precision = "float32"
     steps_per_execution: Annotated[int, Field(ge=1, le=10_000)] = 1
+
+    @model_validator(mode="after")
+    def _check(self):
+        for name in self.augment or []:
+            registry.find("augmentations", name, "augment")
+        return self
 
 
 class Evaluate(Section):
