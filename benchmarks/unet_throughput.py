@@ -43,7 +43,7 @@ class Worker:
         environment["KERAS_BACKEND"] = "torch" if name == "diffusers" else name
         command = [sys.executable, __file__, *arguments, "--worker", name]
         self.name = name
-        self.errors = tempfile.TemporaryFile("w+")
+        self.errors = tempfile.TemporaryFile("w+")  # noqa: SIM115 (open as long as the process)
         self.process = subprocess.Popen(
             command, env=environment, text=True, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=self.errors
         )
