@@ -22,6 +22,7 @@ import os
 import statistics
 import subprocess
 import sys
+import tempfile
 from importlib.util import find_spec
 
 from machine import cores, model, vector_flags
@@ -42,9 +43,14 @@ class Worker:
         environment["KERAS_BACKEND"] = "torch" if name == "diffusers" else name
         command = [sys.executable, __file__, *arguments, "--worker", name]
         self.name = name
+        self.errors = tempfile.TemporaryFile("w+")  # noqa: SIM115 (open as long as the process)
         self.process = subprocess.Popen(
-            command, env=environment, text=True, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE
+            command, env=environment, text=True, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=self.errors
         )
+        self.facts: dict = {}
+
+    def ready(self) -> None:
+        """Waits until it has built its networks, and keeps what it says of them."""
         self.facts = self._answer()
 
     def ask(self, side: str) -> float:
@@ -62,7 +68,8 @@ class Worker:
         for line in self.process.stdout:
             if line.startswith("{"):
                 return json.loads(line)
-        sys.exit(f"{self.name}: {(self.process.stderr.read().strip().splitlines() or ['ended'])[-1]}")
+        self.errors.seek(0)
+        sys.exit(f"{self.name}: {(self.errors.read().strip().splitlines() or ['ended'])[-1]}")
 
 
 def main() -> None:
@@ -85,6 +92,8 @@ def main() -> None:
     threads = cores()
     names = [name for name in (*arguments.backends, "diffusers") if find_spec(name) is not None]
     workers = [Worker(name, sys.argv[1:], threads) for name in names]
+    for worker in workers:
+        worker.ready()
     speeds: dict[tuple[str, str], list[float]] = {}
     for number in range(arguments.rounds + 1):
         for worker in workers:
