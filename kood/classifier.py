@@ -7,7 +7,7 @@ from keras import ops
 
 from kood import losses as loss_functions
 from kood.heads import AngularHead
-from kood.steps import TrainStep
+from kood.steps import TrainStep, everyone, total, whole
 
 __all__ = ["Classifier"]
 
@@ -72,13 +72,20 @@ class Classifier(TrainStep):
             {"cross_entropy": scalar, "exposure": scalar, already weighted, where there is an exposure}.
         """
         features = ops.cast(self.backbone(batch["image"], training=training), "float32")
-        logits = self.head(features, batch["label"], training=training)
+        logits = self._logits(features, batch["label"], training)
         outlier = ops.cast(batch["is_outlier"], "float32")
         terms = {"cross_entropy": _mean(loss_functions.cross_entropy(logits, batch["label"]), 1.0 - outlier)}
         if self.exposure:
             rows = self._exposure(logits if self._exposure_input == "logits" else self.head.cosines(features))
             terms["exposure"] = self.exposure_weight * _mean(rows, outlier)
         return terms
+
+    def _logits(self, features, label, training):
+        if training and whole(1) > 1 and self.head.non_trainable_variables:
+            # What such a head keeps comes from the statistics of a batch: those of the whole one.
+            self.head(everyone(ops.stop_gradient(features)), everyone(label), training=True)
+            training = False
+        return self.head(features, label, training=training)
 
     def build(self, input_shape):
         """Builds the head on the backbone's features."""
@@ -106,5 +113,5 @@ class Classifier(TrainStep):
 
 
 def _mean(rows, weight):
-    """Mean of the rows that count; zero where none does."""
-    return ops.sum(rows * weight) / ops.maximum(ops.sum(weight), 1.0)
+    """Mean of the rows that count, of the whole batch; zero where none does."""
+    return ops.sum(rows * weight) / ops.maximum(total(ops.sum(weight)), 1.0)

@@ -70,7 +70,7 @@ def train_classifier(work: Work, outlier_stages: list[Stage]) -> Stage:
         return {"history": history, "parameters": model.count_params()}
 
     decides = {
-        "train": settings.model_dump(),
+        "train": settings.model_dump(exclude={"devices"}),
         "classifier": recipe.classifier.model_dump(),
         "head": recipe.head.model_dump(),
         "augment": recipe.data.augment,
@@ -80,7 +80,7 @@ def train_classifier(work: Work, outlier_stages: list[Stage]) -> Stage:
         "seed": seed,
         "backend": keras.backend.backend(),
     }
-    return work.stage("classifier", decides, make)
+    return work.stage("classifier", decides, make, on=work.devices.fitting)
 
 
 def evaluate_classifier(work: Work) -> Stage:
@@ -121,7 +121,7 @@ def evaluate_classifier(work: Work) -> Stage:
         "far": dict(zip(far, work.digest(*(f"data.far.{n}" for n in far)), strict=True)),
         "seed": recipe.data.split_seed,
     }
-    return work.stage("evaluate", decides, make)
+    return work.stage("evaluate", decides, make, awaited=False)
 
 
 def export_model(work: Work) -> Stage:
@@ -146,8 +146,8 @@ def export_model(work: Work) -> Stage:
         return {"version": version, "differences": differences}
 
     decides = {"evaluate": evaluated.key}
-    stage = work.stage("export", decides, make)
+    stage = work.stage("export", decides, make, awaited=False)
     if not (work.run.folder / str(stage.facts["version"]) / "saved_model.pb").exists():
         shutil.rmtree(stage.folder)
-        stage = work.stage("export", decides, make)
+        stage = work.stage("export", decides, make, awaited=False)
     return stage

@@ -75,7 +75,7 @@ def train_denoiser(work: Work) -> Stage:
         "seed": seed,
         "backend": keras.backend.backend(),
     }
-    return work.stage("diffusion", decides, make)
+    return work.stage("diffusion", decides, make, on=work.devices.fitting)
 
 
 def epochs_of(steps: int) -> tuple[int, int]:
@@ -135,7 +135,7 @@ def _label_mixup(work: Work) -> Stage:
         "seed": seed,
         "backend": keras.backend.backend(),
     }
-    return work.stage("label_mixup", decides, make)
+    return work.stage("label_mixup", decides, make, on=work.devices.inference)
 
 
 def _pixel_mixup(work: Work) -> Stage:

@@ -82,6 +82,23 @@ def _some(images: ImageSet, most: int) -> ImageSet:
     return images.take(np.sort(np.random.default_rng(0).choice(len(images), most, replace=False)))
 
 
+def _check_batches(recipe: Recipe, devices: int) -> None:
+    outliers = recipe.outliers.per_batch if recipe.outliers.exposes else 0
+    rows, made_of = recipe.train.batch_size + outliers, f"train.batch_size = {recipe.train.batch_size}"
+    if outliers:
+        made_of += f" and outliers.per_batch = {outliers}"
+    if rows % devices:
+        raise UserError(
+            f"{made_of}: {devices} devices cannot share {rows} rows evenly; make it a multiple of {devices}, "
+            "or set train.devices"
+        )
+    if "label_mixup" in recipe.outliers.use and recipe.diffusion.batch_size % devices:
+        raise UserError(
+            f"diffusion.batch_size = {recipe.diffusion.batch_size}: {devices} devices cannot share the rows evenly; "
+            f"make it a multiple of {devices}, or set train.devices"
+        )
+
+
 def check(work: Work) -> None:
     """What only data can reveal is refused before the first training step."""
     recipe, classes = work.recipe, work.data("train").class_names
@@ -93,6 +110,7 @@ def check(work: Work) -> None:
         )
     if recipe.evaluate.headline == "auto" and len(work.data("validation")) == 0:
         raise UserError("evaluate.headline = 'auto' chooses on validation images; set data.id.validation above 0")
+    _check_batches(recipe, work.devices.count)
     build_classifier(recipe, len(classes))
     if "label_mixup" in recipe.outliers.use:
         mixed_groups(recipe, classes)

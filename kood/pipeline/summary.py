@@ -37,7 +37,10 @@ def summarize(work: Work) -> dict[str, Any]:
         "id_sets": inside,
         "class_names": list(work.data("train").class_names),
         "version": work.stages["export"].facts["version"] if "export" in work.stages else None,
-        "stages": {name: {"seconds": s.seconds, "cached": s.cached} for name, s in work.stages.items()},
+        "stages": {
+            name: {"seconds": stage.seconds, "cached": stage.cached, "backend": ", ".join(stage.backends)}
+            for name, stage in work.stages.items()
+        },
         "environment": environment(),
     }
 

@@ -1,14 +1,18 @@
 """What every stage is given, and the versions of the stages' code."""
 
+from collections.abc import Callable
+from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from kood.data import ImageSet
 from kood.data.stored import read_images
+from kood.pipeline.team import Team
 from kood.recipe import Recipe
 from kood.report import StageProgress
 from kood.runs import Run, Stage, fingerprint
+from kood.steps import Devices
 
 __all__ = ["VERSIONS", "Work"]
 
@@ -21,20 +25,52 @@ VERSIONS = {
 
 @dataclass
 class Work:
-    """What every stage function is given: the recipe of one cell, the folder, the display, and the stages so far."""
+    """What every stage function is given.
+
+    Attributes:
+        recipe: Of one cell.
+        run: The folder.
+        progress: The display.
+        stages: The stages so far.
+        seen: Stages that another cell has told of.
+        devices: What the cell trains and samples on.
+        team: The processes of the run.
+    """
 
     recipe: Recipe
     run: Run
     progress: StageProgress
     stages: dict[str, Stage] = field(default_factory=dict)
     seen: set[Path] = field(default_factory=set)
+    devices: Devices = field(default_factory=Devices)
+    team: Team = field(default_factory=Team)
 
-    def stage(self, name: str, decides: dict[str, Any], make) -> Stage:
-        """Finds or makes a stage's result and keeps it under its name."""
+    def stage(
+        self,
+        name: str,
+        decides: dict[str, Any],
+        make: Callable[[Path], dict[str, Any]],
+        *,
+        on: Callable[[], AbstractContextManager[None]] | None = None,
+        awaited: bool = True,
+    ) -> Stage:
+        """Finds or makes a stage's result and keeps it under its name.
+
+        Args:
+            name: The stage's name.
+            decides: What decides its result beside its version.
+            make: Makes it in a folder.
+            on: The block of `Devices` in which every process makes it; not given, the first process makes it alone.
+            awaited: Whether the other processes come to this stage.
+
+        Returns:
+            The stage.
+        """
         decides = {"version": VERSIONS[name], "quick": self.recipe.quick, **decides}
-        stage = self.run.stage(name, decides, make)
+        stage = self.team.stage(self.run, name, decides, make, on) if awaited else self.run.stage(name, decides, make)
         if stage.cached and stage.folder not in self.seen:
-            self.progress.cached(name)
+            others = set(stage.backends) - {self.run.backend}
+            self.progress.cached(name, f"made under {', '.join(stage.backends)}" if others else "")
         self.seen.add(stage.folder)
         self.stages[name] = stage
         return stage
