@@ -168,13 +168,15 @@ class Run:
         for key, folder in kin.items():
             found = self._find(folder)
             if found is not None and not (self.fresh and folder not in self._made):
-                backends = found.get("backends") or [found["decides"].get("backend", "")]
+                backends = found.get("backends") or [found.get("decides", {}).get("backend", "")]
                 return Stage(name, key, folder, found["facts"], found["seconds"], True, tuple(filter(None, backends)))
         key, folder = next(iter(kin.items()))
         if self.fresh and folder not in self._made:
             shutil.rmtree(_partial(folder), ignore_errors=True)
         elif not _holds_work(_partial(folder)):
             key, folder = self._taken_over(kin)
+            if key != next(iter(kin)):
+                decides = {**decides, "backend": MIXED}
         partial = _partial(folder)
         partial.mkdir(parents=True, exist_ok=True)
         backends = self._note_backend(partial)

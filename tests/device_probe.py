@@ -70,6 +70,7 @@ def train(devices, out, start):
     numbers = {}
     for name in (*HEADS, "denoiser"):
         with devices.fitting():
+            keras.utils.set_random_seed(1)  # Seeds the dropout.
             model = keras.saving.load_model(start / f"{name}.keras", compile=False)
             model.compile(optimizer())
             model, history = training.fit(

@@ -106,7 +106,7 @@ def obtain(wanted: Literal["auto"] | int, *, most: int = 1) -> Devices:
             )
         return Devices(there, rank, processes)
     most = max(most, 1 if wanted == "auto" else wanted)
-    provided = most == 1 or _here.provide(most)
+    provided = most == 1 or _here.provide(min(most, _cores()))
     local = _here.accelerators()
     if wanted == "auto":
         return Devices(max(1, local))
@@ -124,7 +124,7 @@ def _refuse(wanted: int, local: int, provided: bool) -> None:
         )
     if local and wanted > local:
         raise UserError(f"train.devices = {wanted}: the number of accelerators is {local}; ask for at most {local}")
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    cores = _cores()
     if not local and wanted > cores:
         raise UserError(
             f"train.devices = {wanted}: there is no accelerator, and the CPU has {cores} cores; ask for at most {cores}"
@@ -134,6 +134,10 @@ def _refuse(wanted: int, local: int, provided: bool) -> None:
             f"train.devices = {wanted}: {backend} already runs on the CPU as on one device; "
             "ask for devices before anything is computed"
         )
+
+
+def _cores() -> int:
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def share(mean):
