@@ -149,6 +149,17 @@ class Run:
             lock.flush()
             yield self
 
+    def is_held(self) -> bool:
+        """Whether a process, this one or another, holds the folder."""
+        try:
+            with (self.folder / ".lock").open("rb") as lock:
+                fcntl.flock(lock, fcntl.LOCK_SH | fcntl.LOCK_NB)
+        except BlockingIOError:
+            return True
+        except OSError:
+            pass
+        return False
+
     def stage(self, name: str, decides: dict[str, Any], make: Callable[[Path], dict[str, Any]]) -> Stage:
         """Finds a stage's result, or makes it.
 

@@ -169,6 +169,7 @@ def test_only_one_process_holds_a_run(run):
     assert result.returncode != 0 and f"process {os.getpid()}" in result.stderr
     with pytest.raises(UserError, match="is running this recipe"), Run(run.folder).held():
         pass
+    assert Run(run.folder).is_held()
 
 
 def test_a_dead_process_blocks_nobody(tmp_path):
@@ -178,6 +179,7 @@ def test_a_dead_process_blocks_nobody(tmp_path):
     )
     subprocess.run([sys.executable, "-c", code, str(tmp_path)], capture_output=True, check=False)
     assert (tmp_path / ".lock").read_text().startswith("process")
+    assert not Run(tmp_path).is_held() and not Run(tmp_path / "nowhere").is_held()
     with Run(tmp_path).held():
         pass
 

@@ -62,8 +62,9 @@ def run(
     console = console or Console()
     recipe = load(path, overrides, quick=quick)
     asked = [cell.train.devices for _, cell in recipe.cells()]
+    devices = obtain(recipe.train.devices, most=max(1 if number == "auto" else number for number in asked))
     folder = Run(saved / recipe.name, fresh=fresh, backend=keras.backend.backend(), any_backend=any_backend)
-    team = Team(obtain(recipe.train.devices, most=max(1 if n == "auto" else n for n in asked)), folder.folder)
+    team = Team(devices, folder)
     if not team.leads:
         console = Console(file=io.StringIO())
     with folder.held() if team.leads else nullcontext(), team.gathered():
@@ -71,7 +72,7 @@ def run(
             write_atomically(folder.folder / "recipe.toml", recipe.to_toml().encode())
         try:
             make = _run_matrix if recipe.matrix else _run_single
-            result = make(recipe, folder, team, console)
+            result = make(recipe, team, console)
         except UserError:
             raise
         except Exception as error:
@@ -85,12 +86,12 @@ def run(
     return result
 
 
-def _run_single(recipe: Recipe, folder: Run, team: Team, console: Console) -> dict[str, Any]:
-    work = Work(recipe, folder, report.StageProgress(console), devices=team.devices, team=team)
+def _run_single(recipe: Recipe, team: Team, console: Console) -> dict[str, Any]:
+    work = Work(recipe, team, report.StageProgress(console), team.devices)
     result = make_cell(work)
     if not team.leads:
         return result
-    write_report(folder.folder, result, work)
+    write_report(team.run.folder, result, work)
     report.print_cell(console, result)
     return result
 
@@ -111,7 +112,7 @@ def make_cell(work: Work) -> dict[str, Any]:
     return summarize(work)
 
 
-def _run_matrix(recipe: Recipe, folder: Run, team: Team, console: Console) -> dict[str, Any]:
+def _run_matrix(recipe: Recipe, team: Team, console: Console) -> dict[str, Any]:
     progress, cells = report.StageProgress(console), recipe.cells()
     made, failed = [], []
     seen: set[Path] = set()
@@ -119,7 +120,7 @@ def _run_matrix(recipe: Recipe, folder: Run, team: Team, console: Console) -> di
         shown = ", ".join(f"{key} {label}" for key, label in labels.items())
         progress.say(f"cell {number}/{len(cells)}: {shown}", style="bold")
         try:
-            work = Work(cell, folder, progress, seen=seen, devices=obtain(cell.train.devices), team=team)
+            work = Work(cell, team, progress, obtain(cell.train.devices), seen=seen)
             made.append({**make_cell(work), "cell": labels})
         except Exception as error:  # Whatever it was, the other cells are still worth making.
             failed.append({"cell": labels, "error": f"{error}" if isinstance(error, UserError) else repr(error)})
@@ -138,8 +139,8 @@ def _run_matrix(recipe: Recipe, folder: Run, team: Team, console: Console) -> di
         "failed": failed,
         "table": report.aggregate(made),
     }
-    report.write_json(folder.folder / "report.json", result)
-    report.write(folder.folder / "report.html", result)
+    report.write_json(team.run.folder / "report.json", result)
+    report.write(team.run.folder / "report.html", result)
     report.print_matrix(console, result)
     return result
 

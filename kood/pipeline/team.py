@@ -29,12 +29,13 @@ class Team:
 
     Args:
         devices: This process's rank and how many there are.
-        folder: The run's.
+        run: The run folder, which the first process holds.
     """
 
-    def __init__(self, devices: Devices | None = None, folder: Path = Path()):
-        self.devices = devices or Devices()
-        self.folder = folder / ".team"
+    def __init__(self, devices: Devices, run: Run):
+        self.devices = devices
+        self.run = run
+        self.folder = run.folder / ".team"
         self._words = 0
 
     @property
@@ -63,7 +64,6 @@ class Team:
 
     def stage(
         self,
-        run: Run,
         name: str,
         decides: dict[str, Any],
         make: Callable[[Path], dict[str, Any]],
@@ -72,7 +72,6 @@ class Team:
         """`Run.stage` for all processes: the first finds the stage or makes it, and where it says so, all make it.
 
         Args:
-            run: The first process's run folder.
             name: The stage's name.
             decides: What decides its result.
             make: Fills a folder.
@@ -97,7 +96,7 @@ class Team:
             return make_on(folder)
 
         try:
-            stage = run.stage(name, decides, begun)
+            stage = self.run.stage(name, decides, begun)
         except Exception as error:
             self._tell({"failed": f"{error}"})
             raise
@@ -134,4 +133,6 @@ class Team:
         path = self.folder / f"{self._words}.json"
         while not path.exists():
             time.sleep(INTERVAL)
+            if not self.run.is_held() and not path.exists():
+                raise UserError(f"{self.run.folder}: the first process has ended", exit_code=1)
         return json.loads(path.read_bytes())

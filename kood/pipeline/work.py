@@ -29,21 +29,24 @@ class Work:
 
     Attributes:
         recipe: Of one cell.
-        run: The folder.
+        team: The processes of the run, and its folder.
         progress: The display.
+        devices: What the cell trains and samples on.
         stages: The stages so far.
         seen: Stages that another cell has told of.
-        devices: What the cell trains and samples on.
-        team: The processes of the run.
     """
 
     recipe: Recipe
-    run: Run
+    team: Team
     progress: StageProgress
+    devices: Devices
     stages: dict[str, Stage] = field(default_factory=dict)
     seen: set[Path] = field(default_factory=set)
-    devices: Devices = field(default_factory=Devices)
-    team: Team = field(default_factory=Team)
+
+    @property
+    def run(self) -> Run:
+        """The folder."""
+        return self.team.run
 
     def stage(
         self,
@@ -67,7 +70,7 @@ class Work:
             The stage.
         """
         decides = {"version": VERSIONS[name], "quick": self.recipe.quick, **decides}
-        stage = self.team.stage(self.run, name, decides, make, on) if awaited else self.run.stage(name, decides, make)
+        stage = self.team.stage(name, decides, make, on) if awaited else self.run.stage(name, decides, make)
         if stage.cached and stage.folder not in self.seen:
             others = set(stage.backends) - {self.run.backend}
             self.progress.cached(name, f"made under {', '.join(stage.backends)}" if others else "")

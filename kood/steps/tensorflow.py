@@ -44,7 +44,7 @@ def forward(model):
     The rows must divide among the devices.
     """
     strategy = model.distribute_strategy
-    devices = len(strategy.extended.worker_devices)
+    devices = 1 if strategy.num_replicas_in_sync == 1 else len(strategy.extended.worker_devices)
     if devices == 1:
         return tf.function(lambda inputs: model(inputs, training=False)), 1
 
