@@ -122,7 +122,7 @@ def test_two_devices_give_the_numbers_of_one(start, one_device, backend, devices
     launch(backend, ["tests.device_probe", str(devices), str(out), str(start)], processes)
     ranks = [read(out.with_name(f"{out.name}-{rank}.npz")) for rank in range(processes)]
     kinds = {key.split("/")[0] for key in expected}
-    assert kinds == {"ArcFace", "AdaCos", "denoiser", "sample"} and len(expected) > 200
+    assert kinds == {"ArcFace", "AdaCos", "denoiser", "sample"} and len(expected) > 150
     for found in ranks:
         assert found.keys() == expected.keys()
         for key, value in expected.items():
@@ -130,7 +130,7 @@ def test_two_devices_give_the_numbers_of_one(start, one_device, backend, devices
             np.testing.assert_allclose(found[key], value, rtol=1e-5, atol=1e-5, err_msg=key)
             np.testing.assert_array_equal(found[key], ranks[0][key], err_msg=key)
     # The sampler's images are images, and different ones.
-    assert expected["sample/ddim"].std(axis=0).mean() > 0.05
+    assert expected["sample"].std(axis=0).mean() > 0.05
 
 
 @pytest.fixture(scope="module")

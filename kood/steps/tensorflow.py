@@ -37,6 +37,15 @@ class TrainStep(LossTerms):
                 if optimizer is not None:
                     optimizer._all_reduce_sum_gradients = list
 
+    def _maybe_symbolic_build(self, iterator=None, data_batch=None):
+        """Builds the optimizer among the strategy's variables; the model has been built.
+
+        Keras would look at a batch first, which the training then never sees, and fails on one of several workers.
+        """
+        if self._distribute_strategy is not None and not self.optimizer.built:
+            with self._distribute_strategy.scope():
+                self.optimizer.build(self.trainable_variables)
+
 
 def forward(model):
     """The model's forward pass in inference mode, and among how many devices it splits its rows.

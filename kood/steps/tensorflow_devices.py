@@ -5,6 +5,7 @@ names.
 """
 
 import contextlib
+import functools
 import json
 import os
 from typing import Any
@@ -48,6 +49,7 @@ def provide(count):
     return True
 
 
+@functools.cache  # Two strategies over the same devices would number their collective operations alike.
 def _local(count):
     """A strategy over devices of this process alone; None where it would be one."""
     if count == 1:
