@@ -178,8 +178,7 @@ def test_a_killed_training_goes_on_under_another_backend(killed, tmp_path, backe
 @pytest.mark.slow
 @pytest.mark.parametrize("backend", ["jax", "torch"])
 def test_two_processes_run_a_recipe_as_one_does(tiny, tmp_path, backend):
-    settings = ["--set", "classifier.backbone=resnet8", "--set", "classifier.options.width=8"]
-    settings += ["--set", 'outliers.use=["label_mixup"]', "--set", "data.id.per_class=16"]
+    settings = ["--set", 'outliers.use=["label_mixup"]', "--set", "data.id.per_class=16"]
     reports = {}
     for processes in (1, 2):
         arguments = ["kood", "run", str(tiny), *settings, "--saved", str(tmp_path / str(processes))]
@@ -192,17 +191,17 @@ def test_two_processes_run_a_recipe_as_one_does(tiny, tmp_path, backend):
     assert "Report:" not in said[1] and "classifier" not in said[1]
     one, two = reports[1], reports[2]
     assert {name: stage["backend"] for name, stage in two["stages"].items()} == dict.fromkeys(one["stages"], backend)
-    names = ("diffusion", "label_mixup", "classifier")
-    stages = {n: [next((tmp_path / n / "tiny/stages").glob(f"{s}-*")) for s in names] for n in ("1", "2")}
+    made = {}
+    for processes in (1, 2):
+        folder = tmp_path / str(processes) / "tiny" / "stages"
+        made[processes] = [next(folder.glob(f"{name}-*")) for name in ("diffusion", "label_mixup")]
     # How many devices there were is no part of what a stage is.
-    assert [p.name for p in stages["1"][:1]] == [p.name for p in stages["2"][:1]]
-    for one_stage, two_stage in zip(stages["1"][:1], stages["2"][:1], strict=True):
-        histories = [
-            json.loads((s / "stage.json").read_bytes())["facts"]["history"]["loss"] for s in (one_stage, two_stage)
-        ]
-        np.testing.assert_allclose(*histories, rtol=1e-4)
-    images = [np.load(next(s[1].glob("*.npy"))) for s in stages.values()]
-    assert images[0].shape == images[1].shape
+    assert [stage.name for stage in made[1]] == [stage.name for stage in made[2]]
+    (first, images), (second, others) = made[1], made[2]
+    losses = [json.loads((s / "stage.json").read_bytes())["facts"]["history"]["loss"] for s in (first, second)]
+    np.testing.assert_allclose(*losses, rtol=1e-4)
+    levels = np.abs(np.load(images / "outliers.images.npy").astype(int) - np.load(others / "outliers.images.npy"))
+    assert levels.mean() < 0.05 and levels.max() <= 2  # Of 256.
     # Nothing is made a second time.
     launch(backend, arguments, 2)
     again = json.loads((tmp_path / "2" / "tiny" / "report.json").read_bytes())

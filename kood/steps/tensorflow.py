@@ -19,12 +19,19 @@ class TrainStep(LossTerms):
         weights = self.trainable_weights
         gradients = summed_up(tape.gradient(scaled, weights))
         self.optimizer.apply_gradients(zip(gradients, weights, strict=True))
-        return self.show(summed_up(values))
+        return self._logs(values)
 
     def test_step(self, data):
         """The loss terms of one batch, nothing learned."""
         _, values = self.total(data, training=False)
-        return self.show(summed_up(values))
+        return self._logs(values)
+
+    def _logs(self, values):
+        logs = self.show(summed_up(values))
+        if isinstance(self.distribute_strategy, tf.distribute.MultiWorkerMirroredStrategy):
+            # Keras takes the mean over rows of what a worker's step returns, so a number has to be a row.
+            return {name: value[None] for name, value in logs.items()}
+        return logs
 
     def compile(self, *arguments, **settings):
         """Keras's, for gradients that are those of the whole batch already.
