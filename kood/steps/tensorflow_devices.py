@@ -85,16 +85,27 @@ def place():
 
 def total(values):
     """Sum over the replicas; gradients flow through it."""
-    replica = _replica()
-    return values if replica is None else replica.all_reduce(tf.distribute.ReduceOp.SUM, values)
+    return values if _replica() is None else _total(values)
+
+
+@tf.custom_gradient
+def _total(values):
+    return _summed(values), _summed
+
+
+def _summed(values):
+    # A worker with one device asks where a tensor lies, which inside a function nothing has said yet.
+    replica = tf.distribute.get_replica_context()
+    with tf.device(replica.devices[0]):
+        placed = tf.nest.map_structure(tf.identity, values)
+    return replica.all_reduce(tf.distribute.ReduceOp.SUM, placed)
 
 
 def summed_up(tensors):
     """Sums of many tensors over the replicas; None stays None."""
-    replica = _replica()
-    if replica is None:
+    if _replica() is None:
         return tensors
-    sums = iter(replica.all_reduce(tf.distribute.ReduceOp.SUM, [tensor for tensor in tensors if tensor is not None]))
+    sums = iter(_summed([tensor for tensor in tensors if tensor is not None]))
     return [None if tensor is None else next(sums) for tensor in tensors]
 
 
