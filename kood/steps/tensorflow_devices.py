@@ -94,11 +94,12 @@ def _total(values):
 
 
 def _summed(values):
-    # A worker with one device asks where a tensor lies, which inside a function nothing has said yet.
     replica = tf.distribute.get_replica_context()
-    with tf.device(replica.devices[0]):
-        placed = tf.nest.map_structure(tf.identity, values)
-    return replica.all_reduce(tf.distribute.ReduceOp.SUM, placed)
+    devices = replica.strategy.extended.worker_devices
+    if len(devices) == 1:  # A worker then asks where a tensor lies, which inside a function nothing has said yet.
+        with tf.device(devices[0]):
+            values = tf.nest.map_structure(tf.identity, values)
+    return replica.all_reduce(tf.distribute.ReduceOp.SUM, values)
 
 
 def summed_up(tensors):
