@@ -94,12 +94,16 @@ def _total(values):
 
 
 def _summed(values):
-    replica = tf.distribute.get_replica_context()
-    devices = replica.strategy.extended.worker_devices
-    if len(devices) == 1:  # A worker then asks where a tensor lies, which inside a function nothing has said yet.
-        with tf.device(devices[0]):
-            values = tf.nest.map_structure(tf.identity, values)
-    return replica.all_reduce(tf.distribute.ReduceOp.SUM, values)
+    return tf.distribute.get_replica_context().all_reduce(tf.distribute.ReduceOp.SUM, _placed(values))
+
+
+def _placed(values):
+    """A worker with one device asks where a tensor lies, which inside a function nothing has said yet."""
+    devices = tf.distribute.get_strategy().extended.worker_devices
+    if len(devices) > 1:
+        return values
+    with tf.device(devices[0]):
+        return tf.nest.map_structure(tf.identity, values)
 
 
 def summed_up(tensors):
@@ -113,7 +117,7 @@ def summed_up(tensors):
 def everyone(rows):
     """The rows of all replicas, one after another."""
     replica = _replica()
-    return rows if replica is None else replica.all_gather(rows, axis=0)
+    return rows if replica is None else replica.all_gather(_placed(rows), axis=0)
 
 
 def gather(array):
@@ -124,6 +128,6 @@ def gather(array):
 @tf.function
 def _gathered(array):
     strategy: Any = _workers
-    stacked = strategy.run(lambda: tf.distribute.get_replica_context().all_gather(array[None], axis=0))
+    stacked = strategy.run(lambda: tf.distribute.get_replica_context().all_gather(_placed(array[None]), axis=0))
     first = strategy.experimental_local_results(stacked)[0]
     return first[:: strategy.num_replicas_in_sync // launched()[1]]
