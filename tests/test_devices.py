@@ -25,7 +25,7 @@ from kood.recipe import load
 
 ROOT = Path(__file__).parents[1]
 BACKENDS = ["tensorflow", "jax", "torch"]
-PATIENCE = 420.0
+PATIENCE = 900.0
 
 
 def free_port():
