@@ -7,7 +7,7 @@ from keras import ops
 
 from kood import losses as loss_functions
 from kood.heads import AngularHead
-from kood.steps import TrainStep
+from kood.steps import TrainStep, everyone, mine, total, whole
 
 __all__ = ["Classifier"]
 
@@ -102,11 +102,11 @@ class Classifier(TrainStep):
         features = ops.cast(self.backbone(batch["image"], training=training), "float32")
         if self.exposure and self.reach == "head":
             features = ops.where(outlier[:, None] > 0, ops.stop_gradient(features), features)
-        logits = self.head(features, label, training=training)
+        logits = self._logits(features, label, training)
         terms = {"cross_entropy": _mean(loss_functions.cross_entropy(logits, label), 1.0 - outlier)}
         if self.exposure:
             if self.virtual is not None and training:
-                self.virtual.keep(features, label, outlier)
+                self.virtual.keep(everyone(ops.stop_gradient(features)), everyone(label), everyone(outlier))
             terms["exposure"] = self._weight(training) * self._exposure(features, logits, outlier)
         return terms
 
@@ -115,7 +115,7 @@ class Classifier(TrainStep):
         on_logits = self._exposure_input == "logits"
         rows = self._exposure_of(logits if on_logits else self.head.cosines(features))
         if self.virtual is not None:
-            drawn = self.virtual.draw()
+            drawn = mine(self.virtual.draw())
             more = self._exposure_of(self.head(drawn) if on_logits else self.head.cosines(drawn))
             rows = ops.concatenate([rows, more])
             outlier = ops.concatenate([outlier, self.virtual.ready() * ops.ones_like(more)])
@@ -130,6 +130,13 @@ class Classifier(TrainStep):
             self.step.assign(self.step + 1)
         return self.exposure_weight * begun
 
+    def _logits(self, features, label, training):
+        if training and whole(1) > 1 and self.head.non_trainable_variables:
+            # What such a head keeps comes from the statistics of a batch: those of the whole one.
+            self.head(everyone(ops.stop_gradient(features)), everyone(label), training=True)
+            training = False
+        return self.head(features, label, training=training)
+
     def build(self, input_shape):
         """Builds the head, and the queues of virtual outliers, on the backbone's features."""
         for layer in (self.head, self.virtual):
@@ -137,7 +144,10 @@ class Classifier(TrainStep):
                 layer.build(self.backbone.output_shape)
         if self.exposure and self.exposure_begin and self.step is None:
             # A weight of the model, so that a training resumed from a checkpoint goes on counting.
-            self.step = self.add_weight(name="step", shape=(), dtype="int32", initializer="zeros", trainable=False)
+            self.step = self.add_weight(
+                name="step", shape=(), dtype="int32", initializer="zeros", trainable=False,
+                aggregation="only_first_replica",
+            )  # fmt: skip
         self.built = True
 
     def get_config(self):
@@ -164,5 +174,5 @@ class Classifier(TrainStep):
 
 
 def _mean(rows, weight):
-    """Mean of the rows that count; zero where none does."""
-    return ops.sum(rows * weight) / ops.maximum(ops.sum(weight), 1.0)
+    """Mean of the rows that count, of the whole batch; zero where none does."""
+    return ops.sum(rows * weight) / ops.maximum(total(ops.sum(weight)), 1.0)

@@ -38,6 +38,9 @@ def run(
     settings: Settings = None,
     fresh: Annotated[bool, typer.Option("--fresh", help="Make every stage again, whatever is there.")] = False,
     quick: Annotated[bool, typer.Option("--quick", help="Smoke run: everything small, figures mean nothing.")] = False,
+    any_backend: Annotated[
+        bool, typer.Option("--any-backend", help="Take stages that another backend made, and go on with its half ones.")
+    ] = False,
     saved: Saved = Path("saved"),
 ) -> None:
     """Run a recipe: train, make outliers, measure, write a SavedModel and a report."""
@@ -53,7 +56,9 @@ def run(
     console = Console()
     if not console.is_terminal and "COLUMNS" not in os.environ:
         console = Console(width=120)  # A log has no width of its own; Rich would take 80 and break names in two.
-    pipeline.run(recipe, settings or (), fresh=fresh, quick=quick, saved=saved, console=console)
+    pipeline.run(
+        recipe, settings or (), fresh=fresh, quick=quick, any_backend=any_backend, saved=saved, console=console
+    )
 
 
 @app.command()

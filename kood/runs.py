@@ -5,6 +5,10 @@ saved/<recipe>/
   1/ 2/ ...                                    SavedModels; TF Serving takes this folder as it is
   stages/<stage>-<fingerprint>/                results, each with its stage.json
   stages/<stage>-<fingerprint>.partial/        a stage that is being made, or that was killed
+
+Results are the same bit for bit only under one backend, so the backend is part of a fingerprint, and a run finds the
+stages of its own. With `any_backend` it takes those of the others too, and goes on with what they left half made; what
+two backends made together counts as neither's.
 """
 
 import contextlib
@@ -22,6 +26,13 @@ from typing import Any
 from kood.errors import UserError
 
 __all__ = ["Run", "Stage", "digest_file", "fingerprint", "write_atomically"]
+
+
+KERAS_BACKENDS = ("tensorflow", "jax", "torch")
+#: Stands in a fingerprint for the backend of a stage that several made.
+MIXED = "mixed"
+#: In a stage that is being made: a list of the backends it was made under so far.
+BACKENDS = "backends.json"
 
 
 def fingerprint(*parts: Any) -> str:
@@ -61,6 +72,15 @@ def write_atomically(path: Path, content: bytes) -> None:
         beside.unlink(missing_ok=True)
 
 
+def _partial(folder: Path) -> Path:
+    return folder.with_name(folder.name + ".partial")
+
+
+def _holds_work(partial: Path) -> bool:
+    """Whether there is anything to go on with."""
+    return partial.is_dir() and any(path.name[0] != "." and path.name != BACKENDS for path in partial.iterdir())
+
+
 @dataclass(frozen=True)
 class Stage:
     """A finished stage.
@@ -72,6 +92,7 @@ class Stage:
         facts: What the stage had to say of itself (JSON).
         seconds: How long it took when it was made.
         cached: Whether it was found, not made.
+        backends: Under which Keras backends it was made, in order.
     """
 
     name: str
@@ -80,6 +101,7 @@ class Stage:
     facts: dict[str, Any]
     seconds: float
     cached: bool
+    backends: tuple[str, ...] = ()
 
 
 class Run:
@@ -88,11 +110,15 @@ class Run:
     Args:
         folder: `saved/<recipe>`; made where missing.
         fresh: Make every stage again, once, whatever is there.
+        backend: The Keras backend that this run computes with.
+        any_backend: Take stages that another backend finished, and go on with those that it left half made.
     """
 
-    def __init__(self, folder: Path, *, fresh: bool = False):
+    def __init__(self, folder: Path, *, fresh: bool = False, backend: str = "", any_backend: bool = False):
         self.folder = folder
         self.fresh = fresh
+        self.backend = backend
+        self.any_backend = any_backend
         self._made: set[Path] = set()
 
     @contextlib.contextmanager
@@ -123,6 +149,17 @@ class Run:
             lock.flush()
             yield self
 
+    def is_held(self) -> bool:
+        """Whether a process, this one or another, holds the folder."""
+        try:
+            with (self.folder / ".lock").open("rb") as lock:
+                fcntl.flock(lock, fcntl.LOCK_SH | fcntl.LOCK_NB)
+        except BlockingIOError:
+            return True
+        except OSError:
+            pass
+        return False
+
     def stage(self, name: str, decides: dict[str, Any], make: Callable[[Path], dict[str, Any]]) -> Stage:
         """Finds a stage's result, or makes it.
 
@@ -131,33 +168,75 @@ class Run:
 
         Args:
             name: The stage's name.
-            decides: Everything that decides the result (JSON), the fingerprints of its inputs included.
+            decides: Everything that decides the result (JSON), the fingerprints of its inputs included; "backend" where
+                the Keras backend is part of it.
             make: Fills the folder it is given and returns facts to keep (JSON).
 
         Returns:
             The finished stage.
         """
-        key = fingerprint(name, decides)
-        folder = self.folder / "stages" / f"{name}-{key}"
-        found = self._find(folder)
-        if found is not None and not (self.fresh and folder not in self._made):
-            return Stage(name, key, folder, found["facts"], found["seconds"], cached=True)
-        partial = folder.with_name(folder.name + ".partial")
+        kin = self._kin(name, decides)
+        for key, folder in kin.items():
+            found = self._find(folder)
+            if found is not None and not (self.fresh and folder not in self._made):
+                backends = found.get("backends") or [found.get("decides", {}).get("backend", "")]
+                return Stage(name, key, folder, found["facts"], found["seconds"], True, tuple(filter(None, backends)))
+        key, folder = next(iter(kin.items()))
         if self.fresh and folder not in self._made:
-            shutil.rmtree(partial, ignore_errors=True)
+            shutil.rmtree(_partial(folder), ignore_errors=True)
+        elif not _holds_work(_partial(folder)):
+            key, folder = self._taken_over(kin)
+            if key != next(iter(kin)):
+                decides = {**decides, "backend": MIXED}
+        partial = _partial(folder)
         partial.mkdir(parents=True, exist_ok=True)
+        backends = self._note_backend(partial)
         start = time.monotonic()
         facts = make(partial)
         seconds = round(time.monotonic() - start, 3)
+        (partial / BACKENDS).unlink()
         files = {str(p.relative_to(partial)): digest_file(p) for p in sorted(partial.rglob("*")) if p.is_file()}
-        record = {"stage": name, "decides": decides, "facts": facts, "seconds": seconds, "files": files}
+        record = {
+            "stage": name, "decides": decides, "facts": facts, "seconds": seconds, "backends": backends, "files": files,
+        }  # fmt: skip
         write_atomically(partial / "stage.json", json.dumps(record, indent=1).encode())
         self._flush(partial)
         if folder.exists():
             shutil.rmtree(folder)
         partial.rename(folder)
         self._made.add(folder)
-        return Stage(name, key, folder, facts, seconds, cached=False)
+        return Stage(name, key, folder, facts, seconds, False, tuple(backends))
+
+    def _kin(self, name: str, decides: dict[str, Any]) -> dict[str, Path]:
+        """The stage by its key, and after it the same stage of other backends where the run takes those."""
+        others = [b for b in (*KERAS_BACKENDS, MIXED) if b != decides.get("backend")]
+        ways = [decides]
+        if self.any_backend and "backend" in decides:
+            ways += [{**decides, "backend": other} for other in others]
+        keys = [fingerprint(name, way) for way in ways]
+        return {key: self.folder / "stages" / f"{name}-{key}" for key in keys}
+
+    def _taken_over(self, kin: dict[str, Path]) -> tuple[str, Path]:
+        """Where to make the stage: in its own folder, or in what another backend left, which then is of both."""
+        (own, *others), mixed = kin.items(), list(kin.items())[-1]
+        for _, folder in reversed(others):
+            if _holds_work(_partial(folder)):
+                if folder != mixed[1]:
+                    shutil.rmtree(_partial(mixed[1]), ignore_errors=True)
+                    _partial(folder).rename(_partial(mixed[1]))
+                return mixed
+        return own
+
+    def _note_backend(self, partial: Path) -> list[str]:
+        """Writes down under which backends a stage is being made."""
+        try:
+            backends = json.loads((partial / BACKENDS).read_bytes())
+        except (OSError, ValueError):
+            backends = []
+        if self.backend and self.backend not in backends[-1:]:
+            backends.append(self.backend)
+        write_atomically(partial / BACKENDS, json.dumps(backends).encode())
+        return backends
 
     def finished(self, name: str) -> list[Stage]:
         """The finished, undamaged stages of a name, the newest first; nothing is made and nothing needs to be held.

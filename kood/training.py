@@ -18,6 +18,7 @@ import numpy as np
 
 from kood.errors import UserError
 from kood.runs import write_atomically
+from kood.steps import agreed, feed
 
 __all__ = ["TimeBudget", "fit", "optimizer", "precision", "steps_per_call"]
 
@@ -86,7 +87,10 @@ def fit(
     interval: float = INTERVAL,
     budget: "TimeBudget | None" = None,
 ) -> tuple[keras.Model, dict[str, list[float]]]:
-    """Trains a compiled model, from its last checkpoint if there is one.
+    """Trains a compiled model, from its last checkpoint if there is one, which another backend may have written.
+
+    Inside `kood.steps.Devices.fitting` of several processes each of them calls this, with a folder of its own and the
+    first one's checkpoint in it.
 
     Args:
         model: Compiled; used if there is no checkpoint.
@@ -102,15 +106,21 @@ def fit(
         The trained model and {loss term: one value an epoch}.
 
     Raises:
-        UserError: the loss is no longer a number.
+        UserError: the loss is no longer a number; processes that fit together begin at different epochs.
     """
     checkpoint = _Checkpoint(folder, interval, budget)
     model, first, history = checkpoint.restore(model)
+    if first != agreed(first):
+        raise UserError(
+            f"{folder}: this process has the checkpoint of another epoch than the first one; all processes must see "
+            "the same run folder",
+            exit_code=1,
+        )
     checkpoint.history = history
     if first < epochs and not (budget and budget.over):
         callbacks = [c for c in (budget, checkpoint, _StopWhenNotFinite(), callback) if c is not None]
         model.fit(
-            batches(first),
+            feed(batches(first)),
             initial_epoch=first,
             epochs=epochs,
             steps_per_epoch=steps_per_epoch,
@@ -198,7 +208,8 @@ class _Checkpoint(keras.callbacks.Callback):
     def on_epoch_end(self, epoch, logs=None):
         for name, value in (logs or {}).items():
             self.history.setdefault(name, []).append(float(value))
-        if time.monotonic() - self._written >= self.interval and np.isfinite((logs or {}).get("loss", np.nan)):
+        due = time.monotonic() - self._written >= self.interval and np.isfinite((logs or {}).get("loss", np.nan))
+        if agreed(due):  # Under JAX a model is saved by all processes or by none.
             self._write(epoch + 1)
             self._written = time.monotonic()
 
@@ -251,8 +262,14 @@ def _seed_states(model: keras.Model) -> list[dict[str, str]]:
 
 
 def _set_seed_states(model: keras.Model, states: list[dict[str, str]]) -> None:
+    """Sets every generator to where it was, whichever backend it was under.
+
+    A state is a seed and a count of draws under each of them, whole numbers below 2^31 of the backend's own type. So
+    the count goes on; what is drawn is the new backend's.
+    """
     for generator, kept in zip(_seed_generators(model), states, strict=True):
-        generator.state.assign(np.frombuffer(base64.b64decode(kept["state"]), kept["dtype"]))
+        state = np.frombuffer(base64.b64decode(kept["state"]), kept["dtype"])
+        generator.state.assign(state.astype(keras.backend.standardize_dtype(generator.state.dtype)))
 
 
 @contextlib.contextmanager

@@ -64,7 +64,10 @@ class VirtualOutliers(keras.layers.Layer):
         classes, dimension = self.num_classes, features_shape[-1]
 
         def kept(name, shape, dtype):
-            return self.add_weight(name=name, shape=shape, dtype=dtype, initializer="zeros", trainable=False)
+            return self.add_weight(
+                name=name, shape=shape, dtype=dtype, initializer="zeros", trainable=False,
+                aggregation="only_first_replica",
+            )  # fmt: skip
 
         self.features = kept("features", (classes, self.queue, dimension), "float32")
         self.place = kept("place", (classes,), "int32")

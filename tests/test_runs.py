@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import subprocess
 import sys
 
@@ -95,12 +96,80 @@ def test_fresh_makes_each_stage_again_once(tmp_path):
     assert len(calls) == 2
 
 
+def run_under(folder, backend, **options):
+    return Run(folder, backend=backend, **options)
+
+
+def half(folder):
+    (folder / "checkpoint").write_text("half way")
+    raise KeyboardInterrupt
+
+
+def test_a_backend_finds_its_own_stages_alone_unless_told(tmp_path):
+    calls = []
+    made = run_under(tmp_path, "tensorflow").stage("fit", {"x": 1, "backend": "tensorflow"}, writer(calls))
+    taken = run_under(tmp_path, "jax", any_backend=True).stage("fit", {"x": 1, "backend": "jax"}, writer(calls))
+    assert (taken.cached, taken.key, taken.backends, len(calls)) == (True, made.key, ("tensorflow",), 1)
+    own = run_under(tmp_path, "jax").stage("fit", {"x": 1, "backend": "jax"}, writer(calls))
+    assert (own.cached, own.backends, len(calls)) == (False, ("jax",), 2) and own.key != made.key
+    # With both there, its own.
+    again = run_under(tmp_path, "jax", any_backend=True).stage("fit", {"x": 1, "backend": "jax"}, writer(calls))
+    other = run_under(tmp_path, "torch", any_backend=True).stage("fit", {"x": 2, "backend": "torch"}, writer(calls))
+    assert again.key == own.key and not other.cached and len(calls) == 3
+    assert json.loads((made.folder / "stage.json").read_bytes())["backends"] == ["tensorflow"]
+
+
+def test_a_half_made_stage_goes_on_under_another_backend_and_is_of_both(tmp_path):
+    decides = {name: {"x": 1, "backend": name} for name in ("tensorflow", "jax", "torch")}
+    with pytest.raises(KeyboardInterrupt):
+        run_under(tmp_path, "tensorflow").stage("fit", decides["tensorflow"], half)
+    calls, seen = [], []
+    alone = run_under(tmp_path, "torch").stage("fit", decides["torch"], writer(calls))
+    assert alone.backends == ("torch",) and len(list(tmp_path.glob("stages/*.partial"))) == 1
+    shutil.rmtree(alone.folder)
+
+    def goes_on(folder):
+        seen.append((folder / "checkpoint").read_text())
+        if len(seen) == 1:
+            raise KeyboardInterrupt
+        return {"answer": 7}
+
+    with pytest.raises(KeyboardInterrupt):
+        run_under(tmp_path, "jax", any_backend=True).stage("fit", decides["jax"], goes_on)
+    stage = run_under(tmp_path, "jax", any_backend=True).stage("fit", decides["jax"], goes_on)
+    assert seen == ["half way"] * 2 and stage.backends == ("tensorflow", "jax") and not stage.cached
+    assert sorted(p.name for p in stage.folder.iterdir()) == ["checkpoint", "stage.json"]
+    assert not list(tmp_path.glob("stages/*.partial"))
+    # It is nobody's own, so without the option each backend makes its stage; with it, it is found.
+    for name in ("tensorflow", "jax"):
+        again = run_under(tmp_path, name, any_backend=True).stage("fit", decides[name], goes_on)
+        assert again.cached and again.facts == {"answer": 7} and again.backends == ("tensorflow", "jax")
+    assert not run_under(tmp_path, "jax").stage("fit", decides["jax"], writer(calls)).cached
+
+
+def test_fresh_takes_nothing_from_another_backend(tmp_path):
+    with pytest.raises(KeyboardInterrupt):
+        run_under(tmp_path, "tensorflow").stage("fit", {"backend": "tensorflow"}, half)
+    run = run_under(tmp_path, "jax", fresh=True, any_backend=True)
+    stage = run.stage("fit", {"backend": "jax"}, writer([]))
+    assert stage.backends == ("jax",) and [p.name for p in stage.folder.iterdir() if "check" in p.name] == []
+
+
+def test_its_own_half_made_stage_comes_first(tmp_path):
+    for name in ("tensorflow", "jax"):
+        with pytest.raises(KeyboardInterrupt):
+            run_under(tmp_path, name).stage("fit", {"backend": name}, half)
+    stage = run_under(tmp_path, "jax", any_backend=True).stage("fit", {"backend": "jax"}, lambda folder: {})
+    assert stage.backends == ("jax",) and len(list(tmp_path.glob("stages/*.partial"))) == 1
+
+
 def test_only_one_process_holds_a_run(run):
     code = "import sys; from pathlib import Path; from kood.runs import Run\nwith Run(Path(sys.argv[1])).held(): pass"
     result = subprocess.run([sys.executable, "-c", code, str(run.folder)], capture_output=True, text=True, check=False)
     assert result.returncode != 0 and f"process {os.getpid()}" in result.stderr
     with pytest.raises(UserError, match="is running this recipe"), Run(run.folder).held():
         pass
+    assert Run(run.folder).is_held()
 
 
 def test_a_dead_process_blocks_nobody(tmp_path):
@@ -110,6 +179,7 @@ def test_a_dead_process_blocks_nobody(tmp_path):
     )
     subprocess.run([sys.executable, "-c", code, str(tmp_path)], capture_output=True, check=False)
     assert (tmp_path / ".lock").read_text().startswith("process")
+    assert not Run(tmp_path).is_held() and not Run(tmp_path / "nowhere").is_held()
     with Run(tmp_path).held():
         pass
 

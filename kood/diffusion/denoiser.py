@@ -5,7 +5,7 @@ import numpy as np
 from keras import ops
 
 from kood.diffusion import schedule as schedules
-from kood.steps import TrainStep
+from kood.steps import TrainStep, mine, share, whole
 
 __all__ = ["Denoiser"]
 
@@ -85,17 +85,18 @@ class Denoiser(TrainStep):
             {"noise_error": mean squared error, weighted where `min_snr` is given, scalar float32}.
         """
         image, label = ops.cast(batch["image"], "float32"), ops.cast(batch["label"], "float32")
-        rows = ops.shape(image)[0]
-        step = keras.random.randint((rows,), 0, self.num_steps, seed=self.seed_generator)
-        epsilon = keras.random.normal(ops.shape(image), seed=self.seed_generator)
-        kept = keras.random.uniform((rows, 1), seed=self.seed_generator) >= self.label_dropout
+        rows, *pixels = ops.shape(image)
+        rows = whole(rows)
+        step = mine(keras.random.randint((rows,), 0, self.num_steps, seed=self.seed_generator))
+        epsilon = mine(keras.random.normal((rows, *pixels), seed=self.seed_generator))
+        kept = mine(keras.random.uniform((rows, 1), seed=self.seed_generator)) >= self.label_dropout
         signal, noise = self._levels(step)
         target = epsilon if self.prediction == "epsilon" else signal * epsilon - noise * image
         output = self._predict(signal * image + noise * epsilon, step, label * ops.cast(kept, "float32"), training)
         error = ops.square(output - target)
         if self.min_snr is not None:
             error = ops.take(self.weights_of_steps().astype("float32"), step)[:, None, None, None] * error
-        return {"noise_error": ops.mean(error)}
+        return {"noise_error": share(ops.mean(error))}
 
     def weights_of_steps(self):
         """The weight of the loss at each step of the schedule, float64 (T,)."""

@@ -7,7 +7,9 @@ Stages hand each other only files. What a stage's result depends on is spelled o
 nothing of that changed, its result is taken as it lies.
 """
 
+import io
 import traceback
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -17,16 +19,19 @@ from rich.console import Console
 from kood import report
 from kood.errors import UserError
 from kood.pipeline.audit import audit_outliers
-from kood.pipeline.baseline import compare_with_baseline
+from kood.pipeline.baseline import compare_with_baseline, train_baseline
 from kood.pipeline.classify import evaluate_classifier, export_model, train_classifier
+from kood.pipeline.diffusion import train_denoiser
 from kood.pipeline.judge import train_judge
-from kood.pipeline.outliers import make_outliers, train_denoiser
+from kood.pipeline.outliers import make_outliers
 from kood.pipeline.prepare import check, prepare_data
 from kood.pipeline.samples import make_pure_samples
 from kood.pipeline.summary import summarize, write_report
+from kood.pipeline.team import Team
 from kood.pipeline.work import Work
 from kood.recipe import Recipe, load
 from kood.runs import Run, write_atomically
+from kood.steps import obtain
 
 __all__ = ["make_cell", "run"]
 
@@ -37,16 +42,20 @@ def run(
     *,
     fresh: bool = False,
     quick: bool = False,
+    any_backend: bool = False,
     saved: Path = Path("saved"),
     console: Console | None = None,
 ) -> dict[str, Any]:
     """Runs a recipe from its file to its report.
+
+    Where the backend's launcher started several processes, each of them calls this; the first one reports.
 
     Args:
         path: The recipe.
         overrides: `KEY=VALUE` settings.
         fresh: Make every stage again.
         quick: Smoke run.
+        any_backend: Take stages that another backend finished, and go on with those that it left half made.
         saved: Where run folders go.
         console: Where to print.
 
@@ -58,30 +67,43 @@ def run(
     """
     console = console or Console()
     recipe = load(path, overrides, quick=quick)
-    with Run(saved / recipe.name, fresh=fresh).held() as folder:
-        write_atomically(folder.folder / "recipe.toml", recipe.to_toml().encode())
+    asked = [cell.train.devices for _, cell in recipe.cells()]
+    devices = obtain(recipe.train.devices, most=max(1 if number == "auto" else number for number in asked))
+    folder = Run(saved / recipe.name, fresh=fresh, backend=keras.backend.backend(), any_backend=any_backend)
+    team = Team(devices, folder)
+    if not team.leads:
+        console = Console(file=io.StringIO())
+    with folder.held() if team.leads else nullcontext(), team.gathered():
+        if team.leads:
+            write_atomically(folder.folder / "recipe.toml", recipe.to_toml().encode())
         try:
-            result = _run_matrix(recipe, folder, console) if recipe.matrix else _run_single(recipe, folder, console)
+            make = _run_matrix if recipe.matrix else _run_single
+            result = make(recipe, team, console)
         except UserError:
             raise
         except Exception as error:
+            if not team.leads:
+                raise
             log = folder.folder / "error.log"
             write_atomically(log, traceback.format_exc().encode())
             raise UserError(f"{type(error).__name__}: {error} (details in {log})", exit_code=1) from error
-        _say_where(console, folder.folder, result)
+        if team.leads:
+            _say_where(console, folder.folder, result)
     return result
 
 
-def _run_single(recipe: Recipe, folder: Run, console: Console) -> dict[str, Any]:
-    work = Work(recipe, folder, report.StageProgress(console))
+def _run_single(recipe: Recipe, team: Team, console: Console) -> dict[str, Any]:
+    work = Work(recipe, team, report.StageProgress(console), team.devices)
     result = make_cell(work)
-    write_report(folder.folder, result, work)
+    if not team.leads:
+        return result
+    write_report(team.run.folder, result, work)
     report.print_cell(console, result)
     return result
 
 
 def make_cell(work: Work) -> dict[str, Any]:
-    """One classifier, from data to SavedModel; returns its part of the report."""
+    """One classifier, from data to SavedModel; returns its part of the report, in the first of several processes."""
     prepare_data(work)
     check(work)
     if work.recipe.needs_diffusion:
@@ -92,6 +114,9 @@ def make_cell(work: Work) -> dict[str, Any]:
     if work.recipe.samples_pure:
         make_pure_samples(work)
     train_classifier(work, outliers, work.stages.get("pure"))
+    train_baseline(work)
+    if not work.team.leads:
+        return {}
     evaluate_classifier(work)
     if work.recipe.audits:
         audit_outliers(work)
@@ -101,7 +126,7 @@ def make_cell(work: Work) -> dict[str, Any]:
     return summarize(work)
 
 
-def _run_matrix(recipe: Recipe, folder: Run, console: Console) -> dict[str, Any]:
+def _run_matrix(recipe: Recipe, team: Team, console: Console) -> dict[str, Any]:
     progress, cells = report.StageProgress(console), recipe.cells()
     made, failed = [], []
     seen: set[Path] = set()
@@ -109,7 +134,8 @@ def _run_matrix(recipe: Recipe, folder: Run, console: Console) -> dict[str, Any]
         shown = ", ".join(f"{key} {label}" for key, label in labels.items())
         progress.say(f"cell {number}/{len(cells)}: {shown}", style="bold")
         try:
-            made.append({**make_cell(Work(cell, folder, progress, seen=seen)), "cell": labels})
+            work = Work(cell, team, progress, obtain(cell.train.devices), seen=seen)
+            made.append({**make_cell(work), "cell": labels})
         except Exception as error:  # Whatever it was, the other cells are still worth making.
             failed.append({"cell": labels, "error": f"{error}" if isinstance(error, UserError) else repr(error)})
             progress.say(f"cell {number}/{len(cells)} failed: {failed[-1]['error']}", style="red")
@@ -118,6 +144,8 @@ def _run_matrix(recipe: Recipe, folder: Run, console: Console) -> dict[str, Any]
         keras.utils.clear_session()
     if not made:
         raise UserError(f"every cell failed; the first: {failed[0]['error']}", exit_code=1)
+    if not team.leads:
+        return {}
     result = {
         **{key: made[0][key] for key in ("backend", "kood", "quick", "environment")},
         "recipe": recipe.name,
@@ -125,8 +153,8 @@ def _run_matrix(recipe: Recipe, folder: Run, console: Console) -> dict[str, Any]
         "failed": failed,
         "table": report.aggregate(made),
     }
-    report.write_json(folder.folder / "report.json", result)
-    report.write(folder.folder / "report.html", result)
+    report.write_json(team.run.folder / "report.json", result)
+    report.write(team.run.folder / "report.html", result)
     report.print_matrix(console, result)
     return result
 

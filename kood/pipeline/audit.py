@@ -49,7 +49,7 @@ def audit_outliers(work: Work) -> Stage | None:
         return with_shortcut(_read(audited), real, generated, score=score)
 
     decides = {"audit": audited.key, "evaluate": evaluated.key, "validation": work.digest("validation")}
-    return work.stage("shortcut", decides, make)
+    return work.stage("shortcut", decides, make, awaited=False)
 
 
 def _audit(work: Work) -> Stage:
@@ -87,7 +87,7 @@ def _audit(work: Work) -> Stage:
         "images": work.digest("train", "validation"),
         "seed": work.recipe.data.split_seed,
     }
-    return work.stage("audit", decides, make)
+    return work.stage("audit", decides, make, awaited=False)
 
 
 def _judged(judge: Judge, images: np.ndarray) -> Judged:

@@ -13,7 +13,7 @@ from kood.pipeline.work import Work
 from kood.recipe import Recipe
 from kood.runs import Stage
 
-__all__ = ["compare_with_baseline", "comparison"]
+__all__ = ["compare_with_baseline", "comparison", "train_baseline"]
 
 #: Half the width of a 95% interval, in standard errors.
 _WIDTH = 1.96
@@ -23,21 +23,29 @@ _NEGLIGIBLE = 0.005
 _MIXTURES = {"label_mixup", "pixel_mixup", "cutmix"}
 
 
-def compare_with_baseline(work: Work) -> Stage | None:
-    """Trains the classifier without outliers and without pure samples as well, and compares the two.
+def train_baseline(work: Work) -> Stage | None:
+    """Trains the classifier without outliers and without pure samples as well.
 
-    The baseline has the same head, backbone, seed and number of steps, and the fingerprint of a table's cell "none", so
-    that a table trains it once. Each detector is taken with the score that its own run would choose. None is made where
-    the recipe exposes to nothing, or does not want it.
+    It has the same head, backbone, seed and number of steps, and the fingerprint of a table's cell "none", so that a
+    table trains it once. None is trained where the recipe exposes to nothing, or does not want it.
     """
     recipe = work.recipe
     if not recipe.evaluate.baseline or not (recipe.outliers.exposes or recipe.pure_samples.trains):
         return None
-    plain = Work(_unexposed(recipe), work.run, work.progress, {"data": work.stages["data"]}, work.seen)
-    without_outliers = train_classifier(plain, [], shown="baseline")
-    work.stages["baseline_classifier"] = without_outliers
-    if not len(work.data("validation")):
+    work.stages["baseline_classifier"] = train_classifier(work.beside(_unexposed(recipe)), [], shown="baseline")
+    return work.stages["baseline_classifier"]
+
+
+def compare_with_baseline(work: Work) -> Stage | None:
+    """Compares the classifier with its baseline, where there is one and there are validation images to do it on.
+
+    Each detector is taken with the score that its own run would choose.
+    """
+    recipe = work.recipe
+    if "baseline_classifier" not in work.stages or not len(work.data("validation")):
         return None
+    plain = work.beside(_unexposed(recipe))
+    plain.stages["classifier"] = work.stages["baseline_classifier"]
     headline = recipe.evaluate.headline.lower()
     names = recipe.evaluate.scores if headline == "auto" else [headline]
     without = validate_classifier(plain, names)
@@ -48,7 +56,7 @@ def compare_with_baseline(work: Work) -> Stage | None:
         return {**facts, "warning": _warning(facts, recipe)}
 
     decides = {"without": without.key, "with": with_them.key, "outliers": recipe.outliers.use}
-    stage = work.stage("baseline", decides, make)
+    stage = work.stage("baseline", decides, make, awaited=False)
     facts = stage.facts
     work.progress.say(
         f"baseline: on validation images AUROC {100 * facts['validation_auroc']:.1f}% and accuracy "

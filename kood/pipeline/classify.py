@@ -96,7 +96,7 @@ def train_classifier(
         **recipe.outliers.model_dump(include={"exposure", "weight", "begin", "reach"}),
     }
     decides = {
-        "train": settings.model_dump(exclude={"augment"}),
+        "train": settings.model_dump(exclude={"augment", "devices"}),
         "classifier": recipe.classifier.model_dump(),
         "head": recipe.head.model_dump(),
         "augment": augment,
@@ -106,7 +106,7 @@ def train_classifier(
         "seed": seed,
         "backend": keras.backend.backend(),
     }
-    return work.stage("classifier", decides, make, shown)
+    return work.stage("classifier", decides, make, shown=shown, on=work.devices.fitting)
 
 
 def _joined(images: ImageSet, more: ImageSet) -> ImageSet:
@@ -144,7 +144,7 @@ def validate_classifier(work: Work, names: list[str] | None) -> Stage:
         "validation_ood": work.digests("validation_ood"),
         "seed": recipe.data.split_seed,
     }
-    return work.stage("validation", decides, make)
+    return work.stage("validation", decides, make, awaited=False)
 
 
 def evaluate_classifier(work: Work) -> Stage:
@@ -185,7 +185,7 @@ def evaluate_classifier(work: Work) -> Stage:
         **{kind: work.digests(kind) for kind in ("near", "far", "validation_ood")},
         "seed": recipe.data.split_seed,
     }
-    return work.stage("evaluate", decides, make)
+    return work.stage("evaluate", decides, make, awaited=False)
 
 
 def export_model(work: Work) -> Stage:
@@ -210,8 +210,8 @@ def export_model(work: Work) -> Stage:
         return {"version": version, "differences": differences}
 
     decides = {"evaluate": evaluated.key}
-    stage = work.stage("export", decides, make)
+    stage = work.stage("export", decides, make, awaited=False)
     if not (work.run.folder / str(stage.facts["version"]) / "saved_model.pb").exists():
         shutil.rmtree(stage.folder)
-        stage = work.stage("export", decides, make)
+        stage = work.stage("export", decides, make, awaited=False)
     return stage

@@ -27,10 +27,8 @@ def judge_recipe(recipe: Recipe) -> Recipe:
 
 def train_judge(work: Work) -> Stage:
     """Trains the judge, where no cell of the run has trained this classifier already."""
-    inner = Work(
-        judge_recipe(work.recipe), work.run, work.progress, stages={"data": work.stages["data"]}, seen=work.seen
-    )
-    work.stages["judge"] = train_classifier(inner, [])
+    inner = work.beside(judge_recipe(work.recipe))
+    work.stages["judge"] = train_classifier(inner, [], shown="judge")
     return work.stages["judge"]
 
 

@@ -1,121 +1,19 @@
-"""The diffusion model, and the stages that make outliers: label mixup, of another file, and the controls."""
+"""The stages that make outlier images: label mixup, of another file, and the controls."""
 
-import math
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import keras
 import numpy as np
 
-from kood import training
 from kood.data import ImageSet
-from kood.data.batches import labelled_batches
 from kood.data.outliers import cutmix, noise_images, patch_shuffle, pixel_mixup
 from kood.data.stored import write_images
-from kood.diffusion.denoiser import Denoiser
-from kood.pipeline.build import build_network
-from kood.pipeline.precision import faster, seconds_of_a_step
 from kood.pipeline.samples import make_label_mixup
 from kood.pipeline.work import Work
-from kood.recipe.sections import Diffusion
-from kood.report import fit_callback
 from kood.runs import Stage
 
-__all__ = ["epochs_of", "make_outliers", "train_denoiser"]
-
-
-def train_denoiser(work: Work) -> Stage:
-    """Fits the class-conditional diffusion model on the training images."""
-    settings, seed = work.recipe.diffusion, work.seed("diffusion")
-    unit, amount = settings.budget
-
-    def make(folder: Path) -> dict[str, Any]:
-        images = work.data("train")
-        classes = len(images.class_names)
-        epochs, per_epoch = _length(settings, len(images))
-        steps = epochs * per_epoch
-
-        def batches(first: int):
-            return labelled_batches(
-                images, num_classes=classes, batch_size=settings.batch_size, steps=steps, seed=seed,
-                first_step=first * per_epoch, augment=work.recipe.data.augment,
-            )  # fmt: skip
-
-        def compiled(precision: str, per_call: int) -> Denoiser:
-            keras.utils.set_random_seed(seed)
-            model = Denoiser(
-                build_network(work.recipe, classes, precision),
-                schedule=settings.schedule,
-                num_steps=settings.num_steps,
-                prediction=settings.prediction,
-                label_dropout=settings.label_dropout,
-                seed=seed,
-                min_snr=settings.min_snr,
-                name="denoiser",
-            )
-            model.compile(
-                optimizer=training.optimizer(
-                    None if unit == "minutes" else steps,
-                    learning_rate=settings.learning_rate,
-                    clip_norm=settings.clip_norm,
-                    ema=settings.ema,
-                    precision=precision,
-                ),
-                steps_per_execution=per_call,
-            )
-            return model
-
-        arithmetic: dict[str, Any] = {"precision": settings.precision}
-        if settings.precision == "auto":
-            probe = labelled_batches(images, num_classes=classes, batch_size=settings.batch_size, steps=4, seed=seed)
-            arithmetic = faster(lambda precision: seconds_of_a_step(compiled(precision, 1), probe), folder)
-            keras.utils.clear_session()
-        per_call = training.steps_per_call(per_epoch)
-        # The rate of a time budget moves, and the time is looked at, between calls.
-        model = compiled(arithmetic["precision"], min(per_call, 5) if unit == "minutes" else per_call)
-        limit = training.TimeBudget(60.0 * amount, settings.learning_rate) if unit == "minutes" else None
-        seconds = {"total": math.ceil(60.0 * amount), "unit": "second"}
-        with work.progress.stage("diffusion", **(seconds if limit else {"total": epochs})) as stage:
-            model, history = training.fit(
-                model,
-                batches,
-                epochs=epochs,
-                steps_per_epoch=per_epoch,
-                folder=folder,
-                callback=fit_callback(stage, position=(lambda: limit.spent) if limit else None),
-                budget=limit,
-            )
-        model.save(folder / "denoiser.keras")
-        trained = int(keras.ops.convert_to_numpy(model.optimizer.iterations))
-        return {"history": history, "parameters": model.count_params(), "steps": trained, **arithmetic}
-
-    decides = {
-        "diffusion": settings.model_dump(),
-        "augment": work.recipe.data.augment,
-        "train": work.digest("train"),
-        "seed": seed,
-        "backend": keras.backend.backend(),
-    }
-    return work.stage("diffusion", decides, make)
-
-
-def _length(settings: Diffusion, images: int) -> tuple[int, int]:
-    """Epochs, and steps of each; a budget in minutes ends the training before the last of them."""
-    unit, amount = settings.budget
-    if unit == "minutes":
-        return 10**6, 100
-    return epochs_of(math.ceil(amount * images / settings.batch_size) if unit == "epochs" else int(amount))
-
-
-def epochs_of(steps: int) -> tuple[int, int]:
-    """Epochs, and steps of each, that make up at least so many training steps.
-
-    Progress is shown and checkpoints are written between epochs, so there are about twenty, and none is longer than 250
-    steps.
-    """
-    epochs = max(1, min(20, steps // 10), math.ceil(steps / 250))
-    return epochs, math.ceil(steps / epochs)
+__all__ = ["make_outliers"]
 
 
 def make_outliers(work: Work) -> list[Stage]:

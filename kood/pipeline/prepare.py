@@ -96,6 +96,28 @@ def _some(images: ImageSet, most: int) -> ImageSet:
     return images.take(np.sort(np.random.default_rng(0).choice(len(images), most, replace=False)))
 
 
+def _check_batches(recipe: Recipe, devices: int) -> None:
+    made_of = {"train.batch_size": recipe.train.batch_size}
+    if recipe.outliers.exposes:
+        made_of["outliers.per_batch"] = recipe.outliers.per_batch
+    if "id_rows" in recipe.pure_samples.use:
+        made_of["pure_samples.per_batch"] = recipe.pure_samples.per_batch or recipe.outliers.per_batch
+    _check_rows(made_of, devices)
+    if recipe.outliers.exposes and "virtual" in recipe.outliers.use:
+        _check_rows({"outliers.per_batch": recipe.outliers.per_batch}, devices)
+    if recipe.needs_diffusion:
+        _check_rows({"diffusion.batch_size": recipe.diffusion.batch_size}, devices)
+
+
+def _check_rows(made_of: dict[str, int], devices: int) -> None:
+    if sum(made_of.values()) % devices:
+        settings = " and ".join(f"{key} = {rows}" for key, rows in made_of.items())
+        raise UserError(
+            f"{settings}: {devices} devices cannot share {sum(made_of.values())} rows evenly; make it a multiple of "
+            f"{devices}, or set train.devices"
+        )
+
+
 def check(work: Work) -> None:
     """What only data can reveal is refused before the first training step."""
     recipe, classes = work.recipe, work.data("train").class_names
@@ -107,6 +129,7 @@ def check(work: Work) -> None:
         )
     if recipe.evaluate.headline == "auto" and len(work.data("validation")) == 0:
         raise UserError("evaluate.headline = 'auto' chooses on validation images; set data.id.validation above 0")
+    _check_batches(recipe, work.devices.count)
     build_classifier(recipe, len(classes))
     if "label_mixup" in recipe.outliers.use:
         groups = mixed_groups(recipe, classes)

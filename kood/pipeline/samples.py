@@ -92,7 +92,7 @@ def make_label_mixup(work: Work) -> Stage:
         "seed": seed,
         "backend": keras.backend.backend(),
     }
-    return work.stage("label_mixup", decides, make)
+    return work.stage("label_mixup", decides, make, on=work.devices.inference)
 
 
 def make_pure_samples(work: Work) -> Stage | None:
@@ -133,7 +133,7 @@ def _pure(work: Work, name: str, count: int) -> Stage:
         "seed": seed,
         "backend": keras.backend.backend(),
     }
-    return work.stage(name, decides, make)
+    return work.stage(name, decides, make, on=work.devices.inference)
 
 
 @dataclass

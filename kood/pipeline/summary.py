@@ -45,8 +45,13 @@ def summarize(work: Work) -> dict[str, Any]:
         "class_names": list(work.data("train").class_names),
         "version": work.stages["export"].facts["version"] if "export" in work.stages else None,
         "stages": {
-            name: {"seconds": s.seconds, "cached": s.cached, **{key: s.facts[key] for key in TOLD if key in s.facts}}
-            for name, s in work.stages.items()
+            name: {
+                "seconds": stage.seconds,
+                "cached": stage.cached,
+                "backend": ", ".join(stage.backends),
+                **{key: stage.facts[key] for key in TOLD if key in stage.facts},
+            }
+            for name, stage in work.stages.items()
         },
         "environment": environment(),
     }

@@ -1,14 +1,18 @@
 """What every stage is given, and the versions of the stages' code."""
 
+from collections.abc import Callable
+from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from kood.data import ImageSet
 from kood.data.stored import read_images
+from kood.pipeline.team import Team
 from kood.recipe import Recipe
 from kood.report import StageProgress
 from kood.runs import Run, Stage, fingerprint
+from kood.steps import Devices
 
 __all__ = ["VERSIONS", "Work"]
 
@@ -22,23 +26,64 @@ VERSIONS = {
 
 @dataclass
 class Work:
-    """What every stage function is given: the recipe of one cell, the folder, the display, and the stages so far."""
+    """What every stage function is given.
+
+    Attributes:
+        recipe: Of one cell.
+        team: The processes of the run, and its folder.
+        progress: The display.
+        devices: What the cell trains and samples on.
+        stages: The stages so far.
+        seen: Stages that another cell has told of.
+    """
 
     recipe: Recipe
-    run: Run
+    team: Team
     progress: StageProgress
+    devices: Devices
     stages: dict[str, Stage] = field(default_factory=dict)
     seen: set[Path] = field(default_factory=set)
 
-    def stage(self, name: str, decides: dict[str, Any], make, shown: str | None = None) -> Stage:
-        """Finds or makes a stage's result and keeps it under its name; the display may call it otherwise."""
+    @property
+    def run(self) -> Run:
+        """The folder."""
+        return self.team.run
+
+    def stage(
+        self,
+        name: str,
+        decides: dict[str, Any],
+        make: Callable[[Path], dict[str, Any]],
+        *,
+        shown: str | None = None,
+        on: Callable[[], AbstractContextManager[None]] | None = None,
+        awaited: bool = True,
+    ) -> Stage:
+        """Finds or makes a stage's result and keeps it under its name.
+
+        Args:
+            name: The stage's name.
+            decides: What decides its result beside its version.
+            make: Makes it in a folder.
+            shown: What the display calls it, where that is not its name.
+            on: The block of `Devices` in which every process makes it; not given, the first process makes it alone.
+            awaited: Whether the other processes come to this stage.
+
+        Returns:
+            The stage.
+        """
         decides = {"version": VERSIONS[name], "quick": self.recipe.quick, **decides}
-        stage = self.run.stage(name, decides, make)
+        stage = self.team.stage(name, decides, make, on) if awaited else self.run.stage(name, decides, make)
         if stage.cached and stage.folder not in self.seen:
-            self.progress.cached(shown or name)
+            others = set(stage.backends) - {self.run.backend}
+            self.progress.cached(shown or name, f"made under {', '.join(stage.backends)}" if others else "")
         self.seen.add(stage.folder)
         self.stages[name] = stage
         return stage
+
+    def beside(self, recipe: Recipe) -> "Work":
+        """Another classifier of the same data, made beside this cell's own."""
+        return Work(recipe, self.team, self.progress, self.devices, {"data": self.stages["data"]}, self.seen)
 
     def seed(self, purpose: str) -> int:
         """A seed for one purpose, which follows from the recipe's."""

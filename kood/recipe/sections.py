@@ -254,6 +254,9 @@ class Train(Section):
         precision: Arithmetic of the network in training. Heads, losses and scores are float32 always, and so is the
             network when it is measured and served.
         steps_per_execution: Training steps run in one call of the compiled function.
+        devices: How many share the work of the classifier, the diffusion model and its samples, each an equal run of a
+            batch's rows: a number, over all processes, or "auto" for all accelerators, else one. The number of devices
+            changes results by rounding alone, as another machine does; a run may go on with another number.
     """
 
     epochs: Positive = 30
@@ -267,6 +270,7 @@ class Train(Section):
     ema: Annotated[float, Field(gt=0.0, lt=1.0)] | None = None
     precision: Precision = "float32"
     steps_per_execution: Annotated[int, Field(ge=1, le=10_000)] = 1
+    devices: Literal["auto"] | Annotated[int, Field(ge=1, le=100_000)] = "auto"
 
     @model_validator(mode="after")
     def _check(self):

@@ -7,18 +7,24 @@ in `keras.ops`:
 
 and lists the terms' names in `terms`. The step minimises their sum. Everything else about an update is the optimizer's:
 clipping (`global_clipnorm`), the moving average of the weights (`use_ema`), loss scaling under float16.
+
+`devices` says how a step and a forward pass spread over several devices, and what that asks of a model's losses.
 """
 
 import keras
 
 match keras.backend.backend():
     case "tensorflow":
-        from kood.steps.tensorflow import TrainStep, compiled
+        from kood.steps.tensorflow import TrainStep
     case "jax":
-        from kood.steps.jax import TrainStep, compiled  # type: ignore[assignment]
+        from kood.steps.jax import TrainStep  # type: ignore[assignment]
     case "torch":
-        from kood.steps.torch import TrainStep, compiled  # type: ignore[assignment]
+        from kood.steps.torch import TrainStep  # type: ignore[assignment]
     case other:
         raise ImportError(f"kood trains on tensorflow, jax or torch; KERAS_BACKEND is {other!r}")
 
-__all__ = ["TrainStep", "compiled"]
+from kood.steps.devices import Devices, agreed, compiled, everyone, feed, mine, obtain, share, total, whole
+
+__all__ = [
+    "Devices", "TrainStep", "agreed", "compiled", "everyone", "feed", "mine", "obtain", "share", "total", "whole",
+]  # fmt: skip

@@ -2,10 +2,11 @@
 
 import jax
 import keras
+from jax.sharding import NamedSharding, PartitionSpec
 
 from kood.steps.terms import LossTerms
 
-__all__ = ["TrainStep", "compiled"]
+__all__ = ["TrainStep", "forward"]
 
 
 class TrainStep(LossTerms):
@@ -52,16 +53,18 @@ def _current(scope, variable):
     return variable.value if value is None else value
 
 
-def compiled(model):
-    """The model's forward pass in inference mode, traced once for each shape.
+def forward(model):
+    """The model's forward pass in inference mode, and among how many devices it splits its rows.
 
-    Args:
-        model: A built `keras.Model`.
-
-    Returns:
-        A function of the model's inputs; NumPy arrays or tensors in, tensors out.
+    The rows must divide among the devices.
     """
     trainable = [v.value for v in model.trainable_variables]
     fixed = [v.value for v in model.non_trainable_variables]
-    forward = jax.jit(lambda t, f, inputs: model.stateless_call(t, f, inputs, training=False)[0])
-    return lambda inputs: forward(trainable, fixed, inputs)
+    passed = jax.jit(lambda t, f, inputs: model.stateless_call(t, f, inputs, training=False)[0])
+    distribution = keras.distribution.distribution()
+    if distribution is None:
+        return lambda inputs: passed(trainable, fixed, inputs), 1
+    mesh = distribution.device_mesh.backend_mesh
+    by_rows = NamedSharding(mesh, PartitionSpec(distribution.batch_dim_name))
+    trainable, fixed = jax.device_put((trainable, fixed), NamedSharding(mesh, PartitionSpec()))
+    return lambda inputs: passed(trainable, fixed, jax.device_put(inputs, by_rows)), mesh.size

@@ -2,9 +2,10 @@
 
 import tensorflow as tf
 
+from kood.steps.tensorflow_devices import summed_up
 from kood.steps.terms import LossTerms
 
-__all__ = ["TrainStep", "compiled"]
+__all__ = ["TrainStep", "forward"]
 
 
 class TrainStep(LossTerms):
@@ -16,23 +17,67 @@ class TrainStep(LossTerms):
             loss, values = self.total(data, training=True)
             scaled = self.optimizer.scale_loss(loss)
         weights = self.trainable_weights
-        gradients = tape.gradient(scaled, weights)
+        gradients = summed_up(tape.gradient(scaled, weights))
         self.optimizer.apply_gradients(zip(gradients, weights, strict=True))
-        return self.show(values)
+        return self._logs(values)
 
     def test_step(self, data):
         """The loss terms of one batch, nothing learned."""
         _, values = self.total(data, training=False)
-        return self.show(values)
+        return self._logs(values)
+
+    def _logs(self, values):
+        logs = self.show(summed_up(values))
+        if isinstance(self.distribute_strategy, tf.distribute.MultiWorkerMirroredStrategy):
+            # Keras takes the mean over rows of what a worker's step returns, so a number has to be a row.
+            return {name: value[None] for name, value in logs.items()}
+        return logs
+
+    def compile(self, *arguments, **settings):
+        """Keras's, for gradients that are those of the whole batch already.
+
+        Keras would sum the replicas' gradients after clipping them, which clips each replica's share.
+        """
+        super().compile(*arguments, **settings)
+        if self.distribute_strategy.num_replicas_in_sync > 1:
+            for optimizer in (self.optimizer, getattr(self.optimizer, "inner_optimizer", None)):
+                if optimizer is not None:
+                    optimizer._all_reduce_sum_gradients = list
+
+    def _maybe_symbolic_build(self, iterator=None, data_batch=None):
+        """Builds the optimizer among the strategy's variables; the model has been built.
+
+        Keras would look at a batch first, which the training then never sees, and fails on one of several workers.
+        """
+        if self._distribute_strategy is not None and not self.optimizer.built:
+            with self._distribute_strategy.scope():
+                self.optimizer.build(self.trainable_variables)
 
 
-def compiled(model):
-    """The model's forward pass in inference mode, traced once for each shape.
+def forward(model):
+    """The model's forward pass in inference mode, and among how many devices it splits its rows.
 
-    Args:
-        model: A built `keras.Model`.
-
-    Returns:
-        A function of the model's inputs; NumPy arrays or tensors in, tensors out.
+    The rows must divide among the devices.
     """
-    return tf.function(lambda inputs: model(inputs, training=False))
+    strategy = model.distribute_strategy
+    devices = 1 if strategy.num_replicas_in_sync == 1 else len(strategy.extended.worker_devices)
+    if devices == 1:
+        return tf.function(lambda inputs: model(inputs, training=False)), 1
+
+    @tf.function
+    def split(inputs):
+        def part():
+            place = tf.distribute.get_replica_context().replica_id_in_sync_group
+
+            def mine(values):
+                rows = tf.shape(values)[0] // devices
+                return values[place * rows : (place + 1) * rows]
+
+            return model(tf.nest.map_structure(mine, inputs), training=False)
+
+        def joined(values):
+            return tf.concat(strategy.experimental_local_results(values), axis=0)
+
+        return tf.nest.map_structure(joined, strategy.run(part))
+
+    return split, devices

@@ -2,6 +2,8 @@
 
 import keras
 
+from kood.steps.devices import exact
+
 __all__ = ["LossTerms"]
 
 
@@ -22,6 +24,8 @@ class LossTerms(keras.Model):
     def losses(self, batch, training=False):
         """The loss terms of one batch; the step minimises their sum.
 
+        On one of several replicas: its share of them, see `kood.steps.devices`.
+
         Args:
             batch: What the data set yields.
             training: Whether layers run in training mode.
@@ -30,6 +34,11 @@ class LossTerms(keras.Model):
             {name: scalar float32 tensor}, the names being `terms`.
         """
         raise NotImplementedError
+
+    def compile(self, *arguments, **settings):
+        """Keras's; inside `Devices.fitting` the layers see whole batches from then on."""
+        super().compile(*arguments, **settings)
+        exact(self)
 
     def get_compile_config(self):
         """What `compile` was given, in words that every backend understands.

@@ -3,8 +3,9 @@
 import torch
 
 from kood.steps.terms import LossTerms
+from kood.steps.torch_devices import summed_up
 
-__all__ = ["TrainStep", "compiled"]
+__all__ = ["TrainStep", "forward"]
 
 
 class TrainStep(LossTerms):
@@ -17,28 +18,22 @@ class TrainStep(LossTerms):
         self.optimizer.scale_loss(loss).backward()
         weights = self.trainable_weights
         with torch.no_grad():
-            self.optimizer.apply([weight.value.grad for weight in weights], weights)
-            return self.show([value.detach() for value in values])
+            sums = summed_up([*(weight.value.grad for weight in weights), *(value.detach() for value in values)])
+            self.optimizer.apply(sums[: len(weights)], weights)
+            return self.show(sums[len(weights) :])
 
     def test_step(self, data):
         """The loss terms of one batch, nothing learned."""
         with torch.no_grad():
             _, values = self.total(data, training=False)
-            return self.show(values)
+            return self.show(summed_up(values))
 
 
-def compiled(model):
-    """The model's forward pass in inference mode, without gradients.
-
-    Args:
-        model: A built `keras.Model`.
-
-    Returns:
-        A function of the model's inputs; NumPy arrays or tensors in, tensors out.
-    """
+def forward(model):
+    """The model's forward pass in inference mode, without gradients, and among how many devices it splits: one."""
 
     def forward(inputs):
         with torch.no_grad():
             return model(inputs, training=False)
 
-    return forward
+    return forward, 1

@@ -1,0 +1,138 @@
+"""Several processes on one run: the first owns the run folder, decides and reports; the others take part in the fits.
+
+All of them see the run folder. What the first has to say (a stage is there, a stage is begun, a stage is made) are
+small files in `.team/`, numbered, which the others wait for; the numbers of the models themselves go through the
+backend. Each of the others works in a folder of its own beside those files, and nothing of it is kept.
+"""
+
+import json
+import shutil
+import time
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+from kood.errors import UserError
+from kood.runs import Run, Stage, write_atomically
+from kood.steps import Devices
+
+__all__ = ["Team"]
+
+#: Seconds between two looks for the first process's word.
+INTERVAL = 0.1
+
+
+class Team:
+    """The processes of a run.
+
+    Args:
+        devices: This process's rank and how many there are.
+        run: The run folder, which the first process holds.
+    """
+
+    def __init__(self, devices: Devices, run: Run):
+        self.devices = devices
+        self.run = run
+        self.folder = run.folder / ".team"
+        self._words = 0
+
+    @property
+    def leads(self) -> bool:
+        """Whether this is the first process, or the only one."""
+        return self.devices.rank == 0
+
+    @contextmanager
+    def gathered(self) -> Iterator[None]:
+        """The run: begun and ended by all together, or broken off by the first one's failure."""
+        if self.devices.processes == 1:
+            yield
+            return
+        if self.leads:
+            shutil.rmtree(self.folder, ignore_errors=True)
+            self.folder.mkdir(parents=True)
+        self.devices.wait()
+        try:
+            yield
+        except BaseException as error:
+            self._tell({"failed": f"{error}"})
+            raise
+        self.devices.wait()
+        if self.leads:
+            shutil.rmtree(self.folder, ignore_errors=True)
+
+    def stage(
+        self,
+        name: str,
+        decides: dict[str, Any],
+        make: Callable[[Path], dict[str, Any]],
+        on: Callable[[], AbstractContextManager[None]] | None,
+    ) -> Stage:
+        """`Run.stage` for all processes: the first finds the stage or makes it, and where it says so, all make it.
+
+        Args:
+            name: The stage's name.
+            decides: What decides its result.
+            make: Fills a folder.
+            on: The block of `Devices` in which every process makes the stage; None where the first makes it alone.
+
+        Returns:
+            The first process's stage.
+
+        Raises:
+            UserError: the first process failed.
+        """
+
+        def make_on(folder: Path) -> dict[str, Any]:
+            with on() if on is not None else nullcontext():
+                return make(folder)
+
+        if not self.leads:
+            return self._take_part(name, make_on, together=on is not None)
+
+        def begun(folder: Path) -> dict[str, Any]:
+            self._tell({"begun": str(folder.resolve())})
+            return make_on(folder)
+
+        try:
+            stage = self.run.stage(name, decides, begun)
+        except Exception as error:
+            self._tell({"failed": f"{error}"})
+            raise
+        self._tell({"made": {**asdict(stage), "folder": str(stage.folder.resolve())}})
+        return stage
+
+    def _take_part(self, name: str, make: Callable[[Path], dict[str, Any]], together: bool) -> Stage:
+        word, failure = self._hear(), None
+        if "begun" in word:
+            if together:
+                mine = self.folder / str(self.devices.rank) / name
+                shutil.rmtree(mine, ignore_errors=True)
+                shutil.copytree(word["begun"], mine)  # What a killed predecessor left, the last checkpoint above all.
+                try:
+                    make(mine)
+                except Exception as error:
+                    failure = error
+                shutil.rmtree(mine, ignore_errors=True)
+            word = self._hear()
+        if "failed" in word:
+            raise UserError(f"the first process failed: {word['failed']}", exit_code=1) from failure
+        if failure is not None:
+            raise failure
+        made = word["made"]
+        return Stage(**{**made, "folder": Path(made["folder"]), "backends": tuple(made["backends"])})
+
+    def _tell(self, word: dict[str, Any]) -> None:
+        if self.leads and self.devices.processes > 1:
+            self._words += 1
+            write_atomically(self.folder / f"{self._words}.json", json.dumps(word).encode())
+
+    def _hear(self) -> dict[str, Any]:
+        self._words += 1
+        path = self.folder / f"{self._words}.json"
+        while not path.exists():
+            time.sleep(INTERVAL)
+            if not self.run.is_held() and not path.exists():
+                raise UserError(f"{self.run.folder}: the first process has ended", exit_code=1)
+        return json.loads(path.read_bytes())

@@ -1,0 +1,265 @@
+"""One training over several devices: data parallel, with the numbers of one device.
+
+A batch is what the recipe says, however many devices share it: each takes an equal run of its rows. Where the backend
+runs one replica of the step for each device (tensorflow, torch), the step and the losses speak of the whole batch
+through the functions below; under jax, where one program spans the devices, and on one device, each of them gives back
+what it was given.
+
+    total(x)        the sum of x over the replicas
+    share(mean)     a mean over equal runs of rows, as this replica's share of the whole batch's mean
+    whole(rows)     how many rows the whole batch has, if a replica has so many
+    mine(drawn)     this replica's rows of something drawn for the whole batch
+    everyone(rows)  the rows of all replicas
+
+Loss terms are shares: their sum over the replicas is the term, and the sum of the replicas' gradients its gradient.
+"""
+
+import contextlib
+import os
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from importlib import import_module
+from typing import Any, Literal
+
+import keras
+import numpy as np
+from keras import ops
+
+from kood.errors import UserError
+
+__all__ = [
+    "Devices", "agreed", "compiled", "everyone", "exact", "feed", "mine", "obtain", "share", "total", "whole",
+]  # fmt: skip
+
+_here = import_module(f"kood.steps.{keras.backend.backend()}_devices")
+
+everyone, total = _here.everyone, _here.total
+
+
+@dataclass(frozen=True)
+class Devices:
+    """The devices of a run.
+
+    Attributes:
+        count: How many, over all processes.
+        rank: Number of this process.
+        processes: How many processes there are.
+    """
+
+    count: int = 1
+    rank: int = 0
+    processes: int = 1
+
+    @contextlib.contextmanager
+    def fitting(self) -> Iterator[None]:
+        """Models made inside the block are fitted over all devices; every process must enter it."""
+        with _here.fitting(self.count, self.processes), _running("fitting", self):
+            yield
+
+    @contextlib.contextmanager
+    def inference(self) -> Iterator[None]:
+        """`compiled` passes of models made inside the block split their rows; every process must give the same rows."""
+        with _here.inference(self.count // self.processes), _running("inference", self):
+            yield
+
+    def wait(self) -> None:
+        """Returns when every process has called it."""
+        if self.processes > 1:
+            _here.gather(np.zeros(1, "int32"))
+
+
+#: The devices of the block that runs, for each kind of block.
+_now = {"fitting": Devices(), "inference": Devices()}
+
+
+@contextlib.contextmanager
+def _running(what: str, devices: Devices) -> Iterator[None]:
+    before, _now[what] = _now[what], devices
+    try:
+        yield
+    finally:
+        _now[what] = before
+
+
+def obtain(wanted: Literal["auto"] | int, *, most: int = 1) -> Devices:
+    """Joins the processes that were launched, and finds the devices.
+
+    To be called before the backend computes anything: afterwards a CPU cannot be split into devices any more.
+
+    Args:
+        wanted: "auto" for all accelerators, or one device where there is none; or how many over all processes.
+        most: The largest number that this process will ever ask for.
+
+    Returns:
+        What there is.
+
+    Raises:
+        UserError: there are not so many.
+    """
+    rank, processes = _here.launched()
+    if processes > 1:
+        there = processes * max(1, _here.accelerators())
+        if wanted not in ("auto", there):
+            raise UserError(
+                f"train.devices = {wanted}: the {processes} processes have {there} devices; "
+                'ask for that many, or leave it at "auto"'
+            )
+        return Devices(there, rank, processes)
+    most = max(most, 1 if wanted == "auto" else wanted)
+    provided = most == 1 or _here.provide(min(most, _cores()))
+    local = _here.accelerators()
+    if wanted == "auto":
+        return Devices(max(1, local))
+    if wanted > 1:
+        _refuse(wanted, local, provided)
+    return Devices(wanted)
+
+
+def _refuse(wanted: int, local: int, provided: bool) -> None:
+    backend = keras.backend.backend()
+    if backend == "torch":
+        raise UserError(
+            f"train.devices = {wanted}: under torch each device has a process of its own; launch them with "
+            f"'torchrun --nproc-per-node {wanted} -m kood run RECIPE'"
+        )
+    if local and wanted > local:
+        raise UserError(f"train.devices = {wanted}: the number of accelerators is {local}; ask for at most {local}")
+    cores = _cores()
+    if not local and wanted > cores:
+        raise UserError(
+            f"train.devices = {wanted}: there is no accelerator, and the CPU has {cores} cores; ask for at most {cores}"
+        )
+    if not local and not provided:
+        raise UserError(
+            f"train.devices = {wanted}: {backend} already runs on the CPU as on one device; "
+            "ask for devices before anything is computed"
+        )
+
+
+def _cores() -> int:
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def share(mean):
+    """A mean over this replica's rows as its share of the mean over the whole batch."""
+    replicas = _here.place()[1]
+    return mean if replicas == 1 else mean / replicas
+
+
+def whole(rows):
+    """The number of rows of the whole batch, of which this replica has so many."""
+    return rows * _here.place()[1]
+
+
+def mine(drawn):
+    """This replica's rows of what was drawn for the whole batch.
+
+    Every replica draws the same numbers for all rows, so a row meets the number that it meets on one device.
+    """
+    place, replicas = _here.place()
+    if replicas == 1:
+        return drawn
+    rows = ops.shape(drawn)[0] // replicas
+    return drawn[place * rows : (place + 1) * rows]
+
+
+def feed(dataset: Any) -> Any:
+    """The rows of this process of every batch; TensorFlow's strategy deals them by itself."""
+    rank, processes = _now["fitting"].rank, _now["fitting"].processes
+    if processes == 1 or keras.backend.backend() == "tensorflow":
+        return dataset
+
+    def part(batch):
+        rows = {name: value.shape[0] // processes for name, value in batch.items()}
+        return {name: value[rank * rows[name] : (rank + 1) * rows[name]] for name, value in batch.items()}
+
+    return dataset.map(part)
+
+
+def agreed(number: int) -> int:
+    """The first process's number, where several fit together."""
+    if _now["fitting"].processes == 1:
+        return number
+    return int(_here.gather(np.asarray([number], "int32"))[0, 0])
+
+
+def compiled(model: keras.Model) -> Callable[[Any], Any]:
+    """The model's forward pass in inference mode, traced once for each shape.
+
+    Inside `Devices.inference` each device computes an equal run of the rows; rows that do not divide are filled up and
+    cut off again.
+
+    Args:
+        model: A built `keras.Model`.
+
+    Returns:
+        A function of the model's inputs; NumPy arrays or tensors in, tensors out.
+    """
+    forward, local = import_module(f"kood.steps.{keras.backend.backend()}").forward(model)
+    processes = _now["inference"].processes
+    if local * processes == 1:
+        return forward
+
+    def split(inputs):
+        count = len(keras.tree.flatten(inputs)[0])
+        filled = -(-count // (local * processes)) * local * processes
+        inputs = keras.tree.map_structure(lambda rows: _filled(rows, filled - count), inputs)
+        if processes > 1:
+            rank, each = _now["inference"].rank, filled // processes
+            outputs = forward(keras.tree.map_structure(lambda rows: rows[rank * each : (rank + 1) * each], inputs))
+            outputs = keras.tree.map_structure(_of_all_processes, outputs)
+        else:
+            outputs = forward(inputs)
+        return keras.tree.map_structure(lambda rows: rows[:count], outputs) if filled > count else outputs
+
+    return split
+
+
+def _filled(rows, missing):
+    return ops.concatenate([rows, ops.repeat(rows[-1:], missing, axis=0)]) if missing else rows
+
+
+def _of_all_processes(rows):
+    stacked = _here.gather(ops.convert_to_numpy(rows))
+    return ops.convert_to_tensor(stacked.reshape(-1, *stacked.shape[2:]))
+
+
+def exact(model: keras.Model) -> None:
+    """Lets the layers that look across rows, or draw for each row, see the whole batch in training.
+
+    Batch normalization takes the moments of all replicas' rows, as its `synchronized` does under TensorFlow; but a file
+    with that setting cannot be read under another backend, so the layers' moments are replaced and their configuration
+    is left alone. Dropout draws for all rows.
+    """
+    if _now["fitting"].count == 1:
+        return
+    for layer in model._flatten_layers():
+        if isinstance(layer, keras.layers.BatchNormalization):
+            layer._moments = _moments(layer)
+        elif isinstance(layer, keras.layers.Dropout) and layer.rate > 0:
+            layer.call = _dropout(layer)
+
+
+def _moments(layer):
+    alone = layer._moments
+
+    def moments(inputs, mask):
+        if _here.place()[1] == 1 or mask is not None:
+            return alone(inputs, mask)
+        mean, square = (ops.mean(x, axis=layer._reduction_axes) for x in (inputs, ops.square(inputs)))
+        mean, square = ops.unstack(total(share(ops.stack([mean, square]))), 2)
+        return mean, ops.maximum(square - ops.square(mean), 0.0)
+
+    return moments
+
+
+def _dropout(layer):
+    alone = layer.call
+
+    def call(inputs, training=False):
+        if _here.place()[1] == 1 or not training:
+            return alone(inputs, training=training)
+        shape = ops.shape(inputs)
+        return inputs * mine(alone(ops.ones((whole(shape[0]), *shape[1:]), inputs.dtype), training=True))
+
+    return call

@@ -1,0 +1,110 @@
+"""Several devices under torch: one process a device, as `torchrun` starts them."""
+
+import contextlib
+import os
+from datetime import timedelta
+
+import numpy as np
+import torch
+from torch import distributed
+
+__all__ = ["accelerators", "everyone", "fitting", "gather", "inference", "launched", "place", "provide", "total"]
+
+#: A rank may wait long for another one that reads a checkpoint or compiles.
+PATIENCE = timedelta(hours=2)
+
+_fitting = False
+
+
+def launched():
+    """This process's rank and the number of processes, as torchrun's variables say; the first call joins them."""
+    if "RANK" not in os.environ or int(os.environ.get("WORLD_SIZE", "1")) == 1:
+        return 0, 1
+    if not distributed.is_initialized():
+        if torch.cuda.is_available():
+            torch.cuda.set_device(int(os.environ.get("LOCAL_RANK", "0")))
+        distributed.init_process_group(timeout=PATIENCE)
+    return distributed.get_rank(), distributed.get_world_size()
+
+
+def accelerators():
+    """How many this process uses: Keras computes on one."""
+    return min(1, torch.cuda.device_count())
+
+
+def provide(count):
+    """A process computes on one device."""
+    return count == 1
+
+
+@contextlib.contextmanager
+def fitting(count, processes):
+    """A context in which models are made and fitted over all processes."""
+    global _fitting  # noqa: PLW0603  Inference on one process must not wait for the others.
+    before, _fitting = _fitting, processes > 1
+    try:
+        yield
+    finally:
+        _fitting = before
+
+
+def inference(count):
+    """A process computes on one device."""
+    return contextlib.nullcontext()
+
+
+def place():
+    """Which process this is, and how many fit together."""
+    return (distributed.get_rank(), distributed.get_world_size()) if _fitting else (0, 1)
+
+
+def total(values):
+    """Sum over the processes; gradients flow through it."""
+    return _Total.apply(values) if _fitting else values
+
+
+class _Total(torch.autograd.Function):
+    """The sum's gradient is the sum of the gradients that the processes send back."""
+
+    @staticmethod
+    def forward(context, values):
+        return _summed(values)
+
+    @staticmethod
+    def backward(context, gradient):
+        return _summed(gradient)
+
+
+def _summed(values):
+    values = values.detach().clone(memory_format=torch.contiguous_format)
+    distributed.all_reduce(values)
+    return values
+
+
+def everyone(rows):
+    """The rows of all processes, one after another; no gradient flows through it."""
+    if not _fitting:
+        return rows
+    rows = rows.detach().contiguous()
+    parts = [torch.empty_like(rows) for _ in range(distributed.get_world_size())]
+    distributed.all_gather(parts, rows)
+    return torch.cat(parts)
+
+
+def summed_up(tensors):
+    """Sums of many tensors over the processes, sent as one."""
+    if not _fitting:
+        return tensors
+    present = [tensor for tensor in tensors if tensor is not None]
+    flat = _summed(torch.cat([tensor.reshape(-1) for tensor in present]))
+    parts = iter(flat.split([tensor.numel() for tensor in present]))
+    return [None if tensor is None else next(parts).view_as(tensor) for tensor in tensors]
+
+
+def gather(array):
+    """An array of every process, stacked."""
+    device = "cuda" if torch.cuda.is_available() else "cpu"
+    mine = torch.as_tensor(np.ascontiguousarray(array)).to(device)
+    parts = [torch.empty_like(mine) for _ in range(distributed.get_world_size())]
+    distributed.all_gather(parts, mine)
+    return torch.stack(parts).cpu().numpy()

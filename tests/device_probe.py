@@ -1,0 +1,106 @@
+"""Run in one or several processes under one Keras backend: writes what must not depend on the number of devices.
+
+python -m tests.device_probe DEVICES OUT START    trains from the models in START and samples; writes OUT (.npz)
+python -m tests.device_probe make START           writes the models
+"""
+
+import sys
+from pathlib import Path
+
+import keras
+import numpy as np
+from keras import ops
+
+from kood import heads, steps, training
+from kood.classifier import Classifier
+from kood.data import ImageSet
+from kood.diffusion.denoiser import Denoiser
+from kood.nets import backbones, denoisers
+
+SHAPE, CLASSES = (8, 8, 1), 4
+HEADS = ("ArcFace", "AdaCos")
+EPOCHS, STEPS = 2, 2
+
+
+def images(count=32):
+    rng = np.random.default_rng(0)
+    return ImageSet(
+        rng.integers(0, 256, (count, *SHAPE)).astype("uint8"), np.arange(count, dtype="int64") % CLASSES, tuple("abcd")
+    )
+
+
+def optimizer():
+    # Epsilon keeps Adam from magnifying the rounding of a gradient that is nearly zero. The bound on the gradients'
+    # norm is low enough to act, so a bound on each device's share would show.
+    chosen = training.optimizer(EPOCHS * STEPS, learning_rate=1e-2, weight_decay=0.01, clip_norm=0.5, ema=0.8)
+    chosen.epsilon = 1e-3
+    return chosen
+
+
+def make(start):
+    keras.utils.set_random_seed(0)
+    for name, backbone in (("ArcFace", backbones.resnet8(SHAPE, width=8)), ("AdaCos", backbones.small_cnn(SHAPE))):
+        model = Classifier(backbone, getattr(heads, name)(CLASSES), "outlier_exposure")
+        model.build((None, *SHAPE))
+        model.save(start / f"{name}.keras")
+    network = denoisers.unet(SHAPE, CLASSES, width=8, multipliers=(1,), blocks=1, attention=(), dropout=0.2)
+    rng = np.random.default_rng(3)
+    for weight in network.weights:  # The output layer starts at zero, which would hide every difference.
+        weight.assign(weight + 0.05 * rng.normal(size=weight.shape))
+    Denoiser(network, num_steps=100, prediction="v", seed=5).save(start / "denoiser.keras")
+
+
+def train(devices, out, start):
+    from kood.data.batches import labelled_batches, training_batches
+    from kood.diffusion import label_mixup, samplers
+
+    outliers = ImageSet(np.random.default_rng(1).integers(0, 256, (20, *SHAPE)).astype("uint8"))
+
+    def classifier_batches(first):
+        return training_batches(
+            images(), outliers, num_classes=CLASSES, batch_size=16, outliers_per_batch=6, epochs=EPOCHS, seed=2,
+            first_epoch=first,
+        )[0]  # fmt: skip
+
+    def denoiser_batches(first):
+        return labelled_batches(
+            images(), num_classes=CLASSES, batch_size=16, steps=EPOCHS * STEPS, seed=4, first_step=first * STEPS
+        )
+
+    numbers = {}
+    for name in (*HEADS, "denoiser"):
+        with devices.fitting():
+            keras.utils.set_random_seed(1)  # Seeds the dropout.
+            model = keras.saving.load_model(start / f"{name}.keras", compile=False)
+            model.compile(optimizer())
+            model, history = training.fit(
+                model,
+                denoiser_batches if name == "denoiser" else classifier_batches,
+                epochs=EPOCHS,
+                steps_per_epoch=STEPS,
+                folder=out.with_suffix(f".{name}"),
+                interval=0.0,
+            )
+            for place, weight in enumerate(model.weights):
+                numbers[f"{name}/{place}/{weight.path}"] = ops.convert_to_numpy(weight)
+            numbers |= {f"{name}/{term}": np.array(values) for term, values in history.items()}
+            model.save(out.with_suffix(f".{name}.keras"))
+    rng = np.random.default_rng(6)
+    condition = label_mixup.mixtures(7, CLASSES, rng=rng)  # Seven images do not divide among two devices.
+    with devices.inference():
+        model = keras.saving.load_model(start / "denoiser.keras", compile=False)
+        numbers["sample"] = label_mixup.sample(
+            model, condition, SHAPE, sampler=samplers.ddpm, num_steps=3, guidance=1.5, clip=1.0, seed=3
+        )
+    np.savez(out, allow_pickle=False, **numbers)
+    devices.wait()
+
+
+if __name__ == "__main__":
+    if sys.argv[1] == "make":
+        make(Path(sys.argv[2]))
+    else:
+        wanted = sys.argv[1] if sys.argv[1] == "auto" else int(sys.argv[1])
+        found = steps.obtain(wanted)
+        out = Path(sys.argv[2])
+        train(found, out.with_name(f"{out.name}-{found.rank}.npz"), Path(sys.argv[3]))

@@ -1,0 +1,72 @@
+"""Run in a process of its own under one Keras backend: one stage, killed on the way or brought to its end.
+
+python -m tests.resume_probe FOLDER MODEL kill         trains two of four epochs under this backend and dies
+python -m tests.resume_probe FOLDER MODEL OUT [any]    makes the stage ("any": from what another left); writes OUT
+"""
+
+import json
+import os
+import signal
+import sys
+from pathlib import Path
+
+import keras
+import numpy as np
+from keras import ops
+
+from kood import training
+from kood.data.batches import labelled_batches, training_batches
+from kood.runs import Run
+from tests.device_probe import CLASSES, images, optimizer
+
+EPOCHS, STEPS = 4, 2
+
+
+class Kill(keras.callbacks.Callback):
+    def on_epoch_end(self, epoch, logs=None):
+        if epoch == 1:
+            os.kill(os.getpid(), signal.SIGKILL)
+
+
+def batches(name):
+    if name == "denoiser":
+        return lambda first: labelled_batches(
+            images(), num_classes=CLASSES, batch_size=16, steps=EPOCHS * STEPS, seed=4, first_step=first * STEPS
+        )
+    return lambda first: training_batches(
+        images(), None, num_classes=CLASSES, batch_size=16, outliers_per_batch=0, epochs=EPOCHS, seed=2,
+        first_epoch=first,
+    )[0]  # fmt: skip
+
+
+def main(folder, name, what, any_backend):
+    def make(where):
+        model = keras.saving.load_model(folder / f"{name}.keras", compile=False)
+        model.compile(optimizer())
+        model, history = training.fit(
+            model,
+            batches(name),
+            epochs=EPOCHS,
+            steps_per_epoch=STEPS,
+            folder=where,
+            callback=Kill() if what == "kill" else None,
+            interval=0.0,
+        )
+        model.save(where / "model.keras")
+        numbers = {f"{i}/{w.path}": ops.convert_to_numpy(w) for i, w in enumerate(model.weights)}
+        if name == "denoiser":
+            numbers["seed"] = ops.convert_to_numpy(model.seed_generator.state).astype("int64")
+        numbers["iterations"] = ops.convert_to_numpy(model.optimizer.iterations)
+        np.savez(where / "numbers.npz", allow_pickle=False, **numbers)
+        return {"history": history}
+
+    backend = keras.backend.backend()
+    with Run(folder / "run", backend=backend, any_backend=any_backend).held() as run:
+        stage = run.stage(name, {"backend": backend}, make)
+    if what != "kill":
+        found = {"folder": str(stage.folder), "cached": stage.cached, "backends": stage.backends, **stage.facts}
+        Path(what).write_text(json.dumps(found))
+
+
+if __name__ == "__main__":
+    main(Path(sys.argv[1]), sys.argv[2], sys.argv[3], sys.argv[4:] == ["any"])

@@ -1,0 +1,252 @@
+"""Several devices give the numbers of one; a training goes on under another backend.
+
+Processes speak over loopback only, end within a time limit, and are killed where they do not.
+"""
+
+import json
+import os
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import time
+from importlib.util import find_spec
+from pathlib import Path
+
+import keras
+import numpy as np
+import pytest
+
+from kood import steps
+from kood.errors import UserError
+from kood.pipeline.prepare import _check_batches
+from kood.recipe import load
+
+ROOT = Path(__file__).parents[1]
+BACKENDS = ["tensorflow", "jax", "torch"]
+PATIENCE = 900.0
+
+
+def free_port():
+    with socket.socket() as found:
+        found.bind(("127.0.0.1", 0))
+        return found.getsockname()[1]
+
+
+def environments(backend, processes):
+    """The variables of each process, as the backend's own launcher sets them."""
+    address = f"127.0.0.1:{free_port()}"
+    if processes == 1:
+        return [{}]
+    match backend:
+        case "jax":
+            each = [{"KERAS_DISTRIBUTION_PROCESS_ID": str(rank)} for rank in range(processes)]
+            same = {
+                "KERAS_DISTRIBUTION_JOB_ADDRESSES": address,
+                "KERAS_DISTRIBUTION_NUM_PROCESSES": str(processes),
+                "JAX_COORDINATOR_BIND_ADDRESS": address,
+            }
+        case "torch":
+            host, port = address.split(":")
+            each = [{"RANK": str(rank), "LOCAL_RANK": str(rank)} for rank in range(processes)]
+            same = {"WORLD_SIZE": str(processes), "MASTER_ADDR": host, "MASTER_PORT": port, "GLOO_SOCKET_IFNAME": "lo"}
+        case _:
+            cluster = {"worker": [f"127.0.0.1:{free_port()}" for _ in range(processes)]}
+            tasks = [{"type": "worker", "index": rank} for rank in range(processes)]
+            each = [{"TF_CONFIG": json.dumps({"cluster": cluster, "task": task})} for task in tasks]
+            same = {}
+    return [{**same, **mine} for mine in each]
+
+
+def launch(backend, arguments, processes=1, code=0):
+    if find_spec(backend) is None:
+        pytest.skip(f"{backend} is not installed: pip install 'kood[{backend}]'")
+    outside = {k: v for k, v in os.environ.items() if k != "XLA_FLAGS"}
+    started = [
+        subprocess.Popen(
+            [sys.executable, "-m", *arguments],
+            env={**outside, "KERAS_BACKEND": backend, "PYTHONPATH": str(ROOT), **mine},
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+            cwd=ROOT,
+        )
+        for mine in environments(backend, processes)
+    ]
+    try:
+        end = time.monotonic() + PATIENCE
+        said = [process.communicate(timeout=max(1.0, end - time.monotonic()))[0] for process in started]
+    finally:
+        for process in started:
+            process.kill()  # SIGTERM is caught under jax.distributed.
+            process.wait()
+    assert [process.returncode for process in started] == [code] * processes, "\n".join(said)[-3000:]
+    return said
+
+
+@pytest.fixture(scope="module")
+def start(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("start")
+    launch("tensorflow", ["tests.device_probe", "make", str(folder)])
+    return folder
+
+
+@pytest.fixture(scope="module")
+def one_device(start):
+    """The numbers of one device, made once for each backend."""
+    made = {}
+
+    def numbers(backend):
+        if backend not in made:
+            launch(backend, ["tests.device_probe", "1", str(start / backend), str(start)])
+            made[backend] = read(start / f"{backend}-0.npz")
+        return made[backend]
+
+    return numbers
+
+
+def read(path):
+    with np.load(path, allow_pickle=False) as arrays:
+        return dict(arrays)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("backend", "devices", "processes"),
+    [("tensorflow", 2, 1), ("jax", 2, 1), ("tensorflow", 2, 2), ("jax", 2, 2), ("torch", 2, 2)],
+)
+def test_two_devices_give_the_numbers_of_one(start, one_device, backend, devices, processes):
+    expected = one_device(backend)
+    out = start / f"{backend}-{devices}-{processes}"
+    launch(backend, ["tests.device_probe", str(devices), str(out), str(start)], processes)
+    ranks = [read(out.with_name(f"{out.name}-{rank}.npz")) for rank in range(processes)]
+    kinds = {key.split("/")[0] for key in expected}
+    assert kinds == {"ArcFace", "AdaCos", "denoiser", "sample"} and len(expected) > 150
+    for found in ranks:
+        assert found.keys() == expected.keys()
+        for key, value in expected.items():
+            # Sums in another order, over four steps.
+            np.testing.assert_allclose(found[key], value, rtol=1e-5, atol=1e-5, err_msg=key)
+            np.testing.assert_array_equal(found[key], ranks[0][key], err_msg=key)
+    # The sampler's images are images, and different ones.
+    assert expected["sample"].std(axis=0).mean() > 0.05
+
+
+@pytest.fixture(scope="module")
+def killed(start, tmp_path_factory):
+    """Two of four epochs under TensorFlow, killed; and the same training brought to its end."""
+    folder = tmp_path_factory.mktemp("killed")
+    for name in ("ArcFace", "denoiser"):
+        shutil.copy(start / f"{name}.keras", folder)
+        whole = folder / "whole"
+        whole.mkdir(exist_ok=True)
+        shutil.copy(start / f"{name}.keras", whole)
+        launch("tensorflow", ["tests.resume_probe", str(folder), name, "kill"], code=-signal.SIGKILL)
+        launch("tensorflow", ["tests.resume_probe", str(whole), name, str(whole / f"{name}.json")])
+    return folder
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("backend", ["jax", "torch"])
+@pytest.mark.parametrize("name", ["ArcFace", "denoiser"])
+def test_a_killed_training_goes_on_under_another_backend(killed, tmp_path, backend, name):
+    folder = tmp_path / "copy"
+    shutil.copytree(killed, folder)
+    launch(backend, ["tests.resume_probe", str(folder), name, str(tmp_path / "found.json"), "any"])
+    found = json.loads((tmp_path / "found.json").read_bytes())
+    whole = json.loads((killed / "whole" / f"{name}.json").read_bytes())
+    assert found["backends"] == ["tensorflow", backend] and not found["cached"]
+    history, expected = found["history"]["loss"], whole["history"]["loss"]
+    assert history[:2] == expected[:2] and len(history) == len(expected) == 4  # The first two are not trained again.
+    numbers = read(Path(found["folder"]) / "numbers.npz")
+    reference = read(ROOT / whole["folder"] / "numbers.npz")
+    assert numbers["iterations"] == reference["iterations"] == 8
+    if name == "denoiser":  # Noise is each backend's own, but the count of draws goes on.
+        np.testing.assert_array_equal(numbers["seed"], reference["seed"])
+        np.testing.assert_allclose(history[2:], expected[2:], rtol=0.5)
+    else:  # Nothing is drawn, so the numbers are those of one backend within rounding.
+        np.testing.assert_allclose(history, expected, rtol=1e-4)
+        for key, value in reference.items():
+            np.testing.assert_allclose(numbers[key], value, rtol=1e-3, atol=2e-4, err_msg=key)
+    # And each of the two finds the whole stage.
+    launch("tensorflow", ["tests.resume_probe", str(folder), name, str(tmp_path / "again.json"), "any"])
+    again = json.loads((tmp_path / "again.json").read_bytes())
+    assert again["cached"] and again["backends"] == ["tensorflow", backend]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("backend", ["jax", "torch"])
+def test_two_processes_run_a_recipe_as_one_does(tiny, tmp_path, backend):
+    settings = ["--set", 'outliers.use=["label_mixup"]', "--set", "data.id.per_class=16"]
+    reports = {}
+    for processes in (1, 2):
+        arguments = ["kood", "run", str(tiny), *settings, "--saved", str(tmp_path / str(processes))]
+        said = launch(backend, arguments, processes)
+        assert "Report:" in said[0]
+        folder = tmp_path / str(processes) / "tiny"
+        reports[processes] = json.loads((folder / "report.json").read_bytes())
+        assert sorted(p.name for p in folder.iterdir() if p.name.isdecimal()) == ["1"]
+        assert not (folder / ".team").exists() and not list(folder.glob("stages/*.partial"))
+    assert "Report:" not in said[1] and "classifier" not in said[1]
+    one, two = reports[1], reports[2]
+    assert {name: stage["backend"] for name, stage in two["stages"].items()} == dict.fromkeys(one["stages"], backend)
+    made = {}
+    for processes in (1, 2):
+        folder = tmp_path / str(processes) / "tiny" / "stages"
+        made[processes] = [next(folder.glob(f"{name}-*")) for name in ("diffusion", "label_mixup")]
+    # How many devices there were is no part of what a stage is.
+    assert [stage.name for stage in made[1]] == [stage.name for stage in made[2]]
+    (first, images), (second, others) = made[1], made[2]
+    losses = [json.loads((s / "stage.json").read_bytes())["facts"]["history"]["loss"] for s in (first, second)]
+    np.testing.assert_allclose(*losses, rtol=1e-4)
+    levels = np.abs(np.load(images / "outliers.images.npy").astype(int) - np.load(others / "outliers.images.npy"))
+    assert levels.mean() < 0.05 and levels.max() <= 2  # Of 256.
+    # Nothing is made a second time.
+    launch(backend, arguments, 2)
+    again = json.loads((tmp_path / "2" / "tiny" / "report.json").read_bytes())
+    assert all(stage["cached"] for stage in again["stages"].values())
+
+
+@pytest.mark.backend
+def test_one_device_without_accelerators_unless_asked():
+    assert steps.obtain("auto") == steps.obtain(1) == steps.Devices(1, 0, 1)
+
+
+@pytest.mark.backend
+def test_more_devices_than_there_are_is_one_message():
+    many = 10_000
+    with pytest.raises(UserError, match=r"train\.devices = 10000: ") as caught:
+        steps.obtain(many)
+    assert caught.value.exit_code == 2
+    if keras.backend.backend() == "torch":
+        assert "torchrun --nproc-per-node 10000 -m kood run" in str(caught.value)
+    else:
+        assert f"the CPU has {len(os.sched_getaffinity(0))} cores" in str(caught.value)
+
+
+@pytest.mark.backend
+def test_on_one_device_nothing_is_changed():
+    values = keras.ops.ones((4, 2))
+    assert all(f(values) is values for f in (steps.total, steps.everyone, steps.mine, steps.share))
+    assert steps.whole(4) == 4 and steps.agreed(3) == 3 and steps.feed(values) is values
+
+
+def test_batches_that_do_not_divide_are_one_message(tiny):
+    recipe = load(tiny)
+    _check_batches(recipe, 2)
+    with pytest.raises(UserError, match=r"train\.batch_size = 16 and outliers\.per_batch = 16: 3 devices.*32 rows"):
+        _check_batches(recipe, 3)
+    with pytest.raises(UserError, match=r"diffusion\.batch_size = 32: 3 devices.*multiple of 3"):
+        _check_batches(load(tiny, ["train.batch_size=20"]), 3)
+    alone = load(tiny, ["outliers.use=[]", "train.batch_size=9"])
+    _check_batches(alone, 3)
+    with pytest.raises(UserError, match=r"train\.batch_size = 9: 2 devices"):
+        _check_batches(alone, 2)
+
+
+def test_the_number_of_devices_is_a_number_or_auto(tiny):
+    assert load(tiny).train.devices == "auto" and load(tiny, ["train.devices=2"]).train.devices == 2
+    for wrong in ("0", "-1", "1.5", '"all"', "true"):
+        with pytest.raises(UserError, match="devices"):
+            load(tiny, [f"train.devices={wrong}"])
