@@ -109,3 +109,19 @@ def make_audit(*, classes=3, shift=0.0, score_shift=0.0, mixed=True, class_names
 def new_audit():
     """Makes audits of outlier sets: `new_audit(shift=..., score_shift=...)`, see `make_audit`."""
     return make_audit
+
+
+def work_alone(recipe, folder, **console):
+    """What the stages of one cell are given, in a process by itself on one device."""
+    import io
+
+    from rich.console import Console
+
+    from kood.pipeline.team import Team
+    from kood.pipeline.work import Work
+    from kood.report import StageProgress
+    from kood.runs import Run
+    from kood.steps import Devices
+
+    shown = StageProgress(Console(**{"file": io.StringIO(), **console}))
+    return Work(recipe, Team(Devices(), Run(folder)), shown, Devices())

@@ -1,22 +1,17 @@
 """What the classifier of a recipe is trained on: outliers, virtual outliers, pure samples, and what decides it."""
 
-import io
-
 import keras
 import numpy as np
 import pytest
-from rich.console import Console
 
 from kood.data import ImageSet
 from kood.data.stored import write_images
 from kood.pipeline import classify
 from kood.pipeline.outliers import make_outliers
 from kood.pipeline.prepare import prepare_data
-from kood.pipeline.work import Work
 from kood.recipe import load
-from kood.report import StageProgress
-from kood.runs import Run, Stage
-from tests.conftest import TINY
+from kood.runs import Stage
+from tests.conftest import TINY, work_alone
 
 
 @pytest.fixture(scope="module")
@@ -28,7 +23,7 @@ def folder(tmp_path_factory):
 
 def work(folder, *settings):
     recipe = load(folder / "tiny.toml", ['outliers.use=["noise"]', *settings])
-    made = Work(recipe, Run(folder / "run"), StageProgress(Console(file=io.StringIO())))
+    made = work_alone(recipe, folder / "run")
     prepare_data(made)
     return made
 

@@ -287,7 +287,7 @@ def test_wrong_input_is_one_message_and_exit_code_2(invoke, tmp_path, change, ex
 
 @pytest.mark.parametrize("steps", [1, 7, 20, 250, 333, 2000, 2003, 100_000])
 def test_training_steps_make_whole_epochs(steps):
-    from kood.pipeline.outliers import epochs_of
+    from kood.pipeline.diffusion import epochs_of
 
     epochs, length = epochs_of(steps)
     assert steps <= epochs * length < steps + epochs and length <= 250

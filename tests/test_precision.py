@@ -4,15 +4,12 @@ import json
 
 import keras
 import pytest
-from rich.console import Console
 
 from kood import recipe, training
-from kood.pipeline import outliers
+from kood.pipeline import diffusion
 from kood.pipeline.precision import faster, seconds_of_a_step
 from kood.pipeline.prepare import prepare_data
-from kood.pipeline.work import Work
-from kood.report import StageProgress
-from kood.runs import Run
+from tests.conftest import work_alone
 
 
 @pytest.mark.parametrize(
@@ -56,7 +53,7 @@ class Killed(BaseException):
 
 def work_on(tiny, folder):
     settings = recipe.load(tiny, ["diffusion.precision=auto"])
-    return Work(settings, Run(folder), StageProgress(Console(quiet=True)))
+    return work_alone(settings, folder, quiet=True)
 
 
 def test_a_resumed_run_keeps_the_precision_it_began_with(tiny, tmp_path, monkeypatch):
@@ -71,15 +68,15 @@ def test_a_resumed_run_keeps_the_precision_it_began_with(tiny, tmp_path, monkeyp
     def killed(*_, **__):
         raise Killed
 
-    monkeypatch.setattr(outliers, "seconds_of_a_step", measure)
+    monkeypatch.setattr(diffusion, "seconds_of_a_step", measure)
     work = work_on(tiny, tmp_path)
     prepare_data(work)
     with monkeypatch.context() as patched, pytest.raises(Killed):
         patched.setattr(training, "fit", killed)
-        outliers.train_denoiser(work)
+        diffusion.train_denoiser(work)
     assert measured == [("float32", 4), ("mixed_bfloat16", 4)]
     seconds["float32"] = 0.5
-    stage = outliers.train_denoiser(work)
+    stage = diffusion.train_denoiser(work)
     assert len(measured) == 2
     assert stage.facts["precision"] == "mixed_bfloat16"
     assert stage.facts["step_seconds"] == {"float32": 2.0, "mixed_bfloat16": 1.0}

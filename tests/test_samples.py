@@ -1,7 +1,6 @@
 """The stages that sample from a small diffusion model: mixtures, the judge and its filter, pure samples, stops."""
 
 import hashlib
-import io
 import json
 import os
 import subprocess
@@ -11,21 +10,17 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from rich.console import Console
 
-from kood import report
 from kood.data.stored import read_images
 from kood.errors import UserError
 from kood.pipeline import judge as judges
 from kood.pipeline import samples
+from kood.pipeline.diffusion import train_denoiser
 from kood.pipeline.judge import Judge, judge_recipe, train_judge
-from kood.pipeline.outliers import train_denoiser
 from kood.pipeline.prepare import check, prepare_data
 from kood.pipeline.samples import make_label_mixup, make_pure_samples
-from kood.pipeline.work import Work
 from kood.recipe import load
-from kood.runs import Run
-from tests.conftest import TINY
+from tests.conftest import TINY, work_alone
 
 #: Enough steps that images are more than black and white.
 LEARNED = TINY.replace("steps = 20\n", "steps = 300\n", 1)
@@ -43,7 +38,7 @@ def folder(tmp_path_factory):
 
 def work_in(folder, *settings):
     recipe = load(folder / "tiny.toml", settings)
-    work = Work(recipe, Run(folder / "saved"), report.StageProgress(Console(file=io.StringIO(), width=200)))
+    work = work_alone(recipe, folder / "saved", width=200)
     prepare_data(work)
     check(work)
     if list(folder.glob("saved/stages/diffusion-*")):
@@ -275,7 +270,7 @@ def test_confused_pairs_need_validation_images(folder):
 
 def test_a_recipe_without_label_mixup_can_still_sample(folder):
     work = work_in(folder, "outliers=pure")
-    assert work.recipe.needs_diffusion and not work.recipe.needs_judge
+    assert work.recipe.needs_diffusion and work.recipe.audits and work.recipe.needs_judge
     assert json.loads((work.stages["diffusion"].folder / "stage.json").read_bytes())["stage"] == "diffusion"
     assert judges.judge_recipe(work.recipe).pure_samples.trains is False
 

@@ -1,24 +1,21 @@
 """`kood outliers`: the sweep between two classes, from a run's diffusion model."""
 
-import io
 import json
 
 import numpy as np
 import pytest
 from PIL import Image
-from rich.console import Console
 from typer.testing import CliRunner
 
-from kood import cli, report
+from kood import cli
 from kood.errors import UserError
 from kood.pipeline import sweep
-from kood.pipeline.outliers import train_denoiser
+from kood.pipeline.diffusion import train_denoiser
 from kood.pipeline.prepare import prepare_data
-from kood.pipeline.work import Work
 from kood.recipe import load
 from kood.report.sheet import GAP, TILE, write_sheet
 from kood.runs import Run
-from tests.conftest import TINY
+from tests.conftest import TINY, work_alone
 
 #: Enough steps that images are more than black and white.
 LEARNED = TINY.replace("steps = 20\n", "steps = 300\n", 1)
@@ -37,7 +34,7 @@ def train(folder, *settings):
     (folder.parent / "tiny.toml").write_text(LEARNED)
     recipe = load(folder.parent / "tiny.toml", settings)
     (folder / "recipe.toml").write_text(recipe.to_toml())
-    work = Work(recipe, Run(folder), report.StageProgress(Console(file=io.StringIO())))
+    work = work_alone(recipe, folder)
     prepare_data(work)
     return train_denoiser(work)
 
