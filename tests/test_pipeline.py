@@ -262,8 +262,9 @@ def test_a_run_that_exposure_made_worse_says_so_first(tmp_path):
             ["data.validation_ood.few", "are in data.near.other_digits", "choices would be made on test images"],
         ),
         (
-            ('["label_mixup", "noise"]\n', '["real"]\nreal = { source = "digits", classes = [6] }\n'
-             '[data.validation_ood.sixes]\nsource = "digits"\nclasses = [6]\n[outliers.noise]\n'),
+            ('[outliers]\nuse = ["label_mixup", "noise"]\n',
+             '[data.validation_ood.sixes]\nsource = "digits"\nclasses = [6]\n'
+             '[outliers]\nuse = ["real"]\nreal = { source = "digits", classes = [6] }\n'),
             ["outliers.real", "are in data.validation_ood.sixes", "choices would be made on images that"],
         ),
         (("classes = [8, 9]", "classes = [8, 12]"), ["data.near.other_digits", "12"]),
