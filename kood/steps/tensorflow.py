@@ -44,7 +44,7 @@ class TrainStep(LossTerms):
         for optimizer in (self.optimizer, getattr(self.optimizer, "inner_optimizer", None)):
             if optimizer is not None:
                 optimizer._all_reduce_sum_gradients = list
-        if not self.optimizer.built:
+        if self.optimizer is not None and not self.optimizer.built:
             with self._distribute_strategy.scope():
                 self.optimizer.build(self.trainable_variables)
 
