@@ -33,23 +33,18 @@ class TrainStep(LossTerms):
             return {name: value[None] for name, value in logs.items()}
         return logs
 
-    def compile(self, *arguments, **settings):
-        """Keras's, for gradients that are those of the whole batch already.
-
-        Keras would sum the replicas' gradients after clipping them, which clips each replica's share.
-        """
-        super().compile(*arguments, **settings)
-        if self.distribute_strategy.num_replicas_in_sync > 1:
-            for optimizer in (self.optimizer, getattr(self.optimizer, "inner_optimizer", None)):
-                if optimizer is not None:
-                    optimizer._all_reduce_sum_gradients = list
-
     def _maybe_symbolic_build(self, iterator=None, data_batch=None):
-        """Builds the optimizer among the strategy's variables; the model has been built.
+        """Readies the optimizer for several replicas, before Keras's first step; the model has been built.
 
-        Keras would look at a batch first, which the training then never sees, and fails on one of several workers.
+        Keras would look at a batch first, which the training then never sees, and fails on one of several workers. And
+        it would sum the replicas' gradients after clipping them; here they are sums before.
         """
-        if self._distribute_strategy is not None and not self.optimizer.built:
+        if self._distribute_strategy is None:
+            return
+        for optimizer in (self.optimizer, getattr(self.optimizer, "inner_optimizer", None)):
+            if optimizer is not None:
+                optimizer._all_reduce_sum_gradients = list
+        if self.optimizer is not None and not self.optimizer.built:
             with self._distribute_strategy.scope():
                 self.optimizer.build(self.trainable_variables)
 

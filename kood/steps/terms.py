@@ -35,10 +35,13 @@ class LossTerms(keras.Model):
         """
         raise NotImplementedError
 
-    def compile(self, *arguments, **settings):
-        """Keras's; inside `Devices.fitting` the layers see whole batches from then on."""
-        super().compile(*arguments, **settings)
+    def fit(self, *arguments, **settings):
+        """Keras's; inside `Devices.fitting` the layers see whole batches.
+
+        Not `compile`: a model whose `compile` is its own is not compiled again when it is loaded.
+        """
         exact(self)
+        return super().fit(*arguments, **settings)
 
     def get_compile_config(self):
         """What `compile` was given, in words that every backend understands.
