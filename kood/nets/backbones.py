@@ -138,8 +138,9 @@ def _residual(
 def _block(x: keras.KerasTensor, width: int, stride: int) -> keras.KerasTensor:
     shortcut = x
     if stride > 1 or x.shape[-1] != width:
-        # Every stride-th pixel, then a convolution of 1 pixel: the same as a strided one, whose gradient oneDNN 3.12 (under
-        # torch 2.13, on CPUs without AVX-512) computes past the end of its memory where there are fewer than 8 channels.
+        # Every stride-th pixel, then a convolution of 1 pixel: the same as a strided one, whose gradient oneDNN 3.12
+        # (under torch 2.13, on CPUs without AVX-512) computes past the end of its memory where there are fewer than 8
+        # channels.
         seen = layers.MaxPooling2D(1, strides=stride, data_format="channels_last")(x) if stride > 1 else x
         shortcut = _normalisation()(_convolution(width, kernel=1)(seen))
     x = layers.ReLU()(_normalisation()(_convolution(width, stride=stride)(x)))
