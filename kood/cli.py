@@ -1,6 +1,7 @@
 """The command line: parses, sets the process up, calls the pipeline. Imports nothing heavy at load."""
 
 import contextlib
+import logging
 import os
 import signal
 import sys
@@ -195,6 +196,8 @@ def _choose_backend() -> None:
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
     os.environ.setdefault("TF_FORCE_GPU_ALLOW_GROWTH", "true")
     os.environ.setdefault("GRPC_VERBOSITY", "ERROR")
+    # A run compiles the forward pass of several models, which TensorFlow takes for one compiled too often.
+    logging.getLogger("tensorflow").setLevel(logging.ERROR)
     backend = os.environ.setdefault("KERAS_BACKEND", "tensorflow")
     if backend not in ("tensorflow", "jax", "torch"):
         raise UserError(f"KERAS_BACKEND={backend}: {registry.nearest(backend, ['tensorflow', 'jax', 'torch'])}")

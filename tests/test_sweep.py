@@ -1,6 +1,8 @@
 """`kood outliers`: the sweep between two classes, from a run's diffusion model."""
 
 import json
+import subprocess
+import sys
 
 import numpy as np
 import pytest
@@ -77,6 +79,14 @@ def test_the_sweep_has_one_start_along_a_row(finished, sampled, tmp_path):
     assert out.read_bytes() == before
     kood(finished, "--from", "1", "--to", "3", "--rows", 3, "--columns", 5, "--out", out, "--seed", 8)
     assert out.read_bytes() != before
+
+
+def test_a_process_that_trained_nothing_can_draw(finished, tmp_path):
+    out = tmp_path / "figure.png"
+    command = [sys.executable, "-m", "kood", "outliers", finished, "--from", "0", "--to", "2", "--out", out]
+    result = subprocess.run(list(map(str, command)), capture_output=True, text=True, timeout=300, check=False)
+    assert result.returncode == 0, result.stderr
+    assert out.stat().st_size > 0
 
 
 def test_options_take_the_place_of_the_recipe(finished, sampled, tmp_path):
