@@ -20,7 +20,7 @@ from kood.nets import backbones, denoisers
 SHAPE, CLASSES = (8, 8, 1), 4
 HEADS = ("ArcFace", "AdaCos")
 #: Few: at a value within rounding of a ReLU's kink the gradients of two orders of summation part, and Adam amplifies
-#: that from step to step. (Moments of half a batch are off by a tenth after one.)
+#: that from step to step.
 EPOCHS, STEPS = 2, 1
 
 
@@ -31,10 +31,10 @@ def images(count):
     )
 
 
-def optimizer():
+def optimizer(steps):
     # Epsilon keeps Adam from magnifying the rounding of a gradient that is nearly zero. The bound on the gradients'
     # norm is low enough to act, so a bound on each device's share would show.
-    chosen = training.optimizer(EPOCHS * STEPS, learning_rate=1e-2, weight_decay=0.01, clip_norm=0.5, ema=0.8)
+    chosen = training.optimizer(steps, learning_rate=1e-2, weight_decay=0.01, clip_norm=0.5, ema=0.8)
     chosen.epsilon = 1e-3
     return chosen
 
@@ -74,7 +74,7 @@ def train(devices, out, start):
         with devices.fitting():
             keras.utils.set_random_seed(1)  # Seeds the dropout.
             model = keras.saving.load_model(start / f"{name}.keras", compile=False)
-            model.compile(optimizer())
+            model.compile(optimizer(EPOCHS * STEPS))
             model, history = training.fit(
                 model,
                 denoiser_batches if name == "denoiser" else classifier_batches,

@@ -42,7 +42,7 @@ def batches(name):
 def main(folder, name, what, any_backend):
     def make(where):
         model = keras.saving.load_model(folder / f"{name}.keras", compile=False)
-        model.compile(optimizer())
+        model.compile(optimizer(EPOCHS * STEPS))
         model, history = training.fit(
             model,
             batches(name),
