@@ -41,6 +41,7 @@ def batches(name):
 
 def main(folder, name, what, any_backend):
     def make(where):
+        keras.utils.set_random_seed(1)  # Seeds the dropout.
         model = keras.saving.load_model(folder / f"{name}.keras", compile=False)
         model.compile(optimizer(EPOCHS * STEPS))
         model, history = training.fit(
