@@ -31,18 +31,19 @@ class Kill(keras.callbacks.Callback):
 def batches(name):
     if name == "denoiser":
         return lambda first: labelled_batches(
-            images(), num_classes=CLASSES, batch_size=16, steps=EPOCHS * STEPS, seed=4, first_step=first * STEPS
+            images(32), num_classes=CLASSES, batch_size=16, steps=EPOCHS * STEPS, seed=4, first_step=first * STEPS
         )
     return lambda first: training_batches(
-        images(), None, num_classes=CLASSES, batch_size=16, outliers_per_batch=0, epochs=EPOCHS, seed=2,
+        images(32), None, num_classes=CLASSES, batch_size=16, outliers_per_batch=0, epochs=EPOCHS, seed=2,
         first_epoch=first,
     )[0]  # fmt: skip
 
 
 def main(folder, name, what, any_backend):
     def make(where):
+        keras.utils.set_random_seed(1)  # Seeds the dropout.
         model = keras.saving.load_model(folder / f"{name}.keras", compile=False)
-        model.compile(optimizer())
+        model.compile(optimizer(EPOCHS * STEPS))
         model, history = training.fit(
             model,
             batches(name),

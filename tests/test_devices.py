@@ -126,7 +126,7 @@ def test_two_devices_give_the_numbers_of_one(start, one_device, backend, devices
     for found in ranks:
         assert found.keys() == expected.keys()
         for key, value in expected.items():
-            # Sums in another order, over four steps.
+            # Sums in another order, over two steps.
             np.testing.assert_allclose(found[key], value, rtol=1e-5, atol=1e-5, err_msg=key)
             np.testing.assert_array_equal(found[key], ranks[0][key], err_msg=key)
     # The sampler's images are images, and different ones.
