@@ -15,6 +15,8 @@ import pytest
 from tests.conftest import TINY
 
 ROOT = Path(__file__).parents[1]
+#: For runs that are about something else: no second classifier to compare with, none to judge the samples.
+LEAN = ("--set", "evaluate.baseline=false", "--set", "pure_samples.use=[]")
 
 
 @pytest.fixture
@@ -127,18 +129,14 @@ def test_the_same_recipe_elsewhere_gives_the_same_figures(finished, tmp_path):
 
 def test_a_changed_setting_runs_only_what_depends_on_it(finished):
     folder, _ = finished
-    result = kood("run", "tiny.toml", "--set", "train.precision=mixed_bfloat16", "--set", "name=other", cwd=folder)
+    changed = ("--set", "train.precision=mixed_bfloat16", *LEAN)
+    result = kood("run", "tiny.toml", "--set", "name=other", *changed, cwd=folder)
     assert result.returncode == 0
     (folder / "saved" / "changed").mkdir()
     (folder / "saved" / "tiny").rename(folder / "saved" / "kept")
     try:
         (folder / "saved" / "other").rename(folder / "saved" / "tiny")
-        assert (
-            kood(
-                "run", "tiny.toml", "--set", "serve.accept=0.9", "--set", "train.precision=mixed_bfloat16", cwd=folder
-            ).returncode
-            == 0
-        )
+        assert kood("run", "tiny.toml", "--set", "serve.accept=0.9", *changed, cwd=folder).returncode == 0
         stages = report_of(folder)["stages"]
         made = {name for name, stage in stages.items() if not stage["cached"]}
         assert made == {"evaluate", "export"}
@@ -174,7 +172,7 @@ outliers = ["none", ["label_mixup"]]
 "train.learning_rate" = [0.002, 90.0]
 """
     )
-    result = kood("run", "table.toml", cwd=tmp_path)
+    result = kood("run", "table.toml", *LEAN, cwd=tmp_path)
     assert result.returncode == 0, result.stderr
     report = report_of(tmp_path, "table")
     assert len(report["cells"]) + len(report["failed"]) == 8 and len(report["cells"]) >= 4
@@ -184,6 +182,7 @@ outliers = ["none", ["label_mixup"]]
     assert not list((tmp_path / "saved" / "table").glob("[0-9]*"))
 
 
+@pytest.mark.slow
 def test_a_table_of_controls_has_equal_numbers_and_one_baseline(tmp_path):
     recipe = TINY.replace("count = 40\n", "").replace("[outliers.noise]\ncount = 24\n", "")
     recipe = recipe.replace("per_batch = 16", "per_batch = 16\ncount = 33\nvirtual = { queue = 8, candidates = 20 }")
@@ -227,6 +226,7 @@ outliers = ["none", "pixel_mixup", "cutmix", "noise", "patch_shuffle", "virtual"
             )
 
 
+@pytest.mark.slow
 def test_a_run_that_exposure_made_worse_says_so_first(tmp_path):
     # Exposed, with all its might, to what are nearly its own training images.
     outliers = '["pixel_mixup"]\npixel_mixup = { weight = 0.999 }\nweight = 50.0\nexposure = "cosine_exposure"\n'
@@ -298,7 +298,7 @@ def test_training_steps_make_whole_epochs(steps):
 @pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
 def test_a_stopped_run_says_so_and_goes_on(tmp_path, number, code):
     (tmp_path / "tiny.toml").write_text(TINY.replace("epochs = 2", "epochs = 2000"))
-    command = [sys.executable, "-m", "kood", "run", "tiny.toml"]
+    command = [sys.executable, "-m", "kood", "run", "tiny.toml", *LEAN]
     env = {**os.environ, "PYTHONPATH": str(ROOT)}
     with subprocess.Popen(
         command, cwd=tmp_path, env=env, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
@@ -312,7 +312,7 @@ def test_a_stopped_run_says_so_and_goes_on(tmp_path, number, code):
     assert run.returncode == code
     assert "stopped" in errors and "Traceback" not in errors
     assert not list(tmp_path.glob("saved/tiny/report.json"))
-    result = kood("run", "tiny.toml", "--set", "train.epochs=2", cwd=tmp_path)
+    result = kood("run", "tiny.toml", "--set", "train.epochs=2", *LEAN, cwd=tmp_path)
     assert result.returncode == 0 and "diffusion: already there" in result.stdout
 
 
