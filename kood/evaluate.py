@@ -18,7 +18,7 @@ from kood.steps import compiled
 
 __all__ = [
     "PROXIES", "Evaluation", "Validation", "conformal_threshold", "evaluate", "mean_auroc", "outputs_of",
-    "scores_of", "validate",
+    "run_over", "scores_of", "softmax", "validate",
 ]  # fmt: skip
 
 #: What stands in for out-of-distribution validation images where a recipe names none, made of the validation images.
@@ -71,7 +71,7 @@ def outputs_of(classifier: keras.Model, images: np.ndarray, batch_size: int) -> 
     Returns:
         {"features": (N, D), "logits": (N, K), "cosines": (N, K) where there are any}, float32.
     """
-    return _run(compiled(classifier), images, min(batch_size, len(images)))
+    return run_over(compiled(classifier), images, min(batch_size, len(images)))
 
 
 def scores_of(classifier: keras.Model, scorer: Scorer, images: np.ndarray, batch_size: int) -> np.ndarray:
@@ -89,11 +89,20 @@ def scores_of(classifier: keras.Model, scorer: Scorer, images: np.ndarray, batch
     return _score(scorer, outputs_of(classifier, images, batch_size), min(batch_size, len(images)))
 
 
-def _run(forward: Callable, images: np.ndarray, batch_size: int) -> Outputs:
+def run_over(forward: Callable, images: np.ndarray, batch_size: int) -> Outputs:
+    """Runs a compiled forward pass over images; every batch is filled up to one size, so that one shape is compiled.
+
+    Args:
+        forward: What `kood.steps.compiled` gave for a `Classifier`.
+        images: uint8 (N, H, W, C).
+        batch_size: Images a forward pass.
+
+    Returns:
+        As `outputs_of`.
+    """
     parts: dict[str, list[np.ndarray]] = {}
     for batch in image_batches(images, batch_size):
         rows = len(batch)
-        # The last batch is filled up, so that one shape is compiled.
         pixels = np.concatenate([batch, np.zeros((batch_size - rows, *batch.shape[1:]), "float32")])
         for name, value in forward(pixels).items():
             parts.setdefault(name, []).append(keras.ops.convert_to_numpy(value)[:rows])
@@ -177,7 +186,7 @@ def evaluate(
     batch_size = min(batch_size, max(map(len, [*sets.values(), *held.values()])))
     outputs: dict[str, Outputs] = {}
     for done, (name, images) in enumerate({**sets, **{f"held/{k}": v for k, v in held.items()}}.items(), start=1):
-        outputs[name] = _run(forward, np.asarray(images), batch_size)
+        outputs[name] = run_over(forward, np.asarray(images), batch_size)
         if progress is not None:
             progress(done)
     scorers, warnings = _scorers(forward, classifier, train, names, outputs["id"], batch_size)
@@ -216,7 +225,7 @@ def evaluate(
         {where: values[where] for where in sets},
         scorers[headline].state,
         {
-            "probabilities": _softmax(outputs["id"]["logits"][first]),
+            "probabilities": softmax(outputs["id"]["logits"][first]),
             "label": prediction[first],
             "ood_score": id_scores[headline][first].astype("float32"),
         },
@@ -252,7 +261,7 @@ def validate(
     """
     forward, sets = compiled(classifier), _validation_images(validation, validation_ood, seed)
     batch_size = min(batch_size, max(map(len, sets.values())))
-    outputs = {where: _run(forward, np.asarray(images), batch_size) for where, images in sets.items()}
+    outputs = {where: run_over(forward, np.asarray(images), batch_size) for where, images in sets.items()}
     scorers, _ = _scorers(forward, classifier, train, names, outputs["validation"], batch_size)
     correct = outputs["validation"]["logits"].argmax(axis=1) == validation.known_labels
     scores = {
@@ -299,7 +308,7 @@ def _scorers(
     scorers = {name: Scorer(name) for name in ([n.lower() for n in names] if names is not None else possible)}
     warnings = []
     if any(scorer.is_fitted for scorer in scorers.values()):
-        fitted = _run(forward, np.asarray(train.images), rows)
+        fitted = run_over(forward, np.asarray(train.images), rows)
         for name in list(scorers):
             try:
                 scorers[name].fit(fitted, train.known_labels, classifier.head)
@@ -347,6 +356,7 @@ def _warnings(measured: dict[str, Any], score: str, names: list[str]) -> list[st
     ]
 
 
-def _softmax(logits: np.ndarray) -> np.ndarray:
+def softmax(logits: np.ndarray) -> np.ndarray:
+    """Probabilities of the classes, of the dtype of the logits; rows sum to 1."""
     shifted = np.exp(logits - logits.max(axis=1, keepdims=True))
     return shifted / shifted.sum(axis=1, keepdims=True)

@@ -91,7 +91,7 @@ def _audit(work: Work) -> Stage:
 
 
 def _judged(judge: Judge, images: np.ndarray) -> Judged:
-    return Judged(np.asarray(images), judge.posteriors(images), judge.features(images))
+    return Judged(np.asarray(images), *judge.opinions(images))
 
 
 def _read(stage: Stage) -> dict[str, Any]:

@@ -5,7 +5,7 @@ from pathlib import Path
 import keras
 import numpy as np
 
-from kood.data.images import normalize
+from kood.evaluate import run_over, softmax
 from kood.pipeline.classify import train_classifier
 from kood.pipeline.work import Work
 from kood.recipe import Recipe
@@ -60,9 +60,7 @@ class Judge:
         Returns:
             (N, K) float64, rows sum to 1.
         """
-        logits = self._run(images, "logits").astype("float64")
-        shifted = np.exp(logits - logits.max(axis=1, keepdims=True))
-        return shifted / shifted.sum(axis=1, keepdims=True)
+        return self.opinions(images)[0]
 
     def features(self, images: np.ndarray) -> np.ndarray:
         """The features under the head.
@@ -73,13 +71,16 @@ class Judge:
         Returns:
             (N, D) float32.
         """
-        return self._run(images, "features")
+        return self.opinions(images)[1]
 
-    def _run(self, images: np.ndarray, output: str) -> np.ndarray:
-        parts = []
-        for start in range(0, len(images), self._batch_size):
-            pixels = normalize(np.asarray(images[start : start + self._batch_size]))
-            filled = np.zeros((self._batch_size, *pixels.shape[1:]), "float32")
-            filled[: len(pixels)] = pixels
-            parts.append(keras.ops.convert_to_numpy(self._forward(filled)[output])[: len(pixels)])
-        return np.concatenate(parts)
+    def opinions(self, images: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """Posteriors and features, from one forward pass.
+
+        Args:
+            images: uint8 (N, H, W, C).
+
+        Returns:
+            (N, K) float64 and (N, D) float32.
+        """
+        outputs = run_over(self._forward, np.asarray(images), self._batch_size)
+        return softmax(outputs["logits"].astype("float64")), outputs["features"]
