@@ -17,6 +17,7 @@ from kood.data import ImageSet
 from kood.data.batches import training_batches
 from kood.diffusion import label_mixup, samplers
 from kood.diffusion.denoiser import Denoiser
+from kood.diffusion.sampling import ImageSampler
 from kood.nets import backbones, denoisers
 from kood.scorer import Scorer, applicable
 
@@ -95,9 +96,8 @@ def read(folder):
     for name in ("mlp", "unet"):
         model = keras.saving.load_model(folder / f"{name}.keras", compile=False)
         for sampler in (samplers.ddim, samplers.dpm_solver):
-            numbers[f"{name}/{sampler.__name__}"] = label_mixup.sample(
-                model, condition, SHAPE, sampler=sampler, num_steps=10, guidance=1.5, clip=None, noise=noise
-            )
+            job = ImageSampler(model, SHAPE, sampler=sampler, num_steps=10, guidance=1.5, clip=None)
+            numbers[f"{name}/{sampler.__name__}"] = job.images(condition, noise=noise)
     logits = np.random.default_rng(5).normal(size=(50, CLASSES)).astype("float32") * 20
     numbers["exposure/kl"] = ops.convert_to_numpy(losses.outlier_exposure(logits))
     numbers["exposure/energy"] = ops.convert_to_numpy(losses.energy_exposure(logits))

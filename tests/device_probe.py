@@ -55,6 +55,7 @@ def make(start):
 def train(devices, out, start):
     from kood.data.batches import labelled_batches, training_batches
     from kood.diffusion import label_mixup, samplers
+    from kood.diffusion.sampling import ImageSampler
 
     outliers = ImageSet(np.random.default_rng(1).integers(0, 256, (20, *SHAPE)).astype("uint8"))
 
@@ -91,9 +92,8 @@ def train(devices, out, start):
     condition = label_mixup.mixtures(7, CLASSES, rng=rng)  # Seven images do not divide among two devices.
     with devices.inference():
         model = keras.saving.load_model(start / "denoiser.keras", compile=False)
-        numbers["sample"] = label_mixup.sample(
-            model, condition, SHAPE, sampler=samplers.ddpm, num_steps=3, guidance=1.5, clip=1.0, seed=3
-        )
+        job = ImageSampler(model, SHAPE, sampler=samplers.ddpm, num_steps=3, guidance=1.5, clip=1.0, seed=3)
+        numbers["sample"] = job.images(condition)
     np.savez(out, allow_pickle=False, **numbers)
     devices.wait()
 

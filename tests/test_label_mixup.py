@@ -103,14 +103,14 @@ def test_impossible_pairs(settings, message):
 def test_the_first_class_has_the_stated_share_even_none():
     chosen = label_mixup.choose_classes(300, 6, groups=[[0, 3], [1, 4, 5]], rng=rng())
     assert ((chosen >= 0).sum(axis=1) == np.where(np.isin(chosen[:, 0], [0, 3]), 2, 3)).all()
-    for weight in (0.0, 0.25, 1.0):
+    for weight in (-2.0, -0.5, 0.0, 0.25, 1.0):
         rows = label_mixup.condition_rows(chosen, 6, weight=weight, rng=rng())
         np.testing.assert_allclose(rows[np.arange(300), chosen[:, 0]], weight)
         np.testing.assert_allclose(rows.sum(1), 1.0, atol=1e-6)
         two = chosen[:, 2] < 0
         np.testing.assert_allclose(rows[two, chosen[two, 1]], 1 - weight, atol=1e-6)
         np.testing.assert_allclose(rows[~two, chosen[~two, 2]], (1 - weight) / 2, atol=1e-6)
-    for wrong in (-0.1, 1.1, "half", float("nan")):
+    for wrong in (-2.1, 1.1, "half", float("nan")):
         with pytest.raises(ValueError, match="weight"):
             label_mixup.condition_rows(chosen, 6, weight=wrong, rng=rng())
 
@@ -129,7 +129,7 @@ def curved(inputs):
 
 @pytest.mark.parametrize("guidance", [1.0, 0.0, 2.5])
 def test_both_ways_to_mix_and_guidance(guidance):
-    condition = np.array([[0.25, 0.75, 0], [0, 1, 0], [0.2, 0.3, 0.5]], "float32")
+    condition = np.array([[0.25, 0.75, 0], [0, 1, 0], [-0.5, 0, 1.5]], "float32")
     image = rng().normal(size=(3, 2, 2, 1)).astype("float32")
     step = np.array([4, 4, 4], "int32")
     levels = np.array([1.0, 10.0, 100.0])

@@ -95,6 +95,14 @@ def test_an_interrupted_training_ends_bit_for_bit_the_same(tmp_path, killed_afte
     assert not list((tmp_path / "killed").iterdir())
 
 
+def test_a_fitted_model_can_be_fitted_again(tmp_path):
+    model, _ = training.fit(start(), batches, epochs=1, steps_per_epoch=STEPS, folder=tmp_path)
+    before = values(model)
+    model, _ = training.fit(model, batches, epochs=1, steps_per_epoch=STEPS, folder=tmp_path)
+    assert int(ops.convert_to_numpy(model.optimizer.iterations)) == 2 * STEPS
+    assert any(np.abs(old - new).max() > 1e-4 for old, new in zip(before, values(model), strict=True))
+
+
 def test_the_checkpoint_is_written_no_oftener_than_asked(tmp_path):
     with pytest.raises(Killed):
         fit(tmp_path, KillAfter(2), interval=3600.0)

@@ -59,7 +59,8 @@ def audit(
         train_images: uint8 (M, H, W, C), what the generator was trained on, at least 2.
         train_features: (M, D) the judge's features of them.
         mixed: Samples under mixtures of classes, at least 2; or None.
-        mixtures: (N, K) the shares they were made under.
+        mixtures: (N, K) the shares they were made under; None where these are no mixtures, as under a label turned
+            away from, and then nothing is asked of their classes.
         class_names: K names.
         feature_space: What the features are, in words, for instance "penultimate features of resnet8 trained on the
             in-distribution training images".
@@ -85,8 +86,8 @@ def audit(
         ValueError: Arrays that do not fit each other, too few images, NaN.
     """
     sets = {"pure": pure, "held_out": held_out}
-    if (mixed is None) != (mixtures is None):
-        raise ValueError("mixed and mixtures go together: give both or neither.")
+    if mixed is None and mixtures is not None:
+        raise ValueError("mixtures are the shares of mixed samples: give those too.")
     if mixed is not None:
         sets["mixtures"] = mixed
     if most < 3:
@@ -110,7 +111,7 @@ def audit(
     content = {
         "pure": pure_content(pure.posteriors, pure_labels),
         "held_out": pure_content(held_out.posteriors, held_out_labels),
-        "mixtures": None if mixed is None else mixed_content(mixed.posteriors, mixtures),
+        "mixtures": None if mixed is None or mixtures is None else mixed_content(mixed.posteriors, mixtures),
     }
     rng = np.random.default_rng(seed)
     diversity = _diversity({name: one.images for name, one in sets.items()}, train_images, rng, most)

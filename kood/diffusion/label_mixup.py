@@ -131,9 +131,9 @@ def condition_rows(
     Args:
         chosen: (N, M) from `choose_classes`.
         num_classes: K.
-        weight: Share of the first class: a number in [0, 1], the others share the rest equally; "uniform" for shares
-            uniform on the simplex; "beta" for Dirichlet(alpha, ..., alpha), which for two classes is
-            Beta(alpha, alpha).
+        weight: Share of the first class: a number in [-2, 1], the others share the rest equally, so that below 0 the
+            vector lies outside the simplex and turns away from the first class; "uniform" for shares uniform on the
+            simplex; "beta" for Dirichlet(alpha, ..., alpha), which for two classes is Beta(alpha, alpha).
         alpha: Parameter of that distribution, above 0.
         rng: The source of randomness.
 
@@ -143,8 +143,8 @@ def condition_rows(
     Raises:
         ValueError: a weight that is none of these.
     """
-    if weight not in ("uniform", "beta") if isinstance(weight, str) else not 0.0 <= weight <= 1.0:
-        raise ValueError(f"weight must be a number in [0, 1], 'uniform' or 'beta', not {weight!r}")
+    if weight not in ("uniform", "beta") if isinstance(weight, str) else not -2.0 <= weight <= 1.0:
+        raise ValueError(f"weight must be a number in [-2, 1], 'uniform' or 'beta', not {weight!r}")
     rows = np.zeros((len(chosen), num_classes))
     sizes = (chosen >= 0).sum(axis=1)
     for size in np.unique(sizes):
@@ -201,7 +201,7 @@ def noise_predictor(
     if mix == "condition":
         parts, shares = [condition], [np.ones(len(condition), "float32")]
     else:
-        order = np.argsort(-condition, axis=1)[:, : most or classes_mixed(condition)]
+        order = np.argsort(-np.abs(condition), axis=1)[:, : most or classes_mixed(condition)]
         eye = np.eye(condition.shape[1], dtype="float32")
         parts = [eye[column] for column in order.T]
         shares = list(np.take_along_axis(condition, order, axis=1).T)
@@ -227,7 +227,7 @@ def noise_predictor(
 
 def classes_mixed(condition: np.ndarray) -> int:
     """The most classes that a row of these conditions mixes, at least 1."""
-    return max(1, int((np.asarray(condition) > 0).sum(axis=1).max(initial=0)))
+    return max(1, int((np.asarray(condition) != 0).sum(axis=1).max(initial=0)))
 
 
 def sweep(

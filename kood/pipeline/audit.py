@@ -69,7 +69,7 @@ def _audit(work: Work) -> Stage:
                 train.images,
                 judge.features(train.images),
                 mixed=_judged(judge, read_images(mixed.folder, "outliers", mixed.facts).images) if mixed else None,
-                mixtures=np.load(mixed.folder / "mixtures.npy", allow_pickle=False) if mixed else None,
+                mixtures=_shares(mixed) if mixed else None,
                 class_names=train.class_names,
                 feature_space=(
                     f"penultimate features of {work.recipe.classifier.backbone} trained on the in-distribution "
@@ -88,6 +88,12 @@ def _audit(work: Work) -> Stage:
         "seed": work.recipe.data.split_seed,
     }
     return work.stage("audit", decides, make, awaited=False)
+
+
+def _shares(mixed: Stage) -> np.ndarray | None:
+    """The shares of the parents, None where a row has one class alone or turns away from one."""
+    rows = np.load(mixed.folder / "mixtures.npy", allow_pickle=False)
+    return rows if (rows >= 0).all() and ((rows > 0).sum(axis=1) > 1).all() else None
 
 
 def _judged(judge: Judge, images: np.ndarray) -> Judged:

@@ -10,6 +10,7 @@ from kood.recipe.sections import Positive, Section, Share, Source
 __all__ = ["SOURCES", "LabelMixup", "Outliers", "PureSamples", "Sampling"]
 
 Weight = Annotated[float, Field(ge=0.0, lt=1.0)] | Literal["uniform", "beta"]
+LabelWeight = Annotated[float, Field(ge=-2.0, lt=1.0)] | Literal["uniform", "beta"]
 Alpha = Annotated[float, Field(gt=0.0, le=1000.0)]
 Confidence = Annotated[float, Field(ge=0.0, le=1.0)]
 SourceName = Literal["label_mixup", "pixel_mixup", "cutmix", "noise", "patch_shuffle", "virtual", "real"]
@@ -56,7 +57,8 @@ class LabelMixup(Sampling):
         groups: The classes to mix, by number or name, two or more in each group; a mixture draws one group.
         weight: Share of the first class: a number, "uniform", or "beta" (Beta(alpha, alpha)). With more than two
             classes the rest is shared out equally; "uniform" and "beta" then mean Dirichlet weights. With an image
-            start the first class is the image's own, and 0 leaves only the others.
+            start the first class is the image's own; 0 then leaves only the others, and a number below 0 turns away
+            from it besides.
         alpha: Parameter of the Beta or Dirichlet distribution.
         mix: Mix the label vectors ("condition") or the network's predictions under each label ("prediction").
         confidence: [low, high]: keep only images whose most probable class, by a classifier trained on real images, has
@@ -67,7 +69,7 @@ class LabelMixup(Sampling):
     classes: Annotated[int, Field(ge=2, le=100)] = 2
     pairs: Literal["random", "all", "confused"] = "random"
     groups: list[Annotated[list[int | str], Field(min_length=2)]] | None = Field(default=None, min_length=1)
-    weight: Weight = 0.5
+    weight: LabelWeight = 0.5
     alpha: Alpha = 1.0
     mix: Literal["condition", "prediction"] = "condition"
     confidence: Annotated[list[Confidence], Field(min_length=2, max_length=2)] | None = None

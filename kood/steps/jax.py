@@ -12,6 +12,15 @@ __all__ = ["TrainStep", "forward"]
 class TrainStep(LossTerms):
     """Gradient step of a `keras.Model` that has `losses`, for the JAX backend."""
 
+    def fit(self, *arguments, **settings):
+        """As on every backend; a model may be fitted again.
+
+        After the last epoch Keras leaves a weight and its moving average in one buffer, which JAX refuses to donate twice.
+        """
+        for variable in getattr(self.optimizer, "variables", ()):
+            variable.assign(jax.numpy.copy(variable.value))
+        return super().fit(*arguments, **settings)
+
     def train_step(self, state, data):
         """One update from one batch; `state` is Keras's (trainable, non-trainable, optimizer, metrics) values."""
         trainable, fixed, optimizer, metrics = state

@@ -168,7 +168,7 @@ def test_the_smallest_sets_that_make_sense(arrays):
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"mixtures": None}, "mixed and mixtures go together"),
+        ({"mixed": None}, "mixtures are the shares of mixed samples"),
         ({"most": 2}, "most must be at least 3"),
         ({"class_names": ("a", "b")}, "pure posteriors have 3 classes; there are 2 class names"),
         ({"train_images": np.zeros((9, 4, 4, 3), np.uint8)}, "train_features have 200 rows for 9 images"),
@@ -184,6 +184,13 @@ def test_the_smallest_sets_that_make_sense(arrays):
 def test_arrays_that_do_not_fit_are_refused(arrays, change, message):
     with pytest.raises(ValueError, match=message):
         audit(**{**arrays, **change})
+
+
+def test_samples_that_are_no_mixtures_are_asked_nothing_of_their_classes(arrays):
+    whole = audit(**arrays)
+    found = audit(**{**arrays, "mixtures": None})
+    assert found["content"]["mixtures"] is None and found["content"]["mixtures_verdict"] is None
+    assert found["diversity"] == whole["diversity"] and found["fidelity"] == whole["fidelity"]
 
 
 def test_one_image_is_refused(arrays):
