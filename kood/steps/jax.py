@@ -15,7 +15,7 @@ class TrainStep(LossTerms):
     def fit(self, *arguments, **settings):
         """As on every backend; a model may be fitted again.
 
-        After the last epoch Keras leaves a weight and its moving average in one buffer, which JAX refuses to donate twice.
+        Keras ends with a weight and its moving average in one buffer, which JAX refuses to donate twice.
         """
         for variable in getattr(self.optimizer, "variables", ()):
             variable.assign(jax.numpy.copy(variable.value))

@@ -1,0 +1,106 @@
+"""What fewer sampling steps cost in quality: FID and class content of each sampler, from a finished run's models.
+
+    python benchmarks/sampler_quality.py saved/cifar10_16px [--images 2000] [--guidance 1 2 3]
+        [--samplers ddim:50 dpm_solver:15]
+
+Every sampler starts from the same noise under the same labels. FID and KID are against all images of the run's data that
+the diffusion model was not trained on and the judge neither (validation, calibration and test), in the judge's penultimate
+features, which see no fine texture; KID stands with its standard error. "named" is the share of images that the judge
+gives the class they were made for. The first row is what as many training images score: the floor of both measures.
+"""
+
+import argparse
+import json
+import sys
+import time
+from pathlib import Path
+
+import keras
+import numpy as np
+from machine import cores, model, vector_flags
+
+from kood import registry
+from kood.audit.fidelity import frechet_distance, kernel_distance
+from kood.data.images import quantize
+from kood.data.stored import read_images
+from kood.diffusion.sampling import ImageSampler
+from kood.pipeline.judge import Judge
+from kood.runs import Run, Stage
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("run", type=Path, help="a folder that `kood run` wrote")
+    parser.add_argument("--images", type=int, default=2000)
+    parser.add_argument("--guidance", type=float, nargs="+", default=[1.0, 2.0, 3.0])
+    parser.add_argument("--samplers", nargs="+", default=["ddim:50", "dpm_solver:15"], metavar="NAME:STEPS")
+    parser.add_argument("--batch", type=int, default=250)
+    parser.add_argument("--seed", type=int, default=0)
+    arguments = parser.parse_args()
+
+    data, diffusion, classifier = stages(Run(arguments.run))
+    sets = data.facts["sets"]
+    train = read_images(data.folder, "train", sets["train"])
+    others = [read_images(data.folder, name, sets[name]) for name in ("validation", "calibration", "test")]
+    judge = Judge(classifier.folder / "classifier.keras")
+    real = judge.features(np.concatenate([one.images for one in others]))
+
+    print(f"{model()}, {vector_flags()}, {cores()} threads, {keras.backend.backend()}")
+    print(f"{arguments.images} images a row, {len(real)} held-out images, {real.shape[1]} features\n")
+    print(f"{'sampler':<16}{'steps':>6}{'guidance':>10}{'images/s':>10}{'FID':>9}{'KID':>18}{'named':>8}")
+    rows = np.random.default_rng(arguments.seed).choice(len(train), arguments.images, replace=False)
+    some = np.sort(rows)
+    show("training images", "", "", "", judge, np.asarray(train.images[some]), train.known_labels[some], real)
+
+    classes = len(train.class_names)
+    labels = np.arange(arguments.images) % classes
+    condition = np.eye(classes, dtype="float32")[labels]
+    shape = train.images.shape[1:]
+    noise = np.random.default_rng(arguments.seed).standard_normal((arguments.images, *shape), dtype="float32")
+    denoiser = keras.saving.load_model(diffusion.folder / "denoiser.keras", compile=False)
+    for guidance in arguments.guidance:
+        for wanted in arguments.samplers:
+            name, _, steps = wanted.partition(":")
+            sampler = ImageSampler(
+                denoiser, shape, sampler=registry.obtain("samplers", name), num_steps=int(steps), guidance=guidance,
+                batch_size=arguments.batch,
+            )  # fmt: skip
+            sampler.with_steps(1).images(condition[: arguments.batch], noise=noise)  # Compiles.
+            began = time.monotonic()
+            images = quantize(sampler.images(condition, noise=noise))
+            speed = f"{len(images) / (time.monotonic() - began):.1f}"
+            show(name, steps, f"{guidance:g}", speed, judge, images, labels, real)
+
+
+def show(
+    name: str, steps: str, guidance: str, speed: str, judge: Judge, images: np.ndarray, labels: np.ndarray,
+    real: np.ndarray,
+) -> None:  # fmt: skip
+    """Measures a set of images and prints its row."""
+    posteriors, features = judge.opinions(images)
+    fid, kid = frechet_distance(features, real), kernel_distance(features, real)
+    error = "-" if kid.standard_error is None else f"{kid.standard_error:.4f}"
+    named = float(np.mean(posteriors.argmax(1) == labels))
+    print(
+        f"{name:<16}{steps:>6}{guidance:>10}{speed:>10}{fid:>9.3f}{kid.value:>11.4f}+-{error:<5}{named:>8.1%}",
+        flush=True,
+    )
+
+
+def stages(run: Run) -> tuple[Stage, Stage, Stage]:
+    """The newest data and diffusion stages of a run, and the classifier of its matrix or judge that saw no outliers."""
+    found = {name: next(iter(run.finished(name)), None) for name in ("data", "diffusion")}
+    plain = [stage for stage in run.finished("classifier") if saw_real_images_alone(stage)]
+    if None in found.values() or not plain:
+        sys.exit(f"{run.folder}: needs a finished diffusion model and a classifier that was not exposed to outliers")
+    return found["data"], found["diffusion"], plain[0]
+
+
+def saw_real_images_alone(stage: Stage) -> bool:
+    """Whether a classifier was trained with head softmax and neither outliers nor samples."""
+    decides = json.loads((stage.folder / "stage.json").read_bytes())["decides"]
+    return decides["head"]["name"] == "softmax" and decides["exposure"] is None and decides["pure"] is None
+
+
+if __name__ == "__main__":
+    main()
