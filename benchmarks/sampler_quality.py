@@ -3,10 +3,10 @@
     python benchmarks/sampler_quality.py saved/cifar10_16px [--images 2000] [--guidance 1 2 3]
         [--samplers ddim:50 dpm_solver:15]
 
-Every sampler starts from the same noise under the same labels. FID and KID are against all images of the run's data that
-the diffusion model was not trained on and the judge neither (validation, calibration and test), in the judge's penultimate
-features, which see no fine texture; KID stands with its standard error. "named" is the share of images that the judge
-gives the class they were made for. The first row is what as many training images score: the floor of both measures.
+Every sampler starts from the same noise under the same labels. FID and KID are against all images of the run's data
+that neither the diffusion model nor the judge was trained on (validation, calibration and test), in the judge's
+penultimate features, which see no fine texture; KID stands with its standard error. "named" is the share of images that
+the judge gives the class they were made for. The first row is as many training images: the floor of both distances.
 """
 
 import argparse
