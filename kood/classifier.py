@@ -65,7 +65,8 @@ class Classifier(TrainStep):
         self.watch("cross_entropy", *(["exposure"] if exposure else []))
         if exposure:
             self._exposure_of = getattr(loss_functions, exposure)
-            self._exposure_input = next(iter(inspect.signature(self._exposure_of).parameters))
+            accepted = inspect.signature(self._exposure_of).parameters
+            self._exposure_input, self._exposure_has_target = next(iter(accepted)), "target" in accepted
 
     @property
     def is_angular(self) -> bool:
@@ -92,13 +93,16 @@ class Classifier(TrainStep):
         """The terms of one batch.
 
         Args:
-            batch: {"image": (B, H, W, C), "label": (B, K), all-zero rows for outliers, "is_outlier": (B,)}.
+            batch: {"image": (B, H, W, C), "label": (B, K), "is_outlier": (B,)}. An outlier's label is what its
+                exposure is to aim at in place of the uniform distribution, where the exposure has a `target`: an
+                all-zero row for the uniform one. No head sees it.
             training: Whether layers run in training mode.
 
         Returns:
             {"cross_entropy": scalar, "exposure": scalar, already weighted, where there is an exposure}.
         """
-        label, outlier = batch["label"], ops.cast(batch["is_outlier"], "float32")
+        outlier = ops.cast(batch["is_outlier"], "float32")
+        label = batch["label"] * (1.0 - outlier)[:, None]
         features = ops.cast(self.backbone(batch["image"], training=training), "float32")
         if self.exposure and self.reach == "head":
             features = ops.where(outlier[:, None] > 0, ops.stop_gradient(features), features)
@@ -107,13 +111,14 @@ class Classifier(TrainStep):
         if self.exposure:
             if self.virtual is not None and training:
                 self.virtual.keep(everyone(ops.stop_gradient(features)), everyone(label), everyone(outlier))
-            terms["exposure"] = self._weight(training) * self._exposure(features, logits, outlier)
+            terms["exposure"] = self._weight(training) * self._exposure(features, logits, batch["label"], outlier)
         return terms
 
-    def _exposure(self, features, logits, outlier):
+    def _exposure(self, features, logits, label, outlier):
         """Mean of the exposure over the outlier rows and the virtual outliers."""
         on_logits = self._exposure_input == "logits"
-        rows = self._exposure_of(logits if on_logits else self.head.cosines(features))
+        aims = {"target": label * outlier[:, None]} if self._exposure_has_target else {}
+        rows = self._exposure_of(logits if on_logits else self.head.cosines(features), **aims)
         if self.virtual is not None:
             drawn = mine(self.virtual.draw())
             more = self._exposure_of(self.head(drawn) if on_logits else self.head.cosines(drawn))

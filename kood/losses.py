@@ -15,23 +15,34 @@ def _float32(values):
     return ops.cast(ops.convert_to_tensor(values), "float32")
 
 
-def outlier_exposure(logits):
-    """Kullback-Leibler divergence from the uniform distribution to the softmax, per row.
+def outlier_exposure(logits, target=None):
+    """Kullback-Leibler divergence from the uniform distribution, or another, to the softmax, per row.
 
-    KL(uniform || softmax(logits)) = -ln K - mean over classes of log_softmax(logits). It differs from the
-    cross-entropy to uniform by the constant ln K only, and is 0 where all logits are equal.
+    KL(q || softmax(logits)) = sum over classes of q ln q - q log_softmax(logits), with q = target + (1 - sum of
+    target) / K: what a row leaves of 1 is spread evenly. So q is uniform without a target and where its row is
+    all-zero, and then the divergence is -ln K - mean over classes of log_softmax(logits), the cross-entropy to uniform
+    less the constant ln K. It is 0 where the softmax is q.
 
-    Source: Hendrycks et al. 2019, arXiv:1812.04606.
+    Source: Hendrycks et al. 2019, arXiv:1812.04606, for the uniform distribution; a row of lambda at one class is the
+    soft label of an outlier mixed with an image of that class, Zhang et al. 2023, arXiv:2106.03917.
 
     Args:
         logits: (B, K).
+        target: Rows (B, K), none negative, each with a sum of at most 1; or None.
 
     Returns:
         float32 (B,), in nats, at least 0.
     """
     logits = _float32(logits)
+    classes = logits.shape[-1]
     shifted = logits - ops.stop_gradient(ops.max(logits, axis=-1, keepdims=True))
-    divergence = ops.logsumexp(shifted, axis=-1) - ops.mean(shifted, axis=-1) - math.log(logits.shape[-1])
+    if target is None:
+        divergence = ops.logsumexp(shifted, axis=-1) - ops.mean(shifted, axis=-1) - math.log(classes)
+    else:
+        target = _float32(target)
+        q = target + (1.0 - ops.sum(target, axis=-1, keepdims=True)) / classes
+        negative_entropy = ops.sum(q * ops.log(ops.where(q > 0, q, 1.0)), axis=-1)
+        divergence = negative_entropy + ops.logsumexp(shifted, axis=-1) - ops.sum(q * shifted, axis=-1)
     # Rounding may leave -1e-7. Lifted outside the gradient, which a plain clip would set to zero.
     return divergence + ops.stop_gradient(ops.relu(-divergence))
 

@@ -86,6 +86,28 @@ def test_outlier_exposure_has_the_gradient_softmax_minus_uniform(logits):
 
 
 @pytest.mark.parametrize("logits", [HARD, random_logits(), random_logits(1e4)], ids=["hard", "random", "large"])
+@pytest.mark.parametrize("target", ["none", "half", "parents", "one class"])
+def test_outlier_exposure_with_a_target(logits, target):
+    count, classes = logits.shape
+    rows = np.zeros((count, classes))
+    if target != "none":
+        first, second = np.arange(count) % classes, (np.arange(count) + 1) % classes
+        rows[np.arange(count), first] = {"half": 0.5, "parents": 0.7, "one class": 1.0}[target]
+        rows[np.arange(count), second] += {"half": 0.0, "parents": 0.3, "one class": 0.0}[target]
+    q = rows + (1 - rows.sum(1, keepdims=True)) / classes
+    entropy = -(q * np.log(np.where(q > 0, q, 1))).sum(1)
+    expected = -entropy - (q * log_softmax64(logits)).sum(1)
+    aim = rows.astype("float32")
+    found = numbers(losses.outlier_exposure(logits, aim))
+    np.testing.assert_allclose(found, expected, rtol=1e-6, atol=1e-6)
+    assert np.all(found >= 0)
+    if target == "none":
+        np.testing.assert_allclose(found, numbers(losses.outlier_exposure(logits)), rtol=1e-6, atol=1e-6)
+    moved = gradient(lambda x: losses.outlier_exposure(x, aim), logits)
+    np.testing.assert_allclose(moved, np.exp(log_softmax64(logits)) - q, atol=3e-7)
+
+
+@pytest.mark.parametrize("logits", [HARD, random_logits(), random_logits(1e4)], ids=["hard", "random", "large"])
 def test_cross_entropy(logits):
     classes = logits.shape[1]
     rng = np.random.default_rng(1)

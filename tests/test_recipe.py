@@ -266,6 +266,20 @@ def test_an_outlier_that_would_be_none_is_refused(tiny, source, setting, expecte
         load(tiny, [f'outliers.use=["{source}"]', setting])
 
 
+@pytest.mark.parametrize(
+    ("settings", "expected"),
+    [
+        (["outliers.exposure='energy_exposure'"], "'parents' is for exposure = 'outlier_exposure'"),
+        (["outliers.label_mixup.start='image'", "outliers.label_mixup.weight=0.0"], "label_mixup.weight = 0"),
+        (["outliers.label_mixup.weight=-0.5"], "label_mixup.weight = -0.5"),
+    ],
+)
+def test_targets_that_do_not_fit_are_refused(tiny, settings, expected):
+    assert load(tiny, ["outliers.target='parents'"]).outliers.target == "parents"
+    with pytest.raises(UserError, match=expected):
+        load(tiny, ["outliers.target='parents'", *settings])
+
+
 @pytest.mark.parametrize("name", ["validation", "calibration", "near"])
 def test_a_validation_set_cannot_take_the_name_of_another(tiny, name):
     with pytest.raises(UserError, match=f"'{name}' cannot name a data set"):

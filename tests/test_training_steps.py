@@ -104,6 +104,25 @@ def test_each_mean_is_over_its_own_rows():
     np.testing.assert_allclose(terms["exposure"], 0.25 * kl[~rows].mean(), rtol=1e-4)
 
 
+@pytest.mark.parametrize("head", heads.__all__)
+def test_an_outlier_is_taught_its_target_and_no_head_sees_it(head):
+    model, data = classifier(head), batch(rows=10, outliers=4)
+    outlier = data["is_outlier"] == 1
+    aimed = {**data, "label": np.where(outlier[:, None], np.eye(CLASSES, dtype="float32")[0] * 0.6, data["label"])}
+    plain, found = (
+        {name: float(ops.convert_to_numpy(value)) for name, value in model.losses(b, training=True).items()}
+        for b in (data, aimed)
+    )
+    if head != "AdaCos":  # Its scale moves with every batch.
+        np.testing.assert_allclose(found["cross_entropy"], plain["cross_entropy"], rtol=1e-6)
+    logits = ops.convert_to_numpy(model(data["image"])["logits"]).astype("float64")[outlier]
+    log_p = logits - np.log(np.exp(logits).sum(1, keepdims=True))
+    q = np.full(CLASSES, 0.4 / CLASSES) + 0.6 * np.eye(CLASSES)[0]
+    expected = 0.5 * (q * (np.log(q) - log_p)).sum(1).mean()
+    found = float(ops.convert_to_numpy(model.losses(aimed)["exposure"]))
+    np.testing.assert_allclose(found, expected, rtol=1e-4)
+
+
 @pytest.mark.parametrize("kinds", [0, 12])
 def test_a_batch_of_one_kind_only(kinds):
     terms = classifier().losses(batch(rows=12, outliers=kinds))

@@ -34,6 +34,7 @@ def training_batches(
     augment: Sequence[str] = (),
     labelled: ImageSet | None = None,
     labelled_per_batch: int = 0,
+    outlier_targets: np.ndarray | None = None,
     steps: int | None = None,
 ) -> tuple[tf.data.Dataset, int]:
     """Batches of in-distribution images and outliers, mixed into one forward pass.
@@ -55,15 +56,16 @@ def training_batches(
         labelled: Further labelled images with the same classes (generated ones, say) that every batch has some of; or
             None.
         labelled_per_batch: L, how many of them; 0 where `labelled` is None.
+        outlier_targets: Label rows (M, K) of the outliers; not given, all-zero.
         steps: Batches an epoch. Not given, as many as `id_set` fills; given, its images too go on from epoch to epoch.
 
     Returns:
         (dataset, steps an epoch). An element is {"image": float32 (B+L+O, H, W, C) in [-1, 1], "label": float32
-        (B+L+O, K) one-hot and all-zero for outliers, "is_outlier": float32 (B+L+O,)}.
+        (B+L+O, K) one-hot, and for outliers their target or all-zero, "is_outlier": float32 (B+L+O,)}.
 
     Raises:
         UserError: Fewer images than a batch holds; no outliers or further images where some are asked for.
-        ValueError: `id_set` or `labelled` without labels, labels past K, a bad first epoch.
+        ValueError: `id_set` or `labelled` without labels, labels past K, targets of another shape, a bad first epoch.
     """
     _check_labels(id_set, num_classes)
     if outliers is None:
@@ -80,14 +82,17 @@ def training_batches(
     per_epoch = len(id_set) // batch_size if steps is None else steps
     pixels, labels = _held(id_set.images), _held(id_set.known_labels.astype(np.int32))
     augmented = _augmentation(augment)
-    # What is drawn beside the images of `id_set`: name, pixels, labels or None, purpose of the order, rows a batch.
+    # What is drawn beside the images of `id_set`: name, pixels, label rows or None, purpose of the order, rows a batch.
     streams: list[tuple] = []
     if labelled is not None and labelled_per_batch:
         _check_labels(labelled, num_classes)
-        known = _held(labelled.known_labels.astype(np.int32))
+        known = _held(np.eye(num_classes, dtype=np.float32)[labelled.known_labels])
         streams.append(("labelled_rows", _held(labelled.images), known, _LABELLED_ORDER, labelled_per_batch))
     if outliers is not None and outliers_per_batch:
-        streams.append(("outlier_rows", _held(outliers.images), None, _OUTLIER_ORDER, outliers_per_batch))
+        if outlier_targets is not None and outlier_targets.shape != (len(outliers), num_classes):
+            raise ValueError(f"outlier_targets must be ({len(outliers)}, {num_classes}), not {outlier_targets.shape}")
+        aims = None if outlier_targets is None else _held(outlier_targets.astype(np.float32))
+        streams.append(("outlier_rows", _held(outliers.images), aims, _OUTLIER_ORDER, outliers_per_batch))
     for name, images, *_ in streams:
         if not len(images):
             kind = name.removesuffix("_rows")
@@ -114,8 +119,7 @@ def training_batches(
         rows = [tf.one_hot(tf.gather(labels, place["id_rows"]), num_classes)]
         for name, more, known, _, count in streams:
             images.append(tf.gather(more, place[name]))
-            none = tf.zeros((count, num_classes))
-            rows.append(none if known is None else tf.one_hot(tf.gather(known, place[name]), num_classes))
+            rows.append(tf.zeros((count, num_classes)) if known is None else tf.gather(known, place[name]))
         is_outlier = tf.cast(tf.range(rows_in_batch) >= rows_in_batch - outliers_per_batch, tf.float32)
         order = tf.random.experimental.stateless_shuffle(
             tf.range(rows_in_batch), _seed(seed, _ROW_ORDER, place["step"])

@@ -4,7 +4,7 @@ import numpy as np
 
 from kood.data.images import quantize
 
-__all__ = ["cutmix", "noise_images", "patch_shuffle", "pixel_mixup"]
+__all__ = ["cutmix", "mixture_rows", "noise_images", "patch_shuffle", "pixel_mixup"]
 
 
 def pixel_mixup(
@@ -97,6 +97,37 @@ def cutmix(
         inside = in_rows[part, :, None] & in_columns[part, None, :]
         pasted[part] = np.where(inside[..., None], images[second[part]], pasted[part])
     return pasted
+
+
+def mixture_rows(
+    labels: np.ndarray,
+    count: int,
+    num_classes: int,
+    *,
+    weight: float | str = 0.5,
+    alpha: float = 1.0,
+    rng: np.random.Generator,
+) -> np.ndarray:
+    """The shares of the classes in what `pixel_mixup` or `cutmix` makes with a generator in the same state.
+
+    Args:
+        labels: As for these, and likewise `count`, `weight` and `alpha`.
+        num_classes: K.
+        rng: A generator in the state that theirs has.
+
+    Returns:
+        float32 (count, K): w at the first image's class, 1 - w at the second's. For `cutmix` w is the share asked for,
+        from which the rectangle of whole pixels may differ.
+
+    Raises:
+        ValueError: As these do.
+    """
+    first, second = _pairs(labels, count, rng)
+    weights = _weights(weight, alpha, count, rng)
+    rows, places = np.zeros((count, num_classes), np.float32), np.arange(count)
+    rows[places, labels[first]] = weights
+    rows[places, labels[second]] = 1.0 - weights
+    return rows
 
 
 def _rectangles(height: int, width: int, shares: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

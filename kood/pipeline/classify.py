@@ -45,11 +45,13 @@ def train_classifier(
     pure_per_batch = (recipe.pure_samples.per_batch or per_batch) if as_rows else 0
 
     def make(folder: Path) -> dict[str, Any]:
-        images, outliers, labelled, steps = work.data("train"), None, None, None
+        images, outliers, targets, labelled, steps = work.data("train"), None, None, None, None
         classes = len(images.class_names)
         if exposed and outlier_stages:
             sets = [read_images(stage.folder, "outliers", stage.facts) for stage in outlier_stages]
             outliers = ImageSet(np.concatenate([s.images for s in sets]))
+            if recipe.outliers.target == "parents":
+                targets = np.concatenate([_parents(stage, classes) for stage in outlier_stages])
         if pure is not None:
             labelled = read_images(pure.folder, "pure", pure.facts)
         if labelled is not None and as_images and len(images) >= settings.batch_size:
@@ -59,7 +61,8 @@ def train_classifier(
             return training_batches(
                 images, outliers, num_classes=classes, batch_size=settings.batch_size,
                 outliers_per_batch=per_batch if exposed else 0, epochs=settings.epochs, seed=seed, first_epoch=first,
-                augment=augment, labelled=labelled, labelled_per_batch=pure_per_batch, steps=steps,
+                augment=augment, labelled=labelled, labelled_per_batch=pure_per_batch, outlier_targets=targets,
+                steps=steps,
             )  # fmt: skip
 
         _, per_epoch = batches(0)
@@ -95,6 +98,8 @@ def train_classifier(
         "per_batch": per_batch,
         **recipe.outliers.model_dump(include={"exposure", "weight", "begin", "reach"}),
     }
+    if recipe.outliers.target != "uniform":
+        exposure["target"] = recipe.outliers.target
     decides = {
         "train": settings.model_dump(exclude={"augment", "devices"}),
         "classifier": recipe.classifier.model_dump(),
@@ -107,6 +112,12 @@ def train_classifier(
         "backend": keras.backend.backend(),
     }
     return work.stage("classifier", decides, make, shown=shown, on=work.devices.fitting)
+
+
+def _parents(stage: Stage, classes: int) -> np.ndarray:
+    """(N, K): the shares of its classes for each outlier of a stage that mixes some, else nothing."""
+    rows = stage.folder / "mixtures.npy"
+    return np.load(rows, allow_pickle=False) if rows.exists() else np.zeros((stage.facts["images"], classes), "float32")
 
 
 def _joined(images: ImageSet, more: ImageSet) -> ImageSet:

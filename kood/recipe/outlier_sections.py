@@ -217,6 +217,8 @@ class Outliers(Section):
     Attributes:
         use: Which of the sources below; empty for no exposure.
         exposure: The loss on outlier rows (`kood list losses`, those that end in `_exposure`).
+        target: What outlier rows are taught: equal probabilities ("uniform"), or the shares of the classes that they
+            are mixtures of ("parents"; what is no mixture is still taught the former). For `outlier_exposure` alone.
         weight: Its weight beside the cross-entropy.
         begin: Share of the training after which exposure begins.
         reach: Whether its gradient moves the whole network ("all") or the head alone ("head").
@@ -228,6 +230,7 @@ class Outliers(Section):
 
     use: list[SourceName] = []
     exposure: str = "outlier_exposure"
+    target: Literal["uniform", "parents"] = "uniform"
     weight: Annotated[float, Field(ge=0.0, le=1000.0)] = 0.5
     begin: Share = 0.0
     reach: Literal["all", "head"] = "all"
@@ -264,4 +267,12 @@ class Outliers(Section):
             raise ValueError(
                 f"exposure: {self.exposure!r} is not an exposure; {registry.nearest(self.exposure, allowed)}"
             )
+        if self.target == "parents":
+            if self.exposure.lower() != "outlier_exposure":
+                raise ValueError(f"target = 'parents' is for exposure = 'outlier_exposure', not {self.exposure!r}")
+            weight = self.label_mixup.weight
+            if "label_mixup" in self.use and not isinstance(weight, str) and weight <= 0:
+                raise ValueError(
+                    f"target = 'parents' needs label mixups of two classes or more, but label_mixup.weight = {weight:g}"
+                )
         return self

@@ -63,6 +63,21 @@ def test_every_row_says_what_it_is():
         assert len(set(found[found < 200])) == 10
 
 
+def test_outliers_bring_their_targets():
+    targets = np.random.default_rng(0).dirichlet(np.ones(CLASSES), size=13).astype("float32")
+    targets[4] = 0.0
+    plain, _ = batches()
+    dataset, _ = batches(outlier_targets=targets)
+    for element, other in zip(everything(dataset), everything(plain), strict=True):
+        np.testing.assert_array_equal(element["image"], other["image"])
+        found, outlier = numbers(element["image"]), element["is_outlier"] == 1
+        np.testing.assert_array_equal(element["label"][outlier], targets[found[outlier] - 200])
+        np.testing.assert_array_equal(element["label"][~outlier], other["label"][~outlier])
+    for wrong in (targets[:12], targets[:, :4]):
+        with pytest.raises(ValueError, match="outlier_targets must be"):
+            batches(outlier_targets=wrong)
+
+
 def test_shapes_are_static():
     dataset, _ = batches()
     assert dataset.element_spec == {
