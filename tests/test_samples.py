@@ -10,6 +10,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from keras import ops
 
 from kood.data.stored import read_images
 from kood.errors import UserError
@@ -167,6 +168,16 @@ def test_the_filter_keeps_what_lies_in_its_range_and_says_what_it_dropped(folder
     np.testing.assert_array_equal(images[: len(inside)], inside)  # The first draw is the one without a filter.
     assert facts["drawn"] > 21 and facts["drop_rate"] == pytest.approx(1 - 21 / facts["drawn"])
     assert len(np.load(stage.folder / "mixtures.npy")) == 21
+
+
+def test_a_push_moves_the_samples_along_the_judges_gradient(folder, fake_judge, monkeypatch):
+    monkeypatch.setattr(FakeJudge, "energy_gradient", lambda self: ops.ones_like, raising=False)
+    plain = outliers_of(make_label_mixup(work_in(folder, *SMALL))).astype("float64")
+    work = fake_judge(work_in(folder, *SMALL, "outliers.label_mixup.push=0.5"))
+    stage = make_label_mixup(work)
+    pushed = outliers_of(stage).astype("float64")
+    assert (pushed - plain).mean() > 5  # Of 255 grey levels: brighter.
+    assert json.loads((stage.folder / "stage.json").read_bytes())["decides"]["judge"] is not None
 
 
 def test_a_range_that_keeps_nothing_is_one_message(folder, fake_judge):

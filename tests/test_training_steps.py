@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 from keras import ops
 
-from kood import heads, losses, training
+from kood import heads, losses, steps, training
 from kood.classifier import Classifier
 from kood.diffusion.denoiser import Denoiser
 from kood.nets import denoisers
@@ -368,6 +368,18 @@ def test_labels_are_dropped_at_the_stated_rate():
     # E (noise - kept)^2 = 1 + P(kept).
     error = float(ops.convert_to_numpy(model.losses({"image": image, "label": label})["noise_error"]))
     assert abs(error - 1.7) < 0.06
+
+
+def test_the_gradient_by_the_images_against_differences():
+    model, images = classifier(), batch(rows=3)["image"]
+    energy = lambda outputs: -ops.logsumexp(outputs["logits"], axis=-1)  # noqa: E731
+    found = ops.convert_to_numpy(steps.gradient(model, energy)(images))
+    assert found.shape == images.shape and found.dtype == np.float32
+    way = np.random.default_rng(0).standard_normal(images.shape).astype("float32")
+    ahead, behind = (ops.convert_to_numpy(energy(model(images + s * 1e-2 * way))) for s in (1, -1))
+    slope = (ahead - behind).astype("float64") / 2e-2
+    np.testing.assert_allclose((found * way).sum(axis=(1, 2, 3)), slope, rtol=2e-2, atol=1e-3)
+    assert np.abs(slope).max() > 1e-2
 
 
 def test_compiled_forward_equals_the_plain_one():

@@ -74,6 +74,7 @@ class ImageSampler:
         guidance: Classifier-free guidance; 1 is none.
         clip: Bound of the predicted clean image at each step, or None.
         level: Where on the schedule an image start begins, in (0, 1]; None for a start from noise.
+        push: Turns the noise predictor into another, as `kood.diffusion.classifier_guidance` does; or None.
         seed: Seed of all noise.
         batch_size: Images a block; smaller jobs have a smaller block, and the last block is padded.
 
@@ -92,6 +93,7 @@ class ImageSampler:
         guidance: float = 1.0,
         clip: float | None = 1.0,
         level: float | None = None,
+        push: Callable[[Callable], Callable] | None = None,
         seed: int = 0,
         batch_size: int = 256,
     ):
@@ -105,6 +107,7 @@ class ImageSampler:
         self.guidance = guidance
         self.clip = clip
         self.level = level
+        self.push = push
         self.seed = seed
         self.batch_size = batch_size
         self._forward = compiled(denoiser)
@@ -158,8 +161,8 @@ class ImageSampler:
         """Samples images into files `shard-00000.npy`, ..., one a block, each there whole or not at all.
 
         A shard whose record beside it names the same job (these settings, conditions and start images) and whose
-        content has the recorded SHA-256 is taken as it lies; any other is made again. The denoiser is not looked at:
-        another model needs another folder.
+        content has the recorded SHA-256 is taken as it lies; any other is made again. The denoiser and the push are not
+        looked at: others need another folder.
 
         Args:
             folder: Where; made where missing.
@@ -242,6 +245,8 @@ class ImageSampler:
         denoise = noise_predictor(
             self._forward, condition[rows], mix=self.mix, guidance=self.guidance, most=classes_mixed(condition)
         )
+        if self.push is not None:
+            denoise = self.push(denoise)
         sampled = self.sampler(denoise, self.alpha_bar, ops.convert_to_tensor(first), self.num_steps, **options)
         return ops.convert_to_numpy(sampled)
 

@@ -1,9 +1,11 @@
 """The judge: a classifier trained on real images alone, asked which classes are close and what a sample shows."""
 
+from collections.abc import Callable
 from pathlib import Path
 
 import keras
 import numpy as np
+from keras import ops
 
 from kood.evaluate import run_over, softmax
 from kood.pipeline.classify import train_classifier
@@ -12,7 +14,7 @@ from kood.recipe import Recipe
 from kood.recipe.outlier_sections import Outliers, PureSamples
 from kood.recipe.sections import Head
 from kood.runs import Stage
-from kood.steps import compiled
+from kood.steps import compiled, gradient
 
 __all__ = ["Judge", "judge_recipe", "train_judge"]
 
@@ -43,6 +45,7 @@ class Judge:
     def __init__(self, classifier: keras.Model | Path, batch_size: int = 256):
         if isinstance(classifier, Path):
             classifier = keras.saving.load_model(classifier, compile=False)
+        self._classifier = classifier
         self._forward = compiled(classifier)
         self._batch_size = batch_size
 
@@ -72,6 +75,14 @@ class Judge:
             (N, D) float32.
         """
         return self.opinions(images)[1]
+
+    def energy_gradient(self) -> Callable:
+        """The gradient of the energy -logsumexp(logits) by the images: where to go to leave what the judge knows.
+
+        Returns:
+            A function: (B, H, W, C) float32 in [-1, 1] -> the same shape.
+        """
+        return gradient(self._classifier, lambda outputs: -ops.logsumexp(outputs["logits"], axis=-1))
 
     def opinions(self, images: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """Posteriors and features, from one forward pass.

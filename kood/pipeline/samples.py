@@ -14,6 +14,7 @@ from kood.data import ImageSet
 from kood.data.images import quantize
 from kood.data.stored import write_blocks
 from kood.diffusion import label_mixup
+from kood.diffusion.classifier_guidance import away_from
 from kood.diffusion.sampling import ImageSampler, Shard, Start, draw_rows
 from kood.errors import UserError
 from kood.pipeline.build import mixed_groups
@@ -31,7 +32,12 @@ MOST_DRAWN = 20
 
 
 def image_sampler(
-    denoiser, image_shape: tuple[int, int, int], settings: Sampling, seed: int, mix: str = "condition"
+    denoiser,
+    image_shape: tuple[int, int, int],
+    settings: Sampling,
+    seed: int,
+    mix: str = "condition",
+    push: Callable | None = None,
 ) -> ImageSampler:
     """The sampler that a table of the recipe describes."""
     return ImageSampler(
@@ -43,6 +49,7 @@ def image_sampler(
         guidance=settings.guidance,
         clip=settings.clip or None,
         level=settings.level if settings.start == "image" else None,
+        push=push,
         seed=seed,
         batch_size=settings.batch_size,
     )
@@ -59,8 +66,10 @@ def make_label_mixup(work: Work) -> Stage:
 
     def make(folder: Path) -> dict[str, Any]:
         train = work.data("train")
-        sampler = image_sampler(_denoiser(work), shape, settings, work.seed("label_mixup noise"), settings.mix)
-        judge = Judge.of(work) if settings.needs_judge else None
+        denoiser, judge = _denoiser(work), Judge.of(work) if settings.needs_judge else None
+        sampler = image_sampler(
+            denoiser, shape, settings, work.seed("label_mixup noise"), settings.mix, _push(denoiser, judge, settings)
+        )
         keeps = _keeps(judge, settings) if filters else None
         draw = _mixture_drawer(work, judge)
         made = _Made(count)
@@ -238,6 +247,13 @@ def _keeps(judge: Judge | None, settings: LabelMixup) -> Callable[[np.ndarray], 
         return (most >= low) & (most <= high)
 
     return keeps
+
+
+def _push(denoiser: keras.Model, judge: Judge | None, settings: LabelMixup) -> Callable | None:
+    """The push away from what the judge knows, None where the recipe has none."""
+    if judge is None or not settings.push:
+        return None
+    return away_from(judge.energy_gradient(), denoiser.alpha_bar, settings.push)
 
 
 def _too_few(settings: LabelMixup, made: _Made) -> str:

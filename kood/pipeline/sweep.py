@@ -71,6 +71,8 @@ def render_sweep(
     diffusion, train = _model_of(folder)
     recipe = load(folder / "recipe.toml")
     settings = _changed(recipe.outliers.label_mixup, changes or {})
+    if settings.push:
+        console.print("drawn without outliers.label_mixup.push, for which a sweep has no classifier", style="yellow")
     names = list(train.class_names)
     ends = [_class_of(first, names, "--from"), _class_of(last, names, "--to")]
     if ends[0] == ends[1]:

@@ -61,6 +61,8 @@ class LabelMixup(Sampling):
             from it besides.
         alpha: Parameter of the Beta or Dirichlet distribution.
         mix: Mix the label vectors ("condition") or the network's predictions under each label ("prediction").
+        push: How far each step moves the image, in units of [-1, 1], away from what a classifier trained on real images
+            knows (classifier guidance along its energy); 0 is none.
         confidence: [low, high]: keep only images whose most probable class, by a classifier trained on real images, has
             a probability in this range; more are drawn until there are enough.
     """
@@ -72,12 +74,13 @@ class LabelMixup(Sampling):
     weight: LabelWeight = 0.5
     alpha: Alpha = 1.0
     mix: Literal["condition", "prediction"] = "condition"
+    push: Annotated[float, Field(ge=0.0, le=2.0)] = 0.0
     confidence: Annotated[list[Confidence], Field(min_length=2, max_length=2)] | None = None
 
     @property
     def needs_judge(self) -> bool:
         """Whether a classifier trained on real images has a say in these outliers."""
-        return self.confidence is not None or (self.pairs == "confused" and self.groups is None)
+        return self.confidence is not None or self.push > 0 or (self.pairs == "confused" and self.groups is None)
 
     @model_validator(mode="after")
     def _check(self):

@@ -23,8 +23,9 @@ match keras.backend.backend():
     case other:
         raise ImportError(f"kood trains on tensorflow, jax or torch; KERAS_BACKEND is {other!r}")
 
-from kood.steps.devices import Devices, agreed, compiled, everyone, feed, mine, obtain, share, total, whole
+from kood.steps.devices import Devices, agreed, compiled, everyone, feed, gradient, mine, obtain, share, total, whole
 
 __all__ = [
-    "Devices", "TrainStep", "agreed", "compiled", "everyone", "feed", "mine", "obtain", "share", "total", "whole",
+    "Devices", "TrainStep", "agreed", "compiled", "everyone", "feed", "gradient", "mine", "obtain", "share", "total",
+    "whole",
 ]  # fmt: skip

@@ -215,6 +215,22 @@ def compiled(model: keras.Model) -> Callable[[Any], Any]:
     return split
 
 
+def gradient(model: keras.Model, of: Callable[[Any], Any]) -> Callable[[Any], Any]:
+    """The gradient by a model's inputs of something made of its outputs, traced once for each shape.
+
+    Every process computes it for all rows.
+
+    Args:
+        model: A built `keras.Model`, run in inference mode.
+        of: Takes the model's outputs and answers a number a row, (B,).
+
+    Returns:
+        A function of the model's inputs (B, ...), NumPy array or tensor: d sum(of(model(inputs))) / d inputs, a tensor
+        of their shape.
+    """
+    return import_module(f"kood.steps.{keras.backend.backend()}").gradient(model, of)
+
+
 def _filled(rows, missing):
     return ops.concatenate([rows, ops.repeat(rows[-1:], missing, axis=0)]) if missing else rows
 

@@ -6,7 +6,7 @@ from jax.sharding import NamedSharding, PartitionSpec
 
 from kood.steps.terms import LossTerms
 
-__all__ = ["TrainStep", "forward"]
+__all__ = ["TrainStep", "forward", "gradient"]
 
 
 class TrainStep(LossTerms):
@@ -77,3 +77,15 @@ def forward(model):
     by_rows = NamedSharding(mesh, PartitionSpec(distribution.batch_dim_name))
     trainable, fixed = jax.device_put((trainable, fixed), NamedSharding(mesh, PartitionSpec()))
     return lambda inputs: passed(trainable, fixed, jax.device_put(inputs, by_rows)), mesh.size
+
+
+def gradient(model, of):
+    """The gradient of the sum of `of(outputs)` by the model's inputs, in inference mode."""
+    trainable = [v.value for v in model.trainable_variables]
+    fixed = [v.value for v in model.non_trainable_variables]
+
+    def total(inputs, trainable, fixed):
+        return of(model.stateless_call(trainable, fixed, inputs, training=False)[0]).sum()
+
+    by_inputs = jax.jit(jax.grad(total))
+    return lambda inputs: by_inputs(jax.numpy.asarray(inputs), trainable, fixed)

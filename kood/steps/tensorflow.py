@@ -5,7 +5,7 @@ import tensorflow as tf
 from kood.steps.tensorflow_devices import summed_up
 from kood.steps.terms import LossTerms
 
-__all__ = ["TrainStep", "forward"]
+__all__ = ["TrainStep", "forward", "gradient"]
 
 
 class TrainStep(LossTerms):
@@ -76,3 +76,17 @@ def forward(model):
         return tf.nest.map_structure(joined, strategy.run(part))
 
     return split, devices
+
+
+def gradient(model, of):
+    """The gradient of the sum of `of(outputs)` by the model's inputs, in inference mode."""
+
+    @tf.function
+    def gradient(inputs):
+        inputs = tf.convert_to_tensor(inputs)
+        with tf.GradientTape() as tape:
+            tape.watch(inputs)
+            total = tf.reduce_sum(of(model(inputs, training=False)))
+        return tape.gradient(total, inputs)
+
+    return gradient

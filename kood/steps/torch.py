@@ -1,11 +1,12 @@
 """The training step under torch: a backward pass."""
 
 import torch
+from keras.ops import convert_to_tensor
 
 from kood.steps.terms import LossTerms
 from kood.steps.torch_devices import summed_up
 
-__all__ = ["TrainStep", "forward"]
+__all__ = ["TrainStep", "forward", "gradient"]
 
 
 class TrainStep(LossTerms):
@@ -37,3 +38,14 @@ def forward(model):
             return model(inputs, training=False)
 
     return forward, 1
+
+
+def gradient(model, of):
+    """The gradient of the sum of `of(outputs)` by the model's inputs, in inference mode."""
+
+    def gradient(inputs):
+        with torch.enable_grad():
+            inputs = convert_to_tensor(inputs).detach().requires_grad_()
+            return torch.autograd.grad(of(model(inputs, training=False)).sum(), inputs)[0]
+
+    return gradient
