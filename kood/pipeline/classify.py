@@ -98,7 +98,8 @@ def train_classifier(
     decides = {
         "train": settings.model_dump(exclude={"augment", "devices"}),
         "classifier": recipe.classifier.model_dump(),
-        "head": recipe.head.model_dump(),
+        # What is not given decides nothing: then a setting that heads get later leaves older runs as they are.
+        "head": {"margin": None, "scale": None, **recipe.head.model_dump(exclude_none=True)},
         "augment": augment,
         "exposure": exposure if exposed else None,
         "pure": [pure.facts["sha256"], as_images, pure_per_batch] if pure is not None else None,
