@@ -177,6 +177,22 @@ arm = [
     assert rows.outliers.per_batch == recipe.outliers.per_batch and rows.train.batch_size == recipe.train.batch_size
 
 
+def test_mixing_outliers_with_images(tiny):
+    assert load(tiny).outliers.mix == "none"
+    assert load(tiny, ["outliers.mix=cutmix", "outliers.mix_alpha=0.5"]).outliers.mix_alpha == 0.5
+    for exposure in ("cosine_exposure", "energy_exposure"):
+        setting = f"outliers.exposure={exposure}"
+        with pytest.raises(UserError, match=f"outliers: mix = 'linear'.*{exposure}.*take outlier_exposure, or mix"):
+            load(tiny, ["outliers.mix=linear", setting])
+        assert load(tiny, ["outliers.mix=linear", setting, "outliers.use=[]"]).outliers.exposure == exposure
+    with pytest.raises(UserError, match="outliers: mix = 'linear' mixes images, and virtual outliers are none"):
+        load(tiny, ["outliers.mix=linear", "outliers.use=['virtual']"])
+    with pytest.raises(UserError, match="outliers.mix: found 'mixup'; .*Allowed: cutmix, linear, none"):
+        load(tiny, ["outliers.mix=mixup"])
+    with pytest.raises(UserError, match="outliers.mix_alpha: found 0.0"):
+        load(tiny, ["outliers.mix_alpha=0.0"])
+
+
 @pytest.mark.parametrize("name", registry.room("heads"))
 def test_cosines_are_for_the_heads_that_have_them(tmp_path, name):
     """As the imported class says, though the recipe is checked without importing it."""

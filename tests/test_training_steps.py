@@ -104,6 +104,41 @@ def test_each_mean_is_over_its_own_rows():
     np.testing.assert_allclose(terms["exposure"], 0.25 * kl[~rows].mean(), rtol=1e-4)
 
 
+def mixed_batch(outliers=4):
+    """Outlier rows labelled as mixtures are: a class times its share."""
+    data = batch(outliers=outliers)
+    rng = np.random.default_rng(1)
+    classes = rng.integers(0, CLASSES, outliers)
+    data["label"][:outliers] = rng.uniform(size=(outliers, 1)) * np.eye(CLASSES)[classes]
+    return data
+
+
+@pytest.mark.parametrize("head", heads.__all__)
+def test_the_label_of_a_mixture_is_for_its_exposure_alone(head):
+    """The cross-entropy, and what the head keeps, are those of a batch whose outliers have no label."""
+    model, twin = classifier(head), classifier(head)
+    data, plain = mixed_batch(), batch()
+    terms, others = model.losses(data, training=True), twin.losses(plain, training=True)
+    values = {k: float(ops.convert_to_numpy(v)) for k, v in terms.items()}
+    assert values["cross_entropy"] == float(ops.convert_to_numpy(others["cross_entropy"]))
+    for mine, other in zip(model.weights, twin.weights, strict=True):
+        np.testing.assert_array_equal(ops.convert_to_numpy(mine), ops.convert_to_numpy(other))
+    logits = ops.convert_to_numpy(model(data["image"])["logits"]).astype("float64")[:4]
+    log_p = logits - np.log(np.exp(logits).sum(1, keepdims=True))
+    target = data["label"][:4] + (1 - data["label"][:4].sum(axis=1, keepdims=True)) / CLASSES
+    expected = 0.5 * (target * (np.log(target) - log_p)).sum(axis=1).mean()
+    np.testing.assert_allclose(values["exposure"], expected, rtol=1e-4)
+    assert abs(values["exposure"] - float(ops.convert_to_numpy(others["exposure"]))) > 1e-3
+
+
+def test_mixtures_learn_their_shares():
+    model, data = classifier("Softmax", exposure_weight=1.0), mixed_batch()
+    history(model, [data], keras.optimizers.Adam(1e-2), epochs=250)
+    found = ops.convert_to_numpy(ops.softmax(model(data["image"])["logits"]))[:4]
+    target = data["label"][:4] + (1 - data["label"][:4].sum(axis=1, keepdims=True)) / CLASSES
+    np.testing.assert_allclose(found, target, atol=0.03)
+
+
 @pytest.mark.parametrize("kinds", [0, 12])
 def test_a_batch_of_one_kind_only(kinds):
     terms = classifier().losses(batch(rows=12, outliers=kinds))

@@ -60,6 +60,7 @@ def train_classifier(
                 images, outliers, num_classes=classes, batch_size=settings.batch_size,
                 outliers_per_batch=per_batch if exposed else 0, epochs=settings.epochs, seed=seed, first_epoch=first,
                 augment=augment, labelled=labelled, labelled_per_batch=pure_per_batch, steps=steps,
+                mix=recipe.outliers.mix, mix_alpha=recipe.outliers.mix_alpha,
             )  # fmt: skip
 
         _, per_epoch = batches(0)
@@ -95,6 +96,8 @@ def train_classifier(
         "per_batch": per_batch,
         **recipe.outliers.model_dump(include={"exposure", "weight", "begin", "reach"}),
     }
+    if recipe.outliers.mix != "none":
+        exposure["mix"] = [recipe.outliers.mix, recipe.outliers.mix_alpha]
     decides = {
         "train": settings.model_dump(exclude={"augment", "devices"}),
         "classifier": recipe.classifier.model_dump(),

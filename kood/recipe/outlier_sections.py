@@ -221,6 +221,10 @@ class Outliers(Section):
         begin: Share of the training after which exposure begins.
         reach: Whether its gradient moves the whole network ("all") or the head alone ("head").
         per_batch: Outlier rows in a batch.
+        mix: Mix every outlier image with a training image of its batch, pixel by pixel ("linear") or as a rectangle in
+            it ("cutmix"), and ask of the classifier the share of its class, the rest spread evenly over all classes
+            (MixOE, arXiv 2106.03917); "none" leaves outliers as they are.
+        mix_alpha: The shares are drawn from Beta(mix_alpha, mix_alpha).
         count: How many images each source makes, where it does not say itself.
         label_mixup: Settings of that source, and likewise `pixel_mixup`, `cutmix`, `noise`, `patch_shuffle`, `virtual`
             and `real`.
@@ -232,6 +236,8 @@ class Outliers(Section):
     begin: Share = 0.0
     reach: Literal["all", "head"] = "all"
     per_batch: Positive = 64
+    mix: Literal["none", "linear", "cutmix"] = "none"
+    mix_alpha: Alpha = 1.0
     count: Positive = 1500
     label_mixup: LabelMixup = LabelMixup()
     pixel_mixup: PixelMixup = PixelMixup()
@@ -264,4 +270,16 @@ class Outliers(Section):
             raise ValueError(
                 f"exposure: {self.exposure!r} is not an exposure; {registry.nearest(self.exposure, allowed)}"
             )
+        if self.use and self.mix != "none":
+            self._check_mix()
         return self
+
+    def _check_mix(self) -> None:
+        exposures = [entry for name, entry in registry.room("losses").items() if name.endswith("_exposure")]
+        able = [entry.name for entry in exposures if "labels" in entry.parameters]
+        if self.exposure.lower() not in able:
+            raise ValueError(f"mix = {self.mix!r} asks for shares of a class, which exposure {self.exposure!r} cannot; "
+                             f"take {' or '.join(able)}, or mix = 'none'")  # fmt: skip
+        if self.use == ["virtual"]:
+            raise ValueError(f"mix = {self.mix!r} mixes images, and virtual outliers are none; name another source in "
+                             "use, or take mix = 'none'")  # fmt: skip
