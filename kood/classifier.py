@@ -20,7 +20,9 @@ class Classifier(TrainStep):
 
         mean over I of cross_entropy(margin logits, label)  +  weight * mean over O of exposure(logits or cosines),
 
-    each mean over its own kind's rows. With the KL exposure this is Hendrycks et al. 2019 (arXiv 1812.04606). Virtual
+    each mean over its own kind's rows. With the KL exposure this is Hendrycks et al. 2019 (arXiv 1812.04606); where
+    outlier rows are mixtures and their labels say of which class in what share, Zhang et al. 2023 (arXiv 2106.03917).
+    Only an exposure that takes `labels` sees those: to the head a mixture is an outlier, without a margin. Virtual
     outliers, features rather than images, count among O once every class has filled its queue.
 
     Args:
@@ -65,8 +67,8 @@ class Classifier(TrainStep):
         self.watch("cross_entropy", *(["exposure"] if exposure else []))
         if exposure:
             self._exposure_of = getattr(loss_functions, exposure)
-            accepted = inspect.signature(self._exposure_of).parameters
-            self._exposure_input, self._exposure_has_target = next(iter(accepted)), "target" in accepted
+            parameters = list(inspect.signature(self._exposure_of).parameters)
+            self._exposure_input, self._exposure_takes_labels = parameters[0], "labels" in parameters
 
     @property
     def is_angular(self) -> bool:
@@ -93,16 +95,15 @@ class Classifier(TrainStep):
         """The terms of one batch.
 
         Args:
-            batch: {"image": (B, H, W, C), "label": (B, K), "is_outlier": (B,)}. An outlier's label is what its
-                exposure is to aim at in place of the uniform distribution, where the exposure has a `target`: an
-                all-zero row for the uniform one. No head sees it.
+            batch: {"image": (B, H, W, C), "label": (B, K), "is_outlier": (B,)}. The label of an outlier is all-zero, or
+                of a mixture its class times its share.
             training: Whether layers run in training mode.
 
         Returns:
             {"cross_entropy": scalar, "exposure": scalar, already weighted, where there is an exposure}.
         """
-        outlier = ops.cast(batch["is_outlier"], "float32")
-        label = batch["label"] * (1.0 - outlier)[:, None]
+        given, outlier = ops.cast(batch["label"], "float32"), ops.cast(batch["is_outlier"], "float32")
+        label = ops.where(outlier[:, None] > 0, 0.0, given)
         features = ops.cast(self.backbone(batch["image"], training=training), "float32")
         if self.exposure and self.reach == "head":
             features = ops.where(outlier[:, None] > 0, ops.stop_gradient(features), features)
@@ -111,14 +112,14 @@ class Classifier(TrainStep):
         if self.exposure:
             if self.virtual is not None and training:
                 self.virtual.keep(everyone(ops.stop_gradient(features)), everyone(label), everyone(outlier))
-            terms["exposure"] = self._weight(training) * self._exposure(features, logits, batch["label"], outlier)
+            terms["exposure"] = self._weight(training) * self._exposure(features, logits, given, outlier)
         return terms
 
     def _exposure(self, features, logits, label, outlier):
         """Mean of the exposure over the outlier rows and the virtual outliers."""
         on_logits = self._exposure_input == "logits"
-        aims = {"target": label * outlier[:, None]} if self._exposure_has_target else {}
-        rows = self._exposure_of(logits if on_logits else self.head.cosines(features), **aims)
+        mixed = {"labels": label} if self._exposure_takes_labels else {}
+        rows = self._exposure_of(logits if on_logits else self.head.cosines(features), **mixed)
         if self.virtual is not None:
             drawn = mine(self.virtual.draw())
             more = self._exposure_of(self.head(drawn) if on_logits else self.head.cosines(drawn))

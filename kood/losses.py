@@ -15,34 +15,47 @@ def _float32(values):
     return ops.cast(ops.convert_to_tensor(values), "float32")
 
 
-def outlier_exposure(logits, target=None):
-    """Kullback-Leibler divergence from the uniform distribution, or another, to the softmax, per row.
+def _label_rows(labels, logits):
+    labels = ops.convert_to_tensor(labels)
+    if len(labels.shape) != 2 or labels.shape[-1] not in (logits.shape[-1], None):
+        raise ValueError(
+            f"labels must be rows (B, {logits.shape[-1]}), one column a class; their shape is {tuple(labels.shape)}."
+        )
+    return ops.cast(labels, "float32")
 
-    KL(q || softmax(logits)) = sum over classes of q ln q - q log_softmax(logits), with q = target + (1 - sum of
-    target) / K: what a row leaves of 1 is spread evenly. So q is uniform without a target and where its row is
-    all-zero, and then the divergence is -ln K - mean over classes of log_softmax(logits), the cross-entropy to uniform
-    less the constant ln K. It is 0 where the softmax is q.
 
-    Source: Hendrycks et al. 2019, arXiv:1812.04606, for the uniform distribution; a row of lambda at one class is the
-    soft label of an outlier mixed with an image of that class, Zhang et al. 2023, arXiv:2106.03917.
+def outlier_exposure(logits, labels=None):
+    """Kullback-Leibler divergence from what an outlier should get to the softmax, per row: by default from uniform.
+
+    KL(uniform || softmax(logits)) = -ln K - mean over classes of log_softmax(logits). It differs from the
+    cross-entropy to uniform by the constant ln K only, and is 0 where all logits are equal.
+
+    A mixture of an image of class y, in the share l, and an outlier has the label row l * onehot(y). What the row lacks
+    to 1 is spread evenly: KL(p || softmax(logits)) with p = label + (1 - sum of label) / K. Up to a constant that is
+    the cross-entropy of MixOE. An all-zero row is uniform.
+
+    Source: Hendrycks et al. 2019, arXiv:1812.04606; for mixtures Zhang et al. 2023, arXiv:2106.03917.
 
     Args:
         logits: (B, K).
-        target: Rows (B, K), none negative, each with a sum of at most 1; or None.
+        labels: None, or rows (B, K), at least 0 and of a sum of at most 1.
 
     Returns:
         float32 (B,), in nats, at least 0.
+
+    Raises:
+        ValueError: Labels of another shape.
     """
     logits = _float32(logits)
-    classes = logits.shape[-1]
     shifted = logits - ops.stop_gradient(ops.max(logits, axis=-1, keepdims=True))
-    if target is None:
-        divergence = ops.logsumexp(shifted, axis=-1) - ops.mean(shifted, axis=-1) - math.log(classes)
+    if labels is None:
+        known, expected = -math.log(logits.shape[-1]), ops.mean(shifted, axis=-1)
     else:
-        target = _float32(target)
-        q = target + (1.0 - ops.sum(target, axis=-1, keepdims=True)) / classes
-        negative_entropy = ops.sum(q * ops.log(ops.where(q > 0, q, 1.0)), axis=-1)
-        divergence = negative_entropy + ops.logsumexp(shifted, axis=-1) - ops.sum(q * shifted, axis=-1)
+        rows = _label_rows(labels, logits)
+        wanted = rows + (1.0 - ops.sum(rows, axis=-1, keepdims=True)) / logits.shape[-1]
+        known = ops.sum(wanted * ops.log(ops.where(wanted > 0, wanted, 1.0)), axis=-1)
+        expected = ops.sum(wanted * shifted, axis=-1)
+    divergence = ops.logsumexp(shifted, axis=-1) - expected + known
     # Rounding may leave -1e-7. Lifted outside the gradient, which a plain clip would set to zero.
     return divergence + ops.stop_gradient(ops.relu(-divergence))
 
@@ -60,12 +73,8 @@ def cross_entropy(logits, labels):
     Raises:
         ValueError: Labels of another shape.
     """
-    logits, labels = _float32(logits), ops.convert_to_tensor(labels)
-    if len(labels.shape) != 2 or labels.shape[-1] not in (logits.shape[-1], None):
-        raise ValueError(
-            f"labels must be rows (B, {logits.shape[-1]}), one column a class; their shape is {tuple(labels.shape)}."
-        )
-    return -ops.sum(ops.cast(labels, "float32") * ops.log_softmax(logits, axis=-1), axis=-1)
+    logits = _float32(logits)
+    return -ops.sum(_label_rows(labels, logits) * ops.log_softmax(logits, axis=-1), axis=-1)
 
 
 def cosine_exposure(cosines, margin=0.0):

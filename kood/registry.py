@@ -42,6 +42,7 @@ class Entry:
         parameters: Parameter names, in order, without `self`.
         required: The parameters that have no default.
         summary: First line of its docstring.
+        bases: The classes of its room that it derives from, nearest first.
     """
 
     name: str
@@ -50,6 +51,7 @@ class Entry:
     parameters: tuple[str, ...]
     required: tuple[str, ...]
     summary: str
+    bases: tuple[str, ...] = ()
 
 
 def _files(place: str) -> list[Path]:
@@ -67,12 +69,22 @@ def _parameters(arguments: ast.arguments) -> tuple[tuple[str, ...], tuple[str, .
     return tuple(positional + keyword), tuple(required)
 
 
-def _entries(file: Path) -> list[Entry]:
-    tree = ast.parse(file.read_text(encoding="utf-8"))
+def _defined(tree: ast.Module) -> dict[str, ast.ClassDef | ast.FunctionDef]:
+    return {node.name: node for node in tree.body if isinstance(node, ast.ClassDef | ast.FunctionDef)}
+
+
+def _bases(node: ast.ClassDef, defined: dict[str, ast.ClassDef | ast.FunctionDef]) -> list[ast.ClassDef]:
+    found: list[ast.ClassDef] = []
+    for name in (base.id for base in node.bases if isinstance(base, ast.Name)):
+        base = defined.get(name)
+        if isinstance(base, ast.ClassDef) and base is not node:
+            found += [base, *_bases(base, defined)]
+    return found
+
+
+def _entries(file: Path, tree: ast.Module, elsewhere: dict[str, ast.ClassDef | ast.FunctionDef]) -> list[Entry]:
     module = ".".join(("kood", *file.relative_to(PACKAGE).with_suffix("").parts)).removesuffix(".__init__")
-    defined: dict[str, ast.ClassDef | ast.FunctionDef] = {
-        node.name: node for node in tree.body if isinstance(node, ast.ClassDef | ast.FunctionDef)
-    }
+    defined = _defined(tree)
     exported: list[str] = []
     for statement in tree.body:
         if isinstance(statement, ast.Assign) and any(
@@ -85,16 +97,19 @@ def _entries(file: Path) -> list[Entry]:
         if node is None:
             continue
         parameters: tuple[tuple[str, ...], tuple[str, ...]] = ((), ())
+        bases: list[ast.ClassDef] = []
         if isinstance(node, ast.FunctionDef):
             parameters = _parameters(node.args)
         else:
-            for base in (node, *(defined[b.id] for b in node.bases if isinstance(b, ast.Name) and b.id in defined)):
+            bases = _bases(node, {**elsewhere, **defined})
+            for base in (node, *bases):
                 init = next((m for m in base.body if isinstance(m, ast.FunctionDef) and m.name == "__init__"), None)
                 if init is not None:
                     parameters = _parameters(init.args)
                     break
         summary = (ast.get_docstring(node) or "").split("\n", 1)[0].strip()
-        entries.append(Entry(attribute.lower(), attribute, module, *parameters, summary))
+        names = tuple(base.name for base in bases)
+        entries.append(Entry(attribute.lower(), attribute, module, *parameters, summary, names))
     return entries
 
 
@@ -111,7 +126,9 @@ def room(name: str) -> dict[str, Entry]:
     Raises:
         KeyError: no such room.
     """
-    return {entry.name: entry for file in _files(ROOMS[name]) for entry in _entries(file)}
+    trees = {file: ast.parse(file.read_text(encoding="utf-8")) for file in _files(ROOMS[name])}
+    elsewhere = {thing: node for tree in trees.values() for thing, node in _defined(tree).items()}
+    return {entry.name: entry for file, tree in trees.items() for entry in _entries(file, tree, elsewhere)}
 
 
 def nearest(word: str, allowed) -> str:

@@ -18,7 +18,7 @@ from kood.diffusion.denoiser import Denoiser
 from kood.nets import backbones, denoisers
 
 SHAPE, CLASSES = (8, 8, 1), 4
-HEADS = ("ArcFace", "AdaCos")
+HEADS = ("ArcFace", "AdaCos", "CurricularFace", "AdaFace")
 #: Few: at a value within rounding of a ReLU's kink the gradients of two orders of summation part, and Adam amplifies
 #: that from step to step.
 EPOCHS, STEPS = 2, 1
@@ -41,7 +41,8 @@ def optimizer(steps):
 
 def make(start):
     keras.utils.set_random_seed(0)
-    for name, backbone in (("ArcFace", backbones.resnet8(SHAPE, width=8)), ("AdaCos", backbones.small_cnn(SHAPE))):
+    for name in HEADS:
+        backbone = backbones.resnet8(SHAPE, width=8) if name == "ArcFace" else backbones.small_cnn(SHAPE)
         model = Classifier(backbone, getattr(heads, name)(CLASSES), "outlier_exposure")
         model.build((None, *SHAPE))
         model.save(start / f"{name}.keras")

@@ -78,15 +78,24 @@ def test_pure_samples_as_rows_or_as_images_leave_the_number_of_steps_alone(folde
 def test_an_unexposed_classifier_does_not_depend_on_how_it_would_be_exposed(folder):
     plain = work(folder, "outliers.use=[]")
     key = classify.train_classifier(plain, []).key
-    for setting in ("outliers.weight=0.1", "outliers.begin=0.5", 'outliers.reach="head"', "outliers.per_batch=9"):
+    settings = ("weight=0.1", "begin=0.5", 'reach="head"', "per_batch=9", 'mix="linear"')
+    for setting in (f"outliers.{setting}" for setting in settings):
         made = work(folder, "outliers.use=[]", setting)
         stage = classify.train_classifier(made, [])
         assert (stage.key, stage.cached) == (key, True)
     keys = {classify.train_classifier(made, make_outliers(made)).key for made in (
         work(folder), work(folder, "outliers.begin=0.5"), work(folder, 'outliers.reach="head"'),
-        work(folder, 'outliers.use=["virtual"]', "outliers.virtual.queue=4"),
+        work(folder, 'outliers.use=["virtual"]', "outliers.virtual.queue=4"), work(folder, 'outliers.mix="linear"'),
+        work(folder, 'outliers.mix="cutmix"'), work(folder, 'outliers.mix="cutmix"', "outliers.mix_alpha=2.0"),
     )}  # fmt: skip
-    assert len(keys - {key}) == 4
+    assert len(keys - {key}) == 7
+
+
+def test_outliers_are_mixed_with_images_as_the_recipe_says(folder, given):
+    made = work(folder, 'outliers.mix="cutmix"', "outliers.mix_alpha=0.5")
+    stage = classify.train_classifier(made, make_outliers(made))
+    assert (given[-1]["mix"], given[-1]["mix_alpha"]) == ("cutmix", 0.5)
+    assert np.isfinite(stage.facts["history"]["exposure"]).all()
 
 
 def test_virtual_outliers_need_no_images_and_stay_behind(folder, given):

@@ -1,5 +1,6 @@
 """The heads against NumPy float64, at hard values, and against pytorch-metric-learning."""
 
+import inspect
 import math
 
 import keras
@@ -23,12 +24,12 @@ def seeded():
 
 
 def made(name, prototypes=None, **config):
-    """A built head; an angular one on given prototypes."""
+    """A built head; an angular one on given prototypes, each of them all the sub-centres of its class."""
     classes = CLASSES if prototypes is None else prototypes.shape[1]
     head = getattr(heads, name)(classes, **config)
     head.build((None, WIDTH if prototypes is None else prototypes.shape[0]))
     if prototypes is not None:
-        head.prototypes.assign(prototypes)
+        head.prototypes.assign(np.repeat(prototypes, head.sub_centers, axis=1))
     return head
 
 
@@ -90,12 +91,18 @@ def cosines64(features, prototypes):
     return np.clip(features @ (prototypes / np.linalg.norm(prototypes, axis=0)), -1, 1)
 
 
+def own_cosines64(head, features):
+    """Largest cosine with a prototype of each class."""
+    cosines = cosines64(features, numbers(head.prototypes))
+    return cosines.reshape(len(features), head.num_classes, -1).max(axis=-1)
+
+
 def target64(name, cosine, margin):
     """The margin as the papers write it, by angles."""
     theta = np.arccos(cosine)
-    if name == "CosFace":
+    if name in ("CosFace", "AdaFace"):  # Before its first batch every length is an average one to AdaFace.
         return cosine - margin
-    if name == "ArcFace":
+    if name in ("ArcFace", "SubCenterArcFace", "CurricularFace"):
         return np.where(theta <= np.pi - margin, np.cos(theta + margin), cosine - margin * np.sin(margin))
     if name == "SphereFace":
         piece = np.floor(theta * margin / np.pi)
@@ -112,13 +119,17 @@ MARGINS = [
     ("ArcFace", 0.5),
     ("ArcFace", 0.0),
     ("ArcFace", 2.0),
+    ("SubCenterArcFace", 0.5),
     ("CosFace", 0.35),
+    ("AdaFace", 0.4),
     ("SphereFace", 1.0),
     ("SphereFace", 1.35),
     ("SphereFace", 2.0),
     ("SphereFace", 3.7),
     ("SphereFace", 4.0),
 ]
+#: And those that change other classes than the target besides.
+ON_TARGET = [*MARGINS, ("CurricularFace", 0.5)]
 
 
 def on_circle(angles):
@@ -142,7 +153,7 @@ def test_margin_matches_float64_on_random_features(name, margin):
     np.testing.assert_allclose(answer(head, features, labels.argmax(1)), expected, atol=1e-4)
 
 
-@pytest.mark.parametrize(("name", "margin"), MARGINS)
+@pytest.mark.parametrize(("name", "margin"), ON_TARGET)
 def test_margin_is_exact_where_features_align_with_prototypes(name, margin):
     """Where sqrt(1 - cos^2) in float32 is off by 3e-4, and a logit under s=64 by 1e-2."""
     rng = np.random.default_rng(1)
@@ -155,7 +166,7 @@ def test_margin_is_exact_where_features_align_with_prototypes(name, margin):
         np.testing.assert_allclose(logits[classes, classes], expected, atol=1e-4)
 
 
-@pytest.mark.parametrize(("name", "margin"), MARGINS)
+@pytest.mark.parametrize(("name", "margin"), ON_TARGET)
 def test_a_vector_without_direction_is_at_right_angles(name, margin):
     rng = np.random.default_rng(16)
     prototypes = rng.normal(size=(WIDTH, CLASSES)).astype("float32")
@@ -167,19 +178,20 @@ def test_a_vector_without_direction_is_at_right_angles(name, margin):
     np.testing.assert_allclose(logits[np.arange(3), classes], 64 * target64(name, 0.0, margin), atol=1e-4)
 
 
-@pytest.mark.parametrize(("name", "margin"), MARGINS)
+@pytest.mark.parametrize(("name", "margin"), ON_TARGET)
 def test_margin_matches_float64_around_its_joints(name, margin):
     """The whole of [0, pi] and close to 0, to pi, and to each place where the formula changes."""
-    joints = [0.0, np.pi, np.pi - margin if name == "ArcFace" else np.pi / margin]
+    jumps = target64(name, -1.0, margin) == target64("ArcFace", -1.0, margin)
+    joints = [0.0, np.pi, np.pi - margin if jumps else np.pi / margin]
     if name == "SphereFace":
         joints += [piece * np.pi / margin for piece in range(int(margin) + 1)]
     # A step of float32 to each side of ArcFace's jump is not to be told from the jump.
-    steps = [1e-2, 1e-3, 1e-5] + ([] if name == "ArcFace" else [1e-7, 0.0])
+    steps = [1e-2, 1e-3, 1e-5] + ([] if jumps else [1e-7, 0.0])
     angles = [joint + side * step for joint in joints for step in steps for side in (-1, 1)]
     angles = np.array([a for a in angles if 0 <= a <= np.pi] + list(np.linspace(0, 3.14, 315)))
     features, prototypes, labels = on_circle(angles)
     expected = 64 * target64(name, np.cos(angles), margin)
-    if name == "ArcFace":
+    if jumps:
         expected = expected[np.abs(angles - (np.pi - margin)) > 1e-6]
         features = features[np.abs(angles - (np.pi - margin)) > 1e-6]
         labels = labels[: len(features)]
@@ -187,7 +199,7 @@ def test_margin_matches_float64_around_its_joints(name, margin):
     np.testing.assert_allclose(logits[:, 0], expected, atol=1.5e-4 * max(margin, 1))
 
 
-@pytest.mark.parametrize(("name", "margin"), MARGINS)
+@pytest.mark.parametrize(("name", "margin"), ON_TARGET)
 def test_margin_falls_with_the_angle_and_never_helps(name, margin):
     features, prototypes, labels = on_circle(np.linspace(0, np.pi, 2001))
     head = made(name, prototypes, margin=margin, scale=1)
@@ -216,7 +228,7 @@ def test_without_labels_or_with_zero_rows_there_is_no_margin(name):
     )
     np.testing.assert_allclose(answer(head, features, np.zeros((6, CLASSES))), plain, atol=1e-6)
     np.testing.assert_allclose(answer(head, features, np.full(6, -1)), plain, atol=1e-6)
-    if name != "AdaCos":
+    if name in dict(MARGINS):
         labels = np.eye(CLASSES)[[0, 1, 2, 3, 4, 0]]
         labels[1] = 0
         changed = np.abs(answer(head, features, labels) - plain) > 1e-6
@@ -244,7 +256,7 @@ def test_cosines_match_float64_at_any_length(name):
     head = made(name)
     cosines = head.cosines(features)
     assert keras.backend.standardize_dtype(cosines.dtype) == "float32"
-    expected = cosines64(features, numbers(head.prototypes))
+    expected = own_cosines64(head, features)
     np.testing.assert_allclose(numbers(cosines), expected, atol=3e-7)
     assert np.abs(numbers(cosines)).max() <= 1
 
@@ -281,7 +293,7 @@ def test_logits_are_float32_under_every_policy(name, policy):
             np.testing.assert_allclose(numbers(inside), numbers(outside), atol=1e-5)
         assert all(keras.backend.standardize_dtype(w.dtype) == "float32" for w in head.weights)
         if name in ANGULAR:
-            expected = cosines64(numbers(features), numbers(head.prototypes))
+            expected = own_cosines64(head, numbers(features))
             np.testing.assert_allclose(numbers(nested[2]), expected, atol=3e-7)
     finally:
         keras.config.set_dtype_policy(before)
@@ -315,9 +327,9 @@ def test_no_policy_rounds_float32_features_or_labels(name, policy):
 @pytest.mark.parametrize("dtype", ["float32", "float16", "bfloat16"])
 def test_gradients_are_finite_at_hard_features(name, dtype):
     head = made(name)
-    prototypes = (
-        numbers(head.prototypes).T.astype("float32") if name in ANGULAR else np.eye(CLASSES, WIDTH, dtype="float32")
-    )
+    prototypes = np.eye(CLASSES, WIDTH, dtype="float32")
+    if name in ANGULAR:
+        prototypes = numbers(head.prototypes).T[:: head.sub_centers].astype("float32")
     features = np.concatenate([prototypes, -prototypes, 0 * prototypes, 1e-3 * prototypes])
     features[-1, 0] += 1e-4
     classes = np.tile(np.arange(CLASSES), 4)
@@ -348,7 +360,7 @@ def test_gradient_matches_differences_of_float64(name, margin):
     np.testing.assert_allclose(found, expected, atol=2e-3)
 
 
-@pytest.mark.parametrize(("name", "margin"), MARGINS)
+@pytest.mark.parametrize(("name", "margin"), ON_TARGET)
 def test_gradient_is_zero_exactly_at_the_prototype(name, margin):
     """The peak: the true gradient of a smooth margin, and the middle of the cone of a kinked one."""
     rng = np.random.default_rng(7)
@@ -370,11 +382,23 @@ def test_a_zero_feature_still_learns(name):
 
 @pytest.mark.parametrize("name", EVERY)
 def test_config_round_trip(name):
-    head = made(name) if name in ("Softmax", "AdaCos") else made(name, margin=1.25, scale=7)
+    others = {"margin": 1.25, "scale": 7, "sub_centers": 2, "momentum": 0.5, "h": 0.25, "temperature": 3}
+    takes = [p for p in inspect.signature(getattr(heads, name)).parameters if p not in ("num_classes", "kwargs")]
+    head = made(name, **{key: others[key] for key in takes})
+    assert {key: head.get_config()[key] for key in takes} == {key: others[key] for key in takes}
     twin = keras.saving.deserialize_keras_object(keras.saving.serialize_keras_object(head))
     assert type(twin) is type(head) and twin.get_config() == head.get_config()
     assert getattr(heads, name).from_config(head.get_config()).get_config() == head.get_config()
     assert keras.saving.get_registered_name(type(head)) == f"kood>{name}"
+
+
+@pytest.mark.parametrize("name", ["Softmax", "SphereFace", "CosFace", "ArcFace", "AdaCos"])
+def test_a_file_from_when_all_heads_were_one_module_loads(name):
+    head = made(name)
+    config = keras.saving.serialize_keras_object(head)
+    assert config["module"] != "kood.heads"
+    again = keras.saving.deserialize_keras_object({**config, "module": "kood.heads"})
+    assert type(again) is type(head) and again.get_config() == head.get_config()
 
 
 @pytest.mark.parametrize("name", EVERY)
@@ -462,15 +486,44 @@ def test_defaults_are_the_papers():
     assert heads.ArcFace(9).margin == 0.5
     assert heads.CosFace(9).margin == 0.35
     assert heads.SphereFace(9).margin == 4
+    curricular, ada, sub = heads.CurricularFace(9), heads.AdaFace(9), heads.SubCenterArcFace(9)
+    assert (sub.margin, sub.sub_centers) == (0.5, 3)
+    assert (curricular.margin, curricular.momentum) == (0.5, 0.99)
+    assert (ada.margin, ada.h, ada.momentum) == (0.4, 0.333, 0.99)
+    assert heads.LogitNorm(9).temperature == 0.04
 
 
 @pytest.mark.parametrize(
     ("name", "margin"),
-    [("ArcFace", 28.6), ("ArcFace", -0.1), ("ArcFace", float("nan")), ("CosFace", -0.1), ("SphereFace", 0.5)],
+    [
+        *(
+            (name, margin)
+            for name in ("ArcFace", "SubCenterArcFace", "CurricularFace", "AdaFace")
+            for margin in (28.6, math.pi, -0.1, float("nan"))
+        ),
+        ("CosFace", -0.1),
+        ("SphereFace", 0.5),
+    ],
 )
 def test_impossible_margins_are_refused(name, margin):
     with pytest.raises(ValueError, match="margin"):
         getattr(heads, name)(CLASSES, margin=margin)
+
+
+@pytest.mark.parametrize(
+    ("name", "option", "wrong"),
+    [
+        ("SubCenterArcFace", "sub_centers", [0, -1, 1.5, True]),
+        ("CurricularFace", "momentum", [1.0, -0.1, float("nan")]),
+        ("AdaFace", "momentum", [1.0, -0.1, float("nan")]),
+        ("AdaFace", "h", [0, -1, float("nan"), float("inf")]),
+        ("LogitNorm", "temperature", [0, -1, float("nan"), float("inf")]),
+    ],
+)
+def test_other_impossible_options_are_refused(name, option, wrong):
+    for value in wrong:
+        with pytest.raises(ValueError, match=option):
+            getattr(heads, name)(CLASSES, **{option: value})
 
 
 @pytest.mark.parametrize("name", EVERY)
@@ -480,7 +533,7 @@ def test_impossible_numbers_of_classes_are_refused(name, classes):
         getattr(heads, name)(classes)
 
 
-@pytest.mark.parametrize("name", ANGULAR)
+@pytest.mark.parametrize("name", [*ANGULAR, "LogitNorm"])
 def test_labels_of_another_shape_are_refused(name):
     features = np.ones((4, WIDTH), "float32")
     for labels in (
@@ -500,6 +553,109 @@ def test_softmax_is_linear_and_ignores_labels():
     expected = features @ numbers(head.kernel) + np.arange(CLASSES)
     np.testing.assert_allclose(answer(head, features), expected, atol=1e-5)
     np.testing.assert_allclose(numbers(head(features, np.arange(4), training=True)), expected, atol=1e-5)
+
+
+# LogitNorm
+
+
+def logit_norm64(features, head, temperature):
+    logits = np.float64(features) @ numbers(head.kernel) + numbers(head.bias)
+    length = np.linalg.norm(logits, axis=1, keepdims=True)
+    return logits, logits / np.where(length > 0, temperature * length, 1)
+
+
+@pytest.mark.parametrize("temperature", [0.01, 0.04, 1.0, 20.0])
+@pytest.mark.parametrize("classes", [2, CLASSES])
+def test_logit_norm_matches_float64(classes, temperature):
+    rng = np.random.default_rng(18)
+    head = heads.LogitNorm(classes, temperature=temperature)
+    head.build((None, WIDTH))
+    features = rng.normal(size=(9, WIDTH)).astype("float32")
+    features *= np.float32([[1], [1e-20], [1e20], [0], [1e-3], [1], [1], [30], [1e3]])
+    labels = rng.dirichlet(np.ones(classes), size=9).astype("float32")
+    labels[5], labels[6] = 0, np.eye(classes)[1]
+    plain, normalized = logit_norm64(features, head, temperature)
+    np.testing.assert_allclose(answer(head, features), plain, rtol=2e-5, atol=1e-5)
+    expected = np.where(labels.any(axis=1, keepdims=True), normalized, plain)
+    np.testing.assert_allclose(answer(head, features, labels), expected, rtol=2e-5, atol=2e-5 / temperature)
+    numbered = np.array([0, 1, 0, 1, 0, -1, 1, 0, 1])
+    np.testing.assert_allclose(answer(head, features, numbered), expected, rtol=2e-5, atol=2e-5 / temperature)
+    lengths = np.linalg.norm(answer(head, features, labels), axis=1)[[0, 1, 2, 4, 6, 7, 8]]
+    np.testing.assert_allclose(lengths, 1 / temperature, rtol=1e-5)
+
+
+def test_the_gradient_of_logit_norm_is_at_right_angles_to_the_logits():
+    """So that no step makes them longer; and it matches differences of float64."""
+    rng = np.random.default_rng(19)
+    head = heads.LogitNorm(WIDTH, temperature=0.5)
+    head.build((None, WIDTH))
+    head.kernel.assign(np.eye(WIDTH))
+    features = rng.normal(size=(20, WIDTH)).astype("float32")
+    labels = np.eye(WIDTH, dtype="float32")[rng.integers(WIDTH, size=20)]
+    found = gradient(lambda x: ops.multiply(-ops.log_softmax(head(x, labels)), labels), features)
+
+    def loss(x):
+        logits = logit_norm64(x, head, 0.5)[1]
+        return (labels * (np.logaddexp.reduce(logits, axis=1, keepdims=True) - logits)).sum(axis=1)
+
+    steps = 1e-6 * np.eye(WIDTH)
+    expected = np.stack([(loss(features + step) - loss(features - step)) / 2e-6 for step in steps], axis=1)
+    np.testing.assert_allclose(found, expected, atol=1e-5)
+    np.testing.assert_allclose((found * features).sum(axis=1), 0, atol=1e-5)
+    assert np.abs(found).max() > 0.1
+
+
+# NormFace and sub-centres
+
+
+def test_normface_is_scaled_cosines_whatever_the_labels():
+    rng = np.random.default_rng(20)
+    features = rng.normal(size=(6, WIDTH)).astype("float32")
+    head = made("NormFace", scale=12)
+    expected = 12 * cosines64(features, numbers(head.prototypes))
+    for labels in (None, np.arange(6) % CLASSES, np.zeros((6, CLASSES), "float32"), np.full((6, CLASSES), 0.2)):
+        np.testing.assert_allclose(answer(head, features, labels), expected, atol=1e-5)
+    np.testing.assert_allclose(numbers(heads.NormFace(2, scale=12)(features)).shape, (6, 2))
+
+
+@pytest.mark.parametrize("classes", [2, CLASSES])
+@pytest.mark.parametrize("sub_centers", [1, 2, 3])
+def test_sub_centers_match_float64(classes, sub_centers):
+    rng = np.random.default_rng(21)
+    head = heads.SubCenterArcFace(classes, margin=0.5, scale=30, sub_centers=sub_centers)
+    head.build((None, WIDTH))
+    prototypes = rng.normal(size=(WIDTH, classes * sub_centers)).astype("float32")
+    head.prototypes.assign(prototypes)
+    features = rng.normal(size=(60, WIDTH)).astype("float32")
+    features[:4], features[4:8], features[8] = 2 * prototypes.T[0], -prototypes.T[-1], 0
+    labels = rng.dirichlet(np.ones(classes), size=60).astype("float32")
+    labels[:20] = np.eye(classes)[rng.integers(classes, size=20)]
+    labels[20:25] = 0
+    nearest = np.stack(
+        [cosines64(features, prototypes[:, k * sub_centers :][:, :sub_centers]).max(axis=1) for k in range(classes)], 1
+    )
+    np.testing.assert_allclose(numbers(head.cosines(features)), nearest, atol=1e-6)
+    np.testing.assert_allclose(answer(head, features), 30 * nearest, atol=1e-4)
+    expected = 30 * (nearest + labels * (target64("ArcFace", nearest, 0.5) - nearest))
+    # Off the target sines come from the cosine, good to 3e-4 where vectors align.
+    soft = np.arange(60)[:, None] < 9
+    np.testing.assert_allclose(np.where(soft, 0, answer(head, features, labels) - expected), 0, atol=1e-4)
+    np.testing.assert_allclose(answer(head, features, labels), expected, atol=5e-3)
+
+
+def test_only_the_nearest_sub_centers_learn():
+    rng = np.random.default_rng(22)
+    x, y = keras.Input((WIDTH,)), keras.Input((CLASSES,))
+    head = heads.SubCenterArcFace(CLASSES, scale=4)
+    model = keras.Model([x, y], head(x, y))
+    before = numbers(head.prototypes)
+    features = rng.normal(size=(1, WIDTH)).astype("float32")
+    rows = np.eye(CLASSES, dtype="float32")[[1]]
+    model.compile(keras.optimizers.SGD(1.0), keras.losses.CategoricalCrossentropy(from_logits=True))
+    model.fit([features, rows], rows, verbose=0)
+    moved = np.abs(numbers(head.prototypes) - before).max(axis=0).reshape(CLASSES, 3) > 0
+    nearest = cosines64(features, before).reshape(CLASSES, 3).argmax(axis=1)
+    np.testing.assert_array_equal(moved, np.arange(3) == nearest[:, None])
 
 
 # AdaCos
@@ -602,6 +758,8 @@ def test_adacos_needs_three_classes():
         ("CosFace", 0.35, 0.35),
         ("SphereFace", 4, 4),
         ("SphereFace", 2, 2),
+        ("SubCenterArcFace", 0.5, math.degrees(0.5)),
+        ("NormFace", 0.0, None),
     ],
 )
 @pytest.mark.parametrize("scale", [4.0, 64.0])
@@ -616,13 +774,21 @@ def test_loss_matches_pytorch_metric_learning(name, margin, theirs, scale):
     classes[:10] = np.tile(np.arange(CLASSES), 2)
     features = (features / np.linalg.norm(features, axis=1, keepdims=True)).astype("float32")
 
-    peer = getattr(losses, f"{name}Loss")(CLASSES, WIDTH, margin=theirs, scale=scale).double()
+    if name == "NormFace":
+        head = made(name, prototypes, scale=scale)
+        peer = losses.NormalizedSoftmaxLoss(CLASSES, WIDTH, temperature=1 / scale).double()
+    else:
+        head = made(name, prototypes, margin=margin, scale=scale)
+        sizes = {"num_classes": CLASSES, "embedding_size": WIDTH}
+        peer = getattr(losses, f"{name}Loss")(**sizes, margin=theirs, scale=scale).double()
+    if name == "SubCenterArcFace":
+        prototypes = np.concatenate([prototypes, rng.normal(size=(WIDTH, 2 * CLASSES))], 1).astype("float32")
+        prototypes = prototypes.reshape(WIDTH, 3, CLASSES).swapaxes(1, 2).reshape(WIDTH, 3 * CLASSES)
+        head.prototypes.assign(prototypes)
     peer.W.data = torch.tensor(prototypes, dtype=torch.float64)
     x = torch.tensor(features, dtype=torch.float64, requires_grad=True)
     peer_loss = peer(x, torch.tensor(classes))
     peer_loss.backward()
-
-    head = made(name, prototypes, margin=margin, scale=scale)
 
     def loss(x):
         log_probability = ops.log_softmax(head(x, classes), axis=-1)

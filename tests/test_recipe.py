@@ -6,6 +6,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from kood import registry
 from kood.errors import UserError
 from kood.recipe import Recipe, load
 from tests.conftest import TINY
@@ -60,6 +61,13 @@ def test_the_resolved_recipe_reads_back_the_same(path, tmp_path):
         (("epochs = 2", "learning_rate = nan"), ["train.learning_rate", "nan", "finite"]),
         (('name = "arcface"', 'name = "arkface"'), ["head", "arkface", "did you mean 'arcface'"]),
         (('name = "arcface"', 'name = "softmax"'), ["head", "margin", "softmax"]),
+        (('name = "arcface"', 'name = "normface"'), ["head", "margin", "normface", "scale"]),
+        (('name = "arcface"', 'name = "logitnorm"'), ["head", "margin", "logitnorm", "temperature"]),
+        (("margin = 0.2", "sub_centers = 2"), ["head", "sub_centers", "'arcface' takes no"]),
+        (('name = "arcface"', 'name = "subcenterarcface"\nsub_centers = 0'), ["head.sub_centers", "found 0", "1"]),
+        (('name = "arcface"', 'name = "subcenterarcface"\nsub_centers = "3"'), ["head.sub_centers", "'3'", "integer"]),
+        (('name = "arcface"', 'name = "curricularface"\nmomentum = 1.0'), ["head.momentum", "1.0", "less than 1"]),
+        (('name = "arcface"', 'name = "adaface"\nh = 0.0'), ["head.h", "0.0", "greater than 0"]),
         (('source = "uniform"', 'source = "unifrom"'), ["data", "unifrom", "did you mean 'uniform'"]),
         (("[data.far.uniform]", "[data.far.near]"), ["data", "'near'"]),
         (("[data.far.uniform]", "[data.far.other_digits]"), ["other_digits", "both near and far"]),
@@ -169,6 +177,52 @@ arm = [
     assert rows.outliers.per_batch == recipe.outliers.per_batch and rows.train.batch_size == recipe.train.batch_size
 
 
+def test_mixing_outliers_with_images(tiny):
+    assert load(tiny).outliers.mix == "none"
+    assert load(tiny, ["outliers.mix=cutmix", "outliers.mix_alpha=0.5"]).outliers.mix_alpha == 0.5
+    for exposure in ("cosine_exposure", "energy_exposure"):
+        setting = f"outliers.exposure={exposure}"
+        with pytest.raises(UserError, match=f"outliers: mix = 'linear'.*{exposure}.*take outlier_exposure, or mix"):
+            load(tiny, ["outliers.mix=linear", setting])
+        assert load(tiny, ["outliers.mix=linear", setting, "outliers.use=[]"]).outliers.exposure == exposure
+    with pytest.raises(UserError, match="outliers: mix = 'linear' mixes images, and virtual outliers are none"):
+        load(tiny, ["outliers.mix=linear", "outliers.use=['virtual']"])
+    with pytest.raises(UserError, match="outliers.mix: found 'mixup'; .*Allowed: cutmix, linear, none"):
+        load(tiny, ["outliers.mix=mixup"])
+    with pytest.raises(UserError, match="outliers.mix_alpha: found 0.0"):
+        load(tiny, ["outliers.mix_alpha=0.0"])
+
+
+@pytest.mark.parametrize("name", registry.room("heads"))
+def test_cosines_are_for_the_heads_that_have_them(tmp_path, name):
+    """As the imported class says, though the recipe is checked without importing it."""
+    from kood import heads
+
+    entry = registry.room("heads")[name]
+    angular = issubclass(getattr(heads, entry.attribute), heads.AngularHead)
+    path = tmp_path / "cosines.toml"
+    path.write_text(TINY.replace('name = "arcface"\nmargin = 0.2\nscale = 8.0', f'name = "{name}"'))
+    for setting in ('outliers.exposure="cosine_exposure"', 'evaluate.scores=["max_cosine"]'):
+        if angular:
+            assert load(path, [setting]).head.name == name
+        else:
+            with pytest.raises(UserError, match=f"cosines; head '{name}' has none"):
+                load(path, [setting])
+
+
+def test_the_options_of_a_head(tiny):
+    given = ["head.sub_centers=2", "head.name=subcenterarcface"]
+    assert load(tiny, given).head.options() == {"margin": 0.2, "scale": 8.0, "sub_centers": 2}
+    for name, options in (
+        ("curricularface", {"momentum": 0.9}),
+        ("adaface", {"h": 0.5, "momentum": 0.0}),
+        ("logitnorm", {"temperature": 0.1}),
+        ("normface", {"scale": "auto"}),
+    ):
+        settings = ", ".join(f"{key} = {value!r}" for key, value in options.items())
+        assert load(tiny, [f"head={{name = '{name}', {settings}}}"]).head.options() == options
+
+
 def test_a_wrong_cell_is_refused_before_the_run(tiny):
     tiny.write_text(TINY + '\n[matrix]\nhead = ["arcface", "softmax"]\n[evaluate]\nscores = ["max_cosine"]\n')
     with pytest.raises(UserError, match="head = softmax.*max_cosine.*cosines"):
@@ -269,7 +323,7 @@ def test_an_outlier_that_would_be_none_is_refused(tiny, source, setting, expecte
 @pytest.mark.parametrize(
     ("settings", "expected"),
     [
-        (["outliers.exposure='energy_exposure'"], "'parents' is for exposure = 'outlier_exposure'"),
+        (["outliers.exposure='energy_exposure'"], "target = 'parents' asks for shares of a class"),
         (["outliers.label_mixup.start='image'", "outliers.label_mixup.weight=0.0"], "label_mixup.weight = 0"),
         (["outliers.label_mixup.weight=-0.5"], "label_mixup.weight = -0.5"),
     ],

@@ -104,23 +104,39 @@ def test_each_mean_is_over_its_own_rows():
     np.testing.assert_allclose(terms["exposure"], 0.25 * kl[~rows].mean(), rtol=1e-4)
 
 
+def mixed_batch(outliers=4):
+    """Outlier rows labelled as mixtures are: a class times its share."""
+    data = batch(outliers=outliers)
+    rng = np.random.default_rng(1)
+    classes = rng.integers(0, CLASSES, outliers)
+    data["label"][:outliers] = rng.uniform(size=(outliers, 1)) * np.eye(CLASSES)[classes]
+    return data
+
+
 @pytest.mark.parametrize("head", heads.__all__)
-def test_an_outlier_is_taught_its_target_and_no_head_sees_it(head):
-    model, data = classifier(head), batch(rows=10, outliers=4)
-    outlier = data["is_outlier"] == 1
-    aimed = {**data, "label": np.where(outlier[:, None], np.eye(CLASSES, dtype="float32")[0] * 0.6, data["label"])}
-    plain, found = (
-        {name: float(ops.convert_to_numpy(value)) for name, value in model.losses(b, training=True).items()}
-        for b in (data, aimed)
-    )
-    if head != "AdaCos":  # Its scale moves with every batch.
-        np.testing.assert_allclose(found["cross_entropy"], plain["cross_entropy"], rtol=1e-6)
-    logits = ops.convert_to_numpy(model(data["image"])["logits"]).astype("float64")[outlier]
+def test_the_label_of_a_mixture_is_for_its_exposure_alone(head):
+    """The cross-entropy, and what the head keeps, are those of a batch whose outliers have no label."""
+    model, twin = classifier(head), classifier(head)
+    data, plain = mixed_batch(), batch()
+    terms, others = model.losses(data, training=True), twin.losses(plain, training=True)
+    values = {k: float(ops.convert_to_numpy(v)) for k, v in terms.items()}
+    assert values["cross_entropy"] == float(ops.convert_to_numpy(others["cross_entropy"]))
+    for mine, other in zip(model.weights, twin.weights, strict=True):
+        np.testing.assert_array_equal(ops.convert_to_numpy(mine), ops.convert_to_numpy(other))
+    logits = ops.convert_to_numpy(model(data["image"])["logits"]).astype("float64")[:4]
     log_p = logits - np.log(np.exp(logits).sum(1, keepdims=True))
-    q = np.full(CLASSES, 0.4 / CLASSES) + 0.6 * np.eye(CLASSES)[0]
-    expected = 0.5 * (q * (np.log(q) - log_p)).sum(1).mean()
-    found = float(ops.convert_to_numpy(model.losses(aimed)["exposure"]))
-    np.testing.assert_allclose(found, expected, rtol=1e-4)
+    target = data["label"][:4] + (1 - data["label"][:4].sum(axis=1, keepdims=True)) / CLASSES
+    expected = 0.5 * (target * (np.log(target) - log_p)).sum(axis=1).mean()
+    np.testing.assert_allclose(values["exposure"], expected, rtol=1e-4)
+    assert abs(values["exposure"] - float(ops.convert_to_numpy(others["exposure"]))) > 1e-3
+
+
+def test_mixtures_learn_their_shares():
+    model, data = classifier("Softmax", exposure_weight=1.0), mixed_batch()
+    history(model, [data], keras.optimizers.Adam(1e-2), epochs=250)
+    found = ops.convert_to_numpy(ops.softmax(model(data["image"])["logits"]))[:4]
+    target = data["label"][:4] + (1 - data["label"][:4].sum(axis=1, keepdims=True)) / CLASSES
+    np.testing.assert_allclose(found, target, atol=0.03)
 
 
 @pytest.mark.parametrize("kinds", [0, 12])

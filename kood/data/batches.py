@@ -6,19 +6,21 @@ as uint8 and gathered a whole batch at a time.
 """
 
 from collections.abc import Sequence
+from typing import Literal
 
 import numpy as np
 
 from kood import registry
 from kood.data.image_set import ImageSet
 from kood.data.images import normalize
+from kood.data.mixing import mixed_in
 from kood.data.tf_on_cpu import tf
 from kood.errors import UserError
 
 __all__ = ["image_batches", "labelled_batches", "training_batches"]
 
 # What a random stream is for: streams of one seed never meet.
-_ID_ORDER, _OUTLIER_ORDER, _ROW_ORDER, _AUGMENT, _LABELLED_ORDER = range(5)
+_ID_ORDER, _OUTLIER_ORDER, _ROW_ORDER, _AUGMENT, _LABELLED_ORDER, _MIX = range(6)
 
 
 def training_batches(
@@ -36,6 +38,8 @@ def training_batches(
     labelled_per_batch: int = 0,
     outlier_targets: np.ndarray | None = None,
     steps: int | None = None,
+    mix: Literal["none", "linear", "cutmix"] = "none",
+    mix_alpha: float = 1.0,
 ) -> tuple[tf.data.Dataset, int]:
     """Batches of in-distribution images and outliers, mixed into one forward pass.
 
@@ -58,14 +62,20 @@ def training_batches(
         labelled_per_batch: L, how many of them; 0 where `labelled` is None.
         outlier_targets: Label rows (M, K) of the outliers; not given, all-zero.
         steps: Batches an epoch. Not given, as many as `id_set` fills; given, its images too go on from epoch to epoch.
+        mix: How each outlier is mixed with an image of `id_set` in the batch, after augmentation; see
+            `kood.data.mixing.mixtures`. The batch keeps those images besides.
+        mix_alpha: The shares are drawn from Beta(mix_alpha, mix_alpha).
 
     Returns:
         (dataset, steps an epoch). An element is {"image": float32 (B+L+O, H, W, C) in [-1, 1], "label": float32
-        (B+L+O, K) one-hot, and for outliers their target or all-zero, "is_outlier": float32 (B+L+O,)}.
+        (B+L+O, K) one-hot, and for outliers their target or all-zero, "is_outlier": float32 (B+L+O,)}. The label of a
+        mixed outlier is the image's share of its one-hot row and the outlier's share of its target, so that it adds up
+        to the share of what has a class.
 
     Raises:
         UserError: Fewer images than a batch holds; no outliers or further images where some are asked for.
-        ValueError: `id_set` or `labelled` without labels, labels past K, targets of another shape, a bad first epoch.
+        ValueError: `id_set` or `labelled` without labels, labels past K, targets of another shape, a bad first epoch,
+            another word for `mix`.
     """
     _check_labels(id_set, num_classes)
     if outliers is None:
@@ -125,11 +135,18 @@ def training_batches(
             tf.range(rows_in_batch), _seed(seed, _ROW_ORDER, place["step"])
         )
         mixed = tf.ensure_shape(tf.gather(tf.concat(images, axis=0), order), (rows_in_batch, *pixels.shape[1:]))
-        return {
+        element = {
             "image": augmented(normalize(mixed), _seed(seed, _AUGMENT, place["step"])),
             "label": tf.ensure_shape(tf.gather(tf.concat(rows, axis=0), order), (rows_in_batch, num_classes)),
             "is_outlier": tf.gather(is_outlier, order),
         }
+        if mix == "none" or not outliers_per_batch:
+            return element
+        went = tf.argsort(order)
+        return mixed_in(
+            element, went[:batch_size], went[-outliers_per_batch:], _seed(seed, _MIX, place["step"]),
+            mix=mix, alpha=mix_alpha,
+        )  # fmt: skip
 
     places = tf.data.Dataset.range(first_epoch, epochs).flat_map(epoch_orders)
     return _finished(places.map(batch, tf.data.AUTOTUNE), (epochs - first_epoch) * per_epoch), per_epoch

@@ -62,7 +62,7 @@ def train_classifier(
                 images, outliers, num_classes=classes, batch_size=settings.batch_size,
                 outliers_per_batch=per_batch if exposed else 0, epochs=settings.epochs, seed=seed, first_epoch=first,
                 augment=augment, labelled=labelled, labelled_per_batch=pure_per_batch, outlier_targets=targets,
-                steps=steps,
+                steps=steps, mix=recipe.outliers.mix, mix_alpha=recipe.outliers.mix_alpha,
             )  # fmt: skip
 
         _, per_epoch = batches(0)
@@ -100,10 +100,13 @@ def train_classifier(
     }
     if recipe.outliers.target != "uniform":
         exposure["target"] = recipe.outliers.target
+    if recipe.outliers.mix != "none":
+        exposure["mix"] = [recipe.outliers.mix, recipe.outliers.mix_alpha]
     decides = {
         "train": settings.model_dump(exclude={"augment", "devices"}),
         "classifier": recipe.classifier.model_dump(),
-        "head": recipe.head.model_dump(),
+        # What is not given decides nothing: then a setting that heads get later leaves older runs as they are.
+        "head": {"margin": None, "scale": None, **recipe.head.model_dump(exclude_none=True)},
         "augment": augment,
         "exposure": exposure if exposed else None,
         "pure": [pure.facts["sha256"], as_images, pure_per_batch] if pure is not None else None,

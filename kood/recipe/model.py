@@ -122,7 +122,7 @@ class Recipe(Section):
         return self.samples_pure and "audit" in self.pure_samples.use
 
     def _is_angular(self) -> bool:
-        return self.head.name.lower() != "softmax"
+        return "AngularHead" in registry.find("heads", self.head.name, "head.name").bases
 
     def cells(self) -> "list[tuple[dict[str, Any], Recipe]]":
         """Every combination of the matrix.

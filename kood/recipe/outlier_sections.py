@@ -226,6 +226,10 @@ class Outliers(Section):
         begin: Share of the training after which exposure begins.
         reach: Whether its gradient moves the whole network ("all") or the head alone ("head").
         per_batch: Outlier rows in a batch.
+        mix: Mix every outlier image with a training image of its batch, pixel by pixel ("linear") or as a rectangle in
+            it ("cutmix"), and ask of the classifier the share of its class, the rest spread evenly over all classes
+            (MixOE, arXiv 2106.03917); "none" leaves outliers as they are.
+        mix_alpha: The shares are drawn from Beta(mix_alpha, mix_alpha).
         count: How many images each source makes, where it does not say itself.
         label_mixup: Settings of that source, and likewise `pixel_mixup`, `cutmix`, `noise`, `patch_shuffle`, `virtual`
             and `real`.
@@ -238,6 +242,8 @@ class Outliers(Section):
     begin: Share = 0.0
     reach: Literal["all", "head"] = "all"
     per_batch: Positive = 64
+    mix: Literal["none", "linear", "cutmix"] = "none"
+    mix_alpha: Alpha = 1.0
     count: Positive = 1500
     label_mixup: LabelMixup = LabelMixup()
     pixel_mixup: PixelMixup = PixelMixup()
@@ -270,12 +276,27 @@ class Outliers(Section):
             raise ValueError(
                 f"exposure: {self.exposure!r} is not an exposure; {registry.nearest(self.exposure, allowed)}"
             )
-        if self.target == "parents":
-            if self.exposure.lower() != "outlier_exposure":
-                raise ValueError(f"target = 'parents' is for exposure = 'outlier_exposure', not {self.exposure!r}")
-            weight = self.label_mixup.weight
-            if "label_mixup" in self.use and not isinstance(weight, str) and weight <= 0:
-                raise ValueError(
-                    f"target = 'parents' needs label mixups of two classes or more, but label_mixup.weight = {weight:g}"
-                )
+        self._check_shares()
         return self
+
+    def _check_shares(self) -> None:
+        """Whether what asks for shares of a class can have them."""
+        asking = {"mix": self.mix, "target": self.target}
+        plain = {"mix": "none", "target": "uniform"}
+        able = [
+            e.name for n, e in registry.room("losses").items() if n.endswith("_exposure") and "labels" in e.parameters
+        ]
+        for name, asked in asking.items():
+            if self.use and asked != plain[name] and self.exposure.lower() not in able:
+                raise ValueError(
+                    f"{name} = {asked!r} asks for shares of a class, which exposure {self.exposure!r} cannot; take "
+                    f"{' or '.join(able)}, or {name} = {plain[name]!r}"
+                )
+        if self.mix != "none" and self.use == ["virtual"]:
+            raise ValueError(f"mix = {self.mix!r} mixes images, and virtual outliers are none; name another source in "
+                             "use, or take mix = 'none'")  # fmt: skip
+        weight = self.label_mixup.weight
+        if self.target == "parents" and "label_mixup" in self.use and not isinstance(weight, str) and weight <= 0:
+            raise ValueError(
+                f"target = 'parents' needs label mixups of two classes or more, but label_mixup.weight = {weight:g}"
+            )

@@ -201,8 +201,13 @@ class Head(BaseModel):
 
     Attributes:
         name: `kood list heads`.
-        margin: Radians (ArcFace), cosine units (CosFace), a multiplier (SphereFace).
+        margin: Radians (ArcFace, SubCenterArcFace, CurricularFace), cosine units (CosFace), both in one (AdaFace), a
+            multiplier (SphereFace).
         scale: Factor on the cosines, or "auto" for sqrt(2) ln(K-1).
+        sub_centers: Prototypes a class (SubCenterArcFace).
+        momentum: Share of the old value in the running means of CurricularFace and AdaFace.
+        h: How strongly AdaFace's margin follows the length of a feature.
+        temperature: Divisor of the normalized logits (LogitNorm).
     """
 
     model_config = ConfigDict(extra="allow", strict=True, frozen=True, allow_inf_nan=False)
@@ -210,6 +215,10 @@ class Head(BaseModel):
     name: str = "softmax"
     margin: Annotated[float, Field(ge=0.0, le=100.0)] | None = None
     scale: Annotated[float, Field(gt=0.0, le=10_000.0)] | Literal["auto"] | None = None
+    sub_centers: Annotated[int, Field(ge=1, le=1000)] | None = None
+    momentum: Share | None = None
+    h: Rate | None = None
+    temperature: Rate | None = None
 
     def options(self) -> dict[str, Any]:
         """The arguments that the recipe gives beside the number of classes."""

@@ -1,0 +1,23 @@
+"""Classification heads: features (B, D) to logits (B, K).
+
+Every head is called as `head(features, labels=None, training=None)` and answers float32 logits. An angular
+head compares the direction of a feature with one direction a class (`prototypes`, shape (D, K)); given
+labels, it makes the target class harder by a margin. Labels are integers (B,) or rows (B, K). A row weighs
+the margin class by class,
+
+    logits = scale * (cos + label * (target(cos) - cos)),
+
+so a one-hot row gets the whole margin on its class, an all-zero row (an outlier) none, and a mixed row
+(mixup, label smoothing) each class its share: for CosFace this is exactly the margin `label * margin`.
+
+A new margin is one subclass of `AngularHead` with one method, `target_cosine`, and its name in the `__all__`
+of its file: `margins` for those that stay as they are, `adaptive` for those that follow the training.
+"""
+
+from kood.heads import adaptive, linear, margins
+from kood.heads.adaptive import *  # noqa: F403
+from kood.heads.angular import AngularHead as AngularHead
+from kood.heads.linear import *  # noqa: F403
+from kood.heads.margins import *  # noqa: F403
+
+__all__ = adaptive.__all__ + linear.__all__ + margins.__all__

@@ -1,0 +1,76 @@
+"""Directions, angles and label rows, in float32 and with finite gradients everywhere."""
+
+from keras import ops
+
+#: Below this length a float32 vector has no direction: its squared length underflows.
+_SMALLEST_LENGTH = 1e-30
+#: Two unit vectors in float32 are told apart only beyond this distance.
+_SMALLEST_CHORD = 5e-7
+#: Longer vectors count as this long, so that the square still is a number.
+_LARGEST_LENGTH = 1e15
+
+
+def unit(vectors, axis):
+    """Direction of each vector; a zero vector stays zero, and its gradient finite.
+
+    Dividing by the largest entry first keeps squares clear of overflow and underflow. The direction does not
+    depend on length, so that divisor may be held constant without changing the gradient.
+    """
+    largest = ops.stop_gradient(ops.max(ops.abs(vectors), axis=axis, keepdims=True))
+    vectors = vectors / ops.where(largest > _SMALLEST_LENGTH, largest, 1.0)
+    square = ops.sum(ops.square(vectors), axis=axis, keepdims=True)
+    return vectors / ops.sqrt(ops.where(square > 0, square, 1.0))
+
+
+def _root(values, smallest=0.0):
+    """Square root that is zero, with gradient zero instead of infinite, for values up to `smallest`."""
+    positive = values > smallest
+    return ops.where(positive, ops.sqrt(ops.where(positive, values, 1.0)), 0.0)
+
+
+def lengths(vectors):
+    """Euclidean lengths (B, 1) of vectors (B, D), at most 1e15."""
+    largest = ops.max(ops.abs(vectors), axis=-1, keepdims=True)
+    scaled = vectors / ops.where(largest > _SMALLEST_LENGTH, largest, 1.0)
+    found = largest * ops.sqrt(ops.sum(ops.square(scaled), axis=-1, keepdims=True))
+    return ops.minimum(found, _LARGEST_LENGTH)
+
+
+def sines(cosines, features, chosen, target):
+    """Sines (B, K) of the angles in [0, pi] whose cosines (B, K) are given.
+
+    `sqrt(1 - cos^2)` loses half of float32's digits where the vectors nearly (anti)align: 3e-4 instead of 0.
+    Of the target class (B,), where the margin matters, the sine is therefore the product of the chords, `|u - p|
+    |u + p| / 2`, between the unit features u (B, D) and that class's unit prototypes p, `chosen` (B, D).
+    """
+    plain = _root((1.0 - cosines) * (1.0 + cosines))
+    minus = ops.sum(ops.square(features - chosen), axis=-1, keepdims=True)
+    plus = ops.sum(ops.square(features + chosen), axis=-1, keepdims=True)
+    exact = 0.5 * _root(minus, _SMALLEST_CHORD**2) * _root(plus, _SMALLEST_CHORD**2)
+    is_target = ops.one_hot(target, cosines.shape[-1], dtype="float32") > 0
+    # A zero vector has cosine 0 with everything and no chord worth the name.
+    return ops.where(ops.logical_and(is_target, ops.abs(cosines) > 0.5), exact, plain)
+
+
+def labelled(rows):
+    """Which label rows (B, K) belong to a class, as booleans (B,): those that are not all zero."""
+    return ops.max(ops.abs(rows), axis=-1) > 0
+
+
+def label_rows(labels, num_classes):
+    """Labels as float32 rows (B, K); integers (B,) become one-hot, an integer below zero an all-zero row."""
+    labels = ops.convert_to_tensor(labels)
+    if len(labels.shape) == 1:
+        labels = ops.expand_dims(ops.cast(labels, "int32"), -1)
+        return ops.cast(labels == ops.arange(num_classes, dtype="int32"), "float32")
+    if len(labels.shape) != 2 or labels.shape[-1] not in (num_classes, None):
+        raise ValueError(
+            f"labels must be integers (B,) or rows (B, {num_classes}), one column a class; "
+            f"their shape is {tuple(labels.shape)}."
+        )
+    return ops.cast(labels, "float32")
+
+
+def top_class(rows):
+    """Index (B,) of each row's largest entry, the first of equals."""
+    return ops.top_k(rows, 1)[1][:, 0]
