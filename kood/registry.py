@@ -41,6 +41,7 @@ class Entry:
         module: The dotted module that defines it.
         parameters: Parameter names, in order, without `self`.
         required: The parameters that have no default.
+        fitted_on: The parameters of its method `fit` that have no default, where it has one.
         summary: First line of its docstring.
     """
 
@@ -50,6 +51,7 @@ class Entry:
     parameters: tuple[str, ...]
     required: tuple[str, ...]
     summary: str
+    fitted_on: tuple[str, ...] = ()
 
 
 def _files(place: str) -> list[Path]:
@@ -65,6 +67,17 @@ def _parameters(arguments: ast.arguments) -> tuple[tuple[str, ...], tuple[str, .
     required = positional[: len(positional) - len(arguments.defaults)]
     required += [name for name, default in zip(keyword, arguments.kw_defaults, strict=True) if default is None]
     return tuple(positional + keyword), tuple(required)
+
+
+def _of_method(
+    node: ast.ClassDef, name: str, defined: dict[str, ast.ClassDef | ast.FunctionDef]
+) -> tuple[tuple[str, ...], tuple[str, ...]]:
+    """The parameters of a method, from the class itself or from a base in the same file."""
+    for base in (node, *(defined[b.id] for b in node.bases if isinstance(b, ast.Name) and b.id in defined)):
+        method = next((m for m in base.body if isinstance(m, ast.FunctionDef) and m.name == name), None)
+        if method is not None:
+            return _parameters(method.args)
+    return (), ()
 
 
 def _entries(file: Path) -> list[Entry]:
@@ -85,16 +98,14 @@ def _entries(file: Path) -> list[Entry]:
         if node is None:
             continue
         parameters: tuple[tuple[str, ...], tuple[str, ...]] = ((), ())
+        fitted_on: tuple[str, ...] = ()
         if isinstance(node, ast.FunctionDef):
             parameters = _parameters(node.args)
         else:
-            for base in (node, *(defined[b.id] for b in node.bases if isinstance(b, ast.Name) and b.id in defined)):
-                init = next((m for m in base.body if isinstance(m, ast.FunctionDef) and m.name == "__init__"), None)
-                if init is not None:
-                    parameters = _parameters(init.args)
-                    break
+            parameters = _of_method(node, "__init__", defined)
+            fitted_on = _of_method(node, "fit", defined)[1]
         summary = (ast.get_docstring(node) or "").split("\n", 1)[0].strip()
-        entries.append(Entry(attribute.lower(), attribute, module, *parameters, summary))
+        entries.append(Entry(attribute.lower(), attribute, module, *parameters, summary, fitted_on))
     return entries
 
 
