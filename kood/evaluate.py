@@ -13,7 +13,7 @@ from kood.data.batches import image_batches
 from kood.data.image_set import ImageSet
 from kood.data.outliers import patch_shuffle, pixel_mixup
 from kood.errors import UserError
-from kood.scorer import Scorer, applicable
+from kood.scorer import Scorer, applicable, linear_weights
 from kood.steps import compiled
 
 __all__ = [
@@ -199,7 +199,8 @@ def evaluate(
     if chooses:
         held_by = {name: {where: values[f"held/{where}"][name] for where in held} for name in names}
         chosen_by = {name: mean_auroc(held_by[name], choosing) for name in names}
-        headline = max(names, key=lambda name: chosen_by[name])
+        # Of equals, one that serves without a fitted state.
+        headline = max(names, key=lambda name: (chosen_by[name], not scorers[name].is_fitted))
     threshold = conformal_threshold(values["held/calibration"][headline], accept)
     id_scores = values["id"]
     prediction = outputs["id"]["logits"].argmax(axis=1)
@@ -299,7 +300,7 @@ def _scorers(
     forward: Callable, classifier: keras.Model, train: ImageSet, names: list[str] | None, outputs: Outputs, rows: int
 ) -> tuple[dict[str, Scorer], list[str]]:
     """The scores to measure, fitted; and what could not be, where the recipe does not insist on it."""
-    possible = applicable(outputs)
+    possible = applicable([*outputs, *linear_weights(classifier.head)])
     impossible = [name for name in names or [] if name.lower() not in possible]
     if impossible:
         raise UserError(

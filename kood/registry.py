@@ -41,6 +41,7 @@ class Entry:
         module: The dotted module that defines it.
         parameters: Parameter names, in order, without `self`.
         required: The parameters that have no default.
+        fitted_on: The parameters of its method `fit` that have no default, where it has one.
         summary: First line of its docstring.
         bases: The classes of its room that it derives from, nearest first.
     """
@@ -51,6 +52,7 @@ class Entry:
     parameters: tuple[str, ...]
     required: tuple[str, ...]
     summary: str
+    fitted_on: tuple[str, ...] = ()
     bases: tuple[str, ...] = ()
 
 
@@ -82,6 +84,15 @@ def _bases(node: ast.ClassDef, defined: dict[str, ast.ClassDef | ast.FunctionDef
     return found
 
 
+def _of_method(lineage: list[ast.ClassDef], name: str) -> tuple[tuple[str, ...], tuple[str, ...]]:
+    """The parameters of a method, from the nearest class that has it."""
+    for base in lineage:
+        method = next((m for m in base.body if isinstance(m, ast.FunctionDef) and m.name == name), None)
+        if method is not None:
+            return _parameters(method.args)
+    return (), ()
+
+
 def _entries(file: Path, tree: ast.Module, elsewhere: dict[str, ast.ClassDef | ast.FunctionDef]) -> list[Entry]:
     module = ".".join(("kood", *file.relative_to(PACKAGE).with_suffix("").parts)).removesuffix(".__init__")
     defined = _defined(tree)
@@ -97,19 +108,17 @@ def _entries(file: Path, tree: ast.Module, elsewhere: dict[str, ast.ClassDef | a
         if node is None:
             continue
         parameters: tuple[tuple[str, ...], tuple[str, ...]] = ((), ())
+        fitted_on: tuple[str, ...] = ()
         bases: list[ast.ClassDef] = []
         if isinstance(node, ast.FunctionDef):
             parameters = _parameters(node.args)
         else:
             bases = _bases(node, {**elsewhere, **defined})
-            for base in (node, *bases):
-                init = next((m for m in base.body if isinstance(m, ast.FunctionDef) and m.name == "__init__"), None)
-                if init is not None:
-                    parameters = _parameters(init.args)
-                    break
+            parameters = _of_method([node, *bases], "__init__")
+            fitted_on = _of_method([node, *bases], "fit")[1]
         summary = (ast.get_docstring(node) or "").split("\n", 1)[0].strip()
         names = tuple(base.name for base in bases)
-        entries.append(Entry(attribute.lower(), attribute, module, *parameters, summary, names))
+        entries.append(Entry(attribute.lower(), attribute, module, *parameters, summary, fitted_on, names))
     return entries
 
 

@@ -5,11 +5,16 @@ from collections.abc import Iterable, Mapping
 from typing import Any
 
 import numpy as np
+from keras import ops
 
 from kood import registry
 from kood.errors import UserError
 
-__all__ = ["Scorer", "applicable"]
+__all__ = ["Scorer", "applicable", "linear_weights"]
+
+
+#: What a linear head lends to the scores that rework its logits.
+LINEAR = ("kernel", "bias")
 
 
 class Scorer:
@@ -43,14 +48,17 @@ class Scorer:
             Itself.
 
         Raises:
-            UserError: these images do not determine the score.
+            UserError: these images do not determine the score, or it needs a linear head and this is none.
         """
         if not self.is_fitted:
             return self
         score = self._class()
-        linear = {name: np.asarray(getattr(head, name)) for name in ("kernel", "bias") if hasattr(head, name)}
-        offered = {"logits": outputs["logits"], **linear}
+        offered = {"logits": outputs["logits"], **linear_weights(head)}
         accepted = inspect.signature(score.fit).parameters
+        missing = [name for name in _weights(self._class) if name not in offered]
+        if missing:
+            raise UserError(f"evaluate.scores: {self.name} needs the {' and '.join(missing)} of a linear head; "
+                            f"{type(head).__name__} has none")  # fmt: skip
         try:
             score.fit(outputs["features"], labels, **{k: v for k, v in offered.items() if k in accepted})
         except ValueError as error:
@@ -73,14 +81,38 @@ def _inputs(score: Any) -> list[str]:
     return [name for name, p in parameters.items() if p.default is p.empty and name != "self"]
 
 
+def _weights(score: Any) -> list[str]:
+    """The weights of a linear head without which a score cannot be fitted."""
+    if not inspect.isclass(score):
+        return []
+    parameters = inspect.signature(score.fit).parameters  # type: ignore[attr-defined]
+    return [name for name in LINEAR if name in parameters and parameters[name].default is inspect.Parameter.empty]
+
+
+def linear_weights(head: Any) -> dict[str, np.ndarray]:
+    """Kernel (D, K) and bias (K,) of a linear head, nothing of another one.
+
+    Args:
+        head: A classifier's head.
+
+    Returns:
+        {"kernel", "bias"} or {}.
+    """
+    return {name: np.asarray(ops.convert_to_numpy(getattr(head, name))) for name in LINEAR if hasattr(head, name)}
+
+
 def applicable(available: Iterable[str]) -> list[str]:
     """The scores that can be made of some outputs, in the order of their room.
 
     Args:
-        available: "features", "logits", "cosines".
+        available: "features", "logits", "cosines"; "kernel" and "bias" where the head is linear.
 
     Returns:
         Recipe names.
     """
-    have = set(available)
-    return [name for name in registry.room("scores") if set(_inputs(registry.obtain("scores", name))) <= have]
+    have, found = set(available), []
+    for name in registry.room("scores"):
+        score = registry.obtain("scores", name)
+        if {*_inputs(score), *_weights(score)} <= have:
+            found.append(name)
+    return found

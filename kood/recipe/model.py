@@ -78,6 +78,8 @@ class Recipe(Section):
         for score in [*(self.evaluate.scores or []), self.evaluate.headline]:
             if score != "auto" and not angular and _needs(score, "cosines"):
                 raise ValueError(f"evaluate: score {score!r} is made of cosines; head {self.head.name!r} has none")
+            if score != "auto" and angular and _needs(score, "kernel"):
+                raise ValueError(f"evaluate: score {score!r} reworks a linear head; head {self.head.name!r} is angular")
         return self
 
     def _check_sampling(self) -> None:
@@ -160,4 +162,5 @@ class Recipe(Section):
 
 
 def _needs(score: str, quantity: str) -> bool:
-    return quantity in registry.find("scores", score, "evaluate.scores").required
+    entry = registry.find("scores", score, "evaluate.scores")
+    return quantity in (*entry.required, *entry.fitted_on)

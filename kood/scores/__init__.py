@@ -5,10 +5,19 @@ A score asks for what it needs by the names of its parameters: `logits` (B, K), 
 is a class: `fit` takes NumPy arrays and computes in float64; `score` is Keras operations on float32, so that
 it works on NumPy arrays and on tensors, in `tf.function`, under `jit` and inside an exported graph;
 `get_state` and `from_state` carry it through an `.npz` file without pickle.
+
+`fit` of a score that reworks a linear head asks for `kernel` (D, K) and `bias` (K,) without a default: it does not
+apply to a head that has none.
 """
 
-from kood.scores import fitted, plain
-from kood.scores.fitted import *  # noqa: F403
+from kood.scores import activations, classes, distances, neighbours, plain, subspaces
+from kood.scores.activations import *  # noqa: F403
+from kood.scores.classes import *  # noqa: F403
+from kood.scores.distances import *  # noqa: F403
+from kood.scores.neighbours import *  # noqa: F403
 from kood.scores.plain import *  # noqa: F403
+from kood.scores.subspaces import *  # noqa: F403
 
-__all__ = fitted.__all__ + plain.__all__
+__all__ = (
+    activations.__all__ + classes.__all__ + distances.__all__ + neighbours.__all__ + plain.__all__ + subspaces.__all__
+)

@@ -1,0 +1,220 @@
+"""Scores that rework the features before a linear head: energy of the logits that the head then gives.
+
+They all need the head's kernel and bias, which an angular head has not.
+"""
+
+import numpy as np
+from keras import ops
+
+from kood.scores.fitting import Fitted, array, linear_head, share
+
+__all__ = ["ASH", "DICE", "SCALE", "ReAct"]
+
+#: exp of more would overflow once multiplied by a feature. Non-negative features never come near.
+_LARGEST_RATIO = 50.0
+
+
+class _Reworked(Fitted):
+    """Energy -logsumexp(x' W + b) of reworked features x'."""
+
+    STATE: tuple[str, ...] = ("kernel", "bias", "share")
+
+    def __init__(self, share_of):
+        super().__init__()
+        self.share = share_of
+
+    def restored(self):
+        self.share = float(self.state["share"])
+
+    def fit(self, features, labels=None, logits=None, *, kernel, bias):
+        """Takes over the linear head.
+
+        Args:
+            features: ID features (N, D).
+            labels: Not used.
+            logits: Not used.
+            kernel: The head's weight (D, K).
+            bias: Its bias (K,).
+
+        Returns:
+            Itself.
+
+        Raises:
+            ValueError: Empty, unequal or non-finite input.
+        """
+        features = array("features", features)
+        kernel, bias = linear_head(features.shape[1], kernel, bias)
+        self.state = {
+            "kernel": kernel.astype(np.float32),
+            "bias": bias.astype(np.float32),
+            "share": np.array(self.share),
+            **self._state(features, kernel),
+        }
+        return self
+
+    def _state(self, features, kernel):
+        """What a score keeps beside the head, or in its place."""
+        return {}
+
+    def score(self, features, logits=None):
+        """Energy of the reworked features.
+
+        Args:
+            features: (B, D).
+            logits: Not used.
+
+        Returns:
+            float32 (B,), unbounded.
+
+        Raises:
+            RuntimeError: Before `fit`.
+            ValueError: Features of another width.
+        """
+        kernel = self.fitted("kernel")
+        features = self._rework(self.checked(features, len(kernel)))
+        return -ops.logsumexp(ops.matmul(features, kernel) + self.fitted("bias"), axis=-1)
+
+    def _rework(self, features):
+        return features
+
+
+class ReAct(_Reworked):
+    """Energy of features rectified from above: -logsumexp(min(x, c) W + b), c a quantile of all ID activations.
+
+    Source: Sun et al. 2021, arXiv:2111.12797.
+
+    Args:
+        quantile: Share of the ID activations, of all units together, that lie below c.
+
+    Raises:
+        ValueError: `quantile` outside [0, 1).
+    """
+
+    STATE = (*_Reworked.STATE, "limit")
+
+    def __init__(self, quantile=0.9):
+        super().__init__(share("quantile", quantile))
+
+    def _state(self, features, kernel):
+        return {"limit": np.array(np.quantile(features, self.share, overwrite_input=True))}
+
+    def _rework(self, features):
+        return ops.minimum(features, float(self.fitted("limit")))
+
+
+def _largest(features, pruned):
+    """Mask (B, D), 1 for the largest features of each row, the share `pruned` of them left out, and their number.
+
+    Of equal features at the edge the first are taken, so that every row keeps as many.
+    """
+    width = features.shape[-1]
+    kept = width - round(width * pruned)
+    if kept < 1:
+        raise ValueError(f"Pruning the share {pruned} of {width} features leaves none; choose a smaller one.")
+    edge = ops.sort(features, axis=-1)[:, width - kept : width - kept + 1]
+    above = ops.cast(features > edge, "float32")
+    at = ops.cast(features == edge, "float32")
+    room = kept - ops.sum(above, axis=-1, keepdims=True)
+    return above + at * ops.cast(ops.cumsum(at, axis=-1) <= room, "float32"), kept
+
+
+def _growth(features, mask):
+    """exp(s1 / s2) (B, 1), s1 the sum of a row's features and s2 that of its largest; e for a row of zeros."""
+    whole = ops.sum(features, axis=-1, keepdims=True)
+    largest = ops.sum(mask * features, axis=-1, keepdims=True)
+    ratio = ops.where(largest == 0, 1.0, whole / ops.where(largest == 0, 1.0, largest))
+    return ops.exp(ops.clip(ratio, -_LARGEST_RATIO, _LARGEST_RATIO))
+
+
+class ASH(_Reworked):
+    """Energy of shaped activations: the smallest of each image's are set to 0, the others sharpened.
+
+    -logsumexp(x' W + b). Of the D features of x the round(D pruned) smallest become 0. Variant "S" multiplies the
+    others by exp(s1 / s2), s1 the sum of x before pruning and s2 after; "B" sets all of them to s1 over their number.
+    Made for features behind a ReLU; with negative ones the formula stands, and |s1 / s2| is held to 50 so that it stays
+    finite.
+
+    Source: Djurisic et al. 2023, arXiv:2209.09858, on the penultimate features. (Of equal features at the edge the
+    first are kept; pytorch-ood and OpenOOD keep those that their top-k finds. Under "S" they answer NaN for a row of
+    zeros, here it has the energy of the bias.)
+
+    Args:
+        pruned: Share of the features that become 0.
+        variant: "S" or "B".
+
+    Raises:
+        ValueError: `pruned` outside [0, 1), another variant.
+    """
+
+    STATE = (*_Reworked.STATE, "variant")
+
+    def __init__(self, pruned=0.65, variant="S"):
+        super().__init__(share("pruned", pruned))
+        if variant not in ("S", "B"):
+            raise ValueError(f"variant must be 'S' or 'B'; it is {variant!r}.")
+        self.variant = variant
+
+    def restored(self):
+        super().restored()
+        self.variant = str(self.state["variant"])
+
+    def _state(self, features, kernel):
+        _largest(features[:1].astype(np.float32), self.share)
+        return {"variant": np.array(self.variant)}
+
+    def _rework(self, features):
+        mask, kept = _largest(features, self.share)
+        if self.variant == "B":
+            return mask * ops.sum(features, axis=-1, keepdims=True) / kept
+        return mask * features * _growth(features, mask)
+
+
+class SCALE(_Reworked):
+    """Energy of scaled activations: -logsumexp(exp(s1 / s2) x W + b), nothing pruned.
+
+    s1 is the sum of an image's features, s2 that of its largest, the round(D pruned) smallest left out. Made for
+    features behind a ReLU; with negative ones the formula stands, and |s1 / s2| is held to 50 so that it stays finite.
+
+    Source: Xu et al. 2024, arXiv:2310.00227. (pytorch-ood and OpenOOD answer NaN for a row of zeros, here it has the
+    energy of the bias.)
+
+    Args:
+        pruned: Share of the features left out of s2.
+
+    Raises:
+        ValueError: `pruned` outside [0, 1).
+    """
+
+    def __init__(self, pruned=0.65):
+        super().__init__(share("pruned", pruned))
+
+    def _state(self, features, kernel):
+        _largest(features[:1].astype(np.float32), self.share)
+        return {}
+
+    def _rework(self, features):
+        return features * _growth(features, _largest(features, self.share)[0])
+
+
+class DICE(_Reworked):
+    """Energy under a sparse head: -logsumexp(x W' + b), W' the weights that contribute most to the ID logits.
+
+    The contribution of W[d, k] is the mean ID feature d times W[d, k]; weights whose contribution is not above the
+    quantile `pruned` of all of them become 0.
+
+    Source: Sun and Li 2022, arXiv:2111.09805. (pytorch-ood has no default for the share; OpenOOD's is this one.)
+
+    Args:
+        pruned: Share of the weights that become 0.
+
+    Raises:
+        ValueError: `pruned` outside [0, 1).
+    """
+
+    def __init__(self, pruned=0.9):
+        super().__init__(share("pruned", pruned))
+
+    def _state(self, features, kernel):
+        contribution = features.mean(axis=0)[:, None] * kernel
+        kept = contribution > np.quantile(contribution, self.share)
+        return {"kernel": np.where(kept, kernel, 0.0).astype(np.float32)}

@@ -1,0 +1,192 @@
+"""Scores from what is typical of a class: its posterior, its mean feature, its decision boundaries."""
+
+import numpy as np
+from keras import ops
+
+from kood.scores.fitting import Fitted, array, class_indices, linear_head, log_softmax, rows_of_logits
+from kood.scores.plain import float32
+
+__all__ = ["FDBD", "SHE", "KLMatching"]
+
+
+class KLMatching(Fitted):
+    """Kullback-Leibler divergence of the posterior from the nearest typical one.
+
+    min over k of KL(p(x) || d_k), in nats, d_k the mean posterior of the ID images that are predicted as class k.
+    Classes that none is predicted as are left out.
+
+    Source: Hendrycks et al. 2022, arXiv:1911.11132. (pytorch-ood takes the lowest float for the logarithm of a d_k that
+    rounds to 0; here the logarithm is exact.)
+    """
+
+    STATE = ("log_typical",)
+
+    def fit(self, features, labels=None, logits=None):
+        """Averages the posteriors of each predicted class.
+
+        Args:
+            features: ID features (N, D); not used but for their number.
+            labels: Not used.
+            logits: Their logits (N, K).
+
+        Returns:
+            Itself.
+
+        Raises:
+            ValueError: Empty, unequal or non-finite input, or no logits.
+        """
+        logits = rows_of_logits("KLMatching", array("features", features), logits)
+        predicted, log_p = logits.argmax(axis=1), log_softmax(logits)
+        typical = []
+        for k in np.unique(predicted):
+            own = log_p[predicted == k]
+            typical.append(np.logaddexp.reduce(own, axis=0) - np.log(len(own)))
+        self.state = {"log_typical": np.stack(typical).astype(np.float32)}
+        return self
+
+    def score(self, features, logits):
+        """Divergence from the nearest typical posterior.
+
+        Args:
+            features: Not used.
+            logits: (B, K).
+
+        Returns:
+            float32 (B,), at least 0 up to rounding.
+
+        Raises:
+            RuntimeError: Before `fit`.
+            ValueError: Logits of another number of classes.
+        """
+        typical = self.fitted("log_typical")
+        log_p = ops.log_softmax(self.checked(logits, typical.shape[1], "logits"), axis=-1)
+        p = ops.exp(log_p)
+        crossed = ops.min(ops.matmul(p, -typical.T), axis=-1)
+        return crossed + ops.sum(p * log_p, axis=-1)
+
+
+class SHE(Fitted):
+    """Simplified Hopfield energy: minus the inner product with the pattern of the predicted class.
+
+    -x^T S_y, y the class with the largest logit, S_k the mean feature of the training images of class k that are
+    classified rightly.
+
+    Source: Zhang et al. 2023, "Out-of-distribution detection based on in-distribution data patterns memorization with
+    modern Hopfield energy", ICLR.
+    """
+
+    STATE = ("patterns",)
+
+    def fit(self, features, labels, logits=None):
+        """Averages the rightly classified features of each class.
+
+        Args:
+            features: ID features (N, D).
+            labels: Their class indices (N,), below K.
+            logits: Their logits (N, K).
+
+        Returns:
+            Itself.
+
+        Raises:
+            ValueError: Empty, unequal or non-finite input, no logits, labels that are not class indices, or a class
+                without a rightly classified image.
+        """
+        features = array("features", features)
+        labels = class_indices(features, labels)
+        logits = rows_of_logits("SHE", features, logits)
+        right = logits.argmax(axis=1) == labels
+        counts = np.bincount(labels[right], minlength=logits.shape[1])
+        if (counts == 0).any():
+            missing = ", ".join(map(str, np.flatnonzero(counts == 0)[:5]))
+            raise ValueError(
+                f"SHE needs an image of every class that is classified rightly; there is none of {missing}."
+            )
+        patterns = np.zeros((len(counts), features.shape[1]))
+        np.add.at(patterns, labels[right], features[right])
+        self.state = {"patterns": (patterns / counts[:, None]).astype(np.float32)}
+        return self
+
+    def score(self, features, logits):
+        """Minus the inner product with the predicted class's pattern.
+
+        Args:
+            features: (B, D).
+            logits: (B, K).
+
+        Returns:
+            float32 (B,), unbounded.
+
+        Raises:
+            RuntimeError: Before `fit`.
+            ValueError: Features of another width.
+        """
+        patterns = self.fitted("patterns")
+        features = self.checked(features, patterns.shape[1])
+        predicted = ops.top_k(float32(logits), 1)[1][:, 0]
+        return -ops.sum(features * ops.take(ops.convert_to_tensor(patterns), predicted, axis=0), axis=-1)
+
+
+class FDBD(Fitted):
+    """Minus the mean distance to the decision boundaries, over the distance to the mean feature (fDBD).
+
+    -1/(K - 1) sum over c other than y of (l_y - l_c) / (|w_y - w_c| |x - mu|), y the class with the largest logit l_y,
+    w_c a column of the linear head's kernel, mu the mean ID feature. |x - mu| counts as at least 1e-8.
+
+    Source: Liu and Qin 2024, arXiv:2312.11536.
+    """
+
+    STATE = ("mean", "distances")
+
+    def fit(self, features, labels=None, logits=None, *, kernel, bias):
+        """Takes the mean feature and the distances between the classes' weights.
+
+        Args:
+            features: ID features (N, D).
+            labels: Not used.
+            logits: Not used.
+            kernel: Weight (D, K) of a linear head, K at least 2.
+            bias: Its bias (K,).
+
+        Returns:
+            Itself.
+
+        Raises:
+            ValueError: Empty, unequal or non-finite input, one class, or two classes of equal weights, between which
+                there is no boundary.
+        """
+        features = array("features", features)
+        kernel, _ = linear_head(features.shape[1], kernel, bias)
+        if kernel.shape[1] < 2:
+            raise ValueError("FDBD needs at least 2 classes, for a boundary between them.")
+        # One class at a time: (K, K, D) at once would be gigabytes for a thousand classes.
+        distances = np.stack([np.linalg.norm(kernel - own[:, None], axis=0) for own in kernel.T])
+        np.fill_diagonal(distances, 1.0)
+        if (distances == 0).any():
+            one, other = np.argwhere(distances == 0)[0]
+            raise ValueError(f"Classes {one} and {other} have equal weights, so there is no boundary between them.")
+        self.state = {"mean": features.mean(axis=0).astype(np.float32), "distances": distances.astype(np.float32)}
+        return self
+
+    def score(self, features, logits):
+        """Minus the mean distance to the boundaries of the predicted class.
+
+        Args:
+            features: (B, D).
+            logits: (B, K).
+
+        Returns:
+            float32 (B,), at most 0.
+
+        Raises:
+            RuntimeError: Before `fit`.
+            ValueError: Features of another width, logits of another number of classes.
+        """
+        mean, distances = self.fitted("mean"), self.fitted("distances")
+        features = self.checked(features, len(mean))
+        logits = self.checked(logits, len(distances), "logits")
+        largest, predicted = ops.top_k(logits, 1)
+        unit = ops.take(ops.convert_to_tensor(distances), predicted[:, 0], axis=0)
+        reach = ops.sum((largest - logits) / unit, axis=-1) / (len(distances) - 1)
+        away = ops.sqrt(ops.sum(ops.square(features - mean), axis=-1))
+        return -reach / ops.maximum(away, 1e-8)

@@ -1,0 +1,114 @@
+"""What the scores with a state have in common: the state, and the checks of what they are fitted on."""
+
+import numpy as np
+
+from kood.scores.plain import float32
+
+
+def array(name, values, ndim=2):
+    """The values as a float64 array of their own; refuses an empty, misshapen or non-finite one."""
+    values = np.asarray(values)
+    if values.ndim != ndim or values.size == 0:
+        shape = "(N, D)" if ndim == 2 else "(N,)"
+        raise ValueError(f"{name} must be a filled array of shape {shape}; its shape is {values.shape}.")
+    values = values.astype(np.float64)
+    if not np.isfinite(values).all():
+        raise ValueError(f"{name} holds {int((~np.isfinite(values)).sum())} values that are NaN or infinite.")
+    return values
+
+
+def same_length(features, **others):
+    """Refuses arrays that have not one row for each feature."""
+    for name, values in others.items():
+        if len(values) != len(features):
+            raise ValueError(f"There are {len(features)} features but {len(values)} {name}.")
+
+
+def class_indices(features, labels):
+    """The labels as integers (N,), one for each feature."""
+    labels = array("labels", labels, ndim=1)
+    same_length(features, labels=labels)
+    if (labels != np.rint(labels)).any():
+        raise ValueError("labels must be class indices, whole numbers.")
+    return labels.astype(np.int64)
+
+
+def rows_of_logits(score, features, logits):
+    """The logits as float64 (N, K), for a score that cannot do without them."""
+    if logits is None:
+        raise ValueError(f"{score} needs the logits of the features.")
+    logits = array("logits", logits)
+    same_length(features, logits=logits)
+    return logits
+
+
+def linear_head(width, kernel, bias):
+    """Kernel (D, K) and bias (K,) of a linear head, float64."""
+    kernel, bias = array("kernel", kernel), array("bias", bias, ndim=1)
+    if kernel.shape != (width, len(bias)):
+        raise ValueError(f"kernel must have the shape ({width}, {len(bias)}); its shape is {kernel.shape}.")
+    return kernel, bias
+
+
+def share(name, value):
+    """A fraction from 0 to below 1; one in percent is told apart by its message."""
+    if not 0 <= value < 1:
+        raise ValueError(f"{name} must be a fraction, from 0 to below 1; it is {value!r}.")
+    return float(value)
+
+
+def log_softmax(logits):
+    """Log-probabilities (N, K) of NumPy logits, exact where a probability itself would round to 0."""
+    return logits - np.logaddexp.reduce(logits, axis=1, keepdims=True)
+
+
+class Fitted:
+    """A score with a state, `self.state`: named arrays that `fit` makes and `score` reads."""
+
+    #: The names of the arrays in the state.
+    STATE: tuple[str, ...] = ()
+
+    def __init__(self):
+        self.state: dict[str, np.ndarray] = {}
+
+    def get_state(self) -> dict[str, np.ndarray]:
+        """The fitted state as named arrays of plain dtypes, ready for `np.savez`.
+
+        Raises:
+            RuntimeError: `fit` has not run.
+        """
+        return {name: self.fitted(name).copy() for name in self.STATE}
+
+    @classmethod
+    def from_state(cls, state):
+        """A fitted score from what `get_state` answered.
+
+        Args:
+            state: A mapping of names to arrays, such as an open `.npz` file.
+
+        Raises:
+            ValueError: An array is missing.
+        """
+        missing = [name for name in cls.STATE if name not in state]
+        if missing:
+            raise ValueError(f"This is no state of {cls.__name__}: it lacks {', '.join(missing)}.")
+        score = cls()
+        score.state = {name: np.array(state[name]) for name in cls.STATE}
+        score.restored()
+        return score
+
+    def restored(self):
+        """Takes what `__init__` was once given out of a state just loaded."""
+
+    def fitted(self, name):
+        """An array of the state, once there is one."""
+        if name not in self.state:
+            raise RuntimeError(f"{type(self).__name__} must be fitted before it can score.")
+        return self.state[name]
+
+    def checked(self, values, width, name="features"):
+        """Values as a float32 tensor (B, width); refuses another shape."""
+        values = float32(values)
+        if len(values.shape) != 2 or values.shape[-1] not in (width, None):
+            raise ValueError(f"{name} must have the shape (B, {width}); theirs is {tuple(values.shape)}.")
+        return values

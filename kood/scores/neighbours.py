@@ -1,0 +1,200 @@
+"""Scores from the nearest ID features: KNN and NNGuide."""
+
+from typing import Any
+
+import numpy as np
+from keras import ops
+
+from kood.scores.fitting import Fitted, array, rows_of_logits
+from kood.scores.plain import float32
+
+__all__ = ["KNN", "NNGuide"]
+
+
+def _neighbours(k):
+    if isinstance(k, bool) or int(k) != k or k < 1:
+        raise ValueError(f"k must be a whole number, at least 1; it is {k!r}.")
+    return int(k)
+
+
+def _enough(features, k):
+    if len(features) < k:
+        raise ValueError(f"There are {len(features)} features, fewer than k={k}; fit more or choose a smaller k.")
+
+
+def _directions(features):
+    """NumPy features (N, D) brought to length 1; zero stays zero."""
+    largest = np.abs(features).max(axis=1, keepdims=True)
+    features = features / np.where(largest > 0, largest, 1.0)
+    length = np.linalg.norm(features, axis=1, keepdims=True)
+    return features / np.where(length > 0, length, 1.0)
+
+
+def _unit(features):
+    """Features (B, D) of the backend brought to length 1; zero stays zero."""
+    largest = ops.max(ops.abs(features), axis=-1, keepdims=True)
+    features = features / ops.where(largest > 1e-30, largest, 1.0)
+    square = ops.sum(ops.square(features), axis=-1, keepdims=True)
+    return features / ops.sqrt(ops.where(square > 0, square, 1.0))
+
+
+def _nearest(features, bank, k, block, offset=None):
+    """The k largest products (B, k) of features with the bank's rows, less their offsets, and which rows they are.
+
+    The bank is searched `block` rows at once, so that the memory is (B, block) and not (B, N).
+    """
+    nearest: Any = None
+    nearest_index: Any = None
+    for start in range(0, len(bank), block):
+        rows = bank[start : start + block]
+        closeness = ops.matmul(features, rows.T)
+        if offset is not None:
+            closeness = closeness - offset[start : start + block]
+        values, index = ops.top_k(closeness, min(k, len(rows)))
+        index = ops.cast(index, "int32") + start
+        if nearest is not None:
+            values = ops.concatenate([nearest, values], axis=-1)
+            index = ops.concatenate([nearest_index, index], axis=-1)
+            values, chosen = ops.top_k(values, min(k, start + len(rows)))
+            index = ops.take_along_axis(index, ops.cast(chosen, "int32"), axis=-1)
+        nearest, nearest_index = values, index
+    return nearest, nearest_index
+
+
+class KNN(Fitted):
+    """Euclidean distance to the k-th nearest ID feature, all features brought to length 1.
+
+    A feature that was itself fitted is its own first neighbour. A zero feature stays zero, at distance 1 from
+    all.
+
+    Source: Sun et al. 2022, arXiv:2204.06507. (OpenOOD answers the squared distance, which orders alike.)
+
+    Args:
+        k: Which neighbour, counted from 1.
+
+    Raises:
+        ValueError: `k` below 1.
+    """
+
+    STATE = ("bank", "k")
+    #: Fitted features compared at once: bounds the memory to (B, this).
+    BLOCK = 8192
+
+    def __init__(self, k=50):
+        super().__init__()
+        self.k = _neighbours(k)
+
+    def restored(self):
+        self.k = int(self.state["k"])
+
+    def fit(self, features, labels=None, logits=None):
+        """Keeps the directions of the features.
+
+        Args:
+            features: ID features (N, D), N at least k.
+            labels: Not used.
+            logits: Not used.
+
+        Returns:
+            Itself.
+
+        Raises:
+            ValueError: Empty or non-finite input, or fewer than k features.
+        """
+        features = array("features", features)
+        _enough(features, self.k)
+        self.state = {"bank": _directions(features).astype(np.float32), "k": np.array(self.k)}
+        return self
+
+    def score(self, features, logits=None):
+        """Distance to the k-th nearest fitted feature.
+
+        Args:
+            features: (B, D).
+            logits: Not used.
+
+        Returns:
+            float32 (B,) in [0, 2].
+
+        Raises:
+            RuntimeError: Before `fit`.
+            ValueError: Features of another width.
+        """
+        bank = self.fitted("bank")
+        features = self.checked(features, bank.shape[1])
+        features = _unit(features)
+        # The least distance is the largest product less half the square, which is not 1 for a zero.
+        offset = (0.5 * np.sum(bank * bank, axis=1)).astype(np.float32)
+        nearest = _nearest(features, bank, self.k, self.BLOCK, offset)[1]
+        # From the difference: sqrt(2 - 2 cos) would be off by 3e-4 where the neighbour is close.
+        neighbour = ops.take(ops.convert_to_tensor(bank), nearest[:, self.k - 1], axis=0)
+        return ops.sqrt(ops.sum(ops.square(features - neighbour), axis=-1))
+
+
+class NNGuide(Fitted):
+    """Nearest-neighbour guidance: the energy, weighed by how near the feature is to confident ID features.
+
+    -logsumexp(logits) times the mean of the k largest <x / |x|, E_i z_i / |z_i|>, over the fitted features z_i and
+    their E_i = logsumexp(logits_i). A zero feature has product 0 with all. Where log-sum-exps are negative, as under
+    some angular heads, the product of two of them is positive and the order turns; the paper's classifiers have none.
+
+    Source: Park et al. 2023, arXiv:2309.14888. (The paper keeps a random share of the training features, 1% of
+    ImageNet's; here, as in pytorch-ood, all that are fitted. OpenOOD adds 1e-10 to unit features.)
+
+    Args:
+        k: Number of neighbours.
+
+    Raises:
+        ValueError: `k` below 1.
+    """
+
+    STATE = ("bank", "k")
+    #: Fitted features compared at once: bounds the memory to (B, this).
+    BLOCK = 8192
+
+    def __init__(self, k=10):
+        super().__init__()
+        self.k = _neighbours(k)
+
+    def restored(self):
+        self.k = int(self.state["k"])
+
+    def fit(self, features, labels=None, logits=None):
+        """Keeps the directions of the features, as long as their log-sum-exp.
+
+        Args:
+            features: ID features (N, D), N at least k.
+            labels: Not used.
+            logits: Their logits (N, K).
+
+        Returns:
+            Itself.
+
+        Raises:
+            ValueError: Empty, unequal or non-finite input, no logits, or fewer than k features.
+        """
+        features = array("features", features)
+        logits = rows_of_logits("NNGuide", features, logits)
+        _enough(features, self.k)
+        bank = _directions(features) * np.logaddexp.reduce(logits, axis=1, keepdims=True)
+        self.state = {"bank": bank.astype(np.float32), "k": np.array(self.k)}
+        return self
+
+    def score(self, features, logits):
+        """Minus the log-sum-exp times the guidance.
+
+        Args:
+            features: (B, D).
+            logits: (B, K).
+
+        Returns:
+            float32 (B,), unbounded.
+
+        Raises:
+            RuntimeError: Before `fit`.
+            ValueError: Features of another width.
+        """
+        bank = self.fitted("bank")
+        features = self.checked(features, bank.shape[1])
+        guidance = ops.mean(_nearest(_unit(features), bank, self.k, self.BLOCK)[0], axis=-1)
+        return -guidance * ops.logsumexp(float32(logits), axis=-1)

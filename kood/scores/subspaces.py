@@ -1,0 +1,173 @@
+"""Scores from what lies outside the principal space of the ID features: the residual and ViM."""
+
+import numpy as np
+from keras import ops
+
+from kood.scores.fitting import Fitted, array, linear_head, same_length
+from kood.scores.plain import float32
+
+__all__ = ["Residual", "ViM"]
+
+
+class _PrincipalSpace(Fitted):
+    """The complement of the principal space of ID features."""
+
+    STATE: tuple[str, ...] = ("origin", "residual", "dim")
+
+    def __init__(self, dim=None):
+        super().__init__()
+        if dim is not None and (isinstance(dim, bool) or int(dim) != dim or dim < 1):
+            raise ValueError(f"dim must be a whole number, at least 1; it is {dim!r}.")
+        self.dim = None if dim is None else int(dim)
+
+    def restored(self):
+        self.dim = int(self.state["dim"])
+
+    def _space(self, features, kernel, bias):
+        """The state of the space, and the mean length of the ID features outside it."""
+        width = features.shape[1]
+        if (kernel is None) != (bias is None):
+            raise ValueError("kernel and bias go together.")
+        origin = features.mean(axis=0)
+        if kernel is not None:
+            kernel, bias = linear_head(width, kernel, bias)
+            origin = -np.linalg.pinv(kernel.T) @ bias
+        default = 1000 if width >= 2048 else 512 if width >= 768 else width // 2
+        dim = default if self.dim is None else self.dim
+        if not 1 <= dim < width:
+            raise ValueError(f"dim must be from 1 to {width - 1}, below the {width} features; it is {dim}.")
+        centred = features - origin
+        directions = np.linalg.eigh(centred.T @ centred)[1]
+        residual = directions[:, : width - dim]
+        mean_norm = np.linalg.norm(centred @ residual, axis=1).mean()
+        if mean_norm <= 1e-6 * np.linalg.norm(centred, axis=1).mean():
+            raise ValueError(f"The features leave no residual outside their {dim} principal dimensions; choose fewer.")
+        state = {
+            "origin": origin.astype(np.float32),
+            "residual": residual.astype(np.float32),
+            "dim": np.array(dim),
+        }
+        return state, mean_norm
+
+    def _length_outside(self, features):
+        origin = self.fitted("origin")
+        outside = ops.matmul(self.checked(features, len(origin)) - origin, self.fitted("residual"))
+        return ops.sqrt(ops.sum(ops.square(outside), axis=-1))
+
+
+class Residual(_PrincipalSpace):
+    """Length of the feature outside the principal space of ID.
+
+    |R^T (x - o)|, R (D, D - dim) spanning the complement of the `dim` leading eigenvectors of (X - o)^T (X - o). The
+    origin o is -pinv(W^T) b, where the features of a linear head give logits 0, when its kernel W (D, K) and bias b are
+    given; else the mean feature, as for angular heads, whose logits have no such point.
+
+    Source: Wang et al. 2022, arXiv:2203.10807, where it is ViM without the logits. (OpenOOD answers minus the length.)
+
+    Args:
+        dim: Dimension of the principal space, from 1 to D - 1. None: the paper's 1000 for D >= 2048, 512 for
+            D >= 768, else D // 2.
+
+    Raises:
+        ValueError: `dim` below 1.
+    """
+
+    def fit(self, features, labels=None, logits=None, kernel=None, bias=None):
+        """Finds the principal space.
+
+        Args:
+            features: ID features (N, D).
+            labels: Not used.
+            logits: Not used.
+            kernel: Weight (D, K) of a linear head.
+            bias: Its bias (K,).
+
+        Returns:
+            Itself.
+
+        Raises:
+            ValueError: Empty, unequal or non-finite input; a kernel without its bias; `dim` not below D; no residual
+                in the ID features.
+        """
+        self.state = self._space(array("features", features), kernel, bias)[0]
+        return self
+
+    def score(self, features, logits=None):
+        """Length of the feature's residual.
+
+        Args:
+            features: (B, D).
+            logits: Not used.
+
+        Returns:
+            float32 (B,), at least 0.
+
+        Raises:
+            RuntimeError: Before `fit`.
+            ValueError: Features of another width.
+        """
+        return self._length_outside(features)
+
+
+class ViM(_PrincipalSpace):
+    """Virtual-logit matching: the feature's residual outside the principal space of ID, against the energy.
+
+    alpha * |R^T (x - o)| - logsumexp(logits), R and o as for `Residual`; alpha is the mean largest logit over the mean
+    residual norm of ID.
+
+    Source: Wang et al. 2022, arXiv:2203.10807.
+
+    Args:
+        dim: As for `Residual`.
+
+    Raises:
+        ValueError: `dim` below 1.
+    """
+
+    STATE = ("origin", "residual", "alpha", "dim")
+
+    def fit(self, features, labels=None, logits=None, kernel=None, bias=None):
+        """Finds the principal space and the weight of the residual.
+
+        Args:
+            features: ID features (N, D).
+            labels: Not used.
+            logits: Their logits (N, K); may be left out where kernel and bias give them.
+            kernel: Weight (D, K) of a linear head.
+            bias: Its bias (K,).
+
+        Returns:
+            Itself.
+
+        Raises:
+            ValueError: As for `Residual`, whose residual is here alpha's divisor; neither logits nor kernel and bias.
+        """
+        features = array("features", features)
+        if logits is None and kernel is not None and bias is not None:
+            kernel, bias = linear_head(features.shape[1], kernel, bias)
+            logits = features @ kernel + bias
+        if logits is not None:
+            logits = array("logits", logits)
+            same_length(features, logits=logits)
+        state, mean_norm = self._space(features, kernel, bias)
+        if logits is None:
+            raise ValueError("ViM needs the logits of the features, or the head's kernel and bias.")
+        self.state = {**state, "alpha": np.array(logits.max(axis=1).mean() / mean_norm)}
+        return self
+
+    def score(self, features, logits):
+        """The virtual logit less the log-sum-exp of the real ones.
+
+        Args:
+            features: (B, D).
+            logits: (B, K).
+
+        Returns:
+            float32 (B,), unbounded.
+
+        Raises:
+            RuntimeError: Before `fit`.
+            ValueError: Features of another width.
+        """
+        norm = self._length_outside(features)
+        return float(self.fitted("alpha")) * norm - ops.logsumexp(float32(logits), axis=-1)
