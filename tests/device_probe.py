@@ -41,16 +41,21 @@ def optimizer(steps):
 
 def make(start):
     keras.utils.set_random_seed(0)
-    for name in HEADS:
-        backbone = backbones.resnet8(SHAPE, width=8) if name == "ArcFace" else backbones.small_cnn(SHAPE)
-        model = Classifier(backbone, getattr(heads, name)(CLASSES), "outlier_exposure")
-        model.build((None, *SHAPE))
-        model.save(start / f"{name}.keras")
+    classifier("ArcFace", backbones.resnet8(SHAPE, width=8)).save(start / "ArcFace.keras")
+    classifier("AdaCos", backbones.small_cnn(SHAPE)).save(start / "AdaCos.keras")
     network = denoisers.unet(SHAPE, CLASSES, width=8, multipliers=(1,), blocks=1, attention=(), dropout=0.2)
     rng = np.random.default_rng(3)
     for weight in network.weights:  # The output layer starts at zero, which would hide every difference.
         weight.assign(weight + 0.05 * rng.normal(size=weight.shape))
     Denoiser(network, num_steps=100, prediction="v", seed=5).save(start / "denoiser.keras")
+    for name in ("CurricularFace", "AdaFace"):
+        classifier(name, backbones.small_cnn(SHAPE)).save(start / f"{name}.keras")
+
+
+def classifier(name, backbone):
+    model = Classifier(backbone, getattr(heads, name)(CLASSES), "outlier_exposure")
+    model.build((None, *SHAPE))
+    return model
 
 
 def train(devices, out, start):
