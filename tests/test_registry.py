@@ -23,6 +23,9 @@ def test_entries_agree_with_the_imported_objects(room):
         expected = [n for n, p in parameters.items() if p.kind not in (p.VAR_KEYWORD, p.VAR_POSITIONAL)]
         assert list(entry.parameters) == expected
         assert set(entry.required) == {n for n in expected if parameters[n].default is inspect.Parameter.empty}
+        if room == "scores" and inspect.isclass(found):
+            asked = {n: p for n, p in inspect.signature(found.fit).parameters.items() if n != "self"}
+            assert set(entry.fitted_on) == {n for n, p in asked.items() if p.default is inspect.Parameter.empty}
 
 
 def test_names_are_unique_and_found_in_any_case():

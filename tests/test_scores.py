@@ -47,7 +47,18 @@ REFERENCES = {
     "entropy": lambda x: -(np.exp(log_softmax64(x)) * log_softmax64(x)).sum(axis=1),
     "max_cosine": lambda x: -x.max(axis=1),
     "cosine_margin": lambda x: np.sort(x, axis=1)[:, -2] - x.max(axis=1),
+    "odin_temperature": lambda x: 1 - np.exp(log_softmax64(x / 1000)).max(axis=1),
+    "angular_energy": lambda x: -np.log(np.exp(16 * x).sum(axis=1)) / 16,
+    "gen": lambda x: gen64(x, 0.1, CLASSES, 1e-7),
 }
+
+
+def gen64(logits, gamma, top, smallest):
+    """By the odds of each class, so that 1 - p keeps its digits."""
+    p = -np.sort(-np.exp(log_softmax64(logits)), axis=1)
+    rest = np.stack([np.delete(p, k, axis=1).sum(axis=1) for k in range(p.shape[1])], axis=1)
+    p, rest = (np.clip(x, smallest, 1 - smallest) for x in (p[:, :top], rest[:, :top]))
+    return ((p * rest) ** gamma).mean(axis=1)
 
 
 def rows(name, count=200):
@@ -90,13 +101,13 @@ def test_plain_scores_compile_with_an_unknown_batch(name):
         np.testing.assert_allclose(numbers(run(ops.convert_to_tensor(values))), numbers(function(values)), rtol=1e-6)
 
 
-@pytest.mark.parametrize("name", ["msp", "energy", "entropy", "max_logit"])
+@pytest.mark.parametrize("name", ["msp", "energy", "entropy", "max_logit", "gen", "odin_temperature"])
 def test_higher_is_more_out_of_distribution(name):
     sure, unsure = np.array([[9, 0, 0, 0]], "float32"), np.array([[1, 1, 0, 0]], "float32")
     assert numbers(getattr(scores, name)(sure)) < numbers(getattr(scores, name)(unsure))
 
 
-@pytest.mark.parametrize("name", ["max_cosine", "cosine_margin"])
+@pytest.mark.parametrize("name", ["max_cosine", "cosine_margin", "angular_energy"])
 def test_higher_cosine_score_is_more_out_of_distribution(name):
     near, far = np.array([[0.9, 0.1, 0, -0.2]], "float32"), np.array([[0.3, 0.2, 0, -0.2]], "float32")
     assert numbers(getattr(scores, name)(near)) < numbers(getattr(scores, name)(far))
@@ -129,6 +140,38 @@ def test_energy_under_a_temperature(temperature):
 def test_energy_refuses_a_temperature_not_above_zero(temperature):
     with pytest.raises(ValueError, match="temperature"):
         scores.energy(rows("energy"), temperature)
+    with pytest.raises(ValueError, match="temperature"):
+        scores.odin_temperature(rows("energy"), temperature)
+    with pytest.raises(ValueError, match="scale"):
+        scores.angular_energy(rows("max_cosine"), temperature)
+
+
+@pytest.mark.parametrize("scale", [0.5, 30.0, 1000.0])
+def test_angular_energy_under_a_scale(scale):
+    cosines = rows("angular_energy")
+    expected = -np.logaddexp.reduce(scale * np.float64(cosines), axis=1) / scale
+    np.testing.assert_allclose(numbers(scores.angular_energy(cosines, scale)), expected, rtol=2e-6, atol=1e-6)
+
+
+@pytest.mark.parametrize("gamma", [0.1, 1.0])
+@pytest.mark.parametrize("top", [1, 2, CLASSES, 100])
+@pytest.mark.parametrize("smallest", [0.0, 1e-7, 1e-2])
+def test_gen_settings(gamma, top, smallest):
+    values = rows("gen")
+    found = numbers(scores.gen(values, gamma, top, smallest))
+    np.testing.assert_allclose(found, gen64(values, gamma, top, smallest), rtol=5e-6, atol=1e-5 if smallest == 0 else 0)
+
+
+def test_gen_keeps_confident_examples_apart_where_nothing_is_clipped():
+    logits = np.zeros((60, CLASSES), "float32")
+    logits[:, 2] = np.linspace(10, 69, 60)
+    assert np.all(np.diff(numbers(scores.gen(logits, smallest=0))) < 0)
+
+
+@pytest.mark.parametrize("wrong", [{"gamma": 0}, {"top": 0}, {"top": 1.5}, {"top": True}, {"smallest": 0.5}])
+def test_gen_refuses_impossible_settings(wrong):
+    with pytest.raises(ValueError, match=next(iter(wrong))):
+        scores.gen(rows("gen"), **wrong)
 
 
 @pytest.mark.parametrize("name", scores.__all__)
@@ -149,19 +192,28 @@ def blobs(count=120, seed=0):
     mixing = np.random.default_rng(99).normal(size=(WIDTH, WIDTH)) / 3
     means = 3 * np.random.default_rng(98).normal(size=(CLASSES, WIDTH))
     features = means[labels] + rng.normal(size=(count, WIDTH)) @ mixing
-    kernel = np.random.default_rng(97).normal(size=(WIDTH, CLASSES)) / 2
+    kernel = (means - means.mean(axis=0)).T / 9 + np.random.default_rng(97).normal(size=(WIDTH, CLASSES)) / 20
     bias = np.arange(CLASSES) / 3
     return features.astype("float32"), labels, (features @ kernel + bias).astype("float32"), kernel, bias
 
 
+def learnt(score, features, labels, logits):
+    """Fits with what the score asks for: the head, where it does."""
+    parameters = inspect.signature(score.fit).parameters
+    needs_head = "kernel" in parameters and parameters["kernel"].default is inspect.Parameter.empty
+    return score.fit(features, labels, logits, **({"kernel": blobs(1)[3], "bias": blobs(1)[4]} if needs_head else {}))
+
+
 def fitted(name, **settings):
-    settings = {"KNN": {"k": 5}, "ViM": {"dim": 4}, "Mahalanobis": {}}.get(name, {}) | settings
+    settings = {"KNN": {"k": 5}, "NNGuide": {"k": 5}, "ViM": {"dim": 4}, "Residual": {"dim": 4}}.get(
+        name, {}
+    ) | settings
     features, labels, logits, _, _ = blobs()
-    return getattr(scores, name)(**settings).fit(features, labels, logits)
+    return learnt(getattr(scores, name)(**settings), features, labels, logits)
 
 
-@pytest.mark.parametrize("name", FITTED)
-def test_fitted_scores_separate_and_are_called_alike(name):
+@pytest.mark.parametrize("name", ["KNN", "Mahalanobis", "RelativeMahalanobis", "Residual", "ViM"])
+def test_distances_separate_what_is_far_and_are_called_alike(name):
     features, _, logits, kernel, bias = blobs(60, seed=1)
     far = (np.random.default_rng(2).normal(size=(60, WIDTH)) * 12).astype("float32")
     score = fitted(name)
@@ -185,7 +237,7 @@ def test_state_goes_through_npz_without_pickle(name, tmp_path):
     }
     features, labels, logits, _, _ = blobs()
     np.testing.assert_array_equal(
-        again.fit(features, labels, logits).get_state()[score.STATE[0]], state[score.STATE[0]]
+        learnt(again, features, labels, logits).get_state()[score.STATE[0]], state[score.STATE[0]]
     )
 
 
@@ -219,7 +271,7 @@ def test_unfitted_and_foreign_states_are_refused(name):
     with pytest.raises(ValueError, match="lacks"):
         getattr(scores, name).from_state({"nothing": np.zeros(1)})
     with pytest.raises(ValueError, match="shape"):
-        fitted(name).score(features[:, 1:], logits)
+        fitted(name).score(features[:, 1:], logits[:, 1:])
 
 
 @pytest.mark.parametrize("name", FITTED)
@@ -229,7 +281,7 @@ def test_wrong_features_are_refused(name):
     broken[3, 2], broken[4, 1] = np.nan, np.inf
     for wrong, message in ((broken, "2 values"), (features[:0], "filled"), (features[0], "shape")):
         with pytest.raises(ValueError, match=message):
-            fitted(name).fit(wrong, labels[: len(wrong)], logits[: len(wrong)])
+            learnt(fitted(name), wrong, labels[: len(wrong)], logits[: len(wrong)])
 
 
 def test_a_failed_fit_leaves_the_old_state():

@@ -65,7 +65,10 @@ def prepared(tmp_path, head="CosFace", score="msp"):
 
 
 CASES = [("Softmax", "energy"), ("CosFace", "msp"), ("ArcFace", "max_cosine"), ("AdaCos", "entropy"),
-         ("Softmax", "vim"), ("CosFace", "mahalanobis"), ("SphereFace", "knn")]  # fmt: skip
+         ("Softmax", "vim"), ("CosFace", "mahalanobis"), ("SphereFace", "knn"), ("Softmax", "ash"), ("Softmax", "dice"),
+         ("Softmax", "react"), ("Softmax", "scale"), ("Softmax", "fdbd"), ("CosFace", "klmatching"),
+         ("Softmax", "nnguide"), ("CosFace", "relativemahalanobis"), ("CosFace", "residual"),
+         ("CosFace", "angular_energy"), ("Softmax", "gen"), ("Softmax", "odin_temperature")]  # fmt: skip
 
 
 @pytest.mark.parametrize(("head", "score"), CASES)

@@ -102,15 +102,21 @@ class ReAct(_Reworked):
         return ops.minimum(features, float(self.fitted("limit")))
 
 
+def _kept(width, pruned):
+    """How many of `width` features are left when the share `pruned` goes."""
+    kept = width - round(width * pruned)
+    if kept < 1:
+        raise ValueError(f"Pruning the share {pruned} of {width} features leaves none; choose a smaller one.")
+    return kept
+
+
 def _largest(features, pruned):
     """Mask (B, D), 1 for the largest features of each row, the share `pruned` of them left out, and their number.
 
     Of equal features at the edge the first are taken, so that every row keeps as many.
     """
     width = features.shape[-1]
-    kept = width - round(width * pruned)
-    if kept < 1:
-        raise ValueError(f"Pruning the share {pruned} of {width} features leaves none; choose a smaller one.")
+    kept = _kept(width, pruned)
     edge = ops.sort(features, axis=-1)[:, width - kept : width - kept + 1]
     above = ops.cast(features > edge, "float32")
     at = ops.cast(features == edge, "float32")
@@ -159,7 +165,7 @@ class ASH(_Reworked):
         self.variant = str(self.state["variant"])
 
     def _state(self, features, kernel):
-        _largest(features[:1].astype(np.float32), self.share)
+        _kept(features.shape[1], self.share)
         return {"variant": np.array(self.variant)}
 
     def _rework(self, features):
@@ -189,7 +195,7 @@ class SCALE(_Reworked):
         super().__init__(share("pruned", pruned))
 
     def _state(self, features, kernel):
-        _largest(features[:1].astype(np.float32), self.share)
+        _kept(features.shape[1], self.share)
         return {}
 
     def _rework(self, features):

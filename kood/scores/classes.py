@@ -4,7 +4,7 @@ import numpy as np
 from keras import ops
 
 from kood.scores.fitting import Fitted, array, class_indices, linear_head, log_softmax, rows_of_logits
-from kood.scores.plain import float32
+from kood.scores.plain import float32, odds
 
 __all__ = ["FDBD", "SHE", "KLMatching"]
 
@@ -52,17 +52,29 @@ class KLMatching(Fitted):
             logits: (B, K).
 
         Returns:
-            float32 (B,), at least 0 up to rounding.
+            float32 (B,), at least 0.
 
         Raises:
             RuntimeError: Before `fit`.
             ValueError: Logits of another number of classes.
         """
         typical = self.fitted("log_typical")
-        log_p = ops.log_softmax(self.checked(logits, typical.shape[1], "logits"), axis=-1)
+        logits = self.checked(logits, typical.shape[1], "logits")
+        others, is_top = odds(logits)
+        # As a difference from the log-sum-exp the largest would be 0 where the others have less than 1e-7.
+        log_p = ops.where(is_top, -ops.expand_dims(ops.log1p(others), -1), ops.log_softmax(logits, axis=-1))
         p = ops.exp(log_p)
-        crossed = ops.min(ops.matmul(p, -typical.T), axis=-1)
-        return crossed + ops.sum(p * log_p, axis=-1)
+        nearest = ops.argmin(ops.matmul(p, -typical.T), axis=-1)
+        log_d = ops.take(ops.convert_to_tensor(typical), nearest, axis=0)
+        return ops.sum(_divergence(p, log_p - log_d, ops.exp(log_d)), axis=-1)
+
+
+def _divergence(p, ratio, d):
+    """p ln(p / d) - p + d, elementwise and at least 0, so that nothing cancels in its sum; `ratio` is ln(p / d)."""
+    near = ops.abs(ratio) < 0.1
+    r = ops.where(near, ratio, 0.0)
+    series = 0.5 * r * r * (1 - r / 3 * (1 - r / 4 * (1 - r / 5 * (1 - r / 6))))
+    return ops.where(near, p * series, p * ratio - p + d)
 
 
 class SHE(Fitted):

@@ -123,8 +123,9 @@ class KNN(Fitted):
         bank = self.fitted("bank")
         features = self.checked(features, bank.shape[1])
         features = _unit(features)
-        # The least distance is the largest product less half the square, which is not 1 for a zero.
-        offset = (0.5 * np.sum(bank * bank, axis=1)).astype(np.float32)
+        # The least distance is the largest product less half the square, which differs only where a row is zero.
+        half = (0.5 * np.sum(bank * bank, axis=1)).astype(np.float32)
+        offset = half if half.min() < 0.25 else None
         nearest = _nearest(features, bank, self.k, self.BLOCK, offset)[1]
         # From the difference: sqrt(2 - 2 cos) would be off by 3e-4 where the neighbour is close.
         neighbour = ops.take(ops.convert_to_tensor(bank), nearest[:, self.k - 1], axis=0)

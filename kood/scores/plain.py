@@ -12,7 +12,7 @@ def float32(values):
     return ops.cast(ops.convert_to_tensor(values), "float32")
 
 
-def _odds(logits):
+def odds(logits):
     """Summed probability (B,) of all classes but the first of the largest, over the largest's; and which that is."""
     value, index = ops.top_k(logits, 1)
     is_top = ops.one_hot(index[:, 0], logits.shape[-1], dtype="float32") > 0
@@ -39,7 +39,7 @@ def msp(logits):
     Returns:
         float32 (B,) in [0, 1 - 1/K].
     """
-    others = _odds(float32(logits))[0]
+    others = odds(float32(logits))[0]
     return others / (1.0 + others)
 
 
@@ -124,14 +124,11 @@ def gen(logits, gamma=0.1, top=None, smallest=1e-7):
     if not 0 <= smallest < 0.5:
         raise ValueError(f"smallest must be from 0 to below 0.5; it is {smallest!r}.")
     logits = float32(logits)
+    log_p = ops.log_softmax(logits, axis=-1)
+    others, is_top = odds(logits)
     if top is not None and top < logits.shape[-1]:
-        # The tail still counts in the softmax: only the terms are left out.
-        values = ops.top_k(logits, int(top))[0]
-        log_p = values - ops.logsumexp(logits, axis=-1, keepdims=True)
-    else:
-        log_p = ops.log_softmax(logits, axis=-1)
-    others, is_top = _odds(logits)
-    is_top = is_top if log_p.shape[-1] == logits.shape[-1] else ops.arange(log_p.shape[-1]) == 0
+        log_p = ops.top_k(log_p, int(top))[0]
+        is_top = ops.arange(int(top)) == 0
     # 1 - p of the largest is what the others have; as a difference it would lose its digits near p = 1.
     p, rest = ops.exp(log_p), ops.expand_dims(others / (1.0 + others), -1)
     rest = ops.where(is_top, rest, 1.0 - p)
