@@ -166,9 +166,8 @@ class ResidualBlock(layers.Layer):
         self.channels = channels
         self.dropout = dropout
         self.recompute = recompute
-        # Drawn outside the part that may run twice, so that both times see the same draw.
-        self.seed_generator = keras.random.SeedGenerator() if dropout else None
         options = {"dtype": self.dtype_policy}
+        self.drop = layers.Dropout(dropout, name="drop", **options) if dropout else None
         self.norm0 = ModulatedGroupNorm(group_count(channels), name="norm0", **options)
         self.conv0 = Convolution(channels, name="conv0", **options)
         self.modulation = layers.Dense(2 * channels, name="modulation", **options)
@@ -181,13 +180,16 @@ class ResidualBlock(layers.Layer):
         self.norm1.build(x_shape, (*context_shape[:-1], 2 * self.channels))
         self.conv0.build(x_shape)
         self.conv1.build(x_shape)
+        if self.drop is not None:
+            self.drop.build(x_shape)
         self.built = True
 
     def call(self, x, context, training=False):
         arguments = [x, context]
-        if self.dropout and training:
-            kept = keras.random.uniform(ops.shape(x), seed=self.seed_generator) >= self.dropout
-            arguments.append(ops.cast(kept, x.dtype) * (1.0 / (1.0 - self.dropout)))
+        if self.drop is not None and training:
+            # Drawn outside the part that may run twice, so that both times see the same draw. By a layer, which several
+            # devices know how to share.
+            arguments.append(self.drop(ops.ones_like(x), training=True))
 
         def block(x, context, kept=None):
             # Said aloud: on the way back nothing is left of what Keras knows during a call.
