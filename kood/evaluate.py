@@ -14,6 +14,7 @@ from kood.data.image_set import ImageSet
 from kood.data.outliers import patch_shuffle, pixel_mixup
 from kood.errors import UserError
 from kood.scorer import Scorer, applicable, linear_weights
+from kood.scores import ON_REQUEST
 from kood.steps import compiled
 
 __all__ = [
@@ -163,7 +164,7 @@ def evaluate(
         far: Far ones.
         validation_ood: Out-of-distribution images to choose on, by name; where there are none, pixel mixups and patch
             shuffles of the validation images.
-        names: Scores to measure; None takes every applicable one.
+        names: Scores to measure; None takes every applicable one but those of `kood.scores.ON_REQUEST`.
         headline: One of them, or "auto".
         accept: Share of in-distribution images that the threshold accepts.
         batch_size: Images a forward pass.
@@ -250,7 +251,7 @@ def validate(
         train: What fitted scores are fitted on.
         validation: In-distribution images.
         validation_ood: Out-of-distribution ones, as for `evaluate`.
-        names: Scores to measure; None takes every applicable one.
+        names: Scores to measure; None takes every applicable one but those of `kood.scores.ON_REQUEST`.
         batch_size: Images a forward pass.
         seed: Of the proxies.
 
@@ -306,7 +307,8 @@ def _scorers(
         raise UserError(
             f"evaluate.scores: this head cannot give {', '.join(impossible)}; it can give {', '.join(possible)}"
         )
-    scorers = {name: Scorer(name) for name in ([n.lower() for n in names] if names is not None else possible)}
+    wanted = [name for name in possible if name not in ON_REQUEST] if names is None else [n.lower() for n in names]
+    scorers = {name: Scorer(name) for name in wanted}
     warnings = []
     if any(scorer.is_fitted for scorer in scorers.values()):
         fitted = run_over(forward, np.asarray(train.images), rows)

@@ -13,6 +13,7 @@ from kood.data import ImageSet
 from kood.errors import UserError
 from kood.evaluate import PROXIES, conformal_threshold, evaluate, mean_auroc, outputs_of, validate
 from kood.scorer import Scorer, applicable, linear_weights
+from kood.scores import ON_REQUEST
 
 pytestmark = pytest.mark.backend  # Run once under each Keras backend.
 
@@ -174,6 +175,11 @@ def test_a_fitted_score_comes_back_from_its_state(name):
     np.testing.assert_allclose(np.asarray(scorer(outputs)), np.asarray(again(outputs)), rtol=1e-6, atol=1e-5)
     assert np.asarray(scorer(outputs)).shape == (120,)
     assert scorer.is_fitted == bool(scorer.state)
+
+
+def test_what_is_measured_on_request_is_a_score():
+    assert set(registry.room("scores")) > ON_REQUEST
+    assert not ON_REQUEST & {"msp", "max_logit", "energy", "entropy", "max_cosine", "mahalanobis", "knn", "vim"}
 
 
 def test_scores_of_a_linear_head_are_left_out_under_an_angular_one(classifier):

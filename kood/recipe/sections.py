@@ -292,7 +292,7 @@ class Evaluate(Section):
     """What is measured.
 
     Attributes:
-        scores: `kood list scores`; not given, every score the head allows.
+        scores: `kood list scores`; not given, every score the head allows, less those of `kood.scores.ON_REQUEST`.
         headline: The score of the summary, the threshold and the SavedModel; "auto" takes the one that best tells
             validation images from `data.validation_ood` or, where there is none, from pixel mixups and patch shuffles
             of validation images, so that no out-of-distribution test image is looked at.
