@@ -18,9 +18,9 @@ from kood.scores.neighbours import *  # noqa: F403
 from kood.scores.plain import *  # noqa: F403
 from kood.scores.subspaces import *  # noqa: F403
 
-#: Scores that are measured where a recipe names them only: one that compares each image with a whole bank once more, some
-#: that take features for activations of a ReLU, some for classifiers that hardly err, and near twins of others. A long
-#: list costs time, and the headline that few validation images choose from it is chance.
+#: Scores that are measured where a recipe names them only: one that compares each image with a whole bank once more,
+#: some that take features for activations of a ReLU, some for classifiers that hardly err, and near twins of others.
+#: A long list costs time, and the headline that few validation images choose from it is chance.
 ON_REQUEST = frozenset(
     {"angular_energy", "ash", "dice", "klmatching", "nnguide", "odin_temperature", "scale", "she"}
 )  # fmt: skip
