@@ -182,6 +182,27 @@ outliers = ["none", ["label_mixup"]]
     assert not list((tmp_path / "saved" / "table").glob("[0-9]*"))
 
 
+def test_seeds_share_a_diffusion_model_that_has_a_seed_of_its_own(tmp_path):
+    (tmp_path / "seeds.toml").write_text(
+        TINY.replace("[diffusion]", "[diffusion]\nseed = 3").replace("seed = 3\n", "", 1)
+        + """
+[serve]
+export = false
+[evaluate]
+scores = ["msp"]
+[matrix]
+seed = [3, 4]
+"""
+    )
+    result = kood("run", "seeds.toml", *LEAN, cwd=tmp_path)
+    assert result.returncode == 0, result.stderr
+    stages = tmp_path / "saved" / "seeds" / "stages"
+    assert len(list(stages.glob("diffusion-*"))) == 1
+    assert len(list(stages.glob("label_mixup-*"))) == 2 == len(list(stages.glob("classifier-*")))
+    alone = kood("run", "seeds.toml", *LEAN, "--set", "matrix.seed=[3]", cwd=tmp_path)
+    assert alone.returncode == 0 and "diffusion: started" not in alone.stdout
+
+
 @pytest.mark.slow
 def test_a_table_of_controls_has_equal_numbers_and_one_baseline(tmp_path):
     recipe = TINY.replace("count = 40\n", "").replace("[outliers.noise]\ncount = 24\n", "")

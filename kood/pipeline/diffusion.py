@@ -21,7 +21,7 @@ __all__ = ["epochs_of", "train_denoiser"]
 
 def train_denoiser(work: Work) -> Stage:
     """Fits the class-conditional diffusion model on the training images."""
-    settings, seed = work.recipe.diffusion, work.seed("diffusion")
+    settings, seed = work.recipe.diffusion, work.seed("diffusion", work.recipe.diffusion.seed)
     unit, amount = settings.budget
 
     def make(folder: Path) -> dict[str, Any]:
@@ -85,7 +85,7 @@ def train_denoiser(work: Work) -> Stage:
         return {"history": history, "parameters": model.count_params(), "steps": trained, **arithmetic}
 
     decides = {
-        "diffusion": settings.model_dump(),
+        "diffusion": settings.model_dump(exclude={"seed"}),
         "augment": work.recipe.data.augment,
         "train": work.digest("train"),
         "seed": seed,

@@ -85,9 +85,9 @@ class Work:
         """Another classifier of the same data, made beside this cell's own."""
         return Work(recipe, self.team, self.progress, self.devices, {"data": self.stages["data"]}, self.seen)
 
-    def seed(self, purpose: str) -> int:
-        """A seed for one purpose, which follows from the recipe's."""
-        return int(fingerprint(self.recipe.seed, purpose), 16) % 2**31
+    def seed(self, purpose: str, own: int | None = None) -> int:
+        """A seed for one purpose, which follows from the recipe's, or from its own where the recipe gives it one."""
+        return int(fingerprint(self.recipe.seed if own is None else own, purpose), 16) % 2**31
 
     def data(self, name: str) -> ImageSet:
         """One of the image sets of the data stage."""

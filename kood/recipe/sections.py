@@ -161,6 +161,8 @@ class Diffusion(Section):
         clip_norm: Global norm to which gradients are clipped.
         precision: Arithmetic of the network; losses are float32 always. "auto" measures a few steps in float32 and in
             bfloat16 before training and takes the faster.
+        seed: Seed of this training alone, so that classifiers of several seeds may share one diffusion model; the
+            recipe's where not given. What is sampled from it follows the recipe's in either case.
     """
 
     denoiser: str = "mlp"
@@ -178,6 +180,7 @@ class Diffusion(Section):
     ema: Annotated[float, Field(gt=0.0, lt=1.0)] = 0.995
     clip_norm: Rate | None = 1.0
     precision: Literal["float32", "mixed_bfloat16", "mixed_float16", "auto"] = "float32"
+    seed: Seed | None = None
 
     @property
     def budget(self) -> tuple[Literal["steps", "epochs", "minutes"], float]:
