@@ -58,8 +58,12 @@ def mixed_bfloat16():
 
 
 @pytest.mark.parametrize(
-    ("name", "published", "digits"), [("resnet8", 0.08e6, 1), ("resnet20", 0.27e6, 2), ("resnet18", 11.17e6, 4)]
-)
+    ("name", "published", "digits"),
+    [
+        ("resnet8", 0.08e6, 1), ("resnet20", 0.27e6, 2), ("resnet18", 11.17e6, 4),
+        ("wrn40_2", 2_243_546, 7), ("wrn28_10", 36_479_194, 8),
+    ],
+)  # fmt: skip
 def test_trainable_parameters_with_a_ten_way_head_are_the_published_ones(name, published, digits):
     model = full_size(name)
     head = (model.output_shape[-1] + 1) * 10
@@ -76,7 +80,13 @@ def test_resnet20_counted_by_hand():
     assert trainable(full_size("resnet20")) == expected
 
 
-@pytest.mark.parametrize(("name", "count"), [("resnet8", 78_064), ("resnet20", 273_392), ("resnet18", 11_178_432)])
+@pytest.mark.parametrize(
+    ("name", "count"),
+    [
+        ("resnet8", 78_064), ("resnet20", 273_392), ("resnet18", 11_178_432), ("wrn40_2", 2_247_664),
+        ("wrn28_10", 36_490_736),
+    ],
+)  # fmt: skip
 def test_parameter_counts_are_those_in_the_docstring(name, count):
     assert full_size(name).count_params() == count
     assert f"{count:,}" in getattr(backbones, name).__doc__
@@ -92,6 +102,34 @@ def test_depth_is_in_the_name(name):
     model = full_size(name)
     main = [layer for layer in model.layers if isinstance(layer, keras.layers.Conv2D) and layer.kernel_size == (3, 3)]
     assert len(main) + 1 == int(name.removeprefix("resnet"))
+
+
+@pytest.mark.parametrize(("name", "depth", "widening"), [("wrn40_2", 40, 2), ("wrn28_10", 28, 10)])
+def test_depth_and_widening_of_a_wide_network_are_in_its_name(name, depth, widening):
+    model = full_size(name)
+    convolutions = [layer for layer in model.layers if isinstance(layer, keras.layers.Conv2D)]
+    # The paper counts the shortcuts of the three stages among the convolutions, and a head adds the last layer.
+    assert len(convolutions) + 1 == depth + 1 and model.output_shape[-1] == 64 * widening
+
+
+def test_a_wide_network_is_pre_activated_throughout():
+    model = full_size("wrn40_2")
+    sums = [layer for layer in model.layers if isinstance(layer, keras.layers.Add)]
+    assert len(sums) == 18
+    for layer in sums:
+        assert all(isinstance(into._keras_history.operation, keras.layers.Conv2D | keras.layers.Add)
+                   for into in layer.input)  # fmt: skip
+    last = model.get_layer("pooled").input._keras_history.operation
+    assert isinstance(last, keras.layers.ReLU)
+
+
+def test_dropout_of_a_wide_network_acts_in_training_alone():
+    model = backbones.wrn40_2((8, 8, 3), width=4, dropout=0.5)
+    x = images((8, 8, 3))
+    np.testing.assert_array_equal(numpy(model(x)), numpy(model(x)))
+    assert np.abs(numpy(model(x, training=True)) - numpy(model(x, training=True))).max() > 1e-3
+    with pytest.raises(ValueError, match="dropout"):
+        backbones.wrn40_2((8, 8, 3), dropout=1.0)
 
 
 def small(make):
