@@ -29,7 +29,7 @@ def load_source(
     uses them to read less, and for all others `load_id` and `load_ood` choose afterwards.
 
     Args:
-        spec: Has the attributes `source`, `path`, `name`, `classes`, `count` and `split`; None means not given.
+        spec: Has the attributes `source`, `path`, `root`, `name`, `classes`, `count` and `split`; None means not given.
         image_shape: (H, W, C) of the images wanted.
         seed: Decides all that is random about the source.
         key: Where the recipe has `spec`, such as "data.far.noise"; it begins every message.
@@ -42,7 +42,7 @@ def load_source(
         UserError: An unknown source, an option it does not take, one it needs, or whatever the source reports.
     """
     entry = registry.find(_ROOM, spec.source, f"{key}.source")
-    given = {option: getattr(spec, option) for option in ("path", "name", *_DONE_HERE)} | options
+    given = {option: getattr(spec, option) for option in ("path", "root", "name", *_DONE_HERE)} | options
     given = {option: value for option, value in given.items() if value is not None}
     for option in given:
         if option not in entry.parameters and option not in _DONE_HERE:

@@ -49,6 +49,7 @@ class Source(Section):
     Attributes:
         source: The data set's name.
         path: A folder or file, for those that read one; `~` and `$VARIABLES` are expanded.
+        root: The folder that the files of an `image_list` are relative to.
         name: Which one, for a source that has several (`tfds`).
         classes: Which classes, by number or by name; all where not given.
         count: How many images, drawn at random with the split seed.
@@ -57,6 +58,7 @@ class Source(Section):
 
     source: str
     path: str | None = None
+    root: str | None = None
     name: str | None = None
     classes: list[int | str] | None = Field(default=None, min_length=1)
     count: Positive | None = None

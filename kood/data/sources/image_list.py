@@ -1,0 +1,107 @@
+"""Images named in a list: how OpenOOD and the benchmarks after it say which images entered."""
+
+from pathlib import Path
+
+import numpy as np
+
+from kood.data.image_set import ImageSet
+from kood.errors import UserError
+
+__all__ = ["image_list"]
+
+#: Where a list of each split stands in for it in `path`.
+_PLACE = "{split}"
+
+
+def image_list(
+    image_shape: tuple[int, int, int], *, seed: int, path: str, root: str | None = None, split: str | None = None
+) -> dict[str, ImageSet]:
+    """A text file that names one image a line, `FILE LABEL`, as OpenOOD's image lists do.
+
+    FILE is relative to `root`; LABEL is a whole number, negative for images without a class, and everything after the
+    last blank of the line. Blank lines are passed over. A class is named after the folder that all of its images lie
+    in, where there is one and no other class has it, else by its number.
+
+    Args:
+        image_shape: (H, W, C) of the images wanted; files of any size are resized to it.
+        seed: Not used.
+        path: The list; "{split}" in it stands for "train" and "test", of which each then has a list of its own. `~`
+            and $VARIABLES are expanded.
+        root: The folder that its files are relative to; the list's own where not given.
+        split: Only this one, where there are two lists.
+
+    Returns:
+        {"train", "test"} where the path has a place for the split, else {"all"}; where labels are negative they are
+        None.
+
+    Raises:
+        UserError: No such list or folder, a line that is not as above, some labels negative and some not, a class
+            number without images, a class of the test list that the training list lacks, a file outside `root` or one
+            that cannot be read.
+    """
+    from kood.data.decode import decode_images
+    from kood.data.paths import data_path
+
+    names = ("train", "test") if _PLACE in path else ("all",)
+    lists = {name: data_path(path.replace(_PLACE, name)) for name in names}
+    folder = lists[names[0]].parent if root is None else data_path(root)
+    if not folder.is_dir():
+        raise UserError(f"root: {folder} is no folder; give the one that the list's files are relative to")
+    read = {name: _read(file, folder) for name, file in lists.items()}
+    first_files, first_labels = read[names[0]]
+    class_names = None if first_labels is None else _class_names(first_files, first_labels)
+    sets = {}
+    for name, (files, labels) in read.items():
+        if (labels is None) != (class_names is None):
+            raise UserError(f"path: of {lists[names[0]]} and {lists[name]} one has classes and the other none")
+        if labels is not None and class_names is not None and labels.max() >= len(class_names):
+            raise UserError(f"path: {lists[name]} has the class {labels.max()}, which {lists[names[0]]} lacks")
+        if split in (None, name) or len(read) == 1:
+            sets[name] = ImageSet(decode_images(files, image_shape), labels, class_names or ())
+    return sets
+
+
+def _read(file: Path, folder: Path) -> tuple[list[Path], np.ndarray | None]:
+    if not file.is_file():
+        found = "is a folder, not a list" if file.exists() else "does not exist"
+        raise UserError(f"path: {file} {found}; give a text file of lines FILE LABEL")
+    try:
+        lines = file.read_text(encoding="utf-8").splitlines()
+    except UnicodeDecodeError as error:
+        raise UserError(f"path: {file} is no text file ({error}); give one of lines FILE LABEL") from error
+    files, labels = [], []
+    for number, line in enumerate(lines, start=1):
+        if not line.strip():
+            continue
+        name, _, label = line.strip().rpartition(" ")
+        try:
+            labels.append(int(label))
+        except ValueError:
+            name = ""
+        if not name.strip():
+            raise UserError(f"path: line {number} of {file} is not FILE LABEL, LABEL a whole number: {line.strip()!r}")
+        if Path(name).is_absolute() or ".." in Path(name).parts:
+            raise UserError(f"path: line {number} of {file} names a file outside of {folder}: {name!r}")
+        files.append(folder / name.strip())
+    if not files:
+        raise UserError(f"path: {file} names no image")
+    given = np.array(labels, np.int64)
+    if (given < 0).all():
+        return files, None
+    if (given < 0).any():
+        raise UserError(f"path: {file} has images with a class and images without; keep either")
+    return files, given
+
+
+def _class_names(files: list[Path], labels: np.ndarray) -> tuple[str, ...]:
+    present = np.unique(labels)
+    if len(present) != present[-1] + 1:
+        missing = int(np.setdiff1d(np.arange(present[-1]), present)[0])
+        raise UserError(
+            f"path: the classes of a list are numbered from 0 without a gap; there is no image of {missing}"
+        )
+    folders: list[set[str]] = [set() for _ in present]
+    for file, label in zip(files, labels, strict=True):
+        folders[label].add(file.parent.name)
+    names = [next(iter(found)) if len(found) == 1 else str(label) for label, found in enumerate(folders)]
+    return tuple(names) if len(set(names)) == len(names) else tuple(str(label) for label in present)
