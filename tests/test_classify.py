@@ -87,8 +87,9 @@ def test_an_unexposed_classifier_does_not_depend_on_how_it_would_be_exposed(fold
         work(folder), work(folder, "outliers.begin=0.5"), work(folder, 'outliers.reach="head"'),
         work(folder, 'outliers.use=["virtual"]', "outliers.virtual.queue=4"), work(folder, 'outliers.mix="linear"'),
         work(folder, 'outliers.mix="cutmix"'), work(folder, 'outliers.mix="cutmix"', "outliers.mix_alpha=2.0"),
+        work(folder, 'outliers.amplitude="swapped"'),
     )}  # fmt: skip
-    assert len(keys - {key}) == 7
+    assert len(keys - {key}) == 8
 
 
 def test_outliers_are_mixed_with_images_as_the_recipe_says(folder, given):
@@ -96,6 +97,28 @@ def test_outliers_are_mixed_with_images_as_the_recipe_says(folder, given):
     stage = classify.train_classifier(made, make_outliers(made))
     assert (given[-1]["mix"], given[-1]["mix_alpha"]) == ("cutmix", 0.5)
     assert np.isfinite(stage.facts["history"]["exposure"]).all()
+
+
+def test_swapped_outliers_have_the_amplitudes_of_training_images(tmp_path, given):
+    (tmp_path / "tiny.toml").write_text(TINY)
+    keys = []
+    for settings in ([], ['outliers.amplitude="swapped"'], ['outliers.amplitude="swapped"', "seed=9"]):
+        made = work(tmp_path, "train.epochs=1", *settings)
+        keys.append(classify.train_classifier(made, make_outliers(made)).key)
+    own, swapped, other = (call["outliers"].images for call in given)
+    training = np.asarray(made.data("train").images)
+    assert len(set(keys)) == 3 and own.shape == swapped.shape == (24, *training.shape[1:])
+    assert (swapped != other).any()
+    # The recipe's noise has a mean near the middle of the range, digits are dark: brightness is an amplitude.
+    assert abs(swapped.mean() - training.mean()) < 20 < abs(own.mean() - training.mean())
+
+
+def test_an_amplitude_swap_is_a_source_of_its_own(folder):
+    made = work(folder, 'outliers.use=["amplitude_swap"]', "outliers.amplitude_swap.count=50")
+    (stage,) = make_outliers(made)
+    swapped = np.load(stage.folder / "outliers.images.npy")
+    assert swapped.shape == (50, 8, 8, 1)
+    assert not {row.tobytes() for row in swapped} & {row.tobytes() for row in np.asarray(made.data("train").images)}
 
 
 def test_virtual_outliers_need_no_images_and_stay_behind(folder, given):

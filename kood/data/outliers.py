@@ -2,9 +2,10 @@
 
 import numpy as np
 
+from kood.data.amplitude import recombined
 from kood.data.images import quantize
 
-__all__ = ["cutmix", "mixture_rows", "noise_images", "patch_shuffle", "pixel_mixup"]
+__all__ = ["amplitude_swap", "cutmix", "mixture_rows", "noise_images", "patch_shuffle", "pixel_mixup"]
 
 
 def pixel_mixup(
@@ -97,6 +98,28 @@ def cutmix(
         inside = in_rows[part, :, None] & in_columns[part, None, :]
         pasted[part] = np.where(inside[..., None], images[second[part]], pasted[part])
     return pasted
+
+
+def amplitude_swap(images: np.ndarray, labels: np.ndarray, count: int, *, rng: np.random.Generator) -> np.ndarray:
+    """Training images under the Fourier amplitudes of training images of other classes.
+
+    What `kood.data.amplitude.swap_amplitudes` does, to pairs as `pixel_mixup` draws them: the first image gives the
+    phases, the second the amplitudes.
+
+    Args:
+        images: uint8 (N, H, W, C).
+        labels: (N,) their classes.
+        count: How many to make.
+        rng: Decides the pairs.
+
+    Returns:
+        uint8 (count, H, W, C).
+
+    Raises:
+        ValueError: Fewer than two classes.
+    """
+    first, second = _pairs(labels, count, rng)
+    return recombined(images, first, images, second)
 
 
 def mixture_rows(

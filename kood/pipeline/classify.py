@@ -9,6 +9,7 @@ import numpy as np
 
 from kood import training
 from kood.data import ImageSet
+from kood.data.amplitude import swap_amplitudes
 from kood.data.batches import training_batches
 from kood.data.stored import read_images
 from kood.evaluate import PROXIES, evaluate, validate
@@ -50,6 +51,9 @@ def train_classifier(
         if exposed and outlier_stages:
             sets = [read_images(stage.folder, "outliers", stage.facts) for stage in outlier_stages]
             outliers = ImageSet(np.concatenate([s.images for s in sets]))
+            if recipe.outliers.amplitude == "swapped":
+                draw = np.random.default_rng(work.seed("amplitude"))
+                outliers = ImageSet(swap_amplitudes(outliers.images, np.asarray(images.images), rng=draw))
             if recipe.outliers.target == "parents":
                 targets = np.concatenate([_parents(stage, classes) for stage in outlier_stages])
         if pure is not None:
@@ -100,6 +104,8 @@ def train_classifier(
     }
     if recipe.outliers.target != "uniform":
         exposure["target"] = recipe.outliers.target
+    if recipe.outliers.amplitude != "own":
+        exposure["amplitude"] = [recipe.outliers.amplitude, work.seed("amplitude")]
     if recipe.outliers.mix != "none":
         exposure["mix"] = [recipe.outliers.mix, recipe.outliers.mix_alpha]
     decides = {

@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 
 from kood.data import ImageSet
-from kood.data.outliers import cutmix, mixture_rows, noise_images, patch_shuffle, pixel_mixup
+from kood.data.outliers import amplitude_swap, cutmix, mixture_rows, noise_images, patch_shuffle, pixel_mixup
 from kood.data.stored import write_images
 from kood.pipeline.samples import make_label_mixup
 from kood.pipeline.work import Work
@@ -20,7 +20,7 @@ def make_outliers(work: Work) -> list[Stage]:
     """Makes the outliers of each source of images that the recipe uses, `outliers.count_of` it each."""
     makers = {
         "label_mixup": make_label_mixup, "pixel_mixup": _pixel_mixup, "cutmix": _cutmix, "noise": _noise,
-        "patch_shuffle": _patch_shuffle, "real": _real,
+        "patch_shuffle": _patch_shuffle, "amplitude_swap": _amplitude_swap, "real": _real,
     }  # fmt: skip
     return [makers[name](work) for name in work.recipe.outliers.use if name in makers]
 
@@ -65,6 +65,17 @@ def _patch_shuffle(work: Work) -> Stage:
     return work.stage(
         "patch_shuffle", {**settings.model_dump(), "count": count, "train": work.digest("train"), "seed": seed}, make
     )
+
+
+def _amplitude_swap(work: Work) -> Stage:
+    count, seed = work.recipe.outliers.count_of("amplitude_swap"), work.seed("amplitude_swap")
+
+    def make(folder: Path) -> dict[str, Any]:
+        train, rng = work.data("train"), np.random.default_rng(seed)
+        images = amplitude_swap(np.asarray(train.images), train.known_labels, count, rng=rng)
+        return write_images(folder, "outliers", ImageSet(images))
+
+    return work.stage("amplitude_swap", {"count": count, "train": work.digest("train"), "seed": seed}, make)
 
 
 def _noise(work: Work) -> Stage:

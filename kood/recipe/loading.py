@@ -71,7 +71,7 @@ def _shrink(recipe: Recipe, given: dict[str, Any]) -> dict[str, Any]:
     at_most(f"diffusion.{unit}", {"steps": 20, "epochs": 1.0, "minutes": 0.1}[unit])
     at_most("diffusion.batch_size", 16)
     at_most("outliers.count", 64)
-    for source in ("label_mixup", "pixel_mixup", "cutmix", "noise", "patch_shuffle"):
+    for source in ("label_mixup", "pixel_mixup", "cutmix", "noise", "patch_shuffle", "amplitude_swap"):
         at_most(f"outliers.{source}.count", 64)
     at_most("outliers.label_mixup.sampling_steps", 4)
     at_most("pure_samples.sampling_steps", 4)

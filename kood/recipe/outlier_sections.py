@@ -13,7 +13,9 @@ Weight = Annotated[float, Field(ge=0.0, lt=1.0)] | Literal["uniform", "beta"]
 LabelWeight = Annotated[float, Field(ge=-2.0, lt=1.0)] | Literal["uniform", "beta"]
 Alpha = Annotated[float, Field(gt=0.0, le=1000.0)]
 Confidence = Annotated[float, Field(ge=0.0, le=1.0)]
-SourceName = Literal["label_mixup", "pixel_mixup", "cutmix", "noise", "patch_shuffle", "virtual", "real"]
+SourceName = Literal[
+    "label_mixup", "pixel_mixup", "cutmix", "noise", "patch_shuffle", "amplitude_swap", "virtual", "real"
+]
 #: Where outliers come from.
 SOURCES: tuple[str, ...] = SourceName.__args__  # type: ignore[attr-defined]
 
@@ -193,6 +195,17 @@ class PatchShuffle(Section):
     grid: Annotated[int, Field(ge=2, le=64)] = 2
 
 
+class AmplitudeSwap(Section):
+    """Outliers that are training images under the Fourier amplitudes of training images of other classes: what they
+    show is real, and their texture is, but not of one piece.
+
+    Attributes:
+        count: How many images; not given, `outliers.count`.
+    """
+
+    count: Positive | None = None
+
+
 class Virtual(Section):
     """Outliers in feature space: unlikely draws from Gaussians fitted to the features of each class (VOS, arXiv
     2202.01197). They need no images; each step exposes the head to `outliers.per_batch` of them.
@@ -230,9 +243,12 @@ class Outliers(Section):
             it ("cutmix"), and ask of the classifier the share of its class, the rest spread evenly over all classes
             (MixOE, arXiv 2106.03917); "none" leaves outliers as they are.
         mix_alpha: The shares are drawn from Beta(mix_alpha, mix_alpha).
+        amplitude: Leave the Fourier amplitudes of outlier images as they are ("own"), or give each image those of a
+            training image ("swapped"; amplitude-phase recombination, arXiv 2108.08487), so that smoothness and contrast
+            do not tell outliers from training images.
         count: How many images each source makes, where it does not say itself.
-        label_mixup: Settings of that source, and likewise `pixel_mixup`, `cutmix`, `noise`, `patch_shuffle`, `virtual`
-            and `real`.
+        label_mixup: Settings of that source, and likewise `pixel_mixup`, `cutmix`, `noise`, `patch_shuffle`,
+            `amplitude_swap`, `virtual` and `real`.
     """
 
     use: list[SourceName] = []
@@ -244,12 +260,14 @@ class Outliers(Section):
     per_batch: Positive = 64
     mix: Literal["none", "linear", "cutmix"] = "none"
     mix_alpha: Alpha = 1.0
+    amplitude: Literal["own", "swapped"] = "own"
     count: Positive = 1500
     label_mixup: LabelMixup = LabelMixup()
     pixel_mixup: PixelMixup = PixelMixup()
     cutmix: CutMix = CutMix()
     noise: Noise = Noise()
     patch_shuffle: PatchShuffle = PatchShuffle()
+    amplitude_swap: AmplitudeSwap = AmplitudeSwap()
     virtual: Virtual = Virtual()
     real: RealOutliers | None = None
 
