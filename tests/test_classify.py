@@ -87,9 +87,10 @@ def test_an_unexposed_classifier_does_not_depend_on_how_it_would_be_exposed(fold
         work(folder), work(folder, "outliers.begin=0.5"), work(folder, 'outliers.reach="head"'),
         work(folder, 'outliers.use=["virtual"]', "outliers.virtual.queue=4"), work(folder, 'outliers.mix="linear"'),
         work(folder, 'outliers.mix="cutmix"'), work(folder, 'outliers.mix="cutmix"', "outliers.mix_alpha=2.0"),
-        work(folder, 'outliers.amplitude="swapped"'),
+        work(folder, 'outliers.use=["cutmix"]'),
+        work(folder, 'outliers.use=["cutmix"]', 'outliers.amplitude="swapped"'),
     )}  # fmt: skip
-    assert len(keys - {key}) == 8
+    assert len(keys - {key}) == 9
 
 
 def test_outliers_are_mixed_with_images_as_the_recipe_says(folder, given):
@@ -101,16 +102,17 @@ def test_outliers_are_mixed_with_images_as_the_recipe_says(folder, given):
 
 def test_swapped_outliers_have_the_amplitudes_of_training_images(tmp_path, given):
     (tmp_path / "tiny.toml").write_text(TINY)
-    keys = []
+    keys, both = [], 'outliers.use=["patch_shuffle", "noise"]'
     for settings in ([], ['outliers.amplitude="swapped"'], ['outliers.amplitude="swapped"', "seed=9"]):
-        made = work(tmp_path, "train.epochs=1", *settings)
+        made = work(tmp_path, "train.epochs=1", both, "outliers.patch_shuffle.count=20", *settings)
         keys.append(classify.train_classifier(made, make_outliers(made)).key)
-    own, swapped, other = (given[call]["outliers"].images for call in (0, len(given) // 3, -1))
-    training = np.asarray(made.data("train").images)
-    assert len(set(keys)) == 3 and own.shape == swapped.shape == (24, *training.shape[1:])
-    assert (swapped != other).any()
-    # The recipe's noise has a mean near the middle of the range, digits are dark: brightness is an amplitude.
-    assert abs(swapped.mean() - training.mean()) < 20 < abs(own.mean() - training.mean())
+    own, swapped, other = (given[call]["outliers"].images.astype(float) for call in (0, len(given) // 3, -1))
+    assert len(set(keys)) == 3 and len(own) == len(swapped) == 44
+    # A shuffle keeps the sum of its image, whose own brightness then goes with its amplitudes.
+    assert (own[:20] != swapped[:20]).any() and (swapped[:20] != other[:20]).any()
+    sums = {int(image.sum()) for image in np.asarray(made.data("train").images).astype(int)}
+    assert all(min(abs(image.sum() - one) for one in sums) <= 32 for image in swapped[:20] if image.max() < 255)
+    np.testing.assert_array_equal(own[20:], swapped[20:])
 
 
 def test_an_amplitude_swap_is_a_source_of_its_own(folder):

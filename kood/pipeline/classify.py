@@ -49,11 +49,7 @@ def train_classifier(
         images, outliers, targets, labelled, steps = work.data("train"), None, None, None, None
         classes = len(images.class_names)
         if exposed and outlier_stages:
-            sets = [read_images(stage.folder, "outliers", stage.facts) for stage in outlier_stages]
-            outliers = ImageSet(np.concatenate([s.images for s in sets]))
-            if recipe.outliers.amplitude == "swapped":
-                draw = np.random.default_rng(work.seed("amplitude"))
-                outliers = ImageSet(swap_amplitudes(outliers.images, np.asarray(images.images), rng=draw))
+            outliers = ImageSet(np.concatenate([_outliers(work, stage) for stage in outlier_stages]))
             if recipe.outliers.target == "parents":
                 targets = np.concatenate([_parents(stage, classes) for stage in outlier_stages])
         if pure is not None:
@@ -105,7 +101,7 @@ def train_classifier(
     if recipe.outliers.target != "uniform":
         exposure["target"] = recipe.outliers.target
     if recipe.outliers.amplitude != "own":
-        exposure["amplitude"] = [recipe.outliers.amplitude, work.seed("amplitude")]
+        exposure["amplitude"] = [recipe.outliers.amplitude, seed]
     if recipe.outliers.mix != "none":
         exposure["mix"] = [recipe.outliers.mix, recipe.outliers.mix_alpha]
     decides = {
@@ -121,6 +117,16 @@ def train_classifier(
         "backend": keras.backend.backend(),
     }
     return work.stage("classifier", decides, make, shown=shown, on=work.devices.fitting)
+
+
+def _outliers(work: Work, stage: Stage) -> np.ndarray:
+    """The images of a stage that made outliers, under the amplitudes that the recipe asks for."""
+    images = np.asarray(read_images(stage.folder, "outliers", stage.facts).images)
+    # Noise is exposed to for the texture that it has, and shows nothing.
+    if work.recipe.outliers.amplitude == "own" or stage.name == "noise":
+        return images
+    draw = np.random.default_rng(work.seed(f"amplitude {stage.name}"))
+    return swap_amplitudes(images, np.asarray(work.data("train").images), rng=draw)
 
 
 def _parents(stage: Stage, classes: int) -> np.ndarray:

@@ -245,7 +245,7 @@ class Outliers(Section):
         mix_alpha: The shares are drawn from Beta(mix_alpha, mix_alpha).
         amplitude: Leave the Fourier amplitudes of outlier images as they are ("own"), or give each image those of a
             training image ("swapped"; amplitude-phase recombination, arXiv 2108.08487), so that smoothness and contrast
-            do not tell outliers from training images.
+            do not tell outliers from training images. `noise` keeps its own in either case.
         count: How many images each source makes, where it does not say itself.
         label_mixup: Settings of that source, and likewise `pixel_mixup`, `cutmix`, `noise`, `patch_shuffle`,
             `amplitude_swap`, `virtual` and `real`.
