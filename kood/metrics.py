@@ -18,6 +18,7 @@ __all__ = [
     "average_precision",
     "fpr_at_id_tpr",
     "fpr_at_ood_tpr",
+    "placements",
     "summary",
 ]
 
@@ -259,14 +260,30 @@ def auroc_difference(first, second) -> tuple[float, float]:
         )
     if any(np.isnan(one).any() for one in [inside, *outsides, other_inside, *other_outsides]):
         raise ValueError("a score is NaN.")
-    of_inside, difference, variance = np.zeros(len(inside)), 0.0, 0.0
-    for outside, other in zip(outsides, other_outsides, strict=True):
-        of_inside += (_below(other_inside, other) - _below(inside, outside)) / len(outsides)
-        of_outside = _below(-other, -other_inside) - _below(-outside, -inside)
-        difference += of_outside.mean() / len(outsides)
-        variance += of_outside.var(ddof=1) / len(outside) / len(outsides) ** 2
-    variance += of_inside.var(ddof=1) / len(inside)
-    return float(difference), float(np.sqrt(variance))
+    of_inside, of_outsides = (
+        [b - a for a, b in zip(one, other, strict=True)] if isinstance(one, list) else other - one
+        for one, other in zip(placements(inside, outsides), placements(other_inside, other_outsides), strict=True)
+    )
+    variance = of_inside.var(ddof=1) / len(inside)
+    variance += sum(of.var(ddof=1) / len(of) for of in of_outsides) / len(outsides) ** 2
+    return float(np.mean([of.mean() for of in of_outsides])), float(np.sqrt(variance))
+
+
+def placements(inside, outsides) -> tuple[np.ndarray, list[np.ndarray]]:
+    """The share of the other kind that each example is on the right side of, ties counting half.
+
+    Their means are the AUROC, the unweighted mean over the OOD sets, and their variances those of DeLong, DeLong and
+    Clarke-Pearson 1988 (Biometrics 44).
+
+    Args:
+        inside: (N,) scores of the ID examples, higher for OOD; infinities allowed.
+        outsides: (M,) those of each OOD set.
+
+    Returns:
+        (N,) fractions, each the mean over the OOD sets, and (M,) of each OOD set.
+    """
+    of_inside = np.mean([_below(inside, outside) for outside in outsides], axis=0)
+    return of_inside, [_below(-outside, -inside) for outside in outsides]
 
 
 def _below(values, others) -> np.ndarray:

@@ -6,7 +6,7 @@ from sklearn import metrics as peer
 
 from kood import metrics
 
-EVERY = [name for name in metrics.__all__ if name not in ("summary", "accuracy", "auroc_difference")]
+EVERY = [name for name in metrics.__all__ if name not in ("summary", "accuracy", "auroc_difference", "placements")]
 
 
 def counted(scores, is_ood, tpr=0.95):

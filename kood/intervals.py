@@ -1,0 +1,155 @@
+"""How sure a figure is: the interval of one, and of the difference between two over several seeds. NumPy only."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from statistics import NormalDist
+
+import numpy as np
+
+from kood.metrics import placements
+
+__all__ = ["FEWEST_SEEDS", "Difference", "auroc_interval", "paired_difference"]
+
+#: From fewer seeds nothing is called significant.
+FEWEST_SEEDS = 3
+_RESAMPLES = 2000
+
+
+@dataclass(frozen=True)
+class Difference:
+    """How much higher one arm's figure is than another's, seed by seed.
+
+    Attributes:
+        mean: Over the seeds, in the unit of the figures.
+        low: Lower end of its interval; None where there is but one seed and no images to resample.
+        high: Upper end.
+        seeds: How many.
+        positive: In how many of them it is above 0.
+        significant: Whether the interval leaves 0 out, from `FEWEST_SEEDS` seeds or more.
+    """
+
+    mean: float
+    low: float | None
+    high: float | None
+    seeds: int
+    positive: int
+
+    @property
+    def significant(self) -> bool:
+        if self.low is None or self.high is None or self.seeds < FEWEST_SEEDS:
+            return False
+        return self.low > 0 or self.high < 0
+
+
+def auroc_interval(inside, outsides, level: float = 0.95) -> tuple[float, float]:
+    """Confidence interval of an AUROC, or of the unweighted mean of several against the same ID examples.
+
+    With A the AUROC and s its standard error by DeLong, DeLong and Clarke-Pearson 1988 (Biometrics 44), from the
+    variances of `kood.metrics.placements`,
+
+        logit(A) -+ z s / (A (1 - A)),    z the normal quantile of (1 + level) / 2,
+
+    taken back by the logistic function, so that it stays within (0, 1). Where A is 0 or 1, s is 0 and says nothing:
+    then the interval's other end is the exact one for that many independent pairs in a row in the same order as there
+    are examples in the smallest set, ((1 - level) / 2)^(1 / n). Scores that are all alike give (.5, .5).
+
+    Args:
+        inside: (N,) scores of the ID examples, higher for OOD; infinities allowed.
+        outsides: (M,) those of each OOD set.
+        level: Coverage, in (0, 1).
+
+    Returns:
+        Lower and upper end, fractions.
+
+    Raises:
+        ValueError: A level outside (0, 1), no OOD set, fewer than two examples of a kind, or NaN.
+    """
+    if not 0 < level < 1:
+        raise ValueError(f"level must be between 0 and 1; it is {level!r}.")
+    inside, outsides = np.asarray(inside, np.float64), [np.asarray(one, np.float64) for one in outsides]
+    sizes = [one.size for one in (inside, *outsides)]
+    if not outsides or min(sizes) < 2:
+        raise ValueError(f"An interval needs two or more ID examples and as many of each OOD set; there are {sizes}.")
+    if any(np.isnan(one).any() for one in (inside, *outsides)):
+        raise ValueError("A score is NaN.")
+    of_inside, of_outsides = placements(inside, outsides)
+    area = float(np.mean([of.mean() for of in of_outsides]))
+    if area <= 0.0 or area >= 1.0:
+        bound = ((1 - level) / 2) ** (1 / min(sizes))
+        return (bound, 1.0) if area >= 1.0 else (0.0, 1.0 - bound)
+    variance = of_inside.var(ddof=1) / len(of_inside)
+    variance += sum(of.var(ddof=1) / len(of) for of in of_outsides) / len(of_outsides) ** 2
+    reach = NormalDist().inv_cdf((1 + level) / 2) * float(np.sqrt(variance)) / (area * (1 - area))
+    middle = np.log(area / (1 - area))
+    low, high = (float(1 / (1 + np.exp(-end))) for end in (middle - reach, middle + reach))
+    return low, high
+
+
+def paired_difference(
+    first: Sequence[float],
+    second: Sequence[float],
+    images: Sequence[tuple[np.ndarray, Sequence[np.ndarray]]] | None = None,
+    *,
+    level: float = 0.95,
+    resamples: int = _RESAMPLES,
+    seed: int = 0,
+) -> Difference:
+    """The mean over seeds of second less first, and its bootstrap interval over seeds and, where given, images.
+
+    A resample draws S seeds of the S with replacement and takes d + sqrt(S / (S - 1)) (mean of the drawn differences
+    - d), d being the mean of all: without the root the bootstrap of a few seeds is too narrow by that factor. Where
+    images are given, it also draws as many ID images and as many of each OOD set as there are, the same for every seed
+    and both arms, and adds the mean over the drawn seeds of how much their mean placements change: AUROC to first
+    order, which is what DeLong's variance is made of. The interval holds the middle `level` of the resamples. With one
+    seed it is about the images alone. Three seeds remain three: read such an interval as a rough one.
+
+    Args:
+        first: (S,) figures of one arm.
+        second: (S,) those of another, for the same seeds.
+        images: For each seed the difference of the two arms' `kood.metrics.placements`: (N,) of the ID images and (M,)
+            of each OOD set, in the same order for every seed.
+        level: Coverage, in (0, 1).
+        resamples: How many.
+        seed: Of the draws.
+
+    Returns:
+        A `Difference`.
+
+    Raises:
+        ValueError: No figures, unequal numbers of them or of images, or figures that are not finite.
+    """
+    one, other = np.asarray(first, np.float64), np.asarray(second, np.float64)
+    if one.ndim != 1 or one.shape != other.shape or not one.size:
+        raise ValueError(
+            f"Both arms need one figure for each of the same seeds; the shapes are {one.shape}, {other.shape}."
+        )
+    if not (np.isfinite(one).all() and np.isfinite(other).all()):
+        raise ValueError("A figure is NaN or infinite.")
+    if images is not None and len(images) != len(one):
+        raise ValueError(f"There are {len(one)} seeds but images of {len(images)}.")
+    differences, rng = other - one, np.random.default_rng(seed)
+    count, mean = len(differences), float(differences.mean())
+    drawn = rng.integers(count, size=(resamples, count))
+    resampled = np.full(resamples, mean)
+    if count > 1:
+        resampled += np.sqrt(count / (count - 1)) * (differences[drawn].mean(axis=1) - mean)
+    if images is not None:
+        resampled += np.take_along_axis(_image_part(images, resamples, rng), drawn, axis=1).mean(axis=1)
+    low = high = None
+    if count > 1 or images is not None:
+        low, high = (float(end) for end in np.quantile(resampled, [(1 - level) / 2, (1 + level) / 2]))
+    return Difference(mean, low, high, count, int((differences > 0).sum()))
+
+
+def _image_part(
+    images: Sequence[tuple[np.ndarray, Sequence[np.ndarray]]], resamples: int, rng: np.random.Generator
+) -> np.ndarray:
+    """(resamples, S): how much each seed's difference changes when the images are drawn anew."""
+    kinds = [np.stack([inside for inside, _ in images])]
+    kinds += [np.stack(sets) for sets in zip(*(outsides for _, outsides in images), strict=True)]
+    change = np.zeros((resamples, len(images)))
+    for weight, values in zip([1.0] + [1.0 / (len(kinds) - 1)] * (len(kinds) - 1), kinds, strict=True):
+        centred = np.ascontiguousarray((values - values.mean(axis=1, keepdims=True)).T)  # (images, S)
+        for row in range(resamples):
+            change[row] += weight * centred[rng.integers(len(centred), size=len(centred))].mean(axis=0)
+    return change

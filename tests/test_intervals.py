@@ -1,0 +1,154 @@
+"""Intervals against DeLong's formula written out pair by pair, against normal theory, and by their coverage."""
+
+import math
+
+import numpy as np
+import pytest
+
+from kood.intervals import Difference, auroc_interval, paired_difference
+from kood.metrics import auroc, placements
+
+
+def rng(seed=0):
+    return np.random.default_rng(seed)
+
+
+def by_pairs(inside, outsides):
+    """AUROC and its variance from every pair of an ID and an OOD example."""
+    wins = [np.where(o[None] > inside[:, None], 1.0, np.where(o[None] == inside[:, None], 0.5, 0.0)) for o in outsides]
+    of_inside = sum(w.mean(axis=1) for w in wins) / len(wins)
+    variance = ((of_inside - of_inside.mean()) ** 2).sum() / (len(inside) - 1) / len(inside)
+    for w in wins:
+        of = w.mean(axis=0)
+        variance += ((of - of.mean()) ** 2).sum() / (len(of) - 1) / len(of) / len(wins) ** 2
+    return np.mean([w.mean() for w in wins]), variance
+
+
+@pytest.mark.parametrize("tied", [False, True])
+@pytest.mark.parametrize("sets", [1, 3])
+@pytest.mark.parametrize("level", [0.8, 0.95])
+def test_an_interval_is_delongs_on_the_logit_scale(tied, sets, level):
+    from scipy.stats import norm
+
+    inside, outsides = rng().normal(size=60), [rng(k + 1).normal(0.4 + k, size=30 + k) for k in range(sets)]
+    if tied:
+        inside, outsides = np.rint(inside), [np.rint(o) for o in outsides]
+    area, variance = by_pairs(inside, outsides)
+    reach = norm.ppf((1 + level) / 2) * math.sqrt(variance) / (area * (1 - area))
+    middle = math.log(area / (1 - area))
+    expected = [1 / (1 + math.exp(-(middle + sign * reach))) for sign in (-1, 1)]
+    np.testing.assert_allclose(auroc_interval(inside, outsides, level), expected, rtol=1e-12)
+
+
+def test_placements_average_to_the_auroc():
+    inside, outsides = (
+        np.rint(rng().normal(size=50)),
+        [np.rint(rng(2).normal(size=31)), np.array([np.inf, -np.inf, 0.0])],
+    )
+    of_inside, of_outsides = placements(inside, outsides)
+    for outside, of in zip(outsides, of_outsides, strict=True):
+        is_ood = np.repeat([False, True], [len(inside), len(outside)])
+        assert math.isclose(of.mean(), auroc(np.concatenate([inside, outside]), is_ood))
+    assert math.isclose(of_inside.mean(), np.mean([of.mean() for of in of_outsides]))
+
+
+def test_a_perfect_detector_is_not_certain():
+    low, high = auroc_interval(np.arange(20.0), [np.arange(20.0, 30.0)])
+    # Ten pairs in a row: the exact (Clopper-Pearson) lower end of 10 successes in 10.
+    assert high == 1.0 and math.isclose(low, 0.025 ** (1 / 10))
+    low, high = auroc_interval(np.arange(20.0, 30.0), [np.arange(20.0)])
+    assert low == 0.0 and math.isclose(high, 1 - 0.025 ** (1 / 10))
+
+
+def test_scores_all_alike_give_half():
+    assert auroc_interval(np.zeros(5), [np.zeros(7)]) == (0.5, 0.5)
+
+
+@pytest.mark.parametrize(
+    ("inside", "outsides", "level", "message"),
+    [
+        ([0.0], [[1.0, 2.0]], 0.95, "two or more"),
+        ([0.0, 1.0], [[1.0]], 0.95, "two or more"),
+        ([0.0, 1.0], [], 0.95, "two or more"),
+        ([0.0, math.nan], [[1.0, 2.0]], 0.95, "NaN"),
+        ([0.0, 1.0], [[1.0, 2.0]], 1.0, "level"),
+    ],
+)
+def test_wrong_input_is_refused(inside, outsides, level, message):
+    with pytest.raises(ValueError, match=message):
+        auroc_interval(inside, outsides, level)
+
+
+def test_an_interval_covers_the_true_area_about_as_often_as_it_says():
+    true, covered = 0.5 * (1 + math.erf(1.0 / 2)), 0  # Normals one apart: P(X < Y) = Phi(1 / sqrt 2).
+    for trial in range(400):
+        draw = rng(trial)
+        low, high = auroc_interval(draw.normal(size=60), [draw.normal(1.0, size=60)], 0.9)
+        covered += low <= true <= high
+    assert 0.86 < covered / 400 < 0.94
+
+
+# Differences ---------------------------------------------------------------------------------------------------------
+
+
+def test_the_interval_over_seeds_has_the_width_of_the_standard_error():
+    first, apart = rng().normal(0.7, 0.01, size=40), rng(1).normal(0.02, 0.01, size=40)
+    found = paired_difference(first, first + apart, resamples=20_000)
+    error = apart.std(ddof=1) / math.sqrt(40)
+    assert math.isclose(found.mean, apart.mean()) and found.seeds == 40 and found.positive == (apart > 0).sum()
+    np.testing.assert_allclose(
+        [found.low, found.high], apart.mean() + 1.96 * error * np.array([-1, 1]), atol=0.1 * error
+    )
+    assert found.significant
+
+
+def test_few_seeds_are_not_made_to_look_too_certain():
+    # Two seeds 0 and 2: the plain bootstrap has variance 1/2, the sample variance over n is 1.
+    found = paired_difference([0.0, 0.0], [0.0, 2.0], resamples=4000)
+    assert (
+        found.mean == 1.0 and math.isclose(found.low, 1 - math.sqrt(2)) and math.isclose(found.high, 1 + math.sqrt(2))
+    )
+    assert not found.significant and found.positive == 1
+
+
+def test_one_seed_without_images_has_no_interval_and_two_are_never_significant():
+    assert paired_difference([0.5], [0.9]) == Difference(0.9 - 0.5, None, None, 1, 1)
+    assert not paired_difference([0.5], [0.9]).significant
+    assert not paired_difference([0.5, 0.5], [0.9, 0.9]).significant
+    equal = paired_difference([0.5] * 3, [0.9] * 3)
+    assert equal.significant and math.isclose(equal.low, 0.4) and math.isclose(equal.high, 0.4)
+    assert not paired_difference([0.5] * 3, [0.5] * 3).significant
+
+
+def test_images_widen_the_interval_as_delong_says():
+    draw = rng(3)
+    inside, outside = draw.normal(size=400), draw.normal(1.0, size=300)
+    other_inside, other_outside = inside + draw.normal(size=400), outside + draw.normal(size=300)
+    one, other = placements(inside, [outside]), placements(other_inside, [other_outside])
+    images = (other[0] - one[0], [other[1][0] - one[1][0]])
+    change = images[0].mean()
+    error = math.sqrt(images[0].var(ddof=1) / 400 + images[1][0].var(ddof=1) / 300)
+    alone = paired_difference([0.0], [change], [images], resamples=4000)
+    np.testing.assert_allclose([alone.low, alone.high], change + 1.96 * error * np.array([-1, 1]), atol=0.1 * error)
+    # The same images for every seed: more seeds of equal differences do not make the images more certain.
+    many = paired_difference([0.0] * 9, [change] * 9, [images] * 9, resamples=4000)
+    assert abs((many.high - many.low) / (alone.high - alone.low) - 1) < 0.1
+
+
+def test_several_sets_weigh_alike():
+    sets = [rng(k).normal(0.1, 0.5, size=50 * (k + 1)) for k in range(2)]
+    inside = np.full(80, 0.1)
+    found = paired_difference([0.0], [0.1], [(inside, sets)], resamples=6000)
+    error = math.sqrt(sum(one.var() / len(one) for one in sets)) / 2
+    assert abs((found.high - found.low) / (2 * 1.96 * error) - 1) < 0.06
+
+
+def test_differences_repeat_and_refuse_what_does_not_pair():
+    first, second = rng().random(5), rng(1).random(5)
+    assert paired_difference(first, second) == paired_difference(first, second)
+    for arguments, message in (
+        (([], []), "one figure"), (([0.1], [0.1, 0.2]), "one figure"), (([0.1], [math.nan]), "NaN"),
+        (([0.1], [0.2], []), "images of 0"),
+    ):  # fmt: skip
+        with pytest.raises(ValueError, match=message):
+            paired_difference(*arguments)
