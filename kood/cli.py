@@ -127,6 +127,26 @@ def predict(
 
 
 @app.command()
+def compare(
+    runs: Annotated[list[Path], typer.Argument(metavar="RUN...", help="Finished runs, saved/<recipe>.")],
+    baseline: Annotated[
+        str | None,
+        typer.Option(metavar="ROW", help="What the other rows are compared with; the first if not given."),
+    ] = None,
+    score: Annotated[
+        str | None, typer.Option(metavar="NAME", help="One score for all, in place of the headline score of each.")
+    ] = None,
+    to: Annotated[
+        Path | None, typer.Option(metavar="FOLDER|FILE", help="Write compare.md, .tex and .csv there, or one of them.")
+    ] = None,
+) -> None:
+    """Lay finished runs side by side, with paired differences and how sure they are."""
+    from kood.compare import compare_runs
+
+    compare_runs(runs, baseline=baseline, score=score, to=to)
+
+
+@app.command()
 def outliers(
     run_folder: Annotated[Path, typer.Argument(metavar="RUN", help="saved/<recipe>, with a diffusion model.")],
     first: Annotated[str, typer.Option("--from", metavar="CLASS", help="The class that rows begin with.")],

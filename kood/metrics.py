@@ -260,10 +260,8 @@ def auroc_difference(first, second) -> tuple[float, float]:
         )
     if any(np.isnan(one).any() for one in [inside, *outsides, other_inside, *other_outsides]):
         raise ValueError("a score is NaN.")
-    of_inside, of_outsides = (
-        [b - a for a, b in zip(one, other, strict=True)] if isinstance(one, list) else other - one
-        for one, other in zip(placements(inside, outsides), placements(other_inside, other_outsides), strict=True)
-    )
+    one, other = placements(inside, outsides), placements(other_inside, other_outsides)
+    of_inside, of_outsides = other[0] - one[0], [b - a for a, b in zip(one[1], other[1], strict=True)]
     variance = of_inside.var(ddof=1) / len(inside)
     variance += sum(of.var(ddof=1) / len(of) for of in of_outsides) / len(outsides) ** 2
     return float(np.mean([of.mean() for of in of_outsides])), float(np.sqrt(variance))

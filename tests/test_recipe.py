@@ -155,6 +155,19 @@ seed = [0, 1, 2]
     assert cells[-1][1].seed == 2 and not cells[-1][1].matrix
 
 
+def test_a_baseline_is_a_row_of_the_matrix(tiny):
+    plain = tiny.read_text()
+    tiny.write_text(plain + '[matrix]\noutliers = ["none", "noise"]\nseed = [0, 1]\n')
+    recipe = load(tiny, ['report.baseline={outliers="none"}'])
+    assert recipe.report.baseline == {"outliers": "none"} and len(recipe.cells()) == 4
+    for baseline, expected in (
+        ('{outliers="nose"}', "report.baseline.outliers: no row of the matrix is called 'nose'; did you mean 'none'"),
+        ('{head="softmax"}', "report.baseline: 'head' is no key of the matrix"), ('{seed="0"}', "'seed' is no key"),
+    ):  # fmt: skip
+        with pytest.raises(UserError, match=expected):
+            load(tiny, [f"report.baseline={baseline}"])
+
+
 def test_an_arm_changes_the_settings_it_names_and_no_others(tiny):
     tiny.write_text(
         TINY

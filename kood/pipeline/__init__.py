@@ -26,7 +26,7 @@ from kood.pipeline.judge import train_judge
 from kood.pipeline.outliers import make_outliers
 from kood.pipeline.prepare import check, prepare_data
 from kood.pipeline.samples import make_pure_samples
-from kood.pipeline.summary import summarize, write_report
+from kood.pipeline.summary import headline_scores, summarize, write_report
 from kood.pipeline.team import Team
 from kood.pipeline.work import Work
 from kood.recipe import Recipe, load
@@ -151,12 +151,22 @@ def _run_matrix(recipe: Recipe, team: Team, console: Console) -> dict[str, Any]:
         "recipe": recipe.name,
         "cells": made,
         "failed": failed,
-        "table": report.aggregate(made),
+        "table": _table(recipe, made, team.run.folder),
     }
     report.write_json(team.run.folder / "report.json", result)
     report.write(team.run.folder / "report.html", result)
     report.print_matrix(console, result)
     return result
+
+
+def _table(recipe: Recipe, cells: list[dict[str, Any]], folder: Path) -> list[dict[str, Any]]:
+    rows = report.aggregate(cells)
+    if not recipe.report.baseline:
+        return rows
+    apart = report.differences(
+        cells, lambda labels: {**labels, **recipe.report.baseline}, lambda cell: headline_scores(folder, cell)
+    )
+    return [{**row, "difference": one} for row, one in zip(rows, apart, strict=True)]
 
 
 def _say_where(console: Console, folder: Path, result: dict[str, Any]) -> None:

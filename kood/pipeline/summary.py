@@ -3,6 +3,7 @@
 import os
 import platform
 import sys
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +14,7 @@ import kood
 from kood import report
 from kood.pipeline.work import Work
 
-__all__ = ["summarize", "write_report"]
+__all__ = ["headline_scores", "summarize", "write_report"]
 
 #: What a stage says of itself beside its time: how a network was trained, how a sampler sampled.
 TOLD = ("steps", "precision", "drawn", "kept", "drop_rate", "images_per_second")
@@ -28,8 +29,9 @@ def summarize(work: Work) -> dict[str, Any]:
         for name in getattr(work.recipe.data, kind)
     }
     compared = work.stages["baseline"].facts if "baseline" in work.stages else None
+    file = work.stages["evaluate"].folder / "scores.npz"
     inside = {name: {key: sets[name][key] for key in ("images", "sha256")} for name in ("train", "test")}
-    return {
+    result = {
         "recipe": work.recipe.name,
         "cell": {},
         "backend": keras.backend.backend(),
@@ -54,7 +56,15 @@ def summarize(work: Work) -> dict[str, Any]:
             for name, stage in work.stages.items()
         },
         "environment": environment(),
+        "scores_file": file.relative_to(work.run.folder).as_posix(),
     }
+    return {**result, "intervals": report.intervals(result, headline_scores(work.run.folder, result))}
+
+
+def headline_scores(folder: Path, cell: Mapping[str, Any]) -> dict[str, np.ndarray]:
+    """The scores of every image by the cell's headline score, by set; the in-distribution test images are "id"."""
+    with np.load(folder / cell["scores_file"], allow_pickle=False) as arrays:
+        return report.score_arrays(arrays, cell["headline_score"])
 
 
 def environment() -> dict[str, str]:
@@ -74,9 +84,7 @@ def write_report(folder: Path, result: dict[str, Any], work: Work) -> None:
     histories: dict[str, dict[str, list[float]]] = {
         name: _terms(work.stages[name].facts["history"]) for name in ("diffusion", "classifier") if name in work.stages
     }
-    with np.load(work.stages["evaluate"].folder / "scores.npz", allow_pickle=False) as arrays:
-        ending = f"/{result['headline_score']}"
-        headline = {key.removesuffix(ending): arrays[key] for key in arrays.files if key.endswith(ending)}
+    headline = headline_scores(work.run.folder, result)
     sheet = work.stages["label_mixup"].folder / "sheet.png" if "label_mixup" in work.stages else None
     report.write(
         folder / "report.html", result, scores=headline, histories=histories, contact_sheet=sheet,

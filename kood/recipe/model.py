@@ -19,6 +19,7 @@ from kood.recipe.sections import (
     Diffusion,
     Evaluate,
     Head,
+    Report,
     Section,
     Seed,
     Serve,
@@ -50,6 +51,7 @@ class Recipe(Section):
     train: Train = Train()
     evaluate: Evaluate = Evaluate()
     serve: Serve = Serve()
+    report: Report = Report()
     matrix: dict[str, Annotated[list[Any], Field(min_length=1)]] = {}
     quick: bool = False
 
@@ -60,6 +62,7 @@ class Recipe(Section):
         if self.name and not SLUG.fullmatch(self.name):
             raise ValueError(f"name: {self.name!r} cannot name a folder; use letters, digits, '.', '_' and '-'")
         self._check_sampling()
+        self._check_baseline()
         grid, sides = self.outliers.patch_shuffle.grid, self.data.shape[:2]
         if "patch_shuffle" in self.outliers.use and grid > min(sides):
             raise ValueError(f"outliers.patch_shuffle.grid is {grid}, but images of {sides[0]}x{sides[1]} pixels have "
@@ -81,6 +84,16 @@ class Recipe(Section):
             if score != "auto" and angular and _needs(score, "kernel"):
                 raise ValueError(f"evaluate: score {score!r} reworks a linear head; head {self.head.name!r} is angular")
         return self
+
+    def _check_baseline(self) -> None:
+        rows = {key: settings.labels(values) for key, values in self.matrix.items() if key != "seed"}
+        for key, value in self.report.baseline.items():
+            # The cells of a matrix are recipes of their own, without one.
+            if self.matrix and key not in rows:
+                raise ValueError(f"report.baseline: {key!r} is no key of the matrix; {registry.nearest(key, rows)}")
+            if self.matrix and value not in rows[key]:
+                raise ValueError(f"report.baseline.{key}: no row of the matrix is called {value!r}; "
+                                 f"{registry.nearest(value, rows[key])}")  # fmt: skip
 
     def _check_sampling(self) -> None:
         sampled: dict[str, Sampling] = {}

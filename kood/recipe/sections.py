@@ -332,3 +332,14 @@ class Serve(Section):
 
     export: bool = True
     accept: Annotated[float, Field(gt=0.0, lt=1.0)] = 0.95
+
+
+class Report(Section):
+    """How results are laid out. Nothing is made again when this changes.
+
+    Attributes:
+        baseline: Which row of a matrix the others are compared with, seed by seed: values of its keys as the table
+            prints them, such as { outliers = "none" }; a key that is not named stays as each row has it.
+    """
+
+    baseline: dict[str, str] = {}

@@ -3,7 +3,11 @@
 from kood.report.aggregate import aggregate
 from kood.report.files import write_json
 from kood.report.html import write
+from kood.report.paired import DIFFERENCE_NOTE, differences, different_images, intervals, score_arrays
 from kood.report.progress import StageProgress, fit_callback
 from kood.report.table import print_cell, print_matrix
 
-__all__ = ["StageProgress", "aggregate", "fit_callback", "print_cell", "print_matrix", "write", "write_json"]
+__all__ = [
+    "DIFFERENCE_NOTE", "StageProgress", "aggregate", "different_images", "differences", "fit_callback", "intervals",
+    "print_cell", "print_matrix", "score_arrays", "write", "write_json",
+]  # fmt: skip

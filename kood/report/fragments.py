@@ -11,6 +11,7 @@ from typing import Any
 from kood.report import figures
 from kood.report.wording import (
     COLUMNS,
+    INTERVAL_NOTE,
     SMOKE,
     all_warnings,
     clean,
@@ -19,6 +20,7 @@ from kood.report.wording import (
     sets,
     threshold_meaning,
     validation_note,
+    with_interval,
 )
 
 __all__ = [
@@ -115,7 +117,7 @@ def tiles(cell: Mapping[str, Any]) -> str:
 def _headline_table(cell: Mapping[str, Any]) -> str:
     of_headline = cell["scores"].get(cell["headline_score"], {})
     head = ["dataset", "images"] + [f"{n}<small>{q}</small>" if q else n for n, q in COLUMNS.values()]
-    rows = []
+    rows, sure = [], cell.get("intervals") or {}
     for kind in ("near", "far"):
         names = sets(cell, kind)
         if not names:
@@ -124,10 +126,13 @@ def _headline_table(cell: Mapping[str, Any]) -> str:
         for name in names:
             one = of_headline.get(name) or {}
             images = escaped(cell["datasets"][name].get("images", ""))
-            rows.append(row(escaped(name), [images, *(percent(one.get(key)) for key in COLUMNS)]))
-        means = of_headline.get(kind) or {}
-        rows.append(row("mean", ["", *(percent(means.get(key)) for key in COLUMNS)], "mean"))
+            rows.append(row(escaped(name), [images, *_figures(one, sure.get(name))]))
+        rows.append(row("mean", ["", *_figures(of_headline.get(kind) or {}, sure.get(kind))], "mean"))
     return table(head, rows)
+
+
+def _figures(one: Mapping[str, float | None], interval: Sequence[float] | None) -> list[str]:
+    return [with_interval(one.get(k), interval) if k == "auroc" else percent(one.get(k)) for k in COLUMNS]
 
 
 def _scores_table(cell: Mapping[str, Any]) -> str:
@@ -213,7 +218,7 @@ def results(cell: Mapping[str, Any]) -> str:
     return (
         f"<h2>Detection by {escaped(cell['headline_score'])}, the headline score</h2>"
         + _headline_table(cell)
-        + f'<p class="note">{escaped(note + FPR_NOTE)}</p>'
+        + f'<p class="note">{escaped(note + (INTERVAL_NOTE if cell.get("intervals") else "") + FPR_NOTE)}</p>'
         + "<h2>All scores</h2>"
         + _scores_table(cell)
         + (f'<p class="note">{escaped(validation_note(cell))}</p>' if validation_note(cell) else "")

@@ -8,9 +8,10 @@ from kood.report import figures, fragments, outlier_audit
 from kood.report.aggregate import aggregate, beside_controls
 from kood.report.files import write_text
 from kood.report.fragments import escaped
+from kood.report.paired import DIFFERENCE_NOTE
 from kood.report.style import CSS
-from kood.report.table import MATRIX_COLUMNS, best_marks
-from kood.report.wording import headings, headline_names, mean_std, origin, override, percent, setting
+from kood.report.table import DIFFERENCE_COLUMNS, MATRIX_COLUMNS, best_marks
+from kood.report.wording import headings, headline_names, mean_std, origin, override, percent, setting, signed
 
 __all__ = ["page", "write"]
 
@@ -59,6 +60,22 @@ def _matrix_table(rows: Sequence[Mapping[str, Any]]) -> str:
             cells.append(f"<td>{escaped(headline_names(row))}</td>")
         body.append(f"<tr>{''.join(cells)}</tr>")
     return fragments.table(head, body, labels=len(names))
+
+
+def _differences(rows: Sequence[Mapping[str, Any]]) -> str:
+    if not any(row.get("difference") for row in rows):
+        return ""
+    head = ["setting", "baseline", *(heading.replace("\n", "<br>") for heading, _, _ in DIFFERENCE_COLUMNS)]
+    body = []
+    for row in rows:
+        apart = row.get("difference")
+        if apart:
+            changed = {key: value for key, value in apart["baseline"].items() if value != row["cell"].get(key)}
+            names = "".join(f'<td class="name">{escaped(setting(one))}</td>' for one in (row["cell"], changed))
+            values = [signed((apart.get(part) or {}).get(metric)) for _, part, metric in DIFFERENCE_COLUMNS]
+            body.append(f"<tr>{names}{''.join(f'<td>{value}</td>' for value in values)}</tr>")
+    table = fragments.table(head, body, labels=2)
+    return f'<h2>Against the baseline</h2>{table}<p class="note">Points of percent. {escaped(DIFFERENCE_NOTE)}</p>'
 
 
 def _over_seeds(report: Mapping[str, Any], rows: Sequence[Mapping[str, Any]]) -> str:
@@ -114,6 +131,7 @@ def _matrix(
     return (
         fragments.warnings(report)
         + _over_seeds(report, rows)
+        + _differences(rows)
         + _failed(report.get("failed", []))
         + fragments.contact_sheet(contact_sheet, outlier_notes)
         + fragments.training(histories)

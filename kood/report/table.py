@@ -13,8 +13,10 @@ from rich.text import Text
 
 from kood.report import outlier_audit
 from kood.report.aggregate import aggregate, beside_controls
+from kood.report.paired import DIFFERENCE_NOTE
 from kood.report.wording import (
     COLUMNS,
+    INTERVAL_NOTE,
     SMOKE,
     all_warnings,
     clean,
@@ -27,11 +29,13 @@ from kood.report.wording import (
     percent,
     sets,
     setting,
+    signed,
     threshold_meaning,
     validation_note,
+    with_interval,
 )
 
-__all__ = ["best_marks", "print_cell", "print_matrix"]
+__all__ = ["DIFFERENCE_COLUMNS", "best_marks", "print_cell", "print_matrix"]
 
 #: What a row of the matrix table shows: heading, path to the statistic, whether more is better.
 MATRIX_COLUMNS: tuple[tuple[str, tuple[str, str], bool], ...] = (
@@ -47,7 +51,7 @@ def _fitting(console: Console, text: str) -> str:
     """The text with the signs that an ASCII-only terminal cannot show replaced."""
     if not console.options.ascii_only:
         return text
-    for sign, plain in (("±", "+-"), ("—", "-"), ("·", "|"), ("◂", "<")):
+    for sign, plain in (("±", "+-"), ("—", "-"), ("·", "|"), ("◂", "<"), ("‡", "!")):
         text = text.replace(sign, plain)
     return text.encode("ascii", "backslashreplace").decode("ascii")
 
@@ -87,9 +91,15 @@ def _headline_table(console: Console, cell: Mapping[str, Any], metrics: Sequence
         table.add_column(Text(f"{name}\n{qualifier}".strip()), justify="right", no_wrap=True)
     figures = cell["scores"].get(cell["headline_score"], {})
 
-    def add(label: Text, images: str, one: Mapping[str, float | None] | None, style: str = "") -> None:
-        values = [_fitting(console, percent((one or {}).get(metric))) for metric in metrics]
-        table.add_row(label, images, *values, style=style)
+    sure = cell.get("intervals") or {}
+
+    def add(label: Text, images: str, name: str, style: str = "") -> None:
+        one = figures.get(name) or {}
+        values = [
+            with_interval(one.get(metric), sure.get(name)) if metric == "auroc" else percent(one.get(metric))
+            for metric in metrics
+        ]
+        table.add_row(label, images, *(_fitting(console, value) for value in values), style=style)
 
     for kind in ("near", "far"):
         names = sets(cell, kind)
@@ -99,8 +109,8 @@ def _headline_table(console: Console, cell: Mapping[str, Any], metrics: Sequence
         for name in names:
             images = cell["datasets"][name].get("images")
             label = Text("  " + _fitting(console, clean(name)))
-            add(label, "" if images is None else str(images), figures.get(name))
-        add(Text("  mean"), "", figures.get(kind), "bold")
+            add(label, "" if images is None else str(images), name)
+        add(Text("  mean"), "", kind, "bold")
     return table
 
 
@@ -150,6 +160,8 @@ def print_cell(console: Console, cell: Mapping[str, Any]) -> None:
         # Half a figure would be a wrong one: a narrow console shows fewer columns, each of them whole.
         table = _headline_table(console, cell, ("auroc", "fpr_at_ood_tpr"))
     console.print(table)
+    if cell.get("intervals"):
+        _say(console, INTERVAL_NOTE.strip(), "dim")
     console.print()
     _say(console, "All scores (◂ headline), means over the datasets, in percent; FPR@95 at OOD TPR", "bold")
     console.print(_scores_table(console, cell))
@@ -165,6 +177,14 @@ def print_cell(console: Console, cell: Mapping[str, Any]) -> None:
         _say(console, outlier_audit.TITLE, "bold")
         for text in outlier_audit.lines(cell["outlier_audit"]):
             _say(console, text)
+
+
+#: What a row says of its distance from the baseline: heading, part of the difference, metric.
+DIFFERENCE_COLUMNS: tuple[tuple[str, str, str], ...] = (
+    ("ID acc\n- baseline", "id", "accuracy"),
+    ("near AUROC\n- baseline", "near", "auroc"),
+    ("far AUROC\n- baseline", "far", "auroc"),
+)
 
 
 def best_marks(rows: Sequence[Mapping[str, Any]]) -> list[list[bool]]:
@@ -241,6 +261,29 @@ def _print_table(console: Console, rows: Sequence[Mapping[str, Any]]) -> int:
     return everything
 
 
+def _print_differences(console: Console, rows: Sequence[Mapping[str, Any]]) -> None:
+    """The rows against their baseline, in a table of its own: beside the figures it would fit no terminal."""
+    if not any(row.get("difference") for row in rows):
+        return
+    table = _table(padding=(0, 1, 0, 0))
+    table.add_column("setting", overflow="fold", min_width=14)
+    table.add_column("baseline", overflow="fold", min_width=10)
+    for heading, _, _ in DIFFERENCE_COLUMNS:
+        table.add_column(Text(heading), justify="right")
+    for row in rows:
+        apart = row.get("difference")
+        if apart:
+            values = [signed((apart.get(part) or {}).get(metric)) for _, part, metric in DIFFERENCE_COLUMNS]
+            own, against = setting(row["cell"]), setting(
+                {k: v for k, v in apart["baseline"].items() if v != row["cell"].get(k)}
+            )  # fmt: skip
+            table.add_row(*(Text(_fitting(console, text)) for text in (own, against, *values)))
+    console.print()
+    _say(console, "Against the baseline, points of percent", "bold")
+    console.print(table)
+    _say(console, DIFFERENCE_NOTE, "dim")
+
+
 def _print_incomplete(console: Console, rows: Sequence[Mapping[str, Any]]) -> None:
     for row in rows:
         runs = len(row["seeds"])
@@ -287,6 +330,7 @@ def print_matrix(console: Console, report: Mapping[str, Any]) -> None:
             notes.append("Bold: best mean of its column." if console.is_terminal else "*: best mean of its column.")
         console.print()
         _say(console, " ".join(notes), "dim")
+        _print_differences(console, rows)
         _print_incomplete(console, rows)
     else:
         _say(console, "No cell finished.", "bold red")

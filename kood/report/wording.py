@@ -6,6 +6,7 @@ from typing import Any
 
 __all__ = [
     "COLUMNS",
+    "INTERVAL_NOTE",
     "SMOKE",
     "all_warnings",
     "clean",
@@ -20,8 +21,10 @@ __all__ = [
     "sets",
     "setting",
     "short_keys",
+    "signed",
     "threshold_meaning",
     "validation_note",
+    "with_interval",
 ]
 
 #: Metric key -> (name, qualifier), in the order in which they are printed.
@@ -33,6 +36,7 @@ COLUMNS = {
     "fpr_at_id_tpr": ("FPR@95", "(ID TPR)"),
 }
 
+INTERVAL_NOTE = "[95% confidence interval over test images, DeLong.] "
 SMOKE = "Smoke run (--quick): it shows that everything works; its figures mean nothing."
 
 
@@ -68,6 +72,23 @@ def mean_std(figure: Mapping[str, Any] | None, runs: int) -> str:
     if not _missing(figure.get("std")):
         text += f" ± {percent(figure['std'])}"
     return text if figure["n"] == runs else f"{text} (n={figure['n']})"
+
+
+def with_interval(value: float | None, interval: Sequence[float] | None) -> str:
+    """A fraction and its interval in percent, "71.3 [70.2, 72.4]"; without one where there is none."""
+    if not interval or _missing(value):
+        return percent(value)
+    return f"{percent(value)} [{', '.join(map(percent, interval))}]"
+
+
+def signed(difference: Mapping[str, Any] | None) -> str:
+    """A difference in points, with its interval: "+1.9 [+0.8, +2.9] ‡", ‡ where it is significant; "—" for none."""
+    if not difference or _missing(difference.get("mean")):
+        return "—"
+    text = f"{100 * difference['mean']:+.1f}"
+    if not (_missing(difference.get("low")) or _missing(difference.get("high"))):
+        text += f" [{100 * difference['low']:+.1f}, {100 * difference['high']:+.1f}]"
+    return text + (" ‡" if difference.get("significant") else "")
 
 
 def number(value: float | None) -> str:

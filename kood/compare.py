@@ -1,0 +1,286 @@
+"""Finished runs side by side: one table, paired differences from a baseline, and files for a paper.
+
+What a run's folder holds may come from a stranger: it is read as JSON and as plain arrays, and what it says is printed
+with everything neutralised that a terminal, Markdown or LaTeX would take for an instruction.
+"""
+
+import csv
+import io
+import json
+import math
+import os
+import zipfile
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path, PurePosixPath
+from typing import Any
+
+import numpy as np
+from rich.console import Console
+
+import kood
+from kood import report
+from kood.errors import UserError
+from kood.registry import nearest
+from kood.report.table import DIFFERENCE_COLUMNS, MATRIX_COLUMNS
+from kood.report.wording import clean, headline_names, mean_std, setting, signed
+from kood.runs import write_atomically
+
+__all__ = ["compare_runs"]
+
+FORMATS = ("md", "tex", "csv")
+
+
+def compare_runs(
+    folders: Sequence[Path],
+    *,
+    baseline: str | None = None,
+    score: str | None = None,
+    to: Path | None = None,
+    console: Console | None = None,
+) -> list[dict[str, Any]]:
+    """Prints the runs' table and writes it where asked.
+
+    Args:
+        folders: Runs' folders, `saved/<recipe>`; the cells of a matrix are rows of their own.
+        baseline: The row that the others are compared with: its name as printed, or a part that no other row has.
+        score: One score for all rows; each has its own headline score where not given.
+        to: A folder for compare.md, compare.tex and compare.csv, or one file that ends so.
+        console: Where to print.
+
+    Returns:
+        The rows, as `kood.report.aggregate` gives them, with "difference".
+
+    Raises:
+        UserError: a folder without a report that can be read, runs measured on different images, a score that a run
+            lacks, no such row, or a place that cannot be written.
+    """
+    console = console or Console(width=None if "COLUMNS" in os.environ or Console().is_terminal else 140)
+    cells = [cell for folder, name in zip(folders, _names(folders), strict=True) for cell in _cells(folder, name)]
+    for cell in cells:
+        different = report.different_images(cells[0], cell)
+        if different:
+            raise UserError(
+                f"{clean(cell['cell']['run'])}: measured on other images than {clean(cells[0]['cell']['run'])} "
+                f"({', '.join(map(clean, different))}); compare runs with the same data.id, data.near and data.far"
+            )
+        if score is not None:
+            if score.lower() not in cell["scores"]:
+                raise UserError(f"--score: {_name(cell['cell'])} was not measured by {score!r}; "
+                                f"{nearest(score, map(clean, cell['scores']))}")  # fmt: skip
+            cell["headline_score"] = score.lower()
+    rows = report.aggregate(cells)
+    base = _baseline(rows, baseline)
+    apart = report.differences(cells, lambda _: base["cell"], _scores_of(cells))
+    rows = [{**row, "difference": one} for row, one in zip(rows, apart, strict=True)]
+    shown = [{**row, "cell": _shown(row["cell"])} for row in rows]
+    for row in shown:
+        if row["difference"]:
+            row["difference"] = {**row["difference"], "baseline": _shown(base["cell"])}
+    if to is not None:
+        _write(to, shown)
+    title = "Comparison" if score is None else f"Comparison by {score}"
+    report.print_matrix(console, {"recipe": title, "kood": kood.__version__, "table": shown})
+    return rows
+
+
+def _names(folders: Sequence[Path]) -> list[str]:
+    """A name for each run: its folder's, or as much of its path as tells it from the others."""
+    paths = [folder.resolve() for folder in folders]
+    if len(set(paths)) < len(paths):
+        twice = next(path for path in paths if paths.count(path) > 1)
+        raise UserError(f"{clean(twice)}: given twice; name each run once")
+    short = [path.name for path in paths]
+    return [name if short.count(name) == 1 else str(folder) for name, folder in zip(short, folders, strict=True)]
+
+
+def _cells(folder: Path, name: str) -> list[dict[str, Any]]:
+    file = folder / "report.json"
+    if not file.is_file():
+        why = "does not exist" if not folder.exists() else "is no finished run (it has no report.json)"
+        raise UserError(f"{clean(folder)}: {why}; give the folder of a run, such as saved/digits_arcface_oe")
+    try:
+        found = json.loads(file.read_text(encoding="utf-8"))
+    except (OSError, ValueError, RecursionError) as error:
+        raise UserError(f"{clean(file)}: cannot be read ({clean(error)[:200]}); run the recipe again") from error
+    cells = found.get("cells", [found]) if isinstance(found, dict) else None
+    if not isinstance(cells, list) or not cells:
+        raise UserError(f"{clean(file)}: has no finished cell; run the recipe again")
+    for number, cell in enumerate(cells):
+        missing = _missing(cell)
+        if missing:
+            where = f"cell {number + 1} of {clean(file)}" if len(cells) > 1 else clean(file)
+            raise UserError(f"{where}: {missing} is missing or not as kood writes it; run the recipe again")
+    return [{**cell, "cell": {"run": name, **(cell.get("cell") or {})}, "folder": folder} for cell in cells]
+
+
+def _missing(cell: Any) -> str | None:
+    """What a comparison needs of a cell and does not find."""
+    if not isinstance(cell, dict):
+        return "the result"
+    scores, sets, seeds = cell.get("scores"), cell.get("datasets"), cell.get("seeds")
+    inside, id_sets, labels = cell.get("id"), cell.get("id_sets"), cell.get("cell") or {}
+    checks = {
+        "scores": _figures(scores),
+        "headline_score": isinstance(scores, dict) and cell.get("headline_score") in list(scores),
+        "id": isinstance(inside, dict) and _is_figure(inside.get("accuracy")),
+        "datasets": isinstance(sets, dict) and all(isinstance(one, dict) for one in sets.values()),
+        "id_sets": isinstance(id_sets, dict) and isinstance(id_sets.get("test"), dict),
+        "seeds": isinstance(seeds, list) and all(isinstance(seed, int) for seed in seeds),
+        "cell": isinstance(labels, dict) and all(isinstance(value, str) for value in labels.values()),
+    }
+    return next((name for name, holds in checks.items() if not holds), None)
+
+
+def _is_figure(value: Any) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
+
+
+def _figures(scores: Any) -> bool:
+    if not isinstance(scores, dict) or not scores or not all(isinstance(of, dict) for of in scores.values()):
+        return False
+    metrics = [one for of in scores.values() for one in of.values()]
+    if not all(isinstance(one, dict) for one in metrics):
+        return False
+    return all(value is None or _is_figure(value) for one in metrics for value in one.values())
+
+
+def _scores_of(cells: Sequence[Mapping[str, Any]]) -> Callable[[Mapping[str, Any]], dict[str, np.ndarray] | None]:
+    """Reads the scores of a cell's images; None where they are not all there, as many as those of the first cell."""
+    sizes: dict[str, int] = {}
+
+    def scores_of(cell: Mapping[str, Any]) -> dict[str, np.ndarray] | None:
+        found = _arrays(cell["folder"], cell.get("scores_file"), cell["headline_score"])
+        if found is None:
+            return None
+        for name, values in found.items():
+            if values.ndim != 1 or values.dtype.kind != "f" or np.isnan(values).any() or len(values) < 2:
+                return None
+            if sizes.setdefault(name, len(values)) != len(values):
+                return None
+        return found
+
+    return scores_of
+
+
+def _arrays(folder: Path, file: Any, score: str) -> dict[str, np.ndarray] | None:
+    # A report that was tampered with must not point out of its own folder.
+    place = PurePosixPath(file) if isinstance(file, str) else None
+    if place is None or place.is_absolute() or ".." in place.parts:
+        return None
+    whole = folder / place
+    try:
+        if not whole.resolve().is_relative_to(folder.resolve()):
+            return None
+        with np.load(whole, allow_pickle=False) as arrays:
+            return report.score_arrays(arrays, score)
+    except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile):
+        return None
+
+
+def _name(labels: Mapping[str, Any]) -> str:
+    """A row as it is called: its run, and its labels where the run has several."""
+    inner = {key: value for key, value in labels.items() if key != "run"}
+    return clean(labels["run"]) + (f": {setting(inner)}" if inner else "")
+
+
+def _shown(labels: Mapping[str, Any]) -> dict[str, str]:
+    return {"run": _name(labels)}
+
+
+def _baseline(rows: Sequence[dict[str, Any]], wanted: str | None) -> dict[str, Any]:
+    if wanted is None:
+        return rows[0]
+    names = [_name(row["cell"]) for row in rows]
+    found = [row for row, name in zip(rows, names, strict=True) if name == wanted]
+    found = found or [row for row, name in zip(rows, names, strict=True) if wanted.lower() in name.lower()]
+    if len(found) != 1:
+        why = "no row is called so" if not found else f"{len(found)} rows are called so"
+        raise UserError(f"--baseline {wanted!r}: {why}; the rows: {' | '.join(names)}")
+    return found[0]
+
+
+# Files ---------------------------------------------------------------------------------------------------------------
+
+
+def _write(to: Path, rows: Sequence[Mapping[str, Any]]) -> None:
+    makers = {"md": _markdown, "tex": _latex, "csv": _csv}
+    ending = to.suffix.removeprefix(".").lower()
+    files = {ending: to} if ending in FORMATS else {one: to / f"compare.{one}" for one in FORMATS}
+    try:
+        for one, file in files.items():
+            file.parent.mkdir(parents=True, exist_ok=True)
+            write_atomically(file, makers[one](rows).encode("utf-8"))
+    except OSError as error:
+        raise UserError(f"--to {clean(to)}: cannot write there: {error.strerror}") from error
+
+
+def _lines(rows: Sequence[Mapping[str, Any]]) -> tuple[list[str], list[list[str]]]:
+    """Headings and cells, in percent, as text."""
+    heads = ["run", "n", "score", *(" ".join(h.split()) for h, _, _ in (*MATRIX_COLUMNS, *DIFFERENCE_COLUMNS))]
+    lines = []
+    for row in rows:
+        runs = len(row["seeds"])
+        figures = [mean_std(row.get(part, {}).get(metric), runs) for _, (part, metric), _ in MATRIX_COLUMNS]
+        apart = row["difference"] or {}
+        figures += [signed((apart.get(part) or {}).get(metric)) for _, part, metric in DIFFERENCE_COLUMNS]
+        lines.append([row["cell"]["run"], str(runs), headline_names(row), *figures])
+    return heads, lines
+
+
+_MARKDOWN = str.maketrans({sign: f"\\{sign}" for sign in "\\`*_{}[]()#+!|~"} | {"<": "&lt;", ">": "&gt;", "&": "&amp;"})
+_LATEX = str.maketrans(
+    {sign: f"\\{sign}" for sign in "&%$#_{}"}
+    | {"~": r"\textasciitilde{}", "^": r"\textasciicircum{}", "\\": r"\textbackslash{}", "<": r"\textless{}",
+       ">": r"\textgreater{}", "±": r"$\pm$", "‡": r"$\ddagger$", "—": "--", "|": r"\textbar{}", "\"": "''"}
+)  # fmt: skip
+
+
+def _markdown(rows: Sequence[Mapping[str, Any]]) -> str:
+    heads, lines = _lines(rows)
+    words = 3  # The first columns hold names; figures need no escaping, and would not be read with it.
+    table = [heads, ["---"] * words + ["---:"] * (len(heads) - words)]
+    table += [[cell.translate(_MARKDOWN) if i in (0, 2) else cell for i, cell in enumerate(line)] for line in lines]
+    return "".join(f"| {' | '.join(line)} |\n" for line in table) + f"\nPercent. {report.DIFFERENCE_NOTE}\n"
+
+
+def _latex(rows: Sequence[Mapping[str, Any]]) -> str:
+    heads, lines = _lines(rows)
+    body = [[cell.translate(_LATEX) for cell in line] for line in [heads, *lines]]
+    written = [" & ".join(line) + r" \\" for line in body]
+    return "\n".join(
+        [
+            f"% {report.DIFFERENCE_NOTE} Needs the package booktabs.",
+            rf"\begin{{tabular}}{{lrl{'r' * (len(heads) - 3)}}}",
+            r"\toprule", written[0], r"\midrule", *written[1:], r"\bottomrule", r"\end{tabular}", "",
+        ]
+    )  # fmt: skip
+
+
+def _csv(rows: Sequence[Mapping[str, Any]]) -> str:
+    """Fractions, unrounded."""
+    out = io.StringIO()
+    table = csv.writer(out, lineterminator="\n")
+    figures = [(part, metric) for _, (part, metric), _ in MATRIX_COLUMNS]
+    apart = [(part, metric) for _, part, metric in DIFFERENCE_COLUMNS]
+    of_difference = ("mean", "low", "high", "positive", "significant")
+    table.writerow(
+        ["run", "seeds", "score"]
+        + [f"{part}_{metric}_{which}" for part, metric in figures for which in ("mean", "std")]
+        + [f"{part}_{metric}_difference_{which}" for part, metric in apart for which in of_difference]
+    )
+    for row in rows:
+        line: list[Any] = [_inert(row["cell"]["run"]), " ".join(map(str, row["seeds"])), _inert(headline_names(row))]
+        line += [
+            (row.get(part, {}).get(metric) or {}).get(which) for part, metric in figures for which in ("mean", "std")
+        ]
+        one = row["difference"] or {}
+        line += [
+            ((one.get(part) or {}).get(metric) or {}).get(which) for part, metric in apart for which in of_difference
+        ]
+        table.writerow(line)
+    return out.getvalue()
+
+
+def _inert(text: str) -> str:
+    """A name that no spreadsheet takes for a formula."""
+    return f"'{text}" if text[:1] in ("=", "+", "-", "@") else text

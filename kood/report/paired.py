@@ -1,0 +1,135 @@
+"""Each row of a table against a baseline row, seed by seed: how much better, and how sure that is."""
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict
+from typing import Any
+
+import numpy as np
+
+from kood.intervals import FEWEST_SEEDS, auroc_interval, paired_difference
+from kood.metrics import placements
+from kood.report.aggregate import Cell, group, identity
+from kood.report.wording import sets
+
+__all__ = ["DIFFERENCE_NOTE", "Scores", "different_images", "differences", "intervals", "score_arrays"]
+
+#: {set: (N,)} of a cell's headline score, the in-distribution test images as "id"; None where they cannot be had.
+Scores = Mapping[str, np.ndarray] | None
+
+DIFFERENCE_NOTE = (
+    "Differences are paired by seed, with 95% bootstrap intervals over seeds and test images; ‡: the interval leaves "
+    f"out 0, of {FEWEST_SEEDS} seeds or more. With few seeds read them as rough."
+)
+
+
+def score_arrays(file: Any, score: str) -> dict[str, np.ndarray]:
+    """The arrays of one score out of an open `scores.npz` of an evaluation, by the name of their set."""
+    ending = f"/{score}"
+    return {key.removesuffix(ending): file[key] for key in file.files if key.endswith(ending)}
+
+
+def intervals(cell: Cell, scores: Scores) -> dict[str, list[float]]:
+    """95% confidence intervals of the headline score's AUROC: of each set, and of the means "near" and "far".
+
+    Args:
+        cell: The result of one run.
+        scores: The scores of its images.
+
+    Returns:
+        {set: [low, high]}; sets too small for one are left out.
+    """
+    if not scores:
+        return {}
+    members = {name: [name] for name in cell.get("datasets", {})}
+    members |= {kind: sets(cell, kind) for kind in ("near", "far")}
+    found = {}
+    for name, parts in members.items():
+        outsides = [scores[part] for part in parts if part in scores]
+        if outsides and len(outsides) == len(parts) and min(map(len, [scores["id"], *outsides])) > 1:
+            found[name] = list(auroc_interval(scores["id"], outsides))
+    return found
+
+
+def differences(
+    cells: Sequence[Cell], against: Callable[[dict[str, Any]], dict[str, Any]], scores_of: Callable[[Cell], Scores]
+) -> list[dict[str, Any] | None]:
+    """For each setting of `aggregate.group`, in its order, the paired differences from its baseline.
+
+    Args:
+        cells: Results of single runs.
+        against: Gives the labels of the row that a row of these labels is compared with.
+        scores_of: Gives a cell's scores.
+
+    Returns:
+        {"baseline": labels, "near", "far": {"auroc": D}, "id": {"accuracy": D}} with D the fields of
+        `kood.intervals.Difference` and "significant"; None for a baseline itself, or where a row has no cell of the
+        same seed, measured on the same images, beside it.
+    """
+    settings = group(cells)
+    by_setting = {identity(setting): runs for setting, runs in settings}
+    rows: list[dict[str, Any] | None] = []
+    for setting, runs in settings:
+        baseline = against(setting)
+        beside = {_seed(run): run for run in by_setting.get(identity(baseline), [])}
+        pairs = [(beside[_seed(run)], run) for run in runs if _seed(run) in beside]
+        pairs = [pair for pair in pairs if not different_images(*pair)]
+        if identity(baseline) == identity(setting) or not pairs:
+            rows.append(None)
+            continue
+        row: dict[str, Any] = {"baseline": baseline}
+        for kind in ("near", "far"):
+            found = _auroc_difference(pairs, kind, scores_of)
+            if found is not None:
+                row[kind] = {"auroc": found}
+        accuracies = ([base["id"]["accuracy"] for base, _ in pairs], [run["id"]["accuracy"] for _, run in pairs])
+        row["id"] = {"accuracy": _told(paired_difference(*accuracies))}
+        rows.append(row)
+    return rows
+
+
+def different_images(one: Cell, other: Cell) -> list[str]:
+    """The image sets that two results were not both measured on: "id", or the names of out-of-distribution sets."""
+
+    def contents(cell: Cell) -> dict[str, Any]:
+        found = {name: (of.get("kind"), of.get("sha256")) for name, of in (cell.get("datasets") or {}).items()}
+        return {"id": ((cell.get("id_sets") or {}).get("test") or {}).get("sha256"), **found}
+
+    first, second = contents(one), contents(other)
+    return [name for name in {**first, **second} if name not in first or first[name] != second.get(name)]
+
+
+def _seed(cell: Cell) -> Any:
+    return identity(cell.get("seeds"))
+
+
+def _auroc_difference(
+    pairs: Sequence[tuple[Cell, Cell]], kind: str, scores_of: Callable[[Cell], Scores]
+) -> dict[str, Any] | None:
+    first, second = ([_auroc(pair[side], kind) for pair in pairs] for side in (0, 1))
+    if None in first or None in second:
+        return None
+    images = [_change(*(_placements(each, kind, scores_of(each)) for each in pair)) for pair in pairs]
+    return _told(paired_difference(first, second, None if None in images else images))
+
+
+def _change(one: Any, other: Any) -> Any:
+    """The difference of two arms' placements, None where either's scores are not at hand."""
+    if one is None or other is None:
+        return None
+    return other[0] - one[0], [b - a for a, b in zip(one[1], other[1], strict=True)]
+
+
+def _auroc(run: Cell, kind: str) -> Any:
+    of_headline = run["scores"].get(run["headline_score"]) or {}
+    return (of_headline.get(kind) or {}).get("auroc")
+
+
+def _placements(run: Cell, kind: str, scores: Scores) -> tuple[np.ndarray, list[np.ndarray]] | None:
+    names = sets(run, kind)
+    if scores is None or "id" not in scores or not all(name in scores for name in names):
+        return None
+    return placements(scores["id"], [scores[name] for name in names])
+
+
+def _told(difference: Any) -> dict[str, Any]:
+    return {**asdict(difference), "significant": difference.significant}

@@ -1,0 +1,285 @@
+"""`kood compare` and the paired differences of a table, on made-up runs."""
+
+import csv
+import io
+import json
+import os
+import re
+import subprocess
+import sys
+import zipfile
+
+import numpy as np
+import pytest
+from rich.console import Console
+
+from kood import metrics, report
+from kood.compare import compare_runs
+from kood.errors import UserError
+from kood.intervals import auroc_interval, paired_difference
+from kood.report.table import print_matrix
+
+SETS = {"cats": ("near", 40), "dogs": ("near", 30), "static": ("far", 25)}
+
+
+def rng(seed=0):
+    return np.random.default_rng(seed)
+
+
+def cell(folder, labels=None, seed=0, lift=1.0, score="msp", sets=None, test="t"):
+    """A cell whose scores of out-of-distribution images lie `lift` above those of the others."""
+    sets = SETS if sets is None else sets
+    draw = rng([seed, 5])
+    values = {"id": draw.normal(size=60)} | {name: draw.normal(lift, size=n) for name, (_, n) in sets.items()}
+    key = f"evaluate-{abs(hash((str(labels), seed, lift, score))):x}"
+    (folder / "stages" / key).mkdir(parents=True, exist_ok=True)
+    np.savez(folder / "stages" / key / "scores.npz", **{f"{name}/{score}": v for name, v in values.items()})
+    figures = {
+        name: metrics.summary(np.r_[values["id"], values[name]], np.repeat([False, True], [60, len(values[name])]))
+        for name in sets
+    }
+    for kind in ("near", "far"):
+        of_kind = [figures[name] for name, (its, _) in sets.items() if its == kind]
+        if of_kind:
+            figures[kind] = {metric: float(np.mean([one[metric] for one in of_kind])) for metric in of_kind[0]}
+    return {
+        "recipe": folder.name, "cell": {**(labels or {}), "seed": str(seed)}, "seeds": [seed], "kood": "0.1.0",
+        "id": {"accuracy": 0.9 + seed / 100}, "scores": {score: figures}, "headline_score": score,
+        "datasets": {name: {"kind": kind, "images": n, "sha256": name} for name, (kind, n) in sets.items()},
+        "id_sets": {"test": {"images": 60, "sha256": test}},
+        "scores_file": f"stages/{key}/scores.npz",
+    }  # fmt: skip
+
+
+@pytest.fixture
+def saved(tmp_path):
+    """saved("name", [cells' settings]) -> the folder of such a run."""
+
+    def make(name, *settings, **more):
+        folder = tmp_path / name
+        cells = [cell(folder, **one) for one in settings]
+        whole = cells[0] if len(cells) == 1 else {"recipe": name, "cells": cells, "table": report.aggregate(cells)}
+        (folder / "report.json").write_text(json.dumps({**whole, **more}))
+        return folder
+
+    return make
+
+
+def quietly(*folders, **options):
+    out = io.StringIO()
+    rows = compare_runs(folders, console=Console(file=out, width=160), **options)
+    return rows, out.getvalue()
+
+
+def seeds(labels=None, lift=1.0, count=3, **more):
+    return [{"labels": labels, "seed": seed, "lift": lift, **more} for seed in range(count)]
+
+
+def test_rows_are_compared_with_the_first_over_seeds_and_images(saved):
+    one, other = saved("one", *seeds()), saved("other", *seeds(lift=3.0))
+    rows, text = quietly(one, other)
+    assert rows[0]["difference"] is None
+    apart = rows[1]["difference"]
+    first, second = ([json.loads((f / "report.json").read_text())["cells"][s] for s in range(3)] for f in (one, other))
+    images = []
+    for a, b in zip(first, second, strict=True):
+        arrays = [np.load(folder / c["scores_file"]) for folder, c in ((one, a), (other, b))]
+        placed = [metrics.placements(f["id/msp"], [f["cats/msp"], f["dogs/msp"]]) for f in arrays]
+        images.append((placed[1][0] - placed[0][0], [y - x for x, y in zip(placed[0][1], placed[1][1], strict=True)]))
+    near = [[c["scores"]["msp"]["near"]["auroc"] for c in cells] for cells in (first, second)]
+    expected = paired_difference(*near, images)
+    found = apart["near"]["auroc"]
+    assert (found["mean"], found["low"], found["high"]) == (expected.mean, expected.low, expected.high)
+    assert found["significant"] and found["seeds"] == 3 and found["positive"] == 3
+    assert apart["id"]["accuracy"]["mean"] == 0.0 and not apart["id"]["accuracy"]["significant"]
+    assert f"{100 * expected.mean:+.1f}" in text and "‡" in text and "one" in text
+
+
+def test_a_baseline_is_named_by_its_row(saved):
+    run = saved("run", *seeds({"outliers": "none"}), *seeds({"outliers": "noise"}, lift=1.2))
+    other = saved("noise", *seeds(lift=2.0))
+    rows, _ = quietly(run, other, baseline="outliers noise")
+    assert [row["difference"] is None for row in rows] == [False, True, False]
+    assert rows[0]["difference"]["near"]["auroc"]["mean"] < 0 < rows[2]["difference"]["near"]["auroc"]["mean"]
+    assert quietly(run, other, baseline="noise")[0][2]["difference"] is None  # A whole name comes before a part.
+    for wanted, message in (("nothing", "no row is called so; the rows: run: outliers none"), ("outliers", "2 rows")):
+        with pytest.raises(UserError, match=message):
+            quietly(run, other, baseline=wanted)
+
+
+def test_only_seeds_that_both_have_are_paired(saved):
+    one, other = saved("one", *seeds(count=2)), saved("other", *seeds(lift=2.0, count=5))
+    apart = quietly(one, other)[0][1]["difference"]["near"]["auroc"]
+    assert apart["seeds"] == 2 and not apart["significant"]
+
+
+def test_without_scores_intervals_are_over_seeds_alone(saved, tmp_path):
+    one, other = saved("one", *seeds()), saved("other", *seeds(lift=2.0))
+    with_images = quietly(one, other)[0][1]["difference"]["near"]["auroc"]
+    inside = json.loads((other / "report.json").read_text())
+    for scores_file in ("../one/" + inside["cells"][0]["scores_file"], "/etc/passwd", "stages", None, 7, "none.npz"):
+        inside["cells"][0]["scores_file"] = scores_file
+        (other / "report.json").write_text(json.dumps(inside))
+        found = quietly(one, other)[0][1]["difference"]["near"]["auroc"]
+        assert found["mean"] == with_images["mean"] and found["low"] != with_images["low"]
+
+
+@pytest.mark.parametrize("content", [b"", b"PK", b"not a zip", "object", "short", "nan", "integers", "deep"])
+def test_scores_that_cannot_be_trusted_are_left_out(saved, content):
+    one, other = saved("one", *seeds()), saved("other", *seeds(lift=2.0))
+    file = other / json.loads((other / "report.json").read_text())["cells"][1]["scores_file"]
+    names = ("id/msp", "cats/msp", "dogs/msp", "static/msp")
+    sizes = (60, 40, 30, 25)
+    values = {
+        "object": lambda n: np.array([{}] * n, object), "short": lambda n: np.zeros(n - 1),
+        "nan": lambda n: np.full(n, np.nan), "integers": lambda n: np.zeros(n, int), "deep": lambda n: np.zeros((n, 1)),
+    }  # fmt: skip
+    if isinstance(content, bytes):
+        file.write_bytes(content)
+    else:
+        np.savez(file, **{name: values[content](n) for name, n in zip(names, sizes, strict=True)})
+        assert zipfile.is_zipfile(file)
+    assert quietly(one, other)[0][1]["difference"]["near"]["auroc"]["seeds"] == 3
+
+
+def test_runs_on_other_images_are_refused(saved):
+    one = saved("one", *seeds())
+    fewer = {name: of for name, of in SETS.items() if name != "dogs"}
+    moved = {**SETS, "dogs": ("far", 30)}
+    for name, more, expected in (
+        ("fewer", {"sets": fewer}, "dogs"), ("moved", {"sets": moved}, "dogs"), ("test", {"test": "u"}, r"\(id\)"),
+    ):  # fmt: skip
+        with pytest.raises(UserError, match=f"{name}: measured on other images than one .*{expected}"):
+            quietly(one, saved(name, *seeds(**more)))
+
+
+@pytest.mark.parametrize(
+    "text", ["", "[]", "{}", "null", "[1]", '{"cells": []}', '{"cells": 3}', '{"cells": [3]}', "[" * 100_000, "\xff"]
+)
+def test_a_report_that_is_none_is_one_message(saved, text):
+    run = saved("run", {})
+    (run / "report.json").write_text(text)
+    with pytest.raises(UserError, match=r"report\.json"):
+        quietly(run)
+
+
+@pytest.mark.parametrize(
+    ("key", "value"),
+    [
+        ("scores", None), ("scores", {}), ("scores", {"msp": 3}), ("scores", {"msp": {"near": {"auroc": "x"}}}),
+        ("headline_score", "energy"), ("headline_score", ["msp"]), ("id", {}), ("id", {"accuracy": True}),
+        ("datasets", None), ("datasets", {"a": 1}), ("id_sets", {}), ("seeds", None), ("seeds", ["x"]), ("cell", [1]),
+        ("cell", {"a": {}}),
+    ],
+)  # fmt: skip
+def test_a_report_that_lacks_something_names_it(saved, key, value):
+    run = saved("run", {}, **{key: value})
+    with pytest.raises(UserError, match=rf"report\.json: {key} is missing or not as kood writes it"):
+        quietly(run)
+
+
+def test_folders_that_are_no_runs_are_refused(saved, tmp_path):
+    run = saved("run", {})
+    (tmp_path / "empty").mkdir()
+    for folders, message in (
+        ([tmp_path / "none"], "does not exist"), ([tmp_path / "empty"], "no finished run"), ([run, run], "given twice"),
+    ):  # fmt: skip
+        with pytest.raises(UserError, match=message):
+            quietly(*folders)
+
+
+def test_one_score_for_all(saved):
+    run = saved("run", *seeds(score="knn"))
+    assert quietly(run, score="KNN")[0][0]["headline_score"] == "knn"
+    with pytest.raises(UserError, match="was not measured by 'msp'.*knn"):
+        quietly(run, score="msp")
+
+
+def test_files_hold_the_table(saved, tmp_path):
+    one, other = saved("one", *seeds()), saved("other", *seeds(lift=3.0))
+    rows, _ = quietly(one, other, to=tmp_path / "paper" / "here")
+    read = {ending: (tmp_path / "paper" / "here" / f"compare.{ending}").read_text() for ending in ("md", "tex", "csv")}
+    table = list(csv.DictReader(io.StringIO(read["csv"])))
+    assert [line["run"] for line in table] == ["one", "other"]
+    assert float(table[1]["near_auroc_mean"]) == rows[1]["near"]["auroc"]["mean"]
+    assert float(table[1]["near_auroc_difference_low"]) == rows[1]["difference"]["near"]["auroc"]["low"]
+    assert table[0]["near_auroc_difference_low"] == ""
+    lines = read["md"].splitlines()
+    assert len({line.count(" | ") for line in lines[:4]}) == 1 and lines[2].startswith("| one | 3 | msp |")
+    assert read["tex"].count(r"\\") == 3 and r"\toprule" in read["tex"] and r"$\ddagger$" in read["tex"]
+    quietly(one, to=tmp_path / "one.tex")
+    assert (tmp_path / "one.tex").read_text().startswith("% Differences") and not (tmp_path / "one.csv").exists()
+    (tmp_path / "file").write_text("")
+    with pytest.raises(UserError, match="cannot write there"):
+        quietly(one, to=tmp_path / "file" / "compare.md")
+
+
+def test_names_from_a_stranger_are_neutralised(saved, tmp_path):
+    hostile = "=1+1|[red]\x1b[31m<b>$\\input{x}$&_^~"
+    rows, text = quietly(
+        saved("run", {"labels": {"outliers": hostile}}, {"labels": {"outliers": "none"}}), to=tmp_path / "out"
+    )
+    assert "\x1b" not in text and "[red]" in text
+    read = {ending: (tmp_path / "out" / f"compare.{ending}").read_text() for ending in ("md", "tex", "csv")}
+    assert not any("\x1b" in one for one in read.values())
+    assert "<b>" not in read["md"] and r"\|" in read["md"] and r"\[red\]" in read["md"]
+    line = next(line for line in read["tex"].splitlines() if "[red]" in line)
+    assert r"\input" not in line and line.count(" & ") == 10
+    assert not re.search(r"(?<!\\)[$&_^~#%]", line.replace(" & ", " ").replace(r"$\pm$", ""))
+    (strange,) = [row for row in csv.reader(io.StringIO(read["csv"])) if "red" in row[0]]
+    assert strange[0].startswith("run: outliers =1+1")
+    named = saved("=cmd", {})
+    quietly(named, to=tmp_path / "formula.csv")
+    assert (tmp_path / "formula.csv").read_text().splitlines()[1].startswith("'=cmd,")
+
+
+def test_the_command_answers_without_keras(saved):
+    one, other = saved("one", *seeds()), saved("other", *seeds(lift=2.0))
+    code = (
+        "import sys\nfrom kood import cli\nsys.argv = ['kood', 'compare', *sys.argv[1:]]\n"
+        "try:\n    cli.main()\nexcept SystemExit as end:\n    assert not end.code, end.code\n"
+        "assert not {'keras', 'tensorflow', 'matplotlib', 'torch', 'jax'} & set(sys.modules)\n"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code, str(one), str(other)], capture_output=True, text=True,
+        env={**os.environ, "COLUMNS": "150"}, check=False,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    assert "other" in done.stdout and "Against the baseline" in done.stdout
+
+
+# The table of a matrix -----------------------------------------------------------------------------------------------
+
+
+def test_a_matrix_pairs_rows_that_differ_in_the_baselines_labels_alone(saved):
+    labels = [{"head": head, "outliers": kind} for head in ("softmax", "cosface") for kind in ("none", "noise")]
+    run = saved("run", *(one for i, of in enumerate(labels) for one in seeds(of, lift=1.0 + i)))
+    cells = json.loads((run / "report.json").read_text())["cells"]
+    apart = report.differences(cells, lambda own: {**own, "outliers": "none"}, lambda _: None)
+    assert [one is None for one in apart] == [True, False, True, False]
+    assert apart[3]["baseline"] == {"head": "cosface", "outliers": "none"}
+    out = io.StringIO()
+    rows = [{**row, "difference": one} for row, one in zip(report.aggregate(cells), apart, strict=True)]
+    print_matrix(Console(file=out, width=150), {"recipe": "run", "table": rows})
+    assert "head cosface, outliers noise" in out.getvalue() and "Against the baseline" in out.getvalue()
+    page = report.html.page({"recipe": "run", "cells": cells, "table": rows})
+    assert "Against the baseline" in page and "‡" in page
+
+
+def test_cells_measured_on_other_images_are_not_paired(saved):
+    run = saved("run", *seeds({"data": "a"}), *seeds({"data": "b"}, lift=2.0, test="u"))
+    cells = json.loads((run / "report.json").read_text())["cells"]
+    assert report.differences(cells, lambda _: {"data": "a"}, lambda _: None) == [None, None]
+
+
+def test_intervals_of_a_run_are_those_of_its_sets_and_means(tmp_path):
+    one = cell(tmp_path / "run")
+    with np.load(tmp_path / "run" / one["scores_file"]) as arrays:
+        scores = report.score_arrays(arrays, "msp")
+    found = report.intervals(one, scores)
+    assert set(found) == {*SETS, "near", "far"} and set(scores) == {"id", *SETS}
+    assert found["near"] == list(auroc_interval(scores["id"], [scores["cats"], scores["dogs"]]))
+    assert found["static"] == found["far"] == list(auroc_interval(scores["id"], [scores["static"]]))
+    assert report.intervals(one, None) == {} and set(report.intervals(one, {**scores, "dogs": scores["dogs"][:1]})) == {
+        "cats", "static", "far",
+    }  # fmt: skip
