@@ -63,6 +63,23 @@ def run(
 
 
 @app.command()
+def new(
+    id_folder: Annotated[str, typer.Option("--id", metavar="FOLDER", help="Your images, one sub-folder a class.")],
+    ood: Annotated[
+        list[str] | None,
+        typer.Option("--ood", metavar="FOLDER", help="Images of no such class, to test on; may be repeated."),
+    ] = None,
+    name: Annotated[str | None, typer.Option(metavar="NAME", help="Of the recipe; the folder's if not given.")] = None,
+    minutes: Annotated[float, typer.Option(help="About how long a run may take here.")] = 30.0,
+    force: Annotated[bool, typer.Option("--force", help="Write over a recipe of that name.")] = False,
+) -> None:
+    """Write a recipe for your own images, every choice with its reason."""
+    from kood.starter import new_recipe
+
+    new_recipe(id_folder, ood or (), name=name, minutes=minutes, force=force)
+
+
+@app.command()
 def show(recipe: RecipeFile, settings: Settings = None) -> None:
     """Print a recipe complete, with every default, and the cells of its matrix."""
     from rich.console import Console

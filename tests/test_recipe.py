@@ -161,7 +161,7 @@ def test_a_baseline_is_a_row_of_the_matrix(tiny):
     recipe = load(tiny, ['report.baseline={outliers="none"}'])
     assert recipe.report.baseline == {"outliers": "none"} and len(recipe.cells()) == 4
     for baseline, expected in (
-        ('{outliers="nose"}', "report.baseline.outliers: no row of the matrix is called 'nose'; did you mean 'none'"),
+        ('{outliers="nonne"}', "report.baseline.outliers: no row of the matrix is called 'nonne'; did you mean 'none'"),
         ('{head="softmax"}', "report.baseline: 'head' is no key of the matrix"), ('{seed="0"}', "'seed' is no key"),
     ):  # fmt: skip
         with pytest.raises(UserError, match=expected):

@@ -11,7 +11,7 @@ from kood.errors import UserError
 
 __all__ = ["folder"]
 
-_SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp", ".gif", ".webp")
+SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp", ".gif", ".webp")
 
 
 def folder(
@@ -52,7 +52,7 @@ def folder(
     if not root.is_dir():
         found = "is a file, not a folder" if root.exists() else "does not exist"
         raise UserError(f"path: {root} {found}; give a folder of images (relative paths start at {Path.cwd()})")
-    listed = _listed_splits(root)
+    listed = listed_splits(root)
     if split in listed:
         listed = {split: listed[split]}
     draw = np.random.default_rng([seed, 0xF01D])
@@ -69,10 +69,11 @@ def folder(
     return sets
 
 
-_Listing = tuple[list[Path], np.ndarray, tuple[str, ...]]
+Listing = tuple[list[Path], np.ndarray, tuple[str, ...]]
 
 
-def _listed_splits(root: Path) -> dict[str, _Listing]:
+def listed_splits(root: Path) -> dict[str, Listing]:
+    """The files of a folder, their labels and the names of their classes, by split; no file is opened."""
     inside = {entry.name for entry in root.iterdir() if entry.is_dir() and not entry.name.startswith(".")}
     if not inside & {"train", "test"}:
         return {"all": _listed(root)}
@@ -98,17 +99,17 @@ def _listed_splits(root: Path) -> dict[str, _Listing]:
     return {"all": _listed(root)}
 
 
-def _listed(root: Path) -> _Listing:
+def _listed(root: Path) -> Listing:
     entries = sorted(entry for entry in root.iterdir() if not entry.name.startswith("."))
     folders = [entry for entry in entries if entry.is_dir()]
-    files = [entry for entry in entries if entry.suffix.lower() in _SUFFIXES and entry.is_file()]
+    files = [entry for entry in entries if entry.suffix.lower() in SUFFIXES and entry.is_file()]
     if folders and files:
         raise UserError(
             f"path: {root} has images ({files[0].name}) beside class folders ({folders[0].name}); keep either"
         )
     if not folders:
         if not files:
-            raise UserError(f"path: {root} has no images; files must end in {', '.join(_SUFFIXES)}")
+            raise UserError(f"path: {root} has no images; files must end in {', '.join(SUFFIXES)}")
         return files, np.zeros(len(files), np.int64), ()
     labels: list[int] = []
     for label, class_folder in enumerate(folders):
@@ -125,6 +126,6 @@ def _files_under(class_folder: Path) -> list[Path]:
     for here, inner, names in os.walk(class_folder):
         inner[:] = sorted(name for name in inner if not name.startswith("."))
         found += [
-            Path(here, name) for name in sorted(names) if not name.startswith(".") and name.lower().endswith(_SUFFIXES)
+            Path(here, name) for name in sorted(names) if not name.startswith(".") and name.lower().endswith(SUFFIXES)
         ]
     return found

@@ -1,0 +1,141 @@
+"""A choice for each setting of a first recipe, from the images and the machine."""
+
+import math
+from dataclasses import dataclass
+
+import numpy as np
+
+from kood.errors import UserError
+from kood.starter.images import Machine, Survey
+
+__all__ = ["FEWEST", "TEST", "Choices", "choose"]
+
+#: A class with fewer images cannot stand in every part of the split and still be learned.
+FEWEST = 8
+#: Share of the images to test on, where there is no test folder.
+TEST = 0.2
+#: Calibration images to have at best; accept / (1 - accept) is what split conformal prediction needs at least.
+CALIBRATION = 200
+#: Accepted shares, in the order in which they are tried.
+ACCEPT = (0.95, 0.9, 0.8, 0.5)
+#: Images a second that a ResNet-8 trains on at 16 px, on a CPU core and on a GPU, roughly: for the number of epochs.
+CPU_RATE, ACCELERATOR_RATE = 700.0, 20_000.0
+
+
+@dataclass(frozen=True)
+class Choices:
+    """What a recipe says, and why.
+
+    Attributes:
+        machine: What the run will have.
+        minutes: How long it may take.
+        classes: The classes to learn.
+        dropped: Those with too few images.
+        images: How many images the classes have, without a test folder's.
+        has_test: Whether there is a test folder.
+        image_shape: (H, W, C), H and W whole fours.
+        why_shape: Its reason.
+        validation: Share of the training images.
+        calibration: Share of the training images.
+        accept: Share of in-distribution images that the threshold accepts.
+        why_split: The reason of both.
+        outliers: How many of each kind.
+        backbone: The classifier's.
+        width: The U-Net's.
+        epochs: Of the classifier.
+        batch_size: Of the classifier.
+    """
+
+    machine: Machine
+    minutes: float
+    classes: tuple[str, ...]
+    dropped: tuple[str, ...]
+    images: int
+    has_test: bool
+    image_shape: tuple[int, int, int]
+    why_shape: str
+    validation: float
+    calibration: float
+    accept: float
+    why_split: str
+    outliers: int
+    backbone: str
+    width: int
+    epochs: int
+    batch_size: int
+
+
+def choose(found: Survey, machine: Machine, minutes: float) -> Choices:
+    """Makes the choices.
+
+    Args:
+        found: What the folder holds.
+        machine: What the run will have.
+        minutes: How long it may take.
+
+    Returns:
+        `Choices`.
+
+    Raises:
+        UserError: fewer than two classes have images enough.
+    """
+    counted = list(zip(found.names, found.train, strict=True))
+    classes = tuple(name for name, count in counted if count >= FEWEST)
+    if len(classes) < 2:
+        raise UserError(
+            f"{len(classes)} of {len(counted)} classes have {FEWEST} images or more; two are needed, add images"
+        )
+    images = sum(count for _, count in counted if count >= FEWEST)
+    learned = images * (1.0 if found.test else 1.0 - TEST)
+    calibration = round(min(0.2, max(0.05, CALIBRATION / learned)), 3)
+    validation = min(0.1, calibration)
+    # Half as many again as are needed: rounding class by class takes some.
+    accept = next((one for one in ACCEPT if calibration * learned >= 1.5 * one / (1 - one)), ACCEPT[-1])
+    why_split = f"about {calibration * learned:.0f} images set the threshold"
+    if accept < ACCEPT[0]:
+        why_split += f": enough to accept {accept:.0%} with a guarantee, not {ACCEPT[0]:.0%}"
+    shape, why_shape = _image_shape(found, machine)
+    side, trained = math.sqrt(shape[0] * shape[1]), learned * (1 - validation - calibration)
+    rate = ACCELERATOR_RATE if machine.accelerator else CPU_RATE * machine.cores
+    # A third of the time: exposed and, to compare with, unexposed. The rest is measuring and writing.
+    epochs = minutes * 60 / 3 * rate * (16 / side) ** 2 / trained
+    return Choices(
+        machine=machine,
+        minutes=minutes,
+        classes=classes,
+        dropped=tuple(name for name, count in counted if count < FEWEST),
+        images=images,
+        has_test=bool(found.test),
+        image_shape=shape,
+        why_shape=why_shape,
+        validation=validation,
+        calibration=calibration,
+        accept=accept,
+        why_split=why_split,
+        outliers=int(min(5000, max(200, trained // 5))),
+        backbone=_backbone(side, trained, machine),
+        width=96 if machine.accelerator else 64,
+        epochs=int(min(100, max(5, epochs))),
+        batch_size=64 if trained >= 640 else 32,
+    )
+
+
+def _image_shape(found: Survey, machine: Machine) -> tuple[tuple[int, int, int], str]:
+    median = np.median(found.shapes, axis=0)
+    most = 64 if machine.accelerator else 32
+    scale = min(1.0, most / float(median.max()))
+    sides = [max(8, int(side * scale) // 4 * 4) for side in median]
+    if 0.8 <= median[1] / median[0] <= 1.25:
+        sides = [max(8, int(median.min() * scale) // 4 * 4)] * 2
+    why = f"the median image has {median[0]:.0f}x{median[1]:.0f} pixels"
+    if scale < 1:
+        why += f"; more than {most} a side takes {'more than one GPU' if machine.accelerator else 'a GPU'}"
+    return (sides[0], sides[1], 1 if found.grey else 3), why
+
+
+def _backbone(side: float, trained: float, machine: Machine) -> str:
+    if side <= 12:
+        return "small_cnn"
+    if machine.accelerator:
+        return "resnet18" if trained > 20_000 and side >= 24 else "resnet20"
+    return "resnet8"

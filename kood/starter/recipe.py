@@ -1,0 +1,229 @@
+"""The recipe that `kood new` writes."""
+
+import tempfile
+from collections.abc import Sequence
+from pathlib import Path
+
+import tomli_w
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+
+from kood.data.paths import data_path
+from kood.errors import UserError
+from kood.recipe import load
+from kood.recipe.sections import RESERVED, SLUG
+from kood.report.wording import clean
+from kood.runs import write_atomically
+from kood.starter.choices import FEWEST, TEST, Choices, choose
+from kood.starter.images import Machine, Survey, survey
+
+__all__ = ["new_recipe"]
+
+
+def new_recipe(
+    id_folder: str,
+    ood_folders: Sequence[str] = (),
+    *,
+    name: str | None = None,
+    minutes: float = 30.0,
+    force: bool = False,
+    machine: Machine | None = None,
+    console: Console | None = None,
+) -> Path:
+    """Writes NAME.toml for a folder of images, each choice with its reason, and prints what was found.
+
+    Args:
+        id_folder: The in-distribution images, one sub-folder a class.
+        ood_folders: Folders of images to test on that are of no such class.
+        name: The recipe's name; made of the folder's where not given.
+        minutes: About how long a run may take on this machine.
+        force: Write over a file of that name.
+        machine: What the run will have; this machine where not given.
+        console: Where to print.
+
+    Returns:
+        The file.
+
+    Raises:
+        UserError: no images, no classes or only one, a file of that name, a name that is none.
+    """
+    console, machine = console or Console(), machine or Machine.here()
+    if not 1 <= minutes <= 1e5:
+        raise UserError(f"--minutes {minutes:g}: say how long a run may take, in minutes from 1 on")
+    folder = _literal(id_folder)
+    found = survey(folder)
+    if len(found.names) < 2:
+        few = f"has only one class, {found.names[0]!r}" if found.names else "has images but no class folders"
+        raise UserError(f"{clean(folder)}: {clean(few)}; a classifier needs two or more, one sub-folder each")
+    name = _slug(name if name is not None else folder.name, given=name is not None)
+    file = Path(f"{name}.toml")
+    if file.exists() and not force:
+        raise UserError(f"{file}: is there already; take another --name, or --force to write over it")
+    outside = {slug: survey(_literal(path)) for slug, path in _named(ood_folders).items()}
+    text = _text(choose(found, machine, minutes), folder, _named(ood_folders), name)
+    with tempfile.TemporaryDirectory() as folder_of_draft:
+        draft = Path(folder_of_draft) / file.name
+        draft.write_text(text, encoding="utf-8")
+        load(draft)  # What is handed over has been read back.
+    try:
+        write_atomically(file, text.encode("utf-8"))
+    except OSError as error:
+        raise UserError(f"{file}: cannot be written: {error.strerror}", exit_code=1) from error
+    _print(console, found, outside, file)
+    return file
+
+
+def _literal(path: str) -> Path:
+    """The folder, if a recipe can name it."""
+    folder = data_path(path)
+    if "$" in str(folder):
+        raise UserError(f"{clean(folder)}: in a recipe '$' stands for a variable; give the folder a name without it")
+    return folder
+
+
+def _slug(wanted: str, *, given: bool) -> str:
+    if given:
+        if not SLUG.fullmatch(wanted):
+            raise UserError(f"--name {clean(wanted)}: use letters, digits, '.', '_' and '-'")
+        return wanted
+    return (
+        "".join(c if c.isascii() and (c.isalnum() or c in "._-") else "_" for c in wanted).lstrip("._-")[:60] or "mine"
+    )
+
+
+def _named(folders: Sequence[str]) -> dict[str, str]:
+    """A name for each out-of-distribution folder, as the report will have it."""
+    named: dict[str, str] = {}
+    for path in folders:
+        base = slug = _slug(data_path(path).name, given=False)
+        number = 2
+        while slug in named or slug in RESERVED or slug in ("uniform", "blobs"):
+            slug, number = f"{base}-{number}", number + 1
+        named[slug] = path
+    return named
+
+
+def _line(setting: str, why: str) -> str:
+    return f"{setting.ljust(44)}# {why}"
+
+
+def _text(chosen: Choices, folder: Path, outside: dict[str, str], name: str) -> str:
+    """The recipe."""
+    height, width, channels = chosen.image_shape
+    accelerated = " and a GPU" if chosen.machine.accelerator else ""
+    lines = [
+        f"# {clean(folder.name)}: {len(chosen.classes)} classes, {chosen.images:,} images. Written by kood new.",
+        f"# kood run {name}.toml",
+        f"# Time: about {chosen.minutes:g} minutes on {chosen.machine.cores} CPU cores{accelerated}.",
+        "",
+        "seed = 0",
+        "",
+        "[data]",
+        _line(f"image_shape = [{height}, {width}, {channels}]", chosen.why_shape),
+        _line('augment = ["flip"]', "mirror images; take it out where left and right differ"),
+        "",
+        "[data.id]",
+        'source = "folder"',
+        _key("path", str(folder)),
+    ]
+    if chosen.dropped:
+        lines += [
+            f"# Left out, with fewer than {FEWEST} images: {', '.join(map(clean, chosen.dropped))}",
+            _key("classes", list(chosen.classes)),
+        ]
+    if not chosen.has_test:
+        lines.append(_line(f"test = {TEST:g}", "no test folder: this share is kept to test on"))
+    lines += [
+        _line(f"validation = {chosen.validation:g}", "images on which the score is chosen"),
+        _line(f"calibration = {chosen.calibration:g}", chosen.why_split),
+        "",
+    ]
+    for slug, path in outside.items():
+        lines += [f"[data.near.{slug}]", 'source = "folder"', _key("path", str(data_path(path))), ""]
+    if not outside:
+        lines += [_line("# [data.near.others]", "images of no class above, to test on"), '# source = "folder"',
+                  '# path = "..."', ""]  # fmt: skip
+    head = ['name = "cosface"', "margin = 0.1"] if len(chosen.classes) > 2 else ['name = "softmax"']
+    head[0] = _line(head[0], "an angular margin; `kood list heads`" if len(head) > 1 else "two classes: no margin")
+    lines += [
+        "[data.far.uniform]", 'source = "uniform"', "count = 2000",
+        "",
+        "[data.far.blobs]", 'source = "blobs"', "count = 2000",
+        "",
+        "# What the classifier learns to be unsure of, made of the images above. docs/outliers.md says how the kinds",
+        "# compare. The run trains without them as well, and says so if they made the detector worse. For label mixups",
+        '# by a diffusion model write use = ["label_mixup"]; for no outliers use = [].',
+        "[outliers]",
+        'use = ["cutmix", "noise"]',
+        _line('amplitude = "swapped"', "so that smoothness and contrast tell nothing"),
+        _line(f"per_batch = {chosen.batch_size // 2}", "beside train.batch_size images"),
+        _line(f"count = {chosen.outliers}", "of each kind"),
+        "",
+        _line("[outliers.label_mixup]", "counts where `use` names it, and so does [diffusion]"),
+        "guidance = 2.0",
+        "",
+        "[diffusion]",
+        'denoiser = "unet"',
+        f"options = {{ patch = 2, width = {chosen.width}, multipliers = [1, 2], blocks = 2 }}",
+        'prediction = "v"',
+        f"minutes = {chosen.minutes * 0.6:g}",
+        "learning_rate = 0.001",
+        "ema = 0.999",
+        _line('precision = "auto"', "measured on this machine before training"),
+        "",
+        "[head]", *head,
+        "",
+        "[classifier]",
+        _line(f'backbone = "{chosen.backbone}"', "`kood list backbones`"),
+        "",
+        "[train]",
+        _line(f"epochs = {chosen.epochs}", "as many as the time allows, 5 to 100"),
+        f"batch_size = {chosen.batch_size}",
+        "learning_rate = 0.003",
+        "weight_decay = 0.0005",
+        "",
+        "[serve]",
+        _line(f"accept = {chosen.accept:g}", "share of such images that the threshold shall accept"),
+        "",
+    ]  # fmt: skip
+    return "\n".join(lines)
+
+
+def _key(key: str, value: str | list[str]) -> str:
+    """A line of TOML, with whatever the value needs escaped; a list on one line."""
+    if isinstance(value, list):
+        return f"{key} = [{', '.join(_key('', one).removeprefix(' = ') for one in value)}]"
+    return tomli_w.dumps({"k": value}).strip().replace("k", key, 1)
+
+
+def _print(console: Console, found: Survey, outside: dict[str, Survey], file: Path) -> None:
+    table = Table(box=None, pad_edge=False, show_header=False)
+    table.add_column(style="bold", no_wrap=True)
+    table.add_column(overflow="fold")
+
+    def add(label: str, text: str) -> None:
+        table.add_row(Text(label), Text(clean(text)))
+
+    counts = ", ".join(f"{name} {n:,}" for name, n in list(zip(found.names, found.train, strict=True))[:12])
+    more = "" if len(found.names) <= 12 else f", and {len(found.names) - 12} more"
+    add("classes", f"{len(found.names)}: {counts}{more}")
+    if found.test:
+        add("test images", f"{sum(found.test):,} of their own")
+    low, high = found.shapes.min(axis=0), found.shapes.max(axis=0)
+    sizes = f"{low[0]}x{low[1]}" + ("" if (low == high).all() else f" to {high[0]}x{high[1]}")
+    colour, seen = "grey" if found.grey else "colour", len(found.shapes) + len(found.unreadable)
+    add("images", f"{sizes} pixels (height x width), {colour}; {seen} looked at")
+    for slug, one in outside.items():
+        add(f"near-OOD {slug}", f"{sum(one.train) + sum(one.test):,} images")
+    console.print(table)
+    every = [*found.unreadable, *(bad for one in outside.values() for bad in one.unreadable)]
+    if every:
+        console.print(Text(f"{len(every)} of these cannot be read; a run stops at such a file:", "yellow"))
+        for _, reason in every[:5]:
+            console.print(Text(f"  {clean(reason)}", "yellow"), soft_wrap=True)
+    few = [name for name, n in zip(found.names, found.train, strict=True) if n < FEWEST]
+    if few:
+        names = ", ".join(map(clean, few))
+        console.print(Text(f"Left out, with fewer than {FEWEST} images: {names}", "yellow"), soft_wrap=True)
+    console.print(Text(f"Written: {file}\nNext: kood run {file}"), soft_wrap=True)

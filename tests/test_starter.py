@@ -1,0 +1,211 @@
+"""`kood new`: what it sees in a folder, what it chooses, and that the recipe can be run."""
+
+import io
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+from rich.console import Console
+
+from kood.errors import UserError
+from kood.recipe import load
+from kood.starter import Machine, choose, new_recipe, survey
+
+CPU, GPU = Machine(2, False), Machine(8, True)
+
+
+@pytest.fixture(autouse=True)
+def here(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+
+
+def fill(folder, count, size=(20, 30), mode="RGB", value=(200, 30, 30)):
+    """So many images of height x width in a folder."""
+    Path(folder).mkdir(parents=True, exist_ok=True)
+    for i in range(count):
+        Image.new(mode, size[::-1], value).save(f"{folder}/{i:04}.png")
+
+
+def made(*arguments, **options):
+    out = io.StringIO()
+    file = new_recipe(*arguments, machine=CPU, console=Console(file=out, width=200), **options)
+    return load(file), out.getvalue()
+
+
+def test_a_recipe_of_a_plain_folder():
+    for name, count in (("cat", 150), ("dog", 120), ("owl", 130)):
+        fill(f"pets/{name}", count)
+    fill("zoo", 12)
+    recipe, text = made("pets", ["zoo"], minutes=10)
+    assert recipe.name == "pets" and recipe.data.id.path == str(Path("pets").absolute())
+    assert recipe.data.shape == (20, 28, 3) and recipe.data.id.classes is None and recipe.data.id.test == 0.2
+    assert recipe.data.near["zoo"].path == str(Path("zoo").absolute()) and set(recipe.data.far) == {"uniform", "blobs"}
+    assert recipe.outliers.use == ["cutmix", "noise"] and not recipe.needs_diffusion
+    assert recipe.head.name == "cosface" and recipe.serve.accept == 0.95
+    assert "cat 150, dog 120, owl 130" in text and "20x30 pixels" in text and "kood run pets.toml" in text
+    written = Path("pets.toml").read_text().splitlines()
+    assert all(len(line) <= 120 for line in written if not line.startswith("path"))
+
+
+def test_label_mixup_needs_one_word():
+    for name in "ab":
+        fill(f"two/{name}", 40)
+    recipe = load(new_recipe("two", machine=CPU), ['outliers.use=["label_mixup"]'])
+    assert recipe.needs_diffusion and recipe.diffusion.minutes == 18 and recipe.head.name == "softmax"
+
+
+@pytest.mark.parametrize(
+    ("size", "machine", "shape"),
+    [
+        ((28, 28), CPU, (28, 28)), ((32, 36), CPU, (28, 28)), ((480, 640), CPU, (24, 32)), ((480, 640), GPU, (48, 64)),
+        ((5, 5), CPU, (8, 8)), ((10, 100), CPU, (8, 32)), ((64, 64), GPU, (64, 64)),
+    ],
+)  # fmt: skip
+def test_the_image_shape_follows_the_images_and_the_machine(size, machine, shape):
+    for name in "ab":
+        fill(f"x/{name}", 10, size)
+    assert choose(survey(Path("x")), machine, 30).image_shape == (*shape, 3)
+
+
+def test_grey_images_stay_grey_whatever_their_mode():
+    fill("x/a", 9, mode="L", value=7)
+    fill("x/b", 9, mode="RGB", value=(9, 9, 9))
+    assert choose(survey(Path("x")), CPU, 30).image_shape[2] == 1
+    fill("x/b", 1, mode="RGB", value=(9, 9, 10))
+    assert choose(survey(Path("x")), CPU, 30).image_shape[2] == 3
+
+
+@pytest.mark.parametrize(("each", "accept"), [(2000, 0.95), (130, 0.95), (50, 0.9), (25, 0.8), (8, 0.5)])
+def test_the_threshold_asks_no_more_than_the_images_can_guarantee(each, accept, monkeypatch):
+    for name in "ab":
+        fill(f"x/{name}", 1)
+    found = survey(Path("x"))
+    chosen = choose(type(found)(found.names, (each, each), (), found.shapes, False, ()), CPU, 30)
+    assert chosen.accept == accept
+    images = chosen.calibration * each * 2 * 0.8
+    assert images >= accept / (1 - accept) and chosen.validation + chosen.calibration + 0.2 < 1
+
+
+def test_a_test_folder_is_taken_as_it_is():
+    for part, count in (("train", 30), ("test", 7)):
+        for name in "ab":
+            fill(f"x/{part}/{name}", count)
+    found = survey(Path("x"))
+    assert found.train == (30, 30) and found.test == (7, 7)
+    assert "test = " not in new_recipe("x", machine=CPU).read_text()
+
+
+def test_what_is_not_clean_is_named():
+    fill("x/a", 20)
+    fill("x/b", 20)
+    fill("x/few", 3)
+    Path("x/a/text.png").write_text("no image")
+    whole = Path("x/a/0000.png").read_bytes()
+    Path("x/b/cut.png").write_bytes(whole[: len(whole) // 2])
+    Path("x/b/empty.png").write_bytes(b"")
+    Path("x/b/notes.txt").write_text("passed over")
+    Image.new("CMYK", (30, 20)).save("x/b/print.jpg")
+    Image.new("P", (30, 20)).save("x/b/palette.png")
+    Image.fromarray(np.full((20, 30), 60_000, np.uint16)).save("x/b/deep.png")
+    Image.new("L", (1, 1)).save("x/b/dot.png")
+    turned = Image.new("RGB", (10, 40))
+    exif = turned.getexif()
+    exif[0x0112] = 6
+    turned.save("x/b/turned.jpg", exif=exif)
+    found = survey(Path("x"))
+    assert {file.name for file, _ in found.unreadable} == {"text.png", "cut.png", "empty.png"}
+    assert found.train == (21, 27, 3) and [10, 40] in found.shapes.tolist() and [1, 1] in found.shapes.tolist()
+    recipe, text = made("x")
+    assert "3 of these cannot be read; a run stops at such a file" in text and "text.png" in text
+    assert "fewer than 8 images: few" in text and recipe.data.id.classes == ["a", "b"]
+
+
+def test_only_some_of_many_files_are_opened(monkeypatch):
+    opened = []
+    monkeypatch.setattr(
+        "kood.starter.images.decode_image", lambda file: opened.append(file) or np.zeros((8, 8, 3), "uint8")
+    )
+    for name in "ab":
+        Path(f"x/{name}").mkdir(parents=True)
+        for i in range(1500):
+            Path(f"x/{name}/{i}.png").touch()
+    found = survey(Path("x"))
+    assert sum(found.train) == 3000 and len(opened) == 400
+    assert len({file for file in opened if file.parent.name == "a"}) == 200
+
+
+@pytest.mark.parametrize("name", ['a "b"\\c', "Äpfel und Birnen", "new\nline", "x = 3 # no", "<b>&amp;<b>", "-rf"])
+def test_names_that_toml_or_a_terminal_would_misread(name):
+    for inner in (name, "other", "few"):
+        fill(Path(name) / inner, 3 if inner == "few" else 9)
+    recipe, text = made(f"./{name}", [f"./{name}/few"])
+    assert recipe.data.id.path == str(Path(name).absolute()) and set(recipe.data.id.classes) == {name, "other"}
+    assert load(Path(f"{recipe.name}.toml")).data.near["few"].path == str(Path(name, "few").absolute())
+
+
+@pytest.mark.parametrize(
+    ("arguments", "options", "message"),
+    [
+        (("none",), {}, "does not exist"),
+        (("file",), {}, "is a file, not a folder"),
+        (("flat",), {}, "no class folders"),
+        (("single",), {}, "only one class, 'a'"),
+        (("empty",), {}, "has no images"),
+        (("hollow",), {}, "class folder .* has no images"),
+        (("small",), {}, "0 of 2 classes have 8 images or more"),
+        (("broken",), {}, "none of 2 files"),
+        (("good", ["none"]), {}, "does not exist"),
+        (("./$$/good",), {}, "stands for a variable"),
+        (("good",), {"name": "../x"}, "--name"),
+        (("good",), {"name": ""}, "--name"),
+        (("good",), {"minutes": 0.0}, "--minutes 0"),
+        (("good",), {"minutes": float("nan")}, "--minutes"),
+    ],
+)
+def test_a_folder_that_will_not_do_is_one_message_and_nothing_is_written(arguments, options, message):
+    Path("file").touch()
+    fill("flat", 3)
+    fill("single/a", 9)
+    Path("empty").mkdir()
+    fill("hollow/a", 9)
+    Path("hollow/b").mkdir()
+    for name in "ab":
+        fill(f"small/{name}", 3)
+        fill(f"good/{name}", 9)
+        fill(f"$$/good/{name}", 9)
+        Path(f"broken/{name}").mkdir(parents=True)
+        Path(f"broken/{name}/1.png").touch()
+    with pytest.raises(UserError, match=message):
+        made(*arguments, **options)
+    assert not list(Path().glob("*.toml")) and not list(Path().glob(".*toml"))
+
+
+def test_a_recipe_is_not_written_over():
+    for name in "ab":
+        fill(f"x/{name}", 9)
+    Path("x.toml").write_text("mine")
+    with pytest.raises(UserError, match=r"x\.toml: is there already"):
+        made("x")
+    assert Path("x.toml").read_text() == "mine"
+    assert made("x", force=True)[0].name == "x" and made("x", name="other")[0].name == "other"
+
+
+def test_the_command_loads_no_framework():
+    for name in "ab":
+        fill(f"x/{name}", 9)
+    code = (
+        "import sys\nfrom kood import cli\nsys.argv = ['kood', 'new', '--id', 'x']\n"
+        "try:\n    cli.main()\nexcept SystemExit as end:\n    assert not end.code, end.code\n"
+        "assert not {'keras', 'tensorflow', 'torch', 'jax'} & set(sys.modules)\n"
+    )
+    root = str(Path(__file__).parents[1])
+    done = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, check=False,
+        env={**os.environ, "PYTHONPATH": root},
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    assert Path("x.toml").exists() and "Next: kood run x.toml" in done.stdout
