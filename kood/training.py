@@ -19,6 +19,7 @@ import numpy as np
 from kood.errors import UserError
 from kood.runs import write_atomically
 from kood.steps import agreed, feed
+from kood.tracking import EpochLog, EventFile
 
 __all__ = ["TimeBudget", "fit", "optimizer", "precision", "steps_per_call"]
 
@@ -86,6 +87,8 @@ def fit(
     callback: keras.callbacks.Callback | None = None,
     interval: float = INTERVAL,
     budget: "TimeBudget | None" = None,
+    log: Path | None = None,
+    board: Path | None = None,
 ) -> tuple[keras.Model, dict[str, list[float]]]:
     """Trains a compiled model, from its last checkpoint if there is one, which another backend may have written.
 
@@ -101,6 +104,8 @@ def fit(
         callback: Shows progress.
         interval: Seconds between checkpoints.
         budget: Ends the training when its time is up, if that is before the last epoch.
+        log: A CSV file for a line an epoch (`kood.tracking.EpochLog`), not given: none.
+        board: A folder for TensorBoard's event files, not given: none.
 
     Returns:
         The trained model and {loss term: one value an epoch}.
@@ -118,7 +123,8 @@ def fit(
         )
     checkpoint.history = history
     if first < epochs and not (budget and budget.over):
-        callbacks = [c for c in (budget, checkpoint, _StopWhenNotFinite(), callback) if c is not None]
+        written = EpochLog(log, first) if log else None, EventFile(board, first) if board else None
+        callbacks = [c for c in (budget, checkpoint, *written, _StopWhenNotFinite(), callback) if c is not None]
         model.fit(
             feed(batches(first)),
             initial_epoch=first,

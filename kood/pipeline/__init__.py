@@ -22,6 +22,7 @@ from kood.pipeline.audit import audit_outliers
 from kood.pipeline.baseline import compare_with_baseline, train_baseline
 from kood.pipeline.classify import evaluate_classifier, export_model, train_classifier
 from kood.pipeline.diffusion import train_denoiser
+from kood.pipeline.environment import origin_of
 from kood.pipeline.judge import train_judge
 from kood.pipeline.outliers import make_outliers
 from kood.pipeline.prepare import check, prepare_data
@@ -78,7 +79,7 @@ def run(
             write_atomically(folder.folder / "recipe.toml", recipe.to_toml().encode())
         try:
             make = _run_matrix if recipe.matrix else _run_single
-            result = make(recipe, team, console)
+            result = make(recipe, team, console, origin_of(Path(path), overrides))
         except UserError:
             raise
         except Exception as error:
@@ -92,8 +93,8 @@ def run(
     return result
 
 
-def _run_single(recipe: Recipe, team: Team, console: Console) -> dict[str, Any]:
-    work = Work(recipe, team, report.StageProgress(console), team.devices)
+def _run_single(recipe: Recipe, team: Team, console: Console, origin: dict[str, str]) -> dict[str, Any]:
+    work = Work(recipe, team, report.StageProgress(console), team.devices, origin=origin)
     result = make_cell(work)
     if not team.leads:
         return result
@@ -126,7 +127,7 @@ def make_cell(work: Work) -> dict[str, Any]:
     return summarize(work)
 
 
-def _run_matrix(recipe: Recipe, team: Team, console: Console) -> dict[str, Any]:
+def _run_matrix(recipe: Recipe, team: Team, console: Console, origin: dict[str, str]) -> dict[str, Any]:
     progress, cells = report.StageProgress(console), recipe.cells()
     made, failed = [], []
     seen: set[Path] = set()
@@ -134,7 +135,7 @@ def _run_matrix(recipe: Recipe, team: Team, console: Console) -> dict[str, Any]:
         shown = ", ".join(f"{key} {label}" for key, label in labels.items())
         progress.say(f"cell {number}/{len(cells)}: {shown}", style="bold")
         try:
-            work = Work(cell, team, progress, obtain(cell.train.devices), seen=seen)
+            work = Work(cell, team, progress, obtain(cell.train.devices), seen=seen, labels=labels, origin=origin)
             made.append({**make_cell(work), "cell": labels})
         except Exception as error:  # Whatever it was, the other cells are still worth making.
             failed.append({"cell": labels, "error": f"{error}" if isinstance(error, UserError) else repr(error)})

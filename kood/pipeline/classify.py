@@ -83,6 +83,8 @@ def train_classifier(
                 epochs=settings.epochs,
                 steps_per_epoch=per_epoch,
                 folder=folder,
+                log=folder / "history.csv",
+                board=work.board(shown),
                 callback=fit_callback(stage),
             )
         # What was trained in half precision is measured and served in float32; what only training needs stays behind.

@@ -77,6 +77,8 @@ def train_denoiser(work: Work) -> Stage:
                 epochs=epochs,
                 steps_per_epoch=per_epoch,
                 folder=folder,
+                log=folder / "history.csv",
+                board=work.board("diffusion"),
                 callback=fit_callback(stage, position=(lambda: limit.spent) if limit else None),
                 budget=limit,
             )

@@ -1,8 +1,5 @@
 """From finished stages to `report.json` and `report.html`."""
 
-import os
-import platform
-import sys
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -12,6 +9,7 @@ import numpy as np
 
 import kood
 from kood import report
+from kood.pipeline.environment import environment
 from kood.pipeline.work import Work
 
 __all__ = ["headline_scores", "summarize", "write_report"]
@@ -29,6 +27,7 @@ def summarize(work: Work) -> dict[str, Any]:
         for name in getattr(work.recipe.data, kind)
     }
     compared = work.stages["baseline"].facts if "baseline" in work.stages else None
+    keep_logs(work)
     file = work.stages["evaluate"].folder / "scores.npz"
     inside = {name: {key: sets[name][key] for key in ("images", "sha256")} for name in ("train", "test")}
     result = {
@@ -55,7 +54,7 @@ def summarize(work: Work) -> dict[str, Any]:
             }
             for name, stage in work.stages.items()
         },
-        "environment": environment(),
+        "environment": {**environment(), **work.origin},
         "scores_file": file.relative_to(work.run.folder).as_posix(),
     }
     return {**result, "intervals": report.intervals(result, headline_scores(work.run.folder, result))}
@@ -67,16 +66,12 @@ def headline_scores(folder: Path, cell: Mapping[str, Any]) -> dict[str, np.ndarr
         return report.score_arrays(arrays, cell["headline_score"])
 
 
-def environment() -> dict[str, str]:
-    """What the run ran on."""
-    import tensorflow as tf
-
-    versions = {"python": platform.python_version(), "keras": keras.__version__, "tensorflow": tf.__version__}
-    backend = sys.modules.get(keras.backend.backend())
-    if keras.backend.backend() != "tensorflow" and backend is not None:
-        versions[keras.backend.backend()] = backend.__version__
-    device = f"{platform.machine()}, {os.cpu_count()} CPU cores"
-    return {**versions, "numpy": np.__version__, "device": device}
+def keep_logs(work: Work) -> None:
+    """Copies the epochs of every training of the cell to where a user looks for them."""
+    for name, stage in work.stages.items():
+        file = stage.folder / "history.csv"
+        if file.exists():
+            report.write_text(work.logs / f"{name}.csv", file.read_text(encoding="utf-8"))
 
 
 def write_report(folder: Path, result: dict[str, Any], work: Work) -> None:

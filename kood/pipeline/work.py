@@ -35,6 +35,8 @@ class Work:
         devices: What the cell trains and samples on.
         stages: The stages so far.
         seen: Stages that another cell has told of.
+        labels: What the matrix calls the cell.
+        origin: What the run was started with, for the report.
     """
 
     recipe: Recipe
@@ -43,6 +45,21 @@ class Work:
     devices: Devices
     stages: dict[str, Stage] = field(default_factory=dict)
     seen: set[Path] = field(default_factory=set)
+    labels: dict[str, str] = field(default_factory=dict)
+    origin: dict[str, str] = field(default_factory=dict)
+
+    @property
+    def logs(self) -> Path:
+        """Where a user finds what the cell's trainings wrote down."""
+        plain = ",".join(f"{key}-{value}" for key, value in self.labels.items())
+        cell = "".join(c if c.isascii() and (c.isalnum() or c in ",._-+") else "_" for c in plain)
+        # Long or strange labels may come out alike.
+        tag = f"-{fingerprint(plain)[:8]}" if cell != plain or len(cell) > 100 else ""
+        return self.run.folder / "logs" / (cell[:100] + tag)
+
+    def board(self, training: str) -> Path | None:
+        """A folder for a training's TensorBoard files, in the first of several processes and where they are wanted."""
+        return self.logs / training if self.recipe.report.tensorboard and self.team.leads else None
 
     @property
     def run(self) -> Run:
@@ -83,7 +100,9 @@ class Work:
 
     def beside(self, recipe: Recipe) -> "Work":
         """Another classifier of the same data, made beside this cell's own."""
-        return Work(recipe, self.team, self.progress, self.devices, {"data": self.stages["data"]}, self.seen)
+        return Work(
+            recipe, self.team, self.progress, self.devices, {"data": self.stages["data"]}, self.seen, self.labels
+        )
 
     def seed(self, purpose: str, own: int | None = None) -> int:
         """A seed for one purpose, which follows from the recipe's, or from its own where the recipe gives it one."""

@@ -340,6 +340,8 @@ class Report(Section):
     Attributes:
         baseline: Which row of a matrix the others are compared with, seed by seed: values of its keys as the table
             prints them, such as { outliers = "none" }; a key that is not named stays as each row has it.
+        tensorboard: Write TensorBoard's event files of every training under `logs/` of the run's folder, as it goes.
     """
 
     baseline: dict[str, str] = {}
+    tensorboard: bool = False

@@ -1,0 +1,102 @@
+"""What a run ran on and what it was started with: enough to say why two figures differ."""
+
+import datetime
+import hashlib
+import os
+import platform
+import subprocess
+import sys
+from collections.abc import Sequence
+from importlib import metadata
+from pathlib import Path
+
+import keras
+
+import kood
+
+__all__ = ["environment", "origin_of"]
+
+#: Vector instructions that decide how fast a network runs, and which arithmetic.
+FLAGS = ("avx2", "avx512f", "avx512_bf16", "amx_bf16")
+
+
+def environment() -> dict[str, str]:
+    """Versions, the backend's device and the processor."""
+    packages = ["keras", "tensorflow", "numpy", "scikit-learn"]
+    backend = keras.backend.backend()
+    if backend not in packages:
+        packages.insert(1, backend)
+    versions = {name: metadata.version(name) for name in packages}
+    return {
+        "python": platform.python_version(),
+        **versions,
+        "kood": kood.__version__,
+        "backend": backend,
+        "device": _device(backend),
+        "processor": _processor(),
+    }
+
+
+def origin_of(recipe: Path, overrides: Sequence[str] = ()) -> dict[str, str]:
+    """What a run was started with.
+
+    Args:
+        recipe: Its file.
+        overrides: Its `KEY=VALUE` settings.
+
+    Returns:
+        {"started": UTC, "recipe_sha256", "overrides" where there are any, "git" where the recipe lies in a repository}.
+    """
+    now = datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")
+    found = {"started": now, "recipe_sha256": hashlib.sha256(recipe.read_bytes()).hexdigest()}
+    if overrides:
+        found["overrides"] = " ".join(overrides)
+    revision = _git(recipe.absolute().parent, "rev-parse", "HEAD")
+    if revision:
+        changed = _git(recipe.absolute().parent, "status", "--porcelain", "--untracked-files=no")
+        found["git"] = revision + (" with changes" if changed else "")
+    return found
+
+
+def _git(folder: Path, *arguments: str) -> str:
+    """What git answers, nothing where there is no git or no repository."""
+    # A repository's own settings could name programs to run.
+    harmless = ("-c", "core.fsmonitor=false", "-c", "core.hooksPath=/dev/null", "-c", "core.pager=cat")
+    try:
+        done = subprocess.run(
+            ["git", "-C", str(folder), *harmless, *arguments],
+            capture_output=True, text=True, timeout=5, check=False, env={**os.environ, "GIT_OPTIONAL_LOCKS": "0"},
+        )  # fmt: skip
+    except (OSError, subprocess.SubprocessError):
+        return ""
+    return done.stdout.strip() if done.returncode == 0 else ""
+
+
+def _device(backend: str) -> str:
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    plain = f"{platform.machine()}, {cores} CPU cores"
+    module = sys.modules.get(backend)
+    try:
+        match backend:
+            case "torch" if module is not None and module.cuda.is_available():
+                return ", ".join(module.cuda.get_device_name(i) for i in range(module.cuda.device_count()))
+            case "jax" if module is not None and module.default_backend() != "cpu":
+                return ", ".join(device.device_kind for device in module.devices())
+            case "tensorflow" if module is not None:
+                found = [module.config.experimental.get_device_details(one).get("device_name", "GPU")
+                         for one in module.config.list_physical_devices("GPU")]  # fmt: skip
+                return ", ".join(found) or plain
+    except RuntimeError:
+        return plain
+    return plain
+
+
+def _processor() -> str:
+    file = Path("/proc/cpuinfo")
+    if not file.exists():
+        return platform.processor() or platform.machine()
+    text = file.read_text(encoding="utf-8", errors="replace")
+    lines = (line.partition(":") for line in text.splitlines())
+    model = next((value.strip() for key, _, value in lines if key.strip() == "model name"), platform.machine())
+    words = set(text.split())
+    return " ".join([model, *(flag for flag in FLAGS if flag in words)])

@@ -1,0 +1,107 @@
+"""What a training writes down as it goes: a line of CSV for every epoch, and TensorBoard's event files."""
+
+import csv
+import os
+import socket
+import time
+from pathlib import Path
+from typing import Any
+
+import keras
+
+from kood.data.tf_on_cpu import tf
+
+__all__ = ["EpochLog", "EventFile"]
+
+
+class EpochLog(keras.callbacks.Callback):
+    """Writes one line of CSV after every epoch: its number, its seconds, the learning rate at its end, every loss term.
+
+    A resumed training goes on where its checkpoint is: lines of epochs that are made again are taken out first, so that
+    each stands once.
+
+    Args:
+        file: The CSV file.
+        first: How many epochs the training has behind it.
+        clock: Seconds since any fixed moment.
+    """
+
+    def __init__(self, file: Path, first: int = 0, clock=time.monotonic):
+        super().__init__()
+        self.file = file
+        self.first = first
+        self.clock = clock
+        self._since = 0.0
+
+    def on_train_begin(self, logs=None):
+        rows: list[list[str]] = []
+        if self.file.exists():
+            with self.file.open(newline="", encoding="utf-8") as lines:
+                rows = list(csv.reader(lines))
+        with self.file.open("w", newline="", encoding="utf-8") as out:
+            # A line that was being written when the process died is short of cells, or of its end.
+            csv.writer(out).writerows(row for row in rows[: 1 + self.first] if len(row) == len(rows[0]))
+
+    def on_epoch_begin(self, epoch, logs=None):
+        self._since = self.clock()
+
+    def on_epoch_end(self, epoch, logs=None):
+        terms = {name: float(value) for name, value in (logs or {}).items()}
+        line: dict[str, Any] = {"epoch": epoch + 1, "seconds": round(self.clock() - self._since, 3)}
+        line["learning_rate"] = float(keras.ops.convert_to_numpy(self.model.optimizer.learning_rate))
+        with self.file.open("a", newline="", encoding="utf-8") as out:
+            table = csv.writer(out)
+            if out.tell() == 0:
+                table.writerow([*line, *terms])
+            table.writerow([*line.values(), *terms.values()])
+
+
+class EventFile(keras.callbacks.Callback):
+    """Writes every epoch's losses, seconds and learning rate as an event file for TensorBoard, under any backend.
+
+    A training that is resumed begins a file of its own, which takes back what a former one says of the epochs from
+    there on. TensorBoard itself is not needed to write one.
+
+    Args:
+        folder: Where it goes; one folder a training. `tensorboard --logdir` on a folder above shows all of them.
+        first: How many epochs the training has behind it.
+    """
+
+    def __init__(self, folder: Path, first: int = 0):
+        super().__init__()
+        self.folder = folder
+        self.first = first
+        self._writer: Any = None
+        self._since = 0.0
+
+    def on_train_begin(self, logs=None):
+        from tensorflow.core.util import event_pb2
+
+        self.folder.mkdir(parents=True, exist_ok=True)
+        name = f"events.out.tfevents.{time.time_ns()}.{socket.gethostname()}.{os.getpid()}"
+        self._writer = tf.io.TFRecordWriter(str(self.folder / name))
+        self._write(file_version="brain.Event:2")
+        if self.first:
+            begun = event_pb2.SessionLog(status=event_pb2.SessionLog.START)
+            self._write(step=self.first + 1, session_log=begun)
+
+    def on_epoch_begin(self, epoch, logs=None):
+        self._since = time.monotonic()
+
+    def on_epoch_end(self, epoch, logs=None):
+        from tensorflow.core.framework import summary_pb2
+
+        values = {name: float(value) for name, value in (logs or {}).items()}
+        values["learning_rate"] = float(keras.ops.convert_to_numpy(self.model.optimizer.learning_rate))
+        values["seconds"] = time.monotonic() - self._since
+        told = [summary_pb2.Summary.Value(tag=tag, simple_value=value) for tag, value in values.items()]
+        self._write(step=epoch + 1, summary=summary_pb2.Summary(value=told))
+
+    def on_train_end(self, logs=None):
+        self._writer.close()
+
+    def _write(self, **event):
+        from tensorflow.core.util import event_pb2
+
+        self._writer.write(event_pb2.Event(wall_time=time.time(), **event).SerializeToString())
+        self._writer.flush()
