@@ -25,6 +25,9 @@ __all__ = [
 #: What stands in for out-of-distribution validation images where a recipe names none, made of the validation images.
 PROXIES = ("pixel_mixup", "patch_shuffle")
 
+#: Images of a set whose features are drawn, and images shown of those that a score is most wrong about.
+ON_THE_PLANE, EXTREMES = 400, 8
+
 Outputs = dict[str, np.ndarray]
 
 
@@ -38,12 +41,17 @@ class Evaluation:
         scores: {set: {score: (N,)}}, the set "id" being the in-distribution test images.
         state: Arrays of the headline score where it was fitted.
         parity: Outputs for the first in-distribution test images, which the SavedModel must give again.
+        details: What figures are drawn of: "confidence" and "correct" (N,) of the in-distribution test images, and of
+            each set its "plane" (n, 2), two principal components of some features, "plane_rows" (n,), which images
+            those are, "extreme" (k,), the images that the headline score is most wrong about, and "predicted" (k,),
+            the classes they were given.
     """
 
     figures: dict[str, Any]
     scores: dict[str, dict[str, np.ndarray]]
     state: dict[str, np.ndarray] | None
     parity: dict[str, np.ndarray] = field(default_factory=dict)
+    details: dict[str, np.ndarray] = field(default_factory=dict)
 
 
 @dataclass
@@ -205,9 +213,14 @@ def evaluate(
     threshold = conformal_threshold(values["held/calibration"][headline], accept)
     id_scores = values["id"]
     prediction = outputs["id"]["logits"].argmax(axis=1)
+    details = _details(outputs, {where: values[where][headline] for where in sets}, test.known_labels)
     measured = {name: _measure(name, values, list(near), list(far)) for name in names}
     figures = {
-        "id": {"accuracy": metrics.accuracy(prediction, test.labels), "images": len(test)},
+        "id": {
+            "accuracy": metrics.accuracy(prediction, test.labels),
+            "ece": metrics.expected_calibration_error(details["confidence"], details["correct"]),
+            "images": len(test),
+        },
         "scores": measured,
         "headline_score": headline,
         "validation": chosen_by,
@@ -231,7 +244,25 @@ def evaluate(
             "label": prediction[first],
             "ood_score": id_scores[headline][first].astype("float32"),
         },
+        details,
     )
+
+
+def _details(outputs: dict[str, Outputs], scores: dict[str, np.ndarray], labels: np.ndarray) -> dict[str, np.ndarray]:
+    probabilities, given = softmax(outputs["id"]["logits"].astype("float64")), outputs["id"]["logits"].argmax(axis=1)
+    details = {"confidence": np.clip(probabilities.max(axis=1), 0.0, 1.0), "correct": given == labels}
+    features = outputs["id"]["features"].astype("float64")
+    center = features.mean(axis=0)
+    # The two directions in which the in-distribution features vary most.
+    axes = np.linalg.eigh(np.cov(features - center, rowvar=False).reshape(features.shape[1], -1))[1][:, :-3:-1]
+    for where, score in scores.items():
+        rows = np.unique(np.linspace(0, len(score) - 1, min(len(score), ON_THE_PLANE)).astype(int))
+        details[f"{where}/plane"] = ((outputs[where]["features"][rows] - center) @ axes).astype("float32")
+        details[f"{where}/plane_rows"] = rows
+        order = np.argsort(-score if where == "id" else score, kind="stable")[:EXTREMES]
+        details[f"{where}/extreme"] = order
+        details[f"{where}/predicted"] = outputs[where]["logits"][order].argmax(axis=1)
+    return details
 
 
 def validate(

@@ -16,6 +16,8 @@ __all__ = [
     "auroc",
     "auroc_difference",
     "average_precision",
+    "calibration_bins",
+    "expected_calibration_error",
     "fpr_at_id_tpr",
     "fpr_at_ood_tpr",
     "placements",
@@ -318,3 +320,54 @@ def accuracy(predictions, labels) -> float:
         if not whole:
             raise ValueError(f"{name} must be class indices, whole numbers; their dtype is {values.dtype}.")
     return int((predictions == labels).sum()) / predictions.size
+
+
+def calibration_bins(confidence, correct, bins: int = 15) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """How often a classifier is right where it is so confident, in equally wide bins of its confidence.
+
+    Bin b of B holds the confidences in (b/B, (b+1)/B], the first one 0 as well.
+
+    Args:
+        confidence: (N,) probability of the predicted class, in [0, 1].
+        correct: (N,) whether the prediction is right.
+        bins: B.
+
+    Returns:
+        Number of examples (B,), and their mean confidence and accuracy (B,), 0 where there is none.
+
+    Raises:
+        ValueError: Empty or unequal input, a confidence outside [0, 1] or NaN, or no bin.
+    """
+    confidence, correct = np.asarray(confidence, np.float64), np.asarray(correct)
+    if confidence.ndim != 1 or confidence.shape != correct.shape or not confidence.size:
+        raise ValueError(f"confidence and correct must be filled and equally long; their shapes are {confidence.shape} "
+                         f"and {correct.shape}.")  # fmt: skip
+    if not np.all((confidence >= 0) & (confidence <= 1)):
+        raise ValueError("A confidence is a probability, from 0 to 1; some are not.")
+    if bins < 1:
+        raise ValueError(f"There must be one bin or more, not {bins}.")
+    place = np.clip(np.ceil(confidence * bins).astype(int) - 1, 0, bins - 1)
+    counts = np.bincount(place, minlength=bins)
+    most = np.maximum(counts, 1)
+    sums = [np.bincount(place, weights=values, minlength=bins) for values in (confidence, correct.astype(np.float64))]
+    return counts, sums[0] / most, sums[1] / most
+
+
+def expected_calibration_error(confidence, correct, bins: int = 15) -> float:
+    """The mean gap between confidence and accuracy, over bins of the confidence: sum over b of n_b/N |acc_b - conf_b|.
+
+    Source: Guo et al. 2017, arXiv:1706.04599.
+
+    Args:
+        confidence: (N,) probability of the predicted class, in [0, 1].
+        correct: (N,) whether the prediction is right.
+        bins: Number of equally wide bins.
+
+    Returns:
+        A fraction; 0 is calibrated.
+
+    Raises:
+        ValueError: As `calibration_bins` does.
+    """
+    counts, mean, accuracy = calibration_bins(confidence, correct, bins)
+    return float(np.sum(counts * np.abs(accuracy - mean)) / counts.sum())

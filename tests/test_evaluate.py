@@ -92,6 +92,35 @@ def test_figures_are_those_of_the_scores(classifier):
     np.testing.assert_allclose(result.parity["label"], outputs["logits"].argmax(1))
 
 
+def test_details_are_of_the_images_they_name(classifier, monkeypatch):
+    monkeypatch.setattr("kood.evaluate.ON_THE_PLANE", 30)
+    result = measure(classifier, names=["msp"])
+    details, test = result.details, images(80, 4)
+    outputs = outputs_of(classifier, test.images, 512)
+    logits = outputs["logits"].astype("float64")
+    probabilities = np.exp(logits) / np.exp(logits).sum(axis=1, keepdims=True)
+    np.testing.assert_allclose(details["confidence"], probabilities.max(axis=1), rtol=1e-5)
+    np.testing.assert_array_equal(details["correct"], logits.argmax(axis=1) == test.labels)
+    gaps, place = 0.0, np.minimum((details["confidence"] * 15).astype(int), 14)
+    for b in np.unique(place):
+        own = place == b
+        gaps += own.sum() / 80 * abs(details["correct"][own].mean() - details["confidence"][own].mean())
+    assert abs(result.figures["id"]["ece"] - gaps) < 1e-9
+    # The plane holds as much of the features' variance as any two directions can.
+    features = outputs["features"].astype("float64") - outputs["features"].mean(axis=0)
+    rows = details["id/plane_rows"]
+    assert len(rows) == 30 == len(details["id/plane"]) and rows[0] == 0 and rows[-1] == 79
+    most = np.linalg.svd(features, full_matrices=False)
+    expected = features[rows] @ most.Vh[:2].T
+    np.testing.assert_allclose(np.abs(details["id/plane"]), np.abs(expected), atol=1e-3)
+    for name, sign, count in (("id", -1, 80), ("bright", 1, 50), ("dark", 1, 70)):
+        scores = result.scores[name]["msp"]
+        np.testing.assert_array_equal(details[f"{name}/extreme"], np.argsort(sign * scores, kind="stable")[:8])
+        assert len(scores) == count and details[f"{name}/predicted"].shape == (8,)
+    given = outputs_of(classifier, images(50, 5, 180).images, 512)["logits"].argmax(axis=1)
+    np.testing.assert_array_equal(details["bright/predicted"], given[details["bright/extreme"]])
+
+
 def test_the_choice_does_not_look_at_the_test_sets(classifier):
     one = measure(classifier).figures
     sets = {"train": images(200, 1), "validation": images(40, 2), "calibration": images(60, 3), "test": images(80, 4)}

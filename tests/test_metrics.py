@@ -6,7 +6,8 @@ from sklearn import metrics as peer
 
 from kood import metrics
 
-EVERY = [name for name in metrics.__all__ if name not in ("summary", "accuracy", "auroc_difference", "placements")]
+OTHERS = ("summary", "accuracy", "auroc_difference", "placements", "calibration_bins", "expected_calibration_error")
+EVERY = [name for name in metrics.__all__ if name not in OTHERS]
 
 
 def counted(scores, is_ood, tpr=0.95):
@@ -322,3 +323,43 @@ def test_auroc_difference_needs_the_same_examples(first, second):
 def test_auroc_difference_refuses_nan():
     with pytest.raises(ValueError, match="NaN"):
         metrics.auroc_difference(([1.0, 2], [[1.0, 2]]), ([1.0, float("nan")], [[1.0, 2]]))
+
+
+# Calibration ---------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("bins", [1, 10, 15])
+def test_calibration_error_counted_by_hand(bins):
+    draw = np.random.default_rng(1)
+    confidence = np.concatenate([draw.random(200), [0.0, 1.0, 1.0, 0.2, 0.4, 1 / 3]])
+    correct = draw.random(len(confidence)) < confidence
+    gap = 0.0
+    for b in range(bins):
+        inside = (confidence > b / bins) & (confidence <= (b + 1) / bins)
+        if b == 0:
+            inside |= confidence == 0
+        if inside.any():
+            gap += inside.sum() / len(confidence) * abs(correct[inside].mean() - confidence[inside].mean())
+    assert abs(metrics.expected_calibration_error(confidence, correct, bins) - gap) < 1e-12
+
+
+def test_calibration_at_its_ends():
+    assert metrics.expected_calibration_error([1.0, 1.0], [True, True]) == 0.0
+    assert metrics.expected_calibration_error([1.0, 1.0], [False, False]) == 1.0
+    assert metrics.expected_calibration_error([0.0], [False]) == 0.0
+    counts, mean, accuracy = metrics.calibration_bins([0.5, 0.5, 0.75], [1, 0, 1], bins=4)
+    assert (
+        counts.tolist() == [0, 2, 1, 0] and mean.tolist() == [0, 0.5, 0.75, 0] and accuracy.tolist() == [0, 0.5, 1, 0]
+    )
+
+
+@pytest.mark.parametrize(
+    ("confidence", "correct", "bins", "message"),
+    [
+        ([], [], 15, "filled"), ([0.5], [1, 0], 15, "equally long"), ([1.1], [1], 15, "probability"),
+        ([float("nan")], [1], 15, "probability"), ([0.5], [1], 0, "one bin"),
+    ],
+)  # fmt: skip
+def test_calibration_refuses(confidence, correct, bins, message):
+    with pytest.raises(ValueError, match=message):
+        metrics.expected_calibration_error(confidence, correct, bins)

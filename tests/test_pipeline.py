@@ -68,7 +68,7 @@ def test_the_run_leaves_everything_it_promises(finished):
     folder, result = finished
     saved = folder / "saved" / "tiny"
     assert sorted(p.name for p in saved.iterdir() if not p.name.startswith(".")) == [
-        "1", "logs", "recipe.toml", "report.html", "report.json", "stages",
+        "1", "figures", "logs", "recipe.toml", "report.html", "report.json", "stages",
     ]  # fmt: skip
     report = report_of(folder)
     assert set(report) >= {

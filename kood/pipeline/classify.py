@@ -201,6 +201,7 @@ def evaluate_classifier(work: Work) -> Stage:
         flat = {f"{where}/{name}": v for where, values in result.scores.items() for name, v in values.items()}
         np.savez(folder / "scores.npz", allow_pickle=False, **flat)
         np.savez(folder / "parity.npz", allow_pickle=False, **result.parity)
+        np.savez(folder / "details.npz", allow_pickle=False, **result.details)
         if result.state:
             np.savez(folder / "state.npz", allow_pickle=False, **result.state)
         return result.figures

@@ -80,11 +80,46 @@ def write_report(folder: Path, result: dict[str, Any], work: Work) -> None:
         name: _terms(work.stages[name].facts["history"]) for name in ("diffusion", "classifier") if name in work.stages
     }
     headline = headline_scores(work.run.folder, result)
+    behaviour = _behaviour(work, headline)
+    report.write_figures(folder / "figures", result, headline, behaviour)
     sheet = work.stages["label_mixup"].folder / "sheet.png" if "label_mixup" in work.stages else None
     report.write(
         folder / "report.html", result, scores=headline, histories=histories, contact_sheet=sheet,
-        outlier_notes=_sampling_notes(work) if sheet else None,
+        outlier_notes=_sampling_notes(work) if sheet else None, behaviour=behaviour,
     )  # fmt: skip
+
+
+def _behaviour(work: Work, scores: Mapping[str, np.ndarray]) -> report.Behaviour | None:
+    """What the figures of the classifier's behaviour are drawn of; None where nothing was kept for them."""
+    file = work.stages["evaluate"].folder / "details.npz"
+    if not file.exists():
+        return None
+    with np.load(file, allow_pickle=False) as arrays:
+        kept = dict(arrays)
+    names, test = work.data("train").class_names, work.data("test")
+    images = {
+        "id": test.images,
+        **{name: of.images for kind in ("near", "far") for name, of in work.sets(kind).items()},
+    }
+
+    def extremes(name: str) -> list[report.Extreme]:
+        rows = zip(kept[f"{name}/extreme"].tolist(), kept[f"{name}/predicted"].tolist(), strict=True)
+        return [
+            report.Extreme(
+                np.asarray(images[name][row]), float(scores[name][row]), names[given],
+                names[test.known_labels[row]] if name == "id" else "",
+            )
+            for row, given in rows
+        ]  # fmt: skip
+
+    return report.Behaviour(
+        confidence=kept["confidence"],
+        correct=kept["correct"],
+        planes={name: kept[f"{name}/plane"] for name in images},
+        classes=test.known_labels[kept["id/plane_rows"]],
+        class_names=names,
+        extremes={name: extremes(name) for name in images},
+    )
 
 
 def _sampling_notes(work: Work) -> list[str]:

@@ -1,14 +1,15 @@
 """Results for people and programs: terminal tables, progress, report.json, and report.html with figures."""
 
 from kood.report.aggregate import aggregate
+from kood.report.behaviour import Behaviour, Extreme
 from kood.report.files import write_json, write_text
-from kood.report.html import write
+from kood.report.html import write, write_figures
 from kood.report.paired import DIFFERENCE_NOTE, differences, different_images, intervals, score_arrays
 from kood.report.progress import StageProgress, fit_callback
 from kood.report.table import print_cell, print_matrix
 
 __all__ = [
-    "DIFFERENCE_NOTE", "StageProgress", "aggregate", "different_images", "differences", "fit_callback", "intervals",
-    "print_cell", "print_matrix", "score_arrays", "write", "write_json",
+    "DIFFERENCE_NOTE", "Behaviour", "Extreme", "StageProgress", "aggregate", "different_images", "differences",
+    "fit_callback", "intervals", "print_cell", "print_matrix", "score_arrays", "write", "write_figures", "write_json",
     "write_text",
 ]  # fmt: skip

@@ -10,7 +10,7 @@ from kood.report.aggregate import beside_controls, group, identity
 from kood.report.drawing import BLUE, COLOURS, DASHES, GREY, INK, PALE, VERMILION, as_label, draw
 from kood.report.wording import number, percent, sets, setting
 
-__all__ = ["matrix_intervals", "roc_curves", "score_histograms", "thin_curve", "training_curves"]
+__all__ = ["matrix_intervals", "pr_curves", "roc_curves", "score_histograms", "thin_curve", "training_curves"]
 
 
 def _values(scores: Mapping[str, Any]) -> dict[str, np.ndarray]:
@@ -176,6 +176,54 @@ def roc_curves(scores: Mapping[str, Any], cell: Mapping[str, Any], *, kind: str 
         axes.set_ylabel("OOD images caught, %")
         if axes.get_legend_handles_labels()[0]:
             axes.legend(loc="lower right", title="AUROC, %", alignment="left", handlelength=2.6)
+
+    return draw(5.2, 4.8, paint, kind)
+
+
+def pr_curves(scores: Mapping[str, Any], cell: Mapping[str, Any], *, kind: str = "svg") -> bytes:
+    """Precision-recall curves of the headline score, one line a dataset; OOD is the positive class.
+
+    Horizontal: share of OOD images caught. Vertical: share of OOD among the flagged images, which depends on how many
+    there are of each kind. NaN scores are left out.
+
+    Args:
+        scores: {dataset name or "id": scores (N,)}, higher = more OOD.
+        cell: The result of the run; names the datasets and gives the AUPR of the legend.
+        kind: "svg" or "png".
+
+    Returns:
+        The image's bytes.
+
+    Raises:
+        ValueError: If "id" is missing or a dataset is not in the result.
+    """
+    names = _ood_sets(scores, cell)
+    values = _values(scores)
+    figures = cell["scores"].get(cell["headline_score"], {})
+
+    def paint(figure: Any) -> None:
+        axes = figure.subplots()
+        for index, (name, near_or_far) in enumerate(names):
+            inside, outside = values["id"], values[name]
+            if not inside.size or not outside.size:
+                continue
+            false, recall = _roc(inside, outside)
+            caught, flagged = recall * outside.size, false * inside.size
+            total = np.maximum(caught + flagged, 1)
+            precision = np.where(caught + flagged > 0, caught / total, 1.0)
+            axes.plot(
+                *thin_curve(recall, precision),
+                color=COLOURS[index % len(COLOURS)],
+                linestyle=DASHES[index % len(DASHES)],
+                label=as_label(f"{name} ({near_or_far})  {percent((figures.get(name) or {}).get('aupr_out'))}"),
+            )
+        axes.set(xlim=(-0.01, 1.01), ylim=(-0.01, 1.01), aspect="equal")
+        axes.set_xticks([0, 0.25, 0.5, 0.75, 1], ["0", "25", "50", "75", "100"])
+        axes.set_yticks([0, 0.25, 0.5, 0.75, 1], ["0", "25", "50", "75", "100"])
+        axes.set_xlabel("OOD images caught (recall), %")
+        axes.set_ylabel("OOD among the flagged (precision), %")
+        if axes.get_legend_handles_labels()[0]:
+            axes.legend(loc="lower left", title="AUPR-out, %", alignment="left", handlelength=2.6)
 
     return draw(5.2, 4.8, paint, kind)
 

@@ -8,7 +8,7 @@ from html import escape
 from pathlib import Path
 from typing import Any
 
-from kood.report import figures
+from kood.report import behaviour, figures
 from kood.report.wording import (
     COLUMNS,
     INTERVAL_NOTE,
@@ -16,6 +16,7 @@ from kood.report.wording import (
     all_warnings,
     clean,
     duration,
+    number,
     percent,
     sets,
     threshold_meaning,
@@ -24,6 +25,7 @@ from kood.report.wording import (
 )
 
 __all__ = [
+    "behaviour_figures",
     "contact_sheet",
     "environment",
     "escaped",
@@ -306,4 +308,53 @@ def score_figures(cell: Mapping[str, Any], scores: Mapping[str, Any] | None) -> 
             f"ROC curves of the {score} score, one for each OOD set",
             "OOD is the positive class. Where a curve meets the dotted line stands its FPR@95 (OOD TPR).",
         )
+        + "<h2>Precision and recall</h2>"
+        + figure(
+            figures.pr_curves(scores, cell),
+            f"Precision-recall curves of the {score} score, one for each OOD set",
+            "OOD is the positive class. Precision depends on how many images there are of each kind.",
+        )
     )
+
+
+def behaviour_figures(cell: Mapping[str, Any], told: behaviour.Behaviour | None) -> str:
+    """Reliability, features, and the images that the headline score is most wrong about, "" without them."""
+    if told is None:
+        return ""
+    names = {kind: sets(cell, kind) for kind in ("near", "far")}
+    return (
+        "<h2>Reliability</h2>"
+        + figure(
+            behaviour.reliability(told.confidence, told.correct),
+            "Accuracy against confidence of the ID test images, and how many are so confident",
+            "A calibrated one stands on the dashed line. ECE: the mean gap to it over 15 bins (arXiv 1706.04599).",
+        )
+        + "<h2>Features</h2>"
+        + figure(
+            behaviour.embedding(told, names["near"]),
+            "Features of ID and OOD images on their first two principal components",
+            "The two directions in which ID features vary most: what lies apart here is apart, what overlaps here may "
+            "be told apart in others.",
+            wide=True,
+        )
+        + _extremes(told.extremes)
+    )
+
+
+def _extremes(found: Mapping[str, Sequence[behaviour.Extreme]]) -> str:
+    if not any(found.values()):
+        return ""
+    parts = ["<h2>Most wrong about</h2>"]
+    for name, images in found.items():
+        what = (
+            f"Images of {clean(name)}, OOD, with the lowest scores" if name != "id" else "ID, with the highest scores"
+        )
+        parts.append(f"<h3>{escaped(what)}</h3>" + '<div class="thumbnails">')
+        for one in images:
+            called = f"called {one.predicted}" + (f", is {one.actual}" if one.actual else "")
+            told = f"score {number(one.score)}, {called}"
+            image = _data_url(behaviour.thumbnail(one.image), "png")
+            parts.append(f'<figure><img class="sheet" src="{image}" alt="{escaped(told)}">'
+                         f"<figcaption>{escaped(told)}</figcaption></figure>")  # fmt: skip
+        parts.append("</div>")
+    return "".join(parts)

@@ -4,16 +4,17 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from kood.report import figures, fragments, outlier_audit
+from kood.report import figures, fragments, outlier_audit, sweeps
 from kood.report.aggregate import aggregate, beside_controls
-from kood.report.files import write_text
+from kood.report.behaviour import Behaviour, embedding, reliability, thumbnail
+from kood.report.files import write_bytes, write_text
 from kood.report.fragments import escaped
 from kood.report.paired import DIFFERENCE_NOTE
 from kood.report.style import CSS
 from kood.report.table import DIFFERENCE_COLUMNS, MATRIX_COLUMNS, best_marks
-from kood.report.wording import headings, headline_names, mean_std, origin, override, percent, setting, signed
+from kood.report.wording import headings, headline_names, mean_std, origin, override, percent, sets, setting, signed
 
-__all__ = ["page", "write"]
+__all__ = ["page", "write", "write_figures"]
 
 Histories = Mapping[str, Mapping[str, Sequence[Any]]]
 
@@ -24,6 +25,7 @@ def _single(
     histories: Histories | None,
     contact_sheet: str | Path | None,
     outlier_notes: str | Sequence[str] | None,
+    behaviour: Behaviour | None,
 ) -> str:
     overrides = f'<p class="origin">{escaped(setting(cell["cell"]))}</p>' if cell.get("cell") else ""
     run = fragments.stages(cell) + fragments.environment(cell)
@@ -34,6 +36,7 @@ def _single(
         + fragments.results(cell)
         + fragments.threshold(cell)
         + fragments.score_figures(cell, scores)
+        + fragments.behaviour_figures(cell, behaviour)
         + fragments.contact_sheet(contact_sheet, outlier_notes)
         + outlier_audit.section(cell.get("outlier_audit"))
         + fragments.training(histories)
@@ -90,6 +93,14 @@ def _over_seeds(report: Mapping[str, Any], rows: Sequence[Mapping[str, Any]]) ->
         "Near and far AUROC of every row of the table",
         "Mean ± one sample standard deviation; strokes are single runs; a hollow mark is one run alone.",
         wide=True,
+    )
+    drawn += "".join(
+        fragments.figure(
+            sweeps.sweep_figure(rows, key),
+            f"Near and far AUROC and ID accuracy against {key}",
+            "Mean over the seeds and one sample standard deviation.",
+        )
+        for key in sweeps.swept(rows)
     )
     return f'<h2>Results over seeds</h2>{_matrix_table(rows)}<p class="note">{escaped(note)}</p>{drawn}'
 
@@ -148,15 +159,16 @@ def page(
     histories: Histories | None = None,
     contact_sheet: str | Path | None = None,
     outlier_notes: str | Sequence[str] | None = None,
+    behaviour: Behaviour | None = None,
 ) -> str:
     """The page of a run or of a matrix as HTML text; arguments and errors are those of `write`."""
     matrix = "cells" in report
-    if matrix and scores:
+    if matrix and (scores or behaviour):
         raise ValueError("scores belong to one run; a matrix report has many")
     if matrix:
         body = _matrix(report, histories, contact_sheet, outlier_notes)
     else:
-        body = _single(report, scores, histories, contact_sheet, outlier_notes)
+        body = _single(report, scores, histories, contact_sheet, outlier_notes, behaviour)
     seeds = list(dict.fromkeys(seed for cell in report.get("cells", []) for seed in cell.get("seeds", [])))
     about = origin({"seeds": seeds, **report})
     kicker = "kood · out-of-distribution detection, " + ("matrix of runs" if matrix else "one run")
@@ -182,6 +194,7 @@ def write(
     histories: Histories | None = None,
     contact_sheet: str | Path | None = None,
     outlier_notes: str | Sequence[str] | None = None,
+    behaviour: Behaviour | None = None,
 ) -> Path:
     """Writes report.html, whole or not at all.
 
@@ -192,6 +205,7 @@ def write(
         histories: {stage: {term: values, one an epoch}} for training curves.
         contact_sheet: A PNG image of outliers.
         outlier_notes: What stands under it: how the outliers were made.
+        behaviour: What the figures of the classifier's behaviour are drawn of; for one run only.
 
     Returns:
         The path.
@@ -199,5 +213,37 @@ def write(
     Raises:
         ValueError: If a matrix is given scores, scores name an unknown dataset, or the contact sheet is no PNG.
     """
-    html = page(report, scores=scores, histories=histories, contact_sheet=contact_sheet, outlier_notes=outlier_notes)
+    html = page(
+        report, scores=scores, histories=histories, contact_sheet=contact_sheet, outlier_notes=outlier_notes,
+        behaviour=behaviour,
+    )  # fmt: skip
     return write_text(path, html)
+
+
+def write_figures(
+    folder: str | Path, report: Mapping[str, Any], scores: Mapping[str, Any], behaviour: Behaviour | None = None
+) -> list[Path]:
+    """Writes the figures of one run's page as files too, for a paper or a slide.
+
+    Args:
+        folder: Where they go: scores, roc, pr and, with `behaviour`, reliability and features, each an SVG file, and
+            the images that the score is most wrong about as PNG files, SET-RANK.png.
+        report: The result of the run.
+        scores: {dataset name or "id": headline scores (N,)}.
+        behaviour: What the figures of the classifier's behaviour are drawn of.
+
+    Returns:
+        The files.
+    """
+    drawn = {
+        "scores.svg": figures.score_histograms(scores, report),
+        "roc.svg": figures.roc_curves(scores, report),
+        "pr.svg": figures.pr_curves(scores, report),
+    }
+    if behaviour is not None:
+        drawn["reliability.svg"] = reliability(behaviour.confidence, behaviour.correct)
+        drawn["features.svg"] = embedding(behaviour, sets(report, "near"))
+        for name, images in behaviour.extremes.items():
+            # Sets are named by a recipe, which allows no more than letters, digits and ".", "_", "-".
+            drawn |= {f"{name}-{rank}.png": thumbnail(one.image) for rank, one in enumerate(images, start=1)}
+    return [write_bytes(Path(folder) / name, content) for name, content in drawn.items()]

@@ -60,6 +60,8 @@ tr.headline th:first-child { box-shadow: inset 3px 0 0 var(--accent); padding-le
 figure { margin: .75rem 0 0; }
 figure img { display: block; max-width: 100%; height: auto; }
 figure img.sheet { image-rendering: pixelated; border: 1px solid var(--line); }
+.thumbnails { display: grid; grid-template-columns: repeat(auto-fill, minmax(6.5rem, 1fr)); gap: .75rem; }
+.thumbnails figcaption { font-size: .8rem; overflow-wrap: anywhere; }
 figcaption { margin-top: .4rem; max-width: 44rem; }
 details { border-top: 1px solid var(--line); }
 details:last-of-type { border-bottom: 1px solid var(--line); }
