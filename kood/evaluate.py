@@ -9,13 +9,12 @@ import keras
 import numpy as np
 
 from kood import metrics
-from kood.data.batches import image_batches
 from kood.data.image_set import ImageSet
 from kood.data.outliers import patch_shuffle, pixel_mixup
 from kood.errors import UserError
+from kood.outputs import Outputs, forward_of, outputs_of, run_over, score_rows, scores_of, softmax
 from kood.scorer import Scorer, applicable, linear_weights
 from kood.scores import ON_REQUEST
-from kood.steps import compiled
 
 __all__ = [
     "PROXIES", "Evaluation", "Validation", "conformal_threshold", "evaluate", "mean_auroc", "outputs_of",
@@ -27,8 +26,6 @@ PROXIES = ("pixel_mixup", "patch_shuffle")
 
 #: Images of a set whose features are drawn, and images shown of those that a score is most wrong about.
 ON_THE_PLANE, EXTREMES = 400, 8
-
-Outputs = dict[str, np.ndarray]
 
 
 @dataclass
@@ -67,55 +64,6 @@ class Validation:
     accuracy: float
     correct: np.ndarray
     scores: dict[str, dict[str, np.ndarray]]
-
-
-def outputs_of(classifier: keras.Model, images: np.ndarray, batch_size: int) -> Outputs:
-    """Runs the classifier over images.
-
-    Args:
-        classifier: A `Classifier`.
-        images: uint8 (N, H, W, C).
-        batch_size: Images a forward pass.
-
-    Returns:
-        {"features": (N, D), "logits": (N, K), "cosines": (N, K) where there are any}, float32.
-    """
-    return run_over(compiled(classifier), images, min(batch_size, len(images)))
-
-
-def scores_of(classifier: keras.Model, scorer: Scorer, images: np.ndarray, batch_size: int) -> np.ndarray:
-    """Scores images.
-
-    Args:
-        classifier: A `Classifier`.
-        scorer: A score of its outputs, fitted where it has to be.
-        images: uint8 (N, H, W, C).
-        batch_size: Images a forward pass.
-
-    Returns:
-        (N,) float64, higher = more OOD.
-    """
-    return _score(scorer, outputs_of(classifier, images, batch_size), min(batch_size, len(images)))
-
-
-def run_over(forward: Callable, images: np.ndarray, batch_size: int) -> Outputs:
-    """Runs a compiled forward pass over images; every batch is filled up to one size, so that one shape is compiled.
-
-    Args:
-        forward: What `kood.steps.compiled` gave for a `Classifier`.
-        images: uint8 (N, H, W, C).
-        batch_size: Images a forward pass.
-
-    Returns:
-        As `outputs_of`.
-    """
-    parts: dict[str, list[np.ndarray]] = {}
-    for batch in image_batches(images, batch_size):
-        rows = len(batch)
-        pixels = np.concatenate([batch, np.zeros((batch_size - rows, *batch.shape[1:]), "float32")])
-        for name, value in forward(pixels).items():
-            parts.setdefault(name, []).append(keras.ops.convert_to_numpy(value)[:rows])
-    return {name: np.concatenate(values) for name, values in parts.items()}
 
 
 def conformal_threshold(values: np.ndarray, accept: float) -> float:
@@ -185,7 +133,7 @@ def evaluate(
     Raises:
         UserError: a score that this head cannot give; too few calibration images.
     """
-    forward = compiled(classifier)
+    forward = forward_of(classifier, names or ())
     sets = {"id": test.images, **{name: s.images for name, s in (near | far).items()}}
     held = {"calibration": calibration.images}
     chooses = headline == "auto"
@@ -201,7 +149,7 @@ def evaluate(
     scorers, warnings = _scorers(forward, classifier, train, names, outputs["id"], batch_size)
     names = list(scorers)
     values = {
-        where: {name: _score(scorer, output, batch_size) for name, scorer in scorers.items()}
+        where: {name: score_rows(scorer, output, batch_size) for name, scorer in scorers.items()}
         for where, output in outputs.items()
     }
     chosen_by = {}
@@ -292,13 +240,13 @@ def validate(
     Raises:
         UserError: a score that this head cannot give, or that cannot be fitted.
     """
-    forward, sets = compiled(classifier), _validation_images(validation, validation_ood, seed)
+    forward, sets = forward_of(classifier, names or ()), _validation_images(validation, validation_ood, seed)
     batch_size = min(batch_size, max(map(len, sets.values())))
     outputs = {where: run_over(forward, np.asarray(images), batch_size) for where, images in sets.items()}
     scorers, _ = _scorers(forward, classifier, train, names, outputs["validation"], batch_size)
     correct = outputs["validation"]["logits"].argmax(axis=1) == validation.known_labels
     scores = {
-        name: {where: _score(scorer, output, batch_size) for where, output in outputs.items()}
+        name: {where: score_rows(scorer, output, batch_size) for where, output in outputs.items()}
         for name, scorer in scorers.items()
     }
     return Validation(float(correct.mean()), correct, scores)
@@ -354,18 +302,6 @@ def _scorers(
     return scorers, warnings
 
 
-def _score(scorer: Scorer, outputs: Outputs, batch_size: int) -> np.ndarray:
-    """A set's scores, made in blocks of one size: memory is bounded, and JAX compiles each operation once."""
-    count = len(outputs["logits"])
-    values = []
-    for start in range(0, count, batch_size):
-        # Rows past the end repeat the last one and are cut off again.
-        rows = np.minimum(np.arange(start, start + batch_size), count - 1)
-        block = scorer({name: value[rows] for name, value in outputs.items()})
-        values.append(keras.ops.convert_to_numpy(block)[: count - start])
-    return np.concatenate(values).astype("float64")
-
-
 def _measure(name: str, values: dict[str, dict[str, np.ndarray]], near: list[str], far: list[str]) -> dict[str, Any]:
     inside = values["id"][name]
     result: dict[str, Any] = {}
@@ -388,9 +324,3 @@ def _warnings(measured: dict[str, Any], score: str, names: list[str]) -> list[st
         for name in names
         if measured[name]["auroc"] < 0.55
     ]
-
-
-def softmax(logits: np.ndarray) -> np.ndarray:
-    """Probabilities of the classes, of the dtype of the logits; rows sum to 1."""
-    shifted = np.exp(logits - logits.max(axis=1, keepdims=True))
-    return shifted / shifted.sum(axis=1, keepdims=True)

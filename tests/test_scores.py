@@ -47,6 +47,7 @@ REFERENCES = {
     "entropy": lambda x: -(np.exp(log_softmax64(x)) * log_softmax64(x)).sum(axis=1),
     "max_cosine": lambda x: -x.max(axis=1),
     "cosine_margin": lambda x: np.sort(x, axis=1)[:, -2] - x.max(axis=1),
+    "odin": lambda x: 1 - np.exp(log_softmax64(x / 1000)).max(axis=1),
     "odin_temperature": lambda x: 1 - np.exp(log_softmax64(x / 1000)).max(axis=1),
     "angular_energy": lambda x: -np.log(np.exp(16 * x).sum(axis=1)) / 16,
     "gen": lambda x: gen64(x, 0.1, CLASSES, 1e-7),
@@ -179,7 +180,7 @@ def test_needs_are_told_by_parameter_names(name):
     thing = getattr(scores, name)
     parameters = inspect.signature(thing.score if name in FITTED else thing).parameters
     needs = [p.name for p in parameters.values() if p.default is inspect.Parameter.empty and p.name != "self"]
-    assert needs and set(needs) <= {"logits", "cosines", "features"}
+    assert needs and set(needs) <= {"logits", "cosines", "features", "perturbed"}
 
 
 # Fitted

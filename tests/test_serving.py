@@ -13,6 +13,7 @@ from kood import heads
 from kood.classifier import Classifier
 from kood.data.images import fit_images
 from kood.errors import UserError
+from kood.outputs import forward_of
 from kood.scorer import Scorer
 from kood.serving import publishing
 from kood.serving.client import answer_files, newest_version
@@ -38,8 +39,11 @@ def prepared(tmp_path, head="CosFace", score="msp"):
     """What `publish` is given for a classifier and a score."""
     model, images = trained(head), pixels()
     model.save(tmp_path / "classifier.keras")
-    outputs = {k: keras.ops.convert_to_numpy(v) for k, v in model(images / 127.5 - 1.0).items()}
-    train = {k: keras.ops.convert_to_numpy(v) for k, v in model(pixels(150, 1) / 127.5 - 1.0).items()}
+    forward = forward_of(model, [score])
+    outputs, train = (
+        {k: keras.ops.convert_to_numpy(v) for k, v in forward((of / 127.5 - 1.0).astype("float32")).items()}
+        for of in (images, pixels(150, 1))
+    )
     scorer = Scorer(score).fit(train, np.arange(150) % CLASSES, model.head)
     state_file = None
     if scorer.state:
@@ -68,7 +72,8 @@ CASES = [("Softmax", "energy"), ("CosFace", "msp"), ("ArcFace", "max_cosine"), (
          ("Softmax", "vim"), ("CosFace", "mahalanobis"), ("SphereFace", "knn"), ("Softmax", "ash"), ("Softmax", "dice"),
          ("Softmax", "react"), ("Softmax", "scale"), ("Softmax", "fdbd"), ("CosFace", "klmatching"),
          ("Softmax", "nnguide"), ("CosFace", "relativemahalanobis"), ("CosFace", "residual"),
-         ("CosFace", "angular_energy"), ("Softmax", "gen"), ("Softmax", "odin_temperature")]  # fmt: skip
+         ("CosFace", "angular_energy"), ("Softmax", "gen"), ("Softmax", "odin_temperature"),
+         ("Softmax", "odin"), ("CosFace", "odin")]  # fmt: skip
 
 
 @pytest.mark.parametrize(("head", "score"), CASES)

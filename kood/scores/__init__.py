@@ -1,10 +1,10 @@
 """OOD scores: higher = more out-of-distribution, float32 (B,), for every one of them.
 
 A score asks for what it needs by the names of its parameters: `logits` (B, K), `cosines` (B, K), `features`
-(B, D). A parameter with a default is not needed. A plain score is a function. One that must first see ID data
-is a class: `fit` takes NumPy arrays and computes in float64; `score` is Keras operations on float32, so that
-it works on NumPy arrays and on tensors, in `tf.function`, under `jit` and inside an exported graph;
-`get_state` and `from_state` carry it through an `.npz` file without pickle.
+(B, D), `perturbed` (B, K), the logits of perturbed images. A parameter with a default is not needed. A plain score is
+a function. One that must first see ID data is a class: `fit` takes NumPy arrays and computes in float64; `score` is
+Keras operations on float32, so that it works on NumPy arrays and on tensors, in `tf.function`, under `jit` and inside
+an exported graph; `get_state` and `from_state` carry it through an `.npz` file without pickle.
 
 `fit` of a score that reworks a linear head asks for `kernel` (D, K) and `bias` (K,) without a default: it does not
 apply to a head that has none.
@@ -22,7 +22,7 @@ from kood.scores.subspaces import *  # noqa: F403
 #: some that take features for activations of a ReLU, some for classifiers that hardly err, and near twins of others.
 #: A long list costs time, and the headline that few validation images choose from it is chance.
 ON_REQUEST = frozenset(
-    {"angular_energy", "ash", "dice", "klmatching", "nnguide", "odin_temperature", "scale", "she"}
+    {"angular_energy", "ash", "dice", "klmatching", "nnguide", "odin", "odin_temperature", "scale", "she"}
 )  # fmt: skip
 
 __all__ = (

@@ -3,7 +3,8 @@
 from keras import ops
 
 __all__ = [
-    "angular_energy", "cosine_margin", "energy", "entropy", "gen", "max_cosine", "max_logit", "msp", "odin_temperature",
+    "angular_energy", "cosine_margin", "energy", "entropy", "gen", "max_cosine", "max_logit", "msp", "odin",
+    "odin_temperature",
 ]  # fmt: skip
 
 
@@ -96,6 +97,27 @@ def odin_temperature(logits, temperature=1000.0):
     """
     _checked_temperature(temperature)
     return msp(float32(logits) / temperature)
+
+
+def odin(perturbed, temperature=1000.0):
+    """ODIN: one minus the maximum softmax probability of logits / T, the logits of slightly perturbed images.
+
+    The images are moved towards what the classifier takes them for (`kood.outputs.perturbed_logits`), which costs a
+    forward and a backward pass more. `odin_temperature` is this without the perturbation.
+
+    Source: Liang et al. 2018, arXiv:1706.02690. (pytorch-ood answers minus the probability, which differs by 1.)
+
+    Args:
+        perturbed: (B, K), logits of the perturbed images.
+        temperature: T, above 0.
+
+    Returns:
+        float32 (B,) in [0, 1 - 1/K].
+
+    Raises:
+        ValueError: A temperature not above 0.
+    """
+    return odin_temperature(perturbed, temperature)
 
 
 def gen(logits, gamma=0.1, top=None, smallest=1e-7):

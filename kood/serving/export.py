@@ -15,6 +15,7 @@ import tensorflow as tf
 from kood import registry
 from kood.classifier import Classifier
 from kood.data.images import normalize, to_shape
+from kood.outputs import perturbed_logits
 from kood.scorer import Scorer
 
 __all__ = ["Decision", "write_saved_model"]
@@ -35,6 +36,7 @@ class Decision(keras.layers.Layer):
         super().__init__(**kwargs)
         self.classifier = classifier
         self.score = Scorer(score, state)
+        self._perturbed = perturbed_logits(classifier) if "perturbed" in self.score.inputs else None
         self.image_shape = tuple(image_shape)
         self.threshold = self.add_weight(
             name="threshold",
@@ -47,6 +49,8 @@ class Decision(keras.layers.Layer):
     def call(self, images):
         """Decides on images that are already in [-1, 1] and of the trained shape."""
         outputs = self.classifier(images, training=False)
+        if self._perturbed is not None:
+            outputs["perturbed"] = self._perturbed(images)
         ood_score = tf.cast(self.score(outputs), tf.float32)
         label = keras.ops.top_k(outputs["logits"], 1)[1][:, 0]
         return {

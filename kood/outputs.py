@@ -1,0 +1,140 @@
+"""What a classifier and its scores say of many images: batch by batch, every batch of one shape."""
+
+from collections.abc import Callable, Iterable
+
+import keras
+import numpy as np
+from keras import ops
+
+from kood import registry
+from kood.data.batches import image_batches
+from kood.scorer import Scorer
+from kood.steps import compiled, gradient
+
+__all__ = ["Outputs", "forward_of", "outputs_of", "perturbed_logits", "run_over", "score_rows", "scores_of", "softmax"]
+
+Outputs = dict[str, np.ndarray]
+
+#: ODIN's perturbation of the images, in units of [-1, 1], and its temperature: what OpenOOD takes.
+EPSILON, TEMPERATURE = 0.0014, 1000.0
+
+
+def forward_of(classifier: keras.Model, scores: Iterable[str] = ()) -> Callable:
+    """The compiled forward pass, with what further outputs some scores ask for.
+
+    Args:
+        classifier: A `Classifier`.
+        scores: Their recipe names; whoever measures them says which of them there are.
+
+    Returns:
+        A function: (B, H, W, C) in [-1, 1] -> {"features", "logits", "cosines" where there are any, "perturbed" (B, K)
+        where a score asks for it}.
+    """
+    forward = compiled(classifier)
+    known = registry.room("scores")
+    if not any("perturbed" in Scorer(name).inputs for name in scores if name.lower() in known):
+        return forward
+    perturbed = perturbed_logits(classifier)
+    return lambda images: {**forward(images), "perturbed": perturbed(images)}
+
+
+def perturbed_logits(classifier: keras.Model, epsilon: float = EPSILON, temperature: float = TEMPERATURE) -> Callable:
+    """The logits of images moved a little towards what the classifier takes them for, as ODIN does.
+
+    x' = x - epsilon sign(grad_x(-log p_y(x; T))), p(x; T) = softmax(logits / T) and y its largest. In-distribution
+    images gain more confidence by it than others.
+
+    Source: Liang et al. 2018, arXiv:1706.02690.
+
+    Args:
+        classifier: A `Classifier`.
+        epsilon: How far each pixel moves, in units of [-1, 1].
+        temperature: T.
+
+    Returns:
+        A function: (B, H, W, C) in [-1, 1] -> (B, K).
+    """
+
+    def surprise(outputs):
+        scaled = outputs["logits"] / temperature
+        return ops.logsumexp(scaled, axis=-1) - ops.max(scaled, axis=-1)
+
+    forward, slope = compiled(classifier), gradient(classifier, surprise)
+    return lambda images: forward(ops.convert_to_tensor(images) - epsilon * ops.sign(slope(images)))["logits"]
+
+
+def outputs_of(classifier: keras.Model, images: np.ndarray, batch_size: int) -> Outputs:
+    """Runs the classifier over images.
+
+    Args:
+        classifier: A `Classifier`.
+        images: uint8 (N, H, W, C).
+        batch_size: Images a forward pass.
+
+    Returns:
+        {"features": (N, D), "logits": (N, K), "cosines": (N, K) where there are any}, float32.
+    """
+    return run_over(forward_of(classifier), images, min(batch_size, len(images)))
+
+
+def scores_of(classifier: keras.Model, scorer: Scorer, images: np.ndarray, batch_size: int) -> np.ndarray:
+    """Scores images.
+
+    Args:
+        classifier: A `Classifier`.
+        scorer: A score of its outputs, fitted where it has to be.
+        images: uint8 (N, H, W, C).
+        batch_size: Images a forward pass.
+
+    Returns:
+        (N,) float64, higher = more OOD.
+    """
+    rows = min(batch_size, len(images))
+    return score_rows(scorer, run_over(forward_of(classifier, [scorer.name]), images, rows), rows)
+
+
+def run_over(forward: Callable, images: np.ndarray, batch_size: int) -> Outputs:
+    """Runs a compiled forward pass over images; every batch is filled up to one size, so that one shape is compiled.
+
+    Args:
+        forward: What `kood.steps.compiled` gave for a `Classifier`.
+        images: uint8 (N, H, W, C).
+        batch_size: Images a forward pass.
+
+    Returns:
+        As `outputs_of`.
+    """
+    parts: dict[str, list[np.ndarray]] = {}
+    for batch in image_batches(images, batch_size):
+        rows = len(batch)
+        pixels = np.concatenate([batch, np.zeros((batch_size - rows, *batch.shape[1:]), "float32")])
+        for name, value in forward(pixels).items():
+            parts.setdefault(name, []).append(keras.ops.convert_to_numpy(value)[:rows])
+    return {name: np.concatenate(values) for name, values in parts.items()}
+
+
+def score_rows(scorer: Scorer, outputs: Outputs, batch_size: int) -> np.ndarray:
+    """A set's scores, made in blocks of one size: memory is bounded, and JAX compiles each operation once.
+
+    Args:
+        scorer: A score, fitted where it has to be.
+        outputs: The classifier's outputs for N images.
+        batch_size: Rows of a block.
+
+    Returns:
+        (N,) float64, higher = more OOD.
+    """
+    count = len(outputs["logits"])
+    values = []
+    for start in range(0, count, batch_size):
+        # Rows past the end repeat the last one and are cut off again.
+        rows = np.minimum(np.arange(start, start + batch_size), count - 1)
+        block = scorer({name: value[rows] for name, value in outputs.items()})
+        values.append(keras.ops.convert_to_numpy(block)[: count - start])
+    return np.concatenate(values).astype("float64")
+
+
+def softmax(logits: np.ndarray) -> np.ndarray:
+    """Probabilities of the classes, of the dtype of the logits; rows sum to 1."""
+    shifted = np.exp(logits - logits.max(axis=1, keepdims=True))
+    return shifted / shifted.sum(axis=1, keepdims=True)

@@ -1,0 +1,100 @@
+"""ODIN's perturbed images, against their gradient written out; and the outputs that scores ask for."""
+
+import keras
+import numpy as np
+import pytest
+from keras import ops
+
+from kood import heads, scores
+from kood.classifier import Classifier
+from kood.data import ImageSet
+from kood.evaluate import evaluate
+from kood.outputs import forward_of, outputs_of, perturbed_logits, scores_of
+from kood.scorer import Scorer, applicable
+
+pytestmark = pytest.mark.backend  # Run once under each Keras backend.
+
+SHAPE, CLASSES = (3, 4, 1), 3
+
+
+@pytest.fixture(params=["Softmax", "CosFace"])
+def classifier(request):
+    keras.utils.set_random_seed(1)
+    inputs = keras.Input(SHAPE)
+    backbone = keras.Model(inputs, keras.layers.Dense(5, activation="tanh")(keras.layers.Flatten()(inputs)))
+    model = Classifier(backbone, getattr(heads, request.param)(CLASSES))
+    model.build((None, *SHAPE))
+    return model
+
+
+def pictures(count=20, seed=0):
+    return np.random.default_rng(seed).uniform(-1, 1, (count, *SHAPE)).astype("float32")
+
+
+def surprise64(classifier, images, temperature):
+    """-log of the largest softmax probability at a temperature, in float64 as far as the classifier goes."""
+    logits = ops.convert_to_numpy(classifier(images)["logits"]).astype("float64") / temperature
+    return np.log(np.exp(logits - logits.max(axis=1, keepdims=True)).sum(axis=1))
+
+
+def slope(classifier, images, temperature=1.0, step=1e-2):
+    """The gradient by central differences, one pixel at a time."""
+    found = np.zeros(images.shape)
+    for place in np.ndindex(*SHAPE):
+        moved = np.zeros(SHAPE, "float32")
+        moved[place] = step
+        up, down = (surprise64(classifier, images + sign * moved, temperature) for sign in (1, -1))
+        found[(slice(None), *place)] = (up - down) / (2 * step)
+    return found
+
+
+def test_images_move_against_the_gradient(classifier):
+    images, epsilon = pictures(), 0.05
+    gradient = slope(classifier, images)
+    sure = np.abs(gradient) > 2e-3  # Elsewhere the difference quotient does not know the sign.
+    assert sure.mean() > 0.7
+    found = ops.convert_to_numpy(perturbed_logits(classifier, epsilon, 1.0)(images))
+    expected = images - epsilon * np.sign(gradient)
+    assert found.shape == (20, CLASSES)
+    rows = sure.all(axis=(1, 2, 3))
+    assert rows.any()
+    same = ops.convert_to_numpy(classifier(expected[rows].astype("float32"))["logits"])
+    np.testing.assert_allclose(found[rows], same, rtol=1e-4, atol=1e-5)
+
+
+def test_the_perturbation_makes_images_surer(classifier):
+    images = pictures()
+    before = surprise64(classifier, images, 1.0)
+    logits = ops.convert_to_numpy(perturbed_logits(classifier, 0.01, 1.0)(images)).astype("float64")
+    after = np.log(np.exp(logits - logits.max(axis=1, keepdims=True)).sum(axis=1))
+    assert (after < before).all()
+
+
+def test_no_perturbation_is_the_temperature_alone(classifier):
+    images = pictures()
+    still = ops.convert_to_numpy(perturbed_logits(classifier, 0.0)(images))
+    np.testing.assert_allclose(still, ops.convert_to_numpy(classifier(images)["logits"]), atol=1e-6)
+    np.testing.assert_array_equal(
+        ops.convert_to_numpy(scores.odin(still)), ops.convert_to_numpy(scores.odin_temperature(still))
+    )
+
+
+def test_perturbed_logits_are_made_only_where_a_score_asks(classifier):
+    images = pictures(4)
+    assert "perturbed" not in forward_of(classifier)(images)
+    assert "perturbed" not in forward_of(classifier, ["msp", "knn"])(images)
+    assert forward_of(classifier, ["msp", "odin"])(images)["perturbed"].shape == (4, CLASSES)
+    assert "odin" not in applicable(outputs_of(classifier, np.zeros((2, *SHAPE), "uint8"), 2))
+
+
+def image_set(count, seed):
+    pixels = np.random.default_rng(seed).integers(0, 256, (count, *SHAPE), dtype=np.uint8)
+    return ImageSet(pixels, np.arange(count) % CLASSES, tuple("abc"))
+
+
+def test_odin_is_measured_where_it_is_named(classifier):
+    sets = {name: image_set(30, i) for i, name in enumerate(("train", "validation", "calibration", "test"))}
+    result = evaluate(classifier, **sets, near={"near": image_set(20, 9)}, far={}, names=["odin", "msp"])
+    assert set(result.figures["scores"]) == {"odin", "msp"}
+    alone = scores_of(classifier, Scorer("odin"), image_set(20, 9).images, 7)
+    np.testing.assert_allclose(result.scores["near"]["odin"], alone, atol=1e-7)
