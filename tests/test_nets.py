@@ -7,12 +7,13 @@ import numpy as np
 import pytest
 from keras import ops
 
+from kood.errors import UserError
 from kood.kernels import winograd
 from kood.nets import backbones, denoisers, layers
 
 pytestmark = pytest.mark.backend  # Run once under each Keras backend.
 
-BACKBONES = [getattr(backbones, name) for name in backbones.__all__]
+BACKBONES = [getattr(backbones, name) for name in backbones.__all__ if name != "pretrained"]  # That one is fetched.
 
 
 def trainable(model):
@@ -167,6 +168,50 @@ def test_backbone_trains(make):
     model.fit(images((8, 8, 3)), target, epochs=1, batch_size=3, verbose=0)
     moved = [not np.array_equal(a, b) for a, b in zip(before, model.get_weights(), strict=True)]
     assert all(moved)
+
+
+@pytest.fixture
+def fetched(monkeypatch):
+    """Presets without a network: a small ResNet of KerasCV with weights of its own."""
+    cv = pytest.importorskip("keras_cv")
+
+    def from_preset(preset):
+        assert preset == "resnet_v2"
+        keras.utils.set_random_seed(5)
+        return cv.models.ResNetV2Backbone(
+            stackwise_filters=[64, 128], stackwise_blocks=[1, 1], stackwise_strides=[1, 2], include_rescaling=True,
+            block_type="basic_block", input_shape=(None, None, 3),
+        )  # fmt: skip
+
+    monkeypatch.setattr(cv.models.Backbone, "from_preset", staticmethod(from_preset))
+    return from_preset
+
+
+def test_a_pretrained_backbone_sees_the_pixels_that_kerascv_means(fetched, tmp_path):
+    model = backbones.pretrained((64, 64, 3), "resnet_v2", features=7)
+    x = images((64, 64, 3))
+    assert model.output_shape == (None, 7)
+    maps = numpy(fetched("resnet_v2")((x + 1.0) * 127.5))
+    inner = keras.Model(model.input, model.get_layer("pooled").output)
+    np.testing.assert_allclose(numpy(inner(x)), maps.mean(axis=(1, 2)), rtol=1e-4, atol=1e-4)
+    model.save(tmp_path / "model.keras")
+    again = keras.saving.load_model(tmp_path / "model.keras")
+    np.testing.assert_allclose(numpy(again(x)), numpy(model(x)), rtol=1e-5, atol=1e-5)
+
+
+def test_a_preset_that_cannot_be_had_is_one_message(monkeypatch):
+    cv = pytest.importorskip("keras_cv")
+
+    def from_preset(preset):
+        raise ConnectionError("no route to host\nand much more")
+
+    monkeypatch.setattr(cv.models.Backbone, "from_preset", staticmethod(from_preset))
+    with pytest.raises(UserError, match=r"classifier.options.preset: .*'resnet_x'.*\(no route to host\); check"):
+        backbones.pretrained((64, 64, 3), "resnet_x")
+    for shape, options, message in (((64, 64, 1), {}, "colour"), ((64, 64), {}, "image_shape"),
+                                    ((64, 64, 3), {"features": 0}, "features")):  # fmt: skip
+        with pytest.raises(ValueError, match=message):
+            backbones.pretrained(shape, **options)
 
 
 def test_small_cnn_does_not_mix_the_rows_of_a_batch():
