@@ -179,7 +179,7 @@ def fetched(monkeypatch):
         assert preset == "resnet_v2"
         keras.utils.set_random_seed(5)
         return cv.models.ResNetV2Backbone(
-            stackwise_filters=[64, 128], stackwise_blocks=[1, 1], stackwise_strides=[1, 2], include_rescaling=True,
+            stackwise_filters=[64, 128], stackwise_blocks=[2, 2], stackwise_strides=[1, 2], include_rescaling=True,
             block_type="basic_block", input_shape=(None, None, 3),
         )  # fmt: skip
 

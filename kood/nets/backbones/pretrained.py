@@ -37,7 +37,7 @@ def pretrained(
     network = _fetched(preset)
     image = keras.Input(image_shape, name="image")
     # As a plain functional model, which loads without KerasCV wherever its layers are Keras's own.
-    plain = keras.Model(network.inputs, network.outputs, name=network.name)
+    plain = keras.Model(network.inputs[0], network.outputs[-1], name=network.name)
     x = plain(layers.Rescaling(127.5, offset=127.5, name="pixels")(image))
     x = layers.GlobalAveragePooling2D(data_format="channels_last", name="pooled")(x)
     if features is not None:
