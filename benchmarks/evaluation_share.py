@@ -33,6 +33,7 @@ def main() -> None:
     from kood import evaluate, heads, registry
     from kood.classifier import Classifier
     from kood.data import ImageSet
+    from kood.data.batches import image_batches
 
     shape, classes = (arguments.size, arguments.size, 3), 10
     rng = np.random.default_rng(0)
@@ -58,11 +59,13 @@ def main() -> None:
     evaluate.forward_of = lambda *_: forward
     quarter, rest = arguments.images // 4, (arguments.images - arguments.images // 4) // OOD_SETS
     sets = {f"ood {number}": images(rest) for number in range(OOD_SETS)}
-    held = arguments.train // 20
+    train, test = images(arguments.train), images(quarter)
+    validation, calibration = images(arguments.train // 20), images(arguments.train // 20)
+    next(iter(image_batches(test.images[: arguments.batch], arguments.batch)))  # Loads TensorFlow.
     start = time.perf_counter()
     result = evaluate.evaluate(
-        classifier, train=images(arguments.train), validation=images(held), calibration=images(held),
-        test=images(quarter), near=dict(list(sets.items())[:2]), far=dict(list(sets.items())[2:]),
+        classifier, train=train, validation=validation, calibration=calibration, test=test, near=dict(list(sets.items())[:2]),
+        far=dict(list(sets.items())[2:]),
         batch_size=arguments.batch,
     )  # fmt: skip
     whole = time.perf_counter() - start
