@@ -64,9 +64,8 @@ def main() -> None:
     next(iter(image_batches(test.images[: arguments.batch], arguments.batch)))  # Loads TensorFlow.
     start = time.perf_counter()
     result = evaluate.evaluate(
-        classifier, train=train, validation=validation, calibration=calibration, test=test, near=dict(list(sets.items())[:2]),
-        far=dict(list(sets.items())[2:]),
-        batch_size=arguments.batch,
+        classifier, train=train, validation=validation, calibration=calibration, test=test,
+        near=dict(list(sets.items())[:2]), far=dict(list(sets.items())[2:]), batch_size=arguments.batch,
     )  # fmt: skip
     whole = time.perf_counter() - start
     print(f"{model()}, {cores()} cores, {vector_flags()}; {keras.backend.backend()}")
