@@ -1,5 +1,7 @@
 """What a classifier and its scores say of many images: batch by batch, every batch of one shape."""
 
+import math
+import tempfile
 from collections.abc import Callable, Iterable
 
 import keras
@@ -14,6 +16,9 @@ from kood.steps import compiled, gradient
 __all__ = ["Outputs", "forward_of", "outputs_of", "perturbed_logits", "run_over", "score_rows", "scores_of", "softmax"]
 
 Outputs = dict[str, np.ndarray]
+
+#: Bytes of one output past which it is kept on disk.
+IN_MEMORY = 512 * 2**20
 
 #: ODIN's perturbation of the images, in units of [-1, 1], and its temperature: what OpenOOD takes.
 EPSILON, TEMPERATURE = 0.0014, 1000.0
@@ -96,6 +101,9 @@ def scores_of(classifier: keras.Model, scorer: Scorer, images: np.ndarray, batch
 def run_over(forward: Callable, images: np.ndarray, batch_size: int) -> Outputs:
     """Runs a compiled forward pass over images; every batch is filled up to one size, so that one shape is compiled.
 
+    An output of more than half a gigabyte is kept in a file of the folder for temporary files (`TMPDIR`), so that
+    memory does not grow with the images.
+
     Args:
         forward: What `kood.steps.compiled` gave for a `Classifier`.
         images: uint8 (N, H, W, C).
@@ -104,13 +112,26 @@ def run_over(forward: Callable, images: np.ndarray, batch_size: int) -> Outputs:
     Returns:
         As `outputs_of`.
     """
-    parts: dict[str, list[np.ndarray]] = {}
+    outputs: Outputs = {}
+    done = 0
     for batch in image_batches(images, batch_size):
         rows = len(batch)
         pixels = np.concatenate([batch, np.zeros((batch_size - rows, *batch.shape[1:]), "float32")])
-        for name, value in forward(pixels).items():
-            parts.setdefault(name, []).append(keras.ops.convert_to_numpy(value)[:rows])
-    return {name: np.concatenate(values) for name, values in parts.items()}
+        for name, tensor in forward(pixels).items():
+            value = keras.ops.convert_to_numpy(tensor)[:rows]
+            if name not in outputs:
+                outputs[name] = _room((len(images), *value.shape[1:]), value.dtype)
+            outputs[name][done : done + rows] = value
+        done += rows
+    return outputs
+
+
+def _room(shape: tuple[int, ...], dtype: np.dtype) -> np.ndarray:
+    """An array to fill. A large one lies in a file without a name, which goes when the array does."""
+    if math.prod(shape) * dtype.itemsize <= IN_MEMORY:
+        return np.empty(shape, dtype)
+    with tempfile.TemporaryFile(prefix="kood-") as file:
+        return np.memmap(file, dtype, "w+", shape=shape)
 
 
 def score_rows(scorer: Scorer, outputs: Outputs, batch_size: int) -> np.ndarray:

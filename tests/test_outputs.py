@@ -98,3 +98,14 @@ def test_odin_is_measured_where_it_is_named(classifier):
     assert set(result.figures["scores"]) == {"odin", "msp"}
     alone = scores_of(classifier, Scorer("odin"), image_set(20, 9).images, 7)
     np.testing.assert_allclose(result.scores["near"]["odin"], alone, atol=1e-7)
+
+
+def test_large_outputs_lie_on_disk_and_are_the_same(classifier, monkeypatch):
+    images = np.random.default_rng(0).integers(0, 256, (23, *SHAPE), np.uint8)
+    expected = outputs_of(classifier, images, 8)
+    monkeypatch.setattr("kood.outputs.IN_MEMORY", 0)
+    found = outputs_of(classifier, images, 8)
+    assert found.keys() == expected.keys()
+    for name, values in found.items():
+        assert isinstance(values, np.memmap)
+        np.testing.assert_array_equal(values, expected[name])

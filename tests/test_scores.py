@@ -1,6 +1,7 @@
 """The OOD scores against NumPy float64, at hard values, compiled and under every backend."""
 
 import inspect
+import tracemalloc
 
 import keras
 import numpy as np
@@ -8,6 +9,7 @@ import pytest
 from keras import ops
 
 from kood import scores
+from kood.scores import streaming
 
 pytestmark = pytest.mark.backend  # Run once under each Keras backend.
 
@@ -211,6 +213,67 @@ def fitted(name, **settings):
     ) | settings
     features, labels, logits, _, _ = blobs()
     return learnt(getattr(scores, name)(**settings), features, labels, logits)
+
+
+@pytest.mark.parametrize("name", FITTED)
+@pytest.mark.parametrize("block", [1, 7, 60])
+def test_what_is_fitted_does_not_depend_on_the_size_of_the_blocks(name, block, monkeypatch):
+    whole = fitted(name).get_state()
+    monkeypatch.setattr(streaming, "BLOCK", block)
+    for key, value in fitted(name).get_state().items():
+        if value.dtype.kind == "U":
+            assert value == whole[key]
+        else:
+            # Sums in another order; eigenvectors amplify it.
+            np.testing.assert_allclose(value, whole[key], rtol=2e-5, atol=2e-6)
+
+
+@pytest.mark.parametrize("name", sorted({*FITTED} - {"KNN", "NNGuide"}))
+def test_fitting_what_lies_on_disk_takes_no_more_memory_for_more_rows(name, tmp_path):
+    def peak(count):
+        features, labels, logits, _, _ = blobs(count)
+        mapped = []
+        for key, values in (("features", features), ("logits", logits)):
+            np.save(tmp_path / f"{key}.npy", values)
+            mapped.append(np.load(tmp_path / f"{key}.npy", mmap_mode="r"))
+        del features, logits
+        tracemalloc.start()
+        learnt(getattr(scores, name)(), mapped[0], labels, mapped[1])
+        used = tracemalloc.get_traced_memory()[1]
+        tracemalloc.stop()
+        return used
+
+    # The labels are in memory: a few whole numbers a row, and nothing that is as wide as a feature.
+    assert peak(120_000) - peak(30_000) < 90_000 * WIDTH * 4
+
+
+@pytest.mark.parametrize("share", [0.0, 0.1, 0.5, 0.9, 0.999])
+@pytest.mark.parametrize("kind", ["normal", "relu", "ties", "signed zeros", "tiny and huge", "one"])
+def test_quantiles_from_counts_are_exact(kind, share):
+    rng = np.random.default_rng(0)
+    values = {
+        "normal": rng.normal(size=(1000, 7)).astype("float32"),
+        "relu": np.maximum(rng.normal(size=(1000, 7)), 0),
+        "ties": rng.integers(-2, 3, (501, 3)).astype("float32"),
+        "signed zeros": np.where(rng.random((20, 2)) < 0.5, 0.0, -0.0),
+        "tiny and huge": np.float64([[5e-324, -5e-324, 1e308], [-1e308, 0.0, 2e-310]]),
+        "one": np.float64([[-3.5]]),
+    }[kind]
+    expected = np.quantile(values.astype("float64"), share)
+    assert streaming.quantile(values, share) == pytest.approx(expected, rel=1e-15, abs=0)
+
+
+@pytest.mark.parametrize("name", ["KNN", "NNGuide"])
+def test_a_limit_keeps_features_at_equal_distances(name):
+    features, labels, logits, _, _ = blobs()
+    limited = getattr(scores, name)(k=2, limit=4).fit(features, labels, logits)
+    chosen = [0, 40, 79, 119]
+    expected = getattr(scores, name)(k=2).fit(features[chosen], labels[chosen], logits[chosen])
+    np.testing.assert_array_equal(limited.get_state()["bank"], expected.get_state()["bank"])
+    with pytest.raises(ValueError, match="fewer than k=5"):
+        getattr(scores, name)(k=5, limit=4).fit(features, labels, logits)
+    with pytest.raises(ValueError, match="limit must be a whole number"):
+        getattr(scores, name)(limit=0)
 
 
 @pytest.mark.parametrize("name", ["KNN", "Mahalanobis", "RelativeMahalanobis", "Residual", "ViM"])

@@ -225,14 +225,16 @@ def image_batches(images: np.ndarray, batch_size: int) -> tf.data.Dataset:
     Returns:
         A dataset of ceil(N / batch_size) float32 tensors (B, H, W, C) in [-1, 1].
     """
-    pixels = _held(images)
 
-    def batch(start):
-        found = normalize(pixels[start : start + batch_size])
-        return tf.ensure_shape(found, (None, *images.shape[1:]))
+    def slices():
+        for start in range(0, len(images), batch_size):
+            yield images[start : start + batch_size]
 
-    starts = tf.data.Dataset.range(0, len(images), batch_size)
-    return _finished(starts.map(batch, tf.data.AUTOTUNE), -(-len(images) // batch_size))
+    # A generator: images that are mapped from a file are then read a batch at a time.
+    pixels = tf.data.Dataset.from_generator(
+        slices, output_signature=tf.TensorSpec((None, *images.shape[1:]), images.dtype)
+    )
+    return _finished(pixels.map(normalize, tf.data.AUTOTUNE), -(-len(images) // batch_size))
 
 
 def _check_labels(id_set: ImageSet, num_classes: int) -> None:

@@ -7,6 +7,7 @@ import numpy as np
 from keras import ops
 
 from kood.scores.fitting import Fitted, array, linear_head, share
+from kood.scores.streaming import mean_row, quantile
 
 __all__ = ["ASH", "DICE", "SCALE", "ReAct"]
 
@@ -96,7 +97,7 @@ class ReAct(_Reworked):
         super().__init__(share("quantile", quantile))
 
     def _state(self, features, kernel):
-        return {"limit": np.array(np.quantile(features, self.share, overwrite_input=True))}
+        return {"limit": np.array(quantile(features, self.share))}
 
     def _rework(self, features):
         return ops.minimum(features, float(self.fitted("limit")))
@@ -221,6 +222,6 @@ class DICE(_Reworked):
         super().__init__(share("pruned", pruned))
 
     def _state(self, features, kernel):
-        contribution = features.mean(axis=0)[:, None] * kernel
+        contribution = mean_row(features)[:, None] * kernel
         kept = contribution > np.quantile(contribution, self.share)
         return {"kernel": np.where(kept, kernel, 0.0).astype(np.float32)}

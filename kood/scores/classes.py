@@ -5,6 +5,7 @@ from keras import ops
 
 from kood.scores.fitting import Fitted, array, class_indices, linear_head, log_softmax, rows_of_logits
 from kood.scores.plain import float32, odds
+from kood.scores.streaming import blocks, class_sums, mean_row
 
 __all__ = ["FDBD", "SHE", "KLMatching"]
 
@@ -36,11 +37,15 @@ class KLMatching(Fitted):
             ValueError: Empty, unequal or non-finite input, or no logits.
         """
         logits = rows_of_logits("KLMatching", array("features", features), logits)
-        predicted, log_p = logits.argmax(axis=1), log_softmax(logits)
-        typical = []
-        for k in np.unique(predicted):
-            own = log_p[predicted == k]
-            typical.append(np.logaddexp.reduce(own, axis=0) - np.log(len(own)))
+        log_sums: dict[int, np.ndarray] = {}
+        counts = np.zeros(logits.shape[1], np.int64)
+        for (block,) in blocks(logits):
+            predicted, log_p = block.argmax(axis=1), log_softmax(block)
+            counts += np.bincount(predicted, minlength=len(counts))
+            for k in np.unique(predicted):
+                own = np.logaddexp.reduce(log_p[predicted == k], axis=0)
+                log_sums[k] = np.logaddexp(log_sums[k], own) if k in log_sums else own
+        typical = [log_sums[k] - np.log(counts[k]) for k in sorted(log_sums)]
         self.state = {"log_typical": np.stack(typical).astype(np.float32)}
         return self
 
@@ -107,15 +112,15 @@ class SHE(Fitted):
         features = array("features", features)
         labels = class_indices(features, labels)
         logits = rows_of_logits("SHE", features, logits)
-        right = logits.argmax(axis=1) == labels
+        right = np.concatenate([block.argmax(axis=1) for (block,) in blocks(logits)]) == labels
         counts = np.bincount(labels[right], minlength=logits.shape[1])
         if (counts == 0).any():
             missing = ", ".join(map(str, np.flatnonzero(counts == 0)[:5]))
             raise ValueError(
                 f"SHE needs an image of every class that is classified rightly; there is none of {missing}."
             )
-        patterns = np.zeros((len(counts), features.shape[1]))
-        np.add.at(patterns, labels[right], features[right])
+        # Those that are classified wrongly go to a row past the last class.
+        patterns = class_sums(features, np.where(right, labels, len(counts)), len(counts) + 1)[:-1]
         self.state = {"patterns": (patterns / counts[:, None]).astype(np.float32)}
         return self
 
@@ -177,7 +182,7 @@ class FDBD(Fitted):
         if (distances == 0).any():
             one, other = np.argwhere(distances == 0)[0]
             raise ValueError(f"Classes {one} and {other} have equal weights, so there is no boundary between them.")
-        self.state = {"mean": features.mean(axis=0).astype(np.float32), "distances": distances.astype(np.float32)}
+        self.state = {"mean": mean_row(features).astype(np.float32), "distances": distances.astype(np.float32)}
         return self
 
     def score(self, features, logits):

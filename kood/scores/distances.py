@@ -4,6 +4,7 @@ import numpy as np
 from keras import ops
 
 from kood.scores.fitting import Fitted, array, class_indices
+from kood.scores.streaming import blocks, class_sums, mean_row
 
 __all__ = ["Mahalanobis", "RelativeMahalanobis"]
 
@@ -66,11 +67,13 @@ class Mahalanobis(Fitted):
         features = array("features", features)
         labels = class_indices(features, labels)
         classes, index = np.unique(labels, return_inverse=True)
-        means = np.zeros((len(classes), features.shape[1]))
-        np.add.at(means, index, features)
-        means /= np.bincount(index)[:, None]
-        within = features - means[index]
-        self.state = self._state(features.mean(axis=0), means, index, within.T @ within / len(features))
+        means = class_sums(features, index, len(classes)) / np.bincount(index)[:, None]
+        covariance = np.zeros((features.shape[1],) * 2)
+        # A second pass, of differences: a covariance from sums of squares would cancel where means are far from 0.
+        for block, own in blocks(features, index):
+            within = block - means[own]
+            covariance += within.T @ within
+        self.state = self._state(mean_row(features), means, index, covariance / len(features))
         return self
 
     def _state(self, center, means, index, covariance):

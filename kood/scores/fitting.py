@@ -3,17 +3,18 @@
 import numpy as np
 
 from kood.scores.plain import float32
+from kood.scores.streaming import blocks
 
 
 def array(name, values, ndim=2):
-    """The values as a float64 array of their own; refuses an empty, misshapen or non-finite one."""
+    """The values as they are, an array; refuses an empty, misshapen or non-finite one."""
     values = np.asarray(values)
     if values.ndim != ndim or values.size == 0:
         shape = "(N, D)" if ndim == 2 else "(N,)"
         raise ValueError(f"{name} must be a filled array of shape {shape}; its shape is {values.shape}.")
-    values = values.astype(np.float64)
-    if not np.isfinite(values).all():
-        raise ValueError(f"{name} holds {int((~np.isfinite(values)).sum())} values that are NaN or infinite.")
+    strange = sum(int((~np.isfinite(block)).sum()) for block, *_ in blocks(values))
+    if strange:
+        raise ValueError(f"{name} holds {strange} values that are NaN or infinite.")
     return values
 
 
@@ -34,7 +35,7 @@ def class_indices(features, labels):
 
 
 def rows_of_logits(score, features, logits):
-    """The logits as float64 (N, K), for a score that cannot do without them."""
+    """The logits (N, K), for a score that cannot do without them."""
     if logits is None:
         raise ValueError(f"{score} needs the logits of the features.")
     logits = array("logits", logits)
@@ -44,7 +45,7 @@ def rows_of_logits(score, features, logits):
 
 def linear_head(width, kernel, bias):
     """Kernel (D, K) and bias (K,) of a linear head, float64."""
-    kernel, bias = array("kernel", kernel), array("bias", bias, ndim=1)
+    kernel, bias = (np.asarray(array(*part), np.float64) for part in (("kernel", kernel), ("bias", bias, 1)))
     if kernel.shape != (width, len(bias)):
         raise ValueError(f"kernel must have the shape ({width}, {len(bias)}); its shape is {kernel.shape}.")
     return kernel, bias

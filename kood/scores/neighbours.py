@@ -7,27 +7,40 @@ from keras import ops
 
 from kood.scores.fitting import Fitted, array, rows_of_logits
 from kood.scores.plain import float32
+from kood.scores.streaming import blocks, spread
 
 __all__ = ["KNN", "NNGuide"]
 
 
-def _neighbours(k):
-    if isinstance(k, bool) or int(k) != k or k < 1:
-        raise ValueError(f"k must be a whole number, at least 1; it is {k!r}.")
-    return int(k)
+def _enough(features, k, limit):
+    if min(len(features), limit) < k:
+        raise ValueError(
+            f"There are {min(len(features), limit)} features, fewer than k={k}; fit more or choose a smaller k."
+        )
 
 
-def _enough(features, k):
-    if len(features) < k:
-        raise ValueError(f"There are {len(features)} features, fewer than k={k}; fit more or choose a smaller k.")
+def _whole(name, value):
+    if isinstance(value, bool) or int(value) != value or value < 1:
+        raise ValueError(f"{name} must be a whole number, at least 1; it is {value!r}.")
+    return int(value)
 
 
-def _directions(features):
-    """NumPy features (N, D) brought to length 1; zero stays zero."""
-    largest = np.abs(features).max(axis=1, keepdims=True)
-    features = features / np.where(largest > 0, largest, 1.0)
-    length = np.linalg.norm(features, axis=1, keepdims=True)
-    return features / np.where(length > 0, length, 1.0)
+def _bank(features, limit, logits=None):
+    """Directions of NumPy features (min(N, limit), D), float32, as long as the logits' log-sum-exp; zero stays zero."""
+    kept = spread(len(features), limit)
+    bank = np.empty((len(kept), features.shape[1]), np.float32)
+    done = 0
+    for (rows,) in blocks(kept):
+        part = np.asarray(features[rows], np.float64)
+        largest = np.abs(part).max(axis=1, keepdims=True)
+        part /= np.where(largest > 0, largest, 1.0)
+        length = np.linalg.norm(part, axis=1, keepdims=True)
+        part /= np.where(length > 0, length, 1.0)
+        if logits is not None:
+            part *= np.logaddexp.reduce(np.asarray(logits[rows], np.float64), axis=1, keepdims=True)
+        bank[done : done + len(rows)] = part
+        done += len(rows)
+    return bank
 
 
 def _unit(features):
@@ -71,18 +84,20 @@ class KNN(Fitted):
 
     Args:
         k: Which neighbour, counted from 1.
+        limit: Most features that are kept; of more, as many at equal distances in the order given. What is kept is part
+            of the served model, and memory and time grow with it. (Sun et al. keep 1% of ImageNet's.)
 
     Raises:
-        ValueError: `k` below 1.
+        ValueError: `k` or `limit` below 1.
     """
 
     STATE = ("bank", "k")
     #: Fitted features compared at once: bounds the memory to (B, this).
     BLOCK = 8192
 
-    def __init__(self, k=50):
+    def __init__(self, k=50, limit=50_000):
         super().__init__()
-        self.k = _neighbours(k)
+        self.k, self.limit = _whole("k", k), _whole("limit", limit)
 
     def restored(self):
         self.k = int(self.state["k"])
@@ -102,8 +117,8 @@ class KNN(Fitted):
             ValueError: Empty or non-finite input, or fewer than k features.
         """
         features = array("features", features)
-        _enough(features, self.k)
-        self.state = {"bank": _directions(features).astype(np.float32), "k": np.array(self.k)}
+        _enough(features, self.k, self.limit)
+        self.state = {"bank": _bank(features, self.limit), "k": np.array(self.k)}
         return self
 
     def score(self, features, logits=None):
@@ -140,22 +155,23 @@ class NNGuide(Fitted):
     some angular heads, the product of two of them is positive and the order turns; the paper's classifiers have none.
 
     Source: Park et al. 2023, arXiv:2309.14888. (The paper keeps a random share of the training features, 1% of
-    ImageNet's; here, as in pytorch-ood, all that are fitted. OpenOOD adds 1e-10 to unit features.)
+    ImageNet's; here, as in pytorch-ood, all that are fitted, up to the limit. OpenOOD adds 1e-10 to unit features.)
 
     Args:
         k: Number of neighbours.
+        limit: Most features that are kept, as for `KNN`.
 
     Raises:
-        ValueError: `k` below 1.
+        ValueError: `k` or `limit` below 1.
     """
 
     STATE = ("bank", "k")
     #: Fitted features compared at once: bounds the memory to (B, this).
     BLOCK = 8192
 
-    def __init__(self, k=10):
+    def __init__(self, k=10, limit=50_000):
         super().__init__()
-        self.k = _neighbours(k)
+        self.k, self.limit = _whole("k", k), _whole("limit", limit)
 
     def restored(self):
         self.k = int(self.state["k"])
@@ -176,9 +192,8 @@ class NNGuide(Fitted):
         """
         features = array("features", features)
         logits = rows_of_logits("NNGuide", features, logits)
-        _enough(features, self.k)
-        bank = _directions(features) * np.logaddexp.reduce(logits, axis=1, keepdims=True)
-        self.state = {"bank": bank.astype(np.float32), "k": np.array(self.k)}
+        _enough(features, self.k, self.limit)
+        self.state = {"bank": _bank(features, self.limit, logits), "k": np.array(self.k)}
         return self
 
     def score(self, features, logits):

@@ -5,6 +5,7 @@ from keras import ops
 
 from kood.scores.fitting import Fitted, array, linear_head, same_length
 from kood.scores.plain import float32
+from kood.scores.streaming import blocks, mean_row
 
 __all__ = ["Residual", "ViM"]
 
@@ -28,7 +29,7 @@ class _PrincipalSpace(Fitted):
         width = features.shape[1]
         if (kernel is None) != (bias is None):
             raise ValueError("kernel and bias go together.")
-        origin = features.mean(axis=0)
+        origin = mean_row(features)
         if kernel is not None:
             kernel, bias = linear_head(width, kernel, bias)
             origin = -np.linalg.pinv(kernel.T) @ bias
@@ -36,11 +37,17 @@ class _PrincipalSpace(Fitted):
         dim = default if self.dim is None else self.dim
         if not 1 <= dim < width:
             raise ValueError(f"dim must be from 1 to {width - 1}, below the {width} features; it is {dim}.")
-        centred = features - origin
-        directions = np.linalg.eigh(centred.T @ centred)[1]
-        residual = directions[:, : width - dim]
-        mean_norm = np.linalg.norm(centred @ residual, axis=1).mean()
-        if mean_norm <= 1e-6 * np.linalg.norm(centred, axis=1).mean():
+        gram, norms, outside = np.zeros((width, width)), 0.0, 0.0
+        for (block,) in blocks(features):
+            centred = block - origin
+            gram += centred.T @ centred
+        residual = np.linalg.eigh(gram)[1][:, : width - dim]
+        for (block,) in blocks(features):
+            centred = block - origin
+            norms += np.linalg.norm(centred, axis=1).sum()
+            outside += np.linalg.norm(centred @ residual, axis=1).sum()
+        mean_norm = outside / len(features)
+        if outside <= 1e-6 * norms:
             raise ValueError(f"The features leave no residual outside their {dim} principal dimensions; choose fewer.")
         state = {
             "origin": origin.astype(np.float32),
@@ -143,16 +150,18 @@ class ViM(_PrincipalSpace):
             ValueError: As for `Residual`, whose residual is here alpha's divisor; neither logits nor kernel and bias.
         """
         features = array("features", features)
-        if logits is None and kernel is not None and bias is not None:
-            kernel, bias = linear_head(features.shape[1], kernel, bias)
-            logits = features @ kernel + bias
         if logits is not None:
             logits = array("logits", logits)
             same_length(features, logits=logits)
         state, mean_norm = self._space(features, kernel, bias)
-        if logits is None:
+        if logits is not None:
+            largest = sum(block.max(axis=1).sum() for (block,) in blocks(logits))
+        elif kernel is not None and bias is not None:
+            kernel, bias = linear_head(features.shape[1], kernel, bias)
+            largest = sum((block @ kernel + bias).max(axis=1).sum() for (block,) in blocks(features))
+        else:
             raise ValueError("ViM needs the logits of the features, or the head's kernel and bias.")
-        self.state = {**state, "alpha": np.array(logits.max(axis=1).mean() / mean_norm)}
+        self.state = {**state, "alpha": np.array(largest / len(features) / mean_norm)}
         return self
 
     def score(self, features, logits):
