@@ -1,13 +1,8 @@
 """The command line: parses, sets the process up, calls the pipeline. Imports nothing heavy at load."""
 
-import contextlib
-import logging
 import os
 import signal
 import sys
-import tempfile
-from collections.abc import Iterator
-from importlib.util import find_spec
 from pathlib import Path
 from typing import Annotated
 
@@ -15,6 +10,7 @@ import typer
 
 from kood import registry
 from kood.errors import UserError
+from kood.process import Stopped, choose_backend, native_messages_held_back, quiet, stop_on_signals
 
 __all__ = ["app", "main"]
 
@@ -50,8 +46,8 @@ def run(
     from kood.recipe import load
 
     load(recipe, settings or (), quick=quick)  # A wrong recipe is refused before the seconds that Keras takes to load.
-    _choose_backend()
-    with _native_messages_held_back():
+    choose_backend()
+    with native_messages_held_back():
         from kood import pipeline
 
     console = Console()
@@ -132,15 +128,127 @@ def list_(
 @app.command()
 def predict(
     run_folder: Annotated[Path, typer.Argument(metavar="RUN", help="saved/<recipe>, or one of its versions.")],
-    images: Annotated[list[Path], typer.Argument(metavar="IMAGE...", help="Image files.")],
+    images: Annotated[list[Path], typer.Argument(metavar="IMAGE|FOLDER...", help="Image files, and folders of them.")],
+    url: Annotated[
+        str | None,
+        typer.Option(metavar="URL", help="Ask a TF Serving at http://HOST:8501 or grpc://HOST:8500; RUN is its name."),
+    ] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object a line.")] = False,
+    as_csv: Annotated[bool, typer.Option("--csv", help="Print CSV with a header.")] = False,
+    batch: Annotated[int, typer.Option(min=1, max=4096, help="Images asked about at once.")] = 32,
+    timeout: Annotated[float, typer.Option(min=0.1, help="Seconds to wait for each answer of a server.")] = 60.0,
 ) -> None:
-    """Ask a run's SavedModel about images."""
-    _choose_backend()
-    with _native_messages_held_back():
-        from kood.serving.client import answer_files
+    """Ask a run's SavedModel, or a TF Serving, about images."""
+    if as_json and as_csv:
+        raise UserError("--json and --csv: choose one")
+    quiet()
+    with native_messages_held_back():
+        from kood.serving.answers import answers, listed, print_answers
+        from kood.serving.client import open_model
 
-    if answer_files(run_folder, images):
+        model = open_model(run_folder, url, timeout)
+    files = listed(images)
+    style = "json" if as_json else "csv" if as_csv else "table"
+    if print_answers(answers(model, files, batch), len(files), style=style, title=url or str(run_folder)):
         raise typer.Exit(1)
+
+
+@app.command()
+def calibrate(
+    run_folder: Annotated[Path, typer.Argument(metavar="RUN", help="saved/<recipe>, or one of its versions.")],
+    data: Annotated[
+        list[Path],
+        typer.Option("--data", metavar="FOLDER", help="Images of the known classes, as in use; may be repeated."),
+    ],
+    accept: Annotated[
+        float | None, typer.Option(metavar="SHARE", help="Share of such images to accept; as it was if not given.")
+    ] = None,
+    check: Annotated[
+        float, typer.Option(metavar="SHARE", help="Share of the images kept to see what the threshold does.")
+    ] = 0.2,
+) -> None:
+    """Set the threshold anew on your own images, without training: writes the next version, keeps the old one."""
+    quiet()
+    with native_messages_held_back():
+        import tensorflow  # noqa: F401
+
+        from kood.serving.calibrate import calibrate as set_anew
+
+    done = set_anew(run_folder, data, accept=accept, check=check)
+    for answer in done.unread:
+        typer.echo(answer.error, err=True)
+    typer.echo(
+        f"Threshold: {done.threshold:.6g} (was {done.old_threshold:.6g}), set on {done.calibration_images:,} images: "
+        f"one like them is accepted with probability at least {done.accept:g}"
+    )
+    if done.rate is not None:
+        low, high = done.interval
+        typer.echo(f"Of {done.checked:,} others it accepts {done.rate:.1%} (95% interval {low:.1%} to {high:.1%})")
+    typer.echo(f"Written: {done.version} ({done.old} stays)")
+    if done.unread:
+        raise typer.Exit(1)
+
+
+@app.command()
+def monitor(
+    run_folder: Annotated[Path, typer.Argument(metavar="RUN", help="saved/<recipe>, or one of its versions.")],
+    data: Annotated[
+        Path, typer.Option("--data", metavar="FOLDER|JSONL", help="Images, or answers of `kood predict --json`.")
+    ],
+    level: Annotated[
+        float, typer.Option(min=1e-6, max=0.5, help="Chance of calling drift where there is none.")
+    ] = 0.01,
+    most: Annotated[int, typer.Option(min=0, max=1000, help="How many of the most surprising images to show.")] = 12,
+    to: Annotated[
+        Path | None, typer.Option(metavar="FOLDER", help="Write monitor.json and monitor.html there.")
+    ] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
+) -> None:
+    """Say whether the images that a model meets are still those it was calibrated for, and since when not."""
+    quiet()
+    with native_messages_held_back():
+        import tensorflow  # noqa: F401
+
+        from kood.monitor import monitor as watch
+
+    _, unread = watch(run_folder, data, level=level, most=most, to=to, as_json=as_json)
+    if to is not None and not as_json:
+        typer.echo(f"Written: {to / 'monitor.json'}, {to / 'monitor.html'}")
+    if unread:
+        raise typer.Exit(1)
+
+
+@app.command(name="serving-config")
+def serving_config(
+    runs: Annotated[list[Path], typer.Argument(metavar="RUN...", help="Runs to serve, each under its folder's name.")],
+    to: Annotated[Path, typer.Option(metavar="FOLDER", help="Where the files go.")] = Path("serving"),
+    max_batch: Annotated[int, typer.Option(min=1, help="Requests are joined to batches of at most so many.")] = 64,
+    wait: Annotated[int, typer.Option(min=0, help="Microseconds that a request waits for others.")] = 2000,
+) -> None:
+    """Write what TF Serving is started with: model list, batching parameters, compose file; print the commands."""
+    from kood.serving.config import write_serving_config
+
+    written = write_serving_config(runs, to, max_batch=max_batch, wait_microseconds=wait)
+    for file in written.files:
+        typer.echo(f"Written: {file}")
+    typer.echo(f"\nWith Docker:\n  {written.docker}\nor: docker compose -f {to / 'compose.yaml'} up")
+    typer.echo(f"\nWith the binary:\n  {written.binary}")
+
+
+@app.command(name="single-signature")
+def single_signature(
+    run_folder: Annotated[Path, typer.Argument(metavar="RUN", help="saved/<recipe>, or one of its versions.")],
+    to: Annotated[Path, typer.Argument(metavar="FOLDER", help="Where the copy goes.")],
+    signature: Annotated[str, typer.Option(metavar="NAME", help="Which signature.")] = "normalized",
+) -> None:
+    """Copy a SavedModel with one signature, for runtimes that read only serving_default, such as OpenVINO."""
+    quiet()
+    with native_messages_held_back():
+        from kood.serving.client import newest_version
+        from kood.serving.publishing import write_single_signature
+
+        write_single_signature(newest_version(run_folder), to, signature)
+    typer.echo(f"Written: {to}")
 
 
 @app.command()
@@ -184,8 +292,8 @@ def outliers(
     What is not given is as the run's recipe has it.
     """
     chosen = _step_counts(steps)
-    _choose_backend()
-    with _native_messages_held_back():
+    choose_backend()
+    with native_messages_held_back():
         from kood.pipeline.sweep import render_sweep
 
     changes = {"guidance": guidance, "mix": mix, "sampler": sampler}
@@ -228,69 +336,22 @@ def _first_comment(path: Path) -> str:
     return first.lstrip("# ").strip() if first.startswith("#") else ""
 
 
-def _choose_backend() -> None:
-    """Decides the backend before Keras is imported."""
-    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
-    os.environ.setdefault("TF_FORCE_GPU_ALLOW_GROWTH", "true")
-    os.environ.setdefault("GRPC_VERBOSITY", "ERROR")
-    # A run compiles the forward pass of several models, which TensorFlow takes for one compiled too often.
-    logging.getLogger("tensorflow").setLevel(logging.ERROR)
-    backend = os.environ.setdefault("KERAS_BACKEND", "tensorflow")
-    if backend not in ("tensorflow", "jax", "torch"):
-        raise UserError(f"KERAS_BACKEND={backend}: {registry.nearest(backend, ['tensorflow', 'jax', 'torch'])}")
-    if find_spec(backend) is None:
-        raise UserError(f"KERAS_BACKEND={backend}: {backend} is not installed; pip install 'kood[{backend}]'")
-
-
-@contextlib.contextmanager
-def _native_messages_held_back() -> Iterator[None]:
-    """Keeps what native libraries write to the error stream while they load, and shows it only if loading fails.
-
-    TensorFlow 2.21 greets with messages that no log level silences (tensorflow/tensorflow issue 100442).
-    """
-    sys.stderr.flush()
-    kept = os.dup(2)
-    with tempfile.TemporaryFile() as sink:
-        os.dup2(sink.fileno(), 2)
-        try:
-            yield
-        except BaseException:
-            sink.seek(0)
-            os.write(kept, sink.read())
-            raise
-        finally:
-            os.dup2(kept, 2)
-            os.close(kept)
-
-
-class _Stopped(BaseException):
-    """SIGINT or SIGTERM, raised where the program stands, so that whatever is open is closed on the way out."""
-
-
-def _stop(number, frame) -> None:
-    # Where Python runs inside a native library or a finaliser, the exception is swallowed; so it is raised again.
-    signal.signal(signal.SIGALRM, lambda *_: _raise_stopped(number))
-    signal.setitimer(signal.ITIMER_REAL, 2.0, 2.0)
-    _raise_stopped(number)
-
-
-def _raise_stopped(number) -> None:
-    raise _Stopped(number)
-
-
 def main() -> None:
     """Runs the command line; every error a user can mend is one message and an exit code."""
-    signal.signal(signal.SIGINT, _stop)
-    signal.signal(signal.SIGTERM, _stop)
+    stop_on_signals()
     try:
         app()
     except UserError as error:
         typer.echo(f"kood: {error}", err=True)
         sys.exit(error.exit_code)
-    except _Stopped as stop:
+    except Stopped as stop:
         signal.setitimer(signal.ITIMER_REAL, 0.0)
         typer.echo("kood: stopped; the same command goes on where this one was", err=True)
         sys.exit(128 + stop.args[0])
+    except BrokenPipeError:
+        # Whoever read the output has enough of it, as `head` does; what is still buffered has nowhere to go.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
+        sys.exit(128 + signal.SIGPIPE)
     except Exception as error:
         if os.environ.get("KOOD_TRACEBACK"):
             raise

@@ -22,8 +22,9 @@ from kood import report
 from kood.errors import UserError
 from kood.registry import nearest
 from kood.report.table import DIFFERENCE_COLUMNS, MATRIX_COLUMNS
-from kood.report.wording import clean, headline_names, mean_std, setting, signed
+from kood.report.wording import headline_names, mean_std, setting, signed
 from kood.runs import write_atomically
+from kood.text import clean
 
 __all__ = ["compare_runs"]
 

@@ -1,6 +1,5 @@
 """A classifier and image sets -> scores -> metrics, the headline score and the threshold."""
 
-import math
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from typing import Any
@@ -9,6 +8,8 @@ import keras
 import numpy as np
 
 from kood import metrics
+from kood.conformal import rate_interval
+from kood.conformal import threshold as conformal_threshold
 from kood.data.image_set import ImageSet
 from kood.data.outliers import patch_shuffle, pixel_mixup
 from kood.errors import UserError
@@ -42,6 +43,7 @@ class Evaluation:
             each set its "plane" (n, 2), two principal components of some features, "plane_rows" (n,), which images
             those are, "extreme" (k,), the images that the headline score is most wrong about, and "predicted" (k,),
             the classes they were given.
+        calibration: (n,) headline scores of the calibration images, which p-values are taken from.
     """
 
     figures: dict[str, Any]
@@ -49,6 +51,7 @@ class Evaluation:
     state: dict[str, np.ndarray] | None
     parity: dict[str, np.ndarray] = field(default_factory=dict)
     details: dict[str, np.ndarray] = field(default_factory=dict)
+    calibration: np.ndarray = field(default_factory=lambda: np.empty(0))
 
 
 @dataclass
@@ -64,31 +67,6 @@ class Validation:
     accuracy: float
     correct: np.ndarray
     scores: dict[str, dict[str, np.ndarray]]
-
-
-def conformal_threshold(values: np.ndarray, accept: float) -> float:
-    """The score above which an image is flagged, by split conformal prediction.
-
-    With n calibration scores it is the ceil((n + 1) accept)-th smallest: a new in-distribution image, exchangeable
-    with them, is accepted with probability at least `accept` (Vovk et al. 2005; arXiv 2107.07511, section 1).
-
-    Args:
-        values: (n,) scores of in-distribution images that nothing else saw.
-        accept: Share to accept, in (0, 1).
-
-    Returns:
-        The threshold; scores equal to it are accepted.
-
-    Raises:
-        UserError: too few images for this share.
-    """
-    rank = math.ceil(round((len(values) + 1) * accept, 9))
-    if rank > len(values):
-        raise UserError(
-            f"serve.accept = {accept} needs at least {math.ceil(round(accept / (1 - accept), 9))} calibration images, "
-            f"there are {len(values)}; raise data.id.calibration or lower serve.accept"
-        )
-    return float(np.sort(values)[rank - 1])
 
 
 def evaluate(
@@ -160,6 +138,7 @@ def evaluate(
         headline = max(names, key=lambda name: (chosen_by[name], not scorers[name].is_fitted))
     threshold = conformal_threshold(values["held/calibration"][headline], accept)
     id_scores = values["id"]
+    accepted = id_scores[headline] <= threshold
     prediction = outputs["id"]["logits"].argmax(axis=1)
     details = _details(outputs, {where: values[where][headline] for where in sets}, test.known_labels)
     measured = {name: _measure(name, values, list(near), list(far)) for name in names}
@@ -177,7 +156,8 @@ def evaluate(
             "score": headline,
             "value": threshold,
             "accept": accept,
-            "accepted_id_test": float(np.mean(id_scores[headline] <= threshold)),
+            "accepted_id_test": float(np.mean(accepted)),
+            "accepted_id_test_interval": list(rate_interval(int(accepted.sum()), len(accepted))),
             "calibration_images": len(calibration),
         },
         "warnings": warnings + _warnings(measured[headline], headline, list(near) + list(far)),
@@ -193,6 +173,7 @@ def evaluate(
             "ood_score": id_scores[headline][first].astype("float32"),
         },
         details,
+        values["held/calibration"][headline],
     )
 
 

@@ -37,8 +37,15 @@ def decode_image(source: Path | bytes) -> np.ndarray:
             pixels = np.asarray(image if plain else _plain(ImageOps.exif_transpose(image)))
     except (OSError, ValueError, SyntaxError, EOFError, TypeError, Image.DecompressionBombError) as error:
         name = "an image" if isinstance(source, bytes) else str(source)
-        raise UserError(f"path: {name} cannot be read as an image ({error}); mend or remove the file") from error
+        raise UserError(f"path: {name} cannot be read as an image ({_why(error)}); mend or remove the file") from error
     return pixels[..., None] if pixels.ndim == 2 else pixels
+
+
+def _why(error: Exception) -> str:
+    """What is wrong with a file; Pillow names the file, or the object that stands for it."""
+    from PIL import UnidentifiedImageError
+
+    return "its content is no known image format" if isinstance(error, UnidentifiedImageError) else str(error)
 
 
 def _plain(image):

@@ -20,9 +20,10 @@ from kood import report
 from kood.errors import UserError
 from kood.pipeline.audit import audit_outliers
 from kood.pipeline.baseline import compare_with_baseline, train_baseline
-from kood.pipeline.classify import evaluate_classifier, export_model, train_classifier
+from kood.pipeline.classify import evaluate_classifier, train_classifier
 from kood.pipeline.diffusion import train_denoiser
 from kood.pipeline.environment import origin_of
+from kood.pipeline.export import export_model
 from kood.pipeline.judge import train_judge
 from kood.pipeline.outliers import make_outliers
 from kood.pipeline.prepare import check, prepare_data

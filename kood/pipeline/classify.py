@@ -1,6 +1,5 @@
-"""The stages of the classifier: training, evaluation, export."""
+"""The stages of the classifier: training, validation, evaluation."""
 
-import shutil
 from pathlib import Path
 from typing import Any
 
@@ -17,9 +16,8 @@ from kood.pipeline.build import build_classifier
 from kood.pipeline.work import Work
 from kood.report import fit_callback
 from kood.runs import Stage
-from kood.serving.publishing import publish
 
-__all__ = ["evaluate_classifier", "export_model", "train_classifier", "validate_classifier"]
+__all__ = ["evaluate_classifier", "train_classifier", "validate_classifier"]
 
 
 def train_classifier(
@@ -202,11 +200,13 @@ def evaluate_classifier(work: Work) -> Stage:
         np.savez(folder / "scores.npz", allow_pickle=False, **flat)
         np.savez(folder / "parity.npz", allow_pickle=False, **result.parity)
         np.savez(folder / "details.npz", allow_pickle=False, **result.details)
+        np.save(folder / "calibration.npy", result.calibration, allow_pickle=False)
         if result.state:
             np.savez(folder / "state.npz", allow_pickle=False, **result.state)
         return result.figures
 
     decides = {
+        "format": 2,  # With the calibration scores.
         "evaluate": recipe.evaluate.model_dump(),
         "accept": recipe.serve.accept,
         "classifier": work.stages["classifier"].key,
@@ -215,32 +215,3 @@ def evaluate_classifier(work: Work) -> Stage:
         "seed": recipe.data.split_seed,
     }
     return work.stage("evaluate", decides, make, awaited=False)
-
-
-def export_model(work: Work) -> Stage:
-    """Publishes the SavedModel as the next integer version, if it answers as the Keras model does."""
-    evaluated = work.stages["evaluate"]
-    state = evaluated.folder / "state.npz"
-
-    def make(_: Path) -> dict[str, Any]:
-        version = work.run.next_version()
-        with work.progress.stage("export"), np.load(evaluated.folder / "parity.npz", allow_pickle=False) as expected:
-            differences = publish(
-                work.stages["classifier"].folder / "classifier.keras",
-                work.run.folder / str(version),
-                score=evaluated.facts["headline_score"],
-                state_file=state if state.exists() else None,
-                threshold=evaluated.facts["threshold"]["value"],
-                image_shape=work.recipe.data.shape,
-                class_names=list(work.data("train").class_names),
-                images=np.asarray(work.data("test").images[: len(expected["label"])]),
-                expected=dict(expected),
-            )
-        return {"version": version, "differences": differences}
-
-    decides = {"evaluate": evaluated.key}
-    stage = work.stage("export", decides, make, awaited=False)
-    if not (work.run.folder / str(stage.facts["version"]) / "saved_model.pb").exists():
-        shutil.rmtree(stage.folder)
-        stage = work.stage("export", decides, make, awaited=False)
-    return stage

@@ -328,10 +328,13 @@ class Serve(Section):
     Attributes:
         export: Write one.
         accept: Share of in-distribution images that the threshold accepts.
+        undecodable: What the signature `encoded` makes of a file that cannot be decoded: "error", which fails the
+            request and names its index, or "mark", which marks its row and answers the others.
     """
 
     export: bool = True
     accept: Annotated[float, Field(gt=0.0, lt=1.0)] = 0.95
+    undecodable: Literal["error", "mark"] = "error"
 
 
 class Report(Section):

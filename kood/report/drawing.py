@@ -10,7 +10,7 @@ import warnings
 from collections.abc import Callable
 from typing import Any
 
-from kood.report.wording import clean
+from kood.text import clean
 
 __all__ = ["BLUE", "COLOURS", "DASHES", "GREEN", "GREY", "INK", "PALE", "VERMILION", "as_label", "draw"]
 

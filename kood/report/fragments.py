@@ -14,7 +14,6 @@ from kood.report.wording import (
     INTERVAL_NOTE,
     SMOKE,
     all_warnings,
-    clean,
     duration,
     number,
     percent,
@@ -23,6 +22,7 @@ from kood.report.wording import (
     validation_note,
     with_interval,
 )
+from kood.text import clean
 
 __all__ = [
     "behaviour_figures",
@@ -349,12 +349,19 @@ def _extremes(found: Mapping[str, Sequence[behaviour.Extreme]]) -> str:
         what = (
             f"Images of {clean(name)}, OOD, with the lowest scores" if name != "id" else "ID, with the highest scores"
         )
-        parts.append(f"<h3>{escaped(what)}</h3>" + '<div class="thumbnails">')
+        parts.append(f"<h3>{escaped(what)}</h3>")
+        shown = []
         for one in images:
             called = f"called {one.predicted}" + (f", is {one.actual}" if one.actual else "")
-            told = f"score {number(one.score)}, {called}"
-            image = _data_url(behaviour.thumbnail(one.image), "png")
-            parts.append(f'<figure><img class="sheet" src="{image}" alt="{escaped(told)}">'
-                         f"<figcaption>{escaped(told)}</figcaption></figure>")  # fmt: skip
-        parts.append("</div>")
+            shown.append((behaviour.thumbnail(one.image), f"score {number(one.score)}, {called}"))
+        parts.append(thumbnails(shown))
     return "".join(parts)
+
+
+def thumbnails(shown: Iterable[tuple[bytes | None, str]]) -> str:
+    """Small images, PNG, each with what is told of it; None where there is no image to show."""
+    parts = []
+    for png, told in shown:
+        image = f'<img class="sheet" src="{_data_url(png, "png")}" alt="{escaped(told)}">' if png else ""
+        parts.append(f"<figure>{image}<figcaption>{escaped(told)}</figcaption></figure>")
+    return f'<div class="thumbnails">{"".join(parts)}</div>'

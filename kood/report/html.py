@@ -14,7 +14,7 @@ from kood.report.style import CSS
 from kood.report.table import DIFFERENCE_COLUMNS, MATRIX_COLUMNS, best_marks
 from kood.report.wording import headings, headline_names, mean_std, origin, override, percent, sets, setting, signed
 
-__all__ = ["page", "write", "write_figures"]
+__all__ = ["page", "shell", "write", "write_figures"]
 
 Histories = Mapping[str, Mapping[str, Sequence[Any]]]
 
@@ -172,17 +172,24 @@ def page(
     seeds = list(dict.fromkeys(seed for cell in report.get("cells", []) for seed in cell.get("seeds", [])))
     about = origin({"seeds": seeds, **report})
     kicker = "kood · out-of-distribution detection, " + ("matrix of runs" if matrix else "one run")
-    name = escaped(report["recipe"])
+    footer = (
+        "All figures stand, unrounded, in report.json beside this page. Higher scores mean more out-of-distribution."
+    )
+    return shell(f"{report['recipe']} · kood report", kicker, report["recipe"], about, body, footer)
+
+
+def shell(title: str, kicker: str, heading: str, about: str, body: str, footer: str) -> str:
+    """A page: all of it text but for the body, which is HTML already."""
     # The policy keeps the page's promise: nothing is fetched and nothing runs, whatever a name contains.
     policy = "default-src 'none'; img-src data:; style-src 'unsafe-inline'"
     return (
         '<!doctype html><html lang="en"><head><meta charset="utf-8">'
         f'<meta http-equiv="Content-Security-Policy" content="{policy}">'
         '<meta name="viewport" content="width=device-width, initial-scale=1">'
-        f"<title>{name} · kood report</title><style>{CSS}</style></head><body>"
-        f'<header><p class="kicker">{kicker}</p><h1>{name}</h1><p class="origin">{escaped(about)}</p></header>'
-        f"<main>{body}</main><footer>All figures stand, unrounded, in report.json beside this page. "
-        "Higher scores mean more out-of-distribution.</footer></body></html>\n"
+        f"<title>{escaped(title)}</title><style>{CSS}</style></head><body>"
+        f'<header><p class="kicker">{escaped(kicker)}</p><h1>{escaped(heading)}</h1>'
+        f'<p class="origin">{escaped(about)}</p></header>'
+        f"<main>{body}</main><footer>{escaped(footer)}</footer></body></html>\n"
     )
 
 

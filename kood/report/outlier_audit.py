@@ -6,7 +6,8 @@ from typing import Any
 from kood.report import audit_figures
 from kood.report.audit_figures import SET_NAMES
 from kood.report.fragments import escaped, figure, row, table
-from kood.report.wording import clean, number, percent
+from kood.report.wording import number, percent
+from kood.text import clean
 
 __all__ = ["TITLE", "lines", "section", "summary"]
 

@@ -11,7 +11,8 @@ from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeRemaining
 from rich.table import Column
 from rich.text import Text
 
-from kood.report.wording import clean, duration, number
+from kood.report.wording import duration, number
+from kood.text import clean
 
 __all__ = ["Stage", "StageProgress", "fit_callback"]
 

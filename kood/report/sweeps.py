@@ -5,7 +5,8 @@ from typing import Any
 
 from kood.report.aggregate import identity
 from kood.report.drawing import COLOURS, DASHES, as_label, draw
-from kood.report.wording import clean, setting
+from kood.report.wording import setting
+from kood.text import clean
 
 __all__ = ["METRICS", "swept", "sweep_figure"]
 

@@ -19,7 +19,6 @@ from kood.report.wording import (
     INTERVAL_NOTE,
     SMOKE,
     all_warnings,
-    clean,
     duration,
     headings,
     headline_names,
@@ -34,6 +33,7 @@ from kood.report.wording import (
     validation_note,
     with_interval,
 )
+from kood.text import clean
 
 __all__ = ["DIFFERENCE_COLUMNS", "best_marks", "print_cell", "print_matrix"]
 

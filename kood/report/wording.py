@@ -4,12 +4,13 @@ import math
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
+from kood.text import clean
+
 __all__ = [
     "COLUMNS",
     "INTERVAL_NOTE",
     "SMOKE",
     "all_warnings",
-    "clean",
     "duration",
     "headings",
     "headline_names",
@@ -38,16 +39,6 @@ COLUMNS = {
 
 INTERVAL_NOTE = "[95% confidence interval over test images, DeLong.] "
 SMOKE = "Smoke run (--quick): it shows that everything works; its figures mean nothing."
-
-
-def clean(value: object) -> str:
-    r"""Text on one line without control characters: each is written out, as in \x1b; line breaks become spaces.
-
-    Names come from recipes and folders. An escape sequence in one must not reach a terminal, nor a lone
-    surrogate a UTF-8 file.
-    """
-    text = " ".join(str(value).split())
-    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode("ascii") for c in text)
 
 
 def _missing(value: float | None) -> bool:
@@ -173,8 +164,13 @@ def threshold_meaning(cell: Mapping[str, Any]) -> str:
         f"An image whose {threshold['score']} score is above {number(threshold.get('value'))} is called "
         f"out-of-distribution: the value that accepts {accept:g}% of {threshold.get('calibration_images', '—')} "
         f"calibration images that no training saw. On the ID test images it accepted "
-        + ("an unknown share." if _missing(on_test) else f"{percent(on_test)}%.")
+        + ("an unknown share." if _missing(on_test) else f"{percent(on_test)}%{_between(threshold)}.")
     )
+
+
+def _between(threshold: Mapping[str, Any]) -> str:
+    interval = threshold.get("accepted_id_test_interval")
+    return f" (95% interval {percent(interval[0])} to {percent(interval[1])})" if interval else ""
 
 
 def validation_note(cell: Mapping[str, Any]) -> str:

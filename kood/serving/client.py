@@ -1,18 +1,68 @@
-"""Asks a SavedModel about image files, without the training stack."""
+"""Who answers: a SavedModel here, or a TF Serving somewhere over REST or gRPC. One question, one kind of answer."""
 
-from collections.abc import Iterable
+import base64
+import io
+import json
+import urllib.error
+import urllib.parse
+import urllib.request
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
-
-import numpy as np
-import tensorflow as tf
-from rich.console import Console
-from rich.markup import escape
-from rich.table import Table
+from typing import Any, Protocol
 
 from kood.errors import UserError
 
-__all__ = ["answer_files", "newest_version"]
+__all__ = ["GrpcModel", "LocalModel", "Model", "RestModel", "newest_version", "open_model", "prepared"]
+
+SIGNATURE = "encoded_marked"
+
+#: What is kept of an answer for one image, beside the probability of its label.
+KEPT = ("label", "class_name", "ood_score", "p_value", "is_ood")
+
+#: Largest gRPC message: thirty-two large photographs.
+MESSAGE_BYTES = 512 * 2**20
+
+
+class Model(Protocol):
+    """Whoever answers."""
+
+    def ask(self, files: Sequence[bytes]) -> list[dict[str, Any] | None]:
+        """Answers image files, PNG, JPEG, WebP, BMP or GIF.
+
+        Args:
+            files: The bytes of each.
+
+        Returns:
+            For each {"label", "class_name", "probability", "ood_score", "p_value", "is_ood"}, or None where it could
+            not be decoded.
+
+        Raises:
+            UserError: no answer came.
+        """
+        ...
+
+
+def open_model(run: Path, url: str | None = None, timeout: float = 60.0) -> Model:
+    """The model of a run.
+
+    Args:
+        run: `saved/<recipe>` or a version in it; with a URL only its name counts.
+        url: `http://host:8501` or `grpc://host:8500` of a TF Serving that serves it; None for the SavedModel itself.
+        timeout: Seconds to wait for each answer of a server.
+
+    Raises:
+        UserError: there is no SavedModel, or the URL is none.
+    """
+    if url is None:
+        return LocalModel(newest_version(run))
+    parts = urllib.parse.urlsplit(url)
+    if parts.scheme not in ("http", "https", "grpc") or not parts.netloc:
+        raise UserError(f"--url {url}: write http://HOST:8501 for TF Serving's REST port, or grpc://HOST:8500")
+    version = int(run.name) if run.name.isdecimal() else None
+    name = run.resolve().parent.name if version is not None else run.resolve().name
+    if parts.scheme == "grpc":
+        return GrpcModel(parts.netloc, name, version, timeout)
+    return RestModel(url.rstrip("/"), name, version, timeout)
 
 
 def newest_version(folder: Path) -> Path:
@@ -37,62 +87,164 @@ def newest_version(folder: Path) -> Path:
     return max(versions, key=lambda path: int(path.name))
 
 
-def answer_files(folder: Path, files: Iterable[Path], console: Console | None = None) -> int:
-    """Prints what a run's SavedModel says of image files.
+def prepared(file: Path, *, anyhow: bool = False) -> bytes:
+    """An image file as every server can take it.
+
+    Most go as they are. What a graph cannot read as training does (EXIF rotation outside JPEG, animated WebP, formats
+    that only Pillow knows) is decoded here and goes as PNG.
 
     Args:
-        folder: `saved/<recipe>`, or a version itself.
-        files: Image files.
-        console: Where to print.
-
-    Returns:
-        How many files could not be read; the others are answered all the same.
+        file: The file.
+        anyhow: Decode it here whatever it is.
 
     Raises:
-        UserError: there is no SavedModel.
+        UserError: it cannot be read as an image.
     """
-    from kood.data.decode import decode_images
+    from PIL import Image
 
-    console = console or Console()
-    version = newest_version(folder)
-    serve, image_shape, names = _load(version)
-    table = Table("image", "label", "probability", "OOD score", "is OOD", title=str(version), title_justify="left")
-    unread = []
-    for file in files:
-        try:
-            pixels = decode_images([file], image_shape)
-        except UserError as error:
-            unread.append(str(error).removeprefix("path: "))
-            continue
-        answer = serve(pixels)
-        label = int(answer["label"][0])
-        table.add_row(
-            escape(str(file)),
-            escape(names[label] if label < len(names) else str(label)),
-            f"{float(answer['probabilities'][0, label]):.3f}",
-            f"{float(answer['ood_score'][0]):.4g}",
-            "[bold]yes[/bold]" if bool(answer["is_ood"][0]) else "no",
-        )
-    if table.row_count:
-        console.print(table)
-    for message in unread:
-        console.print(message, markup=False, highlight=False, soft_wrap=True)
-    return len(unread)
+    from kood.data.decode import decode_image
 
-
-def _load(version: Path) -> tuple[Any, tuple[int, int, int], list[str]]:
-    model = tf.saved_model.load(str(version))
     try:
-        height, width, channels = model.signatures["normalized"].structured_input_signature[1]["images"].shape[1:]
-        signature = model.signatures["serving_default"]
-    except (KeyError, ValueError) as error:
-        raise UserError(f"{version}: this SavedModel was not written by kood") from error
-    labels = version / "assets.extra" / "labels.txt"
-    names = labels.read_text(encoding="utf-8").splitlines() if labels.is_file() else []
+        data = file.read_bytes()
+    except OSError as error:
+        raise UserError(f"{file} cannot be read ({error.strerror})", exit_code=1) from error
+    try:
+        if not anyhow and _as_it_is(data):
+            return data
+        pixels = decode_image(data)
+    except UserError as error:
+        raise UserError(str(error).removeprefix("path: ").replace("an image", str(file), 1), exit_code=1) from error
+    packed = io.BytesIO()
+    Image.fromarray(pixels[..., 0] if pixels.shape[-1] == 1 else pixels).save(packed, "PNG")
+    return packed.getvalue()
 
-    def serve(pixels: np.ndarray) -> dict[str, np.ndarray]:
-        return {name: value.numpy() for name, value in signature(images=tf.constant(pixels)).items()}
 
-    # Kept so that the model lives as long as its signature does.
-    serve.model = model  # type: ignore[attr-defined]
-    return serve, (height, width, channels), names
+def _as_it_is(data: bytes) -> bool:
+    """Whether a graph reads a file as Pillow does; False where Pillow cannot read it either, and will say why."""
+    from PIL import Image
+
+    try:
+        with Image.open(io.BytesIO(data)) as image:
+            turned = image.format != "JPEG" and image.getexif().get(0x0112, 1) != 1
+            moving = image.format == "WEBP" and getattr(image, "is_animated", False)
+            return image.format in ("PNG", "JPEG", "WEBP", "BMP", "GIF") and not turned and not moving
+    except (OSError, ValueError, SyntaxError, EOFError, TypeError, Image.DecompressionBombError):
+        return False
+
+
+class LocalModel:
+    """A SavedModel in this process, without the training stack.
+
+    Args:
+        version: Its folder.
+
+    Raises:
+        UserError: kood did not write it.
+    """
+
+    def __init__(self, version: Path):
+        import tensorflow as tf
+
+        self._model = tf.saved_model.load(str(version))
+        if SIGNATURE not in self._model.signatures:
+            raise UserError(f"{version}: this SavedModel has no signature {SIGNATURE}; make it again with this kood")
+        self._ask = self._model.signatures[SIGNATURE]
+
+    def ask(self, files: Sequence[bytes]) -> list[dict[str, Any] | None]:
+        """As `Model.ask`."""
+        import tensorflow as tf
+
+        answer = self._ask(image_bytes=tf.constant(list(files), tf.string))
+        return _rows({name: value.numpy().tolist() for name, value in answer.items()})
+
+
+class RestModel:
+    """A TF Serving over REST.
+
+    Args:
+        url: `http://host:port`.
+        name: Of the model there.
+        version: Of the model; None for the newest.
+        timeout: Seconds.
+    """
+
+    def __init__(self, url: str, name: str, version: int | None = None, timeout: float = 60.0):
+        which = "" if version is None else f"/versions/{version}"
+        self._url = f"{url}/v1/models/{urllib.parse.quote(name)}{which}:predict"
+        self._timeout = timeout
+
+    def ask(self, files: Sequence[bytes]) -> list[dict[str, Any] | None]:
+        """As `Model.ask`."""
+        instances = [{"b64": base64.b64encode(data).decode()} for data in files]
+        body = json.dumps({"signature_name": SIGNATURE, "instances": instances}).encode()
+        request = urllib.request.Request(self._url, body, {"Content-Type": "application/json"})
+        try:
+            with urllib.request.urlopen(request, timeout=self._timeout) as response:
+                rows = json.load(response)["predictions"]
+            columns = {name: [row[name] for row in rows] for name in (*KEPT, "probabilities", "decoded")}
+        except urllib.error.HTTPError as error:
+            text = error.read().decode(errors="replace")
+            raise UserError(f"{self._url} answers {error.code}: {_message(text)}", exit_code=1) from error
+        except (urllib.error.URLError, TimeoutError, ConnectionError) as error:
+            raise UserError(f"{self._url} cannot be reached: {getattr(error, 'reason', error)}", exit_code=1) from error
+        except (ValueError, KeyError, TypeError) as error:
+            raise UserError(f"{self._url} answers what kood's models do not: {error!r}", exit_code=1) from error
+        return _rows(columns)
+
+
+def _message(text: str) -> str:
+    try:
+        return str(json.loads(text)["error"])
+    except (ValueError, KeyError, TypeError):
+        return " ".join(text.split())[:300]
+
+
+class GrpcModel:
+    """A TF Serving over gRPC.
+
+    Args:
+        address: `host:port`.
+        name: Of the model there.
+        version: Of the model; None for the newest.
+        timeout: Seconds.
+    """
+
+    def __init__(self, address: str, name: str, version: int | None = None, timeout: float = 60.0):
+        import grpc
+        from tensorflow_serving.apis import predict_pb2, prediction_service_pb2_grpc
+
+        sizes = [("grpc.max_send_message_length", MESSAGE_BYTES), ("grpc.max_receive_message_length", MESSAGE_BYTES)]
+        self._address, self._timeout = address, timeout
+        self._channel = grpc.insecure_channel(address, sizes)
+        self._stub = prediction_service_pb2_grpc.PredictionServiceStub(self._channel)
+        self._request = predict_pb2.PredictRequest()
+        self._request.model_spec.name = name
+        self._request.model_spec.signature_name = SIGNATURE
+        if version is not None:
+            self._request.model_spec.version.value = version
+
+    def ask(self, files: Sequence[bytes]) -> list[dict[str, Any] | None]:
+        """As `Model.ask`."""
+        import grpc
+        import tensorflow as tf
+
+        self._request.inputs["image_bytes"].CopyFrom(tf.make_tensor_proto(list(files), tf.string))
+        try:
+            response = self._stub.Predict(self._request, timeout=self._timeout)
+        except grpc.RpcError as error:
+            raise UserError(f"grpc://{self._address} answers {error.code().name}: {error.details()}", 1) from error
+        return _rows({name: tf.make_ndarray(value).tolist() for name, value in response.outputs.items()})
+
+
+def _rows(columns: dict[str, list]) -> list[dict[str, Any] | None]:
+    rows: list[dict[str, Any] | None] = []
+    for place, decoded in enumerate(columns["decoded"]):
+        if not decoded:
+            rows.append(None)
+            continue
+        row = {name: columns[name][place] for name in KEPT}
+        if isinstance(row["class_name"], bytes):
+            row["class_name"] = row["class_name"].decode("utf-8", "replace")
+        row["probability"] = columns["probabilities"][place][row["label"]]
+        rows.append(row)
+    return rows

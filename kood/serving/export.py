@@ -6,7 +6,9 @@ its own: a `.keras` file written under JAX or torch loads under TensorFlow, and 
 
 import json
 import sys
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import keras
 import numpy as np
@@ -17,101 +19,153 @@ from kood.classifier import Classifier
 from kood.data.images import normalize, to_shape
 from kood.outputs import perturbed_logits
 from kood.scorer import Scorer
+from kood.serving.encoded import decode_files
+from kood.serving.served import Served
 
-__all__ = ["Decision", "write_saved_model"]
+__all__ = ["Decision", "recalibrate", "write_saved_model"]
+
+#: What is answered of a file that could not be decoded; numbers that JSON can write.
+UNDECODABLE = {
+    "probabilities": 0.0, "label": -1, "class_name": "", "ood_score": float(np.finfo(np.float32).max), "is_ood": True,
+    "p_value": 0.0,
+}  # fmt: skip
 
 
-class Decision(keras.layers.Layer):
-    """The whole decision in one graph: pixels -> probabilities, label, score, flag.
+class Scored(keras.layers.Layer):
+    """The classifier and its score in one layer: images in [-1, 1] -> what does not depend on a calibration.
 
     Args:
         classifier: A `Classifier`.
-        score: Name of the score.
-        state: Arrays of a fitted score, or None.
-        threshold: Above it an image is flagged.
-        image_shape: (H, W, C) that the classifier was trained on.
+        served: Which score, and its state.
     """
 
-    def __init__(self, classifier, score, state, threshold, image_shape, **kwargs):
+    def __init__(self, classifier: Classifier, served: Served, **kwargs):
         super().__init__(**kwargs)
         self.classifier = classifier
-        self.score = Scorer(score, state)
+        self.score = Scorer(served.score, served.state)
         self._perturbed = perturbed_logits(classifier) if "perturbed" in self.score.inputs else None
-        self.image_shape = tuple(image_shape)
-        self.threshold = self.add_weight(
-            name="threshold",
-            shape=(),
-            dtype="float32",
-            trainable=False,
-            initializer=keras.initializers.Constant(threshold),
-        )
 
     def call(self, images):
-        """Decides on images that are already in [-1, 1] and of the trained shape."""
+        """`probabilities` (B, K), `label` and `ood_score` (B,) of images of the trained shape."""
         outputs = self.classifier(images, training=False)
         if self._perturbed is not None:
             outputs["perturbed"] = self._perturbed(images)
-        ood_score = tf.cast(self.score(outputs), tf.float32)
-        label = keras.ops.top_k(outputs["logits"], 1)[1][:, 0]
         return {
             "probabilities": keras.ops.softmax(outputs["logits"]),
-            "label": tf.cast(label, tf.int64),
-            "ood_score": ood_score,
-            "is_ood": ood_score > self.threshold,
+            "label": tf.cast(keras.ops.top_k(outputs["logits"], 1)[1][:, 0], tf.int64),
+            "ood_score": tf.cast(self.score(outputs), tf.float32),
         }
 
 
-def write_saved_model(
-    classifier: Classifier, folder: Path, *, score: str, state: dict[str, np.ndarray] | None, threshold: float,
-    image_shape: tuple[int, int, int],
-) -> None:  # fmt: skip
-    """Writes a SavedModel with two signatures that give `probabilities`, `label`, `ood_score` and `is_ood`.
+class Decision(tf.Module):
+    """The whole decision in one graph: images -> probabilities, class, score, p-value, flag.
 
-    `serving_default` takes `images`, uint8 pixels (B, h, w, C) of any size; `normalized` takes `images`, float32
-    (B, H, W, C) in [-1, 1], of the trained size.
+    Args:
+        scored: A function: float32 (B, H, W, C) in [-1, 1] -> {"probabilities", "label", "ood_score"}.
+        served: Shape, class names, calibration and what becomes of undecodable files.
+        holders: Layers or loaded models whose variables `scored` reads; they are saved with it.
+    """
+
+    def __init__(self, scored: Callable, served: Served, *holders: Any):
+        super().__init__()
+        height, width, channels = shape = served.image_shape
+        normal = tf.TensorSpec((None, height, width, channels), tf.float32, name="images")
+        self.holders = holders
+        self.scored = tf.function(scored, input_signature=[normal])
+        threshold = tf.Variable(served.threshold, trainable=False, name="threshold", dtype=tf.float32)
+        calibration = tf.Variable(np.sort(served.calibration).astype("float32"), trainable=False, name="calibration")
+        self.kept = (threshold, calibration)
+        names, known = tf.constant(served.names), float(len(served.calibration))
+
+        @tf.function(input_signature=[normal])
+        def decide(images):
+            answer = self.scored(images)
+            score = answer["ood_score"]
+            # Counted by comparison, which every runtime has.
+            as_high = tf.cast(calibration[tf.newaxis, :] >= score[:, tf.newaxis], tf.float32)
+            return {
+                **answer,
+                "class_name": tf.gather(names, answer["label"]),
+                "is_ood": score > threshold,
+                "p_value": (1.0 + tf.reduce_sum(as_high, axis=1)) / (1.0 + known),
+            }
+
+        @tf.function(input_signature=[tf.TensorSpec((None, None, None, channels), tf.uint8, name="images")])
+        def pixels(images):
+            return decide(normalize(to_shape(images, shape)))
+
+        @tf.function(input_signature=[tf.TensorSpec((None,), tf.string, name="image_bytes")])
+        def marked(image_bytes):
+            images, decoded = decode_files(image_bytes, shape)
+            told = {}
+            for name, value in decide(normalize(images)).items():
+                known_rows = decoded[:, tf.newaxis] if len(value.shape) == 2 else decoded
+                told[name] = tf.where(known_rows, value, tf.constant(UNDECODABLE[name], value.dtype))
+            return {**told, "decoded": decoded}
+
+        @tf.function(input_signature=[tf.TensorSpec((None,), tf.string, name="image_bytes")])
+        def strict(image_bytes):
+            images, decoded = decode_files(image_bytes, shape)
+            first = tf.argmin(tf.cast(decoded, tf.int32))
+            message = tf.strings.format("image_bytes[{}] cannot be decoded as PNG, JPEG, WebP, BMP or GIF", first)
+            with tf.control_dependencies([tf.debugging.Assert(tf.reduce_all(decoded), [message])]):
+                return decide(normalize(tf.identity(images)))
+
+        self.endpoints = {
+            "serving_default": pixels,
+            "normalized": decide,
+            "encoded": marked if served.undecodable == "mark" else strict,
+            "encoded_marked": marked,
+        }
+
+    def save(self, folder: Path) -> None:
+        """Writes it as a SavedModel."""
+        signatures = {name: endpoint.get_concrete_function() for name, endpoint in self.endpoints.items()}
+        tf.saved_model.save(self, str(folder), signatures=signatures)
+
+
+def write_saved_model(classifier: Classifier, folder: Path, served: Served) -> None:
+    """Writes a SavedModel with four signatures.
+
+    All give `probabilities` (B, K), `label`, `class_name`, `ood_score`, `is_ood` and `p_value` (B,).
+
+    - `serving_default`: `images`, uint8 pixels (B, h, w, C) of any size.
+    - `normalized`: `images`, float32 (B, H, W, C) in [-1, 1], of the trained size.
+    - `encoded`: `image_bytes`, string (B,), PNG, JPEG, WebP, BMP or GIF files. One that cannot be decoded is an error
+      that names its index, or is marked, as the recipe says.
+    - `encoded_marked`: the same, and whatever cannot be decoded is marked: `decoded` false, `label` -1, an empty name,
+      probabilities 0, the largest score, p-value 0, flagged.
 
     Args:
         classifier: The trained classifier, loaded under the TensorFlow backend.
         folder: Where to write; must not exist.
-        score: Name of the score.
-        state: Arrays of a fitted score, or None.
-        threshold: Above it an image is flagged.
-        image_shape: (H, W, C) that the classifier was trained on.
+        served: What else the graph holds.
     """
-    decision = Decision(classifier, score, state, threshold, image_shape)
-    height, width, channels = image_shape
-    decision(tf.zeros((1, *image_shape)))  # Builds it; an unbuilt layer cannot be exported.
-    archive = keras.export.ExportArchive()
-    archive.track(decision)
-    decide = archive.add_endpoint(
-        "normalized",
-        decision.call,
-        input_signature=[tf.TensorSpec((None, height, width, channels), tf.float32, name="images")],
-    )
+    scored = Scored(classifier, served)
+    scored(tf.zeros((1, *served.image_shape)))  # Builds it, outside any graph.
+    variables = [variable.value for variable in scored.variables]
+    Decision(scored.call, served, variables).save(folder)
 
-    @tf.function(input_signature=[tf.TensorSpec((None, None, None, channels), tf.uint8, name="images")])
-    def pixels(images):
-        return decide(normalize(to_shape(images, image_shape)))
 
-    pixels.get_concrete_function()
-    archive.add_endpoint("serving_default", pixels)
-    archive.write_out(str(folder), verbose=False)
+def recalibrate(version: Path, folder: Path, served: Served) -> None:
+    """Writes the SavedModel of a version again under another calibration; nothing is trained, no layer is needed.
+
+    Args:
+        version: The folder of a SavedModel that kood wrote.
+        folder: Where to write; must not exist.
+        served: The same decision with other calibration scores or another accepted share.
+    """
+    loaded = tf.saved_model.load(str(version))
+    Decision(loaded.scored, served, loaded.holders).save(folder)
 
 
 def main(spec_file: str) -> None:
     """Writes the SavedModel that a JSON file asks for."""
     spec = json.loads(Path(spec_file).read_text())
-    state = None
-    if spec["state"]:
-        with np.load(spec["state"], allow_pickle=False) as arrays:
-            state = dict(arrays)
     write_saved_model(
         keras.saving.load_model(spec["classifier"], compile=False),
         Path(spec["folder"]),
-        score=spec["score"],
-        state=state,
-        threshold=spec["threshold"],
-        image_shape=tuple(spec["image_shape"]),
+        Served.read(Path(spec["served"])),
     )
 
 

@@ -1,18 +1,23 @@
 """Exports a classifier, checks the result against it, and only then gives it its version number."""
 
+import contextlib
 import json
 import os
 import shutil
 import subprocess
 import sys
+from collections.abc import Iterator, Mapping
 from pathlib import Path
+from typing import Any
 
-import keras
 import numpy as np
 
+from kood.conformal import p_values
 from kood.errors import UserError
+from kood.serving.extras import read_facts, write_extras
+from kood.serving.served import Served
 
-__all__ = ["publish"]
+__all__ = ["publish", "publish_calibrated", "write_single_signature"]
 
 #: Largest difference from the Keras model that float32 arithmetic on another backend explains.
 TOLERANCE = 1e-4
@@ -22,13 +27,10 @@ def publish(
     classifier_file: Path,
     version_folder: Path,
     *,
-    score: str,
-    state_file: Path | None,
-    threshold: float,
-    image_shape: tuple[int, int, int],
-    class_names: list[str],
+    served: Served,
     images: np.ndarray,
     expected: dict[str, np.ndarray],
+    facts: Mapping[str, Any] | None = None,
 ) -> dict[str, float]:
     """Writes a SavedModel that a polling TF Serving never sees half of.
 
@@ -38,13 +40,10 @@ def publish(
     Args:
         classifier_file: The trained classifier, a `.keras` file of any backend.
         version_folder: `saved/<recipe>/<integer>`.
-        score: Name of the score.
-        state_file: `.npz` with the arrays of a fitted score, or None.
-        threshold: Above it an image is flagged.
-        image_shape: (H, W, C) that the classifier was trained on.
-        class_names: Written to `assets.extra/labels.txt`, one a line, in the order of the labels.
+        served: What else the graph holds.
         images: uint8 (N, H, W, C) to compare on.
         expected: {"probabilities": (N, K), "label": (N,), "ood_score": (N,)} of the Keras model.
+        facts: For the model card and `kood.json`, see `write_extras`.
 
     Returns:
         {output: largest absolute difference}, and "images": N.
@@ -52,46 +51,88 @@ def publish(
     Raises:
         UserError: the export failed or disagrees; nothing is published then.
     """
-    beside = version_folder.parent / f".export-{version_folder.name}-{os.getpid()}"
+    with _appearing(version_folder) as beside:
+        _export(classifier_file, beside, served)
+        write_extras(beside, version_folder.parent.name, served, facts or {})
+        return _compare(beside, images, expected, served)
+
+
+def publish_calibrated(version: Path, version_folder: Path, served: Served, facts: Mapping[str, Any]) -> None:
+    """Publishes a version again under another calibration.
+
+    Args:
+        version: The SavedModel to take the classifier and its score from.
+        version_folder: Where the new one appears.
+        served: The decision with its new calibration scores and accepted share.
+        facts: As for `publish`; what is not named stays as the old version has it.
+
+    Raises:
+        UserError: kood did not write the old version, or it comes from an older kood.
+    """
+    from kood.serving.export import recalibrate
+
+    known = {**read_facts(version), **facts}
+    with _appearing(version_folder) as beside:
+        recalibrate(version, beside, served)
+        write_extras(beside, version_folder.parent.name, served, known)
+
+
+@contextlib.contextmanager
+def _appearing(folder: Path) -> Iterator[Path]:
+    """A folder beside its place, which takes its place at the end, or goes where anything fails."""
+    beside = folder.parent / f".export-{folder.name}-{os.getpid()}"
     shutil.rmtree(beside, ignore_errors=True)
     try:
-        _export(classifier_file, beside, score, state_file, threshold, image_shape)
-        extra = beside / "assets.extra"
-        extra.mkdir(exist_ok=True)
-        names = [" ".join(str(name).split()) for name in class_names]
-        (extra / "labels.txt").write_text("".join(f"{name}\n" for name in names), encoding="utf-8")
-        differences = _compare(beside, images, expected, threshold)
-        beside.rename(version_folder)
+        yield beside
+        beside.rename(folder)
     finally:
         shutil.rmtree(beside, ignore_errors=True)
-    return differences
 
 
-def _export(classifier_file, folder, score, state_file, threshold, image_shape) -> None:
+def write_single_signature(version: Path, folder: Path, signature: str = "normalized") -> None:
+    """Copies a SavedModel so that one of its signatures is `serving_default` and the only one.
+
+    For runtimes that read nothing else, such as OpenVINO, which also lacks the operation that resizes images.
+
+    Args:
+        version: The SavedModel.
+        folder: Where the copy goes; must not exist.
+        signature: Which.
+
+    Raises:
+        UserError: there is something at `folder`, or no such signature.
+    """
+    from tensorflow.core.protobuf import saved_model_pb2
+
+    if folder.exists():
+        raise UserError(f"{folder}: there is something already; name another folder")
+    graph = saved_model_pb2.SavedModel()
+    graph.ParseFromString((version / "saved_model.pb").read_bytes())
+    signatures = graph.meta_graphs[0].signature_def
+    if signature not in signatures:
+        raise UserError(f"{version}: there is no signature {signature}; there are {', '.join(sorted(signatures))}")
+    chosen = type(signatures[signature])()
+    chosen.CopyFrom(signatures[signature])
+    for name in list(signatures):
+        del signatures[name]
+    signatures["serving_default"].CopyFrom(chosen)
+    shutil.copytree(version, folder)
+    (folder / "saved_model.pb").write_bytes(graph.SerializeToString())
+
+
+def _export(classifier_file: Path, folder: Path, served: Served) -> None:
+    import keras
+
     if keras.backend.backend() == "tensorflow":
         from kood.serving.export import write_saved_model
 
-        state = None
-        if state_file is not None:
-            with np.load(state_file, allow_pickle=False) as arrays:
-                state = dict(arrays)
-        classifier = keras.saving.load_model(classifier_file, compile=False)
-        write_saved_model(classifier, folder, score=score, state=state, threshold=threshold, image_shape=image_shape)
+        write_saved_model(keras.saving.load_model(classifier_file, compile=False), folder, served)
         return
-    spec = folder.with_name(folder.name + ".json")
+    spec, parts = (folder.with_name(folder.name + suffix) for suffix in (".json", ".npz"))
     try:
-        spec.write_text(
-            json.dumps(
-                {
-                    "classifier": str(classifier_file.resolve()),
-                    "folder": str(folder.resolve()),
-                    "score": score,
-                    "state": str(state_file.resolve()) if state_file else None,
-                    "threshold": threshold,
-                    "image_shape": list(image_shape),
-                }
-            )
-        )
+        served.write(parts)
+        given = {"classifier": classifier_file, "folder": folder, "served": parts}
+        spec.write_text(json.dumps({name: str(path.resolve()) for name, path in given.items()}))
         environment = {**os.environ, "KERAS_BACKEND": "tensorflow", "TF_CPP_MIN_LOG_LEVEL": "3"}
         # The training process may hold the accelerator's memory; the export needs none of it.
         environment["CUDA_VISIBLE_DEVICES"] = "-1"
@@ -101,12 +142,13 @@ def _export(classifier_file, folder, score, state_file, threshold, image_shape) 
         )  # fmt: skip
     finally:
         spec.unlink(missing_ok=True)
+        parts.unlink(missing_ok=True)
     if result.returncode:
         tail = "\n".join(result.stderr.strip().splitlines()[-5:])
         raise UserError(f"{folder.parent}: the SavedModel could not be written:\n{tail}", exit_code=1)
 
 
-def _compare(folder: Path, images: np.ndarray, expected: dict[str, np.ndarray], threshold: float) -> dict[str, float]:
+def _compare(folder: Path, images: np.ndarray, expected: dict[str, np.ndarray], served: Served) -> dict[str, float]:
     import tensorflow as tf
 
     serve = tf.saved_model.load(str(folder)).signatures["serving_default"]
@@ -114,6 +156,7 @@ def _compare(folder: Path, images: np.ndarray, expected: dict[str, np.ndarray], 
     differences = {
         name: float(np.max(np.abs(got[name] - expected[name]), initial=0.0)) for name in ("probabilities", "ood_score")
     }
+    threshold = served.threshold
     spread = float(np.max(np.abs(expected["ood_score"]), initial=1.0))
     # A tie between two classes, or a score on the threshold, may fall either way within the tolerance.
     top = np.sort(expected["probabilities"], axis=1)
@@ -124,6 +167,8 @@ def _compare(folder: Path, images: np.ndarray, expected: dict[str, np.ndarray], 
         "ood_score": differences["ood_score"] > TOLERANCE * spread,
         "label": bool(np.any(got["label"][clear] != expected["label"][clear])),
         "is_ood": bool(np.any(got["is_ood"][sure] != (expected["ood_score"] > threshold)[sure])),
+        # By its own scores: by another's, a calibration score that is all but equal may fall on the other side.
+        "p_value": bool(np.any(np.abs(got["p_value"] - p_values(got["ood_score"], served.calibration)) > 1e-5)),
     }
     if any(wrong.values()):
         outputs = ", ".join(name for name, value in wrong.items() if value)

@@ -13,10 +13,10 @@ from kood.data.paths import data_path
 from kood.errors import UserError
 from kood.recipe import load
 from kood.recipe.sections import RESERVED, SLUG
-from kood.report.wording import clean
 from kood.runs import write_atomically
 from kood.starter.choices import FEWEST, TEST, Choices, choose
 from kood.starter.images import Machine, Survey, survey
+from kood.text import clean
 
 __all__ = ["new_recipe"]
 

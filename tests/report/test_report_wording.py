@@ -4,7 +4,8 @@ import math
 
 import pytest
 
-from kood.report.wording import all_warnings, clean, duration, mean_std, override, percent, setting, short_keys
+from kood.report.wording import all_warnings, duration, mean_std, override, percent, setting, short_keys
+from kood.text import clean
 
 
 @pytest.mark.parametrize(

@@ -1,17 +1,15 @@
 """Image files in folders: how users bring their own data."""
 
-import os
 from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
 
+from kood.data.files import SUFFIXES, files_under
 from kood.data.image_set import ImageSet
 from kood.errors import UserError
 
 __all__ = ["folder"]
-
-SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp", ".gif", ".webp")
 
 
 def folder(
@@ -113,19 +111,9 @@ def _listed(root: Path) -> Listing:
         return files, np.zeros(len(files), np.int64), ()
     labels: list[int] = []
     for label, class_folder in enumerate(folders):
-        found = _files_under(class_folder)
+        found = files_under(class_folder)
         if not found:
             raise UserError(f"path: the class folder {class_folder} has no images; fill it or remove it")
         files += found
         labels += [label] * len(found)
     return files, np.array(labels, np.int64), tuple(entry.name for entry in folders)
-
-
-def _files_under(class_folder: Path) -> list[Path]:
-    found = []
-    for here, inner, names in os.walk(class_folder):
-        inner[:] = sorted(name for name in inner if not name.startswith("."))
-        found += [
-            Path(here, name) for name in sorted(names) if not name.startswith(".") and name.lower().endswith(SUFFIXES)
-        ]
-    return found

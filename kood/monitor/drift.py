@@ -1,0 +1,117 @@
+"""Has the share of flagged images changed, and since when: tests that know how few calibration images there were."""
+
+import math
+from dataclasses import dataclass
+
+import numpy as np
+from scipy.special import xlogy
+from scipy.stats import betabinom
+
+from kood.conformal import rate_interval
+
+__all__ = ["Drift", "drift"]
+
+#: Places at which a change is looked for, and streams that are simulated to say how often chance does as much.
+PLACES, STREAMS = 200, 1999
+
+
+@dataclass(frozen=True)
+class Drift:
+    """What a stream's flags say.
+
+    Attributes:
+        images: How many images.
+        flagged: How many of them were flagged.
+        rate: Share of them.
+        interval: 95% interval of the rate, Clopper and Pearson's.
+        expected: Share that is flagged where the stream is as the calibration images were.
+        rate_p_value: How often chance alone gives a rate as far off as this one.
+        change_p_value: How often chance alone gives a change as clear as the clearest here.
+        since: Place of the first image after the clearest change, from 0; 0 where the whole stream is off.
+        rate_since: Share flagged from there on.
+    """
+
+    images: int
+    flagged: int
+    rate: float
+    interval: tuple[float, float]
+    expected: float
+    rate_p_value: float
+    change_p_value: float
+    since: int
+    rate_since: float
+
+    @property
+    def p_value(self) -> float:
+        """Of both tests together: twice the smaller, at most 1 (Bonferroni)."""
+        return min(1.0, 2 * min(self.rate_p_value, self.change_p_value))
+
+    def drifts(self, level: float) -> bool:
+        """Whether the two tests together say so at a level."""
+        return self.p_value <= level
+
+
+def drift(flags: np.ndarray, calibration_images: int, accept: float, *, seed: int = 0) -> Drift:
+    """Tests whether a stream's images are flagged as often as images like the calibration images would be.
+
+    With n calibration scores and the threshold at the k-th smallest, k = ceil((n + 1) accept), the chance that a new
+    image like them is flagged is itself random, Beta(n + 1 - k, k), by the choice of the calibration images. So the
+    number flagged of m is beta-binomial (Vovk 2012, arXiv:1209.2673): the rate's p-value is twice its smaller tail. For
+    a change, the statistic is the largest log-likelihood ratio, over places t, of one rate from t on against the
+    expected one, m_t KL(rate_t || expected); its p-value is the share of streams simulated under the same law that
+    reach it, with the one observed counted in.
+
+    Args:
+        flags: (m,) bool, in order of time, m at least 1.
+        calibration_images: n.
+        accept: Share that the threshold accepts.
+        seed: Of the simulation.
+
+    Returns:
+        What they say.
+
+    Raises:
+        ValueError: no flags, or fewer calibration images than the share needs.
+    """
+    flags = np.asarray(flags, bool)
+    if flags.ndim != 1 or not len(flags):
+        raise ValueError(f"flags must be a filled array (m,); its shape is {flags.shape}")
+    count, flagged = len(flags), int(flags.sum())
+    rank = math.ceil(round((calibration_images + 1) * accept, 9))
+    if not 0 < rank <= calibration_images:
+        raise ValueError(f"{calibration_images} calibration images cannot give a threshold that accepts {accept}")
+    beyond = calibration_images + 1 - rank
+    law = betabinom(count, beyond, rank)
+    # Sums of the law itself: one less the other tail would be 0 below 1e-16.
+    tails = float(law.pmf(np.arange(flagged + 1)).sum()), float(law.pmf(np.arange(flagged, count + 1)).sum())
+    expected = beyond / (calibration_images + 1)
+    edges = np.unique(np.linspace(0, count, min(count, PLACES) + 1).round().astype(np.int64))
+    sizes = np.diff(edges)
+    found = np.add.reduceat(flags.astype(np.int64), edges[:-1])
+    clear = _clearness(found[None], sizes, expected)[0]
+    rng = np.random.default_rng(seed)
+    chances = rng.beta(beyond, rank, size=(STREAMS, 1))
+    simulated = _clearness(rng.binomial(sizes[None], chances), sizes, expected).max(axis=1)
+    place = int(np.argmax(clear))
+    # Sums of the same numbers in another order may differ in the last digit.
+    as_clear = int(np.sum(simulated >= clear[place] * (1 - 1e-12)))
+    since = int(edges[place])
+    return Drift(
+        images=count,
+        flagged=flagged,
+        rate=flagged / count,
+        interval=rate_interval(flagged, count),
+        expected=expected,
+        rate_p_value=min(1.0, 2 * min(tails)),
+        change_p_value=(1 + as_clear) / (1 + STREAMS),
+        since=since,
+        rate_since=float(flags[since:].mean()),
+    )
+
+
+def _clearness(flagged: np.ndarray, sizes: np.ndarray, expected: float) -> np.ndarray:
+    """The log-likelihood ratio (S, L) of a rate of its own from each block on, of streams (S, L) of flagged images."""
+    hits = np.cumsum(flagged[:, ::-1], axis=1)[:, ::-1].astype(np.float64)
+    of = np.cumsum(sizes[::-1])[::-1].astype(np.float64)
+    rate = hits / of
+    return of * (xlogy(rate, rate / expected) + xlogy(1 - rate, (1 - rate) / (1 - expected)))

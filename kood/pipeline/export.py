@@ -1,0 +1,82 @@
+"""The last stage: the SavedModel."""
+
+import shutil
+from pathlib import Path
+from typing import Any
+
+import keras
+import numpy as np
+
+import kood
+from kood.pipeline.work import Work
+from kood.runs import Stage
+from kood.serving.publishing import publish
+from kood.serving.served import Served
+
+__all__ = ["export_model"]
+
+
+def export_model(work: Work) -> Stage:
+    """Publishes the SavedModel as the next integer version, if it answers as the Keras model does."""
+    evaluated = work.stages["evaluate"]
+
+    def make(_: Path) -> dict[str, Any]:
+        version = work.run.next_version()
+        names, facts = list(work.data("train").class_names), evaluated.facts
+        with work.progress.stage("export"), np.load(evaluated.folder / "parity.npz", allow_pickle=False) as expected:
+            differences = publish(
+                work.stages["classifier"].folder / "classifier.keras",
+                work.run.folder / str(version),
+                served=Served(
+                    facts["headline_score"], work.recipe.data.shape, names, work.recipe.serve.accept,
+                    np.load(evaluated.folder / "calibration.npy", allow_pickle=False),
+                    _state(evaluated.folder), work.recipe.serve.undecodable,
+                ),
+                images=np.asarray(work.data("test").images[: len(expected["label"])]),
+                expected=dict(expected),
+                facts=_card(work),
+            )  # fmt: skip
+        return {"version": version, "differences": differences}
+
+    decides = {"evaluate": evaluated.key, "undecodable": work.recipe.serve.undecodable}
+    stage = work.stage("export", decides, make, awaited=False)
+    if not (work.run.folder / str(stage.facts["version"]) / "saved_model.pb").exists():
+        shutil.rmtree(stage.folder)
+        stage = work.stage("export", decides, make, awaited=False)
+    return stage
+
+
+def _state(folder: Path) -> dict[str, np.ndarray] | None:
+    """The arrays of a fitted headline score; None for a plain one."""
+    file = folder / "state.npz"
+    if not file.exists():
+        return None
+    with np.load(file, allow_pickle=False) as arrays:
+        return dict(arrays)
+
+
+def _card(work: Work) -> dict[str, Any]:
+    """What the model card tells beside the threshold."""
+    facts, train = work.stages["evaluate"].facts, work.stages["data"].facts["sets"]["train"]
+    measured, threshold = facts["scores"][facts["headline_score"]], facts["threshold"]
+    near, far = (
+        {name: measured[name]["auroc"] for name in getattr(work.recipe.data, kind)} for kind in ("near", "far")
+    )
+    return {
+        "kood": kood.__version__,
+        "recipe": work.recipe.name,
+        "head": work.recipe.head.name,
+        "backbone": work.recipe.classifier.backbone,
+        "trained_on": {key: train[key] for key in ("images", "sha256")},
+        "accuracy": facts["id"]["accuracy"],
+        "test_images": facts["id"]["images"],
+        "near": near,
+        "far": far,
+        "accepted": {
+            "images": facts["id"]["images"],
+            "rate": threshold["accepted_id_test"],
+            "interval": threshold["accepted_id_test_interval"],
+        },
+        "environment": {"backend": keras.backend.backend(), "keras": keras.__version__},
+        "warnings": facts["warnings"],
+    }

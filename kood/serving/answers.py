@@ -1,0 +1,213 @@
+"""Image files -> a model's answers, in batches, and the ways to print them."""
+
+import csv
+import json
+from collections.abc import Iterable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import IO, Any
+
+from rich.console import Console
+from rich.markup import escape
+from rich.progress import Progress
+from rich.table import Table
+
+from kood.data.files import files_under
+from kood.errors import UserError
+from kood.serving.client import Model, prepared
+from kood.text import clean
+
+__all__ = ["Answer", "answers", "listed", "print_answers"]
+
+#: Columns of every output, in order.
+COLUMNS = ("image", "label", "class_name", "probability", "ood_score", "p_value", "is_ood", "error")
+
+#: Rows of one printed table: its columns are as wide as the widest of so many.
+PAGE = 500
+
+_THREADS = 4
+
+
+@dataclass(frozen=True)
+class Answer:
+    """What a model says of an image file.
+
+    Attributes:
+        file: The file.
+        said: {"label", "class_name", "probability", "ood_score", "p_value", "is_ood"}; None where it could not be read.
+        error: Why it could not, or "".
+    """
+
+    file: Path
+    said: dict[str, Any] | None
+    error: str = ""
+
+    @property
+    def row(self) -> dict[str, Any]:
+        """The answer as plain data, JSON can write it."""
+        if self.said is None:
+            return {"image": str(self.file), "error": self.error}
+        return {"image": str(self.file), **{name: self.said[name] for name in COLUMNS if name in self.said}}
+
+
+def listed(paths: Iterable[Path]) -> list[Path]:
+    """The image files that paths stand for: a file is itself, a folder every image in it and the folders in it.
+
+    Args:
+        paths: Files and folders.
+
+    Returns:
+        The files, each folder's sorted.
+
+    Raises:
+        UserError: a folder without images.
+    """
+    files: list[Path] = []
+    for path in paths:
+        if not path.is_dir():
+            files.append(path)
+            continue
+        found = files_under(path)
+        if not found:
+            raise UserError(f"{path}: there are no images in this folder")
+        files += found
+    return files
+
+
+def answers(model: Model, files: Sequence[Path], batch_size: int = 32) -> Iterator[Answer]:
+    """Asks a model about image files; memory holds a batch or two of them.
+
+    Args:
+        model: Whoever answers.
+        files: Image files.
+        batch_size: Files asked about at once.
+
+    Yields:
+        An answer for each file, in order.
+
+    Raises:
+        UserError: the model does not answer.
+    """
+    with ThreadPoolExecutor(_THREADS) as pool:
+        for start in range(0, len(files), batch_size):
+            chunk = files[start : start + batch_size]
+            read = list(pool.map(_read, chunk))
+            said = dict(_asked(model, read))
+            # What the graph could not decode, Pillow perhaps can; else it says why not.
+            again = {
+                place: _read(chunk[place], anyhow=True)
+                for place, answer in said.items()
+                if answer is None and not read[place][1]
+            }
+            for place, (data, error) in again.items():
+                read[place] = (data, error or "the model cannot decode it")
+                if data:
+                    said[place] = next(iter(model.ask([data])))
+            for place, file in enumerate(chunk):
+                answer = said.get(place)
+                yield Answer(file, answer, "" if answer else read[place][1])
+
+
+def _read(file: Path, anyhow: bool = False) -> tuple[bytes, str]:
+    try:
+        return prepared(file, anyhow=anyhow), ""
+    except UserError as error:
+        return b"", str(error)
+
+
+def _asked(model: Model, read: Sequence[tuple[bytes, str]]) -> Iterator[tuple[int, dict[str, Any] | None]]:
+    places = [place for place, (_, error) in enumerate(read) if not error]
+    if places:
+        yield from zip(places, model.ask([read[place][0] for place in places]), strict=True)
+
+
+def print_answers(
+    found: Iterable[Answer],
+    count: int,
+    *,
+    style: str = "table",
+    title: str = "",
+    console: Console | None = None,
+) -> int:
+    """Prints answers as they come, with progress on the error stream where that is a terminal.
+
+    Args:
+        found: The answers.
+        count: How many there will be.
+        style: "table"; "json", one object a line; or "csv" with a header.
+        title: Of the table.
+        console: Where to print.
+
+    Returns:
+        How many files could not be read; the others are answered all the same.
+    """
+    console = console or Console(soft_wrap=style != "table")
+    show = {
+        "table": partial(_tables, console, title),
+        "json": partial(_json, console.file),
+        "csv": partial(_csv, console.file),
+    }
+    unread = 0
+    watched = Console(stderr=True)
+    with Progress(console=watched, transient=True, disable=not watched.is_terminal) as progress:
+        task = progress.add_task("images", total=count)
+
+        def counted() -> Iterator[Answer]:
+            nonlocal unread
+            for answer in found:
+                unread += answer.said is None
+                progress.advance(task)
+                yield answer
+
+        show[style](counted())
+    return unread
+
+
+def _tables(console: Console, title: str, found: Iterator[Answer]) -> None:
+    told: list[str] = []
+    page: list[Answer] = []
+    for answer in found:
+        if answer.said is None:
+            told.append(answer.error)
+            continue
+        page.append(answer)
+        if len(page) == PAGE:
+            console.print(_table(page, title))
+            page = []
+    if page:
+        console.print(_table(page, title))
+    for message in told:
+        console.print(message, markup=False, highlight=False, soft_wrap=True)
+
+
+def _table(page: Sequence[Answer], title: str) -> Table:
+    table = Table(
+        "image", "label", "probability", "OOD score", "p-value", "is OOD", title=escape(title), title_justify="left"
+    )
+    for answer in page:
+        said: dict[str, Any] = answer.said or {}
+        table.add_row(
+            escape(clean(str(answer.file))),
+            escape(clean(said["class_name"] or str(said["label"]))),
+            f"{said['probability']:.3f}",
+            f"{said['ood_score']:.4g}",
+            f"{said['p_value']:.3g}",
+            "[bold]yes[/bold]" if said["is_ood"] else "no",
+        )
+    return table
+
+
+def _json(file: IO[str], found: Iterator[Answer]) -> None:
+    for answer in found:
+        file.write(json.dumps(answer.row) + "\n")
+        file.flush()
+
+
+def _csv(file: IO[str], found: Iterator[Answer]) -> None:
+    writer = csv.DictWriter(file, COLUMNS, lineterminator="\n")
+    writer.writeheader()
+    for answer in found:
+        row = {name: (str(value).lower() if isinstance(value, bool) else value) for name, value in answer.row.items()}
+        writer.writerow({name: clean(value) if isinstance(value, str) else value for name, value in row.items()})

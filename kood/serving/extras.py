@@ -1,0 +1,134 @@
+"""What lies beside a SavedModel in `assets.extra`: class names, facts, a model card, warm-up requests."""
+
+import io
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from kood.errors import UserError
+from kood.serving.served import Served
+
+__all__ = ["read_facts", "write_extras"]
+
+#: Rows of the requests that TF Serving warms up with; 1 is what is asked most, 32 compiles nothing of its own.
+WARM_UP_ROWS = (1, 32)
+
+
+def read_facts(version: Path) -> dict[str, Any]:
+    """What kood wrote of a SavedModel.
+
+    Args:
+        version: The folder of a SavedModel.
+
+    Returns:
+        The content of `assets.extra/kood.json`.
+
+    Raises:
+        UserError: kood did not write this SavedModel, or the file is damaged.
+    """
+    file = version / "assets.extra" / "kood.json"
+    try:
+        facts = json.loads(file.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise UserError(f"{file} cannot be read ({error}); `kood run` writes it beside each SavedModel") from error
+    if not isinstance(facts, dict) or not {"score", "image_shape", "accept", "class_names"} <= facts.keys():
+        raise UserError(f"{file}: this is not what kood writes there; run the recipe again")
+    return facts
+
+
+def write_extras(folder: Path, name: str, served: Served, facts: Mapping[str, Any]) -> None:
+    """Writes `assets.extra` of a SavedModel.
+
+    Args:
+        folder: The SavedModel.
+        name: The name that TF Serving knows the model by.
+        served: What the graph holds.
+        facts: What else is known: `accuracy`, `trained_on`, `near`, `far`, `accepted`, `warnings`, ... (JSON).
+    """
+    extra = folder / "assets.extra"
+    extra.mkdir(exist_ok=True)
+    known = {
+        **facts,
+        "name": name,
+        "score": served.score,
+        "image_shape": list(served.image_shape),
+        "class_names": served.names,
+        "accept": served.accept,
+        "threshold": served.threshold,
+        "calibration_images": len(served.calibration),
+        "undecodable": served.undecodable,
+    }
+    (extra / "labels.txt").write_text("".join(f"{label}\n" for label in served.names), encoding="utf-8")
+    (extra / "kood.json").write_text(json.dumps(known, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+    (extra / "model_card.md").write_text(_card(known), encoding="utf-8")
+    _write_warm_up(extra / "tf_serving_warmup_requests", name, served.image_shape)
+
+
+def _write_warm_up(file: Path, name: str, image_shape: tuple[int, int, int]) -> None:
+    import tensorflow as tf
+    from PIL import Image
+    from tensorflow_serving.apis import predict_pb2, prediction_log_pb2
+
+    height, width, channels = image_shape
+    grey = io.BytesIO()
+    Image.new("L" if channels == 1 else "RGB", (width, height), 128 if channels == 1 else (128,) * 3).save(grey, "PNG")
+    with tf.io.TFRecordWriter(str(file)) as writer:
+        for rows in WARM_UP_ROWS:
+            for signature, key, value in (
+                ("serving_default", "images", tf.fill((rows, *image_shape), tf.constant(128, tf.uint8))),
+                ("encoded", "image_bytes", tf.fill((rows,), grey.getvalue())),
+            ):
+                request = predict_pb2.PredictRequest()
+                request.model_spec.name = name
+                request.model_spec.signature_name = signature
+                request.inputs[key].CopyFrom(tf.make_tensor_proto(value.numpy()))
+                log = prediction_log_pb2.PredictLog(request=request)
+                writer.write(prediction_log_pb2.PredictionLog(predict_log=log).SerializeToString())
+
+
+def _card(facts: Mapping[str, Any]) -> str:
+    percent = "{:.1f}%".format
+    height, width, channels = facts["image_shape"]
+    lines = [
+        f"# {facts['name']}",
+        "",
+        f"An image classifier with a reject option, made by kood {facts.get('kood', '')}".rstrip() + ".",
+        "",
+        "## Intended use",
+        "",
+        f"Labelling images as one of {len(facts['class_names'])} classes, and flagging those of no such class. Images "
+        f"are brought to {height} x {width} pixels, {'grey' if channels == 1 else 'colour'}. Flagged images want a "
+        "person's look or another model; the label of one is not to be relied on. What it was not measured on, it may "
+        "not catch.",
+        "",
+        "Classes: " + ", ".join(facts["class_names"]),
+        "",
+        "## Threshold",
+        "",
+        f"An image is flagged where its {facts['score']} score is above {facts['threshold']:.6g}. By split conformal "
+        f"prediction on {facts['calibration_images']:,} images, one like them is accepted with probability at least "
+        f"{percent(100 * facts['accept'])}. Its p-value is at most {1 - facts['accept']:.4g} where it is flagged.",
+    ]
+    accepted = facts.get("accepted")
+    if accepted:
+        low, high = accepted["interval"]
+        lines += [
+            "",
+            f"Of {accepted['images']:,} images that the threshold was not set on, {percent(100 * accepted['rate'])} "
+            f"were accepted (95% interval {percent(100 * low)} to {percent(100 * high)}).",
+        ]
+    lines += ["", "## Figures", ""]
+    if "accuracy" in facts:
+        lines.append(f"- Accuracy on {facts['test_images']:,} test images: {percent(100 * facts['accuracy'])}")
+    for kind in ("near", "far"):
+        lines += [
+            f"- AUROC, {kind} out-of-distribution set {name}: {percent(100 * auroc)}"
+            for name, auroc in facts.get(kind, {}).items()
+        ]
+    lines += ["", "## Training", ""]
+    if "trained_on" in facts:
+        lines.append(f"- {facts['trained_on']['images']:,} images, SHA-256 {facts['trained_on']['sha256']}")
+    lines += [f"- {key}: {value}" for key, value in facts.get("environment", {}).items()]
+    lines += [f"- Warning: {' '.join(text.split())}" for text in facts.get("warnings", [])]
+    return "\n".join(lines) + "\n"

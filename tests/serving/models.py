@@ -1,0 +1,74 @@
+"""Small classifiers, published as the tests of this folder need them."""
+
+import io
+
+import keras
+import numpy as np
+from PIL import Image
+
+from kood import heads
+from kood.classifier import Classifier
+from kood.outputs import forward_of
+from kood.scorer import Scorer
+from kood.serving import publishing
+from kood.serving.served import Served
+
+SHAPE, CLASSES = (8, 8, 3), 4
+
+
+def trained(head="CosFace", shape=SHAPE):
+    keras.utils.set_random_seed(0)
+    inputs = keras.Input(shape)
+    x = keras.layers.Conv2D(8, 3, strides=2, activation="relu")(inputs)
+    backbone = keras.Model(inputs, keras.layers.Dense(6)(keras.layers.Flatten()(x)))
+    model = Classifier(backbone, getattr(heads, head)(CLASSES))
+    model.build((None, *shape))
+    return model
+
+
+def pixels(count=20, seed=0, size=(8, 8), channels=3):
+    return np.random.default_rng(seed).integers(0, 256, (count, *size, channels)).astype("uint8")
+
+
+def encoded(image, kind="PNG", **options):
+    out = io.BytesIO()
+    (image if isinstance(image, Image.Image) else Image.fromarray(image)).save(out, kind, **options)
+    return out.getvalue()
+
+
+def prepared(tmp_path, head="CosFace", score="msp", undecodable="error"):
+    """What `publish` is given for a classifier and a score; thirteen of twenty images are accepted."""
+    model, images = trained(head), pixels()
+    model.save(tmp_path / "classifier.keras")
+    forward = forward_of(model, [score])
+    outputs, train = (
+        {k: keras.ops.convert_to_numpy(v) for k, v in forward((of / 127.5 - 1.0).astype("float32")).items()}
+        for of in (images, pixels(150, 1))
+    )
+    scorer = Scorer(score).fit(train, np.arange(150) % CLASSES, model.head)
+    values = keras.ops.convert_to_numpy(scorer(outputs))
+    logits = outputs["logits"].astype("float64")
+    # Nineteen calibration scores between the images' own, so that none ties with one.
+    ordered = np.sort(values.astype("float64"))
+    calibration = ((ordered[1:] + ordered[:-1]) / 2).astype("float32")
+    served = Served(score, SHAPE, ["a", "b c", "d\ne", "f"], 0.65, calibration, scorer.state, undecodable)
+    return {
+        "classifier_file": tmp_path / "classifier.keras",
+        "version_folder": tmp_path / "1",
+        "served": served,
+        "images": images,
+        "expected": {
+            "probabilities": np.exp(logits) / np.exp(logits).sum(1, keepdims=True),
+            "label": logits.argmax(1),
+            "ood_score": values,
+        },
+        "facts": {"kood": "0", "accuracy": 0.5, "test_images": 20, "near": {"x": 0.75}, "warnings": ["a\nb"]},
+    }
+
+
+def published(run, **how):
+    """A run's folder with version 1 in it."""
+    run.mkdir(parents=True, exist_ok=True)
+    given = prepared(run, **how)
+    publishing.publish(**given)
+    return given

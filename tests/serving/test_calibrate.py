@@ -1,0 +1,74 @@
+"""A threshold from the user's own images."""
+
+import numpy as np
+import pytest
+import tensorflow as tf
+from PIL import Image
+
+from kood.conformal import threshold
+from kood.errors import UserError
+from kood.serving.calibrate import calibrate
+from kood.serving.extras import read_facts
+from tests.serving.models import pixels, published
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("saved") / "run"
+    published(folder)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def images(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("own images")
+    for place, image in enumerate(pixels(120, 5)):
+        (folder / f"class {place % 4}").mkdir(exist_ok=True)
+        Image.fromarray(image).save(folder / f"class {place % 4}" / f"{place}.png")
+    (folder / "class 0" / "bad.png").write_bytes(b"nothing")
+    return folder
+
+
+def test_the_next_version_has_the_new_threshold(run, images):
+    done = calibrate(run, [images], accept=0.9, check=0.25)
+    assert (done.version, done.old) == (run / "2", run / "1") and (run / "1" / "saved_model.pb").exists()
+    assert done.calibration_images == 90 and done.checked == 30 and len(done.unread) == 1
+    order = np.random.default_rng(0).permutation(120)
+    files = sorted(images.rglob("*.png"))
+    files.remove(images / "class 0" / "bad.png")
+    model = tf.saved_model.load(str(run / "1")).signatures["encoded"]
+    scores = (
+        model(image_bytes=tf.constant([file.read_bytes() for file in files]))["ood_score"].numpy().astype("float64")
+    )
+    assert done.threshold == pytest.approx(threshold(scores[order[30:]], 0.9), rel=1e-6)
+    assert done.rate == pytest.approx(np.mean(scores[order[:30]] <= done.threshold))
+    assert done.interval[0] <= done.rate <= done.interval[1]
+    facts = read_facts(run / "2")
+    assert facts["accept"] == 0.9 and facts["threshold"] == done.threshold and facts["calibrated_from"] == "1"
+    assert facts["accepted"]["images"] == 30 and facts["accuracy"] == 0.5
+    assert f"{done.rate:.1%}" in (run / "2" / "assets.extra" / "model_card.md").read_text()
+    # What is not said stays as the newest version has it.
+    again = calibrate(run, [images], check=0.0)
+    assert again.version == run / "3" and again.accept == 0.9 and again.rate is None
+    assert read_facts(run / "3")["accepted"] is None
+
+
+@pytest.mark.parametrize(
+    ("how", "message"),
+    [
+        ({"accept": 0.999}, "needs at least 999 images.* of 121 files 120 could be read and 24"),
+        ({"accept": 1.0}, "--accept 1.0: write a share"),
+        ({"accept": 0.0}, "--accept 0.0: write a share"),
+        ({"check": 1.0}, "--check 1.0: write a share"),
+    ],
+)
+def test_what_cannot_be_guaranteed_is_refused(run, images, how, message):
+    before = sorted(path.name for path in run.iterdir())
+    with pytest.raises(UserError, match=message):
+        calibrate(run, [images], **how)
+    assert sorted(path.name for path in run.iterdir()) == before
+
+
+def test_a_run_without_a_model(tmp_path, images):
+    with pytest.raises(UserError, match="no SavedModel"):
+        calibrate(tmp_path, [images])

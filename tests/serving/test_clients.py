@@ -1,0 +1,235 @@
+"""The same answers from the SavedModel, over REST and over gRPC; files that cannot be read; what is printed."""
+
+import csv
+import io
+import json
+import shutil
+
+import numpy as np
+import pytest
+import tensorflow as tf
+from PIL import Image
+from rich.console import Console
+
+from kood.errors import UserError
+from kood.serving import publishing
+from kood.serving.answers import answers, listed, print_answers
+from kood.serving.client import GrpcModel, LocalModel, RestModel, newest_version, open_model
+from kood.serving.served import Served
+from tests.serving.models import encoded, pixels, published
+from tests.serving.server import Server
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("saved") / "my-run"
+    folder.mkdir()
+    published(folder)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def server(run):
+    with Server(run) as server:
+        yield server
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    """Images of many kinds, and files that are none."""
+    folder = tmp_path_factory.mktemp("images of [red] 漢")
+    rgb = pixels(1, size=(40, 30))[0]
+    Image.fromarray(rgb).save(folder / "[red] plain.png")
+    Image.fromarray(rgb).convert("L").save(folder / "grey.JPG")
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    Image.fromarray(rgb).save(folder / "turned.webp", exif=exif, lossless=True)
+    Image.fromarray(rgb).rotate(-90, expand=True).save(folder / "turned by hand.png")
+    Image.fromarray(rgb).save(
+        folder / "moving.webp", save_all=True, append_images=[Image.fromarray(255 - rgb)], lossless=True
+    )
+    (folder / "sub").mkdir()
+    Image.fromarray(rgb).convert("P").save(folder / "sub" / "line\nbreak.gif")
+    Image.fromarray(rgb).save(folder / "sub" / "a tiff.png", "TIFF")
+    (folder / "bad.png").write_bytes(b"not an image")
+    (folder / "cut.jpg").write_bytes(encoded(rgb, "JPEG")[:300])
+    (folder / "notes.txt").write_text("passed over")
+    return folder
+
+
+def models(run, server):
+    return {
+        "local": open_model(run),
+        "rest": open_model(run, server.rest_url),
+        "grpc": open_model(run, server.grpc_url),
+        "version": open_model(run / "1", server.rest_url + "/"),
+    }
+
+
+def test_all_answer_alike(run, server, folder):
+    files = listed([folder])
+    assert len(files) == 9
+    found = {name: list(answers(model, files, 4)) for name, model in models(run, server).items()}
+    local = found.pop("local")
+    by_name = {answer.file.name: answer for answer in local}
+    assert {name for name, answer in by_name.items() if answer.said is None} == {"bad.png", "cut.jpg"}
+    assert "bad.png cannot be read as an image (its content is no known image format)" in by_name["bad.png"].error
+    assert "cut.jpg cannot be read as an image" in by_name["cut.jpg"].error
+    score = {name: answer.said["ood_score"] for name, answer in by_name.items() if answer.said}
+    assert score["turned.webp"] == score["turned by hand.png"] != score["[red] plain.png"]
+    assert score["moving.webp"] == score["[red] plain.png"] == score["a tiff.png"]
+    for others in found.values():
+        for mine, other in zip(local, others, strict=True):
+            assert (mine.file, mine.error, mine.said is None) == (other.file, other.error, other.said is None)
+            if mine.said:
+                assert {k: v for k, v in mine.said.items() if not isinstance(v, float)} == {
+                    k: v for k, v in other.said.items() if not isinstance(v, float)
+                }
+                for name in ("probability", "ood_score", "p_value"):
+                    assert mine.said[name] == pytest.approx(other.said[name], rel=1e-6)
+    assert {("encoded_marked", 1)} == set(server.requests)
+
+
+def test_the_server_takes_what_a_curl_would_send(run, server):
+    import urllib.request
+
+    given = pixels(2)
+    expected = tf.saved_model.load(str(run / "1")).signatures["serving_default"](images=tf.constant(given))
+    for body in (
+        {"instances": given.tolist()},
+        {"signature_name": "encoded", "instances": [{"image_bytes": {"b64": _b64(encoded(one))}} for one in given]},
+        {"signature_name": "encoded", "instances": [{"b64": _b64(encoded(one))} for one in given]},
+    ):
+        url = f"{server.rest_url}/v1/models/my-run:predict"
+        with urllib.request.urlopen(urllib.request.Request(url, json.dumps(body).encode())) as response:
+            rows = json.load(response)["predictions"]
+        np.testing.assert_allclose([row["ood_score"] for row in rows], expected["ood_score"], rtol=1e-6)
+        assert [row["class_name"] for row in rows] == [name.decode() for name in expected["class_name"].numpy()]
+
+
+def _b64(data):
+    import base64
+
+    return base64.b64encode(data).decode()
+
+
+@pytest.mark.parametrize("kind", ["rest", "grpc"])
+def test_what_a_server_refuses_is_told(run, server, kind):
+    url = {"rest": server.rest_url, "grpc": server.grpc_url}[kind]
+    with pytest.raises(UserError, match="Servable not found") as caught:
+        open_model(run.with_name("another"), url).ask([b"x"])
+    assert caught.value.exit_code == 1
+    with pytest.raises(UserError, match="Servable not found"):
+        open_model(run / "7", url).ask([b"x"])
+    gone = {"rest": "http://127.0.0.1:9", "grpc": "grpc://127.0.0.1:9"}[kind]
+    with pytest.raises(UserError, match=r"cannot be reached|UNAVAILABLE"):
+        open_model(run, gone, 2.0).ask([b"x"])
+
+
+def test_a_server_that_is_no_tf_serving_is_told(run):
+    import http.server
+    import threading
+
+    class Other(http.server.BaseHTTPRequestHandler):
+        def do_POST(self):  # noqa: N802
+            self.send_response(200)
+            self.end_headers()
+            self.wfile.write(b'{"predictions": [{"a": 1}]}')
+
+        def log_message(self, *_):
+            pass
+
+    with http.server.HTTPServer(("127.0.0.1", 0), Other) as other:
+        threading.Thread(target=other.serve_forever, daemon=True).start()
+        with pytest.raises(UserError, match="answers what kood's models do not"):
+            RestModel(f"http://127.0.0.1:{other.server_address[1]}", "x").ask([b"x"])
+        other.shutdown()
+
+
+@pytest.mark.parametrize("url", ["localhost:8501", "ftp://x", "http://", "grpc:8500"])
+def test_what_is_no_url_is_refused(run, url):
+    with pytest.raises(UserError, match=r"write http://HOST:8501"):
+        open_model(run, url)
+
+
+def test_a_new_version_is_taken_up_whole(run, folder, tmp_path):
+    base = tmp_path / "polled"
+    shutil.copytree(run, base)
+    with Server(base) as server:
+        assert server.warmed == 4
+        model = open_model(base, server.rest_url)
+        first = next(answers(model, [folder / "[red] plain.png"]))
+        score = first.said["ood_score"]
+        seen = []
+        # A server may look at any moment: what it sees under an integer is whole or not there.
+        publish, rename = publishing.publish_calibrated, type(base).rename
+
+        def watched(path, target):
+            seen.append(sorted(p.name for p in base.iterdir() if p.name.isdecimal()))
+            server.poll()
+            return rename(path, target)
+
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(type(base), "rename", watched)
+            served = Served(
+                "msp", (8, 8, 3), ["a", "b c", "d e", "f"], 0.5, np.float64([score + 1, score + 2, score + 3])
+            )
+            publish(base / "1", base / "2", served, {})
+        assert seen == [["1"]]
+        server.poll()
+        assert server.warmed == 8
+        again = next(answers(model, [folder / "[red] plain.png"])).said
+        assert again["p_value"] == 1.0 and not again["is_ood"] and again["ood_score"] == pytest.approx(score, rel=1e-6)
+        assert server.requests[-1] == ("encoded_marked", 2)
+
+
+def test_grpc_alone_and_the_newest_version(run, server):
+    host, version = server.grpc_url.removeprefix("grpc://"), newest_version(run)
+    remote = GrpcModel(host, "my-run").ask([encoded(one) for one in pixels(3)])
+    for mine, other in zip(LocalModel(version).ask([encoded(one) for one in pixels(3)]), remote, strict=True):
+        assert mine["label"] == other["label"] and mine["is_ood"] == other["is_ood"]
+
+
+def printed(run, folder, style):
+    console = Console(file=io.StringIO(), width=200, soft_wrap=True)
+    files = listed([folder])
+    unread = print_answers(answers(LocalModel(run / "1"), files), len(files), style=style, title="[x]", console=console)
+    return unread, console.file.getvalue(), files
+
+
+def test_json_has_a_line_for_each_file(run, folder):
+    unread, text, files = printed(run, folder, "json")
+    rows = [json.loads(line) for line in text.splitlines()]
+    assert unread == 2 and [row["image"] for row in rows] == [str(file) for file in files]
+    for row in rows:
+        assert row.keys() == {"image", "error"} or row.keys() == {
+            "image", "label", "class_name", "probability", "ood_score", "p_value", "is_ood",
+        }  # fmt: skip
+
+
+def test_csv_is_read_back(run, folder):
+    unread, text, files = printed(run, folder, "csv")
+    rows = list(csv.DictReader(io.StringIO(text)))
+    assert unread == 2 and len(rows) == len(files)
+    assert {row["is_ood"] for row in rows} <= {"true", "false", ""}
+    assert sum(bool(row["error"]) for row in rows) == 2
+
+
+def test_the_table_shows_names_as_they_are(run, folder):
+    unread, text, _ = printed(run, folder, "table")
+    assert unread == 2 and "[red] plain.png" in text and "line break.gif" in text and "[x]" in text
+    assert "bad.png cannot be read" in text and "Traceback" not in text
+
+
+def test_folders_without_images_are_told(tmp_path):
+    with pytest.raises(UserError, match="no images in this folder"):
+        listed([tmp_path])
+    assert listed([tmp_path / "missing.png"]) == [tmp_path / "missing.png"]
+
+
+def test_a_model_that_another_program_wrote(tmp_path):
+    module = tf.Module()
+    module.f = tf.function(lambda x: x, input_signature=[tf.TensorSpec((None,), tf.float32)])
+    tf.saved_model.save(module, str(tmp_path / "1"))
+    with pytest.raises(UserError, match="no signature encoded_marked"):
+        open_model(tmp_path)

@@ -1,0 +1,218 @@
+"""The SavedModel: the same answers as Keras, published whole or not at all, from any training backend."""
+
+import os
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+import tensorflow as tf
+from tensorflow_serving.apis import prediction_log_pb2
+
+from kood.conformal import p_values
+from kood.data.images import fit_images
+from kood.errors import UserError
+from kood.serving import publishing
+from kood.serving.client import newest_version
+from kood.serving.extras import read_facts
+from kood.serving.served import Served
+from tests.serving.models import SHAPE, encoded, pixels, prepared, published
+
+OUTPUTS = {"probabilities", "label", "class_name", "ood_score", "is_ood", "p_value"}
+
+CASES = [("Softmax", "energy"), ("CosFace", "msp"), ("ArcFace", "max_cosine"), ("AdaCos", "entropy"),
+         ("Softmax", "vim"), ("CosFace", "mahalanobis"), ("SphereFace", "knn"), ("Softmax", "ash"), ("Softmax", "dice"),
+         ("Softmax", "react"), ("Softmax", "scale"), ("Softmax", "fdbd"), ("CosFace", "klmatching"),
+         ("Softmax", "nnguide"), ("CosFace", "relativemahalanobis"), ("CosFace", "residual"),
+         ("CosFace", "angular_energy"), ("Softmax", "gen"), ("Softmax", "odin_temperature"),
+         ("Softmax", "odin"), ("CosFace", "odin")]  # fmt: skip
+
+
+@pytest.mark.parametrize(("head", "score"), CASES)
+def test_the_saved_model_answers_as_keras_does(tmp_path, head, score):
+    given = prepared(tmp_path, head, score)
+    differences = publishing.publish(**given)
+    assert differences["images"] == 20 and differences["probabilities"] < 1e-5
+    model = tf.saved_model.load(str(tmp_path / "1"))
+    serve, normalized = model.signatures["serving_default"], model.signatures["normalized"]
+    for count in (1, 5, 20):
+        got = {k: v.numpy() for k, v in serve(images=tf.constant(given["images"][:count])).items()}
+        assert set(got) == OUTPUTS
+        np.testing.assert_allclose(got["probabilities"], given["expected"]["probabilities"][:count], atol=1e-5)
+        np.testing.assert_allclose(got["ood_score"], given["expected"]["ood_score"][:count], rtol=1e-4, atol=1e-5)
+        np.testing.assert_array_equal(got["label"], given["expected"]["label"][:count])
+        assert got["label"].dtype == np.int64 and got["is_ood"].dtype == np.bool_
+        assert [name.decode() for name in got["class_name"]] == [given["served"].names[at] for at in got["label"]]
+        assert got["p_value"].dtype == np.float32
+    again = normalized(images=tf.constant(given["images"] / 127.5 - 1.0, tf.float32))
+    np.testing.assert_allclose(again["ood_score"], got["ood_score"], rtol=1e-4, atol=1e-5)
+    # The threshold is the 13th of 19 calibration scores, which stand between twenty scores.
+    assert got["is_ood"].sum() == 7
+    np.testing.assert_allclose(got["p_value"], p_values(got["ood_score"], given["served"].calibration), atol=1e-6)
+    np.testing.assert_array_equal(got["is_ood"], got["p_value"] <= 1 - 0.65 + 1e-6)
+    assert (tmp_path / "1" / "assets.extra" / "labels.txt").read_text() == "a\nb c\nd e\nf\n"
+
+
+def test_any_size_is_resized_as_the_training_images_were(tmp_path):
+    given = prepared(tmp_path)
+    publishing.publish(**given)
+    serve = tf.saved_model.load(str(tmp_path / "1")).signatures["serving_default"]
+    large = pixels(3, size=(21, 13))
+    got = serve(images=tf.constant(large))
+    same = serve(images=tf.constant(fit_images(large, SHAPE)))
+    for name in got:
+        np.testing.assert_array_equal(got[name], same[name])
+
+
+def test_a_model_that_disagrees_is_not_published(tmp_path):
+    given = prepared(tmp_path)
+    given["expected"]["ood_score"] = given["expected"]["ood_score"] + 0.01
+    with pytest.raises(UserError, match="does not answer as the Keras model does.*ood_score") as caught:
+        publishing.publish(**given)
+    assert caught.value.exit_code == 1
+    assert not [p for p in tmp_path.iterdir() if p.is_dir()]
+
+
+def test_a_failed_export_leaves_nothing(tmp_path):
+    given = prepared(tmp_path)
+    given["classifier_file"].write_bytes(b"no model")
+    with pytest.raises((UserError, ValueError, OSError)):
+        publishing.publish(**given)
+    assert not [p for p in tmp_path.iterdir() if p.is_dir()]
+
+
+def test_the_export_process_does_the_same(tmp_path, monkeypatch):
+    given = prepared(tmp_path, "CosFace", "mahalanobis")
+    monkeypatch.setattr(publishing.keras.backend, "backend", lambda: "jax")
+    assert publishing.publish(**given)["probabilities"] < 1e-5
+
+
+def test_newest_version(tmp_path):
+    with pytest.raises(UserError, match="no SavedModel"):
+        newest_version(tmp_path)
+    for name in ("2", "10", "x"):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "saved_model.pb").write_bytes(b"")
+    (tmp_path / "11").mkdir()
+    assert newest_version(tmp_path) == tmp_path / "10"
+    assert newest_version(tmp_path / "2") == tmp_path / "2"
+
+
+def test_what_lies_beside_the_model(tmp_path):
+    given = published(tmp_path / "run")
+    extra = tmp_path / "run" / "1" / "assets.extra"
+    facts = read_facts(tmp_path / "run" / "1")
+    assert facts["name"] == "run" and facts["score"] == "msp" and facts["calibration_images"] == 19
+    assert facts["threshold"] == given["served"].threshold and facts["class_names"] == ["a", "b c", "d e", "f"]
+    card = (extra / "model_card.md").read_text()
+    for told in ("# run", "a, b c, d e, f", "at least 65.0%", "20 test images: 50.0%", "set x: 75.0%", "Warning: a b"):
+        assert told in card
+    with pytest.raises(UserError, match="kood.json cannot be read"):
+        read_facts(tmp_path)
+    (extra / "kood.json").write_text("[1]")
+    with pytest.raises(UserError, match="not what kood writes"):
+        read_facts(tmp_path / "run" / "1")
+
+
+def test_warm_up_requests_are_answered(tmp_path):
+    published(tmp_path / "run")
+    model = tf.saved_model.load(str(tmp_path / "run" / "1"))
+    file = tmp_path / "run" / "1" / "assets.extra" / "tf_serving_warmup_requests"
+    asked = []
+    for record in tf.data.TFRecordDataset(str(file)):
+        log = prediction_log_pb2.PredictionLog.FromString(record.numpy())
+        request = log.predict_log.request
+        assert request.model_spec.name == "run"
+        inputs = {name: tf.make_ndarray(value) for name, value in request.inputs.items()}
+        answer = model.signatures[request.model_spec.signature_name](**{k: tf.constant(v) for k, v in inputs.items()})
+        asked.append((request.model_spec.signature_name, len(answer["label"])))
+    assert sorted(asked) == [("encoded", 1), ("encoded", 32), ("serving_default", 1), ("serving_default", 32)]
+
+
+def test_files_are_answered_as_their_pixels(tmp_path):
+    given = published(tmp_path / "run")
+    signatures = tf.saved_model.load(str(tmp_path / "run" / "1")).signatures
+    files = [encoded(image) for image in given["images"]]
+    expected = signatures["serving_default"](images=tf.constant(given["images"]))
+    for name in ("encoded", "encoded_marked"):
+        got = signatures[name](image_bytes=tf.constant(files))
+        for output in OUTPUTS:
+            np.testing.assert_array_equal(got[output], expected[output])
+    assert got["decoded"].numpy().all()
+    assert len(signatures["encoded"](image_bytes=tf.constant([], tf.string))["label"]) == 0
+
+
+def test_an_undecodable_file_is_named_or_marked(tmp_path):
+    files = tf.constant([encoded(pixels(1)[0]), b"no image", encoded(pixels(1)[0])[:99], b""])
+    published(tmp_path / "strict")
+    signatures = tf.saved_model.load(str(tmp_path / "strict" / "1")).signatures
+    with pytest.raises(tf.errors.InvalidArgumentError, match=r"image_bytes\[1\] cannot be decoded"):
+        signatures["encoded"](image_bytes=files)
+    published(tmp_path / "lenient", undecodable="mark")
+    lenient = tf.saved_model.load(str(tmp_path / "lenient" / "1")).signatures
+    for signature in (signatures["encoded_marked"], lenient["encoded"], lenient["encoded_marked"]):
+        got = {name: value.numpy() for name, value in signature(image_bytes=files).items()}
+        assert got["decoded"].tolist() == [True, False, False, False]
+        assert got["label"][1:].tolist() == [-1] * 3 and got["class_name"][1:].tolist() == [b""] * 3
+        assert got["is_ood"][1:].all() and (got["p_value"][1:] == 0).all() and (got["probabilities"][1:] == 0).all()
+        assert np.isfinite(got["ood_score"]).all() and got["probabilities"][0].sum() == pytest.approx(1, abs=1e-6)
+
+
+def test_another_calibration_changes_nothing_else(tmp_path):
+    given = published(tmp_path / "run", head="CosFace", score="mahalanobis")
+    served = given["served"]
+    other = Served(served.score, served.image_shape, served.class_names, 0.5, np.float64([-1e9, 0.0, 1e9]))
+    publishing.publish_calibrated(tmp_path / "run" / "1", tmp_path / "run" / "2", other, {"accepted": None})
+    # And once more, from a version that was itself written again.
+    publishing.publish_calibrated(tmp_path / "run" / "2", tmp_path / "run" / "3", other, {})
+    images = tf.constant(given["images"])
+    was = tf.saved_model.load(str(tmp_path / "run" / "1")).signatures["serving_default"](images=images)
+    for version in ("2", "3"):
+        got = tf.saved_model.load(str(tmp_path / "run" / version)).signatures["serving_default"](images=images)
+        for name in OUTPUTS - {"is_ood", "p_value"}:
+            np.testing.assert_array_equal(got[name], was[name])
+        np.testing.assert_allclose(got["p_value"], p_values(got["ood_score"], other.calibration))
+        np.testing.assert_array_equal(got["is_ood"], got["ood_score"] > 0.0)
+        assert read_facts(tmp_path / "run" / version)["accuracy"] == 0.5
+    sizes = [sum(f.stat().st_size for f in (tmp_path / "run" / v).rglob("*") if f.is_file()) for v in "23"]
+    assert sizes[1] < 1.1 * sizes[0]
+
+
+def test_one_signature_alone(tmp_path):
+    given = published(tmp_path / "run")
+    publishing.write_single_signature(tmp_path / "run" / "1", tmp_path / "one")
+    signatures = tf.saved_model.load(str(tmp_path / "one")).signatures
+    assert list(signatures) == ["serving_default"]
+    got = signatures["serving_default"](images=tf.constant(given["images"] / 127.5 - 1.0, tf.float32))
+    np.testing.assert_allclose(got["ood_score"], given["expected"]["ood_score"], rtol=1e-4, atol=1e-5)
+    with pytest.raises(UserError, match="there is something already"):
+        publishing.write_single_signature(tmp_path / "run" / "1", tmp_path / "one")
+    with pytest.raises(UserError, match="no signature other; there are encoded"):
+        publishing.write_single_signature(tmp_path / "run" / "1", tmp_path / "two", "other")
+    assert not (tmp_path / "two").exists()
+
+
+def test_what_is_served_goes_through_npz(tmp_path):
+    served = prepared(tmp_path, "Softmax", "vim", "mark")["served"]
+    served.write(tmp_path / "served.npz")
+    again = Served.read(tmp_path / "served.npz")
+    assert (again.score, again.image_shape, again.names, again.accept, again.undecodable, again.threshold) == (
+        served.score, served.image_shape, served.names, served.accept, served.undecodable, served.threshold,
+    )  # fmt: skip
+    assert again.state.keys() == served.state.keys()
+    plain = prepared(tmp_path)["served"]
+    plain.write(tmp_path / "served.npz")
+    assert Served.read(tmp_path / "served.npz").state is None
+
+
+def test_predict_needs_no_training_stack(tmp_path):
+    published(tmp_path)
+    code = (
+        "import sys; from pathlib import Path; from kood.serving.client import open_model; "
+        "open_model(Path(sys.argv[1])); "
+        "print([m for m in ('kood.classifier', 'kood.pipeline', 'kood.nets', 'keras') if m in sys.modules])"
+    )
+    result = subprocess.run(
+        [sys.executable, "-c", code, str(tmp_path)], capture_output=True, text=True, check=True, env=os.environ
+    )
+    assert result.stdout.strip() == "[]"

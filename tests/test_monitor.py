@@ -1,0 +1,166 @@
+"""Drift: the law of the flags against its definition, simulated streams, and what is printed of real ones."""
+
+import io
+import json
+import math
+import os
+
+import numpy as np
+import pytest
+from PIL import Image
+from rich.console import Console
+from scipy.special import betaln, gammaln
+
+from kood.errors import UserError
+from kood.monitor import drift, monitor
+from tests.serving.models import pixels, published
+
+
+def beta_binomial(count, a, b):
+    k = np.arange(count + 1)
+    choose = gammaln(count + 1) - gammaln(k + 1) - gammaln(count - k + 1)
+    return np.exp(choose + betaln(k + a, count - k + b) - betaln(a, b))
+
+
+@pytest.mark.parametrize(("count", "flagged", "calibration", "accept"), [
+    (100, 5, 99, 0.95), (100, 30, 99, 0.95), (7, 0, 19, 0.95), (7, 7, 19, 0.95), (1, 1, 39, 0.9), (500, 0, 2500, 0.95),
+])  # fmt: skip
+def test_the_rate_is_tested_by_the_beta_binomial_law(count, flagged, calibration, accept):
+    flags = np.arange(count) < flagged
+    found = drift(flags, calibration, accept)
+    beyond = calibration + 1 - math.ceil(round((calibration + 1) * accept, 9))
+    law = beta_binomial(count, beyond, calibration + 1 - beyond)
+    expected = min(1.0, 2 * min(law[: flagged + 1].sum(), law[flagged:].sum()))
+    assert found.rate_p_value == pytest.approx(expected, rel=1e-8)
+    assert found.expected == beyond / (calibration + 1) and found.rate == flagged / count
+
+
+def test_the_clearest_change_is_where_the_likelihood_says():
+    flags = np.zeros(60, bool)
+    flags[[3, 20, 41, 43, 44, 47, 50, 52, 55, 58]] = True
+    found = drift(flags, 399, 0.9)
+    gains = []
+    for start in range(60):
+        rest = flags[start:]
+        rate, q = rest.mean(), found.expected
+        terms = [n * math.log(n / len(rest) / p) for n, p in ((rest.sum(), q), ((~rest).sum(), 1 - q)) if n]
+        gains.append(sum(terms))
+        del rate
+    assert found.since == int(np.argmax(gains)) == 41
+    assert found.rate_since == pytest.approx(flags[41:].mean())
+
+
+def test_false_alarms_are_as_rare_as_said():
+    rng = np.random.default_rng(0)
+    alarms = 0
+    for _ in range(300):
+        calibration, stream = rng.normal(size=99), rng.normal(size=400)
+        alarms += drift(stream > np.sort(calibration)[94], 99, 0.95).drifts(0.1)
+    # Binomial(300, 0.1) exceeds 45 about once in four hundred times; Bonferroni makes it rarer.
+    assert alarms <= 45
+
+
+def test_a_change_is_found_and_dated():
+    rng = np.random.default_rng(1)
+    flags = np.concatenate([rng.random(3000) < 0.05, rng.random(600) < 0.3])
+    found = drift(flags, 2500, 0.95)
+    assert found.drifts(0.01) and abs(found.since - 3000) <= 60 and found.change_p_value == 1 / 2000
+    early = drift(rng.random(200) < 0.4, 2500, 0.95)
+    assert early.drifts(0.01) and early.since <= 10
+    fewer = drift(np.zeros(4000, bool), 2500, 0.95)
+    assert fewer.drifts(0.01) and fewer.rate_since == 0
+
+
+@pytest.mark.parametrize(("flags", "calibration", "accept"), [([], 99, 0.9), ([[True]], 99, 0.9), ([True], 5, 0.95)])
+def test_nothing_to_test_is_refused(flags, calibration, accept):
+    with pytest.raises(ValueError, match=r"flags must be|cannot give a threshold"):
+        drift(np.array(flags), calibration, accept)
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("saved") / "run <b>"
+    published(folder)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("stream")
+    for place, image in enumerate(pixels(40, 3)):
+        # Names in the other order than the times.
+        file = folder / f"<i>{99 - place}.png"
+        Image.fromarray(image).save(file)
+        os.utime(file, (1.7e9 + place, 1.7e9 + place))
+    (folder / "bad.png").write_bytes(b"nothing")
+    return folder
+
+
+def test_a_folder_is_taken_in_the_order_of_time(run, folder, tmp_path):
+    console = Console(file=io.StringIO(), width=150)
+    found, unread = monitor(run, folder, most=3, to=tmp_path / "out", console=console)
+    text, told = console.file.getvalue(), json.loads((tmp_path / "out" / "monitor.json").read_text())
+    assert found.images == 40 and unread == 1 and "bad.png cannot be read" in text
+    assert told["verdict"] in " ".join(text.split()) and len(told["most_surprising"]) == 3
+    page = (tmp_path / "out" / "monitor.html").read_text()
+    assert "<i>" not in page and "run &lt;b&gt;" in page and page.count("data:image/png") == 3
+    assert "Content-Security-Policy" in page and "http" not in page.replace("http-equiv", "").replace(
+        "http://www.w3", ""
+    )
+    console = Console(file=io.StringIO(), width=150)
+    monitor(run, folder, as_json=True, console=console)
+    assert json.loads(console.file.getvalue())["images"] == 40
+
+
+def row(**changed):
+    return {
+        "image": "a.png",
+        "class_name": "x",
+        "ood_score": 1.0,
+        "p_value": 0.5,
+        "is_ood": False,
+        "label": 0,
+    } | changed
+
+
+def test_a_log_is_taken_line_by_line(run, tmp_path):
+    file = tmp_path / "log.jsonl"
+    rows = [row(time=f"day {n}") for n in range(60)] + [{"image": "b", "error": "no"}]
+    rows += [row(is_ood=True, p_value=0.05, image="\x1b[31mnew", time=f"day {n}") for n in range(60, 140)]
+    file.write_text("\n".join(map(json.dumps, rows)) + "\n\n")
+    console = Console(file=io.StringIO(), width=150)
+    found, unread = monitor(run, file, console=console)
+    text = " ".join(console.file.getvalue().split())
+    assert (found.images, found.flagged, unread) == (140, 80, 1)
+    assert (
+        "Drift: 57.1% were flagged" in text
+        and "since image 61" in text
+        and "day 60" in text
+        and "\x1b[31mnew" not in text
+    )
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        ("{", "line 1: this is no answer"),
+        (json.dumps(row()) + "\n[]", "line 2: this is no answer"),
+        (json.dumps({"image": "x"}), "is_ood is missing"),
+        (json.dumps(row(is_ood=1)), "is_ood must be true or false"),
+        (json.dumps(row(p_value=2)), "p_value must lie in 0..1"),
+        (json.dumps(row(ood_score="high")), "line 1"),
+        ("", "no image in it that could be read"),
+        ('{"image": "x", "error": "y"}', "no image in it that could be read"),
+    ],
+)
+def test_what_is_no_log_is_refused(run, tmp_path, content, message):
+    (tmp_path / "log.jsonl").write_text(content)
+    with pytest.raises(UserError, match=message):
+        monitor(run, tmp_path / "log.jsonl")
+
+
+def test_nothing_there(run, tmp_path):
+    with pytest.raises(UserError, match="there is nothing there"):
+        monitor(run, tmp_path / "none")
+    with pytest.raises(UserError, match="no images in this folder"):
+        monitor(run, tmp_path)
