@@ -49,13 +49,8 @@ def decode_files(files: tf.Tensor, image_shape: tuple[int, int, int]) -> tuple[t
 def _decode(data, image_shape):
     is_jpeg = tf.strings.substr(data, 0, 3) == b"\xff\xd8\xff"
     is_png = tf.strings.substr(data, 0, 8) == b"\x89PNG\r\n\x1a\n"
-    return tf.case(
-        [
-            (is_jpeg, lambda: _to_shape(_jpeg(data), image_shape)),
-            (is_png, lambda: _to_shape(_png(data), image_shape)),
-        ],
-        default=lambda: _to_shape(_other(data), image_shape),
-    )
+    pixels = tf.case([(is_jpeg, lambda: _jpeg(data)), (is_png, lambda: _png(data))], default=lambda: _other(data))
+    return _to_shape(pixels, image_shape)
 
 
 def _jpeg(data):

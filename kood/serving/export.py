@@ -95,8 +95,12 @@ class Decision(tf.Module):
             return decide(normalize(to_shape(images, shape)))
 
         @tf.function(input_signature=[tf.TensorSpec((None,), tf.string, name="image_bytes")])
+        def decode(image_bytes):
+            return decode_files(image_bytes, shape)
+
+        @tf.function(input_signature=[tf.TensorSpec((None,), tf.string, name="image_bytes")])
         def marked(image_bytes):
-            images, decoded = decode_files(image_bytes, shape)
+            images, decoded = decode(image_bytes)
             told = {}
             for name, value in decide(normalize(images)).items():
                 known_rows = decoded[:, tf.newaxis] if len(value.shape) == 2 else decoded
@@ -105,7 +109,7 @@ class Decision(tf.Module):
 
         @tf.function(input_signature=[tf.TensorSpec((None,), tf.string, name="image_bytes")])
         def strict(image_bytes):
-            images, decoded = decode_files(image_bytes, shape)
+            images, decoded = decode(image_bytes)
             first = tf.argmin(tf.cast(decoded, tf.int32))
             message = tf.strings.format("image_bytes[{}] cannot be decoded as PNG, JPEG, WebP, BMP or GIF", first)
             with tf.control_dependencies([tf.debugging.Assert(tf.reduce_all(decoded), [message])]):

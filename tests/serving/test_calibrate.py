@@ -37,9 +37,8 @@ def test_the_next_version_has_the_new_threshold(run, images):
     files = sorted(images.rglob("*.png"))
     files.remove(images / "class 0" / "bad.png")
     model = tf.saved_model.load(str(run / "1")).signatures["encoded"]
-    scores = (
-        model(image_bytes=tf.constant([file.read_bytes() for file in files]))["ood_score"].numpy().astype("float64")
-    )
+    answer = model(image_bytes=tf.constant([file.read_bytes() for file in files]))
+    scores = answer["ood_score"].numpy().astype("float64")
     assert done.threshold == pytest.approx(threshold(scores[order[30:]], 0.9), rel=1e-6)
     assert done.rate == pytest.approx(np.mean(scores[order[:30]] <= done.threshold))
     assert done.interval[0] <= done.rate <= done.interval[1]

@@ -83,7 +83,7 @@ def test_a_failed_export_leaves_nothing(tmp_path):
 
 def test_the_export_process_does_the_same(tmp_path, monkeypatch):
     given = prepared(tmp_path, "CosFace", "mahalanobis")
-    monkeypatch.setattr(publishing.keras.backend, "backend", lambda: "jax")
+    monkeypatch.setattr("keras.backend.backend", lambda: "jax")
     assert publishing.publish(**given)["probabilities"] < 1e-5
 
 
