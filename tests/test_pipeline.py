@@ -3,6 +3,7 @@
 import json
 import os
 import re
+import shutil
 import signal
 import subprocess
 import sys
@@ -156,6 +157,50 @@ def test_predict(invoke, finished):
     result = invoke("predict", "saved/tiny", "grey.png", "none.png", cwd=folder)
     assert result.returncode == 1 and "none.png" in result.stdout and "grey.png" in result.stdout
     assert invoke("predict", "saved/none", "grey.png", cwd=folder).returncode == 2
+    assert invoke("predict", "saved/tiny", "grey.png", "--json", "--csv", cwd=folder).returncode == 2
+
+
+def test_what_is_served_can_be_asked_calibrated_and_watched(invoke, finished, tmp_path):
+    from PIL import Image
+
+    folder, _ = finished
+    shutil.copytree(folder / "saved" / "tiny" / "1", tmp_path / "tiny" / "1")
+    (tmp_path / "own").mkdir()
+    for place in range(60):
+        pixels = np.random.default_rng(place).integers(0, 256, (9, 7), "uint8")
+        Image.fromarray(pixels).save(tmp_path / "own" / f"{place:02}.png")
+    result = invoke("predict", "tiny", "own", "--json", cwd=tmp_path)
+    rows = [json.loads(line) for line in result.stdout.splitlines()]
+    assert result.returncode == 0 and [row["image"] for row in rows] == [f"own/{place:02}.png" for place in range(60)]
+    (tmp_path / "log.jsonl").write_text(result.stdout)
+    assert invoke("predict", "tiny", "own", "--csv", cwd=tmp_path).stdout.count("\n") == 61
+    result = invoke("calibrate", "tiny", "--data", "own", "--accept", "0.8", cwd=tmp_path)
+    assert result.returncode == 0 and "Written: tiny/2 (tiny/1 stays)" in result.stdout
+    assert "set on 48 images" in result.stdout and "Of 12 others it accepts" in result.stdout
+    result = invoke("calibrate", "tiny", "--data", "own", "--accept", "0.99", cwd=tmp_path)
+    assert (
+        result.returncode == 2
+        and "needs at least 99 images" in result.stderr
+        and not (tmp_path / "tiny" / "3").exists()
+    )
+    for data in ("own", "log.jsonl"):
+        result = invoke("monitor", "tiny", "--data", data, "--to", "out", cwd=tmp_path)
+        assert result.returncode == 0 and "p-value of a change" in result.stdout, result.stderr
+        assert json.loads((tmp_path / "out" / "monitor.json").read_text())["images"] == 60
+    result = invoke("serving-config", "tiny", "--to", "serving", cwd=tmp_path)
+    assert (
+        result.returncode == 0 and "docker run" in result.stdout and (tmp_path / "serving" / "models.config").exists()
+    )
+    result = invoke("single-signature", "tiny", "one", cwd=tmp_path)
+    assert result.returncode == 0 and (tmp_path / "one" / "saved_model.pb").exists()
+    (tmp_path / "own" / "bad.png").write_bytes(b"nothing")
+    for command in (
+        ["predict", "tiny", "own"],
+        ["monitor", "tiny", "--data", "own"],
+        ["calibrate", "tiny", "--data", "own"],
+    ):
+        result = invoke(*command, cwd=tmp_path)
+        assert result.returncode == 1 and "bad.png cannot be read" in result.stdout + result.stderr
 
 
 def test_a_matrix_shares_stages_and_survives_a_failing_cell(tmp_path):

@@ -110,7 +110,7 @@ class Decision(tf.Module):
         @tf.function(input_signature=[tf.TensorSpec((None,), tf.string, name="image_bytes")])
         def strict(image_bytes):
             images, decoded = decode(image_bytes)
-            first = tf.argmin(tf.cast(decoded, tf.int32))
+            first = tf.reduce_sum(tf.math.cumprod(tf.cast(decoded, tf.int32)))
             message = tf.strings.format("image_bytes[{}] cannot be decoded as PNG, JPEG, WebP, BMP or GIF", first)
             with tf.control_dependencies([tf.debugging.Assert(tf.reduce_all(decoded), [message])]):
                 return decide(normalize(tf.identity(images)))

@@ -110,12 +110,15 @@ def write_single_signature(version: Path, folder: Path, signature: str = "normal
     graph.ParseFromString((version / "saved_model.pb").read_bytes())
     signatures = graph.meta_graphs[0].signature_def
     if signature not in signatures:
-        raise UserError(f"{version}: there is no signature {signature}; there are {', '.join(sorted(signatures))}")
+        known = ", ".join(sorted(name for name in signatures if not name.startswith("__")))
+        raise UserError(f"{version}: there is no signature {signature}; there are {known}")
     chosen = type(signatures[signature])()
     chosen.CopyFrom(signatures[signature])
     for name in list(signatures):
         del signatures[name]
     signatures["serving_default"].CopyFrom(chosen)
+    # From this TensorFlow's Python would take the signatures that are gone.
+    graph.meta_graphs[0].ClearField("object_graph_def")
     shutil.copytree(version, folder)
     (folder / "saved_model.pb").write_bytes(graph.SerializeToString())
 
