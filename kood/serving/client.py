@@ -211,6 +211,7 @@ class GrpcModel:
 
     def __init__(self, address: str, name: str, version: int | None = None, timeout: float = 60.0):
         import grpc
+        import tensorflow  # noqa: F401 - here rather than at the first question, which its messages would interrupt
         from tensorflow_serving.apis import predict_pb2, prediction_service_pb2_grpc
 
         sizes = [("grpc.max_send_message_length", MESSAGE_BYTES), ("grpc.max_receive_message_length", MESSAGE_BYTES)]
