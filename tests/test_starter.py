@@ -120,7 +120,8 @@ def test_what_is_not_clean_is_named():
     assert {file.name for file, _ in found.unreadable} == {"text.png", "cut.png", "empty.png"}
     assert found.train == (21, 27, 3) and [10, 40] in found.shapes.tolist() and [1, 1] in found.shapes.tolist()
     recipe, text = made("x")
-    assert "3 of these cannot be read; a run stops at such a file" in text and "text.png" in text
+    assert "3 of these cannot be read; a run leaves them out" in text and "text.png" in text
+    assert recipe.data.id.max_bad_images == 3
     assert "fewer than 8 images: few" in text and recipe.data.id.classes == ["a", "b"]
 
 

@@ -92,4 +92,4 @@ def select_classes(image_set: ImageSet, classes: Sequence[int | str]) -> ImageSe
     if image_set.labels is None:
         raise UserError("classes: this source has no labels; remove `classes`")
     rows, labels, class_names = relabel(classes, image_set.labels, image_set.class_names)
-    return ImageSet(image_set.images[rows], labels, class_names)
+    return ImageSet(image_set.images[rows], labels, class_names, image_set.skipped)

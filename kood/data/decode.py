@@ -9,11 +9,14 @@ import numpy as np
 
 from kood.errors import UserError
 
-__all__ = ["decode_image", "decode_images"]
+__all__ = ["decode_image", "decode_images", "decode_readable"]
 
 # Files in flight at once: enough for the threads, few enough that large photographs do not fill the memory.
-_CHUNK = 256
+_CHUNK = 64
 _THREADS = 8
+
+#: How a message about a file ends that a recipe names.
+_MEND = "; mend or remove the file"
 
 
 def decode_image(source: Path | bytes) -> np.ndarray:
@@ -37,7 +40,7 @@ def decode_image(source: Path | bytes) -> np.ndarray:
             pixels = np.asarray(image if plain else _plain(ImageOps.exif_transpose(image)))
     except (OSError, ValueError, SyntaxError, EOFError, TypeError, Image.DecompressionBombError) as error:
         name = "an image" if isinstance(source, bytes) else str(source)
-        raise UserError(f"path: {name} cannot be read as an image ({_why(error)}); mend or remove the file") from error
+        raise UserError(f"path: {name} cannot be read as an image ({_why(error)}){_MEND}") from error
     return pixels[..., None] if pixels.ndim == 2 else pixels
 
 
@@ -81,13 +84,61 @@ def decode_images(
     Raises:
         UserError: As `decode_image` does, for the first file that cannot be read.
     """
+    return decode_readable(sources, image_shape, 0, decode)[0]
+
+
+def decode_readable(
+    sources: Sequence[Path | bytes],
+    image_shape: tuple[int, int, int],
+    max_bad_images: int,
+    decode: Callable[[Path | bytes], np.ndarray] = decode_image,
+) -> tuple[np.ndarray, np.ndarray, tuple[str, ...]]:
+    """Many image files, each brought to `image_shape`, in order; those that cannot be read are left out.
+
+    Args:
+        sources: Paths or bytes.
+        image_shape: (H, W, C).
+        max_bad_images: How many may be left out.
+        decode: What reads one.
+
+    Returns:
+        (images, rows, why): uint8 (N, H, W, C); which of the sources they are, (N,); and a message for each of the
+        others.
+
+    Raises:
+        UserError: More cannot be read; the message names the first of them.
+    """
     images = np.empty((len(sources), *image_shape), np.uint8)
+    good = np.ones(len(sources), bool)
+    why: list[str] = []
+
+    def attempt(source: Path | bytes) -> np.ndarray | UserError:
+        try:
+            return decode(source)
+        except UserError as error:
+            return error
+
     with ThreadPoolExecutor(_THREADS) as pool:
         for start in range(0, len(sources), _CHUNK):
-            decoded = list(pool.map(decode, sources[start : start + _CHUNK]))
+            found = list(pool.map(attempt, sources[start : start + _CHUNK]))
+            for place, one in enumerate(found):
+                if isinstance(one, UserError):
+                    good[start + place] = False
+                    why.append(str(one).removeprefix("path: ").removesuffix(_MEND))
+                    if len(why) > max_bad_images:
+                        raise _too_many(one, why, max_bad_images) from one
+            decoded = [(start + place, one) for place, one in enumerate(found) if isinstance(one, np.ndarray)]
             for rows, same_shape in _by_shape(decoded):
-                images[start + rows] = _fit(same_shape, image_shape)
-    return images
+                images[rows] = _fit(same_shape, image_shape)
+    kept = np.flatnonzero(good)
+    return (images if len(kept) == len(sources) else images[kept]), kept, tuple(why)
+
+
+def _too_many(last: UserError, why: Sequence[str], most: int) -> UserError:
+    if not most:
+        return UserError(f"{last}, or set max_bad_images to go on without it")
+    told = "; ".join(why[:5]) + ("; ..." if len(why) > 5 else "")
+    return UserError(f"path: more files than max_bad_images = {most} cannot be read: {told}; mend or remove them")
 
 
 def _fit(images: np.ndarray, image_shape: tuple[int, int, int]) -> np.ndarray:
@@ -98,9 +149,9 @@ def _fit(images: np.ndarray, image_shape: tuple[int, int, int]) -> np.ndarray:
     return fit_images(images, image_shape)
 
 
-def _by_shape(decoded: Sequence[np.ndarray]) -> Iterable[tuple[np.ndarray, np.ndarray]]:
-    rows_of: dict[tuple[int, ...], list[int]] = {}
-    for row, pixels in enumerate(decoded):
-        rows_of.setdefault(pixels.shape, []).append(row)
-    for rows in rows_of.values():
-        yield np.array(rows), np.stack([decoded[row] for row in rows])
+def _by_shape(decoded: Iterable[tuple[int, np.ndarray]]) -> Iterable[tuple[np.ndarray, np.ndarray]]:
+    members_of: dict[tuple[int, ...], list[tuple[int, np.ndarray]]] = {}
+    for row, pixels in decoded:
+        members_of.setdefault(pixels.shape, []).append((row, pixels))
+    for members in members_of.values():
+        yield np.array([row for row, _ in members]), np.stack([pixels for _, pixels in members])

@@ -17,6 +17,7 @@ class ImageSet:
         images: uint8 (N, H, W, C).
         labels: int64 (N,), each an index into `class_names`; or None.
         class_names: One name a class; empty where there are no labels.
+        skipped: Why files of the source are not among the images, a message each.
 
     Raises:
         ValueError: A dtype, shape or label that breaks the above.
@@ -25,6 +26,7 @@ class ImageSet:
     images: np.ndarray
     labels: np.ndarray | None = None
     class_names: tuple[str, ...] = ()
+    skipped: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         if self.images.dtype != np.uint8 or self.images.ndim != 4:
@@ -56,7 +58,7 @@ class ImageSet:
         if rows.size == 0:
             rows = rows.astype(np.int64)
         labels = None if self.labels is None else self.labels[rows]
-        return ImageSet(self.images[rows], labels, self.class_names)
+        return ImageSet(self.images[rows], labels, self.class_names, self.skipped)
 
     def sha256(self) -> str:
         """A hexadecimal digest of the content: shape, pixels, labels and class names."""

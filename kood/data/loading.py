@@ -29,7 +29,8 @@ def load_source(
     uses them to read less, and for all others `load_id` and `load_ood` choose afterwards.
 
     Args:
-        spec: Has the attributes `source`, `path`, `root`, `name`, `classes`, `count` and `split`; None means not given.
+        spec: Has the attributes `source`, `path`, `root`, `name`, `max_bad_images`, `classes`, `count` and `split`;
+            None means not given.
         image_shape: (H, W, C) of the images wanted.
         seed: Decides all that is random about the source.
         key: Where the recipe has `spec`, such as "data.far.noise"; it begins every message.
@@ -42,7 +43,8 @@ def load_source(
         UserError: An unknown source, an option it does not take, one it needs, or whatever the source reports.
     """
     entry = registry.find(_ROOM, spec.source, f"{key}.source")
-    given = {option: getattr(spec, option) for option in ("path", "root", "name", *_DONE_HERE)} | options
+    known = ("path", "root", "name", "max_bad_images", *_DONE_HERE)
+    given = {option: getattr(spec, option) for option in known} | options
     given = {option: value for option, value in given.items() if value is not None}
     for option in given:
         if option not in entry.parameters and option not in _DONE_HERE:
@@ -85,7 +87,8 @@ def load_ood(spec: Any, image_shape: tuple[int, int, int], *, seed: int, key: st
     chosen = _chosen(chosen, spec, key)
     if len(chosen) == 0:
         raise UserError(f"{key}: the source {spec.source!r} gave no images; check its path and classes")
-    if spec.count is None or spec.count == len(chosen):
+    # Files that a source drew and could not read are part of the number.
+    if spec.count is None or len(chosen) <= spec.count <= len(chosen) + len(chosen.skipped):
         return chosen
     if spec.count > len(chosen):
         raise UserError(

@@ -29,7 +29,8 @@ def write_images(folder: Path, name: str, image_set: ImageSet) -> dict[str, Any]
     np.save(folder / f"{name}.images.npy", image_set.images)
     if image_set.labels is not None:
         np.save(folder / f"{name}.labels.npy", image_set.labels)
-    return {"images": len(image_set), "class_names": list(image_set.class_names), "sha256": image_set.sha256()}
+    facts = {"images": len(image_set), "class_names": list(image_set.class_names), "sha256": image_set.sha256()}
+    return facts | ({"skipped": list(image_set.skipped)} if image_set.skipped else {})
 
 
 def write_blocks(

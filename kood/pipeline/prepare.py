@@ -14,7 +14,7 @@ from kood.pipeline.work import Work
 from kood.recipe import Recipe
 from kood.runs import Stage
 
-__all__ = ["check", "prepare_data"]
+__all__ = ["check", "left_out", "prepare_data"]
 
 #: A smoke run looks at no more images of a set than this.
 QUICK_IMAGES = 200
@@ -34,22 +34,35 @@ def prepare_data(work: Work) -> Stage:
             if limit:  # The training part is cut by `per_class`.
                 sets |= {name: _some(sets[name], limit) for name in names if name != "train"}
             facts = {name: write_images(folder, name, images) for name, images in sets.items()}
+            skipped = {"data.id": list(dict.fromkeys(why for one in sets.values() for why in one.skipped))}
             seen = {"data.id": set().union(*map(_digests, sets.values()))}
             stage.update(1)
             for done, (key, source) in enumerate(sources.items(), start=2):
                 images = load_ood(source, data.shape, seed=data.split_seed, key=key)
                 images = _some(images, limit) if limit else images
+                skipped[key] = list(images.skipped)
                 facts[key] = write_images(folder, key, images)
                 _refuse_shared(key, _digests(images), seen)
                 stage.update(done)
-            return {"sets": facts}
+        return {"sets": facts, "skipped": {key: why for key, why in skipped.items() if why}}
 
     decides = {
         "data": data.model_dump(exclude={"augment"}),
         "real": real.model_dump() if real else None,
         "states": {key: source_state(source.path) for key, source in {"data.id": data.id, **sources}.items()},
     }
-    return work.stage("data", decides, make)
+    stage = work.stage("data", decides, make)
+    for message in left_out(stage):
+        work.progress.say(message, style="yellow")
+    return stage
+
+
+def left_out(stage: Stage) -> list[str]:
+    """What the data stage left out because it could not be read, a sentence for each source."""
+    return [
+        f"{key}: {len(why)} files cannot be read and are left out: " + "; ".join(why[:5]) + ("; ..." if why[5:] else "")
+        for key, why in stage.facts.get("skipped", {}).items()
+    ]
 
 
 def _digests(images: ImageSet) -> set[bytes]:

@@ -10,6 +10,7 @@ import numpy as np
 import kood
 from kood import report
 from kood.pipeline.environment import environment
+from kood.pipeline.prepare import left_out
 from kood.pipeline.work import Work
 
 __all__ = ["headline_scores", "summarize", "write_report"]
@@ -38,7 +39,9 @@ def summarize(work: Work) -> dict[str, Any]:
         "quick": work.recipe.quick,
         "seeds": [work.recipe.seed],
         **figures,
-        "warnings": ([compared["warning"]] if compared and compared["warning"] else []) + figures["warnings"],
+        "warnings": ([compared["warning"]] if compared and compared["warning"] else [])
+        + left_out(work.stages["data"])
+        + figures["warnings"],
         "outlier_audit": work.stages["shortcut"].facts if "shortcut" in work.stages else None,
         "baseline": {key: value for key, value in compared.items() if key != "warning"} if compared else None,
         "datasets": datasets,

@@ -54,6 +54,8 @@ class Source(Section):
         classes: Which classes, by number or by name; all where not given.
         count: How many images, drawn at random with the split seed.
         split: "train" or "test", where the set has both; out-of-distribution sets take "test" by themselves.
+        max_bad_images: How many files may be left out because they cannot be read, for sources that read image files;
+            one too many stops the run before any training.
     """
 
     source: str
@@ -63,6 +65,7 @@ class Source(Section):
     classes: list[int | str] | None = Field(default=None, min_length=1)
     count: Positive | None = None
     split: Literal["train", "test"] | None = None
+    max_bad_images: Annotated[int, Field(ge=0)] | None = None
 
 
 class IdSource(Source):

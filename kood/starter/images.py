@@ -1,5 +1,6 @@
 """What a user's folder of images holds, and what this machine offers."""
 
+import math
 import os
 import shutil
 from concurrent.futures import ThreadPoolExecutor
@@ -38,6 +39,12 @@ class Survey:
     shapes: np.ndarray
     grey: bool
     unreadable: tuple[tuple[Path, str], ...]
+
+    @property
+    def bad_at_most(self) -> int:
+        """How many files may turn out to be unreadable: those seen where all were looked at, else twice their share."""
+        files, seen = sum(self.train) + sum(self.test), len(self.shapes) + len(self.unreadable)
+        return len(self.unreadable) if seen >= files else math.ceil(2 * len(self.unreadable) * files / seen)
 
 
 @dataclass(frozen=True)

@@ -61,7 +61,8 @@ def new_recipe(
     if file.exists() and not force:
         raise UserError(f"{file}: is there already; take another --name, or --force to write over it")
     outside = {slug: survey(_literal(path)) for slug, path in _named(ood_folders).items()}
-    text = _text(choose(found, machine, minutes), folder, _named(ood_folders), name)
+    bad = {"": found.bad_at_most, **{slug: one.bad_at_most for slug, one in outside.items()}}
+    text = _text(choose(found, machine, minutes), folder, _named(ood_folders), name, bad)
     with tempfile.TemporaryDirectory() as folder_of_draft:
         draft = Path(folder_of_draft) / file.name
         draft.write_text(text, encoding="utf-8")
@@ -104,12 +105,19 @@ def _named(folders: Sequence[str]) -> dict[str, str]:
     return named
 
 
+def _allowance(bad: int) -> list[str]:
+    """The line that lets files be left out, where some cannot be read."""
+    return (
+        [_line(f"max_bad_images = {bad}", "files that cannot be read are left out; more stop the run")] if bad else []
+    )
+
+
 def _line(setting: str, why: str) -> str:
     return f"{setting.ljust(44)}# {why}"
 
 
-def _text(chosen: Choices, folder: Path, outside: dict[str, str], name: str) -> str:
-    """The recipe."""
+def _text(chosen: Choices, folder: Path, outside: dict[str, str], name: str, bad: dict[str, int]) -> str:
+    """The recipe; `bad` says how many files of each source, "" the folder itself, may be left out."""
     height, width, channels = chosen.image_shape
     accelerated = " and a GPU" if chosen.machine.accelerator else ""
     lines = [
@@ -126,6 +134,7 @@ def _text(chosen: Choices, folder: Path, outside: dict[str, str], name: str) -> 
         "[data.id]",
         'source = "folder"',
         _key("path", str(folder)),
+        *_allowance(bad.get("", 0)),
     ]
     if chosen.dropped:
         lines += [
@@ -140,7 +149,8 @@ def _text(chosen: Choices, folder: Path, outside: dict[str, str], name: str) -> 
         "",
     ]
     for slug, path in outside.items():
-        lines += [f"[data.near.{slug}]", 'source = "folder"', _key("path", str(data_path(path))), ""]
+        lines += [f"[data.near.{slug}]", 'source = "folder"', _key("path", str(data_path(path)))]
+        lines += [*_allowance(bad.get(slug, 0)), ""]
     if not outside:
         lines += [_line("# [data.near.others]", "images of no class above, to test on"), '# source = "folder"',
                   '# path = "..."', ""]  # fmt: skip
@@ -219,7 +229,7 @@ def _print(console: Console, found: Survey, outside: dict[str, Survey], file: Pa
     console.print(table)
     every = [*found.unreadable, *(bad for one in outside.values() for bad in one.unreadable)]
     if every:
-        console.print(Text(f"{len(every)} of these cannot be read; a run stops at such a file:", "yellow"))
+        console.print(Text(f"{len(every)} of these cannot be read; a run leaves them out:", "yellow"))
         for _, reason in every[:5]:
             console.print(Text(f"  {clean(reason)}", "yellow"), soft_wrap=True)
     few = [name for name, n in zip(found.names, found.train, strict=True) if n < FEWEST]

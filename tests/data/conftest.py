@@ -4,7 +4,7 @@ from types import SimpleNamespace
 
 import pytest
 
-NOT_GIVEN = {"path": None, "root": None, "name": None, "classes": None, "count": None, "split": None}
+NOT_GIVEN = dict.fromkeys(("path", "root", "name", "classes", "count", "split", "max_bad_images"))
 
 
 @pytest.fixture

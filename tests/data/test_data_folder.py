@@ -64,8 +64,13 @@ def test_count_decodes_only_what_it_draws(tmp_path, source, load, monkeypatch):
     for number in range(40):
         write(tmp_path / f"c{number % 2}" / f"{number:02}.png", number)
     seen = []
-    whole = decode.decode_images
-    monkeypatch.setattr(decode, "decode_images", lambda files, shape: (seen.append(len(files)), whole(files, shape))[1])
+    whole = decode.decode_readable
+
+    def counted(files, *options):
+        seen.append(len(files))
+        return whole(files, *options)
+
+    monkeypatch.setattr(decode, "decode_readable", counted)
     take = {"image_shape": (4, 5, 1), "key": "data.far.x"}
     first = load_ood(source("folder", path=str(tmp_path), count=6), seed=0, **take)
     again = load_ood(source("folder", path=str(tmp_path), count=6), seed=0, **take)

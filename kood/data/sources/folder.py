@@ -20,6 +20,7 @@ def folder(
     classes: Sequence[int | str] | None = None,
     count: int | None = None,
     split: str | None = None,
+    max_bad_images: int = 0,
 ) -> dict[str, ImageSet]:
     """Your own images: path/CLASS/*.png, path/train/CLASS and path/test/CLASS, or path/*.png without classes.
 
@@ -34,16 +35,17 @@ def folder(
         classes: Only these, in this order.
         count: At most so many files of each split, drawn at random.
         split: Only this one, where the folder has `train` and `test`.
+        max_bad_images: How many files of each split may be left out because they cannot be read.
 
     Returns:
         {"train", "test"} where the folder has both, else {"all"}; without class folders the labels are None.
 
     Raises:
         UserError: No such folder, no images in it, images beside class folders, one of `train` and `test` without the
-            other, a file that cannot be read.
+            other, more files that cannot be read than `max_bad_images`.
     """
     from kood.data.classes import relabel
-    from kood.data.decode import decode_images
+    from kood.data.decode import decode_readable
     from kood.data.paths import data_path
 
     root = data_path(path)
@@ -62,8 +64,8 @@ def folder(
         if count is not None and count < len(rows):
             drawn = np.sort(draw.choice(len(rows), count, replace=False))
             rows, labels = rows[drawn], labels[drawn]
-        images = decode_images([files[row] for row in rows], image_shape)
-        sets[name] = ImageSet(images, labels if class_names else None, class_names)
+        images, read, skipped = decode_readable([files[row] for row in rows], image_shape, max_bad_images)
+        sets[name] = ImageSet(images, labels[read] if class_names else None, class_names, skipped)
     return sets
 
 

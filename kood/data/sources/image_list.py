@@ -14,7 +14,13 @@ _PLACE = "{split}"
 
 
 def image_list(
-    image_shape: tuple[int, int, int], *, seed: int, path: str, root: str | None = None, split: str | None = None
+    image_shape: tuple[int, int, int],
+    *,
+    seed: int,
+    path: str,
+    root: str | None = None,
+    split: str | None = None,
+    max_bad_images: int = 0,
 ) -> dict[str, ImageSet]:
     """A text file that names one image a line, `FILE LABEL`, as OpenOOD's image lists do.
 
@@ -29,6 +35,7 @@ def image_list(
             and $VARIABLES are expanded.
         root: The folder that its files are relative to; the list's own where not given.
         split: Only this one, where there are two lists.
+        max_bad_images: How many files of each list may be left out because they cannot be read.
 
     Returns:
         {"train", "test"} where the path has a place for the split, else {"all"}; where labels are negative they are
@@ -36,10 +43,10 @@ def image_list(
 
     Raises:
         UserError: No such list or folder, a line that is not as above, some labels negative and some not, a class
-            number without images, a class of the test list that the training list lacks, a file outside `root` or one
-            that cannot be read.
+            number without images, a class of the test list that the training list lacks, a file outside `root`, more
+            files that cannot be read than `max_bad_images`.
     """
-    from kood.data.decode import decode_images
+    from kood.data.decode import decode_readable
     from kood.data.paths import data_path
 
     names = ("train", "test") if _PLACE in path else ("all",)
@@ -57,7 +64,8 @@ def image_list(
         if labels is not None and class_names is not None and labels.max() >= len(class_names):
             raise UserError(f"path: {lists[name]} has the class {labels.max()}, which {lists[names[0]]} lacks")
         if split in (None, name) or len(read) == 1:
-            sets[name] = ImageSet(decode_images(files, image_shape), labels, class_names or ())
+            images, rows, skipped = decode_readable(files, image_shape, max_bad_images)
+            sets[name] = ImageSet(images, None if labels is None else labels[rows], class_names or (), skipped)
     return sets
 
 
