@@ -25,7 +25,7 @@ from typing import Any
 
 from kood.errors import UserError
 
-__all__ = ["Run", "Stage", "digest_file", "fingerprint", "write_atomically"]
+__all__ = ["Run", "Stage", "damaged", "digest_file", "digests", "fingerprint", "write_atomically"]
 
 
 KERAS_BACKENDS = ("tensorflow", "jax", "torch")
@@ -52,6 +52,24 @@ def digest_file(path: Path) -> str:
     """SHA-256 of a file's content, in hexadecimal."""
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def digests(folder: Path) -> dict[str, str]:
+    """SHA-256 of every file in a folder, by its path there."""
+    return {str(p.relative_to(folder)): digest_file(p) for p in sorted(folder.rglob("*")) if p.is_file()}
+
+
+def damaged(folder: Path, files: dict[str, str]) -> str:
+    """What is wrong with the first file that is not as `digests` found it, "" where all are."""
+    for file, digest in files.items():
+        try:
+            if digest_file(folder / file) != digest:
+                return f"{folder / file} has changed"
+        except FileNotFoundError:
+            return f"{folder / file} is missing"
+        except OSError as error:
+            return f"{folder / file} cannot be read: {error.strerror}"
+    return ""
 
 
 def write_atomically(path: Path, content: bytes) -> None:
@@ -120,6 +138,8 @@ class Run:
         self.backend = backend
         self.any_backend = any_backend
         self._made: set[Path] = set()
+        #: Is told of a result that was found damaged and is made again.
+        self.on_damage: Callable[[str], None] = lambda message: None
 
     @contextlib.contextmanager
     def held(self) -> Iterator["Run"]:
@@ -177,7 +197,9 @@ class Run:
         """
         kin = self._kin(name, decides)
         for key, folder in kin.items():
-            found = self._find(folder)
+            found, damage = self._find(folder)
+            if damage and not self.fresh:
+                self.on_damage(f"{name}: what an earlier run left is damaged ({damage}) and is made again")
             if found is not None and not (self.fresh and folder not in self._made):
                 backends = found.get("backends") or [found.get("decides", {}).get("backend", "")]
                 return Stage(name, key, folder, found["facts"], found["seconds"], True, tuple(filter(None, backends)))
@@ -195,7 +217,7 @@ class Run:
         facts = make(partial)
         seconds = round(time.monotonic() - start, 3)
         (partial / BACKENDS).unlink()
-        files = {str(p.relative_to(partial)): digest_file(p) for p in sorted(partial.rglob("*")) if p.is_file()}
+        files = digests(partial)
         record = {
             "stage": name, "decides": decides, "facts": facts, "seconds": seconds, "backends": backends, "files": files,
         }  # fmt: skip
@@ -250,21 +272,22 @@ class Run:
         stages = []
         for folder in self.folder.glob(f"stages/{name}-*"):
             key = folder.name.removeprefix(f"{name}-")
-            record = self._find(folder) if len(key) == 16 else None
+            record = self._find(folder)[0] if len(key) == 16 else None
             if record is not None:
                 when = (folder / "stage.json").stat().st_mtime_ns
                 stages.append((when, Stage(name, key, folder, record["facts"], record["seconds"], cached=True)))
         return [stage for _, stage in sorted(stages, key=lambda found: found[0], reverse=True)]
 
-    def _find(self, folder: Path) -> dict[str, Any] | None:
-        """The record of a stage whose files are all there and unchanged."""
+    def _find(self, folder: Path) -> tuple[dict[str, Any] | None, str]:
+        """The record of a stage whose files are all there and unchanged; else none, and what is wrong with it."""
+        if not folder.exists():
+            return None, ""
         try:
             record = json.loads((folder / "stage.json").read_bytes())
-            if all(digest_file(folder / file) == digest for file, digest in record["files"].items()):
-                return record
+            damage = damaged(folder, record["files"])
+            return (None, damage) if damage else (record, "")
         except (OSError, ValueError, KeyError, TypeError, AttributeError):
-            pass  # Whatever is wrong with it, the stage is made again.
-        return None
+            return None, f"{folder / 'stage.json'} cannot be read"
 
     @staticmethod
     def _flush(folder: Path) -> None:

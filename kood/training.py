@@ -27,6 +27,8 @@ __all__ = ["TimeBudget", "fit", "optimizer", "precision", "steps_per_call"]
 INTERVAL = 60.0
 #: Seconds a time budget lets pass before it waits for what has been handed to the device.
 PATIENCE = 0.1
+#: A loss so many times that of the first epoch has exploded.
+EXPLODED = 1000.0
 
 
 def optimizer(
@@ -111,7 +113,8 @@ def fit(
         The trained model and {loss term: one value an epoch}.
 
     Raises:
-        UserError: the loss is no longer a number; processes that fit together begin at different epochs.
+        UserError: the loss is no longer a number, or has exploded; processes that fit together begin at different
+            epochs.
     """
     checkpoint = _Checkpoint(folder, interval, budget)
     model, first, history = checkpoint.restore(model)
@@ -124,7 +127,8 @@ def fit(
     checkpoint.history = history
     if first < epochs and not (budget and budget.over):
         written = EpochLog(log, first) if log else None, EventFile(board, first) if board else None
-        callbacks = [c for c in (budget, checkpoint, *written, _StopWhenNotFinite(), callback) if c is not None]
+        watched = budget, checkpoint, *written, _StopWhenDiverged(checkpoint), callback
+        callbacks = [one for one in watched if one is not None]
         model.fit(
             feed(batches(first)),
             initial_epoch=first,
@@ -189,15 +193,27 @@ class TimeBudget(keras.callbacks.Callback):
             self.over = self.model.stop_training = True
 
 
-class _StopWhenNotFinite(keras.callbacks.Callback):
+class _StopWhenDiverged(keras.callbacks.Callback):
+    """Ends a training whose loss is no number, or a thousand times that of the first epoch; its checkpoint stays."""
+
+    def __init__(self, checkpoint: "_Checkpoint"):
+        super().__init__()
+        self.checkpoint = checkpoint
+
     def on_epoch_end(self, epoch, logs=None):
-        if not np.isfinite((logs or {}).get("loss", np.nan)):
-            step = int(keras.ops.convert_to_numpy(self.model.optimizer.iterations))
-            raise UserError(
-                f"the loss of {self.model.name} is {(logs or {}).get('loss')} after step {step} (epoch {epoch + 1}); "
-                "lower the learning rate, or set clip_norm",
-                exit_code=1,
-            )
+        loss = (logs or {}).get("loss", np.nan)
+        first = abs(self.checkpoint.history.get("loss", [loss])[0])
+        if np.isfinite(loss) and not loss > EXPLODED * (1.0 + first):
+            return
+        numbers = self.model.optimizer.iterations, self.model.optimizer.learning_rate
+        step, rate = (float(keras.ops.convert_to_numpy(number)) for number in numbers)
+        kept = self.checkpoint.kept
+        left = f"the last good weights, of epoch {kept[0]}, are in {kept[1]}" if kept else "no weights were kept before"
+        raise UserError(
+            f"the loss of {self.model.name} is {loss:g} after step {step:.0f} (epoch {epoch + 1}, learning rate "
+            f"{rate:g}); lower the learning rate, or set clip_norm; {left}",
+            exit_code=1,
+        )
 
 
 class _Checkpoint(keras.callbacks.Callback):
@@ -214,10 +230,21 @@ class _Checkpoint(keras.callbacks.Callback):
     def on_epoch_end(self, epoch, logs=None):
         for name, value in (logs or {}).items():
             self.history.setdefault(name, []).append(float(value))
-        due = time.monotonic() - self._written >= self.interval and np.isfinite((logs or {}).get("loss", np.nan))
+        loss, first = (logs or {}).get("loss", np.nan), abs(self.history.get("loss", [0.0])[0])
+        good = np.isfinite(loss) and loss <= EXPLODED * (1.0 + first)
+        due = good and time.monotonic() - self._written >= self.interval
         if agreed(due):  # Under JAX a model is saved by all processes or by none.
             self._write(epoch + 1)
             self._written = time.monotonic()
+
+    @property
+    def kept(self) -> tuple[int, Path] | None:
+        """The epoch of the last checkpoint and its file, where there is one."""
+        try:
+            state = json.loads((self.folder / "checkpoint.json").read_bytes())
+        except (OSError, ValueError):
+            return None
+        return state["epoch"], self.folder / state["model"]
 
     def _write(self, epoch: int) -> None:
         self.folder.mkdir(parents=True, exist_ok=True)

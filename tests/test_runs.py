@@ -61,9 +61,16 @@ def test_a_damaged_result_is_made_again(run, damage):
             (stage.folder / "stage.json").write_text('{"facts": {}}')
         case "binary":
             (stage.folder / "stage.json").write_bytes(b"\xff\x00")
+    told = []
+    run.on_damage = told.append
     again = run.stage("fit", {}, writer(calls))
     assert len(calls) == 2 and not again.cached
     assert (again.folder / "file.txt").read_text() == "result"
+    (message,) = told
+    named = "stage.json cannot be read" if damage in ("record", "binary") else "file.txt"
+    assert message.startswith("fit: ") and named in message and "made again" in message
+    run.stage("fit", {}, writer(calls))
+    assert len(told) == 1 and len(calls) == 2
 
 
 def test_a_killed_stage_leaves_its_work_but_no_result(run):

@@ -171,8 +171,27 @@ def test_a_loss_that_is_no_number_stops_with_advice(tmp_path):
     model.network.weights[0].assign(np.full(model.network.weights[0].shape, np.nan))
     with pytest.raises(UserError, match=r"denoiser.*nan.*step 3.*learning rate") as caught:
         training.fit(model, batches, epochs=EPOCHS, steps_per_epoch=STEPS, folder=tmp_path, interval=0.0)
-    assert caught.value.exit_code == 1
+    assert caught.value.exit_code == 1 and "no weights were kept before" in str(caught.value)
     assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("wrong", [np.nan, np.inf, 1e30])
+def test_a_loss_that_explodes_stops_and_keeps_the_last_good_weights(tmp_path, wrong):
+    good = []
+
+    class Spoil(keras.callbacks.Callback):
+        def on_epoch_begin(self, epoch, logs=None):
+            if epoch == 2:
+                good.extend(values(self.model))
+                weight = self.model.network.weights[0]
+                weight.assign(np.full(weight.shape, wrong))
+
+    with pytest.raises(UserError, match=r"the loss of denoiser is .* after step 9 \(epoch 3, learning rate") as caught:
+        fit(tmp_path, Spoil(), interval=0.0)
+    assert f"the last good weights, of epoch 2, are in {tmp_path / 'checkpoint-2.keras'}" in str(caught.value)
+    kept = keras.saving.load_model(tmp_path / "checkpoint-2.keras")
+    for one, other in zip(values(kept), good, strict=True):
+        np.testing.assert_array_equal(one, other)
 
 
 def test_precision_holds_inside_the_block_only():

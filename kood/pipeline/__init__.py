@@ -15,6 +15,7 @@ from typing import Any
 
 import keras
 from rich.console import Console
+from rich.markup import escape
 
 from kood import report
 from kood.errors import UserError
@@ -77,6 +78,7 @@ def run(
         console = Console(file=io.StringIO())
     with folder.held() if team.leads else nullcontext(), team.gathered():
         if team.leads:
+            folder.on_damage = lambda message: console.print(f"[yellow]{escape(message)}[/yellow]", soft_wrap=True)
             write_atomically(folder.folder / "recipe.toml", recipe.to_toml().encode())
         try:
             make = _run_matrix if recipe.matrix else _run_single

@@ -9,7 +9,7 @@ import numpy as np
 
 import kood
 from kood.pipeline.work import Work
-from kood.runs import Stage
+from kood.runs import Stage, damaged, digests
 from kood.serving.publishing import publish
 from kood.serving.served import Served
 
@@ -36,11 +36,13 @@ def export_model(work: Work) -> Stage:
                 expected=dict(expected),
                 facts=_card(work),
             )  # fmt: skip
-        return {"version": version, "differences": differences}
+        return {"version": version, "differences": differences, "files": digests(work.run.folder / str(version))}
 
-    decides = {"evaluate": evaluated.key, "undecodable": work.recipe.serve.undecodable}
+    decides = {"format": 2, "evaluate": evaluated.key, "undecodable": work.recipe.serve.undecodable}
     stage = work.stage("export", decides, make, awaited=False)
-    if not (work.run.folder / str(stage.facts["version"]) / "saved_model.pb").exists():
+    damage = damaged(work.run.folder / str(stage.facts["version"]), stage.facts["files"])
+    if damage:
+        work.run.on_damage(f"export: a published model is damaged ({damage}) and is published as the next version")
         shutil.rmtree(stage.folder)
         stage = work.stage("export", decides, make, awaited=False)
     return stage
