@@ -1,6 +1,7 @@
 """`kood outliers`: the sweep between two classes, from a run's diffusion model."""
 
 import json
+import shutil
 import subprocess
 import sys
 
@@ -16,7 +17,7 @@ from kood.pipeline.diffusion import train_denoiser
 from kood.pipeline.prepare import prepare_data
 from kood.recipe import load
 from kood.report.sheet import GAP, TILE, write_sheet
-from kood.runs import Run
+from kood.runs import Run, digest_file
 from tests.conftest import TINY, work_alone
 
 #: Enough steps that images are more than black and white.
@@ -196,3 +197,22 @@ def test_captions_stand_on_the_sheet(tmp_path):
     assert plain.shape == captions.shape
     changed = np.argwhere((plain != captions).any(axis=-1))
     assert len(changed) and changed[:, 1].max() < 96  # In the left margin alone.
+
+
+def test_a_strangers_model_is_opened_without_running_anything_of_theirs(finished, tmp_path):
+    """A Lambda layer in a `.keras` file is Python from whoever wrote it."""
+    import keras
+
+    folder = tmp_path / "stranger"
+    shutil.copytree(finished, folder)
+    marker = tmp_path / "ran"
+    stage = next(folder.glob("stages/diffusion-*"))
+    model = keras.Sequential([keras.Input((8, 8, 1)), keras.layers.Lambda(lambda x: (marker.touch(), x)[1])])
+    marker.unlink(missing_ok=True)
+    model.save(stage / "denoiser.keras")
+    record = json.loads((stage / "stage.json").read_text())
+    record["files"]["denoiser.keras"] = digest_file(stage / "denoiser.keras")
+    (stage / "stage.json").write_text(json.dumps(record))
+    with pytest.raises(UserError, match=r"denoiser\.keras cannot be opened .*[Ll]ambda"):
+        sweep.render_sweep(folder, "0", "1")
+    assert not marker.exists()

@@ -82,7 +82,7 @@ def render_sweep(
         raise UserError(f"--out {out}: give it the ending .png")
     seed = recipe.seed if seed is None else seed
     steps = steps or [settings.sampling_steps]
-    denoiser = keras.saving.load_model(diffusion.folder / "denoiser.keras", compile=False)
+    denoiser = _trusted(diffusion.folder / "denoiser.keras")
     shape = train.images.shape[1:]
     try:
         sampler = image_sampler(denoiser, shape, settings.model_copy(update={"sampling_steps": max(steps)}), seed,
@@ -141,6 +141,15 @@ def _cost(steps: list[int], seconds: list[float], images: np.ndarray) -> Table:
     for count, took, made in zip(steps, seconds, images, strict=True):
         table.add_row(str(count), f"{len(made) / took:.3g}", f"{np.abs(made - best).mean():.1f}")
     return table
+
+
+def _trusted(file: Path) -> keras.Model:
+    """A model from a folder that may be a stranger's: Keras's safe mode runs nothing of theirs."""
+    try:
+        return keras.saving.load_model(file, compile=False, safe_mode=True)
+    except (OSError, ValueError, TypeError, KeyError) as error:
+        reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+        raise UserError(f"{file} cannot be opened ({reason[:300]}); run the recipe again with --fresh") from error
 
 
 def _model_of(folder: Path) -> tuple[Stage, ImageSet]:

@@ -3,6 +3,7 @@
 import base64
 import io
 import json
+import re
 import urllib.error
 import urllib.parse
 import urllib.request
@@ -18,6 +19,13 @@ SIGNATURE = "encoded_marked"
 
 #: What is kept of an answer for one image, beside the probability of its label.
 KEPT = ("label", "class_name", "ood_score", "p_value", "is_ood")
+
+#: Operations that reach beyond the graph. SaveV2, RestoreV2 and their kin are those of its own checkpoint.
+STRANGE = re.compile(
+    r"^(Read|Write)File$|PyFunc|MatchingFiles|Reader|RecordDataset|TextLineDataset|CsvDataset|SaveDataset|LoadDataset"
+    r"|Snapshot|CacheDataset|Rpc|DataService|Print|SqlDataset|DebugIdentity|Summary|FileSystem|Lookup.*Table|Initialize"
+    r"Table|Compile|PyExec"
+)
 
 #: Largest gRPC message: thirty-two large photographs.
 MESSAGE_BYTES = 512 * 2**20
@@ -139,13 +147,18 @@ class LocalModel:
         version: Its folder.
 
     Raises:
-        UserError: kood did not write it.
+        UserError: kood did not write it, or its graph would touch files, the network or Python.
     """
 
     def __init__(self, version: Path):
         import tensorflow as tf
 
-        self._model = tf.saved_model.load(str(version))
+        _refuse_strange_operations(version)
+        try:
+            self._model = tf.saved_model.load(str(version))
+        except (OSError, ValueError, IndexError, KeyError, tf.errors.OpError) as error:
+            reason = (str(error).strip().splitlines() or [type(error).__name__])[0][:300]
+            raise UserError(f"{version} cannot be opened ({reason}); run the recipe again", exit_code=1) from error
         if SIGNATURE not in self._model.signatures:
             raise UserError(f"{version}: this SavedModel has no signature {SIGNATURE}; make it again with this kood")
         self._ask = self._model.signatures[SIGNATURE]
@@ -156,6 +169,26 @@ class LocalModel:
 
         answer = self._ask(image_bytes=tf.constant(list(files), tf.string))
         return _rows({name: value.numpy().tolist() for name, value in answer.items()})
+
+
+def _refuse_strange_operations(version: Path) -> None:
+    """A graph is a program: one from a stranger is not loaded where it holds what kood never exports."""
+    from google.protobuf.message import DecodeError
+    from tensorflow.core.protobuf import saved_model_pb2
+
+    graph = saved_model_pb2.SavedModel()
+    try:
+        graph.ParseFromString((version / "saved_model.pb").read_bytes())
+    except (OSError, DecodeError) as error:
+        raise UserError(f"{version / 'saved_model.pb'} cannot be read ({error}); run the recipe again") from error
+    for meta in graph.meta_graphs:
+        nodes = [*meta.graph_def.node, *(node for f in meta.graph_def.library.function for node in f.node_def)]
+        strange = sorted({node.op for node in nodes if STRANGE.search(node.op)})
+        if strange:
+            raise UserError(
+                f"{version}: its graph holds {', '.join(strange)}, which kood never exports and which could touch "
+                "files, the network or Python; it is not opened"
+            )
 
 
 class RestModel:

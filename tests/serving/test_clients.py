@@ -233,3 +233,51 @@ def test_a_model_that_another_program_wrote(tmp_path):
     tf.saved_model.save(module, str(tmp_path / "1"))
     with pytest.raises(UserError, match="no signature encoded_marked"):
         open_model(tmp_path)
+
+
+def write_file(_):
+    with tf.control_dependencies([tf.raw_ops.WriteFile(filename="/tmp/kood-was-here", contents="x")]):
+        return tf.zeros(())
+
+
+def read_file(_):
+    return tf.raw_ops.ReadFile(filename="/etc/hostname")
+
+
+def call_python(x):
+    return tf.numpy_function(lambda a: a, [x], tf.float32)
+
+
+@pytest.mark.parametrize("evil", [write_file, read_file, call_python])
+@pytest.mark.parametrize("within", [False, True])
+def test_a_graph_that_reaches_beyond_itself_is_not_opened(tmp_path, evil, within):
+    module = tf.Module()
+
+    def body(image_bytes):
+        x = tf.zeros(2)
+        inner = tf.function(evil) if within else evil
+        result = inner(x)
+        with tf.control_dependencies([result]):
+            return {"decoded": tf.ones_like(image_bytes, tf.bool)}
+
+    module.f = tf.function(body, input_signature=[tf.TensorSpec((None,), tf.string)])
+    tf.saved_model.save(module, str(tmp_path / "1"), signatures={"encoded_marked": module.f})
+    with pytest.raises(UserError, match=r"its graph holds (WriteFile|ReadFile|\w*PyFunc\w*), which kood never exports"):
+        open_model(tmp_path)
+
+
+@pytest.mark.parametrize("content", [b"", b"\xff\xff\xff", b"not a model"])
+def test_a_damaged_model_is_one_message(run, tmp_path, content):
+    shutil.copytree(run, tmp_path / "run")
+    (tmp_path / "run" / "1" / "saved_model.pb").write_bytes(content)
+    with pytest.raises(UserError, match=r"cannot be (read|opened)|no signature"):
+        open_model(tmp_path / "run")
+
+
+@pytest.mark.parametrize("how", ["missing", "cut"])
+def test_damaged_weights_are_one_message(run, tmp_path, how):
+    shutil.copytree(run, tmp_path / "run")
+    data = tmp_path / "run" / "1" / "variables" / "variables.data-00000-of-00001"
+    data.unlink() if how == "missing" else data.write_bytes(data.read_bytes()[:50])
+    with pytest.raises(UserError, match="cannot be opened"):
+        open_model(tmp_path / "run")
