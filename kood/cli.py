@@ -10,7 +10,7 @@ import typer
 
 from kood import registry
 from kood.errors import UserError
-from kood.process import Stopped, choose_backend, native_messages_held_back, quiet, stop_on_signals
+from kood.process import Stopped, choose_backend, console, native_messages_held_back, quiet, stop_on_signals
 
 __all__ = ["app", "main"]
 
@@ -41,8 +41,6 @@ def run(
     saved: Saved = Path("saved"),
 ) -> None:
     """Run a recipe: train, make outliers, measure, write a SavedModel and a report."""
-    from rich.console import Console
-
     from kood.recipe import load
 
     load(recipe, settings or (), quick=quick)  # A wrong recipe is refused before the seconds that Keras takes to load.
@@ -50,11 +48,8 @@ def run(
     with native_messages_held_back():
         from kood import pipeline
 
-    console = Console()
-    if not console.is_terminal and "COLUMNS" not in os.environ:
-        console = Console(width=120)  # A log has no width of its own; Rich would take 80 and break names in two.
     pipeline.run(
-        recipe, settings or (), fresh=fresh, quick=quick, any_backend=any_backend, saved=saved, console=console
+        recipe, settings or (), fresh=fresh, quick=quick, any_backend=any_backend, saved=saved, console=console()
     )
 
 
@@ -84,8 +79,8 @@ def show(recipe: RecipeFile, settings: Settings = None) -> None:
     from kood.recipe import load
 
     loaded = load(recipe, settings or ())
-    console = Console()
-    console.print(Syntax(loaded.to_toml(), "toml") if console.is_terminal else loaded.to_toml(), markup=False)
+    shown = Console()
+    shown.print(Syntax(loaded.to_toml(), "toml") if shown.is_terminal else loaded.to_toml(), markup=False)
     cells = loaded.cells()
     if loaded.matrix:
         typer.echo(f"# {len(cells)} cells")
@@ -149,7 +144,8 @@ def predict(
         model = open_model(run_folder, url, timeout)
     files = listed(images)
     style = "json" if as_json else "csv" if as_csv else "table"
-    if print_answers(answers(model, files, batch), len(files), style=style, title=url or str(run_folder)):
+    found = answers(model, files, batch)
+    if print_answers(found, len(files), style=style, title=url or str(run_folder), console=console()):
         raise typer.Exit(1)
 
 
@@ -211,7 +207,7 @@ def monitor(
 
         from kood.monitor import monitor as watch
 
-    _, unread = watch(run_folder, data, level=level, most=most, to=to, as_json=as_json)
+    _, unread = watch(run_folder, data, level=level, most=most, to=to, as_json=as_json, console=console())
     if to is not None and not as_json:
         typer.echo(f"Written: {to / 'monitor.json'}, {to / 'monitor.html'}")
     if unread:

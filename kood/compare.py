@@ -8,7 +8,6 @@ import csv
 import io
 import json
 import math
-import os
 import zipfile
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path, PurePosixPath
@@ -18,7 +17,7 @@ import numpy as np
 from rich.console import Console
 
 import kood
-from kood import report
+from kood import process, report
 from kood.errors import UserError
 from kood.registry import nearest
 from kood.report.table import DIFFERENCE_COLUMNS, MATRIX_COLUMNS
@@ -55,7 +54,7 @@ def compare_runs(
         UserError: a folder without a report that can be read, runs measured on different images, a score that a run
             lacks, no such row, or a place that cannot be written.
     """
-    console = console or Console(width=None if "COLUMNS" in os.environ or Console().is_terminal else 140)
+    console = console or process.console(140)
     cells = [cell for folder, name in zip(folders, _names(folders), strict=True) for cell in _cells(folder, name)]
     for cell in cells:
         different = report.different_images(cells[0], cell)

@@ -8,11 +8,26 @@ import sys
 import tempfile
 from collections.abc import Iterator
 from importlib.util import find_spec
+from typing import TYPE_CHECKING
 
 from kood import registry
 from kood.errors import UserError
 
-__all__ = ["Stopped", "choose_backend", "native_messages_held_back", "quiet", "stop_on_signals"]
+if TYPE_CHECKING:
+    from rich.console import Console
+
+__all__ = ["Stopped", "choose_backend", "console", "native_messages_held_back", "quiet", "stop_on_signals"]
+
+
+def console(width: int = 120) -> "Console":
+    """A console for results: as wide as the terminal, or so wide where there is none.
+
+    A log has no width of its own; Rich would take 80 and break names in two.
+    """
+    from rich.console import Console
+
+    found = Console()
+    return found if found.is_terminal or "COLUMNS" in os.environ else Console(width=width)
 
 
 def quiet() -> None:

@@ -5,7 +5,9 @@
 A small recipe is run once without a kill, for what it must end with and how long it takes. Then it is started over and
 over and sent SIGKILL after a random time, until it ends by itself; its report and the answers of its SavedModel must
 then be the same, bit for bit, and the next run starts from nothing. After each kill every integer folder must hold a
-whole model. Checkpoints are written at each epoch here, so that a restart loses at most one. Prints a tally of the stages that were
+whole model.
+
+Checkpoints are written at each epoch here, so that a restart loses at most one. Prints a tally of the stages that were
 running when the kill came. Exit code 1 where anything differs.
 """
 
