@@ -203,6 +203,23 @@ def test_what_is_served_can_be_asked_calibrated_and_watched(invoke, finished, tm
         assert result.returncode == 1 and "bad.png cannot be read" in result.stdout + result.stderr
 
 
+@pytest.mark.slow
+@pytest.mark.parametrize("kilobytes", [12, 60, 600])
+def test_a_full_disk_is_one_message_and_the_run_goes_on(finished, tmp_path, kilobytes):
+    """A limit on the size of files stands in for a full disk: it too fails in the middle of a write."""
+    (tmp_path / "tiny.toml").write_text(TINY)
+    command = f'ulimit -f {kilobytes}; exec "{sys.executable}" -m kood run tiny.toml'
+    env = {**os.environ, "PYTHONPATH": str(ROOT), "COLUMNS": "100"}
+    result = subprocess.run(["bash", "-c", command], cwd=tmp_path, env=env, capture_output=True, text=True, check=False)
+    if result.returncode:
+        assert result.returncode == 1 and "Traceback" not in result.stderr
+        assert result.stderr.startswith("kood: ") and len(result.stderr.strip().splitlines()) <= 6
+        assert not list((tmp_path / "saved" / "tiny").glob("[0-9]*"))
+    assert kood("run", "tiny.toml", cwd=tmp_path).returncode == 0
+    assert figures_of(report_of(tmp_path)) == figures_of(report_of(finished[0]))
+    assert not (tmp_path / "saved" / "tiny" / "error.log").exists()
+
+
 def test_a_matrix_shares_stages_and_survives_a_failing_cell(tmp_path):
     (tmp_path / "table.toml").write_text(
         TINY

@@ -7,6 +7,7 @@ Stages hand each other only files. What a stage's result depends on is spelled o
 nothing of that changed, its result is taken as it lies.
 """
 
+import errno
 import io
 import traceback
 from contextlib import nullcontext
@@ -37,6 +38,9 @@ from kood.runs import Run, write_atomically
 from kood.steps import obtain
 
 __all__ = ["make_cell", "run"]
+
+#: A disk without room, a quota or a limit reached, a folder that is for reading only.
+NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EACCES, errno.EPERM)
 
 
 def run(
@@ -88,10 +92,17 @@ def run(
         except Exception as error:
             if not team.leads:
                 raise
+            if isinstance(error, OSError) and error.errno in NO_ROOM:
+                raise UserError(
+                    f"{folder.folder}: cannot write there ({error.strerror}); make room, and the same command goes on "
+                    "where this one was",
+                    exit_code=1,
+                ) from error
             log = folder.folder / "error.log"
             write_atomically(log, traceback.format_exc().encode())
             raise UserError(f"{type(error).__name__}: {error} (details in {log})", exit_code=1) from error
         if team.leads:
+            (folder.folder / "error.log").unlink(missing_ok=True)  # Of an earlier run, which this one has mended.
             _say_where(console, folder.folder, result)
     return result
 
