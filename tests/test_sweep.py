@@ -4,6 +4,7 @@ import json
 import shutil
 import subprocess
 import sys
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -205,9 +206,9 @@ def test_a_strangers_model_is_opened_without_running_anything_of_theirs(finished
 
     folder = tmp_path / "stranger"
     shutil.copytree(finished, folder)
-    marker = tmp_path / "ran"
+    marker, name = tmp_path / "ran", str(tmp_path / "ran")
     stage = next(folder.glob("stages/diffusion-*"))
-    model = keras.Sequential([keras.Input((8, 8, 1)), keras.layers.Lambda(lambda x: (marker.touch(), x)[1])])
+    model = keras.Sequential([keras.Input((8, 8, 1)), keras.layers.Lambda(lambda x: (Path(name).touch(), x)[1])])
     marker.unlink(missing_ok=True)
     model.save(stage / "denoiser.keras")
     record = json.loads((stage / "stage.json").read_text())
