@@ -39,8 +39,8 @@ from kood.steps import obtain
 
 __all__ = ["make_cell", "run"]
 
-#: A disk without room, a quota or a limit reached, a folder that is for reading only.
-NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EACCES, errno.EPERM)
+#: A disk without room, a quota or a limit reached, a disk that is for reading only.
+NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS)
 
 
 def run(
