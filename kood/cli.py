@@ -137,12 +137,11 @@ def predict(
     if as_json and as_csv:
         raise UserError("--json and --csv: choose one")
     quiet()
-    with native_messages_held_back():
-        from kood.serving.answers import answers, listed, print_answers
-        from kood.serving.client import open_model
+    from kood.serving.answers import answers, listed, print_answers
+    from kood.serving.client import open_model
 
-        model = open_model(run_folder, url, timeout)
     files = listed(images)
+    model = open_model(run_folder, url, timeout)
     style = "json" if as_json else "csv" if as_csv else "table"
     found = answers(model, files, batch)
     if print_answers(found, len(files), style=style, title=url or str(run_folder), console=console()):
@@ -165,10 +164,7 @@ def calibrate(
 ) -> None:
     """Set the threshold anew on your own images, without training: writes the next version, keeps the old one."""
     quiet()
-    with native_messages_held_back():
-        import tensorflow  # noqa: F401
-
-        from kood.serving.calibrate import calibrate as set_anew
+    from kood.serving.calibrate import calibrate as set_anew
 
     done = set_anew(run_folder, data, accept=accept, check=check)
     for answer in done.unread:
@@ -202,10 +198,7 @@ def monitor(
 ) -> None:
     """Say whether the images that a model meets are still those it was calibrated for, and since when not."""
     quiet()
-    with native_messages_held_back():
-        import tensorflow  # noqa: F401
-
-        from kood.monitor import monitor as watch
+    from kood.monitor import monitor as watch
 
     _, unread = watch(run_folder, data, level=level, most=most, to=to, as_json=as_json, console=console())
     if to is not None and not as_json:

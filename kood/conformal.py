@@ -7,12 +7,20 @@ from scipy.stats import beta
 
 from kood.errors import UserError
 
-__all__ = ["needed_images", "p_values", "rate_interval", "threshold"]
+__all__ = ["needed_images", "p_values", "rank", "rate_interval", "threshold"]
 
 
 def needed_images(accept: float) -> int:
     """The fewest calibration images that can guarantee an accepted share: the smallest n with ceil((n + 1) a) <= n."""
     return math.ceil(round(accept / (1 - accept), 9))
+
+
+def rank(count: int, accept: float) -> int:
+    """Which of so many calibration scores, counted from the smallest, is the threshold: ceil((count + 1) accept).
+
+    More than `count` where there are too few for this share.
+    """
+    return math.ceil(round((count + 1) * accept, 9))
 
 
 def threshold(values: np.ndarray, accept: float) -> float:
@@ -31,13 +39,13 @@ def threshold(values: np.ndarray, accept: float) -> float:
     Raises:
         UserError: too few images for this share.
     """
-    rank = math.ceil(round((len(values) + 1) * accept, 9))
-    if rank > len(values):
+    place = rank(len(values), accept)
+    if place > len(values):
         raise UserError(
             f"serve.accept = {accept} needs at least {needed_images(accept)} calibration images, "
             f"there are {len(values)}; raise data.id.calibration or lower serve.accept"
         )
-    return float(np.sort(values)[rank - 1])
+    return float(np.sort(values)[place - 1])
 
 
 def p_values(scores: np.ndarray, calibration: np.ndarray) -> np.ndarray:

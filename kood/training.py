@@ -201,10 +201,9 @@ class _StopWhenDiverged(keras.callbacks.Callback):
         self.checkpoint = checkpoint
 
     def on_epoch_end(self, epoch, logs=None):
-        loss = (logs or {}).get("loss", np.nan)
-        first = abs(self.checkpoint.history.get("loss", [loss])[0])
-        if np.isfinite(loss) and not loss > EXPLODED * (1.0 + first):
+        if self.checkpoint.is_good(logs):
             return
+        loss = (logs or {}).get("loss", np.nan)
         numbers = self.model.optimizer.iterations, self.model.optimizer.learning_rate
         step, rate = (float(keras.ops.convert_to_numpy(number)) for number in numbers)
         kept = self.checkpoint.kept
@@ -230,12 +229,15 @@ class _Checkpoint(keras.callbacks.Callback):
     def on_epoch_end(self, epoch, logs=None):
         for name, value in (logs or {}).items():
             self.history.setdefault(name, []).append(float(value))
-        loss, first = (logs or {}).get("loss", np.nan), abs(self.history.get("loss", [0.0])[0])
-        good = np.isfinite(loss) and loss <= EXPLODED * (1.0 + first)
-        due = good and time.monotonic() - self._written >= self.interval
+        due = self.is_good(logs) and time.monotonic() - self._written >= self.interval
         if agreed(due):  # Under JAX a model is saved by all processes or by none.
             self._write(epoch + 1)
             self._written = time.monotonic()
+
+    def is_good(self, logs: dict[str, Any] | None) -> bool:
+        """Whether the loss of the epoch just ended, the last of the history, is a number and has not exploded."""
+        loss = (logs or {}).get("loss", np.nan)
+        return bool(np.isfinite(loss) and loss <= EXPLODED * (1.0 + abs(self.history["loss"][0])))
 
     @property
     def kept(self) -> tuple[int, Path] | None:

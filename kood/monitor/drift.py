@@ -1,15 +1,14 @@
 """Has the share of flagged images changed, and since when: tests that know how few calibration images there were."""
 
-import math
 from dataclasses import dataclass
 
 import numpy as np
 from scipy.special import xlogy
 from scipy.stats import betabinom
 
-from kood.conformal import rate_interval
+from kood.conformal import rank, rate_interval
 
-__all__ = ["Drift", "drift"]
+__all__ = ["Drift", "drift", "stretches"]
 
 #: Places at which a change is looked for, and streams that are simulated to say how often chance does as much.
 PLACES, STREAMS = 200, 1999
@@ -77,25 +76,25 @@ def drift(flags: np.ndarray, calibration_images: int, accept: float, *, seed: in
     if flags.ndim != 1 or not len(flags):
         raise ValueError(f"flags must be a filled array (m,); its shape is {flags.shape}")
     count, flagged = len(flags), int(flags.sum())
-    rank = math.ceil(round((calibration_images + 1) * accept, 9))
-    if not 0 < rank <= calibration_images:
+    place = rank(calibration_images, accept)
+    if not 0 < place <= calibration_images:
         raise ValueError(f"{calibration_images} calibration images cannot give a threshold that accepts {accept}")
-    beyond = calibration_images + 1 - rank
-    law = betabinom(count, beyond, rank)
+    beyond = calibration_images + 1 - place
+    law = betabinom(count, beyond, place)
     # Sums of the law itself: one less the other tail would be 0 below 1e-16.
     tails = float(law.pmf(np.arange(flagged + 1)).sum()), float(law.pmf(np.arange(flagged, count + 1)).sum())
     expected = beyond / (calibration_images + 1)
-    edges = np.unique(np.linspace(0, count, min(count, PLACES) + 1).round().astype(np.int64))
+    edges = stretches(count, PLACES)
     sizes = np.diff(edges)
     found = np.add.reduceat(flags.astype(np.int64), edges[:-1])
     clear = _clearness(found[None], sizes, expected)[0]
     rng = np.random.default_rng(seed)
-    chances = rng.beta(beyond, rank, size=(STREAMS, 1))
+    chances = rng.beta(beyond, place, size=(STREAMS, 1))
     simulated = _clearness(rng.binomial(sizes[None], chances), sizes, expected).max(axis=1)
-    place = int(np.argmax(clear))
+    clearest = int(np.argmax(clear))
     # Sums of the same numbers in another order may differ in the last digit.
-    as_clear = int(np.sum(simulated >= clear[place] * (1 - 1e-12)))
-    since = int(edges[place])
+    as_clear = int(np.sum(simulated >= clear[clearest] * (1 - 1e-12)))
+    since = int(edges[clearest])
     return Drift(
         images=count,
         flagged=flagged,
@@ -107,6 +106,11 @@ def drift(flags: np.ndarray, calibration_images: int, accept: float, *, seed: in
         since=since,
         rate_since=float(flags[since:].mean()),
     )
+
+
+def stretches(count: int, most: int) -> np.ndarray:
+    """The edges, both ends included, of at most `most` stretches of about equal length of so many images."""
+    return np.unique(np.linspace(0, count, min(count, most) + 1).round().astype(np.int64))
 
 
 def _clearness(flagged: np.ndarray, sizes: np.ndarray, expected: float) -> np.ndarray:

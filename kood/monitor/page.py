@@ -12,7 +12,7 @@ from rich.table import Table
 from kood import report
 from kood.conformal import rate_interval
 from kood.errors import UserError
-from kood.monitor.drift import Drift
+from kood.monitor.drift import Drift, stretches
 from kood.monitor.stream import Seen
 from kood.report.behaviour import thumbnail
 from kood.report.drawing import BLUE, GREY, VERMILION, draw
@@ -62,23 +62,27 @@ def surprising(seen: Sequence[Seen], most: int) -> list[Seen]:
     return sorted(seen, key=lambda one: (one.p_value, -one.ood_score))[:most]
 
 
-def print_findings(
-    console: Console, found: Drift, level: float, seen: Sequence[Seen], unread: Sequence[str], most: int
-) -> None:
-    """Prints the verdict and the most surprising images."""
+def _facts(found: Drift, unread: Sequence[str]) -> dict[str, str]:
+    """The figures behind the verdict, in words."""
     low, high = found.interval
-    console.print(
-        escape(verdict(found, level, seen)), highlight=False, style="bold red" if found.drifts(level) else "bold"
-    )
-    facts = Table(box=None, show_header=False, pad_edge=False)
-    rows = {
+    return {
         "images": f"{found.images:,}" + (f", and {len(unread):,} that could not be read" if unread else ""),
-        "flagged": f"{found.flagged:,}, {found.rate:.2%} (95% interval {low:.2%} to {high:.2%})",
+        "flagged": f"{found.flagged:,}: {found.rate:.2%} (95% interval {low:.2%} to {high:.2%})",
         "expected": f"{found.expected:.2%}",
         "p-value of the rate": f"{found.rate_p_value:.3g}",
         "p-value of a change": f"{found.change_p_value:.3g}",
     }
-    for name, value in rows.items():
+
+
+def print_findings(
+    console: Console, found: Drift, level: float, seen: Sequence[Seen], unread: Sequence[str], most: int
+) -> None:
+    """Prints the verdict and the most surprising images."""
+    console.print(
+        escape(verdict(found, level, seen)), highlight=False, style="bold red" if found.drifts(level) else "bold"
+    )
+    facts = Table(box=None, show_header=False, pad_edge=False)
+    for name, value in _facts(found, unread).items():
         facts.add_row(name, value)
     console.print(facts)
     table = Table(
@@ -99,16 +103,7 @@ def write_page(
     path: Path, name: str, found: Drift, level: float, seen: Sequence[Seen], unread: Sequence[str], most: int
 ) -> None:
     """Writes the findings as one HTML page that needs no network."""
-    low, high = found.interval
-    facts = {
-        "Images": f"{found.images:,}",
-        "Could not be read": f"{len(unread):,}",
-        "Flagged": f"{found.flagged:,}: {found.rate:.2%} (95% interval {low:.2%} to {high:.2%})",
-        "Expected": f"{found.expected:.2%}",
-        "p-value of the rate": f"{found.rate_p_value:.3g}",
-        "p-value of a change": f"{found.change_p_value:.3g}",
-    }
-    rows = [row(escaped(label), [escaped(value)]) for label, value in facts.items()]
+    rows = [row(escaped(label), [escaped(value)]) for label, value in _facts(found, unread).items()]
     shown = thumbnails(_extreme(one) for one in surprising(seen, most))
     body = (
         f'<div class="warnings"><p><strong>{escaped(verdict(found, level, seen))}</strong></p></div>'
@@ -145,7 +140,7 @@ def _small(file: Path) -> np.ndarray:
 
 def _rates(found: Drift, seen: Sequence[Seen]) -> bytes:
     flags = np.array([one.is_ood for one in seen])
-    edges = np.unique(np.linspace(0, len(flags), min(len(flags), POINTS) + 1).round().astype(int))
+    edges = stretches(len(flags), POINTS)
     middles, rates, lows, highs = [], [], [], []
     for start, end in zip(edges[:-1], edges[1:], strict=True):
         hits = int(flags[start:end].sum())

@@ -96,11 +96,7 @@ def answers(model: Model, files: Sequence[Path], batch_size: int = 32) -> Iterat
             read = list(pool.map(_read, chunk))
             said = dict(_asked(model, read))
             # What the graph could not decode, Pillow perhaps can; else it says why not.
-            again = {
-                place: _read(chunk[place], anyhow=True)
-                for place, answer in said.items()
-                if answer is None and not read[place][1]
-            }
+            again = {place: _read(chunk[place], anyhow=True) for place, answer in said.items() if answer is None}
             for place, (data, error) in again.items():
                 read[place] = (data, error or "the model cannot decode it")
                 if data:

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from kood.errors import UserError
+from kood.process import native_messages_held_back
 
 __all__ = ["GrpcModel", "LocalModel", "Model", "RestModel", "newest_version", "open_model", "prepared"]
 
@@ -119,9 +120,9 @@ def prepared(file: Path, *, anyhow: bool = False) -> bytes:
     try:
         if not anyhow and _as_it_is(data):
             return data
-        pixels = decode_image(data)
+        pixels = decode_image(file)
     except UserError as error:
-        raise UserError(str(error).removeprefix("path: ").replace("an image", str(file), 1), exit_code=1) from error
+        raise UserError(str(error).removeprefix("path: "), exit_code=1) from error
     packed = io.BytesIO()
     Image.fromarray(pixels[..., 0] if pixels.shape[-1] == 1 else pixels).save(packed, "PNG")
     return packed.getvalue()
@@ -151,7 +152,8 @@ class LocalModel:
     """
 
     def __init__(self, version: Path):
-        import tensorflow as tf
+        with native_messages_held_back():
+            import tensorflow as tf
 
         _refuse_strange_operations(version)
         try:
@@ -244,8 +246,9 @@ class GrpcModel:
 
     def __init__(self, address: str, name: str, version: int | None = None, timeout: float = 60.0):
         import grpc
-        import tensorflow  # noqa: F401 - here rather than at the first question, which its messages would interrupt
-        from tensorflow_serving.apis import predict_pb2, prediction_service_pb2_grpc
+
+        with native_messages_held_back():  # The protocol imports TensorFlow.
+            from tensorflow_serving.apis import predict_pb2, prediction_service_pb2_grpc
 
         sizes = [("grpc.max_send_message_length", MESSAGE_BYTES), ("grpc.max_receive_message_length", MESSAGE_BYTES)]
         self._address, self._timeout = address, timeout
