@@ -85,7 +85,7 @@ def calibrate(
         raise UserError(
             f"--accept {accept} needs at least {needed_images(accept)} images to be guaranteed; of {len(files)} files "
             f"{len(scores)} could be read and {kept} of these are kept to check on; give more images, a lower --accept "
-            "or a lower --check"
+            "or a lower --check" + (f" (the first that could not: {unread[0].error})" if unread else "")
         )
     height, width, channels = facts["image_shape"]
     served = Served(
