@@ -2,10 +2,10 @@
 
     python -m tests.kills [--kills 100] [--seed 0] [--folder FOLDER]
 
-A small recipe is run once without a kill, for what it must end with and how long it takes. Then it is started over and
-over and sent SIGKILL after a random time, until it ends by itself; its report and the answers of its SavedModel must
-then be the same, bit for bit, and the next run starts from nothing. After each kill every integer folder must hold a
-whole model.
+A small recipe is run once without a kill, for what it must end with and how long each of its stages takes. Then it is
+started over and over and sent SIGKILL at a random moment of a stage drawn at random, until it ends by itself; its
+report and the answers of its SavedModel must then be the same, bit for bit, and the next run starts from nothing. After
+each kill every integer folder must hold a whole model.
 
 Checkpoints are written at each epoch here, so that a restart loses at most one. Prints a tally of the stages that were
 running when the kill came. Exit code 1 where anything differs.
@@ -37,7 +37,13 @@ CHILD = (
     "sys.argv = ['kood', 'run', 'killed.toml']; cli.main()"
 )
 #: Longer trainings than elsewhere in the tests, so that kills fall into them too.
-RECIPE = TINY.replace("steps = 20\n", "steps = 400\n", 1).replace("epochs = 2", "epochs = 12")
+RECIPE = (
+    TINY.replace("steps = 20\n", "steps = 400\n", 1)
+    .replace("epochs = 2", "epochs = 12")
+    .replace("count = 40\nsampling_steps = 4", "count = 1500\nsampling_steps = 8")
+)
+#: What runs before the first stage and after the last, of which the log says nothing.
+FIRST, LAST = "loading", "report"
 
 
 def start(folder: Path) -> subprocess.Popen:
@@ -51,8 +57,39 @@ def start(folder: Path) -> subprocess.Popen:
 
 def stage(folder: Path) -> str:
     """Which stage the log last named as begun."""
-    begun = re.findall(r"^([a-z_]+): (?:started|epoch|step|image|set|\d)", (folder / "log").read_text(), re.MULTILINE)
-    return begun[-1] if begun else "loading"
+    text = (folder / "log").read_text(errors="replace")
+    if re.search(r"^export: (done|already)", text, re.MULTILINE):
+        return LAST
+    begun = re.findall(r"^([a-z_]+): (?:started|epoch|step|image|set)", text, re.MULTILINE)
+    return begun[-1] if begun else FIRST
+
+
+def watched(process: subprocess.Popen, folder: Path) -> dict[str, float]:
+    """How many seconds each stage took of a run that is left to end."""
+    taken: dict[str, float] = collections.defaultdict(float)
+    before = time.monotonic()
+    while process.poll() is None:
+        time.sleep(0.01)
+        now = time.monotonic()
+        taken[stage(folder)] += now - before
+        before = now
+    return dict(taken)
+
+
+def killed(process: subprocess.Popen, folder: Path, target: str, delay: float) -> str | None:
+    """Kills a run so long after a stage has begun; the stage that then ran, or None where the run ended before."""
+    while stage(folder) != target:
+        if process.poll() is not None:
+            return None
+        time.sleep(0.005)
+    try:
+        process.wait(delay)
+    except subprocess.TimeoutExpired:
+        found = stage(folder)
+        os.killpg(process.pid, signal.SIGKILL)
+        process.wait()
+        return found
+    return None
 
 
 def result(folder: Path) -> dict:
@@ -85,29 +122,27 @@ def main() -> int:
         folder = arguments.folder or Path(temporary)
         folder.mkdir(parents=True, exist_ok=True)
         (folder / "killed.toml").write_text(RECIPE)
-        begun = time.monotonic()
-        if start(folder).wait():
+        alone = start(folder)
+        taken = watched(alone, folder)
+        if alone.returncode:
             print((folder / "log").read_text())
             return 1
-        whole, expected = time.monotonic() - begun, result(folder)
-        print(f"left alone: {whole:.1f} s", flush=True)
+        expected = result(folder)
+        print("left alone: " + ", ".join(f"{name} {seconds:.1f} s" for name, seconds in taken.items()), flush=True)
         kills = ends = 0
         while kills < arguments.kills or ends == 0:
             shutil.rmtree(folder / "saved")
             while True:
                 process = start(folder)
-                # Past the number asked for it is left to end.
-                patience = draw.uniform(0.15, 1.0) * whole if kills < arguments.kills else None
-                try:
-                    code = process.wait(patience)
-                except subprocess.TimeoutExpired:
-                    tally[stage(folder)] += 1
-                    os.killpg(process.pid, signal.SIGKILL)
-                    process.wait()
-                    kills += 1
-                    wrong += half_written(folder)
-                    continue
-                if code:
+                if kills < arguments.kills:  # Past the number asked for it is left to end.
+                    target = draw.choice(list(taken))
+                    found = killed(process, folder, target, draw.uniform(0.0, taken[target]))
+                    if found is not None:
+                        tally[found] += 1
+                        kills += 1
+                        wrong += half_written(folder)
+                        continue
+                if code := process.wait():
                     wrong.append(f"exit code {code}: {(folder / 'log').read_text()[-500:]}")
                 elif result(folder) != expected:
                     wrong.append(f"after {kills} kills the run ended otherwise")

@@ -207,19 +207,64 @@ def test_fdbd_at_the_mean_is_finite_and_equal_classes_are_refused():
         scores.FDBD().fit(FEATURES, kernel=KERNEL[:, :1], bias=BIAS[:1])
 
 
-def test_relative_mahalanobis():
-    features = np.random.default_rng(4).normal(size=(150, WIDTH)) + 2 * FEATURES
-    queries = 2 * np.float64(QUERIES)
+def inverse_on_range(covariance):
+    variances, directions = np.linalg.eigh(covariance)
+    kept = variances > 1e-10 * variances[-1]
+    return directions[:, kept] / variances[kept] @ directions[:, kept].T
 
-    def squares(x, mean, covariance):
-        return np.einsum("bd,de,be->b", x - mean, np.linalg.inv(covariance), x - mean)
 
-    means = np.stack([features[k == LABELS].mean(axis=0) for k in range(CLASSES)])
-    within = np.cov((features - means[LABELS]).T, bias=True)
-    nearest = np.min([squares(queries, mean, within) for mean in means], axis=0)
-    expected = nearest - squares(queries, features.mean(axis=0), np.cov(features.T, bias=True))
-    found = numbers(scores.RelativeMahalanobis().fit(features, LABELS).score(queries))
-    np.testing.assert_allclose(found, expected, rtol=1e-5, atol=1e-5 * nearest.max())
+def relative_mahalanobis(features, labels, queries):
+    """The definition as it stands, in float64."""
+
+    def squares(center, inverse):
+        return np.einsum("bd,de,be->b", queries - center, inverse, queries - center)
+
+    means = {label: features[label == labels].mean(axis=0) for label in np.unique(labels)}
+    within = features - np.stack([means[label] for label in labels])
+    inverse = inverse_on_range(within.T @ within / len(features))
+    nearest = np.min([squares(mean, inverse) for mean in means.values()], axis=0)
+    whole = features - features.mean(axis=0)
+    return nearest - squares(features.mean(axis=0), inverse_on_range(whole.T @ whole / len(features)))
+
+
+@pytest.mark.parametrize("case", ["plain", "dead", "constant", "scales", "more classes", "class left out", "one class"])
+def test_relative_mahalanobis(case):
+    draw = np.random.default_rng(4)
+    classes = {"more classes": 3 * WIDTH, "one class": 1}.get(case, CLASSES)
+    labels = draw.integers(0, classes, 400)
+    means = 2 * draw.normal(size=(classes, WIDTH))
+    features = means[labels] + draw.normal(size=(400, WIDTH))
+    if case == "dead":
+        features[:, 1] = 1.5
+    elif case == "constant":  # within each class: it lies outside of the one covariance's range and inside the other's
+        features[:, 1] = means[labels, 1]
+    elif case == "scales":
+        features *= np.logspace(-3, 1, WIDTH)
+    elif case == "class left out":
+        labels[labels == 1] = 2
+    features = np.float64(np.float32(features))
+    queries = np.float64(np.float32(features[:60] + features.std(axis=0) * draw.normal(size=(60, WIDTH))))
+    expected = relative_mahalanobis(features, labels, queries)
+    score = scores.RelativeMahalanobis().fit(features, labels)
+    found = score.score(queries)
+    assert keras.backend.standardize_dtype(found.dtype) == "float32"
+    np.testing.assert_allclose(numbers(found), expected, rtol=1e-5, atol=1e-5)
+    if case == "one class":
+        assert not numbers(found).any()
+
+
+def test_relative_mahalanobis_does_not_cancel():
+    draw = np.random.default_rng(5)
+    labels = draw.integers(0, 3, 4000)
+    features = draw.normal(size=(4000, 256)) + np.eye(256)[labels]
+    # Far off in a direction that tells no classes apart, where both distances are large and differ by little.
+    queries = np.float64(np.float32(features[:40] + 300 * draw.normal(size=(40, 1)) * np.eye(256)[9]))
+    expected = relative_mahalanobis(features, labels, queries)
+    assert np.abs(expected).max() < 100
+    # Two distances of up to 5e5 in float32 would be off by some hundredths.
+    np.testing.assert_allclose(
+        numbers(scores.RelativeMahalanobis().fit(features, labels).score(queries)), expected, atol=1e-3
+    )
 
 
 @pytest.mark.parametrize("with_head", [True, False])

@@ -63,10 +63,14 @@ def fit_images(images: np.ndarray, image_shape: tuple[int, int, int]) -> np.ndar
 
 
 def normalize(images):
-    """0..255 (uint8 or float) -> float32 in [-1, 1]: x / 127.5 - 1. An array gives an array, a tensor a tensor."""
+    """0..255 (uint8 or float) -> float32 in [-1, 1]: (2 x - 255) / 255. An array gives an array, a tensor a tensor.
+
+    Of whole numbers only the last step rounds, and it is a product, which compilers leave as it is: a quotient becomes
+    a product by the inverse in one runtime and not in another, and the served pixels would not be those of training.
+    """
     if isinstance(images, np.ndarray):
-        return images.astype(np.float32) / np.float32(127.5) - np.float32(1.0)
-    return tf.cast(images, tf.float32) / 127.5 - 1.0
+        return (np.float32(2.0) * images.astype(np.float32) - np.float32(255.0)) * np.float32(1 / 255)
+    return (2.0 * tf.cast(images, tf.float32) - 255.0) * np.float32(1 / 255)
 
 
 def quantize(images) -> np.ndarray:

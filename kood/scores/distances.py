@@ -100,12 +100,16 @@ class Mahalanobis(Fitted):
             RuntimeError: Before `fit`.
             ValueError: Features of another width.
         """
-        center, means = self.fitted("center"), self.fitted("means")
-        features = self.checked(features, len(center))
-        white = ops.expand_dims(ops.matmul(features - center, self.fitted("whitening")), 1)
+        center = self.fitted("center")
+        white = ops.matmul(self.checked(features, len(center)) - center, self.fitted("whitening"))
+        return self._nearest(white, self.fitted("means"))
+
+    def _nearest(self, features, means):
+        """Squared Euclidean distance (B,) to the nearest of the means (K, R)."""
+        features = ops.expand_dims(features, 1)
         nearest = [
             # Differences, not |a|^2 + |b|^2 - 2ab, which cancels where a class is near.
-            ops.min(ops.sum(ops.square(white - means[start : start + self.BLOCK]), axis=-1), axis=-1)
+            ops.min(ops.sum(ops.square(features - means[start : start + self.BLOCK]), axis=-1), axis=-1)
             for start in range(0, len(means), self.BLOCK)
         ]
         return ops.min(ops.stack(nearest), axis=0)
@@ -118,6 +122,11 @@ class RelativeMahalanobis(Mahalanobis):
     of all ID features and S_0 = 1/N sum over examples of (x - mu)(x - mu)^T. What all directions have in common
     cancels, so that what is left tells near-OOD images. Singular covariances are inverted on their range.
 
+    S_0 - S is the covariance of the class means, of rank below K: in every other direction both distances are one and
+    the same. The fit takes these out in float64, and the difference is added up in at most K - 1 directions, those that
+    bring both matrices to diagonals: min over c of sum_i w_i (y_i - m_ci)^2, less sum_i y_i^2. As a difference of two
+    distances over all D, float32 would lose the digits that they share.
+
     Source: Ren et al. 2021, arXiv:2106.09022. (pytorch-ood's RMD leaves out the 1/N of both covariances and adds 1e-6
     to their diagonals: its score is this one divided by N, which orders alike.)
 
@@ -128,13 +137,32 @@ class RelativeMahalanobis(Mahalanobis):
         ValueError: `cut` outside [0, 1).
     """
 
-    STATE = (*Mahalanobis.STATE, "background")
+    STATE = ("center", "directions", "means", "weights", "cut")
+    #: Smallest difference of the two matrices that counts, where S_0 is the identity: about what float64 leaves of it.
+    SAME = 1e-9
 
     def _state(self, center, means, index, covariance):
         # All examples' covariance is that within classes and that of the class means: no second pass over N rows.
         apart = (means - center) * np.sqrt(np.bincount(index) / len(index))[:, None]
-        background = _whitening(covariance + apart.T @ apart, self.cut).astype(np.float32)
-        return {**super()._state(center, means, index, covariance), "background": background}
+        total = covariance + apart.T @ apart
+        # Where S_0 is the identity, S^-1 is `precision`, and differs from it where the class means lie.
+        white = _whitening(total, self.cut)
+        mixed = _whitening(covariance, self.cut).T @ total @ white
+        precision, centred = mixed.T @ mixed, (means - center) @ white
+        excess, basis = np.linalg.eigh(precision - np.eye(len(precision)))
+        basis = basis[:, np.abs(excess) > self.SAME]
+        # A singular S is inverted on its own range, and then a mean may lie outside of these directions.
+        left, sizes, _ = np.linalg.svd((centred - centred @ basis @ basis.T).T, full_matrices=False)
+        basis = np.hstack([basis, left[:, sizes > self.SAME * max(1.0, np.abs(centred).max())]])
+        weights, turn = np.linalg.eigh(basis.T @ precision @ basis)
+        basis = basis @ turn
+        return {
+            "center": center.astype(np.float32),
+            "directions": (white @ basis).astype(np.float32),
+            "means": (centred @ basis).astype(np.float32),
+            "weights": np.maximum(weights, 0.0).astype(np.float32),
+            "cut": np.array(self.cut),
+        }
 
     def score(self, features, logits=None):
         """Squared distance to the nearest class mean, less the squared distance to the mean of all.
@@ -144,13 +172,14 @@ class RelativeMahalanobis(Mahalanobis):
             logits: Not used.
 
         Returns:
-            float32 (B,), unbounded.
+            float32 (B,), unbounded; 0 for all where there is one class.
 
         Raises:
             RuntimeError: Before `fit`.
             ValueError: Features of another width.
         """
-        nearest = super().score(features)
-        center = self.fitted("center")
-        white = ops.matmul(self.checked(features, len(center)) - center, self.fitted("background"))
-        return nearest - ops.sum(ops.square(white), axis=-1)
+        center, weights = self.fitted("center"), self.fitted("weights")
+        shared = ops.matmul(self.checked(features, len(center)) - center, self.fitted("directions"))
+        return self._nearest(shared * np.sqrt(weights), self.fitted("means") * np.sqrt(weights)) - ops.sum(
+            ops.square(shared), axis=-1
+        )

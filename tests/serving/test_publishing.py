@@ -39,13 +39,13 @@ def test_the_saved_model_answers_as_keras_does(tmp_path, head, score):
         got = {k: v.numpy() for k, v in serve(images=tf.constant(given["images"][:count])).items()}
         assert set(got) == OUTPUTS
         np.testing.assert_allclose(got["probabilities"], given["expected"]["probabilities"][:count], atol=1e-5)
-        np.testing.assert_allclose(got["ood_score"], given["expected"]["ood_score"][:count], rtol=1e-4, atol=1e-5)
+        np.testing.assert_allclose(got["ood_score"], given["expected"]["ood_score"][:count], rtol=1e-5, atol=1e-5)
         np.testing.assert_array_equal(got["label"], given["expected"]["label"][:count])
         assert got["label"].dtype == np.int64 and got["is_ood"].dtype == np.bool_
         assert [name.decode() for name in got["class_name"]] == [given["served"].names[at] for at in got["label"]]
         assert got["p_value"].dtype == np.float32
     again = normalized(images=tf.constant(given["images"] / 127.5 - 1.0, tf.float32))
-    np.testing.assert_allclose(again["ood_score"], got["ood_score"], rtol=1e-4, atol=1e-5)
+    np.testing.assert_allclose(again["ood_score"], got["ood_score"], rtol=1e-5, atol=1e-5)
     # The threshold is the 13th of 19 calibration scores, which stand between twenty scores.
     assert got["is_ood"].sum() == 7
     np.testing.assert_allclose(got["p_value"], p_values(got["ood_score"], given["served"].calibration), atol=1e-6)
@@ -184,7 +184,7 @@ def test_one_signature_alone(tmp_path):
     signatures = tf.saved_model.load(str(tmp_path / "one")).signatures
     assert list(signatures) == ["serving_default"]
     got = signatures["serving_default"](images=tf.constant(given["images"] / 127.5 - 1.0, tf.float32))
-    np.testing.assert_allclose(got["ood_score"], given["expected"]["ood_score"], rtol=1e-4, atol=1e-5)
+    np.testing.assert_allclose(got["ood_score"], given["expected"]["ood_score"], rtol=1e-5, atol=1e-5)
     with pytest.raises(UserError, match="there is something already"):
         publishing.write_single_signature(tmp_path / "run" / "1", tmp_path / "one")
     with pytest.raises(UserError, match="no signature other; there are encoded"):

@@ -8,6 +8,7 @@ operations from the seed. No other file imports keras_cv.
 import functools
 from typing import Any
 
+from kood.data.images import normalize
 from kood.data.tf_on_cpu import tf
 from kood.errors import UserError
 
@@ -67,4 +68,4 @@ def to_colour_bytes(images):
 def from_colour_bytes(colour, images):
     """Back to [-1, 1] and to the shape of `images`; grey images have stayed grey, so that one channel says all."""
     found = colour if images.shape[-1] == 3 else colour[..., :1]
-    return tf.ensure_shape(tf.clip_by_value(found / 127.5 - 1.0, -1.0, 1.0), images.shape)
+    return tf.ensure_shape(tf.clip_by_value(normalize(found), -1.0, 1.0), images.shape)

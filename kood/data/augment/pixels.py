@@ -1,6 +1,7 @@
 """Augmentations that change pixels where they are: colour, sharpness, compression."""
 
 from kood.data.augment.keras_cv_layers import from_colour_bytes, layers, to_colour_bytes, uniform
+from kood.data.images import normalize
 from kood.data.tf_on_cpu import tf
 
 __all__ = ["blur", "color_jitter", "jpeg"]
@@ -89,4 +90,4 @@ def compressed(images, qualities):
 
     pixels = tf.cast(tf.clip_by_value(tf.round((images + 1.0) * 127.5), 0.0, 255.0), tf.uint8)
     found = tf.map_fn(one, (pixels, qualities), fn_output_signature=tf.uint8)
-    return tf.ensure_shape(tf.cast(found, tf.float32) / 127.5 - 1.0, images.shape)
+    return tf.ensure_shape(normalize(found), images.shape)
