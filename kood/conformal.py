@@ -7,7 +7,7 @@ from scipy.stats import beta
 
 from kood.errors import UserError
 
-__all__ = ["needed_images", "p_values", "rank", "rate_interval", "threshold"]
+__all__ = ["needed_images", "p_values", "rank", "rate_interval", "refuse_too_few", "threshold"]
 
 
 def needed_images(accept: float) -> int:
@@ -39,13 +39,21 @@ def threshold(values: np.ndarray, accept: float) -> float:
     Raises:
         UserError: too few images for this share.
     """
-    place = rank(len(values), accept)
-    if place > len(values):
+    refuse_too_few(len(values), accept)
+    return float(np.sort(values)[rank(len(values), accept) - 1])
+
+
+def refuse_too_few(count: int, accept: float) -> None:
+    """Raises where so many calibration images cannot guarantee an accepted share.
+
+    Raises:
+        UserError: with the number that it takes.
+    """
+    if rank(count, accept) > count:
         raise UserError(
             f"serve.accept = {accept} needs at least {needed_images(accept)} calibration images, "
-            f"there are {len(values)}; raise data.id.calibration or lower serve.accept"
+            f"there are {count}; raise data.id.calibration or lower serve.accept"
         )
-    return float(np.sort(values)[place - 1])
 
 
 def p_values(scores: np.ndarray, calibration: np.ndarray) -> np.ndarray:

@@ -1,7 +1,5 @@
 """What a classifier and its scores say of many images: batch by batch, every batch of one shape."""
 
-import math
-import tempfile
 from collections.abc import Callable, Iterable
 
 import keras
@@ -10,15 +8,13 @@ from keras import ops
 
 from kood import registry
 from kood.data.batches import image_batches
+from kood.data.large import room
 from kood.scorer import Scorer
 from kood.steps import compiled, gradient
 
 __all__ = ["Outputs", "forward_of", "outputs_of", "perturbed_logits", "run_over", "score_rows", "scores_of", "softmax"]
 
 Outputs = dict[str, np.ndarray]
-
-#: Bytes of one output past which it is kept on disk.
-IN_MEMORY = 512 * 2**20
 
 #: ODIN's perturbation of the images, in units of [-1, 1], and its temperature: what OpenOOD takes.
 EPSILON, TEMPERATURE = 0.0014, 1000.0
@@ -120,18 +116,10 @@ def run_over(forward: Callable, images: np.ndarray, batch_size: int) -> Outputs:
         for name, tensor in forward(pixels).items():
             value = keras.ops.convert_to_numpy(tensor)[:rows]
             if name not in outputs:
-                outputs[name] = _room((len(images), *value.shape[1:]), value.dtype)
+                outputs[name] = room((len(images), *value.shape[1:]), value.dtype)
             outputs[name][done : done + rows] = value
         done += rows
     return outputs
-
-
-def _room(shape: tuple[int, ...], dtype: np.dtype) -> np.ndarray:
-    """An array to fill. A large one lies in a file without a name, which goes when the array does."""
-    if math.prod(shape) * dtype.itemsize <= IN_MEMORY:
-        return np.empty(shape, dtype)
-    with tempfile.TemporaryFile(prefix="kood-") as file:
-        return np.memmap(file, dtype, "w+", shape=shape)
 
 
 def score_rows(scorer: Scorer, outputs: Outputs, batch_size: int) -> np.ndarray:

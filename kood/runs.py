@@ -138,6 +138,7 @@ class Run:
         self.backend = backend
         self.any_backend = any_backend
         self._made: set[Path] = set()
+        self._was_there = folder.exists(), folder.parent.exists()
         #: Is told of a result that was found damaged and is made again.
         self.on_damage: Callable[[str], None] = lambda message: None
 
@@ -168,6 +169,18 @@ class Run:
             lock.write(f"process {os.getpid()}")
             lock.flush()
             yield self
+
+    def withdraw(self) -> None:
+        """Takes back what this run wrote: the stages that it finished, and the folder where it made it."""
+        for folder in self._made:
+            shutil.rmtree(folder, ignore_errors=True)
+        self._made.clear()
+        here, above = self._was_there
+        if not here:
+            shutil.rmtree(self.folder, ignore_errors=True)
+        if not above:
+            with contextlib.suppress(OSError):
+                self.folder.parent.rmdir()
 
     def is_held(self) -> bool:
         """Whether a process, this one or another, holds the folder."""
@@ -214,7 +227,12 @@ class Run:
         partial.mkdir(parents=True, exist_ok=True)
         backends = self._note_backend(partial)
         start = time.monotonic()
-        facts = make(partial)
+        try:
+            facts = make(partial)
+        except UserError:
+            if not _holds_work(partial):
+                shutil.rmtree(partial)
+            raise
         seconds = round(time.monotonic() - start, 3)
         (partial / BACKENDS).unlink()
         files = digests(partial)

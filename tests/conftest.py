@@ -1,6 +1,9 @@
 """Set up before anything is imported: quiet, few threads, no accelerator."""
 
 import os
+import signal
+import subprocess
+import sys
 
 os.environ.setdefault("KERAS_BACKEND", "tensorflow")
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
@@ -125,3 +128,24 @@ def work_alone(recipe, folder, **console):
 
     shown = StageProgress(Console(**{"file": io.StringIO(), **console}))
     return Work(recipe, Team(Devices(), Run(folder)), shown, Devices())
+
+
+@pytest.fixture
+def invoke(monkeypatch, capsys):
+    """The command line in this process, which has Keras loaded already."""
+    from kood import cli
+
+    def call(*arguments, cwd):
+        monkeypatch.chdir(cwd)
+        monkeypatch.setattr(sys, "argv", ["kood", *map(str, arguments)])
+        handlers = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
+        try:
+            with pytest.raises(SystemExit) as done:
+                cli.main()
+        finally:
+            for number, handler in handlers.items():
+                signal.signal(number, handler)
+        output = capsys.readouterr()
+        return subprocess.CompletedProcess(arguments, done.value.code or 0, output.out, output.err)
+
+    return call

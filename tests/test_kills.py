@@ -1,4 +1,4 @@
-"""A run that is killed at random moments of its stages ends as one left alone; `python -m tests.kills` tries for longer."""
+"""A run that is killed at random moments ends as one left alone; `python -m tests.kills` tries for longer."""
 
 import subprocess
 import sys

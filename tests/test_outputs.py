@@ -103,7 +103,7 @@ def test_odin_is_measured_where_it_is_named(classifier):
 def test_large_outputs_lie_on_disk_and_are_the_same(classifier, monkeypatch):
     images = np.random.default_rng(0).integers(0, 256, (23, *SHAPE), np.uint8)
     expected = outputs_of(classifier, images, 8)
-    monkeypatch.setattr("kood.outputs.IN_MEMORY", 0)
+    monkeypatch.setattr("kood.data.large.IN_MEMORY", 0)
     found = outputs_of(classifier, images, 8)
     assert found.keys() == expected.keys()
     for name, values in found.items():

@@ -20,27 +20,6 @@ ROOT = Path(__file__).parents[1]
 LEAN = ("--set", "evaluate.baseline=false", "--set", "pure_samples.use=[]")
 
 
-@pytest.fixture
-def invoke(monkeypatch, capsys):
-    """The command line in this process, which has Keras loaded already."""
-    from kood import cli
-
-    def call(*arguments, cwd):
-        monkeypatch.chdir(cwd)
-        monkeypatch.setattr(sys, "argv", ["kood", *map(str, arguments)])
-        handlers = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
-        try:
-            with pytest.raises(SystemExit) as done:
-                cli.main()
-        finally:
-            for number, handler in handlers.items():
-                signal.signal(number, handler)
-        output = capsys.readouterr()
-        return subprocess.CompletedProcess(arguments, done.value.code or 0, output.out, output.err)
-
-    return call
-
-
 def kood(*arguments, cwd, **environment):
     command = [sys.executable, "-m", "kood", *map(str, arguments)]
     env = {**os.environ, "PYTHONPATH": str(ROOT), "COLUMNS": "100", **environment}
@@ -365,8 +344,22 @@ def test_wrong_input_is_one_message_and_exit_code_2(invoke, tmp_path, change, ex
     assert "Traceback" not in result.stdout + result.stderr
     for part in expected:
         assert part in result.stderr
-    trained = list(tmp_path.glob("saved/*/stages/classifier-*"))
-    assert not trained or "accept" in change[1]
+    assert [path.name for path in tmp_path.iterdir()] == ["tiny.toml"]
+
+
+def test_a_refused_recipe_leaves_an_earlier_run_as_it_was(invoke, finished):
+    folder, _ = finished
+
+    def state():
+        files = [p for p in (folder / "saved").glob("**/*") if p.is_file() and p.name != ".lock"]
+        return {p: (p.stat().st_mtime_ns, p.stat().st_size) for p in files}
+
+    before = state()
+    for setting in ("serve.accept=0.9999", "data.near.other_digits.classes=[3,9]", "data.split_seed=5"):
+        more = ("--set", "serve.accept=0.9999") if "split" in setting else ()
+        result = invoke("run", "tiny.toml", "--set", setting, *more, cwd=folder)
+        assert result.returncode == 2 and "Traceback" not in result.stderr
+        assert state() == before
 
 
 @pytest.mark.parametrize("steps", [1, 7, 20, 250, 333, 2000, 2003, 100_000])

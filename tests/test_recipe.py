@@ -298,7 +298,7 @@ toml_values = st.recursive(
 
 @settings(max_examples=150, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(st.data())
-def test_no_value_anywhere_makes_anything_but_a_recipe_or_a_message(tmp_path, data):
+def test_no_value_anywhere_makes_anything_but_a_recipe_or_a_message(tmp_path, invoke, data):
     import tomllib
 
     import tomli_w
@@ -317,6 +317,9 @@ def test_no_value_anywhere_makes_anything_but_a_recipe_or_a_message(tmp_path, da
         assert isinstance(load(path), Recipe)
     except UserError as error:
         assert "fuzzed.toml" in str(error) and "Traceback" not in str(error)
+        refused = invoke("run", "fuzzed.toml", cwd=tmp_path)
+        assert refused.returncode == 2 and "Traceback" not in refused.stderr
+        assert [file.name for file in tmp_path.iterdir()] == ["fuzzed.toml"]
 
 
 def _is_toml(value):

@@ -1,8 +1,8 @@
 """Batches for training and prediction, with `tf.data`.
 
 A batch is a function of the seed and its place (epoch and step) alone: orders and augmentations are drawn by stateless
-operations. So a run resumed at an epoch sees, bit for bit, what it would have seen uninterrupted. Images are held once
-as uint8 and gathered a whole batch at a time.
+operations. So a run resumed at an epoch sees, bit for bit, what it would have seen uninterrupted. Images are gathered a
+whole batch at a time: from one uint8 copy in memory, or where that would be large, from the file they are mapped from.
 """
 
 from collections.abc import Sequence
@@ -13,6 +13,7 @@ import numpy as np
 from kood import registry
 from kood.data.image_set import ImageSet
 from kood.data.images import normalize
+from kood.data.large import is_large
 from kood.data.mixing import mixed_in
 from kood.data.tf_on_cpu import tf
 from kood.errors import UserError
@@ -90,23 +91,24 @@ def training_batches(
     if not 0 <= first_epoch <= epochs:
         raise ValueError(f"first_epoch must lie in 0..{epochs}, not {first_epoch}")
     per_epoch = len(id_set) // batch_size if steps is None else steps
-    pixels, labels = _held(id_set.images), _held(id_set.known_labels.astype(np.int32))
+    labels = _held(id_set.known_labels.astype(np.int32))
     augmented = _augmentation(augment)
-    # What is drawn beside the images of `id_set`: name, pixels, label rows or None, purpose of the order, rows a batch.
+    # What is drawn beside the images of `id_set`: name, images, label rows or None, purpose of the order, rows a batch.
     streams: list[tuple] = []
     if labelled is not None and labelled_per_batch:
         _check_labels(labelled, num_classes)
         known = _held(np.eye(num_classes, dtype=np.float32)[labelled.known_labels])
-        streams.append(("labelled_rows", _held(labelled.images), known, _LABELLED_ORDER, labelled_per_batch))
+        streams.append(("labelled_rows", labelled, known, _LABELLED_ORDER, labelled_per_batch))
     if outliers is not None and outliers_per_batch:
         if outlier_targets is not None and outlier_targets.shape != (len(outliers), num_classes):
             raise ValueError(f"outlier_targets must be ({len(outliers)}, {num_classes}), not {outlier_targets.shape}")
         aims = None if outlier_targets is None else _held(outlier_targets.astype(np.float32))
-        streams.append(("outlier_rows", _held(outliers.images), aims, _OUTLIER_ORDER, outliers_per_batch))
-    for name, images, *_ in streams:
-        if not len(images):
+        streams.append(("outlier_rows", outliers, aims, _OUTLIER_ORDER, outliers_per_batch))
+    for name, of, *_ in streams:
+        if not len(of):
             kind = name.removesuffix("_rows")
             raise UserError(f"there are no {kind} images to train with; ask for at least one, or train without them")
+    pixels = {name: _gathered(of.images) for name, of, *_ in [("id_rows", id_set), *streams]}
     rows_in_batch = batch_size + labelled_per_batch + outliers_per_batch
 
     def epoch_orders(epoch):
@@ -120,21 +122,21 @@ def training_batches(
         else:
             id_rows = endless(len(id_set), _ID_ORDER, batch_size)
         parts = {"step": epoch * per_epoch + tf.range(per_epoch, dtype=tf.int64), "id_rows": id_rows}
-        for name, images, _, purpose, rows in streams:
-            parts[name] = endless(len(images), purpose, rows)
+        for name, of, _, purpose, rows in streams:
+            parts[name] = endless(len(of), purpose, rows)
         return tf.data.Dataset.from_tensor_slices(parts)
 
     def batch(place):
-        images = [tf.gather(pixels, place["id_rows"])]
+        images = [pixels["id_rows"](place["id_rows"])]
         rows = [tf.one_hot(tf.gather(labels, place["id_rows"]), num_classes)]
-        for name, more, known, _, count in streams:
-            images.append(tf.gather(more, place[name]))
+        for name, _, known, _, count in streams:
+            images.append(pixels[name](place[name]))
             rows.append(tf.zeros((count, num_classes)) if known is None else tf.gather(known, place[name]))
         is_outlier = tf.cast(tf.range(rows_in_batch) >= rows_in_batch - outliers_per_batch, tf.float32)
         order = tf.random.experimental.stateless_shuffle(
             tf.range(rows_in_batch), _seed(seed, _ROW_ORDER, place["step"])
         )
-        mixed = tf.ensure_shape(tf.gather(tf.concat(images, axis=0), order), (rows_in_batch, *pixels.shape[1:]))
+        mixed = tf.ensure_shape(tf.gather(tf.concat(images, axis=0), order), (rows_in_batch, *id_set.images.shape[1:]))
         element = {
             "image": augmented(normalize(mixed), _seed(seed, _AUGMENT, place["step"])),
             "label": tf.ensure_shape(tf.gather(tf.concat(rows, axis=0), order), (rows_in_batch, num_classes)),
@@ -189,7 +191,7 @@ def labelled_batches(
         raise UserError("there are no images to train the diffusion model on; check data.id")
     if not 0 <= first_step <= steps:
         raise ValueError(f"first_step must lie in 0..{steps}, not {first_step}")
-    pixels, labels = _held(id_set.images), _held(id_set.known_labels.astype(np.int32))
+    pixels, labels = _gathered(id_set.images), _held(id_set.known_labels.astype(np.int32))
     augmented = _augmentation(augment)
     # Steps are dealt in blocks of about one pass, so that a pass's order is drawn once or twice and not every step.
     block = max(1, len(id_set) // batch_size)
@@ -204,7 +206,7 @@ def labelled_batches(
         return tf.data.Dataset.from_tensor_slices(parts)
 
     def batch(place):
-        images = tf.ensure_shape(tf.gather(pixels, place["rows"]), (batch_size, *pixels.shape[1:]))
+        images = tf.ensure_shape(pixels(place["rows"]), (batch_size, *id_set.images.shape[1:]))
         return {
             "image": augmented(normalize(images), _seed(seed, _AUGMENT, place["step"])),
             "label": tf.one_hot(tf.gather(labels, place["rows"]), num_classes),
@@ -241,6 +243,22 @@ def _check_labels(id_set: ImageSet, num_classes: int) -> None:
     labels = id_set.known_labels
     if len(labels) and labels.max() >= num_classes:
         raise ValueError(f"label {labels.max()} does not fit into {num_classes} classes")
+
+
+def _gathered(images: np.ndarray):
+    """A function of rows (n,) to their pixels (n, H, W, C), uint8."""
+    if not is_large(images.nbytes):
+        held = _held(images)
+        return lambda rows: tf.gather(held, rows)
+
+    def read(rows: np.ndarray) -> np.ndarray:
+        return np.asarray(images[rows])
+
+    def gather(rows):
+        found = tf.numpy_function(read, [rows], tf.uint8, stateful=False)
+        return tf.ensure_shape(found, (None, *images.shape[1:]))
+
+    return gather
 
 
 def _held(values: np.ndarray):

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from kood.data.image_set import ImageSet
+from kood.data.large import rows_of
 from kood.errors import UserError
 
 __all__ = ["class_indices", "relabel", "select_classes"]
@@ -92,4 +93,4 @@ def select_classes(image_set: ImageSet, classes: Sequence[int | str]) -> ImageSe
     if image_set.labels is None:
         raise UserError("classes: this source has no labels; remove `classes`")
     rows, labels, class_names = relabel(classes, image_set.labels, image_set.class_names)
-    return ImageSet(image_set.images[rows], labels, class_names, image_set.skipped)
+    return ImageSet(rows_of(image_set.images, rows), labels, class_names, image_set.skipped)

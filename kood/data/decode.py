@@ -7,6 +7,7 @@ from pathlib import Path
 
 import numpy as np
 
+from kood.data.large import room, rows_of
 from kood.errors import UserError
 
 __all__ = ["decode_image", "decode_images", "decode_readable"]
@@ -108,7 +109,7 @@ def decode_readable(
     Raises:
         UserError: More cannot be read; the message names the first of them.
     """
-    images = np.empty((len(sources), *image_shape), np.uint8)
+    images = room((len(sources), *image_shape), np.uint8)
     good = np.ones(len(sources), bool)
     why: list[str] = []
 
@@ -131,7 +132,7 @@ def decode_readable(
             for rows, same_shape in _by_shape(decoded):
                 images[rows] = _fit(same_shape, image_shape)
     kept = np.flatnonzero(good)
-    return (images if len(kept) == len(sources) else images[kept]), kept, tuple(why)
+    return (images if len(kept) == len(sources) else rows_of(images, kept)), kept, tuple(why)
 
 
 def _too_many(last: UserError, why: Sequence[str], most: int) -> UserError:

@@ -6,12 +6,14 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from kood.data.large import rows_of
+
 __all__ = ["ImageSet", "Splits"]
 
 
 @dataclass(frozen=True)
 class ImageSet:
-    """Images of one shape in memory, with their labels where they have any.
+    """Images of one shape, in memory or mapped from a file, with their labels where they have any.
 
     Args:
         images: uint8 (N, H, W, C).
@@ -58,7 +60,7 @@ class ImageSet:
         if rows.size == 0:
             rows = rows.astype(np.int64)
         labels = None if self.labels is None else self.labels[rows]
-        return ImageSet(self.images[rows], labels, self.class_names, self.skipped)
+        return ImageSet(rows_of(self.images, rows), labels, self.class_names, self.skipped)
 
     def sha256(self) -> str:
         """A hexadecimal digest of the content: shape, pixels, labels and class names."""

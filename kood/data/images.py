@@ -1,13 +1,13 @@
 """Pixels: bringing any image to the model's shape, and the model's range [-1, 1] to 0..255 and back."""
 
+import math
+
 import numpy as np
 
+from kood.data.large import filled
 from kood.data.tf_on_cpu import tf
 
 __all__ = ["fit_images", "normalize", "quantize", "to_shape"]
-
-# A batch this large keeps the float32 copies that resizing makes small beside the images themselves.
-_CHUNK_BYTES = 32 * 2**20
 
 
 def to_shape(images, image_shape: tuple[int, int, int]):
@@ -52,14 +52,15 @@ def fit_images(images: np.ndarray, image_shape: tuple[int, int, int]) -> np.ndar
     """
     if images.dtype == np.uint8 and images.shape[1:] == tuple(image_shape):
         return images
-    if not np.isfinite(images).all():
-        raise ValueError("images hold NaN or infinite pixels")
-    fitted = np.empty((len(images), *image_shape), np.uint8)
-    bytes_each = 4 * max(int(np.prod(images.shape[1:])), int(np.prod(image_shape)), 1)
-    step = max(1, _CHUNK_BYTES // bytes_each)
-    for start in range(0, len(images), step):
-        fitted[start : start + step] = to_shape(images[start : start + step], image_shape).numpy()
-    return fitted
+
+    def fitted(rows: slice) -> np.ndarray:
+        if not np.isfinite(images[rows]).all():
+            raise ValueError("images hold NaN or infinite pixels")
+        return to_shape(images[rows], image_shape).numpy()
+
+    # Resizing makes float32 copies.
+    bytes_each = 4 * max(math.prod(images.shape[1:]), math.prod(image_shape))
+    return filled((len(images), *image_shape), np.uint8, fitted, bytes_each)
 
 
 def normalize(images):

@@ -83,11 +83,21 @@ def run(
     with folder.held() if team.leads else nullcontext(), team.gathered():
         if team.leads:
             folder.on_damage = lambda message: console.print(f"[yellow]{escape(message)}[/yellow]", soft_wrap=True)
-            write_atomically(folder.folder / "recipe.toml", recipe.to_toml().encode())
+        refused = team.leads
+
+        def accepted() -> None:
+            nonlocal refused
+            if refused:
+                write_atomically(folder.folder / "recipe.toml", recipe.to_toml().encode())
+            refused = False
+
         try:
             make = _run_matrix if recipe.matrix else _run_single
-            result = make(recipe, team, console, origin_of(Path(path), overrides))
+            told = {"origin": origin_of(Path(path), overrides), "accepted": accepted}
+            result = make(recipe, team, console, told)
         except UserError:
+            if refused:
+                folder.withdraw()
             raise
         except Exception as error:
             if not team.leads:
@@ -107,8 +117,8 @@ def run(
     return result
 
 
-def _run_single(recipe: Recipe, team: Team, console: Console, origin: dict[str, str]) -> dict[str, Any]:
-    work = Work(recipe, team, report.StageProgress(console), team.devices, origin=origin)
+def _run_single(recipe: Recipe, team: Team, console: Console, told: dict[str, Any]) -> dict[str, Any]:
+    work = Work(recipe, team, report.StageProgress(console), team.devices, **told)
     result = make_cell(work)
     if not team.leads:
         return result
@@ -121,6 +131,7 @@ def make_cell(work: Work) -> dict[str, Any]:
     """One classifier, from data to SavedModel; returns its part of the report, in the first of several processes."""
     prepare_data(work)
     check(work)
+    work.accepted()
     if work.recipe.needs_diffusion:
         train_denoiser(work)
     if work.recipe.needs_judge:
@@ -141,7 +152,7 @@ def make_cell(work: Work) -> dict[str, Any]:
     return summarize(work)
 
 
-def _run_matrix(recipe: Recipe, team: Team, console: Console, origin: dict[str, str]) -> dict[str, Any]:
+def _run_matrix(recipe: Recipe, team: Team, console: Console, told: dict[str, Any]) -> dict[str, Any]:
     progress, cells = report.StageProgress(console), recipe.cells()
     made, failed = [], []
     seen: set[Path] = set()
@@ -149,7 +160,7 @@ def _run_matrix(recipe: Recipe, team: Team, console: Console, origin: dict[str, 
         shown = ", ".join(f"{key} {label}" for key, label in labels.items())
         progress.say(f"cell {number}/{len(cells)}: {shown}", style="bold")
         try:
-            work = Work(cell, team, progress, obtain(cell.train.devices), seen=seen, labels=labels, origin=origin)
+            work = Work(cell, team, progress, obtain(cell.train.devices), seen=seen, labels=labels, **told)
             made.append({**make_cell(work), "cell": labels})
         except Exception as error:  # Whatever it was, the other cells are still worth making.
             failed.append({"cell": labels, "error": f"{error}" if isinstance(error, UserError) else repr(error)})

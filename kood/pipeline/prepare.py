@@ -6,6 +6,7 @@ from typing import Any
 
 import numpy as np
 
+from kood.conformal import refuse_too_few
 from kood.data import ImageSet, load_id, load_ood
 from kood.data.stored import source_state, write_images
 from kood.errors import UserError
@@ -27,6 +28,14 @@ def prepare_data(work: Work) -> Stage:
     real = sources.get("outliers.real")
 
     def make(folder: Path) -> dict[str, Any]:
+        try:
+            return written(folder)
+        except UserError:  # The images of a refused recipe are of no use to the next one.
+            for file in folder.glob("*.npy"):
+                file.unlink()
+            raise
+
+    def written(folder: Path) -> dict[str, Any]:
         with work.progress.stage("data", 1 + len(sources), unit="set") as stage:
             splits = load_id(data)
             names = ("train", "validation", "calibration", "test")
@@ -142,6 +151,7 @@ def check(work: Work) -> None:
         )
     if recipe.evaluate.headline == "auto" and len(work.data("validation")) == 0:
         raise UserError("evaluate.headline = 'auto' chooses on validation images; set data.id.validation above 0")
+    refuse_too_few(len(work.data("calibration")), recipe.serve.accept)
     _check_batches(recipe, work.devices.count)
     build_classifier(recipe, len(classes))
     if "label_mixup" in recipe.outliers.use:

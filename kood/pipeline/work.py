@@ -18,8 +18,8 @@ __all__ = ["VERSIONS", "Work"]
 
 #: Raised by one when a stage's code changes its result, so that results of older code are not taken for it.
 VERSIONS = {
-    "data": 2, "diffusion": 2, "label_mixup": 2, "pure": 1, "pure_audit": 1, "pixel_mixup": 2, "cutmix": 2, "noise": 1,
-    "patch_shuffle": 1, "amplitude_swap": 1, "real": 2, "classifier": 2, "validation": 2, "baseline": 1, "evaluate": 3,
+    "data": 2, "diffusion": 3, "label_mixup": 2, "pure": 1, "pure_audit": 1, "pixel_mixup": 2, "cutmix": 2, "noise": 1,
+    "patch_shuffle": 1, "amplitude_swap": 1, "real": 2, "classifier": 3, "validation": 2, "baseline": 1, "evaluate": 4,
     "audit": 1, "shortcut": 1, "export": 1,
 }  # fmt: skip
 
@@ -37,6 +37,7 @@ class Work:
         seen: Stages that another cell has told of.
         labels: What the matrix calls the cell.
         origin: What the run was started with, for the report.
+        accepted: Called once the data are there and nothing speaks against the recipe.
     """
 
     recipe: Recipe
@@ -47,6 +48,7 @@ class Work:
     seen: set[Path] = field(default_factory=set)
     labels: dict[str, str] = field(default_factory=dict)
     origin: dict[str, str] = field(default_factory=dict)
+    accepted: Callable[[], None] = lambda: None
 
     @property
     def logs(self) -> Path:

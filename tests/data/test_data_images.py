@@ -91,7 +91,7 @@ def test_strange_channels_are_refused(found, wanted):
 def test_chunks_do_not_show(monkeypatch):
     images = random_images(11, 9, 9, 3)
     whole = fit_images(images, (5, 5, 1))
-    monkeypatch.setattr("kood.data.images._CHUNK_BYTES", 3000)
+    monkeypatch.setattr("kood.data.large._BLOCK", 3000)
     np.testing.assert_array_equal(fit_images(images, (5, 5, 1)), whole)
 
 

@@ -1,5 +1,6 @@
 """A NumPy archive: images that have already been read by something else."""
 
+import math
 from pathlib import Path
 
 import numpy as np
@@ -70,7 +71,7 @@ def _arrays(file: Path) -> dict[str, np.ndarray]:
         if not isinstance(loaded, np.lib.npyio.NpzFile):
             raise UserError(f"path: {file} is a single array; save an archive: np.savez(file, images=..., labels=...)")
         with loaded as archive:
-            arrays = {name: archive[name] for name in archive.files}
+            arrays = {name: _member(archive, name) for name in archive.files}
     except (OSError, ValueError, EOFError, KeyError, zipfile.BadZipFile, zlib.error, MemoryError) as error:
         raise UserError(
             f"path: {file} cannot be read as a .npz archive of plain arrays ({error}); write it with np.savez, without "
@@ -80,6 +81,31 @@ def _arrays(file: Path) -> dict[str, np.ndarray]:
         if not isinstance(array, np.ndarray):
             raise UserError(f"path: {name!r} in {file} is no array; write the file with np.savez")
     return arrays
+
+
+def _member(archive: np.lib.npyio.NpzFile, name: str) -> np.ndarray:
+    """An array of an archive, a large one a block at a time."""
+    from kood.data.large import filled, is_large
+
+    of = archive.zip
+    member = next((one for one in of.infolist() if one.filename == f"{name}.npy"), None) if of else None
+    if of is None or member is None or not is_large(member.file_size):
+        return archive[name]
+    with of.open(member) as file:
+        version = np.lib.format.read_magic(file)
+        header = np.lib.format.read_array_header_1_0 if version == (1, 0) else np.lib.format.read_array_header_2_0
+        shape, columns_first, dtype = header(file)
+        if columns_first or dtype.hasobject or not shape:
+            return archive[name]
+        row = math.prod(shape[1:]) * dtype.itemsize
+
+        def read(rows: slice) -> np.ndarray:
+            content = file.read((rows.stop - rows.start) * row)
+            if len(content) != (rows.stop - rows.start) * row:
+                raise EOFError(f"{name} is cut off")
+            return np.frombuffer(content, dtype).reshape(-1, *shape[1:])
+
+        return filled(shape, dtype, read, row)
 
 
 def _class_names(arrays: dict[str, np.ndarray], file: Path) -> tuple[str, ...] | None:
@@ -93,6 +119,7 @@ def _class_names(arrays: dict[str, np.ndarray], file: Path) -> tuple[str, ...] |
 
 def _images(images: np.ndarray, key: str, image_shape: tuple[int, int, int], file: Path) -> np.ndarray:
     from kood.data.images import fit_images
+    from kood.data.large import filled
 
     if images.ndim == 3:
         images = images[..., None]
@@ -101,13 +128,18 @@ def _images(images: np.ndarray, key: str, image_shape: tuple[int, int, int], fil
             f"path: `{key}` in {file} has shape {images.shape}; it must be (N, H, W, C) channels last, C 1, 3 or 4,"
             " or (N, H, W)"
         )
+    floats = images
     if images.dtype.kind == "f":
-        if not np.isfinite(images).all() or images.min() < 0.0 or images.max() > 1.0:
-            raise UserError(f"path: `{key}` in {file} is float and must lie in [0, 1] without NaN; or save it as uint8")
-        images = np.rint(images * 255.0).astype(np.uint8)
+        images = filled(images.shape, np.uint8, lambda rows: _bytes(floats[rows], key, file), images[:1].nbytes)
     if images.dtype != np.uint8:
         raise UserError(f"path: `{key}` in {file} is {images.dtype}; save it as uint8 of 0..255 or float in [0, 1]")
     return fit_images(images, image_shape)
+
+
+def _bytes(images: np.ndarray, key: str, file: Path) -> np.ndarray:
+    if not np.isfinite(images).all() or images.min() < 0.0 or images.max() > 1.0:
+        raise UserError(f"path: `{key}` in {file} is float and must lie in [0, 1] without NaN; or save it as uint8")
+    return np.rint(images * 255.0).astype(np.uint8)
 
 
 def _labels(

@@ -5,6 +5,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from kood.data.image_set import ImageSet
+from kood.data.large import Blobs
 from kood.errors import UserError
 
 __all__ = ["dtd", "places365", "svhn", "tfds"]
@@ -172,7 +173,8 @@ def _prepared(
         if count is not None and count < len(rows):
             drawn = np.sort(draw.choice(len(rows), count, replace=False))
             rows, labels = rows[drawn], labels[drawn]
-        images = decode_images([files[row] for row in rows], image_shape)
+        chosen = files if len(rows) == len(files) else Blobs(files[row] for row in rows)
+        images = decode_images(chosen, image_shape)
         sets[part] = ImageSet(images, labels if has_labels else None, names)
     return sets
 
@@ -212,7 +214,7 @@ def _parts(builder, split: str | None, test: str | None, name: str) -> dict[str,
     return {split: parts[split]} if split in parts else parts
 
 
-def _read(builder, split: str, has_labels: bool) -> tuple[list[bytes], np.ndarray]:
+def _read(builder, split: str, has_labels: bool) -> tuple[Blobs, np.ndarray]:
     """The encoded images and the labels of a split, in TFDS's fixed order; nothing is decoded."""
     import tensorflow_datasets
 
@@ -222,7 +224,7 @@ def _read(builder, split: str, has_labels: bool) -> tuple[list[bytes], np.ndarra
         decoders={"image": tensorflow_datasets.decode.SkipDecoding()},
         read_config=tensorflow_datasets.ReadConfig(interleave_cycle_length=1),
     )
-    files: list[bytes] = []
+    files = Blobs()
     labels: list[int] = []
     for row in tensorflow_datasets.as_numpy(rows):
         files.append(row["image"])

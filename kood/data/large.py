@@ -1,0 +1,97 @@
+"""What may be larger than memory: past a size it lies in a file without a name, which goes when the object does.
+
+Such files are in the folder for temporary files (`TMPDIR`).
+"""
+
+import math
+import os
+import tempfile
+from collections.abc import Callable, Iterable, Iterator, Sequence
+
+import numpy as np
+
+__all__ = ["Blobs", "filled", "is_large", "room", "rows_of"]
+
+#: Bytes past which an array is kept on disk.
+IN_MEMORY = 512 * 2**20
+#: Bytes that are worked on at once.
+_BLOCK = 32 * 2**20
+
+
+def is_large(size: int) -> bool:
+    """Whether so many bytes are kept on disk."""
+    return size > IN_MEMORY
+
+
+def room(shape: tuple[int, ...], dtype: np.typing.DTypeLike) -> np.ndarray:
+    """An array to fill, in memory or mapped."""
+    kind = np.dtype(dtype)
+    if not is_large(math.prod(shape) * kind.itemsize):
+        return np.empty(shape, kind)
+    with tempfile.TemporaryFile(prefix="kood-") as file:
+        return np.memmap(file, kind, "w+", shape=shape)
+
+
+def filled(
+    shape: tuple[int, ...], dtype: np.typing.DTypeLike, make: Callable[[slice], np.ndarray], row_bytes: int
+) -> np.ndarray:
+    """An array made a block of rows at a time.
+
+    Args:
+        shape: Its shape.
+        dtype: Its dtype.
+        make: Answers the rows of a slice.
+        row_bytes: What a row costs while it is made; decides how many are made at once.
+
+    Returns:
+        The array, in memory or mapped.
+    """
+    whole = room(shape, dtype)
+    step = max(1, _BLOCK // max(1, row_bytes))
+    for start in range(0, shape[0], step):
+        rows = slice(start, min(start + step, shape[0]))
+        whole[rows] = make(rows)
+    return whole
+
+
+def rows_of(array: np.ndarray, rows: np.ndarray) -> np.ndarray:
+    """`array[rows]`, copied a block at a time."""
+    each = math.prod(array.shape[1:]) * array.dtype.itemsize
+    if not is_large(len(rows) * each):
+        return np.asarray(array[rows])
+    return filled((len(rows), *array.shape[1:]), array.dtype, lambda some: array[rows[some]], each)
+
+
+class Blobs(Sequence[bytes]):
+    """Strings of bytes in their order, kept in a file once they are many.
+
+    Args:
+        blobs: They are taken one at a time.
+    """
+
+    def __init__(self, blobs: Iterable[bytes] = ()):
+        self._file = tempfile.SpooledTemporaryFile(IN_MEMORY, prefix="kood-")  # noqa: SIM115 - closed when it goes
+        self._ends = [0]
+        for blob in blobs:
+            self.append(blob)
+
+    def append(self, blob: bytes) -> None:
+        """Adds one at the end."""
+        self._file.seek(0, os.SEEK_END)
+        self._file.write(blob)
+        self._ends.append(self._ends[-1] + len(blob))
+
+    def __len__(self) -> int:
+        return len(self._ends) - 1
+
+    def __getitem__(self, place):
+        if isinstance(place, slice):
+            return [self[one] for one in range(*place.indices(len(self)))]
+        if not -len(self) <= place < len(self):
+            raise IndexError(place)
+        place %= len(self)
+        self._file.seek(self._ends[place])
+        return self._file.read(self._ends[place + 1] - self._ends[place])
+
+    def __iter__(self) -> Iterator[bytes]:
+        return (self[place] for place in range(len(self)))
