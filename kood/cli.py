@@ -235,8 +235,7 @@ def single_signature(
     with native_messages_held_back():
         from kood.serving.client import newest_version
         from kood.serving.publishing import write_single_signature
-
-        write_single_signature(newest_version(run_folder), to, signature)
+    write_single_signature(newest_version(run_folder), to, signature)
     typer.echo(f"Written: {to}")
 
 
@@ -344,5 +343,8 @@ def main() -> None:
     except Exception as error:
         if os.environ.get("KOOD_TRACEBACK"):
             raise
-        typer.echo(f"kood: {type(error).__name__}: {error} (KOOD_TRACEBACK=1 shows where)", err=True)
+        if isinstance(error, OSError) and error.filename and error.strerror:
+            typer.echo(f"kood: {error.filename}: {error.strerror}", err=True)
+        else:
+            typer.echo(f"kood: {type(error).__name__}: {error} (KOOD_TRACEBACK=1 shows where)", err=True)
         sys.exit(1)

@@ -14,6 +14,7 @@ import numpy as np
 
 from kood.conformal import p_values
 from kood.errors import UserError
+from kood.process import native_messages_held_back
 from kood.serving.extras import read_facts, write_extras
 from kood.serving.served import Served
 
@@ -102,7 +103,8 @@ def write_single_signature(version: Path, folder: Path, signature: str = "normal
     Raises:
         UserError: there is something at `folder`, or no such signature.
     """
-    from tensorflow.core.protobuf import saved_model_pb2
+    with native_messages_held_back():
+        from tensorflow.core.protobuf import saved_model_pb2
 
     if folder.exists():
         raise UserError(f"{folder}: there is something already; name another folder")

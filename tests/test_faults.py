@@ -1,0 +1,97 @@
+"""Disks that are full or for reading only, in a mount namespace of the test's own.
+
+`python -m pytest -m slow` runs them. They need `unshare` and a kernel that lets a user mount a tmpfs in a namespace,
+and are skipped where that is not so.
+"""
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from tests.conftest import TINY
+
+MAY_MOUNT = (
+    shutil.which("unshare") is not None
+    and subprocess.run(["unshare", "-Urm", "true"], capture_output=True, check=False).returncode == 0
+)
+pytestmark = [pytest.mark.slow, pytest.mark.skipif(not MAY_MOUNT, reason="this user cannot make a mount namespace")]
+
+ROOT = Path(__file__).parents[1]
+KOOD = f'"{sys.executable}" -m kood'
+
+
+def script(text, folder):
+    """Runs a script in a mount namespace of its own."""
+    env = {**os.environ, "PYTHONPATH": str(ROOT), "COLUMNS": "100"}
+    command = ["unshare", "-Urm", "bash", "-c", text]
+    return subprocess.run(command, cwd=folder, env=env, capture_output=True, text=True, check=False)
+
+
+def figures(file):
+    return {k: v for k, v in json.loads(file.read_bytes()).items() if k not in ("stages", "environment")}
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("faults")
+    (folder / "tiny.toml").write_text(TINY)
+    result = script(f"{KOOD} run tiny.toml", folder)
+    assert result.returncode == 0, result.stderr
+    (folder / "pictures").mkdir()
+    for seed in range(30):
+        pixels = np.random.default_rng(seed).integers(0, 256, (8, 8), "uint8")
+        Image.fromarray(pixels).save(folder / "pictures" / f"{seed}.png")
+    return folder
+
+
+@pytest.mark.parametrize("kilobytes", [100, 500, 900, 1600])
+def test_a_run_goes_on_once_a_full_disk_has_room(finished, tmp_path, kilobytes):
+    (tmp_path / "tiny.toml").write_text(TINY)
+    result = script(
+        f"""
+        mkdir disk && mount -t tmpfs -o size={kilobytes}k none disk && cp tiny.toml disk && cd disk
+        {KOOD} run tiny.toml >../out 2>../err; echo $? >../code; ls saved/tiny >../there
+        mount -o remount,size=90m none . && {KOOD} run tiny.toml && cp saved/tiny/report.json ..
+        """,
+        tmp_path,
+    )
+    assert result.returncode == 0, result.stderr
+    told = (tmp_path / "err").read_text()
+    assert (tmp_path / "code").read_text() == "1\n"
+    assert told.startswith("kood: saved/tiny: cannot write there (No space left on device)")
+    assert len(told.splitlines()) == 1
+    assert not [name for name in (tmp_path / "there").read_text().split() if name.isdecimal()]
+    assert figures(tmp_path / "report.json") == figures(finished / "saved" / "tiny" / "report.json")
+
+
+def read_only(command, finished):
+    return script(f"mount --bind saved saved && mount -o remount,bind,ro saved && {KOOD} {command}", finished)
+
+
+@pytest.mark.parametrize(
+    "command",
+    [
+        "run tiny.toml", "run tiny.toml --set seed=4", "run tiny.toml --set name=other",
+        "calibrate saved/tiny --data pictures --accept 0.5", "single-signature saved/tiny saved/single",
+        "serving-config saved/tiny --to saved/config", "monitor saved/tiny --data pictures --to saved/watched",
+        "outliers saved/tiny --from 0 --to 1",
+    ],
+)  # fmt: skip
+def test_what_cannot_be_written_is_one_message(finished, command):
+    result = read_only(command, finished)
+    assert result.returncode == 1
+    assert result.stderr.startswith("kood: ") and "saved/" in result.stderr and "Read-only file system" in result.stderr
+    assert len(result.stderr.splitlines()) == 1
+
+
+@pytest.mark.parametrize("command", ["predict saved/tiny pictures", "monitor saved/tiny --data pictures"])
+def test_what_only_reads_needs_no_writing(finished, command):
+    result = read_only(command, finished)
+    assert result.returncode == 0, result.stderr
