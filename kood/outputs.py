@@ -134,11 +134,12 @@ def score_rows(scorer: Scorer, outputs: Outputs, batch_size: int) -> np.ndarray:
         (N,) float64, higher = more OOD.
     """
     count = len(outputs["logits"])
+    scorer.place()
     values = []
     for start in range(0, count, batch_size):
         # Rows past the end repeat the last one and are cut off again.
         rows = np.minimum(np.arange(start, start + batch_size), count - 1)
-        block = scorer({name: value[rows] for name, value in outputs.items()})
+        block = scorer({name: outputs[name][rows] for name in scorer.inputs})
         values.append(keras.ops.convert_to_numpy(block)[: count - start])
     return np.concatenate(values).astype("float64")
 

@@ -32,8 +32,10 @@ class Scorer:
         self.is_fitted = inspect.isclass(found)
         self._class = found
         self._function = found if not self.is_fitted else None
+        self._fitted: Any = None
         if state:
-            self._function = found.from_state(state).score
+            self._fitted = found.from_state(state)
+            self._function = self._fitted.score
         self.inputs = _inputs(found)
 
     def fit(self, outputs: Mapping[str, np.ndarray], labels: np.ndarray, head: Any) -> "Scorer":
@@ -64,8 +66,13 @@ class Scorer:
         except ValueError as error:
             raise UserError(f"evaluate.scores: {self.name} cannot be fitted: {error}", exit_code=1) from error
         self.state = score.get_state()
-        self._function = score.score
+        self._fitted, self._function = score, score.score
         return self
+
+    def place(self) -> None:
+        """Puts what the score holds on the device, once for many calls; outside of any graph."""
+        if self._fitted is not None:
+            self._fitted.place()
 
     def __call__(self, outputs: Mapping[str, Any]) -> Any:
         """The score (B,), higher = more OOD, of {"features", "logits", "cosines"}."""

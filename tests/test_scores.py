@@ -9,7 +9,7 @@ import pytest
 from keras import ops
 
 from kood import scores
-from kood.scores import streaming
+from kood.scores import neighbours, streaming
 
 pytestmark = pytest.mark.backend  # Run once under each Keras backend.
 
@@ -436,6 +436,39 @@ def test_knn_matches_float64(k, block, monkeypatch):
     queries = np.concatenate([queries, 0 * queries[:1], blobs(20, seed=8)[0]])
     found = numbers(scores.KNN(k=k).fit(features, None).score(queries))
     np.testing.assert_allclose(found, knn64(features, queries, k), atol=1e-6 if k > 1 else 3e-7)
+
+
+@pytest.mark.parametrize(("width", "k"), [(1, 1), (40, 3), (64, 2), (1000, 5), (1003, 30), (1003, 500), (96, 96)])
+@pytest.mark.parametrize("kind", ["random", "ties", "equal", "infinite", "sorted"])
+def test_the_largest_are_found_among_the_largest_of_groups(width, k, kind):
+    values = np.random.default_rng(width).normal(size=(7, width)).astype("float32")
+    if kind == "ties":
+        values = np.rint(values)
+    elif kind == "equal":
+        values[:] = 2.0
+    elif kind == "infinite":
+        values[:, ::3] = -np.inf
+    elif kind == "sorted":
+        values = np.sort(values, axis=1)
+    found, columns = (ops.convert_to_numpy(one) for one in neighbours._largest(ops.convert_to_tensor(values), k, 16))
+    np.testing.assert_array_equal(found, -np.sort(-values, axis=1)[:, :k])
+    np.testing.assert_array_equal(np.take_along_axis(values, columns, axis=1), found)
+    assert all(len(set(row)) == k for row in columns.tolist())
+
+
+@pytest.mark.parametrize("name", ["KNN", "NNGuide"])
+def test_what_is_placed_on_the_device_answers_the_same(name, monkeypatch):
+    monkeypatch.setattr(getattr(scores, name), "BLOCK", 100)
+    features, labels, logits, _, _ = blobs()
+    score = getattr(scores, name)(k=3).fit(features, labels, logits)
+    queries = (blobs(20, seed=8)[0], blobs(20, seed=8)[2])
+    expected = numbers(score.score(*queries))
+    score.place()
+    np.testing.assert_array_equal(numbers(score.score(*queries)), expected)
+    np.testing.assert_array_equal(numbers(type(score).from_state(score.get_state()).score(*queries)), expected)
+    # Fitted anew, what was placed is forgotten.
+    again = numbers(score.fit(features[:50], labels[:50], logits[:50]).score(*queries))
+    assert (again != expected).any()
 
 
 def test_knn_of_a_fitted_feature_is_zero():

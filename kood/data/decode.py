@@ -20,7 +20,7 @@ _THREADS = 8
 _MEND = "; mend or remove the file"
 
 
-def decode_image(source: Path | bytes) -> np.ndarray:
+def decode_image(source: Path | str | bytes) -> np.ndarray:
     """One image file as uint8 (h, w, c), c 1 grey, 3 RGB or 4 RGBA.
 
     EXIF rotation is applied; of an animation the first frame is taken; palettes become colours; CMYK and the like
@@ -68,9 +68,9 @@ def _plain(image):
 
 
 def decode_images(
-    sources: Sequence[Path | bytes],
+    sources: Sequence[Path | str | bytes],
     image_shape: tuple[int, int, int],
-    decode: Callable[[Path | bytes], np.ndarray] = decode_image,
+    decode: Callable[[Path | str | bytes], np.ndarray] = decode_image,
 ) -> np.ndarray:
     """Many image files, each brought to `image_shape`, in order.
 
@@ -89,10 +89,10 @@ def decode_images(
 
 
 def decode_readable(
-    sources: Sequence[Path | bytes],
+    sources: Sequence[Path | str | bytes],
     image_shape: tuple[int, int, int],
     max_bad_images: int,
-    decode: Callable[[Path | bytes], np.ndarray] = decode_image,
+    decode: Callable[[Path | str | bytes], np.ndarray] = decode_image,
 ) -> tuple[np.ndarray, np.ndarray, tuple[str, ...]]:
     """Many image files, each brought to `image_shape`, in order; those that cannot be read are left out.
 
@@ -113,7 +113,7 @@ def decode_readable(
     good = np.ones(len(sources), bool)
     why: list[str] = []
 
-    def attempt(source: Path | bytes) -> np.ndarray | UserError:
+    def attempt(source: Path | str | bytes) -> np.ndarray | UserError:
         try:
             return decode(source)
         except UserError as error:

@@ -101,6 +101,9 @@ class Fitted:
     def restored(self):
         """Takes what `__init__` was once given out of a state just loaded."""
 
+    def place(self):
+        """Puts what is large on the device, once for many calls of `score`; outside of any graph."""
+
     def fitted(self, name):
         """An array of the state, once there is one."""
         if name not in self.state:

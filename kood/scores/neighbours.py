@@ -51,30 +51,83 @@ def _unit(features):
     return features / ops.sqrt(ops.where(square > 0, square, 1.0))
 
 
-def _nearest(features, bank, k, block, offset=None):
-    """The k largest products (B, k) of features with the bank's rows, less their offsets, and which rows they are.
+def _largest(values, k, groups):
+    """The k largest of each row of values (B, N), and their columns, both (B, k), descending.
 
-    The bank is searched `block` rows at once, so that the memory is (B, block) and not (B, N).
+    The k largest lie in the k sets of columns with the largest maxima; taking these first leaves little to sort.
     """
-    nearest: Any = None
-    nearest_index: Any = None
-    for start in range(0, len(bank), block):
-        rows = bank[start : start + block]
-        closeness = ops.matmul(features, rows.T)
-        if offset is not None:
-            closeness = closeness - offset[start : start + block]
-        values, index = ops.top_k(closeness, min(k, len(rows)))
-        index = ops.cast(index, "int32") + start
-        if nearest is not None:
-            values = ops.concatenate([nearest, values], axis=-1)
-            index = ops.concatenate([nearest_index, index], axis=-1)
-            values, chosen = ops.top_k(values, min(k, start + len(rows)))
-            index = ops.take_along_axis(index, ops.cast(chosen, "int32"), axis=-1)
-        nearest, nearest_index = values, index
-    return nearest, nearest_index
+    width = values.shape[-1]
+    each = width // groups
+    if each < 2 * k:
+        found, columns = ops.top_k(values, k)
+        return found, ops.cast(columns, "int32")
+    grouped = ops.reshape(values[:, : groups * each], (-1, groups, each))
+    best = ops.cast(ops.top_k(ops.max(grouped, axis=1), k)[1], "int32")
+    best = ops.expand_dims(best, 1) + np.zeros((groups, 1), "int32")
+    few = ops.reshape(ops.take_along_axis(grouped, best, axis=-1), (-1, groups * k))
+    columns = ops.reshape(best + each * np.arange(groups, dtype="int32")[:, None], (-1, groups * k))
+    if groups * each < width:
+        few = ops.concatenate([few, values[:, groups * each :]], axis=-1)
+        rest = ops.zeros_like(columns[:, :1]) + np.arange(groups * each, width, dtype="int32")
+        columns = ops.concatenate([columns, rest], axis=-1)
+    found, chosen = ops.top_k(few, k)
+    return found, ops.take_along_axis(columns, ops.cast(chosen, "int32"), axis=-1)
 
 
-class KNN(Fitted):
+class _Neighbours(Fitted):
+    """Fitted features, searched for the nearest."""
+
+    STATE = ("bank", "k")
+    #: Fitted features compared at once: bounds the memory to (B, this).
+    BLOCK = 32_768
+    #: See `_largest`.
+    GROUPS = 16
+
+    def __init__(self, k, limit):
+        super().__init__()
+        self.k, self.limit = _whole("k", k), _whole("limit", limit)
+        self._placed: Any = None
+
+    def restored(self):
+        self.k = int(self.state["k"])
+
+    def place(self):
+        bank = self.fitted("bank")
+        self._placed = ops.convert_to_tensor(bank), [ops.convert_to_tensor(block) for block in self._blocks(bank)]
+
+    def _keep(self, bank):
+        self.state, self._placed = {"bank": bank, "k": np.array(self.k)}, None
+        return self
+
+    def _blocks(self, bank):
+        return [np.ascontiguousarray(bank[start : start + self.BLOCK].T) for start in range(0, len(bank), self.BLOCK)]
+
+    def _nearest(self, features, offset=None):
+        """The k largest products (B, k) of features with the bank's rows, less their offsets, and which rows they are.
+
+        The bank is searched `BLOCK` rows at once, so that the memory is (B, BLOCK) and not (B, N).
+        """
+        nearest: Any = None
+        nearest_rows: Any = None
+        start = 0
+        for block in self._placed[1] if self._placed else self._blocks(self.fitted("bank")):
+            size = block.shape[1]
+            closeness = ops.matmul(features, block)
+            if offset is not None:
+                closeness = closeness - offset[start : start + size]
+            values, rows = _largest(closeness, min(self.k, size), self.GROUPS)
+            rows = rows + start
+            start += size
+            if nearest is not None:
+                values = ops.concatenate([nearest, values], axis=-1)
+                rows = ops.concatenate([nearest_rows, rows], axis=-1)
+                values, chosen = ops.top_k(values, min(self.k, start))
+                rows = ops.take_along_axis(rows, ops.cast(chosen, "int32"), axis=-1)
+            nearest, nearest_rows = values, rows
+        return nearest, nearest_rows
+
+
+class KNN(_Neighbours):
     """Euclidean distance to the k-th nearest ID feature, all features brought to length 1.
 
     A feature that was itself fitted is its own first neighbour. A zero feature stays zero, at distance 1 from
@@ -91,16 +144,8 @@ class KNN(Fitted):
         ValueError: `k` or `limit` below 1.
     """
 
-    STATE = ("bank", "k")
-    #: Fitted features compared at once: bounds the memory to (B, this).
-    BLOCK = 8192
-
     def __init__(self, k=50, limit=50_000):
-        super().__init__()
-        self.k, self.limit = _whole("k", k), _whole("limit", limit)
-
-    def restored(self):
-        self.k = int(self.state["k"])
+        super().__init__(k, limit)
 
     def fit(self, features, labels=None, logits=None):
         """Keeps the directions of the features.
@@ -118,8 +163,7 @@ class KNN(Fitted):
         """
         features = array("features", features)
         _enough(features, self.k, self.limit)
-        self.state = {"bank": _bank(features, self.limit), "k": np.array(self.k)}
-        return self
+        return self._keep(_bank(features, self.limit))
 
     def score(self, features, logits=None):
         """Distance to the k-th nearest fitted feature.
@@ -141,13 +185,14 @@ class KNN(Fitted):
         # The least distance is the largest product less half the square, which differs only where a row is zero.
         half = (0.5 * np.sum(bank * bank, axis=1)).astype(np.float32)
         offset = half if half.min() < 0.25 else None
-        nearest = _nearest(features, bank, self.k, self.BLOCK, offset)[1]
+        nearest = self._nearest(features, offset)[1]
         # From the difference: sqrt(2 - 2 cos) would be off by 3e-4 where the neighbour is close.
-        neighbour = ops.take(ops.convert_to_tensor(bank), nearest[:, self.k - 1], axis=0)
+        rows = self._placed[0] if self._placed else ops.convert_to_tensor(bank)
+        neighbour = ops.take(rows, nearest[:, self.k - 1], axis=0)
         return ops.sqrt(ops.sum(ops.square(features - neighbour), axis=-1))
 
 
-class NNGuide(Fitted):
+class NNGuide(_Neighbours):
     """Nearest-neighbour guidance: the energy, weighed by how near the feature is to confident ID features.
 
     -logsumexp(logits) times the mean of the k largest <x / |x|, E_i z_i / |z_i|>, over the fitted features z_i and
@@ -165,16 +210,8 @@ class NNGuide(Fitted):
         ValueError: `k` or `limit` below 1.
     """
 
-    STATE = ("bank", "k")
-    #: Fitted features compared at once: bounds the memory to (B, this).
-    BLOCK = 8192
-
     def __init__(self, k=10, limit=50_000):
-        super().__init__()
-        self.k, self.limit = _whole("k", k), _whole("limit", limit)
-
-    def restored(self):
-        self.k = int(self.state["k"])
+        super().__init__(k, limit)
 
     def fit(self, features, labels=None, logits=None):
         """Keeps the directions of the features, as long as their log-sum-exp.
@@ -193,8 +230,7 @@ class NNGuide(Fitted):
         features = array("features", features)
         logits = rows_of_logits("NNGuide", features, logits)
         _enough(features, self.k, self.limit)
-        self.state = {"bank": _bank(features, self.limit, logits), "k": np.array(self.k)}
-        return self
+        return self._keep(_bank(features, self.limit, logits))
 
     def score(self, features, logits):
         """Minus the log-sum-exp times the guidance.
@@ -212,5 +248,5 @@ class NNGuide(Fitted):
         """
         bank = self.fitted("bank")
         features = self.checked(features, bank.shape[1])
-        guidance = ops.mean(_nearest(_unit(features), bank, self.k, self.BLOCK)[0], axis=-1)
+        guidance = ops.mean(self._nearest(_unit(features))[0], axis=-1)
         return -guidance * ops.logsumexp(float32(logits), axis=-1)

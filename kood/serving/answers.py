@@ -52,7 +52,7 @@ class Answer:
         return {"image": str(self.file), **{name: self.said[name] for name in COLUMNS if name in self.said}}
 
 
-def listed(paths: Iterable[Path]) -> list[Path]:
+def listed(paths: Iterable[Path]) -> list[str]:
     """The image files that paths stand for: a file is itself, a folder every image in it and the folders in it.
 
     Args:
@@ -64,10 +64,10 @@ def listed(paths: Iterable[Path]) -> list[Path]:
     Raises:
         UserError: a folder without images.
     """
-    files: list[Path] = []
+    files: list[str] = []
     for path in paths:
         if not path.is_dir():
-            files.append(path)
+            files.append(str(path))
             continue
         found = files_under(path)
         if not found:
@@ -76,7 +76,7 @@ def listed(paths: Iterable[Path]) -> list[Path]:
     return files
 
 
-def answers(model: Model, files: Sequence[Path], batch_size: int = 32) -> Iterator[Answer]:
+def answers(model: Model, files: Sequence[Path | str], batch_size: int = 32) -> Iterator[Answer]:
     """Asks a model about image files; memory holds a batch or two of them.
 
     Args:
@@ -92,7 +92,7 @@ def answers(model: Model, files: Sequence[Path], batch_size: int = 32) -> Iterat
     """
     with ThreadPoolExecutor(_THREADS) as pool:
         for start in range(0, len(files), batch_size):
-            chunk = files[start : start + batch_size]
+            chunk = [Path(file) for file in files[start : start + batch_size]]
             read = list(pool.map(_read, chunk))
             said = dict(_asked(model, read))
             # What the graph could not decode, Pillow perhaps can; else it says why not.

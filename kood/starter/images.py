@@ -38,7 +38,7 @@ class Survey:
     test: tuple[int, ...]
     shapes: np.ndarray
     grey: bool
-    unreadable: tuple[tuple[Path, str], ...]
+    unreadable: tuple[tuple[str, str], ...]
 
     @property
     def bad_at_most(self) -> int:
@@ -103,7 +103,7 @@ def _counts(listing: Listing) -> tuple[int, ...]:
     return tuple(int(n) for n in np.bincount(labels, minlength=len(names))) if names else (len(files),)
 
 
-def _look(file: Path) -> tuple[int, int, bool] | str:
+def _look(file: str) -> tuple[int, int, bool] | str:
     """Height, width and whether it is grey, or why it is no image."""
     try:
         pixels = decode_image(file)

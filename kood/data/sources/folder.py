@@ -69,7 +69,8 @@ def folder(
     return sets
 
 
-Listing = tuple[list[Path], np.ndarray, tuple[str, ...]]
+#: Files, their labels and the names of their classes.
+Listing = tuple[list[str], np.ndarray, tuple[str, ...]]
 
 
 def listed_splits(root: Path) -> dict[str, Listing]:
@@ -110,12 +111,13 @@ def _listed(root: Path) -> Listing:
     if not folders:
         if not files:
             raise UserError(f"path: {root} has no images; files must end in {', '.join(SUFFIXES)}")
-        return files, np.zeros(len(files), np.int64), ()
+        return [str(file) for file in files], np.zeros(len(files), np.int64), ()
+    inside: list[str] = []
     labels: list[int] = []
     for label, class_folder in enumerate(folders):
         found = files_under(class_folder)
         if not found:
             raise UserError(f"path: the class folder {class_folder} has no images; fill it or remove it")
-        files += found
+        inside += found
         labels += [label] * len(found)
-    return files, np.array(labels, np.int64), tuple(entry.name for entry in folders)
+    return inside, np.array(labels, np.int64), tuple(entry.name for entry in folders)
