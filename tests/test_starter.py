@@ -136,7 +136,7 @@ def test_only_some_of_many_files_are_opened(monkeypatch):
             Path(f"x/{name}/{i}.png").touch()
     found = survey(Path("x"))
     assert sum(found.train) == 3000 and len(opened) == 400
-    assert len({file for file in opened if file.parent.name == "a"}) == 200
+    assert len({file for file in opened if Path(file).parent.name == "a"}) == 200
 
 
 @pytest.mark.parametrize("name", ['a "b"\\c', "Äpfel und Birnen", "new\nline", "x = 3 # no", "<b>&amp;<b>", "-rf"])

@@ -236,7 +236,8 @@ def image_batches(images: np.ndarray, batch_size: int) -> tf.data.Dataset:
     pixels = tf.data.Dataset.from_generator(
         slices, output_signature=tf.TensorSpec((None, *images.shape[1:]), images.dtype)
     )
-    return _finished(pixels.map(normalize, tf.data.AUTOTUNE), -(-len(images) // batch_size))
+    # TensorFlow's tuner, asleep between two of its looks, would hold up the end of a pass by seconds.
+    return _finished(pixels.map(normalize), -(-len(images) // batch_size), tuned=False)
 
 
 def _check_labels(id_set: ImageSet, num_classes: int) -> None:
@@ -297,8 +298,9 @@ def _augmentation(names: Sequence[str]):
     return augmented
 
 
-def _finished(dataset: tf.data.Dataset, length: int) -> tf.data.Dataset:
+def _finished(dataset: tf.data.Dataset, length: int, tuned: bool = True) -> tf.data.Dataset:
     options = tf.data.Options()
     options.deterministic = True
+    options.autotune.enabled = tuned
     sized = dataset.apply(tf.data.experimental.assert_cardinality(length))
-    return sized.with_options(options).prefetch(tf.data.AUTOTUNE)
+    return sized.with_options(options).prefetch(tf.data.AUTOTUNE if tuned else 2)

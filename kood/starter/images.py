@@ -38,7 +38,7 @@ class Survey:
     test: tuple[int, ...]
     shapes: np.ndarray
     grey: bool
-    unreadable: tuple[tuple[str, str], ...]
+    unreadable: tuple[tuple[Path, str], ...]
 
     @property
     def bad_at_most(self) -> int:
@@ -88,7 +88,7 @@ def survey(folder: Path, *, looked_at: int = LOOKED_AT) -> Survey:
     spread = np.unique(np.linspace(0, len(files) - 1, min(len(files), looked_at)).astype(int))
     with ThreadPoolExecutor(8) as pool:
         looks = list(pool.map(_look, [files[i] for i in spread]))
-    bad = tuple((files[i], look) for i, look in zip(spread, looks, strict=True) if isinstance(look, str))
+    bad = tuple((Path(files[i]), look) for i, look in zip(spread, looks, strict=True) if isinstance(look, str))
     good = [look for look in looks if not isinstance(look, str)]
     if not good:
         raise UserError(f"{clean(folder)}: none of {len(looks)} files looked at can be read as an image; the first: "

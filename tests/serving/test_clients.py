@@ -224,7 +224,7 @@ def test_the_table_shows_names_as_they_are(run, folder):
 def test_folders_without_images_are_told(tmp_path):
     with pytest.raises(UserError, match="no images in this folder"):
         listed([tmp_path])
-    assert listed([tmp_path / "missing.png"]) == [tmp_path / "missing.png"]
+    assert listed([tmp_path / "missing.png"]) == [str(tmp_path / "missing.png")]
 
 
 def test_a_model_that_another_program_wrote(tmp_path):
