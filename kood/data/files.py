@@ -1,9 +1,12 @@
 """Which files of a folder are images."""
 
 import os
+import stat
 from pathlib import Path
 
-__all__ = ["SUFFIXES", "files_under"]
+from kood.errors import UserError
+
+__all__ = ["SUFFIXES", "files_under", "images_among"]
 
 SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp", ".gif", ".webp")
 
@@ -11,11 +14,41 @@ SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp", ".gif", ".webp")
 def files_under(root: Path) -> list[str]:
     """The paths of all image files in a folder and the folders in it, sorted; what begins with a dot is passed over.
 
-    As strings: of a million files, `Path` objects would take three times the memory.
+    As strings: of a million files, `Path` objects would take three times the memory. Links to folders are not followed.
+    A link that leads nowhere is among the files, so that whoever reads it can say so; a pipe or a device is not, as it
+    would never end.
+
+    Raises:
+        UserError: a folder that cannot be read.
     """
-    found = []
-    for here, inner, names in os.walk(root):
-        inner[:] = sorted(name for name in inner if not name.startswith("."))
-        shown = sorted(name for name in names if not name.startswith(".") and name.lower().endswith(SUFFIXES))
-        found += [f"{here}{os.sep}{name}" for name in shown]
+    found: list[str] = []
+    waiting = [str(root)]
+    while waiting:
+        files, inner = images_among(waiting.pop())
+        found += files
+        waiting += reversed(inner)
     return found
+
+
+def images_among(folder: str | Path) -> tuple[list[str], list[str]]:
+    """What lies in a folder itself: its image files and the folders in it, each sorted, as `files_under` takes them.
+
+    Raises:
+        UserError: a folder that cannot be read.
+    """
+    try:
+        with os.scandir(folder) as entries:
+            shown = sorted((entry for entry in entries if not entry.name.startswith(".")), key=lambda e: e.name)
+            files = [e.path for e in shown if e.name.lower().endswith(SUFFIXES) and _may_be_read(e)]
+            return files, [e.path for e in shown if e.is_dir(follow_symlinks=False)]
+    except OSError as error:
+        raise UserError(f"path: {folder} cannot be read ({error.strerror})") from error
+
+
+def _may_be_read(entry: os.DirEntry) -> bool:
+    if entry.is_file(follow_symlinks=False):
+        return True
+    try:
+        return stat.S_ISREG(entry.stat().st_mode)
+    except OSError:
+        return True  # A link to nothing, or to itself.

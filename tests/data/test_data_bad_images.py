@@ -1,11 +1,15 @@
 """Broken, strange and hostile image files: read, or left out with a reason up to a limit, never more than that."""
 
+import os
+from pathlib import Path
+
 import numpy as np
 import pytest
 from PIL import Image
 
-from kood.data import load_ood
+from kood.data import load_ood, load_source
 from kood.data.decode import decode_readable
+from kood.data.files import files_under
 from kood.data.sources.folder import folder
 from kood.errors import UserError
 
@@ -109,3 +113,45 @@ def test_a_list_leaves_out_as_a_folder_does(messy, source):
     found = load_ood(spec, (8, 8, 3), seed=0, key="data.near.x")
     assert len(found) == len(good) - 1 and len(found.skipped) == len(bad)
     assert np.bincount(found.labels).tolist() == [4, 5]
+
+
+@pytest.mark.parametrize("inner", ["", "cats"])
+def test_pipes_and_devices_are_passed_over_and_dead_links_are_told(tmp_path, source, inner):
+    folder = tmp_path / "x" / inner
+    folder.mkdir(parents=True)
+    Image.fromarray(np.zeros((4, 4), "uint8")).save(folder / "good.png")
+    os.mkfifo(folder / "pipe.png")
+    (folder / "zero.png").symlink_to("/dev/zero")
+    (folder / "linked.png").symlink_to("good.png")
+    (folder / "loop.png").symlink_to("loop.png")
+    (folder / "nowhere.png").symlink_to("none.png")
+    (folder / "folder.png").symlink_to(tmp_path)
+    if not inner:
+        (folder / "folder.png").unlink()  # Here it would be a class.
+    assert [Path(file).name for file in files_under(folder)] == ["good.png", "linked.png", "loop.png", "nowhere.png"]
+    spec = source("folder", path=str(tmp_path / "x"), max_bad_images=2)
+    found = load_source(spec, (4, 4, 1), seed=0, key="data.id")["all"]
+    assert len(found) == 2 and len(found.skipped) == 2
+    assert "loop.png" in found.skipped[0] and "nowhere.png" in found.skipped[1]
+
+
+def test_a_folder_that_cannot_be_read_is_named(tmp_path, monkeypatch):
+    def refuse(folder):
+        raise PermissionError(13, "Permission denied", folder)
+
+    monkeypatch.setattr(os, "scandir", refuse)
+    with pytest.raises(UserError, match=r"path: .* cannot be read \(Permission denied\)"):
+        files_under(tmp_path)
+
+
+def test_folders_as_deep_as_one_likes_come_in_order(tmp_path):
+    here = tmp_path
+    for depth in range(60):
+        here = here / "d"
+        here.mkdir()
+        (here / f"{depth:02}.PNG").touch()
+    (tmp_path / "e").mkdir()
+    (tmp_path / "e" / "last.jpg").touch()
+    (tmp_path / "a.png").touch()
+    names = [Path(file).name for file in files_under(tmp_path)]
+    assert names == ["a.png", *(f"{depth:02}.PNG" for depth in range(60)), "last.jpg"]

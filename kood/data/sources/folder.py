@@ -5,7 +5,7 @@ from pathlib import Path
 
 import numpy as np
 
-from kood.data.files import SUFFIXES, files_under
+from kood.data.files import SUFFIXES, files_under, images_among
 from kood.data.image_set import ImageSet
 from kood.errors import UserError
 
@@ -101,17 +101,16 @@ def listed_splits(root: Path) -> dict[str, Listing]:
 
 
 def _listed(root: Path) -> Listing:
-    entries = sorted(entry for entry in root.iterdir() if not entry.name.startswith("."))
-    folders = [entry for entry in entries if entry.is_dir()]
-    files = [entry for entry in entries if entry.suffix.lower() in SUFFIXES and entry.is_file()]
+    folders = sorted(entry for entry in root.iterdir() if entry.is_dir() and not entry.name.startswith("."))
+    files = images_among(root)[0]
     if folders and files:
         raise UserError(
-            f"path: {root} has images ({files[0].name}) beside class folders ({folders[0].name}); keep either"
+            f"path: {root} has images ({Path(files[0]).name}) beside class folders ({folders[0].name}); keep either"
         )
     if not folders:
         if not files:
             raise UserError(f"path: {root} has no images; files must end in {', '.join(SUFFIXES)}")
-        return [str(file) for file in files], np.zeros(len(files), np.int64), ()
+        return files, np.zeros(len(files), np.int64), ()
     inside: list[str] = []
     labels: list[int] = []
     for label, class_folder in enumerate(folders):
