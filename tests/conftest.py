@@ -130,6 +130,11 @@ def work_alone(recipe, folder, **console):
     return Work(recipe, Team(Devices(), Run(folder)), shown, Devices())
 
 
+def figures_of(report):
+    """A report without what may differ between two runs of one recipe."""
+    return {key: value for key, value in report.items() if key not in ("stages", "environment")}
+
+
 @pytest.fixture
 def invoke(monkeypatch, capsys):
     """The command line in this process, which has Keras loaded already."""

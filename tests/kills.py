@@ -28,7 +28,7 @@ from pathlib import Path
 import numpy as np
 
 from kood.serving.client import open_model
-from tests.conftest import TINY
+from tests.conftest import TINY, figures_of
 from tests.serving.models import encoded
 
 ROOT = Path(__file__).parent.parent
@@ -98,7 +98,7 @@ def result(folder: Path) -> dict:
     report = json.loads((run / "report.json").read_bytes())
     images = np.random.default_rng(0).integers(0, 256, (40, 8, 8), "uint8")
     said = open_model(run).ask([encoded(image) for image in images])
-    return {"report": {k: v for k, v in report.items() if k not in ("stages", "environment")}, "said": said}
+    return {"report": figures_of(report), "said": said}
 
 
 def half_written(folder: Path) -> list[str]:

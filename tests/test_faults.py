@@ -15,7 +15,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from tests.conftest import TINY
+from tests.conftest import TINY, figures_of
 
 MAY_MOUNT = (
     shutil.which("unshare") is not None
@@ -35,7 +35,7 @@ def script(text, folder):
 
 
 def figures(file):
-    return {k: v for k, v in json.loads(file.read_bytes()).items() if k not in ("stages", "environment")}
+    return figures_of(json.loads(file.read_bytes()))
 
 
 @pytest.fixture(scope="module")

@@ -13,7 +13,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from tests.conftest import TINY
+from tests.conftest import TINY, figures_of
 
 ROOT = Path(__file__).parents[1]
 #: For runs that are about something else: no second classifier to compare with, none to judge the samples.
@@ -38,10 +38,6 @@ def finished(tmp_path_factory):
 
 def report_of(folder, name="tiny"):
     return json.loads((folder / "saved" / name / "report.json").read_bytes())
-
-
-def figures_of(report):
-    return {key: value for key, value in report.items() if key not in ("stages", "environment")}
 
 
 def test_the_run_leaves_everything_it_promises(finished):

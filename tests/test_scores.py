@@ -464,6 +464,9 @@ def test_what_is_placed_on_the_device_answers_the_same(name, monkeypatch):
     queries = (blobs(20, seed=8)[0], blobs(20, seed=8)[2])
     expected = numbers(score.score(*queries))
     score.place()
+    placed = score._placed
+    score.place()
+    assert score._placed is placed  # Not copied again for the next set of images.
     np.testing.assert_array_equal(numbers(score.score(*queries)), expected)
     np.testing.assert_array_equal(numbers(type(score).from_state(score.get_state()).score(*queries)), expected)
     # Fitted anew, what was placed is forgotten.

@@ -12,6 +12,9 @@ from kood.errors import UserError
 
 __all__ = ["decode_image", "decode_images", "decode_readable"]
 
+#: A file, or what one holds.
+Source = Path | str | bytes
+
 # Files in flight at once: enough for the threads, few enough that large photographs do not fill the memory.
 _CHUNK = 64
 _THREADS = 8
@@ -20,7 +23,7 @@ _THREADS = 8
 _MEND = "; mend or remove the file"
 
 
-def decode_image(source: Path | str | bytes) -> np.ndarray:
+def decode_image(source: Source) -> np.ndarray:
     """One image file as uint8 (h, w, c), c 1 grey, 3 RGB or 4 RGBA.
 
     EXIF rotation is applied; of an animation the first frame is taken; palettes become colours; CMYK and the like
@@ -68,9 +71,9 @@ def _plain(image):
 
 
 def decode_images(
-    sources: Sequence[Path | str | bytes],
+    sources: Sequence[Source],
     image_shape: tuple[int, int, int],
-    decode: Callable[[Path | str | bytes], np.ndarray] = decode_image,
+    decode: Callable[[Source], np.ndarray] = decode_image,
 ) -> np.ndarray:
     """Many image files, each brought to `image_shape`, in order.
 
@@ -89,10 +92,10 @@ def decode_images(
 
 
 def decode_readable(
-    sources: Sequence[Path | str | bytes],
+    sources: Sequence[Source],
     image_shape: tuple[int, int, int],
     max_bad_images: int,
-    decode: Callable[[Path | str | bytes], np.ndarray] = decode_image,
+    decode: Callable[[Source], np.ndarray] = decode_image,
 ) -> tuple[np.ndarray, np.ndarray, tuple[str, ...]]:
     """Many image files, each brought to `image_shape`, in order; those that cannot be read are left out.
 
@@ -113,7 +116,7 @@ def decode_readable(
     good = np.ones(len(sources), bool)
     why: list[str] = []
 
-    def attempt(source: Path | str | bytes) -> np.ndarray | UserError:
+    def attempt(source: Source) -> np.ndarray | UserError:
         try:
             return decode(source)
         except UserError as error:

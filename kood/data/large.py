@@ -6,7 +6,7 @@ Such files are in the folder for temporary files (`TMPDIR`).
 import math
 import os
 import tempfile
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Sequence
 
 import numpy as np
 
@@ -92,6 +92,3 @@ class Blobs(Sequence[bytes]):
         place %= len(self)
         self._file.seek(self._ends[place])
         return self._file.read(self._ends[place + 1] - self._ends[place])
-
-    def __iter__(self) -> Iterator[bytes]:
-        return (self[place] for place in range(len(self)))

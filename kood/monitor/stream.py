@@ -47,7 +47,7 @@ def asked(version: Path, folder: Path) -> tuple[list[Seen], list[str]]:
     Raises:
         UserError: no images, or no SavedModel of kood.
     """
-    times = {Path(file): _written(Path(file)) for file in listed([folder])}
+    times = {file: _written(file) for file in map(Path, listed([folder]))}
     files = sorted(times, key=lambda file: (times[file], str(file)))
     found = list(answers(LocalModel(version), files))
     return _sorted_out((answer, _iso(times[answer.file])) for answer in found)

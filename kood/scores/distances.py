@@ -137,7 +137,7 @@ class RelativeMahalanobis(Mahalanobis):
         ValueError: `cut` outside [0, 1).
     """
 
-    STATE = ("center", "directions", "means", "weights", "cut")
+    STATE = ("center", "directions", "stretch", "means", "cut")
     #: Smallest difference of the two matrices that counts, where S_0 is the identity: about what float64 leaves of it.
     SAME = 1e-9
 
@@ -155,12 +155,12 @@ class RelativeMahalanobis(Mahalanobis):
         left, sizes, _ = np.linalg.svd((centred - centred @ basis @ basis.T).T, full_matrices=False)
         basis = np.hstack([basis, left[:, sizes > self.SAME * max(1.0, np.abs(centred).max())]])
         weights, turn = np.linalg.eigh(basis.T @ precision @ basis)
-        basis = basis @ turn
+        basis, stretch = basis @ turn, np.sqrt(np.maximum(weights, 0.0))
         return {
             "center": center.astype(np.float32),
             "directions": (white @ basis).astype(np.float32),
-            "means": (centred @ basis).astype(np.float32),
-            "weights": np.maximum(weights, 0.0).astype(np.float32),
+            "stretch": stretch.astype(np.float32),
+            "means": (centred @ basis * stretch).astype(np.float32),
             "cut": np.array(self.cut),
         }
 
@@ -178,8 +178,7 @@ class RelativeMahalanobis(Mahalanobis):
             RuntimeError: Before `fit`.
             ValueError: Features of another width.
         """
-        center, weights = self.fitted("center"), self.fitted("weights")
+        center = self.fitted("center")
         shared = ops.matmul(self.checked(features, len(center)) - center, self.fitted("directions"))
-        return self._nearest(shared * np.sqrt(weights), self.fitted("means") * np.sqrt(weights)) - ops.sum(
-            ops.square(shared), axis=-1
-        )
+        nearest = self._nearest(shared * self.fitted("stretch"), self.fitted("means"))
+        return nearest - ops.sum(ops.square(shared), axis=-1)

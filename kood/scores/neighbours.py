@@ -92,8 +92,9 @@ class _Neighbours(Fitted):
         self.k = int(self.state["k"])
 
     def place(self):
-        bank = self.fitted("bank")
-        self._placed = ops.convert_to_tensor(bank), [ops.convert_to_tensor(block) for block in self._blocks(bank)]
+        if self._placed is None:
+            bank = self.fitted("bank")
+            self._placed = ops.convert_to_tensor(bank), [ops.convert_to_tensor(block) for block in self._blocks(bank)]
 
     def _keep(self, bank):
         self.state, self._placed = {"bank": bank, "k": np.array(self.k)}, None
