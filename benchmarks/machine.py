@@ -1,7 +1,8 @@
 """What a figure of speed must be read with: the processor's vector instructions and the number of threads."""
 
-import os
 from pathlib import Path
+
+from kood.process import cores
 
 __all__ = ["cores", "model", "vector_flags"]
 
@@ -18,11 +19,6 @@ def model() -> str:
     """The processor's name."""
     lines = (line.partition(":") for line in _cpuinfo().splitlines())
     return next((value.strip() for key, _, value in lines if key.strip() == "model name"), "processor unknown")
-
-
-def cores() -> int:
-    """How many cores this process may use."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def _cpuinfo() -> str:

@@ -100,19 +100,16 @@ def backend(arguments: argparse.Namespace) -> tuple[dict, dict[str, Callable[[],
         from keras import ops
 
         noise = np.random.default_rng(2).standard_normal((batch, arguments.size, arguments.size, 3), dtype="float32")
-        denoise = noise_predictor(forward(), condition)
+        denoise = noise_predictor(forward, condition)
         result = samplers.dpm_solver(
-            denoise, model.alpha_bar, ops.convert_to_tensor(noise), arguments.sampling_steps, clip=None
+            denoise, drawn_from.alpha_bar, ops.convert_to_tensor(noise), arguments.sampling_steps, clip=None
         )
         assert np.isfinite(ops.convert_to_numpy(result)).all()
         return batch
 
-    kept: list = []
-
-    def forward():  # Compiled once, as one call of `label_mixup.sample` does for all its blocks.
-        if not kept:
-            kept.append(compiled(model))
-        return kept[0]
+    # One of its own: JAX's training gives away the buffers of the weights that a compiled forward pass holds.
+    drawn_from = Denoiser(kood_unet(arguments), num_steps=STEPS, prediction="v", name="denoiser")
+    forward = compiled(drawn_from)  # Once, as one call of `label_mixup.sample` does for all its blocks.
 
     facts = {"parameters": model.network.count_params(), "about": "9 residual blocks"}
     return facts, {"kood": fit, "bare": bare, "sample": sample}

@@ -11,6 +11,7 @@ from rich.console import Console
 from rich.table import Table
 
 import kood
+from kood.process import cores
 
 __all__ = ["report"]
 
@@ -66,7 +67,7 @@ def report(console: Console | None = None) -> bool:
     if chosen not in PROBES:
         well = False
         table.add_row(f"backend {chosen} (KERAS_BACKEND)", "unknown", f"use one of {', '.join(PROBES)}")
-    table.add_row("cores", str(os.cpu_count()), _vector_flags())
+    table.add_row("cores", str(cores()), _vector_flags())
     console.print(table)
     return well
 

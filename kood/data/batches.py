@@ -17,6 +17,7 @@ from kood.data.large import is_large
 from kood.data.mixing import mixed_in
 from kood.data.tf_on_cpu import tf
 from kood.errors import UserError
+from kood.process import cores
 
 __all__ = ["image_batches", "labelled_batches", "training_batches"]
 
@@ -151,7 +152,7 @@ def training_batches(
         )  # fmt: skip
 
     places = tf.data.Dataset.range(first_epoch, epochs).flat_map(epoch_orders)
-    return _finished(places.map(batch, tf.data.AUTOTUNE), (epochs - first_epoch) * per_epoch), per_epoch
+    return _finished(places.map(batch, cores()), (epochs - first_epoch) * per_epoch), per_epoch
 
 
 def labelled_batches(
@@ -214,7 +215,7 @@ def labelled_batches(
 
     places = tf.data.Dataset.range(first_block, -(-steps // block)).flat_map(block_orders)
     places = places.skip(first_step - first_block * block).take(steps - first_step)
-    return _finished(places.map(batch, tf.data.AUTOTUNE), steps - first_step)
+    return _finished(places.map(batch, cores()), steps - first_step)
 
 
 def image_batches(images: np.ndarray, batch_size: int) -> tf.data.Dataset:
@@ -236,8 +237,7 @@ def image_batches(images: np.ndarray, batch_size: int) -> tf.data.Dataset:
     pixels = tf.data.Dataset.from_generator(
         slices, output_signature=tf.TensorSpec((None, *images.shape[1:]), images.dtype)
     )
-    # TensorFlow's tuner, asleep between two of its looks, would hold up the end of a pass by seconds.
-    return _finished(pixels.map(normalize), -(-len(images) // batch_size), tuned=False)
+    return _finished(pixels.map(normalize), -(-len(images) // batch_size))
 
 
 def _check_labels(id_set: ImageSet, num_classes: int) -> None:
@@ -298,9 +298,9 @@ def _augmentation(names: Sequence[str]):
     return augmented
 
 
-def _finished(dataset: tf.data.Dataset, length: int, tuned: bool = True) -> tf.data.Dataset:
+def _finished(dataset: tf.data.Dataset, length: int) -> tf.data.Dataset:
     options = tf.data.Options()
     options.deterministic = True
-    options.autotune.enabled = tuned
-    sized = dataset.apply(tf.data.experimental.assert_cardinality(length))
-    return sized.with_options(options).prefetch(tf.data.AUTOTUNE if tuned else 2)
+    # TensorFlow's tuner, asleep between two of its looks, would hold up the end of a training or a pass by ten seconds.
+    options.autotune.enabled = False
+    return dataset.apply(tf.data.experimental.assert_cardinality(length)).with_options(options).prefetch(2)

@@ -9,6 +9,7 @@ import numpy as np
 
 from kood.data.image_set import ImageSet
 from kood.data.paths import data_path
+from kood.errors import UserError
 from kood.runs import fingerprint
 
 __all__ = ["read_images", "source_state", "write_blocks", "write_images"]
@@ -101,11 +102,12 @@ def read_images(folder: Path, name: str, facts: dict[str, Any]) -> ImageSet:
     )
 
 
-def source_state(path: str | None) -> str | None:
+def source_state(path: str | None, key: str) -> str | None:
     """A hash of what lies at a source's path: names, sizes and times of its files, without reading them.
 
     Args:
         path: The `path` of a recipe's source, or None for a source without one.
+        key: Where the recipe has the source, such as "data.far.noise"; it begins the message.
 
     Returns:
         The hash, or None where there is no path.
@@ -115,7 +117,10 @@ def source_state(path: str | None) -> str | None:
     """
     if path is None:
         return None
-    root = data_path(path)
+    try:
+        root = data_path(path)
+    except UserError as error:
+        raise UserError(f"{key}.{error}", error.exit_code) from error
     if not root.is_dir():
         stat = root.stat() if root.exists() else None
         return fingerprint(stat and [stat.st_size, stat.st_mtime_ns])

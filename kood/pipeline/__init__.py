@@ -163,10 +163,10 @@ def _run_matrix(recipe: Recipe, team: Team, console: Console, told: dict[str, An
             work = Work(cell, team, progress, obtain(cell.train.devices), seen=seen, labels=labels, **told)
             made.append({**make_cell(work), "cell": labels})
         except Exception as error:  # Whatever it was, the other cells are still worth making.
-            failed.append({"cell": labels, "error": f"{error}" if isinstance(error, UserError) else repr(error)})
-            progress.say(f"cell {number}/{len(cells)} failed: {failed[-1]['error']}", style="red")
             if not made and getattr(error, "exit_code", 1) == 2:
                 raise  # Wrong input, which every other cell has too or which is cheap to mend now.
+            failed.append({"cell": labels, "error": f"{error}" if isinstance(error, UserError) else repr(error)})
+            progress.say(f"cell {number}/{len(cells)} failed: {failed[-1]['error']}", style="red")
         keras.utils.clear_session()
     if not made:
         raise UserError(f"every cell failed; the first: {failed[0]['error']}", exit_code=1)

@@ -13,6 +13,7 @@ from pathlib import Path
 import keras
 
 import kood
+from kood.process import cores
 
 __all__ = ["environment", "origin_of"]
 
@@ -73,8 +74,7 @@ def _git(folder: Path, *arguments: str) -> str:
 
 
 def _device(backend: str) -> str:
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    plain = f"{platform.machine()}, {cores} CPU cores"
+    plain = f"{platform.machine()}, {cores()} CPU cores"
     module = sys.modules.get(backend)
     try:
         match backend:

@@ -100,7 +100,8 @@ class Stage:
         text = f"{self.name}: {self.unit} {whole}"
         if self.total:
             text += f"/{self.total}"
-            left = self.elapsed() / self.completed * (self.total - self.completed)
+            pace = 1.0 if self.unit == "second" else self.elapsed() / self.completed
+            left = pace * (self.total - self.completed)
             text += f", {duration(left)} left" if left > 0 else ""
         self._progress.say(text, self._text)
 

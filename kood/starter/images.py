@@ -1,7 +1,6 @@
 """What a user's folder of images holds, and what this machine offers."""
 
 import math
-import os
 import shutil
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -12,6 +11,7 @@ import numpy as np
 from kood.data.decode import decode_image
 from kood.data.sources.folder import Listing, listed_splits
 from kood.errors import UserError
+from kood.process import cores
 from kood.text import clean
 
 __all__ = ["Machine", "Survey", "survey"]
@@ -63,8 +63,7 @@ class Machine:
     def here(cls) -> "Machine":
         """This one; no framework is asked, so a GPU that none of them can use counts too."""
         seen = Path("/dev/nvidia0").exists() or shutil.which("nvidia-smi") is not None or Path("/dev/accel0").exists()
-        cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-        return cls(cores, seen)
+        return cls(cores(), seen)
 
 
 def survey(folder: Path, *, looked_at: int = LOOKED_AT) -> Survey:

@@ -15,7 +15,6 @@ Loss terms are shares: their sum over the replicas is the term, and the sum of t
 """
 
 import contextlib
-import os
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from importlib import import_module
@@ -26,6 +25,7 @@ import numpy as np
 from keras import ops
 
 from kood.errors import UserError
+from kood.process import cores
 
 __all__ = [
     "Devices", "agreed", "compiled", "everyone", "exact", "feed", "mine", "obtain", "share", "total", "whole",
@@ -106,7 +106,7 @@ def obtain(wanted: Literal["auto"] | int, *, most: int = 1) -> Devices:
             )
         return Devices(there, rank, processes)
     most = max(most, 1 if wanted == "auto" else wanted)
-    provided = most == 1 or _here.provide(min(most, _cores()))
+    provided = most == 1 or _here.provide(min(most, cores()))
     local = _here.accelerators()
     if wanted == "auto":
         return Devices(max(1, local))
@@ -124,20 +124,16 @@ def _refuse(wanted: int, local: int, provided: bool) -> None:
         )
     if local and wanted > local:
         raise UserError(f"train.devices = {wanted}: the number of accelerators is {local}; ask for at most {local}")
-    cores = _cores()
-    if not local and wanted > cores:
+    here = cores()
+    if not local and wanted > here:
         raise UserError(
-            f"train.devices = {wanted}: there is no accelerator, and the CPU has {cores} cores; ask for at most {cores}"
+            f"train.devices = {wanted}: there is no accelerator, and the CPU has {here} cores; ask for at most {here}"
         )
     if not local and not provided:
         raise UserError(
             f"train.devices = {wanted}: {backend} already runs on the CPU as on one device; "
             "ask for devices before anything is computed"
         )
-
-
-def _cores() -> int:
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def share(mean):

@@ -293,3 +293,9 @@ def test_tensorflow_leaves_the_gpu_to_the_backend(monkeypatch, backend):
     monkeypatch.setattr(tf.config, "set_visible_devices", lambda *devices: hidden.append(devices))
     importlib.reload(tf_on_cpu)
     assert hidden == ([] if backend == "tensorflow" else [([], "GPU")])
+
+
+def test_no_tuner_holds_up_the_end_of_a_pass():
+    found = batches()[0], labelled_batches(id_images(), num_classes=CLASSES, batch_size=8, steps=2, seed=0)
+    for dataset in (*found, image_batches(id_images().images, 8)):
+        assert dataset.options().autotune.enabled is False
