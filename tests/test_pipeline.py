@@ -308,7 +308,10 @@ def test_a_run_that_exposure_made_worse_says_so_first(tmp_path):
     [
         (("epochs = 2", "epoch = 2"), ["tiny.toml", "train.epoch", "did you mean 'epochs'"]),
         (('source = "uniform"\ncount = 60', 'source = "folder"\npath = "nowhere"'), ["data.far.uniform", "nowhere"]),
-        (('source = "uniform"\ncount = 60', 'source = "folder"\npath = "$KOOD_NOT_SET/x"'), ["data.far.uniform.path", "KOOD_NOT_SET"]),
+        (
+            ('source = "uniform"\ncount = 60', 'source = "folder"\npath = "$KOOD_NOT_SET/x"'),
+            ["data.far.uniform.path", "KOOD_NOT_SET"],
+        ),
         (('source = "uniform"\ncount = 60', 'source = "folder"'), ["data.far.uniform.path"]),
         (("classes = [8, 9]", "classes = [3, 9]"), ["data.near.other_digits", "60 different images are in data.id"]),
         (
