@@ -64,6 +64,7 @@ def score_histograms(scores: Mapping[str, Any], cell: Mapping[str, Any], *, kind
     values = _values(scores)
     of_headline = (cell.get("threshold") or {}).get("score") == cell["headline_score"]
     threshold = cell["threshold"].get("value") if of_headline else None
+    drawn = threshold is not None and math.isfinite(threshold)
     low, high = _range([values["id"], *(values[name] for name, _ in names)], threshold)
     edges = np.linspace(low, high, bins + 1)
 
@@ -81,27 +82,16 @@ def score_histograms(scores: Mapping[str, Any], cell: Mapping[str, Any], *, kind
                 colour = VERMILION if near_or_far == "near" else BLUE
                 label = as_label(f"{name}, {near_or_far}-OOD ({values[name].size})")
                 panel.stairs(shares(values[name]), edges, color=colour, linewidth=1.6, label=label)
-            if threshold is not None and math.isfinite(threshold):
+            if drawn:
                 panel.axvline(threshold, color=INK, linewidth=1.1, linestyle=(0, (4, 2)))
             panel.margins(x=0)
             panel.set_ylim(bottom=0)
             panel.set_yticks([])
             panel.spines["left"].set_visible(False)
             panel.legend(loc="lower right", bbox_to_anchor=(1.0, 0.92), ncols=2, borderaxespad=0, handlelength=1.4)
-        if threshold is not None and math.isfinite(threshold):
-            # Inside the panel, on the side with more room: above it stands the legend.
-            left = (threshold - low) / (high - low) > 1 / 2
-            panels[0].annotate(
-                f"threshold {number(threshold)}",
-                (threshold, 0.5),
-                xycoords=("data", "axes fraction"),
-                xytext=(-5 if left else 5, 0),
-                textcoords="offset points",
-                ha="right" if left else "left",
-                fontsize=8.5,
-                bbox={"facecolor": "white", "edgecolor": "none", "alpha": 0.8, "pad": 1},
-            )
-        panels[-1].set_xlabel(as_label(f"{cell['headline_score']} score  (right: more out-of-distribution)"))
+        # Not beside the line, where it would hide a curve.
+        dashed = f"; dashed: threshold {number(threshold)}" if drawn else ""
+        panels[-1].set_xlabel(as_label(f"{cell['headline_score']} score  (right: more out-of-distribution{dashed})"))
 
     return draw(5.8, 0.6 + 1.05 * max(1, len(names)), paint, kind)
 

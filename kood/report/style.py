@@ -46,7 +46,7 @@ table { border-collapse: collapse; font-size: .92rem; font-variant-numeric: tabu
 th, td { padding: .34rem .6rem; text-align: right; vertical-align: baseline; white-space: nowrap;
   font-weight: 400; }
 th:first-child, td:first-child { text-align: left; padding-left: 0; }
-th.name, td.name { text-align: left; white-space: normal; min-width: 7.5rem; overflow-wrap: anywhere; }
+th.name, td.name { text-align: left; white-space: normal; min-width: 10rem; overflow-wrap: anywhere; }
 thead th { font-weight: 600; vertical-align: bottom; line-height: 1.25; border-bottom: 1px solid var(--ink); }
 thead small { display: block; font-weight: 400; color: var(--soft); }
 tbody tr + tr > * { border-top: 1px solid #eceff2; }
@@ -60,7 +60,7 @@ tr.headline th:first-child { box-shadow: inset 3px 0 0 var(--accent); padding-le
 figure { margin: .75rem 0 0; }
 figure img { display: block; max-width: 100%; height: auto; }
 figure img.sheet { image-rendering: pixelated; border: 1px solid var(--line); }
-.thumbnails { display: grid; grid-template-columns: repeat(auto-fill, minmax(6.5rem, 1fr)); gap: .75rem; }
+.thumbnails { display: grid; grid-template-columns: repeat(auto-fill, minmax(6rem, 1fr)); gap: .75rem; }
 .thumbnails figcaption { font-size: .8rem; overflow-wrap: anywhere; }
 figcaption { margin-top: .4rem; max-width: 44rem; }
 details { border-top: 1px solid var(--line); }
@@ -82,7 +82,6 @@ footer { margin-top: 3rem; padding-top: .75rem; border-top: 1px solid var(--line
   .tile dd { font-size: 1.5rem; }
   table { font-size: .85rem; }
   th, td { padding: .34rem .4rem; }
-  th.name, td.name { min-width: 6rem; }
   .wide { overflow-x: auto; }
   .wide img { max-width: none; width: 36rem; }
   .wide figcaption { position: sticky; left: 0; }
