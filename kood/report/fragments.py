@@ -18,6 +18,7 @@ from kood.report.wording import (
     number,
     percent,
     sets,
+    signed,
     threshold_meaning,
     validation_note,
     with_interval,
@@ -29,6 +30,7 @@ __all__ = [
     "contact_sheet",
     "environment",
     "escaped",
+    "exposure",
     "figure",
     "results",
     "row",
@@ -232,6 +234,32 @@ def threshold(cell: Mapping[str, Any]) -> str:
     """The threshold in one plain paragraph, "" where there is none."""
     meaning = threshold_meaning(cell)
     return f"<h2>What the threshold means</h2><p>{escaped(meaning)}</p>" if meaning else ""
+
+
+def exposure(cell: Mapping[str, Any]) -> str:
+    """The classifier beside the same one without outliers or generated images, "" where there is none."""
+    told = cell.get("baseline")
+    if not told:
+        return ""
+
+    def apart(figure: str) -> str:
+        low, high = told[f"{figure}_interval"]
+        mean = told[f"exposed_validation_{figure}"] - told[f"validation_{figure}"]
+        return signed({"mean": mean, "low": low, "high": high})
+
+    rows = [
+        row(name, [percent(told[f"{of}validation_auroc"]), escaped(told[f"{of}score"]),
+                   percent(told[f"{of}validation_accuracy"])])
+        for name, of in (("this run", "exposed_"), ("without exposure", ""))
+    ]  # fmt: skip
+    rows.append(row("difference", [apart("auroc"), "", apart("accuracy")], "mean"))
+    against = ", ".join(escaped(name) for name in told["sets"])
+    note = (
+        f"Percent, on {told['images']} validation images, against {against}; each by its own best score there. "
+        "[95% confidence interval.] A run that exposure made worse here says so in its first lines."
+    )
+    head = ["", "validation<br>AUROC", "by score", "validation<br>accuracy"]
+    return f'<h2>With and without exposure</h2>{table(head, rows)}<p class="note">{note}</p>'
 
 
 def _sheet_image(path: Path) -> tuple[bytes, str, int]:

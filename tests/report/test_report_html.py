@@ -98,6 +98,23 @@ def test_how_long_and_in_which_precision_a_network_was_trained(cell):
     assert row_of(stages, "diffusion") == expected
 
 
+def test_the_classifier_without_outliers_stands_beside_the_exposed_one(cell):
+    assert "With and without exposure" not in Reader(page(cell)).text
+    cell["baseline"] = {
+        "validation_auroc": 0.921, "validation_accuracy": 0.943, "exposed_validation_auroc": 0.989,
+        "exposed_validation_accuracy": 0.931, "score": "msp", "exposed_score": "knn", "sets": ["patch<b>"],
+        "images": 87, "auroc_interval": [0.031, 0.105], "accuracy_interval": [-0.034, 0.011],
+    }  # fmt: skip
+    read = Reader(page(cell))
+    table = next(table for table in read.tables if table[-1][0] == "difference")
+    assert table[1:] == [
+        ["this run", "98.9", "knn", "93.1"],
+        ["without exposure", "92.1", "msp", "94.3"],
+        ["difference", "+6.8 [+3.1, +10.5]", "", "-1.2 [-3.4, +1.1]"],
+    ]
+    assert "on 87 validation images, against patch<b>" in read.text
+
+
 def test_the_page_says_what_the_run_is(cell):
     cell.update(quick=True, warnings=["mind the gap"])
     text = Reader(page(cell)).text
