@@ -46,7 +46,8 @@ table { border-collapse: collapse; font-size: .92rem; font-variant-numeric: tabu
 th, td { padding: .34rem .6rem; text-align: right; vertical-align: baseline; white-space: nowrap;
   font-weight: 400; }
 th:first-child, td:first-child { text-align: left; padding-left: 0; }
-th.name, td.name { text-align: left; white-space: normal; min-width: 6rem; max-width: 18rem; overflow-wrap: break-word; }
+th.name, td.name { text-align: left; white-space: normal; min-width: 6rem; max-width: 18rem;
+  overflow-wrap: break-word; }
 thead th { font-weight: 600; vertical-align: bottom; line-height: 1.25; border-bottom: 1px solid var(--ink); }
 thead small { display: block; font-weight: 400; color: var(--soft); }
 tbody tr + tr > * { border-top: 1px solid #eceff2; }
