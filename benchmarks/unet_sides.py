@@ -94,6 +94,9 @@ def backend(arguments: argparse.Namespace) -> tuple[dict, dict[str, Callable[[],
         float(loss)
         return steps * batch
 
+    # One of its own: JAX's training gives away the buffers of the weights that a compiled forward pass holds.
+    drawn_from = Denoiser(kood_unet(arguments), num_steps=STEPS, prediction="v", name="denoiser")
+    forward = compiled(drawn_from)  # Once, as one call of `label_mixup.sample` does for all its blocks.
     condition = np.eye(CLASSES, dtype="float32")[np.arange(batch) % CLASSES]
 
     def sample() -> int:
@@ -106,10 +109,6 @@ def backend(arguments: argparse.Namespace) -> tuple[dict, dict[str, Callable[[],
         )
         assert np.isfinite(ops.convert_to_numpy(result)).all()
         return batch
-
-    # One of its own: JAX's training gives away the buffers of the weights that a compiled forward pass holds.
-    drawn_from = Denoiser(kood_unet(arguments), num_steps=STEPS, prediction="v", name="denoiser")
-    forward = compiled(drawn_from)  # Once, as one call of `label_mixup.sample` does for all its blocks.
 
     facts = {"parameters": model.network.count_params(), "about": "9 residual blocks"}
     return facts, {"kood": fit, "bare": bare, "sample": sample}

@@ -1,6 +1,9 @@
 """The one exception whose message is meant for the user, not for a developer."""
 
-__all__ = ["UserError"]
+import contextlib
+from collections.abc import Iterator
+
+__all__ = ["UserError", "under"]
 
 
 class UserError(ValueError):
@@ -17,3 +20,19 @@ class UserError(ValueError):
     def __init__(self, message: str, exit_code: int = 2):
         super().__init__(message)
         self.exit_code = exit_code
+
+
+@contextlib.contextmanager
+def under(key: str) -> Iterator[None]:
+    """Puts a recipe's key before a message that begins with the name of one of its settings.
+
+    Args:
+        key: Where the recipe has the table, such as "data.far.noise"; "path = ..." becomes "data.far.noise.path = ...".
+
+    Raises:
+        UserError: what was raised inside, with the same exit code.
+    """
+    try:
+        yield
+    except UserError as error:
+        raise UserError(f"{key}.{error}", error.exit_code) from error

@@ -11,7 +11,7 @@ import numpy as np
 from kood import registry
 from kood.data.classes import select_classes
 from kood.data.image_set import ImageSet, Splits
-from kood.errors import UserError
+from kood.errors import UserError, under
 
 __all__ = ["load_id", "load_ood", "load_source"]
 
@@ -56,10 +56,8 @@ def load_source(
                 "what each source takes)"
             )
     accepted = {option: value for option, value in given.items() if option in entry.parameters}
-    try:
+    with under(key):
         return registry.obtain(_ROOM, spec.source)(tuple(image_shape), seed=seed, **accepted)
-    except UserError as error:
-        raise UserError(f"{key}.{error}", error.exit_code) from error
 
 
 def load_ood(spec: Any, image_shape: tuple[int, int, int], *, seed: int, key: str) -> ImageSet:
@@ -160,10 +158,8 @@ def _official(sets: dict[str, ImageSet], split: str, key: str) -> ImageSet:
 def _chosen(found: ImageSet, spec: Any, key: str) -> ImageSet:
     if spec.classes is None or "classes" in registry.find(_ROOM, spec.source, f"{key}.source").parameters:
         return found
-    try:
+    with under(key):
         return select_classes(found, spec.classes)
-    except UserError as error:
-        raise UserError(f"{key}.{error}", error.exit_code) from error
 
 
 def _generator(seed: int, purpose: str) -> np.random.Generator:

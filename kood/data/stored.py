@@ -9,7 +9,7 @@ import numpy as np
 
 from kood.data.image_set import ImageSet
 from kood.data.paths import data_path
-from kood.errors import UserError
+from kood.errors import under
 from kood.runs import fingerprint
 
 __all__ = ["read_images", "source_state", "write_blocks", "write_images"]
@@ -117,10 +117,8 @@ def source_state(path: str | None, key: str) -> str | None:
     """
     if path is None:
         return None
-    try:
+    with under(key):
         root = data_path(path)
-    except UserError as error:
-        raise UserError(f"{key}.{error}", error.exit_code) from error
     if not root.is_dir():
         stat = root.stat() if root.exists() else None
         return fingerprint(stat and [stat.st_size, stat.st_mtime_ns])
