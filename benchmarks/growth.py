@@ -25,8 +25,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
-from machine import cores, model, vector_flags
 from PIL import Image
+
+from kood.machine import cores, processor, vector_flags
 
 CLASSES = 4
 SMALLER = "from kood.data import large; large.IN_MEMORY = 8 * 2**20; "
@@ -214,7 +215,8 @@ def main() -> None:
     parser.add_argument("--parts", nargs="*", choices=list(PARTS), default=list(PARTS))
     arguments = parser.parse_args()
     print(
-        f"{model()}, {cores()} cores, {vector_flags()}; KERAS_BACKEND={os.environ.get('KERAS_BACKEND', 'tensorflow')}"
+        f"{processor()}, {cores()} cores, {vector_flags()}; "
+        f"KERAS_BACKEND={os.environ.get('KERAS_BACKEND', 'tensorflow')}"
     )
     for part in arguments.parts:
         PARTS[part](arguments)

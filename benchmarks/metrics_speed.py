@@ -13,10 +13,10 @@ import statistics
 import time
 
 import numpy as np
-from machine import cores, model
 from sklearn import metrics as peer
 
 from kood import metrics
+from kood.machine import cores, processor
 
 LEVEL = 0.95
 
@@ -69,7 +69,7 @@ def main() -> None:
     rng = np.random.default_rng(0)
     is_ood = rng.random(arguments.scores) < 0.5
     distinct = rng.normal(size=arguments.scores) + is_ood
-    print(f"{model()}, {cores()} cores; {arguments.scores:,} scores, {arguments.rounds} rounds")
+    print(f"{processor()}, {cores()} cores; {arguments.scores:,} scores, {arguments.rounds} rounds")
     for kind, scores in (("distinct", distinct), ("tied", np.rint(100 * distinct))):
         ours, theirs, apart = compare(scores, is_ood, arguments.rounds)
         both = f"kood {ours:.3f} s, scikit-learn {theirs:.3f} s, ratio {ours / theirs:.2f}"

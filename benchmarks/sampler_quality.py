@@ -17,13 +17,13 @@ from pathlib import Path
 
 import keras
 import numpy as np
-from machine import cores, model, vector_flags
 
 from kood import registry
 from kood.audit.fidelity import frechet_distance, kernel_distance
 from kood.data.images import quantize
 from kood.data.stored import read_images
 from kood.diffusion.sampling import ImageSampler
+from kood.machine import cores, processor, vector_flags
 from kood.pipeline.judge import Judge
 from kood.runs import Run, Stage
 
@@ -45,7 +45,7 @@ def main() -> None:
     judge = Judge(classifier.folder / "classifier.keras")
     real = judge.features(np.concatenate([one.images for one in others]))
 
-    print(f"{model()}, {vector_flags()}, {cores()} threads, {keras.backend.backend()}")
+    print(f"{processor()}, {vector_flags()}, {cores()} threads, {keras.backend.backend()}")
     print(f"{arguments.images} images a row, {len(real)} held-out images, {real.shape[1]} features\n")
     print(f"{'sampler':<16}{'steps':>6}{'guidance':>10}{'images/s':>10}{'FID':>9}{'KID':>18}{'named':>8}")
     rows = np.random.default_rng(arguments.seed).choice(len(train), arguments.images, replace=False)

@@ -28,12 +28,12 @@ os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 import keras
 import numpy as np
 import tensorflow as tf
-from machine import cores, model, vector_flags
 from PIL import Image
 
 from kood import heads, registry
 from kood.classifier import Classifier
 from kood.data.images import normalize, to_shape
+from kood.machine import cores, processor, vector_flags
 from kood.outputs import outputs_of
 from kood.scorer import Scorer
 from kood.serving.export import write_saved_model
@@ -88,7 +88,8 @@ def main() -> None:
     parser.add_argument("--scores", nargs="*", default=SCORES)
     arguments = parser.parse_args()
     print(
-        f"{model()}, {cores()} cores, {vector_flags()}; {arguments.backbone} at {arguments.size} px, TensorFlow float32"
+        f"{processor()}, {cores()} cores, {vector_flags()}; "
+        f"{arguments.backbone} at {arguments.size} px, TensorFlow float32"
     )
     shape = (arguments.size, arguments.size, 3)
     rng = np.random.default_rng(0)

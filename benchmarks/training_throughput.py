@@ -18,7 +18,7 @@ import sys
 import time
 from importlib.util import find_spec
 
-from machine import vector_flags
+from kood.machine import cores, vector_flags
 
 BACKENDS = ("tensorflow", "jax", "torch")
 
@@ -96,9 +96,7 @@ def main() -> None:
     if arguments.here:
         print(json.dumps(measure(arguments)))
         return
-    print(
-        f"{arguments.backbone}, {arguments.size} px, batch {arguments.batch}, {os.cpu_count()} cores, {vector_flags()}"
-    )
+    print(f"{arguments.backbone}, {arguments.size} px, batch {arguments.batch}, {cores()} cores, {vector_flags()}")
     print(f"{'backend':<12}{'kood images/s':>15}{'bare images/s':>15}{'ratio':>8}")
     for backend in BACKENDS:
         if find_spec(backend) is None:

@@ -27,7 +27,7 @@ import sys
 import tempfile
 from importlib.util import find_spec
 
-from machine import cores, model, vector_flags
+from kood.machine import cores, processor, vector_flags
 
 BACKENDS = ("torch", "tensorflow", "jax")
 #: Each process and what it can be asked for.
@@ -114,7 +114,7 @@ def report(
     arguments: argparse.Namespace, facts: dict[str, dict], found: dict[tuple[str, str], float], threads: int
 ) -> None:
     """Prints the machine, a table and the ratios."""
-    print(f"{model()}, {vector_flags()}, {threads} threads")
+    print(f"{processor()}, {vector_flags()}, {threads} threads")
     print(
         f"{arguments.size} px, patch {arguments.patch}, width {arguments.width}, batch {arguments.batch}, "
         f"DPM-Solver++ in {arguments.sampling_steps} steps, {arguments.rounds} rounds; images a second"

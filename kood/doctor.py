@@ -5,13 +5,12 @@ import platform
 import subprocess
 import sys
 from importlib import metadata, util
-from pathlib import Path
 
 from rich.console import Console
 from rich.table import Table
 
 import kood
-from kood.process import cores
+from kood.machine import cores, vector_flags
 
 __all__ = ["report"]
 
@@ -67,7 +66,7 @@ def report(console: Console | None = None) -> bool:
     if chosen not in PROBES:
         well = False
         table.add_row(f"backend {chosen} (KERAS_BACKEND)", "unknown", f"use one of {', '.join(PROBES)}")
-    table.add_row("cores", str(cores()), _vector_flags())
+    table.add_row("cores", str(cores()), vector_flags())
     console.print(table)
     return well
 
@@ -79,13 +78,3 @@ def _probe(backend: str, code: str) -> tuple[bool, str]:
     result = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True, check=False)
     output = (result.stdout if result.returncode == 0 else result.stderr).strip().splitlines() or ["no output"]
     return result.returncode == 0, output[-1].strip("[]").replace("'", "")
-
-
-def _vector_flags() -> str:
-    """The CPU features that decide which precision is fast."""
-    try:
-        with Path("/proc/cpuinfo").open(encoding="utf-8") as file:
-            flags = next((set(line.split()) for line in file if line.startswith(("flags", "Features"))), set())
-    except OSError:
-        return platform.processor()
-    return " ".join(f for f in ("avx2", "avx512f", "avx512_bf16", "amx_bf16", "amx_tile") if f in flags)

@@ -16,7 +16,7 @@ from kood.errors import UserError
 if TYPE_CHECKING:
     from rich.console import Console
 
-__all__ = ["Stopped", "choose_backend", "console", "cores", "native_messages_held_back", "quiet", "stop_on_signals"]
+__all__ = ["Stopped", "choose_backend", "console", "native_messages_held_back", "quiet", "stop_on_signals"]
 
 
 def console(width: int = 120) -> "Console":
@@ -28,11 +28,6 @@ def console(width: int = 120) -> "Console":
 
     found = Console()
     return found if found.is_terminal or "COLUMNS" in os.environ else Console(width=width)
-
-
-def cores() -> int:
-    """How many cores of the CPU this process may use."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def quiet() -> None:

@@ -17,7 +17,7 @@ from kood.data.large import is_large
 from kood.data.mixing import mixed_in
 from kood.data.tf_on_cpu import tf
 from kood.errors import UserError
-from kood.process import cores
+from kood.machine import cores
 
 __all__ = ["image_batches", "labelled_batches", "training_batches"]
 

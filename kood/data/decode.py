@@ -1,7 +1,7 @@
 """Image files to pixels, with Pillow: one place that knows rotation flags, palettes, CMYK, 16 bits and animations."""
 
 import io
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -19,8 +19,13 @@ Source = Path | str | bytes
 _CHUNK = 64
 _THREADS = 8
 
-#: How a message about a file ends that a recipe names.
-_MEND = "; mend or remove the file"
+
+class _UnreadableError(UserError):
+    """A file that is no image: `why` names it and says what is wrong, the message also how to mend it."""
+
+    def __init__(self, why: str):
+        super().__init__(f"path: {why}; mend or remove the file")
+        self.why = why
 
 
 def decode_image(source: Source) -> np.ndarray:
@@ -44,7 +49,7 @@ def decode_image(source: Source) -> np.ndarray:
             pixels = np.asarray(image if plain else _plain(ImageOps.exif_transpose(image)))
     except (OSError, ValueError, SyntaxError, EOFError, TypeError, Image.DecompressionBombError) as error:
         name = "an image" if isinstance(source, bytes) else str(source)
-        raise UserError(f"path: {name} cannot be read as an image ({_why(error)}){_MEND}") from error
+        raise _UnreadableError(f"{name} cannot be read as an image ({_why(error)})") from error
     return pixels[..., None] if pixels.ndim == 2 else pixels
 
 
@@ -70,17 +75,12 @@ def _plain(image):
     return image.convert("RGBA" if has_alpha else "RGB")
 
 
-def decode_images(
-    sources: Sequence[Source],
-    image_shape: tuple[int, int, int],
-    decode: Callable[[Source], np.ndarray] = decode_image,
-) -> np.ndarray:
+def decode_images(sources: Sequence[Source], image_shape: tuple[int, int, int]) -> np.ndarray:
     """Many image files, each brought to `image_shape`, in order.
 
     Args:
         sources: Paths or bytes.
         image_shape: (H, W, C).
-        decode: What reads one.
 
     Returns:
         uint8 (N, H, W, C).
@@ -88,14 +88,11 @@ def decode_images(
     Raises:
         UserError: As `decode_image` does, for the first file that cannot be read.
     """
-    return decode_readable(sources, image_shape, 0, decode)[0]
+    return decode_readable(sources, image_shape, 0)[0]
 
 
 def decode_readable(
-    sources: Sequence[Source],
-    image_shape: tuple[int, int, int],
-    max_bad_images: int,
-    decode: Callable[[Source], np.ndarray] = decode_image,
+    sources: Sequence[Source], image_shape: tuple[int, int, int], max_bad_images: int
 ) -> tuple[np.ndarray, np.ndarray, tuple[str, ...]]:
     """Many image files, each brought to `image_shape`, in order; those that cannot be read are left out.
 
@@ -103,7 +100,6 @@ def decode_readable(
         sources: Paths or bytes.
         image_shape: (H, W, C).
         max_bad_images: How many may be left out.
-        decode: What reads one.
 
     Returns:
         (images, rows, why): uint8 (N, H, W, C); which of the sources they are, (N,); and a message for each of the
@@ -116,19 +112,19 @@ def decode_readable(
     good = np.ones(len(sources), bool)
     why: list[str] = []
 
-    def attempt(source: Source) -> np.ndarray | UserError:
+    def attempt(source: Source) -> np.ndarray | _UnreadableError:
         try:
-            return decode(source)
-        except UserError as error:
+            return decode_image(source)
+        except _UnreadableError as error:
             return error
 
     with ThreadPoolExecutor(_THREADS) as pool:
         for start in range(0, len(sources), _CHUNK):
             found = list(pool.map(attempt, sources[start : start + _CHUNK]))
             for place, one in enumerate(found):
-                if isinstance(one, UserError):
+                if isinstance(one, _UnreadableError):
                     good[start + place] = False
-                    why.append(str(one).removeprefix("path: ").removesuffix(_MEND))
+                    why.append(one.why)
                     if len(why) > max_bad_images:
                         raise _too_many(one, why, max_bad_images) from one
             decoded = [(start + place, one) for place, one in enumerate(found) if isinstance(one, np.ndarray)]

@@ -69,7 +69,7 @@ def train_denoiser(work: Work) -> Stage:
         # The rate of a time budget moves, and the time is looked at, between calls.
         model = compiled(arithmetic["precision"], min(per_call, 5) if unit == "minutes" else per_call)
         limit = training.TimeBudget(60.0 * amount, settings.learning_rate) if unit == "minutes" else None
-        seconds = {"total": math.ceil(60.0 * amount), "unit": "second"}
+        seconds = {"total": math.ceil(60.0 * amount), "unit": "second", "pace": 1.0}
         with work.progress.stage("diffusion", **(seconds if limit else {"total": epochs})) as stage:
             model, history = training.fit(
                 model,

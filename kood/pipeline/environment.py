@@ -13,12 +13,9 @@ from pathlib import Path
 import keras
 
 import kood
-from kood.process import cores
+from kood.machine import cores, processor, vector_flags
 
 __all__ = ["environment", "origin_of"]
-
-#: Vector instructions that decide how fast a network runs, and which arithmetic.
-FLAGS = ("avx2", "avx512f", "avx512_bf16", "amx_bf16")
 
 
 def environment() -> dict[str, str]:
@@ -34,7 +31,7 @@ def environment() -> dict[str, str]:
         "kood": kood.__version__,
         "backend": backend,
         "device": _device(backend),
-        "processor": _processor(),
+        "processor": f"{processor()} {vector_flags()}".strip(),
     }
 
 
@@ -89,14 +86,3 @@ def _device(backend: str) -> str:
     except RuntimeError:
         return plain
     return plain
-
-
-def _processor() -> str:
-    file = Path("/proc/cpuinfo")
-    if not file.exists():
-        return platform.processor() or platform.machine()
-    text = file.read_text(encoding="utf-8", errors="replace")
-    lines = (line.partition(":") for line in text.splitlines())
-    model = next((value.strip() for key, _, value in lines if key.strip() == "model name"), platform.machine())
-    words = set(text.split())
-    return " ".join([model, *(flag for flag in FLAGS if flag in words)])

@@ -39,10 +39,11 @@ class Stage:
         completed: How many are done; a part of one counts as a fraction.
     """
 
-    def __init__(self, progress: "StageProgress", name: str, total: int | None, unit: str):
+    def __init__(self, progress: "StageProgress", name: str, total: int | None, unit: str, pace: float | None):
         self.name = clean(name)
         self.total = total
         self.unit = unit
+        self._pace = pace
         self.completed = 0.0
         self.finished = False
         self._progress = progress
@@ -100,7 +101,7 @@ class Stage:
         text = f"{self.name}: {self.unit} {whole}"
         if self.total:
             text += f"/{self.total}"
-            pace = 1.0 if self.unit == "second" else self.elapsed() / self.completed
+            pace = self._pace or self.elapsed() / self.completed
             left = pace * (self.total - self.completed)
             text += f", {duration(left)} left" if left > 0 else ""
         self._progress.say(text, self._text)
@@ -171,7 +172,9 @@ class StageProgress:
         self.say(f"{clean(stage)}: already there, not run again", clean(detail), style="cyan")
 
     @contextmanager
-    def stage(self, name: str, total: int | None = None, unit: str = "epoch") -> Iterator[Stage]:
+    def stage(
+        self, name: str, total: int | None = None, unit: str = "epoch", pace: float | None = None
+    ) -> Iterator[Stage]:
         """Shows one stage while the block runs.
 
         Leaving the block ends the stage (see `Stage.done`); leaving it by an exception says how far it came.
@@ -179,12 +182,13 @@ class StageProgress:
         Args:
             name: The stage's name.
             total: Units of work, None when unknown.
-            unit: What is counted: "epoch", "step", "image".
+            unit: What is counted: "epoch", "step", "image", "second".
+            pace: Seconds that a unit takes, where that is known beforehand; as the units so far took when None.
 
         Yields:
             The `Stage` to update.
         """
-        stage = Stage(self, name, total, unit)
+        stage = Stage(self, name, total, unit, pace)
         if self.is_live:
             if self._open == 0:
                 self.live.start()

@@ -1,6 +1,7 @@
 """The words and number formats that terminal tables, figures and the page share."""
 
 import math
+import re
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
@@ -39,6 +40,9 @@ COLUMNS = {
 
 INTERVAL_NOTE = "[95% confidence interval over test images, DeLong.] "
 SMOKE = "Smoke run (--quick): it shows that everything works; its figures mean nothing."
+
+#: A number that stands for itself: not the one in a name such as "cifar10" or "resnet-18".
+_FIGURE = re.compile(r"(?<![\w.-])\d+(?:\.\d+)?(?![\w-]|\.\d)")
 
 
 def _missing(value: float | None) -> bool:
@@ -200,11 +204,22 @@ def _own_warnings(report: Mapping[str, Any]) -> list[str]:
 
 def all_warnings(report: Mapping[str, Any]) -> list[str]:
     """The warnings of a run, those of its outlier audit first; for a matrix each once, with the number of cells that
-    gave it."""
+    gave it. Those that differ in their figures alone are one, with the range of each: "AUROC 0.402 to 0.517"."""
     found = _own_warnings(report)
     cells = report.get("cells", [])
-    counts: dict[str, int] = {}
+    alike: dict[str, list[list[str]]] = {}
     for cell in cells:
-        for text in dict.fromkeys(_own_warnings(cell)):
-            counts[text] = counts.get(text, 0) + 1
-    return found + [f"{text} ({count} of {len(cells)} cells)" for text, count in counts.items()]
+        own = {_FIGURE.sub("\0", text): _FIGURE.findall(text) for text in _own_warnings(cell)}
+        for words, figures in own.items():
+            alike.setdefault(words, []).append(figures)
+    for words, given in alike.items():
+        parts = words.split("\0")
+        ranges = [_range(values) for values in zip(*given, strict=True)]
+        text = "".join(part + figure for part, figure in zip(parts, [*ranges, ""], strict=True))
+        found.append(f"{text} ({len(given)} of {len(cells)} cells)")
+    return found
+
+
+def _range(figures: Sequence[str]) -> str:
+    least, most = min(figures, key=float), max(figures, key=float)
+    return least if least == most else f"{least} to {most}"

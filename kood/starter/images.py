@@ -11,7 +11,7 @@ import numpy as np
 from kood.data.decode import decode_image
 from kood.data.sources.folder import Listing, listed_splits
 from kood.errors import UserError
-from kood.process import cores
+from kood.machine import cores
 from kood.text import clean
 
 __all__ = ["Machine", "Survey", "survey"]

@@ -25,7 +25,7 @@ import numpy as np
 from keras import ops
 
 from kood.errors import UserError
-from kood.process import cores
+from kood.machine import cores
 
 __all__ = [
     "Devices", "agreed", "compiled", "everyone", "exact", "feed", "mine", "obtain", "share", "total", "whole",

@@ -44,7 +44,7 @@ def test_without_a_total_lines_thin_out(capture):
 
 def test_a_budget_in_time_has_the_rest_of_it_left(capture):
     # Compilation before the first second would make the pace of a training in minutes absurd.
-    lines = capture(run(1500, [1], unit="second")).splitlines()
+    lines = capture(run(1500, [1], unit="second", pace=1.0)).splitlines()
     assert lines[1].startswith("classifier: second 1/1500, 24 min 59 s left")
 
 

@@ -87,3 +87,24 @@ def test_clean_leaves_words_and_shows_controls():
 def test_warnings_of_a_matrix_come_once_with_their_number():
     cells = [{"warnings": ["a", "a"]}, {"warnings": ["a", "b"]}, {}]
     assert all_warnings({"warnings": ["own"], "cells": cells}) == ["own", "a (2 of 3 cells)", "b (1 of 3 cells)"]
+
+
+def test_warnings_that_differ_in_their_figures_alone_are_one():
+    def cell(*texts):
+        return {"warnings": texts}
+
+    cells = [
+        cell("knn on cifar10 (AUROC 0.402)", "59.8% in place of 70.1%"),
+        cell("knn on cifar100 (AUROC 0.410)", "61.2% in place of 70.1%"),
+        cell("knn on cifar10 (AUROC 0.517)", "9.5% in place of 70.1%"),
+        cell("knn on cifar10 (AUROC 0.500)"),
+    ]
+    assert all_warnings({"cells": cells}) == [
+        "knn on cifar10 (AUROC 0.402 to 0.517) (3 of 4 cells)",
+        "9.5 to 61.2% in place of 70.1% (3 of 4 cells)",
+        "knn on cifar100 (AUROC 0.410) (1 of 4 cells)",
+    ]
+
+
+def test_a_cell_that_gives_a_warning_twice_counts_once():
+    assert all_warnings({"cells": [{"warnings": ["a 1", "a 2"]}, {}]}) == ["a 2 (1 of 2 cells)"]

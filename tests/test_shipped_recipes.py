@@ -1,0 +1,126 @@
+"""Every shipped recipe, run as a smoke run on small stand-ins for the data that it names.
+
+The stand-ins have the form of the real thing: folders of images, OpenOOD's lists, what `keras.datasets` returns. Only
+TensorFlow Datasets' sets are taken from a folder in place of theirs.
+"""
+
+import io
+import tomllib
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+from rich.console import Console
+
+from kood.pipeline import run
+from kood.recipe import load
+
+pytestmark = pytest.mark.slow
+
+RECIPES = sorted((Path(__file__).parents[1] / "recipes").glob("*.toml"))
+DOWNLOADED = {
+    "cifar10": ((32, 32, 3), 10),
+    "cifar100": ((32, 32, 3), 100),
+    "mnist": ((28, 28), 10),
+    "fashion_mnist": ((28, 28), 10),
+}
+FROM_TFDS = {"svhn", "dtd", "places365", "tfds"}
+
+
+def pretend_images(rng, shape, classes, each):
+    """Noise about a colour of its class; (classes * each, ...) pixels and their classes, one after the other."""
+    labels = np.tile(np.arange(classes), each)
+    colours = rng.integers(40, 216, (classes, *((1,) * (len(shape) - 1) or (1,)), shape[-1]))
+    colours = colours if len(shape) == 3 else colours[..., :1]
+    noise = rng.normal(0, 25, (len(labels), *shape))
+    return (colours[labels] + noise).clip(0, 255).astype(np.uint8), labels
+
+
+@pytest.fixture(scope="session")
+def stand_ins(tmp_path_factory):
+    """A folder with `images` (what $KOOD_DATA names) and `openood` (what $OPENOOD names)."""
+    place, rng = tmp_path_factory.mktemp("stand_ins"), np.random.default_rng(0)
+
+    def write(folder, classes, each, shape=(32, 32, 3)):
+        images, labels = pretend_images(rng, shape, classes, each)
+        for index in range(classes):
+            (folder / f"class_{index:03d}").mkdir(parents=True, exist_ok=True)
+        files = [folder / f"class_{label:03d}" / f"{row:05d}.png" for row, label in enumerate(labels)]
+        for file, image in zip(files, images, strict=True):
+            Image.fromarray(image).save(file)
+        return files, labels
+
+    write(place / "images" / "cifar10" / "train", 10, 150)
+    write(place / "images" / "cifar10" / "test", 10, 20)
+    write(place / "images" / "tiny_imagenet_near", 85, 1)
+    write(place / "images" / "tiny_imagenet_outliers", 85, 2)
+    write(place / "images" / "mnist", 10, 5, (28, 28))
+    root = place / "openood" / "images_classic"
+    for benchmark, classes in {"cifar10": 10, "cifar100": 100}.items():
+        lists = place / "openood" / "benchmark_imglist" / benchmark
+        lists.mkdir(parents=True)
+        other = "cifar100" if benchmark == "cifar10" else "cifar10"
+        sets = {"train": (benchmark, 1500 // classes), "test": (benchmark, 200 // classes)}
+        sets |= {f"test_{name}": (name, 5) for name in (other, "tin", "mnist", "svhn", "texture", "places365")}
+        sets["val_tin"] = ("tin", 2)
+        for name, (images, each) in sets.items():
+            known = images == benchmark
+            files, labels = write(root / benchmark / name / images, classes if known else 10, each)
+            lines = [
+                f"{file.relative_to(root)} {label if known else -1}\n"
+                for file, label in zip(files, labels, strict=True)
+            ]
+            (lists / f"{name}_{images}.txt" if known else lists / f"{name}.txt").write_text("".join(lines))
+    return place
+
+
+def in_place_of_downloads(path, folder):
+    """Settings that take TensorFlow Datasets' sets from a folder."""
+    data = tomllib.loads(path.read_text())["data"]
+    keys = {f"data.{group}.{name}": source for group in ("near", "far") for name, source in data.get(group, {}).items()}
+    return [
+        f"{key}.{setting}"
+        for key, source in keys.items()
+        if source["source"] in FROM_TFDS
+        for setting in ("source=folder", f"path={folder / 'images' / 'mnist'}")
+    ]
+
+
+def ends_of(path, matrix):
+    """Settings that leave the first and the last of a matrix's arms, and the last of every other axis."""
+    tables = tomllib.loads(path.read_text()).get("matrix", {})
+    kept = {
+        key: [values[0], values[-1]] if key in ("arm", "outliers") else values[-1:] for key, values in tables.items()
+    }
+    return [f"matrix.{key}={as_toml(values)}" for key, values in kept.items() if key in matrix]
+
+
+def as_toml(value):
+    if isinstance(value, dict):
+        return "{" + ", ".join(f"{key} = {as_toml(one)}" for key, one in value.items()) + "}"
+    if isinstance(value, list):
+        return "[" + ", ".join(map(as_toml, value)) + "]"
+    return str(value).lower() if isinstance(value, bool) else repr(value)
+
+
+@pytest.mark.parametrize("path", RECIPES, ids=lambda path: path.stem)
+def test_a_smoke_run_ends_in_its_report(path, stand_ins, tmp_path, monkeypatch):
+    import keras
+
+    monkeypatch.setenv("KOOD_DATA", str(stand_ins / "images"))
+    monkeypatch.setenv("OPENOOD", str(stand_ins / "openood"))
+    for name, (shape, classes) in DOWNLOADED.items():
+        rng = np.random.default_rng(len(name))
+        parts = [pretend_images(rng, shape, classes, each) for each in (1500 // classes, 200 // classes)]
+        monkeypatch.setattr(getattr(keras.datasets, name), "load_data", lambda parts=parts: parts)
+    settings = in_place_of_downloads(path, stand_ins) + ends_of(path, load(path).matrix)
+    report = run(path, settings, quick=True, saved=tmp_path, console=Console(file=io.StringIO()))
+    cells = load(path, settings, quick=True).cells()
+    folder = tmp_path / f"{path.stem}-quick"
+    assert report["quick"] and not report.get("failed")
+    assert len(report.get("cells", [report])) == len(cells)
+    assert (folder / "report.html").is_file() and (folder / "report.json").is_file()
+    for made, (_, cell) in zip(report.get("cells", [report]), cells, strict=True):
+        assert set(made["scores"][made["headline_score"]]) >= {*cell.data.near, *cell.data.far, "near", "far"}
+        assert made["id"]["accuracy"] > 1.5 / made["id"].get("classes", 10) or cell.classifier.backbone != "resnet8"
