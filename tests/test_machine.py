@@ -1,0 +1,41 @@
+"""What is said of the machine that a figure was measured on."""
+
+import os
+
+import pytest
+
+from kood import machine
+
+XEON = "processor\t: 0\nmodel name\t: Xeon: 9th gen\nflags\t\t: fpu avx2 amx_bf16 avx512_bf16 avx512f amx_tile\n"
+
+
+@pytest.fixture
+def cpuinfo(monkeypatch):
+    return lambda text: monkeypatch.setattr(machine, "_cpuinfo", lambda: text)
+
+
+def test_processor_and_flags_in_the_order_of_age(cpuinfo):
+    cpuinfo(XEON)
+    assert machine.processor() == "Xeon: 9th gen"
+    assert machine.vector_flags() == "avx2 avx512f avx512_bf16 amx_bf16"
+
+
+def test_a_part_of_a_word_is_no_flag(cpuinfo):
+    cpuinfo("flags : avx2x xavx512f")
+    assert machine.vector_flags() == ""
+
+
+def test_without_cpuinfo_something_is_said(cpuinfo):
+    cpuinfo("")
+    assert machine.processor() and machine.vector_flags() == ""
+
+
+@pytest.mark.skipif(not hasattr(os, "sched_setaffinity"), reason="Linux only")
+def test_cores_are_those_that_this_process_may_use():
+    allowed = os.sched_getaffinity(0)
+    try:
+        os.sched_setaffinity(0, {min(allowed)})
+        assert machine.cores() == 1
+    finally:
+        os.sched_setaffinity(0, allowed)
+    assert machine.cores() == len(allowed)
