@@ -9,7 +9,7 @@ from PIL import Image
 
 from kood.data import load_ood, load_source
 from kood.data.decode import decode_readable
-from kood.data.files import files_under
+from kood.data.files import files_under, folders_in
 from kood.data.sources.folder import folder
 from kood.errors import UserError
 
@@ -140,8 +140,9 @@ def test_a_folder_that_cannot_be_read_is_named(tmp_path, monkeypatch):
         raise PermissionError(13, "Permission denied", folder)
 
     monkeypatch.setattr(os, "scandir", refuse)
-    with pytest.raises(UserError, match=r"path: .* cannot be read \(Permission denied\)"):
-        files_under(tmp_path)
+    for look in (files_under, folders_in):
+        with pytest.raises(UserError, match=r"path: .* cannot be read \(Permission denied\)"):
+            look(tmp_path)
 
 
 def test_folders_as_deep_as_one_likes_come_in_order(tmp_path):

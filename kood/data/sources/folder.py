@@ -5,7 +5,7 @@ from pathlib import Path
 
 import numpy as np
 
-from kood.data.files import SUFFIXES, files_under, images_among
+from kood.data.files import SUFFIXES, files_under, folders_in, images_among
 from kood.data.image_set import ImageSet
 from kood.errors import UserError
 
@@ -75,7 +75,7 @@ Listing = tuple[list[str], np.ndarray, tuple[str, ...]]
 
 def listed_splits(root: Path) -> dict[str, Listing]:
     """The files of a folder, their labels and the names of their classes, by split; no file is opened."""
-    inside = {entry.name for entry in root.iterdir() if entry.is_dir() and not entry.name.startswith(".")}
+    inside = {entry.name for entry in folders_in(root)}
     if not inside & {"train", "test"}:
         return {"all": _listed(root)}
     if inside >= {"train", "test"}:
@@ -94,14 +94,14 @@ def listed_splits(root: Path) -> dict[str, Listing]:
         labels = places[test[1]] if len(places) else test[1]
         return {"train": train, "test": (test[0], labels, train[2])}
     here = next(iter(inside & {"train", "test"}))
-    if any(entry.is_dir() for entry in (root / here).iterdir()):
+    if folders_in(root / here):
         missing = "test" if here == "train" else "train"
         raise UserError(f"path: {root} has {here} but no {missing}; add {missing}, or give {root / here} as the path")
     return {"all": _listed(root)}
 
 
 def _listed(root: Path) -> Listing:
-    folders = sorted(entry for entry in root.iterdir() if entry.is_dir() and not entry.name.startswith("."))
+    folders = folders_in(root)
     files = images_among(root)[0]
     if folders and files:
         raise UserError(
