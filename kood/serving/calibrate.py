@@ -65,7 +65,8 @@ def calibrate(
         What it gave.
 
     Raises:
-        UserError: no SavedModel, too few images that can be read for this share, or the folder is in use.
+        UserError: no SavedModel, a path that does not exist, too few images that can be read for this share, or the
+            folder is in use.
     """
     old = newest_version(run)
     facts = read_facts(old)
@@ -74,6 +75,9 @@ def calibrate(
         raise UserError(f"--accept {accept}: write a share between 0 and 1, such as 0.95")
     if not 0 <= check < 1:
         raise UserError(f"--check {check}: write a share from 0 to below 1, such as 0.2")
+    missing = next((path for path in data if not path.exists()), None)
+    if missing is not None:
+        raise UserError(f"--data {missing}: does not exist; give images of the known classes, or folders of them")
     files = listed(data)
     found = list(answers(LocalModel(old), files))
     unread = [answer for answer in found if answer.said is None]

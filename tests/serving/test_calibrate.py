@@ -68,6 +68,13 @@ def test_what_cannot_be_guaranteed_is_refused(run, images, how, message):
     assert sorted(path.name for path in run.iterdir()) == before
 
 
+def test_data_that_is_not_there_is_named(run, images):
+    before = sorted(path.name for path in run.iterdir())
+    with pytest.raises(UserError, match=r"--data .*nowhere: does not exist"):
+        calibrate(run, [images, run / "nowhere"])
+    assert sorted(path.name for path in run.iterdir()) == before
+
+
 def test_a_run_without_a_model(tmp_path, images):
     with pytest.raises(UserError, match="no SavedModel"):
         calibrate(tmp_path, [images])
