@@ -6,7 +6,7 @@ from pathlib import Path
 
 from kood.errors import UserError
 
-__all__ = ["SUFFIXES", "files_under", "folders_in", "images_among"]
+__all__ = ["SUFFIXES", "files_under", "images_among"]
 
 SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp", ".gif", ".webp")
 
@@ -30,37 +30,28 @@ def files_under(root: Path) -> list[str]:
     return found
 
 
-def images_among(folder: str | Path) -> tuple[list[str], list[str]]:
+def images_among(folder: str | Path, *, links: bool = False) -> tuple[list[str], list[str]]:
     """What lies in a folder itself: its image files and the folders in it, each sorted, as `files_under` takes them.
 
-    Raises:
-        UserError: a folder that cannot be read.
-    """
-    shown = _shown(folder)
-    files = [e.path for e in shown if e.name.lower().endswith(SUFFIXES) and _may_be_read(e)]
-    return files, [e.path for e in shown if e.is_dir(follow_symlinks=False)]
-
-
-def folders_in(folder: str | Path) -> list[Path]:
-    """The folders in a folder, links to folders among them, sorted by name; what begins with a dot is passed over.
+    Args:
+        folder: Where to look.
+        links: Whether a link to a folder is one of the folders.
 
     Raises:
         UserError: a folder that cannot be read.
     """
-    return [Path(entry.path) for entry in _shown(folder) if _is_folder(entry)]
-
-
-def _shown(folder: str | Path) -> list[os.DirEntry]:
     try:
         with os.scandir(folder) as entries:
-            return sorted((entry for entry in entries if not entry.name.startswith(".")), key=lambda e: e.name)
+            shown = sorted((entry for entry in entries if not entry.name.startswith(".")), key=lambda e: e.name)
+            files = [e.path for e in shown if e.name.lower().endswith(SUFFIXES) and _may_be_read(e)]
+            return files, [e.path for e in shown if _is_folder(e, links)]
     except OSError as error:
         raise UserError(f"path: {folder} cannot be read ({error.strerror})") from error
 
 
-def _is_folder(entry: os.DirEntry) -> bool:
+def _is_folder(entry: os.DirEntry, links: bool) -> bool:
     try:
-        return entry.is_dir()
+        return entry.is_dir(follow_symlinks=links)
     except OSError:
         return False  # A link to itself.
 

@@ -9,8 +9,8 @@ from PIL import Image
 
 from kood.data import load_ood, load_source
 from kood.data.decode import decode_readable
-from kood.data.files import files_under, folders_in
-from kood.data.sources.folder import folder
+from kood.data.files import files_under
+from kood.data.sources.folder import folder, listed_splits
 from kood.errors import UserError
 
 
@@ -140,7 +140,7 @@ def test_a_folder_that_cannot_be_read_is_named(tmp_path, monkeypatch):
         raise PermissionError(13, "Permission denied", folder)
 
     monkeypatch.setattr(os, "scandir", refuse)
-    for look in (files_under, folders_in):
+    for look in (files_under, listed_splits):
         with pytest.raises(UserError, match=r"path: .* cannot be read \(Permission denied\)"):
             look(tmp_path)
 

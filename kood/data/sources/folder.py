@@ -5,7 +5,7 @@ from pathlib import Path
 
 import numpy as np
 
-from kood.data.files import SUFFIXES, files_under, folders_in, images_among
+from kood.data.files import SUFFIXES, files_under, images_among
 from kood.data.image_set import ImageSet
 from kood.errors import UserError
 
@@ -75,14 +75,15 @@ Listing = tuple[list[str], np.ndarray, tuple[str, ...]]
 
 def listed_splits(root: Path) -> dict[str, Listing]:
     """The files of a folder, their labels and the names of their classes, by split; no file is opened."""
-    inside = {entry.name for entry in folders_in(root)}
+    found = images_among(root, links=True)
+    inside = {Path(entry).name for entry in found[1]}
     if not inside & {"train", "test"}:
-        return {"all": _listed(root)}
+        return {"all": _listed(root, *found)}
     if inside >= {"train", "test"}:
         if inside != {"train", "test"}:
             others = ", ".join(sorted(inside - {"train", "test"}))
             raise UserError(f"path: {root} has folders beside train and test ({others}); move them out of it")
-        train, test = _listed(root / "train"), _listed(root / "test")
+        train, test = (_listed(part, *images_among(part, links=True)) for part in (root / "train", root / "test"))
         unknown = sorted(set(test[2]) - set(train[2]))
         if bool(train[2]) != bool(test[2]):
             having, lacking = ("train", "test") if train[2] else ("test", "train")
@@ -94,15 +95,14 @@ def listed_splits(root: Path) -> dict[str, Listing]:
         labels = places[test[1]] if len(places) else test[1]
         return {"train": train, "test": (test[0], labels, train[2])}
     here = next(iter(inside & {"train", "test"}))
-    if folders_in(root / here):
+    if images_among(root / here, links=True)[1]:
         missing = "test" if here == "train" else "train"
         raise UserError(f"path: {root} has {here} but no {missing}; add {missing}, or give {root / here} as the path")
-    return {"all": _listed(root)}
+    return {"all": _listed(root, *found)}
 
 
-def _listed(root: Path) -> Listing:
-    folders = folders_in(root)
-    files = images_among(root)[0]
+def _listed(root: Path, files: list[str], inner: list[str]) -> Listing:
+    folders = [Path(entry) for entry in inner]
     if folders and files:
         raise UserError(
             f"path: {root} has images ({Path(files[0]).name}) beside class folders ({folders[0].name}); keep either"
