@@ -10,6 +10,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import tomli_w
 from PIL import Image
 from rich.console import Console
 
@@ -80,33 +81,18 @@ def stand_ins(tmp_path_factory):
     return place
 
 
-def in_place_of_downloads(path, folder):
-    """Settings that take TensorFlow Datasets' sets from a folder."""
-    data = tomllib.loads(path.read_text())["data"]
-    keys = {f"data.{group}.{name}": source for group in ("near", "far") for name, source in data.get(group, {}).items()}
-    return [
-        f"{key}.{setting}"
-        for key, source in keys.items()
-        if source["source"] in FROM_TFDS
-        for setting in ("source=folder", f"path={folder / 'images' / 'mnist'}")
-    ]
-
-
-def ends_of(path, matrix):
-    """Settings that leave the first and the last of a matrix's arms, and the last of every other axis."""
-    tables = tomllib.loads(path.read_text()).get("matrix", {})
-    kept = {
-        key: [values[0], values[-1]] if key in ("arm", "outliers") else values[-1:] for key, values in tables.items()
-    }
-    return [f"matrix.{key}={as_toml(values)}" for key, values in kept.items() if key in matrix]
-
-
-def as_toml(value):
-    if isinstance(value, dict):
-        return "{" + ", ".join(f"{key} = {as_toml(one)}" for key, one in value.items()) + "}"
-    if isinstance(value, list):
-        return "[" + ", ".join(map(as_toml, value)) + "]"
-    return str(value).lower() if isinstance(value, bool) else repr(value)
+def cut_down(path, folder):
+    """A recipe's tree: TFDS's sets from a folder, the first and last arm of a matrix, the last of each other axis."""
+    tree = tomllib.loads(path.read_text())
+    for group in ("near", "far"):
+        for source in tree["data"].get(group, {}).values():
+            if source["source"] in FROM_TFDS:
+                source |= {"source": "folder", "path": str(folder)}
+    for key, values in tree.get("matrix", {}).items():
+        tree["matrix"][key] = [values[0], values[-1]] if key in ("arm", "outliers") else values[-1:]
+    if path.stem != "openood_cifar10":  # ResNet-18 takes a minute to compile; once is enough.
+        tree.setdefault("classifier", {})["backbone"] = "resnet8"
+    return tree
 
 
 @pytest.mark.parametrize("path", RECIPES, ids=lambda path: path.stem)
@@ -119,11 +105,10 @@ def test_a_smoke_run_ends_in_its_report(path, stand_ins, tmp_path, monkeypatch):
         rng = np.random.default_rng(len(name))
         parts = [pretend_images(rng, shape, classes, each) for each in (1500 // classes, 200 // classes)]
         monkeypatch.setattr(getattr(keras.datasets, name), "load_data", lambda parts=parts: parts)
-    settings = in_place_of_downloads(path, stand_ins) + ends_of(path, load(path).matrix)
-    if path.stem != "openood_cifar10":  # ResNet-18 takes a minute to compile; once is enough.
-        settings.append("classifier.backbone=resnet8")
-    report = run(path, settings, quick=True, saved=tmp_path, console=Console(file=io.StringIO()))
-    cells = load(path, settings, quick=True).cells()
+    recipe = tmp_path / path.name
+    recipe.write_text(tomli_w.dumps(cut_down(path, stand_ins / "images" / "mnist")))
+    report = run(recipe, quick=True, saved=tmp_path, console=Console(file=io.StringIO()))
+    cells = load(recipe, quick=True).cells()
     folder = tmp_path / f"{path.stem}-quick"
     assert report["quick"] and not report.get("failed")
     assert len(report.get("cells", [report])) == len(cells)
