@@ -93,4 +93,5 @@ def select_classes(image_set: ImageSet, classes: Sequence[int | str]) -> ImageSe
     if image_set.labels is None:
         raise UserError("classes: this source has no labels; remove `classes`")
     rows, labels, class_names = relabel(classes, image_set.labels, image_set.class_names)
-    return ImageSet(rows_of(image_set.images, rows), labels, class_names, image_set.skipped)
+    groups = None if image_set.groups is None else image_set.groups[rows]
+    return ImageSet(rows_of(image_set.images, rows), labels, class_names, image_set.skipped, image_set.notes, groups)

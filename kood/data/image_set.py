@@ -20,6 +20,9 @@ class ImageSet:
         labels: int64 (N,), each an index into `class_names`; or None.
         class_names: One name a class; empty where there are no labels.
         skipped: Why files of the source are not among the images, a message each.
+        notes: What else the source has to say of itself, such as which folders it passed over, a sentence each.
+        groups: int64 (N,); images of one number (one patient, one video) stay together when the set is split. None
+            where every image stands for itself.
 
     Raises:
         ValueError: A dtype, shape or label that breaks the above.
@@ -29,10 +32,14 @@ class ImageSet:
     labels: np.ndarray | None = None
     class_names: tuple[str, ...] = ()
     skipped: tuple[str, ...] = ()
+    notes: tuple[str, ...] = ()
+    groups: np.ndarray | None = None
 
     def __post_init__(self) -> None:
         if self.images.dtype != np.uint8 or self.images.ndim != 4:
             raise ValueError(f"images must be uint8 (N, H, W, C), not {self.images.dtype} {self.images.shape}")
+        if self.groups is not None and (self.groups.dtype != np.int64 or self.groups.shape != (len(self.images),)):
+            raise ValueError(f"groups must be int64 ({len(self.images)},), not {self.groups.dtype} {self.groups.shape}")
         if self.labels is None:
             return
         if self.labels.dtype != np.int64 or self.labels.shape != (len(self.images),):
@@ -60,7 +67,8 @@ class ImageSet:
         if rows.size == 0:
             rows = rows.astype(np.int64)
         labels = None if self.labels is None else self.labels[rows]
-        return ImageSet(rows_of(self.images, rows), labels, self.class_names, self.skipped)
+        groups = None if self.groups is None else self.groups[rows]
+        return ImageSet(rows_of(self.images, rows), labels, self.class_names, self.skipped, self.notes, groups)
 
     def sha256(self) -> str:
         """A hexadecimal digest of the content: shape, pixels, labels and class names."""
