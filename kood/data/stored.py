@@ -7,12 +7,13 @@ from typing import Any
 
 import numpy as np
 
+from kood.data.copies import distinct
 from kood.data.image_set import ImageSet
 from kood.data.paths import data_path
 from kood.errors import under
 from kood.runs import fingerprint
 
-__all__ = ["read_images", "source_state", "write_blocks", "write_images"]
+__all__ = ["read_digests", "read_images", "source_state", "write_blocks", "write_digests", "write_images"]
 
 
 def write_images(folder: Path, name: str, image_set: ImageSet) -> dict[str, Any]:
@@ -100,6 +101,30 @@ def read_images(folder: Path, name: str, facts: dict[str, Any]) -> ImageSet:
     return ImageSet(
         images, np.load(labels, allow_pickle=False) if labels.exists() else None, tuple(facts["class_names"])
     )
+
+
+def write_digests(folder: Path, name: str, digests: np.ndarray) -> None:
+    """Writes which images a set holds, as NAME.digests.npy.
+
+    Args:
+        folder: Where.
+        name: Begins the file's name.
+        digests: (N, 16) uint8, of `kood.data.copies.image_digests`; repeated ones are written once.
+    """
+    np.save(folder / f"{name}.digests.npy", distinct(digests))
+
+
+def read_digests(folder: Path, name: str) -> np.ndarray:
+    """Reads what `write_digests` wrote.
+
+    Args:
+        folder: Where.
+        name: Begins the file's name.
+
+    Returns:
+        (M, 16) uint8, different and ascending by their bytes.
+    """
+    return np.load(folder / f"{name}.digests.npy", allow_pickle=False)
 
 
 def source_state(path: str | None, key: str) -> str | None:

@@ -1,6 +1,5 @@
 """The first stage: images brought to the recipe's shape, split, and written down."""
 
-import hashlib
 from pathlib import Path
 from typing import Any
 
@@ -8,7 +7,8 @@ import numpy as np
 
 from kood.conformal import refuse_too_few
 from kood.data import ImageSet, load_id, load_ood
-from kood.data.stored import source_state, write_images
+from kood.data.copies import distinct, image_digests
+from kood.data.stored import source_state, write_digests, write_images
 from kood.errors import UserError
 from kood.pipeline.build import build_classifier, build_network, mixed_groups
 from kood.pipeline.work import Work
@@ -44,14 +44,19 @@ def prepare_data(work: Work) -> Stage:
                 sets |= {name: _some(sets[name], limit) for name in names if name != "train"}
             facts = {name: write_images(folder, name, images) for name, images in sets.items()}
             skipped = {"data.id": list(dict.fromkeys(why for one in sets.values() for why in one.skipped))}
-            seen = {"data.id": np.unique(np.concatenate([_digests(one) for one in sets.values()]))}
+            digests = {name: image_digests(one.images) for name, one in sets.items()}
+            for name, found in digests.items():
+                write_digests(folder, name, found)
+            seen = {"data.id": distinct(np.concatenate(list(digests.values())))}
             stage.update(1)
             for done, (key, source) in enumerate(sources.items(), start=2):
                 images = load_ood(source, data.shape, seed=data.split_seed, key=key)
                 images = _some(images, limit) if limit else images
                 skipped[key] = list(images.skipped)
                 facts[key] = write_images(folder, key, images)
-                _refuse_shared(key, _digests(images), seen)
+                found = image_digests(images.images)
+                write_digests(folder, key, found)
+                _refuse_shared(key, distinct(found), seen)
                 stage.update(done)
         return {"sets": facts, "skipped": {key: why for key, why in skipped.items() if why}}
 
@@ -74,18 +79,11 @@ def left_out(stage: Stage) -> list[str]:
     ]
 
 
-def _digests(images: ImageSet) -> np.ndarray:
-    """The different images of a set, ascending, each by a digest of its pixels."""
-    found = np.empty(len(images), "S32")  # Hexadecimal: NumPy takes zeros at the end of a string for none.
-    for row, image in enumerate(images.images):
-        found[row] = hashlib.blake2b(image.tobytes(), digest_size=16).hexdigest()
-    return np.unique(found)
-
-
 def _refuse_shared(key: str, digests: np.ndarray, seen: dict[str, np.ndarray]) -> None:
     """No image may stand on two sides of what is compared; test sets may share images with one another."""
     for other, theirs in seen.items():
-        shared, reason = len(np.intersect1d(digests, theirs, assume_unique=True)), _forbidden(key, other)
+        together = len(distinct(np.concatenate([digests, theirs])))
+        shared, reason = len(digests) + len(theirs) - together, _forbidden(key, other)
         if shared and reason:
             raise UserError(
                 f"{key}: {shared} of its {len(digests)} different images are in {other} as well, so {reason}; remove "
