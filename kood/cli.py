@@ -153,7 +153,11 @@ def calibrate(
     run_folder: Annotated[Path, typer.Argument(metavar="RUN", help="saved/<recipe>, or one of its versions.")],
     data: Annotated[
         list[Path],
-        typer.Option("--data", metavar="FOLDER", help="Images of the known classes, as in use; may be repeated."),
+        typer.Option(
+            "--data",
+            metavar="FOLDER",
+            help="Images of the known classes, as in use, that the model has not seen; may be repeated.",
+        ),
     ],
     accept: Annotated[
         float | None, typer.Option(metavar="SHARE", help="Share of such images to accept; as it was if not given.")
@@ -161,22 +165,27 @@ def calibrate(
     check: Annotated[
         float, typer.Option(metavar="SHARE", help="Share of the images kept to see what the threshold does.")
     ] = 0.2,
+    by_class: Annotated[
+        bool | None,
+        typer.Option(
+            "--by-class/--one-threshold",
+            show_default=False,
+            help="A threshold for each class that the model labels, or one for all; as it was if not given.",
+        ),
+    ] = None,
 ) -> None:
-    """Set the threshold anew on your own images, without training: writes the next version, keeps the old one."""
+    """Set the threshold anew on your own images, without training: writes the next version, keeps the old one.
+
+    The images must be unseen. A classifier is surer of what it was trained on than of what it will meet, so a threshold
+    set on such images accepts less than it promises. What the model was trained, chosen or calibrated on by its run is
+    left out, and counted.
+    """
     quiet()
     from kood.serving.calibrate import calibrate as set_anew
 
-    done = set_anew(run_folder, data, accept=accept, check=check)
-    for answer in done.unread:
-        typer.echo(answer.error, err=True)
-    typer.echo(
-        f"Threshold: {done.threshold:.6g} (was {done.old_threshold:.6g}), set on {done.calibration_images:,} images: "
-        f"one like them is accepted with probability at least {done.accept:g}"
-    )
-    if done.rate is not None:
-        low, high = done.interval
-        typer.echo(f"Of {done.checked:,} others it accepts {done.rate:.1%} (95% interval {low:.1%} to {high:.1%})")
-    typer.echo(f"Written: {done.version} ({done.old} stays)")
+    done = set_anew(run_folder, data, accept=accept, check=check, by_class=by_class)
+    for line in done.told():
+        typer.echo(line)
     if done.unread:
         raise typer.Exit(1)
 

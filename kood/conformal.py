@@ -1,13 +1,17 @@
-"""Split conformal prediction: a threshold with a guarantee, p-values, and how sure a realised rate is."""
+"""The decision: split conformal prediction on calibration scores, for all classes at once or for each by itself."""
 
 import math
+from dataclasses import dataclass
+from functools import cached_property
 
 import numpy as np
 from scipy.stats import beta
 
 from kood.errors import UserError
 
-__all__ = ["needed_images", "p_values", "rank", "rate_interval", "refuse_too_few", "threshold"]
+__all__ = [
+    "Calibration", "comparable", "needed_images", "p_values", "rank", "rate_interval", "refuse_too_few", "threshold",
+]  # fmt: skip
 
 
 def needed_images(accept: float) -> int:
@@ -23,6 +27,16 @@ def rank(count: int, accept: float) -> int:
     return math.ceil(round((count + 1) * accept, 9))
 
 
+def comparable(scores: np.ndarray) -> np.ndarray:
+    """The scores, float64, with plus infinity for each that is no number to compare: NaN or infinite.
+
+    Such a score says nothing of its image. As the largest of all it is flagged under every threshold, and among the
+    calibration scores it raises the threshold as any image does that will be flagged.
+    """
+    scores = np.asarray(scores, np.float64)
+    return np.where(np.isfinite(scores), scores, np.inf)
+
+
 def threshold(values: np.ndarray, accept: float) -> float:
     """The score above which an image is flagged.
 
@@ -30,17 +44,25 @@ def threshold(values: np.ndarray, accept: float) -> float:
     with them, is accepted with probability at least `accept` (Vovk et al. 2005; arXiv 2107.07511, section 1).
 
     Args:
-        values: (n,) scores of in-distribution images that nothing else saw.
+        values: (n,) scores of in-distribution images that nothing else saw; NaN and infinite ones count as flagged.
         accept: Share to accept, in (0, 1).
 
     Returns:
-        The threshold; scores equal to it are accepted.
+        The threshold, a finite number; scores equal to it are accepted.
 
     Raises:
-        UserError: too few images for this share.
+        UserError: too few images for this share, or too many of them without a finite score.
     """
     refuse_too_few(len(values), accept)
-    return float(np.sort(values)[rank(len(values), accept) - 1])
+    ordered = np.sort(comparable(values))
+    found = float(ordered[rank(len(ordered), accept) - 1])
+    if not math.isfinite(found):
+        raise UserError(
+            f"{int(np.isinf(ordered).sum())} of {len(ordered)} calibration images have a score that is NaN or infinite,"
+            f" so no threshold accepts {accept:g} of such images; choose another score, or look at those images",
+            exit_code=1,
+        )
+    return found
 
 
 def refuse_too_few(count: int, accept: float) -> None:
@@ -61,7 +83,7 @@ def p_values(scores: np.ndarray, calibration: np.ndarray) -> np.ndarray:
 
     (1 + how many of n calibration scores are at least as high) / (n + 1). Of an in-distribution image, exchangeable
     with those, it is at most a with probability at most a. A score is above `threshold(calibration, accept)` exactly
-    where its p-value is at most 1 - accept.
+    where its p-value is at most 1 - accept. NaN and infinite scores count as higher than all others.
 
     Source: Vovk et al. 2005; arXiv 2107.07511.
 
@@ -72,9 +94,105 @@ def p_values(scores: np.ndarray, calibration: np.ndarray) -> np.ndarray:
     Returns:
         (N,) float64 in [1 / (n + 1), 1].
     """
-    ordered = np.sort(calibration)
-    as_high = len(ordered) - np.searchsorted(ordered, scores, side="left")
+    ordered = np.sort(comparable(calibration))
+    as_high = len(ordered) - np.searchsorted(ordered, comparable(scores), side="left")
     return (1 + as_high) / (len(ordered) + 1)
+
+
+@dataclass(frozen=True)
+class Group:
+    """Classes that share a threshold.
+
+    Attributes:
+        classes: Which, by number.
+        threshold: Scores above it are flagged.
+        images: How many calibration images it was set on.
+        below: How many of these have a score below the threshold.
+        tied: How many have the very score that is the threshold; one, where scores do not tie.
+    """
+
+    classes: tuple[int, ...]
+    threshold: float
+    images: int
+    below: int
+    tied: int
+
+
+@dataclass(frozen=True)
+class Calibration:
+    """Calibration scores, and all that is decided by them.
+
+    By class, each predicted class has a threshold of its own, set on the calibration images that were predicted as it
+    (Mondrian conformal prediction, Vovk et al. 2005, section 4.5): an image like the known ones that is labelled k is
+    accepted with probability at least `accept`, whichever k. Classes that too few calibration images are labelled as
+    share one threshold, with the smallest of the others where even together they are too few.
+
+    Args:
+        scores: (n,) scores of in-distribution images that nothing else saw.
+        labels: (n,) what these were labelled as, in 0..K-1.
+        num_classes: K.
+        accept: Share to accept, in (0, 1).
+        by_class: Whether by class, or under one threshold for all.
+
+    Raises:
+        UserError: too few images, when a threshold is first asked for.
+    """
+
+    scores: np.ndarray
+    labels: np.ndarray
+    num_classes: int
+    accept: float
+    by_class: bool = False
+
+    @cached_property
+    def group_of(self) -> np.ndarray:
+        """(K,) int64: which threshold each class has, counted in the order of the classes."""
+        shared = np.zeros(self.num_classes, np.int64)
+        if not self.by_class:
+            return shared
+        counts = np.bincount(self.labels, minlength=self.num_classes)
+        order = np.argsort(counts, kind="stable")
+        needed = needed_images(self.accept)
+        few = int(np.searchsorted(counts[order], needed))
+        if few:
+            # Together they need as many as one class would.
+            enough = np.flatnonzero(np.cumsum(counts[order]) >= needed)
+            few = max(few, int(enough[0]) + 1 if len(enough) else self.num_classes)
+        own = np.arange(self.num_classes)
+        own[order[:few]] = order[:few].min() if few else 0
+        return np.unique(own, return_inverse=True)[1].astype(np.int64)
+
+    @cached_property
+    def groups(self) -> tuple[Group, ...]:
+        """The thresholds, each with its classes."""
+        found = []
+        for number in range(int(self.group_of.max()) + 1):
+            values = comparable(self.scores[self.group_of[self.labels] == number])
+            edge = threshold(values, self.accept)
+            classes = tuple(np.flatnonzero(self.group_of == number).tolist())
+            below, tied = int(np.sum(values < edge)), int(np.sum(values == edge))
+            found.append(Group(classes, edge, len(values), below, tied))
+        return tuple(found)
+
+    @property
+    def thresholds(self) -> np.ndarray:
+        """(K,) float64: of each class, equal where they share one."""
+        return np.array([group.threshold for group in self.groups])[self.group_of]
+
+    def flagged(self, scores: np.ndarray, labels: np.ndarray) -> np.ndarray:
+        """Which images are out-of-distribution: (N,) bool, of their scores (N,) and labels (N,).
+
+        What cannot be compared with the threshold, NaN or infinite, is.
+        """
+        return comparable(scores) > self.thresholds[labels]
+
+    def p_values(self, scores: np.ndarray, labels: np.ndarray) -> np.ndarray:
+        """(N,) p-values among the calibration images of the same threshold, see `p_values`."""
+        scores, found = np.asarray(scores), np.empty(len(scores))
+        mine, theirs = self.group_of[labels], self.group_of[self.labels]
+        for number in np.unique(mine):
+            found[mine == number] = p_values(scores[mine == number], self.scores[theirs == number])
+        return found
 
 
 def rate_interval(hits: int, count: int, level: float = 0.95) -> tuple[float, float]:

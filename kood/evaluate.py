@@ -1,6 +1,6 @@
 """A classifier and image sets -> scores -> metrics, the headline score and the threshold."""
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Container, Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -8,7 +8,7 @@ import keras
 import numpy as np
 
 from kood import metrics
-from kood.conformal import rate_interval
+from kood.conformal import Calibration, rate_interval
 from kood.conformal import threshold as conformal_threshold
 from kood.data.image_set import ImageSet
 from kood.data.outliers import patch_shuffle, pixel_mixup
@@ -25,6 +25,9 @@ __all__ = [
 #: What stands in for out-of-distribution validation images where a recipe names none, made of the validation images.
 PROXIES = ("pixel_mixup", "patch_shuffle")
 
+#: How far the accuracy of a class lies below that of all before it is told.
+FAR_BELOW = 0.15
+
 #: Images of a set whose features are drawn, and images shown of those that a score is most wrong about.
 ON_THE_PLANE, EXTREMES = 400, 8
 
@@ -34,8 +37,8 @@ class Evaluation:
     """What was measured.
 
     Attributes:
-        figures: {"id", "scores", "headline_score", "validation", "validation_sets", "threshold", "warnings"} of
-            `report.json`.
+        figures: {"id", "classes", "scores", "headline_score", "validation", "validation_sets", "threshold",
+            "warnings"} of `report.json`.
         scores: {set: {score: (N,)}}, the set "id" being the in-distribution test images.
         state: Arrays of the headline score where it was fitted.
         parity: Outputs for the first in-distribution test images, which the SavedModel must give again.
@@ -44,6 +47,7 @@ class Evaluation:
             those are, "extreme" (k,), the images that the headline score is most wrong about, and "predicted" (k,),
             the classes they were given.
         calibration: (n,) headline scores of the calibration images, which p-values are taken from.
+        calibration_labels: (n,) what the classifier labels these.
     """
 
     figures: dict[str, Any]
@@ -52,6 +56,7 @@ class Evaluation:
     parity: dict[str, np.ndarray] = field(default_factory=dict)
     details: dict[str, np.ndarray] = field(default_factory=dict)
     calibration: np.ndarray = field(default_factory=lambda: np.empty(0))
+    calibration_labels: np.ndarray = field(default_factory=lambda: np.empty(0, np.int64))
 
 
 @dataclass
@@ -82,6 +87,7 @@ def evaluate(
     names: list[str] | None = None,
     headline: str = "auto",
     accept: float = 0.95,
+    by_class: bool = False,
     batch_size: int = 512,
     seed: int = 0,
     progress: Callable[[int], None] | None = None,
@@ -101,6 +107,7 @@ def evaluate(
         names: Scores to measure; None takes every applicable one but those of `kood.scores.ON_REQUEST`.
         headline: One of them, or "auto".
         accept: Share of in-distribution images that the threshold accepts.
+        by_class: Whether each class has a threshold of its own, see `kood.conformal.Calibration`.
         batch_size: Images a forward pass.
         seed: Of the validation proxies.
         progress: Called with the number of finished image sets.
@@ -109,7 +116,7 @@ def evaluate(
         An `Evaluation`.
 
     Raises:
-        UserError: a score that this head cannot give; too few calibration images.
+        UserError: a score that this head cannot give, or that is NaN for some image; too few calibration images.
     """
     forward = forward_of(classifier, names or ())
     sets = {"id": test.images, **{name: s.images for name, s in (near | far).items()}}
@@ -125,42 +132,55 @@ def evaluate(
         if progress is not None:
             progress(done)
     scorers, warnings = _scorers(forward, classifier, train, names, outputs["id"], batch_size)
-    names = list(scorers)
+    wanted = [name.lower() for name in [*(names or []), headline]]
     values = {
         where: {name: score_rows(scorer, output, batch_size) for name, scorer in scorers.items()}
         for where, output in outputs.items()
     }
+    warnings += _drop_undefined(values, scorers, required=wanted)
+    names = list(scorers)
     chosen_by = {}
     if chooses:
         held_by = {name: {where: values[f"held/{where}"][name] for where in held} for name in names}
         chosen_by = {name: mean_auroc(held_by[name], choosing) for name in names}
         # Of equals, one that serves without a fitted state.
         headline = max(names, key=lambda name: (chosen_by[name], not scorers[name].is_fitted))
-    threshold = conformal_threshold(values["held/calibration"][headline], accept)
-    id_scores = values["id"]
-    accepted = id_scores[headline] <= threshold
-    prediction = outputs["id"]["logits"].argmax(axis=1)
+    id_scores, held_scores = values["id"], values["held/calibration"][headline]
+    labels, held_labels = (outputs[where]["logits"].argmax(axis=1) for where in ("id", "held/calibration"))
+    decision = Calibration(held_scores, held_labels, len(train.class_names), accept, by_class)
+    accepted = ~decision.flagged(id_scores[headline], labels)
     details = _details(outputs, {where: values[where][headline] for where in sets}, test.known_labels)
     measured = {name: _measure(name, values, list(near), list(far)) for name in names}
+    classes = _by_class(
+        test, labels, accepted, id_scores[headline],
+        {kind: [values[name][headline] for name in members] for kind, members in (("near", near), ("far", far))},
+    )  # fmt: skip
     figures = {
         "id": {
-            "accuracy": metrics.accuracy(prediction, test.labels),
+            "accuracy": metrics.accuracy(labels, test.labels),
             "ece": metrics.expected_calibration_error(details["confidence"], details["correct"]),
             "images": len(test),
         },
+        "classes": classes,
         "scores": measured,
         "headline_score": headline,
         "validation": chosen_by,
         "validation_sets": choosing,
         "threshold": {
             "score": headline,
-            "value": threshold,
+            "value": decision.groups[0].threshold if len(decision.groups) == 1 else None,
+            "by_class": by_class,
+            "thresholds": _thresholds(decision, train.class_names),
             "accept": accept,
             "accepted_id_test": float(np.mean(accepted)),
             "accepted_id_test_interval": list(rate_interval(int(accepted.sum()), len(accepted))),
             "calibration_images": len(calibration),
         },
-        "warnings": warnings + _warnings(measured[headline], headline, list(near) + list(far)),
+        "warnings": [
+            *warnings,
+            *_warnings(measured[headline], headline, list(near) + list(far)),
+            *_class_warnings(classes, accept, by_class),
+        ],
     }
     first = slice(0, 256)
     return Evaluation(
@@ -169,11 +189,12 @@ def evaluate(
         scorers[headline].state,
         {
             "probabilities": softmax(outputs["id"]["logits"][first]),
-            "label": prediction[first],
+            "label": labels[first],
             "ood_score": id_scores[headline][first].astype("float32"),
         },
         details,
-        values["held/calibration"][headline],
+        held_scores,
+        held_labels,
     )
 
 
@@ -241,11 +262,7 @@ def mean_auroc(scores: dict[str, np.ndarray], sets: Iterable[str]) -> float:
         sets: Names of out-of-distribution sets.
     """
     inside = scores["validation"]
-    figures = []
-    for where in sets:
-        is_ood = np.repeat([False, True], [len(inside), len(scores[where])])
-        figures.append(metrics.auroc(np.concatenate([inside, scores[where]]), is_ood))
-    return float(np.mean(figures))
+    return float(np.mean([_auroc(inside, scores[where]) for where in sets]))
 
 
 def _validation_images(validation: ImageSet, ood: dict[str, ImageSet] | None, seed: int) -> dict[str, np.ndarray]:
@@ -296,6 +313,92 @@ def _measure(name: str, values: dict[str, dict[str, np.ndarray]], near: list[str
                 metric: float(np.mean([result[where][metric] for where in members])) for metric in result[members[0]]
             }
     return result
+
+
+def _drop_undefined(
+    values: dict[str, dict[str, np.ndarray]], scorers: dict[str, Scorer], required: Container[str]
+) -> list[str]:
+    """Leaves out the scores that are NaN for some image, and says so; one that a recipe insists on is refused."""
+    warnings = []
+    for name in list(scorers):
+        undefined = {where: int(np.isnan(by[name]).sum()) for where, by in values.items() if np.isnan(by[name]).any()}
+        if not undefined:
+            continue
+        where, count = next(iter(undefined.items()))
+        said = f"{name} is NaN for {count} of {len(values[where][name])} images of {where.removeprefix('held/')!r}"
+        if name in required or len(scorers) == 1:
+            raise UserError(f"evaluate.scores: {said}; look at those images, or name other scores", exit_code=1)
+        warnings.append(f"{said}, so it is not measured")
+        del scorers[name]
+    return warnings
+
+
+def _thresholds(decision: Calibration, names: Sequence[str]) -> list[dict[str, Any]]:
+    return [
+        {
+            "classes": [names[k] for k in group.classes], "value": group.threshold,
+            "calibration_images": group.images,
+        }
+        for group in decision.groups
+    ]  # fmt: skip
+
+
+def _by_class(
+    test: ImageSet,
+    given: np.ndarray,
+    accepted: np.ndarray,
+    scores: np.ndarray,
+    outside: dict[str, list[np.ndarray]],
+) -> list[dict[str, Any]]:
+    """What becomes of the test images of each class: how many are labelled rightly, accepted, and told from others."""
+    found = []
+    for number, name in enumerate(test.class_names):
+        own = test.known_labels == number
+        images, right, kept = int(own.sum()), int((given[own] == number).sum()), int(accepted[own].sum())
+        if not images:
+            continue
+        one: dict[str, Any] = {"name": name, "images": images}
+        for what, hits in (("accuracy", right), ("accepted", kept)):
+            one |= {what: hits / images, f"{what}_interval": list(rate_interval(hits, images))}
+        one["auroc"] = {
+            kind: float(np.mean([_auroc(scores[own], others) for others in sets]))
+            for kind, sets in outside.items()
+            if sets
+        }
+        found.append(one)
+    return found
+
+
+def _auroc(inside: np.ndarray, outside: np.ndarray) -> float:
+    is_ood = np.repeat([False, True], [len(inside), len(outside)])
+    return metrics.auroc(np.concatenate([inside, outside]), is_ood)
+
+
+def _class_warnings(classes: list[dict[str, Any]], accept: float, by_class: bool) -> list[str]:
+    """Which classes fall clearly below what the whole promises: the interval of their own share leaves it out."""
+    warnings = []
+    low = [one for one in classes if one["accepted_interval"][1] < accept]
+    if low:
+        mend = "" if by_class else "; serve.by_class = true sets a threshold for each class"
+        warnings.append(
+            f"{accept:.0%} are accepted over all classes, but clearly fewer of {_listed(low, 'accepted')}{mend}"
+        )
+    images = sum(one["images"] for one in classes)
+    overall = sum(one["accuracy"] * one["images"] for one in classes) / max(1, images)
+    # A hard class is ordinary; one that is far off and surely so is told.
+    wrong = [one for one in classes if one["accuracy_interval"][1] < overall and one["accuracy"] < overall - FAR_BELOW]
+    if wrong:
+        warnings.append(
+            f"{overall:.1%} of the test images are labelled rightly, but clearly fewer of "
+            f'{_listed(wrong, "accuracy")}; more images of them help, or train.class_weight = "balanced"'
+        )
+    return warnings
+
+
+def _listed(classes: list[dict[str, Any]], what: str, most: int = 5) -> str:
+    worst = sorted(classes, key=lambda one: one[what])
+    told = ", ".join(f"{one['name']!r} ({one[what]:.0%} of {one['images']})" for one in worst[:most])
+    return told + (f" and {len(worst) - most} more" if len(worst) > most else "")
 
 
 def _warnings(measured: dict[str, Any], score: str, names: list[str]) -> list[str]:

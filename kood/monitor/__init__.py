@@ -4,30 +4,33 @@ import json
 import sys
 from pathlib import Path
 
-import numpy as np
 from rich.console import Console
 
 from kood import report
 from kood.errors import UserError
-from kood.monitor.drift import Drift, drift
+from kood.monitor.drift import Drift, Ties, drift
+from kood.monitor.judge import Watched, judge, judge_log
 from kood.monitor.page import as_data, print_findings, write_page
 from kood.monitor.stream import asked, logged
 from kood.serving.client import newest_version
 from kood.serving.extras import read_facts
 
-__all__ = ["Drift", "drift", "monitor"]
+__all__ = ["Drift", "Ties", "Watched", "drift", "monitor"]
 
 
 def monitor(
     run: Path, data: Path, *, level: float = 0.01, most: int = 12, to: Path | None = None, as_json: bool = False,
     console: Console | None = None,
-) -> tuple[Drift, int]:  # fmt: skip
+) -> tuple[Watched, int]:  # fmt: skip
     """Compares how often a stream's images are flagged with how often they should be.
 
+    Answers are judged by what they were given under: each version's by its own calibration, and where classes have
+    thresholds of their own, each of these by its own.
+
     Args:
-        run: `saved/<recipe>`, or one of its versions.
-        data: A folder of images, taken in the order in which they were last written; or a file of answers as
-            `kood predict --json` prints them, taken line by line.
+        run: `saved/<recipe>`, or one of its versions, whose answers alone then count.
+        data: A folder of images, taken in the order in which they were last written, without those that the model was
+            made of; or a file of answers as `kood predict --json` prints them, taken line by line.
         level: Chance of calling drift where there is none.
         most: How many of the most surprising images are shown.
         to: Folder for `monitor.json` and `monitor.html`; none are written where it is not given.
@@ -38,26 +41,26 @@ def monitor(
         The findings, and how many files could not be read.
 
     Raises:
-        UserError: no SavedModel, or nothing that can be read.
+        UserError: no SavedModel, nothing that can be read, or answers that cannot be judged.
     """
     version = newest_version(run)
     facts = read_facts(version)
     if data.is_dir():
-        seen, unread = asked(version, data)
+        met = asked(version, data, facts)
     elif data.exists():
-        seen, unread = logged(data)
+        met = logged(data)
     else:
         raise UserError(f"--data {data}: there is nothing there; give a folder of images, or a file of answers")
-    if not seen:
-        raise UserError(f"--data {data}: there is no image in it that could be read", exit_code=1)
-    flags = np.array([one.is_ood for one in seen])
-    found = drift(flags, int(facts["calibration_images"]), float(facts["accept"]))
-    told = as_data(found, level, seen, unread, most)
+    if not met.seen:
+        why = f"; the model knows all {met.known} of them" if met.known else ""
+        raise UserError(f"--data {data}: there is no image in it that could be read and judged{why}", exit_code=1)
+    watched = judge(met, version, facts) if data.is_dir() else judge_log(met, run, data)
+    told = as_data(watched, level, most)
     if as_json:
-        print(json.dumps(told, indent=2), file=console.file if console else sys.stdout)
+        print(json.dumps(report.strict(told), indent=2), file=console.file if console else sys.stdout)
     else:
-        print_findings(console or Console(), found, level, seen, unread, most)
+        print_findings(console or Console(), watched, level, most)
     if to is not None:
         report.write_json(to / "monitor.json", told)
-        write_page(to / "monitor.html", str(facts["name"]), found, level, seen, unread, most)
-    return found, len(unread)
+        write_page(to / "monitor.html", str(facts["name"]), watched, level, most)
+    return watched, len(met.unread)

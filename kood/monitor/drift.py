@@ -8,10 +8,25 @@ from scipy.stats import betabinom
 
 from kood.conformal import rank, rate_interval
 
-__all__ = ["Drift", "drift", "stretches"]
+__all__ = ["Drift", "Ties", "drift", "stretches"]
 
 #: Places at which a change is looked for, and streams that are simulated to say how often chance does as much.
 PLACES, STREAMS = 200, 1999
+
+
+@dataclass(frozen=True)
+class Ties:
+    """Calibration scores that are equal to the threshold, for streams in which scores equal it too.
+
+    Attributes:
+        below: How many calibration scores are below the threshold.
+        tied: How many are equal to it.
+        at: (m,) bool, which images of the stream have a score equal to it.
+    """
+
+    below: int
+    tied: int
+    at: np.ndarray
 
 
 @dataclass(frozen=True)
@@ -23,7 +38,9 @@ class Drift:
         flagged: How many of them were flagged.
         rate: Share of them.
         interval: 95% interval of the rate, Clopper and Pearson's.
-        expected: Share that is flagged where the stream is as the calibration images were.
+        expected: Share that is flagged where the stream is as the calibration images were; at most this share where
+            scores tie with the threshold.
+        tied: How many images have the very score that is the threshold.
         rate_p_value: How often chance alone gives a rate as far off as this one.
         change_p_value: How often chance alone gives a change as clear as the clearest here.
         since: Place of the first image after the clearest change, from 0; 0 where the whole stream is off.
@@ -35,6 +52,7 @@ class Drift:
     rate: float
     interval: tuple[float, float]
     expected: float
+    tied: int
     rate_p_value: float
     change_p_value: float
     since: int
@@ -50,7 +68,9 @@ class Drift:
         return self.p_value <= level
 
 
-def drift(flags: np.ndarray, calibration_images: int, accept: float, *, seed: int = 0) -> Drift:
+def drift(
+    flags: np.ndarray, calibration_images: int, accept: float, *, ties: Ties | None = None, seed: int = 0
+) -> Drift:
     """Tests whether a stream's images are flagged as often as images like the calibration images would be.
 
     With n calibration scores and the threshold at the k-th smallest, k = ceil((n + 1) accept), the chance that a new
@@ -60,11 +80,18 @@ def drift(flags: np.ndarray, calibration_images: int, accept: float, *, seed: in
     expected one, m_t KL(rate_t || expected); its p-value is the share of streams simulated under the same law that
     reach it, with the one observed counted in.
 
+    That law is one of scores that never tie. Where several calibration scores are equal to the threshold (saturated or
+    rounded ones), images of the stream that are equal to it too are accepted, all of them, and fewer are flagged than
+    the law says. For the tests the order among equals is drawn, as smoothed conformal p-values do (Vovk et al. 2005,
+    section 2.4): each equal score has a uniform number, the threshold has that of the place it stands at among its
+    equals, and an equal score of the stream counts as flagged where its number is larger. Then the law is exact again.
+
     Args:
         flags: (m,) bool, in order of time, m at least 1.
         calibration_images: n.
         accept: Share that the threshold accepts.
-        seed: Of the simulation.
+        ties: What is equal to the threshold; not given, nothing is but the one calibration score that it is.
+        seed: Of the simulation, and of the order among equals.
 
     Returns:
         What they say.
@@ -75,10 +102,12 @@ def drift(flags: np.ndarray, calibration_images: int, accept: float, *, seed: in
     flags = np.asarray(flags, bool)
     if flags.ndim != 1 or not len(flags):
         raise ValueError(f"flags must be a filled array (m,); its shape is {flags.shape}")
-    count, flagged = len(flags), int(flags.sum())
     place = rank(calibration_images, accept)
     if not 0 < place <= calibration_images:
         raise ValueError(f"{calibration_images} calibration images cannot give a threshold that accepts {accept}")
+    rng = np.random.default_rng(seed)
+    count, counted = len(flags), _untied(flags, ties, place, rng)
+    flagged = int(counted.sum())
     beyond = calibration_images + 1 - place
     law = betabinom(count, beyond, place)
     # Sums of the law itself: one less the other tail would be 0 below 1e-16.
@@ -86,9 +115,8 @@ def drift(flags: np.ndarray, calibration_images: int, accept: float, *, seed: in
     expected = beyond / (calibration_images + 1)
     edges = stretches(count, PLACES)
     sizes = np.diff(edges)
-    found = np.add.reduceat(flags.astype(np.int64), edges[:-1])
+    found = np.add.reduceat(counted.astype(np.int64), edges[:-1])
     clear = _clearness(found[None], sizes, expected)[0]
-    rng = np.random.default_rng(seed)
     chances = rng.beta(beyond, place, size=(STREAMS, 1))
     simulated = _clearness(rng.binomial(sizes[None], chances), sizes, expected).max(axis=1)
     clearest = int(np.argmax(clear))
@@ -97,15 +125,26 @@ def drift(flags: np.ndarray, calibration_images: int, accept: float, *, seed: in
     since = int(edges[clearest])
     return Drift(
         images=count,
-        flagged=flagged,
-        rate=flagged / count,
-        interval=rate_interval(flagged, count),
+        flagged=int(flags.sum()),
+        rate=float(flags.mean()),
+        interval=rate_interval(int(flags.sum()), count),
         expected=expected,
+        tied=0 if ties is None or ties.tied < 2 else int(ties.at.sum()),
         rate_p_value=min(1.0, 2 * min(tails)),
         change_p_value=(1 + as_clear) / (1 + STREAMS),
         since=since,
         rate_since=float(flags[since:].mean()),
     )
+
+
+def _untied(flags: np.ndarray, ties: Ties | None, place: int, rng: np.random.Generator) -> np.ndarray:
+    """The flags, with the order among scores equal to the threshold drawn."""
+    if ties is None or ties.tied < 2:
+        return flags
+    # The number of the j-th smallest of e uniform ones.
+    among = place - ties.below
+    edge = rng.beta(among, ties.tied + 1 - among)
+    return flags | (np.asarray(ties.at, bool) & (rng.random(len(flags)) > edge))
 
 
 def stretches(count: int, most: int) -> np.ndarray:

@@ -1,5 +1,6 @@
 """What `kood monitor` prints and writes."""
 
+import math
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -13,6 +14,7 @@ from kood import report
 from kood.conformal import rate_interval
 from kood.errors import UserError
 from kood.monitor.drift import Drift, stretches
+from kood.monitor.judge import Finding, Watched
 from kood.monitor.stream import Seen
 from kood.report.behaviour import thumbnail
 from kood.report.drawing import BLUE, GREY, VERMILION, draw
@@ -26,94 +28,140 @@ __all__ = ["as_data", "print_findings", "verdict", "write_page"]
 POINTS, SIDE = 40, 96
 
 
-def verdict(found: Drift, level: float, seen: Sequence[Seen]) -> str:
+def verdict(watched: Watched, level: float) -> str:
     """The finding in one sentence."""
-    if not found.drifts(level):
-        return (
-            f"No drift: {found.rate:.1%} were flagged where {found.expected:.1%} are expected, which chance explains "
-            f"(p = {found.p_value:.2g})."
+    one = watched.clearest
+    found, several = one.drift, len(watched.findings) > 1
+    at_most, of = "at most " if found.tied else "", f" of {one.name}" if several else ""
+    if not watched.drifts(level):
+        told = (
+            f"{found.rate:.1%} were flagged where {at_most}{found.expected:.1%} are expected"
+            if not several
+            else f"of {len(watched.findings)} thresholds, none flags more or fewer images than it should"
         )
-    first = seen[found.since]
+        return f"No drift: {told}, which chance explains (p = {watched.p_value:.2g})."
+    first = one.seen[found.since]
     since = "from the first image on" if found.since == 0 else f"since image {found.since + 1:,} ({clean(first.image)}"
     if found.since:
         since += f", {clean(first.time)})" if first.time else ")"
     return (
-        f"Drift: {found.rate:.1%} were flagged where {found.expected:.1%} are expected; {since}, "
-        f"{found.rate_since:.1%} (p = {found.p_value:.2g})."
+        f"Drift: {found.rate:.1%}{clean(of)} were flagged where {at_most}{found.expected:.1%} are expected; {since}, "
+        f"{found.rate_since:.1%} (p = {watched.p_value:.2g})."
     )
 
 
-def as_data(found: Drift, level: float, seen: Sequence[Seen], unread: Sequence[str], most: int) -> dict[str, Any]:
-    """Everything that was found, as JSON can hold it."""
+def as_data(watched: Watched, level: float, most: int) -> dict[str, Any]:
+    """Everything that was found, as JSON can hold it; of a single threshold its figures stand at the top too."""
+    streams = [_stream(one, watched.drifts(level)) for one in watched.findings]
     return {
-        "drift": found.drifts(level),
+        "drift": watched.drifts(level),
         "level": level,
-        "verdict": verdict(found, level, seen),
+        "verdict": verdict(watched, level),
+        **(streams[0] if len(streams) == 1 else {"images": watched.images, "flagged": watched.flagged}),
+        "p_value": watched.p_value,
+        "streams": streams,
+        "known": watched.known,
+        "left_out": list(watched.left_out),
+        "unread": list(watched.unread),
+        "most_surprising": [vars(one) for one in surprising(watched.seen, most)],
+    }
+
+
+def _stream(one: Finding, drifts: bool) -> dict[str, Any]:
+    found = one.drift
+    return {
+        "version": one.version,
+        "classes": list(one.classes),
+        "threshold": one.threshold,
+        "accept": one.accept,
         **{key: value for key, value in vars(found).items() if key not in ("since", "interval")},
         "interval": list(found.interval),
-        "since": {"place": found.since, **vars(seen[found.since])} if found.drifts(level) else None,
-        "unread": list(unread),
-        "most_surprising": [vars(one) for one in surprising(seen, most)],
+        "p_value": found.p_value,
+        "since": {"place": found.since, **vars(one.seen[found.since])} if drifts else None,
     }
 
 
 def surprising(seen: Sequence[Seen], most: int) -> list[Seen]:
-    """The images that are least like the calibration images, first."""
-    return sorted(seen, key=lambda one: (one.p_value, -one.ood_score))[:most]
+    """The images that are least like the calibration images, first; those without a p-value before all."""
+    return sorted(seen, key=lambda one: (_finite(one.p_value, -1.0), -_finite(one.ood_score, math.inf)))[:most]
 
 
-def _facts(found: Drift, unread: Sequence[str]) -> dict[str, str]:
-    """The figures behind the verdict, in words."""
+def _finite(value: float, otherwise: float) -> float:
+    return value if math.isfinite(value) else otherwise
+
+
+def _facts(found: Drift) -> dict[str, str]:
+    """The figures behind a verdict, in words."""
     low, high = found.interval
-    return {
-        "images": f"{found.images:,}" + (f", and {len(unread):,} that could not be read" if unread else ""),
+    facts = {
+        "images": f"{found.images:,}",
         "flagged": f"{found.flagged:,}: {found.rate:.2%} (95% interval {low:.2%} to {high:.2%})",
-        "expected": f"{found.expected:.2%}",
+        "expected": f"{'at most ' if found.tied else ''}{found.expected:.2%}",
         "p-value of the rate": f"{found.rate_p_value:.3g}",
         "p-value of a change": f"{found.change_p_value:.3g}",
     }
+    if found.tied:
+        facts["at the threshold"] = f"{found.tied:,}; accepted, and for the tests their order is drawn"
+    return facts
 
 
-def print_findings(
-    console: Console, found: Drift, level: float, seen: Sequence[Seen], unread: Sequence[str], most: int
-) -> None:
+def _left_out(watched: Watched) -> list[str]:
+    """What is not part of the findings, a sentence each."""
+    told = list(watched.left_out)
+    if watched.known:
+        told.append(f"{watched.known:,} images that the model was trained, chosen or calibrated on")
+    if watched.unread:
+        told.append(f"{len(watched.unread):,} that could not be read")
+    return told
+
+
+def print_findings(console: Console, watched: Watched, level: float, most: int) -> None:
     """Prints the verdict and the most surprising images."""
     console.print(
-        escape(verdict(found, level, seen)), highlight=False, style="bold red" if found.drifts(level) else "bold"
+        escape(verdict(watched, level)), highlight=False, style="bold red" if watched.drifts(level) else "bold"
     )
-    facts = Table(box=None, show_header=False, pad_edge=False)
-    for name, value in _facts(found, unread).items():
-        facts.add_row(name, value)
-    console.print(facts)
+    for one in watched.findings:
+        facts = Table(box=None, show_header=False, pad_edge=False)
+        if len(watched.findings) > 1:
+            facts.title, facts.title_justify = escape(clean(one.name)), "left"
+        for name, value in _facts(one.drift).items():
+            facts.add_row(name, value)
+        console.print(facts)
+    for told in _left_out(watched):
+        console.print(escape(clean(f"left out: {told}")), highlight=False, soft_wrap=True)
     table = Table(
         "image", "taken for", "OOD score", "p-value", "flagged", title="Most surprising", title_justify="left"
     )
-    for one in surprising(seen, most):
+    for image in surprising(watched.seen, most):
         table.add_row(
-            escape(clean(one.image)), escape(clean(one.class_name)), f"{one.ood_score:.4g}", f"{one.p_value:.3g}",
-            "yes" if one.is_ood else "no",
+            escape(clean(image.image)), escape(clean(image.class_name)), f"{image.ood_score:.4g}",
+            f"{image.p_value:.3g}", "yes" if image.is_ood else "no",
         )  # fmt: skip
     if most:
         console.print(table)
-    for message in unread:
+    for message in watched.unread:
         console.print(escape(clean(message)), highlight=False, soft_wrap=True)
 
 
-def write_page(
-    path: Path, name: str, found: Drift, level: float, seen: Sequence[Seen], unread: Sequence[str], most: int
-) -> None:
+def write_page(path: Path, name: str, watched: Watched, level: float, most: int) -> None:
     """Writes the findings as one HTML page that needs no network."""
-    rows = [row(escaped(label), [escaped(value)]) for label, value in _facts(found, unread).items()]
-    shown = thumbnails(_extreme(one) for one in surprising(seen, most))
-    body = (
-        f'<div class="warnings"><p><strong>{escaped(verdict(found, level, seen))}</strong></p></div>'
-        + table(["", ""], rows)
-        + figure(
-            _rates(found, seen), "Share of flagged images over the stream",
+    shown = thumbnails(_extreme(one) for one in surprising(watched.seen, most))
+    left_out = "".join(f"<li>{escaped(told)}</li>" for told in _left_out(watched))
+    parts = []
+    for one in watched.findings:
+        rows = [row(escaped(label), [escaped(value)]) for label, value in _facts(one.drift).items()]
+        heading = f"<h2>{escaped(one.name)}</h2>" if len(watched.findings) > 1 else ""
+        drawn = figure(
+            _rates(one.drift, one.seen), "Share of flagged images over the stream",
             "Each point is one stretch of the stream with its 95% interval; the line is the share that is expected.",
-        )
+        )  # fmt: skip
+        parts.append(heading + table(["", ""], rows) + drawn)
+    body = (
+        f'<div class="warnings"><p><strong>{escaped(verdict(watched, level))}</strong></p></div>'
+        + "".join(parts)
+        + (f"<p>Left out:</p><ul>{left_out}</ul>" if left_out else "")
         + f"<h2>Most surprising images</h2>{shown}"
-    )  # fmt: skip
+    )
     footer = "A p-value of the stream says how often chance alone would look like this; see kood's README."
     report.write_text(path, shell(f"{name} · kood monitor", "kood · what a deployed model met", name, "", body, footer))
 

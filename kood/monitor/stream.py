@@ -2,15 +2,21 @@
 
 import datetime
 import json
-from collections.abc import Iterable
+import math
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
+
+import numpy as np
 
 from kood.errors import UserError
 from kood.serving.answers import Answer, answers, listed
 from kood.serving.client import LocalModel
+from kood.serving.seen import RECALIBRATED, USED
+from kood.serving.seen import Seen as Known
 
-__all__ = ["Seen", "asked", "logged"]
+__all__ = ["Met", "Seen", "asked", "logged"]
 
 
 @dataclass(frozen=True)
@@ -23,7 +29,9 @@ class Seen:
         class_name: What it was taken for.
         ood_score: Higher = more out-of-distribution.
         p_value: Conformal p-value.
-        is_ood: Whether it was flagged.
+        is_ood: Whether it was flagged; what has no finite score or p-value is.
+        threshold: What it was compared with; None where the answer does not say.
+        version: Which version answered; None likewise.
     """
 
     image: str
@@ -32,25 +40,55 @@ class Seen:
     ood_score: float
     p_value: float
     is_ood: bool
+    threshold: float | None = None
+    version: int | None = None
 
 
-def asked(version: Path, folder: Path) -> tuple[list[Seen], list[str]]:
+@dataclass(frozen=True)
+class Met:
+    """A stream.
+
+    Attributes:
+        seen: The images, in order.
+        unread: Why files could not be read.
+        known: How many images are not among them because the model was trained, chosen or calibrated on them.
+    """
+
+    seen: list[Seen]
+    unread: list[str]
+    known: int = 0
+
+
+def asked(version: Path, folder: Path, facts: Mapping[str, Any]) -> Met:
     """A folder's images in the order in which they were last written, as a SavedModel answers them.
+
+    Images that the version was made of are left out: it knows them better than what it meets.
 
     Args:
         version: The SavedModel.
         folder: The images.
+        facts: Its `kood.json`.
 
     Returns:
-        (what was seen, why files could not be read).
+        What was met.
 
     Raises:
         UserError: no images, or no SavedModel of kood.
     """
     times = {file: _written(file) for file in map(Path, listed([folder]))}
     files = sorted(times, key=lambda file: (times[file], str(file)))
-    found = list(answers(LocalModel(version), files))
-    return _sorted_out((answer, _iso(times[answer.file])) for answer in found)
+    found, unread = [], []
+    for answer in answers(LocalModel(version), files):
+        if answer.said is None:
+            unread.append(answer.error)
+        else:
+            found.append(answer)
+    known = Known(version, facts)
+    old = np.zeros(len(found), bool)
+    if known:
+        old = known.among(known.digests([answer.file for answer in found]), (*USED, RECALIBRATED))
+    new = [answer for answer, one in zip(found, old, strict=True) if not one]
+    return Met([_of(answer, _iso(times[answer.file])) for answer in new], unread, int(old.sum()))
 
 
 def _written(file: Path) -> float:
@@ -64,62 +102,72 @@ def _iso(seconds: float) -> str:
     return datetime.datetime.fromtimestamp(seconds, datetime.UTC).isoformat(timespec="seconds")
 
 
-def _sorted_out(found: Iterable[tuple[Answer, str]]) -> tuple[list[Seen], list[str]]:
-    seen, unread = [], []
-    for answer, time in found:
-        if answer.said is None:
-            unread.append(answer.error)
-            continue
-        told = {key: answer.said[key] for key in ("class_name", "ood_score", "p_value", "is_ood")}
-        seen.append(Seen(str(answer.file), time, **told))
-    return seen, unread
+def _of(answer: Answer, time: str) -> Seen:
+    said = answer.said or {}
+    told = {key: said[key] for key in ("class_name", "ood_score", "p_value", "is_ood")}
+    return Seen(str(answer.file), time, **told, threshold=said.get("threshold"), version=said.get("version"))
 
 
-def logged(file: Path) -> tuple[list[Seen], list[str]]:
+def logged(file: Path) -> Met:
     """Answers as `kood predict --json` prints them, one JSON object a line, in order; `time` may be added to each.
 
     Args:
         file: The file.
 
     Returns:
-        (what was seen, why files could not be read).
+        What was met.
 
     Raises:
         UserError: the file cannot be read, or a line is not such an answer.
     """
-    seen: list[Seen] = []
-    unread: list[str] = []
+    met = Met([], [])
     try:
-        with file.open(encoding="utf-8") as lines:
+        with file.open(encoding="utf-8-sig") as lines:
             for number, line in enumerate(lines, start=1):
                 if line.strip():
-                    _take(line, f"{file}, line {number}", seen, unread)
+                    _take(line, f"{file}, line {number}", met)
     except (OSError, UnicodeDecodeError) as error:
         raise UserError(f"{file} cannot be read ({error})") from error
-    return seen, unread
+    return met
 
 
-def _take(line: str, where: str, seen: list[Seen], unread: list[str]) -> None:
+def _take(line: str, where: str, met: Met) -> None:
     try:
         row = json.loads(line)
         if "error" in row:
-            unread.append(str(row["error"]))
+            met.unread.append(str(row["error"]))
             return
         if not isinstance(row["is_ood"], bool):
             raise TypeError("is_ood must be true or false")
-        score, p_value = float(row["ood_score"]), float(row["p_value"])
-        if not 0 <= p_value <= 1:
+        score, p_value = (_number(row[name]) for name in ("ood_score", "p_value"))
+        if not (math.isnan(p_value) or 0 <= p_value <= 1):
             raise ValueError(f"p_value must lie in 0..1, not {p_value}")
-        seen.append(
+        image, time, class_name = (str(row.get(name, "")) for name in ("image", "time", "class_name"))
+        met.seen.append(
             Seen(
-                str(row.get("image", "")),
-                str(row.get("time", "")),
-                str(row.get("class_name", "")),
+                image,
+                time,
+                class_name,
                 score,
                 p_value,
-                row["is_ood"],
-            )  # fmt: skip
+                row["is_ood"] or not (math.isfinite(score) and math.isfinite(p_value)),
+                None if row.get("threshold") is None else float(row["threshold"]),
+                None if row.get("version") is None else int(row["version"]),
+            )
         )
     except (ValueError, KeyError, TypeError) as error:
         what = f"{error.args[0]} is missing" if isinstance(error, KeyError) else str(error)
         raise UserError(f"{where}: this is no answer as `kood predict --json` prints them ({what})") from error
+
+
+def _number(value: Any) -> float:
+    # Strict JSON has no word for NaN but null.
+    return math.nan if value is None else float(value)
+
+
+def by_version(seen: Iterable[Seen]) -> dict[int | None, list[Seen]]:
+    """The images by the version that answered, in order of the versions."""
+    found: dict[int | None, list[Seen]] = {}
+    for one in seen:
+        found.setdefault(one.version, []).append(one)
+    return dict(sorted(found.items(), key=lambda pair: -1 if pair[0] is None else pair[0]))

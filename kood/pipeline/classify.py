@@ -192,6 +192,7 @@ def evaluate_classifier(work: Work) -> Stage:
                 names=recipe.evaluate.scores,
                 headline=recipe.evaluate.headline.lower(),
                 accept=recipe.serve.accept,
+                by_class=recipe.serve.by_class,
                 batch_size=recipe.evaluate.batch_size,
                 seed=recipe.data.split_seed,
                 progress=stage.update,
@@ -200,15 +201,17 @@ def evaluate_classifier(work: Work) -> Stage:
         np.savez(folder / "scores.npz", allow_pickle=False, **flat)
         np.savez(folder / "parity.npz", allow_pickle=False, **result.parity)
         np.savez(folder / "details.npz", allow_pickle=False, **result.details)
-        np.save(folder / "calibration.npy", result.calibration, allow_pickle=False)
+        held = {"scores": result.calibration, "labels": result.calibration_labels}
+        np.savez(folder / "calibration.npz", allow_pickle=False, **held)
         if result.state:
             np.savez(folder / "state.npz", allow_pickle=False, **result.state)
         return result.figures
 
     decides = {
-        "format": 2,  # With the calibration scores.
+        "format": 3,  # With the calibration scores and labels.
         "evaluate": recipe.evaluate.model_dump(),
         "accept": recipe.serve.accept,
+        "by_class": recipe.serve.by_class,
         "classifier": work.stages["classifier"].key,
         "id": work.digest("train", "validation", "calibration", "test"),
         **{kind: work.digests(kind) for kind in ("near", "far", "validation_ood")},

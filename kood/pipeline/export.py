@@ -8,6 +8,7 @@ import keras
 import numpy as np
 
 import kood
+from kood.data.stored import read_digests
 from kood.pipeline.work import Work
 from kood.runs import Stage, damaged, digests
 from kood.serving.publishing import publish
@@ -23,14 +24,18 @@ def export_model(work: Work) -> Stage:
     def make(_: Path) -> dict[str, Any]:
         version = work.run.next_version()
         names, facts = list(work.data("train").class_names), evaluated.facts
-        with work.progress.stage("export"), np.load(evaluated.folder / "parity.npz", allow_pickle=False) as expected:
+        with (
+            work.progress.stage("export"),
+            np.load(evaluated.folder / "parity.npz", allow_pickle=False) as expected,
+            np.load(evaluated.folder / "calibration.npz", allow_pickle=False) as held,
+        ):
             differences = publish(
                 work.stages["classifier"].folder / "classifier.keras",
                 work.run.folder / str(version),
                 served=Served(
-                    facts["headline_score"], work.recipe.data.shape, names, work.recipe.serve.accept,
-                    np.load(evaluated.folder / "calibration.npy", allow_pickle=False),
-                    _state(evaluated.folder), work.recipe.serve.undecodable,
+                    facts["headline_score"], work.recipe.data.shape, names, work.recipe.serve.accept, held["scores"],
+                    _state(evaluated.folder), work.recipe.serve.undecodable, held["labels"],
+                    work.recipe.serve.by_class, _seen(work),
                 ),
                 images=np.asarray(work.data("test").images[: len(expected["label"])]),
                 expected=dict(expected),
@@ -57,6 +62,12 @@ def _state(folder: Path) -> dict[str, np.ndarray] | None:
         return dict(arrays)
 
 
+def _seen(work: Work) -> dict[str, np.ndarray]:
+    """Digests of the images that the model must not be calibrated or watched on, by what the run did with them."""
+    used = {"trained": "train", "chosen": "validation", "calibrated": "calibration"}
+    return {use: read_digests(work.stages["data"].folder, name) for use, name in used.items()}
+
+
 def _card(work: Work) -> dict[str, Any]:
     """What the model card tells beside the threshold."""
     facts, train = work.stages["evaluate"].facts, work.stages["data"].facts["sets"]["train"]
@@ -71,6 +82,7 @@ def _card(work: Work) -> dict[str, Any]:
         "backbone": work.recipe.classifier.backbone,
         "trained_on": {key: train[key] for key in ("images", "sha256")},
         "accuracy": facts["id"]["accuracy"],
+        "classes": facts["classes"],
         "test_images": facts["id"]["images"],
         "near": near,
         "far": far,

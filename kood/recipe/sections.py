@@ -331,12 +331,16 @@ class Serve(Section):
     Attributes:
         export: Write one.
         accept: Share of in-distribution images that the threshold accepts.
+        by_class: A threshold for each class that an image may be labelled as, so that the accepted share is promised
+            for each of them and not over all alone (Mondrian conformal prediction). Classes that too few calibration
+            images are labelled as share one.
         undecodable: What the signature `encoded` makes of a file that cannot be decoded: "error", which fails the
             request and names its index, or "mark", which marks its row and answers the others.
     """
 
     export: bool = True
     accept: Annotated[float, Field(gt=0.0, lt=1.0)] = 0.95
+    by_class: bool = False
     undecodable: Literal["error", "mark"] = "error"
 
 

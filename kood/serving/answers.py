@@ -22,7 +22,9 @@ from kood.text import clean
 __all__ = ["Answer", "answers", "listed", "print_answers"]
 
 #: Columns of every output, in order.
-COLUMNS = ("image", "label", "class_name", "probability", "ood_score", "p_value", "is_ood", "error")
+COLUMNS = (
+    "image", "label", "class_name", "probability", "ood_score", "p_value", "is_ood", "threshold", "version", "error",
+)  # fmt: skip
 
 #: Rows of one printed table: its columns are as wide as the widest of so many.
 PAGE = 500
@@ -36,7 +38,8 @@ class Answer:
 
     Attributes:
         file: The file.
-        said: {"label", "class_name", "probability", "ood_score", "p_value", "is_ood"}; None where it could not be read.
+        said: {"label", "class_name", "probability", "ood_score", "p_value", "is_ood"}, and the "threshold" and
+            "version" that it was given under; None where it could not be read.
         error: Why it could not, or "".
     """
 
@@ -180,19 +183,25 @@ def _tables(console: Console, title: str, found: Iterator[Answer]) -> None:
 
 def _table(page: Sequence[Answer], title: str) -> Table:
     table = Table(
-        "image", "label", "probability", "OOD score", "p-value", "is OOD", title=escape(title), title_justify="left"
-    )
+        "image", "label", "probability", "OOD score", "p-value", "is OOD", "threshold", "version",
+        title=escape(title), title_justify="left",
+    )  # fmt: skip
     for answer in page:
         said: dict[str, Any] = answer.said or {}
         table.add_row(
             escape(clean(str(answer.file))),
             escape(clean(said["class_name"] or str(said["label"]))),
-            f"{said['probability']:.3f}",
-            f"{said['ood_score']:.4g}",
-            f"{said['p_value']:.3g}",
+            *(_figure(said[name], form) for name, form in (("probability", ".3f"), ("ood_score", ".4g"))),
+            _figure(said["p_value"], ".3g"),
             "[bold]yes[/bold]" if said["is_ood"] else "no",
+            _figure(said.get("threshold"), ".4g"),
+            str(said.get("version", "—")),
         )
     return table
+
+
+def _figure(value: Any, form: str) -> str:
+    return format(value, form) if isinstance(value, int | float) else "—"
 
 
 def _json(file: IO[str], found: Iterator[Answer]) -> None:

@@ -6,14 +6,16 @@ from pathlib import Path
 
 import numpy as np
 
-from kood.conformal import needed_images, rate_interval
+from kood.conformal import Group, needed_images, rate_interval
 from kood.errors import UserError
 from kood.runs import Run
 from kood.serving.answers import Answer, answers, listed
 from kood.serving.client import LocalModel, newest_version
 from kood.serving.extras import read_facts
 from kood.serving.publishing import publish_calibrated
+from kood.serving.seen import RECALIBRATED, USED, Seen
 from kood.serving.served import Served
+from kood.text import clean
 
 __all__ = ["Calibrated", "calibrate"]
 
@@ -26,47 +28,92 @@ class Calibrated:
         version: The new SavedModel.
         old: The one it was made of.
         accept: Share of in-distribution images that the threshold accepts.
-        threshold: The new threshold.
-        old_threshold: The old one.
-        calibration_images: How many it was set on.
-        checked: How many others it was tried on.
-        rate: Share of those that it accepts; None where there are none.
+        threshold: The new threshold; None where classes have their own.
+        old_threshold: The old one; likewise.
+        groups: The thresholds and the classes of each.
+        class_names: Of the classes.
+        calibration_images: How many images they were set on.
+        checked: How many others they were tried on.
+        rate: Share of those that is accepted; None where there are none.
         interval: Its 95% interval.
         unread: Files that could not be read.
+        left_out: How many images the model was trained, chosen or calibrated on by its run, which is why they say
+            nothing here, by use; empty where there are none.
+        again: How many an earlier `kood calibrate` had been given; the classifier has seen them no more than others.
     """
 
     version: Path
     old: Path
     accept: float
-    threshold: float
-    old_threshold: float
+    threshold: float | None
+    old_threshold: float | None
+    groups: tuple[Group, ...]
+    class_names: list[str]
     calibration_images: int
     checked: int
     rate: float | None
     interval: tuple[float, float]
     unread: list[Answer]
+    left_out: dict[str, int]
+    again: int
+
+    def told(self) -> list[str]:
+        """What there is to say, a sentence a line; first the files that could not be read."""
+        lines = [answer.error for answer in self.unread]
+        if self.left_out:
+            lines.append(f"Left out: {sum(self.left_out.values()):,} images that {_uses(self.left_out)}")
+        if self.again:
+            lines.append(f"Again among them: {self.again:,} images that an earlier calibration was given")
+        promise = f"one like them is accepted with probability at least {self.accept:g}"
+        if len(self.groups) == 1:
+            was = "" if self.old_threshold is None else f" (was {self.old_threshold:.6g})"
+            images = f"set on {self.calibration_images:,} images: {promise}"
+            lines.append(f"Threshold: {self.groups[0].threshold:.6g}{was}, {images}")
+        else:
+            lines += [
+                f"Threshold of {', '.join(clean(self.class_names[k]) for k in group.classes)}: {group.threshold:.6g}, "
+                f"set on {group.images:,} images"
+                for group in self.groups
+            ]
+            lines.append(f"Whichever class it is labelled as, {promise}")
+        if self.rate is not None:
+            low, high = self.interval
+            lines.append(
+                f"Of {self.checked:,} others it accepts {self.rate:.1%} (95% interval {low:.1%} to {high:.1%})"
+            )
+        return [*lines, f"Written: {self.version} ({self.old} stays)"]
 
 
 def calibrate(
-    run: Path, data: Sequence[Path], *, accept: float | None = None, check: float = 0.2, seed: int = 0
+    run: Path,
+    data: Sequence[Path],
+    *,
+    accept: float | None = None,
+    check: float = 0.2,
+    by_class: bool | None = None,
+    seed: int = 0,
 ) -> Calibrated:
     """Publishes the newest version of a run again with a threshold set on other in-distribution images.
 
-    Some of the images, drawn at random, are kept to see what the threshold does to images that it was not set on.
+    The images must be unseen: a model's scores of what it was trained on are lower than those of what it will meet, and
+    a threshold set on them accepts less than it promises. Those that the version knows are left out and counted. Some
+    of the others, drawn at random, are kept to see what the threshold does to images that it was not set on.
 
     Args:
         run: `saved/<recipe>`, or one of its versions.
         data: Images of the known classes, as the model will meet them: files and folders.
         accept: Share to accept, in (0, 1); as the version has it where not given.
         check: Share of the images that are kept to check on, in [0, 1).
+        by_class: Whether each class that the model labels has a threshold of its own; as the version has it where not
+            given.
         seed: Which.
 
     Returns:
         What it gave.
 
     Raises:
-        UserError: no SavedModel, a path that does not exist, too few images that can be read for this share, or the
-            folder is in use.
+        UserError: no SavedModel, a path that does not exist, too few unseen images that can be read for this share, or
+            the folder is in use.
     """
     old = newest_version(run)
     facts = read_facts(old)
@@ -78,25 +125,35 @@ def calibrate(
     missing = next((path for path in data if not path.exists()), None)
     if missing is not None:
         raise UserError(f"--data {missing}: does not exist; give images of the known classes, or folders of them")
-    files = listed(data)
+    files, seen = listed(data), Seen(old, facts)
     found = list(answers(LocalModel(old), files))
     unread = [answer for answer in found if answer.said is None]
-    scores = np.array([answer.said["ood_score"] for answer in found if answer.said], np.float64)
+    read = [answer for answer in found if answer.said]
+    digests = seen.digests([answer.file for answer in read])
+    left_out, again = seen.count(digests, USED), seen.among(digests, (RECALIBRATED,))
+    new = ~seen.among(digests, USED)
+    said = [answer.said or {} for answer, one in zip(read, new, strict=True) if one]
+    scores = np.array([one["ood_score"] for one in said], np.float64)
+    labels = np.array([one["label"] for one in said], np.int64)
     order = np.random.default_rng(seed).permutation(len(scores))
     kept = round(check * len(scores))
-    held, used = scores[order[:kept]], scores[order[kept:]]
+    held, used = order[:kept], order[kept:]
     if len(used) < needed_images(accept):
+        known = f", {len(read) - len(said)} of these are images that {_uses(left_out)}" if left_out else ""
         raise UserError(
             f"--accept {accept} needs at least {needed_images(accept)} images to be guaranteed; of {len(files)} files "
-            f"{len(scores)} could be read and {kept} of these are kept to check on; give more images, a lower --accept "
-            "or a lower --check" + (f" (the first that could not: {unread[0].error})" if unread else "")
+            f"{len(read)} could be read{known} and {kept} are kept to check on; give more images that the model has "
+            "not seen, a lower --accept or a lower --check"
+            + (f" (the first that could not be read: {unread[0].error})" if unread else "")
         )
     height, width, channels = facts["image_shape"]
     served = Served(
-        facts["score"], (height, width, channels), facts["class_names"], accept, used,
-        undecodable=facts.get("undecodable", "error"),
+        facts["score"], (height, width, channels), facts["class_names"], accept, scores[used],
+        undecodable=facts.get("undecodable", "error"), labels=labels[used],
+        by_class=bool(facts.get("by_class", False)) if by_class is None else by_class,
+        seen=seen.with_more(RECALIBRATED, digests[new][used]),
     )  # fmt: skip
-    accepted = int(np.sum(held <= served.threshold))
+    accepted = int(np.sum(~served.decision.flagged(scores[held], labels[held])))
     rate = accepted / kept if kept else None
     interval = rate_interval(accepted, kept)
     told = {"images": kept, "rate": rate, "interval": list(interval)} if kept else None
@@ -104,5 +161,11 @@ def calibrate(
         version = old.parent / str(folder.next_version())
         publish_calibrated(old, version, served, {"accepted": told, "calibrated_from": old.name})
     return Calibrated(
-        version, old, accept, served.threshold, float(facts["threshold"]), len(used), kept, rate, interval, unread
-    )
+        version, old, accept, served.threshold, facts["threshold"], served.decision.groups, served.names, len(used),
+        kept, rate, interval, unread, left_out, int(np.sum(again & new)),
+    )  # fmt: skip
+
+
+def _uses(left_out: dict[str, int]) -> str:
+    """What a model's own images were used for, in words."""
+    return "the model was " + " and ".join(f"{use} on ({count})" for use, count in left_out.items())

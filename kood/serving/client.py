@@ -3,6 +3,7 @@
 import base64
 import io
 import json
+import math
 import re
 import urllib.error
 import urllib.parse
@@ -20,6 +21,8 @@ SIGNATURE = "encoded_marked"
 
 #: What is kept of an answer for one image, beside the probability of its label.
 KEPT = ("label", "class_name", "ood_score", "p_value", "is_ood")
+#: What else is kept where a model says it; those of older kood do not.
+GIVEN_UNDER = ("threshold", "version")
 
 #: Operations that reach beyond the graph. SaveV2, RestoreV2 and their kin are those of its own checkpoint.
 STRANGE = re.compile(
@@ -42,8 +45,9 @@ class Model(Protocol):
             files: The bytes of each.
 
         Returns:
-            For each {"label", "class_name", "probability", "ood_score", "p_value", "is_ood"}, or None where it could
-            not be decoded.
+            For each {"label", "class_name", "probability", "ood_score", "p_value", "is_ood"} and, as far as the model
+            says it, the "threshold" and "version" it was given under; or None where it could not be decoded. What has
+            no finite score or p-value is flagged, whatever the model says.
 
         Raises:
             UserError: no answer came.
@@ -216,7 +220,8 @@ class RestModel:
         try:
             with urllib.request.urlopen(request, timeout=self._timeout) as response:
                 rows = json.load(response)["predictions"]
-            columns = {name: [row[name] for row in rows] for name in (*KEPT, "probabilities", "decoded")}
+            told = (*KEPT, "probabilities", "decoded", *(name for name in GIVEN_UNDER if rows and name in rows[0]))
+            columns = {name: [row[name] for row in rows] for name in told}
         except urllib.error.HTTPError as error:
             text = error.read().decode(errors="replace")
             raise UserError(f"{self._url} answers {error.code}: {_message(text)}", exit_code=1) from error
@@ -279,9 +284,15 @@ def _rows(columns: dict[str, list]) -> list[dict[str, Any] | None]:
         if not decoded:
             rows.append(None)
             continue
-        row = {name: columns[name][place] for name in KEPT}
+        row = {name: columns[name][place] for name in (*KEPT, *GIVEN_UNDER) if name in columns}
         if isinstance(row["class_name"], bytes):
             row["class_name"] = row["class_name"].decode("utf-8", "replace")
         row["probability"] = columns["probabilities"][place][row["label"]]
+        row["is_ood"] = row["is_ood"] or not all(_is_finite(row[name]) for name in ("ood_score", "p_value"))
         rows.append(row)
     return rows
+
+
+def _is_finite(value: Any) -> bool:
+    # A server writes NaN as null, or as a word.
+    return isinstance(value, int | float) and math.isfinite(value)

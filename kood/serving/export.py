@@ -16,6 +16,7 @@ import tensorflow as tf
 
 from kood import registry
 from kood.classifier import Classifier
+from kood.conformal import comparable
 from kood.data.images import normalize, to_shape
 from kood.outputs import perturbed_logits
 from kood.scorer import Scorer
@@ -24,8 +25,9 @@ from kood.serving.served import Served
 
 __all__ = ["Decision", "recalibrate", "write_saved_model"]
 
-#: What is answered of a file that could not be decoded; numbers that JSON can write.
-UNDECODABLE = {
+#: What is answered of a file that could not be decoded, and of an image whose pixels, probabilities or score are NaN or
+#: infinite, which no threshold can judge; numbers that JSON can write.
+UNKNOWN = {
     "probabilities": 0.0, "label": -1, "class_name": "", "ood_score": float(np.finfo(np.float32).max), "is_ood": True,
     "p_value": 0.0,
 }  # fmt: skip
@@ -63,31 +65,52 @@ class Decision(tf.Module):
     Args:
         scored: A function: float32 (B, H, W, C) in [-1, 1] -> {"probabilities", "label", "ood_score"}.
         served: Shape, class names, calibration and what becomes of undecodable files.
+        version: What every answer says that it comes from.
         holders: Layers or loaded models whose variables `scored` reads; they are saved with it.
     """
 
-    def __init__(self, scored: Callable, served: Served, *holders: Any):
+    def __init__(self, scored: Callable, served: Served, version: int, *holders: Any):
         super().__init__()
         height, width, channels = shape = served.image_shape
         normal = tf.TensorSpec((None, height, width, channels), tf.float32, name="images")
         self.holders = holders
         self.scored = tf.function(scored, input_signature=[normal])
-        threshold = tf.Variable(served.threshold, trainable=False, name="threshold", dtype=tf.float32)
-        calibration = tf.Variable(np.sort(served.calibration).astype("float32"), trainable=False, name="calibration")
-        self.kept = (threshold, calibration)
-        names, known = tf.constant(served.names), float(len(served.calibration))
+        decision = served.decision
+        group_of = decision.group_of
+        thresholds = tf.Variable(decision.thresholds, trainable=False, name="threshold", dtype=tf.float32)
+        order = np.argsort(decision.scores, kind="stable")
+        scores = comparable(decision.scores[order]).astype("float32")
+        calibration = tf.Variable(scores, trainable=False, name="calibration")
+        its_group = tf.constant(group_of[decision.labels[order]], tf.int32)
+        class_group = tf.constant(group_of, tf.int32)
+        sizes = tf.constant([float(group.images) for group in decision.groups])
+        self.kept = (thresholds, calibration)
+        names, one_for_all = tf.constant(served.names), len(decision.groups) == 1
 
         @tf.function(input_signature=[normal])
         def decide(images):
             answer = self.scored(images)
-            score = answer["ood_score"]
+            score, label = answer["ood_score"], answer["label"]
+            threshold = tf.gather(thresholds, label)
             # Counted by comparison, which every runtime has.
-            as_high = tf.cast(calibration[tf.newaxis, :] >= score[:, tf.newaxis], tf.float32)
-            return {
+            as_high = calibration[tf.newaxis, :] >= score[:, tf.newaxis]
+            group = tf.gather(class_group, label)
+            if not one_for_all:
+                as_high = tf.logical_and(as_high, its_group[tf.newaxis, :] == group[:, tf.newaxis])
+            known = tf.reduce_sum(tf.cast(as_high, tf.float32), axis=1)
+            told = {
                 **answer,
-                "class_name": tf.gather(names, answer["label"]),
+                "class_name": tf.gather(names, label),
                 "is_ood": score > threshold,
-                "p_value": (1.0 + tf.reduce_sum(as_high, axis=1)) / (1.0 + known),
+                "p_value": (1.0 + known) / (1.0 + tf.gather(sizes, group)),
+            }
+            finite = tf.math.is_finite(score)
+            for values, axes in ((answer["probabilities"], [1]), (images, [1, 2, 3])):
+                finite = tf.logical_and(finite, tf.reduce_all(tf.math.is_finite(values), axis=axes))
+            return {
+                **_where(finite, told),
+                "threshold": threshold,
+                "version": tf.zeros_like(label) + tf.constant(version, tf.int64),
             }
 
         @tf.function(input_signature=[tf.TensorSpec((None, None, None, channels), tf.uint8, name="images")])
@@ -101,11 +124,7 @@ class Decision(tf.Module):
         @tf.function(input_signature=[tf.TensorSpec((None,), tf.string, name="image_bytes")])
         def marked(image_bytes):
             images, decoded = decode(image_bytes)
-            told = {}
-            for name, value in decide(normalize(images)).items():
-                known_rows = decoded[:, tf.newaxis] if len(value.shape) == 2 else decoded
-                told[name] = tf.where(known_rows, value, tf.constant(UNDECODABLE[name], value.dtype))
-            return {**told, "decoded": decoded}
+            return {**_where(decoded, decide(normalize(images))), "decoded": decoded}
 
         @tf.function(input_signature=[tf.TensorSpec((None,), tf.string, name="image_bytes")])
         def strict(image_bytes):
@@ -128,10 +147,21 @@ class Decision(tf.Module):
         tf.saved_model.save(self, str(folder), signatures=signatures)
 
 
-def write_saved_model(classifier: Classifier, folder: Path, served: Served) -> None:
+def _where(known, told):
+    """What is told of the known rows, and `UNKNOWN` of the others."""
+    rows = {}
+    for name, value in told.items():
+        mask = known[:, tf.newaxis] if len(value.shape) == 2 else known
+        rows[name] = tf.where(mask, value, tf.constant(UNKNOWN[name], value.dtype)) if name in UNKNOWN else value
+    return rows
+
+
+def write_saved_model(classifier: Classifier, folder: Path, served: Served, version: int = 0) -> None:
     """Writes a SavedModel with four signatures.
 
-    All give `probabilities` (B, K), `label`, `class_name`, `ood_score`, `is_ood` and `p_value` (B,).
+    All give `probabilities` (B, K), `label`, `class_name`, `ood_score`, `is_ood`, `p_value`, `threshold` and `version`
+    (B,). An image with a pixel, or with probabilities or a score, that is NaN or infinite is marked as what cannot be
+    decoded is.
 
     - `serving_default`: `images`, uint8 pixels (B, h, w, C) of any size.
     - `normalized`: `images`, float32 (B, H, W, C) in [-1, 1], of the trained size.
@@ -144,23 +174,25 @@ def write_saved_model(classifier: Classifier, folder: Path, served: Served) -> N
         classifier: The trained classifier, loaded under the TensorFlow backend.
         folder: Where to write; must not exist.
         served: What else the graph holds.
+        version: What every answer says that it comes from.
     """
     scored = Scored(classifier, served)
     scored(tf.zeros((1, *served.image_shape)))  # Builds it, outside any graph.
     variables = [variable.value for variable in scored.variables]
-    Decision(scored.call, served, variables).save(folder)
+    Decision(scored.call, served, version, variables).save(folder)
 
 
-def recalibrate(version: Path, folder: Path, served: Served) -> None:
+def recalibrate(old: Path, folder: Path, served: Served, version: int = 0) -> None:
     """Writes the SavedModel of a version again under another calibration; nothing is trained, no layer is needed.
 
     Args:
-        version: The folder of a SavedModel that kood wrote.
+        old: The folder of a SavedModel that kood wrote.
         folder: Where to write; must not exist.
         served: The same decision with other calibration scores or another accepted share.
+        version: What every answer says that it comes from.
     """
-    loaded = tf.saved_model.load(str(version))
-    Decision(loaded.scored, served, loaded.holders).save(folder)
+    loaded = tf.saved_model.load(str(old))
+    Decision(loaded.scored, served, version, loaded.holders).save(folder)
 
 
 def main(spec_file: str) -> None:
@@ -170,6 +202,7 @@ def main(spec_file: str) -> None:
         keras.saving.load_model(spec["classifier"], compile=False),
         Path(spec["folder"]),
         Served.read(Path(spec["served"])),
+        spec["version"],
     )
 
 

@@ -2,14 +2,20 @@
 
 import io
 import json
+import zipfile
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from kood.errors import UserError
 from kood.serving.served import Served
 
-__all__ = ["read_facts", "write_extras"]
+__all__ = ["read_facts", "read_seen", "write_extras"]
+
+#: The digests of the images that a version was made of; without pixels, and of no use but to know one again.
+SEEN = "images.npz"
 
 #: Rows of the requests that TF Serving warms up with; 1 is what is asked most, 32 compiles nothing of its own.
 WARM_UP_ROWS = (1, 32)
@@ -37,6 +43,28 @@ def read_facts(version: Path) -> dict[str, Any]:
     return facts
 
 
+def read_seen(version: Path) -> dict[str, np.ndarray]:
+    """The digests of the images that a version was trained, chosen and calibrated on.
+
+    Args:
+        version: The folder of a SavedModel.
+
+    Returns:
+        As `Served.seen`; empty where none were kept.
+
+    Raises:
+        UserError: the file is damaged.
+    """
+    file = version / "assets.extra" / SEEN
+    if not file.exists():
+        return {}
+    try:
+        with np.load(file, allow_pickle=False) as arrays:
+            return dict(arrays)
+    except (OSError, ValueError, EOFError, zipfile.BadZipFile) as error:
+        raise UserError(f"{file} cannot be read ({error}); run the recipe again", exit_code=1) from error
+
+
 def write_extras(folder: Path, name: str, served: Served, facts: Mapping[str, Any]) -> None:
     """Writes `assets.extra` of a SavedModel.
 
@@ -56,9 +84,13 @@ def write_extras(folder: Path, name: str, served: Served, facts: Mapping[str, An
         "class_names": served.names,
         "accept": served.accept,
         "threshold": served.threshold,
+        "by_class": served.by_class,
+        "groups": [vars(group) for group in served.decision.groups],
         "calibration_images": len(served.calibration),
         "undecodable": served.undecodable,
     }
+    if served.seen:
+        np.savez_compressed(extra / SEEN, allow_pickle=False, **served.seen)
     (extra / "labels.txt").write_text("".join(f"{label}\n" for label in served.names), encoding="utf-8")
     (extra / "kood.json").write_text(json.dumps(known, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
     (extra / "model_card.md").write_text(_card(known), encoding="utf-8")
@@ -106,9 +138,11 @@ def _card(facts: Mapping[str, Any]) -> str:
         "",
         "## Threshold",
         "",
-        f"An image is flagged where its {facts['score']} score is above {facts['threshold']:.6g}. By split conformal "
+        f"An image is flagged where its {facts['score']} score is above {_thresholds(facts)}. By split conformal "
         f"prediction on {facts['calibration_images']:,} images, one like them is accepted with probability at least "
-        f"{percent(100 * facts['accept'])}. Its p-value is at most {1 - facts['accept']:.4g} where it is flagged.",
+        f"{percent(100 * facts['accept'])}{', whichever class it is labelled as' if facts['by_class'] else ''}. Its "
+        f"p-value is at most {1 - facts['accept']:.4g} where it is flagged. This holds for images that the model was "
+        "neither trained nor calibrated on.",
     ]
     accepted = facts.get("accepted")
     if accepted:
@@ -132,3 +166,13 @@ def _card(facts: Mapping[str, Any]) -> str:
     lines += [f"- {key}: {value}" for key, value in facts.get("environment", {}).items()]
     lines += [f"- Warning: {' '.join(text.split())}" for text in facts.get("warnings", [])]
     return "\n".join(lines) + "\n"
+
+
+def _thresholds(facts: Mapping[str, Any]) -> str:
+    """The threshold, or that of each class, in words."""
+    groups = facts["groups"]
+    if len(groups) == 1:
+        return f"{groups[0]['threshold']:.6g}"
+    names = facts["class_names"]
+    each = (f"{' and '.join(names[k] for k in group['classes'])} {group['threshold']:.6g}" for group in groups)
+    return f"the threshold of the class that it is labelled as ({', '.join(each)})"

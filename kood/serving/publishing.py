@@ -12,7 +12,6 @@ from typing import Any
 
 import numpy as np
 
-from kood.conformal import p_values
 from kood.errors import UserError
 from kood.process import native_messages_held_back
 from kood.serving.extras import read_facts, write_extras
@@ -53,7 +52,7 @@ def publish(
         UserError: the export failed or disagrees; nothing is published then.
     """
     with _appearing(version_folder) as beside:
-        _export(classifier_file, beside, served)
+        _export(classifier_file, beside, served, _number(version_folder))
         write_extras(beside, version_folder.parent.name, served, facts or {})
         return _compare(beside, images, expected, served)
 
@@ -74,7 +73,7 @@ def publish_calibrated(version: Path, version_folder: Path, served: Served, fact
 
     known = {**read_facts(version), **facts}
     with _appearing(version_folder) as beside:
-        recalibrate(version, beside, served)
+        recalibrate(version, beside, served, _number(version_folder))
         write_extras(beside, version_folder.parent.name, served, known)
 
 
@@ -125,19 +124,25 @@ def write_single_signature(version: Path, folder: Path, signature: str = "normal
     (folder / "saved_model.pb").write_bytes(graph.SerializeToString())
 
 
-def _export(classifier_file: Path, folder: Path, served: Served) -> None:
+def _number(version_folder: Path) -> int:
+    """The version that answers name; 0 where the folder is not named by a number."""
+    return int(version_folder.name) if version_folder.name.isdecimal() else 0
+
+
+def _export(classifier_file: Path, folder: Path, served: Served, version: int) -> None:
     import keras
 
     if keras.backend.backend() == "tensorflow":
         from kood.serving.export import write_saved_model
 
-        write_saved_model(keras.saving.load_model(classifier_file, compile=False), folder, served)
+        write_saved_model(keras.saving.load_model(classifier_file, compile=False), folder, served, version)
         return
     spec, parts = (folder.with_name(folder.name + suffix) for suffix in (".json", ".npz"))
     try:
         served.write(parts)
         given = {"classifier": classifier_file, "folder": folder, "served": parts}
-        spec.write_text(json.dumps({name: str(path.resolve()) for name, path in given.items()}))
+        paths = {name: str(path.resolve()) for name, path in given.items()}
+        spec.write_text(json.dumps({**paths, "version": version}))
         environment = {**os.environ, "KERAS_BACKEND": "tensorflow", "TF_CPP_MIN_LOG_LEVEL": "3"}
         # The training process may hold the accelerator's memory; the export needs none of it.
         environment["CUDA_VISIBLE_DEVICES"] = "-1"
@@ -161,19 +166,19 @@ def _compare(folder: Path, images: np.ndarray, expected: dict[str, np.ndarray], 
     differences = {
         name: float(np.max(np.abs(got[name] - expected[name]), initial=0.0)) for name in ("probabilities", "ood_score")
     }
-    threshold = served.threshold
+    decision, label = served.decision, expected["label"]
     spread = float(np.max(np.abs(expected["ood_score"]), initial=1.0))
     # A tie between two classes, or a score on the threshold, may fall either way within the tolerance.
     top = np.sort(expected["probabilities"], axis=1)
     clear = top[:, -1] - top[:, -2] > TOLERANCE if top.shape[1] > 1 else np.full(len(top), True)
-    sure = np.abs(expected["ood_score"] - threshold) > TOLERANCE * spread
+    sure = clear & (np.abs(expected["ood_score"] - decision.thresholds[label]) > TOLERANCE * spread)
     wrong = {
         "probabilities": differences["probabilities"] > TOLERANCE,
         "ood_score": differences["ood_score"] > TOLERANCE * spread,
         "label": bool(np.any(got["label"][clear] != expected["label"][clear])),
-        "is_ood": bool(np.any(got["is_ood"][sure] != (expected["ood_score"] > threshold)[sure])),
+        "is_ood": bool(np.any(got["is_ood"][sure] != decision.flagged(expected["ood_score"], label)[sure])),
         # By its own scores: by another's, a calibration score that is all but equal may fall on the other side.
-        "p_value": bool(np.any(np.abs(got["p_value"] - p_values(got["ood_score"], served.calibration)) > 1e-5)),
+        "p_value": bool(np.any(np.abs(got["p_value"] - decision.p_values(got["ood_score"], got["label"])) > 1e-5)),
     }
     if any(wrong.values()):
         outputs = ", ".join(name for name, value in wrong.items() if value)

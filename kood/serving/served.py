@@ -1,12 +1,14 @@
 """What the served graph holds beside the classifier, in one piece."""
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
 from typing import Literal
 
 import numpy as np
 
-from kood.conformal import threshold
+from kood.conformal import Calibration
 
 __all__ = ["Served"]
 
@@ -23,6 +25,10 @@ class Served:
         calibration: (n,) scores of in-distribution images that nothing else saw.
         state: Arrays of a fitted score, or None.
         undecodable: What the signature `encoded` makes of a file that cannot be decoded: an error, or a marked row.
+        labels: (n,) what the classifier labels the calibration images; not needed for one threshold for all classes.
+        by_class: Whether each class that it labels has a threshold of its own.
+        seen: Digests (N, 16) of the images that the version must not be calibrated or watched on, by what they were
+            used for: "trained", "chosen" (validation images), "calibrated", and "recalibrated" (by `kood calibrate`).
     """
 
     score: str
@@ -32,15 +38,25 @@ class Served:
     calibration: np.ndarray
     state: dict[str, np.ndarray] | None = None
     undecodable: Literal["error", "mark"] = "error"
+    labels: np.ndarray | None = None
+    by_class: bool = False
+    seen: Mapping[str, np.ndarray] = field(default_factory=dict)
+
+    @cached_property
+    def decision(self) -> Calibration:
+        """What is decided by the calibration scores."""
+        labels = np.zeros(len(self.calibration), np.int64) if self.labels is None else self.labels
+        return Calibration(self.calibration, labels, len(self.class_names), self.accept, self.by_class)
 
     @property
-    def threshold(self) -> float:
-        """Above it an image is flagged.
+    def threshold(self) -> float | None:
+        """Above it an image is flagged; None where classes have thresholds of their own.
 
         Raises:
             UserError: too few calibration scores for the accepted share.
         """
-        return threshold(self.calibration, self.accept)
+        groups = self.decision.groups
+        return groups[0].threshold if len(groups) == 1 else None
 
     @property
     def names(self) -> list[str]:
@@ -52,7 +68,8 @@ class Served:
         arrays = {f"state/{name}": value for name, value in (self.state or {}).items()}
         np.savez(
             path, allow_pickle=False, score=self.score, image_shape=self.image_shape, class_names=np.array(self.names),
-            accept=self.accept, calibration=self.calibration, undecodable=self.undecodable, **arrays,
+            accept=self.accept, calibration=self.calibration, undecodable=self.undecodable, by_class=self.by_class,
+            labels=self.decision.labels, **arrays,
         )  # fmt: skip
 
     @classmethod
@@ -65,4 +82,5 @@ class Served:
             return cls(
                 str(arrays["score"]), (height, width, channels), [str(name) for name in arrays["class_names"]],
                 float(arrays["accept"]), arrays["calibration"], state or None, "mark" if marks else "error",
+                arrays["labels"], bool(arrays["by_class"]),
             )  # fmt: skip

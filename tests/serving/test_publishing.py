@@ -18,7 +18,7 @@ from kood.serving.extras import read_facts
 from kood.serving.served import Served
 from tests.serving.models import SHAPE, encoded, pixels, prepared, published
 
-OUTPUTS = {"probabilities", "label", "class_name", "ood_score", "is_ood", "p_value"}
+OUTPUTS = {"probabilities", "label", "class_name", "ood_score", "is_ood", "p_value", "threshold", "version"}
 
 CASES = [("Softmax", "energy"), ("CosFace", "msp"), ("ArcFace", "max_cosine"), ("AdaCos", "entropy"),
          ("Softmax", "vim"), ("CosFace", "mahalanobis"), ("SphereFace", "knn"), ("Softmax", "ash"), ("Softmax", "dice"),

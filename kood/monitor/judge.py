@@ -1,0 +1,185 @@
+"""A stream's answers, each judged by the calibration of the version, and of the threshold, that it was given under."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from kood.conformal import rank
+from kood.errors import UserError
+from kood.monitor.drift import Drift, Ties, drift
+from kood.monitor.stream import Met, Seen, by_version
+from kood.serving.client import newest_version
+from kood.serving.extras import read_facts
+
+__all__ = ["Finding", "Watched", "judge", "judge_log"]
+
+
+@dataclass(frozen=True)
+class Finding:
+    """What was found of the answers given under one threshold.
+
+    Attributes:
+        version: Which version gave them; its folder's name.
+        classes: The classes that have this threshold; empty where all have.
+        threshold: The threshold.
+        accept: Share that it accepts.
+        seen: The images, in order.
+        drift: What the tests say.
+    """
+
+    version: str
+    classes: tuple[str, ...]
+    threshold: float
+    accept: float
+    seen: Sequence[Seen]
+    drift: Drift
+
+    @property
+    def name(self) -> str:
+        """The version, and the classes where they are not all."""
+        return f"version {self.version}" + (f", {', '.join(self.classes)}" if self.classes else "")
+
+
+@dataclass(frozen=True)
+class Watched:
+    """All that was found of a stream.
+
+    Attributes:
+        findings: One for each threshold that answers were given under.
+        unread: Why files could not be read.
+        known: How many images were left out because the model was made of them.
+        left_out: What else was, a sentence each.
+    """
+
+    findings: tuple[Finding, ...]
+    unread: Sequence[str]
+    known: int
+    left_out: Sequence[str]
+
+    @property
+    def seen(self) -> list[Seen]:
+        """Every image that was judged."""
+        return [one for finding in self.findings for one in finding.seen]
+
+    @property
+    def images(self) -> int:
+        """How many."""
+        return sum(finding.drift.images for finding in self.findings)
+
+    @property
+    def flagged(self) -> int:
+        """How many of them were flagged."""
+        return sum(finding.drift.flagged for finding in self.findings)
+
+    @property
+    def clearest(self) -> Finding:
+        """The finding with the smallest p-value."""
+        return min(self.findings, key=lambda finding: finding.drift.p_value)
+
+    @property
+    def p_value(self) -> float:
+        """Of all findings together (Bonferroni): the smallest times their number, at most 1."""
+        return min(1.0, len(self.findings) * self.clearest.drift.p_value)
+
+    def drifts(self, level: float) -> bool:
+        """Whether they say so at a level."""
+        return self.p_value <= level
+
+
+def judge(met: Met, version: Path, facts: Mapping[str, Any]) -> Watched:
+    """Judges answers of one version.
+
+    Args:
+        met: The stream.
+        version: The version's folder.
+        facts: Its `kood.json`.
+    """
+    return Watched(tuple(_findings(met.seen, version.name, facts)), met.unread, met.known, ())
+
+
+def judge_log(met: Met, run: Path, file: Path) -> Watched:
+    """Judges logged answers, each by the version that it says it was given under.
+
+    Args:
+        met: The stream.
+        run: The run's folder, or one of its versions, whose answers alone then count.
+        file: The log, for messages.
+
+    Raises:
+        UserError: no answer can be judged: their versions are not there, had another threshold, or are not named
+            though there are several.
+    """
+    newest = newest_version(run)
+    asked_for = newest if newest == run else None
+    base = newest.parent
+    found, left_out = [], []
+    for version, seen in by_version(met.seen).items():
+        folder = (asked_for or _only(base, file, len(seen))) if version is None else base / str(version)
+        if asked_for is not None and folder != asked_for:
+            left_out.append(f"{len(seen):,} answers of version {version}: only those of {asked_for} were asked for")
+            continue
+        if not (folder / "saved_model.pb").is_file():
+            left_out.append(f"{len(seen):,} answers of version {version}: {folder} is not there")
+            continue
+        facts = read_facts(folder)
+        own = [one for one in seen if _same_threshold(one, facts)]
+        if len(own) < len(seen):
+            left_out.append(
+                f"{len(seen) - len(own):,} answers that say version {folder.name} were given under another threshold "
+                f"than {folder} has: they are another model's"
+            )
+        if own:
+            found += _findings(own, folder.name, facts)
+    if not found:
+        raise UserError(f"--data {file}: no answer in it can be judged: {'; '.join(left_out)}")
+    return Watched(tuple(found), met.unread, met.known, left_out)
+
+
+def _only(base: Path, file: Path, answers: int) -> Path:
+    """The version of answers that name none, where there is but one."""
+    versions = [path for path in base.iterdir() if path.name.isdecimal() and (path / "saved_model.pb").is_file()]
+    if len(versions) > 1:
+        names = ", ".join(sorted((path.name for path in versions), key=int))
+        raise UserError(
+            f"--data {file}: {answers:,} answers do not say which version gave them, and {base} has {names}; name the "
+            f"one that did: kood monitor {versions[0]}"
+        )
+    return versions[0] if versions else newest_version(base)
+
+
+def _groups(facts: Mapping[str, Any]) -> list[dict[str, Any]]:
+    """The thresholds of a version; one for all, without ties, where an older kood did not write them down."""
+    count, accept = int(facts["calibration_images"]), float(facts["accept"])
+    plain = {
+        "classes": range(len(facts["class_names"])), "threshold": facts["threshold"], "images": count,
+        "below": rank(count, accept) - 1, "tied": 1,
+    }  # fmt: skip
+    return facts.get("groups") or [plain]
+
+
+def _same_threshold(one: Seen, facts: Mapping[str, Any]) -> bool:
+    # The graph holds float32.
+    known = {float(np.float32(group["threshold"])) for group in _groups(facts)}
+    return one.threshold is None or float(np.float32(one.threshold)) in known
+
+
+def _findings(seen: Sequence[Seen], version: str, facts: Mapping[str, Any]) -> list[Finding]:
+    groups, accept = _groups(facts), float(facts["accept"])
+    names = [str(name) for name in facts["class_names"]]
+    group_of = {names[k]: number for number, group in enumerate(groups) for k in group["classes"]}
+    found = []
+    for number, group in enumerate(groups):
+        # What is labelled as no class, since nothing in it can be compared, counts with the first.
+        own = [one for one in seen if group_of.get(one.class_name, 0) == number]
+        if not own:
+            continue
+        edge = float(np.float32(group["threshold"]))
+        at = np.array([float(np.float32(one.ood_score)) == edge for one in own])
+        ties = Ties(int(group["below"]), int(group["tied"]), at)
+        tested = drift(np.array([one.is_ood for one in own]), int(group["images"]), accept, ties=ties)
+        classes = tuple(names[k] for k in group["classes"]) if len(groups) > 1 else ()
+        found.append(Finding(version, classes, edge, accept, own, tested))
+    return found
