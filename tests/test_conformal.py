@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from kood.conformal import needed_images, p_values, rate_interval, threshold
+from kood.conformal import Calibration, needed_images, p_values, rate_interval, threshold
 from kood.errors import UserError
 
 
@@ -52,3 +52,70 @@ def test_an_interval_of_nothing_is_everything():
     assert rate_interval(0, 0) == (0.0, 1.0)
     with pytest.raises(ValueError, match="hits must lie in 0..3"):
         rate_interval(4, 3)
+
+
+STRANGE = np.array([np.nan, np.inf, -np.inf])
+
+
+def test_what_cannot_be_compared_is_out_and_never_lowers_a_threshold():
+    calibration = np.arange(100.0)
+    decision = Calibration(calibration, np.zeros(100, int), 2, 0.9)
+    assert decision.flagged(STRANGE, np.array([0, 1, 1])).all()
+    np.testing.assert_array_equal(p_values(STRANGE, calibration), 1 / 101)
+    # Among the calibration scores it counts with the highest: the threshold is that of a hundred.
+    for strange in STRANGE:
+        with_one = np.append(calibration[:99], strange)
+        assert threshold(with_one, 0.9) == threshold(np.append(calibration[:99], 1e9), 0.9)
+    with pytest.raises(UserError, match="20 of 119 calibration images have a score that is NaN or infinite") as caught:
+        threshold(np.append(np.arange(99.0), np.full(20, np.nan)), 0.9)
+    assert caught.value.exit_code == 1
+
+
+def test_each_class_has_the_threshold_of_the_images_that_are_labelled_so():
+    rng = np.random.default_rng(0)
+    labels = rng.choice(3, 400, p=[0.6, 0.3, 0.1])
+    scores = rng.normal(size=400) + 3.0 * labels
+    decision = Calibration(scores, labels, 3, 0.9, by_class=True)
+    new_labels = rng.choice(3, 200)
+    new = rng.normal(size=200) + 3.0 * new_labels
+    for k in range(3):
+        own, edge = new_labels == k, threshold(scores[labels == k], 0.9)
+        assert decision.thresholds[k] == edge and decision.groups[k].classes == (k,)
+        np.testing.assert_array_equal(decision.flagged(new, new_labels)[own], new[own] > edge)
+        np.testing.assert_array_equal(decision.p_values(new, new_labels)[own], p_values(new[own], scores[labels == k]))
+    assert len(Calibration(scores, labels, 3, 0.9).groups) == 1
+
+
+def test_each_class_is_accepted_as_often_as_promised():
+    rng, accepted = np.random.default_rng(1), np.zeros((300, 2))
+    for row in accepted:
+        labels = rng.choice(2, 120, p=[0.75, 0.25])
+        decision = Calibration(rng.normal(size=120) * (1 + 4 * labels), labels, 2, 0.9, by_class=True)
+        for k in range(2):
+            new = rng.normal(size=500) * (1 + 4 * k)
+            row[k] = 1 - decision.flagged(new, np.full(500, k)).mean()
+    # At least 0.9, and at most a place among some thirty more.
+    assert (accepted.mean(axis=0) > 0.89).all() and (accepted.mean(axis=0) < 0.94).all()
+
+
+@pytest.mark.parametrize(
+    ("counts", "groups"),
+    [
+        ([50, 50], [0, 1]),
+        ([50, 4, 30, 6], [0, 1, 2, 1]),  # Four and six are enough together.
+        ([50, 4, 30, 2], [0, 1, 1, 1]),  # Four and two are not: the next one joins.
+        ([9, 0, 5, 4], [0, 1, 1, 1]),
+        ([5, 3, 2], [0, 0, 0]),
+        ([0, 40], [0, 0]),
+    ],
+)
+def test_classes_with_too_few_images_share_a_threshold(counts, groups):
+    labels = np.repeat(np.arange(len(counts)), counts)
+    decision = Calibration(np.arange(float(len(labels))), labels, len(counts), 0.9, by_class=True)
+    assert decision.group_of.tolist() == groups and all(group.images >= 9 for group in decision.groups)
+    assert sum(group.images for group in decision.groups) == len(labels)
+
+
+def test_ties_with_the_threshold_are_counted():
+    group = Calibration(np.float64([1, 2, 2, 2, 3] * 10), np.zeros(50, int), 1, 0.5).groups[0]
+    assert (group.threshold, group.below, group.tied, group.images) == (2.0, 10, 30, 50)

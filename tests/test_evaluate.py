@@ -230,3 +230,58 @@ def test_scores_of_a_linear_head_are_left_out_under_an_angular_one(classifier):
         assert set(evaluate(classifier, **sets, **given).figures["scores"]) == {"react"}
     with pytest.raises(UserError, match="react needs the kernel and bias of a linear head; CosFace has none"):
         Scorer("react").fit({"features": np.ones((4, 2)), "logits": np.ones((4, 3))}, np.arange(4), heads.CosFace(3))
+
+
+def test_every_class_is_told_by_itself(classifier):
+    hard = images(80, 4)
+    pixels, labels = np.array(hard.images), np.array(hard.labels)
+    pixels[labels == 2] = images(80, 5).images[images(80, 5).labels == 3]  # Class c looks like d.
+    pixels[labels == 1] = 255 - pixels[labels == 1] // 4  # And class b like nothing that is known.
+    sets = {"train": images(200, 1), "validation": images(40, 2), "calibration": images(60, 3)}
+    result = evaluate(
+        classifier, **sets, test=ImageSet(pixels, labels, hard.class_names), near={"bright": images(50, 5, 180)},
+        far={}, names=["knn", "msp"], headline="knn",
+    )  # fmt: skip
+    classes = {one["name"]: one for one in result.figures["classes"]}
+    assert list(classes) == ["a", "b", "c", "d"] and {one["images"] for one in classes.values()} == {20}
+    given = outputs_of(classifier, pixels, 512)["logits"].argmax(axis=1)
+    scores, edge = result.scores["id"]["knn"], result.figures["threshold"]["value"]
+    for k, one in enumerate(classes.values()):
+        own = labels == k
+        assert one["accuracy"] == np.mean(given[own] == k) and one["accepted"] == np.mean(scores[own] <= edge)
+        truth = np.repeat([0, 1], [20, 50])
+        expected = roc_auc_score(truth, np.concatenate([scores[own], result.scores["bright"]["knn"]]))
+        np.testing.assert_allclose(one["auroc"]["near"], expected)
+        assert (
+            one["accepted_interval"][0] <= one["accepted"] <= one["accepted_interval"][1] and "far" not in one["auroc"]
+        )
+    warnings = result.figures["warnings"]
+    assert any("95% are accepted over all classes, but clearly fewer of 'b' (0% of 20)" in text for text in warnings)
+    assert any("labelled rightly, but clearly fewer of" in text and "'c' (0% of 20)" in text for text in warnings)
+    assert not measure(classifier, names=["knn"], headline="knn").figures["warnings"]
+
+
+def test_thresholds_by_class_are_those_of_the_images_labelled_so(classifier):
+    result = measure(classifier, names=["msp"], headline="msp", by_class=True, accept=0.8)
+    told, outputs = result.figures["threshold"], outputs_of(classifier, images(60, 3).images, 512)
+    given = outputs["logits"].argmax(axis=1)
+    np.testing.assert_array_equal(result.calibration_labels, given)
+    assert told["by_class"] and [one["classes"] for one in told["thresholds"]] == [["a"], ["b"], ["c"], ["d"]]
+    for k, one in enumerate(told["thresholds"]):
+        assert one["value"] == conformal_threshold(result.calibration[given == k], 0.8)
+        assert one["calibration_images"] == np.sum(given == k) == 15
+
+
+def test_a_score_that_is_nan_is_left_out_or_refused(classifier, monkeypatch):
+    def undefined(self, outputs):
+        found = np.array(np.asarray(outputs["logits"]).max(axis=1))
+        found[0] = np.nan
+        return found if self.name == "entropy" else -np.asarray(outputs["logits"]).max(axis=1)
+
+    monkeypatch.setattr(Scorer, "__call__", undefined)
+    result = measure(classifier).figures
+    assert "entropy" not in result["scores"] and "msp" in result["scores"]
+    assert any("entropy is NaN for 1 of 80 images of 'id', so it is not measured" in w for w in result["warnings"])
+    for options in ({"names": ["msp", "entropy"]}, {"names": ["entropy"], "headline": "entropy"}):
+        with pytest.raises(UserError, match="entropy is NaN for 1 of 80 images of 'id'"):
+            measure(classifier, **options)

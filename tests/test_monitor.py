@@ -11,8 +11,11 @@ from PIL import Image
 from rich.console import Console
 from scipy.special import betaln, gammaln
 
+from kood.conformal import Calibration
 from kood.errors import UserError
-from kood.monitor import drift, monitor
+from kood.monitor import Ties, drift, monitor
+from kood.serving.calibrate import calibrate
+from kood.serving.extras import read_facts
 from tests.serving.models import pixels, published
 
 
@@ -58,6 +61,34 @@ def test_false_alarms_are_as_rare_as_said():
         alarms += drift(stream > np.sort(calibration)[94], 99, 0.95).drifts(0.1)
     # Binomial(300, 0.1) exceeds 45 about once in four hundred times; Bonferroni makes it rarer.
     assert alarms <= 45
+
+
+@pytest.mark.parametrize("kind", ["distinct", "rounded", "saturated", "one value"])
+def test_false_alarms_are_as_rare_where_scores_tie(kind):
+    shaped = {
+        "distinct": lambda x: x, "rounded": np.round, "saturated": lambda x: np.minimum(x, 1.0),
+        "one value": lambda x: x * 0.0,
+    }[kind]  # fmt: skip
+    rng, alarms = np.random.default_rng(0), 0
+    for seed in range(200):
+        calibration, stream = shaped(rng.normal(size=99)), shaped(rng.normal(size=200))
+        decision = Calibration(calibration, np.zeros(99, int), 1, 0.95)
+        group, flags = decision.groups[0], decision.flagged(stream, np.zeros(200, int))
+        found = drift(flags, 99, 0.95, ties=Ties(group.below, group.tied, stream == group.threshold), seed=seed)
+        alarms += found.drifts(0.1)
+        assert found.flagged == flags.sum() and (found.tied > 0) == (kind in ("rounded", "saturated", "one value"))
+    # Binomial(200, 0.1) exceeds 33 about once in four hundred times.
+    assert alarms <= 33
+
+
+def test_ties_do_not_hide_a_change():
+    rng = np.random.default_rng(2)
+    scores = np.minimum(np.concatenate([rng.normal(size=800), rng.normal(2.5, 1, 200)]), 1.5)
+    calibration = np.minimum(rng.normal(size=999), 1.5)
+    group = Calibration(calibration, np.zeros(999, int), 1, 0.95).groups[0]
+    found = drift(scores > group.threshold, 999, 0.95, ties=Ties(group.below, group.tied, scores == group.threshold))
+    assert group.threshold == 1.5 and found.flagged == 0  # Not one is above the saturated value,
+    assert found.drifts(0.01) and abs(found.since - 800) <= 20  # but far more than before reach it.
 
 
 def test_a_change_is_found_and_dated():
@@ -138,6 +169,61 @@ def test_a_log_is_taken_line_by_line(run, tmp_path):
         and "day 60" in text
         and "\x1b[31mnew" not in text
     )
+
+
+def test_answers_are_judged_by_the_version_they_were_given_under(tmp_path):
+    run = tmp_path / "run"
+    published(run)  # 65% are accepted.
+    images = tmp_path / "images"
+    images.mkdir()
+    for place, image in enumerate(pixels(400, 9)):
+        Image.fromarray(image).save(images / f"{place}.png")
+    second = calibrate(run, [images], accept=0.9, check=0.0)
+    edges = {1: read_facts(run / "1")["threshold"], 2: second.threshold}
+    rng, rows = np.random.default_rng(0), []
+    for place in range(800):
+        version = 1 + place % 2
+        flagged = bool(rng.random() < (0.35, 0.1)[version - 1])
+        rows.append(row(is_ood=flagged, version=version, threshold=edges[version], image=f"{place}.png"))
+    file = tmp_path / "log.jsonl"
+    file.write_text("\n".join(map(json.dumps, rows)))
+    watched, _ = monitor(run, file, console=Console(file=io.StringIO()), to=tmp_path / "out")
+    assert [one.version for one in watched.findings] == ["1", "2"] and not watched.drifts(0.01)
+    assert [round(one.drift.expected, 2) for one in watched.findings] == [0.35, 0.10]
+    told = json.loads((tmp_path / "out" / "monitor.json").read_text())
+    assert [one["version"] for one in told["streams"]] == ["1", "2"] and told["images"] == 800
+    assert "version 2" in (tmp_path / "out" / "monitor.html").read_text()
+    only, _ = monitor(run / "1", file, console=Console(file=io.StringIO()))
+    assert only.images == 400 and "400 answers of version 2" in only.left_out[0]
+    # A third that is not there, a model of the same number with another threshold, answers that do not say.
+    rows[0]["version"], rows[1]["threshold"] = 3, edges[2] + 1.0
+    file.write_text("\n".join(map(json.dumps, rows)))
+    watched, _ = monitor(run, file, console=Console(file=io.StringIO()))
+    assert watched.images == 798 and [text[:9] for text in watched.left_out] == ["1 answers", "1 answers"]
+    file.write_text(json.dumps(row()))
+    with pytest.raises(UserError, match=r"1 answers do not say which version gave them, and .* has 1, 2; name"):
+        monitor(run, file)
+    assert monitor(run / "1", file, console=Console(file=io.StringIO()))[0].images == 1
+
+
+def test_images_that_the_model_was_calibrated_on_are_left_out(tmp_path):
+    run, images = tmp_path / "run", tmp_path / "images"
+    published(run)
+    images.mkdir()
+    for place, image in enumerate(pixels(60, 9)):
+        Image.fromarray(image).save(images / f"{place}.png")
+    calibrate(run, [images], accept=0.9, check=0.5)
+    watched, _ = monitor(run, images, console=Console(file=io.StringIO()))
+    assert (watched.images, watched.known) == (30, 30)
+
+
+@pytest.mark.parametrize("strange", ["NaN", "null", "Infinity", "-Infinity"])
+def test_an_answer_without_a_number_counts_as_flagged(run, tmp_path, strange):
+    line = json.dumps(row()).replace('"ood_score": 1.0', f'"ood_score": {strange}')
+    (tmp_path / "log.jsonl").write_text(line)
+    console = Console(file=io.StringIO())
+    watched, _ = monitor(run, tmp_path / "log.jsonl", console=console, to=tmp_path / "out")
+    assert watched.flagged == 1 and not json.loads(line)["is_ood"]
 
 
 @pytest.mark.parametrize(

@@ -6,10 +6,12 @@ import tensorflow as tf
 from PIL import Image
 
 from kood.conformal import threshold
+from kood.data.copies import image_digests
 from kood.errors import UserError
+from kood.serving import publishing
 from kood.serving.calibrate import calibrate
-from kood.serving.extras import read_facts
-from tests.serving.models import pixels, published
+from kood.serving.extras import read_facts, read_seen
+from tests.serving.models import pixels, prepared, published
 
 
 @pytest.fixture(scope="module")
@@ -78,3 +80,49 @@ def test_data_that_is_not_there_is_named(run, images):
 def test_a_run_without_a_model(tmp_path, images):
     with pytest.raises(UserError, match="no SavedModel"):
         calibrate(tmp_path, [images])
+
+
+def files_of(folder, images, name="jpg"):
+    folder.mkdir()
+    for place, image in enumerate(images):
+        Image.fromarray(image).save(folder / f"{place:03d}.{name}", **({"lossless": True} if name == "webp" else {}))
+    return folder
+
+
+def test_images_that_the_model_knows_are_left_out_and_counted(tmp_path):
+    trained, chosen, calibrated, new = np.split(pixels(100, 5), [30, 50, 60])
+    given = prepared(tmp_path)
+    known = {"trained": trained, "chosen": chosen, "calibrated": calibrated}
+    seen = {use: image_digests(images) for use, images in known.items()}
+    served = given["served"].__class__(**{**vars(given["served"]), "seen": seen})
+    run = tmp_path / "run"
+    run.mkdir()
+    publishing.publish(**{**given, "served": served, "version_folder": run / "1"})
+    # Other files, other names, the same pixels.
+    every = files_of(tmp_path / "all", np.concatenate([new, trained, calibrated, chosen]), "webp")
+    alone = files_of(tmp_path / "new", new, "png")
+    done, expected = calibrate(run, [every], accept=0.8, check=0.0), calibrate(run, [alone], accept=0.8, check=0.0)
+    assert done.left_out == {"trained": 30, "chosen": 20, "calibrated": 10} and done.calibration_images == 40
+    assert done.threshold == expected.threshold and not expected.left_out
+    told = "\n".join(done.told())
+    assert "Left out: 60 images that the model was trained on (30) and chosen on (20) and calibrated on (10)" in told
+    # The same images under another share: an earlier calibration has shown the classifier nothing.
+    assert (done.again, expected.again) == (0, 40) and len(read_seen(run / "3")["recalibrated"]) == 40
+    with pytest.raises(
+        UserError, match=r"needs at least 19 images.* 60 of these are images that the model was trained"
+    ):
+        calibrate(run, [every], accept=0.95, check=0.6)
+    with pytest.raises(UserError, match="the model was trained on"):
+        calibrate(run, [files_of(tmp_path / "old", trained, "png")], accept=0.5)
+
+
+def test_a_threshold_for_each_class(run, images):
+    done = calibrate(run, [images], accept=0.6, by_class=True, check=0.0)
+    facts = read_facts(done.version)
+    assert facts["by_class"] and done.threshold is None and len(done.groups) > 1
+    assert sum(group.images for group in done.groups) == 120
+    assert all(f"Threshold of {facts['class_names'][g.classes[0]]}" in "\n".join(done.told()) for g in done.groups)
+    # What is not said stays; and back.
+    assert read_facts(calibrate(run, [images], check=0.0).version)["by_class"]
+    again = calibrate(run, [images], by_class=False, check=0.0)
+    assert again.threshold is not None and again.old_threshold is None

@@ -12,7 +12,7 @@ from PIL import Image
 from rich.console import Console
 
 from kood.errors import UserError
-from kood.serving import publishing
+from kood.serving import client, publishing
 from kood.serving.answers import answers, listed, print_answers
 from kood.serving.client import GrpcModel, LocalModel, RestModel, newest_version, open_model
 from kood.serving.served import Served
@@ -146,6 +146,17 @@ def test_a_server_that_is_no_tf_serving_is_told(run):
         other.shutdown()
 
 
+@pytest.mark.parametrize("strange", [float("nan"), float("inf"), -float("inf"), None, "NaN"])
+def test_an_answer_that_cannot_be_compared_is_flagged_whatever_the_server_says(strange):
+    told = {"label": [0], "class_name": ["a"], "ood_score": [strange], "p_value": [1.0], "is_ood": [False]}
+    columns = {**told, "probabilities": [[1.0]], "decoded": [True]}
+    assert client._rows(columns)[0]["is_ood"]
+    plain = client._rows({**columns, "ood_score": [0.5], "threshold": [1.0], "version": [4]})[0]
+    assert not plain["is_ood"] and (plain["threshold"], plain["version"]) == (1.0, 4)
+    # A model of an older kood does not say under what it decided.
+    assert "version" not in client._rows({**columns, "ood_score": [0.5]})[0]
+
+
 @pytest.mark.parametrize("url", ["localhost:8501", "ftp://x", "http://", "grpc:8500"])
 def test_what_is_no_url_is_refused(run, url):
     with pytest.raises(UserError, match=r"write http://HOST:8501"):
@@ -203,7 +214,7 @@ def test_json_has_a_line_for_each_file(run, folder):
     assert unread == 2 and [row["image"] for row in rows] == [str(file) for file in files]
     for row in rows:
         assert row.keys() == {"image", "error"} or row.keys() == {
-            "image", "label", "class_name", "probability", "ood_score", "p_value", "is_ood",
+            "image", "label", "class_name", "probability", "ood_score", "p_value", "is_ood", "threshold", "version",
         }  # fmt: skip
 
 

@@ -169,8 +169,10 @@ def test_another_calibration_changes_nothing_else(tmp_path):
     was = tf.saved_model.load(str(tmp_path / "run" / "1")).signatures["serving_default"](images=images)
     for version in ("2", "3"):
         got = tf.saved_model.load(str(tmp_path / "run" / version)).signatures["serving_default"](images=images)
-        for name in OUTPUTS - {"is_ood", "p_value"}:
+        for name in OUTPUTS - {"is_ood", "p_value", "threshold", "version"}:
             np.testing.assert_array_equal(got[name], was[name])
+        assert set(got["version"].numpy()) == {int(version)} and set(was["version"].numpy()) == {1}
+        assert set(got["threshold"].numpy()) == {0.0}
         np.testing.assert_allclose(got["p_value"], p_values(got["ood_score"], other.calibration))
         np.testing.assert_array_equal(got["is_ood"], got["ood_score"] > 0.0)
         assert read_facts(tmp_path / "run" / version)["accuracy"] == 0.5
@@ -216,3 +218,44 @@ def test_predict_needs_no_training_stack(tmp_path):
         [sys.executable, "-c", code, str(tmp_path)], capture_output=True, text=True, check=True, env=os.environ
     )
     assert result.stdout.strip() == "[]"
+
+
+@pytest.mark.parametrize("score", ["max_logit", "energy", "mahalanobis", "msp"])
+@pytest.mark.parametrize("strange", [np.nan, np.inf, -np.inf, 1e38])
+def test_what_cannot_be_judged_is_flagged_and_named_nothing(tmp_path, score, strange):
+    given = prepared(tmp_path, "Softmax", score)
+    publishing.publish(**given)
+    normalized = tf.saved_model.load(str(tmp_path / "1")).signatures["normalized"]
+    images = (given["images"][:3] / 127.5 - 1.0).astype("float32")
+    images[1, 3, 3, 0] = strange
+    if abs(strange) == 1e38:  # A number, but too large for what is made of it.
+        images[1] = strange
+    got = {name: value.numpy() for name, value in normalized(images=tf.constant(images)).items()}
+    assert got["is_ood"][1] and all(np.isfinite(got[name]).all() for name in ("probabilities", "ood_score", "p_value"))
+    if not np.isfinite(strange):
+        assert (got["label"][1], got["class_name"][1], got["p_value"][1]) == (-1, b"", 0.0)
+    plain = normalized(images=tf.constant(images[[0, 2]]))
+    for name, values in got.items():
+        np.testing.assert_array_equal(values[[0, 2]], plain[name])
+
+
+def test_thresholds_by_class_are_in_the_graph(tmp_path):
+    given = prepared(tmp_path)
+    rng = np.random.default_rng(0)
+    labels, one = rng.integers(0, 4, 60), given["served"]
+    calibration = rng.choice(np.float64(given["expected"]["ood_score"]), 60)
+    served = Served(one.score, one.image_shape, one.class_names, 0.65, calibration, labels=labels, by_class=True)
+    publishing.publish(**{**given, "served": served, "version_folder": tmp_path / "7"})
+    serve = tf.saved_model.load(str(tmp_path / "7")).signatures["serving_default"]
+    got = {name: value.numpy() for name, value in serve(images=tf.constant(given["images"])).items()}
+    scores, given_labels = got["ood_score"].astype("float64"), got["label"]
+    assert len(set(served.decision.thresholds)) == 4 and set(got["version"]) == {7}
+    np.testing.assert_array_equal(got["threshold"], served.decision.thresholds[given_labels].astype("float32"))
+    np.testing.assert_array_equal(got["is_ood"], scores > got["threshold"])
+    for row, (score, label) in enumerate(zip(scores, given_labels, strict=True)):
+        own = calibration[labels == label].astype("float32")
+        assert got["p_value"][row] == pytest.approx((1 + np.sum(own >= np.float32(score))) / (1 + len(own)))
+    facts = read_facts(tmp_path / "7")
+    assert facts["by_class"] and facts["threshold"] is None and len(facts["groups"]) == 4
+    card = (tmp_path / "7" / "assets.extra" / "model_card.md").read_text()
+    assert "the threshold of the class that it is labelled as" in card and "whichever class" in card
