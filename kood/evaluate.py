@@ -375,9 +375,17 @@ def _auroc(inside: np.ndarray, outside: np.ndarray) -> float:
 
 
 def _class_warnings(classes: list[dict[str, Any]], accept: float, by_class: bool) -> list[str]:
-    """Which classes fall clearly below what the whole promises: the interval of their own share leaves it out."""
-    warnings = []
-    low = [one for one in classes if one["accepted_interval"][1] < accept]
+    """Which classes fall clearly below what the whole promises: the interval of their own share leaves it out.
+
+    The intervals here are of 95% for all classes together (Bonferroni), else every other table of many classes would
+    call one of them low by chance.
+    """
+    warnings, level = [], 1 - 0.05 / max(1, len(classes))
+
+    def most(one: dict[str, Any], what: str) -> float:
+        return rate_interval(round(one[what] * one["images"]), one["images"], level)[1]
+
+    low = [one for one in classes if most(one, "accepted") < accept]
     if low:
         mend = "" if by_class else "; serve.by_class = true sets a threshold for each class"
         warnings.append(
@@ -386,7 +394,7 @@ def _class_warnings(classes: list[dict[str, Any]], accept: float, by_class: bool
     images = sum(one["images"] for one in classes)
     overall = sum(one["accuracy"] * one["images"] for one in classes) / max(1, images)
     # A hard class is ordinary; one that is far off and surely so is told.
-    wrong = [one for one in classes if one["accuracy_interval"][1] < overall and one["accuracy"] < overall - FAR_BELOW]
+    wrong = [one for one in classes if most(one, "accuracy") < overall and one["accuracy"] < overall - FAR_BELOW]
     if wrong:
         warnings.append(
             f"{overall:.1%} of the test images are labelled rightly, but clearly fewer of "

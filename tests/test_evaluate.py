@@ -274,9 +274,10 @@ def test_thresholds_by_class_are_those_of_the_images_labelled_so(classifier):
 
 def test_a_score_that_is_nan_is_left_out_or_refused(classifier, monkeypatch):
     def undefined(self, outputs):
-        found = np.array(np.asarray(outputs["logits"]).max(axis=1))
-        found[0] = np.nan
-        return found if self.name == "entropy" else -np.asarray(outputs["logits"]).max(axis=1)
+        found = np.array(np.asarray(outputs[self.inputs[0]]).max(axis=1))
+        if self.name == "entropy":
+            found[0] = np.nan
+        return found
 
     monkeypatch.setattr(Scorer, "__call__", undefined)
     result = measure(classifier).figures

@@ -83,11 +83,11 @@ def test_false_alarms_are_as_rare_where_scores_tie(kind):
 
 def test_ties_do_not_hide_a_change():
     rng = np.random.default_rng(2)
-    scores = np.minimum(np.concatenate([rng.normal(size=800), rng.normal(2.5, 1, 200)]), 1.5)
-    calibration = np.minimum(rng.normal(size=999), 1.5)
+    scores = np.minimum(np.concatenate([rng.normal(size=800), rng.normal(2.5, 1, 200)]), 1.2)
+    calibration = np.minimum(rng.normal(size=999), 1.2)
     group = Calibration(calibration, np.zeros(999, int), 1, 0.95).groups[0]
     found = drift(scores > group.threshold, 999, 0.95, ties=Ties(group.below, group.tied, scores == group.threshold))
-    assert group.threshold == 1.5 and found.flagged == 0  # Not one is above the saturated value,
+    assert group.threshold == 1.2 and found.flagged == 0  # Not one is above the saturated value,
     assert found.drifts(0.01) and abs(found.since - 800) <= 20  # but far more than before reach it.
 
 
