@@ -140,10 +140,14 @@ def predict(
     if as_json and as_csv:
         raise UserError("--json and --csv: choose one")
     quiet()
+    from kood.data.files import PassedOver
     from kood.serving.answers import answers, listed, print_answers
     from kood.serving.client import open_model
 
-    files = listed(images)
+    passed = PassedOver()
+    files = listed(images, passed)
+    for note in passed.notes():
+        typer.echo(note, err=True)
     model = open_model(run_folder, url, timeout)
     style = "json" if as_json else "csv" if as_csv else "table"
     found = answers(model, files, batch)
