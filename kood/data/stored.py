@@ -10,7 +10,7 @@ import numpy as np
 
 from kood import registry
 from kood.data.image_set import ImageSet
-from kood.errors import under
+from kood.errors import UserError
 from kood.runs import fingerprint
 
 __all__ = ["read_images", "source_state", "write_blocks", "write_images"]
@@ -114,17 +114,19 @@ def source_state(source: Any, key: str) -> str | None:
         key: Where the recipe has the source, such as "data.far.noise"; it begins the message.
 
     Returns:
-        The hash, or None where the source reads no files.
+        The hash, or None where the source reads no files, or cannot say which: it reports why when it is read.
 
     Raises:
-        UserError: no such source, or whatever the source reports of its files.
+        UserError: no such source.
     """
     entry = registry.find("datasets", source.source, f"{key}.source")
     reads = getattr(importlib.import_module(entry.module), "reads", None)
     if reads is None or any(getattr(source, option, "") is None for option in entry.required):
         return None
-    with under(key):
+    try:
         folder, files = reads(source)
+    except UserError:
+        return None
     return fingerprint([[file.removeprefix(str(folder)), *_facts(file)] for file in files])
 
 

@@ -10,7 +10,7 @@ import numpy as np
 
 from kood.data.decode import decode_image
 from kood.data.listing import Listing
-from kood.data.sources.folder import listed_folder
+from kood.data.sources.folder import listed_splits
 from kood.data.sources.table import listed_table
 from kood.errors import UserError
 from kood.machine import cores
@@ -98,7 +98,7 @@ def survey(source: Path, *, looked_at: int = LOOKED_AT) -> Survey:
         found = "is a file, not a folder or a table (.csv, .tsv, .txt)" if source.exists() else "does not exist"
         raise UserError(f"{clean(source)}: {found}; give a folder with one sub-folder of images for each class, or a "
                         "CSV file of lines FILE,LABEL")  # fmt: skip
-    listed = (listed_table if is_table else listed_folder)(str(source))
+    listed = (listed_table if is_table else listed_splits)(str(source))
     train = listed.parts["train" if "train" in listed.parts else "all"]
     spread = np.unique(np.linspace(0, len(train.files) - 1, min(len(train.files), looked_at)).astype(int))
     with ThreadPoolExecutor(8) as pool:

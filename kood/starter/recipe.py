@@ -56,6 +56,7 @@ def new_recipe(
     if len(found.names) < 2:
         none = "has images but no class folders" if place.is_dir() else "names images but no classes"
         few = f"has only one class, {found.names[0]!r}" if found.names else none
+        few += "".join(f" ({note})" for note in found.notes)
         raise UserError(f"{clean(place)}: {clean(few)}; a classifier needs two or more, one sub-folder each, or a CSV "
                         "of lines FILE,LABEL")  # fmt: skip
     name = _slug(name if name is not None else place.name if place.is_dir() else place.stem, given=name is not None)

@@ -200,7 +200,7 @@ def test_images_beside_parts_are_counted(tmp_path, load):
     for part in ("train", "test"):
         write(tmp_path / part / "a/1.png", 1)
     write(tmp_path / "sample.png", 1)
-    assert load()["train"].notes == ("1 images beside train, test passed over",)
+    assert load()["train"].notes == ("1 image beside train, test passed over",)
 
 
 def test_folders_and_files_that_are_passed_over_are_counted(tmp_path, load):
@@ -236,6 +236,15 @@ def test_classes_that_hold_the_same_folders_are_told(tmp_path, load):
     assert note.startswith("the classes one, two all hold the same folders (cat, dog), whose images are taken together")
     write(tmp_path / "two/owl/1.png", 1)
     assert load()["all"].notes == ()
+    for part in ("train", "test"):
+        write(tmp_path / "unpacked/archive" / part / "a/1.png", 1)
+        for label in ("cat", "dog"):
+            write(tmp_path / "inside" / label / part / "1.png", 1)
+    assert load(tmp_path / "unpacked")["all"].notes == (
+        "archive holds folders (test, train), whose images are taken together; if those are parts, give this folder as "
+        "the path",
+    )
+    assert load(tmp_path / "inside")["all"].notes[0].endswith("if those are parts, sort them as PART/CLASS")
     for label in ("cat", "dog"):  # As in Tiny ImageNet: no sign of another level.
         write(tmp_path / "flat" / label / "images/1.png", 1)
     assert load(tmp_path / "flat")["all"].notes == ()

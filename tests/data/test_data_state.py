@@ -112,10 +112,12 @@ def test_a_folder_that_is_moved_is_the_same(tmp_path, state, monkeypatch):
     assert state("folder", path="$IMAGES") == before
 
 
-def test_sources_without_files(state):
+def test_sources_without_files(state, monkeypatch):
+    monkeypatch.delenv("NOT_SET", raising=False)
     for name in ("digits", "uniform", "photo_patches"):
         assert state(name) is None
-    assert state("folder") is None  # Without a path; the source says so when it is read.
+    # The source says what is wrong when it is read.
+    assert state("folder") is None and state("folder", path="$NOT_SET/x") is None
 
 
 def test_what_keras_has_fetched_counts(tmp_path, state, monkeypatch):

@@ -57,16 +57,16 @@ def folder(
             folders for one part, none to train on, more files that cannot be read than `max_bad_images`, a file that
             has no group.
     """
-    return read_listed(listed_folder(path, group), image_shape, seed=seed, classes=classes, count=count, split=split,
+    return read_listed(listed_splits(path, group), image_shape, seed=seed, classes=classes, count=count, split=split,
                        max_bad_images=max_bad_images)  # fmt: skip
 
 
 def reads(source: Any) -> tuple[Path, list[str]]:
     """The folder of a recipe's source, and the files that it takes."""
-    return data_path(source.path), listed_folder(source.path).files
+    return data_path(source.path), listed_splits(source.path).files
 
 
-def listed_folder(path: str, group: Mapping[str, int | str] | None = None) -> Listed:
+def listed_splits(path: str | Path, group: Mapping[str, int | str] | None = None) -> Listed:
     """The files of a folder by part, with their classes and groups; no file is opened.
 
     Args:
@@ -76,7 +76,7 @@ def listed_folder(path: str, group: Mapping[str, int | str] | None = None) -> Li
     Raises:
         UserError: As `folder` does.
     """
-    root = data_path(path)
+    root = data_path(str(path))
     if not root.is_dir():
         found = "is a file, not a folder" if root.exists() else "does not exist"
         raise UserError(f"path: {clean(root)} {found}; give a folder of images (relative paths start at {Path.cwd()})")
@@ -85,7 +85,9 @@ def listed_folder(path: str, group: Mapping[str, int | str] | None = None) -> Li
     folders = _part_folders(root, inner)
     told: list[str] = []
     if folders and loose:
-        told.append(f"{len(loose):,} images beside {_listed(map(_name, folders.values()))} passed over")
+        told.append(
+            f"{len(loose):,} image{'s' * (len(loose) > 1)} beside {_listed(map(_name, folders.values()))} passed over"
+        )
     if len(folders) == 1:
         told.append(f"{_name(next(iter(folders.values())))} is the only part: all its images are taken as one set")
         folders = {"all": next(iter(folders.values()))}
@@ -151,19 +153,21 @@ def _files_and_classes(
 
 
 def _one_level_too_high(classes: list[str]) -> list[str]:
-    """A warning where all classes hold the same folders, two or more: perhaps those are the classes."""
-    same: set[str] | None = None
+    """A warning where all classes hold the same folders, two or more: perhaps those are the classes, or parts."""
+    same: set[str] = set()
     for one in classes:
         inside = {_name(entry) for entry in images_among(one)[1]}
-        if len(inside) < 2 or same not in (None, inside):
+        if len(inside) < 2 or same not in (set(), inside):
             return []
         same = inside
-    if same is None or len(classes) < 2:
-        return []
-    parts = all(map(part_of, same))
-    hint = "sort them as PART/CLASS if they are parts" if parts else "give the path one level lower if they are classes"
-    return [f"the classes {_listed(map(_name, classes))} all hold the same folders ({_listed(sorted(same))}), whose "
-            f"images are taken together; {hint}"]  # fmt: skip
+    who = f"the classes {_listed(map(_name, classes))} all hold" if len(classes) > 1 else f"{_name(classes[0])} holds"
+    hint = "if those are classes, give the path one level lower"
+    if all(map(part_of, same)):
+        hint = "if those are parts, " + (
+            "sort them as PART/CLASS" if len(classes) > 1 else "give this folder as the path"
+        )
+    held = f"{'the same folders' if len(classes) > 1 else 'folders'} ({_listed(sorted(same))})"
+    return [f"{who} {held}, whose images are taken together; {hint}"]
 
 
 def _name(entry: str) -> str:
