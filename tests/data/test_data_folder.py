@@ -241,7 +241,7 @@ def test_classes_that_hold_the_same_folders_are_told(tmp_path, load):
         for label in ("cat", "dog"):
             write(tmp_path / "inside" / label / part / "1.png", 1)
     assert load(tmp_path / "unpacked")["all"].notes == (
-        "archive holds folders (test, train), whose images are taken together; if those are parts, give this folder as "
+        "archive holds folders (test, train), whose images are taken together; if those are parts, give archive as "
         "the path",
     )
     assert load(tmp_path / "inside")["all"].notes[0].endswith("if those are parts, sort them as PART/CLASS")

@@ -164,7 +164,7 @@ def _one_level_too_high(classes: list[str]) -> list[str]:
     hint = "if those are classes, give the path one level lower"
     if all(map(part_of, same)):
         hint = "if those are parts, " + (
-            "sort them as PART/CLASS" if len(classes) > 1 else "give this folder as the path"
+            "sort them as PART/CLASS" if len(classes) > 1 else f"give {_name(classes[0])} as the path"
         )
     held = f"{'the same folders' if len(classes) > 1 else 'folders'} ({_listed(sorted(same))})"
     return [f"{who} {held}, whose images are taken together; {hint}"]
