@@ -55,10 +55,13 @@ def run(
 
 @app.command()
 def new(
-    id_folder: Annotated[str, typer.Option("--id", metavar="FOLDER", help="Your images, one sub-folder a class.")],
+    id_images: Annotated[
+        str,
+        typer.Option("--id", metavar="FOLDER|CSV", help="Your images: one sub-folder a class, or lines FILE,LABEL."),
+    ],
     ood: Annotated[
         list[str] | None,
-        typer.Option("--ood", metavar="FOLDER", help="Images of no such class, to test on; may be repeated."),
+        typer.Option("--ood", metavar="FOLDER|CSV", help="Images of no such class, to test on; may be repeated."),
     ] = None,
     name: Annotated[str | None, typer.Option(metavar="NAME", help="Of the recipe; the folder's if not given.")] = None,
     minutes: Annotated[float, typer.Option(help="About how long a run may take here.")] = 30.0,
@@ -67,7 +70,7 @@ def new(
     """Write a recipe for your own images, every choice with its reason."""
     from kood.starter import new_recipe
 
-    new_recipe(id_folder, ood or (), name=name, minutes=minutes, force=force)
+    new_recipe(id_images, ood or (), name=name, minutes=minutes, force=force)
 
 
 @app.command()
@@ -137,10 +140,14 @@ def predict(
     if as_json and as_csv:
         raise UserError("--json and --csv: choose one")
     quiet()
+    from kood.data.files import PassedOver
     from kood.serving.answers import answers, listed, print_answers
     from kood.serving.client import open_model
 
-    files = listed(images)
+    passed = PassedOver()
+    files = listed(images, passed)
+    for note in passed.notes():
+        typer.echo(note, err=True)
     model = open_model(run_folder, url, timeout)
     style = "json" if as_json else "csv" if as_csv else "table"
     found = answers(model, files, batch)

@@ -1,6 +1,8 @@
-"""Text from outside, made safe to show."""
+"""Text from outside, made safe to show and to compare."""
 
-__all__ = ["clean"]
+import unicodedata
+
+__all__ = ["clean", "composed"]
 
 
 def clean(value: object) -> str:
@@ -11,3 +13,11 @@ def clean(value: object) -> str:
     """
     text = " ".join(str(value).split())
     return "".join(c if c.isprintable() else c.encode("unicode_escape").decode("ascii") for c in text)
+
+
+def composed(name: str) -> str:
+    """A name in Unicode's normalization form C, in which names are kept and compared.
+
+    One name has several spellings: macOS writes é as two characters, Linux and recipes as one.
+    """
+    return unicodedata.normalize("NFC", name)

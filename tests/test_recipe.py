@@ -1,5 +1,6 @@
 """Recipes: what is accepted comes back complete; what is not gives one message that helps."""
 
+import unicodedata
 from pathlib import Path
 
 import pytest
@@ -363,3 +364,25 @@ def test_targets_that_do_not_fit_are_refused(tiny, settings, expected):
 def test_a_validation_set_cannot_take_the_name_of_another(tiny, name):
     with pytest.raises(UserError, match=f"'{name}' cannot name a data set"):
         load(tiny, [f'data.validation_ood.{name}.source="blobs"'])
+
+
+@pytest.mark.parametrize(
+    ("group", "expected"),
+    [
+        ("{}", "data.id.group: found nothing; give one of folder, pattern and column"),
+        ("{ folder = 1, column = 'x' }", "data.id.group: found folder = 1 and column = 'x'; give one of"),
+        ("{ folder = 0 }", "data.id.group.folder: found 0"),
+        ("{ pattern = '(' }", "data.id.group: pattern: '(' is no regular expression"),
+        ("{ patient = 'x' }", "data.id.group.patient: unknown key"),
+    ],
+)
+def test_a_group_key_is_one_of_three(tmp_path, group, expected):
+    assert expected in refused(tmp_path, TINY, f"data.id.group={group}")
+
+
+def test_a_recipe_keeps_names_composed(tmp_path):
+    composed, decomposed = (unicodedata.normalize(form, "caf\u00e9") for form in ("NFC", "NFD"))
+    path = tmp_path / "x.toml"
+    path.write_text(TINY.replace("[data.id]", f'[data.id]\npath = "/{decomposed}"'), encoding="utf-8")
+    recipe = load(path, [f'data.id.classes=["{decomposed}", "tea"]'])
+    assert recipe.data.id.path == f"/{composed}" and recipe.data.id.classes == [composed, "tea"]

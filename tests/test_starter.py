@@ -99,6 +99,34 @@ def test_a_test_folder_is_taken_as_it_is():
     assert "test = " not in new_recipe("x", machine=CPU).read_text()
 
 
+def test_a_validation_folder_is_taken_as_it_is_and_notes_are_printed():
+    for part, count in (("train", 30), ("Val", 5)):
+        for name in "ab":
+            fill(f"x/{part}/{name}", count)
+    fill("x/train/a/@eaDir", 3)
+    Path("x/train/b/notes.txt").write_text("x")
+    recipe, text = made("x")
+    assert "validation images  10 of their own" in text and "a 30, b 30" in text
+    assert "1 folder passed over: 1 @eaDir" in text and "1 file passed over: 1 .txt" in text
+    written = Path("x.toml").read_text()
+    assert "validation =" not in written and "test = 0.2" in written
+    assert survey(Path("x")).validation == (5, 5) and recipe.data.id.path == str(Path("x").absolute())
+
+
+def test_a_recipe_of_tables():
+    fill("img", 40)
+    fill("other", 12)
+    lines = [f"img/{i:04}.png,{'ab'[i % 2]}" for i in range(40)]
+    Path("labels.csv").write_text("\n".join(["file,label", *lines]), encoding="utf-8-sig")
+    Path("zoo.txt").write_text("".join(f"other/{i:04}.png\n" for i in range(12)))
+    recipe, text = made("labels.csv", ["zoo.txt"])
+    assert recipe.name == "labels" and recipe.data.id.source == recipe.data.near["zoo"].source == "table"
+    assert recipe.data.id.path == str(Path("labels.csv").absolute())
+    assert "a 20, b 20" in text and "12 images" in text
+    with pytest.raises(UserError, match="names images but no classes"):
+        made("zoo.txt")
+
+
 def test_what_is_not_clean_is_named():
     fill("x/a", 20)
     fill("x/b", 20)
@@ -120,6 +148,7 @@ def test_what_is_not_clean_is_named():
     assert {file.name for file, _ in found.unreadable} == {"text.png", "cut.png", "empty.png"}
     assert found.train == (21, 27, 3) and [10, 40] in found.shapes.tolist() and [1, 1] in found.shapes.tolist()
     recipe, text = made("x")
+    assert "1 file passed over: 1 .txt" in text
     assert "3 of these cannot be read; a run leaves them out" in text and "text.png" in text
     assert recipe.data.id.max_bad_images == 3
     assert "fewer than 8 images: few" in text and recipe.data.id.classes == ["a", "b"]

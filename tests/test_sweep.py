@@ -217,3 +217,7 @@ def test_a_strangers_model_is_opened_without_running_anything_of_theirs(finished
     with pytest.raises(UserError, match=r"denoiser\.keras cannot be opened .*[Ll]ambda"):
         sweep.render_sweep(folder, "0", "1")
     assert not marker.exists()
+
+
+def test_a_class_may_be_named_in_either_unicode_form():
+    assert sweep._class_of("cafe\u0301", ["tea", "caf\u00e9"], "--from") == 1

@@ -8,6 +8,7 @@ import numpy as np
 from kood.data.image_set import ImageSet
 from kood.data.large import rows_of
 from kood.errors import UserError
+from kood.text import composed
 
 __all__ = ["class_indices", "relabel", "select_classes"]
 
@@ -35,8 +36,9 @@ def class_indices(classes: Sequence[int | str], class_names: Sequence[str]) -> l
 
 
 def _index(wanted: int | str, class_names: Sequence[str]) -> int:
-    names = list(class_names)
+    names = [composed(name) for name in class_names]
     if isinstance(wanted, str):
+        wanted = composed(wanted)
         if wanted in names:
             return names.index(wanted)
         lowered = {name.lower(): name for name in reversed(names)}

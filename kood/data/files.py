@@ -1,22 +1,68 @@
-"""Which files of a folder are images."""
+"""Which files of a folder are images, and what lies there for another reason."""
 
 import os
 import stat
+from collections import Counter
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from kood.errors import UserError
+from kood.text import clean
 
-__all__ = ["SUFFIXES", "files_under", "images_among"]
+__all__ = ["SUFFIXES", "PassedOver", "files_under", "images_among"]
 
 SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp", ".gif", ".webp")
 
+#: Folders that operating systems, storage boxes and tools make, in lower case; those that begin with a dot are others.
+SYSTEM_FOLDERS = frozenset({
+    "@eadir", "@tmp", "@recycle", "@recently-snapshot", "@snapshot", "@snapshots", "@sharesnap", "@sharebin",
+    "@transcode", "@__thumb", "#recycle", "#snapshot", "#snapshots", "~snapshot", "$recycle.bin", "$extend",
+    "recycler", "recycled", "system volume information", "found.000", "__macosx", "temporary items",
+    "network trash folder", "lost+found", "__pycache__",
+})  # fmt: skip
 
-def files_under(root: Path) -> list[str]:
-    """The paths of all image files in a folder and the folders in it, sorted; what begins with a dot is passed over.
+#: So many kinds of what is passed over are named.
+_NAMED = 8
 
-    As strings: of a million files, `Path` objects would take three times the memory. Links to folders are not followed.
-    A link that leads nowhere is among the files, so that whoever reads it can say so; a pipe or a device is not, as it
-    would never end.
+
+@dataclass
+class PassedOver:
+    """What a listing does not take, counted as it goes.
+
+    Attributes:
+        folders: How many of each name.
+        files: How many of each suffix, in lower case; those that begin with a dot count as "hidden".
+    """
+
+    folders: Counter[str] = field(default_factory=Counter)
+    files: Counter[str] = field(default_factory=Counter)
+
+    def notes(self) -> tuple[str, ...]:
+        """A sentence for the folders and one for the files, where there are any, the most frequent first."""
+        return tuple(
+            f"{found.total():,} {kind if found.total() > 1 else kind[:-1]} passed over: {_counted(found)}"
+            for kind, found in (("folders", self.folders), ("files", self.files))
+            if found
+        )
+
+
+def _counted(found: Counter[str]) -> str:
+    kinds = sorted(found.items(), key=lambda kind: (-kind[1], kind[0]))
+    rest = sum(number for _, number in kinds[_NAMED:])
+    named = [f"{number:,} {clean(name)}" for name, number in kinds[:_NAMED]]
+    return ", ".join([*named, *([f"{rest:,} others"] if rest else [])])
+
+
+def files_under(root: str | Path, passed: PassedOver | None = None) -> list[str]:
+    """The paths of all image files in a folder and the folders in it, sorted.
+
+    As strings: of a million files, `Path` objects would take three times the memory. What begins with a dot is passed
+    over, and so are the folders of `SYSTEM_FOLDERS` and links to folders. A link that leads nowhere is among the
+    files, so that whoever reads it can say so; a pipe or a device is not, as it would never end.
+
+    Args:
+        root: The folder.
+        passed: Counts what is passed over.
 
     Raises:
         UserError: a folder that cannot be read.
@@ -24,34 +70,53 @@ def files_under(root: Path) -> list[str]:
     found: list[str] = []
     waiting = [str(root)]
     while waiting:
-        files, inner = images_among(waiting.pop())
+        files, inner = images_among(waiting.pop(), passed=passed)
         found += files
         waiting += reversed(inner)
     return found
 
 
-def images_among(folder: str | Path, *, links: bool = False) -> tuple[list[str], list[str]]:
+def images_among(
+    folder: str | Path, *, links: bool = False, passed: PassedOver | None = None
+) -> tuple[list[str], list[str]]:
     """What lies in a folder itself: its image files and the folders in it, each sorted, as `files_under` takes them.
 
     Args:
         folder: Where to look.
         links: Whether a link to a folder is one of the folders.
+        passed: Counts what is passed over.
 
     Raises:
         UserError: a folder that cannot be read.
     """
+    passed = PassedOver() if passed is None else passed
+    files: list[str] = []
+    folders: list[str] = []
     try:
         with os.scandir(folder) as entries:
-            shown = sorted((entry for entry in entries if not entry.name.startswith(".")), key=lambda e: e.name)
-            files = [e.path for e in shown if e.name.lower().endswith(SUFFIXES) and _may_be_read(e)]
-            return files, [e.path for e in shown if _is_folder(e, links)]
+            for entry in sorted(entries, key=lambda e: e.name):
+                hidden, suffix = entry.name.startswith("."), os.path.splitext(entry.name)[1].lower()  # noqa: PTH122
+                if _is_folder(entry):
+                    if hidden or entry.name.lower() in SYSTEM_FOLDERS:
+                        passed.folders[entry.name] += 1
+                    elif entry.is_symlink() and not links:
+                        passed.folders[f"{entry.name} (a link)"] += 1
+                    else:
+                        folders.append(entry.path)
+                elif hidden:
+                    passed.files["hidden"] += 1
+                elif suffix in SUFFIXES and _may_be_read(entry):
+                    files.append(entry.path)
+                else:
+                    passed.files[suffix or "without a suffix"] += 1
     except OSError as error:
         raise UserError(f"path: {folder} cannot be read ({error.strerror})") from error
+    return files, folders
 
 
-def _is_folder(entry: os.DirEntry, links: bool) -> bool:
+def _is_folder(entry: os.DirEntry) -> bool:
     try:
-        return entry.is_dir(follow_symlinks=links)
+        return entry.is_dir()
     except OSError:
         return False  # A link to itself.
 

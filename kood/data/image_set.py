@@ -7,6 +7,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from kood.data.large import rows_of
+from kood.text import composed
 
 __all__ = ["ImageSet", "Splits"]
 
@@ -18,7 +19,7 @@ class ImageSet:
     Args:
         images: uint8 (N, H, W, C).
         labels: int64 (N,), each an index into `class_names`; or None.
-        class_names: One name a class; empty where there are no labels.
+        class_names: One name a class, kept composed (Unicode NFC); empty where there are no labels.
         skipped: Why files of the source are not among the images, a message each.
         notes: What else the source has to say of itself, such as which folders it passed over, a sentence each.
         groups: int64 (N,); images of one number (one patient, one video) stay together when the set is split. None
@@ -36,6 +37,7 @@ class ImageSet:
     groups: np.ndarray | None = None
 
     def __post_init__(self) -> None:
+        object.__setattr__(self, "class_names", tuple(composed(name) for name in self.class_names))
         if self.images.dtype != np.uint8 or self.images.ndim != 4:
             raise ValueError(f"images must be uint8 (N, H, W, C), not {self.images.dtype} {self.images.shape}")
         if self.groups is not None and (self.groups.dtype != np.int64 or self.groups.shape != (len(self.images),)):

@@ -43,8 +43,8 @@ def load_source(
         UserError: An unknown source, an option it does not take, one it needs, or whatever the source reports.
     """
     entry = registry.find(_ROOM, spec.source, f"{key}.source")
-    known = ("path", "root", "name", "max_bad_images", *_DONE_HERE)
-    given = {option: getattr(spec, option) for option in known} | options
+    known = ("path", "root", "name", "max_bad_images", "columns", "group", *_DONE_HERE)
+    given = {option: _plain(getattr(spec, option, None)) for option in known} | options
     given = {option: value for option, value in given.items() if value is not None}
     for option in given:
         if option not in entry.parameters and option not in _DONE_HERE:
@@ -58,6 +58,11 @@ def load_source(
     accepted = {option: value for option, value in given.items() if option in entry.parameters}
     with under(key):
         return registry.obtain(_ROOM, spec.source)(tuple(image_shape), seed=seed, **accepted)
+
+
+def _plain(value: Any) -> Any:
+    """A table of the recipe as a dictionary of what it says; anything else as it is."""
+    return value.model_dump(exclude_none=True) if hasattr(value, "model_dump") else value
 
 
 def load_ood(spec: Any, image_shape: tuple[int, int, int], *, seed: int, key: str) -> ImageSet:

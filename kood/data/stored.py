@@ -1,5 +1,6 @@
 """Image sets as files: what one stage writes and the others map into memory."""
 
+import importlib
 import os
 from collections.abc import Iterable
 from pathlib import Path
@@ -7,10 +8,10 @@ from typing import Any
 
 import numpy as np
 
+from kood import registry
 from kood.data.copies import distinct
 from kood.data.image_set import ImageSet
-from kood.data.paths import data_path
-from kood.errors import under
+from kood.errors import UserError
 from kood.runs import fingerprint
 
 __all__ = ["read_digests", "read_images", "source_state", "write_blocks", "write_digests", "write_images"]
@@ -127,31 +128,36 @@ def read_digests(folder: Path, name: str) -> np.ndarray:
     return np.load(folder / f"{name}.digests.npy", allow_pickle=False)
 
 
-def source_state(path: str | None, key: str) -> str | None:
-    """A hash of what lies at a source's path: names, sizes and times of its files, without reading them.
+def source_state(source: Any, key: str) -> str | None:
+    """A hash of the files that a source reads: names, sizes, times and places on the disk, without reading them.
+
+    Which files those are says the source itself (`reads`, as `kood.data.sources` has it). Of a link the file behind it
+    counts. A file that is rewritten with its size and its time of change as they were has another `ctime`.
 
     Args:
-        path: The `path` of a recipe's source, or None for a source without one.
+        source: As for `load_source`.
         key: Where the recipe has the source, such as "data.far.noise"; it begins the message.
 
     Returns:
-        The hash, or None where there is no path.
+        The hash, or None where the source reads no files, or cannot say which: it reports why when it is read.
 
     Raises:
-        UserError: the path names a variable that is not set.
+        UserError: no such source.
     """
-    if path is None:
+    entry = registry.find("datasets", source.source, f"{key}.source")
+    reads = getattr(importlib.import_module(entry.module), "reads", None)
+    if reads is None or any(getattr(source, option, "") is None for option in entry.required):
         return None
-    with under(key):
-        root = data_path(path)
-    if not root.is_dir():
-        stat = root.stat() if root.exists() else None
-        return fingerprint(stat and [stat.st_size, stat.st_mtime_ns])
-    rows = []
-    for folder, folders, files in os.walk(root, followlinks=False):
-        folders.sort()
-        for name in sorted(files):
-            file = Path(folder, name)
-            stat = file.lstat()
-            rows.append([str(file.relative_to(root)), stat.st_size, stat.st_mtime_ns])
-    return fingerprint(rows)
+    try:
+        folder, files = reads(source)
+    except UserError:
+        return None
+    return fingerprint([[file.removeprefix(str(folder)), *_facts(file)] for file in files])
+
+
+def _facts(file: str) -> tuple[int, ...]:
+    try:
+        found = os.stat(file)  # noqa: PTH116
+    except OSError:
+        return ()
+    return found.st_size, found.st_mtime_ns, found.st_ctime_ns, found.st_ino

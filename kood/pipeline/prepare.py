@@ -63,7 +63,7 @@ def prepare_data(work: Work) -> Stage:
     decides = {
         "data": data.model_dump(exclude={"augment"}),
         "real": real.model_dump() if real else None,
-        "states": {key: source_state(source.path, key) for key, source in {"data.id": data.id, **sources}.items()},
+        "states": {key: source_state(source, key) for key, source in {"data.id": data.id, **sources}.items()},
     }
     stage = work.stage("data", decides, make)
     for message in left_out(stage):

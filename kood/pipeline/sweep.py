@@ -26,6 +26,7 @@ from kood.recipe.outlier_sections import LabelMixup
 from kood.report import StageProgress
 from kood.report.sheet import write_sheet
 from kood.runs import Run, Stage
+from kood.text import composed
 
 __all__ = ["render_sweep"]
 
@@ -177,6 +178,7 @@ def _changed(settings: LabelMixup, changes: dict[str, Any]) -> LabelMixup:
 
 
 def _class_of(name: str, names: list[str], option: str) -> int:
+    name = composed(name)
     if name in names:
         return names.index(name)
     lowered = [known.lower() for known in names]

@@ -11,6 +11,7 @@ from kood.errors import UserError
 from kood.recipe import settings
 from kood.recipe.messages import explain
 from kood.recipe.model import Recipe
+from kood.text import composed
 
 __all__ = ["load"]
 
@@ -36,10 +37,10 @@ def load(path: str | Path, overrides: tuple[str, ...] | list[str] = (), *, quick
         reason = "is not UTF-8 text" if isinstance(error, UnicodeDecodeError) else getattr(error, "strerror", error)
         raise UserError(f"{path}: cannot read the recipe: {reason}") from error
     try:
-        given = tomllib.loads(text)
+        given = tomllib.loads(composed(text))
     except (tomllib.TOMLDecodeError, RecursionError) as error:
         raise UserError(f"{path}: not valid TOML: {error or 'nested too deeply'}") from error
-    for override in overrides:
+    for override in map(composed, overrides):
         key, equals, value = override.partition("=")
         if not equals or not key.strip():
             raise UserError(f"--set {override!r}: write it as KEY=VALUE, such as --set train.epochs=10")

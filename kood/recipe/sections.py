@@ -9,8 +9,8 @@ from pydantic import BaseModel, ConfigDict, Field, model_validator
 from kood import registry
 
 __all__ = [
-    "SLUG", "Classifier", "Data", "Diffusion", "Evaluate", "Head", "IdSource", "Positive", "Rate", "Section", "Seed",
-    "Serve", "Share", "Source", "Train",
+    "SLUG", "Classifier", "Columns", "Data", "Diffusion", "Evaluate", "Group", "Head", "IdSource", "Positive", "Rate",
+    "Section", "Seed", "Serve", "Share", "Source", "Train",
 ]  # fmt: skip
 
 Share = Annotated[float, Field(ge=0.0, lt=1.0)]
@@ -43,17 +43,59 @@ class Section(BaseModel):
     model_config = ConfigDict(extra="forbid", strict=True, frozen=True, allow_inf_nan=False)
 
 
+class Columns(Section):
+    """How the first line of a table calls its columns, where kood does not find them by itself.
+
+    Attributes:
+        file: The image files.
+        label: The names of the classes.
+        split: The part of each image.
+    """
+
+    file: str | None = None
+    label: str | None = None
+    split: str | None = None
+
+
+class Group(Section):
+    """What images have in common that stay together in the split: one patient, one video, one burst.
+
+    Attributes:
+        folder: The name of the N-th folder: below the class folder for the source `folder`, counted from `root` for an
+            `image_list` and a `table`.
+        pattern: A regular expression; what its first group, or else the whole of it, matches in a file's path.
+        column: The value in this column of a `table`.
+    """
+
+    folder: Annotated[int, Field(ge=1, le=100)] | None = None
+    pattern: str | None = None
+    column: str | None = None
+
+    @model_validator(mode="after")
+    def _check(self):
+        found = [f"{key} = {value!r}" for key, value in self.model_dump(exclude_none=True).items()]
+        if len(found) != 1:
+            raise ValueError(f"found {' and '.join(found) or 'nothing'}; give one of folder, pattern and column")
+        try:
+            re.compile(self.pattern or "")
+        except re.error as error:
+            raise ValueError(f"pattern: {self.pattern!r} is no regular expression ({error})") from error
+        return self
+
+
 class Source(Section):
     """Where images come from: a data set that kood knows (`kood list datasets`) and which part of it.
 
     Attributes:
         source: The data set's name.
         path: A folder or file, for those that read one; `~` and `$VARIABLES` are expanded.
-        root: The folder that the files of an `image_list` are relative to.
+        root: The folder that the files of an `image_list` or a `table` are relative to.
+        columns: How a `table` calls its columns.
         name: Which one, for a source that has several (`tfds`).
         classes: Which classes, by number or by name; all where not given.
         count: How many images, drawn at random with the split seed.
-        split: "train" or "test", where the set has both; out-of-distribution sets take "test" by themselves.
+        split: "train", "validation" or "test", where the set has it; out-of-distribution sets take "test" by
+            themselves.
         max_bad_images: How many files may be left out because they cannot be read, for sources that read image files;
             one too many stops the run before any training.
     """
@@ -61,10 +103,11 @@ class Source(Section):
     source: str
     path: str | None = None
     root: str | None = None
+    columns: Columns | None = None
     name: str | None = None
     classes: list[int | str] | None = Field(default=None, min_length=1)
     count: Positive | None = None
-    split: Literal["train", "test"] | None = None
+    split: Literal["train", "validation", "test"] | None = None
     max_bad_images: Annotated[int, Field(ge=0)] | None = None
 
 
@@ -76,12 +119,14 @@ class IdSource(Source):
         calibration: Share of the training images on which the threshold is set.
         test: Share of all images to test on, where the set has no test split of its own.
         per_class: At most so many training images of each class.
+        group: What images have in common that stay together in one part of the split.
     """
 
     validation: Share = 0.1
     calibration: Share = 0.1
     test: Share = 0.2
     per_class: Positive | None = None
+    group: Group | None = None
 
     @model_validator(mode="after")
     def _leave_training_images(self):

@@ -14,7 +14,7 @@ from rich.markup import escape
 from rich.progress import Progress
 from rich.table import Table
 
-from kood.data.files import files_under
+from kood.data.files import PassedOver, files_under
 from kood.errors import UserError
 from kood.serving.client import Model, prepared
 from kood.text import clean
@@ -55,11 +55,12 @@ class Answer:
         return {"image": str(self.file), **{name: self.said[name] for name in COLUMNS if name in self.said}}
 
 
-def listed(paths: Iterable[Path]) -> list[str]:
+def listed(paths: Iterable[Path], passed: PassedOver | None = None) -> list[str]:
     """The image files that paths stand for: a file is itself, a folder every image in it and the folders in it.
 
     Args:
         paths: Files and folders.
+        passed: Counts what lies in the folders and is no image.
 
     Returns:
         The files, each folder's sorted.
@@ -68,13 +69,14 @@ def listed(paths: Iterable[Path]) -> list[str]:
         UserError: a folder without images.
     """
     files: list[str] = []
+    passed = PassedOver() if passed is None else passed
     for path in paths:
         if not path.is_dir():
             files.append(str(path))
             continue
-        found = files_under(path)
+        found = files_under(path, passed)
         if not found:
-            raise UserError(f"{path}: there are no images in this folder")
+            raise UserError(f"{path}: there are no images in this folder" + "".join(f"; {n}" for n in passed.notes()))
         files += found
     return files
 

@@ -31,8 +31,9 @@ class Choices:
         minutes: How long it may take.
         classes: The classes to learn.
         dropped: Those with too few images.
-        images: How many images the classes have, without a test folder's.
-        has_test: Whether there is a test folder.
+        images: How many images the classes have, without those of a test or validation part.
+        has_test: Whether there is a test part.
+        has_validation: Whether there is a validation part.
         image_shape: (H, W, C), H and W whole fours.
         why_shape: Its reason.
         validation: Share of the training images.
@@ -52,6 +53,7 @@ class Choices:
     dropped: tuple[str, ...]
     images: int
     has_test: bool
+    has_validation: bool
     image_shape: tuple[int, int, int]
     why_shape: str
     validation: float
@@ -88,7 +90,7 @@ def choose(found: Survey, machine: Machine, minutes: float) -> Choices:
     images = sum(count for _, count in counted if count >= FEWEST)
     learned = images * (1.0 if found.test else 1.0 - TEST)
     calibration = round(min(0.2, max(0.05, CALIBRATION / learned)), 3)
-    validation = min(0.1, calibration)
+    validation = 0.0 if found.validation else min(0.1, calibration)
     # Half as many again as are needed: rounding class by class takes some.
     accept = next((one for one in ACCEPT if calibration * learned >= 1.5 * one / (1 - one)), ACCEPT[-1])
     why_split = f"about {calibration * learned:.0f} images set the threshold"
@@ -106,6 +108,7 @@ def choose(found: Survey, machine: Machine, minutes: float) -> Choices:
         dropped=tuple(name for name, count in counted if count < FEWEST),
         images=images,
         has_test=bool(found.test),
+        has_validation=bool(found.validation),
         image_shape=shape,
         why_shape=why_shape,
         validation=validation,

@@ -1,4 +1,4 @@
-"""What a user's folder of images holds, and what this machine offers."""
+"""What a user's folder or table of images holds, and what this machine offers."""
 
 import math
 import shutil
@@ -9,12 +9,17 @@ from pathlib import Path
 import numpy as np
 
 from kood.data.decode import decode_image
-from kood.data.sources.folder import Listing, listed_splits
+from kood.data.listing import Listing
+from kood.data.sources.folder import listed_splits
+from kood.data.sources.table import listed_table
 from kood.errors import UserError
 from kood.machine import cores
 from kood.text import clean
 
-__all__ = ["Machine", "Survey", "survey"]
+__all__ = ["TABLES", "Machine", "Survey", "survey"]
+
+#: Files that end so are tables of FILE,LABEL.
+TABLES = (".csv", ".tsv", ".txt")
 
 #: Files that are opened to see what the images are like.
 LOOKED_AT = 400
@@ -22,15 +27,17 @@ LOOKED_AT = 400
 
 @dataclass(frozen=True)
 class Survey:
-    """What is in a folder of images.
+    """What is in a folder or a table of images.
 
     Attributes:
-        names: The classes, empty where the folder has none.
+        names: The classes, empty where it has none.
         train: Images of each class that can be trained on.
         test: Images of each class in a test part of its own; empty where there is none.
         shapes: (n, 2) heights and widths of the images looked at.
         grey: Whether all of these are grey.
         unreadable: Files among them that are no images, with the reason.
+        validation: Images of each class in a validation part of its own; empty where there is none.
+        notes: What the source has to say of itself, a sentence each.
     """
 
     names: tuple[str, ...]
@@ -39,12 +46,19 @@ class Survey:
     shapes: np.ndarray
     grey: bool
     unreadable: tuple[tuple[Path, str], ...]
+    validation: tuple[int, ...] = ()
+    notes: tuple[str, ...] = ()
+
+    @property
+    def files(self) -> int:
+        """How many there are."""
+        return sum(self.train) + sum(self.validation) + sum(self.test)
 
     @property
     def bad_at_most(self) -> int:
         """How many files may turn out to be unreadable: those seen where all were looked at, else twice their share."""
-        files, seen = sum(self.train) + sum(self.test), len(self.shapes) + len(self.unreadable)
-        return len(self.unreadable) if seen >= files else math.ceil(2 * len(self.unreadable) * files / seen)
+        seen = len(self.shapes) + len(self.unreadable)
+        return len(self.unreadable) if seen >= self.files else math.ceil(2 * len(self.unreadable) * self.files / seen)
 
 
 @dataclass(frozen=True)
@@ -66,40 +80,43 @@ class Machine:
         return cls(cores(), seen)
 
 
-def survey(folder: Path, *, looked_at: int = LOOKED_AT) -> Survey:
-    """Counts the images of a folder and looks at some of them, spread evenly over it.
+def survey(source: Path, *, looked_at: int = LOOKED_AT) -> Survey:
+    """Counts the images of a folder or a table and looks at some of them, spread evenly over it.
 
     Args:
-        folder: path/CLASS/*.png, path/train/CLASS and path/test/CLASS, or path/*.png.
+        source: A folder as the data source `folder` takes it, or a file as `table` does.
         looked_at: How many files are opened at most.
 
     Returns:
         A `Survey`.
 
     Raises:
-        UserError: As the data source `folder` does; or none of the files looked at is an image.
+        UserError: As the data sources `folder` and `table` do; or none of the files looked at is an image.
     """
-    if not folder.is_dir():
-        raise UserError(f"{clean(folder)}: {'is a file, not a folder' if folder.exists() else 'does not exist'}; "
-                        "give a folder with one sub-folder of images for each class")  # fmt: skip
-    splits = listed_splits(folder)
-    files, labels, names = splits["train" if "train" in splits else "all"]
-    spread = np.unique(np.linspace(0, len(files) - 1, min(len(files), looked_at)).astype(int))
+    is_table = source.is_file() and source.suffix.lower() in TABLES
+    if not source.is_dir() and not is_table:
+        found = "is a file, not a folder or a table (.csv, .tsv, .txt)" if source.exists() else "does not exist"
+        raise UserError(f"{clean(source)}: {found}; give a folder with one sub-folder of images for each class, or a "
+                        "CSV file of lines FILE,LABEL")  # fmt: skip
+    listed = (listed_table if is_table else listed_splits)(str(source))
+    train = listed.parts["train" if "train" in listed.parts else "all"]
+    spread = np.unique(np.linspace(0, len(train.files) - 1, min(len(train.files), looked_at)).astype(int))
     with ThreadPoolExecutor(8) as pool:
-        looks = list(pool.map(_look, [files[i] for i in spread]))
-    bad = tuple((Path(files[i]), look) for i, look in zip(spread, looks, strict=True) if isinstance(look, str))
+        looks = list(pool.map(_look, [train.files[i] for i in spread]))
+    bad = tuple((Path(train.files[i]), look) for i, look in zip(spread, looks, strict=True) if isinstance(look, str))
     good = [look for look in looks if not isinstance(look, str)]
     if not good:
-        raise UserError(f"{clean(folder)}: none of {len(looks)} files looked at can be read as an image; the first: "
+        raise UserError(f"{clean(source)}: none of {len(looks)} files looked at can be read as an image; the first: "
                         f"{clean(bad[0][1])}")  # fmt: skip
-    test = _counts(splits["test"]) if "test" in splits else ()
-    shapes = np.array([(height, width) for height, width, _ in good])
-    return Survey(names, _counts((files, labels, names)), test, shapes, all(grey for _, _, grey in good), bad)
+    test, validation = (_counts(listed.parts[part]) if part in listed.parts else () for part in ("test", "validation"))
+    shapes, grey = np.array([look[:2] for look in good]), all(look[2] for look in good)
+    return Survey(train.names, _counts(train), test, shapes, grey, bad, validation, listed.notes)
 
 
 def _counts(listing: Listing) -> tuple[int, ...]:
-    files, labels, names = listing
-    return tuple(int(n) for n in np.bincount(labels, minlength=len(names))) if names else (len(files),)
+    if not listing.names:
+        return (len(listing.files),)
+    return tuple(int(n) for n in np.bincount(listing.labels, minlength=len(listing.names)))
 
 
 def _look(file: str) -> tuple[int, int, bool] | str:

@@ -22,8 +22,8 @@ __all__ = ["new_recipe"]
 
 
 def new_recipe(
-    id_folder: str,
-    ood_folders: Sequence[str] = (),
+    id_images: str,
+    ood_images: Sequence[str] = (),
     *,
     name: str | None = None,
     minutes: float = 30.0,
@@ -31,11 +31,11 @@ def new_recipe(
     machine: Machine | None = None,
     console: Console | None = None,
 ) -> Path:
-    """Writes NAME.toml for a folder of images, each choice with its reason, and prints what was found.
+    """Writes NAME.toml for a folder or a table of images, each choice with its reason, and prints what was found.
 
     Args:
-        id_folder: The in-distribution images, one sub-folder a class.
-        ood_folders: Folders of images to test on that are of no such class.
+        id_images: The in-distribution images: a folder with one sub-folder a class, or a CSV of lines FILE,LABEL.
+        ood_images: Folders or tables of images to test on that are of no such class.
         name: The recipe's name; made of the folder's where not given.
         minutes: About how long a run may take on this machine.
         force: Write over a file of that name.
@@ -51,18 +51,21 @@ def new_recipe(
     console, machine = console or Console(), machine or Machine.here()
     if not 1 <= minutes <= 1e5:
         raise UserError(f"--minutes {minutes:g}: say how long a run may take, in minutes from 1 on")
-    folder = _literal(id_folder)
-    found = survey(folder)
+    place = _literal(id_images)
+    found = survey(place)
     if len(found.names) < 2:
-        few = f"has only one class, {found.names[0]!r}" if found.names else "has images but no class folders"
-        raise UserError(f"{clean(folder)}: {clean(few)}; a classifier needs two or more, one sub-folder each")
-    name = _slug(name if name is not None else folder.name, given=name is not None)
+        none = "has images but no class folders" if place.is_dir() else "names images but no classes"
+        few = f"has only one class, {found.names[0]!r}" if found.names else none
+        few += "".join(f" ({note})" for note in found.notes)
+        raise UserError(f"{clean(place)}: {clean(few)}; a classifier needs two or more, one sub-folder each, or a CSV "
+                        "of lines FILE,LABEL")  # fmt: skip
+    name = _slug(name if name is not None else place.name if place.is_dir() else place.stem, given=name is not None)
     file = Path(f"{name}.toml")
     if file.exists() and not force:
         raise UserError(f"{file}: is there already; take another --name, or --force to write over it")
-    outside = {slug: survey(_literal(path)) for slug, path in _named(ood_folders).items()}
+    outside = {slug: survey(_literal(path)) for slug, path in _named(ood_images).items()}
     bad = {"": found.bad_at_most, **{slug: one.bad_at_most for slug, one in outside.items()}}
-    text = _text(choose(found, machine, minutes), folder, _named(ood_folders), name, bad)
+    text = _text(choose(found, machine, minutes), place, _named(ood_images), name, bad)
     with tempfile.TemporaryDirectory() as folder_of_draft:
         draft = Path(folder_of_draft) / file.name
         draft.write_text(text, encoding="utf-8")
@@ -76,10 +79,10 @@ def new_recipe(
 
 
 def _literal(path: str) -> Path:
-    """The folder, if a recipe can name it."""
+    """The folder or file, if a recipe can name it."""
     folder = data_path(path)
     if "$" in str(folder):
-        raise UserError(f"{clean(folder)}: in a recipe '$' stands for a variable; give the folder a name without it")
+        raise UserError(f"{clean(folder)}: in a recipe '$' stands for a variable; give it a name without it")
     return folder
 
 
@@ -93,11 +96,12 @@ def _slug(wanted: str, *, given: bool) -> str:
     )
 
 
-def _named(folders: Sequence[str]) -> dict[str, str]:
-    """A name for each out-of-distribution folder, as the report will have it."""
+def _named(places: Sequence[str]) -> dict[str, str]:
+    """A name for each out-of-distribution folder or table, as the report will have it."""
     named: dict[str, str] = {}
-    for path in folders:
-        base = slug = _slug(data_path(path).name, given=False)
+    for path in places:
+        place = data_path(path)
+        base = slug = _slug(place.name if place.is_dir() else place.stem, given=False)
         number = 2
         while slug in named or slug in RESERVED or slug in ("uniform", "blobs"):
             slug, number = f"{base}-{number}", number + 1
@@ -116,12 +120,17 @@ def _line(setting: str, why: str) -> str:
     return f"{setting.ljust(44)}# {why}"
 
 
-def _text(chosen: Choices, folder: Path, outside: dict[str, str], name: str, bad: dict[str, int]) -> str:
-    """The recipe; `bad` says how many files of each source, "" the folder itself, may be left out."""
+def _source(place: Path) -> list[str]:
+    """The lines that say where images are."""
+    return [f'source = "{"folder" if place.is_dir() else "table"}"', _key("path", str(place))]
+
+
+def _text(chosen: Choices, place: Path, outside: dict[str, str], name: str, bad: dict[str, int]) -> str:
+    """The recipe; `bad` says how many files of each source, "" the images to learn, may be left out."""
     height, width, channels = chosen.image_shape
     accelerated = " and a GPU" if chosen.machine.accelerator else ""
     lines = [
-        f"# {clean(folder.name)}: {len(chosen.classes)} classes, {chosen.images:,} images. Written by kood new.",
+        f"# {clean(place.name)}: {len(chosen.classes)} classes, {chosen.images:,} images. Written by kood new.",
         f"# kood run {name}.toml",
         f"# Time: about {chosen.minutes:g} minutes on {chosen.machine.cores} CPU cores{accelerated}.",
         "",
@@ -132,8 +141,7 @@ def _text(chosen: Choices, folder: Path, outside: dict[str, str], name: str, bad
         _line('augment = ["flip"]', "mirror images; take it out where left and right differ"),
         "",
         "[data.id]",
-        'source = "folder"',
-        _key("path", str(folder)),
+        *_source(place),
         *_allowance(bad.get("", 0)),
     ]
     if chosen.dropped:
@@ -142,15 +150,15 @@ def _text(chosen: Choices, folder: Path, outside: dict[str, str], name: str, bad
             _key("classes", list(chosen.classes)),
         ]
     if not chosen.has_test:
-        lines.append(_line(f"test = {TEST:g}", "no test folder: this share is kept to test on"))
+        lines.append(_line(f"test = {TEST:g}", "no test part: this share is kept to test on"))
+    if not chosen.has_validation:
+        lines.append(_line(f"validation = {chosen.validation:g}", "images on which the score is chosen"))
     lines += [
-        _line(f"validation = {chosen.validation:g}", "images on which the score is chosen"),
         _line(f"calibration = {chosen.calibration:g}", chosen.why_split),
         "",
     ]
     for slug, path in outside.items():
-        lines += [f"[data.near.{slug}]", 'source = "folder"', _key("path", str(data_path(path)))]
-        lines += [*_allowance(bad.get(slug, 0)), ""]
+        lines += [f"[data.near.{slug}]", *_source(data_path(path)), *_allowance(bad.get(slug, 0)), ""]
     if not outside:
         lines += [_line("# [data.near.others]", "images of no class above, to test on"), '# source = "folder"',
                   '# path = "..."', ""]  # fmt: skip
@@ -218,15 +226,19 @@ def _print(console: Console, found: Survey, outside: dict[str, Survey], file: Pa
     counts = ", ".join(f"{name} {n:,}" for name, n in list(zip(found.names, found.train, strict=True))[:12])
     more = "" if len(found.names) <= 12 else f", and {len(found.names) - 12} more"
     add("classes", f"{len(found.names)}: {counts}{more}")
-    if found.test:
-        add("test images", f"{sum(found.test):,} of their own")
+    for part, images in (("validation images", found.validation), ("test images", found.test)):
+        if images:
+            add(part, f"{sum(images):,} of their own")
     low, high = found.shapes.min(axis=0), found.shapes.max(axis=0)
     sizes = f"{low[0]}x{low[1]}" + ("" if (low == high).all() else f" to {high[0]}x{high[1]}")
     colour, seen = "grey" if found.grey else "colour", len(found.shapes) + len(found.unreadable)
     add("images", f"{sizes} pixels (height x width), {colour}; {seen} looked at")
     for slug, one in outside.items():
-        add(f"near-OOD {slug}", f"{sum(one.train) + sum(one.test):,} images")
+        add(f"near-OOD {slug}", f"{one.files:,} images")
     console.print(table)
+    for slug, one in {"": found, **outside}.items():
+        for note in one.notes:
+            console.print(Text(clean(f"{slug}: {note}" if slug else note), "yellow"), soft_wrap=True)
     every = [*found.unreadable, *(bad for one in outside.values() for bad in one.unreadable)]
     if every:
         console.print(Text(f"{len(every)} of these cannot be read; a run leaves them out:", "yellow"))

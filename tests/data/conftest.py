@@ -4,7 +4,7 @@ from types import SimpleNamespace
 
 import pytest
 
-NOT_GIVEN = dict.fromkeys(("path", "root", "name", "classes", "count", "split", "max_bad_images"))
+NOT_GIVEN = dict.fromkeys(("path", "root", "name", "columns", "group", "classes", "count", "split", "max_bad_images"))
 
 
 @pytest.fixture

@@ -1,5 +1,7 @@
 """The user's own image files: layouts, formats, and damage."""
 
+import unicodedata
+
 import numpy as np
 import pytest
 from PIL import Image
@@ -110,8 +112,18 @@ def test_many_files_over_several_chunks_keep_their_order(tmp_path, load):
         (lambda root: None, "has no images; files must end in .png"),
         (lambda root: (write(root / "a/1.png", 0), (root / "b").mkdir()), "class folder .*b has no images"),
         (lambda root: (write(root / "a/1.png", 0), write(root / "2.png", 0)), "beside class folders"),
-        (lambda root: write(root / "train/a/1.png", 0), "has train but no test"),
-        (lambda root: write(root / "test/a/1.png", 0), "has test but no train"),
+        (
+            lambda root: [write(root / s / "a/1.png", 0) for s in ("val", "test")],
+            "has test and validation but no train",
+        ),
+        (
+            lambda root: [write(root / s / "a/1.png", 0) for s in ("train", "Training", "test")],
+            "has two folders for train, Training and train; keep one",
+        ),
+        (
+            lambda root: [write(root / s / "a/1.png", 0) for s in ("train", "plane")],
+            r"folders beside train \(plane\); move them out of it, or rename train",
+        ),
         (
             lambda root: [write(root / s / "1.png", 0) for s in ("train/a", "test/b")],
             "test has classes that .* lacks: b",
@@ -125,8 +137,8 @@ def test_many_files_over_several_chunks_keep_their_order(tmp_path, load):
             "test has class .*train none",
         ),
         (
-            lambda root: [write(root / s / "a/1.png", 0) for s in ("train", "test", "val")],
-            r"beside train and test \(val\)",
+            lambda root: [write(root / s / "a/1.png", 0) for s in ("train", "test", "extra")],
+            r"beside test and train \(extra\)",
         ),
         (lambda root: (root / "x.png").write_text("no image"), r"x\.png cannot be read as an image"),
         (lambda root: (root / "x.png").write_bytes(b""), r"x\.png cannot be read as an image"),
@@ -150,6 +162,147 @@ def test_a_class_named_train_without_folders_in_it(tmp_path, load):
     write(tmp_path / "train/1.png", 1)
     write(tmp_path / "plane/1.png", 2)
     assert load()["all"].class_names == ("plane", "train")
+
+
+@pytest.mark.parametrize(
+    "spelled",
+    [
+        {"train": "Train", "test": "TEST"},
+        {"train": "training", "validation": "val", "test": "testing"},
+        {"train": "train", "validation": "valid"},
+        {"train": "Training", "validation": "Validation", "test": "Test"},
+        {"train": "train", "validation": "dev", "test": "test"},
+    ],
+)
+def test_parts_under_their_usual_names(tmp_path, load, spelled):
+    for number, (part, name) in enumerate(spelled.items()):
+        for label in "ba" if part == "train" else "b":
+            write(tmp_path / name / label / "1.png", 10 * number + ord(label))
+    sets = load()
+    assert sets.keys() == spelled.keys()
+    for number, part in enumerate(spelled):
+        assert sets[part].class_names == ("a", "b") and sets[part].notes == ()
+        labels = [0, 1] if part == "train" else [1]
+        assert sets[part].labels.tolist() == labels
+        assert sets[part].images[:, 0, 0, 0].tolist() == [10 * number + ord("ab"[label]) for label in labels]
+
+
+@pytest.mark.parametrize("name", ["train", "Test", "val"])
+def test_the_only_part_is_all_and_says_so(tmp_path, load, name):
+    for label in "ab":
+        write(tmp_path / name / label / "1.png", 1)
+    found = load()["all"]
+    assert found.class_names == ("a", "b")
+    assert found.notes == (f"{name} is the only part: all its images are taken as one set",)
+
+
+def test_images_beside_parts_are_counted(tmp_path, load):
+    for part in ("train", "test"):
+        write(tmp_path / part / "a/1.png", 1)
+    write(tmp_path / "sample.png", 1)
+    assert load()["train"].notes == ("1 image beside train, test passed over",)
+
+
+def test_folders_and_files_that_are_passed_over_are_counted(tmp_path, load):
+    for label in "ab":
+        write(tmp_path / label / "1.png", 1)
+        for system in ("@eaDir/1.png", ".ipynb_checkpoints"):
+            write(tmp_path / label / system / "SYNOPHOTO_THUMB_M.png", 9)
+    for name in ("@eaDir", "$RECYCLE.BIN/S-1", "__MACOSX/a", "System Volume Information", "#recycle", "lost+found"):
+        write(tmp_path / name / "1.png", 9)
+    for name in ("a/1.txt", "a/2.TXT", "b/3.pdf", "readme", "b/.DS_Store", "b/Thumbs.db"):
+        (tmp_path / name).write_text("no image")
+    found = load()["all"]
+    assert found.class_names == ("a", "b") and found.images[:, 0, 0, 0].tolist() == [1, 1]
+    assert found.notes == (
+        "10 folders passed over: 3 @eaDir, 2 .ipynb_checkpoints, 1 #recycle, 1 $RECYCLE.BIN, "
+        "1 System Volume Information, 1 __MACOSX, 1 lost+found",
+        "6 files passed over: 2 .txt, 1 .db, 1 .pdf, 1 hidden, 1 without a suffix",
+    )
+
+
+def test_a_class_of_thumbnails_alone_has_no_images(tmp_path, load):
+    write(tmp_path / "a/1.png", 1)
+    write(tmp_path / "b/@eaDir/1.png", 1)
+    with pytest.raises(UserError, match=r"class folder .*/b has no images; .*\(1 folder passed over: 1 @eaDir\)"):
+        load()
+
+
+def test_classes_that_hold_the_same_folders_are_told(tmp_path, load):
+    for shop in ("one", "two"):
+        for label in ("cat", "dog"):
+            write(tmp_path / shop / label / "1.png", 1)
+    (note,) = load()["all"].notes
+    assert note.startswith("the classes one, two all hold the same folders (cat, dog), whose images are taken together")
+    write(tmp_path / "two/owl/1.png", 1)
+    assert load()["all"].notes == ()
+    for part in ("train", "test"):
+        write(tmp_path / "unpacked/archive" / part / "a/1.png", 1)
+        for label in ("cat", "dog"):
+            write(tmp_path / "inside" / label / part / "1.png", 1)
+    assert load(tmp_path / "unpacked")["all"].notes == (
+        "archive holds folders (test, train), whose images are taken together; if those are parts, give archive as "
+        "the path",
+    )
+    assert load(tmp_path / "inside")["all"].notes[0].endswith("if those are parts, sort them as PART/CLASS")
+    for label in ("cat", "dog"):  # As in Tiny ImageNet: no sign of another level.
+        write(tmp_path / "flat" / label / "images/1.png", 1)
+    assert load(tmp_path / "flat")["all"].notes == ()
+
+
+def test_one_name_has_several_spellings(tmp_path, load):
+    composed, decomposed = (unicodedata.normalize(form, "café") for form in ("NFC", "NFD"))
+    for part, name in (("train", composed), ("test", decomposed)):
+        write(tmp_path / "parts" / part / name / "1.png", 1)
+        write(tmp_path / "parts" / part / "tea" / "1.png", 2)
+        write(tmp_path / "one" / name / f"{part}.png", 3)
+        write(tmp_path / decomposed / "x" / f"{part}.png", 3)
+    sets = load(tmp_path / "parts")
+    assert sets["train"].class_names == sets["test"].class_names == (composed, "tea")
+    assert sets["test"].labels.tolist() == [0, 1]
+    assert load(tmp_path / "parts", classes=[decomposed])["train"].class_names == (composed,)
+    merged = load(tmp_path / "one")["all"]
+    assert merged.class_names == (composed,) and merged.labels.tolist() == [0, 0]
+    assert len(load(tmp_path / composed)["all"]) == 2
+    with pytest.raises(UserError, match="does not exist"):
+        load(tmp_path / "thé")
+
+
+@pytest.fixture
+def patients(tmp_path):
+    for number, name in enumerate(["train/a/p1/1", "train/a/p2/x/2", "train/b/p1/3", "test/a/p3/4", "test/b/p2/5"]):
+        write(tmp_path / f"{name}.png", number)
+    return tmp_path
+
+
+@pytest.mark.parametrize(
+    ("group", "train", "test"),
+    [
+        ({"folder": 1}, [0, 1, 0], [2, 1]),
+        ({"pattern": r"/p(\d)/"}, [0, 1, 0], [2, 1]),
+        ({"pattern": r"(?:train|test)/."}, [0, 0, 1], [2, 3]),
+    ],
+)
+def test_groups_have_one_number_in_every_part(patients, load, group, train, test):
+    sets = load(group=group)
+    assert sets["train"].images[:, 0, 0, 0].tolist() == [0, 1, 2]
+    assert sets["train"].groups.tolist() == train and sets["test"].groups.tolist() == test
+    assert load(group=group, split="test")["test"].groups.tolist() == test
+    assert load(group=group, classes=["b"])["test"].groups.tolist() == test[1:]
+    assert load()["train"].groups is None
+
+
+@pytest.mark.parametrize(
+    ("group", "wrong"),
+    [
+        ({"folder": 2}, r"group\.folder: train/a/p1/1\.png does not lie 2 folders below the class folder"),
+        ({"pattern": "p1"}, r"group\.pattern: train/a/p2/x/2\.png does not match 'p1'"),
+        ({"column": "patient"}, r"group\.column: only a table has columns"),
+    ],
+)
+def test_a_file_without_a_group_is_named(patients, load, group, wrong):
+    with pytest.raises(UserError, match=wrong):
+        load(group=group)
 
 
 def test_cut_off_files_are_named(tmp_path, load):

@@ -1,5 +1,7 @@
 """Lists of images, as OpenOOD keeps them."""
 
+import unicodedata
+
 import pytest
 from PIL import Image
 
@@ -74,6 +76,18 @@ def test_a_place_for_the_split_is_two_lists(pictures, id_data, source, tmp_path)
     (tmp_path / "test_x.txt").write_text("b/8.png -1\n")
     with pytest.raises(UserError, match="other none"):
         load_id(id_data("image_list", path=path, root=root, image_shape=(4, 4, 1)))
+
+
+def test_groups_and_names_in_either_form(pictures, load):
+    composed, decomposed = (unicodedata.normalize(form, "café") for form in ("NFC", "NFD"))
+    root = pictures({f"{decomposed}/p1/1.png": 1, "tea/p1/2.png": 2, "tea/p2/3.png": 3})
+    lines = f"{composed}/p1/1.png 0", "tea/p1/2.png 1", "tea/p2/3.png 1"
+    found = load(*lines, root=root, group={"folder": 2})["all"]
+    assert found.groups.tolist() == [0, 0, 1] and found.images[:, 0, 0, 0].tolist() == [1, 2, 3]
+    assert load(*lines, root=root, group={"pattern": "^[^/]+"})["all"].groups.tolist() == [0, 1, 1]
+    with pytest.raises(UserError, match=r"data\.id\.group\.folder: .* does not lie 3 folders below"):
+        load(*lines, root=root, group={"folder": 3})
+    assert load(f"{composed}/p1/1.png 0", root=f"{root}/.")["all"].groups is None
 
 
 @pytest.mark.parametrize(

@@ -1,11 +1,13 @@
 """The .npz source: what is right is taken, what is wrong is named."""
 
+import unicodedata
 import zipfile
 
 import numpy as np
 import pytest
 
 from kood.data import load_source
+from kood.data.classes import class_indices
 from kood.errors import UserError
 
 U8 = np.arange(3 * 16, dtype=np.uint8).reshape(3, 4, 4, 1)
@@ -83,3 +85,24 @@ def test_files_that_are_no_archives(tmp_path, load):
     for file in (text, empty, single, cut, folder, other):
         with pytest.raises(UserError, match=r"data\.id\.path: "):
             load(file)
+
+
+def test_class_names_are_kept_composed(npz_file, source):
+    composed, decomposed = (unicodedata.normalize(form, "caf\u00e9") for form in ("NFC", "NFD"))
+    images, labels = np.zeros((2, 4, 4), np.uint8), np.array([0, 1])
+
+    def load(*names):
+        path = npz_file(images=images, labels=labels, class_names=np.array(names))
+        return load_source(source("npz", path=path), (4, 4, 1), seed=0, key="data.id")["all"]
+
+    assert load(decomposed, "tea").class_names == (composed, "tea")
+    with pytest.raises(UserError, match="must be different strings"):
+        load(decomposed, composed)
+
+
+def test_a_class_is_found_by_either_spelling():
+    composed, decomposed = (unicodedata.normalize(form, "caf\u00e9") for form in ("NFC", "NFD"))
+    for wanted in (composed, decomposed):
+        assert class_indices([wanted], ("tea", composed)) == class_indices([wanted], ("tea", decomposed)) == [1]
+    with pytest.raises(UserError, match="named twice"):
+        class_indices([composed, decomposed], ("tea", composed))

@@ -1,9 +1,12 @@
 """TensorFlow Datasets, on one small data set prepared here."""
 
+from pathlib import Path
+
 import numpy as np
 import pytest
 
 from kood.data import load_id, load_ood
+from kood.data.stored import source_state
 from kood.errors import UserError
 
 tfds = pytest.importorskip("tensorflow_datasets")
@@ -80,3 +83,13 @@ def test_unknown_classes_and_missing_images(prepared, source):
     wanted = {"name": "kood_squares", "path": prepared}
     with pytest.raises(UserError, match="did you mean 'green'"):
         load_ood(source("tfds", **wanted, classes=["gren"]), (4, 4, 3), seed=0, key="data.far.x")
+
+
+def test_the_prepared_files_are_part_of_a_runs_fingerprint(prepared, source):
+    wanted = source("tfds", name="kood_squares", path=prepared)
+    before = source_state(wanted, "data.id")
+    assert source_state(wanted, "data.id") == before
+    record = next(Path(prepared).rglob("*train*"))
+    content = record.read_bytes()
+    record.write_bytes(content)
+    assert source_state(wanted, "data.id") != before

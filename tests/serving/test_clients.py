@@ -235,6 +235,12 @@ def test_the_table_shows_names_as_they_are(run, folder):
 def test_folders_without_images_are_told(tmp_path):
     with pytest.raises(UserError, match="no images in this folder"):
         listed([tmp_path])
+    (tmp_path / "@eaDir").mkdir()
+    for name in ("@eaDir/1.png", "1.txt"):
+        (tmp_path / name).touch()
+    told = "no images in this folder; 1 folder passed over: 1 @eaDir; 1 file passed over: 1 .txt"
+    with pytest.raises(UserError, match=told):
+        listed([tmp_path])
     assert listed([tmp_path / "missing.png"]) == [str(tmp_path / "missing.png")]
 
 

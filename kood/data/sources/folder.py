@@ -1,15 +1,21 @@
 """Image files in folders: how users bring their own data."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
-import numpy as np
-
-from kood.data.files import SUFFIXES, files_under, images_among
+from kood.data.files import SUFFIXES, PassedOver, files_under, images_among
+from kood.data.groups import group_keys, group_numbers
 from kood.data.image_set import ImageSet
+from kood.data.listing import Listed, check_parts, labelled, part_of, read_listed
+from kood.data.paths import data_path
 from kood.errors import UserError
+from kood.text import clean, composed
 
 __all__ = ["folder"]
+
+#: So many names are told of many.
+_TOLD = 5
 
 
 def folder(
@@ -21,12 +27,15 @@ def folder(
     count: int | None = None,
     split: str | None = None,
     max_bad_images: int = 0,
+    group: Mapping[str, int | str] | None = None,
 ) -> dict[str, ImageSet]:
     """Your own images: path/CLASS/*.png, path/train/CLASS and path/test/CLASS, or path/*.png without classes.
 
-    Files end in png, jpg, jpeg, bmp, gif or webp, in upper or lower case; others are passed over, and so is whatever
-    begins with a dot. Folders within a class's folder belong to the class. Classes and files are sorted by name. Only
-    the files that `classes`, `count` and `split` leave are decoded.
+    Files end in png, jpg, jpeg, bmp, gif or webp, in upper or lower case. Others are passed over and counted, and so
+    are the folders of operating systems, storage boxes and tools (`@eaDir`, `$RECYCLE.BIN`, `__MACOSX`, ...) and
+    whatever begins with a dot. Folders within a class's folder belong to the class. Classes and files are sorted by
+    name. The parts may be called train or training, test or testing, and validation, val, valid or dev, in any
+    capitals. Only the files that `classes`, `count` and `split` leave are decoded.
 
     Args:
         image_shape: (H, W, C) of the images wanted; files of any size are resized to it.
@@ -34,89 +43,141 @@ def folder(
         path: The folder; `~` and $VARIABLES are expanded.
         classes: Only these, in this order.
         count: At most so many files of each split, drawn at random.
-        split: Only this one, where the folder has `train` and `test`.
+        split: Only this one, where the folder has several.
         max_bad_images: How many files of each split may be left out because they cannot be read.
+        group: What images of one group have in common: {"folder": N}, the name of the N-th folder below the class
+            folder; or {"pattern": REGEX}, the pattern's first group (or its whole match) in the path below `path`.
 
     Returns:
-        {"train", "test"} where the folder has both, else {"all"}; without class folders the labels are None.
+        "train" with "validation", "test" or both where the folder has them, else {"all"}; without class folders the
+        labels are None.
 
     Raises:
-        UserError: No such folder, no images in it, images beside class folders, one of `train` and `test` without the
-            other, more files that cannot be read than `max_bad_images`.
+        UserError: No such folder, no images in it, images beside class folders, folders beside those of the parts, two
+            folders for one part, none to train on, more files that cannot be read than `max_bad_images`, a file that
+            has no group.
     """
-    from kood.data.classes import relabel
-    from kood.data.decode import decode_readable
-    from kood.data.paths import data_path
+    return read_listed(listed_splits(path, group), image_shape, seed=seed, classes=classes, count=count, split=split,
+                       max_bad_images=max_bad_images)  # fmt: skip
 
-    root = data_path(path)
+
+def reads(source: Any) -> tuple[Path, list[str]]:
+    """The folder of a recipe's source, and the files that it takes."""
+    return data_path(source.path), listed_splits(source.path).files
+
+
+def listed_splits(path: str | Path, group: Mapping[str, int | str] | None = None) -> Listed:
+    """The files of a folder by part, with their classes and groups; no file is opened.
+
+    Args:
+        path: As for `folder`.
+        group: As for `folder`.
+
+    Raises:
+        UserError: As `folder` does.
+    """
+    root = data_path(str(path))
     if not root.is_dir():
         found = "is a file, not a folder" if root.exists() else "does not exist"
-        raise UserError(f"path: {root} {found}; give a folder of images (relative paths start at {Path.cwd()})")
-    listed = listed_splits(root)
-    if split in listed:
-        listed = {split: listed[split]}
-    draw = np.random.default_rng([seed, 0xF01D])
-    sets = {}
-    for name, (files, all_labels, all_names) in listed.items():
-        rows, labels, class_names = np.arange(len(files)), all_labels, all_names
-        if classes is not None:
-            rows, labels, class_names = relabel(classes, all_labels, all_names)
-        if count is not None and count < len(rows):
-            drawn = np.sort(draw.choice(len(rows), count, replace=False))
-            rows, labels = rows[drawn], labels[drawn]
-        images, read, skipped = decode_readable([files[row] for row in rows], image_shape, max_bad_images)
-        sets[name] = ImageSet(images, labels[read] if class_names else None, class_names, skipped)
-    return sets
-
-
-#: Files, their labels and the names of their classes.
-Listing = tuple[list[str], np.ndarray, tuple[str, ...]]
-
-
-def listed_splits(root: Path) -> dict[str, Listing]:
-    """The files of a folder, their labels and the names of their classes, by split; no file is opened."""
-    found = images_among(root, links=True)
-    inside = {Path(entry).name for entry in found[1]}
-    if not inside & {"train", "test"}:
-        return {"all": _listed(root, *found)}
-    if inside >= {"train", "test"}:
-        if inside != {"train", "test"}:
-            others = ", ".join(sorted(inside - {"train", "test"}))
-            raise UserError(f"path: {root} has folders beside train and test ({others}); move them out of it")
-        train, test = (_listed(part, *images_among(part, links=True)) for part in (root / "train", root / "test"))
-        unknown = sorted(set(test[2]) - set(train[2]))
-        if bool(train[2]) != bool(test[2]):
-            having, lacking = ("train", "test") if train[2] else ("test", "train")
-            raise UserError(f"path: {root}/{having} has class folders and {root}/{lacking} none; sort both alike")
-        if unknown:
-            raise UserError(f"path: {root}/test has classes that {root}/train lacks: {', '.join(unknown)}")
-        # The test labels count the classes of the training folder, whichever of them the test folder has.
-        places = np.array([train[2].index(name) for name in test[2]], np.int64)
-        labels = places[test[1]] if len(places) else test[1]
-        return {"train": train, "test": (test[0], labels, train[2])}
-    here = next(iter(inside & {"train", "test"}))
-    if images_among(root / here, links=True)[1]:
-        missing = "test" if here == "train" else "train"
-        raise UserError(f"path: {root} has {here} but no {missing}; add {missing}, or give {root / here} as the path")
-    return {"all": _listed(root, *found)}
-
-
-def _listed(root: Path, files: list[str], inner: list[str]) -> Listing:
-    folders = [Path(entry) for entry in inner]
-    if folders and files:
-        raise UserError(
-            f"path: {root} has images ({Path(files[0]).name}) beside class folders ({folders[0].name}); keep either"
+        raise UserError(f"path: {clean(root)} {found}; give a folder of images (relative paths start at {Path.cwd()})")
+    passed = PassedOver()
+    loose, inner = images_among(root, links=True, passed=passed)
+    folders = _part_folders(root, inner)
+    told: list[str] = []
+    if folders and loose:
+        told.append(
+            f"{len(loose):,} image{'s' * (len(loose) > 1)} beside {_listed(map(_name, folders.values()))} passed over"
         )
-    if not folders:
+    if len(folders) == 1:
+        told.append(f"{_name(next(iter(folders.values())))} is the only part: all its images are taken as one set")
+        folders = {"all": next(iter(folders.values()))}
+    where = folders or {"all": str(root)}
+    parts = {}
+    for part, place in where.items():
+        among = images_among(place, links=True, passed=passed) if folders else (loose, inner)
+        parts[part] = _files_and_classes(place, *among, passed, told)
+    groups = None
+    if group is not None:
+        groups = group_numbers({
+            part: group_keys(group, [file.removeprefix(str(root)).lstrip("/") for file in files],
+                             above=bool(folders) + (classes is not None))
+            for part, (files, classes) in parts.items()
+        })  # fmt: skip
+    return Listed(labelled(parts, where, groups), (*passed.notes(), *dict.fromkeys(told)))
+
+
+def _part_folders(root: Path, inner: list[str]) -> dict[str, str]:
+    """{part: its folder}; empty where the folders are classes."""
+    found = {entry: part for entry in inner if (part := part_of(_name(entry)))}
+    if len(found) == 1 and not images_among(next(iter(found)), links=True)[1]:
+        return {}  # No classes in it: it may be one, or the only folder of images.
+    others = [entry for entry in inner if entry not in found]
+    if found and others:
+        beside = " and ".join(map(_name, found))
+        raise UserError(f"path: {clean(root)} has folders beside {beside} ({_listed(map(_name, others))}); move them "
+                        f"out of it, or rename {beside} where that is a class")  # fmt: skip
+    folders: dict[str, str] = {}
+    for entry, part in found.items():
+        if part in folders:
+            raise UserError(
+                f"path: {clean(root)} has two folders for {part}, {_name(folders[part])} and {_name(entry)}; keep one"
+            )
+        folders[part] = entry
+    check_parts(folders, clean(root))
+    return {part: folders[part] for part in ("train", "validation", "test") if part in folders}
+
+
+def _files_and_classes(
+    root: str, files: list[str], inner: list[str], passed: PassedOver, told: list[str]
+) -> tuple[list[str], list[str] | None]:
+    """The files of a part and the class of each, None where it has none."""
+    if inner and files:
+        raise UserError(
+            f"path: {clean(root)} has images ({_name(files[0])}) beside class folders ({_name(inner[0])}); keep either"
+        )
+    if not inner:
         if not files:
-            raise UserError(f"path: {root} has no images; files must end in {', '.join(SUFFIXES)}")
-        return files, np.zeros(len(files), np.int64), ()
-    inside: list[str] = []
-    labels: list[int] = []
-    for label, class_folder in enumerate(folders):
-        found = files_under(class_folder)
+            raise UserError(f"path: {clean(root)} has no images; files must end in {', '.join(SUFFIXES)}{_but(passed)}")
+        return files, None
+    files, classes = [], []
+    for class_folder in inner:
+        found = files_under(class_folder, passed)
         if not found:
-            raise UserError(f"path: the class folder {class_folder} has no images; fill it or remove it")
-        inside += found
-        labels += [label] * len(found)
-    return inside, np.array(labels, np.int64), tuple(entry.name for entry in folders)
+            raise UserError(
+                f"path: the class folder {clean(class_folder)} has no images; fill it or remove it{_but(passed)}"
+            )
+        files += found
+        classes += [composed(Path(class_folder).name)] * len(found)
+    told += _one_level_too_high(inner)
+    return files, classes
+
+
+def _one_level_too_high(classes: list[str]) -> list[str]:
+    """A warning where all classes hold the same folders, two or more: perhaps those are the classes, or parts."""
+    same: set[str] = set()
+    for one in classes:
+        inside = {_name(entry) for entry in images_among(one)[1]}
+        if len(inside) < 2 or same not in (set(), inside):
+            return []
+        same = inside
+    who = f"the classes {_listed(map(_name, classes))} all hold" if len(classes) > 1 else f"{_name(classes[0])} holds"
+    hint = "if those are classes, give the path one level lower"
+    if all(map(part_of, same)):
+        hint = "if those are parts, " + (
+            "sort them as PART/CLASS" if len(classes) > 1 else f"give {_name(classes[0])} as the path"
+        )
+    held = f"{'the same folders' if len(classes) > 1 else 'folders'} ({_listed(sorted(same))})"
+    return [f"{who} {held}, whose images are taken together; {hint}"]
+
+
+def _name(entry: str) -> str:
+    return clean(composed(Path(entry).name))
+
+
+def _listed(names) -> str:
+    names = list(names)
+    return ", ".join(names[:_TOLD]) + (f" and {len(names) - _TOLD} more" if len(names) > _TOLD else "")
+
+
+def _but(passed: PassedOver) -> str:
+    return "".join(f" ({note})" for note in passed.notes())

@@ -1,11 +1,16 @@
 """Images named in a list: how OpenOOD and the benchmarks after it say which images entered."""
 
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
+from kood.data.groups import group_keys, group_numbers
 from kood.data.image_set import ImageSet
+from kood.data.paths import data_path, existing
 from kood.errors import UserError
+from kood.text import composed
 
 __all__ = ["image_list"]
 
@@ -21,6 +26,7 @@ def image_list(
     root: str | None = None,
     split: str | None = None,
     max_bad_images: int = 0,
+    group: Mapping[str, int | str] | None = None,
 ) -> dict[str, ImageSet]:
     """A text file that names one image a line, `FILE LABEL`, as OpenOOD's image lists do.
 
@@ -36,6 +42,8 @@ def image_list(
         root: The folder that its files are relative to; the list's own where not given.
         split: Only this one, where there are two lists.
         max_bad_images: How many files of each list may be left out because they cannot be read.
+        group: What images of one group have in common: {"folder": N}, the name of the N-th folder of FILE, counted from
+            `root`; or {"pattern": REGEX}, the pattern's first group (or its whole match) in FILE.
 
     Returns:
         {"train", "test"} where the path has a place for the split, else {"all"}; where labels are negative they are
@@ -44,17 +52,17 @@ def image_list(
     Raises:
         UserError: No such list or folder, a line that is not as above, some labels negative and some not, a class
             number without images, a class of the test list that the training list lacks, a file outside `root`, more
-            files that cannot be read than `max_bad_images`.
+            files that cannot be read than `max_bad_images`, a file that has no group.
     """
     from kood.data.decode import decode_readable
-    from kood.data.paths import data_path
 
-    names = ("train", "test") if _PLACE in path else ("all",)
-    lists = {name: data_path(path.replace(_PLACE, name)) for name in names}
-    folder = lists[names[0]].parent if root is None else data_path(root)
-    if not folder.is_dir():
-        raise UserError(f"root: {folder} is no folder; give the one that the list's files are relative to")
+    lists, folder = _lists(path, root)
+    names = list(lists)
     read = {name: _read(file, folder) for name, file in lists.items()}
+    groups = group and group_numbers({
+        name: group_keys(group, [file.relative_to(folder).as_posix() for file in files])
+        for name, (files, _) in read.items()
+    })  # fmt: skip
     first_files, first_labels = read[names[0]]
     class_names = None if first_labels is None else _class_names(first_files, first_labels)
     sets = {}
@@ -65,8 +73,25 @@ def image_list(
             raise UserError(f"path: {lists[name]} has the class {labels.max()}, which {lists[names[0]]} lacks")
         if split in (None, name) or len(read) == 1:
             images, rows, skipped = decode_readable(files, image_shape, max_bad_images)
-            sets[name] = ImageSet(images, None if labels is None else labels[rows], class_names or (), skipped)
+            sets[name] = ImageSet(images, None if labels is None else labels[rows], class_names or (), skipped,
+                                  groups=groups[name][rows] if groups else None)  # fmt: skip
     return sets
+
+
+def reads(source: Any) -> tuple[Path, list[str]]:
+    """The folder of a recipe's source, its lists and the images that they name."""
+    lists, folder = _lists(source.path, source.root)
+    return folder, [str(file) for one in lists.values() for file in (one, *_read(one, folder)[0])]
+
+
+def _lists(path: str, root: str | None) -> tuple[dict[str, Path], Path]:
+    """The list of each part, and the folder that its files are relative to."""
+    names = ("train", "test") if _PLACE in path else ("all",)
+    lists = {name: data_path(path.replace(_PLACE, name)) for name in names}
+    folder = lists[names[0]].parent if root is None else data_path(root)
+    if not folder.is_dir():
+        raise UserError(f"root: {folder} is no folder; give the one that the list's files are relative to")
+    return lists, folder
 
 
 def _read(file: Path, folder: Path) -> tuple[list[Path], np.ndarray | None]:
@@ -74,7 +99,7 @@ def _read(file: Path, folder: Path) -> tuple[list[Path], np.ndarray | None]:
         found = "is a folder, not a list" if file.exists() else "does not exist"
         raise UserError(f"path: {file} {found}; give a text file of lines FILE LABEL")
     try:
-        lines = file.read_text(encoding="utf-8").splitlines()
+        lines = composed(file.read_text(encoding="utf-8-sig")).splitlines()
     except UnicodeDecodeError as error:
         raise UserError(f"path: {file} is no text file ({error}); give one of lines FILE LABEL") from error
     files, labels = [], []
@@ -90,7 +115,7 @@ def _read(file: Path, folder: Path) -> tuple[list[Path], np.ndarray | None]:
             raise UserError(f"path: line {number} of {file} is not FILE LABEL, LABEL a whole number: {line.strip()!r}")
         if Path(name).is_absolute() or ".." in Path(name).parts:
             raise UserError(f"path: line {number} of {file} names a file outside of {folder}: {name!r}")
-        files.append(folder / name.strip())
+        files.append(existing(folder / name.strip()))
     if not files:
         raise UserError(f"path: {file} names no image")
     given = np.array(labels, np.int64)

@@ -1,6 +1,9 @@
 """The data sets that Keras downloads by itself."""
 
+import os
 from collections.abc import Callable
+from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -24,6 +27,15 @@ _CIFAR100 = (
 )  # fmt: skip
 _FASHION = ("T-shirt/top", "trouser", "pullover", "dress", "coat", "sandal", "shirt", "sneaker", "bag", "ankle boot")
 _DIGITS = tuple(str(digit) for digit in range(10))
+#: Where each data set comes from, and what Keras calls its files in its folder of data sets.
+_PLACES = {
+    "cifar10": ("https://www.cs.toronto.edu/~kriz/cifar-10-python.tar.gz", "cifar-10-batches-py-target_archive"),
+    "cifar100": ("https://www.cs.toronto.edu/~kriz/cifar-100-python.tar.gz", "cifar-100-python-target_archive"),
+    "mnist": ("https://storage.googleapis.com/tensorflow/tf-keras-datasets/mnist.npz", "mnist.npz"),
+    "fashion_mnist": (
+        "https://storage.googleapis.com/tensorflow/tf-keras-datasets/*-ubyte.gz (four files)", "fashion-mnist/",
+    ),
+}  # fmt: skip
 
 
 def cifar10(image_shape: tuple[int, int, int], *, seed: int) -> dict[str, ImageSet]:
@@ -39,10 +51,7 @@ def cifar10(image_shape: tuple[int, int, int], *, seed: int) -> dict[str, ImageS
     Raises:
         UserError: The download fails.
     """
-    from keras.datasets import cifar10 as module
-
-    place = "https://www.cs.toronto.edu/~kriz/cifar-10-python.tar.gz", "cifar-10-batches-py-target_archive"
-    return _sets(module.load_data, image_shape, _CIFAR10, *place)
+    return _sets("cifar10", image_shape, _CIFAR10)
 
 
 def cifar100(image_shape: tuple[int, int, int], *, seed: int) -> dict[str, ImageSet]:
@@ -58,10 +67,7 @@ def cifar100(image_shape: tuple[int, int, int], *, seed: int) -> dict[str, Image
     Raises:
         UserError: The download fails.
     """
-    from keras.datasets import cifar100 as module
-
-    place = "https://www.cs.toronto.edu/~kriz/cifar-100-python.tar.gz", "cifar-100-python-target_archive"
-    return _sets(module.load_data, image_shape, _CIFAR100, *place)
+    return _sets("cifar100", image_shape, _CIFAR100)
 
 
 def mnist(image_shape: tuple[int, int, int], *, seed: int) -> dict[str, ImageSet]:
@@ -77,10 +83,7 @@ def mnist(image_shape: tuple[int, int, int], *, seed: int) -> dict[str, ImageSet
     Raises:
         UserError: The download fails.
     """
-    from keras.datasets import mnist as module
-
-    place = "https://storage.googleapis.com/tensorflow/tf-keras-datasets/mnist.npz", "mnist.npz"
-    return _sets(module.load_data, image_shape, _DIGITS, *place)
+    return _sets("mnist", image_shape, _DIGITS)
 
 
 def fashion_mnist(image_shape: tuple[int, int, int], *, seed: int) -> dict[str, ImageSet]:
@@ -96,29 +99,51 @@ def fashion_mnist(image_shape: tuple[int, int, int], *, seed: int) -> dict[str, 
     Raises:
         UserError: The download fails.
     """
-    from keras.datasets import fashion_mnist as module
-
-    place = "https://storage.googleapis.com/tensorflow/tf-keras-datasets/*-ubyte.gz (four files)", "fashion-mnist/"
-    return _sets(module.load_data, image_shape, _FASHION, *place)
+    return _sets("fashion_mnist", image_shape, _FASHION)
 
 
-def _sets(
-    load: Callable, image_shape: tuple[int, int, int], class_names: tuple[str, ...], address: str, file: str
-) -> dict[str, ImageSet]:
+def reads(source: Any) -> tuple[Path, list[str]]:
+    """Keras's folder of data sets, and the files of a recipe's source in it; fetched first where there are none yet.
+
+    Otherwise a run would find other files after it than before it.
+    """
+    name = source.source.lower()
+    if not _cached(name)[1]:
+        _loaded(name)
+    return _cached(name)
+
+
+def _cached(name: str) -> tuple[Path, list[str]]:
+    home = Path(os.environ.get("KERAS_HOME") or "~/.keras").expanduser()
+    # Keras falls back on the second where it cannot write to the first. It unpacks an archive anew at each call, so
+    # what is unpacked says nothing.
+    folder = (home if os.access(home, os.W_OK) else Path("/tmp/.keras")) / "datasets"
+    place = folder / _PLACES[name][1]
+    return folder, sorted(str(file) for file in (place, *place.rglob("*")) if file.is_file())
+
+
+def _loaded(name: str):
     import keras
 
-    from kood.data.images import fit_images
-
+    load: Callable = getattr(keras.datasets, name).load_data
+    address, file = _PLACES[name]
     try:
-        loaded = load()
+        return load()
     # Keras reports a failed download as a bare Exception; a damaged file as whatever its reader raises.
     except Exception as error:
         raise UserError(
             f"source: Keras could not download or read the data ({error}). Without a network, fetch {address} elsewhere"
             f' and put it at ~/.keras/datasets/{file}; or give the images as files: source = "folder", path = ...'
         ) from error
+
+
+def _sets(name: str, image_shape: tuple[int, int, int], class_names: tuple[str, ...]) -> dict[str, ImageSet]:
+    import keras
+
+    from kood.data.images import fit_images
+
     sets = {}
-    for split, (images, labels) in zip(("train", "test"), loaded, strict=True):
+    for split, (images, labels) in zip(("train", "test"), _loaded(name), strict=True):
         pixels = np.asarray(images)
         if pixels.ndim == 3:
             pixels = pixels[..., None]

@@ -2,11 +2,14 @@
 
 import math
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
 from kood.data.image_set import ImageSet
+from kood.data.paths import data_path
 from kood.errors import UserError
+from kood.text import composed
 
 __all__ = ["npz"]
 
@@ -32,8 +35,6 @@ def npz(image_shape: tuple[int, int, int], *, seed: int, path: str) -> dict[str,
     Raises:
         UserError: Not a file, not an archive, an array missing or of a wrong kind; the message names it.
     """
-    from kood.data.paths import data_path
-
     file = data_path(path)
     if not file.is_file():
         raise UserError(f"path: {file} is not a file (relative paths start at {Path.cwd()})")
@@ -60,6 +61,12 @@ def npz(image_shape: tuple[int, int, int], *, seed: int, path: str) -> dict[str,
         )
         for split, (x, _) in keys.items()
     }
+
+
+def reads(source: Any) -> tuple[Path, list[str]]:
+    """The folder of a recipe's source, and its one file."""
+    file = data_path(source.path)
+    return file.parent, [str(file)]
 
 
 def _arrays(file: Path) -> dict[str, np.ndarray]:
@@ -112,9 +119,10 @@ def _class_names(arrays: dict[str, np.ndarray], file: Path) -> tuple[str, ...] |
     if "class_names" not in arrays:
         return None
     names = arrays["class_names"]
-    if names.ndim != 1 or names.dtype.kind != "U" or len(set(names.tolist())) != len(names):
+    told = tuple(composed(str(name)) for name in names.ravel())
+    if names.ndim != 1 or names.dtype.kind != "U" or len(set(told)) != len(told):
         raise UserError(f"path: `class_names` in {file} must be different strings, not {names.dtype} {names.shape}")
-    return tuple(str(name) for name in names)
+    return told
 
 
 def _images(images: np.ndarray, key: str, image_shape: tuple[int, int, int], file: Path) -> np.ndarray:

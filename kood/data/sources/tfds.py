@@ -1,16 +1,21 @@
 """TensorFlow Datasets that have been prepared on this computer."""
 
 from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
 
 import numpy as np
 
 from kood.data.image_set import ImageSet
 from kood.data.large import Blobs
+from kood.data.paths import data_path
 from kood.errors import UserError
 
 __all__ = ["dtd", "places365", "svhn", "tfds"]
 
 _Classes = Sequence[int | str] | None
+#: What TFDS calls the sources that have a name of their own here.
+_NAMES = {"svhn": "svhn_cropped", "dtd": "dtd", "places365": "places365_small"}
 
 
 def svhn(
@@ -38,7 +43,7 @@ def svhn(
     Raises:
         UserError: TFDS is missing, or the data set has not been prepared.
     """
-    return _prepared("svhn_cropped", image_shape, seed=seed, path=path, classes=classes, count=count, split=split)
+    return _prepared(_NAMES["svhn"], image_shape, seed=seed, path=path, classes=classes, count=count, split=split)
 
 
 def dtd(
@@ -66,7 +71,7 @@ def dtd(
     Raises:
         UserError: TFDS is missing, or the data set has not been prepared.
     """
-    return _prepared("dtd", image_shape, seed=seed, path=path, classes=classes, count=count, split=split)
+    return _prepared(_NAMES["dtd"], image_shape, seed=seed, path=path, classes=classes, count=count, split=split)
 
 
 def places365(
@@ -97,7 +102,7 @@ def places365(
         UserError: TFDS is missing, or the data set has not been prepared.
     """
     return _prepared(
-        "places365_small",
+        _NAMES["places365"],
         image_shape,
         seed=seed,
         path=path,
@@ -179,9 +184,13 @@ def _prepared(
     return sets
 
 
-def _builder(name: str, path: str | None):
-    from kood.data.paths import data_path
+def reads(source: Any) -> tuple[Path, list[str]]:
+    """The folder in which TFDS has prepared a recipe's source, and its files."""
+    folder = Path(_builder(_NAMES.get(source.source.lower(), source.name), source.path).data_dir)
+    return folder, sorted(str(file) for file in folder.rglob("*") if file.is_file())
 
+
+def _builder(name: str, path: str | None):
     try:
         import tensorflow_datasets
     except ImportError as error:

@@ -1,0 +1,160 @@
+"""What a source of image files lists before any of them is opened: parts, classes, groups."""
+
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from kood.data.image_set import ImageSet
+from kood.errors import UserError
+from kood.text import clean, composed
+
+__all__ = ["Listed", "Listing", "check_parts", "labelled", "part_of", "read_listed"]
+
+#: How the parts of a data set are called.
+_SPELLINGS = {
+    "train": ("train", "training"),
+    "validation": ("validation", "val", "valid", "dev"),
+    "test": ("test", "testing"),
+}
+
+
+@dataclass(frozen=True)
+class Listing:
+    """One part.
+
+    Attributes:
+        files: Its files.
+        labels: int64 (N,), indices into `names`; zeros where there are no classes.
+        names: One name a class, composed; the same in every part. Empty where there are no classes.
+        groups: int64 (N,), as `ImageSet` has them; or None.
+    """
+
+    files: list[str]
+    labels: np.ndarray
+    names: tuple[str, ...]
+    groups: np.ndarray | None = None
+
+
+@dataclass(frozen=True)
+class Listed:
+    """A source as it lies.
+
+    Attributes:
+        parts: "train" with "validation", "test" or both; or "all".
+        notes: What the source has to say, a sentence each.
+    """
+
+    parts: dict[str, Listing]
+    notes: tuple[str, ...] = ()
+
+    @property
+    def files(self) -> list[str]:
+        """Those of all parts."""
+        return [file for part in self.parts.values() for file in part.files]
+
+
+def part_of(name: str) -> str | None:
+    """Which part a folder or a word of a table stands for, in any of the usual spellings; None where it is no part."""
+    return next((part for part, spellings in _SPELLINGS.items() if name.strip().lower() in spellings), None)
+
+
+def check_parts(parts: Collection[str], where: str) -> None:
+    """Refuses parts that cannot be trained on.
+
+    Args:
+        parts: Those that are there.
+        where: The source, for the message.
+
+    Raises:
+        UserError: several parts, and none to train on.
+    """
+    if len(parts) > 1 and "train" not in parts:
+        raise UserError(f"path: {where} has {' and '.join(sorted(parts))} but no train; add train, or give one of them")
+
+
+def labelled(
+    parts: Mapping[str, tuple[list[str], list[str] | None]],
+    where: Mapping[str, str],
+    groups: Mapping[str, np.ndarray] | None = None,
+) -> dict[str, Listing]:
+    """Files and the names of their classes as listings that count the same classes.
+
+    Args:
+        parts: (files, the class of each) by part; None in place of the classes where there are none.
+        where: What each part is called in a message.
+        groups: int64 (N,) by part.
+
+    Returns:
+        A listing for each. Classes are sorted by name; those of "train" count, or of the only part there is.
+
+    Raises:
+        UserError: classes in one part and none in another; a class that the training part lacks.
+    """
+    first = "train" if "train" in parts else next(iter(parts))
+    listings = {}
+    of_first = parts[first][1]
+    names = () if of_first is None else tuple(sorted({composed(name) for name in of_first}))
+    place = {name: index for index, name in enumerate(names)}
+    for part, (files, told) in parts.items():
+        if (told is None) != (of_first is None):
+            having, lacking = (first, part) if told is None else (part, first)
+            raise UserError(
+                f"path: {clean(where[having])} has class folders and {clean(where[lacking])} none; sort both alike"
+            )
+        classes = [] if told is None else [composed(name) for name in told]
+        unknown = sorted(set(classes) - place.keys())
+        if unknown:
+            raise UserError(
+                f"path: {clean(where[part])} has classes that {clean(where[first])} lacks: "
+                f"{', '.join(map(clean, unknown))}"
+            )
+        labels = np.zeros(len(files), np.int64) if told is None else np.array([place[one] for one in classes], np.int64)
+        listings[part] = Listing(files, labels, names, None if groups is None else groups[part])
+    return listings
+
+
+def read_listed(
+    listed: Listed,
+    image_shape: tuple[int, int, int],
+    *,
+    seed: int,
+    classes: Sequence[int | str] | None = None,
+    count: int | None = None,
+    split: str | None = None,
+    max_bad_images: int = 0,
+) -> dict[str, ImageSet]:
+    """The images of a listing; only the files that `classes`, `count` and `split` leave are decoded.
+
+    Args:
+        listed: The listing.
+        image_shape: (H, W, C) of the images wanted; files of any size are resized to it.
+        seed: Decides which files `count` draws.
+        classes: Only these, in this order.
+        count: At most so many files of each part, drawn at random.
+        split: Only this part, where there are several.
+        max_bad_images: How many files of each part may be left out because they cannot be read.
+
+    Returns:
+        An image set for each part.
+
+    Raises:
+        UserError: an unknown class, more files that cannot be read than `max_bad_images`.
+    """
+    from kood.data.classes import relabel
+    from kood.data.decode import decode_readable
+
+    parts = {split: listed.parts[split]} if split in listed.parts else listed.parts
+    draw = np.random.default_rng([seed, 0xF01D])
+    sets = {}
+    for name, part in parts.items():
+        rows, labels, names = np.arange(len(part.files)), part.labels, part.names
+        if classes is not None:
+            rows, labels, names = relabel(classes, part.labels, part.names)
+        if count is not None and count < len(rows):
+            drawn = np.sort(draw.choice(len(rows), count, replace=False))
+            rows, labels = rows[drawn], labels[drawn]
+        images, read, skipped = decode_readable([part.files[row] for row in rows], image_shape, max_bad_images)
+        groups = None if part.groups is None else part.groups[rows[read]]
+        sets[name] = ImageSet(images, labels[read] if names else None, names, skipped, listed.notes, groups)
+    return sets

@@ -1,0 +1,319 @@
+"""Images named in a table with the names of their classes: the CSV that people keep beside their images."""
+
+import csv
+import io
+import os
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path, PureWindowsPath
+from typing import Any
+
+import numpy as np
+
+from kood.data.files import SUFFIXES
+from kood.data.groups import group_keys, group_numbers
+from kood.data.image_set import ImageSet
+from kood.data.listing import Listed, check_parts, labelled, part_of, read_listed
+from kood.data.paths import data_path, existing
+from kood.errors import UserError
+from kood.text import clean, composed
+
+__all__ = ["table"]
+
+#: What stands between the fields, in the order in which they are tried: a comma stands in names more often.
+_DELIMITERS = ("\t", ";", ",", "|")
+#: How the columns are called where the recipe does not say.
+_CALLED = {
+    "file": ("file", "filename", "file_name", "filepath", "file_path", "path", "image", "image_path", "image_name",
+             "image_file", "img", "img_path"),
+    "label": ("label", "labels", "class", "class_name", "classname", "label_name", "category", "target"),
+    "split": ("split", "subset", "partition"),
+}  # fmt: skip
+
+
+def table(
+    image_shape: tuple[int, int, int],
+    *,
+    seed: int,
+    path: str,
+    root: str | None = None,
+    columns: Mapping[str, str] | None = None,
+    classes: Sequence[int | str] | None = None,
+    count: int | None = None,
+    split: str | None = None,
+    max_bad_images: int = 0,
+    group: Mapping[str, int | str] | None = None,
+) -> dict[str, ImageSet]:
+    """A CSV or TSV file with one image a line, `FILE,LABEL`, LABEL being the name of a class.
+
+    UTF-8 or UTF-16; fields are separated by commas, semicolons, tabs or bars, which is found from the file, and may be
+    in double quotes. The first line may name the columns. Where it does, a column called split (or subset, or
+    partition) says the part of each image: train, validation or test in any usual spelling. Without it there are two
+    columns, or one of files alone. Empty lines are passed over.
+
+    Args:
+        image_shape: (H, W, C) of the images wanted; files of any size are resized to it.
+        seed: Decides which files `count` draws.
+        path: The table; `~` and $VARIABLES are expanded.
+        root: The folder that its files are relative to; the table's own where not given. "\\" counts as "/".
+        columns: How the first line calls them: {"file", "label", "split"}, as many as are not found by themselves.
+        classes: Only these, in this order.
+        count: At most so many files of each split, drawn at random.
+        split: Only this one, where there are several.
+        max_bad_images: How many files of each split may be left out because they cannot be read.
+        group: What images of one group have in common: {"column": NAME}, their value in that column; {"folder": N},
+            the name of the N-th folder of FILE, counted from `root`; or {"pattern": REGEX}, the pattern's first group
+            (or its whole match) in FILE.
+
+    Returns:
+        "train" with "validation", "test" or both where the table has a column of parts, else {"all"}; without a column
+        of labels they are None.
+
+    Raises:
+        UserError: No such file or folder, no table, columns that cannot be told apart, an empty label, an unknown part,
+            a file that is not there or is named twice, each with the number of the line; more files that cannot be read
+            than `max_bad_images`, a file that has no group.
+    """
+    listed = listed_table(path, root, columns, group, max_bad_images)
+    return read_listed(listed, image_shape, seed=seed, classes=classes, count=count, split=split,
+                       max_bad_images=max_bad_images)  # fmt: skip
+
+
+def reads(source: Any) -> tuple[Path, list[str]]:
+    """The folder of a recipe's source, and the files that it takes."""
+    columns = {kind: name for kind, name in dict(getattr(source, "columns", None) or {}).items() if name is not None}
+    listed = listed_table(source.path, source.root, columns, None, source.max_bad_images or 0)
+    return _root(data_path(source.path), source.root), [str(data_path(source.path)), *listed.files]
+
+
+@dataclass(frozen=True)
+class _Row:
+    """A line of the table: its number, counted from 1, and its fields."""
+
+    line: int
+    fields: list[str]
+
+
+def listed_table(
+    path: str,
+    root: str | None = None,
+    columns: Mapping[str, str] | None = None,
+    group: Mapping[str, int | str] | None = None,
+    max_bad_images: int = 0,
+) -> Listed:
+    """The files of a table by part, with their classes and groups; no image is opened.
+
+    Args:
+        path: As for `table`.
+        root: As for `table`.
+        columns: As for `table`.
+        group: As for `table`.
+        max_bad_images: How many files may be missing.
+
+    Raises:
+        UserError: As `table` does.
+    """
+    file = data_path(path)
+    folder = _root(file, root)
+    header, rows = _rows(file)
+    given = {f"columns.{kind}": (kind, name) for kind, name in (columns or {}).items()}
+    if group is not None and "column" in group:
+        given["group.column"] = "group", str(group["column"])
+    places = _places(file, header, rows, given)
+    names = [_name(file, row, row.fields[places["file"]], folder) for row in rows]
+    files = [str(existing(folder / name)) for name in names]
+    _check_files(file, rows, files, max_bad_images)
+    labels = _told(file, rows, places["label"], "label") if "label" in places else None
+    parts = _parts(file, rows, places.get("split"))
+    of_part = {part: np.flatnonzero(parts == part) for part in ("train", "validation", "test") if part in parts}
+    told = []
+    if len(of_part) < 2:
+        told += [f"{part} is the only part: all its images are taken as one set" for part in of_part]
+        of_part = {"all": np.arange(len(rows))}
+    check_parts(of_part, clean(file))
+    groups = None
+    if group is not None:
+        by_column = "group" in places
+        keys = _told(file, rows, places["group"], header[places["group"]]) if by_column else group_keys(group, names)
+        groups = group_numbers({part: [keys[row] for row in at] for part, at in of_part.items()})
+    unused = [name for place, name in enumerate(header) if place not in places.values()]
+    if unused:
+        told.append(f"columns passed over: {', '.join(map(clean, unused))}")
+    listings = labelled(
+        {part: ([files[row] for row in at], None if labels is None else [labels[row] for row in at])
+         for part, at in of_part.items()},
+        {part: f"the part {part} of {file}" for part in of_part},
+        groups,
+    )  # fmt: skip
+    return Listed(listings, tuple(told))
+
+
+def _root(file: Path, root: str | None) -> Path:
+    folder = file.parent if root is None else data_path(root)
+    if not folder.is_dir():
+        raise UserError(f"root: {clean(folder)} is no folder; give the one that the table's files are relative to")
+    return folder
+
+
+def _rows(file: Path) -> tuple[list[str], list[_Row]]:
+    """The names of the columns, empty where the table does not say, and its lines."""
+    if not file.is_file():
+        found = "is a folder, not a table" if file.exists() else "does not exist"
+        raise UserError(f"path: {clean(file)} {found}; give a CSV or TSV file of lines FILE,LABEL")
+    content = file.read_bytes()
+    encoding = "utf-16" if content[:2] in (b"\xff\xfe", b"\xfe\xff") else "utf-8-sig"
+    try:
+        text = composed(content.decode(encoding))
+    except UnicodeDecodeError as error:
+        raise UserError(
+            f"path: {clean(file)} is no UTF-8 text ({error.reason} at byte {error.start}); save it as CSV UTF-8"
+        ) from error
+    rows = _parsed(text, _delimiter(text), file)
+    if not rows:
+        raise UserError(f"path: {clean(file)} names no image; give lines FILE,LABEL")
+    width = len(rows[0].fields)
+    odd = next((row for row in rows if len(row.fields) != width), None)
+    if odd is not None:
+        raise UserError(
+            f"path: line {odd.line} of {clean(file)} has {len(odd.fields)} fields and line {rows[0].line} has {width}; "
+            "put a name with a comma in it into double quotes"
+        )
+    if any(map(_is_file, rows[0].fields)):
+        return [], rows
+    if len(rows) == 1:
+        raise UserError(f"path: {clean(file)} names no image; its only line has no file that ends in "
+                        f"{', '.join(SUFFIXES)}")  # fmt: skip
+    return rows[0].fields, rows[1:]
+
+
+def _is_file(field: str) -> bool:
+    return field.lower().endswith(SUFFIXES)
+
+
+def _parsed(text: str, delimiter: str, file: Path, most: int | None = None) -> list[_Row]:
+    rows: list[_Row] = []
+    reader = csv.reader(io.StringIO(text, newline=""), delimiter=delimiter, skipinitialspace=True, strict=True)
+    line = 1
+    try:
+        for fields in reader:
+            told = [field.strip() for field in fields]
+            if any(told):
+                rows.append(_Row(line, told))
+            line = reader.line_num + 1
+            if len(rows) == most:
+                break
+    except csv.Error as error:
+        raise UserError(f"path: line {line} of {clean(file)} cannot be read as a table ({error})") from error
+    return rows
+
+
+def _delimiter(text: str) -> str:
+    """The one that gives every line of the beginning the same number of fields, one of them a file."""
+    found = []
+    for delimiter in _DELIMITERS:
+        try:
+            rows = _parsed(text, delimiter, Path(), most=100)
+        except UserError:
+            continue
+        even = len({len(row.fields) for row in rows}) == 1 and len(rows[0].fields) > 1
+        has_file = bool(rows) and any(map(_is_file, rows[-1].fields)) and len(rows[-1].fields) > 1
+        found.append((even and has_file, even, has_file, delimiter))
+    # Of equals the first; a table of one column has none, and is read the same with any.
+    best = max(found, key=lambda one: one[:3], default=(False, False, False, ","))
+    return best[3] if any(best[:3]) else ","
+
+
+def _places(file: Path, header: list[str], rows: list[_Row], given: Mapping[str, tuple[str, str]]) -> dict[str, int]:
+    """Which column holds what: "file", and perhaps "label", "split" and "group".
+
+    Args:
+        file: The table.
+        header: The names of its columns, empty where it does not say.
+        rows: Its lines.
+        given: What a column holds and its name, by the recipe's key.
+    """
+    shown = ", ".join(map(clean, header)) or "no line that names its columns"
+    places: dict[str, int] = {}
+    for key, (kind, name) in given.items():
+        wanted = composed(name)
+        if header.count(wanted) != 1:
+            many = "two columns" if wanted in header else "no column"
+            raise UserError(f"{key}: {clean(file)} has {many} {clean(name)!r}; it has {shown}")
+        places[kind] = header.index(wanted)
+    fields = rows[0].fields
+    if not header:
+        if len(fields) > 2:
+            raise UserError(f"path: {clean(file)} has {len(fields)} columns and no line that names them; begin it with "
+                            "such a line: file,label,split")  # fmt: skip
+        at = next(place for place, field in enumerate(fields) if _is_file(field))
+        return {"file": at, **({"label": 1 - at} if len(fields) == 2 else {})}
+    for kind in (kind for kind in _CALLED if kind not in places):
+        found = [at for at, name in enumerate(header) if name.lower() in _CALLED[kind] and at not in places.values()]
+        if kind == "file":
+            of_files = [at for at, field in enumerate(fields) if _is_file(field) and at not in places.values()]
+            found = [at for at in found if at in of_files] or found or of_files
+        if len(found) > 1:
+            several = ", ".join(clean(header[at]) for at in found)
+            raise UserError(f"path: {clean(file)} has several columns that may be the {kind} ({several}); write "
+                            f"columns = {{ {kind} = {clean(header[found[0]])!r} }}")  # fmt: skip
+        if found:
+            places[kind] = found[0]
+    rest = [at for at in range(len(header)) if at not in places.values()]
+    if "label" not in places and "file" in places and len(rest) == 1:
+        return {**places, "label": rest[0]}
+    lacking = "file" if "file" not in places else "label" if "label" not in places and rest else ""
+    if lacking:
+        raise UserError(f"path: {clean(file)} has the columns {shown}, and none is called {lacking}; write columns = "
+                        f"{{ {lacking} = ... }}, or call it so")  # fmt: skip
+    return places
+
+
+def _told(file: Path, rows: list[_Row], place: int, kind: str) -> list[str]:
+    empty = next((row for row in rows if not row.fields[place]), None)
+    if empty is not None:
+        raise UserError(f"path: line {empty.line} of {clean(file)} has an empty {kind}; fill it in or remove the line")
+    return [row.fields[place] for row in rows]
+
+
+def _name(file: Path, row: _Row, field: str, folder: Path) -> str:
+    """A file as the table names it, relative to `folder` where it lies in it, "/" between its parts."""
+    if not field:
+        raise UserError(f"path: line {row.line} of {clean(file)} names no file; name one or remove the line")
+    if "\0" in field:
+        raise UserError(f"path: line {row.line} of {clean(file)} has a character that no file name has: {clean(field)}")
+    if PureWindowsPath(field).drive and "\\" in field:
+        raise UserError(f"path: line {row.line} of {clean(file)} names a file of a Windows drive ({clean(field)}); "
+                        f"name it relative to {clean(folder)}, or set `root`")  # fmt: skip
+    name = os.path.normpath(field if "\\" not in field or (folder / field).exists() else field.replace("\\", "/"))
+    return name.removeprefix(f"{folder}/")
+
+
+def _check_files(file: Path, rows: list[_Row], files: list[str], may_miss: int) -> None:
+    seen: dict[str, int] = {}
+    missing: list[tuple[int, str]] = []
+    for row, path in zip(rows, files, strict=True):
+        if path in seen:
+            raise UserError(f"path: line {row.line} of {clean(file)} names {clean(path)} again, as line {seen[path]} "
+                            "does; keep one of them")  # fmt: skip
+        seen[path] = row.line
+        if not os.path.isfile(path):  # noqa: PTH113
+            missing.append((row.line, path))
+    if len(missing) > may_miss:
+        line, path = missing[0]
+        more = f" ({len(missing) - 1:,} more lines name files that are not there)" if len(missing) > 1 else ""
+        raise UserError(f"path: line {line} of {clean(file)} names {clean(path)}, which does not exist{more}; mend the "
+                        "line, or set `root` to the folder that the files are relative to")  # fmt: skip
+
+
+def _parts(file: Path, rows: list[_Row], place: int | None) -> np.ndarray:
+    """The part of each row, "" without a column of parts."""
+    if place is None:
+        return np.zeros(len(rows), "U1")
+    parts = []
+    for row, word in zip(rows, _told(file, rows, place, "part"), strict=True):
+        part = part_of(word)
+        if part is None:
+            raise UserError(f"path: line {row.line} of {clean(file)} has the part {clean(word)!r}; write train, "
+                            "validation or test, or call the column otherwise")  # fmt: skip
+        parts.append(part)
+    return np.array(parts)

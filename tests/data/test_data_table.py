@@ -1,0 +1,170 @@
+"""Tables of images and the names of their classes."""
+
+import unicodedata
+
+import pytest
+from PIL import Image
+
+from kood.data import load_ood, load_source
+from kood.errors import UserError
+
+
+@pytest.fixture
+def here(tmp_path):
+    """Six pictures, whose grey value is their number."""
+    (tmp_path / "img/sub dir").mkdir(parents=True)
+    for number, name in enumerate(["a.png", "b.png", "c.png", "d,e.png", "sub dir/f.png", "g;h.JPG"]):
+        Image.new("L", (4, 4), number).save(tmp_path / "img" / name)
+    return tmp_path
+
+
+@pytest.fixture
+def load(source, here):
+    def build(*lines, name="labels.csv", ends="\n", encoding="utf-8", **options):
+        (here / name).write_bytes(ends.join(lines).encode(encoding))
+        asked = source("table", path=str(here / name), **options)
+        return load_source(asked, (4, 4, 1), seed=0, key="data.id")
+
+    return build
+
+
+def read(found):
+    assert found.labels is not None
+    return {int(image[0, 0, 0]): found.class_names[label] for image, label in zip(found.images, found.labels)}  # noqa: B905
+
+
+@pytest.mark.parametrize(
+    ("lines", "expected"),
+    [
+        (["img/a.png,cat", "img/b.png,dog"], {0: "cat", 1: "dog"}),
+        (["file,label", "img/a.png,cat", "", "img/b.png,dog", ""], {0: "cat", 1: "dog"}),
+        (["label,file", "cat,img/a.png", "dog,img/b.png"], {0: "cat", 1: "dog"}),
+        (["dog,img/b.png", "cat,img/a.png"], {0: "cat", 1: "dog"}),
+        (['"img/d,e.png","a, b"', "img/a.png, cat "], {3: "a, b", 0: "cat"}),
+        (["Image;Class", "img/a.png;x,y", "img/d,e.png;dog"], {0: "x,y", 3: "dog"}),
+        (["image_path\tspecies", "img/sub dir/f.png\tGreat Tit", "img/g;h.JPG\tdog"], {4: "Great Tit", 5: "dog"}),
+        (["img\\a.png,cat", "img\\sub dir\\f.png,dog"], {0: "cat", 4: "dog"}),
+        (["id,filename,age,label", "7,img/a.png,3,0", "8,./img/b.png,4,10"], {0: "0", 1: "10"}),
+        (["img/a.png|cat", "img/b.png|dog"], {0: "cat", 1: "dog"}),
+    ],
+)
+@pytest.mark.parametrize("ends", ["\n", "\r\n"])
+@pytest.mark.parametrize("encoding", ["utf-8", "utf-8-sig", "utf-16"])
+def test_a_table_says_which_images_and_of_which_class(load, lines, expected, ends, encoding):
+    found = load(*lines, ends=ends, encoding=encoding)["all"]
+    assert read(found) == expected and found.class_names == tuple(sorted(expected.values()))
+
+
+def test_absolute_paths_and_a_root(load, here):
+    assert read(load(f"{here}/img/a.png,cat", f"{here}/img/b.png,dog")["all"]) == {0: "cat", 1: "dog"}
+    assert read(load("a.png,cat", "b.png,dog", root=str(here / "img"))["all"]) == {0: "cat", 1: "dog"}
+    (here / "tables").mkdir()
+    assert read(load("../img/a.png,cat", "../img/b.png,dog", name="tables/x.csv")["all"]) == {0: "cat", 1: "dog"}
+
+
+def test_a_column_of_parts(load, source, here):
+    lines = ["file,label,split,camera", "img/a.png,cat,Train,1", "img/b.png,dog,training,1", "img/c.png,dog,VAL,2",
+             "img/d,e.png,cat,test,2"]  # fmt: skip
+    lines[-1] = '"img/d,e.png",cat,test,2'
+    sets = load(*lines)
+    assert {part: read(found) for part, found in sets.items()} == {
+        "train": {0: "cat", 1: "dog"}, "validation": {2: "dog"}, "test": {3: "cat"},
+    }  # fmt: skip
+    assert sets["test"].class_names == ("cat", "dog") and sets["test"].notes == ("columns passed over: camera",)
+    assert load(*lines, split="test").keys() == {"test"}
+    asked = source("table", path=str(here / "labels.csv"), classes=["cat"], count=1)
+    assert read(load_ood(asked, (4, 4, 1), seed=0, key="data.near.x")) == {3: "cat"}
+    only = load("file,label,split", "img/a.png,cat,train", "img/b.png,dog,train")
+    assert only["all"].notes == ("train is the only part: all its images are taken as one set",)
+
+
+def test_named_columns(load):
+    lines = ["path,image,kind,class,fold", "x.png,img/a.png,tabby,cat,train", "y.png,img/b.png,pug,dog,test"]
+    columns = {"file": "image", "label": "class"}
+    assert read(load(*lines, columns=columns)["all"]) == {0: "cat", 1: "dog"}
+    with pytest.raises(UserError, match=r"several columns that may be the file \(path, image\)"):
+        load(*lines)
+    with pytest.raises(UserError, match=r"test.* has classes that .*train.* lacks: dog"):
+        load(*lines, columns={**columns, "split": "fold"})
+    with pytest.raises(UserError, match=r"data\.id\.columns\.label: .* no column 'breed'; it has path, image, kind"):
+        load(*lines, columns={**columns, "label": "breed"})
+
+
+def test_a_list_of_files_alone_has_no_labels(load):
+    for lines in (["img/a.png", "img/b.png"], ["file", "img/a.png", "img/b.png"]):
+        found = load(*lines)["all"]
+        assert found.labels is None and found.images[:, 0, 0, 0].tolist() == [0, 1]
+
+
+def test_composed_and_decomposed_names_are_one(load, here):
+    composed, decomposed = (unicodedata.normalize(form, "café") for form in ("NFC", "NFD"))
+    for name in (f"{decomposed}1.png", f"{composed}2.png"):
+        Image.new("L", (4, 4), 9).save(here / "img" / name)
+    found = load(f"img/{composed}1.png,{composed}", f"img/{decomposed}2.png,{decomposed}")["all"]
+    assert len(found) == 2 and found.class_names == (composed,)
+    with pytest.raises(UserError, match="line 2 .* again, as line 1 does"):
+        load(f"img/{composed}1.png,x", f"img/{decomposed}1.png,x")
+
+
+@pytest.mark.parametrize(
+    ("group", "train", "test"),
+    [
+        ({"column": "patient"}, [0, 1], [0]),
+        ({"pattern": r"/(.)"}, [0, 1], [2]),
+        ({"folder": 1}, [0, 0], [0]),
+    ],
+)
+def test_groups(load, group, train, test):
+    lines = ["file,label,split,patient", "img/a.png,cat,train,Ann", "img/b.png,dog,train,Bob", "img/c.png,cat,test,Ann"]
+    sets = load(*lines, group=group)
+    assert sets["train"].groups.tolist() == train and sets["test"].groups.tolist() == test
+    assert (sets["train"].notes == ()) == ("column" in group)
+
+
+@pytest.mark.parametrize(
+    ("lines", "options", "wrong"),
+    [
+        ([], {}, "names no image"),
+        (["file,label"], {}, "names no image"),
+        (
+            ["img/a.png,cat", "img/none.png,dog", "img/no.png,dog"], {},
+            r"line 2 of .* names .*none\.png, which does not exist \(1 more",
+        ),
+        (["file,label", "img/a.png,cat", "", "img/a.png,cat"], {}, "line 4 of .* again, as line 2 does"),
+        (["img/a.png,cat", "img/./a.png,dog"], {}, "line 2 of .* again, as line 1 does"),
+        (["img/a.png,cat", "img/b.png, "], {}, "line 2 of .* has an empty label"),
+        (["file,label", ",cat", "img/b.png,dog"], {}, "line 2 of .* names no file"),
+        (["img/a.png,cat", "img/d,e.png,dog"], {}, "line 2 of .* has 3 fields and line 1 has 2; put .* double quotes"),
+        (["img/a.png,cat,train"], {}, "has 3 columns and no line that names them"),
+        (["file,x,y", "img/a.png,cat,dog"], {}, "has the columns file, x, y, and none is called label"),
+        (["x,label", "img/a,cat"], {}, "has the columns x, label, and none is called file"),
+        (["file,label,split", "img/a.png,cat,train", "img/b.png,cat,fold2"], {}, "line 3 of .* has the part 'fold2'"),
+        (["file,label,split", "img/a.png,cat,train", "img/b.png,cat,"], {}, "line 3 of .* has an empty part"),
+        (["file,label,split", "img/a.png,cat,val", "img/b.png,cat,test"], {}, "has test and validation but no train"),
+        (["img/a.png,cat", '"img/b.png,dog'], {}, "line 2 of .* cannot be read as a table"),
+        (["C:\\x\\a.png,cat", "img/b.png,dog"], {}, "line 1 of .* Windows drive"),
+        (["img/a.png,cat", "img/b.png,dog"], {"group": {"column": "who"}}, r"id\.group\.column: .* no column 'who'"),
+        (["file,label,who", "img/a.png,cat,", "img/b.png,dog,x"], {"group": {"column": "who"}}, "line 2 .* empty who"),
+        (["img/a.png,cat", "img/b.png,dog"], {"group": {"pattern": "a"}}, r"group\.pattern: img/b\.png does not match"),
+        (["img/a.png,cat", "img/b.png,dog"], {"root": "nowhere"}, r"data\.id\.root: .*nowhere is no folder"),
+        (["img/a.png,cat", "img/b.png,dog"], {"classes": ["cow"]}, "there is no class 'cow'"),
+    ],
+)  # fmt: skip
+def test_a_wrong_table_is_one_message(load, lines, options, wrong):
+    with pytest.raises(UserError, match=wrong) as raised:
+        load(*lines, **options)
+    assert str(raised.value).startswith("data.id.")
+
+
+def test_files_that_are_no_table(load, here, source):
+    for path, wrong in (("none.csv", "does not exist"), ("img", "is a folder, not a table")):
+        with pytest.raises(UserError, match=wrong):
+            load_source(source("table", path=str(here / path)), (4, 4, 1), seed=0, key="data.id")
+    with pytest.raises(UserError, match="is no UTF-8 text"):
+        load("img/a.png,caf\xe9", encoding="latin-1")
+
+
+def test_missing_files_may_be_left_out(load):
+    lines = ["img/a.png,cat", "img/none.png,cat", "img/b.png,dog"]
+    found = load(*lines, max_bad_images=1)["all"]
+    assert read(found) == {0: "cat", 1: "dog"} and len(found.skipped) == 1
