@@ -129,7 +129,8 @@ class Splitting:
                     "of the others"
                 )
         if {"validation", "test"} <= self.own_rows.keys():
-            both = np.isin(*(self.copies[self.own_rows[name]] for name in ("validation", "test"))).sum()
+            held, test = (self.copies[self.own_rows[name]] for name in ("validation", "test"))
+            both = np.count_nonzero(np.isin(held, test))
             if both:
                 warnings.append(
                     f"{both:,} images of the source's own validation part are in its test part as well, so choices "
