@@ -38,6 +38,10 @@ def run(
     any_backend: Annotated[
         bool, typer.Option("--any-backend", help="Take stages that another backend made, and go on with its half ones.")
     ] = False,
+    other_data: Annotated[
+        bool,
+        typer.Option("--other-data", help="Go on in a run folder of other classes or data; its report is kept beside."),
+    ] = False,
     saved: Saved = Path("saved"),
 ) -> None:
     """Run a recipe: train, make outliers, measure, write a SavedModel and a report."""
@@ -49,7 +53,14 @@ def run(
         from kood import pipeline
 
     pipeline.run(
-        recipe, settings or (), fresh=fresh, quick=quick, any_backend=any_backend, saved=saved, console=console()
+        recipe,
+        settings or (),
+        fresh=fresh,
+        quick=quick,
+        any_backend=any_backend,
+        other_data=other_data,
+        saved=saved,
+        console=console(),
     )
 
 

@@ -2,6 +2,8 @@
 
 saved/<recipe>/
   recipe.toml  report.json  report.html        what the last run wrote
+  belongs_to.json                              the classes and the data set of the folder
+  before-<version>/                            the report of other data, where a run was asked to go on with them
   1/ 2/ ...                                    SavedModels; TF Serving takes this folder as it is
   stages/<stage>-<fingerprint>/                results, each with its stage.json
   stages/<stage>-<fingerprint>.partial/        a stage that is being made, or that was killed

@@ -44,7 +44,7 @@ def test_the_run_leaves_everything_it_promises(finished):
     folder, result = finished
     saved = folder / "saved" / "tiny"
     assert sorted(p.name for p in saved.iterdir() if not p.name.startswith(".")) == [
-        "1", "figures", "logs", "recipe.toml", "report.html", "report.json", "stages",
+        "1", "belongs_to.json", "figures", "logs", "recipe.toml", "report.html", "report.json", "stages",
     ]  # fmt: skip
     report = report_of(folder)
     assert set(report) >= {
@@ -354,7 +354,8 @@ def test_a_refused_recipe_leaves_an_earlier_run_as_it_was(invoke, finished):
         return {p: (p.stat().st_mtime_ns, p.stat().st_size) for p in files}
 
     before = state()
-    for setting in ("serve.accept=0.9999", "data.near.other_digits.classes=[3,9]", "data.split_seed=5"):
+    for setting in ("serve.accept=0.9999", "data.near.other_digits.classes=[3,9]", "data.split_seed=5",
+                    "data.id.classes=[0,1,2,4]"):  # fmt: skip
         more = ("--set", "serve.accept=0.9999") if "split" in setting else ()
         result = invoke("run", "tiny.toml", "--set", setting, *more, cwd=folder)
         assert result.returncode == 2 and "Traceback" not in result.stderr

@@ -4,6 +4,6 @@ Importing this package imports neither TensorFlow nor Keras; `batches`, `images`
 """
 
 from kood.data.image_set import ImageSet, Splits
-from kood.data.loading import load_id, load_ood, load_source
+from kood.data.loading import load_id, load_ood, load_outliers, load_source
 
-__all__ = ["ImageSet", "Splits", "load_id", "load_ood", "load_source"]
+__all__ = ["ImageSet", "Splits", "load_id", "load_ood", "load_outliers", "load_source"]

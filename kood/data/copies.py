@@ -1,10 +1,19 @@
-"""Images that are the same: by their pixels, or nearly by what they show; and which must stay together in a split."""
+"""Images that are the same, or nearly: what must stay together when a set is split."""
 
 import hashlib
+from collections.abc import Sequence
+from itertools import pairwise
 
 import numpy as np
 
-__all__ = ["distinct", "image_digests", "numbered"]
+from kood.data.large import filled
+
+__all__ = ["alike", "connected", "distinct", "image_digests", "near_pairs", "numbered", "perceptual_hashes"]
+
+#: Links kept before they are reduced to those that connect the same rows.
+_LINKS = 2**20
+#: Below this a frequency is rounding: one grey level in one pixel makes more.
+_NOTHING = 1e-6
 
 
 def image_digests(images: np.ndarray) -> np.ndarray:
@@ -43,3 +52,134 @@ def numbered(digests: np.ndarray) -> np.ndarray:
 def _whole(digests: np.ndarray) -> np.ndarray:
     """(N,) of 16 bytes each, which NumPy sorts and compares byte by byte."""
     return np.ascontiguousarray(digests).view("V16").reshape(-1)
+
+
+def alike(images: np.ndarray, digests: np.ndarray) -> str:
+    """Whether most images of a set show nothing, or show the same.
+
+    Args:
+        images: uint8 (N, H, W, C), in memory or mapped.
+        digests: Of `image_digests`.
+
+    Returns:
+        A sentence that counts those of one single colour and those that are equal to another image, where they are more
+        than half; else "".
+    """
+    plain, number = _monochrome(images), numbered(digests)
+    equal = np.bincount(number)[number] > 1
+    if 2 * np.count_nonzero(plain | equal) <= len(images):
+        return ""
+    return (
+        f"of its {len(images):,} images {np.count_nonzero(plain):,} are of one single colour and "
+        f"{np.count_nonzero(equal):,} are equal to another one; look at them, and at data.image_shape"
+    )
+
+
+def _monochrome(images: np.ndarray) -> np.ndarray:
+    """Which images are of one single colour: bool (N,).
+
+    Args:
+        images: uint8 (N, H, W, C), in memory or mapped.
+    """
+    return filled(
+        (len(images),), bool, lambda some: (images[some] == images[some, :1, :1]).all(axis=(1, 2, 3)), images[:1].nbytes
+    )
+
+
+def perceptual_hashes(images: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """A 64-bit hash of what each image shows: pHash, by the discrete cosine transform.
+
+    The grey image's 8 x 8 lowest frequencies, the constant ones left out, each as one bit: above their median or not
+    (C. Zauner, Implementation and Benchmarking of Perceptual Image Hash Functions, 2010, section 3.2.1). Copies that
+    were saved at another quality, brightness or size differ in few bits.
+
+    Args:
+        images: uint8 (N, H, W, C), in memory or mapped.
+
+    Returns:
+        uint64 (N,), and bool (N,): whether the image shows anything; the hash of one colour alone says nothing.
+    """
+    down, across = (_cosines(side) for side in images.shape[1:3])
+
+    def frequencies(some: slice) -> np.ndarray:
+        return (down @ images[some].mean(axis=3) @ across.T).reshape(-1, 64)
+
+    lowest = filled((len(images), 64), "float64", frequencies, 12 * images[:1].nbytes)
+    above = lowest > np.median(lowest, axis=1, keepdims=True) + _NOTHING
+    shows = np.abs(lowest).max(axis=1, initial=0.0) > _NOTHING
+    return np.packbits(above, axis=1).view(np.uint64).reshape(-1), shows
+
+
+def _cosines(side: int) -> np.ndarray:
+    """(8, side): the cosines of the frequencies 1 to 8, of the transform's second kind."""
+    return np.cos(np.pi / side * np.outer(np.arange(1, 9), np.arange(side) + 0.5))
+
+
+def near_pairs(hashes: np.ndarray, distance: int) -> np.ndarray:
+    """Links between hashes of at most a Hamming distance: enough of them to connect all that such pairs connect.
+
+    Of distance + 1 bands of bits, two such hashes have one in common, so only hashes with a common band are compared;
+    memory grows with N.
+
+    Args:
+        hashes: uint64 (N,).
+        distance: Bits that may differ.
+
+    Returns:
+        int64 (E, 2), pairs of rows.
+    """
+    every, first, which = np.unique(hashes, return_index=True, return_inverse=True)
+    again = np.flatnonzero(first[which] != np.arange(len(hashes)))
+    near = first[_near_different(every, distance)]
+    return np.concatenate([np.stack([again, first[which[again]]], axis=1), near.reshape(-1, 2)])
+
+
+def _near_different(hashes: np.ndarray, distance: int) -> np.ndarray:
+    cuts = np.linspace(0, 64, distance + 2).astype(int).tolist()
+    links = np.empty((0, 2), np.int64)
+    for low, high in pairwise(cuts):
+        band = (hashes >> np.uint64(low)) & np.uint64(2 ** (high - low) - 1)
+        order = np.argsort(band, kind="stable")
+        sorted_hashes, sorted_band = hashes[order], band[order]
+        at, step, found = np.arange(len(hashes) - 1), 1, [links]
+        while len(at):  # Each hash against the step-th after it in its band.
+            at = at[sorted_band[at] == sorted_band[at + step]]
+            near = at[np.bitwise_count(sorted_hashes[at] ^ sorted_hashes[at + step]) <= distance]
+            found.append(np.stack([order[near], order[near + step]], axis=1))
+            if sum(map(len, found)) > _LINKS + len(hashes):
+                found = [_fewer(np.concatenate(found), len(hashes))]
+            step += 1
+            at = at[at < len(hashes) - step]
+        links = _fewer(np.concatenate(found), len(hashes))
+    return links
+
+
+def _fewer(links: np.ndarray, count: int) -> np.ndarray:
+    first = connected(count, links=links)
+    rows = np.flatnonzero(first != np.arange(count))
+    return np.stack([rows, first[rows]], axis=1)
+
+
+def connected(count: int, numbers: Sequence[np.ndarray] = (), links: np.ndarray | None = None) -> np.ndarray:
+    """Rows that belong together, directly or through others.
+
+    Args:
+        count: How many rows.
+        numbers: int64 (count,) each; rows of one number belong together.
+        links: int64 (E, 2); so do the rows of a pair.
+
+    Returns:
+        int64 (count,): for each row the first one that it belongs together with; itself where it stands alone.
+    """
+    from scipy.sparse import coo_array
+    from scipy.sparse.csgraph import connected_components
+
+    pairs = [np.empty((0, 2), np.int64) if links is None else links]
+    for one in numbers:
+        _, first, which = np.unique(one, return_index=True, return_inverse=True)
+        pairs.append(np.stack([np.arange(count), first[which]], axis=1))
+    ends = np.concatenate(pairs).T
+    graph = coo_array((np.ones(ends.shape[1], bool), (ends[0], ends[1])), shape=(count, count))
+    parts = connected_components(graph, directed=False)[1]
+    _, first = np.unique(parts, return_index=True)
+    return first[parts].astype(np.int64)

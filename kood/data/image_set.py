@@ -2,7 +2,7 @@
 
 import hashlib
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 
@@ -90,9 +90,17 @@ class Splits:
         validation: What choices are made on.
         calibration: What the threshold is set on; nothing else sees it.
         test: What is reported on; nothing else sees it.
+        digests: (N, 16) uint8, different and ascending: every image that the source gave, those left out too.
+        copies: Counts of images that are there more than once, see `kood.data.loading.load_id`.
+        notes: What is to be known of the split, a sentence each.
+        warnings: What speaks against the data, a sentence each.
     """
 
     train: ImageSet
     validation: ImageSet
     calibration: ImageSet
     test: ImageSet
+    digests: np.ndarray = field(default_factory=lambda: np.empty((0, 16), np.uint8))
+    copies: dict[str, int] = field(default_factory=dict)
+    notes: tuple[str, ...] = ()
+    warnings: tuple[str, ...] = ()

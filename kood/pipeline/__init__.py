@@ -22,6 +22,7 @@ from kood import report
 from kood.errors import UserError
 from kood.pipeline.audit import audit_outliers
 from kood.pipeline.baseline import compare_with_baseline, train_baseline
+from kood.pipeline.belonging import Belonging, refuse_mixed_classes
 from kood.pipeline.classify import evaluate_classifier, train_classifier
 from kood.pipeline.diffusion import train_denoiser
 from kood.pipeline.environment import origin_of
@@ -50,6 +51,7 @@ def run(
     fresh: bool = False,
     quick: bool = False,
     any_backend: bool = False,
+    other_data: bool = False,
     saved: Path = Path("saved"),
     console: Console | None = None,
 ) -> dict[str, Any]:
@@ -63,6 +65,7 @@ def run(
         fresh: Make every stage again.
         quick: Smoke run.
         any_backend: Take stages that another backend finished, and go on with those that it left half made.
+        other_data: Go on in a run folder that belongs to other classes or to another data set; its report is kept.
         saved: Where run folders go.
         console: Where to print.
 
@@ -83,10 +86,12 @@ def run(
     with folder.held() if team.leads else nullcontext(), team.gathered():
         if team.leads:
             folder.on_damage = lambda message: console.print(f"[yellow]{escape(message)}[/yellow]", soft_wrap=True)
-        refused = team.leads
+        refused, belonging = team.leads, Belonging(folder, other_data)
 
-        def accepted() -> None:
+        def accepted(work: Work) -> None:
             nonlocal refused
+            if team.leads:
+                belonging.accept(work)
             if refused:
                 write_atomically(folder.folder / "recipe.toml", recipe.to_toml().encode())
             refused = False
@@ -131,7 +136,7 @@ def make_cell(work: Work) -> dict[str, Any]:
     """One classifier, from data to SavedModel; returns its part of the report, in the first of several processes."""
     prepare_data(work)
     check(work)
-    work.accepted()
+    work.accepted(work)
     if work.recipe.needs_diffusion:
         train_denoiser(work)
     if work.recipe.needs_judge:
@@ -154,6 +159,7 @@ def make_cell(work: Work) -> dict[str, Any]:
 
 def _run_matrix(recipe: Recipe, team: Team, console: Console, told: dict[str, Any]) -> dict[str, Any]:
     progress, cells = report.StageProgress(console), recipe.cells()
+    refuse_mixed_classes([cell for _, cell in cells])
     made, failed = [], []
     seen: set[Path] = set()
     for number, (labels, cell) in enumerate(cells, start=1):

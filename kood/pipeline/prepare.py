@@ -6,8 +6,8 @@ from typing import Any
 import numpy as np
 
 from kood.conformal import refuse_too_few
-from kood.data import ImageSet, load_id, load_ood
-from kood.data.copies import distinct, image_digests
+from kood.data import ImageSet, load_id, load_ood, load_outliers
+from kood.data.copies import alike, distinct, image_digests
 from kood.data.stored import source_state, write_digests, write_images
 from kood.errors import UserError
 from kood.pipeline.build import build_classifier, build_network, mixed_groups
@@ -15,7 +15,7 @@ from kood.pipeline.work import Work
 from kood.recipe import Recipe
 from kood.runs import Stage
 
-__all__ = ["check", "left_out", "prepare_data"]
+__all__ = ["check", "prepare_data", "warnings_of"]
 
 #: A smoke run looks at no more images of a set than this.
 QUICK_IMAGES = 200
@@ -36,44 +36,73 @@ def prepare_data(work: Work) -> Stage:
             raise
 
     def written(folder: Path) -> dict[str, Any]:
+        facts: dict[str, Any] = {}
+        parts: dict[str, str] = {}
+        skipped: dict[str, list[str]] = {}
+        seen: dict[str, np.ndarray] = {}
+
+        def keep(key: str, name: str, images: ImageSet) -> np.ndarray:
+            """Writes a set down, and what its source has to say of it."""
+            facts[name] = write_images(folder, name, images)
+            digests = image_digests(images.images)
+            write_digests(folder, name, digests)
+            skipped.setdefault(key, []).extend(why for why in images.skipped if why not in skipped[key])
+            notes.extend(told for note in images.notes if (told := f"{key}: {note}") not in notes)
+            return digests
+
         with work.progress.stage("data", 1 + len(sources), unit="set") as stage:
             splits = load_id(data)
+            notes, warnings = list(splits.notes), list(splits.warnings)
             names = ("train", "validation", "calibration", "test")
             sets = {name: getattr(splits, name) for name in names}
             if limit:  # The training part is cut by `per_class`.
                 sets |= {name: _some(sets[name], limit) for name in names if name != "train"}
-            facts = {name: write_images(folder, name, images) for name, images in sets.items()}
-            skipped = {"data.id": list(dict.fromkeys(why for one in sets.values() for why in one.skipped))}
-            digests = {name: image_digests(one.images) for name, one in sets.items()}
-            for name, found in digests.items():
-                write_digests(folder, name, found)
-            seen = {"data.id": distinct(np.concatenate(list(digests.values())))}
+            digests = [keep("data.id", name, images) for name, images in sets.items()]
+            write_digests(folder, "data.id", splits.digests)
+            seen["data.id"] = distinct(np.concatenate(digests))
             stage.update(1)
             for done, (key, source) in enumerate(sources.items(), start=2):
-                images = load_ood(source, data.shape, seed=data.split_seed, key=key)
+                if key == "outliers.real":
+                    parts[key], images = load_outliers(source, data.shape, seed=data.split_seed, key=key)
+                    notes.append(f"{key}: {_taken(parts[key], source.source)}")
+                else:
+                    images = load_ood(source, data.shape, seed=data.split_seed, key=key)
                 images = _some(images, limit) if limit else images
-                skipped[key] = list(images.skipped)
-                facts[key] = write_images(folder, key, images)
-                found = image_digests(images.images)
-                write_digests(folder, key, found)
+                found = keep(key, key, images)
+                if same := alike(images.images, found):
+                    warnings.append(f"{key}: {same}")
                 _refuse_shared(key, distinct(found), seen)
                 stage.update(done)
-        return {"sets": facts, "skipped": {key: why for key, why in skipped.items() if why}}
+        return {
+            "sets": facts, "skipped": {key: why for key, why in skipped.items() if why}, "notes": notes,
+            "warnings": warnings, "copies": splits.copies, "parts": parts,
+        }  # fmt: skip
 
     decides = {
         "data": data.model_dump(exclude={"augment"}),
         "real": real.model_dump() if real else None,
         "states": {key: source_state(source, key) for key, source in {"data.id": data.id, **sources}.items()},
     }
+    told = set(work.seen)
     stage = work.stage("data", decides, make)
-    for message in left_out(stage):
-        work.progress.say(message, style="yellow")
+    if stage.folder not in told:
+        for message in stage.facts["notes"]:
+            work.progress.say(message)
+        for message in warnings_of(stage):
+            work.progress.say(message, style="yellow")
     return stage
 
 
-def left_out(stage: Stage) -> list[str]:
-    """What the data stage left out because it could not be read, a sentence for each source."""
-    return [
+def _taken(part: str, source: str) -> str:
+    """Which part of its source real outliers are."""
+    if part == "all":
+        return f"the images of {source!r}, which has one part"
+    return f"the {'training' if part == 'train' else part} part of {source!r}"
+
+
+def warnings_of(stage: Stage) -> list[str]:
+    """What speaks against the data, and what was left out because it could not be read, a sentence for each source."""
+    return stage.facts["warnings"] + [
         f"{key}: {len(why)} files cannot be read and are left out: " + "; ".join(why[:5]) + ("; ..." if why[5:] else "")
         for key, why in stage.facts.get("skipped", {}).items()
     ]

@@ -10,7 +10,7 @@ import numpy as np
 import kood
 from kood import report
 from kood.pipeline.environment import environment
-from kood.pipeline.prepare import left_out
+from kood.pipeline.prepare import warnings_of
 from kood.pipeline.work import Work
 
 __all__ = ["headline_scores", "summarize", "write_report"]
@@ -21,7 +21,8 @@ TOLD = ("steps", "precision", "drawn", "kept", "drop_rate", "images_per_second")
 
 def summarize(work: Work) -> dict[str, Any]:
     """The cell's part of `report.json`."""
-    figures, sets = work.stages["evaluate"].facts, work.stages["data"].facts["sets"]
+    figures, prepared = work.stages["evaluate"].facts, work.stages["data"].facts
+    sets = prepared["sets"]
     datasets = {
         name: {"kind": kind, **{key: sets[f"data.{kind}.{name}"][key] for key in ("images", "sha256")}}
         for kind in ("near", "far")
@@ -40,8 +41,11 @@ def summarize(work: Work) -> dict[str, Any]:
         "seeds": [work.recipe.seed],
         **figures,
         "warnings": ([compared["warning"]] if compared and compared["warning"] else [])
-        + left_out(work.stages["data"])
+        + warnings_of(work.stages["data"])
         + figures["warnings"],
+        "notes": prepared["notes"],
+        "copies": prepared["copies"],
+        "parts": prepared["parts"],
         "outlier_audit": work.stages["shortcut"].facts if "shortcut" in work.stages else None,
         "baseline": {key: value for key, value in compared.items() if key != "warning"} if compared else None,
         "datasets": datasets,

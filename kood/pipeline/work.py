@@ -37,7 +37,7 @@ class Work:
         seen: Stages that another cell has told of.
         labels: What the matrix calls the cell.
         origin: What the run was started with, for the report.
-        accepted: Called once the data are there and nothing speaks against the recipe.
+        accepted: Called with this once the data are there and nothing speaks against the recipe.
     """
 
     recipe: Recipe
@@ -48,7 +48,7 @@ class Work:
     seen: set[Path] = field(default_factory=set)
     labels: dict[str, str] = field(default_factory=dict)
     origin: dict[str, str] = field(default_factory=dict)
-    accepted: Callable[[], None] = lambda: None
+    accepted: Callable[["Work"], None] = lambda _: None
 
     @property
     def logs(self) -> Path:

@@ -120,6 +120,9 @@ class IdSource(Source):
         test: Share of all images to test on, where the set has no test split of its own.
         per_class: At most so many training images of each class.
         group: What images have in common that stay together in one part of the split.
+        near_copies: Take images for copies of one another whose perceptual hashes (pHash, 64 bits) differ in at most so
+            many bits: the same picture saved at another size, quality or brightness; 4 is cautious. Not given, only
+            images with the same pixels are copies. Copies stand in one part of the split.
     """
 
     validation: Share = 0.1
@@ -127,6 +130,7 @@ class IdSource(Source):
     test: Share = 0.2
     per_class: Positive | None = None
     group: Group | None = None
+    near_copies: Annotated[int, Field(ge=0, le=10)] | None = None
 
     @model_validator(mode="after")
     def _leave_training_images(self):

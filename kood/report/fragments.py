@@ -13,6 +13,7 @@ from kood.report.wording import (
     COLUMNS,
     INTERVAL_NOTE,
     SMOKE,
+    all_notes,
     all_warnings,
     duration,
     number,
@@ -92,14 +93,15 @@ def row(name: str, values: Iterable[str], kind: str = "") -> str:
 
 
 def warnings(report: Mapping[str, Any]) -> str:
-    """The box of warnings that stands first, "" where there are none."""
-    found = all_warnings(report)
+    """The box of warnings that stands first, and under it, small, the notes; "" where there are neither."""
+    found, notes = all_warnings(report), "".join(f"<li>{escaped(text)}</li>" for text in all_notes(report))
+    told = f'<ul class="note">{notes}</ul>' if notes else ""
     if not found and not report.get("quick"):
-        return ""
+        return told
     smoke = f'<p class="smoke"><strong>{escaped(SMOKE)}</strong></p>' if report.get("quick") else ""
     listed = f"<ul>{''.join(f'<li>{escaped(text)}</li>' for text in found)}</ul>" if found else ""
     title = "<p><strong>Warnings</strong></p>" if found else ""
-    return f'<div class="warnings" role="alert">{smoke}{title}{listed}</div>'
+    return f'<div class="warnings" role="alert">{smoke}{title}{listed}</div>{told}'
 
 
 def tiles(cell: Mapping[str, Any]) -> str:

@@ -18,6 +18,7 @@ from kood.report.wording import (
     COLUMNS,
     INTERVAL_NOTE,
     SMOKE,
+    all_notes,
     all_warnings,
     duration,
     headings,
@@ -74,7 +75,10 @@ def _warn(console: Console, report: Mapping[str, Any]) -> None:
         grid.add_column(overflow="fold")
         grid.add_row(Text("WARNING", style="bold yellow"), Text(_fitting(console, text), style="yellow"))
         console.print(grid)
-    if warnings:
+    notes = all_notes(report)
+    for text in notes:
+        _say(console, text, "dim")
+    if warnings or notes:
         console.print()
 
 

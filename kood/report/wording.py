@@ -2,7 +2,7 @@
 
 import math
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 from kood.text import clean
@@ -11,6 +11,7 @@ __all__ = [
     "COLUMNS",
     "INTERVAL_NOTE",
     "SMOKE",
+    "all_notes",
     "all_warnings",
     "duration",
     "headings",
@@ -202,15 +203,28 @@ def _own_warnings(report: Mapping[str, Any]) -> list[str]:
     return [clean(text) for text in (*audited.get("warnings", []), *report.get("warnings", []))]
 
 
+def _own_notes(report: Mapping[str, Any]) -> list[str]:
+    return [clean(text) for text in report.get("notes", [])]
+
+
 def all_warnings(report: Mapping[str, Any]) -> list[str]:
     """The warnings of a run, those of its outlier audit first; for a matrix each once, with the number of cells that
     gave it. Those that differ in their figures alone are one, with the range of each: "AUROC 0.402 to 0.517"."""
-    found = _own_warnings(report)
+    return _each_once(report, _own_warnings)
+
+
+def all_notes(report: Mapping[str, Any]) -> list[str]:
+    """What else is to be known of the data of a run; for a matrix as `all_warnings`."""
+    return _each_once(report, _own_notes)
+
+
+def _each_once(report: Mapping[str, Any], own: Callable[[Mapping[str, Any]], list[str]]) -> list[str]:
+    found = own(report)
     cells = report.get("cells", [])
     alike: dict[str, list[list[str]]] = {}
     for cell in cells:
-        own = {_FIGURE.sub("\0", text): _FIGURE.findall(text) for text in _own_warnings(cell)}
-        for words, figures in own.items():
+        texts = {_FIGURE.sub("\0", text): _FIGURE.findall(text) for text in own(cell)}
+        for words, figures in texts.items():
             alike.setdefault(words, []).append(figures)
     for words, given in alike.items():
         parts = words.split("\0")

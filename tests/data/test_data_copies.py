@@ -1,8 +1,9 @@
 """Which images are the same."""
 
 import numpy as np
+import pytest
 
-from kood.data.copies import distinct, image_digests, numbered
+from kood.data.copies import alike, connected, distinct, image_digests, near_pairs, numbered, perceptual_hashes
 from kood.data.stored import read_digests, write_digests
 
 
@@ -25,3 +26,60 @@ def test_digests_that_end_in_zeros_stay_apart():
     digests = np.zeros((3, 16), np.uint8)
     digests[1, 0], digests[2, 15] = 1, 1
     assert len(distinct(digests)) == 3
+
+
+def test_rows_are_connected_through_others():
+    first = connected(7, [np.array([0, 1, 2, 0, 4, 5, 6])], np.array([[3, 5], [2, 6]]))
+    assert first.tolist() == [0, 1, 2, 0, 4, 0, 2]
+    assert connected(3).tolist() == [0, 1, 2] and connected(0).tolist() == []
+    assert connected(3, [np.array([5, 5, 9]), np.array([1, 2, 2])]).tolist() == [0, 0, 0]
+
+
+@pytest.mark.parametrize("distance", [0, 1, 4, 9, 16])
+def test_near_hashes_are_connected_as_by_all_pairs(distance):
+    rng = np.random.default_rng(distance)
+    hashes = rng.integers(0, 2**64, 300, np.uint64)
+    for row in range(100, 300):  # Some bits away from an earlier one, near and not so near.
+        flips = rng.choice(64, rng.integers(0, 20), replace=False).astype(np.uint64)
+        hashes[row] = hashes[rng.integers(row)] ^ np.bitwise_or.reduce(np.uint64(1) << flips, initial=np.uint64(0))
+    pairs = np.argwhere(np.bitwise_count(hashes[:, None] ^ hashes[None, :]) <= distance)
+    found = connected(300, links=near_pairs(hashes, distance))
+    np.testing.assert_array_equal(found, connected(300, links=pairs))
+    assert 1 < len(set(found.tolist())) < 300
+
+
+def test_many_equal_hashes_take_little_memory(monkeypatch):
+    from kood.data import copies
+
+    monkeypatch.setattr(copies, "_LINKS", 1000)
+    assert len(near_pairs(np.zeros(3000, np.uint64), 3)) == 2999
+    assert near_pairs(np.zeros(0, np.uint64), 3).shape == near_pairs(np.zeros(1, np.uint64), 3).shape == (0, 2)
+
+
+def test_perceptual_hashes_survive_what_pixels_do_not():
+    from PIL import Image
+
+    from kood.data.large import rows_of
+
+    rng = np.random.default_rng(0)
+    coarse = rng.integers(0, 256, (20, 5, 5, 3), "uint8")
+    images = np.stack([np.asarray(Image.fromarray(one).resize((48, 40), Image.BICUBIC)) for one in coarse])
+    dimmed = np.clip(images * 0.8 + 20 + rng.normal(0, 3, images.shape), 0, 255).astype("uint8")
+    hashes, shows = perceptual_hashes(np.concatenate([images, dimmed, np.full((2, 40, 48, 3), 90, "uint8")]))
+    assert shows.tolist() == [True] * 40 + [False] * 2
+    apart = np.bitwise_count(hashes[:20, None] ^ hashes[None, 20:40])
+    assert apart.diagonal().max() <= 8 and apart[~np.eye(20, dtype=bool)].min() > 10
+    assert perceptual_hashes(rows_of(images, np.arange(0)))[0].shape == (0,)
+    assert perceptual_hashes(np.zeros((3, 1, 2, 1), "uint8"))[0].shape == (3,)
+
+
+def test_a_set_that_shows_nothing_or_the_same_is_described():
+    rng = np.random.default_rng(0)
+    images = rng.integers(0, 256, (10, 4, 4, 3), "uint8")
+    assert alike(images, image_digests(images)) == ""
+    images[:3] = [[[[7, 8, 9]]], [[[1, 1, 1]]], [[[2, 2, 2]]]]
+    images[3:5] = images[5]
+    said = alike(images, image_digests(images))
+    assert "10 images 3 are of one single colour and 3 are equal to another one" in said
+    images[3] = rng.integers(0, 256, (4, 4, 3), "uint8")
+    assert alike(images, image_digests(images)) == ""  # Half is not most.

@@ -125,6 +125,17 @@ def test_the_page_says_what_the_run_is(cell):
     assert "figures mean nothing" not in page(cell)
 
 
+def test_notes_stand_under_the_warnings_and_are_none(cell, matrix):
+    cell.update(warnings=["mind the gap"], notes=["3 folders <passed> over"])
+    text = Reader(page(cell)).text
+    assert text.index("mind the gap") < text.index("3 folders <passed> over") < text.index("AUROC")
+    cell["warnings"] = []
+    assert "Warnings" not in Reader(page(cell)).text and "passed&gt; over" in page(cell)
+    for number, one in enumerate(matrix["cells"][:2]):
+        one["notes"] = [f"{number + 3} folders passed over"]
+    assert "3 to 4 folders passed over (2 of 18 cells)" in Reader(page(matrix)).text
+
+
 def test_the_matrix_page(matrix, histories):
     matrix["cells"][4]["warnings"] = ["odd"]
     reader = Reader(page(matrix, histories=histories))

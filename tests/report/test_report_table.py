@@ -49,6 +49,12 @@ def test_the_cell_table_holds_every_score(cell, capture):
     assert [line.split()[0] for line in text.splitlines()[1:] if "◂" in line] == ["msp"]
 
 
+def test_notes_are_no_warnings(cell, capture):
+    cell.update(warnings=[], notes=["3 folders [red]passed[/red] over"])
+    text = capture(lambda console: print_cell(console, cell))
+    assert "3 folders [red]passed[/red] over" in text and "WARNING" not in text
+
+
 def test_warnings_come_before_figures(cell, capture):
     cell.update(warnings=["something is wrong"], quick=True)
     text = capture(lambda console: print_cell(console, cell))

@@ -1,0 +1,191 @@
+"""The in-distribution images by what they are for: copies and groups found, parts dealt out, and what is said of it."""
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+
+from kood.data.copies import alike, connected, distinct, image_digests, near_pairs, numbered, perceptual_hashes
+from kood.data.dealing import deal, draw_count, draw_per_class
+from kood.data.image_set import ImageSet, Splits
+from kood.errors import UserError
+
+__all__ = ["Splitting"]
+
+
+class Splitting:
+    """The sets of a source, one of which is dealt out; rows are numbered through all of them, that one's first."""
+
+    def __init__(self, sets: dict[str, ImageSet], drawn_from: str, spec: Any, seed: int, key: str):
+        self.train = sets[drawn_from]
+        self.own = {name: found for name, found in sets.items() if name != drawn_from}
+        self.spec, self.seed, self.key = spec, seed, key
+        self.labels = self.train.known_labels
+        every = [self.train, *self.own.values()]
+        self.all_labels = np.concatenate([found.known_labels for found in every])
+        ends = np.cumsum([len(found) for found in every])
+        self.own_rows = {name: np.arange(*ends[place : place + 2]) for place, name in enumerate(self.own)}
+        self.digests = np.concatenate([image_digests(found.images) for found in every])
+        count = len(self.digests)
+        links = _near(every, spec.near_copies) if spec.near_copies is not None else None
+        #: For every row the first one that is a copy of it, and the first one that stays with it.
+        self.copies = connected(count, [numbered(self.digests)], links)
+        self.grouped = any(found.groups is not None for found in every)
+        self.units = connected(count, [self.copies, _groups(every)]) if self.grouped else self.copies
+        if count > 1 and not numbered(self.digests).any():
+            height, width, _ = self.train.images.shape[1:]
+            raise UserError(f"{key}: all {count} images are equal at {height} x {width} pixels; check its path")
+
+    def splits(self) -> Splits:
+        """The parts, and what is to be said of them."""
+        rows, left_out = self._unseen(np.arange(len(self.train)))
+        if self.spec.count is not None:
+            rows = draw_count(self.labels, rows, self.spec.count, self.seed, self.key)
+        parts = self._dealt(rows, self.units)
+        self._need_rows(parts["train"])
+        if self.spec.per_class is not None:
+            parts["train"] = draw_per_class(self.labels, parts["train"], self.spec.per_class, self.seed)
+        once = parts["calibration"]
+        once = once[np.sort(np.unique(self.copies[once], return_index=True)[1])]
+        counts = self._counts(rows, left_out)
+        counts["left_out_of_calibration"] = len(parts["calibration"]) - len(once)
+        found = {name: self.train.take(its) for name, its in {**parts, "calibration": once}.items()} | self.own
+        notes, warnings = self._said(counts, left_out)
+        return Splits(
+            **found, digests=distinct(self.digests), copies=counts, notes=tuple(notes), warnings=tuple(warnings)
+        )
+
+    def _unseen(self, rows: np.ndarray) -> tuple[np.ndarray, dict[str, tuple[int, int]]]:
+        """The rows of which nothing stands in a part of the source's own; and for each of those parts, how many copies
+        and how many others left for it."""
+        left_out = {}
+        for name, its in self.own_rows.items():
+            leaves = np.isin(self.units[rows], self.units[its])
+            copies = int(np.isin(self.copies[rows], self.copies[its]).sum())
+            left_out[name] = copies, int(leaves.sum()) - copies
+            rows = rows[~leaves]
+        return rows, left_out
+
+    def _dealt(self, rows: np.ndarray, units: np.ndarray) -> dict[str, np.ndarray]:
+        """The rows of each part that is drawn."""
+        spec, parts = self.spec, {}
+        shares = (spec.calibration, 0.0 if "validation" in self.own else spec.validation)
+        if "test" not in self.own:
+            leave = 1 + sum(share > 0 for share in shares)
+            parts["test"], rows = deal(self.labels, units, rows, (spec.test,), self.seed, "test", leave)
+        parts["calibration"], validation, parts["train"] = deal(
+            self.labels, units, rows, shares, self.seed, "calibration and validation"
+        )
+        return parts if "validation" in self.own else {**parts, "validation": validation}
+
+    def _counts(self, rows: np.ndarray, left_out: dict[str, tuple[int, int]]) -> dict[str, int]:
+        sizes = np.bincount(self.copies, minlength=len(self.copies))
+        copied = sizes[self.copies] > 1
+        apart = sum(copies for copies, _ in left_out.values())
+        other_label = 0
+        if copied.any():
+            part_of = np.empty(len(self.train), np.int64)
+            alone = self._dealt(rows, np.arange(len(self.copies)))
+            for number, its in enumerate(alone.values()):
+                part_of[its] = number
+            apart += _in_several(self.copies[rows], part_of[rows])
+            other_label = _in_several(self.copies, self.all_labels)
+        return {
+            "images": len(self.copies),
+            "different": int((sizes > 0).sum()),
+            "apart": apart,
+            "other_label": other_label,
+            "left_out": sum(map(sum, left_out.values())),
+        }
+
+    def _said(self, counts: dict[str, int], left_out: dict[str, tuple[int, int]]) -> tuple[list[str], list[str]]:
+        """Notes and warnings, a sentence each."""
+        notes, warnings = [], []
+        every = [self.train, *self.own.values()]
+        ends = np.cumsum([len(found) for found in every])[:-1]
+        for found, digests in zip(every, np.split(self.digests, ends), strict=True):
+            same = alike(found.images, digests)
+            warnings += [same] if same and same not in warnings else []
+        copies, thinned = counts["images"] - counts["different"], counts["left_out_of_calibration"]
+        if copies:
+            warnings.append(
+                f"{copies:,} of {counts['images']:,} images are copies of others ({self._alike()}); dealt out one by "
+                f"one, {counts['apart']:,} images would have a copy in another part, so copies stay in one part"
+                + (f", and {thinned:,} are left out of the calibration part" if thinned else "")
+            )
+        if counts["other_label"]:
+            warnings.append(
+                f"{counts['other_label']:,} images have a copy under another label; at least one of the labels is wrong"
+            )
+        for name, (of_copies, of_groups) in left_out.items():
+            if of_copies:
+                warnings.append(
+                    f"{of_copies:,} images are copies of images in the source's own {name} part and left out of the "
+                    "others"
+                )
+            if of_groups:
+                notes.append(
+                    f"{of_groups:,} images belong together with some in the source's own {name} part and are left out "
+                    "of the others"
+                )
+        if {"validation", "test"} <= self.own_rows.keys():
+            held, test = (self.copies[self.own_rows[name]] for name in ("validation", "test"))
+            both = np.count_nonzero(np.isin(held, test))
+            if both:
+                warnings.append(
+                    f"{both:,} images of the source's own validation part are in its test part as well, so choices "
+                    "are made on test images"
+                )
+        if "validation" in self.own:
+            images = len(self.own["validation"])
+            notes.append(f"the source's own validation part ({images:,} images) is taken, and no other is drawn")
+        if self.grouped:
+            units = len(np.unique(self.units))
+            notes.append(f"the images stand in {units:,} groups, each of which stays in one part")
+        return [f"{self.key}: {text}" for text in notes], [f"{self.key}: {text}" for text in warnings]
+
+    def _alike(self) -> str:
+        """What makes a copy."""
+        height, width, _ = self.train.images.shape[1:]
+        same = f"the same pixels at {height} x {width}"
+        near = self.spec.near_copies
+        return same if near is None else f"{same}, or perceptual hashes that differ in at most {near} bits"
+
+    def _need_rows(self, rows: np.ndarray) -> None:
+        left = np.bincount(self.labels[rows], minlength=len(self.train.class_names))
+        for label, name in enumerate(self.train.class_names):
+            if left[label]:
+                continue
+            units = self.units[: len(self.labels)][self.labels == label]
+            together = len(np.unique(units))
+            parted = "" if together == len(units) else f" in {together} groups or sets of copies, which stay together"
+            raise UserError(
+                f"{self.key}: the class {name!r} has too few images ({len(units)}{parted}) to stand in every part of "
+                "the split; add images, drop the class, or lower `validation`, `calibration` and `test`"
+                + (", or lower `near_copies`" if self.spec.near_copies else "")
+            )
+
+
+def _near(sets: Sequence[ImageSet], distance: int) -> np.ndarray:
+    """Links between images whose perceptual hashes are near; what is of one colour has none."""
+    hashes, shows = (
+        np.concatenate(found) for found in zip(*(perceptual_hashes(one.images) for one in sets), strict=True)
+    )
+    rows = np.flatnonzero(shows)
+    return rows[near_pairs(hashes[rows], distance)]
+
+
+def _groups(sets: Sequence[ImageSet]) -> np.ndarray:
+    """The groups of all sets; what has none is one by itself, numbered above all others."""
+    given = [found.groups for found in sets]
+    above = 1 + max((int(groups.max()) for groups in given if groups is not None and len(groups)), default=-1)
+    ends = np.cumsum([len(found) for found in sets])
+    alone = np.split(above + np.arange(ends[-1]), ends[:-1])
+    return np.concatenate([own if groups is None else groups for own, groups in zip(alone, given, strict=True)])
+
+
+def _in_several(units: np.ndarray, kinds: np.ndarray) -> int:
+    """How many rows belong to a unit whose rows are of more than one kind."""
+    _, unit = np.unique(units, return_inverse=True)
+    kinds_of = np.bincount(np.unique(np.stack([unit, kinds]), axis=1)[0])
+    return int((kinds_of[unit] > 1).sum())

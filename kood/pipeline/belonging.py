@@ -1,0 +1,181 @@
+"""What a run folder belongs to: one set of classes and one data set, since its versions are one model to a server."""
+
+import json
+import shutil
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+from kood.data.paths import data_path
+from kood.data.stored import read_digests
+from kood.errors import UserError
+from kood.pipeline.work import Work
+from kood.recipe import Recipe
+from kood.runs import Run, write_atomically
+
+__all__ = ["Belonging", "Identity", "identity_of", "refuse_mixed_classes"]
+
+#: In the run folder: what it belongs to.
+FILE = "belongs_to.json"
+#: The smallest digests of a data set, a random sample of its images.
+SAMPLE = 1024
+
+
+@dataclass(frozen=True)
+class Identity:
+    """Classes and data set of a run.
+
+    Attributes:
+        class_names: In their order: a server answers with their numbers.
+        source: Which data set the recipe names, paths expanded; None where an older kood did not keep it.
+        image_shape: (H, W, C); digests of different shapes do not compare.
+        digests: The smallest digests of its in-distribution images, hexadecimal, ascending.
+        is_whole: Whether those are all.
+    """
+
+    class_names: tuple[str, ...]
+    source: dict[str, str] | None = None
+    image_shape: tuple[int, ...] = ()
+    digests: tuple[str, ...] = ()
+    is_whole: bool = True
+
+    def is_same(self, other: "Identity") -> bool:
+        """Whether both are one set of classes and one data set.
+
+        One data set is one that the recipe names alike, unless its images of one shape have nothing in common; or one
+        that has half of the smaller one's images in common, wherever it lies.
+        """
+        if self.class_names != other.class_names:
+            return False
+        if self.source is None or other.source is None:
+            return True
+        common = self._common(other)
+        if self.source == other.source:
+            return "path" not in self.source or common is None or common > 0.0
+        return common is not None and common >= 0.5
+
+    def _common(self, other: "Identity") -> float | None:
+        """The share of the smaller set's images that the other has too; None where digests cannot tell."""
+        if self.image_shape != other.image_shape:
+            return None
+        # Up to here both samples hold all that their sets have.
+        ends = [one.digests[-1] for one in (self, other) if not one.is_whole]
+        mine, theirs = ({d for d in one.digests if not ends or d <= min(ends)} for one in (self, other))
+        fewer = min(len(mine), len(theirs))
+        return len(mine & theirs) / fewer if fewer else None
+
+    def told(self, other: "Identity") -> str:
+        """What tells it from another, in words."""
+        if self.class_names != other.class_names:
+            more = len(self.class_names) - 8
+            names = ", ".join(self.class_names[:8]) + (f" and {more} more" if more > 0 else "")
+            return f"the classes {names}" + (f" ({self._named()})" if self.source else "")
+        return f"the images of {self._named()}"
+
+    def _named(self) -> str:
+        return " ".join((self.source or {}).values())
+
+
+def identity_of(work: Work) -> Identity:
+    """What a cell's run folder belongs to, from its finished data stage."""
+    spec, digests = work.recipe.data.id, read_digests(work.stages["data"].folder, "data.id")
+    source = {"source": spec.source.lower(), "path": spec.path and str(data_path(spec.path)),
+              "root": spec.root and str(data_path(spec.root)), "name": spec.name}  # fmt: skip
+    return Identity(
+        work.data("train").class_names,
+        {key: value for key, value in source.items() if value},
+        work.recipe.data.shape,
+        tuple(row.tobytes().hex() for row in digests[:SAMPLE]),
+        len(digests) <= SAMPLE,
+    )
+
+
+class Belonging:
+    """Keeps a run folder to one set of classes and one data set.
+
+    Args:
+        run: The folder, held.
+        other_data: Whether the user asked to go on in it with others.
+    """
+
+    def __init__(self, run: Run, other_data: bool = False):
+        self._run, self._other_data = run, other_data
+        self._first: Identity | None = None
+
+    def accept(self, work: Work) -> None:
+        """Takes the folder for the run's first cell, and lets no other cell publish what does not belong there.
+
+        Raises:
+            UserError: the folder, or its first cell, is of other classes or of another data set.
+        """
+        found, folder = identity_of(work), self._run.folder
+        if self._first is not None:
+            if work.recipe.serve.export and not found.is_same(self._first):
+                raise UserError(
+                    f"{folder}: its first cell is of {self._first.told(found)}, this one of {found.told(self._first)}; "
+                    "the versions of a folder are one model to a server, so set serve.export = false, or give this "
+                    "cell a recipe with a name of its own"
+                )
+            return
+        kept = _kept(folder)
+        if kept is not None and not found.is_same(kept):
+            if not self._other_data:
+                raise UserError(
+                    f"{folder} belongs to {kept.told(found)}; this run is of {found.told(kept)}. Give it another name "
+                    "(--set name=...), or ask for its results in this folder (--other-data): the earlier report is "
+                    "kept beside, the SavedModel becomes the next version of the same model"
+                )
+            self._set_aside()
+        write_atomically(folder / FILE, json.dumps(asdict(found)).encode())
+        self._first = found
+
+    def _set_aside(self) -> None:
+        """Keeps the report of the other data under the version that it was there before."""
+        folder, number = self._run.folder, self._run.next_version()
+        aside, again = folder / f"before-{number}", 1
+        while aside.exists():
+            again += 1
+            aside = folder / f"before-{number}-{again}"
+        aside.mkdir()
+        for name in ("report.json", "report.html", "recipe.toml", "figures"):
+            if (folder / name).exists():
+                (folder / name).rename(aside / name)
+        if (folder / FILE).exists():
+            shutil.copy2(folder / FILE, aside / FILE)
+
+
+def refuse_mixed_classes(cells: Sequence[Recipe]) -> None:
+    """A matrix over classes publishes nothing; told before the first cell is trained.
+
+    Raises:
+        UserError: cells that would publish name different classes.
+    """
+    classes = {repr(cell.data.id.classes) for cell in cells if cell.serve.export}
+    if len(classes) > 1:
+        raise UserError(
+            "matrix: its cells have different data.id.classes, and the versions of a run folder are one model to a "
+            "server; set serve.export = false"
+        )
+
+
+def _kept(folder: Path) -> Identity | None:
+    """What a folder belongs to; of a folder of an older kood only the classes are known."""
+    kept = _read(folder / FILE)
+    if kept is not None and {"class_names", "source", "image_shape", "digests", "is_whole"} <= kept.keys():
+        lists = {key: tuple(kept[key]) for key in ("class_names", "image_shape", "digests")}
+        return Identity(**lists, source=kept["source"], is_whole=kept["is_whole"])
+    versions = sorted((int(p.name) for p in folder.iterdir() if p.is_dir() and p.name.isdecimal()), reverse=True)
+    report = _read(folder / "report.json") or {}
+    published = [_read(folder / str(number) / "assets.extra" / "kood.json") for number in versions]
+    for facts in (*published, report, *report.get("cells", [])[:1]):
+        if facts and facts.get("class_names"):
+            return Identity(tuple(facts["class_names"]))
+    return None
+
+
+def _read(file: Path) -> dict | None:
+    try:
+        found = json.loads(file.read_bytes())
+    except (OSError, ValueError):
+        return None
+    return found if isinstance(found, dict) else None

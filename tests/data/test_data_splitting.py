@@ -1,0 +1,172 @@
+"""Copies and groups stay in one part, and a set without any is split as it always was."""
+
+import hashlib
+
+import numpy as np
+import pytest
+
+from kood.data import ImageSet, load_id, load_outliers, loading
+from kood.data.copies import image_digests
+from kood.errors import UserError
+from tests.data.test_data_loading import PARTS, numbered, rows
+
+
+@pytest.fixture
+def given(monkeypatch, id_data):
+    """given(all=..., **options) -> the splits of a source that gives these sets: (numbers, labels[, groups])."""
+
+    def build(sets, **options):
+        names = tuple(str(k) for k in range(1 + max(int(np.max(one[1])) for one in sets.values())))
+        made = {}
+        for part, (numbers, labels, *groups) in sets.items():
+            images = numbered(2000)[np.asarray(numbers, int)]
+            made[part] = ImageSet(
+                images, np.asarray(labels, np.int64), names, (), (), np.asarray(groups[0], np.int64) if groups else None
+            )
+        monkeypatch.setattr(loading, "load_source", lambda *_, **__: made)
+        return load_id(id_data("npz", image_shape=(2, 2, 1), **options))
+
+    return build
+
+
+def parts_of(splits):
+    return {part: set(rows(getattr(splits, part)).tolist()) for part in PARTS}
+
+
+UNEVEN = np.repeat([0, 1, 2], [50, 100, 250])[np.random.default_rng(1).permutation(400)]
+
+
+@pytest.mark.parametrize(
+    ("options", "expected"),
+    [
+        ({}, "c00e1161191d880d"),
+        ({"count": 81, "per_class": 7}, "7f24898e789a8c8a"),
+        ({"validation": 0.0, "split_seed": 3}, "ed75ab9f6461273b"),
+        ({"own_test": True}, "934fd5ccba94c54e"),
+        ({"own_test": True, "count": 81, "per_class": 7}, "476c9f0cc1778e6f"),
+    ],
+)
+def test_without_copies_and_groups_the_split_is_what_it_was(given, options, expected):
+    options = dict(options)
+    train = np.arange(400), UNEVEN
+    own = options.pop("own_test", False)
+    splits = given({"train": train, "test": (np.arange(1000, 1030), np.arange(30) % 3)} if own else {"all": train},
+                   **options)  # fmt: skip
+    found = repr([rows(getattr(splits, part)).tolist() for part in PARTS])
+    assert hashlib.sha256(found.encode()).hexdigest()[:16] == expected
+    assert splits.warnings == splits.notes == ()
+    assert splits.copies == {
+        "images": 430 if own else 400, "different": 430 if own else 400, "apart": 0, "other_label": 0, "left_out": 0,
+        "left_out_of_calibration": 0,
+    }  # fmt: skip
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_copies_stand_in_one_part_and_once_in_the_calibration(given, seed):
+    numbers = np.tile(np.arange(120), 4)
+    splits = given({"all": (numbers, numbers % 2)}, split_seed=seed)
+    parts = parts_of(splits)
+    assert sum(map(len, parts.values())) == 120 == len(set().union(*parts.values()))
+    assert len(splits.calibration) == len(parts["calibration"])
+    assert [len(getattr(splits, part)) // 4 for part in ("train", "validation", "test")] == [76, 10, 24]
+    assert len(splits.calibration) == 10
+    copies = splits.copies
+    assert (copies["images"], copies["different"], copies["left_out_of_calibration"]) == (480, 120, 30)
+    assert 300 < copies["apart"] <= 480 and copies["other_label"] == 0
+    alike, said = splits.warnings
+    assert "of its 480 images 4 are of one single colour and 480 are equal to another one" in alike
+    assert "data.id: 360 of 480 images are copies of others (the same pixels at 2 x 2)" in said
+    assert f"{copies['apart']} images would have a copy in another part" in said and "30 are left out" in said
+
+
+def test_copies_under_two_labels_are_counted(given):
+    numbers, labels = np.arange(100), np.arange(100) % 2
+    splits = given({"all": ([*numbers, 0, 0, 7], [*labels, 0, 1, 1])})
+    assert splits.copies["other_label"] == 3 and splits.copies["images"] - splits.copies["different"] == 3
+    assert any("3 images have a copy under another label" in text for text in splits.warnings)
+
+
+def test_groups_stay_together_with_the_copies_of_their_images(given):
+    rng = np.random.default_rng(0)
+    groups = rng.permutation(np.repeat(np.arange(40), 10))
+    numbers = np.arange(400)
+    numbers[5] = numbers[np.flatnonzero(groups != groups[5])[0]]  # A copy that ties two groups.
+    splits = given({"all": (numbers, np.arange(400) % 4, groups)})
+    of = {part: set(getattr(splits, part).groups.tolist()) for part in PARTS}
+    assert sum(map(len, of.values())) == 40 and len(set().union(*of.values())) == 40
+    sizes = {part: len(getattr(splits, part)) for part in PARTS}
+    # Asked for: 256, 32, 32 and 80, of groups of ten.
+    assert abs(sizes["test"] - 80) <= 15 and all(20 <= sizes[part] <= 50 for part in ("validation", "calibration"))
+    assert all(len(np.unique(getattr(splits, part).labels)) == 4 for part in PARTS)
+    assert any("39 groups" in note for note in splits.notes)
+    first = [getattr(splits, part).sha256() for part in PARTS]
+    again = given({"all": (numbers, np.arange(400) % 4, groups)})
+    assert first == [getattr(again, part).sha256() for part in PARTS]
+
+
+def test_a_class_of_too_few_groups_is_refused(given):
+    with pytest.raises(UserError, match=r"data\.id: the class '1' has too few images \(90 in 3 groups"):
+        given({"all": (np.arange(190), np.repeat([0, 1], [100, 90]), [*range(100), *np.repeat([100, 101, 102], 30)])})
+    # One large group and four small ones do.
+    groups = [*range(100), *[100] * 50, 101, 102, 103, 104]
+    splits = given({"all": (np.arange(154), np.repeat([0, 1], [100, 54]), groups)})
+    assert np.bincount(splits.train.labels)[1] >= 50 and all(1 in getattr(splits, part).labels for part in PARTS)
+
+
+def test_images_that_are_all_equal_are_refused(given):
+    with pytest.raises(UserError, match=r"data\.id: all 20 images are equal at 2 x 2 pixels"):
+        given({"all": (np.zeros(20), np.arange(20) % 2)})
+
+
+def test_copies_of_the_sources_own_test_images_leave_the_training_side(given):
+    labels, own = np.arange(200) % 2, np.arange(30) % 2
+    groups = np.arange(200)
+    groups[150] = groups[151] = 1000
+    test_groups = np.arange(1000, 1030)
+    splits = given(
+        {"train": (np.arange(200), labels, groups), "test": ([3, 4, 4, *range(1003, 1030)], own, test_groups)}
+    )
+    parts = parts_of(splits)
+    assert rows(splits.test).tolist() == [3, 4, 4, *range(1003, 1030)]
+    others = parts["train"] | parts["validation"] | parts["calibration"]
+    assert others == set(range(200)) - {3, 4, 150, 151}
+    assert splits.copies["left_out"] == 4 and splits.copies["apart"] == 2
+    assert any("2 images are copies of images in the source's own test part" in text for text in splits.warnings)
+    assert any("2 images belong together with some in the source's own test part" in text for text in splits.notes)
+    assert len(splits.digests) == len(np.unique(splits.digests, axis=0)) == 227
+    assert {bytes(row) for row in image_digests(splits.test.images)} <= {bytes(row) for row in splits.digests}
+
+
+def test_an_own_validation_part_is_the_validation(given):
+    train, held = (np.arange(200), np.arange(200) % 2), (range(500, 540), np.arange(40) % 2)
+    splits = given({"train": train, "validation": held})
+    assert rows(splits.validation).tolist() == list(range(500, 540))
+    assert [len(getattr(splits, part)) for part in ("train", "calibration", "test")] == [144, 16, 40]
+    assert any("own validation part (40 images) is taken" in note for note in splits.notes)
+    both = given({"train": train, "validation": held, "test": ([500, 501, *range(600, 620)], np.arange(22) % 2)})
+    assert len(both.test) == 22 and len(both.validation) == 40 and len(both.train) == 180
+    assert any("2 images of the source's own validation part are in its test part" in text for text in both.warnings)
+
+
+def test_near_copies_are_copies_where_asked_for(npz_file, id_data):
+    from PIL import Image
+
+    rng = np.random.default_rng(0)
+    coarse = rng.integers(0, 256, (40, 5, 5, 3), "uint8")
+    images = np.stack([np.asarray(Image.fromarray(one).resize((24, 24), Image.BICUBIC)) for one in coarse])
+    path = npz_file(images=np.concatenate([images, images // 2 + 30]), labels=np.tile(np.arange(40) % 2, 2))
+    data = {"image_shape": (24, 24, 3), "path": path}
+    plain, near = load_id(id_data("npz", **data)), load_id(id_data("npz", near_copies=4, **data))
+    assert plain.copies["different"] == 80 and not plain.warnings
+    assert near.copies["different"] == 40 and near.copies["apart"] > 10
+    assert "perceptual hashes that differ in at most 4 bits" in near.warnings[0]
+    assert len(near.calibration) * 2 == len(near.validation)
+
+
+def test_real_outliers_are_training_images_unless_told(npz_file, source):
+    path = npz_file(x_train=numbered(40), x_test=numbered(20, 500))
+    part, found = load_outliers(source("npz", path=path), (2, 2, 1), seed=0)
+    assert part == "train" and rows(found).tolist() == list(range(40))
+    part, found = load_outliers(source("npz", path=path, split="test", count=3), (2, 2, 1), seed=0)
+    assert part == "test" and min(rows(found)) >= 500
+    assert load_outliers(source("digits"), (8, 8, 1), seed=0)[0] == "all"

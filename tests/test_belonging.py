@@ -1,0 +1,148 @@
+"""A run folder belongs to one set of classes and one data set."""
+
+import json
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from kood.errors import UserError
+from kood.pipeline.belonging import FILE, SAMPLE, Belonging, Identity, identity_of, refuse_mixed_classes
+from kood.pipeline.prepare import prepare_data
+from kood.recipe import load
+from tests.conftest import TINY, work_alone
+
+
+def identity(numbers, *, names=("a", "b"), path="/data", shape=(8, 8, 1)):
+    """Of a data set whose images are numbers."""
+    rng = np.random.default_rng(0).integers(0, 2**63, 20_000)
+    every = sorted(f"{int(rng[number]):032x}" for number in numbers)
+    source = {"source": "folder", "path": path}
+    return Identity(names, source, shape, tuple(every[:SAMPLE]), len(every) <= SAMPLE)
+
+
+BASE = identity(range(5000))
+
+
+@pytest.mark.parametrize(
+    ("other", "same"),
+    [
+        (identity(range(5000)), True),
+        (identity(range(5000), names=("b", "a")), False),
+        (identity(range(9000)), True),  # Images were added.
+        (identity(range(300)), True),
+        (identity(range(4500, 12_000)), True),  # One path, nearly all of it new.
+        (identity(range(6000, 9000)), False),  # One path, another data set.
+        (identity(range(6000, 9000), shape=(16, 16, 1)), True),  # One path, which is all that can be compared.
+        (identity(range(5000), path="/moved"), True),
+        (identity(range(2000, 7000), path="/moved"), True),
+        (identity(range(4000, 9000), path="/moved"), False),
+        (identity(range(200), path="/moved"), True),
+        (identity([*range(80), *range(6000, 6120)], path="/moved"), False),
+        (identity(range(5000), path="/moved", shape=(16, 16, 1)), False),
+        (Identity(("a", "b")), True),
+        (Identity(("a", "c")), False),
+    ],
+)
+def test_one_data_set_is_known_again(other, same):
+    assert BASE.is_same(other) is same and other.is_same(BASE) is same
+
+
+@pytest.fixture
+def folder_work(tmp_path):
+    """folder_work("circle", ...) -> the work of a cell whose data stage is made of a folder with these classes."""
+
+    def build(*classes, where="data", seed=0, images=24, **options):
+        rng = np.random.default_rng(seed)
+        for name in classes:
+            (tmp_path / where / name).mkdir(parents=True)
+            for number in range(images):
+                pixels = rng.integers(0, 256, (8, 8), "uint8")
+                Image.fromarray(pixels).save(tmp_path / where / name / f"{number}.png")
+        recipe = tmp_path / "own.toml"
+        recipe.write_text(
+            f'[data]\nimage_shape = [8, 8, 1]\n[data.id]\nsource = "folder"\npath = "{tmp_path / where}"\n'
+        )
+        work = work_alone(load(recipe, [f"{k}={v}" for k, v in options.items()]), tmp_path / "saved" / "own")
+        work.run.folder.mkdir(parents=True, exist_ok=True)
+        prepare_data(work)
+        return work
+
+    return build
+
+
+def test_other_classes_and_other_images_are_refused_and_both_are_named(folder_work):
+    first = folder_work("circle", "square")
+    Belonging(first.run).accept(first)
+    kept = (first.run.folder / FILE).read_bytes()
+    other_classes = folder_work("left", "right", where="other")
+    with pytest.raises(UserError, match=r"belongs to the classes circle, square .*classes left, right") as raised:
+        Belonging(other_classes.run).accept(other_classes)
+    assert raised.value.exit_code == 2
+    assert "--set name=" in str(raised.value) and "--other-data" in str(raised.value)
+    other_images = folder_work("circle", "square", where="third", seed=1)
+    with pytest.raises(
+        UserError, match=r"belongs to the images of folder .*data; this run is of the images of .*third"
+    ):
+        Belonging(other_images.run).accept(other_images)
+    moved = folder_work("circle", "square", where="moved")
+    Belonging(moved.run).accept(moved)
+    assert (first.run.folder / FILE).read_bytes() != kept  # It lies elsewhere now.
+
+
+def test_going_on_with_other_data_keeps_the_earlier_report(folder_work):
+    first = folder_work("circle", "square")
+    Belonging(first.run).accept(first)
+    folder = first.run.folder
+    (folder / "1").mkdir()
+    for name in ("report.json", "report.html", "recipe.toml"):
+        (folder / name).write_text(f"the first {name}")
+    other = folder_work("left", "right", where="other")
+    Belonging(other.run, other_data=True).accept(other)
+    assert (folder / "before-2" / "report.html").read_text() == "the first report.html"
+    assert not (folder / "report.json").exists() and (folder / "1").is_dir()
+    assert json.loads((folder / "before-2" / FILE).read_bytes())["class_names"] == ["circle", "square"]
+    (folder / "report.json").write_text("the second report.json")
+    Belonging(first.run, other_data=True).accept(first)
+    assert (folder / "before-2-2" / "report.json").read_text() == "the second report.json"
+    Belonging(first.run, other_data=True).accept(first)  # What belongs there sets nothing aside.
+    assert sorted(path.name for path in folder.glob("before-*")) == ["before-2", "before-2-2"]
+
+
+@pytest.mark.parametrize("where", ["2/assets.extra/kood.json", "report.json"])
+def test_a_folder_of_an_older_kood_is_judged_by_its_classes(folder_work, where):
+    work = folder_work("circle", "square")
+    folder, found = work.run.folder, {"class_names": ["cat", "dog"]}
+    for file, facts in (("1/assets.extra/kood.json", {}), (where, found)):
+        (folder / file).parent.mkdir(parents=True, exist_ok=True)
+        (folder / file).write_text(json.dumps(facts))
+    with pytest.raises(UserError, match=r"belongs to the classes cat, dog; this run is of the classes circle, square"):
+        Belonging(work.run).accept(work)
+    (folder / where).write_text(json.dumps({"class_names": ["circle", "square"]}))
+    Belonging(work.run).accept(work)
+    assert (folder / FILE).exists()
+
+
+def test_a_cell_of_other_classes_publishes_nothing(folder_work):
+    first = folder_work("circle", "square")
+    belonging = Belonging(first.run)
+    belonging.accept(first)
+    belonging.accept(folder_work("circle", "square", where="moved"))
+    with pytest.raises(UserError, match=r"its first cell is of the classes circle, square.*serve\.export = false"):
+        belonging.accept(folder_work("left", "right", where="other"))
+    belonging.accept(folder_work("up", "down", where="third", **{"serve.export": "false"}))
+    assert json.loads((first.run.folder / FILE).read_bytes())["class_names"] == ["circle", "square"]
+
+
+def test_a_matrix_over_classes_is_told_before_it_trains(tmp_path):
+    recipe = tmp_path / "table.toml"
+    recipe.write_text(TINY + '[matrix]\n"data.id.classes" = [[0, 1, 2], [0, 1, 3]]\n')
+    with pytest.raises(UserError, match=r"matrix: .*serve\.export = false"):
+        refuse_mixed_classes([cell for _, cell in load(recipe).cells()])
+    refuse_mixed_classes([cell for _, cell in load(recipe, ["serve.export=false"]).cells()])
+    refuse_mixed_classes([cell for _, cell in load(recipe, ["matrix={seed=[1,2]}"]).cells()])
+
+
+def test_the_identity_of_a_run_is_of_all_its_images(folder_work):
+    whole = identity_of(folder_work("circle", "square", **{"data.id.count": 20}))
+    assert len(whole.digests) == 48 and whole.is_whole and list(whole.digests) == sorted(whole.digests)
