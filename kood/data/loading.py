@@ -83,7 +83,7 @@ def load_ood(spec: Any, image_shape: tuple[int, int, int], *, seed: int, key: st
     Raises:
         UserError: As `load_source` does; a split the source does not have; more images asked for than there are.
     """
-    return _load_part(spec, image_shape, ("test", "all", "train"), seed, key)[1]
+    return _load_part(spec, image_shape, ("test", "all", "validation", "train"), seed, key)[1]
 
 
 def load_outliers(

@@ -7,6 +7,7 @@ from pathlib import Path
 import numpy as np
 
 from kood.conformal import Group, needed_images, rate_interval
+from kood.data.files import PassedOver
 from kood.errors import UserError
 from kood.runs import Run
 from kood.serving.answers import Answer, answers, listed
@@ -40,6 +41,7 @@ class Calibrated:
         left_out: How many images the model was trained, chosen or calibrated on by its run, which is why they say
             nothing here, by use; empty where there are none.
         again: How many an earlier `kood calibrate` had been given; the classifier has seen them no more than others.
+        passed_over: What lies in the folders and is no image, a sentence for folders and one for files.
     """
 
     version: Path
@@ -56,10 +58,11 @@ class Calibrated:
     unread: list[Answer]
     left_out: dict[str, int]
     again: int
+    passed_over: tuple[str, ...]
 
     def told(self) -> list[str]:
         """What there is to say, a sentence a line; first the files that could not be read."""
-        lines = [answer.error for answer in self.unread]
+        lines = [*(answer.error for answer in self.unread), *self.passed_over]
         if self.left_out:
             lines.append(f"Left out: {sum(self.left_out.values()):,} images that {_uses(self.left_out)}")
         if self.again:
@@ -125,7 +128,8 @@ def calibrate(
     missing = next((path for path in data if not path.exists()), None)
     if missing is not None:
         raise UserError(f"--data {missing}: does not exist; give images of the known classes, or folders of them")
-    files, seen = listed(data), Seen(old, facts)
+    passed = PassedOver()
+    files, seen = listed(data, passed), Seen(old, facts)
     found = list(answers(LocalModel(old), files))
     unread = [answer for answer in found if answer.said is None]
     read = [answer for answer in found if answer.said]
@@ -163,6 +167,7 @@ def calibrate(
     return Calibrated(
         version, old, accept, served.threshold, facts["threshold"], served.decision.groups, served.names, len(used),
         kept, rate, interval, unread, left_out, int(np.sum(again & new)),
+        passed.notes(),
     )  # fmt: skip
 
 
