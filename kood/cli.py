@@ -223,7 +223,11 @@ def monitor(
     ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
 ) -> None:
-    """Say whether the images that a model meets are still those it was calibrated for, and since when not."""
+    """Say whether the images that a model meets are still those it was calibrated for, and since when not.
+
+    Each answer is judged by the version and the threshold that it was given under. Images of a folder that the model
+    was trained, chosen or calibrated on are left out, and counted: it knows them better than what it meets.
+    """
     quiet()
     from kood.monitor import monitor as watch
 

@@ -97,7 +97,7 @@ def judge(met: Met, version: Path, facts: Mapping[str, Any]) -> Watched:
         version: The version's folder.
         facts: Its `kood.json`.
     """
-    return Watched(tuple(_findings(met.seen, version.name, facts)), met.unread, met.known, ())
+    return Watched(tuple(_findings(met.seen, version.name, facts)), met.unread, met.known, met.passed_over)
 
 
 def judge_log(met: Met, run: Path, file: Path) -> Watched:

@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 
+from kood.data.files import PassedOver
 from kood.errors import UserError
 from kood.serving.answers import Answer, answers, listed
 from kood.serving.client import LocalModel
@@ -52,11 +53,13 @@ class Met:
         seen: The images, in order.
         unread: Why files could not be read.
         known: How many images are not among them because the model was trained, chosen or calibrated on them.
+        passed_over: What lies in the folder and is no image, a sentence for folders and one for files.
     """
 
     seen: list[Seen]
     unread: list[str]
     known: int = 0
+    passed_over: tuple[str, ...] = ()
 
 
 def asked(version: Path, folder: Path, facts: Mapping[str, Any]) -> Met:
@@ -75,7 +78,8 @@ def asked(version: Path, folder: Path, facts: Mapping[str, Any]) -> Met:
     Raises:
         UserError: no images, or no SavedModel of kood.
     """
-    times = {file: _written(file) for file in map(Path, listed([folder]))}
+    passed = PassedOver()
+    times = {file: _written(file) for file in map(Path, listed([folder], passed))}
     files = sorted(times, key=lambda file: (times[file], str(file)))
     found, unread = [], []
     for answer in answers(LocalModel(version), files):
@@ -88,7 +92,7 @@ def asked(version: Path, folder: Path, facts: Mapping[str, Any]) -> Met:
     if known:
         old = known.among(known.digests([answer.file for answer in found]), (*USED, RECALIBRATED))
     new = [answer for answer, one in zip(found, old, strict=True) if not one]
-    return Met([_of(answer, _iso(times[answer.file])) for answer in new], unread, int(old.sum()))
+    return Met([_of(answer, _iso(times[answer.file])) for answer in new], unread, int(old.sum()), passed.notes())
 
 
 def _written(file: Path) -> float:
