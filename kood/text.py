@@ -1,6 +1,11 @@
 """Text from outside, made safe to show."""
 
-__all__ = ["clean"]
+import re
+
+__all__ = ["clean", "masked"]
+
+#: User and password of an address: all that stands before the last "@" of a word, after "scheme://".
+_CREDENTIALS = re.compile(r"(?P<scheme>\b[A-Za-z][\w+.-]*://)\S*@")
 
 
 def clean(value: object) -> str:
@@ -11,3 +16,8 @@ def clean(value: object) -> str:
     """
     text = " ".join(str(value).split())
     return "".join(c if c.isprintable() else c.encode("unicode_escape").decode("ascii") for c in text)
+
+
+def masked(text: str) -> str:
+    """Text in which no address has its user and password: "http://***@host" for "http://user:secret@host"."""
+    return _CREDENTIALS.sub(r"\g<scheme>***@", text)

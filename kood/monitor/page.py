@@ -6,8 +6,8 @@ from typing import Any
 
 import numpy as np
 from rich.console import Console
-from rich.markup import escape
 from rich.table import Table
+from rich.text import Text
 
 from kood import report
 from kood.conformal import rate_interval
@@ -78,25 +78,23 @@ def print_findings(
     console: Console, found: Drift, level: float, seen: Sequence[Seen], unread: Sequence[str], most: int
 ) -> None:
     """Prints the verdict and the most surprising images."""
-    console.print(
-        escape(verdict(found, level, seen)), highlight=False, style="bold red" if found.drifts(level) else "bold"
-    )
+    console.print(Text(verdict(found, level, seen), "bold red" if found.drifts(level) else "bold"))
     facts = Table(box=None, show_header=False, pad_edge=False)
     for name, value in _facts(found, unread).items():
         facts.add_row(name, value)
     console.print(facts)
-    table = Table(
-        "image", "taken for", "OOD score", "p-value", "flagged", title="Most surprising", title_justify="left"
-    )
+    table = Table(title="Most surprising", title_justify="left")
+    for heading in ("image", "taken for", "OOD score", "p-value", "flagged"):
+        table.add_column(heading, overflow="fold")  # Cut off, two long names would be one.
     for one in surprising(seen, most):
         table.add_row(
-            escape(clean(one.image)), escape(clean(one.class_name)), f"{one.ood_score:.4g}", f"{one.p_value:.3g}",
+            Text(clean(one.image)), Text(clean(one.class_name)), f"{one.ood_score:.4g}", f"{one.p_value:.3g}",
             "yes" if one.is_ood else "no",
         )  # fmt: skip
     if most:
         console.print(table)
     for message in unread:
-        console.print(escape(clean(message)), highlight=False, soft_wrap=True)
+        console.print(Text(clean(message)), soft_wrap=True)
 
 
 def write_page(
