@@ -208,6 +208,7 @@ class RestModel:
         self._address = Address.of(url)
         self._url = f"{self._address.shown}/v1/models/{urllib.parse.quote(name)}{which}:predict"
         self._timeout = timeout
+        self._opener = urllib.request.build_opener(_NoRedirect)
 
     def ask(self, files: Sequence[bytes]) -> list[dict[str, Any] | None]:
         """As `Model.ask`."""
@@ -217,7 +218,7 @@ class RestModel:
         if self._address.authorization:
             request.add_unredirected_header("Authorization", self._address.authorization)
         try:
-            with _OPENER.open(request, timeout=self._timeout) as response:
+            with self._opener.open(request, timeout=self._timeout) as response:
                 rows = json.load(response)["predictions"]
             columns = {name: [row[name] for row in rows] for name in (*KEPT, "probabilities", "decoded")}
         except urllib.error.HTTPError as error:
@@ -255,27 +256,24 @@ class _NoRedirect(urllib.request.HTTPRedirectHandler):
         return None
 
 
-_OPENER = urllib.request.build_opener(_NoRedirect)
-
-
 class GrpcModel:
     """A TF Serving over gRPC.
 
     Args:
-        url: `grpc://host:port`, and what `Address` allows besides.
+        address: `host:port` or `grpc://host:port`, and what `Address` allows besides.
         name: Of the model there.
         version: Of the model; None for the newest.
         timeout: Seconds.
     """
 
-    def __init__(self, url: str, name: str, version: int | None = None, timeout: float = 60.0):
+    def __init__(self, address: str, name: str, version: int | None = None, timeout: float = 60.0):
         import grpc
 
         with native_messages_held_back():  # The protocol imports TensorFlow.
             from tensorflow_serving.apis import predict_pb2, prediction_service_pb2_grpc
 
         sizes = [("grpc.max_send_message_length", MESSAGE_BYTES), ("grpc.max_receive_message_length", MESSAGE_BYTES)]
-        self._address, self._timeout = Address.of(url), timeout
+        self._address, self._timeout = Address.of(address if "://" in address else f"grpc://{address}"), timeout
         self._channel = grpc.insecure_channel(self._address.place, sizes)
         self._stub = prediction_service_pb2_grpc.PredictionServiceStub(self._channel)
         self._request = predict_pb2.PredictRequest()
