@@ -81,9 +81,8 @@ def run(
     team = Team(devices, folder)
     if not team.leads:
         console = Console(file=io.StringIO())
+    folder.on_damage = lambda message: console.print(Text(message, "yellow"), soft_wrap=True)
     with folder.held() if team.leads else nullcontext(), team.gathered():
-        if team.leads:
-            folder.on_damage = lambda message: console.print(Text(message, "yellow"), soft_wrap=True)
         refused = team.leads
 
         def accepted() -> None:
