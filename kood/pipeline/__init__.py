@@ -165,7 +165,9 @@ def _run_matrix(recipe: Recipe, team: Team, console: Console, told: dict[str, An
         except Exception as error:  # Whatever it was, the other cells are still worth making.
             if not made and getattr(error, "exit_code", 1) == 2:
                 raise  # Wrong input, which every other cell has too or which is cheap to mend now.
-            failed.append({"cell": labels, "error": f"{error}" if isinstance(error, UserError) else masked(repr(error))})
+            failed.append(
+                {"cell": labels, "error": f"{error}" if isinstance(error, UserError) else masked(repr(error))}
+            )
             progress.say(f"cell {number}/{len(cells)} failed: {failed[-1]['error']}", style="red")
         keras.utils.clear_session()
     if not made:

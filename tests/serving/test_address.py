@@ -127,9 +127,7 @@ def test_an_address_that_is_none_is_refused_without_its_password(url):
 
 def test_the_command_prints_no_password(rest, tmp_path, monkeypatch, capsys):
     (tmp_path / "a.png").write_bytes(
-        base64.b64decode(
-            "iVBORw0KGgoAAAANSUhEUgAAAAEAAAABCAAAAAA6fptVAAAACklEQVR4nGNgAAAAAgABSK+kcQAAAABJRU5ErkJggg=="
-        )
+        base64.b64decode("iVBORw0KGgoAAAANSUhEUgAAAAEAAAABCAAAAAA6fptVAAAACklEQVR4nGNgAAAAAgABSK+kcQAAAABJRU5ErkJggg==")
     )
     monkeypatch.setattr("kood.cli.stop_on_signals", lambda: None)
     for url, code in ((f"http://user:secret@{rest.place}", 0), ("http://user:secret@127.0.0.1:9", 1)):
