@@ -130,8 +130,8 @@ def predict(
         str | None,
         typer.Option(
             metavar="URL",
-            help="Ask a TF Serving at http://HOST:8501 or grpc://HOST:8500; RUN is its name. USER:PASSWORD@ before HOST "
-            "is used and never printed.",
+            help="Ask a TF Serving at http://HOST:8501 or grpc://HOST:8500; RUN is its name. USER:PASSWORD@ before "
+            "HOST is used and never printed.",
         ),
     ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object a line.")] = False,

@@ -81,22 +81,26 @@ def through_proxy(url: str) -> str:
     """
     parts = urlsplit(url)
     host = parts.hostname or ""
+    names: tuple[str, ...]
     if parts.scheme == "grpc":
-        name = next((one for one in GRPC_PROXIES if os.environ.get(one)), "")
-        proxy = os.environ.get(name, "")
-        spared = os.environ.get("no_grpc_proxy") or os.environ.get("no_proxy") or ""
-        bypassed = any(one and host.endswith(one) for one in map(str.strip, spared.split(",")))
+        names, spared = GRPC_PROXIES, any(host.endswith(one) for one in _spared_by_grpc())
     else:
-        name = f"{parts.scheme}_proxy"
-        proxy = getproxies().get(parts.scheme, "")
-        bypassed = bool(proxy_bypass(host))
-        name = next((one for one in (name, name.upper()) if os.environ.get(one)), "the settings of the system")
-    if not proxy or bypassed:
+        names, spared = (f"{parts.scheme}_proxy", f"{parts.scheme}_proxy".upper()), bool(proxy_bypass(host))
+    name = next((one for one in names if os.environ.get(one)), "")
+    proxy = os.environ.get(name, "") or getproxies().get(parts.scheme, "")
+    if not proxy or spared:
         return ""
+    place = proxy.rpartition("@")[2].rpartition("//")[2].rstrip("/")
     return (
-        f" (asked through the proxy {proxy.rpartition('@')[2].rpartition('//')[2].rstrip('/')} of {name}; if {host} is to be reached without it, add it to "
-        "no_proxy)"
+        f" (asked through the proxy {place} of {name or 'the system'}; if {host} is to be reached without it, add it "
+        "to no_proxy)"
     )
+
+
+def _spared_by_grpc() -> list[str]:
+    """The ends of the hosts that gRPC asks directly."""
+    listed = next(filter(None, map(os.environ.get, ("no_grpc_proxy", "no_proxy"))), "")
+    return [one.strip() for one in listed.split(",") if one.strip()]
 
 
 def quiet() -> None:
@@ -124,19 +128,16 @@ def native_messages_held_back() -> Iterator[None]:
 
     TensorFlow 2.21 greets with messages that no log level silences (tensorflow/tensorflow issue 100442).
     """
-    try:
-        sys.stderr.flush()
-        kept = os.dup(2)
-    except (OSError, AttributeError):  # There is no error stream.
-        yield
-        return
-    try:
-        held = tempfile.TemporaryFile()
-    except OSError:  # Nowhere to keep anything, as in a container that is for reading only.
-        os.close(kept)
-        yield
-        return
-    with held as sink:
+    with contextlib.ExitStack() as open_files:
+        try:
+            sys.stderr.flush()
+            sink = open_files.enter_context(tempfile.TemporaryFile())
+            kept = os.dup(2)
+        except (OSError, AttributeError):  # No error stream, or nowhere to keep anything: a disk for reading only.
+            sink = None
+        if sink is None:
+            yield
+            return
         os.dup2(sink.fileno(), 2)
         try:
             yield

@@ -79,7 +79,7 @@ def test_a_value_that_is_not_what_it_looks_like_is_refused(tiny, given, told):
     [
         ("seed = 3", 'seed = 3\nname = "C:\\Users"', "in single quotes"),
         ("seed = 3", 'seed = 3\nname = "C:\\data"', "in single quotes"),
-        ('source = "digits"\nclasses = [0', 'source = "folder"\npath = "C:\\test\\new"\nclasses = [0', "data.id.path: hol"),
+        ('source = "digits"\nclasses', 'source = "folder"\npath = "C:\\test\\new"\nclasses', "data.id.path: holds a"),
         ('"arcface"', "“arcface”", "'“' (U+201C) is to be \""),
         ("epochs = 2", "epochs\u00a0= 2", "(U+00A0) is to be a blank"),
         ("margin = 0.2", "margin = None", "leave the key out"),

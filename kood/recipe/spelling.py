@@ -11,8 +11,9 @@ __all__ = ["control_characters", "instead", "line_hint", "nothing", "value_hint"
 
 #: Signs that an editor, a web page or a chat puts in place of others, and what TOML wants there.
 LOOKALIKES = {
-    **dict.fromkeys("“”„‟«»", '"'), **dict.fromkeys("‘’‚‛", "'"), **dict.fromkeys("\u00a0\u2007\u202f\u3000", "a blank"),
-    **dict.fromkeys("–—−", "-"), **dict.fromkeys("，、", ","), "＝": "=", "：": ":", "\u200b": "nothing",
+    **dict.fromkeys("“”„‟«»", '"'), **dict.fromkeys("‘’‚‛", "'"),
+    **dict.fromkeys("\u00a0\u2007\u202f\u3000", "a blank"), **dict.fromkeys("–—−", "-"),
+    **dict.fromkeys("，、", ","), "＝": "=", "：": ":", "\u200b": "nothing",
     "\ufeff": "nothing",
 }  # fmt: skip
 
@@ -44,7 +45,11 @@ def value_hint(line: str) -> str:
         return f"it holds signs that look like others: {named}"
     if "\\" in line and '"' in line:
         return _BACKSLASH
-    value = line.partition("=")[2].partition("#")[0].strip() or line.strip()
+    return _spelled(line.partition("=")[2].partition("#")[0].strip() or line.strip(), bare="=" in line)
+
+
+def _spelled(value: str, *, bare: bool) -> str:
+    """What to write in place of a value in another language's spelling."""
     word = re.search(r"(?<![\w\"'])(True|False|None|null|nil|TRUE|FALSE)(?![\w\"'])", value)
     if word:
         return _NONE if word[1][0] in "Nn" else f"TOML writes {word[1].lower()}"
@@ -52,9 +57,7 @@ def value_hint(line: str) -> str:
         return f"TOML writes {float(value.replace(',', '.'))}"
     if re.fullmatch(r"""(["']).*\1\s*,\s*(["']).*\2""", value):
         return "a list stands in brackets"
-    if re.match(r"[A-Za-z_/.~$]", value) and "=" in line:
-        return "words stand in quotes"
-    return ""
+    return "words stand in quotes" if bare and re.match(r"[A-Za-z_/.~$]", value) else ""
 
 
 def control_characters(value: Any, key: str = "") -> Iterator[tuple[str, str]]:

@@ -57,24 +57,28 @@ def columns(cell: Mapping[str, Any], *, sure: bool = True) -> list[Column]:
     ]
     for kind in ("near", "far"):
         if any(kind in (one.get("auroc") or {}) for one in classes):
-            found.append((f"{kind}\nAUROC", lambda one, kind=kind: percent((one.get("auroc") or {}).get(kind))))
+            found.append((f"{kind}\nAUROC", _against(kind)))
     if threshold.get("by_class"):
         values = {name: one["value"] for one in threshold["thresholds"] for name in one["classes"]}
         found.append(("threshold", lambda one: number(values.get(one["name"]))))
     return found
 
 
+def _against(kind: str) -> Callable[[Mapping[str, Any]], str]:
+    return lambda one: percent((one.get("auroc") or {}).get(kind))
+
+
 def is_below(one: Mapping[str, Any], accept: float | None) -> bool:
     """Whether the interval of a class's accepted share leaves out the share that the threshold promises."""
     interval = one.get("accepted_interval")
-    return accept is not None and bool(interval) and interval[1] < accept
+    return accept is not None and interval is not None and interval[1] < accept
 
 
 def note(cell: Mapping[str, Any]) -> str:
     """What stands under the figures."""
     accept = (cell.get("threshold") or {}).get("accept")
     below = sum(is_below(one, accept) for one in cell["classes"])
-    if not below:
+    if not below or accept is None:
         return NOTE
     many = "1 class" if below == 1 else f"{below} classes"
     return f"{NOTE}{BELOW}: the whole interval is below the {100 * accept:g}% that are promised ({many})."

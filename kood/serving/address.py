@@ -34,8 +34,9 @@ class Address:
         """Reads an address.
 
         Args:
-            url: `http://HOST:PORT`, `https://...` or `grpc://...`, with `USER:PASSWORD@` before the host where the server
-                asks for them. Signs that have a meaning in an address stand percent-encoded in both, such as %40 for @.
+            url: `http://HOST:PORT`, `https://...` or `grpc://...`, with `USER:PASSWORD@` before the host where the
+                server asks for them. Signs that have a meaning in an address stand percent-encoded in both, such as %40
+                for @.
 
         Raises:
             UserError: it is none. The message shows neither user nor password.

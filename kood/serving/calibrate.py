@@ -102,9 +102,9 @@ def calibrate(
     rate = accepted / kept if kept else None
     interval = rate_interval(accepted, kept)
     told = {"images": kept, "rate": rate, "interval": list(interval)} if kept else None
-    run = Run(old.parent)
-    run.on_damage = partial(print, file=sys.stderr)
-    with run.held() as folder:
+    held_by_one = Run(old.parent)
+    held_by_one.on_damage = partial(print, file=sys.stderr)
+    with held_by_one.held() as folder:
         version = old.parent / str(folder.next_version())
         publish_calibrated(old, version, served, {"accepted": told, "calibrated_from": old.name})
     return Calibrated(

@@ -115,7 +115,8 @@ def _sets(
     # Keras reports a failed download as a bare Exception; a damaged file as whatever its reader raises.
     except Exception as error:
         raise UserError(
-            f"source: Keras could not download or read the data ({error}{through_proxy(address)}). Without a network, fetch {address} elsewhere"
+            f"source: Keras could not download or read the data ({error}{through_proxy(address)}). Without a network, "
+            f"fetch {address} elsewhere"
             f' and put it at ~/.keras/datasets/{file}; or give the images as files: source = "folder", path = ...'
         ) from error
     sets = {}
