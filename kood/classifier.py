@@ -25,6 +25,10 @@ class Classifier(TrainStep):
     Only an exposure that takes `labels` sees those: to the head a mixture is an outlier, without a margin. Virtual
     outliers, features rather than images, count among O once every class has filled its queue.
 
+    With class weights w the cross-entropy of an in-distribution row with the label p counts sum over classes of p_k w_k
+    times, the expected weight of its class. The mean stays one over the number of rows I: weights whose mean over the
+    training images is 1 leave the loss at its size, and a batch weighs the same on one device and on several.
+
     Args:
         backbone: Model, images (B, H, W, C) in [-1, 1] -> features (B, D).
         head: Layer of `kood.heads`, features -> logits (B, K).
@@ -35,9 +39,10 @@ class Classifier(TrainStep):
             "head" outlier rows still pass through the backbone with the others, so batch normalisation averages over
             them, and by these averages the cross-entropy's gradient depends on them.
         virtual: Layer `kood.virtual.VirtualOutliers`, or None.
+        class_weight: How much each class counts in the cross-entropy, K numbers of at least 0; None for all alike.
 
     Raises:
-        ValueError: another word for `reach`, or virtual outliers without an exposure.
+        ValueError: another word for `reach`, virtual outliers without an exposure, or a negative class weight.
     """
 
     def __init__(
@@ -49,6 +54,7 @@ class Classifier(TrainStep):
         exposure_begin=0,
         reach="all",
         virtual=None,
+        class_weight=None,
         **kwargs,
     ):
         super().__init__(**kwargs)
@@ -56,6 +62,8 @@ class Classifier(TrainStep):
             raise ValueError(f"reach must be 'all' or 'head', not {reach!r}")
         if virtual is not None and not exposure:
             raise ValueError("virtual outliers need an exposure")
+        if class_weight is not None and min(class_weight) < 0:
+            raise ValueError(f"class weights must be at least 0; they are {list(class_weight)!r}")
         self.backbone = backbone
         self.head = head
         self.exposure = exposure
@@ -63,6 +71,7 @@ class Classifier(TrainStep):
         self.exposure_begin = exposure_begin
         self.reach = reach
         self.virtual = virtual
+        self.class_weight = None if class_weight is None else tuple(map(float, class_weight))
         self.step = None
         self.watch("cross_entropy", *(["exposure"] if exposure else []))
         if exposure:
@@ -108,7 +117,10 @@ class Classifier(TrainStep):
         if self.exposure and self.reach == "head":
             features = ops.where(outlier[:, None] > 0, ops.stop_gradient(features), features)
         logits = self._logits(features, label, training)
-        terms = {"cross_entropy": _mean(loss_functions.cross_entropy(logits, label), 1.0 - outlier)}
+        rows = loss_functions.cross_entropy(logits, label)
+        if self.class_weight is not None:
+            rows = rows * ops.sum(label * ops.convert_to_tensor(self.class_weight, "float32"), axis=-1)
+        terms = {"cross_entropy": _mean(rows, 1.0 - outlier)}
         if self.exposure:
             if self.virtual is not None and training:
                 self.virtual.keep(everyone(ops.stop_gradient(features)), everyone(label), everyone(outlier))
@@ -158,8 +170,10 @@ class Classifier(TrainStep):
 
     def get_config(self):
         """The arguments, so that `from_config` makes the same classifier."""
+        weights = {} if self.class_weight is None else {"class_weight": list(self.class_weight)}
         return {
             **super().get_config(),
+            **weights,
             "backbone": keras.saving.serialize_keras_object(self.backbone),
             "head": keras.saving.serialize_keras_object(self.head),
             "exposure": self.exposure,

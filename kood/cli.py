@@ -10,7 +10,8 @@ import typer
 
 from kood import registry
 from kood.errors import UserError
-from kood.process import Stopped, choose_backend, console, native_messages_held_back, quiet, stop_on_signals
+from kood.process import Stopped, choose_backend, console, native_messages_held_back, quiet, settle, stop_on_signals
+from kood.text import clean, masked
 
 __all__ = ["app", "main"]
 
@@ -87,14 +88,16 @@ def new(
 @app.command()
 def show(recipe: RecipeFile, settings: Settings = None) -> None:
     """Print a recipe complete, with every default, and the cells of its matrix."""
-    from rich.console import Console
     from rich.syntax import Syntax
 
     from kood.recipe import load
 
     loaded = load(recipe, settings or ())
-    shown = Console()
-    shown.print(Syntax(loaded.to_toml(), "toml") if shown.is_terminal else loaded.to_toml(), markup=False)
+    shown = console()
+    if shown.is_terminal:
+        shown.print(Syntax(loaded.to_toml(), "toml", word_wrap=True))
+    else:
+        typer.echo(loaded.to_toml())  # As it is: broken at a width it would not be a recipe any more.
     cells = loaded.cells()
     if loaded.matrix:
         typer.echo(f"# {len(cells)} cells")
@@ -105,9 +108,8 @@ def list_(
     what: Annotated[str, typer.Argument(metavar="|".join([*registry.ROOMS, "recipes"]), help="What to list.")],
 ) -> None:
     """List the names a recipe may use."""
-    from rich.console import Console
-    from rich.markup import escape
     from rich.table import Table
+    from rich.text import Text
 
     if what == "recipes":
         rows = [(path.name, _first_comment(path)) for path in sorted(Path("recipes").glob("*.toml"))]
@@ -127,11 +129,11 @@ def list_(
     else:
         raise UserError(f"kood list {what}: {registry.nearest(what, [*registry.ROOMS, 'recipes'])}")
     table = Table(box=None, show_header=False, pad_edge=False)
-    table.add_column(style="bold", no_wrap=True)
-    table.add_column()
+    table.add_column(style="bold", overflow="fold")
+    table.add_column(overflow="fold")
     for name, summary in rows:
-        table.add_row(name, escape(summary))
-    Console().print(table)
+        table.add_row(Text(clean(name)), Text(clean(summary)))
+    console().print(table)
 
 
 @app.command()
@@ -140,7 +142,11 @@ def predict(
     images: Annotated[list[Path], typer.Argument(metavar="IMAGE|FOLDER...", help="Image files, and folders of them.")],
     url: Annotated[
         str | None,
-        typer.Option(metavar="URL", help="Ask a TF Serving at http://HOST:8501 or grpc://HOST:8500; RUN is its name."),
+        typer.Option(
+            metavar="URL",
+            help="Ask a TF Serving at http://HOST:8501 or grpc://HOST:8500; RUN is its name. USER:PASSWORD@ before "
+            "HOST is used and never printed.",
+        ),
     ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object a line.")] = False,
     as_csv: Annotated[bool, typer.Option("--csv", help="Print CSV with a header.")] = False,
@@ -152,9 +158,11 @@ def predict(
         raise UserError("--json and --csv: choose one")
     quiet()
     from kood.data.files import PassedOver
+    from kood.serving.address import Address
     from kood.serving.answers import answers, listed, print_answers
     from kood.serving.client import open_model
 
+    title = Address.of(url).shown if url else str(run_folder)
     passed = PassedOver()
     files = listed(images, passed)
     for note in passed.notes():
@@ -162,7 +170,7 @@ def predict(
     model = open_model(run_folder, url, timeout)
     style = "json" if as_json else "csv" if as_csv else "table"
     found = answers(model, files, batch)
-    if print_answers(found, len(files), style=style, title=url or str(run_folder), console=console()):
+    if print_answers(found, len(files), style=style, title=title, console=console()):
         raise typer.Exit(1)
 
 
@@ -251,7 +259,7 @@ def serving_config(
     written = write_serving_config(runs, to, max_batch=max_batch, wait_microseconds=wait)
     for file in written.files:
         typer.echo(f"Written: {file}")
-    typer.echo(f"\nWith Docker:\n  {written.docker}\nor: docker compose -f {to / 'compose.yaml'} up")
+    typer.echo(f"\nWith Docker:\n  {written.docker}\nor: {written.compose}")
     typer.echo(f"\nWith the binary:\n  {written.binary}")
 
 
@@ -357,25 +365,27 @@ def _first_comment(path: Path) -> str:
 
 def main() -> None:
     """Runs the command line; every error a user can mend is one message and an exit code."""
+    settle()
     stop_on_signals()
     try:
         app()
     except UserError as error:
-        typer.echo(f"kood: {error}", err=True)
+        typer.echo(f"kood: {masked(str(error))}", err=True)
         sys.exit(error.exit_code)
     except Stopped as stop:
-        signal.setitimer(signal.ITIMER_REAL, 0.0)
+        if hasattr(signal, "setitimer"):  # Windows has neither this nor SIGPIPE.
+            signal.setitimer(signal.ITIMER_REAL, 0.0)
         typer.echo("kood: stopped; the same command goes on where this one was", err=True)
         sys.exit(128 + stop.args[0])
     except BrokenPipeError:
         # Whoever read the output has enough of it, as `head` does; what is still buffered has nowhere to go.
         os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
-        sys.exit(128 + signal.SIGPIPE)
+        sys.exit(128 + getattr(signal, "SIGPIPE", 13))
     except Exception as error:
         if os.environ.get("KOOD_TRACEBACK"):
             raise
         if isinstance(error, OSError) and error.filename and error.strerror:
             typer.echo(f"kood: {error.filename}: {error.strerror}", err=True)
         else:
-            typer.echo(f"kood: {type(error).__name__}: {error} (KOOD_TRACEBACK=1 shows where)", err=True)
+            typer.echo(f"kood: {type(error).__name__}: {masked(str(error))} (KOOD_TRACEBACK=1 shows where)", err=True)
         sys.exit(1)

@@ -8,8 +8,10 @@ from importlib import metadata, util
 
 from rich.console import Console
 from rich.table import Table
+from rich.text import Text
 
 import kood
+from kood import process
 from kood.machine import cores, vector_flags
 
 __all__ = ["report"]
@@ -46,11 +48,11 @@ def report(console: Console | None = None) -> bool:
     Returns:
         Whether the chosen backend works and every package is there.
     """
-    console = console or Console()
+    console = console or process.console()
     well = True
     table = Table(title=f"kood {kood.__version__}, Python {platform.python_version()}", title_justify="left")
     for column in ("what", "found", "note"):
-        table.add_column(column)
+        table.add_column(column, overflow="fold")
     for name in PACKAGES:
         try:
             table.add_row(name, metadata.version(name), "")
@@ -61,11 +63,11 @@ def report(console: Console | None = None) -> bool:
     for backend, probe in PROBES.items():
         works, note = _probe(backend, probe)
         mark = " (KERAS_BACKEND)" if backend == chosen else ""
-        table.add_row(f"backend {backend}{mark}", "works" if works else "does not work", note)
+        table.add_row(f"backend {backend}{mark}", "works" if works else "does not work", Text(note))
         well = well and (works or backend != chosen)
     if chosen not in PROBES:
         well = False
-        table.add_row(f"backend {chosen} (KERAS_BACKEND)", "unknown", f"use one of {', '.join(PROBES)}")
+        table.add_row(Text(f"backend {chosen} (KERAS_BACKEND)"), "unknown", f"use one of {', '.join(PROBES)}")
     table.add_row("cores", str(cores()), vector_flags())
     console.print(table)
     return well

@@ -9,6 +9,8 @@ import tempfile
 from collections.abc import Iterator
 from importlib.util import find_spec
 from typing import TYPE_CHECKING
+from urllib.parse import urlsplit
+from urllib.request import getproxies, proxy_bypass
 
 from kood import registry
 from kood.errors import UserError
@@ -16,7 +18,15 @@ from kood.errors import UserError
 if TYPE_CHECKING:
     from rich.console import Console
 
-__all__ = ["Stopped", "choose_backend", "console", "native_messages_held_back", "quiet", "stop_on_signals"]
+__all__ = [
+    "Stopped", "choose_backend", "console", "native_messages_held_back", "quiet", "settle", "stop_on_signals",
+    "through_proxy",
+]  # fmt: skip
+
+#: Below so many columns a width is a mistake, such as the 0 of a container without a terminal.
+NARROWEST = 20
+#: What gRPC looks for, in its order; it reads no capital letters.
+GRPC_PROXIES = ("grpc_proxy", "https_proxy", "http_proxy")
 
 
 def console(width: int = 120) -> "Console":
@@ -26,8 +36,71 @@ def console(width: int = 120) -> "Console":
     """
     from rich.console import Console
 
-    found = Console()
-    return found if found.is_terminal or "COLUMNS" in os.environ else Console(width=width)
+    if _columns() is None and _terminal_width() < NARROWEST:
+        return Console(width=width)
+    return Console()
+
+
+def _columns() -> int | None:
+    """The width that COLUMNS asks for, where that is one."""
+    asked = os.environ.get("COLUMNS", "")
+    return int(asked) if asked.isascii() and asked.isdecimal() and int(asked) >= NARROWEST else None
+
+
+def _terminal_width() -> int:
+    """How wide the terminal of the output is, 0 where it is none."""
+    try:
+        return os.get_terminal_size(sys.stdout.fileno()).columns
+    except (OSError, ValueError, AttributeError):
+        return 0
+
+
+def settle() -> None:
+    """Sets aside what a notebook, a container or a login script exports and a command cannot work with.
+
+    For a process that is kood's own: a program that uses kood as a library keeps its environment.
+    """
+    # A notebook's points into the notebook's own packages, and Keras imports Matplotlib; a command opens no window.
+    os.environ["MPLBACKEND"] = "agg"
+    if _columns() is None:
+        os.environ.pop("COLUMNS", None)
+    for stream in (sys.stdout, sys.stderr):
+        # A name that the encoding lacks is spelled out, not the end of the command.
+        if getattr(stream, "errors", None) == "strict" and hasattr(stream, "reconfigure"):
+            stream.reconfigure(errors="backslashreplace")
+
+
+def through_proxy(url: str) -> str:
+    """What to tell of the proxy that a request goes through, to stand behind the reason why it failed.
+
+    Args:
+        url: What is asked for; of the scheme "grpc", as gRPC finds its proxy, else as `urllib` does.
+
+    Returns:
+        The variable, the proxy without user and password, and what to do; "" where there is no proxy.
+    """
+    parts = urlsplit(url)
+    host = parts.hostname or ""
+    names: tuple[str, ...]
+    if parts.scheme == "grpc":
+        names, spared = GRPC_PROXIES, any(host.endswith(one) for one in _spared_by_grpc())
+    else:
+        names, spared = (f"{parts.scheme}_proxy", f"{parts.scheme}_proxy".upper()), bool(proxy_bypass(host))
+    name = next((one for one in names if os.environ.get(one)), "")
+    proxy = os.environ.get(name, "") or getproxies().get(parts.scheme, "")
+    if not proxy or spared:
+        return ""
+    place = proxy.rpartition("@")[2].rpartition("//")[2].rstrip("/")
+    return (
+        f" (asked through the proxy {place} of {name or 'the system'}; if {host} is to be reached without it, add it "
+        "to no_proxy)"
+    )
+
+
+def _spared_by_grpc() -> list[str]:
+    """The ends of the hosts that gRPC asks directly."""
+    listed = next(filter(None, map(os.environ.get, ("no_grpc_proxy", "no_proxy"))), "")
+    return [one.strip() for one in listed.split(",") if one.strip()]
 
 
 def quiet() -> None:
@@ -55,9 +128,16 @@ def native_messages_held_back() -> Iterator[None]:
 
     TensorFlow 2.21 greets with messages that no log level silences (tensorflow/tensorflow issue 100442).
     """
-    sys.stderr.flush()
-    kept = os.dup(2)
-    with tempfile.TemporaryFile() as sink:
+    with contextlib.ExitStack() as open_files:
+        try:
+            sys.stderr.flush()
+            sink = open_files.enter_context(tempfile.TemporaryFile())
+            kept = os.dup(2)
+        except (OSError, AttributeError):  # No error stream, or nowhere to keep anything: a disk for reading only.
+            sink = None
+        if sink is None:
+            yield
+            return
         os.dup2(sink.fileno(), 2)
         try:
             yield
@@ -76,8 +156,9 @@ class Stopped(BaseException):
 
 def _stop(number, frame) -> None:
     # Where Python runs inside a native library or a finaliser, the exception is swallowed; so it is raised again.
-    signal.signal(signal.SIGALRM, lambda *_: _raise_stopped(number))
-    signal.setitimer(signal.ITIMER_REAL, 2.0, 2.0)
+    if hasattr(signal, "SIGALRM"):  # Windows has none.
+        signal.signal(signal.SIGALRM, lambda *_: _raise_stopped(number))
+        signal.setitimer(signal.ITIMER_REAL, 2.0, 2.0)
     _raise_stopped(number)
 
 

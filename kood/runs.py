@@ -14,7 +14,7 @@ two backends made together counts as neither's.
 """
 
 import contextlib
-import fcntl
+import errno
 import hashlib
 import json
 import os
@@ -27,12 +27,21 @@ from typing import Any
 
 from kood.errors import UserError
 
+try:
+    import fcntl
+except ImportError:  # Windows has other locks.
+    fcntl = None  # type: ignore[assignment]
+
 __all__ = ["Run", "Stage", "damaged", "digest_file", "digests", "fingerprint", "write_atomically"]
 
 
 KERAS_BACKENDS = ("tensorflow", "jax", "torch")
 #: Stands in a fingerprint for the backend of a stage that several made.
 MIXED = "mixed"
+#: What a lock says that another process holds.
+HELD = (errno.EAGAIN, errno.EACCES)
+#: What a file system says that does not do what it is asked.
+CANNOT = (errno.ENOSYS, errno.ENOTSUP, errno.EOPNOTSUPP, errno.EINVAL, errno.ENOTTY)
 #: In a stage that is being made: a list of the backends it was made under so far.
 BACKENDS = "backends.json"
 
@@ -86,10 +95,30 @@ def write_atomically(path: Path, content: bytes) -> None:
         with beside.open("wb") as file:
             file.write(content)
             file.flush()
-            os.fsync(file.fileno())
+            _to_disk(file.fileno())
         beside.replace(path)
     finally:
         beside.unlink(missing_ok=True)
+
+
+def _to_disk(file: int) -> None:
+    try:
+        os.fsync(file)
+    except OSError as error:
+        if error.errno not in CANNOT:
+            raise
+
+
+def _lock(file: int, *, shared: bool = False) -> bool | None:
+    """Takes a lock without waiting: whether it was free; None where there are no locks."""
+    if fcntl is None:
+        return None
+    try:
+        fcntl.flock(file, (fcntl.LOCK_SH if shared else fcntl.LOCK_EX) | fcntl.LOCK_NB)
+    except OSError as error:
+        # Anything but another holder (no locks left, a server of locks that does not run) is no reason to lose a run.
+        return False if error.errno in HELD else None
+    return True
 
 
 def _partial(folder: Path) -> Path:
@@ -141,12 +170,15 @@ class Run:
         self.any_backend = any_backend
         self._made: set[Path] = set()
         self._was_there = folder.exists(), folder.parent.exists()
-        #: Is told of a result that was found damaged and is made again.
+        #: Is told of a result that was found damaged and is made again, and of a folder that cannot be held.
         self.on_damage: Callable[[str], None] = lambda message: None
 
     @contextlib.contextmanager
     def held(self) -> Iterator["Run"]:
         """Holds the folder; the operating system lets go of it when the process ends, however it ends.
+
+        Where the file system has no locks the run goes on, and `on_damage` is told that nothing keeps a second one out.
+        A lock that is a file alone would keep out the next run after one that was killed.
 
         Raises:
             UserError: another process holds it, or the folder cannot be written.
@@ -157,16 +189,20 @@ class Run:
         except OSError as error:
             raise UserError(f"{self.folder}: cannot write there: {error.strerror}", exit_code=1) from error
         with lock:
-            try:
-                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except BlockingIOError:
+            free = _lock(lock.fileno())
+            if free is False:
                 lock.seek(0)
                 holder = lock.read().strip() or "another process"
                 raise UserError(
                     f"{self.folder}: {holder} is running this recipe; wait for it, or give this run another name "
                     "(--set name=...)",
                     exit_code=1,
-                ) from None
+                )
+            if free is None:
+                self.on_damage(
+                    f"{self.folder}: there are no file locks here, so nothing keeps a second run of this recipe out of "
+                    "it; start only one at a time"
+                )
             lock.truncate(0)
             lock.write(f"process {os.getpid()}")
             lock.flush()
@@ -185,15 +221,12 @@ class Run:
                 self.folder.parent.rmdir()
 
     def is_held(self) -> bool:
-        """Whether a process, this one or another, holds the folder."""
+        """Whether a process, this one or another, holds the folder, or may hold it where there are no locks."""
         try:
             with (self.folder / ".lock").open("rb") as lock:
-                fcntl.flock(lock, fcntl.LOCK_SH | fcntl.LOCK_NB)
-        except BlockingIOError:
-            return True
+                return _lock(lock.fileno(), shared=True) is not True
         except OSError:
-            pass
-        return False
+            return False
 
     def stage(self, name: str, decides: dict[str, Any], make: Callable[[Path], dict[str, Any]]) -> Stage:
         """Finds a stage's result, or makes it.
@@ -314,7 +347,7 @@ class Run:
         for path in folder.rglob("*"):
             if path.is_file():
                 with path.open("rb") as file:
-                    os.fsync(file.fileno())
+                    _to_disk(file.fileno())
 
     def next_version(self) -> int:
         """The integer that the next SavedModel gets."""

@@ -1,8 +1,12 @@
 """Text from outside, made safe to show and to compare."""
 
+import re
 import unicodedata
 
-__all__ = ["clean", "composed"]
+__all__ = ["clean", "composed", "masked"]
+
+#: User and password of an address: all that stands before the last "@" of a word, after "scheme://".
+_CREDENTIALS = re.compile(r"(?P<scheme>\b[A-Za-z][\w+.-]*://)\S*@")
 
 
 def clean(value: object) -> str:
@@ -21,3 +25,8 @@ def composed(name: str) -> str:
     One name has several spellings: macOS writes é as two characters, Linux and recipes as one.
     """
     return unicodedata.normalize("NFC", name)
+
+
+def masked(text: str) -> str:
+    """Text in which no address has its user and password: "http://***@host" for "http://user:secret@host"."""
+    return _CREDENTIALS.sub(r"\g<scheme>***@", text)

@@ -48,12 +48,13 @@ def make(start):
     for weight in network.weights:  # The output layer starts at zero, which would hide every difference.
         weight.assign(weight + 0.05 * rng.normal(size=weight.shape))
     Denoiser(network, num_steps=100, prediction="v", seed=5).save(start / "denoiser.keras")
+    weights = {"AdaFace": (0.25, 0.5, 1.25, 2.0)}
     for name in ("CurricularFace", "AdaFace"):
-        classifier(name, backbones.small_cnn(SHAPE)).save(start / f"{name}.keras")
+        classifier(name, backbones.small_cnn(SHAPE), weights.get(name)).save(start / f"{name}.keras")
 
 
-def classifier(name, backbone):
-    model = Classifier(backbone, getattr(heads, name)(CLASSES), "outlier_exposure")
+def classifier(name, backbone, class_weight=None):
+    model = Classifier(backbone, getattr(heads, name)(CLASSES), "outlier_exposure", class_weight=class_weight)
     model.build((None, *SHAPE))
     return model
 

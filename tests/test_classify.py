@@ -1,12 +1,16 @@
 """What the classifier of a recipe is trained on: outliers, virtual outliers, pure samples, and what decides it."""
 
+import json
+
 import keras
 import numpy as np
 import pytest
 
 from kood.data import ImageSet
 from kood.data.stored import write_images
+from kood.errors import UserError
 from kood.pipeline import classify
+from kood.pipeline.build import class_weights
 from kood.pipeline.outliers import make_outliers
 from kood.pipeline.prepare import prepare_data
 from kood.recipe import load
@@ -91,6 +95,54 @@ def test_an_unexposed_classifier_does_not_depend_on_how_it_would_be_exposed(fold
         work(folder, 'outliers.use=["cutmix"]', 'outliers.amplitude="swapped"'),
     )}  # fmt: skip
     assert len(keys - {key}) == 9
+
+
+def test_balanced_class_weights_are_those_of_scikit_learn():
+    from sklearn.utils.class_weight import compute_class_weight
+
+    labels = np.random.default_rng(0).choice(4, 200, p=[0.6, 0.3, 0.08, 0.02])
+    found = class_weights("balanced", labels, tuple("abcd"))
+    np.testing.assert_allclose(found, compute_class_weight("balanced", classes=np.arange(4), y=labels))
+    given = class_weights({"d": 9, "a": 1, "b": 2, "c": 3}, labels, tuple("abcd"))
+    np.testing.assert_allclose(np.divide(given, given[0]), [1, 2, 3, 9])
+    for weights in (found, given):
+        assert np.mean(np.array(weights)[labels]) == pytest.approx(1.0)
+    assert class_weights({"cafe\u0301": 1.0, "b": 2.0}, np.array([0, 1]), ("caf\u00e9", "b"))[1] > 1
+    assert class_weights(None, labels, tuple("abcd")) is None
+
+
+@pytest.mark.parametrize(
+    ("wanted", "told"),
+    [
+        ({"a": 1.0, "B": 1.0, "c": 1.0}, r"train.class_weight: there is no class 'B'; did you mean 'b'"),
+        ({"a": 1.0, "b": 1.0}, "'c' has no weight; give every class one"),
+        ({"a": 1.0}, "'b', 'c' have no weight; give every class one"),
+        ("balanced", "the class 'b' has no training image"),
+    ],
+)
+def test_class_weights_that_do_not_fit_the_classes_are_refused(wanted, told):
+    with pytest.raises(UserError, match=told):
+        class_weights(wanted, np.array([0, 0, 2]), tuple("abc"))
+
+
+def test_class_weights_decide_the_training_and_nothing_that_is_served(folder):
+    def decided(made):
+        stage = classify.train_classifier(made, make_outliers(made))
+        record = json.loads((stage.folder / "stage.json").read_text())
+        model = keras.saving.load_model(stage.folder / "classifier.keras", compile=False)
+        assert model.class_weight is None and "class_weight" not in model.get_config()
+        return stage, record["decides"]
+
+    plain, without = decided(work(folder))
+    assert "class_weight" not in without and "class_weight" not in without["train"]
+    names = work(folder).data("train").class_names
+    table = f"train.class_weight={{ {', '.join(f'{name} = {n}' for n, name in enumerate(names, 1))} }}"
+    weighed, with_table = decided(work(folder, table))
+    assert weighed.key != plain.key and with_table["class_weight"] == pytest.approx([0.4, 0.8, 1.2, 1.6])
+    balanced, with_balance = decided(work(folder, "train.class_weight=balanced"))
+    assert with_balance["class_weight"] == pytest.approx([1.0] * 4)  # As many images of each class.
+    assert plain.facts["history"]["cross_entropy"] == pytest.approx(balanced.facts["history"]["cross_entropy"])
+    assert plain.facts["history"]["cross_entropy"] != pytest.approx(weighed.facts["history"]["cross_entropy"])
 
 
 def test_outliers_are_mixed_with_images_as_the_recipe_says(folder, given):

@@ -1,5 +1,6 @@
 """Stages: found again by fingerprint, whole or absent, one owner at a time."""
 
+import errno
 import json
 import os
 import shutil
@@ -189,6 +190,49 @@ def test_a_dead_process_blocks_nobody(tmp_path):
     assert not Run(tmp_path).is_held() and not Run(tmp_path / "nowhere").is_held()
     with Run(tmp_path).held():
         pass
+
+
+@pytest.mark.parametrize("number", ["ENOLCK", "ENOTSUP", "EOPNOTSUPP", "EINVAL", "ENOSYS", "EIO"])
+def test_a_file_system_without_locks_stops_no_run(tmp_path, monkeypatch, number):
+    def without(*_):
+        raise OSError(getattr(errno, number), "no locks here")
+
+    monkeypatch.setattr("fcntl.flock", without)
+    run, told = Run(tmp_path / "run"), []
+    run.on_damage = told.append
+    with run.held():
+        assert run.stage("a", {}, writer([])).folder.is_dir()
+    assert len(told) == 1 and "nothing keeps a second run of this recipe out" in told[0]
+    assert run.is_held() and not Run(tmp_path / "nowhere").is_held()  # It may be: those that wait go on waiting.
+
+
+@pytest.mark.parametrize("number", ["EAGAIN", "EACCES"])
+def test_a_lock_of_another_process_is_told_from_no_locks(tmp_path, monkeypatch, number):
+    def held(*_):
+        raise OSError(getattr(errno, number), "held")
+
+    monkeypatch.setattr("fcntl.flock", held)
+    with pytest.raises(UserError, match="another process is running this recipe"), Run(tmp_path).held():
+        pass
+
+
+def test_a_system_without_that_module_runs_all_the_same(tmp_path):
+    code = (
+        "import sys; sys.modules['fcntl'] = None; from pathlib import Path; from kood.runs import Run\n"
+        "run = Run(Path(sys.argv[1])); run.on_damage = print\n"
+        "with run.held(): print(run.stage('a', {}, lambda folder: {}).name)"
+    )
+    done = subprocess.run([sys.executable, "-c", code, str(tmp_path)], capture_output=True, text=True, check=False)
+    assert "no file locks here" in done.stdout and done.stdout.endswith("\na\n"), done.stderr
+
+
+def test_a_file_system_that_cannot_flush_takes_results(tmp_path, monkeypatch):
+    def unable(_):
+        raise OSError(errno.EINVAL, "no fsync here")
+
+    monkeypatch.setattr("os.fsync", unable)
+    write_atomically(tmp_path / "file", b"whole")
+    assert (tmp_path / "file").read_bytes() == b"whole"
 
 
 def test_a_folder_that_cannot_be_made_is_one_message(tmp_path):

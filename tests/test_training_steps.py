@@ -104,6 +104,40 @@ def test_each_mean_is_over_its_own_rows():
     np.testing.assert_allclose(terms["exposure"], 0.25 * kl[~rows].mean(), rtol=1e-4)
 
 
+@pytest.mark.parametrize("head", ["Softmax", "ArcFace"])
+def test_class_weights_are_the_expected_weight_of_each_row(head):
+    weights = (0.25, 1.0, 4.0)
+    model, plain, data = classifier(head, class_weight=weights), classifier(head), batch(rows=10, outliers=3)
+    data["label"][5:8] = [[0.5, 0.0, 0.5], [0.25, 0.75, 0.0], [0.2, 0.3, 0.5]]  # Labels may be soft.
+    terms = {k: float(ops.convert_to_numpy(v)) for k, v in model.losses(data).items()}
+    others = {k: float(ops.convert_to_numpy(v)) for k, v in plain.losses(data).items()}
+    features = plain.backbone(data["image"])
+    logits = ops.convert_to_numpy(plain.head(features, data["label"])).astype("float64")
+    log_p = logits - np.log(np.exp(logits).sum(1, keepdims=True))
+    inside = data["is_outlier"] == 0
+    each = (data["label"] @ np.array(weights)) * -(data["label"] * log_p).sum(1)
+    np.testing.assert_allclose(terms["cross_entropy"], each[inside].sum() / inside.sum(), rtol=1e-5)
+    assert terms["exposure"] == others["exposure"] and abs(terms["cross_entropy"] - others["cross_entropy"]) > 1e-2
+
+
+def test_equal_class_weights_train_as_none_and_others_go_into_the_file(tmp_path):
+    trained = {}
+    for weights in (None, (1.0, 1.0, 1.0), (0.25, 1.0, 4.0)):
+        model = classifier(class_weight=weights)
+        history(model, [batch()], keras.optimizers.SGD(0.1), epochs=2)
+        trained[weights] = [ops.convert_to_numpy(weight) for weight in model.weights]
+        assert ("class_weight" in model.get_config()) == (weights is not None)
+        model.save(tmp_path / "model.keras")
+        loaded = keras.saving.load_model(tmp_path / "model.keras")
+        assert loaded.class_weight == weights
+    plain, equal, other = trained.values()
+    for one, two, three in zip(plain, equal, other, strict=True):
+        np.testing.assert_allclose(one, two, rtol=1e-6, atol=1e-7)
+        assert one.size == 1 or not np.allclose(one, three, rtol=1e-6, atol=1e-7)
+    with pytest.raises(ValueError, match="at least 0"):
+        classifier(class_weight=(1.0, -1.0, 1.0))
+
+
 def mixed_batch(outliers=4):
     """Outlier rows labelled as mixtures are: a class times its share."""
     data = batch(outliers=outliers)

@@ -7,8 +7,8 @@ from typing import Any
 
 import numpy as np
 from rich.console import Console
-from rich.markup import escape
 from rich.table import Table
+from rich.text import Text
 
 from kood import report
 from kood.conformal import rate_interval
@@ -117,30 +117,28 @@ def _left_out(watched: Watched) -> list[str]:
 
 def print_findings(console: Console, watched: Watched, level: float, most: int) -> None:
     """Prints the verdict and the most surprising images."""
-    console.print(
-        escape(verdict(watched, level)), highlight=False, style="bold red" if watched.drifts(level) else "bold"
-    )
+    console.print(Text(verdict(watched, level), "bold red" if watched.drifts(level) else "bold"))
     for one in watched.findings:
         facts = Table(box=None, show_header=False, pad_edge=False)
         if len(watched.findings) > 1:
-            facts.title, facts.title_justify = escape(clean(one.name)), "left"
+            facts.title, facts.title_justify = Text(clean(one.name)), "left"
         for name, value in _facts(one.drift).items():
             facts.add_row(name, value)
         console.print(facts)
     for told in _left_out(watched):
-        console.print(escape(clean(f"left out: {told}")), highlight=False, soft_wrap=True)
-    table = Table(
-        "image", "taken for", "OOD score", "p-value", "flagged", title="Most surprising", title_justify="left"
-    )
+        console.print(Text(clean(f"left out: {told}")), soft_wrap=True)
+    table = Table(title="Most surprising", title_justify="left")
+    for heading in ("image", "taken for", "OOD score", "p-value", "flagged"):
+        table.add_column(heading, overflow="fold")  # Cut off, two long names would be one.
     for image in surprising(watched.seen, most):
         table.add_row(
-            escape(clean(image.image)), escape(clean(image.class_name)), f"{image.ood_score:.4g}",
-            f"{image.p_value:.3g}", "yes" if image.is_ood else "no",
+            Text(clean(image.image)), Text(clean(image.class_name)), f"{image.ood_score:.4g}", f"{image.p_value:.3g}",
+            "yes" if image.is_ood else "no",
         )  # fmt: skip
     if most:
         console.print(table)
     for message in watched.unread:
-        console.print(escape(clean(message)), highlight=False, soft_wrap=True)
+        console.print(Text(clean(message)), soft_wrap=True)
 
 
 def write_page(path: Path, name: str, watched: Watched, level: float, most: int) -> None:

@@ -16,7 +16,7 @@ from typing import Any
 
 import keras
 from rich.console import Console
-from rich.markup import escape
+from rich.text import Text
 
 from kood import report
 from kood.errors import UserError
@@ -37,6 +37,7 @@ from kood.pipeline.work import Work
 from kood.recipe import Recipe, load
 from kood.runs import Run, write_atomically
 from kood.steps import obtain
+from kood.text import masked
 
 __all__ = ["make_cell", "run"]
 
@@ -83,9 +84,8 @@ def run(
     team = Team(devices, folder)
     if not team.leads:
         console = Console(file=io.StringIO())
+    folder.on_damage = lambda message: console.print(Text(message, "yellow"), soft_wrap=True)
     with folder.held() if team.leads else nullcontext(), team.gathered():
-        if team.leads:
-            folder.on_damage = lambda message: console.print(f"[yellow]{escape(message)}[/yellow]", soft_wrap=True)
         refused, belonging = team.leads, Belonging(folder, other_data)
 
         def accepted(work: Work) -> None:
@@ -114,7 +114,7 @@ def run(
                     exit_code=1,
                 ) from error
             log = folder.folder / "error.log"
-            write_atomically(log, traceback.format_exc().encode())
+            write_atomically(log, masked(traceback.format_exc()).encode("utf-8", "backslashreplace"))
             raise UserError(f"{type(error).__name__}: {error} (details in {log})", exit_code=1) from error
         if team.leads:
             (folder.folder / "error.log").unlink(missing_ok=True)  # Of an earlier run, which this one has mended.
@@ -171,7 +171,9 @@ def _run_matrix(recipe: Recipe, team: Team, console: Console, told: dict[str, An
         except Exception as error:  # Whatever it was, the other cells are still worth making.
             if not made and getattr(error, "exit_code", 1) == 2:
                 raise  # Wrong input, which every other cell has too or which is cheap to mend now.
-            failed.append({"cell": labels, "error": f"{error}" if isinstance(error, UserError) else repr(error)})
+            failed.append(
+                {"cell": labels, "error": f"{error}" if isinstance(error, UserError) else masked(repr(error))}
+            )
             progress.say(f"cell {number}/{len(cells)} failed: {failed[-1]['error']}", style="red")
         keras.utils.clear_session()
     if not made:
@@ -211,6 +213,6 @@ def _say_where(console: Console, folder: Path, result: dict[str, Any]) -> None:
     ]
     if not trained:
         console.print("Nothing was trained: the results of an earlier run fit this recipe.", highlight=False)
-    console.print(f"Report: {folder / 'report.html'}", highlight=False, soft_wrap=True)
+    console.print(Text(f"Report: {folder / 'report.html'}"), soft_wrap=True)
     if result.get("version"):
-        console.print(f"SavedModel: {folder / str(result['version'])}", highlight=False, soft_wrap=True)
+        console.print(Text(f"SavedModel: {folder / str(result['version'])}"), soft_wrap=True)

@@ -1,8 +1,11 @@
 """From a recipe to untrained networks."""
 
-from collections.abc import Sequence
+import unicodedata
+from collections.abc import Mapping, Sequence
+from typing import Literal
 
 import keras
+import numpy as np
 
 from kood import registry, training
 from kood.classifier import Classifier
@@ -11,7 +14,7 @@ from kood.errors import UserError
 from kood.recipe import Recipe
 from kood.virtual import VirtualOutliers
 
-__all__ = ["build_classifier", "build_network", "mixed_groups"]
+__all__ = ["build_classifier", "build_network", "class_weights", "mixed_groups"]
 
 
 def build_network(recipe: Recipe, num_classes: int, precision: str = "float32") -> keras.Model:
@@ -30,6 +33,7 @@ def build_classifier(
     steps: int = 0,
     seed: int = 0,
     exposed: bool = True,
+    class_weight: Sequence[float] | None = None,
 ) -> Classifier:
     """The untrained classifier of a recipe.
 
@@ -40,6 +44,7 @@ def build_classifier(
         steps: Steps of the whole training, of which the recipe says at which share exposure begins.
         seed: Decides the virtual outliers.
         exposed: Whether with what exposure to outliers needs; without it, the same backbone and head alone.
+        class_weight: How much each class counts in the cross-entropy; all alike where not given.
     """
     with training.precision(precision or recipe.train.precision):
         backbone = registry.obtain("backbones", recipe.classifier.backbone)
@@ -58,9 +63,52 @@ def build_classifier(
             options["virtual"] = _built(
                 "outliers.virtual", VirtualOutliers, num_classes, settings.per_batch, seed=seed, **given
             )
-    model = Classifier(backbone, head, name="classifier", **options)
+    model = Classifier(backbone, head, name="classifier", class_weight=class_weight, **options)
     model.build((None, *recipe.data.shape))
     return model
+
+
+def class_weights(
+    wanted: Literal["balanced"] | Mapping[str, float] | None, labels: np.ndarray, class_names: Sequence[str]
+) -> list[float] | None:
+    """How much each class counts in the cross-entropy, so that the mean over the training images is 1.
+
+    "balanced" is n / (K n_c) for the n_c of the n images that are of class c, as scikit-learn has it.
+
+    Args:
+        wanted: `train.class_weight`.
+        labels: Integer (n,), the classes of the training images.
+        class_names: Of all K classes.
+
+    Returns:
+        K weights; None where none are wanted.
+
+    Raises:
+        UserError: the table names a class that is none, leaves one out, or has a negative weight; or a class has no
+            image to balance.
+    """
+    if wanted is None:
+        return None
+    counts = np.bincount(labels, minlength=len(class_names))
+    if wanted == "balanced":
+        if not counts.all():
+            raise UserError(
+                f"train.class_weight = 'balanced': the class {class_names[int(counts.argmin())]!r} has no training "
+                "image; add images, or drop the class"
+            )
+        return [len(labels) / (len(class_names) * int(count)) for count in counts]
+    given = {unicodedata.normalize("NFC", name): weight for name, weight in wanted.items()}
+    names = [unicodedata.normalize("NFC", name) for name in class_names]
+    try:
+        class_indices(list(given), names)
+    except UserError as error:
+        raise UserError(f"train.class_weight: {str(error).removeprefix('classes: ')}") from error
+    left_out = [name for name in names if name not in given]
+    if left_out:
+        have = "has" if len(left_out) == 1 else "have"
+        raise UserError(f"train.class_weight: {', '.join(map(repr, left_out))} {have} no weight; give every class one")
+    weights = np.array([given[name] for name in names], "float64")
+    return (weights * (len(labels) / (weights * counts).sum())).tolist()
 
 
 def mixed_groups(recipe: Recipe, class_names: Sequence[str]) -> list[list[int]] | None:

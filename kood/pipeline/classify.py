@@ -12,7 +12,7 @@ from kood.data.amplitude import swap_amplitudes
 from kood.data.batches import training_batches
 from kood.data.stored import read_images
 from kood.evaluate import PROXIES, evaluate, validate
-from kood.pipeline.build import build_classifier
+from kood.pipeline.build import build_classifier, class_weights
 from kood.pipeline.work import Work
 from kood.report import fit_callback
 from kood.runs import Stage
@@ -65,7 +65,10 @@ def train_classifier(
 
         _, per_epoch = batches(0)
         keras.utils.set_random_seed(seed)
-        model = build_classifier(recipe, classes, steps=settings.epochs * per_epoch, seed=work.seed("virtual"))
+        weights = class_weights(settings.class_weight, images.known_labels, images.class_names)
+        model = build_classifier(
+            recipe, classes, steps=settings.epochs * per_epoch, seed=work.seed("virtual"), class_weight=weights
+        )
         model.compile(
             optimizer=training.optimizer(
                 settings.epochs * per_epoch, name=settings.optimizer, learning_rate=settings.learning_rate,
@@ -105,7 +108,7 @@ def train_classifier(
     if recipe.outliers.mix != "none":
         exposure["mix"] = [recipe.outliers.mix, recipe.outliers.mix_alpha]
     decides = {
-        "train": settings.model_dump(exclude={"augment", "devices"}),
+        "train": settings.model_dump(exclude={"augment", "devices", "class_weight"}),
         "classifier": recipe.classifier.model_dump(),
         # What is not given decides nothing: then a setting that heads get later leaves older runs as they are.
         "head": {"margin": None, "scale": None, **recipe.head.model_dump(exclude_none=True)},
@@ -116,6 +119,9 @@ def train_classifier(
         "seed": seed,
         "backend": keras.backend.backend(),
     }
+    if settings.class_weight is not None:
+        train = work.data("train")
+        decides["class_weight"] = class_weights(settings.class_weight, train.known_labels, train.class_names)
     return work.stage("classifier", decides, make, shown=shown, on=work.devices.fitting)
 
 

@@ -14,6 +14,7 @@ import keras
 
 import kood
 from kood.machine import cores, processor, vector_flags
+from kood.text import masked
 
 __all__ = ["environment", "origin_of"]
 
@@ -48,7 +49,7 @@ def origin_of(recipe: Path, overrides: Sequence[str] = ()) -> dict[str, str]:
     now = datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")
     found = {"started": now, "recipe_sha256": hashlib.sha256(recipe.read_bytes()).hexdigest()}
     if overrides:
-        found["overrides"] = " ".join(overrides)
+        found["overrides"] = masked(" ".join(overrides))
     revision = _git(recipe.absolute().parent, "rev-parse", "HEAD")
     if revision:
         changed = _git(recipe.absolute().parent, "status", "--porcelain", "--untracked-files=no")

@@ -10,7 +10,7 @@ from kood.data import ImageSet, load_id, load_ood, load_outliers
 from kood.data.copies import alike, distinct, image_digests
 from kood.data.stored import source_state, write_digests, write_images
 from kood.errors import UserError
-from kood.pipeline.build import build_classifier, build_network, mixed_groups
+from kood.pipeline.build import build_classifier, build_network, class_weights, mixed_groups
 from kood.pipeline.work import Work
 from kood.recipe import Recipe
 from kood.runs import Stage
@@ -184,6 +184,7 @@ def check(work: Work) -> None:
         raise UserError("evaluate.headline = 'auto' chooses on validation images; set data.id.validation above 0")
     refuse_too_few(len(work.data("calibration")), recipe.serve.accept)
     _check_batches(recipe, work.devices.count)
+    class_weights(recipe.train.class_weight, work.data("train").known_labels, classes)
     build_classifier(recipe, len(classes))
     if "label_mixup" in recipe.outliers.use:
         groups = mixed_groups(recipe, classes)

@@ -8,7 +8,7 @@ from typing import Any
 from pydantic import ValidationError
 
 from kood.errors import UserError
-from kood.recipe import settings
+from kood.recipe import settings, spelling
 from kood.recipe.messages import explain
 from kood.recipe.model import Recipe
 from kood.text import composed
@@ -32,20 +32,29 @@ def load(path: str | Path, overrides: tuple[str, ...] | list[str] = (), *, quick
     """
     path = Path(path)
     try:
-        text = path.read_bytes().decode("utf-8")
+        text = path.read_bytes().decode("utf-8-sig")  # Windows' editors put a byte order mark before UTF-8.
     except (OSError, ValueError) as error:
-        reason = "is not UTF-8 text" if isinstance(error, UnicodeDecodeError) else getattr(error, "strerror", error)
+        reason = (
+            "is not UTF-8 text; save it as UTF-8 in your editor"
+            if isinstance(error, UnicodeDecodeError)
+            else getattr(error, "strerror", error)
+        )
         raise UserError(f"{path}: cannot read the recipe: {reason}") from error
     try:
         given = tomllib.loads(composed(text))
     except (tomllib.TOMLDecodeError, RecursionError) as error:
-        raise UserError(f"{path}: not valid TOML: {error or 'nested too deeply'}") from error
+        told = "; ".join(filter(None, (str(error) or "nested too deeply", spelling.line_hint(text, str(error)))))
+        raise UserError(f"{path}: not valid TOML: {told}") from error
     for override in map(composed, overrides):
         key, equals, value = override.partition("=")
         if not equals or not key.strip():
             raise UserError(f"--set {override!r}: write it as KEY=VALUE, such as --set train.epochs=10")
-        settings.put_all(given, key.strip(), settings.parse(value.strip()), where=f"--set {key.strip()}")
+        where = f"--set {key.strip()}"
+        settings.put_all(given, key.strip(), settings.parse(value.strip(), where=where), where=where)
+    for key, trouble in spelling.control_characters(given):
+        raise UserError(f"{path}: {key}: {trouble}")
     given.setdefault("name", path.stem)
+    keys = [override.partition("=")[0].strip() for override in overrides]
     try:
         if quick:
             given = _shrink(Recipe.model_validate(given), given)
@@ -53,7 +62,7 @@ def load(path: str | Path, overrides: tuple[str, ...] | list[str] = (), *, quick
         recipe._given.update(given)
         recipe.cells()
     except (ValidationError, UserError) as error:
-        raise UserError("\n".join(f"{path}: {line}" for line in explain(error, Recipe).splitlines())) from error
+        raise UserError("\n".join(f"{path}: {line}" for line in explain(error, Recipe, keys).splitlines())) from error
     return recipe
 
 

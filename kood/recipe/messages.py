@@ -1,22 +1,33 @@
 """What is wrong with a recipe, in lines that name the key, what was found and what is allowed."""
 
 import re
+import shlex
+from collections.abc import Collection
 from typing import Any
 
 from pydantic import BaseModel, ValidationError
 
 from kood import registry
 from kood.errors import UserError
+from kood.recipe import spelling
 
 __all__ = ["explain"]
 
 
-def explain(error: ValidationError | UserError, root: type[BaseModel]) -> str:
-    """One line for each thing that is wrong."""
+def explain(error: ValidationError | UserError, root: type[BaseModel], from_command: Collection[str] = ()) -> str:
+    """One line for each thing that is wrong.
+
+    Args:
+        error: What is wrong.
+        root: The recipe's model.
+        from_command: Keys that stand in `--set`; what to write instead is told as the command line takes it.
+    """
     if isinstance(error, UserError):
         return str(error)
-    lines = []
+    lines: list[str] = []
     for problem in error.errors():
+        if problem["type"] == "literal_error" and isinstance(problem["input"], dict):
+            continue  # Of a union of a word and a table; the table's own mistakes are told.
         *path, last = problem["loc"] or ("",)
         unknown = problem["type"] == "extra_forbidden"  # Then the last part is a user's word, whatever it looks like.
         location = [part for part in path if not _is_branch(part)] + [last] * (unknown or not _is_branch(last))
@@ -31,12 +42,37 @@ def explain(error: ValidationError | UserError, root: type[BaseModel]) -> str:
         elif problem["type"] == "literal_error":
             words = re.findall(r"'([^']*)'", problem.get("ctx", {}).get("expected", ""))
             message = f"found {_shown(found)}; {registry.nearest(str(found), words)}"
+            if isinstance(found, str) and set(found.replace(" ", "").split(",")) < set(words) and last in (0, "0"):
+                message = message.rstrip(".") + _write(
+                    key.rpartition(".")[0], spelling.instead(found, "list_type"), from_command
+                )
         elif problem["type"] != "value_error":
-            message = f"found {_shown(found)}; {message[0].lower()}{message[1:]}"
+            message = f"found {_shown(found)}; {_wanted(problem['type'], message)}"
+            message += _write(key, spelling.instead(found, problem["type"]), from_command)
+            if spelling.nothing(found) and problem["type"] != "list_type":
+                message += "; TOML has no word for none: leave the key out"
+            elif problem["type"] in ("dict_type", "model_type") and not str(found).startswith(("{", "[")):
+                fields = _fields(root, location)
+                message += f"; set one of its keys, such as {key}.{fields[0]}" if fields else ""
         line = f"{key}: {message}"
         if line not in lines:
             lines.append(line)
     return "\n".join(lines)
+
+
+def _wanted(kind: str, message: str) -> str:
+    if kind == "model_type":
+        return "it is a table"
+    return f"{message[0].lower()}{message[1:]}"
+
+
+def _write(key: str, value: str, from_command: Collection[str]) -> str:
+    """How to write a setting, as it stands in a file or on the command line."""
+    if not value:
+        return ""
+    if any(key == one or key.startswith(f"{one}.") or one.startswith(f"{key}.") for one in from_command):
+        return f"; write --set {shlex.quote(f'{key}={value}')}"
+    return f"; write {key.rpartition('.')[2]} = {value}"
 
 
 def _shown(value: Any) -> str:

@@ -16,6 +16,8 @@ __all__ = [
 Share = Annotated[float, Field(ge=0.0, lt=1.0)]
 Positive = Annotated[int, Field(ge=1, le=10**9)]
 Rate = Annotated[float, Field(gt=0.0, le=100.0)]
+#: How much a class counts beside the others.
+Weight = Annotated[float, Field(gt=0.0, le=1e6)]
 Seed = Annotated[int, Field(ge=0, lt=2**31)]
 Precision = Literal["float32", "mixed_bfloat16", "mixed_float16"]
 #: What an option of a backbone, a denoiser or a head may be.
@@ -315,6 +317,10 @@ class Train(Section):
         warmup: Share of the steps in which the rate rises linearly to its peak.
         weight_decay: Decoupled weight decay.
         augment: Augmentations of the classifier's rows, outliers included, where they differ from `data.augment`.
+        class_weight: How much the images of each class count in the cross-entropy: "balanced" for n / (K n_c), with n_c
+            of the n training images in class c, so that a rare class counts as much as a frequent one; or a table
+            {class name = weight} of all K classes, which is scaled so that the mean over the training images is 1. Not
+            given, all images count alike. Exposure to outliers is left as it is.
         clip_norm: Global norm to which gradients are clipped; not given, they are not.
         ema: Decay of the weights' moving average; not given, there is none.
         precision: Arithmetic of the network in training. Heads, losses and scores are float32 always, and so is the
@@ -332,6 +338,7 @@ class Train(Section):
     warmup: Share = 0.0
     weight_decay: Annotated[float, Field(ge=0.0, le=1.0)] = 1e-4
     augment: list[str] | None = None
+    class_weight: Literal["balanced"] | Annotated[dict[str, Weight], Field(min_length=1)] | None = None
     clip_norm: Rate | None = None
     ema: Annotated[float, Field(gt=0.0, lt=1.0)] | None = None
     precision: Precision = "float32"

@@ -4,14 +4,23 @@ import tomllib
 from typing import Any
 
 from kood.errors import UserError
+from kood.recipe import spelling
 
 __all__ = ["labels", "parse", "put", "put_all"]
 
 
-def parse(value: str) -> Any:
+def parse(value: str, *, where: str = "--set") -> Any:
+    """A value in TOML; bare words are a string.
+
+    Raises:
+        UserError: what begins with a quotation mark is no TOML.
+    """
     try:
         return tomllib.loads(f"value = {value}")["value"]
-    except (tomllib.TOMLDecodeError, RecursionError):
+    except (tomllib.TOMLDecodeError, RecursionError) as error:
+        if value[:1] in {'"', "'", *spelling.LOOKALIKES}:
+            told = spelling.value_hint(value) or str(error)
+            raise UserError(f"{where}: {value} is not TOML: {told}") from error
         return value
 
 

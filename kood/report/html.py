@@ -4,7 +4,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from kood.report import figures, fragments, outlier_audit, sweeps
+from kood.report import by_class, figures, fragments, outlier_audit, sweeps
 from kood.report.aggregate import aggregate, beside_controls
 from kood.report.behaviour import Behaviour, embedding, reliability, thumbnail
 from kood.report.files import write_bytes, write_text
@@ -34,6 +34,7 @@ def _single(
         + fragments.warnings(cell)
         + fragments.tiles(cell)
         + fragments.results(cell)
+        + by_class.section(cell)
         + fragments.threshold(cell)
         + fragments.exposure(cell)
         + fragments.score_figures(cell, scores)
@@ -121,6 +122,7 @@ def _folded(cell: Mapping[str, Any]) -> str:
     blocks = (
         fragments.warnings({**cell, "quick": False})
         + fragments.results(cell)
+        + by_class.section(cell)
         + fragments.threshold(cell)
         + fragments.exposure(cell)
         + outlier_audit.section(cell.get("outlier_audit"), figures=False)

@@ -56,6 +56,7 @@ tbody tr.mean > * { font-weight: 650; border-top: 1px solid var(--soft); }
 tr.mean + tr > *, tbody tr.block > * { border-top: 0; }
 tr.headline > * { font-weight: 650; background: #eaf3f9; }
 tr.headline th:first-child { box-shadow: inset 3px 0 0 var(--accent); padding-left: .6rem; }
+tr.below > * { color: var(--warn); }
 .best { font-weight: 700; }
 .tag { font-size: .75rem; font-weight: 600; color: var(--accent); margin-left: .4rem; white-space: nowrap; }
 figure { margin: .75rem 0 0; }

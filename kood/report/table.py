@@ -5,13 +5,14 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from rich import box
+from rich.cells import cell_len
 from rich.console import Console
 from rich.measure import Measurement
 from rich.padding import Padding
 from rich.table import Table
 from rich.text import Text
 
-from kood.report import outlier_audit
+from kood.report import by_class, outlier_audit
 from kood.report.aggregate import aggregate, beside_controls
 from kood.report.paired import DIFFERENCE_NOTE
 from kood.report.wording import (
@@ -52,7 +53,7 @@ def _fitting(console: Console, text: str) -> str:
     """The text with the signs that an ASCII-only terminal cannot show replaced."""
     if not console.options.ascii_only:
         return text
-    for sign, plain in (("±", "+-"), ("—", "-"), ("·", "|"), ("◂", "<"), ("‡", "!")):
+    for sign, plain in (("±", "+-"), ("—", "-"), ("·", "|"), ("◂", "<"), ("‡", "!"), ("↓", "v")):
         text = text.replace(sign, plain)
     return text.encode("ascii", "backslashreplace").decode("ascii")
 
@@ -83,8 +84,17 @@ def _warn(console: Console, report: Mapping[str, Any]) -> None:
 
 
 def _width(console: Console, table: Table) -> int:
+    for column in table.columns:
+        if column.no_wrap:  # A column of figures is as wide as the widest of them; Rich measures its longest word.
+            texts = [column.header, *column.cells]
+            column.min_width = max(cell_len(line) for text in texts for line in str(text).split("\n"))
     # Measured against no width at all: a measurement never exceeds the width it is taken in.
     return Measurement.get(console, console.options.update(width=10_000), table).minimum
+
+
+def _print_fitting(console: Console, tables: Sequence[Table]) -> None:
+    """Prints the first table that fits, or else the last: half a figure would be a wrong one."""
+    console.print(next((one for one in tables if _width(console, one) <= console.width), tables[-1]))
 
 
 def _headline_table(console: Console, cell: Mapping[str, Any], metrics: Sequence[str]) -> Table:
@@ -118,21 +128,50 @@ def _headline_table(console: Console, cell: Mapping[str, Any], metrics: Sequence
     return table
 
 
-def _scores_table(console: Console, cell: Mapping[str, Any]) -> Table:
+def _scores_table(console: Console, cell: Mapping[str, Any], metrics: Sequence[str]) -> Table:
     table = _table(padding=(0, 1, 0, 0))
     table.add_column("score", overflow="fold", min_width=12)
-    for heading in ("near\nAUROC", "far\nAUROC", "near\nFPR@95", "far\nFPR@95"):
-        table.add_column(Text(heading), justify="right", no_wrap=True)
+    for metric in metrics:
+        for kind in ("near", "far"):
+            table.add_column(Text(f"{kind}\n{COLUMNS[metric][0]}"), justify="right", no_wrap=True)
     for score, figures in cell["scores"].items():
         headline = score == cell["headline_score"]
         near, far = figures.get("near") or {}, figures.get("far") or {}
-        values = [one.get(metric) for metric in ("auroc", "fpr_at_ood_tpr") for one in (near, far)]
+        values = [one.get(metric) for metric in metrics for one in (near, far)]
         table.add_row(
             Text(_fitting(console, clean(score) + (" ◂" if headline else ""))),
             *(_fitting(console, percent(value)) for value in values),
             style="bold" if headline else "",
         )
     return table
+
+
+def _class_table(console: Console, classes: Sequence[Mapping[str, Any]], columns: Sequence[by_class.Column]) -> Table:
+    table = _table(padding=(0, 1, 0, 0))
+    table.add_column("class", overflow="fold", min_width=12)
+    for heading, _ in columns:
+        table.add_column(Text(heading), justify="right", no_wrap=True)
+    for one in classes:
+        values = (_fitting(console, content(one)) for _, content in columns)
+        table.add_row(Text(_fitting(console, clean(one["name"]))), *values)
+    return table
+
+
+def _print_classes(console: Console, cell: Mapping[str, Any]) -> None:
+    if not cell.get("classes"):
+        return
+    _say(console, by_class.TITLE, "bold")
+    every, plain = by_class.columns(cell), by_class.columns(cell, sure=False)
+    for heading, classes in by_class.blocks(cell["classes"]):
+        if heading:
+            _say(console, heading)
+        _print_fitting(
+            console, [_class_table(console, classes, columns) for columns in (every, every[:3], plain[:3], plain[1:3])]
+        )
+    if len(cell["classes"]) > by_class.FEW:
+        _say(console, "All classes stand in report.html and report.json.", "dim")
+    _say(console, by_class.note(cell), "dim")
+    console.print()
 
 
 def _stages(cell: Mapping[str, Any]) -> str:
@@ -145,8 +184,8 @@ def _stages(cell: Mapping[str, Any]) -> str:
 
 
 def print_cell(console: Console, cell: Mapping[str, Any]) -> None:
-    """Prints the results of one run: warnings, headline score by dataset, all scores, threshold, stages, and
-    the audit of the outliers.
+    """Prints the results of one run: warnings, headline score by dataset, all scores, the figures of each class,
+    threshold, stages, and the audit of the outliers.
 
     Args:
         console: Where to print; plain text when it is not a terminal.
@@ -159,17 +198,15 @@ def print_cell(console: Console, cell: Mapping[str, Any]) -> None:
     console.print()
     _warn(console, cell)
     _say(console, f"OOD detection by {clean(cell['headline_score'])}, the headline score, in percent", "bold")
-    table = _headline_table(console, cell, tuple(COLUMNS))
-    if _width(console, table) > console.width:
-        # Half a figure would be a wrong one: a narrow console shows fewer columns, each of them whole.
-        table = _headline_table(console, cell, ("auroc", "fpr_at_ood_tpr"))
-    console.print(table)
+    few, fewest = ("auroc", "fpr_at_ood_tpr"), ("auroc",)
+    _print_fitting(console, [_headline_table(console, cell, metrics) for metrics in (tuple(COLUMNS), few, fewest)])
     if cell.get("intervals"):
         _say(console, INTERVAL_NOTE.strip(), "dim")
     console.print()
     _say(console, "All scores (◂ headline), means over the datasets, in percent; FPR@95 at OOD TPR", "bold")
-    console.print(_scores_table(console, cell))
+    _print_fitting(console, [_scores_table(console, cell, metrics) for metrics in (few, fewest)])
     console.print()
+    _print_classes(console, cell)
     images = cell["id"].get("images")
     accuracy = f"ID accuracy: {percent(cell['id'].get('accuracy'))}%"
     _say(console, accuracy + (f" of {images} test images." if images is not None else "."))

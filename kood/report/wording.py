@@ -165,12 +165,33 @@ def threshold_meaning(cell: Mapping[str, Any]) -> str:
         return ""
     on_test = threshold.get("accepted_id_test")
     accept = 100 * threshold["accept"]
+    if threshold.get("by_class"):
+        value = f"the threshold of the class that it is taken for ({_values(threshold['thresholds'])})"
+        which = f"each the value that accepts {accept:g}% of the calibration images that are taken for its class, of"
+    else:
+        value, which = number(threshold.get("value")), f"the value that accepts {accept:g}% of"
     return clean(
-        f"An image whose {threshold['score']} score is above {number(threshold.get('value'))} is called "
-        f"out-of-distribution: the value that accepts {accept:g}% of {threshold.get('calibration_images', '—')} "
-        f"calibration images that no training saw. On the ID test images it accepted "
+        f"An image whose {threshold['score']} score is above {value} is called "
+        f"out-of-distribution: {which} {threshold.get('calibration_images', '—')} "
+        f"calibration images that no training saw.{_shared(threshold)} On the ID test images it accepted "
         + ("an unknown share." if _missing(on_test) else f"{percent(on_test)}%{_between(threshold)}.")
     )
+
+
+def _values(thresholds: Sequence[Mapping[str, Any]]) -> str:
+    values = sorted(one["value"] for one in thresholds if not _missing(one.get("value")))
+    return " to ".join(dict.fromkeys(number(value) for value in (values[:1] + values[-1:]))) or "—"
+
+
+def _shared(threshold: Mapping[str, Any], most: int = 5) -> str:
+    """Which classes have one threshold together, where thresholds are by class."""
+    told = ""
+    for one in threshold.get("thresholds") or [] if threshold.get("by_class") else []:
+        names = one["classes"]
+        if len(names) > 1:
+            listed = ", ".join(names[:most]) + (f" and {len(names) - most} more" if len(names) > most else "")
+            told += f" {listed} share one, set on {one.get('calibration_images', '—')} images."
+    return told
 
 
 def _between(threshold: Mapping[str, Any]) -> str:

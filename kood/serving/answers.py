@@ -10,9 +10,9 @@ from pathlib import Path
 from typing import IO, Any
 
 from rich.console import Console
-from rich.markup import escape
 from rich.progress import Progress
 from rich.table import Table
+from rich.text import Text
 
 from kood.data.files import PassedOver, files_under
 from kood.errors import UserError
@@ -180,19 +180,18 @@ def _tables(console: Console, title: str, found: Iterator[Answer]) -> None:
     if page:
         console.print(_table(page, title))
     for message in told:
-        console.print(message, markup=False, highlight=False, soft_wrap=True)
+        console.print(Text(message), soft_wrap=True)
 
 
 def _table(page: Sequence[Answer], title: str) -> Table:
-    table = Table(
-        "image", "label", "probability", "OOD score", "p-value", "is OOD", "threshold", "version",
-        title=escape(title), title_justify="left",
-    )  # fmt: skip
+    table = Table(title=Text(title), title_justify="left")
+    for heading in ("image", "label", "probability", "OOD score", "p-value", "is OOD", "threshold", "version"):
+        table.add_column(heading, overflow="fold")  # Cut off, two long names would be one.
     for answer in page:
         said: dict[str, Any] = answer.said or {}
         table.add_row(
-            escape(clean(str(answer.file))),
-            escape(clean(said["class_name"] or str(said["label"]))),
+            Text(clean(str(answer.file))),
+            Text(clean(said["class_name"] or str(said["label"]))),
             *(_figure(said[name], form) for name, form in (("probability", ".3f"), ("ood_score", ".4g"))),
             _figure(said["p_value"], ".3g"),
             "[bold]yes[/bold]" if said["is_ood"] else "no",

@@ -1,7 +1,9 @@
 """A new threshold for a finished model, from the user's own images, without training anything."""
 
+import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -161,7 +163,9 @@ def calibrate(
     rate = accepted / kept if kept else None
     interval = rate_interval(accepted, kept)
     told = {"images": kept, "rate": rate, "interval": list(interval)} if kept else None
-    with Run(old.parent).held() as folder:
+    held_by_one = Run(old.parent)
+    held_by_one.on_damage = partial(print, file=sys.stderr)
+    with held_by_one.held() as folder:
         version = old.parent / str(folder.next_version())
         publish_calibrated(old, version, served, {"accepted": told, "calibrated_from": old.name})
     return Calibrated(

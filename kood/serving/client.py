@@ -1,6 +1,7 @@
 """Who answers: a SavedModel here, or a TF Serving somewhere over REST or gRPC. One question, one kind of answer."""
 
 import base64
+import http.client
 import io
 import json
 import math
@@ -14,6 +15,8 @@ from typing import Any, Protocol
 
 from kood.errors import UserError
 from kood.process import native_messages_held_back
+from kood.serving.address import Address
+from kood.text import masked
 
 __all__ = ["GrpcModel", "LocalModel", "Model", "RestModel", "newest_version", "open_model", "prepared"]
 
@@ -60,7 +63,8 @@ def open_model(run: Path, url: str | None = None, timeout: float = 60.0) -> Mode
 
     Args:
         run: `saved/<recipe>` or a version in it; with a URL only its name counts.
-        url: `http://host:8501` or `grpc://host:8500` of a TF Serving that serves it; None for the SavedModel itself.
+        url: `http://host:8501` or `grpc://host:8500` of a TF Serving that serves it, with `user:password@` before the
+            host where it asks for basic authentication; None for the SavedModel itself.
         timeout: Seconds to wait for each answer of a server.
 
     Raises:
@@ -68,14 +72,10 @@ def open_model(run: Path, url: str | None = None, timeout: float = 60.0) -> Mode
     """
     if url is None:
         return LocalModel(newest_version(run))
-    parts = urllib.parse.urlsplit(url)
-    if parts.scheme not in ("http", "https", "grpc") or not parts.netloc:
-        raise UserError(f"--url {url}: write http://HOST:8501 for TF Serving's REST port, or grpc://HOST:8500")
+    address = Address.of(url)
     version = int(run.name) if run.name.isdecimal() else None
     name = run.resolve().parent.name if version is not None else run.resolve().name
-    if parts.scheme == "grpc":
-        return GrpcModel(parts.netloc, name, version, timeout)
-    return RestModel(url.rstrip("/"), name, version, timeout)
+    return (GrpcModel if address.scheme == "grpc" else RestModel)(url, name, version, timeout)
 
 
 def newest_version(folder: Path) -> Path:
@@ -201,7 +201,7 @@ class RestModel:
     """A TF Serving over REST.
 
     Args:
-        url: `http://host:port`.
+        url: `http://host:port`, and what `Address` allows besides.
         name: Of the model there.
         version: Of the model; None for the newest.
         timeout: Seconds.
@@ -209,41 +209,63 @@ class RestModel:
 
     def __init__(self, url: str, name: str, version: int | None = None, timeout: float = 60.0):
         which = "" if version is None else f"/versions/{version}"
-        self._url = f"{url}/v1/models/{urllib.parse.quote(name)}{which}:predict"
+        self._address = Address.of(url)
+        self._url = f"{self._address.shown}/v1/models/{urllib.parse.quote(name)}{which}:predict"
         self._timeout = timeout
+        self._opener = urllib.request.build_opener(_NoRedirect)
 
     def ask(self, files: Sequence[bytes]) -> list[dict[str, Any] | None]:
         """As `Model.ask`."""
         instances = [{"b64": base64.b64encode(data).decode()} for data in files]
         body = json.dumps({"signature_name": SIGNATURE, "instances": instances}).encode()
         request = urllib.request.Request(self._url, body, {"Content-Type": "application/json"})
+        if self._address.authorization:
+            request.add_unredirected_header("Authorization", self._address.authorization)
         try:
-            with urllib.request.urlopen(request, timeout=self._timeout) as response:
+            with self._opener.open(request, timeout=self._timeout) as response:
                 rows = json.load(response)["predictions"]
             told = (*KEPT, "probabilities", "decoded", *(name for name in GIVEN_UNDER if rows and name in rows[0]))
             columns = {name: [row[name] for row in rows] for name in told}
         except urllib.error.HTTPError as error:
-            text = error.read().decode(errors="replace")
-            raise UserError(f"{self._url} answers {error.code}: {_message(text)}", exit_code=1) from error
-        except (urllib.error.URLError, TimeoutError, ConnectionError) as error:
-            raise UserError(f"{self._url} cannot be reached: {getattr(error, 'reason', error)}", exit_code=1) from error
+            raise UserError(f"{self._url} answers {error.code}: {self._refused(error)}", exit_code=1) from None
+        except (OSError, http.client.HTTPException) as error:
+            reason = getattr(error, "reason", None) or error
+            raise UserError(
+                f"{self._url} cannot be reached: {reason}{self._address.through_proxy()}", exit_code=1
+            ) from None
         except (ValueError, KeyError, TypeError) as error:
-            raise UserError(f"{self._url} answers what kood's models do not: {error!r}", exit_code=1) from error
+            raise UserError(
+                f"{self._url} answers what kood's models do not: {error!r}{self._address.through_proxy()}", exit_code=1
+            ) from None
         return _rows(columns)
 
+    def _refused(self, error: urllib.error.HTTPError) -> str:
+        """Why a server, or a proxy before it, does not answer."""
+        text = error.read().decode(errors="replace")
+        try:
+            return str(json.loads(text)["error"])
+        except (ValueError, KeyError, TypeError):
+            pass
+        if 300 <= error.code < 400:
+            return f"it sends on to {masked(error.headers.get('Location', 'nowhere'))}; give --url the address there"
+        if error.code == 401:
+            given = "user and password are not taken" if self._address.authorization else "it asks for a password"
+            return f"{given}; write them into the address, --url http://USER:PASSWORD@HOST"
+        return f"{' '.join(text.split())[:300] or error.reason}{self._address.through_proxy()}"
 
-def _message(text: str) -> str:
-    try:
-        return str(json.loads(text)["error"])
-    except (ValueError, KeyError, TypeError):
-        return " ".join(text.split())[:300]
+
+class _NoRedirect(urllib.request.HTTPRedirectHandler):
+    """A question that is sent on would arrive without its images."""
+
+    def redirect_request(self, *_):
+        return None
 
 
 class GrpcModel:
     """A TF Serving over gRPC.
 
     Args:
-        address: `host:port`.
+        address: `host:port` or `grpc://host:port`, and what `Address` allows besides.
         name: Of the model there.
         version: Of the model; None for the newest.
         timeout: Seconds.
@@ -256,12 +278,14 @@ class GrpcModel:
             from tensorflow_serving.apis import predict_pb2, prediction_service_pb2_grpc
 
         sizes = [("grpc.max_send_message_length", MESSAGE_BYTES), ("grpc.max_receive_message_length", MESSAGE_BYTES)]
-        self._address, self._timeout = address, timeout
-        self._channel = grpc.insecure_channel(address, sizes)
+        self._address, self._timeout = Address.of(address if "://" in address else f"grpc://{address}"), timeout
+        self._channel = grpc.insecure_channel(self._address.place, sizes)
         self._stub = prediction_service_pb2_grpc.PredictionServiceStub(self._channel)
         self._request = predict_pb2.PredictRequest()
         self._request.model_spec.name = name
         self._request.model_spec.signature_name = SIGNATURE
+        given = self._address.authorization
+        self._metadata = [("authorization", given)] if given else None
         if version is not None:
             self._request.model_spec.version.value = version
 
@@ -272,9 +296,13 @@ class GrpcModel:
 
         self._request.inputs["image_bytes"].CopyFrom(tf.make_tensor_proto(list(files), tf.string))
         try:
-            response = self._stub.Predict(self._request, timeout=self._timeout)
+            response = self._stub.Predict(self._request, timeout=self._timeout, metadata=self._metadata)
         except grpc.RpcError as error:
-            raise UserError(f"grpc://{self._address} answers {error.code().name}: {error.details()}", 1) from error
+            code = error.code()
+            why = self._address.without_secrets(str(error.details()))
+            if code in (grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.DEADLINE_EXCEEDED, grpc.StatusCode.UNKNOWN):
+                why += self._address.through_proxy()
+            raise UserError(f"{self._address.shown} answers {code.name}: {why}", 1) from None
         return _rows({name: tf.make_ndarray(value).tolist() for name, value in response.outputs.items()})
 
 

@@ -1,6 +1,9 @@
 """What TF Serving is started with: a model list, batching parameters, a compose file."""
 
+import csv
+import io
 import re
+import shlex
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -23,11 +26,13 @@ class Written:
         files: `models.config`, `batching.config` and `compose.yaml`.
         docker: The command for Docker alone.
         binary: The command for the binary.
+        compose: The command for the compose file.
     """
 
     files: list[Path]
     docker: str
     binary: str
+    compose: str
 
 
 def write_serving_config(
@@ -61,27 +66,36 @@ def write_serving_config(
             raise UserError(f"{run}: {named[name]} has the same name {name}; rename one of them")
         named[name] = base
     folder.mkdir(parents=True, exist_ok=True)
+    here = folder.resolve()
+    volumes = {f"/models/{name}": base for name, base in named.items()} | {"/config": here}
     texts = {
         "models.config": _models({name: f"/models/{name}" for name in named}),
         "batching.config": _batching(max_batch, wait_microseconds),
-        "compose.yaml": _compose(named, folder.resolve()),
+        "compose.yaml": _compose(volumes),
         "models.local.config": _models({name: str(base) for name, base in named.items()}),
     }
     for name, text in texts.items():
         write_atomically(folder / name, text.encode())
-    here = folder.resolve()
-    mounts = " ".join(f"-v {_quoted(f'{base}:/models/{name}:ro')}" for name, base in named.items())
-    options = "--enable_batching --batching_parameters_file={0}/batching.config --model_config_file={0}/{1}"
+    mounts = " ".join(f"--mount {shlex.quote(_mount(source, target))}" for target, source in volumes.items())
     return Written(
         [folder / name for name in texts],
-        f"docker run --rm -p 8500:8500 -p 8501:8501 {mounts} -v {_quoted(f'{here}:/config:ro')} {IMAGE} "
-        + options.format("/config", "models.config"),
-        "tensorflow_model_server --port=8500 --rest_api_port=8501 " + options.format(here, "models.local.config"),
+        f"docker run --rm -p 8500:8500 -p 8501:8501 {mounts} {IMAGE} " + _options("/config", "models.config"),
+        "tensorflow_model_server --port=8500 --rest_api_port=8501 " + _options(str(here), "models.local.config"),
+        f"docker compose -f {shlex.quote(str(folder / 'compose.yaml'))} up",
     )
 
 
-def _quoted(text: str) -> str:
-    return text if re.fullmatch(r"[\w./:-]+", text, re.ASCII) else "'" + text.replace("'", "'\\''") + "'"
+def _options(folder: str, models: str) -> str:
+    files = {"batching_parameters_file": "batching.config", "model_config_file": models}
+    given = (f"--{option}={shlex.quote(f'{folder}/{file}')}" for option, file in files.items())
+    return " ".join(["--enable_batching", *given])
+
+
+def _mount(source: Path, target: str) -> str:
+    """A value of docker's `--mount`, which is a line of CSV; `--volume` has no way to write a colon."""
+    line = io.StringIO()
+    csv.writer(line, lineterminator="").writerow(["type=bind", f"source={source}", f"target={target}", "readonly"])
+    return line.getvalue()
 
 
 def _string(text: str) -> str:
@@ -105,8 +119,7 @@ def _batching(max_batch: int, wait_microseconds: int) -> str:
     )
 
 
-def _compose(named: dict[str, Path], folder: Path) -> str:
-    volumes = [f"{base}:/models/{name}:ro" for name, base in named.items()] + [f"{folder}:/config:ro"]
+def _compose(volumes: dict[str, Path]) -> str:
     lines = [
         "services:",
         "  serving:",
@@ -118,6 +131,13 @@ def _compose(named: dict[str, Path], folder: Path) -> str:
         "      - --enable_batching",
         "      - --batching_parameters_file=/config/batching.config",
         "    volumes:",
-        *(f"      - {_string(volume)}" for volume in volumes),
     ]
+    for target, source in volumes.items():
+        # The long form: in the short one a colon ends the path. A dollar would begin a variable.
+        lines += [
+            "      - type: bind",
+            f"        source: {_string(str(source).replace('$', '$$'))}",
+            f"        target: {target}",
+            "        read_only: true",
+        ]
     return "\n".join(lines) + "\n"

@@ -1,5 +1,8 @@
 """What TF Serving is started with, read back by its own protos."""
 
+import csv
+import shlex
+
 import pytest
 import yaml
 from google.protobuf import text_format
@@ -31,9 +34,41 @@ def test_the_files_say_what_was_asked(tmp_path):
     batching = (tmp_path / "out" / "batching.config").read_text()
     assert "max_batch_size { value: 16 }" in batching and "batch_timeout_micros { value: 500 }" in batching
     compose = yaml.safe_load((tmp_path / "out" / "compose.yaml").read_text())
-    assert f"{tmp_path}/saved here/one:/models/one:ro" in compose["services"]["serving"]["volumes"]
-    assert f"-v '{tmp_path}/saved here/one:/models/one:ro'" in written.docker
-    assert str(tmp_path / "out" / "models.local.config") in written.binary
+    assert {
+        "type": "bind", "source": f"{tmp_path}/saved here/one", "target": "/models/one", "read_only": True,
+    } in compose["services"]["serving"]["volumes"]  # fmt: skip
+    assert mounted(written.docker) == {
+        "/models/one": f"{tmp_path}/saved here/one", "/models/two": f"{tmp_path}/two", "/config": f"{tmp_path}/out",
+    }  # fmt: skip
+    assert f"--model_config_file={tmp_path / 'out' / 'models.local.config'}" in shlex.split(written.binary)
+
+
+def mounted(command):
+    """{target: source} of a `docker run`, read as a shell and docker read it."""
+    words = shlex.split(command)
+    values = [next(csv.reader([words[i + 1]])) for i, word in enumerate(words) if word == "--mount"]
+    fields = [dict(field.partition("=")[::2] for field in value) for value in values]
+    assert all(one["type"] == "bind" and "readonly" in one for one in fields)
+    return {one["target"]: one["source"] for one in fields}
+
+
+STRANGE = """it's: "a, b" $HOME ünï `x` \\"""
+
+
+def test_commands_and_files_survive_any_path(tmp_path):
+    base, out = run(tmp_path / STRANGE / "one"), tmp_path / "out" / STRANGE
+    written = write_serving_config([base], out)
+    assert mounted(written.docker) == {"/models/one": str(base), "/config": str(out)}
+    assert shlex.split(written.compose) == ["docker", "compose", "-f", str(out / "compose.yaml"), "up"]
+    binary = shlex.split(written.binary)
+    assert f"--model_config_file={out}/models.local.config" in binary
+    assert f"--batching_parameters_file={out}/batching.config" in binary
+    volumes = yaml.safe_load((out / "compose.yaml").read_text(encoding="utf-8"))["services"]["serving"]["volumes"]
+    # Compose replaces variables after it has read the file, and "$$" by "$".
+    assert [one["source"].replace("$$", "$") for one in volumes] == [str(base), str(out)]
+    config = model_server_config_pb2.ModelServerConfig()
+    text_format.Parse((out / "models.local.config").read_text(encoding="utf-8"), config)
+    assert [m.base_path for m in config.model_config_list.config] == [str(base)]
 
 
 def test_names_that_cannot_be_served_are_refused(tmp_path):

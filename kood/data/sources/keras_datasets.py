@@ -9,6 +9,7 @@ import numpy as np
 
 from kood.data.image_set import ImageSet
 from kood.errors import UserError
+from kood.process import through_proxy
 
 __all__ = ["cifar10", "cifar100", "fashion_mnist", "mnist"]
 
@@ -132,7 +133,8 @@ def _loaded(name: str):
     # Keras reports a failed download as a bare Exception; a damaged file as whatever its reader raises.
     except Exception as error:
         raise UserError(
-            f"source: Keras could not download or read the data ({error}). Without a network, fetch {address} elsewhere"
+            f"source: Keras could not download or read the data ({error}{through_proxy(address)}). Without a network, "
+            f"fetch {address} elsewhere"
             f' and put it at ~/.keras/datasets/{file}; or give the images as files: source = "folder", path = ...'
         ) from error
 

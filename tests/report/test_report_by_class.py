@@ -1,0 +1,128 @@
+"""Figures by class: in their order, or the worst of many; the same in the terminal and on the page."""
+
+import re
+
+import pytest
+
+from kood.report import print_cell
+from kood.report.by_class import blocks, is_below
+from kood.report.html import page
+from kood.report.wording import threshold_meaning
+
+
+def classes(count):
+    """Class n of N has the accuracy .5 + n / 2N and accepts 1 - n / 2N."""
+    return [
+        {
+            "name": f"class {n}",
+            "images": 40 + n,
+            "accuracy": 0.5 + n / (2 * count),
+            "accuracy_interval": [0.4 + n / (2 * count), min(1.0, 0.6 + n / (2 * count))],
+            "accepted": 1 - n / (2 * count),
+            "accepted_interval": [0.9 - n / (2 * count), 1.02 - n / (2 * count)],
+            "auroc": {"near": 0.8, "far": 0.9 + n / 1000},
+        }
+        for n in range(count)
+    ]
+
+
+def by_class(threshold):
+    threshold.update(
+        by_class=True,
+        thresholds=[
+            {"classes": ["class 0"], "value": 0.5, "calibration_images": 60},
+            {"classes": [f"class {n}" for n in range(1, 8)], "value": 0.25, "calibration_images": 49},
+        ],
+    )
+
+
+def line_of(text, name):
+    return next(line for line in text.splitlines() if re.match(rf"\s*{name}\b", line))
+
+
+def test_a_few_classes_all_stand_in_their_order(cell, capture):
+    cell["classes"] = classes(8)
+    text = capture(lambda console: print_cell(console, cell)).split("By class")[1]
+    names = re.findall(r"^class \d", text, re.MULTILINE)
+    assert names == [f"class {n}" for n in range(8)]
+    assert line_of(text, "class 2").split() == [
+        "class", "2", "42", "62.5", "[52.5,", "72.5]", "87.5", "[77.5,", "89.5]", "↓", "80.0", "90.2",
+    ]  # fmt: skip
+    assert "↓" not in line_of(text, "class 0") and "below the 95% that are promised (6 classes)" in " ".join(
+        text.split()
+    )
+    html = page(cell)
+    assert "<h2>By class</h2>" in html and "<td>62.5 [52.5, 72.5]</td><td>87.5 [77.5, 89.5] ↓</td>" in html
+    assert html.index("class 0") < html.index("class 7") and "All 8 classes" not in html
+    assert html.count('<tr class="below">') == 6
+
+
+def test_of_many_classes_the_worst_are_shown_and_all_folded(cell, capture):
+    cell["classes"] = classes(40)
+    accepted, accurate = blocks(cell["classes"])
+    assert [one["name"] for one in accepted[1]] == [f"class {n}" for n in range(39, 29, -1)]
+    assert [one["name"] for one in accurate[1]] == [f"class {n}" for n in range(10)]
+    text = capture(lambda console: print_cell(console, cell)).split("By class")[1]
+    assert "The 10 of 40 classes with the smallest share accepted" in text and "the lowest accuracy" in text
+    assert len(re.findall(r"^class \d+", text, re.MULTILINE)) == 20 and "All classes stand in report.html" in text
+    folded = page(cell).split("<summary>All 40 classes</summary>")[1].split("</details>")[0]
+    assert re.findall(r">(class \d+)<", folded) == [f"class {n}" for n in range(40)]
+
+
+@pytest.mark.parametrize("width", [40, 60, 80, 200])
+def test_no_figure_is_cut(cell, capture, width):
+    cell["classes"] = classes(12)
+    cell["classes"][3]["name"] = "a name that is long, and [red]different[/red] at its " + "very " * 12 + "end"
+    by_class(cell["threshold"])
+    text = capture(lambda console: print_cell(console, cell), width=width)
+    assert max(map(len, text.splitlines())) <= width and "…" not in text
+    for one in cell["classes"]:
+        assert f"{100 * one['accuracy']:.1f}" in text and f"{100 * one['accepted']:.1f}" in text
+    assert all(word in text for word in ("long,", "[red]", "end"))  # The name folds, and every part of it is there.
+
+
+def test_figures_that_are_not_there_are_dashes(cell, capture):
+    cell["classes"] = [
+        {"name": "none", "images": 0, "accuracy": None, "accepted": None, "auroc": {}},
+        {"name": "some", "images": 9, "accuracy": 1.0, "accepted": 1.0, "accepted_interval": [0.7, 1.0]},
+    ]
+    text = capture(lambda console: print_cell(console, cell)).split("By class")[1]
+    assert line_of(text, "none").split() == ["none", "0", "—", "—"] and "near" not in text.split("Percent")[0]
+    assert not re.search(r"\b(nan|None)\b", page(cell))
+    del cell["classes"]  # A report from before there were any.
+    assert "By class" not in page(cell) and "By class" not in capture(lambda console: print_cell(console, cell))
+
+
+def test_a_matrix_has_them_inside_each_cell(matrix):
+    for one in matrix["cells"]:
+        one["classes"] = classes(4)
+    html = page(matrix)
+    assert html.count("<h3>By class</h3>") == len(matrix["cells"]) and "<h2>By class" not in html
+
+
+def test_thresholds_by_class_are_told(cell, capture):
+    cell["classes"] = classes(8)
+    by_class(cell["threshold"])
+    told = threshold_meaning(cell)
+    assert "above the threshold of the class that it is taken for (0.25 to 0.5)" in told
+    assert "each the value that accepts 95% of the calibration images that are taken for its class, of 109" in told
+    assert "class 1, class 2, class 3, class 4, class 5 and 2 more share one, set on 49 images." in told
+    text = capture(lambda console: print_cell(console, cell), width=120).split("By class")[1]
+    assert line_of(text, "class 0").split()[-1] == "0.5" and line_of(text, "class 7").split()[-1] == "0.25"
+    assert '<th scope="col">threshold</th>' in page(cell)
+
+
+def test_below_is_an_interval_that_leaves_out_the_promise():
+    assert is_below({"accepted_interval": [0.8, 0.949]}, 0.95) and not is_below(
+        {"accepted_interval": [0.8, 0.95]}, 0.95
+    )
+    assert not is_below({}, 0.95) and not is_below({"accepted_interval": [0.1, 0.2]}, None)
+
+
+@pytest.mark.parametrize("name", ["[red]x[/red]", ":smile:", "<b>", "a\x1b[31mb"])
+def test_names_are_names(cell, capture, name):
+    cell["classes"] = classes(2)
+    cell["classes"][0]["name"] = name
+    text = capture(lambda console: print_cell(console, cell))
+    assert "\x1b" not in text and ("\x1b" in name or name in text)
+    assert "<b>" not in page(cell)

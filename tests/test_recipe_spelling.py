@@ -1,0 +1,103 @@
+"""Recipes and `--set` as people write them: read, or refused with the spelling that works."""
+
+import shlex
+
+import pytest
+
+from kood.errors import UserError
+from kood.recipe import load
+from tests.conftest import TINY
+
+
+def refused(path, *overrides):
+    with pytest.raises(UserError) as caught:
+        load(path, overrides)
+    return str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("given", "key", "value"),
+    [
+        ("outliers.use=noise,cutmix", "outliers.use", ["noise", "cutmix"]),
+        ("outliers=noise,cutmix", "outliers.use", ["noise", "cutmix"]),
+        ("outliers.use=noise", "outliers.use", ["noise"]),
+        ("outliers.use=[noise, cutmix]", "outliers.use", ["noise", "cutmix"]),  # The shell took the quotes.
+        ("data.id.classes=0,3", "data.id.classes", [0, 3]),
+        ("data.image_shape=8,8,1", "data.image_shape", [8, 8, 1]),
+        ("train.augment=", "train.augment", []),
+        ("evaluate.scores=msp", "evaluate.scores", ["msp"]),
+        ("matrix.seed=1,2", "matrix.seed", [1, 2]),
+        ("evaluate.baseline=True", "evaluate.baseline", True),
+        ("evaluate.baseline=no", "evaluate.baseline", False),
+        ("train.learning_rate=.01", "train.learning_rate", 0.01),
+        ("train.learning_rate=0,5", "train.learning_rate", 0.5),
+        ("train.epochs=1e1", "train.epochs", 10),
+        ("train.epochs='3'", "train.epochs", 3),
+        ("name=2024", "name", "2024"),
+        ("name=2024-01-01", "name", "2024-01-01"),
+        ("data.far.uniform={source=uniform, count=60}", "data.far.uniform.source", "uniform"),
+    ],
+)
+def test_the_spelling_that_is_shown_works(tiny, given, key, value):
+    message = refused(tiny, given)
+    command = shlex.split(message.rpartition("; write ")[2])
+    assert command[0] == "--set" and len(command) == 2
+    found = load(tiny, command[1:])
+    for part in key.split("."):
+        found = found[part] if isinstance(found, dict) else getattr(found, part)
+    assert found == value
+
+
+def test_in_a_file_the_spelling_is_that_of_the_file(tiny):
+    tiny.write_text(TINY.replace('use = ["label_mixup", "noise"]', 'use = "noise, cutmix"'))
+    assert refused(tiny).endswith('write use = ["noise", "cutmix"]')
+
+
+@pytest.mark.parametrize("given", ["train.clip_norm=None", "train.epochs=", "train.ema=null"])
+def test_none_is_a_key_that_is_left_out(tiny, given):
+    assert "leave the key out" in refused(tiny, given)
+
+
+@pytest.mark.parametrize(
+    ("given", "told"),
+    [
+        ('data.id.path="C:\\data"', "single quotes, 'C:\\data', or with forward slashes"),
+        ('data.id.path="C:\\new"', "single quotes, 'C:\\data', or with forward slashes"),
+        ("data.id.path=“x”", "U+201C"),
+        ("outliers.use='noise','cutmix'", "a list stands in brackets"),
+        ("classifier=small_cnn", "such as classifier.backbone"),
+        ("serve=0.9", "such as serve."),
+    ],
+)
+def test_a_value_that_is_not_what_it_looks_like_is_refused(tiny, given, told):
+    assert told in refused(tiny, given)
+    assert load(tiny, ["data.id.path=C:\\new"]).data.id.path == "C:\\new"  # A bare word is what it is.
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "told"),
+    [
+        ("seed = 3", 'seed = 3\nname = "C:\\Users"', "in single quotes"),
+        ("seed = 3", 'seed = 3\nname = "C:\\data"', "in single quotes"),
+        ('source = "digits"\nclasses', 'source = "folder"\npath = "C:\\test\\new"\nclasses', "data.id.path: holds a"),
+        ('"arcface"', "“arcface”", "'“' (U+201C) is to be \""),
+        ("epochs = 2", "epochs\u00a0= 2", "(U+00A0) is to be a blank"),
+        ("margin = 0.2", "margin = None", "leave the key out"),
+        ("margin = 0.2", "margin = .2", "TOML writes 0.2"),
+        ('"arcface"', "arcface", "words stand in quotes"),
+        ("epochs = 2", "epochs = 2\nbaseline = True", "TOML writes true"),
+        ("seed = 3", "seed = 3\nname = 2024-01-01", 'write name = "2024-01-01"'),
+    ],
+)  # fmt: skip
+def test_what_an_editor_or_a_habit_puts_into_a_file_is_named(tiny, old, new, told):
+    assert old in TINY
+    tiny.write_text(TINY.replace(old, new, 1), encoding="utf-8")
+    assert told in refused(tiny)
+
+
+def test_a_byte_order_mark_is_read_and_another_encoding_told(tiny):
+    plain = load(tiny)
+    tiny.write_bytes(b"\xef\xbb\xbf" + TINY.replace("\n", "\r\n").encode())
+    assert load(tiny) == plain
+    tiny.write_text(TINY, encoding="utf-16")
+    assert "save it as UTF-8" in refused(tiny)
