@@ -6,9 +6,18 @@ from pathlib import Path
 
 from kood.errors import UserError
 
-__all__ = ["SUFFIXES", "files_under", "images_among"]
+__all__ = ["SUFFIXES", "USUAL", "files_under", "images_among"]
 
-SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp", ".gif", ".webp")
+#: Those that most images have.
+USUAL = (".png", ".jpg", ".jpeg", ".bmp", ".gif", ".webp", ".tif", ".tiff")
+
+#: Those of every format that Pillow reads by itself, without another program (`decode.OUTSIDE`).
+SUFFIXES = (
+    *USUAL, ".apng", ".avif", ".avifs", ".blp", ".bw", ".cur", ".dcx", ".dds", ".dib", ".fit", ".fits", ".flc", ".fli",
+    ".ftc", ".ftu", ".gbr", ".icb", ".icns", ".ico", ".iim", ".im", ".j2c", ".j2k", ".jfif", ".jp2", ".jpc", ".jpe",
+    ".jpf", ".jpx", ".mpo", ".msp", ".pbm", ".pcd", ".pcx", ".pfm", ".pgm", ".pnm", ".ppm", ".psd", ".pxr", ".qoi",
+    ".ras", ".rgb", ".rgba", ".sgi", ".tga", ".vda", ".vst", ".xbm", ".xpm",
+)  # fmt: skip
 
 
 def files_under(root: Path) -> list[str]:

@@ -11,6 +11,7 @@ import numpy as np
 from kood import registry
 from kood.data.classes import select_classes
 from kood.data.image_set import ImageSet, Splits
+from kood.data.rules import WHITE, Colour, ground_colour
 from kood.errors import UserError, under
 
 __all__ = ["load_id", "load_ood", "load_source"]
@@ -21,7 +22,7 @@ _DONE_HERE = ("classes", "count", "split")
 
 
 def load_source(
-    spec: Any, image_shape: tuple[int, int, int], *, seed: int, key: str, **options: Any
+    spec: Any, image_shape: tuple[int, int, int], *, seed: int, key: str, ground: Colour = WHITE, **options: Any
 ) -> dict[str, ImageSet]:
     """Call the source that `spec` names with the options that `spec` sets.
 
@@ -34,6 +35,7 @@ def load_source(
         image_shape: (H, W, C) of the images wanted.
         seed: Decides all that is random about the source.
         key: Where the recipe has `spec`, such as "data.far.noise"; it begins every message.
+        ground: What is seen through transparency, where the source may have any.
         **options: Values that stand in for those of `spec`; None takes an option away.
 
     Returns:
@@ -55,12 +57,13 @@ def load_source(
                 f"{key}.{option}: the source {spec.source!r} needs it; add {option} = ... (`kood list datasets` says "
                 "what each source takes)"
             )
+    given["ground"] = ground
     accepted = {option: value for option, value in given.items() if option in entry.parameters}
     with under(key):
         return registry.obtain(_ROOM, spec.source)(tuple(image_shape), seed=seed, **accepted)
 
 
-def load_ood(spec: Any, image_shape: tuple[int, int, int], *, seed: int, key: str) -> ImageSet:
+def load_ood(spec: Any, image_shape: tuple[int, int, int], *, seed: int, key: str, ground: Colour = WHITE) -> ImageSet:
     """One out-of-distribution set: its test images where it has any, then `classes`, then `count` drawn at random.
 
     Args:
@@ -68,6 +71,7 @@ def load_ood(spec: Any, image_shape: tuple[int, int, int], *, seed: int, key: st
         image_shape: (H, W, C) of the images wanted.
         seed: Decides what is drawn.
         key: Where the recipe has `spec`.
+        ground: As for `load_source`.
 
     Returns:
         An `ImageSet` of at least one image, labelled as the source is.
@@ -77,7 +81,7 @@ def load_ood(spec: Any, image_shape: tuple[int, int, int], *, seed: int, key: st
     """
     entry = registry.find(_ROOM, spec.source, f"{key}.source")
     wanted = {"split": spec.split or "test"} if "split" in entry.parameters else {}
-    sets = load_source(spec, image_shape, seed=seed, key=key, **wanted)
+    sets = load_source(spec, image_shape, seed=seed, key=key, ground=ground, **wanted)
     if spec.split is not None:
         chosen = _official(sets, spec.split, key)
     else:
@@ -107,7 +111,7 @@ def load_id(data: Any, *, key: str = "data.id") -> Splits:
     the training part. Labels are renumbered 0..K-1 in the order of `classes`.
 
     Args:
-        data: Has `image_shape`, `split_seed` and `id`, which is as for `load_source` with `validation`,
+        data: Has `image_shape`, `ground`, `split_seed` and `id`, which is as for `load_source` with `validation`,
             `calibration`, `test` and `per_class` besides.
         key: Where the recipe has `data.id`.
 
@@ -118,7 +122,7 @@ def load_id(data: Any, *, key: str = "data.id") -> Splits:
         UserError: As `load_source` does; a source without labels; a class too small to stand in every part.
     """
     spec, seed = data.id, data.split_seed
-    sets = load_source(spec, data.image_shape, seed=seed, key=key, count=None)
+    sets = load_source(spec, data.image_shape, seed=seed, key=key, ground=ground_colour(data.ground), count=None)
     if spec.split is not None:
         sets = {"all": _official(sets, spec.split, key)}
     if any(found.labels is None for found in sets.values()):

@@ -8,6 +8,7 @@ import numpy as np
 
 from kood.conformal import refuse_too_few
 from kood.data import ImageSet, load_id, load_ood
+from kood.data.rules import ground_colour
 from kood.data.stored import source_state, write_images
 from kood.errors import UserError
 from kood.pipeline.build import build_classifier, build_network, mixed_groups
@@ -47,7 +48,7 @@ def prepare_data(work: Work) -> Stage:
             seen = {"data.id": np.unique(np.concatenate([_digests(one) for one in sets.values()]))}
             stage.update(1)
             for done, (key, source) in enumerate(sources.items(), start=2):
-                images = load_ood(source, data.shape, seed=data.split_seed, key=key)
+                images = load_ood(source, data.shape, seed=data.split_seed, key=key, ground=ground_colour(data.ground))
                 images = _some(images, limit) if limit else images
                 skipped[key] = list(images.skipped)
                 facts[key] = write_images(folder, key, images)

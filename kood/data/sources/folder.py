@@ -5,8 +5,9 @@ from pathlib import Path
 
 import numpy as np
 
-from kood.data.files import SUFFIXES, files_under, images_among
+from kood.data.files import USUAL, files_under, images_among
 from kood.data.image_set import ImageSet
+from kood.data.rules import WHITE, Colour
 from kood.errors import UserError
 
 __all__ = ["folder"]
@@ -21,12 +22,14 @@ def folder(
     count: int | None = None,
     split: str | None = None,
     max_bad_images: int = 0,
+    ground: Colour = WHITE,
 ) -> dict[str, ImageSet]:
     """Your own images: path/CLASS/*.png, path/train/CLASS and path/test/CLASS, or path/*.png without classes.
 
-    Files end in png, jpg, jpeg, bmp, gif or webp, in upper or lower case; others are passed over, and so is whatever
-    begins with a dot. Folders within a class's folder belong to the class. Classes and files are sorted by name. Only
-    the files that `classes`, `count` and `split` leave are decoded.
+    Files of every format that Pillow reads by itself are taken, by their suffix (`kood.data.files.SUFFIXES`), in upper
+    or lower case; others are passed over, and so is whatever begins with a dot. Folders within a class's folder belong
+    to the class. Classes and files are sorted by name. Only the files that `classes`, `count` and `split` leave are
+    decoded.
 
     Args:
         image_shape: (H, W, C) of the images wanted; files of any size are resized to it.
@@ -36,6 +39,7 @@ def folder(
         count: At most so many files of each split, drawn at random.
         split: Only this one, where the folder has `train` and `test`.
         max_bad_images: How many files of each split may be left out because they cannot be read.
+        ground: What is seen through transparency, (red, green, blue).
 
     Returns:
         {"train", "test"} where the folder has both, else {"all"}; without class folders the labels are None.
@@ -64,7 +68,7 @@ def folder(
         if count is not None and count < len(rows):
             drawn = np.sort(draw.choice(len(rows), count, replace=False))
             rows, labels = rows[drawn], labels[drawn]
-        images, read, skipped = decode_readable([files[row] for row in rows], image_shape, max_bad_images)
+        images, read, skipped = decode_readable([files[row] for row in rows], image_shape, max_bad_images, ground)
         sets[name] = ImageSet(images, labels[read] if class_names else None, class_names, skipped)
     return sets
 
@@ -109,7 +113,7 @@ def _listed(root: Path, files: list[str], inner: list[str]) -> Listing:
         )
     if not folders:
         if not files:
-            raise UserError(f"path: {root} has no images; files must end in {', '.join(SUFFIXES)}")
+            raise UserError(f"path: {root} has no images; files must end in {', '.join(USUAL)} or the like")
         return files, np.zeros(len(files), np.int64), ()
     inside: list[str] = []
     labels: list[int] = []

@@ -5,6 +5,7 @@ from pathlib import Path
 import numpy as np
 
 from kood.data.image_set import ImageSet
+from kood.data.rules import WHITE, Colour
 from kood.errors import UserError
 
 __all__ = ["image_list"]
@@ -21,6 +22,7 @@ def image_list(
     root: str | None = None,
     split: str | None = None,
     max_bad_images: int = 0,
+    ground: Colour = WHITE,
 ) -> dict[str, ImageSet]:
     """A text file that names one image a line, `FILE LABEL`, as OpenOOD's image lists do.
 
@@ -36,6 +38,7 @@ def image_list(
         root: The folder that its files are relative to; the list's own where not given.
         split: Only this one, where there are two lists.
         max_bad_images: How many files of each list may be left out because they cannot be read.
+        ground: What is seen through transparency, (red, green, blue).
 
     Returns:
         {"train", "test"} where the path has a place for the split, else {"all"}; where labels are negative they are
@@ -64,7 +67,7 @@ def image_list(
         if labels is not None and class_names is not None and labels.max() >= len(class_names):
             raise UserError(f"path: {lists[name]} has the class {labels.max()}, which {lists[names[0]]} lacks")
         if split in (None, name) or len(read) == 1:
-            images, rows, skipped = decode_readable(files, image_shape, max_bad_images)
+            images, rows, skipped = decode_readable(files, image_shape, max_bad_images, ground)
             sets[name] = ImageSet(images, None if labels is None else labels[rows], class_names or (), skipped)
     return sets
 
