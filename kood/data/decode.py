@@ -106,6 +106,7 @@ def decoding(source: Source, size: tuple[int, int] | None = None) -> Iterator[tu
                 taken = cost
             with image:
                 pixels = _pixels(image, orientation, by)
+            del image  # Its own copy of the pixels goes with it.
         # Each of Pillow's formats has its own way to fail on a damaged file.
         except Exception as error:
             name = "an image" if isinstance(source, bytes) else str(source)
