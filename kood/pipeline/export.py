@@ -8,6 +8,7 @@ import keras
 import numpy as np
 
 import kood
+from kood.data.rules import ground_colour
 from kood.pipeline.work import Work
 from kood.runs import Stage, damaged, digests
 from kood.serving.publishing import publish
@@ -18,7 +19,7 @@ __all__ = ["export_model"]
 
 def export_model(work: Work) -> Stage:
     """Publishes the SavedModel as the next integer version, if it answers as the Keras model does."""
-    evaluated = work.stages["evaluate"]
+    evaluated, ground = work.stages["evaluate"], ground_colour(work.recipe.data.ground)
 
     def make(_: Path) -> dict[str, Any]:
         version = work.run.next_version()
@@ -30,7 +31,7 @@ def export_model(work: Work) -> Stage:
                 served=Served(
                     facts["headline_score"], work.recipe.data.shape, names, work.recipe.serve.accept,
                     np.load(evaluated.folder / "calibration.npy", allow_pickle=False),
-                    _state(evaluated.folder), work.recipe.serve.undecodable,
+                    _state(evaluated.folder), work.recipe.serve.undecodable, ground,
                 ),
                 images=np.asarray(work.data("test").images[: len(expected["label"])]),
                 expected=dict(expected),
@@ -38,7 +39,9 @@ def export_model(work: Work) -> Stage:
             )  # fmt: skip
         return {"version": version, "differences": differences, "files": digests(work.run.folder / str(version))}
 
-    decides = {"format": 2, "evaluate": evaluated.key, "undecodable": work.recipe.serve.undecodable}
+    decides = {
+        "format": 2, "evaluate": evaluated.key, "undecodable": work.recipe.serve.undecodable, "ground": ground
+    }  # fmt: skip
     stage = work.stage("export", decides, make, awaited=False)
     damage = damaged(work.run.folder / str(stage.facts["version"]), stage.facts["files"])
     if damage:

@@ -7,6 +7,7 @@ from pathlib import Path
 import numpy as np
 
 from kood.conformal import needed_images, rate_interval
+from kood.data.rules import ground_colour
 from kood.errors import UserError
 from kood.runs import Run
 from kood.serving.answers import Answer, answers, listed
@@ -95,6 +96,7 @@ def calibrate(
     served = Served(
         facts["score"], (height, width, channels), facts["class_names"], accept, used,
         undecodable=facts.get("undecodable", "error"),
+        ground=ground_colour(facts.get("ground", "black")),  # Which it was before it was a setting.
     )  # fmt: skip
     accepted = int(np.sum(held <= served.threshold))
     rate = accepted / kept if kept else None

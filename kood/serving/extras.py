@@ -53,6 +53,7 @@ def write_extras(folder: Path, name: str, served: Served, facts: Mapping[str, An
         "name": name,
         "score": served.score,
         "image_shape": list(served.image_shape),
+        "ground": list(served.ground),
         "class_names": served.names,
         "accept": served.accept,
         "threshold": served.threshold,

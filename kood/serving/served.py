@@ -7,6 +7,7 @@ from typing import Literal
 import numpy as np
 
 from kood.conformal import threshold
+from kood.data.rules import WHITE, Colour
 
 __all__ = ["Served"]
 
@@ -23,6 +24,7 @@ class Served:
         calibration: (n,) scores of in-distribution images that nothing else saw.
         state: Arrays of a fitted score, or None.
         undecodable: What the signature `encoded` makes of a file that cannot be decoded: an error, or a marked row.
+        ground: What is seen through transparency.
     """
 
     score: str
@@ -32,6 +34,7 @@ class Served:
     calibration: np.ndarray
     state: dict[str, np.ndarray] | None = None
     undecodable: Literal["error", "mark"] = "error"
+    ground: Colour = WHITE
 
     @property
     def threshold(self) -> float:
@@ -52,7 +55,8 @@ class Served:
         arrays = {f"state/{name}": value for name, value in (self.state or {}).items()}
         np.savez(
             path, allow_pickle=False, score=self.score, image_shape=self.image_shape, class_names=np.array(self.names),
-            accept=self.accept, calibration=self.calibration, undecodable=self.undecodable, **arrays,
+            accept=self.accept, calibration=self.calibration, undecodable=self.undecodable,
+            ground=self.ground, **arrays,
         )  # fmt: skip
 
     @classmethod
@@ -61,8 +65,10 @@ class Served:
         with np.load(path, allow_pickle=False) as arrays:
             state = {name.removeprefix("state/"): arrays[name] for name in arrays.files if name.startswith("state/")}
             height, width, channels = (int(size) for size in arrays["image_shape"])
+            red, green, blue = (int(part) for part in arrays["ground"])
             marks = str(arrays["undecodable"]) == "mark"
             return cls(
                 str(arrays["score"]), (height, width, channels), [str(name) for name in arrays["class_names"]],
                 float(arrays["accept"]), arrays["calibration"], state or None, "mark" if marks else "error",
+                (red, green, blue),
             )  # fmt: skip
