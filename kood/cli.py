@@ -118,7 +118,7 @@ def list_(
     elif what in registry.ROOMS:
         rows = []
         for entry in registry.room(what).values():
-            hidden = ("image_shape", "num_classes", "seed", "name", "kwargs")
+            hidden = ("image_shape", "num_classes", "seed", "name", "kwargs", "ground")
             options = [p for p in entry.parameters if p not in hidden]
             takes = (
                 f" [{', '.join(options)}]"

@@ -1,21 +1,33 @@
-"""Image files to pixels, with Pillow: one place that knows rotation flags, palettes, CMYK, 16 bits and animations."""
+"""Image files to pixels, with Pillow, by the rules of `kood.data.rules`."""
 
+import functools
 import io
-from collections.abc import Iterable, Sequence
+import threading
+from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
 
 from kood.data.large import room, rows_of
+from kood.data.rules import MIRRORED, UPSIDE_DOWN, WHITE, Colour, orientation_in, reduction
 from kood.errors import UserError
 
-__all__ = ["decode_image", "decode_images", "decode_readable"]
+__all__ = ["decode_image", "decode_images", "decode_readable", "decoding", "opened", "orientation_of"]
 
 #: A file, or what one holds.
 Source = Path | str | bytes
 
-# Files in flight at once: enough for the threads, few enough that large photographs do not fill the memory.
+#: Formats that Pillow only names or hands to another program, which a file could so start.
+OUTSIDE = ("BUFR", "EPS", "GRIB", "HDF5", "MPEG", "WMF")
+
+#: Bytes that decoding may take at once, whatever the number of threads; a file that needs more is decoded alone.
+IN_FLIGHT = 512 * 2**20
+#: Bytes a pixel and channel: Pillow's copy, NumPy's, TensorFlow's, and float32 to resize.
+_EACH = 8
+#: Pixels of an image up to which it waits for others of its shape, to be resized with them.
+_SMALL = 2**18
 _CHUNK = 64
 _THREADS = 8
 
@@ -28,59 +40,179 @@ class _UnreadableError(UserError):
         self.why = why
 
 
-def decode_image(source: Source) -> np.ndarray:
-    """One image file as uint8 (h, w, c), c 1 grey, 3 RGB or 4 RGBA.
+class _Memory:
+    """Bytes that are shared out among threads, in turn."""
 
-    EXIF rotation is applied; of an animation the first frame is taken; palettes become colours; CMYK and the like
-    become RGB; 16-bit grey is scaled by 255/65535; transparency is kept as alpha, for `images.to_shape` to composite.
+    def __init__(self) -> None:
+        # A file is opened in turn too: some formats make room for their pixels when they are opened.
+        self.turn = threading.Lock()
+        self._taken = 0
+        self._given = threading.Condition()
+
+    def take(self, size: int) -> None:
+        """Waits until there is room, or nothing else in flight."""
+        with self._given:
+            self._given.wait_for(lambda: not self._taken or self._taken + size <= IN_FLIGHT)
+            self._taken += size
+
+    def give(self, size: int) -> None:
+        """Lets others have it."""
+        with self._given:
+            self._taken -= size
+            self._given.notify_all()
+
+
+_memory = _Memory()
+
+
+def decode_image(source: Source, size: tuple[int, int] | None = None) -> np.ndarray:
+    """One image file as uint8 (h, w, c), c 1 grey, 3 RGB or 4 RGBA; alpha is for `images.to_shape` to composite.
 
     Args:
         source: A path, or the bytes of a file.
+        size: (H, W) that it will be resized to, so that a large JPEG may be reduced while it is decoded.
 
     Raises:
         UserError: Not an image, or a damaged one; the message names the file.
     """
-    from PIL import Image, ImageOps
+    with decoding(source, size) as (pixels, _):
+        return pixels
 
+
+@contextmanager
+def decoding(source: Source, size: tuple[int, int] | None = None) -> Iterator[tuple[np.ndarray, tuple[int, int]]]:
+    """As `decode_image`, for work on the pixels whose memory is part of what decoding may take at once.
+
+    Args:
+        source: A path, or the bytes of a file.
+        size: (H, W) that it will be resized to.
+
+    Yields:
+        The pixels, and the (height, width) that they have unreduced.
+
+    Raises:
+        UserError: Not an image, or a damaged one; the message names the file.
+    """
+    taken = 0
     try:
-        with Image.open(io.BytesIO(source) if isinstance(source, bytes) else source) as image:
-            # Straight to pixels where there is nothing to put right: most files of most data sets.
-            plain = image.mode in ("L", "RGB") and not image.getexif() and "transparency" not in image.info
-            pixels = np.asarray(image if plain else _plain(ImageOps.exif_transpose(image)))
-    except (OSError, ValueError, SyntaxError, EOFError, TypeError, Image.DecompressionBombError) as error:
-        name = "an image" if isinstance(source, bytes) else str(source)
-        raise _UnreadableError(f"{name} cannot be read as an image ({_why(error)})") from error
-    return pixels[..., None] if pixels.ndim == 2 else pixels
+        try:
+            with _memory.turn:
+                image = opened(source)
+                orientation = orientation_of(image)
+                height, width = image.size if orientation >= 5 else image.size[::-1]
+                reducible = image.format in ("JPEG", "MPO") and image.mode in ("L", "RGB")
+                by = reduction(height, width, size) if size and reducible else 1
+                _memory.take(cost := _cost(image, by))
+                taken = cost
+            with image:
+                pixels = _pixels(image, orientation, by)
+            del image  # Its own copy of the pixels goes with it.
+        # Each of Pillow's formats has its own way to fail on a damaged file.
+        except Exception as error:
+            name = "an image" if isinstance(source, bytes) else str(source)
+            raise _UnreadableError(f"{name} cannot be read as an image ({_why(error)})") from error
+        yield pixels, (height, width) if by > 1 else pixels.shape[:2]
+    finally:
+        _memory.give(taken)
+
+
+def opened(source: Source):
+    """A file as Pillow opens it, undecoded."""
+    from PIL import Image
+
+    return Image.open(io.BytesIO(source) if isinstance(source, bytes) else source, formats=_formats())
+
+
+@functools.cache
+def _formats() -> list[str]:
+    from PIL import Image
+
+    Image.init()
+    # Some formats have no mark of their own and try whatever comes: those that have one go first.
+    usual = ("JPEG", "PNG", "WEBP", "TIFF", "GIF", "BMP")
+    return [one for one in sorted(Image.ID, key=lambda name: name not in usual) if one not in OUTSIDE]
+
+
+def orientation_of(image) -> int:
+    """The orientation by which a file that `opened` gave is still to be turned, 1 to 8."""
+    if image.format in ("JPEG", "MPO"):
+        blocks = (data for name, data in image.applist if name == "APP1" and data.startswith(b"Exif\0\0"))
+        return orientation_in(next(blocks, b""))
+    # Pillow itself turns a TIFF.
+    return 1 if image.format == "TIFF" else orientation_in(image.info.get("exif", b""))
+
+
+def _cost(image, by: int) -> int:
+    """Bytes that decoding and resizing take."""
+    whole = image.width * image.height
+    channels = {"1": 1, "L": 1, "RGB": 3}.get(image.mode, 4)
+    # A progressive JPEG keeps all its coefficients, 16 bits each, until the last is read.
+    return _EACH * channels * (whole // by**2) + (2 * channels * whole if image.info.get("progressive") else 0)
 
 
 def _why(error: Exception) -> str:
     """What is wrong with a file; Pillow names the file, or the object that stands for it."""
     from PIL import UnidentifiedImageError
 
-    return "its content is no known image format" if isinstance(error, UnidentifiedImageError) else str(error)
+    if isinstance(error, UnidentifiedImageError):
+        return "its content is no known image format"
+    return str(error) or type(error).__name__
 
 
-def _plain(image):
-    if image.mode in ("L", "RGB", "RGBA") and "transparency" not in image.info:
-        return image
-    if image.mode == "1":
-        return image.convert("L")
-    if image.mode.startswith("I"):
-        # Pillow's own conversion to 8 bits clips at 255 instead of scaling.
-        from PIL import Image
+def _pixels(image, orientation: int, by: int) -> np.ndarray:
+    if by > 1:
+        image.draft(None, (image.width // by, image.height // by))
+    if image.format == "TIFF":
+        # Pillow would turn a TIFF by these.
+        for key in ("xmp", "XML:com.adobe.xmp"):
+            image.info.pop(key, None)
+    pixels = _plain(image)
+    pixels = pixels[..., None] if pixels.ndim == 2 else pixels
+    if orientation >= 5:
+        pixels = pixels.swapaxes(0, 1)
+    if orientation in MIRRORED:
+        pixels = pixels[:, ::-1]
+    return pixels[::-1] if orientation in UPSIDE_DOWN else pixels
 
-        wide = np.asarray(image).astype(np.float64)
-        return Image.fromarray(np.clip(np.rint(wide * (255.0 / 65535.0)), 0, 255).astype(np.uint8))
-    has_alpha = image.mode in ("LA", "La", "PA", "RGBA", "RGBa") or "transparency" in image.info
-    return image.convert("RGBA" if has_alpha else "RGB")
+
+def _plain(image) -> np.ndarray:
+    """Whatever Pillow makes of a file, as grey, RGB or RGBA of 8 bits."""
+    key, mode = image.info.get("transparency"), image.mode
+    # A GIF is colour to the graph even where all its colours are grey.
+    if mode == "RGBA" or (key is None and (mode == "RGB" or (mode == "L" and image.format != "GIF"))):
+        return np.asarray(image)
+    if mode == "F":
+        raise ValueError("its pixels are floating-point numbers of no known range; save it with 8 or 16 bits")
+    if mode.startswith("I"):
+        return _of_16_bits(np.asarray(image), key)
+    stored = image.tile[0].args if image.format == "PNG" and image.tile else None
+    if stored == "RGB;16B" and key is not None:
+        raise ValueError("it has a transparent colour of 16 bits; save it with an alpha channel")
+    if stored in ("L;2", "L;4") and key is not None:
+        # The pixels are spread over 0..255, the transparent value is as the file has it.
+        image.info["transparency"] = min(key * (85 if stored == "L;2" else 17), 255)
+    if mode == "1" and key is None:
+        return np.asarray(image.convert("L"))
+    return np.asarray(image.convert("RGBA" if image.has_transparency_data else "RGB"))
 
 
-def decode_images(sources: Sequence[Source], image_shape: tuple[int, int, int]) -> np.ndarray:
+def _of_16_bits(wide: np.ndarray, key: int | None) -> np.ndarray:
+    # Pillow's own conversion to 8 bits clips at 255 instead of scaling.
+    if wide.size and not 0 <= wide.min() <= wide.max() <= 65535:
+        raise ValueError("its pixels do not lie in 0..65535; save it with 8 or 16 bits")
+    narrow = np.rint(wide * np.float32(255 / 65535)).astype(np.uint8)
+    if key is None:
+        return narrow
+    return np.stack([narrow, narrow, narrow, np.where(wide == key, 0, 255).astype(np.uint8)], axis=-1)
+
+
+def decode_images(sources: Sequence[Source], image_shape: tuple[int, int, int], ground: Colour = WHITE) -> np.ndarray:
     """Many image files, each brought to `image_shape`, in order.
 
     Args:
         sources: Paths or bytes.
         image_shape: (H, W, C).
+        ground: What is seen through transparency.
 
     Returns:
         uint8 (N, H, W, C).
@@ -88,11 +220,11 @@ def decode_images(sources: Sequence[Source], image_shape: tuple[int, int, int]) 
     Raises:
         UserError: As `decode_image` does, for the first file that cannot be read.
     """
-    return decode_readable(sources, image_shape, 0)[0]
+    return decode_readable(sources, image_shape, 0, ground)[0]
 
 
 def decode_readable(
-    sources: Sequence[Source], image_shape: tuple[int, int, int], max_bad_images: int
+    sources: Sequence[Source], image_shape: tuple[int, int, int], max_bad_images: int, ground: Colour = WHITE
 ) -> tuple[np.ndarray, np.ndarray, tuple[str, ...]]:
     """Many image files, each brought to `image_shape`, in order; those that cannot be read are left out.
 
@@ -100,6 +232,7 @@ def decode_readable(
         sources: Paths or bytes.
         image_shape: (H, W, C).
         max_bad_images: How many may be left out.
+        ground: What is seen through transparency.
 
     Returns:
         (images, rows, why): uint8 (N, H, W, C); which of the sources they are, (N,); and a message for each of the
@@ -112,24 +245,34 @@ def decode_readable(
     good = np.ones(len(sources), bool)
     why: list[str] = []
 
-    def attempt(source: Source) -> np.ndarray | _UnreadableError:
+    reading = threading.Lock()
+
+    def attempt(place: int) -> np.ndarray | _UnreadableError | None:
+        with reading:
+            source = sources[place]
         try:
-            return decode_image(source)
+            with decoding(source, image_shape[:2]) as (pixels, _):
+                if pixels.shape[0] * pixels.shape[1] <= _SMALL:
+                    return pixels
+                images[place] = _fit(pixels[None], image_shape, ground)[0]
+                return None
         except _UnreadableError as error:
             return error
 
     with ThreadPoolExecutor(_THREADS) as pool:
         for start in range(0, len(sources), _CHUNK):
-            found = list(pool.map(attempt, sources[start : start + _CHUNK]))
-            for place, one in enumerate(found):
+            places = range(start, min(start + _CHUNK, len(sources)))
+            decoded: list[tuple[int, np.ndarray]] = []
+            for place, one in zip(places, pool.map(attempt, places), strict=True):
                 if isinstance(one, _UnreadableError):
-                    good[start + place] = False
+                    good[place] = False
                     why.append(one.why)
                     if len(why) > max_bad_images:
                         raise _too_many(one, why, max_bad_images) from one
-            decoded = [(start + place, one) for place, one in enumerate(found) if isinstance(one, np.ndarray)]
+                elif one is not None:
+                    decoded.append((place, one))
             for rows, same_shape in _by_shape(decoded):
-                images[rows] = _fit(same_shape, image_shape)
+                images[rows] = _fit(same_shape, image_shape, ground)
     kept = np.flatnonzero(good)
     return (images if len(kept) == len(sources) else rows_of(images, kept)), kept, tuple(why)
 
@@ -141,12 +284,12 @@ def _too_many(last: UserError, why: Sequence[str], most: int) -> UserError:
     return UserError(f"path: more files than max_bad_images = {most} cannot be read: {told}; mend or remove them")
 
 
-def _fit(images: np.ndarray, image_shape: tuple[int, int, int]) -> np.ndarray:
+def _fit(images: np.ndarray, image_shape: tuple[int, int, int], ground: Colour) -> np.ndarray:
     if images.shape[1:] == tuple(image_shape):
         return images
     from kood.data.images import fit_images
 
-    return fit_images(images, image_shape)
+    return fit_images(images, image_shape, ground)
 
 
 def _by_shape(decoded: Iterable[tuple[int, np.ndarray]]) -> Iterable[tuple[np.ndarray, np.ndarray]]:

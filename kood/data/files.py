@@ -9,9 +9,18 @@ from pathlib import Path
 from kood.errors import UserError
 from kood.text import clean
 
-__all__ = ["SUFFIXES", "PassedOver", "files_under", "images_among"]
+__all__ = ["SUFFIXES", "USUAL", "PassedOver", "files_under", "images_among"]
 
-SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp", ".gif", ".webp")
+#: Those that most images have.
+USUAL = (".png", ".jpg", ".jpeg", ".bmp", ".gif", ".webp", ".tif", ".tiff")
+
+#: Those of every format that Pillow reads by itself, without another program (`decode.OUTSIDE`).
+SUFFIXES = (
+    *USUAL, ".apng", ".avif", ".avifs", ".blp", ".bw", ".cur", ".dcx", ".dds", ".dib", ".fit", ".fits", ".flc", ".fli",
+    ".ftc", ".ftu", ".gbr", ".icb", ".icns", ".ico", ".iim", ".im", ".j2c", ".j2k", ".jfif", ".jp2", ".jpc", ".jpe",
+    ".jpf", ".jpx", ".mpo", ".msp", ".pbm", ".pcd", ".pcx", ".pfm", ".pgm", ".pnm", ".ppm", ".psd", ".pxr", ".qoi",
+    ".ras", ".rgb", ".rgba", ".sgi", ".tga", ".vda", ".vst", ".xbm", ".xpm",
+)  # fmt: skip
 
 #: Folders that operating systems, storage boxes and tools make, in lower case; those that begin with a dot are others.
 SYSTEM_FOLDERS = frozenset({

@@ -5,22 +5,24 @@ import math
 import numpy as np
 
 from kood.data.large import filled
+from kood.data.rules import WHITE, Colour
 from kood.data.tf_on_cpu import tf
 
 __all__ = ["fit_images", "normalize", "quantize", "to_shape"]
 
 
-def to_shape(images, image_shape: tuple[int, int, int]):
+def to_shape(images, image_shape: tuple[int, int, int], ground: Colour = WHITE):
     """Bring images to the model's shape. Made of TensorFlow ops only, so it can stand inside a graph or a SavedModel.
 
-    In this order: alpha is composited over black (rgb * a / 255); colour becomes grey by 0.2989 R + 0.5870 G +
-    0.1140 B, grey becomes colour by repeating it; height and width are resized (stretched, not cropped) by
-    antialiased bilinear interpolation; the result is rounded and clipped to whole numbers in 0..255. Images that
-    already have the shape pass unchanged.
+    In this order: alpha is composited over the ground (ground + (rgb - ground) a / 255); colour becomes grey by
+    0.2989 R + 0.5870 G + 0.1140 B, grey becomes colour by repeating it; height and width are resized (stretched, not
+    cropped) by antialiased bilinear interpolation; the result is rounded and clipped to whole numbers in 0..255. Images
+    that already have the shape pass unchanged.
 
     Args:
         images: uint8 or float (B, h, w, c) of 0..255 with c statically known: 1 grey, 3 RGB or 4 RGBA.
         image_shape: (H, W, C), C 1 or 3.
+        ground: What is seen through transparency.
 
     Returns:
         float32 (B, H, W, C), whole numbers in 0..255.
@@ -34,7 +36,8 @@ def to_shape(images, image_shape: tuple[int, int, int]):
         raise ValueError(f"cannot bring images of {found} channels to {channels}; from 1, 3 or 4, to 1 or 3")
     pixels = tf.cast(images, tf.float32)
     if found == 4:
-        pixels = pixels[..., :3] * (pixels[..., 3:] / 255.0)
+        under = tf.constant(ground, tf.float32)
+        pixels = under + (pixels[..., :3] - under) * (pixels[..., 3:] / 255.0)
     if pixels.shape[-1] == 3 and channels == 1:
         pixels = tf.image.rgb_to_grayscale(pixels)
     if tuple(pixels.shape[1:3]) != (height, width):
@@ -44,7 +47,7 @@ def to_shape(images, image_shape: tuple[int, int, int]):
     return tf.clip_by_value(tf.round(pixels), 0.0, 255.0)
 
 
-def fit_images(images: np.ndarray, image_shape: tuple[int, int, int]) -> np.ndarray:
+def fit_images(images: np.ndarray, image_shape: tuple[int, int, int], ground: Colour = WHITE) -> np.ndarray:
     """`to_shape` for arrays, in memory-sparing pieces: uint8 or float (B, h, w, c) in, uint8 (B, H, W, C) out.
 
     Raises:
@@ -54,9 +57,9 @@ def fit_images(images: np.ndarray, image_shape: tuple[int, int, int]) -> np.ndar
         return images
 
     def fitted(rows: slice) -> np.ndarray:
-        if not np.isfinite(images[rows]).all():
+        if images.dtype != np.uint8 and not np.isfinite(images[rows]).all():
             raise ValueError("images hold NaN or infinite pixels")
-        return to_shape(images[rows], image_shape).numpy()
+        return to_shape(images[rows], image_shape, ground).numpy()
 
     # Resizing makes float32 copies.
     bytes_each = 4 * max(math.prod(images.shape[1:]), math.prod(image_shape))

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from kood.data.image_set import ImageSet
+from kood.data.rules import WHITE, Colour
 from kood.errors import UserError
 from kood.text import clean, composed
 
@@ -123,6 +124,7 @@ def read_listed(
     count: int | None = None,
     split: str | None = None,
     max_bad_images: int = 0,
+    ground: Colour = WHITE,
 ) -> dict[str, ImageSet]:
     """The images of a listing; only the files that `classes`, `count` and `split` leave are decoded.
 
@@ -154,7 +156,7 @@ def read_listed(
         if count is not None and count < len(rows):
             drawn = np.sort(draw.choice(len(rows), count, replace=False))
             rows, labels = rows[drawn], labels[drawn]
-        images, read, skipped = decode_readable([part.files[row] for row in rows], image_shape, max_bad_images)
+        images, read, skipped = decode_readable([part.files[row] for row in rows], image_shape, max_bad_images, ground)
         groups = None if part.groups is None else part.groups[rows[read]]
         sets[name] = ImageSet(images, labels[read] if names else None, names, skipped, listed.notes, groups)
     return sets

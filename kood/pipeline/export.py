@@ -8,6 +8,7 @@ import keras
 import numpy as np
 
 import kood
+from kood.data.rules import ground_colour
 from kood.data.stored import read_digests
 from kood.pipeline.work import Work
 from kood.runs import Stage, damaged, digests
@@ -19,7 +20,7 @@ __all__ = ["export_model"]
 
 def export_model(work: Work) -> Stage:
     """Publishes the SavedModel as the next integer version, if it answers as the Keras model does."""
-    evaluated = work.stages["evaluate"]
+    evaluated, ground = work.stages["evaluate"], ground_colour(work.recipe.data.ground)
 
     def make(_: Path) -> dict[str, Any]:
         version = work.run.next_version()
@@ -35,7 +36,7 @@ def export_model(work: Work) -> Stage:
                 served=Served(
                     facts["headline_score"], work.recipe.data.shape, names, work.recipe.serve.accept, held["scores"],
                     _state(evaluated.folder), work.recipe.serve.undecodable, held["labels"],
-                    work.recipe.serve.by_class, _seen(work),
+                    work.recipe.serve.by_class, _seen(work), ground,
                 ),
                 images=np.asarray(work.data("test").images[: len(expected["label"])]),
                 expected=dict(expected),
@@ -43,7 +44,9 @@ def export_model(work: Work) -> Stage:
             )  # fmt: skip
         return {"version": version, "differences": differences, "files": digests(work.run.folder / str(version))}
 
-    decides = {"format": 2, "evaluate": evaluated.key, "undecodable": work.recipe.serve.undecodable}
+    decides = {
+        "format": 2, "evaluate": evaluated.key, "undecodable": work.recipe.serve.undecodable, "ground": ground
+    }  # fmt: skip
     stage = work.stage("export", decides, make, awaited=False)
     damage = damaged(work.run.folder / str(stage.facts["version"]), stage.facts["files"])
     if damage:

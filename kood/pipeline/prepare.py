@@ -8,6 +8,7 @@ import numpy as np
 from kood.conformal import refuse_too_few
 from kood.data import ImageSet, load_id, load_ood, load_outliers
 from kood.data.copies import alike, distinct, image_digests
+from kood.data.rules import ground_colour
 from kood.data.stored import source_state, write_digests, write_images
 from kood.errors import UserError
 from kood.pipeline.build import build_classifier, build_network, class_weights, mixed_groups
@@ -62,11 +63,12 @@ def prepare_data(work: Work) -> Stage:
             seen["data.id"] = distinct(np.concatenate(digests))
             stage.update(1)
             for done, (key, source) in enumerate(sources.items(), start=2):
+                how: dict[str, Any] = {"seed": data.split_seed, "key": key, "ground": ground_colour(data.ground)}
                 if key == "outliers.real":
-                    parts[key], images = load_outliers(source, data.shape, seed=data.split_seed, key=key)
+                    parts[key], images = load_outliers(source, data.shape, **how)
                     notes.append(f"{key}: {_taken(parts[key], source.source)}")
                 else:
-                    images = load_ood(source, data.shape, seed=data.split_seed, key=key)
+                    images = load_ood(source, data.shape, **how)
                 images = _some(images, limit) if limit else images
                 found = keep(key, key, images)
                 if same := alike(images.images, found):

@@ -18,6 +18,7 @@ Positive = Annotated[int, Field(ge=1, le=10**9)]
 Rate = Annotated[float, Field(gt=0.0, le=100.0)]
 #: How much a class counts beside the others.
 Weight = Annotated[float, Field(gt=0.0, le=1e6)]
+Byte = Annotated[int, Field(ge=0, le=255)]
 Seed = Annotated[int, Field(ge=0, lt=2**31)]
 Precision = Literal["float32", "mixed_bfloat16", "mixed_float16"]
 #: What an option of a backbone, a denoiser or a head may be.
@@ -148,6 +149,8 @@ class Data(Section):
 
     Attributes:
         image_shape: (height, width, channels); every image is brought to it. Channels are 1 or 3.
+        ground: What is seen through transparency: "white", "black", "grey", or [red, green, blue] of 0..255; the
+            served model lays its images over the same.
         id: The in-distribution set.
         near: Out-of-distribution test sets that resemble it, by name.
         far: Out-of-distribution test sets that do not.
@@ -159,6 +162,7 @@ class Data(Section):
     """
 
     image_shape: Annotated[list[Annotated[int, Field(ge=1, le=1024)]], Field(min_length=3, max_length=3)]
+    ground: Literal["white", "black", "grey"] | Annotated[list[Byte], Field(min_length=3, max_length=3)] = "white"
     id: IdSource
     near: dict[str, Source] = {}
     far: dict[str, Source] = {}

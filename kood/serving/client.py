@@ -103,8 +103,8 @@ def newest_version(folder: Path) -> Path:
 def prepared(file: Path, *, anyhow: bool = False) -> bytes:
     """An image file as every server can take it.
 
-    Most go as they are. What a graph cannot read as training does (EXIF rotation outside JPEG, animated WebP, formats
-    that only Pillow knows) is decoded here and goes as PNG.
+    Most go as they are. What a graph does not read as training does, or an older one did not, is decoded here by the
+    rules of `kood.data.rules` and goes as PNG, its transparency with it.
 
     Args:
         file: The file.
@@ -133,15 +133,21 @@ def prepared(file: Path, *, anyhow: bool = False) -> bytes:
 
 
 def _as_it_is(data: bytes) -> bool:
-    """Whether a graph reads a file as Pillow does; False where Pillow cannot read it either, and will say why."""
-    from PIL import Image
+    """Whether every graph reads a file as training does; False where Pillow cannot read it, and will say why."""
+    from kood.data.decode import opened, orientation_of
 
     try:
-        with Image.open(io.BytesIO(data)) as image:
-            turned = image.format != "JPEG" and image.getexif().get(0x0112, 1) != 1
-            moving = image.format == "WEBP" and getattr(image, "is_animated", False)
-            return image.format in ("PNG", "JPEG", "WEBP", "BMP", "GIF") and not turned and not moving
-    except (OSError, ValueError, SyntaxError, EOFError, TypeError, Image.DecompressionBombError):
+        with opened(data) as image:
+            upright, opaque = orientation_of(image) == 1, "transparency" not in image.info
+            same = {
+                "JPEG": lambda: image.mode != "CMYK" or "adobe_transform" in image.info,
+                "PNG": lambda: upright and (opaque or image.mode == "P"),
+                "WEBP": lambda: upright and not image.is_animated,
+                "BMP": lambda: image.tile[0].args[0] == "BGR",
+                "GIF": lambda: opaque and image.tile[0].extents == (0, 0, *image.size),
+            }
+            return same.get("JPEG" if image.format == "MPO" else image.format, lambda: False)()
+    except Exception:  # Each of Pillow's formats has its own way to fail.
         return False
 
 

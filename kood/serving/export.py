@@ -119,7 +119,7 @@ class Decision(tf.Module):
 
         @tf.function(input_signature=[tf.TensorSpec((None,), tf.string, name="image_bytes")])
         def decode(image_bytes):
-            return decode_files(image_bytes, shape)
+            return decode_files(image_bytes, shape, served.ground)
 
         @tf.function(input_signature=[tf.TensorSpec((None,), tf.string, name="image_bytes")])
         def marked(image_bytes):

@@ -9,10 +9,11 @@ from typing import Any
 
 import numpy as np
 
+from kood.data.rules import Colour, ground_colour
 from kood.errors import UserError
 from kood.serving.served import Served
 
-__all__ = ["read_facts", "read_seen", "write_extras"]
+__all__ = ["ground_of", "read_facts", "read_seen", "write_extras"]
 
 #: The digests of the images that a version was made of; without pixels, and of no use but to know one again.
 SEEN = "images.npz"
@@ -41,6 +42,11 @@ def read_facts(version: Path) -> dict[str, Any]:
     if not isinstance(facts, dict) or not {"score", "image_shape", "accept", "class_names"} <= facts.keys():
         raise UserError(f"{file}: this is not what kood writes there; run the recipe again")
     return facts
+
+
+def ground_of(facts: Mapping[str, Any]) -> Colour:
+    """What a version sees through transparency: black, before it was a setting."""
+    return ground_colour(facts.get("ground", "black"))
 
 
 def read_seen(version: Path) -> dict[str, np.ndarray]:
@@ -81,6 +87,7 @@ def write_extras(folder: Path, name: str, served: Served, facts: Mapping[str, An
         "name": name,
         "score": served.score,
         "image_shape": list(served.image_shape),
+        "ground": list(served.ground),
         "class_names": served.names,
         "accept": served.accept,
         "threshold": served.threshold,

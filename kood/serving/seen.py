@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 
 from kood.data.copies import image_digests
-from kood.serving.extras import read_seen
+from kood.serving.extras import ground_of, read_seen
 
 __all__ = ["RECALIBRATED", "USED", "Seen"]
 
@@ -31,7 +31,7 @@ class Seen:
     def __init__(self, version: Path, facts: Mapping[str, Any]):
         self._known = read_seen(version)
         height, width, channels = facts["image_shape"]
-        self._shape = height, width, channels
+        self._shape, self._ground = (height, width, channels), ground_of(facts)
 
     def __bool__(self) -> bool:
         """Whether the version says which images it was made of; those of an older kood do not."""
@@ -45,7 +45,7 @@ class Seen:
         from kood.data.decode import decode_readable
 
         found = np.zeros((len(files), 16), np.uint8)
-        images, rows, _ = decode_readable(files, self._shape, len(files))
+        images, rows, _ = decode_readable(files, self._shape, len(files), self._ground)
         found[rows] = image_digests(images)
         return found
 

@@ -9,6 +9,7 @@ from typing import Literal
 import numpy as np
 
 from kood.conformal import Calibration
+from kood.data.rules import WHITE, Colour
 
 __all__ = ["Served"]
 
@@ -29,6 +30,7 @@ class Served:
         by_class: Whether each class that it labels has a threshold of its own.
         seen: Digests (N, 16) of the images that the version must not be calibrated or watched on, by what they were
             used for: "trained", "chosen" (validation images), "calibrated", and "recalibrated" (by `kood calibrate`).
+        ground: What is seen through transparency.
     """
 
     score: str
@@ -41,6 +43,7 @@ class Served:
     labels: np.ndarray | None = None
     by_class: bool = False
     seen: Mapping[str, np.ndarray] = field(default_factory=dict)
+    ground: Colour = WHITE
 
     @cached_property
     def decision(self) -> Calibration:
@@ -69,7 +72,7 @@ class Served:
         np.savez(
             path, allow_pickle=False, score=self.score, image_shape=self.image_shape, class_names=np.array(self.names),
             accept=self.accept, calibration=self.calibration, undecodable=self.undecodable, by_class=self.by_class,
-            labels=self.decision.labels, **arrays,
+            labels=self.decision.labels, ground=self.ground, **arrays,
         )  # fmt: skip
 
     @classmethod
@@ -78,9 +81,10 @@ class Served:
         with np.load(path, allow_pickle=False) as arrays:
             state = {name.removeprefix("state/"): arrays[name] for name in arrays.files if name.startswith("state/")}
             height, width, channels = (int(size) for size in arrays["image_shape"])
+            red, green, blue = (int(part) for part in arrays["ground"])
             marks = str(arrays["undecodable"]) == "mark"
             return cls(
                 str(arrays["score"]), (height, width, channels), [str(name) for name in arrays["class_names"]],
                 float(arrays["accept"]), arrays["calibration"], state or None, "mark" if marks else "error",
-                arrays["labels"], bool(arrays["by_class"]),
+                arrays["labels"], bool(arrays["by_class"]), ground=(red, green, blue),
             )  # fmt: skip

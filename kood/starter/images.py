@@ -8,7 +8,7 @@ from pathlib import Path
 
 import numpy as np
 
-from kood.data.decode import decode_image
+from kood.data.decode import decoding
 from kood.data.listing import Listing
 from kood.data.sources.folder import listed_splits
 from kood.data.sources.table import listed_table
@@ -23,6 +23,9 @@ TABLES = (".csv", ".tsv", ".txt")
 
 #: Files that are opened to see what the images are like.
 LOOKED_AT = 400
+
+#: A size at which one sees whether an image is grey.
+_ENOUGH = (64, 64)
 
 
 @dataclass(frozen=True)
@@ -122,8 +125,8 @@ def _counts(listing: Listing) -> tuple[int, ...]:
 def _look(file: str) -> tuple[int, int, bool] | str:
     """Height, width and whether it is grey, or why it is no image."""
     try:
-        pixels = decode_image(file)
+        with decoding(file, _ENOUGH) as (pixels, (height, width)):
+            colours = pixels[..., :3] if pixels.shape[-1] >= 3 else pixels[..., :1]
+            return height, width, bool((colours == colours[..., :1]).all())
     except UserError as error:
         return str(error).removeprefix("path: ")
-    colours = pixels[..., :3] if pixels.shape[-1] >= 3 else pixels[..., :1]
-    return *pixels.shape[:2], bool((colours == colours[..., :1]).all())

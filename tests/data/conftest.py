@@ -19,7 +19,9 @@ def id_data(source):
 
     def build(name, /, image_shape=(8, 8, 1), split_seed=0, **options):
         shares = {"validation": 0.1, "calibration": 0.1, "test": 0.2, "per_class": None, "near_copies": None}
-        return SimpleNamespace(image_shape=image_shape, split_seed=split_seed, id=source(name, **(shares | options)))
+        return SimpleNamespace(
+            image_shape=image_shape, ground="white", split_seed=split_seed, id=source(name, **(shares | options))
+        )
 
     return build
 

@@ -6,6 +6,7 @@ import tensorflow as tf
 from PIL import Image
 
 from kood.data.images import fit_images, normalize, quantize, to_shape
+from kood.data.rules import WHITE, ground_colour
 
 RNG = np.random.default_rng(0)
 
@@ -36,12 +37,30 @@ def test_grey_becomes_colour_by_repeating():
     np.testing.assert_array_equal(fit_images(images, (6, 6, 3)), np.repeat(images, 3, axis=-1))
 
 
-def test_alpha_is_composited_over_black():
+@pytest.mark.parametrize("ground", [(255, 255, 255), (0, 0, 0), (128, 128, 128), (9, 200, 77)])
+def test_alpha_is_composited_over_the_ground(ground):
     images = random_images(4, 6, 6, 4)
-    exact = images[..., :3].astype(np.float64) * images[..., 3:] / 255.0
-    assert np.abs(fit_images(images, (6, 6, 3)) - exact).max() <= 0.5001
+    share = images[..., 3:] / 255.0
+    exact = images[..., :3].astype(np.float64) * share + np.array(ground) * (1.0 - share)
+    assert np.abs(fit_images(images, (6, 6, 3), ground) - exact).max() <= 0.5001
     images[..., 3] = 0
-    assert not fit_images(images, (6, 6, 1)).any()
+    assert (fit_images(images, (6, 6, 3), ground) == ground).all()
+    grey = np.array(ground) @ [0.2989, 0.5870, 0.1140]
+    assert np.abs(fit_images(images, (6, 6, 1), ground) - grey).max() <= 1
+    images[..., 3] = 255
+    np.testing.assert_array_equal(fit_images(images, (6, 6, 3), ground), images[..., :3])
+
+
+def test_the_ground_is_white_where_nothing_is_said_and_seen_before_resizing():
+    black = np.zeros((1, 4, 4, 4), np.uint8)
+    assert (fit_images(black, (2, 2, 3)) == 255).all() and ground_colour("white") == WHITE == (255, 255, 255)
+    assert (ground_colour("black"), ground_colour("grey")) == ((0, 0, 0), (128, 128, 128))
+    assert ground_colour([1, 2, 3]) == (1, 2, 3)
+    # Colours that nobody sees must not bleed into those that one does.
+    hidden = np.zeros((1, 4, 4, 4), np.uint8)
+    hidden[:, :, 2:] = (255, 0, 0, 255)
+    hidden[:, :, :2, 1] = 255
+    assert (fit_images(hidden, (2, 2, 3), (0, 0, 0))[..., 1] == 0).all()
 
 
 @pytest.mark.parametrize("size", [(8, 8), (50, 30), (64, 64)])

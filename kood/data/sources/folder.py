@@ -4,11 +4,12 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from kood.data.files import SUFFIXES, PassedOver, files_under, images_among
+from kood.data.files import USUAL, PassedOver, files_under, images_among
 from kood.data.groups import group_keys, group_numbers
 from kood.data.image_set import ImageSet
 from kood.data.listing import Listed, check_parts, labelled, part_of, read_listed
 from kood.data.paths import data_path
+from kood.data.rules import WHITE, Colour
 from kood.errors import UserError
 from kood.text import clean, composed
 
@@ -28,14 +29,16 @@ def folder(
     split: str | None = None,
     max_bad_images: int = 0,
     group: Mapping[str, int | str] | None = None,
+    ground: Colour = WHITE,
 ) -> dict[str, ImageSet]:
     """Your own images: path/CLASS/*.png, path/train/CLASS and path/test/CLASS, or path/*.png without classes.
 
-    Files end in png, jpg, jpeg, bmp, gif or webp, in upper or lower case. Others are passed over and counted, and so
-    are the folders of operating systems, storage boxes and tools (`@eaDir`, `$RECYCLE.BIN`, `__MACOSX`, ...) and
-    whatever begins with a dot. Folders within a class's folder belong to the class. Classes and files are sorted by
-    name. The parts may be called train or training, test or testing, and validation, val, valid or dev, in any
-    capitals. Only the files that `classes`, `count` and `split` leave are decoded.
+    Files of every format that Pillow reads by itself are taken, by their suffix (`kood.data.files.SUFFIXES`), in upper
+    or lower case. Others are passed over and counted, and so are the folders of operating systems, storage boxes and
+    tools (`@eaDir`, `$RECYCLE.BIN`, `__MACOSX`, ...) and whatever begins with a dot. Folders within a class's folder
+    belong to the class. Classes and files are sorted by name. The parts may be called train or training, test or
+    testing, and validation, val, valid or dev, in any capitals. Only the files that `classes`, `count` and `split`
+    leave are decoded.
 
     Args:
         image_shape: (H, W, C) of the images wanted; files of any size are resized to it.
@@ -47,6 +50,7 @@ def folder(
         max_bad_images: How many files of each split may be left out because they cannot be read.
         group: What images of one group have in common: {"folder": N}, the name of the N-th folder below the class
             folder; or {"pattern": REGEX}, the pattern's first group (or its whole match) in the path below `path`.
+        ground: What is seen through transparency, (red, green, blue).
 
     Returns:
         "train" with "validation", "test" or both where the folder has them, else {"all"}; without class folders the
@@ -58,7 +62,7 @@ def folder(
             has no group.
     """
     return read_listed(listed_splits(path, group), image_shape, seed=seed, classes=classes, count=count, split=split,
-                       max_bad_images=max_bad_images)  # fmt: skip
+                       max_bad_images=max_bad_images, ground=ground)  # fmt: skip
 
 
 def reads(source: Any) -> tuple[Path, list[str]]:
@@ -137,7 +141,9 @@ def _files_and_classes(
         )
     if not inner:
         if not files:
-            raise UserError(f"path: {clean(root)} has no images; files must end in {', '.join(SUFFIXES)}{_but(passed)}")
+            raise UserError(
+                f"path: {clean(root)} has no images; files must end in {', '.join(USUAL)} or the like{_but(passed)}"
+            )
         return files, None
     files, classes = [], []
     for class_folder in inner:

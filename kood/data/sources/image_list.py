@@ -9,6 +9,7 @@ import numpy as np
 from kood.data.groups import group_keys, group_numbers
 from kood.data.image_set import ImageSet
 from kood.data.paths import data_path, existing
+from kood.data.rules import WHITE, Colour
 from kood.errors import UserError
 from kood.text import composed
 
@@ -27,6 +28,7 @@ def image_list(
     split: str | None = None,
     max_bad_images: int = 0,
     group: Mapping[str, int | str] | None = None,
+    ground: Colour = WHITE,
 ) -> dict[str, ImageSet]:
     """A text file that names one image a line, `FILE LABEL`, as OpenOOD's image lists do.
 
@@ -44,6 +46,7 @@ def image_list(
         max_bad_images: How many files of each list may be left out because they cannot be read.
         group: What images of one group have in common: {"folder": N}, the name of the N-th folder of FILE, counted from
             `root`; or {"pattern": REGEX}, the pattern's first group (or its whole match) in FILE.
+        ground: What is seen through transparency, (red, green, blue).
 
     Returns:
         {"train", "test"} where the path has a place for the split, else {"all"}; where labels are negative they are
@@ -72,7 +75,7 @@ def image_list(
         if labels is not None and class_names is not None and labels.max() >= len(class_names):
             raise UserError(f"path: {lists[name]} has the class {labels.max()}, which {lists[names[0]]} lacks")
         if split in (None, name) or len(read) == 1:
-            images, rows, skipped = decode_readable(files, image_shape, max_bad_images)
+            images, rows, skipped = decode_readable(files, image_shape, max_bad_images, ground)
             sets[name] = ImageSet(images, None if labels is None else labels[rows], class_names or (), skipped,
                                   groups=groups[name][rows] if groups else None)  # fmt: skip
     return sets

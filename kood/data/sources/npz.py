@@ -8,6 +8,7 @@ import numpy as np
 
 from kood.data.image_set import ImageSet
 from kood.data.paths import data_path
+from kood.data.rules import WHITE, Colour
 from kood.errors import UserError
 from kood.text import composed
 
@@ -17,7 +18,7 @@ __all__ = ["npz"]
 _MOST_CLASSES = 100_000
 
 
-def npz(image_shape: tuple[int, int, int], *, seed: int, path: str) -> dict[str, ImageSet]:
+def npz(image_shape: tuple[int, int, int], *, seed: int, path: str, ground: Colour = WHITE) -> dict[str, ImageSet]:
     """A .npz file: arrays `images` and `labels`, or `x_train`, `y_train`, `x_test` and `y_test`.
 
     Images are uint8, or float in [0, 1]; (N, H, W, C), channels last, or (N, H, W) for grey. Labels are whole numbers
@@ -28,6 +29,7 @@ def npz(image_shape: tuple[int, int, int], *, seed: int, path: str) -> dict[str,
         image_shape: (H, W, C) of the images wanted; others are resized to it.
         seed: Not used; nothing here is random.
         path: The file; `~` and $VARIABLES are expanded.
+        ground: What is seen through transparency, (red, green, blue).
 
     Returns:
         {"all"}, or {"train", "test"} where the file has `x_train` and `x_test`.
@@ -55,7 +57,7 @@ def npz(image_shape: tuple[int, int, int], *, seed: int, path: str) -> dict[str,
         names = tuple(str(k) for k in range(1 + max((int(found.max()) for found in given), default=-1)))
     return {
         split: ImageSet(
-            _images(arrays[x], x, image_shape, file),
+            _images(arrays[x], x, image_shape, file, ground),
             labels[split],
             names if labels[split] is not None else (),
         )
@@ -125,7 +127,7 @@ def _class_names(arrays: dict[str, np.ndarray], file: Path) -> tuple[str, ...] |
     return told
 
 
-def _images(images: np.ndarray, key: str, image_shape: tuple[int, int, int], file: Path) -> np.ndarray:
+def _images(images: np.ndarray, key: str, image_shape: tuple[int, int, int], file: Path, ground: Colour) -> np.ndarray:
     from kood.data.images import fit_images
     from kood.data.large import filled
 
@@ -141,7 +143,7 @@ def _images(images: np.ndarray, key: str, image_shape: tuple[int, int, int], fil
         images = filled(images.shape, np.uint8, lambda rows: _bytes(floats[rows], key, file), images[:1].nbytes)
     if images.dtype != np.uint8:
         raise UserError(f"path: `{key}` in {file} is {images.dtype}; save it as uint8 of 0..255 or float in [0, 1]")
-    return fit_images(images, image_shape)
+    return fit_images(images, image_shape, ground)
 
 
 def _bytes(images: np.ndarray, key: str, file: Path) -> np.ndarray:

@@ -15,6 +15,7 @@ from kood.data.groups import group_keys, group_numbers
 from kood.data.image_set import ImageSet
 from kood.data.listing import Listed, check_parts, labelled, part_of, read_listed
 from kood.data.paths import data_path, existing
+from kood.data.rules import WHITE, Colour
 from kood.errors import UserError
 from kood.text import clean, composed
 
@@ -43,6 +44,7 @@ def table(
     split: str | None = None,
     max_bad_images: int = 0,
     group: Mapping[str, int | str] | None = None,
+    ground: Colour = WHITE,
 ) -> dict[str, ImageSet]:
     """A CSV or TSV file with one image a line, `FILE,LABEL`, LABEL being the name of a class.
 
@@ -64,6 +66,7 @@ def table(
         group: What images of one group have in common: {"column": NAME}, their value in that column; {"folder": N},
             the name of the N-th folder of FILE, counted from `root`; or {"pattern": REGEX}, the pattern's first group
             (or its whole match) in FILE.
+        ground: What is seen through transparency, (red, green, blue).
 
     Returns:
         "train" with "validation", "test" or both where the table has a column of parts, else {"all"}; without a column
@@ -76,7 +79,7 @@ def table(
     """
     listed = listed_table(path, root, columns, group, max_bad_images)
     return read_listed(listed, image_shape, seed=seed, classes=classes, count=count, split=split,
-                       max_bad_images=max_bad_images)  # fmt: skip
+                       max_bad_images=max_bad_images, ground=ground)  # fmt: skip
 
 
 def reads(source: Any) -> tuple[Path, list[str]]:

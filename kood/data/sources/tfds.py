@@ -9,6 +9,7 @@ import numpy as np
 from kood.data.image_set import ImageSet
 from kood.data.large import Blobs
 from kood.data.paths import data_path
+from kood.data.rules import WHITE, Colour
 from kood.errors import UserError
 
 __all__ = ["dtd", "places365", "svhn", "tfds"]
@@ -26,6 +27,7 @@ def svhn(
     classes: _Classes = None,
     count: int | None = None,
     split: str | None = None,
+    ground: Colour = WHITE,
 ) -> dict[str, ImageSet]:
     """SVHN: house numbers, 73,257 training and 26,032 test images of 32x32 in colour, 10 classes (Netzer et al., 2011).
 
@@ -36,6 +38,7 @@ def svhn(
         classes: Only these, in this order.
         count: So many images of each split, drawn at random.
         split: Only this one.
+        ground: What is seen through transparency, (red, green, blue).
 
     Returns:
         {"train", "test"}.
@@ -43,7 +46,9 @@ def svhn(
     Raises:
         UserError: TFDS is missing, or the data set has not been prepared.
     """
-    return _prepared(_NAMES["svhn"], image_shape, seed=seed, path=path, classes=classes, count=count, split=split)
+    return _prepared(
+        _NAMES["svhn"], image_shape, seed=seed, path=path, classes=classes, count=count, split=split, ground=ground
+    )
 
 
 def dtd(
@@ -54,6 +59,7 @@ def dtd(
     classes: _Classes = None,
     count: int | None = None,
     split: str | None = None,
+    ground: Colour = WHITE,
 ) -> dict[str, ImageSet]:
     """DTD: describable textures, 47 classes, 1,880 training and 1,880 test photographs (arXiv:1311.3618).
 
@@ -64,6 +70,7 @@ def dtd(
         classes: Only these, in this order.
         count: So many images of each split, drawn at random.
         split: Only this one.
+        ground: What is seen through transparency, (red, green, blue).
 
     Returns:
         {"train", "test"}.
@@ -71,7 +78,9 @@ def dtd(
     Raises:
         UserError: TFDS is missing, or the data set has not been prepared.
     """
-    return _prepared(_NAMES["dtd"], image_shape, seed=seed, path=path, classes=classes, count=count, split=split)
+    return _prepared(
+        _NAMES["dtd"], image_shape, seed=seed, path=path, classes=classes, count=count, split=split, ground=ground
+    )
 
 
 def places365(
@@ -82,6 +91,7 @@ def places365(
     classes: _Classes = None,
     count: int | None = None,
     split: str | None = None,
+    ground: Colour = WHITE,
 ) -> dict[str, ImageSet]:
     """Places365 (small): scenes of 256x256, 365 classes; its 36,500 validation images are "test" (Zhou et al., 2017).
 
@@ -94,6 +104,7 @@ def places365(
         classes: Only these, in this order.
         count: So many images of each split, drawn at random.
         split: Only this one.
+        ground: What is seen through transparency, (red, green, blue).
 
     Returns:
         {"train", "test"}.
@@ -109,6 +120,7 @@ def places365(
         classes=classes,
         count=count,
         split=split,
+        ground=ground,
         test="validation",
     )
 
@@ -122,6 +134,7 @@ def tfds(
     classes: _Classes = None,
     count: int | None = None,
     split: str | None = None,
+    ground: Colour = WHITE,
 ) -> dict[str, ImageSet]:
     """Any TensorFlow Dataset with an `image` feature, by its TFDS name; it must have been prepared beforehand.
 
@@ -135,6 +148,7 @@ def tfds(
         classes: Only these, in this order.
         count: So many images of each split, drawn at random.
         split: Only this one.
+        ground: What is seen through transparency, (red, green, blue).
 
     Returns:
         {"train", "test"}, or {"all"} where the data set has a single split.
@@ -142,7 +156,7 @@ def tfds(
     Raises:
         UserError: TFDS is missing, it knows no such name, the data set has not been prepared, or has no images.
     """
-    return _prepared(name, image_shape, seed=seed, path=path, classes=classes, count=count, split=split)
+    return _prepared(name, image_shape, seed=seed, path=path, classes=classes, count=count, split=split, ground=ground)
 
 
 def _prepared(
@@ -154,6 +168,7 @@ def _prepared(
     classes: _Classes,
     count: int | None,
     split: str | None,
+    ground: Colour,
     test: str | None = None,
 ) -> dict[str, ImageSet]:
     from kood.data.classes import class_indices, relabel
@@ -179,7 +194,7 @@ def _prepared(
             drawn = np.sort(draw.choice(len(rows), count, replace=False))
             rows, labels = rows[drawn], labels[drawn]
         chosen = files if len(rows) == len(files) else Blobs(files[row] for row in rows)
-        images = decode_images(chosen, image_shape)
+        images = decode_images(chosen, image_shape, ground)
         sets[part] = ImageSet(images, labels if has_labels else None, names)
     return sets
 

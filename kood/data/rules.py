@@ -1,0 +1,111 @@
+"""How image files become pixels: one table, which training (`decode`) and the served graph (`serving.encoded`) follow.
+
+What a graph cannot do by these rules it refuses; kood's clients decode such a file themselves and send it as PNG.
+
+| matter                  | rule                                                          | the served graph       |
+|-------------------------|---------------------------------------------------------------|------------------------|
+| orientation             | EXIF's: of a JPEG's first APP1 segment "Exif", a PNG's last   | the same               |
+|                         | eXIf chunk before its pixels, a WebP's EXIF chunk; a damaged  |                        |
+|                         | one is none. TIFF and AVIF say it their own way. XMP is never |                        |
+|                         | read, nor are text chunks                                     |                        |
+| gamma, colour profile   | not applied                                                   | the same               |
+| alpha                   | laid over `data.ground`, before anything is resized           | the same               |
+| transparent colour      | alpha 0 where a pixel has it; refused in 16 bits of colour    | the same; GIF: refused |
+| palette                 | its colours, with their alpha                                 | the same; BMP: refused |
+| 16 bits                 | grey: round(v 255 / 65535); colour: the upper 8 bits          | the same               |
+| 1, 2, 4 bits of grey    | spread over 0..255                                            | the same; BMP: refused |
+| floats, wider integers  | refused: nothing says which value is white                    | refused                |
+| CMYK, YCCK              | inverted, as Adobe has it                                     | the same with Adobe's  |
+|                         |                                                               | marker, else refused   |
+| several pictures        | the first                                                     | the same; WebP: refused|
+| GIF's first picture     | colour 0 around it, or transparent where it has a transparent | refused                |
+| smaller than its canvas | colour                                                        |                        |
+| BMP                     | alpha only where it has a mask                                | 24 bits, else refused  |
+| large JPEG              | decoded at 1/2, 1/4 or 1/8 (`reduction`)                      | the same               |
+| cut off or damaged      | refused                                                       | refused                |
+| over 178,956,970 pixels | refused                                                       | refused                |
+| other formats           | as Pillow reads them by itself                                | refused                |
+"""
+
+import struct
+from collections.abc import Sequence
+
+__all__ = [
+    "LARGEST", "MIRRORED", "ORIENTATION", "REDUCED_FROM", "REDUCTIONS", "STEPS", "UPSIDE_DOWN", "WHITE", "Colour",
+    "ground_colour", "orientation_in", "reduction",
+]  # fmt: skip
+
+#: (red, green, blue), each 0..255.
+Colour = tuple[int, int, int]
+
+WHITE: Colour = (255, 255, 255)
+_GROUNDS: dict[str, Colour] = {"white": WHITE, "black": (0, 0, 0), "grey": (128, 128, 128)}
+
+#: Most pixels of a file, as Pillow has it: small files may claim gigabytes.
+LARGEST = 178_956_970
+
+#: EXIF's tag for the orientation; its value is one 16-bit number from 1 to 8.
+ORIENTATION = 0x0112
+#: Orientations stored with left and right exchanged, and upside down; from 5 on, rows and columns were exchanged first.
+MIRRORED, UPSIDE_DOWN = (2, 3, 6, 7), (3, 4, 7, 8)
+
+#: What a JPEG may be reduced by while it is decoded.
+REDUCTIONS = (8, 4, 2, 1)
+#: Pixels from which it is. Below, memory is no matter, and a side that 8 does not divide would be stretched visibly.
+REDUCED_FROM = 2**22
+
+#: Segments, chunks or bytes that are walked over in search of metadata; the graph refuses what has more.
+STEPS = 4096
+
+
+def ground_colour(ground: str | Sequence[int]) -> Colour:
+    """The colour under transparency that a recipe's `data.ground` asks for.
+
+    Args:
+        ground: "white", "black", "grey", or [red, green, blue].
+    """
+    red, green, blue = _GROUNDS[ground] if isinstance(ground, str) else ground
+    return int(red), int(green), int(blue)
+
+
+def orientation_in(block: bytes) -> int:
+    """The orientation that a block of EXIF says.
+
+    Args:
+        block: A TIFF header and what follows, perhaps after "Exif" and two zeros.
+
+    Returns:
+        1 to 8; 1 where it says none or is damaged.
+    """
+    block = block[6:] if block[:6] == b"Exif\0\0" else block
+    order = {b"II*\0": "<", b"MM\0*": ">"}.get(block[:4])
+    try:
+        if order is not None:
+            (directory,) = struct.unpack_from(f"{order}I", block, 4)
+            (entries,) = struct.unpack_from(f"{order}H", block, directory)
+            for place in range(directory + 2, min(directory + 2 + 12 * entries, len(block) - 11), 12):
+                tag, kind, count, value = struct.unpack_from(f"{order}HHIH", block, place)
+                if tag == ORIENTATION:
+                    return value if (kind, count) == (3, 1) and 1 <= value <= 8 else 1
+    except struct.error:
+        pass  # It points out of itself.
+    return 1
+
+
+def reduction(height: int, width: int, size: tuple[int, int]) -> int:
+    """What a grey or colour JPEG is reduced by: the most that leaves each side twice what it is resized to.
+
+    libjpeg reduces by leaving out frequencies, alike in Pillow (`draft`) and TensorFlow (`ratio`).
+
+    Args:
+        height: Of the picture, upright.
+        width: Likewise.
+        size: (H, W) that it will be resized to.
+
+    Returns:
+        One of `REDUCTIONS`; 1 for a picture of fewer than `REDUCED_FROM` pixels.
+    """
+    if height * width < REDUCED_FROM:
+        return 1
+    most = min(height // (2 * size[0]), width // (2 * size[1]))
+    return next((by for by in REDUCTIONS if by <= most), 1)
