@@ -1,0 +1,139 @@
+"""What a notebook, a container or a login script exports stands in no command's way."""
+
+import io
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+from rich.console import Console
+from rich.text import Text
+from typer.testing import CliRunner
+
+from kood import doctor, process
+from kood.cli import app
+from kood.monitor import page as monitor_page
+from kood.monitor.drift import drift
+from kood.monitor.stream import Seen
+from kood.serving.answers import Answer, print_answers
+
+ROOT = Path(__file__).parents[1]
+NAMES = ["x" * 150 + "1.png", "x" * 150 + "2.png", "[red]y[/red].png", ":smile:.png", "end\\"]
+
+
+def kood(*arguments, **environment):
+    outside = {key: value for key, value in os.environ.items() if key not in ("COLUMNS", "MPLBACKEND")}
+    return subprocess.run(
+        [sys.executable, "-m", "kood", *arguments], env={**outside, "PYTHONPATH": str(ROOT), **environment},
+        capture_output=True, text=True, check=False, cwd=ROOT,
+    )  # fmt: skip
+
+
+@pytest.mark.parametrize("backend", ["module://matplotlib_inline.backend_inline", "inline", "TkAgg", "no backend"])
+def test_a_notebooks_figures_stop_no_command(backend, tmp_path):
+    done = kood("run", str(tmp_path / "none.toml"), MPLBACKEND=backend)
+    assert done.returncode == 2 and "cannot read the recipe" in done.stderr
+    code = "import os; from kood import process; process.settle(); import keras; print(os.environ['MPLBACKEND'])"
+    done = subprocess.run(
+        [sys.executable, "-c", code], env={**os.environ, "MPLBACKEND": backend}, capture_output=True, text=True,
+        check=False,
+    )  # fmt: skip
+    assert done.stdout == "agg\n", done.stderr
+
+
+def test_a_library_leaves_the_environment_alone():
+    outside = {**os.environ, "MPLBACKEND": "module://somewhere", "COLUMNS": "0"}
+    code = "import os, kood, kood.cli, kood.process; print(os.environ['MPLBACKEND'], os.environ['COLUMNS'])"
+    done = subprocess.run(
+        [sys.executable, "-c", code], env=outside, capture_output=True, text=True, check=False, cwd=ROOT
+    )
+    assert done.stdout == "module://somewhere 0\n"
+
+
+@pytest.mark.parametrize("columns", ["0", "-1", "abc", "1", "", "٣٠"])
+def test_a_width_that_is_none_is_not_taken(monkeypatch, columns):
+    monkeypatch.setenv("COLUMNS", columns)
+    monkeypatch.setattr(sys, "stdout", io.StringIO())
+    assert process.console().width == 120
+    monkeypatch.setenv("MPLBACKEND", "any")
+    process.settle()
+    assert "COLUMNS" not in os.environ
+    monkeypatch.setenv("COLUMNS", "44")
+    assert process.console().width == 44
+
+
+def test_a_forced_colour_makes_no_terminal_of_a_pipe(monkeypatch):
+    monkeypatch.delenv("COLUMNS", raising=False)
+    monkeypatch.setenv("FORCE_COLOR", "1")
+    monkeypatch.setattr(sys, "stdout", io.StringIO())
+    assert process.console(140).width == 140
+
+
+def test_names_that_the_encoding_lacks_are_spelled_out(monkeypatch):
+    monkeypatch.setenv("MPLBACKEND", "any")
+    monkeypatch.setenv("COLUMNS", "80")
+    written = io.BytesIO()
+    monkeypatch.setattr(sys, "stdout", io.TextIOWrapper(written, encoding="ascii", write_through=True))
+    process.settle()
+    Console().print(Text("é漢"))
+    assert written.getvalue() == b"\\xe9\\u6f22\n"
+
+
+def test_messages_of_libraries_are_not_held_where_there_is_no_place_for_them(monkeypatch):
+    def nowhere():
+        raise FileNotFoundError("No usable temporary directory found")
+
+    monkeypatch.setattr("tempfile.TemporaryFile", nowhere)
+    with process.native_messages_held_back():
+        done = True
+    assert done
+    monkeypatch.setattr(sys, "stderr", None)
+    with process.native_messages_held_back():
+        pass
+
+
+def test_the_command_that_doctor_prints_is_whole(monkeypatch):
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
+    console = Console(file=io.StringIO(), width=120)
+    doctor.report(console)
+    for backend in ("jax", "torch"):
+        assert f"pip install 'kood[{backend}]'" in console.file.getvalue()
+
+
+@pytest.mark.parametrize("width", [30, 80, 120])
+def test_no_name_is_cut_or_read_as_markup(width, tmp_path, monkeypatch):
+    said = {"label": 0, "class_name": "z" * 150 + "1", "probability": 0.5, "ood_score": 1.0, "p_value": 1.0}
+    found = [Answer(Path(name), {**said, "is_ood": False}) for name in NAMES]
+    predicted = Console(file=io.StringIO(), width=width)
+    print_answers(found, len(found), title="[red]t", console=predicted)
+    watched = Console(file=io.StringIO(), width=width)
+    seen = [Seen(**{**dict.fromkeys(Seen.__dataclass_fields__, ""), "image": name, "class_name": "z" * 150 + "1",
+                    "ood_score": 1.0, "p_value": 0.5, "is_ood": True}) for name in NAMES]  # fmt: skip
+    monitor_page.print_findings(
+        watched, drift(np.array([one.is_ood for one in seen]), 100, 0.95), 0.01, seen, [":smile: [red]"], 9
+    )
+    for console in (predicted, watched):
+        lines = [line.split("│")[1].strip() for line in console.file.getvalue().splitlines() if line.count("│") > 3]
+        shown = "".join(lines)
+        for name in NAMES:
+            assert name in shown
+        assert "…" not in console.file.getvalue()
+    assert ":smile: [red]" in watched.file.getvalue()
+
+
+def test_a_recipe_that_is_shown_into_a_file_is_a_recipe(tmp_path):
+    (tmp_path / "recipes").mkdir()
+    long = tmp_path / "recipes" / "[red] :smile:.toml"
+    long.write_text((ROOT / "recipes" / "digits_softmax.toml").read_text(encoding="utf-8"), encoding="utf-8")
+    done = CliRunner().invoke(
+        app, ["show", str(long), "--set", f"name={'n' * 100}", "--set", "evaluate.scores=['msp']"]
+    )
+    assert done.exit_code == 0, done.output
+    assert f'name = "{"n" * 100}"' in done.output
+    listed = subprocess.run(
+        [sys.executable, "-m", "kood", "list", "recipes"], env={**os.environ, "PYTHONPATH": str(ROOT)},
+        capture_output=True, text=True, check=True, cwd=tmp_path,
+    )  # fmt: skip
+    assert listed.stdout.startswith("[red] :smile:.toml")
