@@ -1,9 +1,10 @@
 """Image files to pixels, with Pillow, by the rules of `kood.data.rules`."""
 
+import ctypes
 import functools
 import io
 import threading
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
@@ -26,6 +27,8 @@ OUTSIDE = ("BUFR", "EPS", "GRIB", "HDF5", "MPEG", "WMF")
 IN_FLIGHT = 512 * 2**20
 #: Bytes a pixel and channel: Pillow's copy, NumPy's, TensorFlow's, and float32 to resize.
 _EACH = 8
+#: Bytes of a file after which the freed memory is given back.
+_TRIMMED = 64 * 2**20
 #: Pixels of an image up to which it waits for others of its shape, to be resized with them.
 _SMALL = 2**18
 _CHUNK = 64
@@ -113,7 +116,18 @@ def decoding(source: Source, size: tuple[int, int] | None = None) -> Iterator[tu
             raise _UnreadableError(f"{name} cannot be read as an image ({_why(error)})") from error
         yield pixels, (height, width) if by > 1 else pixels.shape[:2]
     finally:
+        if taken > _TRIMMED:
+            _trim()(0)
         _memory.give(taken)
+
+
+@functools.cache
+def _trim() -> Callable[[int], int]:
+    """What gives freed memory back: glibc keeps a pool for each thread, and together they outgrow the room."""
+    try:
+        return ctypes.CDLL(None).malloc_trim
+    except (AttributeError, OSError, TypeError):
+        return lambda _: 0  # Another C library.
 
 
 def opened(source: Source):

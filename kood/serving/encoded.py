@@ -121,7 +121,8 @@ def _gif(data, raw):
 def _bmp(data, raw):
     head = headers.read(raw, 0, 34)
     # TensorFlow takes palettes for grey, and whatever fills 32 bits for alpha.
-    plain = tf.reduce_all(head[:2] == list(b"BM")) & (head[14] >= 40) & (head[28] == 24) & (head[30] == 0)
+    plain = tf.reduce_all(head[:2] == list(b"BM")) & (head[14] >= 40)
+    plain &= (head[28] == 24) & tf.reduce_all(head[30:34] == 0)
     width, height = headers.number(head[18:22], little=True), headers.number(head[22:26], little=True)
     # Upside down, the height is below zero.
     size = tf.stack([width, tf.minimum(height, 2**32 - height)])
