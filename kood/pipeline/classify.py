@@ -163,7 +163,7 @@ def validate_classifier(work: Work, names: list[str] | None) -> Stage:
         return {"accuracy": result.accuracy, "scores": list(result.scores)}
 
     decides = {
-        "names": names,
+        "names": names and [name.lower() for name in names],
         "batch_size": recipe.evaluate.batch_size,
         "classifier": work.stages["classifier"].key,
         "sets": work.digest("train", "validation"),
@@ -207,7 +207,11 @@ def evaluate_classifier(work: Work) -> Stage:
 
     decides = {
         "format": 2,  # With the calibration scores.
-        "evaluate": recipe.evaluate.model_dump(),
+        "evaluate": {
+            "scores": recipe.evaluate.scores and [name.lower() for name in recipe.evaluate.scores],
+            **recipe.evaluate.model_dump(exclude={"baseline", "scores", "headline"}),
+            "headline": recipe.evaluate.headline.lower(),
+        },
         "accept": recipe.serve.accept,
         "classifier": work.stages["classifier"].key,
         "id": work.digest("train", "validation", "calibration", "test"),
