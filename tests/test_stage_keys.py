@@ -8,6 +8,8 @@ from pydantic import BaseModel
 
 from kood import pipeline
 from kood.data import ImageSet
+from kood.machine import VARIABLES
+from kood.pipeline.environment import environment
 from kood.pipeline.work import Work
 from kood.recipe import Recipe, load
 from kood.runs import Run, Stage, fingerprint
@@ -269,3 +271,15 @@ def test_a_key_decides_exactly_what_it_changes(stages, key):
 def test_other_spellings_decide_nothing(stages):
     assert stages("evaluate.headline='MSP'") == stages("evaluate.headline='msp'")
     assert stages("evaluate.scores=['MSP','Energy']") == stages("evaluate.scores=['msp','energy']")
+
+
+def test_variables_that_change_arithmetic_decide_what_a_backend_computes(stages, monkeypatch):
+    for name in VARIABLES["tensorflow"]:
+        monkeypatch.delenv(name, raising=False)
+    before = stages()
+    monkeypatch.setenv("NVIDIA_TF32_OVERRIDE", "0")
+    after = stages()
+    assert {name for name in ALL if before[name] != after[name]} == DIFFUSED | TRAINED
+    assert environment()["NVIDIA_TF32_OVERRIDE"] == "0"
+    monkeypatch.delenv("NVIDIA_TF32_OVERRIDE")
+    assert stages() == before and "NVIDIA_TF32_OVERRIDE" not in environment()

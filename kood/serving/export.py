@@ -18,6 +18,7 @@ from kood import registry
 from kood.classifier import Classifier
 from kood.data.images import normalize, to_shape
 from kood.outputs import perturbed_logits
+from kood.process import keras_defaults
 from kood.scorer import Scorer
 from kood.serving.encoded import decode_files
 from kood.serving.served import Served
@@ -163,6 +164,7 @@ def recalibrate(version: Path, folder: Path, served: Served) -> None:
     Decision(loaded.scored, served, loaded.holders).save(folder)
 
 
+@keras_defaults()
 def main(spec_file: str) -> None:
     """Writes the SavedModel that a JSON file asks for."""
     spec = json.loads(Path(spec_file).read_text())
