@@ -1,13 +1,43 @@
-"""The machine that a figure of speed must be read with: its processor, and how many of its cores there are to use."""
+"""The machine that figures must be read with: its processor, its cores, and what is set to change its arithmetic."""
 
 import os
 import platform
+import re
 from pathlib import Path
 
-__all__ = ["cores", "processor", "vector_flags"]
+__all__ = ["arithmetic", "cores", "processor", "vector_flags"]
 
 #: Vector instructions that decide how fast a network runs, and in which arithmetic.
 FLAGS = ("avx2", "avx512f", "avx512_bf16", "amx_bf16")
+
+#: Environment variables that change what a backend computes, beside the order of its sums.
+_ALL = ("NVIDIA_TF32_OVERRIDE", "ONEDNN_DEFAULT_FPMATH_MODE", "DNNL_DEFAULT_FPMATH_MODE", "CUBLAS_WORKSPACE_CONFIG")
+VARIABLES = {
+    "tensorflow": (
+        *_ALL, "XLA_FLAGS", "TF_XLA_FLAGS", "TF_ENABLE_ONEDNN_OPTS", "TF_DETERMINISTIC_OPS", "TF_CUDNN_DETERMINISTIC",
+        "TF_SET_ONEDNN_FPMATH_MODE", "TF_FP16_CONV_USE_FP32_COMPUTE", "TF_FP16_MATMUL_USE_FP32_COMPUTE",
+    ),
+    "jax": (
+        *_ALL, "XLA_FLAGS", "JAX_ENABLE_X64", "JAX_DEFAULT_MATMUL_PRECISION", "JAX_DEFAULT_DTYPE_BITS",
+        "JAX_NUMPY_DTYPE_PROMOTION", "JAX_DEFAULT_PRNG_IMPL", "JAX_THREEFRY_PARTITIONABLE", "JAX_DISABLE_JIT",
+    ),
+    "torch": (*_ALL, "TORCH_ALLOW_TF32_CUBLAS_OVERRIDE", "TORCH_BLAS_PREFER_CUBLASLT"),
+}  # fmt: skip
+#: How many devices share the work decides no figure, and a run may go on with another number.
+_DEVICES = re.compile(r"--xla_force_host_platform_device_count(=\S*)?")
+
+
+def arithmetic(backend: str) -> dict[str, str]:
+    """The environment variables that are set and change what a backend computes.
+
+    Args:
+        backend: "tensorflow", "jax" or "torch".
+
+    Returns:
+        {name: value}; mostly nothing.
+    """
+    found = {name: " ".join(_DEVICES.sub("", os.environ.get(name, "")).split()) for name in VARIABLES.get(backend, ())}
+    return {name: value for name, value in found.items() if value}
 
 
 def cores() -> int:

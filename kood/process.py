@@ -8,7 +8,7 @@ import sys
 import tempfile
 from collections.abc import Iterator
 from importlib.util import find_spec
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
 from urllib.request import getproxies, proxy_bypass
 
@@ -19,8 +19,8 @@ if TYPE_CHECKING:
     from rich.console import Console
 
 __all__ = [
-    "Stopped", "choose_backend", "console", "native_messages_held_back", "quiet", "settle", "stop_on_signals",
-    "through_proxy",
+    "Stopped", "choose_backend", "console", "keras_defaults", "native_messages_held_back", "quiet", "settle",
+    "stop_on_signals", "through_proxy",
 ]  # fmt: skip
 
 #: Below so many columns a width is a mistake, such as the 0 of a container without a terminal.
@@ -120,6 +120,32 @@ def choose_backend() -> None:
         raise UserError(f"KERAS_BACKEND={backend}: {registry.nearest(backend, ['tensorflow', 'jax', 'torch'])}")
     if find_spec(backend) is None:
         raise UserError(f"KERAS_BACKEND={backend}: {backend} is not installed; pip install 'kood[{backend}]'")
+
+
+@contextlib.contextmanager
+def keras_defaults() -> Iterator[None]:
+    """Inside, Keras is set as it comes, whatever `keras.json`, the environment or a caller's code made of it.
+
+    Of its global settings these decide figures: the default float type and dtype policy, the order of an image's axes,
+    the epsilon of its losses and optimizers, and limits to the length of a training. What was set is restored.
+    """
+    from keras import config
+
+    plain = {
+        "floatx": "float32", "dtype_policy": "float32", "image_data_format": "channels_last", "epsilon": 1e-7,
+        "max_epochs": None, "max_steps_per_epoch": None,
+    }  # fmt: skip
+    before = {name: getattr(config, name)() for name in plain}
+
+    def put(settings: dict[str, Any]) -> None:
+        for name, value in settings.items():
+            getattr(config, f"set_{name}")(value)
+
+    put(plain)
+    try:
+        yield
+    finally:
+        put(before)
 
 
 @contextlib.contextmanager

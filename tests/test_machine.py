@@ -39,3 +39,18 @@ def test_cores_are_those_that_this_process_may_use():
     finally:
         os.sched_setaffinity(0, allowed)
     assert machine.cores() == len(allowed)
+
+
+def test_variables_that_change_arithmetic_are_found_where_their_backend_reads_them(monkeypatch):
+    for name in {name for names in machine.VARIABLES.values() for name in names}:
+        monkeypatch.delenv(name, raising=False)
+    assert not any(machine.arithmetic(backend) for backend in ("tensorflow", "jax", "torch", ""))
+    monkeypatch.setenv("JAX_ENABLE_X64", "1")
+    monkeypatch.setenv("NVIDIA_TF32_OVERRIDE", "0")
+    assert machine.arithmetic("jax") == {"JAX_ENABLE_X64": "1", "NVIDIA_TF32_OVERRIDE": "0"}
+    assert machine.arithmetic("torch") == machine.arithmetic("tensorflow") == {"NVIDIA_TF32_OVERRIDE": "0"}
+    # The number of devices decides no figure.
+    monkeypatch.setenv("XLA_FLAGS", "--xla_force_host_platform_device_count=4")
+    assert "XLA_FLAGS" not in machine.arithmetic("jax")
+    monkeypatch.setenv("XLA_FLAGS", "--xla_a --xla_force_host_platform_device_count=4  --xla_b=2")
+    assert machine.arithmetic("jax")["XLA_FLAGS"] == "--xla_a --xla_b=2"

@@ -99,7 +99,12 @@ def test_a_second_run_does_no_training_and_says_so(finished):
 def test_the_same_recipe_elsewhere_gives_the_same_figures(finished, tmp_path):
     folder, _ = finished
     (tmp_path / "tiny.toml").write_text(TINY)
-    assert kood("run", "tiny.toml", cwd=tmp_path).returncode == 0
+    # Nor does what a user has set Keras to change them.
+    strange = {"floatx": "float16", "epsilon": 0.01, "image_data_format": "channels_first", "backend": "torch"}
+    (tmp_path / "home").mkdir()
+    (tmp_path / "home" / "keras.json").write_text(json.dumps(strange))
+    home = {"KERAS_HOME": str(tmp_path / "home"), "KERAS_MAX_EPOCHS": "1"}
+    assert kood("run", "tiny.toml", cwd=tmp_path, **home).returncode == 0
     assert figures_of(report_of(tmp_path)) == figures_of(report_of(folder))
 
 

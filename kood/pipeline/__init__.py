@@ -34,6 +34,7 @@ from kood.pipeline.samples import make_pure_samples
 from kood.pipeline.summary import headline_scores, summarize, write_report
 from kood.pipeline.team import Team
 from kood.pipeline.work import Work
+from kood.process import keras_defaults
 from kood.recipe import Recipe, load
 from kood.runs import Run, write_atomically
 from kood.steps import obtain
@@ -45,6 +46,7 @@ __all__ = ["make_cell", "run"]
 NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS)
 
 
+@keras_defaults()
 def run(
     path: str | Path,
     overrides: tuple[str, ...] | list[str] = (),

@@ -11,8 +11,8 @@ from kood.audit import Judged, audit, with_shortcut
 from kood.data.stored import read_images
 from kood.evaluate import scores_of
 from kood.pipeline.judge import Judge
-from kood.pipeline.work import Work
-from kood.runs import Stage
+from kood.pipeline.work import VERSIONS, Work
+from kood.runs import Stage, digest_file
 from kood.scorer import Scorer
 
 __all__ = ["audit_outliers"]
@@ -33,11 +33,10 @@ def audit_outliers(work: Work) -> Stage | None:
         return None
     audited, shown = _audit(work), work.data("validation")
     evaluated, samples = work.stages["evaluate"], work.stages["pure_audit"]
-    score = evaluated.facts["headline_score"]
+    score, state = evaluated.facts["headline_score"], evaluated.folder / "state.npz"
 
     def make(folder: Path) -> dict[str, Any]:
         classifier = keras.saving.load_model(work.stages["classifier"].folder / "classifier.keras", compile=False)
-        state = evaluated.folder / "state.npz"
         scorer = Scorer(score, dict(np.load(state, allow_pickle=False)) if state.exists() else None)
         pure = read_images(samples.folder, "pure", samples.facts)
         with work.progress.stage("shortcut"):
@@ -48,7 +47,14 @@ def audit_outliers(work: Work) -> Stage | None:
         np.savez(folder / "scores.npz", allow_pickle=False, validation=real, pure=generated)
         return with_shortcut(_read(audited), real, generated, score=score)
 
-    decides = {"audit": audited.key, "evaluate": evaluated.key, "validation": work.digest("validation")}
+    # Not the key of the evaluation, which moves with every test set; only its score enters here.
+    decides = {
+        "audit": audited.key,
+        "classifier": work.stages["classifier"].key,
+        "score": [score, VERSIONS["evaluate"], digest_file(state) if state.exists() else None],
+        "batch_size": work.recipe.evaluate.batch_size,
+        "validation": work.digest("validation"),
+    }
     return work.stage("shortcut", decides, make, awaited=False)
 
 

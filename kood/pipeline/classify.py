@@ -169,7 +169,7 @@ def validate_classifier(work: Work, names: list[str] | None) -> Stage:
         return {"accuracy": result.accuracy, "scores": list(result.scores)}
 
     decides = {
-        "names": names,
+        "names": names and [name.lower() for name in names],
         "batch_size": recipe.evaluate.batch_size,
         "classifier": work.stages["classifier"].key,
         "sets": work.digest("train", "validation"),
@@ -215,7 +215,11 @@ def evaluate_classifier(work: Work) -> Stage:
 
     decides = {
         "format": 3,  # With the calibration scores and labels.
-        "evaluate": recipe.evaluate.model_dump(),
+        "evaluate": {
+            "scores": recipe.evaluate.scores and [name.lower() for name in recipe.evaluate.scores],
+            **recipe.evaluate.model_dump(exclude={"baseline", "scores", "headline"}),
+            "headline": recipe.evaluate.headline.lower(),
+        },
         "accept": recipe.serve.accept,
         "by_class": recipe.serve.by_class,
         "classifier": work.stages["classifier"].key,

@@ -13,14 +13,14 @@ from pathlib import Path
 import keras
 
 import kood
-from kood.machine import cores, processor, vector_flags
+from kood.machine import arithmetic, cores, processor, vector_flags
 from kood.text import masked
 
 __all__ = ["environment", "origin_of"]
 
 
 def environment() -> dict[str, str]:
-    """Versions, the backend's device and the processor."""
+    """Versions, the backend's device, the processor, and the variables that change what the backend computes."""
     packages = ["keras", "tensorflow", "numpy", "scikit-learn"]
     backend = keras.backend.backend()
     if backend not in packages:
@@ -33,6 +33,7 @@ def environment() -> dict[str, str]:
         "backend": backend,
         "device": _device(backend),
         "processor": f"{processor()} {vector_flags()}".strip(),
+        **arithmetic(backend),
     }
 
 

@@ -1,5 +1,6 @@
 """The last stage: the SavedModel."""
 
+import hashlib
 import shutil
 from pathlib import Path
 from typing import Any
@@ -19,33 +20,38 @@ __all__ = ["export_model"]
 
 
 def export_model(work: Work) -> Stage:
-    """Publishes the SavedModel as the next integer version, if it answers as the Keras model does."""
-    evaluated, ground = work.stages["evaluate"], ground_colour(work.recipe.data.ground)
+    """Publishes the SavedModel as the next integer version, if it answers as the Keras model does.
+
+    What is published decides, not how it came about: a run that measures more and serves the same publishes nothing.
+    """
+    evaluated, classifier = work.stages["evaluate"], work.stages["classifier"]
+    with np.load(evaluated.folder / "parity.npz", allow_pickle=False) as arrays:
+        expected = dict(arrays)
+    with np.load(evaluated.folder / "calibration.npz", allow_pickle=False) as arrays:
+        held = dict(arrays)
+    served = Served(
+        evaluated.facts["headline_score"], work.recipe.data.shape, list(work.data("train").class_names),
+        work.recipe.serve.accept, held["scores"], _state(evaluated.folder), work.recipe.serve.undecodable,
+        held["labels"], work.recipe.serve.by_class, _seen(work), ground_colour(work.recipe.data.ground),
+    )  # fmt: skip
+    card = _card(work)
 
     def make(_: Path) -> dict[str, Any]:
         version = work.run.next_version()
-        names, facts = list(work.data("train").class_names), evaluated.facts
-        with (
-            work.progress.stage("export"),
-            np.load(evaluated.folder / "parity.npz", allow_pickle=False) as expected,
-            np.load(evaluated.folder / "calibration.npz", allow_pickle=False) as held,
-        ):
+        with work.progress.stage("export"):
             differences = publish(
-                work.stages["classifier"].folder / "classifier.keras",
+                classifier.folder / "classifier.keras",
                 work.run.folder / str(version),
-                served=Served(
-                    facts["headline_score"], work.recipe.data.shape, names, work.recipe.serve.accept, held["scores"],
-                    _state(evaluated.folder), work.recipe.serve.undecodable, held["labels"],
-                    work.recipe.serve.by_class, _seen(work), ground,
-                ),
+                served=served,
                 images=np.asarray(work.data("test").images[: len(expected["label"])]),
-                expected=dict(expected),
-                facts=_card(work),
-            )  # fmt: skip
+                expected=expected,
+                facts={**card, **_made_with()},
+            )
         return {"version": version, "differences": differences, "files": digests(work.run.folder / str(version))}
 
     decides = {
-        "format": 2, "evaluate": evaluated.key, "undecodable": work.recipe.serve.undecodable, "ground": ground
+        "format": 3, "classifier": classifier.key, "served": _hashed(vars(served)), "expected": _hashed(expected),
+        "card": repr(card),
     }  # fmt: skip
     stage = work.stage("export", decides, make, awaited=False)
     damage = damaged(work.run.folder / str(stage.facts["version"]), stage.facts["files"])
@@ -54,6 +60,16 @@ def export_model(work: Work) -> Stage:
         shutil.rmtree(stage.folder)
         stage = work.stage("export", decides, make, awaited=False)
     return stage
+
+
+def _hashed(value: Any) -> Any:
+    """A value with digests for its arrays, so that a fingerprint can be made of it."""
+    if isinstance(value, np.ndarray):
+        content = hashlib.sha256(np.ascontiguousarray(value).data).hexdigest()
+        return [str(value.dtype), list(value.shape), content]
+    if isinstance(value, dict):
+        return {key: _hashed(one) for key, one in value.items()}
+    return value
 
 
 def _state(folder: Path) -> dict[str, np.ndarray] | None:
@@ -79,7 +95,6 @@ def _card(work: Work) -> dict[str, Any]:
         {name: measured[name]["auroc"] for name in getattr(work.recipe.data, kind)} for kind in ("near", "far")
     )
     return {
-        "kood": kood.__version__,
         "recipe": work.recipe.name,
         "head": work.recipe.head.name,
         "backbone": work.recipe.classifier.backbone,
@@ -94,6 +109,13 @@ def _card(work: Work) -> dict[str, Any]:
             "rate": threshold["accepted_id_test"],
             "interval": threshold["accepted_id_test_interval"],
         },
-        "environment": {"backend": keras.backend.backend(), "keras": keras.__version__},
         "warnings": facts["warnings"],
+    }
+
+
+def _made_with() -> dict[str, Any]:
+    """What the model card tells of the programs that made it."""
+    return {
+        "kood": kood.__version__,
+        "environment": {"backend": keras.backend.backend(), "keras": keras.__version__},
     }

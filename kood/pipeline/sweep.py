@@ -20,6 +20,7 @@ from kood.diffusion.label_mixup import sweep
 from kood.diffusion.sampling import ImageSampler, Start, draw_rows
 from kood.errors import UserError
 from kood.pipeline.samples import image_sampler
+from kood.process import keras_defaults
 from kood.recipe import load
 from kood.recipe.messages import explain
 from kood.recipe.outlier_sections import LabelMixup
@@ -31,6 +32,7 @@ from kood.text import composed
 __all__ = ["render_sweep"]
 
 
+@keras_defaults()
 def render_sweep(
     folder: Path,
     first: str,

@@ -8,6 +8,7 @@ from typing import Any
 
 from kood.data import ImageSet
 from kood.data.stored import read_images
+from kood.machine import arithmetic
 from kood.pipeline.team import Team
 from kood.recipe import Recipe
 from kood.report import StageProgress
@@ -82,7 +83,8 @@ class Work:
 
         Args:
             name: The stage's name.
-            decides: What decides its result beside its version.
+            decides: What decides its result beside its version and, where "backend" is in it, the environment variables
+                that change what the backend computes.
             make: Makes it in a folder.
             shown: What the display calls it, where that is not its name.
             on: The block of `Devices` in which every process makes it; not given, the first process makes it alone.
@@ -92,6 +94,9 @@ class Work:
             The stage.
         """
         decides = {"version": VERSIONS[name], "quick": self.recipe.quick, **decides}
+        variables = arithmetic(decides.get("backend", ""))
+        if variables:
+            decides["variables"] = variables
         stage = self.team.stage(name, decides, make, on) if awaited else self.run.stage(name, decides, make)
         if stage.cached and stage.folder not in self.seen:
             others = set(stage.backends) - {self.run.backend}

@@ -19,6 +19,7 @@ from kood.classifier import Classifier
 from kood.conformal import comparable
 from kood.data.images import normalize, to_shape
 from kood.outputs import perturbed_logits
+from kood.process import keras_defaults
 from kood.scorer import Scorer
 from kood.serving.encoded import decode_files
 from kood.serving.served import Served
@@ -195,6 +196,7 @@ def recalibrate(old: Path, folder: Path, served: Served, version: int = 0) -> No
     Decision(loaded.scored, served, version, loaded.holders).save(folder)
 
 
+@keras_defaults()
 def main(spec_file: str) -> None:
     """Writes the SavedModel that a JSON file asks for."""
     spec = json.loads(Path(spec_file).read_text())

@@ -1,0 +1,285 @@
+"""Each key of a recipe makes those stages again whose results it decides, and no others; nothing is trained here."""
+
+import typing
+
+import numpy as np
+import pytest
+from pydantic import BaseModel
+
+from kood import pipeline
+from kood.data import ImageSet
+from kood.machine import VARIABLES
+from kood.pipeline.environment import environment
+from kood.pipeline.work import Work
+from kood.recipe import Recipe, load
+from kood.runs import Run, Stage, fingerprint
+from tests.conftest import work_alone
+
+#: Everything in use, so that every setting has something to decide.
+WHOLE = """
+name = "whole"
+[data]
+image_shape = [8, 8, 1]
+[data.id]
+source = "digits"
+[data.near.one]
+source = "digits"
+[data.far.two]
+source = "blobs"
+[data.validation_ood.three]
+source = "digits"
+[outliers]
+use = ["label_mixup", "pixel_mixup", "cutmix", "noise", "patch_shuffle", "amplitude_swap", "virtual", "real"]
+[outliers.real]
+source = "digits"
+[pure_samples]
+use = ["audit", "id_rows"]
+"""
+
+SAMPLED = {"label_mixup", "pure_audit", "pure"}
+MADE = {"pixel_mixup", "cutmix", "patch_shuffle", "amplitude_swap"}
+PUBLISHED = {"evaluate", "export"}
+#: The exposed classifier, and what comes of it.
+EXPOSED = {"classifier", "validation", "baseline", "shortcut", *PUBLISHED}
+#: All classifiers.
+TRAINED = {"judge", "baseline_classifier", "audit", *EXPOSED}
+DIFFUSED = {"diffusion", *SAMPLED, "audit", *EXPOSED}
+ALL = {"data", "noise", "real", *MADE, *DIFFUSED, *TRAINED}
+#: All but the noise, which is made of nothing.
+OF_THE_IMAGES = ALL - {"noise", "real"}
+#: Figures of validation images and of test images.
+MEASURED = {"validation", "baseline", "shortcut", *PUBLISHED}
+
+NOTHING: set[str] = set()
+SOURCE = {
+    "source": '"npz"', "path": '"other"', "root": '"other"', "name": '"other"', "classes": "[1, 2]", "count": "5",
+    "split": '"train"', "max_bad_images": "3",
+}  # fmt: skip
+
+
+def of_source(key, changed):
+    return {f"{key}.{name}": (value, changed) for name, value in SOURCE.items()}
+
+
+def of_sampling(key, changed):
+    values = {
+        "guidance": "2.0", "sampler": '"ddim"', "sampling_steps": "7", "clip": "0.0", "start": '"image"',
+        "level": "0.5", "batch_size": "64",
+    }  # fmt: skip
+    return {f"{key}.{name}": (value, changed) for name, value in values.items()}
+
+
+#: Recipe key -> another value, and the stages that are made again. {...} in a key stands for a name of the user's.
+KEYS: dict[str, tuple[str, set[str]]] = {
+    "name": ('"other"', {"export"}),  # It is on the model card; the folder is another one.
+    "seed": ("1", ALL - {"data"}),
+    "quick": ("true", ALL),  # What a smoke run left is never taken for a result.
+    "matrix": ("{ seed = [0] }", NOTHING),
+    "data.image_shape": ("[8, 8, 3]", ALL),
+    **of_source("data.id", OF_THE_IMAGES),
+    "data.id.validation": ("0.2", OF_THE_IMAGES),
+    "data.id.calibration": ("0.2", OF_THE_IMAGES),
+    "data.id.test": ("0.3", OF_THE_IMAGES),
+    "data.id.per_class": ("20", OF_THE_IMAGES),
+    "data.id.near_copies": ("4", OF_THE_IMAGES),
+    **of_source("data.near.{}", {"data", *PUBLISHED}),
+    **of_source("data.far.{}", {"data", *PUBLISHED}),
+    **of_source("data.validation_ood.{}", {"data", "validation", "baseline", *PUBLISHED}),
+    "data.augment": ('["flip"]', DIFFUSED | TRAINED),
+    "data.split_seed": ("1", ALL - {"noise"}),
+    "diffusion.denoiser": ('"unet"', DIFFUSED),
+    "diffusion.options": ("{ width = 32 }", DIFFUSED),
+    "diffusion.schedule": ('"linear"', DIFFUSED),
+    "diffusion.num_steps": ("900", DIFFUSED),
+    "diffusion.prediction": ('"v"', DIFFUSED),
+    "diffusion.label_dropout": ("0.2", DIFFUSED),
+    "diffusion.min_snr": ("5.0", DIFFUSED),
+    "diffusion.steps": ("7", DIFFUSED),
+    "diffusion.epochs": ("7.0", DIFFUSED),
+    "diffusion.minutes": ("7.0", DIFFUSED),
+    "diffusion.batch_size": ("64", DIFFUSED),
+    "diffusion.learning_rate": ("0.1", DIFFUSED),
+    "diffusion.ema": ("0.5", DIFFUSED),
+    "diffusion.clip_norm": ("2.0", DIFFUSED),
+    "diffusion.precision": ('"mixed_bfloat16"', DIFFUSED),
+    "diffusion.seed": ("7", DIFFUSED),
+    "outliers.use": ('["noise", "real", "label_mixup"]', EXPOSED),
+    "outliers.exposure": ('"energy_exposure"', EXPOSED),
+    "outliers.target": ('"parents"', EXPOSED),
+    "outliers.weight": ("0.7", EXPOSED),
+    "outliers.begin": ("0.5", EXPOSED),
+    "outliers.reach": ('"head"', EXPOSED),
+    "outliers.per_batch": ("32", EXPOSED),
+    "outliers.mix": ('"linear"', EXPOSED),
+    "outliers.mix_alpha": ("2.0", NOTHING),  # No mix is asked for.
+    "outliers.amplitude": ('"swapped"', EXPOSED),
+    "outliers.count": ("70", {"label_mixup", "pure", *MADE, "noise", "real", "audit", *EXPOSED}),
+    **of_sampling("outliers.label_mixup", {"label_mixup", "audit", *EXPOSED}),
+    "outliers.label_mixup.count": ("70", {"label_mixup", "audit", *EXPOSED}),
+    "outliers.label_mixup.classes": ("3", {"label_mixup", "audit", *EXPOSED}),
+    "outliers.label_mixup.pairs": ('"all"', {"label_mixup", "audit", *EXPOSED}),
+    "outliers.label_mixup.groups": ("[[0, 1]]", {"label_mixup", "audit", *EXPOSED}),
+    "outliers.label_mixup.weight": ("0.4", {"label_mixup", "audit", *EXPOSED}),
+    "outliers.label_mixup.alpha": ("2.0", {"label_mixup", "audit", *EXPOSED}),
+    "outliers.label_mixup.mix": ('"prediction"', {"label_mixup", "audit", *EXPOSED}),
+    "outliers.label_mixup.push": ("0.1", {"label_mixup", "audit", *EXPOSED}),
+    "outliers.label_mixup.confidence": ("[0.1, 0.9]", {"label_mixup", "audit", *EXPOSED}),
+    "outliers.pixel_mixup.count": ("70", {"pixel_mixup", *EXPOSED}),
+    "outliers.pixel_mixup.weight": ("0.4", {"pixel_mixup", *EXPOSED}),
+    "outliers.pixel_mixup.alpha": ("2.0", {"pixel_mixup", *EXPOSED}),
+    "outliers.cutmix.count": ("70", {"cutmix", *EXPOSED}),
+    "outliers.cutmix.weight": ("0.4", {"cutmix", *EXPOSED}),
+    "outliers.cutmix.alpha": ("2.0", {"cutmix", *EXPOSED}),
+    "outliers.noise.count": ("70", {"noise", *EXPOSED}),
+    "outliers.noise.kind": ('"uniform"', {"noise", *EXPOSED}),
+    "outliers.noise.scale": ("0.4", {"noise", *EXPOSED}),
+    "outliers.patch_shuffle.count": ("70", {"patch_shuffle", *EXPOSED}),
+    "outliers.patch_shuffle.grid": ("4", {"patch_shuffle", *EXPOSED}),
+    "outliers.amplitude_swap.count": ("70", {"amplitude_swap", *EXPOSED}),
+    "outliers.virtual.queue": ("70", EXPOSED),
+    "outliers.virtual.candidates": ("70", EXPOSED),
+    **of_source("outliers.real", {"data", "real", *EXPOSED}),
+    "pure_samples.use": ('["audit", "augment"]', EXPOSED),
+    **of_sampling("pure_samples", {"pure", "pure_audit", "audit", *EXPOSED}),
+    "pure_samples.count": ("70", {"pure", *EXPOSED}),
+    "pure_samples.audit_count": ("70", {"pure_audit", "audit", "shortcut"}),
+    "pure_samples.per_batch": ("32", EXPOSED),
+    "head.name": ('"arcface"', EXPOSED | {"baseline_classifier"}),  # The judge has a head of its own.
+    **{f"head.{name}": (value, EXPOSED | {"baseline_classifier"}) for name, value in {
+        "margin": "0.4", "scale": "9.0", "sub_centers": "2", "momentum": "0.5", "h": "0.5", "temperature": "0.5",
+    }.items()},
+    "classifier.backbone": ('"resnet18"', TRAINED),
+    "classifier.options": ("{ features = 8 }", TRAINED),
+    "train.epochs": ("7", TRAINED),
+    "train.batch_size": ("32", TRAINED),
+    "train.optimizer": ('"sgd"', TRAINED),
+    "train.learning_rate": ("0.1", TRAINED),
+    "train.warmup": ("0.1", TRAINED),
+    "train.weight_decay": ("0.1", TRAINED),
+    "train.augment": ('["flip"]', TRAINED),
+    "train.clip_norm": ("1.0", TRAINED),
+    "train.ema": ("0.5", TRAINED),
+    "train.precision": ('"mixed_bfloat16"', TRAINED),
+    "train.steps_per_execution": ("2", TRAINED),  # By rounding: the compiler joins the steps.
+    "train.devices": ("1", NOTHING),
+    "evaluate.scores": ('["msp", "energy"]', {"evaluate", "baseline"}),  # With the same headline the same is served.
+    "evaluate.headline": ('"energy"', MEASURED),
+    "evaluate.baseline": ("false", NOTHING),
+    "evaluate.batch_size": ("64", MEASURED),  # By rounding.
+    "serve.export": ("false", NOTHING),
+    "serve.accept": ("0.9", PUBLISHED),
+    "serve.undecodable": ('"mark"', {"export"}),
+    "report.baseline": ('{ head = "softmax" }', NOTHING),
+    "report.tensorboard": ("true", NOTHING),
+}  # fmt: skip
+
+#: What a key needs beside it to be a valid recipe.
+NEEDS = {
+    **{f"head.{key}": f'head.name="{head}"' for key, head in (
+        ("margin", "arcface"), ("scale", "arcface"), ("sub_centers", "subcenterarcface"), ("momentum", "adaface"),
+        ("h", "adaface"), ("temperature", "logitnorm"),
+    )},
+    "outliers.target": "outliers.use=['label_mixup','noise']",
+    "report.baseline": "matrix={head=['softmax','arcface']}",
+}  # fmt: skip
+
+
+def leaves(model, above=""):
+    """Every key of a recipe, names of the user's own as {}."""
+    for name, field in model.model_fields.items():
+        kinds = [field.annotation, *typing.get_args(field.annotation)]
+        (inner,) = [kind for kind in kinds if isinstance(kind, type) and issubclass(kind, BaseModel)] or [None]
+        if inner is None:
+            yield above + name
+        else:
+            yield from leaves(inner, f"{above}{name}.{'{}.' if typing.get_origin(field.annotation) is dict else ''}")
+
+
+def test_every_key_of_a_recipe_has_its_line_here():
+    assert set(leaves(Recipe)) == set(KEYS)
+
+
+@pytest.fixture
+def stages(tmp_path, monkeypatch):
+    """stages("key=value", ...) -> {stage: its key} of a run in which every stage stands for what decides it."""
+
+    def data_of(settings):
+        """Which parts of `data` each set comes from."""
+        sets = dict.fromkeys(("train", "validation", "calibration", "test"), settings["data"]["id"])
+        for kind in ("near", "far", "validation_ood"):
+            sets |= {f"data.{kind}.{name}": spec for name, spec in settings["data"][kind].items()}
+        every = {name: settings["data"][name] for name in ("image_shape", "split_seed")}
+        return {name: {"sha256": fingerprint(one, every, settings["quick"]), "images": 50, "class_names": ["a", "b"]}
+                for name, one in {**sets, "outliers.real": settings["real"]}.items()}  # fmt: skip
+
+    def stand_in(_, name, decides, make):
+        key = fingerprint(name, decides)
+        folder = tmp_path / f"{name}-{key}"
+        folder.mkdir(exist_ok=True)
+        facts = {"sha256": key, "images": 50, "warnings": [], "notes": [], "version": 1, "files": {}}
+        if name == "data":
+            facts["sets"] = data_of(decides)
+        if name == "evaluate":
+            asked = decides["evaluate"]["headline"]
+            facts |= {"headline_score": "msp" if asked == "auto" else asked, "id": {"accuracy": 1.0, "images": 50}}
+            figures = {name: {"auroc": decides["near"].get(name, decides["far"].get(name))} for name in ("one", "two")}
+            facts["scores"] = dict.fromkeys(("msp", "energy"), figures)
+            facts["threshold"] = {"accepted_id_test": 1.0, "accepted_id_test_interval": [0.0, 1.0]}
+            served = fingerprint(*(decides[part] for part in ("classifier", "accept", "id", "validation_ood")),
+                                 asked, decides["evaluate"]["batch_size"])  # fmt: skip
+            np.savez(folder / "parity.npz", label=np.arange(3))
+            np.save(folder / "calibration.npy", np.frombuffer(served.encode(), np.uint8))
+        if name == "baseline":
+            facts |= dict.fromkeys(("validation_auroc", "validation_accuracy", "exposed_validation_auroc",
+                                    "exposed_validation_accuracy"), 0.5)  # fmt: skip
+        return Stage(name, key, folder, facts, 0.0, cached=True)
+
+    monkeypatch.setattr(Run, "stage", stand_in)
+    monkeypatch.setattr(Work, "data", lambda *_: ImageSet(np.zeros((50, 8, 8, 1), "uint8"), None, ("a", "b")))
+    monkeypatch.setattr(pipeline, "check", lambda _: None)
+    monkeypatch.setattr(pipeline, "summarize", lambda work: {name: one.key for name, one in work.stages.items()})
+    (tmp_path / "whole.toml").write_text(WHOLE)
+
+    def run(*overrides):
+        return pipeline.make_cell(work_alone(load(tmp_path / "whole.toml", overrides), tmp_path / "saved"))
+
+    return run
+
+
+def test_everything_is_in_use(stages):
+    assert set(stages()) == ALL
+    assert stages() == stages()
+
+
+@pytest.mark.parametrize("key", list(KEYS))
+def test_a_key_decides_exactly_what_it_changes(stages, key):
+    value, changed = KEYS[key]
+    needs = [NEEDS[key]] if key in NEEDS else []
+    names = {
+        "data.near.{}": "data.near.one",
+        "data.far.{}": "data.far.two",
+        "data.validation_ood.{}": "data.validation_ood.three",
+    }
+    for pattern, own in names.items():
+        key = key.replace(pattern, own)
+    before, after = stages(*needs), stages(*needs, f"{key}={value}")
+    both = before.keys() & after.keys()
+    assert {name for name in both if before[name] != after[name]} == changed & both
+    assert after.keys() <= before.keys()
+
+
+def test_other_spellings_decide_nothing(stages):
+    assert stages("evaluate.headline='MSP'") == stages("evaluate.headline='msp'")
+    assert stages("evaluate.scores=['MSP','Energy']") == stages("evaluate.scores=['msp','energy']")
+
+
+def test_variables_that_change_arithmetic_decide_what_a_backend_computes(stages, monkeypatch):
+    for name in VARIABLES["tensorflow"]:
+        monkeypatch.delenv(name, raising=False)
+    before = stages()
+    monkeypatch.setenv("NVIDIA_TF32_OVERRIDE", "0")
+    after = stages()
+    assert {name for name in ALL if before[name] != after[name]} == DIFFUSED | TRAINED
+    assert environment()["NVIDIA_TF32_OVERRIDE"] == "0"
+    monkeypatch.delenv("NVIDIA_TF32_OVERRIDE")
+    assert stages() == before and "NVIDIA_TF32_OVERRIDE" not in environment()
