@@ -4,7 +4,7 @@ import numpy as np
 from keras import ops
 
 from kood.scores.fitting import Fitted, array, class_indices, linear_head, log_softmax, rows_of_logits
-from kood.scores.plain import float32, odds
+from kood.scores.plain import float32, log_probabilities
 from kood.scores.streaming import blocks, class_sums, mean_row
 
 __all__ = ["FDBD", "SHE", "KLMatching"]
@@ -65,9 +65,7 @@ class KLMatching(Fitted):
         """
         typical = self.fitted("log_typical")
         logits = self.checked(logits, typical.shape[1], "logits")
-        others, is_top = odds(logits)
-        # As a difference from the log-sum-exp the largest would be 0 where the others have less than 1e-7.
-        log_p = ops.where(is_top, -ops.expand_dims(ops.log1p(others), -1), ops.log_softmax(logits, axis=-1))
+        log_p = log_probabilities(logits)[0]
         p = ops.exp(log_p)
         nearest = ops.argmin(ops.matmul(p, -typical.T), axis=-1)
         log_d = ops.take(ops.convert_to_tensor(typical), nearest, axis=0)
