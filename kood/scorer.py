@@ -1,7 +1,7 @@
 """Binds a score by its recipe name to a classifier's outputs, the same way for evaluation and for the served graph."""
 
 import inspect
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 import numpy as np
@@ -69,10 +69,14 @@ class Scorer:
         self._fitted, self._function = score, score.score
         return self
 
-    def place(self) -> None:
-        """Puts what the score holds on the device, once for many calls; outside of any graph."""
+    def place(self, *put: Callable[[str, np.ndarray], Any]) -> None:
+        """Puts what the score holds somewhere, once for many calls; outside of any graph.
+
+        Args:
+            *put: Where, as `kood.scores.fitting.Fitted.place` takes it; not given, on the device.
+        """
         if self._fitted is not None:
-            self._fitted.place()
+            self._fitted.place(*put)
 
     def __call__(self, outputs: Mapping[str, Any]) -> Any:
         """The score (B,), higher = more OOD, of {"features", "logits", "cosines"}."""

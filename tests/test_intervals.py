@@ -124,9 +124,7 @@ def test_the_variance_is_that_of_resampling():
     draw = rng()
     inside, outside = np.rint(2 * draw.normal(size=120)), np.rint(2 * draw.normal(0.8, size=150))
     _, variance = by_pairs(inside, [outside])
-    drawn = [
-        placements(draw.choice(inside, 120), [draw.choice(outside, 150)])[1][0].mean() for _ in range(4000)
-    ]
+    drawn = [placements(draw.choice(inside, 120), [draw.choice(outside, 150)])[1][0].mean() for _ in range(4000)]
     assert math.isclose(np.std(drawn), math.sqrt(variance), rel_tol=0.06)
 
 

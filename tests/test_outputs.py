@@ -9,7 +9,7 @@ from kood import heads, scores
 from kood.classifier import Classifier
 from kood.data import ImageSet
 from kood.evaluate import evaluate
-from kood.outputs import forward_of, outputs_of, perturbed_logits, scores_of
+from kood.outputs import EPSILON, forward_of, outputs_of, perturbed_logits, scores_of
 from kood.scorer import Scorer, applicable
 
 pytestmark = pytest.mark.backend  # Run once under each Keras backend.
@@ -68,6 +68,15 @@ def test_the_perturbation_makes_images_surer(classifier):
     logits = ops.convert_to_numpy(perturbed_logits(classifier, 0.01, 1.0)(images)).astype("float64")
     after = np.log(np.exp(logits - logits.max(axis=1, keepdims=True)).sum(axis=1))
     assert (after < before).all()
+
+
+def test_the_step_is_that_of_odins_authors(classifier):
+    """They divide 0.0014 by the standard deviation that pixels in [0, 1] were divided by: so much of black to white."""
+    assert pytest.approx(0.0014 * 2.0) == EPSILON
+    images = pictures()
+    found = ops.convert_to_numpy(perturbed_logits(classifier)(images))
+    same = ops.convert_to_numpy(perturbed_logits(classifier, 0.0028, 1000.0)(images))
+    np.testing.assert_array_equal(found, same)
 
 
 def test_no_perturbation_is_the_temperature_alone(classifier):

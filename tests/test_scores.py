@@ -79,7 +79,7 @@ def log_entropy64(logits):
 
 
 def odin64(logits, temperature):
-    """T ln((1 - p) / ((K - 1) p)) of the largest p, as the mean of the others' odds; a long double for what is near 1."""
+    """T ln((1 - p) / ((K - 1) p)) of the largest p, by the mean of the others' odds, in long doubles."""
     scaled = np.sort(np.longdouble(logits), axis=1)
     scaled = (scaled - scaled[:, -1:]) / temperature
     top = scaled[:, -2:-1]
@@ -614,6 +614,24 @@ def test_vim_matches_float64(dim):
     for given in (logits, None):
         score = scores.ViM(dim).fit(features, labels, given, kernel=kernel, bias=bias)
         np.testing.assert_allclose(numbers(score.score(queries, query_logits)), expected, rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.parametrize("name", ["ViM", "Residual"])
+@pytest.mark.parametrize("scale", [1e-3, 1.0, 1e3])
+def test_class_weights_that_sum_to_zero_give_no_origin_of_rounding_noise(name, scale):
+    """Weight decay and softmax leave them so; in float32 their sum is not quite 0, and is no direction to invert."""
+    rng = np.random.default_rng(21)
+    features, labels, _, kernel, _ = blobs()
+    kernel = scale * kernel
+    exact = kernel - kernel.mean(axis=1, keepdims=True)
+    kernel, bias = exact.astype("float32"), scale * rng.normal(size=CLASSES).astype("float32")
+    assert 0 < np.abs(np.float64(kernel).sum(axis=1)).max() < 1e-6 * np.abs(kernel).max()
+    # Of the biases what differs between classes alone can be undone.
+    expected = -np.linalg.lstsq(exact.T, np.float64(bias) - np.float64(bias).mean(), rcond=1e-10)[0]
+    logits = (np.float64(features) @ kernel + bias).astype("float32")
+    found = getattr(scores, name)(4).fit(features, labels, logits, kernel=kernel, bias=bias).get_state()["origin"]
+    np.testing.assert_allclose(found, expected, rtol=1e-4, atol=1e-4 * np.abs(expected).max())
+    assert np.linalg.norm(found) < 100
 
 
 @pytest.mark.parametrize(("width", "dim"), [(768, 512), (12, 6)])
