@@ -2,6 +2,7 @@
 
 import numpy as np
 from keras import ops
+from scipy.spatial.distance import pdist, squareform
 
 from kood.scores.fitting import Fitted, array, class_indices, linear_head, log_softmax, rows_of_logits
 from kood.scores.plain import float32, log_probabilities
@@ -176,8 +177,7 @@ class FDBD(Fitted):
         kernel, _ = linear_head(features.shape[1], kernel, bias)
         if kernel.shape[1] < 2:
             raise ValueError("FDBD needs at least 2 classes, for a boundary between them.")
-        # One class at a time: (K, K, D) at once would be gigabytes for a thousand classes.
-        distances = np.stack([np.linalg.norm(kernel - own[:, None], axis=0) for own in kernel.T])
+        distances = squareform(pdist(kernel.T))
         np.fill_diagonal(distances, 1.0)
         if (distances == 0).any():
             one, other = np.argwhere(distances == 0)[0]

@@ -87,7 +87,8 @@ class Fitted:
 
     @state.setter
     def state(self, arrays: dict[str, np.ndarray]) -> None:
-        self._state_arrays, self._placed = arrays, {}
+        self._state_arrays = arrays
+        self._placed: dict[str, Any] = {}
 
     def get_state(self) -> dict[str, np.ndarray]:
         """The fitted state as named arrays of plain dtypes, ready for `np.savez`.
