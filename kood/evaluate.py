@@ -105,7 +105,7 @@ def evaluate(
         validation_ood: Out-of-distribution images to choose on, by name; where there are none, pixel mixups and patch
             shuffles of the validation images.
         names: Scores to measure; None takes every applicable one but those of `kood.scores.ON_REQUEST`.
-        headline: One of them, or "auto".
+        headline: One of these, or "auto". One that is named is measured, whether it is among the others or not.
         accept: Share of in-distribution images that the threshold accepts.
         by_class: Whether each class has a threshold of its own, see `kood.conformal.Calibration`.
         batch_size: Images a forward pass.
@@ -116,9 +116,11 @@ def evaluate(
         An `Evaluation`.
 
     Raises:
-        UserError: a score that this head cannot give, or that is NaN for some image; too few calibration images.
+        UserError: a score that this head cannot give; a named one that cannot be fitted, or that is NaN for some image;
+            too few calibration images.
     """
-    forward = forward_of(classifier, names or ())
+    asked = [] if headline == "auto" else [headline]
+    forward = forward_of(classifier, [*(names or ()), *asked])
     sets = {"id": test.images, **{name: s.images for name, s in (near | far).items()}}
     held = {"calibration": calibration.images}
     chooses = headline == "auto"
@@ -131,8 +133,8 @@ def evaluate(
         outputs[name] = run_over(forward, np.asarray(images), batch_size)
         if progress is not None:
             progress(done)
-    scorers, warnings = _scorers(forward, classifier, train, names, outputs["id"], batch_size)
-    wanted = [name.lower() for name in [*(names or []), headline]]
+    scorers, warnings = _scorers(forward, classifier, train, names, outputs["id"], batch_size, asked)
+    wanted = [name.lower() for name in [*(names or []), *asked]]
     values = {
         where: {name: score_rows(scorer, output, batch_size) for name, scorer in scorers.items()}
         for where, output in outputs.items()
@@ -275,16 +277,23 @@ def _validation_images(validation: ImageSet, ood: dict[str, ImageSet] | None, se
 
 
 def _scorers(
-    forward: Callable, classifier: keras.Model, train: ImageSet, names: list[str] | None, outputs: Outputs, rows: int
+    forward: Callable,
+    classifier: keras.Model,
+    train: ImageSet,
+    names: list[str] | None,
+    outputs: Outputs,
+    rows: int,
+    asked: Iterable[str] = (),
 ) -> tuple[dict[str, Scorer], list[str]]:
     """The scores to measure, fitted; and what could not be, where the recipe does not insist on it."""
     possible = applicable([*outputs, *linear_weights(classifier.head)])
-    impossible = [name for name in names or [] if name.lower() not in possible]
+    named = list(dict.fromkeys(name.lower() for name in [*(names or []), *asked]))
+    impossible = [name for name in named if name not in possible]
     if impossible:
         raise UserError(
             f"evaluate.scores: this head cannot give {', '.join(impossible)}; it can give {', '.join(possible)}"
         )
-    wanted = [name for name in possible if name not in ON_REQUEST] if names is None else [n.lower() for n in names]
+    wanted = named if names is not None else [n for n in possible if n not in ON_REQUEST or n in named]
     scorers = {name: Scorer(name) for name in wanted}
     warnings = []
     if any(scorer.is_fitted for scorer in scorers.values()):
@@ -293,7 +302,7 @@ def _scorers(
             try:
                 scorers[name].fit(fitted, train.known_labels, classifier.head)
             except UserError as error:
-                if names is not None:
+                if name in named:
                     raise
                 del scorers[name]
                 warnings.append(str(error))

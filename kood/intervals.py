@@ -44,14 +44,21 @@ class Difference:
 def auroc_interval(inside, outsides, level: float = 0.95) -> tuple[float, float]:
     """Confidence interval of an AUROC, or of the unweighted mean of several against the same ID examples.
 
-    With A the AUROC and s its standard error by DeLong, DeLong and Clarke-Pearson 1988 (Biometrics 44), from the
-    variances of `kood.metrics.placements`,
+    With A the AUROC and s its standard error by DeLong, from the variances of `kood.metrics.placements`,
 
         logit(A) -+ z s / (A (1 - A)),    z the normal quantile of (1 + level) / 2,
 
-    taken back by the logistic function, so that it stays within (0, 1). Where A is 0 or 1, s is 0 and says nothing:
-    then the interval's other end is the exact one for that many independent pairs in a row in the same order as there
-    are examples in the smallest set, ((1 - level) / 2)^(1 / n). Scores that are all alike give (.5, .5).
+    taken back by the logistic function, so that it stays within (0, 1); where A is 0 or 1, or s is 0, it begins as
+    (A, A). Where all n examples of a kind have one placement (all pairs separated, or all tied, as saturated scores
+    are), the variance of that kind is 0 and says nothing. Of n alike, the exact binomial bound leaves the share
+    r = 1 - ((1 - level) / 2)^(1 / n) for examples that were not met, and these may stand anywhere: (low, high) becomes
+    (low (1 - r), 1 - (1 - high) (1 - r)). Of both kinds the larger r is taken, over several OOD sets its mean with
+    their AUROCs as weights for the lower end, and with what is left of them for the upper one. So the interval has a
+    width always, and that of the negated scores is this one mirrored. It tells how another draw of as many images would
+    vary, not how another training would.
+
+    Source: DeLong, DeLong and Clarke-Pearson 1988, Biometrics 44:837; the log-odds as in Pepe 2003, The Statistical
+    Evaluation of Medical Tests, section 5.2; the bound is Clopper and Pearson's 1934, Biometrika 26:404.
 
     Args:
         inside: (N,) scores of the ID examples, higher for OOD; infinities allowed.
@@ -62,27 +69,44 @@ def auroc_interval(inside, outsides, level: float = 0.95) -> tuple[float, float]
         Lower and upper end, fractions.
 
     Raises:
-        ValueError: A level outside (0, 1), no OOD set, fewer than two examples of a kind, or NaN.
+        ValueError: A level outside (0, 1), no OOD set, fewer than two examples of a kind, NaN, or what is no
+            one-dimensional array of real numbers.
     """
     if not 0 < level < 1:
         raise ValueError(f"level must be between 0 and 1; it is {level!r}.")
-    inside, outsides = np.asarray(inside, np.float64), [np.asarray(one, np.float64) for one in outsides]
+    inside, outsides = _scores(inside), [_scores(one) for one in outsides]
     sizes = [one.size for one in (inside, *outsides)]
     if not outsides or min(sizes) < 2:
         raise ValueError(f"An interval needs two or more ID examples and as many of each OOD set; there are {sizes}.")
-    if any(np.isnan(one).any() for one in (inside, *outsides)):
-        raise ValueError("A score is NaN.")
     of_inside, of_outsides = placements(inside, outsides)
-    area = float(np.mean([of.mean() for of in of_outsides]))
-    if area <= 0.0 or area >= 1.0:
-        bound = ((1 - level) / 2) ** (1 / min(sizes))
-        return (bound, 1.0) if area >= 1.0 else (0.0, 1.0 - bound)
-    variance = of_inside.var(ddof=1) / len(of_inside)
-    variance += sum(of.var(ddof=1) / len(of) for of in of_outsides) / len(of_outsides) ** 2
-    reach = NormalDist().inv_cdf((1 + level) / 2) * float(np.sqrt(variance)) / (area * (1 - area))
-    middle = np.log(area / (1 - area))
-    low, high = (float(1 / (1 + np.exp(-end))) for end in (middle - reach, middle + reach))
-    return low, high
+    areas = np.array([of.mean() for of in of_outsides])
+    low = high = area = float(areas.mean())
+    if 0.0 < area < 1.0:
+        variance = of_inside.var(ddof=1) / len(of_inside)
+        variance += sum(of.var(ddof=1) / len(of) for of in of_outsides) / len(of_outsides) ** 2
+        reach = NormalDist().inv_cdf((1 + level) / 2) * float(np.sqrt(variance)) / (area * (1 - area))
+        middle = np.log(area / (1 - area))
+        low, high = (float(1 / (1 + np.exp(-end))) for end in (middle - reach, middle + reach))
+    unmet, among_id = [_unmet(of, level) for of in of_outsides], _unmet(of_inside, level)
+    lower, upper = (
+        max(among_id, float(np.average(unmet, weights=share))) if share.any() else 0.0 for share in (areas, 1.0 - areas)
+    )
+    return low * (1.0 - lower), 1.0 - (1.0 - high) * (1.0 - upper)
+
+
+def _scores(values) -> np.ndarray:
+    values = np.asarray(values)
+    if values.ndim != 1 or (values.size and values.dtype.kind not in "fiub"):
+        raise ValueError(f"Scores are real numbers (N,); these are {values.dtype} of shape {values.shape}.")
+    undefined = int(np.isnan(values).sum()) if values.size else 0
+    if undefined:
+        raise ValueError(f"{undefined} of {len(values)} scores are NaN.")
+    return values.astype(np.float64)
+
+
+def _unmet(placed: np.ndarray, level: float) -> float:
+    """The share of a kind that may differ from examples that are all alike; 0 where they are not."""
+    return 1.0 - ((1.0 - level) / 2) ** (1.0 / len(placed)) if np.ptp(placed) == 0 else 0.0
 
 
 def paired_difference(

@@ -166,7 +166,10 @@ def average_precision(scores, is_ood) -> float:
 def fpr_at_ood_tpr(scores, is_ood, tpr: float = 0.95) -> float:
     """Share of ID flagged when at least `tpr` of OOD is caught: the FPR@95 of OpenOOD v1.5.
 
-    The smallest such share over all thresholds, without interpolation.
+    The smallest such share over all thresholds, without interpolation. (OpenOOD reads it from scikit-learn's ROC curve,
+    which leaves out thresholds between two others on one straight line. Only where ID and OOD scores tie with each
+    other, pair by pair, can such a line rise and run at once: there OpenOOD may find the next threshold and a larger
+    share.)
 
     Args:
         scores: (N,), higher for OOD; infinities allowed.

@@ -16,8 +16,9 @@ __all__ = ["Outputs", "forward_of", "outputs_of", "perturbed_logits", "run_over"
 
 Outputs = dict[str, np.ndarray]
 
-#: ODIN's perturbation of the images, in units of [-1, 1], and its temperature: what OpenOOD takes.
-EPSILON, TEMPERATURE = 0.0014, 1000.0
+#: ODIN's perturbation of the images, in units of [-1, 1], and its temperature. Its authors and OpenOOD move normalized
+#: pixels by 0.0014 over the normalization's standard deviation, which of [-1, 1] is 0.5.
+EPSILON, TEMPERATURE = 0.0014 / 0.5, 1000.0
 
 
 def forward_of(classifier: keras.Model, scores: Iterable[str] = ()) -> Callable:
@@ -45,7 +46,9 @@ def perturbed_logits(classifier: keras.Model, epsilon: float = EPSILON, temperat
     x' = x - epsilon sign(grad_x(-log p_y(x; T))), p(x; T) = softmax(logits / T) and y its largest. In-distribution
     images gain more confidence by it than others.
 
-    Source: Liang et al. 2018, arXiv:1706.02690.
+    Source: Liang et al. 2018, arXiv:1706.02690. (The authors' code and OpenOOD's step is the same 0.0014 of the range
+    from black to white; pytorch-ood's 0.0014 is in units of the images it is given, half as far for [-1, 1]. The first
+    two move a pixel whose gradient is 0 as well; here, as in pytorch-ood, it stays.)
 
     Args:
         classifier: A `Classifier`.

@@ -1,7 +1,8 @@
 """Binds a score by its recipe name to a classifier's outputs, the same way for evaluation and for the served graph."""
 
+import functools
 import inspect
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 import numpy as np
@@ -10,11 +11,13 @@ from keras import ops
 from kood import registry
 from kood.errors import UserError
 
-__all__ = ["Scorer", "applicable", "linear_weights"]
+__all__ = ["Scorer", "applicable", "linear_weights", "rehearse"]
 
 
 #: What a linear head lends to the scores that rework its logits.
 LINEAR = ("kernel", "bias")
+#: Images that a rehearsal makes up, at least: more than any score asks for by its own settings.
+_MANY = 1024
 
 
 class Scorer:
@@ -52,33 +55,76 @@ class Scorer:
         Raises:
             UserError: these images do not determine the score, or it needs a linear head and this is none.
         """
+        try:
+            return self._fit(outputs, labels, linear_weights(head), type(head).__name__)
+        except ValueError as error:
+            raise UserError(f"evaluate.scores: {self.name} cannot be fitted: {error}", exit_code=1) from error
+
+    def _fit(
+        self, outputs: Mapping[str, np.ndarray], labels: np.ndarray, weights: Mapping[str, np.ndarray], head: str
+    ) -> "Scorer":
         if not self.is_fitted:
             return self
         score = self._class()
-        offered = {"logits": outputs["logits"], **linear_weights(head)}
+        offered = {"logits": outputs["logits"], **weights}
         accepted = inspect.signature(score.fit).parameters
         missing = [name for name in _weights(self._class) if name not in offered]
         if missing:
             raise UserError(f"evaluate.scores: {self.name} needs the {' and '.join(missing)} of a linear head; "
-                            f"{type(head).__name__} has none")  # fmt: skip
-        try:
-            score.fit(outputs["features"], labels, **{k: v for k, v in offered.items() if k in accepted})
-        except ValueError as error:
-            raise UserError(f"evaluate.scores: {self.name} cannot be fitted: {error}", exit_code=1) from error
+                            f"{head} has none")  # fmt: skip
+        score.fit(outputs["features"], labels, **{k: v for k, v in offered.items() if k in accepted})
         self.state = score.get_state()
         self._fitted, self._function = score, score.score
         return self
 
-    def place(self) -> None:
-        """Puts what the score holds on the device, once for many calls; outside of any graph."""
+    def place(self, *put: Callable[[str, np.ndarray], Any]) -> None:
+        """Puts what the score holds somewhere, once for many calls; outside of any graph.
+
+        Args:
+            *put: Where, as `kood.scores.fitting.Fitted.place` takes it; not given, on the device.
+        """
         if self._fitted is not None:
-            self._fitted.place()
+            self._fitted.place(*put)
 
     def __call__(self, outputs: Mapping[str, Any]) -> Any:
         """The score (B,), higher = more OOD, of {"features", "logits", "cosines"}."""
         if self._function is None:
             raise RuntimeError(f"{self.name} must be fitted before it can score")
         return self._function(**{name: outputs[name] for name in self.inputs})
+
+
+@functools.cache
+def rehearse(name: str, counts: tuple[int, ...], width: int, head: str, is_linear: bool) -> None:
+    """Fits a score to made-up outputs of a real number of images, which tells what the counts alone forbid.
+
+    Features and weights are normal numbers, and every image is classified rightly: what is refused here is refused
+    whatever the classifier. Of many images no more are made up than any count that decides, of each class in turn.
+
+    Args:
+        name: The score's recipe name.
+        counts: Training images of each class.
+        width: Numbers of a feature.
+        head: What the head is called.
+        is_linear: Whether it lends its kernel and bias.
+
+    Raises:
+        ValueError: so many images of so many classes, or features of this width, do not determine the score.
+        UserError: it needs a linear head and this is none.
+    """
+    scorer = Scorer(name)
+    if not scorer.is_fitted:
+        return
+    turn = np.concatenate([np.arange(count) for count in counts])  # Which of its class each image is.
+    first = np.argsort(turn, kind="stable")[: max(_MANY, 2 * width, 2 * len(counts))]
+    labels, draw = np.repeat(np.arange(len(counts)), counts)[first], np.random.default_rng(0)
+    logits = draw.random((len(labels), len(counts)), np.float32)
+    logits[np.arange(len(labels)), labels] += 2.0
+    features, kernel, bias = (
+        draw.standard_normal(shape, np.float32)
+        for shape in ((len(labels), width), (width, len(counts)), (len(counts),))
+    )
+    weights = {"kernel": kernel, "bias": bias} if is_linear else {}
+    scorer._fit({"features": features, "logits": logits}, labels, weights, head)
 
 
 def _inputs(score: Any) -> list[str]:

@@ -60,8 +60,45 @@ def test_a_perfect_detector_is_not_certain():
     assert low == 0.0 and math.isclose(high, 1 - 0.025 ** (1 / 10))
 
 
-def test_scores_all_alike_give_half():
-    assert auroc_interval(np.zeros(5), [np.zeros(7)]) == (0.5, 0.5)
+@pytest.mark.parametrize(("n", "m"), [(2, 2), (10, 400), (500, 500)])
+def test_pairs_that_all_come_out_alike_leave_doubt(n, m):
+    from scipy.stats import binomtest
+
+    # No failure in k trials: the exact binomial bound, as SciPy gives it.
+    chance = binomtest(min(n, m), min(n, m)).proportion_ci(0.95, method="exact").low
+    assert auroc_interval(np.zeros(n), [np.ones(m)]) == (pytest.approx(chance), 1.0)
+    assert auroc_interval(np.ones(n), [np.zeros(m)]) == (0.0, pytest.approx(1 - chance))
+    assert auroc_interval(np.ones(n), [np.ones(m)]) == pytest.approx((0.5 * chance, 1 - 0.5 * chance))
+    # A tied set and a separated one of the same size, half each.
+    low, high = auroc_interval(np.ones(n), [np.ones(m), np.full(m, 2.0)])
+    assert (low, high) == pytest.approx((0.75 * chance, 1 - 0.25 * chance))
+
+
+def test_one_kind_all_alike_widens_delongs_interval():
+    outside = np.repeat([0.0, 1.0], [36, 4])
+    low, high = auroc_interval(np.zeros(20), [outside])
+    area, error = 0.55, math.sqrt(outside.var(ddof=1) / 4 / 40)
+    reach, chance = 1.959963985 * error / (area * (1 - area)), 0.025 ** (1 / 20)
+    ends = [1 / (1 + math.exp(-(math.log(area / (1 - area)) + sign * reach))) for sign in (-1, 1)]
+    assert (low, high) == pytest.approx((ends[0] * chance, 1 - (1 - ends[1]) * chance))
+
+
+@pytest.mark.parametrize("kind", ["untied", "tied", "all alike", "one kind alike", "infinite"])
+def test_only_the_order_counts_and_negated_scores_are_mirrored(kind):
+    inside, outsides = np.array([0.1, 0.5, 0.6, 0.9]), [np.array([0.4, 0.7, 0.95]), np.array([0.2, 0.3])]
+    if kind == "tied":
+        inside[2] = 0.5
+        outsides[0][1] = 0.5
+    elif kind == "all alike":
+        inside, outsides = np.ones(4), [np.ones(3), np.ones(2)]
+    elif kind == "one kind alike":
+        inside = np.full(4, 0.4)
+    elif kind == "infinite":
+        inside[3] = outsides[0][2] = np.inf
+    low, high = auroc_interval(inside, outsides)
+    assert 0 < low < high < 1
+    assert auroc_interval(np.exp(20 * inside), [np.exp(20 * o) for o in outsides]) == pytest.approx((low, high))
+    assert auroc_interval(-inside, [-o for o in outsides]) == pytest.approx((1 - high, 1 - low))
 
 
 @pytest.mark.parametrize(
@@ -72,11 +109,23 @@ def test_scores_all_alike_give_half():
         ([0.0, 1.0], [], 0.95, "two or more"),
         ([0.0, math.nan], [[1.0, 2.0]], 0.95, "NaN"),
         ([0.0, 1.0], [[1.0, 2.0]], 1.0, "level"),
+        ([0.0, 1.0], [[1.0, 2.0]], 0, "level must be between 0 and 1"),
+        ([0.0, 1.0], [[1.0, 2.0]], 95, "level"),
+        ([[0.0, 1.0]], [[1.0, 2.0]], 0.95, r"real numbers \(N,\)"),
+        (["a", "b"], [[1.0, 2.0]], 0.95, "real numbers"),
     ],
 )
 def test_wrong_input_is_refused(inside, outsides, level, message):
     with pytest.raises(ValueError, match=message):
         auroc_interval(inside, outsides, level)
+
+
+def test_the_variance_is_that_of_resampling():
+    draw = rng()
+    inside, outside = np.rint(2 * draw.normal(size=120)), np.rint(2 * draw.normal(0.8, size=150))
+    _, variance = by_pairs(inside, [outside])
+    drawn = [placements(draw.choice(inside, 120), [draw.choice(outside, 150)])[1][0].mean() for _ in range(4000)]
+    assert math.isclose(np.std(drawn), math.sqrt(variance), rel_tol=0.06)
 
 
 def test_an_interval_covers_the_true_area_about_as_often_as_it_says():
@@ -86,6 +135,28 @@ def test_an_interval_covers_the_true_area_about_as_often_as_it_says():
         low, high = auroc_interval(draw.normal(size=60), [draw.normal(1.0, size=60)], 0.9)
         covered += low <= true <= high
     assert 0.86 < covered / 400 < 0.94
+
+
+@pytest.mark.parametrize("sizes", [(30, 40), (200, 100), (20, 500)])
+@pytest.mark.parametrize("kind", ["rounded", "saturated", "rare", "rare and none", "none at all"])
+def test_an_interval_of_tied_scores_covers_no_less_often_than_it_says(kind, sizes):
+    """Two values each, of which one may be rare or never met; or normal scores, rounded or cut off."""
+
+    def drawn(draw, count, ood):
+        if kind in ("rounded", "saturated"):
+            values = draw.normal(ood, size=count)
+            return np.rint(values) if kind == "rounded" else np.maximum(values, 2.0)
+        share = {"rare": (0.02, 0.1), "rare and none": (0.0, 0.05), "none at all": (0.0, 0.0)}[kind][ood]
+        return (draw.random(count) < share).astype(float)
+
+    many = [drawn(rng(k), 400_000, k) for k in range(2)]
+    true = placements(many[0], [many[1]])[1][0].mean()
+    draw, covered, trials = rng(9), 0, 1500
+    for _ in range(trials):
+        low, high = auroc_interval(drawn(draw, sizes[0], 0), [drawn(draw, sizes[1], 1)])
+        assert high - low > 0.004
+        covered += low <= true <= high
+    assert covered / trials > 0.92
 
 
 # Differences ---------------------------------------------------------------------------------------------------------

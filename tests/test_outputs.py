@@ -8,8 +8,9 @@ from keras import ops
 from kood import heads, scores
 from kood.classifier import Classifier
 from kood.data import ImageSet
+from kood.errors import UserError
 from kood.evaluate import evaluate
-from kood.outputs import forward_of, outputs_of, perturbed_logits, scores_of
+from kood.outputs import EPSILON, forward_of, outputs_of, perturbed_logits, scores_of
 from kood.scorer import Scorer, applicable
 
 pytestmark = pytest.mark.backend  # Run once under each Keras backend.
@@ -70,6 +71,15 @@ def test_the_perturbation_makes_images_surer(classifier):
     assert (after < before).all()
 
 
+def test_the_step_is_that_of_odins_authors(classifier):
+    """They divide 0.0014 by the standard deviation that pixels in [0, 1] were divided by: so much of black to white."""
+    assert pytest.approx(0.0014 * 2.0) == EPSILON
+    images = pictures()
+    found = ops.convert_to_numpy(perturbed_logits(classifier)(images))
+    same = ops.convert_to_numpy(perturbed_logits(classifier, 0.0028, 1000.0)(images))
+    np.testing.assert_array_equal(found, same)
+
+
 def test_no_perturbation_is_the_temperature_alone(classifier):
     images = pictures()
     still = ops.convert_to_numpy(perturbed_logits(classifier, 0.0)(images))
@@ -98,6 +108,26 @@ def test_odin_is_measured_where_it_is_named(classifier):
     assert set(result.figures["scores"]) == {"odin", "msp"}
     alone = scores_of(classifier, Scorer("odin"), image_set(20, 9).images, 7)
     np.testing.assert_allclose(result.scores["near"]["odin"], alone, atol=1e-7)
+
+
+@pytest.mark.parametrize("names", [None, ["msp"]])
+@pytest.mark.parametrize("headline", ["odin", "odin_temperature", "klmatching"])
+def test_a_headline_is_measured_where_it_is_named_alone(classifier, headline, names):
+    sets = {name: image_set(30, i) for i, name in enumerate(("train", "validation", "calibration", "test"))}
+    result = evaluate(classifier, **sets, near={"near": image_set(20, 9)}, far={}, names=names, headline=headline)
+    assert result.figures["headline_score"] == headline and headline in result.figures["scores"]
+    assert "msp" in result.figures["scores"] and "angular_energy" not in result.figures["scores"]
+    alone = evaluate(classifier, **sets, near={"near": image_set(20, 9)}, far={}, names=[headline], headline=headline)
+    np.testing.assert_allclose(result.calibration, alone.calibration, atol=1e-6)
+    assert result.figures["threshold"]["value"] == pytest.approx(alone.figures["threshold"]["value"], abs=1e-6)
+
+
+def test_a_headline_that_cannot_be_fitted_is_refused(classifier):
+    sets = {name: image_set(30, i) for i, name in enumerate(("train", "validation", "calibration", "test"))}
+    with pytest.raises(UserError, match="knn cannot be fitted"):
+        evaluate(classifier, **sets, near={}, far={}, headline="knn")
+    result = evaluate(classifier, **sets, near={}, far={}, headline="msp")
+    assert any("knn cannot be fitted" in warning for warning in result.figures["warnings"])
 
 
 def test_large_outputs_lie_on_disk_and_are_the_same(classifier, monkeypatch):

@@ -49,11 +49,42 @@ REFERENCES = {
     "entropy": lambda x: -(np.exp(log_softmax64(x)) * log_softmax64(x)).sum(axis=1),
     "max_cosine": lambda x: -x.max(axis=1),
     "cosine_margin": lambda x: np.sort(x, axis=1)[:, -2] - x.max(axis=1),
-    "odin": lambda x: 1 - np.exp(log_softmax64(x / 1000)).max(axis=1),
-    "odin_temperature": lambda x: 1 - np.exp(log_softmax64(x / 1000)).max(axis=1),
+    "odin": lambda x: odin64(x, 1000),
+    "odin_temperature": lambda x: odin64(x, 1000),
     "angular_energy": lambda x: -np.log(np.exp(16 * x).sum(axis=1)) / 16,
-    "gen": lambda x: gen64(x, 0.1, CLASSES, 1e-7),
+    "gen": lambda x: np.exp(log_gen64(x)),
 }
+
+
+def log_odds64(logits):
+    """ln of the others' summed probability over each class's own, (B, K), from which ln p and ln(1 - p) are exact."""
+    logits = np.float64(logits)
+    nothing = np.full((len(logits), 1), -np.inf)
+    # All before a class and all behind it.
+    before = np.hstack([nothing, np.logaddexp.accumulate(logits, axis=1)[:, :-1]])
+    behind = np.hstack([np.logaddexp.accumulate(logits[:, ::-1], axis=1)[:, ::-1][:, 1:], nothing])
+    return np.logaddexp(before, behind) - logits
+
+
+def log_gen64(logits, gamma=0.1):
+    odds = log_odds64(logits)
+    powers = -gamma * (np.logaddexp(0, odds) + np.logaddexp(0, -odds))
+    return np.logaddexp.reduce(powers, axis=1) - np.log(logits.shape[1])
+
+
+def log_entropy64(logits):
+    odds = log_odds64(logits)
+    surprise = np.where(odds < -30, odds, np.log(np.logaddexp(0, np.maximum(odds, -30))))
+    return np.logaddexp.reduce(surprise - np.logaddexp(0, odds), axis=1)
+
+
+def odin64(logits, temperature):
+    """T ln((1 - p) / ((K - 1) p)) of the largest p, by the mean of the others' odds, in long doubles."""
+    scaled = np.sort(np.longdouble(logits), axis=1)
+    scaled = (scaled - scaled[:, -1:]) / temperature
+    top = scaled[:, -2:-1]
+    odds = np.exp(scaled[:, :-1] - top).mean(axis=1)
+    return np.float64(temperature * (np.log(odds) + top[:, 0]))
 
 
 def gen64(logits, gamma, top, smallest):
@@ -126,6 +157,66 @@ def test_msp_keeps_confident_examples_apart():
     np.testing.assert_allclose(found, 3 * np.exp(-leads) / (1 + 3 * np.exp(-leads)), rtol=1e-5)
 
 
+def saturated(classes, factor, count=400):
+    """Logits of a classifier that is sure, times a factor; equal rows, ties of the largest, and no lead at all."""
+    rng = np.random.default_rng(classes)
+    logits = rng.normal(size=(count, classes))
+    logits[np.arange(count), rng.integers(classes, size=count)] += rng.gamma(4, 1.5, size=count)
+    logits[:3] = logits[3]
+    logits[4, : min(2, classes)] = logits[4].max()
+    logits[5] = 0
+    return (factor * logits).astype("float32")
+
+
+LOGS = {
+    "msp": lambda x: -np.logaddexp(0, -log_odds64(x).min(axis=1)),
+    "entropy": log_entropy64,
+    "gen": log_gen64,
+}
+
+
+@pytest.mark.parametrize("name", LOGS)
+@pytest.mark.parametrize("classes", [1, 2, 10, 1000])
+@pytest.mark.parametrize("factor", [1, 8, 100, 1000])
+def test_saturated_images_keep_their_digits_and_their_order(name, classes, factor):
+    values = saturated(classes, factor)
+    found = numbers(getattr(scores, name)(values))
+    if classes == 1:
+        assert found.tolist() == [0.0] * len(found)
+        return
+    log = LOGS[name](values)
+    held = log > -86
+    np.testing.assert_allclose(found[held], np.exp(log[held]), rtol=2e-5)
+    assert np.all(found[~held] > np.finfo(np.float32).tiny) and np.all(found[~held] < 5e-38)
+    # What the float64 logarithms tell apart by more than float32 rounds is in their order.
+    ordered, log = found[np.argsort(log)], np.sort(log)
+    clear = np.diff(log) > 1e-5 * np.maximum(1, -log[:-1])
+    assert clear.mean() > 0.9 and np.all(np.diff(ordered)[clear] > 0)
+    assert len(np.unique(ordered)) >= 0.99 * len(np.unique(log))
+
+
+def test_gen_tells_apart_what_clipping_makes_equal():
+    values = saturated(10, 100)
+    assert len(np.unique(numbers(scores.gen(values, smallest=1e-7)))) < 50
+    assert len(np.unique(numbers(scores.gen(values)))) > 390
+
+
+@pytest.mark.parametrize("temperature", [1.0, 30.0, 1000.0])
+@pytest.mark.parametrize("classes", [2, 10, 1000])
+def test_odin_keeps_what_float64_tells_apart(classes, temperature):
+    """1 - p in float32 has some hundred values for 1,500 images of a thousand classes at T = 1000."""
+    values = saturated(classes, 1.0, 1500)
+    found, expected = numbers(scores.odin_temperature(values, temperature)), odin64(values, temperature)
+    np.testing.assert_allclose(found, expected, rtol=2e-6, atol=1e-6)
+    ties = len(np.unique(expected)) - len(np.unique(found))
+    assert ties <= len(np.unique(expected)) - len(np.unique(expected.astype("float32"))) + 1
+    # The order of 1 - p, which is what others answer.
+    p = np.exp(log_softmax64(values / np.float64(temperature))).max(axis=1)
+    np.testing.assert_allclose(1 / (1 + (classes - 1) * np.exp(expected / temperature)), p, rtol=1e-9)
+    assert numbers(scores.odin_temperature(np.zeros((2, classes)), temperature)).tolist() == [0, 0]
+    assert numbers(scores.odin(np.zeros((2, 1)), temperature)).tolist() == [0, 0]
+
+
 def test_msp_of_ties():
     np.testing.assert_allclose(numbers(scores.msp(np.zeros((1, 10)))), 0.9, rtol=1e-6)
     np.testing.assert_allclose(numbers(scores.msp(np.array([[1e4, 1e4, 0]]))), 0.5, rtol=1e-6)
@@ -168,7 +259,7 @@ def test_gen_settings(gamma, top, smallest):
 def test_gen_keeps_confident_examples_apart_where_nothing_is_clipped():
     logits = np.zeros((60, CLASSES), "float32")
     logits[:, 2] = np.linspace(10, 69, 60)
-    assert np.all(np.diff(numbers(scores.gen(logits, smallest=0))) < 0)
+    assert np.all(np.diff(numbers(scores.gen(logits))) < 0)
 
 
 @pytest.mark.parametrize("wrong", [{"gamma": 0}, {"top": 0}, {"top": 1.5}, {"top": True}, {"smallest": 0.5}])
@@ -523,6 +614,24 @@ def test_vim_matches_float64(dim):
     for given in (logits, None):
         score = scores.ViM(dim).fit(features, labels, given, kernel=kernel, bias=bias)
         np.testing.assert_allclose(numbers(score.score(queries, query_logits)), expected, rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.parametrize("name", ["ViM", "Residual"])
+@pytest.mark.parametrize("scale", [1e-3, 1.0, 1e3])
+def test_class_weights_that_sum_to_zero_give_no_origin_of_rounding_noise(name, scale):
+    """Weight decay and softmax leave them so; in float32 their sum is not quite 0, and is no direction to invert."""
+    rng = np.random.default_rng(21)
+    features, labels, _, kernel, _ = blobs()
+    kernel = scale * kernel
+    exact = kernel - kernel.mean(axis=1, keepdims=True)
+    kernel, bias = exact.astype("float32"), scale * rng.normal(size=CLASSES).astype("float32")
+    assert 0 < np.abs(np.float64(kernel).sum(axis=1)).max() < 1e-6 * np.abs(kernel).max()
+    # Of the biases what differs between classes alone can be undone.
+    expected = -np.linalg.lstsq(exact.T, np.float64(bias) - np.float64(bias).mean(), rcond=1e-10)[0]
+    logits = (np.float64(features) @ kernel + bias).astype("float32")
+    found = getattr(scores, name)(4).fit(features, labels, logits, kernel=kernel, bias=bias).get_state()["origin"]
+    np.testing.assert_allclose(found, expected, rtol=1e-4, atol=1e-4 * np.abs(expected).max())
+    assert np.linalg.norm(found) < 100
 
 
 @pytest.mark.parametrize(("width", "dim"), [(768, 512), (12, 6)])

@@ -1,13 +1,13 @@
 """The shortcut test: does the detector flag images for being generated, instead of for lying between classes?"""
 
-import math
 from typing import Any
 
 import numpy as np
 
+from kood.intervals import auroc_interval
 from kood.metrics import auroc
 
-__all__ = ["FAILS_ABOVE", "auroc_interval", "shortcut_test"]
+__all__ = ["FAILS_ABOVE", "shortcut_test"]
 
 #: The test fails where the whole interval of the AUROC lies above this. Generators are not perfect, so a little above
 #: .5 is ordinary: on CIFAR-10 at 16 px, detectors that had seen no outliers had .60 and those exposed to real ones .57
@@ -35,67 +35,6 @@ MEANING = {
 }
 
 
-def auroc_interval(scores_id, scores_ood, level: float = 0.95) -> tuple[float, float]:
-    """Confidence interval of an AUROC by DeLong's variance, on the log-odds scale.
-
-    With w_i the share of ID images that OOD image i outscores (ties half) and v_j the share of OOD images that
-    outscore ID image j, the variance of the AUROC A is var(w) / M + var(v) / N with sample variances. The interval is
-    expit(logit A -+ z sd / (A (1 - A))), which stays within 0..1. Where both variances are 0, all pairs came out
-    alike (separated, or all tied) and DeLong's variance says nothing; then min(N, M) pairs without a common image are
-    as many independent trials with one outcome, whose exact binomial bound replaces it: that outcome has at least
-    the chance c = ((1 - level) / 2)^(1 / min(N, M)), so A lies within 1 - c of 0 or 1, or within (1 - c) / 2 of 1/2.
-
-    It tells how another draw of as many images would vary, not how another training would.
-
-    Args:
-        scores_id: (N,) scores of ID images, N at least 2; infinities allowed.
-        scores_ood: (M,) scores of OOD images, M at least 2.
-        level: Coverage, in (0, 1).
-
-    Returns:
-        The lower and the upper end.
-
-    Raises:
-        ValueError: Fewer than two images on a side, NaN, or a level outside (0, 1).
-
-    References: DeLong, DeLong and Clarke-Pearson 1988, Biometrics 44:837; ranks as in Sun and Xu 2014, IEEE Signal
-    Processing Letters 21:1389; log-odds as in Pepe 2003, The Statistical Evaluation of Medical Tests, section 5.2.
-    """
-    # SciPy is imported where it is used: it takes longer to load than the rest of the test to run.
-    from scipy import stats
-
-    if not 0 < level < 1:
-        raise ValueError(f"level must lie between 0 and 1; it is {level!r}.")
-    id_, ood = _scores("scores_id", scores_id), _scores("scores_ood", scores_ood)
-    n, m = len(id_), len(ood)
-    ranks = stats.rankdata(np.concatenate([ood, id_]))
-    wins = (ranks[:m] - stats.rankdata(ood)) / n
-    losses = 1 - (ranks[m:] - stats.rankdata(id_)) / m
-    area = float(wins.mean())
-    variance = float(wins.var(ddof=1) / m + losses.var(ddof=1) / n)
-    if variance == 0:
-        room = 1 - ((1 - level) / 2) ** (1 / min(n, m))
-        room = room / 2 if 0 < area < 1 else room
-        return max(0.0, area - room), min(1.0, area + room)
-    centre = math.log(area / (1 - area))
-    reach = float(stats.norm.ppf((1 + level) / 2)) * math.sqrt(variance) / (area * (1 - area))
-    low, high = (0.5 * (1 + math.tanh((centre + step) / 2)) for step in (-reach, reach))
-    return low, high
-
-
-def _scores(name: str, values) -> np.ndarray:
-    array = np.asarray(values)
-    if array.ndim != 1 or len(array) < 2:
-        raise ValueError(f"{name} must be at least 2 scores (N,); their shape is {array.shape}.")
-    if array.dtype.kind not in "fiub":
-        raise ValueError(f"{name} must be real numbers; their dtype is {array.dtype}.")
-    undefined = int(np.isnan(array).sum())
-    if undefined:
-        raise ValueError(f"{undefined} of {len(array)} {name} are NaN.")
-    # Ranks are all that counts; infinities have theirs.
-    return array.astype(np.float64)
-
-
 def shortcut_test(scores_id, scores_pure, *, score: str, level: float = 0.95) -> dict[str, Any]:
     """Scores pure-label samples as if they were OOD: a detector of content cannot tell them from real ID images.
 
@@ -116,9 +55,9 @@ def shortcut_test(scores_id, scores_pure, *, score: str, level: float = 0.95) ->
         the verdict means to someone who has never seen an AUROC.
 
     Raises:
-        ValueError: As `auroc_interval`.
+        ValueError: As `kood.intervals.auroc_interval`, which the interval is from.
     """
-    low, high = auroc_interval(scores_id, scores_pure, level)
+    low, high = auroc_interval(scores_id, [scores_pure], level)
     is_ood = np.repeat([False, True], [len(scores_id), len(scores_pure)])
     if low > FAILS_ABOVE:
         verdict = "failed"

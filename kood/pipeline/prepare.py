@@ -5,6 +5,7 @@ from typing import Any
 
 import numpy as np
 
+from kood.classifier import Classifier
 from kood.conformal import refuse_too_few
 from kood.data import ImageSet, load_id, load_ood, load_outliers
 from kood.data.copies import alike, distinct, image_digests
@@ -15,6 +16,7 @@ from kood.pipeline.build import build_classifier, build_network, class_weights, 
 from kood.pipeline.work import Work
 from kood.recipe import Recipe
 from kood.runs import Stage
+from kood.scorer import linear_weights, rehearse
 
 __all__ = ["check", "prepare_data", "warnings_of"]
 
@@ -173,6 +175,24 @@ def _check_rows(made_of: dict[str, int], devices: int) -> None:
         )
 
 
+def _check_scores(work: Work, classifier: Classifier, classes: int) -> None:
+    """A score that the recipe names must be one that so many images and so wide a feature can determine."""
+    settings, train = work.recipe.evaluate, work.data("train")
+    named = {settings.headline.lower(): "evaluate.headline"} if settings.headline.lower() != "auto" else {}
+    named |= {name.lower(): "evaluate.scores" for name in settings.scores or []}
+    width, head = classifier.backbone.output_shape[-1], classifier.head
+    counts = tuple(np.bincount(train.known_labels, minlength=classes).tolist())
+    for name, key in named.items():
+        try:
+            rehearse(name, counts, width, type(head).__name__, bool(linear_weights(head)))
+        except ValueError as error:
+            raise UserError(
+                f"{key}: {name} cannot be fitted to the {len(train)} training images of {classes} classes in data.id, "
+                f"with {width} features each: {error} Give it more images or "
+                "another backbone, or name another score (kood list scores)"
+            ) from error
+
+
 def check(work: Work) -> None:
     """What only data can reveal is refused before the first training step."""
     recipe, classes = work.recipe, work.data("train").class_names
@@ -187,7 +207,7 @@ def check(work: Work) -> None:
     refuse_too_few(len(work.data("calibration")), recipe.serve.accept)
     _check_batches(recipe, work.devices.count)
     class_weights(recipe.train.class_weight, work.data("train").known_labels, classes)
-    build_classifier(recipe, len(classes))
+    _check_scores(work, build_classifier(recipe, len(classes)), len(classes))
     if "label_mixup" in recipe.outliers.use:
         groups = mixed_groups(recipe, classes)
         confused = recipe.outliers.label_mixup.pairs == "confused" and groups is None

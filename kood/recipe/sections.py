@@ -361,9 +361,10 @@ class Evaluate(Section):
 
     Attributes:
         scores: `kood list scores`; not given, every score the head allows, less those of `kood.scores.ON_REQUEST`.
-        headline: The score of the summary, the threshold and the SavedModel; "auto" takes the one that best tells
-            validation images from `data.validation_ood` or, where there is none, from pixel mixups and patch shuffles
-            of validation images, so that no out-of-distribution test image is looked at.
+        headline: The score of the summary, the threshold and the SavedModel, measured even if it is named here alone;
+            "auto" takes the one that best tells validation images from `data.validation_ood` or, where there is none,
+            from pixel mixups and patch shuffles of validation images, so that no out-of-distribution test image is
+            looked at.
         baseline: Train the same classifier without outliers as well, where there are any, and warn if exposure made the
             detector worse on validation images.
         batch_size: Images a forward pass.

@@ -2,9 +2,10 @@
 
 import numpy as np
 from keras import ops
+from scipy.spatial.distance import pdist, squareform
 
 from kood.scores.fitting import Fitted, array, class_indices, linear_head, log_softmax, rows_of_logits
-from kood.scores.plain import float32, odds
+from kood.scores.plain import float32, log_probabilities
 from kood.scores.streaming import blocks, class_sums, mean_row
 
 __all__ = ["FDBD", "SHE", "KLMatching"]
@@ -16,8 +17,10 @@ class KLMatching(Fitted):
     min over k of KL(p(x) || d_k), in nats, d_k the mean posterior of the ID images that are predicted as class k.
     Classes that none is predicted as are left out.
 
-    Source: Hendrycks et al. 2022, arXiv:1911.11132. (pytorch-ood takes the lowest float for the logarithm of a d_k that
-    rounds to 0; here the logarithm is exact.)
+    Source: Hendrycks et al. 2022, arXiv:1911.11132. (The paper and OpenOOD average over validation images, pytorch-ood
+    over those it is given; kood fits every score to the training images, where posteriors are sharper. OpenOOD answers
+    minus the divergence, and has no d_k for a class that none is predicted as, which makes its answers NaN.
+    pytorch-ood takes the lowest float for the logarithm of a d_k that rounds to 0; here the logarithm is exact.)
     """
 
     STATE = ("log_typical",)
@@ -65,12 +68,10 @@ class KLMatching(Fitted):
         """
         typical = self.fitted("log_typical")
         logits = self.checked(logits, typical.shape[1], "logits")
-        others, is_top = odds(logits)
-        # As a difference from the log-sum-exp the largest would be 0 where the others have less than 1e-7.
-        log_p = ops.where(is_top, -ops.expand_dims(ops.log1p(others), -1), ops.log_softmax(logits, axis=-1))
+        log_p = log_probabilities(logits)[0]
         p = ops.exp(log_p)
-        nearest = ops.argmin(ops.matmul(p, -typical.T), axis=-1)
-        log_d = ops.take(ops.convert_to_tensor(typical), nearest, axis=0)
+        nearest = ops.argmin(-ops.matmul(p, ops.transpose(typical)), axis=-1)
+        log_d = ops.take(typical, nearest, axis=0)
         return ops.sum(_divergence(p, log_p - log_d, ops.exp(log_d)), axis=-1)
 
 
@@ -141,7 +142,7 @@ class SHE(Fitted):
         patterns = self.fitted("patterns")
         features = self.checked(features, patterns.shape[1])
         predicted = ops.top_k(float32(logits), 1)[1][:, 0]
-        return -ops.sum(features * ops.take(ops.convert_to_tensor(patterns), predicted, axis=0), axis=-1)
+        return -ops.sum(features * ops.take(patterns, predicted, axis=0), axis=-1)
 
 
 class FDBD(Fitted):
@@ -176,8 +177,7 @@ class FDBD(Fitted):
         kernel, _ = linear_head(features.shape[1], kernel, bias)
         if kernel.shape[1] < 2:
             raise ValueError("FDBD needs at least 2 classes, for a boundary between them.")
-        # One class at a time: (K, K, D) at once would be gigabytes for a thousand classes.
-        distances = np.stack([np.linalg.norm(kernel - own[:, None], axis=0) for own in kernel.T])
+        distances = squareform(pdist(kernel.T))
         np.fill_diagonal(distances, 1.0)
         if (distances == 0).any():
             one, other = np.argwhere(distances == 0)[0]
@@ -200,10 +200,11 @@ class FDBD(Fitted):
             ValueError: Features of another width, logits of another number of classes.
         """
         mean, distances = self.fitted("mean"), self.fitted("distances")
-        features = self.checked(features, len(mean))
-        logits = self.checked(logits, len(distances), "logits")
+        classes = distances.shape[0]
+        features = self.checked(features, mean.shape[0])
+        logits = self.checked(logits, classes, "logits")
         largest, predicted = ops.top_k(logits, 1)
-        unit = ops.take(ops.convert_to_tensor(distances), predicted[:, 0], axis=0)
-        reach = ops.sum((largest - logits) / unit, axis=-1) / (len(distances) - 1)
+        unit = ops.take(distances, predicted[:, 0], axis=0)
+        reach = ops.sum((largest - logits) / unit, axis=-1) / (classes - 1)
         away = ops.sqrt(ops.sum(ops.square(features - mean), axis=-1))
         return -reach / ops.maximum(away, 1e-8)

@@ -101,7 +101,7 @@ class Mahalanobis(Fitted):
             ValueError: Features of another width.
         """
         center = self.fitted("center")
-        white = ops.matmul(self.checked(features, len(center)) - center, self.fitted("whitening"))
+        white = ops.matmul(self.checked(features, center.shape[0]) - center, self.fitted("whitening"))
         return self._nearest(white, self.fitted("means"))
 
     def _nearest(self, features, means):
@@ -110,7 +110,7 @@ class Mahalanobis(Fitted):
         nearest = [
             # Differences, not |a|^2 + |b|^2 - 2ab, which cancels where a class is near.
             ops.min(ops.sum(ops.square(features - means[start : start + self.BLOCK]), axis=-1), axis=-1)
-            for start in range(0, len(means), self.BLOCK)
+            for start in range(0, means.shape[0], self.BLOCK)
         ]
         return ops.min(ops.stack(nearest), axis=0)
 
@@ -127,8 +127,10 @@ class RelativeMahalanobis(Mahalanobis):
     bring both matrices to diagonals: min over c of sum_i w_i (y_i - m_ci)^2, less sum_i y_i^2. As a difference of two
     distances over all D, float32 would lose the digits that they share.
 
-    Source: Ren et al. 2021, arXiv:2106.09022. (pytorch-ood's RMD leaves out the 1/N of both covariances and adds 1e-6
-    to their diagonals: its score is this one divided by N, which orders alike.)
+    Source: Ren et al. 2021, arXiv:2106.09022. (OpenOOD's is minus this, in float32. pytorch-ood's RMD leaves out the
+    1/N of both covariances and adds 1e-6 to their diagonals: where these are regular its score is this one divided by
+    N, which orders alike. Under a singular one it orders otherwise: directions without variance count 1e6 there, and
+    not at all here and in OpenOOD.)
 
     Args:
         cut: As for `Mahalanobis`, for both covariances.
@@ -179,6 +181,6 @@ class RelativeMahalanobis(Mahalanobis):
             ValueError: Features of another width.
         """
         center = self.fitted("center")
-        shared = ops.matmul(self.checked(features, len(center)) - center, self.fitted("directions"))
+        shared = ops.matmul(self.checked(features, center.shape[0]) - center, self.fitted("directions"))
         nearest = self._nearest(shared * self.fitted("stretch"), self.fitted("means"))
         return nearest - ops.sum(ops.square(shared), axis=-1)

@@ -1,6 +1,10 @@
 """What the scores with a state have in common: the state, and the checks of what they are fitted on."""
 
+from collections.abc import Callable
+from typing import Any
+
 import numpy as np
+from keras import ops
 
 from kood.scores.plain import float32
 from kood.scores.streaming import blocks
@@ -63,6 +67,10 @@ def log_softmax(logits):
     return logits - np.logaddexp.reduce(logits, axis=1, keepdims=True)
 
 
+def _on_device(name: str, array: np.ndarray) -> Any:
+    return ops.convert_to_tensor(array)
+
+
 class Fitted:
     """A score with a state, `self.state`: named arrays that `fit` makes and `score` reads."""
 
@@ -70,7 +78,17 @@ class Fitted:
     STATE: tuple[str, ...] = ()
 
     def __init__(self):
-        self.state: dict[str, np.ndarray] = {}
+        self.state = {}
+
+    @property
+    def state(self) -> dict[str, np.ndarray]:
+        """The named arrays; a new state forgets where the old one was placed."""
+        return self._state_arrays
+
+    @state.setter
+    def state(self, arrays: dict[str, np.ndarray]) -> None:
+        self._state_arrays = arrays
+        self._placed: dict[str, Any] = {}
 
     def get_state(self) -> dict[str, np.ndarray]:
         """The fitted state as named arrays of plain dtypes, ready for `np.savez`.
@@ -78,7 +96,7 @@ class Fitted:
         Raises:
             RuntimeError: `fit` has not run.
         """
-        return {name: self.fitted(name).copy() for name in self.STATE}
+        return {name: self.array(name).copy() for name in self.STATE}
 
     @classmethod
     def from_state(cls, state):
@@ -101,11 +119,27 @@ class Fitted:
     def restored(self):
         """Takes what `__init__` was once given out of a state just loaded."""
 
-    def place(self):
-        """Puts what is large on the device, once for many calls of `score`; outside of any graph."""
+    def place(self, put: Callable[[str, np.ndarray], Any] = _on_device) -> None:
+        """Puts the arrays of the state somewhere, once for many calls of `score`; outside of any graph.
+
+        Args:
+            put: Takes an array and its name to where it is kept, which `score` then reads in its place: a tensor on the
+                device, or a variable of the graph that is served.
+        """
+        if not self._placed:
+            self._placed = {name: put(name, array) for name, array in self.read().items()}
+
+    def read(self) -> dict[str, np.ndarray]:
+        """The arrays that `score` reads, as it reads them; not single numbers and words."""
+        return {name: array for name, array in self.state.items() if array.ndim}
 
     def fitted(self, name):
-        """An array of the state, once there is one."""
+        """An array of the state, once there is one, from where it was placed."""
+        array = self.array(name)
+        return ops.convert_to_tensor(self._placed[name]) if name in self._placed else array
+
+    def array(self, name):
+        """An array of the state as it was fitted, once there is one."""
         if name not in self.state:
             raise RuntimeError(f"{type(self).__name__} must be fitted before it can score.")
         return self.state[name]

@@ -86,36 +86,54 @@ class _Neighbours(Fitted):
     def __init__(self, k, limit):
         super().__init__()
         self.k, self.limit = _whole("k", k), _whole("limit", limit)
-        self._placed: Any = None
 
     def restored(self):
         self.k = int(self.state["k"])
-
-    def place(self):
-        if self._placed is None:
-            bank = self.fitted("bank")
-            self._placed = ops.convert_to_tensor(bank), [ops.convert_to_tensor(block) for block in self._blocks(bank)]
+        self._has_zero = not self.state["bank"].any(axis=1).all()
 
     def _keep(self, bank):
-        self.state, self._placed = {"bank": bank, "k": np.array(self.k)}, None
+        self.state = {"bank": bank, "k": np.array(self.k)}
+        self.restored()
         return self
 
-    def _blocks(self, bank):
-        return [np.ascontiguousarray(bank[start : start + self.BLOCK].T) for start in range(0, len(bank), self.BLOCK)]
+    def read(self):
+        """The bank in transposed blocks, (D, at most `BLOCK`), as products with them are fastest."""
+        bank = self.array("bank")
+        starts = range(0, len(bank), self.BLOCK)
+        return {f"bank_{start}": np.ascontiguousarray(bank[start : start + self.BLOCK].T) for start in starts}
 
-    def _nearest(self, features, offset=None):
-        """The k largest products (B, k) of features with the bank's rows, less their offsets, and which rows they are.
+    def _blocks(self):
+        kept = self._placed or self.read()
+        return [ops.convert_to_tensor(block) for block in kept.values()]
+
+    def _row(self, blocks, rows):
+        """The rows (B, D) of the bank with these numbers (B,)."""
+        found, start = None, 0
+        for block in blocks:
+            inside = ops.clip(rows - start, 0, block.shape[1] - 1)
+            part = ops.transpose(ops.take(block, inside, axis=1))
+            found = part if found is None else ops.where(ops.expand_dims(rows >= start, -1), part, found)
+            start += block.shape[1]
+        return found
+
+    def _nearest(self, blocks, features, less_half=False):
+        """The k largest products (B, k) of features with the bank's rows, and which rows they are.
 
         The bank is searched `BLOCK` rows at once, so that the memory is (B, BLOCK) and not (B, N).
+
+        Args:
+            blocks: The bank.
+            features: (B, D).
+            less_half: Whether half the square of each row is taken off its product.
         """
         nearest: Any = None
         nearest_rows: Any = None
         start = 0
-        for block in self._placed[1] if self._placed else self._blocks(self.fitted("bank")):
+        for block in blocks:
             size = block.shape[1]
             closeness = ops.matmul(features, block)
-            if offset is not None:
-                closeness = closeness - offset[start : start + size]
+            if less_half:
+                closeness = closeness - 0.5 * ops.sum(ops.square(block), axis=0)
             values, rows = _largest(closeness, min(self.k, size), self.GROUPS)
             rows = rows + start
             start += size
@@ -180,16 +198,12 @@ class KNN(_Neighbours):
             RuntimeError: Before `fit`.
             ValueError: Features of another width.
         """
-        bank = self.fitted("bank")
-        features = self.checked(features, bank.shape[1])
-        features = _unit(features)
+        blocks = self._blocks()
+        features = _unit(self.checked(features, blocks[0].shape[0]))
         # The least distance is the largest product less half the square, which differs only where a row is zero.
-        half = (0.5 * np.sum(bank * bank, axis=1)).astype(np.float32)
-        offset = half if half.min() < 0.25 else None
-        nearest = self._nearest(features, offset)[1]
+        nearest = self._nearest(blocks, features, self._has_zero)[1]
         # From the difference: sqrt(2 - 2 cos) would be off by 3e-4 where the neighbour is close.
-        rows = self._placed[0] if self._placed else ops.convert_to_tensor(bank)
-        neighbour = ops.take(rows, nearest[:, self.k - 1], axis=0)
+        neighbour = self._row(blocks, nearest[:, self.k - 1])
         return ops.sqrt(ops.sum(ops.square(features - neighbour), axis=-1))
 
 
@@ -201,7 +215,8 @@ class NNGuide(_Neighbours):
     some angular heads, the product of two of them is positive and the order turns; the paper's classifiers have none.
 
     Source: Park et al. 2023, arXiv:2309.14888. (The paper keeps a random share of the training features, 1% of
-    ImageNet's; here, as in pytorch-ood, all that are fitted, up to the limit. OpenOOD adds 1e-10 to unit features.)
+    ImageNet's; here, as in pytorch-ood, whose k is 10 too, all that are fitted, up to the limit. OpenOOD takes k = 100
+    of the first 1%, and adds 1e-10 to unit features.)
 
     Args:
         k: Number of neighbours.
@@ -247,7 +262,7 @@ class NNGuide(_Neighbours):
             RuntimeError: Before `fit`.
             ValueError: Features of another width.
         """
-        bank = self.fitted("bank")
-        features = self.checked(features, bank.shape[1])
-        guidance = ops.mean(self._nearest(_unit(features))[0], axis=-1)
+        blocks = self._blocks()
+        features = _unit(self.checked(features, blocks[0].shape[0]))
+        guidance = ops.mean(self._nearest(blocks, features)[0], axis=-1)
         return -guidance * ops.logsumexp(float32(logits), axis=-1)

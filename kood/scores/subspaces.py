@@ -32,7 +32,8 @@ class _PrincipalSpace(Fitted):
         origin = mean_row(features)
         if kernel is not None:
             kernel, bias = linear_head(width, kernel, bias)
-            origin = -np.linalg.pinv(kernel.T) @ bias
+            # What float32 weights do not resolve, as the sum of weights that sum to zero, is not inverted.
+            origin = -np.linalg.pinv(kernel.T, rcond=max(kernel.shape) * np.finfo(np.float32).eps) @ bias
         default = 1000 if width >= 2048 else 512 if width >= 768 else width // 2
         dim = default if self.dim is None else self.dim
         if not 1 <= dim < width:
@@ -58,7 +59,7 @@ class _PrincipalSpace(Fitted):
 
     def _length_outside(self, features):
         origin = self.fitted("origin")
-        outside = ops.matmul(self.checked(features, len(origin)) - origin, self.fitted("residual"))
+        outside = ops.matmul(self.checked(features, origin.shape[0]) - origin, self.fitted("residual"))
         return ops.sqrt(ops.sum(ops.square(outside), axis=-1))
 
 
@@ -66,10 +67,14 @@ class Residual(_PrincipalSpace):
     """Length of the feature outside the principal space of ID.
 
     |R^T (x - o)|, R (D, D - dim) spanning the complement of the `dim` leading eigenvectors of (X - o)^T (X - o). The
-    origin o is -pinv(W^T) b, where the features of a linear head give logits 0, when its kernel W (D, K) and bias b are
-    given; else the mean feature, as for angular heads, whose logits have no such point.
+    origin o is -pinv(W^T) b, where the features of a linear head give logits 0 or come nearest to it, when its kernel W
+    (D, K) and bias b are given; else the mean feature, as for angular heads, whose logits have no such point. Singular
+    values of W below max(D, K) 1.2e-7 of the largest, which float32 does not resolve, are taken for 0.
 
-    Source: Wang et al. 2022, arXiv:2203.10807, where it is ViM without the logits. (OpenOOD answers minus the length.)
+    Source: Wang et al. 2022, arXiv:2203.10807, where it is ViM without the logits. (OpenOOD answers minus the length,
+    and fits it to its validation images. Its pseudo-inverse cuts at 1e-15, so where class weights sum to zero but for
+    rounding its origin lies far out; pytorch-ood's cuts as here. Both have no origin but this one, and leave the
+    dimension to the caller.)
 
     Args:
         dim: Dimension of the principal space, from 1 to D - 1. None: the paper's 1000 for D >= 2048, 512 for
@@ -122,7 +127,9 @@ class ViM(_PrincipalSpace):
     alpha * |R^T (x - o)| - logsumexp(logits), R and o as for `Residual`; alpha is the mean largest logit over the mean
     residual norm of ID.
 
-    Source: Wang et al. 2022, arXiv:2203.10807.
+    Source: Wang et al. 2022, arXiv:2203.10807. (OpenOOD answers minus this, from an origin that differs as for
+    `Residual`, and takes dim = 256, or 1000 where its validation sets say so; pytorch-ood takes half the width in place
+    of a dim above it, which is refused here.)
 
     Args:
         dim: As for `Residual`.

@@ -46,7 +46,15 @@ class Scored(keras.layers.Layer):
         super().__init__(**kwargs)
         self.classifier = classifier
         self.score = Scorer(served.score, served.state)
+        self.score.place(self._variable)
         self._perturbed = perturbed_logits(classifier) if "perturbed" in self.score.inputs else None
+
+    def _variable(self, name: str, array: np.ndarray):
+        """An array of the score as a variable; constants stand in the graph's own file, of 2 GB at most."""
+        return self.add_weight(
+            name=name, shape=array.shape, dtype=array.dtype.name, trainable=False, autocast=False,
+            initializer=lambda shape, dtype: keras.ops.convert_to_tensor(array, dtype),
+        )  # fmt: skip
 
     def call(self, images):
         """`probabilities` (B, K), `label` and `ood_score` (B,) of images of the trained shape."""

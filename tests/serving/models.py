@@ -17,11 +17,11 @@ SHAPE, CLASSES = (8, 8, 3), 4
 REWORKED = ("ash", "dice", "react", "scale")
 
 
-def trained(head="CosFace", shape=SHAPE, activation=None):
+def trained(head="CosFace", shape=SHAPE, activation=None, width=6):
     keras.utils.set_random_seed(0)
     inputs = keras.Input(shape)
     x = keras.layers.Conv2D(8, 3, strides=2, activation="relu")(inputs)
-    backbone = keras.Model(inputs, keras.layers.Dense(6, activation)(keras.layers.Flatten()(x)))
+    backbone = keras.Model(inputs, keras.layers.Dense(width, activation)(keras.layers.Flatten()(x)))
     model = Classifier(backbone, getattr(heads, head)(CLASSES))
     model.build((None, *shape))
     return model
@@ -37,10 +37,10 @@ def encoded(image, kind="PNG", **options):
     return out.getvalue()
 
 
-def prepared(tmp_path, head="CosFace", score="msp", undecodable="error"):
+def prepared(tmp_path, head="CosFace", score="msp", undecodable="error", width=6):
     """What `publish` is given for a classifier and a score; thirteen of twenty images are accepted."""
     # The scores that rework activations are made for features behind a ReLU.
-    model, images = trained(head, activation="relu" if score in REWORKED else None), pixels()
+    model, images = trained(head, activation="relu" if score in REWORKED else None, width=width), pixels()
     model.save(tmp_path / "classifier.keras")
     forward = forward_of(model, [score])
     outputs, train = (

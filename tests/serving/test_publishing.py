@@ -1,9 +1,11 @@
 """The SavedModel: the same answers as Keras, published whole or not at all, from any training backend."""
 
+import dataclasses
 import os
 import subprocess
 import sys
 
+import keras
 import numpy as np
 import pytest
 import tensorflow as tf
@@ -12,8 +14,10 @@ from tensorflow_serving.apis import prediction_log_pb2
 from kood.conformal import p_values
 from kood.data.images import fit_images
 from kood.errors import UserError
+from kood.scorer import Scorer
 from kood.serving import publishing
 from kood.serving.client import newest_version
+from kood.serving.export import Scored, recalibrate, write_saved_model
 from kood.serving.extras import read_facts
 from kood.serving.served import Served
 from tests.serving.models import SHAPE, encoded, pixels, prepared, published
@@ -178,6 +182,47 @@ def test_another_calibration_changes_nothing_else(tmp_path):
         assert read_facts(tmp_path / "run" / version)["accuracy"] == 0.5
     sizes = [sum(f.stat().st_size for f in (tmp_path / "run" / v).rglob("*") if f.is_file()) for v in "23"]
     assert sizes[1] < 1.1 * sizes[0]
+
+
+@pytest.mark.parametrize("score", ["knn", "nnguide"])
+def test_what_a_score_was_fitted_on_is_saved_once_beside_the_graph(tmp_path, score, monkeypatch):
+    """A bank of 5 MB, in one block and in three: the graph's own file holds none of it."""
+    rows = 13_000
+    given = prepared(tmp_path, "Softmax", score, width=100)
+    files = {}
+    for name, block in (("one", 32_768), ("three", 5_000)):
+        monkeypatch.setattr("kood.scores.neighbours._Neighbours.BLOCK", block)
+        state = {**given["served"].state, "bank": np.resize(given["served"].state["bank"], (rows, 100))}
+        served = dataclasses.replace(given["served"], state=state)
+        assert state["bank"].nbytes > 5e6
+        scorer = Scorer(score, state)
+        classifier = keras.saving.load_model(given["classifier_file"], compile=False)
+        outputs = classifier(given["images"] / np.float32(127.5) - 1.0)
+        write_saved_model(classifier, tmp_path / name, served)
+        recalibrate(tmp_path / name, tmp_path / f"{name} again", served)
+        for folder in (tmp_path / name, tmp_path / f"{name} again"):
+            assert (folder / "saved_model.pb").stat().st_size < 700_000
+            assert sum(f.stat().st_size for f in (folder / "variables").iterdir()) < 1.1 * state["bank"].nbytes
+            got = tf.saved_model.load(str(folder)).signatures["serving_default"](images=tf.constant(given["images"]))
+            np.testing.assert_allclose(got["ood_score"], scorer(outputs), rtol=1e-5, atol=1e-5)
+        files[name] = got["ood_score"]
+    np.testing.assert_allclose(files["one"], files["three"], rtol=1e-5, atol=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("head", "score"), [("Softmax", "vim"), ("CosFace", "mahalanobis"), ("CosFace", "relativemahalanobis"),
+                        ("Softmax", "residual"), ("Softmax", "dice"), ("Softmax", "fdbd"), ("CosFace", "klmatching"),
+                        ("Softmax", "react")]
+)  # fmt: skip
+def test_every_fitted_array_is_a_variable(tmp_path, head, score):
+    given = prepared(tmp_path, head, score)
+    scored = Scored(keras.saving.load_model(given["classifier_file"], compile=False), given["served"])
+    own = {id(v) for v in scored.variables} - {id(v) for v in scored.classifier.variables}
+    arrays = [array for array in given["served"].state.values() if array.ndim]
+    assert arrays and len(own) == len(arrays)
+    graph = tf.function(scored.call).get_concrete_function(tf.TensorSpec((None, *SHAPE)))
+    constants = [tf.make_ndarray(n.attr["value"].tensor) for n in graph.graph.as_graph_def().node if n.op == "Const"]
+    assert all(one.size <= 1 for one in constants if one.dtype.kind == "f")
 
 
 def test_one_signature_alone(tmp_path):
