@@ -204,7 +204,8 @@ def check(work: Work) -> None:
         )
     if recipe.evaluate.headline == "auto" and len(work.data("validation")) == 0:
         raise UserError("evaluate.headline = 'auto' chooses on validation images; set data.id.validation above 0")
-    refuse_too_few(len(work.data("calibration")), recipe.serve.accept)
+    copies = work.stages["data"].facts["copies"].get("left_out_of_calibration", 0)
+    refuse_too_few(len(work.data("calibration")), recipe.serve.accept, copies)
     _check_batches(recipe, work.devices.count)
     class_weights(recipe.train.class_weight, work.data("train").known_labels, classes)
     _check_scores(work, build_classifier(recipe, len(classes)), len(classes))
