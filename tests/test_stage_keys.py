@@ -8,6 +8,7 @@ from pydantic import BaseModel
 
 from kood import pipeline
 from kood.data import ImageSet
+from kood.data.stored import write_digests
 from kood.machine import VARIABLES
 from kood.pipeline.environment import environment
 from kood.pipeline.work import Work
@@ -53,7 +54,8 @@ MEASURED = {"validation", "baseline", "shortcut", *PUBLISHED}
 NOTHING: set[str] = set()
 SOURCE = {
     "source": '"npz"', "path": '"other"', "root": '"other"', "name": '"other"', "classes": "[1, 2]", "count": "5",
-    "split": '"train"', "max_bad_images": "3",
+    "split": '"train"', "max_bad_images": "3", "columns.file": '"other"', "columns.label": '"other"',
+    "columns.split": '"other"',
 }  # fmt: skip
 
 
@@ -76,7 +78,11 @@ KEYS: dict[str, tuple[str, set[str]]] = {
     "quick": ("true", ALL),  # What a smoke run left is never taken for a result.
     "matrix": ("{ seed = [0] }", NOTHING),
     "data.image_shape": ("[8, 8, 3]", ALL),
+    "data.ground": ('"grey"', ALL - {"noise"}),
     **of_source("data.id", OF_THE_IMAGES),
+    "data.id.group.folder": ("1", OF_THE_IMAGES),
+    "data.id.group.pattern": ('"(.*)_"', OF_THE_IMAGES),
+    "data.id.group.column": ('"patient"', OF_THE_IMAGES),
     "data.id.validation": ("0.2", OF_THE_IMAGES),
     "data.id.calibration": ("0.2", OF_THE_IMAGES),
     "data.id.test": ("0.3", OF_THE_IMAGES),
@@ -162,12 +168,14 @@ KEYS: dict[str, tuple[str, set[str]]] = {
     "train.precision": ('"mixed_bfloat16"', TRAINED),
     "train.steps_per_execution": ("2", TRAINED),  # By rounding: the compiler joins the steps.
     "train.devices": ("1", NOTHING),
+    "train.class_weight": ('"balanced"', TRAINED),
     "evaluate.scores": ('["msp", "energy"]', {"evaluate", "baseline"}),  # With the same headline the same is served.
     "evaluate.headline": ('"energy"', MEASURED),
     "evaluate.baseline": ("false", NOTHING),
     "evaluate.batch_size": ("64", MEASURED),  # By rounding.
     "serve.export": ("false", NOTHING),
     "serve.accept": ("0.9", PUBLISHED),
+    "serve.by_class": ("true", PUBLISHED),
     "serve.undecodable": ('"mark"', {"export"}),
     "report.baseline": ('{ head = "softmax" }', NOTHING),
     "report.tensorboard": ("true", NOTHING),
@@ -208,7 +216,7 @@ def stages(tmp_path, monkeypatch):
         sets = dict.fromkeys(("train", "validation", "calibration", "test"), settings["data"]["id"])
         for kind in ("near", "far", "validation_ood"):
             sets |= {f"data.{kind}.{name}": spec for name, spec in settings["data"][kind].items()}
-        every = {name: settings["data"][name] for name in ("image_shape", "split_seed")}
+        every = {name: settings["data"][name] for name in ("image_shape", "ground", "split_seed")}
         return {name: {"sha256": fingerprint(one, every, settings["quick"]), "images": 50, "class_names": ["a", "b"]}
                 for name, one in {**sets, "outliers.real": settings["real"]}.items()}  # fmt: skip
 
@@ -219,23 +227,28 @@ def stages(tmp_path, monkeypatch):
         facts = {"sha256": key, "images": 50, "warnings": [], "notes": [], "version": 1, "files": {}}
         if name == "data":
             facts["sets"] = data_of(decides)
+            for part in ("train", "validation", "calibration"):
+                write_digests(folder, part, np.frombuffer(facts["sets"][part]["sha256"].encode(), np.uint8)[None, :16])
         if name == "evaluate":
             asked = decides["evaluate"]["headline"]
             facts |= {"headline_score": "msp" if asked == "auto" else asked, "id": {"accuracy": 1.0, "images": 50}}
             figures = {name: {"auroc": decides["near"].get(name, decides["far"].get(name))} for name in ("one", "two")}
             facts["scores"] = dict.fromkeys(("msp", "energy"), figures)
+            facts["classes"] = []
             facts["threshold"] = {"accepted_id_test": 1.0, "accepted_id_test_interval": [0.0, 1.0]}
             served = fingerprint(*(decides[part] for part in ("classifier", "accept", "id", "validation_ood")),
                                  asked, decides["evaluate"]["batch_size"])  # fmt: skip
             np.savez(folder / "parity.npz", label=np.arange(3))
-            np.save(folder / "calibration.npy", np.frombuffer(served.encode(), np.uint8))
+            np.savez(folder / "calibration.npz", scores=np.frombuffer(served.encode(), np.uint8), labels=np.arange(3))
         if name == "baseline":
             facts |= dict.fromkeys(("validation_auroc", "validation_accuracy", "exposed_validation_auroc",
                                     "exposed_validation_accuracy"), 0.5)  # fmt: skip
         return Stage(name, key, folder, facts, 0.0, cached=True)
 
     monkeypatch.setattr(Run, "stage", stand_in)
-    monkeypatch.setattr(Work, "data", lambda *_: ImageSet(np.zeros((50, 8, 8, 1), "uint8"), None, ("a", "b")))
+    monkeypatch.setattr(
+        Work, "data", lambda *_: ImageSet(np.zeros((50, 8, 8, 1), "uint8"), np.arange(50) % 2, ("a", "b"))
+    )
     monkeypatch.setattr(pipeline, "check", lambda _: None)
     monkeypatch.setattr(pipeline, "summarize", lambda work: {name: one.key for name, one in work.stages.items()})
     (tmp_path / "whole.toml").write_text(WHOLE)

@@ -146,14 +146,11 @@ print(peak() - before)
 
 
 @pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="the peak is read where Linux has it")
-@pytest.mark.parametrize("kind", ["PNG", "JPEG", "WEBP"])
+@pytest.mark.parametrize("kind", ["PNG", "JPEG"])
 def test_memory_is_flat_in_the_number_of_large_files(tmp_path, kind):
     # Twelve megapixels, of which sixty-four would be 2.3 GB.
     file = tmp_path / f"large.{kind.lower()}"
     Image.fromarray(np.zeros((3000, 4000, 3), "uint8")).save(file, kind)
-    for count in ("2", "40"):
-        told = subprocess.run(
-            [sys.executable, "-c", PEAK, str(file), count], capture_output=True, text=True, check=True
-        )
-        # Two files of this size are in flight, and what the allocator keeps of those before.
-        assert int(told.stdout) < 500, f"{count} files take {told.stdout.strip()} MiB more than one"
+    told = subprocess.run([sys.executable, "-c", PEAK, str(file), "40"], capture_output=True, text=True, check=True)
+    # What lies beside the room for decoding, and what the allocator keeps.
+    assert int(told.stdout) < 400, f"forty files take {told.stdout.strip()} MiB more than one"

@@ -37,7 +37,7 @@ def encoded(image, kind="PNG", **options):
     return out.getvalue()
 
 
-def prepared(tmp_path, head="CosFace", score="msp", undecodable="error", width=6):
+def prepared(tmp_path, head="CosFace", score="msp", undecodable="error", width=6, ground=(255, 255, 255)):
     """What `publish` is given for a classifier and a score; thirteen of twenty images are accepted."""
     # The scores that rework activations are made for features behind a ReLU.
     model, images = trained(head, activation="relu" if score in REWORKED else None, width=width), pixels()
@@ -53,7 +53,9 @@ def prepared(tmp_path, head="CosFace", score="msp", undecodable="error", width=6
     # Nineteen calibration scores between the images' own, so that none ties with one.
     ordered = np.sort(values.astype("float64"))
     calibration = ((ordered[1:] + ordered[:-1]) / 2).astype("float32")
-    served = Served(score, SHAPE, ["a", "b c", "d\ne", "f"], 0.65, calibration, scorer.state, undecodable)
+    served = Served(
+        score, SHAPE, ["a", "b c", "d\ne", "f"], 0.65, calibration, scorer.state, undecodable, ground=ground
+    )
     return {
         "classifier_file": tmp_path / "classifier.keras",
         "version_folder": tmp_path / "1",

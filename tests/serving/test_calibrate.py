@@ -1,5 +1,7 @@
 """A threshold from the user's own images."""
 
+import json
+
 import numpy as np
 import pytest
 import tensorflow as tf
@@ -7,11 +9,14 @@ from PIL import Image
 
 from kood.conformal import threshold
 from kood.data.copies import image_digests
+from kood.data.images import fit_images
 from kood.errors import UserError
 from kood.serving import publishing
 from kood.serving.calibrate import calibrate
+from kood.serving.client import LocalModel
+from kood.serving.client import prepared as as_sent
 from kood.serving.extras import read_facts, read_seen
-from tests.serving.models import pixels, prepared, published
+from tests.serving.models import encoded, pixels, prepared, published
 
 
 @pytest.fixture(scope="module")
@@ -126,3 +131,30 @@ def test_a_threshold_for_each_class(run, images):
     assert read_facts(calibrate(run, [images], check=0.0).version)["by_class"]
     again = calibrate(run, [images], by_class=False, check=0.0)
     assert again.threshold is not None and again.old_threshold is None
+
+
+def seen_through(model, folder):
+    """A model's score of a picture that one sees through, and the ground over which it would get that score laid."""
+    four = pixels(1, 3, channels=4)
+    Image.fromarray(four[0]).save(folder / "four.png")
+    score = model.ask([as_sent(folder / "four.png")])[0]["ood_score"]
+    laid = {ground: fit_images(four, (8, 8, 3), ground) for ground in [(255, 255, 255), (0, 0, 0), (9, 200, 77)]}
+    scores = {ground: model.ask([encoded(image[0])])[0]["ood_score"] for ground, image in laid.items()}
+    assert len(set(scores.values())) == 3
+    return min(scores, key=lambda ground: abs(scores[ground] - score)), min(abs(np.array([*scores.values()]) - score))
+
+
+@pytest.mark.parametrize("said", [True, False])
+def test_the_ground_under_transparency_stays(tmp_path, images, said):
+    run, ground = tmp_path / "run", (9, 200, 77)
+    published(run, ground=ground)
+    assert seen_through(LocalModel(run / "1"), tmp_path) == (ground, pytest.approx(0, abs=1e-6))
+    facts = read_facts(run / "1")
+    assert facts["ground"] == list(ground)
+    if not said:  # Versions of before it was a setting laid pictures over black.
+        del facts["ground"]
+        (run / "1" / "assets.extra" / "kood.json").write_text(json.dumps(facts))
+    done = calibrate(run, [images], accept=0.9)
+    ground = ground if said else (0, 0, 0)
+    assert read_facts(done.version)["ground"] == list(ground)
+    assert seen_through(LocalModel(done.version), tmp_path)[0] == ground
