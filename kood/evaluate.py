@@ -14,6 +14,7 @@ from kood.data.image_set import ImageSet
 from kood.data.outliers import patch_shuffle, pixel_mixup
 from kood.errors import UserError
 from kood.outputs import Outputs, forward_of, outputs_of, run_over, score_rows, scores_of, softmax
+from kood.per_class import by_true_class, low_classes
 from kood.scorer import Scorer, applicable, linear_weights
 from kood.scores import ON_REQUEST
 
@@ -24,9 +25,6 @@ __all__ = [
 
 #: What stands in for out-of-distribution validation images where a recipe names none, made of the validation images.
 PROXIES = ("pixel_mixup", "patch_shuffle")
-
-#: How far the accuracy of a class lies below that of all before it is told.
-FAR_BELOW = 0.15
 
 #: Images of a set whose features are drawn, and images shown of those that a score is most wrong about.
 ON_THE_PLANE, EXTREMES = 400, 8
@@ -153,8 +151,8 @@ def evaluate(
     accepted = ~decision.flagged(id_scores[headline], labels)
     details = _details(outputs, {where: values[where][headline] for where in sets}, test.known_labels)
     measured = {name: _measure(name, values, list(near), list(far)) for name in names}
-    classes = _by_class(
-        test, labels, accepted, id_scores[headline],
+    classes = by_true_class(
+        test.class_names, test.known_labels, labels, accepted, id_scores[headline],
         {kind: [values[name][headline] for name in members] for kind, members in (("near", near), ("far", far))},
     )  # fmt: skip
     figures = {
@@ -181,7 +179,7 @@ def evaluate(
         "warnings": [
             *warnings,
             *_warnings(measured[headline], headline, list(near) + list(far)),
-            *_class_warnings(classes, accept, by_class),
+            *low_classes(classes, accept, by_class),
         ],
     }
     first = slice(0, 256)
@@ -264,7 +262,7 @@ def mean_auroc(scores: dict[str, np.ndarray], sets: Iterable[str]) -> float:
         sets: Names of out-of-distribution sets.
     """
     inside = scores["validation"]
-    return float(np.mean([_auroc(inside, scores[where]) for where in sets]))
+    return float(np.mean([metrics.auroc(*metrics.joined(inside, scores[where])) for where in sets]))
 
 
 def _validation_images(validation: ImageSet, ood: dict[str, ImageSet] | None, seed: int) -> dict[str, np.ndarray]:
@@ -314,8 +312,7 @@ def _measure(name: str, values: dict[str, dict[str, np.ndarray]], near: list[str
     result: dict[str, Any] = {}
     for where in [*near, *far]:
         outside = values[where][name]
-        is_ood = np.repeat([False, True], [len(inside), len(outside)])
-        result[where] = metrics.summary(np.concatenate([inside, outside]), is_ood)
+        result[where] = metrics.summary(*metrics.joined(inside, outside))
     for kind, members in (("near", near), ("far", far)):
         if members:
             result[kind] = {
@@ -350,72 +347,6 @@ def _thresholds(decision: Calibration, names: Sequence[str]) -> list[dict[str, A
         }
         for group in decision.groups
     ]  # fmt: skip
-
-
-def _by_class(
-    test: ImageSet,
-    given: np.ndarray,
-    accepted: np.ndarray,
-    scores: np.ndarray,
-    outside: dict[str, list[np.ndarray]],
-) -> list[dict[str, Any]]:
-    """What becomes of the test images of each class: how many are labelled rightly, accepted, and told from others."""
-    found = []
-    for number, name in enumerate(test.class_names):
-        own = test.known_labels == number
-        images, right, kept = int(own.sum()), int((given[own] == number).sum()), int(accepted[own].sum())
-        if not images:
-            continue
-        one: dict[str, Any] = {"name": name, "images": images}
-        for what, hits in (("accuracy", right), ("accepted", kept)):
-            one |= {what: hits / images, f"{what}_interval": list(rate_interval(hits, images))}
-        one["auroc"] = {
-            kind: float(np.mean([_auroc(scores[own], others) for others in sets]))
-            for kind, sets in outside.items()
-            if sets
-        }
-        found.append(one)
-    return found
-
-
-def _auroc(inside: np.ndarray, outside: np.ndarray) -> float:
-    is_ood = np.repeat([False, True], [len(inside), len(outside)])
-    return metrics.auroc(np.concatenate([inside, outside]), is_ood)
-
-
-def _class_warnings(classes: list[dict[str, Any]], accept: float, by_class: bool) -> list[str]:
-    """Which classes fall clearly below what the whole promises: the interval of their own share leaves it out.
-
-    The intervals here are of 95% for all classes together (Bonferroni), else every other table of many classes would
-    call one of them low by chance.
-    """
-    warnings, level = [], 1 - 0.05 / max(1, len(classes))
-
-    def most(one: dict[str, Any], what: str) -> float:
-        return rate_interval(round(one[what] * one["images"]), one["images"], level)[1]
-
-    low = [one for one in classes if most(one, "accepted") < accept]
-    if low:
-        mend = "" if by_class else "; serve.by_class = true sets a threshold for each class"
-        warnings.append(
-            f"{accept:.0%} are accepted over all classes, but clearly fewer of {_listed(low, 'accepted')}{mend}"
-        )
-    images = sum(one["images"] for one in classes)
-    overall = sum(one["accuracy"] * one["images"] for one in classes) / max(1, images)
-    # A hard class is ordinary; one that is far off and surely so is told.
-    wrong = [one for one in classes if most(one, "accuracy") < overall and one["accuracy"] < overall - FAR_BELOW]
-    if wrong:
-        warnings.append(
-            f"{overall:.1%} of the test images are labelled rightly, but clearly fewer of "
-            f'{_listed(wrong, "accuracy")}; more images of them help, or train.class_weight = "balanced"'
-        )
-    return warnings
-
-
-def _listed(classes: list[dict[str, Any]], what: str, most: int = 5) -> str:
-    worst = sorted(classes, key=lambda one: one[what])
-    told = ", ".join(f"{one['name']!r} ({one[what]:.0%} of {one['images']})" for one in worst[:most])
-    return told + (f" and {len(worst) - most} more" if len(worst) > most else "")
 
 
 def _warnings(measured: dict[str, Any], score: str, names: list[str]) -> list[str]:

@@ -20,6 +20,7 @@ __all__ = [
     "expected_calibration_error",
     "fpr_at_id_tpr",
     "fpr_at_ood_tpr",
+    "joined",
     "placements",
     "summary",
 ]
@@ -94,6 +95,19 @@ def _checked_rate(tpr: float) -> float:
     if not 0 < tpr <= 1:
         raise ValueError(f"tpr must be above 0 and at most 1; it is {tpr!r}.")
     return tpr
+
+
+def joined(inside, outside) -> tuple[np.ndarray, np.ndarray]:
+    """Scores of ID and of OOD examples as the metrics take them.
+
+    Args:
+        inside: (N,) scores of ID examples.
+        outside: (M,) scores of OOD examples.
+
+    Returns:
+        scores (N + M,) and is_ood (N + M,).
+    """
+    return np.concatenate([inside, outside]), np.repeat([False, True], [len(inside), len(outside)])
 
 
 def auroc(scores, is_ood) -> float:

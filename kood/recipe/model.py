@@ -10,12 +10,12 @@ from pydantic import Field, PrivateAttr, ValidationError, model_validator
 from kood import registry
 from kood.errors import UserError
 from kood.recipe import settings
+from kood.recipe.data_sections import Data
 from kood.recipe.messages import explain
 from kood.recipe.outlier_sections import Outliers, PureSamples, Sampling
 from kood.recipe.sections import (
     SLUG,
     Classifier,
-    Data,
     Diffusion,
     Evaluate,
     Head,

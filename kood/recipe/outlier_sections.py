@@ -5,7 +5,8 @@ from typing import Annotated, Literal
 from pydantic import Field, model_validator
 
 from kood import registry
-from kood.recipe.sections import Positive, Section, Share, Source
+from kood.recipe.data_sections import Source
+from kood.recipe.sections import Positive, Section, Share
 
 __all__ = ["SOURCES", "LabelMixup", "Outliers", "PureSamples", "Sampling"]
 

@@ -1,6 +1,5 @@
 """The tables of a recipe: every setting, its default, its range, and what contradicts it."""
 
-import itertools
 import re
 from typing import Annotated, Any, Literal
 
@@ -9,8 +8,8 @@ from pydantic import BaseModel, ConfigDict, Field, model_validator
 from kood import registry
 
 __all__ = [
-    "SLUG", "Classifier", "Columns", "Data", "Diffusion", "Evaluate", "Group", "Head", "IdSource", "Positive", "Rate",
-    "Section", "Seed", "Serve", "Share", "Source", "Train",
+    "SLUG", "Classifier", "Diffusion", "Evaluate", "Head", "Positive", "Rate", "Section", "Seed", "Serve", "Share",
+    "Train",
 ]  # fmt: skip
 
 Share = Annotated[float, Field(ge=0.0, lt=1.0)]
@@ -18,7 +17,6 @@ Positive = Annotated[int, Field(ge=1, le=10**9)]
 Rate = Annotated[float, Field(gt=0.0, le=100.0)]
 #: How much a class counts beside the others.
 Weight = Annotated[float, Field(gt=0.0, le=1e6)]
-Byte = Annotated[int, Field(ge=0, le=255)]
 Seed = Annotated[int, Field(ge=0, lt=2**31)]
 Precision = Literal["float32", "mixed_bfloat16", "mixed_float16"]
 #: What an option of a backbone, a denoiser or a head may be.
@@ -26,8 +24,6 @@ Option = bool | int | float | str | list[int] | list[float]
 
 #: Training steps of the diffusion model where the recipe says nothing.
 DIFFUSION_STEPS = 2000
-#: Names that `report.json` and the evaluation use beside those of the data sets.
-RESERVED = frozenset({"id", "near", "far", "validation", "calibration"})
 SLUG = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}")
 
 
@@ -44,158 +40,6 @@ class Section(BaseModel):
     """A table of the recipe: unknown keys and values of another type are refused."""
 
     model_config = ConfigDict(extra="forbid", strict=True, frozen=True, allow_inf_nan=False)
-
-
-class Columns(Section):
-    """How the first line of a table calls its columns, where kood does not find them by itself.
-
-    Attributes:
-        file: The image files.
-        label: The names of the classes.
-        split: The part of each image.
-    """
-
-    file: str | None = None
-    label: str | None = None
-    split: str | None = None
-
-
-class Group(Section):
-    """What images have in common that stay together in the split: one patient, one video, one burst.
-
-    Attributes:
-        folder: The name of the N-th folder: below the class folder for the source `folder`, counted from `root` for an
-            `image_list` and a `table`.
-        pattern: A regular expression; what its first group, or else the whole of it, matches in a file's path.
-        column: The value in this column of a `table`.
-    """
-
-    folder: Annotated[int, Field(ge=1, le=100)] | None = None
-    pattern: str | None = None
-    column: str | None = None
-
-    @model_validator(mode="after")
-    def _check(self):
-        found = [f"{key} = {value!r}" for key, value in self.model_dump(exclude_none=True).items()]
-        if len(found) != 1:
-            raise ValueError(f"found {' and '.join(found) or 'nothing'}; give one of folder, pattern and column")
-        try:
-            re.compile(self.pattern or "")
-        except re.error as error:
-            raise ValueError(f"pattern: {self.pattern!r} is no regular expression ({error})") from error
-        return self
-
-
-class Source(Section):
-    """Where images come from: a data set that kood knows (`kood list datasets`) and which part of it.
-
-    Attributes:
-        source: The data set's name.
-        path: A folder or file, for those that read one; `~` and `$VARIABLES` are expanded.
-        root: The folder that the files of an `image_list` or a `table` are relative to.
-        columns: How a `table` calls its columns.
-        name: Which one, for a source that has several (`tfds`).
-        classes: Which classes, by number or by name; all where not given.
-        count: How many images, drawn at random with the split seed.
-        split: "train", "validation" or "test", where the set has it; out-of-distribution sets take "test" by
-            themselves.
-        max_bad_images: How many files may be left out because they cannot be read, for sources that read image files;
-            one too many stops the run before any training.
-    """
-
-    source: str
-    path: str | None = None
-    root: str | None = None
-    columns: Columns | None = None
-    name: str | None = None
-    classes: list[int | str] | None = Field(default=None, min_length=1)
-    count: Positive | None = None
-    split: Literal["train", "validation", "test"] | None = None
-    max_bad_images: Annotated[int, Field(ge=0)] | None = None
-
-
-class IdSource(Source):
-    """The in-distribution set and its split.
-
-    Attributes:
-        validation: Share of the training images on which the headline score is chosen.
-        calibration: Share of the training images on which the threshold is set.
-        test: Share of all images to test on, where the set has no test split of its own.
-        per_class: At most so many training images of each class.
-        group: What images have in common that stay together in one part of the split.
-        near_copies: Take images for copies of one another whose perceptual hashes (pHash, 64 bits) differ in at most so
-            many bits: the same picture saved at another size, quality or brightness; 4 is cautious. Not given, only
-            images with the same pixels are copies. Copies stand in one part of the split.
-    """
-
-    validation: Share = 0.1
-    calibration: Share = 0.1
-    test: Share = 0.2
-    per_class: Positive | None = None
-    group: Group | None = None
-    near_copies: Annotated[int, Field(ge=0, le=10)] | None = None
-
-    @model_validator(mode="after")
-    def _leave_training_images(self):
-        if self.validation + self.calibration + self.test >= 1.0:
-            raise ValueError("validation + calibration + test must leave some images to train on (sum below 1)")
-        if self.calibration == 0.0:
-            raise ValueError("calibration must be above 0: the threshold is set on these images")
-        return self
-
-
-class Data(Section):
-    """The images of a run.
-
-    Attributes:
-        image_shape: (height, width, channels); every image is brought to it. Channels are 1 or 3.
-        ground: What is seen through transparency: "white", "black", "grey", or [red, green, blue] of 0..255; the
-            served model lays its images over the same.
-        id: The in-distribution set.
-        near: Out-of-distribution test sets that resemble it, by name.
-        far: Out-of-distribution test sets that do not.
-        validation_ood: Out-of-distribution sets to choose on, never to report on: the headline score and, by whoever
-            compares recipes, the settings. Not given, choices are made on pixel mixups and patch shuffles of validation
-            images.
-        augment: Augmentations of the training images, in order (`kood list augmentations`).
-        split_seed: Which images fall into which split; the same for every seed, so that cells compare.
-    """
-
-    image_shape: Annotated[list[Annotated[int, Field(ge=1, le=1024)]], Field(min_length=3, max_length=3)]
-    ground: Literal["white", "black", "grey"] | Annotated[list[Byte], Field(min_length=3, max_length=3)] = "white"
-    id: IdSource
-    near: dict[str, Source] = {}
-    far: dict[str, Source] = {}
-    validation_ood: dict[str, Source] = {}
-    augment: list[str] = []
-    split_seed: Seed = 0
-
-    @property
-    def shape(self) -> tuple[int, int, int]:
-        """`image_shape` as a tuple."""
-        height, width, channels = self.image_shape
-        return height, width, channels
-
-    @model_validator(mode="after")
-    def _check(self):
-        if self.image_shape[2] not in (1, 3):
-            raise ValueError(f"image_shape: channels must be 1 (grey) or 3 (colour), found {self.image_shape[2]}")
-        kinds = {"near": self.near, "far": self.far, "validation_ood": self.validation_ood}
-        for name in itertools.chain(*kinds.values()):
-            if name in RESERVED or not SLUG.fullmatch(name):
-                raise ValueError(f"{name!r} cannot name a data set: letters, digits, '.', '_', '-', and none of "
-                                 f"{', '.join(sorted(RESERVED))}")  # fmt: skip
-        for one, other in itertools.combinations(kinds, 2):
-            both = set(kinds[one]) & set(kinds[other])
-            if both:
-                raise ValueError(
-                    f"{', '.join(sorted(both))} stands under both {one} and {other}; give one of them another name"
-                )
-        for where, source in [("id", self.id), *itertools.chain(*(sets.items() for sets in kinds.values()))]:
-            registry.find("datasets", source.source, f"the source of {where!r}")
-        for name in self.augment:
-            registry.find("augmentations", name, "augment")
-        return self
 
 
 class Diffusion(Section):

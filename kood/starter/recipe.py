@@ -12,7 +12,8 @@ from rich.text import Text
 from kood.data.paths import data_path
 from kood.errors import UserError
 from kood.recipe import load
-from kood.recipe.sections import RESERVED, SLUG
+from kood.recipe.data_sections import RESERVED
+from kood.recipe.sections import SLUG
 from kood.runs import write_atomically
 from kood.starter.choices import FEWEST, TEST, Choices, choose
 from kood.starter.images import Machine, Survey, survey

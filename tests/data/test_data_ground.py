@@ -6,7 +6,7 @@ from PIL import Image
 
 from kood.data import load_id, load_ood
 from kood.data.rules import ground_colour
-from kood.recipe.sections import Data
+from kood.recipe.data_sections import Data
 
 GROUNDS = {"white": (255, 255, 255), "black": (0, 0, 0), "grey": (128, 128, 128), (9, 200, 77): (9, 200, 77)}
 
