@@ -34,12 +34,10 @@ def verdict(watched: Watched, level: float) -> str:
     found, several = one.drift, len(watched.findings) > 1
     at_most, of = "at most " if found.tied else "", f" of {one.name}" if several else ""
     if not watched.drifts(level):
-        told = (
-            f"{found.rate:.1%} were flagged where {at_most}{found.expected:.1%} are expected"
-            if not several
-            else f"of {len(watched.findings)} thresholds, none flags more or fewer images than it should"
-        )
-        return f"No drift: {told}, which chance explains (p = {watched.p_value:.2g})."
+        told = f"{found.rate:.1%} were flagged where {at_most}{found.expected:.1%} are expected, which chance explains"
+        if several:
+            told = f"none of {len(watched.findings)} thresholds flags more or fewer images than chance explains"
+        return f"No drift: {told} (p = {watched.p_value:.2g})."
     first = one.seen[found.since]
     since = "from the first image on" if found.since == 0 else f"since image {found.since + 1:,} ({clean(first.image)}"
     if found.since:
