@@ -210,6 +210,8 @@ def calibrate(
     from kood.serving.calibrate import calibrate as set_anew
 
     done = set_anew(run_folder, data, accept=accept, check=check, by_class=by_class)
+    for answer in done.unread:
+        typer.echo(answer.error, err=True)
     for line in done.told():
         typer.echo(line)
     if done.unread:

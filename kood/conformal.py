@@ -131,11 +131,13 @@ class Calibration:
     By class, each predicted class has a threshold of its own, set on the calibration images that were predicted as it
     (Mondrian conformal prediction, Vovk et al. 2005, section 4.5): an image like the known ones that is labelled k is
     accepted with probability at least `accept`, whichever k. Classes that too few calibration images are labelled as
-    share one threshold, with the smallest of the others where even together they are too few.
+    share one threshold, with the smallest of the others where even together they are too few; of these the promise
+    holds for all together.
 
     Args:
         scores: (n,) scores of in-distribution images that nothing else saw.
-        labels: (n,) what these were labelled as, in 0..K-1.
+        labels: (n,) what these were labelled as, in 0..K-1; -1 for what nothing could be said of, which is flagged
+            whatever its score. By class it belongs to no threshold.
         num_classes: K.
         accept: Share to accept, in (0, 1).
         by_class: Whether by class, or under one threshold for all.
@@ -156,7 +158,7 @@ class Calibration:
         shared = np.zeros(self.num_classes, np.int64)
         if not self.by_class:
             return shared
-        counts = np.bincount(self.labels, minlength=self.num_classes)
+        counts = np.bincount(self.labels[self.labels >= 0], minlength=self.num_classes)
         order = np.argsort(counts, kind="stable")
         needed = needed_images(self.accept)
         few = int(np.searchsorted(counts[order], needed))
@@ -168,12 +170,20 @@ class Calibration:
         own[order[:few]] = order[:few].min() if few else 0
         return np.unique(own, return_inverse=True)[1].astype(np.int64)
 
+    def groups_of(self, labels: np.ndarray) -> np.ndarray:
+        """(N,) int64: which threshold images of these labels are compared with; -1 where with none."""
+        return np.where(np.asarray(labels) >= 0, self.group_of[labels], -1 if self.group_of.any() else 0)
+
+    def judged(self, scores: np.ndarray, labels: np.ndarray) -> np.ndarray:
+        """The scores (N,), plus infinity for each that is no number to compare or has no label."""
+        return np.where(np.asarray(labels) >= 0, comparable(scores), np.inf)
+
     @cached_property
     def groups(self) -> tuple[Group, ...]:
         """The thresholds, each with its classes."""
-        found = []
+        found, scores = [], self.judged(self.scores, self.labels)
         for number in range(int(self.group_of.max()) + 1):
-            values = comparable(self.scores[self.group_of[self.labels] == number])
+            values = scores[self.groups_of(self.labels) == number]
             edge = threshold(values, self.accept)
             classes = tuple(np.flatnonzero(self.group_of == number).tolist())
             below, tied = int(np.sum(values < edge)), int(np.sum(values == edge))
@@ -190,14 +200,15 @@ class Calibration:
 
         What cannot be compared with the threshold, NaN or infinite, is.
         """
-        return comparable(scores) > self.thresholds[labels]
+        return self.judged(scores, labels) > self.thresholds[labels]
 
     def p_values(self, scores: np.ndarray, labels: np.ndarray) -> np.ndarray:
-        """(N,) p-values among the calibration images of the same threshold, see `p_values`."""
-        scores, found = np.asarray(scores), np.empty(len(scores))
-        mine, theirs = self.group_of[labels], self.group_of[self.labels]
-        for number in np.unique(mine):
-            found[mine == number] = p_values(scores[mine == number], self.scores[theirs == number])
+        """(N,) p-values among the calibration images of the same threshold, see `p_values`; 0 where there is none."""
+        scores, found = self.judged(scores, labels), np.zeros(len(scores))
+        mine, theirs = self.groups_of(labels), self.groups_of(self.labels)
+        known = self.judged(self.scores, self.labels)
+        for number in np.unique(mine[mine >= 0]):
+            found[mine == number] = p_values(scores[mine == number], known[theirs == number])
         return found
 
 

@@ -8,13 +8,13 @@ import keras
 import numpy as np
 
 from kood import metrics
-from kood.conformal import Calibration, rate_interval
+from kood.conformal import Calibration, needed_images, rate_interval
 from kood.conformal import threshold as conformal_threshold
 from kood.data.image_set import ImageSet
 from kood.data.outliers import patch_shuffle, pixel_mixup
 from kood.errors import UserError
 from kood.outputs import Outputs, forward_of, outputs_of, run_over, score_rows, scores_of, softmax
-from kood.per_class import by_true_class, low_classes
+from kood.per_class import by_true_class, rarely_accepted, wrong_classes
 from kood.scorer import Scorer, applicable, linear_weights
 from kood.scores import ON_REQUEST
 
@@ -155,6 +155,7 @@ def evaluate(
         test.class_names, test.known_labels, labels, accepted, id_scores[headline],
         {kind: [values[name][headline] for name in members] for kind, members in (("near", near), ("far", far))},
     )  # fmt: skip
+    about_threshold = [*_shared(decision, train.class_names), *rarely_accepted(classes, accept, by_class)]
     figures = {
         "id": {
             "accuracy": metrics.accuracy(labels, test.labels),
@@ -175,11 +176,13 @@ def evaluate(
             "accepted_id_test": float(np.mean(accepted)),
             "accepted_id_test_interval": list(rate_interval(int(accepted.sum()), len(accepted))),
             "calibration_images": len(calibration),
+            "warnings": about_threshold,
         },
         "warnings": [
             *warnings,
             *_warnings(measured[headline], headline, list(near) + list(far)),
-            *low_classes(classes, accept, by_class),
+            *about_threshold,
+            *wrong_classes(classes),
         ],
     }
     first = slice(0, 256)
@@ -337,6 +340,17 @@ def _drop_undefined(
         warnings.append(f"{said}, so it is not measured")
         del scorers[name]
     return warnings
+
+
+def _shared(decision: Calibration, names: Sequence[str]) -> list[str]:
+    """Which classes share a threshold, though each was to have its own."""
+    return [
+        f"serve.by_class: {', '.join(repr(names[k]) for k in group.classes)} share one threshold, since fewer than "
+        f"{needed_images(decision.accept)} calibration images are labelled as some of them; more of their images give "
+        "each its own"
+        for group in decision.groups
+        if decision.by_class and len(group.classes) > 1
+    ]
 
 
 def _thresholds(decision: Calibration, names: Sequence[str]) -> list[dict[str, Any]]:

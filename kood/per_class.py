@@ -8,7 +8,7 @@ import numpy as np
 from kood import metrics
 from kood.conformal import rate_interval
 
-__all__ = ["by_true_class", "low_classes"]
+__all__ = ["by_true_class", "rarely_accepted", "wrong_classes"]
 
 #: How far the accuracy of a class lies below that of all before it is told.
 FAR_BELOW = 0.15
@@ -55,41 +55,48 @@ def by_true_class(
     return found
 
 
-def low_classes(classes: Sequence[Mapping[str, Any]], accept: float, by_class: bool) -> list[str]:
-    """Which classes fall clearly below what the whole promises: the interval of their own share leaves it out.
-
-    The intervals here are of 95% for all classes together (Bonferroni), else every other table of many classes would
-    call one of them low by chance.
+def rarely_accepted(classes: Sequence[Mapping[str, Any]], accept: float, by_class: bool) -> list[str]:
+    """A warning of the classes that fall clearly below the promise: the interval of their own share leaves it out.
 
     Args:
         classes: What `by_true_class` found.
         accept: Share of in-distribution images that is to be accepted.
         by_class: Whether each class has a threshold of its own already.
-
-    Returns:
-        A warning where too few are accepted, and one where far fewer are labelled rightly than of all.
     """
-    warnings, level = [], 1 - 0.05 / max(1, len(classes))
+    low = [one for one in classes if _most(one, "accepted", len(classes)) < accept]
+    if not low:
+        return []
+    mend = "" if by_class else "; serve.by_class = true sets a threshold for each class"
+    told = f"{100 * accept:g}% are promised to be accepted, but clearly fewer are of {_listed(low, 'accepted')}{mend}"
+    return [told]
 
-    def most(one: Mapping[str, Any], what: str) -> float:
-        return rate_interval(round(one[what] * one["images"]), one["images"], level)[1]
 
-    low = [one for one in classes if most(one, "accepted") < accept]
-    if low:
-        mend = "" if by_class else "; serve.by_class = true sets a threshold for each class"
-        warnings.append(
-            f"{100 * accept:g}% are promised to be accepted, but clearly fewer are of {_listed(low, 'accepted')}{mend}"
-        )
+def wrong_classes(classes: Sequence[Mapping[str, Any]]) -> list[str]:
+    """A warning of the classes that are labelled rightly far less often, and surely so, than all together.
+
+    Args:
+        classes: What `by_true_class` found.
+    """
     images = sum(one["images"] for one in classes)
     overall = sum(one["accuracy"] * one["images"] for one in classes) / max(1, images)
     # A hard class is ordinary; one that is far off and surely so is told.
-    wrong = [one for one in classes if most(one, "accuracy") < overall and one["accuracy"] < overall - FAR_BELOW]
-    if wrong:
-        warnings.append(
-            f"{overall:.1%} of the test images are labelled rightly, but clearly fewer of "
-            f'{_listed(wrong, "accuracy")}; more images of them help, or train.class_weight = "balanced"'
-        )
-    return warnings
+    wrong = [
+        one
+        for one in classes
+        if _most(one, "accuracy", len(classes)) < overall and one["accuracy"] < overall - FAR_BELOW
+    ]
+    if not wrong:
+        return []
+    return [
+        f"{overall:.1%} of the test images are labelled rightly, but clearly fewer of {_listed(wrong, 'accuracy')}; "
+        'more images of them help, or train.class_weight = "balanced"'
+    ]
+
+
+def _most(one: Mapping[str, Any], what: str, classes: int) -> float:
+    """The upper end of a share's interval, of 95% for all classes together (Bonferroni): else every other table of many
+    classes would call one of them low by chance."""
+    return rate_interval(round(one[what] * one["images"]), one["images"], 1 - 0.05 / classes)[1]
 
 
 def _listed(classes: Sequence[Mapping[str, Any]], what: str, most: int = 5) -> str:

@@ -71,6 +71,21 @@ def test_what_cannot_be_compared_is_out_and_never_lowers_a_threshold():
     assert caught.value.exit_code == 1
 
 
+@pytest.mark.parametrize("by_class", [False, True])
+def test_what_has_no_label_is_flagged_and_counts_as_flagged(by_class):
+    scores, labels = np.arange(100.0), np.arange(100) % 2
+    labels[:20] = -1  # The lowest scores, of what nothing could be said of.
+    decision = Calibration(scores, labels, 2, 0.7, by_class)
+    known = scores[20:]
+    if by_class:  # It belongs to no class.
+        assert [group.threshold for group in decision.groups] == [threshold(known[k::2], 0.7) for k in range(2)]
+    else:
+        assert decision.groups[0].threshold == threshold(np.concatenate([known, np.full(20, np.inf)]), 0.7)
+    assert decision.flagged(np.array([0.0, 0.0]), np.array([-1, 0])).tolist() == [True, False]
+    p = decision.p_values(np.array([0.0, 0.0]), np.array([-1, 0]))
+    assert p[1] == 1.0 and p[0] == (0.0 if by_class else 21 / 101)
+
+
 def test_each_class_has_the_threshold_of_the_images_that_are_labelled_so():
     rng = np.random.default_rng(0)
     labels = rng.choice(3, 400, p=[0.6, 0.3, 0.1])

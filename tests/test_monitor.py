@@ -81,6 +81,18 @@ def test_false_alarms_are_as_rare_where_scores_tie(kind):
     assert alarms <= 33
 
 
+def test_one_calibration_score_may_stand_where_many_of_the_stream_do():
+    rng, found = np.random.default_rng(0), []
+    while len(found) < 60:
+        calibration = np.minimum(rng.random(20), 0.9)
+        group = Calibration(calibration, np.zeros(20, int), 1, 0.95).groups[0]
+        if group.tied == 1 and group.threshold == 0.9:
+            stream = np.minimum(rng.random(5000), 0.9)
+            ties = Ties(group.below, 1, stream == 0.9)
+            found.append(drift(stream > 0.9, 20, 0.95, ties=ties, seed=len(found)).flagged == 0)
+            assert found[-1] and drift(stream > 0.9, 20, 0.95, ties=ties, seed=0).tied == ties.at.sum() > 300
+
+
 def test_ties_do_not_hide_a_change():
     rng = np.random.default_rng(2)
     scores = np.minimum(np.concatenate([rng.normal(size=800), rng.normal(2.5, 1, 200)]), 1.2)
@@ -192,6 +204,7 @@ def test_answers_are_judged_by_the_version_they_were_given_under(tmp_path):
     assert [round(one.drift.expected, 2) for one in watched.findings] == [0.35, 0.10]
     told = json.loads((tmp_path / "out" / "monitor.json").read_text())
     assert [one["version"] for one in told["streams"]] == ["1", "2"] and told["images"] == 800
+    assert all(one["since"] is None for one in told["streams"])
     assert "version 2" in (tmp_path / "out" / "monitor.html").read_text()
     only, _ = monitor(run / "1", file, console=Console(file=io.StringIO()))
     assert only.images == 400 and "400 answers of version 2" in only.left_out[0]
@@ -217,6 +230,31 @@ def test_images_that_the_model_was_calibrated_on_are_left_out(tmp_path):
     assert (watched.images, watched.known) == (30, 30)
 
 
+def test_a_version_that_does_not_say_what_it_was_made_of_is_told(run, folder):
+    console = Console(file=io.StringIO(), width=300)
+    watched, _ = monitor(run, folder, console=console)
+    assert watched.known == 0 and "1 does not say which images it was made of" in console.file.getvalue()
+
+
+def test_answers_by_class_are_judged_by_their_own_threshold(tmp_path):
+    run, images = tmp_path / "run", tmp_path / "images"
+    published(run)
+    images.mkdir()
+    for place, image in enumerate(pixels(200, 9)):
+        Image.fromarray(image).save(images / f"{place}.png")
+    done = calibrate(run, [images], accept=0.6, by_class=True, check=0.0)
+    (first, one), (second, other) = [(group.classes[0], group.threshold) for group in done.groups[:2]]
+    names, given = done.class_names, {"version": 2}
+    rows = [row(class_name=names[first], threshold=one, **given), row(class_name=names[second], threshold=other, **given),
+            row(class_name=names[second], **given), row(class_name=names[first], threshold=other, **given),
+            row(class_name="nothing", **given), row(class_name="", is_ood=True, ood_score=None, **given)]  # fmt: skip
+    file = tmp_path / "log.jsonl"
+    file.write_text("\n".join(map(json.dumps, rows)))
+    watched, _ = monitor(run, file, console=Console(file=io.StringIO()))
+    assert [finding.drift.images for finding in watched.findings] == [2, 2]
+    assert watched.left_out[0].startswith("2 answers that say version 2 have a class or a threshold")
+
+
 @pytest.mark.parametrize("strange", ["NaN", "null", "Infinity", "-Infinity"])
 def test_an_answer_without_a_number_counts_as_flagged(run, tmp_path, strange):
     line = json.dumps(row()).replace('"ood_score": 1.0', f'"ood_score": {strange}')
@@ -234,6 +272,10 @@ def test_an_answer_without_a_number_counts_as_flagged(run, tmp_path, strange):
         (json.dumps({"image": "x"}), "is_ood is missing"),
         (json.dumps(row(is_ood=1)), "is_ood must be true or false"),
         (json.dumps(row(p_value=2)), "p_value must lie in 0..1"),
+        (json.dumps(row(version=1.7)), "line 1: .*version must be a whole number, not 1.7"),
+        (json.dumps(row(version=True)), "version must be a whole number"),
+        (json.dumps(row(version=math.inf)), "version must be a whole number"),
+        (json.dumps(row(ood_score=10**400)), "line 1: this is no answer"),
         (json.dumps(row(ood_score="high")), "line 1"),
         ("", "no image in it that could be read"),
         ('{"image": "x", "error": "y"}', "no image in it that could be read"),

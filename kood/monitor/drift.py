@@ -90,7 +90,7 @@ def drift(
         flags: (m,) bool, in order of time, m at least 1.
         calibration_images: n.
         accept: Share that the threshold accepts.
-        ties: What is equal to the threshold; not given, nothing is but the one calibration score that it is.
+        ties: What is equal to the threshold; not given, no score of the stream is.
         seed: Of the simulation, and of the order among equals.
 
     Returns:
@@ -129,7 +129,7 @@ def drift(
         rate=float(flags.mean()),
         interval=rate_interval(int(flags.sum()), count),
         expected=expected,
-        tied=0 if ties is None or ties.tied < 2 else int(ties.at.sum()),
+        tied=0 if ties is None else int(np.sum(ties.at)),
         rate_p_value=min(1.0, 2 * min(tails)),
         change_p_value=(1 + as_clear) / (1 + STREAMS),
         since=since,
@@ -139,7 +139,7 @@ def drift(
 
 def _untied(flags: np.ndarray, ties: Ties | None, place: int, rng: np.random.Generator) -> np.ndarray:
     """The flags, with the order among scores equal to the threshold drawn."""
-    if ties is None or ties.tied < 2:
+    if ties is None:
         return flags
     # The number of the j-th smallest of e uniform ones.
     among = place - ties.below

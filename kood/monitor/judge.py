@@ -51,7 +51,7 @@ class Watched:
         findings: One for each threshold that answers were given under.
         unread: Why files could not be read.
         known: How many images were left out because the model was made of them.
-        left_out: What else was, a sentence each.
+        left_out: What else was, and what else there is to say, a sentence each.
     """
 
     findings: tuple[Finding, ...]
@@ -97,7 +97,7 @@ def judge(met: Met, version: Path, facts: Mapping[str, Any]) -> Watched:
         version: The version's folder.
         facts: Its `kood.json`.
     """
-    return Watched(tuple(_findings(met.seen, version.name, facts)), met.unread, met.known, met.passed_over)
+    return Watched(tuple(_findings(met.seen, version.name, facts)), met.unread, met.known, met.told)
 
 
 def judge_log(met: Met, run: Path, file: Path) -> Watched:
@@ -125,14 +125,14 @@ def judge_log(met: Met, run: Path, file: Path) -> Watched:
             left_out.append(f"{len(seen):,} answers of version {version}: {folder} is not there")
             continue
         facts = read_facts(folder)
-        own = [one for one in seen if _same_threshold(one, facts)]
-        if len(own) < len(seen):
+        judged = _findings(seen, folder.name, facts)
+        found += judged
+        own = sum(len(one.seen) for one in judged)
+        if own < len(seen):
             left_out.append(
-                f"{len(seen) - len(own):,} answers that say version {folder.name} were given under another threshold "
-                f"than {folder} has: they are another model's"
+                f"{len(seen) - own:,} answers that say version {folder.name} have a class or a threshold that {folder} "
+                "does not have: they are another model's"
             )
-        if own:
-            found += _findings(own, folder.name, facts)
     if not found:
         raise UserError(f"--data {file}: no answer in it can be judged: {'; '.join(left_out)}")
     return Watched(tuple(found), met.unread, met.known, left_out)
@@ -160,26 +160,36 @@ def _groups(facts: Mapping[str, Any]) -> list[dict[str, Any]]:
     return facts.get("groups") or [plain]
 
 
-def _same_threshold(one: Seen, facts: Mapping[str, Any]) -> bool:
-    # The graph holds float32.
-    known = {float(np.float32(group["threshold"])) for group in _groups(facts)}
-    return one.threshold is None or float(np.float32(one.threshold)) in known
-
-
 def _findings(seen: Sequence[Seen], version: str, facts: Mapping[str, Any]) -> list[Finding]:
+    """What is found of the answers that are this version's, for each of its thresholds that there are some of."""
     groups, accept = _groups(facts), float(facts["accept"])
     names = [str(name) for name in facts["class_names"]]
+    edges = [float(np.float32(group["threshold"])) for group in groups]
     group_of = {names[k]: number for number, group in enumerate(groups) for k in group["classes"]}
     found = []
     for number, group in enumerate(groups):
-        # What is labelled as no class, since nothing in it can be compared, counts with the first.
-        own = [one for one in seen if group_of.get(one.class_name, 0) == number]
+        own = [one for one in seen if _group(one, edges, group_of) == number]
         if not own:
             continue
-        edge = float(np.float32(group["threshold"]))
-        at = np.array([float(np.float32(one.ood_score)) == edge for one in own])
+        at = np.array([float(np.float32(one.ood_score)) == edges[number] for one in own])
         ties = Ties(int(group["below"]), int(group["tied"]), at)
         tested = drift(np.array([one.is_ood for one in own]), int(group["images"]), accept, ties=ties)
         classes = tuple(names[k] for k in group["classes"]) if len(groups) > 1 else ()
-        found.append(Finding(version, classes, edge, accept, own, tested))
+        found.append(Finding(version, classes, edges[number], accept, own, tested))
     return found
+
+
+def _group(one: Seen, edges: Sequence[float], group_of: Mapping[str, int]) -> int | None:
+    """Which threshold an answer was given under, by its own word, or else by its class; None where it is none of them.
+
+    What is labelled as no class, since nothing in it can be compared, counts with the first.
+    """
+    # The graph holds float32.
+    said = None if one.threshold is None else float(np.float32(one.threshold))
+    if said is not None and said not in edges:
+        return None
+    if said is not None and edges.count(said) == 1 and one.class_name:
+        return edges.index(said) if group_of.get(one.class_name, -1) in (-1, edges.index(said)) else None
+    if len(edges) == 1 or (not one.class_name and one.is_ood):
+        return 0
+    return group_of.get(one.class_name)

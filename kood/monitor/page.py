@@ -50,7 +50,7 @@ def verdict(watched: Watched, level: float) -> str:
 
 def as_data(watched: Watched, level: float, most: int) -> dict[str, Any]:
     """Everything that was found, as JSON can hold it; of a single threshold its figures stand at the top too."""
-    streams = [_stream(one, watched.drifts(level)) for one in watched.findings]
+    streams = [_stream(one, one.drift.drifts(level / len(watched.findings))) for one in watched.findings]
     return {
         "drift": watched.drifts(level),
         "level": level,

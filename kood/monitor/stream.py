@@ -8,13 +8,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
 from kood.data.files import PassedOver
 from kood.errors import UserError
 from kood.serving.answers import Answer, answers, listed
 from kood.serving.client import LocalModel
-from kood.serving.seen import RECALIBRATED, USED
+from kood.serving.seen import RECALIBRATED, UNKNOWN, USED
 from kood.serving.seen import Seen as Known
 
 __all__ = ["Met", "Seen", "asked", "logged"]
@@ -53,13 +51,14 @@ class Met:
         seen: The images, in order.
         unread: Why files could not be read.
         known: How many images are not among them because the model was trained, chosen or calibrated on them.
-        passed_over: What lies in the folder and is no image, a sentence for folders and one for files.
+        told: What else there is to say, a sentence each: what lies in the folder and is no image, a version that does
+            not say what it was made of.
     """
 
     seen: list[Seen]
     unread: list[str]
     known: int = 0
-    passed_over: tuple[str, ...] = ()
+    told: tuple[str, ...] = ()
 
 
 def asked(version: Path, folder: Path, facts: Mapping[str, Any]) -> Met:
@@ -88,11 +87,10 @@ def asked(version: Path, folder: Path, facts: Mapping[str, Any]) -> Met:
         else:
             found.append(answer)
     known = Known(version, facts)
-    old = np.zeros(len(found), bool)
-    if known:
-        old = known.among(known.digests([answer.file for answer in found]), (*USED, RECALIBRATED))
+    old = known.among(known.digests([answer.file for answer in found]), (*USED, RECALIBRATED))
+    told = passed.notes() if known else (*passed.notes(), UNKNOWN.format(version))
     new = [answer for answer, one in zip(found, old, strict=True) if not one]
-    return Met([_of(answer, _iso(times[answer.file])) for answer in new], unread, int(old.sum()), passed.notes())
+    return Met([_of(answer, _iso(times[answer.file])) for answer in new], unread, int(old.sum()), told)
 
 
 def _written(file: Path) -> float:
@@ -156,12 +154,18 @@ def _take(line: str, where: str, met: Met) -> None:
                 p_value,
                 row["is_ood"] or not (math.isfinite(score) and math.isfinite(p_value)),
                 None if row.get("threshold") is None else float(row["threshold"]),
-                None if row.get("version") is None else int(row["version"]),
+                _version(row.get("version")),
             )
         )
-    except (ValueError, KeyError, TypeError) as error:
+    except (ValueError, KeyError, TypeError, OverflowError) as error:
         what = f"{error.args[0]} is missing" if isinstance(error, KeyError) else str(error)
         raise UserError(f"{where}: this is no answer as `kood predict --json` prints them ({what})") from error
+
+
+def _version(value: Any) -> int | None:
+    if isinstance(value, bool) or not isinstance(value, int | None):
+        raise TypeError(f"version must be a whole number, not {value!r}")
+    return value
 
 
 def _number(value: Any) -> float:

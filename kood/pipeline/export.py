@@ -109,7 +109,8 @@ def _card(work: Work) -> dict[str, Any]:
             "rate": threshold["accepted_id_test"],
             "interval": threshold["accepted_id_test_interval"],
         },
-        "warnings": facts["warnings"],
+        "threshold_warnings": threshold["warnings"],
+        "warnings": [text for text in facts["warnings"] if text not in threshold["warnings"]],
     }
 
 

@@ -2,6 +2,7 @@
 
 import csv
 import json
+import math
 from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -207,7 +208,9 @@ def _figure(value: Any, form: str) -> str:
 
 def _json(file: IO[str], found: Iterator[Answer]) -> None:
     for answer in found:
-        file.write(json.dumps(answer.row) + "\n")
+        # A model of an older kood may answer NaN, for which JSON has no word.
+        row = {name: None if isinstance(v, float) and not math.isfinite(v) else v for name, v in answer.row.items()}
+        file.write(json.dumps(row, allow_nan=False) + "\n")
         file.flush()
 
 

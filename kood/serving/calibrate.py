@@ -16,7 +16,7 @@ from kood.serving.answers import Answer, answers, listed
 from kood.serving.client import LocalModel, newest_version
 from kood.serving.extras import ground_of, read_facts
 from kood.serving.publishing import publish_calibrated
-from kood.serving.seen import RECALIBRATED, USED, Seen
+from kood.serving.seen import RECALIBRATED, UNKNOWN, USED, Seen, firsts
 from kood.serving.served import Served
 from kood.text import clean
 
@@ -43,6 +43,9 @@ class Calibrated:
         left_out: How many images the model was trained, chosen or calibrated on by its run, which is why they say
             nothing here, by use; empty where there are none.
         again: How many an earlier `kood calibrate` had been given; the classifier has seen them no more than others.
+        copies: How many were left out as copies of others: a guarantee counts different images.
+        unjudged: How many have probabilities or a score that are no numbers; they count as flagged.
+        knows: Whether the old version says which images it was made of.
         passed_over: What lies in the folders and is no image, a sentence for folders and one for files.
     """
 
@@ -60,13 +63,27 @@ class Calibrated:
     unread: list[Answer]
     left_out: dict[str, int]
     again: int
+    copies: int
+    unjudged: int
+    knows: bool
     passed_over: tuple[str, ...]
 
+    @property
+    def shares(self) -> bool:
+        """Whether classes share a threshold for want of images, where each was to have its own."""
+        return any(len(group.classes) > 1 for group in self.groups)
+
     def told(self) -> list[str]:
-        """What there is to say, a sentence a line; first the files that could not be read."""
-        lines = [*(answer.error for answer in self.unread), *self.passed_over]
+        """What there is to say, a sentence a line, beside the files that could not be read."""
+        lines = [*self.passed_over, *([] if self.knows else [UNKNOWN.format(self.old)])]
         if self.left_out:
             lines.append(f"Left out: {sum(self.left_out.values()):,} images that {_uses(self.left_out)}")
+        if self.copies:
+            lines.append(f"Left out: {self.copies:,} copies of others, which say nothing new")
+        if self.unjudged:
+            lines.append(
+                f"Flagged whatever the threshold: {self.unjudged:,} images whose probabilities or score are no numbers"
+            )
         if self.again:
             lines.append(f"Again among them: {self.again:,} images that an earlier calibration was given")
         promise = f"one like them is accepted with probability at least {self.accept:g}"
@@ -80,7 +97,8 @@ class Calibrated:
                 f"set on {group.images:,} images"
                 for group in self.groups
             ]
-            lines.append(f"Whichever class it is labelled as, {promise}")
+            together = " (of classes that share a threshold, for all of them together)" if self.shares else ""
+            lines.append(f"Whichever class it is labelled as, {promise}{together}")
         if self.rate is not None:
             low, high = self.interval
             lines.append(
@@ -101,7 +119,8 @@ def calibrate(
     """Publishes the newest version of a run again with a threshold set on other in-distribution images.
 
     The images must be unseen: a model's scores of what it was trained on are lower than those of what it will meet, and
-    a threshold set on them accepts less than it promises. Those that the version knows are left out and counted. Some
+    a threshold set on them accepts less than it promises. Those that the version knows are left out and counted, and so
+    are copies: a guarantee counts different images. Some
     of the others, drawn at random, are kept to see what the threshold does to images that it was not set on.
 
     Args:
@@ -137,15 +156,19 @@ def calibrate(
     read = [answer for answer in found if answer.said]
     digests = seen.digests([answer.file for answer in read])
     left_out, again = seen.count(digests, USED), seen.among(digests, (RECALIBRATED,))
-    new = ~seen.among(digests, USED)
+    unseen = ~seen.among(digests, USED)
+    new = unseen & firsts(digests)
     said = [answer.said or {} for answer, one in zip(read, new, strict=True) if one]
-    scores = np.array([one["ood_score"] for one in said], np.float64)
     labels = np.array([one["label"] for one in said], np.int64)
+    # Of what it cannot judge the graph answers a score that JSON can write, and no label.
+    scores = np.array([one["ood_score"] if one["label"] >= 0 else np.inf for one in said], np.float64)
+    copies = int(np.sum(unseen & ~new))
     order = np.random.default_rng(seed).permutation(len(scores))
     kept = round(check * len(scores))
     held, used = order[:kept], order[kept:]
     if len(used) < needed_images(accept):
-        known = f", {len(read) - len(said)} of these are images that {_uses(left_out)}" if left_out else ""
+        known = f", {sum(left_out.values())} of these are images that {_uses(left_out)}" if left_out else ""
+        known += f", {copies} are copies of others" if copies else ""
         raise UserError(
             f"--accept {accept} needs at least {needed_images(accept)} images to be guaranteed; of {len(files)} files "
             f"{len(read)} could be read{known} and {kept} are kept to check on; give more images that the model has "
@@ -170,7 +193,7 @@ def calibrate(
         publish_calibrated(old, version, served, {"accepted": told, "calibrated_from": old.name})
     return Calibrated(
         version, old, accept, served.threshold, facts["threshold"], served.decision.groups, served.names, len(used),
-        kept, rate, interval, unread, left_out, int(np.sum(again & new)),
+        kept, rate, interval, unread, left_out, int(np.sum(again & new)), copies, int(np.sum(labels < 0)), bool(seen),
         passed.notes(),
     )  # fmt: skip
 

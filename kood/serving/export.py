@@ -16,7 +16,6 @@ import tensorflow as tf
 
 from kood import registry
 from kood.classifier import Classifier
-from kood.conformal import comparable
 from kood.data.images import normalize, to_shape
 from kood.outputs import perturbed_logits
 from kood.process import keras_defaults
@@ -88,9 +87,9 @@ class Decision(tf.Module):
         group_of = decision.group_of
         thresholds = tf.Variable(decision.thresholds, trainable=False, name="threshold", dtype=tf.float32)
         order = np.argsort(decision.scores, kind="stable")
-        scores = comparable(decision.scores[order]).astype("float32")
+        scores = decision.judged(decision.scores, decision.labels)[order].astype("float32")
         calibration = tf.Variable(scores, trainable=False, name="calibration")
-        its_group = tf.constant(group_of[decision.labels[order]], tf.int32)
+        its_group = tf.constant(decision.groups_of(decision.labels)[order], tf.int32)
         class_group = tf.constant(group_of, tf.int32)
         sizes = tf.constant([float(group.images) for group in decision.groups])
         self.kept = (thresholds, calibration)

@@ -147,7 +147,7 @@ def _card(facts: Mapping[str, Any]) -> str:
         "",
         f"An image is flagged where its {facts['score']} score is above {_thresholds(facts)}. By split conformal "
         f"prediction on {facts['calibration_images']:,} images, one like them is accepted with probability at least "
-        f"{percent(100 * facts['accept'])}{', whichever class it is labelled as' if facts['by_class'] else ''}. Its "
+        f"{percent(100 * facts['accept'])}{_for_each(facts)}. Its "
         f"p-value is at most {1 - facts['accept']:.4g} where it is flagged. This holds for images that the model was "
         "neither trained nor calibrated on.",
     ]
@@ -171,8 +171,18 @@ def _card(facts: Mapping[str, Any]) -> str:
     if "trained_on" in facts:
         lines.append(f"- {facts['trained_on']['images']:,} images, SHA-256 {facts['trained_on']['sha256']}")
     lines += [f"- {key}: {value}" for key, value in facts.get("environment", {}).items()]
-    lines += [f"- Warning: {' '.join(text.split())}" for text in facts.get("warnings", [])]
+    warnings = [*facts.get("threshold_warnings", []), *facts.get("warnings", [])]
+    lines += [f"- Warning: {' '.join(text.split())}" for text in warnings]
     return "\n".join(lines) + "\n"
+
+
+def _for_each(facts: Mapping[str, Any]) -> str:
+    """For whom the promise holds, where thresholds are by class."""
+    if not facts["by_class"] or len(facts["groups"]) == 1:
+        return ""
+    shares = any(len(group["classes"]) > 1 for group in facts["groups"])
+    together = "; of classes that share a threshold, for all of them together" if shares else ""
+    return f", whichever class it is labelled as{together}"
 
 
 def _thresholds(facts: Mapping[str, Any]) -> str:

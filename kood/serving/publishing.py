@@ -71,7 +71,10 @@ def publish_calibrated(version: Path, version_folder: Path, served: Served, fact
     """
     from kood.serving.export import recalibrate
 
-    known = {**read_facts(version), **facts}
+    known = {**read_facts(version), **facts, "threshold_warnings": []}
+    # What the old threshold did to each class.
+    gone = ("accepted", "accepted_interval")
+    known["classes"] = [{k: v for k, v in one.items() if k not in gone} for one in known.get("classes", [])]
     with _appearing(version_folder) as beside:
         recalibrate(version, beside, served, _number(version_folder))
         write_extras(beside, version_folder.parent.name, served, known)

@@ -9,10 +9,14 @@ import numpy as np
 from kood.data.copies import image_digests
 from kood.serving.extras import ground_of, read_seen
 
-__all__ = ["RECALIBRATED", "USED", "Seen"]
+__all__ = ["RECALIBRATED", "UNKNOWN", "USED", "Seen", "firsts"]
 
 #: What a run does with its images, as `Served.seen` names it: training, choices on validation images, the threshold.
 USED = ("trained", "chosen", "calibrated")
+#: What is said of a version that does not say what it was made of.
+UNKNOWN = (
+    "{} does not say which images it was made of, as versions of an older kood do not; make sure that none is here"
+)
 #: Images that `kood calibrate` set a later threshold on.
 RECALIBRATED = "recalibrated"
 
@@ -35,7 +39,7 @@ class Seen:
 
     def __bool__(self) -> bool:
         """Whether the version says which images it was made of; those of an older kood do not."""
-        return bool(self._known)
+        return any(use in self._known for use in USED)
 
     def digests(self, files: Sequence[Path | str]) -> np.ndarray:
         """(N, 16) uint8: digests of files' pixels, as the version's classifier is shown them; 0 where none can be read.
@@ -55,7 +59,7 @@ class Seen:
         for use in uses:
             if use in self._known:
                 found |= np.isin(_words(digests), _words(self._known[use]))
-        return found
+        return found & digests.any(axis=1)
 
     def count(self, digests: np.ndarray, uses: Iterable[str]) -> dict[str, int]:
         """How many of the images it has seen, by how; an image that it has seen in two ways counts for the first."""
@@ -71,6 +75,13 @@ class Seen:
         """What a version made of this one knows, with further images in it."""
         known = [self._known[use]] if use in self._known else []
         return {**self._known, use: np.unique(np.concatenate([*known, digests]), axis=0)}
+
+
+def firsts(digests: np.ndarray) -> np.ndarray:
+    """(N,) bool: one of each set of images with the same digest, the first; what could not be read is no copy."""
+    first = np.zeros(len(digests), bool)
+    first[np.unique(_words(digests), return_index=True)[1]] = True
+    return first | ~digests.any(axis=1)
 
 
 def _words(digests: np.ndarray) -> np.ndarray:

@@ -121,6 +121,58 @@ def test_images_that_the_model_knows_are_left_out_and_counted(tmp_path):
         calibrate(run, [files_of(tmp_path / "old", trained, "png")], accept=0.5)
 
 
+def test_copies_and_files_given_twice_count_once(tmp_path, run):
+    one = files_of(tmp_path / "one", pixels(40, 8), "png")
+    twice = files_of(tmp_path / "twice", np.repeat(pixels(40, 8), 2, axis=0), "png")
+    for data in ([one, one], [twice]):
+        done = calibrate(run, data, accept=0.8, check=0.25)
+        assert (done.copies, done.calibration_images, done.checked) == (40, 30, 10)
+        assert "Left out: 40 copies of others" in "\n".join(done.told())
+    assert calibrate(run, [one, one], accept=0.8, check=0.0).threshold == calibrate(run, [one], check=0.0).threshold
+    with pytest.raises(UserError, match="39 are copies of others"):
+        calibrate(run, [files_of(tmp_path / "same", np.repeat(pixels(1, 8), 40, axis=0), "png")], accept=0.8)
+
+
+@pytest.mark.parametrize("by_class", [False, True])
+def test_an_image_that_cannot_be_judged_counts_as_flagged(tmp_path, monkeypatch, by_class):
+    run, images = tmp_path / "run", files_of(tmp_path / "images", pixels(60, 8), "png")
+    published(run)
+    plain = calibrate(run, [images], accept=0.6, check=0.0, by_class=by_class)
+    ask = LocalModel.ask
+
+    def strange(self, files):
+        unknown = {"label": -1, "class_name": "", "ood_score": float(np.finfo("float32").max), "p_value": 0.0}
+        told = ask(self, files)
+        return [{**one, **unknown, "is_ood": True} if place % 6 == 0 else one for place, one in enumerate(told)]
+
+    monkeypatch.setattr(LocalModel, "ask", strange)
+    done = calibrate(run, [images], accept=0.6, check=0.0, by_class=by_class)
+    assert done.unjudged >= 10 and all(group.threshold < 1e30 for group in done.groups)
+    assert "images whose probabilities or score are no numbers" in "\n".join(done.told())
+    if not by_class:
+        assert done.threshold > plain.threshold
+        with pytest.raises(UserError, match="calibration images have a score that is NaN or infinite"):
+            calibrate(run, [images], accept=0.95, check=0.0)
+    assert sorted(path.name for path in run.iterdir() if path.name.isdecimal()) == ["1", "2", "3"]
+
+
+def test_a_version_that_does_not_say_what_it_was_made_of_is_told(run, images):
+    done = calibrate(run, [images], check=0.0)
+    assert not done.knows and any("does not say which images it was made of" in line for line in done.told())
+
+
+def test_figures_of_the_old_threshold_go(tmp_path, images):
+    given = prepared(tmp_path)
+    one = {"name": "a", "images": 20, "accuracy": 0.5, "accepted": 0.1, "accepted_interval": [0.0, 0.3]}
+    facts = {**given["facts"], "classes": [one], "threshold_warnings": ["too few of 'a'"]}
+    (tmp_path / "run").mkdir()
+    publishing.publish(**{**given, "facts": facts, "version_folder": tmp_path / "run" / "1"})
+    assert "Warning: too few of 'a'" in (tmp_path / "run" / "1" / "assets.extra" / "model_card.md").read_text()
+    done = calibrate(tmp_path / "run", [images], check=0.0)
+    assert "too few" not in (done.version / "assets.extra" / "model_card.md").read_text()
+    assert read_facts(done.version)["classes"] == [{"name": "a", "images": 20, "accuracy": 0.5}]
+
+
 def test_a_threshold_for_each_class(run, images):
     done = calibrate(run, [images], accept=0.6, by_class=True, check=0.0)
     facts = read_facts(done.version)
