@@ -1,5 +1,6 @@
 """`kood new`: what it sees in a folder, what it chooses, and that the recipe can be run."""
 
+import contextlib
 import io
 import os
 import subprocess
@@ -156,9 +157,12 @@ def test_what_is_not_clean_is_named():
 
 def test_only_some_of_many_files_are_opened(monkeypatch):
     opened = []
-    monkeypatch.setattr(
-        "kood.starter.images.decode_image", lambda file: opened.append(file) or np.zeros((8, 8, 3), "uint8")
-    )
+
+    def decoding(file, size):
+        opened.append(file)
+        return contextlib.nullcontext((np.zeros((8, 8, 3), "uint8"), (8, 8)))
+
+    monkeypatch.setattr("kood.starter.images.decoding", decoding)
     for name in "ab":
         Path(f"x/{name}").mkdir(parents=True)
         for i in range(1500):

@@ -142,7 +142,8 @@ class Decision(tf.Module):
             with tf.control_dependencies([tf.debugging.Assert(tf.reduce_all(decoded), [message])]):
                 return decide(normalize(tf.identity(images)))
 
-        self.endpoints = {
+        # Behind a function, since saving traces whatever it finds a second time and would keep both.
+        self.endpoints = lambda: {
             "serving_default": pixels,
             "normalized": decide,
             "encoded": marked if served.undecodable == "mark" else strict,
@@ -151,7 +152,7 @@ class Decision(tf.Module):
 
     def save(self, folder: Path) -> None:
         """Writes it as a SavedModel."""
-        signatures = {name: endpoint.get_concrete_function() for name, endpoint in self.endpoints.items()}
+        signatures = {name: endpoint.get_concrete_function() for name, endpoint in self.endpoints().items()}
         tf.saved_model.save(self, str(folder), signatures=signatures)
 
 
