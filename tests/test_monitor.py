@@ -245,9 +245,15 @@ def test_answers_by_class_are_judged_by_their_own_threshold(tmp_path):
     done = calibrate(run, [images], accept=0.6, by_class=True, check=0.0)
     (first, one), (second, other) = [(group.classes[0], group.threshold) for group in done.groups[:2]]
     names, given = done.class_names, {"version": 2}
-    rows = [row(class_name=names[first], threshold=one, **given), row(class_name=names[second], threshold=other, **given),
-            row(class_name=names[second], **given), row(class_name=names[first], threshold=other, **given),
-            row(class_name="nothing", **given), row(class_name="", is_ood=True, ood_score=None, **given)]  # fmt: skip
+    said = [
+        {"class_name": names[first], "threshold": one},
+        {"class_name": names[second], "threshold": other},
+        {"class_name": names[second]},
+        {"class_name": names[first], "threshold": other},
+        {"class_name": "nothing"},
+        {"class_name": "", "is_ood": True, "ood_score": None},
+    ]
+    rows = [row(**told, **given) for told in said]
     file = tmp_path / "log.jsonl"
     file.write_text("\n".join(map(json.dumps, rows)))
     watched, _ = monitor(run, file, console=Console(file=io.StringIO()))
