@@ -84,8 +84,11 @@ def table(
 
 def reads(source: Any) -> tuple[Path, list[str]]:
     """The folder of a recipe's source, and the files that it takes."""
-    columns = {kind: name for kind, name in dict(getattr(source, "columns", None) or {}).items() if name is not None}
-    listed = listed_table(source.path, source.root, columns, None, source.max_bad_images or 0)
+    columns, group = (
+        {key: value for key, value in dict(getattr(source, option, None) or {}).items() if value is not None}
+        for option in ("columns", "group")
+    )
+    listed = listed_table(source.path, source.root, columns, group or None, source.max_bad_images or 0)
     return _root(data_path(source.path), source.root), [str(data_path(source.path)), *listed.files]
 
 
