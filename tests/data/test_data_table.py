@@ -1,5 +1,6 @@
 """Tables of images and the names of their classes."""
 
+import os
 import unicodedata
 
 import pytest
@@ -104,6 +105,18 @@ def test_composed_and_decomposed_names_are_one(load, here):
     assert len(found) == 2 and found.class_names == (composed,)
     with pytest.raises(UserError, match="line 2 .* again, as line 1 does"):
         load(f"img/{composed}1.png,x", f"img/{decomposed}1.png,x")
+
+
+@pytest.mark.parametrize("kind", ["table", "image_list"])
+def test_of_files_that_are_not_there_no_folder_is_read_twice(source, tmp_path, monkeypatch, kind):
+    here, listed, listdir = tmp_path / "café", [], os.listdir
+    (here / "été").mkdir(parents=True)
+    (here / "list.csv").write_text("".join(f"{part}{n}.png{',x' if kind == 'table' else ' 0'}\n"
+                                           for n in range(9) for part in ("a", "é", "été/é")))  # fmt: skip
+    monkeypatch.setattr(os, "listdir", lambda folder: listed.append(folder) or listdir(folder))
+    with pytest.raises(UserError):
+        load_source(source(kind, path=str(here / "list.csv")), (4, 4, 1), seed=0, key="data.id")
+    assert len(listed) == 2 == len(set(listed))
 
 
 @pytest.mark.parametrize(

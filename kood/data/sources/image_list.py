@@ -8,7 +8,7 @@ import numpy as np
 
 from kood.data.groups import group_keys, group_numbers
 from kood.data.image_set import ImageSet
-from kood.data.paths import data_path, existing
+from kood.data.paths import data_path, existing_in
 from kood.data.rules import WHITE, Colour
 from kood.errors import UserError
 from kood.text import composed
@@ -105,7 +105,7 @@ def _read(file: Path, folder: Path) -> tuple[list[Path], np.ndarray | None]:
         lines = composed(file.read_text(encoding="utf-8-sig")).splitlines()
     except UnicodeDecodeError as error:
         raise UserError(f"path: {file} is no text file ({error}); give one of lines FILE LABEL") from error
-    files, labels = [], []
+    names, labels = [], []
     for number, line in enumerate(lines, start=1):
         if not line.strip():
             continue
@@ -118,10 +118,10 @@ def _read(file: Path, folder: Path) -> tuple[list[Path], np.ndarray | None]:
             raise UserError(f"path: line {number} of {file} is not FILE LABEL, LABEL a whole number: {line.strip()!r}")
         if Path(name).is_absolute() or ".." in Path(name).parts:
             raise UserError(f"path: line {number} of {file} names a file outside of {folder}: {name!r}")
-        files.append(existing(folder / name.strip()))
-    if not files:
+        names.append(name.strip())
+    if not names:
         raise UserError(f"path: {file} names no image")
-    given = np.array(labels, np.int64)
+    files, given = existing_in(folder, names), np.array(labels, np.int64)
     if (given < 0).all():
         return files, None
     if (given < 0).any():

@@ -14,7 +14,7 @@ from kood.data.files import SUFFIXES
 from kood.data.groups import group_keys, group_numbers
 from kood.data.image_set import ImageSet
 from kood.data.listing import Listed, check_parts, labelled, part_of, read_listed
-from kood.data.paths import data_path, existing
+from kood.data.paths import data_path, existing_in
 from kood.data.rules import WHITE, Colour
 from kood.errors import UserError
 from kood.text import clean, composed
@@ -127,7 +127,7 @@ def listed_table(
         given["group.column"] = "group", str(group["column"])
     places = _places(file, header, rows, given)
     names = [_name(file, row, row.fields[places["file"]], folder) for row in rows]
-    files = [str(existing(folder / name)) for name in names]
+    files = [str(file) for file in existing_in(folder, names)]
     _check_files(file, rows, files, max_bad_images)
     labels = _told(file, rows, places["label"], "label") if "label" in places else None
     parts = _parts(file, rows, places.get("split"))
