@@ -151,6 +151,16 @@ def test_a_folder_of_an_older_kood_is_judged_by_its_classes(folder_work, where):
     assert (folder / FILE).exists()
 
 
+@pytest.mark.parametrize("key", ["class_names", "image_shape", "digests", "is_whole", "ground"])
+def test_a_file_with_empty_fields_is_not_read(folder_work, key):
+    work = folder_work("circle", "square")
+    Belonging(work.run).accept(work)
+    file = work.run.folder / FILE
+    file.write_text(json.dumps({**json.loads(file.read_bytes()), key: None}))
+    Belonging(work.run).accept(work)
+    assert json.loads(file.read_bytes())[key] is not None
+
+
 def test_a_cell_of_other_classes_publishes_nothing(folder_work):
     first = folder_work("circle", "square")
     belonging = Belonging(first.run)

@@ -9,7 +9,7 @@ from pathlib import Path
 from kood.errors import UserError
 from kood.text import composed
 
-__all__ = ["data_path", "existing_in"]
+__all__ = ["data_path", "existing_in", "what_is_at"]
 
 _VARIABLE = re.compile(r"\$(?:\{(\w+)\}|(\w+))")
 
@@ -28,6 +28,12 @@ def data_path(path: str) -> Path:
                 "or write the whole path"
             )
     return existing(Path(_VARIABLE.sub(lambda match: os.environ[match[1] or match[2]], path)).expanduser().absolute())
+
+
+def what_is_at(path: Path) -> str:
+    """In words: "a folder", "a file", "a pipe or a device", "" for nothing, as at names that are too long."""
+    kinds = {"a folder": os.path.isdir, "a file": os.path.isfile, "a pipe or a device": os.path.exists}
+    return next((kind for kind, is_such in kinds.items() if is_such(path)), "")
 
 
 def existing(path: Path, listings: dict[Path, dict[str, str]] | None = None) -> Path:

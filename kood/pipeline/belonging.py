@@ -188,11 +188,13 @@ def refuse_mixed_classes(cells: Sequence[Recipe]) -> None:
 def _kept(folder: Path) -> Identity | None:
     """What a folder belongs to; of a folder of an older kood only the classes are known."""
     kept = _read(folder / FILE)
-    if kept is not None and {"class_names", "source", "image_shape", "digests", "is_whole"} <= kept.keys():
-        lists = {key: tuple(kept[key]) for key in ("class_names", "image_shape", "digests")}
+    lists_of = dict.fromkeys(("class_names", "image_shape", "digests"), list)
+    kinds = {**lists_of, "source": dict | None, "is_whole": bool}
+    if kept is not None and all(key in kept and isinstance(kept[key], kind) for key, kind in kinds.items()):
+        lists = {key: tuple(kept[key]) for key in lists_of}
         ground = kept.get("ground")
         return Identity(**lists, source=kept["source"], is_whole=kept["is_whole"], version=kept.get("version"),
-                        ground=None if ground is None else tuple(ground))  # fmt: skip
+                        ground=tuple(ground) if isinstance(ground, list) else None)  # fmt: skip
     versions = sorted((int(p.name) for p in folder.iterdir() if p.is_dir() and p.name.isdecimal()), reverse=True)
     report = _read(folder / "report.json") or {}
     published = [_read(folder / str(number) / "assets.extra" / "kood.json") for number in versions]

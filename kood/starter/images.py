@@ -10,6 +10,7 @@ import numpy as np
 
 from kood.data.decode import decoding
 from kood.data.listing import Listing
+from kood.data.paths import what_is_at
 from kood.data.sources.folder import listed_splits
 from kood.data.sources.table import listed_table
 from kood.errors import UserError
@@ -96,9 +97,10 @@ def survey(source: Path, *, looked_at: int = LOOKED_AT) -> Survey:
     Raises:
         UserError: As the data sources `folder` and `table` do; or none of the files looked at is an image.
     """
-    is_table = source.is_file() and source.suffix.lower() in TABLES
-    if not source.is_dir() and not is_table:
-        found = "is a file, not a folder or a table (.csv, .tsv, .txt)" if source.exists() else "does not exist"
+    at = what_is_at(source)
+    is_table = at == "a file" and source.suffix.lower() in TABLES
+    if at != "a folder" and not is_table:
+        found = f"is {at}, not a folder or a table (.csv, .tsv, .txt)" if at else "does not exist"
         raise UserError(f"{clean(source)}: {found}; give a folder with one sub-folder of images for each class, or a "
                         "CSV file of lines FILE,LABEL")  # fmt: skip
     listed = (listed_table if is_table else listed_splits)(str(source))

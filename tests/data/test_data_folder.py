@@ -154,6 +154,8 @@ def test_wrong_folders_are_explained(tmp_path, load, make, wrong):
 def test_paths_that_are_no_folder(tmp_path, load):
     with pytest.raises(UserError, match="does not exist"):
         load(tmp_path / "none")
+    with pytest.raises(UserError, match="does not exist"):
+        load(tmp_path / ("x" * 300))
     with pytest.raises(UserError, match="is a file, not a folder"):
         load(write(tmp_path / "one.png", 0))
 

@@ -107,6 +107,17 @@ def test_composed_and_decomposed_names_are_one(load, here):
         load(f"img/{composed}1.png,x", f"img/{decomposed}1.png,x")
 
 
+def test_the_folders_of_absolute_files_count_from_the_root(load, here):
+    (here / "tables").mkdir()
+    lines = [f"{here}/img/sub dir/f.png,cat", f"{here}/img/a.png,dog"]
+    for group in ({"folder": 1}, {"pattern": "^[^/]+"}):
+        for options in ({"name": "tables/../x.csv"}, {"name": "tables/x.csv", "root": f"{here}/tables/.."}):
+            assert load(*lines, group=group, **options)["all"].groups.tolist() == [0, 0]
+        for line in (lines[0], "../img/sub dir/f.png,cat"):
+            with pytest.raises(UserError, match=r"^data\.id\.group: line 1 of .*x\.csv names .*outside of .*`root`"):
+                load(line, "../img/a.png,dog", name="tables/x.csv", group=group)
+
+
 @pytest.mark.parametrize("kind", ["table", "image_list"])
 def test_of_files_that_are_not_there_no_folder_is_read_twice(source, tmp_path, monkeypatch, kind):
     here, listed, listdir = tmp_path / "café", [], os.listdir
@@ -155,6 +166,8 @@ def test_groups(load, group, train, test):
         (["file,label,split", "img/a.png,cat,train", "img/b.png,cat,"], {}, "line 3 of .* has an empty part"),
         (["file,label,split", "img/a.png,cat,val", "img/b.png,cat,test"], {}, "has test and validation but no train"),
         (["img/a.png,cat", '"img/b.png,dog'], {}, "line 2 of .* cannot be read as a table"),
+        (["x" * 300 + "\\a.png,cat"], {}, "line 1 of .* does not exist"),
+        (["img/a.png,cat"], {"root": "x" * 300}, r"root: .* is no folder"),
         (["C:\\x\\a.png,cat", "img/b.png,dog"], {}, "line 1 of .* Windows drive"),
         (["img/a.png,cat", "img/b.png,dog"], {"group": {"column": "who"}}, r"id\.group\.column: .* no column 'who'"),
         (["file,label,who", "img/a.png,cat,", "img/b.png,dog,x"], {"group": {"column": "who"}}, "line 2 .* empty who"),
@@ -173,6 +186,8 @@ def test_files_that_are_no_table(load, here, source):
     for path, wrong in (("none.csv", "does not exist"), ("img", "is a folder, not a table")):
         with pytest.raises(UserError, match=wrong):
             load_source(source("table", path=str(here / path)), (4, 4, 1), seed=0, key="data.id")
+    with pytest.raises(UserError, match="does not exist"):
+        load_source(source("table", path="x" * 300), (4, 4, 1), seed=0, key="data.id")
     with pytest.raises(UserError, match="is no UTF-8 text"):
         load("img/a.png,caf\xe9", encoding="latin-1")
 

@@ -8,7 +8,7 @@ from kood.data.files import USUAL, PassedOver, files_under, images_among
 from kood.data.groups import group_keys, group_numbers
 from kood.data.image_set import ImageSet
 from kood.data.listing import Listed, check_parts, labelled, part_of, read_listed
-from kood.data.paths import data_path
+from kood.data.paths import data_path, what_is_at
 from kood.data.rules import WHITE, Colour
 from kood.errors import UserError
 from kood.text import clean, composed
@@ -81,8 +81,9 @@ def listed_splits(path: str | Path, group: Mapping[str, int | str] | None = None
         UserError: As `folder` does.
     """
     root = data_path(str(path))
-    if not root.is_dir():
-        found = "is a file, not a folder" if root.exists() else "does not exist"
+    at = what_is_at(root)
+    if at != "a folder":
+        found = f"is {at}, not a folder" if at else "does not exist"
         raise UserError(f"path: {clean(root)} {found}; give a folder of images (relative paths start at {Path.cwd()})")
     passed = PassedOver()
     loose, inner = images_among(root, links=True, passed=passed)

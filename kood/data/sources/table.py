@@ -14,7 +14,7 @@ from kood.data.files import SUFFIXES
 from kood.data.groups import group_keys, group_numbers
 from kood.data.image_set import ImageSet
 from kood.data.listing import Listed, check_parts, labelled, part_of, read_listed
-from kood.data.paths import data_path, existing_in
+from kood.data.paths import data_path, existing_in, what_is_at
 from kood.data.rules import WHITE, Colour
 from kood.errors import UserError
 from kood.text import clean, composed
@@ -140,6 +140,12 @@ def listed_table(
     groups = None
     if group is not None:
         by_column = "group" in places
+        outside = [] if by_column else [at for at, name in enumerate(names) if name.startswith(("/", "../"))]
+        if outside:
+            raise UserError(
+                f"group: line {rows[outside[0]].line} of {clean(file)} names {clean(names[outside[0]])}, which is "
+                f"outside of {clean(folder)}, from where its folders count; set `root` to a folder above all files"
+            )
         keys = _told(file, rows, places["group"], header[places["group"]]) if by_column else group_keys(group, names)
         groups = group_numbers({part: [keys[row] for row in at] for part, at in of_part.items()})
     unused = [name for place, name in enumerate(header) if place not in places.values()]
@@ -156,15 +162,16 @@ def listed_table(
 
 def _root(file: Path, root: str | None) -> Path:
     folder = file.parent if root is None else data_path(root)
-    if not folder.is_dir():
+    if what_is_at(folder) != "a folder":
         raise UserError(f"root: {clean(folder)} is no folder; give the one that the table's files are relative to")
     return folder
 
 
 def _rows(file: Path) -> tuple[list[str], list[_Row]]:
     """The names of the columns, empty where the table does not say, and its lines."""
-    if not file.is_file():
-        found = "is a folder, not a table" if file.exists() else "does not exist"
+    at = what_is_at(file)
+    if at != "a file":
+        found = f"is {at}, not a table" if at else "does not exist"
         raise UserError(f"path: {clean(file)} {found}; give a CSV or TSV file of lines FILE,LABEL")
     content = file.read_bytes()
     encoding = "utf-16" if content[:2] in (b"\xff\xfe", b"\xfe\xff") else "utf-8-sig"
@@ -290,8 +297,9 @@ def _name(file: Path, row: _Row, field: str, folder: Path) -> str:
     if PureWindowsPath(field).drive and "\\" in field:
         raise UserError(f"path: line {row.line} of {clean(file)} names a file of a Windows drive ({clean(field)}); "
                         f"name it relative to {clean(folder)}, or set `root`")  # fmt: skip
-    name = os.path.normpath(field if "\\" not in field or (folder / field).exists() else field.replace("\\", "/"))
-    return name.removeprefix(f"{folder}/")
+    as_it_is = "\\" not in field or os.path.exists(folder / field)  # noqa: PTH110
+    name = os.path.normpath(field if as_it_is else field.replace("\\", "/"))
+    return name.removeprefix(os.path.join(os.path.normpath(folder), ""))  # noqa: PTH118
 
 
 def _check_files(file: Path, rows: list[_Row], files: list[str], may_miss: int) -> None:
