@@ -214,6 +214,15 @@ def test_a_folder_that_will_not_do_is_one_message_and_nothing_is_written(argumen
     assert not list(Path().glob("*.toml")) and not list(Path().glob(".*toml"))
 
 
+@pytest.mark.parametrize("folders", [("pets/cat", b"pets/caf\xe9"), (b"caf\xe9/cat", b"caf\xe9/dog")])
+def test_a_folder_whose_name_is_not_utf_8_is_to_be_renamed(folders):
+    for folder, count in zip(map(os.fsdecode, folders), (40, 3), strict=True):  # Classes of few images are written out.
+        fill(folder, count)
+    with pytest.raises(UserError, match=r"caf\\udce9.* is not UTF-8.*rename the folder"):
+        made(os.fsdecode(folders[0]).split("/")[0])
+    assert not list(Path().glob("*.toml"))
+
+
 def test_a_recipe_is_not_written_over():
     for name in "ab":
         fill(f"x/{name}", 9)
