@@ -113,6 +113,15 @@ def test_a_validation_folder_is_taken_as_it_is_and_notes_are_printed():
     assert survey(Path("x")).validation == (5, 5) and recipe.data.id.path == str(Path("x").absolute())
 
 
+def test_only_what_is_to_learn_needs_a_part_to_train_on():
+    for name in ("pets/a", "pets/b", "zoo/val/a", "zoo/test/a", "zoo/test/b"):
+        fill(name, 40)
+    _, text = made("pets", ["zoo"])
+    assert "120 images" in text
+    with pytest.raises(UserError, match="has test and validation but no train"):
+        made("zoo")
+
+
 def test_a_recipe_of_tables():
     fill("img", 40)
     fill("other", 12)

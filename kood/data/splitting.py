@@ -132,7 +132,7 @@ class Splitting:
         both = together = 0
         if {"validation", "test"} <= self.own_rows.keys():
             held, test = self.own_rows["validation"], self.own_rows["test"]
-            both, together = (np.count_nonzero(np.isin(one[held], one[test])) for one in (self.copies, self.units))
+            both, together = (int(np.isin(one[held], one[test]).sum()) for one in (self.copies, self.units))
             if both:
                 warnings.append(
                     f"{both:,} images of the source's own validation part are in its test part as well, so choices "

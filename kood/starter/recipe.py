@@ -53,7 +53,7 @@ def new_recipe(
     if not 1 <= minutes <= 1e5:
         raise UserError(f"--minutes {minutes:g}: say how long a run may take, in minutes from 1 on")
     place = _literal(id_images)
-    found = survey(place)
+    found = survey(place, to_learn=True)
     for one in found.names:
         _need_utf_8(one, str(place))
     if len(found.names) < 2:

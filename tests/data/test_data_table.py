@@ -6,7 +6,7 @@ import unicodedata
 import pytest
 from PIL import Image
 
-from kood.data import load_ood, load_source
+from kood.data import load_id, load_ood, load_source
 from kood.errors import UserError
 
 
@@ -47,6 +47,10 @@ def read(found):
         (["img\\a.png,cat", "img\\sub dir\\f.png,dog"], {0: "cat", 4: "dog"}),
         (["id,filename,age,label", "7,img/a.png,3,0", "8,./img/b.png,4,10"], {0: "0", 1: "10"}),
         (["img/a.png|cat", "img/b.png|dog"], {0: "cat", 1: "dog"}),
+        (["sep=;", "Image;Class", "img/a.png;x,y", "img/d,e.png;dog"], {0: "x,y", 3: "dog"}),
+        (['"SEP=,"', "img/a.png,x;y", '"img/g;h.JPG",dog;x'], {0: "x;y", 5: "dog;x"}),
+        (["sep=\t", "img/a.png\tcat", "img/b.png\tdog"], {0: "cat", 1: "dog"}),
+        (["sep=^", "img/a.png^cat", "img/b.png^dog"], {0: "cat", 1: "dog"}),
     ],
 )
 @pytest.mark.parametrize("ends", ["\n", "\r\n"])
@@ -77,6 +81,16 @@ def test_a_column_of_parts(load, source, here):
     assert read(load_ood(asked, (4, 4, 1), seed=0, key="data.near.x")) == {3: "cat"}
     only = load("file,label,split", "img/a.png,cat,train", "img/b.png,dog,train")
     assert only["all"].notes == ("train is the only part: all its images are taken as one set",)
+
+
+def test_parts_without_one_to_train_on_and_the_only_part_asked_for(load, source, id_data, here):
+    given = {"path": str(here / "labels.csv")}
+    load("file,label,split", "img/a.png,cat,val", "img/b.png,dog,test")
+    with pytest.raises(UserError, match=r"^data\.id\.path: .* has test and validation but no train"):
+        load_id(id_data("table", image_shape=(4, 4, 1), **given))
+    for lines in (["img/a.png,cat,val", "img/b.png,dog,test"], ["img/b.png,dog,test"]):
+        load("file,label,split", *lines)
+        assert read(load_ood(source("table", split="test", **given), (4, 4, 1), seed=0, key="x")) == {1: "dog"}
 
 
 def test_named_columns(load):
@@ -149,6 +163,10 @@ def test_groups(load, group, train, test):
     ("lines", "options", "wrong"),
     [
         ([], {}, "names no image"),
+        (["sep=;"], {}, "names no image"),
+        (["sep=;", "img/a.png;cat", "img/none.png;dog"], {}, r"line 3 of .* names .*none\.png"),
+        (["img/a.png 0", "img/sub dir/f.png 1"], {}, "line 2 of .* has a blank .* a comma .* source = \"image_list\""),
+        (["file label", "img/a.png  cat"], {}, "line 2 of .* has a blank between file and label"),
         (["file,label"], {}, "names no image"),
         (
             ["img/a.png,cat", "img/none.png,dog", "img/no.png,dog"], {},
@@ -164,7 +182,6 @@ def test_groups(load, group, train, test):
         (["x,label", "img/a,cat"], {}, "has the columns x, label, and none is called file"),
         (["file,label,split", "img/a.png,cat,train", "img/b.png,cat,fold2"], {}, "line 3 of .* has the part 'fold2'"),
         (["file,label,split", "img/a.png,cat,train", "img/b.png,cat,"], {}, "line 3 of .* has an empty part"),
-        (["file,label,split", "img/a.png,cat,val", "img/b.png,cat,test"], {}, "has test and validation but no train"),
         (["img/a.png,cat", '"img/b.png,dog'], {}, "line 2 of .* cannot be read as a table"),
         (["x" * 300 + "\\a.png,cat"], {}, "line 1 of .* does not exist"),
         (["img/a.png,cat"], {"root": "x" * 300}, r"root: .* is no folder"),

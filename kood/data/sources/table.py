@@ -3,6 +3,7 @@
 import csv
 import io
 import os
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path, PureWindowsPath
@@ -13,7 +14,7 @@ import numpy as np
 from kood.data.files import SUFFIXES
 from kood.data.groups import group_keys, group_numbers
 from kood.data.image_set import ImageSet
-from kood.data.listing import Listed, check_parts, labelled, part_of, read_listed
+from kood.data.listing import Listed, labelled, part_of, read_listed
 from kood.data.paths import data_path, existing_in, what_is_at
 from kood.data.rules import WHITE, Colour
 from kood.errors import UserError
@@ -23,6 +24,8 @@ __all__ = ["table"]
 
 #: What stands between the fields, in the order in which they are tried: a comma stands in names more often.
 _DELIMITERS = ("\t", ";", ",", "|")
+#: The first line by which Excel says what stands between the fields.
+_SEP = re.compile(r'"?sep=(?P<delimiter>[^\w" \0\r\n])"?(?=[\r\n])', re.IGNORECASE)
 #: How the columns are called where the recipe does not say.
 _CALLED = {
     "file": ("file", "filename", "file_name", "filepath", "file_path", "path", "image", "image_path", "image_name",
@@ -48,10 +51,10 @@ def table(
 ) -> dict[str, ImageSet]:
     """A CSV or TSV file with one image a line, `FILE,LABEL`, LABEL being the name of a class.
 
-    UTF-8 or UTF-16; fields are separated by commas, semicolons, tabs or bars, which is found from the file, and may be
-    in double quotes. The first line may name the columns. Where it does, a column called split (or subset, or
-    partition) says the part of each image: train, validation or test in any usual spelling. Without it there are two
-    columns, or one of files alone. Empty lines are passed over.
+    UTF-8 or UTF-16; fields are separated by commas, semicolons, tabs or bars, which is found from the file or told by
+    Excel's first line `sep=;`, and may be in double quotes. The first line may name the columns. Where it does, a
+    column called split (or subset, or partition) says the part of each image: train, validation or test in any usual
+    spelling. Without it there are two columns, or one of files alone. Empty lines are passed over.
 
     Args:
         image_shape: (H, W, C) of the images wanted; files of any size are resized to it.
@@ -69,7 +72,7 @@ def table(
         ground: What is seen through transparency, (red, green, blue).
 
     Returns:
-        "train" with "validation", "test" or both where the table has a column of parts, else {"all"}; without a column
+        "train", "validation" and "test" where the table's column of parts has several, else {"all"}; without a column
         of labels they are None.
 
     Raises:
@@ -132,11 +135,11 @@ def listed_table(
     labels = _told(file, rows, places["label"], "label") if "label" in places else None
     parts = _parts(file, rows, places.get("split"))
     of_part = {part: np.flatnonzero(parts == part) for part in ("train", "validation", "test") if part in parts}
-    told = []
+    told, lone = [], None
     if len(of_part) < 2:
+        lone = next(iter(of_part), None)
         told += [f"{part} is the only part: all its images are taken as one set" for part in of_part]
         of_part = {"all": np.arange(len(rows))}
-    check_parts(of_part, clean(file))
     groups = None
     if group is not None:
         by_column = "group" in places
@@ -157,7 +160,7 @@ def listed_table(
         {part: f"the part {part} of {file}" for part in of_part},
         groups,
     )  # fmt: skip
-    return Listed(listings, tuple(told))
+    return Listed(listings, tuple(told), lone)
 
 
 def _root(file: Path, root: str | None) -> Path:
@@ -181,7 +184,10 @@ def _rows(file: Path) -> tuple[list[str], list[_Row]]:
         raise UserError(
             f"path: {clean(file)} is no UTF-8 text ({error.reason} at byte {error.start}); save it as CSV UTF-8"
         ) from error
-    rows = _parsed(text, _delimiter(text), file)
+    told = _SEP.match(text)
+    if told is not None:
+        text = text[told.end() :]  # Its line break stays, so that lines count as they stand in the file.
+    rows = _parsed(text, told["delimiter"] if told is not None else _delimiter(text), file)
     if not rows:
         raise UserError(f"path: {clean(file)} names no image; give lines FILE,LABEL")
     width = len(rows[0].fields)
@@ -193,6 +199,11 @@ def _rows(file: Path) -> tuple[list[str], list[_Row]]:
         )
     if any(map(_is_file, rows[0].fields)):
         return [], rows
+    if width == 1 and _is_file(rows[-1].fields[0].rpartition(" ")[0].rstrip()):
+        raise UserError(
+            f"path: line {rows[-1].line} of {clean(file)} has a blank between file and label; write a comma there, or "
+            'source = "image_list" where the labels are numbers'
+        )
     if len(rows) == 1:
         raise UserError(f"path: {clean(file)} names no image; its only line has no file that ends in "
                         f"{', '.join(SUFFIXES)}")  # fmt: skip
