@@ -1,6 +1,7 @@
 """A run folder belongs to one set of classes and one data set."""
 
 import json
+import shutil
 
 import numpy as np
 import pytest
@@ -9,6 +10,7 @@ from PIL import Image
 from kood.errors import UserError
 from kood.pipeline.belonging import FILE, SAMPLE, Belonging, Identity, identity_of, refuse_mixed_classes
 from kood.pipeline.prepare import prepare_data
+from kood.pipeline.work import VERSIONS
 from kood.recipe import load
 from tests.conftest import TINY, work_alone
 
@@ -52,13 +54,16 @@ def test_one_data_set_is_known_again(other, same):
 def folder_work(tmp_path):
     """folder_work("circle", ...) -> the work of a cell whose data stage is made of a folder with these classes."""
 
-    def build(*classes, where="data", seed=0, images=24, **options):
+    def build(*classes, where="data", seed=0, images=24, transparent=False, **options):
         rng = np.random.default_rng(seed)
         for name in classes:
             (tmp_path / where / name).mkdir(parents=True)
             for number in range(images):
                 pixels = rng.integers(0, 256, (8, 8), "uint8")
-                Image.fromarray(pixels).save(tmp_path / where / name / f"{number}.png")
+                image = Image.fromarray(pixels)
+                if transparent:
+                    image.putalpha(128)
+                image.save(tmp_path / where / name / f"{number}.png")
         recipe = tmp_path / "own.toml"
         recipe.write_text(
             f'[data]\nimage_shape = [8, 8, 1]\n[data.id]\nsource = "folder"\npath = "{tmp_path / where}"\n'
@@ -88,6 +93,29 @@ def test_other_classes_and_other_images_are_refused_and_both_are_named(folder_wo
     moved = folder_work("circle", "square", where="moved")
     Belonging(moved.run).accept(moved)
     assert (first.run.folder / FILE).read_bytes() != kept  # It lies elsewhere now.
+
+
+def test_other_pixels_of_the_same_files_are_no_other_data(folder_work, monkeypatch):
+    first = folder_work("circle", "square", transparent=True)
+    Belonging(first.run).accept(first)
+    black = folder_work(**{"data.ground": '"black"'})
+    assert not set(identity_of(black).digests) & set(identity_of(first).digests)
+    Belonging(black.run).accept(black)
+    moved = folder_work("circle", "square", where="moved", transparent=True)
+    with pytest.raises(UserError, match=r"cannot be compared, as ground changed\)"):
+        Belonging(moved.run).accept(moved)
+    monkeypatch.setitem(VERSIONS, "data", 99)
+    Belonging(black.run).accept(black)
+
+
+def test_of_two_data_sets_of_one_name_is_said_what_differs(folder_work):
+    first = folder_work("circle", "square")
+    Belonging(first.run).accept(first)
+    for name in ("circle", "square"):
+        shutil.rmtree(first.run.folder.parent.parent / "data" / name)
+    other = folder_work("circle", "square", seed=1)
+    with pytest.raises(UserError, match=r"folder (\S+); this .* folder \1 \(of the smaller one's images .* has none\)"):
+        Belonging(other.run).accept(other)
 
 
 def test_going_on_with_other_data_keeps_the_earlier_report(folder_work):
@@ -121,6 +149,16 @@ def test_a_folder_of_an_older_kood_is_judged_by_its_classes(folder_work, where):
     (folder / where).write_text(json.dumps({"class_names": ["circle", "square"]}))
     Belonging(work.run).accept(work)
     assert (folder / FILE).exists()
+
+
+@pytest.mark.parametrize("key", ["class_names", "image_shape", "digests", "is_whole", "ground"])
+def test_a_file_with_empty_fields_is_not_read(folder_work, key):
+    work = folder_work("circle", "square")
+    Belonging(work.run).accept(work)
+    file = work.run.folder / FILE
+    file.write_text(json.dumps({**json.loads(file.read_bytes()), key: None}))
+    Belonging(work.run).accept(work)
+    assert json.loads(file.read_bytes())[key] is not None
 
 
 def test_a_cell_of_other_classes_publishes_nothing(folder_work):

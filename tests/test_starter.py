@@ -114,6 +114,15 @@ def test_a_validation_folder_is_taken_as_it_is_and_notes_are_printed():
     assert survey(Path("x")).validation == (5, 5) and recipe.data.id.path == str(Path("x").absolute())
 
 
+def test_only_what_is_to_learn_needs_a_part_to_train_on():
+    for name in ("pets/a", "pets/b", "zoo/val/a", "zoo/test/a", "zoo/test/b"):
+        fill(name, 40)
+    _, text = made("pets", ["zoo"])
+    assert "120 images" in text
+    with pytest.raises(UserError, match="has test and validation but no train"):
+        made("zoo")
+
+
 def test_a_recipe_of_tables():
     fill("img", 40)
     fill("other", 12)
@@ -216,6 +225,15 @@ def test_a_folder_that_will_not_do_is_one_message_and_nothing_is_written(argumen
     with pytest.raises(UserError, match=message):
         made(*arguments, **options)
     assert not list(Path().glob("*.toml")) and not list(Path().glob(".*toml"))
+
+
+@pytest.mark.parametrize("folders", [("pets/cat", b"pets/caf\xe9"), (b"caf\xe9/cat", b"caf\xe9/dog")])
+def test_a_folder_whose_name_is_not_utf_8_is_to_be_renamed(folders):
+    for folder, count in zip(map(os.fsdecode, folders), (40, 3), strict=True):  # Classes of few images are written out.
+        fill(folder, count)
+    with pytest.raises(UserError, match=r"caf\\udce9.* is not UTF-8.*rename the folder"):
+        made(os.fsdecode(folders[0]).split("/")[0])
+    assert not list(Path().glob("*.toml"))
 
 
 def test_a_recipe_is_not_written_over():

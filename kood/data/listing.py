@@ -42,12 +42,14 @@ class Listed:
     """A source as it lies.
 
     Attributes:
-        parts: "train" with "validation", "test" or both; or "all".
+        parts: Some of "train", "validation" and "test"; or "all".
         notes: What the source has to say, a sentence each.
+        lone: Which part "all" is, where it is the only one of a source that names its parts.
     """
 
     parts: dict[str, Listing]
     notes: tuple[str, ...] = ()
+    lone: str | None = None
 
     @property
     def files(self) -> list[str]:
@@ -71,7 +73,8 @@ def check_parts(parts: Collection[str], where: str) -> None:
         UserError: several parts, and none to train on.
     """
     if len(parts) > 1 and "train" not in parts:
-        raise UserError(f"path: {where} has {' and '.join(sorted(parts))} but no train; add train, or give one of them")
+        raise UserError(f"path: {where} has {' and '.join(sorted(parts))} but no train; add train, or "
+                        "take one of them with `split`")  # fmt: skip
 
 
 def labelled(
@@ -87,7 +90,7 @@ def labelled(
         groups: int64 (N,) by part.
 
     Returns:
-        A listing for each. Classes are sorted by name; those of "train" count, or of the only part there is.
+        A listing for each. Classes are sorted by name; those of "train" count, or of all parts where it is not there.
 
     Raises:
         UserError: classes in one part and none in another; a class that the training part lacks.
@@ -95,7 +98,8 @@ def labelled(
     first = "train" if "train" in parts else next(iter(parts))
     listings = {}
     of_first = parts[first][1]
-    names = () if of_first is None else tuple(sorted({composed(name) for name in of_first}))
+    counted = [parts[first]] if "train" in parts else parts.values()
+    names = tuple(sorted({composed(name) for _, told in counted for name in told or ()}))
     place = {name: index for index, name in enumerate(names)}
     for part, (files, told) in parts.items():
         if (told is None) != (of_first is None):
@@ -134,7 +138,7 @@ def read_listed(
         seed: Decides which files `count` draws.
         classes: Only these, in this order.
         count: At most so many files of each part, drawn at random.
-        split: Only this part, where there are several.
+        split: Only this part, where there is such a one; under its name, even where it is the only one.
         max_bad_images: How many files of each part may be left out because they cannot be read.
 
     Returns:
@@ -147,6 +151,8 @@ def read_listed(
     from kood.data.decode import decode_readable
 
     parts = {split: listed.parts[split]} if split in listed.parts else listed.parts
+    if split is not None and split == listed.lone:
+        parts = {split: listed.parts["all"]}
     draw = np.random.default_rng([seed, 0xF01D])
     sets = {}
     for name, part in parts.items():

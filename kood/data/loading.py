@@ -12,9 +12,11 @@ from kood import registry
 from kood.data.classes import select_classes
 from kood.data.dealing import generator
 from kood.data.image_set import ImageSet, Splits
+from kood.data.listing import check_parts
 from kood.data.rules import WHITE, Colour, ground_colour
 from kood.data.splitting import Splitting
 from kood.errors import UserError, under
+from kood.text import clean
 
 __all__ = ["load_id", "load_ood", "load_outliers", "load_source"]
 
@@ -161,13 +163,15 @@ def load_id(data: Any, *, key: str = "data.id") -> Splits:
         ("left_out").
 
     Raises:
-        UserError: As `load_source` does; a source without labels; images that are all equal; a class too small to
-            stand in every part.
+        UserError: As `load_source` does; a source without labels; several parts and none to train on; images that are
+            all equal; a class too small to stand in every part.
     """
     spec, seed = data.id, data.split_seed
     sets = load_source(spec, data.image_shape, seed=seed, key=key, ground=ground_colour(data.ground), count=None)
     if spec.split is not None:
         sets = {"all": _official(sets, spec.split, key)}
+    with under(key):
+        check_parts(sets, clean(spec.path or spec.source))
     if any(found.labels is None for found in sets.values()):
         raise UserError(
             f"{key}.source: {spec.source!r} gives images without labels; in-distribution images need one each"

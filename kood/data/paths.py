@@ -3,12 +3,13 @@
 import os
 import re
 import unicodedata
+from collections.abc import Iterable
 from pathlib import Path
 
 from kood.errors import UserError
 from kood.text import composed
 
-__all__ = ["data_path", "existing"]
+__all__ = ["data_path", "existing_in", "what_is_at"]
 
 _VARIABLE = re.compile(r"\$(?:\{(\w+)\}|(\w+))")
 
@@ -29,20 +30,41 @@ def data_path(path: str) -> Path:
     return existing(Path(_VARIABLE.sub(lambda match: os.environ[match[1] or match[2]], path)).expanduser().absolute())
 
 
-def existing(path: Path) -> Path:
+def what_is_at(path: Path) -> str:
+    """In words: "a folder", "a file", "a pipe or a device", "" for nothing, as at names that are too long."""
+    kinds = {"a folder": os.path.isdir, "a file": os.path.isfile, "a pipe or a device": os.path.exists}
+    return next((kind for kind, is_such in kinds.items() if is_such(path)), "")
+
+
+def existing(path: Path, listings: dict[Path, dict[str, str]] | None = None) -> Path:
     """The path itself where it is there, else the one whose names differ from it in their Unicode form alone.
 
     Args:
         path: Any; where neither is there it comes back as it is.
+        listings: Keeps what folders hold, {composed name: name} of each, from one call to the next.
     """
     if str(path).isascii() or os.path.lexists(path):
         return path
-    above = existing(path.parent)
+    listings = {} if listings is None else listings
+    above = existing(path.parent, listings)
     for form in ("NFC", "NFD"):
         if os.path.lexists(above / unicodedata.normalize(form, path.name)):
             return above / unicodedata.normalize(form, path.name)
-    try:
-        names = os.listdir(above)  # noqa: PTH208
-    except OSError:
-        names = []
-    return above / min((name for name in names if composed(name) == composed(path.name)), default=path.name)
+    if above not in listings:
+        try:
+            names = os.listdir(above)  # noqa: PTH208
+        except OSError:
+            names = []
+        listings[above] = {composed(name): name for name in sorted(names, reverse=True)}
+    return above / listings[above].get(composed(path.name), path.name)
+
+
+def existing_in(folder: Path, names: Iterable[str]) -> list[Path]:
+    """`existing` of many files, without reading any folder twice.
+
+    Args:
+        folder: One that is there, as `data_path` gives it.
+        names: Relative to it, or absolute.
+    """
+    listings: dict[Path, dict[str, str]] = {}
+    return [folder / name if name.isascii() else existing(folder / name, listings) for name in names]

@@ -39,10 +39,11 @@ class Splitting:
     def splits(self) -> Splits:
         """The parts, and what is to be said of them."""
         rows, left_out = self._unseen(np.arange(len(self.train)))
+        unseen = rows
         if self.spec.count is not None:
             rows = draw_count(self.labels, rows, self.spec.count, self.seed, self.key)
         parts = self._dealt(rows, self.units)
-        self._need_rows(parts["train"])
+        self._need_rows(parts["train"], unseen)
         if self.spec.per_class is not None:
             parts["train"] = draw_per_class(self.labels, parts["train"], self.spec.per_class, self.seed)
         once = parts["calibration"]
@@ -128,20 +129,27 @@ class Splitting:
                     f"{of_groups:,} images belong together with some in the source's own {name} part and are left out "
                     "of the others"
                 )
+        both = together = 0
         if {"validation", "test"} <= self.own_rows.keys():
-            held, test = (self.copies[self.own_rows[name]] for name in ("validation", "test"))
-            both = np.count_nonzero(np.isin(held, test))
+            held, test = self.own_rows["validation"], self.own_rows["test"]
+            both, together = (int(np.isin(one[held], one[test]).sum()) for one in (self.copies, self.units))
             if both:
                 warnings.append(
                     f"{both:,} images of the source's own validation part are in its test part as well, so choices "
                     "are made on test images"
+                )
+            if together > both:
+                warnings.append(
+                    f"{together - both:,} images of the source's own validation part belong together with some in its "
+                    "test part, so choices are made on groups that are tested on"
                 )
         if "validation" in self.own:
             images = len(self.own["validation"])
             notes.append(f"the source's own validation part ({images:,} images) is taken, and no other is drawn")
         if self.grouped:
             units = len(np.unique(self.units))
-            notes.append(f"the images stand in {units:,} groups, each of which stays in one part")
+            whole = "" if together else ", each of which stays in one part"
+            notes.append(f"the images stand in {units:,} groups{whole}")
         return [f"{self.key}: {text}" for text in notes], [f"{self.key}: {text}" for text in warnings]
 
     def _alike(self) -> str:
@@ -151,12 +159,23 @@ class Splitting:
         near = self.spec.near_copies
         return same if near is None else f"{same}, or perceptual hashes that differ in at most {near} bits"
 
-    def _need_rows(self, rows: np.ndarray) -> None:
+    def _need_rows(self, rows: np.ndarray, unseen: np.ndarray) -> None:
+        """Every class needs some of the rows; `unseen` are those of which nothing stands in the source's own parts."""
         left = np.bincount(self.labels[rows], minlength=len(self.train.class_names))
         for label, name in enumerate(self.train.class_names):
             if left[label]:
                 continue
-            units = self.units[: len(self.labels)][self.labels == label]
+            units = self.units[unseen][self.labels[unseen] == label]
+            images = int(np.count_nonzero(self.labels == label))
+            if images > len(units):
+                own = " or ".join(part for part, its in self.own_rows.items() if self._reach(label, its))
+                raise UserError(
+                    f"{self.key}: {images - len(units):,} of the {images:,} training images of the class {name!r} are "
+                    f"left out, because they are copies of images in the source's own {own} part or belong together "
+                    f"with some, and {len(units):,} {'is' if len(units) == 1 else 'are'} too few for every part; take "
+                    "those images out of one of the two, add others, or drop the class"
+                    + (", or lower `near_copies`" if self.spec.near_copies else "")
+                )
             together = len(np.unique(units))
             parted = "" if together == len(units) else f" in {together} groups or sets of copies, which stay together"
             raise UserError(
@@ -164,6 +183,10 @@ class Splitting:
                 "the split; add images, drop the class, or lower `validation`, `calibration` and `test`"
                 + (", or lower `near_copies`" if self.spec.near_copies else "")
             )
+
+    def _reach(self, label: int, rows: np.ndarray) -> bool:
+        """Whether rows of a part of the source's own belong together with training images of a class."""
+        return bool(np.isin(self.units[: len(self.labels)][self.labels == label], self.units[rows]).any())
 
 
 def _near(sets: Sequence[ImageSet], distance: int) -> np.ndarray:

@@ -11,7 +11,7 @@ import numpy as np
 from kood import registry
 from kood.data.copies import distinct
 from kood.data.image_set import ImageSet
-from kood.errors import UserError
+from kood.errors import under
 from kood.runs import fingerprint
 
 __all__ = ["read_digests", "read_images", "source_state", "write_blocks", "write_digests", "write_images"]
@@ -139,19 +139,17 @@ def source_state(source: Any, key: str) -> str | None:
         key: Where the recipe has the source, such as "data.far.noise"; it begins the message.
 
     Returns:
-        The hash, or None where the source reads no files, or cannot say which: it reports why when it is read.
+        The hash, or None where the source reads no files, or lacks an option that says which.
 
     Raises:
-        UserError: no such source.
+        UserError: no such source, or it cannot say which files it reads: what cannot be told cannot be known again.
     """
     entry = registry.find("datasets", source.source, f"{key}.source")
     reads = getattr(importlib.import_module(entry.module), "reads", None)
     if reads is None or any(getattr(source, option, "") is None for option in entry.required):
         return None
-    try:
+    with under(key):
         folder, files = reads(source)
-    except UserError:
-        return None
     return fingerprint([[file.removeprefix(str(folder)), *_facts(file)] for file in files])
 
 

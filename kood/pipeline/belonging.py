@@ -7,9 +7,10 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from kood.data.paths import data_path
+from kood.data.rules import ground_colour
 from kood.data.stored import read_digests
 from kood.errors import UserError
-from kood.pipeline.work import Work
+from kood.pipeline.work import VERSIONS, Work
 from kood.recipe import Recipe
 from kood.runs import Run, write_atomically
 
@@ -28,9 +29,11 @@ class Identity:
     Attributes:
         class_names: In their order: a server answers with their numbers.
         source: Which data set the recipe names, paths expanded; None where an older kood did not keep it.
-        image_shape: (H, W, C); digests of different shapes do not compare.
+        image_shape: (H, W, C); digests of different shapes do not compare, nor do those of another ground or version.
         digests: The smallest digests of its in-distribution images, hexadecimal, ascending.
         is_whole: Whether those are all.
+        ground: What is seen through transparency; None where an older kood did not keep it.
+        version: Of the code that makes the images; None where an older kood did not keep it.
     """
 
     class_names: tuple[str, ...]
@@ -38,12 +41,14 @@ class Identity:
     image_shape: tuple[int, ...] = ()
     digests: tuple[str, ...] = ()
     is_whole: bool = True
+    ground: tuple[int, ...] | None = None
+    version: int | None = None
 
     def is_same(self, other: "Identity") -> bool:
         """Whether both are one set of classes and one data set.
 
-        One data set is one that the recipe names alike, unless its images of one shape have nothing in common; or one
-        that has half of the smaller one's images in common, wherever it lies.
+        One data set is one that the recipe names alike, unless its images can be compared and have nothing in common;
+        or one that has half of the smaller one's images in common, wherever it lies.
         """
         if self.class_names != other.class_names:
             return False
@@ -56,13 +61,32 @@ class Identity:
 
     def _common(self, other: "Identity") -> float | None:
         """The share of the smaller set's images that the other has too; None where digests cannot tell."""
-        if self.image_shape != other.image_shape:
+        if self._made_unlike(other):
             return None
         # Up to here both samples hold all that their sets have.
         ends = [one.digests[-1] for one in (self, other) if not one.is_whole]
         mine, theirs = ({d for d in one.digests if not ends or d <= min(ends)} for one in (self, other))
         fewer = min(len(mine), len(theirs))
         return len(mine & theirs) / fewer if fewer else None
+
+    def _made_unlike(self, other: "Identity") -> str:
+        """What makes one file other pixels in both, in the recipe's words; "" where digests compare."""
+        unlike = {
+            "image_shape": self.image_shape != other.image_shape,
+            "ground": self.ground != other.ground,
+            "kood's way of reading images": self.version != other.version,
+        }
+        return " and ".join(what for what, differs in unlike.items() if differs)
+
+    def why(self, other: "Identity") -> str:
+        """Why the same classes are of two data sets, in brackets; "" where the classes tell."""
+        if self.class_names != other.class_names:
+            return ""
+        unlike = self._made_unlike(other)
+        if unlike:
+            return f" (their images cannot be compared, as {unlike} changed)"
+        common = self._common(other) or 0.0
+        return f" (of the smaller one's images the other has {f'only {common:.0%}' if common else 'none'})"
 
     def told(self, other: "Identity") -> str:
         """What tells it from another, in words."""
@@ -87,6 +111,8 @@ def identity_of(work: Work) -> Identity:
         work.recipe.data.shape,
         tuple(row.tobytes().hex() for row in digests[:SAMPLE]),
         len(digests) <= SAMPLE,
+        ground_colour(work.recipe.data.ground),
+        VERSIONS["data"],
     )
 
 
@@ -112,18 +138,19 @@ class Belonging:
         if self._first is not None:
             if work.recipe.serve.export and not found.is_same(self._first):
                 raise UserError(
-                    f"{folder}: its first cell is of {self._first.told(found)}, this one of {found.told(self._first)}; "
-                    "the versions of a folder are one model to a server, so set serve.export = false, or give this "
-                    "cell a recipe with a name of its own"
+                    f"{folder}: its first cell is of {self._first.told(found)}, this one of {found.told(self._first)}"
+                    f"{found.why(self._first)}; the versions of "
+                    "a folder are one model to a server, so set serve.export = false, or give this cell a recipe with "
+                    "a name of its own"
                 )
             return
         kept = _kept(folder)
         if kept is not None and not found.is_same(kept):
             if not self._other_data:
                 raise UserError(
-                    f"{folder} belongs to {kept.told(found)}; this run is of {found.told(kept)}. Give it another name "
-                    "(--set name=...), or ask for its results in this folder (--other-data): the earlier report is "
-                    "kept beside, the SavedModel becomes the next version of the same model"
+                    f"{folder} belongs to {kept.told(found)}; this run is of {found.told(kept)}{found.why(kept)}. Give "
+                    "it another name (--set name=...), or ask for its results in this folder (--other-data): the "
+                    "earlier report is kept beside, the SavedModel becomes the next version of the same model"
                 )
             self._set_aside()
         write_atomically(folder / FILE, json.dumps(asdict(found)).encode())
@@ -161,9 +188,13 @@ def refuse_mixed_classes(cells: Sequence[Recipe]) -> None:
 def _kept(folder: Path) -> Identity | None:
     """What a folder belongs to; of a folder of an older kood only the classes are known."""
     kept = _read(folder / FILE)
-    if kept is not None and {"class_names", "source", "image_shape", "digests", "is_whole"} <= kept.keys():
-        lists = {key: tuple(kept[key]) for key in ("class_names", "image_shape", "digests")}
-        return Identity(**lists, source=kept["source"], is_whole=kept["is_whole"])
+    lists_of = dict.fromkeys(("class_names", "image_shape", "digests"), list)
+    kinds = {**lists_of, "source": dict | None, "is_whole": bool}
+    if kept is not None and all(key in kept and isinstance(kept[key], kind) for key, kind in kinds.items()):
+        lists = {key: tuple(kept[key]) for key in lists_of}
+        ground = kept.get("ground")
+        return Identity(**lists, source=kept["source"], is_whole=kept["is_whole"], version=kept.get("version"),
+                        ground=tuple(ground) if isinstance(ground, list) else None)  # fmt: skip
     versions = sorted((int(p.name) for p in folder.iterdir() if p.is_dir() and p.name.isdecimal()), reverse=True)
     report = _read(folder / "report.json") or {}
     published = [_read(folder / str(number) / "assets.extra" / "kood.json") for number in versions]

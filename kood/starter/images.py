@@ -9,7 +9,8 @@ from pathlib import Path
 import numpy as np
 
 from kood.data.decode import decoding
-from kood.data.listing import Listing
+from kood.data.listing import Listing, check_parts
+from kood.data.paths import what_is_at
 from kood.data.sources.folder import listed_splits
 from kood.data.sources.table import listed_table
 from kood.errors import UserError
@@ -34,7 +35,7 @@ class Survey:
 
     Attributes:
         names: The classes, empty where it has none.
-        train: Images of each class that can be trained on.
+        train: Images of each class that can be trained on, or of another part where there is none to train on.
         test: Images of each class in a test part of its own; empty where there is none.
         shapes: (n, 2) heights and widths of the images looked at.
         grey: Whether all of these are grey.
@@ -83,11 +84,12 @@ class Machine:
         return cls(cores(), seen)
 
 
-def survey(source: Path, *, looked_at: int = LOOKED_AT) -> Survey:
+def survey(source: Path, *, to_learn: bool = False, looked_at: int = LOOKED_AT) -> Survey:
     """Counts the images of a folder or a table and looks at some of them, spread evenly over it.
 
     Args:
         source: A folder as the data source `folder` takes it, or a file as `table` does.
+        to_learn: Whether there must be a part to train on.
         looked_at: How many files are opened at most.
 
     Returns:
@@ -96,13 +98,17 @@ def survey(source: Path, *, looked_at: int = LOOKED_AT) -> Survey:
     Raises:
         UserError: As the data sources `folder` and `table` do; or none of the files looked at is an image.
     """
-    is_table = source.is_file() and source.suffix.lower() in TABLES
-    if not source.is_dir() and not is_table:
-        found = "is a file, not a folder or a table (.csv, .tsv, .txt)" if source.exists() else "does not exist"
+    at = what_is_at(source)
+    is_table = at == "a file" and source.suffix.lower() in TABLES
+    if at != "a folder" and not is_table:
+        found = f"is {at}, not a folder or a table (.csv, .tsv, .txt)" if at else "does not exist"
         raise UserError(f"{clean(source)}: {found}; give a folder with one sub-folder of images for each class, or a "
                         "CSV file of lines FILE,LABEL")  # fmt: skip
     listed = (listed_table if is_table else listed_splits)(str(source))
-    train = listed.parts["train" if "train" in listed.parts else "all"]
+    if to_learn:
+        check_parts(listed.parts, clean(source))
+    first, *own = [part for part in ("train", "all", "test", "validation") if part in listed.parts]
+    train = listed.parts[first]
     spread = np.unique(np.linspace(0, len(train.files) - 1, min(len(train.files), looked_at)).astype(int))
     with ThreadPoolExecutor(8) as pool:
         looks = list(pool.map(_look, [train.files[i] for i in spread]))
@@ -111,7 +117,7 @@ def survey(source: Path, *, looked_at: int = LOOKED_AT) -> Survey:
     if not good:
         raise UserError(f"{clean(source)}: none of {len(looks)} files looked at can be read as an image; the first: "
                         f"{clean(bad[0][1])}")  # fmt: skip
-    test, validation = (_counts(listed.parts[part]) if part in listed.parts else () for part in ("test", "validation"))
+    test, validation = (_counts(listed.parts[part]) if part in own else () for part in ("test", "validation"))
     shapes, grey = np.array([look[:2] for look in good]), all(look[2] for look in good)
     return Survey(train.names, _counts(train), test, shapes, grey, bad, validation, listed.notes)
 

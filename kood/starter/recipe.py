@@ -53,7 +53,9 @@ def new_recipe(
     if not 1 <= minutes <= 1e5:
         raise UserError(f"--minutes {minutes:g}: say how long a run may take, in minutes from 1 on")
     place = _literal(id_images)
-    found = survey(place)
+    found = survey(place, to_learn=True)
+    for one in found.names:
+        _need_utf_8(one, str(place))
     if len(found.names) < 2:
         none = "has images but no class folders" if place.is_dir() else "names images but no classes"
         few = f"has only one class, {found.names[0]!r}" if found.names else none
@@ -82,9 +84,24 @@ def new_recipe(
 def _literal(path: str) -> Path:
     """The folder or file, if a recipe can name it."""
     folder = data_path(path)
+    _need_utf_8(str(folder), str(folder))
     if "$" in str(folder):
         raise UserError(f"{clean(folder)}: in a recipe '$' stands for a variable; give it a name without it")
     return folder
+
+
+def _need_utf_8(name: str, where: str) -> None:
+    """A recipe is UTF-8; a name on the disk may be any bytes.
+
+    Raises:
+        UserError: this one is not UTF-8.
+    """
+    try:
+        name.encode("utf-8")
+    except UnicodeEncodeError:
+        raise UserError(
+            f"{clean(where)}: the name '{clean(name)}' is not UTF-8, which a recipe has to be; rename the folder"
+        ) from None
 
 
 def _slug(wanted: str, *, given: bool) -> str:

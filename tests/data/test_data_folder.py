@@ -113,10 +113,6 @@ def test_many_files_over_several_chunks_keep_their_order(tmp_path, load):
         (lambda root: (write(root / "a/1.png", 0), (root / "b").mkdir()), "class folder .*b has no images"),
         (lambda root: (write(root / "a/1.png", 0), write(root / "2.png", 0)), "beside class folders"),
         (
-            lambda root: [write(root / s / "a/1.png", 0) for s in ("val", "test")],
-            "has test and validation but no train",
-        ),
-        (
             lambda root: [write(root / s / "a/1.png", 0) for s in ("train", "Training", "test")],
             "has two folders for train, Training and train; keep one",
         ),
@@ -154,6 +150,8 @@ def test_wrong_folders_are_explained(tmp_path, load, make, wrong):
 def test_paths_that_are_no_folder(tmp_path, load):
     with pytest.raises(UserError, match="does not exist"):
         load(tmp_path / "none")
+    with pytest.raises(UserError, match="does not exist"):
+        load(tmp_path / ("x" * 300))
     with pytest.raises(UserError, match="is a file, not a folder"):
         load(write(tmp_path / "one.png", 0))
 
@@ -194,6 +192,27 @@ def test_the_only_part_is_all_and_says_so(tmp_path, load, name):
     found = load()["all"]
     assert found.class_names == ("a", "b")
     assert found.notes == (f"{name} is the only part: all its images are taken as one set",)
+
+
+def test_parts_without_one_to_train_on_are_for_tests_alone(tmp_path, source, id_data):
+    for number, name in enumerate(("val/a", "val/b", "test/b", "test/c")):
+        write(tmp_path / name / "1.png", number)
+    given = {"path": str(tmp_path)}
+    for split, expected in ((None, [2, 3]), ("test", [2, 3]), ("validation", [0, 1])):
+        found = load_ood(source("folder", split=split, **given), (4, 5, 1), seed=0, key="data.near.x")
+        assert found.images[:, 0, 0, 0].tolist() == expected and found.class_names == ("a", "b", "c")
+    with pytest.raises(UserError, match=r"^data\.id\.path: .* has test and validation but no train; .*`split`"):
+        load_id(id_data("folder", image_shape=(4, 5, 1), **given))
+
+
+@pytest.mark.parametrize("name", ["test/a", "test", "Testing/a"])
+def test_the_only_part_may_be_asked_for(tmp_path, source, name):
+    write(tmp_path / name / "1.png", 3)
+    for split in (None, "test"):
+        asked = source("folder", path=str(tmp_path), split=split)
+        assert load_ood(asked, (4, 5, 1), seed=0, key="data.near.x").images[:, 0, 0, 0].tolist() == [3]
+    with pytest.raises(UserError, match="there is no 'validation' part"):
+        load_ood(source("folder", path=str(tmp_path), split="validation"), (4, 5, 1), seed=0, key="data.near.x")
 
 
 def test_images_beside_parts_are_counted(tmp_path, load):

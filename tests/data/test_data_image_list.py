@@ -104,6 +104,9 @@ def test_groups_and_names_in_either_form(pictures, load):
         (["1.png 0", "1.png 2"], "no image of 1"),
         (["1.png 0", "1.png -1"], "keep either"),
         (["none.png 0"], "none.png cannot be read"),
+        (["1.png 0", f"1.png {10**19}"], "line 2 of .* LABEL a whole number"),
+        (["1.png 0", f"1.png {10**18}"], "no image of 1"),
+        (["x" * 300 + ".png 0"], "cannot be read"),
     ],
 )
 def test_a_wrong_list_is_one_message(pictures, load, lines, message):

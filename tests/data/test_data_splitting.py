@@ -148,6 +148,28 @@ def test_an_own_validation_part_is_the_validation(given):
     assert any("2 images of the source's own validation part are in its test part" in text for text in both.warnings)
 
 
+@pytest.mark.parametrize("left", [0, 1])
+def test_a_class_that_leaves_for_the_test_part_is_said(given, left):
+    labels, groups = np.repeat([0, 1], [100, 12]), [*range(100), 100, *[1000] * 11]
+    test = [*range(500, 520), *([] if left else [100])], [0] * 10 + [1] * (11 - left), [1000, *range(2000, 2020 - left)]
+    with pytest.raises(UserError, match=rf"{12 - left} of the 12 training images of the class '1' are left out, .*"
+                       rf"source's own test part .* and {left} (is|are) too few"):  # fmt: skip
+        given({"train": (range(112), labels, groups), "test": test})
+
+
+def test_a_group_in_both_of_the_sources_own_parts_is_said(given):
+    train, held = (range(200), np.arange(200) % 2, range(200)), range(500, 540)
+    own = {"validation": (held, np.arange(40) % 2, held)}
+    apart = given({"train": train, **own, "test": (range(600, 640), np.arange(40) % 2, range(600, 640))})
+    assert any("groups, each of which stays in one part" in note for note in apart.notes) and not apart.warnings
+    # One copy, and three images more of the same groups.
+    numbers, groups = [500, *range(601, 640)], [500, 501, 502, 503, *range(604, 640)]
+    both = given({"train": train, **own, "test": (numbers, np.arange(40) % 2, groups)})
+    assert any("groups" in note for note in both.notes) and not any("one part" in note for note in both.notes)
+    assert any("1 images of the source's own validation part are in its test part" in text for text in both.warnings)
+    assert any("3 images of the source's own validation part belong together" in text for text in both.warnings)
+
+
 def test_near_copies_are_copies_where_asked_for(npz_file, id_data):
     from PIL import Image
 

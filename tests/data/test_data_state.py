@@ -7,6 +7,8 @@ import pytest
 from PIL import Image
 
 from kood.data.stored import source_state
+from kood.errors import UserError
+from kood.recipe.data_sections import Group
 
 
 def write(file, value=0):
@@ -117,7 +119,24 @@ def test_sources_without_files(state, monkeypatch):
     for name in ("digits", "uniform", "photo_patches"):
         assert state(name) is None
     # The source says what is wrong when it is read.
-    assert state("folder") is None and state("folder", path="$NOT_SET/x") is None
+    assert state("folder") is None
+
+
+def test_what_cannot_be_told_is_no_state_to_be_known_again(tmp_path, state, monkeypatch):
+    monkeypatch.delenv("NOT_SET", raising=False)
+    for path, wrong in (("$NOT_SET/x", "NOT_SET is not set"), (str(tmp_path / "none"), "does not exist")):
+        with pytest.raises(UserError, match=rf"^data\.id\.path.*{wrong}"):
+            state("folder", path=path)
+
+
+def test_a_table_whose_label_is_what_its_group_leaves_has_a_state(tmp_path, state):
+    for number in (1, 2):
+        write(tmp_path / f"{number}.png")
+    (tmp_path / "table.csv").write_text("file,patient,kind\n1.png,Ann,a\n2.png,Bob,b\n")
+    for group in (Group(column="patient"), {"column": "patient"}):
+        before = state("table", path=str(tmp_path / "table.csv"), group=group)
+        rewrite(tmp_path / "2.png")
+        assert before != state("table", path=str(tmp_path / "table.csv"), group=group)
 
 
 def test_what_keras_has_fetched_counts(tmp_path, state, monkeypatch):

@@ -1,11 +1,12 @@
 """Tables of images and the names of their classes."""
 
+import os
 import unicodedata
 
 import pytest
 from PIL import Image
 
-from kood.data import load_ood, load_source
+from kood.data import load_id, load_ood, load_source
 from kood.errors import UserError
 
 
@@ -46,6 +47,10 @@ def read(found):
         (["img\\a.png,cat", "img\\sub dir\\f.png,dog"], {0: "cat", 4: "dog"}),
         (["id,filename,age,label", "7,img/a.png,3,0", "8,./img/b.png,4,10"], {0: "0", 1: "10"}),
         (["img/a.png|cat", "img/b.png|dog"], {0: "cat", 1: "dog"}),
+        (["sep=;", "Image;Class", "img/a.png;x,y", "img/d,e.png;dog"], {0: "x,y", 3: "dog"}),
+        (['"SEP=,"', "img/a.png,x;y", '"img/g;h.JPG",dog;x'], {0: "x;y", 5: "dog;x"}),
+        (["sep=\t", "img/a.png\tcat", "img/b.png\tdog"], {0: "cat", 1: "dog"}),
+        (["sep=^", "img/a.png^cat", "img/b.png^dog"], {0: "cat", 1: "dog"}),
     ],
 )
 @pytest.mark.parametrize("ends", ["\n", "\r\n"])
@@ -78,6 +83,16 @@ def test_a_column_of_parts(load, source, here):
     assert only["all"].notes == ("train is the only part: all its images are taken as one set",)
 
 
+def test_parts_without_one_to_train_on_and_the_only_part_asked_for(load, source, id_data, here):
+    given = {"path": str(here / "labels.csv")}
+    load("file,label,split", "img/a.png,cat,val", "img/b.png,dog,test")
+    with pytest.raises(UserError, match=r"^data\.id\.path: .* has test and validation but no train"):
+        load_id(id_data("table", image_shape=(4, 4, 1), **given))
+    for lines in (["img/a.png,cat,val", "img/b.png,dog,test"], ["img/b.png,dog,test"]):
+        load("file,label,split", *lines)
+        assert read(load_ood(source("table", split="test", **given), (4, 4, 1), seed=0, key="x")) == {1: "dog"}
+
+
 def test_named_columns(load):
     lines = ["path,image,kind,class,fold", "x.png,img/a.png,tabby,cat,train", "y.png,img/b.png,pug,dog,test"]
     columns = {"file": "image", "label": "class"}
@@ -106,6 +121,29 @@ def test_composed_and_decomposed_names_are_one(load, here):
         load(f"img/{composed}1.png,x", f"img/{decomposed}1.png,x")
 
 
+def test_the_folders_of_absolute_files_count_from_the_root(load, here):
+    (here / "tables").mkdir()
+    lines = [f"{here}/img/sub dir/f.png,cat", f"{here}/img/a.png,dog"]
+    for group in ({"folder": 1}, {"pattern": "^[^/]+"}):
+        for options in ({"name": "tables/../x.csv"}, {"name": "tables/x.csv", "root": f"{here}/tables/.."}):
+            assert load(*lines, group=group, **options)["all"].groups.tolist() == [0, 0]
+        for line in (lines[0], "../img/sub dir/f.png,cat"):
+            with pytest.raises(UserError, match=r"^data\.id\.group: line 1 of .*x\.csv names .*outside of .*`root`"):
+                load(line, "../img/a.png,dog", name="tables/x.csv", group=group)
+
+
+@pytest.mark.parametrize("kind", ["table", "image_list"])
+def test_of_files_that_are_not_there_no_folder_is_read_twice(source, tmp_path, monkeypatch, kind):
+    here, listed, listdir = tmp_path / "café", [], os.listdir
+    (here / "été").mkdir(parents=True)
+    (here / "list.csv").write_text("".join(f"{part}{n}.png{',x' if kind == 'table' else ' 0'}\n"
+                                           for n in range(9) for part in ("a", "é", "été/é")))  # fmt: skip
+    monkeypatch.setattr(os, "listdir", lambda folder: listed.append(folder) or listdir(folder))
+    with pytest.raises(UserError):
+        load_source(source(kind, path=str(here / "list.csv")), (4, 4, 1), seed=0, key="data.id")
+    assert len(listed) == 2 == len(set(listed))
+
+
 @pytest.mark.parametrize(
     ("group", "train", "test"),
     [
@@ -125,6 +163,10 @@ def test_groups(load, group, train, test):
     ("lines", "options", "wrong"),
     [
         ([], {}, "names no image"),
+        (["sep=;"], {}, "names no image"),
+        (["sep=;", "img/a.png;cat", "img/none.png;dog"], {}, r"line 3 of .* names .*none\.png"),
+        (["img/a.png 0", "img/sub dir/f.png 1"], {}, "line 2 of .* has a blank .* a comma .* source = \"image_list\""),
+        (["file label", "img/a.png  cat"], {}, "line 2 of .* has a blank between file and label"),
         (["file,label"], {}, "names no image"),
         (
             ["img/a.png,cat", "img/none.png,dog", "img/no.png,dog"], {},
@@ -140,8 +182,9 @@ def test_groups(load, group, train, test):
         (["x,label", "img/a,cat"], {}, "has the columns x, label, and none is called file"),
         (["file,label,split", "img/a.png,cat,train", "img/b.png,cat,fold2"], {}, "line 3 of .* has the part 'fold2'"),
         (["file,label,split", "img/a.png,cat,train", "img/b.png,cat,"], {}, "line 3 of .* has an empty part"),
-        (["file,label,split", "img/a.png,cat,val", "img/b.png,cat,test"], {}, "has test and validation but no train"),
         (["img/a.png,cat", '"img/b.png,dog'], {}, "line 2 of .* cannot be read as a table"),
+        (["x" * 300 + "\\a.png,cat"], {}, "line 1 of .* does not exist"),
+        (["img/a.png,cat"], {"root": "x" * 300}, r"root: .* is no folder"),
         (["C:\\x\\a.png,cat", "img/b.png,dog"], {}, "line 1 of .* Windows drive"),
         (["img/a.png,cat", "img/b.png,dog"], {"group": {"column": "who"}}, r"id\.group\.column: .* no column 'who'"),
         (["file,label,who", "img/a.png,cat,", "img/b.png,dog,x"], {"group": {"column": "who"}}, "line 2 .* empty who"),
@@ -160,6 +203,8 @@ def test_files_that_are_no_table(load, here, source):
     for path, wrong in (("none.csv", "does not exist"), ("img", "is a folder, not a table")):
         with pytest.raises(UserError, match=wrong):
             load_source(source("table", path=str(here / path)), (4, 4, 1), seed=0, key="data.id")
+    with pytest.raises(UserError, match="does not exist"):
+        load_source(source("table", path="x" * 300), (4, 4, 1), seed=0, key="data.id")
     with pytest.raises(UserError, match="is no UTF-8 text"):
         load("img/a.png,caf\xe9", encoding="latin-1")
 

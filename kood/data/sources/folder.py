@@ -7,8 +7,8 @@ from typing import Any
 from kood.data.files import USUAL, PassedOver, files_under, images_among
 from kood.data.groups import group_keys, group_numbers
 from kood.data.image_set import ImageSet
-from kood.data.listing import Listed, check_parts, labelled, part_of, read_listed
-from kood.data.paths import data_path
+from kood.data.listing import Listed, labelled, part_of, read_listed
+from kood.data.paths import data_path, what_is_at
 from kood.data.rules import WHITE, Colour
 from kood.errors import UserError
 from kood.text import clean, composed
@@ -53,12 +53,12 @@ def folder(
         ground: What is seen through transparency, (red, green, blue).
 
     Returns:
-        "train" with "validation", "test" or both where the folder has them, else {"all"}; without class folders the
+        "train", "validation" and "test" where the folder has several of them, else {"all"}; without class folders the
         labels are None.
 
     Raises:
         UserError: No such folder, no images in it, images beside class folders, folders beside those of the parts, two
-            folders for one part, none to train on, more files that cannot be read than `max_bad_images`, a file that
+            folders for one part, more files that cannot be read than `max_bad_images`, a file that
             has no group.
     """
     return read_listed(listed_splits(path, group), image_shape, seed=seed, classes=classes, count=count, split=split,
@@ -81,20 +81,23 @@ def listed_splits(path: str | Path, group: Mapping[str, int | str] | None = None
         UserError: As `folder` does.
     """
     root = data_path(str(path))
-    if not root.is_dir():
-        found = "is a file, not a folder" if root.exists() else "does not exist"
+    at = what_is_at(root)
+    if at != "a folder":
+        found = f"is {at}, not a folder" if at else "does not exist"
         raise UserError(f"path: {clean(root)} {found}; give a folder of images (relative paths start at {Path.cwd()})")
     passed = PassedOver()
     loose, inner = images_among(root, links=True, passed=passed)
     folders = _part_folders(root, inner)
     told: list[str] = []
+    lone = part_of(_name(inner[0])) if len(inner) == 1 and not loose else None
     if folders and loose:
         told.append(
             f"{len(loose):,} image{'s' * (len(loose) > 1)} beside {_listed(map(_name, folders.values()))} passed over"
         )
     if len(folders) == 1:
         told.append(f"{_name(next(iter(folders.values())))} is the only part: all its images are taken as one set")
-        folders = {"all": next(iter(folders.values()))}
+        (lone, place), *_ = folders.items()
+        folders = {"all": place}
     where = folders or {"all": str(root)}
     parts = {}
     for part, place in where.items():
@@ -107,7 +110,7 @@ def listed_splits(path: str | Path, group: Mapping[str, int | str] | None = None
                              above=bool(folders) + (classes is not None))
             for part, (files, classes) in parts.items()
         })  # fmt: skip
-    return Listed(labelled(parts, where, groups), (*passed.notes(), *dict.fromkeys(told)))
+    return Listed(labelled(parts, where, groups), (*passed.notes(), *dict.fromkeys(told)), lone)
 
 
 def _part_folders(root: Path, inner: list[str]) -> dict[str, str]:
@@ -127,7 +130,6 @@ def _part_folders(root: Path, inner: list[str]) -> dict[str, str]:
                 f"path: {clean(root)} has two folders for {part}, {_name(folders[part])} and {_name(entry)}; keep one"
             )
         folders[part] = entry
-    check_parts(folders, clean(root))
     return {part: folders[part] for part in ("train", "validation", "test") if part in folders}
 
 

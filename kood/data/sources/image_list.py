@@ -8,7 +8,7 @@ import numpy as np
 
 from kood.data.groups import group_keys, group_numbers
 from kood.data.image_set import ImageSet
-from kood.data.paths import data_path, existing
+from kood.data.paths import data_path, existing_in, what_is_at
 from kood.data.rules import WHITE, Colour
 from kood.errors import UserError
 from kood.text import composed
@@ -92,36 +92,38 @@ def _lists(path: str, root: str | None) -> tuple[dict[str, Path], Path]:
     names = ("train", "test") if _PLACE in path else ("all",)
     lists = {name: data_path(path.replace(_PLACE, name)) for name in names}
     folder = lists[names[0]].parent if root is None else data_path(root)
-    if not folder.is_dir():
+    if what_is_at(folder) != "a folder":
         raise UserError(f"root: {folder} is no folder; give the one that the list's files are relative to")
     return lists, folder
 
 
 def _read(file: Path, folder: Path) -> tuple[list[Path], np.ndarray | None]:
-    if not file.is_file():
-        found = "is a folder, not a list" if file.exists() else "does not exist"
+    at = what_is_at(file)
+    if at != "a file":
+        found = f"is {at}, not a list" if at else "does not exist"
         raise UserError(f"path: {file} {found}; give a text file of lines FILE LABEL")
     try:
         lines = composed(file.read_text(encoding="utf-8-sig")).splitlines()
     except UnicodeDecodeError as error:
         raise UserError(f"path: {file} is no text file ({error}); give one of lines FILE LABEL") from error
-    files, labels = [], []
+    names, labels = [], []
     for number, line in enumerate(lines, start=1):
         if not line.strip():
             continue
         name, _, label = line.strip().rpartition(" ")
         try:
-            labels.append(int(label))
-        except ValueError:
+            labels.append(int(np.int64(int(label))))
+        except (ValueError, OverflowError):
             name = ""
         if not name.strip():
-            raise UserError(f"path: line {number} of {file} is not FILE LABEL, LABEL a whole number: {line.strip()!r}")
+            shown = line.strip()[:200]
+            raise UserError(f"path: line {number} of {file} is not FILE LABEL, LABEL a whole number: {shown!r}")
         if Path(name).is_absolute() or ".." in Path(name).parts:
             raise UserError(f"path: line {number} of {file} names a file outside of {folder}: {name!r}")
-        files.append(existing(folder / name.strip()))
-    if not files:
+        names.append(name.strip())
+    if not names:
         raise UserError(f"path: {file} names no image")
-    given = np.array(labels, np.int64)
+    files, given = existing_in(folder, names), np.array(labels, np.int64)
     if (given < 0).all():
         return files, None
     if (given < 0).any():
@@ -132,7 +134,7 @@ def _read(file: Path, folder: Path) -> tuple[list[Path], np.ndarray | None]:
 def _class_names(files: list[Path], labels: np.ndarray) -> tuple[str, ...]:
     present = np.unique(labels)
     if len(present) != present[-1] + 1:
-        missing = int(np.setdiff1d(np.arange(present[-1]), present)[0])
+        missing = int(np.flatnonzero(present != np.arange(len(present)))[0])
         raise UserError(
             f"path: the classes of a list are numbered from 0 without a gap; there is no image of {missing}"
         )

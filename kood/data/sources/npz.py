@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 
 from kood.data.image_set import ImageSet
-from kood.data.paths import data_path
+from kood.data.paths import data_path, what_is_at
 from kood.data.rules import WHITE, Colour
 from kood.errors import UserError
 from kood.text import composed
@@ -38,7 +38,7 @@ def npz(image_shape: tuple[int, int, int], *, seed: int, path: str, ground: Colo
         UserError: Not a file, not an archive, an array missing or of a wrong kind; the message names it.
     """
     file = data_path(path)
-    if not file.is_file():
+    if what_is_at(file) != "a file":
         raise UserError(f"path: {file} is not a file (relative paths start at {Path.cwd()})")
     arrays = _arrays(file)
     names = _class_names(arrays, file)

@@ -3,6 +3,7 @@
 import csv
 import io
 import os
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path, PureWindowsPath
@@ -13,8 +14,8 @@ import numpy as np
 from kood.data.files import SUFFIXES
 from kood.data.groups import group_keys, group_numbers
 from kood.data.image_set import ImageSet
-from kood.data.listing import Listed, check_parts, labelled, part_of, read_listed
-from kood.data.paths import data_path, existing
+from kood.data.listing import Listed, labelled, part_of, read_listed
+from kood.data.paths import data_path, existing_in, what_is_at
 from kood.data.rules import WHITE, Colour
 from kood.errors import UserError
 from kood.text import clean, composed
@@ -23,6 +24,8 @@ __all__ = ["table"]
 
 #: What stands between the fields, in the order in which they are tried: a comma stands in names more often.
 _DELIMITERS = ("\t", ";", ",", "|")
+#: The first line by which Excel says what stands between the fields.
+_SEP = re.compile(r'"?sep=(?P<delimiter>[^\w" \0\r\n])"?(?=[\r\n])', re.IGNORECASE)
 #: How the columns are called where the recipe does not say.
 _CALLED = {
     "file": ("file", "filename", "file_name", "filepath", "file_path", "path", "image", "image_path", "image_name",
@@ -48,10 +51,10 @@ def table(
 ) -> dict[str, ImageSet]:
     """A CSV or TSV file with one image a line, `FILE,LABEL`, LABEL being the name of a class.
 
-    UTF-8 or UTF-16; fields are separated by commas, semicolons, tabs or bars, which is found from the file, and may be
-    in double quotes. The first line may name the columns. Where it does, a column called split (or subset, or
-    partition) says the part of each image: train, validation or test in any usual spelling. Without it there are two
-    columns, or one of files alone. Empty lines are passed over.
+    UTF-8 or UTF-16; fields are separated by commas, semicolons, tabs or bars, which is found from the file or told by
+    Excel's first line `sep=;`, and may be in double quotes. The first line may name the columns. Where it does, a
+    column called split (or subset, or partition) says the part of each image: train, validation or test in any usual
+    spelling. Without it there are two columns, or one of files alone. Empty lines are passed over.
 
     Args:
         image_shape: (H, W, C) of the images wanted; files of any size are resized to it.
@@ -69,7 +72,7 @@ def table(
         ground: What is seen through transparency, (red, green, blue).
 
     Returns:
-        "train" with "validation", "test" or both where the table has a column of parts, else {"all"}; without a column
+        "train", "validation" and "test" where the table's column of parts has several, else {"all"}; without a column
         of labels they are None.
 
     Raises:
@@ -84,8 +87,11 @@ def table(
 
 def reads(source: Any) -> tuple[Path, list[str]]:
     """The folder of a recipe's source, and the files that it takes."""
-    columns = {kind: name for kind, name in dict(getattr(source, "columns", None) or {}).items() if name is not None}
-    listed = listed_table(source.path, source.root, columns, None, source.max_bad_images or 0)
+    columns, group = (
+        {key: value for key, value in dict(getattr(source, option, None) or {}).items() if value is not None}
+        for option in ("columns", "group")
+    )
+    listed = listed_table(source.path, source.root, columns, group or None, source.max_bad_images or 0)
     return _root(data_path(source.path), source.root), [str(data_path(source.path)), *listed.files]
 
 
@@ -124,19 +130,25 @@ def listed_table(
         given["group.column"] = "group", str(group["column"])
     places = _places(file, header, rows, given)
     names = [_name(file, row, row.fields[places["file"]], folder) for row in rows]
-    files = [str(existing(folder / name)) for name in names]
+    files = [str(file) for file in existing_in(folder, names)]
     _check_files(file, rows, files, max_bad_images)
     labels = _told(file, rows, places["label"], "label") if "label" in places else None
     parts = _parts(file, rows, places.get("split"))
     of_part = {part: np.flatnonzero(parts == part) for part in ("train", "validation", "test") if part in parts}
-    told = []
+    told, lone = [], None
     if len(of_part) < 2:
+        lone = next(iter(of_part), None)
         told += [f"{part} is the only part: all its images are taken as one set" for part in of_part]
         of_part = {"all": np.arange(len(rows))}
-    check_parts(of_part, clean(file))
     groups = None
     if group is not None:
         by_column = "group" in places
+        outside = [] if by_column else [at for at, name in enumerate(names) if name.startswith(("/", "../"))]
+        if outside:
+            raise UserError(
+                f"group: line {rows[outside[0]].line} of {clean(file)} names {clean(names[outside[0]])}, which is "
+                f"outside of {clean(folder)}, from where its folders count; set `root` to a folder above all files"
+            )
         keys = _told(file, rows, places["group"], header[places["group"]]) if by_column else group_keys(group, names)
         groups = group_numbers({part: [keys[row] for row in at] for part, at in of_part.items()})
     unused = [name for place, name in enumerate(header) if place not in places.values()]
@@ -148,20 +160,21 @@ def listed_table(
         {part: f"the part {part} of {file}" for part in of_part},
         groups,
     )  # fmt: skip
-    return Listed(listings, tuple(told))
+    return Listed(listings, tuple(told), lone)
 
 
 def _root(file: Path, root: str | None) -> Path:
     folder = file.parent if root is None else data_path(root)
-    if not folder.is_dir():
+    if what_is_at(folder) != "a folder":
         raise UserError(f"root: {clean(folder)} is no folder; give the one that the table's files are relative to")
     return folder
 
 
 def _rows(file: Path) -> tuple[list[str], list[_Row]]:
     """The names of the columns, empty where the table does not say, and its lines."""
-    if not file.is_file():
-        found = "is a folder, not a table" if file.exists() else "does not exist"
+    at = what_is_at(file)
+    if at != "a file":
+        found = f"is {at}, not a table" if at else "does not exist"
         raise UserError(f"path: {clean(file)} {found}; give a CSV or TSV file of lines FILE,LABEL")
     content = file.read_bytes()
     encoding = "utf-16" if content[:2] in (b"\xff\xfe", b"\xfe\xff") else "utf-8-sig"
@@ -171,7 +184,10 @@ def _rows(file: Path) -> tuple[list[str], list[_Row]]:
         raise UserError(
             f"path: {clean(file)} is no UTF-8 text ({error.reason} at byte {error.start}); save it as CSV UTF-8"
         ) from error
-    rows = _parsed(text, _delimiter(text), file)
+    told = _SEP.match(text)
+    if told is not None:
+        text = text[told.end() :]  # Its line break stays, so that lines count as they stand in the file.
+    rows = _parsed(text, told["delimiter"] if told is not None else _delimiter(text), file)
     if not rows:
         raise UserError(f"path: {clean(file)} names no image; give lines FILE,LABEL")
     width = len(rows[0].fields)
@@ -183,6 +199,11 @@ def _rows(file: Path) -> tuple[list[str], list[_Row]]:
         )
     if any(map(_is_file, rows[0].fields)):
         return [], rows
+    if width == 1 and _is_file(rows[-1].fields[0].rpartition(" ")[0].rstrip()):
+        raise UserError(
+            f"path: line {rows[-1].line} of {clean(file)} has a blank between file and label; write a comma there, or "
+            'source = "image_list" where the labels are numbers'
+        )
     if len(rows) == 1:
         raise UserError(f"path: {clean(file)} names no image; its only line has no file that ends in "
                         f"{', '.join(SUFFIXES)}")  # fmt: skip
@@ -287,8 +308,9 @@ def _name(file: Path, row: _Row, field: str, folder: Path) -> str:
     if PureWindowsPath(field).drive and "\\" in field:
         raise UserError(f"path: line {row.line} of {clean(file)} names a file of a Windows drive ({clean(field)}); "
                         f"name it relative to {clean(folder)}, or set `root`")  # fmt: skip
-    name = os.path.normpath(field if "\\" not in field or (folder / field).exists() else field.replace("\\", "/"))
-    return name.removeprefix(f"{folder}/")
+    as_it_is = "\\" not in field or os.path.exists(folder / field)  # noqa: PTH110
+    name = os.path.normpath(field if as_it_is else field.replace("\\", "/"))
+    return name.removeprefix(os.path.join(os.path.normpath(folder), ""))  # noqa: PTH118
 
 
 def _check_files(file: Path, rows: list[_Row], files: list[str], may_miss: int) -> None:
