@@ -60,13 +60,13 @@ def test_negative_labels_are_none(pictures, source, tmp_path):
 
 
 def test_a_place_for_the_split_is_two_lists(pictures, id_data, source, tmp_path):
-    root = pictures({f"{name}/{i}.png": i for name in "ab" for i in range(9)})
+    root = pictures({f"{name}/{i}.png": 100 * "ab".index(name) + i for name in "ab" for i in range(9)})
     (tmp_path / "train_x.txt").write_text("".join(f"{n}/{i}.png {'ab'.index(n)}\n" for n in "ab" for i in range(8)))
     (tmp_path / "test_x.txt").write_text("b/8.png 1\na/8.png 0\n")
     path = str(tmp_path / "{split}_x.txt")
     splits = load_id(id_data("image_list", path=path, root=root, image_shape=(4, 4, 1)))
     assert len(splits.train) + len(splits.validation) + len(splits.calibration) == 16
-    assert splits.test.labels.tolist() == [1, 0] and splits.test.images[0, 0, 0, 0] == 8
+    assert splits.test.labels.tolist() == [1, 0] and splits.test.images[0, 0, 0, 0] == 108
     assert splits.train.class_names == ("a", "b")
     only = load_ood(source("image_list", path=path, root=root), (4, 4, 1), seed=0, key="data.near.x")
     assert len(only) == 2
