@@ -16,6 +16,7 @@ from kood import doctor, process
 from kood.cli import app
 from kood.monitor import page as monitor_page
 from kood.monitor.drift import drift
+from kood.monitor.judge import Finding, Watched
 from kood.monitor.stream import Seen
 from kood.serving.answers import Answer, print_answers
 
@@ -111,9 +112,9 @@ def test_no_name_is_cut_or_read_as_markup(width, tmp_path, monkeypatch):
     watched = Console(file=io.StringIO(), width=width)
     seen = [Seen(**{**dict.fromkeys(Seen.__dataclass_fields__, ""), "image": name, "class_name": "z" * 150 + "1",
                     "ood_score": 1.0, "p_value": 0.5, "is_ood": True}) for name in NAMES]  # fmt: skip
-    monitor_page.print_findings(
-        watched, drift(np.array([one.is_ood for one in seen]), 100, 0.95), 0.01, seen, [":smile: [red]"], 9
-    )
+    found = drift(np.array([one.is_ood for one in seen]), 100, 0.95)
+    finding = Finding("1", ("[red]a", "b"), 0.5, 0.95, seen, found)
+    monitor_page.print_findings(watched, Watched((finding,), [":smile: [red]"], 0, []), 0.01, 9)
     for console in (predicted, watched):
         lines = [line.split("│")[1].strip() for line in console.file.getvalue().splitlines() if line.count("│") > 3]
         shown = "".join(lines)

@@ -266,19 +266,16 @@ def test_predict_needs_no_training_stack(tmp_path):
 
 
 @pytest.mark.parametrize("score", ["max_logit", "energy", "mahalanobis", "msp"])
-@pytest.mark.parametrize("strange", [np.nan, np.inf, -np.inf, 1e38])
+@pytest.mark.parametrize("strange", [np.nan, np.inf, -np.inf])
 def test_what_cannot_be_judged_is_flagged_and_named_nothing(tmp_path, score, strange):
     given = prepared(tmp_path, "Softmax", score)
     publishing.publish(**given)
     normalized = tf.saved_model.load(str(tmp_path / "1")).signatures["normalized"]
     images = (given["images"][:3] / 127.5 - 1.0).astype("float32")
     images[1, 3, 3, 0] = strange
-    if abs(strange) == 1e38:  # A number, but too large for what is made of it.
-        images[1] = strange
     got = {name: value.numpy() for name, value in normalized(images=tf.constant(images)).items()}
     assert got["is_ood"][1] and all(np.isfinite(got[name]).all() for name in ("probabilities", "ood_score", "p_value"))
-    if not np.isfinite(strange):
-        assert (got["label"][1], got["class_name"][1], got["p_value"][1]) == (-1, b"", 0.0)
+    assert (got["label"][1], got["class_name"][1], got["p_value"][1]) == (-1, b"", 0.0)
     plain = normalized(images=tf.constant(images[[0, 2]]))
     for name, values in got.items():
         np.testing.assert_array_equal(values[[0, 2]], plain[name])
@@ -294,7 +291,7 @@ def test_thresholds_by_class_are_in_the_graph(tmp_path):
     serve = tf.saved_model.load(str(tmp_path / "7")).signatures["serving_default"]
     got = {name: value.numpy() for name, value in serve(images=tf.constant(given["images"])).items()}
     scores, given_labels = got["ood_score"].astype("float64"), got["label"]
-    assert len(set(served.decision.thresholds)) == 4 and set(got["version"]) == {7}
+    assert len(served.decision.groups) == 4 and len(set(served.decision.thresholds)) > 1 and set(got["version"]) == {7}
     np.testing.assert_array_equal(got["threshold"], served.decision.thresholds[given_labels].astype("float32"))
     np.testing.assert_array_equal(got["is_ood"], scores > got["threshold"])
     for row, (score, label) in enumerate(zip(scores, given_labels, strict=True)):
