@@ -28,8 +28,7 @@ __all__ = ["Decision", "recalibrate", "write_saved_model"]
 #: What is answered of a file that could not be decoded, and of an image whose pixels, probabilities or score are NaN or
 #: infinite, which no threshold can judge; numbers that JSON can write.
 UNKNOWN = {
-    "probabilities": 0.0, "label": -1, "class_name": "", "ood_score": float(np.finfo(np.float32).max), "is_ood": True,
-    "p_value": 0.0,
+    "probabilities": 0.0, "label": -1, "ood_score": float(np.finfo(np.float32).max), "is_ood": True, "p_value": 0.0,
 }  # fmt: skip
 
 
@@ -93,7 +92,12 @@ class Decision(tf.Module):
         class_group = tf.constant(group_of, tf.int32)
         sizes = tf.constant([float(group.images) for group in decision.groups])
         self.kept = (thresholds, calibration)
-        names, one_for_all = tf.constant(served.names), len(decision.groups) == 1
+        # Label -1 has no name. Looked up and not selected, since not every runtime selects among strings.
+        names, one_for_all = tf.constant(["", *served.names]), len(decision.groups) == 1
+
+        def answered(known, told):
+            rows = _where(known, told)
+            return {**rows, "class_name": tf.gather(names, rows["label"] + 1)}
 
         @tf.function(input_signature=[normal])
         def decide(images):
@@ -108,7 +112,6 @@ class Decision(tf.Module):
             known = tf.reduce_sum(tf.cast(as_high, tf.float32), axis=1)
             told = {
                 **answer,
-                "class_name": tf.gather(names, label),
                 "is_ood": score > threshold,
                 "p_value": (1.0 + known) / (1.0 + tf.gather(sizes, group)),
             }
@@ -116,7 +119,7 @@ class Decision(tf.Module):
             for values, axes in ((answer["probabilities"], [1]), (images, [1, 2, 3])):
                 finite = tf.logical_and(finite, tf.reduce_all(tf.math.is_finite(values), axis=axes))
             return {
-                **_where(finite, told),
+                **answered(finite, told),
                 "threshold": threshold,
                 "version": tf.zeros_like(label) + tf.constant(version, tf.int64),
             }
@@ -132,7 +135,7 @@ class Decision(tf.Module):
         @tf.function(input_signature=[tf.TensorSpec((None,), tf.string, name="image_bytes")])
         def marked(image_bytes):
             images, decoded = decode(image_bytes)
-            return {**_where(decoded, decide(normalize(images))), "decoded": decoded}
+            return {**answered(decoded, decide(normalize(images))), "decoded": decoded}
 
         @tf.function(input_signature=[tf.TensorSpec((None,), tf.string, name="image_bytes")])
         def strict(image_bytes):
