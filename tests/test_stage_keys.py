@@ -235,7 +235,7 @@ def stages(tmp_path, monkeypatch):
             figures = {name: {"auroc": decides["near"].get(name, decides["far"].get(name))} for name in ("one", "two")}
             facts["scores"] = dict.fromkeys(("msp", "energy"), figures)
             facts["classes"] = []
-            facts["threshold"] = {"accepted_id_test": 1.0, "accepted_id_test_interval": [0.0, 1.0]}
+            facts["threshold"] = {"warnings": [], "accepted_id_test": 1.0, "accepted_id_test_interval": [0.0, 1.0]}
             served = fingerprint(*(decides[part] for part in ("classifier", "accept", "id", "validation_ood")),
                                  asked, decides["evaluate"]["batch_size"])  # fmt: skip
             np.savez(folder / "parity.npz", label=np.arange(3))
