@@ -6,7 +6,15 @@ from sklearn import metrics as peer
 
 from kood import metrics
 
-OTHERS = ("summary", "accuracy", "auroc_difference", "placements", "calibration_bins", "expected_calibration_error")
+OTHERS = (
+    "summary",
+    "joined",
+    "accuracy",
+    "auroc_difference",
+    "placements",
+    "calibration_bins",
+    "expected_calibration_error",
+)
 EVERY = [name for name in metrics.__all__ if name not in OTHERS]
 
 
