@@ -3,6 +3,7 @@
 import os
 import signal
 import sys
+import time
 from pathlib import Path
 from typing import Annotated
 
@@ -43,11 +44,24 @@ def run(
         bool,
         typer.Option("--other-data", help="Go on in a run folder of other classes or data; its report is kept beside."),
     ] = False,
+    minutes: Annotated[
+        float | None,
+        typer.Option(
+            min=0.01,
+            max=1e6,
+            show_default=False,
+            help="How long it may take in all: lengths are cut to their shares of it (budget.diffusion, "
+            "budget.sampling), cells that there is no time for are left out and named.",
+        ),
+    ] = None,
     saved: Saved = Path("saved"),
 ) -> None:
     """Run a recipe: train, make outliers, measure, write a SavedModel and a report."""
     from kood.recipe import load
 
+    began = time.monotonic()
+    if minutes is not None:
+        settings = [*(settings or ()), f"budget.minutes={float(minutes)}"]
     load(recipe, settings or (), quick=quick)  # A wrong recipe is refused before the seconds that Keras takes to load.
     choose_backend()
     with native_messages_held_back():
@@ -60,6 +74,7 @@ def run(
         quick=quick,
         any_backend=any_backend,
         other_data=other_data,
+        began=began,
         saved=saved,
         console=console(),
     )

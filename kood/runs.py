@@ -282,6 +282,12 @@ class Run:
         self._made.add(folder)
         return Stage(name, key, folder, facts, seconds, False, tuple(backends))
 
+    def has(self, name: str, decides: dict[str, Any]) -> bool:
+        """Whether a stage is finished and undamaged, so that it would be found and not made."""
+        if self.fresh:
+            return False
+        return any(self._find(folder)[0] is not None for folder in self._kin(name, decides).values())
+
     def _kin(self, name: str, decides: dict[str, Any]) -> dict[str, Path]:
         """The stage by its key, and after it the same stage of other backends where the run takes those."""
         others = [b for b in (*KERAS_BACKENDS, MIXED) if b != decides.get("backend")]

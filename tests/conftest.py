@@ -120,6 +120,7 @@ def work_alone(recipe, folder, **console):
 
     from rich.console import Console
 
+    from kood.pipeline.budget import Budget
     from kood.pipeline.team import Team
     from kood.pipeline.work import Work
     from kood.report import StageProgress
@@ -127,7 +128,7 @@ def work_alone(recipe, folder, **console):
     from kood.steps import Devices
 
     shown = StageProgress(Console(**{"file": io.StringIO(), **console}))
-    return Work(recipe, Team(Devices(), Run(folder)), shown, Devices())
+    return Work(recipe, Team(Devices(), Run(folder)), shown, Devices(), Budget(recipe))
 
 
 def figures_of(report):

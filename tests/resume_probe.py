@@ -50,7 +50,7 @@ def main(folder, name, what, any_backend):
             epochs=EPOCHS,
             steps_per_epoch=STEPS,
             folder=where,
-            callback=Kill() if what == "kill" else None,
+            callbacks=[Kill() if what == "kill" else None],
             interval=0.0,
         )
         model.save(where / "model.keras")

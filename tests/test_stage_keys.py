@@ -173,6 +173,9 @@ KEYS: dict[str, tuple[str, set[str]]] = {
     "evaluate.headline": ('"energy"', MEASURED),
     "evaluate.baseline": ("false", NOTHING),
     "evaluate.batch_size": ("64", MEASURED),  # By rounding.
+    "budget.minutes": ("30.0", DIFFUSED | TRAINED),
+    "budget.diffusion": ("0.5", NOTHING),  # Shares of no time.
+    "budget.sampling": ("0.2", NOTHING),
     "serve.export": ("false", NOTHING),
     "serve.accept": ("0.9", PUBLISHED),
     "serve.by_class": ("true", PUBLISHED),

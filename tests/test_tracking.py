@@ -42,8 +42,8 @@ def fit(folder, epochs=4, interval=0.0, callback=None, **options):
     data = tf.data.Dataset.from_tensors((np.ones((4, 2), "float32"), np.ones((4, 1), "float32"))).repeat()
     folder.mkdir(exist_ok=True)
     return training.fit(
-        model(), lambda _: data, epochs=epochs, steps_per_epoch=2, folder=folder, interval=interval, callback=callback,
-        log=folder / "history.csv", **options,
+        model(), lambda _: data, epochs=epochs, steps_per_epoch=2, folder=folder, interval=interval,
+        callbacks=[callback], log=folder / "history.csv", **options,
     )  # fmt: skip
 
 

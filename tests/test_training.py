@@ -62,7 +62,7 @@ def batches(first):
 
 def fit(folder, callback=None, interval=0.0):
     return training.fit(
-        start(), batches, epochs=EPOCHS, steps_per_epoch=STEPS, folder=folder, callback=callback, interval=interval
+        start(), batches, epochs=EPOCHS, steps_per_epoch=STEPS, folder=folder, callbacks=[callback], interval=interval
     )
 
 
@@ -132,7 +132,7 @@ def classifier_fit(folder, callback=None):
         )[0]  # fmt: skip
 
     return training.fit(
-        model, mixed, epochs=EPOCHS, steps_per_epoch=STEPS, folder=folder, callback=callback, interval=0.0
+        model, mixed, epochs=EPOCHS, steps_per_epoch=STEPS, folder=folder, callbacks=[callback], interval=0.0
     )
 
 
@@ -232,7 +232,7 @@ def timed(folder, seconds, clock, *, kill_after=None, rate=1e-2):
     budget = training.TimeBudget(seconds, rate, clock=clock)
     clock.kill_after = kill_after
     return training.fit(
-        model, batches, epochs=EPOCHS, steps_per_epoch=STEPS, folder=folder, callback=clock, interval=0.0,
+        model, batches, epochs=EPOCHS, steps_per_epoch=STEPS, folder=folder, callbacks=[clock], interval=0.0,
         budget=budget,
     )  # fmt: skip
 

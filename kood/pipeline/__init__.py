@@ -23,6 +23,7 @@ from kood.errors import UserError
 from kood.pipeline.audit import audit_outliers
 from kood.pipeline.baseline import compare_with_baseline, train_baseline
 from kood.pipeline.belonging import Belonging, refuse_mixed_classes
+from kood.pipeline.budget import Budget, OutOfTimeError
 from kood.pipeline.classify import evaluate_classifier, train_classifier
 from kood.pipeline.diffusion import train_denoiser
 from kood.pipeline.environment import origin_of
@@ -55,6 +56,7 @@ def run(
     quick: bool = False,
     any_backend: bool = False,
     other_data: bool = False,
+    began: float | None = None,
     saved: Path = Path("saved"),
     console: Console | None = None,
 ) -> dict[str, Any]:
@@ -69,6 +71,7 @@ def run(
         quick: Smoke run.
         any_backend: Take stages that another backend finished, and go on with those that it left half made.
         other_data: Go on in a run folder that belongs to other classes or to another data set; its report is kept.
+        began: When the command began, on `time.monotonic`; `budget.minutes` count from there, or from now on.
         saved: Where run folders go.
         console: Where to print.
 
@@ -80,9 +83,12 @@ def run(
     """
     console = console or Console()
     recipe = load(path, overrides, quick=quick)
+    budget = Budget(recipe, began)
     asked = [cell.train.devices for _, cell in recipe.cells()]
     devices = obtain(recipe.train.devices, most=max(1 if number == "auto" else number for number in asked))
     folder = Run(saved / recipe.name, fresh=fresh, backend=keras.backend.backend(), any_backend=any_backend)
+    if devices.processes > 1 and recipe.budget.minutes is not None:
+        raise UserError("budget.minutes: several processes have no common clock; run it in one, or without --minutes")
     team = Team(devices, folder)
     if not team.leads:
         console = Console(file=io.StringIO())
@@ -100,7 +106,7 @@ def run(
 
         try:
             make = _run_matrix if recipe.matrix else _run_single
-            told = {"origin": origin_of(Path(path), overrides), "accepted": accepted}
+            told = {"origin": origin_of(Path(path), overrides), "accepted": accepted, "budget": budget}
             result = make(recipe, team, console, told)
         except UserError:
             if refused:
@@ -161,8 +167,11 @@ def make_cell(work: Work) -> dict[str, Any]:
 
 def _run_matrix(recipe: Recipe, team: Team, console: Console, told: dict[str, Any]) -> dict[str, Any]:
     progress, cells = report.StageProgress(console), recipe.cells()
+    budget: Budget = told["budget"]
     refuse_mixed_classes([cell for _, cell in cells])
-    made, failed = [], []
+    made: list[dict[str, Any]] = []
+    failed: list[dict[str, Any]] = []
+    left_out: list[dict[str, Any]] = []
     seen: set[Path] = set()
     for number, (labels, cell) in enumerate(cells, start=1):
         shown = ", ".join(f"{key} {label}" for key, label in labels.items())
@@ -170,6 +179,12 @@ def _run_matrix(recipe: Recipe, team: Team, console: Console, told: dict[str, An
         try:
             work = Work(cell, team, progress, obtain(cell.train.devices), seen=seen, labels=labels, **told)
             made.append({**make_cell(work), "cell": labels})
+            if team.leads and number < len(cells):  # A run that is killed later has told what it found.
+                missing = [{"cell": later, "why": "the run has not come to it"} for later, _ in cells[number:]]
+                _write_matrix(recipe, team, budget, made, failed, [*left_out, *missing])
+        except OutOfTimeError as error:
+            left_out.append({"cell": labels, "why": f"{error}"})
+            progress.say(f"cell {number}/{len(cells)} left out: {error}", style="yellow")
         except Exception as error:  # Whatever it was, the other cells are still worth making.
             if not made and getattr(error, "exit_code", 1) == 2:
                 raise  # Wrong input, which every other cell has too or which is cheap to mend now.
@@ -178,20 +193,41 @@ def _run_matrix(recipe: Recipe, team: Team, console: Console, told: dict[str, An
             )
             progress.say(f"cell {number}/{len(cells)} failed: {failed[-1]['error']}", style="red")
         keras.utils.clear_session()
-    if not made:
+    if not made and failed:
         raise UserError(f"every cell failed; the first: {failed[0]['error']}", exit_code=1)
+    if not made:
+        raise UserError(
+            f"no cell was finished in {recipe.budget.minutes:g} minutes ({left_out[0]['why']}); give more, or lower "
+            "train.epochs",
+            exit_code=1,
+        )
     if not team.leads:
         return {}
+    result = _write_matrix(recipe, team, budget, made, failed, left_out)
+    report.print_matrix(console, result)
+    return result
+
+
+def _write_matrix(
+    recipe: Recipe,
+    team: Team,
+    budget: Budget,
+    made: list[dict[str, Any]],
+    failed: list[dict[str, Any]],
+    left_out: list[dict[str, Any]],
+) -> dict[str, Any]:
+    """The report of the cells so far."""
     result = {
         **{key: made[0][key] for key in ("backend", "kood", "quick", "environment")},
         "recipe": recipe.name,
         "cells": made,
         "failed": failed,
+        "left_out": left_out,
+        "budget": budget.facts(),
         "table": _table(recipe, made, team.run.folder),
     }
     report.write_json(team.run.folder / "report.json", result)
     report.write(team.run.folder / "report.html", result)
-    report.print_matrix(console, result)
     return result
 
 

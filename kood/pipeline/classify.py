@@ -1,5 +1,7 @@
 """The stages of the classifier: training, validation, evaluation."""
 
+import math
+import time
 from pathlib import Path
 from typing import Any
 
@@ -41,9 +43,11 @@ def train_classifier(
     augment = recipe.data.augment if settings.augment is None else settings.augment
     as_rows = pure is not None and "id_rows" in recipe.pure_samples.use
     as_images = pure is not None and "augment" in recipe.pure_samples.use
+    seconds = work.budget.of("classifier", recipe)
     pure_per_batch = (recipe.pure_samples.per_batch or per_batch) if as_rows else 0
 
     def make(folder: Path) -> dict[str, Any]:
+        began = time.monotonic()
         images, outliers, targets, labelled, steps = work.data("train"), None, None, None, None
         classes = len(images.class_names)
         if exposed and outlier_stages:
@@ -71,13 +75,20 @@ def train_classifier(
         )
         model.compile(
             optimizer=training.optimizer(
-                settings.epochs * per_epoch, name=settings.optimizer, learning_rate=settings.learning_rate,
+                None if seconds else settings.epochs * per_epoch,
+                name=settings.optimizer, learning_rate=settings.learning_rate,
                 warmup=settings.warmup, weight_decay=settings.weight_decay, clip_norm=settings.clip_norm,
                 ema=settings.ema, precision=settings.precision,
             ),
             steps_per_execution=training.steps_per_call(per_epoch, settings.steps_per_execution),
         )  # fmt: skip
-        with work.progress.stage(shown, settings.epochs) as stage:
+        limit, pace = None, training.Pace(settings.batch_size + pure_per_batch + per_batch * exposed)
+        if seconds:
+            limit = training.TimeBudget(
+                seconds, settings.learning_rate, steps=settings.epochs * per_epoch, warmup=settings.warmup, since=began
+            )
+        total = {"total": math.ceil(seconds), "unit": "second", "pace": 1.0} if seconds else {"total": settings.epochs}
+        with work.progress.stage(shown, **total) as stage:
             model, history = training.fit(
                 model,
                 lambda first: batches(first)[0],
@@ -86,14 +97,21 @@ def train_classifier(
                 folder=folder,
                 log=folder / "history.csv",
                 board=work.board(shown),
-                callback=fit_callback(stage),
+                callbacks=[
+                    fit_callback(stage, position=(lambda: limit.spent) if limit else None),
+                    pace,
+                    None if limit else work.budget.deadline(),
+                ],
+                budget=limit,
             )
+        trained = int(keras.ops.convert_to_numpy(model.optimizer.iterations))
         # What was trained in half precision is measured and served in float32; what only training needs stays behind.
         plain = build_classifier(recipe, classes, precision="float32", exposed=False)
         for mine, its in ((plain.backbone, model.backbone), (plain.head, model.head)):
             mine.set_weights(its.get_weights())
         plain.save(folder / "classifier.keras")
-        return {"history": history, "parameters": plain.count_params()}
+        facts = {"epochs": round(trained / per_epoch, 2)} if limit else {}
+        return {"history": history, "parameters": plain.count_params(), **facts, **pace.facts}
 
     exposure = {
         "images": [stage.facts["sha256"] for stage in outlier_stages],

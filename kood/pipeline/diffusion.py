@@ -1,6 +1,7 @@
 """The stage that trains the diffusion model."""
 
 import math
+import time
 from pathlib import Path
 from typing import Any
 
@@ -23,8 +24,11 @@ def train_denoiser(work: Work) -> Stage:
     """Fits the class-conditional diffusion model on the training images."""
     settings, seed = work.recipe.diffusion, work.seed("diffusion", work.recipe.diffusion.seed)
     unit, amount = settings.budget
+    seconds = work.budget.of("diffusion", work.recipe)
+    timed = unit == "minutes" or seconds is not None
 
     def make(folder: Path) -> dict[str, Any]:
+        began, limit = time.monotonic(), None
         images = work.data("train")
         classes = len(images.class_names)
         epochs, per_epoch = _length(settings, len(images))
@@ -50,7 +54,7 @@ def train_denoiser(work: Work) -> Stage:
             )
             model.compile(
                 optimizer=training.optimizer(
-                    None if unit == "minutes" else steps,
+                    None if timed else steps,
                     learning_rate=settings.learning_rate,
                     clip_norm=settings.clip_norm,
                     ema=settings.ema,
@@ -67,10 +71,16 @@ def train_denoiser(work: Work) -> Stage:
             keras.utils.clear_session()
         per_call = training.steps_per_call(per_epoch)
         # The rate of a time budget moves, and the time is looked at, between calls.
-        model = compiled(arithmetic["precision"], min(per_call, 5) if unit == "minutes" else per_call)
-        limit = training.TimeBudget(60.0 * amount, settings.learning_rate) if unit == "minutes" else None
-        seconds = {"total": math.ceil(60.0 * amount), "unit": "second", "pace": 1.0}
-        with work.progress.stage("diffusion", **(seconds if limit else {"total": epochs})) as stage:
+        model = compiled(arithmetic["precision"], min(per_call, 5) if timed else per_call)
+        if unit == "minutes" and (seconds is None or 60.0 * amount <= seconds):
+            limit = training.TimeBudget(60.0 * amount, settings.learning_rate)
+        elif seconds is not None:
+            limit = training.TimeBudget(
+                seconds, settings.learning_rate, steps=None if unit == "minutes" else steps, since=began
+            )
+        pace = training.Pace(settings.batch_size)
+        shown = {"total": math.ceil(limit.seconds), "unit": "second", "pace": 1.0} if limit else {"total": epochs}
+        with work.progress.stage("diffusion", **shown) as stage:
             model, history = training.fit(
                 model,
                 batches,
@@ -79,12 +89,12 @@ def train_denoiser(work: Work) -> Stage:
                 folder=folder,
                 log=folder / "history.csv",
                 board=work.board("diffusion"),
-                callback=fit_callback(stage, position=(lambda: limit.spent) if limit else None),
+                callbacks=[fit_callback(stage, position=(lambda: limit.spent) if limit else None), pace],
                 budget=limit,
             )
         model.save(folder / "denoiser.keras")
         trained = int(keras.ops.convert_to_numpy(model.optimizer.iterations))
-        return {"history": history, "parameters": model.count_params(), "steps": trained, **arithmetic}
+        return {"history": history, "parameters": model.count_params(), "steps": trained, **arithmetic, **pace.facts}
 
     decides = {
         "diffusion": settings.model_dump(exclude={"seed"}),

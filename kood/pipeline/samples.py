@@ -1,6 +1,7 @@
 """The stages that sample from the diffusion model: label mixtures, and images of one class each."""
 
 import shutil
+import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -72,7 +73,7 @@ def make_label_mixup(work: Work) -> Stage:
         )
         keeps = _keeps(judge, settings) if filters else None
         draw = _mixture_drawer(work, judge)
-        made = _Made(count)
+        made, until = _Made(count), _until(work, "label_mixup")
         with work.progress.stage("label_mixup", count, unit="image") as progress:
             for number in range(MOST_DRAWN if filters else 1):
                 chosen, condition = draw(np.random.default_rng([seed, number]))
@@ -81,14 +82,14 @@ def make_label_mixup(work: Work) -> Stage:
                     folder / "shards", condition, start=start, first_block=number * sampler.blocks_of(count),
                     progress=made.shower(progress),
                 )  # fmt: skip
-                if made.take(shards, keeps, condition, progress):
+                if made.take(shards, keeps, condition, progress, until):
                     break
             else:
                 shutil.rmtree(folder / "shards")
                 raise UserError(_too_few(settings, made), exit_code=1)
             _write_sheet(folder / "sheet.png", sampler, train, settings, seed)
         np.save(folder / "mixtures.npy", np.concatenate(made.conditions))
-        facts = write_blocks(folder, "outliers", made.blocks(), count=count, image_shape=shape)
+        facts = write_blocks(folder, "outliers", made.blocks(), count=made.kept, image_shape=shape)
         shutil.rmtree(folder / "shards")
         return {**facts, **made.facts}
 
@@ -126,9 +127,9 @@ def _pure(work: Work, name: str, count: int) -> Stage:
         made = _Made(count)
         with work.progress.stage(name, count, unit="image") as progress:
             shards = sampler.shards(folder / "shards", condition, start=start, progress=made.shower(progress))
-            made.take(shards, None, condition, progress)
+            made.take(shards, None, condition, progress, _until(work, name))
         facts = write_blocks(
-            folder, "pure", made.blocks(), count=count, image_shape=shape, labels=labels,
+            folder, "pure", made.blocks(), count=made.kept, image_shape=shape, labels=labels[: made.kept],
             class_names=train.class_names,
         )  # fmt: skip
         shutil.rmtree(folder / "shards")
@@ -165,14 +166,20 @@ class _Made:
         # The median block: the first one waits for the compiler.
         rate = round(float(np.median(self.rates)), 1)
         return {
-            "drawn": self.drawn, "kept": self.kept, "drop_rate": 1.0 - self.kept / self.drawn,
+            "drawn": self.drawn, "kept": self.kept, "wanted": self.wanted, "drop_rate": 1.0 - self.kept / self.drawn,
             "images_per_second": rate,
         }  # fmt: skip
 
     def take(
-        self, shards: Iterator[Shard], keeps: Callable | None, condition: np.ndarray, progress: Progress
-    ) -> bool:  # fmt: skip
-        """Takes of each shard what is wanted, until there is enough; says whether there is."""
+        self,
+        shards: Iterator[Shard],
+        keeps: Callable | None,
+        condition: np.ndarray,
+        progress: Progress,
+        until: Callable[[], bool],
+    ) -> bool:
+        """Takes of each shard what is wanted, until there is enough or the time is up; says whether it is one of the
+        two."""
         first = 0
         for shard in shards:
             size = len(shard.images)
@@ -188,7 +195,7 @@ class _Made:
             self.conditions.append(condition[first : first + len(shard.images)][rows])
             first += len(shard.images)
             progress.update(self.kept, self._terms())
-            if self.is_full:
+            if self.is_full or (self.kept and until()):
                 return True
         return False
 
@@ -213,6 +220,12 @@ class _Made:
 
 def _denoiser(work: Work) -> keras.Model:
     return keras.saving.load_model(work.stages["diffusion"].folder / "denoiser.keras", compile=False)
+
+
+def _until(work: Work, name: str) -> Callable[[], bool]:
+    """Whether a sampling stage that begins now has used up the time that it may take."""
+    seconds, began = work.budget.of(name, work.recipe), time.monotonic()
+    return lambda: seconds is not None and time.monotonic() - began >= seconds
 
 
 def _mixture_drawer(work: Work, judge: Judge | None) -> Callable:

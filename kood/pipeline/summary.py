@@ -16,7 +16,7 @@ from kood.pipeline.work import Work
 __all__ = ["headline_scores", "summarize", "write_report"]
 
 #: What a stage says of itself beside its time: how a network was trained, how a sampler sampled.
-TOLD = ("steps", "precision", "drawn", "kept", "drop_rate", "images_per_second")
+TOLD = ("steps", "precision", "drawn", "kept", "drop_rate", "images_per_second", "wanted", "epochs")
 
 
 def summarize(work: Work) -> dict[str, Any]:

@@ -9,6 +9,7 @@ from typing import Any
 from kood.data import ImageSet
 from kood.data.stored import read_images
 from kood.machine import arithmetic
+from kood.pipeline.budget import Budget
 from kood.pipeline.team import Team
 from kood.recipe import Recipe
 from kood.report import StageProgress
@@ -34,6 +35,7 @@ class Work:
         team: The processes of the run, and its folder.
         progress: The display.
         devices: What the cell trains and samples on.
+        budget: The time that is left.
         stages: The stages so far.
         seen: Stages that another cell has told of.
         labels: What the matrix calls the cell.
@@ -45,6 +47,7 @@ class Work:
     team: Team
     progress: StageProgress
     devices: Devices
+    budget: Budget
     stages: dict[str, Stage] = field(default_factory=dict)
     seen: set[Path] = field(default_factory=set)
     labels: dict[str, str] = field(default_factory=dict)
@@ -90,6 +93,9 @@ class Work:
             on: The block of `Devices` in which every process makes it; not given, the first process makes it alone.
             awaited: Whether the other processes come to this stage.
 
+        A run with a time budget takes a stage that nothing cut short, where there is one; else what it may take decides
+        the result too.
+
         Returns:
             The stage.
         """
@@ -97,7 +103,16 @@ class Work:
         variables = arithmetic(decides.get("backend", ""))
         if variables:
             decides["variables"] = variables
-        stage = self.team.stage(name, decides, make, on) if awaited else self.run.stage(name, decides, make)
+        seconds = self.budget.of(name, self.recipe)
+        if seconds is not None and not self.run.has(name, decides):
+            decides["seconds"] = round(seconds, 3)
+
+        def afforded(folder: Path) -> dict[str, Any]:
+            self.budget.afford(name)
+            return make(folder)
+
+        stage = self.team.stage(name, decides, afforded, on) if awaited else self.run.stage(name, decides, afforded)
+        self.budget.note(name, stage.key, 0.0 if stage.cached else stage.seconds)
         if stage.cached and stage.folder not in self.seen:
             others = set(stage.backends) - {self.run.backend}
             self.progress.cached(shown or name, f"made under {', '.join(stage.backends)}" if others else "")
@@ -108,8 +123,9 @@ class Work:
     def beside(self, recipe: Recipe) -> "Work":
         """Another classifier of the same data, made beside this cell's own."""
         return Work(
-            recipe, self.team, self.progress, self.devices, {"data": self.stages["data"]}, self.seen, self.labels
-        )
+            recipe, self.team, self.progress, self.devices, self.budget, {"data": self.stages["data"]}, self.seen,
+            self.labels,
+        )  # fmt: skip
 
     def seed(self, purpose: str, own: int | None = None) -> int:
         """A seed for one purpose, which follows from the recipe's, or from its own where the recipe gives it one."""

@@ -15,6 +15,7 @@ from kood.recipe.messages import explain
 from kood.recipe.outlier_sections import Outliers, PureSamples, Sampling
 from kood.recipe.sections import (
     SLUG,
+    Budget,
     Classifier,
     Diffusion,
     Evaluate,
@@ -52,6 +53,7 @@ class Recipe(Section):
     evaluate: Evaluate = Evaluate()
     serve: Serve = Serve()
     report: Report = Report()
+    budget: Budget = Budget()
     matrix: dict[str, Annotated[list[Any], Field(min_length=1)]] = {}
     quick: bool = False
 

@@ -8,8 +8,8 @@ from pydantic import BaseModel, ConfigDict, Field, model_validator
 from kood import registry
 
 __all__ = [
-    "SLUG", "Classifier", "Diffusion", "Evaluate", "Head", "Positive", "Rate", "Section", "Seed", "Serve", "Share",
-    "Train",
+    "SLUG", "Budget", "Classifier", "Diffusion", "Evaluate", "Head", "Positive", "Rate", "Section", "Seed", "Serve",
+    "Share", "Train",
 ]  # fmt: skip
 
 Share = Annotated[float, Field(ge=0.0, lt=1.0)]
@@ -247,6 +247,31 @@ class Serve(Section):
     accept: Annotated[float, Field(gt=0.0, lt=1.0)] = 0.95
     by_class: bool = False
     undecodable: Literal["error", "mark"] = "error"
+
+
+class Budget(Section):
+    """How long the run may take. Without `minutes` it takes what it takes.
+
+    Lengths that the recipe gives are then upper bounds. The diffusion model and the samples are cut to their shares,
+    and so is the classifier of a recipe without a matrix; in a matrix a classifier that will not be finished is left
+    out, and the report names it.
+
+    Attributes:
+        minutes: Of wall-clock time, from the start of the command on.
+        diffusion: Share of them that training the diffusion model may take.
+        sampling: Share of them that sampling from it may take, for each seed.
+    """
+
+    minutes: Annotated[float, Field(gt=0.0, le=1e6)] | None = None
+    diffusion: Annotated[float, Field(gt=0.0, lt=1.0)] = 0.4
+    sampling: Annotated[float, Field(gt=0.0, lt=1.0)] = 0.1
+
+    @model_validator(mode="after")
+    def _check(self):
+        if self.diffusion + self.sampling >= 1.0:
+            raise ValueError(f"diffusion and sampling take {self.diffusion + self.sampling:.0%} of the time; leave the "
+                             "classifiers some")  # fmt: skip
+        return self
 
 
 class Report(Section):

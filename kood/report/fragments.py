@@ -201,11 +201,15 @@ def stages(cell: Mapping[str, Any]) -> str:
 
 
 def _how(stage: Mapping[str, Any]) -> str:
-    """How long a network was trained and in which precision; how fast a stage sampled, and what its filter dropped."""
+    """How long a network was trained, in which precision and how fast; how fast a stage sampled, and what of it is not
+    there."""
     parts = [f"{stage['steps']:,} steps"] if "steps" in stage else []
+    parts += [f"{stage['epochs']:g} epochs in its time"] if "epochs" in stage else []
     parts += [str(stage["precision"])] if "precision" in stage else []
     parts += [f"{stage['images_per_second']:,.3g} images/s"] if "images_per_second" in stage else []
     parts += [f"{stage['drop_rate']:.1%} dropped"] if stage.get("drop_rate") else []
+    if stage.get("wanted", 0) > stage.get("kept", 0):
+        parts += [f"{stage['kept']:,} of {stage['wanted']:,} images in its time"]
     return escaped("".join(f", {part}" for part in parts))
 
 

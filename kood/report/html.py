@@ -12,7 +12,18 @@ from kood.report.fragments import escaped
 from kood.report.paired import DIFFERENCE_NOTE
 from kood.report.style import CSS
 from kood.report.table import DIFFERENCE_COLUMNS, MATRIX_COLUMNS, best_marks
-from kood.report.wording import headings, headline_names, mean_std, origin, override, percent, sets, setting, signed
+from kood.report.wording import (
+    by_reason,
+    headings,
+    headline_names,
+    mean_std,
+    origin,
+    override,
+    percent,
+    sets,
+    setting,
+    signed,
+)
 
 __all__ = ["page", "shell", "write", "write_figures"]
 
@@ -114,6 +125,15 @@ def _failed(failed: Sequence[Mapping[str, Any]]) -> str:
     return f'<h2>Failed cells</h2><ul class="failed">{items}</ul>' if failed else ""
 
 
+def _left_out(left_out: Sequence[Mapping[str, Any]], minutes: float | None) -> str:
+    items = "".join(
+        f"<li><strong>{escaped(why)}</strong><br>{'<br>'.join(map(escaped, cells))}</li>"
+        for why, cells in by_reason(left_out).items()
+    )
+    of = f" of a run of {minutes:g} minutes" if minutes else ""
+    return f'<h2>Cells left out{of}</h2><ul class="failed">{items}</ul>' if left_out else ""
+
+
 def _folded(cell: Mapping[str, Any]) -> str:
     of_headline = cell["scores"].get(cell["headline_score"], {})
     near, far = (percent((of_headline.get(kind) or {}).get("auroc")) for kind in ("near", "far"))
@@ -148,6 +168,7 @@ def _matrix(
         + _over_seeds(report, rows)
         + _differences(rows)
         + _failed(report.get("failed", []))
+        + _left_out(report.get("left_out", []), (report.get("budget") or {}).get("minutes"))
         + fragments.contact_sheet(contact_sheet, outlier_notes)
         + fragments.training(histories)
         + ("<h2>Every cell</h2>" if cells else "")

@@ -21,6 +21,7 @@ from kood.report.wording import (
     SMOKE,
     all_notes,
     all_warnings,
+    by_reason,
     duration,
     headings,
     headline_names,
@@ -380,3 +381,9 @@ def print_matrix(console: Console, report: Mapping[str, Any]) -> None:
         _say(console, f"{len(failed)} cell{'s' if len(failed) > 1 else ''} failed", "bold red")
         for one in failed:
             _say(console, f"{setting(one['cell'])}: {clean(one['error'])}", indent=2)
+    left_out = report.get("left_out", [])
+    if left_out:
+        console.print()
+        _say(console, f"{len(left_out)} cell{'s' if len(left_out) > 1 else ''} left out", "bold yellow")
+        for why, cells in by_reason(left_out).items():
+            _say(console, f"{why}: {'; '.join(cells)}", indent=2)

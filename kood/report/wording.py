@@ -13,6 +13,7 @@ __all__ = [
     "SMOKE",
     "all_notes",
     "all_warnings",
+    "by_reason",
     "duration",
     "headings",
     "headline_names",
@@ -137,6 +138,14 @@ def setting(cell: Mapping[str, Any]) -> str:
     """Overrides as one line: "head arcface, margin 0.5, seed 1"; "as the recipe says" when there are none."""
     names = short_keys(cell)
     return ", ".join(f"{names[key]} {override(value)}" for key, value in cell.items()) or "as the recipe says"
+
+
+def by_reason(left_out: Iterable[Mapping[str, Any]]) -> dict[str, list[str]]:
+    """Cells that a run left out, under the reasons why."""
+    reasons: dict[str, list[str]] = {}
+    for one in left_out:
+        reasons.setdefault(clean(one["why"]), []).append(setting(one["cell"]))
+    return reasons
 
 
 def origin(report: Mapping[str, Any]) -> str:

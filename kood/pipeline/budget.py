@@ -1,0 +1,170 @@
+"""The time that a run may take: what each stage gets of it, and what there is no time left for.
+
+Stages whose length is a choice are cut down: the diffusion model and the samplers get their shares, and so does the
+classifier of a recipe without a matrix. The cells of a matrix are to be compared, so each classifier is trained as long
+as the recipe says or not at all. What a stage took the last time tells whether there is time for another.
+"""
+
+import math
+import time
+from collections.abc import Callable
+from typing import Any
+
+import keras
+
+from kood.errors import UserError
+from kood.recipe import Recipe
+from kood.report.wording import duration
+
+__all__ = ["Budget", "OutOfTimeError"]
+
+#: The stages that may be left out for want of time. Others are short, and without them what was trained says nothing.
+LONG = ("diffusion", "label_mixup", "pure", "pure_audit", "classifier")
+#: What follows the classifier in a cell.
+AFTER = ("evaluate", "shortcut", "validation", "baseline", "export")
+#: Share of what a classifier may take that is kept for measuring, publishing and the report.
+KEPT = 0.25
+
+
+class OutOfTimeError(UserError):
+    """A stage that would not be finished in time."""
+
+    def __init__(self, message: str):
+        super().__init__(message, exit_code=1)
+
+
+class Budget:
+    """What is left of the time of a run.
+
+    Args:
+        recipe: The whole recipe, matrix and all.
+        began: When the run began, on the clock; now where not given.
+        clock: Seconds since any fixed moment.
+    """
+
+    def __init__(self, recipe: Recipe, began: float | None = None, clock: Callable[[], float] = time.monotonic):
+        self.clock = clock
+        self.began = clock() if began is None else began
+        self.seconds = math.inf if recipe.budget.minutes is None else 60.0 * recipe.budget.minutes
+        self._took: dict[str, float] = {}
+        self._settings, self._recipe = recipe.budget, recipe
+        cells = [cell for _, cell in recipe.cells() if cell.needs_diffusion]
+        #: How many diffusion models the cells need, and how many are there.
+        self._models = len(
+            {(cell.diffusion.model_dump_json(), cell.seed if cell.diffusion.seed is None else 0) for cell in cells}
+        )
+        self._trained: set[str] = set()
+
+    @property
+    def spent(self) -> float:
+        """Seconds since the run began."""
+        return self.clock() - self.began
+
+    @property
+    def left(self) -> float:
+        """Seconds that are left; infinite where the run has all the time it wants."""
+        return self.seconds - self.spent
+
+    def of(self, name: str, recipe: Recipe) -> float | None:
+        """The seconds that a stage of a cell may take; None where the recipe alone decides how long it is.
+
+        Args:
+            name: The stage's name.
+            recipe: Of the cell, or of a classifier beside it.
+
+        Returns:
+            A function of the recipe alone, so that the same command finds the stage again.
+        """
+        if math.isinf(self.seconds) or name not in LONG:
+            return None
+        if name == "diffusion":
+            return self._settings.diffusion * self.seconds / max(1, self._models)
+        if name != "classifier":
+            stages = (
+                "label_mixup" in recipe.outliers.use,
+                recipe.pure_samples.trains,
+                recipe.samples_pure and "audit" in recipe.pure_samples.use,
+            )
+            return self._settings.sampling * self.seconds / max(1, sum(stages))
+        whole = self._recipe
+        if whole.matrix:
+            return None
+        taken = (self._settings.diffusion + self._settings.sampling) * whole.needs_diffusion
+        exposes = whole.outliers.exposes or whole.pure_samples.trains
+        classifiers = 1 + whole.needs_judge + (whole.evaluate.baseline and exposes)
+        return (1.0 - taken) * (1.0 - KEPT) * self.seconds / classifiers
+
+    def afford(self, name: str) -> None:
+        """Raises where a stage that has to be made would not be finished.
+
+        Args:
+            name: The stage's name.
+
+        Raises:
+            OutOfTimeError: the time is up, or what is left is less than the same stage took before, with what follows
+                it; what the diffusion models yet to be trained, and their samples, may take counts as gone.
+        """
+        if math.isinf(self.seconds) or name not in LONG:
+            return
+        needed = sum(self._took.get(later, 0.0) for later in AFTER) + self._took.get("classifier", 0.0)
+        left = self.left
+        if name == "diffusion":
+            needed += self._settings.diffusion * self.seconds / max(1, self._models)
+        elif name == "classifier":
+            missing = 1.0 - len(self._trained) / max(1, self._models)
+            left -= missing * (self._settings.diffusion + self._settings.sampling * (self._models > 0)) * self.seconds
+        else:
+            needed += self._took.get(name, 0.0)
+        if self.left <= 0:
+            raise OutOfTimeError(f"the {self._settings.minutes:g} minutes were up")
+        if left < max(needed, 1e-9):
+            raise OutOfTimeError(
+                f"{name}: {duration(max(left, 0.0))} were left for it, and it was to take {duration(needed)}"
+            )
+
+    def note(self, name: str, key: str, seconds: float) -> None:
+        """Keeps what a stage took, the longest of its name; 0 where it was there."""
+        if name == "diffusion":
+            self._trained.add(key)
+        self._took[name] = max(seconds, self._took.get(name, 0.0))
+
+    def deadline(self) -> keras.callbacks.Callback | None:
+        """Ends a training that will not be finished in time, by `OutOfTimeError`; None where there is all the time.
+
+        Looked at after each epoch from the second on, by the pace of the epochs after the first, which compiles; and
+        at any moment whether the time is up.
+        """
+        if math.isinf(self.seconds):
+            return None
+        after = sum(self._took.get(later, 0.0) for later in AFTER)
+        return _Deadline(lambda: self.left - after)
+
+    def facts(self) -> dict[str, Any]:
+        """What the report says of it."""
+        return {} if math.isinf(self.seconds) else {"minutes": self._settings.minutes, "seconds": round(self.spent, 1)}
+
+
+class _Deadline(keras.callbacks.Callback):
+    def __init__(self, left: Callable[[], float]):
+        super().__init__()
+        self.left = left
+        self.epochs: list[float] = []
+
+    def on_train_begin(self, logs=None):
+        self.epochs = []
+
+    def on_train_batch_end(self, batch, logs=None):
+        if self.left() <= 0:
+            self._end(f"the time is up after {len(self.epochs)} of {self.params['epochs']} epochs")
+
+    def on_epoch_end(self, epoch, logs=None):
+        self.epochs.append(time.monotonic())
+        missing, since = self.params["epochs"] - epoch - 1, len(self.epochs) - 1
+        if not missing or not since:
+            return
+        needed = missing * (self.epochs[-1] - self.epochs[0]) / since
+        if needed > self.left():
+            self._end(f"{missing} more epochs were to take {duration(needed)}, and {duration(self.left())} were left")
+
+    def _end(self, why: str) -> None:
+        raise OutOfTimeError(f"{self.model.name}: {why}")
