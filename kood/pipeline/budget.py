@@ -95,7 +95,7 @@ class Budget:
         return (1.0 - taken) * (1.0 - KEPT) * self.seconds / classifiers
 
     def afford(self, name: str) -> None:
-        """Raises where a stage that has to be made would not be finished.
+        """Raises where a stage of a matrix that has to be made would not be finished.
 
         Args:
             name: The stage's name.
@@ -104,7 +104,7 @@ class Budget:
             OutOfTimeError: the time is up, or what is left is less than the same stage took before, with what follows
                 it; what the diffusion models yet to be trained, and their samples, may take counts as gone.
         """
-        if math.isinf(self.seconds) or name not in LONG:
+        if math.isinf(self.seconds) or name not in LONG or not self._recipe.matrix:
             return
         needed = sum(self._took.get(later, 0.0) for later in AFTER) + self._took.get("classifier", 0.0)
         left = self.left

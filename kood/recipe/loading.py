@@ -80,6 +80,8 @@ def _shrink(recipe: Recipe, given: dict[str, Any]) -> dict[str, Any]:
     unit, _ = recipe.diffusion.budget
     at_most(f"diffusion.{unit}", {"steps": 20, "epochs": 1.0, "minutes": 0.1}[unit])
     at_most("diffusion.batch_size", 16)
+    if recipe.diffusion.precision == "auto":  # Measuring takes longer than the few steps that are left.
+        settings.put(given, "diffusion.precision", "float32", where="--quick")
     at_most("outliers.count", 64)
     for source in ("label_mixup", "pixel_mixup", "cutmix", "noise", "patch_shuffle", "amplitude_swap"):
         at_most(f"outliers.{source}.count", 64)

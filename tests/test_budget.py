@@ -1,0 +1,212 @@
+"""The time budget of a run: shares, what is left out, and what a run that is short of time leaves behind."""
+
+import json
+import math
+
+import keras
+import pytest
+
+from kood import pipeline, training
+from kood.errors import UserError
+from kood.pipeline.budget import Budget, OutOfTimeError
+from kood.recipe import load
+
+RECIPE = """
+name = "short"
+[data]
+image_shape = [8, 8, 1]
+[data.id]
+source = "digits"
+classes = [0, 1, 2]
+validation = 0.2
+calibration = 0.2
+[data.near.others]
+source = "digits"
+classes = [7, 8]
+[diffusion]
+options = { width = 16, depth = 1 }
+steps = 20
+[outliers]
+use = ["label_mixup"]
+count = 16
+per_batch = 8
+[outliers.label_mixup]
+sampling_steps = 2
+batch_size = 8
+[pure_samples]
+audit_count = 16
+sampling_steps = 2
+[train]
+epochs = 2
+[evaluate]
+scores = ["msp"]
+[serve]
+export = false
+"""
+MATRIX = '[matrix]\nseed = [0, 1]\noutliers = ["none", "label_mixup"]\n'
+
+
+class Clock:
+    def __init__(self):
+        self.now = 100.0
+
+    def __call__(self):
+        return self.now
+
+
+@pytest.fixture
+def recipe(tmp_path):
+    def written(*overrides, matrix=False):
+        (tmp_path / "short.toml").write_text(RECIPE + MATRIX * matrix)
+        return load(tmp_path / "short.toml", overrides)
+
+    return written
+
+
+def test_shares_of_a_single_run(recipe):
+    loaded = recipe("budget.minutes=10")
+    budget = Budget(loaded, 0.0)
+    assert budget.of("diffusion", loaded) == 0.4 * 600
+    # Samples to train on and to be audited by.
+    assert budget.of("label_mixup", loaded) == budget.of("pure_audit", loaded) == pytest.approx(0.1 * 600 / 2)
+    # The classifier, its baseline and the judge; a quarter is kept for the rest.
+    assert budget.of("classifier", loaded) == pytest.approx(0.5 * 0.75 * 600 / 3)
+    alone = recipe("budget.minutes=10", "outliers.use=[]", "pure_samples.use=[]")
+    assert Budget(alone, 0.0).of("classifier", alone) == pytest.approx(0.75 * 600)
+    for name in ("data", "evaluate", "export"):
+        assert budget.of(name, loaded) is None
+
+
+def test_a_matrix_trains_its_classifiers_whole_and_shares_among_its_diffusion_models(recipe):
+    loaded = recipe("budget.minutes=10", matrix=True)
+    cell = loaded.cells()[1][1]
+    assert Budget(loaded, 0.0).of("classifier", cell) is None
+    assert Budget(loaded, 0.0).of("diffusion", cell) == 0.4 * 600 / 2  # One a seed.
+    shared = recipe("budget.minutes=10", "diffusion.seed=0", matrix=True)
+    assert Budget(shared, 0.0).of("diffusion", shared.cells()[1][1]) == 0.4 * 600
+
+
+def test_without_minutes_everything_is_affordable(recipe):
+    loaded = recipe()
+    budget = Budget(loaded, -1e9)
+    assert math.isinf(budget.left) and budget.deadline() is None and budget.facts() == {}
+    for name in ("diffusion", "label_mixup", "classifier"):
+        assert budget.of(name, loaded) is None
+        budget.afford(name)
+
+
+def test_what_a_stage_took_decides_whether_there_is_time_for_another(recipe):
+    clock = Clock()
+    budget = Budget(recipe("budget.minutes=10", "diffusion.seed=0", matrix=True), clock=clock)
+    budget.afford("classifier")
+    budget.note("classifier", "a", 60.0)
+    budget.note("evaluate", "a", 10.0)
+    # Half of the time is kept for the diffusion model and its samples until it is there.
+    clock.now = 100.0 + 600 - 300 - 69
+    with pytest.raises(OutOfTimeError, match="classifier: 69 s were left for it, and it was to take 70 s|1 min"):
+        budget.afford("classifier")
+    budget.afford("diffusion")
+    budget.note("diffusion", "a", 200.0)
+    budget.note("diffusion", "a", 0.0)  # Found again by another cell.
+    budget.afford("classifier")
+    clock.now = 100.0 + 600 - 70
+    budget.afford("classifier")
+    clock.now += 1
+    with pytest.raises(OutOfTimeError):
+        budget.afford("classifier")
+    budget.afford("evaluate")
+    clock.now = 701.0
+    with pytest.raises(OutOfTimeError, match="the 10 minutes were up"):
+        budget.afford("label_mixup")
+    budget.afford("evaluate")  # What was trained is measured.
+
+
+def test_a_deadline_ends_what_will_not_be_finished(recipe, monkeypatch):
+    clock = Clock()
+    budget = Budget(recipe("budget.minutes=10", matrix=True), clock=clock)
+    deadline = budget.deadline()
+    deadline.set_params({"epochs": 10})
+    deadline.set_model(keras.Model(name="classifier"))
+    monkeypatch.setattr("kood.pipeline.budget.time.monotonic", clock)
+    deadline.on_train_begin()
+    clock.now += 200  # The first epoch compiles, and tells nothing of the others.
+    deadline.on_epoch_end(0)
+    clock.now += 40
+    deadline.on_epoch_end(1)  # 8 more take 320 s, and 360 are left.
+    clock.now += 60
+    with pytest.raises(OutOfTimeError, match="classifier: 7 more epochs"):
+        deadline.on_epoch_end(2)
+    clock.now = 701.0
+    with pytest.raises(OutOfTimeError, match="the time is up after 3 of 10 epochs"):
+        deadline.on_train_batch_end(0)
+
+
+def test_rates_rise_over_the_warmup_and_follow_what_is_further_on():
+    budget = training.TimeBudget(100.0, 0.4, warmup=0.2)
+    assert [budget.rate(share) for share in (0.0, 0.1, 0.2, 0.6, 1.0)] == pytest.approx([0.0, 0.2, 0.4, 0.2, 0.0])
+    assert training.TimeBudget(100.0, 0.4).rate(0.0) == 0.4
+
+
+@pytest.mark.slow
+def test_a_matrix_short_of_time_leaves_a_report_of_what_there_is(tmp_path, recipe, monkeypatch):
+    recipe(matrix=True)
+    done = []
+    made = pipeline.make_cell
+
+    def late(work):
+        if done:
+            work.budget.began = -1e9  # From the second cell on the time is up.
+        done.append(work)
+        return made(work)
+
+    monkeypatch.setattr(pipeline, "make_cell", late)
+    result = pipeline.run(tmp_path / "short.toml", ["budget.minutes=30"], saved=tmp_path)
+    assert [cell["cell"] for cell in result["cells"]] == [{"seed": "0", "outliers": "none"}]
+    assert len(result["left_out"]) == 3 and {one["why"] for one in result["left_out"]} == {"the 30 minutes were up"}
+    assert result["budget"]["minutes"] == 30
+    page = (tmp_path / "short" / "report.html").read_text()
+    assert "Cells left out" in page and "seed 1, outliers label_mixup" in page
+
+
+@pytest.mark.slow
+def test_a_matrix_that_is_killed_has_written_its_table(tmp_path, recipe, monkeypatch):
+    recipe(matrix=True)
+    made, cells = pipeline.make_cell, []
+
+    def killed(work):
+        cells.append(work)
+        if len(cells) == 2:
+            raise KeyboardInterrupt
+        return made(work)
+
+    monkeypatch.setattr(pipeline, "make_cell", killed)
+    with pytest.raises(KeyboardInterrupt):
+        pipeline.run(tmp_path / "short.toml", saved=tmp_path)
+    left = json.loads((tmp_path / "short" / "report.json").read_bytes())
+    assert len(left["cells"]) == len(left["table"]) == 1
+    assert [one["why"] for one in left["left_out"]] == ["the run has not come to it"] * 3
+
+
+@pytest.mark.slow
+def test_a_single_run_is_cut_to_its_time_and_taken_up_again(tmp_path, recipe):
+    recipe()
+    settings = ["budget.minutes=0.2", "diffusion.steps=1000000", "train.epochs=1000000", "outliers.count=2000000"]
+    result = pipeline.run(tmp_path / "short.toml", settings, saved=tmp_path)
+    stages = result["stages"]
+    assert 1 <= stages["classifier"]["epochs"] < 1000000 and 1 <= stages["diffusion"]["steps"] < 1000000
+    assert 8 <= stages["label_mixup"]["kept"] < stages["label_mixup"]["wanted"] == 2000000
+    again = pipeline.run(tmp_path / "short.toml", settings, saved=tmp_path)
+    assert all(stage["cached"] for stage in again["stages"].values())
+
+
+def test_what_nothing_cut_short_is_taken_by_a_run_with_a_budget(tmp_path, recipe):
+    recipe()
+    whole = pipeline.run(tmp_path / "short.toml", saved=tmp_path)
+    short = pipeline.run(tmp_path / "short.toml", ["budget.minutes=5"], saved=tmp_path)
+    assert all(stage["cached"] for stage in short["stages"].values())
+    assert short["scores"] == whole["scores"]
+
+
+def test_shares_that_leave_no_time_are_refused(recipe):
+    with pytest.raises(UserError, match="budget: diffusion and sampling take 110% of the time"):
+        recipe("budget.diffusion=0.6", "budget.sampling=0.5")
