@@ -2,7 +2,7 @@
 
 import tensorflow as tf
 
-from kood.steps.tensorflow_devices import summed_up
+from kood.steps.tensorflow_devices import placed, summed_up
 from kood.steps.terms import LossTerms
 
 __all__ = ["TrainStep", "forward", "gradient"]
@@ -11,15 +11,38 @@ __all__ = ["TrainStep", "forward", "gradient"]
 class TrainStep(LossTerms):
     """Gradient step of a `keras.Model` that has `losses`, for the TensorFlow backend."""
 
+    def fit(self, *arguments, **settings):
+        """As on every backend; Keras makes the optimizer's variables too late for several devices."""
+        with self.distribute_strategy.scope():
+            if self.optimizer is not None and not self.optimizer.built:
+                self.optimizer.build(self.trainable_variables)
+        return super().fit(*arguments, **settings)
+
     def train_step(self, data):
         """One update from one batch."""
-        with tf.GradientTape() as tape:
+        with placed(), tf.GradientTape() as tape:
             loss, values = self.total(data, training=True)
             scaled = self.optimizer.scale_loss(loss)
-        weights = self.trainable_weights
-        gradients = summed_up(tape.gradient(scaled, weights))
-        self.optimizer.apply_gradients(zip(gradients, weights, strict=True))
-        return self._logs(values)
+        with placed():
+            weights = self.trainable_weights
+            gradients = self._shares(tape.gradient(scaled, weights))
+            self.optimizer.apply_gradients(zip(gradients, weights, strict=True))
+            return self._logs(values)
+
+    def _shares(self, gradients):
+        """What the optimizer takes of each replica: it clips a replica's gradients, and then adds the replicas' up.
+
+        So where it clips, or asks whether all is finite, the replicas' gradients are added up and clipped here first,
+        and each replica hands on an equal part, which is below the bound.
+        """
+        replicas = tf.distribute.get_strategy().num_replicas_in_sync
+        inner = getattr(self.optimizer, "inner_optimizer", self.optimizer)
+        if replicas == 1 or (inner is self.optimizer and not inner.global_clipnorm):
+            return gradients
+        gradients = summed_up(gradients)
+        if inner.global_clipnorm:
+            gradients, _ = tf.clip_by_global_norm(gradients, self.optimizer.scale_loss(inner.global_clipnorm))
+        return [None if gradient is None else gradient / replicas for gradient in gradients]
 
     def test_step(self, data):
         """The loss terms of one batch, nothing learned."""
@@ -32,21 +55,6 @@ class TrainStep(LossTerms):
             # Keras takes the mean over rows of what a worker's step returns, so a number has to be a row.
             return {name: value[None] for name, value in logs.items()}
         return logs
-
-    def _maybe_symbolic_build(self, iterator=None, data_batch=None):
-        """Readies the optimizer for several replicas, before Keras's first step; the model has been built.
-
-        Keras would look at a batch first, which the training then never sees, and fails on one of several workers. And
-        it would sum the replicas' gradients after clipping them; here they are sums before.
-        """
-        if self._distribute_strategy is None:
-            return
-        for optimizer in (self.optimizer, getattr(self.optimizer, "inner_optimizer", None)):
-            if optimizer is not None:
-                optimizer._all_reduce_sum_gradients = list
-        if self.optimizer is not None and not self.optimizer.built:
-            with self._distribute_strategy.scope():
-                self.optimizer.build(self.trainable_variables)
 
 
 def forward(model):
