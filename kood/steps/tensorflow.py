@@ -1,5 +1,6 @@
 """The training step under TensorFlow: a gradient tape."""
 
+import keras
 import tensorflow as tf
 
 from kood.steps.tensorflow_devices import placed, summed_up
@@ -11,12 +12,39 @@ __all__ = ["TrainStep", "forward", "gradient"]
 class TrainStep(LossTerms):
     """Gradient step of a `keras.Model` that has `losses`, for the TensorFlow backend."""
 
-    def fit(self, *arguments, **settings):
-        """As on every backend; Keras makes the optimizer's variables too late for several devices."""
-        with self.distribute_strategy.scope():
-            if self.optimizer is not None and not self.optimizer.built:
+    def fit(self, dataset, *, epochs, steps_per_epoch, initial_epoch=0, callbacks=(), **settings):
+        """As on every backend; on several devices with a loop of its own around Keras's training function.
+
+        Keras first takes the mean over the replicas of a batch, which fails on one of several workers (3.15).
+        """
+        strategy = self.distribute_strategy
+        if strategy.num_replicas_in_sync == 1:
+            settings |= {"epochs": epochs, "steps_per_epoch": steps_per_epoch, "initial_epoch": initial_epoch}
+            return super().fit(dataset, callbacks=list(callbacks), **settings)
+        with strategy.scope():
+            if not self.optimizer.built:
                 self.optimizer.build(self.trainable_variables)
-        return super().fit(*arguments, **settings)
+        told = keras.callbacks.CallbackList(
+            list(callbacks), add_history=True, model=self, epochs=epochs, steps=steps_per_epoch
+        )
+        batches = iter(strategy.experimental_distribute_dataset(dataset))
+        self.stop_training = False
+        self.make_train_function()
+        told.on_train_begin()
+        for epoch in range(initial_epoch, epochs):
+            self.reset_metrics()
+            told.on_epoch_begin(epoch)
+            for step in range(0, steps_per_epoch, self.steps_per_execution):
+                told.on_train_batch_begin(step)
+                told.on_train_batch_end(step + self.steps_per_execution - 1, self.train_function(batches))
+                if self.stop_training:
+                    break
+            told.on_epoch_end(epoch, self.get_metrics_result())
+            if self.stop_training:
+                break
+        self.optimizer.finalize_variable_values(self.trainable_weights)
+        told.on_train_end()
+        return self.history
 
     def train_step(self, data):
         """One update from one batch."""
