@@ -1,5 +1,7 @@
 """The training step under TensorFlow: a gradient tape."""
 
+from typing import Any
+
 import keras
 import tensorflow as tf
 
@@ -64,7 +66,7 @@ class TrainStep(LossTerms):
         and each replica hands on an equal part, which is below the bound.
         """
         replicas = tf.distribute.get_strategy().num_replicas_in_sync
-        inner = getattr(self.optimizer, "inner_optimizer", self.optimizer)
+        inner: Any = getattr(self.optimizer, "inner_optimizer", self.optimizer)
         if replicas == 1 or (inner is self.optimizer and not inner.global_clipnorm):
             return gradients
         gradients = summed_up(gradients)

@@ -102,7 +102,8 @@ def _summed(values):
 
 def placed():
     """A context that says where a worker with one device computes, which its collective operations ask a tensor."""
-    devices = tf.distribute.get_strategy().extended.worker_devices if tf.distribute.has_strategy() else ()
+    strategy: Any = tf.distribute.get_strategy()
+    devices = strategy.extended.worker_devices if tf.distribute.has_strategy() else []
     return tf.device(devices[0]) if len(devices) == 1 else contextlib.nullcontext()
 
 

@@ -52,8 +52,11 @@ def pretrained(
 
 def _of_whole_batches(layer: keras.Layer) -> keras.Layer:
     """The layer made again, by kood's kind of it where there is one."""
-    ours = {layers.BatchNormalization: BatchNormalization, layers.Dropout: Dropout}
-    return ours.get(type(layer), type(layer)).from_config(layer.get_config())
+    kind: type[keras.Layer] = type(layer)
+    for ours in (BatchNormalization, Dropout):
+        if kind in ours.__bases__:
+            kind = ours
+    return kind.from_config(layer.get_config())
 
 
 def _fetched(preset: str) -> keras.Model:
