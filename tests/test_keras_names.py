@@ -1,6 +1,7 @@
 """kood touches no private name of Keras, which the next Keras may not have."""
 
 import ast
+import functools
 import inspect
 import re
 from pathlib import Path
@@ -26,6 +27,16 @@ def own_names(trees):
         elif isinstance(node, ast.Name) and isinstance(node.ctx, ast.Store):
             names.add(node.id)
     return names
+
+
+@functools.cache
+def tree_of(file):
+    return ast.parse(file.read_text(encoding="utf-8"))
+
+
+@functools.cache
+def own_names_of_all():
+    return own_names([tree_of(file) for file in FILES])
 
 
 def touched(tree, own):
@@ -56,8 +67,7 @@ STORED_ON_OWN = {"_task"}
 
 @pytest.mark.parametrize("file", FILES, ids=[str(file.relative_to(ROOM)) for file in FILES])
 def test_no_private_name_of_keras_is_touched(file):
-    own = own_names(ast.parse(path.read_text(encoding="utf-8")) for path in FILES)
-    assert not touched(ast.parse(file.read_text(encoding="utf-8")), own)
+    assert not touched(tree_of(file), own_names_of_all())
 
 
 def test_what_touches_one_is_found():
