@@ -75,6 +75,19 @@ def _defined(tree: ast.Module) -> dict[str, ast.ClassDef | ast.FunctionDef]:
     return {node.name: node for node in tree.body if isinstance(node, ast.ClassDef | ast.FunctionDef)}
 
 
+def _rows(tree: ast.Module, defined: dict[str, ast.ClassDef | ast.FunctionDef]) -> dict[str, tuple]:
+    """Parameters, required ones and summary of each `NAME = row(make, summary, **fixed)`, see `kood.data.sources`."""
+    found = {}
+    for node in tree.body:
+        if isinstance(node, ast.Assign) and isinstance(node.value, ast.Call) and ast.unparse(node.value.func) == "row":
+            make, summary = node.value.args
+            fixed = {keyword.arg for keyword in node.value.keywords}
+            asked = _parameters(defined[ast.unparse(make)].args)  # type: ignore[union-attr]
+            left, required = (tuple(name for name in names if name not in fixed) for names in asked)
+            found[ast.unparse(node.targets[0])] = left, required, ast.literal_eval(summary)
+    return found
+
+
 def _bases(node: ast.ClassDef, defined: dict[str, ast.ClassDef | ast.FunctionDef]) -> list[ast.ClassDef]:
     found: list[ast.ClassDef] = []
     for name in (base.id for base in node.bases if isinstance(base, ast.Name)):
@@ -102,8 +115,11 @@ def _entries(file: Path, tree: ast.Module, elsewhere: dict[str, ast.ClassDef | a
             isinstance(target, ast.Name) and target.id == "__all__" for target in statement.targets
         ):
             exported = ast.literal_eval(statement.value)
-    entries = []
+    entries, rows = [], _rows(tree, defined)
     for attribute in exported:
+        if attribute in rows:
+            entries.append(Entry(attribute.lower(), attribute, module, *rows[attribute]))
+            continue
         node = defined.get(attribute)
         if node is None:
             continue

@@ -109,6 +109,8 @@ def _to_disk(file: int) -> None:
             raise
 
 
+# Its own, in ten lines, not filelock: version 4.2 raises where a file system has no locks (ENOTSUP, ENOLCK) or goes
+# over to a file that is a lock by being there (ENOSYS), and a shared `FileLock`, by which `is_held` asks, it has not.
 def _lock(file: int, *, shared: bool = False) -> bool | None:
     """Takes a lock without waiting: whether it was free; None where there are no locks."""
     if fcntl is None:

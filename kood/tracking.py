@@ -56,6 +56,8 @@ class EpochLog(keras.callbacks.Callback):
             table.writerow([*line.values(), *terms.values()])
 
 
+# Its own, in 49 lines, not Keras's TensorBoard callback: without the tensorboard package that one fails
+# (TBNotInstalledError), while the record writer of TensorFlow, which kood needs anyway, is there.
 class EventFile(keras.callbacks.Callback):
     """Writes every epoch's losses, seconds and learning rate as an event file for TensorBoard, under any backend.
 

@@ -354,17 +354,14 @@ class _Checkpoint(keras.callbacks.Callback):
                 path.unlink()
 
 
-def _seed_generators(model: keras.Model) -> list[keras.random.SeedGenerator]:
-    found: dict[int, keras.random.SeedGenerator] = {}
-    for layer in model._flatten_layers():
-        for value in vars(layer).values():
-            if isinstance(value, keras.random.SeedGenerator):
-                found[id(value)] = value
-    return list(found.values())
+def _seeds(model: keras.Model) -> list[keras.Variable]:
+    """The states of the seed generators: a model's variables that are no weights."""
+    weights = {id(weight) for weight in model.weights}
+    return list({id(state): state for state in model.variables if id(state) not in weights}.values())
 
 
 def _seed_states(model: keras.Model) -> list[dict[str, str]]:
-    states = [keras.ops.convert_to_numpy(generator.state) for generator in _seed_generators(model)]
+    states = [keras.ops.convert_to_numpy(state) for state in _seeds(model)]
     return [{"dtype": str(s.dtype), "state": base64.b64encode(s.tobytes()).decode()} for s in states]
 
 
@@ -374,9 +371,9 @@ def _set_seed_states(model: keras.Model, states: list[dict[str, str]]) -> None:
     A state is a seed and a count of draws under each of them, whole numbers below 2^31 of the backend's own type. So
     the count goes on; what is drawn is the new backend's.
     """
-    for generator, kept in zip(_seed_generators(model), states, strict=True):
-        state = np.frombuffer(base64.b64decode(kept["state"]), kept["dtype"])
-        generator.state.assign(state.astype(keras.backend.standardize_dtype(generator.state.dtype)))
+    for state, kept in zip(_seeds(model), states, strict=True):
+        value = np.frombuffer(base64.b64decode(kept["state"]), kept["dtype"])
+        state.assign(value.astype(keras.backend.standardize_dtype(state.dtype)))
 
 
 @contextlib.contextmanager

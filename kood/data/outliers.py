@@ -5,7 +5,7 @@ import numpy as np
 from kood.data.amplitude import recombined
 from kood.data.images import quantize
 
-__all__ = ["amplitude_swap", "cutmix", "mixture_rows", "noise_images", "patch_shuffle", "pixel_mixup"]
+__all__ = ["amplitude_swap", "cutmix", "noise_images", "patch_shuffle", "pixel_mixup"]
 
 
 def pixel_mixup(
@@ -16,6 +16,7 @@ def pixel_mixup(
     weight: float | str = 0.5,
     alpha: float = 1.0,
     rng: np.random.Generator,
+    shares: np.ndarray | None = None,
 ) -> np.ndarray:
     """Mixtures of two images of different classes: round(w a + (1 - w) b).
 
@@ -28,6 +29,8 @@ def pixel_mixup(
         weight: w in [0, 1]; or "uniform" or "beta", from which w is drawn for each mixture.
         alpha: Parameter of Beta(alpha, alpha).
         rng: Decides the pairs and the weights.
+        shares: float32 (count, K), into which the shares of the classes are written: w at the first image's class and
+            1 - w at the second's.
 
     Returns:
         uint8 (count, H, W, C).
@@ -38,7 +41,9 @@ def pixel_mixup(
     if not isinstance(weight, str) and not 0.0 <= weight <= 1.0:
         raise ValueError(f"weight must be a number in [0, 1], 'uniform' or 'beta', not {weight!r}")
     first, second = _pairs(labels, count, rng)
-    weights = _weights(weight, alpha, count, rng).astype(np.float32).reshape(-1, 1, 1, 1)
+    drawn = _weights(weight, alpha, count, rng)
+    _tell(shares, labels, (first, second), drawn)
+    weights = drawn.astype(np.float32).reshape(-1, 1, 1, 1)
     mixtures = np.empty((count, *images.shape[1:]), np.uint8)
     for start in range(0, count, 4096):
         part = slice(start, start + 4096)
@@ -55,6 +60,7 @@ def cutmix(
     weight: float | str = 0.5,
     alpha: float = 1.0,
     rng: np.random.Generator,
+    shares: np.ndarray | None = None,
 ) -> np.ndarray:
     """Images with a rectangle of an image of another class in them (CutMix, Yun et al. 2019, arXiv 1905.04899).
 
@@ -74,6 +80,7 @@ def cutmix(
             drawn for each image.
         alpha: Parameter of Beta(alpha, alpha).
         rng: Decides the pairs, the weights and the places.
+        shares: As for `pixel_mixup`, with the w asked for, from which the rectangle of whole pixels may differ.
 
     Returns:
         uint8 (count, H, W, C).
@@ -87,7 +94,9 @@ def cutmix(
     if height * width < 2:
         raise ValueError("cutmix needs images of at least two pixels")
     first, second = _pairs(labels, count, rng)
-    high, wide = _rectangles(height, width, 1.0 - _weights(weight, alpha, count, rng))
+    drawn = _weights(weight, alpha, count, rng)
+    _tell(shares, labels, (first, second), drawn)
+    high, wide = _rectangles(height, width, 1.0 - drawn)
     tops, lefts = rng.integers(0, height - high + 1), rng.integers(0, width - wide + 1)
     rows, columns = np.arange(height), np.arange(width)
     in_rows = (rows >= tops[:, None]) & (rows < (tops + high)[:, None])
@@ -122,35 +131,13 @@ def amplitude_swap(images: np.ndarray, labels: np.ndarray, count: int, *, rng: n
     return recombined(images, first, images, second)
 
 
-def mixture_rows(
-    labels: np.ndarray,
-    count: int,
-    num_classes: int,
-    *,
-    weight: float | str = 0.5,
-    alpha: float = 1.0,
-    rng: np.random.Generator,
-) -> np.ndarray:
-    """The shares of the classes in what `pixel_mixup` or `cutmix` makes with a generator in the same state.
-
-    Args:
-        labels: As for these, and likewise `count`, `weight` and `alpha`.
-        num_classes: K.
-        rng: A generator in the state that theirs has.
-
-    Returns:
-        float32 (count, K): w at the first image's class, 1 - w at the second's. For `cutmix` w is the share asked for,
-        from which the rectangle of whole pixels may differ.
-
-    Raises:
-        ValueError: As these do.
-    """
-    first, second = _pairs(labels, count, rng)
-    weights = _weights(weight, alpha, count, rng)
-    rows, places = np.zeros((count, num_classes), np.float32), np.arange(count)
-    rows[places, labels[first]] = weights
-    rows[places, labels[second]] = 1.0 - weights
-    return rows
+def _tell(shares: np.ndarray | None, labels: np.ndarray, pair: tuple[np.ndarray, np.ndarray], weights) -> None:
+    """Writes the shares of the classes, w at the first image's and 1 - w at the second's, where they are asked for."""
+    if shares is not None:
+        places = np.arange(len(weights))
+        shares[...] = 0.0
+        shares[places, labels[pair[0]]] = weights
+        shares[places, labels[pair[1]]] = 1.0 - weights
 
 
 def _rectangles(height: int, width: int, shares: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

@@ -5,8 +5,8 @@ import math
 import keras
 from keras import ops
 
+from kood.geometry import label_rows, labelled, lengths, top_class
 from kood.heads.angular import AngularHead, fixed_scale
-from kood.heads.geometry import label_rows, labelled, lengths, top_class
 from kood.heads.margins import ArcFace
 
 __all__ = ["AdaCos", "AdaFace", "CurricularFace"]

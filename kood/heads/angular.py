@@ -6,7 +6,7 @@ from typing import Any
 import keras
 from keras import ops
 
-from kood.heads.geometry import label_rows, sines, top_class, unit
+from kood.geometry import label_rows, sines, top_class, unit
 
 # No `__all__`: what a file of this room lists there is a head that a recipe may name.
 

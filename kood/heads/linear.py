@@ -5,8 +5,8 @@ import math
 import keras
 from keras import ops
 
+from kood.geometry import label_rows, labelled, unit
 from kood.heads.angular import Head
-from kood.heads.geometry import label_rows, labelled, unit
 
 __all__ = ["LogitNorm", "Softmax"]
 

@@ -5,8 +5,8 @@ import math
 import keras
 from keras import ops
 
+from kood.geometry import sines
 from kood.heads.angular import AngularHead
-from kood.heads.geometry import sines
 
 __all__ = ["ArcFace", "CosFace", "NormFace", "SphereFace", "SubCenterArcFace"]
 

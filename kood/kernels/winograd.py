@@ -5,6 +5,9 @@ backwards, so it can be had from their values at 5 points and at infinity: y = A
 multiplications for 4 results in place of 12, and along both axes 36 for 16 in place of 144. The products over channels,
 which are all the work, become 36 matrix products.
 
+It stays for its time on a CPU: forward and back on a 4 x 4 map of 160 channels 23 ms against the plain convolution's 42
+under torch, 30 against 46 under TensorFlow (the files beside this one have the other figures).
+
 The points decide how rounding errors grow. 0, ±3/4, ±3/2 (instead of the usual 0, ±1, ±2) leave an error of about twice
 that of the plain sum in float32. In bfloat16 the transformation loses digits that matter; use the plain convolution.
 

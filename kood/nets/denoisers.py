@@ -21,6 +21,7 @@ import math
 import keras
 from keras import layers
 
+from kood.nets.backbones.parts import check_positive
 from kood.nets.layers import (
     Convolution,
     DepthToSpace,
@@ -60,7 +61,7 @@ def mlp(
         ValueError: A size is not positive, or `embedding` is odd.
     """
     inputs, context = _inputs(image_shape, num_classes, embedding, context=2 * embedding)
-    _check_positive(width=width, depth=depth)
+    check_positive(width=width, depth=depth)
     h = layers.Dense(width, name="stem")(layers.Flatten(data_format="channels_last")(inputs["image"]))
     for i in range(depth):
         modulation = layers.Dense(2 * width, name=f"block{i}_modulation")(context)
@@ -117,7 +118,7 @@ def unet(
         ValueError: A size is not positive, `embedding` is odd, `dropout` is out of range, or the image cannot be
             halved as often as asked (the message says which multiple is needed).
     """
-    _check_positive(width=width, blocks=blocks, patch=patch)
+    check_positive(width=width, blocks=blocks, patch=patch)
     multipliers, attention = tuple(multipliers), tuple(attention)
     if not multipliers or min(multipliers) < 1:
         raise ValueError(f"multipliers must be a list of positive integers, got {multipliers}")
@@ -173,7 +174,7 @@ def _inputs(
     shape = tuple(image_shape)
     if len(shape) != 3 or not all(isinstance(size, int) and size > 0 for size in shape):
         raise ValueError(f"image_shape must be three positive integers (H, W, C), got {image_shape!r}")
-    _check_positive(num_classes=num_classes, embedding=embedding)
+    check_positive(num_classes=num_classes, embedding=embedding)
     if embedding % 2:
         raise ValueError(f"embedding must be even, got {embedding}")
     inputs = {
@@ -197,9 +198,3 @@ def _attention_block(h: keras.KerasTensor, name: str) -> keras.KerasTensor:
     heads = next(n for n in range(max(channels // 64, 1), 0, -1) if channels % n == 0)
     x = ModulatedGroupNorm(group_count(channels), name=f"{name}_attention_norm")(h)
     return layers.Add(name=f"{name}_attention_sum")([h, SelfAttention(heads, name=f"{name}_attention")(x)])
-
-
-def _check_positive(**sizes: int) -> None:
-    for name, size in sizes.items():
-        if size < 1:
-            raise ValueError(f"{name} must be at least 1, got {size}")

@@ -6,6 +6,7 @@ import keras
 from keras import layers, ops
 
 from kood import kernels
+from kood.steps import Dropout
 
 __all__ = [
     "Convolution",
@@ -167,7 +168,7 @@ class ResidualBlock(layers.Layer):
         self.dropout = dropout
         self.recompute = recompute
         options = {"dtype": self.dtype_policy}
-        self.drop = layers.Dropout(dropout, name="drop", **options) if dropout else None
+        self.drop = Dropout(dropout, name="drop", **options) if dropout else None
         self.norm0 = ModulatedGroupNorm(group_count(channels), name="norm0", **options)
         self.conv0 = Convolution(channels, name="conv0", **options)
         self.modulation = layers.Dense(2 * channels, name="modulation", **options)

@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 
 from kood.data import ImageSet
-from kood.data.outliers import amplitude_swap, cutmix, mixture_rows, noise_images, patch_shuffle, pixel_mixup
+from kood.data.outliers import amplitude_swap, cutmix, noise_images, patch_shuffle, pixel_mixup
 from kood.data.stored import write_images
 from kood.pipeline.samples import make_label_mixup
 from kood.pipeline.work import Work
@@ -40,11 +40,9 @@ def _pairs_of_images(work: Work, name: str, mix: Callable[..., np.ndarray]) -> S
     def make(folder: Path) -> dict[str, Any]:
         train = work.data("train")
         how: dict[str, Any] = {"weight": settings.weight, "alpha": settings.alpha}
-        images = mix(np.asarray(train.images), train.known_labels, count, **how, rng=np.random.default_rng(seed))
-        rows = mixture_rows(
-            train.known_labels, count, len(train.class_names), **how, rng=np.random.default_rng(seed)
-        )  # fmt: skip
-        np.save(folder / "mixtures.npy", rows)
+        how |= {"rng": np.random.default_rng(seed), "shares": np.empty((count, len(train.class_names)), np.float32)}
+        images = mix(np.asarray(train.images), train.known_labels, count, **how)
+        np.save(folder / "mixtures.npy", how["shares"])
         return write_images(folder, "outliers", ImageSet(images))
 
     return work.stage(

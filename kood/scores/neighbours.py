@@ -5,6 +5,7 @@ from typing import Any
 import numpy as np
 from keras import ops
 
+from kood.geometry import unit
 from kood.scores.fitting import Fitted, array, rows_of_logits
 from kood.scores.plain import float32
 from kood.scores.streaming import blocks, spread
@@ -41,14 +42,6 @@ def _bank(features, limit, logits=None):
         bank[done : done + len(rows)] = part
         done += len(rows)
     return bank
-
-
-def _unit(features):
-    """Features (B, D) of the backend brought to length 1; zero stays zero."""
-    largest = ops.max(ops.abs(features), axis=-1, keepdims=True)
-    features = features / ops.where(largest > 1e-30, largest, 1.0)
-    square = ops.sum(ops.square(features), axis=-1, keepdims=True)
-    return features / ops.sqrt(ops.where(square > 0, square, 1.0))
 
 
 def _largest(values, k, groups):
@@ -199,7 +192,7 @@ class KNN(_Neighbours):
             ValueError: Features of another width.
         """
         blocks = self._blocks()
-        features = _unit(self.checked(features, blocks[0].shape[0]))
+        features = unit(self.checked(features, blocks[0].shape[0]), axis=-1)
         # The least distance is the largest product less half the square, which differs only where a row is zero.
         nearest = self._nearest(blocks, features, self._has_zero)[1]
         # From the difference: sqrt(2 - 2 cos) would be off by 3e-4 where the neighbour is close.
@@ -263,6 +256,6 @@ class NNGuide(_Neighbours):
             ValueError: Features of another width.
         """
         blocks = self._blocks()
-        features = _unit(self.checked(features, blocks[0].shape[0]))
+        features = unit(self.checked(features, blocks[0].shape[0]), axis=-1)
         guidance = ops.mean(self._nearest(blocks, features)[0], axis=-1)
         return -guidance * ops.logsumexp(float32(logits), axis=-1)

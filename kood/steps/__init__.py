@@ -23,9 +23,23 @@ match keras.backend.backend():
     case other:
         raise ImportError(f"kood trains on tensorflow, jax or torch; KERAS_BACKEND is {other!r}")
 
-from kood.steps.devices import Devices, agreed, compiled, everyone, feed, gradient, mine, obtain, share, total, whole
+from kood.steps.devices import (
+    Devices,
+    agreed,
+    compiled,
+    everyone,
+    feed,
+    gradient,
+    mine,
+    obtain,
+    several,
+    share,
+    total,
+    whole,
+)  # fmt: skip
+from kood.steps.layers import BatchNormalization, Dropout
 
 __all__ = [
-    "Devices", "TrainStep", "agreed", "compiled", "everyone", "feed", "gradient", "mine", "obtain", "share", "total",
-    "whole",
+    "BatchNormalization", "Devices", "Dropout", "TrainStep", "agreed", "compiled", "everyone", "feed", "gradient",
+    "mine", "obtain", "several", "share", "total", "whole",
 ]  # fmt: skip

@@ -28,7 +28,8 @@ from kood.errors import UserError
 from kood.machine import cores
 
 __all__ = [
-    "Devices", "agreed", "compiled", "everyone", "exact", "feed", "mine", "obtain", "share", "total", "whole",
+    "Devices", "agreed", "compiled", "everyone", "feed", "gradient", "mine", "obtain", "several", "share", "total",
+    "whole",
 ]  # fmt: skip
 
 _here = import_module(f"kood.steps.{keras.backend.backend()}_devices")
@@ -136,6 +137,11 @@ def _refuse(wanted: int, local: int, provided: bool) -> None:
         )
 
 
+def several() -> bool:
+    """Whether models made here are fitted over more than one device."""
+    return _now["fitting"].count > 1
+
+
 def share(mean):
     """A mean over this replica's rows as its share of the mean over the whole batch."""
     replicas = _here.place()[1]
@@ -234,44 +240,3 @@ def _filled(rows, missing):
 def _of_all_processes(rows):
     stacked = _here.gather(ops.convert_to_numpy(rows))
     return ops.convert_to_tensor(stacked.reshape(-1, *stacked.shape[2:]))
-
-
-def exact(model: keras.Model) -> None:
-    """Lets the layers that look across rows, or draw for each row, see the whole batch in training.
-
-    Batch normalization takes the moments of all replicas' rows, as its `synchronized` does under TensorFlow; but a file
-    with that setting cannot be read under another backend, so the layers' moments are replaced and their configuration
-    is left alone. Dropout draws for all rows.
-    """
-    if _now["fitting"].count == 1:
-        return
-    for layer in model._flatten_layers():
-        if isinstance(layer, keras.layers.BatchNormalization):
-            layer._moments = _moments(layer)
-        elif isinstance(layer, keras.layers.Dropout) and layer.rate > 0:
-            layer.call = _dropout(layer)
-
-
-def _moments(layer):
-    alone = layer._moments
-
-    def moments(inputs, mask):
-        if _here.place()[1] == 1 or mask is not None:
-            return alone(inputs, mask)
-        mean, square = (ops.mean(x, axis=layer._reduction_axes) for x in (inputs, ops.square(inputs)))
-        mean, square = ops.unstack(total(share(ops.stack([mean, square]))), 2)
-        return mean, ops.maximum(square - ops.square(mean), 0.0)
-
-    return moments
-
-
-def _dropout(layer):
-    alone = layer.call
-
-    def call(inputs, training=False):
-        if _here.place()[1] == 1 or not training:
-            return alone(inputs, training=training)
-        shape = ops.shape(inputs)
-        return inputs * mine(alone(ops.ones((whole(shape[0]), *shape[1:]), inputs.dtype), training=True))
-
-    return call

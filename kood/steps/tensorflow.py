@@ -1,8 +1,11 @@
 """The training step under TensorFlow: a gradient tape."""
 
+from typing import Any
+
+import keras
 import tensorflow as tf
 
-from kood.steps.tensorflow_devices import summed_up
+from kood.steps.tensorflow_devices import placed, summed_up
 from kood.steps.terms import LossTerms
 
 __all__ = ["TrainStep", "forward", "gradient"]
@@ -11,15 +14,65 @@ __all__ = ["TrainStep", "forward", "gradient"]
 class TrainStep(LossTerms):
     """Gradient step of a `keras.Model` that has `losses`, for the TensorFlow backend."""
 
+    def fit(self, dataset, *, epochs, steps_per_epoch, initial_epoch=0, callbacks=(), **settings):
+        """As on every backend; on several devices with a loop of its own around Keras's training function.
+
+        Keras first takes the mean over the replicas of a batch, which fails on one of several workers (3.15).
+        """
+        strategy = self.distribute_strategy
+        if strategy.num_replicas_in_sync == 1:
+            settings |= {"epochs": epochs, "steps_per_epoch": steps_per_epoch, "initial_epoch": initial_epoch}
+            return super().fit(dataset, callbacks=list(callbacks), **settings)
+        with strategy.scope():
+            if not self.optimizer.built:
+                self.optimizer.build(self.trainable_variables)
+        told = keras.callbacks.CallbackList(
+            list(callbacks), add_history=True, model=self, epochs=epochs, steps=steps_per_epoch
+        )
+        batches = iter(strategy.experimental_distribute_dataset(dataset))
+        self.stop_training = False
+        self.make_train_function()
+        told.on_train_begin()
+        for epoch in range(initial_epoch, epochs):
+            self.reset_metrics()
+            told.on_epoch_begin(epoch)
+            for step in range(0, steps_per_epoch, self.steps_per_execution):
+                told.on_train_batch_begin(step)
+                told.on_train_batch_end(step + self.steps_per_execution - 1, self.train_function(batches))
+                if self.stop_training:
+                    break
+            told.on_epoch_end(epoch, self.get_metrics_result())
+            if self.stop_training:
+                break
+        self.optimizer.finalize_variable_values(self.trainable_weights)
+        told.on_train_end()
+        return self.history
+
     def train_step(self, data):
         """One update from one batch."""
-        with tf.GradientTape() as tape:
+        with placed(), tf.GradientTape() as tape:
             loss, values = self.total(data, training=True)
             scaled = self.optimizer.scale_loss(loss)
-        weights = self.trainable_weights
-        gradients = summed_up(tape.gradient(scaled, weights))
-        self.optimizer.apply_gradients(zip(gradients, weights, strict=True))
-        return self._logs(values)
+        with placed():
+            weights = self.trainable_weights
+            gradients = self._shares(tape.gradient(scaled, weights))
+            self.optimizer.apply_gradients(zip(gradients, weights, strict=True))
+            return self._logs(values)
+
+    def _shares(self, gradients):
+        """What the optimizer takes of each replica: it clips a replica's gradients, and then adds the replicas' up.
+
+        So where it clips, or asks whether all is finite, the replicas' gradients are added up and clipped here first,
+        and each replica hands on an equal part, which is below the bound.
+        """
+        replicas = tf.distribute.get_strategy().num_replicas_in_sync
+        inner: Any = getattr(self.optimizer, "inner_optimizer", self.optimizer)
+        if replicas == 1 or (inner is self.optimizer and not inner.global_clipnorm):
+            return gradients
+        gradients = summed_up(gradients)
+        if inner.global_clipnorm:
+            gradients, _ = tf.clip_by_global_norm(gradients, self.optimizer.scale_loss(inner.global_clipnorm))
+        return [None if gradient is None else gradient / replicas for gradient in gradients]
 
     def test_step(self, data):
         """The loss terms of one batch, nothing learned."""
@@ -32,21 +85,6 @@ class TrainStep(LossTerms):
             # Keras takes the mean over rows of what a worker's step returns, so a number has to be a row.
             return {name: value[None] for name, value in logs.items()}
         return logs
-
-    def _maybe_symbolic_build(self, iterator=None, data_batch=None):
-        """Readies the optimizer for several replicas, before Keras's first step; the model has been built.
-
-        Keras would look at a batch first, which the training then never sees, and fails on one of several workers. And
-        it would sum the replicas' gradients after clipping them; here they are sums before.
-        """
-        if self._distribute_strategy is None:
-            return
-        for optimizer in (self.optimizer, getattr(self.optimizer, "inner_optimizer", None)):
-            if optimizer is not None:
-                optimizer._all_reduce_sum_gradients = list
-        if self.optimizer is not None and not self.optimizer.built:
-            with self._distribute_strategy.scope():
-                self.optimizer.build(self.trainable_variables)
 
 
 def forward(model):

@@ -13,7 +13,10 @@ from typing import Any
 import numpy as np
 import tensorflow as tf
 
-__all__ = ["accelerators", "everyone", "fitting", "gather", "inference", "launched", "place", "provide", "total"]
+__all__ = [
+    "accelerators", "everyone", "fitting", "gather", "inference", "launched", "place", "placed", "provide",
+    "total",
+]  # fmt: skip
 
 _workers: tf.distribute.Strategy | None = None
 
@@ -94,16 +97,14 @@ def _total(values):
 
 
 def _summed(values):
-    return tf.distribute.get_replica_context().all_reduce(tf.distribute.ReduceOp.SUM, _placed(values))
+    return tf.distribute.get_replica_context().all_reduce(tf.distribute.ReduceOp.SUM, values)
 
 
-def _placed(values):
-    """A worker with one device asks where a tensor lies, which inside a function nothing has said yet."""
-    devices = tf.distribute.get_strategy().extended.worker_devices
-    if len(devices) > 1:
-        return values
-    with tf.device(devices[0]):
-        return tf.nest.map_structure(tf.identity, values)
+def placed():
+    """A context that says where a worker with one device computes, which its collective operations ask a tensor."""
+    strategy: Any = tf.distribute.get_strategy()
+    devices = strategy.extended.worker_devices if tf.distribute.has_strategy() else []
+    return tf.device(devices[0]) if len(devices) == 1 else contextlib.nullcontext()
 
 
 def summed_up(tensors):
@@ -117,7 +118,7 @@ def summed_up(tensors):
 def everyone(rows):
     """The rows of all replicas, one after another."""
     replica = _replica()
-    return rows if replica is None else replica.all_gather(_placed(rows), axis=0)
+    return rows if replica is None else replica.all_gather(rows, axis=0)
 
 
 def gather(array):
@@ -128,6 +129,11 @@ def gather(array):
 @tf.function
 def _gathered(array):
     strategy: Any = _workers
-    stacked = strategy.run(lambda: tf.distribute.get_replica_context().all_gather(_placed(array[None]), axis=0))
+
+    def rows():
+        with placed():
+            return tf.distribute.get_replica_context().all_gather(tf.identity(array[None]), axis=0)
+
+    stacked = strategy.run(rows)
     first = strategy.experimental_local_results(stacked)[0]
     return first[:: strategy.num_replicas_in_sync // launched()[1]]

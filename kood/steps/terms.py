@@ -2,8 +2,6 @@
 
 import keras
 
-from kood.steps.devices import exact
-
 __all__ = ["LossTerms"]
 
 
@@ -35,14 +33,6 @@ class LossTerms(keras.Model):
         """
         raise NotImplementedError
 
-    def fit(self, *arguments, **settings):
-        """Keras's; inside `Devices.fitting` the layers see whole batches.
-
-        Not `compile`: a model whose `compile` is its own is not compiled again when it is loaded.
-        """
-        exact(self)
-        return super().fit(*arguments, **settings)
-
     def get_compile_config(self):
         """What `compile` was given, in words that every backend understands.
 
@@ -70,7 +60,7 @@ class LossTerms(keras.Model):
 
 def _public_optimizer(config):
     if isinstance(config, dict):
-        if str(config.get("module", "")).startswith("keras.src.backend.torch.optimizers."):
+        if "registered_name" in config and hasattr(keras.optimizers, str(config.get("class_name"))):
             config = {**config, "module": "keras.optimizers", "registered_name": None}
         return {key: _public_optimizer(value) for key, value in config.items()}
     return config

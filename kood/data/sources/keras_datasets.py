@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 
 from kood.data.image_set import ImageSet
+from kood.data.sources import row
 from kood.errors import UserError
 from kood.process import through_proxy
 
@@ -37,70 +38,6 @@ _PLACES = {
         "https://storage.googleapis.com/tensorflow/tf-keras-datasets/*-ubyte.gz (four files)", "fashion-mnist/",
     ),
 }  # fmt: skip
-
-
-def cifar10(image_shape: tuple[int, int, int], *, seed: int) -> dict[str, ImageSet]:
-    """CIFAR-10: 50,000 training and 10,000 test images of 32x32 in colour, ten classes (Krizhevsky, 2009).
-
-    Args:
-        image_shape: (H, W, C) of the images wanted.
-        seed: Not used; nothing here is random.
-
-    Returns:
-        {"train", "test"}.
-
-    Raises:
-        UserError: The download fails.
-    """
-    return _sets("cifar10", image_shape, _CIFAR10)
-
-
-def cifar100(image_shape: tuple[int, int, int], *, seed: int) -> dict[str, ImageSet]:
-    """CIFAR-100: 50,000 training and 10,000 test images of 32x32 in colour, 100 classes (Krizhevsky, 2009).
-
-    Args:
-        image_shape: (H, W, C) of the images wanted.
-        seed: Not used; nothing here is random.
-
-    Returns:
-        {"train", "test"}.
-
-    Raises:
-        UserError: The download fails.
-    """
-    return _sets("cifar100", image_shape, _CIFAR100)
-
-
-def mnist(image_shape: tuple[int, int, int], *, seed: int) -> dict[str, ImageSet]:
-    """MNIST: 60,000 training and 10,000 test digits of 28x28 in grey, ten classes (LeCun et al., 1998).
-
-    Args:
-        image_shape: (H, W, C) of the images wanted.
-        seed: Not used; nothing here is random.
-
-    Returns:
-        {"train", "test"}.
-
-    Raises:
-        UserError: The download fails.
-    """
-    return _sets("mnist", image_shape, _DIGITS)
-
-
-def fashion_mnist(image_shape: tuple[int, int, int], *, seed: int) -> dict[str, ImageSet]:
-    """Fashion-MNIST: 60,000 training and 10,000 test garments of 28x28 in grey, ten classes (arXiv:1708.07747).
-
-    Args:
-        image_shape: (H, W, C) of the images wanted.
-        seed: Not used; nothing here is random.
-
-    Returns:
-        {"train", "test"}.
-
-    Raises:
-        UserError: The download fails.
-    """
-    return _sets("fashion_mnist", image_shape, _FASHION)
 
 
 def reads(source: Any) -> tuple[Path, list[str]]:
@@ -139,13 +76,26 @@ def _loaded(name: str):
         ) from error
 
 
-def _sets(name: str, image_shape: tuple[int, int, int], class_names: tuple[str, ...]) -> dict[str, ImageSet]:
+def _sets(
+    image_shape: tuple[int, int, int], *, seed: int, data_set: str, class_names: tuple[str, ...]
+) -> dict[str, ImageSet]:
+    """A data set of Keras's, downloaded at its first use: {"train", "test"}.
+
+    Args:
+        image_shape: (H, W, C) of the images wanted.
+        seed: Not used; nothing here is random.
+        data_set: Keras's name of it.
+        class_names: Its classes.
+
+    Raises:
+        UserError: The download fails.
+    """
     import keras
 
     from kood.data.images import fit_images
 
     sets = {}
-    for split, (images, labels) in zip(("train", "test"), _loaded(name), strict=True):
+    for split, (images, labels) in zip(("train", "test"), _loaded(data_set), strict=True):
         pixels = np.asarray(images)
         if pixels.ndim == 3:
             pixels = pixels[..., None]
@@ -154,3 +104,29 @@ def _sets(name: str, image_shape: tuple[int, int, int], class_names: tuple[str, 
         pixels = np.ascontiguousarray(pixels)
         sets[split] = ImageSet(fit_images(pixels, image_shape), labels.reshape(-1).astype(np.int64), class_names)
     return sets
+
+
+cifar10 = row(
+    _sets,
+    "CIFAR-10: 50,000 training and 10,000 test images of 32x32 in colour, ten classes (Krizhevsky, 2009).",
+    data_set="cifar10",
+    class_names=_CIFAR10,
+)
+cifar100 = row(
+    _sets,
+    "CIFAR-100: 50,000 training and 10,000 test images of 32x32 in colour, 100 classes (Krizhevsky, 2009).",
+    data_set="cifar100",
+    class_names=_CIFAR100,
+)
+mnist = row(
+    _sets,
+    "MNIST: 60,000 training and 10,000 test digits of 28x28 in grey, ten classes (LeCun et al., 1998).",
+    data_set="mnist",
+    class_names=_DIGITS,
+)
+fashion_mnist = row(
+    _sets,
+    "Fashion-MNIST: 60,000 training and 10,000 test garments of 28x28 in grey, ten classes (arXiv:1708.07747).",
+    data_set="fashion_mnist",
+    class_names=_FASHION,
+)

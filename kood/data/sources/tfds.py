@@ -10,6 +10,7 @@ from kood.data.image_set import ImageSet
 from kood.data.large import Blobs
 from kood.data.paths import data_path
 from kood.data.rules import WHITE, Colour
+from kood.data.sources import row
 from kood.errors import UserError
 
 __all__ = ["dtd", "places365", "svhn", "tfds"]
@@ -17,112 +18,6 @@ __all__ = ["dtd", "places365", "svhn", "tfds"]
 _Classes = Sequence[int | str] | None
 #: What TFDS calls the sources that have a name of their own here.
 _NAMES = {"svhn": "svhn_cropped", "dtd": "dtd", "places365": "places365_small"}
-
-
-def svhn(
-    image_shape: tuple[int, int, int],
-    *,
-    seed: int,
-    path: str | None = None,
-    classes: _Classes = None,
-    count: int | None = None,
-    split: str | None = None,
-    ground: Colour = WHITE,
-) -> dict[str, ImageSet]:
-    """SVHN: house numbers, 73,257 training and 26,032 test images of 32x32 in colour, 10 classes (Netzer et al., 2011).
-
-    Args:
-        image_shape: (H, W, C) of the images wanted.
-        seed: Decides which images `count` draws.
-        path: TFDS's data folder; its own default where not given.
-        classes: Only these, in this order.
-        count: So many images of each split, drawn at random.
-        split: Only this one.
-        ground: What is seen through transparency, (red, green, blue).
-
-    Returns:
-        {"train", "test"}.
-
-    Raises:
-        UserError: TFDS is missing, or the data set has not been prepared.
-    """
-    return _prepared(
-        _NAMES["svhn"], image_shape, seed=seed, path=path, classes=classes, count=count, split=split, ground=ground
-    )
-
-
-def dtd(
-    image_shape: tuple[int, int, int],
-    *,
-    seed: int,
-    path: str | None = None,
-    classes: _Classes = None,
-    count: int | None = None,
-    split: str | None = None,
-    ground: Colour = WHITE,
-) -> dict[str, ImageSet]:
-    """DTD: describable textures, 47 classes, 1,880 training and 1,880 test photographs (arXiv:1311.3618).
-
-    Args:
-        image_shape: (H, W, C) of the images wanted.
-        seed: Decides which images `count` draws.
-        path: TFDS's data folder; its own default where not given.
-        classes: Only these, in this order.
-        count: So many images of each split, drawn at random.
-        split: Only this one.
-        ground: What is seen through transparency, (red, green, blue).
-
-    Returns:
-        {"train", "test"}.
-
-    Raises:
-        UserError: TFDS is missing, or the data set has not been prepared.
-    """
-    return _prepared(
-        _NAMES["dtd"], image_shape, seed=seed, path=path, classes=classes, count=count, split=split, ground=ground
-    )
-
-
-def places365(
-    image_shape: tuple[int, int, int],
-    *,
-    seed: int,
-    path: str | None = None,
-    classes: _Classes = None,
-    count: int | None = None,
-    split: str | None = None,
-    ground: Colour = WHITE,
-) -> dict[str, ImageSet]:
-    """Places365 (small): scenes of 256x256, 365 classes; its 36,500 validation images are "test" (Zhou et al., 2017).
-
-    The official test images have no labels and are not used.
-
-    Args:
-        image_shape: (H, W, C) of the images wanted.
-        seed: Decides which images `count` draws.
-        path: TFDS's data folder; its own default where not given.
-        classes: Only these, in this order.
-        count: So many images of each split, drawn at random.
-        split: Only this one.
-        ground: What is seen through transparency, (red, green, blue).
-
-    Returns:
-        {"train", "test"}.
-
-    Raises:
-        UserError: TFDS is missing, or the data set has not been prepared.
-    """
-    return _prepared(
-        _NAMES["places365"],
-        image_shape,
-        seed=seed,
-        path=path,
-        classes=classes,
-        count=count,
-        split=split,
-        ground=ground,
-        test="validation",
-    )
 
 
 def tfds(
@@ -156,21 +51,24 @@ def tfds(
     Raises:
         UserError: TFDS is missing, it knows no such name, the data set has not been prepared, or has no images.
     """
-    return _prepared(name, image_shape, seed=seed, path=path, classes=classes, count=count, split=split, ground=ground)
+    return _prepared(
+        image_shape, seed=seed, name=name, path=path, classes=classes, count=count, split=split, ground=ground
+    )
 
 
 def _prepared(
-    name: str,
     image_shape: tuple[int, int, int],
     *,
     seed: int,
-    path: str | None,
-    classes: _Classes,
-    count: int | None,
-    split: str | None,
-    ground: Colour,
+    name: str,
+    path: str | None = None,
+    classes: _Classes = None,
+    count: int | None = None,
+    split: str | None = None,
+    ground: Colour = WHITE,
     test: str | None = None,
 ) -> dict[str, ImageSet]:
+    """As `tfds`, with a split of another name for "test"."""
     from kood.data.classes import class_indices, relabel
     from kood.data.decode import decode_images
 
@@ -250,7 +148,28 @@ def _read(builder, split: str, has_labels: bool) -> tuple[Blobs, np.ndarray]:
     )
     files = Blobs()
     labels: list[int] = []
-    for row in tensorflow_datasets.as_numpy(rows):
-        files.append(row["image"])
-        labels.append(int(row["label"]) if has_labels else 0)
+    for one in tensorflow_datasets.as_numpy(rows):
+        files.append(one["image"])
+        labels.append(int(one["label"]) if has_labels else 0)
     return files, np.array(labels, np.int64)
+
+
+svhn = row(
+    _prepared,
+    "SVHN: house numbers, 73,257 training and 26,032 test images of 32x32 in colour, 10 classes (Netzer et al., 2011).",
+    name=_NAMES["svhn"],
+    test=None,
+)
+dtd = row(
+    _prepared,
+    "DTD: describable textures, 47 classes, 1,880 training and 1,880 test photographs (arXiv:1311.3618).",
+    name=_NAMES["dtd"],
+    test=None,
+)
+# The official test images have no labels and are not used.
+places365 = row(
+    _prepared,
+    'Places365 (small): scenes of 256x256, 365 classes; its 36,500 validation images are "test" (Zhou et al., 2017).',
+    name=_NAMES["places365"],
+    test="validation",
+)

@@ -3,6 +3,8 @@
 import keras
 from keras import layers
 
+from kood.steps import BatchNormalization
+
 
 def convolution(width: int, kernel: int = 3, stride: int = 1) -> layers.Layer:
     """Without a bias: every convolution here is followed by a normalisation, which has its own."""
@@ -27,7 +29,7 @@ def pointwise(x: keras.KerasTensor, width: int, stride: int) -> keras.KerasTenso
 
 def normalisation() -> layers.Layer:
     # Keras's default momentum of 0.99 needs about 500 steps to forget the initial statistics; short runs have fewer.
-    return layers.BatchNormalization(momentum=0.9, epsilon=1e-5)
+    return BatchNormalization(momentum=0.9, epsilon=1e-5)
 
 
 def checked_image_shape(image_shape: tuple[int, int, int]) -> tuple[int, int, int]:

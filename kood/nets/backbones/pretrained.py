@@ -5,6 +5,7 @@ from keras import layers
 
 from kood.errors import UserError
 from kood.nets.backbones.parts import check_positive, checked_image_shape
+from kood.steps import BatchNormalization, Dropout, several
 
 __all__ = ["pretrained"]
 
@@ -38,11 +39,24 @@ def pretrained(
     image = keras.Input(image_shape, name="image")
     # As a plain functional model, which loads without KerasCV wherever its layers are Keras's own.
     plain = keras.Model(network.inputs[0], network.outputs[-1], name=network.name)
+    if several():
+        cloned = keras.models.clone_model(plain, clone_function=_of_whole_batches, recursive=True)
+        cloned.set_weights(plain.get_weights())
+        plain = cloned
     x = plain(layers.Rescaling(127.5, offset=127.5, name="pixels")(image))
     x = layers.GlobalAveragePooling2D(data_format="channels_last", name="pooled")(x)
     if features is not None:
         x = layers.Dense(features, kernel_initializer="he_normal", name="features")(x)
     return keras.Model(image, x, name="pretrained")
+
+
+def _of_whole_batches(layer: keras.Layer) -> keras.Layer:
+    """The layer made again, by kood's kind of it where there is one."""
+    kind: type[keras.Layer] = type(layer)
+    for ours in (BatchNormalization, Dropout):
+        if kind in ours.__bases__:
+            kind = ours
+    return kind.from_config(layer.get_config())
 
 
 def _fetched(preset: str) -> keras.Model:

@@ -4,6 +4,7 @@ import keras
 from keras import layers
 
 from kood.nets.backbones.parts import check_positive, checked_image_shape, convolution, normalisation, pointwise
+from kood.steps import Dropout
 
 __all__ = ["wrn28_10", "wrn40_2"]
 
@@ -90,5 +91,5 @@ def _block(x: keras.KerasTensor, width: int, stride: int, dropout: float) -> ker
         shortcut = pointwise(rectified, width, stride)
     x = layers.ReLU()(normalisation()(convolution(width, stride=stride)(rectified)))
     if dropout:
-        x = layers.Dropout(dropout)(x)
+        x = Dropout(dropout)(x)
     return layers.Add()([convolution(width)(x), shortcut])
