@@ -91,6 +91,7 @@ def fit(
     budget: "TimeBudget | None" = None,
     log: Path | None = None,
     board: Path | None = None,
+    images: np.ndarray | None = None,
 ) -> tuple[keras.Model, dict[str, list[float]]]:
     """Trains a compiled model, from its last checkpoint if there is one, which another backend may have written.
 
@@ -108,6 +109,7 @@ def fit(
         budget: Ends the training when its time is up, if that is before the last epoch.
         log: A CSV file for a line an epoch (`kood.tracking.EpochLog`), not given: none.
         board: A folder for TensorBoard's event files, not given: none.
+        images: uint8 (N, H, W, C) that the batches name rows of, to lie on the device; not given, batches have pixels.
 
     Returns:
         The trained model and {loss term: one value an epoch}.
@@ -129,15 +131,16 @@ def fit(
         written = EpochLog(log, first) if log else None, EventFile(board, first) if board else None
         watched = budget, checkpoint, *written, _StopWhenDiverged(checkpoint), callback
         callbacks = [one for one in watched if one is not None]
-        model.fit(
-            feed(batches(first)),
-            initial_epoch=first,
-            epochs=epochs,
-            steps_per_epoch=steps_per_epoch,
-            shuffle=False,  # The data set has shuffled already.
-            verbose=0,
-            callbacks=callbacks,
-        )
+        with model.holding(images):
+            model.fit(
+                feed(batches(first)),
+                initial_epoch=first,
+                epochs=epochs,
+                steps_per_epoch=steps_per_epoch,
+                shuffle=False,  # The data set has shuffled already.
+                verbose=0,
+                callbacks=callbacks,
+            )
     else:  # Killed between the last epoch and here: what `fit` does at its end is still to be done.
         model.optimizer.finalize_variable_values(model.trainable_variables)
     checkpoint.remove()

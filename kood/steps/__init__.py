@@ -8,7 +8,8 @@ in `keras.ops`:
 and lists the terms' names in `terms`. The step minimises their sum. Everything else about an update is the optimizer's:
 clipping (`global_clipnorm`), the moving average of the weights (`use_ema`), loss scaling under float16.
 
-`devices` says how a step and a forward pass spread over several devices, and what that asks of a model's losses.
+`devices` says how a step and a forward pass spread over several devices, and what that asks of a model's losses;
+`resident` how a batch names images that lie on the device.
 """
 
 import keras
@@ -23,9 +24,23 @@ match keras.backend.backend():
     case other:
         raise ImportError(f"kood trains on tensorflow, jax or torch; KERAS_BACKEND is {other!r}")
 
-from kood.steps.devices import Devices, agreed, compiled, everyone, feed, gradient, mine, obtain, share, total, whole
+from kood.steps.devices import (
+    Devices,
+    accelerated,
+    agreed,
+    compiled,
+    everyone,
+    feed,
+    gradient,
+    mine,
+    obtain,
+    share,
+    total,
+    whole,
+)
+from kood.steps.resident import resides
 
 __all__ = [
-    "Devices", "TrainStep", "agreed", "compiled", "everyone", "feed", "gradient", "mine", "obtain", "share", "total",
-    "whole",
+    "Devices", "TrainStep", "accelerated", "agreed", "compiled", "everyone", "feed", "gradient", "mine", "obtain",
+    "resides", "share", "total", "whole",
 ]  # fmt: skip

@@ -14,7 +14,7 @@ class TrainStep(LossTerms):
     def train_step(self, data):
         """One update from one batch."""
         with tf.GradientTape() as tape:
-            loss, values = self.total(data, training=True)
+            loss, values = self.total(self.held(data), training=True)
             scaled = self.optimizer.scale_loss(loss)
         weights = self.trainable_weights
         gradients = summed_up(tape.gradient(scaled, weights))
