@@ -18,7 +18,7 @@ import numpy as np
 
 from kood.errors import UserError
 from kood.runs import write_atomically
-from kood.steps import agreed, feed
+from kood.steps import accelerated, agreed, feed
 from kood.tracking import EpochLog, EventFile
 
 __all__ = ["TimeBudget", "fit", "optimizer", "precision", "steps_per_call"]
@@ -329,7 +329,7 @@ def steps_per_call(steps_per_epoch: int, wanted: int = 1) -> int:
     """How many training steps the compiled function makes in one call.
 
     Calling a small network's step costs as much as the step. TensorFlow loops inside the graph, so there more steps a
-    call are free; under JAX and torch they are not.
+    call are free, and so they are under JAX on an accelerator; on a CPU and under torch they are not.
 
     Args:
         steps_per_epoch: The loop must not run past an epoch's end.
@@ -340,4 +340,6 @@ def steps_per_call(steps_per_epoch: int, wanted: int = 1) -> int:
     """
     if wanted == 1 and keras.backend.backend() == "tensorflow":
         wanted = 25
+    elif wanted == 1 and keras.backend.backend() == "jax" and accelerated():
+        wanted = 10
     return max(n for n in range(1, min(wanted, steps_per_epoch) + 1) if steps_per_epoch % n == 0)
