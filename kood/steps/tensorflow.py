@@ -1,5 +1,7 @@
 """The training step under TensorFlow: a gradient tape."""
 
+import contextlib
+
 import tensorflow as tf
 
 from kood.steps.tensorflow_devices import summed_up
@@ -10,6 +12,16 @@ __all__ = ["TrainStep", "forward", "gradient"]
 
 class TrainStep(LossTerms):
     """Gradient step of a `keras.Model` that has `losses`, for the TensorFlow backend."""
+
+    @contextlib.contextmanager
+    def holding(self, images):
+        """As on every backend; a step that was traced takes the images it was traced with."""
+        with super().holding(images):
+            if images is not None:
+                self.train_function = None
+            yield
+        if images is not None:
+            self.train_function = None
 
     def train_step(self, data):
         """One update from one batch."""

@@ -56,15 +56,11 @@ class LossTerms(keras.Model):
         Args:
             images: uint8 (N, H, W, C), on the device as long as the block; or None, and nothing changes.
         """
-        if images is None:
-            yield
-            return
-        # What was compiled before or inside may hold other images, or these.
-        self._images, self.train_function = on_device(images), None
+        self._images = None if images is None else on_device(images)
         try:
             yield
         finally:
-            self._images = self.train_function = None
+            self._images = None
 
     def held(self, batch):
         """The batch beside the images that its rows are of."""
