@@ -50,9 +50,7 @@ def measure(arguments: argparse.Namespace) -> dict[str, float]:
     backbone = registry.obtain("backbones", arguments.backbone)
 
     def optimizer():
-        return training.optimizer(
-            steps * rounds, learning_rate=1e-3, weight_decay=1e-4, precision=arguments.precision
-        )
+        return training.optimizer(steps * rounds, learning_rate=1e-3, weight_decay=1e-4, precision=arguments.precision)
 
     with training.precision(arguments.precision):
         trunk, its_trunk = backbone((size, size, 3)), backbone((size, size, 3))
@@ -132,8 +130,8 @@ def main() -> None:
         if result.returncode:
             sys.exit(f"{backend}: {result.stderr.strip().splitlines()[-1]}")
         speed = json.loads(result.stdout.strip().splitlines()[-1])
-        ratio = speed["kood"] / speed["bare"]
-        print(f"{backend:<12}{speed['kood']:>15.0f}{speed['bare']:>15.0f}{ratio:>8.2f}  {'resident' if speed['resident'] else 'of the host'}")
+        ratio, lie = speed["kood"] / speed["bare"], "on the device" if speed["resident"] else "in batches"
+        print(f"{backend:<12}{speed['kood']:>15.0f}{speed['bare']:>15.0f}{ratio:>8.2f}  {lie}")
 
 
 if __name__ == "__main__":

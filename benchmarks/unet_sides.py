@@ -119,7 +119,10 @@ def backend(arguments: argparse.Namespace) -> tuple[dict, dict[str, Callable[[],
         assert np.isfinite(ops.convert_to_numpy(result)).all()
         return batch
 
-    facts = {"parameters": model.network.count_params(), "about": f"{4 * len(arguments.multipliers) + 1} residual blocks"}
+    facts = {
+        "parameters": model.network.count_params(),
+        "about": f"{4 * len(arguments.multipliers) + 1} residual blocks",
+    }
     return facts, {"kood": fit, "bare": bare, "sample": sample}
 
 

@@ -1,4 +1,4 @@
-"""Images that lie on the device, and several steps a call: the numbers are those of host batches and of single steps."""
+"""Images on the device and several steps a call: the numbers are those of host batches and of single steps."""
 
 import sys
 

@@ -88,13 +88,7 @@ def training_batches(
         outliers_per_batch = 0
     if labelled is None:
         labelled_per_batch = 0
-    if len(id_set) < batch_size:
-        raise UserError(
-            f"train.batch_size: {batch_size} is more than the {len(id_set)} training images; lower it to at most "
-            f"{len(id_set)}, or give more images"
-        )
-    if not 0 <= first_epoch <= epochs:
-        raise ValueError(f"first_epoch must lie in 0..{epochs}, not {first_epoch}")
+    _check_batches(len(id_set), batch_size, first_epoch, epochs)
     if resident and mix != "none":
         raise ValueError("outliers are mixed where the pixels are: resident must be False")
     per_epoch = len(id_set) // batch_size if steps is None else steps
@@ -256,6 +250,16 @@ def _check_labels(id_set: ImageSet, num_classes: int) -> None:
         raise ValueError(f"label {labels.max()} does not fit into {num_classes} classes")
 
 
+def _check_batches(images: int, batch_size: int, first_epoch: int, epochs: int) -> None:
+    if images < batch_size:
+        raise UserError(
+            f"train.batch_size: {batch_size} is more than the {images} training images; lower it to at most {images}, "
+            "or give more images"
+        )
+    if not 0 <= first_epoch <= epochs:
+        raise ValueError(f"first_epoch must lie in 0..{epochs}, not {first_epoch}")
+
+
 def _looking_up(images: np.ndarray, behind: int, resident: bool):
     """A function of rows (n,) to their pixels (n, H, W, C), uint8; or, without pixels, to the rows behind others."""
     if resident:
@@ -306,7 +310,7 @@ def _finishing(names: Sequence[str], shape: tuple[int, ...], resident: bool):
         raise ValueError(f"{', '.join(names)}: not all of these only move pixels; resident must be False")
 
     def of_rows(rows, count, seed):
-        return {"rows": tf.ensure_shape(rows, (count,)), **moved_places(names, count, shape[:2], seed)}
+        return {"rows": tf.ensure_shape(rows, (count,)), **moved_places(names, count, (shape[0], shape[1]), seed)}
 
     def of_pixels(pixels, count, seed):
         images = normalize(tf.ensure_shape(pixels, (count, *shape)))

@@ -9,7 +9,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from kood import registry
-from kood.data.augment.geometry import MOVES
+from kood.data.augment.geometry import MOVES, every_place
 from kood.data.image_set import ImageSet
 from kood.data.tf_on_cpu import tf
 
@@ -54,7 +54,7 @@ def moved_places(augment: Sequence[str], count: int, sides: tuple[int, int], see
     """
     if not augment:
         return {}
-    down, across = (tf.tile(tf.range(side)[None], [count, 1]) for side in sides)
+    down, across = every_place(count, sides)
     # The last one says what its own input shows, and so on back to the image.
     for number in reversed(range(len(augment))):
         move = MOVES[_attribute(augment[number])]

@@ -28,7 +28,8 @@ from kood.errors import UserError
 from kood.machine import cores
 
 __all__ = [
-    "Devices", "accelerated", "agreed", "alone", "compiled", "everyone", "exact", "feed", "mine", "obtain", "share", "total", "whole",
+    "Devices", "accelerated", "agreed", "alone", "compiled", "everyone", "exact", "feed", "mine", "obtain", "share",
+    "total", "whole",
 ]  # fmt: skip
 
 _here = import_module(f"kood.steps.{keras.backend.backend()}_devices")

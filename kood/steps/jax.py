@@ -1,6 +1,7 @@
 """The training step under JAX: a pure function of the model's state, differentiated."""
 
 import itertools
+from collections.abc import Callable, Iterator
 
 import jax
 import keras
@@ -14,6 +15,8 @@ __all__ = ["TrainStep", "forward", "gradient"]
 
 class TrainStep(LossTerms):
     """Gradient step of a `keras.Model` that has `losses`, for the JAX backend."""
+
+    train_function: Callable | None
 
     def fit(self, *arguments, **settings):
         """As on every backend; a model may be fitted again.
@@ -47,13 +50,14 @@ class TrainStep(LossTerms):
         one_step, loop = (jax.jit(function, donate_argnums=0) for function in (one, several))
 
         def call(state, iterator):
-            batches = itertools.islice(iterator, self.steps_per_execution)
-            if loops() and self.steps_per_execution > 1:
-                batches = list(batches)
+            coming: Iterator = itertools.islice(iterator, self.steps_per_execution)
+            if loops():
+                batches = list(coming)
                 if len(batches) > 1:
                     return loop(state, batches, self._images)
+                coming = iter(batches)
             logs = None
-            for batch in batches:
+            for batch in coming:
                 logs, state = one_step(state, batch, self._images)
             if logs is None:
                 raise StopIteration
@@ -99,7 +103,7 @@ class TrainStep(LossTerms):
 
 
 def loops():
-    """Whether several steps are one program: on a CPU XLA's loops are slower than as many calls."""
+    """Whether several steps are one program; on a CPU a convolution in XLA's loop takes over twenty times as long."""
     return accelerated()
 
 

@@ -61,7 +61,7 @@ def keep_programs():
     written is done without. Not on a CPU: JAX would load a program of one processor on another that lacks its
     instructions, and kood's compile about as fast as they load.
     """
-    if not accelerators() or jax.config.jax_compilation_cache_dir is not None:
+    if not accelerators() or jax.config.values.get("jax_compilation_cache_dir"):
         return
     above = os.environ.get("XDG_CACHE_HOME", "")
     with contextlib.suppress(OSError, RuntimeError):  # RuntimeError: a user without a home.

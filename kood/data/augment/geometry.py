@@ -22,7 +22,7 @@ def flip(images, seed):
     Returns:
         float32 (B, H, W, C) in [-1, 1].
     """
-    return _moved(images, *_mirrored(*_places(images), images.shape[1:3], seed))
+    return _moved(images, _mirrored, seed)
 
 
 def crop(images, seed):
@@ -37,7 +37,7 @@ def crop(images, seed):
     Returns:
         float32 (B, H, W, C) in [-1, 1].
     """
-    return _moved(images, *_shifted(*_places(images), images.shape[1:3], seed))
+    return _moved(images, _shifted, seed)
 
 
 def _mirrored(down, across, sides, seed):
@@ -60,12 +60,14 @@ def _shifted(down, across, sides, seed):
 MOVES: dict[str, Callable] = {"flip": _mirrored, "crop": _shifted}
 
 
-def _places(images):
-    """Every place of the result."""
-    return [tf.tile(tf.range(side)[None], [tf.shape(images)[0], 1]) for side in images.shape[1:3]]
+def every_place(count, sides):
+    """All rows and all columns, int32 (count, H) and (count, W): what images show that nothing has moved."""
+    return tuple(tf.tile(tf.range(side)[None], [count, 1]) for side in sides)
 
 
-def _moved(images, down, across):
+def _moved(images, move, seed):
+    sides = images.shape[1:3]
+    down, across = move(*every_place(tf.shape(images)[0], sides), sides, seed)
     rows = tf.gather(images, down, axis=1, batch_dims=1)
     return tf.ensure_shape(tf.gather(rows, across, axis=2, batch_dims=1), images.shape)
 
