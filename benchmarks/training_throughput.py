@@ -1,12 +1,15 @@
 """What kood's own training step and pipeline cost: its fit against a bare `model.fit` of the same network.
 
     python benchmarks/training_throughput.py [--backbone resnet20] [--size 32] [--images 2048] [--rounds 5]
+    python benchmarks/training_throughput.py --backbone resnet18 --batch 512 --images 50000 --precision mixed_bfloat16 \
+        --augment flip crop --backends jax         # what a GPU does; with --outliers 256 in every batch
 
 Each installed backend runs in a process of its own. Within it the two sides train in turn, A B A B, after one round
 that is not counted; a figure is the median over the rounds of images a second, and the ratio kood / bare (1 means
 that kood costs nothing). The bare side is a Keras functional model with a dense layer, cross-entropy, the same
 optimizer and a plain tf.data pipeline over the same arrays. Throughput differs between machines; the ratio is what
-counts.
+counts. Outliers count as images on both sides; augmentations and images that lie on the device (`--resident`, as
+`train.resident` of a recipe) are kood's alone.
 """
 
 import argparse
@@ -33,55 +36,61 @@ def measure(arguments: argparse.Namespace) -> dict[str, float]:
     from kood.classifier import Classifier
     from kood.data import ImageSet
     from kood.data.batches import training_batches
+    from kood.data.resident import only_move, pixels_of
+    from kood.steps import resides
 
-    size, classes, batch = arguments.size, 10, arguments.batch
+    size, classes, batch, beside = arguments.size, 10, arguments.batch, arguments.outliers
     rng = np.random.default_rng(0)
-    count = arguments.images // batch * batch
-    images = ImageSet(
-        rng.integers(0, 256, (count, size, size, 3)).astype("uint8"),
-        rng.integers(0, classes, count),
-        tuple(map(str, range(classes))),
-    )
-    steps, rounds = count // batch, arguments.rounds + 1
+    steps, rounds = arguments.images // batch, arguments.rounds + 1
+    count = steps * (batch + beside)
+    pixels = rng.integers(0, 256, (count, size, size, 3), dtype="uint8")
+    labels = rng.integers(0, classes, count)
+    images = ImageSet(pixels[: steps * batch], labels[: steps * batch], tuple(map(str, range(classes))))
+    outliers = ImageSet(pixels[steps * batch :]) if beside else None
     backbone = registry.obtain("backbones", arguments.backbone)
 
-    ours = Classifier(backbone((size, size, 3)), heads.Softmax(classes))
-    ours.build((None, size, size, 3))
-    ours.compile(
-        training.optimizer(steps * rounds, learning_rate=1e-3, weight_decay=1e-4),
-        steps_per_execution=training.steps_per_call(steps),
-    )
+    def optimizer():
+        return training.optimizer(steps * rounds, learning_rate=1e-3, weight_decay=1e-4, precision=arguments.precision)
 
-    trunk = backbone((size, size, 3))
-    bare = keras.Model(trunk.input, keras.layers.Dense(classes)(trunk.output))
-    bare.compile(
-        training.optimizer(steps * rounds, learning_rate=1e-3, weight_decay=1e-4),
-        loss=keras.losses.CategoricalCrossentropy(from_logits=True),
-    )
-    labels = np.eye(classes, dtype="float32")[images.labels]
+    with training.precision(arguments.precision):
+        trunk, its_trunk = backbone((size, size, 3)), backbone((size, size, 3))
+    ours = Classifier(trunk, heads.Softmax(classes), exposure="outlier_exposure" if beside else None)
+    ours.build((None, size, size, 3))
+    ours.compile(optimizer(), steps_per_execution=training.steps_per_call(steps))
+
+    bare = keras.Model(its_trunk.input, keras.layers.Dense(classes, dtype="float32")(its_trunk.output))
+    bare.compile(optimizer(), loss=keras.losses.CategoricalCrossentropy(from_logits=True))
     plain = (
-        tf.data.Dataset.from_tensor_slices((images.images, labels))
+        tf.data.Dataset.from_tensor_slices((pixels, np.eye(classes, dtype="float32")[labels]))
         .shuffle(count)
-        .batch(batch, drop_remainder=True)
+        .batch(batch + beside, drop_remainder=True)
         .map(lambda x, y: (tf.cast(x, tf.float32) / 127.5 - 1.0, y), tf.data.AUTOTUNE)
         .prefetch(tf.data.AUTOTUNE)
     )
-    ids = {"num_classes": classes, "batch_size": batch, "outliers_per_batch": 0, "epochs": 1}
+    wanted = {"auto": "auto", "true": True, "false": False}[arguments.resident]
+    held = pixels_of(images, outliers) if resides(wanted, pixels.shape) and only_move(arguments.augment) else None
+    settings = {
+        "num_classes": classes, "batch_size": batch, "outliers_per_batch": beside, "epochs": 1,
+        "augment": arguments.augment, "resident": held is not None,
+    }  # fmt: skip
 
     def fit_ours(number: int) -> None:
-        ours.fit(training_batches(images, None, seed=number, **ids)[0], steps_per_epoch=steps, shuffle=False, verbose=0)
+        batches, _ = training_batches(images, outliers, seed=number, **settings)
+        ours.fit(batches, steps_per_epoch=steps, shuffle=False, verbose=0)
 
     def fit_bare(_: int) -> None:
         bare.fit(plain, verbose=0)
 
     seconds: dict[str, list[float]] = {"kood": [], "bare": []}
-    for number in range(rounds):
-        for name, fit in (("kood", fit_ours), ("bare", fit_bare)):
-            start = time.perf_counter()
-            fit(number)
-            if number:
-                seconds[name].append(time.perf_counter() - start)
-    return {name: count / statistics.median(values) for name, values in seconds.items()}
+    with ours.holding(held):
+        for number in range(rounds):
+            for name, fit in (("kood", fit_ours), ("bare", fit_bare)):
+                start = time.perf_counter()
+                fit(number)
+                if number:
+                    seconds[name].append(time.perf_counter() - start)
+    speeds = {name: count / statistics.median(values) for name, values in seconds.items()}
+    return {**speeds, "resident": held is not None}
 
 
 def main() -> None:
@@ -90,15 +99,23 @@ def main() -> None:
     parser.add_argument("--size", type=int, default=32)
     parser.add_argument("--images", type=int, default=2048)
     parser.add_argument("--batch", type=int, default=128)
+    parser.add_argument("--outliers", type=int, default=0, help="outlier rows beside those of a batch")
+    parser.add_argument("--precision", default="float32", choices=("float32", "mixed_bfloat16", "mixed_float16"))
+    parser.add_argument("--resident", default="auto", choices=("auto", "true", "false"))
+    parser.add_argument("--augment", nargs="*", default=[])
+    parser.add_argument("--backends", nargs="+", default=list(BACKENDS), choices=BACKENDS)
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--here", action="store_true", help=argparse.SUPPRESS)
     arguments = parser.parse_args()
     if arguments.here:
         print(json.dumps(measure(arguments)))
         return
-    print(f"{arguments.backbone}, {arguments.size} px, batch {arguments.batch}, {cores()} cores, {vector_flags()}")
-    print(f"{'backend':<12}{'kood images/s':>15}{'bare images/s':>15}{'ratio':>8}")
-    for backend in BACKENDS:
+    print(
+        f"{arguments.backbone}, {arguments.size} px, batch {arguments.batch} + {arguments.outliers} outliers, "
+        f"{arguments.precision}, {cores()} cores, {vector_flags()}"
+    )
+    print(f"{'backend':<12}{'kood images/s':>15}{'bare images/s':>15}{'ratio':>8}  images")
+    for backend in arguments.backends:
         if find_spec(backend) is None:
             print(f"{backend:<12}not installed")
             continue
@@ -113,8 +130,8 @@ def main() -> None:
         if result.returncode:
             sys.exit(f"{backend}: {result.stderr.strip().splitlines()[-1]}")
         speed = json.loads(result.stdout.strip().splitlines()[-1])
-        ratio = speed["kood"] / speed["bare"]
-        print(f"{backend:<12}{speed['kood']:>15.0f}{speed['bare']:>15.0f}{ratio:>8.2f}")
+        ratio, lie = speed["kood"] / speed["bare"], "on the device" if speed["resident"] else "in batches"
+        print(f"{backend:<12}{speed['kood']:>15.0f}{speed['bare']:>15.0f}{ratio:>8.2f}  {lie}")
 
 
 if __name__ == "__main__":

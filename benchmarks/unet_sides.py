@@ -46,12 +46,15 @@ def batches(images, arguments: argparse.Namespace):
 
 def kood_unet(arguments: argparse.Namespace):
     """The network of all of kood's sides: two levels, attention at both."""
+    from kood import training
     from kood.nets import denoisers
 
     side, shape = arguments.size // arguments.patch, (arguments.size, arguments.size, 3)
-    return denoisers.unet(
-        shape, CLASSES, width=arguments.width, multipliers=(1, 2), attention=(side, side // 2), patch=arguments.patch
-    )
+    with training.precision(arguments.precision):
+        return denoisers.unet(
+            shape, CLASSES, width=arguments.width, multipliers=tuple(arguments.multipliers),
+            attention=(side, side // 2), patch=arguments.patch,
+        )  # fmt: skip
 
 
 def backend(arguments: argparse.Namespace) -> tuple[dict, dict[str, Callable[[], int]]]:
@@ -61,7 +64,7 @@ def backend(arguments: argparse.Namespace) -> tuple[dict, dict[str, Callable[[],
     from kood.diffusion import samplers
     from kood.diffusion.denoiser import Denoiser
     from kood.diffusion.label_mixup import noise_predictor
-    from kood.steps import compiled
+    from kood.steps import compiled, resides
 
     images, steps, batch = image_set(arguments), arguments.steps, arguments.batch
     model = Denoiser(kood_unet(arguments), num_steps=STEPS, prediction="v", label_dropout=DROPPED, name="denoiser")
@@ -70,14 +73,20 @@ def backend(arguments: argparse.Namespace) -> tuple[dict, dict[str, Callable[[],
         steps_per_execution=training.steps_per_call(steps),
     )
 
+    wanted = {"auto": "auto", "true": True, "false": False}[arguments.resident]
+    held = images.images if resides(wanted, images.images.shape) else None
+
     def fit() -> int:
         with tempfile.TemporaryDirectory() as folder:
             training.fit(
                 model,
-                lambda _: labelled_batches(images, num_classes=CLASSES, batch_size=batch, steps=steps, seed=0),
+                lambda _: labelled_batches(
+                    images, num_classes=CLASSES, batch_size=batch, steps=steps, seed=0, resident=held is not None
+                ),
                 epochs=1,
                 steps_per_epoch=steps,
                 folder=Path(folder),
+                images=held,
             )
         return steps * batch
 
@@ -110,7 +119,10 @@ def backend(arguments: argparse.Namespace) -> tuple[dict, dict[str, Callable[[],
         assert np.isfinite(ops.convert_to_numpy(result)).all()
         return batch
 
-    facts = {"parameters": model.network.count_params(), "about": "9 residual blocks"}
+    facts = {
+        "parameters": model.network.count_params(),
+        "about": f"{4 * len(arguments.multipliers) + 1} residual blocks",
+    }
     return facts, {"kood": fit, "bare": bare, "sample": sample}
 
 

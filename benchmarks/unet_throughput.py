@@ -13,6 +13,12 @@ width at the first level, attention at the same maps and class embeddings; its b
 deeper level are chosen so that its parameters come nearest to kood's (both counts are printed). Sampling is
 DPM-Solver++ in both, `DPMSolverMultistepScheduler` there, as many steps, no guidance.
 
+`--precision` is that of kood's network, in its own training and in the bare loop, and `--resident` kood's alone, as
+`train.resident` of a recipe. 35 M parameters at 32 px, as a GPU is asked for them:
+
+    python benchmarks/unet_throughput.py --size 32 --patch 2 --width 184 --multipliers 1 2 2 --batch 512 --steps 40 \
+        --precision mixed_bfloat16 --backends jax
+
 A figure is images a second, the median over the rounds. A round of kood's training begins with half a second of its
 own, as each epoch does: on a fast machine four steps are too few (`--steps 40`). Figures differ between machines; the
 ratios are what counts.
@@ -84,6 +90,9 @@ def main() -> None:
     parser.add_argument("--sampling-steps", type=int, default=10)
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--backends", nargs="+", default=list(BACKENDS), choices=BACKENDS)
+    parser.add_argument("--precision", default="float32", choices=("float32", "mixed_bfloat16"))
+    parser.add_argument("--resident", default="auto", choices=("auto", "true", "false"))
+    parser.add_argument("--multipliers", type=int, nargs="+", default=[1, 2], help="of the width, one a level")
     parser.add_argument("--worker", help=argparse.SUPPRESS)
     arguments = parser.parse_args()
     if arguments.worker:

@@ -4,7 +4,7 @@ import os
 import platform
 import subprocess
 import sys
-from importlib import metadata, util
+from importlib import util
 
 from rich.console import Console
 from rich.table import Table
@@ -12,7 +12,7 @@ from rich.text import Text
 
 import kood
 from kood import process
-from kood.machine import cores, vector_flags
+from kood.machine import cores, installed, vector_flags
 
 __all__ = ["report"]
 
@@ -54,11 +54,9 @@ def report(console: Console | None = None) -> bool:
     for column in ("what", "found", "note"):
         table.add_column(column, overflow="fold")
     for name in PACKAGES:
-        try:
-            table.add_row(name, metadata.version(name), "")
-        except metadata.PackageNotFoundError:
-            well = False
-            table.add_row(name, "missing", f"pip install {name}")
+        version = installed(name)
+        table.add_row(name, version or "missing", "" if version else f"pip install {name}")
+        well = well and bool(version)
     chosen = os.environ.get("KERAS_BACKEND", "tensorflow")
     for backend, probe in PROBES.items():
         works, note = _probe(backend, probe)

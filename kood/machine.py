@@ -3,9 +3,10 @@
 import os
 import platform
 import re
+from importlib import metadata
 from pathlib import Path
 
-__all__ = ["arithmetic", "cores", "processor", "vector_flags"]
+__all__ = ["arithmetic", "cores", "installed", "processor", "vector_flags"]
 
 #: Vector instructions that decide how fast a network runs, and in which arithmetic.
 FLAGS = ("avx2", "avx512f", "avx512_bf16", "amx_bf16")
@@ -25,6 +26,21 @@ VARIABLES = {
 }  # fmt: skip
 #: How many devices share the work decides no figure, and a run may go on with another number.
 _DEVICES = re.compile(r"--xla_force_host_platform_device_count(=\S*)?")
+
+
+def installed(package: str) -> str:
+    """A package's version, "" where it is not there.
+
+    One that comes under several names ("tensorflow" as tensorflow-cpu, tensorflow-rocm, ...) is found under each.
+
+    Args:
+        package: Its name, of the distribution or of the module.
+    """
+    try:
+        return metadata.version(package)
+    except metadata.PackageNotFoundError:
+        others = metadata.packages_distributions().get(package.replace("-", "_"), [])
+        return metadata.version(others[0]) if others else ""
 
 
 def arithmetic(backend: str) -> dict[str, str]:

@@ -112,16 +112,26 @@ def run_over(forward: Callable, images: np.ndarray, batch_size: int) -> Outputs:
         As `outputs_of`.
     """
     outputs: Outputs = {}
-    done = 0
-    for batch in image_batches(images, batch_size):
-        rows = len(batch)
-        pixels = np.concatenate([batch, np.zeros((batch_size - rows, *batch.shape[1:]), "float32")])
-        for name, tensor in forward(pixels).items():
-            value = keras.ops.convert_to_numpy(tensor)[:rows]
+
+    def keep(found: dict, start: int) -> None:
+        for name, tensor in found.items():
+            value = keras.ops.convert_to_numpy(tensor)[: len(images) - start]
             if name not in outputs:
                 outputs[name] = room((len(images), *value.shape[1:]), value.dtype)
-            outputs[name][done : done + rows] = value
-        done += rows
+            outputs[name][start : start + len(value)] = value
+
+    waiting: tuple[dict, int] | None = None
+    for number, batch in enumerate(image_batches(images, batch_size)):
+        pixels = batch.numpy()
+        if len(pixels) < batch_size:
+            pixels = np.concatenate([pixels, np.zeros((batch_size - len(pixels), *pixels.shape[1:]), "float32")])
+        found = forward(pixels)
+        # Reading waits for the device, which by now has the next batch to go on with.
+        if waiting is not None:
+            keep(*waiting)
+        waiting = found, number * batch_size
+    if waiting is not None:
+        keep(*waiting)
     return outputs
 
 

@@ -18,7 +18,7 @@ import numpy as np
 
 from kood.errors import UserError
 from kood.runs import write_atomically
-from kood.steps import agreed, feed
+from kood.steps import accelerated, agreed, feed
 from kood.tracking import EpochLog, EventFile
 
 __all__ = ["Pace", "TimeBudget", "fit", "optimizer", "precision", "steps_per_call"]
@@ -91,6 +91,7 @@ def fit(
     budget: "TimeBudget | None" = None,
     log: Path | None = None,
     board: Path | None = None,
+    images: np.ndarray | None = None,
 ) -> tuple[keras.Model, dict[str, list[float]]]:
     """Trains a compiled model, from its last checkpoint if there is one, which another backend may have written.
 
@@ -108,6 +109,7 @@ def fit(
         budget: Ends the training when its time is up, if that is before the last epoch.
         log: A CSV file for a line an epoch (`kood.tracking.EpochLog`), not given: none.
         board: A folder for TensorBoard's event files, not given: none.
+        images: uint8 (N, H, W, C) that the batches name rows of, to lie on the device; not given, batches have pixels.
 
     Returns:
         The trained model and {loss term: one value an epoch}.
@@ -128,15 +130,16 @@ def fit(
     if first < epochs and not (budget and budget.over):
         written = EpochLog(log, first) if log else None, EventFile(board, first) if board else None
         watched = budget, checkpoint, *written, _StopWhenDiverged(checkpoint), *callbacks
-        model.fit(
-            feed(batches(first)),
-            initial_epoch=first,
-            epochs=epochs,
-            steps_per_epoch=steps_per_epoch,
-            shuffle=False,  # The data set has shuffled already.
-            verbose=0,
-            callbacks=[one for one in watched if one is not None],
-        )
+        with model.holding(images):
+            model.fit(
+                feed(batches(first)),
+                initial_epoch=first,
+                epochs=epochs,
+                steps_per_epoch=steps_per_epoch,
+                shuffle=False,  # The data set has shuffled already.
+                verbose=0,
+                callbacks=[one for one in watched if one is not None],
+            )
     else:  # Killed between the last epoch and here: what `fit` does at its end is still to be done.
         model.optimizer.finalize_variable_values(model.trainable_variables)
     checkpoint.remove()
@@ -395,7 +398,7 @@ def steps_per_call(steps_per_epoch: int, wanted: int = 1) -> int:
     """How many training steps the compiled function makes in one call.
 
     Calling a small network's step costs as much as the step. TensorFlow loops inside the graph, so there more steps a
-    call are free; under JAX and torch they are not.
+    call are free, and so they are under JAX on an accelerator; on a CPU and under torch they are not.
 
     Args:
         steps_per_epoch: The loop must not run past an epoch's end.
@@ -406,4 +409,6 @@ def steps_per_call(steps_per_epoch: int, wanted: int = 1) -> int:
     """
     if wanted == 1 and keras.backend.backend() == "tensorflow":
         wanted = 25
+    elif wanted == 1 and keras.backend.backend() == "jax" and accelerated():
+        wanted = 10
     return max(n for n in range(1, min(wanted, steps_per_epoch) + 1) if steps_per_epoch % n == 0)

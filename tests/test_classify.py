@@ -9,7 +9,7 @@ import pytest
 from kood.data import ImageSet
 from kood.data.stored import write_images
 from kood.errors import UserError
-from kood.pipeline import classify
+from kood.pipeline import classify, diffusion
 from kood.pipeline.build import class_weights
 from kood.pipeline.outliers import make_outliers
 from kood.pipeline.prepare import prepare_data
@@ -220,3 +220,35 @@ def test_real_outliers_are_drawn_down_to_the_number_of_the_others(folder):
         assert several[count].shape == (expected, 8, 8, 1)
     everything = {image.tobytes() for image in several[100_000]}
     assert len({image.tobytes() for image in several[50]} & everything) == len({i.tobytes() for i in several[50]})
+
+
+def test_images_reside_where_the_recipe_lets_them(tmp_path, given):
+    """On a CPU only when asked to, and the classifier is the same; what needs the pixels on the host has them there."""
+    (tmp_path / "tiny.toml").write_text(TINY)
+    found = {}
+    for resident in ("auto", "true", "false"):
+        made = work(tmp_path, f"train.resident={resident}", 'data.augment=["flip","crop"]')
+        made.run.folder = tmp_path / resident
+        stage = classify.train_classifier(made, make_outliers(made), pure_stage(tmp_path))
+        found[resident] = stage.key, keras.saving.load_model(stage.folder / "classifier.keras", compile=False)
+        assert given[-1]["resident"] == (resident == "true")
+    assert len({key for key, _ in found.values()}) == 1
+    for one, other in zip(found["true"][1].get_weights(), found["false"][1].get_weights(), strict=True):
+        np.testing.assert_allclose(one, other, rtol=1e-4, atol=1e-5)
+    for setting in ('train.augment=["flip","blur"]', 'outliers.mix="linear"'):
+        made = work(tmp_path, "train.resident=true", setting)
+        classify.train_classifier(made, make_outliers(made))
+        assert given[-1]["resident"] is False
+
+
+def test_the_diffusion_model_s_images_reside_too(folder, monkeypatch):
+    calls, plain = [], diffusion.labelled_batches
+
+    def spy(*arguments, **settings):
+        calls.append(settings["resident"])
+        return plain(*arguments, **settings)
+
+    monkeypatch.setattr(diffusion, "labelled_batches", spy)
+    made = work(folder, "train.resident=true", "diffusion.steps=3")
+    diffusion.train_denoiser(made)
+    assert calls == [True]

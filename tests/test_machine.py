@@ -2,6 +2,7 @@
 
 import os
 
+import numpy as np
 import pytest
 
 from kood import machine
@@ -54,3 +55,16 @@ def test_variables_that_change_arithmetic_are_found_where_their_backend_reads_th
     assert "XLA_FLAGS" not in machine.arithmetic("jax")
     monkeypatch.setenv("XLA_FLAGS", "--xla_a --xla_force_host_platform_device_count=4  --xla_b=2")
     assert machine.arithmetic("jax")["XLA_FLAGS"] == "--xla_a --xla_b=2"
+
+
+def test_a_package_is_found_under_another_name_of_its_distribution(tmp_path, monkeypatch):
+    (tmp_path / "manyfold").mkdir()
+    (tmp_path / "manyfold" / "__init__.py").touch()
+    told = tmp_path / "manyfold_cpu-1.5.dist-info"
+    told.mkdir()
+    (told / "METADATA").write_text("Metadata-Version: 2.1\nName: manyfold-cpu\nVersion: 1.5\n")
+    (told / "top_level.txt").write_text("manyfold\n")
+    assert machine.installed("manyfold") == ""
+    monkeypatch.syspath_prepend(str(tmp_path))
+    assert machine.installed("manyfold") == machine.installed("manyfold-cpu") == "1.5"
+    assert machine.installed("numpy") == np.__version__

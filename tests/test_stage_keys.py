@@ -168,6 +168,7 @@ KEYS: dict[str, tuple[str, set[str]]] = {
     "train.precision": ('"mixed_bfloat16"', TRAINED),
     "train.steps_per_execution": ("2", TRAINED),  # By rounding: the compiler joins the steps.
     "train.devices": ("1", NOTHING),
+    "train.resident": ("true", NOTHING),
     "train.class_weight": ('"balanced"', TRAINED),
     "evaluate.scores": ('["msp", "energy"]', {"evaluate", "baseline"}),  # With the same headline the same is served.
     "evaluate.headline": ('"energy"', MEASURED),

@@ -15,6 +15,7 @@ from kood.data.image_set import ImageSet
 from kood.data.images import normalize
 from kood.data.large import is_large
 from kood.data.mixing import mixed_in
+from kood.data.resident import moved_places, only_move
 from kood.data.tf_on_cpu import tf
 from kood.errors import UserError
 from kood.machine import cores
@@ -42,6 +43,7 @@ def training_batches(
     steps: int | None = None,
     mix: Literal["none", "linear", "cutmix"] = "none",
     mix_alpha: float = 1.0,
+    resident: bool = False,
 ) -> tuple[tf.data.Dataset, int]:
     """Batches of in-distribution images and outliers, mixed into one forward pass.
 
@@ -67,6 +69,8 @@ def training_batches(
         mix: How each outlier is mixed with an image of `id_set` in the batch, after augmentation; see
             `kood.data.mixing.mixtures`. The batch keeps those images besides.
         mix_alpha: The shares are drawn from Beta(mix_alpha, mix_alpha).
+        resident: Leave the pixels out: in place of "image" an element has "rows", int32 (B+L+O,) into what
+            `kood.data.resident.pixels_of` makes of the sets, and what `moved_places` there says.
 
     Returns:
         (dataset, steps an epoch). An element is {"image": float32 (B+L+O, H, W, C) in [-1, 1], "label": float32
@@ -77,23 +81,18 @@ def training_batches(
     Raises:
         UserError: Fewer images than a batch holds; no outliers or further images where some are asked for.
         ValueError: `id_set` or `labelled` without labels, labels past K, targets of another shape, a bad first epoch,
-            another word for `mix`.
+            another word for `mix`; no pixels where they are mixed, or augmented in other ways than by moving them.
     """
     _check_labels(id_set, num_classes)
     if outliers is None:
         outliers_per_batch = 0
     if labelled is None:
         labelled_per_batch = 0
-    if len(id_set) < batch_size:
-        raise UserError(
-            f"train.batch_size: {batch_size} is more than the {len(id_set)} training images; lower it to at most "
-            f"{len(id_set)}, or give more images"
-        )
-    if not 0 <= first_epoch <= epochs:
-        raise ValueError(f"first_epoch must lie in 0..{epochs}, not {first_epoch}")
+    _check_batches(len(id_set), batch_size, first_epoch, epochs)
+    if resident and mix != "none":
+        raise ValueError("outliers are mixed where the pixels are: resident must be False")
     per_epoch = len(id_set) // batch_size if steps is None else steps
     labels = _held(id_set.known_labels.astype(np.int32))
-    augmented = _augmentation(augment)
     # What is drawn beside the images of `id_set`: name, images, label rows or None, purpose of the order, rows a batch.
     streams: list[tuple] = []
     if labelled is not None and labelled_per_batch:
@@ -109,7 +108,10 @@ def training_batches(
         if not len(of):
             kind = name.removesuffix("_rows")
             raise UserError(f"there are no {kind} images to train with; ask for at least one, or train without them")
-    pixels = {name: _gathered(of.images) for name, of, *_ in [("id_rows", id_set), *streams]}
+    # In `pixels_of` the outliers stand behind the further images, whether any of these are drawn or not.
+    behind = {"id_rows": 0, "labelled_rows": len(id_set), "outlier_rows": len(id_set) + len(labelled or ())}
+    found = {name: _looking_up(of.images, behind[name], resident) for name, of, *_ in [("id_rows", id_set), *streams]}
+    finished = _finishing(augment, id_set.images.shape[1:], resident)
     rows_in_batch = batch_size + labelled_per_batch + outliers_per_batch
 
     def epoch_orders(epoch):
@@ -128,18 +130,18 @@ def training_batches(
         return tf.data.Dataset.from_tensor_slices(parts)
 
     def batch(place):
-        images = [pixels["id_rows"](place["id_rows"])]
+        images = [found["id_rows"](place["id_rows"])]
         rows = [tf.one_hot(tf.gather(labels, place["id_rows"]), num_classes)]
         for name, _, known, _, count in streams:
-            images.append(pixels[name](place[name]))
+            images.append(found[name](place[name]))
             rows.append(tf.zeros((count, num_classes)) if known is None else tf.gather(known, place[name]))
         is_outlier = tf.cast(tf.range(rows_in_batch) >= rows_in_batch - outliers_per_batch, tf.float32)
         order = tf.random.experimental.stateless_shuffle(
             tf.range(rows_in_batch), _seed(seed, _ROW_ORDER, place["step"])
         )
-        mixed = tf.ensure_shape(tf.gather(tf.concat(images, axis=0), order), (rows_in_batch, *id_set.images.shape[1:]))
+        mixed = tf.gather(tf.concat(images, axis=0), order)
         element = {
-            "image": augmented(normalize(mixed), _seed(seed, _AUGMENT, place["step"])),
+            **finished(mixed, rows_in_batch, _seed(seed, _AUGMENT, place["step"])),
             "label": tf.ensure_shape(tf.gather(tf.concat(rows, axis=0), order), (rows_in_batch, num_classes)),
             "is_outlier": tf.gather(is_outlier, order),
         }
@@ -164,6 +166,7 @@ def labelled_batches(
     seed: int,
     first_step: int = 0,
     augment: Sequence[str] = (),
+    resident: bool = False,
 ) -> tf.data.Dataset:
     """Labelled batches for a given number of steps, for the diffusion model: one shuffled pass after another.
 
@@ -178,6 +181,7 @@ def labelled_batches(
         seed: Decides every order and augmentation.
         first_step: Where to begin: batches are those of the steps first_step..steps-1 of the whole run.
         augment: Names of `kood.data.augment`, applied in order.
+        resident: As for `training_batches`.
 
     Returns:
         A dataset of steps - first_step elements {"image": float32 (B, H, W, C) in [-1, 1], "label": float32 (B, K)
@@ -185,15 +189,16 @@ def labelled_batches(
 
     Raises:
         UserError: No images at all.
-        ValueError: `id_set` without labels, labels past K, a bad first step.
+        ValueError: `id_set` without labels, labels past K, a bad first step; no pixels where these are augmented in
+            other ways than by moving them.
     """
     _check_labels(id_set, num_classes)
     if not len(id_set):
         raise UserError("there are no images to train the diffusion model on; check data.id")
     if not 0 <= first_step <= steps:
         raise ValueError(f"first_step must lie in 0..{steps}, not {first_step}")
-    pixels, labels = _gathered(id_set.images), _held(id_set.known_labels.astype(np.int32))
-    augmented = _augmentation(augment)
+    found, labels = _looking_up(id_set.images, 0, resident), _held(id_set.known_labels.astype(np.int32))
+    finished = _finishing(augment, id_set.images.shape[1:], resident)
     # Steps are dealt in blocks of about one pass, so that a pass's order is drawn once or twice and not every step.
     block = max(1, len(id_set) // batch_size)
     first_block = first_step // block
@@ -207,9 +212,8 @@ def labelled_batches(
         return tf.data.Dataset.from_tensor_slices(parts)
 
     def batch(place):
-        images = tf.ensure_shape(pixels(place["rows"]), (batch_size, *id_set.images.shape[1:]))
         return {
-            "image": augmented(normalize(images), _seed(seed, _AUGMENT, place["step"])),
+            **finished(found(place["rows"]), batch_size, _seed(seed, _AUGMENT, place["step"])),
             "label": tf.one_hot(tf.gather(labels, place["rows"]), num_classes),
         }
 
@@ -246,8 +250,20 @@ def _check_labels(id_set: ImageSet, num_classes: int) -> None:
         raise ValueError(f"label {labels.max()} does not fit into {num_classes} classes")
 
 
-def _gathered(images: np.ndarray):
-    """A function of rows (n,) to their pixels (n, H, W, C), uint8."""
+def _check_batches(images: int, batch_size: int, first_epoch: int, epochs: int) -> None:
+    if images < batch_size:
+        raise UserError(
+            f"train.batch_size: {batch_size} is more than the {images} training images; lower it to at most {images}, "
+            "or give more images"
+        )
+    if not 0 <= first_epoch <= epochs:
+        raise ValueError(f"first_epoch must lie in 0..{epochs}, not {first_epoch}")
+
+
+def _looking_up(images: np.ndarray, behind: int, resident: bool):
+    """A function of rows (n,) to their pixels (n, H, W, C), uint8; or, without pixels, to the rows behind others."""
+    if resident:
+        return lambda rows: rows + behind
     if not is_large(images.nbytes):
         held = _held(images)
         return lambda rows: tf.gather(held, rows)
@@ -287,15 +303,22 @@ def _endless(size: int, purpose: int, seed: int, start, length: int):
     return tf.reshape(shuffled, [-1])[offset : offset + length]
 
 
-def _augmentation(names: Sequence[str]):
+def _finishing(names: Sequence[str], shape: tuple[int, ...], resident: bool):
+    """A function of what was looked up for a batch, its length and a seed to what an element says of its images."""
     functions = [registry.obtain("augmentations", name, "data.augment") for name in names]
+    if resident and not only_move(names):
+        raise ValueError(f"{', '.join(names)}: not all of these only move pixels; resident must be False")
 
-    def augmented(images, seed):
+    def of_rows(rows, count, seed):
+        return {"rows": tf.ensure_shape(rows, (count,)), **moved_places(names, count, (shape[0], shape[1]), seed)}
+
+    def of_pixels(pixels, count, seed):
+        images = normalize(tf.ensure_shape(pixels, (count, *shape)))
         for place, function in enumerate(functions):
             images = function(images, tf.random.fold_in(seed, place))
-        return images
+        return {"image": images}
 
-    return augmented
+    return of_rows if resident else of_pixels
 
 
 def _finished(dataset: tf.data.Dataset, length: int) -> tf.data.Dataset:

@@ -15,6 +15,7 @@ from kood.data.batches import training_batches
 from kood.data.stored import read_images
 from kood.evaluate import PROXIES, evaluate, validate
 from kood.pipeline.build import build_classifier, class_weights
+from kood.pipeline.resident import resident_images
 from kood.pipeline.work import Work
 from kood.report import fit_callback
 from kood.runs import Stage
@@ -59,12 +60,15 @@ def train_classifier(
         if labelled is not None and as_images and len(images) >= settings.batch_size:
             steps, images, labelled = len(images) // settings.batch_size, _joined(images, labelled), None
 
+        held = resident_images(work, augment, images, outliers, labelled)
+
         def batches(first: int):
             return training_batches(
                 images, outliers, num_classes=classes, batch_size=settings.batch_size,
                 outliers_per_batch=per_batch if exposed else 0, epochs=settings.epochs, seed=seed, first_epoch=first,
                 augment=augment, labelled=labelled, labelled_per_batch=pure_per_batch, outlier_targets=targets,
                 steps=steps, mix=recipe.outliers.mix, mix_alpha=recipe.outliers.mix_alpha,
+                resident=held is not None,
             )  # fmt: skip
 
         _, per_epoch = batches(0)
@@ -103,6 +107,7 @@ def train_classifier(
                     None if limit else work.budget.deadline(),
                 ],
                 budget=limit,
+                images=held,
             )
         trained = int(keras.ops.convert_to_numpy(model.optimizer.iterations))
         # What was trained in half precision is measured and served in float32; what only training needs stays behind.
@@ -126,7 +131,7 @@ def train_classifier(
     if recipe.outliers.mix != "none":
         exposure["mix"] = [recipe.outliers.mix, recipe.outliers.mix_alpha]
     decides = {
-        "train": settings.model_dump(exclude={"augment", "devices", "class_weight"}),
+        "train": settings.model_dump(exclude={"augment", "devices", "resident", "class_weight"}),
         "classifier": recipe.classifier.model_dump(),
         # What is not given decides nothing: then a setting that heads get later leaves older runs as they are.
         "head": {"margin": None, "scale": None, **recipe.head.model_dump(exclude_none=True)},

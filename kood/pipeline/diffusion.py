@@ -12,6 +12,7 @@ from kood.data.batches import labelled_batches
 from kood.diffusion.denoiser import Denoiser
 from kood.pipeline.build import build_network
 from kood.pipeline.precision import faster, seconds_of_a_step
+from kood.pipeline.resident import resident_images
 from kood.pipeline.work import Work
 from kood.recipe.sections import Diffusion
 from kood.report import fit_callback
@@ -33,11 +34,13 @@ def train_denoiser(work: Work) -> Stage:
         classes = len(images.class_names)
         epochs, per_epoch = _length(settings, len(images))
         steps = epochs * per_epoch
+        held = resident_images(work, work.recipe.data.augment, images)
 
         def batches(first: int):
             return labelled_batches(
                 images, num_classes=classes, batch_size=settings.batch_size, steps=steps, seed=seed,
                 first_step=first * per_epoch, augment=work.recipe.data.augment,
+                resident=held is not None,
             )  # fmt: skip
 
         def compiled(precision: str, per_call: int) -> Denoiser:
@@ -91,6 +94,7 @@ def train_denoiser(work: Work) -> Stage:
                 board=work.board("diffusion"),
                 callbacks=[fit_callback(stage, position=(lambda: limit.spent) if limit else None), pace],
                 budget=limit,
+                images=held,
             )
         model.save(folder / "denoiser.keras")
         trained = int(keras.ops.convert_to_numpy(model.optimizer.iterations))

@@ -7,13 +7,12 @@ import platform
 import subprocess
 import sys
 from collections.abc import Sequence
-from importlib import metadata
 from pathlib import Path
 
 import keras
 
 import kood
-from kood.machine import arithmetic, cores, processor, vector_flags
+from kood.machine import arithmetic, cores, installed, processor, vector_flags
 from kood.text import masked
 
 __all__ = ["environment", "origin_of"]
@@ -25,7 +24,7 @@ def environment() -> dict[str, str]:
     backend = keras.backend.backend()
     if backend not in packages:
         packages.insert(1, backend)
-    versions = {name: metadata.version(name) for name in packages}
+    versions = {name: installed(name) or "unknown" for name in packages}
     return {
         "python": platform.python_version(),
         **versions,

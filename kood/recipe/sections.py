@@ -177,6 +177,9 @@ class Train(Section):
         devices: How many share the work of the classifier, the diffusion model and its samples, each an equal run of a
             batch's rows: a number, over all processes, or "auto" for all accelerators, else one. The number of devices
             changes results by rounding alone, as another machine does; a run may go on with another number.
+        resident: Whether the classifier and the diffusion model keep their training images on the device, so that a
+            step waits for no pixels: "auto" on an accelerator, true on a CPU too; never with several devices, more than
+            2 GiB of images, `outliers.mix`, or augmentations other than flip and crop. It decides no result.
     """
 
     epochs: Positive = 30
@@ -192,6 +195,7 @@ class Train(Section):
     precision: Precision = "float32"
     steps_per_execution: Annotated[int, Field(ge=1, le=10_000)] = 1
     devices: Literal["auto"] | Annotated[int, Field(ge=1, le=100_000)] = "auto"
+    resident: Literal["auto"] | bool = "auto"
 
     @model_validator(mode="after")
     def _check(self):

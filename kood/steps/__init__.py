@@ -8,7 +8,8 @@ in `keras.ops`:
 and lists the terms' names in `terms`. The step minimises their sum. Everything else about an update is the optimizer's:
 clipping (`global_clipnorm`), the moving average of the weights (`use_ema`), loss scaling under float16.
 
-`devices` says how a step and a forward pass spread over several devices, and what that asks of a model's losses.
+`devices` says how a step and a forward pass spread over several devices, and what that asks of a model's losses;
+`resident` how a batch names images that lie on the device.
 """
 
 import keras
@@ -25,6 +26,7 @@ match keras.backend.backend():
 
 from kood.steps.devices import (
     Devices,
+    accelerated,
     agreed,
     compiled,
     everyone,
@@ -36,10 +38,11 @@ from kood.steps.devices import (
     share,
     total,
     whole,
-)  # fmt: skip
+)
 from kood.steps.layers import BatchNormalization, Dropout
+from kood.steps.resident import resides
 
 __all__ = [
-    "BatchNormalization", "Devices", "Dropout", "TrainStep", "agreed", "compiled", "everyone", "feed", "gradient",
-    "mine", "obtain", "several", "share", "total", "whole",
+    "BatchNormalization", "Devices", "Dropout", "TrainStep", "accelerated", "agreed", "compiled", "everyone", "feed",
+    "gradient", "mine", "obtain", "resides", "several", "share", "total", "whole",
 ]  # fmt: skip

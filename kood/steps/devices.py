@@ -28,8 +28,8 @@ from kood.errors import UserError
 from kood.machine import cores
 
 __all__ = [
-    "Devices", "agreed", "compiled", "everyone", "feed", "gradient", "mine", "obtain", "several", "share", "total",
-    "whole",
+    "Devices", "accelerated", "agreed", "alone", "compiled", "everyone", "feed", "gradient", "mine", "obtain",
+    "several", "share", "total", "whole",
 ]  # fmt: skip
 
 _here = import_module(f"kood.steps.{keras.backend.backend()}_devices")
@@ -176,6 +176,16 @@ def feed(dataset: Any) -> Any:
         return {name: value[rank * rows[name] : (rank + 1) * rows[name]] for name, value in batch.items()}
 
     return dataset.map(part)
+
+
+def accelerated() -> bool:
+    """Whether the backend computes on an accelerator."""
+    return _here.accelerators() > 0
+
+
+def alone() -> bool:
+    """Whether what is fitted now is fitted on one device by one process."""
+    return _now["fitting"].count == 1
 
 
 def agreed(number: int) -> int:

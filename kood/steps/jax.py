@@ -1,9 +1,13 @@
 """The training step under JAX: a pure function of the model's state, differentiated."""
 
+import itertools
+from collections.abc import Callable, Iterator
+
 import jax
 import keras
 from jax.sharding import NamedSharding, PartitionSpec
 
+from kood.steps.devices import accelerated
 from kood.steps.terms import LossTerms
 
 __all__ = ["TrainStep", "forward", "gradient"]
@@ -11,6 +15,8 @@ __all__ = ["TrainStep", "forward", "gradient"]
 
 class TrainStep(LossTerms):
     """Gradient step of a `keras.Model` that has `losses`, for the JAX backend."""
+
+    train_function: Callable | None
 
     def fit(self, *arguments, **settings):
         """As on every backend; a model may be fitted again.
@@ -21,9 +27,48 @@ class TrainStep(LossTerms):
             variable.assign(jax.numpy.copy(variable.value))
         return super().fit(*arguments, **settings)
 
+    def make_train_function(self, force=False):
+        """As on every backend; what Keras calls for `steps_per_execution` steps.
+
+        Keras calls the compiled step as often. Here an accelerator gets the steps of a call as one program, a loop, so
+        that it waits for no host between them; and the images that `holding` holds are an argument of that program.
+        """
+        if self.train_function is not None and not force:
+            return
+        if self.run_eagerly or not self.jit_compile or keras.distribution.distribution() is not None:
+            super().make_train_function(force)
+            return
+
+        def one(state, batch, images):
+            return self.train_step(state, batch if images is None else {**batch, "pixels": images})
+
+        def several(state, batches, images):
+            stacked = jax.tree.map(lambda *values: jax.numpy.stack(values), *batches)
+            state, logs = jax.lax.scan(lambda state, batch: one(state, batch, images)[::-1], state, stacked)
+            return {name: values[-1] for name, values in logs.items()}, state
+
+        one_step, loop = (jax.jit(function, donate_argnums=0) for function in (one, several))
+
+        def call(state, iterator):
+            coming: Iterator = itertools.islice(iterator, self.steps_per_execution)
+            if loops():
+                batches = list(coming)
+                if len(batches) > 1:
+                    return loop(state, batches, self._images)
+                coming = iter(batches)
+            logs = None
+            for batch in coming:
+                logs, state = one_step(state, batch, self._images)
+            if logs is None:
+                raise StopIteration
+            return logs, state
+
+        self.train_function = call
+
     def train_step(self, state, data):
         """One update from one batch; `state` is Keras's (trainable, non-trainable, optimizer, metrics) values."""
         trainable, fixed, optimizer, metrics = state
+        data = self.held(data)
 
         def loss_of(values):
             (loss, shown), moved = self._stateless(values, fixed, data, training=True)
@@ -55,6 +100,11 @@ class TrainStep(LossTerms):
         with keras.StatelessScope(state_mapping=list(zip(self.metrics_variables, metrics, strict=True))) as scope:
             logs = self.show(shown)
         return logs, [_current(scope, variable) for variable in self.metrics_variables]
+
+
+def loops():
+    """Whether several steps are one program; on a CPU a convolution in XLA's loop takes over twenty times as long."""
+    return accelerated()
 
 
 def _current(scope, variable):

@@ -6,6 +6,7 @@ random draws are those of the whole. Processes are joined by `jax.distributed`.
 
 import contextlib
 import os
+from pathlib import Path
 
 import jax
 import keras
@@ -53,13 +54,32 @@ def _over(devices):
     return keras.distribution.DataParallel(devices=names, auto_shard_dataset=False).scope()
 
 
+def keep_programs():
+    """Lets JAX keep what it compiles for an accelerator in a folder of the user, so that no run compiles it again.
+
+    Where JAX_COMPILATION_CACHE_DIR or the program that kood is part of names a folder, it stays; one that cannot be
+    written is done without. Not on a CPU: JAX would load a program of one processor on another that lacks its
+    instructions, and kood's compile about as fast as they load.
+    """
+    if not accelerators() or jax.config.values.get("jax_compilation_cache_dir"):
+        return
+    above = os.environ.get("XDG_CACHE_HOME", "")
+    with contextlib.suppress(OSError, RuntimeError):  # RuntimeError: a user without a home.
+        folder = (Path(above) if Path(above).is_absolute() else Path.home() / ".cache") / "kood" / "jax"
+        folder.mkdir(parents=True, exist_ok=True)
+        if os.access(folder, os.W_OK | os.X_OK):
+            jax.config.update("jax_compilation_cache_dir", str(folder))
+
+
 def fitting(count, processes):
     """A context in which models are made and fitted over all devices."""
+    keep_programs()
     return _over(jax.devices()[:count])
 
 
 def inference(count):
     """A context in which models are made whose forward pass splits over devices of this process."""
+    keep_programs()
     return _over(jax.local_devices()[:count])
 
 

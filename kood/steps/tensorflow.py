@@ -1,5 +1,6 @@
 """The training step under TensorFlow: a gradient tape."""
 
+import contextlib
 from typing import Any
 
 import keras
@@ -32,13 +33,14 @@ class TrainStep(LossTerms):
         batches = iter(strategy.experimental_distribute_dataset(dataset))
         self.stop_training = False
         self.make_train_function()
+        train: Any = self.train_function
         told.on_train_begin()
         for epoch in range(initial_epoch, epochs):
             self.reset_metrics()
             told.on_epoch_begin(epoch)
             for step in range(0, steps_per_epoch, self.steps_per_execution):
                 told.on_train_batch_begin(step)
-                told.on_train_batch_end(step + self.steps_per_execution - 1, self.train_function(batches))
+                told.on_train_batch_end(step + self.steps_per_execution - 1, train(batches))
                 if self.stop_training:
                     break
             told.on_epoch_end(epoch, self.get_metrics_result())
@@ -48,10 +50,20 @@ class TrainStep(LossTerms):
         told.on_train_end()
         return self.history
 
+    @contextlib.contextmanager
+    def holding(self, images):
+        """As on every backend; a step that was traced takes the images it was traced with."""
+        with super().holding(images):
+            if images is not None:
+                self.train_function = None
+            yield
+        if images is not None:
+            self.train_function = None
+
     def train_step(self, data):
         """One update from one batch."""
         with placed(), tf.GradientTape() as tape:
-            loss, values = self.total(data, training=True)
+            loss, values = self.total(self.held(data), training=True)
             scaled = self.optimizer.scale_loss(loss)
         with placed():
             weights = self.trainable_weights

@@ -1,6 +1,12 @@
 """What the training steps of all backends share: the loss terms as metrics."""
 
+import contextlib
+from collections.abc import Iterator
+
 import keras
+import numpy as np
+
+from kood.steps.resident import on_device, with_images
 
 __all__ = ["LossTerms"]
 
@@ -13,6 +19,7 @@ class LossTerms(keras.Model):
     """
 
     terms: tuple[str, ...] = ()
+    _images = None
 
     def watch(self, *terms: str) -> None:
         """Names the terms; a model calls it once, in its `__init__`."""
@@ -25,13 +32,30 @@ class LossTerms(keras.Model):
         On one of several replicas: its share of them, see `kood.steps.devices`.
 
         Args:
-            batch: What the data set yields.
+            batch: What the data set yields, with its images.
             training: Whether layers run in training mode.
 
         Returns:
             {name: scalar float32 tensor}, the names being `terms`.
         """
         raise NotImplementedError
+
+    @contextlib.contextmanager
+    def holding(self, images: np.ndarray | None) -> Iterator[None]:
+        """Inside, a batch may name rows of these images in place of having images, see `kood.steps.resident`.
+
+        Args:
+            images: uint8 (N, H, W, C), on the device as long as the block; or None, and nothing changes.
+        """
+        self._images = None if images is None else on_device(images)
+        try:
+            yield
+        finally:
+            self._images = None
+
+    def held(self, batch):
+        """The batch beside the images that its rows are of."""
+        return batch if self._images is None or "pixels" in batch else {**batch, "pixels": self._images}
 
     def get_compile_config(self):
         """What `compile` was given, in words that every backend understands.
@@ -47,7 +71,7 @@ class LossTerms(keras.Model):
 
     def total(self, batch, training):
         """The sum that is minimised, and every value to show: the sum first, then the terms."""
-        terms = self.losses(batch, training=training)
+        terms = self.losses(with_images(batch), training=training)
         loss = sum(terms[name] for name in self.terms)
         return loss, [loss, *(terms[name] for name in self.terms)]
 

@@ -15,7 +15,7 @@ class TrainStep(LossTerms):
     def train_step(self, data):
         """One update from one batch."""
         self.zero_grad()
-        loss, values = self.total(data, training=True)
+        loss, values = self.total(self.held(data), training=True)
         self.optimizer.scale_loss(loss).backward()
         weights = self.trainable_weights
         with torch.no_grad():

@@ -1,6 +1,12 @@
-"""Augmentations that move or hide parts of an image."""
+"""Augmentations that move or hide parts of an image.
 
-from kood.data.augment.keras_cv_layers import layers, uniform
+What only moves pixels says for each place of the result which row and which column of the image it shows (`MOVES`), so
+that whoever holds the images, a training's device among them, can look the result up.
+"""
+
+from collections.abc import Callable
+
+from kood.data.augment.keras_cv_layers import layers
 from kood.data.tf_on_cpu import tf
 
 __all__ = ["crop", "cutout", "flip"]
@@ -16,8 +22,7 @@ def flip(images, seed):
     Returns:
         float32 (B, H, W, C) in [-1, 1].
     """
-    mirrored = uniform(images, seed, 0.0, 1.0, (1, 1, 1)) < 0.5
-    return tf.where(mirrored, tf.reverse(images, axis=[2]), images)
+    return _moved(images, _mirrored, seed)
 
 
 def crop(images, seed):
@@ -32,15 +37,39 @@ def crop(images, seed):
     Returns:
         float32 (B, H, W, C) in [-1, 1].
     """
-    height, width = images.shape[1:3]
-    down, right = (min(-(-side // 8), side - 1) for side in (height, width))
-    padded = tf.pad(images, [[0, 0], [down, down], [right, right], [0, 0]], mode="REFLECT")
-    seeds = tf.random.split(seed, 2)
-    batch = tf.shape(images)[0]
-    tops = tf.random.stateless_uniform([batch, 1], seeds[0], 0, 2 * down + 1, tf.int32)
-    lefts = tf.random.stateless_uniform([batch, 1], seeds[1], 0, 2 * right + 1, tf.int32)
-    rows = tf.gather(padded, tops + tf.range(height), axis=1, batch_dims=1)
-    return tf.ensure_shape(tf.gather(rows, lefts + tf.range(width), axis=2, batch_dims=1), images.shape)
+    return _moved(images, _shifted, seed)
+
+
+def _mirrored(down, across, sides, seed):
+    turned = tf.random.stateless_uniform([tf.shape(across)[0], 1], seed) < 0.5
+    return down, tf.where(turned, sides[1] - 1 - across, across)
+
+
+def _shifted(down, across, sides, seed):
+    moved = []
+    for places, side, own in zip((down, across), sides, tf.unstack(tf.random.split(seed, 2)), strict=True):
+        most = min(-(-side // 8), side - 1)
+        shift = tf.random.stateless_uniform([tf.shape(places)[0], 1], own, 0, 2 * most + 1, tf.int32)
+        # Beyond either border the image goes on as in a mirror that stands on its outermost pixel.
+        moved.append(side - 1 - tf.abs(side - 1 - tf.abs(places + shift - most)))
+    return tuple(moved)
+
+
+#: Of each augmentation that only moves pixels: (rows int32 (B, H), columns int32 (B, W), (height, width), seed) -> the
+#: rows and columns of the image that its result shows at those places.
+MOVES: dict[str, Callable] = {"flip": _mirrored, "crop": _shifted}
+
+
+def every_place(count, sides):
+    """All rows and all columns, int32 (count, H) and (count, W): what images show that nothing has moved."""
+    return tuple(tf.tile(tf.range(side)[None], [count, 1]) for side in sides)
+
+
+def _moved(images, move, seed):
+    sides = images.shape[1:3]
+    down, across = move(*every_place(tf.shape(images)[0], sides), sides, seed)
+    rows = tf.gather(images, down, axis=1, batch_dims=1)
+    return tf.ensure_shape(tf.gather(rows, across, axis=2, batch_dims=1), images.shape)
 
 
 def cutout(images, seed):

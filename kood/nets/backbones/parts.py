@@ -23,7 +23,8 @@ def pointwise(x: keras.KerasTensor, width: int, stride: int) -> keras.KerasTenso
     """A 1x1 convolution of every stride-th pixel."""
     # Picking the pixels first is the same as a strided convolution, whose gradient oneDNN 3.12 (under torch 2.13, on
     # CPUs without AVX-512) computes past the end of its memory where there are fewer than 8 channels.
-    seen = layers.MaxPooling2D(1, strides=stride, data_format="channels_last")(x) if stride > 1 else x
+    # The mean of one pixel and not its maximum, whose gradient XLA scatters pixel by pixel.
+    seen = layers.AveragePooling2D(1, strides=stride, data_format="channels_last")(x) if stride > 1 else x
     return convolution(width, kernel=1)(seen)
 
 
