@@ -329,7 +329,7 @@ class _Checkpoint(keras.callbacks.Callback):
         beside = self.folder / f".writing-{name}"
         self.model.save(beside)
         beside.replace(self.folder / name)
-        state = {"epoch": epoch, "model": name, "seeds": _seed_states(self.model), "history": self.history}
+        state = {"epoch": epoch, "model": name, "seed_states": _seed_states(self.model), "history": self.history}
         if self.budget:
             state["time"] = {"spent": self.budget.spent, "over": self.budget.over}
         write_atomically(self.folder / "checkpoint.json", json.dumps(state).encode())
@@ -339,7 +339,8 @@ class _Checkpoint(keras.callbacks.Callback):
         try:
             state = json.loads((self.folder / "checkpoint.json").read_bytes())
             restored = keras.saving.load_model(self.folder / state["model"])
-            _set_seed_states(restored, state["seeds"])
+            # Not "seeds", which earlier versions wrote in another order: such a training starts again.
+            _set_seed_states(restored, state["seed_states"])
             if self.budget:
                 self.budget.spent, self.budget.over = state["time"]["spent"], state["time"]["over"]
         except (OSError, ValueError, KeyError):
