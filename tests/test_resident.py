@@ -124,7 +124,8 @@ def test_an_interrupted_training_on_resident_images_ends_the_same_and_saves_none
     sizes = [(tmp_path / name / "checkpoint-1.keras").stat().st_size for name in ("killed", "plain")]
     assert abs(sizes[0] - sizes[1]) < 1024 < PIXELS.nbytes
     again = fit(make, tmp_path / "killed", resident=True)
-    assert again[0] == whole[0]
+    # Under TensorFlow the last digit of a shown loss is not always the same, with host batches neither.
+    close((again[0], []), (whole[0], []), tolerance=1e-6)
     for mine, its in zip(again[1], whole[1], strict=True):
         np.testing.assert_array_equal(mine, its)
 
@@ -162,19 +163,16 @@ def looping(monkeypatch):
 
 
 @jax_only
-@pytest.mark.parametrize("resident", [False, True])
-@pytest.mark.parametrize("make", [classifier, denoiser])
+@pytest.mark.parametrize(("make", "resident"), [(classifier, True), (denoiser, False)])
 def test_a_loop_of_steps_is_as_many_single_ones(make, resident, tmp_path, looping):
     single = fit(make, tmp_path, resident=resident)
     close(single, fit(make, tmp_path, resident=resident, per_call=5))
 
 
 @jax_only
-@pytest.mark.parametrize("make", [classifier, denoiser])
-def test_a_loop_scales_the_loss(make, tmp_path, looping):
-    # Nothing is computed in half precision here, so that scaling changes no digit; a few steps raise the scale.
-    single = fit(make, tmp_path, precision="mixed_float16")
-    close(single, fit(make, tmp_path, precision="mixed_float16", per_call=5))
+def test_a_loop_scales_the_loss(tmp_path, looping):
+    single = fit(denoiser, tmp_path, precision="mixed_float16")
+    close(single, fit(denoiser, tmp_path, precision="mixed_float16", per_call=5))
 
 
 @jax_only
