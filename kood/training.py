@@ -130,7 +130,7 @@ def fit(
     if first < epochs and not (budget and budget.over):
         written = EpochLog(log, first) if log else None, EventFile(board, first) if board else None
         watched = budget, checkpoint, *written, _StopWhenDiverged(checkpoint), *callbacks
-        with model.holding(images):
+        with model.holding(images) if images is not None else contextlib.nullcontext():
             model.fit(
                 feed(batches(first)),
                 initial_epoch=first,

@@ -68,7 +68,7 @@ def fit(make, folder, *, resident=False, per_call=1, callback=None, **options):
     pixels = None if not resident else pixels_of(IMAGES) if make is denoiser else pixels_of(IMAGES, OUTLIERS)
     model, history = training.fit(
         make(per_call, **options), rows_of(make, resident), epochs=EPOCHS, steps_per_epoch=STEPS, folder=folder,
-        callback=callback, interval=0.0, images=pixels,
+        callbacks=[callback], interval=0.0, images=pixels,
     )  # fmt: skip
     return history, [ops.convert_to_numpy(weight) for weight in (*model.weights, *model.optimizer.variables)]
 
