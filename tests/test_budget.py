@@ -118,7 +118,10 @@ def test_what_a_stage_took_decides_whether_there_is_time_for_another(recipe):
     clock.now = 701.0
     with pytest.raises(OutOfTimeError, match="the 10 minutes were up"):
         budget.afford("label_mixup")
-    budget.afford("evaluate")  # What was trained is measured.
+    with pytest.raises(OutOfTimeError, match="the 10 minutes were up"):
+        budget.afford("data")
+    for name in ("evaluate", "audit", "shortcut", "baseline", "export"):
+        budget.afford(name)  # What was trained is measured.
 
 
 def test_a_deadline_ends_what_will_not_be_finished(recipe, monkeypatch):

@@ -18,7 +18,8 @@ from kood.report.wording import duration
 
 __all__ = ["Budget", "OutOfTimeError"]
 
-#: The stages that may be left out for want of time. Others are short, and without them what was trained says nothing.
+#: The stages that there may be too little time for. Others are short, and those after the classifier are made in any
+#: case: without them what was trained says nothing.
 LONG = ("diffusion", "label_mixup", "pure", "pure_audit", "classifier")
 #: What follows the classifier in a cell.
 AFTER = ("evaluate", "shortcut", "validation", "baseline", "export")
@@ -104,7 +105,11 @@ class Budget:
             OutOfTimeError: the time is up, or what is left is less than the same stage took before, with what follows
                 it; what the diffusion models yet to be trained, and their samples, may take counts as gone.
         """
-        if math.isinf(self.seconds) or name not in LONG or not self._recipe.matrix:
+        if math.isinf(self.seconds) or name in (*AFTER, "audit") or not self._recipe.matrix:
+            return
+        if self.left <= 0:
+            raise OutOfTimeError(f"the {self._settings.minutes:g} minutes were up")
+        if name not in LONG:
             return
         needed = sum(self._took.get(later, 0.0) for later in AFTER) + self._took.get("classifier", 0.0)
         left = self.left
@@ -115,8 +120,6 @@ class Budget:
             left -= missing * (self._settings.diffusion + self._settings.sampling * (self._models > 0)) * self.seconds
         else:
             needed += self._took.get(name, 0.0)
-        if self.left <= 0:
-            raise OutOfTimeError(f"the {self._settings.minutes:g} minutes were up")
         if left < max(needed, 1e-9):
             raise OutOfTimeError(
                 f"{name}: {duration(max(left, 0.0))} were left for it, and it was to take {duration(needed)}"
