@@ -252,7 +252,7 @@ class Pace(keras.callbacks.Callback):
     def facts(self) -> dict[str, float]:
         """{"images_per_second": of this process}; nothing where there was one call at most."""
         seconds = self._until - self._since
-        return {"images_per_second": round(self.rows * self._steps / seconds, 1)} if seconds > 0 else {}
+        return {"images_per_second": round(self.rows * self._steps / seconds, 1)} if self._steps and seconds > 0 else {}
 
     def on_train_batch_begin(self, batch, logs=None):
         self._begun = batch

@@ -213,3 +213,19 @@ def test_what_nothing_cut_short_is_taken_by_a_run_with_a_budget(tmp_path, recipe
 def test_shares_that_leave_no_time_are_refused(recipe):
     with pytest.raises(UserError, match="budget: diffusion and sampling take 110% of the time"):
         recipe("budget.diffusion=0.6", "budget.sampling=0.5")
+
+
+def test_the_pace_leaves_the_first_call_out():
+    clock = Clock()
+    pace = training.Pace(8, clock)
+    assert pace.facts == {}
+    clock.now += 50
+    for first, last in ((0, 4), (5, 9), (10, 14)):
+        pace.on_train_batch_begin(first)
+        clock.now += 2
+        pace.on_train_batch_end(last, {"loss": 1.0})
+        if last == 4:
+            pace.on_epoch_end(0)
+            assert pace.facts == {}
+    pace.on_epoch_end(1)
+    assert pace.facts == {"images_per_second": 8 * 10 / 4}

@@ -110,14 +110,14 @@ def test_a_stage_killed_after_some_shards_ends_with_the_same_images(folder, sett
 
     taken = samples._Made.take
 
-    def stopped(self, shards, keeps, condition, progress):
+    def stopped(self, shards, *settings):
         def some():
             for number, shard in enumerate(shards):
                 if number == 2:
                     raise KilledError
                 yield shard
 
-        return taken(self, some(), keeps, condition, progress)
+        return taken(self, some(), *settings)
 
     monkeypatch.setattr(samples._Made, "take", stopped)
     with pytest.raises(KilledError):
