@@ -7,7 +7,6 @@ out of it: the states of the seed generators, the epoch, and the history. Both a
 import base64
 import contextlib
 import json
-import math
 import time
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
@@ -19,14 +18,13 @@ import numpy as np
 from kood.errors import UserError
 from kood.runs import write_atomically
 from kood.steps import accelerated, agreed, feed
+from kood.timing import TimeBudget
 from kood.tracking import EpochLog, EventFile
 
-__all__ = ["Pace", "TimeBudget", "fit", "optimizer", "precision", "steps_per_call"]
+__all__ = ["fit", "optimizer", "precision", "steps_per_call"]
 
 #: Seconds between checkpoints; a restart loses at most this and one epoch.
 INTERVAL = 60.0
-#: Seconds a time budget lets pass before it waits for what has been handed to the device.
-PATIENCE = 0.1
 #: A loss so many times that of the first epoch has exploded.
 EXPLODED = 1000.0
 
@@ -88,7 +86,7 @@ def fit(
     folder: Path,
     callbacks: Sequence[keras.callbacks.Callback | None] = (),
     interval: float = INTERVAL,
-    budget: "TimeBudget | None" = None,
+    budget: TimeBudget | None = None,
     log: Path | None = None,
     board: Path | None = None,
     images: np.ndarray | None = None,
@@ -144,128 +142,6 @@ def fit(
         model.optimizer.finalize_variable_values(model.trainable_variables)
     checkpoint.remove()
     return model, checkpoint.history
-
-
-class TimeBudget(keras.callbacks.Callback):
-    """Ends a training when its time is up; until then the learning rate follows the time.
-
-    With s the share of the training that is behind it, s = max(spent / seconds, step / steps), and w the share of the
-    warmup, the rate is `learning_rate * s / w` for s < w, then `learning_rate * (1 + cos(pi (s - w) / (1 - w))) / 2`
-    (arXiv 1608.03983, over time as well as over steps). It moves between two calls of the training function. The time
-    is part of a checkpoint: a resumed training has the rest of it. Training ends after the call whose end is nearest to
-    the budget's.
-
-    Args:
-        seconds: The budget.
-        learning_rate: The peak of the rate.
-        clock: Seconds since any fixed moment.
-        steps: The length of the training, where the time may not be used up; None where only the time ends it.
-        warmup: Share in which the rate rises linearly, in [0, 1).
-        since: Moment of the clock from which on the time of this process counts; where none is given, it counts from
-            the end of the first call, which compiles the function, and there are two calls at least.
-
-    Attributes:
-        spent: Seconds used so far.
-        over: Whether the time is up.
-    """
-
-    def __init__(
-        self,
-        seconds: float,
-        learning_rate: float,
-        clock: Callable[[], float] = time.monotonic,
-        *,
-        steps: int | None = None,
-        warmup: float = 0.0,
-        since: float | None = None,
-    ):
-        super().__init__()
-        self.seconds = seconds
-        self.learning_rate = learning_rate
-        self.clock = clock
-        self.steps = steps
-        self.warmup = warmup
-        self.since = since
-        self.spent = 0.0
-        self.over = False
-        self._since: float | None = None
-        self._moved = self._waited = -math.inf
-        self._running: Any = None
-        self._step = self._begun = 0
-
-    def rate(self, share: float) -> float:
-        """The learning rate where so much of the training is behind it, in [0, 1]."""
-        if share < self.warmup:
-            return self.learning_rate * share / self.warmup
-        return self.learning_rate * (1.0 + math.cos(math.pi * (share - self.warmup) / (1.0 - self.warmup))) / 2.0
-
-    def on_train_begin(self, logs=None):
-        self._since = None if self.since is None else self.since - self.spent
-        self._step = int(keras.ops.convert_to_numpy(self.model.optimizer.iterations))
-        self._moved = self._waited = -math.inf
-        self._running = None
-
-    def on_train_batch_begin(self, batch, logs=None):
-        self._begun = batch
-        if self.clock() - self._moved < PATIENCE:
-            return
-        self._moved = self.clock()
-        if hasattr(self.model, "jax_state_sync"):  # JAX trains on values that it took out of the variables.
-            self.model.jax_state_sync()
-        share = self.spent / self.seconds
-        if self.steps is not None:
-            share = max(share, self._step / self.steps)
-        self.model.optimizer.learning_rate = self.rate(min(share, 1.0))
-
-    def on_train_batch_end(self, batch, logs=None):
-        self._step += batch - self._begun + 1
-        loss = (logs or {}).get("loss", 0.0)
-        if self._since is None or self.clock() - self._waited >= PATIENCE:
-            # A device works behind a queue; a loss that is read has been computed, and with it all before it. That of
-            # the call before leaves the device this call's work while it is read.
-            float(loss if self._running is None else self._running)
-            self._waited = self.clock()
-        self._running = loss
-        if self._since is None:
-            self._since = self._waited - self.spent
-        before, self.spent = self.spent, self.clock() - self._since
-        if self.spent + (self.spent - before) / 2.0 >= self.seconds:
-            self.over = self.model.stop_training = True
-
-
-class Pace(keras.callbacks.Callback):
-    """How fast a training goes, its first call, which compiles the function, left out.
-
-    Args:
-        rows: Rows of a batch.
-        clock: Seconds since any fixed moment.
-    """
-
-    def __init__(self, rows: int, clock: Callable[[], float] = time.monotonic):
-        super().__init__()
-        self.rows = rows
-        self.clock = clock
-        self._steps = self._begun = 0
-        self._since = self._until = math.nan
-
-    @property
-    def facts(self) -> dict[str, float]:
-        """{"images_per_second": of this process}; nothing where there was one call at most."""
-        seconds = self._until - self._since
-        return {"images_per_second": round(self.rows * self._steps / seconds, 1)} if self._steps and seconds > 0 else {}
-
-    def on_train_batch_begin(self, batch, logs=None):
-        self._begun = batch
-
-    def on_train_batch_end(self, batch, logs=None):
-        if math.isnan(self._since):
-            float((logs or {}).get("loss", 0.0))  # Waits for the device.
-            self._since = self.clock()
-        else:
-            self._steps += batch - self._begun + 1
-
-    def on_epoch_end(self, epoch, logs=None):
-        self._until = self.clock()  # Keras has read the epoch's losses.
 
 
 class _StopWhenDiverged(keras.callbacks.Callback):

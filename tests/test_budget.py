@@ -6,7 +6,7 @@ import math
 import keras
 import pytest
 
-from kood import pipeline, training
+from kood import pipeline, timing
 from kood.errors import UserError
 from kood.pipeline.budget import Budget, OutOfTimeError
 from kood.recipe import load
@@ -145,9 +145,9 @@ def test_a_deadline_ends_what_will_not_be_finished(recipe, monkeypatch):
 
 
 def test_rates_rise_over_the_warmup_and_follow_what_is_further_on():
-    budget = training.TimeBudget(100.0, 0.4, warmup=0.2)
+    budget = timing.TimeBudget(100.0, 0.4, warmup=0.2)
     assert [budget.rate(share) for share in (0.0, 0.1, 0.2, 0.6, 1.0)] == pytest.approx([0.0, 0.2, 0.4, 0.2, 0.0])
-    assert training.TimeBudget(100.0, 0.4).rate(0.0) == 0.4
+    assert timing.TimeBudget(100.0, 0.4).rate(0.0) == 0.4
 
 
 @pytest.mark.slow
@@ -217,7 +217,7 @@ def test_shares_that_leave_no_time_are_refused(recipe):
 
 def test_the_pace_leaves_the_first_call_out():
     clock = Clock()
-    pace = training.Pace(8, clock)
+    pace = timing.Pace(8, clock)
     assert pace.facts == {}
     clock.now += 50
     for first, last in ((0, 4), (5, 9), (10, 14)):

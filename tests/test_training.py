@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from keras import ops
 
-from kood import heads, training
+from kood import heads, timing, training
 from kood.classifier import Classifier
 from kood.data import ImageSet
 from kood.data.batches import labelled_batches, training_batches
@@ -229,7 +229,7 @@ def timed(folder, seconds, clock, *, kill_after=None, rate=1e-2):
     keras.utils.set_random_seed(1)
     model = Denoiser(denoisers.mlp((8, 8, 1), 3, width=16, depth=1), num_steps=20, seed=2, name="denoiser")
     model.compile(training.optimizer(None, learning_rate=rate, clip_norm=1.0, ema=0.8))
-    budget = training.TimeBudget(seconds, rate, clock=clock)
+    budget = timing.TimeBudget(seconds, rate, clock=clock)
     clock.kill_after = kill_after
     return training.fit(
         model, batches, epochs=EPOCHS, steps_per_epoch=STEPS, folder=folder, callbacks=[clock], interval=0.0,

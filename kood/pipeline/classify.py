@@ -1,6 +1,5 @@
 """The stages of the classifier: training, validation, evaluation."""
 
-import math
 import time
 from pathlib import Path
 from typing import Any
@@ -19,6 +18,7 @@ from kood.pipeline.resident import resident_images
 from kood.pipeline.work import Work
 from kood.report import fit_callback
 from kood.runs import Stage
+from kood.timing import Pace, TimeBudget
 
 __all__ = ["evaluate_classifier", "train_classifier", "validate_classifier"]
 
@@ -86,12 +86,12 @@ def train_classifier(
             ),
             steps_per_execution=training.steps_per_call(per_epoch, settings.steps_per_execution),
         )  # fmt: skip
-        limit, pace = None, training.Pace(settings.batch_size + pure_per_batch + per_batch * exposed)
+        limit, pace = None, Pace(settings.batch_size + pure_per_batch + per_batch * exposed)
         if seconds:
-            limit = training.TimeBudget(
+            limit = TimeBudget(
                 seconds, settings.learning_rate, steps=settings.epochs * per_epoch, warmup=settings.warmup, since=began
             )
-        total = {"total": math.ceil(seconds), "unit": "second", "pace": 1.0} if seconds else {"total": settings.epochs}
+        total = limit.shown if limit else {"total": settings.epochs}
         with work.progress.stage(shown, **total) as stage:
             model, history = training.fit(
                 model,

@@ -17,6 +17,7 @@ from kood.pipeline.work import Work
 from kood.recipe.sections import Diffusion
 from kood.report import fit_callback
 from kood.runs import Stage
+from kood.timing import Pace, TimeBudget
 
 __all__ = ["epochs_of", "train_denoiser"]
 
@@ -76,13 +77,11 @@ def train_denoiser(work: Work) -> Stage:
         # The rate of a time budget moves, and the time is looked at, between calls.
         model = compiled(arithmetic["precision"], min(per_call, 5) if timed else per_call)
         if unit == "minutes" and (seconds is None or 60.0 * amount <= seconds):
-            limit = training.TimeBudget(60.0 * amount, settings.learning_rate)
+            limit = TimeBudget(60.0 * amount, settings.learning_rate)
         elif seconds is not None:
-            limit = training.TimeBudget(
-                seconds, settings.learning_rate, steps=None if unit == "minutes" else steps, since=began
-            )
-        pace = training.Pace(settings.batch_size)
-        shown = {"total": math.ceil(limit.seconds), "unit": "second", "pace": 1.0} if limit else {"total": epochs}
+            limit = TimeBudget(seconds, settings.learning_rate, steps=None if unit == "minutes" else steps, since=began)
+        pace = Pace(settings.batch_size)
+        shown = limit.shown if limit else {"total": epochs}
         with work.progress.stage("diffusion", **shown) as stage:
             model, history = training.fit(
                 model,
