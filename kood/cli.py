@@ -49,9 +49,7 @@ def run(
         typer.Option(
             min=0.01,
             max=1e6,
-            show_default=False,
-            help="How long it may take in all: lengths are cut to their shares of it (budget.diffusion, "
-            "budget.sampling), cells that there is no time for are left out and named.",
+            help="Fit the run into this time: lengths are cut, cells that there is no time for are left out and named.",
         ),
     ] = None,
     saved: Saved = Path("saved"),
@@ -133,14 +131,8 @@ def list_(
     elif what in registry.ROOMS:
         rows = []
         for entry in registry.room(what).values():
-            hidden = ("image_shape", "num_classes", "seed", "name", "kwargs", "ground")
-            options = [p for p in entry.parameters if p not in hidden]
-            takes = (
-                f" [{', '.join(options)}]"
-                if options and what in ("heads", "datasets", "backbones", "denoisers")
-                else ""
-            )
-            rows.append((entry.name, entry.summary + takes))
+            takes = entry.options if what in ("heads", "datasets", "backbones", "denoisers") else ()
+            rows.append((entry.name, entry.summary + (f" [{', '.join(takes)}]" if takes else "")))
     else:
         raise UserError(f"kood list {what}: {registry.nearest(what, [*registry.ROOMS, 'recipes'])}")
     table = Table(box=None, show_header=False, pad_edge=False)

@@ -55,6 +55,12 @@ class Entry:
     fitted_on: tuple[str, ...] = ()
     bases: tuple[str, ...] = ()
 
+    @property
+    def options(self) -> tuple[str, ...]:
+        """The parameters that a recipe may give; the others follow from its data."""
+        given = ("image_shape", "num_classes", "seed", "name", "kwargs", "ground")
+        return tuple(parameter for parameter in self.parameters if parameter not in given)
+
 
 def _files(place: str) -> list[Path]:
     path = PACKAGE / place

@@ -17,6 +17,7 @@ from kood.diffusion.denoiser import Denoiser
 from kood.nets import denoisers
 from kood.steps.resident import ROOM, on_device, resides, with_images
 from kood.virtual import VirtualOutliers
+from tests.interrupted import KillAfter, Killed
 
 pytestmark = pytest.mark.backend  # Run once under each Keras backend.
 
@@ -98,20 +99,6 @@ def test_the_device_makes_of_rows_what_the_host_makes():
 @pytest.mark.parametrize("make", [classifier, denoiser])
 def test_a_training_on_resident_images_is_that_on_host_batches(make, tmp_path):
     close(fit(make, tmp_path), fit(make, tmp_path, resident=True))
-
-
-class Killed(BaseException):
-    pass
-
-
-class KillAfter(keras.callbacks.Callback):
-    def __init__(self, epoch):
-        super().__init__()
-        self.epoch = epoch
-
-    def on_epoch_end(self, epoch, logs=None):
-        if epoch == self.epoch:
-            raise Killed
 
 
 @pytest.mark.parametrize("make", [classifier, denoiser])

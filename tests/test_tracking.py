@@ -11,6 +11,7 @@ import pytest
 from kood import training
 from kood.pipeline.environment import environment, origin_of
 from kood.tracking import EpochLog
+from tests.interrupted import KillAfter, Killed
 
 pytestmark = pytest.mark.backend  # Run once under each Keras backend.
 
@@ -20,20 +21,6 @@ def model(rate=0.1):
     made = keras.Sequential([keras.Input((2,)), keras.layers.Dense(1)])
     made.compile(optimizer=training.optimizer(8, learning_rate=rate), loss="mse")
     return made
-
-
-class StopError(Exception):
-    pass
-
-
-class StopAfter(keras.callbacks.Callback):
-    def __init__(self, epoch):
-        super().__init__()
-        self.epoch = epoch
-
-    def on_epoch_end(self, epoch, logs=None):
-        if epoch + 1 == self.epoch:
-            raise StopError
 
 
 def fit(folder, epochs=4, interval=0.0, callback=None, **options):
@@ -67,8 +54,8 @@ def test_every_epoch_is_a_line(tmp_path):
 @pytest.mark.parametrize("interval", [0.0, 1e9])
 def test_a_resumed_training_has_each_epoch_once(tmp_path, interval):
     whole = fit(tmp_path / "whole")[1]
-    with pytest.raises(StopError):
-        fit(tmp_path / "cut", interval=interval, callback=StopAfter(3))
+    with pytest.raises(Killed):
+        fit(tmp_path / "cut", interval=interval, callback=KillAfter(2))
     assert len(rows(tmp_path / "cut" / "history.csv")) >= 2
     with (tmp_path / "cut" / "history.csv").open("a") as out:
         out.write("4,0.1")  # Killed in the middle of a line.
@@ -103,8 +90,8 @@ def test_event_files_have_the_same_figures(tmp_path):
 
 
 def test_a_resumed_training_takes_back_the_epochs_it_makes_again(tmp_path):
-    with pytest.raises(StopError):
-        fit(tmp_path, callback=StopAfter(2), board=tmp_path / "board")
+    with pytest.raises(Killed):
+        fit(tmp_path, callback=KillAfter(1), board=tmp_path / "board")
     fit(tmp_path, board=tmp_path / "board")
     first, second = events(tmp_path / "board")
     assert [event.step for event in first[1:]] == [1, 2]

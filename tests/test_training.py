@@ -15,6 +15,7 @@ from kood.diffusion.denoiser import Denoiser
 from kood.errors import UserError
 from kood.nets import denoisers
 from kood.virtual import VirtualOutliers
+from tests.interrupted import KillAfter, Killed
 
 pytestmark = pytest.mark.backend  # Run once under each Keras backend.
 
@@ -64,22 +65,6 @@ def fit(folder, callback=None, interval=0.0):
     return training.fit(
         start(), batches, epochs=EPOCHS, steps_per_epoch=STEPS, folder=folder, callbacks=[callback], interval=interval
     )
-
-
-class Killed(BaseException):
-    pass
-
-
-class KillAfter(keras.callbacks.Callback):
-    """Stops as a kill would: nothing that follows an epoch's checkpoint runs."""
-
-    def __init__(self, epoch):
-        super().__init__()
-        self.epoch = epoch
-
-    def on_epoch_end(self, epoch, logs=None):
-        if epoch == self.epoch:
-            raise Killed
 
 
 @pytest.mark.parametrize("killed_after", [0, 2, 3])

@@ -201,8 +201,7 @@ def stages(cell: Mapping[str, Any]) -> str:
 
 
 def _how(stage: Mapping[str, Any]) -> str:
-    """How long a network was trained, in which precision and how fast; how fast a stage sampled, and what of it is not
-    there."""
+    """How long and how fast a network was trained, how fast a stage sampled, and how much of it is not there."""
     parts = [f"{stage['steps']:,} steps"] if "steps" in stage else []
     parts += [f"{stage['epochs']:g} epochs in its time"] if "epochs" in stage else []
     parts += [str(stage["precision"])] if "precision" in stage else []
