@@ -84,6 +84,9 @@ class Work:
     ) -> Stage:
         """Finds or makes a stage's result and keeps it under its name.
 
+        A run with a time budget takes a stage that nothing cut short, where there is one; else the time that the stage
+        may take decides its result too.
+
         Args:
             name: The stage's name.
             decides: What decides its result beside its version and, where "backend" is in it, the environment variables
@@ -92,9 +95,6 @@ class Work:
             shown: What the display calls it, where that is not its name.
             on: The block of `Devices` in which every process makes it; not given, the first process makes it alone.
             awaited: Whether the other processes come to this stage.
-
-        A run with a time budget takes a stage that nothing cut short, where there is one; else what it may take decides
-        the result too.
 
         Returns:
             The stage.

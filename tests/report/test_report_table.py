@@ -6,6 +6,7 @@ import re
 import pytest
 
 from kood.report import aggregate, print_cell, print_matrix
+from kood.report.html import page
 from kood.report.table import MATRIX_COLUMNS, best_marks
 
 METRICS = ("auroc", "aupr_in", "aupr_out", "fpr_at_ood_tpr", "fpr_at_id_tpr")
@@ -176,6 +177,21 @@ def test_every_cell_failed(capture):
     assert "No cell finished." in text
     assert "1 cell failed" in text
     assert "head x: [bold]broken[/bold] at line 3" in text
+
+
+def test_cells_that_there_was_no_time_for_stand_under_the_reason(new_cell, capture):
+    cells = [{"cell": {"head": name}, "why": "the [b]3[/b] minutes were up"} for name in ("x", "y")]
+    report = {
+        "recipe": "r",
+        "cells": [new_cell(0, head="a")],
+        "left_out": [*cells, {"cell": {"head": "z"}, "why": "w"}],
+    }
+    text = capture(lambda console: print_matrix(console, report), width=120)
+    assert "3 cells left out" in text
+    assert "the [b]3[/b] minutes were up: head x; head y" in text and "w: head z" in text
+    whole = page({**report, "budget": {"minutes": 3.0}})
+    assert "Cells left out of a run of 3 minutes" in whole
+    assert "[b]3[/b] minutes were up</strong><br>head x<br>head y" in whole
 
 
 @pytest.mark.parametrize("name", NASTY)
