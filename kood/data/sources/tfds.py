@@ -20,42 +20,6 @@ _Classes = Sequence[int | str] | None
 _NAMES = {"svhn": "svhn_cropped", "dtd": "dtd", "places365": "places365_small"}
 
 
-def tfds(
-    image_shape: tuple[int, int, int],
-    *,
-    seed: int,
-    name: str,
-    path: str | None = None,
-    classes: _Classes = None,
-    count: int | None = None,
-    split: str | None = None,
-    ground: Colour = WHITE,
-) -> dict[str, ImageSet]:
-    """Any TensorFlow Dataset with an `image` feature, by its TFDS name; it must have been prepared beforehand.
-
-    "test" is its split of that name, else its validation split.
-
-    Args:
-        image_shape: (H, W, C) of the images wanted.
-        seed: Decides which images `count` draws.
-        name: As TFDS spells it, with configuration and version where needed ("imagenet_resized/64x64").
-        path: TFDS's data folder; its own default where not given.
-        classes: Only these, in this order.
-        count: So many images of each split, drawn at random.
-        split: Only this one.
-        ground: What is seen through transparency, (red, green, blue).
-
-    Returns:
-        {"train", "test"}, or {"all"} where the data set has a single split.
-
-    Raises:
-        UserError: TFDS is missing, it knows no such name, the data set has not been prepared, or has no images.
-    """
-    return _prepared(
-        image_shape, seed=seed, name=name, path=path, classes=classes, count=count, split=split, ground=ground
-    )
-
-
 def _prepared(
     image_shape: tuple[int, int, int],
     *,
@@ -68,7 +32,25 @@ def _prepared(
     ground: Colour = WHITE,
     test: str | None = None,
 ) -> dict[str, ImageSet]:
-    """As `tfds`, with a split of another name for "test"."""
+    """A TensorFlow Dataset that has been prepared.
+
+    Args:
+        image_shape: (H, W, C) of the images wanted.
+        seed: Decides which images `count` draws.
+        name: As TFDS spells it, with configuration and version where needed ("imagenet_resized/64x64").
+        path: TFDS's data folder; its own default where not given.
+        classes: Only these, in this order.
+        count: So many images of each split, drawn at random.
+        split: Only this one.
+        ground: What is seen through transparency, (red, green, blue).
+        test: Its split to test on; that of this name, else its validation split, where not given.
+
+    Returns:
+        {"train", "test"}, or {"all"} where the data set has a single split.
+
+    Raises:
+        UserError: TFDS is missing, it knows no such name, the data set has not been prepared, or has no images.
+    """
     from kood.data.classes import class_indices, relabel
     from kood.data.decode import decode_images
 
@@ -154,6 +136,11 @@ def _read(builder, split: str, has_labels: bool) -> tuple[Blobs, np.ndarray]:
     return files, np.array(labels, np.int64)
 
 
+tfds = row(
+    _prepared,
+    "Any TensorFlow Dataset with an `image` feature, by its TFDS name; it must have been prepared beforehand.",
+    test=None,
+)
 svhn = row(
     _prepared,
     "SVHN: house numbers, 73,257 training and 26,032 test images of 32x32 in colour, 10 classes (Netzer et al., 2011).",
