@@ -60,16 +60,14 @@ def run(
     began = time.monotonic()
     if minutes is not None:
         settings = [*(settings or ()), f"budget.minutes={float(minutes)}"]
-    load(recipe, settings or (), quick=quick)  # A wrong recipe is refused before the seconds that Keras takes to load.
+    loaded = load(recipe, settings or (), quick=quick)  # A wrong one is refused before Keras takes its seconds to load.
     choose_backend()
     with native_messages_held_back():
         from kood import pipeline
 
     pipeline.run(
-        recipe,
-        settings or (),
+        loaded,
         fresh=fresh,
-        quick=quick,
         any_backend=any_backend,
         other_data=other_data,
         began=began,
@@ -308,7 +306,8 @@ def compare(
 
 
 @app.command()
-def outliers(
+@app.command("outliers", hidden=True, deprecated=True)  # Its name before.
+def interpolate(
     run_folder: Annotated[Path, typer.Argument(metavar="RUN", help="saved/<recipe>, with a diffusion model.")],
     first: Annotated[str, typer.Option("--from", metavar="CLASS", help="The class that rows begin with.")],
     last: Annotated[str, typer.Option("--to", metavar="CLASS", help="The class that they end with.")],
@@ -330,10 +329,10 @@ def outliers(
     chosen = _step_counts(steps)
     choose_backend()
     with native_messages_held_back():
-        from kood.pipeline.sweep import render_sweep
+        from kood.pipeline.interpolate import draw
 
     changes = {"guidance": guidance, "mix": mix, "sampler": sampler}
-    written = render_sweep(
+    written = draw(
         run_folder, first, last, rows=rows, columns=columns, steps=chosen, seed=seed, out=out,
         changes={key: value for key, value in changes.items() if value is not None},
     )  # fmt: skip

@@ -1,6 +1,6 @@
 """A classifier and image sets -> scores -> metrics, the headline score and the threshold."""
 
-from collections.abc import Callable, Container, Iterable, Sequence
+from collections.abc import Callable, Container, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -11,16 +11,17 @@ from kood import metrics
 from kood.conformal import Calibration, needed_images, rate_interval
 from kood.conformal import threshold as conformal_threshold
 from kood.data.image_set import ImageSet
-from kood.data.outliers import patch_shuffle, pixel_mixup
 from kood.errors import UserError
+from kood.outliers.patch_shuffle import shuffled
+from kood.outliers.pixel_mixup import PixelMixup
 from kood.outputs import Outputs, forward_of, outputs_of, run_over, score_rows, scores_of, softmax
 from kood.per_class import by_true_class, rarely_accepted, wrong_classes
 from kood.scorer import Scorer, applicable, linear_weights
 from kood.scores import ON_REQUEST
 
 __all__ = [
-    "PROXIES", "Evaluation", "Validation", "conformal_threshold", "evaluate", "mean_auroc", "outputs_of",
-    "run_over", "scores_of", "softmax", "validate",
+    "PROXIES", "Evaluation", "Measured", "conformal_threshold", "evaluate", "mean_auroc", "measure", "outputs_of",
+    "run_over", "scores_of", "softmax", "validation_images",
 ]  # fmt: skip
 
 #: What stands in for out-of-distribution validation images where a recipe names none, made of the validation images.
@@ -46,6 +47,8 @@ class Evaluation:
             the classes they were given.
         calibration: (n,) headline scores of the calibration images, which p-values are taken from.
         calibration_labels: (n,) what the classifier labels these.
+        validation: {set: {score: (N,)}} of `validation_images`, where validation images were measured.
+        validation_correct: (N,) bool, which of the in-distribution ones are labelled rightly.
     """
 
     figures: dict[str, Any]
@@ -55,28 +58,80 @@ class Evaluation:
     details: dict[str, np.ndarray] = field(default_factory=dict)
     calibration: np.ndarray = field(default_factory=lambda: np.empty(0))
     calibration_labels: np.ndarray = field(default_factory=lambda: np.empty(0, np.int64))
+    validation: dict[str, dict[str, np.ndarray]] = field(default_factory=dict)
+    validation_correct: np.ndarray = field(default_factory=lambda: np.empty(0, bool))
 
 
 @dataclass
-class Validation:
-    """How a classifier does on validation images alone.
+class Measured:
+    """What a classifier and its scores say of image sets.
 
     Attributes:
-        accuracy: Share of the in-distribution validation images that it labels rightly.
-        correct: Which, (N,) bool.
-        scores: {score: {set: (N,)}}, the set "validation" being the in-distribution images.
+        outputs: {set: the classifier's outputs}.
+        scorers: {score: its `Scorer`, fitted where it has to be}.
+        scores: {set: {score: (N,)}}.
+        warnings: What could not be measured, and why.
     """
 
-    accuracy: float
-    correct: np.ndarray
+    outputs: dict[str, Outputs]
+    scorers: dict[str, Scorer]
     scores: dict[str, dict[str, np.ndarray]]
+    warnings: list[str]
+
+    def correct(self, where: str, images: ImageSet) -> np.ndarray:
+        """Which images of a set are labelled rightly, (N,) bool."""
+        return self.outputs[where]["logits"].argmax(axis=1) == images.known_labels
+
+
+def measure(
+    classifier: keras.Model,
+    sets: Mapping[str, np.ndarray],
+    train: ImageSet,
+    *,
+    names: list[str] | None = None,
+    headline: str = "auto",
+    batch_size: int = 512,
+    progress: Callable[[int], None] | None = None,
+) -> Measured:
+    """Scores images; each passes the classifier once.
+
+    Args:
+        classifier: A trained `Classifier`.
+        sets: Images uint8 (N, H, W, C) by name.
+        train: What fitted scores are fitted on.
+        names: Scores to measure; None takes every applicable one but those of `kood.scores.ON_REQUEST`.
+        headline: One that is measured, whether it is among the others or not; "auto" for none.
+        batch_size: Images a forward pass.
+        progress: Called with the number of finished sets.
+
+    Returns:
+        A `Measured`.
+
+    Raises:
+        UserError: a score that this head cannot give; a named one that cannot be fitted, or that is NaN for some image.
+    """
+    asked = [] if headline == "auto" else [headline]
+    forward = forward_of(classifier, [*(names or ()), *asked])
+    batch_size = min(batch_size, max(map(len, sets.values())))
+    outputs: dict[str, Outputs] = {}
+    for done, (where, images) in enumerate(sets.items(), start=1):
+        outputs[where] = run_over(forward, np.asarray(images), batch_size)
+        if progress is not None:
+            progress(done)
+    scorers, warnings = _scorers(forward, classifier, train, names, next(iter(outputs.values())), batch_size, asked)
+    scores = {
+        where: {name: score_rows(scorer, output, batch_size) for name, scorer in scorers.items()}
+        for where, output in outputs.items()
+    }
+    warnings += _drop_undefined(scores, scorers, required=[name.lower() for name in [*(names or []), *asked]])
+    return Measured(outputs, scorers, scores, warnings)
 
 
 def evaluate(
     classifier: keras.Model,
     *,
     train: ImageSet,
-    validation: ImageSet,
+    validation: ImageSet | None,
     calibration: ImageSet,
     test: ImageSet,
     near: dict[str, ImageSet],
@@ -95,7 +150,7 @@ def evaluate(
     Args:
         classifier: A trained `Classifier`.
         train: What fitted scores are fitted on.
-        validation: What the headline score is chosen on, against `validation_ood`.
+        validation: What the headline score is chosen on, against `validation_ood`; None to measure none of these.
         calibration: What the threshold is set on.
         test: In-distribution test images.
         near: Near out-of-distribution sets, by name.
@@ -117,31 +172,20 @@ def evaluate(
         UserError: a score that this head cannot give; a named one that cannot be fitted, or that is NaN for some image;
             too few calibration images.
     """
-    asked = [] if headline == "auto" else [headline]
-    forward = forward_of(classifier, [*(names or ()), *asked])
     sets = {"id": test.images, **{name: s.images for name, s in (near | far).items()}}
     held = {"calibration": calibration.images}
-    chooses = headline == "auto"
-    if chooses:
-        held |= _validation_images(validation, validation_ood, seed)
+    if validation is not None:
+        held |= validation_images(validation, validation_ood, seed)
     choosing = [name for name in held if name not in ("calibration", "validation")]
-    batch_size = min(batch_size, max(map(len, [*sets.values(), *held.values()])))
-    outputs: dict[str, Outputs] = {}
-    for done, (name, images) in enumerate({**sets, **{f"held/{k}": v for k, v in held.items()}}.items(), start=1):
-        outputs[name] = run_over(forward, np.asarray(images), batch_size)
-        if progress is not None:
-            progress(done)
-    scorers, warnings = _scorers(forward, classifier, train, names, outputs["id"], batch_size, asked)
-    wanted = [name.lower() for name in [*(names or []), *asked]]
-    values = {
-        where: {name: score_rows(scorer, output, batch_size) for name, scorer in scorers.items()}
-        for where, output in outputs.items()
-    }
-    warnings += _drop_undefined(values, scorers, required=wanted)
+    measured = measure(
+        classifier, {**sets, **{f"held/{name}": images for name, images in held.items()}}, train, names=names,
+        headline=headline, batch_size=batch_size, progress=progress,
+    )  # fmt: skip
+    outputs, values, scorers = measured.outputs, measured.scores, measured.scorers
     names = list(scorers)
+    held_by = {name: {where: values[f"held/{where}"][name] for where in held} for name in names}
     chosen_by = {}
-    if chooses:
-        held_by = {name: {where: values[f"held/{where}"][name] for where in held} for name in names}
+    if headline == "auto":
         chosen_by = {name: mean_auroc(held_by[name], choosing) for name in names}
         # Of equals, one that serves without a fitted state.
         headline = max(names, key=lambda name: (chosen_by[name], not scorers[name].is_fitted))
@@ -150,7 +194,7 @@ def evaluate(
     decision = Calibration(held_scores, held_labels, len(train.class_names), accept, by_class)
     accepted = ~decision.flagged(id_scores[headline], labels)
     details = _details(outputs, {where: values[where][headline] for where in sets}, test.known_labels)
-    measured = {name: _measure(name, values, list(near), list(far)) for name in names}
+    figures_by = {name: _measure(name, values, list(near), list(far)) for name in names}
     classes = by_true_class(
         test.class_names, test.known_labels, labels, accepted, id_scores[headline],
         {kind: [values[name][headline] for name in members] for kind, members in (("near", near), ("far", far))},
@@ -163,10 +207,10 @@ def evaluate(
             "images": len(test),
         },
         "classes": classes,
-        "scores": measured,
+        "scores": figures_by,
         "headline_score": headline,
         "validation": chosen_by,
-        "validation_sets": choosing,
+        "validation_sets": choosing if chosen_by else [],
         "threshold": {
             "score": headline,
             "value": decision.groups[0].threshold if len(decision.groups) == 1 else None,
@@ -179,8 +223,8 @@ def evaluate(
             "warnings": about_threshold,
         },
         "warnings": [
-            *warnings,
-            *_warnings(measured[headline], headline, list(near) + list(far)),
+            *measured.warnings,
+            *_warnings(figures_by[headline], headline, list(near) + list(far)),
             *about_threshold,
             *wrong_classes(classes),
         ],
@@ -198,6 +242,8 @@ def evaluate(
         details,
         held_scores,
         held_labels,
+        {where: values[f"held/{where}"] for where in held if where != "calibration"},
+        measured.correct("held/validation", validation) if validation is not None else np.empty(0, bool),
     )
 
 
@@ -218,45 +264,6 @@ def _details(outputs: dict[str, Outputs], scores: dict[str, np.ndarray], labels:
     return details
 
 
-def validate(
-    classifier: keras.Model,
-    *,
-    train: ImageSet,
-    validation: ImageSet,
-    validation_ood: dict[str, ImageSet] | None = None,
-    names: list[str] | None = None,
-    batch_size: int = 512,
-    seed: int = 0,
-) -> Validation:
-    """Measures a classifier on validation images alone: neither a test nor a calibration image is looked at.
-
-    Args:
-        classifier: A trained `Classifier`.
-        train: What fitted scores are fitted on.
-        validation: In-distribution images.
-        validation_ood: Out-of-distribution ones, as for `evaluate`.
-        names: Scores to measure; None takes every applicable one but those of `kood.scores.ON_REQUEST`.
-        batch_size: Images a forward pass.
-        seed: Of the proxies.
-
-    Returns:
-        A `Validation`.
-
-    Raises:
-        UserError: a score that this head cannot give, or that cannot be fitted.
-    """
-    forward, sets = forward_of(classifier, names or ()), _validation_images(validation, validation_ood, seed)
-    batch_size = min(batch_size, max(map(len, sets.values())))
-    outputs = {where: run_over(forward, np.asarray(images), batch_size) for where, images in sets.items()}
-    scorers, _ = _scorers(forward, classifier, train, names, outputs["validation"], batch_size)
-    correct = outputs["validation"]["logits"].argmax(axis=1) == validation.known_labels
-    scores = {
-        name: {where: score_rows(scorer, output, batch_size) for where, output in outputs.items()}
-        for name, scorer in scorers.items()
-    }
-    return Validation(float(correct.mean()), correct, scores)
-
-
 def mean_auroc(scores: dict[str, np.ndarray], sets: Iterable[str]) -> float:
     """Mean over sets of the AUROC against the set "validation".
 
@@ -268,13 +275,23 @@ def mean_auroc(scores: dict[str, np.ndarray], sets: Iterable[str]) -> float:
     return float(np.mean([metrics.auroc(*metrics.joined(inside, scores[where])) for where in sets]))
 
 
-def _validation_images(validation: ImageSet, ood: dict[str, ImageSet] | None, seed: int) -> dict[str, np.ndarray]:
+def validation_images(validation: ImageSet, ood: dict[str, ImageSet] | None, seed: int) -> dict[str, np.ndarray]:
+    """What choices are made on.
+
+    Args:
+        validation: In-distribution images.
+        ood: Out-of-distribution ones by name; where there are none, the two of `PROXIES`, made of the former.
+        seed: Of the proxies.
+
+    Returns:
+        uint8 (N, H, W, C) by name, the set "validation" being the in-distribution images.
+    """
     sets = {"validation": validation.images}
     if ood:
         return sets | {name: found.images for name, found in ood.items()}
-    rng, count = np.random.default_rng([seed, 1]), len(validation)
-    mixed = pixel_mixup(validation.images, validation.known_labels, count, rng=rng)
-    return sets | dict(zip(PROXIES, (mixed, patch_shuffle(validation.images, rng=rng)), strict=True))
+    rng = np.random.default_rng([seed, 1])
+    mixed = PixelMixup().draw(len(validation), rng, validation).images
+    return sets | dict(zip(PROXIES, (mixed, shuffled(validation.images, rng=rng)), strict=True))
 
 
 def _scorers(

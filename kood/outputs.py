@@ -1,6 +1,7 @@
 """What a classifier and its scores say of many images: batch by batch, every batch of one shape."""
 
 from collections.abc import Callable, Iterable
+from pathlib import Path
 
 import keras
 import numpy as np
@@ -12,7 +13,17 @@ from kood.data.large import room
 from kood.scorer import Scorer
 from kood.steps import compiled, gradient
 
-__all__ = ["Outputs", "forward_of", "outputs_of", "perturbed_logits", "run_over", "score_rows", "scores_of", "softmax"]
+__all__ = [
+    "Judge",
+    "Outputs",
+    "forward_of",
+    "outputs_of",
+    "perturbed_logits",
+    "run_over",
+    "score_rows",
+    "scores_of",
+    "softmax",
+]
 
 Outputs = dict[str, np.ndarray]
 
@@ -161,3 +172,61 @@ def softmax(logits: np.ndarray) -> np.ndarray:
     """Probabilities of the classes, of the dtype of the logits; rows sum to 1."""
     shifted = np.exp(logits - logits.max(axis=1, keepdims=True))
     return shifted / shifted.sum(axis=1, keepdims=True)
+
+
+class Judge:
+    """A classifier that is asked which classes are close and what a sample shows.
+
+    Args:
+        classifier: A `Classifier`, or the file that holds one.
+        batch_size: Images a forward pass; every batch is filled up to this size, so that one shape is compiled.
+    """
+
+    def __init__(self, classifier: keras.Model | Path, batch_size: int = 256):
+        if isinstance(classifier, Path):
+            classifier = keras.saving.load_model(classifier, compile=False)
+        self._classifier = classifier
+        self._forward = compiled(classifier)
+        self._batch_size = batch_size
+
+    def posteriors(self, images: np.ndarray) -> np.ndarray:
+        """The probability of each class: softmax of the logits.
+
+        Args:
+            images: uint8 (N, H, W, C).
+
+        Returns:
+            (N, K) float64, rows sum to 1.
+        """
+        return self.opinions(images)[0]
+
+    def features(self, images: np.ndarray) -> np.ndarray:
+        """The features under the head.
+
+        Args:
+            images: uint8 (N, H, W, C).
+
+        Returns:
+            (N, D) float32.
+        """
+        return self.opinions(images)[1]
+
+    def energy_gradient(self) -> Callable:
+        """The gradient of the energy -logsumexp(logits) by the images: where to go to leave what the judge knows.
+
+        Returns:
+            A function: (B, H, W, C) float32 in [-1, 1] -> the same shape.
+        """
+        return gradient(self._classifier, lambda outputs: -ops.logsumexp(outputs["logits"], axis=-1))
+
+    def opinions(self, images: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """Posteriors and features, from one forward pass.
+
+        Args:
+            images: uint8 (N, H, W, C).
+
+        Returns:
+            (N, K) float64 and (N, D) float32.
+        """
+        outputs = run_over(self._forward, np.asarray(images), self._batch_size)
+        return softmax(outputs["logits"].astype("float64")), outputs["features"]

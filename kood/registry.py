@@ -9,6 +9,7 @@ import ast
 import difflib
 import functools
 import importlib
+import re
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -28,7 +29,10 @@ ROOMS = {
     "samplers": "diffusion/samplers",
     "datasets": "data/sources",
     "augmentations": "data/augment",
+    "outliers": "outliers",
 }
+#: The room whose things have tables of the recipe, which are named as the recipe's other keys are.
+TABLES = "outliers"
 
 
 @dataclass(frozen=True)
@@ -36,7 +40,7 @@ class Entry:
     """One public thing of a room.
 
     Attributes:
-        name: The name a recipe uses: the Python name in lower case.
+        name: The name a recipe uses: the Python name in lower case, with underscores in the room of `TABLES`.
         attribute: The Python name.
         module: The dotted module that defines it.
         parameters: Parameter names, in order, without `self`.
@@ -140,7 +144,11 @@ def _entries(file: Path, tree: ast.Module, elsewhere: dict[str, ast.ClassDef | a
             fitted_on = _of_method([node, *bases], "fit")[1]
         summary = (ast.get_docstring(node) or "").split("\n", 1)[0].strip()
         names = tuple(base.name for base in bases)
-        entries.append(Entry(attribute.lower(), attribute, module, *parameters, summary, fitted_on, names))
+        name = attribute.lower()
+        if ROOMS[TABLES] == file.relative_to(PACKAGE).parent.as_posix():
+            name = re.sub(r"(?<=[a-z])(?=[A-Z])", "_", attribute).lower()
+            parameters = tuple(s.target.id for s in node.body if isinstance(s, ast.AnnAssign)), ()  # type: ignore[union-attr]
+        entries.append(Entry(name, attribute, module, *parameters, summary, fitted_on, names))
     return entries
 
 

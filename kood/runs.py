@@ -32,7 +32,7 @@ try:
 except ImportError:  # Windows has other locks.
     fcntl = None  # type: ignore[assignment]
 
-__all__ = ["Run", "Stage", "damaged", "digest_file", "digests", "fingerprint", "write_atomically"]
+__all__ = ["Result", "Run", "damaged", "digest_file", "digests", "fingerprint", "write_atomically"]
 
 
 KERAS_BACKENDS = ("tensorflow", "jax", "torch")
@@ -133,8 +133,8 @@ def _holds_work(partial: Path) -> bool:
 
 
 @dataclass(frozen=True)
-class Stage:
-    """A finished stage.
+class Result:
+    """What a finished stage left.
 
     Attributes:
         name: "diffusion", "outliers", "classifier", ...
@@ -230,7 +230,7 @@ class Run:
         except OSError:
             return False
 
-    def stage(self, name: str, decides: dict[str, Any], make: Callable[[Path], dict[str, Any]]) -> Stage:
+    def obtain(self, name: str, decides: dict[str, Any], make: Callable[[Path], dict[str, Any]]) -> Result:
         """Finds a stage's result, or makes it.
 
         `make` writes into a folder that keeps its name over restarts, so it may find there what a killed predecessor
@@ -243,7 +243,7 @@ class Run:
             make: Fills the folder it is given and returns facts to keep (JSON).
 
         Returns:
-            The finished stage.
+            Its result.
         """
         kin = self._kin(name, decides)
         for key, folder in kin.items():
@@ -252,7 +252,7 @@ class Run:
                 self.on_damage(f"{name}: what an earlier run left is damaged ({damage}) and is made again")
             if found is not None and not (self.fresh and folder not in self._made):
                 backends = found.get("backends") or [found.get("decides", {}).get("backend", "")]
-                return Stage(name, key, folder, found["facts"], found["seconds"], True, tuple(filter(None, backends)))
+                return Result(name, key, folder, found["facts"], found["seconds"], True, tuple(filter(None, backends)))
         key, folder = next(iter(kin.items()))
         if self.fresh and folder not in self._made:
             shutil.rmtree(_partial(folder), ignore_errors=True)
@@ -282,7 +282,7 @@ class Run:
             shutil.rmtree(folder)
         partial.rename(folder)
         self._made.add(folder)
-        return Stage(name, key, folder, facts, seconds, False, tuple(backends))
+        return Result(name, key, folder, facts, seconds, False, tuple(backends))
 
     def has(self, name: str, decides: dict[str, Any]) -> bool:
         """Whether a stage is finished and undamaged, so that it would be found and not made."""
@@ -321,14 +321,14 @@ class Run:
         write_atomically(partial / BACKENDS, json.dumps(backends).encode())
         return backends
 
-    def finished(self, name: str) -> list[Stage]:
+    def finished(self, name: str) -> list[Result]:
         """The finished, undamaged stages of a name, the newest first; nothing is made and nothing needs to be held.
 
         Args:
             name: The stages' name.
 
         Returns:
-            A `Stage` for each, found, not made.
+            A `Result` for each, found, not made.
         """
         stages = []
         for folder in self.folder.glob(f"stages/{name}-*"):
@@ -336,7 +336,7 @@ class Run:
             record = self._find(folder)[0] if len(key) == 16 else None
             if record is not None:
                 when = (folder / "stage.json").stat().st_mtime_ns
-                stages.append((when, Stage(name, key, folder, record["facts"], record["seconds"], cached=True)))
+                stages.append((when, Result(name, key, folder, record["facts"], record["seconds"], cached=True)))
         return [stage for _, stage in sorted(stages, key=lambda found: found[0], reverse=True)]
 
     def _find(self, folder: Path) -> tuple[dict[str, Any] | None, str]:

@@ -10,7 +10,15 @@ from collections.abc import Sequence
 import numpy as np
 from keras import ops
 
-__all__ = ["choose_classes", "classes_mixed", "condition_rows", "confusion", "mixtures", "noise_predictor", "sweep"]
+__all__ = [
+    "choose_classes",
+    "classes_mixed",
+    "condition_rows",
+    "confusion",
+    "interpolation",
+    "mixtures",
+    "noise_predictor",
+]
 
 
 def mixtures(
@@ -230,7 +238,7 @@ def classes_mixed(condition: np.ndarray) -> int:
     return max(1, int((np.asarray(condition) != 0).sum(axis=1).max(initial=0)))
 
 
-def sweep(
+def interpolation(
     num_classes: int,
     *,
     columns: int = 7,
@@ -238,7 +246,7 @@ def sweep(
     pairs: np.ndarray | None = None,
     rng: np.random.Generator | None = None,
 ) -> np.ndarray:
-    """Conditions of a contact sheet: along each row the mixture goes from one class to another.
+    """Conditions of a contact sheet: along each row the mixture goes from one class to another, in equal steps.
 
     Args:
         num_classes: K.

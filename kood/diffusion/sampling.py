@@ -22,13 +22,16 @@ from typing import Any
 import numpy as np
 from keras import ops
 
+from kood import registry
+from kood.data import ImageSet
 from kood.data.images import normalize, quantize
 from kood.diffusion.label_mixup import classes_mixed, noise_predictor
 from kood.errors import UserError
 from kood.runs import digest_file, fingerprint, write_atomically
+from kood.section import Sampling
 from kood.steps import compiled
 
-__all__ = ["ImageSampler", "Shard", "Start", "draw_rows", "start_index"]
+__all__ = ["ImageSampler", "Shard", "Start", "draw_rows", "image_sampler", "same_start", "start_index"]
 
 #: Blocks smaller than `batch_size` are a multiple of this, so that devices can share them evenly.
 ROWS = 8
@@ -85,7 +88,7 @@ class ImageSampler:
     def __init__(
         self,
         denoiser,
-        image_shape: tuple[int, int, int],
+        image_shape: tuple[int, ...],
         *,
         sampler: Callable,
         num_steps: int,
@@ -291,6 +294,56 @@ def draw_rows(labels: np.ndarray, wanted: np.ndarray, rng: np.random.Generator) 
         passes = [rng.permutation(pool) for _ in range(-(-len(places) // len(pool)))]
         rows[places] = np.concatenate(passes)[: len(places)]
     return rows
+
+
+def image_sampler(denoiser, image_shape: tuple[int, ...], settings: Sampling, seed: int, **how: Any) -> ImageSampler:
+    """The sampler that a table of the recipe describes.
+
+    Args:
+        denoiser: A `Denoiser`.
+        image_shape: (H, W, C).
+        settings: The table.
+        seed: Seed of all noise.
+        **how: What else an `ImageSampler` takes.
+
+    Raises:
+        ValueError: as `ImageSampler` does.
+    """
+    return ImageSampler(
+        denoiser,
+        image_shape,
+        sampler=registry.obtain("samplers", settings.sampler),
+        num_steps=settings.sampling_steps,
+        guidance=settings.guidance,
+        clip=settings.clip or None,
+        level=settings.level if settings.start == "image" else None,
+        seed=seed,
+        batch_size=settings.batch_size,
+        **how,
+    )
+
+
+def same_start(
+    conditions: np.ndarray, image_shape: tuple[int, ...], rng: np.random.Generator, images: ImageSet | None = None
+) -> tuple[np.ndarray, dict[str, Any]]:
+    """What samples images that begin alike along each row of a sheet, so that only their conditions differ.
+
+    Args:
+        conditions: (rows, columns, K).
+        image_shape: (H, W, C).
+        rng: Decides the beginnings.
+        images: Labelled images, where each row starts from one of the largest class of its first condition.
+
+    Returns:
+        (rows * columns, K), and {"noise", "start"} for `ImageSampler.images`.
+    """
+    rows, columns = conditions.shape[:2]
+    noise, start = rng.standard_normal((rows, *image_shape)).astype("float32"), None
+    if images is not None:
+        chosen = draw_rows(images.known_labels, conditions[:, 0].argmax(axis=1), rng)
+        start = Start(images.images, np.repeat(chosen, columns))
+    flat = conditions.reshape(rows * columns, -1)
+    return flat, {"noise": np.repeat(noise, columns, axis=0), "start": start}
 
 
 def _hash(values: np.ndarray) -> str:

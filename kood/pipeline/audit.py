@@ -1,72 +1,69 @@
 """Whether the images that the diffusion model makes are any good, and whether the detector merely spots them."""
 
 import json
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-import keras
 import numpy as np
 
 from kood.audit import Judged, audit, with_shortcut
-from kood.data.stored import read_images
-from kood.evaluate import scores_of
-from kood.pipeline.judge import Judge
-from kood.pipeline.work import VERSIONS, Work
-from kood.runs import Stage, digest_file
+from kood.outputs import Judge, scores_of
+from kood.pipeline.classify import Classifier
+from kood.pipeline.evaluation import Evaluation
+from kood.pipeline.outliers import Outliers
+from kood.pipeline.prepare import Data
+from kood.pipeline.samples import Pure
+from kood.pipeline.stage import Stage
+from kood.pipeline.work import Work
+from kood.recipe import Recipe
+from kood.runs import digest_file
 from kood.scorer import Scorer
 
-__all__ = ["audit_outliers"]
+__all__ = ["Audit", "Shortcut"]
 
 #: Held-out images that an audit needs.
 LEAST = 3
 
 
-def audit_outliers(work: Work) -> Stage | None:
-    """Audits what was sampled, and tests this detector for the shortcut.
+class Audit(Stage):
+    """Audits what was sampled, by the judge.
 
-    Only validation images stand beside the samples, so that settings may be chosen by it. The judge's part depends on
-    the samples alone, and the cells of a table that share them share it. Nothing is audited where the recipe leaves no
-    validation images.
+    Only validation images stand beside the samples, so that settings may be chosen by it. It depends on the samples
+    alone, and the cells of a table that share them share it.
+
+    Args:
+        recipe: Of the cell.
+        data: Its images.
+        judge: A classifier trained on real images alone.
+        samples: Of one class each.
+        outliers: Of the cell; those that the diffusion model drew are audited.
     """
-    if len(work.data("validation")) < LEAST:
-        work.progress.say("no audit of the outliers: data.id.validation leaves too few images", style="yellow")
-        return None
-    audited, shown = _audit(work), work.data("validation")
-    evaluated, samples = work.stages["evaluate"], work.stages["pure_audit"]
-    score, state = evaluated.facts["headline_score"], evaluated.folder / "state.npz"
 
-    def make(folder: Path) -> dict[str, Any]:
-        classifier = keras.saving.load_model(work.stages["classifier"].folder / "classifier.keras", compile=False)
-        scorer = Scorer(score, dict(np.load(state, allow_pickle=False)) if state.exists() else None)
-        pure = read_images(samples.folder, "pure", samples.facts)
-        with work.progress.stage("shortcut"):
-            real, generated = (
-                scores_of(classifier, scorer, np.asarray(s.images), work.recipe.evaluate.batch_size)
-                for s in (shown, pure)
-            )
-        np.savez(folder / "scores.npz", allow_pickle=False, validation=real, pure=generated)
-        return with_shortcut(_read(audited), real, generated, score=score)
+    kind, version, is_shared = "audit", 1, False
 
-    # Not the key of the evaluation, which moves with every test set; only its score enters here.
-    decides = {
-        "audit": audited.key,
-        "classifier": work.stages["classifier"].key,
-        "score": [score, VERSIONS["evaluate"], digest_file(state) if state.exists() else None],
-        "batch_size": work.recipe.evaluate.batch_size,
-        "validation": work.digest("validation"),
-    }
-    return work.stage("shortcut", decides, make, awaited=False)
+    def __init__(self, recipe: Recipe, data: Data, judge: Classifier, samples: Pure, outliers: Sequence[Outliers]):
+        super().__init__(recipe)
+        self.data, self.judge, self.samples = data, judge, samples
+        self.mixed = next((one for one in outliers if "denoiser" in one.source.needs), None)
 
+    def applies(self) -> str:
+        few = len(self.data.images("validation")) < LEAST
+        return "no audit of the outliers: data.id.validation leaves too few images" if few else ""
 
-def _audit(work: Work) -> Stage:
-    judge_stage, samples = work.stages["judge"], work.stages["pure_audit"]
-    mixed = work.stages.get("label_mixup")
+    def decides(self) -> dict[str, Any]:
+        return {
+            "judge": self.judge.key,
+            "pure": self.samples.key,
+            "mixed": self.mixed.key if self.mixed else None,
+            "images": self.data.digest("train", "validation"),
+            "seed": self.recipe.data.split_seed,
+        }
 
-    def make(folder: Path) -> dict[str, Any]:
-        judge = Judge.of(work)
-        train, held, seed = work.data("train"), work.data("validation"), work.recipe.data.split_seed
-        pure = read_images(samples.folder, "pure", samples.facts)
-        with work.progress.stage("audit"):
+    def make(self, folder: Path, work: Work) -> dict[str, Any]:
+        judge = Judge(self.judge.model(), self.recipe.evaluate.batch_size)
+        train, held, pure = self.data.images("train"), self.data.images("validation"), self.samples.images()
+        with work.progress.bar(self.role):
             result = audit(
                 _judged(judge, pure.images),
                 pure.known_labels,
@@ -74,37 +71,75 @@ def _audit(work: Work) -> Stage:
                 held.known_labels,
                 train.images,
                 judge.features(train.images),
-                mixed=_judged(judge, read_images(mixed.folder, "outliers", mixed.facts).images) if mixed else None,
-                mixtures=_shares(mixed) if mixed else None,
+                mixed=_judged(judge, self.mixed.images().images) if self.mixed else None,
+                mixtures=_mixtures(self.mixed.shares()) if self.mixed else None,
                 class_names=train.class_names,
                 feature_space=(
-                    f"penultimate features of {work.recipe.classifier.backbone} trained on the in-distribution "
+                    f"penultimate features of {self.recipe.classifier.backbone} trained on the in-distribution "
                     "training images"
                 ),
-                seed=seed,
+                seed=self.recipe.data.split_seed,
             )
         (folder / "audit.json").write_text(json.dumps(result))
         return {"warnings": result["warnings"]}
 
-    decides = {
-        "judge": judge_stage.key,
-        "pure": samples.key,
-        "mixed": mixed.key if mixed else None,
-        "images": work.digest("train", "validation"),
-        "seed": work.recipe.data.split_seed,
-    }
-    return work.stage("audit", decides, make, awaited=False)
+    def found(self) -> dict[str, Any]:
+        """What it found."""
+        return json.loads((self.folder / "audit.json").read_bytes())
 
 
-def _shares(mixed: Stage) -> np.ndarray | None:
+class Shortcut(Stage):
+    """Whether the detector merely spots what was generated, beside the rest of the audit.
+
+    Args:
+        recipe: Of the cell.
+        data: Its images.
+        audit: The rest.
+        samples: Of one class each.
+        classifier: The cell's own.
+        evaluation: What chose its score.
+    """
+
+    kind, version, is_shared = "shortcut", 2, False
+
+    def __init__(
+        self, recipe: Recipe, data: Data, audit: Audit, samples: Pure, classifier: Classifier, evaluation: Evaluation
+    ):
+        super().__init__(recipe)
+        self.data, self.audit, self.samples = data, audit, samples
+        self.classifier, self.evaluation = classifier, evaluation
+
+    def applies(self) -> str:
+        return self.audit.applies()
+
+    def decides(self) -> dict[str, Any]:
+        state = self.evaluation.folder / "state.npz"
+        return {
+            "audit": self.audit.key,
+            "classifier": self.classifier.key,
+            # Not the key of the evaluation, which moves with every test set; only its score enters here.
+            "score": [self.evaluation.headline, Evaluation.version, digest_file(state) if state.exists() else None],
+            "batch_size": self.recipe.evaluate.batch_size,
+            "validation": self.data.digest("validation"),
+        }
+
+    def make(self, folder: Path, work: Work) -> dict[str, Any]:
+        score = self.evaluation.headline
+        scorer, classifier = Scorer(score, self.evaluation.arrays("state")), self.classifier.model()
+        with work.progress.bar(self.role):
+            real, generated = (
+                scores_of(classifier, scorer, np.asarray(one.images), self.recipe.evaluate.batch_size)
+                for one in (self.data.images("validation"), self.samples.images())
+            )
+        np.savez(folder / "scores.npz", allow_pickle=False, validation=real, pure=generated)
+        return with_shortcut(self.audit.found(), real, generated, score=score)
+
+
+def _mixtures(rows: np.ndarray | None) -> np.ndarray | None:
     """The shares of the parents, None where a row has one class alone or turns away from one."""
-    rows = np.load(mixed.folder / "mixtures.npy", allow_pickle=False)
-    return rows if (rows >= 0).all() and ((rows > 0).sum(axis=1) > 1).all() else None
+    whole = rows is not None and (rows >= 0).all() and ((rows > 0).sum(axis=1) > 1).all()
+    return rows if whole else None
 
 
 def _judged(judge: Judge, images: np.ndarray) -> Judged:
     return Judged(np.asarray(images), *judge.opinions(images))
-
-
-def _read(stage: Stage) -> dict[str, Any]:
-    return json.loads((stage.folder / "audit.json").read_bytes())

@@ -10,7 +10,7 @@ from kood.data.paths import data_path
 from kood.data.rules import ground_colour
 from kood.data.stored import read_digests
 from kood.errors import UserError
-from kood.pipeline.work import VERSIONS, Work
+from kood.pipeline.prepare import Data
 from kood.recipe import Recipe
 from kood.runs import Run, write_atomically
 
@@ -100,19 +100,19 @@ class Identity:
         return " ".join((self.source or {}).values())
 
 
-def identity_of(work: Work) -> Identity:
+def identity_of(data: Data) -> Identity:
     """What a cell's run folder belongs to, from its finished data stage."""
-    spec, digests = work.recipe.data.id, read_digests(work.stages["data"].folder, "data.id")
+    spec, digests = data.recipe.data.id, read_digests(data.folder, "data.id")
     source = {"source": spec.source.lower(), "path": spec.path and str(data_path(spec.path)),
               "root": spec.root and str(data_path(spec.root)), "name": spec.name}  # fmt: skip
     return Identity(
-        work.data("train").class_names,
+        data.images("train").class_names,
         {key: value for key, value in source.items() if value},
-        work.recipe.data.shape,
+        data.recipe.data.shape,
         tuple(row.tobytes().hex() for row in digests[:SAMPLE]),
         len(digests) <= SAMPLE,
-        ground_colour(work.recipe.data.ground),
-        VERSIONS["data"],
+        ground_colour(data.recipe.data.ground),
+        Data.version,
     )
 
 
@@ -128,15 +128,15 @@ class Belonging:
         self._run, self._other_data = run, other_data
         self._first: Identity | None = None
 
-    def accept(self, work: Work) -> None:
+    def accept(self, data: Data) -> None:
         """Takes the folder for the run's first cell, and lets no other cell publish what does not belong there.
 
         Raises:
             UserError: the folder, or its first cell, is of other classes or of another data set.
         """
-        found, folder = identity_of(work), self._run.folder
+        found, folder = identity_of(data), self._run.folder
         if self._first is not None:
-            if work.recipe.serve.export and not found.is_same(self._first):
+            if data.recipe.serve.export and not found.is_same(self._first):
                 raise UserError(
                     f"{folder}: its first cell is of {self._first.told(found)}, this one of {found.told(self._first)}"
                     f"{found.why(self._first)}; the versions of "

@@ -95,6 +95,11 @@ class Budget:
         classifiers = 1 + whole.needs_judge + (whole.evaluate.baseline and exposes)
         return (1.0 - taken) * (1.0 - KEPT) * self.seconds / classifiers
 
+    def timer(self, name: str, recipe: Recipe) -> Callable[[], bool]:
+        """Whether a stage that begins now has used up the time that it may take, whenever it is asked."""
+        seconds, began = self.of(name, recipe), self.clock()
+        return lambda: seconds is not None and self.clock() - began >= seconds
+
     def afford(self, name: str) -> None:
         """Raises where a stage of a matrix that has to be made would not be finished.
 

@@ -12,9 +12,8 @@ from kood.classifier import Classifier
 from kood.data.classes import class_indices
 from kood.errors import UserError
 from kood.recipe import Recipe
-from kood.virtual import VirtualOutliers
 
-__all__ = ["build_classifier", "build_network", "class_weights", "mixed_groups"]
+__all__ = ["build_classifier", "build_network", "class_weights"]
 
 
 def build_network(recipe: Recipe, num_classes: int, precision: str = "float32") -> keras.Model:
@@ -42,7 +41,7 @@ def build_classifier(
         num_classes: K.
         precision: Another than the recipe's.
         steps: Steps of the whole training, of which the recipe says at which share exposure begins.
-        seed: Decides the virtual outliers.
+        seed: Decides the outliers that are drawn in training.
         exposed: Whether with what exposure to outliers needs; without it, the same backbone and head alone.
         class_weight: How much each class counts in the cross-entropy; all alike where not given.
     """
@@ -58,11 +57,8 @@ def build_classifier(
             "exposure_begin": round(settings.begin * steps),
             "reach": settings.reach,
         }
-        if "virtual" in settings.use:
-            given = settings.virtual.model_dump()
-            options["virtual"] = _built(
-                "outliers.virtual", VirtualOutliers, num_classes, settings.per_batch, seed=seed, **given
-            )
+        for name, source in settings.layers.items():
+            options["virtual"] = _built(f"outliers.{name}", source.layer, num_classes, settings.per_batch, seed)
     model = Classifier(backbone, head, name="classifier", class_weight=class_weight, **options)
     model.build((None, *recipe.data.shape))
     return model
@@ -109,15 +105,6 @@ def class_weights(
         raise UserError(f"train.class_weight: {', '.join(map(repr, left_out))} {have} no weight; give every class one")
     weights = np.array([given[name] for name in names], "float64")
     return (weights * (len(labels) / (weights * counts).sum())).tolist()
-
-
-def mixed_groups(recipe: Recipe, class_names: Sequence[str]) -> list[list[int]] | None:
-    """The groups of classes that label mixup mixes, by number; None where any may meet."""
-    groups = recipe.outliers.label_mixup.groups
-    try:
-        return [class_indices(group, class_names) for group in groups] if groups else None
-    except ValueError as error:
-        raise UserError(f"outliers.label_mixup.groups: {error}") from error
 
 
 def _built(key: str, make, *arguments, **options):

@@ -11,43 +11,57 @@ from kood import training
 from kood.data.batches import labelled_batches
 from kood.diffusion.denoiser import Denoiser
 from kood.pipeline.build import build_network
+from kood.pipeline.fitting import fitted
 from kood.pipeline.precision import faster, seconds_of_a_step
+from kood.pipeline.prepare import Data
 from kood.pipeline.resident import resident_images
+from kood.pipeline.stage import Stage
 from kood.pipeline.work import Work
-from kood.recipe.sections import Diffusion
-from kood.report import fit_callback
-from kood.runs import Stage
-from kood.timing import Pace, TimeBudget
+from kood.recipe import Recipe, sections
+from kood.timing import TimeBudget
 
-__all__ = ["epochs_of", "train_denoiser"]
+__all__ = ["Diffusion", "epochs_of"]
 
 
-def train_denoiser(work: Work) -> Stage:
-    """Fits the class-conditional diffusion model on the training images."""
-    settings, seed = work.recipe.diffusion, work.seed("diffusion", work.recipe.diffusion.seed)
-    unit, amount = settings.budget
-    seconds = work.budget.of("diffusion", work.recipe)
-    timed = unit == "minutes" or seconds is not None
+class Diffusion(Stage):
+    """The class-conditional diffusion model, fitted to the training images."""
 
-    def make(folder: Path) -> dict[str, Any]:
-        began, limit = time.monotonic(), None
-        images = work.data("train")
+    kind, version, on = "diffusion", 3, "fitting"
+
+    def __init__(self, recipe: Recipe, data: Data):
+        super().__init__(recipe)
+        self.data = data
+
+    def decides(self) -> dict[str, Any]:
+        return {
+            "diffusion": self.recipe.diffusion.model_dump(exclude={"seed"}),
+            "augment": self.recipe.data.augment,
+            "train": self.data.digest("train"),
+            "seed": self.seed("diffusion", self.recipe.diffusion.seed),
+            "backend": keras.backend.backend(),
+        }
+
+    def make(self, folder: Path, work: Work) -> dict[str, Any]:
+        began, settings, seed = time.monotonic(), self.recipe.diffusion, self.decides()["seed"]
+        (unit, amount), seconds = settings.budget, work.budget.of(self.kind, self.recipe)
+        timed = unit == "minutes" or seconds is not None
+        images = self.data.images("train")
         classes = len(images.class_names)
         epochs, per_epoch = _length(settings, len(images))
         steps = epochs * per_epoch
-        held = resident_images(work, work.recipe.data.augment, images)
+        held = resident_images(self.recipe, self.recipe.data.augment, images)
 
         def batches(first: int):
             return labelled_batches(
                 images, num_classes=classes, batch_size=settings.batch_size, steps=steps, seed=seed,
-                first_step=first * per_epoch, augment=work.recipe.data.augment,
+                first_step=first * per_epoch, augment=self.recipe.data.augment,
                 resident=held is not None,
             )  # fmt: skip
 
         def compiled(precision: str, per_call: int) -> Denoiser:
             keras.utils.set_random_seed(seed)
             model = Denoiser(
-                build_network(work.recipe, classes, precision),
+                build_network(self.recipe, classes, precision),
                 schedule=settings.schedule,
                 num_steps=settings.num_steps,
                 prediction=settings.prediction,
@@ -73,43 +87,26 @@ def train_denoiser(work: Work) -> Stage:
             probe = labelled_batches(images, num_classes=classes, batch_size=settings.batch_size, steps=4, seed=seed)
             arithmetic = faster(lambda precision: seconds_of_a_step(compiled(precision, 1), probe), folder)
             keras.utils.clear_session()
-        per_call = training.steps_per_call(per_epoch)
+        per_call, limit = training.steps_per_call(per_epoch), None
         # The rate of a time budget moves, and the time is looked at, between calls.
         model = compiled(arithmetic["precision"], min(per_call, 5) if timed else per_call)
         if unit == "minutes" and (seconds is None or 60.0 * amount <= seconds):
             limit = TimeBudget(60.0 * amount, settings.learning_rate)
         elif seconds is not None:
             limit = TimeBudget(seconds, settings.learning_rate, steps=None if unit == "minutes" else steps, since=began)
-        pace = Pace(settings.batch_size)
-        shown = limit.shown if limit else {"total": epochs}
-        with work.progress.stage("diffusion", **shown) as stage:
-            model, history = training.fit(
-                model,
-                batches,
-                epochs=epochs,
-                steps_per_epoch=per_epoch,
-                folder=folder,
-                log=folder / "history.csv",
-                board=work.board("diffusion"),
-                callbacks=[fit_callback(stage, position=(lambda: limit.spent) if limit else None), pace],
-                budget=limit,
-                images=held,
-            )
+        model, facts, trained = fitted(
+            self, work, folder, model, batches, epochs=epochs, steps_per_epoch=per_epoch, rows=settings.batch_size,
+            limit=limit, images=held,
+        )  # fmt: skip
         model.save(folder / "denoiser.keras")
-        trained = int(keras.ops.convert_to_numpy(model.optimizer.iterations))
-        return {"history": history, "parameters": model.count_params(), "steps": trained, **arithmetic, **pace.facts}
+        return {**facts, "steps": trained, **arithmetic}
 
-    decides = {
-        "diffusion": settings.model_dump(exclude={"seed"}),
-        "augment": work.recipe.data.augment,
-        "train": work.digest("train"),
-        "seed": seed,
-        "backend": keras.backend.backend(),
-    }
-    return work.stage("diffusion", decides, make, on=work.devices.fitting)
+    def denoiser(self) -> keras.Model:
+        """The trained model."""
+        return keras.saving.load_model(self.folder / "denoiser.keras", compile=False)
 
 
-def _length(settings: Diffusion, images: int) -> tuple[int, int]:
+def _length(settings: sections.Diffusion, images: int) -> tuple[int, int]:
     """Epochs, and steps of each; a budget in minutes ends the training before the last of them."""
     unit, amount = settings.budget
     if unit == "minutes":

@@ -1,7 +1,6 @@
 """The last stage: the SavedModel."""
 
 import hashlib
-import shutil
 from pathlib import Path
 from typing import Any
 
@@ -11,55 +10,102 @@ import numpy as np
 import kood
 from kood.data.rules import ground_colour
 from kood.data.stored import read_digests
+from kood.pipeline.classify import Classifier
+from kood.pipeline.evaluation import Evaluation
+from kood.pipeline.prepare import Data
+from kood.pipeline.stage import Stage
 from kood.pipeline.work import Work
-from kood.runs import Stage, damaged, digests
+from kood.recipe import Recipe
+from kood.runs import damaged, digests
 from kood.serving.publishing import publish
 from kood.serving.served import Served
 
-__all__ = ["export_model"]
+__all__ = ["Export"]
 
 
-def export_model(work: Work) -> Stage:
+class Export(Stage):
     """Publishes the SavedModel as the next integer version, if it answers as the Keras model does.
 
     What is published decides, not how it came about: a run that measures more and serves the same publishes nothing.
-    """
-    evaluated, classifier = work.stages["evaluate"], work.stages["classifier"]
-    with np.load(evaluated.folder / "parity.npz", allow_pickle=False) as arrays:
-        expected = dict(arrays)
-    with np.load(evaluated.folder / "calibration.npz", allow_pickle=False) as arrays:
-        held = dict(arrays)
-    served = Served(
-        evaluated.facts["headline_score"], work.recipe.data.shape, list(work.data("train").class_names),
-        work.recipe.serve.accept, held["scores"], _state(evaluated.folder), work.recipe.serve.undecodable,
-        held["labels"], work.recipe.serve.by_class, _seen(work), ground_colour(work.recipe.data.ground),
-    )  # fmt: skip
-    card = _card(work)
 
-    def make(_: Path) -> dict[str, Any]:
-        version = work.run.next_version()
-        with work.progress.stage("export"):
+    Args:
+        recipe: Of the cell.
+        data: Its images.
+        classifier: What is published.
+        evaluation: What chose its score and set its threshold.
+    """
+
+    kind, version, is_shared = "export", 3, False
+
+    def __init__(self, recipe: Recipe, data: Data, classifier: Classifier, evaluation: Evaluation):
+        super().__init__(recipe)
+        self.data, self.classifier, self.evaluation = data, classifier, evaluation
+
+    def decides(self) -> dict[str, Any]:
+        return {
+            "format": 3, "classifier": self.classifier.key, "served": _hashed(vars(self._served)),
+            "expected": _hashed(self.evaluation.arrays("parity")), "card": repr(self._card),
+        }  # fmt: skip
+
+    def make(self, folder: Path, work: Work) -> dict[str, Any]:
+        version, expected = work.run.next_version(), self.evaluation.arrays("parity")
+        with work.progress.bar(self.role):
             differences = publish(
-                classifier.folder / "classifier.keras",
+                self.classifier.folder / "classifier.keras",
                 work.run.folder / str(version),
-                served=served,
-                images=np.asarray(work.data("test").images[: len(expected["label"])]),
+                served=self._served,
+                images=np.asarray(self.data.images("test").images[: len(expected["label"])]),
                 expected=expected,
-                facts={**card, **_made_with()},
+                facts={**self._card, **_made_with()},
             )
         return {"version": version, "differences": differences, "files": digests(work.run.folder / str(version))}
 
-    decides = {
-        "format": 3, "classifier": classifier.key, "served": _hashed(vars(served)), "expected": _hashed(expected),
-        "card": repr(card),
-    }  # fmt: skip
-    stage = work.stage("export", decides, make, awaited=False)
-    damage = damaged(work.run.folder / str(stage.facts["version"]), stage.facts["files"])
-    if damage:
-        work.run.on_damage(f"export: a published model is damaged ({damage}) and is published as the next version")
-        shutil.rmtree(stage.folder)
-        stage = work.stage("export", decides, make, awaited=False)
-    return stage
+    def damage(self) -> str:
+        published = self.folder.parents[1] / str(self.facts["version"])
+        found = damaged(published, self.facts["files"])
+        return f"a published model is damaged ({found})" if found else ""
+
+    @property
+    def _served(self) -> Served:
+        data, serve, held = self.recipe.data, self.recipe.serve, self.evaluation.arrays("calibration")
+        return Served(
+            self.evaluation.headline, data.shape, list(self.data.images("train").class_names), serve.accept,
+            held["scores"], self.evaluation.arrays("state") or None, serve.undecodable, held["labels"], serve.by_class,
+            self._seen, ground_colour(data.ground),
+        )  # fmt: skip
+
+    @property
+    def _seen(self) -> dict[str, np.ndarray]:
+        """Digests of the images that the model must not be calibrated or watched on, by what the run did with them."""
+        used = {"trained": "train", "chosen": "validation", "calibrated": "calibration"}
+        return {use: read_digests(self.data.folder, name) for use, name in used.items()}
+
+    @property
+    def _card(self) -> dict[str, Any]:
+        """What the model card tells beside the threshold."""
+        facts, train = self.evaluation.facts, self.data.facts["sets"]["train"]
+        measured, threshold = facts["scores"][facts["headline_score"]], facts["threshold"]
+        near, far = (
+            {name: measured[name]["auroc"] for name in getattr(self.recipe.data, kind)} for kind in ("near", "far")
+        )
+        return {
+            "recipe": self.recipe.name,
+            "head": self.recipe.head.name,
+            "backbone": self.recipe.classifier.backbone,
+            "trained_on": {key: train[key] for key in ("images", "sha256")},
+            "accuracy": facts["id"]["accuracy"],
+            "classes": facts["classes"],
+            "test_images": facts["id"]["images"],
+            "near": near,
+            "far": far,
+            "accepted": {
+                "images": facts["id"]["images"],
+                "rate": threshold["accepted_id_test"],
+                "interval": threshold["accepted_id_test_interval"],
+            },
+            "threshold_warnings": threshold["warnings"],
+            "warnings": [text for text in facts["warnings"] if text not in threshold["warnings"]],
+        }
 
 
 def _hashed(value: Any) -> Any:
@@ -70,48 +116,6 @@ def _hashed(value: Any) -> Any:
     if isinstance(value, dict):
         return {key: _hashed(one) for key, one in value.items()}
     return value
-
-
-def _state(folder: Path) -> dict[str, np.ndarray] | None:
-    """The arrays of a fitted headline score; None for a plain one."""
-    file = folder / "state.npz"
-    if not file.exists():
-        return None
-    with np.load(file, allow_pickle=False) as arrays:
-        return dict(arrays)
-
-
-def _seen(work: Work) -> dict[str, np.ndarray]:
-    """Digests of the images that the model must not be calibrated or watched on, by what the run did with them."""
-    used = {"trained": "train", "chosen": "validation", "calibrated": "calibration"}
-    return {use: read_digests(work.stages["data"].folder, name) for use, name in used.items()}
-
-
-def _card(work: Work) -> dict[str, Any]:
-    """What the model card tells beside the threshold."""
-    facts, train = work.stages["evaluate"].facts, work.stages["data"].facts["sets"]["train"]
-    measured, threshold = facts["scores"][facts["headline_score"]], facts["threshold"]
-    near, far = (
-        {name: measured[name]["auroc"] for name in getattr(work.recipe.data, kind)} for kind in ("near", "far")
-    )
-    return {
-        "recipe": work.recipe.name,
-        "head": work.recipe.head.name,
-        "backbone": work.recipe.classifier.backbone,
-        "trained_on": {key: train[key] for key in ("images", "sha256")},
-        "accuracy": facts["id"]["accuracy"],
-        "classes": facts["classes"],
-        "test_images": facts["id"]["images"],
-        "near": near,
-        "far": far,
-        "accepted": {
-            "images": facts["id"]["images"],
-            "rate": threshold["accepted_id_test"],
-            "interval": threshold["accepted_id_test_interval"],
-        },
-        "threshold_warnings": threshold["warnings"],
-        "warnings": [text for text in facts["warnings"] if text not in threshold["warnings"]],
-    }
 
 
 def _made_with() -> dict[str, Any]:

@@ -1,99 +1,102 @@
-"""The stages that make outlier images: label mixup, of another file, and the controls."""
+"""The stage that draws the outliers of one source before training."""
 
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import keras
 import numpy as np
 
 from kood.data import ImageSet
-from kood.data.outliers import amplitude_swap, cutmix, noise_images, patch_shuffle, pixel_mixup
-from kood.data.stored import write_images
-from kood.pipeline.samples import make_label_mixup
+from kood.data.stored import read_images, write_blocks
+from kood.outliers import OutlierSource
+from kood.outputs import Judge
+from kood.pipeline.prepare import Data
+from kood.pipeline.stage import Stage
 from kood.pipeline.work import Work
-from kood.runs import Stage
+from kood.recipe import Recipe
+from kood.report.sheet import write_sheet
 
-__all__ = ["make_outliers"]
-
-
-def make_outliers(work: Work) -> list[Stage]:
-    """Makes the outliers of each source of images that the recipe uses, `outliers.count_of` it each."""
-    makers = {
-        "label_mixup": make_label_mixup, "pixel_mixup": _pixel_mixup, "cutmix": _cutmix, "noise": _noise,
-        "patch_shuffle": _patch_shuffle, "amplitude_swap": _amplitude_swap, "real": _real,
-    }  # fmt: skip
-    return [makers[name](work) for name in work.recipe.outliers.use if name in makers]
+__all__ = ["Outliers"]
 
 
-def _pixel_mixup(work: Work) -> Stage:
-    return _pairs_of_images(work, "pixel_mixup", pixel_mixup)
+class Outliers(Stage):
+    """What a source of `kood.outliers` draws.
 
+    Args:
+        recipe: Of the cell.
+        name: The source's.
+        data: The images of the run.
+        diffusion: The diffusion model, where a source of the recipe asks for one.
+        judge: The classifier trained on real images alone, likewise.
+    """
 
-def _cutmix(work: Work) -> Stage:
-    return _pairs_of_images(work, "cutmix", cutmix)
+    def __init__(self, recipe: Recipe, name: str, data: Data, diffusion: Any, judge: Any):
+        self.source: OutlierSource = recipe.outliers.drawn[name]
+        self.kind, self.version = name, self.source.version
+        self.data, self.diffusion, self.judge = data, diffusion, judge
+        super().__init__(recipe)
 
+    @property
+    def on(self) -> str:  # type: ignore[override]
+        return "inference" if "denoiser" in self.source.needs else ""
 
-def _pairs_of_images(work: Work, name: str, mix: Callable[..., np.ndarray]) -> Stage:
-    settings, seed = getattr(work.recipe.outliers, name), work.seed(name)
-    count = work.recipe.outliers.count_of(name)
+    @property
+    def _count(self) -> int:
+        return self.recipe.outliers.count_of(self.kind)
 
-    def make(folder: Path) -> dict[str, Any]:
-        train = work.data("train")
-        how: dict[str, Any] = {"weight": settings.weight, "alpha": settings.alpha}
-        how |= {"rng": np.random.default_rng(seed), "shares": np.empty((count, len(train.class_names)), np.float32)}
-        images = mix(np.asarray(train.images), train.known_labels, count, **how)
-        np.save(folder / "mixtures.npy", how["shares"])
-        return write_images(folder, "outliers", ImageSet(images))
+    def decides(self) -> dict[str, Any]:
+        needs, samples = self.source.needs, {}
+        given = {
+            "train": lambda: self.data.digest("train"),
+            "validation": lambda: self.data.digest("validation"),
+            "real": lambda: self.data.digest("outliers.real"),
+            "shape": lambda: self.recipe.data.shape,
+            "denoiser": lambda: self.diffusion.key,
+            "judge": lambda: self.judge.key,
+        }
+        if self.on:
+            samples["backend"] = keras.backend.backend()
+        inputs = {name: given[name]() for name in needs if name in given}
+        return {**self.source.model_dump(), **inputs, **samples, "count": self._count, "seed": self.seed(self.kind)}
 
-    return work.stage(
-        name, {**settings.model_dump(), "count": count, "train": work.digest("train"), "seed": seed}, make
-    )
+    def make(self, folder: Path, work: Work) -> dict[str, Any]:
+        pieces = folder / "shards"
+        with work.progress.bar(self.role, self._count, unit="image") as bar:
+            given: dict[str, Callable[[], Any]] = {
+                "train": lambda: self.data.images("train"),
+                "validation": lambda: self.data.images("validation"),
+                "real": lambda: self.data.images("outliers.real"),
+                "shape": lambda: self.recipe.data.shape,
+                "denoiser": lambda: self.diffusion.denoiser(),  # noqa: PLW0108  # There may be none.
+                "judge": lambda: Judge(self.judge.model(), self.recipe.evaluate.batch_size),
+                "seeds": lambda: self.seed,
+                "folder": lambda: pieces,
+                "show": lambda: bar.update,
+                "over": lambda: work.budget.timer(self.kind, self.recipe),
+            }
+            rng = np.random.default_rng(self.seed(self.kind))
+            rows = self.source.draw(self._count, rng, **{name: given[name]() for name in self.source.needs})
+            if rows.shares is not None:
+                np.save(folder / "mixtures.npy", rows.shares)
+            if rows.sheet is not None:
+                write_sheet(folder / "sheet.png", *rows.sheet, list(self.data.images("train").class_names))
+            facts = write_blocks(folder, "outliers", rows.blocks, count=rows.count, image_shape=self.recipe.data.shape)
+        shutil.rmtree(pieces, ignore_errors=True)
+        return {**facts, **rows.facts}
 
+    def images(self) -> ImageSet:
+        """The outliers."""
+        return read_images(self.folder, "outliers", self.facts)
 
-def _patch_shuffle(work: Work) -> Stage:
-    settings, seed = work.recipe.outliers.patch_shuffle, work.seed("patch_shuffle")
-    count = work.recipe.outliers.count_of("patch_shuffle")
+    def shares(self) -> np.ndarray | None:
+        """(N, K), of which class in what share each is; None where its source does not say."""
+        file = self.folder / "mixtures.npy"
+        return np.load(file, allow_pickle=False) if file.exists() else None
 
-    def make(folder: Path) -> dict[str, Any]:
-        images, rng = work.data("train").images, np.random.default_rng(seed)
-        # Passes over all images, the last of them in part: each is taken as often as any other, or once more.
-        rows = np.concatenate([rng.permutation(len(images)) for _ in range(-(-count // len(images)))])[:count]
-        return write_images(folder, "outliers", ImageSet(patch_shuffle(images[rows], rng=rng, grid=settings.grid)))
-
-    return work.stage(
-        "patch_shuffle", {**settings.model_dump(), "count": count, "train": work.digest("train"), "seed": seed}, make
-    )
-
-
-def _amplitude_swap(work: Work) -> Stage:
-    count, seed = work.recipe.outliers.count_of("amplitude_swap"), work.seed("amplitude_swap")
-
-    def make(folder: Path) -> dict[str, Any]:
-        train, rng = work.data("train"), np.random.default_rng(seed)
-        images = amplitude_swap(np.asarray(train.images), train.known_labels, count, rng=rng)
-        return write_images(folder, "outliers", ImageSet(images))
-
-    return work.stage("amplitude_swap", {"count": count, "train": work.digest("train"), "seed": seed}, make)
-
-
-def _noise(work: Work) -> Stage:
-    settings, seed, shape = work.recipe.outliers.noise, work.seed("noise"), work.recipe.data.shape
-    count = work.recipe.outliers.count_of("noise")
-
-    def make(folder: Path) -> dict[str, Any]:
-        images = noise_images(count, shape, kind=settings.kind, scale=settings.scale, rng=np.random.default_rng(seed))
-        return write_images(folder, "outliers", ImageSet(images))
-
-    return work.stage("noise", {**settings.model_dump(), "count": count, "shape": shape, "seed": seed}, make)
-
-
-def _real(work: Work) -> Stage:
-    count, seed = work.recipe.outliers.count_of("real"), work.seed("real")
-
-    def make(folder: Path) -> dict[str, Any]:
-        images = work.data("outliers.real").images
-        if count < len(images):
-            images = images[np.sort(np.random.default_rng(seed).choice(len(images), count, replace=False))]
-        return write_images(folder, "outliers", ImageSet(np.asarray(images)))
-
-    return work.stage("real", {"images": work.digest("outliers.real"), "count": count, "seed": seed}, make)
+    @property
+    def sheet(self) -> Path | None:
+        """A picture of some of them, where the source draws one."""
+        file = self.folder / "sheet.png"
+        return file if file.exists() else None

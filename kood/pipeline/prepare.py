@@ -5,40 +5,49 @@ from typing import Any
 
 import numpy as np
 
-from kood.classifier import Classifier
-from kood.conformal import refuse_too_few
 from kood.data import ImageSet, load_id, load_ood, load_outliers
 from kood.data.copies import alike, distinct, image_digests
 from kood.data.rules import ground_colour
-from kood.data.stored import source_state, write_digests, write_images
+from kood.data.stored import read_images, source_state, write_digests, write_images
 from kood.errors import UserError
-from kood.pipeline.build import build_classifier, build_network, class_weights, mixed_groups
+from kood.pipeline.stage import Stage
 from kood.pipeline.work import Work
 from kood.recipe import Recipe
-from kood.runs import Stage
-from kood.scorer import linear_weights, rehearse
 
-__all__ = ["check", "prepare_data", "warnings_of"]
+__all__ = ["Data"]
 
 #: A smoke run looks at no more images of a set than this.
 QUICK_IMAGES = 200
 
 
-def prepare_data(work: Work) -> Stage:
-    """Brings every image set to the recipe's shape, splits the in-distribution one, and writes down what entered."""
-    data, limit = work.recipe.data, QUICK_IMAGES if work.recipe.quick else None
-    sources = _ood_sources(work.recipe)
-    real = sources.get("outliers.real")
+class Data(Stage):
+    """Images brought to the recipe's shape, split, and written down. Every other stage begins with it."""
 
-    def make(folder: Path) -> dict[str, Any]:
+    kind, version = "data", 4
+
+    def __init__(self, recipe: Recipe):
+        super().__init__(recipe)
+        self.sources = _ood_sources(recipe)
+
+    def decides(self) -> dict[str, Any]:
+        real = self.sources.get("outliers.real")
+        sources = {"data.id": self.recipe.data.id, **self.sources}
+        return {
+            "data": self.recipe.data.model_dump(exclude={"augment"}),
+            "real": real.model_dump() if real else None,
+            "states": {key: source_state(source, key) for key, source in sources.items()},
+        }
+
+    def make(self, folder: Path, work: Work) -> dict[str, Any]:
         try:
-            return written(folder)
+            return self._written(folder, work)
         except UserError:  # The images of a refused recipe are of no use to the next one.
             for file in folder.glob("*.npy"):
                 file.unlink()
             raise
 
-    def written(folder: Path) -> dict[str, Any]:
+    def _written(self, folder: Path, work: Work) -> dict[str, Any]:
+        data, limit = self.recipe.data, QUICK_IMAGES if self.recipe.quick else None
         facts: dict[str, Any] = {}
         parts: dict[str, str] = {}
         skipped: dict[str, list[str]] = {}
@@ -53,7 +62,7 @@ def prepare_data(work: Work) -> Stage:
             notes.extend(told for note in images.notes if (told := f"{key}: {note}") not in notes)
             return digests
 
-        with work.progress.stage("data", 1 + len(sources), unit="set") as stage:
+        with work.progress.bar(self.role, 1 + len(self.sources), unit="set") as bar:
             splits = load_id(data)
             notes, warnings = list(splits.notes), list(splits.warnings)
             names = ("train", "validation", "calibration", "test")
@@ -63,8 +72,8 @@ def prepare_data(work: Work) -> Stage:
             digests = [keep("data.id", name, images) for name, images in sets.items()]
             write_digests(folder, "data.id", splits.digests)
             seen["data.id"] = distinct(np.concatenate(digests))
-            stage.update(1)
-            for done, (key, source) in enumerate(sources.items(), start=2):
+            bar.update(1)
+            for done, (key, source) in enumerate(self.sources.items(), start=2):
                 how: dict[str, Any] = {"seed": data.split_seed, "key": key, "ground": ground_colour(data.ground)}
                 if key == "outliers.real":
                     parts[key], images = load_outliers(source, data.shape, **how)
@@ -76,25 +85,41 @@ def prepare_data(work: Work) -> Stage:
                 if same := alike(images.images, found):
                     warnings.append(f"{key}: {same}")
                 _refuse_shared(key, distinct(found), seen)
-                stage.update(done)
+                bar.update(done)
         return {
             "sets": facts, "skipped": {key: why for key, why in skipped.items() if why}, "notes": notes,
             "warnings": warnings, "copies": splits.copies, "parts": parts,
         }  # fmt: skip
 
-    decides = {
-        "data": data.model_dump(exclude={"augment"}),
-        "real": real.model_dump() if real else None,
-        "states": {key: source_state(source, key) for key, source in {"data.id": data.id, **sources}.items()},
-    }
-    told = set(work.seen)
-    stage = work.stage("data", decides, make)
-    if stage.folder not in told:
-        for message in stage.facts["notes"]:
-            work.progress.say(message)
-        for message in warnings_of(stage):
-            work.progress.say(message, style="yellow")
-    return stage
+    def says(self) -> list[tuple[str, str]]:
+        return [(text, "") for text in self.facts["notes"]] + [(text, "yellow") for text in self.warnings]
+
+    @property
+    def warnings(self) -> list[str]:
+        """What speaks against the data, and what was left out because it could not be read, a sentence each."""
+        return self.facts["warnings"] + [
+            f"{key}: {len(why)} files cannot be read and are left out: "
+            + "; ".join(why[:5])
+            + ("; ..." if why[5:] else "")
+            for key, why in self.facts.get("skipped", {}).items()
+        ]
+
+    def images(self, name: str) -> ImageSet:
+        """One of its image sets: "train", "validation", "calibration", "test", or the key of another in the recipe."""
+        return read_images(self.folder, name, self.facts["sets"][name])
+
+    def digest(self, *names: str) -> list[str]:
+        """The contents of image sets, for fingerprints."""
+        return [self.facts["sets"][name]["sha256"] for name in names]
+
+    def sets(self, kind: str) -> dict[str, ImageSet]:
+        """The image sets of `data.near`, `data.far` or `data.validation_ood`, by the recipe's names."""
+        return {name: self.images(f"data.{kind}.{name}") for name in getattr(self.recipe.data, kind)}
+
+    def digests(self, kind: str) -> dict[str, str]:
+        """Their contents, for fingerprints."""
+        names = list(getattr(self.recipe.data, kind))
+        return dict(zip(names, self.digest(*(f"data.{kind}.{name}" for name in names)), strict=True))
 
 
 def _taken(part: str, source: str) -> str:
@@ -102,14 +127,6 @@ def _taken(part: str, source: str) -> str:
     if part == "all":
         return f"the images of {source!r}, which has one part"
     return f"the {'training' if part == 'train' else part} part of {source!r}"
-
-
-def warnings_of(stage: Stage) -> list[str]:
-    """What speaks against the data, and what was left out because it could not be read, a sentence for each source."""
-    return stage.facts["warnings"] + [
-        f"{key}: {len(why)} files cannot be read and are left out: " + "; ".join(why[:5]) + ("; ..." if why[5:] else "")
-        for key, why in stage.facts.get("skipped", {}).items()
-    ]
 
 
 def _refuse_shared(key: str, digests: np.ndarray, seen: dict[str, np.ndarray]) -> None:
@@ -151,69 +168,3 @@ def _some(images: ImageSet, most: int) -> ImageSet:
     if len(images) <= most:
         return images
     return images.take(np.sort(np.random.default_rng(0).choice(len(images), most, replace=False)))
-
-
-def _check_batches(recipe: Recipe, devices: int) -> None:
-    made_of = {"train.batch_size": recipe.train.batch_size}
-    if recipe.outliers.exposes:
-        made_of["outliers.per_batch"] = recipe.outliers.per_batch
-    if "id_rows" in recipe.pure_samples.use:
-        made_of["pure_samples.per_batch"] = recipe.pure_samples.per_batch or recipe.outliers.per_batch
-    _check_rows(made_of, devices)
-    if recipe.outliers.exposes and "virtual" in recipe.outliers.use:
-        _check_rows({"outliers.per_batch": recipe.outliers.per_batch}, devices)
-    if recipe.needs_diffusion:
-        _check_rows({"diffusion.batch_size": recipe.diffusion.batch_size}, devices)
-
-
-def _check_rows(made_of: dict[str, int], devices: int) -> None:
-    if sum(made_of.values()) % devices:
-        settings = " and ".join(f"{key} = {rows}" for key, rows in made_of.items())
-        raise UserError(
-            f"{settings}: {devices} devices cannot share {sum(made_of.values())} rows evenly; make it a multiple of "
-            f"{devices}, or set train.devices"
-        )
-
-
-def _check_scores(work: Work, classifier: Classifier, classes: int) -> None:
-    """A score that the recipe names must be one that so many images and so wide a feature can determine."""
-    settings, train = work.recipe.evaluate, work.data("train")
-    named = {settings.headline.lower(): "evaluate.headline"} if settings.headline.lower() != "auto" else {}
-    named |= {name.lower(): "evaluate.scores" for name in settings.scores or []}
-    width, head = classifier.backbone.output_shape[-1], classifier.head
-    counts = tuple(np.bincount(train.known_labels, minlength=classes).tolist())
-    for name, key in named.items():
-        try:
-            rehearse(name, counts, width, type(head).__name__, bool(linear_weights(head)))
-        except ValueError as error:
-            raise UserError(
-                f"{key}: {name} cannot be fitted to the {len(train)} training images of {classes} classes in data.id, "
-                f"with {width} features each: {error} Give it more images or "
-                "another backbone, or name another score (kood list scores)"
-            ) from error
-
-
-def check(work: Work) -> None:
-    """What only data can reveal is refused before the first training step."""
-    recipe, classes = work.recipe, work.data("train").class_names
-    if len(classes) < 2:
-        raise UserError(f"data.id: has {len(classes)} class; a classifier needs at least 2")
-    if "label_mixup" in recipe.outliers.use and recipe.outliers.label_mixup.classes > len(classes):
-        raise UserError(
-            f"outliers.label_mixup.classes is {recipe.outliers.label_mixup.classes}, but data.id has {len(classes)}"
-        )
-    if recipe.evaluate.headline == "auto" and len(work.data("validation")) == 0:
-        raise UserError("evaluate.headline = 'auto' chooses on validation images; set data.id.validation above 0")
-    copies = work.stages["data"].facts["copies"].get("left_out_of_calibration", 0)
-    refuse_too_few(len(work.data("calibration")), recipe.serve.accept, copies)
-    _check_batches(recipe, work.devices.count)
-    class_weights(recipe.train.class_weight, work.data("train").known_labels, classes)
-    _check_scores(work, build_classifier(recipe, len(classes)), len(classes))
-    if "label_mixup" in recipe.outliers.use:
-        groups = mixed_groups(recipe, classes)
-        confused = recipe.outliers.label_mixup.pairs == "confused" and groups is None
-        if confused and len(work.data("validation")) == 0:
-            raise UserError("outliers.label_mixup.pairs = 'confused' asks validation images; set data.id.validation "
-                            "above 0")  # fmt: skip
-    if recipe.needs_diffusion:
-        build_network(recipe, len(classes))

@@ -6,14 +6,14 @@ import numpy as np
 
 from kood.data import ImageSet
 from kood.data.resident import only_move, pixels_of
-from kood.pipeline.work import Work
+from kood.recipe import Recipe
 from kood.steps import resides
 
 __all__ = ["resident_images"]
 
 
 def resident_images(
-    work: Work,
+    recipe: Recipe,
     augment: Sequence[str],
     id_set: ImageSet,
     outliers: ImageSet | None = None,
@@ -22,7 +22,7 @@ def resident_images(
     """The images of a training that go to the device before it, so that its batches need not have any.
 
     Args:
-        work: The cell.
+        recipe: Of the training.
         augment: Augmentations of the training.
         id_set: As for `kood.data.batches.training_batches`, and likewise the others.
         outliers: Likewise.
@@ -32,9 +32,9 @@ def resident_images(
         uint8 (N, H, W, C) for `kood.training.fit`; None where batches bring their pixels: as `train.resident` or
         `kood.steps.resides` has it, and where augmentations or mixtures make other pixels of them.
     """
-    if outliers is not None and work.recipe.outliers.mix != "none" or not only_move(augment):
+    if outliers is not None and recipe.outliers.mix != "none" or not only_move(augment):
         return None
     count = sum(len(one) for one in (id_set, outliers, labelled) if one is not None)
-    if not resides(work.recipe.train.resident, (count, *id_set.images.shape[1:])):
+    if not resides(recipe.train.resident, (count, *id_set.images.shape[1:])):
         return None
     return pixels_of(id_set, outliers, labelled)

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from kood.errors import UserError
-from kood.runs import Run, Stage, write_atomically
+from kood.runs import Result, Run, write_atomically
 from kood.steps import Devices
 
 __all__ = ["Team"]
@@ -62,14 +62,14 @@ class Team:
         if self.leads:
             shutil.rmtree(self.folder, ignore_errors=True)
 
-    def stage(
+    def obtain(
         self,
         name: str,
         decides: dict[str, Any],
         make: Callable[[Path], dict[str, Any]],
         on: Callable[[], AbstractContextManager[None]] | None,
-    ) -> Stage:
-        """`Run.stage` for all processes: the first finds the stage or makes it, and where it says so, all make it.
+    ) -> Result:
+        """`Run.obtain` for all processes: the first finds the stage or makes it, and where it says so, all make it.
 
         Args:
             name: The stage's name.
@@ -78,7 +78,7 @@ class Team:
             on: The block of `Devices` in which every process makes the stage; None where the first makes it alone.
 
         Returns:
-            The first process's stage.
+            The first process's result.
 
         Raises:
             UserError: the first process failed.
@@ -96,14 +96,14 @@ class Team:
             return make_on(folder)
 
         try:
-            stage = self.run.stage(name, decides, begun)
+            result = self.run.obtain(name, decides, begun)
         except Exception as error:
             self._tell({"failed": f"{error}"})
             raise
-        self._tell({"made": {**asdict(stage), "folder": str(stage.folder.resolve())}})
-        return stage
+        self._tell({"made": {**asdict(result), "folder": str(result.folder.resolve())}})
+        return result
 
-    def _take_part(self, name: str, make: Callable[[Path], dict[str, Any]], together: bool) -> Stage:
+    def _take_part(self, name: str, make: Callable[[Path], dict[str, Any]], together: bool) -> Result:
         word, failure = self._hear(), None
         if "begun" in word:
             if together:
@@ -121,7 +121,7 @@ class Team:
         if failure is not None:
             raise failure
         made = word["made"]
-        return Stage(**{**made, "folder": Path(made["folder"]), "backends": tuple(made["backends"])})
+        return Result(**{**made, "folder": Path(made["folder"]), "backends": tuple(made["backends"])})
 
     def _tell(self, word: dict[str, Any]) -> None:
         if self.leads and self.devices.processes > 1:

@@ -1,46 +1,37 @@
-"""What every stage is given, and the versions of the stages' code."""
+"""What the stages of a cell are made with, and how each is found or made."""
 
+import shutil
 from collections.abc import Callable
-from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from kood.data import ImageSet
-from kood.data.stored import read_images
 from kood.machine import arithmetic
 from kood.pipeline.budget import Budget
+from kood.pipeline.stage import Stage
 from kood.pipeline.team import Team
 from kood.recipe import Recipe
 from kood.report import StageProgress
-from kood.runs import Run, Stage, fingerprint
+from kood.runs import Result, Run, fingerprint
 from kood.steps import Devices
 
-__all__ = ["VERSIONS", "Work"]
-
-#: Raised by one when a stage's code changes its result, so that results of older code are not taken for it.
-VERSIONS = {
-    "data": 4, "diffusion": 3, "label_mixup": 2, "pure": 1, "pure_audit": 1, "pixel_mixup": 2, "cutmix": 2, "noise": 1,
-    "patch_shuffle": 1, "amplitude_swap": 1, "real": 2, "classifier": 3, "validation": 3, "baseline": 1, "evaluate": 5,
-    "audit": 1, "shortcut": 2, "export": 3,
-}  # fmt: skip
+__all__ = ["Work"]
 
 
 @dataclass
 class Work:
-    """What every stage function is given.
+    """What every stage of a cell is given.
 
     Attributes:
-        recipe: Of one cell.
+        recipe: Of the cell.
         team: The processes of the run, and its folder.
         progress: The display.
         devices: What the cell trains and samples on.
         budget: The time that is left.
-        stages: The stages so far.
-        seen: Stages that another cell has told of.
+        seen: Results that have been told of, by this cell or another.
         labels: What the matrix calls the cell.
         origin: What the run was started with, for the report.
-        accepted: Called with this once the data are there and nothing speaks against the recipe.
+        accepted: Called with the data once they are there and nothing speaks against the recipe.
     """
 
     recipe: Recipe
@@ -48,11 +39,10 @@ class Work:
     progress: StageProgress
     devices: Devices
     budget: Budget
-    stages: dict[str, Stage] = field(default_factory=dict)
     seen: set[Path] = field(default_factory=set)
     labels: dict[str, str] = field(default_factory=dict)
     origin: dict[str, str] = field(default_factory=dict)
-    accepted: Callable[["Work"], None] = lambda _: None
+    accepted: Callable[[Any], None] = lambda _: None
 
     @property
     def logs(self) -> Path:
@@ -72,79 +62,45 @@ class Work:
         """The folder."""
         return self.team.run
 
-    def stage(
-        self,
-        name: str,
-        decides: dict[str, Any],
-        make: Callable[[Path], dict[str, Any]],
-        *,
-        shown: str | None = None,
-        on: Callable[[], AbstractContextManager[None]] | None = None,
-        awaited: bool = True,
-    ) -> Stage:
-        """Finds or makes a stage's result and keeps it under its name.
+    def obtain(self, stage: Stage) -> Result:
+        """Finds a stage's result or makes it, and says so.
 
-        A run with a time budget takes a stage that nothing cut short, where there is one; else the time that the stage
+        A run with a time budget takes a result that nothing cut short, where there is one; else the time that the stage
         may take decides its result too.
 
         Args:
-            name: The stage's name.
-            decides: What decides its result beside its version and, where "backend" is in it, the environment variables
-                that change what the backend computes.
-            make: Makes it in a folder.
-            shown: What the display calls it, where that is not its name.
-            on: The block of `Devices` in which every process makes it; not given, the first process makes it alone.
-            awaited: Whether the other processes come to this stage.
+            stage: Its inputs have been obtained.
 
         Returns:
-            The stage.
+            The result, which is the stage's from now on.
         """
-        decides = {"version": VERSIONS[name], "quick": self.recipe.quick, **decides}
+        decides = {"version": stage.version, "quick": stage.recipe.quick, **stage.decides()}
         variables = arithmetic(decides.get("backend", ""))
         if variables:
             decides["variables"] = variables
-        seconds = self.budget.of(name, self.recipe)
-        if seconds is not None and not self.run.has(name, decides):
+        seconds = self.budget.of(stage.kind, stage.recipe)
+        if seconds is not None and not self.run.has(stage.kind, decides):
             decides["seconds"] = round(seconds, 3)
+        result = stage.result = self._obtained(stage, decides)
+        damage = stage.damage()
+        if damage:
+            self.run.on_damage(f"{stage.role}: {damage}, and is made again")
+            shutil.rmtree(result.folder)
+            result = stage.result = self._obtained(stage, decides)
+        self.budget.note(stage.kind, result.key, 0.0 if result.cached else result.seconds)
+        if result.cached and result.folder not in self.seen:
+            others = set(result.backends) - {self.run.backend}
+            self.progress.cached(stage.role, f"made under {', '.join(result.backends)}" if others else "")
+        for text, style in () if result.folder in self.seen else stage.says():
+            self.progress.say(text, style=style)
+        self.seen.add(result.folder)
+        return result
 
-        def afforded(folder: Path) -> dict[str, Any]:
-            self.budget.afford(name)
-            return make(folder)
+    def _obtained(self, stage: Stage, decides: dict[str, Any]) -> Result:
+        def make(folder: Path) -> dict[str, Any]:
+            self.budget.afford(stage.kind)
+            return stage.make(folder, self)
 
-        stage = self.team.stage(name, decides, afforded, on) if awaited else self.run.stage(name, decides, afforded)
-        self.budget.note(name, stage.key, 0.0 if stage.cached else stage.seconds)
-        if stage.cached and stage.folder not in self.seen:
-            others = set(stage.backends) - {self.run.backend}
-            self.progress.cached(shown or name, f"made under {', '.join(stage.backends)}" if others else "")
-        self.seen.add(stage.folder)
-        self.stages[name] = stage
-        return stage
-
-    def beside(self, recipe: Recipe) -> "Work":
-        """Another classifier of the same data, made beside this cell's own."""
-        return Work(
-            recipe, self.team, self.progress, self.devices, self.budget, {"data": self.stages["data"]}, self.seen,
-            self.labels,
-        )  # fmt: skip
-
-    def seed(self, purpose: str, own: int | None = None) -> int:
-        """A seed for one purpose, which follows from the recipe's, or from its own where the recipe gives it one."""
-        return int(fingerprint(self.recipe.seed if own is None else own, purpose), 16) % 2**31
-
-    def data(self, name: str) -> ImageSet:
-        """One of the image sets of the data stage."""
-        stage = self.stages["data"]
-        return read_images(stage.folder, name, stage.facts["sets"][name])
-
-    def digest(self, *names: str) -> list[str]:
-        """The contents of image sets, for fingerprints."""
-        return [self.stages["data"].facts["sets"][name]["sha256"] for name in names]
-
-    def sets(self, kind: str) -> dict[str, ImageSet]:
-        """The image sets of `data.near`, `data.far` or `data.validation_ood`, by the recipe's names."""
-        return {name: self.data(f"data.{kind}.{name}") for name in getattr(self.recipe.data, kind)}
-
-    def digests(self, kind: str) -> dict[str, str]:
-        """Their contents, for fingerprints."""
-        names = list(getattr(self.recipe.data, kind))
-        return dict(zip(names, self.digest(*(f"data.{kind}.{name}" for name in names)), strict=True))
+        if not stage.is_shared:
+            return self.run.obtain(stage.kind, decides, make)
+        return self.team.obtain(stage.kind, decides, make, getattr(self.devices, stage.on) if stage.on else None)

@@ -7,28 +7,15 @@ from typing import Annotated, Literal
 from pydantic import Field, model_validator
 
 from kood import registry
-from kood.recipe.sections import SLUG, Positive, Section, Seed, Share
+from kood.recipe.sections import SLUG, Seed
+from kood.section import ImageSource, Positive, Section, Share
 
-__all__ = ["RESERVED", "Columns", "Data", "Group", "IdSource", "Source"]
+__all__ = ["RESERVED", "Data", "Group", "IdSource"]
 
 Byte = Annotated[int, Field(ge=0, le=255)]
 
 #: Names that `report.json` and the evaluation use beside those of the data sets.
 RESERVED = frozenset({"id", "near", "far", "validation", "calibration"})
-
-
-class Columns(Section):
-    """How the first line of a table calls its columns, where kood does not find them by itself.
-
-    Attributes:
-        file: The image files.
-        label: The names of the classes.
-        split: The part of each image.
-    """
-
-    file: str | None = None
-    label: str | None = None
-    split: str | None = None
 
 
 class Group(Section):
@@ -57,35 +44,7 @@ class Group(Section):
         return self
 
 
-class Source(Section):
-    """Where images come from: a data set that kood knows (`kood list datasets`) and which part of it.
-
-    Attributes:
-        source: The data set's name.
-        path: A folder or file, for those that read one; `~` and `$VARIABLES` are expanded.
-        root: The folder that the files of an `image_list` or a `table` are relative to.
-        columns: How a `table` calls its columns.
-        name: Which one, for a source that has several (`tfds`).
-        classes: Which classes, by number or by name; all where not given.
-        count: How many images, drawn at random with the split seed.
-        split: "train", "validation" or "test", where the set has it; out-of-distribution sets take "test" by
-            themselves.
-        max_bad_images: How many files may be left out because they cannot be read, for sources that read image files;
-            one too many stops the run before any training.
-    """
-
-    source: str
-    path: str | None = None
-    root: str | None = None
-    columns: Columns | None = None
-    name: str | None = None
-    classes: list[int | str] | None = Field(default=None, min_length=1)
-    count: Positive | None = None
-    split: Literal["train", "validation", "test"] | None = None
-    max_bad_images: Annotated[int, Field(ge=0)] | None = None
-
-
-class IdSource(Source):
+class IdSource(ImageSource):
     """The in-distribution set and its split.
 
     Attributes:
@@ -135,9 +94,9 @@ class Data(Section):
     image_shape: Annotated[list[Annotated[int, Field(ge=1, le=1024)]], Field(min_length=3, max_length=3)]
     ground: Literal["white", "black", "grey"] | Annotated[list[Byte], Field(min_length=3, max_length=3)] = "white"
     id: IdSource
-    near: dict[str, Source] = {}
-    far: dict[str, Source] = {}
-    validation_ood: dict[str, Source] = {}
+    near: dict[str, ImageSource] = {}
+    far: dict[str, ImageSource] = {}
+    validation_ood: dict[str, ImageSource] = {}
     augment: list[str] = []
     split_seed: Seed = 0
 

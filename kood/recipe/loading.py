@@ -7,6 +7,7 @@ from typing import Any
 
 from pydantic import ValidationError
 
+from kood import registry
 from kood.errors import UserError
 from kood.recipe import settings, spelling
 from kood.recipe.messages import explain
@@ -60,6 +61,7 @@ def load(path: str | Path, overrides: tuple[str, ...] | list[str] = (), *, quick
             given = _shrink(Recipe.model_validate(given), given)
         recipe = Recipe.model_validate(given)
         recipe._given.update(given)
+        recipe._origin = path, tuple(overrides)
         recipe.cells()
     except (ValidationError, UserError) as error:
         raise UserError("\n".join(f"{path}: {line}" for line in explain(error, Recipe, keys).splitlines())) from error
@@ -83,9 +85,10 @@ def _shrink(recipe: Recipe, given: dict[str, Any]) -> dict[str, Any]:
     if recipe.diffusion.precision == "auto":  # Measuring takes longer than the few steps that are left.
         settings.put(given, "diffusion.precision", "float32", where="--quick")
     at_most("outliers.count", 64)
-    for source in ("label_mixup", "pixel_mixup", "cutmix", "noise", "patch_shuffle", "amplitude_swap"):
-        at_most(f"outliers.{source}.count", 64)
-    at_most("outliers.label_mixup.sampling_steps", 4)
+    for name in registry.room("outliers"):
+        source = getattr(recipe.outliers, name)
+        for key, value in source.smoke().items() if source else ():
+            settings.put(given, f"outliers.{name}.{key}", value, where="--quick")
     at_most("pure_samples.sampling_steps", 4)
     at_most("pure_samples.count", 64)
     at_most("pure_samples.audit_count", 64)

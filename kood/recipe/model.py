@@ -2,6 +2,7 @@
 
 import copy
 import itertools
+from pathlib import Path
 from typing import Annotated, Any
 
 import tomli_w
@@ -12,7 +13,7 @@ from kood.errors import UserError
 from kood.recipe import settings
 from kood.recipe.data_sections import Data
 from kood.recipe.messages import explain
-from kood.recipe.outlier_sections import Outliers, PureSamples, Sampling
+from kood.recipe.outlier_sections import Outliers, PureSamples
 from kood.recipe.sections import (
     SLUG,
     Budget,
@@ -58,25 +59,27 @@ class Recipe(Section):
     quick: bool = False
 
     _given: dict[str, Any] = PrivateAttr(default_factory=dict)
+    _origin: tuple[Path, tuple[str, ...]] | None = PrivateAttr(default=None)
+
+    @property
+    def file(self) -> Path | None:
+        """The file that it was loaded from."""
+        return self._origin[0] if self._origin else None
+
+    @property
+    def overrides(self) -> tuple[str, ...]:
+        """The `KEY=VALUE` settings that it was loaded with."""
+        return self._origin[1] if self._origin else ()
 
     @model_validator(mode="after")
     def _check(self):
         if self.name and not SLUG.fullmatch(self.name):
             raise ValueError(f"name: {self.name!r} cannot name a folder; use letters, digits, '.', '_' and '-'")
-        self._check_sampling()
+        if self.samples_pure:
+            self.pure_samples.check_steps("pure_samples", self.diffusion.num_steps)
         self._check_baseline()
-        grid, sides = self.outliers.patch_shuffle.grid, self.data.shape[:2]
-        if "patch_shuffle" in self.outliers.use and grid > min(sides):
-            raise ValueError(f"outliers.patch_shuffle.grid is {grid}, but images of {sides[0]}x{sides[1]} pixels have "
-                             f"at most {min(sides)} patches a side")  # fmt: skip
-        if "noise" in self.outliers.use:
-            for kind, sets in (("near", self.data.near), ("far", self.data.far)):
-                for name, source in sets.items():
-                    if source.source.lower() == self.outliers.noise.kind:
-                        raise ValueError(
-                            f"data.{kind}.{name} tests on {source.source} noise, the kind that outliers.noise "
-                            "trains on; test on another kind, or take 'noise' out of outliers.use"
-                        )
+        for name in self.outliers.use:
+            getattr(self.outliers, name).check(self)
         angular = self._is_angular()
         if self.outliers.use and self.outliers.exposure == "cosine_exposure" and not angular:
             raise ValueError(f"outliers.exposure = 'cosine_exposure' acts on cosines; head {self.head.name!r} has none")
@@ -97,41 +100,20 @@ class Recipe(Section):
                 raise ValueError(f"report.baseline.{key}: no row of the matrix is called {value!r}; "
                                  f"{registry.nearest(value, rows[key])}")  # fmt: skip
 
-    def _check_sampling(self) -> None:
-        sampled: dict[str, Sampling] = {}
-        if "label_mixup" in self.outliers.use:
-            sampled["outliers.label_mixup"] = self.outliers.label_mixup
-        if self.samples_pure:
-            sampled["pure_samples"] = self.pure_samples
-        for key, sampling in sampled.items():
-            if sampling.sampling_steps > self.diffusion.num_steps:
-                raise ValueError(f"{key}.sampling_steps ({sampling.sampling_steps}) is above "
-                                 f"diffusion.num_steps ({self.diffusion.num_steps})")  # fmt: skip
-            below = round(sampling.level * (self.diffusion.num_steps - 1)) + 1
-            if sampling.start == "image" and sampling.sampling_steps > below:
-                raise ValueError(f"{key}.sampling_steps ({sampling.sampling_steps}) is above the {below} steps of the "
-                                 f"schedule below level {sampling.level}; lower it, or raise {key}.level")  # fmt: skip
-        if "label_mixup" in self.outliers.use:
-            mixup = self.outliers.label_mixup
-            classes = self.data.id.classes
-            if classes is not None and mixup.classes > len(classes):
-                raise ValueError(f"outliers.label_mixup.classes is {mixup.classes}, but data.id.classes has "
-                                 f"{len(classes)}")  # fmt: skip
-
     @property
     def samples_pure(self) -> bool:
         """Whether the run samples images of one class each: to train on, or for the audit of what it samples."""
-        return self.pure_samples.trains or (bool(self.pure_samples.use) and "label_mixup" in self.outliers.use)
+        return self.pure_samples.trains or (bool(self.pure_samples.use) and self.outliers.needs("denoiser"))
 
     @property
     def needs_diffusion(self) -> bool:
         """Whether the run trains the diffusion model."""
-        return "label_mixup" in self.outliers.use or self.samples_pure
+        return self.outliers.needs("denoiser") or self.samples_pure
 
     @property
     def needs_judge(self) -> bool:
         """Whether a classifier trained on real images has a say in the outliers, or audits what is sampled."""
-        return self.audits or ("label_mixup" in self.outliers.use and self.outliers.label_mixup.needs_judge)
+        return self.audits or self.outliers.needs("judge")
 
     @property
     def audits(self) -> bool:

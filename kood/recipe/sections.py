@@ -6,15 +6,10 @@ from typing import Annotated, Any, Literal
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from kood import registry
+from kood.section import Positive, Rate, Section, Share
 
-__all__ = [
-    "SLUG", "Budget", "Classifier", "Diffusion", "Evaluate", "Head", "Positive", "Rate", "Section", "Seed", "Serve",
-    "Share", "Train",
-]  # fmt: skip
+__all__ = ["SLUG", "Budget", "Classifier", "Diffusion", "Evaluate", "Head", "Seed", "Serve", "Train"]
 
-Share = Annotated[float, Field(ge=0.0, lt=1.0)]
-Positive = Annotated[int, Field(ge=1, le=10**9)]
-Rate = Annotated[float, Field(gt=0.0, le=100.0)]
 #: How much a class counts beside the others.
 Weight = Annotated[float, Field(gt=0.0, le=1e6)]
 Seed = Annotated[int, Field(ge=0, lt=2**31)]
@@ -34,12 +29,6 @@ def _check_options(room: str, name: str, options: dict[str, Any], *, taken: tupl
         if option not in allowed:
             known = registry.nearest(option, allowed) if allowed else "It has no options."
             raise ValueError(f"{option} (found {value!r}): {entry.name!r} takes no {option!r}; {known}")
-
-
-class Section(BaseModel):
-    """A table of the recipe: unknown keys and values of another type are refused."""
-
-    model_config = ConfigDict(extra="forbid", strict=True, frozen=True, allow_inf_nan=False)
 
 
 class Diffusion(Section):

@@ -14,7 +14,7 @@ from rich.text import Text
 from kood.report.wording import duration, number
 from kood.text import clean
 
-__all__ = ["Stage", "StageProgress", "fit_callback"]
+__all__ = ["Bar", "StageProgress", "fit_callback"]
 
 #: Plain lines between a stage's first and last.
 LINES = 8
@@ -30,8 +30,8 @@ def _terms(values: Mapping[str, Any] | None) -> str:
     return "  ".join(parts)
 
 
-class Stage:
-    """One stage under way; made by `StageProgress.stage`.
+class Bar:
+    """How far one stage is; made by `StageProgress.bar`.
 
     Attributes:
         name: The stage's name.
@@ -118,8 +118,8 @@ class StageProgress:
 
     Example:
         >>> progress = StageProgress(Console())
-        >>> with progress.stage("classifier", total=30) as stage:
-        ...     stage.update(1, {"loss": 0.7})
+        >>> with progress.bar("classifier", total=30) as bar:
+        ...     bar.update(1, {"loss": 0.7})
     """
 
     def __init__(self, console: Console):
@@ -172,12 +172,10 @@ class StageProgress:
         self.say(f"{clean(stage)}: already there, not run again", clean(detail), style="cyan")
 
     @contextmanager
-    def stage(
-        self, name: str, total: int | None = None, unit: str = "epoch", pace: float | None = None
-    ) -> Iterator[Stage]:
+    def bar(self, name: str, total: int | None = None, unit: str = "epoch", pace: float | None = None) -> Iterator[Bar]:
         """Shows one stage while the block runs.
 
-        Leaving the block ends the stage (see `Stage.done`); leaving it by an exception says how far it came.
+        Leaving the block ends the stage (see `Bar.done`); leaving it by an exception says how far it came.
 
         Args:
             name: The stage's name.
@@ -186,46 +184,46 @@ class StageProgress:
             pace: Seconds that a unit takes, where that is known beforehand; as the units so far took when None.
 
         Yields:
-            The `Stage` to update.
+            The `Bar` to update.
         """
-        stage = Stage(self, name, total, unit, pace)
+        bar = Bar(self, name, total, unit, pace)
         if self.is_live:
             if self._open == 0:
                 self.live.start()
-            stage._task = self.live.add_task(stage.name, total=total, terms="", count="")
+            bar._task = self.live.add_task(bar.name, total=total, terms="", count="")
         else:
-            self.say(f"{stage.name}: started" + (f", {total} {unit}{'s' if total > 1 else ''}" if total else ""))
+            self.say(f"{bar.name}: started" + (f", {total} {unit}{'s' if total > 1 else ''}" if total else ""))
         self._open += 1
         try:
-            yield stage
+            yield bar
         except BaseException as error:
-            stage.finished = True
+            bar.finished = True
             how = "failed" if isinstance(error, Exception) else "stopped"
-            where = f" at {stage.count()}" if stage.count() else ""
-            self._close(stage)
-            self.say(f"{stage.name}: {how} after {duration(stage.elapsed())}{where}", style="bold red")
+            where = f" at {bar.count()}" if bar.count() else ""
+            self._close(bar)
+            self.say(f"{bar.name}: {how} after {duration(bar.elapsed())}{where}", style="bold red")
             raise
         else:
-            self._close(stage)
-            stage.done()
+            self._close(bar)
+            bar.done()
 
-    def _close(self, stage: Stage) -> None:
+    def _close(self, bar: Bar) -> None:
         self._open -= 1
-        if stage._task is not None:
-            self.live.remove_task(stage._task)
+        if bar._task is not None:
+            self.live.remove_task(bar._task)
             if self._open == 0:
                 self.live.stop()
                 self._live = None
 
 
-def fit_callback(stage: Stage, *, every: float = 0.5, position: Callable[[], float] | None = None) -> Any:
-    """A Keras callback that keeps a stage's display up to date during `fit`.
+def fit_callback(bar: Bar, *, every: float = 0.5, position: Callable[[], float] | None = None) -> Any:
+    """A Keras callback that keeps a bar up to date during `fit`.
 
     Epoch ends always show. Within an epoch the display moves too, but not more often than every so many
     seconds: reading a loss waits for the device.
 
     Args:
-        stage: The stage; its unit is one epoch.
+        bar: Its unit is one epoch.
         every: Seconds between two updates within an epoch.
         position: How many units are done, where a unit is not an epoch but, say, a minute.
 
@@ -246,11 +244,11 @@ def fit_callback(stage: Stage, *, every: float = 0.5, position: Callable[[], flo
         def on_train_batch_end(self, batch: int, logs: Mapping[str, Any] | None = None) -> None:
             steps = (self.params or {}).get("steps")
             if steps and batch + 1 < steps and time.monotonic() - self._last >= every:
-                stage.update(position() if position else self._epoch + (batch + 1) / steps, logs)
+                bar.update(position() if position else self._epoch + (batch + 1) / steps, logs)
                 self._last = time.monotonic()
 
         def on_epoch_end(self, epoch: int, logs: Mapping[str, Any] | None = None) -> None:
-            stage.update(position() if position else epoch + 1, logs)
+            bar.update(position() if position else epoch + 1, logs)
             self._last = time.monotonic()
 
     return ShowProgress()

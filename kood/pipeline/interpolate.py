@@ -16,24 +16,23 @@ from kood import registry
 from kood.data import ImageSet
 from kood.data.images import quantize
 from kood.data.stored import read_images
-from kood.diffusion.label_mixup import sweep
-from kood.diffusion.sampling import ImageSampler, Start, draw_rows
+from kood.diffusion.label_mixup import interpolation
+from kood.diffusion.sampling import ImageSampler, image_sampler, same_start
 from kood.errors import UserError
-from kood.pipeline.samples import image_sampler
+from kood.outliers.label_mixup import LabelMixup
 from kood.process import keras_defaults
 from kood.recipe import load
 from kood.recipe.messages import explain
-from kood.recipe.outlier_sections import LabelMixup
 from kood.report import StageProgress
 from kood.report.sheet import write_sheet
-from kood.runs import Run, Stage
+from kood.runs import Result, Run
 from kood.text import composed
 
-__all__ = ["render_sweep"]
+__all__ = ["draw"]
 
 
 @keras_defaults()
-def render_sweep(
+def draw(
     folder: Path,
     first: str,
     last: str,
@@ -75,7 +74,7 @@ def render_sweep(
     recipe = load(folder / "recipe.toml")
     settings = _changed(recipe.outliers.label_mixup, changes or {})
     if settings.push:
-        console.print("drawn without outliers.label_mixup.push, for which a sweep has no classifier", style="yellow")
+        console.print("drawn without outliers.label_mixup.push, for which there is no classifier here", style="yellow")
     names = list(train.class_names)
     ends = [_class_of(first, names, "--from"), _class_of(last, names, "--to")]
     if ends[0] == ends[1]:
@@ -88,19 +87,15 @@ def render_sweep(
     denoiser = _trusted(diffusion.folder / "denoiser.keras")
     shape = train.images.shape[1:]
     try:
-        sampler = image_sampler(denoiser, shape, settings.model_copy(update={"sampling_steps": max(steps)}), seed,
-                                settings.mix)  # fmt: skip
+        longest = settings.model_copy(update={"sampling_steps": max(steps)})
+        sampler = image_sampler(denoiser, shape, longest, seed, mix=settings.mix)
     except ValueError as error:
         raise UserError(f"--steps: {error}") from error
 
     rng = np.random.default_rng([seed, 0, 2])
-    conditions = sweep(len(names), columns=columns, pairs=np.tile(ends, (rows, 1)))
-    noise = np.repeat(rng.standard_normal((rows, *shape)).astype("float32"), columns, axis=0)
-    start = None
-    if settings.start == "image":
-        chosen = draw_rows(train.known_labels, np.full(rows, ends[0]), rng)
-        start = Start(train.images, np.repeat(chosen, columns))
-    images, seconds = _sampled(sampler, conditions.reshape(rows * columns, -1), noise, start, steps, console)
+    conditions = interpolation(len(names), columns=columns, pairs=np.tile(ends, (rows, 1)))
+    flat, how = same_start(conditions, shape, rng, train if settings.start == "image" else None)
+    images, seconds = _sampled(sampler, flat, how, steps, console)
     shaped = images.reshape(len(steps) * rows, columns, *shape)
     captions = [f"{count} step{'s' * (count > 1)}" for count in steps for _ in range(rows)]
     try:
@@ -115,23 +110,22 @@ def render_sweep(
 def _sampled(
     sampler: ImageSampler,
     condition: np.ndarray,
-    noise: np.ndarray,
-    start: Start | None,
+    how: dict[str, Any],
     steps: list[int],
     console: Console,
 ) -> tuple[np.ndarray, list[float]]:
     """(uint8 (steps, N, H, W, C), seconds of each), the compiler's time left out where times are compared."""
     images, seconds = [], []
-    with StageProgress(console).stage("outliers", len(steps) * len(condition), unit="image") as progress:
+    with StageProgress(console).bar("interpolation", len(steps) * len(condition), unit="image") as bar:
         if len(steps) > 1:
-            sampler.with_steps(1).images(condition, noise=noise, start=start)
+            sampler.with_steps(1).images(condition, **how)
         for done, count in enumerate(steps):
             began = time.monotonic()
 
             def show(made: int, before: int = done * len(condition)) -> None:
-                progress.update(before + made)
+                bar.update(before + made)
 
-            sampled = sampler.with_steps(count).images(condition, noise=noise, start=start, progress=show)
+            sampled = sampler.with_steps(count).images(condition, **how, progress=show)
             seconds.append(time.monotonic() - began)
             images.append(quantize(sampled))
     return np.stack(images), seconds
@@ -155,7 +149,7 @@ def _trusted(file: Path) -> keras.Model:
         raise UserError(f"{file} cannot be opened ({reason[:300]}); run the recipe again with --fresh") from error
 
 
-def _model_of(folder: Path) -> tuple[Stage, ImageSet]:
+def _model_of(folder: Path) -> tuple[Result, ImageSet]:
     """The newest finished diffusion model of a run and the images that it was trained on."""
     run = Run(folder)
     if not (folder / "recipe.toml").is_file():

@@ -1,6 +1,6 @@
 """Whether exposure did any good: the same classifier without it, compared on validation images."""
 
-from collections.abc import Sequence
+from collections.abc import Container, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -8,75 +8,63 @@ import numpy as np
 
 from kood.evaluate import PROXIES, mean_auroc
 from kood.metrics import auroc_difference
-from kood.pipeline.classify import train_classifier, validate_classifier
+from kood.pipeline.evaluation import Evaluation, Validation
+from kood.pipeline.stage import Stage
 from kood.pipeline.work import Work
 from kood.recipe import Recipe
-from kood.runs import Stage
 
-__all__ = ["compare_with_baseline", "comparison", "train_baseline"]
+__all__ = ["Comparison", "comparison"]
 
 #: Half the width of a 95% interval, in standard errors.
 _WIDTH = 1.96
 #: A loss of accuracy that nobody minds.
 _NEGLIGIBLE = 0.005
-#: Sources that mix two classes, as the proxy "pixel_mixup" does.
-_MIXTURES = {"label_mixup", "pixel_mixup", "cutmix"}
 
 
-def train_baseline(work: Work) -> Stage | None:
-    """Trains the classifier without outliers and without pure samples as well.
+class Comparison(Stage):
+    """Compares a classifier with its baseline on validation images, each by the score that its own run would choose.
 
-    It has the same head, backbone, seed and number of steps, and the fingerprint of a table's cell "none", so that a
-    table trains it once. None is trained where the recipe exposes to nothing, or does not want it.
+    Args:
+        recipe: Of the exposed classifier.
+        without: The baseline's scores of validation images.
+        exposed: The classifier's.
     """
-    recipe = work.recipe
-    if not recipe.evaluate.baseline or not (recipe.outliers.exposes or recipe.pure_samples.trains):
-        return None
-    work.stages["baseline_classifier"] = train_classifier(work.beside(_unexposed(recipe)), [], shown="baseline")
-    return work.stages["baseline_classifier"]
+
+    kind, version, is_shared = "baseline", 2, False
+
+    def __init__(self, recipe: Recipe, without: Validation, exposed: Evaluation):
+        super().__init__(recipe)
+        self.without, self.exposed = without, exposed
+
+    def applies(self) -> str:
+        return self.without.applies()
+
+    def decides(self) -> dict[str, Any]:
+        return {"without": self.without.key, "with": self.exposed.key, "outliers": self.recipe.outliers.use}
+
+    def make(self, folder: Path, work: Work) -> dict[str, Any]:
+        sets, sources = list(self.recipe.data.validation_ood), self.recipe.outliers
+        resembled = {getattr(sources, name).resembles for name in sources.use}
+        without = _read(self.without, self.without.facts["scores"])
+        facts = comparison(without, _read(self.exposed, [self.exposed.headline]), sets, resembled)
+        return {**facts, "warning": _warning(facts, self.recipe)}
+
+    def says(self) -> list[tuple[str, str]]:
+        told = {key: f"{100 * value:.1f}%" for key, value in self.facts.items() if key.startswith(("val", "exposed_v"))}
+        return [
+            (
+                f"baseline: on validation images AUROC {told['validation_auroc']} and accuracy "
+                f"{told['validation_accuracy']} without exposure, {told['exposed_validation_auroc']} and "
+                f"{told['exposed_validation_accuracy']} with it",
+                "",
+            )
+        ]
 
 
-def compare_with_baseline(work: Work) -> Stage | None:
-    """Compares the classifier with its baseline, where there is one and there are validation images to do it on.
-
-    Each detector is taken with the score that its own run would choose.
-    """
-    recipe = work.recipe
-    if "baseline_classifier" not in work.stages or not len(work.data("validation")):
-        return None
-    plain = work.beside(_unexposed(recipe))
-    plain.stages["classifier"] = work.stages["baseline_classifier"]
-    headline = recipe.evaluate.headline.lower()
-    names = recipe.evaluate.scores if headline == "auto" else [headline]
-    without = validate_classifier(plain, names)
-    with_them = validate_classifier(work, [work.stages["evaluate"].facts["headline_score"]])
-
-    def make(_: Path) -> dict[str, Any]:
-        facts = comparison(_read(without), _read(with_them), list(recipe.data.validation_ood), recipe.outliers.use)
-        return {**facts, "warning": _warning(facts, recipe)}
-
-    decides = {"without": without.key, "with": with_them.key, "outliers": recipe.outliers.use}
-    stage = work.stage("baseline", decides, make, awaited=False)
-    facts = stage.facts
-    work.progress.say(
-        f"baseline: on validation images AUROC {100 * facts['validation_auroc']:.1f}% and accuracy "
-        f"{100 * facts['validation_accuracy']:.1f}% without exposure, "
-        f"{100 * facts['exposed_validation_auroc']:.1f}% and {100 * facts['exposed_validation_accuracy']:.1f}% with it"
-    )
-    return stage
-
-
-def _unexposed(recipe: Recipe) -> Recipe:
-    """The recipe of the same classifier, trained on real images alone."""
-    outliers = recipe.outliers.model_copy(update={"use": []})
-    return recipe.model_copy(
-        update={"outliers": outliers, "pure_samples": recipe.pure_samples.model_copy(update={"use": []})}
-    )
-
-
-def _read(stage: Stage) -> dict[str, Any]:
-    with np.load(stage.folder / "scores.npz", allow_pickle=False) as arrays:
-        scores: dict[str, dict[str, np.ndarray]] = {name: {} for name in stage.facts["scores"]}
+def _read(stage: Stage, names: Sequence[str]) -> dict[str, Any]:
+    """Some scores of a stage's validation images, by score and set, and which of these are labelled rightly."""
+    scores: dict[str, dict[str, np.ndarray]] = {name: {} for name in names}
+    with np.load(stage.folder / "validation.npz", allow_pickle=False) as arrays:
         for key in arrays.files:
             where, _, name = key.rpartition("/")
             if name in scores:
@@ -85,7 +73,7 @@ def _read(stage: Stage) -> dict[str, Any]:
 
 
 def comparison(
-    without: dict[str, Any], exposed: dict[str, Any], sets: Sequence[str], use: Sequence[str]
+    without: dict[str, Any], exposed: dict[str, Any], sets: Sequence[str], resembled: Container[str]
 ) -> dict[str, Any]:
     """The figures of both, their differences, and whether exposure made it worse.
 
@@ -100,15 +88,13 @@ def comparison(
         without: {"correct": (N,) bool, "scores": {score: {set: (N,)}}} of the baseline; its best score is taken.
         exposed: The same of the exposed classifier.
         sets: Names of out-of-distribution validation sets; empty where proxies stand in for them.
-        use: Sources of outliers that the exposed classifier was trained on.
+        resembled: The proxies that the outliers resemble which the exposed classifier was trained on.
 
     Returns:
         `baseline` of report.json.
     """
     if not sets:
-        trained_on = {proxy for proxy, kinds in (("pixel_mixup", _MIXTURES), ("patch_shuffle", {"patch_shuffle"}))
-                      if kinds & set(use)}  # fmt: skip
-        sets = [proxy for proxy in PROXIES if proxy not in trained_on] or list(PROXIES)
+        sets = [proxy for proxy in PROXIES if proxy not in resembled] or list(PROXIES)
     chosen = []
     for one in (without, exposed):
         by_score = [(mean_auroc(values, [s for s in values if s != "validation"]), name)

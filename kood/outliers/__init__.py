@@ -1,0 +1,126 @@
+"""Where the outliers of a training come from, one file a source: a file's `__all__` is what `outliers.use` may name.
+
+A source is a class whose fields are its table of a recipe, under its own name in small letters with underscores. Its
+outliers are rows: of images, the shares of the classes that they are mixtures of where they are some, and what the
+report is to tell of them. There are two kinds of source.
+
+`OutlierSource` draws its rows before training, by `draw(count, rng, ...)`. What else it is given it says by the names
+of the parameters after these:
+
+    train, validation, real       `kood.data.ImageSet`: two parts of the in-distribution images, and `outliers.real`
+    shape                         (H, W, C) of the images
+    denoiser                      the diffusion model; the run trains one where a source asks for it
+    judge                         a classifier trained on real images alone; likewise
+    seeds                         purpose -> a seed, for draws that are repeated piece by piece after a kill
+    folder                        what is left there is found again after a kill; it is gone when the rows are kept
+    show                          called with the number of rows so far and figures by name, for the display
+    over                          whether the time for drawing is up; then what there is will do
+
+`FeatureSource` makes a layer that follows the classifier through its training and draws from its features.
+
+Importing a source file imports nothing heavy: the recipe reads its fields.
+"""
+
+import functools
+import inspect
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, field
+from typing import Any, ClassVar
+
+import numpy as np
+
+from kood.section import Positive, Section
+
+__all__ = ["FeatureSource", "OutlierSource", "Rows"]
+
+#: Outliers of a smoke run, at most.
+SMOKE = 64
+
+
+@dataclass
+class Rows:
+    """Outliers.
+
+    Attributes:
+        images: uint8 (N, H, W, C), or blocks of it that hold N images together.
+        count: N.
+        shares: (N, K) float32, of which class in what share each is; None where that says nothing.
+        facts: What the report tells of them (JSON).
+        sheet: Images (rows, columns, H, W, C) uint8 to look at, and the mixture (rows, columns, K) each shows.
+    """
+
+    images: np.ndarray | Iterable[np.ndarray]
+    count: int
+    shares: np.ndarray | None = None
+    facts: dict[str, Any] = field(default_factory=dict)
+    sheet: tuple[np.ndarray, np.ndarray] | None = None
+
+    @property
+    def blocks(self) -> Iterable[np.ndarray]:
+        """The images, a piece at a time."""
+        return [self.images] if isinstance(self.images, np.ndarray) else self.images
+
+
+class _Source(Section):
+    #: The proxy of `kood.evaluate` that its outliers resemble, "" where there is none.
+    resembles: ClassVar[str] = ""
+
+    def check(self, recipe: Any) -> None:
+        """Refuses what contradicts the rest of a recipe, by `ValueError`."""
+
+    def check_images(self, train: Any, validation: Any) -> None:
+        """Refuses what the images forbid, `kood.data.ImageSet` both, by `UserError`."""
+
+    def smoke(self) -> dict[str, Any]:
+        """The settings that a smoke run has in place of its own."""
+        return {}
+
+
+class FeatureSource(_Source):
+    """A source whose outliers are features."""
+
+    def layer(self, num_classes: int, rows: int, seed: int) -> Any:
+        """The layer that draws, see `kood.classifier.Classifier`.
+
+        Args:
+            num_classes: K.
+            rows: Outliers that it draws for each batch.
+            seed: Decides them.
+        """
+        raise NotImplementedError
+
+
+class OutlierSource(_Source):
+    """A source whose outliers are images.
+
+    Attributes:
+        count: How many images; not given, `outliers.count`.
+    """
+
+    #: Raised by one when its code changes its rows, so that those of older code are not taken for them.
+    version: ClassVar[int] = 1
+    #: Whether its images show nothing and are exposed to for their texture, which then stays as it is.
+    is_texture: ClassVar[bool] = False
+
+    #: (count, rng, what it is given) -> `Rows`.
+    draw: ClassVar[Callable[..., Rows]]
+
+    count: Positive | None = None
+
+    def notes(self, facts: Mapping[str, Any]) -> list[str]:
+        """What the report tells of how its images were drawn, given what it told of itself: a sentence each."""
+        return []
+
+    def smoke(self) -> dict[str, Any]:
+        """Few images."""
+        return {"count": min(self.count or SMOKE, SMOKE)}
+
+    @property
+    def needs(self) -> tuple[str, ...]:
+        """What `draw` is given beside the number and the generator."""
+        return _given(type(self))
+
+
+@functools.cache
+def _given(source: type[OutlierSource]) -> tuple[str, ...]:
+    return tuple(inspect.signature(source.draw).parameters)[3:]

@@ -1,0 +1,25 @@
+"""Training images in the texture of others."""
+
+import numpy as np
+
+from kood.outliers import OutlierSource, Rows
+from kood.outliers.pairs import pairs_of
+
+__all__ = ["AmplitudeSwap"]
+
+
+class AmplitudeSwap(OutlierSource):
+    """Outliers that are training images under the Fourier amplitudes of training images of other classes: what they
+    show is real, and their texture is, but not of one piece.
+
+    What `kood.data.amplitude.swap_amplitudes` does, to pairs as `pixel_mixup` draws them: the first image gives the
+    phases, the second the amplitudes.
+    """
+
+    def draw(self, count, rng, train):
+        """Recombines training images; `ValueError` where they are of fewer than two classes."""
+        from kood.data.amplitude import recombined
+
+        first, second = pairs_of(train.known_labels, count, rng)
+        images = np.asarray(train.images)
+        return Rows(recombined(images, first, images, second), count)

@@ -1,0 +1,63 @@
+"""A rectangle of one training image in another."""
+
+import numpy as np
+
+from kood.outliers import OutlierSource, Rows
+from kood.outliers.pairs import Alpha, Weight, pairs_of, shares_of, weights_of
+
+__all__ = ["Cutmix"]
+
+
+class Cutmix(OutlierSource):
+    """Outliers that are a training image with a rectangle of another of a different class (arXiv 1905.04899).
+
+    The rectangle lies at the same place in both images and has the share 1 - w of the area: about H sqrt(1 - w) by
+    W sqrt(1 - w) pixels, the height rounded up or down and the width to the nearest pixel, whichever comes closest
+    to the area, so that it is off by half a column of the rectangle at most. The paper draws the centre anywhere and
+    cuts off what lies beyond the border, which leaves less of the second image than was asked; here the place is
+    uniform among those where the whole rectangle fits. Something of both images is always left: one pixel at least.
+
+    The pairs are those that `pixel_mixup` draws, and so are the shares, of the w asked for, from which the rectangle of
+    whole pixels may differ.
+
+    Attributes:
+        weight: w, the share of the area that the first image keeps: a number, "uniform" or "beta".
+        alpha: Parameter of Beta(alpha, alpha).
+    """
+
+    resembles, version = "pixel_mixup", 2
+
+    weight: Weight = 0.5
+    alpha: Alpha = 1.0
+
+    def draw(self, count, rng, train):
+        """Pastes into training images; `ValueError` where they have fewer than two classes or two pixels."""
+        images, labels = np.asarray(train.images), train.known_labels
+        height, width = images.shape[1:3]
+        if height * width < 2:
+            raise ValueError("cutmix needs images of at least two pixels")
+        first, second = pairs_of(labels, count, rng)
+        drawn = weights_of(self.weight, self.alpha, count, rng)
+        high, wide = _rectangles(height, width, 1.0 - drawn)
+        tops, lefts = rng.integers(0, height - high + 1), rng.integers(0, width - wide + 1)
+        rows, columns = np.arange(height), np.arange(width)
+        in_rows = (rows >= tops[:, None]) & (rows < (tops + high)[:, None])
+        in_columns = (columns >= lefts[:, None]) & (columns < (lefts + wide)[:, None])
+        pasted = images[first]
+        for start in range(0, count, 4096):
+            part = slice(start, start + 4096)
+            inside = in_rows[part, :, None] & in_columns[part, None, :]
+            pasted[part] = np.where(inside[..., None], images[second[part]], pasted[part])
+        return Rows(pasted, count, shares_of(labels, (first, second), drawn, len(train.class_names)))
+
+
+def _rectangles(height: int, width: int, shares: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Heights and widths in whole pixels of rectangles of these shares of the area, at least a pixel and never all."""
+    area = np.clip(shares * (height * width), 1, height * width - 1)
+    side = height * np.sqrt(shares)
+    high = np.clip(np.stack([np.floor(side), np.ceil(side)]), 1, height)
+    wide = np.clip(np.rint(area / high), 1, np.where(high == height, max(1, width - 1), width))
+    high = np.where((wide == width) & (high == height), height - 1, high)  # Only where there is but one column.
+    nearest = np.abs(high * wide - area).argmin(axis=0)[None]
+    high, wide = (np.take_along_axis(sides, nearest, axis=0)[0].astype(np.int64) for sides in (high, wide))
+    return high, wide

@@ -1,0 +1,62 @@
+"""Pairs of images of different classes, and the shares in which they meet."""
+
+from typing import Annotated, Literal
+
+import numpy as np
+from pydantic import Field
+
+Alpha = Annotated[float, Field(gt=0.0, le=1000.0)]
+Weight = Annotated[float, Field(gt=0.0, lt=1.0)] | Literal["uniform", "beta"]
+
+
+def pairs_of(labels: np.ndarray, count: int, rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
+    """Draws the first image uniformly over all, the second uniformly over those of other classes.
+
+    Args:
+        labels: Integer (N,).
+        count: How many pairs.
+        rng: Decides them.
+
+    Returns:
+        Rows (count,) twice.
+
+    Raises:
+        ValueError: fewer than two classes.
+    """
+    order = np.argsort(labels, kind="stable")
+    values, starts, sizes = np.unique(labels[order], return_index=True, return_counts=True)
+    if len(values) < 2:
+        raise ValueError(f"a mixture is of two classes; there is {len(values)}")
+    first = rng.integers(len(labels), size=count)
+    own = np.searchsorted(values, labels[first])
+    # Rows sorted by class form a ring; from the end of one's own class, any step less than all the others' number
+    # lands on another class, each of its images with the same chance.
+    others = len(labels) - sizes[own]
+    steps = np.floor(rng.random(count) * others).astype(np.int64)
+    return first, order[(starts[own] + sizes[own] + steps) % len(labels)]
+
+
+def weights_of(weight: float | str, alpha: float, count: int, rng: np.random.Generator) -> np.ndarray:
+    """The first image's share w of each mixture.
+
+    Args:
+        weight: w; or "uniform" or "beta", from which w is drawn for each mixture.
+        alpha: Parameter of Beta(alpha, alpha).
+        count: How many.
+        rng: Decides them.
+
+    Returns:
+        (count,) float64.
+    """
+    if not isinstance(weight, str):
+        return np.full(count, weight)
+    return rng.beta(*((1.0, 1.0) if weight == "uniform" else (alpha, alpha)), size=count)
+
+
+def shares_of(labels: np.ndarray, pairs: tuple[np.ndarray, np.ndarray], weights: np.ndarray, classes: int):
+    """(count, classes) float32: w at the class of a pair's first image, 1 - w at that of its second."""
+    shares = np.zeros((len(weights), classes), np.float32)
+    places = np.arange(len(weights))
+    shares[places, labels[pairs[0]]] = weights
+    shares[places, labels[pairs[1]]] = 1.0 - weights
+    return shares

@@ -1,0 +1,37 @@
+"""Pixel averages of two training images: the control for label mixup that has the same parents."""
+
+import numpy as np
+
+from kood.outliers import OutlierSource, Rows
+from kood.outliers.pairs import Alpha, Weight, pairs_of, shares_of, weights_of
+
+__all__ = ["PixelMixup"]
+
+
+class PixelMixup(OutlierSource):
+    """Outliers that are pixel averages of two training images of different classes (arXiv 1710.09412).
+
+    A mixture of the images a and b is round(w a + (1 - w) b). The first image is drawn uniformly over all, the second
+    uniformly over those of other classes; the shares are w and 1 - w of their classes.
+
+    Attributes:
+        weight: w: a number, "uniform" or "beta".
+        alpha: Parameter of Beta(alpha, alpha).
+    """
+
+    resembles, version = "pixel_mixup", 2
+
+    weight: Weight = 0.5
+    alpha: Alpha = 1.0
+
+    def draw(self, count, rng, train):
+        """Mixes training images; `ValueError` where they are of fewer than two classes."""
+        pairs = pairs_of(train.known_labels, count, rng)
+        drawn = weights_of(self.weight, self.alpha, count, rng)
+        images, weights = np.asarray(train.images), drawn.astype(np.float32).reshape(-1, 1, 1, 1)
+        mixtures = np.empty((count, *images.shape[1:]), np.uint8)
+        for start in range(0, count, 4096):
+            part = slice(start, start + 4096)
+            first, second = (images[rows[part]] for rows in pairs)
+            mixtures[part] = np.rint(weights[part] * first + (np.float32(1.0) - weights[part]) * second)
+        return Rows(mixtures, count, shares_of(train.known_labels, pairs, drawn, len(train.class_names)))

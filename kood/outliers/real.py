@@ -1,0 +1,36 @@
+"""Real images of other things."""
+
+import numpy as np
+from pydantic import model_validator
+
+from kood import registry
+from kood.outliers import OutlierSource, Rows
+from kood.section import ImageSource
+
+__all__ = ["Real"]
+
+
+class Real(ImageSource, OutlierSource):
+    """Real auxiliary images, an oracle's advantage: outlier exposure as in arXiv 1812.04606.
+
+    A source's `count` is how many images are drawn; not given, `outliers.count`, as of every other source, or all where
+    there are fewer.
+    """
+
+    version = 2
+
+    @model_validator(mode="after")
+    def _check(self):
+        registry.find("datasets", self.source, "source")
+        return self
+
+    def smoke(self):
+        """Nothing: a smoke run looks at few images of any set."""
+        return {}
+
+    def draw(self, count, rng, real):
+        """Draws some of the images, in their order."""
+        images = real.images
+        if count < len(images):
+            images = images[np.sort(rng.choice(len(images), count, replace=False))]
+        return Rows(np.asarray(images), len(images))

@@ -1,0 +1,28 @@
+"""Outliers in the feature space of the classifier that is being trained."""
+
+from typing import Annotated
+
+from pydantic import Field
+
+from kood.outliers import FeatureSource
+
+__all__ = ["Virtual"]
+
+
+class Virtual(FeatureSource):
+    """Outliers in feature space: unlikely draws from Gaussians fitted to the features of each class (VOS, arXiv
+    2202.01197). They need no images; each step exposes the head to `outliers.per_batch` of them.
+
+    Attributes:
+        queue: Latest features kept of each class.
+        candidates: Draws a class from which the unlikeliest are taken.
+    """
+
+    queue: Annotated[int, Field(ge=2, le=100_000)] = 200
+    candidates: Annotated[int, Field(ge=2, le=1_000_000)] = 1000
+
+    def layer(self, num_classes, rows, seed):
+        """The queues, `kood.virtual.VirtualOutliers`."""
+        from kood.virtual import VirtualOutliers
+
+        return VirtualOutliers(num_classes, rows, seed=seed, **self.model_dump())

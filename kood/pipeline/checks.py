@@ -1,0 +1,83 @@
+"""What only the data reveal of a recipe."""
+
+import numpy as np
+
+from kood.classifier import Classifier
+from kood.conformal import refuse_too_few
+from kood.data import ImageSet
+from kood.errors import UserError
+from kood.pipeline.build import build_classifier, build_network, class_weights
+from kood.pipeline.prepare import Data
+from kood.recipe import Recipe
+from kood.scorer import linear_weights, rehearse
+
+__all__ = ["check", "check_batches"]
+
+
+def check_batches(recipe: Recipe, devices: int) -> None:
+    """Refuses, by `UserError`, batches that so many devices cannot share evenly."""
+    made_of = {"train.batch_size": recipe.train.batch_size}
+    if recipe.outliers.exposes:
+        made_of["outliers.per_batch"] = recipe.outliers.per_batch
+    if "id_rows" in recipe.pure_samples.use:
+        made_of["pure_samples.per_batch"] = recipe.pure_samples.per_batch or recipe.outliers.per_batch
+    _check_rows(made_of, devices)
+    if recipe.outliers.exposes and recipe.outliers.layers:
+        _check_rows({"outliers.per_batch": recipe.outliers.per_batch}, devices)
+    if recipe.needs_diffusion:
+        _check_rows({"diffusion.batch_size": recipe.diffusion.batch_size}, devices)
+
+
+def _check_rows(made_of: dict[str, int], devices: int) -> None:
+    if sum(made_of.values()) % devices:
+        settings = " and ".join(f"{key} = {rows}" for key, rows in made_of.items())
+        raise UserError(
+            f"{settings}: {devices} devices cannot share {sum(made_of.values())} rows evenly; make it a multiple of "
+            f"{devices}, or set train.devices"
+        )
+
+
+def _check_scores(recipe: Recipe, train: ImageSet, classifier: Classifier) -> None:
+    """A score that the recipe names must be one that so many images and so wide a feature can determine."""
+    settings, classes = recipe.evaluate, len(train.class_names)
+    named = {settings.headline.lower(): "evaluate.headline"} if settings.headline.lower() != "auto" else {}
+    named |= {name.lower(): "evaluate.scores" for name in settings.scores or []}
+    width, head = classifier.backbone.output_shape[-1], classifier.head
+    counts = tuple(np.bincount(train.known_labels, minlength=classes).tolist())
+    for name, key in named.items():
+        try:
+            rehearse(name, counts, width, type(head).__name__, bool(linear_weights(head)))
+        except ValueError as error:
+            raise UserError(
+                f"{key}: {name} cannot be fitted to the {len(train)} training images of {classes} classes in data.id, "
+                f"with {width} features each: {error} Give it more images or "
+                "another backbone, or name another score (kood list scores)"
+            ) from error
+
+
+def check(recipe: Recipe, data: Data, devices: int) -> None:
+    """Refuses, before the first training step, what only the data can reveal.
+
+    Args:
+        recipe: Of the cell.
+        data: Its data stage, made.
+        devices: How many share a batch.
+
+    Raises:
+        UserError: a recipe that the data do not suit.
+    """
+    train, validation = data.images("train"), data.images("validation")
+    classes = train.class_names
+    if len(classes) < 2:
+        raise UserError(f"data.id: has {len(classes)} class; a classifier needs at least 2")
+    for name in recipe.outliers.use:
+        getattr(recipe.outliers, name).check_images(train, validation)
+    if recipe.evaluate.headline == "auto" and len(validation) == 0:
+        raise UserError("evaluate.headline = 'auto' chooses on validation images; set data.id.validation above 0")
+    copies = data.facts["copies"].get("left_out_of_calibration", 0)
+    refuse_too_few(len(data.images("calibration")), recipe.serve.accept, copies)
+    check_batches(recipe, devices)
+    class_weights(recipe.train.class_weight, train.known_labels, classes)
+    _check_scores(recipe, train, build_classifier(recipe, len(classes)))
+    if recipe.needs_diffusion:
+        build_network(recipe, len(classes))

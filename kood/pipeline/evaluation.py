@@ -1,0 +1,160 @@
+"""The stages that measure a classifier."""
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from kood.evaluate import PROXIES, evaluate, measure, validation_images
+from kood.pipeline.classify import Classifier
+from kood.pipeline.prepare import Data
+from kood.pipeline.stage import Stage
+from kood.pipeline.work import Work
+from kood.recipe import Recipe
+
+__all__ = ["Evaluation", "Validation"]
+
+
+class Validation(Stage):
+    """What a classifier and its scores say of validation images alone: neither a test nor a calibration image is seen.
+
+    Args:
+        recipe: Of the cell.
+        data: Its images.
+        classifier: What is measured.
+    """
+
+    kind, version, is_shared = "validation", 4, False
+
+    def __init__(self, recipe: Recipe, data: Data, classifier: Classifier):
+        super().__init__(recipe)
+        self.data, self.classifier = data, classifier
+
+    @property
+    def _names(self) -> list[str] | None:
+        headline = self.recipe.evaluate.headline.lower()
+        if headline != "auto":
+            return [headline]
+        return _lower(self.recipe.evaluate.scores)
+
+    def applies(self) -> str:
+        return (
+            ""
+            if len(self.data.images("validation"))
+            else "no comparison with the baseline: data.id.validation leaves no images"
+        )
+
+    def decides(self) -> dict[str, Any]:
+        return {
+            "names": self._names,
+            "batch_size": self.recipe.evaluate.batch_size,
+            "classifier": self.classifier.key,
+            "sets": self.data.digest("train", "validation"),
+            "validation_ood": self.data.digests("validation_ood"),
+            "seed": self.recipe.data.split_seed,
+        }
+
+    def make(self, folder: Path, work: Work) -> dict[str, Any]:
+        held = self.data.images("validation")
+        sets = validation_images(held, self.data.sets("validation_ood"), self.recipe.data.split_seed)
+        with work.progress.bar(self.role, len(sets), unit="set") as bar:
+            found = measure(
+                self.classifier.model(), sets, self.data.images("train"), names=self._names,
+                batch_size=self.recipe.evaluate.batch_size, progress=bar.update,
+            )  # fmt: skip
+        correct = found.correct("validation", held)
+        _write(folder / "validation.npz", found.scores, correct=correct)
+        return {"accuracy": float(correct.mean()), "scores": list(found.scorers)}
+
+
+class Evaluation(Stage):
+    """Scores every set, chooses the headline score on validation images, and sets the threshold.
+
+    Args:
+        recipe: Of the cell.
+        data: Its images.
+        classifier: What is measured.
+        validates: Whether validation images are measured though no score is chosen on them.
+    """
+
+    kind, version, is_shared = "evaluate", 6, False
+
+    def __init__(self, recipe: Recipe, data: Data, classifier: Classifier, validates: bool = False):
+        super().__init__(recipe)
+        self.data, self.classifier = data, classifier
+        self.chooses = recipe.evaluate.headline.lower() == "auto"
+        self.validates = validates or self.chooses
+
+    def decides(self) -> dict[str, Any]:
+        settings = self.recipe.evaluate
+        return {
+            "evaluate": {
+                "scores": _lower(settings.scores),
+                "batch_size": settings.batch_size,
+                "headline": settings.headline.lower(),
+            },
+            "validates": self.validates,
+            "accept": self.recipe.serve.accept,
+            "by_class": self.recipe.serve.by_class,
+            "classifier": self.classifier.key,
+            "id": self.data.digest("train", "validation", "calibration", "test"),
+            **{kind: self.data.digests(kind) for kind in ("near", "far", "validation_ood")},
+            "seed": self.recipe.data.split_seed,
+        }
+
+    def make(self, folder: Path, work: Work) -> dict[str, Any]:
+        near, far, validation_ood = (self.data.sets(kind) for kind in ("near", "far", "validation_ood"))
+        images = {name: self.data.images(name) for name in ("train", "validation", "calibration", "test")}
+        validates = self.validates and len(images["validation"]) > 0
+        held = 1 + (len(validation_ood) or len(PROXIES)) if validates else 0
+        with work.progress.bar(self.role, 1 + len(near) + len(far) + 1 + held, unit="set") as bar:
+            result = evaluate(
+                self.classifier.model(),
+                train=images["train"],
+                validation=images["validation"] if validates else None,
+                calibration=images["calibration"],
+                test=images["test"],
+                near=near,
+                far=far,
+                validation_ood=validation_ood,
+                names=self.recipe.evaluate.scores,
+                headline=self.recipe.evaluate.headline.lower(),
+                accept=self.recipe.serve.accept,
+                by_class=self.recipe.serve.by_class,
+                batch_size=self.recipe.evaluate.batch_size,
+                seed=self.recipe.data.split_seed,
+                progress=bar.update,
+            )
+        _write(folder / "scores.npz", result.scores)
+        _write(folder / "validation.npz", result.validation, correct=result.validation_correct)
+        np.savez(folder / "parity.npz", allow_pickle=False, **result.parity)
+        np.savez(folder / "details.npz", allow_pickle=False, **result.details)
+        held_out = {"scores": result.calibration, "labels": result.calibration_labels}
+        np.savez(folder / "calibration.npz", allow_pickle=False, **held_out)
+        if result.state:
+            np.savez(folder / "state.npz", allow_pickle=False, **result.state)
+        return result.figures
+
+    def arrays(self, name: str) -> dict[str, np.ndarray]:
+        """What it kept under a name; empty where there is nothing."""
+        file = self.folder / f"{name}.npz"
+        if not file.exists():
+            return {}
+        with np.load(file, allow_pickle=False) as arrays:
+            return dict(arrays)
+
+    @property
+    def headline(self) -> str:
+        """The headline score."""
+        return self.facts["headline_score"]
+
+
+def _lower(names: list[str] | None) -> list[str] | None:
+    return names and [name.lower() for name in names]
+
+
+def _write(file: Path, scores: Mapping[str, Mapping[str, np.ndarray]], **more: np.ndarray) -> None:
+    """Keeps {set: {score: values}} under "set/score"."""
+    flat = {f"{where}/{name}": values for where, by in scores.items() for name, values in by.items()}
+    np.savez(file, allow_pickle=False, **more, **flat)

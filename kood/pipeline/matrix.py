@@ -1,0 +1,111 @@
+"""The cells of a matrix, one after the other, and the table of them all."""
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import keras
+
+from kood import report
+from kood.errors import UserError
+from kood.pipeline.belonging import refuse_mixed_classes
+from kood.pipeline.budget import Budget, OutOfTimeError
+from kood.pipeline.summary import headline_scores
+from kood.pipeline.team import Team
+from kood.pipeline.work import Work
+from kood.recipe import Recipe
+from kood.steps import obtain
+from kood.text import masked
+
+__all__ = ["run_matrix"]
+
+
+def run_matrix(
+    recipe: Recipe, team: Team, progress: report.StageProgress, told: dict[str, Any], make: Callable[[Work], Any]
+) -> dict[str, Any]:
+    """Makes every cell, and the report after each.
+
+    Args:
+        recipe: With a matrix.
+        team: The processes of the run.
+        progress: The display.
+        told: What else every cell's `Work` is given.
+        make: Makes a cell: `kood.pipeline.make_cell`.
+
+    Returns:
+        What `report.json` holds; nothing in all but the first of several processes.
+
+    Raises:
+        UserError: no cell was finished, or the first of them is refused.
+    """
+    cells, budget = recipe.cells(), told["budget"]
+    refuse_mixed_classes([cell for _, cell in cells])
+    made: list[dict[str, Any]] = []
+    failed: list[dict[str, Any]] = []
+    left_out: list[dict[str, Any]] = []
+    seen: set[Path] = set()
+    for number, (labels, cell) in enumerate(cells, start=1):
+        shown = ", ".join(f"{key} {label}" for key, label in labels.items())
+        progress.say(f"cell {number}/{len(cells)}: {shown}", style="bold")
+        try:
+            work = Work(cell, team, progress, obtain(cell.train.devices), seen=seen, labels=labels, **told)
+            found, _ = make(work)
+            made.append({**found, "cell": labels})
+            if team.leads and number < len(cells):  # A run that is killed later has told what it found.
+                missing = [{"cell": later, "why": "the run has not come to it"} for later, _ in cells[number:]]
+                _write_matrix(recipe, team, budget, made, failed, [*left_out, *missing])
+        except OutOfTimeError as error:
+            left_out.append({"cell": labels, "why": f"{error}"})
+            progress.say(f"cell {number}/{len(cells)} left out: {error}", style="yellow")
+        except Exception as error:  # Whatever it was, the other cells are still worth making.
+            if not made and getattr(error, "exit_code", 1) == 2:
+                raise  # Wrong input, which every other cell has too or which is cheap to mend now.
+            failed.append(
+                {"cell": labels, "error": f"{error}" if isinstance(error, UserError) else masked(repr(error))}
+            )
+            progress.say(f"cell {number}/{len(cells)} failed: {failed[-1]['error']}", style="red")
+        keras.utils.clear_session()
+    if not made and failed:
+        raise UserError(f"every cell failed; the first: {failed[0]['error']}", exit_code=1)
+    if not made:
+        raise UserError(
+            f"no cell was finished in {recipe.budget.minutes:g} minutes ({left_out[0]['why']}); give more, or lower "
+            "train.epochs",
+            exit_code=1,
+        )
+    if not team.leads:
+        return {}
+    return _write_matrix(recipe, team, budget, made, failed, left_out)
+
+
+def _write_matrix(
+    recipe: Recipe,
+    team: Team,
+    budget: Budget,
+    made: list[dict[str, Any]],
+    failed: list[dict[str, Any]],
+    left_out: list[dict[str, Any]],
+) -> dict[str, Any]:
+    """The report of the cells so far."""
+    result = {
+        **{key: made[0][key] for key in ("backend", "kood", "quick", "environment")},
+        "recipe": recipe.name,
+        "cells": made,
+        "failed": failed,
+        "left_out": left_out,
+        "budget": budget.facts(),
+        "table": _table(recipe, made, team.run.folder),
+    }
+    report.write_json(team.run.folder / "report.json", result)
+    report.write(team.run.folder / "report.html", result)
+    return result
+
+
+def _table(recipe: Recipe, cells: list[dict[str, Any]], folder: Path) -> list[dict[str, Any]]:
+    rows = report.aggregate(cells)
+    if not recipe.report.baseline:
+        return rows
+    apart = report.differences(
+        cells, lambda labels: {**labels, **recipe.report.baseline}, lambda cell: headline_scores(folder, cell)
+    )
+    return [{**row, "difference": one} for row, one in zip(rows, apart, strict=True)]
