@@ -24,7 +24,7 @@ from kood.data.images import quantize
 from kood.data.stored import read_images
 from kood.diffusion.sampling import ImageSampler
 from kood.machine import cores, processor, vector_flags
-from kood.pipeline.judge import Judge
+from kood.outputs import Judge
 from kood.runs import Run, Stage
 
 

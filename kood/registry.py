@@ -147,7 +147,8 @@ def _entries(file: Path, tree: ast.Module, elsewhere: dict[str, ast.ClassDef | a
         name = attribute.lower()
         if ROOMS[TABLES] == file.relative_to(PACKAGE).parent.as_posix():
             name = re.sub(r"(?<=[a-z])(?=[A-Z])", "_", attribute).lower()
-            parameters = tuple(s.target.id for s in node.body if isinstance(s, ast.AnnAssign)), ()  # type: ignore[union-attr]
+            fields = [s for one in (*reversed(bases), node) for s in one.body if isinstance(s, ast.AnnAssign)]
+            parameters = tuple(field.target.id for field in fields), ()  # type: ignore[union-attr]
         entries.append(Entry(name, attribute, module, *parameters, summary, fitted_on, names))
     return entries
 

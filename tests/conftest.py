@@ -131,6 +131,44 @@ def work_alone(recipe, folder, **console):
     return Work(recipe, Team(Devices(), Run(folder)), shown, Devices(), Budget(recipe))
 
 
+class Cell:
+    """The stages of one cell, to be made one by one, in a process by itself; its data are there at once.
+
+    Attributes:
+        work: What they are made with.
+        stages: All of them, by their roles.
+    """
+
+    def __init__(self, recipe, folder, **console):
+        from kood.pipeline.cell import stages_of
+
+        self.work = work_alone(recipe, folder, **console)
+        data, others = stages_of(recipe)
+        self.stages = {stage.role: stage for stage in (data, *others)}
+        self.work.obtain(data)
+
+    def __getitem__(self, role):
+        return self.stages[role]
+
+    def make(self, *roles):
+        """Makes stages in this order and returns what the last of them left."""
+        return [self.work.obtain(self.stages[role]) for role in roles][-1]
+
+    def train(self):
+        """Makes the classifier and what it is exposed to."""
+        return self.make(*self.work.recipe.outliers.drawn, "classifier")
+
+    def images(self, name):
+        """One of its image sets."""
+        return self.stages["data"].images(name)
+
+    def check(self):
+        """Refuses what only the data reveal."""
+        from kood.pipeline.checks import check
+
+        check(self.work.recipe, self.stages["data"], self.work.devices.count)
+
+
 def figures_of(report):
     """A report without what may differ between two runs of one recipe."""
     return {key: value for key, value in report.items() if key not in ("stages", "environment")}

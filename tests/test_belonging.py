@@ -9,10 +9,9 @@ from PIL import Image
 
 from kood.errors import UserError
 from kood.pipeline.belonging import FILE, SAMPLE, Belonging, Identity, identity_of, refuse_mixed_classes
-from kood.pipeline.prepare import prepare_data
-from kood.pipeline.work import VERSIONS
+from kood.pipeline.prepare import Data
 from kood.recipe import load
-from tests.conftest import TINY, work_alone
+from tests.conftest import TINY, Cell
 
 
 def identity(numbers, *, names=("a", "b"), path="/data", shape=(8, 8, 1)):
@@ -51,8 +50,8 @@ def test_one_data_set_is_known_again(other, same):
 
 
 @pytest.fixture
-def folder_work(tmp_path):
-    """folder_work("circle", ...) -> the work of a cell whose data stage is made of a folder with these classes."""
+def folder_data(tmp_path):
+    """folder_data("circle", ...) -> the data stage of a folder with these classes, and its run folder."""
 
     def build(*classes, where="data", seed=0, images=24, transparent=False, **options):
         rng = np.random.default_rng(seed)
@@ -68,64 +67,65 @@ def folder_work(tmp_path):
         recipe.write_text(
             f'[data]\nimage_shape = [8, 8, 1]\n[data.id]\nsource = "folder"\npath = "{tmp_path / where}"\n'
         )
-        work = work_alone(load(recipe, [f"{k}={v}" for k, v in options.items()]), tmp_path / "saved" / "own")
-        work.run.folder.mkdir(parents=True, exist_ok=True)
-        prepare_data(work)
-        return work
+        folder = tmp_path / "saved" / "own"
+        folder.mkdir(parents=True, exist_ok=True)
+        cell = Cell(load(recipe, [f"{k}={v}" for k, v in options.items()]), folder)
+        cell["data"].run = cell.data.run
+        return cell["data"]
 
     return build
 
 
-def test_other_classes_and_other_images_are_refused_and_both_are_named(folder_work):
-    first = folder_work("circle", "square")
+def test_other_classes_and_other_images_are_refused_and_both_are_named(folder_data):
+    first = folder_data("circle", "square")
     Belonging(first.run).accept(first)
     kept = (first.run.folder / FILE).read_bytes()
-    other_classes = folder_work("left", "right", where="other")
+    other_classes = folder_data("left", "right", where="other")
     with pytest.raises(UserError, match=r"belongs to the classes circle, square .*classes left, right") as raised:
         Belonging(other_classes.run).accept(other_classes)
     assert raised.value.exit_code == 2
     assert "--set name=" in str(raised.value) and "--other-data" in str(raised.value)
-    other_images = folder_work("circle", "square", where="third", seed=1)
+    other_images = folder_data("circle", "square", where="third", seed=1)
     with pytest.raises(
         UserError, match=r"belongs to the images of folder .*data; this run is of the images of .*third"
     ):
         Belonging(other_images.run).accept(other_images)
-    moved = folder_work("circle", "square", where="moved")
+    moved = folder_data("circle", "square", where="moved")
     Belonging(moved.run).accept(moved)
     assert (first.run.folder / FILE).read_bytes() != kept  # It lies elsewhere now.
 
 
-def test_other_pixels_of_the_same_files_are_no_other_data(folder_work, monkeypatch):
-    first = folder_work("circle", "square", transparent=True)
+def test_other_pixels_of_the_same_files_are_no_other_data(folder_data, monkeypatch):
+    first = folder_data("circle", "square", transparent=True)
     Belonging(first.run).accept(first)
-    black = folder_work(**{"data.ground": '"black"'})
+    black = folder_data(**{"data.ground": '"black"'})
     assert not set(identity_of(black).digests) & set(identity_of(first).digests)
     Belonging(black.run).accept(black)
-    moved = folder_work("circle", "square", where="moved", transparent=True)
+    moved = folder_data("circle", "square", where="moved", transparent=True)
     with pytest.raises(UserError, match=r"cannot be compared, as ground changed\)"):
         Belonging(moved.run).accept(moved)
-    monkeypatch.setitem(VERSIONS, "data", 99)
+    monkeypatch.setattr(Data, "version", 99)
     Belonging(black.run).accept(black)
 
 
-def test_of_two_data_sets_of_one_name_is_said_what_differs(folder_work):
-    first = folder_work("circle", "square")
+def test_of_two_data_sets_of_one_name_is_said_what_differs(folder_data):
+    first = folder_data("circle", "square")
     Belonging(first.run).accept(first)
     for name in ("circle", "square"):
         shutil.rmtree(first.run.folder.parent.parent / "data" / name)
-    other = folder_work("circle", "square", seed=1)
+    other = folder_data("circle", "square", seed=1)
     with pytest.raises(UserError, match=r"folder (\S+); this .* folder \1 \(of the smaller one's images .* has none\)"):
         Belonging(other.run).accept(other)
 
 
-def test_going_on_with_other_data_keeps_the_earlier_report(folder_work):
-    first = folder_work("circle", "square")
+def test_going_on_with_other_data_keeps_the_earlier_report(folder_data):
+    first = folder_data("circle", "square")
     Belonging(first.run).accept(first)
     folder = first.run.folder
     (folder / "1").mkdir()
     for name in ("report.json", "report.html", "recipe.toml"):
         (folder / name).write_text(f"the first {name}")
-    other = folder_work("left", "right", where="other")
+    other = folder_data("left", "right", where="other")
     Belonging(other.run, other_data=True).accept(other)
     assert (folder / "before-2" / "report.html").read_text() == "the first report.html"
     assert not (folder / "report.json").exists() and (folder / "1").is_dir()
@@ -138,37 +138,37 @@ def test_going_on_with_other_data_keeps_the_earlier_report(folder_work):
 
 
 @pytest.mark.parametrize("where", ["2/assets.extra/kood.json", "report.json"])
-def test_a_folder_of_an_older_kood_is_judged_by_its_classes(folder_work, where):
-    work = folder_work("circle", "square")
-    folder, found = work.run.folder, {"class_names": ["cat", "dog"]}
+def test_a_folder_of_an_older_kood_is_judged_by_its_classes(folder_data, where):
+    data = folder_data("circle", "square")
+    folder, found = data.run.folder, {"class_names": ["cat", "dog"]}
     for file, facts in (("1/assets.extra/kood.json", {}), (where, found)):
         (folder / file).parent.mkdir(parents=True, exist_ok=True)
         (folder / file).write_text(json.dumps(facts))
     with pytest.raises(UserError, match=r"belongs to the classes cat, dog; this run is of the classes circle, square"):
-        Belonging(work.run).accept(work)
+        Belonging(data.run).accept(data)
     (folder / where).write_text(json.dumps({"class_names": ["circle", "square"]}))
-    Belonging(work.run).accept(work)
+    Belonging(data.run).accept(data)
     assert (folder / FILE).exists()
 
 
 @pytest.mark.parametrize("key", ["class_names", "image_shape", "digests", "is_whole", "ground"])
-def test_a_file_with_empty_fields_is_not_read(folder_work, key):
-    work = folder_work("circle", "square")
-    Belonging(work.run).accept(work)
-    file = work.run.folder / FILE
+def test_a_file_with_empty_fields_is_not_read(folder_data, key):
+    data = folder_data("circle", "square")
+    Belonging(data.run).accept(data)
+    file = data.run.folder / FILE
     file.write_text(json.dumps({**json.loads(file.read_bytes()), key: None}))
-    Belonging(work.run).accept(work)
+    Belonging(data.run).accept(data)
     assert json.loads(file.read_bytes())[key] is not None
 
 
-def test_a_cell_of_other_classes_publishes_nothing(folder_work):
-    first = folder_work("circle", "square")
+def test_a_cell_of_other_classes_publishes_nothing(folder_data):
+    first = folder_data("circle", "square")
     belonging = Belonging(first.run)
     belonging.accept(first)
-    belonging.accept(folder_work("circle", "square", where="moved"))
+    belonging.accept(folder_data("circle", "square", where="moved"))
     with pytest.raises(UserError, match=r"its first cell is of the classes circle, square.*serve\.export = false"):
-        belonging.accept(folder_work("left", "right", where="other"))
-    belonging.accept(folder_work("up", "down", where="third", **{"serve.export": "false"}))
+        belonging.accept(folder_data("left", "right", where="other"))
+    belonging.accept(folder_data("up", "down", where="third", **{"serve.export": "false"}))
     assert json.loads((first.run.folder / FILE).read_bytes())["class_names"] == ["circle", "square"]
 
 
@@ -181,6 +181,6 @@ def test_a_matrix_over_classes_is_told_before_it_trains(tmp_path):
     refuse_mixed_classes([cell for _, cell in load(recipe, ["matrix={seed=[1,2]}"]).cells()])
 
 
-def test_the_identity_of_a_run_is_of_all_its_images(folder_work):
-    whole = identity_of(folder_work("circle", "square", **{"data.id.count": 20}))
+def test_the_identity_of_a_run_is_of_all_its_images(folder_data):
+    whole = identity_of(folder_data("circle", "square", **{"data.id.count": 20}))
     assert len(whole.digests) == 48 and whole.is_whole and list(whole.digests) == sorted(whole.digests)

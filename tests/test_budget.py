@@ -8,6 +8,7 @@ import pytest
 
 from kood import pipeline, timing
 from kood.errors import UserError
+from kood.pipeline import matrix
 from kood.pipeline.budget import Budget, OutOfTimeError
 from kood.recipe import load
 
@@ -154,7 +155,7 @@ def test_rates_rise_over_the_warmup_and_follow_what_is_further_on():
 def test_a_matrix_short_of_time_leaves_a_report_of_what_there_is(tmp_path, recipe, monkeypatch):
     recipe(matrix=True)
     done = []
-    made = pipeline.make_cell
+    made = matrix.make_cell
 
     def late(work):
         if done:
@@ -162,7 +163,7 @@ def test_a_matrix_short_of_time_leaves_a_report_of_what_there_is(tmp_path, recip
         done.append(work)
         return made(work)
 
-    monkeypatch.setattr(pipeline, "make_cell", late)
+    monkeypatch.setattr(matrix, "make_cell", late)
     result = pipeline.run(tmp_path / "short.toml", ["budget.minutes=30"], saved=tmp_path)
     assert [cell["cell"] for cell in result["cells"]] == [{"seed": "0", "outliers": "none"}]
     assert len(result["left_out"]) == 3 and {one["why"] for one in result["left_out"]} == {"the 30 minutes were up"}
@@ -174,7 +175,7 @@ def test_a_matrix_short_of_time_leaves_a_report_of_what_there_is(tmp_path, recip
 @pytest.mark.slow
 def test_a_matrix_that_is_killed_has_written_its_table(tmp_path, recipe, monkeypatch):
     recipe(matrix=True)
-    made, cells = pipeline.make_cell, []
+    made, cells = matrix.make_cell, []
 
     def killed(work):
         cells.append(work)
@@ -182,7 +183,7 @@ def test_a_matrix_that_is_killed_has_written_its_table(tmp_path, recipe, monkeyp
             raise KeyboardInterrupt
         return made(work)
 
-    monkeypatch.setattr(pipeline, "make_cell", killed)
+    monkeypatch.setattr(matrix, "make_cell", killed)
     with pytest.raises(KeyboardInterrupt):
         pipeline.run(tmp_path / "short.toml", saved=tmp_path)
     left = json.loads((tmp_path / "short" / "report.json").read_bytes())

@@ -7,15 +7,11 @@ import numpy as np
 import pytest
 
 from kood.data import ImageSet
-from kood.data.stored import write_images
 from kood.errors import UserError
 from kood.pipeline import classify, diffusion
 from kood.pipeline.build import class_weights
-from kood.pipeline.outliers import make_outliers
-from kood.pipeline.prepare import prepare_data
 from kood.recipe import load
-from kood.runs import Stage
-from tests.conftest import TINY, work_alone
+from tests.conftest import TINY, Cell
 
 
 @pytest.fixture(scope="module")
@@ -25,11 +21,8 @@ def folder(tmp_path_factory):
     return folder
 
 
-def work(folder, *settings):
-    recipe = load(folder / "tiny.toml", ['outliers.use=["noise"]', *settings])
-    made = work_alone(recipe, folder / "run")
-    prepare_data(made)
-    return made
+def cell(folder, *settings):
+    return Cell(load(folder / "tiny.toml", ['outliers.use=["noise"]', *settings]), folder / "run")
 
 
 @pytest.fixture
@@ -47,30 +40,36 @@ def given(monkeypatch):
     return calls
 
 
-def pure_stage(tmp_path, count=37):
-    rng = np.random.default_rng(0)
-    images = ImageSet(
-        rng.integers(0, 256, (count, 8, 8, 1), dtype=np.uint8), np.arange(count, dtype=np.int64) % 4, tuple("0123")
-    )
-    return Stage("pure", "key", tmp_path, write_images(tmp_path, "pure", images), 0.0, True)
+class PureStage:
+    """Stands for samples of one class each."""
+
+    def __init__(self, count=37):
+        rng = np.random.default_rng(0)
+        images = rng.integers(0, 256, (count, 8, 8, 1), dtype=np.uint8)
+        self.set = ImageSet(images, np.arange(count, dtype=np.int64) % 4, tuple("0123"))
+        self.facts = {"sha256": self.set.sha256()}
+
+    def images(self):
+        return self.set
 
 
-def test_pure_samples_as_rows_or_as_images_leave_the_number_of_steps_alone(folder, tmp_path, given):
-    pure, keys = pure_stage(tmp_path), {}
+def test_pure_samples_as_rows_or_as_images_leave_the_number_of_steps_alone(folder, given):
+    keys = {}
     for use in ("[]", '["id_rows"]', '["augment"]', '["id_rows"]+5'):
         value, _, per_batch = use.partition("+")
         more = [f"pure_samples.per_batch={per_batch}"] if per_batch else []
-        made = work(folder, f"pure_samples.use={value}", *more)
-        stage = classify.train_classifier(made, make_outliers(made), None if value == "[]" else pure)
+        made = cell(folder, f"pure_samples.use={value}", *more)
+        made["classifier"].pure = None if value == "[]" else PureStage()
+        stage = made.train()
         keys[use] = stage.key
         assert len(stage.facts["history"]["loss"]) == 2
         batch = given[-1]
-        real = len(made.data("train"))
+        real = len(made.images("train"))
         assert (real, batch["found"]) == (120, 120 // 16)
         assert batch["outliers_per_batch"] == 16 and len(batch["outliers"]) == 24
         if value == '["augment"]':
             assert len(batch["images"]) == real + 37 and batch["labelled"] is None
-            expected = np.concatenate([made.data("train").known_labels, np.arange(37) % 4])
+            expected = np.concatenate([made.images("train").known_labels, np.arange(37) % 4])
             np.testing.assert_array_equal(batch["images"].known_labels, expected)
         else:
             rows = {"[]": 0, '["id_rows"]': 16, '["id_rows"]+5': 5}[use]
@@ -80,19 +79,19 @@ def test_pure_samples_as_rows_or_as_images_leave_the_number_of_steps_alone(folde
 
 
 def test_an_unexposed_classifier_does_not_depend_on_how_it_would_be_exposed(folder):
-    plain = work(folder, "outliers.use=[]")
-    key = classify.train_classifier(plain, []).key
+    plain = cell(folder, "outliers.use=[]")
+    key = plain.train().key
     settings = ("weight=0.1", "begin=0.5", 'reach="head"', "per_batch=9", 'mix="linear"')
     for setting in (f"outliers.{setting}" for setting in settings):
-        made = work(folder, "outliers.use=[]", setting)
-        stage = classify.train_classifier(made, [])
+        made = cell(folder, "outliers.use=[]", setting)
+        stage = made.train()
         assert (stage.key, stage.cached) == (key, True)
-    keys = {classify.train_classifier(made, make_outliers(made)).key for made in (
-        work(folder), work(folder, "outliers.begin=0.5"), work(folder, 'outliers.reach="head"'),
-        work(folder, 'outliers.use=["virtual"]', "outliers.virtual.queue=4"), work(folder, 'outliers.mix="linear"'),
-        work(folder, 'outliers.mix="cutmix"'), work(folder, 'outliers.mix="cutmix"', "outliers.mix_alpha=2.0"),
-        work(folder, 'outliers.use=["cutmix"]'),
-        work(folder, 'outliers.use=["cutmix"]', 'outliers.amplitude="swapped"'),
+    keys = {made.train().key for made in (
+        cell(folder), cell(folder, "outliers.begin=0.5"), cell(folder, 'outliers.reach="head"'),
+        cell(folder, 'outliers.use=["virtual"]', "outliers.virtual.queue=4"), cell(folder, 'outliers.mix="linear"'),
+        cell(folder, 'outliers.mix="cutmix"'), cell(folder, 'outliers.mix="cutmix"', "outliers.mix_alpha=2.0"),
+        cell(folder, 'outliers.use=["cutmix"]'),
+        cell(folder, 'outliers.use=["cutmix"]', 'outliers.amplitude="swapped"'),
     )}  # fmt: skip
     assert len(keys - {key}) == 9
 
@@ -127,27 +126,27 @@ def test_class_weights_that_do_not_fit_the_classes_are_refused(wanted, told):
 
 def test_class_weights_decide_the_training_and_nothing_that_is_served(folder):
     def decided(made):
-        stage = classify.train_classifier(made, make_outliers(made))
+        stage = made.train()
         record = json.loads((stage.folder / "stage.json").read_text())
         model = keras.saving.load_model(stage.folder / "classifier.keras", compile=False)
         assert model.class_weight is None and "class_weight" not in model.get_config()
         return stage, record["decides"]
 
-    plain, without = decided(work(folder))
+    plain, without = decided(cell(folder))
     assert "class_weight" not in without and "class_weight" not in without["train"]
-    names = work(folder).data("train").class_names
+    names = cell(folder).images("train").class_names
     table = f"train.class_weight={{ {', '.join(f'{name} = {n}' for n, name in enumerate(names, 1))} }}"
-    weighed, with_table = decided(work(folder, table))
+    weighed, with_table = decided(cell(folder, table))
     assert weighed.key != plain.key and with_table["class_weight"] == pytest.approx([0.4, 0.8, 1.2, 1.6])
-    balanced, with_balance = decided(work(folder, "train.class_weight=balanced"))
+    balanced, with_balance = decided(cell(folder, "train.class_weight=balanced"))
     assert with_balance["class_weight"] == pytest.approx([1.0] * 4)  # As many images of each class.
     assert plain.facts["history"]["cross_entropy"] == pytest.approx(balanced.facts["history"]["cross_entropy"])
     assert plain.facts["history"]["cross_entropy"] != pytest.approx(weighed.facts["history"]["cross_entropy"])
 
 
 def test_outliers_are_mixed_with_images_as_the_recipe_says(folder, given):
-    made = work(folder, 'outliers.mix="cutmix"', "outliers.mix_alpha=0.5")
-    stage = classify.train_classifier(made, make_outliers(made))
+    made = cell(folder, 'outliers.mix="cutmix"', "outliers.mix_alpha=0.5")
+    stage = made.train()
     assert (given[-1]["mix"], given[-1]["mix_alpha"]) == ("cutmix", 0.5)
     assert np.isfinite(stage.facts["history"]["exposure"]).all()
 
@@ -156,53 +155,49 @@ def test_swapped_outliers_have_the_amplitudes_of_training_images(tmp_path, given
     (tmp_path / "tiny.toml").write_text(TINY)
     keys, both = [], 'outliers.use=["patch_shuffle", "noise"]'
     for settings in ([], ['outliers.amplitude="swapped"'], ['outliers.amplitude="swapped"', "seed=9"]):
-        made = work(tmp_path, "train.epochs=1", both, "outliers.patch_shuffle.count=20", *settings)
-        keys.append(classify.train_classifier(made, make_outliers(made)).key)
+        made = cell(tmp_path, "train.epochs=1", both, "outliers.patch_shuffle.count=20", *settings)
+        keys.append(made.train().key)
     own, swapped, other = (given[call]["outliers"].images.astype(float) for call in (0, len(given) // 3, -1))
     assert len(set(keys)) == 3 and len(own) == len(swapped) == 44
     # A shuffle keeps the sum of its image, whose own brightness then goes with its amplitudes.
     assert (own[:20] != swapped[:20]).any() and (swapped[:20] != other[:20]).any()
-    sums = {int(image.sum()) for image in np.asarray(made.data("train").images).astype(int)}
+    sums = {int(image.sum()) for image in np.asarray(made.images("train").images).astype(int)}
     assert all(min(abs(image.sum() - one) for one in sums) <= 32 for image in swapped[:20] if image.max() < 255)
     np.testing.assert_array_equal(own[20:], swapped[20:])
 
 
 def test_an_amplitude_swap_is_a_source_of_its_own(folder):
-    made = work(folder, 'outliers.use=["amplitude_swap"]', "outliers.amplitude_swap.count=50")
-    (stage,) = make_outliers(made)
+    made = cell(folder, 'outliers.use=["amplitude_swap"]', "outliers.amplitude_swap.count=50")
+    stage = made.make(*made.work.recipe.outliers.drawn)
     swapped = np.load(stage.folder / "outliers.images.npy")
     assert swapped.shape == (50, 8, 8, 1)
-    assert not {row.tobytes() for row in swapped} & {row.tobytes() for row in np.asarray(made.data("train").images)}
+    assert not {row.tobytes() for row in swapped} & {row.tobytes() for row in np.asarray(made.images("train").images)}
 
 
 def test_virtual_outliers_need_no_images_and_stay_behind(folder, given):
-    made = work(folder, 'outliers.use=["virtual"]', "outliers.virtual.queue=4", "outliers.begin=0.4")
-    stages = make_outliers(made)
-    assert stages == []
-    stage = classify.train_classifier(made, stages)
+    made = cell(folder, 'outliers.use=["virtual"]', "outliers.virtual.queue=4", "outliers.begin=0.4")
+    stage = made.train()
     assert given[-1]["outliers"] is None
     first, second = stage.facts["history"]["exposure"]
     assert first < second and second > 0  # It begins at step 6 of 14, in the first epoch of 7.
     model = keras.saving.load_model(stage.folder / "classifier.keras", compile=False)
     assert model.virtual is None and model.exposure is None and model.count_params() == stage.facts["parameters"]
-    plain = classify.train_classifier(work(folder, "outliers.use=[]"), [])
+    assert not made["classifier"].outliers
+    plain = cell(folder, "outliers.use=[]").train()
     assert plain.facts["parameters"] == stage.facts["parameters"]
 
 
 def test_too_few_candidates_are_the_recipes_fault(folder):
-    from kood.errors import UserError
-    from kood.pipeline.prepare import check
-
-    made = work(folder, 'outliers.use=["virtual"]', "outliers.virtual.candidates=3")
+    made = cell(folder, 'outliers.use=["virtual"]', "outliers.virtual.candidates=3")
     with pytest.raises(UserError, match=r"outliers.virtual: candidates is 3.*raise candidates to 4"):
-        check(made)
+        made.check()
 
 
 def test_patch_shuffles_take_each_image_equally_often(folder):
-    made = work(folder, 'outliers.use=["patch_shuffle"]', "outliers.patch_shuffle.count=300")
-    (stage,) = make_outliers(made)
+    made = cell(folder, 'outliers.use=["patch_shuffle"]', "outliers.patch_shuffle.count=300")
+    stage = made.make(*made.work.recipe.outliers.drawn)
     shuffled = np.load(stage.folder / "outliers.images.npy")
-    sums = np.sort(made.data("train").images.reshape(120, -1).astype(int).sum(axis=1))
+    sums = np.sort(made.images("train").images.reshape(120, -1).astype(int).sum(axis=1))
     found = np.sort(shuffled.reshape(300, -1).astype(int).sum(axis=1))
     # A shuffle keeps the sum of an image: 300 of 120 are each of them two times or three.
     assert set(found) == set(sums)
@@ -214,8 +209,8 @@ def test_real_outliers_are_drawn_down_to_the_number_of_the_others(folder):
     settings = ['outliers.use=["real"]', 'outliers.real={source="digits", classes=[6]}']
     several = {}
     for count, expected in ((50, 50), (100_000, 181)):
-        made = work(folder, *settings, f"outliers.count={count}")
-        (stage,) = make_outliers(made)
+        made = cell(folder, *settings, f"outliers.count={count}")
+        stage = made.make(*made.work.recipe.outliers.drawn)
         several[count] = np.load(stage.folder / "outliers.images.npy")
         assert several[count].shape == (expected, 8, 8, 1)
     everything = {image.tobytes() for image in several[100_000]}
@@ -227,17 +222,18 @@ def test_images_reside_where_the_recipe_lets_them(tmp_path, given):
     (tmp_path / "tiny.toml").write_text(TINY)
     found = {}
     for resident in ("auto", "true", "false"):
-        made = work(tmp_path, f"train.resident={resident}", 'data.augment=["flip","crop"]')
-        made.run.folder = tmp_path / resident
-        stage = classify.train_classifier(made, make_outliers(made), pure_stage(tmp_path))
+        made = cell(tmp_path, f"train.resident={resident}", 'data.augment=["flip","crop"]')
+        made.work.run.folder = tmp_path / resident
+        made["classifier"].pure = PureStage()
+        stage = made.train()
         found[resident] = stage.key, keras.saving.load_model(stage.folder / "classifier.keras", compile=False)
         assert given[-1]["resident"] == (resident == "true")
     assert len({key for key, _ in found.values()}) == 1
     for one, other in zip(found["true"][1].get_weights(), found["false"][1].get_weights(), strict=True):
         np.testing.assert_allclose(one, other, rtol=1e-4, atol=1e-5)
     for setting in ('train.augment=["flip","blur"]', 'outliers.mix="linear"'):
-        made = work(tmp_path, "train.resident=true", setting)
-        classify.train_classifier(made, make_outliers(made))
+        made = cell(tmp_path, "train.resident=true", setting)
+        made.train()
         assert given[-1]["resident"] is False
 
 
@@ -249,6 +245,6 @@ def test_the_diffusion_model_s_images_reside_too(folder, monkeypatch):
         return plain(*arguments, **settings)
 
     monkeypatch.setattr(diffusion, "labelled_batches", spy)
-    made = work(folder, "train.resident=true", "diffusion.steps=3")
-    diffusion.train_denoiser(made)
+    made = cell(folder, "train.resident=true", "diffusion.steps=3")
+    made.work.obtain(diffusion.Diffusion(made.work.recipe, made["data"]))
     assert calls == [True]

@@ -20,7 +20,7 @@ import pytest
 
 from kood import steps
 from kood.errors import UserError
-from kood.pipeline.prepare import _check_batches
+from kood.pipeline.checks import check_batches
 from kood.recipe import load
 
 ROOT = Path(__file__).parents[1]
@@ -234,15 +234,15 @@ def test_on_one_device_nothing_is_changed():
 
 def test_batches_that_do_not_divide_are_one_message(tiny):
     recipe = load(tiny)
-    _check_batches(recipe, 2)
+    check_batches(recipe, 2)
     with pytest.raises(UserError, match=r"train\.batch_size = 16 and outliers\.per_batch = 16: 3 devices.*32 rows"):
-        _check_batches(recipe, 3)
+        check_batches(recipe, 3)
     with pytest.raises(UserError, match=r"diffusion\.batch_size = 32: 3 devices.*multiple of 3"):
-        _check_batches(load(tiny, ["train.batch_size=20"]), 3)
+        check_batches(load(tiny, ["train.batch_size=20"]), 3)
     alone = load(tiny, ["outliers.use=[]", "train.batch_size=9"])
-    _check_batches(alone, 3)
+    check_batches(alone, 3)
     with pytest.raises(UserError, match=r"train\.batch_size = 9: 2 devices"):
-        _check_batches(alone, 2)
+        check_batches(alone, 2)
 
 
 def test_the_number_of_devices_is_a_number_or_auto(tiny):

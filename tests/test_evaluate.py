@@ -11,7 +11,8 @@ from kood import heads, registry
 from kood.classifier import Classifier
 from kood.data import ImageSet
 from kood.errors import UserError
-from kood.evaluate import PROXIES, conformal_threshold, evaluate, mean_auroc, outputs_of, validate
+from kood.evaluate import PROXIES, conformal_threshold, evaluate, mean_auroc, outputs_of, validation_images
+from kood.evaluate import measure as scored
 from kood.scorer import Scorer, applicable, linear_weights
 from kood.scores import ON_REQUEST
 
@@ -148,15 +149,20 @@ def test_the_choice_is_made_on_the_sets_that_are_given(classifier):
 
 @pytest.mark.parametrize("given", [None, {"glare": images(50, 9, 150)}])
 def test_validation_alone_gives_the_figures_of_the_whole_evaluation(classifier, given):
-    result = validate(classifier, train=images(200, 1), validation=images(40, 2), validation_ood=given)
-    whole = measure(classifier, validation_ood=given).figures
+    held = images(40, 2)
+    found = scored(classifier, validation_images(held, given, 0), images(200, 1))
+    whole = measure(classifier, validation_ood=given)
     sets = list(given or PROXIES)
-    assert set(result.scores) == set(whole["scores"]) and result.accuracy == result.correct.mean() == 1.0
-    for name, scores in result.scores.items():
-        assert set(scores) == {"validation", *sets}
-        np.testing.assert_allclose(mean_auroc(scores, sets), whole["validation"][name], atol=2e-3)
+    assert found.correct("validation", held).all() and whole.validation_correct.all()
+    assert set(found.scorers) == set(whole.figures["scores"])
+    for name in found.scorers:
+        alone, among = (
+            {where: by[where][name] for where in ("validation", *sets)} for by in (found.scores, whole.validation)
+        )
+        np.testing.assert_allclose(mean_auroc(alone, sets), whole.figures["validation"][name], atol=2e-3)
+        assert mean_auroc(among, sets) == whole.figures["validation"][name]
     with pytest.raises(UserError, match="cannot give"):
-        validate(classifier, train=images(200, 1), validation=images(40, 2), names=["nothing"])
+        scored(classifier, validation_images(held, given, 0), images(200, 1), names=["nothing"])
 
 
 def test_scores_follow_from_what_the_head_gives(classifier):

@@ -43,10 +43,10 @@ def test_inside_keras_is_as_it_comes_and_outside_as_it_was(strange):
     assert settings() == strange
 
 
-@pytest.mark.parametrize("where", ["run", "render_sweep", "main"])
+@pytest.mark.parametrize("where", ["run", "draw", "main"])
 def test_whatever_builds_or_loads_a_model_for_a_command_does_it_inside(strange, where, monkeypatch, tmp_path):
     from kood import pipeline
-    from kood.pipeline import sweep
+    from kood.pipeline import interpolate
     from kood.serving import export
 
     seen = []
@@ -56,11 +56,11 @@ def test_whatever_builds_or_loads_a_model_for_a_command_does_it_inside(strange, 
         raise RuntimeError
 
     monkeypatch.setattr(pipeline, "load", look)
-    monkeypatch.setattr(sweep, "_model_of", look)
+    monkeypatch.setattr(interpolate, "_model_of", look)
     monkeypatch.setattr(export, "Path", look)
     call = {
         "run": lambda: pipeline.run(tmp_path),
-        "render_sweep": lambda: sweep.render_sweep(tmp_path, "a", "b"),
+        "draw": lambda: interpolate.draw(tmp_path, "a", "b"),
         "main": lambda: export.main("spec.json"),
     }[where]
     with pytest.raises(RuntimeError):

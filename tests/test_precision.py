@@ -8,8 +8,7 @@ import pytest
 from kood import recipe, training
 from kood.pipeline import diffusion
 from kood.pipeline.precision import faster, seconds_of_a_step
-from kood.pipeline.prepare import prepare_data
-from tests.conftest import work_alone
+from tests.conftest import Cell
 
 
 @pytest.mark.parametrize(
@@ -51,9 +50,9 @@ class Killed(BaseException):
     pass
 
 
-def work_on(tiny, folder):
+def cell_on(tiny, folder):
     settings = recipe.load(tiny, ["diffusion.precision=auto"])
-    return work_alone(settings, folder, quiet=True)
+    return Cell(settings, folder, quiet=True)
 
 
 def test_a_resumed_run_keeps_the_precision_it_began_with(tiny, tmp_path, monkeypatch):
@@ -69,14 +68,13 @@ def test_a_resumed_run_keeps_the_precision_it_began_with(tiny, tmp_path, monkeyp
         raise Killed
 
     monkeypatch.setattr(diffusion, "seconds_of_a_step", measure)
-    work = work_on(tiny, tmp_path)
-    prepare_data(work)
+    cell = cell_on(tiny, tmp_path)
     with monkeypatch.context() as patched, pytest.raises(Killed):
         patched.setattr(training, "fit", killed)
-        diffusion.train_denoiser(work)
+        cell.make("diffusion")
     assert measured == [("float32", 4), ("mixed_bfloat16", 4)]
     seconds["float32"] = 0.5
-    stage = diffusion.train_denoiser(work)
+    stage = cell.make("diffusion")
     assert len(measured) == 2
     assert stage.facts["precision"] == "mixed_bfloat16"
     assert stage.facts["step_seconds"] == {"float32": 2.0, "mixed_bfloat16": 1.0}

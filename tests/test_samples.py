@@ -7,21 +7,21 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 from keras import ops
 
 from kood.data.stored import read_images
+from kood.diffusion import sampling
+from kood.diffusion.collected import Collected
 from kood.errors import UserError
-from kood.pipeline import judge as judges
-from kood.pipeline import samples
-from kood.pipeline.diffusion import train_denoiser
-from kood.pipeline.judge import Judge, judge_recipe, train_judge
-from kood.pipeline.prepare import check, prepare_data
-from kood.pipeline.samples import make_label_mixup, make_pure_samples
+from kood.outputs import Judge
+from kood.pipeline import outliers
+from kood.pipeline.classify import judge_recipe
 from kood.recipe import load
-from tests.conftest import TINY, work_alone
+from tests.conftest import TINY, Cell
 
 #: Enough steps that images are more than black and white.
 LEARNED = TINY.replace("steps = 20\n", "steps = 300\n", 1)
@@ -32,19 +32,16 @@ def folder(tmp_path_factory):
     """A run's folder with data and a diffusion model in it."""
     folder = tmp_path_factory.mktemp("samples")
     (folder / "tiny.toml").write_text(LEARNED)
-    work = work_in(folder)
-    train_denoiser(work)
+    cell_in(folder).make("diffusion")
     return folder
 
 
-def work_in(folder, *settings):
-    recipe = load(folder / "tiny.toml", settings)
-    work = work_alone(recipe, folder / "saved", width=200)
-    prepare_data(work)
-    check(work)
-    if list(folder.glob("saved/stages/diffusion-*")):
-        train_denoiser(work)
-    return work
+def cell_in(folder, *settings):
+    cell = Cell(load(folder / "tiny.toml", settings), folder / "saved", width=200)
+    cell.check()
+    if "diffusion" in cell.stages and list(folder.glob("saved/stages/diffusion-*")):
+        cell.make("diffusion")
+    return cell
 
 
 def outliers_of(stage):
@@ -65,21 +62,22 @@ class FakeJudge:
 
 @pytest.fixture
 def fake_judge(monkeypatch):
-    monkeypatch.setattr(Judge, "of", classmethod(lambda cls, work: FakeJudge()))
+    return lambda cell: judged_by(cell, FakeJudge, monkeypatch)
 
-    def ready(work):
-        work.stages["judge"] = work.stages["diffusion"]
-        return work
 
-    return ready
+def judged_by(cell, fake, monkeypatch):
+    """The cell with a judge that needs no training."""
+    monkeypatch.setattr(outliers, "Judge", lambda *_: fake())
+    cell["label_mixup"].judge = SimpleNamespace(key="fake", model=lambda: None)
+    return cell
 
 
 SMALL = ("outliers.label_mixup.count=21", "outliers.label_mixup.batch_size=8")
 
 
 def test_mixtures_are_sampled_and_described(folder):
-    work = work_in(folder, *SMALL, "outliers.label_mixup.weight=0.75")
-    stage = make_label_mixup(work)
+    cell = cell_in(folder, *SMALL, "outliers.label_mixup.weight=0.75")
+    stage = cell.make("label_mixup")
     images, mixtures = outliers_of(stage), np.load(stage.folder / "mixtures.npy")
     assert images.shape == (21, 8, 8, 1) and images.dtype == np.uint8 and len(np.unique(images)) > 20
     np.testing.assert_allclose(np.sort(mixtures, axis=1)[:, -2:], [[0.25, 0.75]] * 21)
@@ -88,7 +86,7 @@ def test_mixtures_are_sampled_and_described(folder):
     assert sorted(path.name for path in stage.folder.iterdir()) == [
         "mixtures.npy", "outliers.images.npy", "sheet.png", "stage.json",
     ]  # fmt: skip
-    assert make_label_mixup(work).cached
+    assert cell.make("label_mixup").cached
 
 
 @pytest.mark.parametrize(
@@ -99,8 +97,8 @@ def test_a_stage_killed_after_some_shards_ends_with_the_same_images(folder, sett
     if settings == ("confidence",):
         settings = ("outliers.label_mixup.confidence=[0.3, 0.8]",)
     settings = (*SMALL, "outliers.label_mixup.guidance=1.5", *settings)
-    whole = outliers_of(make_label_mixup(fake_judge(work_in(folder, *settings))))
-    stage = make_label_mixup(fake_judge(work_in(folder, *settings)))
+    whole = outliers_of(fake_judge(cell_in(folder, *settings)).make("label_mixup"))
+    stage = fake_judge(cell_in(folder, *settings)).make("label_mixup")
     assert stage.cached
     kept = {path.name: path.read_bytes() for path in stage.folder.glob("*.npy")}
     (stage.folder / "stage.json").unlink()  # No longer finished: it is made again.
@@ -108,27 +106,27 @@ def test_a_stage_killed_after_some_shards_ends_with_the_same_images(folder, sett
     class KilledError(Exception):
         pass
 
-    taken = samples._Made.take
+    taken = Collected.take
 
-    def stopped(self, shards, *settings):
+    def stopped(self, shards, *settings, **how):
         def some():
             for number, shard in enumerate(shards):
                 if number == 2:
                     raise KilledError
                 yield shard
 
-        return taken(self, some(), *settings)
+        return taken(self, some(), *settings, **how)
 
-    monkeypatch.setattr(samples._Made, "take", stopped)
+    monkeypatch.setattr(Collected, "take", stopped)
     with pytest.raises(KilledError):
-        make_label_mixup(fake_judge(work_in(folder, *settings)))
+        fake_judge(cell_in(folder, *settings)).make("label_mixup")
     partial = stage.folder.with_name(stage.folder.name + ".partial")
     left = {path: path.stat().st_mtime_ns for path in partial.glob("shards/*.npy")}
     assert len(left) == 3
     damaged = sorted(left)[1]
     damaged.write_bytes(damaged.read_bytes()[:-1])
-    monkeypatch.setattr(samples._Made, "take", taken)
-    again = make_label_mixup(fake_judge(work_in(folder, *settings)))
+    monkeypatch.setattr(Collected, "take", taken)
+    again = fake_judge(cell_in(folder, *settings)).make("label_mixup")
     assert not again.cached and again.folder == stage.folder
     assert {path.name: path.read_bytes() for path in again.folder.glob("*.npy")} == kept
     np.testing.assert_array_equal(outliers_of(again), whole)
@@ -136,12 +134,12 @@ def test_a_stage_killed_after_some_shards_ends_with_the_same_images(folder, sett
 
 def test_an_image_start_begins_with_images_of_the_first_class(folder, monkeypatch):
     starts = []
-    start = samples.Start
-    monkeypatch.setattr(samples, "Start", lambda images, rows: starts.append(rows) or start(images, rows))
+    start = sampling.Start
+    monkeypatch.setattr(sampling, "Start", lambda images, rows: starts.append(rows) or start(images, rows))
     how = ("start=image", "level=0.3", "weight=0", "pairs=all", "sampling_steps=3", "batch_size=64")
-    work = work_in(folder, "outliers.label_mixup.count=48", *(f"outliers.label_mixup.{one}" for one in how))
-    stage = make_label_mixup(work)
-    train, mixtures = work.data("train"), np.load(stage.folder / "mixtures.npy")
+    cell = cell_in(folder, "outliers.label_mixup.count=48", *(f"outliers.label_mixup.{one}" for one in how))
+    stage = cell.make("label_mixup")
+    train, mixtures = cell.images("train"), np.load(stage.folder / "mixtures.npy")
     labels = train.known_labels[starts[0]]
     # All 12 ordered pairs four times; the share of the first class is 0, so each row is one-hot at the second.
     assert (mixtures.max(axis=1) == 1.0).all()
@@ -156,9 +154,9 @@ def test_an_image_start_begins_with_images_of_the_first_class(folder, monkeypatc
 
 def test_the_filter_keeps_what_lies_in_its_range_and_says_what_it_dropped(folder, fake_judge):
     low, high = 0.3, 0.7
-    everything = outliers_of(make_label_mixup(fake_judge(work_in(folder, *SMALL))))
-    work = fake_judge(work_in(folder, *SMALL, f"outliers.label_mixup.confidence=[{low}, {high}]"))
-    stage = make_label_mixup(work)
+    everything = outliers_of(fake_judge(cell_in(folder, *SMALL)).make("label_mixup"))
+    cell = fake_judge(cell_in(folder, *SMALL, f"outliers.label_mixup.confidence=[{low}, {high}]"))
+    stage = cell.make("label_mixup")
     images, facts = outliers_of(stage), stage.facts
     most = FakeJudge().posteriors(images).max(axis=1)
     assert len(images) == facts["kept"] == 21 and ((most >= low) & (most <= high)).all()
@@ -172,44 +170,43 @@ def test_the_filter_keeps_what_lies_in_its_range_and_says_what_it_dropped(folder
 
 def test_a_push_moves_the_samples_along_the_judges_gradient(folder, fake_judge, monkeypatch):
     monkeypatch.setattr(FakeJudge, "energy_gradient", lambda self: ops.ones_like, raising=False)
-    plain = outliers_of(make_label_mixup(work_in(folder, *SMALL))).astype("float64")
-    work = fake_judge(work_in(folder, *SMALL, "outliers.label_mixup.push=0.5"))
-    stage = make_label_mixup(work)
+    plain = outliers_of(cell_in(folder, *SMALL).make("label_mixup")).astype("float64")
+    cell = fake_judge(cell_in(folder, *SMALL, "outliers.label_mixup.push=0.5"))
+    stage = cell.make("label_mixup")
     pushed = outliers_of(stage).astype("float64")
     assert (pushed - plain).mean() > 5  # Of 255 grey levels: brighter.
     assert json.loads((stage.folder / "stage.json").read_bytes())["decides"]["judge"] is not None
 
 
 def test_a_range_that_keeps_nothing_is_one_message(folder, fake_judge):
-    work = fake_judge(work_in(folder, *SMALL, "outliers.label_mixup.confidence=[0.0, 0.2]"))
+    cell = fake_judge(cell_in(folder, *SMALL, "outliers.label_mixup.confidence=[0.0, 0.2]"))
     FakeJudge.asked = 0
     with pytest.raises(UserError, match=r"outliers\.label_mixup\.confidence = \[0\.0, 0\.2\] kept 0 of 420") as error:
-        make_label_mixup(work)
+        cell.make("label_mixup")
     assert error.value.exit_code == 1 and FakeJudge.asked == 420
     assert not list(folder.glob("saved/stages/label_mixup-*.partial/shards"))
 
 
-def test_a_smoke_run_keeps_all(folder, fake_judge):
-    work = fake_judge(work_in(folder, *SMALL, "outliers.label_mixup.confidence=[0.0, 0.2]"))
-    work.recipe = work.recipe.model_copy(update={"quick": True})
-    assert make_label_mixup(work).facts["kept"] == 21
+def test_a_smoke_run_keeps_all(folder):
+    quick = load(folder / "tiny.toml", [*SMALL, "outliers.label_mixup.confidence=[0.0, 0.2]"], quick=True)
+    keeps = quick.outliers.label_mixup._filter(FakeJudge())
+    assert keeps(np.random.default_rng(0).integers(0, 256, (50, 8, 8, 1), dtype=np.uint8)).all()
 
 
 def test_the_judge_is_the_softmax_classifier_without_outliers_and_is_trained_once(folder, monkeypatch):
-    from kood.pipeline.classify import train_classifier
-
-    work = work_in(folder, "outliers.label_mixup.confidence=[0.2, 0.8]", "pure_samples.use=['augment']")
-    judged = train_judge(work)
-    assert not judged.cached and work.stages["judge"] is judged and "classifier" not in work.stages
-    assert judge_recipe(work.recipe).train == work.recipe.train
+    cell = cell_in(folder, "outliers.label_mixup.confidence=[0.2, 0.8]", "pure_samples.use=['augment']")
+    judged = cell.make("judge")
+    assert not judged.cached and cell["classifier"].result is None
+    assert judge_recipe(cell.work.recipe).train == cell.work.recipe.train
     # The cell of a matrix with head softmax and no outliers is the same stage.
-    plain = work_in(folder, "head=softmax", "outliers=none", "outliers.per_batch=5", "outliers.weight=0.25")
-    stage = train_classifier(plain, [])
+    stage = cell_in(folder, "head=softmax", "outliers=none", "outliers.per_batch=5", "outliers.weight=0.25").train()
     assert stage.cached and stage.folder == judged.folder
+    # Under a softmax head it is the baseline as well.
+    assert cell_in(folder, "head=softmax").make("baseline_classifier").folder == judged.folder
     # Asked by another cell, it is found.
-    assert train_judge(work_in(folder, "head=cosface", "outliers.label_mixup.pairs=confused")).cached
-    asked = Judge.of(work)
-    images = np.asarray(work.data("validation").images)
+    assert cell_in(folder, "head=cosface", "outliers.label_mixup.pairs=confused").make("judge").cached
+    asked = Judge(cell["judge"].model())
+    images = np.asarray(cell.images("validation").images)
     probabilities, features = asked.posteriors(images), asked.features(images)
     assert probabilities.shape == (len(images), 4) and len(features) == len(images)
     np.testing.assert_allclose(probabilities.sum(axis=1), 1.0)
@@ -225,11 +222,10 @@ def test_confused_pairs_come_from_the_judge(folder, monkeypatch):
             assert len(images) == validation  # Held-out images.
             return np.tile([[0.0, 0.5, 0.5, 0.0]], (len(images), 1))
 
-    monkeypatch.setattr(Judge, "of", classmethod(lambda cls, work: Confuses()))
-    work = work_in(folder, "outliers.label_mixup.pairs=confused", "outliers.label_mixup.count=300")
-    validation = len(work.data("validation"))
-    work.stages["judge"] = work.stages["diffusion"]
-    mixtures = np.load(make_label_mixup(work).folder / "mixtures.npy") > 0
+    cell = cell_in(folder, "outliers.label_mixup.pairs=confused", "outliers.label_mixup.count=300")
+    validation = len(cell.images("validation"))
+    cell.stages["judge"] = cell.stages["diffusion"]
+    mixtures = np.load(cell.make("label_mixup").folder / "mixtures.npy") > 0
     # Images of 0 and 3 are taken for 1 and 2; those of 1 and 2 for each other. {0, 3} never meet.
     assert not (mixtures[:, 0] & mixtures[:, 3]).any()
     assert abs(np.mean(mixtures[:, 1] & mixtures[:, 2]) - 1 / 3) < 0.1
@@ -240,15 +236,14 @@ def test_confused_pairs_come_from_the_judge(folder, monkeypatch):
     [(["audit"], ["pure_audit"]), (["id_rows"], ["pure"]), (["augment", "audit"], ["pure", "pure_audit"])],
 )
 def test_pure_samples_are_labelled_and_balanced(folder, use, names):
-    work = work_in(folder, f"pure_samples.use={use}", "pure_samples.count=18", "pure_samples.audit_count=11",
+    cell = cell_in(folder, f"pure_samples.use={use}", "pure_samples.count=18", "pure_samples.audit_count=11",
                    "pure_samples.batch_size=8", "pure_samples.sampling_steps=4")  # fmt: skip
-    returned = make_pure_samples(work)
-    assert returned is work.stages.get("pure") and {"pure", "pure_audit"} & set(work.stages) == set(names)
-    stages = [work.stages[name] for name in names]
+    assert {"pure", "pure_audit"} & set(cell.stages) == set(names)
+    stages = [cell.make(name) for name in names]
     for stage in stages:
         pure = read_images(stage.folder, "pure", stage.facts)
         assert len(pure) == {"pure": 18, "pure_audit": 11}[stage.name] and pure.images.shape[1:] == (8, 8, 1)
-        assert pure.class_names == work.data("train").class_names and pure.sha256() == stage.facts["sha256"]
+        assert pure.class_names == cell.images("train").class_names and pure.sha256() == stage.facts["sha256"]
         assert np.ptp(np.bincount(pure.known_labels, minlength=4)) <= 1
         assert not (np.diff(pure.known_labels) >= 0).all()  # Shuffled.
     if len(stages) == 2:
@@ -258,10 +253,10 @@ def test_pure_samples_are_labelled_and_balanced(folder, use, names):
 
 
 def test_pure_samples_from_images_start_from_their_own_class(folder):
-    work = work_in(folder, "pure_samples.use=['augment']", "pure_samples.start=image", "pure_samples.level=0.02",
+    cell = cell_in(folder, "pure_samples.use=['augment']", "pure_samples.start=image", "pure_samples.level=0.02",
                    "pure_samples.sampling_steps=1", "pure_samples.count=12")  # fmt: skip
-    stage = make_pure_samples(work)
-    pure, train = read_images(stage.folder, "pure", stage.facts), work.data("train")
+    stage = cell.make("pure")
+    pure, train = read_images(stage.folder, "pure", stage.facts), cell.images("train")
     pixels = np.asarray(train.images).astype(float)
     for image, label in zip(np.asarray(pure.images).astype(float), pure.known_labels, strict=True):
         nearest = np.abs(pixels - image).mean(axis=(1, 2, 3)).argmin()
@@ -276,14 +271,14 @@ def test_steps_that_do_not_fit_below_the_level_are_refused(folder):
 
 def test_confused_pairs_need_validation_images(folder):
     with pytest.raises(UserError, match=r"data\.id\.validation"):
-        work_in(folder, "outliers.label_mixup.pairs=confused", "data.id.validation=0.0", "evaluate.headline=msp")
+        cell_in(folder, "outliers.label_mixup.pairs=confused", "data.id.validation=0.0", "evaluate.headline=msp")
 
 
 def test_a_recipe_without_label_mixup_can_still_sample(folder):
-    work = work_in(folder, "outliers=pure")
-    assert work.recipe.needs_diffusion and work.recipe.audits and work.recipe.needs_judge
-    assert json.loads((work.stages["diffusion"].folder / "stage.json").read_bytes())["stage"] == "diffusion"
-    assert judges.judge_recipe(work.recipe).pure_samples.trains is False
+    cell = cell_in(folder, "outliers=pure")
+    assert cell.work.recipe.needs_diffusion and cell.work.recipe.audits and cell.work.recipe.needs_judge
+    assert json.loads((cell["diffusion"].folder / "stage.json").read_bytes())["stage"] == "diffusion"
+    assert judge_recipe(cell.work.recipe).pure_samples.trains is False
 
 
 @pytest.mark.slow

@@ -8,10 +8,9 @@ import pytest
 
 from kood import heads, registry
 from kood.errors import UserError
-from kood.pipeline.prepare import check, prepare_data
 from kood.recipe import load
 from kood.scorer import Scorer, rehearse
-from tests.conftest import TINY, work_alone
+from tests.conftest import TINY, Cell
 
 FITTED = [name for name in registry.room("scores") if Scorer(name).is_fitted]
 
@@ -101,10 +100,9 @@ def test_many_images_are_rehearsed_with_few(name):
 def test_a_named_score_that_cannot_be_fitted_is_told_before_training(tmp_path, settings, message):
     (tmp_path / "tiny.toml").write_text(TINY)
     recipe = load(tmp_path / "tiny.toml", ("data.id.per_class=2", 'outliers.use=["noise"]', *settings))
-    work = work_alone(recipe, tmp_path / "saved", width=200)
-    prepare_data(work)
+    cell = Cell(recipe, tmp_path / "saved", width=200)
     with pytest.raises(UserError, match=message) as caught:
-        check(work)
+        cell.check()
     assert caught.value.exit_code == 2
     assert [path.name[:4] for path in (tmp_path / "saved" / "stages").iterdir()] == ["data"]
 
@@ -112,6 +110,5 @@ def test_a_named_score_that_cannot_be_fitted_is_told_before_training(tmp_path, s
 def test_scores_that_nobody_named_are_not_insisted_on(tmp_path):
     (tmp_path / "tiny.toml").write_text(TINY)
     recipe = load(tmp_path / "tiny.toml", ("data.id.per_class=2", 'outliers.use=["noise"]'))
-    work = work_alone(recipe, tmp_path / "saved", width=200)
-    prepare_data(work)
-    check(work)
+    cell = Cell(recipe, tmp_path / "saved", width=200)
+    cell.check()

@@ -6,14 +6,14 @@ import numpy as np
 import pytest
 from pydantic import BaseModel
 
-from kood import pipeline
 from kood.data import ImageSet
 from kood.data.stored import write_digests
 from kood.machine import VARIABLES
+from kood.pipeline import cell
 from kood.pipeline.environment import environment
-from kood.pipeline.work import Work
+from kood.pipeline.prepare import Data
 from kood.recipe import Recipe, load
-from kood.runs import Run, Stage, fingerprint
+from kood.runs import Result, Run, fingerprint
 from tests.conftest import work_alone
 
 #: Everything in use, so that every setting has something to decide.
@@ -41,9 +41,10 @@ SAMPLED = {"label_mixup", "pure_audit", "pure"}
 MADE = {"pixel_mixup", "cutmix", "patch_shuffle", "amplitude_swap"}
 PUBLISHED = {"evaluate", "export"}
 #: The exposed classifier, and what comes of it.
-EXPOSED = {"classifier", "validation", "baseline", "shortcut", *PUBLISHED}
+EXPOSED = {"classifier", "baseline", "shortcut", *PUBLISHED}
 #: All classifiers.
-TRAINED = {"judge", "baseline_classifier", "audit", *EXPOSED}
+UNEXPOSED = {"baseline_classifier", "validation"}
+TRAINED = {"judge", *UNEXPOSED, "audit", *EXPOSED}
 DIFFUSED = {"diffusion", *SAMPLED, "audit", *EXPOSED}
 ALL = {"data", "noise", "real", *MADE, *DIFFUSED, *TRAINED}
 #: All but the noise, which is made of nothing.
@@ -150,8 +151,8 @@ KEYS: dict[str, tuple[str, set[str]]] = {
     "pure_samples.count": ("70", {"pure", *EXPOSED}),
     "pure_samples.audit_count": ("70", {"pure_audit", "audit", "shortcut"}),
     "pure_samples.per_batch": ("32", EXPOSED),
-    "head.name": ('"arcface"', EXPOSED | {"baseline_classifier"}),  # The judge has a head of its own.
-    **{f"head.{name}": (value, EXPOSED | {"baseline_classifier"}) for name, value in {
+    "head.name": ('"arcface"', EXPOSED | UNEXPOSED),  # The judge has a head of its own.
+    **{f"head.{name}": (value, EXPOSED | UNEXPOSED) for name, value in {
         "margin": "0.4", "scale": "9.0", "sub_centers": "2", "momentum": "0.5", "h": "0.5", "temperature": "0.5",
     }.items()},
     "classifier.backbone": ('"resnet18"', TRAINED),
@@ -170,7 +171,8 @@ KEYS: dict[str, tuple[str, set[str]]] = {
     "train.devices": ("1", NOTHING),
     "train.resident": ("true", NOTHING),
     "train.class_weight": ('"balanced"', TRAINED),
-    "evaluate.scores": ('["msp", "energy"]', {"evaluate", "baseline"}),  # With the same headline the same is served.
+    # With the same headline the same is served.
+    "evaluate.scores": ('["msp", "energy"]', {"evaluate", "validation", "baseline"}),
     "evaluate.headline": ('"energy"', MEASURED),
     "evaluate.baseline": ("false", NOTHING),
     "evaluate.batch_size": ("64", MEASURED),  # By rounding.
@@ -242,23 +244,28 @@ def stages(tmp_path, monkeypatch):
             facts["threshold"] = {"warnings": [], "accepted_id_test": 1.0, "accepted_id_test_interval": [0.0, 1.0]}
             served = fingerprint(*(decides[part] for part in ("classifier", "accept", "id", "validation_ood")),
                                  asked, decides["evaluate"]["batch_size"])  # fmt: skip
+            chosen = fingerprint(
+                *(decides[part] for part in ("classifier", "id", "validation_ood")), decides["evaluate"]
+            )
+            np.savez(folder / "validation.npz", scores=np.frombuffer(chosen.encode(), np.uint8))
             np.savez(folder / "parity.npz", label=np.arange(3))
             np.savez(folder / "calibration.npz", scores=np.frombuffer(served.encode(), np.uint8), labels=np.arange(3))
         if name == "baseline":
             facts |= dict.fromkeys(("validation_auroc", "validation_accuracy", "exposed_validation_auroc",
                                     "exposed_validation_accuracy"), 0.5)  # fmt: skip
-        return Stage(name, key, folder, facts, 0.0, cached=True)
+        return Result(name, key, folder, facts, 0.0, cached=True)
 
-    monkeypatch.setattr(Run, "stage", stand_in)
+    monkeypatch.setattr(Run, "obtain", stand_in)
     monkeypatch.setattr(
-        Work, "data", lambda *_: ImageSet(np.zeros((50, 8, 8, 1), "uint8"), np.arange(50) % 2, ("a", "b"))
+        Data, "images", lambda *_: ImageSet(np.zeros((50, 8, 8, 1), "uint8"), np.arange(50) % 2, ("a", "b"))
     )
-    monkeypatch.setattr(pipeline, "check", lambda _: None)
-    monkeypatch.setattr(pipeline, "summarize", lambda work: {name: one.key for name, one in work.stages.items()})
+    monkeypatch.setattr(cell, "check", lambda *_: None)
+    monkeypatch.setattr(cell, "summarize", lambda _, stages: {name: one.key for name, one in stages.items()})
     (tmp_path / "whole.toml").write_text(WHOLE)
 
     def run(*overrides):
-        return pipeline.make_cell(work_alone(load(tmp_path / "whole.toml", overrides), tmp_path / "saved"))
+        keys, _ = cell.make_cell(work_alone(load(tmp_path / "whole.toml", overrides), tmp_path / "saved"))
+        return keys
 
     return run
 

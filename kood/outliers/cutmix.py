@@ -2,13 +2,13 @@
 
 import numpy as np
 
-from kood.outliers import OutlierSource, Rows
-from kood.outliers.pairs import Alpha, Weight, pairs_of, shares_of, weights_of
+from kood.outliers import Rows
+from kood.outliers.pairs import PairSource, pairs_of, shares_of, weights_of
 
 __all__ = ["Cutmix"]
 
 
-class Cutmix(OutlierSource):
+class Cutmix(PairSource):
     """Outliers that are a training image with a rectangle of another of a different class (arXiv 1905.04899).
 
     The rectangle lies at the same place in both images and has the share 1 - w of the area: about H sqrt(1 - w) by
@@ -19,16 +19,7 @@ class Cutmix(OutlierSource):
 
     The pairs are those that `pixel_mixup` draws, and so are the shares, of the w asked for, from which the rectangle of
     whole pixels may differ.
-
-    Attributes:
-        weight: w, the share of the area that the first image keeps: a number, "uniform" or "beta".
-        alpha: Parameter of Beta(alpha, alpha).
     """
-
-    resembles, version = "pixel_mixup", 2
-
-    weight: Weight = 0.5
-    alpha: Alpha = 1.0
 
     def draw(self, count, rng, train):
         """Pastes into training images; `ValueError` where they have fewer than two classes or two pixels."""

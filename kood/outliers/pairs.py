@@ -3,10 +3,33 @@
 from typing import Annotated, Literal
 
 import numpy as np
-from pydantic import Field
+from pydantic import Field, model_validator
+
+from kood.outliers import OutlierSource
 
 Alpha = Annotated[float, Field(gt=0.0, le=1000.0)]
-Weight = Annotated[float, Field(gt=0.0, lt=1.0)] | Literal["uniform", "beta"]
+
+
+class PairSource(OutlierSource):
+    """A source that makes one image of two.
+
+    Attributes:
+        weight: Share w of the first image: a number, "uniform" or "beta".
+        alpha: Parameter of Beta(alpha, alpha).
+    """
+
+    resembles, version = "pixel_mixup", 2
+
+    weight: Annotated[float, Field(ge=0.0, lt=1.0)] | Literal["uniform", "beta"] = 0.5
+    alpha: Alpha = 1.0
+
+    @model_validator(mode="after")
+    def _check(self):
+        if self.weight == 0.0:
+            raise ValueError(
+                "weight = 0 leaves the first image out: what remains is a plain training image, no outlier"
+            )
+        return self
 
 
 def pairs_of(labels: np.ndarray, count: int, rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:

@@ -2,27 +2,18 @@
 
 import numpy as np
 
-from kood.outliers import OutlierSource, Rows
-from kood.outliers.pairs import Alpha, Weight, pairs_of, shares_of, weights_of
+from kood.outliers import Rows
+from kood.outliers.pairs import PairSource, pairs_of, shares_of, weights_of
 
 __all__ = ["PixelMixup"]
 
 
-class PixelMixup(OutlierSource):
+class PixelMixup(PairSource):
     """Outliers that are pixel averages of two training images of different classes (arXiv 1710.09412).
 
     A mixture of the images a and b is round(w a + (1 - w) b). The first image is drawn uniformly over all, the second
     uniformly over those of other classes; the shares are w and 1 - w of their classes.
-
-    Attributes:
-        weight: w: a number, "uniform" or "beta".
-        alpha: Parameter of Beta(alpha, alpha).
     """
-
-    resembles, version = "pixel_mixup", 2
-
-    weight: Weight = 0.5
-    alpha: Alpha = 1.0
 
     def draw(self, count, rng, train):
         """Mixes training images; `ValueError` where they are of fewer than two classes."""

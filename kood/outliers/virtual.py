@@ -10,8 +10,9 @@ __all__ = ["Virtual"]
 
 
 class Virtual(FeatureSource):
-    """Outliers in feature space: unlikely draws from Gaussians fitted to the features of each class (VOS, arXiv
-    2202.01197). They need no images; each step exposes the head to `outliers.per_batch` of them.
+    """Outliers that are unlikely draws from Gaussians fitted to the features of each class (VOS, arXiv 2202.01197).
+
+    They need no images; each step exposes the head to `outliers.per_batch` of them.
 
     Attributes:
         queue: Latest features kept of each class.

@@ -22,13 +22,11 @@ from kood import report
 from kood.errors import UserError
 from kood.pipeline.belonging import Belonging
 from kood.pipeline.budget import Budget
-from kood.pipeline.cell import stages_of
-from kood.pipeline.checks import check
+from kood.pipeline.cell import make_cell
 from kood.pipeline.environment import origin_of
 from kood.pipeline.matrix import run_matrix
 from kood.pipeline.prepare import Data
-from kood.pipeline.stage import Stage
-from kood.pipeline.summary import summarize, write_report
+from kood.pipeline.summary import write_report
 from kood.pipeline.team import Team
 from kood.pipeline.work import Work
 from kood.process import keras_defaults
@@ -37,7 +35,7 @@ from kood.runs import Run, write_atomically
 from kood.steps import obtain
 from kood.text import masked
 
-__all__ = ["make_cell", "run"]
+__all__ = ["run"]
 
 #: A disk without room, a quota or a limit reached, a disk that is for reading only.
 NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS)
@@ -103,9 +101,13 @@ def run(
 
         try:
             progress = report.StageProgress(console)
-            told: dict[str, Any] = {"origin": origin_of(recipe), "accepted": accepted, "budget": budget}
+            told: dict[str, Any] = {
+                "origin": origin_of(recipe.file, recipe.overrides),
+                "accepted": accepted,
+                "budget": budget,
+            }
             if recipe.matrix:
-                result = run_matrix(recipe, team, progress, told, make_cell)
+                result = run_matrix(recipe, team, progress, told)
             else:
                 work = Work(recipe, team, progress, devices, **told)
                 result, stages = make_cell(work)
@@ -132,34 +134,6 @@ def run(
             (folder.folder / "error.log").unlink(missing_ok=True)  # Of an earlier run, which this one has mended.
             _say_where(console, folder.folder, result)
     return result
-
-
-def make_cell(work: Work) -> tuple[dict[str, Any], dict[str, Stage]]:
-    """Makes one classifier, from its data to its SavedModel.
-
-    Args:
-        work: The run.
-
-    Returns:
-        Its part of the report, empty in all but the first of several processes, and its stages by their roles.
-    """
-    data, others = stages_of(work.recipe)
-    work.obtain(data)
-    check(work.recipe, data, work.devices.count)
-    work.accepted(data)
-    made: dict[str, Stage] = {data.role: data}
-    left_out: set[str] = set()
-    for stage in others:
-        if not (stage.is_shared or work.team.leads):
-            continue
-        if why := stage.applies():
-            if why not in left_out:
-                work.progress.say(why, style="yellow")
-            left_out.add(why)
-            continue
-        work.obtain(stage)
-        made[stage.role] = stage
-    return (summarize(work, made) if work.team.leads else {}), made
 
 
 def _say_where(console: Console, folder: Path, result: dict[str, Any]) -> None:

@@ -1,6 +1,9 @@
 """One classifier from its data to its SavedModel: the list of its stages."""
 
+from typing import Any
+
 from kood.pipeline.audit import Audit, Shortcut
+from kood.pipeline.checks import check
 from kood.pipeline.classify import Classifier, judge_recipe, unexposed
 from kood.pipeline.comparison import Comparison
 from kood.pipeline.diffusion import Diffusion
@@ -10,9 +13,11 @@ from kood.pipeline.outliers import Outliers
 from kood.pipeline.prepare import Data
 from kood.pipeline.samples import Pure
 from kood.pipeline.stage import Stage
+from kood.pipeline.summary import summarize
+from kood.pipeline.work import Work
 from kood.recipe import Recipe
 
-__all__ = ["stages_of"]
+__all__ = ["make_cell", "stages_of"]
 
 
 def stages_of(recipe: Recipe) -> tuple[Data, list[Stage]]:
@@ -43,3 +48,31 @@ def stages_of(recipe: Recipe) -> tuple[Data, list[Stage]]:
     if recipe.serve.export:
         stages.append(Export(recipe, data, classifier, evaluation))
     return data, [stage for stage in stages if stage is not None]
+
+
+def make_cell(work: Work) -> tuple[dict[str, Any], dict[str, Stage]]:
+    """Makes one classifier, from its data to its SavedModel.
+
+    Args:
+        work: The run.
+
+    Returns:
+        Its part of the report, empty in all but the first of several processes, and its stages by their roles.
+    """
+    data, others = stages_of(work.recipe)
+    work.obtain(data)
+    check(work.recipe, data, work.devices.count)
+    work.accepted(data)
+    made: dict[str, Stage] = {data.role: data}
+    left_out: set[str] = set()
+    for stage in others:
+        if not (stage.is_shared or work.team.leads):
+            continue
+        if why := stage.applies():
+            if why not in left_out:
+                work.progress.say(why, style="yellow")
+            left_out.add(why)
+            continue
+        work.obtain(stage)
+        made[stage.role] = stage
+    return (summarize(work, made) if work.team.leads else {}), made

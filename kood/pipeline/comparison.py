@@ -12,6 +12,7 @@ from kood.pipeline.evaluation import Evaluation, Validation
 from kood.pipeline.stage import Stage
 from kood.pipeline.work import Work
 from kood.recipe import Recipe
+from kood.runs import digest_file
 
 __all__ = ["Comparison", "comparison"]
 
@@ -40,7 +41,9 @@ class Comparison(Stage):
         return self.without.applies()
 
     def decides(self) -> dict[str, Any]:
-        return {"without": self.without.key, "with": self.exposed.key, "outliers": self.recipe.outliers.use}
+        # Not the key of the evaluation, which moves with every test set.
+        found = [self.exposed.headline, digest_file(self.exposed.folder / "validation.npz")]
+        return {"without": self.without.key, "with": found, "outliers": self.recipe.outliers.use}
 
     def make(self, folder: Path, work: Work) -> dict[str, Any]:
         sets, sources = list(self.recipe.data.validation_ood), self.recipe.outliers

@@ -6,13 +6,13 @@ import os
 import platform
 import subprocess
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 
 import keras
 
 import kood
 from kood.machine import arithmetic, cores, installed, processor, vector_flags
-from kood.recipe import Recipe
 from kood.text import masked
 
 __all__ = ["environment", "origin_of"]
@@ -36,25 +36,25 @@ def environment() -> dict[str, str]:
     }
 
 
-def origin_of(recipe: Recipe) -> dict[str, str]:
+def origin_of(recipe: Path | None, overrides: Sequence[str] = ()) -> dict[str, str]:
     """What a run was started with.
 
     Args:
-        recipe: A recipe; one that was loaded knows its file and its settings.
+        recipe: Its file, where it has one.
+        overrides: Its `KEY=VALUE` settings.
 
     Returns:
-        {"started": UTC, "recipe_sha256" where it has a file, "overrides" where there are any, "git" where the file lies
-        in a repository}.
+        {"started": UTC, "recipe_sha256", "overrides" where there are any, "git" where the recipe lies in a repository}.
     """
     found = {"started": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")}
-    if recipe.file is None:
+    if overrides:
+        found["overrides"] = masked(" ".join(overrides))
+    if recipe is None:
         return found
-    found["recipe_sha256"] = hashlib.sha256(recipe.file.read_bytes()).hexdigest()
-    if recipe.overrides:
-        found["overrides"] = masked(" ".join(recipe.overrides))
-    revision = _git(recipe.file.absolute().parent, "rev-parse", "HEAD")
+    found["recipe_sha256"] = hashlib.sha256(recipe.read_bytes()).hexdigest()
+    revision = _git(recipe.absolute().parent, "rev-parse", "HEAD")
     if revision:
-        changed = _git(recipe.file.absolute().parent, "status", "--porcelain", "--untracked-files=no")
+        changed = _git(recipe.absolute().parent, "status", "--porcelain", "--untracked-files=no")
         found["git"] = revision + (" with changes" if changed else "")
     return found
 

@@ -1,6 +1,5 @@
 """The cells of a matrix, one after the other, and the table of them all."""
 
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +9,7 @@ from kood import report
 from kood.errors import UserError
 from kood.pipeline.belonging import refuse_mixed_classes
 from kood.pipeline.budget import Budget, OutOfTimeError
+from kood.pipeline.cell import make_cell
 from kood.pipeline.summary import headline_scores
 from kood.pipeline.team import Team
 from kood.pipeline.work import Work
@@ -20,9 +20,7 @@ from kood.text import masked
 __all__ = ["run_matrix"]
 
 
-def run_matrix(
-    recipe: Recipe, team: Team, progress: report.StageProgress, told: dict[str, Any], make: Callable[[Work], Any]
-) -> dict[str, Any]:
+def run_matrix(recipe: Recipe, team: Team, progress: report.StageProgress, told: dict[str, Any]) -> dict[str, Any]:
     """Makes every cell, and the report after each.
 
     Args:
@@ -30,7 +28,6 @@ def run_matrix(
         team: The processes of the run.
         progress: The display.
         told: What else every cell's `Work` is given.
-        make: Makes a cell: `kood.pipeline.make_cell`.
 
     Returns:
         What `report.json` holds; nothing in all but the first of several processes.
@@ -49,7 +46,7 @@ def run_matrix(
         progress.say(f"cell {number}/{len(cells)}: {shown}", style="bold")
         try:
             work = Work(cell, team, progress, obtain(cell.train.devices), seen=seen, labels=labels, **told)
-            found, _ = make(work)
+            found, _ = make_cell(work)
             made.append({**found, "cell": labels})
             if team.leads and number < len(cells):  # A run that is killed later has told what it found.
                 missing = [{"cell": later, "why": "the run has not come to it"} for later, _ in cells[number:]]

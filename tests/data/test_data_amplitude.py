@@ -4,7 +4,6 @@ import numpy as np
 import pytest
 
 from kood.data.amplitude import recombined, swap_amplitudes
-from kood.data.outliers import amplitude_swap
 
 
 def rng(seed=0):
@@ -91,17 +90,3 @@ def test_the_power_spectrum_becomes_that_of_the_givers():
 
     before, after = power(smooth) / power(sharp), power(swap_amplitudes(smooth, sharp, rng=rng())) / power(sharp)
     assert before.std() > 1.0 and np.abs(after - 1).max() < 0.35
-
-
-def test_amplitude_swap_pairs_images_of_two_classes():
-    # Every class has one brightness, which the amplitudes carry; the pairs are those of the other controls.
-    labels = np.arange(60) % 3
-    images = (60 + 60 * labels).astype(np.uint8).reshape(-1, 1, 1, 1) + pictures(60, (4, 4, 1), high=5)
-    swapped = amplitude_swap(images, labels, 500, rng=rng())
-    assert swapped.shape == (500, 4, 4, 1)
-    brightness = np.rint((swapped.mean((1, 2, 3)) - 62) / 60).astype(int)
-    assert np.bincount(brightness, minlength=3).min() > 120
-    assert (amplitude_swap(images, labels, 500, rng=rng()) == swapped).all()
-    assert amplitude_swap(images, labels, 0, rng=rng()).shape == (0, 4, 4, 1)
-    with pytest.raises(ValueError, match="two classes; there is 1"):
-        amplitude_swap(images, np.zeros(60, int), 5, rng=rng())

@@ -11,7 +11,7 @@ from kood.report import StageProgress, fit_callback
 
 def run(total, updates, terms=None, **options):
     def show(console):
-        with StageProgress(console).stage("classifier", total=total, **options) as stage:
+        with StageProgress(console).bar("classifier", total=total, **options) as stage:
             for completed in updates:
                 stage.update(completed, terms or {"loss": 0.123456})
             stage.done(12.34)
@@ -50,7 +50,7 @@ def test_a_budget_in_time_has_the_rest_of_it_left(capture):
 
 def test_units_and_missing_done(capture):
     def show(console):
-        with StageProgress(console).stage("outliers", total=4, unit="image") as stage:
+        with StageProgress(console).bar("outliers", total=4, unit="image") as stage:
             stage.update(4)
 
     lines = capture(show).splitlines()
@@ -72,7 +72,7 @@ def test_long_lines_are_not_broken(capture):
 
 def test_a_failure_is_told_and_passed_on(capture):
     def show(console):
-        with pytest.raises(RuntimeError, match="boom"), StageProgress(console).stage("classifier", total=3) as stage:
+        with pytest.raises(RuntimeError, match="boom"), StageProgress(console).bar("classifier", total=3) as stage:
             stage.update(1.5)
             raise RuntimeError("boom")
 
@@ -83,7 +83,7 @@ def test_a_failure_is_told_and_passed_on(capture):
 
 def test_an_interrupt_is_told_and_the_terminal_given_back(capture):
     def show(console):
-        with pytest.raises(KeyboardInterrupt), StageProgress(console).stage("classifier", total=3):
+        with pytest.raises(KeyboardInterrupt), StageProgress(console).bar("classifier", total=3):
             raise KeyboardInterrupt
 
     assert "classifier: stopped after" in capture(show)
@@ -94,10 +94,10 @@ def test_an_interrupt_is_told_and_the_terminal_given_back(capture):
 def test_a_terminal_gets_a_bar_and_one_line_that_stays(capture):
     def show(console):
         progress = StageProgress(console)
-        with progress.stage("[red]stage[/red]", total=30) as stage:
+        with progress.bar("[red]stage[/red]", total=30) as stage:
             stage.update(2.5, {"loss": math.nan, "\x1b[31mterm": 1.0})
             progress.live.refresh()
-        with progress.stage("second") as stage:
+        with progress.bar("second") as stage:
             stage.update(1)
 
     text = capture(show, force_terminal=True, color_system=None, width=100)
@@ -113,8 +113,8 @@ def test_a_terminal_gets_a_bar_and_one_line_that_stays(capture):
 def test_stages_may_nest(capture):
     def show(console):
         progress = StageProgress(console)
-        with progress.stage("matrix", total=2, unit="cell") as outer:
-            with progress.stage("classifier", total=3) as inner:
+        with progress.bar("matrix", total=2, unit="cell") as outer:
+            with progress.bar("classifier", total=3) as inner:
                 inner.update(3)
             outer.update(1)
 

@@ -1,4 +1,4 @@
-"""`kood outliers`: the sweep between two classes, from a run's diffusion model."""
+"""`kood interpolate`: the way between two classes, from a run's diffusion model."""
 
 import json
 import shutil
@@ -13,13 +13,11 @@ from typer.testing import CliRunner
 
 from kood import cli
 from kood.errors import UserError
-from kood.pipeline import sweep
-from kood.pipeline.diffusion import train_denoiser
-from kood.pipeline.prepare import prepare_data
+from kood.pipeline import interpolate
 from kood.recipe import load
 from kood.report.sheet import GAP, TILE, write_sheet
 from kood.runs import Run, digest_file
-from tests.conftest import TINY, work_alone
+from tests.conftest import TINY, Cell
 
 #: Enough steps that images are more than black and white.
 LEARNED = TINY.replace("steps = 20\n", "steps = 300\n", 1)
@@ -28,7 +26,7 @@ LEARNED = TINY.replace("steps = 20\n", "steps = 300\n", 1)
 @pytest.fixture(scope="module")
 def finished(tmp_path_factory):
     """A run's folder with a finished diffusion model."""
-    folder = tmp_path_factory.mktemp("sweep") / "saved" / "tiny"
+    folder = tmp_path_factory.mktemp("interpolate") / "saved" / "tiny"
     folder.mkdir(parents=True)
     train(folder)
     return folder
@@ -38,9 +36,7 @@ def train(folder, *settings):
     (folder.parent / "tiny.toml").write_text(LEARNED)
     recipe = load(folder.parent / "tiny.toml", settings)
     (folder / "recipe.toml").write_text(recipe.to_toml())
-    work = work_alone(recipe, folder)
-    prepare_data(work)
-    return train_denoiser(work)
+    return Cell(recipe, folder).make("diffusion")
 
 
 @pytest.fixture
@@ -53,16 +49,16 @@ def sampled(monkeypatch):
         seen.append({"sampler": self, "condition": condition, "noise": noise, "start": start, "images": result})
         return result
 
-    original = sweep.ImageSampler.images
-    monkeypatch.setattr(sweep.ImageSampler, "images", images)
+    original = interpolate.ImageSampler.images
+    monkeypatch.setattr(interpolate.ImageSampler, "images", images)
     return seen
 
 
 def kood(*arguments):
-    return CliRunner().invoke(cli.app, ["outliers", *map(str, arguments)])
+    return CliRunner().invoke(cli.app, ["interpolate", *map(str, arguments)])
 
 
-def test_the_sweep_has_one_start_along_a_row(finished, sampled, tmp_path):
+def test_the_picture_has_one_start_along_a_row(finished, sampled, tmp_path):
     out = tmp_path / "figure.png"
     result = kood(finished, "--from", "1", "--to", "3", "--rows", 3, "--columns", 5, "--out", out, "--seed", 7)
     assert result.exit_code == 0, result.output
@@ -85,7 +81,7 @@ def test_the_sweep_has_one_start_along_a_row(finished, sampled, tmp_path):
 
 def test_a_process_that_trained_nothing_can_draw(finished, tmp_path):
     out = tmp_path / "figure.png"
-    command = [sys.executable, "-m", "kood", "outliers", finished, "--from", "0", "--to", "2", "--out", out]
+    command = [sys.executable, "-m", "kood", "interpolate", finished, "--from", "0", "--to", "2", "--out", out]
     result = subprocess.run(list(map(str, command)), capture_output=True, text=True, timeout=300, check=False)
     assert result.returncode == 0, result.stderr
     assert out.stat().st_size > 0
@@ -215,9 +211,9 @@ def test_a_strangers_model_is_opened_without_running_anything_of_theirs(finished
     record["files"]["denoiser.keras"] = digest_file(stage / "denoiser.keras")
     (stage / "stage.json").write_text(json.dumps(record))
     with pytest.raises(UserError, match=r"denoiser\.keras cannot be opened .*[Ll]ambda"):
-        sweep.render_sweep(folder, "0", "1")
+        interpolate.draw(folder, "0", "1")
     assert not marker.exists()
 
 
 def test_a_class_may_be_named_in_either_unicode_form():
-    assert sweep._class_of("cafe\u0301", ["tea", "caf\u00e9"], "--from") == 1
+    assert interpolate._class_of("cafe\u0301", ["tea", "caf\u00e9"], "--from") == 1

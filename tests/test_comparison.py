@@ -5,8 +5,11 @@ import pytest
 from sklearn.metrics import roc_auc_score
 
 from kood.evaluate import PROXIES
-from kood.pipeline.baseline import _unexposed, _warning, comparison
+from kood.outliers.real import Real
+from kood.pipeline.classify import unexposed
+from kood.pipeline.comparison import _warning, comparison
 from kood.recipe import load
+from kood.recipe.outlier_sections import Outliers
 from tests.conftest import TINY
 
 
@@ -83,6 +86,8 @@ def test_a_detector_turned_round_is_worse_without_any_noise():
     ],
 )
 def test_a_proxy_of_the_kind_trained_on_is_no_judge(use, sets):
+    recipe = Outliers()
+    use = {getattr(recipe, name).resembles if name != "real" else Real.resembles for name in use}
     found = comparison(classifier(1.0), classifier(1.0, seed=1), [], use)
     assert found["sets"] == list(sets)
     own = comparison(classifier(1.0, sets=("real",)), classifier(1.0, seed=1, sets=("real",)), ["real"], use)
@@ -105,7 +110,7 @@ def test_the_baseline_is_the_same_recipe_without(tmp_path):
     path = tmp_path / "tiny.toml"
     path.write_text(TINY)
     recipe = load(path, ['pure_samples.use=["audit", "id_rows"]'])
-    plain = _unexposed(recipe)
+    plain = unexposed(recipe)
     assert not plain.outliers.exposes and not plain.pure_samples.trains and not plain.needs_diffusion
     assert (plain.head, plain.classifier, plain.train, plain.seed) == (
         recipe.head, recipe.classifier, recipe.train, recipe.seed,

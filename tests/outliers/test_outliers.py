@@ -1,13 +1,36 @@
-"""Outliers without a generative model."""
+"""Sources of outliers without a generative model."""
+
+import subprocess
+import sys
 
 import numpy as np
 import pytest
 
-from kood.data.outliers import cutmix, noise_images, patch_shuffle, pixel_mixup
+from kood import registry
+from kood.data import ImageSet
+from kood.outliers.amplitude_swap import AmplitudeSwap
+from kood.outliers.cutmix import Cutmix
+from kood.outliers.noise import Noise
+from kood.outliers.patch_shuffle import shuffled as patch_shuffle
+from kood.outliers.pixel_mixup import PixelMixup
 
 
 def rng(seed=0):
     return np.random.default_rng(seed)
+
+
+def drawn(source, images, labels, count, *, rng, **settings):
+    """What a source draws of images with labels."""
+    train = ImageSet(images, np.asarray(labels, np.int64), tuple(map(str, range(max(labels) + 1))))
+    return source(**settings).draw(count, rng, train)
+
+
+def pixel_mixup(*arguments, **settings):
+    return drawn(PixelMixup, *arguments, **settings).images
+
+
+def cutmix(*arguments, **settings):
+    return drawn(Cutmix, *arguments, **settings).images
 
 
 def test_pixel_mixup_mixes_two_classes_evenly():
@@ -35,7 +58,6 @@ def test_pixel_mixup_formula_and_weights():
     for options, variance in (({"weight": "uniform"}, 1 / 12), ({"weight": "beta", "alpha": 8.0}, 1 / 68)):
         drawn = pixel_mixup(extremes, labels, 20000, **options, rng=rng())[:, 0, 0, 0] / 255
         assert abs(drawn.mean() - 0.5) < 0.01 and abs(drawn.var() / variance - 1) < 0.05
-    assert set(np.unique(pixel_mixup(extremes, labels, 50, weight=1.0, rng=rng()))) == {0, 255}
 
 
 def test_pixel_mixup_follows_its_generator():
@@ -45,9 +67,9 @@ def test_pixel_mixup_follows_its_generator():
     assert pixel_mixup(images, labels, 0, rng=rng()).shape == (0, 2, 2, 1)
 
 
-@pytest.mark.parametrize("weight", [-0.1, 1.1, "normal", float("nan")])
+@pytest.mark.parametrize("weight", [0.0, 1.0, -0.1, 1.1, "normal", float("nan")])
 def test_pixel_mixup_refuses_weights(weight):
-    with pytest.raises(ValueError, match="weight must"):
+    with pytest.raises(ValueError, match="weight"):
         pixel_mixup(np.zeros((2, 1, 1, 1), np.uint8), np.array([0, 1]), 1, weight=weight, rng=rng())
 
 
@@ -61,11 +83,11 @@ def test_the_rows_of_a_mixture_say_what_is_in_it(weight):
     labels = np.array([0] * 5 + [2] * 10 + [1] * 25)
     images = np.zeros((40, 16, 16, 3), np.uint8)
     images[np.arange(40), :, :, labels] = 200  # Channel k says how much of class k there is.
-    rows, again = np.full((2, 300, 3), np.nan, np.float32)
-    made = pixel_mixup(images, labels, 300, weight=weight, alpha=0.7, rng=rng(), shares=rows)
+    mixed, cut = (drawn(one, images, labels, 300, weight=weight, alpha=0.7, rng=rng()) for one in (PixelMixup, Cutmix))
+    made, rows, pasted, again = mixed.images, mixed.shares, cut.images, cut.shares
+    assert rows.dtype == again.dtype == np.float32
     np.testing.assert_allclose(rows.sum(1), 1.0, rtol=1e-6)
     np.testing.assert_allclose(made[:, 0, 0] / 200, rows, atol=0.6 / 200)
-    pasted = cutmix(images, labels, 300, weight=weight, alpha=0.7, rng=rng(), shares=again)
     np.testing.assert_array_equal(again, rows)
     np.testing.assert_allclose((pasted == 200).mean(axis=(1, 2)), rows, atol=1 / 16)  # A strip of pixels.
 
@@ -142,7 +164,7 @@ def test_cutmix_follows_its_generator_and_leaves_its_images():
 
 @pytest.mark.parametrize("weight", [0.0, 1.0, -0.1, "normal", float("nan")])
 def test_cutmix_refuses(weight):
-    with pytest.raises(ValueError, match="weight must"):
+    with pytest.raises(ValueError, match="weight"):
         cutmix(*two_classes(), 1, weight=weight, rng=rng())
     with pytest.raises(ValueError, match="two classes"):
         cutmix(np.zeros((2, 2, 2, 1), np.uint8), np.array([4, 4]), 1, rng=rng())
@@ -150,20 +172,24 @@ def test_cutmix_refuses(weight):
         cutmix(*two_classes(4, 1, 1), 1, rng=rng())
 
 
+def noise(count, shape, **settings):
+    return Noise(**settings).draw(count, rng(), shape).images
+
+
 def test_noise_is_clipped_gaussian_or_uniform():
-    gaussian = noise_images(200, (16, 16, 3), rng=rng()) / 127.5 - 1
+    gaussian = noise(200, (16, 16, 3)) / 127.5 - 1
     assert gaussian.shape == (200, 16, 16, 3) and abs(gaussian.mean()) < 0.01
     # P(|N(0, 0.6)| > 1) = 0.0956.
     assert abs((np.abs(gaussian) == 1).mean() - 0.0956) < 0.005
-    uniform = noise_images(200, (16, 16, 3), kind="uniform", scale=0.5, rng=rng()) / 127.5 - 1
+    uniform = noise(200, (16, 16, 3), kind="uniform", scale=0.5) / 127.5 - 1
     assert 0.49 < np.abs(uniform).max() < 0.51 and abs(uniform.std() - 0.5 / 3**0.5) < 0.01
-    assert (noise_images(3, (4, 4, 1), rng=rng()) == noise_images(3, (4, 4, 1), rng=rng())).all()
+    assert (noise(3, (4, 4, 1)) == noise(3, (4, 4, 1))).all()
 
 
-@pytest.mark.parametrize("options", [{"kind": "pink"}, {"scale": 0.0}, {"scale": -1.0}, {"scale": float("nan")}])
-def test_noise_refuses(options):
-    with pytest.raises(ValueError, match="must be"):
-        noise_images(1, (2, 2, 1), rng=rng(), **options)
+@pytest.mark.parametrize("settings", [{"kind": "pink"}, {"scale": 0.0}, {"scale": -1.0}, {"scale": float("nan")}])
+def test_noise_refuses(settings):
+    with pytest.raises(ValueError, match=next(iter(settings))):
+        Noise(**settings)
 
 
 @pytest.mark.parametrize(("shape", "grid"), [((8, 8, 1), 2), ((9, 8, 3), 4), ((7, 5, 1), 2), ((2, 2, 1), 2)])
@@ -199,3 +225,51 @@ def test_patch_shuffle_refuses_grids(grid):
 
 def test_patch_shuffle_of_nothing():
     assert patch_shuffle(np.empty((0, 4, 4, 1), np.uint8), rng=rng()).shape == (0, 4, 4, 1)
+
+
+def test_amplitude_swap_pairs_images_of_two_classes():
+    # Every class has one brightness, which the amplitudes carry; the pairs are those of the other controls.
+    labels = np.arange(60) % 3
+    images = (60 + 60 * labels).astype(np.uint8).reshape(-1, 1, 1, 1) + rng().integers(
+        0, 5, (60, 4, 4, 1), dtype=np.uint8
+    )
+    swapped = drawn(AmplitudeSwap, images, labels, 500, rng=rng()).images
+    assert swapped.shape == (500, 4, 4, 1)
+    brightness = np.rint((swapped.mean((1, 2, 3)) - 62) / 60).astype(int)
+    assert np.bincount(brightness, minlength=3).min() > 120
+    assert (drawn(AmplitudeSwap, images, labels, 500, rng=rng()).images == swapped).all()
+    assert drawn(AmplitudeSwap, images, labels, 0, rng=rng()).images.shape == (0, 4, 4, 1)
+    with pytest.raises(ValueError, match="two classes; there is 1"):
+        drawn(AmplitudeSwap, images, np.zeros(60, int), 5, rng=rng())
+
+
+#: What a source may be given, see `kood.outliers`.
+GIVEN = {
+    "train", "validation", "real", "shape", "denoiser", "judge", "seeds", "folder", "show", "over",
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", [name for name in registry.room("outliers") if name not in ("label_mixup", "virtual")])
+def test_every_source_draws_images_of_the_number_asked_for(name):
+    found = registry.obtain("outliers", name)
+    source = found(source="digits") if name == "real" else found()
+    images = rng(1).integers(0, 256, (30, 8, 6, 3), dtype=np.uint8)
+    train = ImageSet(images, np.arange(30) % 3, ("a", "b", "c"))
+    every = {"train": train, "validation": train, "real": train, "shape": (8, 6, 3)}
+    given = {what: every[what] for what in source.needs}
+    first, again = (source.draw(20, rng(), **given) for _ in range(2))
+    blocks = np.concatenate(list(first.blocks))
+    assert blocks.shape == (first.count, 8, 6, 3) == (20, 8, 6, 3) and blocks.dtype == np.uint8
+    np.testing.assert_array_equal(blocks, np.concatenate(list(again.blocks)))
+    if first.shares is not None:
+        assert first.shares.shape == (20, 3)
+        np.testing.assert_allclose(first.shares.sum(axis=1), 1.0, rtol=1e-6)
+
+
+def test_sources_ask_for_what_there_is_and_load_nothing_heavy():
+    for name in registry.room("outliers"):
+        source = registry.obtain("outliers", name)
+        assert name == "virtual" or set(source.model_construct().needs) <= GIVEN
+        assert hasattr(source, "draw") != hasattr(source, "layer")
+    told = "import sys, kood.recipe; print([m for m in ('keras', 'tensorflow', 'scipy') if m in sys.modules])"
+    assert subprocess.run([sys.executable, "-c", told], capture_output=True, text=True, check=True).stdout == "[]\n"
