@@ -11,8 +11,8 @@ __all__ = ["AmplitudeSwap"]
 class AmplitudeSwap(OutlierSource):
     """Outliers that are training images under the Fourier amplitudes of training images of other classes.
 
-    What they show is real, and their texture is, but not of one piece. What `kood.data.amplitude.swap_amplitudes` does, to pairs as `pixel_mixup` draws them: the first image gives the
-    phases, the second the amplitudes.
+    What they show is real, and their texture is, but not of one piece. It is what `kood.data.amplitude.swap_amplitudes`
+    does, to pairs as `pixel_mixup` draws them: the first image gives the phases, the second the amplitudes.
     """
 
     def draw(self, count, rng, train):
