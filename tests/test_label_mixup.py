@@ -162,8 +162,8 @@ def test_room_for_more_classes_than_a_block_has_changes_nothing():
     np.testing.assert_allclose(narrow, wide, rtol=1e-6)
 
 
-def test_a_sweep_goes_from_class_to_class():
-    conditions = label_mixup.sweep(4, columns=5, rows=3, rng=rng())
+def test_an_interpolation_goes_from_class_to_class():
+    conditions = label_mixup.interpolation(4, columns=5, rows=3, rng=rng())
     assert conditions.shape == (3, 5, 4)
     np.testing.assert_allclose(conditions.sum(-1), 1.0, atol=1e-6)
     for row in conditions:
@@ -172,6 +172,6 @@ def test_a_sweep_goes_from_class_to_class():
         np.testing.assert_allclose(row[:, last], [0, 0.25, 0.5, 0.75, 1], atol=1e-6)
 
 
-def test_a_sweep_between_given_classes():
-    conditions = label_mixup.sweep(4, columns=3, pairs=np.array([[2, 0], [2, 0]]))
+def test_an_interpolation_between_given_classes():
+    conditions = label_mixup.interpolation(4, columns=3, pairs=np.array([[2, 0], [2, 0]]))
     np.testing.assert_allclose(conditions, [[[0, 0, 1, 0], [0.5, 0, 0.5, 0], [1, 0, 0, 0]]] * 2)

@@ -78,7 +78,7 @@ def test_the_run_leaves_everything_it_promises(finished):
     assert "data:image/" in html and not re.search(r"(src|href)\s*=\s*.http|url\(.?http|<script", html)
 
 
-def test_the_contact_sheet_shows_a_sweep(finished):
+def test_the_contact_sheet_shows_the_way_between_classes(finished):
     from PIL import Image
 
     folder, _ = finished

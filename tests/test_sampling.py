@@ -64,7 +64,7 @@ def test_blocks_have_one_shape_and_are_reproducible(sampler):
 
 
 def test_given_start_noise_is_used():
-    condition = label_mixup.sweep(3, columns=4, rows=2, rng=rng()).reshape(8, 3)
+    condition = label_mixup.interpolation(3, columns=4, rows=2, rng=rng()).reshape(8, 3)
     noise = np.repeat(rng().normal(size=(2, 2, 2, 1)), 4, axis=0)
     got = sampler_of(batch_size=3).images(condition, noise=noise)
     one = samplers.ddim(
