@@ -5,13 +5,13 @@ with everything neutralised that a terminal, Markdown or LaTeX would take for an
 """
 
 import json
-import math
 import zipfile
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path, PurePosixPath
-from typing import Any
+from typing import Annotated, Any
 
 import numpy as np
+from pydantic import BaseModel, Field, ValidationError
 from rich.console import Console
 
 import kood
@@ -115,35 +115,36 @@ def _cells(folder: Path, name: str) -> list[dict[str, Any]]:
     return [{**cell, "cell": {"run": name, **(cell.get("cell") or {})}, "folder": folder} for cell in cells]
 
 
+_Figure = Annotated[float, Field(allow_inf_nan=False)]
+
+
+class _Inside(BaseModel, strict=True):
+    accuracy: _Figure
+
+
+class _Sets(BaseModel, strict=True):
+    test: dict[str, Any]
+
+
+class _Result(BaseModel, strict=True):
+    """What a comparison needs of a cell."""
+
+    scores: Annotated[dict[str, dict[str, dict[str, _Figure | None]]], Field(min_length=1)]
+    headline_score: str
+    id: _Inside
+    datasets: dict[str, dict[str, Any]]
+    id_sets: _Sets
+    seeds: list[int]
+    cell: dict[str, str] | None = None
+
+
 def _missing(cell: Any) -> str | None:
     """What a comparison needs of a cell and does not find."""
-    if not isinstance(cell, dict):
-        return "the result"
-    scores, sets, seeds = cell.get("scores"), cell.get("datasets"), cell.get("seeds")
-    inside, id_sets, labels = cell.get("id"), cell.get("id_sets"), cell.get("cell") or {}
-    checks = {
-        "scores": _figures(scores),
-        "headline_score": isinstance(scores, dict) and cell.get("headline_score") in list(scores),
-        "id": isinstance(inside, dict) and _is_figure(inside.get("accuracy")),
-        "datasets": isinstance(sets, dict) and all(isinstance(one, dict) for one in sets.values()),
-        "id_sets": isinstance(id_sets, dict) and isinstance(id_sets.get("test"), dict),
-        "seeds": isinstance(seeds, list) and all(isinstance(seed, int) for seed in seeds),
-        "cell": isinstance(labels, dict) and all(isinstance(value, str) for value in labels.values()),
-    }
-    return next((name for name, holds in checks.items() if not holds), None)
-
-
-def _is_figure(value: Any) -> bool:
-    return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
-
-
-def _figures(scores: Any) -> bool:
-    if not isinstance(scores, dict) or not scores or not all(isinstance(of, dict) for of in scores.values()):
-        return False
-    metrics = [one for of in scores.values() for one in of.values()]
-    if not all(isinstance(one, dict) for one in metrics):
-        return False
-    return all(value is None or _is_figure(value) for one in metrics for value in one.values())
+    try:
+        found = _Result.model_validate(cell)
+    except ValidationError as error:
+        return str((*error.errors()[0]["loc"], "the result")[0])
+    return None if found.headline_score in found.scores else "headline_score"
 
 
 def _scores_of(cells: Sequence[Mapping[str, Any]]) -> Callable[[Mapping[str, Any]], dict[str, np.ndarray] | None]:

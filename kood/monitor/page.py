@@ -17,7 +17,7 @@ from kood.monitor.stream import Seen
 from kood.report.behaviour import thumbnail
 from kood.report.drawing import BLUE, GREY, VERMILION, draw
 from kood.report.html import render
-from kood.report.tables import Column, Table, row
+from kood.report.tables import Column, Table, row, words
 from kood.report.terminal import print_table, say
 from kood.text import clean
 
@@ -100,13 +100,13 @@ def _facts(one: Finding, several: bool) -> Table:
     }
     if found.tied:
         facts["at the threshold"] = f"{found.tied:,}; accepted, and for the tests their order is drawn"
-    rows = tuple(row(*fact) for fact in facts.items())
-    return Table((Column("", words=True), Column("", words=True)), rows, one.name if several else "")
+    rows = [row(*fact) for fact in facts.items()]
+    return Table((words(""), words("")), rows, one.name if several else "")
 
 
 def _surprising(images: Sequence[Seen]) -> Table:
     columns = (
-        Column("image", words=True), Column("taken for", words=True), Column("OOD score"), Column("p-value"),
+        words("image"), words("taken for"), Column("OOD score"), Column("p-value"),
         Column("flagged"),
     )  # fmt: skip
     rows = tuple(

@@ -5,7 +5,7 @@ from typing import Any
 
 from kood.report import audit_figures
 from kood.report.audit_figures import SET_NAMES
-from kood.report.tables import MISSING, Column, Row, Table, row
+from kood.report.tables import MISSING, Column, Row, Table, row, words
 from kood.report.wording import number, percent
 
 __all__ = ["TITLE", "lines", "summary", "view"]
@@ -107,8 +107,8 @@ def lines(audit: Mapping[str, Any]) -> list[str]:
 
 
 def _summary(audit: Mapping[str, Any]) -> Table:
-    columns = (Column("question", words=True), Column("answer", words=True), Column("figures", words=True))
-    return Table(columns, tuple(row(*texts) for texts in summary(audit)), TITLE)
+    columns = (words("question"), words("answer"), words("figures"))
+    return Table(columns, [row(*texts) for texts in summary(audit)], TITLE)
 
 
 def _content(audit: Mapping[str, Any]) -> Table:
@@ -126,7 +126,7 @@ def _content(audit: Mapping[str, Any]) -> Table:
 
     rows = [*(line(*one) for one in found), line("all", pure, real, "mean")]
     heads = ("samples", "named\nright", "confidence", "real images\nnamed right")
-    return Table((Column("made for", words=True), *map(Column, heads)), tuple(rows), notes=(note,))
+    return Table((words("made for"), *map(Column, heads)), rows, notes=(note,))
 
 
 def _mixtures(content: Mapping[str, Any]) -> Table:
@@ -151,7 +151,7 @@ def _mixtures(content: Mapping[str, Any]) -> Table:
         f"first parent against the second, 0 is undecided. To compare, {compared}."
     )
     heads = ("mixtures", "first", "second", "all\nparents", "own\nchoice", "on top", "entropy", "log-odds")
-    columns = (Column("λ", words=True), *map(Column, heads))
+    columns = (words("λ"), *map(Column, heads))
     return Table(columns, (*rows, line("all mixtures", mixed, "", "mean")), notes=(note,))
 
 
@@ -177,7 +177,7 @@ def _diversity(diversity: Mapping[str, Any]) -> Table:
         "nearest, or equal to it. Near duplicate: nearer to another of its set than 99% of the real ones. Smooth "
         "images are near to everything; that alone makes no copy."
     )
-    return Table((Column("set", words=True), *map(Column, heads)), tuple(rows), notes=(note,))
+    return Table((words("set"), *map(Column, heads)), rows, notes=(note,))
 
 
 def _fidelity(fidelity: Mapping[str, Any]) -> Table:
@@ -191,7 +191,7 @@ def _fidelity(fidelity: Mapping[str, Any]) -> Table:
         f"“{fidelity['feature_space']}”, {fidelity['dimensions']} dimensions; 0 is alike, lower is better. KID ± its "
         "standard error. Figures of another feature space, such as published ones, do not compare."
     )
-    return Table((Column("set", words=True), *map(Column, ("images", "FID", "KID"))), tuple(rows), notes=(note,))
+    return Table((words("set"), *map(Column, ("images", "FID", "KID"))), rows, notes=(note,))
 
 
 def _shortcut(shortcut: Mapping[str, Any]) -> dict[str, str]:

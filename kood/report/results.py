@@ -4,7 +4,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from kood.report.paired import DIFFERENCE_NOTE
-from kood.report.tables import MISSING, Cell, Column, Row, Table, row
+from kood.report.tables import MISSING, Cell, Column, Row, Table, row, words
 from kood.report.wording import (
     COLUMNS,
     INTERVAL_NOTE,
@@ -71,8 +71,8 @@ def headline(cell: Cells) -> Table:
             rows.append(line("mean", None, kind, "mean"))
     metrics = [Column(name, small, priority=PRIORITIES.get(key, 0)) for key, (name, small) in COLUMNS.items()]
     return Table(
-        (Column("dataset", words=True), Column("images"), *metrics),
-        tuple(rows),
+        (words("dataset"), Column("images"), *metrics),
+        rows,
         f"OOD detection by {cell['headline_score']}, the headline score",
         ("Percent.", *([INTERVAL_NOTE] if sure else []), FPR_NOTE),
     )
@@ -96,9 +96,7 @@ def scores(cell: Cells) -> Table:
     own = [Column("validation\nAUROC", priority=1)] if validation else []
     note = "◂: the headline score. Percent, means over the datasets; FPR@95 at OOD TPR."
     told = validation_note(cell)
-    return Table(
-        (Column("score", words=True), *figures_of, *own), tuple(rows), "All scores", (note, *([told] if told else []))
-    )
+    return Table((words("score"), *figures_of, *own), rows, "All scores", (note, *([told] if told else [])))
 
 
 def by_dataset(cell: Cells) -> Table | None:
@@ -115,7 +113,7 @@ def by_dataset(cell: Cells) -> Table | None:
         for score, figures in cell["scores"].items()
     ]
     columns = [Column(name, cell["datasets"][name]["kind"]) for name in names]
-    return Table((Column("score", words=True), *columns), tuple(rows), "AUROC of every score on every dataset")
+    return Table((words("score"), *columns), rows, "AUROC of every score on every dataset")
 
 
 def classes(cell: Cells) -> list[Table]:
@@ -145,7 +143,7 @@ def _classes(cell: Cells, some: Rows, title: str, note: str) -> Table:
     threshold = cell.get("threshold") or {}
     accept = threshold.get("accept")
     against = [kind for kind in ("near", "far") if any(kind in (one.get("auroc") or {}) for one in cell["classes"])]
-    columns = [Column("class", words=True), Column("images", priority=1), Column("accuracy"), Column("accepted")]
+    columns = [words("class"), Column("images", priority=1), Column("accuracy"), Column("accepted")]
     columns += [Column(f"{kind}\nAUROC", priority=2) for kind in against]
     values = {}
     if threshold.get("by_class"):
@@ -161,7 +159,7 @@ def _classes(cell: Cells, some: Rows, title: str, note: str) -> Table:
         texts += [percent((one.get("auroc") or {}).get(kind)) for kind in against]
         texts += [number(values.get(one["name"]))] if threshold.get("by_class") else []
         rows.append(row(*texts, kind="below" if below else ""))
-    return Table(tuple(columns), tuple(rows), title, (note,) if note else ())
+    return Table(columns, rows, title, (note,) if note else ())
 
 
 def is_below(one: Mapping[str, Any], accept: float | None) -> bool:
@@ -186,9 +184,7 @@ def stages(cell: Cells) -> Table | None:
         row(name, duration(one.get("seconds")), ("earlier run, kept" if one.get("cached") else "this run") + _how(one))
         for name, one in ran.items()
     ]
-    return (
-        Table((Column("stage", words=True), Column("time"), Column("result")), tuple(rows), "Stages") if ran else None
-    )
+    return Table((words("stage"), Column("time"), Column("result")), rows, "Stages") if ran else None
 
 
 def _how(stage: Mapping[str, Any]) -> str:
@@ -220,13 +216,13 @@ def exposure(cell: Cells) -> Table | None:
     ]
     rows.append(row("difference", apart("auroc"), "", apart("accuracy"), kind="mean"))
     columns = (
-        Column("", words=True), Column("validation\nAUROC"), Column("by score"), Column("validation\naccuracy"),
+        words(""), Column("validation\nAUROC"), Column("by score"), Column("validation\naccuracy"),
     )  # fmt: skip
     note = (
         f"Percent, on {told['images']} validation images, against {', '.join(told['sets'])}; each by its own best "
         "score there. [95% confidence interval.] A run that exposure made worse here says so in its first lines."
     )
-    return Table(columns, tuple(rows), "With and without exposure", (note,))
+    return Table(columns, rows, "With and without exposure", (note,))
 
 
 # Many runs -----------------------------------------------------------------------------------------------------------
@@ -247,11 +243,11 @@ def _labels(rows: Rows) -> list[tuple[Column, list[Cell]]]:
     """The settings that rows differ in, a column each."""
     return [
         (
-            Column(heading, words=True, name=key),
+            words(heading, key),
             [Cell(override(one["cell"][key]) if key in one["cell"] else MISSING) for one in rows],
         )
         for key, heading in headings(rows).items()
-    ] or [(Column("setting", words=True), [Cell(setting({}))] * len(rows))]
+    ] or [(words("setting"), [Cell(setting({}))] * len(rows))]
 
 
 def _figures(rows: Rows) -> list[tuple[Column, list[Cell]]]:
@@ -287,7 +283,7 @@ def _runs(rows: Rows) -> tuple[Column, list[Cell]]:
 
 
 def _headline(rows: Rows) -> tuple[Column, list[Cell]]:
-    return Column("score", words=True), [Cell(headline_names(one)) for one in rows]
+    return words("score"), [Cell(headline_names(one)) for one in rows]
 
 
 def matrix(rows: Rows) -> Table:
@@ -325,7 +321,7 @@ def differences(rows: Rows) -> Table | None:
     if len(set(baselines)) == 1:
         title += f" {baselines[0]}"
     else:
-        columns.append((Column("baseline", words=True), [Cell(text) for text in baselines]))
+        columns.append((words("baseline"), [Cell(text) for text in baselines]))
     return _table(columns, title, ["Points of percent.", DIFFERENCE_NOTE])
 
 

@@ -1,11 +1,11 @@
 """One model for every table of results: built once, laid out by renderers that know nothing of what it shows."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import takewhile
 from typing import Any
 
-__all__ = ["MISSING", "Cell", "Column", "Row", "Table", "row"]
+__all__ = ["MISSING", "Cell", "Column", "Row", "Table", "row", "words"]
 
 #: Stands where there is no figure.
 MISSING = "—"
@@ -39,6 +39,11 @@ class Column:
         return " ".join(f"{self.heading} {self.small}".split())
 
 
+def words(heading: str, name: str = "") -> Column:
+    """A column of words."""
+    return Column(heading, words=True, name=name)
+
+
 @dataclass(frozen=True)
 class Cell:
     """What stands in a cell.
@@ -62,7 +67,7 @@ class Row:
     """Cells, and what is to be seen at once: "block" is a heading over the rows that follow it, "mean" sums them up,
     "headline" is the one that counts, "below" one that fails."""
 
-    cells: tuple[Cell, ...]
+    cells: Sequence[Cell]
     kind: str = ""
 
 
@@ -78,10 +83,10 @@ class Table:
     Texts may hold anything: a renderer neutralises what its medium would take for an instruction.
     """
 
-    columns: tuple[Column, ...]
-    rows: tuple[Row, ...]
+    columns: Sequence[Column]
+    rows: Sequence[Row]
     title: str = ""
-    notes: tuple[str, ...] = ()
+    notes: Sequence[str] = ()
 
     @property
     def labels(self) -> int:
@@ -116,14 +121,14 @@ class Table:
 
     def merged(self) -> "Table":
         """The same with the columns that name a row in one."""
-        rows = tuple(Row((Cell(self.name_of(one)), *one.cells[self.labels :]), one.kind) for one in self.rows)
+        rows = [Row((Cell(self.name_of(one)), *one.cells[self.labels :]), one.kind) for one in self.rows]
         return replace(self, columns=(Column("", words=True), *self.columns[self.labels :]), rows=rows)
 
     def without(self, priority: int) -> "Table":
         """The same without the columns of this priority and of greater numbers."""
         kept = [index for index, column in enumerate(self.columns) if column.priority < priority]
-        rows = tuple(replace(one, cells=tuple(one.cells[i] for i in kept if i < len(one.cells))) for one in self.rows)
-        return replace(self, columns=tuple(self.columns[i] for i in kept), rows=rows)
+        rows = [replace(one, cells=[one.cells[i] for i in kept if i < len(one.cells)]) for one in self.rows]
+        return replace(self, columns=[self.columns[i] for i in kept], rows=rows)
 
     def noted(self, bold: str = "Bold") -> str:
         """What stands below it, with the meaning of the mark that the best cells carry."""

@@ -8,29 +8,10 @@ from typing import Any
 from kood.text import clean
 
 __all__ = [
-    "COLUMNS",
-    "INTERVAL_NOTE",
-    "SMOKE",
-    "accuracy_note",
-    "all_notes",
-    "all_warnings",
-    "by_reason",
-    "duration",
-    "headings",
-    "headline_names",
-    "mean_std",
-    "number",
-    "origin",
-    "override",
-    "percent",
-    "sets",
-    "setting",
-    "short_keys",
-    "signed",
-    "threshold_meaning",
-    "validation_note",
-    "with_interval",
-]
+    "COLUMNS", "INTERVAL_NOTE", "SMOKE", "accuracy_note", "all_notes", "all_warnings", "by_reason", "duration",
+    "headings", "headline_names", "mean_std", "number", "origin", "override", "percent", "sets", "setting",
+    "short_keys", "signed", "threshold_meaning", "validation_note", "with_interval",
+]  # fmt: skip
 
 #: Metric key -> (name, qualifier), in the order in which they are printed.
 COLUMNS = {

@@ -61,7 +61,7 @@ def test_where_there_is_no_room_columns_go_then_labels_merge_then_rows_are_lists
 
 
 def test_a_list_has_every_figure_under_the_name_of_its_row(capture):
-    lines = capture(lambda console: print_table(console, table_of()), width=16).splitlines()
+    lines = [line.rstrip() for line in capture(lambda console: print_table(console, table_of()), width=16).splitlines()]
     assert lines[1:7] == ["name one, second", "label b", "  AUROC (OOD):", "  91.2±0.4*", "  FPR: 9.0", "  seconds: 1"]
     assert lines[7] == "name two"
 
