@@ -105,14 +105,11 @@ def _facts(one: Finding, several: bool) -> Table:
 
 
 def _surprising(images: Sequence[Seen]) -> Table:
-    columns = (
-        words("image"), words("taken for"), Column("OOD score"), Column("p-value"),
-        Column("flagged"),
-    )  # fmt: skip
-    rows = tuple(
+    columns = (words("image"), words("taken for"), *map(Column, ("OOD score", "p-value", "flagged")))
+    rows = [
         row(one.image, one.class_name, f"{one.ood_score:.4g}", f"{one.p_value:.3g}", "yes" if one.is_ood else "no")
         for one in images
-    )
+    ]
     return Table(columns, rows, "Most surprising")
 
 

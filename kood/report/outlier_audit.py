@@ -107,7 +107,7 @@ def lines(audit: Mapping[str, Any]) -> list[str]:
 
 
 def _summary(audit: Mapping[str, Any]) -> Table:
-    columns = (words("question"), words("answer"), words("figures"))
+    columns = (words("question"), Column("answer", words=True, strong=True), words("figures"))
     return Table(columns, [row(*texts) for texts in summary(audit)], TITLE)
 
 

@@ -239,51 +239,52 @@ _FIGURES = (
 _APART = (("ID acc", ("id", "accuracy")), ("near AUROC", ("near", "auroc")), ("far AUROC", ("far", "auroc")))
 
 
-def _labels(rows: Rows) -> list[tuple[Column, list[Cell]]]:
+#: A column and its cells, one for each row.
+_Filled = tuple[Column, list[Cell]]
+
+
+def _labels(rows: Rows) -> list[_Filled]:
     """The settings that rows differ in, a column each."""
-    return [
-        (
-            words(heading, key),
-            [Cell(override(one["cell"][key]) if key in one["cell"] else MISSING) for one in rows],
-        )
+    found = [
+        (words(heading, key), [Cell(override(one["cell"][key]) if key in one["cell"] else MISSING) for one in rows])
         for key, heading in headings(rows).items()
-    ] or [(words("setting"), [Cell(setting({}))] * len(rows))]
+    ]
+    return found or [(words("setting"), [Cell(setting({}))] * len(rows))]
 
 
-def _figures(rows: Rows) -> list[tuple[Column, list[Cell]]]:
-    found = []
-    for heading, (part, metric), more, priority in _FIGURES:
-        own = [one.get(part, {}).get(metric) for one in rows]
-        cells = [Cell(mean_std(figure, len(one["seeds"])), figure) for figure, one in zip(own, rows, strict=True)]
-        column = Column(
-            heading, more_is_better=more, priority=priority, name=f"{part}_{metric}", parts=("mean", "std")
-        )  # fmt: skip
-        found.append((column, cells))
-    return found
-
-
-def _apart(rows: Rows) -> list[tuple[Column, list[Cell]]]:
-    parts = ("mean", "low", "high", "positive", "significant")
-    found = []
-    for heading, (part, metric) in _APART:
-        own = [((one.get("difference") or {}).get(part) or {}).get(metric) for one in rows]
-        column = Column(f"{heading}\n- baseline", name=f"{part}_{metric}_difference", parts=parts)
-        found.append((column, [Cell(signed(one), one) for one in own]))
-    return found
-
-
-def _table(columns: Sequence[tuple[Column, list[Cell]]], title: str = "", notes: Sequence[str] = ()) -> Table:
-    rows = tuple(Row(cells) for cells in zip(*(cells for _, cells in columns), strict=True))
-    return Table(tuple(column for column, _ in columns), rows, title, tuple(notes))
-
-
-def _runs(rows: Rows) -> tuple[Column, list[Cell]]:
+def _runs(rows: Rows) -> _Filled:
     seeds = [Cell(str(len(one["seeds"])), " ".join(map(str, one["seeds"]))) for one in rows]
     return Column("n", name="seeds"), seeds
 
 
-def _headline(rows: Rows) -> tuple[Column, list[Cell]]:
+def _headline(rows: Rows) -> _Filled:
     return words("score"), [Cell(headline_names(one)) for one in rows]
+
+
+def _figures(rows: Rows) -> list[_Filled]:
+    found = []
+    for heading, (part, metric), more, spare in _FIGURES:
+        column = Column(
+            heading, more_is_better=more, priority=spare, name=f"{part}_{metric}", parts=("mean", "std")
+        )  # fmt: skip
+        own = [one.get(part, {}).get(metric) for one in rows]
+        found.append((column, [Cell(mean_std(of, len(one["seeds"])), of) for of, one in zip(own, rows, strict=True)]))
+    return found
+
+
+def _apart(rows: Rows) -> list[_Filled]:
+    parts = ("mean", "low", "high", "positive", "significant")
+    found = []
+    for heading, (part, metric) in _APART:
+        column = Column(f"{heading}\n- baseline", name=f"{part}_{metric}_difference", parts=parts)
+        own = [((one.get("difference") or {}).get(part) or {}).get(metric) for one in rows]
+        found.append((column, [Cell(signed(one), one) for one in own]))
+    return found
+
+
+def _table(filled: Sequence[_Filled], title: str = "", notes: Sequence[str] = ()) -> Table:
+    columns, cells = zip(*filled, strict=True)
+    return Table(columns, [Row(one) for one in zip(*cells, strict=True)], title, notes)
 
 
 def matrix(rows: Rows) -> Table:

@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import cached_property
 from itertools import takewhile
 from typing import Any
 
@@ -19,6 +20,7 @@ class Column:
         heading: Its lines.
         small: What stands under the heading, in small letters where there are any.
         words: Words, which stand at the left and may be folded; figures stand at the right and are never broken.
+        strong: Words to be read first.
         priority: Where there is no room for all columns, those of the greatest number go first; 0 stays.
         more_is_better: Which figure of the column is the best; None where none is.
         name: What it is called in a file for programs; its heading where not given.
@@ -28,6 +30,7 @@ class Column:
     heading: str
     small: str = ""
     words: bool = False
+    strong: bool = False
     priority: int = 0
     more_is_better: bool | None = None
     name: str = ""
@@ -93,7 +96,7 @@ class Table:
         """How many of the first columns hold words: together they name a row."""
         return len(list(takewhile(lambda column: column.words, self.columns)))
 
-    @property
+    @cached_property
     def best(self) -> list[list[bool]]:
         """Which cells of each row are the best of their column.
 
