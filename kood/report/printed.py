@@ -70,19 +70,6 @@ def print_cell(console: Console, cell: Mapping[str, Any]) -> None:
             say(console, text)
 
 
-def _print_incomplete(console: Console, rows: Sequence[Mapping[str, Any]]) -> None:
-    for row in rows:
-        runs = len(row["seeds"])
-        found: dict[str, int] = {}
-        for figures in row["scores"].values():
-            for dataset, metrics in figures.items():
-                n = max((one["n"] for one in metrics.values()), default=0)
-                found[dataset] = max(found.get(dataset, 0), n)
-        for dataset, n in found.items():
-            if n < runs and dataset not in ("near", "far"):
-                say(console, f"{setting(row['cell'])}: {dataset} has figures in {n} of {runs} runs.", "yellow")
-
-
 def print_matrix(console: Console, report: Mapping[str, Any]) -> None:
     """Prints the results of a matrix: warnings, one row for each setting over its seeds, and what failed.
 
@@ -100,7 +87,6 @@ def print_matrix(console: Console, report: Mapping[str, Any]) -> None:
         if apart:
             console.print()
             print_table(console, apart)
-        _print_incomplete(console, rows)
     else:
         say(console, "No cell finished.", "bold red")
     failed = [f"{setting(one['cell'])}: {one['error']}" for one in report.get("failed", [])]

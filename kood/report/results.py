@@ -300,7 +300,22 @@ def matrix(rows: Rows) -> Table:
     notes += [f"Headline score: {name}." for name in chosen if len(chosen) == 1]
     notes.append("FPR@95: ID flagged when 95% of OOD is caught.")
     own = [_headline(rows)] if len(chosen) > 1 else []
-    return _table([*_labels(rows), _runs(rows), *_figures(rows), *own], notes=notes)
+    return _table([*_labels(rows), _runs(rows), *_figures(rows), *own], notes=[*notes, *_incomplete(rows)])
+
+
+def _incomplete(rows: Rows) -> list[str]:
+    """Which sets not all runs of a row have figures of."""
+    told = []
+    for one in rows:
+        found: dict[str, int] = {}
+        for figures in one["scores"].values():
+            for name in figures.keys() - {"near", "far"}:
+                found[name] = max(found.get(name, 0), *(of["n"] for of in figures[name].values()), 0)
+        few = {name: n for name, n in sorted(found.items()) if n < len(one["seeds"])}
+        told += [
+            f"{setting(one['cell'])}: {name} has figures in {n} of {len(one['seeds'])} runs." for name, n in few.items()
+        ]
+    return told
 
 
 def differences(rows: Rows) -> Table | None:

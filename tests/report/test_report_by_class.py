@@ -122,12 +122,3 @@ def test_below_is_an_interval_that_leaves_out_the_promise():
         {"accepted_interval": [0.8, 0.95]}, 0.95
     )
     assert not is_below({}, 0.95) and not is_below({"accepted_interval": [0.1, 0.2]}, None)
-
-
-@pytest.mark.parametrize("name", ["[red]x[/red]", ":smile:", "<b>", "a\x1b[31mb"])
-def test_names_are_names(cell, capture, name):
-    cell["classes"] = classes(2)
-    cell["classes"][0]["name"] = name
-    text = capture(lambda console: print_cell(console, cell))
-    assert "\x1b" not in text and ("\x1b" in name or name in text)
-    assert "<b>" not in page(cell)

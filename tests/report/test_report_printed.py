@@ -160,7 +160,8 @@ def test_headline_scores_that_differ_and_datasets_that_lack(new_cell, capture):
         del score["letters"]
     text = capture(lambda console: print_matrix(console, {"recipe": "r", "cells": cells}), width=120)
     assert "msp, energy" in text
-    assert "head a: letters has figures in 1 of 2 runs." in text
+    assert "head a: letters has figures in 1 of 2 runs." in " ".join(text.split())
+    assert "head a: letters has figures in 1 of 2 runs." in page({"recipe": "r", "cells": cells})
 
 
 def test_a_run_missing_in_a_mean_is_told(new_cell, capture):

@@ -11,7 +11,20 @@ from kood.report.html import render, write
 from kood.report.tables import Cell, Column, Table, row
 from kood.report.terminal import print_table
 
-NASTY = ("=1+1", "+1", "-1", "@x", "a|b", "[red]x[/red]", "<script>", "a\x1b[31mb", r"\input{x}$&_^~%#", "two\nlines")
+NASTY = (
+    ":smile:",
+    "[/]",
+    "=1+1",
+    "+1",
+    "-1",
+    "@x",
+    "a|b",
+    "[red]x[/red]",
+    "<script>",
+    "a\x1b[31mb",
+    r"\input{x}$&_^~%#",
+    "two\nlines",
+)
 
 
 def table_of(name="one", second="b"):
