@@ -5,7 +5,7 @@ import signal
 import sys
 import time
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
 import typer
 
@@ -298,11 +298,14 @@ def compare(
     to: Annotated[
         Path | None, typer.Option(metavar="FOLDER|FILE", help="Write compare.md, .tex and .csv there, or one of them.")
     ] = None,
+    form: Annotated[
+        Literal["table", "markdown", "latex", "csv"], typer.Option("--format", help="How to print them.")
+    ] = "table",
 ) -> None:
     """Lay finished runs side by side, with paired differences and how sure they are."""
     from kood.compare import compare_runs
 
-    compare_runs(runs, baseline=baseline, score=score, to=to)
+    compare_runs(runs, baseline=baseline, score=score, to=to, form=form)
 
 
 @app.command()

@@ -4,30 +4,27 @@ What a run's folder holds may come from a stranger: it is read as JSON and as pl
 with everything neutralised that a terminal, Markdown or LaTeX would take for an instruction.
 """
 
-import csv
-import io
 import json
-import math
 import zipfile
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path, PurePosixPath
-from typing import Any
+from typing import Annotated, Any
 
 import numpy as np
+from pydantic import BaseModel, Field, ValidationError
 from rich.console import Console
 
 import kood
 from kood import process, report
 from kood.errors import UserError
 from kood.registry import nearest
-from kood.report.table import DIFFERENCE_COLUMNS, MATRIX_COLUMNS
-from kood.report.wording import headline_names, mean_std, setting, signed
-from kood.runs import write_atomically
+from kood.report.formats import ENDINGS, FORMATS
+from kood.report.results import comparison
+from kood.report.tables import Table
+from kood.report.wording import setting
 from kood.text import clean
 
 __all__ = ["compare_runs"]
-
-FORMATS = ("md", "tex", "csv")
 
 
 def compare_runs(
@@ -36,6 +33,7 @@ def compare_runs(
     baseline: str | None = None,
     score: str | None = None,
     to: Path | None = None,
+    form: str = "table",
     console: Console | None = None,
 ) -> list[dict[str, Any]]:
     """Prints the runs' table and writes it where asked.
@@ -45,6 +43,7 @@ def compare_runs(
         baseline: The row that the others are compared with: its name as printed, or a part that no other row has.
         score: One score for all rows; each has its own headline score where not given.
         to: A folder for compare.md, compare.tex and compare.csv, or one file that ends so.
+        form: How it is printed: "table", or as one of `kood.report.formats.FORMATS`.
         console: Where to print.
 
     Returns:
@@ -77,9 +76,12 @@ def compare_runs(
         if row["difference"]:
             row["difference"] = {**row["difference"], "baseline": _shown(base["cell"])}
     if to is not None:
-        _write(to, shown)
-    title = "Comparison" if score is None else f"Comparison by {score}"
-    report.print_matrix(console, {"recipe": title, "kood": kood.__version__, "table": shown})
+        _write(to, comparison(shown))
+    if form in FORMATS:
+        console.file.write(FORMATS[form](comparison(shown)))  # As it is: broken at a width it would be no table.
+    else:
+        title = "Comparison" if score is None else f"Comparison by {score}"
+        report.print_matrix(console, {"recipe": title, "kood": kood.__version__, "table": shown})
     return rows
 
 
@@ -113,35 +115,36 @@ def _cells(folder: Path, name: str) -> list[dict[str, Any]]:
     return [{**cell, "cell": {"run": name, **(cell.get("cell") or {})}, "folder": folder} for cell in cells]
 
 
+_Figure = Annotated[float, Field(allow_inf_nan=False)]
+
+
+class _Inside(BaseModel, strict=True):
+    accuracy: _Figure
+
+
+class _Sets(BaseModel, strict=True):
+    test: dict[str, Any]
+
+
+class _Result(BaseModel, strict=True):
+    """What a comparison needs of a cell."""
+
+    scores: Annotated[dict[str, dict[str, dict[str, _Figure | None]]], Field(min_length=1)]
+    headline_score: str
+    id: _Inside
+    datasets: dict[str, dict[str, Any]]
+    id_sets: _Sets
+    seeds: list[int]
+    cell: dict[str, str] | None = None
+
+
 def _missing(cell: Any) -> str | None:
     """What a comparison needs of a cell and does not find."""
-    if not isinstance(cell, dict):
-        return "the result"
-    scores, sets, seeds = cell.get("scores"), cell.get("datasets"), cell.get("seeds")
-    inside, id_sets, labels = cell.get("id"), cell.get("id_sets"), cell.get("cell") or {}
-    checks = {
-        "scores": _figures(scores),
-        "headline_score": isinstance(scores, dict) and cell.get("headline_score") in list(scores),
-        "id": isinstance(inside, dict) and _is_figure(inside.get("accuracy")),
-        "datasets": isinstance(sets, dict) and all(isinstance(one, dict) for one in sets.values()),
-        "id_sets": isinstance(id_sets, dict) and isinstance(id_sets.get("test"), dict),
-        "seeds": isinstance(seeds, list) and all(isinstance(seed, int) for seed in seeds),
-        "cell": isinstance(labels, dict) and all(isinstance(value, str) for value in labels.values()),
-    }
-    return next((name for name, holds in checks.items() if not holds), None)
-
-
-def _is_figure(value: Any) -> bool:
-    return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
-
-
-def _figures(scores: Any) -> bool:
-    if not isinstance(scores, dict) or not scores or not all(isinstance(of, dict) for of in scores.values()):
-        return False
-    metrics = [one for of in scores.values() for one in of.values()]
-    if not all(isinstance(one, dict) for one in metrics):
-        return False
-    return all(value is None or _is_figure(value) for one in metrics for value in one.values())
+    try:
+        found = _Result.model_validate(cell)
+    except ValidationError as error:
+        return str((*error.errors()[0]["loc"], "the result")[0])
+    return None if found.headline_score in found.scores else "headline_score"
 
 
 def _scores_of(cells: Sequence[Mapping[str, Any]]) -> Callable[[Mapping[str, Any]], dict[str, np.ndarray] | None]:
@@ -199,88 +202,11 @@ def _baseline(rows: Sequence[dict[str, Any]], wanted: str | None) -> dict[str, A
     return found[0]
 
 
-# Files ---------------------------------------------------------------------------------------------------------------
-
-
-def _write(to: Path, rows: Sequence[Mapping[str, Any]]) -> None:
-    makers = {"md": _markdown, "tex": _latex, "csv": _csv}
+def _write(to: Path, table: Table) -> None:
     ending = to.suffix.removeprefix(".").lower()
-    files = {ending: to} if ending in FORMATS else {one: to / f"compare.{one}" for one in FORMATS}
+    files = {ending: to} if ending in ENDINGS else {one: to / f"compare.{one}" for one in ENDINGS}
     try:
         for one, file in files.items():
-            file.parent.mkdir(parents=True, exist_ok=True)
-            write_atomically(file, makers[one](rows).encode("utf-8"))
+            report.write_text(file, ENDINGS[one](table))
     except OSError as error:
         raise UserError(f"--to {clean(to)}: cannot write there: {error.strerror}") from error
-
-
-def _lines(rows: Sequence[Mapping[str, Any]]) -> tuple[list[str], list[list[str]]]:
-    """Headings and cells, in percent, as text."""
-    heads = ["run", "n", "score", *(" ".join(h.split()) for h, _, _ in (*MATRIX_COLUMNS, *DIFFERENCE_COLUMNS))]
-    lines = []
-    for row in rows:
-        runs = len(row["seeds"])
-        figures = [mean_std(row.get(part, {}).get(metric), runs) for _, (part, metric), _ in MATRIX_COLUMNS]
-        apart = row["difference"] or {}
-        figures += [signed((apart.get(part) or {}).get(metric)) for _, part, metric in DIFFERENCE_COLUMNS]
-        lines.append([row["cell"]["run"], str(runs), headline_names(row), *figures])
-    return heads, lines
-
-
-_MARKDOWN = str.maketrans({sign: f"\\{sign}" for sign in "\\`*_{}[]()#+!|~"} | {"<": "&lt;", ">": "&gt;", "&": "&amp;"})
-_LATEX = str.maketrans(
-    {sign: f"\\{sign}" for sign in "&%$#_{}"}
-    | {"~": r"\textasciitilde{}", "^": r"\textasciicircum{}", "\\": r"\textbackslash{}", "<": r"\textless{}",
-       ">": r"\textgreater{}", "±": r"$\pm$", "‡": r"$\ddagger$", "—": "--", "|": r"\textbar{}", "\"": "''"}
-)  # fmt: skip
-
-
-def _markdown(rows: Sequence[Mapping[str, Any]]) -> str:
-    heads, lines = _lines(rows)
-    words = 3  # The first columns hold names; figures need no escaping, and would not be read with it.
-    table = [heads, ["---"] * words + ["---:"] * (len(heads) - words)]
-    table += [[cell.translate(_MARKDOWN) if i in (0, 2) else cell for i, cell in enumerate(line)] for line in lines]
-    return "".join(f"| {' | '.join(line)} |\n" for line in table) + f"\nPercent. {report.DIFFERENCE_NOTE}\n"
-
-
-def _latex(rows: Sequence[Mapping[str, Any]]) -> str:
-    heads, lines = _lines(rows)
-    body = [[cell.translate(_LATEX) for cell in line] for line in [heads, *lines]]
-    written = [" & ".join(line) + r" \\" for line in body]
-    return "\n".join(
-        [
-            f"% {report.DIFFERENCE_NOTE} Needs the package booktabs.",
-            rf"\begin{{tabular}}{{lrl{'r' * (len(heads) - 3)}}}",
-            r"\toprule", written[0], r"\midrule", *written[1:], r"\bottomrule", r"\end{tabular}", "",
-        ]
-    )  # fmt: skip
-
-
-def _csv(rows: Sequence[Mapping[str, Any]]) -> str:
-    """Fractions, unrounded."""
-    out = io.StringIO()
-    table = csv.writer(out, lineterminator="\n")
-    figures = [(part, metric) for _, (part, metric), _ in MATRIX_COLUMNS]
-    apart = [(part, metric) for _, part, metric in DIFFERENCE_COLUMNS]
-    of_difference = ("mean", "low", "high", "positive", "significant")
-    table.writerow(
-        ["run", "seeds", "score"]
-        + [f"{part}_{metric}_{which}" for part, metric in figures for which in ("mean", "std")]
-        + [f"{part}_{metric}_difference_{which}" for part, metric in apart for which in of_difference]
-    )
-    for row in rows:
-        line: list[Any] = [_inert(row["cell"]["run"]), " ".join(map(str, row["seeds"])), _inert(headline_names(row))]
-        line += [
-            (row.get(part, {}).get(metric) or {}).get(which) for part, metric in figures for which in ("mean", "std")
-        ]
-        one = row["difference"] or {}
-        line += [
-            ((one.get(part) or {}).get(metric) or {}).get(which) for part, metric in apart for which in of_difference
-        ]
-        table.writerow(line)
-    return out.getvalue()
-
-
-def _inert(text: str) -> str:
-    """A name that no spreadsheet takes for a formula."""
-    return f"'{text}" if text[:1] in ("=", "+", "-", "@") else text

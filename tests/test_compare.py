@@ -17,7 +17,7 @@ from kood import metrics, report
 from kood.compare import compare_runs
 from kood.errors import UserError
 from kood.intervals import auroc_interval, paired_difference
-from kood.report.table import print_matrix
+from kood.report import print_matrix
 
 SETS = {"cats": ("near", 40), "dogs": ("near", 30), "static": ("far", 25)}
 
@@ -208,7 +208,10 @@ def test_files_hold_the_table(saved, tmp_path):
     assert len({line.count(" | ") for line in lines[:4]}) == 1 and lines[2].startswith("| one | 3 | msp |")
     assert read["tex"].count(r"\\") == 3 and r"\toprule" in read["tex"] and r"$\ddagger$" in read["tex"]
     quietly(one, to=tmp_path / "one.tex")
-    assert (tmp_path / "one.tex").read_text().startswith("% Differences") and not (tmp_path / "one.csv").exists()
+    assert (
+        re.match("% .*Differences are paired", (tmp_path / "one.tex").read_text())
+        and not (tmp_path / "one.csv").exists()
+    )
     (tmp_path / "file").write_text("")
     with pytest.raises(UserError, match="cannot write there"):
         quietly(one, to=tmp_path / "file" / "compare.md")
@@ -231,6 +234,14 @@ def test_names_from_a_stranger_are_neutralised(saved, tmp_path):
     named = saved("=cmd", {})
     quietly(named, to=tmp_path / "formula.csv")
     assert (tmp_path / "formula.csv").read_text().splitlines()[1].startswith("'=cmd,")
+
+
+@pytest.mark.parametrize("form", ["markdown", "latex", "csv"])
+def test_a_format_is_printed_as_it_is_written_whatever_the_width(saved, tmp_path, form):
+    runs, out = [saved("one", *seeds()), saved("other", *seeds(lift=3.0))], io.StringIO()
+    compare_runs(runs, console=Console(file=out, width=40), form=form, to=tmp_path / "out")
+    ending = {"markdown": "md", "latex": "tex"}.get(form, form)
+    assert out.getvalue() == (tmp_path / "out" / f"compare.{ending}").read_text() != ""
 
 
 def test_the_command_answers_without_keras(saved):
@@ -261,9 +272,23 @@ def test_a_matrix_pairs_rows_that_differ_in_the_baselines_labels_alone(saved):
     out = io.StringIO()
     rows = [{**row, "difference": one} for row, one in zip(report.aggregate(cells), apart, strict=True)]
     print_matrix(Console(file=out, width=150), {"recipe": "run", "table": rows})
-    assert "head cosface, outliers noise" in out.getvalue() and "Against the baseline" in out.getvalue()
+    paired = out.getvalue().split("Against the baseline outliers none")[1]
+    assert re.search(r"^cosface +noise +[+-]", paired, re.MULTILINE) and "none" not in paired
     page = report.html.page({"recipe": "run", "cells": cells, "table": rows})
-    assert "Against the baseline" in page and "‡" in page
+    assert "Against the baseline outliers none" in page and "‡" in page
+
+
+def test_baselines_that_are_not_the_same_stand_beside_each_row(saved):
+    run = saved("run", *(one for i in range(3) for one in seeds({"weight": str(i)}, lift=1.0 + i)))
+    cells = json.loads((run / "report.json").read_text())["cells"]
+    apart = report.differences(cells, lambda own: {"weight": str(max(0, int(own["weight"]) - 1))}, lambda _: None)
+    rows = [{**row, "difference": one} for row, one in zip(report.aggregate(cells), apart, strict=True)]
+    out = io.StringIO()
+    print_matrix(Console(file=out, width=150), {"recipe": "run", "table": rows})
+    heads, _, *lines = out.getvalue().split("Against the baseline\n")[1].splitlines()[1:5]
+    assert heads.split()[-1] == "baseline" and [(line.split()[0], line.split()[-1]) for line in lines] == [
+        ("1", "0"), ("2", "1"),
+    ]  # fmt: skip
 
 
 def test_cells_measured_on_other_images_are_not_paired(saved):

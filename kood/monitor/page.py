@@ -7,8 +7,6 @@ from typing import Any
 
 import numpy as np
 from rich.console import Console
-from rich.table import Table
-from rich.text import Text
 
 from kood import report
 from kood.conformal import rate_interval
@@ -18,8 +16,9 @@ from kood.monitor.judge import Finding, Watched
 from kood.monitor.stream import Seen
 from kood.report.behaviour import thumbnail
 from kood.report.drawing import BLUE, GREY, VERMILION, draw
-from kood.report.fragments import escaped, figure, row, table, thumbnails
-from kood.report.html import shell
+from kood.report.html import render
+from kood.report.tables import Column, Table, row, words
+from kood.report.terminal import print_table, say
 from kood.text import clean
 
 __all__ = ["as_data", "print_findings", "verdict", "write_page"]
@@ -88,8 +87,9 @@ def _finite(value: float, otherwise: float) -> float:
     return value if math.isfinite(value) else otherwise
 
 
-def _facts(found: Drift) -> dict[str, str]:
+def _facts(one: Finding, several: bool) -> Table:
     """The figures behind a verdict, in words."""
+    found = one.drift
     low, high = found.interval
     facts = {
         "images": f"{found.images:,}",
@@ -100,7 +100,17 @@ def _facts(found: Drift) -> dict[str, str]:
     }
     if found.tied:
         facts["at the threshold"] = f"{found.tied:,}; accepted, and for the tests their order is drawn"
-    return facts
+    rows = [row(*fact) for fact in facts.items()]
+    return Table((words(""), words("")), rows, one.name if several else "")
+
+
+def _surprising(images: Sequence[Seen]) -> Table:
+    columns = (words("image"), words("taken for"), *map(Column, ("OOD score", "p-value", "flagged")))
+    rows = [
+        row(one.image, one.class_name, f"{one.ood_score:.4g}", f"{one.p_value:.3g}", "yes" if one.is_ood else "no")
+        for one in images
+    ]
+    return Table(columns, rows, "Most surprising")
 
 
 def _left_out(watched: Watched) -> list[str]:
@@ -115,51 +125,30 @@ def _left_out(watched: Watched) -> list[str]:
 
 def print_findings(console: Console, watched: Watched, level: float, most: int) -> None:
     """Prints the verdict and the most surprising images."""
-    console.print(Text(verdict(watched, level), "bold red" if watched.drifts(level) else "bold"))
+    say(console, verdict(watched, level), "bold red" if watched.drifts(level) else "bold")
     for one in watched.findings:
-        facts = Table(box=None, show_header=False, pad_edge=False)
-        if len(watched.findings) > 1:
-            facts.title, facts.title_justify = Text(clean(one.name)), "left"
-        for name, value in _facts(one.drift).items():
-            facts.add_row(name, value)
-        console.print(facts)
+        print_table(console, _facts(one, len(watched.findings) > 1))
     for told in _left_out(watched):
-        console.print(Text(clean(f"left out: {told}")), soft_wrap=True)
-    table = Table(title="Most surprising", title_justify="left")
-    for heading in ("image", "taken for", "OOD score", "p-value", "flagged"):
-        table.add_column(heading, overflow="fold")  # Cut off, two long names would be one.
-    for image in surprising(watched.seen, most):
-        table.add_row(
-            Text(clean(image.image)), Text(clean(image.class_name)), f"{image.ood_score:.4g}", f"{image.p_value:.3g}",
-            "yes" if image.is_ood else "no",
-        )  # fmt: skip
+        say(console, f"left out: {told}", whole=True)
     if most:
-        console.print(table)
+        print_table(console, _surprising(surprising(watched.seen, most)))
     for message in watched.unread:
-        console.print(Text(clean(message)), soft_wrap=True)
+        say(console, message, whole=True)
 
 
 def write_page(path: Path, name: str, watched: Watched, level: float, most: int) -> None:
     """Writes the findings as one HTML page that needs no network."""
-    shown = thumbnails(_extreme(one) for one in surprising(watched.seen, most))
-    left_out = "".join(f"<li>{escaped(told)}</li>" for told in _left_out(watched))
-    parts = []
-    for one in watched.findings:
-        rows = [row(escaped(label), [escaped(value)]) for label, value in _facts(one.drift).items()]
-        heading = f"<h2>{escaped(one.name)}</h2>" if len(watched.findings) > 1 else ""
-        drawn = figure(
-            _rates(one.drift, one.seen), "Share of flagged images over the stream",
-            "Each point is one stretch of the stream with its 95% interval; the line is the share that is expected.",
-        )  # fmt: skip
-        parts.append(heading + table(["", ""], rows) + drawn)
-    body = (
-        f'<div class="warnings"><p><strong>{escaped(verdict(watched, level))}</strong></p></div>'
-        + "".join(parts)
-        + (f"<p>Left out:</p><ul>{left_out}</ul>" if left_out else "")
-        + f"<h2>Most surprising images</h2>{shown}"
+    several = len(watched.findings) > 1
+    html = render(
+        "monitor.html",
+        recipe=name,
+        about="",
+        verdict=verdict(watched, level),
+        findings=[(_facts(one, several), _rates(one.drift, one.seen)) for one in watched.findings],
+        left_out=_left_out(watched),
+        shown=[_extreme(one) for one in surprising(watched.seen, most)],
     )
-    footer = "A p-value of the stream says how often chance alone would look like this; see kood's README."
-    report.write_text(path, shell(f"{name} · kood monitor", "kood · what a deployed model met", name, "", body, footer))
+    report.write_text(path, html)
 
 
 def _extreme(one: Seen) -> tuple[bytes | None, str]:
@@ -202,4 +191,4 @@ def _rates(found: Drift, seen: Sequence[Seen]) -> bytes:
             axes.axvline(found.since, color=VERMILION, lw=1.1)
         axes.set(xlabel="image", ylabel="flagged, %", ylim=(0, None), xlim=(0, len(flags)))
 
-    return draw(7.2, 2.6, paint, "svg")
+    return draw(7.2, 2.6, paint)

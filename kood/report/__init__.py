@@ -5,8 +5,8 @@ from kood.report.behaviour import Behaviour, Extreme
 from kood.report.files import strict, write_json, write_text
 from kood.report.html import write, write_figures
 from kood.report.paired import DIFFERENCE_NOTE, differences, different_images, intervals, score_arrays
+from kood.report.printed import print_cell, print_matrix
 from kood.report.progress import StageProgress, fit_callback
-from kood.report.table import print_cell, print_matrix
 
 __all__ = [
     "DIFFERENCE_NOTE", "Behaviour", "Extreme", "StageProgress", "aggregate", "different_images", "differences",

@@ -1,4 +1,4 @@
-"""Figures of the audit of an outlier set, as SVG or PNG bytes."""
+"""Figures of the audit of an outlier set, as SVG."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -18,15 +18,14 @@ SET_NAMES = {
 }
 
 
-def neighbour_distances(diversity: Mapping[str, Any], *, kind: str = "svg") -> bytes:
+def neighbour_distances(diversity: Mapping[str, Any]) -> bytes:
     """Histograms of the distance to the nearest training image: samples before the real held-out images.
 
     Args:
         diversity: The audit's part of that name.
-        kind: "svg" or "png".
 
     Returns:
-        The image's bytes.
+        The image's bytes, SVG.
     """
     edges, counts = diversity["histogram"]["edges"], diversity["histogram"]["counts"]
     yardstick = diversity["sets"]["held_out"]["to_training"]["p01"]
@@ -51,18 +50,17 @@ def neighbour_distances(diversity: Mapping[str, Any], *, kind: str = "svg") -> b
         axes.set_xlabel("distance to the nearest training image, grey levels of 0..255")
         axes.legend(loc="lower right", bbox_to_anchor=(1.0, 1.0), ncols=1, borderaxespad=0, handlelength=1.6)
 
-    return draw(5.4, 2.7, paint, kind)
+    return draw(5.4, 2.7, paint)
 
 
-def parents_mass(rows: Sequence[Mapping[str, Any]], *, kind: str = "svg") -> bytes:
+def parents_mass(rows: Sequence[Mapping[str, Any]]) -> bytes:
     """The judge's mean posterior of the parents against the share of the first in the mixture.
 
     Args:
         rows: "by_share" of the audit's mixtures.
-        kind: "svg" or "png".
 
     Returns:
-        The image's bytes.
+        The image's bytes, SVG.
     """
     share = [(row["low"] + row["high"]) / 2 for row in rows]
 
@@ -85,19 +83,18 @@ def parents_mass(rows: Sequence[Mapping[str, Any]], *, kind: str = "svg") -> byt
         axes.grid(axis="y")
         axes.legend(loc="lower right", bbox_to_anchor=(1.0, 1.0), ncols=2, borderaxespad=0, handlelength=2.6)
 
-    return draw(5.2, 3.4, paint, kind)
+    return draw(5.2, 3.4, paint)
 
 
-def confusion(counts: Sequence[Sequence[float]], names: Sequence[str], *, kind: str = "svg") -> bytes:
+def confusion(counts: Sequence[Sequence[float]], names: Sequence[str]) -> bytes:
     """What the judge calls the samples of each class: a row a class they were made for, in percent of the row.
 
     Args:
         counts: K rows of K counts.
         names: K class names.
-        kind: "svg" or "png".
 
     Returns:
-        The image's bytes.
+        The image's bytes, SVG.
     """
     table = np.asarray(counts, np.float64)
     totals = table.sum(axis=1, keepdims=True)
@@ -130,18 +127,17 @@ def confusion(counts: Sequence[Sequence[float]], names: Sequence[str], *, kind: 
         axes.set_ylabel("made for this class")
 
     side = 1.5 + 0.34 * min(max(classes, 3), 12)
-    return draw(side + 0.2, side, paint, kind)
+    return draw(side + 0.2, side, paint)
 
 
-def shortcut_bar(shortcut: Mapping[str, Any], *, kind: str = "svg") -> bytes:
+def shortcut_bar(shortcut: Mapping[str, Any]) -> bytes:
     """The AUROC of the shortcut test as a bar from 0 to 1 with its interval, .5 and the failing level marked.
 
     Args:
         shortcut: The audit's part of that name.
-        kind: "svg" or "png".
 
     Returns:
-        The image's bytes.
+        The image's bytes, SVG.
     """
     value, (low, high) = shortcut["auroc"], shortcut["interval"]
     level = shortcut["fails_above"]
@@ -162,4 +158,4 @@ def shortcut_bar(shortcut: Mapping[str, Any], *, kind: str = "svg") -> bytes:
         axes.set_xticks([0, 0.25, 0.5, 0.75, 1], ["0", "0.25", "0.5", "0.75", "1"])
         axes.spines["left"].set_visible(False)
 
-    return draw(5.2, 1.35, paint, kind)
+    return draw(5.2, 1.35, paint)

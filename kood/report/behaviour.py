@@ -59,17 +59,16 @@ class Behaviour:
     extremes: Mapping[str, Sequence[Extreme]] = field(default_factory=dict)
 
 
-def reliability(confidence: np.ndarray, correct: np.ndarray, *, bins: int = 15, kind: str = "svg") -> bytes:
+def reliability(confidence: np.ndarray, correct: np.ndarray, *, bins: int = 15) -> bytes:
     """Reliability diagram: accuracy against confidence, and under it how many images are so confident.
 
     Args:
         confidence: (N,) probability of the predicted class.
         correct: (N,) whether it is right.
         bins: Equally wide bins of the confidence.
-        kind: "svg" or "png".
 
     Returns:
-        The image's bytes.
+        The image's bytes, SVG.
     """
     counts, mean, accuracy = calibration_bins(confidence, correct, bins)
     error = expected_calibration_error(confidence, correct, bins)
@@ -89,10 +88,10 @@ def reliability(confidence: np.ndarray, correct: np.ndarray, *, bins: int = 15, 
         lower.set_yticks(lower.get_yticks(), [f"{100 * tick:.0f}" for tick in lower.get_yticks()])
         lower.set_ylim(bottom=0)
 
-    return draw(4.6, 4.6, paint, kind)
+    return draw(4.6, 4.6, paint)
 
 
-def embedding(behaviour: Behaviour, near: Sequence[str], *, kind: str = "svg") -> bytes:
+def embedding(behaviour: Behaviour, near: Sequence[str]) -> bytes:
     """The features of some images on the two axes along which the in-distribution features vary most.
 
     In-distribution images are dots, one colour a class for the first ten classes; near and far sets are marks of
@@ -101,10 +100,9 @@ def embedding(behaviour: Behaviour, near: Sequence[str], *, kind: str = "svg") -
     Args:
         behaviour: What to draw.
         near: Which of its sets are near.
-        kind: "svg" or "png".
 
     Returns:
-        The image's bytes.
+        The image's bytes, SVG.
     """
     planes = {name: np.pad(p, ((0, 0), (0, max(0, 2 - p.shape[1])))) for name, p in behaviour.planes.items()}
     colours = [*COLOURS, GREY, INK, "#8b5a2b", "#4b0082"]
@@ -130,7 +128,7 @@ def embedding(behaviour: Behaviour, near: Sequence[str], *, kind: str = "svg") -
         if planes:
             figure.legend(loc="outside right upper", handlelength=1.2, markerscale=1.4)
 
-    return draw(7.0, 4.6, paint, kind)
+    return draw(7.0, 4.6, paint)
 
 
 def thumbnail(image: np.ndarray) -> bytes:

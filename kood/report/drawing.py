@@ -60,32 +60,25 @@ def as_label(text: object) -> str:
     return f" {plain}" if plain.startswith("_") else plain
 
 
-def draw(width: float, height: float, paint: Callable[[Any], None], kind: str) -> bytes:
-    """The bytes of a figure.
+def draw(width: float, height: float, paint: Callable[[Any], None]) -> bytes:
+    """The bytes of a figure, SVG.
 
     Args:
         width: In inches; 96 pixels of a page each.
         height: In inches.
         paint: Draws into the Matplotlib figure it is given.
-        kind: "svg" or "png".
-
-    Raises:
-        ValueError: Another kind.
     """
     import matplotlib
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.backends.backend_svg import FigureCanvasSVG
     from matplotlib.figure import Figure
 
-    if kind not in ("svg", "png"):
-        raise ValueError(f"a figure is svg or png, not {kind!r}")
     buffer = io.BytesIO()
     with matplotlib.rc_context(STYLE), warnings.catch_warnings():
         # A name in a script the font lacks shows as boxes; the tables spell it out.
         warnings.filterwarnings("ignore", message="Glyph .* missing from font")
         figure = Figure(figsize=(width, height), layout="constrained")
-        FigureCanvasAgg(figure)
+        FigureCanvasSVG(figure)
         paint(figure)
         # Without a date the same results give the same bytes.
-        options = {"metadata": {"Date": None}} if kind == "svg" else {"dpi": 160}
-        figure.savefig(buffer, format=kind, **options)
+        figure.savefig(buffer, format="svg", metadata={"Date": None})
     return buffer.getvalue()

@@ -1,14 +1,14 @@
-"""Figures as SVG or PNG bytes: score histograms, ROC curves, training curves, intervals of a matrix."""
+"""Figures as SVG: score histograms, ROC curves, training curves, intervals of a matrix."""
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
 
-from kood.report.aggregate import beside_controls, group, identity
+from kood.report.aggregate import group, identity
 from kood.report.drawing import BLUE, COLOURS, DASHES, GREY, INK, PALE, VERMILION, as_label, draw
-from kood.report.wording import number, percent, sets, setting
+from kood.report.wording import COLUMNS, number, percent, sets, setting
 
 __all__ = ["matrix_intervals", "pr_curves", "roc_curves", "score_histograms", "thin_curve", "training_curves"]
 
@@ -42,7 +42,7 @@ def _range(pools: Sequence[np.ndarray], threshold: float | None) -> tuple[float,
     return low - room, high + room
 
 
-def score_histograms(scores: Mapping[str, Any], cell: Mapping[str, Any], *, kind: str = "svg", bins: int = 60) -> bytes:
+def score_histograms(scores: Mapping[str, Any], cell: Mapping[str, Any], *, bins: int = 60) -> bytes:
     """Histograms of the headline score: the ID test images against each near and far set, one panel a set.
 
     Heights are shares of a set's images, so sets of unequal size compare. Scores beyond the shown range are
@@ -51,11 +51,10 @@ def score_histograms(scores: Mapping[str, Any], cell: Mapping[str, Any], *, kind
     Args:
         scores: {dataset name or "id": scores (N,)}, higher = more OOD.
         cell: The result of the run; names the datasets, the score and the threshold.
-        kind: "svg" or "png".
         bins: Number of bins.
 
     Returns:
-        The image's bytes.
+        The image's bytes, SVG.
 
     Raises:
         ValueError: If "id" is missing or a dataset is not in the result.
@@ -93,7 +92,7 @@ def score_histograms(scores: Mapping[str, Any], cell: Mapping[str, Any], *, kind
         dashed = f"; dashed: threshold {number(threshold)}" if drawn else ""
         panels[-1].set_xlabel(as_label(f"{cell['headline_score']} score  (right: more out-of-distribution{dashed})"))
 
-    return draw(5.8, 0.6 + 1.05 * max(1, len(names)), paint, kind)
+    return draw(5.8, 0.6 + 1.05 * max(1, len(names)), paint)
 
 
 def thin_curve(x: np.ndarray, y: np.ndarray, points: int = 250) -> tuple[np.ndarray, np.ndarray]:
@@ -123,7 +122,7 @@ def _roc(id_scores: np.ndarray, ood_scores: np.ndarray) -> tuple[np.ndarray, np.
     return false, true
 
 
-def roc_curves(scores: Mapping[str, Any], cell: Mapping[str, Any], *, kind: str = "svg") -> bytes:
+def roc_curves(scores: Mapping[str, Any], cell: Mapping[str, Any]) -> bytes:
     """ROC curves of the headline score, one line a dataset; OOD is the positive class.
 
     Horizontal: share of ID test images flagged. Vertical: share of OOD images caught. The dotted line is
@@ -132,45 +131,23 @@ def roc_curves(scores: Mapping[str, Any], cell: Mapping[str, Any], *, kind: str 
     Args:
         scores: {dataset name or "id": scores (N,)}, higher = more OOD.
         cell: The result of the run; names the datasets and gives the AUROC of the legend.
-        kind: "svg" or "png".
 
     Returns:
-        The image's bytes.
+        The image's bytes, SVG.
 
     Raises:
         ValueError: If "id" is missing or a dataset is not in the result.
     """
-    names = _ood_sets(scores, cell)
-    values = _values(scores)
-    figures = cell["scores"].get(cell["headline_score"], {})
 
-    def paint(figure: Any) -> None:
-        axes = figure.subplots()
+    def ground(axes: Any) -> None:
         axes.plot([0, 1], [0, 1], color=PALE, linewidth=1)
         axes.axhline(0.95, color=GREY, linewidth=0.8, linestyle=":")
-        for index, (name, near_or_far) in enumerate(names):
-            if not values["id"].size or not values[name].size:
-                continue
-            false, true = thin_curve(*_roc(values["id"], values[name]))
-            axes.plot(
-                false,
-                true,
-                color=COLOURS[index % len(COLOURS)],
-                linestyle=DASHES[index % len(DASHES)],
-                label=as_label(f"{name} ({near_or_far})  {percent((figures.get(name) or {}).get('auroc'))}"),
-            )
-        axes.set(xlim=(-0.01, 1.01), ylim=(-0.01, 1.01), aspect="equal")
-        axes.set_xticks([0, 0.25, 0.5, 0.75, 1], ["0", "25", "50", "75", "100"])
-        axes.set_yticks([0, 0.25, 0.5, 0.75, 0.95], ["0", "25", "50", "75", "95"])
-        axes.set_xlabel("ID images flagged, %")
-        axes.set_ylabel("OOD images caught, %")
-        if axes.get_legend_handles_labels()[0]:
-            axes.legend(loc="lower right", title="AUROC, %", alignment="left", handlelength=2.6)
 
-    return draw(5.2, 4.8, paint, kind)
+    labels = ("ID images flagged, %", "OOD images caught, %")
+    return _curves(scores, cell, _roc, "auroc", labels, (0, 0.25, 0.5, 0.75, 0.95), "lower right", ground)
 
 
-def pr_curves(scores: Mapping[str, Any], cell: Mapping[str, Any], *, kind: str = "svg") -> bytes:
+def pr_curves(scores: Mapping[str, Any], cell: Mapping[str, Any]) -> bytes:
     """Precision-recall curves of the headline score, one line a dataset; OOD is the positive class.
 
     Horizontal: share of OOD images caught. Vertical: share of OOD among the flagged images, which depends on how many
@@ -179,43 +156,57 @@ def pr_curves(scores: Mapping[str, Any], cell: Mapping[str, Any], *, kind: str =
     Args:
         scores: {dataset name or "id": scores (N,)}, higher = more OOD.
         cell: The result of the run; names the datasets and gives the AUPR of the legend.
-        kind: "svg" or "png".
 
     Returns:
-        The image's bytes.
+        The image's bytes, SVG.
 
     Raises:
         ValueError: If "id" is missing or a dataset is not in the result.
     """
-    names = _ood_sets(scores, cell)
-    values = _values(scores)
+
+    def points(inside: np.ndarray, outside: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        false, recall = _roc(inside, outside)
+        caught, flagged = recall * outside.size, false * inside.size
+        return recall, np.where(caught + flagged > 0, caught / np.maximum(caught + flagged, 1), 1.0)
+
+    labels = ("OOD images caught (recall), %", "OOD among the flagged (precision), %")
+    return _curves(scores, cell, points, "aupr_out", labels, (0, 0.25, 0.5, 0.75, 1), "lower left", lambda axes: None)
+
+
+def _curves(
+    scores: Mapping[str, Any],
+    cell: Mapping[str, Any],
+    points: Callable[[np.ndarray, np.ndarray], tuple[np.ndarray, np.ndarray]],
+    metric: str,
+    labels: tuple[str, str],
+    ticks: Sequence[float],
+    place: str,
+    ground: Callable[[Any], None],
+) -> bytes:
+    """A curve for each dataset, made by `points` of the scores of ID and its own, its metric in the legend."""
+    names, values = _ood_sets(scores, cell), _values(scores)
     figures = cell["scores"].get(cell["headline_score"], {})
 
     def paint(figure: Any) -> None:
         axes = figure.subplots()
+        ground(axes)
         for index, (name, near_or_far) in enumerate(names):
-            inside, outside = values["id"], values[name]
-            if not inside.size or not outside.size:
+            if not values["id"].size or not values[name].size:
                 continue
-            false, recall = _roc(inside, outside)
-            caught, flagged = recall * outside.size, false * inside.size
-            total = np.maximum(caught + flagged, 1)
-            precision = np.where(caught + flagged > 0, caught / total, 1.0)
             axes.plot(
-                *thin_curve(recall, precision),
+                *thin_curve(*points(values["id"], values[name])),
                 color=COLOURS[index % len(COLOURS)],
                 linestyle=DASHES[index % len(DASHES)],
-                label=as_label(f"{name} ({near_or_far})  {percent((figures.get(name) or {}).get('aupr_out'))}"),
+                label=as_label(f"{name} ({near_or_far})  {percent((figures.get(name) or {}).get(metric))}"),
             )
-        axes.set(xlim=(-0.01, 1.01), ylim=(-0.01, 1.01), aspect="equal")
+        axes.set(xlim=(-0.01, 1.01), ylim=(-0.01, 1.01), aspect="equal", xlabel=labels[0], ylabel=labels[1])
         axes.set_xticks([0, 0.25, 0.5, 0.75, 1], ["0", "25", "50", "75", "100"])
-        axes.set_yticks([0, 0.25, 0.5, 0.75, 1], ["0", "25", "50", "75", "100"])
-        axes.set_xlabel("OOD images caught (recall), %")
-        axes.set_ylabel("OOD among the flagged (precision), %")
+        axes.set_yticks(ticks, [f"{100 * tick:g}" for tick in ticks])
         if axes.get_legend_handles_labels()[0]:
-            axes.legend(loc="lower left", title="AUPR-out, %", alignment="left", handlelength=2.6)
+            title = f"{COLUMNS[metric][0]}, %"
+            axes.legend(loc=place, title=title, alignment="left", handlelength=2.6)
 
-    return draw(5.2, 4.8, paint, kind)
+    return draw(5.2, 4.8, paint)
 
 
 def _thin_history(values: Sequence[Any], points: int = 300) -> tuple[np.ndarray, np.ndarray]:
@@ -231,7 +222,7 @@ def _thin_history(values: Sequence[Any], points: int = 300) -> tuple[np.ndarray,
     )
 
 
-def training_curves(histories: Mapping[str, Mapping[str, Sequence[Any]]], *, kind: str = "svg") -> bytes:
+def training_curves(histories: Mapping[str, Mapping[str, Sequence[Any]]]) -> bytes:
     """Training curves: a panel for each stage and term, the validation curve of a term in the same panel.
 
     A logarithmic axis where all values are positive and span more than a factor of thirty. Long histories are
@@ -239,10 +230,9 @@ def training_curves(histories: Mapping[str, Mapping[str, Sequence[Any]]], *, kin
 
     Args:
         histories: {stage: {term: values}}, a value an epoch; "val_loss" is the validation curve of "loss".
-        kind: "svg" or "png".
 
     Returns:
-        The image's bytes.
+        The image's bytes, SVG.
     """
     panels: list[tuple[str, str, dict[str, Sequence[Any]]]] = []
     for stage, terms in histories.items():
@@ -282,23 +272,22 @@ def training_curves(histories: Mapping[str, Mapping[str, Sequence[Any]]], *, kin
         for axes in grid[max(0, len(panels) - across) : len(panels)]:
             axes.set_xlabel("epoch")
 
-    return draw(2.7 * across, 1.9 * down + 0.1, paint, kind)
+    return draw(2.7 * across, 1.9 * down + 0.1, paint)
 
 
-def matrix_intervals(report: Mapping[str, Any], *, kind: str = "svg") -> bytes:
+def matrix_intervals(rows: Sequence[Mapping[str, Any]], cells: Sequence[Mapping[str, Any]]) -> bytes:
     """Near and far AUROC of each row of a matrix: the mean, ± one sample standard deviation, and every run.
 
     A hollow dot is a single run, about whose spread nothing is known.
 
     Args:
-        report: The matrix report with its "table" and "cells".
-        kind: "svg" or "png".
+        rows: Rows of `kood.report.aggregate`, in the order in which they shall stand.
+        cells: The runs that they were made of.
 
     Returns:
-        The image's bytes.
+        The image's bytes, SVG.
     """
-    rows = beside_controls(report["table"])
-    runs = {identity(own): cells for own, cells in group(report.get("cells", []))}
+    runs = {identity(own): found for own, found in group(cells)}
 
     def paint(figure: Any) -> None:
         panels = figure.subplots(1, 2, sharey=True)
@@ -334,4 +323,4 @@ def matrix_intervals(report: Mapping[str, Any], *, kind: str = "svg") -> bytes:
         panels[0].set_yticks(range(len(rows)), [as_label(setting(row["cell"])) for row in rows])
         panels[0].set_ylim(len(rows) - 0.4, -0.6)
 
-    return draw(7.6, 0.7 + 0.34 * max(2, len(rows)), paint, kind)
+    return draw(7.6, 0.7 + 0.34 * max(2, len(rows)), paint)

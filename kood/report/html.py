@@ -1,180 +1,166 @@
 """report.html: one page that needs no network, no scripts and no second file."""
 
+import base64
+import io
 from collections.abc import Mapping, Sequence
+from functools import cache
 from pathlib import Path
 from typing import Any
 
-from kood.report import by_class, figures, fragments, outlier_audit, sweeps
+from kood.report import figures, outlier_audit, results, sweeps
 from kood.report.aggregate import aggregate, beside_controls
 from kood.report.behaviour import Behaviour, embedding, reliability, thumbnail
 from kood.report.files import write_bytes, write_text
-from kood.report.fragments import escaped
-from kood.report.paired import DIFFERENCE_NOTE
-from kood.report.style import CSS
-from kood.report.table import DIFFERENCE_COLUMNS, MATRIX_COLUMNS, best_marks
+from kood.report.formats import ENDINGS
 from kood.report.wording import (
+    SMOKE,
+    accuracy_note,
+    all_notes,
+    all_warnings,
     by_reason,
-    headings,
-    headline_names,
-    mean_std,
+    number,
     origin,
-    override,
     percent,
     sets,
     setting,
-    signed,
+    threshold_meaning,
 )
+from kood.text import clean
 
-__all__ = ["page", "shell", "write", "write_figures"]
+__all__ = ["render", "page", "write", "write_figures"]
 
 Histories = Mapping[str, Mapping[str, Sequence[Any]]]
 
-
-def _single(
-    cell: Mapping[str, Any],
-    scores: Mapping[str, Any] | None,
-    histories: Histories | None,
-    contact_sheet: str | Path | None,
-    outlier_notes: str | Sequence[str] | None,
-    behaviour: Behaviour | None,
-) -> str:
-    overrides = f'<p class="origin">{escaped(setting(cell["cell"]))}</p>' if cell.get("cell") else ""
-    run = fragments.stages(cell) + fragments.environment(cell)
-    return (
-        overrides
-        + fragments.warnings(cell)
-        + fragments.tiles(cell)
-        + fragments.results(cell)
-        + by_class.section(cell)
-        + fragments.threshold(cell)
-        + fragments.exposure(cell)
-        + fragments.score_figures(cell, scores)
-        + fragments.behaviour_figures(cell, behaviour)
-        + fragments.contact_sheet(contact_sheet, outlier_notes)
-        + outlier_audit.section(cell.get("outlier_audit"))
-        + fragments.training(histories)
-        + (f"<h2>How it ran</h2>{run}" if run else "")
-    )
+#: A contact sheet above this many bytes is stored again as a smaller JPEG, to keep the page fit for mail.
+SHEET_BYTES = 600_000
 
 
-def _matrix_table(rows: Sequence[Mapping[str, Any]]) -> str:
-    names = headings(rows)
-    one_score = len({headline_names(row) for row in rows}) == 1
-    titles = [heading.replace("\n", "<br>") for heading, _, _ in MATRIX_COLUMNS]
-    head = [*(escaped(name) for name in names.values()), "n", *titles]
-    if not one_score:
-        head.append("headline score")
-    body = []
-    for row, marks in zip(rows, best_marks(rows), strict=True):
-        runs = len(row["seeds"])
-        labels = [override(row["cell"][key]) if key in row["cell"] else "—" for key in names]
-        cells = [f'<td class="name">{escaped(label)}</td>' for label in labels] + [f"<td>{runs}</td>"]
-        for (_, (part, metric), _), best in zip(MATRIX_COLUMNS, marks, strict=True):
-            value = mean_std(row.get(part, {}).get(metric), runs)
-            cells.append(f'<td class="best">{value}</td>' if best else f"<td>{value}</td>")
-        if not one_score:
-            cells.append(f"<td>{escaped(headline_names(row))}</td>")
-        body.append(f"<tr>{''.join(cells)}</tr>")
-    return fragments.table(head, body, labels=len(names))
+@cache
+def _templates() -> Any:
+    from jinja2 import Environment, PackageLoader, StrictUndefined
+    from markupsafe import Markup
+
+    def shown(value: object) -> object:
+        # All that is not a template's own stands on one line, its control characters written out, and is escaped.
+        return value if isinstance(value, Markup) else clean(value)
+
+    def data_url(image: bytes) -> object:
+        kind = {b"\x89": "png", b"\xff": "jpeg"}.get(image[:1], "svg+xml")
+        return Markup(f"data:image/{kind};base64,{base64.b64encode(image).decode('ascii')}")
+
+    made = Environment(
+        loader=PackageLoader("kood.report"), autoescape=True, undefined=StrictUndefined, finalize=shown,
+        trim_blocks=True, lstrip_blocks=True,
+    )  # fmt: skip
+    made.filters |= {"data_url": data_url, "percent": percent}
+    return made
 
 
-def _differences(rows: Sequence[Mapping[str, Any]]) -> str:
-    if not any(row.get("difference") for row in rows):
-        return ""
-    head = ["setting", "baseline", *(heading.replace("\n", "<br>") for heading, _, _ in DIFFERENCE_COLUMNS)]
-    body = []
-    for row in rows:
-        apart = row.get("difference")
-        if apart:
-            changed = {key: value for key, value in apart["baseline"].items() if value != row["cell"].get(key)}
-            names = "".join(f'<td class="name">{escaped(setting(one))}</td>' for one in (row["cell"], changed))
-            values = [signed((apart.get(part) or {}).get(metric)) for _, part, metric in DIFFERENCE_COLUMNS]
-            body.append(f"<tr>{names}{''.join(f'<td>{value}</td>' for value in values)}</tr>")
-    table = fragments.table(head, body, labels=2)
-    return f'<h2>Against the baseline</h2>{table}<p class="note">Points of percent. {escaped(DIFFERENCE_NOTE)}</p>'
+def render(template: str, **values: Any) -> str:
+    """A page made of one of the package's templates, everything in it escaped."""
+    return _templates().get_template(template).render(values)
 
 
-def _over_seeds(report: Mapping[str, Any], rows: Sequence[Mapping[str, Any]]) -> str:
-    if not rows:
-        return "<h2>Results over seeds</h2><p>No cell finished.</p>"
-    chosen = {headline_names(row) for row in rows}
-    note = "Percent; mean ± sample standard deviation over n runs; bold: best mean of its column. "
-    note += f"Headline score: {chosen.pop()}. " if len(chosen) == 1 else ""
-    note += "FPR@95: ID images flagged when 95% of OOD images are caught (OOD TPR)."
-    drawn = fragments.figure(
-        figures.matrix_intervals({**report, "table": rows}),
-        "Near and far AUROC of every row of the table",
-        "Mean ± one sample standard deviation; strokes are single runs; a hollow mark is one run alone.",
-        wide=True,
-    )
-    drawn += "".join(
-        fragments.figure(
-            sweeps.sweep_figure(rows, key),
-            f"Near and far AUROC and ID accuracy against {key}",
-            "Mean over the seeds and one sample standard deviation.",
-        )
-        for key in sweeps.swept(rows)
-    )
-    return f'<h2>Results over seeds</h2>{_matrix_table(rows)}<p class="note">{escaped(note)}</p>{drawn}'
+def _told(report: Mapping[str, Any]) -> dict[str, Any]:
+    """What stands first."""
+    return {"smoke": SMOKE if report.get("quick") else "", "warnings": all_warnings(report), "notes": all_notes(report)}
 
 
-def _failed(failed: Sequence[Mapping[str, Any]]) -> str:
-    items = "".join(
-        f"<li><strong>{escaped(setting(one['cell']))}</strong><br>{escaped(one['error'])}</li>" for one in failed
-    )
-    return f'<h2>Failed cells</h2><ul class="failed">{items}</ul>' if failed else ""
+def _cell(cell: Mapping[str, Any], *, short: bool = False) -> dict[str, Any]:
+    """What is told of a run; in short as one cell of many."""
+    means = cell["scores"].get(cell["headline_score"], {})
+    return {
+        "setting": setting(cell.get("cell") or {}),
+        # The smoke notice of a matrix stands at the top of the page already.
+        "told": _told({**cell, "quick": False} if short else cell),
+        "near": means.get("near") or {},
+        "far": means.get("far") or {},
+        "accuracy": cell["id"].get("accuracy"),
+        "accuracy_note": accuracy_note(cell),
+        "headline": results.headline(cell),
+        "scores": results.scores(cell),
+        "by_dataset": results.by_dataset(cell),
+        "classes": results.classes(cell),
+        "every_class": results.every_class(cell),
+        "threshold": threshold_meaning(cell),
+        "exposure": results.exposure(cell),
+        "stages": results.stages(cell),
+        "audit": outlier_audit.view(cell.get("outlier_audit"), short=short),
+    }
 
 
-def _left_out(left_out: Sequence[Mapping[str, Any]], minutes: float | None) -> str:
-    items = "".join(
-        f"<li><strong>{escaped(why)}</strong><br>{'<br>'.join(map(escaped, cells))}</li>"
-        for why, cells in by_reason(left_out).items()
-    )
-    of = f" of a run of {minutes:g} minutes" if minutes else ""
-    return f'<h2>Cells left out{of}</h2><ul class="failed">{items}</ul>' if left_out else ""
+def _figures(
+    cell: Mapping[str, Any], scores: Mapping[str, Any] | None, behaviour: Behaviour | None
+) -> dict[str, bytes]:
+    """The figures of one run by their names, those that there is something to draw of."""
+    drawn = {}
+    if scores:
+        drawn["scores"] = figures.score_histograms(scores, cell)
+        drawn["roc"] = figures.roc_curves(scores, cell)
+        drawn["pr"] = figures.pr_curves(scores, cell)
+    if behaviour is not None:
+        drawn["reliability"] = reliability(behaviour.confidence, behaviour.correct)
+        drawn["features"] = embedding(behaviour, sets(cell, "near"))
+    return drawn
 
 
-def _folded(cell: Mapping[str, Any]) -> str:
-    of_headline = cell["scores"].get(cell["headline_score"], {})
-    near, far = (percent((of_headline.get(kind) or {}).get("auroc")) for kind in ("near", "far"))
-    summary = f"{escaped(setting(cell.get('cell') or {}))} <span>near {near} · far {far}</span>"
-    # The smoke notice stands at the top of the page already.
-    blocks = (
-        fragments.warnings({**cell, "quick": False})
-        + fragments.results(cell)
-        + by_class.section(cell)
-        + fragments.threshold(cell)
-        + fragments.exposure(cell)
-        + outlier_audit.section(cell.get("outlier_audit"), figures=False)
-        + fragments.stages(cell)
-    )
-    # One level below "Every cell"; names cannot hold a tag, their brackets are escaped.
-    blocks = blocks.replace("<h2>", "<h3>").replace("</h2>", "</h3>")
-    return f"<details><summary>{summary}</summary><div>{blocks}</div></details>"
+def _extremes(behaviour: Behaviour | None) -> list[tuple[str, list[tuple[bytes, str]]]]:
+    """Of each set the images that the score is most wrong about, each with what is told of it."""
+    found = []
+    for name, images in (behaviour.extremes if behaviour else {}).items():
+        told = f"Images of {name}, OOD, with the lowest scores" if name != "id" else "ID, with the highest scores"
+        shown = [
+            (
+                thumbnail(one.image),
+                f"score {number(one.score)}, called {one.predicted}" + (f", is {one.actual}" if one.actual else ""),
+            )
+            for one in images
+        ]
+        found.append((told, shown))
+    return found
 
 
-def _matrix(
-    report: Mapping[str, Any],
-    histories: Histories | None,
-    contact_sheet: str | Path | None,
-    outlier_notes: str | Sequence[str] | None,
-) -> str:
+def _sheet(path: str | Path | None, notes: str | Sequence[str] | None) -> dict[str, Any] | None:
+    """The outliers the classifier was trained with, as large as they are shown; None where there is nothing."""
+    caption = notes if isinstance(notes, str) else " ".join(notes or [])
+    if path is None:
+        return {"image": None, "caption": caption} if caption else None
+    from PIL import Image
+
+    content = Path(path).read_bytes()
+    if not content.startswith(b"\x89PNG\r\n\x1a\n"):
+        raise ValueError(f"{path} is not a PNG image")
+    image: Image.Image = Image.open(io.BytesIO(content))
+    if len(content) > SHEET_BYTES:
+        image = image.convert("RGB")
+        for longest in (1600, 1200, 900, 600):
+            image.thumbnail((longest, longest))
+            smaller = io.BytesIO()
+            image.save(smaller, "JPEG", quality=82)
+            content = smaller.getvalue()
+            if len(content) <= SHEET_BYTES:
+                break
+    # Sheets of 8x8 images are tiny: shown enlarged, their pixels kept square.
+    enlarged = image.width < 720
+    width = image.width * max(1, round(720 / image.width))
+    return {"image": content, "caption": caption, "enlarged": enlarged, "width": width}
+
+
+def _matrix(report: Mapping[str, Any]) -> dict[str, Any]:
     cells = report.get("cells", [])
     rows = beside_controls(report.get("table") or aggregate(cells))
-    with_environment = [report, *cells]
-    environment = next((found for one in with_environment if (found := fragments.environment(one))), "")
-    return (
-        fragments.warnings(report)
-        + _over_seeds(report, rows)
-        + _differences(rows)
-        + _failed(report.get("failed", []))
-        + _left_out(report.get("left_out", []), (report.get("budget") or {}).get("minutes"))
-        + fragments.contact_sheet(contact_sheet, outlier_notes)
-        + fragments.training(histories)
-        + ("<h2>Every cell</h2>" if cells else "")
-        + "".join(_folded(cell) for cell in cells)
-        + environment
-    )
+    return {
+        "told": _told(report),
+        "rows": results.matrix(rows) if rows else None,
+        "intervals": figures.matrix_intervals(rows, cells) if rows else None,
+        "sweeps": {key: sweeps.sweep_figure(rows, key) for key in sweeps.swept(rows)},
+        "differences": results.differences(rows),
+        "failed": [(setting(one["cell"]), one["error"]) for one in report.get("failed", [])],
+        "left_out": by_reason(report.get("left_out", [])),
+        "minutes": (report.get("budget") or {}).get("minutes"),
+        "cells": [_cell(cell, short=True) for cell in cells],
+        "environment": next((one["environment"] for one in (report, *cells) if one.get("environment")), {}),
+    }
 
 
 def page(
@@ -190,54 +176,36 @@ def page(
     matrix = "cells" in report
     if matrix and (scores or behaviour):
         raise ValueError("scores belong to one run; a matrix report has many")
-    if matrix:
-        body = _matrix(report, histories, contact_sheet, outlier_notes)
-    else:
-        body = _single(report, scores, histories, contact_sheet, outlier_notes, behaviour)
     seeds = list(dict.fromkeys(seed for cell in report.get("cells", []) for seed in cell.get("seeds", [])))
-    about = origin({"seeds": seeds, **report})
-    kicker = "kood · out-of-distribution detection, " + ("matrix of runs" if matrix else "one run")
-    footer = (
-        "All figures stand, unrounded, in report.json beside this page. Higher scores mean more out-of-distribution."
-    )
-    return shell(f"{report['recipe']} · kood report", kicker, report["recipe"], about, body, footer)
+    kept = {stage: terms for stage, terms in (histories or {}).items() if terms}
+    whole = {
+        "recipe": report["recipe"],
+        "about": origin({"seeds": seeds, **report}),
+        "trained": ", ".join(kept),
+        "training": figures.training_curves(kept) if kept else None,
+        "sheet": _sheet(contact_sheet, outlier_notes),
+    }
+    if matrix:
+        return render("matrix.html", **whole, **_matrix(report))
+    return render(
+        "run.html", **whole, run=_cell(report), overridden=bool(report.get("cell")), score=report["headline_score"],
+        figures=_figures(report, scores, behaviour), extremes=_extremes(behaviour),
+        environment=report.get("environment") or {},
+    )  # fmt: skip
 
 
-def shell(title: str, kicker: str, heading: str, about: str, body: str, footer: str) -> str:
-    """A page: all of it text but for the body, which is HTML already."""
-    # The policy keeps the page's promise: nothing is fetched and nothing runs, whatever a name contains.
-    policy = "default-src 'none'; img-src data:; style-src 'unsafe-inline'"
-    return (
-        '<!doctype html><html lang="en"><head><meta charset="utf-8">'
-        f'<meta http-equiv="Content-Security-Policy" content="{policy}">'
-        '<meta name="viewport" content="width=device-width, initial-scale=1">'
-        f"<title>{escaped(title)}</title><style>{CSS}</style></head><body>"
-        f'<header><p class="kicker">{escaped(kicker)}</p><h1>{escaped(heading)}</h1>'
-        f'<p class="origin">{escaped(about)}</p></header>'
-        f"<main>{body}</main><footer>{escaped(footer)}</footer></body></html>\n"
-    )
-
-
-def write(
-    path: str | Path,
-    report: Mapping[str, Any],
-    *,
-    scores: Mapping[str, Any] | None = None,
-    histories: Histories | None = None,
-    contact_sheet: str | Path | None = None,
-    outlier_notes: str | Sequence[str] | None = None,
-    behaviour: Behaviour | None = None,
-) -> Path:
-    """Writes report.html, whole or not at all.
+def write(path: str | Path, report: Mapping[str, Any], **more: Any) -> Path:
+    """Writes report.html, and beside a matrix's its table as table.csv and table.tex, each whole or not at all.
 
     Args:
         path: Where the page shall stand.
         report: The result of one run, or of a matrix (it has "cells").
-        scores: {dataset name or "id": headline scores (N,)} for histograms and ROC curves; for one run only.
-        histories: {stage: {term: values, one an epoch}} for training curves.
-        contact_sheet: A PNG image of outliers.
-        outlier_notes: What stands under it: how the outliers were made.
-        behaviour: What the figures of the classifier's behaviour are drawn of; for one run only.
+        **more: What else the page shows:
+            scores: {dataset name or "id": headline scores (N,)} for histograms and ROC curves; for one run only.
+            histories: {stage: {term: values, one an epoch}} for training curves.
+            contact_sheet: A PNG image of outliers.
+            outlier_notes: What stands under it: how the outliers were made.
+            behaviour: What the figures of the classifier's behaviour are drawn of; for one run only.
 
     Returns:
         The path.
@@ -245,10 +213,10 @@ def write(
     Raises:
         ValueError: If a matrix is given scores, scores name an unknown dataset, or the contact sheet is no PNG.
     """
-    html = page(
-        report, scores=scores, histories=histories, contact_sheet=contact_sheet, outlier_notes=outlier_notes,
-        behaviour=behaviour,
-    )  # fmt: skip
+    html = page(report, **more)
+    rows = beside_controls(report.get("table") or aggregate(report.get("cells", [])))
+    for ending in ("csv", "tex") if rows else ():
+        write_text(Path(path).with_name(f"table.{ending}"), ENDINGS[ending](results.comparison(rows)))
     return write_text(path, html)
 
 
@@ -267,15 +235,8 @@ def write_figures(
     Returns:
         The files.
     """
-    drawn = {
-        "scores.svg": figures.score_histograms(scores, report),
-        "roc.svg": figures.roc_curves(scores, report),
-        "pr.svg": figures.pr_curves(scores, report),
-    }
-    if behaviour is not None:
-        drawn["reliability.svg"] = reliability(behaviour.confidence, behaviour.correct)
-        drawn["features.svg"] = embedding(behaviour, sets(report, "near"))
-        for name, images in behaviour.extremes.items():
-            # Sets are named by a recipe, which allows no more than letters, digits and ".", "_", "-".
-            drawn |= {f"{name}-{rank}.png": thumbnail(one.image) for rank, one in enumerate(images, start=1)}
+    drawn = {f"{name}.svg": figure for name, figure in _figures(report, scores, behaviour).items()}
+    for name, images in (behaviour.extremes if behaviour else {}).items():
+        # Sets are named by a recipe, which allows no more than letters, digits and ".", "_", "-".
+        drawn |= {f"{name}-{rank}.png": thumbnail(one.image) for rank, one in enumerate(images, start=1)}
     return [write_bytes(Path(folder) / name, content) for name, content in drawn.items()]

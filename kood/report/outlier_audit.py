@@ -1,15 +1,14 @@
-"""The audit of the outliers as a section of report.html and as lines of the terminal."""
+"""The audit of the outliers: what report.html and the terminal say of it."""
 
 from collections.abc import Mapping
 from typing import Any
 
 from kood.report import audit_figures
 from kood.report.audit_figures import SET_NAMES
-from kood.report.fragments import escaped, figure, row, table
+from kood.report.tables import MISSING, Column, Row, Table, row, words
 from kood.report.wording import number, percent
-from kood.text import clean
 
-__all__ = ["TITLE", "lines", "section", "summary"]
+__all__ = ["TITLE", "lines", "summary", "view"]
 
 TITLE = "Are these outliers any good?"
 
@@ -46,7 +45,7 @@ WORST = 10
 
 
 def _fraction(value: float | None) -> str:
-    return "—" if value is None else f"{value:.2f}"
+    return MISSING if value is None else f"{value:.2f}"
 
 
 def summary(audit: Mapping[str, Any]) -> list[tuple[str, str, str]]:
@@ -76,7 +75,7 @@ def summary(audit: Mapping[str, Any]) -> list[tuple[str, str, str]]:
         low, high = shortcut["interval"]
         told["shortcut"] = (
             f"AUROC {_fraction(shortcut['auroc'])} ({_fraction(low)} to {_fraction(high)}) by "
-            f"{clean(shortcut['score'])}; 0.5 is right"
+            f"{shortcut['score']}; 0.5 is right"
         )
     verdicts = {part: (audit.get(part) or {}).get("verdict") for part in QUESTIONS}
     verdicts["mixtures"] = content["mixtures_verdict"]
@@ -104,71 +103,42 @@ def lines(audit: Mapping[str, Any]) -> list[str]:
         for question, answer, figures in summary(audit)
     ]
     shortcut = audit.get("shortcut")
-    return [*told, clean(shortcut["sentence"])] if shortcut else told
+    return [*told, shortcut["sentence"]] if shortcut else told
 
 
-def _said(part: Mapping[str, Any]) -> str:
-    return f"<p>{escaped(' '.join(part['sentences']))}</p>"
+def _summary(audit: Mapping[str, Any]) -> Table:
+    columns = (words("question"), Column("answer", words=True, strong=True), words("figures"))
+    return Table(columns, [row(*texts) for texts in summary(audit)], TITLE)
 
 
-def _summary_table(audit: Mapping[str, Any]) -> str:
-    rows = [
-        f'<tr><th scope="row" class="name">{question}</th><td class="name"><strong>{answer}</strong></td>'
-        f'<td class="name">{escaped(told)}</td></tr>'
-        for question, answer, told in summary(audit)
-    ]
-    return table(["question", "answer", "figures"], rows, labels=3)
-
-
-def _content(audit: Mapping[str, Any]) -> str:
+def _content(audit: Mapping[str, Any]) -> Table:
     content, names = audit["content"], audit["class_names"]
-    pure, real, mixed = content["pure"], content["held_out"], content["mixtures"]
+    pure, real = content["pure"], content["held_out"]
     found = list(zip(names, pure["per_class"], real["per_class"], strict=True))
     note = "Percent. Confidence: the judge's mean belief in the intended class."
     if len(names) > MOST_CLASSES:
         found = sorted((one for one in found if one[1]["n"]), key=lambda one: one[1]["share"])[:WORST]
         note += f" The {len(found)} classes that are recognised least."
-    rows = [
-        row(
-            escaped(name),
-            [escaped(made["n"]), percent(made["share"]), percent(made["confidence"]), percent(true["share"])],
-        )
-        for name, made, true in found
-    ]
-    rows.append(
-        row(
-            "all",
-            [escaped(pure["n"]), percent(pure["share"]), percent(pure["confidence"]), percent(real["share"])],
-            "mean",
-        )
-    )
-    head = ["made for", "samples", "named<br>right", "confidence", "real images<br>named right"]
-    parts = [table(head, rows), f'<p class="note">{escaped(note)}</p>']
-    if len(names) <= MOST_CLASSES:
-        parts.append(
-            figure(
-                audit_figures.confusion(pure["confusion"], names),
-                "What the judge calls the samples made for each class",
-                "Percent of the samples made for a class; on the diagonal the judge agrees.",
-            )
-        )
-    if mixed:
-        parts.append(_mixtures(content))
-    return "".join(parts)
+
+    def line(name: str, made: Mapping[str, Any], true: Mapping[str, Any], kind: str = "") -> Row:
+        shares = (made["share"], made["confidence"], true["share"])
+        return row(name, str(made["n"]), *map(percent, shares), kind=kind)
+
+    rows = [*(line(*one) for one in found), line("all", pure, real, "mean")]
+    heads = ("samples", "named\nright", "confidence", "real images\nnamed right")
+    return Table((words("made for"), *map(Column, heads)), rows, notes=(note,))
 
 
-def _mixtures(content: Mapping[str, Any]) -> str:
+def _mixtures(content: Mapping[str, Any]) -> Table:
     mixed = content["mixtures"]
-    keys = ("first", "second", "all_parents", "top", "on_top")
 
-    def cells(one: Mapping[str, Any], odds: str) -> list[str]:
-        return [escaped(one["n"]), *(percent(one[key]) for key in keys), _fraction(one["entropy"]), odds]
+    def line(name: str, one: Mapping[str, Any], odds: str, kind: str = "") -> Row:
+        shares = [percent(one[key]) for key in ("first", "second", "all_parents", "top", "on_top")]
+        return row(name, str(one["n"]), *shares, _fraction(one["entropy"]), odds, kind=kind)
 
     rows = [
-        row(f"{one['low']:.2f} to {one['high']:.2f}", cells(one, _fraction(one["log_odds"])))
-        for one in mixed["by_share"]
+        line(f"{one['low']:.2f} to {one['high']:.2f}", one, _fraction(one["log_odds"])) for one in mixed["by_share"]
     ]
-    rows.append(row("all mixtures", cells(mixed, ""), "mean"))
     compared = "; ".join(
         f"{SET_NAMES[name]}: entropy {_fraction(content[name]['entropy'])}, log-odds of the judge's first class "
         f"against its second {_fraction(content[name]['top_log_odds'])}"
@@ -180,42 +150,24 @@ def _mixtures(content: Mapping[str, Any]) -> str:
         "mixtures whose parents all stand before every other class. Entropy in nats: 0 is certain. Log-odds: of the "
         f"first parent against the second, 0 is undecided. To compare, {compared}."
     )
-    head = ["λ", "mixtures", "first", "second", "all<br>parents", "own<br>choice", "on top", "entropy", "log-odds"]
-    parts = [table(head, rows), f'<p class="note">{escaped(note)}</p>']
-    if len(mixed["by_share"]) > 2:
-        parts.append(
-            figure(
-                audit_figures.parents_mass(mixed["by_share"]),
-                "The judge's belief in the parents against their shares",
-                "Where the judge sees the mixtures as they were made, its belief follows the dotted lines; a judge "
-                "that is sure of itself goes from one parent to the other more steeply.",
-            )
-        )
-    return "".join(parts)
+    heads = ("mixtures", "first", "second", "all\nparents", "own\nchoice", "on top", "entropy", "log-odds")
+    columns = (words("λ"), *map(Column, heads))
+    return Table(columns, (*rows, line("all mixtures", mixed, "", "mean")), notes=(note,))
 
 
-def _diversity(audit: Mapping[str, Any]) -> str:
-    diversity = audit["diversity"]
+def _diversity(diversity: Mapping[str, Any]) -> Table:
     rows = [
         row(
-            SET_NAMES[name],
-            [
-                escaped(one["n"]),
-                number(one["to_training"]["median"]),
-                percent(one["nearer"]),
-                percent(one["memorised"]["share"]),
-                escaped(one["copies"]),
-                number(one["among"]["median"]),
-                percent(one["near_duplicates"]["share"]),
-                escaped(one["duplicates"]),
-            ],
+            SET_NAMES[name], str(one["n"]), number(one["to_training"]["median"]), percent(one["nearer"]),
+            percent(one["memorised"]["share"]), str(one["copies"]), number(one["among"]["median"]),
+            percent(one["near_duplicates"]["share"]), str(one["duplicates"]),
         )
         for name, one in diversity["sets"].items()
-    ]
-    head = [
-        "set", "images", "median to<br>training", "nearer,<br>%", "near-<br>copies, %", "exact<br>copies",
-        "median to<br>each other", "near<br>duplicates, %", "exact<br>duplicates",
     ]  # fmt: skip
+    heads = (
+        "images", "median to\ntraining", "nearer,\n%", "near-\ncopies, %", "exact\ncopies", "median to\neach other",
+        "near\nduplicates, %", "exact\nduplicates",
+    )  # fmt: skip
     searched = max(one["searched"] for one in diversity["sets"].values())
     size = diversity["sets"]["held_out"]["among"]["n"]
     note = (
@@ -225,75 +177,71 @@ def _diversity(audit: Mapping[str, Any]) -> str:
         "nearest, or equal to it. Near duplicate: nearer to another of its set than 99% of the real ones. Smooth "
         "images are near to everything; that alone makes no copy."
     )
-    parts = [table(head, rows), f'<p class="note">{escaped(note)}</p>']
-    parts.append(
-        figure(
-            audit_figures.neighbour_distances(diversity),
-            "Histograms of the distance to the nearest training image",
-            "Shares of each set. Copies lie at 0; right of the dotted line lie 99% of the real held-out images.",
-        )
-    )
-    return "".join(parts)
+    return Table((words("set"), *map(Column, heads)), rows, notes=(note,))
 
 
-def _fidelity(audit: Mapping[str, Any]) -> str:
-    fidelity = audit["fidelity"]
+def _fidelity(fidelity: Mapping[str, Any]) -> Table:
     rows = []
     for name, one in fidelity["sets"].items():
         error = one["kid_standard_error"]
         kid = number(one["kid"]) + ("" if error is None else f" ± {number(error)}")
-        rows.append(row(SET_NAMES[name], [escaped(one["n"]), number(one["fid"]), kid]))
+        rows.append(row(SET_NAMES[name], str(one["n"]), number(one["fid"]), kid))
     note = (
         f"How far a set lies from {fidelity['n_held_out']} real held-out images as a whole, in the feature space "
         f"“{fidelity['feature_space']}”, {fidelity['dimensions']} dimensions; 0 is alike, lower is better. KID ± its "
         "standard error. Figures of another feature space, such as published ones, do not compare."
     )
-    return table(["set", "images", "FID", "KID"], rows) + f'<p class="note">{escaped(note)}</p>'
+    return Table((words("set"), *map(Column, ("images", "FID", "KID"))), rows, notes=(note,))
 
 
-def _shortcut(shortcut: Mapping[str, Any] | None) -> str:
-    if not shortcut:
-        return "<p>This detector was not tested.</p>"
+def _shortcut(shortcut: Mapping[str, Any]) -> dict[str, str]:
     low, high = shortcut["interval"]
-    words = (
+    told = (
         f"The samples made for a single class belong to what the detector knows, so it should not be able to tell "
         f"them from real images. Its {shortcut['score']} score ranks a sample as more out-of-distribution than a real "
         f"held-out image in {percent(shortcut['auroc'])}% of cases, ties counting half: an AUROC of "
         f"{_fraction(shortcut['auroc'])}, with {100 * shortcut['level']:g}% confidence between {_fraction(low)} and "
         f"{_fraction(high)} ({shortcut['n_pure']} samples, {shortcut['n_id']} real images)."
     )
-    drawn = figure(
-        audit_figures.shortcut_bar(shortcut),
-        f"AUROC of single-class samples as if they were out-of-distribution: {_fraction(shortcut['auroc'])}",
-        "The stroke is the confidence interval; the test fails where all of it lies in the grey.",
-    )
-    return f"<p><strong>{escaped(shortcut['sentence'])}</strong></p><p>{escaped(words)}</p>{drawn}"
+    return {"sentence": shortcut["sentence"], "told": told, "auroc": _fraction(shortcut["auroc"])}
 
 
-def section(audit: Mapping[str, Any] | None, *, figures: bool = True) -> str:
-    """The section of the page, "" where there was no audit; everything in it escaped.
+def _figures(audit: Mapping[str, Any]) -> dict[str, bytes]:
+    content, shortcut, names = audit["content"], audit.get("shortcut"), audit["class_names"]
+    drawn = {"distances": audit_figures.neighbour_distances(audit["diversity"])}
+    if shortcut:
+        drawn["shortcut"] = audit_figures.shortcut_bar(shortcut)
+    if len(names) <= MOST_CLASSES:
+        drawn["confusion"] = audit_figures.confusion(content["pure"]["confusion"], names)
+    if content["mixtures"] and len(content["mixtures"]["by_share"]) > 2:
+        drawn["parents"] = audit_figures.parents_mass(content["mixtures"]["by_share"])
+    return drawn
+
+
+def view(audit: Mapping[str, Any] | None, *, short: bool = False) -> dict[str, Any] | None:
+    """What the page says of the outliers, None where there was no audit.
 
     Args:
         audit: "outlier_audit" of a result, as `kood.audit.audit` gives it and report.json holds it.
-        figures: False for the short form in a page of many runs: the answers and their sentences.
+        short: For one run of many: the answers and their sentences, without figures.
     """
     if not audit:
-        return ""
-    intro = (
-        "A falling loss says nothing about what the outliers are. Here they are asked some questions, beside real "
-        "images wherever real ones can answer too. Single-class samples come from the same generator under the "
-        "label of one class: they show what it can draw. Mixtures are the outliers proper."
-    )
-    short = f"<h2>{TITLE}</h2>{_summary_table(audit)}"
-    shortcut = audit.get("shortcut")
-    if not figures:
-        sentence = f"<p>{escaped(shortcut['sentence'])}</p>" if shortcut else ""
-        return short + sentence + "".join(_said(audit[part]) for part in ("content", "diversity", "fidelity"))
-    details = {
-        "shortcut": _shortcut(shortcut),
-        "content": _said(audit["content"]) + _content(audit),
-        "diversity": _said(audit["diversity"]) + _diversity(audit),
-        "fidelity": _said(audit["fidelity"]) + _fidelity(audit),
+        return None
+    content, shortcut = audit["content"], audit.get("shortcut")
+    told = {
+        "short": short,
+        "summary": _summary(audit),
+        "shortcut": _shortcut(shortcut) if shortcut else None,
+        "said": {part: " ".join(audit[part]["sentences"]) for part in ("content", "diversity", "fidelity")},
     }
-    blocks = "".join(f"<h3>{QUESTIONS[part][0]}</h3>{inner}" for part, inner in details.items())
-    return f'{short}<p class="note">{intro}</p>{blocks}'
+    if short:
+        return told
+    return {
+        **told,
+        "questions": {part: question for part, (question, _) in QUESTIONS.items()},
+        "content": _content(audit),
+        "mixtures": _mixtures(content) if content["mixtures"] else None,
+        "diversity": _diversity(audit["diversity"]),
+        "fidelity": _fidelity(audit["fidelity"]),
+        "figures": _figures(audit),
+    }

@@ -43,7 +43,7 @@ def swept(rows: Sequence[Mapping[str, Any]]) -> list[str]:
     return found
 
 
-def sweep_figure(rows: Sequence[Mapping[str, Any]], key: str, *, kind: str = "svg") -> bytes:
+def sweep_figure(rows: Sequence[Mapping[str, Any]], key: str) -> bytes:
     """Near and far AUROC and ID accuracy against a key, one line for each setting of the others.
 
     A mark is the mean over the seeds, its bar one sample standard deviation.
@@ -51,10 +51,9 @@ def sweep_figure(rows: Sequence[Mapping[str, Any]], key: str, *, kind: str = "sv
     Args:
         rows: Rows of `kood.report.aggregate`.
         key: One of `swept`.
-        kind: "svg" or "png".
 
     Returns:
-        The image's bytes.
+        The image's bytes, SVG.
     """
     lines: dict[str, list[tuple[float, Mapping[str, Any]]]] = {}
     names: dict[str, str] = {}
@@ -90,4 +89,4 @@ def sweep_figure(rows: Sequence[Mapping[str, Any]], key: str, *, kind: str = "sv
         if len(lines) > 1:
             figure.legend(*panels[0].get_legend_handles_labels(), loc="outside lower center", ncols=1)
 
-    return draw(5.4, 5.6 + 0.2 * (len(lines) if len(lines) > 1 else 0), paint, kind)
+    return draw(5.4, 5.6 + 0.2 * (len(lines) if len(lines) > 1 else 0), paint)

@@ -8,28 +8,10 @@ from typing import Any
 from kood.text import clean
 
 __all__ = [
-    "COLUMNS",
-    "INTERVAL_NOTE",
-    "SMOKE",
-    "all_notes",
-    "all_warnings",
-    "by_reason",
-    "duration",
-    "headings",
-    "headline_names",
-    "mean_std",
-    "number",
-    "origin",
-    "override",
-    "percent",
-    "sets",
-    "setting",
-    "short_keys",
-    "signed",
-    "threshold_meaning",
-    "validation_note",
-    "with_interval",
-]
+    "COLUMNS", "INTERVAL_NOTE", "SMOKE", "accuracy_note", "all_notes", "all_warnings", "by_reason", "duration",
+    "headings", "headline_names", "mean_std", "number", "origin", "override", "percent", "sets", "setting",
+    "short_keys", "signed", "threshold_meaning", "validation_note", "with_interval",
+]  # fmt: skip
 
 #: Metric key -> (name, qualifier), in the order in which they are printed.
 COLUMNS = {
@@ -40,7 +22,7 @@ COLUMNS = {
     "fpr_at_id_tpr": ("FPR@95", "(ID TPR)"),
 }
 
-INTERVAL_NOTE = "[95% confidence interval over test images, DeLong.] "
+INTERVAL_NOTE = "[95% confidence interval over test images, DeLong.]"
 SMOKE = "Smoke run (--quick): it shows that everything works; its figures mean nothing."
 
 #: A number that stands for itself: not the one in a name such as "cifar10" or "resnet-18".
@@ -185,6 +167,13 @@ def threshold_meaning(cell: Mapping[str, Any]) -> str:
         f"calibration images that no training saw.{_shared(threshold)} On the ID test images it accepted "
         + ("an unknown share." if _missing(on_test) else f"{percent(on_test)}%{_between(threshold)}.")
     )
+
+
+def accuracy_note(cell: Mapping[str, Any]) -> str:
+    """How many of the in-distribution test images are given their class."""
+    images = cell["id"].get("images")
+    told = f"ID accuracy: {percent(cell['id'].get('accuracy'))}%"
+    return told + (f" of {images} test images." if images is not None else ".")
 
 
 def _values(thresholds: Sequence[Mapping[str, Any]]) -> str:

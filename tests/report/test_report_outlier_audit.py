@@ -9,10 +9,15 @@ import pytest
 from test_report_html import NASTY, Reader, row_of
 
 from kood.report import audit_figures, print_cell, print_matrix
-from kood.report.html import page
-from kood.report.outlier_audit import TITLE, lines, section, summary
+from kood.report.html import _templates, page
+from kood.report.outlier_audit import TITLE, lines, summary, view
 
 SHORTCUT = "Shortcut test failed: the detector has learnt to spot generated images"
+
+
+def section(audit, short=False):
+    """The part of a page that tells of the audit."""
+    return str(_templates().get_template("audit.html").module.audit(view(audit, short=short)))
 
 
 def tables_of(audit):
@@ -58,8 +63,8 @@ def test_the_tables_hold_the_figures(new_audit):
 
 def test_every_sentence_of_the_audit_is_told(new_audit):
     audit = new_audit(score_shift=2.0)
-    for figures in (True, False):
-        text = Reader(section(audit, figures=figures)).text
+    for short in (True, False):
+        text = Reader(section(audit, short)).text
         for part in ("content", "diversity", "fidelity"):
             assert " ".join(audit[part]["sentences"]) in text
         assert audit["shortcut"]["sentence"] in text
@@ -90,12 +95,12 @@ def test_each_cell_of_a_matrix_has_the_short_form(matrix, new_audit):
     for one in matrix["cells"]:
         one["outlier_audit"] = new_audit()
     text = page(matrix)
-    assert text.count(f"<h3>{TITLE}</h3>") == len(matrix["cells"])
+    assert Reader(text).text.count(TITLE) == len(matrix["cells"])
     assert text.count("<img") == plain
 
 
 def test_without_an_audit_nothing_is_said(cell, capture):
-    assert section(None) == ""
+    assert not section(None).strip()
     assert TITLE not in page(cell)
     assert TITLE not in capture(lambda console: print_cell(console, cell))
 
@@ -192,12 +197,10 @@ def test_no_name_becomes_markup(cell, new_audit, capture, name):
 def drawings(audit):
     mixed = audit["content"]["mixtures"]
     return {
-        "distances": lambda kind="svg": audit_figures.neighbour_distances(audit["diversity"], kind=kind),
-        "parents": lambda kind="svg": audit_figures.parents_mass(mixed["by_share"], kind=kind),
-        "confusion": lambda kind="svg": audit_figures.confusion(
-            audit["content"]["pure"]["confusion"], audit["class_names"], kind=kind
-        ),
-        "shortcut": lambda kind="svg": audit_figures.shortcut_bar(audit["shortcut"], kind=kind),
+        "distances": lambda: audit_figures.neighbour_distances(audit["diversity"]),
+        "parents": lambda: audit_figures.parents_mass(mixed["by_share"]),
+        "confusion": lambda: audit_figures.confusion(audit["content"]["pure"]["confusion"], audit["class_names"]),
+        "shortcut": lambda: audit_figures.shortcut_bar(audit["shortcut"]),
     }
 
 
@@ -211,7 +214,6 @@ def test_figures_are_small_well_formed_self_contained_and_repeatable(new_audit, 
     assert len(svg) < 200_000
     assert [v for e in root.iter() for k, v in e.attrib.items() if k.endswith("href") and not v.startswith("#")] == []
     assert figure() == svg
-    assert figure("png").startswith(b"\x89PNG\r\n\x1a\n")
 
 
 @pytest.fixture
@@ -222,7 +224,7 @@ def painted(monkeypatch):
     def axes_of(function, *arguments):
         kept = []
 
-        def keep(width, height, paint, kind):
+        def keep(width, height, paint):
             canvas = Figure(figsize=(width, height))
             paint(canvas)
             kept.append(canvas.axes[0])

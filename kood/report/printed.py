@@ -1,0 +1,104 @@
+"""The results of a run or of a matrix in the terminal."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from rich.console import Console
+
+from kood.report import outlier_audit, results
+from kood.report.aggregate import aggregate, beside_controls
+from kood.report.terminal import print_table, say, warn
+from kood.report.wording import (
+    SMOKE,
+    accuracy_note,
+    all_notes,
+    all_warnings,
+    by_reason,
+    duration,
+    origin,
+    setting,
+    threshold_meaning,
+)
+
+__all__ = ["print_cell", "print_matrix"]
+
+
+def _print_head(console: Console, report: Mapping[str, Any]) -> None:
+    say(console, report["recipe"], "bold")
+    if report.get("cell"):
+        say(console, setting(report["cell"]))
+    say(console, origin(report), "dim")
+    console.print()
+    warnings, notes = [SMOKE] * bool(report.get("quick")) + all_warnings(report), all_notes(report)
+    for text in warnings:
+        warn(console, text)
+    for text in notes:
+        say(console, text, "dim")
+    if warnings or notes:
+        console.print()
+
+
+def _stages(cell: Mapping[str, Any]) -> str:
+    parts = [
+        f"{name} {duration(stage.get('seconds'))}{' (cached)' if stage.get('cached') else ''}"
+        for name, stage in cell.get("stages", {}).items()
+    ]
+    return "Stages: " + ", ".join(parts) + "." if parts else ""
+
+
+def print_cell(console: Console, cell: Mapping[str, Any]) -> None:
+    """Prints the results of one run: warnings, headline score by dataset, all scores, the figures of each class,
+    threshold, stages, and the audit of the outliers.
+
+    Args:
+        console: Where to print; plain text when it is not a terminal.
+        cell: The result of one run. Its figures are fractions; they are printed in percent.
+    """
+    _print_head(console, cell)
+    for table in (results.headline(cell), results.scores(cell), *results.classes(cell)):
+        print_table(console, table)
+        console.print()
+    if results.every_class(cell):
+        say(console, "All classes stand in report.html and report.json.", "dim")
+    for text in (accuracy_note(cell), threshold_meaning(cell), _stages(cell)):
+        if text:
+            say(console, text)
+    if cell.get("outlier_audit"):
+        console.print()
+        say(console, outlier_audit.TITLE, "bold")
+        for text in outlier_audit.lines(cell["outlier_audit"]):
+            say(console, text)
+
+
+def print_matrix(console: Console, report: Mapping[str, Any]) -> None:
+    """Prints the results of a matrix: warnings, one row for each setting over its seeds, and what failed.
+
+    Rows that differ only in their outliers (label mixup and its controls) stand next to each other.
+
+    Args:
+        console: Where to print; plain text when it is not a terminal.
+        report: The matrix report; its "table" is computed from its cells where it has none.
+    """
+    rows = beside_controls(report.get("table") or aggregate(report.get("cells", [])))
+    _print_head(console, report)
+    if rows:
+        print_table(console, results.matrix(rows))
+        apart = results.differences(rows)
+        if apart:
+            console.print()
+            print_table(console, apart)
+    else:
+        say(console, "No cell finished.", "bold red")
+    failed = [f"{setting(one['cell'])}: {one['error']}" for one in report.get("failed", [])]
+    _print_missing(console, len(failed), "failed", "bold red", failed)
+    left_out = report.get("left_out", [])
+    reasons = [f"{why}: {'; '.join(cells)}" for why, cells in by_reason(left_out).items()]
+    _print_missing(console, len(left_out), "left out", "bold yellow", reasons)
+
+
+def _print_missing(console: Console, count: int, what: str, style: str, lines: Sequence[str]) -> None:
+    if count:
+        console.print()
+        say(console, f"{count} cell{'s' if count > 1 else ''} {what}", style)
+        for text in lines:
+            say(console, text, indent=2)

@@ -1,0 +1,354 @@
+"""The tables of a run, of a matrix and of a comparison, made of what report.json holds."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from kood.report.paired import DIFFERENCE_NOTE
+from kood.report.tables import MISSING, Cell, Column, Row, Table, row, words
+from kood.report.wording import (
+    COLUMNS,
+    INTERVAL_NOTE,
+    duration,
+    headings,
+    headline_names,
+    mean_std,
+    number,
+    override,
+    percent,
+    sets,
+    setting,
+    signed,
+    validation_note,
+    with_interval,
+)
+
+__all__ = [
+    "by_dataset", "classes", "comparison", "differences", "every_class", "exposure", "headline", "is_below", "matrix",
+    "scores", "stages",
+]  # fmt: skip
+
+Cells = Mapping[str, Any]
+Rows = Sequence[Mapping[str, Any]]
+
+FPR_NOTE = (
+    "FPR@95 (OOD TPR): share of ID images flagged when 95% of OOD images are caught; "
+    "FPR@95 (ID TPR): share of OOD images accepted when 95% of ID images are accepted. "
+    "Lower is better for both."
+)
+CLASS_NOTE = (
+    "Percent of the ID test images of each true class, with 95% intervals: given their class (accuracy), and called "
+    "in-distribution (accepted). AUROC: against the means of the near and far sets."
+)
+#: Which columns of figures a narrow terminal can do without, and in which order.
+PRIORITIES = {"aupr_in": 2, "aupr_out": 2, "fpr_at_id_tpr": 2, "fpr_at_ood_tpr": 1}
+#: More classes than this are not all shown at once, but so many of the worst of them.
+FEW, WORST = 30, 10
+#: Stands behind a share of accepted images that is clearly below the promise.
+BELOW = " ↓"
+
+
+# One run -------------------------------------------------------------------------------------------------------------
+
+
+def headline(cell: Cells) -> Table:
+    """The headline score on every set: near ones, their mean, far ones, their mean."""
+    figures, sure = cell["scores"].get(cell["headline_score"], {}), cell.get("intervals") or {}
+
+    def line(label: str, images: object, name: str, kind: str = "") -> Row:
+        one = figures.get(name) or {}
+        values = [
+            with_interval(one.get(metric), sure.get(name)) if metric == "auroc" else percent(one.get(metric))
+            for metric in COLUMNS
+        ]
+        return row(label, "" if images is None else str(images), *values, kind=kind)
+
+    rows: list[Row] = []
+    for kind in ("near", "far"):
+        names = sets(cell, kind)
+        if names:
+            rows.append(row(f"{kind}-OOD", kind="block"))
+            rows += [line(name, cell["datasets"][name].get("images"), name) for name in names]
+            rows.append(line("mean", None, kind, "mean"))
+    metrics = [Column(name, small, priority=PRIORITIES.get(key, 0)) for key, (name, small) in COLUMNS.items()]
+    return Table(
+        (words("dataset"), Column("images"), *metrics),
+        rows,
+        f"OOD detection by {cell['headline_score']}, the headline score",
+        ("Percent.", *([INTERVAL_NOTE] if sure else []), FPR_NOTE),
+    )
+
+
+def scores(cell: Cells) -> Table:
+    """Every score, in the means over the near and over the far sets."""
+    validation = cell.get("validation") or {}
+    rows = []
+    for score, figures in cell["scores"].items():
+        chosen = score == cell["headline_score"]
+        means = [figures.get(kind) or {} for kind in ("near", "far")]
+        values = [percent(one.get(metric)) for metric in ("auroc", "fpr_at_ood_tpr") for one in means]
+        values += [percent(validation.get(score))] if validation else []
+        rows.append(row(f"{score} ◂" if chosen else score, *values, kind="headline" if chosen else ""))
+    figures_of = [
+        Column(f"{kind}\n{COLUMNS[metric][0]}", priority=PRIORITIES.get(metric, 0))
+        for metric in ("auroc", "fpr_at_ood_tpr")
+        for kind in ("near", "far")
+    ]
+    own = [Column("validation\nAUROC", priority=1)] if validation else []
+    note = "◂: the headline score. Percent, means over the datasets; FPR@95 at OOD TPR."
+    told = validation_note(cell)
+    return Table((words("score"), *figures_of, *own), rows, "All scores", (note, *([told] if told else [])))
+
+
+def by_dataset(cell: Cells) -> Table | None:
+    """The AUROC of every score on every set; None where there is but one set."""
+    names = sets(cell, "near") + sets(cell, "far")
+    if len(names) < 2:
+        return None
+    rows = [
+        row(
+            score,
+            *(percent((figures.get(name) or {}).get("auroc")) for name in names),
+            kind="headline" if score == cell["headline_score"] else "",
+        )
+        for score, figures in cell["scores"].items()
+    ]
+    columns = [Column(name, cell["datasets"][name]["kind"]) for name in names]
+    return Table((words("score"), *columns), rows, "AUROC of every score on every dataset")
+
+
+def classes(cell: Cells) -> list[Table]:
+    """What a good figure over all classes may hide: each class, or of many the worst by each figure."""
+    found = cell.get("classes") or []
+    if not found:
+        return []
+    if len(found) <= FEW:
+        return [_classes(cell, found, "By class", _class_note(cell))]
+    tables: list[Table] = []
+    for figure, title in (
+        ("accepted", f"By class: the {WORST} of {len(found)} classes with the smallest share accepted"),
+        ("accuracy", f"The {WORST} of {len(found)} classes with the lowest accuracy"),
+    ):
+        worst = sorted(found, key=lambda one: (one.get(figure) is None, one.get(figure)))[:WORST]
+        tables.append(_classes(cell, worst, title, _class_note(cell) if tables else ""))
+    return tables
+
+
+def every_class(cell: Cells) -> Table | None:
+    """All classes, where `classes` has the worst alone."""
+    found = cell.get("classes") or []
+    return _classes(cell, found, f"All {len(found)} classes", "") if len(found) > FEW else None
+
+
+def _classes(cell: Cells, some: Rows, title: str, note: str) -> Table:
+    threshold = cell.get("threshold") or {}
+    accept = threshold.get("accept")
+    against = [kind for kind in ("near", "far") if any(kind in (one.get("auroc") or {}) for one in cell["classes"])]
+    columns = [words("class"), Column("images", priority=1), Column("accuracy"), Column("accepted")]
+    columns += [Column(f"{kind}\nAUROC", priority=2) for kind in against]
+    values = {}
+    if threshold.get("by_class"):
+        columns.append(Column("threshold", priority=2))
+        values = {name: one["value"] for one in threshold["thresholds"] for name in one["classes"]}
+    rows = []
+    for one in some:
+        below = is_below(one, accept)
+        accuracy, accepted = (
+            with_interval(one.get(figure), one.get(f"{figure}_interval")) for figure in ("accuracy", "accepted")
+        )
+        texts = [one["name"], str(one.get("images", MISSING)), accuracy, accepted + (BELOW if below else "")]
+        texts += [percent((one.get("auroc") or {}).get(kind)) for kind in against]
+        texts += [number(values.get(one["name"]))] if threshold.get("by_class") else []
+        rows.append(row(*texts, kind="below" if below else ""))
+    return Table(columns, rows, title, (note,) if note else ())
+
+
+def is_below(one: Mapping[str, Any], accept: float | None) -> bool:
+    """Whether the interval of a class's accepted share leaves out the share that the threshold promises."""
+    interval = one.get("accepted_interval")
+    return accept is not None and interval is not None and interval[1] < accept
+
+
+def _class_note(cell: Cells) -> str:
+    accept = (cell.get("threshold") or {}).get("accept")
+    below = sum(is_below(one, accept) for one in cell["classes"])
+    if not below or accept is None:
+        return CLASS_NOTE
+    many = "1 class" if below == 1 else f"{below} classes"
+    return f"{CLASS_NOTE}{BELOW}: the whole interval is below the {100 * accept:g}% that are promised ({many})."
+
+
+def stages(cell: Cells) -> Table | None:
+    """The stages of a run, what each took and whether it ran; None where there are none."""
+    ran = cell.get("stages") or {}
+    rows = [
+        row(name, duration(one.get("seconds")), ("earlier run, kept" if one.get("cached") else "this run") + _how(one))
+        for name, one in ran.items()
+    ]
+    return Table((words("stage"), Column("time"), Column("result")), rows, "Stages") if ran else None
+
+
+def _how(stage: Mapping[str, Any]) -> str:
+    """How long and how fast a network was trained, how fast a stage sampled, and how much of it is not there."""
+    parts = [f"{stage['steps']:,} steps"] if "steps" in stage else []
+    parts += [f"{stage['epochs']:g} epochs in its time"] if "epochs" in stage else []
+    parts += [str(stage["precision"])] if "precision" in stage else []
+    parts += [f"{stage['images_per_second']:,.3g} images/s"] if "images_per_second" in stage else []
+    parts += [f"{stage['drop_rate']:.1%} dropped"] if stage.get("drop_rate") else []
+    if stage.get("wanted", 0) > stage.get("kept", 0):
+        parts += [f"{stage['kept']:,} of {stage['wanted']:,} images in its time"]
+    return "".join(f", {part}" for part in parts)
+
+
+def exposure(cell: Cells) -> Table | None:
+    """The classifier beside the same one without outliers or generated images; None where there is none."""
+    told = cell.get("baseline")
+    if not told:
+        return None
+
+    def apart(figure: str) -> str:
+        low, high = told[f"{figure}_interval"]
+        mean = told[f"exposed_validation_{figure}"] - told[f"validation_{figure}"]
+        return signed({"mean": mean, "low": low, "high": high})
+
+    rows = [
+        row(name, percent(told[f"{of}validation_auroc"]), told[f"{of}score"], percent(told[f"{of}validation_accuracy"]))
+        for name, of in (("this run", "exposed_"), ("without exposure", ""))
+    ]
+    rows.append(row("difference", apart("auroc"), "", apart("accuracy"), kind="mean"))
+    columns = (
+        words(""), Column("validation\nAUROC"), Column("by score"), Column("validation\naccuracy"),
+    )  # fmt: skip
+    note = (
+        f"Percent, on {told['images']} validation images, against {', '.join(told['sets'])}; each by its own best "
+        "score there. [95% confidence interval.] A run that exposure made worse here says so in its first lines."
+    )
+    return Table(columns, rows, "With and without exposure", (note,))
+
+
+# Many runs -----------------------------------------------------------------------------------------------------------
+
+#: What is shown of a row: heading, path to the statistic, whether more is better, what a narrow terminal can spare.
+_FIGURES = (
+    ("ID\nacc", ("id", "accuracy"), True, 0),
+    ("near\nAUROC", ("near", "auroc"), True, 0),
+    ("near\nFPR@95", ("near", "fpr_at_ood_tpr"), False, 0),
+    ("far\nAUROC", ("far", "auroc"), True, 0),
+    ("far\nFPR@95", ("far", "fpr_at_ood_tpr"), False, 1),
+)
+#: What is shown of its distance from the baseline.
+_APART = (("ID acc", ("id", "accuracy")), ("near AUROC", ("near", "auroc")), ("far AUROC", ("far", "auroc")))
+
+
+#: A column and its cells, one for each row.
+_Filled = tuple[Column, list[Cell]]
+
+
+def _labels(rows: Rows) -> list[_Filled]:
+    """The settings that rows differ in, a column each."""
+    found = [
+        (words(heading, key), [Cell(override(one["cell"][key]) if key in one["cell"] else MISSING) for one in rows])
+        for key, heading in headings(rows).items()
+    ]
+    return found or [(words("setting"), [Cell(setting({}))] * len(rows))]
+
+
+def _runs(rows: Rows) -> _Filled:
+    seeds = [Cell(str(len(one["seeds"])), " ".join(map(str, one["seeds"]))) for one in rows]
+    return Column("n", name="seeds"), seeds
+
+
+def _headline(rows: Rows) -> _Filled:
+    return words("score"), [Cell(headline_names(one)) for one in rows]
+
+
+def _figures(rows: Rows) -> list[_Filled]:
+    found = []
+    for heading, (part, metric), more, spare in _FIGURES:
+        column = Column(
+            heading, more_is_better=more, priority=spare, name=f"{part}_{metric}", parts=("mean", "std")
+        )  # fmt: skip
+        own = [one.get(part, {}).get(metric) for one in rows]
+        found.append((column, [Cell(mean_std(of, len(one["seeds"])), of) for of, one in zip(own, rows, strict=True)]))
+    return found
+
+
+def _apart(rows: Rows) -> list[_Filled]:
+    parts = ("mean", "low", "high", "positive", "significant")
+    found = []
+    for heading, (part, metric) in _APART:
+        column = Column(f"{heading}\n- baseline", name=f"{part}_{metric}_difference", parts=parts)
+        own = [((one.get("difference") or {}).get(part) or {}).get(metric) for one in rows]
+        found.append((column, [Cell(signed(one), one) for one in own]))
+    return found
+
+
+def _table(filled: Sequence[_Filled], title: str = "", notes: Sequence[str] = ()) -> Table:
+    columns, cells = zip(*filled, strict=True)
+    return Table(columns, [Row(one) for one in zip(*cells, strict=True)], title, notes)
+
+
+def matrix(rows: Rows) -> Table:
+    """One row for each setting: means over its seeds.
+
+    Args:
+        rows: Rows of `kood.report.aggregate`.
+    """
+    notes = ["Percent; n runs."]
+    if any(len(one["seeds"]) > 1 for one in rows):
+        notes = ["Percent; mean ± sample standard deviation over n seeds."]
+    chosen = {headline_names(one) for one in rows}
+    notes += [f"Headline score: {name}." for name in chosen if len(chosen) == 1]
+    notes.append("FPR@95: ID flagged when 95% of OOD is caught.")
+    own = [_headline(rows)] if len(chosen) > 1 else []
+    return _table([*_labels(rows), _runs(rows), *_figures(rows), *own], notes=[*notes, *_incomplete(rows)])
+
+
+def _incomplete(rows: Rows) -> list[str]:
+    """Which sets not all runs of a row have figures of."""
+    told = []
+    for one in rows:
+        found: dict[str, int] = {}
+        for figures in one["scores"].values():
+            for name in figures.keys() - {"near", "far"}:
+                found[name] = max(found.get(name, 0), *(of["n"] for of in figures[name].values()), 0)
+        few = {name: n for name, n in sorted(found.items()) if n < len(one["seeds"])}
+        told += [
+            f"{setting(one['cell'])}: {name} has figures in {n} of {len(one['seeds'])} runs." for name, n in few.items()
+        ]
+    return told
+
+
+def differences(rows: Rows) -> Table | None:
+    """The rows against their baseline, in a table of its own: beside the figures it would fit no terminal.
+
+    Args:
+        rows: Rows of `kood.report.aggregate` with "difference"; None where no row has one.
+    """
+    rows = [one for one in rows if one.get("difference")]
+    if not rows:
+        return None
+    changed = [
+        {key: value for key, value in one["difference"]["baseline"].items() if value != one["cell"].get(key)}
+        for one in rows
+    ]
+    baselines = [setting(one) if len(headings(rows)) > 1 else ", ".join(map(override, one.values())) for one in changed]
+    columns = [*_labels(rows), *_apart(rows)]
+    title = "Against the baseline"
+    if len(set(baselines)) == 1:
+        title += f" {baselines[0]}"
+    else:
+        columns.append((words("baseline"), [Cell(text) for text in baselines]))
+    return _table(columns, title, ["Points of percent.", DIFFERENCE_NOTE])
+
+
+def comparison(rows: Rows) -> Table:
+    """All that is told of rows in one table, for a file, which has room for it.
+
+    Args:
+        rows: Rows of `kood.report.aggregate`, which may have "difference".
+    """
+    apart = any("difference" in one for one in rows)
+    return _table(
+        [*_labels(rows), _runs(rows), _headline(rows), *_figures(rows), *(_apart(rows) if apart else [])],
+        notes=["Percent.", *([DIFFERENCE_NOTE] if apart else [])],
+    )

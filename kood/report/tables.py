@@ -1,0 +1,138 @@
+"""One model for every table of results: built once, laid out by renderers that know nothing of what it shows."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from functools import cached_property
+from itertools import takewhile
+from typing import Any
+
+__all__ = ["MISSING", "Cell", "Column", "Row", "Table", "row", "words"]
+
+#: Stands where there is no figure.
+MISSING = "—"
+
+
+@dataclass(frozen=True)
+class Column:
+    """What the cells of a column are.
+
+    Attributes:
+        heading: Its lines.
+        small: What stands under the heading, in small letters where there are any.
+        words: Words, which stand at the left and may be folded; figures stand at the right and are never broken.
+        strong: Words to be read first.
+        priority: Where there is no room for all columns, those of the greatest number go first; 0 stays.
+        more_is_better: Which figure of the column is the best; None where none is.
+        name: What it is called in a file for programs; its heading where not given.
+        parts: The keys of its cells' values, each of which is a column of its own in a file for programs.
+    """
+
+    heading: str
+    small: str = ""
+    words: bool = False
+    strong: bool = False
+    priority: int = 0
+    more_is_better: bool | None = None
+    name: str = ""
+    parts: tuple[str, ...] = ()
+
+    @property
+    def title(self) -> str:
+        """The heading on one line."""
+        return " ".join(f"{self.heading} {self.small}".split())
+
+
+def words(heading: str, name: str = "") -> Column:
+    """A column of words."""
+    return Column(heading, words=True, name=name)
+
+
+@dataclass(frozen=True)
+class Cell:
+    """What stands in a cell.
+
+    Attributes:
+        text: For people, rounded.
+        value: For programs, unrounded: a figure, or those of the column's parts by name; None where it is the text.
+    """
+
+    text: str
+    value: Any = None
+
+    @property
+    def mean(self) -> Any:
+        """The figure by which cells are compared."""
+        return self.value["mean"] if isinstance(self.value, Mapping) else self.value
+
+
+@dataclass(frozen=True)
+class Row:
+    """Cells, and what is to be seen at once: "block" is a heading over the rows that follow it, "mean" sums them up,
+    "headline" is the one that counts, "below" one that fails."""
+
+    cells: Sequence[Cell]
+    kind: str = ""
+
+
+def row(*cells: str | Cell, kind: str = "") -> Row:
+    """A row of cells, those that are only text given as such."""
+    return Row(tuple(one if isinstance(one, Cell) else Cell(one) for one in cells), kind)
+
+
+@dataclass(frozen=True)
+class Table:
+    """Rows under columns, with what stands above and what has to be said below.
+
+    Texts may hold anything: a renderer neutralises what its medium would take for an instruction.
+    """
+
+    columns: Sequence[Column]
+    rows: Sequence[Row]
+    title: str = ""
+    notes: Sequence[str] = ()
+
+    @property
+    def labels(self) -> int:
+        """How many of the first columns hold words: together they name a row."""
+        return len(list(takewhile(lambda column: column.words, self.columns)))
+
+    @cached_property
+    def best(self) -> list[list[bool]]:
+        """Which cells of each row are the best of their column.
+
+        Figures that print alike share the mark; a column all alike has none.
+        """
+        marks = [[False] * len(self.columns) for _ in self.rows]
+        for index, column in enumerate(self.columns):
+            if column.more_is_better is None:
+                continue
+            there = {place: of.cells[index] for place, of in enumerate(self.rows) if not of.kind}
+            shown = {place: one.text.split(" ", 1)[0] for place, one in there.items() if one.text != MISSING}
+            if len(set(shown.values())) > 1:
+                choose = max if column.more_is_better else min
+                best = shown[choose(shown, key=lambda place: there[place].mean)]
+                for place, text in shown.items():
+                    marks[place][index] = text == best
+        return marks
+
+    def name_of(self, one: Row) -> str:
+        """The words that name a row, each behind its heading where they are several."""
+        if self.labels == 1:
+            return one.cells[0].text
+        named = zip(self.columns[: self.labels], one.cells, strict=False)
+        return ", ".join(f"{column.title} {cell.text}" for column, cell in named if cell.text != MISSING)
+
+    def merged(self) -> "Table":
+        """The same with the columns that name a row in one."""
+        rows = [Row((Cell(self.name_of(one)), *one.cells[self.labels :]), one.kind) for one in self.rows]
+        return replace(self, columns=(Column("", words=True), *self.columns[self.labels :]), rows=rows)
+
+    def without(self, priority: int) -> "Table":
+        """The same without the columns of this priority and of greater numbers."""
+        kept = [index for index, column in enumerate(self.columns) if column.priority < priority]
+        rows = [replace(one, cells=[one.cells[i] for i in kept if i < len(one.cells)]) for one in self.rows]
+        return replace(self, columns=[self.columns[i] for i in kept], rows=rows)
+
+    def noted(self, bold: str = "Bold") -> str:
+        """What stands below it, with the meaning of the mark that the best cells carry."""
+        return " ".join((*self.notes, *([f"{bold}: best of its column."] if any(map(any, self.best)) else [])))
