@@ -1,7 +1,7 @@
 """A run's folder: stages that appear whole or not at all, are found again by fingerprint, and one owner at a time.
 
 saved/<recipe>/
-  recipe.toml  report.json  report.html        what the last run wrote
+  recipe.toml  report.json  report.html        what the last run wrote, of a matrix table.csv and table.tex as well
   belongs_to.json                              the classes and the data set of the folder
   before-<version>/                            the report of other data, where a run was asked to go on with them
   1/ 2/ ...                                    SavedModels; TF Serving takes this folder as it is

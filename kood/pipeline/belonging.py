@@ -164,7 +164,7 @@ class Belonging:
             again += 1
             aside = folder / f"before-{number}-{again}"
         aside.mkdir()
-        for name in ("report.json", "report.html", "recipe.toml", "figures"):
+        for name in ("report.json", "report.html", "table.csv", "table.tex", "recipe.toml", "figures"):
             if (folder / name).exists():
                 (folder / name).rename(aside / name)
         if (folder / FILE).exists():
