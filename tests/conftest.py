@@ -145,14 +145,14 @@ class Cell:
         self.work = work_alone(recipe, folder, **console)
         data, others = stages_of(recipe)
         self.stages = {stage.role: stage for stage in (data, *others)}
-        self.work.obtain(data)
+        data.obtain(self.work)
 
     def __getitem__(self, role):
         return self.stages[role]
 
     def make(self, *roles):
         """Makes stages in this order and returns what the last of them left."""
-        return [self.work.obtain(self.stages[role]) for role in roles][-1]
+        return [self.stages[role].obtain(self.work) for role in roles][-1]
 
     def train(self):
         """Makes the classifier and what it is exposed to."""

@@ -60,7 +60,7 @@ def make_cell(work: Work) -> tuple[dict[str, Any], dict[str, Stage]]:
         Its part of the report, empty in all but the first of several processes, and its stages by their roles.
     """
     data, others = stages_of(work.recipe)
-    work.obtain(data)
+    data.obtain(work)
     check(work.recipe, data, work.devices.count)
     work.accepted(data)
     made: dict[str, Stage] = {data.role: data}
@@ -73,6 +73,6 @@ def make_cell(work: Work) -> tuple[dict[str, Any], dict[str, Stage]]:
                 work.progress.say(why, style="yellow")
             left_out.add(why)
             continue
-        work.obtain(stage)
+        stage.obtain(work)
         made[stage.role] = stage
     return (summarize(work, made) if work.team.leads else {}), made

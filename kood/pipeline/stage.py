@@ -1,21 +1,21 @@
 """A stage as a value: what decides its result, how it is made, and what it left once it was."""
 
 import abc
+import shutil
 from collections.abc import Iterable
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import Any, ClassVar
 
+from kood.machine import arithmetic
+from kood.pipeline.work import Work
 from kood.recipe import Recipe
 from kood.runs import Result, fingerprint
-
-if TYPE_CHECKING:
-    from kood.pipeline.work import Work
 
 __all__ = ["Stage"]
 
 
 class Stage(abc.ABC):
-    """One step of a run. `Work.obtain` finds its result or makes it; key, display and report follow from what it says.
+    """One step of a run. `obtain` finds its result or makes it; key, display and report follow from what it says.
 
     Other stages are its inputs: it is made after them and reads their results.
 
@@ -46,7 +46,7 @@ class Stage(abc.ABC):
         """What decides its result beside its version (JSON); "backend" where the Keras backend is part of it."""
 
     @abc.abstractmethod
-    def make(self, folder: Path, work: "Work") -> dict[str, Any]:
+    def make(self, folder: Path, work: Work) -> dict[str, Any]:
         """Makes its result.
 
         Args:
@@ -89,6 +89,49 @@ class Stage(abc.ABC):
         if self.result is None:
             raise RuntimeError(f"the stage {self.role!r} has not been made")
         return self.result
+
+    def obtain(self, work: Work) -> Result:
+        """Finds its result or makes it, and says so; its inputs have been obtained.
+
+        A run with a time budget takes a result that nothing cut short, where there is one; else the time that the stage
+        may take decides its result too.
+
+        Args:
+            work: The run.
+
+        Returns:
+            The result, which is the stage's from now on.
+        """
+        decides = {"version": self.version, "quick": self.recipe.quick, **self.decides()}
+        variables = arithmetic(decides.get("backend", ""))
+        if variables:
+            decides["variables"] = variables
+        seconds = work.budget.of(self.kind, self.recipe)
+        if seconds is not None and not work.run.has(self.kind, decides):
+            decides["seconds"] = round(seconds, 3)
+        result = self.result = self._found_or_made(work, decides)
+        damage = self.damage()
+        if damage:
+            work.run.on_damage(f"{self.role}: {damage}, and is made again")
+            shutil.rmtree(result.folder)
+            result = self.result = self._found_or_made(work, decides)
+        work.budget.note(self.kind, result.key, 0.0 if result.cached else result.seconds)
+        if result.cached and result.folder not in work.seen:
+            others = set(result.backends) - {work.run.backend}
+            work.progress.cached(self.role, f"made under {', '.join(result.backends)}" if others else "")
+        for text, style in () if result.folder in work.seen else self.says():
+            work.progress.say(text, style=style)
+        work.seen.add(result.folder)
+        return result
+
+    def _found_or_made(self, work: Work, decides: dict[str, Any]) -> Result:
+        def make(folder: Path) -> dict[str, Any]:
+            work.budget.afford(self.kind)
+            return self.make(folder, work)
+
+        if not self.is_shared:
+            return work.run.obtain(self.kind, decides, make)
+        return work.team.obtain(self.kind, decides, make, getattr(work.devices, self.on) if self.on else None)
 
     def seed(self, purpose: str, own: int | None = None) -> int:
         """A seed for one purpose, which follows from the recipe's, or from its own where the recipe gives it one."""
