@@ -140,12 +140,11 @@ class Cell:
     """
 
     def __init__(self, recipe, folder, **console):
-        from kood.pipeline.cell import stages_of
+        from kood.pipeline import cell
 
         self.work = work_alone(recipe, folder, **console)
-        data, others = stages_of(recipe)
-        self.stages = {stage.role: stage for stage in (data, *others)}
-        data.obtain(self.work)
+        self.stages = {stage.role: stage for stage in cell.Cell(recipe).stages}
+        self.make("data")
 
     def __getitem__(self, role):
         return self.stages[role]

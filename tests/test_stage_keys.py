@@ -9,7 +9,7 @@ from pydantic import BaseModel
 from kood.data import ImageSet
 from kood.data.stored import write_digests
 from kood.machine import VARIABLES
-from kood.pipeline import cell
+from kood.pipeline import make
 from kood.pipeline.environment import environment
 from kood.pipeline.prepare import Data
 from kood.recipe import Recipe, load
@@ -259,12 +259,12 @@ def stages(tmp_path, monkeypatch):
     monkeypatch.setattr(
         Data, "images", lambda *_: ImageSet(np.zeros((50, 8, 8, 1), "uint8"), np.arange(50) % 2, ("a", "b"))
     )
-    monkeypatch.setattr(cell, "check", lambda *_: None)
-    monkeypatch.setattr(cell, "summarize", lambda _, stages: {name: one.key for name, one in stages.items()})
+    monkeypatch.setattr(make, "check", lambda *_: None)
+    monkeypatch.setattr(make, "summarize", lambda _, cell: {stage.role: stage.key for stage in cell.made})
     (tmp_path / "whole.toml").write_text(WHOLE)
 
     def run(*overrides):
-        keys, _ = cell.make_cell(work_alone(load(tmp_path / "whole.toml", overrides), tmp_path / "saved"))
+        keys, _ = make.make_cell(work_alone(load(tmp_path / "whole.toml", overrides), tmp_path / "saved"))
         return keys
 
     return run

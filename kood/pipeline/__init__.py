@@ -3,7 +3,7 @@
     recipe -> data -> diffusion model -> judge -> outliers, pure samples -> classifier -> baseline -> evaluation
     -> audit -> comparison with the baseline -> SavedModel -> report
 
-The list is `kood.pipeline.cell.stages_of`. Stages hand each other only files. What a stage's result depends on it says
+The list is `kood.pipeline.cell.Cell`. Stages hand each other only files. What a stage's result depends on it says
 itself; where nothing of that changed, its result is taken as it lies.
 """
 
@@ -22,8 +22,8 @@ from kood import report
 from kood.errors import UserError
 from kood.pipeline.belonging import Belonging
 from kood.pipeline.budget import Budget
-from kood.pipeline.cell import make_cell
 from kood.pipeline.environment import origin_of
+from kood.pipeline.make import make_cell
 from kood.pipeline.matrix import run_matrix
 from kood.pipeline.prepare import Data
 from kood.pipeline.summary import write_report
@@ -110,9 +110,9 @@ def run(
                 result = run_matrix(recipe, team, progress, told)
             else:
                 work = Work(recipe, team, progress, devices, **told)
-                result, stages = make_cell(work)
+                result, cell = make_cell(work)
                 if team.leads:
-                    write_report(result, work, stages)
+                    write_report(result, work, cell)
         except UserError:
             if refused:
                 folder.withdraw()

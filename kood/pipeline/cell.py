@@ -1,9 +1,6 @@
 """One classifier from its data to its SavedModel: the list of its stages."""
 
-from typing import Any
-
 from kood.pipeline.audit import Audit, Shortcut
-from kood.pipeline.checks import check
 from kood.pipeline.classify import Classifier, judge_recipe, unexposed
 from kood.pipeline.comparison import Comparison
 from kood.pipeline.diffusion import Diffusion
@@ -13,66 +10,58 @@ from kood.pipeline.outliers import Outliers
 from kood.pipeline.prepare import Data
 from kood.pipeline.samples import Pure
 from kood.pipeline.stage import Stage
-from kood.pipeline.summary import summarize
-from kood.pipeline.work import Work
 from kood.recipe import Recipe
 
-__all__ = ["make_cell", "stages_of"]
+__all__ = ["Cell"]
 
 
-def stages_of(recipe: Recipe) -> tuple[Data, list[Stage]]:
-    """The stages of a recipe's classifier: its data, and all others, each after its inputs.
+class Cell:
+    """The stages of a recipe's classifier; None stands for those that the recipe has no use for.
 
     The classifier, the judge and the baseline are trainings of one kind. Where two of them are the same to the letter,
     as the judge and the baseline are under a softmax head, one result serves both.
-    """
-    data, diffusion = Data(recipe), None
-    judge = Classifier(judge_recipe(recipe), data, role="judge") if recipe.needs_judge else None
-    audited = pure = None
-    if recipe.needs_diffusion:
-        diffusion = Diffusion(recipe, data)
-        audited = Pure(recipe, data, diffusion, "pure_audit") if recipe.audits else None
-        pure = Pure(recipe, data, diffusion, "pure") if recipe.pure_samples.trains else None
-    outliers = [Outliers(recipe, name, data, diffusion, judge) for name in recipe.outliers.drawn]
-    classifier = Classifier(recipe, data, outliers, pure)
-    is_compared = recipe.evaluate.baseline and (recipe.outliers.exposes or recipe.pure_samples.trains)
-    baseline = Classifier(unexposed(recipe), data, role="baseline_classifier") if is_compared else None
-    evaluation = Evaluation(recipe, data, classifier, validates=is_compared)
-    stages: list[Stage | None] = [diffusion, judge, *outliers, audited, pure, classifier, baseline, evaluation]
-    if audited is not None and judge is not None:
-        audit = Audit(recipe, data, judge, audited, outliers)
-        stages += [audit, Shortcut(recipe, data, audit, audited, classifier, evaluation)]
-    if baseline is not None:
-        validation = Validation(recipe, data, baseline)
-        stages += [validation, Comparison(recipe, validation, evaluation)]
-    if recipe.serve.export:
-        stages.append(Export(recipe, data, classifier, evaluation))
-    return data, [stage for stage in stages if stage is not None]
-
-
-def make_cell(work: Work) -> tuple[dict[str, Any], dict[str, Stage]]:
-    """Makes one classifier, from its data to its SavedModel.
 
     Args:
-        work: The run.
+        recipe: Of the cell.
 
-    Returns:
-        Its part of the report, empty in all but the first of several processes, and its stages by their roles.
+    Attributes:
+        stages: All of them, each after its inputs.
     """
-    data, others = stages_of(work.recipe)
-    data.obtain(work)
-    check(work.recipe, data, work.devices.count)
-    work.accepted(data)
-    made: dict[str, Stage] = {data.role: data}
-    left_out: set[str] = set()
-    for stage in others:
-        if not (stage.is_shared or work.team.leads):
-            continue
-        if why := stage.applies():
-            if why not in left_out:
-                work.progress.say(why, style="yellow")
-            left_out.add(why)
-            continue
-        stage.obtain(work)
-        made[stage.role] = stage
-    return (summarize(work, made) if work.team.leads else {}), made
+
+    def __init__(self, recipe: Recipe):
+        self.recipe = recipe
+        self.data = data = Data(recipe)
+        self.diffusion = self.judge = self.pure_audit = self.pure = None
+        if recipe.needs_diffusion:
+            self.diffusion = Diffusion(recipe, data)
+            self.pure_audit = Pure(recipe, data, self.diffusion, "pure_audit") if recipe.audits else None
+            self.pure = Pure(recipe, data, self.diffusion, "pure") if recipe.pure_samples.trains else None
+        if recipe.needs_judge:
+            self.judge = Classifier(judge_recipe(recipe), data, role="judge")
+        self.outliers = [Outliers(recipe, name, data, self.diffusion, self.judge) for name in recipe.outliers.drawn]
+        self.classifier = Classifier(recipe, data, self.outliers, self.pure)
+        self.baseline = self.validation = self.comparison = None
+        is_compared = recipe.evaluate.baseline and (recipe.outliers.exposes or recipe.pure_samples.trains)
+        self.evaluation = Evaluation(recipe, data, self.classifier, validates=is_compared)
+        if is_compared:
+            self.baseline = Classifier(unexposed(recipe), data, role="baseline_classifier")
+            self.validation = Validation(recipe, data, self.baseline)
+            self.comparison = Comparison(recipe, self.validation, self.evaluation)
+        self.audit = self.shortcut = None
+        if self.pure_audit is not None and self.judge is not None:
+            self.audit = Audit(recipe, data, self.judge, self.pure_audit, self.outliers)
+            self.shortcut = Shortcut(recipe, data, self.audit, self.pure_audit, self.classifier, self.evaluation)
+        self.export = Export(recipe, data, self.classifier, self.evaluation) if recipe.serve.export else None
+
+    @property
+    def stages(self) -> list[Stage]:
+        wanted = [
+            self.data, self.diffusion, self.judge, *self.outliers, self.pure_audit, self.pure, self.classifier,
+            self.baseline, self.evaluation, self.audit, self.shortcut, self.validation, self.comparison, self.export,
+        ]  # fmt: skip
+        return [stage for stage in wanted if stage is not None]
+
+    @property
+    def made(self) -> list[Stage]:
+        """Those that have a result."""
+        return [stage for stage in self.stages if stage.result is not None]

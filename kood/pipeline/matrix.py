@@ -9,7 +9,7 @@ from kood import report
 from kood.errors import UserError
 from kood.pipeline.belonging import refuse_mixed_classes
 from kood.pipeline.budget import Budget, OutOfTimeError
-from kood.pipeline.cell import make_cell
+from kood.pipeline.make import make_cell
 from kood.pipeline.summary import headline_scores
 from kood.pipeline.team import Team
 from kood.pipeline.work import Work

@@ -13,6 +13,9 @@ from kood.runs import Result, fingerprint
 
 __all__ = ["Stage"]
 
+#: What a stage says of itself in the report, as far as it has it.
+TOLD = ("steps", "precision", "drawn", "kept", "drop_rate", "images_per_second", "wanted", "epochs")
+
 
 class Stage(abc.ABC):
     """One step of a run. `obtain` finds its result or makes it; key, display and report follow from what it says.
@@ -83,6 +86,13 @@ class Stage(abc.ABC):
     def key(self) -> str:
         """Its fingerprint, for those whose input it is."""
         return self._made.key
+
+    @property
+    def line(self) -> dict[str, Any]:
+        """What the report tells of it: what it took, and how a network was trained or a sampler sampled."""
+        made = self._made
+        told = {key: made.facts[key] for key in TOLD if key in made.facts}
+        return {"seconds": made.seconds, "cached": made.cached, "backend": ", ".join(made.backends), **told}
 
     @property
     def _made(self) -> Result:

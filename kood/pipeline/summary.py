@@ -9,25 +9,17 @@ import numpy as np
 
 import kood
 from kood import report
+from kood.pipeline.cell import Cell
 from kood.pipeline.environment import environment
-from kood.pipeline.outliers import Outliers
 from kood.pipeline.stage import Stage
 from kood.pipeline.work import Work
 
 __all__ = ["headline_scores", "summarize", "write_report"]
 
-#: What a stage says of itself beside its time: how a network was trained, how a sampler sampled.
-TOLD = ("steps", "precision", "drawn", "kept", "drop_rate", "images_per_second", "wanted", "epochs")
 
-
-def summarize(work: Work, stages: Mapping[str, Any]) -> dict[str, Any]:
-    """The cell's part of `report.json`.
-
-    Args:
-        work: The run.
-        stages: The cell's, made, by their roles.
-    """
-    data, evaluation = stages["data"], stages["evaluate"]
+def summarize(work: Work, cell: Cell) -> dict[str, Any]:
+    """The part of `report.json` of a cell that has been made."""
+    data, evaluation = cell.data, cell.evaluation
     figures, prepared = evaluation.facts, data.facts
     sets = prepared["sets"]
     datasets = {
@@ -35,8 +27,8 @@ def summarize(work: Work, stages: Mapping[str, Any]) -> dict[str, Any]:
         for kind in ("near", "far")
         for name in getattr(work.recipe.data, kind)
     }
-    compared = stages["baseline"].facts if "baseline" in stages else None
-    keep_logs(work, stages)
+    compared = _facts(cell.comparison)
+    keep_logs(work, cell)
     file = evaluation.folder / "scores.npz"
     inside = {name: {key: sets[name][key] for key in ("images", "sha256")} for name in ("train", "test")}
     result = {
@@ -53,21 +45,13 @@ def summarize(work: Work, stages: Mapping[str, Any]) -> dict[str, Any]:
         "notes": prepared["notes"],
         "copies": prepared["copies"],
         "parts": prepared["parts"],
-        "outlier_audit": stages["shortcut"].facts if "shortcut" in stages else None,
+        "outlier_audit": _facts(cell.shortcut),
         "baseline": {key: value for key, value in compared.items() if key != "warning"} if compared else None,
         "datasets": datasets,
         "id_sets": inside,
         "class_names": list(data.images("train").class_names),
-        "version": stages["export"].facts["version"] if "export" in stages else None,
-        "stages": {
-            role: {
-                "seconds": stage.result.seconds,
-                "cached": stage.result.cached,
-                "backend": ", ".join(stage.result.backends),
-                **{key: stage.facts[key] for key in TOLD if key in stage.facts},
-            }
-            for role, stage in stages.items()
-        },
+        "version": cell.export.facts["version"] if cell.export else None,
+        "stages": {stage.role: stage.line for stage in cell.made},
         "environment": {**environment(), **work.origin},
         "scores_file": file.relative_to(work.run.folder).as_posix(),
     }
@@ -80,31 +64,35 @@ def headline_scores(folder: Path, cell: Mapping[str, Any]) -> dict[str, np.ndarr
         return report.score_arrays(arrays, cell["headline_score"])
 
 
-def keep_logs(work: Work, stages: Mapping[str, Stage]) -> None:
+def _facts(stage: Stage | None) -> Any:
+    return stage.facts if stage is not None and stage.result is not None else None
+
+
+def keep_logs(work: Work, cell: Cell) -> None:
     """Copies the epochs of every training of the cell to where a user looks for them."""
-    for name, stage in stages.items():
+    for stage in cell.made:
         file = stage.folder / "history.csv"
         if file.exists():
-            report.write_text(work.logs / f"{name}.csv", file.read_text(encoding="utf-8"))
+            report.write_text(work.logs / f"{stage.role}.csv", file.read_text(encoding="utf-8"))
 
 
-def write_report(result: dict[str, Any], work: Work, stages: Mapping[str, Any]) -> None:
+def write_report(result: dict[str, Any], work: Work, cell: Cell) -> None:
     """Writes the report of a run of one cell.
 
     Args:
         result: What `summarize` found.
         work: The run.
-        stages: As for `summarize`.
+        cell: Its stages, made.
     """
     folder = work.run.folder
     report.write_json(folder / "report.json", result)
     histories: dict[str, dict[str, list[float]]] = {
-        name: _terms(stages[name].facts["history"]) for name in ("diffusion", "classifier") if name in stages
+        stage.role: _terms(stage.facts["history"]) for stage in (cell.diffusion, cell.classifier) if stage is not None
     }
     headline = headline_scores(folder, result)
-    behaviour = _behaviour(stages, headline)
+    behaviour = _behaviour(cell, headline)
     report.write_figures(folder / "figures", result, headline, behaviour)
-    drawn = next((one for one in stages.values() if isinstance(one, Outliers) and one.sheet), None)
+    drawn = next((one for one in cell.outliers if one.sheet), None)
     report.write(
         folder / "report.html", result, scores=headline, histories=histories,
         contact_sheet=drawn.sheet if drawn else None, outlier_notes=drawn.source.notes(drawn.facts) if drawn else None,
@@ -112,9 +100,9 @@ def write_report(result: dict[str, Any], work: Work, stages: Mapping[str, Any]) 
     )  # fmt: skip
 
 
-def _behaviour(stages: Mapping[str, Any], scores: Mapping[str, np.ndarray]) -> report.Behaviour | None:
+def _behaviour(cell: Cell, scores: Mapping[str, np.ndarray]) -> report.Behaviour | None:
     """What the figures of the classifier's behaviour are drawn of; None where nothing was kept for them."""
-    data, kept = stages["data"], stages["evaluate"].arrays("details")
+    data, kept = cell.data, cell.evaluation.arrays("details")
     if not kept:
         return None
     names, test = data.images("train").class_names, data.images("test")
