@@ -70,7 +70,7 @@ def folder_data(tmp_path):
         folder = tmp_path / "saved" / "own"
         folder.mkdir(parents=True, exist_ok=True)
         cell = Cell(load(recipe, [f"{k}={v}" for k, v in options.items()]), folder)
-        cell["data"].run = cell.data.run
+        cell["data"].run = cell.work.run
         return cell["data"]
 
     return build
