@@ -28,21 +28,7 @@ class _Reworked(Fitted):
         self.share = float(self.state["share"])
 
     def fit(self, features, labels=None, logits=None, *, kernel, bias):
-        """Takes over the linear head.
-
-        Args:
-            features: ID features (N, D).
-            labels: Not used.
-            logits: Not used.
-            kernel: The head's weight (D, K).
-            bias: Its bias (K,).
-
-        Returns:
-            Itself.
-
-        Raises:
-            ValueError: Empty, unequal or non-finite input.
-        """
+        """Takes over the linear head."""
         features = array("features", features)
         kernel, bias = linear_head(features.shape[1], kernel, bias)
         self.state = {
@@ -58,19 +44,7 @@ class _Reworked(Fitted):
         return {}
 
     def score(self, features, logits=None):
-        """Energy of the reworked features.
-
-        Args:
-            features: (B, D).
-            logits: Not used.
-
-        Returns:
-            float32 (B,), unbounded.
-
-        Raises:
-            RuntimeError: Before `fit`.
-            ValueError: Features of another width.
-        """
+        """Energy of the reworked features: float32 (B,), unbounded."""
         kernel = self.fitted("kernel")
         features = self._rework(self.checked(features, kernel.shape[0]))
         return -ops.logsumexp(ops.matmul(features, kernel) + self.fitted("bias"), axis=-1)

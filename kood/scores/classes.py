@@ -26,19 +26,7 @@ class KLMatching(Fitted):
     STATE = ("log_typical",)
 
     def fit(self, features, labels=None, logits=None):
-        """Averages the posteriors of each predicted class.
-
-        Args:
-            features: ID features (N, D); not used but for their number.
-            labels: Not used.
-            logits: Their logits (N, K).
-
-        Returns:
-            Itself.
-
-        Raises:
-            ValueError: Empty, unequal or non-finite input, or no logits.
-        """
+        """Averages the posteriors of each predicted class."""
         logits = rows_of_logits("KLMatching", array("features", features), logits)
         log_sums: dict[int, np.ndarray] = {}
         counts = np.zeros(logits.shape[1], np.int64)
@@ -53,19 +41,7 @@ class KLMatching(Fitted):
         return self
 
     def score(self, features, logits):
-        """Divergence from the nearest typical posterior.
-
-        Args:
-            features: Not used.
-            logits: (B, K).
-
-        Returns:
-            float32 (B,), at least 0.
-
-        Raises:
-            RuntimeError: Before `fit`.
-            ValueError: Logits of another number of classes.
-        """
+        """Divergence from the nearest typical posterior: float32 (B,), at least 0."""
         typical = self.fitted("log_typical")
         logits = self.checked(logits, typical.shape[1], "logits")
         log_p = log_probabilities(logits)[0]
@@ -98,17 +74,8 @@ class SHE(Fitted):
     def fit(self, features, labels, logits=None):
         """Averages the rightly classified features of each class.
 
-        Args:
-            features: ID features (N, D).
-            labels: Their class indices (N,), below K.
-            logits: Their logits (N, K).
-
-        Returns:
-            Itself.
-
         Raises:
-            ValueError: Empty, unequal or non-finite input, no logits, labels that are not class indices, or a class
-                without a rightly classified image.
+            ValueError: Labels that are not class indices, or a class without a rightly classified image.
         """
         features = array("features", features)
         labels = class_indices(features, labels)
@@ -126,19 +93,7 @@ class SHE(Fitted):
         return self
 
     def score(self, features, logits):
-        """Minus the inner product with the predicted class's pattern.
-
-        Args:
-            features: (B, D).
-            logits: (B, K).
-
-        Returns:
-            float32 (B,), unbounded.
-
-        Raises:
-            RuntimeError: Before `fit`.
-            ValueError: Features of another width.
-        """
+        """Minus the inner product with the predicted class's pattern: float32 (B,), unbounded."""
         patterns = self.fitted("patterns")
         features = self.checked(features, patterns.shape[1])
         predicted = ops.top_k(float32(logits), 1)[1][:, 0]
@@ -159,19 +114,8 @@ class FDBD(Fitted):
     def fit(self, features, labels=None, logits=None, *, kernel, bias):
         """Takes the mean feature and the distances between the classes' weights.
 
-        Args:
-            features: ID features (N, D).
-            labels: Not used.
-            logits: Not used.
-            kernel: Weight (D, K) of a linear head, K at least 2.
-            bias: Its bias (K,).
-
-        Returns:
-            Itself.
-
         Raises:
-            ValueError: Empty, unequal or non-finite input, one class, or two classes of equal weights, between which
-                there is no boundary.
+            ValueError: One class, or two classes of equal weights, between which there is no boundary.
         """
         features = array("features", features)
         kernel, _ = linear_head(features.shape[1], kernel, bias)
@@ -186,19 +130,7 @@ class FDBD(Fitted):
         return self
 
     def score(self, features, logits):
-        """Minus the mean distance to the boundaries of the predicted class.
-
-        Args:
-            features: (B, D).
-            logits: (B, K).
-
-        Returns:
-            float32 (B,), at most 0.
-
-        Raises:
-            RuntimeError: Before `fit`.
-            ValueError: Features of another width, logits of another number of classes.
-        """
+        """Minus the mean distance to the boundaries of the predicted class: float32 (B,), at most 0."""
         mean, distances = self.fitted("mean"), self.fitted("distances")
         classes = distances.shape[0]
         features = self.checked(features, mean.shape[0])

@@ -52,17 +52,8 @@ class Mahalanobis(Fitted):
     def fit(self, features, labels, logits=None):
         """Estimates the class means and the covariance.
 
-        Args:
-            features: ID features (N, D).
-            labels: Their class indices (N,). A class without examples has no mean.
-            logits: Not used.
-
-        Returns:
-            Itself.
-
         Raises:
-            ValueError: Empty, unequal or non-finite input, labels that are not class indices, or no variance
-                at all within classes.
+            ValueError: Labels that are not class indices, or no variance at all within classes.
         """
         features = array("features", features)
         labels = class_indices(features, labels)
@@ -87,19 +78,7 @@ class Mahalanobis(Fitted):
         }
 
     def score(self, features, logits=None):
-        """Squared distance to the nearest class mean.
-
-        Args:
-            features: (B, D).
-            logits: Not used.
-
-        Returns:
-            float32 (B,), at least 0.
-
-        Raises:
-            RuntimeError: Before `fit`.
-            ValueError: Features of another width.
-        """
+        """Squared distance to the nearest class mean: float32 (B,), at least 0."""
         center = self.fitted("center")
         white = ops.matmul(self.checked(features, center.shape[0]) - center, self.fitted("whitening"))
         return self._nearest(white, self.fitted("means"))
@@ -167,18 +146,8 @@ class RelativeMahalanobis(Mahalanobis):
         }
 
     def score(self, features, logits=None):
-        """Squared distance to the nearest class mean, less the squared distance to the mean of all.
-
-        Args:
-            features: (B, D).
-            logits: Not used.
-
-        Returns:
-            float32 (B,), unbounded; 0 for all where there is one class.
-
-        Raises:
-            RuntimeError: Before `fit`.
-            ValueError: Features of another width.
+        """Squared distance to the nearest class mean, less the squared distance to the mean of all: float32 (B,),
+        unbounded; 0 for all where there is one class.
         """
         center = self.fitted("center")
         shared = ops.matmul(self.checked(features, center.shape[0]) - center, self.fitted("directions"))

@@ -72,7 +72,16 @@ def _on_device(name: str, array: np.ndarray) -> Any:
 
 
 class Fitted:
-    """A score with a state, `self.state`: named arrays that `fit` makes and `score` reads."""
+    """A score with a state, `self.state`: named arrays that `fit` makes and `score` reads.
+
+    `fit(features, labels, logits, kernel, bias)` takes ID features (N, D), their class indices (N,) and logits (N, K),
+    and the kernel (D, K) and bias (K,) of a linear head, of which each score needs what has no default; it returns the
+    score. It raises `ValueError` for input that is empty, of another shape or length, or not finite, and for what the
+    score says besides.
+
+    `score(features, logits)` takes (B, D) and (B, K) and returns float32 (B,), higher = more OOD. It raises
+    `RuntimeError` before `fit` and `ValueError` for features or logits of another width.
+    """
 
     #: The names of the arrays in the state.
     STATE: tuple[str, ...] = ()

@@ -162,35 +162,15 @@ class KNN(_Neighbours):
     def fit(self, features, labels=None, logits=None):
         """Keeps the directions of the features.
 
-        Args:
-            features: ID features (N, D), N at least k.
-            labels: Not used.
-            logits: Not used.
-
-        Returns:
-            Itself.
-
         Raises:
-            ValueError: Empty or non-finite input, or fewer than k features.
+            ValueError: Fewer than k features.
         """
         features = array("features", features)
         _enough(features, self.k, self.limit)
         return self._keep(_bank(features, self.limit))
 
     def score(self, features, logits=None):
-        """Distance to the k-th nearest fitted feature.
-
-        Args:
-            features: (B, D).
-            logits: Not used.
-
-        Returns:
-            float32 (B,) in [0, 2].
-
-        Raises:
-            RuntimeError: Before `fit`.
-            ValueError: Features of another width.
-        """
+        """Distance to the k-th nearest fitted feature: float32 (B,) in [0, 2]."""
         blocks = self._blocks()
         features = unit(self.checked(features, blocks[0].shape[0]), axis=-1)
         # The least distance is the largest product less half the square, which differs only where a row is zero.
@@ -225,16 +205,8 @@ class NNGuide(_Neighbours):
     def fit(self, features, labels=None, logits=None):
         """Keeps the directions of the features, as long as their log-sum-exp.
 
-        Args:
-            features: ID features (N, D), N at least k.
-            labels: Not used.
-            logits: Their logits (N, K).
-
-        Returns:
-            Itself.
-
         Raises:
-            ValueError: Empty, unequal or non-finite input, no logits, or fewer than k features.
+            ValueError: Fewer than k features.
         """
         features = array("features", features)
         logits = rows_of_logits("NNGuide", features, logits)
@@ -242,19 +214,7 @@ class NNGuide(_Neighbours):
         return self._keep(_bank(features, self.limit, logits))
 
     def score(self, features, logits):
-        """Minus the log-sum-exp times the guidance.
-
-        Args:
-            features: (B, D).
-            logits: (B, K).
-
-        Returns:
-            float32 (B,), unbounded.
-
-        Raises:
-            RuntimeError: Before `fit`.
-            ValueError: Features of another width.
-        """
+        """Minus the log-sum-exp times the guidance: float32 (B,), unbounded."""
         blocks = self._blocks()
         features = unit(self.checked(features, blocks[0].shape[0]), axis=-1)
         guidance = ops.mean(self._nearest(blocks, features)[0], axis=-1)

@@ -87,37 +87,14 @@ class Residual(_PrincipalSpace):
     def fit(self, features, labels=None, logits=None, kernel=None, bias=None):
         """Finds the principal space.
 
-        Args:
-            features: ID features (N, D).
-            labels: Not used.
-            logits: Not used.
-            kernel: Weight (D, K) of a linear head.
-            bias: Its bias (K,).
-
-        Returns:
-            Itself.
-
         Raises:
-            ValueError: Empty, unequal or non-finite input; a kernel without its bias; `dim` not below D; no residual
-                in the ID features.
+            ValueError: A kernel without its bias; `dim` not below D; no residual in the ID features.
         """
         self.state = self._space(array("features", features), kernel, bias)[0]
         return self
 
     def score(self, features, logits=None):
-        """Length of the feature's residual.
-
-        Args:
-            features: (B, D).
-            logits: Not used.
-
-        Returns:
-            float32 (B,), at least 0.
-
-        Raises:
-            RuntimeError: Before `fit`.
-            ValueError: Features of another width.
-        """
+        """Length of the feature's residual: float32 (B,), at least 0."""
         return self._length_outside(features)
 
 
@@ -143,18 +120,9 @@ class ViM(_PrincipalSpace):
     def fit(self, features, labels=None, logits=None, kernel=None, bias=None):
         """Finds the principal space and the weight of the residual.
 
-        Args:
-            features: ID features (N, D).
-            labels: Not used.
-            logits: Their logits (N, K); may be left out where kernel and bias give them.
-            kernel: Weight (D, K) of a linear head.
-            bias: Its bias (K,).
-
-        Returns:
-            Itself.
-
         Raises:
-            ValueError: As for `Residual`, whose residual is here alpha's divisor; neither logits nor kernel and bias.
+            ValueError: As for `Residual`, whose residual is here alpha's divisor; neither logits nor kernel and
+                bias.
         """
         features = array("features", features)
         if logits is not None:
@@ -172,18 +140,6 @@ class ViM(_PrincipalSpace):
         return self
 
     def score(self, features, logits):
-        """The virtual logit less the log-sum-exp of the real ones.
-
-        Args:
-            features: (B, D).
-            logits: (B, K).
-
-        Returns:
-            float32 (B,), unbounded.
-
-        Raises:
-            RuntimeError: Before `fit`.
-            ValueError: Features of another width.
-        """
+        """The virtual logit less the log-sum-exp of the real ones: float32 (B,), unbounded."""
         norm = self._length_outside(features)
         return float(self.fitted("alpha")) * norm - ops.logsumexp(float32(logits), axis=-1)
