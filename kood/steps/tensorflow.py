@@ -21,12 +21,13 @@ class TrainStep(LossTerms):
         Keras first takes the mean over the replicas of a batch, which fails on one of several workers (3.15).
         """
         strategy = self.distribute_strategy
-        if strategy.num_replicas_in_sync == 1:
-            settings |= {"epochs": epochs, "steps_per_epoch": steps_per_epoch, "initial_epoch": initial_epoch}
-            return super().fit(dataset, callbacks=list(callbacks), **settings)
+        # A step that makes variables is traced twice.
         with strategy.scope():
             if not self.optimizer.built:
                 self.optimizer.build(self.trainable_variables)
+        if strategy.num_replicas_in_sync == 1:
+            settings |= {"epochs": epochs, "steps_per_epoch": steps_per_epoch, "initial_epoch": initial_epoch}
+            return super().fit(dataset, callbacks=list(callbacks), **settings)
         told = keras.callbacks.CallbackList(
             list(callbacks), add_history=True, model=self, epochs=epochs, steps=steps_per_epoch
         )
