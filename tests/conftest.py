@@ -1,5 +1,8 @@
-"""Set up before anything is imported: quiet, few threads, no accelerator."""
+"""Set up before anything is imported: quiet, few threads, no accelerator. Then the tiers, and what many tests share."""
 
+import ctypes
+import gc
+import importlib.machinery
 import os
 import signal
 import subprocess
@@ -11,6 +14,79 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")  # Two torch threads on two busy c
 os.environ.setdefault("CUDA_VISIBLE_DEVICES", "-1")
 
 import pytest
+
+BACKEND = os.environ["KERAS_BACKEND"]
+if BACKEND == "jax":
+    # It compiles each small operation by itself, and here runs it a few times: a third less time without the passes of
+    # LLVM. Those of XLA itself, which change what is computed, stay.
+    os.environ.setdefault("XLA_FLAGS", "--xla_backend_optimization_level=0 --xla_llvm_disable_expensive_passes=true")
+
+#: What a test of the quick tier does without.
+HEAVY = {"jax", "keras", "keras_cv", "tensorflow", "tensorflow_datasets", "tensorflow_serving", "torch"}
+
+
+class NoBackend:
+    """Finds the heavy packages and refuses to load them: a module that loads one is left out, and a test fails."""
+
+    def __init__(self):
+        self.collecting = True
+
+    def find_spec(self, name, path=None, target=None):
+        return importlib.machinery.ModuleSpec(name, self) if name.partition(".")[0] in HEAVY else None
+
+    def create_module(self, spec):
+        if self.collecting:
+            pytest.skip(f"loads {spec.name}", allow_module_level=True)
+        pytest.fail(f"a test of the quick tier loads {spec.name}: mark it with pytest.mark.keras")
+
+    def exec_module(self, module):
+        raise NotImplementedError
+
+
+def pytest_configure(config):
+    config.no_backend = NoBackend() if config.option.markexpr == "quick" else None
+    if config.no_backend:
+        sys.meta_path.insert(0, config.no_backend)
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_make_collect_report(collector):
+    report = yield
+    if collector.config.no_backend and report.skipped:
+        report.outcome, report.result = "passed", []
+    return report
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_collection_modifyitems(config, items):
+    """Marks what is quick; leaves to one backend what proves nothing more under another."""
+    if config.no_backend:
+        config.no_backend.collecting = False
+        for item in items:
+            if not any(item.get_closest_marker(name) for name in ("keras", "slow")):
+                item.add_marker("quick")
+    elif BACKEND != "tensorflow":
+        items[:] = [item for item in items if not item.get_closest_marker("one_backend")]
+
+
+@pytest.fixture(autouse=True, scope="module")
+def released():
+    """Lets go of what a module has built: models, their graphs and compiled steps, which hold each other."""
+    yield
+    if "keras" in sys.modules:
+        import keras
+
+        keras.utils.clear_session(free_memory=False)
+    if BACKEND == "jax" and "jax" in sys.modules:
+        import jax
+
+        jax.clear_caches()
+    if "matplotlib.pyplot" in sys.modules:
+        sys.modules["matplotlib.pyplot"].close("all")
+    gc.collect()
+    if sys.platform == "linux":  # Many small blocks were freed, and the C library keeps them.
+        getattr(ctypes.CDLL(None), "malloc_trim", lambda pad: None)(0)
+
 
 TINY = """
 seed = 3

@@ -159,11 +159,11 @@ def test_margin_is_exact_where_features_align_with_prototypes(name, margin):
     rng = np.random.default_rng(1)
     prototypes = rng.normal(size=(512, 40)).astype("float32")
     classes = np.arange(40)
-    for factor in (1.0, 3.3, 1e-20, 1e20, -1.0, -0.7):
-        features = np.float32(factor) * prototypes.T
-        logits = answer(made(name, prototypes, margin=margin, scale=64), features, classes)
-        expected = 64 * target64(name, np.float64(np.sign(factor)), margin)
-        np.testing.assert_allclose(logits[classes, classes], expected, atol=1e-4)
+    factors = np.float32([1.0, 3.3, 1e-20, 1e20, -1.0, -0.7])[:, None, None]
+    features, each = (factors * prototypes.T).reshape(-1, 512), np.tile(classes, 6)
+    logits = answer(made(name, prototypes, margin=margin, scale=64), features, each)
+    expected = 64 * target64(name, np.float64(np.sign(factors[:, 0])), margin)
+    np.testing.assert_allclose(logits[np.arange(240), each].reshape(6, 40), expected + np.zeros(40), atol=1e-4)
 
 
 @pytest.mark.parametrize(("name", "margin"), ON_TARGET)
@@ -299,6 +299,7 @@ def test_logits_are_float32_under_every_policy(name, policy):
         keras.config.set_dtype_policy(before)
 
 
+@pytest.mark.one_backend  # Keras's policies, and the casts are those of the test above.
 @pytest.mark.parametrize("name", EVERY)
 @pytest.mark.parametrize("policy", POLICIES)
 def test_no_policy_rounds_float32_features_or_labels(name, policy):
@@ -324,7 +325,7 @@ def test_no_policy_rounds_float32_features_or_labels(name, policy):
 
 
 @pytest.mark.parametrize("name", EVERY)
-@pytest.mark.parametrize("dtype", ["float32", "float16", "bfloat16"])
+@pytest.mark.parametrize("dtype", ["float32", "float16", pytest.param("bfloat16", marks=pytest.mark.one_backend)])
 def test_gradients_are_finite_at_hard_features(name, dtype):
     head = made(name)
     prototypes = np.eye(CLASSES, WIDTH, dtype="float32")
@@ -444,6 +445,7 @@ def test_compiled_with_an_unknown_batch(name, training):
     assert tuple(single.shape) == (1, CLASSES)
 
 
+@pytest.mark.one_backend  # Under each, every head learns in kood's own step: see test_training_steps.py.
 @pytest.mark.parametrize("name", EVERY)
 def test_fit_lowers_the_loss(name):
     """Labels enter symbolically, under the backend's own compiled training step."""
@@ -751,6 +753,7 @@ def test_adacos_needs_three_classes():
 # pytorch-metric-learning takes ArcFace's margin in degrees, and scales SphereFace by the feature's length.
 
 
+@pytest.mark.one_backend  # Under each, the formula is held against float64.
 @pytest.mark.parametrize(
     ("name", "margin", "theirs"),
     [

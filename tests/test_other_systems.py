@@ -60,6 +60,7 @@ except process.Stopped:
 """
 
 
+@pytest.mark.keras
 def test_every_module_loads_and_a_run_is_held_without_posix(tmp_path):
     theirs = {
         "kood.__main__",

@@ -40,6 +40,7 @@ def report_of(folder, name="tiny"):
     return json.loads((folder / "saved" / name / "report.json").read_bytes())
 
 
+@pytest.mark.keras
 def test_the_run_leaves_everything_it_promises(finished):
     folder, result = finished
     saved = folder / "saved" / "tiny"
@@ -78,6 +79,7 @@ def test_the_run_leaves_everything_it_promises(finished):
     assert "data:image/" in html and not re.search(r"(src|href)\s*=\s*.http|url\(.?http|<script", html)
 
 
+@pytest.mark.keras
 def test_the_contact_sheet_shows_the_way_between_classes(finished):
     from PIL import Image
 
@@ -87,6 +89,7 @@ def test_the_contact_sheet_shows_the_way_between_classes(finished):
         assert len(np.unique(np.asarray(sheet))) > 50
 
 
+@pytest.mark.keras
 def test_a_second_run_does_no_training_and_says_so(finished):
     folder, _ = finished
     before = figures_of(report_of(folder))
@@ -98,6 +101,7 @@ def test_a_second_run_does_no_training_and_says_so(finished):
     assert not (folder / "saved" / "tiny" / "2").exists()
 
 
+@pytest.mark.keras
 def test_the_same_recipe_elsewhere_gives_the_same_figures(finished, tmp_path):
     folder, _ = finished
     (tmp_path / "tiny.toml").write_text(TINY)
@@ -110,6 +114,7 @@ def test_the_same_recipe_elsewhere_gives_the_same_figures(finished, tmp_path):
     assert figures_of(report_of(tmp_path)) == figures_of(report_of(folder))
 
 
+@pytest.mark.keras
 def test_a_changed_setting_runs_only_what_depends_on_it(finished):
     folder, _ = finished
     changed = ("--set", "train.precision=mixed_bfloat16", *LEAN)
@@ -129,6 +134,7 @@ def test_a_changed_setting_runs_only_what_depends_on_it(finished):
         (folder / "saved" / "kept").rename(folder / "saved" / "tiny")
 
 
+@pytest.mark.keras
 def test_predict(invoke, finished):
     from PIL import Image
 
@@ -142,6 +148,7 @@ def test_predict(invoke, finished):
     assert invoke("predict", "saved/tiny", "grey.png", "--json", "--csv", cwd=folder).returncode == 2
 
 
+@pytest.mark.keras
 def test_what_is_served_can_be_asked_calibrated_and_watched(invoke, finished, tmp_path):
     from PIL import Image
 
@@ -187,6 +194,7 @@ def test_what_is_served_can_be_asked_calibrated_and_watched(invoke, finished, tm
         assert result.returncode == 1 and "bad.png cannot be read" in result.stdout + result.stderr
 
 
+@pytest.mark.keras
 @pytest.mark.slow
 @pytest.mark.parametrize("kilobytes", [12, 60, 600])
 def test_a_full_disk_is_one_message_and_the_run_goes_on(finished, tmp_path, kilobytes):
@@ -204,6 +212,7 @@ def test_a_full_disk_is_one_message_and_the_run_goes_on(finished, tmp_path, kilo
     assert not (tmp_path / "saved" / "tiny" / "error.log").exists()
 
 
+@pytest.mark.keras
 def test_a_matrix_shares_stages_and_survives_a_failing_cell(tmp_path):
     (tmp_path / "table.toml").write_text(
         TINY
@@ -228,6 +237,7 @@ outliers = ["none", ["label_mixup"]]
     assert not list((tmp_path / "saved" / "table").glob("[0-9]*"))
 
 
+@pytest.mark.keras
 def test_seeds_share_a_diffusion_model_that_has_a_seed_of_its_own(tmp_path):
     (tmp_path / "seeds.toml").write_text(
         TINY.replace("[diffusion]", "[diffusion]\nseed = 3").replace("seed = 3\n", "", 1)
@@ -249,6 +259,7 @@ seed = [3, 4]
     assert alone.returncode == 0 and "diffusion: started" not in alone.stdout
 
 
+@pytest.mark.keras
 @pytest.mark.slow
 def test_a_table_of_controls_has_equal_numbers_and_one_baseline(tmp_path):
     recipe = TINY.replace("count = 40\n", "").replace("[outliers.noise]\ncount = 24\n", "")
@@ -293,6 +304,7 @@ outliers = ["none", "pixel_mixup", "cutmix", "noise", "patch_shuffle", "virtual"
             )
 
 
+@pytest.mark.keras
 @pytest.mark.slow
 def test_a_run_that_exposure_made_worse_says_so_first(tmp_path):
     # Exposed, with all its might, to what are nearly its own training images.
@@ -312,6 +324,7 @@ def test_a_run_that_exposure_made_worse_says_so_first(tmp_path):
     assert report_of(tmp_path, "worse")["stages"]["classifier"]["cached"]
 
 
+@pytest.mark.keras
 @pytest.mark.parametrize(
     ("change", "expected"),
     [
@@ -355,6 +368,7 @@ def test_wrong_input_is_one_message_and_exit_code_2(invoke, tmp_path, change, ex
     assert [path.name for path in tmp_path.iterdir()] == ["tiny.toml"]
 
 
+@pytest.mark.keras
 def test_a_refused_recipe_leaves_an_earlier_run_as_it_was(invoke, finished):
     folder, _ = finished
 
@@ -371,6 +385,7 @@ def test_a_refused_recipe_leaves_an_earlier_run_as_it_was(invoke, finished):
         assert state() == before
 
 
+@pytest.mark.keras
 @pytest.mark.parametrize("steps", [1, 7, 20, 250, 333, 2000, 2003, 100_000])
 def test_training_steps_make_whole_epochs(steps):
     from kood.pipeline.diffusion import epochs_of
@@ -380,6 +395,7 @@ def test_training_steps_make_whole_epochs(steps):
     assert epochs_of(2000) == (20, 100)
 
 
+@pytest.mark.keras
 @pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
 def test_a_stopped_run_says_so_and_goes_on(tmp_path, number, code):
     (tmp_path / "tiny.toml").write_text(TINY.replace("epochs = 2", "epochs = 2000"))
@@ -401,6 +417,7 @@ def test_a_stopped_run_says_so_and_goes_on(tmp_path, number, code):
     assert result.returncode == 0 and "diffusion: already there" in result.stdout
 
 
+@pytest.mark.keras
 def test_a_missing_backend_is_one_message(tmp_path, tiny):
     for backend, expected in (("mxnet", "did you mean|Allowed: jax"), ("jax", r"pip install 'kood\[jax\]'")):
         if backend == "jax" and __import__("importlib.util").util.find_spec("jax"):
@@ -433,6 +450,7 @@ def test_list_recipes_and_wrong_words(invoke, tmp_path):
     assert wrong.returncode == 2 and "did you mean 'heads'" in wrong.stderr
 
 
+@pytest.mark.keras
 def test_doctor(tmp_path):
     result = kood("doctor", cwd=tmp_path)
     assert result.returncode == 0 and "backend tensorflow" in result.stdout and "keras-cv" in result.stdout

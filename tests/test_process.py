@@ -36,7 +36,7 @@ def kood(*arguments, **environment):
 def test_a_notebooks_figures_stop_no_command(backend, tmp_path):
     done = kood("run", str(tmp_path / "none.toml"), MPLBACKEND=backend)
     assert done.returncode == 2 and "cannot read the recipe" in done.stderr
-    code = "import os; from kood import process; process.settle(); import keras; print(os.environ['MPLBACKEND'])"
+    code = "from kood import process; process.settle(); import matplotlib.pyplot as plt; print(plt.get_backend())"
     done = subprocess.run(
         [sys.executable, "-c", code], env={**os.environ, "MPLBACKEND": backend}, capture_output=True, text=True,
         check=False,

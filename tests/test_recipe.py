@@ -210,6 +210,7 @@ def test_mixing_outliers_with_images(tiny):
         load(tiny, ["outliers.mix_alpha=0.0"])
 
 
+@pytest.mark.keras
 @pytest.mark.parametrize("name", registry.room("heads"))
 def test_cosines_are_for_the_heads_that_have_them(tmp_path, name):
     """As the imported class says, though the recipe is checked without importing it."""

@@ -11,6 +11,7 @@ from kood import registry
 from kood.errors import UserError
 
 
+@pytest.mark.keras
 @pytest.mark.parametrize("room", registry.ROOMS)
 def test_entries_agree_with_the_imported_objects(room):
     entries = registry.room(room)

@@ -37,6 +37,7 @@ def test_cosine_follows_the_squared_cosine_except_at_the_bounded_end():
     assert alpha_bar[-1] == pytest.approx(alpha_bar[-2] * 0.001)
 
 
+@pytest.mark.keras
 @pytest.mark.parametrize(("ours", "theirs"), [(schedule.linear, "linear"), (schedule.cosine, "squaredcos_cap_v2")])
 def test_equal_to_diffusers(ours, theirs):
     diffusers = pytest.importorskip("diffusers")

@@ -4,6 +4,7 @@ Called in this process where that is the backend already, else as `python -m koo
 its own: a `.keras` file written under JAX or torch loads under TensorFlow, and the graph is then plain TensorFlow.
 """
 
+import functools
 import json
 import sys
 from collections.abc import Callable
@@ -17,6 +18,7 @@ import tensorflow as tf
 from kood import registry
 from kood.classifier import Classifier
 from kood.data.images import normalize, to_shape
+from kood.data.rules import Colour
 from kood.outputs import perturbed_logits
 from kood.process import keras_defaults
 from kood.scorer import Scorer
@@ -128,9 +130,7 @@ class Decision(tf.Module):
         def pixels(images):
             return decide(normalize(to_shape(images, shape)))
 
-        @tf.function(input_signature=[tf.TensorSpec((None,), tf.string, name="image_bytes")])
-        def decode(image_bytes):
-            return decode_files(image_bytes, shape, served.ground)
+        decode = _decoder(tuple(shape), tuple(served.ground))
 
         @tf.function(input_signature=[tf.TensorSpec((None,), tf.string, name="image_bytes")])
         def marked(image_bytes):
@@ -157,6 +157,13 @@ class Decision(tf.Module):
         """Writes it as a SavedModel."""
         signatures = {name: endpoint.get_concrete_function() for name, endpoint in self.endpoints().items()}
         tf.saved_model.save(self, str(folder), signatures=signatures)
+
+
+@functools.cache
+def _decoder(shape: tuple[int, int, int], ground: Colour) -> Callable:
+    """Decodes files in a graph; traced once a process, which takes longer than all the rest of a SavedModel."""
+    files = tf.TensorSpec((None,), tf.string, name="image_bytes")
+    return tf.function(lambda image_bytes: decode_files(image_bytes, shape, ground), input_signature=[files])
 
 
 def _where(known, told):

@@ -57,6 +57,7 @@ def messy(tmp_path):
     return root, good, [*bad, "b/dangling.png", "b/loop.png"]
 
 
+@pytest.mark.keras
 def test_what_cannot_be_read_is_left_out_with_its_reason(messy):
     root, good, bad = messy
     found = folder((8, 8, 3), seed=0, path=str(root), max_bad_images=len(bad))["all"]
@@ -78,6 +79,7 @@ def test_one_too_many_stops_and_names_them(messy, most):
     assert "max_bad_images" in message and sum(name in message for name in bad) >= min(most + 1, 5)
 
 
+@pytest.mark.keras
 def test_rows_say_which_were_read(messy):
     root, _, _ = messy
     files = [root / "a" / "empty.png", root / "a" / "plain.png", root / "a" / "text.jpg"]
@@ -87,6 +89,7 @@ def test_rows_say_which_were_read(messy):
     assert images.shape == (0, 8, 8, 3) and rows.tolist() == [] and len(why) == 1
 
 
+@pytest.mark.keras
 def test_the_limit_is_a_key_of_the_source(messy, source):
     root, good, bad = messy
     spec = source("folder", path=str(root), max_bad_images=7)
@@ -98,6 +101,7 @@ def test_the_limit_is_a_key_of_the_source(messy, source):
         load_ood(source("uniform", max_bad_images=3), (8, 8, 3), seed=0, key="data.far.u")
 
 
+@pytest.mark.keras
 def test_a_drawn_number_may_be_fewer_by_what_cannot_be_read(messy, source):
     root, good, bad = messy
     spec = source("folder", path=str(root), max_bad_images=7, count=len(good) + len(bad) - 1)
@@ -105,6 +109,7 @@ def test_a_drawn_number_may_be_fewer_by_what_cannot_be_read(messy, source):
     assert len(found) + len(found.skipped) == spec.count
 
 
+@pytest.mark.keras
 def test_a_list_leaves_out_as_a_folder_does(messy, source):
     root, good, bad = messy
     names = [name for name in (*good, *bad) if "\n" not in name]

@@ -84,6 +84,7 @@ def test_count_decodes_only_what_it_draws(tmp_path, source, load, monkeypatch):
         load_ood(source("folder", path=str(tmp_path), count=41), seed=0, **take)
 
 
+@pytest.mark.keras
 def test_splits_from_class_folders(tmp_path, id_data):
     for number in range(40):
         write(tmp_path / f"c{number % 2}" / f"{number:02}.jpg", number)
@@ -91,6 +92,7 @@ def test_splits_from_class_folders(tmp_path, id_data):
     assert [len(part) for part in (splits.train, splits.validation, splits.calibration, splits.test)] == [24, 4, 4, 8]
 
 
+@pytest.mark.keras
 def test_mixed_sizes_are_brought_to_one(tmp_path, load):
     sizes = [(1, 1), (5, 4), (300, 200), (7, 90), (5, 4)]
     for number, size in enumerate(sizes):

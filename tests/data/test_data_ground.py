@@ -34,6 +34,7 @@ def assert_over(found, colour, name):
     assert (pixels[:, 1:] == colour).all() and set(pixels[:, 0, 0]) <= {30 * one for one in range(8)}, name
 
 
+@pytest.mark.keras
 @pytest.mark.parametrize("ground", GROUNDS)
 def test_every_source_of_files_lays_its_pictures_over_it(sources, source, id_data, ground):
     for name, options in sources.items():

@@ -37,6 +37,7 @@ def uneven(npz_file, id_data):
     return build
 
 
+@pytest.mark.keras
 def test_splits_are_disjoint_complete_and_stratified(uneven):
     splits = load_id(uneven())
     numbers = np.concatenate([rows(getattr(splits, part)) for part in PARTS])
@@ -51,6 +52,7 @@ def test_splits_are_disjoint_complete_and_stratified(uneven):
     assert {getattr(splits, part).class_names for part in PARTS} == {("0", "1", "2")}
 
 
+@pytest.mark.keras
 def test_splits_follow_the_split_seed_alone(uneven):
     first, again, other = load_id(uneven()), load_id(uneven()), load_id(uneven(split_seed=1))
     for part in PARTS:
@@ -58,6 +60,7 @@ def test_splits_follow_the_split_seed_alone(uneven):
         assert getattr(first, part).sha256() != getattr(other, part).sha256()
 
 
+@pytest.mark.keras
 def test_fewer_training_images_leave_the_other_parts_alone(uneven):
     whole, few = load_id(uneven()), load_id(uneven(per_class=5))
     assert np.bincount(few.train.labels).tolist() == [5, 5, 5]
@@ -67,6 +70,7 @@ def test_fewer_training_images_leave_the_other_parts_alone(uneven):
     assert np.bincount(load_id(uneven(per_class=100)).train.labels).tolist() == [32, 64, 100]
 
 
+@pytest.mark.keras
 def test_count_keeps_the_proportions(uneven):
     splits = load_id(uneven(count=80))
     total = sum(np.bincount(getattr(splits, part).labels, minlength=3) for part in PARTS)
@@ -75,6 +79,7 @@ def test_count_keeps_the_proportions(uneven):
     assert sum(len(getattr(odd, part)) for part in PARTS) == 81
 
 
+@pytest.mark.keras
 def test_classes_are_renumbered_in_the_order_given(uneven):
     splits = load_id(uneven(classes=["2", 0]))
     assert splits.train.class_names == ("2", "0")
@@ -82,6 +87,7 @@ def test_classes_are_renumbered_in_the_order_given(uneven):
     assert len(load_id(uneven(classes=[1])).train) == 64
 
 
+@pytest.mark.keras
 def test_official_test_images_stay_the_test(npz_file, id_data):
     path = npz_file(
         x_train=numbered(100), y_train=np.arange(100) % 2, x_test=numbered(30, 1000), y_test=np.arange(30) % 2
@@ -97,12 +103,14 @@ def test_official_test_images_stay_the_test(npz_file, id_data):
         load_id(id_data("npz", image_shape=(2, 2, 1), path=missing))
 
 
+@pytest.mark.keras
 def test_no_validation_is_allowed_no_test_is_not(uneven):
     assert len(load_id(uneven(validation=0.0)).validation) == 0
     with pytest.raises(UserError, match=r"data\.id\.test: .* write test = 0\.2"):
         load_id(uneven(test=0.0))
 
 
+@pytest.mark.keras
 @pytest.mark.parametrize("images", [1, 2, 3])
 def test_classes_too_small_to_split_are_named(npz_file, id_data, images):
     labels = np.concatenate([np.zeros(20, int), np.ones(images, int)])
@@ -111,6 +119,7 @@ def test_classes_too_small_to_split_are_named(npz_file, id_data, images):
         load_id(id_data("npz", image_shape=(2, 2, 1), path=path))
 
 
+@pytest.mark.keras
 def test_four_images_a_class_are_enough(npz_file, id_data):
     path = npz_file(images=numbered(8), labels=np.arange(8) % 2)
     splits = load_id(id_data("npz", image_shape=(2, 2, 1), path=path))
@@ -122,6 +131,7 @@ def test_in_distribution_images_need_labels(id_data):
         load_id(id_data("gaussian"))
 
 
+@pytest.mark.keras
 def test_ood_takes_the_test_part_unless_told(npz_file, source):
     path = npz_file(x_train=numbered(40), y_train=np.arange(40) % 2, x_test=numbered(20, 500), y_test=np.arange(20) % 2)
     take = {"image_shape": (2, 2, 1), "seed": 0, "key": "data.near.other"}
@@ -135,6 +145,7 @@ def test_ood_takes_the_test_part_unless_told(npz_file, source):
     assert len(set(other)) > 1
 
 
+@pytest.mark.keras
 @pytest.mark.parametrize(
     ("name", "options", "message"),
     [
@@ -159,6 +170,7 @@ def test_what_cannot_be_is_explained_with_its_key(source, name, options, message
     assert raised.value.exit_code == 2
 
 
+@pytest.mark.keras
 def test_paths_are_expanded(npz_file, source, monkeypatch, tmp_path):
     npz_file(images=numbered(3))
     monkeypatch.setenv("KOOD_DATA", str(tmp_path))

@@ -18,6 +18,7 @@ def load(source):
     return lambda path: load_source(source("npz", path=str(path)), (4, 4, 1), seed=0, key="data.id")
 
 
+@pytest.mark.keras
 def test_bytes_floats_and_flat_grey(npz_file, load):
     np.testing.assert_array_equal(load(npz_file(images=U8))["all"].images, U8)
     np.testing.assert_array_equal(load(npz_file(images=U8[..., 0]))["all"].images, U8)
@@ -26,6 +27,7 @@ def test_bytes_floats_and_flat_grey(npz_file, load):
     assert load(npz_file(images=np.zeros((3, 9, 7, 4), np.uint8)))["all"].images.shape == (3, 4, 4, 1)
 
 
+@pytest.mark.keras
 def test_labels_and_names(npz_file, load):
     found = load(npz_file(images=U8, labels=np.array([[0], [2], [1]], np.uint8)))["all"]
     assert found.labels.tolist() == [0, 2, 1] and found.class_names == ("0", "1", "2")
@@ -36,6 +38,7 @@ def test_labels_and_names(npz_file, load):
     assert load(npz_file(x_train=U8, x_test=U8))["test"].labels is None
 
 
+@pytest.mark.keras
 @pytest.mark.parametrize(
     ("arrays", "message"),
     [
@@ -87,6 +90,7 @@ def test_files_that_are_no_archives(tmp_path, load):
             load(file)
 
 
+@pytest.mark.keras
 def test_class_names_are_kept_composed(npz_file, source):
     composed, decomposed = (unicodedata.normalize(form, "caf\u00e9") for form in ("NFC", "NFD"))
     images, labels = np.zeros((2, 4, 4), np.uint8), np.array([0, 1])

@@ -41,9 +41,16 @@ def same(with_pixels, without, pixels):
     return len(pairs)
 
 
-@pytest.mark.parametrize("augment", [(), ("flip",), ("crop",), ("flip", "crop"), ("Crop", "flip", "crop")])
-@pytest.mark.parametrize("labelled", [None, 0, 3])
-@pytest.mark.parametrize(("outliers", "targets"), [(0, False), (5, False), (5, True)])
+AUGMENT = [(), ("flip",), ("crop",), ("flip", "crop"), ("Crop", "flip", "crop")]
+LABELLED, EXPOSED = [None, 0, 3], [(0, False), (5, False), (5, True)]
+#: Any two of the three settings meet.
+PAIRWISE = [
+    (augment, labelled, *EXPOSED[(row + column) % 3])
+    for row, augment in enumerate(AUGMENT) for column, labelled in enumerate(LABELLED)
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("augment", "labelled", "outliers", "targets"), PAIRWISE)
 def test_training_batches_without_pixels_are_the_same_batches(augment, labelled, outliers, targets):
     settings = {
         "num_classes": CLASSES, "batch_size": 6, "outliers_per_batch": outliers, "epochs": 3, "first_epoch": 1,

@@ -15,6 +15,7 @@ def load(source):
     return build
 
 
+@pytest.mark.keras
 def test_digits_are_scikit_learns(load):
     from sklearn.datasets import load_digits
 
@@ -26,6 +27,7 @@ def test_digits_are_scikit_learns(load):
     assert load("digits", (16, 12, 3))["all"].images.shape == (1797, 16, 12, 3)
 
 
+@pytest.mark.keras
 @pytest.mark.parametrize("name", ["gaussian", "uniform", "rademacher", "blobs", "photo_patches"])
 @pytest.mark.parametrize("image_shape", [(8, 8, 1), (33, 17, 3)])
 def test_made_images_follow_seed_shape_and_count(load, name, image_shape):
@@ -36,6 +38,7 @@ def test_made_images_follow_seed_shape_and_count(load, name, image_shape):
     assert len({one.tobytes() for one in first.images}) == 20
 
 
+@pytest.mark.keras
 def test_a_thousand_where_no_count_is_given(load):
     assert len(load("rademacher")["all"]) == 1000
     assert len(load("photo_patches")["all"]) == 1000
@@ -64,10 +67,12 @@ def test_blobs_are_blurred_thresholded_noise(load):
     assert (inside[:, 1:] == inside[:, :-1]).mean() > 0.85
 
 
+@pytest.mark.keras
 def test_photo_patches_are_larger_than_any_photograph_can_be(load):
     assert load("photo_patches", (500, 500, 3), count=2)["all"].images.shape == (2, 500, 500, 3)
 
 
+@pytest.mark.keras
 def test_photo_patches_look_like_photographs(load):
     patches = load("photo_patches", (16, 16, 3), count=100)["all"].images.astype(float)
     # Neighbouring pixels of photographs are alike; of noise they are not.
@@ -83,6 +88,7 @@ KERAS_DATASETS = {
 }
 
 
+@pytest.mark.keras
 @pytest.mark.parametrize("name", KERAS_DATASETS)
 def test_keras_datasets(load, source, monkeypatch, name):
     import keras

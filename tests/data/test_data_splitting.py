@@ -170,6 +170,7 @@ def test_a_group_in_both_of_the_sources_own_parts_is_said(given):
     assert any("3 images of the source's own validation part belong together" in text for text in both.warnings)
 
 
+@pytest.mark.keras
 def test_near_copies_are_copies_where_asked_for(npz_file, id_data):
     from PIL import Image
 
@@ -185,6 +186,7 @@ def test_near_copies_are_copies_where_asked_for(npz_file, id_data):
     assert len(near.calibration) * 2 == len(near.validation)
 
 
+@pytest.mark.keras
 def test_real_outliers_are_training_images_unless_told(npz_file, source):
     path = npz_file(x_train=numbered(40), x_test=numbered(20, 500))
     part, found = load_outliers(source("npz", path=path), (2, 2, 1), seed=0)

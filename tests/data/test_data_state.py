@@ -139,6 +139,7 @@ def test_a_table_whose_label_is_what_its_group_leaves_has_a_state(tmp_path, stat
         assert before != state("table", path=str(tmp_path / "table.csv"), group=group)
 
 
+@pytest.mark.keras
 def test_what_keras_has_fetched_counts(tmp_path, state, monkeypatch):
     import keras
 

@@ -136,6 +136,7 @@ class Recorder:
         self.updates.append((completed, dict(terms or {})))
 
 
+@pytest.mark.keras
 @pytest.mark.parametrize("every", [0.0, 1e9])
 def test_fit_callback(every):
     keras = pytest.importorskip("keras")

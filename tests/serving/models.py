@@ -1,6 +1,10 @@
 """Small classifiers, published as the tests of this folder need them."""
 
+import functools
 import io
+import shutil
+import tempfile
+from pathlib import Path
 
 import keras
 import numpy as np
@@ -70,9 +74,18 @@ def prepared(tmp_path, head="CosFace", score="msp", undecodable="error", width=6
     }
 
 
-def published(run, **how):
-    """A run's folder with version 1 in it."""
-    run.mkdir(parents=True, exist_ok=True)
-    given = prepared(run, **how)
-    publishing.publish(**given)
-    return given
+@functools.cache
+def _published(name, *how):
+    """A folder that holds a run of that name, and what it was published from; made once a process."""
+    parent = tempfile.TemporaryDirectory()
+    run = Path(parent.name) / name
+    run.mkdir()
+    given = prepared(run, *how)
+    return parent, {**given, "differences": publishing.publish(**given)}
+
+
+def published(run, head="CosFace", score="msp", undecodable="error", ground=(255, 255, 255)):
+    """A run's folder with version 1 in it, and what it was published from; the caller may change the folder."""
+    parent, given = _published(run.name, head, score, undecodable, 6, ground)
+    shutil.copytree(Path(parent.name) / run.name, run, dirs_exist_ok=True)
+    return {**given, "classifier_file": run / "classifier.keras", "version_folder": run / "1"}

@@ -67,6 +67,7 @@ def test_rest_uses_user_and_password(rest):
     ]  # fmt: skip
 
 
+@pytest.mark.keras
 def test_grpc_uses_user_and_password():
     asked = []
 
@@ -149,6 +150,7 @@ def test_a_proxy_that_fails_is_named_without_its_password(proxy, rest, monkeypat
     RestModel(f"http://{rest.place}", "m", timeout=5.0).ask([b"x"])
 
 
+@pytest.mark.keras
 @pytest.mark.parametrize("proxy", ["http://user:secret@127.0.0.1:9", "http://user:sec#ret@127.0.0.1:9"])
 def test_a_proxy_that_fails_grpc_is_named(proxy, monkeypatch):
     monkeypatch.setenv("https_proxy", proxy)

@@ -34,10 +34,9 @@ CASES = [("Softmax", "energy"), ("CosFace", "msp"), ("ArcFace", "max_cosine"), (
 
 @pytest.mark.parametrize(("head", "score"), CASES)
 def test_the_saved_model_answers_as_keras_does(tmp_path, head, score):
-    given = prepared(tmp_path, head, score)
-    differences = publishing.publish(**given)
-    assert differences["images"] == 20 and differences["probabilities"] < 1e-5
-    model = tf.saved_model.load(str(tmp_path / "1"))
+    given = published(tmp_path / "run", head, score)
+    assert given["differences"]["images"] == 20 and given["differences"]["probabilities"] < 1e-5
+    model = tf.saved_model.load(str(given["version_folder"]))
     serve, normalized = model.signatures["serving_default"], model.signatures["normalized"]
     for count in (1, 5, 20):
         got = {k: v.numpy() for k, v in serve(images=tf.constant(given["images"][:count])).items()}
@@ -54,13 +53,12 @@ def test_the_saved_model_answers_as_keras_does(tmp_path, head, score):
     assert got["is_ood"].sum() == 7
     np.testing.assert_allclose(got["p_value"], p_values(got["ood_score"], given["served"].calibration), atol=1e-6)
     np.testing.assert_array_equal(got["is_ood"], got["p_value"] <= 1 - 0.65 + 1e-6)
-    assert (tmp_path / "1" / "assets.extra" / "labels.txt").read_text() == "a\nb c\nd e\nf\n"
+    assert (given["version_folder"] / "assets.extra" / "labels.txt").read_text() == "a\nb c\nd e\nf\n"
 
 
 def test_any_size_is_resized_as_the_training_images_were(tmp_path):
-    given = prepared(tmp_path)
-    publishing.publish(**given)
-    serve = tf.saved_model.load(str(tmp_path / "1")).signatures["serving_default"]
+    published(tmp_path / "run")
+    serve = tf.saved_model.load(str(tmp_path / "run" / "1")).signatures["serving_default"]
     large = pixels(3, size=(21, 13))
     got = serve(images=tf.constant(large))
     same = serve(images=tf.constant(fit_images(large, SHAPE)))
@@ -253,14 +251,14 @@ def test_what_is_served_goes_through_npz(tmp_path):
 
 
 def test_predict_needs_no_training_stack(tmp_path):
-    published(tmp_path)
+    published(tmp_path / "run")
     code = (
         "import sys; from pathlib import Path; from kood.serving.client import open_model; "
         "open_model(Path(sys.argv[1])); "
         "print([m for m in ('kood.classifier', 'kood.pipeline', 'kood.nets') if m in sys.modules])"
     )
     result = subprocess.run(
-        [sys.executable, "-c", code, str(tmp_path)], capture_output=True, text=True, check=True, env=os.environ
+        [sys.executable, "-c", code, str(tmp_path / "run")], capture_output=True, text=True, check=True, env=os.environ
     )
     assert result.stdout.strip() == "[]"
 
@@ -268,9 +266,8 @@ def test_predict_needs_no_training_stack(tmp_path):
 @pytest.mark.parametrize("score", ["max_logit", "energy", "mahalanobis", "msp"])
 @pytest.mark.parametrize("strange", [np.nan, np.inf, -np.inf])
 def test_what_cannot_be_judged_is_flagged_and_named_nothing(tmp_path, score, strange):
-    given = prepared(tmp_path, "Softmax", score)
-    publishing.publish(**given)
-    normalized = tf.saved_model.load(str(tmp_path / "1")).signatures["normalized"]
+    given = published(tmp_path / "run", "Softmax", score)
+    normalized = tf.saved_model.load(str(given["version_folder"])).signatures["normalized"]
     images = (given["images"][:3] / 127.5 - 1.0).astype("float32")
     images[1, 3, 3, 0] = strange
     got = {name: value.numpy() for name, value in normalized(images=tf.constant(images)).items()}
