@@ -176,6 +176,7 @@ def noise(count, shape, **settings):
     return Noise(**settings).draw(count, rng(), shape).images
 
 
+@pytest.mark.keras
 def test_noise_is_clipped_gaussian_or_uniform():
     gaussian = noise(200, (16, 16, 3)) / 127.5 - 1
     assert gaussian.shape == (200, 16, 16, 3) and abs(gaussian.mean()) < 0.01
@@ -249,6 +250,7 @@ GIVEN = {
 }  # fmt: skip
 
 
+@pytest.mark.keras
 @pytest.mark.parametrize("name", [name for name in registry.room("outliers") if name not in ("label_mixup", "virtual")])
 def test_every_source_draws_images_of_the_number_asked_for(name):
     found = registry.obtain("outliers", name)
