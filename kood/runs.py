@@ -230,7 +230,7 @@ class Run:
         except OSError:
             return False
 
-    def obtain(self, name: str, decides: dict[str, Any], make: Callable[[Path], dict[str, Any]]) -> Result:
+    def ensure(self, name: str, decides: dict[str, Any], make: Callable[[Path], dict[str, Any]]) -> Result:
         """Finds a stage's result, or makes it.
 
         `make` writes into a folder that keeps its name over restarts, so it may find there what a killed predecessor

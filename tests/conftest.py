@@ -227,7 +227,7 @@ class Cell:
 
     def make(self, *roles):
         """Makes stages in this order and returns what the last of them left."""
-        return [self.stages[role].obtain(self.work) for role in roles][-1]
+        return [self.stages[role].ensure(self.work) for role in roles][-1]
 
     def train(self):
         """Makes the classifier and what it is exposed to."""

@@ -63,7 +63,7 @@ def main(folder, name, what, any_backend):
 
     backend = keras.backend.backend()
     with Run(folder / "run", backend=backend, any_backend=any_backend).held() as run:
-        stage = run.obtain(name, {"backend": backend}, make)
+        stage = run.ensure(name, {"backend": backend}, make)
     if what != "kill":
         found = {"folder": str(stage.folder), "cached": stage.cached, "backends": stage.backends, **stage.facts}
         Path(what).write_text(json.dumps(found))

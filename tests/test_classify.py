@@ -246,5 +246,5 @@ def test_the_diffusion_model_s_images_reside_too(folder, monkeypatch):
 
     monkeypatch.setattr(diffusion, "labelled_batches", spy)
     made = cell(folder, "train.resident=true", "diffusion.steps=3")
-    diffusion.Diffusion(made.work.recipe, made["data"]).obtain(made.work)
+    diffusion.Diffusion(made.work.recipe, made["data"]).ensure(made.work)
     assert calls == [True]

@@ -37,9 +37,9 @@ def writer(calls, text="result"):
 
 def test_a_stage_is_made_once(run):
     calls = []
-    first = run.obtain("fit", {"x": 1}, writer(calls))
-    again = run.obtain("fit", {"x": 1}, writer(calls))
-    other = run.obtain("fit", {"x": 2}, writer(calls))
+    first = run.ensure("fit", {"x": 1}, writer(calls))
+    again = run.ensure("fit", {"x": 1}, writer(calls))
+    other = run.ensure("fit", {"x": 2}, writer(calls))
     assert len(calls) == 2
     assert (first.cached, again.cached, other.cached) == (False, True, False)
     assert again.facts == {"answer": 42} and again.folder == first.folder != other.folder
@@ -49,7 +49,7 @@ def test_a_stage_is_made_once(run):
 @pytest.mark.parametrize("damage", ["truncate", "remove", "flip", "record", "binary"])
 def test_a_damaged_result_is_made_again(run, damage):
     calls = []
-    stage = run.obtain("fit", {}, writer(calls))
+    stage = run.ensure("fit", {}, writer(calls))
     file = stage.folder / "file.txt"
     match damage:
         case "truncate":
@@ -64,13 +64,13 @@ def test_a_damaged_result_is_made_again(run, damage):
             (stage.folder / "stage.json").write_bytes(b"\xff\x00")
     told = []
     run.on_damage = told.append
-    again = run.obtain("fit", {}, writer(calls))
+    again = run.ensure("fit", {}, writer(calls))
     assert len(calls) == 2 and not again.cached
     assert (again.folder / "file.txt").read_text() == "result"
     (message,) = told
     named = "stage.json cannot be read" if damage in ("record", "binary") else "file.txt"
     assert message.startswith("fit: ") and named in message and "made again" in message
-    run.obtain("fit", {}, writer(calls))
+    run.ensure("fit", {}, writer(calls))
     assert len(told) == 1 and len(calls) == 2
 
 
@@ -80,7 +80,7 @@ def test_a_killed_stage_leaves_its_work_but_no_result(run):
         raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
-        run.obtain("fit", {}, fails)
+        run.ensure("fit", {}, fails)
     seen = []
 
     def goes_on(folder):
@@ -88,7 +88,7 @@ def test_a_killed_stage_leaves_its_work_but_no_result(run):
         (folder / "checkpoint").unlink()
         return {}
 
-    stage = run.obtain("fit", {}, goes_on)
+    stage = run.ensure("fit", {}, goes_on)
     assert seen == ["half way"] and not stage.cached
     assert [p.name for p in stage.folder.iterdir()] == ["stage.json"]
     assert not list(run.folder.glob("stages/*.partial"))
@@ -97,10 +97,10 @@ def test_a_killed_stage_leaves_its_work_but_no_result(run):
 def test_fresh_makes_each_stage_again_once(tmp_path):
     calls = []
     with Run(tmp_path).held() as run:
-        run.obtain("fit", {}, writer(calls))
+        run.ensure("fit", {}, writer(calls))
     with Run(tmp_path, fresh=True).held() as run:
-        assert not run.obtain("fit", {}, writer(calls)).cached
-        assert run.obtain("fit", {}, writer(calls)).cached
+        assert not run.ensure("fit", {}, writer(calls)).cached
+        assert run.ensure("fit", {}, writer(calls)).cached
     assert len(calls) == 2
 
 
@@ -115,14 +115,14 @@ def half(folder):
 
 def test_a_backend_finds_its_own_stages_alone_unless_told(tmp_path):
     calls = []
-    made = run_under(tmp_path, "tensorflow").obtain("fit", {"x": 1, "backend": "tensorflow"}, writer(calls))
-    taken = run_under(tmp_path, "jax", any_backend=True).obtain("fit", {"x": 1, "backend": "jax"}, writer(calls))
+    made = run_under(tmp_path, "tensorflow").ensure("fit", {"x": 1, "backend": "tensorflow"}, writer(calls))
+    taken = run_under(tmp_path, "jax", any_backend=True).ensure("fit", {"x": 1, "backend": "jax"}, writer(calls))
     assert (taken.cached, taken.key, taken.backends, len(calls)) == (True, made.key, ("tensorflow",), 1)
-    own = run_under(tmp_path, "jax").obtain("fit", {"x": 1, "backend": "jax"}, writer(calls))
+    own = run_under(tmp_path, "jax").ensure("fit", {"x": 1, "backend": "jax"}, writer(calls))
     assert (own.cached, own.backends, len(calls)) == (False, ("jax",), 2) and own.key != made.key
     # With both there, its own.
-    again = run_under(tmp_path, "jax", any_backend=True).obtain("fit", {"x": 1, "backend": "jax"}, writer(calls))
-    other = run_under(tmp_path, "torch", any_backend=True).obtain("fit", {"x": 2, "backend": "torch"}, writer(calls))
+    again = run_under(tmp_path, "jax", any_backend=True).ensure("fit", {"x": 1, "backend": "jax"}, writer(calls))
+    other = run_under(tmp_path, "torch", any_backend=True).ensure("fit", {"x": 2, "backend": "torch"}, writer(calls))
     assert again.key == own.key and not other.cached and len(calls) == 3
     assert json.loads((made.folder / "stage.json").read_bytes())["backends"] == ["tensorflow"]
 
@@ -130,9 +130,9 @@ def test_a_backend_finds_its_own_stages_alone_unless_told(tmp_path):
 def test_a_half_made_stage_goes_on_under_another_backend_and_is_of_both(tmp_path):
     decides = {name: {"x": 1, "backend": name} for name in ("tensorflow", "jax", "torch")}
     with pytest.raises(KeyboardInterrupt):
-        run_under(tmp_path, "tensorflow").obtain("fit", decides["tensorflow"], half)
+        run_under(tmp_path, "tensorflow").ensure("fit", decides["tensorflow"], half)
     calls, seen = [], []
-    alone = run_under(tmp_path, "torch").obtain("fit", decides["torch"], writer(calls))
+    alone = run_under(tmp_path, "torch").ensure("fit", decides["torch"], writer(calls))
     assert alone.backends == ("torch",) and len(list(tmp_path.glob("stages/*.partial"))) == 1
     shutil.rmtree(alone.folder)
 
@@ -143,31 +143,31 @@ def test_a_half_made_stage_goes_on_under_another_backend_and_is_of_both(tmp_path
         return {"answer": 7}
 
     with pytest.raises(KeyboardInterrupt):
-        run_under(tmp_path, "jax", any_backend=True).obtain("fit", decides["jax"], goes_on)
-    stage = run_under(tmp_path, "jax", any_backend=True).obtain("fit", decides["jax"], goes_on)
+        run_under(tmp_path, "jax", any_backend=True).ensure("fit", decides["jax"], goes_on)
+    stage = run_under(tmp_path, "jax", any_backend=True).ensure("fit", decides["jax"], goes_on)
     assert seen == ["half way"] * 2 and stage.backends == ("tensorflow", "jax") and not stage.cached
     assert sorted(p.name for p in stage.folder.iterdir()) == ["checkpoint", "stage.json"]
     assert not list(tmp_path.glob("stages/*.partial"))
     # It is nobody's own, so without the option each backend makes its stage; with it, it is found.
     for name in ("tensorflow", "jax"):
-        again = run_under(tmp_path, name, any_backend=True).obtain("fit", decides[name], goes_on)
+        again = run_under(tmp_path, name, any_backend=True).ensure("fit", decides[name], goes_on)
         assert again.cached and again.facts == {"answer": 7} and again.backends == ("tensorflow", "jax")
-    assert not run_under(tmp_path, "jax").obtain("fit", decides["jax"], writer(calls)).cached
+    assert not run_under(tmp_path, "jax").ensure("fit", decides["jax"], writer(calls)).cached
 
 
 def test_fresh_takes_nothing_from_another_backend(tmp_path):
     with pytest.raises(KeyboardInterrupt):
-        run_under(tmp_path, "tensorflow").obtain("fit", {"backend": "tensorflow"}, half)
+        run_under(tmp_path, "tensorflow").ensure("fit", {"backend": "tensorflow"}, half)
     run = run_under(tmp_path, "jax", fresh=True, any_backend=True)
-    stage = run.obtain("fit", {"backend": "jax"}, writer([]))
+    stage = run.ensure("fit", {"backend": "jax"}, writer([]))
     assert stage.backends == ("jax",) and [p.name for p in stage.folder.iterdir() if "check" in p.name] == []
 
 
 def test_its_own_half_made_stage_comes_first(tmp_path):
     for name in ("tensorflow", "jax"):
         with pytest.raises(KeyboardInterrupt):
-            run_under(tmp_path, name).obtain("fit", {"backend": name}, half)
-    stage = run_under(tmp_path, "jax", any_backend=True).obtain("fit", {"backend": "jax"}, lambda folder: {})
+            run_under(tmp_path, name).ensure("fit", {"backend": name}, half)
+    stage = run_under(tmp_path, "jax", any_backend=True).ensure("fit", {"backend": "jax"}, lambda folder: {})
     assert stage.backends == ("jax",) and len(list(tmp_path.glob("stages/*.partial"))) == 1
 
 
@@ -201,7 +201,7 @@ def test_a_file_system_without_locks_stops_no_run(tmp_path, monkeypatch, number)
     run, told = Run(tmp_path / "run"), []
     run.on_damage = told.append
     with run.held():
-        assert run.obtain("a", {}, writer([])).folder.is_dir()
+        assert run.ensure("a", {}, writer([])).folder.is_dir()
     assert len(told) == 1 and "nothing keeps a second run of this recipe out" in told[0]
     assert run.is_held() and not Run(tmp_path / "nowhere").is_held()  # It may be: those that wait go on waiting.
 
@@ -220,7 +220,7 @@ def test_a_system_without_that_module_runs_all_the_same(tmp_path):
     code = (
         "import sys; sys.modules['fcntl'] = None; from pathlib import Path; from kood.runs import Run\n"
         "run = Run(Path(sys.argv[1])); run.on_damage = print\n"
-        "with run.held(): print(run.obtain('a', {}, lambda folder: {}).name)"
+        "with run.held(): print(run.ensure('a', {}, lambda folder: {}).name)"
     )
     done = subprocess.run([sys.executable, "-c", code, str(tmp_path)], capture_output=True, text=True, check=False)
     assert "no file locks here" in done.stdout and done.stdout.endswith("\na\n"), done.stderr

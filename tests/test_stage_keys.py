@@ -255,7 +255,7 @@ def stages(tmp_path, monkeypatch):
                                     "exposed_validation_accuracy"), 0.5)  # fmt: skip
         return Result(name, key, folder, facts, 0.0, cached=True)
 
-    monkeypatch.setattr(Run, "obtain", stand_in)
+    monkeypatch.setattr(Run, "ensure", stand_in)
     monkeypatch.setattr(
         Data, "images", lambda *_: ImageSet(np.zeros((50, 8, 8, 1), "uint8"), np.arange(50) % 2, ("a", "b"))
     )

@@ -28,7 +28,7 @@ def make_cell(work: Work) -> tuple[dict[str, Any], Cell]:
                 work.progress.say(why, style="yellow")
             left_out.add(why)
             continue
-        stage.obtain(work)
+        stage.ensure(work)
         if stage is cell.data:
             check(work.recipe, cell.data, work.devices.count)
             work.accepted(cell.data)

@@ -18,7 +18,7 @@ TOLD = ("steps", "precision", "drawn", "kept", "drop_rate", "images_per_second",
 
 
 class Stage(abc.ABC):
-    """One step of a run. `obtain` finds its result or makes it; key, display and report follow from what it says.
+    """One step of a run. `ensure` finds its result or makes it; key, display and report follow from what it says.
 
     Other stages are its inputs: it is made after them and reads their results.
 
@@ -100,8 +100,8 @@ class Stage(abc.ABC):
             raise RuntimeError(f"the stage {self.role!r} has not been made")
         return self.result
 
-    def obtain(self, work: Work) -> Result:
-        """Finds its result or makes it, and says so; its inputs have been obtained.
+    def ensure(self, work: Work) -> Result:
+        """Finds its result or makes it, and says so; its inputs have their results.
 
         A run with a time budget takes a result that nothing cut short, where there is one; else the time that the stage
         may take decides its result too.
@@ -140,8 +140,8 @@ class Stage(abc.ABC):
             return self.make(folder, work)
 
         if not self.is_shared:
-            return work.run.obtain(self.kind, decides, make)
-        return work.team.obtain(self.kind, decides, make, getattr(work.devices, self.on) if self.on else None)
+            return work.run.ensure(self.kind, decides, make)
+        return work.team.ensure(self.kind, decides, make, getattr(work.devices, self.on) if self.on else None)
 
     def seed(self, purpose: str, own: int | None = None) -> int:
         """A seed for one purpose, which follows from the recipe's, or from its own where the recipe gives it one."""

@@ -62,14 +62,14 @@ class Team:
         if self.leads:
             shutil.rmtree(self.folder, ignore_errors=True)
 
-    def obtain(
+    def ensure(
         self,
         name: str,
         decides: dict[str, Any],
         make: Callable[[Path], dict[str, Any]],
         on: Callable[[], AbstractContextManager[None]] | None,
     ) -> Result:
-        """`Run.obtain` for all processes: the first finds the stage or makes it, and where it says so, all make it.
+        """`Run.ensure` for all processes: the first finds the stage or makes it, and where it says so, all make it.
 
         Args:
             name: The stage's name.
@@ -96,7 +96,7 @@ class Team:
             return make_on(folder)
 
         try:
-            result = self.run.obtain(name, decides, begun)
+            result = self.run.ensure(name, decides, begun)
         except Exception as error:
             self._tell({"failed": f"{error}"})
             raise
