@@ -33,11 +33,11 @@ def measure(arguments: argparse.Namespace) -> dict[str, float]:
     import tensorflow as tf
 
     from kood import heads, registry, training
+    from kood.backends import resides
     from kood.classifier import Classifier
     from kood.data import ImageSet
     from kood.data.batches import training_batches
     from kood.data.resident import only_move, pixels_of
-    from kood.steps import resides
 
     size, classes, batch, beside = arguments.size, 10, arguments.batch, arguments.outliers
     rng = np.random.default_rng(0)

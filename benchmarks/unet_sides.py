@@ -60,11 +60,11 @@ def kood_unet(arguments: argparse.Namespace):
 def backend(arguments: argparse.Namespace) -> tuple[dict, dict[str, Callable[[], int]]]:
     """kood's own training and sampling, and the bare loop, on the backend of this process."""
     from kood import training
+    from kood.backends import compiled, resides
     from kood.data.batches import labelled_batches
     from kood.diffusion import samplers
     from kood.diffusion.denoiser import Denoiser
     from kood.diffusion.label_mixup import noise_predictor
-    from kood.steps import compiled, resides
 
     images, steps, batch = image_set(arguments), arguments.steps, arguments.batch
     model = Denoiser(kood_unet(arguments), num_steps=STEPS, prediction="v", label_dropout=DROPPED, name="denoiser")

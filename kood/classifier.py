@@ -6,8 +6,8 @@ import keras
 from keras import ops
 
 from kood import losses as loss_functions
+from kood.backends import TrainStep, everyone, mine, total, whole
 from kood.heads import AngularHead
-from kood.steps import TrainStep, everyone, mine, total, whole
 
 __all__ = ["Classifier"]
 

@@ -8,10 +8,10 @@ import numpy as np
 from keras import ops
 
 from kood import registry
+from kood.backends import compiled, gradient
 from kood.data.batches import image_batches
 from kood.data.large import room
 from kood.scorer import Scorer
-from kood.steps import compiled, gradient
 
 __all__ = [
     "Judge",
@@ -115,7 +115,7 @@ def run_over(forward: Callable, images: np.ndarray, batch_size: int) -> Outputs:
     memory does not grow with the images.
 
     Args:
-        forward: What `kood.steps.compiled` gave for a `Classifier`.
+        forward: What `kood.backends.compiled` gave for a `Classifier`.
         images: uint8 (N, H, W, C).
         batch_size: Images a forward pass.
 

@@ -1,4 +1,4 @@
-"""Fits a model of `kood.steps` to a data set that can be entered at any epoch, and survives being killed.
+"""Fits a model of `kood.backends` to a data set that can be entered at any epoch, and survives being killed.
 
 A checkpoint is a `.keras` file, which carries weights and optimizer, beside a small JSON file with what Keras leaves
 out of it: the states of the seed generators, the epoch, and the history. Both are in place or neither is.
@@ -15,9 +15,9 @@ from typing import Any
 import keras
 import numpy as np
 
+from kood.backends import accelerated, agreed, feed
 from kood.errors import UserError
 from kood.runs import write_atomically
-from kood.steps import accelerated, agreed, feed
 from kood.timing import TimeBudget
 from kood.tracking import EpochLog, EventFile
 
@@ -93,8 +93,8 @@ def fit(
 ) -> tuple[keras.Model, dict[str, list[float]]]:
     """Trains a compiled model, from its last checkpoint if there is one, which another backend may have written.
 
-    Inside `kood.steps.Devices.fitting` of several processes each of them calls this, with a folder of its own and the
-    first one's checkpoint in it.
+    Inside `kood.backends.Devices.fitting` of several processes each of them calls this, with a folder of its own and
+    the first one's checkpoint in it.
 
     Args:
         model: Compiled; used if there is no checkpoint.

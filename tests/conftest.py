@@ -196,12 +196,12 @@ def work_alone(recipe, folder, **console):
 
     from rich.console import Console
 
+    from kood.backends import Devices
     from kood.pipeline.budget import Budget
     from kood.pipeline.team import Team
     from kood.pipeline.work import Work
     from kood.report import StageProgress
     from kood.runs import Run
-    from kood.steps import Devices
 
     shown = StageProgress(Console(**{"file": io.StringIO(), **console}))
     return Work(recipe, Team(Devices(), Run(folder)), shown, Devices(), Budget(recipe))

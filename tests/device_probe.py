@@ -11,7 +11,7 @@ import keras
 import numpy as np
 from keras import ops
 
-from kood import heads, steps, training
+from kood import backends, heads, training
 from kood.classifier import Classifier
 from kood.data import ImageSet
 from kood.diffusion.denoiser import Denoiser
@@ -110,6 +110,6 @@ if __name__ == "__main__":
         make(Path(sys.argv[2]))
     else:
         wanted = sys.argv[1] if sys.argv[1] == "auto" else int(sys.argv[1])
-        found = steps.obtain(wanted)
+        found = backends.obtain(wanted)
         out = Path(sys.argv[2])
         train(found, out.with_name(f"{out.name}-{found.rank}.npz"), Path(sys.argv[3]))

@@ -14,7 +14,7 @@ def cache(monkeypatch, tmp_path):
     """cache(...) -> the folder that JAX is told of, on a machine with so many accelerators."""
     import jax
 
-    from kood.steps import jax_devices
+    from kood.backends import jax_devices
 
     before = jax.config.jax_compilation_cache_dir
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))

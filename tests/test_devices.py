@@ -18,7 +18,7 @@ import keras
 import numpy as np
 import pytest
 
-from kood import steps
+from kood import backends
 from kood.errors import UserError
 from kood.pipeline.checks import check_batches
 from kood.recipe import load
@@ -210,14 +210,14 @@ def test_two_processes_run_a_recipe_as_one_does(tiny, tmp_path, backend):
 
 @pytest.mark.backend
 def test_one_device_without_accelerators_unless_asked():
-    assert steps.obtain("auto") == steps.obtain(1) == steps.Devices(1, 0, 1)
+    assert backends.obtain("auto") == backends.obtain(1) == backends.Devices(1, 0, 1)
 
 
 @pytest.mark.backend
 def test_more_devices_than_there_are_is_one_message():
     many = 10_000
     with pytest.raises(UserError, match=r"train\.devices = 10000: ") as caught:
-        steps.obtain(many)
+        backends.obtain(many)
     assert caught.value.exit_code == 2
     if keras.backend.backend() == "torch":
         assert "torchrun --nproc-per-node 10000 -m kood run" in str(caught.value)
@@ -228,8 +228,8 @@ def test_more_devices_than_there_are_is_one_message():
 @pytest.mark.backend
 def test_on_one_device_nothing_is_changed():
     values = keras.ops.ones((4, 2))
-    assert all(f(values) is values for f in (steps.total, steps.everyone, steps.mine, steps.share))
-    assert steps.whole(4) == 4 and steps.agreed(3) == 3 and steps.feed(values) is values
+    assert all(f(values) is values for f in (backends.total, backends.everyone, backends.mine, backends.share))
+    assert backends.whole(4) == 4 and backends.agreed(3) == 3 and backends.feed(values) is values
 
 
 def test_batches_that_do_not_divide_are_one_message(tiny):

@@ -95,7 +95,7 @@ def kinds():
             continue
         name = ".".join(("kood", *file.relative_to(ROOM).with_suffix("").parts)).removesuffix(".__init__")
         backend = file.stem.split("_")[0]
-        if file.parent.name in ("steps", "kernels") and backend in {"tensorflow", "jax", "torch"} - {CURRENT}:
+        if file.parent.name in ("backends", "kernels") and backend in {"tensorflow", "jax", "torch"} - {CURRENT}:
             continue
         for thing in vars(importlib.import_module(name)).values():
             if inspect.isclass(thing) and thing.__module__ == name:

@@ -64,10 +64,10 @@ except process.Stopped:
 def test_every_module_loads_and_a_run_is_held_without_posix(tmp_path):
     theirs = {
         "kood.__main__",
-        "kood.steps.jax",
-        "kood.steps.jax_devices",
-        "kood.steps.torch",
-        "kood.steps.torch_devices",
+        "kood.backends.jax",
+        "kood.backends.jax_devices",
+        "kood.backends.torch",
+        "kood.backends.torch_devices",
     }
     theirs |= {"kood.kernels.jax", "kood.kernels.torch", "kood.data.augment.keras_cv_layers"}
     names = [".".join(f.relative_to(ROOT).with_suffix("").parts).removesuffix(".__init__") for f in FILES]

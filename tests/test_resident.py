@@ -7,7 +7,8 @@ import numpy as np
 import pytest
 from keras import ops
 
-from kood import heads, steps, training
+from kood import backends, heads, training
+from kood.backends.resident import ROOM, on_device, resides, with_images
 from kood.classifier import Classifier
 from kood.data import ImageSet
 from kood.data.batches import labelled_batches, training_batches
@@ -15,7 +16,6 @@ from kood.data.images import normalize
 from kood.data.resident import pixels_of
 from kood.diffusion.denoiser import Denoiser
 from kood.nets import denoisers
-from kood.steps.resident import ROOM, on_device, resides, with_images
 from kood.virtual import VirtualOutliers
 from tests.interrupted import KillAfter, Killed
 
@@ -132,11 +132,11 @@ def test_a_model_lets_go_of_its_images(tmp_path):
 def test_where_images_reside():
     cifar = (50_000, 32, 32, 3)
     assert resides(True, cifar) and not resides(False, cifar)
-    assert resides("auto", cifar) == steps.accelerated()
+    assert resides("auto", cifar) == backends.accelerated()
     assert not resides(True, (ROOM, 1, 1, 2))
-    from kood.steps import devices
+    from kood.backends import devices
 
-    with devices._running("fitting", steps.Devices(2)):
+    with devices._running("fitting", backends.Devices(2)):
         assert not resides(True, cifar)
 
 
@@ -146,7 +146,7 @@ jax_only = pytest.mark.skipif(keras.backend.backend() != "jax", reason="the loop
 @pytest.fixture
 def looping(monkeypatch):
     """The steps of a call as one program, as on an accelerator."""
-    monkeypatch.setattr(sys.modules["kood.steps.jax"], "loops", lambda: True)
+    monkeypatch.setattr(sys.modules["kood.backends.jax"], "loops", lambda: True)
 
 
 @jax_only
@@ -179,7 +179,7 @@ def test_steps_that_do_not_divide_are_those_of_keras(per_call, tmp_path, monkeyp
     """Keras's last call of an epoch makes all its steps, and one that runs out of batches those that are left."""
     found = []
     for loop in (False, True):
-        monkeypatch.setattr(sys.modules["kood.steps.jax"], "loops", lambda loop=loop: loop)
+        monkeypatch.setattr(sys.modules["kood.backends.jax"], "loops", lambda loop=loop: loop)
         model, made = denoiser(per_call), 2 * per_call * -(-STEPS // per_call)
         batches = rows_of(denoiser, False, steps=made)(0)
         history = model.fit(batches, epochs=2, steps_per_epoch=STEPS, shuffle=False, verbose=0)

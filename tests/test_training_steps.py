@@ -5,11 +5,11 @@ import numpy as np
 import pytest
 from keras import ops
 
-from kood import heads, losses, steps, training
+from kood import backends, heads, losses, training
+from kood.backends import compiled
 from kood.classifier import Classifier
 from kood.diffusion.denoiser import Denoiser
 from kood.nets import denoisers
-from kood.steps import compiled
 from kood.virtual import VirtualOutliers
 
 pytestmark = pytest.mark.backend  # Run once under each Keras backend.
@@ -423,7 +423,7 @@ def test_labels_are_dropped_at_the_stated_rate():
 def test_the_gradient_by_the_images_against_differences():
     model, images = classifier(), batch(rows=3)["image"]
     energy = lambda outputs: -ops.logsumexp(outputs["logits"], axis=-1)  # noqa: E731
-    found = ops.convert_to_numpy(steps.gradient(model, energy)(images))
+    found = ops.convert_to_numpy(backends.gradient(model, energy)(images))
     assert found.shape == images.shape and found.dtype == np.float32
     way = np.random.default_rng(0).standard_normal(images.shape).astype("float32")
     ahead, behind = (ops.convert_to_numpy(energy(model(images + s * 1e-2 * way))) for s in (1, -1))

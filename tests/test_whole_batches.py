@@ -8,7 +8,7 @@ import keras
 import numpy as np
 import pytest
 
-from kood import steps
+from kood import backends
 from kood.nets.backbones import pretrained as made
 
 pretrained = importlib.import_module("kood.nets.backbones.pretrained")
@@ -43,12 +43,12 @@ def test_a_network_of_others_keeps_its_numbers(monkeypatch, several):
 def test_on_one_device_the_layers_are_keras_own(tmp_path):
     x = np.random.default_rng(0).normal(size=(6, 4)).astype("float32")
     for ours, theirs, options in (
-        (steps.BatchNormalization, keras.layers.BatchNormalization, {"momentum": 0.9}),
-        (steps.Dropout, keras.layers.Dropout, {"rate": 0.5, "seed": 3}),
+        (backends.BatchNormalization, keras.layers.BatchNormalization, {"momentum": 0.9}),
+        (backends.Dropout, keras.layers.Dropout, {"rate": 0.5, "seed": 3}),
     ):
         one, other = ours(**options), theirs(**options)
         np.testing.assert_array_equal(*(keras.ops.convert_to_numpy(layer(x, training=True)) for layer in (one, other)))
-    keras.Sequential([keras.Input((4,)), steps.BatchNormalization()]).save(tmp_path / "a.keras")
+    keras.Sequential([keras.Input((4,)), backends.BatchNormalization()]).save(tmp_path / "a.keras")
     with zipfile.ZipFile(tmp_path / "a.keras") as file:
         assert b'"synchronized": true' not in file.read("config.json")
-    assert isinstance(keras.saving.load_model(tmp_path / "a.keras").layers[-1], steps.BatchNormalization)
+    assert isinstance(keras.saving.load_model(tmp_path / "a.keras").layers[-1], backends.BatchNormalization)

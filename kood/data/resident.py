@@ -1,7 +1,7 @@
 """Batches without pixels, for a training whose device holds the images: which rows they are, and how they are moved.
 
 Orders and random draws are those of the batches with pixels (`kood.data.batches`), and so is what the device makes of
-them (`kood.steps.resident`).
+them (`kood.backends.resident`).
 """
 
 from collections.abc import Sequence

@@ -5,8 +5,8 @@ import numpy as np
 from keras import ops
 
 import kood.nets.layers  # noqa: F401  A saved denoiser is made of these layers; this makes them known by name.
+from kood.backends import TrainStep, mine, share, whole
 from kood.diffusion import schedule as schedules
-from kood.steps import TrainStep, mine, share, whole
 
 __all__ = ["Denoiser"]
 

@@ -23,13 +23,13 @@ import numpy as np
 from keras import ops
 
 from kood import registry
+from kood.backends import compiled
 from kood.data import ImageSet
 from kood.data.images import normalize, quantize
 from kood.diffusion.label_mixup import classes_mixed, noise_predictor
 from kood.errors import UserError
 from kood.runs import digest_file, fingerprint, write_atomically
 from kood.section import Sampling
-from kood.steps import compiled
 
 __all__ = ["ImageSampler", "Shard", "Start", "draw_rows", "image_sampler", "same_start", "start_index"]
 

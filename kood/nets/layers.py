@@ -6,7 +6,7 @@ import keras
 from keras import layers, ops
 
 from kood import kernels
-from kood.steps import Dropout
+from kood.backends import Dropout
 
 __all__ = [
     "Convolution",

@@ -19,6 +19,7 @@ from rich.console import Console
 from rich.text import Text
 
 from kood import report
+from kood.backends import obtain
 from kood.errors import UserError
 from kood.pipeline.belonging import Belonging
 from kood.pipeline.budget import Budget
@@ -32,7 +33,6 @@ from kood.pipeline.work import Work
 from kood.process import keras_defaults
 from kood.recipe import Recipe, load
 from kood.runs import Run, write_atomically
-from kood.steps import obtain
 from kood.text import masked
 
 __all__ = ["run"]

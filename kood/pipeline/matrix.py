@@ -6,6 +6,7 @@ from typing import Any
 import keras
 
 from kood import report
+from kood.backends import obtain
 from kood.errors import UserError
 from kood.pipeline.belonging import refuse_mixed_classes
 from kood.pipeline.budget import Budget, OutOfTimeError
@@ -14,7 +15,6 @@ from kood.pipeline.summary import headline_scores
 from kood.pipeline.team import Team
 from kood.pipeline.work import Work
 from kood.recipe import Recipe
-from kood.steps import obtain
 from kood.text import masked
 
 __all__ = ["run_matrix"]

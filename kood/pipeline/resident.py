@@ -4,10 +4,10 @@ from collections.abc import Sequence
 
 import numpy as np
 
+from kood.backends import resides
 from kood.data import ImageSet
 from kood.data.resident import only_move, pixels_of
 from kood.recipe import Recipe
-from kood.steps import resides
 
 __all__ = ["resident_images"]
 
@@ -30,7 +30,7 @@ def resident_images(
 
     Returns:
         uint8 (N, H, W, C) for `kood.training.fit`; None where batches bring their pixels: as `train.resident` or
-        `kood.steps.resides` has it, and where augmentations or mixtures make other pixels of them.
+        `kood.backends.resides` has it, and where augmentations or mixtures make other pixels of them.
     """
     if outliers is not None and recipe.outliers.mix != "none" or not only_move(augment):
         return None

@@ -29,7 +29,7 @@ class Stage(abc.ABC):
     Attributes:
         kind: Begins the name of its folder; results of one kind and one key are one result.
         version: Raised by one when its code changes its result, so that results of older code are not taken for it.
-        on: The block of `kood.steps.Devices` in which every process makes it; "" where the first makes it alone.
+        on: The block of `kood.backends.Devices` in which every process makes it; "" where the first makes it alone.
         is_shared: Whether the other processes wait for its result.
         result: What it left; None before.
     """

@@ -14,9 +14,9 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
+from kood.backends import Devices
 from kood.errors import UserError
 from kood.runs import Result, Run, write_atomically
-from kood.steps import Devices
 
 __all__ = ["Team"]
 

@@ -5,12 +5,12 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from kood.backends import Devices
 from kood.pipeline.budget import Budget
 from kood.pipeline.team import Team
 from kood.recipe import Recipe
 from kood.report import StageProgress
 from kood.runs import Run, fingerprint
-from kood.steps import Devices
 
 __all__ = ["Work"]
 

@@ -61,7 +61,7 @@ def load(path: str | Path, overrides: tuple[str, ...] | list[str] = (), *, quick
             given = _shrink(Recipe.model_validate(given), given)
         recipe = Recipe.model_validate(given)
         recipe._given.update(given)
-        recipe._origin = path, tuple(overrides)
+        recipe.comes_from(path, overrides)
         recipe.cells()
     except (ValidationError, UserError) as error:
         raise UserError("\n".join(f"{path}: {line}" for line in explain(error, Recipe, keys).splitlines())) from error

@@ -2,6 +2,7 @@
 
 import copy
 import itertools
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -60,6 +61,10 @@ class Recipe(Section):
 
     _given: dict[str, Any] = PrivateAttr(default_factory=dict)
     _origin: tuple[Path, tuple[str, ...]] | None = PrivateAttr(default=None)
+
+    def comes_from(self, file: Path, overrides: Sequence[str]) -> None:
+        """Keeps the file that it was loaded from, and the `KEY=VALUE` settings."""
+        self._origin = file, tuple(overrides)
 
     @property
     def file(self) -> Path | None:

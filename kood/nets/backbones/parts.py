@@ -3,7 +3,7 @@
 import keras
 from keras import layers
 
-from kood.steps import BatchNormalization
+from kood.backends import BatchNormalization
 
 
 def convolution(width: int, kernel: int = 3, stride: int = 1) -> layers.Layer:

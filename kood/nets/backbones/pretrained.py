@@ -3,9 +3,9 @@
 import keras
 from keras import layers
 
+from kood.backends import BatchNormalization, Dropout, several
 from kood.errors import UserError
 from kood.nets.backbones.parts import check_positive, checked_image_shape
-from kood.steps import BatchNormalization, Dropout, several
 
 __all__ = ["pretrained"]
 

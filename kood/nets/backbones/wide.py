@@ -3,8 +3,8 @@
 import keras
 from keras import layers
 
+from kood.backends import Dropout
 from kood.nets.backbones.parts import check_positive, checked_image_shape, convolution, normalisation, pointwise
-from kood.steps import Dropout
 
 __all__ = ["wrn28_10", "wrn40_2"]
 

@@ -16,15 +16,15 @@ import keras
 
 match keras.backend.backend():
     case "tensorflow":
-        from kood.steps.tensorflow import TrainStep
+        from kood.backends.tensorflow import TrainStep
     case "jax":
-        from kood.steps.jax import TrainStep  # type: ignore[assignment]
+        from kood.backends.jax import TrainStep  # type: ignore[assignment]
     case "torch":
-        from kood.steps.torch import TrainStep  # type: ignore[assignment]
+        from kood.backends.torch import TrainStep  # type: ignore[assignment]
     case other:
         raise ImportError(f"kood trains on tensorflow, jax or torch; KERAS_BACKEND is {other!r}")
 
-from kood.steps.devices import (
+from kood.backends.devices import (
     Devices,
     accelerated,
     agreed,
@@ -39,8 +39,8 @@ from kood.steps.devices import (
     total,
     whole,
 )
-from kood.steps.layers import BatchNormalization, Dropout
-from kood.steps.resident import resides
+from kood.backends.layers import BatchNormalization, Dropout
+from kood.backends.resident import resides
 
 __all__ = [
     "BatchNormalization", "Devices", "Dropout", "TrainStep", "accelerated", "agreed", "compiled", "everyone", "feed",

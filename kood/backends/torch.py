@@ -3,8 +3,8 @@
 import torch
 from keras.ops import convert_to_tensor
 
-from kood.steps.terms import LossTerms
-from kood.steps.torch_devices import summed_up
+from kood.backends.terms import LossTerms
+from kood.backends.torch_devices import summed_up
 
 __all__ = ["TrainStep", "forward", "gradient"]
 

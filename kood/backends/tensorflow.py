@@ -6,8 +6,8 @@ from typing import Any
 import keras
 import tensorflow as tf
 
-from kood.steps.tensorflow_devices import placed, summed_up
-from kood.steps.terms import LossTerms
+from kood.backends.tensorflow_devices import placed, summed_up
+from kood.backends.terms import LossTerms
 
 __all__ = ["TrainStep", "forward", "gradient"]
 

@@ -7,7 +7,7 @@ read under every backend, which one with Keras's `synchronized` (TensorFlow alon
 import keras
 from keras import ops
 
-from kood.steps.devices import mine, share, total, whole
+from kood.backends.devices import mine, share, total, whole
 
 __all__ = ["BatchNormalization", "Dropout"]
 

@@ -32,7 +32,7 @@ __all__ = [
     "several", "share", "total", "whole",
 ]  # fmt: skip
 
-_here = import_module(f"kood.steps.{keras.backend.backend()}_devices")
+_here = import_module(f"kood.backends.{keras.backend.backend()}_devices")
 
 everyone, total = _here.everyone, _here.total
 
@@ -207,7 +207,7 @@ def compiled(model: keras.Model) -> Callable[[Any], Any]:
     Returns:
         A function of the model's inputs; NumPy arrays or tensors in, tensors out.
     """
-    forward, local = import_module(f"kood.steps.{keras.backend.backend()}").forward(model)
+    forward, local = import_module(f"kood.backends.{keras.backend.backend()}").forward(model)
     processes = _now["inference"].processes
     if local * processes == 1:
         return forward
@@ -240,7 +240,7 @@ def gradient(model: keras.Model, of: Callable[[Any], Any]) -> Callable[[Any], An
         A function of the model's inputs (B, ...), NumPy array or tensor: d sum(of(model(inputs))) / d inputs, a tensor
         of their shape.
     """
-    return import_module(f"kood.steps.{keras.backend.backend()}").gradient(model, of)
+    return import_module(f"kood.backends.{keras.backend.backend()}").gradient(model, of)
 
 
 def _filled(rows, missing):

@@ -7,8 +7,8 @@ import jax
 import keras
 from jax.sharding import NamedSharding, PartitionSpec
 
-from kood.steps.devices import accelerated
-from kood.steps.terms import LossTerms
+from kood.backends.devices import accelerated
+from kood.backends.terms import LossTerms
 
 __all__ = ["TrainStep", "forward", "gradient"]
 

@@ -9,7 +9,7 @@ from typing import Any, Literal
 import numpy as np
 from keras import ops
 
-from kood.steps.devices import accelerated, alone
+from kood.backends.devices import accelerated, alone
 
 __all__ = ["on_device", "resides", "with_images"]
 

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 import keras
 import numpy as np
 
-from kood.steps.resident import on_device, with_images
+from kood.backends.resident import on_device, with_images
 
 __all__ = ["LossTerms"]
 
@@ -29,7 +29,7 @@ class LossTerms(keras.Model):
     def losses(self, batch, training=False):
         """The loss terms of one batch; the step minimises their sum.
 
-        On one of several replicas: its share of them, see `kood.steps.devices`.
+        On one of several replicas: its share of them, see `kood.backends.devices`.
 
         Args:
             batch: What the data set yields, with its images.
@@ -42,7 +42,7 @@ class LossTerms(keras.Model):
 
     @contextlib.contextmanager
     def holding(self, images: np.ndarray | None) -> Iterator[None]:
-        """Inside, a batch may name rows of these images in place of having images, see `kood.steps.resident`.
+        """Inside, a batch may name rows of these images in place of having images, see `kood.backends.resident`.
 
         Args:
             images: uint8 (N, H, W, C), on the device as long as the block; or None, and nothing changes.
