@@ -22,12 +22,11 @@ DIFFUSION_STEPS = 2000
 SLUG = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}")
 
 
-def _check_options(room: str, name: str, options: dict[str, Any], *, taken: tuple[str, ...]) -> None:
+def _check_options(room: str, name: str, options: dict[str, Any]) -> None:
     entry = registry.find(room, name, "name")
-    allowed = [p for p in entry.parameters if p not in (*taken, "name", "dtype", "kwargs")]
     for option, value in options.items():
-        if option not in allowed:
-            known = registry.nearest(option, allowed) if allowed else "It has no options."
+        if option not in entry.options:
+            known = registry.nearest(option, entry.options) if entry.options else "It has no options."
             raise ValueError(f"{option} (found {value!r}): {entry.name!r} takes no {option!r}; {known}")
 
 
@@ -88,7 +87,7 @@ class Diffusion(Section):
         found = [f"{unit} = {value}" for unit, value in given.items() if value is not None]
         if len(found) > 1:
             raise ValueError(f"found {' and '.join(found)}; give only one of steps, epochs and minutes")
-        _check_options("denoisers", self.denoiser, self.options, taken=("image_shape", "num_classes"))
+        _check_options("denoisers", self.denoiser, self.options)
         return self
 
 
@@ -122,7 +121,7 @@ class Head(BaseModel):
 
     @model_validator(mode="after")
     def _check(self):
-        _check_options("heads", self.name, self.options(), taken=("num_classes",))
+        _check_options("heads", self.name, self.options())
         return self
 
 
@@ -139,7 +138,7 @@ class Classifier(Section):
 
     @model_validator(mode="after")
     def _check(self):
-        _check_options("backbones", self.backbone, self.options, taken=("image_shape",))
+        _check_options("backbones", self.backbone, self.options)
         return self
 
 
