@@ -65,13 +65,15 @@ def recipe(tmp_path):
 
 
 def test_shares_of_a_single_run(recipe):
-    loaded = recipe("budget.minutes=10")
+    loaded = recipe("budget.minutes=10", "head=arcface")
     budget = Budget(loaded, 0.0)
     assert budget.of("diffusion", loaded) == 0.4 * 600
     # Samples to train on and to be audited by.
     assert budget.of("label_mixup", loaded) == budget.of("pure_audit", loaded) == pytest.approx(0.1 * 600 / 2)
     # The classifier, its baseline and the judge; a quarter is kept for the rest.
     assert budget.of("classifier", loaded) == pytest.approx(0.5 * 0.75 * 600 / 3)
+    softmax = recipe("budget.minutes=10", "head=softmax")  # Whose baseline is the judge.
+    assert Budget(softmax, 0.0).of("classifier", softmax) == pytest.approx(0.5 * 0.75 * 600 / 2)
     alone = recipe("budget.minutes=10", "outliers.use=[]", "pure_samples.use=[]")
     assert Budget(alone, 0.0).of("classifier", alone) == pytest.approx(0.75 * 600)
     for name in ("data", "evaluate", "export"):

@@ -14,6 +14,7 @@ import keras
 
 from kood.errors import UserError
 from kood.recipe import Recipe
+from kood.recipe.sections import Head
 from kood.report.wording import duration
 
 __all__ = ["Budget", "OutOfTimeError"]
@@ -92,7 +93,9 @@ class Budget:
             return None
         taken = (self._settings.diffusion + self._settings.sampling) * whole.needs_diffusion
         exposes = whole.outliers.exposes or whole.pure_samples.trains
-        classifiers = 1 + whole.needs_judge + (whole.evaluate.baseline and exposes)
+        beside = {"judge": whole.needs_judge, "baseline": whole.evaluate.baseline and exposes}
+        # Under a softmax head the judge is the baseline.
+        classifiers = 1 + (any(beside.values()) if whole.head == Head() else sum(beside.values()))
         return (1.0 - taken) * (1.0 - KEPT) * self.seconds / classifiers
 
     def timer(self, name: str, recipe: Recipe) -> Callable[[], bool]:
