@@ -12,10 +12,11 @@ import importlib
 import re
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from kood.errors import UserError
 
-__all__ = ["ROOMS", "Entry", "find", "nearest", "obtain", "room"]
+__all__ = ["ROOMS", "Entry", "find", "nearest", "obtain", "room", "things"]
 
 PACKAGE = Path(__file__).parent
 
@@ -224,3 +225,15 @@ def obtain(room_name: str, name: str, key: str = ""):
     """
     entry = find(room_name, name, key or room_name)
     return getattr(importlib.import_module(entry.module), entry.attribute)
+
+
+def things(room_name: str) -> dict[str, Any]:
+    """Everything in a room, imported, for the room's `__init__` to pass on.
+
+    Args:
+        room_name: A key of `ROOMS`.
+
+    Returns:
+        {Python name: class or function}.
+    """
+    return {entry.attribute: obtain(room_name, entry.name) for entry in room(room_name).values()}

@@ -14,10 +14,14 @@ A new margin is one subclass of `AngularHead` with one method, `target_cosine`, 
 of its file: `margins` for those that stay as they are, `adaptive` for those that follow the training.
 """
 
-from kood.heads import adaptive, linear, margins
-from kood.heads.adaptive import *  # noqa: F403
-from kood.heads.angular import AngularHead as AngularHead
-from kood.heads.linear import *  # noqa: F403
-from kood.heads.margins import *  # noqa: F403
+from typing import TYPE_CHECKING, Any
 
-__all__ = adaptive.__all__ + linear.__all__ + margins.__all__
+from kood import registry
+from kood.heads.angular import AngularHead as AngularHead
+
+globals().update(registry.things("heads"))
+__all__ = list(registry.things("heads"))
+
+if TYPE_CHECKING:
+
+    def __getattr__(name: str) -> Any: ...

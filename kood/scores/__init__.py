@@ -10,13 +10,9 @@ an exported graph; `get_state` and `from_state` carry it through an `.npz` file 
 apply to a head that has none.
 """
 
-from kood.scores import activations, classes, distances, neighbours, plain, subspaces
-from kood.scores.activations import *  # noqa: F403
-from kood.scores.classes import *  # noqa: F403
-from kood.scores.distances import *  # noqa: F403
-from kood.scores.neighbours import *  # noqa: F403
-from kood.scores.plain import *  # noqa: F403
-from kood.scores.subspaces import *  # noqa: F403
+from typing import TYPE_CHECKING, Any
+
+from kood import registry
 
 #: Scores that are measured where a recipe names them only: one that compares each image with a whole bank once more,
 #: some that take features for activations of a ReLU, some for classifiers that hardly err, and near twins of others.
@@ -25,6 +21,9 @@ ON_REQUEST = frozenset(
     {"angular_energy", "ash", "dice", "klmatching", "nnguide", "odin", "odin_temperature", "scale", "she"}
 )  # fmt: skip
 
-__all__ = (
-    activations.__all__ + classes.__all__ + distances.__all__ + neighbours.__all__ + plain.__all__ + subspaces.__all__
-)
+globals().update(registry.things("scores"))
+__all__ = list(registry.things("scores"))
+
+if TYPE_CHECKING:
+
+    def __getattr__(name: str) -> Any: ...

@@ -4,9 +4,13 @@ Each takes float32 images (B, H, W, C) in [-1, 1] and a seed, and gives images o
 untouched, so in-distribution images and outliers are treated alike. Equal seeds give equal results, bit for bit.
 """
 
-from kood.data.augment import geometry, pixels, policies
-from kood.data.augment.geometry import *  # noqa: F403
-from kood.data.augment.pixels import *  # noqa: F403
-from kood.data.augment.policies import *  # noqa: F403
+from typing import TYPE_CHECKING, Any
 
-__all__ = geometry.__all__ + pixels.__all__ + policies.__all__
+from kood import registry
+
+globals().update(registry.things("augmentations"))
+__all__ = list(registry.things("augmentations"))
+
+if TYPE_CHECKING:
+
+    def __getattr__(name: str) -> Any: ...

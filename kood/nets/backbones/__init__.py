@@ -4,11 +4,13 @@ Every backbone is a functional `keras.Model`, so it saves to `.keras` and loads 
 `pretrained` with layers of KerasCV's own loads where KerasCV is imported.
 """
 
-from kood.nets.backbones import pretrained as _pretrained
-from kood.nets.backbones import residual, small, wide
-from kood.nets.backbones.pretrained import *  # noqa: F403
-from kood.nets.backbones.residual import *  # noqa: F403
-from kood.nets.backbones.small import *  # noqa: F403
-from kood.nets.backbones.wide import *  # noqa: F403
+from typing import TYPE_CHECKING, Any
 
-__all__ = _pretrained.__all__ + residual.__all__ + small.__all__ + wide.__all__
+from kood import registry
+
+globals().update(registry.things("backbones"))
+__all__ = list(registry.things("backbones"))
+
+if TYPE_CHECKING:
+
+    def __getattr__(name: str) -> Any: ...
