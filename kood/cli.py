@@ -129,7 +129,7 @@ def list_(
     elif what in registry.ROOMS:
         rows = []
         for entry in registry.room(what).values():
-            takes = entry.options if what in ("heads", "datasets", "backbones", "denoisers") else ()
+            takes = entry.options if what in ("heads", "datasets", "backbones", "denoisers", "outliers") else ()
             rows.append((entry.name, entry.summary + (f" [{', '.join(takes)}]" if takes else "")))
     else:
         raise UserError(f"kood list {what}: {registry.nearest(what, [*registry.ROOMS, 'recipes'])}")

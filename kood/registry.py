@@ -16,7 +16,7 @@ from typing import Any
 
 from kood.errors import UserError
 
-__all__ = ["ROOMS", "Entry", "find", "nearest", "obtain", "room", "things"]
+__all__ = ["ROOMS", "Entry", "find", "nearest", "obtain", "room", "things", "versions"]
 
 PACKAGE = Path(__file__).parent
 
@@ -237,3 +237,19 @@ def things(room_name: str) -> dict[str, Any]:
         {Python name: class or function}.
     """
     return {entry.attribute: obtain(room_name, entry.name) for entry in room(room_name).values()}
+
+
+def versions(**names: str) -> dict[str, int]:
+    """Which versions of things a result depends on, for its fingerprint.
+
+    A head, a score, a backbone, a loss or a sampler whose code changes what it computes gets an attribute `version`
+    with the next number, so that results of older code are not taken for it.
+
+    Args:
+        **names: Room and recipe name.
+
+    Returns:
+        {"room/name": version}, of those that are past their first.
+    """
+    found = {f"{room}/{name.lower()}": getattr(obtain(room, name), "version", 1) for room, name in names.items()}
+    return {name: version for name, version in found.items() if version != 1}

@@ -208,6 +208,13 @@ def test_margin_falls_with_the_angle_and_never_helps(name, margin):
     assert np.all(logits <= answer(head, features)[:, 0] + 1e-6)
 
 
+@pytest.mark.parametrize("name", ANGULAR)
+def test_no_head_as_it_comes_makes_a_label_easier(name):
+    features, prototypes, labels = on_circle(np.linspace(0, np.pi, 201))
+    head = made(name, prototypes)
+    assert np.all(answer(head, features, labels)[:, 0] <= answer(head, features)[:, 0] + 1e-5)
+
+
 @pytest.mark.parametrize("multiplier", [1.35, 2.0, 2.5, 4.0])
 def test_sphereface_margin_is_continuous_and_ends_where_its_pieces_do(multiplier):
     features, prototypes, labels = on_circle(np.linspace(0, np.pi, 4001))

@@ -6,9 +6,11 @@ import numpy as np
 import pytest
 from pydantic import BaseModel
 
+from kood import heads, losses, registry, scores
 from kood.data import ImageSet
 from kood.data.stored import write_digests
 from kood.machine import VARIABLES
+from kood.nets import denoisers
 from kood.pipeline import make
 from kood.pipeline.environment import environment
 from kood.pipeline.prepare import Data
@@ -210,7 +212,9 @@ def leaves(model, above=""):
 
 
 def test_every_key_of_a_recipe_has_its_line_here():
-    assert set(leaves(Recipe)) == set(KEYS)
+    missing = set(leaves(Recipe)) - set(KEYS)
+    assert not missing, f"add to KEYS which stages these make again: {sorted(missing)}"
+    assert not set(KEYS) - set(leaves(Recipe))
 
 
 @pytest.fixture
@@ -290,6 +294,25 @@ def test_a_key_decides_exactly_what_it_changes(stages, key):
     both = before.keys() & after.keys()
     assert {name for name in both if before[name] != after[name]} == changed & both
     assert after.keys() <= before.keys()
+
+
+def test_a_thing_whose_code_changed_makes_again_what_uses_it(stages, monkeypatch):
+    before = stages()
+    for thing, changed in ((heads.Softmax, TRAINED), (scores.msp, MEASURED), (denoisers.mlp, DIFFUSED),
+                           (losses.outlier_exposure, EXPOSED)):  # fmt: skip
+        with monkeypatch.context() as patched:
+            patched.setattr(thing, "version", 2, raising=False)
+            after = stages()
+        assert {name for name in ALL if before[name] != after[name]} == changed
+    assert stages() == before
+
+
+def test_a_score_that_is_added_is_measured(stages, monkeypatch):
+    before, room = stages(), registry.room
+    more = {**room("scores"), "new": room("scores")["msp"]}
+    monkeypatch.setattr(registry, "room", lambda name: more if name == "scores" else room(name))
+    after = stages()
+    assert {"evaluate", "validation"} <= {name for name in ALL if before[name] != after[name]}
 
 
 def test_other_spellings_decide_nothing(stages):

@@ -45,8 +45,9 @@ class Rows:
         images: uint8 (N, H, W, C), or blocks of it that hold N images together.
         count: N.
         shares: (N, K) float32, of which class in what share each is; None where that says nothing.
-        facts: What the report tells of them (JSON).
-        sheet: Images (rows, columns, H, W, C) uint8 to look at, and the mixture (rows, columns, K) each shows.
+        facts: What the report tells of them (JSON); in words, by `OutlierSource.notes`.
+        sheet: Images (rows, columns, H, W, C) uint8 to look at, and the mixture (rows, columns, K) each shows; a row's
+            ends are named by those of its first and last.
     """
 
     images: np.ndarray | Iterable[np.ndarray]
@@ -62,11 +63,12 @@ class Rows:
 
 
 class _Source(Section):
-    #: The proxy of `kood.evaluate` that its outliers resemble, "" where there is none.
+    #: Which of `kood.evaluate.PROXIES` its outliers resemble, "" where it is none: a proxy of the kind that was trained
+    #: on does not judge what exposure did.
     resembles: ClassVar[str] = ""
 
     def check(self, recipe: Any) -> None:
-        """Refuses what contradicts the rest of a recipe, by `ValueError`."""
+        """Refuses what contradicts the rest of a recipe, by a `ValueError` that begins with the key."""
 
     def check_images(self, train: Any, validation: Any) -> None:
         """Refuses what the images forbid, `kood.data.ImageSet` both, by `UserError`."""

@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 
+from kood import registry
 from kood.audit import Judged, audit, with_shortcut
 from kood.outputs import Judge, scores_of
 from kood.pipeline.classify import Classifier
@@ -122,6 +123,9 @@ class Shortcut(Stage):
             "batch_size": self.recipe.evaluate.batch_size,
             "validation": self.data.digest("validation"),
         }
+
+    def versions(self) -> dict[str, int]:
+        return registry.versions(scores=self.evaluation.headline)
 
     def make(self, folder: Path, work: Work) -> dict[str, Any]:
         score = self.evaluation.headline

@@ -7,7 +7,7 @@ from typing import Any
 
 import keras
 
-from kood import training
+from kood import registry, training
 from kood.data.batches import labelled_batches
 from kood.diffusion.denoiser import Denoiser
 from kood.pipeline.build import build_network
@@ -40,6 +40,9 @@ class Diffusion(Stage):
             "seed": self.seed("diffusion", self.recipe.diffusion.seed),
             "backend": keras.backend.backend(),
         }
+
+    def versions(self) -> dict[str, int]:
+        return registry.versions(denoisers=self.recipe.diffusion.denoiser)
 
     def make(self, folder: Path, work: Work) -> dict[str, Any]:
         began, settings, seed = time.monotonic(), self.recipe.diffusion, self.decides()["seed"]

@@ -6,12 +6,14 @@ from typing import Any
 
 import numpy as np
 
+from kood import registry
 from kood.evaluate import PROXIES, evaluate, measure, validation_images
 from kood.pipeline.classify import Classifier
 from kood.pipeline.prepare import Data
 from kood.pipeline.stage import Stage
 from kood.pipeline.work import Work
 from kood.recipe import Recipe
+from kood.scores import ON_REQUEST
 
 __all__ = ["Evaluation", "Validation"]
 
@@ -34,9 +36,10 @@ class Validation(Stage):
     @property
     def _names(self) -> list[str] | None:
         headline = self.recipe.evaluate.headline.lower()
-        if headline != "auto":
-            return [headline]
-        return _lower(self.recipe.evaluate.scores)
+        return [headline] if headline != "auto" else _lower(self.recipe.evaluate.scores)
+
+    def versions(self) -> dict[str, int]:
+        return _versions(self._names)
 
     def applies(self) -> str:
         return (
@@ -47,7 +50,7 @@ class Validation(Stage):
 
     def decides(self) -> dict[str, Any]:
         return {
-            "names": self._names,
+            "names": _resolved(self._names),
             "batch_size": self.recipe.evaluate.batch_size,
             "classifier": self.classifier.key,
             "sets": self.data.digest("train", "validation"),
@@ -90,7 +93,7 @@ class Evaluation(Stage):
         settings = self.recipe.evaluate
         return {
             "evaluate": {
-                "scores": _lower(settings.scores),
+                "scores": _resolved(_lower(settings.scores)),
                 "batch_size": settings.batch_size,
                 "headline": settings.headline.lower(),
             },
@@ -102,6 +105,10 @@ class Evaluation(Stage):
             **{kind: self.data.digests(kind) for kind in ("near", "far", "validation_ood")},
             "seed": self.recipe.data.split_seed,
         }
+
+    def versions(self) -> dict[str, int]:
+        asked = [] if self.chooses else [self.recipe.evaluate.headline]
+        return {**_versions(_lower(self.recipe.evaluate.scores)), **_versions(asked)}
 
     def make(self, folder: Path, work: Work) -> dict[str, Any]:
         near, far, validation_ood = (self.data.sets(kind) for kind in ("near", "far", "validation_ood"))
@@ -152,6 +159,16 @@ class Evaluation(Stage):
 
 def _lower(names: list[str] | None) -> list[str] | None:
     return names and [name.lower() for name in names]
+
+
+def _resolved(names: list[str] | None) -> list[str]:
+    """The scores that are asked for; where none are named, those that are measured by themselves."""
+    return names if names is not None else [name for name in registry.room("scores") if name not in ON_REQUEST]
+
+
+def _versions(names: list[str] | None) -> dict[str, int]:
+    known = [name for name in _resolved(names) if name in registry.room("scores")]
+    return {key: value for name in known for key, value in registry.versions(scores=name).items()}
 
 
 def _write(file: Path, scores: Mapping[str, Mapping[str, np.ndarray]], **more: np.ndarray) -> None:

@@ -8,6 +8,7 @@ import keras
 import numpy as np
 
 import kood
+from kood import registry
 from kood.data.rules import ground_colour
 from kood.data.stored import read_digests
 from kood.pipeline.classify import Classifier
@@ -46,6 +47,9 @@ class Export(Stage):
             "format": 3, "classifier": self.classifier.key, "served": _hashed(vars(self._served)),
             "expected": _hashed(self.evaluation.arrays("parity")), "card": repr(self._card),
         }  # fmt: skip
+
+    def versions(self) -> dict[str, int]:
+        return registry.versions(scores=self.evaluation.headline)
 
     def make(self, folder: Path, work: Work) -> dict[str, Any]:
         version, expected = work.run.next_version(), self.evaluation.arrays("parity")

@@ -1,13 +1,14 @@
 """The stage that draws the outliers of one source before training."""
 
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
 
 import keras
 import numpy as np
 
+from kood import registry
 from kood.data import ImageSet
 from kood.data.stored import read_images, write_blocks
 from kood.outliers import OutlierSource
@@ -60,6 +61,15 @@ class Outliers(Stage):
             samples["backend"] = keras.backend.backend()
         inputs = {name: given[name]() for name in needs if name in given}
         return {**self.source.model_dump(), **inputs, **samples, "count": self._count, "seed": self.seed(self.kind)}
+
+    def versions(self) -> dict[str, int]:
+        sampler = getattr(self.source, "sampler", None)
+        return registry.versions(samplers=sampler) if sampler else {}
+
+    @property
+    def told(self) -> Iterable[str]:
+        """All that its source tells."""
+        return [name for name in self.facts if name not in ("images", "class_names", "sha256", "skipped")]
 
     def make(self, folder: Path, work: Work) -> dict[str, Any]:
         pieces = folder / "shards"

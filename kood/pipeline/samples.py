@@ -7,6 +7,7 @@ from typing import Any
 import keras
 import numpy as np
 
+from kood import registry
 from kood.data import ImageSet
 from kood.data.stored import read_images, write_blocks
 from kood.diffusion.collected import Collected
@@ -52,6 +53,9 @@ class Pure(Stage):
             "seed": self.seed(self.kind),
             "backend": keras.backend.backend(),
         }
+
+    def versions(self) -> dict[str, int]:
+        return registry.versions(samplers=self.recipe.pure_samples.sampler)
 
     def make(self, folder: Path, work: Work) -> dict[str, Any]:
         settings, seed, count = self.recipe.pure_samples, self.seed(self.kind), self._count

@@ -60,6 +60,10 @@ class Stage(abc.ABC):
             What it has to say of itself (JSON).
         """
 
+    def versions(self) -> dict[str, int]:
+        """`kood.registry.versions` of what it uses by name."""
+        return {}
+
     def applies(self) -> str:
         """Why it is not to be made after all, now that its inputs are there; "" where it is."""
         return ""
@@ -88,10 +92,15 @@ class Stage(abc.ABC):
         return self._made.key
 
     @property
+    def told(self) -> Iterable[str]:
+        """The facts that the report tells."""
+        return TOLD
+
+    @property
     def line(self) -> dict[str, Any]:
         """What the report tells of it: what it took, and how a network was trained or a sampler sampled."""
         made = self._made
-        told = {key: made.facts[key] for key in TOLD if key in made.facts}
+        told = {key: made.facts[key] for key in self.told if key in made.facts}
         return {"seconds": made.seconds, "cached": made.cached, "backend": ", ".join(made.backends), **told}
 
     @property
@@ -113,9 +122,9 @@ class Stage(abc.ABC):
             The result, which is the stage's from now on.
         """
         decides = {"version": self.version, "quick": self.recipe.quick, **self.decides()}
-        variables = arithmetic(decides.get("backend", ""))
-        if variables:
-            decides["variables"] = variables
+        for name, value in (("variables", arithmetic(decides.get("backend", ""))), ("versions", self.versions())):
+            if value:
+                decides[name] = value
         seconds = work.budget.of(self.kind, self.recipe)
         if seconds is not None and not work.run.has(self.kind, decides):
             decides["seconds"] = round(seconds, 3)

@@ -93,9 +93,10 @@ def write_report(result: dict[str, Any], work: Work, cell: Cell) -> None:
     behaviour = _behaviour(cell, headline)
     report.write_figures(folder / "figures", result, headline, behaviour)
     drawn = next((one for one in cell.outliers if one.sheet), None)
+    notes = [note for one in cell.outliers for note in one.source.notes(one.facts)]
     report.write(
         folder / "report.html", result, scores=headline, histories=histories,
-        contact_sheet=drawn.sheet if drawn else None, outlier_notes=drawn.source.notes(drawn.facts) if drawn else None,
+        contact_sheet=drawn.sheet if drawn else None, outlier_notes=notes,
         behaviour=behaviour,
     )  # fmt: skip
 

@@ -105,6 +105,7 @@ class Head(BaseModel):
         temperature: Divisor of the normalized logits (LogitNorm).
     """
 
+    # Options of other heads are theirs to name; `_check` refuses what a head does not take.
     model_config = ConfigDict(extra="allow", strict=True, frozen=True, allow_inf_nan=False)
 
     name: str = "softmax"

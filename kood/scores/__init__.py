@@ -8,6 +8,9 @@ an exported graph; `get_state` and `from_state` carry it through an `.npz` file 
 
 `fit` of a score that reworks a linear head asks for `kernel` (D, K) and `bias` (K,) without a default: it does not
 apply to a head that has none.
+
+A new score is a function or a class in any file of this room, with its name in the file's `__all__`. One whose code
+changes what it computes gets `version = 2`, and so on (a function as an attribute): then it is measured again.
 """
 
 from typing import TYPE_CHECKING, Any

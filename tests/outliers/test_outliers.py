@@ -253,9 +253,12 @@ GIVEN = {
 @pytest.mark.keras
 @pytest.mark.parametrize("name", [name for name in registry.room("outliers") if name not in ("label_mixup", "virtual")])
 def test_every_source_draws_images_of_the_number_asked_for(name):
+    from kood.evaluate import PROXIES
+
     found = registry.obtain("outliers", name)
     source = found(source="digits") if name == "real" else found()
-    images = rng(1).integers(0, 256, (30, 8, 6, 3), dtype=np.uint8)
+    images = np.zeros((30, 8, 6, 3), np.uint8)
+    images[np.arange(30), :, :, np.arange(30) % 3] = 200  # Channel k says how much of class k there is.
     train = ImageSet(images, np.arange(30) % 3, ("a", "b", "c"))
     every = {"train": train, "validation": train, "real": train, "shape": (8, 6, 3)}
     given = {what: every[what] for what in source.needs}
@@ -266,6 +269,8 @@ def test_every_source_draws_images_of_the_number_asked_for(name):
     if first.shares is not None:
         assert first.shares.shape == (20, 3)
         np.testing.assert_allclose(first.shares.sum(axis=1), 1.0, rtol=1e-6)
+        np.testing.assert_allclose(blocks.mean(axis=(1, 2)) / 200, first.shares, atol=0.1)
+    assert found.resembles in ("", *PROXIES)
 
 
 def test_sources_ask_for_what_there_is_and_load_nothing_heavy():
