@@ -70,13 +70,23 @@ def pytest_collection_modifyitems(config, items):
 
 
 @pytest.fixture(autouse=True, scope="module")
-def released():
+def released(request):
     """Lets go of what a module has built: models, their graphs and compiled steps, which hold each other."""
     yield
+    for made in list(vars(request.module).values()):
+        if hasattr(made, "cache_clear"):
+            made.cache_clear()
     if "keras" in sys.modules:
         import keras
 
         keras.utils.clear_session(free_memory=False)
+    if "tensorflow" in sys.modules:
+        from tensorflow.python.framework.ops import gradient_registry
+
+        # TensorFlow keeps every custom gradient that it has traced, and with it the graph of the training step.
+        for name in list(gradient_registry.list()):
+            if name.startswith("CustomGradient-"):
+                del gradient_registry._registry[name]
     if BACKEND == "jax" and "jax" in sys.modules:
         import jax
 

@@ -40,6 +40,12 @@ def given(monkeypatch):
     return calls
 
 
+@pytest.fixture
+def untrained(monkeypatch):
+    """Nothing is trained, for tests of what decides a training."""
+    monkeypatch.setattr(classify.training, "fit", lambda model, *_, **__: (model, {}))
+
+
 class PureStage:
     """Stands for samples of one class each."""
 
@@ -78,7 +84,9 @@ def test_pure_samples_as_rows_or_as_images_leave_the_number_of_steps_alone(folde
     assert len(set(keys.values())) == 4
 
 
-def test_an_unexposed_classifier_does_not_depend_on_how_it_would_be_exposed(folder):
+def test_an_unexposed_classifier_does_not_depend_on_how_it_would_be_exposed(tmp_path, untrained):
+    (tmp_path / "tiny.toml").write_text(TINY)
+    folder = tmp_path
     plain = cell(folder, "outliers.use=[]")
     key = plain.train().key
     settings = ("weight=0.1", "begin=0.5", 'reach="head"', "per_batch=9", 'mix="linear"')
@@ -151,7 +159,7 @@ def test_outliers_are_mixed_with_images_as_the_recipe_says(folder, given):
     assert np.isfinite(stage.facts["history"]["exposure"]).all()
 
 
-def test_swapped_outliers_have_the_amplitudes_of_training_images(tmp_path, given):
+def test_swapped_outliers_have_the_amplitudes_of_training_images(tmp_path, given, untrained):
     (tmp_path / "tiny.toml").write_text(TINY)
     keys, both = [], 'outliers.use=["patch_shuffle", "noise"]'
     for settings in ([], ['outliers.amplitude="swapped"'], ['outliers.amplitude="swapped"', "seed=9"]):

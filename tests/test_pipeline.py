@@ -90,10 +90,10 @@ def test_the_contact_sheet_shows_the_way_between_classes(finished):
 
 
 @pytest.mark.keras
-def test_a_second_run_does_no_training_and_says_so(finished):
+def test_a_second_run_does_no_training_and_says_so(invoke, finished):
     folder, _ = finished
     before = figures_of(report_of(folder))
-    result = kood("run", "tiny.toml", cwd=folder)
+    result = invoke("run", "tiny.toml", cwd=folder)
     assert result.returncode == 0
     assert "Nothing was trained" in result.stdout and "epoch" not in result.stdout
     report = report_of(folder)
@@ -115,23 +115,15 @@ def test_the_same_recipe_elsewhere_gives_the_same_figures(finished, tmp_path):
 
 
 @pytest.mark.keras
-def test_a_changed_setting_runs_only_what_depends_on_it(finished):
-    folder, _ = finished
-    changed = ("--set", "train.precision=mixed_bfloat16", *LEAN)
-    result = kood("run", "tiny.toml", "--set", "name=other", *changed, cwd=folder)
-    assert result.returncode == 0
-    (folder / "saved" / "changed").mkdir()
-    (folder / "saved" / "tiny").rename(folder / "saved" / "kept")
-    try:
-        (folder / "saved" / "other").rename(folder / "saved" / "tiny")
-        assert kood("run", "tiny.toml", "--set", "serve.accept=0.9", *changed, cwd=folder).returncode == 0
-        stages = report_of(folder)["stages"]
-        made = {name for name, stage in stages.items() if not stage["cached"]}
-        assert made == {"evaluate", "export"}
-        assert (folder / "saved" / "tiny" / "2" / "saved_model.pb").exists()
-    finally:
-        (folder / "saved" / "tiny").rename(folder / "saved" / "gone")
-        (folder / "saved" / "kept").rename(folder / "saved" / "tiny")
+def test_a_changed_setting_runs_only_what_depends_on_it(invoke, finished, tmp_path):
+    shutil.copytree(finished[0], tmp_path, dirs_exist_ok=True)
+    served, trained = ["serve.accept=0.9"], ["train.precision=mixed_bfloat16", "serve.export=false"]
+    for settings, stages in ((served, {"evaluate", "export"}), (trained, {"classifier", "evaluate"})):
+        more = [part for setting in settings for part in ("--set", setting)]
+        assert invoke("run", "tiny.toml", *LEAN, *more, cwd=tmp_path).returncode == 0
+        made = {name for name, stage in report_of(tmp_path)["stages"].items() if not stage["cached"]}
+        assert made == stages
+    assert (tmp_path / "saved" / "tiny" / "2" / "saved_model.pb").exists()
 
 
 @pytest.mark.keras
@@ -213,7 +205,7 @@ def test_a_full_disk_is_one_message_and_the_run_goes_on(finished, tmp_path, kilo
 
 
 @pytest.mark.keras
-def test_a_matrix_shares_stages_and_survives_a_failing_cell(tmp_path):
+def test_a_matrix_shares_stages_and_survives_a_failing_cell(invoke, tmp_path):
     (tmp_path / "table.toml").write_text(
         TINY
         + """
@@ -222,15 +214,15 @@ export = false
 [evaluate]
 scores = ["msp", "energy"]
 [matrix]
-head = ["softmax", "arcface"]
+head = ["softmax"]
 outliers = ["none", ["label_mixup"]]
 "train.learning_rate" = [0.002, 90.0]
 """
     )
-    result = kood("run", "table.toml", *LEAN, cwd=tmp_path)
+    result = invoke("run", "table.toml", *LEAN, cwd=tmp_path)
     assert result.returncode == 0, result.stderr
     report = report_of(tmp_path, "table")
-    assert len(report["cells"]) + len(report["failed"]) == 8 and len(report["cells"]) >= 4
+    assert len(report["cells"]) + len(report["failed"]) == 4 and len(report["cells"]) >= 2
     assert len(list((tmp_path / "saved" / "table" / "stages").glob("diffusion-*"))) == 1
     assert len(report["table"]) == len(report["cells"])
     assert "softmax" in result.stdout and "label_mixup" in result.stdout
@@ -238,7 +230,7 @@ outliers = ["none", ["label_mixup"]]
 
 
 @pytest.mark.keras
-def test_seeds_share_a_diffusion_model_that_has_a_seed_of_its_own(tmp_path):
+def test_seeds_share_a_diffusion_model_that_has_a_seed_of_its_own(invoke, tmp_path):
     (tmp_path / "seeds.toml").write_text(
         TINY.replace("[diffusion]", "[diffusion]\nseed = 3").replace("seed = 3\n", "", 1)
         + """
@@ -250,12 +242,12 @@ scores = ["msp"]
 seed = [3, 4]
 """
     )
-    result = kood("run", "seeds.toml", *LEAN, cwd=tmp_path)
+    result = invoke("run", "seeds.toml", *LEAN, cwd=tmp_path)
     assert result.returncode == 0, result.stderr
     stages = tmp_path / "saved" / "seeds" / "stages"
     assert len(list(stages.glob("diffusion-*"))) == 1
     assert len(list(stages.glob("label_mixup-*"))) == 2 == len(list(stages.glob("classifier-*")))
-    alone = kood("run", "seeds.toml", *LEAN, "--set", "matrix.seed=[3]", cwd=tmp_path)
+    alone = invoke("run", "seeds.toml", *LEAN, "--set", "matrix.seed=[3]", cwd=tmp_path)
     assert alone.returncode == 0 and "diffusion: started" not in alone.stdout
 
 
@@ -396,24 +388,25 @@ def test_training_steps_make_whole_epochs(steps):
 
 
 @pytest.mark.keras
-@pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
-def test_a_stopped_run_says_so_and_goes_on(tmp_path, number, code):
-    (tmp_path / "tiny.toml").write_text(TINY.replace("epochs = 2", "epochs = 2000"))
+def test_a_stopped_run_says_so_and_goes_on(invoke, tmp_path):
+    (tmp_path / "tiny.toml").write_text(TINY.replace("epochs = 2", "epochs = 2000") + "[serve]\nexport = false\n")
     command = [sys.executable, "-m", "kood", "run", "tiny.toml", *LEAN]
     env = {**os.environ, "PYTHONPATH": str(ROOT)}
-    with subprocess.Popen(
-        command, cwd=tmp_path, env=env, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
-    ) as run:
-        deadline = time.monotonic() + 120
-        for line in run.stdout:
-            if line.startswith("classifier: epoch") or time.monotonic() > deadline:
-                break
-        run.send_signal(number)
-        _, errors = run.communicate(timeout=60)
-    assert run.returncode == code
-    assert "stopped" in errors and "Traceback" not in errors
-    assert not list(tmp_path.glob("saved/tiny/report.json"))
-    result = kood("run", "tiny.toml", "--set", "train.epochs=2", *LEAN, cwd=tmp_path)
+    # The second takes up what the first has left.
+    for number, code in ((signal.SIGINT, 130), (signal.SIGTERM, 143)):
+        with subprocess.Popen(
+            command, cwd=tmp_path, env=env, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+        ) as run:
+            deadline = time.monotonic() + 120
+            for line in run.stdout:
+                if line.startswith("classifier: epoch") or time.monotonic() > deadline:
+                    break
+            run.send_signal(number)
+            _, errors = run.communicate(timeout=60)
+        assert run.returncode == code
+        assert "stopped" in errors and "Traceback" not in errors
+        assert not list(tmp_path.glob("saved/tiny/report.json"))
+    result = invoke("run", "tiny.toml", "--set", "train.epochs=2", *LEAN, cwd=tmp_path)
     assert result.returncode == 0 and "diffusion: already there" in result.stdout
 
 
@@ -451,6 +444,6 @@ def test_list_recipes_and_wrong_words(invoke, tmp_path):
 
 
 @pytest.mark.keras
-def test_doctor(tmp_path):
-    result = kood("doctor", cwd=tmp_path)
+def test_doctor(invoke, tmp_path):
+    result = invoke("doctor", cwd=tmp_path)
     assert result.returncode == 0 and "backend tensorflow" in result.stdout and "keras-cv" in result.stdout

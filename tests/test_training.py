@@ -67,15 +67,26 @@ def fit(folder, callback=None, interval=0.0):
     )
 
 
-@pytest.mark.parametrize("killed_after", [0, 2, 3])
-def test_an_interrupted_training_ends_bit_for_bit_the_same(tmp_path, killed_after):
-    whole, history = fit(tmp_path / "whole")
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory):
+    """A training that nothing interrupted: its weights and its history."""
+    model, history = fit(tmp_path_factory.mktemp("whole"))
+    return values(model), history
+
+
+#: After the first epoch, in the middle, after the last; which it is is nothing to the backend.
+KILLED_AFTER = [pytest.param(0, marks=pytest.mark.one_backend), 2, pytest.param(3, marks=pytest.mark.one_backend)]
+
+
+@pytest.mark.parametrize("killed_after", KILLED_AFTER)
+def test_an_interrupted_training_ends_bit_for_bit_the_same(whole, tmp_path, killed_after):
+    weights, history = whole
     with pytest.raises(Killed):
         fit(tmp_path / "killed", KillAfter(killed_after))
     assert json.loads((tmp_path / "killed" / "checkpoint.json").read_bytes())["epoch"] == killed_after + 1
     resumed, again = fit(tmp_path / "killed")
     assert again == history and len(history["loss"]) == EPOCHS
-    for one, other in zip(values(whole), values(resumed), strict=True):
+    for one, other in zip(weights, values(resumed), strict=True):
         np.testing.assert_array_equal(one, other)
     assert not list((tmp_path / "killed").iterdir())
 
@@ -121,9 +132,15 @@ def classifier_fit(folder, callback=None):
     )
 
 
-@pytest.mark.parametrize("killed_after", [0, 1, 3])
-def test_an_interrupted_exposure_ends_bit_for_bit_the_same(tmp_path, killed_after):
-    whole, history = classifier_fit(tmp_path / "whole")
+@pytest.fixture(scope="module")
+def exposed(tmp_path_factory):
+    """As `whole`, of a classifier."""
+    return classifier_fit(tmp_path_factory.mktemp("exposed"))
+
+
+@pytest.mark.parametrize("killed_after", [pytest.param(0, marks=pytest.mark.one_backend), 1, *KILLED_AFTER[2:]])
+def test_an_interrupted_exposure_ends_bit_for_bit_the_same(exposed, tmp_path, killed_after):
+    whole, history = exposed
     assert history["exposure"][0] == 0.0 < history["exposure"][1]
     with pytest.raises(Killed):
         classifier_fit(tmp_path / "killed", KillAfter(killed_after))
@@ -135,9 +152,9 @@ def test_an_interrupted_exposure_ends_bit_for_bit_the_same(tmp_path, killed_afte
     np.testing.assert_array_equal(*states)
 
 
+@pytest.mark.one_backend  # Nothing is computed with what is damaged.
 @pytest.mark.parametrize("damage", ["json", "model"])
-def test_a_damaged_checkpoint_means_a_new_start(tmp_path, damage):
-    whole, _ = fit(tmp_path / "whole")
+def test_a_damaged_checkpoint_means_a_new_start(whole, tmp_path, damage):
     with pytest.raises(Killed):
         fit(tmp_path / "killed", KillAfter(1))
     if damage == "json":
@@ -147,7 +164,7 @@ def test_a_damaged_checkpoint_means_a_new_start(tmp_path, damage):
         model.write_bytes(model.read_bytes()[:1000])
     again, history = fit(tmp_path / "killed")
     assert len(history["loss"]) == EPOCHS
-    for one, other in zip(values(whole), values(again), strict=True):
+    for one, other in zip(whole[0], values(again), strict=True):
         np.testing.assert_array_equal(one, other)
 
 
@@ -160,7 +177,7 @@ def test_a_loss_that_is_no_number_stops_with_advice(tmp_path):
     assert not list(tmp_path.iterdir())
 
 
-@pytest.mark.parametrize("wrong", [np.nan, np.inf, 1e30])
+@pytest.mark.parametrize("wrong", [np.nan, pytest.param(np.inf, marks=pytest.mark.one_backend), 1e30])
 def test_a_loss_that_explodes_stops_and_keeps_the_last_good_weights(tmp_path, wrong):
     good = []
 
@@ -230,6 +247,7 @@ class Table(keras.optimizers.schedules.LearningRateSchedule):
         return ops.take(self.rates, ops.cast(step, "int32"))
 
 
+@pytest.mark.one_backend  # The rates of each step stand below.
 @pytest.mark.parametrize(("seconds", "steps"), [(0.01, 2), (6.4, 7), (6.6, 8), (1000.0, EPOCHS * STEPS)])
 def test_a_training_ends_when_its_time_is_up(tmp_path, seconds, steps):
     clock = Seconds(now=50.0)
@@ -256,7 +274,7 @@ def test_the_steps_are_taken_at_the_rate_of_the_time(tmp_path):
         np.testing.assert_allclose(ops.convert_to_numpy(one), ops.convert_to_numpy(other), rtol=1e-5, atol=1e-6)
 
 
-@pytest.mark.parametrize("killed_after", [0, 2, 3])
+@pytest.mark.parametrize("killed_after", KILLED_AFTER)
 def test_a_resumed_training_has_the_rest_of_its_time(tmp_path, killed_after):
     with pytest.raises(Killed):
         timed(tmp_path, 9.4, Seconds(), kill_after=killed_after)
