@@ -8,7 +8,7 @@ import numpy as np
 
 from kood.data.image_set import ImageSet
 from kood.errors import UserError
-from kood.text import composed
+from kood.text import composed, some_of
 
 __all__ = ["class_indices", "drawn", "select_classes"]
 
@@ -43,7 +43,7 @@ def _index(wanted: int | str, class_names: Sequence[str]) -> int:
             return names.index(wanted)
         lowered = {name.lower(): name for name in reversed(names)}
         near = difflib.get_close_matches(wanted.lower(), list(lowered), n=1, cutoff=0.5)
-        hint = f"did you mean {lowered[near[0]]!r}?" if near else f"it has {_listed(names)}"
+        hint = f"did you mean {lowered[near[0]]!r}?" if near else f"it has {some_of(map(repr, names), 12)}"
         raise UserError(f"classes: there is no class {wanted!r}; {hint}")
     if not 0 <= wanted < len(names):
         raise UserError(
@@ -55,11 +55,6 @@ def _index(wanted: int | str, class_names: Sequence[str]) -> int:
             f'"{wanted}"; write the name, as a string'
         )
     return wanted
-
-
-def _listed(names: Sequence[str], most: int = 12) -> str:
-    shown = ", ".join(repr(name) for name in names[:most])
-    return shown if len(names) <= most else f"{shown} and {len(names) - most} more"
 
 
 def _relabelled(

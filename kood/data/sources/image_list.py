@@ -9,7 +9,7 @@ import numpy as np
 from kood.data.groups import group_keys, group_numbers
 from kood.data.image_set import ImageSet
 from kood.data.listing import Listed, Listing, read_listed
-from kood.data.paths import data_path, existing_in, what_is_at
+from kood.data.paths import data_path, existing_in, need, root_of
 from kood.data.rules import WHITE, Colour
 from kood.errors import UserError
 from kood.text import composed
@@ -87,17 +87,11 @@ def _lists(path: str, root: str | None) -> tuple[dict[str, Path], Path]:
     """The list of each part, and the folder that its files are relative to."""
     names = ("train", "test") if _PLACE in path else ("all",)
     lists = {name: data_path(path.replace(_PLACE, name)) for name in names}
-    folder = lists[names[0]].parent if root is None else data_path(root)
-    if what_is_at(folder) != "a folder":
-        raise UserError(f"root: {folder} is no folder; give the one that the list's files are relative to")
-    return lists, folder
+    return lists, root_of(lists[names[0]], root, "list")
 
 
 def _read(file: Path, folder: Path) -> tuple[list[Path], np.ndarray | None]:
-    at = what_is_at(file)
-    if at != "a file":
-        found = f"is {at}, not a list" if at else "does not exist"
-        raise UserError(f"path: {file} {found}; give a text file of lines FILE LABEL")
+    need(file, "a file", "a list", "give a text file of lines FILE LABEL")
     try:
         lines = composed(file.read_text(encoding="utf-8-sig")).splitlines()
     except UnicodeDecodeError as error:
