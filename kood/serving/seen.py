@@ -42,9 +42,9 @@ class Seen:
     def ask(self, files: Sequence[Path | str]) -> tuple[list[Answer], list[Answer], np.ndarray]:
         """The version's answers of files that can be read, those of the others, and the former's digests.
 
-        Digests are (N, 16) uint8. Two files with the same pixels have the same digest, whatever their names and formats; 0 where only the graph
-        can read one. Files are decoded twice: an answer is of what the graph makes of a file, as in use; a digest, of
-        what training makes of it, for the two may differ by a rounding.
+        Digests are (N, 16) uint8. Two files with the same pixels have the same one, whatever their names and formats; 0
+        where only the graph can read one. Each file is decoded twice: an answer is of what the graph makes of it, as in
+        use, and a digest of what training makes of it, by which the version knows its images.
         """
         from kood.data.decode import decode_readable
 
