@@ -17,18 +17,9 @@ from kood.machine import cores, installed, vector_flags
 __all__ = ["report"]
 
 PACKAGES = (
-    "keras",
-    "keras-cv",
-    "tensorflow",
-    "numpy",
-    "scikit-learn",
-    "scipy",
-    "typer",
-    "rich",
-    "pydantic",
-    "pillow",
+    "keras", "keras-cv", "tensorflow", "numpy", "scikit-learn", "scipy", "typer", "rich", "pydantic", "pillow",
     "matplotlib",
-)
+)  # fmt: skip
 #: One multiplication on the backend's device, and the devices' names.
 PROBES = {
     "tensorflow": "import tensorflow as t; t.ones((2, 2)) @ t.ones((2, 2)); "
@@ -41,9 +32,6 @@ PROBES = {
 
 def report(console: Console | None = None) -> bool:
     """Prints versions, backends, devices and CPU features.
-
-    Args:
-        console: Where to print.
 
     Returns:
         Whether the chosen backend works and every package is there.

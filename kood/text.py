@@ -2,8 +2,9 @@
 
 import re
 import unicodedata
+from collections.abc import Iterable
 
-__all__ = ["clean", "composed", "masked"]
+__all__ = ["clean", "composed", "masked", "some_of"]
 
 #: User and password of an address: all that stands before the last "@" of a word, after "scheme://".
 _CREDENTIALS = re.compile(r"(?P<scheme>\b[A-Za-z][\w+.-]*://)\S*@")
@@ -30,3 +31,9 @@ def composed(name: str) -> str:
 def masked(text: str) -> str:
     """Text in which no address has its user and password: "http://***@host" for "http://user:secret@host"."""
     return _CREDENTIALS.sub(r"\g<scheme>***@", text)
+
+
+def some_of(names: Iterable[str], most: int = 5) -> str:
+    """At most so many names in a row: "a, b and 3 more"."""
+    names = list(names)
+    return ", ".join(names[:most]) + (f" and {len(names) - most} more" if len(names) > most else "")

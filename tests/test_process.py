@@ -117,10 +117,9 @@ def test_no_name_is_cut_or_read_as_markup(width, tmp_path, monkeypatch):
     finding = Finding("1", ("[red]a", "b"), 0.5, 0.95, seen, found)
     monitor_page.print_findings(watched, Watched((finding,), [":smile: [red]"], 0, []), 0.01, 9)
     for console in (predicted, watched):
-        lines = (line.strip("│ ") for line in console.file.getvalue().splitlines())
-        shown = "".join(
-            re.split(r" {2,}| *│", line)[0] for line in lines
-        )  # The first column, in which names are folded.
+        # The first column, in a frame or followed by two blanks.
+        first = (re.split(r" {2,}| *│", line.strip("│ "))[0] for line in console.file.getvalue().splitlines())
+        shown = "".join(first)
         for name in NAMES:
             assert name in shown
         assert "…" not in console.file.getvalue()

@@ -41,14 +41,7 @@ def swap_amplitudes(images: np.ndarray, givers: np.ndarray, *, rng: np.random.Ge
 def recombined(images: np.ndarray, phases: np.ndarray, givers: np.ndarray, amplitudes: np.ndarray) -> np.ndarray:
     """The phases of some images under the amplitudes of others, as `swap_amplitudes` says.
 
-    Args:
-        images: uint8 (N, H, W, C).
-        phases: Which of them give the phases, (K,) rows.
-        givers: uint8 (M, H, W, C).
-        amplitudes: Which of these give the amplitudes, (K,) rows.
-
-    Returns:
-        uint8 (K, H, W, C).
+    `phases` and `amplitudes` are the (K,) rows of the images and givers that lend them. Gives uint8 (K, H, W, C).
     """
     size = images.shape[1:3]
     swapped = np.empty((len(phases), *images.shape[1:]), np.uint8)

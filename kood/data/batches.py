@@ -171,17 +171,8 @@ def labelled_batches(
     """Labelled batches for a given number of steps, for the diffusion model: one shuffled pass after another.
 
     A pass goes on into the next within a batch, so no image is left out and a set smaller than a batch will do. The
-    dataset can begin at any step: `model.fit(..., steps_per_epoch=S)` resumed at epoch e takes `first_step=e * S`.
-
-    Args:
-        id_set: Labelled images.
-        num_classes: K, the width of the label rows.
-        batch_size: B.
-        steps: Where training ends, counted from step 0.
-        seed: Decides every order and augmentation.
-        first_step: Where to begin: batches are those of the steps first_step..steps-1 of the whole run.
-        augment: Names of `kood.data.augment`, applied in order.
-        resident: As for `training_batches`.
+    batches are those of the steps first_step..steps-1 of the whole run: `model.fit(..., steps_per_epoch=S)` resumed at
+    epoch e takes `first_step=e * S`. The other arguments are those of `training_batches`.
 
     Returns:
         A dataset of steps - first_step elements {"image": float32 (B, H, W, C) in [-1, 1], "label": float32 (B, K)
@@ -223,11 +214,7 @@ def labelled_batches(
 
 
 def image_batches(images: np.ndarray, batch_size: int) -> tf.data.Dataset:
-    """Images in order, for prediction; the last batch may be smaller.
-
-    Args:
-        images: uint8 (N, H, W, C).
-        batch_size: Images a batch.
+    """Images uint8 (N, H, W, C) in order, for prediction; the last batch may be smaller.
 
     Returns:
         A dataset of ceil(N / batch_size) float32 tensors (B, H, W, C) in [-1, 1].
@@ -268,11 +255,8 @@ def _looking_up(images: np.ndarray, behind: int, resident: bool):
         held = _held(images)
         return lambda rows: tf.gather(held, rows)
 
-    def read(rows: np.ndarray) -> np.ndarray:
-        return np.asarray(images[rows])
-
     def gather(rows):
-        found = tf.numpy_function(read, [rows], tf.uint8, stateful=False)
+        found = tf.numpy_function(lambda some: np.asarray(images[some]), [rows], tf.uint8, stateful=False)
         return tf.ensure_shape(found, (None, *images.shape[1:]))
 
     return gather
@@ -292,8 +276,7 @@ def _seed(seed: int, purpose: int, place):
 
 def _endless(size: int, purpose: int, seed: int, start, length: int):
     """Rows start..start+length-1 of an endless series of shuffled passes over `size` rows."""
-    passes = -(-length // size) + 1
-    first = start // size
+    passes, first = -(-length // size) + 1, start // size
     shuffled = tf.map_fn(
         lambda number: tf.random.experimental.stateless_shuffle(tf.range(size), _seed(seed, purpose, number)),
         first + tf.range(passes, dtype=tf.int64),

@@ -2,15 +2,15 @@
 
 import difflib
 from collections.abc import Sequence
+from dataclasses import replace
 
 import numpy as np
 
 from kood.data.image_set import ImageSet
-from kood.data.large import rows_of
 from kood.errors import UserError
-from kood.text import composed
+from kood.text import composed, some_of
 
-__all__ = ["class_indices", "relabel", "select_classes"]
+__all__ = ["class_indices", "drawn", "select_classes"]
 
 
 def class_indices(classes: Sequence[int | str], class_names: Sequence[str]) -> list[int]:
@@ -43,7 +43,7 @@ def _index(wanted: int | str, class_names: Sequence[str]) -> int:
             return names.index(wanted)
         lowered = {name.lower(): name for name in reversed(names)}
         near = difflib.get_close_matches(wanted.lower(), list(lowered), n=1, cutoff=0.5)
-        hint = f"did you mean {lowered[near[0]]!r}?" if near else f"it has {_listed(names)}"
+        hint = f"did you mean {lowered[near[0]]!r}?" if near else f"it has {some_of(map(repr, names), 12)}"
         raise UserError(f"classes: there is no class {wanted!r}; {hint}")
     if not 0 <= wanted < len(names):
         raise UserError(
@@ -57,33 +57,36 @@ def _index(wanted: int | str, class_names: Sequence[str]) -> int:
     return wanted
 
 
-def _listed(names: Sequence[str], most: int = 12) -> str:
-    shown = ", ".join(repr(name) for name in names[:most])
-    return shown if len(names) <= most else f"{shown} and {len(names) - most} more"
-
-
-def relabel(
+def _relabelled(
     classes: Sequence[int | str], labels: np.ndarray, class_names: Sequence[str]
 ) -> tuple[np.ndarray, np.ndarray, tuple[str, ...]]:
-    """The images of `classes` and what they are called when only those are left.
-
-    Args:
-        classes: As for `class_indices`.
-        labels: int64 (N,), indices into `class_names`.
-        class_names: The names the source has.
-
-    Returns:
-        (rows, labels, class_names): which images stay, ascending; their labels 0..K-1 in the order of `classes`; and
-        the K names.
-
-    Raises:
-        UserError: As `class_indices` does.
-    """
+    """Which rows are of `classes`, their labels in the order of `classes`, and the names of these."""
     chosen = class_indices(classes, class_names)
     renumbered = np.full(len(class_names), -1, np.int64)
     renumbered[chosen] = np.arange(len(chosen))
     rows = np.flatnonzero(renumbered[labels] >= 0)
     return rows, renumbered[labels[rows]], tuple(class_names[index] for index in chosen)
+
+
+def drawn(
+    labels: np.ndarray,
+    names: tuple[str, ...],
+    classes: Sequence[int | str] | None,
+    count: int | None,
+    draw: np.random.Generator,
+) -> tuple[np.ndarray, np.ndarray, tuple[str, ...]]:
+    """What `classes` and then `count` leave of a part: the rows, ascending, their labels, and the names of these.
+
+    Raises:
+        UserError: an unknown class.
+    """
+    rows = np.arange(len(labels))
+    if classes is not None:
+        rows, labels, names = _relabelled(classes, labels, names)
+    if count is not None and count < len(rows):
+        some = np.sort(draw.choice(len(rows), count, replace=False))
+        rows, labels = rows[some], labels[some]
+    return rows, labels, names
 
 
 def select_classes(image_set: ImageSet, classes: Sequence[int | str]) -> ImageSet:
@@ -94,6 +97,5 @@ def select_classes(image_set: ImageSet, classes: Sequence[int | str]) -> ImageSe
     """
     if image_set.labels is None:
         raise UserError("classes: this source has no labels; remove `classes`")
-    rows, labels, class_names = relabel(classes, image_set.labels, image_set.class_names)
-    groups = None if image_set.groups is None else image_set.groups[rows]
-    return ImageSet(rows_of(image_set.images, rows), labels, class_names, image_set.skipped, image_set.notes, groups)
+    rows, labels, class_names = _relabelled(classes, image_set.labels, image_set.class_names)
+    return replace(image_set.take(rows), labels=labels, class_names=class_names)

@@ -8,7 +8,7 @@ import numpy as np
 
 from kood.data.large import filled
 
-__all__ = ["alike", "connected", "distinct", "image_digests", "near_pairs", "numbered", "perceptual_hashes"]
+__all__ = ["alike", "connected", "distinct", "image_digests", "near_pairs", "numbered", "perceptual_hashes", "whole"]
 
 #: Links kept before they are reduced to those that connect the same rows.
 _LINKS = 2**20
@@ -20,52 +20,40 @@ def image_digests(images: np.ndarray) -> np.ndarray:
     """A digest of each image's pixels: BLAKE2b of 128 bits.
 
     Two images have one digest where their pixels are the same after decoding and fitting to the recipe's shape, however
-    their files differ. Digests of different shapes do not compare.
-
-    Args:
-        images: uint8 (N, H, W, C), in memory or mapped.
-
-    Returns:
-        (N, 16) uint8.
+    their files differ. Digests of different shapes do not compare. uint8 (N, H, W, C) -> uint8 (N, 16).
     """
     found = b"".join(hashlib.blake2b(image.tobytes(), digest_size=16).digest() for image in images)
     return np.frombuffer(found, np.uint8).reshape(len(images), 16)
 
 
 def distinct(digests: np.ndarray) -> np.ndarray:
-    """The different digests, ascending by their bytes.
-
-    Args:
-        digests: (N, 16) uint8.
-
-    Returns:
-        (M, 16) uint8, M <= N.
-    """
-    return np.unique(_whole(digests)).view(np.uint8).reshape(-1, 16)
+    """The different digests (M, 16), ascending by their bytes, of (N, 16) uint8."""
+    return np.unique(whole(digests)).view(np.uint8).reshape(-1, 16)
 
 
 def numbered(digests: np.ndarray) -> np.ndarray:
     """Each digest as the number of the different one that it is, int64 (N,)."""
-    return np.unique(_whole(digests), return_inverse=True)[1].astype(np.int64)
+    return np.unique(whole(digests), return_inverse=True)[1].astype(np.int64)
 
 
-def _whole(digests: np.ndarray) -> np.ndarray:
+def whole(digests: np.ndarray) -> np.ndarray:
     """(N,) of 16 bytes each, which NumPy sorts and compares byte by byte."""
     return np.ascontiguousarray(digests).view("V16").reshape(-1)
 
 
 def alike(images: np.ndarray, digests: np.ndarray) -> str:
-    """Whether most images of a set show nothing, or show the same.
+    """A sentence that counts the images of one single colour and those that equal another, where they are more than
+    half of a set; else "".
 
     Args:
         images: uint8 (N, H, W, C), in memory or mapped.
         digests: Of `image_digests`.
-
-    Returns:
-        A sentence that counts those of one single colour and those that are equal to another image, where they are more
-        than half; else "".
     """
-    plain, number = _monochrome(images), numbered(digests)
+
+    def monochrome(some: slice) -> np.ndarray:
+        return (images[some] == images[some, :1, :1]).all(axis=(1, 2, 3))
+
+    plain, number = filled((len(images),), bool, monochrome, images[:1].nbytes), numbered(digests)
     equal = np.bincount(number)[number] > 1
     if 2 * np.count_nonzero(plain | equal) <= len(images):
         return ""
@@ -75,31 +63,20 @@ def alike(images: np.ndarray, digests: np.ndarray) -> str:
     )
 
 
-def _monochrome(images: np.ndarray) -> np.ndarray:
-    """Which images are of one single colour: bool (N,).
-
-    Args:
-        images: uint8 (N, H, W, C), in memory or mapped.
-    """
-    return filled(
-        (len(images),), bool, lambda some: (images[some] == images[some, :1, :1]).all(axis=(1, 2, 3)), images[:1].nbytes
-    )
-
-
 def perceptual_hashes(images: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """A 64-bit hash of what each image shows: pHash, by the discrete cosine transform.
 
     The grey image's 8 x 8 lowest frequencies, the constant ones left out, each as one bit: above their median or not
     (C. Zauner, Implementation and Benchmarking of Perceptual Image Hash Functions, 2010, section 3.2.1). Copies that
-    were saved at another quality, brightness or size differ in few bits.
-
-    Args:
-        images: uint8 (N, H, W, C), in memory or mapped.
+    were saved at another quality, brightness or size differ in few bits. Of uint8 images (N, H, W, C).
 
     Returns:
         uint64 (N,), and bool (N,): whether the image shows anything; the hash of one colour alone says nothing.
     """
-    down, across = (_cosines(side) for side in images.shape[1:3])
+    # The cosines of the frequencies 1 to 8 of the transform's second kind, (8, side).
+    down, across = (
+        np.cos(np.pi / side * np.outer(np.arange(1, 9), np.arange(side) + 0.5)) for side in images.shape[1:3]
+    )
 
     def frequencies(some: slice) -> np.ndarray:
         return (down @ images[some].mean(axis=3) @ across.T).reshape(-1, 64)
@@ -110,23 +87,11 @@ def perceptual_hashes(images: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     return np.packbits(above, axis=1).view(np.uint64).reshape(-1), shows
 
 
-def _cosines(side: int) -> np.ndarray:
-    """(8, side): the cosines of the frequencies 1 to 8, of the transform's second kind."""
-    return np.cos(np.pi / side * np.outer(np.arange(1, 9), np.arange(side) + 0.5))
-
-
 def near_pairs(hashes: np.ndarray, distance: int) -> np.ndarray:
     """Links between hashes of at most a Hamming distance: enough of them to connect all that such pairs connect.
 
     Of distance + 1 bands of bits, two such hashes have one in common, so only hashes with a common band are compared;
-    memory grows with N.
-
-    Args:
-        hashes: uint64 (N,).
-        distance: Bits that may differ.
-
-    Returns:
-        int64 (E, 2), pairs of rows.
+    memory grows with N. Hashes uint64 (N,) -> pairs of rows, int64 (E, 2).
     """
     every, first, which = np.unique(hashes, return_index=True, return_inverse=True)
     again = np.flatnonzero(first[which] != np.arange(len(hashes)))

@@ -4,7 +4,7 @@ import ctypes
 import functools
 import io
 import threading
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
@@ -86,15 +86,8 @@ def decode_image(source: Source, size: tuple[int, int] | None = None) -> np.ndar
 def decoding(source: Source, size: tuple[int, int] | None = None) -> Iterator[tuple[np.ndarray, tuple[int, int]]]:
     """As `decode_image`, for work on the pixels whose memory is part of what decoding may take at once.
 
-    Args:
-        source: A path, or the bytes of a file.
-        size: (H, W) that it will be resized to.
-
     Yields:
         The pixels, and the (height, width) that they have unreduced.
-
-    Raises:
-        UserError: Not an image, or a damaged one; the message names the file.
     """
     taken = 0
     try:
@@ -112,8 +105,13 @@ def decoding(source: Source, size: tuple[int, int] | None = None) -> Iterator[tu
             del image  # Its own copy of the pixels goes with it.
         # Each of Pillow's formats has its own way to fail on a damaged file.
         except Exception as error:
+            from PIL import UnidentifiedImageError
+
             name = "an image" if isinstance(source, bytes) else str(source)
-            raise _UnreadableError(f"{name} cannot be read as an image ({_why(error)})") from error
+            why = str(error) or type(error).__name__
+            if isinstance(error, UnidentifiedImageError):  # Whose own words name the file, or what stands for it.
+                why = "its content is no known image format"
+            raise _UnreadableError(f"{name} cannot be read as an image ({why})") from error
         yield pixels, (height, width) if by > 1 else pixels.shape[:2]
     finally:
         if taken > _TRIMMED:
@@ -164,15 +162,6 @@ def _cost(image, by: int) -> int:
     return _EACH * channels * (whole // by**2) + (2 * channels * whole if image.info.get("progressive") else 0)
 
 
-def _why(error: Exception) -> str:
-    """What is wrong with a file; Pillow names the file, or the object that stands for it."""
-    from PIL import UnidentifiedImageError
-
-    if isinstance(error, UnidentifiedImageError):
-        return "its content is no known image format"
-    return str(error) or type(error).__name__
-
-
 def _pixels(image, orientation: int, by: int) -> np.ndarray:
     if by > 1:
         image.draft(None, (image.width // by, image.height // by))
@@ -221,19 +210,7 @@ def _of_16_bits(wide: np.ndarray, key: int | None) -> np.ndarray:
 
 
 def decode_images(sources: Sequence[Source], image_shape: tuple[int, int, int], ground: Colour = WHITE) -> np.ndarray:
-    """Many image files, each brought to `image_shape`, in order.
-
-    Args:
-        sources: Paths or bytes.
-        image_shape: (H, W, C).
-        ground: What is seen through transparency.
-
-    Returns:
-        uint8 (N, H, W, C).
-
-    Raises:
-        UserError: As `decode_image` does, for the first file that cannot be read.
-    """
+    """`decode_readable` where every file must be readable: the images alone, uint8 (N, H, W, C)."""
     return decode_readable(sources, image_shape, 0, ground)[0]
 
 
@@ -246,7 +223,7 @@ def decode_readable(
         sources: Paths or bytes.
         image_shape: (H, W, C).
         max_bad_images: How many may be left out.
-        ground: What is seen through transparency.
+        ground: What is seen through transparency, (red, green, blue).
 
     Returns:
         (images, rows, why): uint8 (N, H, W, C); which of the sources they are, (N,); and a message for each of the
@@ -285,8 +262,10 @@ def decode_readable(
                         raise _too_many(one, why, max_bad_images) from one
                 elif one is not None:
                     decoded.append((place, one))
-            for rows, same_shape in _by_shape(decoded):
-                images[rows] = _fit(same_shape, image_shape, ground)
+            for shape in {pixels.shape for _, pixels in decoded}:
+                alike = [(row, pixels) for row, pixels in decoded if pixels.shape == shape]
+                rows, same_shape = zip(*alike, strict=True)
+                images[list(rows)] = _fit(np.stack(same_shape), image_shape, ground)
     kept = np.flatnonzero(good)
     return (images if len(kept) == len(sources) else rows_of(images, kept)), kept, tuple(why)
 
@@ -304,11 +283,3 @@ def _fit(images: np.ndarray, image_shape: tuple[int, int, int], ground: Colour) 
     from kood.data.images import fit_images
 
     return fit_images(images, image_shape, ground)
-
-
-def _by_shape(decoded: Iterable[tuple[int, np.ndarray]]) -> Iterable[tuple[np.ndarray, np.ndarray]]:
-    members_of: dict[tuple[int, ...], list[tuple[int, np.ndarray]]] = {}
-    for row, pixels in decoded:
-        members_of.setdefault(pixels.shape, []).append((row, pixels))
-    for members in members_of.values():
-        yield np.array([row for row, _ in members]), np.stack([pixels for _, pixels in members])

@@ -35,16 +35,9 @@ def room(shape: tuple[int, ...], dtype: np.typing.DTypeLike) -> np.ndarray:
 def filled(
     shape: tuple[int, ...], dtype: np.typing.DTypeLike, make: Callable[[slice], np.ndarray], row_bytes: int
 ) -> np.ndarray:
-    """An array made a block of rows at a time.
+    """An array, in memory or mapped, made a block of rows at a time.
 
-    Args:
-        shape: Its shape.
-        dtype: Its dtype.
-        make: Answers the rows of a slice.
-        row_bytes: What a row costs while it is made; decides how many are made at once.
-
-    Returns:
-        The array, in memory or mapped.
+    `make` answers the rows of a slice; a row costs `row_bytes` while it is made, which decides how many are at once.
     """
     whole = room(shape, dtype)
     step = max(1, _BLOCK // max(1, row_bytes))
@@ -63,11 +56,7 @@ def rows_of(array: np.ndarray, rows: np.ndarray) -> np.ndarray:
 
 
 class Blobs(Sequence[bytes]):
-    """Strings of bytes in their order, kept in a file once they are many.
-
-    Args:
-        blobs: They are taken one at a time.
-    """
+    """Strings of bytes in their order, taken one at a time and kept in a file once they are many."""
 
     def __init__(self, blobs: Iterable[bytes] = ()):
         self._file = tempfile.SpooledTemporaryFile(IN_MEMORY, prefix="kood-")  # noqa: SIM115 - closed when it goes
@@ -85,10 +74,6 @@ class Blobs(Sequence[bytes]):
         return len(self._ends) - 1
 
     def __getitem__(self, place):
-        if isinstance(place, slice):
-            return [self[one] for one in range(*place.indices(len(self)))]
-        if not -len(self) <= place < len(self):
-            raise IndexError(place)
-        place %= len(self)
+        place = range(len(self))[place]
         self._file.seek(self._ends[place])
         return self._file.read(self._ends[place + 1] - self._ends[place])

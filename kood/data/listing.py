@@ -5,6 +5,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from kood.data.classes import drawn
 from kood.data.image_set import ImageSet
 from kood.data.rules import WHITE, Colour
 from kood.errors import UserError
@@ -63,15 +64,7 @@ def part_of(name: str) -> str | None:
 
 
 def check_parts(parts: Collection[str], where: str) -> None:
-    """Refuses parts that cannot be trained on.
-
-    Args:
-        parts: Those that are there.
-        where: The source, for the message.
-
-    Raises:
-        UserError: several parts, and none to train on.
-    """
+    """Raises `UserError` where `where`, a source, has several parts and none to train on."""
     if len(parts) > 1 and "train" not in parts:
         raise UserError(f"path: {where} has {' and '.join(sorted(parts))} but no train; add train, or "
                         "take one of them with `split`")  # fmt: skip
@@ -132,14 +125,8 @@ def read_listed(
 ) -> dict[str, ImageSet]:
     """The images of a listing; only the files that `classes`, `count` and `split` leave are decoded.
 
-    Args:
-        listed: The listing.
-        image_shape: (H, W, C) of the images wanted; files of any size are resized to it.
-        seed: Decides which files `count` draws.
-        classes: Only these, in this order.
-        count: At most so many files of each part, drawn at random.
-        split: Only this part, where there is such a one; under its name, even where it is the only one.
-        max_bad_images: How many files of each part may be left out because they cannot be read.
+    The options are those of every source (`kood.data.sources`). The part of a `split` goes under its name, even where
+    it is the only one.
 
     Returns:
         An image set for each part.
@@ -147,7 +134,6 @@ def read_listed(
     Raises:
         UserError: an unknown class, more files that cannot be read than `max_bad_images`.
     """
-    from kood.data.classes import relabel
     from kood.data.decode import decode_readable
 
     parts = {split: listed.parts[split]} if split in listed.parts else listed.parts
@@ -156,12 +142,7 @@ def read_listed(
     draw = np.random.default_rng([seed, 0xF01D])
     sets = {}
     for name, part in parts.items():
-        rows, labels, names = np.arange(len(part.files)), part.labels, part.names
-        if classes is not None:
-            rows, labels, names = relabel(classes, part.labels, part.names)
-        if count is not None and count < len(rows):
-            drawn = np.sort(draw.choice(len(rows), count, replace=False))
-            rows, labels = rows[drawn], labels[drawn]
+        rows, labels, names = drawn(part.labels, part.names, classes, count, draw)
         images, read, skipped = decode_readable([part.files[row] for row in rows], image_shape, max_bad_images, ground)
         groups = None if part.groups is None else part.groups[rows[read]]
         sets[name] = ImageSet(images, labels[read] if names else None, names, skipped, listed.notes, groups)

@@ -17,15 +17,7 @@ def mixed_in(batch, images, outliers, seed, *, mix: Literal["linear", "cutmix"],
         batch: {"image": float32 (N, H, W, C), "label": float32 (N, K), ...}.
         images: Integer (B,), the rows of the images.
         outliers: Integer (O,), the rows of the outliers.
-        seed: Integer (2,).
-        mix: "linear" or "cutmix", see `mixtures`.
-        alpha: Parameter of the Beta distribution, above 0.
-
-    Returns:
-        The batch.
-
-    Raises:
-        ValueError: As `mixtures` does.
+        seed: As for `mixtures`, like the others.
     """
     image, label = batch["image"], batch["label"]
     images = tf.gather(images, tf.range(outliers.shape[0]) % images.shape[0])

@@ -7,9 +7,9 @@ from collections.abc import Iterable
 from pathlib import Path
 
 from kood.errors import UserError
-from kood.text import composed
+from kood.text import clean, composed
 
-__all__ = ["data_path", "existing_in", "what_is_at"]
+__all__ = ["data_path", "existing_in", "need", "root_of", "what_is_at"]
 
 _VARIABLE = re.compile(r"\$(?:\{(\w+)\}|(\w+))")
 
@@ -36,12 +36,33 @@ def what_is_at(path: Path) -> str:
     return next((kind for kind, is_such in kinds.items() if is_such(path)), "")
 
 
+def need(path: Path, kind: str, called: str, hint: str) -> None:
+    """Raises `UserError` where something else than `kind`, a word of `what_is_at`, is at a source's path, or nothing.
+
+    The message says that it is not `called`, and ends with `hint`.
+    """
+    at = what_is_at(path)
+    if at != kind:
+        raise UserError(f"path: {clean(path)} {f'is {at}, not {called}' if at else 'does not exist'}; {hint}")
+
+
+def root_of(file: Path, root: str | None, called: str) -> Path:
+    """The folder that the files named in a list or a table are relative to: its own where `root` is not given.
+
+    Raises:
+        UserError: It is no folder.
+    """
+    folder = file.parent if root is None else data_path(root)
+    if what_is_at(folder) != "a folder":
+        raise UserError(f"root: {clean(folder)} is no folder; give the one that the {called}'s files are relative to")
+    return folder
+
+
 def existing(path: Path, listings: dict[Path, dict[str, str]] | None = None) -> Path:
     """The path itself where it is there, else the one whose names differ from it in their Unicode form alone.
 
-    Args:
-        path: Any; where neither is there it comes back as it is.
-        listings: Keeps what folders hold, {composed name: name} of each, from one call to the next.
+    Where neither is there it comes back as it is. `listings` keeps what folders hold, {composed name: name} of each,
+    from one call to the next.
     """
     if str(path).isascii() or os.path.lexists(path):
         return path
@@ -60,11 +81,6 @@ def existing(path: Path, listings: dict[Path, dict[str, str]] | None = None) -> 
 
 
 def existing_in(folder: Path, names: Iterable[str]) -> list[Path]:
-    """`existing` of many files, without reading any folder twice.
-
-    Args:
-        folder: One that is there, as `data_path` gives it.
-        names: Relative to it, or absolute.
-    """
+    """`existing` of many files, relative to a folder that is there or absolute, without reading any folder twice."""
     listings: dict[Path, dict[str, str]] = {}
     return [folder / name if name.isascii() else existing(folder / name, listings) for name in names]

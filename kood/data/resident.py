@@ -17,25 +17,13 @@ __all__ = ["moved_places", "only_move", "pixels_of"]
 
 
 def only_move(augment: Sequence[str]) -> bool:
-    """Whether these augmentations only move pixels, so that batches can do without any.
-
-    Args:
-        augment: Names of `kood.data.augment`.
-    """
+    """Whether these augmentations, names of `kood.data.augment`, only move pixels, so that batches can do without."""
     return all(_attribute(name) in MOVES for name in augment)
 
 
 def pixels_of(id_set: ImageSet, outliers: ImageSet | None = None, labelled: ImageSet | None = None) -> np.ndarray:
-    """The images that the rows of a batch without pixels count through.
-
-    Args:
-        id_set: As for `kood.data.batches.training_batches` or `labelled_batches`, and likewise the others.
-        outliers: Likewise.
-        labelled: Likewise.
-
-    Returns:
-        uint8 (N, H, W, C): all of `id_set`, then of `labelled`, then of `outliers`.
-    """
+    """The images that the rows of a batch without pixels count through, uint8 (N, H, W, C): all of `id_set`, then of
+    `labelled`, then of `outliers`, as `kood.data.batches` has them."""
     sets = [found.images for found in (id_set, labelled, outliers) if found is not None]
     return np.concatenate(sets) if len(sets) > 1 else np.asarray(sets[0])
 

@@ -59,23 +59,15 @@ STEPS = 4096
 
 
 def ground_colour(ground: str | Sequence[int]) -> Colour:
-    """The colour under transparency that a recipe's `data.ground` asks for.
-
-    Args:
-        ground: "white", "black", "grey", or [red, green, blue].
-    """
+    """The colour under transparency that a recipe's `data.ground` asks for: a name, or [red, green, blue]."""
     red, green, blue = _GROUNDS[ground] if isinstance(ground, str) else ground
     return int(red), int(green), int(blue)
 
 
 def orientation_in(block: bytes) -> int:
-    """The orientation that a block of EXIF says.
+    """The orientation that a block of EXIF says, 1 to 8; 1 where it says none or is damaged.
 
-    Args:
-        block: A TIFF header and what follows, perhaps after "Exif" and two zeros.
-
-    Returns:
-        1 to 8; 1 where it says none or is damaged.
+    The block is a TIFF header and what follows, perhaps after "Exif" and two zeros.
     """
     block = block[6:] if block[:6] == b"Exif\0\0" else block
     order = {b"II*\0": "<", b"MM\0*": ">"}.get(block[:4])
@@ -95,15 +87,8 @@ def orientation_in(block: bytes) -> int:
 def reduction(height: int, width: int, size: tuple[int, int]) -> int:
     """What a grey or colour JPEG is reduced by: the most that leaves each side twice what it is resized to.
 
-    libjpeg reduces by leaving out frequencies, alike in Pillow (`draft`) and TensorFlow (`ratio`).
-
-    Args:
-        height: Of the picture, upright.
-        width: Likewise.
-        size: (H, W) that it will be resized to.
-
-    Returns:
-        One of `REDUCTIONS`; 1 for a picture of fewer than `REDUCED_FROM` pixels.
+    libjpeg reduces by leaving out frequencies, alike in Pillow (`draft`) and TensorFlow (`ratio`). Of the picture's
+    sides, upright, and the (H, W) that it will be resized to, one of `REDUCTIONS`; 1 below `REDUCED_FROM` pixels.
     """
     if height * width < REDUCED_FROM:
         return 1

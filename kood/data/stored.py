@@ -18,21 +18,14 @@ __all__ = ["read_digests", "read_images", "source_state", "write_blocks", "write
 
 
 def write_images(folder: Path, name: str, image_set: ImageSet) -> dict[str, Any]:
-    """Writes a set as `.npy` files.
-
-    Args:
-        folder: Where.
-        name: Begins the files' names.
-        image_set: The set.
+    """Writes a set as `.npy` files in a folder, whose names begin with `name`.
 
     Returns:
         What `read_images` needs beside the files, as JSON: the number of images, the class names and the content's
         SHA-256.
     """
-    np.save(folder / f"{name}.images.npy", image_set.images)
-    if image_set.labels is not None:
-        np.save(folder / f"{name}.labels.npy", image_set.labels)
-    facts = {"images": len(image_set), "class_names": list(image_set.class_names), "sha256": image_set.sha256()}
+    facts = write_blocks(folder, name, [image_set.images], count=len(image_set), labels=image_set.labels,
+                         image_shape=image_set.images.shape[1:], class_names=image_set.class_names)  # fmt: skip
     return facts | ({"skipped": list(image_set.skipped)} if image_set.skipped else {})
 
 
@@ -42,11 +35,11 @@ def write_blocks(
     blocks: Iterable[np.ndarray],
     *,
     count: int,
-    image_shape: tuple[int, int, int],
+    image_shape: tuple[int, ...],
     labels: np.ndarray | None = None,
     class_names: tuple[str, ...] = (),
 ) -> dict[str, Any]:
-    """Writes a set that comes in pieces, as `write_images` would write it whole; memory holds one piece.
+    """Writes a set that comes in pieces, as `write_images` does one that is whole; memory holds one piece.
 
     Args:
         folder: Where.
@@ -56,9 +49,6 @@ def write_blocks(
         image_shape: (H, W, C).
         labels: int64 (count,), or None.
         class_names: One name a class.
-
-    Returns:
-        What `write_images` returns.
 
     Raises:
         ValueError: The blocks hold another number of images.
@@ -87,16 +77,7 @@ def write_blocks(
 
 
 def read_images(folder: Path, name: str, facts: dict[str, Any]) -> ImageSet:
-    """Reads a set that `write_images` wrote; the pixels are mapped, not loaded.
-
-    Args:
-        folder: Where.
-        name: Begins the files' names.
-        facts: What `write_images` returned.
-
-    Returns:
-        The set.
-    """
+    """Reads a set that `write_images` wrote, and returned `facts` of; the pixels are mapped, not loaded."""
     images = np.load(folder / f"{name}.images.npy", mmap_mode="r", allow_pickle=False)
     labels = folder / f"{name}.labels.npy"
     return ImageSet(
@@ -105,26 +86,12 @@ def read_images(folder: Path, name: str, facts: dict[str, Any]) -> ImageSet:
 
 
 def write_digests(folder: Path, name: str, digests: np.ndarray) -> None:
-    """Writes which images a set holds, as NAME.digests.npy.
-
-    Args:
-        folder: Where.
-        name: Begins the file's name.
-        digests: (N, 16) uint8, of `kood.data.copies.image_digests`; repeated ones are written once.
-    """
+    """Writes which images a set holds, (N, 16) uint8 of `kood.data.copies.image_digests`, as NAME.digests.npy."""
     np.save(folder / f"{name}.digests.npy", distinct(digests))
 
 
 def read_digests(folder: Path, name: str) -> np.ndarray:
-    """Reads what `write_digests` wrote.
-
-    Args:
-        folder: Where.
-        name: Begins the file's name.
-
-    Returns:
-        (M, 16) uint8, different and ascending by their bytes.
-    """
+    """Reads what `write_digests` wrote: (M, 16) uint8, different and ascending by their bytes."""
     return np.load(folder / f"{name}.digests.npy", allow_pickle=False)
 
 
@@ -134,9 +101,7 @@ def source_state(source: Any, key: str) -> str | None:
     Which files those are says the source itself (`reads`, as `kood.data.sources` has it). Of a link the file behind it
     counts. A file that is rewritten with its size and its time of change as they were has another `ctime`.
 
-    Args:
-        source: As for `load_source`.
-        key: Where the recipe has the source, such as "data.far.noise"; it begins the message.
+    `source` and `key` are as for `load_source`.
 
     Returns:
         The hash, or None where the source reads no files, or lacks an option that says which.

@@ -10,19 +10,11 @@ import sys
 
 import tensorflow as tf
 
-__all__ = ["keras_backend", "tf"]
+__all__ = ["tf"]
 
-
-def keras_backend() -> str:
-    """The name of the Keras backend in use or about to be: "tensorflow", "jax", "torch" or another."""
-    if "keras" in sys.modules:
-        import keras
-
-        return keras.config.backend()
-    return os.environ.get("KERAS_BACKEND", "tensorflow")
-
-
-if keras_backend() != "tensorflow":
+# In use, or about to be.
+_keras = sys.modules.get("keras")
+if (_keras.config.backend() if _keras else os.environ.get("KERAS_BACKEND", "tensorflow")) != "tensorflow":
     # Raised only where somebody else has already run TensorFlow on the devices: then the memory is taken and
     # hiding them would change nothing.
     with contextlib.suppress(RuntimeError):

@@ -1,7 +1,6 @@
 """Watching a deployed model: is the stream still what the threshold was calibrated on, and if not, since when."""
 
 import json
-import sys
 from pathlib import Path
 
 from rich.console import Console
@@ -43,7 +42,7 @@ def monitor(
     Raises:
         UserError: no SavedModel, nothing that can be read, or answers that cannot be judged.
     """
-    version = newest_version(run)
+    console, version = console or Console(), newest_version(run)
     facts = read_facts(version)
     if data.is_dir():
         met = asked(version, data, facts)
@@ -57,9 +56,9 @@ def monitor(
     watched = judge(met, version, facts) if data.is_dir() else judge_log(met, run, data)
     told = as_data(watched, level, most)
     if as_json:
-        print(json.dumps(report.strict(told), indent=2), file=console.file if console else sys.stdout)
+        print(json.dumps(report.strict(told), indent=2), file=console.file)
     else:
-        print_findings(console or Console(), watched, level, most)
+        print_findings(console, watched, level, most)
     if to is not None:
         report.write_json(to / "monitor.json", told)
         write_page(to / "monitor.html", str(facts["name"]), watched, level, most)

@@ -11,7 +11,7 @@ from kood.conformal import rank
 from kood.errors import UserError
 from kood.monitor.drift import Drift, Ties, drift
 from kood.monitor.stream import Met, Seen, by_version
-from kood.serving.client import newest_version
+from kood.serving.client import newest_version, versions
 from kood.serving.extras import read_facts
 
 __all__ = ["Finding", "Watched", "judge", "judge_log"]
@@ -90,13 +90,7 @@ class Watched:
 
 
 def judge(met: Met, version: Path, facts: Mapping[str, Any]) -> Watched:
-    """Judges answers of one version.
-
-    Args:
-        met: The stream.
-        version: The version's folder.
-        facts: Its `kood.json`.
-    """
+    """Judges answers of one version, told by its folder and its `kood.json`."""
     return Watched(tuple(_findings(met.seen, version.name, facts)), met.unread, met.known, met.told)
 
 
@@ -140,14 +134,14 @@ def judge_log(met: Met, run: Path, file: Path) -> Watched:
 
 def _only(base: Path, file: Path, answers: int) -> Path:
     """The version of answers that name none, where there is but one."""
-    versions = [path for path in base.iterdir() if path.name.isdecimal() and (path / "saved_model.pb").is_file()]
-    if len(versions) > 1:
-        names = ", ".join(sorted((path.name for path in versions), key=int))
+    first, *others = versions(base)
+    if others:
+        names = ", ".join(path.name for path in (first, *others))
         raise UserError(
             f"--data {file}: {answers:,} answers do not say which version gave them, and {base} has {names}; name the "
-            f"one that did: kood monitor {versions[0]}"
+            f"one that did: kood monitor {first}"
         )
-    return versions[0] if versions else newest_version(base)
+    return first
 
 
 def _groups(facts: Mapping[str, Any]) -> list[dict[str, Any]]:

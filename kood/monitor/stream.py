@@ -10,8 +10,7 @@ from typing import Any
 
 from kood.data.files import PassedOver
 from kood.errors import UserError
-from kood.serving.answers import Answer, answers, listed
-from kood.serving.client import LocalModel
+from kood.serving.answers import Answer, listed
 from kood.serving.seen import RECALIBRATED, UNKNOWN, USED
 from kood.serving.seen import Seen as Known
 
@@ -64,15 +63,8 @@ class Met:
 def asked(version: Path, folder: Path, facts: Mapping[str, Any]) -> Met:
     """A folder's images in the order in which they were last written, as a SavedModel answers them.
 
-    Images that the version was made of are left out: it knows them better than what it meets.
-
-    Args:
-        version: The SavedModel.
-        folder: The images.
-        facts: Its `kood.json`.
-
-    Returns:
-        What was met.
+    Images that the version, told by its folder and its `kood.json`, was made of are left out: it knows them better than
+    what it meets.
 
     Raises:
         UserError: no images, or no SavedModel of kood.
@@ -80,17 +72,12 @@ def asked(version: Path, folder: Path, facts: Mapping[str, Any]) -> Met:
     passed = PassedOver()
     times = {file: _written(file) for file in map(Path, listed([folder], passed))}
     files = sorted(times, key=lambda file: (times[file], str(file)))
-    found, unread = [], []
-    for answer in answers(LocalModel(version), files):
-        if answer.said is None:
-            unread.append(answer.error)
-        else:
-            found.append(answer)
     known = Known(version, facts)
-    old = known.among(known.digests([answer.file for answer in found]), (*USED, RECALIBRATED))
+    found, unread, digests = known.ask(files)
+    old = known.among(digests, (*USED, RECALIBRATED))
     told = passed.notes() if known else (*passed.notes(), UNKNOWN.format(version))
-    new = [answer for answer, one in zip(found, old, strict=True) if not one]
-    return Met([_of(answer, _iso(times[answer.file])) for answer in new], unread, int(old.sum()), told)
+    new = [_of(answer, _iso(times[answer.file])) for answer, one in zip(found, old, strict=True) if not one]
+    return Met(new, [answer.error for answer in unread], int(old.sum()), told)
 
 
 def _written(file: Path) -> float:
@@ -112,12 +99,6 @@ def _of(answer: Answer, time: str) -> Seen:
 
 def logged(file: Path) -> Met:
     """Answers as `kood predict --json` prints them, one JSON object a line, in order; `time` may be added to each.
-
-    Args:
-        file: The file.
-
-    Returns:
-        What was met.
 
     Raises:
         UserError: the file cannot be read, or a line is not such an answer.
@@ -145,18 +126,10 @@ def _take(line: str, where: str, met: Met) -> None:
         if not (math.isnan(p_value) or 0 <= p_value <= 1):
             raise ValueError(f"p_value must lie in 0..1, not {p_value}")
         image, time, class_name = (str(row.get(name, "")) for name in ("image", "time", "class_name"))
-        met.seen.append(
-            Seen(
-                image,
-                time,
-                class_name,
-                score,
-                p_value,
-                row["is_ood"] or not (math.isfinite(score) and math.isfinite(p_value)),
-                None if row.get("threshold") is None else float(row["threshold"]),
-                _version(row.get("version")),
-            )
-        )
+        flagged = row["is_ood"] or not (math.isfinite(score) and math.isfinite(p_value))
+        threshold = None if row.get("threshold") is None else float(row["threshold"])
+        version = _version(row.get("version"))
+        met.seen.append(Seen(image, time, class_name, score, p_value, flagged, threshold, version))
     except (ValueError, KeyError, TypeError, OverflowError) as error:
         what = f"{error.args[0]} is missing" if isinstance(error, KeyError) else str(error)
         raise UserError(f"{where}: this is no answer as `kood predict --json` prints them ({what})") from error

@@ -57,14 +57,9 @@ class Answer:
 
 
 def listed(paths: Iterable[Path], passed: PassedOver | None = None) -> list[str]:
-    """The image files that paths stand for: a file is itself, a folder every image in it and the folders in it.
+    """The image files that paths stand for: a file is itself, a folder every image in it and the folders in it, sorted.
 
-    Args:
-        paths: Files and folders.
-        passed: Counts what lies in the folders and is no image.
-
-    Returns:
-        The files, each folder's sorted.
+    `passed` counts what lies in the folders and is no image.
 
     Raises:
         UserError: a folder without images.
@@ -83,12 +78,7 @@ def listed(paths: Iterable[Path], passed: PassedOver | None = None) -> list[str]
 
 
 def answers(model: Model, files: Sequence[Path | str], batch_size: int = 32) -> Iterator[Answer]:
-    """Asks a model about image files; memory holds a batch or two of them.
-
-    Args:
-        model: Whoever answers.
-        files: Image files.
-        batch_size: Files asked about at once.
+    """Asks a model about image files, so many at once; memory holds a batch or two of them.
 
     Yields:
         An answer for each file, in order.
@@ -100,7 +90,8 @@ def answers(model: Model, files: Sequence[Path | str], batch_size: int = 32) -> 
         for start in range(0, len(files), batch_size):
             chunk = [Path(file) for file in files[start : start + batch_size]]
             read = list(pool.map(_read, chunk))
-            said = dict(_asked(model, read))
+            sent = [place for place, (_, error) in enumerate(read) if not error]
+            said = dict(zip(sent, model.ask([read[place][0] for place in sent]) if sent else [], strict=True))
             # What the graph could not decode, Pillow perhaps can; else it says why not.
             again = {place: _read(chunk[place], anyhow=True) for place, answer in said.items() if answer is None}
             for place, (data, error) in again.items():
@@ -117,12 +108,6 @@ def _read(file: Path, anyhow: bool = False) -> tuple[bytes, str]:
         return prepared(file, anyhow=anyhow), ""
     except UserError as error:
         return b"", str(error)
-
-
-def _asked(model: Model, read: Sequence[tuple[bytes, str]]) -> Iterator[tuple[int, dict[str, Any] | None]]:
-    places = [place for place, (_, error) in enumerate(read) if not error]
-    if places:
-        yield from zip(places, model.ask([read[place][0] for place in places]), strict=True)
 
 
 def print_answers(

@@ -12,8 +12,8 @@ from kood.conformal import Group, needed_images, rate_interval
 from kood.data.files import PassedOver
 from kood.errors import UserError
 from kood.runs import Run
-from kood.serving.answers import Answer, answers, listed
-from kood.serving.client import LocalModel, newest_version
+from kood.serving.answers import Answer, listed
+from kood.serving.client import newest_version
 from kood.serving.extras import ground_of, read_facts
 from kood.serving.publishing import publish_calibrated
 from kood.serving.seen import RECALIBRATED, UNKNOWN, USED, Seen, firsts
@@ -120,8 +120,8 @@ def calibrate(
 
     The images must be unseen: a model's scores of what it was trained on are lower than those of what it will meet, and
     a threshold set on them accepts less than it promises. Those that the version knows are left out and counted, and so
-    are copies: a guarantee counts different images. Some
-    of the others, drawn at random, are kept to see what the threshold does to images that it was not set on.
+    are copies: a guarantee counts different images. Some of the others, drawn at random, are kept to see what the
+    threshold does to images that it was not set on.
 
     Args:
         run: `saved/<recipe>`, or one of its versions.
@@ -131,9 +131,6 @@ def calibrate(
         by_class: Whether each class that the model labels has a threshold of its own; as the version has it where not
             given.
         seed: Which.
-
-    Returns:
-        What it gave.
 
     Raises:
         UserError: no SavedModel, a path that does not exist, too few unseen images that can be read for this share, or
@@ -151,10 +148,7 @@ def calibrate(
         raise UserError(f"--data {missing}: does not exist; give images of the known classes, or folders of them")
     passed = PassedOver()
     files, seen = listed(data, passed), Seen(old, facts)
-    found = list(answers(LocalModel(old), files))
-    unread = [answer for answer in found if answer.said is None]
-    read = [answer for answer in found if answer.said]
-    digests = seen.digests([answer.file for answer in read])
+    read, unread, digests = seen.ask(files)
     left_out, again = seen.count(digests, USED), seen.among(digests, (RECALIBRATED,))
     unseen = ~seen.among(digests, USED)
     new = unseen & firsts(digests)

@@ -18,7 +18,10 @@ from kood.process import native_messages_held_back
 from kood.serving.address import Address
 from kood.text import masked
 
-__all__ = ["GrpcModel", "LocalModel", "Model", "RestModel", "newest_version", "open_model", "prepared"]
+__all__ = [
+    "GrpcModel", "LocalModel", "Model", "RestModel", "newest_version", "open_model", "prepared", "saved_graph",
+    "versions",
+]  # fmt: skip
 
 SIGNATURE = "encoded_marked"
 
@@ -79,36 +82,31 @@ def open_model(run: Path, url: str | None = None, timeout: float = 60.0) -> Mode
 
 
 def newest_version(folder: Path) -> Path:
-    """The SavedModel that TF Serving would take: the highest integer under a run's folder.
-
-    Args:
-        folder: `saved/<recipe>`, or a version itself.
-
-    Returns:
-        The version's folder.
+    """The SavedModel that TF Serving would take: the last of `versions`, or the folder where it is a version itself.
 
     Raises:
         UserError: there is none.
     """
     if (folder / "saved_model.pb").is_file():
         return folder
-    versions = []
-    if folder.is_dir():
-        versions = [p for p in folder.iterdir() if p.name.isdecimal() and (p / "saved_model.pb").is_file()]
-    if not versions:
+    found = versions(folder)
+    if not found:
         raise UserError(f"{folder}: there is no SavedModel here; `kood run` writes saved/<recipe>/<integer>")
-    return max(versions, key=lambda path: int(path.name))
+    return found[-1]
+
+
+def versions(run: Path) -> list[Path]:
+    """The SavedModels in a run's folder, those of an integer name, ascending."""
+    inside = run.iterdir() if run.is_dir() else ()
+    found = [path for path in inside if path.name.isdecimal() and (path / "saved_model.pb").is_file()]
+    return sorted(found, key=lambda path: int(path.name))
 
 
 def prepared(file: Path, *, anyhow: bool = False) -> bytes:
     """An image file as every server can take it.
 
     Most go as they are. What a graph does not read as training does, or an older one did not, is decoded here by the
-    rules of `kood.data.rules` and goes as PNG, its transparency with it.
-
-    Args:
-        file: The file.
-        anyhow: Decode it here whatever it is.
+    rules of `kood.data.rules` and goes as PNG, its transparency with it; `anyhow`, whatever it is.
 
     Raises:
         UserError: it cannot be read as an image.
@@ -152,10 +150,7 @@ def _as_it_is(data: bytes) -> bool:
 
 
 class LocalModel:
-    """A SavedModel in this process, without the training stack.
-
-    Args:
-        version: Its folder.
+    """A SavedModel in this process, by its folder, without the training stack.
 
     Raises:
         UserError: kood did not write it, or its graph would touch files, the network or Python.
@@ -183,17 +178,27 @@ class LocalModel:
         return _rows({name: value.numpy().tolist() for name, value in answer.items()})
 
 
-def _refuse_strange_operations(version: Path) -> None:
-    """A graph is a program: one from a stranger is not loaded where it holds what kood never exports."""
-    from google.protobuf.message import DecodeError
-    from tensorflow.core.protobuf import saved_model_pb2
+def saved_graph(version: Path):
+    """The protobuf of a SavedModel.
+
+    Raises:
+        UserError: it cannot be read.
+    """
+    with native_messages_held_back():
+        from google.protobuf.message import DecodeError
+        from tensorflow.core.protobuf import saved_model_pb2
 
     graph = saved_model_pb2.SavedModel()
     try:
         graph.ParseFromString((version / "saved_model.pb").read_bytes())
     except (OSError, DecodeError) as error:
         raise UserError(f"{version / 'saved_model.pb'} cannot be read ({error}); run the recipe again") from error
-    for meta in graph.meta_graphs:
+    return graph
+
+
+def _refuse_strange_operations(version: Path) -> None:
+    """A graph is a program: one from a stranger is not loaded where it holds what kood never exports."""
+    for meta in saved_graph(version).meta_graphs:
         nodes = [*meta.graph_def.node, *(node for f in meta.graph_def.library.function for node in f.node_def)]
         strange = sorted({node.op for node in nodes if STRANGE.search(node.op)})
         if strange:
@@ -204,14 +209,7 @@ def _refuse_strange_operations(version: Path) -> None:
 
 
 class RestModel:
-    """A TF Serving over REST.
-
-    Args:
-        url: `http://host:port`, and what `Address` allows besides.
-        name: Of the model there.
-        version: Of the model; None for the newest.
-        timeout: Seconds.
-    """
+    """A TF Serving over REST, at an address as `Address` has it; the newest version of a model where none is named."""
 
     def __init__(self, url: str, name: str, version: int | None = None, timeout: float = 60.0):
         which = "" if version is None else f"/versions/{version}"
@@ -268,14 +266,7 @@ class _NoRedirect(urllib.request.HTTPRedirectHandler):
 
 
 class GrpcModel:
-    """A TF Serving over gRPC.
-
-    Args:
-        address: `host:port` or `grpc://host:port`, and what `Address` allows besides.
-        name: Of the model there.
-        version: Of the model; None for the newest.
-        timeout: Seconds.
-    """
+    """A TF Serving over gRPC, as `RestModel`; the address may be `host:port` alone."""
 
     def __init__(self, address: str, name: str, version: int | None = None, timeout: float = 60.0):
         import grpc

@@ -1,11 +1,11 @@
 """Writes the SavedModel; always runs on Keras's TensorFlow backend.
 
-Called in this process where that is the backend already, else as `python -m kood.serving.export SPEC` in a process of
-its own: a `.keras` file written under JAX or torch loads under TensorFlow, and the graph is then plain TensorFlow.
+Called in this process where that is the backend already, else as `python -m kood.serving.export CLASSIFIER FOLDER
+SERVED VERSION` in a process of its own: a `.keras` file written under JAX or torch loads under TensorFlow, and the
+graph is then plain TensorFlow.
 """
 
 import functools
-import json
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -35,12 +35,7 @@ UNKNOWN = {
 
 
 class Scored(keras.layers.Layer):
-    """The classifier and its score in one layer: images in [-1, 1] -> what does not depend on a calibration.
-
-    Args:
-        classifier: A `Classifier`.
-        served: Which score, and its state.
-    """
+    """The classifier and its score in one layer: images in [-1, 1] -> what does not depend on a calibration."""
 
     def __init__(self, classifier: Classifier, served: Served, **kwargs):
         super().__init__(**kwargs)
@@ -85,13 +80,12 @@ class Decision(tf.Module):
         self.holders = holders
         self.scored = tf.function(scored, input_signature=[normal])
         decision = served.decision
-        group_of = decision.group_of
         thresholds = tf.Variable(decision.thresholds, trainable=False, name="threshold", dtype=tf.float32)
         order = np.argsort(decision.scores, kind="stable")
         scores = decision.judged(decision.scores, decision.labels)[order].astype("float32")
         calibration = tf.Variable(scores, trainable=False, name="calibration")
         its_group = tf.constant(decision.groups_of(decision.labels)[order], tf.int32)
-        class_group = tf.constant(group_of, tf.int32)
+        class_group = tf.constant(decision.group_of, tf.int32)
         sizes = tf.constant([float(group.images) for group in decision.groups])
         self.kept = (thresholds, calibration)
         # Label -1 has no name. Looked up and not selected, since not every runtime selects among strings.
@@ -131,13 +125,14 @@ class Decision(tf.Module):
             return decide(normalize(to_shape(images, shape)))
 
         decode = _decoder(tuple(shape), tuple(served.ground))
+        files = tf.TensorSpec((None,), tf.string, name="image_bytes")
 
-        @tf.function(input_signature=[tf.TensorSpec((None,), tf.string, name="image_bytes")])
+        @tf.function(input_signature=[files])
         def marked(image_bytes):
             images, decoded = decode(image_bytes)
             return {**answered(decoded, decide(normalize(images))), "decoded": decoded}
 
-        @tf.function(input_signature=[tf.TensorSpec((None,), tf.string, name="image_bytes")])
+        @tf.function(input_signature=[files])
         def strict(image_bytes):
             images, decoded = decode(image_bytes)
             first = tf.reduce_sum(tf.math.cumprod(tf.cast(decoded, tf.int32)))
@@ -202,30 +197,18 @@ def write_saved_model(classifier: Classifier, folder: Path, served: Served, vers
 
 
 def recalibrate(old: Path, folder: Path, served: Served, version: int = 0) -> None:
-    """Writes the SavedModel of a version again under another calibration; nothing is trained, no layer is needed.
-
-    Args:
-        old: The folder of a SavedModel that kood wrote.
-        folder: Where to write; must not exist.
-        served: The same decision with other calibration scores or another accepted share.
-        version: What every answer says that it comes from.
-    """
+    """As `write_saved_model`, with the classifier and the score of a SavedModel that kood wrote; no layer is needed."""
     loaded = tf.saved_model.load(str(old))
     Decision(loaded.scored, served, version, loaded.holders).save(folder)
 
 
 @keras_defaults()
-def main(spec_file: str) -> None:
-    """Writes the SavedModel that a JSON file asks for."""
-    spec = json.loads(Path(spec_file).read_text())
-    write_saved_model(
-        keras.saving.load_model(spec["classifier"], compile=False),
-        Path(spec["folder"]),
-        Served.read(Path(spec["served"])),
-        spec["version"],
-    )
+def main(classifier: str, folder: str, served: str, version: str) -> None:
+    """Writes the SavedModel of a `.keras` file."""
+    model = keras.saving.load_model(classifier, compile=False)
+    write_saved_model(model, Path(folder), Served.read(Path(served)), int(version))
 
 
 if __name__ == "__main__":
     registry.obtain("heads", "softmax")  # Importing the room registers every head with Keras.
-    main(sys.argv[1])
+    main(*sys.argv[1:])

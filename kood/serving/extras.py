@@ -23,13 +23,7 @@ WARM_UP_ROWS = (1, 32)
 
 
 def read_facts(version: Path) -> dict[str, Any]:
-    """What kood wrote of a SavedModel.
-
-    Args:
-        version: The folder of a SavedModel.
-
-    Returns:
-        The content of `assets.extra/kood.json`.
+    """What kood wrote of a SavedModel: the content of `assets.extra/kood.json`.
 
     Raises:
         UserError: kood did not write this SavedModel, or the file is damaged.
@@ -50,13 +44,7 @@ def ground_of(facts: Mapping[str, Any]) -> Colour:
 
 
 def read_seen(version: Path) -> dict[str, np.ndarray]:
-    """The digests of the images that a version was trained, chosen and calibrated on.
-
-    Args:
-        version: The folder of a SavedModel.
-
-    Returns:
-        As `Served.seen`; empty where none were kept.
+    """The digests of the images that a version was trained, chosen and calibrated on, as `Served.seen` has them.
 
     Raises:
         UserError: the file is damaged.

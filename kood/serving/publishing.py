@@ -1,7 +1,6 @@
 """Exports a classifier, checks the result against it, and only then gives it its version number."""
 
 import contextlib
-import json
 import os
 import shutil
 import subprocess
@@ -13,7 +12,7 @@ from typing import Any
 import numpy as np
 
 from kood.errors import UserError
-from kood.process import native_messages_held_back
+from kood.serving.client import saved_graph
 from kood.serving.extras import read_facts, write_extras
 from kood.serving.served import Served
 
@@ -58,13 +57,9 @@ def publish(
 
 
 def publish_calibrated(version: Path, version_folder: Path, served: Served, facts: Mapping[str, Any]) -> None:
-    """Publishes a version again under another calibration.
+    """Publishes the classifier and the score of a version again under another calibration, that of `served`.
 
-    Args:
-        version: The SavedModel to take the classifier and its score from.
-        version_folder: Where the new one appears.
-        served: The decision with its new calibration scores and accepted share.
-        facts: As for `publish`; what is not named stays as the old version has it.
+    What `facts` do not name stays as the old version has it; the others are as for `publish`.
 
     Raises:
         UserError: kood did not write the old version, or it comes from an older kood.
@@ -97,21 +92,12 @@ def write_single_signature(version: Path, folder: Path, signature: str = "normal
 
     For runtimes that read nothing else, such as OpenVINO, which also lacks the operation that resizes images.
 
-    Args:
-        version: The SavedModel.
-        folder: Where the copy goes; must not exist.
-        signature: Which.
-
     Raises:
         UserError: there is something at `folder`, or no such signature.
     """
-    with native_messages_held_back():
-        from tensorflow.core.protobuf import saved_model_pb2
-
     if folder.exists():
         raise UserError(f"{folder}: there is something already; name another folder")
-    graph = saved_model_pb2.SavedModel()
-    graph.ParseFromString((version / "saved_model.pb").read_bytes())
+    graph = saved_graph(version)
     signatures = graph.meta_graphs[0].signature_def
     if signature not in signatures:
         known = ", ".join(sorted(name for name in signatures if not name.startswith("__")))
@@ -140,21 +126,17 @@ def _export(classifier_file: Path, folder: Path, served: Served, version: int) -
 
         write_saved_model(keras.saving.load_model(classifier_file, compile=False), folder, served, version)
         return
-    spec, parts = (folder.with_name(folder.name + suffix) for suffix in (".json", ".npz"))
+    parts = folder.with_name(f"{folder.name}.npz")
     try:
         served.write(parts)
-        given = {"classifier": classifier_file, "folder": folder, "served": parts}
-        paths = {name: str(path.resolve()) for name, path in given.items()}
-        spec.write_text(json.dumps({**paths, "version": version}))
         environment = {**os.environ, "KERAS_BACKEND": "tensorflow", "TF_CPP_MIN_LOG_LEVEL": "3"}
         # The training process may hold the accelerator's memory; the export needs none of it.
         environment["CUDA_VISIBLE_DEVICES"] = "-1"
         result = subprocess.run(
-            [sys.executable, "-m", "kood.serving.export", str(spec)],
+            [sys.executable, "-m", "kood.serving.export", classifier_file, folder, parts, str(version)],
             env=environment, capture_output=True, text=True, check=False,
         )  # fmt: skip
     finally:
-        spec.unlink(missing_ok=True)
         parts.unlink(missing_ok=True)
     if result.returncode:
         tail = "\n".join(result.stderr.strip().splitlines()[-5:])

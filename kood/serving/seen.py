@@ -6,7 +6,9 @@ from typing import Any
 
 import numpy as np
 
-from kood.data.copies import image_digests
+from kood.data.copies import distinct, image_digests, whole
+from kood.serving.answers import Answer, answers
+from kood.serving.client import LocalModel
 from kood.serving.extras import ground_of, read_seen
 
 __all__ = ["RECALIBRATED", "UNKNOWN", "USED", "Seen", "firsts"]
@@ -22,18 +24,14 @@ RECALIBRATED = "recalibrated"
 
 
 class Seen:
-    """The images that a version was made of.
-
-    Args:
-        version: Its folder.
-        facts: Its `kood.json`.
+    """The images that a version was made of, told by its folder and its `kood.json`.
 
     Raises:
         UserError: what it kept of them is damaged.
     """
 
     def __init__(self, version: Path, facts: Mapping[str, Any]):
-        self._known = read_seen(version)
+        self._version, self._known = version, read_seen(version)
         height, width, channels = facts["image_shape"]
         self._shape, self._ground = (height, width, channels), ground_of(facts)
 
@@ -41,24 +39,30 @@ class Seen:
         """Whether the version says which images it was made of; those of an older kood do not."""
         return any(use in self._known for use in USED)
 
-    def digests(self, files: Sequence[Path | str]) -> np.ndarray:
-        """(N, 16) uint8: digests of files' pixels, as the version's classifier is shown them; 0 where none can be read.
+    def ask(self, files: Sequence[Path | str]) -> tuple[list[Answer], list[Answer], np.ndarray]:
+        """The version's answers of files that can be read, those of the others, and the former's digests.
 
-        Two files with the same pixels have the same digest, whatever their names and formats.
+        Digests are (N, 16) uint8. Two files with the same pixels have the same one, whatever their names and formats; 0
+        where only the graph can read one. Each file is decoded twice: an answer is of what the graph makes of it, as in
+        use, and a digest of what training makes of it, by which the version knows its images.
         """
         from kood.data.decode import decode_readable
 
-        found = np.zeros((len(files), 16), np.uint8)
-        images, rows, _ = decode_readable(files, self._shape, len(files), self._ground)
-        found[rows] = image_digests(images)
-        return found
+        found: dict[bool, list[Answer]] = {True: [], False: []}
+        for answer in answers(LocalModel(self._version), files):
+            found[answer.said is not None].append(answer)
+        read = found[True]
+        digests = np.zeros((len(read), 16), np.uint8)
+        images, rows, _ = decode_readable([answer.file for answer in read], self._shape, len(read), self._ground)
+        digests[rows] = image_digests(images)
+        return read, found[False], digests
 
     def among(self, digests: np.ndarray, uses: Iterable[str]) -> np.ndarray:
         """(N,) bool: which of the images the version has seen in one of these ways."""
         found = np.zeros(len(digests), bool)
         for use in uses:
             if use in self._known:
-                found |= np.isin(_words(digests), _words(self._known[use]))
+                found |= np.isin(whole(digests), whole(self._known[use]))
         return found & digests.any(axis=1)
 
     def count(self, digests: np.ndarray, uses: Iterable[str]) -> dict[str, int]:
@@ -74,16 +78,11 @@ class Seen:
     def with_more(self, use: str, digests: np.ndarray) -> dict[str, np.ndarray]:
         """What a version made of this one knows, with further images in it."""
         known = [self._known[use]] if use in self._known else []
-        return {**self._known, use: np.unique(np.concatenate([*known, digests]), axis=0)}
+        return {**self._known, use: distinct(np.concatenate([*known, digests]))}
 
 
 def firsts(digests: np.ndarray) -> np.ndarray:
     """(N,) bool: one of each set of images with the same digest, the first; what could not be read is no copy."""
     first = np.zeros(len(digests), bool)
-    first[np.unique(_words(digests), return_index=True)[1]] = True
+    first[np.unique(whole(digests), return_index=True)[1]] = True
     return first | ~digests.any(axis=1)
-
-
-def _words(digests: np.ndarray) -> np.ndarray:
-    """Digests (N, 16) as (N,) values that can be compared."""
-    return np.ascontiguousarray(digests).view("V16").ravel()

@@ -24,36 +24,25 @@ CPU_RATE, ACCELERATOR_RATE = 700.0, 20_000.0
 
 @dataclass(frozen=True)
 class Choices:
-    """What a recipe says, and why.
+    """What a recipe says, as it has it, and why.
 
     Attributes:
-        machine: What the run will have.
-        minutes: How long it may take.
-        classes: The classes to learn.
-        dropped: Those with too few images.
+        found: What the folder holds; `machine` what the run will have, `minutes` how long it may take.
+        classes: The classes to learn; `dropped` those with too few images.
         images: How many images the classes have, without those of a test or validation part.
-        has_test: Whether there is a test part.
-        has_validation: Whether there is a validation part.
-        image_shape: (H, W, C), H and W whole fours.
-        why_shape: Its reason.
-        validation: Share of the training images.
-        calibration: Share of the training images.
-        accept: Share of in-distribution images that the threshold accepts.
-        why_split: The reason of both.
+        image_shape: (H, W, C), H and W whole fours; `why_shape` its reason.
+        validation: Share of the training images, as `calibration` is.
+        accept: Share of in-distribution images that the threshold accepts; `why_split` the reason of both.
         outliers: How many of each kind.
-        backbone: The classifier's.
-        width: The U-Net's.
-        epochs: Of the classifier.
-        batch_size: Of the classifier.
+        width: The U-Net's; the others are the classifier's.
     """
 
+    found: Survey
     machine: Machine
     minutes: float
     classes: tuple[str, ...]
     dropped: tuple[str, ...]
     images: int
-    has_test: bool
-    has_validation: bool
     image_shape: tuple[int, int, int]
     why_shape: str
     validation: float
@@ -68,15 +57,7 @@ class Choices:
 
 
 def choose(found: Survey, machine: Machine, minutes: float) -> Choices:
-    """Makes the choices.
-
-    Args:
-        found: What the folder holds.
-        machine: What the run will have.
-        minutes: How long it may take.
-
-    Returns:
-        `Choices`.
+    """Makes the choices for what a folder holds, on a machine, in about so many minutes.
 
     Raises:
         UserError: fewer than two classes have images enough.
@@ -102,13 +83,12 @@ def choose(found: Survey, machine: Machine, minutes: float) -> Choices:
     # A third of the time: exposed and, to compare with, unexposed. The rest is measuring and writing.
     epochs = minutes * 60 / 3 * rate * (16 / side) ** 2 / trained
     return Choices(
+        found=found,
         machine=machine,
         minutes=minutes,
         classes=classes,
         dropped=tuple(name for name, count in counted if count < FEWEST),
         images=images,
-        has_test=bool(found.test),
-        has_validation=bool(found.validation),
         image_shape=shape,
         why_shape=why_shape,
         validation=validation,

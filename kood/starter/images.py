@@ -84,16 +84,12 @@ class Machine:
         return cls(cores(), seen)
 
 
-def survey(source: Path, *, to_learn: bool = False, looked_at: int = LOOKED_AT) -> Survey:
+def survey(source: Path, *, to_learn: bool = False) -> Survey:
     """Counts the images of a folder or a table and looks at some of them, spread evenly over it.
 
     Args:
         source: A folder as the data source `folder` takes it, or a file as `table` does.
         to_learn: Whether there must be a part to train on.
-        looked_at: How many files are opened at most.
-
-    Returns:
-        A `Survey`.
 
     Raises:
         UserError: As the data sources `folder` and `table` do; or none of the files looked at is an image.
@@ -109,7 +105,7 @@ def survey(source: Path, *, to_learn: bool = False, looked_at: int = LOOKED_AT) 
         check_parts(listed.parts, clean(source))
     first, *own = [part for part in ("train", "all", "test", "validation") if part in listed.parts]
     train = listed.parts[first]
-    spread = np.unique(np.linspace(0, len(train.files) - 1, min(len(train.files), looked_at)).astype(int))
+    spread = np.unique(np.linspace(0, len(train.files) - 1, min(len(train.files), LOOKED_AT)).astype(int))
     with ThreadPoolExecutor(8) as pool:
         looks = list(pool.map(_look, [train.files[i] for i in spread]))
     bad = tuple((Path(train.files[i]), look) for i, look in zip(spread, looks, strict=True) if isinstance(look, str))

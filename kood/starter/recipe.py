@@ -66,9 +66,10 @@ def new_recipe(
     file = Path(f"{name}.toml")
     if file.exists() and not force:
         raise UserError(f"{file}: is there already; take another --name, or --force to write over it")
-    outside = {slug: survey(_literal(path)) for slug, path in _named(ood_images).items()}
-    bad = {"": found.bad_at_most, **{slug: one.bad_at_most for slug, one in outside.items()}}
-    text = _text(choose(found, machine, minutes), place, _named(ood_images), name, bad)
+    named = _named(ood_images)
+    outside = {slug: survey(place) for slug, place in named.items()}
+    near = [line for slug, one in outside.items() for line in (f"[data.near.{slug}]", *_source(named[slug], one), "")]
+    text = _text(choose(found, machine, minutes), place, name, near)
     with tempfile.TemporaryDirectory() as folder_of_draft:
         draft = Path(folder_of_draft) / file.name
         draft.write_text(text, encoding="utf-8")
@@ -91,11 +92,7 @@ def _literal(path: str) -> Path:
 
 
 def _need_utf_8(name: str, where: str) -> None:
-    """A recipe is UTF-8; a name on the disk may be any bytes.
-
-    Raises:
-        UserError: this one is not UTF-8.
-    """
+    """Raises `UserError` where a name is not UTF-8: a recipe is, a name on the disk may be any bytes."""
     try:
         name.encode("utf-8")
     except UnicodeEncodeError:
@@ -114,37 +111,33 @@ def _slug(wanted: str, *, given: bool) -> str:
     )
 
 
-def _named(places: Sequence[str]) -> dict[str, str]:
+def _named(paths: Sequence[str]) -> dict[str, Path]:
     """A name for each out-of-distribution folder or table, as the report will have it."""
-    named: dict[str, str] = {}
-    for path in places:
-        place = data_path(path)
+    named: dict[str, Path] = {}
+    for place in map(_literal, paths):
         base = slug = _slug(place.name if place.is_dir() else place.stem, given=False)
         number = 2
         while slug in named or slug in RESERVED or slug in ("uniform", "blobs"):
             slug, number = f"{base}-{number}", number + 1
-        named[slug] = path
+        named[slug] = place
     return named
-
-
-def _allowance(bad: int) -> list[str]:
-    """The line that lets files be left out, where some cannot be read."""
-    return (
-        [_line(f"max_bad_images = {bad}", "files that cannot be read are left out; more stop the run")] if bad else []
-    )
 
 
 def _line(setting: str, why: str) -> str:
     return f"{setting.ljust(44)}# {why}"
 
 
-def _source(place: Path) -> list[str]:
-    """The lines that say where images are."""
-    return [f'source = "{"folder" if place.is_dir() else "table"}"', _key("path", str(place))]
+def _source(place: Path, found: Survey) -> list[str]:
+    """The lines that say where images are, and how many files of them may be left out."""
+    lines = [f'source = "{"folder" if place.is_dir() else "table"}"', f"path = {_toml(str(place))}"]
+    if found.bad_at_most:
+        why = "files that cannot be read are left out; more stop the run"
+        lines.append(_line(f"max_bad_images = {found.bad_at_most}", why))
+    return lines
 
 
-def _text(chosen: Choices, place: Path, outside: dict[str, str], name: str, bad: dict[str, int]) -> str:
-    """The recipe; `bad` says how many files of each source, "" the images to learn, may be left out."""
+def _text(chosen: Choices, place: Path, name: str, near: list[str]) -> str:
+    """The recipe; `near` are the lines of the out-of-distribution images."""
     height, width, channels = chosen.image_shape
     accelerated = " and a GPU" if chosen.machine.accelerator else ""
     lines = [
@@ -159,27 +152,23 @@ def _text(chosen: Choices, place: Path, outside: dict[str, str], name: str, bad:
         _line('augment = ["flip"]', "mirror images; take it out where left and right differ"),
         "",
         "[data.id]",
-        *_source(place),
-        *_allowance(bad.get("", 0)),
+        *_source(place, chosen.found),
     ]
     if chosen.dropped:
         lines += [
             f"# Left out, with fewer than {FEWEST} images: {', '.join(map(clean, chosen.dropped))}",
-            _key("classes", list(chosen.classes)),
+            f"classes = [{', '.join(map(_toml, chosen.classes))}]",
         ]
-    if not chosen.has_test:
+    if not chosen.found.test:
         lines.append(_line(f"test = {TEST:g}", "no test part: this share is kept to test on"))
-    if not chosen.has_validation:
+    if not chosen.found.validation:
         lines.append(_line(f"validation = {chosen.validation:g}", "images on which the score is chosen"))
     lines += [
         _line(f"calibration = {chosen.calibration:g}", chosen.why_split),
         "",
     ]
-    for slug, path in outside.items():
-        lines += [f"[data.near.{slug}]", *_source(data_path(path)), *_allowance(bad.get(slug, 0)), ""]
-    if not outside:
-        lines += [_line("# [data.near.others]", "images of no class above, to test on"), '# source = "folder"',
-                  '# path = "..."', ""]  # fmt: skip
+    lines += near or [_line("# [data.near.others]", "images of no class above, to test on"), '# source = "folder"',
+                      '# path = "..."', ""]  # fmt: skip
     head = ['name = "cosface"', "margin = 0.1"] if len(chosen.classes) > 2 else ['name = "softmax"']
     head[0] = _line(head[0], "an angular margin; `kood list heads`" if len(head) > 1 else "two classes: no margin")
     lines += [
@@ -226,11 +215,9 @@ def _text(chosen: Choices, place: Path, outside: dict[str, str], name: str, bad:
     return "\n".join(lines)
 
 
-def _key(key: str, value: str | list[str]) -> str:
-    """A line of TOML, with whatever the value needs escaped; a list on one line."""
-    if isinstance(value, list):
-        return f"{key} = [{', '.join(_key('', one).removeprefix(' = ') for one in value)}]"
-    return tomli_w.dumps({"k": value}).strip().replace("k", key, 1)
+def _toml(value: str) -> str:
+    """A string of TOML, with whatever it needs escaped."""
+    return tomli_w.dumps({"k": value}).strip().removeprefix("k = ")
 
 
 def _print(console: Console, found: Survey, outside: dict[str, Survey], file: Path) -> None:

@@ -13,15 +13,7 @@ __all__ = ["crop", "cutout", "flip"]
 
 
 def flip(images, seed):
-    """Mirrors each image left to right with chance 1/2.
-
-    Args:
-        images: float32 (B, H, W, C) in [-1, 1].
-        seed: Integer (2,).
-
-    Returns:
-        float32 (B, H, W, C) in [-1, 1].
-    """
+    """Mirrors each image left to right with chance 1/2."""
     return _moved(images, _mirrored, seed)
 
 
@@ -29,13 +21,6 @@ def crop(images, seed):
     """Pads each image by an eighth of its side (reflected) and cuts a window of the old size at a random place.
 
     At 32 pixels the padding is 4, as is usual for CIFAR (He et al., arXiv:1512.03385, with reflection for zeros).
-
-    Args:
-        images: float32 (B, H, W, C) in [-1, 1].
-        seed: Integer (2,).
-
-    Returns:
-        float32 (B, H, W, C) in [-1, 1].
     """
     return _moved(images, _shifted, seed)
 
@@ -76,13 +61,6 @@ def cutout(images, seed):
     """Greys out a square of half the side, centred anywhere in the image (arXiv:1708.04552; KerasCV's RandomCutout).
 
     Parts of the square may fall outside the image. The fill is 0, the middle of [-1, 1].
-
-    Args:
-        images: float32 (B, H, W, C) in [-1, 1].
-        seed: Integer (2,).
-
-    Returns:
-        float32 (B, H, W, C) in [-1, 1].
     """
     height, width = images.shape[1:3]
     seeds = tf.random.split(seed, 2)

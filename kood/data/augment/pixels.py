@@ -12,13 +12,6 @@ def color_jitter(images, seed):
 
     KerasCV's RandomBrightness, RandomContrast, RandomSaturation and RandomHue, in that order, each for every image;
     every amount is uniform. Grey images have no saturation or hue to change.
-
-    Args:
-        images: float32 (B, H, W, C) in [-1, 1].
-        seed: Integer (2,).
-
-    Returns:
-        float32 (B, H, W, C) in [-1, 1].
     """
     cv, seeds = layers(), tf.random.split(seed, 4)
     colour = to_colour_bytes(images)
@@ -40,13 +33,6 @@ def blur(images, seed):
 
     The kernel is the Gaussian at whole pixels up to four away, divided by its sum; beyond the border the outermost
     pixel goes on. On in-distribution images and outliers alike it hides how smooth either is.
-
-    Args:
-        images: float32 (B, H, W, C) in [-1, 1].
-        seed: Integer (2,).
-
-    Returns:
-        float32 (B, H, W, C) in [-1, 1].
     """
     return blurred(images, uniform(images, seed, 0.1, 1.0))
 
@@ -69,13 +55,6 @@ def jpeg(images, seed):
 
     On in-distribution images and outliers alike it puts its own traces over those of however either was made. Colour
     is stored at half the resolution, as is usual.
-
-    Args:
-        images: float32 (B, H, W, C) in [-1, 1], C being 1 or 3.
-        seed: Integer (2,).
-
-    Returns:
-        float32 (B, H, W, C) in [-1, 1].
     """
     qualities = tf.random.stateless_uniform([tf.shape(images)[0]], seed, 30, 96, tf.int32)
     return compressed(images, qualities)

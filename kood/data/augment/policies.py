@@ -17,13 +17,6 @@ def rand_augment(images, seed):
     The policy's ten operations are AutoContrast, Equalization, Solarization, RandomColorDegeneration, RandomContrast,
     RandomBrightness, RandomShear and RandomTranslation (the last two along x and along y), with equal chances, and
     1/11 for none. Magnitudes are KerasCV's defaults: mean 0.5 and standard deviation 0.15 of each operation's range.
-
-    Args:
-        images: float32 (B, H, W, C) in [-1, 1].
-        seed: Integer (2,).
-
-    Returns:
-        float32 (B, H, W, C) in [-1, 1].
     """
     colour = to_colour_bytes(images)
     for turn_seed in tf.unstack(tf.random.split(seed, 3)):
@@ -40,13 +33,6 @@ def aug_mix(images, seed):
     operations are the paper's, done by KerasCV's layers: AutoContrast, Equalization, Posterization (4 bits),
     RandomRotation (up to 30 s degrees), Solarization (threshold 256 (1 - s)), RandomShear (up to 0.3 s) and
     RandomTranslation (up to s / 3 of the side) along x and along y, where the severity s is uniform in [0.01, 0.3].
-
-    Args:
-        images: float32 (B, H, W, C) in [-1, 1].
-        seed: Integer (2,).
-
-    Returns:
-        float32 (B, H, W, C) in [-1, 1].
     """
     chains, longest = 3, 3
     batch = tf.shape(images)[0]

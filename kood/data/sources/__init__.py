@@ -1,12 +1,21 @@
 """Data sources, one file each: a file's `__all__` is what a recipe may name.
 
 A source is `NAME(image_shape, *, seed, <options>) -> {"train": ImageSet, "test": ImageSet}`, with "validation" beside
-them or in place of "test" where it has one, or `{"all": ImageSet}` where there is no official split. Its options are
-among `path`, `root`, `name`, `columns`, `group`, `classes`, `count`, `split` and `max_bad_images`. Called with a
-`split`, a source with an official split may return that one alone; one without returns "all". What a user can mend it
-reports as a `UserError` that begins with the option's name. Importing a source file imports nothing heavy.
+them or in place of "test" where it has one, or `{"all": ImageSet}` where there is no official split. `image_shape` is
+(H, W, C) of the images wanted; whatever comes in another is resized to it. `seed` decides all that is random. The
+options mean the same everywhere:
 
-Sources that differ in a name and a size are rows: `NAME = row(make, summary, **fixed)` of one function of the file.
+- `path`: a file or a folder, `~` and $VARIABLES expanded; `root`: the folder that the files it names are relative to.
+- `name`: which of several data sets; `columns`: what a table calls its columns.
+- `classes`: only these, in this order; `count`: at most so many images of each split, drawn at random.
+- `split`: only this one. A source without an official split then returns "all" all the same.
+- `max_bad_images`: how many files of each split may be left out because they cannot be read.
+- `group`: what images of one group have in common, as `kood.data.groups.group_keys` has it.
+- `ground`: what is seen through transparency, (red, green, blue).
+
+What a user can mend a source reports as a `UserError` that begins with the option's name. Importing a source file
+imports nothing heavy. Sources that differ in a name and a size are rows: `NAME = row(make, summary, **fixed)` of one
+function of the file.
 
 A file whose sources read files has a function `reads(source) -> (folder, files)` as well: given a recipe's source,
 every file that it will read, and the folder that their names are told relative to. A change of one of them makes a run
@@ -21,15 +30,9 @@ __all__ = ["row"]
 
 
 def row(make: Callable[..., Any], summary: str, **fixed: Any) -> Callable[..., Any]:
-    """A source that is another one with some of its arguments given.
+    """A source that is another one, of the same file, with some of its arguments given.
 
-    Args:
-        make: A source, or a function like one, of the same file.
-        summary: What it gives, in one line; a literal, because the registry reads it without an import.
-        **fixed: The arguments that are given, by keyword.
-
-    Returns:
-        A source with the other arguments.
+    `summary` says in one line what it gives: a literal, because the registry reads it without an import.
     """
 
     def source(image_shape, **options):

@@ -12,13 +12,6 @@ def digits(image_shape: tuple[int, int, int], *, seed: int) -> dict[str, ImageSe
 
     The values 0..16 become round(v 255 / 16). Source: the test part of UCI's "Optical Recognition of Handwritten
     Digits" (Alpaydin and Kaynak, 1998).
-
-    Args:
-        image_shape: (H, W, C) of the images wanted.
-        seed: Not used; nothing here is random.
-
-    Returns:
-        {"all": ImageSet}.
     """
     from sklearn.datasets import load_digits
 

@@ -11,12 +11,9 @@ from kood.data.listing import Listed, labelled, part_of, read_listed
 from kood.data.paths import data_path, what_is_at
 from kood.data.rules import WHITE, Colour
 from kood.errors import UserError
-from kood.text import clean, composed
+from kood.text import clean, composed, some_of
 
 __all__ = ["folder"]
-
-#: So many names are told of many.
-_TOLD = 5
 
 
 def folder(
@@ -38,19 +35,7 @@ def folder(
     tools (`@eaDir`, `$RECYCLE.BIN`, `__MACOSX`, ...) and whatever begins with a dot. Folders within a class's folder
     belong to the class. Classes and files are sorted by name. The parts may be called train or training, test or
     testing, and validation, val, valid or dev, in any capitals. Only the files that `classes`, `count` and `split`
-    leave are decoded.
-
-    Args:
-        image_shape: (H, W, C) of the images wanted; files of any size are resized to it.
-        seed: Decides which files `count` draws.
-        path: The folder; `~` and $VARIABLES are expanded.
-        classes: Only these, in this order.
-        count: At most so many files of each split, drawn at random.
-        split: Only this one, where the folder has several.
-        max_bad_images: How many files of each split may be left out because they cannot be read.
-        group: What images of one group have in common: {"folder": N}, the name of the N-th folder below the class
-            folder; or {"pattern": REGEX}, the pattern's first group (or its whole match) in the path below `path`.
-        ground: What is seen through transparency, (red, green, blue).
+    leave are decoded. Folders of a `group` count from the class folder.
 
     Returns:
         "train", "validation" and "test" where the folder has several of them, else {"all"}; without class folders the
@@ -73,10 +58,6 @@ def reads(source: Any) -> tuple[Path, list[str]]:
 def listed_splits(path: str | Path, group: Mapping[str, int | str] | None = None) -> Listed:
     """The files of a folder by part, with their classes and groups; no file is opened.
 
-    Args:
-        path: As for `folder`.
-        group: As for `folder`.
-
     Raises:
         UserError: As `folder` does.
     """
@@ -92,7 +73,7 @@ def listed_splits(path: str | Path, group: Mapping[str, int | str] | None = None
     lone = part_of(_name(inner[0])) if len(inner) == 1 and not loose else None
     if folders and loose:
         told.append(
-            f"{len(loose):,} image{'s' * (len(loose) > 1)} beside {_listed(map(_name, folders.values()))} passed over"
+            f"{len(loose):,} image{'s' * (len(loose) > 1)} beside {some_of(map(_name, folders.values()))} passed over"
         )
     if len(folders) == 1:
         told.append(f"{_name(next(iter(folders.values())))} is the only part: all its images are taken as one set")
@@ -121,7 +102,7 @@ def _part_folders(root: Path, inner: list[str]) -> dict[str, str]:
     others = [entry for entry in inner if entry not in found]
     if found and others:
         beside = " and ".join(map(_name, found))
-        raise UserError(f"path: {clean(root)} has folders beside {beside} ({_listed(map(_name, others))}); move them "
+        raise UserError(f"path: {clean(root)} has folders beside {beside} ({some_of(map(_name, others))}); move them "
                         f"out of it, or rename {beside} where that is a class")  # fmt: skip
     folders: dict[str, str] = {}
     for entry, part in found.items():
@@ -168,23 +149,18 @@ def _one_level_too_high(classes: list[str]) -> list[str]:
         if len(inside) < 2 or same not in (set(), inside):
             return []
         same = inside
-    who = f"the classes {_listed(map(_name, classes))} all hold" if len(classes) > 1 else f"{_name(classes[0])} holds"
+    who = f"the classes {some_of(map(_name, classes))} all hold" if len(classes) > 1 else f"{_name(classes[0])} holds"
     hint = "if those are classes, give the path one level lower"
     if all(map(part_of, same)):
         hint = "if those are parts, " + (
             "sort them as PART/CLASS" if len(classes) > 1 else f"give {_name(classes[0])} as the path"
         )
-    held = f"{'the same folders' if len(classes) > 1 else 'folders'} ({_listed(sorted(same))})"
+    held = f"{'the same folders' if len(classes) > 1 else 'folders'} ({some_of(sorted(same))})"
     return [f"{who} {held}, whose images are taken together; {hint}"]
 
 
 def _name(entry: str) -> str:
     return clean(composed(Path(entry).name))
-
-
-def _listed(names) -> str:
-    names = list(names)
-    return ", ".join(names[:_TOLD]) + (f" and {len(names) - _TOLD} more" if len(names) > _TOLD else "")
 
 
 def _but(passed: PassedOver) -> str:

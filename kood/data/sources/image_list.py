@@ -8,7 +8,8 @@ import numpy as np
 
 from kood.data.groups import group_keys, group_numbers
 from kood.data.image_set import ImageSet
-from kood.data.paths import data_path, existing_in, what_is_at
+from kood.data.listing import Listed, Listing, read_listed
+from kood.data.paths import data_path, existing_in, need, root_of
 from kood.data.rules import WHITE, Colour
 from kood.errors import UserError
 from kood.text import composed
@@ -32,21 +33,10 @@ def image_list(
 ) -> dict[str, ImageSet]:
     """A text file that names one image a line, `FILE LABEL`, as OpenOOD's image lists do.
 
-    FILE is relative to `root`; LABEL is a whole number, negative for images without a class, and everything after the
-    last blank of the line. Blank lines are passed over. A class is named after the folder that all of its images lie
-    in, where there is one and no other class has it, else by its number.
-
-    Args:
-        image_shape: (H, W, C) of the images wanted; files of any size are resized to it.
-        seed: Not used.
-        path: The list; "{split}" in it stands for "train" and "test", of which each then has a list of its own. `~`
-            and $VARIABLES are expanded.
-        root: The folder that its files are relative to; the list's own where not given.
-        split: Only this one, where there are two lists.
-        max_bad_images: How many files of each list may be left out because they cannot be read.
-        group: What images of one group have in common: {"folder": N}, the name of the N-th folder of FILE, counted from
-            `root`; or {"pattern": REGEX}, the pattern's first group (or its whole match) in FILE.
-        ground: What is seen through transparency, (red, green, blue).
+    FILE is relative to `root` (the list's own folder where not given); LABEL is a whole number, negative for images
+    without a class, and everything after the last blank of the line. Blank lines are passed over. A class is named
+    after the folder that all of its images lie in, where there is one and no other class has it, else by its number.
+    "{split}" in `path` stands for "train" and "test", of which each then has a list of its own.
 
     Returns:
         {"train", "test"} where the path has a place for the split, else {"all"}; where labels are negative they are
@@ -57,28 +47,8 @@ def image_list(
             number without images, a class of the test list that the training list lacks, a file outside `root`, more
             files that cannot be read than `max_bad_images`, a file that has no group.
     """
-    from kood.data.decode import decode_readable
-
-    lists, folder = _lists(path, root)
-    names = list(lists)
-    read = {name: _read(file, folder) for name, file in lists.items()}
-    groups = group and group_numbers({
-        name: group_keys(group, [file.relative_to(folder).as_posix() for file in files])
-        for name, (files, _) in read.items()
-    })  # fmt: skip
-    first_files, first_labels = read[names[0]]
-    class_names = None if first_labels is None else _class_names(first_files, first_labels)
-    sets = {}
-    for name, (files, labels) in read.items():
-        if (labels is None) != (class_names is None):
-            raise UserError(f"path: of {lists[names[0]]} and {lists[name]} one has classes and the other none")
-        if labels is not None and class_names is not None and labels.max() >= len(class_names):
-            raise UserError(f"path: {lists[name]} has the class {labels.max()}, which {lists[names[0]]} lacks")
-        if split in (None, name) or len(read) == 1:
-            images, rows, skipped = decode_readable(files, image_shape, max_bad_images, ground)
-            sets[name] = ImageSet(images, None if labels is None else labels[rows], class_names or (), skipped,
-                                  groups=groups[name][rows] if groups else None)  # fmt: skip
-    return sets
+    return read_listed(listed_lists(path, root, group), image_shape, seed=seed, split=split,
+                       max_bad_images=max_bad_images, ground=ground)  # fmt: skip
 
 
 def reads(source: Any) -> tuple[Path, list[str]]:
@@ -87,21 +57,41 @@ def reads(source: Any) -> tuple[Path, list[str]]:
     return folder, [str(file) for one in lists.values() for file in (one, *_read(one, folder)[0])]
 
 
+def listed_lists(path: str, root: str | None = None, group: Mapping[str, int | str] | None = None) -> Listed:
+    """The files of a list, or of one for each split, with their classes and groups; no image is opened.
+
+    Raises:
+        UserError: As `image_list` does.
+    """
+    lists, folder = _lists(path, root)
+    read = {name: _read(file, folder) for name, file in lists.items()}
+    groups = group and group_numbers({
+        name: group_keys(group, [file.relative_to(folder).as_posix() for file in files])
+        for name, (files, _) in read.items()
+    })  # fmt: skip
+    first, *_ = lists
+    files, labels = read[first]
+    names = () if labels is None else _class_names(files, labels)
+    parts = {}
+    for name, (files, labels) in read.items():
+        if (labels is None) == bool(names):
+            raise UserError(f"path: of {lists[first]} and {lists[name]} one has classes and the other none")
+        if labels is not None and labels.max() >= len(names):
+            raise UserError(f"path: {lists[name]} has the class {labels.max()}, which {lists[first]} lacks")
+        of_files = np.zeros(len(files), np.int64) if labels is None else labels
+        parts[name] = Listing(list(map(str, files)), of_files, names, groups[name] if groups else None)
+    return Listed(parts)
+
+
 def _lists(path: str, root: str | None) -> tuple[dict[str, Path], Path]:
     """The list of each part, and the folder that its files are relative to."""
     names = ("train", "test") if _PLACE in path else ("all",)
     lists = {name: data_path(path.replace(_PLACE, name)) for name in names}
-    folder = lists[names[0]].parent if root is None else data_path(root)
-    if what_is_at(folder) != "a folder":
-        raise UserError(f"root: {folder} is no folder; give the one that the list's files are relative to")
-    return lists, folder
+    return lists, root_of(lists[names[0]], root, "list")
 
 
 def _read(file: Path, folder: Path) -> tuple[list[Path], np.ndarray | None]:
-    at = what_is_at(file)
-    if at != "a file":
-        found = f"is {at}, not a list" if at else "does not exist"
-        raise UserError(f"path: {file} {found}; give a text file of lines FILE LABEL")
+    need(file, "a file", "a list", "give a text file of lines FILE LABEL")
     try:
         lines = composed(file.read_text(encoding="utf-8-sig")).splitlines()
     except UnicodeDecodeError as error:

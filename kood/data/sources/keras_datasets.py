@@ -81,12 +81,6 @@ def _sets(
 ) -> dict[str, ImageSet]:
     """A data set of Keras's, downloaded at its first use: {"train", "test"}.
 
-    Args:
-        image_shape: (H, W, C) of the images wanted.
-        seed: Not used; nothing here is random.
-        data_set: Keras's name of it.
-        class_names: Its classes.
-
     Raises:
         UserError: The download fails.
     """

@@ -1,6 +1,6 @@
 """Synthetic far-out-of-distribution images: the noise sets of outlier exposure (Hendrycks et al., arXiv:1812.04606).
 
-All are drawn in [-1, 1] and rounded to 0..255; each is made by its own stream of `seed`.
+All are drawn in [-1, 1] and rounded to 0..255, without labels; each is made by its own stream of `seed`.
 """
 
 import numpy as np
@@ -15,45 +15,18 @@ def _bytes(images: np.ndarray) -> dict[str, ImageSet]:
 
 
 def gaussian(image_shape: tuple[int, int, int], *, seed: int, count: int = 1000) -> dict[str, ImageSet]:
-    """Gaussian noise: every value from N(0, 0.5^2), clipped to [-1, 1].
-
-    Args:
-        image_shape: (H, W, C) of the images wanted.
-        seed: Decides the noise.
-        count: How many images.
-
-    Returns:
-        {"all": ImageSet} without labels.
-    """
+    """Gaussian noise: every value from N(0, 0.5^2), clipped to [-1, 1]."""
     return _bytes(np.random.default_rng([seed, 1]).normal(scale=0.5, size=(count, *image_shape)))
 
 
 def uniform(image_shape: tuple[int, int, int], *, seed: int, count: int = 1000) -> dict[str, ImageSet]:
-    """Uniform noise: every value from 0..255 with equal chance.
-
-    Args:
-        image_shape: (H, W, C) of the images wanted.
-        seed: Decides the noise.
-        count: How many images.
-
-    Returns:
-        {"all": ImageSet} without labels.
-    """
+    """Uniform noise: every value from 0..255 with equal chance."""
     draw = np.random.default_rng([seed, 2])
     return {"all": ImageSet(draw.integers(0, 256, (count, *image_shape), dtype=np.uint8))}
 
 
 def rademacher(image_shape: tuple[int, int, int], *, seed: int, count: int = 1000) -> dict[str, ImageSet]:
-    """Rademacher noise: every value -1 or 1 with equal chance.
-
-    Args:
-        image_shape: (H, W, C) of the images wanted.
-        seed: Decides the noise.
-        count: How many images.
-
-    Returns:
-        {"all": ImageSet} without labels.
-    """
+    """Rademacher noise: every value -1 or 1 with equal chance."""
     draw = np.random.default_rng([seed, 3])
     return {"all": ImageSet(draw.integers(0, 2, (count, *image_shape), dtype=np.uint8) * np.uint8(255))}
 
@@ -63,14 +36,6 @@ def blobs(image_shape: tuple[int, int, int], *, seed: int, count: int = 1000) ->
 
     Every value is 1 with chance 0.7, else 0; an image is blurred over height, width and channels by a Gaussian of 1.5
     pixels (edges repeated, cut off at four standard deviations); values under 0.75 become 0; [0, 1] becomes [-1, 1].
-
-    Args:
-        image_shape: (H, W, C) of the images wanted.
-        seed: Decides the noise.
-        count: How many images.
-
-    Returns:
-        {"all": ImageSet} without labels.
     """
     from scipy.ndimage import gaussian_filter
 

@@ -1,12 +1,15 @@
 """A NumPy archive: images that have already been read by something else."""
 
 import math
+import zipfile
+import zlib
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from kood.data.image_set import ImageSet
+from kood.data.large import filled, is_large
 from kood.data.paths import data_path, what_is_at
 from kood.data.rules import WHITE, Colour
 from kood.errors import UserError
@@ -24,12 +27,6 @@ def npz(image_shape: tuple[int, int, int], *, seed: int, path: str, ground: Colo
     Images are uint8, or float in [0, 1]; (N, H, W, C), channels last, or (N, H, W) for grey. Labels are whole numbers
     from 0, (N,) or (N, 1), and may be left out. `class_names` (strings) may be there; else a class is named by its
     number. Pickled arrays are refused, since reading them can run code.
-
-    Args:
-        image_shape: (H, W, C) of the images wanted; others are resized to it.
-        seed: Not used; nothing here is random.
-        path: The file; `~` and $VARIABLES are expanded.
-        ground: What is seen through transparency, (red, green, blue).
 
     Returns:
         {"all"}, or {"train", "test"} where the file has `x_train` and `x_test`.
@@ -56,12 +53,8 @@ def npz(image_shape: tuple[int, int, int], *, seed: int, path: str, ground: Colo
         given = [found for found in labels.values() if found is not None]
         names = tuple(str(k) for k in range(1 + max((int(found.max()) for found in given), default=-1)))
     return {
-        split: ImageSet(
-            _images(arrays[x], x, image_shape, file, ground),
-            labels[split],
-            names if labels[split] is not None else (),
-        )
-        for split, (x, _) in keys.items()
+        split: ImageSet(_images(arrays[x], x, image_shape, file, ground), told, () if told is None else names)
+        for (split, (x, _)), told in zip(keys.items(), labels.values(), strict=True)
     }
 
 
@@ -72,9 +65,6 @@ def reads(source: Any) -> tuple[Path, list[str]]:
 
 
 def _arrays(file: Path) -> dict[str, np.ndarray]:
-    import zipfile
-    import zlib
-
     try:
         loaded = np.load(file, allow_pickle=False)
         if not isinstance(loaded, np.lib.npyio.NpzFile):
@@ -94,8 +84,6 @@ def _arrays(file: Path) -> dict[str, np.ndarray]:
 
 def _member(archive: np.lib.npyio.NpzFile, name: str) -> np.ndarray:
     """An array of an archive, a large one a block at a time."""
-    from kood.data.large import filled, is_large
-
     of = archive.zip
     member = next((one for one in of.infolist() if one.filename == f"{name}.npy"), None) if of else None
     if of is None or member is None or not is_large(member.file_size):
@@ -129,7 +117,6 @@ def _class_names(arrays: dict[str, np.ndarray], file: Path) -> tuple[str, ...] |
 
 def _images(images: np.ndarray, key: str, image_shape: tuple[int, int, int], file: Path, ground: Colour) -> np.ndarray:
     from kood.data.images import fit_images
-    from kood.data.large import filled
 
     if images.ndim == 3:
         images = images[..., None]
@@ -167,6 +154,6 @@ def _labels(
         )
     most_classes = _MOST_CLASSES if names is None else len(names)
     if len(labels) and (labels.min() < 0 or labels.max() >= most_classes):
-        most = f" to at most {most_classes - 1}"
-        raise UserError(f"path: `{key}` in {file} must count from 0{most}; it has {labels.min()} to {labels.max()}")
+        raise UserError(f"path: `{key}` in {file} must count from 0 to at most {most_classes - 1}; it has "
+                        f"{labels.min()} to {labels.max()}")  # fmt: skip
     return labels.astype(np.int64)

@@ -3,7 +3,6 @@
 import numpy as np
 
 from kood.data.image_set import ImageSet
-from kood.errors import UserError
 
 __all__ = ["photo_patches"]
 
@@ -12,28 +11,13 @@ def photo_patches(image_shape: tuple[int, int, int], *, seed: int, count: int = 
     """Random square patches of the two photographs that come with scikit-learn (no download).
 
     A patch's side is drawn uniformly between the larger of H and W (or the photograph's own height, where that is
-    less) and the photograph's height, its place uniformly; it is then resized to H x W.
-
-    Args:
-        image_shape: (H, W, C) of the images wanted.
-        seed: Decides photographs, sides and places.
-        count: How many patches.
-
-    Returns:
-        {"all": ImageSet} without labels.
-
-    Raises:
-        UserError: Pillow, which reads the photographs, is missing.
+    less) and the photograph's height, its place uniformly; it is then resized to H x W. They have no labels.
     """
     from sklearn.datasets import load_sample_images
 
     from kood.data.images import fit_images
 
-    try:
-        photographs = load_sample_images().images
-    except ImportError as error:
-        raise UserError("source: photo_patches needs Pillow; pip install pillow") from error
-    draw = np.random.default_rng([seed, 0x9407])
+    photographs, draw = load_sample_images().images, np.random.default_rng([seed, 0x9407])
     patches = np.empty((count, *image_shape), np.uint8)
     for row in range(count):
         photograph = photographs[draw.integers(len(photographs))]

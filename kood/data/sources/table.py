@@ -5,9 +5,8 @@ import io
 import os
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path, PureWindowsPath
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -15,7 +14,7 @@ from kood.data.files import SUFFIXES
 from kood.data.groups import group_keys, group_numbers
 from kood.data.image_set import ImageSet
 from kood.data.listing import Listed, labelled, part_of, read_listed
-from kood.data.paths import data_path, existing_in, what_is_at
+from kood.data.paths import data_path, existing_in, need, root_of
 from kood.data.rules import WHITE, Colour
 from kood.errors import UserError
 from kood.text import clean, composed
@@ -56,20 +55,9 @@ def table(
     column called split (or subset, or partition) says the part of each image: train, validation or test in any usual
     spelling. Without it there are two columns, or one of files alone. Empty lines are passed over.
 
-    Args:
-        image_shape: (H, W, C) of the images wanted; files of any size are resized to it.
-        seed: Decides which files `count` draws.
-        path: The table; `~` and $VARIABLES are expanded.
-        root: The folder that its files are relative to; the table's own where not given. "\\" counts as "/".
-        columns: How the first line calls them: {"file", "label", "split"}, as many as are not found by themselves.
-        classes: Only these, in this order.
-        count: At most so many files of each split, drawn at random.
-        split: Only this one, where there are several.
-        max_bad_images: How many files of each split may be left out because they cannot be read.
-        group: What images of one group have in common: {"column": NAME}, their value in that column; {"folder": N},
-            the name of the N-th folder of FILE, counted from `root`; or {"pattern": REGEX}, the pattern's first group
-            (or its whole match) in FILE.
-        ground: What is seen through transparency, (red, green, blue).
+    FILE is relative to `root` (the table's own folder where not given); "\\" in it counts as "/". `columns` says how
+    the first line calls {"file", "label", "split"}, as many as are not found by themselves. `group` may be {"column":
+    NAME} as well: images with one value in that column.
 
     Returns:
         "train", "validation" and "test" where the table's column of parts has several, else {"all"}; without a column
@@ -92,11 +80,11 @@ def reads(source: Any) -> tuple[Path, list[str]]:
         for option in ("columns", "group")
     )
     listed = listed_table(source.path, source.root, columns, group or None, source.max_bad_images or 0)
-    return _root(data_path(source.path), source.root), [str(data_path(source.path)), *listed.files]
+    file = data_path(source.path)
+    return root_of(file, source.root, "table"), [str(file), *listed.files]
 
 
-@dataclass(frozen=True)
-class _Row:
+class _Row(NamedTuple):
     """A line of the table: its number, counted from 1, and its fields."""
 
     line: int
@@ -112,18 +100,11 @@ def listed_table(
 ) -> Listed:
     """The files of a table by part, with their classes and groups; no image is opened.
 
-    Args:
-        path: As for `table`.
-        root: As for `table`.
-        columns: As for `table`.
-        group: As for `table`.
-        max_bad_images: How many files may be missing.
-
     Raises:
-        UserError: As `table` does.
+        UserError: As `table` does; more than `max_bad_images` files are missing.
     """
     file = data_path(path)
-    folder = _root(file, root)
+    folder = root_of(file, root, "table")
     header, rows = _rows(file)
     given = {f"columns.{kind}": (kind, name) for kind, name in (columns or {}).items()}
     if group is not None and "column" in group:
@@ -163,19 +144,9 @@ def listed_table(
     return Listed(listings, tuple(told), lone)
 
 
-def _root(file: Path, root: str | None) -> Path:
-    folder = file.parent if root is None else data_path(root)
-    if what_is_at(folder) != "a folder":
-        raise UserError(f"root: {clean(folder)} is no folder; give the one that the table's files are relative to")
-    return folder
-
-
 def _rows(file: Path) -> tuple[list[str], list[_Row]]:
     """The names of the columns, empty where the table does not say, and its lines."""
-    at = what_is_at(file)
-    if at != "a file":
-        found = f"is {at}, not a table" if at else "does not exist"
-        raise UserError(f"path: {clean(file)} {found}; give a CSV or TSV file of lines FILE,LABEL")
+    need(file, "a file", "a table", "give a CSV or TSV file of lines FILE,LABEL")
     content = file.read_bytes()
     encoding = "utf-16" if content[:2] in (b"\xff\xfe", b"\xfe\xff") else "utf-8-sig"
     try:
@@ -232,7 +203,10 @@ def _parsed(text: str, delimiter: str, file: Path, most: int | None = None) -> l
 
 
 def _delimiter(text: str) -> str:
-    """The one that gives every line of the beginning the same number of fields, one of them a file."""
+    """The one that gives every line of the beginning the same number of fields, one of them a file.
+
+    Not `csv.Sniffer`, which knows nothing of files: it splits names at the sign that is spread most evenly.
+    """
     found = []
     for delimiter in _DELIMITERS:
         try:
@@ -250,11 +224,7 @@ def _delimiter(text: str) -> str:
 def _places(file: Path, header: list[str], rows: list[_Row], given: Mapping[str, tuple[str, str]]) -> dict[str, int]:
     """Which column holds what: "file", and perhaps "label", "split" and "group".
 
-    Args:
-        file: The table.
-        header: The names of its columns, empty where it does not say.
-        rows: Its lines.
-        given: What a column holds and its name, by the recipe's key.
+    `given` says what a column holds and its name, by the recipe's key; `header` is empty where the table has none.
     """
     shown = ", ".join(map(clean, header)) or "no line that names its columns"
     places: dict[str, int] = {}

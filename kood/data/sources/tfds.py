@@ -6,6 +6,7 @@ from typing import Any
 
 import numpy as np
 
+from kood.data.classes import class_indices, drawn
 from kood.data.image_set import ImageSet
 from kood.data.large import Blobs
 from kood.data.paths import data_path
@@ -15,7 +16,6 @@ from kood.errors import UserError
 
 __all__ = ["dtd", "places365", "svhn", "tfds"]
 
-_Classes = Sequence[int | str] | None
 #: What TFDS calls the sources that have a name of their own here.
 _NAMES = {"svhn": "svhn_cropped", "dtd": "dtd", "places365": "places365_small"}
 
@@ -26,32 +26,19 @@ def _prepared(
     seed: int,
     name: str,
     path: str | None = None,
-    classes: _Classes = None,
+    classes: Sequence[int | str] | None = None,
     count: int | None = None,
     split: str | None = None,
     ground: Colour = WHITE,
     test: str | None = None,
 ) -> dict[str, ImageSet]:
-    """A TensorFlow Dataset that has been prepared.
-
-    Args:
-        image_shape: (H, W, C) of the images wanted.
-        seed: Decides which images `count` draws.
-        name: As TFDS spells it, with configuration and version where needed ("imagenet_resized/64x64").
-        path: TFDS's data folder; its own default where not given.
-        classes: Only these, in this order.
-        count: So many images of each split, drawn at random.
-        split: Only this one.
-        ground: What is seen through transparency, (red, green, blue).
-        test: Its split to test on; that of this name, else its validation split, where not given.
-
-    Returns:
-        {"train", "test"}, or {"all"} where the data set has a single split.
+    """A TensorFlow Dataset that has been prepared, by its name as TFDS spells it, with configuration and version where
+    needed ("imagenet_resized/64x64"). `path` is TFDS's data folder; `test` its split to test on: not given, that of
+    this name, else its validation split.
 
     Raises:
         UserError: TFDS is missing, it knows no such name, the data set has not been prepared, or has no images.
     """
-    from kood.data.classes import class_indices, relabel
     from kood.data.decode import decode_images
 
     builder = _builder(name, path)
@@ -67,12 +54,7 @@ def _prepared(
     sets = {}
     for part, tfds_split in _parts(builder, split, test, name).items():
         files, all_labels = _read(builder, tfds_split, has_labels)
-        rows, labels, names = np.arange(len(files)), all_labels, class_names
-        if classes is not None:
-            rows, labels, names = relabel(classes, all_labels, class_names)
-        if count is not None and count < len(rows):
-            drawn = np.sort(draw.choice(len(rows), count, replace=False))
-            rows, labels = rows[drawn], labels[drawn]
+        rows, labels, names = drawn(all_labels, class_names, classes, count, draw)
         chosen = files if len(rows) == len(files) else Blobs(files[row] for row in rows)
         images = decode_images(chosen, image_shape, ground)
         sets[part] = ImageSet(images, labels if has_labels else None, names)
