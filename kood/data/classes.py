@@ -14,11 +14,9 @@ __all__ = ["class_indices", "drawn", "select_classes"]
 
 
 def class_indices(classes: Sequence[int | str], class_names: Sequence[str]) -> list[int]:
-    """The positions in `class_names` of the classes asked for, in the order asked.
+    """The positions of the classes asked for, in the order asked, in `class_names`, those that the source has.
 
-    Args:
-        classes: Names, or numbers counting from 0 in the source's own order.
-        class_names: The names the source has.
+    `classes` are names, or numbers counting from 0 in the source's own order.
 
     Raises:
         UserError: An unknown name (the nearest spelling is given), a number out of range, a class named twice, an

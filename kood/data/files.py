@@ -3,7 +3,6 @@
 import os
 import stat
 from collections import Counter
-from dataclasses import dataclass, field
 from pathlib import Path
 
 from kood.errors import UserError
@@ -34,17 +33,15 @@ SYSTEM_FOLDERS = frozenset({
 _NAMED = 8
 
 
-@dataclass
 class PassedOver:
-    """What a listing does not take, counted as it goes.
+    """What a listing does not take, counted as it goes: `folders` by name, and `files` by suffix, in lower case.
 
-    Attributes:
-        folders: How many of each name.
-        files: How many of each suffix, in lower case; those that begin with a dot count as "hidden".
+    Files that begin with a dot count as "hidden".
     """
 
-    folders: Counter[str] = field(default_factory=Counter)
-    files: Counter[str] = field(default_factory=Counter)
+    def __init__(self) -> None:
+        self.folders: Counter[str] = Counter()
+        self.files: Counter[str] = Counter()
 
     def notes(self) -> tuple[str, ...]:
         """A sentence for the folders and one for the files, where there are any, the most frequent first."""
@@ -67,11 +64,8 @@ def files_under(root: str | Path, passed: PassedOver | None = None) -> list[str]
 
     As strings: of a million files, `Path` objects would take three times the memory. What begins with a dot is passed
     over, and so are the folders of `SYSTEM_FOLDERS` and links to folders. A link that leads nowhere is among the
-    files, so that whoever reads it can say so; a pipe or a device is not, as it would never end.
-
-    Args:
-        root: The folder.
-        passed: Counts what is passed over.
+    files, so that whoever reads it can say so; a pipe or a device is not, as it would never end. `passed` counts what
+    is passed over.
 
     Raises:
         UserError: a folder that cannot be read.
@@ -90,17 +84,12 @@ def images_among(
 ) -> tuple[list[str], list[str]]:
     """What lies in a folder itself: its image files and the folders in it, each sorted, as `files_under` takes them.
 
-    Args:
-        folder: Where to look.
-        links: Whether a link to a folder is one of the folders.
-        passed: Counts what is passed over.
+    With `links`, a link to a folder is one of the folders.
 
     Raises:
         UserError: a folder that cannot be read.
     """
-    passed = PassedOver() if passed is None else passed
-    files: list[str] = []
-    folders: list[str] = []
+    passed, files, folders = passed or PassedOver(), [], []
     try:
         with os.scandir(folder) as entries:
             for entry in sorted(entries, key=lambda e: e.name):

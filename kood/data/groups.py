@@ -22,42 +22,34 @@ def group_keys(group: Mapping[str, int | str], files: Sequence[str], *, above: i
         files: Paths relative to the source's folder, with "/" between their parts.
         above: Folders at the beginning of each path that do not count, those of the part and the class.
 
-    Returns:
-        As many keys.
-
     Raises:
         UserError: a file that is not so deep or that the pattern does not match; a group of another kind.
     """
     if "column" in group:
         raise UserError("group.column: only a table has columns; write group = { folder = 1 } or { pattern = ... }")
+    keys: list[str] = []
     if "pattern" in group:
         pattern = re.compile(composed(str(group["pattern"])))
-        keys = [_matched(pattern, composed(file)) for file in files]
-        missing = f"does not match {str(group['pattern'])!r}; mend the pattern or the name"
-    else:
-        place = above + int(group["folder"]) - 1
-        folders = [PurePosixPath(file).parts[:-1] for file in files]
-        keys = [composed(parts[place]) if place < len(parts) else None for parts in folders]
-        below = "the class folder" if above else "the source's folder"
-        missing = f"does not lie {group['folder']} folders below {below}; lower `folder` or move the file"
-    kind = "pattern" if "pattern" in group else "folder"
-    for file, key in zip(files, keys, strict=True):
-        if key is None:
-            raise UserError(f"group.{kind}: {clean(file)} {missing}")
-    return [key for key in keys if key is not None]
-
-
-def _matched(pattern: re.Pattern[str], file: str) -> str | None:
-    found = pattern.search(file)
-    return found and found[1 if pattern.groups else 0]
+        for file in files:
+            found = pattern.search(composed(file))
+            key = found and found[1 if pattern.groups else 0]
+            if key is None:
+                raise UserError(f"group.pattern: {clean(file)} does not match {str(group['pattern'])!r}; mend the "
+                                "pattern or the name")  # fmt: skip
+            keys.append(key)
+        return keys
+    place, below = above + int(group["folder"]) - 1, "the class folder" if above else "the source's folder"
+    for file in files:
+        folders = PurePosixPath(file).parts[:-1]
+        if place >= len(folders):
+            raise UserError(f"group.folder: {clean(file)} does not lie {group['folder']} folders below {below}; lower "
+                            "`folder` or move the file")  # fmt: skip
+        keys.append(composed(folders[place]))
+    return keys
 
 
 def group_numbers(keys: Mapping[str, Sequence[str]]) -> dict[str, np.ndarray]:
-    """Keys as numbers, int64, which are equal where the keys are, across the parts of a source.
-
-    Args:
-        keys: {part: the key of each of its images}.
-    """
+    """{part: keys of its images} as numbers, int64, which are equal where the keys are, across the parts."""
     numbers: dict[str, int] = {}
     return {part: np.array([numbers.setdefault(key, len(numbers)) for key in found], np.int64)
             for part, found in keys.items()}  # fmt: skip

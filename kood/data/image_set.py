@@ -54,11 +54,7 @@ class ImageSet:
 
     @property
     def known_labels(self) -> np.ndarray:
-        """`labels`, where there must be some.
-
-        Raises:
-            ValueError: There are none.
-        """
+        """`labels`; raises `ValueError` where there are none."""
         if self.labels is None:
             raise ValueError("these images have no labels")
         return self.labels
@@ -66,8 +62,7 @@ class ImageSet:
     def take(self, indices: Sequence[int] | np.ndarray) -> "ImageSet":
         """The images (and labels) at `indices`, in that order."""
         rows = np.asarray(indices)
-        if rows.size == 0:
-            rows = rows.astype(np.int64)
+        rows = rows if rows.size else rows.astype(np.int64)
         labels = None if self.labels is None else self.labels[rows]
         groups = None if self.groups is None else self.groups[rows]
         return ImageSet(rows_of(self.images, rows), labels, self.class_names, self.skipped, self.notes, groups)

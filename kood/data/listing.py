@@ -77,38 +77,33 @@ def labelled(
 ) -> dict[str, Listing]:
     """Files and the names of their classes as listings that count the same classes.
 
+    Classes are sorted by name; those of "train" count, or of all parts where it is not there.
+
     Args:
         parts: (files, the class of each) by part; None in place of the classes where there are none.
         where: What each part is called in a message.
         groups: int64 (N,) by part.
 
-    Returns:
-        A listing for each. Classes are sorted by name; those of "train" count, or of all parts where it is not there.
-
     Raises:
         UserError: classes in one part and none in another; a class that the training part lacks.
     """
     first = "train" if "train" in parts else next(iter(parts))
-    listings = {}
-    of_first = parts[first][1]
     counted = [parts[first]] if "train" in parts else parts.values()
-    names = tuple(sorted({composed(name) for _, told in counted for name in told or ()}))
-    place = {name: index for index, name in enumerate(names)}
+    place = {name: index for index, name in enumerate(sorted({composed(n) for _, told in counted for n in told or ()}))}
+    listings = {}
     for part, (files, told) in parts.items():
-        if (told is None) != (of_first is None):
+        if (told is None) != (parts[first][1] is None):
             having, lacking = (first, part) if told is None else (part, first)
             raise UserError(
                 f"path: {clean(where[having])} has class folders and {clean(where[lacking])} none; sort both alike"
             )
-        classes = [] if told is None else [composed(name) for name in told]
+        classes = [composed(name) for name in told or ()]
         unknown = sorted(set(classes) - place.keys())
         if unknown:
-            raise UserError(
-                f"path: {clean(where[part])} has classes that {clean(where[first])} lacks: "
-                f"{', '.join(map(clean, unknown))}"
-            )
+            raise UserError(f"path: {clean(where[part])} has classes that {clean(where[first])} lacks: "
+                            f"{', '.join(map(clean, unknown))}")  # fmt: skip
         labels = np.zeros(len(files), np.int64) if told is None else np.array([place[one] for one in classes], np.int64)
-        listings[part] = Listing(files, labels, names, None if groups is None else groups[part])
+        listings[part] = Listing(files, labels, tuple(place), groups[part] if groups else None)
     return listings
 
 

@@ -76,15 +76,10 @@ def _plain(value: Any) -> Any:
 def load_ood(spec: Any, image_shape: tuple[int, int, int], *, seed: int, key: str, ground: Colour = WHITE) -> ImageSet:
     """One out-of-distribution set: its test images where it has any, then `classes`, then `count` drawn at random.
 
-    Args:
-        spec: As for `load_source`; `spec.split` overrides the choice of "test".
-        image_shape: (H, W, C) of the images wanted.
-        seed: Decides what is drawn.
-        key: Where the recipe has `spec`.
-        ground: As for `load_source`.
+    The arguments are those of `load_source`; `spec.split` overrides the choice of "test".
 
     Returns:
-        An `ImageSet` of at least one image, labelled as the source is.
+        At least one image, labelled as the source does.
 
     Raises:
         UserError: As `load_source` does; a split the source does not have; more images asked for than there are.
@@ -97,19 +92,9 @@ def load_outliers(
 ) -> tuple[str, ImageSet]:
     """Real outliers to train on: as `load_ood`, but of the source's training images; its test part stays unseen.
 
-    Args:
-        spec: As for `load_source`; `spec.split` overrides the choice of "train".
-        image_shape: (H, W, C) of the images wanted.
-        seed: Decides what is drawn.
-        key: Where the recipe has `spec`.
-        ground: What is seen through transparency, (red, green, blue).
-
     Returns:
         The part that was taken ("train", "all" where the source has one part, "test" where it has no other), and its
         images.
-
-    Raises:
-        UserError: As `load_ood` does.
     """
     return _load_part(spec, image_shape, ("train", "all", "validation", "test"), seed, key, ground)
 
@@ -200,7 +185,7 @@ def _chosen(found: ImageSet, spec: Any, key: str) -> ImageSet:
 
 
 def _need_images(found: ImageSet, key: str) -> None:
-    counts = np.bincount(found.known_labels, minlength=len(found.class_names))
-    for name, images in zip(found.class_names, counts, strict=True):
-        if images == 0:
-            raise UserError(f"{key}: the class {name!r} has no images; remove it from `classes` or add images")
+    for label in np.setdiff1d(np.arange(len(found.class_names)), found.known_labels):
+        raise UserError(
+            f"{key}: the class {found.class_names[label]!r} has no images; remove it from `classes` or add images"
+        )

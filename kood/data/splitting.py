@@ -101,16 +101,20 @@ class Splitting:
 
     def _said(self, counts: dict[str, int], left_out: dict[str, tuple[int, int]]) -> tuple[list[str], list[str]]:
         """Notes and warnings, a sentence each."""
-        notes, warnings = [], []
+        notes: list[str] = []
         every = [self.train, *self.own.values()]
-        ends = np.cumsum([len(found) for found in every])[:-1]
-        for found, digests in zip(every, np.split(self.digests, ends), strict=True):
-            same = alike(found.images, digests)
-            warnings += [same] if same and same not in warnings else []
+        its_own = np.split(self.digests, np.cumsum([len(found) for found in every])[:-1])
+        same = (alike(found.images, digests) for found, digests in zip(every, its_own, strict=True))
+        warnings = list(dict.fromkeys(filter(None, same)))
         copies, thinned = counts["images"] - counts["different"], counts["left_out_of_calibration"]
         if copies:
+            height, width, _ = self.train.images.shape[1:]
+            near = self.spec.near_copies
+            what = f"the same pixels at {height} x {width}" + (
+                "" if near is None else f", or perceptual hashes that differ in at most {near} bits"
+            )
             warnings.append(
-                f"{copies:,} of {counts['images']:,} images are copies of others ({self._alike()}); dealt out one by "
+                f"{copies:,} of {counts['images']:,} images are copies of others ({what}); dealt out one by "
                 f"one, {counts['apart']:,} images would have a copy in another part, so copies stay in one part"
                 + (f", and {thinned:,} are left out of the calibration part" if thinned else "")
             )
@@ -152,13 +156,6 @@ class Splitting:
             notes.append(f"the images stand in {units:,} groups{whole}")
         return [f"{self.key}: {text}" for text in notes], [f"{self.key}: {text}" for text in warnings]
 
-    def _alike(self) -> str:
-        """What makes a copy."""
-        height, width, _ = self.train.images.shape[1:]
-        same = f"the same pixels at {height} x {width}"
-        near = self.spec.near_copies
-        return same if near is None else f"{same}, or perceptual hashes that differ in at most {near} bits"
-
     def _need_rows(self, rows: np.ndarray, unseen: np.ndarray) -> None:
         """Every class needs some of the rows; `unseen` are those of which nothing stands in the source's own parts."""
         left = np.bincount(self.labels[rows], minlength=len(self.train.class_names))
@@ -166,27 +163,23 @@ class Splitting:
             if left[label]:
                 continue
             units = self.units[unseen][self.labels[unseen] == label]
-            images = int(np.count_nonzero(self.labels == label))
+            every = self.units[: len(self.labels)][self.labels == label]
+            images, lower = len(every), ", or lower `near_copies`" if self.spec.near_copies else ""
             if images > len(units):
-                own = " or ".join(part for part, its in self.own_rows.items() if self._reach(label, its))
+                reached = [part for part, its in self.own_rows.items() if np.isin(every, self.units[its]).any()]
+                own = " or ".join(reached)
                 raise UserError(
                     f"{self.key}: {images - len(units):,} of the {images:,} training images of the class {name!r} are "
                     f"left out, because they are copies of images in the source's own {own} part or belong together "
                     f"with some, and {len(units):,} {'is' if len(units) == 1 else 'are'} too few for every part; take "
-                    "those images out of one of the two, add others, or drop the class"
-                    + (", or lower `near_copies`" if self.spec.near_copies else "")
+                    f"those images out of one of the two, add others, or drop the class{lower}"
                 )
             together = len(np.unique(units))
             parted = "" if together == len(units) else f" in {together} groups or sets of copies, which stay together"
             raise UserError(
                 f"{self.key}: the class {name!r} has too few images ({len(units)}{parted}) to stand in every part of "
-                "the split; add images, drop the class, or lower `validation`, `calibration` and `test`"
-                + (", or lower `near_copies`" if self.spec.near_copies else "")
+                f"the split; add images, drop the class, or lower `validation`, `calibration` and `test`{lower}"
             )
-
-    def _reach(self, label: int, rows: np.ndarray) -> bool:
-        """Whether rows of a part of the source's own belong together with training images of a class."""
-        return bool(np.isin(self.units[: len(self.labels)][self.labels == label], self.units[rows]).any())
 
 
 def _near(sets: Sequence[ImageSet], distance: int) -> np.ndarray:

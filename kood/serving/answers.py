@@ -7,6 +7,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import partial
+from itertools import islice
 from pathlib import Path
 from typing import IO, Any
 
@@ -35,14 +36,7 @@ _THREADS = 4
 
 @dataclass(frozen=True)
 class Answer:
-    """What a model says of an image file.
-
-    Attributes:
-        file: The file.
-        said: {"label", "class_name", "probability", "ood_score", "p_value", "is_ood"}, and the "threshold" and
-            "version" that it was given under; None where it could not be read.
-        error: Why it could not, or "".
-    """
+    """What a model says of an image file, as `Model.ask` has it; None, and why, where it could not be read."""
 
     file: Path
     said: dict[str, Any] | None
@@ -123,7 +117,7 @@ def print_answers(
     Args:
         found: The answers.
         count: How many there will be.
-        style: "table"; "json", one object a line; or "csv" with a header.
+        style: "table", with a title; "json", one object a line; or "csv" with a header.
         title: Of the table.
         console: Where to print.
 
@@ -154,16 +148,16 @@ def print_answers(
 
 def _tables(console: Console, title: str, found: Iterator[Answer]) -> None:
     told: list[str] = []
-    page: list[Answer] = []
-    for answer in found:
-        if answer.said is None:
-            told.append(answer.error)
-            continue
-        page.append(answer)
-        if len(page) == PAGE:
-            console.print(_table(page, title))
-            page = []
-    if page:
+
+    def readable() -> Iterator[Answer]:
+        for answer in found:
+            if answer.said is None:
+                told.append(answer.error)
+            else:
+                yield answer
+
+    rows = readable()
+    while page := list(islice(rows, PAGE)):
         console.print(_table(page, title))
     for message in told:
         console.print(Text(message), soft_wrap=True)

@@ -28,17 +28,12 @@ class Calibrated:
     """What a calibration gave.
 
     Attributes:
-        version: The new SavedModel.
-        old: The one it was made of.
+        version: The new SavedModel; `old` the one it was made of.
         accept: Share of in-distribution images that the threshold accepts.
-        threshold: The new threshold; None where classes have their own.
-        old_threshold: The old one; likewise.
-        groups: The thresholds and the classes of each.
-        class_names: Of the classes.
-        calibration_images: How many images they were set on.
-        checked: How many others they were tried on.
-        rate: Share of those that is accepted; None where there are none.
-        interval: Its 95% interval.
+        threshold: The new threshold; None where classes have their own, as `old_threshold` is.
+        groups: The thresholds and the classes of each, numbers of `class_names`.
+        calibration_images: How many images they were set on; `checked` how many others they were tried on.
+        rate: Share of those that is accepted; None where there are none. Its 95% interval is `interval`.
         unread: Files that could not be read.
         left_out: How many images the model was trained, chosen or calibrated on by its run, which is why they say
             nothing here, by use; empty where there are none.

@@ -20,14 +20,7 @@ IMAGE = "tensorflow/serving:latest"
 
 @dataclass(frozen=True)
 class Written:
-    """What was written, and how to start a server with it.
-
-    Attributes:
-        files: `models.config`, `batching.config` and `compose.yaml`.
-        docker: The command for Docker alone.
-        binary: The command for the binary.
-        compose: The command for the compose file.
-    """
+    """What was written, and the commands that start a server with it: Docker alone, the binary, the compose file."""
 
     files: list[Path]
     docker: str
@@ -45,9 +38,6 @@ def write_serving_config(
         folder: Where the files go.
         max_batch: Requests are joined to batches of at most so many images.
         wait_microseconds: How long a request waits for others.
-
-    Returns:
-        The files and the commands.
 
     Raises:
         UserError: a run without a SavedModel, two of one name, or a name that TF Serving's REST path cannot hold.
@@ -70,7 +60,9 @@ def write_serving_config(
     volumes = {f"/models/{name}": base for name, base in named.items()} | {"/config": here}
     texts = {
         "models.config": _models({name: f"/models/{name}" for name in named}),
-        "batching.config": _batching(max_batch, wait_microseconds),
+        "batching.config": f"max_batch_size {{ value: {max_batch} }}\n"
+        f"batch_timeout_micros {{ value: {wait_microseconds} }}\n"
+        "max_enqueued_batches { value: 100 }\nnum_batch_threads { value: 2 }\n",
         "compose.yaml": _compose(volumes),
         "models.local.config": _models({name: str(base) for name, base in named.items()}),
     }
@@ -112,32 +104,21 @@ def _models(paths: dict[str, str]) -> str:
     return f"model_config_list {{\n{entries}}}\n"
 
 
-def _batching(max_batch: int, wait_microseconds: int) -> str:
-    return (
-        f"max_batch_size {{ value: {max_batch} }}\nbatch_timeout_micros {{ value: {wait_microseconds} }}\n"
-        "max_enqueued_batches { value: 100 }\nnum_batch_threads { value: 2 }\n"
-    )
-
-
 def _compose(volumes: dict[str, Path]) -> str:
-    lines = [
-        "services:",
-        "  serving:",
-        f"    image: {IMAGE}",
-        '    ports: ["8500:8500", "8501:8501"]',
-        "    command:",
-        "      - --model_config_file=/config/models.config",
-        "      - --model_config_file_poll_wait_seconds=30",
-        "      - --enable_batching",
-        "      - --batching_parameters_file=/config/batching.config",
-        "    volumes:",
-    ]
-    for target, source in volumes.items():
-        # The long form: in the short one a colon ends the path. A dollar would begin a variable.
-        lines += [
-            "      - type: bind",
-            f"        source: {_string(str(source).replace('$', '$$'))}",
-            f"        target: {target}",
-            "        read_only: true",
-        ]
-    return "\n".join(lines) + "\n"
+    # The long form: in the short one a colon ends the path. A dollar would begin a variable.
+    binds = "".join(
+        f"      - type: bind\n        source: {_string(str(source).replace('$', '$$'))}\n        target: {target}\n"
+        "        read_only: true\n"
+        for target, source in volumes.items()
+    )
+    return f"""services:
+  serving:
+    image: {IMAGE}
+    ports: ["8500:8500", "8501:8501"]
+    command:
+      - --model_config_file=/config/models.config
+      - --model_config_file_poll_wait_seconds=30
+      - --enable_batching
+      - --batching_parameters_file=/config/batching.config
+    volumes:
+{binds}"""

@@ -1,9 +1,8 @@
 """Augmentations that choose an operation for each image: the batch is parted by operation, each sees its part at once,
 and the parts are put together again."""
 
-import contextlib
 import logging
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 
 from kood.data.augment.keras_cv_layers import from_colour_bytes, layers, to_colour_bytes, uniform
 from kood.data.tf_on_cpu import tf
@@ -157,21 +156,14 @@ def _auto_contrast(part, normal, uniform, sign):
 
 
 def _equalize(part, normal, uniform, sign):
-    with _without_while_loop_notice():
-        return layers()["equalize"].augment_images(part)
-
-
-@contextlib.contextmanager
-def _without_while_loop_notice() -> Iterator[None]:
-    """The layer's histograms cannot be vectorized; TensorFlow says so at every trace, which helps no user."""
-
     def other(record: logging.LogRecord) -> bool:
         return "while_loop" not in record.getMessage()
 
+    # The layer's histograms cannot be vectorized; TensorFlow says so at every trace, which helps no user.
     logger = tf.get_logger()
     logger.addFilter(other)
     try:
-        yield
+        return layers()["equalize"].augment_images(part)
     finally:
         logger.removeFilter(other)
 
