@@ -93,9 +93,6 @@ def drift(
         ties: What is equal to the threshold; not given, no score of the stream is.
         seed: Of the simulation, and of the order among equals.
 
-    Returns:
-        What they say.
-
     Raises:
         ValueError: no flags, or fewer calibration images than the share needs.
     """

@@ -23,11 +23,8 @@ class Finding:
 
     Attributes:
         version: Which version gave them; its folder's name.
-        classes: The classes that have this threshold; empty where all have.
-        threshold: The threshold.
-        accept: Share that it accepts.
-        seen: The images, in order.
-        drift: What the tests say.
+        classes: The classes that have this threshold; empty where all have. It accepts the share `accept`.
+        seen: The images, in order; `drift` what the tests say of them.
     """
 
     version: str
@@ -95,12 +92,9 @@ def judge(met: Met, version: Path, facts: Mapping[str, Any]) -> Watched:
 
 
 def judge_log(met: Met, run: Path, file: Path) -> Watched:
-    """Judges logged answers, each by the version that it says it was given under.
+    """Judges logged answers of a file, each by the version that it says it was given under.
 
-    Args:
-        met: The stream.
-        run: The run's folder, or one of its versions, whose answers alone then count.
-        file: The log, for messages.
+    Where `run` is a version and not a run's folder, its answers alone count.
 
     Raises:
         UserError: no answer can be judged: their versions are not there, had another threshold, or are not named
@@ -144,20 +138,15 @@ def _only(base: Path, file: Path, answers: int) -> Path:
     return first
 
 
-def _groups(facts: Mapping[str, Any]) -> list[dict[str, Any]]:
-    """The thresholds of a version; one for all, without ties, where an older kood did not write them down."""
-    count, accept = int(facts["calibration_images"]), float(facts["accept"])
-    plain = {
-        "classes": range(len(facts["class_names"])), "threshold": facts["threshold"], "images": count,
-        "below": rank(count, accept) - 1, "tied": 1,
-    }  # fmt: skip
-    return facts.get("groups") or [plain]
-
-
 def _findings(seen: Sequence[Seen], version: str, facts: Mapping[str, Any]) -> list[Finding]:
     """What is found of the answers that are this version's, for each of its thresholds that there are some of."""
-    groups, accept = _groups(facts), float(facts["accept"])
+    count, accept = int(facts["calibration_images"]), float(facts["accept"])
     names = [str(name) for name in facts["class_names"]]
+    # One threshold for all, without ties, where an older kood did not write them down.
+    groups = facts.get("groups") or [{
+        "classes": range(len(names)), "threshold": facts["threshold"], "images": count,
+        "below": rank(count, accept) - 1, "tied": 1,
+    }]  # fmt: skip
     edges = [float(np.float32(group["threshold"])) for group in groups]
     group_of = {names[k]: number for number, group in enumerate(groups) for k in group["classes"]}
     found = []

@@ -76,7 +76,7 @@ def asked(version: Path, folder: Path, facts: Mapping[str, Any]) -> Met:
     found, unread, digests = known.ask(files)
     old = known.among(digests, (*USED, RECALIBRATED))
     told = passed.notes() if known else (*passed.notes(), UNKNOWN.format(version))
-    new = [_of(answer, _iso(times[answer.file])) for answer, one in zip(found, old, strict=True) if not one]
+    new = [_of(answer, times[answer.file]) for answer, one in zip(found, old, strict=True) if not one]
     return Met(new, [answer.error for answer in unread], int(old.sum()), told)
 
 
@@ -87,12 +87,8 @@ def _written(file: Path) -> float:
         return 0.0  # A link to nothing; reading it says so.
 
 
-def _iso(seconds: float) -> str:
-    return datetime.datetime.fromtimestamp(seconds, datetime.UTC).isoformat(timespec="seconds")
-
-
-def _of(answer: Answer, time: str) -> Seen:
-    said = answer.said or {}
+def _of(answer: Answer, seconds: float) -> Seen:
+    time, said = datetime.datetime.fromtimestamp(seconds, datetime.UTC).isoformat(timespec="seconds"), answer.said or {}
     told = {key: said[key] for key in ("class_name", "ood_score", "p_value", "is_ood")}
     return Seen(str(answer.file), time, **told, threshold=said.get("threshold"), version=said.get("version"))
 
@@ -122,28 +118,20 @@ def _take(line: str, where: str, met: Met) -> None:
             return
         if not isinstance(row["is_ood"], bool):
             raise TypeError("is_ood must be true or false")
-        score, p_value = (_number(row[name]) for name in ("ood_score", "p_value"))
+        # Strict JSON has no word for NaN but null.
+        score, p_value = (math.nan if row[name] is None else float(row[name]) for name in ("ood_score", "p_value"))
         if not (math.isnan(p_value) or 0 <= p_value <= 1):
             raise ValueError(f"p_value must lie in 0..1, not {p_value}")
         image, time, class_name = (str(row.get(name, "")) for name in ("image", "time", "class_name"))
         flagged = row["is_ood"] or not (math.isfinite(score) and math.isfinite(p_value))
         threshold = None if row.get("threshold") is None else float(row["threshold"])
-        version = _version(row.get("version"))
+        version = row.get("version")
+        if isinstance(version, bool) or not isinstance(version, int | None):
+            raise TypeError(f"version must be a whole number, not {version!r}")
         met.seen.append(Seen(image, time, class_name, score, p_value, flagged, threshold, version))
     except (ValueError, KeyError, TypeError, OverflowError) as error:
         what = f"{error.args[0]} is missing" if isinstance(error, KeyError) else str(error)
         raise UserError(f"{where}: this is no answer as `kood predict --json` prints them ({what})") from error
-
-
-def _version(value: Any) -> int | None:
-    if isinstance(value, bool) or not isinstance(value, int | None):
-        raise TypeError(f"version must be a whole number, not {value!r}")
-    return value
-
-
-def _number(value: Any) -> float:
-    # Strict JSON has no word for NaN but null.
-    return math.nan if value is None else float(value)
 
 
 def by_version(seen: Iterable[Seen]) -> dict[int | None, list[Seen]]:

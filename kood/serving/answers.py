@@ -108,23 +108,22 @@ def print_answers(
     found: Iterable[Answer],
     count: int,
     *,
+    console: Console,
     style: str = "table",
     title: str = "",
-    console: Console | None = None,
 ) -> int:
     """Prints answers as they come, with progress on the error stream where that is a terminal.
 
     Args:
         found: The answers.
         count: How many there will be.
+        console: Where to print.
         style: "table", with a title; "json", one object a line; or "csv" with a header.
         title: Of the table.
-        console: Where to print.
 
     Returns:
         How many files could not be read; the others are answered all the same.
     """
-    console = console or Console(soft_wrap=style != "table")
     show = {
         "table": partial(_tables, console, title),
         "json": partial(_json, console.file),

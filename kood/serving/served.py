@@ -1,10 +1,11 @@
 """What the served graph holds beside the classifier, in one piece."""
 
+import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 
@@ -68,23 +69,19 @@ class Served:
 
     def write(self, path: Path) -> None:
         """Writes it as `.npz`, without pickles."""
+        plain = {
+            "score": self.score, "image_shape": self.image_shape, "class_names": self.names, "accept": self.accept,
+            "undecodable": self.undecodable, "by_class": self.by_class, "ground": self.ground,
+        }  # fmt: skip
         arrays = {f"state/{name}": value for name, value in (self.state or {}).items()}
-        np.savez(
-            path, allow_pickle=False, score=self.score, image_shape=self.image_shape, class_names=np.array(self.names),
-            accept=self.accept, calibration=self.calibration, undecodable=self.undecodable, by_class=self.by_class,
-            labels=self.decision.labels, ground=self.ground, **arrays,
-        )  # fmt: skip
+        np.savez(path, allow_pickle=False, plain=json.dumps(plain), calibration=self.calibration,
+                 labels=self.decision.labels, **arrays)  # fmt: skip
 
     @classmethod
     def read(cls, path: Path) -> "Served":
         """Reads what `write` wrote."""
         with np.load(path, allow_pickle=False) as arrays:
             state = {name.removeprefix("state/"): arrays[name] for name in arrays.files if name.startswith("state/")}
-            height, width, channels = (int(size) for size in arrays["image_shape"])
-            red, green, blue = (int(part) for part in arrays["ground"])
-            marks = str(arrays["undecodable"]) == "mark"
-            return cls(
-                str(arrays["score"]), (height, width, channels), [str(name) for name in arrays["class_names"]],
-                float(arrays["accept"]), arrays["calibration"], state or None, "mark" if marks else "error",
-                arrays["labels"], bool(arrays["by_class"]), ground=(red, green, blue),
-            )  # fmt: skip
+            plain: dict[str, Any] = json.loads(str(arrays["plain"]))
+            plain |= {name: tuple(plain[name]) for name in ("image_shape", "ground")}
+            return cls(**plain, calibration=arrays["calibration"], labels=arrays["labels"], state=state or None)

@@ -1,9 +1,12 @@
 """The same answers from the SavedModel, over REST and over gRPC; files that cannot be read; what is printed."""
 
+import contextlib
 import csv
+import http.server
 import io
 import json
 import shutil
+import threading
 
 import numpy as np
 import pytest
@@ -12,7 +15,7 @@ from PIL import Image
 from rich.console import Console
 
 from kood.errors import UserError
-from kood.serving import client, publishing
+from kood.serving import publishing
 from kood.serving.answers import answers, listed, print_answers
 from kood.serving.client import GrpcModel, LocalModel, RestModel, newest_version, open_model
 from kood.serving.served import Served
@@ -126,35 +129,40 @@ def test_what_a_server_refuses_is_told(run, server, kind):
         open_model(run, gone, 2.0).ask([b"x"])
 
 
-def test_a_server_that_is_no_tf_serving_is_told(run):
-    import http.server
-    import threading
+@contextlib.contextmanager
+def saying(*predictions):
+    """A model behind a server that answers whatever is asked like this."""
 
     class Other(http.server.BaseHTTPRequestHandler):
         def do_POST(self):  # noqa: N802
             self.send_response(200)
             self.end_headers()
-            self.wfile.write(b'{"predictions": [{"a": 1}]}')
+            self.wfile.write(json.dumps({"predictions": predictions}).encode())
 
         def log_message(self, *_):
             pass
 
     with http.server.HTTPServer(("127.0.0.1", 0), Other) as other:
         threading.Thread(target=other.serve_forever, daemon=True).start()
-        with pytest.raises(UserError, match="answers what kood's models do not"):
-            RestModel(f"http://127.0.0.1:{other.server_address[1]}", "x").ask([b"x"])
+        yield RestModel(f"http://127.0.0.1:{other.server_address[1]}", "x")
         other.shutdown()
+
+
+def test_a_server_that_is_no_tf_serving_is_told():
+    with saying({"a": 1}) as model, pytest.raises(UserError, match="answers what kood's models do not"):
+        model.ask([b"x"])
 
 
 @pytest.mark.parametrize("strange", [float("nan"), float("inf"), -float("inf"), None, "NaN"])
 def test_an_answer_that_cannot_be_compared_is_flagged_whatever_the_server_says(strange):
-    told = {"label": [0], "class_name": ["a"], "ood_score": [strange], "p_value": [1.0], "is_ood": [False]}
-    columns = {**told, "probabilities": [[1.0]], "decoded": [True]}
-    assert client._rows(columns)[0]["is_ood"]
-    plain = client._rows({**columns, "ood_score": [0.5], "threshold": [1.0], "version": [4]})[0]
-    assert not plain["is_ood"] and (plain["threshold"], plain["version"]) == (1.0, 4)
+    plain = {"label": 0, "class_name": "a", "ood_score": 0.5, "p_value": 1.0, "is_ood": False, "probabilities": [1.0]}
+    plain |= {"decoded": True, "threshold": 1.0, "version": 4}
+    with saying(plain | {"ood_score": strange}, plain) as model:
+        flagged, other = model.ask([b"x", b"y"])
+    assert flagged["is_ood"] and not other["is_ood"] and (other["threshold"], other["version"]) == (1.0, 4)
     # A model of an older kood does not say under what it decided.
-    assert "version" not in client._rows({**columns, "ood_score": [0.5]})[0]
+    with saying({name: value for name, value in plain.items() if name not in ("threshold", "version")}) as model:
+        assert not model.ask([b"x"])[0].keys() & {"threshold", "version"}
 
 
 @pytest.mark.parametrize("url", ["localhost:8501", "ftp://x", "http://", "grpc:8500"])
