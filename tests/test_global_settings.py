@@ -57,11 +57,11 @@ def test_whatever_builds_or_loads_a_model_for_a_command_does_it_inside(strange, 
 
     monkeypatch.setattr(pipeline, "load", look)
     monkeypatch.setattr(interpolate, "_model_of", look)
-    monkeypatch.setattr(export, "Path", look)
+    monkeypatch.setattr(export.keras.saving, "load_model", look)
     call = {
         "run": lambda: pipeline.run(tmp_path),
         "draw": lambda: interpolate.draw(tmp_path, "a", "b"),
-        "main": lambda: export.main("spec.json"),
+        "main": lambda: export.main("a.keras", "folder", "served", "1"),
     }[where]
     with pytest.raises(RuntimeError):
         call()

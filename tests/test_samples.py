@@ -224,8 +224,7 @@ def test_confused_pairs_come_from_the_judge(folder, monkeypatch):
 
     cell = cell_in(folder, "outliers.label_mixup.pairs=confused", "outliers.label_mixup.count=300")
     validation = len(cell.images("validation"))
-    cell.stages["judge"] = cell.stages["diffusion"]
-    mixtures = np.load(cell.make("label_mixup").folder / "mixtures.npy") > 0
+    mixtures = np.load(judged_by(cell, Confuses, monkeypatch).make("label_mixup").folder / "mixtures.npy") > 0
     # Images of 0 and 3 are taken for 1 and 2; those of 1 and 2 for each other. {0, 3} never meet.
     assert not (mixtures[:, 0] & mixtures[:, 3]).any()
     assert abs(np.mean(mixtures[:, 1] & mixtures[:, 2]) - 1 / 3) < 0.1
