@@ -344,16 +344,6 @@ def test_bombs_are_refused(tmp_path, load, monkeypatch):
         load()
 
 
-def test_rotation_flag_is_obeyed(tmp_path):
-    pixels = np.zeros((4, 6, 3), np.uint8)
-    pixels[0, 0] = 200
-    exif = Image.Exif()
-    exif[0x0112] = 6
-    Image.fromarray(pixels).save(tmp_path / "turned.png", exif=exif)
-    turned = decode_image(tmp_path / "turned.png")
-    assert turned.shape == (6, 4, 3) and turned[0, 3, 0] == 200
-
-
 def test_16_bit_grey_is_scaled_not_clipped(tmp_path):
     wide = np.array([[0, 257, 32768, 65535]], np.uint16)
     Image.fromarray(wide).save(tmp_path / "wide.png")

@@ -70,6 +70,8 @@ def test_a_place_for_the_split_is_two_lists(pictures, id_data, source, tmp_path)
     assert splits.train.class_names == ("a", "b")
     only = load_ood(source("image_list", path=path, root=root), (4, 4, 1), seed=0, key="data.near.x")
     assert len(only) == 2
+    with pytest.raises(UserError, match="no 'validation' part, the source has only test and train"):
+        load_ood(source("image_list", path=path, root=root, split="validation"), (4, 4, 1), seed=0, key="data.near.x")
     (tmp_path / "test_x.txt").write_text("b/8.png 2\n")
     with pytest.raises(UserError, match="class 2"):
         load_id(id_data("image_list", path=path, root=root, image_shape=(4, 4, 1)))

@@ -17,12 +17,16 @@ def test_blocks_make_the_same_files_as_a_whole_set(tmp_path, cuts, labelled):
     labels, names = (np.arange(7) % 2, ("a", "b")) if labelled else (None, ())
     whole = ImageSet(images(7), labels, names)
     (tmp_path / "whole").mkdir()
-    expected = write_images(tmp_path / "whole", "set", whole)
-    facts = write_blocks(tmp_path, "set", np.split(images(7), cuts), count=7, image_shape=(3, 4, 1), labels=labels,
-                         class_names=names)  # fmt: skip
-    assert facts == expected
-    for path in (tmp_path / "whole").iterdir():
-        np.testing.assert_array_equal(np.load(path), np.load(tmp_path / path.name))
+    facts = write_images(tmp_path / "whole", "set", whole)
+    assert facts == {"images": 7, "class_names": list(names), "sha256": whole.sha256()}
+    assert facts == write_blocks(tmp_path, "set", np.split(images(7), cuts), count=7, image_shape=(3, 4, 1),
+                                 labels=labels, class_names=names)  # fmt: skip
+    written = {"set.images.npy": whole.images} | ({"set.labels.npy": labels} if labelled else {})
+    for name, array in written.items():
+        np.save(tmp_path / "array.npy", array)
+        for file in (tmp_path / name, tmp_path / "whole" / name):
+            assert file.read_bytes() == (tmp_path / "array.npy").read_bytes()
+    assert {file.name for file in (tmp_path / "whole").iterdir()} == written.keys()
     assert read_images(tmp_path, "set", facts).sha256() == whole.sha256()
     assert not list(tmp_path.glob(".*"))
 
