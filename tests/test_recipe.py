@@ -90,6 +90,7 @@ def test_the_resolved_recipe_reads_back_the_same(path, tmp_path):
         (("[data.far.uniform]", "[data.validation_ood.other_digits]"), ["other_digits", "near and validation_ood"]),
         (("width = 32", "widht = 32"), ["diffusion", "widht", "did you mean 'width'"]),
         (('["label_mixup", "noise"]', '["label_mixup", "nose"]'), ["outliers.use", "nose", "did you mean 'noise'"]),
+        (('["label_mixup", "noise"]', "[{}]"), ["outliers.use", "found {}", "Allowed: amplitude_swap"]),
         (('["label_mixup", "noise"]', '["real"]'), ["outliers", "real", "[outliers.real]"]),
         (("[train]", '[evaluate]\nheadline = "msb"\n[train]'), ["evaluate", "msb", "did you mean 'msp'"]),
         (("per_class = 30", "test = 0.9"), ["data.id", "leave some images to train on"]),

@@ -26,9 +26,9 @@ def explain(error: ValidationError | UserError, root: type[BaseModel], from_comm
         return str(error)
     lines: list[str] = []
     for problem in error.errors():
-        if problem["type"] == "literal_error" and isinstance(problem["input"], dict):
-            continue  # Of a union of a word and a table; the table's own mistakes are told.
         *path, last = problem["loc"] or ("",)
+        if problem["type"] == "literal_error" and isinstance(problem["input"], dict) and _is_branch(last):
+            continue  # Of a union of a word and a table; the table's own mistakes are told.
         unknown = problem["type"] == "extra_forbidden"  # Then the last part is a user's word, whatever it looks like.
         location = [part for part in path if not _is_branch(part)] + [last] * (unknown or not _is_branch(last))
         key = ".".join(map(str, location)) or "recipe"
