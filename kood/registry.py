@@ -239,17 +239,17 @@ def things(room_name: str) -> dict[str, Any]:
     return {entry.attribute: obtain(room_name, entry.name) for entry in room(room_name).values()}
 
 
-def versions(**names: str) -> dict[str, int]:
+def versions(*things: tuple[str, str]) -> dict[str, int]:
     """Which versions of things a result depends on, for its fingerprint.
 
-    A head, a score, a backbone, a loss or a sampler whose code changes what it computes gets an attribute `version`
-    with the next number, so that results of older code are not taken for it.
+    Whatever a recipe names gets an attribute `version` with the next number when its code changes what it gives, so
+    that results of older code are not taken for it.
 
     Args:
-        **names: Room and recipe name.
+        *things: Room and recipe name of each.
 
     Returns:
         {"room/name": version}, of those that are past their first.
     """
-    found = {f"{room}/{name.lower()}": getattr(obtain(room, name), "version", 1) for room, name in names.items()}
+    found = {f"{room}/{name.lower()}": getattr(obtain(room, name), "version", 1) for room, name in things}
     return {name: version for name, version in found.items() if version != 1}

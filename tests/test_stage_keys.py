@@ -6,11 +6,10 @@ import numpy as np
 import pytest
 from pydantic import BaseModel
 
-from kood import heads, losses, registry, scores
+from kood import registry
 from kood.data import ImageSet
 from kood.data.stored import write_digests
 from kood.machine import VARIABLES
-from kood.nets import denoisers
 from kood.pipeline import make
 from kood.pipeline.environment import environment
 from kood.pipeline.prepare import Data
@@ -296,15 +295,26 @@ def test_a_key_decides_exactly_what_it_changes(stages, key):
     assert after.keys() <= before.keys()
 
 
-def test_a_thing_whose_code_changed_makes_again_what_uses_it(stages, monkeypatch):
-    before = stages()
-    for thing, changed in ((heads.Softmax, TRAINED), (scores.msp, MEASURED), (denoisers.mlp, DIFFUSED),
-                           (losses.outlier_exposure, EXPOSED)):  # fmt: skip
-        with monkeypatch.context() as patched:
-            patched.setattr(thing, "version", 2, raising=False)
-            after = stages()
-        assert {name for name in ALL if before[name] != after[name]} == changed
-    assert stages() == before
+@pytest.mark.parametrize(
+    ("room", "name", "changed"),
+    [
+        ("heads", "softmax", TRAINED),
+        ("backbones", "small_cnn", TRAINED),
+        ("losses", "outlier_exposure", EXPOSED),
+        ("scores", "msp", MEASURED),
+        ("denoisers", "mlp", DIFFUSED),
+        ("samplers", "dpm_solver", {*SAMPLED, "audit", *EXPOSED}),
+        ("augmentations", "flip", DIFFUSED | TRAINED),
+        ("outliers", "virtual", EXPOSED),
+        ("outliers", "noise", {"noise", *EXPOSED}),
+        ("datasets", "blobs", {"data"}),
+    ],
+)
+def test_a_thing_whose_code_changed_makes_again_what_uses_it(stages, monkeypatch, room, name, changed):
+    before = stages("data.augment=['flip']")
+    monkeypatch.setattr(registry.obtain(room, name), "version", 2, raising=False)
+    after = stages("data.augment=['flip']")
+    assert {name for name in ALL if before[name] != after[name]} == changed
 
 
 def test_a_score_that_is_added_is_measured(stages, monkeypatch):

@@ -21,8 +21,9 @@ from typing import TYPE_CHECKING, Any
 from kood import registry
 from kood.heads.angular import AngularHead as AngularHead
 
-globals().update(registry.things("heads"))
-__all__ = list(registry.things("heads"))
+_things = registry.things("heads")
+globals().update(_things)
+__all__ = list(_things)
 
 if TYPE_CHECKING:
 

@@ -66,6 +66,8 @@ class _Source(Section):
     #: Which of `kood.evaluate.PROXIES` its outliers resemble, "" where it is none: a proxy of the kind that was trained
     #: on does not judge what exposure did.
     resembles: ClassVar[str] = ""
+    #: Raised by one when its code changes what it draws, so that what older code drew is not taken for it.
+    version: ClassVar[int] = 1
 
     def check(self, recipe: Any) -> None:
         """Refuses what contradicts the rest of a recipe, by a `ValueError` that begins with the key."""
@@ -99,8 +101,6 @@ class OutlierSource(_Source):
         count: How many images; not given, `outliers.count`.
     """
 
-    #: Raised by one when its code changes its rows, so that those of older code are not taken for them.
-    version: ClassVar[int] = 1
     #: Whether its images show nothing and are exposed to for their texture, which then stays as it is.
     is_texture: ClassVar[bool] = False
 

@@ -7,7 +7,6 @@ from typing import Any
 
 import numpy as np
 
-from kood import registry
 from kood.audit import Judged, audit, with_shortcut
 from kood.outputs import Judge, scores_of
 from kood.pipeline.classify import Classifier
@@ -124,8 +123,8 @@ class Shortcut(Stage):
             "validation": self.data.digest("validation"),
         }
 
-    def versions(self) -> dict[str, int]:
-        return registry.versions(scores=self.evaluation.headline)
+    def uses(self) -> list[tuple[str, str]]:
+        return [("scores", self.evaluation.headline)]
 
     def make(self, folder: Path, work: Work) -> dict[str, Any]:
         score = self.evaluation.headline

@@ -23,9 +23,6 @@ class Cell:
 
     Args:
         recipe: Of the cell.
-
-    Attributes:
-        stages: All of them, each after its inputs.
     """
 
     def __init__(self, recipe: Recipe):
@@ -55,6 +52,7 @@ class Cell:
 
     @property
     def stages(self) -> list[Stage]:
+        """All of them, each after its inputs."""
         wanted = [
             self.data, self.diffusion, self.judge, *self.outliers, self.pure_audit, self.pure, self.classifier,
             self.baseline, self.evaluation, self.audit, self.shortcut, self.validation, self.comparison, self.export,

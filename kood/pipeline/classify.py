@@ -8,7 +8,7 @@ from typing import Any
 import keras
 import numpy as np
 
-from kood import registry, training
+from kood import training
 from kood.classifier import Classifier as Model
 from kood.data import ImageSet
 from kood.data.amplitude import swap_amplitudes
@@ -117,9 +117,13 @@ class Classifier(Stage):
             decides["class_weight"] = class_weights(settings.class_weight, train.known_labels, train.class_names)
         return decides
 
-    def versions(self) -> dict[str, int]:
-        exposure = {"losses": self.recipe.outliers.exposure} if self.recipe.outliers.exposes else {}
-        return registry.versions(backbones=self.recipe.classifier.backbone, heads=self.recipe.head.name, **exposure)
+    def uses(self) -> list[tuple[str, str]]:
+        outliers = self.recipe.outliers
+        named = [("backbones", self.recipe.classifier.backbone), ("heads", self.recipe.head.name)]
+        named += [("augmentations", name) for name in self._augment]
+        if outliers.exposes:
+            named += [("losses", outliers.exposure), *(("outliers", name) for name in outliers.layers)]
+        return named
 
     def make(self, folder: Path, work: Work) -> dict[str, Any]:
         began, recipe, seed = time.monotonic(), self.recipe, self.seed("classifier")

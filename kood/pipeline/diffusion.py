@@ -7,7 +7,7 @@ from typing import Any
 
 import keras
 
-from kood import registry, training
+from kood import training
 from kood.data.batches import labelled_batches
 from kood.diffusion.denoiser import Denoiser
 from kood.pipeline.build import build_network
@@ -32,20 +32,25 @@ class Diffusion(Stage):
         super().__init__(recipe)
         self.data = data
 
+    @property
+    def _seed(self) -> int:
+        return self.seed("diffusion", self.recipe.diffusion.seed)
+
     def decides(self) -> dict[str, Any]:
         return {
             "diffusion": self.recipe.diffusion.model_dump(exclude={"seed"}),
             "augment": self.recipe.data.augment,
             "train": self.data.digest("train"),
-            "seed": self.seed("diffusion", self.recipe.diffusion.seed),
+            "seed": self._seed,
             "backend": keras.backend.backend(),
         }
 
-    def versions(self) -> dict[str, int]:
-        return registry.versions(denoisers=self.recipe.diffusion.denoiser)
+    def uses(self) -> list[tuple[str, str]]:
+        augment = [("augmentations", name) for name in self.recipe.data.augment]
+        return [("denoisers", self.recipe.diffusion.denoiser), *augment]
 
     def make(self, folder: Path, work: Work) -> dict[str, Any]:
-        began, settings, seed = time.monotonic(), self.recipe.diffusion, self.decides()["seed"]
+        began, settings, seed = time.monotonic(), self.recipe.diffusion, self._seed
         (unit, amount), seconds = settings.budget, work.budget.of(self.kind, self.recipe)
         timed = unit == "minutes" or seconds is not None
         images = self.data.images("train")

@@ -38,15 +38,12 @@ class Validation(Stage):
         headline = self.recipe.evaluate.headline.lower()
         return [headline] if headline != "auto" else _lower(self.recipe.evaluate.scores)
 
-    def versions(self) -> dict[str, int]:
-        return _versions(self._names)
+    def uses(self) -> list[tuple[str, str]]:
+        return [("scores", name) for name in _resolved(self._names)]
 
     def applies(self) -> str:
-        return (
-            ""
-            if len(self.data.images("validation"))
-            else "no comparison with the baseline: data.id.validation leaves no images"
-        )
+        some = len(self.data.images("validation")) > 0
+        return "" if some else "no comparison with the baseline: data.id.validation leaves no images"
 
     def decides(self) -> dict[str, Any]:
         return {
@@ -106,9 +103,9 @@ class Evaluation(Stage):
             "seed": self.recipe.data.split_seed,
         }
 
-    def versions(self) -> dict[str, int]:
-        asked = [] if self.chooses else [self.recipe.evaluate.headline]
-        return {**_versions(_lower(self.recipe.evaluate.scores)), **_versions(asked)}
+    def uses(self) -> list[tuple[str, str]]:
+        asked = [] if self.chooses else [self.recipe.evaluate.headline.lower()]
+        return [("scores", name) for name in (*_resolved(_lower(self.recipe.evaluate.scores)), *asked)]
 
     def make(self, folder: Path, work: Work) -> dict[str, Any]:
         near, far, validation_ood = (self.data.sets(kind) for kind in ("near", "far", "validation_ood"))
@@ -164,11 +161,6 @@ def _lower(names: list[str] | None) -> list[str] | None:
 def _resolved(names: list[str] | None) -> list[str]:
     """The scores that are asked for; where none are named, those that are measured by themselves."""
     return names if names is not None else [name for name in registry.room("scores") if name not in ON_REQUEST]
-
-
-def _versions(names: list[str] | None) -> dict[str, int]:
-    known = [name for name in _resolved(names) if name in registry.room("scores")]
-    return {key: value for name in known for key, value in registry.versions(scores=name).items()}
 
 
 def _write(file: Path, scores: Mapping[str, Mapping[str, np.ndarray]], **more: np.ndarray) -> None:

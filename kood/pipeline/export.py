@@ -1,5 +1,6 @@
 """The last stage: the SavedModel."""
 
+import functools
 import hashlib
 from pathlib import Path
 from typing import Any
@@ -8,7 +9,6 @@ import keras
 import numpy as np
 
 import kood
-from kood import registry
 from kood.data.rules import ground_colour
 from kood.data.stored import read_digests
 from kood.pipeline.classify import Classifier
@@ -48,8 +48,8 @@ class Export(Stage):
             "expected": _hashed(self.evaluation.arrays("parity")), "card": repr(self._card),
         }  # fmt: skip
 
-    def versions(self) -> dict[str, int]:
-        return registry.versions(scores=self.evaluation.headline)
+    def uses(self) -> list[tuple[str, str]]:
+        return [("scores", self.evaluation.headline)]
 
     def make(self, folder: Path, work: Work) -> dict[str, Any]:
         version, expected = work.run.next_version(), self.evaluation.arrays("parity")
@@ -69,7 +69,7 @@ class Export(Stage):
         found = damaged(published, self.facts["files"])
         return f"a published model is damaged ({found})" if found else ""
 
-    @property
+    @functools.cached_property
     def _served(self) -> Served:
         data, serve, held = self.recipe.data, self.recipe.serve, self.evaluation.arrays("calibration")
         return Served(

@@ -8,7 +8,6 @@ from typing import Any
 import keras
 import numpy as np
 
-from kood import registry
 from kood.data import ImageSet
 from kood.data.stored import read_images, write_blocks
 from kood.outliers import OutlierSource
@@ -18,8 +17,12 @@ from kood.pipeline.stage import Stage
 from kood.pipeline.work import Work
 from kood.recipe import Recipe
 from kood.report.sheet import write_sheet
+from kood.section import Sampling
 
 __all__ = ["Outliers"]
+
+#: The image sets of the data stage that a source may be given, by its names for them.
+SETS = {"train": "train", "validation": "validation", "real": "outliers.real"}
 
 
 class Outliers(Stage):
@@ -48,36 +51,28 @@ class Outliers(Stage):
         return self.recipe.outliers.count_of(self.kind)
 
     def decides(self) -> dict[str, Any]:
-        needs, samples = self.source.needs, {}
-        given = {
-            "train": lambda: self.data.digest("train"),
-            "validation": lambda: self.data.digest("validation"),
-            "real": lambda: self.data.digest("outliers.real"),
-            "shape": lambda: self.recipe.data.shape,
-            "denoiser": lambda: self.diffusion.key,
-            "judge": lambda: self.judge.key,
-        }
+        needs = self.source.needs
+        given: dict[str, Any] = {name: self.data.digest(SETS[name]) for name in needs if name in SETS}
+        if "shape" in needs:
+            given["shape"] = self.recipe.data.shape
+        if "judge" in needs:
+            given["judge"] = self.judge.key
         if self.on:
-            samples["backend"] = keras.backend.backend()
-        inputs = {name: given[name]() for name in needs if name in given}
-        return {**self.source.model_dump(), **inputs, **samples, "count": self._count, "seed": self.seed(self.kind)}
+            given |= {"denoiser": self.diffusion.key, "backend": keras.backend.backend()}
+        return {**self.source.model_dump(), **given, "count": self._count, "seed": self.seed(self.kind)}
 
-    def versions(self) -> dict[str, int]:
-        sampler = getattr(self.source, "sampler", None)
-        return registry.versions(samplers=sampler) if sampler else {}
+    def uses(self) -> list[tuple[str, str]]:
+        return [("samplers", self.source.sampler)] if isinstance(self.source, Sampling) else []
 
     @property
     def told(self) -> Iterable[str]:
         """All that its source tells."""
-        return [name for name in self.facts if name not in ("images", "class_names", "sha256", "skipped")]
+        return [name for name in self.facts if name not in ("images", "class_names", "sha256")]
 
     def make(self, folder: Path, work: Work) -> dict[str, Any]:
         pieces = folder / "shards"
         with work.progress.bar(self.role, self._count, unit="image") as bar:
             given: dict[str, Callable[[], Any]] = {
-                "train": lambda: self.data.images("train"),
-                "validation": lambda: self.data.images("validation"),
-                "real": lambda: self.data.images("outliers.real"),
                 "shape": lambda: self.recipe.data.shape,
                 "denoiser": lambda: self.diffusion.denoiser(),  # noqa: PLW0108  # There may be none.
                 "judge": lambda: Judge(self.judge.model(), self.recipe.evaluate.batch_size),
@@ -87,7 +82,10 @@ class Outliers(Stage):
                 "over": lambda: work.budget.timer(self.kind, self.recipe),
             }
             rng = np.random.default_rng(self.seed(self.kind))
-            rows = self.source.draw(self._count, rng, **{name: given[name]() for name in self.source.needs})
+            needs = {
+                name: self.data.images(SETS[name]) if name in SETS else given[name]() for name in self.source.needs
+            }
+            rows = self.source.draw(self._count, rng, **needs)
             if rows.shares is not None:
                 np.save(folder / "mixtures.npy", rows.shares)
             if rows.sheet is not None:

@@ -38,6 +38,9 @@ class Data(Stage):
             "states": {key: source_state(source, key) for key, source in sources.items()},
         }
 
+    def uses(self) -> list[tuple[str, str]]:
+        return [("datasets", source.source) for source in (self.recipe.data.id, *self.sources.values())]
+
     def make(self, folder: Path, work: Work) -> dict[str, Any]:
         try:
             return self._written(folder, work)

@@ -7,7 +7,6 @@ from typing import Any
 import keras
 import numpy as np
 
-from kood import registry
 from kood.data import ImageSet
 from kood.data.stored import read_images, write_blocks
 from kood.diffusion.collected import Collected
@@ -54,8 +53,8 @@ class Pure(Stage):
             "backend": keras.backend.backend(),
         }
 
-    def versions(self) -> dict[str, int]:
-        return registry.versions(samplers=self.recipe.pure_samples.sampler)
+    def uses(self) -> list[tuple[str, str]]:
+        return [("samplers", self.recipe.pure_samples.sampler)]
 
     def make(self, folder: Path, work: Work) -> dict[str, Any]:
         settings, seed, count = self.recipe.pure_samples, self.seed(self.kind), self._count

@@ -6,6 +6,7 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any, ClassVar
 
+from kood import registry
 from kood.machine import arithmetic
 from kood.pipeline.work import Work
 from kood.recipe import Recipe
@@ -60,9 +61,9 @@ class Stage(abc.ABC):
             What it has to say of itself (JSON).
         """
 
-    def versions(self) -> dict[str, int]:
-        """`kood.registry.versions` of what it uses by name."""
-        return {}
+    def uses(self) -> Iterable[tuple[str, str]]:
+        """What it uses of the rooms that a recipe chooses from, room and name each: their versions decide too."""
+        return ()
 
     def applies(self) -> str:
         """Why it is not to be made after all, now that its inputs are there; "" where it is."""
@@ -122,7 +123,10 @@ class Stage(abc.ABC):
             The result, which is the stage's from now on.
         """
         decides = {"version": self.version, "quick": self.recipe.quick, **self.decides()}
-        for name, value in (("variables", arithmetic(decides.get("backend", ""))), ("versions", self.versions())):
+        for name, value in (
+            ("variables", arithmetic(decides.get("backend", ""))),
+            ("versions", registry.versions(*self.uses())),
+        ):
             if value:
                 decides[name] = value
         seconds = work.budget.of(self.kind, self.recipe)

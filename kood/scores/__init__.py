@@ -24,8 +24,9 @@ ON_REQUEST = frozenset(
     {"angular_energy", "ash", "dice", "klmatching", "nnguide", "odin", "odin_temperature", "scale", "she"}
 )  # fmt: skip
 
-globals().update(registry.things("scores"))
-__all__ = list(registry.things("scores"))
+_things = registry.things("scores")
+globals().update(_things)
+__all__ = list(_things)
 
 if TYPE_CHECKING:
 

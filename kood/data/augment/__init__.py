@@ -8,8 +8,9 @@ from typing import TYPE_CHECKING, Any
 
 from kood import registry
 
-globals().update(registry.things("augmentations"))
-__all__ = list(registry.things("augmentations"))
+_things = registry.things("augmentations")
+globals().update(_things)
+__all__ = list(_things)
 
 if TYPE_CHECKING:
 

@@ -8,8 +8,9 @@ from typing import TYPE_CHECKING, Any
 
 from kood import registry
 
-globals().update(registry.things("backbones"))
-__all__ = list(registry.things("backbones"))
+_things = registry.things("backbones")
+globals().update(_things)
+__all__ = list(_things)
 
 if TYPE_CHECKING:
 
