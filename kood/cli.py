@@ -66,14 +66,9 @@ def run(
         from kood import pipeline
 
     pipeline.run(
-        loaded,
-        fresh=fresh,
-        any_backend=any_backend,
-        other_data=other_data,
-        began=began,
-        saved=saved,
+        loaded, fresh=fresh, any_backend=any_backend, other_data=other_data, began=began, saved=saved,
         console=console(),
-    )
+    )  # fmt: skip
 
 
 @app.command()

@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-__all__ = ["aggregate", "beside_controls", "group", "identity", "statistic"]
+__all__ = ["aggregate", "beside_controls", "group", "identity", "rows_of", "statistic"]
 
 Cell = Mapping[str, Any]
 Row = dict[str, Any]
@@ -135,3 +135,8 @@ def beside_controls(rows: Sequence[Row]) -> list[Row]:
         setting = {key: value for key, value in row["cell"].items() if key not in keys}
         blocks.setdefault(identity(setting), []).append(row)
     return [row for block in blocks.values() for row in block] if keys else list(rows)
+
+
+def rows_of(report: Mapping[str, Any]) -> list[Row]:
+    """The rows of a matrix report as they are shown: of its table, which is made of its cells where it has none."""
+    return beside_controls(report.get("table") or aggregate(report.get("cells", [])))

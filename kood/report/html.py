@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from kood.report import figures, outlier_audit, results, sweeps
-from kood.report.aggregate import aggregate, beside_controls
+from kood.report.aggregate import rows_of
 from kood.report.behaviour import Behaviour, embedding, reliability, thumbnail
 from kood.report.files import write_bytes, write_text
 from kood.report.formats import ENDINGS
@@ -147,8 +147,7 @@ def _sheet(path: str | Path | None, notes: str | Sequence[str] | None) -> dict[s
 
 
 def _matrix(report: Mapping[str, Any]) -> dict[str, Any]:
-    cells = report.get("cells", [])
-    rows = beside_controls(report.get("table") or aggregate(cells))
+    cells, rows = report.get("cells", []), rows_of(report)
     return {
         "told": _told(report),
         "rows": results.matrix(rows) if rows else None,
@@ -214,7 +213,7 @@ def write(path: str | Path, report: Mapping[str, Any], **more: Any) -> Path:
         ValueError: If a matrix is given scores, scores name an unknown dataset, or the contact sheet is no PNG.
     """
     html = page(report, **more)
-    rows = beside_controls(report.get("table") or aggregate(report.get("cells", [])))
+    rows = rows_of(report)
     for ending in ("csv", "tex") if rows else ():
         write_text(Path(path).with_name(f"table.{ending}"), ENDINGS[ending](results.comparison(rows)))
     return write_text(path, html)

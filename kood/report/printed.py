@@ -6,7 +6,7 @@ from typing import Any
 from rich.console import Console
 
 from kood.report import outlier_audit, results
-from kood.report.aggregate import aggregate, beside_controls
+from kood.report.aggregate import rows_of
 from kood.report.terminal import print_table, say, warn
 from kood.report.wording import (
     SMOKE,
@@ -79,7 +79,7 @@ def print_matrix(console: Console, report: Mapping[str, Any]) -> None:
         console: Where to print; plain text when it is not a terminal.
         report: The matrix report; its "table" is computed from its cells where it has none.
     """
-    rows = beside_controls(report.get("table") or aggregate(report.get("cells", [])))
+    rows = rows_of(report)
     _print_head(console, report)
     if rows:
         print_table(console, results.matrix(rows))
