@@ -31,7 +31,8 @@ def main() -> None:
 
     import keras
 
-    from kood import evaluate, heads, registry
+    from kood import heads, registry
+    from kood.detector import evaluate
     from kood.classifier import Classifier
     from kood.data import ImageSet
     from kood.data.batches import image_batches

@@ -11,8 +11,8 @@ from kood import heads, registry
 from kood.classifier import Classifier
 from kood.data import ImageSet
 from kood.errors import UserError
-from kood.evaluate import PROXIES, conformal_threshold, evaluate, mean_auroc, outputs_of, validation_images
-from kood.evaluate import measure as scored
+from kood.detector.evaluate import PROXIES, conformal_threshold, evaluate, mean_auroc, outputs_of, validation_images
+from kood.detector.evaluate import measure as scored
 from kood.scorer import Scorer, applicable, linear_weights
 from kood.scores import ON_REQUEST
 
@@ -94,7 +94,7 @@ def test_figures_are_those_of_the_scores(classifier):
 
 
 def test_details_are_of_the_images_they_name(classifier, monkeypatch):
-    monkeypatch.setattr("kood.evaluate.ON_THE_PLANE", 30)
+    monkeypatch.setattr("kood.detector.evaluate.ON_THE_PLANE", 30)
     result = measure(classifier, names=["msp"])
     details, test = result.details, images(80, 4)
     outputs = outputs_of(classifier, test.images, 512)

@@ -81,7 +81,7 @@ def read_only(command, finished):
         "run tiny.toml", "run tiny.toml --set seed=4", "run tiny.toml --set name=other",
         "calibrate saved/tiny --data pictures --accept 0.5", "single-signature saved/tiny saved/single",
         "serving-config saved/tiny --to saved/config", "monitor saved/tiny --data pictures --to saved/watched",
-        "outliers saved/tiny --from 0 --to 1",
+        "interpolate saved/tiny --from 0 --to 1",
     ],
 )  # fmt: skip
 def test_what_cannot_be_written_is_one_message(finished, command):

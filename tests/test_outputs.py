@@ -9,7 +9,7 @@ from kood import heads, scores
 from kood.classifier import Classifier
 from kood.data import ImageSet
 from kood.errors import UserError
-from kood.evaluate import evaluate
+from kood.detector.evaluate import evaluate
 from kood.outputs import EPSILON, forward_of, outputs_of, perturbed_logits, scores_of
 from kood.scorer import Scorer, applicable
 

@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 
 from kood import registry
-from kood.evaluate import PROXIES, evaluate, measure, validation_images
+from kood.detector.evaluate import PROXIES, evaluate, measure, validation_images
 from kood.pipeline.classify import Classifier
 from kood.pipeline.prepare import Data
 from kood.pipeline.stage import Stage

@@ -1,0 +1,1 @@
+"""A classifier's outputs -> its scores -> a calibrated decision."""
