@@ -32,10 +32,10 @@ def main() -> None:
     import keras
 
     from kood import heads, registry
-    from kood.detector import evaluate
     from kood.classifier import Classifier
     from kood.data import ImageSet
     from kood.data.batches import image_batches
+    from kood.detector import evaluate
 
     shape, classes = (arguments.size, arguments.size, 3), 10
     rng = np.random.default_rng(0)

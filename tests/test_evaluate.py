@@ -10,9 +10,9 @@ from sklearn.metrics import roc_auc_score
 from kood import heads, registry
 from kood.classifier import Classifier
 from kood.data import ImageSet
-from kood.errors import UserError
 from kood.detector.evaluate import PROXIES, conformal_threshold, evaluate, mean_auroc, outputs_of, validation_images
 from kood.detector.evaluate import measure as scored
+from kood.errors import UserError
 from kood.scorer import Scorer, applicable, linear_weights
 from kood.scores import ON_REQUEST
 

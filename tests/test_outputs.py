@@ -8,8 +8,8 @@ from keras import ops
 from kood import heads, scores
 from kood.classifier import Classifier
 from kood.data import ImageSet
-from kood.errors import UserError
 from kood.detector.evaluate import evaluate
+from kood.errors import UserError
 from kood.outputs import EPSILON, forward_of, outputs_of, perturbed_logits, scores_of
 from kood.scorer import Scorer, applicable
 

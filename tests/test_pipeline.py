@@ -282,7 +282,7 @@ outliers = ["none", "pixel_mixup", "cutmix", "noise", "patch_shuffle", "virtual"
     for name in ("pixel_mixup", "cutmix", "noise", "patch_shuffle", "real"):
         (folder,) = stages.glob(f"{name}-*")
         assert np.load(folder / "outliers.images.npy").shape == (33, 8, 8, 1)
-    # Eight classifiers, the baseline of seven among them: each exposed one is validated where it is measured, the baseline once.
+    # Eight classifiers, the baseline of seven among them: each is validated where it is measured, the baseline once.
     assert len(list(stages.glob("classifier-*"))) == len(list(stages.glob("evaluate-*"))) == 8
     assert len(list(stages.glob("validation-*"))) == 1
     none, *exposed = report["cells"]
