@@ -35,7 +35,8 @@ def main() -> None:
     from kood.classifier import Classifier
     from kood.data import ImageSet
     from kood.data.batches import image_batches
-    from kood.detector import evaluate
+    from kood.detector import measuring
+    from kood.detector.evaluate import evaluate
 
     shape, classes = (arguments.size, arguments.size, 3), 10
     rng = np.random.default_rng(0)
@@ -48,7 +49,7 @@ def main() -> None:
     classifier = Classifier(registry.obtain("backbones", arguments.backbone)(shape), heads.Softmax(classes))
     classifier.build((None, *shape))
     inside, seen = 0.0, 0
-    compiled = evaluate.forward_of(classifier)
+    compiled = measuring.forward_of(classifier)
     compiled(np.zeros((arguments.batch, *shape), "float32"))
 
     def forward(pixels):
@@ -58,14 +59,14 @@ def main() -> None:
         inside, seen = inside + time.perf_counter() - start, seen + len(pixels)
         return outputs
 
-    evaluate.forward_of = lambda *_: forward
+    measuring.forward_of = lambda *_: forward
     quarter, rest = arguments.images // 4, (arguments.images - arguments.images // 4) // OOD_SETS
     sets = {f"ood {number}": images(rest) for number in range(OOD_SETS)}
     train, test = images(arguments.train), images(quarter)
     validation, calibration = images(arguments.train // 20), images(arguments.train // 20)
     next(iter(image_batches(test.images[: arguments.batch], arguments.batch)))  # Loads TensorFlow.
     start = time.perf_counter()
-    result = evaluate.evaluate(
+    result = evaluate(
         classifier, train=train, validation=validation, calibration=calibration, test=test,
         near=dict(list(sets.items())[:2]), far=dict(list(sets.items())[2:]), batch_size=arguments.batch,
     )  # fmt: skip

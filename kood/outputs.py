@@ -19,6 +19,7 @@ __all__ = [
     "forward_of",
     "outputs_of",
     "perturbed_logits",
+    "run_batches",
     "run_over",
     "score_rows",
     "scores_of",
@@ -109,10 +110,7 @@ def scores_of(classifier: keras.Model, scorer: Scorer, images: np.ndarray, batch
 
 
 def run_over(forward: Callable, images: np.ndarray, batch_size: int) -> Outputs:
-    """Runs a compiled forward pass over images; every batch is filled up to one size, so that one shape is compiled.
-
-    An output of more than half a gigabyte is kept in a file of the folder for temporary files (`TMPDIR`), so that
-    memory does not grow with the images.
+    """Runs a compiled forward pass over images, see `run_batches`.
 
     Args:
         forward: What `kood.backends.compiled` gave for a `Classifier`.
@@ -122,28 +120,52 @@ def run_over(forward: Callable, images: np.ndarray, batch_size: int) -> Outputs:
     Returns:
         As `outputs_of`.
     """
+    return run_batches(forward, (batch.numpy() for batch in image_batches(images, batch_size)), batch_size, len(images))
+
+
+def run_batches(forward: Callable, batches: Iterable[np.ndarray], rows: int, count: int | None = None) -> Outputs:
+    """Runs a compiled forward pass over batches; every one is filled up to one size, so that one shape is compiled.
+
+    Where it is known how many images there are, an output of more than half a gigabyte is kept in a file of the folder
+    for temporary files (`TMPDIR`), so that memory does not grow with the images.
+
+    Args:
+        forward: A function of (B, H, W, C), what it gives being tensors (B, ...) by name.
+        batches: At most so many images each, of one shape.
+        rows: How many a filled batch has.
+        count: How many images there are; None where that is not known.
+
+    Returns:
+        {output: (N, ...)}; empty where there are no images.
+    """
     outputs: Outputs = {}
+    parts: dict[str, list[np.ndarray]] = {}
 
-    def keep(found: dict, start: int) -> None:
+    def keep(found: dict, start: int, own: int) -> None:
         for name, tensor in found.items():
-            value = keras.ops.convert_to_numpy(tensor)[: len(images) - start]
+            value = keras.ops.convert_to_numpy(tensor)[:own]
+            if count is None:
+                parts.setdefault(name, []).append(value)
+                continue
             if name not in outputs:
-                outputs[name] = room((len(images), *value.shape[1:]), value.dtype)
-            outputs[name][start : start + len(value)] = value
+                outputs[name] = room((count, *value.shape[1:]), value.dtype)
+            outputs[name][start : start + own] = value
 
-    waiting: tuple[dict, int] | None = None
-    for number, batch in enumerate(image_batches(images, batch_size)):
-        pixels = batch.numpy()
-        if len(pixels) < batch_size:
-            pixels = np.concatenate([pixels, np.zeros((batch_size - len(pixels), *pixels.shape[1:]), "float32")])
-        found = forward(pixels)
+    waiting: tuple[dict, int, int] | None = None
+    start = 0
+    for pixels in batches:
+        own = len(pixels)
+        if own < rows:
+            filled = np.concatenate([pixels, np.zeros((rows - own, *pixels.shape[1:]), pixels.dtype)])
+        found = forward(filled if own < rows else pixels)
         # Reading waits for the device, which by now has the next batch to go on with.
         if waiting is not None:
             keep(*waiting)
-        waiting = found, number * batch_size
+        waiting = found, start, own
+        start += own
     if waiting is not None:
         keep(*waiting)
-    return outputs
+    return outputs or {name: np.concatenate(values) for name, values in parts.items()}
 
 
 def score_rows(scorer: Scorer, outputs: Outputs, batch_size: int) -> np.ndarray:

@@ -41,6 +41,16 @@ class Scorer:
             self._function = self._fitted.score
         self.inputs = _inputs(found)
 
+    @property
+    def base(self) -> str:
+        """Its name without options."""
+        return self.name
+
+    @property
+    def is_ready(self) -> bool:
+        """Whether it can score: a plain one can, a fitted one once it is fitted."""
+        return self._function is not None
+
     def fit(self, outputs: Mapping[str, np.ndarray], labels: np.ndarray, head: Any) -> "Scorer":
         """Fits the score to training images; does nothing for a plain one.
 

@@ -10,8 +10,11 @@ from sklearn.metrics import roc_auc_score
 from kood import heads, registry
 from kood.classifier import Classifier
 from kood.data import ImageSet
-from kood.detector.evaluate import PROXIES, conformal_threshold, evaluate, mean_auroc, outputs_of, validation_images
-from kood.detector.evaluate import measure as scored
+from kood.conformal import threshold as conformal_threshold
+from kood.detector.evaluate import evaluate
+from kood.detector.figures import PROXIES, mean_auroc, validation_images
+from kood.detector.measuring import Measuring
+from kood.outputs import outputs_of
 from kood.errors import UserError
 from kood.scorer import Scorer, applicable, linear_weights
 from kood.scores import ON_REQUEST
@@ -94,7 +97,7 @@ def test_figures_are_those_of_the_scores(classifier):
 
 
 def test_details_are_of_the_images_they_name(classifier, monkeypatch):
-    monkeypatch.setattr("kood.detector.evaluate.ON_THE_PLANE", 30)
+    monkeypatch.setattr("kood.detector.figures.ON_THE_PLANE", 30)
     result = measure(classifier, names=["msp"])
     details, test = result.details, images(80, 4)
     outputs = outputs_of(classifier, test.images, 512)
@@ -150,19 +153,21 @@ def test_the_choice_is_made_on_the_sets_that_are_given(classifier):
 @pytest.mark.parametrize("given", [None, {"glare": images(50, 9, 150)}])
 def test_validation_alone_gives_the_figures_of_the_whole_evaluation(classifier, given):
     held = images(40, 2)
-    found = scored(classifier, validation_images(held, given, 0), images(200, 1))
+    measuring = Measuring(classifier, class_names=held.class_names)
+    measuring.fit_scores(images(200, 1))
+    found = measuring.measure(validation_images(held, given, 0))
     whole = measure(classifier, validation_ood=given)
     sets = list(given or PROXIES)
-    assert found.correct("validation", held).all() and whole.validation_correct.all()
-    assert set(found.scorers) == set(whole.figures["scores"])
-    for name in found.scorers:
+    assert found.correct("validation").all() and whole.validation_correct.all()
+    assert set(measuring.scorers) == set(whole.figures["scores"])
+    for name in measuring.scorers:
         alone, among = (
             {where: by[where][name] for where in ("validation", *sets)} for by in (found.scores, whole.validation)
         )
         np.testing.assert_allclose(mean_auroc(alone, sets), whole.figures["validation"][name], atol=2e-3)
         assert mean_auroc(among, sets) == whole.figures["validation"][name]
-    with pytest.raises(UserError, match="cannot give"):
-        scored(classifier, validation_images(held, given, 0), images(200, 1), names=["nothing"])
+    with pytest.raises(UserError, match="no 'nothing' among the scores"):
+        Measuring(classifier, scores=["nothing"])
 
 
 def test_scores_follow_from_what_the_head_gives(classifier):

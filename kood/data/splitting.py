@@ -20,7 +20,9 @@ class Splitting:
         self.train = sets[drawn_from]
         self.own = {name: found for name, found in sets.items() if name != drawn_from}
         self.spec, self.seed, self.key = spec, seed, key
-        self.labels = self.train.known_labels
+        self.labels, self.names = self.train.known_labels, self.train.class_names
+        if not spec.stratify:
+            self.labels, self.names = np.zeros_like(self.labels), ("all",)
         every = [self.train, *self.own.values()]
         self.all_labels = np.concatenate([found.known_labels for found in every])
         ends = np.cumsum([len(found) for found in every])
@@ -158,8 +160,8 @@ class Splitting:
 
     def _need_rows(self, rows: np.ndarray, unseen: np.ndarray) -> None:
         """Every class needs some of the rows; `unseen` are those of which nothing stands in the source's own parts."""
-        left = np.bincount(self.labels[rows], minlength=len(self.train.class_names))
-        for label, name in enumerate(self.train.class_names):
+        left = np.bincount(self.labels[rows], minlength=len(self.names))
+        for label, name in enumerate(self.names):
             if left[label]:
                 continue
             units = self.units[unseen][self.labels[unseen] == label]

@@ -1,34 +1,18 @@
-"""A classifier and image sets -> scores -> metrics, the headline score and the threshold."""
+"""A classifier and all the image sets of a run -> a detector, and what it says of them."""
 
-from collections.abc import Callable, Container, Iterable, Mapping, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 
 import keras
 import numpy as np
 
-from kood import metrics
-from kood.conformal import Calibration, needed_images, rate_interval
-from kood.conformal import threshold as conformal_threshold
 from kood.data.image_set import ImageSet
-from kood.errors import UserError
-from kood.outliers.patch_shuffle import shuffled
-from kood.outliers.pixel_mixup import PixelMixup
-from kood.outputs import Outputs, forward_of, outputs_of, run_over, score_rows, scores_of, softmax
-from kood.per_class import by_true_class, rarely_accepted, wrong_classes
-from kood.scorer import Scorer, applicable, linear_weights
-from kood.scores import ON_REQUEST
+from kood.detector.detector import Detector
+from kood.detector.figures import Choice, figures_of, validation_images
+from kood.outputs import softmax
 
-__all__ = [
-    "PROXIES", "Evaluation", "Measured", "conformal_threshold", "evaluate", "mean_auroc", "measure", "outputs_of",
-    "run_over", "scores_of", "softmax", "validation_images",
-]  # fmt: skip
-
-#: What stands in for out-of-distribution validation images where a recipe names none, made of the validation images.
-PROXIES = ("pixel_mixup", "patch_shuffle")
-
-#: Images of a set whose features are drawn, and images shown of those that a score is most wrong about.
-ON_THE_PLANE, EXTREMES = 400, 8
+__all__ = ["Evaluation", "evaluate"]
 
 
 @dataclass
@@ -60,71 +44,6 @@ class Evaluation:
     calibration_labels: np.ndarray = field(default_factory=lambda: np.empty(0, np.int64))
     validation: dict[str, dict[str, np.ndarray]] = field(default_factory=dict)
     validation_correct: np.ndarray = field(default_factory=lambda: np.empty(0, bool))
-
-
-@dataclass
-class Measured:
-    """What a classifier and its scores say of image sets.
-
-    Attributes:
-        outputs: {set: the classifier's outputs}.
-        scorers: {score: its `Scorer`, fitted where it has to be}.
-        scores: {set: {score: (N,)}}.
-        warnings: What could not be measured, and why.
-    """
-
-    outputs: dict[str, Outputs]
-    scorers: dict[str, Scorer]
-    scores: dict[str, dict[str, np.ndarray]]
-    warnings: list[str]
-
-    def correct(self, where: str, images: ImageSet) -> np.ndarray:
-        """Which images of a set are labelled rightly, (N,) bool."""
-        return self.outputs[where]["logits"].argmax(axis=1) == images.known_labels
-
-
-def measure(
-    classifier: keras.Model,
-    sets: Mapping[str, np.ndarray],
-    train: ImageSet,
-    *,
-    names: list[str] | None = None,
-    headline: str = "auto",
-    batch_size: int = 512,
-    progress: Callable[[int], None] | None = None,
-) -> Measured:
-    """Scores images; each passes the classifier once.
-
-    Args:
-        classifier: A trained `Classifier`.
-        sets: Images uint8 (N, H, W, C) by name.
-        train: What fitted scores are fitted on.
-        names: Scores to measure; None takes every applicable one but those of `kood.scores.ON_REQUEST`.
-        headline: One that is measured, whether it is among the others or not; "auto" for none.
-        batch_size: Images a forward pass.
-        progress: Called with the number of finished sets.
-
-    Returns:
-        A `Measured`.
-
-    Raises:
-        UserError: a score that this head cannot give; a named one that cannot be fitted, or that is NaN for some image.
-    """
-    asked = [] if headline == "auto" else [headline]
-    forward = forward_of(classifier, [*(names or ()), *asked])
-    batch_size = min(batch_size, max(map(len, sets.values())))
-    outputs: dict[str, Outputs] = {}
-    for done, (where, images) in enumerate(sets.items(), start=1):
-        outputs[where] = run_over(forward, np.asarray(images), batch_size)
-        if progress is not None:
-            progress(done)
-    scorers, warnings = _scorers(forward, classifier, train, names, next(iter(outputs.values())), batch_size, asked)
-    scores = {
-        where: {name: score_rows(scorer, output, batch_size) for name, scorer in scorers.items()}
-        for where, output in outputs.items()
-    }
-    warnings += _drop_undefined(scores, scorers, required=[name.lower() for name in [*(names or []), *asked]])
-    return Measured(outputs, scorers, scores, warnings)
 
 
 def evaluate(
@@ -172,218 +91,38 @@ def evaluate(
         UserError: a score that this head cannot give; a named one that cannot be fitted, or that is NaN for some image;
             too few calibration images.
     """
-    sets = {"id": test.images, **{name: s.images for name, s in (near | far).items()}}
-    held = {"calibration": calibration.images}
+    held: dict[str, ImageSet] = {"calibration": calibration}
     if validation is not None:
         held |= validation_images(validation, validation_ood, seed)
-    choosing = [name for name in held if name not in ("calibration", "validation")]
-    measured = measure(
-        classifier, {**sets, **{f"held/{name}": images for name, images in held.items()}}, train, names=names,
-        headline=headline, batch_size=batch_size, progress=progress,
+    outside = [f"held/{name}" for name in held if name not in ("calibration", "validation")]
+    sets = {"id": test, **near, **far}
+    every = {**sets, **{f"held/{name}": images for name, images in held.items()}}
+    detector = Detector(
+        classifier, headline, train.class_names, scores=names or "all",
+        batch_size=min(batch_size, max(map(len, every.values()))),
     )  # fmt: skip
-    outputs, values, scorers = measured.outputs, measured.scores, measured.scorers
-    names = list(scorers)
-    held_by = {name: {where: values[f"held/{where}"][name] for where in held} for name in names}
-    chosen_by = {}
+    detector.fit_scores(train)
+    measured = detector.measure(every, progress)
+    choice = Choice(headline)
     if headline == "auto":
-        chosen_by = {name: mean_auroc(held_by[name], choosing) for name in names}
-        # Of equals, one that serves without a fitted state.
-        headline = max(names, key=lambda name: (chosen_by[name], not scorers[name].is_fitted))
-    id_scores, held_scores = values["id"], values["held/calibration"][headline]
-    labels, held_labels = (outputs[where]["logits"].argmax(axis=1) for where in ("id", "held/calibration"))
-    decision = Calibration(held_scores, held_labels, len(train.class_names), accept, by_class)
-    accepted = ~decision.flagged(id_scores[headline], labels)
-    details = _details(outputs, {where: values[where][headline] for where in sets}, test.known_labels)
-    figures_by = {name: _measure(name, values, list(near), list(far)) for name in names}
-    classes = by_true_class(
-        test.class_names, test.known_labels, labels, accepted, id_scores[headline],
-        {kind: [values[name][headline] for name in members] for kind, members in (("near", near), ("far", far))},
-    )  # fmt: skip
-    about_threshold = [*_shared(decision, train.class_names), *rarely_accepted(classes, accept, by_class)]
-    figures = {
-        "id": {
-            "accuracy": metrics.accuracy(labels, test.labels),
-            "ece": metrics.expected_calibration_error(details["confidence"], details["correct"]),
-            "images": len(test),
-        },
-        "classes": classes,
-        "scores": figures_by,
-        "headline_score": headline,
-        "validation": chosen_by,
-        "validation_sets": choosing if chosen_by else [],
-        "threshold": {
-            "score": headline,
-            "value": decision.groups[0].threshold if len(decision.groups) == 1 else None,
-            "by_class": by_class,
-            "thresholds": _thresholds(decision, train.class_names),
-            "accept": accept,
-            "accepted_id_test": float(np.mean(accepted)),
-            "accepted_id_test_interval": list(rate_interval(int(accepted.sum()), len(accepted))),
-            "calibration_images": len(calibration),
-            "warnings": about_threshold,
-        },
-        "warnings": [
-            *measured.warnings,
-            *_warnings(figures_by[headline], headline, list(near) + list(far)),
-            *about_threshold,
-            *wrong_classes(classes),
-        ],
-    }
+        choice = detector.choose(measured, "held/validation", outside)
+    headline, values = choice.score, measured.scores
+    decision = detector.decide_by(values["held/calibration"][headline], measured.given("held/calibration"), accept,
+                                  by_class)  # fmt: skip
+    figures, details = figures_of(measured, choice, decision, train.class_names, list(near), list(far))
     first = slice(0, 256)
     return Evaluation(
         figures,
         {where: values[where] for where in sets},
-        scorers[headline].state,
+        detector.scorers[headline].state,
         {
-            "probabilities": softmax(outputs["id"]["logits"][first]),
-            "label": labels[first],
-            "ood_score": id_scores[headline][first].astype("float32"),
+            "probabilities": softmax(measured.outputs["id"]["logits"][first]),
+            "label": measured.given("id")[first],
+            "ood_score": values["id"][headline][first].astype("float32"),
         },
         details,
-        held_scores,
-        held_labels,
+        decision.scores,
+        decision.labels,
         {where: values[f"held/{where}"] for where in held if where != "calibration"},
-        measured.correct("held/validation", validation) if validation is not None else np.empty(0, bool),
+        measured.correct("held/validation") if validation is not None else np.empty(0, bool),
     )
-
-
-def _details(outputs: dict[str, Outputs], scores: dict[str, np.ndarray], labels: np.ndarray) -> dict[str, np.ndarray]:
-    probabilities, given = softmax(outputs["id"]["logits"].astype("float64")), outputs["id"]["logits"].argmax(axis=1)
-    details = {"confidence": np.clip(probabilities.max(axis=1), 0.0, 1.0), "correct": given == labels}
-    features = outputs["id"]["features"].astype("float64")
-    center = features.mean(axis=0)
-    # The two directions in which the in-distribution features vary most.
-    axes = np.linalg.eigh(np.cov(features - center, rowvar=False).reshape(features.shape[1], -1))[1][:, :-3:-1]
-    for where, score in scores.items():
-        rows = np.unique(np.linspace(0, len(score) - 1, min(len(score), ON_THE_PLANE)).astype(int))
-        details[f"{where}/plane"] = ((outputs[where]["features"][rows] - center) @ axes).astype("float32")
-        details[f"{where}/plane_rows"] = rows
-        order = np.argsort(-score if where == "id" else score, kind="stable")[:EXTREMES]
-        details[f"{where}/extreme"] = order
-        details[f"{where}/predicted"] = outputs[where]["logits"][order].argmax(axis=1)
-    return details
-
-
-def mean_auroc(scores: dict[str, np.ndarray], sets: Iterable[str]) -> float:
-    """Mean over sets of the AUROC against the set "validation".
-
-    Args:
-        scores: {set: (N,)}.
-        sets: Names of out-of-distribution sets.
-    """
-    inside = scores["validation"]
-    return float(np.mean([metrics.auroc(*metrics.joined(inside, scores[where])) for where in sets]))
-
-
-def validation_images(validation: ImageSet, ood: dict[str, ImageSet] | None, seed: int) -> dict[str, np.ndarray]:
-    """What choices are made on.
-
-    Args:
-        validation: In-distribution images.
-        ood: Out-of-distribution ones by name; where there are none, the two of `PROXIES`, made of the former.
-        seed: Of the proxies.
-
-    Returns:
-        uint8 (N, H, W, C) by name, the set "validation" being the in-distribution images.
-    """
-    sets = {"validation": validation.images}
-    if ood:
-        return sets | {name: found.images for name, found in ood.items()}
-    rng = np.random.default_rng([seed, 1])
-    mixed = PixelMixup().draw(len(validation), rng, validation).images
-    return sets | dict(zip(PROXIES, (mixed, shuffled(validation.images, rng=rng)), strict=True))
-
-
-def _scorers(
-    forward: Callable,
-    classifier: keras.Model,
-    train: ImageSet,
-    names: list[str] | None,
-    outputs: Outputs,
-    rows: int,
-    asked: Iterable[str] = (),
-) -> tuple[dict[str, Scorer], list[str]]:
-    """The scores to measure, fitted; and what could not be, where the recipe does not insist on it."""
-    possible = applicable([*outputs, *linear_weights(classifier.head)])
-    named = list(dict.fromkeys(name.lower() for name in [*(names or []), *asked]))
-    impossible = [name for name in named if name not in possible]
-    if impossible:
-        raise UserError(
-            f"evaluate.scores: this head cannot give {', '.join(impossible)}; it can give {', '.join(possible)}"
-        )
-    wanted = named if names is not None else [n for n in possible if n not in ON_REQUEST or n in named]
-    scorers = {name: Scorer(name) for name in wanted}
-    warnings = []
-    if any(scorer.is_fitted for scorer in scorers.values()):
-        fitted = run_over(forward, np.asarray(train.images), rows)
-        for name in list(scorers):
-            try:
-                scorers[name].fit(fitted, train.known_labels, classifier.head)
-            except UserError as error:
-                if name in named:
-                    raise
-                del scorers[name]
-                warnings.append(str(error))
-    return scorers, warnings
-
-
-def _measure(name: str, values: dict[str, dict[str, np.ndarray]], near: list[str], far: list[str]) -> dict[str, Any]:
-    inside = values["id"][name]
-    result: dict[str, Any] = {}
-    for where in [*near, *far]:
-        outside = values[where][name]
-        result[where] = metrics.summary(*metrics.joined(inside, outside))
-    for kind, members in (("near", near), ("far", far)):
-        if members:
-            result[kind] = {
-                metric: float(np.mean([result[where][metric] for where in members])) for metric in result[members[0]]
-            }
-    return result
-
-
-def _drop_undefined(
-    values: dict[str, dict[str, np.ndarray]], scorers: dict[str, Scorer], required: Container[str]
-) -> list[str]:
-    """Leaves out the scores that are NaN for some image, and says so; one that a recipe insists on is refused."""
-    warnings = []
-    for name in list(scorers):
-        undefined = {where: int(np.isnan(by[name]).sum()) for where, by in values.items() if np.isnan(by[name]).any()}
-        if not undefined:
-            continue
-        where, count = next(iter(undefined.items()))
-        said = f"{name} is NaN for {count} of {len(values[where][name])} images of {where.removeprefix('held/')!r}"
-        if name in required or len(scorers) == 1:
-            raise UserError(f"evaluate.scores: {said}; look at those images, or name other scores", exit_code=1)
-        warnings.append(f"{said}, so it is not measured")
-        del scorers[name]
-    return warnings
-
-
-def _shared(decision: Calibration, names: Sequence[str]) -> list[str]:
-    """Which classes share a threshold, though each was to have its own."""
-    return [
-        f"serve.by_class: {', '.join(repr(names[k]) for k in group.classes)} share one threshold, since fewer than "
-        f"{needed_images(decision.accept)} calibration images are labelled as some of them; more of their images give "
-        "each its own"
-        for group in decision.groups
-        if decision.by_class and len(group.classes) > 1
-    ]
-
-
-def _thresholds(decision: Calibration, names: Sequence[str]) -> list[dict[str, Any]]:
-    return [
-        {
-            "classes": [names[k] for k in group.classes], "value": group.threshold,
-            "calibration_images": group.images,
-        }
-        for group in decision.groups
-    ]  # fmt: skip
-
-
-def _warnings(measured: dict[str, Any], score: str, names: list[str]) -> list[str]:
-    return [
-        f"{score} is {'no better than chance' if measured[name]['auroc'] > 0.45 else 'inverted'} on {name} "
-        f"(AUROC {measured[name]['auroc']:.3f}): it does not detect these images"
-        for name in names
-        if measured[name]["auroc"] < 0.55
-    ]

@@ -1,5 +1,6 @@
 """One classifier from its data to its SavedModel: the list of its stages."""
 
+from kood.pipeline.attached import Attached
 from kood.pipeline.audit import Audit, Shortcut
 from kood.pipeline.classify import Classifier, judge_recipe, unexposed
 from kood.pipeline.comparison import Comparison
@@ -36,7 +37,11 @@ class Cell:
         if recipe.needs_judge:
             self.judge = Classifier(judge_recipe(recipe), data, role="judge")
         self.outliers = [Outliers(recipe, name, data, self.diffusion, self.judge) for name in recipe.outliers.drawn]
-        self.classifier = Classifier(recipe, data, self.outliers, self.pure)
+        self.classifier: Classifier | Attached
+        if recipe.attach is None:
+            self.classifier = Classifier(recipe, data, self.outliers, self.pure)
+        else:
+            self.classifier = Attached(recipe, data)
         self.baseline = self.validation = self.comparison = None
         is_compared = recipe.evaluate.baseline and (recipe.outliers.exposes or recipe.pure_samples.trains)
         self.evaluation = Evaluation(recipe, data, self.classifier, validates=is_compared)
@@ -47,6 +52,7 @@ class Cell:
         self.audit = self.shortcut = None
         if self.pure_audit is not None and self.judge is not None:
             self.audit = Audit(recipe, data, self.judge, self.pure_audit, self.outliers)
+            assert isinstance(self.classifier, Classifier)  # Nothing is sampled for one that exists.
             self.shortcut = Shortcut(recipe, data, self.audit, self.pure_audit, self.classifier, self.evaluation)
         self.export = Export(recipe, data, self.classifier, self.evaluation) if recipe.serve.export else None
 

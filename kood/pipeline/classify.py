@@ -189,6 +189,15 @@ class Classifier(Stage):
             targets = np.concatenate([n if s is None else s for s, n in zip(shares, nothing, strict=True)])
         return ImageSet(np.concatenate(images)), targets
 
+    @property
+    def card(self) -> dict[str, Any]:
+        """What the model card tells of the classifier."""
+        return {"head": self.recipe.head.name, "backbone": self.recipe.classifier.backbone}
+
+    def labelled(self, images: ImageSet) -> ImageSet:
+        """Images of the data, their labels counted as the model's outputs are: as they are."""
+        return images
+
     def model(self) -> Model:
         """The trained classifier."""
         return keras.saving.load_model(self.folder / "classifier.keras", compile=False)

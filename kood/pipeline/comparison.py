@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 
-from kood.detector.evaluate import PROXIES, mean_auroc
+from kood.detector.figures import PROXIES, mean_auroc
 from kood.metrics import auroc_difference
 from kood.pipeline.evaluation import Evaluation, Validation
 from kood.pipeline.stage import Stage

@@ -7,7 +7,10 @@ from typing import Any
 import numpy as np
 
 from kood import registry
-from kood.detector.evaluate import PROXIES, evaluate, measure, validation_images
+from kood.detector.evaluate import evaluate
+from kood.detector.figures import PROXIES, validation_images
+from kood.detector.measuring import Measuring
+from kood.pipeline.attached import Attached
 from kood.pipeline.classify import Classifier
 from kood.pipeline.prepare import Data
 from kood.pipeline.stage import Stage
@@ -59,13 +62,15 @@ class Validation(Stage):
         held = self.data.images("validation")
         sets = validation_images(held, self.data.sets("validation_ood"), self.recipe.data.split_seed)
         with work.progress.bar(self.role, len(sets), unit="set") as bar:
-            found = measure(
-                self.classifier.model(), sets, self.data.images("train"), names=self._names,
-                batch_size=self.recipe.evaluate.batch_size, progress=bar.update,
+            measuring = Measuring(
+                self.classifier.model(), scores=self._names or "all", class_names=held.class_names,
+                batch_size=min(self.recipe.evaluate.batch_size, max(map(len, sets.values()))),
             )  # fmt: skip
-        correct = found.correct("validation", held)
+            measuring.fit_scores(self.data.images("train"))
+            found = measuring.measure(sets, bar.update)
+        correct = found.correct("validation")
         _write(folder / "validation.npz", found.scores, correct=correct)
-        return {"accuracy": float(correct.mean()), "scores": list(found.scorers)}
+        return {"accuracy": float(correct.mean()), "scores": list(measuring.scorers)}
 
 
 class Evaluation(Stage):
@@ -80,7 +85,7 @@ class Evaluation(Stage):
 
     kind, version, is_shared = "evaluate", 6, False
 
-    def __init__(self, recipe: Recipe, data: Data, classifier: Classifier, validates: bool = False):
+    def __init__(self, recipe: Recipe, data: Data, classifier: Classifier | Attached, validates: bool = False):
         super().__init__(recipe)
         self.data, self.classifier = data, classifier
         self.chooses = recipe.evaluate.headline.lower() == "auto"
@@ -109,7 +114,8 @@ class Evaluation(Stage):
 
     def make(self, folder: Path, work: Work) -> dict[str, Any]:
         near, far, validation_ood = (self.data.sets(kind) for kind in ("near", "far", "validation_ood"))
-        images = {name: self.data.images(name) for name in ("train", "validation", "calibration", "test")}
+        parts = ("train", "validation", "calibration", "test")
+        images = {name: self.classifier.labelled(self.data.images(name)) for name in parts}
         validates = self.validates and len(images["validation"]) > 0
         held = 1 + (len(validation_ood) or len(PROXIES)) if validates else 0
         with work.progress.bar(self.role, 1 + len(near) + len(far) + 1 + held, unit="set") as bar:

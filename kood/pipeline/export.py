@@ -11,6 +11,7 @@ import numpy as np
 import kood
 from kood.data.rules import ground_colour
 from kood.data.stored import read_digests
+from kood.pipeline.attached import Attached
 from kood.pipeline.classify import Classifier
 from kood.pipeline.evaluation import Evaluation
 from kood.pipeline.prepare import Data
@@ -38,7 +39,7 @@ class Export(Stage):
 
     kind, version, is_shared = "export", 3, False
 
-    def __init__(self, recipe: Recipe, data: Data, classifier: Classifier, evaluation: Evaluation):
+    def __init__(self, recipe: Recipe, data: Data, classifier: Classifier | Attached, evaluation: Evaluation):
         super().__init__(recipe)
         self.data, self.classifier, self.evaluation = data, classifier, evaluation
 
@@ -72,8 +73,9 @@ class Export(Stage):
     @functools.cached_property
     def _served(self) -> Served:
         data, serve, held = self.recipe.data, self.recipe.serve, self.evaluation.arrays("calibration")
+        names = self.classifier.labelled(self.data.images("train")).class_names
         return Served(
-            self.evaluation.headline, data.shape, list(self.data.images("train").class_names), serve.accept,
+            self.evaluation.headline, data.shape, list(names), serve.accept,
             held["scores"], self.evaluation.arrays("state") or None, serve.undecodable, held["labels"], serve.by_class,
             self._seen, ground_colour(data.ground),
         )  # fmt: skip
@@ -94,8 +96,7 @@ class Export(Stage):
         )
         return {
             "recipe": self.recipe.name,
-            "head": self.recipe.head.name,
-            "backbone": self.recipe.classifier.backbone,
+            **self.classifier.card,
             "trained_on": {key: train[key] for key in ("images", "sha256")},
             "accuracy": facts["id"]["accuracy"],
             "classes": facts["classes"],

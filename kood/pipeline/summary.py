@@ -49,7 +49,7 @@ def summarize(work: Work, cell: Cell) -> dict[str, Any]:
         "baseline": {key: value for key, value in compared.items() if key != "warning"} if compared else None,
         "datasets": datasets,
         "id_sets": inside,
-        "class_names": list(data.images("train").class_names),
+        "class_names": list(cell.classifier.labelled(data.images("train")).class_names),
         "version": cell.export.facts["version"] if cell.export else None,
         "stages": {stage.role: stage.line for stage in cell.made},
         "environment": {**environment(), **work.origin},
@@ -106,7 +106,8 @@ def _behaviour(cell: Cell, scores: Mapping[str, np.ndarray]) -> report.Behaviour
     data, kept = cell.data, cell.evaluation.arrays("details")
     if not kept:
         return None
-    names, test = data.images("train").class_names, data.images("test")
+    test = cell.classifier.labelled(data.images("test"))
+    names = test.class_names
     images = {
         "id": test.images,
         **{name: of.images for kind in ("near", "far") for name, of in data.sets(kind).items()},

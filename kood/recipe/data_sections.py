@@ -51,6 +51,8 @@ class IdSource(ImageSource):
         validation: Share of the training images on which the headline score is chosen.
         calibration: Share of the training images on which the threshold is set.
         test: Share of all images to test on, where the set has no test split of its own.
+        stratify: Whether each part has its share of every class, at least one image; false for classes of an image or
+            two, whose images are dealt out all together.
         per_class: At most so many training images of each class.
         group: What images have in common that stay together in one part of the split.
         near_copies: Take images for copies of one another whose perceptual hashes (pHash, 64 bits) differ in at most so
@@ -61,6 +63,7 @@ class IdSource(ImageSource):
     validation: Share = 0.1
     calibration: Share = 0.1
     test: Share = 0.2
+    stratify: bool = True
     per_class: Positive | None = None
     group: Group | None = None
     near_copies: Annotated[int, Field(ge=0, le=10)] | None = None

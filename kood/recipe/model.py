@@ -17,6 +17,7 @@ from kood.recipe.messages import explain
 from kood.recipe.outlier_sections import Outliers, PureSamples
 from kood.recipe.sections import (
     SLUG,
+    Attach,
     Budget,
     Classifier,
     Diffusion,
@@ -38,6 +39,7 @@ class Recipe(Section):
     Attributes:
         name: Names the folder under `saved/`; the file's name where not given.
         seed: Every random draw of the run follows from it.
+        attach: A classifier that exists; then nothing is trained, and `head`, `classifier` and `train` have no say.
         matrix: {dotted key: list of values}; the run makes every combination. `head` and `outliers` may be given by
             name alone ("none" and "pure", pure samples as plain augmentation, are names of `outliers` too). The key
             `arm` takes tables of a name and any dotted keys, for rows that differ in more than one setting.
@@ -46,6 +48,7 @@ class Recipe(Section):
     name: str = Field(default="", max_length=100)
     seed: Seed = 0
     data: Data
+    attach: Attach | None = None
     diffusion: Diffusion = Diffusion()
     outliers: Outliers = Outliers()
     pure_samples: PureSamples = PureSamples()
@@ -85,6 +88,11 @@ class Recipe(Section):
         self._check_baseline()
         for name in self.outliers.use:
             getattr(self.outliers, name).check(self)
+        if self.attach is not None:
+            if self.outliers.use or self.pure_samples.trains:
+                raise ValueError("attach: a classifier that exists is not trained, so it cannot be exposed; remove "
+                                 "outliers.use and pure_samples.use")  # fmt: skip
+            return self  # Its scores are those that the model itself can give.
         angular = self._is_angular()
         if self.outliers.use and self.outliers.exposure == "cosine_exposure" and not angular:
             raise ValueError(f"outliers.exposure = 'cosine_exposure' acts on cosines; head {self.head.name!r} has none")

@@ -8,7 +8,7 @@ from pydantic import BaseModel, ConfigDict, Field, model_validator
 from kood import registry
 from kood.section import Positive, Rate, Section, Share
 
-__all__ = ["SLUG", "Budget", "Classifier", "Diffusion", "Evaluate", "Head", "Seed", "Serve", "Train"]
+__all__ = ["SLUG", "Attach", "Budget", "Classifier", "Diffusion", "Evaluate", "Head", "Seed", "Serve", "Train"]
 
 #: How much a class counts beside the others.
 Weight = Annotated[float, Field(gt=0.0, le=1e6)]
@@ -141,6 +141,25 @@ class Classifier(Section):
     def _check(self):
         _check_options("backbones", self.backbone, self.options)
         return self
+
+
+class Attach(Section):
+    """A classifier that exists, in place of one that is trained: what `kood attach` writes.
+
+    Attributes:
+        model: Its `.keras` file.
+        classes: A file that says which class each output of the model is: one name a line in the order of the outputs,
+            or JSON, a list of names or {name = number}. Not given, classes are matched by the numbers that their
+            folders' names begin with where all do, else in alphabetical order, as Keras numbers folders.
+        preprocess: What the model takes in place of pixels of 0..255: "none", these; "0..1"; "-1..1"; "caffe", BGR less
+            ImageNet's means; "torch", 0..1 normalized by ImageNet's means and deviations; or "module:function".
+        features: The layer whose outputs are the features; the input of the last dense layer where not given.
+    """
+
+    model: str
+    classes: str | None = None
+    preprocess: str = "none"
+    features: str | None = None
 
 
 class Train(Section):

@@ -18,7 +18,14 @@ def id_data(source):
     """id_data("digits", ...) -> what a recipe's Data has, as far as the in-distribution images go."""
 
     def build(name, /, image_shape=(8, 8, 1), split_seed=0, **options):
-        shares = {"validation": 0.1, "calibration": 0.1, "test": 0.2, "per_class": None, "near_copies": None}
+        shares = {
+            "validation": 0.1,
+            "calibration": 0.1,
+            "test": 0.2,
+            "per_class": None,
+            "near_copies": None,
+            "stratify": True,
+        }
         return SimpleNamespace(
             image_shape=image_shape, ground="white", split_seed=split_seed, id=source(name, **(shares | options))
         )

@@ -1,0 +1,90 @@
+"""Somebody's Keras classifier as kood's own are: images in [-1, 1] -> features, logits."""
+
+from typing import Any
+
+import keras
+from keras import ops
+
+from kood.classifier import Classifier
+from kood.detector.apart import take_apart
+from kood.detector.pixels import preprocess_of
+
+__all__ = ["Adapted", "adapted"]
+
+
+@keras.saving.register_keras_serializable(package="kood")
+class Adapted(keras.Model):
+    """A finished classifier behind kood's convention, so that all that measures or serves one takes any.
+
+    Images in [-1, 1] become pixels of 0..255, then what the model takes, then its features and logits.
+
+    Args:
+        model: Any Keras classifier that `kood.detector.apart.take_apart` can take apart.
+        features: The layer whose outputs are the features; the input of the last dense layer where not given.
+        preprocess: What makes the model's pixels of pixels of 0..255, as `kood.detector.pixels.preprocess_of` takes it.
+
+    Raises:
+        UserError: the model cannot be taken apart.
+    """
+
+    def __init__(self, model, features=None, preprocess=None, **kwargs):
+        super().__init__(**kwargs)
+        self.model = model
+        self.features_layer = features
+        self.preprocess = preprocess_of(preprocess, model)
+        self.taken = take_apart(model, features)
+        self.built = True
+
+    @property
+    def head(self):
+        """What lends its kernel and bias to scores; without any where the head is not linear."""
+        return self.taken.head
+
+    @property
+    def is_angular(self) -> bool:
+        """Whether it gives cosines."""
+        return "cosines" in self.taken.gives
+
+    def call(self, images, training=False):
+        """As `Classifier.call`; always in inference mode.
+
+        Args:
+            images: (B, H, W, C) in [-1, 1].
+            training: Changes nothing.
+        """
+        return self.taken(self.preprocess(_bytes(images)), training=False)
+
+    def get_config(self):
+        """The arguments, so that `from_config` makes the same classifier."""
+        return {
+            **super().get_config(),
+            "model": keras.saving.serialize_keras_object(self.model),
+            "features": self.features_layer,
+            "preprocess": keras.saving.serialize_keras_object(self.preprocess),
+        }
+
+    @classmethod
+    def from_config(cls, config):
+        """The classifier that `get_config` describes."""
+        config = dict(config)
+        for part in ("model", "preprocess"):
+            config[part] = keras.saving.deserialize_keras_object(config[part])
+        return cls(**config)
+
+
+def _bytes(images):
+    """[-1, 1] -> 0..255. A whole number comes back as it was but for float32's last digit."""
+    return (ops.cast(images, "float32") + 1.0) * 127.5
+
+
+def adapted(model: keras.Model, features: str | None = None, preprocess: Any = None) -> keras.Model:
+    """A classifier that takes images in [-1, 1]: kood's own as it is, any other behind `Adapted`.
+
+    Args:
+        model: The classifier.
+        features: As for `Adapted`; nothing to choose of kood's own.
+        preprocess: As for `Adapted`.
+    """
+    if isinstance(model, Classifier | Adapted):
+        return model
+    return Adapted(model, features, preprocess, name="adapted")

@@ -1,0 +1,80 @@
+"""Whether a classifier's labels are those of the images that it is given: a wrong order of classes is silent."""
+
+from collections.abc import Sequence
+
+import numpy as np
+from scipy.optimize import linear_sum_assignment
+
+from kood.conformal import rate_interval
+from kood.errors import UserError
+
+__all__ = ["disagreement", "refuse_disagreement"]
+
+#: How much more often another order of the classes has to be right before it is taken for the true one.
+_BETTER = 0.2
+
+
+def refuse_disagreement(given: np.ndarray, labels: np.ndarray, class_names: Sequence[str], where: str) -> None:
+    """Raises `UserError` where `disagreement` has something to say; `where` begins the message."""
+    wrong = disagreement(given, labels, class_names)
+    if wrong:
+        raise UserError(f"{where}: {wrong}")
+
+
+def disagreement(given: np.ndarray, labels: np.ndarray, class_names: Sequence[str]) -> str:
+    """What speaks against the labels being what the classifier was trained on; "" where nothing does.
+
+    They disagree where the classifier is right no more often than chance, its accuracy's 95% interval reaching the rate
+    at which labels and answers drawn apart would agree; or where it is right far more often under another order of the
+    classes, found on one half of the images and tried on the other.
+
+    Args:
+        given: (N,) what the classifier labels known images as.
+        labels: (N,) their classes.
+        class_names: K names.
+
+    Returns:
+        A sentence, or "".
+    """
+    count, classes = len(labels), len(class_names)
+    if not count or classes < 2:
+        return ""
+    right = int((given == labels).sum())
+    chance = float(_shares(given, classes) @ _shares(labels, classes))
+    other = _other_order(given, labels, class_names)
+    if other:
+        return other
+    if len(np.unique(labels)) > 1 and rate_interval(right, count)[0] <= chance:
+        return (
+            f"the model labels {right} of {count} known images rightly, as chance would ({chance:.1%}); check the "
+            "order of the classes, and that the pixels are what it takes (preprocess)"
+        )
+    return ""
+
+
+def _shares(values: np.ndarray, classes: int) -> np.ndarray:
+    return np.bincount(values, minlength=classes) / len(values)
+
+
+def _other_order(given: np.ndarray, labels: np.ndarray, class_names: Sequence[str]) -> str:
+    """Whether the classes in another order agree much better; found on the even images, counted on the odd ones."""
+    present = np.unique(labels)
+    table = np.zeros((len(present), len(class_names)))
+    place = np.searchsorted(present, labels)
+    np.add.at(table, (place[::2], given[::2]), 1)
+    rows, columns = linear_sum_assignment(-table)
+    order = np.empty(len(present), int)
+    order[rows] = columns
+    odd = slice(1, None, 2)
+    if not len(labels[odd]):
+        return ""
+    right, better = (float(np.mean(given[odd] == of[odd])) for of in (labels, order[place]))
+    hits = round(better * len(given[odd]))
+    if better <= right + _BETTER or rate_interval(hits, len(given[odd]))[0] <= right:
+        return ""
+    moved = [(class_names[a], class_names[b]) for a, b in zip(present, order, strict=True) if a != b]
+    shown = ", ".join(f"{a!r} as {b!r}" for a, b in moved[:5]) + (" ..." if len(moved) > 5 else "")
+    return (
+        f"the model labels {right:.0%} of the known images rightly, but {better:.0%} if the classes stand in another "
+        f"order (it calls {shown}); give the class names in the order of the model's outputs"
+    )

@@ -1,0 +1,305 @@
+"""The detector: a classifier, a score of its outputs, and a calibrated decision."""
+
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from kood.conformal import Calibration
+from kood.data.image_set import ImageSet
+from kood.detector.agreement import refuse_disagreement
+from kood.detector.figures import figures_of, validation_images
+from kood.detector.images import Batch
+from kood.detector.measuring import Measuring, digests_of
+from kood.errors import UserError
+from kood.outputs import Outputs, softmax
+from kood.scorer import Scorer
+
+__all__ = ["Answers", "Detector"]
+
+#: Of the images that a score is fitted on, each so many-th is set aside to choose a score on, and how many at most.
+_ASIDE_EACH, _ASIDE_MOST = 5, 256
+#: Images that an export is compared on.
+_KEPT = 16
+
+
+@dataclass(frozen=True)
+class Answers:
+    """What a detector says of N images.
+
+    Attributes:
+        label: int64 (N,), the class; -1 for what no threshold can judge.
+        class_name: Its name (N,); "" likewise.
+        probabilities: float64 (N, K), the softmax; 0 likewise.
+        ood_score: float64 (N,), higher = more out-of-distribution; the largest float32 likewise.
+        p_value: float64 (N,), see `kood.conformal.p_values`; 0 likewise.
+        is_ood: bool (N,), whether the image is flagged; true likewise.
+        threshold: float64 (N,), what the score was compared with.
+    """
+
+    label: np.ndarray
+    class_name: np.ndarray
+    probabilities: np.ndarray
+    ood_score: np.ndarray
+    p_value: np.ndarray
+    is_ood: np.ndarray
+    threshold: np.ndarray
+
+    def __len__(self) -> int:
+        return len(self.label)
+
+
+class Detector(Measuring):
+    """A classifier that says of an image whether it is of one of its classes.
+
+    Nothing is trained. The classifier's outputs give a score, `fit` fits it where it has a state, `calibrate` sets a
+    threshold by split conformal prediction: an image like the calibration images is accepted with probability at least
+    `accept`.
+
+    Images are arrays (N, H, W, C), a `tf.data.Dataset`, a folder, a list of files or an iterator of batches; a batch is
+    in memory at a time. Files and uint8 arrays are pixels of 0..255, as `preprocess` takes them; a float array is what
+    the model itself takes where no `preprocess` is given, and pixels of 0..255 where one is.
+
+    Example:
+        ```python
+        detector = kood.Detector(model, score="energy")
+        detector.calibrate(images, accept=0.95)
+        detector.predict(new_images).is_ood
+        ```
+
+    Args:
+        model: A Keras classifier, or its `.keras` file: kood's own, or one that ends in a dense layer (softmax, logits,
+            or one sigmoid unit for two classes), or one whose outputs name `logits` and `features`.
+        score: Its name (`kood list scores`), with options as in "knn:k=10"; or "auto", which `fit` then chooses on
+            known images against pixel mixups and patch shuffles of them.
+        class_names: K names; "0", "1", ... where not given.
+        features: The layer whose outputs are the features; the input of the last dense layer where not given.
+        preprocess: What makes the model's pixels of those of 0..255: "none", "0..1", "-1..1", "caffe", "torch", a
+            Keras layer or a function; where not given, pixels stay as they are.
+        scores: The scores to measure; where not given, `score`, or with "auto" all that apply.
+        image_shape: (H, W, C) of images of files, for a model that takes any size.
+        batch_size: Images a forward pass.
+
+    Raises:
+        UserError: the model cannot be taken apart; a score that it cannot give.
+    """
+
+    def __init__(self, model: Any, score: str = "auto", *arguments: Any, **options: Any):
+        super().__init__(model, score, *arguments, **options)
+        self.decision: Calibration | None = None
+        self._some = np.empty(0)
+
+    def fit(self, images: Any, labels: Any = None, *, seed: int = 0) -> "Detector":
+        """Fits the scores that have a state and, where the score is "auto", chooses one; nothing is trained.
+
+        A choice is made on every fifth image, at most 256, which no score is fitted on: the score with the largest mean
+        AUROC of these against pixel mixups and patch shuffles of them, as `kood run` chooses. `told` says which and
+        why.
+
+        Args:
+            images: Known images.
+            labels: Their classes, integers (N,) or one-hot; or None, where each counts as what it is labelled as. A
+                data set, an iterator or a folder of class folders may bring its own.
+            seed: Decides the mixups and shuffles.
+
+        Returns:
+            Itself.
+
+        Raises:
+            UserError: images that cannot be read or are not what the model takes; labels that the model hardly ever
+                gives; a named score that these images cannot fit.
+        """
+        found, kept = self._noted(self._batches(images, labels, "fit"), "trained"), list[Batch]()
+        chooses = self.choice is None
+        outputs, given = self._run(_set_aside(found, kept) if chooses else found)
+        if given is not None:
+            refuse_disagreement(outputs["logits"].argmax(axis=1), given, self.class_names, "fit")
+        self._fit(outputs, given)
+        if chooses:
+            sets = self._validation(kept, seed)
+            measured = self.measure(sets)
+            self.choose(measured, "validation", [name for name in sets if name != "validation"])
+        return self
+
+    def _validation(self, kept: Sequence[Batch], seed: int) -> dict[str, Any]:
+        """The images that were set aside, and what is made of them to be told from them, in the same range."""
+        pixels = np.concatenate([batch.pixels for batch in kept]) if kept else np.empty(0)
+        if len(pixels) < 2:
+            raise UserError(
+                'fit: score = "auto" sets every fifth image aside to choose on, and there are too few; give at least '
+                "10 images, or name a score"
+            )
+        low, high = (0.0, 255.0) if pixels.dtype == np.uint8 else (float(pixels.min()), float(pixels.max()))
+        whole = np.rint((pixels - low) * (255.0 / max(high - low, 1e-12))).astype(np.uint8)
+        given = [batch.labels for batch in kept]
+        known = np.concatenate(given) if all(one is not None for one in given) else None
+        labels = known if known is not None else self.outputs(pixels)["logits"].argmax(axis=1)
+        held = ImageSet(whole, labels.astype(np.int64), tuple(self.class_names))
+        try:
+            sets = validation_images(held, None, seed)
+        except ValueError as error:
+            raise UserError(f'fit: score = "auto" cannot choose on these images ({error}); name a score') from error
+        if pixels.dtype == np.uint8:
+            return dict(sets)
+        return {name: (one.images * np.float32((high - low) / 255.0) + np.float32(low)) for name, one in sets.items()}
+
+    def calibrate(self, images: Any, labels: Any = None, accept: float = 0.95, by_class: bool = False) -> "Detector":
+        """Sets the threshold: split conformal prediction on known images that neither the model nor `fit` has seen.
+
+        Args:
+            images: Known images; of copies one counts.
+            labels: Their classes, which only serve to refuse images that the model hardly ever labels rightly.
+            accept: Share of images like these to accept, in (0, 1).
+            by_class: Whether each class that the model labels has a threshold of its own, see
+                `kood.conformal.Calibration`.
+
+        Returns:
+            Itself.
+
+        Raises:
+            UserError: no score has been chosen or fitted; images that `fit` has seen; too few images for this share.
+        """
+        if not 0 < accept < 1:
+            raise UserError(f"accept = {accept}: write a share between 0 and 1, such as 0.95")
+        scorer = self._ready()
+        first: list[np.ndarray] = []
+        seen = self.digests.get("trained", set())
+        digests: list[bytes] = []
+
+        def looked(found: Iterable[Batch]) -> Iterator[Batch]:
+            for batch in found:
+                digests.extend(digests_of(batch.pixels))
+                if sum(map(len, first)) < _KEPT:
+                    first.append(batch.pixels[:_KEPT])
+                yield batch
+
+        outputs, given = self._run(looked(self._noted(self._batches(images, labels, "calibrate"), "calibrated")))
+        again = sum(digest in seen for digest in digests)
+        if again:
+            raise UserError(
+                f"calibrate: fit has seen {again} of these {len(digests)} images; a threshold set on them accepts less "
+                "than it promises, so give images that it has not seen"
+            )
+        if given is not None:
+            refuse_disagreement(outputs["logits"].argmax(axis=1), given, self.class_names, "calibrate")
+        once = np.sort(np.unique(np.array(digests, "S16"), return_index=True)[1])
+        if len(once) < len(digests):
+            self.warnings.append(
+                f"{len(digests) - len(once):,} calibration images are copies of others, which say nothing new, and are "
+                "left out"
+            )
+        self._some = np.concatenate(first)[:_KEPT]
+        scores = self._scored(scorer, outputs)[once]
+        self.decide_by(scores, outputs["logits"].argmax(axis=1)[once], accept, by_class)
+        return self
+
+    def decide_by(self, scores: np.ndarray, labels: np.ndarray, accept: float, by_class: bool) -> Calibration:
+        """Sets the threshold by scores of known images and what these are labelled as.
+
+        Raises:
+            UserError: too few for this share.
+        """
+        decision = Calibration(scores, labels, self.num_classes, accept, by_class)
+        decision.groups  # noqa: B018 - made here, which refuses too few images.
+        self.decision = decision
+        return decision
+
+    def _ready(self) -> Scorer:
+        scorer = self.scorer
+        if not scorer.is_ready:
+            raise UserError(f"{self.score} is fitted to known images; call fit(images) first")
+        return scorer
+
+    def predict(self, images: Any) -> Answers:
+        """What the detector says of images.
+
+        Args:
+            images: As the class takes them.
+
+        Raises:
+            UserError: it has not been calibrated; images that cannot be read, or of another range than it was
+                calibrated on.
+        """
+        self._ready()
+        return self.answers(self.outputs(images))
+
+    def answers(self, outputs: Outputs) -> Answers:
+        """What the detector says of outputs that `outputs` gave.
+
+        Raises:
+            UserError: it has not been calibrated.
+        """
+        decision = self._calibrated()
+        scores = self._scored(self._ready(), outputs)
+        probabilities = softmax(outputs["logits"].astype("float64"))
+        label = outputs["logits"].argmax(axis=1)
+        judged = np.isfinite(scores) & np.isfinite(probabilities).all(axis=1)
+        known = np.where(judged, label, -1)
+        names = np.array([*self.class_names, ""], object)
+        return Answers(
+            label=known,
+            class_name=names[known],
+            probabilities=np.where(judged[:, None], probabilities, 0.0),
+            ood_score=np.where(judged, scores, float(np.finfo(np.float32).max)),
+            p_value=np.where(judged, decision.p_values(scores, known), 0.0),
+            is_ood=~judged | decision.flagged(scores, label),
+            threshold=decision.thresholds[label],
+        )
+
+    def _calibrated(self) -> Calibration:
+        if self.decision is None:
+            raise UserError("the detector has no threshold yet; call calibrate(images) first")
+        return self.decision
+
+    def evaluate(
+        self,
+        known: Any,
+        near: Mapping[str, Any] | None = None,
+        far: Mapping[str, Any] | None = None,
+        labels: Any = None,
+    ) -> dict[str, Any]:
+        """Measures the detector on test images that nothing else has seen.
+
+        Args:
+            known: Known images.
+            near: Out-of-distribution images that resemble them, by name.
+            far: Those that do not.
+            labels: The classes of `known`, where it does not bring them.
+
+        Returns:
+            {"id", "classes", "scores", "headline_score", "validation", "validation_sets", "threshold", "warnings"} as
+            `report.json` has them.
+
+        Raises:
+            UserError: as `predict`, or `known` has no labels.
+        """
+        near, far = dict(near or {}), dict(far or {})
+        decision = self._calibrated()
+        both = {*near} & {*far} | ({*near, *far} & {"id", "near", "far"})
+        if both:
+            raise UserError(f"evaluate: {', '.join(map(repr, sorted(both)))} cannot name a set here; give another name")
+        pair = known if isinstance(known, ImageSet | tuple) or labels is None else (known, labels)
+        measured = self.measure({"id": pair, **near, **far})
+        if "id" not in measured.labels:
+            raise UserError("evaluate: the known images have no labels; give labels=..., or a folder of class folders")
+        refuse_disagreement(measured.given("id"), measured.labels["id"], self.class_names, "evaluate")
+        assert self.choice is not None
+        return figures_of(measured, self.choice, decision, self.class_names, list(near), list(far))[0]
+
+
+def _set_aside(found: Iterable[Batch], kept: list[Batch]) -> Iterator[Batch]:
+    """All but every fifth image, which is kept; at most so many are."""
+    start = 0
+    for batch in found:
+        place = np.arange(start, start + len(batch.pixels))
+        start += len(batch.pixels)
+        aside = (place % _ASIDE_EACH == _ASIDE_EACH - 1) & (place < _ASIDE_EACH * _ASIDE_MOST)
+        for rows, into in ((aside, kept.append), (~aside, None)):
+            if not rows.any():
+                continue
+            part = Batch(batch.pixels[rows], None if batch.labels is None else batch.labels[rows], None)
+            if into is None:
+                yield part
+            else:
+                into(part)

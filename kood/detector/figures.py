@@ -1,0 +1,253 @@
+"""Scores of image sets -> the choice of one of them, and the figures of the report."""
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+
+from kood import metrics
+from kood.conformal import Calibration, needed_images, rate_interval
+from kood.data.image_set import ImageSet
+from kood.outliers.patch_shuffle import shuffled
+from kood.outliers.pixel_mixup import PixelMixup
+from kood.outputs import Outputs, softmax
+from kood.per_class import by_true_class, rarely_accepted, wrong_classes
+from kood.scorer import Scorer
+
+__all__ = ["PROXIES", "Choice", "Measured", "choose", "figures_of", "mean_auroc", "validation_images"]
+
+#: What stands in for out-of-distribution validation images where a recipe names none, made of the validation images.
+PROXIES = ("pixel_mixup", "patch_shuffle")
+
+#: Images of a set whose features are drawn, and images shown of those that a score is most wrong about.
+ON_THE_PLANE, EXTREMES = 400, 8
+
+
+@dataclass
+class Measured:
+    """What a classifier and its scores say of image sets.
+
+    Attributes:
+        outputs: {set: the classifier's outputs}.
+        scores: {set: {score: (N,)}}.
+        warnings: What could not be measured, and why.
+        labels: {set: (N,)}, the classes of those sets that have any.
+    """
+
+    outputs: dict[str, Outputs]
+    scores: dict[str, dict[str, np.ndarray]]
+    warnings: list[str]
+    labels: dict[str, np.ndarray] = field(default_factory=dict)
+
+    def given(self, where: str) -> np.ndarray:
+        """What the images of a set are labelled as, (N,)."""
+        return self.outputs[where]["logits"].argmax(axis=1)
+
+    def correct(self, where: str) -> np.ndarray:
+        """Which images of a set are labelled rightly, (N,) bool."""
+        return self.given(where) == self.labels[where]
+
+    def of(self, name: str, sets: Iterable[str]) -> dict[str, np.ndarray]:
+        """One score's values, by set."""
+        return {where: self.scores[where][name] for where in sets}
+
+
+@dataclass
+class Choice:
+    """Which of several scores decides, and why.
+
+    Attributes:
+        score: Its name.
+        by: {score: mean AUROC on validation images}; empty where it was named and not chosen.
+        sets: What validation images were told from.
+    """
+
+    score: str
+    by: dict[str, float] = field(default_factory=dict)
+    sets: list[str] = field(default_factory=list)
+
+    def told(self) -> str:
+        """A sentence that says which score decides and why."""
+        if not self.by:
+            return f"Score: {self.score}"
+        others = sorted(self.by, key=lambda name: -self.by[name])
+        beside = ", ".join(f"{name} {self.by[name]:.3f}" for name in others if name != self.score)
+        return (
+            f"Score: {self.score}, which best tells validation images from {' and '.join(self.sets)} made of them or "
+            f"given (mean AUROC {self.by[self.score]:.3f}" + (f"; {beside})" if beside else ")")
+        )
+
+
+def choose(measured: Measured, scorers: Mapping[str, Scorer], inside: str, outside: Sequence[str]) -> Choice:
+    """The score with the largest mean AUROC; of equals, one that serves without a fitted state.
+
+    Args:
+        measured: Has the scores of the sets.
+        scorers: The scores by name.
+        inside: The in-distribution set.
+        outside: The others.
+    """
+    by = {}
+    for name in scorers:
+        values = measured.of(name, outside)
+        by[name] = mean_auroc({"validation": measured.scores[inside][name], **values}, outside)
+    best = max(by, key=lambda name: (by[name], not scorers[name].is_fitted))
+    return Choice(best, by, [name.removeprefix("held/") for name in outside])
+
+
+def figures_of(
+    measured: Measured,
+    choice: Choice,
+    decision: Calibration,
+    class_names: Sequence[str],
+    near: Sequence[str],
+    far: Sequence[str],
+) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
+    """The figures of `report.json`, and what pictures of them are drawn of.
+
+    Args:
+        measured: Of the set "id", in-distribution test images with their labels, and of those of `near` and `far`.
+        choice: The score that decides.
+        decision: What it decides by.
+        class_names: K names.
+        near: Near out-of-distribution sets.
+        far: Far ones.
+
+    Returns:
+        {"id", "classes", "scores", "headline_score", "validation", "validation_sets", "threshold", "warnings"}, and
+        `Evaluation.details`.
+    """
+    headline, sets = choice.score, ["id", *near, *far]
+    mine, truth, given = measured.of(headline, sets), measured.labels["id"], measured.given("id")
+    accepted = ~decision.flagged(mine["id"], given)
+    details = _details({where: measured.outputs[where] for where in sets}, mine, truth)
+    figures_by = {name: _measure(name, measured.scores, list(near), list(far)) for name in measured.scores["id"]}
+    kinds = (("near", near), ("far", far))
+    classes = by_true_class(
+        class_names, truth, given, accepted, mine["id"],
+        {kind: [mine[name] for name in members] for kind, members in kinds},
+    )  # fmt: skip
+    accept, by_class = decision.accept, decision.by_class
+    about_threshold = [*_shared(decision, class_names), *rarely_accepted(classes, accept, by_class)]
+    figures = {
+        "id": {
+            "accuracy": metrics.accuracy(given, truth),
+            "ece": metrics.expected_calibration_error(details["confidence"], details["correct"]),
+            "images": len(truth),
+        },
+        "classes": classes,
+        "scores": figures_by,
+        "headline_score": headline,
+        "validation": choice.by,
+        "validation_sets": choice.sets,
+        "threshold": {
+            "score": headline,
+            "value": decision.groups[0].threshold if len(decision.groups) == 1 else None,
+            "by_class": by_class,
+            "thresholds": _thresholds(decision, class_names),
+            "accept": accept,
+            "accepted_id_test": float(np.mean(accepted)),
+            "accepted_id_test_interval": list(rate_interval(int(accepted.sum()), len(accepted))),
+            "calibration_images": len(decision.scores),
+            "warnings": about_threshold,
+        },
+        "warnings": [
+            *measured.warnings,
+            *_warnings(figures_by[headline], headline, [*near, *far]),
+            *about_threshold,
+            *wrong_classes(classes),
+        ],
+    }
+    return figures, details
+
+
+def _details(outputs: dict[str, Outputs], scores: dict[str, np.ndarray], labels: np.ndarray) -> dict[str, np.ndarray]:
+    probabilities, given = softmax(outputs["id"]["logits"].astype("float64")), outputs["id"]["logits"].argmax(axis=1)
+    details = {"confidence": np.clip(probabilities.max(axis=1), 0.0, 1.0), "correct": given == labels}
+    features = outputs["id"]["features"].astype("float64")
+    center = features.mean(axis=0)
+    # The two directions in which the in-distribution features vary most.
+    axes = np.linalg.eigh(np.cov(features - center, rowvar=False).reshape(features.shape[1], -1))[1][:, :-3:-1]
+    for where, score in scores.items():
+        rows = np.unique(np.linspace(0, len(score) - 1, min(len(score), ON_THE_PLANE)).astype(int))
+        details[f"{where}/plane"] = ((outputs[where]["features"][rows] - center) @ axes).astype("float32")
+        details[f"{where}/plane_rows"] = rows
+        order = np.argsort(-score if where == "id" else score, kind="stable")[:EXTREMES]
+        details[f"{where}/extreme"] = order
+        details[f"{where}/predicted"] = outputs[where]["logits"][order].argmax(axis=1)
+    return details
+
+
+def mean_auroc(scores: dict[str, np.ndarray], sets: Iterable[str]) -> float:
+    """Mean over sets of the AUROC against the set "validation".
+
+    Args:
+        scores: {set: (N,)}.
+        sets: Names of out-of-distribution sets.
+    """
+    inside = scores["validation"]
+    return float(np.mean([metrics.auroc(*metrics.joined(inside, scores[where])) for where in sets]))
+
+
+def validation_images(validation: ImageSet, ood: dict[str, ImageSet] | None, seed: int) -> dict[str, ImageSet]:
+    """What choices are made on.
+
+    Args:
+        validation: In-distribution images.
+        ood: Out-of-distribution ones by name; where there are none, the two of `PROXIES`, made of the former.
+        seed: Of the proxies.
+
+    Returns:
+        Sets by name, "validation" being the in-distribution images.
+    """
+    if ood:
+        return {"validation": validation, **ood}
+    rng = np.random.default_rng([seed, 1])
+    mixed = PixelMixup().draw(len(validation), rng, validation).images
+    proxies = dict(zip(PROXIES, (mixed, shuffled(validation.images, rng=rng)), strict=True))
+    return {"validation": validation, **{name: ImageSet(images) for name, images in proxies.items()}}
+
+
+def _measure(name: str, values: dict[str, dict[str, np.ndarray]], near: list[str], far: list[str]) -> dict[str, Any]:
+    inside = values["id"][name]
+    result: dict[str, Any] = {}
+    for where in [*near, *far]:
+        outside = values[where][name]
+        result[where] = metrics.summary(*metrics.joined(inside, outside))
+    for kind, members in (("near", near), ("far", far)):
+        if members:
+            result[kind] = {
+                metric: float(np.mean([result[where][metric] for where in members])) for metric in result[members[0]]
+            }
+    return result
+
+
+def _shared(decision: Calibration, names: Sequence[str]) -> list[str]:
+    """Which classes share a threshold, though each was to have its own."""
+    return [
+        f"serve.by_class: {', '.join(repr(names[k]) for k in group.classes)} share one threshold, since fewer than "
+        f"{needed_images(decision.accept)} calibration images are labelled as some of them; more of their images give "
+        "each its own"
+        for group in decision.groups
+        if decision.by_class and len(group.classes) > 1
+    ]
+
+
+def _thresholds(decision: Calibration, names: Sequence[str]) -> list[dict[str, Any]]:
+    return [
+        {
+            "classes": [names[k] for k in group.classes], "value": group.threshold,
+            "calibration_images": group.images,
+        }
+        for group in decision.groups
+    ]  # fmt: skip
+
+
+def _warnings(measured: dict[str, Any], score: str, names: list[str]) -> list[str]:
+    return [
+        f"{score} is {'no better than chance' if measured[name]['auroc'] > 0.45 else 'inverted'} on {name} "
+        f"(AUROC {measured[name]['auroc']:.3f}): it does not detect these images"
+        for name in names
+        if measured[name]["auroc"] < 0.55
+    ]

@@ -1,0 +1,334 @@
+"""A classifier and its scores, over images of any kind, a batch at a time."""
+
+import functools
+import hashlib
+import re
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any, Literal
+
+import keras
+import numpy as np
+from keras import ops
+from rich.console import Console
+from rich.progress import Progress
+
+from kood.backends import compiled
+from kood.classifier import Classifier
+from kood.data.image_set import ImageSet
+from kood.data.images import normalize
+from kood.detector.adapted import Adapted, adapted
+from kood.detector.figures import Choice, Measured, choose
+from kood.detector.images import Batch, batches, count_of
+from kood.detector.pixels import check_range
+from kood.errors import UserError
+from kood.outputs import Outputs, forward_of, run_batches, run_over, score_rows
+from kood.scorer import Scorer, applicable, linear_weights
+from kood.scores import ON_REQUEST
+
+__all__ = ["Measuring", "digests_of", "opened"]
+
+#: What is done with known images, whose range says whether they are what the model takes.
+KNOWN = ("fit", "calibrate", "id")
+
+
+class Measuring:
+    """A classifier and its scores: images of any kind in, scores out. `Detector` is this with a decision.
+
+    The arguments are those of `Detector`.
+    """
+
+    def __init__(
+        self,
+        model: keras.Model | str | Path,
+        score: str = "auto",
+        class_names: Sequence[str] | None = None,
+        features: str | None = None,
+        preprocess: Any = None,
+        *,
+        scores: Sequence[str] | Literal["all"] | None = None,
+        image_shape: tuple[int, int, int] | None = None,
+        batch_size: int = 64,
+    ):
+        if isinstance(model, str | Path):
+            model = opened(Path(model))
+        self.classifier = adapted(model, features, preprocess)
+        self._takes_bytes = preprocess is not None
+        taken = self.classifier.taken if isinstance(self.classifier, Adapted) else self.classifier.head
+        self.num_classes = int(taken.num_classes)
+        self.class_names = [str(k) for k in range(self.num_classes)] if class_names is None else list(class_names)
+        if len(self.class_names) != self.num_classes:
+            raise UserError(
+                f"class_names: there are {len(self.class_names)}, and the model tells {self.num_classes} classes "
+                "apart; give one name for each of its outputs, in their order"
+            )
+        self.image_shape = self._shape(image_shape)
+        self.batch_size = batch_size
+        self.choice: Choice | None = None if score == "auto" else Choice(Scorer(score).name)
+        #: What could not be measured or was left out, a sentence each.
+        self.warnings: list[str] = []
+        #: Digests of the pixels of known images, by use.
+        self.digests: dict[str, set[bytes]] = {}
+        #: The smallest and the largest value among them.
+        self.range: tuple[float, float] | None = None
+        asked = [*([] if scores is None or scores == "all" else scores), *([] if score == "auto" else [score])]
+        self._named = list(dict.fromkeys(Scorer(name).name for name in asked))
+        self.scorers = {name: Scorer(name) for name in self._wanted(scores == "all" or not asked)}
+
+    def _shape(self, given: tuple[int, int, int] | None) -> tuple[int | None, int | None, int]:
+        own = (
+            self.classifier.taken.image_shape
+            if isinstance(self.classifier, Adapted)
+            else tuple(self.classifier.backbone.input_shape[1:])
+        )
+        if given is not None and any(mine not in (None, its) for mine, its in zip(own, given, strict=True)):
+            raise UserError(
+                f"image_shape: the model takes {own}, not {tuple(given)}; leave it out, or give the model's"
+            )
+        return tuple(given or own)
+
+    def _wanted(self, every: bool) -> list[str]:
+        """The scores to measure, in the order of their room; what this classifier cannot give is refused."""
+        has = ["features", "logits", *(["cosines"] if self.classifier.is_angular else [])]
+        has += linear_weights(self.classifier.head)
+        possible = applicable([*has, "perturbed"])
+        impossible = [name for name in self._named if Scorer(name).base not in possible]
+        if impossible:
+            raise UserError(
+                f"evaluate.scores: this head cannot give {', '.join(impossible)}; it can give "
+                f"{', '.join(applicable(has))}"
+            )
+        if not every:
+            return self._named
+        bases = {Scorer(name).base: name for name in self._named}
+        return [bases.get(n, n) for n in possible if n not in ON_REQUEST or n in bases]
+
+    # What there is to say of it.
+
+    @property
+    def score(self) -> str:
+        """The score that decides.
+
+        Raises:
+            UserError: none was named, and `fit` has not chosen one.
+        """
+        if self.choice is None:
+            raise UserError('score = "auto" is chosen by fit(images); call it first, or name a score')
+        return self.choice.score
+
+    @property
+    def scorer(self) -> Scorer:
+        """The score that decides, as a function of the classifier's outputs."""
+        return self.scorers[self.score]
+
+    @property
+    def told(self) -> list[str]:
+        """What was found of the model, which score decides and why, what could not be measured; a sentence each."""
+        found = list(self.classifier.taken.told) if isinstance(self.classifier, Adapted) else []
+        return [*found, *([self.choice.told()] if self.choice else []), *self.warnings]
+
+    # Images -> outputs.
+
+    def outputs(self, images: Any) -> Outputs:
+        """What the classifier gives for images.
+
+        Args:
+            images: As the class takes them.
+
+        Returns:
+            {"features": (N, D), "logits": (N, K), "cosines": (N, K) where there are any}, float32, and what else the
+            scores ask for.
+        """
+        return self._run(self._batches(images))[0]
+
+    def _batches(self, images: Any, labels: Any = None, use: str = "images") -> Iterator[Batch]:
+        if isinstance(images, ImageSet):
+            images, labels = images.images, images.labels if labels is None else labels
+        found = batches(
+            images, self.image_shape, batch_size=self.batch_size, labels=labels, class_names=self.class_names
+        )
+        for number, batch in enumerate(_watched(found, count_of(images), use)):
+            if number == 0 and use in KNOWN and (wrong := self.wrong_range(batch.pixels)):
+                raise UserError(f"{use}: {wrong}")
+            yield batch
+
+    def _noted(self, found: Iterable[Batch], use: str) -> Iterator[Batch]:
+        """Keeps of known images what tells them again, and some of them."""
+        digests = self.digests.setdefault(use, set())
+        for batch in found:
+            digests.update(digests_of(batch.pixels))
+            low, high = float(batch.pixels.min()), float(batch.pixels.max())
+            self.range = (min(low, self.range[0]), max(high, self.range[1])) if self.range else (low, high)
+            yield batch
+
+    def _run(self, found: Iterable[Batch]) -> tuple[Outputs, np.ndarray | None]:
+        """Outputs, and the labels where there are any."""
+        classes: list[np.ndarray] = []
+
+        def pixels() -> Iterator[np.ndarray]:
+            for batch in found:
+                if batch.labels is not None:
+                    classes.append(batch.labels)
+                yield batch.pixels
+
+        outputs = run_batches(self._pass, pixels(), self.batch_size)
+        if not outputs:
+            raise UserError("there is no image to look at")
+        return outputs, np.concatenate(classes) if classes else None
+
+    def _pass(self, pixels: np.ndarray) -> dict:
+        """One forward pass over pixels as a user gives them."""
+        if pixels.dtype == np.uint8 or self._takes_bytes:
+            return self._normal(normalize(pixels.astype(np.float32)))
+        if isinstance(self.classifier, Classifier):
+            return self._normal(pixels)
+        if any("perturbed" in scorer.inputs for scorer in self.scorers.values()):
+            # How far ODIN moves a pixel is in units of [-1, 1].
+            return self._normal(normalize(pixels))
+        return self._raw(pixels)
+
+    @functools.cached_property
+    def _normal(self) -> Callable:
+        return forward_of(self.classifier, list(self.scorers))
+
+    @functools.cached_property
+    def _raw(self) -> Callable:
+        return compiled(self.classifier.taken)
+
+    def wrong_range(self, pixels: np.ndarray) -> str:
+        """What speaks against pixels being what the model takes, a sentence; "" where nothing does."""
+        is_bytes = pixels.dtype == np.uint8 or self._takes_bytes
+        if not isinstance(self.classifier, Adapted):
+            return "" if is_bytes else check_range(self.classifier, pixels)
+        given = ops.convert_to_numpy(self.classifier.preprocess(pixels.astype("float32"))) if is_bytes else pixels
+        return check_range(self.classifier.model, given)
+
+    def fit_scores(self, train: ImageSet) -> None:
+        """Fits the scores that have a state on training images; looks at none where there is no such score.
+
+        Raises:
+            UserError: a named score that these images cannot fit.
+        """
+        if any(scorer.is_fitted for scorer in self.scorers.values()):
+            self._fit(self._set(train), train.known_labels)
+
+    def _fit(self, outputs: Outputs, labels: np.ndarray | None) -> None:
+        known = outputs["logits"].argmax(axis=1) if labels is None else labels
+        for name in list(self.scorers):
+            try:
+                self.scorers[name].fit(outputs, known, self.classifier.head)
+            except UserError as error:
+                if name in self._named:
+                    raise
+                del self.scorers[name]
+                self.warnings.append(str(error))
+
+    def _set(self, images: Any) -> Outputs:
+        """Outputs of a set; pixels of a run's own, uint8 and of the right shape, are normalized while it works."""
+        pixels = images.images if isinstance(images, ImageSet) else images
+        if isinstance(pixels, np.ndarray) and pixels.dtype == np.uint8 and pixels.shape[1:] == self.image_shape:
+            return run_over(self._normal, np.asarray(pixels), min(self.batch_size, len(pixels)))
+        return self.outputs(images)
+
+    def measure(self, sets: Mapping[str, Any], progress: Callable[[int], None] | None = None) -> Measured:
+        """Scores image sets; each image passes the classifier once.
+
+        Args:
+            sets: Images by name, or pairs of images and labels.
+            progress: Called with the number of finished sets.
+
+        Returns:
+            A `Measured`; scores that are NaN for some image are left out, of it and of the detector.
+
+        Raises:
+            UserError: a named score that is NaN for some image.
+        """
+        outputs, labels = {}, {}
+        for done, (where, images) in enumerate(sets.items(), start=1):
+            its: np.ndarray | None = None
+            if isinstance(images, ImageSet):
+                outputs[where], its = self._set(images), images.labels
+            else:
+                pixels, given = images if isinstance(images, tuple) else (images, None)
+                outputs[where], its = self._run(self._batches(pixels, given, where))
+            if its is not None:
+                labels[where] = its
+            if progress is not None:
+                progress(done)
+        scores = {
+            where: {name: self._scored(scorer, of) for name, scorer in self.scorers.items()}
+            for where, of in outputs.items()
+        }
+        self._drop_undefined(scores)
+        return Measured(outputs, scores, list(self.warnings), labels)
+
+    def _scored(self, scorer: Scorer, outputs: Outputs) -> np.ndarray:
+        return score_rows(scorer, outputs, self.batch_size)
+
+    def _drop_undefined(self, values: dict[str, dict[str, np.ndarray]]) -> None:
+        """Leaves out the scores that are NaN for some image, and says so; one that was asked for is refused."""
+        for name in list(self.scorers):
+            undefined = {
+                where: int(np.isnan(by[name]).sum()) for where, by in values.items() if np.isnan(by[name]).any()
+            }
+            if not undefined:
+                continue
+            where, count = next(iter(undefined.items()))
+            said = f"{name} is NaN for {count} of {len(values[where][name])} images of {where.removeprefix('held/')!r}"
+            if name in self._named or len(self.scorers) == 1:
+                raise UserError(f"evaluate.scores: {said}; look at those images, or name other scores", exit_code=1)
+            self.warnings.append(f"{said}, so it is not measured")
+            del self.scorers[name]
+            for by in values.values():
+                del by[name]
+
+    def choose(self, measured: Measured, inside: str, outside: Sequence[str]) -> Choice:
+        """Chooses the score that decides, see `kood.detector.figures.choose`."""
+        self.choice = choose(measured, self.scorers, inside, outside)
+        return self.choice
+
+
+def opened(file: Path, custom_objects: Mapping[str, Any] | None = None, key: str = "model") -> keras.Model:
+    """A `.keras` file's model; nothing that a stranger wrote into it is run.
+
+    Args:
+        file: The file.
+        custom_objects: Layers and functions of the user's own, by name.
+        key: What begins the message.
+
+    Raises:
+        UserError: there is no such file, it is none of Keras's, or it holds a layer that is not known here.
+    """
+    if not file.is_file():
+        raise UserError(f"{key}: {file} does not exist; give a .keras file")
+    try:
+        return keras.saving.load_model(file, custom_objects, compile=False, safe_mode=True)
+    except Exception as error:  # Whatever a damaged or a strange file makes Keras say.
+        raise UserError(f"{key}: {file} cannot be loaded: {_why(error)}") from error
+
+
+def _why(error: Exception) -> str:
+    text = " ".join(str(error).split())
+    unknown = re.search(r"Could not locate (?:class|function) '([^']+)'", text)
+    if unknown:
+        return (
+            f"it has the custom layer or function {unknown.group(1)!r}; register it "
+            "(@keras.saving.register_keras_serializable) and import its module first, or pass custom_objects"
+        )
+    if "safe_mode" in text or "lambda" in text.lower():
+        return "it holds Python code (a Lambda layer), which is not run; save the model with a layer class instead"
+    return f"{text[:300] or type(error).__name__}; is it a Keras model, saved by model.save(...)?"
+
+
+def digests_of(pixels: np.ndarray) -> list[bytes]:
+    return [hashlib.blake2b(np.ascontiguousarray(row).data, digest_size=16).digest() for row in pixels]
+
+
+def _watched(found: Iterable[Batch], count: int | None, what: str) -> Iterator[Batch]:
+    """Batches as they come, with progress on the error stream where that is a terminal."""
+    shown = Console(stderr=True)
+    with Progress(console=shown, transient=True, disable=not shown.is_terminal) as progress:
+        task = progress.add_task(what, total=count)
+        for batch in found:
+            yield batch
+            progress.advance(task, len(batch.pixels))

@@ -1,0 +1,216 @@
+"""The stage that takes a classifier which exists in place of training one."""
+
+import functools
+import json
+import re
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import keras
+import numpy as np
+
+from kood.data.image_set import ImageSet
+from kood.data.paths import data_path
+from kood.detector.adapted import adapted
+from kood.detector.agreement import disagreement
+from kood.detector.measuring import Measuring, opened
+from kood.detector.pixels import PREPROCESSING
+from kood.errors import UserError
+from kood.pipeline.prepare import Data
+from kood.pipeline.stage import Stage
+from kood.pipeline.work import Work
+from kood.recipe import Recipe
+from kood.registry import nearest
+from kood.runs import digest_file
+from kood.text import clean, composed, some_of
+
+__all__ = ["Attached", "outputs_named"]
+
+#: Known images that the order of the classes and the range of the pixels are checked on.
+LOOKED_AT = 256
+
+
+class Attached(Stage):
+    """Takes a finished Keras classifier apart, and checks on known images that its outputs are the classes' own.
+
+    Args:
+        recipe: Of the cell; it has a table `attach`.
+        data: Its images.
+    """
+
+    kind, version, is_shared = "attached", 1, False
+
+    def __init__(self, recipe: Recipe, data: Data):
+        super().__init__(recipe, role="classifier")
+        assert recipe.attach is not None
+        self.data, self.attach = data, recipe.attach
+
+    @property
+    def card(self) -> dict[str, Any]:
+        """What the model card tells of the classifier."""
+        return {"model": Path(self.attach.model).name, "preprocess": self.attach.preprocess}
+
+    @functools.cached_property
+    def _file(self) -> Path:
+        return data_path(self.attach.model)
+
+    def decides(self) -> dict[str, Any]:
+        _need_file(self._file, "attach.model")
+        return {
+            "backend": keras.backend.backend(), "model": digest_file(self._file), "preprocess": self.attach.preprocess,
+            "features": self.attach.features, "classes": self._listed, "names": self._folders,
+            "sets": self.data.digest("train"), "shape": list(self.recipe.data.shape),
+        }  # fmt: skip
+
+    @functools.cached_property
+    def _listed(self) -> list[str] | None:
+        return None if self.attach.classes is None else outputs_named(data_path(self.attach.classes))
+
+    @property
+    def _folders(self) -> list[str]:
+        return list(self.data.images("train").class_names)
+
+    def make(self, folder: Path, work: Work) -> dict[str, Any]:
+        with work.progress.bar(self.role):
+            model = opened(self._file, key="attach.model")
+            classifier = adapted(model, self.attach.features, self.attach.preprocess)
+            measuring = Measuring(classifier, scores=["msp"], image_shape=self.recipe.data.shape)
+            how, names, place = matched(self._folders, self._listed, measuring.num_classes)
+            facts: dict[str, Any] = {"class_names": names, "place": place}
+            known = _labelled(self.data.images("train"), facts)
+            some = known.take(np.linspace(0, len(known) - 1, min(LOOKED_AT, len(known))).astype(int))
+            right = self._checked(measuring, some)
+            classifier.save(folder / "classifier.keras")
+        told = [*measuring.told[:-1], how, f"{right:.1%} of {len(some):,} known images are labelled rightly"]
+        return {**facts, "parameters": model.count_params(), "notes": told, "history": {}}
+
+    def _checked(self, measuring: Measuring, known: ImageSet) -> float:
+        """The model's accuracy on known images; refuses one that says that something is wrong."""
+        given = measuring.outputs(known)["logits"].argmax(axis=1)
+        wrong = disagreement(given, known.known_labels, known.class_names) or measuring.wrong_range(known.images)
+        right = float(np.mean(given == known.known_labels))
+        if not wrong:
+            return right
+        better = {}
+        for mode in PREPROCESSING:
+            if mode != self.attach.preprocess:
+                other = Measuring(
+                    adapted(measuring.classifier.model, self.attach.features, mode), scores=["msp"],
+                    image_shape=self.recipe.data.shape,
+                )  # fmt: skip
+                better[mode] = float(np.mean(other.outputs(known)["logits"].argmax(axis=1) == known.known_labels))
+        best = max(better, key=lambda mode: better[mode])
+        hint = ""
+        if better[best] > right + 0.1:
+            hint = f"; with preprocess = {best!r} it labels {better[best]:.0%} of them rightly"
+        raise UserError(f"attach.model: {clean(self._file)}: {wrong}{hint}")
+
+    def says(self) -> list[tuple[str, str]]:
+        return [(f"{self.role}: {note}", "") for note in self.facts["notes"]]
+
+    def labelled(self, images: ImageSet) -> ImageSet:
+        """Images of the data, their labels counted as the model's outputs are."""
+        return _labelled(images, self.facts)
+
+    def model(self) -> keras.Model:
+        """The classifier, images in [-1, 1] -> features and logits."""
+        return keras.saving.load_model(self.folder / "classifier.keras", compile=False)
+
+
+def _labelled(images: ImageSet, facts: dict[str, Any]) -> ImageSet:
+    place = np.array(facts["place"], np.int64)
+    return replace(images, labels=place[images.known_labels], class_names=tuple(facts["class_names"]))
+
+
+def _need_file(file: Path, key: str) -> None:
+    if not file.is_file():
+        raise UserError(f"{key}: {clean(file)} {'is a folder' if file.is_dir() else 'does not exist'}; give a file")
+
+
+def outputs_named(file: Path) -> list[str]:
+    """The class of each output of a model, from a file.
+
+    Args:
+        file: One name a line; or JSON, a list of names, {name: number} or {number: name}.
+
+    Returns:
+        The names, in the order of the outputs.
+
+    Raises:
+        UserError: the file cannot be read, or does not say which class each output is.
+    """
+    _need_file(file, "attach.classes")
+    try:
+        text = file.read_text(encoding="utf-8-sig")
+        found = json.loads(text) if file.suffix.lower() == ".json" else text.splitlines()
+    except (OSError, ValueError) as error:
+        raise UserError(f"attach.classes: {clean(file)} cannot be read ({error})") from error
+    if isinstance(found, dict):
+        pairs = {str(k): v for k, v in found.items()}
+        if all(isinstance(number, int) for number in pairs.values()):
+            pairs = {str(number): name for name, number in pairs.items()}
+        if sorted(pairs, key=lambda n: (len(n), n)) != [str(number) for number in range(len(pairs))]:
+            raise UserError(
+                f"attach.classes: {clean(file)}: write {{name: number}}, each number from 0 to {len(pairs) - 1} once"
+            )
+        # ImageNet's own list has a pair for each number.
+        values = [pairs[str(number)] for number in range(len(pairs))]
+        found = [value[-1] if isinstance(value, list) and value else value for value in values]
+    if not isinstance(found, list) or not all(isinstance(name, str) for name in found):
+        raise UserError(f"attach.classes: {clean(file)}: write a list of names, in the order of the model's outputs")
+    names = [composed(name).strip() for name in found]
+    while names and not names[-1]:
+        names.pop()
+    empty = [number for number, name in enumerate(names, start=1) if not name]
+    if empty or not names:
+        where = f"line {empty[0]} is empty" if empty else "there is no name in it"
+        raise UserError(f"attach.classes: {clean(file)}: {where}; write one name for each output of the model")
+    # Two of ImageNet's classes are called crane, and two maillot.
+    again = [name if (before := names[:place].count(name)) == 0 else f"{name} ({before + 1})"
+             for place, name in enumerate(names)]  # fmt: skip
+    return again
+
+
+def matched(folders: Sequence[str], listed: Sequence[str] | None, outputs: int) -> tuple[str, list[str], list[int]]:
+    """Which output of a model each class folder is.
+
+    Args:
+        folders: Names of the class folders.
+        listed: The class of each output, where that is known.
+        outputs: How many the model has.
+
+    Returns:
+        How they were matched, a sentence; a name for each output; and the output of each folder.
+
+    Raises:
+        UserError: the list has another length, a folder is not in it, or there is none and the numbers differ.
+    """
+    if listed is not None:
+        if len(listed) != outputs:
+            raise UserError(
+                f"attach.classes: has {len(listed)} names, and the model has {outputs} outputs; give each one"
+            )
+        place = {name: number for number, name in enumerate(listed)}
+        missing = [name for name in folders if name not in place]
+        if missing:
+            hint = nearest(missing[0], listed) if len(listed) <= 20 else f"it begins with {some_of(listed, 5)}"
+            raise UserError(
+                f"attach.classes: {len(missing)} of {len(folders)} folders are not in the list, such as "
+                f"{clean(missing[0])!r}; {hint}"
+            )
+        return "classes: by the list", list(listed), [place[name] for name in folders]
+    numbers = [re.match(r"\d+", name) for name in folders]
+    found = [int(number.group()) for number in numbers if number]
+    if len(found) == len(folders) == len(set(found)) and max(found) < outputs:
+        names = [str(number) for number in range(outputs)]
+        for number, folder in zip(found, folders, strict=True):
+            names[number] = folder
+        return "classes: by the numbers that the folders' names begin with", names, found
+    if len(folders) != outputs:
+        raise UserError(
+            f"attach.model: has {outputs} outputs, and there are {len(folders)} class folders; say which output each "
+            "class is (--classes FILE, one name a line in the order of the outputs)"
+        )
+    return "classes: the folders in alphabetical order, as Keras numbers them", list(folders), list(range(outputs))
