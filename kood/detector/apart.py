@@ -1,0 +1,407 @@
+"""A Keras classifier that exists, taken apart into its features and its logits.
+
+There is one way for every kind of model: it runs as it is, and the input of its last dense layer is caught while that
+layer is called. So the weights are the model's own, and nothing has to be known of how the layers hang together.
+"""
+
+from collections import deque
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+import keras
+import numpy as np
+from keras import ops
+
+from kood.classifier import Classifier
+from kood.detector.watching import Shape, held_in, image_shape_of, layers_of, probe, watched
+from kood.errors import UserError
+from kood.text import clean, some_of
+
+__all__ = ["Linear", "Taken", "Unknown", "take_apart"]
+
+Answers = Literal["softmax", "logits", "sigmoid", "outputs"]
+
+#: How far a model's answer may lie from what its logits say, at most, relative to the row's largest number and to
+#: 1 + |logit|; in float32, and where the last dense layer computes in half precision.
+_FULL, _HALF = 1e-4, 1e-2
+#: What rounding adds to the former for each unit of a logit.
+_ROUNDING = 2e-6
+#: Layers that a message names.
+_LAST = 4
+
+
+class Linear:
+    """The last dense layer of a model, as a head whose logits are `features @ kernel + bias`.
+
+    Args:
+        layer: A layer with a kernel (..., D, K), all dimensions before these being 1, and a bias (K,) or none.
+        binary: Whether its one logit z stands for two classes, whose logits are 0 and z.
+    """
+
+    def __init__(self, layer: keras.Layer, binary: bool = False):
+        self._layer, self._binary = layer, binary
+
+    @property
+    def kernel(self) -> Any:
+        """float32 (D, K)."""
+        kernel = ops.convert_to_tensor(self._layer.kernel)
+        return self._of_classes(ops.cast(ops.reshape(kernel, kernel.shape[-2:]), "float32"))
+
+    @property
+    def bias(self) -> Any:
+        """float32 (K,), zeros where the layer has none."""
+        bias = getattr(self._layer, "bias", None)
+        if bias is None:
+            return self._of_classes(ops.zeros(tuple(self._layer.kernel.shape)[-1:], "float32"))
+        return self._of_classes(ops.cast(ops.convert_to_tensor(bias), "float32"))
+
+    def __call__(self, features: Any) -> Any:
+        """Logits float32 (B, K) of features (B, D)."""
+        return ops.matmul(ops.cast(features, "float32"), self.kernel) + self.bias
+
+    def _of_classes(self, weight: Any) -> Any:
+        return ops.concatenate([ops.zeros_like(weight), weight], axis=-1) if self._binary else weight
+
+
+class Unknown:
+    """A head that is not linear in the features, so that no score can rework its logits."""
+
+
+@dataclass
+class _Way:
+    """How a model's outputs come about; a plain object, so that Keras does not count its layers twice."""
+
+    head: Any
+    answers: Answers
+    dense: keras.Layer | None = None
+    named: keras.Layer | None = None
+    binary: bool = False
+    told: list[str] = field(default_factory=list)
+
+
+class Taken(keras.Model):
+    """A classifier that answers features and logits; `take_apart` makes it.
+
+    The weights are the model's own. It runs in inference mode, whatever is asked for.
+
+    Args:
+        model: The classifier.
+        way: How its outputs come about.
+        num_classes: K.
+        image_shape: (H, W, C), None where the model takes any.
+
+    Attributes:
+        model: The classifier.
+        num_classes: K.
+        image_shape: (H, W, C) of the pixels that it takes, None where it takes any.
+    """
+
+    def __init__(self, model: keras.Model, way: _Way, num_classes: int, image_shape: Shape):
+        super().__init__(name=f"{model.name}_apart", dtype="float32")
+        self.model = model
+        self.num_classes = num_classes
+        self.image_shape = image_shape
+        self._way = way
+        self.built = True
+
+    @property
+    def head(self) -> Any:
+        """What has the attributes `kernel` (D, K) and `bias` (K,), or neither where the head is not linear."""
+        return self._way.head
+
+    @property
+    def answers(self) -> Answers:
+        """What the model itself gives: "softmax", "logits", "sigmoid" of one unit, or a dictionary of "outputs"."""
+        return self._way.answers
+
+    @property
+    def told(self) -> list[str]:
+        """What was found, a sentence each."""
+        return self._way.told
+
+    def call(self, pixels, training=False):
+        """Features and logits, and cosines where the model gives them, all float32.
+
+        Args:
+            pixels: (B, H, W, C) as the model takes them.
+            training: Ignored: inference mode.
+
+        Returns:
+            {"features": (B, D), "logits": (B, K), "cosines": (B, K) where there are any}.
+        """
+        way, caught = self._way, {}
+
+        def keep(layer, given, gave):
+            caught[id(layer)] = given, gave
+
+        with watched([layer for layer in (way.dense, way.named) if layer is not None], keep):
+            answer = self.model(ops.cast(pixels, "float32"), training=False)
+        if way.answers == "outputs":
+            names = [name for name in ("features", "logits", "cosines") if name in answer]
+            return {name: ops.cast(answer[name], "float32") for name in names}
+        if way.dense is None:
+            logits = _logits_of(ops.cast(_only(answer), "float32"), way.answers)
+        else:
+            below = _pooled(caught[id(way.dense)][0])
+            logits = Linear(way.dense, way.binary)(below)
+        features = below if way.named is None else _pooled(caught[id(way.named)][1])
+        return {"features": features, "logits": logits}
+
+
+def take_apart(model: keras.Model, features: str | None = None) -> Taken:
+    """A classifier's features and logits, whatever kind of Keras model it is.
+
+    It is `kood.classifier.Classifier`, or answers a dictionary with "features" and "logits", or ends in a dense layer
+    (or a convolution of 1x1): logits, softmax, or one sigmoid unit for two classes, whose logits are then 0 and z. The
+    features are the input of the dense layer that is called last, averaged over its positions where it has some. That
+    nothing but that stands after the features is proved on a few random images: the model's own answer is what the
+    logits `features @ kernel + bias`, in float32, say.
+
+    Args:
+        model: The classifier; it stays as it is.
+        features: The layer whose output is taken for features instead, by its name or by its path "block/pool". The
+            logits stay those of the dense layer, or, where there is none to prove, become the model's answer, of
+            probabilities their logarithm.
+
+    Returns:
+        A `Taken`, float32.
+
+    Raises:
+        UserError: no classifier of images, or one that cannot be taken apart; the message has its last layers.
+    """
+    if isinstance(model, Taken):
+        return model
+    if not isinstance(model, keras.Model):
+        raise UserError(f"model: a keras.Model is needed, not {type(model).__name__}; load a file with "
+                        "keras.saving.load_model")  # fmt: skip
+    shape = image_shape_of(model)
+    named = None if features is None else _named(model, features)
+    if isinstance(model, Classifier):
+        told = [f"features: the output of the backbone {clean(model.backbone.name)!r} of a kood classifier"]
+        if named is not None and named is not model.backbone:
+            raise UserError(f"features = {features!r}: a kood classifier has its features, the output of "
+                            f"{clean(model.backbone.name)!r}; leave features out")  # fmt: skip
+        return Taken(model, _Way(model.head, "outputs", told=told), model.head.num_classes, shape)
+    seen = _Seen(model, named)
+    answer = seen.run(shape)
+    if isinstance(answer, dict) and {"features", "logits"} <= answer.keys():
+        way, count = _of_dictionary(seen, answer, features)
+    else:
+        way, count = _of_answer(seen, answer, features)
+    return Taken(model, way, count, shape)
+
+
+class _Seen:
+    """What was seen of a model's layers while it ran.
+
+    Attributes:
+        model: The model.
+        named: The layer whose output is kept, or None.
+        last: The layers called last, the innermost alone.
+        dense: The dense layer called last, or None.
+        below: Its input.
+        output: The output of `named`, None where it was not called.
+    """
+
+    def __init__(self, model: keras.Model, named: keras.Layer | None):
+        self.model, self.named = model, named
+        self.last: deque[keras.Layer] = deque(maxlen=_LAST)
+        self.dense: keras.Layer | None = None
+        self.below = self.output = None
+
+    def run(self, shape: Shape) -> Any:
+        """The model's answer on random images."""
+        layers = [layer for _, layer in layers_of(self.model)]
+        self._outer = {id(layer) for layer in layers if next(held_in(vars(layer)), None) is not None}
+        with watched(layers, self._saw):
+            return probe(self.model, shape)
+
+    def _saw(self, layer: keras.Layer, given: Any, gave: Any) -> None:
+        if id(layer) not in self._outer:
+            self.last.append(layer)
+        if layer is self.named:
+            self.output = gave
+        if _is_dense(layer, given, gave):
+            self.dense, self.below = layer, given
+
+    def refuse(self, why: str, fix: str) -> UserError:
+        """The message for a model that cannot be taken apart."""
+        last = ", ".join(f"{clean(layer.name)} ({type(layer).__name__})" for layer in self.last)
+        return UserError(f"model: {clean(self.model.name)} cannot be taken apart: {why}; its last layers are "
+                         f"{last or 'none'}; {fix}")  # fmt: skip
+
+    def tell(self, binary: bool = False) -> tuple[np.ndarray, np.ndarray]:
+        """The features under the last dense layer and the logits above it, as arrays."""
+        features = _pooled(self.below)
+        return _array(features), _array(Linear(self.dense, binary)(features))
+
+
+_ELSE = ("name the layer whose output the features are with features=..., or give a model whose outputs are "
+         "{'features': ..., 'logits': ...}")  # fmt: skip
+
+
+def _of_dictionary(seen: _Seen, answer: dict, features: str | None) -> tuple[_Way, int]:
+    if features is not None:
+        raise UserError(f"features = {features!r}: {clean(seen.model.name)} names its features itself, an output of "
+                        "(batch, numbers); leave features out")  # fmt: skip
+    given, logits = _array(answer["features"]), _array(answer["logits"])
+    if given.ndim != 2 or logits.ndim != 2 or logits.shape[1] < 2:
+        raise seen.refuse(f"its outputs features and logits have the shapes {given.shape} and {logits.shape}",
+                          "make them (batch, numbers) and (batch, classes), two classes or more")  # fmt: skip
+    head: Any = Unknown()
+    if seen.dense is not None:
+        below, above = seen.tell()
+        if below.shape == given.shape and np.array_equal(below, given) and _close(logits, above, seen.dense, above):
+            head = Linear(seen.dense)
+    kind = f"of the dense layer {_name(seen.dense)}" if isinstance(head, Linear) else "not linear in them"
+    told = [f"features: the model's output 'features' ({given.shape[1]:,} numbers)",
+            f"logits: its output 'logits' ({logits.shape[1]:,} classes), {kind}"]  # fmt: skip
+    return _Way(head, "outputs", told=told), logits.shape[1]
+
+
+def _of_answer(seen: _Seen, answer: Any, features: str | None) -> tuple[_Way, int]:
+    answer = _only(answer)
+    if isinstance(answer, dict | list | tuple):
+        names = some_of(answer) if isinstance(answer, dict) else f"{len(answer)} of them"
+        raise seen.refuse(f"it has several outputs ({names})",
+                          "give a model with one output, or with {'features': ..., 'logits': ...}")  # fmt: skip
+    shape, answer = tuple(answer.shape), _array(answer)
+    if len(shape) != 2:
+        raise seen.refuse(f"its output has the shape {(None, *shape[1:])}, not one row of classes an image",
+                          "give a model that classifies whole images")  # fmt: skip
+    if not np.isfinite(answer).all(axis=1).any():
+        raise seen.refuse("it answers NaN or infinite numbers", "train it again, or mend its weights")
+    if seen.named is None:
+        found = _proved(seen, answer)
+        told = [f"features: the input of the dense layer {_name(found.dense)} ({seen.tell()[0].shape[1]:,} numbers)"]
+    else:
+        told = [_said(seen, features)]
+        try:
+            found = _proved(seen, answer)
+        except UserError as error:
+            found = _read(answer, error)
+        same = found.dense is not None and np.array_equal(seen.tell()[0], _array(_pooled(seen.output)))
+        found.named = None if same else seen.named
+        found.head = found.head if same else Unknown()
+    count = max(answer.shape[1], 2)
+    above = "the model's answer itself" if found.dense is None else f"those of {_name(found.dense)}"
+    found.told = [*told, f"logits: {above} ({count:,} classes); the model answers {_WORDS[found.answers]}"]
+    return found, count
+
+
+_WORDS = {"softmax": "their softmax", "logits": "logits", "sigmoid": "the sigmoid of one logit, for two classes"}
+
+
+def _proved(seen: _Seen, answer: np.ndarray) -> _Way:
+    """How the answer comes from the logits of the last dense layer.
+
+    Raises:
+        UserError: it does not; why, and how to mend it.
+    """
+    if seen.dense is None:
+        raise seen.refuse("it calls no dense layer, nor a convolution of 1x1", _ELSE)
+    dense, logits, count = seen.dense, seen.tell()[1], answer.shape[1]
+    if logits.shape != answer.shape:
+        raise seen.refuse(f"its answer of {count} numbers does not come straight from its last dense layer, "
+                          f"{_name(dense)}, which gives {logits.shape[-1]}", _ELSE)  # fmt: skip
+    fits = [kind for kind, rows in _forms(logits).items() if _close(answer, rows, dense, logits)]
+    if count == 1 and "sigmoid" in fits:
+        return _Way(Linear(dense, binary=True), "sigmoid", dense, binary=True)
+    if count == 1:
+        why = "has one linear unit, as for a regression" if fits else f"gives one number, no sigmoid of {_name(dense)}"
+        raise seen.refuse(f"it {why}", "for two classes end it in one sigmoid unit or in two units")
+    for kind in ("logits", "softmax"):
+        if kind in fits:
+            return _Way(Linear(dense), kind, dense)
+    if fits:
+        raise seen.refuse(f"its {count} sigmoid units say of each class by itself whether it is there, so an image has "
+                          "no one class", "train it with a softmax, or give the unit of one class as a model of its "
+                          "own")  # fmt: skip
+    raise seen.refuse(f"its answer is neither the logits of its last dense layer, {_name(dense)}, nor their softmax",
+                      _ELSE)  # fmt: skip
+
+
+def _forms(logits: np.ndarray) -> dict[str, np.ndarray]:
+    powers = np.exp(logits - logits.max(axis=1, keepdims=True))
+    return {"logits": logits, "softmax": powers / powers.sum(axis=1, keepdims=True),
+            "sigmoid": 0.5 * (1 + np.tanh(logits / 2))}  # fmt: skip
+
+
+def _close(answer: np.ndarray, expected: np.ndarray, layer: keras.Layer, logits: np.ndarray) -> bool:
+    """Whether a model's answer is what its logits say, in all rows that are finite, as exactly as the layer computes.
+
+    Differences count in parts of a row's largest number: of a thousand classes each has a thousandth at first.
+    """
+    rows = np.isfinite(answer).all(axis=1) & np.isfinite(logits).all(axis=1)
+    if answer.shape != expected.shape or not rows.any():
+        return False
+    size = np.abs(logits[rows]).max(axis=1, keepdims=True)
+    most = _FULL + _ROUNDING * size if layer.compute_dtype == "float32" else _HALF * (1 + size)
+    expected, answer = expected[rows], answer[rows]
+    return bool((np.abs(answer - expected) <= most * np.abs(expected).max(axis=1, keepdims=True)).all())
+
+
+def _read(answer: np.ndarray, error: UserError) -> _Way:
+    """How logits are read from an answer that no dense layer explains; raises `error` where they cannot be."""
+    rows = answer[np.isfinite(answer).all(axis=1)]
+    if answer.shape[1] > 1 and (rows.min() < 0 or rows.max() > 1 + _HALF):
+        return _Way(Unknown(), "logits")
+    if answer.shape[1] > 1 and np.abs(rows.sum(axis=1) - 1).max() < _HALF:
+        return _Way(Unknown(), "softmax")
+    raise error
+
+
+def _logits_of(answer: Any, answers: Answers) -> Any:
+    """Logits that have these probabilities, whose smallest count as the smallest normal number."""
+    return ops.log(ops.maximum(answer, 1.2e-38)) if answers == "softmax" else answer
+
+
+def _named(model: keras.Model, name: str) -> keras.Layer:
+    layers = layers_of(model)
+    found = [layer for path, layer in layers if path == name] or [layer for _, layer in layers if layer.name == name]
+    if len(found) == 1:
+        return found[0]
+    if found:
+        paths = [path for path, layer in layers if layer.name == name]
+        raise UserError(f"features = {name!r}: {len(found)} layers have this name; give one of {some_of(paths)}")
+    last = [path for path, _ in layers[-2 * _LAST :]]
+    raise UserError(f"features = {name!r}: {clean(model.name)} has no such layer; its last ones are "
+                    f"{some_of(last, 2 * _LAST)}")  # fmt: skip
+
+
+def _name(layer: keras.Layer | None) -> str:
+    return repr(clean(getattr(layer, "name", "")))
+
+
+def _said(seen: _Seen, name: str | None) -> str:
+    """What the features of a named layer are."""
+    output = seen.output
+    if output is None or isinstance(output, dict | list | tuple) or len(output.shape) < 2:
+        found = "is not called" if output is None else "does not give one row of numbers an image"
+        raise UserError(f"features = {name!r}: this layer of {clean(seen.model.name)} {found}; name another")
+    pooled = ", averaged over its positions" if len(output.shape) > 2 else ""
+    return f"features: the output of the layer {name!r}{pooled} ({output.shape[-1]:,} numbers)"
+
+
+def _only(answer: Any) -> Any:
+    """The one output of a list or a dictionary that has one."""
+    rows = list(answer.values()) if isinstance(answer, dict) else answer
+    return rows[0] if isinstance(rows, list | tuple) and len(rows) == 1 else answer
+
+
+def _pooled(rows: Any) -> Any:
+    """float32 (B, D): the mean over whatever positions lie between."""
+    rows = ops.cast(rows, "float32")
+    return ops.mean(rows, axis=tuple(range(1, len(rows.shape) - 1))) if len(rows.shape) > 2 else rows
+
+
+def _array(rows: Any) -> np.ndarray:
+    return np.asarray(ops.convert_to_numpy(ops.cast(rows, "float32")), "float64")
+
+
+def _is_dense(layer: keras.Layer, given: Any, gave: Any) -> bool:
+    """Whether a layer has multiplied the last axis of its input by a kernel (D, K), or by one (1, ..., D, K)."""
+    shape = tuple(getattr(getattr(layer, "kernel", None), "shape", ()))
+    if len(shape) < 2 or any(n != 1 for n in shape[:-2]) or not hasattr(given, "shape") or not hasattr(gave, "shape"):
+        return False
+    return (given.shape[-1], gave.shape[-1]) == shape[-2:]

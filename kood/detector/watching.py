@@ -1,0 +1,121 @@
+"""A model's layers, watched while it runs: one way for functional, nested and subclassed models alike."""
+
+import contextlib
+import threading
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator
+from typing import Any
+
+import keras
+import numpy as np
+from keras import ops
+
+from kood.classifier import Classifier
+from kood.errors import UserError
+from kood.text import clean, some_of
+
+__all__ = ["Shape", "held_in", "image_shape_of", "layers_of", "probe", "watched"]
+
+#: (H, W, C) of a model's images, None where it takes any.
+Shape = tuple[int | None, int | None, int]
+
+#: Sides that are tried, of images for a model that says none.
+_SIDES = (32, 64, 128, 224, 331)
+
+_turn = threading.RLock()
+
+
+def layers_of(model: keras.Layer) -> list[tuple[str, keras.Layer]]:
+    """Every layer within a layer, however deep, the outer ones first.
+
+    Returns:
+        (path, layer), a path being the names of the layers it lies in and its own, "block/pool".
+    """
+    found: list[tuple[str, keras.Layer]] = []
+    known, waiting = {id(model)}, deque([("", model)])
+    while waiting:
+        path, outer = waiting.popleft()
+        for inner in held_in(vars(outer)):
+            if id(inner) not in known:
+                known.add(id(inner))
+                found.append((f"{path}{inner.name}", inner))
+                waiting.append((f"{path}{inner.name}/", inner))
+    return found
+
+
+@contextlib.contextmanager
+def watched(layers: Iterable[keras.Layer], seen: Callable[[keras.Layer, Any, Any], None]) -> Iterator[None]:
+    """Tells of every call of some layers, by a `call` that each has for so long; one thread at a time.
+
+    Args:
+        layers: Layers of models of every kind.
+        seen: Called after each call with the layer, its input and its output, tensors of whatever is tracing.
+    """
+    with _turn, contextlib.ExitStack() as after:
+        for layer in layers:
+            own = vars(layer)
+            # An attribute of the instance goes before the class's method, and `vars` passes over Keras's tracking.
+            after.callback(own.__setitem__, "call", own["call"]) if "call" in own else after.callback(own.pop, "call")
+            own["call"] = _telling(layer, layer.call, seen)
+        yield
+
+
+def image_shape_of(model: keras.Model) -> Shape:
+    """(H, W, C) of the images that a model takes, None where it takes any size.
+
+    Raises:
+        UserError: several inputs, another rank, an unknown number of channels, or a model that was never built.
+    """
+    inner = model.backbone if isinstance(model, Classifier) else model
+    inputs = getattr(inner, "inputs", None)
+    if inputs:
+        shapes = [tuple(tensor.shape) for tensor in inputs]
+    else:
+        shape = (model.get_build_config() or {}).get("input_shape")
+        shapes = [tuple(shape)] if isinstance(shape, list | tuple) and len(shape) else []
+    if not shapes:
+        raise UserError(f"model: {clean(model.name)} does not say what it takes; call it once on a batch of images, or "
+                        "build it with model.build((None, height, width, channels))")  # fmt: skip
+    if len(shapes) > 1 or len(shapes[0]) != 4 or shapes[0][-1] is None:
+        raise UserError(f"model: {clean(model.name)} takes {some_of(map(str, shapes))}; one input of images is needed, "
+                        "(batch, height, width, channels) with the channels known")  # fmt: skip
+    return shapes[0][1], shapes[0][2], shapes[0][3]
+
+
+def probe(model: keras.Model, shape: Shape) -> Any:
+    """The model's answer to random images, of which some have pixels of 0..255 and some of -1..1.
+
+    Args:
+        model: A model of images.
+        shape: (H, W, C), None where it takes any: then several sizes are tried.
+
+    Raises:
+        UserError: it fails on all of them.
+    """
+    draw = np.random.default_rng(0)
+    for side in _SIDES if None in shape else (0,):
+        pixels = draw.random((4, *(side if n is None else n for n in shape)), "float32")
+        pixels = np.concatenate([255 * pixels[:2], 2 * pixels[2:] - 1])
+        try:
+            return model(ops.convert_to_tensor(pixels), training=False)
+        except Exception as error:  # Whatever a model of somebody's raises.
+            why = f"{type(error).__name__}: {clean(error)[:300]}"
+    raise UserError(f"model: {clean(model.name)} fails on random images of {pixels.shape[1:]} ({why})")
+
+
+def _telling(layer: keras.Layer, call: Callable, seen: Callable[[keras.Layer, Any, Any], None]) -> Callable:
+    def told(*args, **kwargs):
+        gave = call(*args, **kwargs)
+        seen(layer, args[0] if args else next(iter(kwargs.values()), None), gave)
+        return gave
+
+    return told
+
+
+def held_in(value: Any) -> Iterator[keras.Layer]:
+    """The layers among the values of a dictionary or a list, and of those in it."""
+    for one in value.values() if isinstance(value, dict) else value:
+        if isinstance(one, keras.Layer):
+            yield one
+        elif isinstance(one, dict | list | tuple):
+            yield from held_in(one)
