@@ -92,6 +92,53 @@ def new(
 
 
 @app.command()
+def attach(
+    model: Annotated[Path, typer.Argument(metavar="MODEL", help="A Keras classifier, saved as a .keras file.")],
+    id_images: Annotated[
+        str,
+        typer.Option(
+            "--id", metavar="FOLDER|CSV", help="Images of its classes: one sub-folder a class, or lines FILE,LABEL."
+        ),
+    ],
+    ood: Annotated[
+        list[str] | None,
+        typer.Option("--ood", metavar="FOLDER|CSV", help="Images of no such class, to test on; may be repeated."),
+    ] = None,
+    accept: Annotated[float, typer.Option(metavar="SHARE", help="Share of known images to accept.")] = 0.95,
+    by_class: Annotated[bool, typer.Option("--by-class", help="A threshold for each class that it labels.")] = False,
+    score: Annotated[str, typer.Option(metavar="NAME", help="The score that decides; auto chooses one.")] = "auto",
+    classes: Annotated[
+        Path | None,
+        typer.Option(metavar="FILE", help="The class of each output: a name a line, or JSON {name: number}."),
+    ] = None,
+    preprocess: Annotated[
+        str,
+        typer.Option(
+            metavar="NAME", help="What the model takes: none (0..255), 0..1, -1..1, caffe, torch, module:function."
+        ),
+    ] = "none",
+    features: Annotated[
+        str | None, typer.Option(metavar="LAYER", help="Its features; the input of its last dense layer if not given.")
+    ] = None,
+    size: Annotated[int | None, typer.Option(min=1, max=1024, help="Side of the images, if it takes any.")] = None,
+    name: Annotated[str | None, typer.Option(metavar="NAME", help="Of the run; the model's file if not given.")] = None,
+    fresh: Annotated[bool, typer.Option("--fresh", help="Make every stage again, whatever is there.")] = False,
+    saved: Saved = Path("saved"),
+) -> None:
+    """Give a classifier that you have a reject option: nothing is trained, a report and a SavedModel are written."""
+    began = time.monotonic()
+    choose_backend()
+    with native_messages_held_back():
+        from kood.attach import attach as attach_to
+
+    attach_to(
+        model, known=id_images, ood=ood or (), accept=accept, by_class=by_class, score=score, classes=classes,
+        preprocess=preprocess, features=features, size=size, name=name, fresh=fresh, began=began, saved=saved,
+        console=console(),
+    )  # fmt: skip
+
+
+@app.command()
 def show(recipe: RecipeFile, settings: Settings = None) -> None:
     """Print a recipe complete, with every default, and the cells of its matrix."""
     from rich.syntax import Syntax

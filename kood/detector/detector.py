@@ -2,12 +2,14 @@
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from kood.conformal import Calibration
 from kood.data.image_set import ImageSet
+from kood.detector import export, file
 from kood.detector.agreement import refuse_disagreement
 from kood.detector.figures import figures_of, validation_images
 from kood.detector.images import Batch
@@ -88,7 +90,7 @@ class Detector(Measuring):
     def __init__(self, model: Any, score: str = "auto", *arguments: Any, **options: Any):
         super().__init__(model, score, *arguments, **options)
         self.decision: Calibration | None = None
-        self._some = np.empty(0)
+        self.some = np.empty(0)
 
     def fit(self, images: Any, labels: Any = None, *, seed: int = 0) -> "Detector":
         """Fits the scores that have a state and, where the score is "auto", chooses one; nothing is trained.
@@ -189,7 +191,7 @@ class Detector(Measuring):
                 f"{len(digests) - len(once):,} calibration images are copies of others, which say nothing new, and are "
                 "left out"
             )
-        self._some = np.concatenate(first)[:_KEPT]
+        self.some = np.concatenate(first)[:_KEPT]
         scores = self._scored(scorer, outputs)[once]
         self.decide_by(scores, outputs["logits"].argmax(axis=1)[once], accept, by_class)
         return self
@@ -286,6 +288,44 @@ class Detector(Measuring):
         refuse_disagreement(measured.given("id"), measured.labels["id"], self.class_names, "evaluate")
         assert self.choice is not None
         return figures_of(measured, self.choice, decision, self.class_names, list(near), list(far))[0]
+
+    def save(self, path: str | Path) -> None:
+        """Writes the detector to one file: its classifier, its scores, its threshold.
+
+        Args:
+            path: Usually NAME.kood; a file that is there is written over.
+
+        Raises:
+            UserError: it cannot be written there, or the classifier cannot be saved.
+        """
+        file.write(self, Path(path))
+
+    @classmethod
+    def load(cls, path: str | Path, custom_objects: Mapping[str, Any] | None = None) -> "Detector":
+        """Reads what `save` wrote. Nothing that a stranger wrote into the file is run.
+
+        Args:
+            path: The file.
+            custom_objects: Layers and functions of your own that the classifier is made of, by name.
+
+        Raises:
+            UserError: it is no such file, it is damaged, or it holds a layer that is not known here.
+        """
+        return file.read(cls, Path(path), custom_objects)
+
+    def export(self, path: str | Path, format: str | None = None) -> None:
+        """Writes the whole decision for a runtime, and reads it back: it must answer as the detector does.
+
+        Args:
+            path: A folder that is not there yet, for the SavedModel that `kood run` writes too, such as
+                "serving/flowers/1"; or a file that ends in .onnx, .tflite or .xml (OpenVINO).
+            format: "tf_saved_model", "onnx", "litert" or "openvino"; by the path where not given.
+
+        Raises:
+            UserError: it has not been calibrated, the path is taken, what the format needs is not installed, or the
+                export answers otherwise; nothing is left behind then.
+        """
+        export.write(self, Path(path), format)
 
 
 def _set_aside(found: Iterable[Batch], kept: list[Batch]) -> Iterator[Batch]:

@@ -2,7 +2,6 @@
 
 import functools
 import hashlib
-import re
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal
@@ -13,20 +12,19 @@ from keras import ops
 from rich.console import Console
 from rich.progress import Progress
 
+from kood.attached import Adapted, adapted, check_range, opened
 from kood.backends import compiled
 from kood.classifier import Classifier
 from kood.data.image_set import ImageSet
 from kood.data.images import normalize
-from kood.detector.adapted import Adapted, adapted
 from kood.detector.figures import Choice, Measured, choose
 from kood.detector.images import Batch, batches, count_of
-from kood.detector.pixels import check_range
 from kood.errors import UserError
 from kood.outputs import Outputs, forward_of, run_batches, run_over, score_rows
 from kood.scorer import Scorer, applicable, linear_weights
 from kood.scores import ON_REQUEST
 
-__all__ = ["Measuring", "digests_of", "opened"]
+__all__ = ["Measuring", "digests_of"]
 
 #: What is done with known images, whose range says whether they are what the model takes.
 KNOWN = ("fit", "calibrate", "id")
@@ -53,7 +51,7 @@ class Measuring:
         if isinstance(model, str | Path):
             model = opened(Path(model))
         self.classifier = adapted(model, features, preprocess)
-        self._takes_bytes = preprocess is not None
+        self.takes_bytes = preprocess is not None
         taken = self.classifier.taken if isinstance(self.classifier, Adapted) else self.classifier.head
         self.num_classes = int(taken.num_classes)
         self.class_names = [str(k) for k in range(self.num_classes)] if class_names is None else list(class_names)
@@ -178,7 +176,7 @@ class Measuring:
 
     def _pass(self, pixels: np.ndarray) -> dict:
         """One forward pass over pixels as a user gives them."""
-        if pixels.dtype == np.uint8 or self._takes_bytes:
+        if pixels.dtype == np.uint8 or self.takes_bytes:
             return self._normal(normalize(pixels.astype(np.float32)))
         if isinstance(self.classifier, Classifier):
             return self._normal(pixels)
@@ -197,7 +195,7 @@ class Measuring:
 
     def wrong_range(self, pixels: np.ndarray) -> str:
         """What speaks against pixels being what the model takes, a sentence; "" where nothing does."""
-        is_bytes = pixels.dtype == np.uint8 or self._takes_bytes
+        is_bytes = pixels.dtype == np.uint8 or self.takes_bytes
         if not isinstance(self.classifier, Adapted):
             return "" if is_bytes else check_range(self.classifier, pixels)
         given = ops.convert_to_numpy(self.classifier.preprocess(pixels.astype("float32"))) if is_bytes else pixels
@@ -286,38 +284,6 @@ class Measuring:
         """Chooses the score that decides, see `kood.detector.figures.choose`."""
         self.choice = choose(measured, self.scorers, inside, outside)
         return self.choice
-
-
-def opened(file: Path, custom_objects: Mapping[str, Any] | None = None, key: str = "model") -> keras.Model:
-    """A `.keras` file's model; nothing that a stranger wrote into it is run.
-
-    Args:
-        file: The file.
-        custom_objects: Layers and functions of the user's own, by name.
-        key: What begins the message.
-
-    Raises:
-        UserError: there is no such file, it is none of Keras's, or it holds a layer that is not known here.
-    """
-    if not file.is_file():
-        raise UserError(f"{key}: {file} does not exist; give a .keras file")
-    try:
-        return keras.saving.load_model(file, custom_objects, compile=False, safe_mode=True)
-    except Exception as error:  # Whatever a damaged or a strange file makes Keras say.
-        raise UserError(f"{key}: {file} cannot be loaded: {_why(error)}") from error
-
-
-def _why(error: Exception) -> str:
-    text = " ".join(str(error).split())
-    unknown = re.search(r"Could not locate (?:class|function) '([^']+)'", text)
-    if unknown:
-        return (
-            f"it has the custom layer or function {unknown.group(1)!r}; register it "
-            "(@keras.saving.register_keras_serializable) and import its module first, or pass custom_objects"
-        )
-    if "safe_mode" in text or "lambda" in text.lower():
-        return "it holds Python code (a Lambda layer), which is not run; save the model with a layer class instead"
-    return f"{text[:300] or type(error).__name__}; is it a Keras model, saved by model.save(...)?"
 
 
 def digests_of(pixels: np.ndarray) -> list[bytes]:

@@ -11,12 +11,11 @@ from typing import Any
 import keras
 import numpy as np
 
+from kood.attached import PREPROCESSING, adapted, opened
 from kood.data.image_set import ImageSet
 from kood.data.paths import data_path
-from kood.detector.adapted import adapted
 from kood.detector.agreement import disagreement
-from kood.detector.measuring import Measuring, opened
-from kood.detector.pixels import PREPROCESSING
+from kood.detector.measuring import Measuring
 from kood.errors import UserError
 from kood.pipeline.prepare import Data
 from kood.pipeline.stage import Stage
@@ -168,9 +167,8 @@ def outputs_named(file: Path) -> list[str]:
         where = f"line {empty[0]} is empty" if empty else "there is no name in it"
         raise UserError(f"attach.classes: {clean(file)}: {where}; write one name for each output of the model")
     # Two of ImageNet's classes are called crane, and two maillot.
-    again = [name if (before := names[:place].count(name)) == 0 else f"{name} ({before + 1})"
+    return [name if (before := names[:place].count(name)) == 0 else f"{name} ({before + 1})"
              for place, name in enumerate(names)]  # fmt: skip
-    return again
 
 
 def matched(folders: Sequence[str], listed: Sequence[str] | None, outputs: int) -> tuple[str, list[str], list[int]]:

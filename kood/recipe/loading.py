@@ -2,6 +2,7 @@
 
 import copy
 import tomllib
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +15,7 @@ from kood.recipe.messages import explain
 from kood.recipe.model import Recipe
 from kood.text import composed
 
-__all__ = ["load"]
+__all__ = ["checked", "load"]
 
 
 def load(path: str | Path, overrides: tuple[str, ...] | list[str] = (), *, quick: bool = False) -> Recipe:
@@ -56,15 +57,31 @@ def load(path: str | Path, overrides: tuple[str, ...] | list[str] = (), *, quick
         raise UserError(f"{path}: {key}: {trouble}")
     given.setdefault("name", path.stem)
     keys = [override.partition("=")[0].strip() for override in overrides]
+    recipe = checked(given, str(path), keys, quick=quick)
+    recipe.comes_from(path, overrides)
+    return recipe
+
+
+def checked(given: dict[str, Any], where: str, keys: Sequence[str] = (), *, quick: bool = False) -> Recipe:
+    """A recipe of tables, settings and values.
+
+    Args:
+        given: What a TOML file would say.
+        where: What begins every message.
+        keys: Those that the command line set.
+        quick: Shrink it to a smoke run.
+
+    Raises:
+        UserError: it is not a valid recipe.
+    """
     try:
         if quick:
             given = _shrink(Recipe.model_validate(given), given)
         recipe = Recipe.model_validate(given)
         recipe._given.update(given)
-        recipe.comes_from(path, overrides)
         recipe.cells()
     except (ValidationError, UserError) as error:
-        raise UserError("\n".join(f"{path}: {line}" for line in explain(error, Recipe, keys).splitlines())) from error
+        raise UserError("\n".join(f"{where}: {line}" for line in explain(error, Recipe, keys).splitlines())) from error
     return recipe
 
 

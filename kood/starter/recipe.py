@@ -3,6 +3,7 @@
 import tempfile
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import tomli_w
 from rich.console import Console
@@ -19,7 +20,7 @@ from kood.starter.choices import FEWEST, TEST, Choices, choose
 from kood.starter.images import Machine, Survey, survey
 from kood.text import clean
 
-__all__ = ["new_recipe"]
+__all__ = ["named", "new_recipe", "slug_of", "source_of"]
 
 
 def new_recipe(
@@ -62,13 +63,13 @@ def new_recipe(
         few += "".join(f" ({note})" for note in found.notes)
         raise UserError(f"{clean(place)}: {clean(few)}; a classifier needs two or more, one sub-folder each, or a CSV "
                         "of lines FILE,LABEL")  # fmt: skip
-    name = _slug(name if name is not None else place.name if place.is_dir() else place.stem, given=name is not None)
+    name = slug_of(name if name is not None else place.name if place.is_dir() else place.stem, given=name is not None)
     file = Path(f"{name}.toml")
     if file.exists() and not force:
         raise UserError(f"{file}: is there already; take another --name, or --force to write over it")
-    named = _named(ood_images)
-    outside = {slug: survey(place) for slug, place in named.items()}
-    near = [line for slug, one in outside.items() for line in (f"[data.near.{slug}]", *_source(named[slug], one), "")]
+    places = named(ood_images)
+    outside = {slug: survey(place) for slug, place in places.items()}
+    near = [line for slug, one in outside.items() for line in (f"[data.near.{slug}]", *_source(places[slug], one), "")]
     text = _text(choose(found, machine, minutes), place, name, near)
     with tempfile.TemporaryDirectory() as folder_of_draft:
         draft = Path(folder_of_draft) / file.name
@@ -101,7 +102,8 @@ def _need_utf_8(name: str, where: str) -> None:
         ) from None
 
 
-def _slug(wanted: str, *, given: bool) -> str:
+def slug_of(wanted: str, *, given: bool) -> str:
+    """A name that can name a folder; one that the user gave is taken as it is, or refused."""
     if given:
         if not SLUG.fullmatch(wanted):
             raise UserError(f"--name {clean(wanted)}: use letters, digits, '.', '_' and '-'")
@@ -111,25 +113,32 @@ def _slug(wanted: str, *, given: bool) -> str:
     )
 
 
-def _named(paths: Sequence[str]) -> dict[str, Path]:
+def named(paths: Sequence[str]) -> dict[str, Path]:
     """A name for each out-of-distribution folder or table, as the report will have it."""
-    named: dict[str, Path] = {}
+    places: dict[str, Path] = {}
     for place in map(_literal, paths):
-        base = slug = _slug(place.name if place.is_dir() else place.stem, given=False)
+        base = slug = slug_of(place.name if place.is_dir() else place.stem, given=False)
         number = 2
-        while slug in named or slug in RESERVED or slug in ("uniform", "blobs"):
+        while slug in places or slug in RESERVED or slug in ("uniform", "blobs"):
             slug, number = f"{base}-{number}", number + 1
-        named[slug] = place
-    return named
+        places[slug] = place
+    return places
 
 
 def _line(setting: str, why: str) -> str:
     return f"{setting.ljust(44)}# {why}"
 
 
+def source_of(place: Path, found: Survey) -> dict[str, Any]:
+    """The table of a recipe that says where images are, and how many files of them may be left out."""
+    bad = {"max_bad_images": found.bad_at_most} if found.bad_at_most else {}
+    return {"source": "folder" if place.is_dir() else "table", "path": str(place), **bad}
+
+
 def _source(place: Path, found: Survey) -> list[str]:
     """The lines that say where images are, and how many files of them may be left out."""
-    lines = [f'source = "{"folder" if place.is_dir() else "table"}"', f"path = {_toml(str(place))}"]
+    table = source_of(place, found)
+    lines = [f'source = "{table["source"]}"', f"path = {_toml(table['path'])}"]
     if found.bad_at_most:
         why = "files that cannot be read are left out; more stop the run"
         lines.append(_line(f"max_bad_images = {found.bad_at_most}", why))

@@ -12,8 +12,8 @@ import keras
 import numpy as np
 from keras import ops
 
+from kood.attached.watching import Shape, held_in, image_shape_of, layers_of, probe, watched
 from kood.classifier import Classifier
-from kood.detector.watching import Shape, held_in, image_shape_of, layers_of, probe, watched
 from kood.errors import UserError
 from kood.text import clean, some_of
 
@@ -76,6 +76,7 @@ class _Way:
     dense: keras.Layer | None = None
     named: keras.Layer | None = None
     binary: bool = False
+    cosines: bool = False
     told: list[str] = field(default_factory=list)
 
 
@@ -113,6 +114,11 @@ class Taken(keras.Model):
     def answers(self) -> Answers:
         """What the model itself gives: "softmax", "logits", "sigmoid" of one unit, or a dictionary of "outputs"."""
         return self._way.answers
+
+    @property
+    def is_angular(self) -> bool:
+        """Whether it gives cosines."""
+        return self._way.cosines
 
     @property
     def told(self) -> list[str]:
@@ -256,7 +262,7 @@ def _of_dictionary(seen: _Seen, answer: dict, features: str | None) -> tuple[_Wa
     kind = f"of the dense layer {_name(seen.dense)}" if isinstance(head, Linear) else "not linear in them"
     told = [f"features: the model's output 'features' ({given.shape[1]:,} numbers)",
             f"logits: its output 'logits' ({logits.shape[1]:,} classes), {kind}"]  # fmt: skip
-    return _Way(head, "outputs", told=told), logits.shape[1]
+    return _Way(head, "outputs", cosines="cosines" in answer, told=told), logits.shape[1]
 
 
 def _of_answer(seen: _Seen, answer: Any, features: str | None) -> tuple[_Way, int]:

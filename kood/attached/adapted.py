@@ -5,9 +5,9 @@ from typing import Any
 import keras
 from keras import ops
 
+from kood.attached.apart import take_apart
+from kood.attached.pixels import preprocess_of
 from kood.classifier import Classifier
-from kood.detector.apart import take_apart
-from kood.detector.pixels import preprocess_of
 
 __all__ = ["Adapted", "adapted"]
 
@@ -19,9 +19,9 @@ class Adapted(keras.Model):
     Images in [-1, 1] become pixels of 0..255, then what the model takes, then its features and logits.
 
     Args:
-        model: Any Keras classifier that `kood.detector.apart.take_apart` can take apart.
+        model: Any Keras classifier that `kood.attached.apart.take_apart` can take apart.
         features: The layer whose outputs are the features; the input of the last dense layer where not given.
-        preprocess: What makes the model's pixels of pixels of 0..255, as `kood.detector.pixels.preprocess_of` takes it.
+        preprocess: What makes the model's pixels of pixels of 0..255, as `kood.attached.pixels.preprocess_of` takes it.
 
     Raises:
         UserError: the model cannot be taken apart.
@@ -43,7 +43,7 @@ class Adapted(keras.Model):
     @property
     def is_angular(self) -> bool:
         """Whether it gives cosines."""
-        return "cosines" in self.taken.gives
+        return self.taken.is_angular
 
     def call(self, images, training=False):
         """As `Classifier.call`; always in inference mode.

@@ -1,0 +1,44 @@
+"""Keras files of strangers."""
+
+import re
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import keras
+
+from kood.errors import UserError
+
+__all__ = ["opened"]
+
+
+def opened(file: Path, custom_objects: Mapping[str, Any] | None = None, key: str = "model") -> keras.Model:
+    """A `.keras` file's model; nothing that a stranger wrote into it is run.
+
+    Args:
+        file: The file.
+        custom_objects: Layers and functions of the user's own, by name.
+        key: What begins the message.
+
+    Raises:
+        UserError: there is no such file, it is none of Keras's, or it holds a layer that is not known here.
+    """
+    if not file.is_file():
+        raise UserError(f"{key}: {file} does not exist; give a .keras file")
+    try:
+        return keras.saving.load_model(file, custom_objects, compile=False, safe_mode=True)
+    except Exception as error:  # Whatever a damaged or a strange file makes Keras say.
+        raise UserError(f"{key}: {file} cannot be loaded: {_why(error)}") from error
+
+
+def _why(error: Exception) -> str:
+    text = " ".join(str(error).split())
+    unknown = re.search(r"Could not locate (?:class|function) '([^']+)'", text)
+    if unknown:
+        return (
+            f"it has the custom layer or function {unknown.group(1)!r}; register it "
+            "(@keras.saving.register_keras_serializable) and import its module first, or pass custom_objects"
+        )
+    if "safe_mode" in text or "lambda" in text.lower():
+        return "it holds Python code (a Lambda layer), which is not run; save the model with a layer class instead"
+    return f"{text[:300] or type(error).__name__}; is it a Keras model, saved by model.save(...)?"

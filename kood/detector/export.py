@@ -1,0 +1,76 @@
+"""A detector for other runtimes: the SavedModel as `kood run` publishes it, and every format that Keras exports."""
+
+import tempfile
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+import kood
+from kood.errors import UserError
+from kood.serving.publishing import publish
+from kood.serving.served import Served
+from kood.text import clean
+
+__all__ = ["write"]
+
+#: Which format a file of this ending is.
+SUFFIXES = {".onnx": "onnx", ".tflite": "litert", ".xml": "openvino"}
+FORMATS = ("tf_saved_model", *SUFFIXES.values())
+
+
+def write(detector: Any, path: Path, format: str | None) -> None:
+    """Writes a calibrated `Detector` for a runtime, see `Detector.export`."""
+    wanted = format or SUFFIXES.get(path.suffix.lower(), "tf_saved_model")
+    if wanted not in FORMATS:
+        raise UserError(f"format = {wanted!r}: there is none; formats are {', '.join(FORMATS)}")
+    if format is None and wanted == "tf_saved_model" and path.suffix and not path.suffix[1:].isdecimal():
+        raise UserError(f"{clean(path)}: which format is this? End it in {', '.join(SUFFIXES)}, or give format=...")
+    if path.exists():
+        raise UserError(f"{clean(path)}: there is something already; name another path")
+    detector.answers_of_nothing()
+    if None in detector.image_shape:
+        raise UserError("the model takes images of any size; give the detector image_shape=(height, width, channels)")
+    images = _pixels(detector)
+    if wanted == "tf_saved_model":
+        _saved_model(detector, path, images)
+        return
+    from kood.detector.formats import export
+
+    export(detector, path, wanted, images)
+
+
+def _pixels(detector: Any) -> np.ndarray:
+    """Pixels of 0..255 to compare on: those of calibration images."""
+    some = np.asarray(detector.some)
+    if some.dtype == np.uint8 or detector.takes_bytes:
+        return np.clip(np.rint(some), 0, 255).astype(np.uint8)
+    low, high = detector.range or (0.0, 255.0)
+    if detector.is_own:
+        return np.clip(np.rint((some + 1.0) * 127.5), 0, 255).astype(np.uint8)
+    if high <= 1.5:
+        raise UserError(
+            f"the detector was calibrated on pixels of {low:g} to {high:g}, and what is served are pixels of 0..255: "
+            f"make it with preprocess={'-1..1' if low < -0.01 else '0..1'!r} and calibrate it on pixels of 0..255"
+        )
+    return np.clip(np.rint(some), 0, 255).astype(np.uint8)
+
+
+def _saved_model(detector: Any, path: Path, images: np.ndarray) -> None:
+    decision, scorer = detector.decision, detector.scorer
+    seen = {use: np.array([list(one) for one in sorted(found)], np.uint8) for use, found in detector.digests.items()}
+    served = Served(
+        scorer.name, tuple(detector.image_shape), list(detector.class_names), decision.accept, decision.scores,
+        scorer.state, labels=decision.labels, by_class=decision.by_class, seen=seen,
+    )  # fmt: skip
+    outputs = detector.outputs(images)
+    answers = detector.answers(outputs)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory() as folder:
+        file = Path(folder) / "classifier.keras"
+        detector.classifier.save(file)
+        expected = {
+            "probabilities": answers.probabilities.astype(np.float32), "label": answers.label,
+            "ood_score": answers.ood_score.astype(np.float32),
+        }  # fmt: skip
+        publish(file, path, served=served, images=images, expected=expected, facts={"kood": kood.__version__})

@@ -1,0 +1,125 @@
+"""A detector in one file: a zip of its classifier, its decision, and what tells the images that it was made of."""
+
+import json
+import tempfile
+import zipfile
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+import kood
+from kood.attached import opened
+from kood.conformal import Calibration
+from kood.detector.figures import Choice
+from kood.errors import UserError
+from kood.scorer import Scorer
+from kood.text import clean
+
+__all__ = ["read", "write"]
+
+CLASSIFIER, FACTS, ARRAYS = "classifier.keras", "detector.json", "arrays.npz"
+FORMAT = 1
+
+
+def write(detector: Any, path: Path) -> None:
+    """Writes a `Detector` to a file, which appears whole or not at all.
+
+    Raises:
+        UserError: it cannot be written there, or the classifier cannot be saved.
+    """
+    decision, choice = detector.decision, detector.choice
+    facts = {
+        "format": FORMAT, "kood": kood.__version__, "class_names": detector.class_names,
+        "image_shape": list(detector.image_shape), "batch_size": detector.batch_size, "range": detector.range,
+        "takes_bytes": detector.takes_bytes, "choice": choice and vars(choice), "warnings": detector.warnings,
+        "decision": decision and {"accept": decision.accept, "by_class": decision.by_class},
+        "scores": list(detector.scorers),
+    }  # fmt: skip
+    arrays = {
+        f"state/{name}/{key}": value
+        for name, scorer in detector.scorers.items()
+        for key, value in (scorer.state or {}).items()
+    }
+    arrays |= {f"seen/{use}": np.array(sorted(found), "S16") for use, found in detector.digests.items()}
+    arrays["some"] = detector.some
+    if decision is not None:
+        arrays |= {"scores": decision.scores, "labels": decision.labels}
+    beside = path.with_name(f".{path.name}.partial")
+    try:
+        with tempfile.TemporaryDirectory() as folder:
+            model, numbers = Path(folder) / CLASSIFIER, Path(folder) / ARRAYS
+            try:
+                detector.classifier.save(model)
+            except (TypeError, ValueError, NotImplementedError) as error:
+                raise UserError(
+                    f"{clean(path)}: the classifier cannot be saved: {' '.join(str(error).split())}"
+                ) from error
+            np.savez(numbers, allow_pickle=False, **arrays)
+            with zipfile.ZipFile(beside, "w") as file:
+                for part in (model, numbers):
+                    file.write(part, part.name)
+                file.writestr(FACTS, json.dumps(facts, ensure_ascii=False))
+        beside.replace(path)
+    except OSError as error:
+        raise UserError(f"{clean(path)}: cannot be written: {error.strerror}", exit_code=1) from error
+    finally:
+        beside.unlink(missing_ok=True)
+
+
+def read(kind: type, path: Path, custom_objects: Mapping[str, Any] | None) -> Any:
+    """Reads a `Detector` back; nothing that a stranger wrote into the file is run.
+
+    Args:
+        kind: `Detector`.
+        path: The file.
+        custom_objects: Layers and functions of the user's own, by name.
+
+    Raises:
+        UserError: it is no such file, it is damaged, or it holds a layer that is not known here.
+    """
+    if not path.is_file():
+        raise UserError(f"{clean(path)} does not exist; give a file that Detector.save wrote")
+    try:
+        with zipfile.ZipFile(path) as file, tempfile.TemporaryDirectory() as folder:
+            facts = json.loads(file.read(FACTS))
+            for part in (CLASSIFIER, ARRAYS):
+                (Path(folder) / part).write_bytes(file.read(part))
+            with np.load(Path(folder) / ARRAYS, allow_pickle=False) as found:
+                arrays = dict(found)
+            if facts["format"] > FORMAT:
+                raise UserError(f"{clean(path)} is of kood {facts['kood']}, newer than this one; update kood")
+            classifier = opened(Path(folder) / CLASSIFIER, custom_objects, key=clean(path))
+        return _made(kind, classifier, facts, arrays)
+    except (OSError, ValueError, KeyError, TypeError, EOFError, zipfile.BadZipFile) as error:
+        raise UserError(f"{clean(path)} is no detector that kood saved, or it is damaged ({error})") from error
+
+
+def _made(kind: type, classifier: Any, facts: dict[str, Any], arrays: dict[str, np.ndarray]) -> Any:
+    choice = facts["choice"]
+    shape = tuple(facts["image_shape"])
+    detector = kind(
+        classifier, choice["score"] if choice else "auto", facts["class_names"], scores=facts["scores"] or None,
+        image_shape=None if None in shape else shape, batch_size=facts["batch_size"],
+    )  # fmt: skip
+    detector.takes_bytes = facts["takes_bytes"]
+    detector.choice = Choice(**choice) if choice else None
+    detector.warnings = list(facts["warnings"])
+    detector.range = tuple(facts["range"]) if facts["range"] else None
+    for name in detector.scorers:
+        state = {key.rpartition("/")[2]: value for key, value in arrays.items() if key.startswith(f"state/{name}/")}
+        if state:
+            detector.scorers[name] = Scorer(name, state)
+    prefix = "seen/"
+    detector.digests = {
+        key.removeprefix(prefix): {bytes(one).ljust(16, b"\0") for one in value}
+        for key, value in arrays.items()
+        if key.startswith(prefix)
+    }
+    detector.some = arrays["some"]
+    if facts["decision"]:
+        detector.decision = Calibration(
+            arrays["scores"], arrays["labels"], len(facts["class_names"]), **facts["decision"]
+        )
+    return detector
