@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 
+from kood.classifier import Classifier
 from kood.conformal import Calibration
 from kood.data.image_set import ImageSet
 from kood.detector import export, file
@@ -248,6 +249,11 @@ class Detector(Measuring):
             is_ood=~judged | decision.flagged(scores, label),
             threshold=decision.thresholds[label],
         )
+
+    @property
+    def is_own(self) -> bool:
+        """Whether the classifier is one of kood's own, which take images in [-1, 1]."""
+        return isinstance(self.classifier, Classifier)
 
     def _calibrated(self) -> Calibration:
         if self.decision is None:

@@ -28,7 +28,8 @@ def write(detector: Any, path: Path, format: str | None) -> None:
         raise UserError(f"{clean(path)}: which format is this? End it in {', '.join(SUFFIXES)}, or give format=...")
     if path.exists():
         raise UserError(f"{clean(path)}: there is something already; name another path")
-    detector.answers_of_nothing()
+    if detector.decision is None:
+        raise UserError("the detector has no threshold yet; call calibrate(images) before export")
     if None in detector.image_shape:
         raise UserError("the model takes images of any size; give the detector image_shape=(height, width, channels)")
     images = _pixels(detector)

@@ -146,16 +146,37 @@ class Measuring:
             images, self.image_shape, batch_size=self.batch_size, labels=labels, class_names=self.class_names
         )
         for number, batch in enumerate(_watched(found, count_of(images), use)):
-            if number == 0 and use in KNOWN and (wrong := self.wrong_range(batch.pixels)):
+            wrong = self.wrong_range(batch.pixels) if use in KNOWN and number == 0 else self._other_range(batch.pixels)
+            if wrong:
                 raise UserError(f"{use}: {wrong}")
             yield batch
+
+    def _span(self, pixels: np.ndarray) -> tuple[float, float]:
+        """The smallest and the largest of the numbers that the model sees of them, where no preprocessing is given."""
+        low, high = float(pixels.min()), float(pixels.max())
+        if pixels.dtype == np.uint8 and isinstance(self.classifier, Classifier):
+            return low / 127.5 - 1.0, high / 127.5 - 1.0
+        return low, high
+
+    def _other_range(self, pixels: np.ndarray) -> str:
+        """What speaks against pixels being in the range of known images; whole numbers of a byte never are not."""
+        if self.range is None or pixels.dtype == np.uint8 or not pixels.size:
+            return ""
+        (low, high), (known_low, known_high) = self._span(pixels), self.range
+        size, known = max(abs(low), abs(high)), max(abs(known_low), abs(known_high))
+        if (known > 30 and 0 < size <= 1.5) or size > 30 * max(known, 1.0):
+            return (
+                f"these pixels lie in {low:g} to {high:g}, and those of the known images in {known_low:g} to "
+                f"{known_high:g}; give pixels of the same range"
+            )
+        return ""
 
     def _noted(self, found: Iterable[Batch], use: str) -> Iterator[Batch]:
         """Keeps of known images what tells them again, and some of them."""
         digests = self.digests.setdefault(use, set())
         for batch in found:
             digests.update(digests_of(batch.pixels))
-            low, high = float(batch.pixels.min()), float(batch.pixels.max())
+            low, high = self._span(batch.pixels)
             self.range = (min(low, self.range[0]), max(high, self.range[1])) if self.range else (low, high)
             yield batch
 

@@ -76,6 +76,8 @@ def check(recipe: Recipe, data: Data, devices: int) -> None:
         raise UserError("evaluate.headline = 'auto' chooses on validation images; set data.id.validation above 0")
     copies = data.facts["copies"].get("left_out_of_calibration", 0)
     refuse_too_few(len(data.images("calibration")), recipe.serve.accept, copies)
+    if recipe.attach is not None:
+        return
     check_batches(recipe, devices)
     class_weights(recipe.train.class_weight, train.known_labels, classes)
     _check_scores(recipe, train, build_classifier(recipe, len(classes)))

@@ -48,8 +48,8 @@ class IdSource(ImageSource):
     """The in-distribution set and its split.
 
     Attributes:
-        validation: Share of the training images on which the headline score is chosen.
-        calibration: Share of the training images on which the threshold is set.
+        validation: Share of the images that are not tested on, on which the headline score is chosen.
+        calibration: Share of these on which the threshold is set.
         test: Share of all images to test on, where the set has no test split of its own.
         stratify: Whether each part has its share of every class, at least one image; false for classes of an image or
             two, whose images are dealt out all together.
@@ -70,8 +70,8 @@ class IdSource(ImageSource):
 
     @model_validator(mode="after")
     def _leave_training_images(self):
-        if self.validation + self.calibration + self.test >= 1.0:
-            raise ValueError("validation + calibration + test must leave some images to train on (sum below 1)")
+        if self.validation + self.calibration >= 1.0:
+            raise ValueError("validation + calibration must leave some images to train on (sum below 1)")
         if self.calibration == 0.0:
             raise ValueError("calibration must be above 0: the threshold is set on these images")
         return self
