@@ -4,6 +4,7 @@ import contextlib
 import logging
 import os
 import signal
+import subprocess
 import sys
 import tempfile
 from collections.abc import Iterator
@@ -19,8 +20,8 @@ if TYPE_CHECKING:
     from rich.console import Console
 
 __all__ = [
-    "Stopped", "choose_backend", "console", "keras_defaults", "native_messages_held_back", "quiet", "settle",
-    "stop_on_signals", "through_proxy",
+    "Stopped", "choose_backend", "console", "keras_defaults", "native_messages_held_back", "quiet", "run_on_tensorflow",
+    "settle", "stop_on_signals", "through_proxy",
 ]  # fmt: skip
 
 #: Below so many columns a width is a mistake, such as the 0 of a container without a terminal.
@@ -120,6 +121,32 @@ def choose_backend() -> None:
         raise UserError(f"KERAS_BACKEND={backend}: {registry.nearest(backend, ['tensorflow', 'jax', 'torch'])}")
     if find_spec(backend) is None:
         raise UserError(f"KERAS_BACKEND={backend}: {backend} is not installed; pip install 'kood[{backend}]'")
+
+
+def run_on_tensorflow(module: str, *arguments: Any, failed: str) -> None:
+    """Runs a module of kood in a process of its own, whose Keras stands on TensorFlow and on the CPU.
+
+    Args:
+        module: Its name.
+        *arguments: What it is given, as words.
+        failed: What to say where it fails, before the last lines that it wrote.
+
+    Raises:
+        UserError: it failed; exit code 1.
+    """
+    environment = {**os.environ, "KERAS_BACKEND": "tensorflow", "TF_CPP_MIN_LOG_LEVEL": "3"}
+    # This process may hold the accelerator's memory; that one needs none of it.
+    environment["CUDA_VISIBLE_DEVICES"] = "-1"
+    result = subprocess.run(
+        [sys.executable, "-m", module, *map(str, arguments)],
+        env=environment,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    if result.returncode:
+        tail = "\n".join(result.stderr.strip().splitlines()[-5:])
+        raise UserError(f"{failed}:\n{tail}", exit_code=1)
 
 
 @contextlib.contextmanager

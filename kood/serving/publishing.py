@@ -3,8 +3,6 @@
 import contextlib
 import os
 import shutil
-import subprocess
-import sys
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -12,6 +10,7 @@ from typing import Any
 import numpy as np
 
 from kood.errors import UserError
+from kood.process import run_on_tensorflow
 from kood.serving.client import saved_graph
 from kood.serving.extras import read_facts, write_extras
 from kood.serving.served import Served
@@ -64,14 +63,12 @@ def publish_calibrated(version: Path, version_folder: Path, served: Served, fact
     Raises:
         UserError: kood did not write the old version, or it comes from an older kood.
     """
-    from kood.serving.export import recalibrate
-
     known = {**read_facts(version), **facts, "threshold_warnings": []}
     # What the old threshold did to each class.
     gone = ("accepted", "accepted_interval")
     known["classes"] = [{k: v for k, v in one.items() if k not in gone} for one in known.get("classes", [])]
     with _appearing(version_folder) as beside:
-        recalibrate(version, beside, served, _number(version_folder))
+        _export(version, beside, served, _number(version_folder))
         write_extras(beside, version_folder.parent.name, served, known)
 
 
@@ -118,29 +115,25 @@ def _number(version_folder: Path) -> int:
     return int(version_folder.name) if version_folder.name.isdecimal() else 0
 
 
-def _export(classifier_file: Path, folder: Path, served: Served, version: int) -> None:
+def _export(source: Path, folder: Path, served: Served, version: int) -> None:
+    """Writes the SavedModel of a `.keras` file, or of another SavedModel of kood's under another calibration."""
     import keras
 
     if keras.backend.backend() == "tensorflow":
-        from kood.serving.export import write_saved_model
+        from kood.serving.export import export
 
-        write_saved_model(keras.saving.load_model(classifier_file, compile=False), folder, served, version)
+        export(source, folder, served, version)
         return
+    # Keras's own export writes JAX's graphs so that TensorFlow needs XLA to read them, and torch's not at all (3.15).
     parts = folder.with_name(f"{folder.name}.npz")
     try:
         served.write(parts)
-        environment = {**os.environ, "KERAS_BACKEND": "tensorflow", "TF_CPP_MIN_LOG_LEVEL": "3"}
-        # The training process may hold the accelerator's memory; the export needs none of it.
-        environment["CUDA_VISIBLE_DEVICES"] = "-1"
-        result = subprocess.run(
-            [sys.executable, "-m", "kood.serving.export", classifier_file, folder, parts, str(version)],
-            env=environment, capture_output=True, text=True, check=False,
+        run_on_tensorflow(
+            "kood.serving.export", source, folder, parts, version,
+            failed=f"{folder.parent}: the SavedModel could not be written",
         )  # fmt: skip
     finally:
         parts.unlink(missing_ok=True)
-    if result.returncode:
-        tail = "\n".join(result.stderr.strip().splitlines()[-5:])
-        raise UserError(f"{folder.parent}: the SavedModel could not be written:\n{tail}", exit_code=1)
 
 
 def _compare(folder: Path, images: np.ndarray, expected: dict[str, np.ndarray], served: Served) -> dict[str, float]:

@@ -13,11 +13,12 @@ from tensorflow_serving.apis import prediction_log_pb2
 
 from kood.conformal import p_values
 from kood.data.images import fit_images
+from kood.detector.decision import Scored
 from kood.errors import UserError
 from kood.scorer import Scorer
 from kood.serving import publishing
 from kood.serving.client import newest_version
-from kood.serving.export import Scored, recalibrate, write_saved_model
+from kood.serving.export import recalibrate, write_saved_model
 from kood.serving.extras import read_facts
 from kood.serving.served import Served
 from tests.serving.models import SHAPE, encoded, pixels, prepared, published
@@ -214,9 +215,11 @@ def test_what_a_score_was_fitted_on_is_saved_once_beside_the_graph(tmp_path, sco
 )  # fmt: skip
 def test_every_fitted_array_is_a_variable(tmp_path, head, score):
     given = prepared(tmp_path, head, score)
-    scored = Scored(keras.saving.load_model(given["classifier_file"], compile=False), given["served"])
+    served = given["served"]
+    model = keras.saving.load_model(given["classifier_file"], compile=False)
+    scored = Scored(model, Scorer(served.score, served.state))
     own = {id(v) for v in scored.variables} - {id(v) for v in scored.classifier.variables}
-    arrays = [array for array in given["served"].state.values() if array.ndim]
+    arrays = [array for array in served.state.values() if array.ndim]
     assert arrays and len(own) == len(arrays)
     graph = tf.function(scored.call).get_concrete_function(tf.TensorSpec((None, *SHAPE)))
     constants = [tf.make_ndarray(n.attr["value"].tensor) for n in graph.graph.as_graph_def().node if n.op == "Const"]
