@@ -9,13 +9,13 @@ from sklearn.metrics import roc_auc_score
 
 from kood import heads, registry
 from kood.classifier import Classifier
-from kood.data import ImageSet
 from kood.conformal import threshold as conformal_threshold
+from kood.data import ImageSet
 from kood.detector.evaluate import evaluate
 from kood.detector.figures import PROXIES, mean_auroc, validation_images
 from kood.detector.measuring import Measuring
-from kood.outputs import outputs_of
 from kood.errors import UserError
+from kood.outputs import outputs_of
 from kood.scorer import Scorer, applicable, linear_weights
 from kood.scores import ON_REQUEST
 

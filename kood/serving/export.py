@@ -14,11 +14,11 @@ from typing import Any
 import keras
 import tensorflow as tf
 
+import kood.attached  # noqa: F401 - what a file may hold is registered with Keras
 from kood import registry
-from kood.classifier import Classifier
 from kood.data.images import normalize, to_shape
 from kood.data.rules import Colour
-from kood.detector.decision import Decide, Scored, judged
+from kood.decision import Decide, Scored, judged
 from kood.process import keras_defaults
 from kood.scorer import Scorer
 from kood.serving.encoded import decode_files
@@ -31,21 +31,18 @@ class Endpoints(tf.Module):
     """The whole decision in one graph: images -> probabilities, class, score, p-value, flag.
 
     Args:
-        scored: A function: float32 (B, H, W, C) as the classifier takes them -> {"probabilities", "label",
-            "ood_score"}.
-        prepared: A function: float32 (B, H, W, C) of 0..255 -> as the classifier takes them.
+        scored: A function: float32 (B, H, W, C) in [-1, 1] -> {"probabilities", "label", "ood_score"}.
         served: Shape, class names, calibration and what becomes of undecodable files.
         version: What every answer says that it comes from.
         holders: Layers or loaded models whose variables these functions read; they are saved with it.
     """
 
-    def __init__(self, scored: Callable, prepared: Callable, served: Served, version: int, *holders: Any):
+    def __init__(self, scored: Callable, served: Served, version: int, *holders: Any):
         super().__init__()
         height, width, channels = shape = served.image_shape
         normal = tf.TensorSpec((None, height, width, channels), tf.float32, name="images")
         self.holders = holders
         self.scored = tf.function(scored, input_signature=[normal])
-        self.prepared = tf.function(prepared, input_signature=[normal])
         judge = Decide(served.decision, version)
         self.kept = [variable.value for variable in judge.variables]
         # Label -1 has no name. Looked up and not selected, since not every runtime selects among strings.
@@ -61,7 +58,7 @@ class Endpoints(tf.Module):
 
         @tf.function(input_signature=[tf.TensorSpec((None, None, None, channels), tf.uint8, name="images")])
         def pixels(images):
-            return decide(self.prepared(to_shape(images, shape)))
+            return decide(normalize(to_shape(images, shape)))
 
         decode = _decoder(tuple(shape), tuple(served.ground))
         files = tf.TensorSpec((None,), tf.string, name="image_bytes")
@@ -69,7 +66,7 @@ class Endpoints(tf.Module):
         @tf.function(input_signature=[files])
         def marked(image_bytes):
             images, decoded = decode(image_bytes)
-            return {**named(judged(decoded, decide(self.prepared(images)))), "decoded": decoded}
+            return {**named(judged(decoded, decide(normalize(images)))), "decoded": decoded}
 
         @tf.function(input_signature=[files])
         def strict(image_bytes):
@@ -77,7 +74,7 @@ class Endpoints(tf.Module):
             first = tf.reduce_sum(tf.math.cumprod(tf.cast(decoded, tf.int32)))
             message = tf.strings.format("image_bytes[{}] cannot be decoded as PNG, JPEG, WebP, BMP or GIF", first)
             with tf.control_dependencies([tf.debugging.Assert(tf.reduce_all(decoded), [message])]):
-                return decide(self.prepared(tf.identity(images)))
+                return decide(normalize(tf.identity(images)))
 
         # Behind a function, since saving traces whatever it finds a second time and would keep both.
         self.endpoints = lambda: {
@@ -108,45 +105,28 @@ def write_saved_model(classifier: keras.Model, folder: Path, served: Served, ver
     decoded is.
 
     - `serving_default`: `images`, uint8 pixels (B, h, w, C) of any size.
-    - `normalized`: `images`, float32 (B, H, W, C) of the trained size, as the classifier takes them; kood's own take
-      [-1, 1].
+    - `normalized`: `images`, float32 (B, H, W, C) in [-1, 1], of the trained size.
     - `encoded`: `image_bytes`, string (B,), PNG, JPEG, WebP, BMP or GIF files. One that cannot be decoded is an error
       that names its index, or is marked, as the recipe says.
     - `encoded_marked`: the same, and whatever cannot be decoded is marked: `decoded` false, `label` -1, an empty name,
       probabilities 0, the largest score, p-value 0, flagged.
 
     Args:
-        classifier: The trained classifier, loaded under the TensorFlow backend: kood's own, or any that
-            `kood.detector.apart` can take apart.
+        classifier: Loaded under the TensorFlow backend: kood's own, or another's behind `kood.attached.Adapted`.
         folder: Where to write; must not exist.
         served: What else the graph holds.
         version: What every answer says that it comes from.
     """
-    scored, prepared = (
-        Scored(_outputs(classifier, served.features), Scorer(served.score, served.state)),
-        served.prepare(),
-    )
-    scored(prepared(tf.zeros((1, *served.image_shape))))  # Builds it, outside any graph.
+    scored = Scored(classifier, Scorer(served.score, served.state))
+    scored(tf.zeros((1, *served.image_shape)))  # Builds it, outside any graph.
     variables = [variable.value for variable in scored.variables]
-    Endpoints(scored.call, prepared, served, version, variables).save(folder)
-
-
-def _outputs(classifier: keras.Model, features: str | None) -> keras.Model:
-    """The model that answers features and logits."""
-    if isinstance(classifier, Classifier):
-        return classifier
-    from kood.detector.apart import take_apart
-
-    return take_apart(classifier, features)
+    Endpoints(scored.call, served, version, variables).save(folder)
 
 
 def recalibrate(old: Path, folder: Path, served: Served, version: int = 0) -> None:
-    """As `write_saved_model`, with the classifier and the score of a SavedModel that kood wrote; no layer is needed.
-
-    What makes its pixels is taken from there too; before it was a part of the graph it was `normalize`.
-    """
+    """As `write_saved_model`, with the classifier and the score of a SavedModel that kood wrote; no layer is needed."""
     loaded = tf.saved_model.load(str(old))
-    Endpoints(loaded.scored, getattr(loaded, "prepared", normalize), served, version, loaded.holders).save(folder)
+    Endpoints(loaded.scored, served, version, loaded.holders).save(folder)
 
 
 @keras_defaults()

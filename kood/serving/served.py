@@ -1,7 +1,7 @@
 """What the served graph holds beside the classifier, in one piece."""
 
 import json
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
@@ -11,7 +11,6 @@ import numpy as np
 
 from kood.conformal import Calibration
 from kood.data.rules import WHITE, Colour
-from kood.errors import UserError
 
 __all__ = ["Served"]
 
@@ -33,10 +32,6 @@ class Served:
         seen: Digests (N, 16) of the images that the version must not be calibrated or watched on, by what they were
             used for: "trained", "chosen" (validation images), "calibrated", and "recalibrated" (by `kood calibrate`).
         ground: What is seen through transparency.
-        preprocess: What `keras.saving.serialize_keras_object` gives of a layer without weights that makes of pixels
-            0..255 what the classifier takes; None for kood's own, `kood.data.images.normalize`.
-        features: The layer that gives the features, of a classifier that is not kood's own; None where they are what
-            goes into its last dense layer.
     """
 
     score: str
@@ -50,8 +45,6 @@ class Served:
     by_class: bool = False
     seen: Mapping[str, np.ndarray] = field(default_factory=dict)
     ground: Colour = WHITE
-    preprocess: dict[str, Any] | None = None
-    features: str | None = None
 
     @cached_property
     def decision(self) -> Calibration:
@@ -74,40 +67,11 @@ class Served:
         """The class names, each on one line."""
         return [" ".join(str(name).split()) for name in self.class_names]
 
-    def prepare(self) -> Callable[[Any], Any]:
-        """What makes of pixels 0..255 what the classifier takes.
-
-        Raises:
-            UserError: Keras cannot make the layer again, or it has weights, which are not kept.
-        """
-        import keras
-
-        if self.preprocess is None:
-            from kood.data.images import normalize
-
-            return normalize
-        name = self.preprocess.get("class_name")
-        try:
-            layer: Any = keras.saving.deserialize_keras_object(self.preprocess)
-        except (TypeError, ValueError) as error:
-            raise UserError(
-                f"preprocess: Keras cannot make the layer {name} again ({error}); register it with "
-                "keras.saving.register_keras_serializable, or put it inside the model"
-            ) from error
-        layer(np.zeros((1, *self.image_shape), np.float32))
-        if layer.weights:
-            raise UserError(
-                f"preprocess: the layer {name} has weights; put it inside the model, or give it as settings what it has "
-                "learned"
-            )
-        return layer
-
     def write(self, path: Path) -> None:
         """Writes it as `.npz`, without pickles."""
         plain = {
             "score": self.score, "image_shape": self.image_shape, "class_names": self.names, "accept": self.accept,
             "undecodable": self.undecodable, "by_class": self.by_class, "ground": self.ground,
-            "preprocess": self.preprocess, "features": self.features,
         }  # fmt: skip
         arrays = {f"state/{name}": value for name, value in (self.state or {}).items()}
         np.savez(path, allow_pickle=False, plain=json.dumps(plain), calibration=self.calibration,

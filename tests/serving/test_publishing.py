@@ -13,7 +13,7 @@ from tensorflow_serving.apis import prediction_log_pb2
 
 from kood.conformal import p_values
 from kood.data.images import fit_images
-from kood.detector.decision import Scored
+from kood.decision import Scored
 from kood.errors import UserError
 from kood.scorer import Scorer
 from kood.serving import publishing
