@@ -1,0 +1,342 @@
+"""Images from wherever they come, in batches of one size: nothing asks for all of them in memory."""
+
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from kood.data.rules import WHITE, Colour
+from kood.detector.pixels import check_shape
+from kood.detector.watching import Shape
+from kood.errors import UserError
+from kood.text import clean, composed, some_of
+
+__all__ = ["Batch", "batches", "count_of"]
+
+#: Words of a dictionary's element for the images and for their classes.
+_KEYS = ("image", "label")
+#: `tf.data`'s cardinality of a dataset that never ends.
+_INFINITE = -1
+
+
+@dataclass(frozen=True)
+class Batch:
+    """Some images.
+
+    Attributes:
+        pixels: uint8 or float32 (n, H, W, C), n at least 1.
+        labels: int64 (n,), or None.
+        files: The n files they come from, or None.
+        unreadable: A message for each file that could not be read since the batch before.
+    """
+
+    pixels: np.ndarray
+    labels: np.ndarray | None = None
+    files: list[str] | None = None
+    unreadable: tuple[str, ...] = ()
+
+
+def batches(
+    images: Any,
+    shape: Shape,
+    *,
+    batch_size: int,
+    ground: Colour = WHITE,
+    labels: Any = None,
+    class_names: Sequence[str] | None = None,
+) -> Iterator[Batch]:
+    """Batches of images, all of `batch_size` but the last.
+
+    Args:
+        images: An array or tensor (N, H, W, C); a `tf.data.Dataset`, `keras.utils.PyDataset`, data loader, generator or
+            other iterable of batches or single images, each x, (x, y) or {"image": x, "label": y}; a folder; a file,
+            or a list of files. Files are decoded a batch at a time, the next one while the batch before is used.
+        shape: (H, W, C) of the model, None where it takes any size; files are brought to it.
+        batch_size: Images a batch.
+        ground: What is seen through the transparency of files.
+        labels: (N,) the class of each image, or (N, K) one-hot; in place of those that come with the images.
+        class_names: The model's classes, in order: then a folder's class folders are matched with them, and a label
+            is one of them or its number. Without them a folder has no labels.
+
+    Raises:
+        UserError: images of another rank, size or number of channels, NaN in them, labels that do not fit, no images
+            at all, none of the files can be read, a dataset that never ends; at the latest when such a batch is due.
+    """
+    total, names = count_of(images), None if class_names is None else [composed(name) for name in class_names]
+    given = None if labels is None else _numbers(_array(labels), names, 0)
+    if given is not None and total is not None and len(given) != total:
+        raise UserError(f"labels: there are {len(given):,} labels for {total:,} images; give one an image")
+    if _is_files(images):
+        files, own = _files(images, names)
+        parts = _of_files(files, own if given is None else given, _whole(shape, files), batch_size, ground)
+    else:
+        parts = _of_rows(_rows(images, batch_size), shape, names, given)
+    return _regrouped(parts, batch_size)
+
+
+def count_of(images: Any) -> int | None:
+    """The number of images, None where only going through them tells.
+
+    Args:
+        images: As `batches` takes them.
+
+    Raises:
+        UserError: a dataset that never ends, a folder that `batches` would refuse.
+    """
+    if _is_files(images):
+        return len(_files(images, None)[0])
+    if _is_array(images):
+        return int(images.shape[0]) if len(images.shape) else 0
+    if hasattr(images, "as_numpy_iterator"):
+        count = int(images.cardinality())
+        if count == _INFINITE:
+            raise UserError("images: this dataset never ends; leave repeat() out, or take some of it by take(count)")
+        return count if count >= 0 and not _is_batched(images) else None
+    return None
+
+
+def _is_array(images: Any) -> bool:
+    return hasattr(images, "shape") and hasattr(images, "dtype")
+
+
+def _is_files(images: Any) -> bool:
+    if isinstance(images, list | tuple):
+        return bool(images) and all(isinstance(one, str | Path) for one in images)
+    return isinstance(images, str | Path)
+
+
+def _is_batched(dataset: Any) -> bool:
+    return len(_parted(dataset.element_spec)[0].shape) > 3
+
+
+def _parted(element: Any) -> tuple[Any, Any]:
+    """Images and labels of an element, the latter None where it has none."""
+    if isinstance(element, dict):
+        if _KEYS[0] not in element:
+            raise UserError(f"images: a dataset of dictionaries needs the key {_KEYS[0]!r}; these have "
+                            f"{some_of(map(str, element))}")  # fmt: skip
+        return element[_KEYS[0]], element.get(_KEYS[1])
+    if isinstance(element, list | tuple):
+        if not 1 <= len(element) <= 3:
+            raise UserError(f"images: a batch is images, or (images, labels); this one has {len(element)} parts")
+        return element[0], element[1] if len(element) > 1 else None
+    return element, None
+
+
+def _files(images: Any, names: list[str] | None) -> tuple[list[str], np.ndarray | None]:
+    """The files that a folder, a file or a list of files means, and their classes where names are given."""
+    if isinstance(images, list | tuple):
+        return [str(one) for one in images], None
+    path = Path(images).expanduser()
+    if path.is_file():
+        return [str(path)], None
+    from kood.data.sources.folder import listed_splits
+
+    listed = listed_splits(str(path))
+    if len(listed.parts) > 1:
+        raise UserError(f"images: {clean(path)} has {' and '.join(listed.parts)}; give the folder of one of them")
+    (part,) = listed.parts.values()
+    if names is None:
+        return part.files, None
+    if not part.names:
+        raise UserError(f"images: {clean(path)} has no class folders, which say what the images show; sort them into "
+                        "one a class")  # fmt: skip
+    unknown = [name for name in part.names if name not in names]
+    if unknown:
+        raise UserError(f"images: {clean(path)} has class folders that are none of the model's classes: "
+                        f"{some_of(map(clean, unknown))}; the classes are {some_of(map(clean, names))}")  # fmt: skip
+    return part.files, np.array([names.index(name) for name in part.names], np.int64)[part.labels]
+
+
+def _whole(shape: Shape, files: list[str]) -> tuple[int, int, int]:
+    """The shape that files are brought to."""
+    height, width, channels = shape
+    if height is None or width is None:
+        raise UserError(
+            f"images: the model takes images of any size, and files need one ({clean(files[0])}); say which"
+        )
+    if channels not in (1, 3):
+        raise UserError(f"images: files are brought to 1 channel or 3, and the model takes {channels}; give arrays")
+    return height, width, channels
+
+
+def _of_files(
+    files: list[str], labels: np.ndarray | None, shape: tuple[int, int, int], batch_size: int, ground: Colour
+) -> Iterator[Batch]:
+    from kood.data.decode import decode_readable
+
+    def decoded(start: int) -> Batch:
+        some = files[start : start + batch_size]
+        pixels, rows, why = decode_readable(some, shape, len(some), ground)
+        own = None if labels is None else labels[start + rows]
+        return Batch(pixels, own, [some[row] for row in rows], why)
+
+    def batched() -> Iterator[Batch]:
+        pool = ThreadPoolExecutor(1)
+        try:
+            due = pool.submit(decoded, 0)
+            for start in range(batch_size, len(files) + batch_size, batch_size):
+                ready = due.result()
+                if start < len(files):
+                    due = pool.submit(decoded, start)
+                yield ready
+        finally:
+            pool.shutdown(cancel_futures=True)
+
+    return batched()
+
+
+def _rows(images: Any, batch_size: int) -> Iterator[Any]:
+    """The elements of a source that is no file."""
+    if _is_array(images):
+        return (images[start : start + batch_size] for start in range(0, int((images.shape or (0,))[0]), batch_size))
+    if hasattr(images, "as_numpy_iterator"):
+        return (images if _is_batched(images) else images.batch(batch_size)).as_numpy_iterator()
+    if hasattr(images, "num_batches") and hasattr(images, "__getitem__"):  # Keras's own never ends by itself.
+        return (images[number] for number in range(images.num_batches))
+    if not isinstance(images, Iterable) or isinstance(images, dict):
+        raise UserError(f"images: {type(images).__name__} is none of: an array, a dataset, an iterable of batches, a "
+                        "folder, a list of files")  # fmt: skip
+    return iter(images)
+
+
+def _of_rows(
+    elements: Iterator[Any], shape: Shape, names: list[str] | None, given: np.ndarray | None
+) -> Iterator[Batch]:
+    start = 0
+    for element in elements:
+        found, own = _parted(element)
+        pixels = _array(found)
+        if pixels.ndim == 3 and not _is_grey_batch(pixels, shape):
+            pixels, own = pixels[None], None if own is None else _array(own)[None]
+        check_shape(shape, pixels.shape)
+        pixels, end = _numbers_of_pixels(pixels, start), start + len(pixels)
+        if given is not None:
+            if end > len(given):
+                raise UserError(
+                    f"labels: there are {len(given):,} labels for {end:,} images or more; give one an image"
+                )
+            own = given[start:end]
+        elif own is not None:
+            own = _numbers(_array(own), names, start)
+            if len(own) != len(pixels):
+                raise UserError(
+                    f"labels: a batch has {len(own):,} labels for {len(pixels):,} images; give one an image"
+                )
+        start = end
+        yield Batch(pixels, own)
+    if given is not None and start < len(given):
+        raise UserError(f"labels: there are {len(given):,} labels for {start:,} images; give one an image")
+
+
+def _is_grey_batch(pixels: np.ndarray, shape: Shape) -> bool:
+    """Whether three axes are rather a batch without channels than one image."""
+    return pixels.shape[2] != shape[2]
+
+
+def _regrouped(parts: Iterator[Batch], batch_size: int) -> Iterator[Batch]:
+    """The same rows in batches of one size.
+
+    A full batch waits for another row, so that files that cannot be read at the very end belong to some batch.
+    """
+    waiting: list[Batch] = []
+    unreadable: list[str] = []
+    count = 0
+    try:
+        for part in parts:
+            if waiting and (part.labels is None) != (waiting[0].labels is None):
+                raise UserError("labels: some batches have labels and some have none; give them with all or with none")
+            unreadable += part.unreadable
+            if len(part.pixels):
+                waiting.append(part)
+                count += len(part.pixels)
+            while count > batch_size:
+                joined = _joined(waiting)
+                waiting, count = [_cut(joined, batch_size, None)], count - batch_size
+                yield _cut(joined, 0, batch_size, unreadable)
+                unreadable = []
+                del joined
+        if count:
+            yield _cut(_joined(waiting), 0, None, unreadable)
+        elif unreadable:
+            raise UserError(f"images: none of the {len(unreadable):,} files can be read; {unreadable[0]}")
+    finally:
+        close: Callable | None = getattr(parts, "close", None)
+        if close is not None:
+            close()
+
+
+def _joined(parts: list[Batch]) -> Batch:
+    if len(parts) == 1:
+        return parts[0]
+    labels = None if parts[0].labels is None else np.concatenate([part.labels for part in parts])  # type: ignore[misc]
+    files = None if parts[0].files is None else [file for part in parts for file in part.files or ()]
+    try:
+        return Batch(np.concatenate([part.pixels for part in parts]), labels, files)
+    except ValueError as error:
+        sizes = some_of(dict.fromkeys(str(part.pixels.shape[1:]) for part in parts))
+        raise UserError(f"images: they have several sizes ({sizes}); resize them to one") from error
+
+
+def _cut(batch: Batch, start: int, end: int | None, unreadable: Sequence[str] = ()) -> Batch:
+    rows = slice(start, end)
+    return Batch(batch.pixels[rows], None if batch.labels is None else batch.labels[rows],
+                 None if batch.files is None else batch.files[rows], tuple(unreadable))  # fmt: skip
+
+
+def _array(rows: Any) -> np.ndarray:
+    """A NumPy array of an array or tensor of any backend."""
+    return np.asarray(rows.detach().cpu() if hasattr(rows, "detach") else rows)
+
+
+def _numbers_of_pixels(pixels: np.ndarray, start: int) -> np.ndarray:
+    if pixels.dtype == np.uint8:
+        return pixels
+    if pixels.dtype.kind in "iu":
+        if pixels.size and not 0 <= pixels.min() <= pixels.max() <= 255:
+            raise UserError(f"images: whole numbers must lie in 0..255; these lie in {pixels.min()}..{pixels.max()}")
+        return pixels.astype(np.uint8)
+    try:
+        numbers = pixels.astype(np.float32) if pixels.dtype.kind != "b" else None
+    except (TypeError, ValueError):
+        numbers = None
+    if numbers is None:
+        raise UserError(f"images: pixels are numbers, and these are {pixels.dtype}; give uint8 of 0..255 or floats")
+    bad = np.flatnonzero(~np.isfinite(numbers).reshape(len(numbers), -1).all(axis=1))
+    if len(bad):
+        raise UserError(f"images: image {start + bad[0]:,} holds NaN or infinite pixels; mend or remove it")
+    return numbers
+
+
+def _numbers(labels: np.ndarray, names: list[str] | None, start: int) -> np.ndarray:
+    """int64 (n,) of labels that are numbers, one-hot rows or names."""
+    if labels.dtype.kind in "SUO" and names is not None and labels.ndim == 1:
+        said = [composed(one.decode("utf-8", "replace") if isinstance(one, bytes) else str(one)) for one in labels]
+        unknown = [one for one in said if one not in names]
+        if unknown:
+            raise UserError(f"labels: {some_of(map(clean, dict.fromkeys(unknown)))}: none of the model's classes; these "
+                            f"are {some_of(map(clean, names))}")  # fmt: skip
+        return np.array([names.index(one) for one in said], np.int64)
+    if labels.dtype.kind not in "iufb":
+        raise UserError(f"labels: they are {labels.dtype}; give the numbers of the classes")
+    if labels.ndim == 2 and labels.shape[1] == 1:
+        labels = labels[:, 0]
+    if labels.ndim == 2:
+        if names is not None and labels.shape[1] != len(names):
+            raise UserError(f"labels: they have {labels.shape[1]} columns, and the model {len(names)} classes; give "
+                            "one-hot rows of these")  # fmt: skip
+        soft = np.flatnonzero((labels != (labels == 1)).any(axis=1) | ((labels == 1).sum(axis=1) != 1))
+        if len(soft):
+            raise UserError(f"labels: row {start + soft[0]:,} is not one-hot; give the number of one class an image")
+        return labels.argmax(axis=1).astype(np.int64)
+    if labels.ndim != 1:
+        raise UserError(f"labels: they have the shape {labels.shape}; give (N,) or one-hot (N, K)")
+    most = np.inf if names is None else len(names) - 1
+    wrong = np.flatnonzero(~((labels >= 0) & (labels <= most) & (labels == np.rint(labels))))
+    if len(wrong):
+        allowed = "a whole number from 0" + ("" if names is None else f" to {most}")
+        raise UserError(f"labels: the label of image {start + wrong[0]:,} is {labels[wrong[0]]}; give {allowed}")
+    return labels.astype(np.int64)
