@@ -8,9 +8,9 @@ from typing import Any
 
 import numpy as np
 
+from kood.attached.pixels import check_shape
+from kood.attached.watching import Shape
 from kood.data.rules import WHITE, Colour
-from kood.detector.pixels import check_shape
-from kood.detector.watching import Shape
 from kood.errors import UserError
 from kood.text import clean, composed, some_of
 

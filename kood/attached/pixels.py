@@ -10,8 +10,8 @@ import keras
 import numpy as np
 from keras import ops
 
+from kood.attached.watching import Shape, image_shape_of, layers_of, watched
 from kood.classifier import Classifier
-from kood.detector.watching import Shape, image_shape_of, layers_of, watched
 from kood.errors import UserError
 from kood.text import clean
 
