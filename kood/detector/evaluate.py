@@ -1,16 +1,17 @@
 """A classifier and image sets -> scores -> metrics, the headline score and the threshold."""
 
-from collections.abc import Callable, Container, Iterable, Mapping, Sequence
+from collections.abc import Callable, Container, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 import keras
 import numpy as np
 
-from kood import metrics
+from kood import metrics, specs
 from kood.conformal import Calibration, needed_images, rate_interval
 from kood.conformal import threshold as conformal_threshold
 from kood.data.image_set import ImageSet
+from kood.detector.tuning import mean_auroc, tune
 from kood.errors import UserError
 from kood.outliers.patch_shuffle import shuffled
 from kood.outliers.pixel_mixup import PixelMixup
@@ -37,7 +38,7 @@ class Evaluation:
 
     Attributes:
         figures: {"id", "classes", "scores", "headline_score", "validation", "validation_sets", "threshold",
-            "warnings"} of `report.json`.
+            "warnings"} of `report.json`, and "tuned" where options were chosen.
         scores: {set: {score: (N,)}}, the set "id" being the in-distribution test images.
         state: Arrays of the headline score where it was fitted.
         parity: Outputs for the first in-distribution test images, which the SavedModel must give again.
@@ -71,12 +72,14 @@ class Measured:
         scorers: {score: its `Scorer`, fitted where it has to be}.
         scores: {set: {score: (N,)}}.
         warnings: What could not be measured, and why.
+        tuned: What options were chosen, as `kood.detector.tuning.tune` tells it.
     """
 
     outputs: dict[str, Outputs]
     scorers: dict[str, Scorer]
     scores: dict[str, dict[str, np.ndarray]]
     warnings: list[str]
+    tuned: dict[str, Any] = field(default_factory=dict)
 
     def correct(self, where: str, images: ImageSet) -> np.ndarray:
         """Which images of a set are labelled rightly, (N,) bool."""
@@ -90,6 +93,7 @@ def measure(
     *,
     names: list[str] | None = None,
     headline: str = "auto",
+    tune_on: Mapping[str, str] | None = None,
     batch_size: int = 512,
     progress: Callable[[int], None] | None = None,
 ) -> Measured:
@@ -99,8 +103,10 @@ def measure(
         classifier: A trained `Classifier`.
         sets: Images uint8 (N, H, W, C) by name.
         train: What fitted scores are fitted on.
-        names: Scores to measure; None takes every applicable one but those of `kood.scores.ON_REQUEST`.
+        names: Specs of scores to measure; None takes every applicable one but those of `kood.scores.ON_REQUEST`.
         headline: One that is measured, whether it is among the others or not; "auto" for none.
+        tune_on: {"validation" and names of out-of-distribution sets: which of the sets}, on which the options of the
+            scores are chosen; nothing leaves each as it is named.
         batch_size: Images a forward pass.
         progress: Called with the number of finished sets.
 
@@ -110,21 +116,39 @@ def measure(
     Raises:
         UserError: a score that this head cannot give; a named one that cannot be fitted, or that is NaN for some image.
     """
-    asked = [] if headline == "auto" else [headline]
-    forward = forward_of(classifier, [*(names or ()), *asked])
+    asked = [*(names or ()), *([] if headline == "auto" else [headline])]
+    named = list(dict.fromkeys(specs.canonical(name, "evaluate.scores") for name in asked))
     batch_size = min(batch_size, max(map(len, sets.values())))
     outputs: dict[str, Outputs] = {}
-    for done, (where, images) in enumerate(sets.items(), start=1):
-        outputs[where] = run_over(forward, np.asarray(images), batch_size)
-        if progress is not None:
-            progress(done)
-    scorers, warnings = _scorers(forward, classifier, train, names, next(iter(outputs.values())), batch_size, asked)
+
+    def run(asking: Sequence[str], where: Sequence[str]) -> None:
+        forward = forward_of(classifier, asking)
+        for one in where:
+            outputs[one] = run_over(forward, np.asarray(sets[one]), batch_size)
+            if progress is not None:
+                progress(len(outputs))
+
+    # Sets to choose on are run first: under every setting, where images are perturbed by it, and all others under one.
+    first = list(tune_on.values()) if tune_on else list(sets)
+    run([one for name in named for one in (specs.settings(name) if tune_on else [name])], first)
+    wanted = _wanted([*outputs[first[0]], *linear_weights(classifier.head)], named, names is None)
+    learned: Outputs = {}
+    if any(Scorer(name).is_fitted for name in wanted):
+        learned = run_over(forward_of(classifier), np.asarray(train.images), batch_size)
+    tuned: dict[str, Any] = {}
+    if tune_on:
+        held = {name: outputs[where] for name, where in tune_on.items()}
+        chosen, tuned = tune(wanted, learned, train.known_labels, classifier.head, held, batch_size)
+        wanted, named = (list(dict.fromkeys(chosen.get(name, name) for name in some)) for some in (wanted, named))
+        run(named, [where for where in sets if where not in outputs])
+        outputs = {where: outputs[where] for where in sets}
+    scorers, warnings = _scorers(wanted, named, learned, train, classifier.head)
     scores = {
         where: {name: score_rows(scorer, output, batch_size) for name, scorer in scorers.items()}
         for where, output in outputs.items()
     }
-    warnings += _drop_undefined(scores, scorers, required=[name.lower() for name in [*(names or []), *asked]])
-    return Measured(outputs, scorers, scores, warnings)
+    warnings += _drop_undefined(scores, scorers, required=named)
+    return Measured(outputs, scorers, scores, warnings, tuned)
 
 
 def evaluate(
@@ -139,6 +163,7 @@ def evaluate(
     validation_ood: dict[str, ImageSet] | None = None,
     names: list[str] | None = None,
     headline: str = "auto",
+    tune: bool = False,
     accept: float = 0.95,
     by_class: bool = False,
     batch_size: int = 512,
@@ -157,8 +182,9 @@ def evaluate(
         far: Far ones.
         validation_ood: Out-of-distribution images to choose on, by name; where there are none, pixel mixups and patch
             shuffles of the validation images.
-        names: Scores to measure; None takes every applicable one but those of `kood.scores.ON_REQUEST`.
+        names: Specs of scores to measure; None takes every applicable one but those of `kood.scores.ON_REQUEST`.
         headline: One of these, or "auto". One that is named is measured, whether it is among the others or not.
+        tune: Whether the options of scores that are named without any are chosen on `validation` as well.
         accept: Share of in-distribution images that the threshold accepts.
         by_class: Whether each class has a threshold of its own, see `kood.conformal.Calibration`.
         batch_size: Images a forward pass.
@@ -177,9 +203,10 @@ def evaluate(
     if validation is not None:
         held |= validation_images(validation, validation_ood, seed)
     choosing = [name for name in held if name not in ("calibration", "validation")]
+    tune_on = {name: f"held/{name}" for name in held if name != "calibration"} if tune else None
     measured = measure(
         classifier, {**sets, **{f"held/{name}": images for name, images in held.items()}}, train, names=names,
-        headline=headline, batch_size=batch_size, progress=progress,
+        headline=headline, tune_on=tune_on, batch_size=batch_size, progress=progress,
     )  # fmt: skip
     outputs, values, scorers = measured.outputs, measured.scores, measured.scorers
     names = list(scorers)
@@ -189,6 +216,9 @@ def evaluate(
         chosen_by = {name: mean_auroc(held_by[name], choosing) for name in names}
         # Of equals, one that serves without a fitted state.
         headline = max(names, key=lambda name: (chosen_by[name], not scorers[name].is_fitted))
+    else:
+        headline = specs.canonical(headline)
+        headline = measured.tuned[headline]["chosen"] if headline in measured.tuned else headline
     id_scores, held_scores = values["id"], values["held/calibration"][headline]
     labels, held_labels = (outputs[where]["logits"].argmax(axis=1) for where in ("id", "held/calibration"))
     decision = Calibration(held_scores, held_labels, len(train.class_names), accept, by_class)
@@ -210,7 +240,7 @@ def evaluate(
         "scores": figures_by,
         "headline_score": headline,
         "validation": chosen_by,
-        "validation_sets": choosing if chosen_by else [],
+        "validation_sets": choosing if chosen_by or tune else [],
         "threshold": {
             "score": headline,
             "value": decision.groups[0].threshold if len(decision.groups) == 1 else None,
@@ -228,7 +258,7 @@ def evaluate(
             *about_threshold,
             *wrong_classes(classes),
         ],
-    }
+    } | ({"tuned": measured.tuned} if tune else {})
     first = slice(0, 256)
     return Evaluation(
         figures,
@@ -264,17 +294,6 @@ def _details(outputs: dict[str, Outputs], scores: dict[str, np.ndarray], labels:
     return details
 
 
-def mean_auroc(scores: dict[str, np.ndarray], sets: Iterable[str]) -> float:
-    """Mean over sets of the AUROC against the set "validation".
-
-    Args:
-        scores: {set: (N,)}.
-        sets: Names of out-of-distribution sets.
-    """
-    inside = scores["validation"]
-    return float(np.mean([metrics.auroc(*metrics.joined(inside, scores[where])) for where in sets]))
-
-
 def validation_images(validation: ImageSet, ood: dict[str, ImageSet] | None, seed: int) -> dict[str, np.ndarray]:
     """What choices are made on.
 
@@ -294,36 +313,30 @@ def validation_images(validation: ImageSet, ood: dict[str, ImageSet] | None, see
     return sets | dict(zip(PROXIES, (mixed, shuffled(validation.images, rng=rng)), strict=True))
 
 
-def _scorers(
-    forward: Callable,
-    classifier: keras.Model,
-    train: ImageSet,
-    names: list[str] | None,
-    outputs: Outputs,
-    rows: int,
-    asked: Iterable[str] = (),
-) -> tuple[dict[str, Scorer], list[str]]:
-    """The scores to measure, fitted; and what could not be, where the recipe does not insist on it."""
-    possible = applicable([*outputs, *linear_weights(classifier.head)])
-    named = list(dict.fromkeys(name.lower() for name in [*(names or []), *asked]))
-    impossible = [name for name in named if name not in possible]
+def _wanted(available: Sequence[str], named: list[str], all_others: bool) -> list[str]:
+    """The scores to measure: those that are named and, where wanted, all others that are measured by themselves."""
+    possible = applicable(available)
+    impossible = [name for name in named if not Scorer(name).can_take(available)]
     if impossible:
         raise UserError(
             f"evaluate.scores: this head cannot give {', '.join(impossible)}; it can give {', '.join(possible)}"
         )
-    wanted = named if names is not None else [n for n in possible if n not in ON_REQUEST or n in named]
-    scorers = {name: Scorer(name) for name in wanted}
-    warnings = []
-    if any(scorer.is_fitted for scorer in scorers.values()):
-        fitted = run_over(forward, np.asarray(train.images), rows)
-        for name in list(scorers):
-            try:
-                scorers[name].fit(fitted, train.known_labels, classifier.head)
-            except UserError as error:
-                if name in named:
-                    raise
-                del scorers[name]
-                warnings.append(str(error))
+    others = [name for name in possible if name not in ON_REQUEST or name in named] if all_others else []
+    return list(dict.fromkeys([*others, *named]))
+
+
+def _scorers(
+    wanted: list[str], named: list[str], outputs: Outputs, train: ImageSet, head: Any
+) -> tuple[dict[str, Scorer], list[str]]:
+    """The scores to measure, fitted; and what could not be, where the recipe does not insist on it."""
+    scorers, warnings = {}, []
+    for name in wanted:
+        try:
+            scorers[name] = Scorer(name).fit(outputs, train.known_labels, head)
+        except UserError as error:
+            if name in named:
+                raise
+            warnings.append(str(error))
     return scorers, warnings
 
 

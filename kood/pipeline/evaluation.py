@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 
-from kood import registry
+from kood import registry, specs
 from kood.detector.evaluate import PROXIES, evaluate, measure, validation_images
 from kood.pipeline.classify import Classifier
 from kood.pipeline.prepare import Data
@@ -35,11 +35,11 @@ class Validation(Stage):
 
     @property
     def _names(self) -> list[str] | None:
-        headline = self.recipe.evaluate.headline.lower()
-        return [headline] if headline != "auto" else _lower(self.recipe.evaluate.scores)
+        headline = self.recipe.evaluate.headline
+        return [headline] if headline != "auto" else self.recipe.evaluate.scores
 
     def uses(self) -> list[tuple[str, str]]:
-        return [("scores", name) for name in _resolved(self._names)]
+        return [("scores", specs.name_of(name)) for name in _resolved(self._names)]
 
     def applies(self) -> str:
         some = len(self.data.images("validation")) > 0
@@ -48,6 +48,7 @@ class Validation(Stage):
     def decides(self) -> dict[str, Any]:
         return {
             "names": _resolved(self._names),
+            **_tuned(self.recipe),
             "batch_size": self.recipe.evaluate.batch_size,
             "classifier": self.classifier.key,
             "sets": self.data.digest("train", "validation"),
@@ -61,6 +62,7 @@ class Validation(Stage):
         with work.progress.bar(self.role, len(sets), unit="set") as bar:
             found = measure(
                 self.classifier.model(), sets, self.data.images("train"), names=self._names,
+                tune_on={name: name for name in sets} if self.recipe.evaluate.tune else None,
                 batch_size=self.recipe.evaluate.batch_size, progress=bar.update,
             )  # fmt: skip
         correct = found.correct("validation", held)
@@ -83,16 +85,17 @@ class Evaluation(Stage):
     def __init__(self, recipe: Recipe, data: Data, classifier: Classifier, validates: bool = False):
         super().__init__(recipe)
         self.data, self.classifier = data, classifier
-        self.chooses = recipe.evaluate.headline.lower() == "auto"
-        self.validates = validates or self.chooses
+        self.chooses = recipe.evaluate.headline == "auto"
+        self.validates = validates or self.chooses or recipe.evaluate.tune
 
     def decides(self) -> dict[str, Any]:
         settings = self.recipe.evaluate
         return {
             "evaluate": {
-                "scores": _resolved(_lower(settings.scores)),
+                "scores": _resolved(settings.scores),
                 "batch_size": settings.batch_size,
-                "headline": settings.headline.lower(),
+                "headline": settings.headline,
+                **_tuned(self.recipe),
             },
             "validates": self.validates,
             "accept": self.recipe.serve.accept,
@@ -104,8 +107,8 @@ class Evaluation(Stage):
         }
 
     def uses(self) -> list[tuple[str, str]]:
-        asked = [] if self.chooses else [self.recipe.evaluate.headline.lower()]
-        return [("scores", name) for name in (*_resolved(_lower(self.recipe.evaluate.scores)), *asked)]
+        asked = [] if self.chooses else [self.recipe.evaluate.headline]
+        return [("scores", specs.name_of(name)) for name in (*_resolved(self.recipe.evaluate.scores), *asked)]
 
     def make(self, folder: Path, work: Work) -> dict[str, Any]:
         near, far, validation_ood = (self.data.sets(kind) for kind in ("near", "far", "validation_ood"))
@@ -123,7 +126,8 @@ class Evaluation(Stage):
                 far=far,
                 validation_ood=validation_ood,
                 names=self.recipe.evaluate.scores,
-                headline=self.recipe.evaluate.headline.lower(),
+                headline=self.recipe.evaluate.headline,
+                tune=self.recipe.evaluate.tune,
                 accept=self.recipe.serve.accept,
                 by_class=self.recipe.serve.by_class,
                 batch_size=self.recipe.evaluate.batch_size,
@@ -154,8 +158,12 @@ class Evaluation(Stage):
         return self.facts["headline_score"]
 
 
-def _lower(names: list[str] | None) -> list[str] | None:
-    return names and [name.lower() for name in names]
+def _tuned(recipe: Recipe) -> dict[str, Any]:
+    """What decides the options of scores, where they are chosen at all."""
+    if not recipe.evaluate.tune:
+        return {}
+    return {"tune": {name: {k: list(v) for k, v in entry.usual.items()}
+                     for name, entry in registry.room("scores").items() if entry.usual}}  # fmt: skip
 
 
 def _resolved(names: list[str] | None) -> list[str]:

@@ -1,11 +1,13 @@
 """Writes the SavedModel; always runs on Keras's TensorFlow backend.
 
 Called in this process where that is the backend already, else as `python -m kood.serving.export CLASSIFIER FOLDER
-SERVED VERSION` in a process of its own: a `.keras` file written under JAX or torch loads under TensorFlow, and the
-graph is then plain TensorFlow.
+SERVED VERSION MODULE...` in a process of its own: a `.keras` file written under JAX or torch loads under TensorFlow,
+and the graph is then plain TensorFlow. The modules are those from outside that the classifier may be made of: Keras
+finds what they register once they are imported.
 """
 
 import functools
+import importlib
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -19,7 +21,7 @@ from kood import registry
 from kood.classifier import Classifier
 from kood.data.images import normalize, to_shape
 from kood.data.rules import Colour
-from kood.outputs import perturbed_logits
+from kood.outputs import perturbed_for
 from kood.process import keras_defaults
 from kood.scorer import Scorer
 from kood.serving.encoded import decode_files
@@ -42,7 +44,7 @@ class Scored(keras.layers.Layer):
         self.classifier = classifier
         self.score = Scorer(served.score, served.state)
         self.score.place(self._variable)
-        self._perturbed = perturbed_logits(classifier) if "perturbed" in self.score.inputs else None
+        self._perturbed = perturbed_for(classifier, [self.score])
 
     def _variable(self, name: str, array: np.ndarray):
         """An array of the score as a variable; constants stand in the graph's own file, of 2 GB at most."""
@@ -54,8 +56,7 @@ class Scored(keras.layers.Layer):
     def call(self, images):
         """`probabilities` (B, K), `label` and `ood_score` (B,) of images of the trained shape."""
         outputs = self.classifier(images, training=False)
-        if self._perturbed is not None:
-            outputs["perturbed"] = self._perturbed(images)
+        outputs |= {name: logits(images) for name, logits in self._perturbed.items()}
         return {
             "probabilities": keras.ops.softmax(outputs["logits"]),
             "label": tf.cast(keras.ops.top_k(outputs["logits"], 1)[1][:, 0], tf.int64),
@@ -203,8 +204,10 @@ def recalibrate(old: Path, folder: Path, served: Served, version: int = 0) -> No
 
 
 @keras_defaults()
-def main(classifier: str, folder: str, served: str, version: str) -> None:
+def main(classifier: str, folder: str, served: str, version: str, *modules: str) -> None:
     """Writes the SavedModel of a `.keras` file."""
+    for module in modules:
+        importlib.import_module(module)
     model = keras.saving.load_model(classifier, compile=False)
     write_saved_model(model, Path(folder), Served.read(Path(served)), int(version))
 

@@ -11,6 +11,7 @@ from typing import Any
 
 import numpy as np
 
+from kood import registry
 from kood.errors import UserError
 from kood.serving.client import saved_graph
 from kood.serving.extras import read_facts, write_extras
@@ -133,7 +134,8 @@ def _export(classifier_file: Path, folder: Path, served: Served, version: int) -
         # The training process may hold the accelerator's memory; the export needs none of it.
         environment["CUDA_VISIBLE_DEVICES"] = "-1"
         result = subprocess.run(
-            [sys.executable, "-m", "kood.serving.export", classifier_file, folder, parts, str(version)],
+            [sys.executable, "-m", "kood.serving.export", classifier_file, folder, parts, str(version),
+             *registry.imported()],
             env=environment, capture_output=True, text=True, check=False,
         )  # fmt: skip
     finally:
