@@ -6,6 +6,7 @@ import keras
 from keras import ops
 
 from kood import losses as loss_functions
+from kood import registry
 from kood.backends import TrainStep, everyone, mine, total, whole
 from kood.heads import AngularHead
 
@@ -32,7 +33,7 @@ class Classifier(TrainStep):
     Args:
         backbone: Model, images (B, H, W, C) in [-1, 1] -> features (B, D).
         head: Layer of `kood.heads`, features -> logits (B, K).
-        exposure: Name of a function of `kood.losses` that ends in `_exposure`, or None.
+        exposure: Recipe name of a loss of outliers (`kood list losses`, those that end in `_exposure`), or None.
         exposure_weight: Its weight.
         exposure_begin: Training steps before exposure starts; until then its weight is 0.
         reach: Whether the gradient of the exposure moves the whole network ("all") or the head alone ("head"). Under
@@ -75,7 +76,7 @@ class Classifier(TrainStep):
         self.step = None
         self.watch("cross_entropy", *(["exposure"] if exposure else []))
         if exposure:
-            self._exposure_of = getattr(loss_functions, exposure)
+            self._exposure_of = registry.obtain("losses", exposure)
             parameters = list(inspect.signature(self._exposure_of).parameters)
             self._exposure_input, self._exposure_takes_labels = parameters[0], "labels" in parameters
 

@@ -9,7 +9,7 @@ from typing import Annotated, Literal
 
 import typer
 
-from kood import registry
+from kood import registry, specs
 from kood.errors import UserError
 from kood.process import Stopped, choose_backend, console, native_messages_held_back, quiet, settle, stop_on_signals
 from kood.text import clean, masked
@@ -60,8 +60,9 @@ def run(
     began = time.monotonic()
     if minutes is not None:
         settings = [*(settings or ()), f"budget.minutes={float(minutes)}"]
-    loaded = load(recipe, settings or (), quick=quick)  # A wrong one is refused before Keras takes its seconds to load.
     choose_backend()
+    with native_messages_held_back():  # A package that it names may load Keras.
+        loaded = load(recipe, settings or (), quick=quick)  # A wrong one is refused before Keras takes its seconds.
     with native_messages_held_back():
         from kood import pipeline
 
@@ -145,7 +146,10 @@ def show(recipe: RecipeFile, settings: Settings = None) -> None:
 
     from kood.recipe import load
 
-    loaded = load(recipe, settings or ())
+    quiet()
+
+    with native_messages_held_back():
+        loaded = load(recipe, settings or ())
     shown = console()
     if shown.is_terminal:
         shown.print(Syntax(loaded.to_toml(), "toml", word_wrap=True))
@@ -170,9 +174,14 @@ def list_(
             raise UserError("there is no folder 'recipes' with TOML files here; run this where kood's recipes lie")
     elif what in registry.ROOMS:
         rows = []
-        for entry in registry.room(what).values():
+        with native_messages_held_back():
+            entries = registry.listed(what)
+        for entry in entries:
             takes = entry.options if what in ("heads", "datasets", "backbones", "denoisers", "outliers") else ()
-            rows.append((entry.name, entry.summary + (f" [{', '.join(takes)}]" if takes else "")))
+            if what == "scores":
+                takes = tuple(specs.told(entry))
+            source = f" (package {entry.package})" if entry.package else ""
+            rows.append((entry.name, entry.summary + source + (f" [{', '.join(takes)}]" if takes else "")))
     else:
         raise UserError(f"kood list {what}: {registry.nearest(what, [*registry.ROOMS, 'recipes'])}")
     table = Table(box=None, show_header=False, pad_edge=False)
@@ -335,7 +344,10 @@ def compare(
         typer.Option(metavar="ROW", help="What the other rows are compared with; the first if not given."),
     ] = None,
     score: Annotated[
-        str | None, typer.Option(metavar="NAME", help="One score for all, in place of the headline score of each.")
+        str | None,
+        typer.Option(
+            metavar="NAME[:OPTION=VALUE,...]", help="One score for all, in place of the headline score of each."
+        ),
     ] = None,
     to: Annotated[
         Path | None, typer.Option(metavar="FOLDER|FILE", help="Write compare.md, .tex and .csv there, or one of them.")

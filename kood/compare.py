@@ -15,7 +15,7 @@ from pydantic import BaseModel, Field, ValidationError
 from rich.console import Console
 
 import kood
-from kood import process, report
+from kood import process, report, specs
 from kood.errors import UserError
 from kood.registry import nearest
 from kood.report.formats import ENDINGS, FORMATS
@@ -55,6 +55,9 @@ def compare_runs(
     """
     console = console or process.console(140)
     cells = [cell for folder, name in zip(folders, _names(folders), strict=True) for cell in _cells(folder, name)]
+    # As it stands where a run has it: the package that a score is from need not be here.
+    there = score is not None and any(score in cell["scores"] for cell in cells)
+    wanted = score if score is None or there else specs.canonical(score, "--score")
     for cell in cells:
         different = report.different_images(cells[0], cell)
         if different:
@@ -63,10 +66,10 @@ def compare_runs(
                 f"({', '.join(map(clean, different))}); compare runs with the same data.id, data.near and data.far"
             )
         if score is not None:
-            if score.lower() not in cell["scores"]:
+            if wanted not in cell["scores"]:
                 raise UserError(f"--score: {_name(cell['cell'])} was not measured by {score!r}; "
                                 f"{nearest(score, map(clean, cell['scores']))}")  # fmt: skip
-            cell["headline_score"] = score.lower()
+            cell["headline_score"] = wanted
     rows = report.aggregate(cells)
     base = _baseline(rows, baseline)
     apart = report.differences(cells, lambda _: base["cell"], _scores_of(cells))

@@ -12,7 +12,7 @@ import numpy as np
 from keras import ops
 
 from kood.conformal import Calibration
-from kood.outputs import perturbed_logits
+from kood.outputs import perturbed_for
 from kood.scorer import Scorer
 
 __all__ = ["UNKNOWN", "Decide", "Decision", "Normalize", "Scored", "judged"]
@@ -69,9 +69,9 @@ class Scored(_Held):
     def call(self, images):
         """`probabilities` (B, K), `label` and `ood_score` (B,) of pixels as the classifier takes them."""
         outputs = self.classifier(images, training=False)
-        if "perturbed" in self.score.inputs:
-            # Made here, where a compiled graph has the weights that it was given.
-            outputs = {**outputs, "perturbed": perturbed_logits(self.classifier)(images)}
+        # Made here, where a compiled graph has the weights that it was given.
+        moved = perturbed_for(self.classifier, [self.score])
+        outputs = {**outputs, **{name: logits(images) for name, logits in moved.items()}}
         return self.of(outputs)
 
     def of(self, outputs: Mapping[str, Any]) -> dict[str, Any]:

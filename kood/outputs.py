@@ -7,7 +7,6 @@ import keras
 import numpy as np
 from keras import ops
 
-from kood import registry
 from kood.backends import compiled, gradient
 from kood.data.batches import image_batches
 from kood.data.large import room
@@ -18,6 +17,7 @@ __all__ = [
     "Outputs",
     "forward_of",
     "outputs_of",
+    "perturbed_for",
     "perturbed_logits",
     "run_batches",
     "run_over",
@@ -28,31 +28,43 @@ __all__ = [
 
 Outputs = dict[str, np.ndarray]
 
-#: ODIN's perturbation of the images, in units of [-1, 1], and its temperature. Its authors and OpenOOD move normalized
-#: pixels by 0.0014 over the normalization's standard deviation, which of [-1, 1] is 0.5.
-EPSILON, TEMPERATURE = 0.0014 / 0.5, 1000.0
-
 
 def forward_of(classifier: keras.Model, scores: Iterable[str] = ()) -> Callable:
     """The compiled forward pass, with what further outputs some scores ask for.
 
     Args:
         classifier: A `Classifier`.
-        scores: Their recipe names; whoever measures them says which of them there are.
+        scores: Their specs.
 
     Returns:
-        A function: (B, H, W, C) in [-1, 1] -> {"features", "logits", "cosines" where there are any, "perturbed" (B, K)
-        where a score asks for it}.
+        A function: (B, H, W, C) in [-1, 1] -> {"features", "logits", "cosines" where there are any, and the perturbed
+        logits (B, K) that scores ask for, as `kood.scorer.Scorer.inputs` names them}.
+
+    Raises:
+        UserError: there is no such score.
     """
     forward = compiled(classifier)
-    known = registry.room("scores")
-    if not any("perturbed" in Scorer(name).inputs for name in scores if name.lower() in known):
+    perturbed = perturbed_for(classifier, map(Scorer, scores))
+    if not perturbed:
         return forward
-    perturbed = perturbed_logits(classifier)
-    return lambda images: {**forward(images), "perturbed": perturbed(images)}
+    return lambda images: {**forward(images), **{name: logits(images) for name, logits in perturbed.items()}}
 
 
-def perturbed_logits(classifier: keras.Model, epsilon: float = EPSILON, temperature: float = TEMPERATURE) -> Callable:
+def perturbed_for(classifier: keras.Model, scorers: Iterable[Scorer]) -> dict[str, Callable]:
+    """What makes the perturbed logits that scores ask for.
+
+    Args:
+        classifier: A `Classifier`.
+        scorers: The scores.
+
+    Returns:
+        {name of the output: a function as `perturbed_logits` gives it}, each once.
+    """
+    asked = {one.inputs["perturbed"]: one.perturbation for one in scorers if one.perturbation}
+    return {name: perturbed_logits(classifier, **how) for name, how in asked.items()}
+
+
+def perturbed_logits(classifier: keras.Model, epsilon: float, temperature: float) -> Callable:
     """The logits of images moved a little towards what the classifier takes them for, as ODIN does.
 
     x' = x - epsilon sign(grad_x(-log p_y(x; T))), p(x; T) = softmax(logits / T) and y its largest. In-distribution
@@ -185,7 +197,7 @@ def score_rows(scorer: Scorer, outputs: Outputs, batch_size: int) -> np.ndarray:
     for start in range(0, count, batch_size):
         # Rows past the end repeat the last one and are cut off again.
         rows = np.minimum(np.arange(start, start + batch_size), count - 1)
-        block = scorer({name: outputs[name][rows] for name in scorer.inputs})
+        block = scorer({name: outputs[name][rows] for name in scorer.inputs.values()})
         values.append(keras.ops.convert_to_numpy(block)[: count - start])
     return np.concatenate(values).astype("float64")
 

@@ -194,6 +194,8 @@ def native_messages_held_back() -> Iterator[None]:
         os.dup2(sink.fileno(), 2)
         try:
             yield
+        except UserError:  # Says itself what is wrong.
+            raise
         except BaseException:
             sink.seek(0)
             os.write(kept, sink.read())

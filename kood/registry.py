@@ -1,175 +1,28 @@
-"""What a recipe may name: the public things of each room, read from the source without importing it.
+"""What a recipe may name: the public things of each room, and those of other packages.
 
-A room's file lists its public names in a literal `__all__`. The registry reads that list, the parameters and the first
-docstring line with `ast`, so that a recipe is checked, and `kood list` answers, before Keras is imported, and so that
-adding a head, a score, a data set or a backbone needs no other file than its own.
+kood's own are read from the source without importing it (`kood.rooms`), so that a recipe is checked, and `kood list`
+answers, before Keras is imported, and so that adding a head, a score, a data set or a backbone needs no other file than
+its own.
+
+What is not kood's own is named `package.module:attribute`, or by the name under which an installed package announces it
+(entry points of the group `kood.heads`, `kood.scores` and so on, one group a room). It is imported, and read with
+`inspect`, once it is named or listed.
 """
 
-import ast
 import difflib
 import functools
 import importlib
-import re
-from dataclasses import dataclass
-from pathlib import Path
+import inspect
+from collections.abc import Mapping
 from typing import Any
 
 from kood.errors import UserError
+from kood.rooms import ROOMS, TABLES, Entry, room, snake
 
-__all__ = ["ROOMS", "Entry", "find", "nearest", "obtain", "room", "things", "versions"]
-
-PACKAGE = Path(__file__).parent
-
-#: Each room a recipe chooses from, and the file or the folder of files that holds it.
-ROOMS = {
-    "heads": "heads",
-    "scores": "scores",
-    "losses": "losses",
-    "backbones": "nets/backbones",
-    "denoisers": "nets/denoisers",
-    "samplers": "diffusion/samplers",
-    "datasets": "data/sources",
-    "augmentations": "data/augment",
-    "outliers": "outliers",
-}
-#: The room whose things have tables of the recipe, which are named as the recipe's other keys are.
-TABLES = "outliers"
-
-
-@dataclass(frozen=True)
-class Entry:
-    """One public thing of a room.
-
-    Attributes:
-        name: The name a recipe uses: the Python name in lower case, with underscores in the room of `TABLES`.
-        attribute: The Python name.
-        module: The dotted module that defines it.
-        parameters: Parameter names, in order, without `self`.
-        required: The parameters that have no default.
-        fitted_on: The parameters of its method `fit` that have no default, where it has one.
-        summary: First line of its docstring.
-        bases: The classes of its room that it derives from, nearest first.
-    """
-
-    name: str
-    attribute: str
-    module: str
-    parameters: tuple[str, ...]
-    required: tuple[str, ...]
-    summary: str
-    fitted_on: tuple[str, ...] = ()
-    bases: tuple[str, ...] = ()
-
-    @property
-    def options(self) -> tuple[str, ...]:
-        """The parameters that a recipe may give; the others follow from its data."""
-        given = ("image_shape", "num_classes", "seed", "name", "dtype", "kwargs", "ground")
-        return tuple(parameter for parameter in self.parameters if parameter not in given)
-
-
-def _files(place: str) -> list[Path]:
-    path = PACKAGE / place
-    if path.is_dir():
-        return sorted(file for file in path.rglob("*.py") if file.name != "__init__.py")  # That one only passes on.
-    return [path.with_suffix(".py")]
-
-
-def _parameters(arguments: ast.arguments) -> tuple[tuple[str, ...], tuple[str, ...]]:
-    positional = [a.arg for a in arguments.posonlyargs + arguments.args if a.arg not in ("self", "cls")]
-    keyword = [a.arg for a in arguments.kwonlyargs]
-    required = positional[: len(positional) - len(arguments.defaults)]
-    required += [name for name, default in zip(keyword, arguments.kw_defaults, strict=True) if default is None]
-    return tuple(positional + keyword), tuple(required)
-
-
-def _defined(tree: ast.Module) -> dict[str, ast.ClassDef | ast.FunctionDef]:
-    return {node.name: node for node in tree.body if isinstance(node, ast.ClassDef | ast.FunctionDef)}
-
-
-def _rows(tree: ast.Module, defined: dict[str, ast.ClassDef | ast.FunctionDef]) -> dict[str, tuple]:
-    """Parameters, required ones and summary of each `NAME = row(make, summary, **fixed)`, see `kood.data.sources`."""
-    found = {}
-    for node in tree.body:
-        if isinstance(node, ast.Assign) and isinstance(node.value, ast.Call) and ast.unparse(node.value.func) == "row":
-            make, summary = node.value.args
-            fixed = {keyword.arg for keyword in node.value.keywords}
-            asked = _parameters(defined[ast.unparse(make)].args)  # type: ignore[union-attr]
-            left, required = (tuple(name for name in names if name not in fixed) for names in asked)
-            found[ast.unparse(node.targets[0])] = left, required, ast.literal_eval(summary)
-    return found
-
-
-def _bases(node: ast.ClassDef, defined: dict[str, ast.ClassDef | ast.FunctionDef]) -> list[ast.ClassDef]:
-    found: list[ast.ClassDef] = []
-    for name in (base.id for base in node.bases if isinstance(base, ast.Name)):
-        base = defined.get(name)
-        if isinstance(base, ast.ClassDef) and base is not node:
-            found += [base, *_bases(base, defined)]
-    return found
-
-
-def _of_method(lineage: list[ast.ClassDef], name: str) -> tuple[tuple[str, ...], tuple[str, ...]]:
-    """The parameters of a method, from the nearest class that has it."""
-    for base in lineage:
-        method = next((m for m in base.body if isinstance(m, ast.FunctionDef) and m.name == name), None)
-        if method is not None:
-            return _parameters(method.args)
-    return (), ()
-
-
-def _entries(file: Path, tree: ast.Module, elsewhere: dict[str, ast.ClassDef | ast.FunctionDef]) -> list[Entry]:
-    module = ".".join(("kood", *file.relative_to(PACKAGE).with_suffix("").parts)).removesuffix(".__init__")
-    defined = _defined(tree)
-    exported: list[str] = []
-    for statement in tree.body:
-        if isinstance(statement, ast.Assign) and any(
-            isinstance(target, ast.Name) and target.id == "__all__" for target in statement.targets
-        ):
-            exported = ast.literal_eval(statement.value)
-    entries, rows = [], _rows(tree, defined)
-    for attribute in exported:
-        if attribute in rows:
-            entries.append(Entry(attribute.lower(), attribute, module, *rows[attribute]))
-            continue
-        node = defined.get(attribute)
-        if node is None:
-            continue
-        parameters: tuple[tuple[str, ...], tuple[str, ...]] = ((), ())
-        fitted_on: tuple[str, ...] = ()
-        bases: list[ast.ClassDef] = []
-        if isinstance(node, ast.FunctionDef):
-            parameters = _parameters(node.args)
-        else:
-            bases = _bases(node, {**elsewhere, **defined})
-            parameters = _of_method([node, *bases], "__init__")
-            fitted_on = _of_method([node, *bases], "fit")[1]
-        summary = (ast.get_docstring(node) or "").split("\n", 1)[0].strip()
-        names = tuple(base.name for base in bases)
-        name = attribute.lower()
-        if ROOMS[TABLES] == file.relative_to(PACKAGE).parent.as_posix():
-            name = re.sub(r"(?<=[a-z])(?=[A-Z])", "_", attribute).lower()
-            fields = [s for one in (*reversed(bases), node) for s in one.body if isinstance(s, ast.AnnAssign)]
-            parameters = tuple(field.target.id for field in fields), ()  # type: ignore[union-attr]
-        entries.append(Entry(name, attribute, module, *parameters, summary, fitted_on, names))
-    return entries
-
-
-@functools.cache
-def room(name: str) -> dict[str, Entry]:
-    """The public things of a room, by the name a recipe uses, in the order of their files.
-
-    Args:
-        name: A key of `ROOMS`.
-
-    Returns:
-        {recipe name: `Entry`}.
-
-    Raises:
-        KeyError: no such room.
-    """
-    trees = {file: ast.parse(file.read_text(encoding="utf-8")) for file in _files(ROOMS[name])}
-    elsewhere = {thing: node for tree in trees.values() for thing, node in _defined(tree).items()}
-    return {entry.name: entry for file, tree in trees.items() for entry in _entries(file, tree, elsewhere)}
+__all__ = [
+    "ROOMS", "TABLES", "Entry", "announced", "find", "imported", "listed", "nearest", "obtain", "room", "things",
+    "versions",
+]  # fmt: skip
 
 
 def nearest(word: str, allowed) -> str:
@@ -188,25 +41,112 @@ def nearest(word: str, allowed) -> str:
     return f"{hint}Allowed: {', '.join(allowed)}."
 
 
-def find(room_name: str, name: str, key: str) -> Entry:
-    """Looks a name up in a room.
+def _at(key: str) -> str:
+    return f"{key}: " if key else ""
+
+
+@functools.cache
+def announced(room_name: str) -> dict[str, tuple[str, str]]:
+    """What installed packages announce for a room, read from their entry points; none of them is imported.
 
     Args:
         room_name: A key of `ROOMS`.
-        name: The name as the recipe has it; upper and lower case are the same.
-        key: The recipe key, for the message.
+
+    Returns:
+        {name in lower case: ("module:attribute", package)}.
+    """
+    from importlib.metadata import entry_points
+
+    found = entry_points(group=f"kood.{room_name}")
+    return {one.name.lower(): (one.value, one.dist.name if one.dist else one.module) for one in found}
+
+
+def find(room_name: str, name: str, key: str = "") -> Entry:
+    """Looks a name up: in a room, among what packages announce for it, or where it says itself (`module:attribute`).
+
+    Args:
+        room_name: A key of `ROOMS`.
+        name: The name as the recipe has it; upper and lower case are the same, but not in `module:attribute`.
+        key: The recipe key, for the message; "" where whoever catches it names the key.
 
     Returns:
         Its `Entry`.
 
     Raises:
-        UserError: the room has no such name.
+        UserError: the room has no such name, a package announces one of kood's own names, or what is named cannot be
+            imported or is nothing for this room.
     """
-    entries = room(room_name)
-    entry = entries.get(name.lower())
-    if entry is None:
-        raise UserError(f"{key}: there is no {name!r} among the {room_name}; {nearest(name, entries)}")
-    return entry
+    if ":" in name:
+        return _outside(room_name, name, name, "", key)
+    entries, others = room(room_name), announced(room_name)
+    own, other = entries.get(name.lower()), others.get(name.lower())
+    if own is not None and other is not None:
+        raise UserError(f"{_at(key)}the package {other[1]} announces {name!r}, which is a name of kood's own; name it "
+                        f"as {other[0]!r}, or take the package out")  # fmt: skip
+    if own is not None:
+        return own
+    if other is None:
+        raise UserError(f"{_at(key)}there is no {name!r} among the {room_name}; {nearest(name, [*entries, *others])}")
+    return _outside(room_name, *other[:1], name.lower(), other[1], key)
+
+
+#: The modules that were imported because something from outside was named.
+_outsiders: dict[str, None] = {}
+
+
+def imported() -> list[str]:
+    """The modules from outside that were named so far, which register with Keras what another process may need."""
+    return list(_outsiders)
+
+
+def _outside(room_name: str, path: str, name: str, package: str, key: str) -> Entry:
+    """The entry of a thing that is not kood's, under the name that a recipe has for it."""
+    found = _loaded(room_name, path, key)
+    module, _, attribute = path.partition(":")
+    if room_name == TABLES:
+        name = snake(attribute) if ":" in name else name
+        if name in room(room_name):
+            raise UserError(f"{_at(key)}{path!r} would have the table of kood's own source {name!r}; rename the class")
+    kept = {n: p for n, p in _signature(found).items() if p.kind not in (p.VAR_KEYWORD, p.VAR_POSITIONAL)}
+    fit = _signature(found.fit) if room_name == "scores" and hasattr(found, "fit") else {}
+    fields = tuple(getattr(found, "model_fields", ()))
+    return Entry(
+        name, attribute, module, fields or tuple(kept),
+        () if fields else tuple(n for n, p in kept.items() if p.default is p.empty),
+        (inspect.getdoc(found) or "").split("\n", 1)[0].strip(),
+        tuple(n for n, p in fit.items() if n != "self" and p.default is p.empty and p.kind != p.VAR_KEYWORD),
+        tuple(base.__name__ for base in getattr(found, "__mro__", ())[1:] if base.__module__.startswith("kood.")),
+        {n: p.default for n, p in kept.items() if p.default is not p.empty}, getattr(found, "usual", {}),
+        package or module,
+    )  # fmt: skip
+
+
+def _signature(found: Any) -> Mapping[str, inspect.Parameter]:
+    try:
+        return inspect.signature(found).parameters
+    except (TypeError, ValueError):
+        return {}
+
+
+@functools.cache
+def _loaded(room_name: str, path: str, key: str) -> Any:
+    """Imports `module:attribute`."""
+    module, _, attribute = path.partition(":")
+    try:
+        found = importlib.import_module(module)
+    except Exception as error:  # Whatever a stranger's module does when it is imported.
+        told = f"{type(error).__name__}: {error}".splitlines()[0]
+        raise UserError(f"{_at(key)}{path!r}: the module {module!r} cannot be imported ({told}); install its package, "
+                        "or name its folder in PYTHONPATH") from error  # fmt: skip
+    for part in attribute.split("."):
+        if not hasattr(found, part):
+            public = [name for name, thing in vars(found).items() if callable(thing) and not name.startswith("_")]
+            raise UserError(f"{_at(key)}{path!r}: {module!r} has no {attribute!r}; {nearest(attribute, public)}")
+        found = getattr(found, part)
+    if not callable(found):
+        raise UserError(f"{_at(key)}{path!r} is no class and no function")
+    _outsiders[module] = None
+    return found
 
 
 def obtain(room_name: str, name: str, key: str = ""):
@@ -221,10 +161,26 @@ def obtain(room_name: str, name: str, key: str = ""):
         The class or function.
 
     Raises:
-        UserError: the room has no such name.
+        UserError: as `find`.
     """
     entry = find(room_name, name, key or room_name)
-    return getattr(importlib.import_module(entry.module), entry.attribute)
+    return functools.reduce(getattr, entry.attribute.split("."), importlib.import_module(entry.module))
+
+
+def listed(room_name: str) -> list[Entry]:
+    """What a recipe may name: kood's own, then what packages announce; of what cannot be had, the summary says why.
+
+    Args:
+        room_name: A key of `ROOMS`.
+    """
+    found = list(room(room_name).values())
+    for name, (path, package) in announced(room_name).items():
+        try:
+            found.append(find(room_name, name))
+        except UserError as error:
+            module, _, attribute = path.partition(":")
+            found.append(Entry(name, attribute, module, (), (), str(error), package=package))
+    return found
 
 
 def things(room_name: str) -> dict[str, Any]:
@@ -236,10 +192,13 @@ def things(room_name: str) -> dict[str, Any]:
     Returns:
         {Python name: class or function}.
     """
-    return {entry.attribute: obtain(room_name, entry.name) for entry in room(room_name).values()}
+    return {
+        entry.attribute: getattr(importlib.import_module(entry.module), entry.attribute)
+        for entry in room(room_name).values()
+    }
 
 
-def versions(*things: tuple[str, str]) -> dict[str, int]:
+def versions(*things: tuple[str, str]) -> dict[str, Any]:
     """Which versions of things a result depends on, for its fingerprint.
 
     Whatever a recipe names gets an attribute `version` with the next number when its code changes what it gives, so
@@ -249,7 +208,12 @@ def versions(*things: tuple[str, str]) -> dict[str, int]:
         *things: Room and recipe name of each.
 
     Returns:
-        {"room/name": version}, of those that are past their first.
+        {"room/name": version}, of those that are past their first; of what is not kood's always [path, version], since
+        the name that a package announces may come to stand for another thing.
     """
-    found = {f"{room}/{name.lower()}": getattr(obtain(room, name), "version", 1) for room, name in things}
-    return {name: version for name, version in found.items() if version != 1}
+    found: dict[str, Any] = {}
+    for room_name, name in things:
+        entry, version = find(room_name, name), getattr(obtain(room_name, name), "version", 1)
+        if entry.package or version != 1:
+            found[f"{room_name}/{entry.name}"] = [entry.path, version] if entry.package else version
+    return found

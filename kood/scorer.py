@@ -1,4 +1,4 @@
-"""Binds a score by its recipe name to a classifier's outputs, the same way for evaluation and for the served graph."""
+"""Binds a score by its spec to a classifier's outputs, the same way for evaluation and for the served graph."""
 
 import functools
 import inspect
@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 from keras import ops
 
-from kood import registry
+from kood import registry, specs
 from kood.errors import UserError
 
 __all__ = ["Scorer", "applicable", "linear_weights", "rehearse"]
@@ -16,6 +16,8 @@ __all__ = ["Scorer", "applicable", "linear_weights", "rehearse"]
 
 #: What a linear head lends to the scores that rework its logits.
 LINEAR = ("kernel", "bias")
+#: The options of a score of perturbed logits that decide the perturbation.
+PERTURBATION = ("epsilon", "temperature")
 #: Images that a rehearsal makes up, at least: more than any score asks for by its own settings.
 _MANY = 1024
 
@@ -24,27 +26,50 @@ class Scorer:
     """A score that takes a classifier's outputs.
 
     Args:
-        name: The score's recipe name.
+        spec: The score and its options, see `kood.specs`.
         state: Arrays of a fitted score; None for a plain one, or for one that `fit` is about to fit.
+        key: Where the spec stands, for the message.
+
+    Attributes:
+        name: The canonical spec.
+        options: Those that differ from their defaults.
+        inputs: {parameter of the score: which of the outputs it takes}.
+        perturbation: The arguments of `kood.outputs.perturbed_logits` that the score asks for, if it does; the output
+            that holds them is named after those that differ from the defaults.
+
+    Raises:
+        UserError: no such score or option, or a value that the score refuses.
     """
 
-    def __init__(self, name: str, state: Mapping[str, np.ndarray] | None = None):
-        self.name = name
+    def __init__(self, spec: str, state: Mapping[str, np.ndarray] | None = None, key: str = "evaluate.scores"):
+        self.name = specs.canonical(spec, key)
+        base, self.options = specs.parse(self.name, key)
         self.state = dict(state) if state else None
-        found = registry.obtain("scores", name)
+        found = registry.obtain("scores", base, key)
         self.is_fitted = inspect.isclass(found)
         self._class = found
-        self._function = found if not self.is_fitted else None
-        self._fitted: Any = None
+        self._function = None if self.is_fitted else functools.partial(found, **self.options)
+        self._fitted: Any = self._made(key) if self.is_fitted else None
         if state:
             self._fitted = found.from_state(state)
             self._function = self._fitted.score
-        self.inputs = _inputs(found)
+        self.inputs = {name: name for name in _inputs(found)}
+        self.perturbation: dict[str, float] = {}
+        if "perturbed" in self.inputs:
+            options = {**specs.defaults(registry.find("scores", base)), **self.options}
+            self.perturbation = {name: options[name] for name in PERTURBATION}
+            own = ",".join(f"{name}={self.options[name]}" for name in PERTURBATION if name in self.options)
+            self.inputs["perturbed"] = f"perturbed:{own}" if own else "perturbed"
 
-    @property
-    def base(self) -> str:
-        """Its name without options."""
-        return self.name
+    def _made(self, key: str) -> Any:
+        try:
+            return self._class(**self.options)
+        except (ValueError, TypeError) as error:
+            raise UserError(f"{key}: {self.name}: {error}") from error
+
+    def can_take(self, available: Iterable[str]) -> bool:
+        """Whether it can be made of some outputs: "features", "logits", "cosines", "kernel", "bias"."""
+        return {*self.inputs.values(), *_weights(self._class)} <= set(available)
 
     @property
     def is_ready(self) -> bool:
@@ -75,7 +100,7 @@ class Scorer:
     ) -> "Scorer":
         if not self.is_fitted:
             return self
-        score = self._class()
+        score = self._class(**self.options)
         offered = {"logits": outputs["logits"], **weights}
         accepted = inspect.signature(score.fit).parameters
         missing = [name for name in _weights(self._class) if name not in offered]
@@ -93,39 +118,48 @@ class Scorer:
         Args:
             *put: Where, as `kood.scores.fitting.Fitted.place` takes it; not given, on the device.
         """
-        if self._fitted is not None:
+        if self.state:
             self._fitted.place(*put)
 
     def __call__(self, outputs: Mapping[str, Any]) -> Any:
         """The score (B,), higher = more OOD, of {"features", "logits", "cosines"}."""
         if self._function is None:
             raise RuntimeError(f"{self.name} must be fitted before it can score")
-        return self._function(**{name: outputs[name] for name in self.inputs})
+        return self._function(**{name: outputs[output] for name, output in self.inputs.items()})
 
 
 @functools.cache
-def rehearse(name: str, counts: tuple[int, ...], width: int, head: str, is_linear: bool) -> None:
+def rehearse(
+    spec: str, counts: tuple[int, ...], width: int, head: str, is_linear: bool, key: str = "evaluate.scores"
+) -> None:
     """Fits a score to made-up outputs of a real number of images, which tells what the counts alone forbid.
 
     Features and weights are normal numbers, and every image is classified rightly: what is refused here is refused
-    whatever the classifier. Of many images no more are made up than any count that decides, of each class in turn.
+    whatever the classifier. Of many images no more are made up than any count that decides, of each class in turn. A
+    plain score is called instead, which tells whether it takes its options.
 
     Args:
-        name: The score's recipe name.
+        spec: The score and its options.
         counts: Training images of each class.
         width: Numbers of a feature.
         head: What the head is called.
         is_linear: Whether it lends its kernel and bias.
+        key: Where the spec stands, for the message.
 
     Raises:
         ValueError: so many images of so many classes, or features of this width, do not determine the score.
-        UserError: it needs a linear head and this is none.
+        UserError: it needs a linear head and this is none, or it refuses an option.
     """
-    scorer = Scorer(name)
+    scorer = Scorer(spec, key=key)
     if not scorer.is_fitted:
+        try:
+            scorer(dict.fromkeys(scorer.inputs.values(), np.zeros((1, max(len(counts), 2)), np.float32)))
+        except (ValueError, TypeError) as error:
+            raise UserError(f"{key}: {scorer.name}: {error}") from error
         return
     turn = np.concatenate([np.arange(count) for count in counts])  # Which of its class each image is.
-    first = np.argsort(turn, kind="stable")[: max(_MANY, 2 * width, 2 * len(counts))]
+    asked = max((value for value in scorer.options.values() if isinstance(value, int)), default=0)
+    first = np.argsort(turn, kind="stable")[: max(_MANY, 2 * width, 2 * len(counts), asked)]
     labels, draw = np.repeat(np.arange(len(counts)), counts)[first], np.random.default_rng(0)
     logits = draw.random((len(labels), len(counts)), np.float32)
     logits[np.arange(len(labels)), labels] += 2.0
@@ -165,7 +199,7 @@ def linear_weights(head: Any) -> dict[str, np.ndarray]:
 
 
 def applicable(available: Iterable[str]) -> list[str]:
-    """The scores that can be made of some outputs, in the order of their room.
+    """The scores of kood's own that can be made of some outputs, in the order of their room.
 
     Args:
         available: "features", "logits", "cosines"; "kernel" and "bias" where the head is linear.
@@ -173,9 +207,5 @@ def applicable(available: Iterable[str]) -> list[str]:
     Returns:
         Recipe names.
     """
-    have, found = set(available), []
-    for name in registry.room("scores"):
-        score = registry.obtain("scores", name)
-        if {*_inputs(score), *_weights(score)} <= have:
-            found.append(name)
-    return found
+    have = set(available)
+    return [name for name in registry.room("scores") if Scorer(name).can_take(have)]

@@ -12,8 +12,9 @@ from kood.classifier import Classifier
 from kood.conformal import threshold as conformal_threshold
 from kood.data import ImageSet
 from kood.detector.evaluate import evaluate
-from kood.detector.figures import PROXIES, mean_auroc, validation_images
+from kood.detector.figures import PROXIES, validation_images
 from kood.detector.measuring import Measuring
+from kood.detector.tuning import mean_auroc
 from kood.errors import UserError
 from kood.outputs import outputs_of
 from kood.scorer import Scorer, applicable, linear_weights
@@ -285,7 +286,7 @@ def test_thresholds_by_class_are_those_of_the_images_labelled_so(classifier):
 
 def test_a_score_that_is_nan_is_left_out_or_refused(classifier, monkeypatch):
     def undefined(self, outputs):
-        found = np.array(np.asarray(outputs[self.inputs[0]]).max(axis=1))
+        found = np.array(np.asarray(outputs[next(iter(self.inputs.values()))]).max(axis=1))
         if self.name == "entropy":
             found[0] = np.nan
         return found

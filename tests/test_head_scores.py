@@ -123,6 +123,11 @@ def test_nnguide(k, block, monkeypatch):
     logits = np.concatenate([QUERY_LOGITS, BIAS[None]])
     products = unit(queries) @ (unit(FEATURES) * -energy64(FEATURES)[:, None]).T
     expected = np.sort(products, axis=1)[:, -k:].mean(axis=1) * np.logaddexp.reduce(-np.float64(-logits), axis=1)
+    found = numbers(scores.NNGuide(k, share=1.0).fit(FEATURES, LABELS, LOGITS).score(queries, logits))
+    np.testing.assert_allclose(found, -expected, rtol=1e-5, atol=1e-5)
+    # Of the share that OpenOOD keeps, 1%, there are fewer than k here, and k are kept.
+    few = products[:, np.linspace(0, len(FEATURES) - 1, max(k, round(0.01 * len(FEATURES)))).round().astype(int)]
+    expected = np.sort(few, axis=1)[:, -k:].mean(axis=1) * np.logaddexp.reduce(-np.float64(-logits), axis=1)
     found = numbers(scores.NNGuide(k).fit(FEATURES, LABELS, LOGITS).score(queries, logits))
     np.testing.assert_allclose(found, -expected, rtol=1e-5, atol=1e-5)
 
@@ -131,7 +136,22 @@ def test_nnguide_refuses_what_it_cannot_use():
     with pytest.raises(ValueError, match="needs the logits"):
         scores.NNGuide().fit(FEATURES, LABELS)
     with pytest.raises(ValueError, match="fewer than k=10"):
-        scores.NNGuide().fit(FEATURES[:9], LABELS[:9], LOGITS[:9])
+        scores.NNGuide(10).fit(FEATURES[:9], LABELS[:9], LOGITS[:9])
+    for share in (0.0, 1.5):
+        with pytest.raises(ValueError, match="share must be a fraction"):
+            scores.NNGuide(share=share)
+
+
+def test_the_defaults_are_the_authors():
+    """ASH-S prunes 0.90 and SCALE 0.85; k and the share of NNGuide, and the k of KNN, are those of OpenOOD v1.5."""
+    made = {name: vars(getattr(scores, name)()) for name in ("ASH", "SCALE", "DICE", "NNGuide", "KNN")}
+    assert (made["ASH"]["share"], made["ASH"]["variant"]) == (0.9, "S") and made["SCALE"]["share"] == 0.85
+    assert made["DICE"]["share"] == 0.9 and made["KNN"]["k"] == 50
+    assert (made["NNGuide"]["k"], made["NNGuide"]["share"]) == (100, 0.01)
+    for score, share, variant in ((scores.ASH(), 0.9, "S"), (scores.SCALE(), 0.85, "SCALE")):
+        expected = energy64(np.stack([shaped64(row, share, variant) for row in np.abs(QUERIES)]))
+        found = numbers(score.fit(FEATURES, **HEAD).score(np.abs(QUERIES)))
+        np.testing.assert_allclose(found, expected, rtol=1e-5, atol=1e-5)
 
 
 def softmax64(logits):

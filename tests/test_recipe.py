@@ -251,10 +251,10 @@ def test_a_wrong_cell_is_refused_before_the_run(tiny):
 @pytest.mark.parametrize("score", ["ReAct", "ash", "scale", "dice", "fdbd"])
 def test_a_score_of_a_linear_head_is_refused_under_an_angular_one(tiny, score):
     tiny.write_text(TINY + f'\n[evaluate]\nscores = ["{score}"]\n')
-    with pytest.raises(UserError, match=f"score '{score}' reworks a linear head; head 'arcface' is angular"):
+    with pytest.raises(UserError, match=f"score '{score.lower()}' reworks a linear head; head 'arcface' is angular"):
         load(tiny)
     tiny.write_text(tiny.read_text().replace('"arcface"', '"softmax"').replace("margin = 0.2\nscale = 8.0\n", ""))
-    assert load(tiny).evaluate.scores == [score]
+    assert load(tiny).evaluate.scores == [score.lower()]
 
 
 @pytest.mark.parametrize(

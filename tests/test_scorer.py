@@ -19,7 +19,8 @@ FITTED = [name for name in registry.room("scores") if Scorer(name).is_fitted]
     ("name", "counts", "width", "message"),
     [
         ("knn", (25, 24), 8, "There are 49 features, fewer than k=50"),
-        ("nnguide", (9, 0), 8, "There are 9 features, fewer than k=10"),
+        ("nnguide", (99, 0), 8, "There are 99 features, fewer than k=100"),
+        ("nnguide:k=10", (9, 0), 8, "There are 9 features, fewer than k=10"),
         ("mahalanobis", (1, 1, 1), 8, "do not vary within any class"),
         ("relativemahalanobis", (1, 1, 1), 8, "do not vary within any class"),
         ("vim", (16, 16), 64, "no residual outside their 32"),
@@ -38,7 +39,8 @@ def test_what_counts_alone_forbid_is_told(name, counts, width, message):
 
 @pytest.mark.parametrize(
     ("name", "counts", "width"),
-    [("knn", (25, 25), 8), ("nnguide", (10, 0), 8), ("mahalanobis", (2, 1, 1), 8), ("relativemahalanobis", (2, 1), 8),
+    [("knn", (25, 25), 8), ("nnguide", (100, 0), 8), ("nnguide:k=10", (10, 0), 8), ("mahalanobis", (2, 1, 1), 8),
+     ("relativemahalanobis", (2, 1), 8), ("knn:k=5000", (5000, 1), 8),
      ("vim", (17, 16), 64), ("residual", (300, 213), 768), ("she", (1, 1, 1), 8), ("fdbd", (1, 1), 8),
      ("klmatching", (1,), 8), ("msp", (1,), 8), ("odin", (1,), 8)],
 )  # fmt: skip

@@ -175,6 +175,7 @@ KEYS: dict[str, tuple[str, set[str]]] = {
     # With the same headline the same is served.
     "evaluate.scores": ('["msp", "energy"]', {"evaluate", "validation", "baseline"}),
     "evaluate.headline": ('"energy"', MEASURED),
+    "evaluate.tune": ("true", {"evaluate", "validation", "baseline"}),
     "evaluate.baseline": ("false", NOTHING),
     "evaluate.batch_size": ("64", MEASURED),  # By rounding.
     "budget.minutes": ("30.0", DIFFUSED | TRAINED),

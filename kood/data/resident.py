@@ -51,4 +51,5 @@ def moved_places(augment: Sequence[str], count: int, sides: tuple[int, int], see
 
 
 def _attribute(name: str) -> str:
-    return registry.find("augmentations", name, "data.augment").attribute
+    entry = registry.find("augmentations", name, "data.augment")
+    return entry.path if entry.package else entry.attribute

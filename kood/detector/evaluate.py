@@ -9,7 +9,7 @@ import numpy as np
 
 from kood.data.image_set import ImageSet
 from kood.detector.detector import Detector
-from kood.detector.figures import Choice, figures_of, validation_images
+from kood.detector.figures import figures_of, validation_images
 from kood.outputs import softmax
 
 __all__ = ["Evaluation", "evaluate"]
@@ -21,7 +21,7 @@ class Evaluation:
 
     Attributes:
         figures: {"id", "classes", "scores", "headline_score", "validation", "validation_sets", "threshold",
-            "warnings"} of `report.json`.
+            "warnings"} of `report.json`, and "tuned" where options were chosen.
         scores: {set: {score: (N,)}}, the set "id" being the in-distribution test images.
         state: Arrays of the headline score where it was fitted.
         parity: Outputs for the first in-distribution test images, which the SavedModel must give again.
@@ -58,6 +58,7 @@ def evaluate(
     validation_ood: dict[str, ImageSet] | None = None,
     names: list[str] | None = None,
     headline: str = "auto",
+    tune: bool = False,
     accept: float = 0.95,
     by_class: bool = False,
     batch_size: int = 512,
@@ -76,8 +77,9 @@ def evaluate(
         far: Far ones.
         validation_ood: Out-of-distribution images to choose on, by name; where there are none, pixel mixups and patch
             shuffles of the validation images.
-        names: Scores to measure; None takes every applicable one but those of `kood.scores.ON_REQUEST`.
+        names: Specs of scores to measure; None takes every applicable one but those of `kood.scores.ON_REQUEST`.
         headline: One of these, or "auto". One that is named is measured, whether it is among the others or not.
+        tune: Whether the options of scores that are named without any are chosen on `validation` as well.
         accept: Share of in-distribution images that the threshold accepts.
         by_class: Whether each class has a threshold of its own, see `kood.conformal.Calibration`.
         batch_size: Images a forward pass.
@@ -91,9 +93,8 @@ def evaluate(
         UserError: a score that this head cannot give; a named one that cannot be fitted, or that is NaN for some image;
             too few calibration images.
     """
-    held: dict[str, ImageSet] = {"calibration": calibration}
-    if validation is not None:
-        held |= validation_images(validation, validation_ood, seed)
+    choosing = {} if validation is None else validation_images(validation, validation_ood, seed)
+    held: dict[str, ImageSet] = {"calibration": calibration, **choosing}
     outside = [f"held/{name}" for name in held if name not in ("calibration", "validation")]
     sets = {"id": test, **near, **far}
     every = {**sets, **{f"held/{name}": images for name, images in held.items()}}
@@ -101,15 +102,20 @@ def evaluate(
         classifier, headline, train.class_names, scores=names or "all",
         batch_size=min(batch_size, max(map(len, every.values()))),
     )  # fmt: skip
-    detector.fit_scores(train)
+    if tune:
+        detector.tune_scores(train, choosing)
+    else:
+        detector.fit_scores(train)
     measured = detector.measure(every, progress)
-    choice = Choice(headline)
-    if headline == "auto":
+    choice = detector.choice
+    if choice is None:
         choice = detector.choose(measured, "held/validation", outside)
     headline, values = choice.score, measured.scores
     decision = detector.decide_by(values["held/calibration"][headline], measured.given("held/calibration"), accept,
                                   by_class)  # fmt: skip
     figures, details = figures_of(measured, choice, decision, train.class_names, list(near), list(far))
+    if tune:
+        figures |= {"tuned": detector.tuned, "validation_sets": [name.removeprefix("held/") for name in outside]}
     first = slice(0, 256)
     return Evaluation(
         figures,

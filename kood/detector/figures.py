@@ -9,6 +9,7 @@ import numpy as np
 from kood import metrics
 from kood.conformal import Calibration, needed_images, rate_interval
 from kood.data.image_set import ImageSet
+from kood.detector.tuning import mean_auroc
 from kood.outliers.patch_shuffle import shuffled
 from kood.outliers.pixel_mixup import PixelMixup
 from kood.outputs import Outputs, softmax
@@ -177,17 +178,6 @@ def _details(outputs: dict[str, Outputs], scores: dict[str, np.ndarray], labels:
         details[f"{where}/extreme"] = order
         details[f"{where}/predicted"] = outputs[where]["logits"][order].argmax(axis=1)
     return details
-
-
-def mean_auroc(scores: dict[str, np.ndarray], sets: Iterable[str]) -> float:
-    """Mean over sets of the AUROC against the set "validation".
-
-    Args:
-        scores: {set: (N,)}.
-        sets: Names of out-of-distribution sets.
-    """
-    inside = scores["validation"]
-    return float(np.mean([metrics.auroc(*metrics.joined(inside, scores[where])) for where in sets]))
 
 
 def validation_images(validation: ImageSet, ood: dict[str, ImageSet] | None, seed: int) -> dict[str, ImageSet]:

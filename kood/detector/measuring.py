@@ -12,6 +12,7 @@ from keras import ops
 from rich.console import Console
 from rich.progress import Progress
 
+from kood import specs
 from kood.attached import Adapted, adapted, check_range, opened
 from kood.backends import compiled
 from kood.classifier import Classifier
@@ -19,6 +20,7 @@ from kood.data.image_set import ImageSet
 from kood.data.images import normalize
 from kood.detector.figures import Choice, Measured, choose
 from kood.detector.images import Batch, batches, count_of
+from kood.detector.tuning import tune
 from kood.errors import UserError
 from kood.outputs import Outputs, forward_of, run_batches, run_over, score_rows
 from kood.scorer import Scorer, applicable, linear_weights
@@ -63,6 +65,8 @@ class Measuring:
         self.image_shape = self._shape(image_shape)
         self.batch_size = batch_size
         self.choice: Choice | None = None if score == "auto" else Choice(Scorer(score).name)
+        #: Which options of scores were chosen, as `kood.detector.tuning.tune` tells it.
+        self.tuned: dict[str, Any] = {}
         #: What could not be measured or was left out, a sentence each.
         self.warnings: list[str] = []
         #: Digests of the pixels of known images, by use.
@@ -87,19 +91,18 @@ class Measuring:
 
     def _wanted(self, every: bool) -> list[str]:
         """The scores to measure, in the order of their room; what this classifier cannot give is refused."""
-        has = ["features", "logits", *(["cosines"] if self.classifier.is_angular else [])]
-        has += linear_weights(self.classifier.head)
-        possible = applicable([*has, "perturbed"])
-        impossible = [name for name in self._named if Scorer(name).base not in possible]
+        scorers = {name: Scorer(name) for name in self._named}
+        has = {"features", "logits", *(["cosines"] if self.classifier.is_angular else [])}
+        has |= {*linear_weights(self.classifier.head)}
+        possible = applicable(has)
+        asked = {output for one in scorers.values() if one.perturbation for output in one.inputs.values()}
+        impossible = [name for name, one in scorers.items() if not one.can_take(has | asked)]
         if impossible:
             raise UserError(
-                f"evaluate.scores: this head cannot give {', '.join(impossible)}; it can give "
-                f"{', '.join(applicable(has))}"
+                f"evaluate.scores: this head cannot give {', '.join(impossible)}; it can give {', '.join(possible)}"
             )
-        if not every:
-            return self._named
-        bases = {Scorer(name).base: name for name in self._named}
-        return [bases.get(n, n) for n in possible if n not in ON_REQUEST or n in bases]
+        others = [name for name in possible if name not in ON_REQUEST or name in self._named] if every else []
+        return list(dict.fromkeys([*others, *self._named]))
 
     # What there is to say of it.
 
@@ -201,7 +204,7 @@ class Measuring:
             return self._normal(normalize(pixels.astype(np.float32)))
         if isinstance(self.classifier, Classifier):
             return self._normal(pixels)
-        if any("perturbed" in scorer.inputs for scorer in self.scorers.values()):
+        if any(scorer.perturbation for scorer in self.scorers.values()):
             # How far ODIN moves a pixel is in units of [-1, 1].
             return self._normal(normalize(pixels))
         return self._raw(pixels)
@@ -230,6 +233,30 @@ class Measuring:
         """
         if any(scorer.is_fitted for scorer in self.scorers.values()):
             self._fit(self._set(train), train.known_labels)
+
+    def tune_scores(self, train: ImageSet, held: Mapping[str, ImageSet]) -> None:
+        """Chooses the options of scores that have usual values, and then fits as `fit_scores` does.
+
+        Args:
+            train: What fitted scores are fitted on.
+            held: The in-distribution set "validation" and others that are to be told from it.
+
+        Raises:
+            UserError: a named score that these images cannot fit.
+        """
+        names = list(self.scorers)
+        forward = forward_of(self.classifier, [one for name in names for one in specs.settings(name)])
+        found = {where: run_over(forward, np.asarray(of.images), self.batch_size) for where, of in held.items()}
+        learned = self._set(train) if any(scorer.is_fitted for scorer in self.scorers.values()) else {}
+        labels, head = train.known_labels, self.classifier.head
+        chosen, self.tuned = tune(names, learned, labels, head, found, self.batch_size)
+        self.scorers = {chosen.get(name, name): Scorer(chosen.get(name, name)) for name in names}
+        self._named = [chosen.get(name, name) for name in self._named]
+        if self.choice is not None:
+            self.choice = Choice(chosen.get(self.choice.score, self.choice.score))
+        self.__dict__.pop("_normal", None)
+        if learned:
+            self._fit(learned, labels)
 
     def _fit(self, outputs: Outputs, labels: np.ndarray | None) -> None:
         known = outputs["logits"].argmax(axis=1) if labels is None else labels

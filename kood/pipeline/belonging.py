@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
+from kood import registry
 from kood.data.paths import data_path
 from kood.data.rules import ground_colour
 from kood.data.stored import read_digests
@@ -103,7 +104,7 @@ class Identity:
 def identity_of(data: Data) -> Identity:
     """What a cell's run folder belongs to, from its finished data stage."""
     spec, digests = data.recipe.data.id, read_digests(data.folder, "data.id")
-    source = {"source": spec.source.lower(), "path": spec.path and str(data_path(spec.path)),
+    source = {"source": registry.find("datasets", spec.source).name, "path": spec.path and str(data_path(spec.path)),
               "root": spec.root and str(data_path(spec.root)), "name": spec.name}  # fmt: skip
     return Identity(
         data.images("train").class_names,

@@ -52,7 +52,7 @@ def build_classifier(
     settings, options = recipe.outliers, {}
     if exposed and settings.exposes:
         options = {
-            "exposure": registry.find("losses", settings.exposure, "outliers.exposure").attribute,
+            "exposure": registry.find("losses", settings.exposure, "outliers.exposure").name,
             "exposure_weight": settings.weight,
             "exposure_begin": round(settings.begin * steps),
             "reach": settings.reach,

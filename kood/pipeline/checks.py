@@ -1,7 +1,11 @@
 """What only the data reveal of a recipe."""
 
+from typing import Any
+
+import keras
 import numpy as np
 
+from kood import registry
 from kood.classifier import Classifier
 from kood.conformal import refuse_too_few
 from kood.data import ImageSet
@@ -40,19 +44,35 @@ def _check_rows(made_of: dict[str, int], devices: int) -> None:
 def _check_scores(recipe: Recipe, train: ImageSet, classifier: Classifier) -> None:
     """A score that the recipe names must be one that so many images and so wide a feature can determine."""
     settings, classes = recipe.evaluate, len(train.class_names)
-    named = {settings.headline.lower(): "evaluate.headline"} if settings.headline.lower() != "auto" else {}
-    named |= {name.lower(): "evaluate.scores" for name in settings.scores or []}
+    named = {settings.headline: "evaluate.headline"} if settings.headline != "auto" else {}
+    named |= dict.fromkeys(settings.scores or [], "evaluate.scores")
     width, head = classifier.backbone.output_shape[-1], classifier.head
     counts = tuple(np.bincount(train.known_labels, minlength=classes).tolist())
     for name, key in named.items():
         try:
-            rehearse(name, counts, width, type(head).__name__, bool(linear_weights(head)))
+            rehearse(name, counts, width, type(head).__name__, bool(linear_weights(head)), key)
+        except UserError:
+            raise
         except ValueError as error:
             raise UserError(
                 f"{key}: {name} cannot be fitted to the {len(train)} training images of {classes} classes in data.id, "
                 f"with {width} features each: {error} Give it more images or "
                 "another backbone, or name another score (kood list scores)"
             ) from error
+
+
+def _check_reads_back(key: str, room: str, name: str, made: Any) -> None:
+    """What is not kood's own must be known to Keras, or its file could not be read once it is trained."""
+    if not registry.find(room, name, key).package:
+        return
+    try:
+        keras.saving.deserialize_keras_object(keras.saving.serialize_keras_object(made))
+    except Exception as error:  # Whatever a stranger's `get_config` and `from_config` do.
+        told = f"{type(error).__name__}: {error}".splitlines()[0][:200]
+        raise UserError(
+            f"{key}: {name!r} could not be read back from a file ({told}); decorate its classes with "
+            "@keras.saving.register_keras_serializable() and give each a get_config"
+        ) from error
 
 
 def check(recipe: Recipe, data: Data, devices: int) -> None:
@@ -70,16 +90,21 @@ def check(recipe: Recipe, data: Data, devices: int) -> None:
     classes = train.class_names
     if len(classes) < 2:
         raise UserError(f"data.id: has {len(classes)} class; a classifier needs at least 2")
-    for name in recipe.outliers.use:
-        getattr(recipe.outliers, name).check_images(train, validation)
-    if recipe.evaluate.headline == "auto" and len(validation) == 0:
-        raise UserError("evaluate.headline = 'auto' chooses on validation images; set data.id.validation above 0")
+    for source in recipe.outliers.sources.values():
+        source.check_images(train, validation)
+    for setting, chooses in (("headline = 'auto'", recipe.evaluate.headline == "auto"), ("tune", recipe.evaluate.tune)):
+        if chooses and len(validation) == 0:
+            raise UserError(f"evaluate.{setting} chooses on validation images; set data.id.validation above 0")
     copies = data.facts["copies"].get("left_out_of_calibration", 0)
     refuse_too_few(len(data.images("calibration")), recipe.serve.accept, copies)
     if recipe.attach is not None:
         return
     check_batches(recipe, devices)
     class_weights(recipe.train.class_weight, train.known_labels, classes)
-    _check_scores(recipe, train, build_classifier(recipe, len(classes)))
+    classifier = build_classifier(recipe, len(classes))
+    _check_reads_back("head.name", "heads", recipe.head.name, classifier.head)
+    _check_reads_back("classifier.backbone", "backbones", recipe.classifier.backbone, classifier.backbone)
+    _check_scores(recipe, train, classifier)
     if recipe.needs_diffusion:
-        build_network(recipe, len(classes))
+        network = build_network(recipe, len(classes))
+        _check_reads_back("diffusion.denoiser", "denoisers", recipe.diffusion.denoiser, network)

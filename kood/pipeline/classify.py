@@ -122,7 +122,10 @@ class Classifier(Stage):
         named = [("backbones", self.recipe.classifier.backbone), ("heads", self.recipe.head.name)]
         named += [("augmentations", name) for name in self._augment]
         if outliers.exposes:
-            named += [("losses", outliers.exposure), *(("outliers", name) for name in outliers.layers)]
+            named += [
+                ("losses", outliers.exposure),
+                *(("outliers", outliers.named(table)) for table in outliers.layers),
+            ]
         return named
 
     def make(self, folder: Path, work: Work) -> dict[str, Any]:

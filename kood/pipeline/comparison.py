@@ -6,7 +6,8 @@ from typing import Any
 
 import numpy as np
 
-from kood.detector.figures import PROXIES, mean_auroc
+from kood.detector.figures import PROXIES
+from kood.detector.tuning import mean_auroc
 from kood.metrics import auroc_difference
 from kood.pipeline.evaluation import Evaluation, Validation
 from kood.pipeline.stage import Stage
@@ -46,8 +47,8 @@ class Comparison(Stage):
         return {"without": self.without.key, "with": found, "outliers": self.recipe.outliers.use}
 
     def make(self, folder: Path, work: Work) -> dict[str, Any]:
-        sets, sources = list(self.recipe.data.validation_ood), self.recipe.outliers
-        resembled = {getattr(sources, name).resembles for name in sources.use}
+        sets = list(self.recipe.data.validation_ood)
+        resembled = {source.resembles for source in self.recipe.outliers.sources.values()}
         without = _read(self.without, self.without.facts["scores"])
         facts = comparison(without, _read(self.exposed, [self.exposed.headline]), sets, resembled)
         return {**facts, "warning": _warning(facts, self.recipe)}

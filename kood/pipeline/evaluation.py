@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 
-from kood import registry
+from kood import registry, specs
 from kood.detector.evaluate import evaluate
 from kood.detector.figures import PROXIES, validation_images
 from kood.detector.measuring import Measuring
@@ -38,11 +38,11 @@ class Validation(Stage):
 
     @property
     def _names(self) -> list[str] | None:
-        headline = self.recipe.evaluate.headline.lower()
-        return [headline] if headline != "auto" else _lower(self.recipe.evaluate.scores)
+        headline = self.recipe.evaluate.headline
+        return [headline] if headline != "auto" else self.recipe.evaluate.scores
 
     def uses(self) -> list[tuple[str, str]]:
-        return [("scores", name) for name in _resolved(self._names)]
+        return [("scores", specs.name_of(name)) for name in _resolved(self._names)]
 
     def applies(self) -> str:
         some = len(self.data.images("validation")) > 0
@@ -51,6 +51,7 @@ class Validation(Stage):
     def decides(self) -> dict[str, Any]:
         return {
             "names": _resolved(self._names),
+            **_tuned(self.recipe),
             "batch_size": self.recipe.evaluate.batch_size,
             "classifier": self.classifier.key,
             "sets": self.data.digest("train", "validation"),
@@ -66,7 +67,10 @@ class Validation(Stage):
                 self.classifier.model(), scores=self._names or "all", class_names=held.class_names,
                 batch_size=min(self.recipe.evaluate.batch_size, max(map(len, sets.values()))),
             )  # fmt: skip
-            measuring.fit_scores(self.data.images("train"))
+            if self.recipe.evaluate.tune:
+                measuring.tune_scores(self.data.images("train"), sets)
+            else:
+                measuring.fit_scores(self.data.images("train"))
             found = measuring.measure(sets, bar.update)
         correct = found.correct("validation")
         _write(folder / "validation.npz", found.scores, correct=correct)
@@ -88,16 +92,17 @@ class Evaluation(Stage):
     def __init__(self, recipe: Recipe, data: Data, classifier: Classifier | Attached, validates: bool = False):
         super().__init__(recipe)
         self.data, self.classifier = data, classifier
-        self.chooses = recipe.evaluate.headline.lower() == "auto"
-        self.validates = validates or self.chooses
+        self.chooses = recipe.evaluate.headline == "auto"
+        self.validates = validates or self.chooses or recipe.evaluate.tune
 
     def decides(self) -> dict[str, Any]:
         settings = self.recipe.evaluate
         return {
             "evaluate": {
-                "scores": _resolved(_lower(settings.scores)),
+                "scores": _resolved(settings.scores),
                 "batch_size": settings.batch_size,
-                "headline": settings.headline.lower(),
+                "headline": settings.headline,
+                **_tuned(self.recipe),
             },
             "validates": self.validates,
             "accept": self.recipe.serve.accept,
@@ -109,8 +114,8 @@ class Evaluation(Stage):
         }
 
     def uses(self) -> list[tuple[str, str]]:
-        asked = [] if self.chooses else [self.recipe.evaluate.headline.lower()]
-        return [("scores", name) for name in (*_resolved(_lower(self.recipe.evaluate.scores)), *asked)]
+        asked = [] if self.chooses else [self.recipe.evaluate.headline]
+        return [("scores", specs.name_of(name)) for name in (*_resolved(self.recipe.evaluate.scores), *asked)]
 
     def make(self, folder: Path, work: Work) -> dict[str, Any]:
         near, far, validation_ood = (self.data.sets(kind) for kind in ("near", "far", "validation_ood"))
@@ -129,7 +134,8 @@ class Evaluation(Stage):
                 far=far,
                 validation_ood=validation_ood,
                 names=self.recipe.evaluate.scores,
-                headline=self.recipe.evaluate.headline.lower(),
+                headline=self.recipe.evaluate.headline,
+                tune=self.recipe.evaluate.tune,
                 accept=self.recipe.serve.accept,
                 by_class=self.recipe.serve.by_class,
                 batch_size=self.recipe.evaluate.batch_size,
@@ -160,8 +166,12 @@ class Evaluation(Stage):
         return self.facts["headline_score"]
 
 
-def _lower(names: list[str] | None) -> list[str] | None:
-    return names and [name.lower() for name in names]
+def _tuned(recipe: Recipe) -> dict[str, Any]:
+    """What decides the options of scores, where they are chosen at all."""
+    if not recipe.evaluate.tune:
+        return {}
+    return {"tune": {name: {k: list(v) for k, v in entry.usual.items()}
+                     for name, entry in registry.room("scores").items() if entry.usual}}  # fmt: skip
 
 
 def _resolved(names: list[str] | None) -> list[str]:

@@ -9,6 +9,7 @@ import keras
 import numpy as np
 
 import kood
+from kood import specs
 from kood.data.rules import ground_colour
 from kood.data.stored import read_digests
 from kood.pipeline.attached import Attached
@@ -50,7 +51,7 @@ class Export(Stage):
         }  # fmt: skip
 
     def uses(self) -> list[tuple[str, str]]:
-        return [("scores", self.evaluation.headline)]
+        return [("scores", specs.name_of(self.evaluation.headline))]
 
     def make(self, folder: Path, work: Work) -> dict[str, Any]:
         version, expected = work.run.next_version(), self.evaluation.arrays("parity")

@@ -8,6 +8,7 @@ from typing import Any
 import keras
 import numpy as np
 
+from kood import registry
 from kood.data import ImageSet
 from kood.data.stored import read_images, write_blocks
 from kood.outliers import OutlierSource
@@ -62,7 +63,10 @@ class Outliers(Stage):
         return {**self.source.model_dump(), **given, "count": self._count, "seed": self.seed(self.kind)}
 
     def uses(self) -> list[tuple[str, str]]:
-        return [("samplers", self.source.sampler)] if isinstance(self.source, Sampling) else []
+        named = [("samplers", self.source.sampler)] if isinstance(self.source, Sampling) else []
+        name = self.recipe.outliers.named(self.kind)
+        # Of kood's own the version is the stage's.
+        return [*named, ("outliers", name)] if registry.find("outliers", name).package else named
 
     @property
     def told(self) -> Iterable[str]:

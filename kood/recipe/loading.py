@@ -8,7 +8,6 @@ from typing import Any
 
 from pydantic import ValidationError
 
-from kood import registry
 from kood.errors import UserError
 from kood.recipe import settings, spelling
 from kood.recipe.messages import explain
@@ -102,10 +101,9 @@ def _shrink(recipe: Recipe, given: dict[str, Any]) -> dict[str, Any]:
     if recipe.diffusion.precision == "auto":  # Measuring takes longer than the few steps that are left.
         settings.put(given, "diffusion.precision", "float32", where="--quick")
     at_most("outliers.count", 64)
-    for name in registry.room("outliers"):
-        source = getattr(recipe.outliers, name)
-        for key, value in source.smoke().items() if source else ():
-            settings.put(given, f"outliers.{name}.{key}", value, where="--quick")
+    for table, source in recipe.outliers.tables.items():
+        for key, value in source.smoke().items():
+            settings.put(given, f"outliers.{table}.{key}", value, where="--quick")
     at_most("pure_samples.sampling_steps", 4)
     at_most("pure_samples.count", 64)
     at_most("pure_samples.audit_count", 64)

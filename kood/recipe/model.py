@@ -7,9 +7,17 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import tomli_w
-from pydantic import Field, PrivateAttr, ValidationError, model_validator
+from pydantic import (
+    BeforeValidator,
+    Field,
+    PrivateAttr,
+    SerializeAsAny,
+    ValidationError,
+    WithJsonSchema,
+    model_validator,
+)
 
-from kood import registry
+from kood import registry, specs
 from kood.errors import UserError
 from kood.recipe import settings
 from kood.recipe.data_sections import Data
@@ -33,6 +41,13 @@ from kood.recipe.sections import (
 __all__ = ["Recipe"]
 
 
+def _by_name(value: Any) -> Any:
+    return {"name": value} if isinstance(value, str) and not value.startswith("{") else value
+
+
+_HEAD = {"anyOf": [{"type": "string"}, Head.model_json_schema()]}
+
+
 class Recipe(Section):
     """Everything that decides a run.
 
@@ -50,9 +65,9 @@ class Recipe(Section):
     data: Data
     attach: Attach | None = None
     diffusion: Diffusion = Diffusion()
-    outliers: Outliers = Outliers()
+    outliers: SerializeAsAny[Outliers] = Outliers()
     pure_samples: PureSamples = PureSamples()
-    head: Head = Head()
+    head: Annotated[Head, BeforeValidator(_by_name), WithJsonSchema(_HEAD)] = Head()
     classifier: Classifier = Classifier()
     train: Train = Train()
     evaluate: Evaluate = Evaluate()
@@ -86,16 +101,17 @@ class Recipe(Section):
         if self.samples_pure:
             self.pure_samples.check_steps("pure_samples", self.diffusion.num_steps)
         self._check_baseline()
-        for name in self.outliers.use:
-            getattr(self.outliers, name).check(self)
+        for source in self.outliers.sources.values():
+            source.check(self)
         if self.attach is not None:
             if self.outliers.use or self.pure_samples.trains:
                 raise ValueError("attach: a classifier that exists is not trained, so it cannot be exposed; remove "
                                  "outliers.use and pure_samples.use")  # fmt: skip
             return self  # Its scores are those that the model itself can give.
         angular = self._is_angular()
-        if self.outliers.use and self.outliers.exposure == "cosine_exposure" and not angular:
-            raise ValueError(f"outliers.exposure = 'cosine_exposure' acts on cosines; head {self.head.name!r} has none")
+        if self.outliers.use and self.outliers.acts_on_cosines and not angular:
+            raise ValueError(f"outliers.exposure = {self.outliers.exposure!r} acts on cosines; head {self.head.name!r} "
+                             "has none")  # fmt: skip
         for score in [*(self.evaluate.scores or []), self.evaluate.headline]:
             if score != "auto" and not angular and _needs(score, "cosines"):
                 raise ValueError(f"evaluate: score {score!r} is made of cosines; head {self.head.name!r} has none")
@@ -172,5 +188,5 @@ class Recipe(Section):
 
 
 def _needs(score: str, quantity: str) -> bool:
-    entry = registry.find("scores", score, "evaluate.scores")
+    entry = registry.find("scores", specs.name_of(score), "evaluate.scores")
     return quantity in (*entry.required, *entry.fitted_on)

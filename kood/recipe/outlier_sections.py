@@ -1,13 +1,16 @@
 """The tables of a recipe that say what the classifier is exposed to, and what else is sampled."""
 
+import functools
 from typing import TYPE_CHECKING, Annotated, Any, Literal, Optional
 
-from pydantic import Field, create_model, model_validator
+from pydantic import AfterValidator, Field, WithJsonSchema, create_model, model_validator
+from pydantic_core import PydanticKnownError
 
 from kood import registry
+from kood.errors import UserError
 from kood.section import Positive, Sampling, Section, Share
 
-__all__ = ["Outliers", "PureSamples"]
+__all__ = ["Outliers", "PureSamples", "table_of"]
 
 
 class PureSamples(Sampling):
@@ -41,8 +44,43 @@ class PureSamples(Sampling):
         return self
 
 
+def _known(name: str) -> str:
+    if ":" not in name and name not in _announced_or_own():
+        raise PydanticKnownError("literal_error", {"expected": ", ".join(f"'{one}'" for one in _announced_or_own())})
+    table_of(name)
+    return name
+
+
+def _announced_or_own() -> list[str]:
+    return [*registry.room("outliers"), *registry.announced("outliers")]
+
+
+def table_of(name: str) -> str:
+    """The table of a recipe that holds the options of an outlier source.
+
+    Args:
+        name: The source's, as `outliers.use` has it.
+
+    Raises:
+        UserError: there is no such source, or it is none.
+    """
+    from kood.outliers import FeatureSource, OutlierSource
+
+    found = registry.obtain("outliers", name, "outliers.use")
+    if not (isinstance(found, type) and issubclass(found, OutlierSource | FeatureSource)):
+        raise UserError(f"{name!r} is no outlier source; derive it from kood.outliers.OutlierSource or FeatureSource")
+    return registry.find("outliers", name).name
+
+
+#: A name of `kood list outliers`, or `package.module:Class`.
+_Source = Annotated[
+    str, AfterValidator(_known),
+    WithJsonSchema({"anyOf": [{"enum": list(registry.room("outliers"))}, {"type": "string"}]}, mode="validation"),
+]  # fmt: skip
+
+
 class _Outliers(Section):
-    use: list[Literal[tuple(registry.room("outliers"))]] = []  # type: ignore[valid-type]
+    use: list[_Source] = []
     exposure: str = "outlier_exposure"
     target: Literal["uniform", "parents"] = "uniform"
     weight: Annotated[float, Field(ge=0.0, le=1000.0)] = 0.5
@@ -60,38 +98,75 @@ class _Outliers(Section):
         return bool(self.use) and self.weight > 0
 
     @property
+    def sources(self) -> dict[str, Any]:
+        """The sources in use, by the names of their tables."""
+        return {table: getattr(self, table) for table in map(table_of, self.use)}
+
+    @property
+    def tables(self) -> dict[str, Any]:
+        """All sources that there are settings of, in use or not, by the names of their tables."""
+        return {name: found for name in type(self).model_fields if hasattr(found := getattr(self, name), "smoke")}
+
+    def named(self, table: str) -> str:
+        """What `use` calls the source of a table."""
+        return next(name for name in self.use if table_of(name) == table)
+
+    @property
     def drawn(self) -> dict[str, Any]:
         """The sources in use that draw images before training, `kood.outliers.OutlierSource` by name."""
-        return {name: getattr(self, name) for name in self.use if hasattr(getattr(self, name), "draw")}
+        return {table: source for table, source in self.sources.items() if hasattr(source, "draw")}
 
     @property
     def layers(self) -> dict[str, Any]:
         """The sources in use that draw features during training, `kood.outliers.FeatureSource` by name."""
-        return {name: getattr(self, name) for name in self.use if hasattr(getattr(self, name), "layer")}
+        return {table: source for table, source in self.sources.items() if hasattr(source, "layer")}
 
     def needs(self, what: str) -> bool:
         """Whether a source in use is to be given something, see `kood.outliers`."""
         return any(what in source.needs for source in self.drawn.values())
 
     def count_of(self, source: str) -> int:
-        """How many images a source draws."""
+        """How many images the source of a table draws."""
         return getattr(self, source).count or self.count
+
+    @model_validator(mode="wrap")
+    @classmethod
+    def _with_tables(cls, value, handler):
+        """A source from outside brings its own table, which the model has only once the source is known."""
+        if cls is not Outliers or not isinstance(value, dict):
+            return handler(value)
+        used = value.get("use") if isinstance(value.get("use"), list) else []
+        others = [name for name in used if isinstance(name, str) and ":" in name]
+        announced = registry.announced("outliers")
+        others += [name for name in announced if name in used or name in value]
+        if not others:
+            return handler(value)
+        return _with(tuple(dict.fromkeys(others))).model_validate(value)
 
     @model_validator(mode="after")
     def _check(self):
-        if len(set(self.use)) != len(self.use):
+        if len(set(map(table_of, self.use))) != len(self.use):
             raise ValueError("use: a source is listed twice")
-        for name in self.use:
-            if getattr(self, name) is None:
-                raise ValueError(f"use names {name!r}, but there is no [outliers.{name}] that says which images")
-        registry.find("losses", self.exposure, "exposure")
-        if not self.exposure.lower().endswith("_exposure"):
+        for table, source in self.sources.items():
+            if source is None:
+                raise ValueError(f"use names {table!r}, but there is no [outliers.{table}] that says which images")
+        loss = registry.find("losses", self.exposure, "exposure")
+        if not loss.package and not loss.name.endswith("_exposure"):
             allowed = [n for n in registry.room("losses") if n.endswith("_exposure")]
             raise ValueError(
                 f"exposure: {self.exposure!r} is not an exposure; {registry.nearest(self.exposure, allowed)}"
             )
         self._check_shares()
         return self
+
+    @property
+    def _loss(self) -> registry.Entry:
+        return registry.find("losses", self.exposure, "outliers.exposure")
+
+    @property
+    def acts_on_cosines(self) -> bool:
+        """Whether the exposure takes cosines and not logits."""
+        return self._loss.parameters[:1] == ("cosines",)
 
     def _check_shares(self) -> None:
         """Whether what asks for shares of a class can have them."""
@@ -101,7 +176,7 @@ class _Outliers(Section):
             e.name for n, e in registry.room("losses").items() if n.endswith("_exposure") and "labels" in e.parameters
         ]
         for name, asked in asking.items():
-            if self.use and asked != plain[name] and self.exposure.lower() not in able:
+            if self.use and asked != plain[name] and "labels" not in self._loss.parameters:
                 raise ValueError(
                     f"{name} = {asked!r} asks for shares of a class, which exposure {self.exposure!r} cannot; take "
                     f"{' or '.join(able)}, or {name} = {plain[name]!r}"
@@ -113,20 +188,27 @@ class _Outliers(Section):
             )
 
 
-def _tables() -> dict[str, Any]:
-    """A table for each source of the room; one that cannot do without a setting is not there unless it is given."""
+def _tables(names: tuple[str, ...]) -> dict[str, Any]:
+    """A table for each source; one that cannot do without a setting is not there unless it is given."""
     tables: dict[str, Any] = {}
-    for name in registry.room("outliers"):
+    for name in names:
         source = registry.obtain("outliers", name)
         needy = any(one.is_required() for one in source.model_fields.values())
-        tables[name] = (Optional[source], None) if needy else (source, source())  # noqa: UP045
+        tables[table_of(name)] = (Optional[source], None) if needy else (source, source())  # noqa: UP045
     return tables
+
+
+@functools.cache
+def _with(names: tuple[str, ...]) -> type["Outliers"]:
+    """The table `outliers` with one more table for each source that is not kood's own."""
+    return create_model("Outliers", __base__=Outliers, __doc__=_DOC, **_tables(names))  # type: ignore[call-overload]
 
 
 _DOC = """What the classifier is exposed to, and how.
 
 Attributes:
-    use: Which of the sources of `kood list outliers`; empty for no exposure. Each has a table of its own name.
+    use: Which of the sources of `kood list outliers`, or one of another package, "package.module:Class"; empty for no
+        exposure. Each has a table of its own name, and the latter of its class's in small letters with underscores.
     exposure: The loss on outlier rows (`kood list losses`, those that end in `_exposure`).
     target: What outlier rows are taught: equal probabilities ("uniform"), or the shares of the classes that they
         are mixtures of ("parents"; what is no mixture is still taught the former). For `outlier_exposure` alone.
@@ -150,4 +232,4 @@ if TYPE_CHECKING:
         def __getattr__(self, source: str) -> Any: ...
 
 else:
-    Outliers = create_model("Outliers", __base__=_Outliers, __doc__=_DOC, **_tables())
+    Outliers = create_model("Outliers", __base__=_Outliers, __doc__=_DOC, **_tables(tuple(registry.room("outliers"))))

@@ -3,9 +3,9 @@
 import re
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, WithJsonSchema, model_validator
 
-from kood import registry
+from kood import registry, specs
 from kood.section import Positive, Rate, Section, Share
 
 __all__ = ["SLUG", "Attach", "Budget", "Classifier", "Diffusion", "Evaluate", "Head", "Seed", "Serve", "Train"]
@@ -16,6 +16,28 @@ Seed = Annotated[int, Field(ge=0, lt=2**31)]
 Precision = Literal["float32", "mixed_bfloat16", "mixed_float16"]
 #: What an option of a backbone, a denoiser or a head may be.
 Option = bool | int | float | str | list[int] | list[float]
+
+
+def _score(value: Any) -> Any:
+    return specs.canonical(value) if isinstance(value, str | dict) else value
+
+
+_TABLE = {
+    "type": "object",
+    "properties": {"name": {"type": "string"}},
+    "required": ["name"],
+    "additionalProperties": {"type": ["boolean", "number", "string"]},
+}
+#: A score and its options, `"knn:k=10"` or `{ name = "knn", k = 10 }`; everything after the recipe sees the first.
+Score = Annotated[
+    str, BeforeValidator(_score), WithJsonSchema({"anyOf": [{"type": "string"}, _TABLE]}, mode="validation")
+]
+#: The same, or "auto".
+Headline = Annotated[
+    str,
+    BeforeValidator(lambda value: "auto" if isinstance(value, str) and value.lower() == "auto" else _score(value)),
+    WithJsonSchema({"anyOf": [{"type": "string"}, _TABLE]}, mode="validation"),
+]
 
 #: Training steps of the diffusion model where the recipe says nothing.
 DIFFUSION_STEPS = 2000
@@ -216,29 +238,29 @@ class Evaluate(Section):
     """What is measured.
 
     Attributes:
-        scores: `kood list scores`; not given, every score the head allows, less those of `kood.scores.ON_REQUEST`.
+        scores: `kood list scores`, by name or with options, "knn:k=10" or { name = "knn", k = 10 }; not given, every
+            score the head allows, less those of `kood.scores.ON_REQUEST`.
         headline: The score of the summary, the threshold and the SavedModel, measured even if it is named here alone;
             "auto" takes the one that best tells validation images from `data.validation_ood` or, where there is none,
             from pixel mixups and patch shuffles of validation images, so that no out-of-distribution test image is
             looked at.
+        tune: Whether each score that is named without options is measured under those of its usual values that best
+            tell the same validation images apart; `kood list scores` shows which are tried.
         baseline: Train the same classifier without outliers as well, where there are any, and warn if exposure made the
             detector worse on validation images.
         batch_size: Images a forward pass.
     """
 
-    scores: list[str] | None = Field(default=None, min_length=1)
-    headline: str = "auto"
+    scores: list[Score] | None = Field(default=None, min_length=1)
+    headline: Headline = "auto"
+    tune: bool = False
     baseline: bool = True
     batch_size: Positive = 512
 
     @model_validator(mode="after")
     def _check(self):
-        for name in self.scores or []:
-            registry.find("scores", name, "scores")
-        if self.headline != "auto":
-            registry.find("scores", self.headline, "headline")
-            if self.scores is not None and self.headline.lower() not in [s.lower() for s in self.scores]:
-                raise ValueError(f"headline: {self.headline!r} is not among scores ({', '.join(self.scores)})")
+        if self.headline != "auto" and self.scores is not None and self.headline not in self.scores:
+            raise ValueError(f"headline: {self.headline!r} is not among scores ({', '.join(self.scores)})")
         return self
 
 

@@ -18,6 +18,7 @@ from kood.report.wording import (
     sets,
     setting,
     signed,
+    tuned_note,
     validation_note,
     with_interval,
 )
@@ -95,8 +96,8 @@ def scores(cell: Cells) -> Table:
     ]
     own = [Column("validation\nAUROC", priority=1)] if validation else []
     note = "◂: the headline score. Percent, means over the datasets; FPR@95 at OOD TPR."
-    told = validation_note(cell)
-    return Table((words("score"), *figures_of, *own), rows, "All scores", (note, *([told] if told else [])))
+    told = [text for text in (validation_note(cell), tuned_note(cell)) if text]
+    return Table((words("score"), *figures_of, *own), rows, "All scores", (note, *told))
 
 
 def by_dataset(cell: Cells) -> Table | None:

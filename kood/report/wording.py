@@ -10,7 +10,7 @@ from kood.text import clean
 __all__ = [
     "COLUMNS", "INTERVAL_NOTE", "SMOKE", "accuracy_note", "all_notes", "all_warnings", "by_reason", "duration",
     "headings", "headline_names", "mean_std", "number", "origin", "override", "percent", "sets", "setting",
-    "short_keys", "signed", "threshold_meaning", "validation_note", "with_interval",
+    "short_keys", "signed", "threshold_meaning", "tuned_note", "validation_note", "with_interval",
 ]  # fmt: skip
 
 #: Metric key -> (name, qualifier), in the order in which they are printed.
@@ -209,6 +209,16 @@ def validation_note(cell: Mapping[str, Any]) -> str:
     named = [name for name in cell.get("validation_sets") or [] if name not in ("pixel_mixup", "patch_shuffle")]
     where = ", ".join(map(clean, named)) or "the validation proxies"
     return f"Headline score {clean(headline)}: {own} AUROC on {where}, {standing}."
+
+
+def tuned_note(cell: Mapping[str, Any]) -> str:
+    """Which options were chosen for which score, of how many settings and to what avail, "" where none were."""
+    parts = []
+    for name, one in (cell.get("tuned") or {}).items():
+        tried, chosen = one["tried"], one["chosen"]
+        plain = "" if chosen == name else f", as named {percent(tried.get(name))}"
+        parts.append(f"{clean(chosen)} ({percent(tried[chosen])}{plain}; {len(tried)} tried)")
+    return f"Options chosen by their AUROC on validation images: {', '.join(parts)}." if parts else ""
 
 
 def headline_names(row: Mapping[str, Any]) -> str:

@@ -9,6 +9,12 @@ an exported graph; `get_state` and `from_state` carry it through an `.npz` file 
 `fit` of a score that reworks a linear head asks for `kernel` (D, K) and `bias` (K,) without a default: it does not
 apply to a head that has none.
 
+The options of a score are the parameters of its function that have a default, or those of its `__init__`; a recipe and
+the command line name them after it (`kood.specs`). `usual`, an attribute with literals of either, {option: values},
+says what is usually tried for an option, as OpenOOD's sweeps have it and somewhat beyond, since its images and networks
+are larger than some of kood's users': `evaluate.tune` chooses among their combinations.
+A score of `perturbed` logits has the options `temperature` and `epsilon`, which decide the perturbation.
+
 A new score is a function or a class in any file of this room, with its name in the file's `__all__`. One whose code
 changes what it computes gets `version = 2`, and so on (a function as an attribute): then it is measured again.
 """

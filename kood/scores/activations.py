@@ -6,7 +6,7 @@ They all need the head's kernel and bias, which an angular head has not.
 import numpy as np
 from keras import ops
 
-from kood.scores.fitting import Fitted, array, linear_head, share
+from kood.scores.fitting import Fitted, array, fraction, linear_head
 from kood.scores.streaming import mean_row, quantile
 
 __all__ = ["ASH", "DICE", "SCALE", "ReAct"]
@@ -56,7 +56,7 @@ class _Reworked(Fitted):
 class ReAct(_Reworked):
     """Energy of features rectified from above: -logsumexp(min(x, c) W + b), c a quantile of all ID activations.
 
-    Source: Sun et al. 2021, arXiv:2111.12797.
+    Source: Sun et al. 2021, arXiv:2111.12797. (The default is the authors' and OpenOOD's.)
 
     Args:
         quantile: Share of the ID activations, of all units together, that lie below c.
@@ -66,9 +66,10 @@ class ReAct(_Reworked):
     """
 
     STATE = (*_Reworked.STATE, "limit")
+    usual = {"quantile": (0.85, 0.9, 0.95, 0.99)}
 
     def __init__(self, quantile=0.9):
-        super().__init__(share("quantile", quantile))
+        super().__init__(fraction("quantile", quantile))
 
     def _state(self, features, kernel):
         return {"limit": np.array(quantile(features, self.share))}
@@ -86,7 +87,7 @@ def _kept(width, pruned):
 
 
 def _largest(features, pruned):
-    """Mask (B, D), 1 for the largest features of each row, the share `pruned` of them left out, and their number.
+    """Mask (B, D), 1 for the largest features of each row, the share `pruned` left out, and how many are left.
 
     Of equal features at the edge the first are taken, so that every row keeps as many.
     """
@@ -110,28 +111,30 @@ def _growth(features, mask):
 class ASH(_Reworked):
     """Energy of shaped activations: the smallest of each image's are set to 0, the others sharpened.
 
-    -logsumexp(x' W + b). Of the D features of x the round(D pruned) smallest become 0. Variant "S" multiplies the
+    -logsumexp(x' W + b). Of the D features of x the round(D share) smallest become 0. Variant "S" multiplies the
     others by exp(s1 / s2), s1 the sum of x before pruning and s2 after; "B" sets all of them to s1 over their number.
     Made for features behind a ReLU; with negative ones the formula stands, and |s1 / s2| is held to 50 so that it stays
     finite.
 
-    Source: Djurisic et al. 2023, arXiv:2209.09858, on the penultimate features. (pytorch-ood's defaults are these;
-    OpenOOD's ASH is "B", and prunes 0.9, or the best of 0.65 to 0.95 on its validation sets. Of equal features at the
-    edge the first are kept; both keep those that their top-k finds. Under "S" they answer NaN for a row of zeros, here
-    it has the energy of the bias.)
+    Source: Djurisic et al. 2023, arXiv:2209.09858, on the penultimate features. (The authors prune 0.9 under "S" on
+    ImageNet. OpenOOD's ASH is "B", and prunes 0.9 too, or the best of `usual` on its validation sets; pytorch-ood is
+    "S" and prunes 0.65. Of equal features at the edge the first are kept; both keep those that their top-k finds. Under
+    "S" they answer NaN for a row of zeros, here it has the energy of the bias.)
 
     Args:
-        pruned: Share of the features that become 0.
+        share: Share of each image's features that are pruned, the smallest: they become 0.
         variant: "S" or "B".
 
     Raises:
-        ValueError: `pruned` outside [0, 1), another variant.
+        ValueError: `share` outside [0, 1), another variant.
     """
 
     STATE = (*_Reworked.STATE, "variant")
+    version = 2
+    usual = {"share": (0.65, 0.7, 0.75, 0.8, 0.85, 0.9, 0.95)}
 
-    def __init__(self, pruned=0.65, variant="S"):
-        super().__init__(share("pruned", pruned))
+    def __init__(self, share=0.9, variant="S"):
+        super().__init__(fraction("share", share))
         if variant not in ("S", "B"):
             raise ValueError(f"variant must be 'S' or 'B'; it is {variant!r}.")
         self.variant = variant
@@ -154,21 +157,25 @@ class ASH(_Reworked):
 class SCALE(_Reworked):
     """Energy of scaled activations: -logsumexp(exp(s1 / s2) x W + b), nothing pruned.
 
-    s1 is the sum of an image's features, s2 that of its largest, the round(D pruned) smallest left out. Made for
+    s1 is the sum of an image's features, s2 that of its largest, the round(D share) smallest left out. Made for
     features behind a ReLU; with negative ones the formula stands, and |s1 / s2| is held to 50 so that it stays finite.
 
-    Source: Xu et al. 2024, arXiv:2310.00227. (pytorch-ood's share is this one; OpenOOD's is 0.85, or the best of 0.65
-    to 0.95 on its validation sets. Both answer NaN for a row of zeros, here it has the energy of the bias.)
+    Source: Xu et al. 2024, arXiv:2310.00227. (The default is the authors' and OpenOOD's, which takes the best of
+    `usual` where its validation sets say so; pytorch-ood's is 0.65. Both answer NaN for a row of zeros, here it has the
+    energy of the bias.)
 
     Args:
-        pruned: Share of the features left out of s2.
+        share: Share of each image's features that are left out of s2, the smallest.
 
     Raises:
-        ValueError: `pruned` outside [0, 1).
+        ValueError: `share` outside [0, 1).
     """
 
-    def __init__(self, pruned=0.65):
-        super().__init__(share("pruned", pruned))
+    version = 2
+    usual = {"share": (0.65, 0.7, 0.75, 0.8, 0.85, 0.9, 0.95)}
+
+    def __init__(self, share=0.85):
+        super().__init__(fraction("share", share))
 
     def _state(self, features, kernel):
         _kept(features.shape[1], self.share)
@@ -182,19 +189,21 @@ class DICE(_Reworked):
     """Energy under a sparse head: -logsumexp(x W' + b), W' the weights that contribute most to the ID logits.
 
     The contribution of W[d, k] is the mean ID feature d times W[d, k]; weights whose contribution is not above the
-    quantile `pruned` of all of them become 0.
+    quantile `share` of all of them become 0.
 
     Source: Sun and Li 2022, arXiv:2111.09805. (pytorch-ood has no default for the share; OpenOOD's is this one.)
 
     Args:
-        pruned: Share of the weights that become 0.
+        share: Share of the weights that are pruned: they become 0.
 
     Raises:
-        ValueError: `pruned` outside [0, 1).
+        ValueError: `share` outside [0, 1).
     """
 
-    def __init__(self, pruned=0.9):
-        super().__init__(share("pruned", pruned))
+    usual = {"share": (0.1, 0.3, 0.5, 0.7, 0.9)}
+
+    def __init__(self, share=0.9):
+        super().__init__(fraction("share", share))
 
     def _state(self, features, kernel):
         contribution = mean_row(features)[:, None] * kernel

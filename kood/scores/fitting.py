@@ -55,7 +55,7 @@ def linear_head(width, kernel, bias):
     return kernel, bias
 
 
-def share(name, value):
+def fraction(name, value):
     """A fraction from 0 to below 1; one in percent is told apart by its message."""
     if not 0 <= value < 1:
         raise ValueError(f"{name} must be a fraction, from 0 to below 1; it is {value!r}.")

@@ -13,11 +13,9 @@ from kood.scores.streaming import blocks, spread
 __all__ = ["KNN", "NNGuide"]
 
 
-def _enough(features, k, limit):
-    if min(len(features), limit) < k:
-        raise ValueError(
-            f"There are {min(len(features), limit)} features, fewer than k={k}; fit more or choose a smaller k."
-        )
+def _enough(kept, k):
+    if kept < k:
+        raise ValueError(f"There are {kept} features, fewer than k={k}; fit more or choose a smaller k.")
 
 
 def _whole(name, value):
@@ -145,7 +143,8 @@ class KNN(_Neighbours):
     A feature that was itself fitted is its own first neighbour. A zero feature stays zero, at distance 1 from
     all.
 
-    Source: Sun et al. 2022, arXiv:2204.06507. (OpenOOD answers the squared distance, which orders alike.)
+    Source: Sun et al. 2022, arXiv:2204.06507. (OpenOOD answers the squared distance, which orders alike; its k is 50
+    too.)
 
     Args:
         k: Which neighbour, counted from 1.
@@ -155,6 +154,8 @@ class KNN(_Neighbours):
     Raises:
         ValueError: `k` or `limit` below 1.
     """
+
+    usual = {"k": (10, 50, 200, 1000)}
 
     def __init__(self, k=50, limit=50_000):
         super().__init__(k, limit)
@@ -166,7 +167,7 @@ class KNN(_Neighbours):
             ValueError: Fewer than k features.
         """
         features = array("features", features)
-        _enough(features, self.k, self.limit)
+        _enough(min(len(features), self.limit), self.k)
         return self._keep(_bank(features, self.limit))
 
     def score(self, features, logits=None):
@@ -187,20 +188,28 @@ class NNGuide(_Neighbours):
     their E_i = logsumexp(logits_i). A zero feature has product 0 with all. Where log-sum-exps are negative, as under
     some angular heads, the product of two of them is positive and the order turns; the paper's classifiers have none.
 
-    Source: Park et al. 2023, arXiv:2309.14888. (The paper keeps a random share of the training features, 1% of
-    ImageNet's; here, as in pytorch-ood, whose k is 10 too, all that are fitted, up to the limit. OpenOOD takes k = 100
-    of the first 1%, and adds 1e-10 to unit features.)
+    Source: Park et al. 2023, arXiv:2309.14888. (k and the share are OpenOOD's, which keeps the first features, in whole
+    batches, and adds 1e-10 to unit features; the paper keeps a random share, 1% of ImageNet's. pytorch-ood has k = 10
+    and keeps all, as `k=10,share=1` does.)
 
     Args:
         k: Number of neighbours.
+        share: Share of the fitted features that are kept, but never fewer than k: at equal distances in the order
+            given.
         limit: Most features that are kept, as for `KNN`.
 
     Raises:
-        ValueError: `k` or `limit` below 1.
+        ValueError: `k` or `limit` below 1, `share` outside (0, 1].
     """
 
-    def __init__(self, k=10, limit=50_000):
+    version = 2
+    usual = {"k": (10, 100), "share": (0.01, 0.1, 1.0)}
+
+    def __init__(self, k=100, share=0.01, limit=50_000):
         super().__init__(k, limit)
+        if not 0 < share <= 1:
+            raise ValueError(f"share must be a fraction, above 0 and up to 1; it is {share!r}.")
+        self.share = float(share)
 
     def fit(self, features, labels=None, logits=None):
         """Keeps the directions of the features, as long as their log-sum-exp.
@@ -210,8 +219,9 @@ class NNGuide(_Neighbours):
         """
         features = array("features", features)
         logits = rows_of_logits("NNGuide", features, logits)
-        _enough(features, self.k, self.limit)
-        return self._keep(_bank(features, self.limit, logits))
+        kept = min(len(features), self.limit, max(round(self.share * len(features)), self.k))
+        _enough(kept, self.k)
+        return self._keep(_bank(features, kept, logits))
 
     def score(self, features, logits):
         """Minus the log-sum-exp times the guidance: float32 (B,), unbounded."""

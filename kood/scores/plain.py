@@ -158,26 +158,37 @@ def odin_temperature(logits, temperature=1000.0):
     return temperature * ops.where(near, ops.log1p(ops.where(near, missing, 0.0)), far)
 
 
-def odin(perturbed, temperature=1000.0):
+energy.usual = {"temperature": (1.0, 10.0, 100.0, 1000.0)}  # type: ignore[attr-defined]
+odin_temperature.usual = {"temperature": (1.0, 10.0, 100.0, 1000.0)}  # type: ignore[attr-defined]
+
+
+def odin(perturbed, temperature=1000.0, epsilon=0.0028):
     """ODIN: T ln((1 - p) / ((K - 1) p)), p the maximum softmax probability at T of slightly perturbed images.
 
-    The images are moved towards what the classifier takes them for (`kood.outputs.perturbed_logits`, which says how
-    far), which costs a forward and a backward pass more. `odin_temperature` is this without the perturbation, and says
-    how the answer relates to the one of pytorch-ood and OpenOOD.
+    The images are moved towards what the classifier takes them for (`kood.outputs.perturbed_logits`), which costs a
+    forward and a backward pass more. `odin_temperature` is this without the perturbation, and says how the answer
+    relates to the one of pytorch-ood and OpenOOD.
 
-    Source: Liang et al. 2018, arXiv:1706.02690.
+    Source: Liang et al. 2018, arXiv:1706.02690. (The defaults are the authors' and OpenOOD's, which move normalized
+    pixels by 0.0014 over the normalization's standard deviation, which of [-1, 1] is 0.5.)
 
     Args:
-        perturbed: (B, K), logits of the perturbed images.
-        temperature: T, above 0.
+        perturbed: (B, K), logits of images that were perturbed under these two options.
+        temperature: T, above 0, of the gradient that images are moved against and of the score.
+        epsilon: How far each pixel was moved, in units of [-1, 1], at least 0. It decides the perturbed logits alone.
 
     Returns:
         float32 (B,), at most 0, in units of the logits; 0 where there is one class.
 
     Raises:
-        ValueError: A temperature not above 0.
+        ValueError: A temperature not above 0, or an epsilon below it.
     """
+    if not epsilon >= 0:
+        raise ValueError(f"epsilon must be at least 0; it is {epsilon!r}.")
     return odin_temperature(perturbed, temperature)
+
+
+odin.usual = {"temperature": (1.0, 10.0, 100.0, 1000.0), "epsilon": (0.0028, 0.0056)}  # type: ignore[attr-defined]
 
 
 def gen(logits, gamma=0.1, top=None, smallest=0.0):
@@ -221,6 +232,12 @@ def gen(logits, gamma=0.1, top=None, smallest=0.0):
     powers = gamma * (log_p + log_rest)
     log_mean = ops.logsumexp(powers, axis=-1) - math.log(powers.shape[-1])
     return in_order(ops.mean(ops.exp(powers), axis=-1), log_mean)
+
+
+gen.usual = {  # type: ignore[attr-defined]
+    "gamma": (0.01, 0.1, 0.5, 1.0, 2.0, 5.0, 10.0),
+    "top": (10, 50, 100, 200, 500, 1000),
+}
 
 
 def entropy(logits):

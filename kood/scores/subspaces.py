@@ -14,6 +14,7 @@ class _PrincipalSpace(Fitted):
     """The complement of the principal space of ID features."""
 
     STATE: tuple[str, ...] = ("origin", "residual", "dim")
+    usual = {"dim": (16, 64, 256, 1000)}
 
     def __init__(self, dim=None):
         super().__init__()

@@ -1,11 +1,14 @@
 """Writes the SavedModel; always runs on Keras's TensorFlow backend.
 
 Called in this process where that is the backend already, else as `python -m kood.serving.export SOURCE FOLDER SERVED
-VERSION` in a process of its own: a `.keras` file written under JAX or torch loads under TensorFlow, and the graph is
-then plain TensorFlow. What is TensorFlow's in it are the files, the resizing and the names of the classes.
+VERSION MODULE...` in a process of its own: a `.keras` file written under JAX or torch loads under TensorFlow, and the
+graph is then plain TensorFlow. What is TensorFlow's in it are the files, the resizing and the names of the classes. The
+modules are those from outside that the classifier may be made of: Keras finds what they register once they are
+imported.
 """
 
 import functools
+import importlib
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -140,4 +143,6 @@ def export(source: Path, folder: Path, served: Served, version: int) -> None:
 
 if __name__ == "__main__":
     registry.obtain("heads", "softmax")  # Importing the room registers every head with Keras.
+    for module in sys.argv[5:]:
+        importlib.import_module(module)
     export(Path(sys.argv[1]), Path(sys.argv[2]), Served.read(Path(sys.argv[3])), int(sys.argv[4]))

@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 
+from kood import registry
 from kood.errors import UserError
 from kood.process import run_on_tensorflow
 from kood.serving.client import saved_graph
@@ -129,7 +130,7 @@ def _export(source: Path, folder: Path, served: Served, version: int) -> None:
     try:
         served.write(parts)
         run_on_tensorflow(
-            "kood.serving.export", source, folder, parts, version,
+            "kood.serving.export", source, folder, parts, version, *registry.imported(),
             failed=f"{folder.parent}: the SavedModel could not be written",
         )  # fmt: skip
     finally:

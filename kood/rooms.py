@@ -1,0 +1,214 @@
+"""The rooms of kood that a recipe names things of, read from the source without importing it.
+
+A room's file lists its public names in a literal `__all__`. That list, the parameters and the first docstring line are
+read with `ast`.
+"""
+
+import ast
+import functools
+import inspect
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+__all__ = ["ROOMS", "TABLES", "Entry", "room", "snake"]
+
+PACKAGE = Path(__file__).parent
+
+#: Each room a recipe chooses from, and the file or the folder of files that holds it.
+ROOMS = {
+    "heads": "heads",
+    "scores": "scores",
+    "losses": "losses",
+    "backbones": "nets/backbones",
+    "denoisers": "nets/denoisers",
+    "samplers": "diffusion/samplers",
+    "datasets": "data/sources",
+    "augmentations": "data/augment",
+    "outliers": "outliers",
+}
+#: The room whose things have tables of the recipe, which are named as the recipe's other keys are.
+TABLES = "outliers"
+
+
+@dataclass(frozen=True)
+class Entry:
+    """One public thing of a room.
+
+    Attributes:
+        name: The name a recipe uses: the Python name in lower case, with underscores in the room of `TABLES`.
+        attribute: The Python name.
+        module: The dotted module that defines it.
+        parameters: Parameter names, in order, without `self`.
+        required: The parameters that have no default.
+        fitted_on: The parameters of its method `fit` that have no default, where it has one.
+        summary: First line of its docstring.
+        bases: The classes of its room that it derives from, nearest first.
+        defaults: The defaults of the other parameters, where they are written as literals.
+        usual: {parameter: values that are usually tried}, of a score that has some.
+        package: What it comes from, where that is not kood: the name of an installed package, or of a module.
+    """
+
+    name: str
+    attribute: str
+    module: str
+    parameters: tuple[str, ...]
+    required: tuple[str, ...]
+    summary: str
+    fitted_on: tuple[str, ...] = ()
+    bases: tuple[str, ...] = ()
+    defaults: Mapping[str, Any] = field(default_factory=dict, hash=False)
+    usual: Mapping[str, tuple] = field(default_factory=dict, hash=False)
+    package: str = ""
+
+    @property
+    def path(self) -> str:
+        """Where it is, `module:attribute`."""
+        return f"{self.module}:{self.attribute}"
+
+    @property
+    def options(self) -> tuple[str, ...]:
+        """The parameters that a recipe may give; the others follow from its data."""
+        given = ("image_shape", "num_classes", "seed", "name", "dtype", "kwargs", "ground")
+        return tuple(parameter for parameter in self.parameters if parameter not in given)
+
+
+def _files(place: str) -> list[Path]:
+    path = PACKAGE / place
+    if path.is_dir():
+        return sorted(file for file in path.rglob("*.py") if file.name != "__init__.py")  # That one only passes on.
+    return [path.with_suffix(".py")]
+
+
+def _parameters(arguments: ast.arguments) -> tuple[tuple[str, ...], tuple[str, ...]]:
+    positional = [a.arg for a in arguments.posonlyargs + arguments.args if a.arg not in ("self", "cls")]
+    keyword = [a.arg for a in arguments.kwonlyargs]
+    required = positional[: len(positional) - len(arguments.defaults)]
+    required += [name for name, default in zip(keyword, arguments.kw_defaults, strict=True) if default is None]
+    return tuple(positional + keyword), tuple(required)
+
+
+def _literal(node: ast.expr | None) -> Any:
+    """The value of a literal; `inspect.Parameter.empty` for what is none."""
+    try:
+        return ast.literal_eval(node) if node is not None else inspect.Parameter.empty
+    except ValueError:
+        return inspect.Parameter.empty
+
+
+def _defaults(arguments: ast.arguments) -> dict[str, Any]:
+    positional = [*arguments.posonlyargs, *arguments.args]
+    given = [*zip(positional[len(positional) - len(arguments.defaults) :], arguments.defaults, strict=True),
+             *zip(arguments.kwonlyargs, arguments.kw_defaults, strict=True)]  # fmt: skip
+    found = {argument.arg: _literal(default) for argument, default in given}
+    return {name: value for name, value in found.items() if value is not inspect.Parameter.empty}
+
+
+def _usual(nodes: list[ast.stmt], target: str) -> dict[str, tuple]:
+    """The literal that is assigned to `target`: in a class to `usual`, beside a function to `function.usual`."""
+    for node in nodes:
+        if isinstance(node, ast.Assign) and ast.unparse(node.targets[0]) == target:
+            return ast.literal_eval(node.value)
+    return {}
+
+
+def _defined(tree: ast.Module) -> dict[str, ast.ClassDef | ast.FunctionDef]:
+    return {node.name: node for node in tree.body if isinstance(node, ast.ClassDef | ast.FunctionDef)}
+
+
+def _rows(tree: ast.Module, defined: dict[str, ast.ClassDef | ast.FunctionDef]) -> dict[str, tuple]:
+    """Parameters, required ones and summary of each `NAME = row(make, summary, **fixed)`, see `kood.data.sources`."""
+    found = {}
+    for node in tree.body:
+        if isinstance(node, ast.Assign) and isinstance(node.value, ast.Call) and ast.unparse(node.value.func) == "row":
+            make, summary = node.value.args
+            fixed = {keyword.arg for keyword in node.value.keywords}
+            asked = _parameters(defined[ast.unparse(make)].args)  # type: ignore[union-attr]
+            left, required = (tuple(name for name in names if name not in fixed) for names in asked)
+            found[ast.unparse(node.targets[0])] = left, required, ast.literal_eval(summary)
+    return found
+
+
+def _bases(node: ast.ClassDef, defined: dict[str, ast.ClassDef | ast.FunctionDef]) -> list[ast.ClassDef]:
+    found: list[ast.ClassDef] = []
+    for name in (base.id for base in node.bases if isinstance(base, ast.Name)):
+        base = defined.get(name)
+        if isinstance(base, ast.ClassDef) and base is not node:
+            found += [base, *_bases(base, defined)]
+    return found
+
+
+def _method(lineage: list[ast.ClassDef], name: str) -> ast.arguments:
+    """The arguments of a method, from the nearest class that has it."""
+    for base in lineage:
+        method = next((m for m in base.body if isinstance(m, ast.FunctionDef) and m.name == name), None)
+        if method is not None:
+            return method.args
+    return ast.arguments([], [], None, [], [], None, [])
+
+
+def _entries(file: Path, tree: ast.Module, elsewhere: dict[str, ast.ClassDef | ast.FunctionDef]) -> list[Entry]:
+    module = ".".join(("kood", *file.relative_to(PACKAGE).with_suffix("").parts)).removesuffix(".__init__")
+    defined = _defined(tree)
+    exported: list[str] = []
+    for statement in tree.body:
+        if isinstance(statement, ast.Assign) and any(
+            isinstance(target, ast.Name) and target.id == "__all__" for target in statement.targets
+        ):
+            exported = ast.literal_eval(statement.value)
+    entries, rows = [], _rows(tree, defined)
+    for attribute in exported:
+        if attribute in rows:
+            entries.append(Entry(attribute.lower(), attribute, module, *rows[attribute]))
+            continue
+        node = defined.get(attribute)
+        if node is None:
+            continue
+        fitted_on: tuple[str, ...] = ()
+        bases: list[ast.ClassDef] = []
+        if isinstance(node, ast.FunctionDef):
+            arguments, usual = node.args, _usual(tree.body, f"{attribute}.usual")
+        else:
+            bases = _bases(node, {**elsewhere, **defined})
+            arguments, usual = (
+                _method([node, *bases], "__init__"),
+                _usual([s for one in (node, *bases) for s in one.body], "usual"),
+            )
+            fitted_on = _parameters(_method([node, *bases], "fit"))[1]
+        parameters = _parameters(arguments)
+        summary = (ast.get_docstring(node) or "").split("\n", 1)[0].strip()
+        names = tuple(base.name for base in bases)
+        name = attribute.lower()
+        if ROOMS[TABLES] == file.relative_to(PACKAGE).parent.as_posix():
+            name = snake(attribute)
+            fields = [s for one in (*reversed(bases), node) for s in one.body if isinstance(s, ast.AnnAssign)]
+            parameters = tuple(field.target.id for field in fields), ()  # type: ignore[union-attr]
+        entries.append(
+            Entry(name, attribute, module, *parameters, summary, fitted_on, names, _defaults(arguments), usual)
+        )
+    return entries
+
+
+def snake(attribute: str) -> str:
+    """A class's name as the recipe's keys are written."""
+    return re.sub(r"(?<=[a-z])(?=[A-Z])", "_", attribute).lower()
+
+
+@functools.cache
+def room(name: str) -> dict[str, Entry]:
+    """The public things of a room, by the name a recipe uses, in the order of their files.
+
+    Args:
+        name: A key of `ROOMS`.
+
+    Returns:
+        {recipe name: `Entry`}.
+
+    Raises:
+        KeyError: no such room.
+    """
+    trees = {file: ast.parse(file.read_text(encoding="utf-8")) for file in _files(ROOMS[name])}
+    elsewhere = {thing: node for tree in trees.values() for thing, node in _defined(tree).items()}
+    return {entry.name: entry for file, tree in trees.items() for entry in _entries(file, tree, elsewhere)}
