@@ -1,16 +1,17 @@
 """Images from wherever they come, in batches of one size: nothing asks for all of them in memory."""
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections import deque
+from collections.abc import Generator, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from kood.data.rules import WHITE, Colour
 from kood.attached.pixels import check_shape
 from kood.attached.watching import Shape
-from kood.data.rules import WHITE, Colour
 from kood.errors import UserError
 from kood.text import clean, composed, some_of
 
@@ -109,7 +110,7 @@ def _is_files(images: Any) -> bool:
 
 
 def _is_batched(dataset: Any) -> bool:
-    return len(_parted(dataset.element_spec)[0].shape) > 3
+    return _parted(dataset.element_spec)[0].shape.rank != 3
 
 
 def _parted(element: Any) -> tuple[Any, Any]:
@@ -165,7 +166,7 @@ def _whole(shape: Shape, files: list[str]) -> tuple[int, int, int]:
 
 def _of_files(
     files: list[str], labels: np.ndarray | None, shape: tuple[int, int, int], batch_size: int, ground: Colour
-) -> Iterator[Batch]:
+) -> Generator[Batch, None, None]:
     from kood.data.decode import decode_readable
 
     def decoded(start: int) -> Batch:
@@ -174,7 +175,7 @@ def _of_files(
         own = None if labels is None else labels[start + rows]
         return Batch(pixels, own, [some[row] for row in rows], why)
 
-    def batched() -> Iterator[Batch]:
+    def batched() -> Generator[Batch, None, None]:
         pool = ThreadPoolExecutor(1)
         try:
             due = pool.submit(decoded, 0)
@@ -205,7 +206,7 @@ def _rows(images: Any, batch_size: int) -> Iterator[Any]:
 
 def _of_rows(
     elements: Iterator[Any], shape: Shape, names: list[str] | None, given: np.ndarray | None
-) -> Iterator[Batch]:
+) -> Generator[Batch, None, None]:
     start = 0
     for element in elements:
         found, own = _parted(element)
@@ -213,6 +214,8 @@ def _of_rows(
         if pixels.ndim == 3 and not _is_grey_batch(pixels, shape):
             pixels, own = pixels[None], None if own is None else _array(own)[None]
         check_shape(shape, pixels.shape)
+        if not len(pixels):
+            continue
         pixels, end = _numbers_of_pixels(pixels, start), start + len(pixels)
         if given is not None:
             if end > len(given):
@@ -237,54 +240,62 @@ def _is_grey_batch(pixels: np.ndarray, shape: Shape) -> bool:
     return pixels.shape[2] != shape[2]
 
 
-def _regrouped(parts: Iterator[Batch], batch_size: int) -> Iterator[Batch]:
+def _regrouped(parts: Generator[Batch, None, None], batch_size: int) -> Iterator[Batch]:
     """The same rows in batches of one size.
 
     A full batch waits for another row, so that files that cannot be read at the very end belong to some batch.
     """
-    waiting: list[Batch] = []
+    waiting: deque[Batch] = deque()
     unreadable: list[str] = []
-    count = 0
+    count, first = 0, None
     try:
         for part in parts:
-            if waiting and (part.labels is None) != (waiting[0].labels is None):
-                raise UserError("labels: some batches have labels and some have none; give them with all or with none")
             unreadable += part.unreadable
-            if len(part.pixels):
-                waiting.append(part)
-                count += len(part.pixels)
+            if not len(part.pixels):
+                continue
+            first = first or part
+            if (part.labels is None) != (first.labels is None):
+                raise UserError("labels: some batches have labels and some have none; give them with all or with none")
+            waiting.append(part)
+            count += len(part.pixels)
             while count > batch_size:
-                joined = _joined(waiting)
-                waiting, count = [_cut(joined, batch_size, None)], count - batch_size
-                yield _cut(joined, 0, batch_size, unreadable)
-                unreadable = []
-                del joined
+                count -= batch_size
+                yield _taken(waiting, batch_size, unreadable)
         if count:
-            yield _cut(_joined(waiting), 0, None, unreadable)
-        elif unreadable:
-            raise UserError(f"images: none of the {len(unreadable):,} files can be read; {unreadable[0]}")
+            yield _taken(waiting, count, unreadable)
+        elif first is None:
+            raise UserError(f"images: none of the {len(unreadable):,} files can be read; {unreadable[0]}" if unreadable
+                            else "images: there are none; give at least one")  # fmt: skip
     finally:
-        close: Callable | None = getattr(parts, "close", None)
-        if close is not None:
-            close()
+        parts.close()
 
 
-def _joined(parts: list[Batch]) -> Batch:
+def _taken(waiting: deque[Batch], rows: int, unreadable: list[str]) -> Batch:
+    """The first rows of what waits, with all that is told by now; both are taken from their lists."""
+    parts: list[Batch] = []
+    while rows:
+        part = waiting.popleft()
+        if len(part.pixels) > rows:
+            waiting.appendleft(_cut(part, slice(rows, None)))
+            part = _cut(part, slice(rows))
+        parts.append(part)
+        rows -= len(part.pixels)
+    told = tuple(unreadable)
+    unreadable.clear()
+    pixels = [part.pixels for part in parts]
+    sizes = dict.fromkeys(str(one.shape[1:]) for one in pixels)
+    if len(sizes) > 1:
+        raise UserError(f"images: they have several sizes ({some_of(sizes)}); resize them to one")
+    labels = [part.labels for part in parts if part.labels is not None]
+    files = [file for part in parts for file in part.files or ()]
     if len(parts) == 1:
-        return parts[0]
-    labels = None if parts[0].labels is None else np.concatenate([part.labels for part in parts])  # type: ignore[misc]
-    files = None if parts[0].files is None else [file for part in parts for file in part.files or ()]
-    try:
-        return Batch(np.concatenate([part.pixels for part in parts]), labels, files)
-    except ValueError as error:
-        sizes = some_of(dict.fromkeys(str(part.pixels.shape[1:]) for part in parts))
-        raise UserError(f"images: they have several sizes ({sizes}); resize them to one") from error
+        return replace(parts[0], unreadable=told)
+    return Batch(np.concatenate(pixels), np.concatenate(labels) if labels else None, files or None, told)
 
 
-def _cut(batch: Batch, start: int, end: int | None, unreadable: Sequence[str] = ()) -> Batch:
-    rows = slice(start, end)
-    return Batch(batch.pixels[rows], None if batch.labels is None else batch.labels[rows],
-                 None if batch.files is None else batch.files[rows], tuple(unreadable))  # fmt: skip
+def _cut(batch: Batch, rows: slice) -> Batch:
+    labels, files = batch.labels, batch.files
+    return Batch(batch.pixels[rows], labels if labels is None else labels[rows], files and files[rows])
 
 
 def _array(rows: Any) -> np.ndarray:
@@ -317,8 +328,8 @@ def _numbers(labels: np.ndarray, names: list[str] | None, start: int) -> np.ndar
         said = [composed(one.decode("utf-8", "replace") if isinstance(one, bytes) else str(one)) for one in labels]
         unknown = [one for one in said if one not in names]
         if unknown:
-            raise UserError(f"labels: {some_of(map(clean, dict.fromkeys(unknown)))}: none of the model's classes; "
-                            f"these are {some_of(map(clean, names))}")  # fmt: skip
+            raise UserError(f"labels: {some_of(map(clean, dict.fromkeys(unknown)))}: none of the model's classes, which "
+                            f"are {some_of(map(clean, names))}")  # fmt: skip
         return np.array([names.index(one) for one in said], np.int64)
     if labels.dtype.kind not in "iufb":
         raise UserError(f"labels: they are {labels.dtype}; give the numbers of the classes")
