@@ -54,6 +54,14 @@ class Adapted(keras.Model):
         """
         return self.taken(self.preprocess(_bytes(images)), training=False)
 
+    def prepare_by(self, preprocess: Any) -> None:
+        """Names the preprocessing again: a file may say that it is a function, and not import one.
+
+        Args:
+            preprocess: As the class takes it, from whoever trusts it.
+        """
+        self.preprocess = preprocess_of(preprocess, self.model)
+
     def get_config(self):
         """The arguments, so that `from_config` makes the same classifier."""
         return {

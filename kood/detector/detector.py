@@ -307,17 +307,20 @@ class Detector(Measuring):
         file.write(self, Path(path))
 
     @classmethod
-    def load(cls, path: str | Path, custom_objects: Mapping[str, Any] | None = None) -> "Detector":
+    def load(
+        cls, path: str | Path, custom_objects: Mapping[str, Any] | None = None, preprocess: Any = None
+    ) -> "Detector":
         """Reads what `save` wrote. Nothing that a stranger wrote into the file is run.
 
         Args:
             path: The file.
             custom_objects: Layers and functions of your own that the classifier is made of, by name.
+            preprocess: Where the detector was made with a function, that function again.
 
         Raises:
             UserError: it is no such file, it is damaged, or it holds a layer that is not known here.
         """
-        return file.read(cls, Path(path), custom_objects)
+        return file.read(cls, Path(path), custom_objects, preprocess)
 
     def export(self, path: str | Path, format: str | None = None) -> None:
         """Writes the whole decision for a runtime, and reads it back: it must answer as the detector does.

@@ -68,13 +68,14 @@ def write(detector: Any, path: Path) -> None:
         beside.unlink(missing_ok=True)
 
 
-def read(kind: type, path: Path, custom_objects: Mapping[str, Any] | None) -> Any:
+def read(kind: type, path: Path, custom_objects: Mapping[str, Any] | None = None, preprocess: Any = None) -> Any:
     """Reads a `Detector` back; nothing that a stranger wrote into the file is run.
 
     Args:
         kind: `Detector`.
         path: The file.
         custom_objects: Layers and functions of the user's own, by name.
+        preprocess: What makes the classifier's pixels, where the file names a function.
 
     Raises:
         UserError: it is no such file, it is damaged, or it holds a layer that is not known here.
@@ -91,6 +92,8 @@ def read(kind: type, path: Path, custom_objects: Mapping[str, Any] | None) -> An
             if facts["format"] > FORMAT:
                 raise UserError(f"{clean(path)} is of kood {facts['kood']}, newer than this one; update kood")
             classifier = opened(Path(folder) / CLASSIFIER, custom_objects, key=clean(path))
+        if preprocess is not None:
+            classifier.prepare_by(preprocess)
         return _made(kind, classifier, facts, arrays)
     except (OSError, ValueError, KeyError, TypeError, EOFError, zipfile.BadZipFile) as error:
         raise UserError(f"{clean(path)} is no detector that kood saved, or it is damaged ({error})") from error

@@ -9,9 +9,9 @@ from typing import Any
 
 import numpy as np
 
-from kood.data.rules import WHITE, Colour
 from kood.attached.pixels import check_shape
 from kood.attached.watching import Shape
+from kood.data.rules import WHITE, Colour
 from kood.errors import UserError
 from kood.text import clean, composed, some_of
 
@@ -328,8 +328,8 @@ def _numbers(labels: np.ndarray, names: list[str] | None, start: int) -> np.ndar
         said = [composed(one.decode("utf-8", "replace") if isinstance(one, bytes) else str(one)) for one in labels]
         unknown = [one for one in said if one not in names]
         if unknown:
-            raise UserError(f"labels: {some_of(map(clean, dict.fromkeys(unknown)))}: none of the model's classes, which "
-                            f"are {some_of(map(clean, names))}")  # fmt: skip
+            raise UserError(f"labels: {some_of(map(clean, dict.fromkeys(unknown)))}: none of the model's classes, "
+                            f"which are {some_of(map(clean, names))}")  # fmt: skip
         return np.array([names.index(one) for one in said], np.int64)
     if labels.dtype.kind not in "iufb":
         raise UserError(f"labels: they are {labels.dtype}; give the numbers of the classes")

@@ -115,7 +115,14 @@ class Attached(Stage):
 
     def model(self) -> keras.Model:
         """The classifier, images in [-1, 1] -> features and logits."""
-        return keras.saving.load_model(self.folder / "classifier.keras", compile=False)
+        classifier = keras.saving.load_model(self.folder / "classifier.keras", compile=False)
+        classifier.prepare_by(self.attach.preprocess)
+        return classifier
+
+    @property
+    def function(self) -> str | None:
+        """The user's own function that makes the model's pixels, "module:function"; None where there is none."""
+        return self.attach.preprocess if ":" in self.attach.preprocess else None
 
 
 def _labelled(images: ImageSet, facts: dict[str, Any]) -> ImageSet:

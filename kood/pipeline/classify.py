@@ -197,6 +197,8 @@ class Classifier(Stage):
         """What the model card tells of the classifier."""
         return {"head": self.recipe.head.name, "backbone": self.recipe.classifier.backbone}
 
+    function = None  #: What makes its pixels is kood's own.
+
     def labelled(self, images: ImageSet) -> ImageSet:
         """Images of the data, their labels counted as the model's outputs are: as they are."""
         return images

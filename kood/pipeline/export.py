@@ -78,7 +78,7 @@ class Export(Stage):
         return Served(
             self.evaluation.headline, data.shape, list(names), serve.accept,
             held["scores"], self.evaluation.arrays("state") or None, serve.undecodable, held["labels"], serve.by_class,
-            self._seen, ground_colour(data.ground),
+            self._seen, ground_colour(data.ground), self.classifier.function,
         )  # fmt: skip
 
     @property

@@ -138,7 +138,10 @@ def export(source: Path, folder: Path, served: Served, version: int) -> None:
     if source.is_dir():
         recalibrate(source, folder, served, version)
     else:
-        write_saved_model(keras.saving.load_model(source, compile=False), folder, served, version)
+        classifier = keras.saving.load_model(source, compile=False)
+        if served.preprocess is not None:
+            classifier.prepare_by(served.preprocess)
+        write_saved_model(classifier, folder, served, version)
 
 
 if __name__ == "__main__":

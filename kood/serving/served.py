@@ -32,6 +32,8 @@ class Served:
         seen: Digests (N, 16) of the images that the version must not be calibrated or watched on, by what they were
             used for: "trained", "chosen" (validation images), "calibrated", and "recalibrated" (by `kood calibrate`).
         ground: What is seen through transparency.
+        preprocess: "module:function" that the user trusts to make an attached classifier's pixels, if it has such a
+            one.
     """
 
     score: str
@@ -45,6 +47,7 @@ class Served:
     by_class: bool = False
     seen: Mapping[str, np.ndarray] = field(default_factory=dict)
     ground: Colour = WHITE
+    preprocess: str | None = None
 
     @cached_property
     def decision(self) -> Calibration:
@@ -72,6 +75,7 @@ class Served:
         plain = {
             "score": self.score, "image_shape": self.image_shape, "class_names": self.names, "accept": self.accept,
             "undecodable": self.undecodable, "by_class": self.by_class, "ground": self.ground,
+            "preprocess": self.preprocess,
         }  # fmt: skip
         arrays = {f"state/{name}": value for name, value in (self.state or {}).items()}
         np.savez(path, allow_pickle=False, plain=json.dumps(plain), calibration=self.calibration,
