@@ -42,7 +42,7 @@ class Scorer:
     """
 
     def __init__(self, spec: str, state: Mapping[str, np.ndarray] | None = None, key: str = "evaluate.scores"):
-        self.name = specs.canonical(spec, key)
+        self.name, self.key = specs.canonical(spec, key), key
         base, self.options = specs.parse(self.name, key)
         self.state = dict(state) if state else None
         found = registry.obtain("scores", base, key)
@@ -93,7 +93,7 @@ class Scorer:
         try:
             return self._fit(outputs, labels, linear_weights(head), type(head).__name__)
         except ValueError as error:
-            raise UserError(f"evaluate.scores: {self.name} cannot be fitted: {error}", exit_code=1) from error
+            raise UserError(f"{self.key}: {self.name} cannot be fitted: {error}", exit_code=1) from error
 
     def _fit(
         self, outputs: Mapping[str, np.ndarray], labels: np.ndarray, weights: Mapping[str, np.ndarray], head: str
@@ -105,7 +105,7 @@ class Scorer:
         accepted = inspect.signature(score.fit).parameters
         missing = [name for name in _weights(self._class) if name not in offered]
         if missing:
-            raise UserError(f"evaluate.scores: {self.name} needs the {' and '.join(missing)} of a linear head; "
+            raise UserError(f"{self.key}: {self.name} needs the {' and '.join(missing)} of a linear head; "
                             f"{head} has none")  # fmt: skip
         score.fit(outputs["features"], labels, **{k: v for k, v in offered.items() if k in accepted})
         self.state = score.get_state()

@@ -8,27 +8,31 @@ from typing import Any
 import keras
 
 from kood.errors import UserError
+from kood.text import clean
 
 __all__ = ["opened"]
 
 
-def opened(file: Path, custom_objects: Mapping[str, Any] | None = None, key: str = "model") -> keras.Model:
+def opened(
+    file: Path, custom_objects: Mapping[str, Any] | None = None, key: str = "model", shown: Path | None = None
+) -> keras.Model:
     """A `.keras` file's model; nothing that a stranger wrote into it is run.
 
     Args:
         file: The file.
         custom_objects: Layers and functions of the user's own, by name.
         key: What begins the message.
+        shown: What the message calls the file, where it is a part of another.
 
     Raises:
         UserError: there is no such file, it is none of Keras's, or it holds a layer that is not known here.
     """
     if not file.is_file():
-        raise UserError(f"{key}: {file} does not exist; give a .keras file")
+        raise UserError(f"{key}: {clean(file)} does not exist; give a .keras file")
     try:
         return keras.saving.load_model(file, custom_objects, compile=False, safe_mode=True)
     except Exception as error:  # Whatever a damaged or a strange file makes Keras say.
-        raise UserError(f"{key}: {file} cannot be loaded: {_why(error)}") from error
+        raise UserError(f"{key}: {clean(shown or file)} cannot be loaded: {_why(error)}") from error
 
 
 def _why(error: Exception) -> str:

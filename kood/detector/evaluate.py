@@ -100,7 +100,7 @@ def evaluate(
     every = {**sets, **{f"held/{name}": images for name, images in held.items()}}
     detector = Detector(
         classifier, headline, train.class_names, scores=names or "all",
-        batch_size=min(batch_size, max(map(len, every.values()))),
+        batch_size=min(batch_size, max(map(len, every.values()))), key="evaluate.scores",
     )  # fmt: skip
     if tune:
         detector.tune_scores(train, choosing)

@@ -91,10 +91,12 @@ def read(kind: type, path: Path, custom_objects: Mapping[str, Any] | None = None
                 arrays = dict(found)
             if facts["format"] > FORMAT:
                 raise UserError(f"{clean(path)} is of kood {facts['kood']}, newer than this one; update kood")
-            classifier = opened(Path(folder) / CLASSIFIER, custom_objects, key=clean(path))
+            classifier = opened(Path(folder) / CLASSIFIER, custom_objects, shown=path)
         if preprocess is not None:
             classifier.prepare_by(preprocess)
         return _made(kind, classifier, facts, arrays)
+    except UserError:
+        raise
     except (OSError, ValueError, KeyError, TypeError, EOFError, zipfile.BadZipFile) as error:
         raise UserError(f"{clean(path)} is no detector that kood saved, or it is damaged ({error})") from error
 

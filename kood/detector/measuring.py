@@ -35,7 +35,7 @@ KNOWN = ("fit", "calibrate", "id")
 class Measuring:
     """A classifier and its scores: images of any kind in, scores out. `Detector` is this with a decision.
 
-    The arguments are those of `Detector`.
+    The arguments are those of `Detector`, and `key`, what messages call the scores.
     """
 
     def __init__(
@@ -49,9 +49,11 @@ class Measuring:
         scores: Sequence[str] | Literal["all"] | None = None,
         image_shape: tuple[int, int, int] | None = None,
         batch_size: int = 64,
+        key: str = "score",
     ):
         if isinstance(model, str | Path):
             model = opened(Path(model))
+        self.key = key
         self.classifier = adapted(model, features, preprocess)
         self.takes_bytes = preprocess is not None
         taken = self.classifier.taken if isinstance(self.classifier, Adapted) else self.classifier.head
@@ -64,7 +66,7 @@ class Measuring:
             )
         self.image_shape = self._shape(image_shape)
         self.batch_size = batch_size
-        self.choice: Choice | None = None if score == "auto" else Choice(Scorer(score).name)
+        self.choice: Choice | None = None if score == "auto" else Choice(Scorer(score, key=key).name)
         #: Which options of scores were chosen, as `kood.detector.tuning.tune` tells it.
         self.tuned: dict[str, Any] = {}
         #: What could not be measured or was left out, a sentence each.
@@ -74,8 +76,8 @@ class Measuring:
         #: The smallest and the largest value among them.
         self.range: tuple[float, float] | None = None
         asked = [*([] if scores is None or scores == "all" else scores), *([] if score == "auto" else [score])]
-        self._named = list(dict.fromkeys(Scorer(name).name for name in asked))
-        self.scorers = {name: Scorer(name) for name in self._wanted(scores == "all" or not asked)}
+        self._named = list(dict.fromkeys(Scorer(name, key=self.key).name for name in asked))
+        self.scorers = {name: Scorer(name, key=self.key) for name in self._wanted(scores == "all" or not asked)}
 
     def _shape(self, given: tuple[int, int, int] | None) -> tuple[int | None, int | None, int]:
         own = (
@@ -91,7 +93,7 @@ class Measuring:
 
     def _wanted(self, every: bool) -> list[str]:
         """The scores to measure, in the order of their room; what this classifier cannot give is refused."""
-        scorers = {name: Scorer(name) for name in self._named}
+        scorers = {name: Scorer(name, key=self.key) for name in self._named}
         has = {"features", "logits", *(["cosines"] if self.classifier.is_angular else [])}
         has |= {*linear_weights(self.classifier.head)}
         possible = applicable(has)
@@ -99,7 +101,7 @@ class Measuring:
         impossible = [name for name, one in scorers.items() if not one.can_take(has | asked)]
         if impossible:
             raise UserError(
-                f"evaluate.scores: this head cannot give {', '.join(impossible)}; it can give {', '.join(possible)}"
+                f"{self.key}: this head cannot give {', '.join(impossible)}; it can give {', '.join(possible)}"
             )
         others = [name for name in possible if name not in ON_REQUEST or name in self._named] if every else []
         return list(dict.fromkeys([*others, *self._named]))
@@ -250,7 +252,7 @@ class Measuring:
         learned = self._set(train) if any(scorer.is_fitted for scorer in self.scorers.values()) else {}
         labels, head = train.known_labels, self.classifier.head
         chosen, self.tuned = tune(names, learned, labels, head, found, self.batch_size)
-        self.scorers = {chosen.get(name, name): Scorer(chosen.get(name, name)) for name in names}
+        self.scorers = {chosen.get(name, name): Scorer(chosen.get(name, name), key=self.key) for name in names}
         self._named = [chosen.get(name, name) for name in self._named]
         if self.choice is not None:
             self.choice = Choice(chosen.get(self.choice.score, self.choice.score))
@@ -322,7 +324,7 @@ class Measuring:
             where, count = next(iter(undefined.items()))
             said = f"{name} is NaN for {count} of {len(values[where][name])} images of {where.removeprefix('held/')!r}"
             if name in self._named or len(self.scorers) == 1:
-                raise UserError(f"evaluate.scores: {said}; look at those images, or name other scores", exit_code=1)
+                raise UserError(f"{self.key}: {said}; look at those images, or name other scores", exit_code=1)
             self.warnings.append(f"{said}, so it is not measured")
             del self.scorers[name]
             for by in values.values():

@@ -65,7 +65,7 @@ class Validation(Stage):
         with work.progress.bar(self.role, len(sets), unit="set") as bar:
             measuring = Measuring(
                 self.classifier.model(), scores=self._names or "all", class_names=held.class_names,
-                batch_size=min(self.recipe.evaluate.batch_size, max(map(len, sets.values()))),
+                batch_size=min(self.recipe.evaluate.batch_size, max(map(len, sets.values()))), key="evaluate.scores",
             )  # fmt: skip
             if self.recipe.evaluate.tune:
                 measuring.tune_scores(self.data.images("train"), sets)

@@ -1,0 +1,344 @@
+"""The detector around a classifier that exists: what it answers, what it refuses, its file and its SavedModel."""
+
+import json
+import re
+import zipfile
+
+import keras
+import numpy as np
+import pytest
+from keras import ops
+from PIL import Image
+
+import kood
+from kood import heads
+from kood.classifier import Classifier
+from kood.data import ImageSet
+from kood.detector import Detector, evaluate
+from kood.detector.agreement import disagreement
+from kood.errors import UserError
+
+pytestmark = pytest.mark.backend  # Run once under each Keras backend.
+
+K = 3
+
+
+def images(count, seed, mixed=False):
+    """uint8 (n, 8, 8, 3): class k is bright in channel k; a mixture in two of them."""
+    rng = np.random.default_rng(seed)
+    labels = rng.integers(0, K, count)
+    pixels = rng.integers(0, 60, (count, 8, 8, 3))
+    for row, label in enumerate(labels):
+        pixels[row, :, :, label] += 160
+        if mixed:
+            pixels[row, :, :, (label + 1) % K] += 150
+    return pixels.astype("uint8"), labels
+
+
+def built(last="softmax", units=K):
+    """Means of the channels in 0..1, ten times, are the logits."""
+    inputs = keras.Input((8, 8, 3))
+    found = keras.layers.GlobalAveragePooling2D()(keras.layers.Rescaling(1 / 255)(inputs))
+    found = keras.layers.Dense(6, activation="relu", name="hidden")(found)
+    model = keras.Model(inputs, keras.layers.Dense(units, activation=last, name="top")(found))
+    hidden = np.zeros((3, 6), "float32")
+    hidden[np.arange(3), np.arange(3)] = 1
+    hidden[:, 3:] = np.random.default_rng(0).normal(size=(3, 3)) * 0.1
+    model.get_layer("hidden").set_weights([hidden, np.full(6, 0.1, "float32")])
+    model.get_layer("top").set_weights([20 * np.eye(6, units, dtype="float32"), np.zeros(units, "float32")])
+    return model
+
+
+@pytest.fixture(scope="module")
+def model():
+    return built()
+
+
+@pytest.fixture(scope="module")
+def detector(model):
+    made = Detector(model, "energy", ["red", "green", "blue"])
+    return made.calibrate(*images(99, 3), accept=0.9)
+
+
+def test_answers_are_those_of_the_logits_and_the_calibration_scores(model, detector):
+    pixels, labels = images(60, 4)
+    answers = detector.predict(pixels)
+    probabilities = np.asarray(ops.convert_to_numpy(model(pixels.astype("float32"))), "float64")
+    np.testing.assert_allclose(answers.probabilities, probabilities, atol=1e-5)
+    assert (answers.label == labels).all() and (answers.class_name == np.array(["red", "green", "blue"])[labels]).all()
+
+    def energy(some):
+        weights = [w.astype("float64") for name in ("hidden", "top") for w in model.get_layer(name).get_weights()]
+        hidden = np.maximum(some.astype("float64").mean(axis=(1, 2)) / 255 @ weights[0] + weights[1], 0)
+        return -np.logaddexp.reduce(hidden @ weights[2] + weights[3], axis=1)
+
+    known, scores = np.sort(energy(images(99, 3)[0])), energy(pixels)
+    np.testing.assert_allclose(answers.ood_score, scores, atol=1e-4)
+    np.testing.assert_allclose(answers.threshold, known[90 - 1], atol=1e-4)  # ceil(100 * 0.9) of 99.
+    clear = np.abs(scores - known[89]) > 1e-3
+    np.testing.assert_array_equal(answers.is_ood[clear], (scores > known[89])[clear])
+    apart = np.abs(known[:, None] - scores).min(axis=0) > 1e-4
+    p_values = (1 + (known[:, None] >= scores).sum(axis=0)) / 100
+    np.testing.assert_allclose(answers.p_value[apart], p_values[apart], atol=1e-12)
+    assert len(answers) == 60
+
+
+def test_every_way_to_give_images_gives_the_same_answers(detector, tmp_path):
+    import tensorflow as tf
+
+    pixels, labels = images(30, 5)
+    wanted = detector.predict(pixels)
+    for row, (image, label) in enumerate(zip(pixels, labels, strict=True)):
+        folder = tmp_path / "known" / ["red", "green", "blue"][label]
+        folder.mkdir(parents=True, exist_ok=True)
+        Image.fromarray(image).save(folder / f"{row:02}.png")
+    by_class = np.argsort(np.array(["red", "green", "blue"])[labels], kind="stable")
+    ways = {
+        "float": pixels.astype("float32"),
+        "tensor": ops.convert_to_tensor(pixels.astype("float32")),
+        "dataset": tf.data.Dataset.from_tensor_slices((pixels, labels)).batch(7),
+        "generator": (pixels[start : start + 4] for start in range(0, 30, 4)),
+    }
+    for name, given in ways.items():
+        np.testing.assert_allclose(detector.predict(given).ood_score, wanted.ood_score, atol=1e-5, err_msg=name)
+    files = detector.predict(tmp_path / "known")
+    np.testing.assert_allclose(files.ood_score, wanted.ood_score[by_class], atol=1e-5)
+    figures = detector.evaluate(str(tmp_path / "known"), near={"mixed": images(20, 6, mixed=True)[0]})
+    assert figures["id"] == {"accuracy": 1.0, "ece": figures["id"]["ece"], "images": 30}
+    assert figures["scores"]["energy"]["mixed"] == figures["scores"]["energy"]["near"]
+
+
+def test_no_more_than_a_few_batches_are_in_memory(model):
+    held = []
+
+    def given():
+        for start in range(40):
+            held.append(start)
+            yield images(16, start)[0]
+
+    made = Detector(model, "energy", batch_size=16)
+    known = made.outputs(given())
+    assert len(known["logits"]) == 640 and len(held) == 40
+
+
+def test_a_score_is_chosen_on_images_that_are_set_aside(model):
+    made = Detector(model).fit(*images(200, 1))
+    assert made.choice.by[made.score] == max(made.choice.by.values()) and len(made.choice.by) > 5
+    assert made.choice.sets == ["pixel_mixup", "patch_shuffle"]
+    assert any(line.startswith(f"Score: {made.score}, which best tells") for line in made.told)
+    figures = made.calibrate(*images(60, 2)).evaluate(images(50, 3), far={"mixed": images(40, 4, mixed=True)[0]})
+    assert figures["headline_score"] == made.score and figures["validation"] == made.choice.by
+    assert set(figures["scores"]) == set(made.scorers) and figures["threshold"]["calibration_images"] == 60
+    again = Detector(model).fit(*images(200, 1))
+    assert again.choice == made.choice
+
+
+def leaves(value):
+    """The numbers in nested tables and lists, in order."""
+    if isinstance(value, dict | list):
+        for one in value.values() if isinstance(value, dict) else value:
+            yield from leaves(one)
+    elif not isinstance(value, str | None):
+        yield value
+
+
+def test_the_figures_are_those_of_a_run():
+    inputs = keras.Input((8, 8, 3))
+    backbone = keras.Model(inputs, keras.layers.GlobalAveragePooling2D()(inputs))
+    classifier = Classifier(backbone, heads.Softmax(K))
+    classifier.build((None, 8, 8, 3))
+    classifier.head.set_weights([6 * np.eye(3, K, dtype="float32"), np.zeros(K, "float32")])
+    sets = {name: ImageSet(pixels, labels.astype("int64"), ("a", "b", "c")) for name, (pixels, labels) in {
+        "train": images(90, 1), "calibration": images(60, 2), "test": images(80, 3)}.items()}  # fmt: skip
+    outside = ImageSet(images(50, 4, mixed=True)[0])
+    whole = evaluate(
+        classifier, **sets, validation=None, near={"mixed": outside}, far={}, names=["knn:k=5", "msp"],
+        headline="knn:k=5", accept=0.9,
+    )  # fmt: skip
+    made = Detector(classifier, "knn:k=5", ("a", "b", "c"), scores=["knn:k=5", "msp"])
+    made.fit(sets["train"]).calibrate(sets["calibration"], accept=0.9)
+    figures = made.evaluate(sets["test"], near={"mixed": outside})
+    assert figures["scores"].keys() == {"knn:k=5", "msp"}
+    assert list(leaves(figures)) == pytest.approx(list(leaves(whole.figures)), abs=1e-5)
+    # Floats of kood's own classifiers are in [-1, 1]; bytes are brought there.
+    float_ = made.predict(sets["test"].images.astype("float32") / 127.5 - 1)
+    np.testing.assert_allclose(float_.ood_score, made.predict(sets["test"].images).ood_score, atol=1e-5)
+
+
+@pytest.mark.parametrize("last, units, kind", [("sigmoid", 1, "two"), (None, K, "logits")])
+def test_one_unit_and_bare_logits(last, units, kind):
+    made = Detector(built(last, units), "max_logit" if kind == "two" else "msp")
+    pixels, labels = images(99, 3)
+    outputs = made.calibrate(pixels).outputs(pixels)
+    assert outputs["logits"].shape == (99, 2 if kind == "two" else K)
+    if kind == "two":
+        assert (outputs["logits"][:, 0] == 0).all()
+    else:
+        assert (made.predict(pixels).label == labels).all()
+
+
+def test_the_file_holds_all_of_it(model, detector, tmp_path):
+    pixels, _ = images(40, 7)
+    fitted = Detector(model, "mahalanobis", ["r", "g", "b"], by := None).fit(*images(120, 1))
+    assert by is None
+    fitted.calibrate(*images(80, 2), by_class=True)
+    for made in (detector, fitted):
+        made.save(tmp_path / "one.kood")
+        again = Detector.load(tmp_path / "one.kood")
+        before, after = made.predict(pixels), again.predict(pixels)
+        for name in vars(before):
+            mine, its = getattr(before, name), getattr(after, name)
+            if mine.dtype.kind in "Ob":
+                np.testing.assert_array_equal(mine, its)
+            else:
+                np.testing.assert_allclose(mine, its, atol=1e-6)
+        assert again.class_names == made.class_names and again.decision.accept == made.decision.accept
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["one.kood"]
+    with pytest.raises(UserError, match="fit has seen 120 of these 120 images"):
+        Detector.load(tmp_path / "one.kood").calibrate(*images(120, 1))
+
+
+@keras.saving.register_keras_serializable(package="elsewhere")
+class Doubled(keras.layers.Layer):
+    def call(self, x):
+        return 2 * x
+
+
+def test_a_strangers_file_runs_nothing(tmp_path):
+    inputs = keras.Input((8, 8, 3))
+    found = keras.layers.GlobalAveragePooling2D()(keras.layers.Lambda(lambda x: x * 1.0)(inputs))
+    keras.Model(inputs, keras.layers.Dense(2)(found)).save(tmp_path / "code.keras")
+    with pytest.raises(UserError, match=r"code\.keras cannot be loaded: .*Lambda.*not run"):
+        Detector(tmp_path / "code.keras", "msp")
+    found = keras.layers.GlobalAveragePooling2D()(Doubled()(inputs))
+    made = Detector(keras.Model(inputs, keras.layers.Dense(2)(found)), "msp")
+    made.save(tmp_path / "own.kood")
+    keras.saving.get_custom_objects().pop("elsewhere>Doubled")
+    # Keras finds a class by its module as well, which a stranger has not.
+    with zipfile.ZipFile(tmp_path / "own.kood") as file:
+        parts = {name: file.read(name) for name in file.namelist()}
+    (tmp_path / "inner.keras").write_bytes(parts["classifier.keras"])
+    with zipfile.ZipFile(tmp_path / "inner.keras") as file:
+        inner = {name: file.read(name) for name in file.namelist()}
+    inner["config.json"] = inner["config.json"].replace(__name__.encode(), b"nowhere.known")
+    with zipfile.ZipFile(tmp_path / "inner.keras", "w") as file:
+        for name, content in inner.items():
+            file.writestr(name, content)
+    parts["classifier.keras"] = (tmp_path / "inner.keras").read_bytes()
+    with zipfile.ZipFile(tmp_path / "own.kood", "w") as file:
+        for name, content in parts.items():
+            file.writestr(name, content)
+    with pytest.raises(UserError, match=r"custom layer or function 'Doubled'.*custom_objects"):
+        Detector.load(tmp_path / "own.kood")
+    assert Detector.load(tmp_path / "own.kood", custom_objects={"Doubled": Doubled}).score == "msp"
+    keras.saving.register_keras_serializable(package="elsewhere")(Doubled)
+
+
+@pytest.mark.parametrize("content", [b"", b"PK\x05\x06" + b"\0" * 18, b"not a zip"])
+def test_a_damaged_file_is_one_message(tmp_path, content):
+    (tmp_path / "bad.kood").write_bytes(content)
+    with pytest.raises(UserError, match=r"bad\.kood is no detector that kood saved"):
+        Detector.load(tmp_path / "bad.kood")
+    with pytest.raises(UserError, match="does not exist"):
+        Detector.load(tmp_path / "none.kood")
+
+
+def test_wrong_input_is_refused_with_the_fix(model, detector):
+    pixels, labels = images(99, 3)
+    small = (pixels / 255).astype("float32")
+    for wrong, message in (
+        (lambda: detector.predict(small), "these pixels lie in 0 to .* known images in 0 to"),
+        (lambda: Detector(model, "msp").calibrate(small), r"made for pixels of 0\.\.255"),
+        (lambda: Detector(model, "msp").calibrate(pixels, (labels + 1) % K), "if the classes stand in another order"),
+        (lambda: Detector(model, "msp").calibrate(pixels[:18]), "needs at least 19 calibration images, there are 18"),
+        (lambda: Detector(model, "msp").calibrate(np.repeat(pixels[:5], 10, axis=0)), "at least 19 .* there are 5"),
+        (lambda: Detector(model, "msp").calibrate(pixels, accept=1.0), "write a share between 0 and 1"),
+        (lambda: Detector(model).calibrate(pixels), 'score = "auto" is chosen by fit'),
+        (lambda: Detector(model, "knn").calibrate(pixels), "call fit"),
+        (lambda: Detector(model, "msp").predict(pixels), "call calibrate"),
+        (lambda: Detector(model, "max_cosine"), "score: this head cannot give max_cosine"),
+        (lambda: Detector(model, "nothing"), "score: there is no 'nothing' among the scores"),
+        (lambda: Detector(model, class_names=["a"]), "there are 1, and the model tells 3 classes apart"),
+        (lambda: Detector(model, image_shape=(9, 9, 3)), r"the model takes \(8, 8, 3\)"),
+        (lambda: Detector("none.keras"), "none.keras does not exist"),
+        (lambda: detector.evaluate(pixels), "have no labels"),
+        (lambda: detector.evaluate((pixels, labels), near={"id": pixels}), "'id' cannot name a set"),
+        (lambda: detector.predict(np.empty((0, 8, 8, 3), "uint8")), "no image"),
+        (lambda: Detector(model).fit(pixels[:3]), "too few|cannot be fitted|cannot choose"),
+    ):
+        try:
+            wrong()
+        except UserError as error:
+            assert re.search(message, str(error)), (message, str(error))
+        else:
+            pytest.fail(f"nothing says that {message}")
+
+
+def test_labels_by_chance_are_told_from_labels_that_are_right():
+    rng = np.random.default_rng(0)
+    labels = rng.integers(0, 4, 200)
+    names = ["a", "b", "c", "d"]
+    assert disagreement(labels, labels, names) == ""
+    assert "as chance would" in disagreement(rng.integers(0, 4, 200), labels, names)
+    assert "'a' as 'b'" in disagreement((labels + 1) % 4, labels, names)
+    half = np.where(rng.random(200) < 0.5, labels, rng.integers(0, 4, 200))
+    assert disagreement(half, labels, names) == ""
+    # A thousand classes with an image each: any order of them would fit.
+    many = np.arange(500)
+    right = np.where(rng.random(500) < 0.8, many, rng.integers(0, 1000, 500))
+    assert disagreement(right, many, [str(k) for k in range(1000)]) == ""
+    assert disagreement(np.empty(0, int), np.empty(0, int), names) == "" == disagreement(labels, labels, ["one"])
+
+
+@pytest.mark.parametrize("preprocess", [None, "-1..1"])
+def test_the_saved_model_answers_as_the_detector(tmp_path, preprocess):
+    import tensorflow as tf
+
+    inner = built()
+    if preprocess:  # The same model without its own preprocessing.
+        inputs = keras.Input((8, 8, 3))
+        rest = keras.layers.Rescaling(127.5, 127.5)(inputs)
+        inner = keras.Model(inputs, inner(rest))
+    made = Detector(inner, "knn:k=3", ["r", "g", "b"], preprocess=preprocess).fit(*images(60, 1))
+    made.calibrate(*images(99, 2), by_class=True)
+    made.export(tmp_path / "flowers" / "1")
+    pixels, _ = images(40, 3)
+    answers = made.predict(pixels)
+    served = tf.saved_model.load(str(tmp_path / "flowers" / "1")).signatures["serving_default"](
+        images=tf.constant(pixels)
+    )
+    np.testing.assert_allclose(served["ood_score"].numpy(), answers.ood_score, atol=1e-5)
+    np.testing.assert_allclose(served["probabilities"].numpy(), answers.probabilities, atol=1e-5)
+    sure = np.abs(answers.ood_score - answers.threshold) > 1e-5
+    np.testing.assert_array_equal(served["is_ood"].numpy()[sure], answers.is_ood[sure])
+    assert [name.decode() for name in served["class_name"].numpy()] == list(answers.class_name)
+    card = json.loads((tmp_path / "flowers" / "1" / "assets.extra" / "kood.json").read_text())
+    assert card["score"] == "knn:k=3" and card["name"] == "flowers" and card["by_class"]
+    with pytest.raises(UserError, match="there is something already"):
+        made.export(tmp_path / "flowers" / "1")
+    with pytest.raises(UserError, match="which format is this"):
+        made.export(tmp_path / "flowers.pb")
+    with pytest.raises(UserError, match="call calibrate"):
+        Detector(inner, "msp", preprocess=preprocess).export(tmp_path / "two" / "1")
+
+
+def test_pixels_that_are_not_what_is_served_are_not_exported(tmp_path):
+    inputs = keras.Input((8, 8, 3))
+    found = keras.layers.GlobalAveragePooling2D()(inputs)
+    model = keras.Model(inputs, keras.layers.Dense(K, name="top")(found))
+    model.get_layer("top").set_weights([20 * np.eye(3, K, dtype="float32"), np.zeros(K, "float32")])
+    pixels, labels = images(99, 3)
+    made = Detector(model, "msp").calibrate((pixels / 255).astype("float32"), labels)
+    with pytest.raises(UserError, match=r"preprocess='0\.\.1'"):
+        made.export(tmp_path / "one" / "1")
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_public_names_are_loaded_when_used():
+    assert kood.Detector is Detector and callable(kood.run)
+    assert kood.metrics.auroc([0.1, 0.9], [False, True]) == 1.0
+    assert (
+        {"Detector", "run", "heads", "losses", "scores", "metrics", "diffusion"} == set(kood.__all__) <= set(dir(kood))
+    )
+    with pytest.raises(AttributeError, match="no attribute 'nothing'"):
+        kood.nothing  # noqa: B018
