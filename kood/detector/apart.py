@@ -364,7 +364,8 @@ def _named(model: keras.Model, name: str) -> keras.Layer:
     if found:
         paths = [path for path, layer in layers if layer.name == name]
         raise UserError(f"features = {name!r}: {len(found)} layers have this name; give one of {some_of(paths)}")
-    last = [path for path, _ in layers[-2 * _LAST :]]
+    inner = [(path, layer) for path, layer in layers if next(held_in(vars(layer)), None) is None]
+    last = [path for path, layer in inner if not isinstance(layer, keras.layers.InputLayer)][-2 * _LAST :]
     raise UserError(f"features = {name!r}: {clean(model.name)} has no such layer; its last ones are "
                     f"{some_of(last, 2 * _LAST)}")  # fmt: skip
 
