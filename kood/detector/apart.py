@@ -12,6 +12,7 @@ import keras
 import numpy as np
 from keras import ops
 
+from kood.backends import accelerated
 from kood.classifier import Classifier
 from kood.detector.watching import Shape, held_in, image_shape_of, layers_of, probe, watched
 from kood.errors import UserError
@@ -24,6 +25,8 @@ Answers = Literal["softmax", "logits", "sigmoid", "outputs"]
 #: How far a model's answer may lie from what its logits say, at most, relative to the row's largest number and to
 #: 1 + |logit|; in float32, and where the last dense layer computes in half precision.
 _FULL, _HALF = 1e-4, 1e-2
+#: The same on an accelerator, which may multiply float32 with 10 bits of mantissa, in a convolution alone.
+_TENSOR = 1e-3
 #: What rounding adds to the former for each unit of a logit.
 _ROUNDING = 2e-6
 #: Layers that a message names.
@@ -336,7 +339,9 @@ def _close(answer: np.ndarray, expected: np.ndarray, layer: keras.Layer, logits:
     if answer.shape != expected.shape or not rows.any():
         return False
     size = np.abs(logits[rows]).max(axis=1, keepdims=True)
-    most = _FULL + _ROUNDING * size if layer.compute_dtype == "float32" else _HALF * (1 + size)
+    most = _FULL + _ROUNDING * size
+    if layer.compute_dtype != "float32" or accelerated():
+        most = (_HALF if layer.compute_dtype != "float32" else _TENSOR) * (1 + size)
     expected, answer = expected[rows], answer[rows]
     return bool((np.abs(answer - expected) <= most * np.abs(expected).max(axis=1, keepdims=True)).all())
 

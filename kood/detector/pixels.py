@@ -328,8 +328,9 @@ def _measured(model: keras.Model, pixels: np.ndarray, found: str) -> str:
     if pixels.std() < _FLAT * unit:
         return ""
     own = _spread(model, pixels)
-    if own is None or _RIGHT[0] <= own <= _RIGHT[1] or found == "caffe":
+    if own is None or _RIGHT[0] <= own <= _RIGHT[1]:
         return ""
+    pixels = pixels + np.float32(115 if found == "caffe" else 0)  # About; where they lie does not change the variance.
     others = {"0..255": _BACK[found](pixels)} if found in _BACK else {
         mode: ops.convert_to_numpy(Preprocess(mode)(pixels))
         for mode in ("0..1", "-1..1", "torch") if mode != "torch" or pixels.shape[-1] == 3

@@ -173,6 +173,13 @@ def test_right_pixels_pass_though_they_are_dark_or_flat(count):
             assert check_range(model, prepared(mode, one)) == ""
 
 
+def test_pixels_less_a_mean_are_told_of_by_their_scale_alone():
+    less = prepared("caffe", pictures())
+    assert check_range(model_of(trained_on=pictures(64, seed=1)), less) == ""
+    brought = model_of(trained_on=prepared("-1..1", pictures(64, seed=1)))
+    assert "mean had been taken off already" in check_range(brought, less)
+
+
 @pytest.mark.parametrize("mode", ["0..1", "-1..1", "torch"])
 @pytest.mark.parametrize("count", [1, 8])
 def test_the_first_batch_normalization_tells_of_another_scale(mode, count):
