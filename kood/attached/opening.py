@@ -30,7 +30,10 @@ def opened(
     if not file.is_file():
         raise UserError(f"{key}: {clean(file)} does not exist; give a .keras file")
     try:
-        return keras.saving.load_model(file, custom_objects, compile=False, safe_mode=True)
+        # A registered class is looked up by its full name, which people do not write.
+        given = dict(custom_objects or {})
+        given |= {keras.saving.get_registered_name(one): one for one in given.values()}
+        return keras.saving.load_model(file, given, compile=False, safe_mode=True)
     except Exception as error:  # Whatever a damaged or a strange file makes Keras say.
         raise UserError(f"{key}: {clean(shown or file)} cannot be loaded: {_why(error)}") from error
 

@@ -166,12 +166,13 @@ def wanted(model: keras.Model) -> Wanted | None:
     levels = np.array([0.0, 1.0, 255.0])
     pixels = np.ones((3, *(n or 64 for n in image_shape_of(model))), "float32") * levels[:, None, None, None]
     reached = _reaching(model, pixels.astype("float32"), _learns)
-    if reached is None or getattr(reached[1], "shape", (0,))[0] != 3 or len(reached[1].shape) != 4:
+    if reached is None or getattr(reached[1], "shape", (0,))[0] != 3 or len(reached[1].shape) not in (2, 4):
         return None
     rows = ops.convert_to_numpy(ops.cast(reached[1], "float32")).astype("float64")
     if rows.shape[-1] != pixels.shape[-1]:
         return None
-    middle = rows[:, rows.shape[1] // 2, rows.shape[2] // 2]  # Away from any padding.
+    # Away from any padding; of pooled pixels there are no others.
+    middle = rows if rows.ndim == 2 else rows[:, rows.shape[1] // 2, rows.shape[2] // 2]
     scale, offset = middle[1] - middle[0], middle[0]
     if not np.allclose(middle[2], 255 * scale + offset, rtol=1e-2, atol=1e-2):
         return None
@@ -294,6 +295,12 @@ def _range_of(pixels: np.ndarray) -> str:
     return "0..1" if low >= 0 else "-1..1" if low >= -1.05 and high <= 1.05 else "torch"
 
 
+#: What brings pixels back to 0..255, about.
+_BACK: dict[str, Callable[[np.ndarray], np.ndarray]] = {
+    "0..1": lambda x: 255 * x,
+    "-1..1": lambda x: 127.5 * (x + 1),
+    "torch": lambda x: 255 * (0.225 * x + 0.45),
+}
 _WORDS = {
     "0..255": ", as they are in files",
     "0..1": ", as if they had been divided by 255 already",
@@ -321,26 +328,24 @@ def _measured(model: keras.Model, pixels: np.ndarray, found: str) -> str:
     unit = 255.0 if found in ("0..255", "caffe") else 1.0
     if pixels.std() < _FLAT * unit:
         return ""
-    others = {
-        "0..255": (("0..1", lambda x: x / 255), ("-1..1", lambda x: x / 127.5 - 1)),
-        "0..1": (("0..255", lambda x: 255 * x),),
-        "-1..1": (("0..255", lambda x: 127.5 * (x + 1)),),
-        "torch": (("0..255", lambda x: 255 * (x * 0.225 + 0.45)),),
-    }.get(found, ())
     own = _spread(model, pixels)
     if own is None or _RIGHT[0] <= own <= _RIGHT[1]:
         return ""
-    for name, convert in others:
-        other = _spread(model, convert(pixels).astype("float32"))
-        if other is None or (own < 1 and other > _HIGHEST):
-            continue
-        if max(other, 1 / other) * _NEARER <= max(own, 1 / own):
-            how = f'preprocess="{name}"' if found == "0..255" else f"pixels of {name}"
-            return (f"the input of the model's first batch normalization varies {own:.2g} times as much as what the "
-                    f"model was trained on, and with pixels of {name} {other:.2g} times; these lie in "
-                    f"{_extent(pixels)}{_WORDS[found]}; give {how}, or how they are prepared with "
-                    "preprocess=...")  # fmt: skip
-    return ""
+    pixels = pixels + np.float32(115 if found == "caffe" else 0)  # About; where they lie does not change the variance.
+    others = {"0..255": _BACK[found](pixels)} if found in _BACK else {
+        mode: ops.convert_to_numpy(Preprocess(mode)(pixels))
+        for mode in ("0..1", "-1..1", "torch") if mode != "torch" or pixels.shape[-1] == 3
+    }  # fmt: skip
+    spreads = {name: _spread(model, other) or np.inf for name, other in others.items()}
+    nearest = min(spreads, key=lambda name: abs(np.log(spreads[name])))
+    other = spreads[nearest]
+    if (own < 1 and other > _HIGHEST) or max(other, 1 / other) * _NEARER > max(own, 1 / own):
+        return ""
+    fix = f"give pixels of {nearest}" if found in _BACK else f'give preprocess="{nearest}"'
+    kind = "normalized pixels" if nearest == "torch" else f"pixels of {nearest}"
+    return (f"the input of the model's first batch normalization varies {own:.2g} times as much as in the model's "
+            f"training, and with {kind} {other:.2g} times; these lie in {_extent(pixels)}{_WORDS[found]}; {fix}, or "
+            "say how they are prepared with preprocess=...")  # fmt: skip
 
 
 def _spread(model: keras.Model, pixels: np.ndarray) -> float | None:

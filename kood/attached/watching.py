@@ -97,7 +97,11 @@ def probe(model: keras.Model, shape: Shape) -> Any:
         pixels = draw.random((4, *(side if n is None else n for n in shape)), "float32")
         pixels = np.concatenate([255 * pixels[:2], 2 * pixels[2:] - 1])
         try:
-            return model(ops.convert_to_tensor(pixels), training=False)
+            answer = model(ops.convert_to_tensor(pixels), training=False)
+            # A mean over no position at all is NaN.
+            if None not in shape or np.isfinite(ops.convert_to_numpy(keras.tree.flatten(answer)[0])).any():
+                return answer
+            why = "NaN"
         except Exception as error:  # Whatever a model of somebody's raises.
             why = f"{type(error).__name__}: {clean(error)[:300]}"
     raise UserError(f"model: {clean(model.name)} fails on random images of {pixels.shape[1:]} ({why})")

@@ -70,6 +70,8 @@ def batches(
     given = None if labels is None else _numbers(_array(labels), names, 0)
     if given is not None and total is not None and len(given) != total:
         raise UserError(f"labels: there are {len(given):,} labels for {total:,} images; give one an image")
+    if _is_array(images):
+        check_shape(shape, tuple(images.shape))
     if _is_files(images):
         files, own = _files(images, names)
         parts = _of_files(files, own if given is None else given, _whole(shape, files), batch_size, ground)
@@ -157,7 +159,7 @@ def _whole(shape: Shape, files: list[str]) -> tuple[int, int, int]:
     height, width, channels = shape
     if height is None or width is None:
         raise UserError(
-            f"images: the model takes images of any size, and files need one ({clean(files[0])}); say which"
+            f"images: files are brought to one size, and the model takes any; say to which ({clean(files[0])})"
         )
     if channels not in (1, 3):
         raise UserError(f"images: files are brought to 1 channel or 3, and the model takes {channels}; give arrays")
@@ -193,7 +195,7 @@ def _of_files(
 def _rows(images: Any, batch_size: int) -> Iterator[Any]:
     """The elements of a source that is no file."""
     if _is_array(images):
-        return (images[start : start + batch_size] for start in range(0, int((images.shape or (0,))[0]), batch_size))
+        return (images[start : start + batch_size] for start in range(0, int(images.shape[0]), batch_size))
     if hasattr(images, "as_numpy_iterator"):
         return (images if _is_batched(images) else images.batch(batch_size)).as_numpy_iterator()
     if hasattr(images, "num_batches") and hasattr(images, "__getitem__"):  # Keras's own never ends by itself.
@@ -211,7 +213,7 @@ def _of_rows(
     for element in elements:
         found, own = _parted(element)
         pixels = _array(found)
-        if pixels.ndim == 3 and not _is_grey_batch(pixels, shape):
+        if pixels.ndim == 3 and pixels.shape[2] == shape[2]:  # One image; else a batch without channels.
             pixels, own = pixels[None], None if own is None else _array(own)[None]
         check_shape(shape, pixels.shape)
         if not len(pixels):
@@ -233,11 +235,6 @@ def _of_rows(
         yield Batch(pixels, own)
     if given is not None and start < len(given):
         raise UserError(f"labels: there are {len(given):,} labels for {start:,} images; give one an image")
-
-
-def _is_grey_batch(pixels: np.ndarray, shape: Shape) -> bool:
-    """Whether three axes are rather a batch without channels than one image."""
-    return pixels.shape[2] != shape[2]
 
 
 def _regrouped(parts: Generator[Batch, None, None], batch_size: int) -> Iterator[Batch]:
@@ -310,12 +307,9 @@ def _numbers_of_pixels(pixels: np.ndarray, start: int) -> np.ndarray:
         if pixels.size and not 0 <= pixels.min() <= pixels.max() <= 255:
             raise UserError(f"images: whole numbers must lie in 0..255; these lie in {pixels.min()}..{pixels.max()}")
         return pixels.astype(np.uint8)
-    try:
-        numbers = pixels.astype(np.float32) if pixels.dtype.kind != "b" else None
-    except (TypeError, ValueError):
-        numbers = None
-    if numbers is None:
+    if pixels.dtype.kind not in "fV":  # bfloat16 is a kind of its own to NumPy.
         raise UserError(f"images: pixels are numbers, and these are {pixels.dtype}; give uint8 of 0..255 or floats")
+    numbers = pixels.astype(np.float32)
     bad = np.flatnonzero(~np.isfinite(numbers).reshape(len(numbers), -1).all(axis=1))
     if len(bad):
         raise UserError(f"images: image {start + bad[0]:,} holds NaN or infinite pixels; mend or remove it")
@@ -328,8 +322,8 @@ def _numbers(labels: np.ndarray, names: list[str] | None, start: int) -> np.ndar
         said = [composed(one.decode("utf-8", "replace") if isinstance(one, bytes) else str(one)) for one in labels]
         unknown = [one for one in said if one not in names]
         if unknown:
-            raise UserError(f"labels: {some_of(map(clean, dict.fromkeys(unknown)))}: none of the model's classes, "
-                            f"which are {some_of(map(clean, names))}")  # fmt: skip
+            raise UserError(f"labels: {some_of(map(clean, dict.fromkeys(unknown)))} are none of the model's classes, "
+                            f"{some_of(map(clean, names))}")  # fmt: skip
         return np.array([names.index(one) for one in said], np.int64)
     if labels.dtype.kind not in "iufb":
         raise UserError(f"labels: they are {labels.dtype}; give the numbers of the classes")
