@@ -263,7 +263,7 @@ def test_wrong_input_is_refused_with_the_fix(model, detector):
         (lambda: Detector("none.keras"), "none.keras does not exist"),
         (lambda: detector.evaluate(pixels), "have no labels"),
         (lambda: detector.evaluate((pixels, labels), near={"id": pixels}), "'id' cannot name a set"),
-        (lambda: detector.predict(np.empty((0, 8, 8, 3), "uint8")), "no image"),
+        (lambda: detector.predict(np.empty((0, 8, 8, 3), "uint8")), "images: there are none"),
         (lambda: Detector(model).fit(pixels[:3]), "too few|cannot be fitted|cannot choose"),
     ):
         try:
