@@ -11,11 +11,12 @@ import keras
 import numpy as np
 from keras import ops
 
+from kood.classifier import Classifier
 from kood.conformal import Calibration
 from kood.outputs import perturbed_logits
 from kood.scorer import Scorer
 
-__all__ = ["UNKNOWN", "Decide", "Decision", "Normalize", "Scored", "judged"]
+__all__ = ["UNKNOWN", "Decide", "Decision", "Normalize", "Scored", "judged", "outputs_model"]
 
 #: Of float32. Compared with it, NaN and infinities are told apart from numbers in every runtime.
 LARGEST = float(np.finfo(np.float32).max)
@@ -66,10 +67,15 @@ class Scored(_Held):
         self.score = Scorer(scorer.name, scorer.state)
         self.score.place(self.hold)
 
+    @property
+    def is_perturbed(self) -> bool:
+        """Whether the score asks for the logits of perturbed images, as ODIN's do."""
+        return "perturbed" in self.score.inputs
+
     def call(self, images):
         """`probabilities` (B, K), `label` and `ood_score` (B,) of pixels as the classifier takes them."""
         outputs = self.classifier(images, training=False)
-        if "perturbed" in self.score.inputs:
+        if self.is_perturbed:
             # Made here, where a compiled graph has the weights that it was given.
             outputs = {**outputs, "perturbed": perturbed_logits(self.classifier)(images)}
         return self.of(outputs)
@@ -195,6 +201,20 @@ class Decision(keras.Model):
     def of_pixels(self, pixels):
         """As `call`, of pixels of 0..255."""
         return self(pixels if self.preprocess is None else self.preprocess(pixels))
+
+
+def outputs_model(classifier: keras.Model, features: str | None = None) -> keras.Model:
+    """The model that answers features and logits: kood's own classifier as it is, any other one taken apart.
+
+    Args:
+        classifier: A trained classifier.
+        features: The layer that gives another one's features; None where they are what goes into its last dense layer.
+    """
+    if isinstance(classifier, Classifier):
+        return classifier
+    from kood.detector.apart import take_apart
+
+    return take_apart(classifier, features)
 
 
 def judged(known, told: Mapping[str, Any]) -> dict[str, Any]:

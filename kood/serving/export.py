@@ -15,10 +15,9 @@ import keras
 import tensorflow as tf
 
 from kood import registry
-from kood.classifier import Classifier
 from kood.data.images import normalize, to_shape
 from kood.data.rules import Colour
-from kood.detector.decision import Decide, Scored, judged
+from kood.detector.decision import Decide, Scored, judged, outputs_model
 from kood.process import keras_defaults
 from kood.scorer import Scorer
 from kood.serving.encoded import decode_files
@@ -117,27 +116,18 @@ def write_saved_model(classifier: keras.Model, folder: Path, served: Served, ver
 
     Args:
         classifier: The trained classifier, loaded under the TensorFlow backend: kood's own, or any that
-            `kood.detector.apart` can take apart.
+            `kood.detector.decision.outputs_model` takes.
         folder: Where to write; must not exist.
         served: What else the graph holds.
         version: What every answer says that it comes from.
     """
     scored, prepared = (
-        Scored(_outputs(classifier, served.features), Scorer(served.score, served.state)),
+        Scored(outputs_model(classifier, served.features), Scorer(served.score, served.state)),
         served.prepare(),
     )
     scored(prepared(tf.zeros((1, *served.image_shape))))  # Builds it, outside any graph.
     variables = [variable.value for variable in scored.variables]
     Endpoints(scored.call, prepared, served, version, variables).save(folder)
-
-
-def _outputs(classifier: keras.Model, features: str | None) -> keras.Model:
-    """The model that answers features and logits."""
-    if isinstance(classifier, Classifier):
-        return classifier
-    from kood.detector.apart import take_apart
-
-    return take_apart(classifier, features)
 
 
 def recalibrate(old: Path, folder: Path, served: Served, version: int = 0) -> None:

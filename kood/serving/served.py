@@ -97,8 +97,8 @@ class Served:
         layer(np.zeros((1, *self.image_shape), np.float32))
         if layer.weights:
             raise UserError(
-                f"preprocess: the layer {name} has weights; put it inside the model, or give it as settings what it has "
-                "learned"
+                f"preprocess: the layer {name} has weights; put it inside the model, or give it as settings what it "
+                "has learned"
             )
         return layer
 
