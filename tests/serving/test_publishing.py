@@ -88,6 +88,52 @@ def test_the_export_process_does_the_same(tmp_path, monkeypatch):
     given = prepared(tmp_path, "CosFace", "mahalanobis")
     monkeypatch.setattr("keras.backend.backend", lambda: "jax")
     assert publishing.publish(**given)["probabilities"] < 1e-5
+    other = dataclasses.replace(given["served"], calibration=np.float64([-1e9, 0.0, 1e9]), accept=0.5)
+    publishing.publish_calibrated(tmp_path / "1", tmp_path / "2", other, {})
+    images = tf.constant(given["images"])
+    was, got = (tf.saved_model.load(str(tmp_path / v)).signatures["serving_default"](images=images) for v in "12")
+    np.testing.assert_array_equal(got["ood_score"], was["ood_score"])
+    assert set(got["threshold"].numpy()) == {0.0} and set(got["version"].numpy()) == {2}
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["1", "2", "classifier.keras"]
+
+
+def test_what_makes_the_pixels_is_in_the_graph(tmp_path):
+    given = prepared(tmp_path, "Softmax", "energy")
+    layer = keras.Sequential([keras.layers.Rescaling(1 / 255), keras.layers.Normalization(mean=0.4, variance=0.09)])
+    layer(np.zeros((1, *SHAPE), "float32"))
+    served = dataclasses.replace(given["served"], preprocess=keras.saving.serialize_keras_object(layer))
+    served.write(tmp_path / "served.npz")
+    served = Served.read(tmp_path / "served.npz")
+    model, taken = keras.saving.load_model(given["classifier_file"], compile=False), layer(given["images"])
+    outputs = {name: value.numpy() for name, value in model(taken).items()}
+    expected = {
+        "probabilities": keras.ops.softmax(outputs["logits"]).numpy(), "label": outputs["logits"].argmax(axis=1),
+        "ood_score": Scorer("energy")(outputs).numpy(),
+    }  # fmt: skip
+    publishing.publish(**{**given, "served": served, "expected": expected})
+    # It is taken from the graph then, and no layer is asked for.
+    plain = dataclasses.replace(served, preprocess=None)
+    publishing.publish_calibrated(tmp_path / "1", tmp_path / "2", plain, {})
+    for version in ("1", "2"):
+        signatures = tf.saved_model.load(str(tmp_path / version)).signatures
+        files = tf.constant([encoded(image) for image in given["images"]])
+        for got in (
+            signatures["serving_default"](images=tf.constant(given["images"])),
+            signatures["encoded"](image_bytes=files),
+            signatures["normalized"](images=taken),
+        ):
+            np.testing.assert_allclose(got["ood_score"], expected["ood_score"], rtol=1e-5, atol=1e-5)
+
+
+def test_a_layer_with_weights_does_not_make_pixels(tmp_path):
+    config = keras.saving.serialize_keras_object(keras.layers.Conv2D(3, 1))
+    given = prepared(tmp_path)
+    with pytest.raises(UserError, match="the layer Conv2D has weights; put it inside the model"):
+        publishing.publish(**{**given, "served": dataclasses.replace(given["served"], preprocess=config)})
+    config["class_name"], config["registered_name"], config["module"] = "Nowhere", "mine>Nowhere", None
+    with pytest.raises(UserError, match="Keras cannot make the layer Nowhere again"):
+        publishing.publish(**{**given, "served": dataclasses.replace(given["served"], preprocess=config)})
+    assert not [path for path in tmp_path.iterdir() if path.is_dir()]
 
 
 def test_newest_version(tmp_path):
