@@ -1,6 +1,6 @@
 """What the decision costs beside the forward pass: one graph of pixels -> answers against the outputs alone.
 
-    python benchmarks/decision_cost.py [--backbone resnet18] [--size 32] [--images 10000] [--rounds 5] [--scores msp ...]
+    python benchmarks/decision_cost.py [--backbone resnet18] [--size 32] [--images 10000] [--rounds 5] [--scores ...]
 
 Under the Keras backend in use (`KERAS_BACKEND`), both compiled, on the same batches of pixels, A B A B, after a pass
 that is not counted. A figure is the median over the rounds; `share` is the time of the decision over that of the
