@@ -15,25 +15,13 @@ from kood.conformal import Calibration
 from kood.outputs import perturbed_for
 from kood.scorer import Scorer
 
-__all__ = ["UNKNOWN", "Decide", "Decision", "Normalize", "Scored", "judged"]
+__all__ = ["UNKNOWN", "Decide", "Decision", "Scored", "judged"]
 
 #: Of float32. Compared with it, NaN and infinities are told apart from numbers in every runtime.
 LARGEST = float(np.finfo(np.float32).max)
 #: What is answered of a file that could not be decoded, and of an image whose pixels, probabilities or score are NaN or
 #: infinite, which no threshold can judge; numbers that JSON can write.
 UNKNOWN = {"probabilities": 0.0, "label": -1, "ood_score": LARGEST, "is_ood": True, "p_value": 0.0}
-
-
-@keras.saving.register_keras_serializable(package="kood")
-class Normalize(keras.layers.Layer):
-    """Pixels of 0..255 -> [-1, 1], bit by bit as `kood.data.images.normalize` has it."""
-
-    def __init__(self, **kwargs):
-        super().__init__(**{**kwargs, "dtype": "float32"})
-
-    def call(self, pixels):
-        """float32 (2 x - 255) / 255 of pixels of any shape."""
-        return (2.0 * ops.cast(pixels, "float32") - 255.0) * np.float32(1 / 255)
 
 
 class _Held(keras.layers.Layer):
@@ -65,6 +53,11 @@ class Scored(_Held):
         # One of its own, since a score is placed once.
         self.score = Scorer(scorer.name, scorer.state)
         self.score.place(self.hold)
+
+    @property
+    def is_perturbed(self) -> bool:
+        """Whether the score asks for the logits of perturbed images, as ODIN's do."""
+        return bool(self.score.perturbation)
 
     def call(self, images):
         """`probabilities` (B, K), `label` and `ood_score` (B,) of pixels as the classifier takes them."""
@@ -155,8 +148,6 @@ class Decision(keras.Model):
         scorer: The score, fitted where it has to be.
         calibration: What decides.
         version: What every answer says that it comes from.
-        preprocess: A layer that makes of pixels 0..255 what `outputs` takes; None where it takes these. It stands
-            before the model, in `of_pixels` and in the served graph, not in `call`.
 
     Raises:
         UserError: too few calibration scores for the accepted share.
@@ -168,14 +159,12 @@ class Decision(keras.Model):
         scorer: Scorer,
         calibration: Calibration,
         version: int = 0,
-        preprocess: keras.layers.Layer | None = None,
         **kwargs,
     ):
         super().__init__(**{**kwargs, "dtype": "float32"})
         self.scored = Scored(outputs, scorer)
         self.decide = Decide(calibration, version)
         self.calibrated = calibration
-        self.preprocess = preprocess
         # Nothing waits for a shape: every weight is there.
         self.built = self.scored.built = self.decide.built = True
 
@@ -191,10 +180,6 @@ class Decision(keras.Model):
         """
         images = ops.cast(images, "float32")
         return self.decide(self.scored(images), images)
-
-    def of_pixels(self, pixels):
-        """As `call`, of pixels of 0..255."""
-        return self(pixels if self.preprocess is None else self.preprocess(pixels))
 
 
 def judged(known, told: Mapping[str, Any]) -> dict[str, Any]:

@@ -9,7 +9,7 @@ from kood.attached.apart import take_apart
 from kood.attached.pixels import preprocess_of
 from kood.classifier import Classifier
 
-__all__ = ["Adapted", "adapted"]
+__all__ = ["Adapted", "adapted", "function_of"]
 
 
 @keras.saving.register_keras_serializable(package="kood")
@@ -22,15 +22,17 @@ class Adapted(keras.Model):
         model: Any Keras classifier that `kood.attached.apart.take_apart` can take apart.
         features: The layer whose outputs are the features; the input of the last dense layer where not given.
         preprocess: What makes the model's pixels of pixels of 0..255, as `kood.attached.pixels.preprocess_of` takes it.
+        takes_bytes: Whether it takes pixels of 0..255 itself in place of [-1, 1].
 
     Raises:
         UserError: the model cannot be taken apart.
     """
 
-    def __init__(self, model, features=None, preprocess=None, **kwargs):
+    def __init__(self, model, features=None, preprocess=None, takes_bytes=False, **kwargs):
         super().__init__(**kwargs)
         self.model = model
         self.features_layer = features
+        self.takes_bytes = takes_bytes
         self.preprocess = preprocess_of(preprocess, model)
         self.taken = take_apart(model, features)
         self.built = True
@@ -52,7 +54,11 @@ class Adapted(keras.Model):
             images: (B, H, W, C) in [-1, 1].
             training: Changes nothing.
         """
-        return self.taken(self.preprocess(_bytes(images)), training=False)
+        return self.taken(self.preprocess(images if self.takes_bytes else _bytes(images)), training=False)
+
+    def for_bytes(self) -> "Adapted":
+        """The same classifier, its weights too, for pixels of 0..255."""
+        return Adapted(self.model, self.features_layer, self.preprocess, takes_bytes=True, name=self.name)
 
     def prepare_by(self, preprocess: Any) -> None:
         """Names the preprocessing again: a file may say that it is a function, and not import one.
@@ -69,6 +75,7 @@ class Adapted(keras.Model):
             "model": keras.saving.serialize_keras_object(self.model),
             "features": self.features_layer,
             "preprocess": keras.saving.serialize_keras_object(self.preprocess),
+            "takes_bytes": self.takes_bytes,
         }
 
     @classmethod
@@ -96,3 +103,12 @@ def adapted(model: keras.Model, features: str | None = None, preprocess: Any = N
     if isinstance(model, Classifier | Adapted):
         return model
     return Adapted(model, features, preprocess, name="adapted")
+
+
+def function_of(classifier: keras.Model) -> str | None:
+    """The user's own function that makes an attached classifier's pixels, "module:function"; None where there is none.
+
+    A file names it and does not import it: whoever loads one again, and trusts it, calls `Adapted.prepare_by`.
+    """
+    said = classifier.preprocess.said if isinstance(classifier, Adapted) else ""
+    return said if ":" in said else None

@@ -7,6 +7,11 @@ from typing import Any
 import numpy as np
 
 import kood
+from kood.attached import function_of
+from kood.data.images import normalize
+from kood.decision import Decision
+from kood.detector.formats import FORMATS as SUFFIXES
+from kood.detector.formats import export
 from kood.errors import UserError
 from kood.serving.publishing import publish
 from kood.serving.served import Served
@@ -14,8 +19,6 @@ from kood.text import clean
 
 __all__ = ["write"]
 
-#: Which format a file of this ending is.
-SUFFIXES = {".onnx": "onnx", ".tflite": "litert", ".xml": "openvino"}
 FORMATS = ("tf_saved_model", *SUFFIXES.values())
 
 
@@ -36,9 +39,13 @@ def write(detector: Any, path: Path, format: str | None) -> None:
     if wanted == "tf_saved_model":
         _saved_model(detector, path, images)
         return
-    from kood.detector.formats import export
-
-    export(detector, path, wanted, images)
+    outputs = detector.classifier if detector.is_own else detector.classifier.for_bytes()
+    decision = Decision(outputs, detector.scorer, detector.decision)
+    export(
+        decision, path, format=wanted, image_shape=detector.image_shape, class_names=detector.class_names,
+        check=normalize(images) if detector.is_own else images.astype(np.float32),
+        pixels="-1..1" if detector.is_own else "0..255",
+    )  # fmt: skip
 
 
 def _pixels(detector: Any) -> np.ndarray:
@@ -63,6 +70,7 @@ def _saved_model(detector: Any, path: Path, images: np.ndarray) -> None:
     served = Served(
         scorer.name, tuple(detector.image_shape), list(detector.class_names), decision.accept, decision.scores,
         scorer.state, labels=decision.labels, by_class=decision.by_class, seen=seen,
+        preprocess=function_of(detector.classifier),
     )  # fmt: skip
     outputs = detector.outputs(images)
     answers = detector.answers(outputs)

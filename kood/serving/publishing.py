@@ -11,6 +11,7 @@ import numpy as np
 
 from kood import registry
 from kood.errors import UserError
+from kood.parity import disagreements
 from kood.process import run_on_tensorflow
 from kood.serving.client import saved_graph
 from kood.serving.extras import read_facts, write_extras
@@ -142,28 +143,11 @@ def _compare(folder: Path, images: np.ndarray, expected: dict[str, np.ndarray], 
 
     serve = tf.saved_model.load(str(folder)).signatures["serving_default"]
     got = {name: value.numpy() for name, value in serve(images=tf.constant(images)).items()}
-    differences = {
-        name: float(np.max(np.abs(got[name] - expected[name]), initial=0.0)) for name in ("probabilities", "ood_score")
-    }
-    decision, label = served.decision, expected["label"]
-    spread = float(np.max(np.abs(expected["ood_score"]), initial=1.0))
-    # A tie between two classes, or a score on the threshold, may fall either way within the tolerance.
-    top = np.sort(expected["probabilities"], axis=1)
-    clear = top[:, -1] - top[:, -2] > TOLERANCE if top.shape[1] > 1 else np.full(len(top), True)
-    sure = clear & (np.abs(expected["ood_score"] - decision.thresholds[label]) > TOLERANCE * spread)
-    wrong = {
-        "probabilities": differences["probabilities"] > TOLERANCE,
-        "ood_score": differences["ood_score"] > TOLERANCE * spread,
-        "label": bool(np.any(got["label"][clear] != expected["label"][clear])),
-        "is_ood": bool(np.any(got["is_ood"][sure] != decision.flagged(expected["ood_score"], label)[sure])),
-        # By its own scores: by another's, a calibration score that is all but equal may fall on the other side.
-        "p_value": bool(np.any(np.abs(got["p_value"] - decision.p_values(got["ood_score"], got["label"])) > 1e-5)),
-    }
-    if any(wrong.values()):
-        outputs = ", ".join(name for name, value in wrong.items() if value)
+    differences, wrong = disagreements(got, expected, served.decision, TOLERANCE)
+    if wrong:
         raise UserError(
-            f"{folder.parent}: the SavedModel does not answer as the Keras model does ({outputs}; largest differences "
-            f"{differences}); it was not published",
+            f"{folder.parent}: the SavedModel does not answer as the Keras model does ({', '.join(wrong)}; largest "
+            f"differences {differences}); it was not published",
             exit_code=1,
         )
     return {**differences, "images": len(images)}

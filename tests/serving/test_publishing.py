@@ -88,6 +88,13 @@ def test_the_export_process_does_the_same(tmp_path, monkeypatch):
     given = prepared(tmp_path, "CosFace", "mahalanobis")
     monkeypatch.setattr("keras.backend.backend", lambda: "jax")
     assert publishing.publish(**given)["probabilities"] < 1e-5
+    other = dataclasses.replace(given["served"], calibration=np.float64([-1e9, 0.0, 1e9]), accept=0.5)
+    publishing.publish_calibrated(tmp_path / "1", tmp_path / "2", other, {})
+    images = tf.constant(given["images"])
+    was, got = (tf.saved_model.load(str(tmp_path / v)).signatures["serving_default"](images=images) for v in "12")
+    np.testing.assert_array_equal(got["ood_score"], was["ood_score"])
+    assert set(got["threshold"].numpy()) == {0.0} and set(got["version"].numpy()) == {2}
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["1", "2", "classifier.keras"]
 
 
 def test_newest_version(tmp_path):

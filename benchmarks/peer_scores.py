@@ -1,0 +1,132 @@
+"""Every score against pytorch-ood on the features and logits of a classifier that exists.
+
+    pip install pytorch-ood
+    python benchmarks/peer_scores.py MODEL.keras FOLDER [--size 224]
+
+The images of FOLDER pass the classifier once; one half fits scores, the other is scored by kood and by pytorch-ood
+0.3 under the same settings. Where both answer the same quantity but for a constant factor or summand, which the table
+names, that is taken off first. Fits that need several images of a class take runs of 50 images for classes, and those
+of a covariance the first 50 features. Printed: the largest difference over the larger of 1 and the largest value.
+"""
+
+import argparse
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import torch
+from pytorch_ood import detector as peers
+
+from kood.data.files import PassedOver, files_under
+from kood.detector import Detector
+from kood.scorer import Scorer
+
+#: Features for which a covariance is determined by so few images.
+FEW = 50
+
+
+def main() -> None:
+    """Prints a line for each score."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("model", type=Path)
+    parser.add_argument("folder", type=Path)
+    parser.add_argument("--size", type=int, default=224)
+    arguments = parser.parse_args()
+
+    made = Detector(arguments.model, "msp", image_shape=(arguments.size, arguments.size, 3))
+    files = files_under(arguments.folder, PassedOver())
+    outputs = made.outputs(files)
+    kernel, bias = (np.asarray(getattr(made.classifier.head, name), "float64") for name in ("kernel", "bias"))
+    half = np.arange(len(files)) % 2 == 0
+    fit, own = ({name: values[rows] for name, values in outputs.items()} for rows in (half, ~half))
+    classes = np.arange(half.sum()) // 50
+    compare(fit, own, classes, kernel, bias)
+
+
+def compare(fit: dict, own: dict, classes: np.ndarray, kernel: np.ndarray, bias: np.ndarray) -> None:
+    """Fits on the outputs `fit`, scores the outputs `own`."""
+    tensors = {name: torch.tensor(values, dtype=torch.float64) for name, values in own.items()}
+    known = {name: torch.tensor(values, dtype=torch.float64) for name, values in fit.items()}
+    labels, w, b = torch.tensor(classes), torch.tensor(kernel.T), torch.tensor(bias)
+    logits, features = tensors["logits"], tensors["features"]
+    maps, known_maps = features[:, :, None, None], known["features"][:, :, None, None]
+
+    def head(x):
+        return x.reshape(len(x), -1) @ w.T + b
+
+    def head_single(x):
+        return head(x.double()).float()
+
+    def linear():
+        layer = torch.nn.Linear(*w.shape[::-1])
+        with torch.no_grad():
+            layer.weight.copy_(w)
+            layer.bias.copy_(b)
+        return layer
+
+    # Some keep what they are fitted to in float32, whatever they are given.
+    single, known_single = features.float(), known["features"].float()
+    few, known_few = features[:, :FEW].float(), known["features"][:, :FEW].float()
+    dim = 200
+    table: dict[str, tuple[Callable, str, Callable]] = {
+        "msp": (lambda: peers.MaxSoftmax.score(logits), "1 +", lambda x: 1 + x),
+        "max_logit": (lambda: peers.MaxLogit.score(logits), "", lambda x: x),
+        "energy": (lambda: peers.EnergyBased.score(logits), "", lambda x: x),
+        "entropy": (lambda: peers.Entropy.score(logits), "", lambda x: x),
+        "gen:smallest=1e-07": (lambda: peers.GEN.score(logits), "", lambda x: x),
+        "ash": (lambda: peers.ASH(None, head, percentile=0.9).predict_feature_maps(maps), "", lambda x: x),
+        "scale": (lambda: peers.SCALE(None, head, percentile=0.85).predict_feature_maps(maps), "", lambda x: x),
+        "react": (
+            lambda: peers.ReAct(None, head).fit_feature_maps(known_maps, labels).predict_feature_maps(maps), "",
+            lambda x: x,
+        ),
+        "dice": (
+            lambda: peers.DICE(None, w, b, 0.9).fit_features(known["features"], labels).predict_features(features), "",
+            lambda x: x,
+        ),
+        "fdbd": (
+            lambda: peers.fDBD(None, linear()).fit_features(known_single).predict_features(single), "",
+            lambda x: x,
+        ),
+        "knn": (lambda: peers.KNN(None).fit_features(known["features"], labels).predict_features(features), "",
+                lambda x: x),
+        "nnguide:k=10,share=1": (
+            lambda: peers.NNGuide(None, head_single).fit_features(known_single, labels).predict_features(single), "",
+            lambda x: x,
+        ),
+        "vim:dim=200": (
+            lambda: peers.ViM(None, dim, w, b).fit_features(known["features"], labels).predict_features(features), "",
+            lambda x: x,
+        ),
+        "klmatching": (
+            lambda: peers.KLMatching(None).fit_logits(known["logits"], labels).predict_logits(logits), "", lambda x: x
+        ),
+        "mahalanobis": (
+            lambda: peers.Mahalanobis(None).fit_features(known_few, labels).predict_features(few), "2 x",
+            lambda x: 2 * x,
+        ),
+        "relativemahalanobis": (
+            lambda: peers.RMD(None).fit_features(known_few, labels).predict_features(few), "", lambda x: x
+        ),
+    }  # fmt: skip
+
+    class Head:
+        pass
+
+    linear_head = Head()
+    linear_head.kernel, linear_head.bias = kernel, bias
+    for name, (peer, how, changed) in table.items():
+        try:
+            width = FEW if "mahalanobis" in name else None
+            mine_fit, mine_own = ({**of, "features": of["features"][:, :width]} for of in (fit, own))
+            mine = np.asarray(Scorer(name).fit(mine_fit, classes, linear_head)(mine_own), "float64")
+            theirs = changed(np.asarray(peer(), "float64"))
+        except Exception as error:
+            print(f"{name:24} {type(error).__name__}: {' '.join(str(error).split())[:100]}")
+            continue
+        far = np.abs(mine - theirs).max() / max(1.0, np.abs(theirs).max())
+        print(f"{name:24} {how:4} {far:.1e}")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,302 @@
+"""The decision as one file for other runtimes, by Keras's own export: ONNX, LiteRT and OpenVINO.
+
+Always converted by way of TensorFlow, in a process of its own where Keras stands on another backend: of JAX's graphs
+and torch's Keras 3.15 loses the names of the outputs, or the free number of images, or needs packages that kood needs
+for nothing else. As `python -m kood.detector.formats PARTS FILE FORMAT BATCH` it is that process.
+"""
+
+import importlib
+import json
+import logging
+import os
+import re
+import shutil
+import sys
+import warnings
+import zipfile
+from collections.abc import Callable, Sequence
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any
+
+import keras
+import numpy as np
+
+import kood
+from kood import registry
+from kood.attached import function_of
+from kood.backends import compiled
+from kood.conformal import Calibration
+from kood.decision import Decision
+from kood.errors import UserError
+from kood.parity import disagreements
+from kood.process import keras_defaults, native_messages_held_back, run_on_tensorflow
+from kood.scorer import Scorer
+
+__all__ = ["FORMATS", "export"]
+
+#: What Keras calls each format, by how its files end.
+FORMATS = {".onnx": "onnx", ".tflite": "litert", ".xml": "openvino"}
+#: What converts to it, beside TensorFlow; and what runs it.
+CONVERTERS = {"onnx": ("onnx", "tf2onnx"), "litert": (), "openvino": ("openvino",)}
+RUNTIMES = {"onnx": "onnxruntime", "litert": "ai_edge_litert", "openvino": "openvino"}
+#: Largest difference from the Keras model; of scores relative to the largest of them.
+TOLERANCE = 1e-5
+OUTPUTS = ("probabilities", "label", "ood_score", "p_value", "is_ood", "threshold", "version")
+
+Answers = dict[str, np.ndarray]
+
+
+def export(
+    decision: Decision,
+    path: Path,
+    *,
+    image_shape: tuple[int, int, int],
+    format: str | None = None,
+    batch: int | None = None,
+    check: np.ndarray | None = None,
+    class_names: Sequence[str] = (),
+    pixels: str = "-1..1",
+) -> dict[str, Any]:
+    """Writes the decision as a file of another runtime, which answers as the Keras model does or is not written.
+
+    Input `images`: float32 (B, H, W, C) as the classifier takes them. Outputs by their names, as `Decision.call` has
+    them. What else is known (class names, score, thresholds, accepted share, range of the pixels, kood's version)
+    is JSON in the file: under the key "kood" in ONNX's metadata and in OpenVINO's `rt_info`; in a `.tflite` file, which
+    is a ZIP archive too, as `kood.json` beside `labels.txt`.
+
+    Args:
+        decision: What to write.
+        path: Of the file; one that is there is replaced. OpenVINO's weights stand beside it in a file ending in `.bin`.
+        image_shape: (H, W, C).
+        format: "onnx", "litert" or "openvino"; by the ending of the path where not given.
+        batch: Number of images of a call; any where not given.
+        check: Images as the classifier takes them, (N, H, W, C), to compare on where the runtime is installed.
+        class_names: In the order of the labels.
+        pixels: The range of the pixels that the classifier takes, for the file to tell.
+
+    Returns:
+        {"format", "files": [Path], "images": how many were compared, "probabilities" and "ood_score": the largest
+        differences where any were}.
+
+    Raises:
+        UserError: no such format, a package that it needs is not installed, operations that it does not have (such as
+            the gradient that ODIN takes), or a file that does not answer as the Keras model does; nothing is written
+            then.
+    """
+    kind = _kind(path, format)
+    missing = [name for name in CONVERTERS[kind] if find_spec(name) is None]
+    if missing:
+        raise UserError(f"{path}: {' and '.join(missing)} is not installed; pip install 'kood[export]'")
+    if decision.scored.is_perturbed:
+        raise UserError(
+            f"{path}: {decision.scored.score.name} takes the gradient of the classifier by its images, which "
+            f"{kind} cannot hold; choose another score, or export a SavedModel"
+        )
+    beside = path.parent / f".export-{path.name}-{os.getpid()}"
+    shutil.rmtree(beside, ignore_errors=True)
+    try:
+        beside.mkdir(parents=True)
+        file = beside / path.name
+        if keras.backend.backend() == "tensorflow":
+            _convert(decision, file, kind, image_shape, batch)
+        else:
+            _hand_over(decision, beside / "parts", image_shape)
+            run_on_tensorflow(
+                "kood.detector.formats",
+                beside / "parts",
+                file,
+                kind,
+                batch or 0,
+                *registry.imported(),
+                failed=f"{path}: could not be written",
+            )
+            shutil.rmtree(beside / "parts")
+        _tell(file, kind, _facts(decision, image_shape, class_names, pixels))
+        told = _compare(decision, file, kind, batch, check, path)
+        written = sorted(beside.iterdir())  # The weights before what refers to them.
+        for one in written:
+            one.replace(path.parent / one.name)
+    finally:
+        shutil.rmtree(beside, ignore_errors=True)
+    return {"format": kind, "files": [path.parent / one.name for one in written], **told}
+
+
+def _kind(path: Path, format: str | None) -> str:
+    kind = FORMATS.get(path.suffix, "") if format is None else format
+    if kind not in FORMATS.values():
+        what = f"the ending {path.suffix!r}" if format is None else f"the format {format!r}"
+        raise UserError(f"{path}: {what} is none of {', '.join(f'{name} ({end})' for end, name in FORMATS.items())}")
+    if FORMATS.get(path.suffix) != kind:
+        ending = next(end for end, name in FORMATS.items() if name == kind)
+        raise UserError(f"{path}: a file of the format {kind} must end in {ending}")
+    return kind
+
+
+def _convert(decision: Decision, file: Path, kind: str, image_shape: Sequence[int], batch: int | None) -> None:
+    """Writes the file; under Keras's TensorFlow backend."""
+    images = keras.KerasTensor((batch, *image_shape), "float32", name="images")
+    logger = logging.getLogger("tf2onnx")
+    before = logger.level
+    try:
+        if kind == "onnx":
+            logger.setLevel(logging.CRITICAL)
+            from kood.detector import onnx_ops  # noqa: F401
+        with warnings.catch_warnings(), native_messages_held_back():
+            warnings.simplefilter("ignore")
+            decision.export(str(file), format=kind, input_signature=[images], verbose=False)
+    except Exception as error:  # A converter may raise anything.
+        said = " ".join(str(error).split())
+        raise UserError(f"{file.name}: {kind} cannot hold this model: {said[:500]}", exit_code=1) from error
+    finally:
+        logger.setLevel(before)
+    strange = sorted({found.decode() for found in re.findall(rb"Flex[A-Z]\w+", file.read_bytes())})
+    if kind == "litert" and strange:
+        raise UserError(f"{file.name}: LiteRT has not these operations: {', '.join(strange)}", exit_code=1)
+
+
+def _facts(decision: Decision, image_shape: Sequence[int], class_names: Sequence[str], pixels: str) -> dict[str, Any]:
+    calibration = decision.calibrated
+    return {
+        "kood": kood.__version__,
+        "score": decision.scored.score.name,
+        "image_shape": list(image_shape),
+        "class_names": list(class_names),
+        "accept": calibration.accept,
+        "thresholds": calibration.thresholds.tolist(),
+        "version": decision.decide.version,
+        "pixels": pixels,
+    }
+
+
+def _tell(file: Path, kind: str, facts: dict[str, Any]) -> None:
+    """Puts into the file what is known beside the graph."""
+    text = json.dumps(facts, ensure_ascii=False)
+    if kind == "onnx":
+        import onnx
+
+        model = onnx.load(file)
+        for value in (*model.graph.input, *model.graph.output):
+            first = value.type.tensor_type.shape.dim[0]
+            if not first.dim_value:
+                first.dim_param = "batch"
+        onnx.helper.set_model_props(model, {"kood": text})
+        onnx.save(model, file)
+        try:
+            onnx.checker.check_model(file)
+        except onnx.checker.ValidationError as error:
+            said = " ".join(str(error).split())[:500]
+            raise UserError(f"{file.name}: ONNX has not the operations of this model: {said}", exit_code=1) from error
+    elif kind == "openvino":
+        import openvino
+
+        whole = openvino.Core().read_model(file)
+        whole.set_rt_info(text, "kood")
+        openvino.save_model(whole, file.with_name(f"named-{file.name}"), compress_to_fp16=False)
+        del whole
+        for one in (file, file.with_suffix(".bin")):
+            one.with_name(f"named-{one.name}").replace(one)
+    else:
+        with zipfile.ZipFile(file, "a") as archive:
+            archive.writestr("kood.json", text)
+            archive.writestr("labels.txt", "".join(f"{name}\n" for name in facts["class_names"]))
+
+
+def _compare(
+    decision: Decision, file: Path, kind: str, batch: int | None, check: np.ndarray | None, path: Path
+) -> dict[str, Any]:
+    if check is None or not len(check) or find_spec(RUNTIMES[kind]) is None:
+        return {"images": 0}
+    images = np.asarray(check, np.float32)
+    expected = {name: keras.ops.convert_to_numpy(value) for name, value in compiled(decision)(images).items()}
+    rows = batch or len(images)
+    filled = np.concatenate([images, np.zeros((-len(images) % rows, *images.shape[1:]), np.float32)])
+    try:
+        with native_messages_held_back():
+            run = _runtime(kind, file)
+            parts = [run(filled[start : start + rows]) for start in range(0, len(filled), rows)]
+    except Exception as error:  # A runtime may raise anything.
+        said = " ".join(str(error).split())
+        raise UserError(f"{path}: {RUNTIMES[kind]} cannot run it: {said[:500]}", exit_code=1) from error
+    got = {name: np.concatenate([part[name] for part in parts])[: len(images)] for name in OUTPUTS}
+    differences, wrong = disagreements(got, expected, decision.calibrated, TOLERANCE)
+    if wrong:
+        raise UserError(
+            f"{path}: {RUNTIMES[kind]} does not answer as the Keras model does ({', '.join(wrong)}; largest "
+            f"differences {differences}); it was not written",
+            exit_code=1,
+        )
+    return {"images": len(images), **differences}
+
+
+def _runtime(kind: str, file: Path) -> Callable[[np.ndarray], Answers]:
+    """What answers by the file, on the CPU and in float32."""
+    if kind == "onnx":
+        import onnxruntime
+
+        session = onnxruntime.InferenceSession(file, providers=["CPUExecutionProvider"])
+        names = [output.name for output in session.get_outputs()]
+        return lambda images: dict(zip(names, session.run(None, {"images": images}), strict=True))
+    if kind == "openvino":
+        import openvino
+
+        # It would take bfloat16 where the processor has it.
+        model = openvino.Core().compile_model(file, "CPU", {"INFERENCE_PRECISION_HINT": "f32"})
+
+        def answer(images):
+            told = model({"images": images})
+            return {name: told[name] for name in OUTPUTS}
+
+        return answer
+    from ai_edge_litert.interpreter import Interpreter
+
+    interpreter = Interpreter(str(file))
+    runner = interpreter.get_signature_runner()
+    return lambda images: dict(runner(images=images))
+
+
+def _hand_over(decision: Decision, folder: Path, image_shape: Sequence[int]) -> None:
+    """Writes what a decision is made of, for another process, without pickles."""
+    folder.mkdir()
+    outputs, scorer, calibration = decision.scored.classifier, decision.scored.score, decision.calibrated
+    outputs.save(folder / "classifier.keras")
+    plain = {
+        "score": scorer.name, "num_classes": calibration.num_classes, "accept": calibration.accept,
+        "by_class": calibration.by_class, "version": decision.decide.version, "image_shape": list(image_shape),
+        "function": function_of(outputs),
+    }  # fmt: skip
+    state = {f"state/{name}": value for name, value in (scorer.state or {}).items()}
+    np.savez(folder / "decision.npz", allow_pickle=False, plain=json.dumps(plain), scores=calibration.scores,
+             labels=calibration.labels, **state)  # fmt: skip
+
+
+def _taken_over(folder: Path) -> tuple[Decision, list[int]]:
+    """The decision of a folder that `_hand_over` wrote, and the shape of its images."""
+    classifier = keras.saving.load_model(folder / "classifier.keras", compile=False)
+    with np.load(folder / "decision.npz", allow_pickle=False) as arrays:
+        plain = json.loads(str(arrays["plain"]))
+        state = {name.removeprefix("state/"): arrays[name] for name in arrays.files if name.startswith("state/")}
+        calibration = Calibration(
+            arrays["scores"], arrays["labels"], plain["num_classes"], plain["accept"], plain["by_class"]
+        )
+    if plain["function"] is not None:
+        classifier.prepare_by(plain["function"])
+    scorer = Scorer(plain["score"], state or None)
+    return Decision(classifier, scorer, calibration, plain["version"]), plain["image_shape"]
+
+
+@keras_defaults()
+def main(parts: str, file: str, kind: str, batch: str, *modules: str) -> None:
+    """Writes the file of a decision that was handed over."""
+    for module in modules:
+        importlib.import_module(module)
+    registry.obtain("heads", "softmax")  # Importing the room registers every head with Keras.
+    decision, image_shape = _taken_over(Path(parts))
+    _convert(decision, Path(file), kind, image_shape, int(batch) or None)
+
+
+if __name__ == "__main__":
+    try:
+        main(*sys.argv[1:])
+    except UserError as problem:
+        sys.exit(str(problem))

@@ -1,0 +1,183 @@
+"""The decision as a file: each runtime answers as the Keras model does, from every backend, or nothing is written."""
+
+import json
+import zipfile
+
+import keras
+import numpy as np
+import pytest
+
+from kood.conformal import Calibration
+from kood.data.images import normalize
+from kood.decision import UNKNOWN, Decision
+from kood.detector import formats
+from kood.detector.formats import FORMATS, OUTPUTS, export
+from kood.errors import UserError
+from kood.outputs import forward_of, run_over, score_rows
+from kood.scorer import Scorer, applicable
+from tests.serving.models import pixels, trained
+
+SHAPE = (8, 8, 3)
+MODULES = {".onnx": ("onnxruntime", "tf2onnx"), ".tflite": ("ai_edge_litert",), ".xml": ("openvino",)}
+#: These want exp(x) - 1 to its last digits, which LiteRT and OpenVINO have not.
+IMPRECISE = {"odin_temperature": (".tflite", ".xml")}
+
+
+@pytest.fixture(params=FORMATS)
+def ending(request):
+    for module in MODULES[request.param]:
+        pytest.importorskip(module, reason="comes with kood[export]")
+    return request.param
+
+
+def made(score, head="Softmax", by_class=True, **settings):
+    """A decision whose calibration scores tie with none of the images', and these images with NaN among them."""
+    model, images = trained(head, activation="relu", width=24), pixels(160, 1)
+    outputs = run_over(forward_of(model, [score]), images, 80)
+    labels = outputs["logits"].argmax(axis=1)
+    scorer = Scorer(score).fit(outputs, np.arange(160) % 4, model.head)
+    values = np.sort(score_rows(scorer, outputs, 80))
+    calibration = Calibration((values[1:] + values[:-1]) / 2, labels[1:], 4, 0.65, by_class)
+    decision = Decision(model, scorer, calibration, 5, **settings)
+    check = normalize(pixels(40, 2))
+    check[3, 1, 1, 1], check[7, 0, 0, 2] = np.nan, np.inf
+    return decision, check
+
+
+SCORES = [(name, "Softmax") for name in applicable({"features", "logits", "perturbed", "kernel", "bias"})]
+SCORES += [(name, "CosFace") for name in applicable({"cosines"})]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("score", "head"), SCORES)
+def test_every_score(tmp_path, ending, score, head):
+    decision, check = made(score, head)
+    told = "takes the gradient" if score == "odin" else "does not answer as the Keras model does .ood_score;"
+    if score == "odin" or ending in IMPRECISE.get(score, ()):
+        with pytest.raises(UserError, match=told):
+            export(decision, tmp_path / f"it{ending}", image_shape=SHAPE, check=check)
+        assert not list(tmp_path.iterdir())
+    else:
+        assert export(decision, tmp_path / f"it{ending}", image_shape=SHAPE, check=check)["images"] == 40
+
+
+@pytest.mark.parametrize(("score", "by_class"), [("knn", True), ("msp", False)])
+def test_it_answers_as_keras_does(tmp_path, ending, score, by_class):
+    decision, check = made(score, by_class=by_class)
+    expected = {name: keras.ops.convert_to_numpy(value) for name, value in decision(check).items()}
+    names = ["a", "b", "c", "ß"]
+    for batch in (None, 8):
+        file = tmp_path / f"it{ending}"
+        told = export(decision, file, image_shape=SHAPE, batch=batch, check=check, class_names=names)
+        assert told["images"] == 40 and max(told["probabilities"], told["ood_score"]) < 1e-5
+        assert sorted(tmp_path.iterdir()) == sorted(told["files"])
+        run = formats._runtime(FORMATS[ending], file)
+        for rows in (8,) if batch else (1, 8, 40):
+            got = run(check[:rows])
+            assert got.keys() == set(OUTPUTS)
+            unknown = expected["label"][:rows] < 0
+            for name, nothing in UNKNOWN.items():
+                assert np.all(got[name][unknown] == np.asarray(nothing, got[name].dtype))
+            np.testing.assert_array_equal(got["label"], expected["label"][:rows])
+            np.testing.assert_array_equal(got["is_ood"], expected["is_ood"][:rows])
+            for name in ("probabilities", "ood_score", "p_value", "threshold"):
+                np.testing.assert_allclose(got[name], expected[name][:rows], rtol=1e-5, atol=1e-5)
+            assert set(got["version"]) == {5}
+
+
+def facts_in(file):
+    if file.suffix == ".onnx":
+        onnx = pytest.importorskip("onnx")
+        graph = onnx.load(file)
+        dims = [value.type.tensor_type.shape.dim[0].dim_param for value in (*graph.graph.input, *graph.graph.output)]
+        assert set(dims) == {"batch"}
+        return json.loads({one.key: one.value for one in graph.metadata_props}["kood"])
+    if file.suffix == ".xml":
+        openvino = pytest.importorskip("openvino")
+        return json.loads(openvino.Core().read_model(file).get_rt_info("kood").astype(str))
+    with zipfile.ZipFile(file) as archive:
+        assert archive.read("labels.txt").decode() == "a\nb\nc\nß\n"
+        return json.loads(archive.read("kood.json"))
+
+
+def test_the_file_says_what_it_is(tmp_path, ending):
+    decision, _ = made("energy")
+    export(decision, tmp_path / f"it{ending}", image_shape=SHAPE, class_names=["a", "b", "c", "ß"])
+    facts = facts_in(tmp_path / f"it{ending}")
+    assert (facts["score"], facts["accept"], facts["version"], facts["image_shape"]) == ("energy", 0.65, 5, [8, 8, 3])
+    assert facts["class_names"] == ["a", "b", "c", "ß"] and facts["pixels"] == "-1..1"
+    assert facts["thresholds"] == decision.calibrated.thresholds.tolist()
+
+
+@pytest.mark.backend
+def test_from_every_backend(tmp_path, ending):
+    decision, check = made("mahalanobis", "CosFace")
+    told = export(decision, tmp_path / f"it{ending}", image_shape=SHAPE, check=check)
+    assert told["images"] == 40 and told["probabilities"] < 1e-5
+    assert sorted(tmp_path.iterdir()) == sorted(told["files"])
+
+
+def test_a_file_that_disagrees_is_not_written(tmp_path, ending, monkeypatch):
+    decision, check = made("energy")
+    (tmp_path / f"it{ending}").write_bytes(b"the old one")
+    run = formats._runtime
+
+    def other(kind, file):
+        answer = run(kind, file)
+        return lambda images: {**answer(images), "p_value": np.full(len(images), 0.5, "float32")}
+
+    monkeypatch.setattr(formats, "_runtime", other)
+    with pytest.raises(UserError, match="does not answer as the Keras model does .p_value;") as caught:
+        export(decision, tmp_path / f"it{ending}", image_shape=SHAPE, check=check)
+    assert caught.value.exit_code == 1
+    assert [path.read_bytes() for path in tmp_path.iterdir()] == [b"the old one"]
+
+
+@pytest.mark.parametrize(
+    ("name", "format", "message"),
+    [
+        ("it.pt", None, r"the ending '.pt' is none of onnx \(.onnx\), litert \(.tflite\), openvino \(.xml\)"),
+        ("it.onnx", "coreml", "the format 'coreml' is none of onnx"),
+        ("it.xml", "onnx", "a file of the format onnx must end in .onnx"),
+    ],
+)
+def test_a_format_that_there_is_not(tmp_path, name, format, message):
+    with pytest.raises(UserError, match=message) as caught:
+        export(made("msp")[0], tmp_path / name, format=format, image_shape=SHAPE)
+    assert caught.value.exit_code == 2 and not list(tmp_path.iterdir())
+
+
+def test_a_package_that_is_missing_is_named(tmp_path, monkeypatch):
+    monkeypatch.setitem(formats.CONVERTERS, "onnx", ("onnx", "tf2onnx_of_another_name"))
+    with pytest.raises(UserError, match=r"tf2onnx_of_another_name is not installed; pip install 'kood\[export\]'"):
+        export(made("msp")[0], tmp_path / "it.onnx", image_shape=SHAPE)
+
+
+def test_without_a_runtime_nothing_is_compared(tmp_path, monkeypatch):
+    pytest.importorskip("tf2onnx", reason="comes with kood[export]")
+    monkeypatch.setitem(formats.RUNTIMES, "onnx", "onnxruntime_of_another_name")
+    decision, check = made("msp")
+    told = export(decision, tmp_path / "it.onnx", image_shape=SHAPE, check=check)
+    assert told == {"format": "onnx", "files": [tmp_path / "it.onnx"], "images": 0}
+
+
+class Strange(keras.Model):
+    """A classifier with operations that other runtimes have not."""
+
+    def __init__(self, inner):
+        super().__init__()
+        self.inner = inner
+
+    def call(self, pixels, training=False):
+        found = self.inner(pixels, training=training)
+        return {**found, "logits": keras.ops.erfinv(keras.ops.tanh(found["logits"]))}
+
+
+def test_operations_that_a_format_has_not(tmp_path, ending):
+    decision, check = made("msp")
+    strange = Strange(decision.scored.classifier)
+    strange(check)
+    with pytest.raises(UserError, match="has not|cannot hold|cannot run"):
+        decision = Decision(strange, Scorer("msp"), decision.calibrated)
+        export(decision, tmp_path / f"it{ending}", image_shape=SHAPE, check=check)
+    assert not list(tmp_path.iterdir())
