@@ -41,6 +41,10 @@ def nearest(word: str, allowed) -> str:
     return f"{hint}Allowed: {', '.join(allowed)}."
 
 
+#: The rooms that hold classes alone.
+CLASSES = ("heads", "outliers")
+
+
 def _at(key: str) -> str:
     return f"{key}: " if key else ""
 
@@ -58,7 +62,7 @@ def announced(room_name: str) -> dict[str, tuple[str, str]]:
     from importlib.metadata import entry_points
 
     found = entry_points(group=f"kood.{room_name}")
-    return {one.name.lower(): (one.value, one.dist.name if one.dist else one.module) for one in found}
+    return {one.name.lower(): (f"{one.module}:{one.attr}", one.dist.name if one.dist else one.module) for one in found}
 
 
 def find(room_name: str, name: str, key: str = "") -> Entry:
@@ -95,7 +99,7 @@ _outsiders: dict[str, None] = {}
 
 
 def imported() -> list[str]:
-    """The modules from outside that were named so far, for another process to import: Keras finds what they register."""
+    """The modules from outside that were named so far, for another process to import, where Keras is to find them."""
     return list(_outsiders)
 
 
@@ -136,15 +140,16 @@ def _loaded(room_name: str, path: str, key: str) -> Any:
         found = importlib.import_module(module)
     except Exception as error:  # Whatever a stranger's module does when it is imported.
         told = f"{type(error).__name__}: {error}".splitlines()[0]
-        raise UserError(f"{_at(key)}{path!r}: the module {module!r} cannot be imported ({told}); install its package, or "
-                        "name its folder in PYTHONPATH") from error  # fmt: skip
+        raise UserError(f"{_at(key)}{path!r}: the module {module!r} cannot be imported ({told}); install its package, "
+                        "or name its folder in PYTHONPATH") from error  # fmt: skip
     for part in attribute.split("."):
         if not hasattr(found, part):
             public = [name for name, thing in vars(found).items() if callable(thing) and not name.startswith("_")]
             raise UserError(f"{_at(key)}{path!r}: {module!r} has no {attribute!r}; {nearest(attribute, public)}")
         found = getattr(found, part)
-    if not callable(found):
-        raise UserError(f"{_at(key)}{path!r} is no class and no function")
+    if not (inspect.isclass(found) if room_name in CLASSES else callable(found)):
+        wanted = "class" if room_name in CLASSES else "class and no function"
+        raise UserError(f"{_at(key)}{path!r} is no {wanted}, and can be none of the {room_name}")
     _outsiders[module] = None
     return found
 
