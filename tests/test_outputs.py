@@ -114,7 +114,8 @@ def test_odins_options_are_those_of_the_perturbation_and_of_the_score(classifier
         np.testing.assert_allclose(found, temperature * np.log((1 - p) / ((CLASSES - 1) * p)), rtol=1e-3, atol=1e-3)
     # And what is not named so stays under the defaults.
     np.testing.assert_array_equal(
-        ops.convert_to_numpy(outputs["perturbed"]), ops.convert_to_numpy(forward_of(classifier, ["odin"])(images)["perturbed"])
+        ops.convert_to_numpy(outputs["perturbed"]),
+        ops.convert_to_numpy(forward_of(classifier, ["odin"])(images)["perturbed"]),
     )
     expected = scores.odin(perturbed_logits(classifier, epsilon, temperature)(images), temperature, epsilon)
     np.testing.assert_array_equal(ops.convert_to_numpy(scorer(outputs)), ops.convert_to_numpy(expected))

@@ -117,7 +117,5 @@ def _built(key: str, kind: type, make, *arguments, **options):
     except (ValueError, TypeError) as error:
         raise UserError(f"{key}: {error}") from error
     if not isinstance(made, kind):
-        raise UserError(
-            f"{key}: {make.__name__!r} gives a {type(made).__name__}, and a keras {kind.__name__} is wanted"
-        )
+        raise UserError(f"{key}: {make.__name__!r} gives a {type(made).__name__} and no keras {kind.__name__}")
     return made
