@@ -50,6 +50,19 @@ def _at(key: str) -> str:
 
 
 @functools.cache
+def _announcements() -> dict[str, dict[str, tuple[str, str]]]:
+    from importlib.metadata import entry_points
+
+    everything = entry_points()
+    return {
+        name: {
+            one.name.lower(): (f"{one.module}:{one.attr}", one.dist.name if one.dist else one.module)
+            for one in everything.select(group=f"kood.{name}")
+        }
+        for name in ROOMS
+    }
+
+
 def announced(room_name: str) -> dict[str, tuple[str, str]]:
     """What installed packages announce for a room, read from their entry points; none of them is imported.
 
@@ -59,10 +72,7 @@ def announced(room_name: str) -> dict[str, tuple[str, str]]:
     Returns:
         {name in lower case: ("module:attribute", package)}.
     """
-    from importlib.metadata import entry_points
-
-    found = entry_points(group=f"kood.{room_name}")
-    return {one.name.lower(): (f"{one.module}:{one.attr}", one.dist.name if one.dist else one.module) for one in found}
+    return _announcements()[room_name]
 
 
 def find(room_name: str, name: str, key: str = "") -> Entry:

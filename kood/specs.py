@@ -136,17 +136,18 @@ def name_of(spec: str) -> str:
 
 
 def settings(spec: str) -> Iterable[str]:
-    """Every combination of the usual values of a score, its defaults first; the spec alone if it has options, or none.
+    """Every combination of a score's usual values and its defaults, these first; the spec alone if it has options.
 
     Raises:
         UserError: as `parse`.
     """
     name, options = parse(spec)
-    usual = registry.find("scores", name).usual
-    if options or not usual:
+    entry = registry.find("scores", name)
+    if options or not entry.usual:
         return [canonical(spec)]
-    combined = (dict(zip(usual, values, strict=True)) for values in itertools.product(*usual.values()))
-    return list(dict.fromkeys([name, *(canonical(name, **options) for options in combined)]))
+    values = ([entry.defaults[option], *usual] for option, usual in entry.usual.items())
+    combined = (dict(zip(entry.usual, chosen, strict=True)) for chosen in itertools.product(*values))
+    return list(dict.fromkeys(canonical(name, **{k: v for k, v in one.items() if v is not None}) for one in combined))
 
 
 def told(entry: registry.Entry) -> Iterable[str]:

@@ -1,4 +1,4 @@
-"""Names from other packages: a package is installed in a folder, with what it announces, and runs as kood's own does."""
+"""Names from other packages: one is installed in a folder, with what it announces, and runs as kood's own does."""
 
 import json
 import os
@@ -259,9 +259,9 @@ def test_what_is_announced_is_listed_with_its_package(place):
 def here(place, monkeypatch):
     """The package in this process, and its recipe without scores."""
     monkeypatch.syspath_prepend(place / "site")
-    registry.announced.cache_clear()
+    registry._announcements.cache_clear()
     yield place / "free.toml"
-    registry.announced.cache_clear()
+    registry._announcements.cache_clear()
 
 
 @pytest.mark.keras
@@ -291,8 +291,8 @@ def here(place, monkeypatch):
         ("evaluate.headline=deviation:power=0", "evaluate.headline: deviation:power=0: power must be at least 1"),
         ("evaluate.headline=theirs.parts:Sharp", "is no score, since it has no fit"),
         ("evaluate.headline=deviation:pow=1", "deviation has no option 'pow'; did you mean 'power'"),
-        ("evaluate.scores=['ash:share=1.5']", "evaluate.scores: ash:share=1.5: share must be a fraction"),
-        ("evaluate.scores=['gen:gamma=0']", "evaluate.scores: gen:gamma=0: gamma must be above 0"),
+        ("evaluate={scores=['ash:share=1.5']}", "evaluate.scores: ash:share=1.5: share must be a fraction"),
+        ("evaluate={scores=['gen:gamma=0']}", "evaluate.scores: gen:gamma=0: gamma must be above 0"),
         ("evaluate.headline=knn:k=400", "evaluate.headline: knn:k=400 cannot be fitted to the"),
     ],
 )
@@ -325,13 +325,9 @@ def test_a_name_of_koods_own_is_not_taken_over(place):
     (told / "METADATA").write_text("Metadata-Version: 2.1\nName: shadow\nVersion: 1.0\n")
     (told / "entry_points.txt").write_text("[kood.heads]\nSoftmax = theirs.parts:Sharp\n")
     refused = kood("show", "theirs.toml", "--set", "head=softmax", cwd=place, site="site shadow")
-    assert (
-        refused.returncode == 2
-        and "the package shadow announces 'softmax', which is a name of kood's own" in refused.stderr
-    )
-    assert (
-        kood("show", "theirs.toml", "--set", "head=theirs.parts:Sharp", cwd=place, site="site shadow").returncode == 0
-    )
+    assert refused.returncode == 2
+    assert "the package shadow announces 'softmax', which is a name of kood's own" in refused.stderr
+    assert kood("show", "theirs.toml", cwd=place, site="site shadow").returncode == 0  # It names another.
     assert "announces 'softmax'" in kood("list", "heads", cwd=place, site="site shadow").stdout
 
 

@@ -79,6 +79,9 @@ def test_settings_are_all_combinations():
         specs.canonical("odin", temperature=t, epsilon=e) for t in (1, 10, 100, 1000) for e in (0.0028, 0.0056)
     }
     assert list(specs.settings("msp")) == ["msp"]
+    # What is left at its default is among them, so that of equals the shorter spec is taken.
+    assert list(specs.settings("vim")) == ["vim", *(f"vim:dim={dim}" for dim in (16, 64, 256, 1000))]
+    assert {"gen", "gen:gamma=5", "gen:top=10", "gen:gamma=5,top=10"} < set(specs.settings("gen"))
 
 
 def test_defaults_are_told_as_they_are():
