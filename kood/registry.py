@@ -78,6 +78,8 @@ def announced(room_name: str) -> dict[str, tuple[str, str]]:
 def find(room_name: str, name: str, key: str = "") -> Entry:
     """Looks a name up: in a room, among what packages announce for it, or where it says itself (`module:attribute`).
 
+    A name of kood's own stands for kood's own, whatever a package announces under it.
+
     Args:
         room_name: A key of `ROOMS`.
         name: The name as the recipe has it; upper and lower case are the same, but not in `module:attribute`.
@@ -87,18 +89,15 @@ def find(room_name: str, name: str, key: str = "") -> Entry:
         Its `Entry`.
 
     Raises:
-        UserError: the room has no such name, a package announces one of kood's own names, or what is named cannot be
-            imported or is nothing for this room.
+        UserError: the room has no such name, or what is named cannot be imported or is nothing for this room.
     """
     if ":" in name:
         return _outside(room_name, name, name, "", key)
-    entries, others = room(room_name), announced(room_name)
-    own, other = entries.get(name.lower()), others.get(name.lower())
-    if own is not None and other is not None:
-        raise UserError(f"{_at(key)}the package {other[1]} announces {name!r}, which is a name of kood's own; name it "
-                        f"as {other[0]!r}, or take the package out")  # fmt: skip
-    if own is not None:
-        return own
+    entries = room(room_name)
+    if name.lower() in entries:
+        return entries[name.lower()]
+    others = announced(room_name)
+    other = others.get(name.lower())
     if other is None:
         raise UserError(f"{_at(key)}there is no {name!r} among the {room_name}; {nearest(name, [*entries, *others])}")
     return _outside(room_name, *other[:1], name.lower(), other[1], key)
@@ -191,6 +190,8 @@ def listed(room_name: str) -> list[Entry]:
     found = list(room(room_name).values())
     for name, (path, package) in announced(room_name).items():
         try:
+            if name in room(room_name):
+                raise UserError(f"refused, since kood has one of this name; name it as {path!r}")
             found.append(find(room_name, name))
         except UserError as error:
             module, _, attribute = path.partition(":")

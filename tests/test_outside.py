@@ -324,11 +324,11 @@ def test_a_name_of_koods_own_is_not_taken_over(place):
     told.mkdir(parents=True)
     (told / "METADATA").write_text("Metadata-Version: 2.1\nName: shadow\nVersion: 1.0\n")
     (told / "entry_points.txt").write_text("[kood.heads]\nSoftmax = theirs.parts:Sharp\n")
-    refused = kood("show", "theirs.toml", "--set", "head=softmax", cwd=place, site="site shadow")
-    assert refused.returncode == 2
-    assert "the package shadow announces 'softmax', which is a name of kood's own" in refused.stderr
-    assert kood("show", "theirs.toml", cwd=place, site="site shadow").returncode == 0  # It names another.
-    assert "announces 'softmax'" in kood("list", "heads", cwd=place, site="site shadow").stdout
+    shown = kood("show", "theirs.toml", "--set", "head={name='softmax',factor=2.0}", cwd=place, site="site shadow")
+    assert shown.returncode == 2 and "'softmax' takes no 'factor'" in shown.stderr
+    assert kood("show", "theirs.toml", "--set", "head=softmax", cwd=place, site="site shadow").returncode == 0
+    told = kood("list", "heads", cwd=place, site="site shadow").stdout
+    assert "refused, since kood has one of this name; name it as 'theirs.parts:Sharp' (package shadow)" in told
 
 
 @pytest.mark.keras
