@@ -41,11 +41,28 @@ def nearest(word: str, allowed) -> str:
     return f"{hint}Allowed: {', '.join(allowed)}."
 
 
+#: The rooms that hold classes alone.
+CLASSES = ("heads", "outliers")
+
+
 def _at(key: str) -> str:
     return f"{key}: " if key else ""
 
 
 @functools.cache
+def _announcements() -> dict[str, dict[str, tuple[str, str]]]:
+    from importlib.metadata import entry_points
+
+    everything = entry_points()
+    return {
+        name: {
+            one.name.lower(): (f"{one.module}:{one.attr}", one.dist.name if one.dist else one.module)
+            for one in everything.select(group=f"kood.{name}")
+        }
+        for name in ROOMS
+    }
+
+
 def announced(room_name: str) -> dict[str, tuple[str, str]]:
     """What installed packages announce for a room, read from their entry points; none of them is imported.
 
@@ -55,14 +72,13 @@ def announced(room_name: str) -> dict[str, tuple[str, str]]:
     Returns:
         {name in lower case: ("module:attribute", package)}.
     """
-    from importlib.metadata import entry_points
-
-    found = entry_points(group=f"kood.{room_name}")
-    return {one.name.lower(): (one.value, one.dist.name if one.dist else one.module) for one in found}
+    return _announcements()[room_name]
 
 
 def find(room_name: str, name: str, key: str = "") -> Entry:
     """Looks a name up: in a room, among what packages announce for it, or where it says itself (`module:attribute`).
+
+    A name of kood's own stands for kood's own, whatever a package announces under it.
 
     Args:
         room_name: A key of `ROOMS`.
@@ -73,18 +89,15 @@ def find(room_name: str, name: str, key: str = "") -> Entry:
         Its `Entry`.
 
     Raises:
-        UserError: the room has no such name, a package announces one of kood's own names, or what is named cannot be
-            imported or is nothing for this room.
+        UserError: the room has no such name, or what is named cannot be imported or is nothing for this room.
     """
     if ":" in name:
         return _outside(room_name, name, name, "", key)
-    entries, others = room(room_name), announced(room_name)
-    own, other = entries.get(name.lower()), others.get(name.lower())
-    if own is not None and other is not None:
-        raise UserError(f"{_at(key)}the package {other[1]} announces {name!r}, which is a name of kood's own; name it "
-                        f"as {other[0]!r}, or take the package out")  # fmt: skip
-    if own is not None:
-        return own
+    entries = room(room_name)
+    if name.lower() in entries:
+        return entries[name.lower()]
+    others = announced(room_name)
+    other = others.get(name.lower())
     if other is None:
         raise UserError(f"{_at(key)}there is no {name!r} among the {room_name}; {nearest(name, [*entries, *others])}")
     return _outside(room_name, *other[:1], name.lower(), other[1], key)
@@ -143,8 +156,9 @@ def _loaded(room_name: str, path: str, key: str) -> Any:
             public = [name for name, thing in vars(found).items() if callable(thing) and not name.startswith("_")]
             raise UserError(f"{_at(key)}{path!r}: {module!r} has no {attribute!r}; {nearest(attribute, public)}")
         found = getattr(found, part)
-    if not callable(found):
-        raise UserError(f"{_at(key)}{path!r} is no class and no function")
+    if not (inspect.isclass(found) if room_name in CLASSES else callable(found)):
+        wanted = "class" if room_name in CLASSES else "class and no function"
+        raise UserError(f"{_at(key)}{path!r} is no {wanted}, and can be none of the {room_name}")
     _outsiders[module] = None
     return found
 
@@ -176,6 +190,8 @@ def listed(room_name: str) -> list[Entry]:
     found = list(room(room_name).values())
     for name, (path, package) in announced(room_name).items():
         try:
+            if name in room(room_name):
+                raise UserError(f"refused, since kood has one of this name; name it as {path!r}")
             found.append(find(room_name, name))
         except UserError as error:
             module, _, attribute = path.partition(":")

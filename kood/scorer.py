@@ -47,6 +47,10 @@ class Scorer:
         self.state = dict(state) if state else None
         found = registry.obtain("scores", base, key)
         self.is_fitted = inspect.isclass(found)
+        missing = [name for name in ("fit", "score", "get_state", "from_state") if not hasattr(found, name)]
+        if self.is_fitted and missing:
+            raise UserError(f"{key}: the class {base!r} is no score, since it has no {' and no '.join(missing)}; "
+                            "derive it from kood.scores.fitting.Fitted")  # fmt: skip
         self._class = found
         self._function = None if self.is_fitted else functools.partial(found, **self.options)
         self._fitted: Any = self._made(key) if self.is_fitted else None

@@ -43,17 +43,11 @@ def parse(spec: str | Mapping[str, Any], key: str = "") -> tuple[str, dict[str, 
         UserError: no such score or option, or a value of another type than the option's default.
     """
     at = f"{key}: " if key else ""
-    if isinstance(spec, str):
-        name, given = _split(spec, at)
-    else:
-        given = {option: value for option, value in spec.items() if option != "name"}
-        name = spec.get("name")
-        if not isinstance(name, str):
-            raise UserError(
-                f"{at}found {dict(spec)!r}; a score with options is a table such as {{ name = 'knn', k = 10 }}"
-            )
-        name, more = _split(name, at)
-        given = {**more, **given}
+    table: dict[str, Any] = {"name": spec} if isinstance(spec, str) else dict(spec)
+    if not isinstance(table.get("name"), str):
+        raise UserError(f"{at}found {table!r}; a score with options is a table such as {{ name = 'knn', k = 10 }}")
+    name, given = _split(table.pop("name"), at)
+    given |= table
     entry = registry.find("scores", name, key)
     known, found = defaults(entry), {}
     for option, value in sorted(given.items()):
@@ -92,17 +86,14 @@ def _read(text: str) -> Any:
 
 def _typed(value: Any, default: Any, what: str) -> Any:
     """A value of the kind that the default is of; an option without one by default takes any number or word."""
-    kinds = {bool: "true or false", int: "a whole number", float: "a number", str: "a word"}
+    kinds: dict[Any, tuple[Any, str]] = {
+        bool: (bool, "true or false"), int: (int, "a whole number"), float: (int | float, "a number"),
+        str: (str | int | float, "a word"),
+    }  # fmt: skip
     wanted = next((kind for kind in kinds if isinstance(default, kind)), None)
-    fits = {
-        bool: isinstance(value, bool),
-        int: isinstance(value, int) and not isinstance(value, bool),
-        float: isinstance(value, int | float) and not isinstance(value, bool),
-        str: isinstance(value, str | int | float) and not isinstance(value, bool),
-        None: isinstance(value, bool | int | float | str),
-    }[wanted]
-    if not fits:
-        raise UserError(f"{what} is {kinds.get(wanted, 'a number or a word')}; found {value!r}")  # type: ignore[call-overload]
+    allowed, called = kinds[wanted] if wanted else (bool | int | float | str, "a number or a word")
+    if not isinstance(value, allowed) or (isinstance(value, bool) and wanted not in (bool, None)):
+        raise UserError(f"{what} is {called}; found {value!r}")
     value = wanted(value) if wanted else value
     if isinstance(value, str) and not _WORD.fullmatch(value):
         raise UserError(f"{what}: found {value!r}; a word is made of letters, digits, '.', '_', '+' and '-'")
@@ -145,17 +136,18 @@ def name_of(spec: str) -> str:
 
 
 def settings(spec: str) -> Iterable[str]:
-    """Every combination of the usual values of a score, its defaults first; the spec alone if it has options, or none.
+    """Every combination of a score's usual values and its defaults, these first; the spec alone if it has options.
 
     Raises:
         UserError: as `parse`.
     """
     name, options = parse(spec)
-    usual = registry.find("scores", name).usual
-    if options or not usual:
+    entry = registry.find("scores", name)
+    if options or not entry.usual:
         return [canonical(spec)]
-    combined = (dict(zip(usual, values, strict=True)) for values in itertools.product(*usual.values()))
-    return list(dict.fromkeys([name, *(canonical(name, **options) for options in combined)]))
+    values = ([entry.defaults[option], *usual] for option, usual in entry.usual.items())
+    combined = (dict(zip(entry.usual, chosen, strict=True)) for chosen in itertools.product(*values))
+    return list(dict.fromkeys(canonical(name, **{k: v for k, v in one.items() if v is not None}) for one in combined))
 
 
 def told(entry: registry.Entry) -> Iterable[str]:

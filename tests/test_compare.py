@@ -191,6 +191,12 @@ def test_folders_that_are_no_runs_are_refused(saved, tmp_path):
 def test_one_score_for_all(saved):
     run = saved("run", *seeds(score="knn"))
     assert quietly(run, score="KNN")[0][0]["headline_score"] == "knn"
+    other = saved("tuned", *seeds(score="ash:share=0.8,variant=B"))
+    assert quietly(other, score="ASH:variant=B,share=0.80")[0][0]["headline_score"] == "ash:share=0.8,variant=B"
+    stranger = saved("stranger", *seeds(score="not.here:Score:k=3"))  # Its package need not be installed.
+    assert quietly(stranger, score="not.here:Score:k=3")[0][0]["headline_score"] == "not.here:Score:k=3"
+    with pytest.raises(UserError, match="--score: ash has no option 'shar'"):
+        quietly(other, score="ash:shar=1")
     with pytest.raises(UserError, match="was not measured by 'msp'.*knn"):
         quietly(run, score="msp")
 

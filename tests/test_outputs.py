@@ -96,6 +96,31 @@ def test_perturbed_logits_are_made_only_where_a_score_asks(classifier):
     assert "odin" not in applicable(outputs_of(classifier, np.zeros((2, *SHAPE), "uint8"), 2))
 
 
+@pytest.mark.parametrize(("epsilon", "temperature"), [(0.05, 2.0), (0.02, 1000.0)])
+def test_odins_options_are_those_of_the_perturbation_and_of_the_score(classifier, epsilon, temperature):
+    images, spec = pictures(), f"odin:temperature={temperature},epsilon={epsilon}"
+    scorer = Scorer(spec)
+    outputs = forward_of(classifier, ["odin", spec, "msp"])(images)
+    named = scorer.inputs["perturbed"]
+    assert named != "perturbed" and {"perturbed", named} < set(outputs)
+    gradient = slope(classifier, images, temperature)
+    sure = (np.abs(gradient) > 2e-3 / temperature).all(axis=(1, 2, 3))
+    assert sure.any() or temperature > 2  # At a high temperature the difference quotient knows too few signs.
+    moved = (images - epsilon * np.sign(gradient)).astype("float32")[sure]
+    logits = ops.convert_to_numpy(classifier(moved)["logits"]).astype("float64") / temperature if sure.any() else None
+    if logits is not None:
+        p = (np.exp(logits) / np.exp(logits).sum(axis=1, keepdims=True)).max(axis=1)
+        found = ops.convert_to_numpy(scorer(outputs))[sure]
+        np.testing.assert_allclose(found, temperature * np.log((1 - p) / ((CLASSES - 1) * p)), rtol=1e-3, atol=1e-3)
+    # And what is not named so stays under the defaults.
+    np.testing.assert_array_equal(
+        ops.convert_to_numpy(outputs["perturbed"]),
+        ops.convert_to_numpy(forward_of(classifier, ["odin"])(images)["perturbed"]),
+    )
+    expected = scores.odin(perturbed_logits(classifier, epsilon, temperature)(images), temperature, epsilon)
+    np.testing.assert_array_equal(ops.convert_to_numpy(scorer(outputs)), ops.convert_to_numpy(expected))
+
+
 def image_set(count, seed):
     pixels = np.random.default_rng(seed).integers(0, 256, (count, *SHAPE), dtype=np.uint8)
     return ImageSet(pixels, np.arange(count) % CLASSES, tuple("abc"))
@@ -103,10 +128,13 @@ def image_set(count, seed):
 
 def test_odin_is_measured_where_it_is_named(classifier):
     sets = {name: image_set(30, i) for i, name in enumerate(("train", "validation", "calibration", "test"))}
-    result = evaluate(classifier, **sets, near={"near": image_set(20, 9)}, far={}, names=["odin", "msp"])
-    assert set(result.figures["scores"]) == {"odin", "msp"}
-    alone = scores_of(classifier, Scorer("odin"), image_set(20, 9).images, 7)
-    np.testing.assert_allclose(result.scores["near"]["odin"], alone, rtol=1e-6, atol=1e-6)
+    names = ["odin", "msp", "odin:epsilon=0.3"]
+    result = evaluate(classifier, **sets, near={"near": image_set(20, 9)}, far={}, names=names)
+    assert set(result.figures["scores"]) == set(names)
+    for name in ("odin", "odin:epsilon=0.3"):
+        alone = scores_of(classifier, Scorer(name), image_set(20, 9).images, 7)
+        np.testing.assert_allclose(result.scores["near"][name], alone, rtol=1e-6, atol=1e-6)
+    assert not np.allclose(result.scores["near"]["odin"], alone, atol=1e-4)
 
 
 @pytest.mark.parametrize("names", [None, ["msp"]])

@@ -65,7 +65,10 @@ def load_source(
     given["ground"] = ground
     accepted = {option: value for option, value in given.items() if option in entry.parameters}
     with under(key):
-        return registry.obtain(_ROOM, spec.source)(tuple(image_shape), seed=seed, **accepted)
+        found = registry.obtain(_ROOM, spec.source)(tuple(image_shape), seed=seed, **accepted)
+    if not isinstance(found, dict) or not all(isinstance(part, ImageSet) for part in found.values()):
+        raise UserError(f"{key}.source: {spec.source!r} is to give a dictionary of kood.data.image_set.ImageSet")
+    return found
 
 
 def _plain(value: Any) -> Any:

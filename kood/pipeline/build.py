@@ -21,7 +21,7 @@ def build_network(recipe: Recipe, num_classes: int, precision: str = "float32") 
     settings = recipe.diffusion
     with training.precision(precision):
         network = registry.obtain("denoisers", settings.denoiser)
-        return _built("diffusion.options", network, recipe.data.shape, num_classes, **settings.options)
+        return _built("diffusion.options", keras.Model, network, recipe.data.shape, num_classes, **settings.options)
 
 
 def build_classifier(
@@ -47,8 +47,9 @@ def build_classifier(
     """
     with training.precision(precision or recipe.train.precision):
         backbone = registry.obtain("backbones", recipe.classifier.backbone)
-        backbone = _built("classifier.options", backbone, recipe.data.shape, **recipe.classifier.options)
-    head = _built("head", registry.obtain("heads", recipe.head.name), num_classes, **recipe.head.options())
+        backbone = _built("classifier.options", keras.Model, backbone, recipe.data.shape, **recipe.classifier.options)
+    head = registry.obtain("heads", recipe.head.name)
+    head = _built("head", keras.layers.Layer, head, num_classes, **recipe.head.options())
     settings, options = recipe.outliers, {}
     if exposed and settings.exposes:
         options = {
@@ -58,7 +59,9 @@ def build_classifier(
             "reach": settings.reach,
         }
         for name, source in settings.layers.items():
-            options["virtual"] = _built(f"outliers.{name}", source.layer, num_classes, settings.per_batch, seed)
+            options["virtual"] = _built(
+                f"outliers.{name}", keras.layers.Layer, source.layer, num_classes, settings.per_batch, seed
+            )
     model = Classifier(backbone, head, name="classifier", class_weight=class_weight, **options)
     model.build((None, *recipe.data.shape))
     return model
@@ -107,9 +110,12 @@ def class_weights(
     return (weights * (len(labels) / (weights * counts).sum())).tolist()
 
 
-def _built(key: str, make, *arguments, **options):
-    """Calls a network or head; what it refuses is the recipe's fault."""
+def _built(key: str, kind: type, make, *arguments, **options):
+    """Calls a network or head; what it refuses is the recipe's fault, and so is what is none."""
     try:
-        return make(*arguments, **options)
+        made = make(*arguments, **options)
     except (ValueError, TypeError) as error:
         raise UserError(f"{key}: {error}") from error
+    if not isinstance(made, kind):
+        raise UserError(f"{key}: {make.__name__!r} gives a {type(made).__name__} and no keras {kind.__name__}")
+    return made

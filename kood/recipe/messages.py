@@ -37,6 +37,7 @@ def explain(error: ValidationError | UserError, root: type[BaseModel], from_comm
         if unknown:
             allowed = _fields(root, location[:-1])
             message = f"unknown key (found {_shown(found)}); {registry.nearest(str(location[-1]), allowed)}"
+            message = message if allowed else f"unknown key (found {_shown(found)})"
         elif problem["type"] == "missing":
             message = "is missing; the recipe needs it"
         elif problem["type"] == "literal_error":

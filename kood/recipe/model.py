@@ -22,7 +22,7 @@ from kood.errors import UserError
 from kood.recipe import settings
 from kood.recipe.data_sections import Data
 from kood.recipe.messages import explain
-from kood.recipe.outlier_sections import Outliers, PureSamples
+from kood.recipe.outlier_sections import Outliers, PureSamples, table_of
 from kood.recipe.sections import (
     SLUG,
     Attach,
@@ -174,6 +174,7 @@ class Recipe(Section):
                 settings.put_all(given, key, self.matrix[key][i], where="matrix")
             labels = {key: names[key][i] for key, i in zip(keys, choice, strict=True)}
             try:
+                self._without_unused_tables(given.get("outliers", {}))
                 cell = Recipe.model_validate(given)
             except (ValidationError, UserError) as error:
                 shown = ", ".join(f"{key} = {label}" for key, label in labels.items())
@@ -181,6 +182,11 @@ class Recipe(Section):
             cell._given.update(given)
             cells.append((labels, cell))
         return cells
+
+    def _without_unused_tables(self, outliers: dict[str, Any]) -> None:
+        """Takes out of a cell the tables of sources from outside that other cells use: it knows them by `use` alone."""
+        for table in set(self.outliers.tables) - set(Outliers.model_fields) - {*map(table_of, outliers.get("use", []))}:
+            outliers.pop(table, None)
 
     def to_toml(self) -> str:
         """The complete recipe, defaults included, as TOML that `load` reads back."""

@@ -3,7 +3,7 @@
 import functools
 from typing import TYPE_CHECKING, Annotated, Any, Literal, Optional
 
-from pydantic import AfterValidator, Field, WithJsonSchema, create_model, model_validator
+from pydantic import BeforeValidator, Field, WithJsonSchema, create_model, model_validator
 from pydantic_core import PydanticKnownError
 
 from kood import registry
@@ -44,15 +44,12 @@ class PureSamples(Sampling):
         return self
 
 
-def _known(name: str) -> str:
-    if ":" not in name and name not in _announced_or_own():
-        raise PydanticKnownError("literal_error", {"expected": ", ".join(f"'{one}'" for one in _announced_or_own())})
+def _known(name: Any) -> str:
+    words = [*registry.room("outliers"), *registry.announced("outliers")]
+    if not isinstance(name, str) or (":" not in name and name not in words):
+        raise PydanticKnownError("literal_error", {"expected": ", ".join(f"'{one}'" for one in words)})
     table_of(name)
     return name
-
-
-def _announced_or_own() -> list[str]:
-    return [*registry.room("outliers"), *registry.announced("outliers")]
 
 
 def table_of(name: str) -> str:
@@ -64,17 +61,15 @@ def table_of(name: str) -> str:
     Raises:
         UserError: there is no such source, or it is none.
     """
-    from kood.outliers import FeatureSource, OutlierSource
-
-    found = registry.obtain("outliers", name, "outliers.use")
-    if not (isinstance(found, type) and issubclass(found, OutlierSource | FeatureSource)):
+    entry = registry.find("outliers", name)
+    if entry.package and not {"OutlierSource", "FeatureSource"} & set(entry.bases):
         raise UserError(f"{name!r} is no outlier source; derive it from kood.outliers.OutlierSource or FeatureSource")
-    return registry.find("outliers", name).name
+    return entry.name
 
 
 #: A name of `kood list outliers`, or `package.module:Class`.
 _Source = Annotated[
-    str, AfterValidator(_known),
+    str, BeforeValidator(_known),
     WithJsonSchema({"anyOf": [{"enum": list(registry.room("outliers"))}, {"type": "string"}]}, mode="validation"),
 ]  # fmt: skip
 
@@ -135,7 +130,7 @@ class _Outliers(Section):
         """A source from outside brings its own table, which the model has only once the source is known."""
         if cls is not Outliers or not isinstance(value, dict):
             return handler(value)
-        used = value.get("use") if isinstance(value.get("use"), list) else []
+        used = value["use"] if isinstance(value.get("use"), list) else []
         others = [name for name in used if isinstance(name, str) and ":" in name]
         announced = registry.announced("outliers")
         others += [name for name in announced if name in used or name in value]
@@ -151,6 +146,9 @@ class _Outliers(Section):
             if source is None:
                 raise ValueError(f"use names {table!r}, but there is no [outliers.{table}] that says which images")
         loss = registry.find("losses", self.exposure, "exposure")
+        if loss.package and loss.parameters[:1] not in (("logits",), ("cosines",)):
+            raise ValueError(f"exposure: {self.exposure!r} is no loss of outliers, since its first parameter is "
+                             "neither logits nor cosines")  # fmt: skip
         if not loss.package and not loss.name.endswith("_exposure"):
             allowed = [n for n in registry.room("losses") if n.endswith("_exposure")]
             raise ValueError(
@@ -191,10 +189,10 @@ class _Outliers(Section):
 def _tables(names: tuple[str, ...]) -> dict[str, Any]:
     """A table for each source; one that cannot do without a setting is not there unless it is given."""
     tables: dict[str, Any] = {}
-    for name in names:
+    for name, table in zip(names, map(table_of, names), strict=True):
         source = registry.obtain("outliers", name)
         needy = any(one.is_required() for one in source.model_fields.values())
-        tables[table_of(name)] = (Optional[source], None) if needy else (source, source())  # noqa: UP045
+        tables[table] = (Optional[source], None) if needy else (source, source())  # noqa: UP045
     return tables
 
 

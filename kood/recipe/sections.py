@@ -244,8 +244,8 @@ class Evaluate(Section):
             "auto" takes the one that best tells validation images from `data.validation_ood` or, where there is none,
             from pixel mixups and patch shuffles of validation images, so that no out-of-distribution test image is
             looked at.
-        tune: Whether each score that is named without options is measured under those of its usual values that best
-            tell the same validation images apart; `kood list scores` shows which are tried.
+        tune: Whether each score that is named without options, or with its defaults, is measured under those of its
+            usual values that best tell the same validation images apart; `kood list scores` shows which are tried.
         baseline: Train the same classifier without outliers as well, where there are any, and warn if exposure made the
             detector worse on validation images.
         batch_size: Images a forward pass.

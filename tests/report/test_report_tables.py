@@ -110,3 +110,16 @@ def test_the_table_of_a_matrix_is_written_for_papers_and_programs(tmp_path, matr
     expected = sum(one["scores"]["msp"]["near"]["auroc"] for one in cells) / 3
     assert float(first["near_auroc_mean"]) == pytest.approx(expected) and first["seeds"] == "0 1 2"
     assert (tmp_path / "table.tex").read_text().count(r"\\") == 7
+
+
+def test_the_options_that_were_chosen_are_told_under_the_scores(cell):
+    from kood.report import results
+
+    assert "Options chosen" not in " ".join(results.scores(cell).notes)
+    cell["tuned"] = {
+        "energy": {"chosen": "energy", "tried": {"energy": 0.973, "energy:temperature=10": 0.9}},
+        "ash": {"chosen": "ash:share=0.7", "tried": {"ash": 0.5, "ash:share=0.7": 0.912}},
+    }
+    told = " ".join(results.scores(cell).notes)
+    assert "Options chosen by their AUROC on validation images: energy (97.3; 2 tried), " in told
+    assert "ash:share=0.7 (91.2, as named 50.0; 2 tried)." in told

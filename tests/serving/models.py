@@ -44,7 +44,10 @@ def encoded(image, kind="PNG", **options):
 def prepared(tmp_path, head="CosFace", score="msp", undecodable="error", width=6, ground=(255, 255, 255)):
     """What `publish` is given for a classifier and a score; thirteen of twenty images are accepted."""
     # The scores that rework activations are made for features behind a ReLU.
-    model, images = trained(head, activation="relu" if score in REWORKED else None, width=width), pixels()
+    model, images = (
+        trained(head, activation="relu" if score.partition(":")[0] in REWORKED else None, width=width),
+        pixels(),
+    )
     model.save(tmp_path / "classifier.keras")
     forward = forward_of(model, [score])
     outputs, train = (

@@ -30,7 +30,9 @@ CASES = [("Softmax", "energy"), ("CosFace", "msp"), ("ArcFace", "max_cosine"), (
          ("Softmax", "react"), ("Softmax", "scale"), ("Softmax", "fdbd"), ("CosFace", "klmatching"),
          ("Softmax", "nnguide"), ("CosFace", "relativemahalanobis"), ("CosFace", "residual"),
          ("CosFace", "angular_energy"), ("Softmax", "gen"), ("Softmax", "odin_temperature"),
-         ("Softmax", "odin"), ("CosFace", "odin")]  # fmt: skip
+         ("Softmax", "odin"), ("CosFace", "odin"), ("Softmax", "odin:epsilon=0.05,temperature=2"),
+         ("Softmax", "ash:share=0.4,variant=B"), ("Softmax", "knn:k=3"),
+         ("CosFace", "energy:temperature=0.5")]  # fmt: skip
 
 
 @pytest.mark.parametrize(("head", "score"), CASES)

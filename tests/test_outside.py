@@ -1,0 +1,351 @@
+"""Names from other packages: one is installed in a folder, with what it announces, and runs as kood's own does."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from kood import registry
+from kood.errors import UserError
+
+ROOT = Path(__file__).parents[1]
+
+PARTS = '''
+"""What the package has."""
+
+import keras
+import numpy as np
+from keras import ops
+
+from kood.data.image_set import ImageSet
+from kood.heads import Softmax
+from kood.outliers import OutlierSource, Rows
+from kood.scores.fitting import Fitted
+
+
+@keras.saving.register_keras_serializable(package="theirs")
+class Sharp(Softmax):
+    """Logits that are sharper by a factor."""
+
+    def __init__(self, num_classes, factor=2.0, **kwargs):
+        super().__init__(num_classes, **kwargs)
+        self.factor = factor
+
+    def call(self, features, labels=None, training=None):
+        return self.factor * super().call(features, labels, training)
+
+    def get_config(self):
+        return {**super().get_config(), "factor": self.factor}
+
+
+class Unknown(Softmax):
+    """Of which Keras does not know."""
+
+
+@keras.saving.register_keras_serializable(package="theirs")
+class Scaled(keras.layers.Layer):
+    """A layer of the network below."""
+
+    def call(self, images):
+        return 0.5 * images
+
+
+def small(image_shape, width=12):
+    """A small network."""
+    inputs = keras.Input(image_shape)
+    x = keras.layers.Flatten()(Scaled()(inputs))
+    return keras.Model(inputs, keras.layers.Dense(width, activation="relu")(x))
+
+
+class Deviation(Fitted):
+    """Distance to the mean feature."""
+
+    STATE = ("mean", "power")
+    usual = {"power": (1, 3)}
+
+    def __init__(self, power=2):
+        super().__init__()
+        if power < 1:
+            raise ValueError(f"power must be at least 1; it is {power}.")
+        self.power = power
+
+    def restored(self):
+        self.power = int(self.state["power"])
+
+    def fit(self, features, labels=None, logits=None):
+        self.state = {"mean": np.asarray(features).mean(axis=0).astype("float32"), "power": np.array(self.power)}
+        return self
+
+    def score(self, features, logits=None):
+        apart = ops.abs(self.checked(features, len(self.array("mean"))) - self.fitted("mean"))
+        return ops.sum(apart**self.power, axis=-1)
+
+
+def flatness(logits, factor=1.0):
+    """Minus the spread of the logits."""
+    return -factor * ops.std(ops.cast(logits, "float32"), axis=-1)
+
+
+def flat(logits):
+    """Variance of the logits of outliers."""
+    return ops.var(logits, axis=-1)
+
+
+class Fog(OutlierSource):
+    """Grey images.
+
+    Attributes:
+        level: Their grey.
+    """
+
+    level: int = 120
+
+    def draw(self, count, rng, shape):
+        return Rows(np.full((count, *shape), self.level, np.uint8), count)
+
+
+class FogBank(Fog):
+    """Not announced."""
+
+
+class Noise(Fog):
+    """Called as one of kood's own."""
+
+
+def corners(image_shape, *, seed, count=240):
+    """Images that are bright in one of two corners."""
+    rng, labels = np.random.default_rng(seed), np.arange(count) % 2
+    images = rng.integers(0, 60, (count, *image_shape))
+    images[labels == 0, :3, :3] += 150
+    images[labels == 1, -3:, -3:] += 150
+    return {"all": ImageSet(images.astype("uint8"), labels.astype("int64"), ("low", "high"))}
+
+
+def count(image_shape):
+    """No network."""
+    return 3
+
+
+def listed(image_shape, *, seed):
+    """No data source."""
+    return []
+
+
+def dimmed(images, seed):
+    """Darker images."""
+    return 0.9 * images - 0.1
+'''
+
+ANNOUNCED = """
+[kood.heads]
+sharp = theirs.parts:Sharp
+[kood.backbones]
+their_small = theirs.parts:small
+[kood.scores]
+Deviation = theirs.parts:Deviation
+[kood.losses]
+flat = theirs.parts:flat
+[kood.datasets]
+corners = theirs.parts:corners
+[kood.augmentations]
+dimmed = theirs.parts:dimmed
+[kood.outliers]
+fog = theirs.parts:Fog
+"""
+
+RECIPE = """
+head = "theirs.parts:Sharp"
+[data]
+image_shape = [8, 8, 1]
+augment = ["theirs.parts:dimmed"]
+[data.id]
+source = "theirs.parts:corners"
+calibration = 0.2
+[data.near.again]
+source = "digits"
+count = 40
+[data.far.uniform]
+source = "uniform"
+count = 40
+[outliers]
+use = ["fog", "theirs.parts:FogBank"]
+exposure = "theirs.parts:flat"
+per_batch = 8
+count = 24
+[outliers.fog_bank]
+level = 77
+[classifier]
+backbone = "theirs.parts:small"
+options = { width = 10 }
+[train]
+epochs = 1
+batch_size = 16
+[evaluate]
+scores = ["msp", "deviation:power=3", { name = "theirs.parts:flatness", factor = 2.0 }]
+headline = "deviation:power=3"
+baseline = false
+"""
+
+
+@pytest.fixture(scope="module")
+def place(tmp_path_factory):
+    """A folder as `pip install --target` leaves it, and a recipe that names what is in it."""
+    folder = tmp_path_factory.mktemp("outside")
+    (folder / "site" / "theirs").mkdir(parents=True)
+    (folder / "site" / "theirs" / "__init__.py").write_text("")
+    (folder / "site" / "theirs" / "parts.py").write_text(PARTS)
+    (folder / "site" / "theirs" / "broken.py").write_text("raise RuntimeError('no licence\\nfound')")
+    told = folder / "site" / "theirs-1.0.dist-info"
+    told.mkdir()
+    (told / "METADATA").write_text("Metadata-Version: 2.1\nName: theirs\nVersion: 1.0\n")
+    (told / "entry_points.txt").write_text(ANNOUNCED)
+    (folder / "theirs.toml").write_text(RECIPE)
+    (folder / "free.toml").write_text(RECIPE.replace("scores = [", "# "))
+    return folder
+
+
+def kood(*arguments, cwd, site="site", **environment):
+    path = os.pathsep.join((str(ROOT), *(str(cwd / one) for one in site.split())))
+    env = {**os.environ, "PYTHONPATH": path, "COLUMNS": "200", **environment}
+    command = [sys.executable, "-m", "kood", *map(str, arguments)]
+    return subprocess.run(command, cwd=cwd, env=env, capture_output=True, text=True, check=False)
+
+
+@pytest.mark.keras
+@pytest.mark.parametrize("backend", ["tensorflow", pytest.param("jax", marks=pytest.mark.slow)])
+def test_a_run_of_what_another_package_has(place, backend):
+    saved = ("--saved", f"saved_{backend}")
+    result = kood("run", "theirs.toml", *saved, cwd=place, KERAS_BACKEND=backend)
+    assert result.returncode == 0, result.stderr + result.stdout
+    run = place / f"saved_{backend}" / "theirs"
+    report = json.loads((run / "report.json").read_bytes())
+    assert set(report["scores"]) == {"msp", "deviation:power=3", "theirs.parts:flatness:factor=2"}
+    assert report["headline_score"] == "deviation:power=3" and report["id"]["accuracy"] > 0.5
+    assert {"fog", "fog_bank"} <= set(report["stages"]) and (run / "1" / "saved_model.pb").exists()
+    # Another process reads the classifier's file, and the graph needs nothing of theirs.
+    again = kood("run", "theirs.toml", *saved, "--set", "evaluate.headline=msp", cwd=place, KERAS_BACKEND=backend)
+    assert again.returncode == 0, again.stderr
+    assert json.loads((run / "report.json").read_bytes())["stages"]["classifier"]["cached"]
+    from PIL import Image
+
+    Image.new("L", (8, 8), 30).save(place / "one.png")
+    asked = kood("predict", run, "one.png", "--json", cwd=place, site="")
+    assert asked.returncode == 0 and json.loads(asked.stdout)["label"] in (0, 1)
+    compared = kood("compare", run, "--score", "theirs.parts:flatness:factor=2", cwd=place, site="")
+    assert compared.returncode == 0 and "Comparison by theirs.parts:flatness:factor=2" in compared.stdout
+
+
+@pytest.mark.keras
+def test_the_complete_recipe_can_be_read_back(place):
+    shown = kood("show", "theirs.toml", cwd=place)
+    assert shown.returncode == 0 and "[outliers.fog_bank]\nlevel = 77" in shown.stdout
+    (place / "again.toml").write_text(shown.stdout)
+    again = kood("show", "again.toml", cwd=place)
+    assert again.stdout == shown.stdout
+
+
+@pytest.mark.keras
+def test_what_is_announced_is_listed_with_its_package(place):
+    heads, scores, sources = (kood("list", room, cwd=place).stdout for room in ("heads", "scores", "outliers"))
+    assert "Logits that are sharper by a factor. (package theirs) [factor]" in heads
+    assert "Distance to the mean feature. (package theirs) [power=2 (usual: 1, 3)]" in scores
+    assert "Grey images. (package theirs)" in sources and "FogBank" not in sources
+
+
+@pytest.fixture
+def here(place, monkeypatch):
+    """The package in this process, and its recipe without scores."""
+    monkeypatch.syspath_prepend(place / "site")
+    registry._announcements.cache_clear()
+    yield place / "free.toml"
+    registry._announcements.cache_clear()
+
+
+@pytest.mark.keras
+@pytest.mark.parametrize(
+    ("setting", "message"),
+    [
+        ("head=theirs.parts:Nope", "head: name: 'theirs.parts:Nope': 'theirs.parts' has no 'Nope'; "),
+        ("head=theirs.parts:flat", "is no class, and can be none of the heads"),
+        ("head=nowhere:Head", "head: name: 'nowhere:Head': the module 'nowhere' cannot be imported (ModuleNotFound"),
+        ("head=theirs.broken:Head", "cannot be imported (RuntimeError: no licence); install its package"),
+        ("head.factr=2.0", "takes no 'factr'; did you mean 'factor'"),
+        ("head=theirs.parts:Unknown", "head.name: 'theirs.parts:Unknown' could not be read back from a file"),
+        ("classifier.backbone=theirs.parts:flat", "takes no 'width'"),
+        ("classifier={backbone='theirs.parts:count'}", "classifier.options: 'count' gives a int and no keras Model"),
+        ("data.far.uniform={source='theirs.parts:nothing'}", "has no 'nothing'"),
+        (
+            "data.far.uniform={source='theirs.parts:listed'}",
+            "data.far.uniform.source: 'theirs.parts:listed' is to give",
+        ),
+        ("data.augment=['theirs.parts:nothing']", "has no 'nothing'"),
+        ("outliers={use=['theirs.parts:Sharp']}", "is no outlier source; derive it from kood.outliers.OutlierSource"),
+        ("outliers={use=['theirs.parts:Noise']}", "would have the table of kood's own source 'noise'"),
+        ("outliers={use=['theirs.parts:Fog','fog']}", "a source is listed twice"),
+        ("outliers={use=['theirs.parts:FogBank'],fog_bank={levl=1}}", "outliers.fog_bank.levl: unknown key"),
+        ("outliers={use=['fog'],fog={level=1.5}}", "outliers.fog.level: found 1.5"),
+        ("outliers.exposure=theirs.parts:corners", "its first parameter is neither logits nor cosines"),
+        ("evaluate.headline=deviation:power=0", "evaluate.headline: deviation:power=0: power must be at least 1"),
+        ("evaluate.headline=theirs.parts:Sharp", "is no score, since it has no fit"),
+        ("evaluate.headline=deviation:pow=1", "deviation has no option 'pow'; did you mean 'power'"),
+        ("evaluate={scores=['ash:share=1.5']}", "evaluate.scores: ash:share=1.5: share must be a fraction"),
+        ("evaluate={scores=['gen:gamma=0']}", "evaluate.scores: gen:gamma=0: gamma must be above 0"),
+        ("evaluate.headline=knn:k=400", "evaluate.headline: knn:k=400 cannot be fitted to the"),
+    ],
+)
+def test_what_is_wrong_is_one_message_before_any_training(here, tmp_path, setting, message):
+    from kood.recipe import load
+    from tests.conftest import Cell
+
+    with pytest.raises(UserError) as caught:
+        recipe = load(here, [setting])
+        assert recipe.outliers.sources
+        Cell(recipe, tmp_path / "saved", width=200).check()
+    assert message in str(caught.value) and "\n" not in str(caught.value)
+    assert caught.value.exit_code == 2
+
+
+@pytest.mark.keras
+def test_cells_of_a_matrix_have_the_tables_that_they_use(here):
+    from kood.recipe import load
+
+    recipe = load(here, ['matrix={outliers=["none","noise",["fog","theirs.parts:FogBank"]],head=["softmax","sharp"]}'])
+    cells = [cell for _, cell in recipe.cells()]
+    assert [list(cell.outliers.sources) for cell in cells[::2]] == [[], ["noise"], ["fog", "fog_bank"]]
+    assert cells[-1].outliers.fog_bank.level == 77 and cells[-1].head.name == "sharp"
+
+
+@pytest.mark.keras
+def test_a_name_of_koods_own_is_not_taken_over(place):
+    told = place / "shadow" / "shadow-1.0.dist-info"
+    told.mkdir(parents=True)
+    (told / "METADATA").write_text("Metadata-Version: 2.1\nName: shadow\nVersion: 1.0\n")
+    (told / "entry_points.txt").write_text("[kood.heads]\nSoftmax = theirs.parts:Sharp\n")
+    shown = kood("show", "theirs.toml", "--set", "head={name='softmax',factor=2.0}", cwd=place, site="site shadow")
+    assert shown.returncode == 2 and "'softmax' takes no 'factor'" in shown.stderr
+    assert kood("show", "theirs.toml", "--set", "head=softmax", cwd=place, site="site shadow").returncode == 0
+    told = kood("list", "heads", cwd=place, site="site shadow").stdout
+    assert "refused, since kood has one of this name; name it as 'theirs.parts:Sharp' (package shadow)" in told
+
+
+@pytest.mark.keras
+def test_the_version_and_the_place_of_what_is_named_decide_its_results(place):
+    code = """
+import sys
+from kood import registry
+print(registry.versions(("heads", "sharp"), ("heads", "theirs.parts:Sharp"), ("heads", "Softmax"), ("scores", "ash")))
+registry.obtain("heads", "sharp").version = 3
+print(registry.versions(("heads", "SHARP")))
+print(registry.imported())
+"""
+    env = {**os.environ, "PYTHONPATH": f"{ROOT}{os.pathsep}{place / 'site'}"}
+    found = subprocess.run([sys.executable, "-c", code], env=env, capture_output=True, text=True, check=True)
+    assert found.stdout.splitlines() == [
+        "{'heads/sharp': ['theirs.parts:Sharp', 1], 'heads/theirs.parts:Sharp': ['theirs.parts:Sharp', 1], "
+        "'scores/ash': 2}",
+        "{'heads/sharp': ['theirs.parts:Sharp', 3]}",
+        "['theirs.parts']",
+    ]
