@@ -2,6 +2,15 @@
 
 The exposure losses are for outliers. `outlier_exposure` evens out the class probabilities; `cosine_exposure`
 and `energy_exposure` lower the evidence itself, which evening out need not do.
+
+Example:
+    ```python
+    import numpy as np
+    import kood
+
+    logits = np.array([[9.0, 0.0], [0.0, 0.0]], "float32")
+    kood.losses.outlier_exposure(logits)  # (2,): how far from the uniform distribution, in nats; 0 for the second
+    ```
 """
 
 import math

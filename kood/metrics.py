@@ -3,6 +3,15 @@
 A score is higher for OOD, which is the positive class except where ID is said to be. All figures are
 fractions in [0, 1]. Equal scores are one threshold: they are flagged together or not at all. Infinite scores
 are ordered like any other; NaN is refused.
+
+Example:
+    ```python
+    import numpy as np
+    import kood
+
+    scores, is_ood = np.array([0.1, 0.4, 0.9]), np.array([False, False, True])
+    kood.metrics.summary(scores, is_ood)["fpr_at_id_tpr"]  # 0.0
+    ```
 """
 
 from typing import NamedTuple

@@ -66,9 +66,17 @@ class Detector(Measuring):
 
     Example:
         ```python
-        detector = kood.Detector(model, score="energy")
-        detector.calibrate(images, accept=0.95)
-        detector.predict(new_images).is_ood
+        import keras
+        import numpy as np
+        import kood
+
+        pixels = keras.Input((8, 8, 3))
+        pooled = keras.layers.GlobalAveragePooling2D()(keras.layers.Rescaling(1 / 255)(pixels))
+        model = keras.Model(pixels, keras.layers.Dense(3, activation="softmax")(pooled))  # Yours has been trained.
+
+        images = np.random.default_rng(0).integers(0, 256, (60, 8, 8, 3), "uint8")
+        detector = kood.Detector(model, score="energy").calibrate(images[:40], accept=0.9)
+        detector.predict(images[40:]).is_ood  # (20,) bool
         ```
 
     Args:

@@ -14,6 +14,17 @@ A new margin is one subclass of `AngularHead` with one method, `target_cosine`, 
 file: `margins` for those that stay as they are, `adaptive` for those that follow the training, or one of its own. One
 that looks at more than the angle has a `call` of its own, as `AdaFace` has. A head whose code changes what it computes
 gets `version = 2`, and so on: then classifiers of older code are trained again.
+
+Example:
+    ```python
+    import numpy as np
+    import kood
+
+    head = kood.heads.ArcFace(num_classes=3, margin=0.3, scale=16.0)
+    features = np.random.default_rng(0).normal(size=(2, 8)).astype("float32")
+    logits = head(features, labels=np.array([0, 2]))  # (2, 3), with the margin; without labels there is none
+    cosines = head.cosines(features)  # (2, 3) in [-1, 1]
+    ```
 """
 
 from typing import TYPE_CHECKING, Any

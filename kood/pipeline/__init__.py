@@ -58,6 +58,14 @@ def run(
 
     Where the backend's launcher started several processes, each of them calls this; the first one reports.
 
+    Example:
+        ```python
+        import kood
+
+        report = kood.run("recipes/digits_softmax.toml", ["outliers.use=[]"], quick=True)
+        report["id"]["accuracy"]
+        ```
+
     Args:
         recipe: A recipe, or its file.
         overrides: `KEY=VALUE` settings, for a file.

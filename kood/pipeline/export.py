@@ -45,8 +45,11 @@ class Export(Stage):
         self.data, self.classifier, self.evaluation = data, classifier, evaluation
 
     def decides(self) -> dict[str, Any]:
+        served = vars(self._served)
+        if served["preprocess"] is None:  # Keys of versions that never had it stay.
+            served = {name: value for name, value in served.items() if name != "preprocess"}
         return {
-            "format": 3, "classifier": self.classifier.key, "served": _hashed(vars(self._served)),
+            "format": 3, "classifier": self.classifier.key, "served": _hashed(served),
             "expected": _hashed(self.evaluation.arrays("parity")), "card": repr(self._card),
         }  # fmt: skip
 

@@ -17,6 +17,18 @@ A score of `perturbed` logits has the options `temperature` and `epsilon`, which
 
 A new score is a function or a class in any file of this room, with its name in the file's `__all__`. One whose code
 changes what it computes gets `version = 2`, and so on (a function as an attribute): then it is measured again.
+
+Example:
+    ```python
+    import numpy as np
+    import kood
+
+    rng = np.random.default_rng(0)
+    known, new = rng.normal(size=(100, 8)), 3 + rng.normal(size=(5, 8))
+    kood.scores.energy(np.array([[5.0, 0.0]], "float32"))  # (1,)
+    nearest = kood.scores.KNN(k=10).fit(known)
+    nearest.score(new.astype("float32"))  # (5,), higher = more out-of-distribution
+    ```
 """
 
 from typing import TYPE_CHECKING, Any
