@@ -64,9 +64,8 @@ def compare(fit: dict, own: dict, classes: np.ndarray, kernel: np.ndarray, bias:
             layer.bias.copy_(b)
         return layer
 
-    # Some keep what they are fitted to in float32, whatever they are given.
     single, known_single = features.float(), known["features"].float()
-    few, known_few = features[:, :FEW].float(), known["features"][:, :FEW].float()
+    few, known_few = features[:, :FEW], known["features"][:, :FEW]
     dim = 200
     table: dict[str, tuple[Callable, str, Callable]] = {
         "msp": (lambda: peers.MaxSoftmax.score(logits), "1 +", lambda x: 1 + x),
@@ -102,11 +101,12 @@ def compare(fit: dict, own: dict, classes: np.ndarray, kernel: np.ndarray, bias:
             lambda: peers.KLMatching(None).fit_logits(known["logits"], labels).predict_logits(logits), "", lambda x: x
         ),
         "mahalanobis": (
-            lambda: peers.Mahalanobis(None).fit_features(known_few, labels).predict_features(few), "2 x",
-            lambda x: 2 * x,
+            lambda: peers.Mahalanobis(None).fit_features(known_few, labels).predict_features(few), "2N x",
+            lambda x: 2 * len(classes) * x,
         ),
         "relativemahalanobis": (
-            lambda: peers.RMD(None).fit_features(known_few, labels).predict_features(few), "", lambda x: x
+            lambda: peers.RMD(None).fit_features(known_few, labels).predict_features(few), "N x",
+            lambda x: len(classes) * x,
         ),
     }  # fmt: skip
 
@@ -116,6 +116,8 @@ def compare(fit: dict, own: dict, classes: np.ndarray, kernel: np.ndarray, bias:
     linear_head = Head()
     linear_head.kernel, linear_head.bias = kernel, bias
     for name, (peer, how, changed) in table.items():
+        # Of what they make themselves; where that is single, features are.
+        torch.set_default_dtype(torch.float64 if "mahalanobis" in name else torch.float32)
         try:
             width = FEW if "mahalanobis" in name else None
             mine_fit, mine_own = ({**of, "features": of["features"][:, :width]} for of in (fit, own))
