@@ -43,7 +43,7 @@ def test_inside_keras_is_as_it_comes_and_outside_as_it_was(strange):
     assert settings() == strange
 
 
-@pytest.mark.parametrize("where", ["run", "draw", "main"])
+@pytest.mark.parametrize("where", ["run", "draw", "export"])
 def test_whatever_builds_or_loads_a_model_for_a_command_does_it_inside(strange, where, monkeypatch, tmp_path):
     from kood import pipeline
     from kood.pipeline import interpolate
@@ -61,7 +61,7 @@ def test_whatever_builds_or_loads_a_model_for_a_command_does_it_inside(strange, 
     call = {
         "run": lambda: pipeline.run(tmp_path),
         "draw": lambda: interpolate.draw(tmp_path, "a", "b"),
-        "main": lambda: export.main("a.keras", "folder", "served", "1"),
+        "export": lambda: export.export(tmp_path / "a.keras", tmp_path / "folder", None, 1),
     }[where]
     with pytest.raises(RuntimeError):
         call()

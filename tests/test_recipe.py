@@ -93,7 +93,7 @@ def test_the_resolved_recipe_reads_back_the_same(path, tmp_path):
         (('["label_mixup", "noise"]', "[{}]"), ["outliers.use", "found {}", "Allowed: amplitude_swap"]),
         (('["label_mixup", "noise"]', '["real"]'), ["outliers", "real", "[outliers.real]"]),
         (("[train]", '[evaluate]\nheadline = "msb"\n[train]'), ["evaluate", "msb", "did you mean 'msp'"]),
-        (("per_class = 30", "test = 0.9"), ["data.id", "leave some images to train on"]),
+        (("per_class = 30", "validation = 0.9"), ["data.id", "leave some images to train on"]),
         (("seed = 3", "seed = -1"), ["seed", "-1"]),
         (("seed = 3", "seed = 3\nname = '../up'"), ["name", "../up"]),
         (("seed = 3", "seed = 3\nmatrix = {seed = []}"), ["matrix.seed", "at least 1 item"]),

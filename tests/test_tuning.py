@@ -8,7 +8,7 @@ from sklearn.metrics import roc_auc_score
 from kood import heads, specs
 from kood.classifier import Classifier
 from kood.data import ImageSet
-from kood.detector import evaluate as evaluation
+from kood.detector import evaluate, figures
 from kood.detector.tuning import tune
 from kood.outputs import run_over
 from kood.scorer import Scorer
@@ -82,7 +82,7 @@ def classifier():
 
 def measured(classifier, **options):
     sets = {name: image_set(60, i) for i, name in enumerate(("train", "validation", "calibration", "test"))}
-    return evaluation.evaluate(classifier, **sets, near={"near": image_set(30, 9, 40)}, far={}, **options)
+    return evaluate(classifier, **sets, near={"near": image_set(30, 9, 40)}, far={}, **options)
 
 
 def test_scores_are_measured_as_they_were_chosen(classifier):
@@ -94,7 +94,7 @@ def test_scores_are_measured_as_they_were_chosen(classifier):
     best = {name: one["chosen"] for name, one in told.items()}
     assert set(found.figures["scores"]) == {"msp", *best.values(), "energy:temperature=7", "ash:share=0.5"}
     assert found.figures["headline_score"] == found.figures["threshold"]["score"] == best["odin"]
-    assert found.figures["validation_sets"] == list(evaluation.PROXIES)
+    assert found.figures["validation_sets"] == list(figures.PROXIES)
     # As if it had been named so.
     plain = measured(classifier, names=[best["odin"]], headline=best["odin"])
     np.testing.assert_allclose(found.scores["near"][best["odin"]], plain.scores["near"][best["odin"]], atol=1e-6)
@@ -108,11 +108,11 @@ def test_the_choice_looks_at_validation_images_alone_and_each_image_passes_once(
         runs.append(len(images))
         return run_over(forward, images, batch_size)
 
-    monkeypatch.setattr(evaluation, "run_over", counted)
+    monkeypatch.setattr("kood.detector.measuring.run_over", counted)
     found = measured(classifier, tune=True)
     assert sorted(runs) == sorted([60, 60, 60, 60, 60, 60, 30])  # Of the training images the last, of the proxies two.
     assert {"ash", "odin"}.isdisjoint(found.figures["tuned"]) and "react" in found.figures["tuned"]
-    other = evaluation.evaluate(
+    other = evaluate(
         classifier, **{name: image_set(60, i) for i, name in enumerate(("train", "validation", "calibration"))},
         test=image_set(50, 77), near={}, far={}, tune=True,
     )  # fmt: skip

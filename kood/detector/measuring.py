@@ -69,6 +69,8 @@ class Measuring:
         self.choice: Choice | None = None if score == "auto" else Choice(Scorer(score, key=key).name)
         #: Which options of scores were chosen, as `kood.detector.tuning.tune` tells it.
         self.tuned: dict[str, Any] = {}
+        #: Outputs of the sets that these were chosen on, which need not pass the classifier again.
+        self._passed: dict[int, tuple[ImageSet, Outputs]] = {}
         #: What could not be measured or was left out, a sentence each.
         self.warnings: list[str] = []
         #: Digests of the pixels of known images, by use.
@@ -249,6 +251,7 @@ class Measuring:
         names = list(self.scorers)
         forward = forward_of(self.classifier, [one for name in names for one in specs.settings(name)])
         found = {where: run_over(forward, np.asarray(of.images), self.batch_size) for where, of in held.items()}
+        self._passed = {id(of): (of, found[where]) for where, of in held.items()}
         learned = self._set(train) if any(scorer.is_fitted for scorer in self.scorers.values()) else {}
         labels, head = train.known_labels, self.classifier.head
         chosen, self.tuned = tune(names, learned, labels, head, found, self.batch_size)
@@ -273,6 +276,8 @@ class Measuring:
 
     def _set(self, images: Any) -> Outputs:
         """Outputs of a set; pixels of a run's own, uint8 and of the right shape, are normalized while it works."""
+        if id(images) in self._passed:
+            return self._passed[id(images)][1]
         pixels = images.images if isinstance(images, ImageSet) else images
         if isinstance(pixels, np.ndarray) and pixels.dtype == np.uint8 and pixels.shape[1:] == self.image_shape:
             return run_over(self._normal, np.asarray(pixels), min(self.batch_size, len(pixels)))
