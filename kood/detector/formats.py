@@ -5,6 +5,7 @@ and torch's Keras 3.15 loses the names of the outputs, or the free number of ima
 for nothing else. As `python -m kood.detector.formats PARTS FILE FORMAT BATCH` it is that process.
 """
 
+import contextlib
 import importlib
 import json
 import logging
@@ -14,7 +15,7 @@ import shutil
 import sys
 import warnings
 import zipfile
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
@@ -24,7 +25,7 @@ import numpy as np
 
 import kood
 from kood import registry
-from kood.attached import function_of
+from kood.attached import function_of, layers_of
 from kood.backends import compiled
 from kood.conformal import Calibration
 from kood.decision import Decision
@@ -144,7 +145,8 @@ def _convert(decision: Decision, file: Path, kind: str, image_shape: Sequence[in
             from kood.detector import onnx_ops  # noqa: F401
         with warnings.catch_warnings(), native_messages_held_back():
             warnings.simplefilter("ignore")
-            decision.export(str(file), format=kind, input_signature=[images], verbose=False)
+            with _constants_in_graph(decision.scored.classifier):
+                decision.export(str(file), format=kind, input_signature=[images], verbose=False)
     except Exception as error:  # A converter may raise anything.
         said = " ".join(str(error).split())
         raise UserError(f"{file.name}: {kind} cannot hold this model: {said[:500]}", exit_code=1) from error
@@ -153,6 +155,25 @@ def _convert(decision: Decision, file: Path, kind: str, image_shape: Sequence[in
     strange = sorted({found.decode() for found in re.findall(rb"Flex[A-Z]\w+", file.read_bytes())})
     if kind == "litert" and strange:
         raise UserError(f"{file.name}: LiteRT has not these operations: {', '.join(strange)}", exit_code=1)
+
+
+@contextlib.contextmanager
+def _constants_in_graph(model: keras.Model) -> Iterator[None]:
+    """Tensors that layers keep beside their weights are arrays meanwhile, such as what `Normalization` has learned: a
+    graph takes a tensor from outside, and tf2onnx makes an input of it."""
+    kept = [
+        (vars(layer), name, value)
+        for _, layer in layers_of(model)
+        for name, value in vars(layer).items()
+        if keras.ops.is_tensor(value) and not isinstance(value, keras.Variable)
+    ]
+    for own, name, value in kept:
+        own[name] = keras.ops.convert_to_numpy(value)
+    try:
+        yield
+    finally:
+        for own, name, value in kept:
+            own[name] = value
 
 
 def _facts(decision: Decision, image_shape: Sequence[int], class_names: Sequence[str], pixels: str) -> dict[str, Any]:

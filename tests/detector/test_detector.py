@@ -14,7 +14,7 @@ import kood
 from kood import heads
 from kood.classifier import Classifier
 from kood.data import ImageSet
-from kood.detector import Detector, evaluate
+from kood.detector import Detector, evaluate, formats
 from kood.detector.agreement import disagreement
 from kood.errors import UserError
 
@@ -320,6 +320,28 @@ def test_the_saved_model_answers_as_the_detector(tmp_path, preprocess):
         made.export(tmp_path / "flowers.pb")
     with pytest.raises(UserError, match="call calibrate"):
         Detector(inner, "msp", preprocess=preprocess).export(tmp_path / "two" / "1")
+
+
+@pytest.mark.parametrize("ending", [".onnx", ".tflite", ".xml"])
+def test_the_files_of_other_runtimes_take_the_pixels_that_the_detector_takes(tmp_path, ending):
+    inputs = keras.Input((8, 8, 3))
+    learned = keras.layers.Normalization()
+    learned.adapt(images(50, 9)[0].astype("float32"))  # What it keeps are tensors and no weights of the graph.
+    found = keras.layers.GlobalAveragePooling2D()(learned(inputs))
+    model = keras.Model(inputs, keras.layers.Dense(K, activation="softmax", name="top")(found))
+    model.get_layer("top").set_weights([3 * np.eye(3, K, dtype="float32"), np.zeros(K, "float32")])
+    made = Detector(model, "knn:k=3", ["r", "g", "b"]).fit(*images(60, 1)).calibrate(*images(99, 2))
+    made.export(tmp_path / f"it{ending}")
+    pixels, _ = images(20, 3)
+    run = formats._runtime(formats.FORMATS[ending], tmp_path / f"it{ending}")
+    got, answers = run(pixels.astype("float32")), made.predict(pixels)
+    np.testing.assert_allclose(got["ood_score"], answers.ood_score, atol=1e-5)
+    np.testing.assert_allclose(got["probabilities"], answers.probabilities, atol=1e-5)
+    np.testing.assert_array_equal(got["label"], answers.label)
+    sure = np.abs(answers.ood_score - answers.threshold) > 1e-5
+    np.testing.assert_array_equal(got["is_ood"][sure], answers.is_ood[sure])
+    # The model is as it was.
+    np.testing.assert_allclose(made.predict(pixels).ood_score, answers.ood_score, atol=1e-6)
 
 
 def test_pixels_that_are_not_what_is_served_are_not_exported(tmp_path):
