@@ -7,6 +7,6 @@ from kood.attached.pixels import PREPROCESSING, check_range
 from kood.attached.watching import image_shape_of, layers_of
 
 __all__ = [
-    "PREPROCESSING", "Adapted", "Taken", "adapted", "check_range", "function_of", "image_shape_of", "layers_of", "opened",
-    "take_apart",
+    "PREPROCESSING", "Adapted", "Taken", "adapted", "check_range", "function_of", "image_shape_of", "layers_of",
+    "opened", "take_apart",
 ]  # fmt: skip
