@@ -28,6 +28,8 @@ from kood.scores import ON_REQUEST
 
 __all__ = ["Measuring", "digests_of"]
 
+#: Pixels of a forward pass, 512 images of 64 x 64; fewest images; and the side of images where the model takes any.
+_PIXELS, _FEWEST, _SIDE = 2**21, 8, 224
 #: What is done with known images, whose range says whether they are what the model takes.
 KNOWN = ("fit", "calibrate", "id")
 
@@ -65,7 +67,7 @@ class Measuring:
                 "apart; give one name for each of its outputs, in their order"
             )
         self.image_shape = self._shape(image_shape)
-        self.batch_size = batch_size
+        self.batch_size = min(batch_size, _at_most(self.image_shape))
         self.choice: Choice | None = None if score == "auto" else Choice(Scorer(score, key=key).name)
         #: Which options of scores were chosen, as `kood.detector.tuning.tune` tells it.
         self.tuned: dict[str, Any] = {}
@@ -339,6 +341,12 @@ class Measuring:
         """Chooses the score that decides, see `kood.detector.figures.choose`."""
         self.choice = choose(measured, self.scorers, inside, outside)
         return self.choice
+
+
+def _at_most(shape: Sequence[int | None]) -> int:
+    """Images of a forward pass that memory has room for: a network keeps some hundred numbers of each pixel."""
+    height, width = shape[0] or _SIDE, shape[1] or _SIDE
+    return max(_FEWEST, _PIXELS // (height * width))
 
 
 def digests_of(pixels: np.ndarray) -> list[bytes]:

@@ -82,6 +82,7 @@ class Attached(Stage):
             some = known.take(np.linspace(0, len(known) - 1, min(LOOKED_AT, len(known))).astype(int))
             right = self._checked(measuring, some)
             classifier.save(folder / "classifier.keras")
+            self._model = classifier
         told = [*measuring.told[:-1], how, f"{right:.1%} of {len(some):,} known images are labelled rightly"]
         return {**facts, "parameters": model.count_params(), "notes": told, "history": {}}
 
@@ -115,6 +116,10 @@ class Attached(Stage):
 
     def model(self) -> keras.Model:
         """The classifier, images in [-1, 1] -> features and logits."""
+        return self._model
+
+    @functools.cached_property
+    def _model(self) -> keras.Model:
         classifier = keras.saving.load_model(self.folder / "classifier.keras", compile=False)
         classifier.prepare_by(self.attach.preprocess)
         return classifier
