@@ -2,8 +2,8 @@
 
 from kood.attached.adapted import Adapted, adapted, function_of
 from kood.attached.apart import Taken, take_apart
-from kood.attached.opening import opened
-from kood.attached.pixels import PREPROCESSING, check_range
+from kood.attached.opening import bring, opened
+from kood.attached.pixels import PREPROCESSING, check_range, function_named, preprocessing_for, wanted
 from kood.attached.watching import image_shape_of
 
 __all__ = [
@@ -11,9 +11,13 @@ __all__ = [
     "Adapted",
     "Taken",
     "adapted",
+    "bring",
     "check_range",
+    "function_named",
     "function_of",
     "image_shape_of",
     "opened",
+    "preprocessing_for",
     "take_apart",
+    "wanted",
 ]

@@ -15,7 +15,10 @@ from kood.classifier import Classifier
 from kood.errors import UserError
 from kood.text import clean
 
-__all__ = ["PREPROCESSING", "Preprocess", "Wanted", "check_range", "check_shape", "preprocess_of", "wanted"]
+__all__ = [
+    "PREPROCESSING", "Preprocess", "Wanted", "check_range", "check_shape", "function_named", "preprocess_of",
+    "preprocessing_for", "wanted",
+]  # fmt: skip
 
 #: How pixels are made of 0..255: as they are; x / 255; 2 x / 255 - 1; BGR less ImageNet's mean; x / 255 less its mean
 #: over its deviation. The last three are `keras.applications.imagenet_utils.preprocess_input`'s tf, caffe and torch.
@@ -93,8 +96,6 @@ class Preprocess(keras.layers.Layer):
         pixels = ops.cast(pixels, "float32")
         if not isinstance(self.mode, str):
             return ops.cast(self.mode(pixels), "float32")
-        if self.mode in ("caffe", "torch") and pixels.shape[-1] != 3:
-            raise UserError(f"preprocess = {self.mode!r}: it is for images of 3 channels, not {pixels.shape[-1]}")
         match self.mode:
             case "none":
                 return pixels
@@ -131,6 +132,11 @@ class Preprocess(keras.layers.Layer):
         return cls(**config)
 
 
+def preprocessing_for(channels: int) -> list[str]:
+    """Those of `PREPROCESSING` that images of so many channels can have: two are of colours."""
+    return [mode for mode in PREPROCESSING if channels == 3 or mode not in ("caffe", "torch")]
+
+
 def preprocess_of(given: Any, model: keras.Model) -> Preprocess:
     """How a model's pixels are prepared.
 
@@ -140,14 +146,18 @@ def preprocess_of(given: Any, model: keras.Model) -> Preprocess:
         model: The classifier.
 
     Raises:
-        UserError: a word that is none of these, or a function that cannot be imported.
+        UserError: a word that is none of these or not for images of so many channels, or a function that cannot be
+            imported.
     """
     if isinstance(given, Preprocess):
         return given
+    channels = image_shape_of(model)[2]
+    if isinstance(given, str) and given in PREPROCESSING and given not in preprocessing_for(channels):
+        raise UserError(f"preprocess = {given!r}: it is for images of 3 channels, not {channels}")
     if given is None:
         return Preprocess("-1..1" if isinstance(model, Classifier) else "none")
     if isinstance(given, str) and ":" in given:
-        return Preprocess(_imported(given))
+        return Preprocess(function_named(given))
     if not isinstance(given, str) and not callable(given):
         raise UserError(f"preprocess: give one of {', '.join(PREPROCESSING)}, a function or a Keras layer, not "
                         f"{type(given).__name__}")  # fmt: skip
@@ -365,7 +375,12 @@ def _spread(model: keras.Model, pixels: np.ndarray) -> float | None:
     return float(max(np.median(ratio), 1e-12)) if np.isfinite(ratio).all() else None
 
 
-def _imported(name: str) -> Callable:
+def function_named(name: str) -> Callable:
+    """The function that "module:function" names, imported.
+
+    Raises:
+        UserError: there is none.
+    """
     module, _, inner = name.partition(":")
     try:
         found = reduce(getattr, inner.split("."), importlib.import_module(module))

@@ -8,7 +8,6 @@ imported.
 """
 
 import functools
-import importlib
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -17,8 +16,8 @@ from typing import Any
 import keras
 import tensorflow as tf
 
-import kood.attached  # noqa: F401 - what a file may hold is registered with Keras
 from kood import registry
+from kood.attached import bring  # The room registers with Keras what a file may hold.
 from kood.data.images import normalize, to_shape
 from kood.data.rules import Colour
 from kood.decision import Decide, Scored, judged
@@ -146,6 +145,5 @@ def export(source: Path, folder: Path, served: Served, version: int) -> None:
 
 if __name__ == "__main__":
     registry.obtain("heads", "softmax")  # Importing the room registers every head with Keras.
-    for module in sys.argv[5:]:
-        importlib.import_module(module)
+    bring(sys.argv[5:])
     export(Path(sys.argv[1]), Path(sys.argv[2]), Served.read(Path(sys.argv[3])), int(sys.argv[4]))
