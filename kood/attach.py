@@ -42,7 +42,7 @@ _SAID = [
         (r"\b(preprocess|features)=\.\.\.", r"--\1"),
         (r"\bleave (preprocess|features) out\b", r"leave --\1 out"),
         (r"\(preprocess\)", "(--preprocess)"),
-        (r"import its module first, or pass custom_objects", "name its module with --import"),
+        (r"register it .* pass custom_objects", "name the module that defines it with --import MODULE"),
         (r"give the class names in the order of the model's outputs", r"\g<0> (--classes FILE)"),
         (r"--set name=\.\.\.", "--name NAME"),
         (r"the class 'all' has too few images", "there are too few images"),

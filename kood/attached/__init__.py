@@ -2,7 +2,7 @@
 
 from kood.attached.adapted import Adapted, adapted, function_of
 from kood.attached.apart import Taken, take_apart
-from kood.attached.opening import bring, opened
+from kood.attached.opening import bring, bring_layers_of, opened
 from kood.attached.pixels import PREPROCESSING, check_range, function_named, preprocessing_for, wanted
 from kood.attached.watching import image_shape_of
 
@@ -12,6 +12,7 @@ __all__ = [
     "Taken",
     "adapted",
     "bring",
+    "bring_layers_of",
     "check_range",
     "function_named",
     "function_of",

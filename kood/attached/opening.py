@@ -10,10 +10,11 @@ from typing import Any
 import keras
 
 from kood import registry
+from kood.attached.watching import layers_of
 from kood.errors import UserError
 from kood.text import clean
 
-__all__ = ["bring", "opened"]
+__all__ = ["bring", "bring_layers_of", "opened"]
 
 
 def bring(modules: Iterable[str], where: str = "import") -> None:
@@ -31,6 +32,12 @@ def bring(modules: Iterable[str], where: str = "import") -> None:
             # A class of a script that trained the model goes by its bare name.
             if inspect.isclass(one) and issubclass(one, keras.Layer) and one.__module__ == module:
                 keras.saving.get_custom_objects().setdefault(name, one)
+
+
+def bring_layers_of(model: keras.Model) -> None:
+    """Lets `kood.registry.imported` tell the modules of a model's own layers, for a process that loads its file."""
+    modules = {type(layer).__module__ for _, layer in layers_of(model)}
+    bring(sorted(name for name in modules if name.partition(".")[0] not in ("keras", "kood", "__main__")))
 
 
 def opened(

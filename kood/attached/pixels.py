@@ -146,8 +146,8 @@ def preprocess_of(given: Any, model: keras.Model) -> Preprocess:
         model: The classifier.
 
     Raises:
-        UserError: a word that is none of these or not for images of so many channels, or a function that cannot be
-            imported.
+        UserError: a word that is none of these or not for images of so many channels; a function that cannot be
+            imported, or fails.
     """
     if isinstance(given, Preprocess):
         return given
@@ -157,11 +157,27 @@ def preprocess_of(given: Any, model: keras.Model) -> Preprocess:
     if given is None:
         return Preprocess("-1..1" if isinstance(model, Classifier) else "none")
     if isinstance(given, str) and ":" in given:
-        return Preprocess(function_named(given))
+        given = function_named(given)
     if not isinstance(given, str) and not callable(given):
         raise UserError(f"preprocess: give one of {', '.join(PREPROCESSING)}, a function or a Keras layer, not "
                         f"{type(given).__name__}")  # fmt: skip
-    return Preprocess(given)
+    made = Preprocess(given)
+    if callable(given):
+        _try(made, image_shape_of(model))
+    return made
+
+
+def _try(preprocess: Preprocess, shape: Shape) -> None:
+    """Refuses, by `UserError`, a function that fails in a graph, where it is served."""
+    pixels = keras.KerasTensor((None, *shape), "float32")
+    try:
+        rank = len(preprocess.compute_output_spec(pixels).shape)
+        told = "" if rank == 4 else f"it gives {rank} axes, not (batch, height, width, channels)"
+    except Exception as error:  # Whatever somebody's function raises.
+        told = f"{type(error).__name__}: {clean(error).rpartition('Error encountered: ')[2][:200]}"
+    if told:
+        raise UserError(f"preprocess = {preprocess.said!r}: fails on pixels of {pixels.shape} ({told}); write it with "
+                        "keras.ops, which every backend and the served graph can compute")  # fmt: skip
 
 
 def wanted(model: keras.Model) -> Wanted | None:

@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 
 import kood
-from kood.attached import function_of
+from kood.attached import bring_layers_of, function_of
 from kood.data.images import normalize
 from kood.decision import Decision
 from kood.detector.formats import FORMATS as SUFFIXES
@@ -35,6 +35,7 @@ def write(detector: Any, path: Path, format: str | None) -> None:
         raise UserError("the detector has no threshold yet; call calibrate(images) before export")
     if None in detector.image_shape:
         raise UserError("the model takes images of any size; give the detector image_shape=(height, width, channels)")
+    bring_layers_of(detector.classifier)
     images = _pixels(detector)
     if wanted == "tf_saved_model":
         _saved_model(detector, path, images)

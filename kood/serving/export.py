@@ -21,6 +21,7 @@ from kood.attached import bring  # The room registers with Keras what a file may
 from kood.data.images import normalize, to_shape
 from kood.data.rules import Colour
 from kood.decision import Decide, Scored, judged
+from kood.errors import UserError
 from kood.process import keras_defaults
 from kood.scorer import Scorer
 from kood.serving.encoded import decode_files
@@ -145,5 +146,8 @@ def export(source: Path, folder: Path, served: Served, version: int) -> None:
 
 if __name__ == "__main__":
     registry.obtain("heads", "softmax")  # Importing the room registers every head with Keras.
-    bring(sys.argv[5:])
-    export(Path(sys.argv[1]), Path(sys.argv[2]), Served.read(Path(sys.argv[3])), int(sys.argv[4]))
+    try:
+        bring(sys.argv[5:])
+        export(Path(sys.argv[1]), Path(sys.argv[2]), Served.read(Path(sys.argv[3])), int(sys.argv[4]))
+    except UserError as problem:
+        sys.exit(str(problem))
