@@ -75,6 +75,8 @@ def _saved_model(detector: Any, path: Path, images: np.ndarray) -> None:
     )  # fmt: skip
     outputs = detector.outputs(images)
     answers = detector.answers(outputs)
+    model = detector.classifier if detector.is_own else detector.classifier.model
+    facts = {"kood": kood.__version__, "attached": {"model": model.name, "notes": detector.told}}
     path.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory() as folder:
         file = Path(folder) / "classifier.keras"
@@ -83,4 +85,4 @@ def _saved_model(detector: Any, path: Path, images: np.ndarray) -> None:
             "probabilities": answers.probabilities.astype(np.float32), "label": answers.label,
             "ood_score": answers.ood_score.astype(np.float32),
         }  # fmt: skip
-        publish(file, path, served=served, images=images, expected=expected, facts={"kood": kood.__version__})
+        publish(file, path, served=served, images=images, expected=expected, facts=facts)
