@@ -34,8 +34,8 @@ class Adapted(keras.Model):
         self.model = model
         self.features_layer = features
         self.takes_bytes = takes_bytes
-        self.preprocess = preprocess_of(preprocess, model)
         self.taken = take_apart(model, features)
+        self.preprocess = preprocess_of(preprocess, model)
         self.built = True
 
     @property

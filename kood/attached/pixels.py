@@ -93,12 +93,11 @@ class Preprocess(keras.layers.Layer):
 
     def call(self, pixels):
         """float32 (B, H, W, C) of what the model takes, of (B, H, W, C) in 0..255."""
+        self.need()
         pixels = ops.cast(pixels, "float32")
         if not isinstance(self.mode, str):
             return ops.cast(self.mode(pixels), "float32")
         match self.mode:
-            case "none":
-                return pixels
             case "0..1":
                 return pixels * np.float32(1 / 255)
             case "-1..1":  # As `kood.data.images.normalize`, to the bit.
@@ -108,8 +107,13 @@ class Preprocess(keras.layers.Layer):
             case "torch":
                 less = pixels - ops.convert_to_tensor(255 * _MEAN, "float32")
                 return less * ops.convert_to_tensor(1 / (255 * _DEVIATION), "float32")
-        raise UserError(f"preprocess: pixels are prepared by {self.mode}, which is not loaded from a file by itself; "
-                        f"if you trust it, give preprocess={self.mode!r}")  # fmt: skip
+        return pixels
+
+    def need(self) -> None:
+        """Raises `UserError` where it is a function that a file named, and nobody has given it again."""
+        if ":" in self.said and isinstance(self.mode, str):
+            raise UserError(f"preprocess: pixels are prepared by {self.mode}, which is not loaded from a file by "
+                            f"itself; if you trust it, give preprocess={self.mode!r}")  # fmt: skip
 
     def get_config(self):
         """The mode, the layer's own config, or the name of the function.
