@@ -128,6 +128,7 @@ def test_what_is_told_speaks_of_no_training(finished):
     card = (folder / "saved" / "rgb" / "1" / "assets.extra" / "model_card.md").read_text()
     for text in (html, card):
         assert re.search(r"features: the input of the dense layer (&#39;|')top(&#39;|') \(6 numbers\)", text)
+        assert re.search(r"logits: those of (&#39;|')top(&#39;|') .3 classes.; the model answers their softmax", text)
         assert "classes: the folders in alphabetical order" in text and "no training saw" not in text
     assert "Training" not in card and "rgb.keras, trained before and elsewhere" in card
     assert (

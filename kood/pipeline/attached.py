@@ -108,7 +108,7 @@ class Attached(Stage):
             some = known.take(np.linspace(0, len(known) - 1, min(LOOKED_AT, len(known))).astype(int))
             right = self._checked(measuring, some)
             classifier.save(folder / "classifier.keras")
-        told = [*measuring.told[:-1], how, f"{right:.1%} of {len(some):,} known images are labelled rightly"]
+        told = [*measuring.told, how, f"{right:.1%} of {len(some):,} known images are labelled rightly"]
         return {**facts, "parameters": model.count_params(), "notes": told, "history": {}}
 
     def _measuring(self, classifier: keras.Model) -> Measuring:
