@@ -1,14 +1,16 @@
 """`kood attach`: a run without training, around a classifier that exists."""
 
-from collections.abc import Sequence
+import contextlib
+import re
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 from kood import pipeline
-from kood.attached import image_shape_of, opened
+from kood.attached import bring, image_shape_of, opened
 from kood.errors import UserError
 from kood.recipe import Recipe, checked
-from kood.starter import named, slug_of, source_of, survey
+from kood.starter import Survey, literal, named, slug_of, source_of, survey
 from kood.text import clean
 
 __all__ = ["attach", "recipe_for"]
@@ -17,6 +19,39 @@ __all__ = ["attach", "recipe_for"]
 SIDE = 224
 #: Fewest images of each class that every part gets some of.
 FEWEST = 8
+#: One file in so many may turn out to be unreadable, where not all were looked at.
+UNREADABLE = 100
+
+#: How messages call what a recipe has, and the library's arguments, -> the options of the command.
+_SAID = [
+    (re.compile(pattern), said)
+    for pattern, said in (
+        (r"^kood attach .*?: (?=(?:serve|evaluate|data|attach)\.)", ""),
+        (r"^model: ", "MODEL: "),
+        (r"\bdata\.(id|near\.[\w.-]+)\.path\b", r"data.\1"),
+        (r"\braise data\.id\.calibration\b", "give more images with --id"),
+        (r"\bdata\.near\.([\w-]+(?:\.[\w-]+)*)", r"--ood \1"),
+        (r"\bdata\.id\b", "--id"),
+        (r"\bserve\.accept\b(?: =)?", "--accept"),
+        (r"\bserve\.by_class\b", "--by-class"),
+        (r"\bevaluate\.(?:headline|scores)\b", "--score"),
+        (r"\battach\.model\b", "MODEL"),
+        (r"\battach\.classes\b", "--classes"),
+        (r"\battach\.imports\b", "--import"),
+        (r"\b(preprocess|features) ?= ?(['\"])(.*?)\2", r"--\1 \3"),
+        (r"\b(preprocess|features)=\.\.\.", r"--\1"),
+        (r"\bleave (preprocess|features) out\b", r"leave --\1 out"),
+        (r"\(preprocess\)", "(--preprocess)"),
+        (r"register it .* pass custom_objects", "name the module that defines it with --import MODULE"),
+        (r"give the class names in the order of the model's outputs", r"\g<0> (--classes FILE)"),
+        (r"--set name=\.\.\.", "--name NAME"),
+        (r"the class 'all' has too few images", "there are too few images"),
+        (r", drop the class, or lower `validation`.*", ""),
+        (r" or another backbone", ""),
+        (r", or set max_bad_images to go on without it", ""),
+        (r"more files than max_bad_images = (\d+)", r"more than \1 files"),
+    )
+]
 
 
 def attach(model: Path, **options: Any) -> dict[str, Any]:
@@ -32,8 +67,15 @@ def attach(model: Path, **options: Any) -> dict[str, Any]:
     Raises:
         UserError: the model cannot be taken apart, or its outputs are not the classes of the images.
     """
-    running = {key: options.pop(key) for key in ("console", "saved", "fresh", "began") if key in options}
-    return pipeline.run(recipe_for(model, **options), **running)
+    of_run = ("console", "saved", "fresh", "other_data", "began")
+    running = {key: options.pop(key) for key in of_run if key in options}
+    try:
+        return pipeline.run(recipe_for(model, **options), **running)
+    except UserError as error:
+        text = str(error)
+        for pattern, said in _SAID:
+            text = pattern.sub(said, text)
+        raise UserError(text, error.exit_code) from error
 
 
 def recipe_for(
@@ -49,6 +91,7 @@ def recipe_for(
     preprocess: str = "none",
     features: str | None = None,
     size: int | None = None,
+    imports: Sequence[str] = (),
     name: str | None = None,
 ) -> Recipe:
     """The recipe of such a run, which `kood run` takes too.
@@ -66,30 +109,53 @@ def recipe_for(
         preprocess: See there.
         features: See there.
         size: Side of the images, for a model that takes any.
+        imports: See there.
         name: Names the folder under `saved/`; the model's file where not given.
+
+    Raises:
+        UserError: a file or a folder that is not there, or not what is needed; an option that has no such value.
     """
+    bring(imports, "attach.imports")
     shape = _image_shape(model, size)
-    found, place = survey(Path(known)), Path(known)
+    with _about("--id"):
+        place = literal(known)
+        found = survey(place)
     if not found.names:
         raise UserError(f"--id {clean(known)}: has no class folders; give one sub-folder for each class of the model")
-    fewest = min(found.train)
-    parts: dict[str, Any] = {**source_of(place, found), "test": 0.5, "validation": 0.2, "calibration": 0.4}
-    if fewest < FEWEST:
+    parts: dict[str, Any] = {**_source(place, found), "test": 0.5, "validation": 0.2, "calibration": 0.4}
+    if min(found.train) < FEWEST:
         parts["stratify"] = False
     data: dict[str, Any] = {"image_shape": list(shape), "id": parts}
-    outside = {slug: source_of(one, survey(one)) for slug, one in named(ood).items()}
+    with _about("--ood"):
+        outside = {slug: _source(one, survey(one)) for slug, one in named(ood).items()}
     if outside:
         data["near"] = outside
     evaluate = {"headline": score, **({"scores": list(scores)} if scores else {})}
     attached = {
-        "model": str(model), "preprocess": preprocess,
-        **({"classes": str(classes)} if classes else {}), **({"features": features} if features else {}),
+        "model": str(literal(str(model))), "preprocess": preprocess, "imports": list(imports),
+        **({"classes": str(literal(str(classes)))} if classes else {}), **({"features": features} if features else {}),
     }  # fmt: skip
     given = {
         "name": slug_of(name, given=True) if name else slug_of(model.stem, given=False),
         "data": data, "attach": attached, "evaluate": evaluate, "serve": {"accept": accept, "by_class": by_class},
     }  # fmt: skip
     return checked(given, f"kood attach {clean(model)}")
+
+
+@contextlib.contextmanager
+def _about(option: str) -> Iterator[None]:
+    """Puts an option before what is wrong with the images that it names."""
+    try:
+        yield
+    except UserError as error:
+        raise UserError(f"{option}: {str(error).removeprefix('path: ')}", error.exit_code) from error
+
+
+def _source(place: Path, found: Survey) -> dict[str, Any]:
+    """The table of a recipe that says where images are; of many, a few that cannot be read do not stop the run."""
+    table, seen = source_of(place, found), len(found.shapes) + len(found.unreadable)
+    spare = 0 if seen >= found.files else found.files // UNREADABLE
+    return {**table, "max_bad_images": most} if (most := max(found.bad_at_most, spare)) else table
 
 
 def _image_shape(file: Path, size: int | None) -> tuple[int, int, int]:

@@ -28,6 +28,10 @@ RecipeFile = Annotated[Path, typer.Argument(metavar="RECIPE", help="A TOML file;
 Settings = Annotated[
     list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="Override a setting; may be repeated.")
 ]
+OtherData = Annotated[
+    bool,
+    typer.Option("--other-data", help="Go on in a run folder of other classes or data; its report is kept beside."),
+]
 Saved = Annotated[Path, typer.Option("--saved", metavar="FOLDER", help="Where run folders go.")]
 
 
@@ -40,10 +44,7 @@ def run(
     any_backend: Annotated[
         bool, typer.Option("--any-backend", help="Take stages that another backend made, and go on with its half ones.")
     ] = False,
-    other_data: Annotated[
-        bool,
-        typer.Option("--other-data", help="Go on in a run folder of other classes or data; its report is kept beside."),
-    ] = False,
+    other_data: OtherData = False,
     minutes: Annotated[
         float | None,
         typer.Option(
@@ -98,7 +99,9 @@ def attach(
     id_images: Annotated[
         str,
         typer.Option(
-            "--id", metavar="FOLDER|CSV", help="Images of its classes: one sub-folder a class, or lines FILE,LABEL."
+            "--id",
+            metavar="FOLDER|CSV",
+            help="Images of its classes that it was not trained on: one sub-folder a class, or lines FILE,LABEL.",
         ),
     ],
     ood: Annotated[
@@ -122,8 +125,13 @@ def attach(
         str | None, typer.Option(metavar="LAYER", help="Its features; the input of its last dense layer if not given.")
     ] = None,
     size: Annotated[int | None, typer.Option(min=1, max=1024, help="Side of the images, if it takes any.")] = None,
+    imports: Annotated[
+        list[str] | None,
+        typer.Option("--import", metavar="MODULE", help="A module with layers of the model's; may be repeated."),
+    ] = None,
     name: Annotated[str | None, typer.Option(metavar="NAME", help="Of the run; the model's file if not given.")] = None,
     fresh: Annotated[bool, typer.Option("--fresh", help="Make every stage again, whatever is there.")] = False,
+    other_data: OtherData = False,
     saved: Saved = Path("saved"),
 ) -> None:
     """Give a classifier that you have a reject option: nothing is trained, a report and a SavedModel are written."""
@@ -134,8 +142,8 @@ def attach(
 
     attach_to(
         model, known=id_images, ood=ood or (), accept=accept, by_class=by_class, score=score, classes=classes,
-        preprocess=preprocess, features=features, size=size, name=name, fresh=fresh, began=began, saved=saved,
-        console=console(),
+        preprocess=preprocess, features=features, size=size, imports=imports or (), name=name, fresh=fresh,
+        other_data=other_data, began=began, saved=saved, console=console(),
     )  # fmt: skip
 
 

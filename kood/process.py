@@ -9,6 +9,7 @@ import sys
 import tempfile
 from collections.abc import Iterator
 from importlib.util import find_spec
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
 from urllib.request import getproxies, proxy_bypass
@@ -135,6 +136,8 @@ def run_on_tensorflow(module: str, *arguments: Any, failed: str) -> None:
         UserError: it failed; exit code 1.
     """
     environment = {**os.environ, "KERAS_BACKEND": "tensorflow", "TF_CPP_MIN_LOG_LEVEL": "3"}
+    # What this process finds that one finds, whatever a notebook or a script has put into its path.
+    environment["PYTHONPATH"] = os.pathsep.join(path or str(Path.cwd()) for path in sys.path)
     # This process may hold the accelerator's memory; that one needs none of it.
     environment["CUDA_VISIBLE_DEVICES"] = "-1"
     result = subprocess.run(

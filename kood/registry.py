@@ -20,8 +20,8 @@ from kood.errors import UserError
 from kood.rooms import ROOMS, TABLES, Entry, room, snake
 
 __all__ = [
-    "ROOMS", "TABLES", "Entry", "announced", "find", "imported", "listed", "nearest", "obtain", "room", "things",
-    "versions",
+    "ROOMS", "TABLES", "Entry", "announced", "bring", "find", "imported", "listed", "nearest", "obtain", "room",
+    "things", "versions",
 ]  # fmt: skip
 
 
@@ -112,6 +112,26 @@ def imported() -> list[str]:
     return list(_outsiders)
 
 
+def bring(module: str, where: str) -> Any:
+    """Imports a module from outside that the user names, and keeps its name for `imported`.
+
+    Args:
+        module: Its name.
+        where: What begins the message.
+
+    Raises:
+        UserError: it cannot be imported.
+    """
+    try:
+        found = importlib.import_module(module)
+    except Exception as error:  # Whatever a stranger's module does when it is imported.
+        told = f"{type(error).__name__}: {error}".splitlines()[0]
+        raise UserError(f"{where}: the module {module!r} cannot be imported ({told}); install its package, "
+                        "or name its folder in PYTHONPATH") from error  # fmt: skip
+    _outsiders[module] = None
+    return found
+
+
 def _outside(room_name: str, path: str, name: str, package: str, key: str) -> Entry:
     """The entry of a thing that is not kood's, under the name that a recipe has for it."""
     found = _loaded(room_name, path, key)
@@ -145,12 +165,7 @@ def _signature(found: Any) -> Mapping[str, inspect.Parameter]:
 def _loaded(room_name: str, path: str, key: str) -> Any:
     """Imports `module:attribute`."""
     module, _, attribute = path.partition(":")
-    try:
-        found = importlib.import_module(module)
-    except Exception as error:  # Whatever a stranger's module does when it is imported.
-        told = f"{type(error).__name__}: {error}".splitlines()[0]
-        raise UserError(f"{_at(key)}{path!r}: the module {module!r} cannot be imported ({told}); install its package, "
-                        "or name its folder in PYTHONPATH") from error  # fmt: skip
+    found = bring(module, f"{_at(key)}{path!r}")
     for part in attribute.split("."):
         if not hasattr(found, part):
             public = [name for name, thing in vars(found).items() if callable(thing) and not name.startswith("_")]
@@ -159,7 +174,6 @@ def _loaded(room_name: str, path: str, key: str) -> Any:
     if not (inspect.isclass(found) if room_name in CLASSES else callable(found)):
         wanted = "class" if room_name in CLASSES else "class and no function"
         raise UserError(f"{_at(key)}{path!r} is no {wanted}, and can be none of the {room_name}")
-    _outsiders[module] = None
     return found
 
 

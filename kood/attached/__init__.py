@@ -2,11 +2,24 @@
 
 from kood.attached.adapted import Adapted, adapted, function_of
 from kood.attached.apart import Taken, take_apart
-from kood.attached.opening import opened
-from kood.attached.pixels import PREPROCESSING, check_range
+from kood.attached.opening import bring, bring_layers_of, opened
+from kood.attached.pixels import PREPROCESSING, check_range, function_named, preprocessing_for, wanted
 from kood.attached.watching import image_shape_of, layers_of
 
 __all__ = [
-    "PREPROCESSING", "Adapted", "Taken", "adapted", "check_range", "function_of", "image_shape_of", "layers_of",
-    "opened", "take_apart",
-]  # fmt: skip
+    "PREPROCESSING",
+    "Adapted",
+    "Taken",
+    "adapted",
+    "bring",
+    "bring_layers_of",
+    "check_range",
+    "function_named",
+    "function_of",
+    "image_shape_of",
+    "layers_of",
+    "opened",
+    "preprocessing_for",
+    "take_apart",
+    "wanted",
+]

@@ -8,6 +8,7 @@ from keras import ops
 from kood.attached.apart import take_apart
 from kood.attached.pixels import preprocess_of
 from kood.classifier import Classifier
+from kood.errors import UserError
 
 __all__ = ["Adapted", "adapted", "function_of"]
 
@@ -33,8 +34,8 @@ class Adapted(keras.Model):
         self.model = model
         self.features_layer = features
         self.takes_bytes = takes_bytes
-        self.preprocess = preprocess_of(preprocess, model)
         self.taken = take_apart(model, features)
+        self.preprocess = preprocess_of(preprocess, model)
         self.built = True
 
     @property
@@ -98,8 +99,15 @@ def adapted(model: keras.Model, features: str | None = None, preprocess: Any = N
     Args:
         model: The classifier.
         features: As for `Adapted`; nothing to choose of kood's own.
-        preprocess: As for `Adapted`.
+        preprocess: As for `Adapted`; kood's own take images in [-1, 1].
+
+    Raises:
+        UserError: as for `Adapted`.
     """
+    if isinstance(model, Classifier):
+        take_apart(model, features)
+        if preprocess not in (None, "none", "-1..1"):
+            raise UserError(f"preprocess = {preprocess!r}: a kood classifier has its own; leave preprocess out")
     if isinstance(model, Classifier | Adapted):
         return model
     return Adapted(model, features, preprocess, name="adapted")

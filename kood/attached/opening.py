@@ -1,16 +1,43 @@
 """Keras files of strangers."""
 
+import inspect
 import re
-from collections.abc import Mapping
+import zipfile
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
 import keras
 
+from kood import registry
+from kood.attached.watching import layers_of
 from kood.errors import UserError
 from kood.text import clean
 
-__all__ = ["opened"]
+__all__ = ["bring", "bring_layers_of", "opened"]
+
+
+def bring(modules: Iterable[str], where: str = "import") -> None:
+    """Imports modules of the user's, so that Keras knows the layers in them, whether these are registered or not.
+
+    Args:
+        modules: Their names, which `kood.registry.imported` then tells too.
+        where: What begins the message.
+
+    Raises:
+        UserError: one cannot be imported.
+    """
+    for module in modules:
+        for name, one in vars(registry.bring(module, where)).items():
+            # A class of a script that trained the model goes by its bare name.
+            if inspect.isclass(one) and issubclass(one, keras.Layer) and one.__module__ == module:
+                keras.saving.get_custom_objects().setdefault(name, one)
+
+
+def bring_layers_of(model: keras.Model) -> None:
+    """Lets `kood.registry.imported` tell the modules of a model's own layers, for a process that loads its file."""
+    modules = {type(layer).__module__ for _, layer in layers_of(model)}
+    bring(sorted(name for name in modules if name.partition(".")[0] not in ("keras", "kood", "__main__")))
 
 
 def opened(
@@ -28,7 +55,12 @@ def opened(
         UserError: there is no such file, it is none of Keras's, or it holds a layer that is not known here.
     """
     if not file.is_file():
-        raise UserError(f"{key}: {clean(file)} does not exist; give a .keras file")
+        found = "is a folder" if file.is_dir() else "does not exist"
+        raise UserError(f"{key}: {clean(file)} {found}; give a .keras file, which model.save(...) writes")
+    if not (zipfile.is_zipfile(file) or _is_hdf5(file)):
+        raise UserError(
+            f"{key}: {clean(shown or file)} is no .keras file, or it is damaged; give one that model.save(...) wrote"
+        )
     try:
         # A registered class is looked up by its full name, which people do not write.
         given = dict(custom_objects or {})
@@ -36,6 +68,11 @@ def opened(
         return keras.saving.load_model(file, given, compile=False, safe_mode=True)
     except Exception as error:  # Whatever a damaged or a strange file makes Keras say.
         raise UserError(f"{key}: {clean(shown or file)} cannot be loaded: {_why(error)}") from error
+
+
+def _is_hdf5(file: Path) -> bool:
+    with file.open("rb") as opened_file:
+        return opened_file.read(8) == b"\x89HDF\r\n\x1a\n"
 
 
 def _why(error: Exception) -> str:

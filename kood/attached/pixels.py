@@ -15,7 +15,10 @@ from kood.classifier import Classifier
 from kood.errors import UserError
 from kood.text import clean
 
-__all__ = ["PREPROCESSING", "Preprocess", "Wanted", "check_range", "check_shape", "preprocess_of", "wanted"]
+__all__ = [
+    "PREPROCESSING", "Preprocess", "Wanted", "check_range", "check_shape", "function_named", "preprocess_of",
+    "preprocessing_for", "wanted",
+]  # fmt: skip
 
 #: How pixels are made of 0..255: as they are; x / 255; 2 x / 255 - 1; BGR less ImageNet's mean; x / 255 less its mean
 #: over its deviation. The last three are `keras.applications.imagenet_utils.preprocess_input`'s tf, caffe and torch.
@@ -90,14 +93,11 @@ class Preprocess(keras.layers.Layer):
 
     def call(self, pixels):
         """float32 (B, H, W, C) of what the model takes, of (B, H, W, C) in 0..255."""
+        self.need()
         pixels = ops.cast(pixels, "float32")
         if not isinstance(self.mode, str):
             return ops.cast(self.mode(pixels), "float32")
-        if self.mode in ("caffe", "torch") and pixels.shape[-1] != 3:
-            raise UserError(f"preprocess = {self.mode!r}: it is for images of 3 channels, not {pixels.shape[-1]}")
         match self.mode:
-            case "none":
-                return pixels
             case "0..1":
                 return pixels * np.float32(1 / 255)
             case "-1..1":  # As `kood.data.images.normalize`, to the bit.
@@ -107,8 +107,13 @@ class Preprocess(keras.layers.Layer):
             case "torch":
                 less = pixels - ops.convert_to_tensor(255 * _MEAN, "float32")
                 return less * ops.convert_to_tensor(1 / (255 * _DEVIATION), "float32")
-        raise UserError(f"preprocess: pixels are prepared by {self.mode}, which is not loaded from a file by itself; "
-                        f"if you trust it, give preprocess={self.mode!r}")  # fmt: skip
+        return pixels
+
+    def need(self) -> None:
+        """Raises `UserError` where it is a function that a file named, and nobody has given it again."""
+        if ":" in self.said and isinstance(self.mode, str):
+            raise UserError(f"preprocess: pixels are prepared by {self.mode}, which is not loaded from a file by "
+                            f"itself; if you trust it, give preprocess={self.mode!r}")  # fmt: skip
 
     def get_config(self):
         """The mode, the layer's own config, or the name of the function.
@@ -131,6 +136,11 @@ class Preprocess(keras.layers.Layer):
         return cls(**config)
 
 
+def preprocessing_for(channels: int) -> list[str]:
+    """Those of `PREPROCESSING` that images of so many channels can have: two are of colours."""
+    return [mode for mode in PREPROCESSING if channels == 3 or mode not in ("caffe", "torch")]
+
+
 def preprocess_of(given: Any, model: keras.Model) -> Preprocess:
     """How a model's pixels are prepared.
 
@@ -140,18 +150,38 @@ def preprocess_of(given: Any, model: keras.Model) -> Preprocess:
         model: The classifier.
 
     Raises:
-        UserError: a word that is none of these, or a function that cannot be imported.
+        UserError: a word that is none of these or not for images of so many channels; a function that cannot be
+            imported, or fails.
     """
     if isinstance(given, Preprocess):
         return given
+    channels = image_shape_of(model)[2]
+    if isinstance(given, str) and given in PREPROCESSING and given not in preprocessing_for(channels):
+        raise UserError(f"preprocess = {given!r}: it is for images of 3 channels, not {channels}")
     if given is None:
         return Preprocess("-1..1" if isinstance(model, Classifier) else "none")
     if isinstance(given, str) and ":" in given:
-        return Preprocess(_imported(given))
+        given = function_named(given)
     if not isinstance(given, str) and not callable(given):
         raise UserError(f"preprocess: give one of {', '.join(PREPROCESSING)}, a function or a Keras layer, not "
                         f"{type(given).__name__}")  # fmt: skip
-    return Preprocess(given)
+    made = Preprocess(given)
+    if callable(given):
+        _try(made, image_shape_of(model))
+    return made
+
+
+def _try(preprocess: Preprocess, shape: Shape) -> None:
+    """Refuses, by `UserError`, a function that fails in a graph, where it is served."""
+    pixels = keras.KerasTensor((None, *shape), "float32")
+    try:
+        rank = len(preprocess.compute_output_spec(pixels).shape)
+        told = "" if rank == 4 else f"it gives {rank} axes, not (batch, height, width, channels)"
+    except Exception as error:  # Whatever somebody's function raises.
+        told = f"{type(error).__name__}: {clean(error).rpartition('Error encountered: ')[2][:200]}"
+    if told:
+        raise UserError(f"preprocess = {preprocess.said!r}: fails on pixels of {pixels.shape} ({told}); write it with "
+                        "keras.ops, which every backend and the served graph can compute")  # fmt: skip
 
 
 def wanted(model: keras.Model) -> Wanted | None:
@@ -365,7 +395,12 @@ def _spread(model: keras.Model, pixels: np.ndarray) -> float | None:
     return float(max(np.median(ratio), 1e-12)) if np.isfinite(ratio).all() else None
 
 
-def _imported(name: str) -> Callable:
+def function_named(name: str) -> Callable:
+    """The function that "module:function" names, imported.
+
+    Raises:
+        UserError: there is none.
+    """
     module, _, inner = name.partition(":")
     try:
         found = reduce(getattr, inner.split("."), importlib.import_module(module))

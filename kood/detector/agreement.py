@@ -24,8 +24,9 @@ def refuse_disagreement(given: np.ndarray, labels: np.ndarray, class_names: Sequ
 def disagreement(given: np.ndarray, labels: np.ndarray, class_names: Sequence[str]) -> str:
     """What speaks against the labels being what the classifier was trained on; "" where nothing does.
 
-    They disagree where the classifier is right no more often than chance, its accuracy's 95% interval reaching the rate
-    at which labels and answers drawn apart would agree; or where it is right far more often under another order of the
+    They disagree where the classifier is right no more often than chance: its accuracy's 95% interval reaches the rate
+    at which labels and answers drawn apart would agree, and it lies nearer to that than to 1, as it need not of a few
+    images; or where it is right far more often under another order of the
     classes, found on one half of the images and tried on the other.
 
     Args:
@@ -44,7 +45,8 @@ def disagreement(given: np.ndarray, labels: np.ndarray, class_names: Sequence[st
     other = _other_order(given, labels, class_names)
     if other:
         return other
-    if len(np.unique(labels)) > 1 and rate_interval(right, count)[0] <= chance:
+    near_chance = rate_interval(right, count)[0] <= chance and right / count <= (1 + chance) / 2
+    if len(np.unique(labels)) > 1 and near_chance:
         return (
             f"the model labels {right} of {count} known images rightly, as chance would ({chance:.1%}); check the "
             "order of the classes, and that the pixels are what it takes (preprocess)"

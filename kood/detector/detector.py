@@ -2,6 +2,7 @@
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from numbers import Real
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +19,7 @@ from kood.detector.measuring import Measuring, digests_of
 from kood.errors import UserError
 from kood.outputs import Outputs, softmax
 from kood.scorer import Scorer
+from kood.text import clean
 
 __all__ = ["Answers", "Detector"]
 
@@ -171,7 +173,7 @@ class Detector(Measuring):
         Raises:
             UserError: no score has been chosen or fitted; images that `fit` has seen; too few images for this share.
         """
-        if not 0 < accept < 1:
+        if not (isinstance(accept, Real) and 0 < accept < 1):
             raise UserError(f"accept = {accept}: write a share between 0 and 1, such as 0.95")
         scorer = self._ready()
         first: list[np.ndarray] = []
@@ -339,10 +341,13 @@ class Detector(Measuring):
             format: "tf_saved_model", "onnx", "litert" or "openvino"; by the path where not given.
 
         Raises:
-            UserError: it has not been calibrated, the path is taken, what the format needs is not installed, or the
-                export answers otherwise; nothing is left behind then.
+            UserError: it has not been calibrated, the path is taken or cannot be written, what the format needs is not
+                installed, or the export answers otherwise; nothing is left behind then.
         """
-        export.write(self, Path(path), format)
+        try:
+            export.write(self, Path(path), format)
+        except OSError as error:
+            raise UserError(f"{clean(path)}: cannot be written: {error.strerror}", exit_code=1) from error
 
 
 def _set_aside(found: Iterable[Batch], kept: list[Batch]) -> Iterator[Batch]:

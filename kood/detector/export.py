@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 
 import kood
-from kood.attached import function_of
+from kood.attached import bring_layers_of, function_of
 from kood.data.images import normalize
 from kood.decision import Decision
 from kood.detector.formats import FORMATS as SUFFIXES
@@ -35,6 +35,7 @@ def write(detector: Any, path: Path, format: str | None) -> None:
         raise UserError("the detector has no threshold yet; call calibrate(images) before export")
     if None in detector.image_shape:
         raise UserError("the model takes images of any size; give the detector image_shape=(height, width, channels)")
+    bring_layers_of(detector.classifier)
     images = _pixels(detector)
     if wanted == "tf_saved_model":
         _saved_model(detector, path, images)
@@ -74,6 +75,8 @@ def _saved_model(detector: Any, path: Path, images: np.ndarray) -> None:
     )  # fmt: skip
     outputs = detector.outputs(images)
     answers = detector.answers(outputs)
+    model = detector.classifier if detector.is_own else detector.classifier.model
+    facts = {"kood": kood.__version__, "attached": {"model": model.name, "notes": detector.told}}
     path.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory() as folder:
         file = Path(folder) / "classifier.keras"
@@ -82,4 +85,4 @@ def _saved_model(detector: Any, path: Path, images: np.ndarray) -> None:
             "probabilities": answers.probabilities.astype(np.float32), "label": answers.label,
             "ood_score": answers.ood_score.astype(np.float32),
         }  # fmt: skip
-        publish(file, path, served=served, images=images, expected=expected, facts={"kood": kood.__version__})
+        publish(file, path, served=served, images=images, expected=expected, facts=facts)

@@ -6,7 +6,6 @@ for nothing else. As `python -m kood.detector.formats PARTS FILE FORMAT BATCH` i
 """
 
 import contextlib
-import importlib
 import json
 import logging
 import os
@@ -25,7 +24,7 @@ import numpy as np
 
 import kood
 from kood import registry
-from kood.attached import function_of, layers_of
+from kood.attached import bring, function_of, layers_of
 from kood.backends import compiled
 from kood.conformal import Calibration
 from kood.decision import Decision
@@ -309,8 +308,7 @@ def _taken_over(folder: Path) -> tuple[Decision, list[int]]:
 @keras_defaults()
 def main(parts: str, file: str, kind: str, batch: str, *modules: str) -> None:
     """Writes the file of a decision that was handed over."""
-    for module in modules:
-        importlib.import_module(module)
+    bring(modules)
     registry.obtain("heads", "softmax")  # Importing the room registers every head with Keras.
     decision, image_shape = _taken_over(Path(parts))
     _convert(decision, Path(file), kind, image_shape, int(batch) or None)

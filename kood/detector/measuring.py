@@ -55,12 +55,16 @@ class Measuring:
     ):
         if isinstance(model, str | Path):
             model = opened(Path(model))
+        if batch_size < 1:
+            raise UserError(f"batch_size = {batch_size}: give a number from 1 on")
         self.key = key
         self.classifier = adapted(model, features, preprocess)
         self.takes_bytes = preprocess is not None
         taken = self.classifier.taken if isinstance(self.classifier, Adapted) else self.classifier.head
         self.num_classes = int(taken.num_classes)
-        self.class_names = [str(k) for k in range(self.num_classes)] if class_names is None else list(class_names)
+        self.class_names = (
+            [str(k) for k in range(self.num_classes)] if class_names is None else list(map(str, class_names))
+        )
         if len(self.class_names) != self.num_classes:
             raise UserError(
                 f"class_names: there are {len(self.class_names)}, and the model tells {self.num_classes} classes "
@@ -89,6 +93,8 @@ class Measuring:
             if isinstance(self.classifier, Adapted)
             else tuple(self.classifier.backbone.input_shape[1:])
         )
+        if given is not None and len(given) != 3:
+            raise UserError(f"image_shape = {tuple(given)}: give (height, width, channels)")
         if given is not None and any(mine not in (None, its) for mine, its in zip(own, given, strict=True)):
             raise UserError(
                 f"image_shape: the model takes {own}, not {tuple(given)}; leave it out, or give the model's"
@@ -191,6 +197,8 @@ class Measuring:
 
     def _run(self, found: Iterable[Batch]) -> tuple[Outputs, np.ndarray | None]:
         """Outputs, and the labels where there are any."""
+        if isinstance(self.classifier, Adapted):
+            self.classifier.preprocess.need()  # Here, since a graph makes another error of it.
         classes: list[np.ndarray] = []
 
         def pixels() -> Iterator[np.ndarray]:

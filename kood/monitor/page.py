@@ -117,7 +117,7 @@ def _left_out(watched: Watched) -> list[str]:
     """What is not part of the findings, a sentence each."""
     told = list(watched.left_out)
     if watched.known:
-        told.append(f"{watched.known:,} images that the model was trained, chosen or calibrated on")
+        told.append(f"{watched.known:,} images that the model, its score or its threshold was made with")
     if watched.unread:
         told.append(f"{len(watched.unread):,} that could not be read")
     return told

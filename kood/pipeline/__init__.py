@@ -153,7 +153,9 @@ def _say_where(console: Console, folder: Path, result: dict[str, Any]) -> None:
         if not cell["stages"].get(name, {"cached": True})["cached"]
     ]
     if not trained:
-        console.print("Nothing was trained: the results of an earlier run fit this recipe.", highlight=False)
+        # Of a classifier that exists nothing is trained anyway.
+        done = "made again" if any(cell.get("attached") for cell in cells) else "trained"
+        console.print(f"Nothing was {done}: the results of an earlier run fit this recipe.", highlight=False)
     console.print(Text(f"Report: {folder / 'report.html'}"), soft_wrap=True)
     if result.get("version"):
         console.print(Text(f"SavedModel: {folder / str(result['version'])}"), soft_wrap=True)

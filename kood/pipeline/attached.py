@@ -1,6 +1,9 @@
 """The stage that takes a classifier which exists in place of training one."""
 
+import contextlib
 import functools
+import hashlib
+import inspect
 import json
 import re
 from collections.abc import Sequence
@@ -11,12 +14,14 @@ from typing import Any
 import keras
 import numpy as np
 
-from kood.attached import PREPROCESSING, adapted, opened
+from kood.attached import Adapted, adapted, bring, function_named, opened, preprocessing_for, wanted
+from kood.conformal import rate_interval
 from kood.data.image_set import ImageSet
 from kood.data.paths import data_path
 from kood.detector.agreement import disagreement
 from kood.detector.measuring import Measuring
 from kood.errors import UserError
+from kood.pipeline.checks import check_scores
 from kood.pipeline.prepare import Data
 from kood.pipeline.stage import Stage
 from kood.pipeline.work import Work
@@ -29,6 +34,9 @@ __all__ = ["Attached", "outputs_named"]
 
 #: Known images that the order of the classes and the range of the pixels are checked on.
 LOOKED_AT = 256
+#: Of these, so many are tried under other preprocessings, of a model whose layers do not say what they are made for;
+#: and by how much one has to be better.
+TRIED, BETTER = 64, 0.2
 
 
 class Attached(Stage):
@@ -39,7 +47,7 @@ class Attached(Stage):
         data: Its images.
     """
 
-    kind, version, is_shared = "attached", 1, False
+    kind, version, is_shared = "attached", 2, False
 
     def __init__(self, recipe: Recipe, data: Data):
         super().__init__(recipe, role="classifier")
@@ -49,7 +57,13 @@ class Attached(Stage):
     @property
     def card(self) -> dict[str, Any]:
         """What the model card tells of the classifier."""
-        return {"model": Path(self.attach.model).name, "preprocess": self.attach.preprocess}
+        return {"attached": self.told}
+
+    @property
+    def told(self) -> dict[str, Any]:
+        """Which classifier it is, and how it was taken apart."""
+        told = {"model": Path(self.attach.model).name, "preprocess": self.attach.preprocess}
+        return {**told, "notes": self.facts["notes"]}
 
     @functools.cached_property
     def _file(self) -> Path:
@@ -61,7 +75,18 @@ class Attached(Stage):
             "backend": keras.backend.backend(), "model": digest_file(self._file), "preprocess": self.attach.preprocess,
             "features": self.attach.features, "classes": self._listed, "names": self._folders,
             "sets": self.data.digest("train"), "shape": list(self.recipe.data.shape),
+            "imports": self.attach.imports, "function": self._source,
         }  # fmt: skip
+
+    @property
+    def _source(self) -> str | None:
+        """A digest of the function that makes the model's pixels, which people change until it is right."""
+        if self.function is None:
+            return None
+        found = function_named(self.function)
+        with contextlib.suppress(OSError, TypeError):  # A function of C has no source.
+            return hashlib.sha256(inspect.getsource(found).encode()).hexdigest()
+        return ""
 
     @functools.cached_property
     def _listed(self) -> list[str] | None:
@@ -73,9 +98,10 @@ class Attached(Stage):
 
     def make(self, folder: Path, work: Work) -> dict[str, Any]:
         with work.progress.bar(self.role):
+            bring(self.attach.imports, "attach.imports")
             model = opened(self._file, key="attach.model")
             classifier = adapted(model, self.attach.features, self.attach.preprocess)
-            measuring = Measuring(classifier, scores=["msp"], image_shape=self.recipe.data.shape)
+            measuring = self._measuring(classifier)
             how, names, place = matched(self._folders, self._listed, measuring.num_classes)
             facts: dict[str, Any] = {"class_names": names, "place": place}
             known = _labelled(self.data.images("train"), facts)
@@ -83,29 +109,54 @@ class Attached(Stage):
             right = self._checked(measuring, some)
             classifier.save(folder / "classifier.keras")
             self._model = classifier
-        told = [*measuring.told[:-1], how, f"{right:.1%} of {len(some):,} known images are labelled rightly"]
+        told = [*measuring.told, how, f"{right:.1%} of {len(some):,} known images are labelled rightly"]
         return {**facts, "parameters": model.count_params(), "notes": told, "history": {}}
+
+    def _measuring(self, classifier: keras.Model) -> Measuring:
+        return Measuring(classifier, scores=["msp"], image_shape=self.recipe.data.shape)
+
+    def check(self) -> None:
+        """Refuses scores that the recipe names and this classifier, or so few images, cannot give."""
+        check_scores(self.recipe, self.labelled(self.data.images("train")), self.model)
 
     def _checked(self, measuring: Measuring, known: ImageSet) -> float:
         """The model's accuracy on known images; refuses one that says that something is wrong."""
         given = measuring.outputs(known)["logits"].argmax(axis=1)
-        wrong = disagreement(given, known.known_labels, known.class_names) or measuring.wrong_range(known.images)
         right = float(np.mean(given == known.known_labels))
-        if not wrong:
+        wrong = disagreement(given, known.known_labels, known.class_names) or measuring.wrong_range(known.images)
+        classifier = measuring.classifier
+        is_plain = isinstance(classifier, Adapted) and self.attach.preprocess == "none"
+        if not wrong and not (is_plain and wanted(classifier.model) is None):
             return right
-        better = {}
-        for mode in PREPROCESSING:
+        rows = np.linspace(0, len(known) - 1, min(TRIED, len(known))).astype(int)
+        better = self._better(classifier, known.take(rows), given[rows])
+        if wrong or better:
+            wrong = wrong or f"the model labels {right:.0%} of {len(known)} known images rightly"
+            if known.images.shape[-1] == 3 and (known.images == known.images[..., :1]).all():
+                better += "; these images are grey, and the model takes colour"
+            raise UserError(f"attach.model: {clean(self._file)}: {wrong}{better}")
+        return right
+
+    def _better(self, classifier: keras.Model, known: ImageSet, given: np.ndarray) -> str:
+        """Another preprocessing that lets the model label some images rightly far more often, in words, or ""."""
+        if not isinstance(classifier, Adapted):
+            return ""
+        labels, found = known.known_labels, {}
+        for mode in preprocessing_for(self.recipe.data.shape[2]):
             if mode != self.attach.preprocess:
-                other = Measuring(
-                    adapted(measuring.classifier.model, self.attach.features, mode), scores=["msp"],
-                    image_shape=self.recipe.data.shape,
-                )  # fmt: skip
-                better[mode] = float(np.mean(other.outputs(known)["logits"].argmax(axis=1) == known.known_labels))
-        best = max(better, key=lambda mode: better[mode])
-        hint = ""
-        if better[best] > right + 0.1:
-            hint = f"; with preprocess = {best!r} it labels {better[best]:.0%} of them rightly"
-        raise UserError(f"attach.model: {clean(self._file)}: {wrong}{hint}")
+                other = self._measuring(adapted(classifier.model, self.attach.features, mode))
+                answers = other.outputs(known)["logits"].argmax(axis=1)
+                if not disagreement(answers, labels, known.class_names):
+                    found[mode] = int((answers == labels).sum())
+        best = max(found, key=lambda mode: found[mode], default=None)
+        right = float(np.mean(given == labels))
+        if (
+            best is None
+            or found[best] / len(known) < right + BETTER
+            or rate_interval(found[best], len(known))[0] < right
+        ):
+            return ""
+        return f"; with preprocess = {best!r} it labels {found[best] / len(known):.0%} of {len(known)} rightly"
 
     def says(self) -> list[tuple[str, str]]:
         return [(f"{self.role}: {note}", "") for note in self.facts["notes"]]
@@ -120,8 +171,10 @@ class Attached(Stage):
 
     @functools.cached_property
     def _model(self) -> keras.Model:
+        bring(self.attach.imports, "attach.imports")
         classifier = keras.saving.load_model(self.folder / "classifier.keras", compile=False)
-        classifier.prepare_by(self.attach.preprocess)
+        if isinstance(classifier, Adapted):
+            classifier.prepare_by(self.attach.preprocess)
         return classifier
 
     @property

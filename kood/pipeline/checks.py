@@ -1,5 +1,6 @@
 """What only the data reveal of a recipe."""
 
+from collections.abc import Callable
 from typing import Any
 
 import keras
@@ -9,13 +10,14 @@ from kood import registry
 from kood.classifier import Classifier
 from kood.conformal import refuse_too_few
 from kood.data import ImageSet
+from kood.detector.measuring import Measuring
 from kood.errors import UserError
 from kood.pipeline.build import build_classifier, build_network, class_weights
 from kood.pipeline.prepare import Data
 from kood.recipe import Recipe
 from kood.scorer import linear_weights, rehearse
 
-__all__ = ["check", "check_batches"]
+__all__ = ["check", "check_batches", "check_scores"]
 
 
 def check_batches(recipe: Recipe, devices: int) -> None:
@@ -41,12 +43,28 @@ def _check_rows(made_of: dict[str, int], devices: int) -> None:
         )
 
 
-def _check_scores(recipe: Recipe, train: ImageSet, classifier: Classifier) -> None:
-    """A score that the recipe names must be one that so many images and so wide a feature can determine."""
+def check_scores(recipe: Recipe, train: ImageSet, obtain: Callable[[], keras.Model]) -> None:
+    """A score that the recipe names must be one that so many images and so wide a feature can determine.
+
+    Args:
+        recipe: Of the cell.
+        train: What scores are fitted on.
+        obtain: Gives the classifier; not called where the recipe names no score.
+
+    Raises:
+        UserError: one cannot be fitted, or the classifier cannot give it.
+    """
     settings, classes = recipe.evaluate, len(train.class_names)
     named = {settings.headline: "evaluate.headline"} if settings.headline != "auto" else {}
     named |= dict.fromkeys(settings.scores or [], "evaluate.scores")
-    width, head = classifier.backbone.output_shape[-1], classifier.head
+    if not named:
+        return
+    classifier = obtain()
+    if isinstance(classifier, Classifier):
+        width, head = classifier.backbone.output_shape[-1], classifier.head
+    else:
+        measuring = Measuring(classifier, scores=list(named), key=next(iter(named.values())))
+        width, head = measuring.outputs(train.take(np.arange(1)))["features"].shape[1], classifier.head
     counts = tuple(np.bincount(train.known_labels, minlength=classes).tolist())
     for name, key in named.items():
         try:
@@ -104,7 +122,7 @@ def check(recipe: Recipe, data: Data, devices: int) -> None:
     classifier = build_classifier(recipe, len(classes))
     _check_reads_back("head.name", "heads", recipe.head.name, classifier.head)
     _check_reads_back("classifier.backbone", "backbones", recipe.classifier.backbone, classifier.backbone)
-    _check_scores(recipe, train, classifier)
+    check_scores(recipe, train, lambda: classifier)
     if recipe.needs_diffusion:
         network = build_network(recipe, len(classes))
         _check_reads_back("diffusion.denoiser", "denoisers", recipe.diffusion.denoiser, network)

@@ -9,6 +9,7 @@ import numpy as np
 
 import kood
 from kood import report
+from kood.pipeline.attached import Attached
 from kood.pipeline.cell import Cell
 from kood.pipeline.environment import environment
 from kood.pipeline.stage import Stage
@@ -28,6 +29,7 @@ def summarize(work: Work, cell: Cell) -> dict[str, Any]:
         for name in getattr(work.recipe.data, kind)
     }
     compared = _facts(cell.comparison)
+    attached = cell.classifier.told if isinstance(cell.classifier, Attached) else None
     keep_logs(work, cell)
     file = evaluation.folder / "scores.npz"
     inside = {name: {key: sets[name][key] for key in ("images", "sha256")} for name in ("train", "test")}
@@ -42,7 +44,8 @@ def summarize(work: Work, cell: Cell) -> dict[str, Any]:
         "warnings": ([compared["warning"]] if compared and compared["warning"] else [])
         + data.warnings
         + figures["warnings"],
-        "notes": prepared["notes"],
+        "notes": prepared["notes"] + [f"classifier: {note}" for note in (attached or {"notes": []})["notes"]],
+        "attached": attached,
         "copies": prepared["copies"],
         "parts": prepared["parts"],
         "outlier_audit": _facts(cell.shortcut),

@@ -164,9 +164,17 @@ def threshold_meaning(cell: Mapping[str, Any]) -> str:
     return clean(
         f"An image whose {threshold['score']} score is above {value} is called "
         f"out-of-distribution: {which} {threshold.get('calibration_images', '—')} "
-        f"calibration images that no training saw.{_shared(threshold)} On the ID test images it accepted "
+        f"calibration images that {_unseen(cell)}.{_shared(threshold)} On the ID test images it accepted "
         + ("an unknown share." if _missing(on_test) else f"{percent(on_test)}%{_between(threshold)}.")
     )
+
+
+def _unseen(cell: Mapping[str, Any]) -> str:
+    """Who has not seen the calibration images, in words."""
+    if not cell.get("attached"):
+        return "no training saw"
+    return ("no score was fitted to or chosen on; if the model itself was trained on them, it accepts less of those to "
+            "come")  # fmt: skip
 
 
 def accuracy_note(cell: Mapping[str, Any]) -> str:

@@ -42,6 +42,7 @@ class Calibrated:
         unjudged: How many have probabilities or a score that are no numbers; they count as flagged.
         knows: Whether the old version says which images it was made of.
         passed_over: What lies in the folders and is no image, a sentence for folders and one for files.
+        attached: Whether the classifier was there before the run, which fitted no more than scores.
     """
 
     version: Path
@@ -62,6 +63,7 @@ class Calibrated:
     unjudged: int
     knows: bool
     passed_over: tuple[str, ...]
+    attached: bool
 
     @property
     def shares(self) -> bool:
@@ -72,7 +74,7 @@ class Calibrated:
         """What there is to say, a sentence a line, beside the files that could not be read."""
         lines = [*self.passed_over, *([] if self.knows else [UNKNOWN.format(self.old)])]
         if self.left_out:
-            lines.append(f"Left out: {sum(self.left_out.values()):,} images that {_uses(self.left_out)}")
+            lines.append(f"Left out: {sum(self.left_out.values()):,} images that {_uses(self.left_out, self.attached)}")
         if self.copies:
             lines.append(f"Left out: {self.copies:,} copies of others, which say nothing new")
         if self.unjudged:
@@ -133,6 +135,7 @@ def calibrate(
     """
     old = newest_version(run)
     facts = read_facts(old)
+    attached = "attached" in facts
     accept = float(facts["accept"]) if accept is None else accept
     if not 0 < accept < 1:
         raise UserError(f"--accept {accept}: write a share between 0 and 1, such as 0.95")
@@ -156,7 +159,7 @@ def calibrate(
     kept = round(check * len(scores))
     held, used = order[:kept], order[kept:]
     if len(used) < needed_images(accept):
-        known = f", {sum(left_out.values())} of these are images that {_uses(left_out)}" if left_out else ""
+        known = f", {sum(left_out.values())} of these are images that {_uses(left_out, attached)}" if left_out else ""
         known += f", {copies} are copies of others" if copies else ""
         raise UserError(
             f"--accept {accept} needs at least {needed_images(accept)} images to be guaranteed; of {len(files)} files "
@@ -183,10 +186,12 @@ def calibrate(
     return Calibrated(
         version, old, accept, served.threshold, facts["threshold"], served.decision.groups, served.names, len(used),
         kept, rate, interval, unread, left_out, int(np.sum(again & new)), copies, int(np.sum(labels < 0)), bool(seen),
-        passed.notes(),
+        passed.notes(), attached,
     )  # fmt: skip
 
 
-def _uses(left_out: dict[str, int]) -> str:
+def _uses(left_out: dict[str, int], attached: bool) -> str:
     """What a model's own images were used for, in words."""
-    return "the model was " + " and ".join(f"{use} on ({count})" for use, count in left_out.items())
+    said = {"trained": "fitted"} if attached else {}
+    uses = " and ".join(f"{said.get(use, use)} on ({count})" for use, count in left_out.items())
+    return f"the {'score' if attached else 'model'} was {uses}"

@@ -8,7 +8,6 @@ imported.
 """
 
 import functools
-import importlib
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -17,11 +16,12 @@ from typing import Any
 import keras
 import tensorflow as tf
 
-import kood.attached  # noqa: F401 - what a file may hold is registered with Keras
 from kood import registry
+from kood.attached import bring  # The room registers with Keras what a file may hold.
 from kood.data.images import normalize, to_shape
 from kood.data.rules import Colour
 from kood.decision import Decide, Scored, judged
+from kood.errors import UserError
 from kood.process import keras_defaults
 from kood.scorer import Scorer
 from kood.serving.encoded import decode_files
@@ -146,6 +146,8 @@ def export(source: Path, folder: Path, served: Served, version: int) -> None:
 
 if __name__ == "__main__":
     registry.obtain("heads", "softmax")  # Importing the room registers every head with Keras.
-    for module in sys.argv[5:]:
-        importlib.import_module(module)
-    export(Path(sys.argv[1]), Path(sys.argv[2]), Served.read(Path(sys.argv[3])), int(sys.argv[4]))
+    try:
+        bring(sys.argv[5:])
+        export(Path(sys.argv[1]), Path(sys.argv[2]), Served.read(Path(sys.argv[3])), int(sys.argv[4]))
+    except UserError as problem:
+        sys.exit(str(problem))

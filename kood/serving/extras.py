@@ -18,6 +18,9 @@ __all__ = ["ground_of", "read_facts", "read_seen", "write_extras"]
 #: The digests of the images that a version was made of; without pixels, and of no use but to know one again.
 SEEN = "images.npz"
 
+#: What nobody here can know.
+OF_A_STRANGER = "; which images a model was trained on that was trained elsewhere, kood cannot know"
+
 #: Rows of the requests that TF Serving warms up with; 1 is what is asked most, 32 compiles nothing of its own.
 WARM_UP_ROWS = (1, 32)
 
@@ -137,7 +140,7 @@ def _card(facts: Mapping[str, Any]) -> str:
         f"prediction on {facts['calibration_images']:,} images, one like them is accepted with probability at least "
         f"{percent(100 * facts['accept'])}{_for_each(facts)}. Its "
         f"p-value is at most {1 - facts['accept']:.4g} where it is flagged. This holds for images that the model was "
-        "neither trained nor calibrated on.",
+        f"neither trained nor calibrated on{OF_A_STRANGER if 'attached' in facts else ''}.",
     ]
     accepted = facts.get("accepted")
     if accepted:
@@ -155,9 +158,14 @@ def _card(facts: Mapping[str, Any]) -> str:
             f"- AUROC, {kind} out-of-distribution set {name}: {percent(100 * auroc)}"
             for name, auroc in facts.get(kind, {}).items()
         ]
-    lines += ["", "## Training", ""]
-    if "trained_on" in facts:
-        lines.append(f"- {facts['trained_on']['images']:,} images, SHA-256 {facts['trained_on']['sha256']}")
+    attached, made_with = facts.get("attached"), facts.get("trained_on")
+    lines += ["", "## Classifier" if attached else "## Training", ""]
+    if attached:
+        lines.append(f"- {attached['model']}, trained before and elsewhere")
+        lines += [f"- {note}" for note in attached["notes"]]
+    if made_with:
+        images = f"{made_with['images']:,} images, SHA-256 {made_with['sha256']}"
+        lines.append(f"- Scores that are fitted, on {images}" if attached else f"- {images}")
     lines += [f"- {key}: {value}" for key, value in facts.get("environment", {}).items()]
     warnings = [*facts.get("threshold_warnings", []), *facts.get("warnings", [])]
     lines += [f"- Warning: {' '.join(text.split())}" for text in warnings]

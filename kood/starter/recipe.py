@@ -20,7 +20,7 @@ from kood.starter.choices import FEWEST, TEST, Choices, choose
 from kood.starter.images import Machine, Survey, survey
 from kood.text import clean
 
-__all__ = ["named", "new_recipe", "slug_of", "source_of"]
+__all__ = ["literal", "named", "new_recipe", "slug_of", "source_of"]
 
 
 def new_recipe(
@@ -53,7 +53,7 @@ def new_recipe(
     console, machine = console or Console(), machine or Machine.here()
     if not 1 <= minutes <= 1e5:
         raise UserError(f"--minutes {minutes:g}: say how long a run may take, in minutes from 1 on")
-    place = _literal(id_images)
+    place = literal(id_images)
     found = survey(place, to_learn=True)
     for one in found.names:
         _need_utf_8(one, str(place))
@@ -83,7 +83,7 @@ def new_recipe(
     return file
 
 
-def _literal(path: str) -> Path:
+def literal(path: str) -> Path:
     """The folder or file, if a recipe can name it."""
     folder = data_path(path)
     _need_utf_8(str(folder), str(folder))
@@ -116,7 +116,7 @@ def slug_of(wanted: str, *, given: bool) -> str:
 def named(paths: Sequence[str]) -> dict[str, Path]:
     """A name for each out-of-distribution folder or table, as the report will have it."""
     places: dict[str, Path] = {}
-    for place in map(_literal, paths):
+    for place in map(literal, paths):
         base = slug = slug_of(place.name if place.is_dir() else place.stem, given=False)
         number = 2
         while slug in places or slug in RESERVED or slug in ("uniform", "blobs"):

@@ -262,6 +262,10 @@ def test_wrong_input_is_refused_with_the_fix(model, detector):
         (lambda: Detector(model, image_shape=(9, 9, 3)), r"the model takes \(8, 8, 3\)"),
         (lambda: Detector("none.keras"), "none.keras does not exist"),
         (lambda: detector.evaluate(pixels), "have no labels"),
+        (lambda: Detector(None), "a keras.Model is needed, not NoneType"),
+        (lambda: Detector(model, image_shape=(8, 8)), r"image_shape = \(8, 8\): give \(height, width, channels\)"),
+        (lambda: Detector(model, batch_size=0), "batch_size = 0: give a number from 1 on"),
+        (lambda: Detector(model, "msp").calibrate(pixels, accept="0.9"), "write a share between 0 and 1"),
         (lambda: detector.evaluate((pixels, labels), near={"id": pixels}), "'id' cannot name a set"),
         (lambda: detector.predict(np.empty((0, 8, 8, 3), "uint8")), "images: there are none"),
         (lambda: Detector(model).fit(pixels[:3]), "too few|cannot be fitted|cannot choose"),
@@ -287,6 +291,10 @@ def test_labels_by_chance_are_told_from_labels_that_are_right():
     many = np.arange(500)
     right = np.where(rng.random(500) < 0.8, many, rng.integers(0, 1000, 500))
     assert disagreement(right, many, [str(k) for k in range(1000)]) == ""
+    # Of four images all right is no chance, though four say little; half of ten is.
+    few = np.array([0, 1, 0, 1])
+    assert disagreement(few, few, names[:2]) == ""
+    assert "as chance would" in disagreement(np.arange(10) % 4 // 2, np.arange(10) % 2, names[:2])
     assert disagreement(np.empty(0, int), np.empty(0, int), names) == "" == disagreement(labels, labels, ["one"])
 
 
@@ -342,6 +350,29 @@ def test_the_files_of_other_runtimes_take_the_pixels_that_the_detector_takes(tmp
     np.testing.assert_array_equal(got["is_ood"][sure], answers.is_ood[sure])
     # The model is as it was.
     np.testing.assert_allclose(made.predict(pixels).ood_score, answers.ood_score, atol=1e-6)
+
+
+def unit(pixels):
+    return pixels / 255
+
+
+def test_a_function_of_pixels_is_given_again(tmp_path):
+    inputs = keras.Input((8, 8, 3))
+    inner = built()
+    made = Detector(keras.Model(inputs, inner(keras.layers.Rescaling(255.0)(inputs))), "msp", preprocess=unit)
+    made.calibrate(images(60, 1)[0]).save(tmp_path / "one.kood")
+    pixels, _ = images(20, 2)
+    with pytest.raises(UserError, match=r"^preprocess: pixels are prepared by .*:unit, which is not loaded"):
+        Detector.load(tmp_path / "one.kood").predict(pixels)
+    again = Detector.load(tmp_path / "one.kood", preprocess=unit)
+    np.testing.assert_allclose(again.predict(pixels).ood_score, made.predict(pixels).ood_score, atol=1e-6)
+
+
+def test_an_export_that_cannot_be_written_is_one_message(detector, tmp_path):
+    (tmp_path / "file").write_text("in the way")
+    for path in (tmp_path / "file" / "1", tmp_path / "file" / "one.onnx"):
+        with pytest.raises(UserError, match="cannot be written: "):
+            detector.export(path)
 
 
 def test_pixels_that_are_not_what_is_served_are_not_exported(tmp_path):
