@@ -92,7 +92,7 @@ class Detector(Measuring):
             Keras layer or a function; where not given, pixels stay as they are.
         scores: The scores to measure; where not given, `score`, or with "auto" all that apply.
         image_shape: (H, W, C) of images of files, for a model that takes any size.
-        batch_size: Images a forward pass, at most; fewer where they are larger than about 180 x 180.
+        batch_size: Images a forward pass, at most; fewer where they are larger than 128 x 128.
 
     Raises:
         UserError: the model cannot be taken apart; a score that it cannot give.

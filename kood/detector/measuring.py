@@ -28,8 +28,8 @@ from kood.scores import ON_REQUEST
 
 __all__ = ["Measuring", "digests_of"]
 
-#: Pixels of a forward pass, 512 images of 64 x 64; fewest images; and the side of images where the model takes any.
-_PIXELS, _FEWEST, _SIDE = 2**21, 8, 224
+#: Pixels of a forward pass, 512 images of 45 x 45; fewest images; and the side of images where the model takes any.
+_PIXELS, _FEWEST, _SIDE = 2**20, 8, 224
 #: What is done with known images, whose range says whether they are what the model takes.
 KNOWN = ("fit", "calibrate", "id")
 
