@@ -73,9 +73,9 @@ def of_sampling(key, changed):
     return {f"{key}.{name}": (value, changed) for name, value in values.items()}
 
 
-#: Recipe key -> another value, and the stages that are made again. {...} in a key stands for a name of the user's.
 #: Of a run that trains nothing; `tests/test_attach.py` asks what these make again.
 ATTACHED = {f"attach.{key}" for key in ("classes", "features", "imports", "model", "preprocess")}
+#: Recipe key -> another value, and the stages that are made again. {...} in a key stands for a name of the user's.
 KEYS: dict[str, tuple[str, set[str]]] = {
     "name": ('"other"', {"export"}),  # It is on the model card; the folder is another one.
     "seed": ("1", ALL - {"data"}),
