@@ -1,7 +1,7 @@
 """The detector: a classifier, a score of its outputs, and a calibrated decision."""
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from numbers import Real
 from pathlib import Path
 from typing import Any
@@ -15,7 +15,7 @@ from kood.detector import export, file
 from kood.detector.agreement import refuse_disagreement
 from kood.detector.figures import figures_of, validation_images
 from kood.detector.images import Batch
-from kood.detector.measuring import Measuring, digests_of
+from kood.detector.measuring import Known, Measuring
 from kood.errors import UserError
 from kood.outputs import Outputs, softmax
 from kood.scorer import Scorer
@@ -25,8 +25,6 @@ __all__ = ["Answers", "Detector"]
 
 #: Of the images that a score is fitted on, each so many-th is set aside to choose a score on, and how many at most.
 _ASIDE_EACH, _ASIDE_MOST = 5, 256
-#: Images that an export is compared on.
-_KEPT = 16
 
 
 @dataclass(frozen=True)
@@ -41,6 +39,8 @@ class Answers:
         p_value: float64 (N,), see `kood.conformal.p_values`; 0 likewise.
         is_ood: bool (N,), whether the image is flagged; true likewise.
         threshold: float64 (N,), what the score was compared with.
+        files: The N files, of files; else None.
+        unreadable: A message for each file that could not be read; there is no answer for these.
     """
 
     label: np.ndarray
@@ -50,6 +50,8 @@ class Answers:
     p_value: np.ndarray
     is_ood: np.ndarray
     threshold: np.ndarray
+    files: list[str] | None = None
+    unreadable: tuple[str, ...] = ()
 
     def __len__(self) -> int:
         return len(self.label)
@@ -101,7 +103,10 @@ class Detector(Measuring):
     def __init__(self, model: Any, score: str = "auto", *arguments: Any, **options: Any):
         super().__init__(model, score, *arguments, **options)
         self.decision: Calibration | None = None
+        #: A few known images, to compare an export on.
         self.some = np.empty(0)
+        #: Whether `fit` chooses the score, and among which.
+        self.chooses, self.every = self.choice is None, list(self.scorers)
 
     def fit(self, images: Any, labels: Any = None, *, seed: int = 0) -> "Detector":
         """Fits the scores that have a state and, where the score is "auto", chooses one; nothing is trained.
@@ -123,16 +128,22 @@ class Detector(Measuring):
             UserError: images that cannot be read or are not what the model takes; labels that the model hardly ever
                 gives; a named score that these images cannot fit.
         """
-        found, kept = self._noted(self._batches(images, labels, "fit"), "trained"), list[Batch]()
-        chooses = self.choice is None
-        outputs, given = self._run(_set_aside(found, kept) if chooses else found)
-        if given is not None:
-            refuse_disagreement(outputs["logits"].argmax(axis=1), given, self.class_names, "fit")
-        self._fit(outputs, given)
-        if chooses:
+        known, kept = Known(), list[Batch]()
+        found = self._noted(self._batches(images, labels, "fit"), known)
+        passed = self._run(_set_aside(found, kept) if self.chooses else found)
+        if passed.labels is not None:
+            given = passed.outputs["logits"].argmax(axis=1)
+            refuse_disagreement(given, passed.labels, self.class_names, "fit")
+        # All that an earlier fit found goes.
+        self.decision, self.warnings = None, []
+        self.scorers = {name: Scorer(name, key=self.key) for name in self.every}
+        self._tell_unreadable(passed, "fit")
+        self._fit(passed.outputs, passed.labels)
+        if self.chooses:
             sets = self._validation(kept, seed)
             measured = self.measure(sets)
             self.choose(measured, "validation", [name for name in sets if name != "validation"])
+        self.digests, self.range = {"trained": known.digests}, known.range
         return self
 
     def _validation(self, kept: Sequence[Batch], seed: int) -> dict[str, Any]:
@@ -176,35 +187,29 @@ class Detector(Measuring):
         if not (isinstance(accept, Real) and 0 < accept < 1):
             raise UserError(f"accept = {accept}: write a share between 0 and 1, such as 0.95")
         scorer = self._ready()
-        first: list[np.ndarray] = []
-        seen = self.digests.get("trained", set())
-        digests: list[bytes] = []
-
-        def looked(found: Iterable[Batch]) -> Iterator[Batch]:
-            for batch in found:
-                digests.extend(digests_of(batch.pixels))
-                if sum(map(len, first)) < _KEPT:
-                    first.append(batch.pixels[:_KEPT])
-                yield batch
-
-        outputs, given = self._run(looked(self._noted(self._batches(images, labels, "calibrate"), "calibrated")))
+        known, seen = Known(), set(self.digests.get("trained", ()))
+        passed = self._run(self._noted(self._batches(images, labels, "calibrate"), known))
+        outputs, digests = passed.outputs, known.digests
+        label = outputs["logits"].argmax(axis=1)
         again = sum(digest in seen for digest in digests)
         if again:
             raise UserError(
                 f"calibrate: fit has seen {again} of these {len(digests)} images; a threshold set on them accepts less "
                 "than it promises, so give images that it has not seen"
             )
-        if given is not None:
-            refuse_disagreement(outputs["logits"].argmax(axis=1), given, self.class_names, "calibrate")
-        once = np.sort(np.unique(np.array(digests, "S16"), return_index=True)[1])
+        if passed.labels is not None:
+            refuse_disagreement(label, passed.labels, self.class_names, "calibrate")
+        once = np.sort(np.unique(np.frombuffer(b"".join(digests), "V16"), return_index=True)[1])
+        self.decide_by(self._scored(scorer, outputs)[once], label[once], accept, by_class)
+        self._tell_unreadable(passed, "calibrate")
         if len(once) < len(digests):
             self.warnings.append(
                 f"{len(digests) - len(once):,} calibration images are copies of others, which say nothing new, and are "
                 "left out"
             )
-        self.some = np.concatenate(first)[:_KEPT]
-        scores = self._scored(scorer, outputs)[once]
-        self.decide_by(scores, outputs["logits"].argmax(axis=1)[once], accept, by_class)
+        self.digests["calibrated"], self.some = digests, known.some[0]
+        low, high = self.range or known.range
+        self.range = min(low, known.low), max(high, known.high)
         return self
 
     def decide_by(self, scores: np.ndarray, labels: np.ndarray, accept: float, by_class: bool) -> Calibration:
@@ -235,7 +240,9 @@ class Detector(Measuring):
                 calibrated on.
         """
         self._ready()
-        return self.answers(self.outputs(images))
+        passed = self._run(self._batches(images))
+        told = self.answers(passed.outputs)
+        return replace(told, files=passed.files, unreadable=tuple(passed.unreadable))
 
     def answers(self, outputs: Outputs) -> Answers:
         """What the detector says of outputs that `outputs` gave.
@@ -357,11 +364,12 @@ def _set_aside(found: Iterable[Batch], kept: list[Batch]) -> Iterator[Batch]:
         place = np.arange(start, start + len(batch.pixels))
         start += len(batch.pixels)
         aside = (place % _ASIDE_EACH == _ASIDE_EACH - 1) & (place < _ASIDE_EACH * _ASIDE_MOST)
-        for rows, into in ((aside, kept.append), (~aside, None)):
+        for rows, stays in ((aside, False), (~aside, True)):
             if not rows.any():
                 continue
-            part = Batch(batch.pixels[rows], None if batch.labels is None else batch.labels[rows], None)
-            if into is None:
+            labels = None if batch.labels is None else batch.labels[rows]
+            part = Batch(batch.pixels[rows], labels, unreadable=batch.unreadable if stays else ())
+            if stays:
                 yield part
             else:
-                into(part)
+                kept.append(part)

@@ -8,6 +8,7 @@ import numpy as np
 
 import kood
 from kood.attached import bring_layers_of, function_of
+from kood.data.copies import distinct
 from kood.data.images import normalize
 from kood.decision import Decision
 from kood.detector.formats import FORMATS as SUFFIXES
@@ -67,7 +68,10 @@ def _pixels(detector: Any) -> np.ndarray:
 
 def _saved_model(detector: Any, path: Path, images: np.ndarray) -> None:
     decision, scorer = detector.decision, detector.scorer
-    seen = {use: np.array([list(one) for one in sorted(found)], np.uint8) for use, found in detector.digests.items()}
+    seen = {
+        use: distinct(np.frombuffer(b"".join(found), np.uint8).reshape(-1, 16))
+        for use, found in detector.digests.items()
+    }
     served = Served(
         scorer.name, tuple(detector.image_shape), list(detector.class_names), decision.accept, decision.scores,
         scorer.state, labels=decision.labels, by_class=decision.by_class, seen=seen,

@@ -35,14 +35,17 @@ def write(detector: Any, path: Path) -> None:
         "image_shape": list(detector.image_shape), "batch_size": detector.batch_size, "range": detector.range,
         "takes_bytes": detector.takes_bytes, "choice": choice and vars(choice), "warnings": detector.warnings,
         "decision": decision and {"accept": decision.accept, "by_class": decision.by_class},
-        "scores": list(detector.scorers),
+        "scores": list(detector.scorers), "chooses": detector.chooses, "every": detector.every,
     }  # fmt: skip
     arrays = {
         f"state/{name}/{key}": value
         for name, scorer in detector.scorers.items()
         for key, value in (scorer.state or {}).items()
     }
-    arrays |= {f"seen/{use}": np.array(sorted(found), "S16") for use, found in detector.digests.items()}
+    arrays |= {
+        f"seen/{use}": np.frombuffer(b"".join(found), np.uint8).reshape(-1, 16)
+        for use, found in detector.digests.items()
+    }
     arrays["some"] = detector.some
     if decision is not None:
         arrays |= {"scores": decision.scores, "labels": decision.labels}
@@ -110,6 +113,7 @@ def _made(kind: type, classifier: Any, facts: dict[str, Any], arrays: dict[str, 
     )  # fmt: skip
     detector.takes_bytes = facts["takes_bytes"]
     detector.choice = Choice(**choice) if choice else None
+    detector.chooses, detector.every = facts["chooses"], facts["every"]
     detector.warnings = list(facts["warnings"])
     detector.range = tuple(facts["range"]) if facts["range"] else None
     for name in detector.scorers:
@@ -118,7 +122,7 @@ def _made(kind: type, classifier: Any, facts: dict[str, Any], arrays: dict[str, 
             detector.scorers[name] = Scorer(name, state)
     prefix = "seen/"
     detector.digests = {
-        key.removeprefix(prefix): {bytes(one).ljust(16, b"\0") for one in value}
+        key.removeprefix(prefix): [row.tobytes() for row in value]
         for key, value in arrays.items()
         if key.startswith(prefix)
     }

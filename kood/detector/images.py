@@ -15,7 +15,7 @@ from kood.data.rules import WHITE, Colour
 from kood.errors import UserError
 from kood.text import clean, composed, some_of
 
-__all__ = ["Batch", "batches", "count_of"]
+__all__ = ["Batch", "batches", "count_of", "has_classes"]
 
 #: Words of a dictionary's element for the images and for their classes.
 _KEYS = ("image", "label")
@@ -48,6 +48,7 @@ def batches(
     ground: Colour = WHITE,
     labels: Any = None,
     class_names: Sequence[str] | None = None,
+    labelled: bool = True,
 ) -> Iterator[Batch]:
     """Batches of images, all of `batch_size` but the last.
 
@@ -61,6 +62,8 @@ def batches(
         labels: (N,) the class of each image, or (N, K) one-hot; in place of those that come with the images.
         class_names: The model's classes, in order: then a folder's class folders are matched with them, and a label
             is one of them or its number. Without them a folder has no labels.
+
+        labelled: Whether labels that come with the images count; those of out-of-distribution images mean nothing here.
 
     Raises:
         UserError: images of another rank, size or number of channels, NaN in them, labels that do not fit, no images
@@ -76,8 +79,23 @@ def batches(
         files, own = _files(images, names)
         parts = _of_files(files, own if given is None else given, _whole(shape, files), batch_size, ground)
     else:
-        parts = _of_rows(_rows(images, batch_size), shape, names, given)
+        parts = _of_rows(_rows(images, batch_size), shape, names, given, labelled)
     return _regrouped(parts, batch_size)
+
+
+def has_classes(images: Any, class_names: Sequence[str]) -> bool:
+    """Whether images bring classes of a model: true of what is no folder, whose labels are numbers.
+
+    Args:
+        images: As `batches` takes them.
+        class_names: The model's classes.
+    """
+    if not isinstance(images, str | Path) or Path(images).expanduser().is_file():
+        return True
+    from kood.data.sources.folder import listed_splits
+
+    own = {name for part in listed_splits(str(images)).parts.values() for name in part.names}
+    return bool(own & {composed(name) for name in class_names})
 
 
 def count_of(images: Any) -> int | None:
@@ -207,12 +225,12 @@ def _rows(images: Any, batch_size: int) -> Iterator[Any]:
 
 
 def _of_rows(
-    elements: Iterator[Any], shape: Shape, names: list[str] | None, given: np.ndarray | None
+    elements: Iterator[Any], shape: Shape, names: list[str] | None, given: np.ndarray | None, labelled: bool
 ) -> Generator[Batch, None, None]:
     start = 0
     for element in elements:
         found, own = _parted(element)
-        pixels = _array(found)
+        own, pixels = own if labelled else None, _array(found)
         if pixels.ndim == 3 and pixels.shape[2] == shape[2]:  # One image; else a batch without channels.
             pixels, own = pixels[None], None if own is None else _array(own)[None]
         check_shape(shape, pixels.shape)

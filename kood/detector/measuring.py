@@ -1,8 +1,8 @@
 """A classifier and its scores, over images of any kind, a batch at a time."""
 
 import functools
-import hashlib
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
@@ -16,22 +16,65 @@ from kood import specs
 from kood.attached import Adapted, adapted, check_range, opened
 from kood.backends import compiled
 from kood.classifier import Classifier
+from kood.data.copies import image_digests
 from kood.data.image_set import ImageSet
 from kood.data.images import normalize
 from kood.detector.figures import Choice, Measured, choose
-from kood.detector.images import Batch, batches, count_of
+from kood.detector.images import Batch, batches, count_of, has_classes
 from kood.detector.tuning import tune
 from kood.errors import UserError
 from kood.outputs import Outputs, forward_of, run_batches, run_over, score_rows
 from kood.scorer import Scorer, applicable, linear_weights
 from kood.scores import ON_REQUEST
 
-__all__ = ["Measuring", "digests_of"]
+__all__ = ["Known", "Measuring", "Passed"]
 
 #: Pixels of a forward pass, 512 images of 45 x 45; fewest images; and the side of images where the model takes any.
 _PIXELS, _FEWEST, _SIDE = 2**20, 8, 224
-#: What is done with known images, whose range says whether they are what the model takes.
-KNOWN = ("fit", "calibrate", "id")
+#: Known images that an export is compared on.
+_KEPT = 16
+#: What is done with known images, whose range says whether they are what the model takes, and whose labels count; and
+#: with those that need none.
+KNOWN, PERHAPS = ("fit", "calibrate", "id"), ("fit", "calibrate")
+
+
+@dataclass
+class Passed:
+    """What became of images that passed the classifier.
+
+    Attributes:
+        outputs: Of those that could be read.
+        labels: (N,) their classes, where they have any.
+        files: The N files they come from, of files.
+        unreadable: A message for each file that could not be read.
+    """
+
+    outputs: Outputs
+    labels: np.ndarray | None = None
+    files: list[str] | None = None
+    unreadable: list[str] = field(default_factory=list)
+
+
+@dataclass
+class Known:
+    """What is kept of known images.
+
+    Attributes:
+        digests: Of the pixels of each, in order.
+        low: The smallest of the numbers that the model sees of them, where no preprocessing is given.
+        high: The largest.
+        some: The first few.
+    """
+
+    digests: list[bytes] = field(default_factory=list)
+    low: float = np.inf
+    high: float = -np.inf
+    some: list[np.ndarray] = field(default_factory=list)
+
+    @property
+    def range(self) -> tuple[float, float]:
+        """The smallest and the largest number."""
+        return self.low, self.high
 
 
 class Measuring:
@@ -80,7 +123,7 @@ class Measuring:
         #: What could not be measured or was left out, a sentence each.
         self.warnings: list[str] = []
         #: Digests of the pixels of known images, by use.
-        self.digests: dict[str, set[bytes]] = {}
+        self.digests: dict[str, list[bytes]] = {}
         #: The smallest and the largest value among them.
         self.range: tuple[float, float] | None = None
         asked = [*([] if scores is None or scores == "all" else scores), *([] if score == "auto" else [score])]
@@ -152,13 +195,17 @@ class Measuring:
             {"features": (N, D), "logits": (N, K), "cosines": (N, K) where there are any}, float32, and what else the
             scores ask for.
         """
-        return self._run(self._batches(images))[0]
+        return self._run(self._batches(images)).outputs
 
     def _batches(self, images: Any, labels: Any = None, use: str = "images") -> Iterator[Batch]:
         if isinstance(images, ImageSet):
             images, labels = images.images, images.labels if labels is None else labels
+        labelled = use in KNOWN
+        names = self.class_names if labelled else None
+        if use in PERHAPS and not has_classes(images, self.class_names):
+            names = None
         found = batches(
-            images, self.image_shape, batch_size=self.batch_size, labels=labels, class_names=self.class_names
+            images, self.image_shape, batch_size=self.batch_size, labels=labels, class_names=names, labelled=labelled
         )
         for number, batch in enumerate(_watched(found, count_of(images), use)):
             wrong = self.wrong_range(batch.pixels) if use in KNOWN and number == 0 else self._other_range(batch.pixels)
@@ -174,8 +221,8 @@ class Measuring:
         return low, high
 
     def _other_range(self, pixels: np.ndarray) -> str:
-        """What speaks against pixels being in the range of known images; whole numbers of a byte never are not."""
-        if self.range is None or pixels.dtype == np.uint8 or not pixels.size:
+        """What speaks against pixels being in the range of known images; whole numbers are those of a byte."""
+        if self.range is None or pixels.dtype == np.uint8 or np.array_equal(pixels, np.rint(pixels)):
             return ""
         (low, high), (known_low, known_high) = self._span(pixels), self.range
         size, known = max(abs(low), abs(high)), max(abs(known_low), abs(known_high))
@@ -186,31 +233,37 @@ class Measuring:
             )
         return ""
 
-    def _noted(self, found: Iterable[Batch], use: str) -> Iterator[Batch]:
+    def _noted(self, found: Iterable[Batch], known: Known) -> Iterator[Batch]:
         """Keeps of known images what tells them again, and some of them."""
-        digests = self.digests.setdefault(use, set())
         for batch in found:
-            digests.update(digests_of(batch.pixels))
+            known.digests += [digest.tobytes() for digest in image_digests(batch.pixels)]
             low, high = self._span(batch.pixels)
-            self.range = (min(low, self.range[0]), max(high, self.range[1])) if self.range else (low, high)
+            known.low, known.high = min(low, known.low), max(high, known.high)
+            if not known.some:
+                known.some.append(batch.pixels[:_KEPT])
             yield batch
 
-    def _run(self, found: Iterable[Batch]) -> tuple[Outputs, np.ndarray | None]:
-        """Outputs, and the labels where there are any."""
+    def _run(self, found: Iterable[Batch]) -> Passed:
+        """Passes images through the classifier."""
         if isinstance(self.classifier, Adapted):
             self.classifier.preprocess.need()  # Here, since a graph makes another error of it.
         classes: list[np.ndarray] = []
+        files: list[str] = []
+        passed = Passed({})
 
         def pixels() -> Iterator[np.ndarray]:
             for batch in found:
                 if batch.labels is not None:
                     classes.append(batch.labels)
+                files.extend(batch.files or ())
+                passed.unreadable += batch.unreadable
                 yield batch.pixels
 
-        outputs = run_batches(self._pass, pixels(), self.batch_size)
-        if not outputs:
+        passed.outputs = run_batches(self._pass, pixels(), self.batch_size)
+        if not passed.outputs:
             raise UserError("there is no image to look at")
-        return outputs, np.concatenate(classes) if classes else None
+        passed.labels, passed.files = np.concatenate(classes) if classes else None, files or None
+        return passed
 
     def _pass(self, pixels: np.ndarray) -> dict:
         """One forward pass over pixels as a user gives them."""
@@ -313,7 +366,9 @@ class Measuring:
                 outputs[where], its = self._set(images), images.labels
             else:
                 pixels, given = images if isinstance(images, tuple) else (images, None)
-                outputs[where], its = self._run(self._batches(pixels, given, where))
+                passed = self._run(self._batches(pixels, given, where))
+                outputs[where], its = passed.outputs, passed.labels
+                self._tell_unreadable(passed, where)
             if its is not None:
                 labels[where] = its
             if progress is not None:
@@ -324,6 +379,11 @@ class Measuring:
         }
         self._drop_undefined(scores)
         return Measured(outputs, scores, list(self.warnings), labels)
+
+    def _tell_unreadable(self, passed: Passed, where: str) -> None:
+        if passed.unreadable:
+            count = len(passed.unreadable)
+            self.warnings.append(f"{where}: {count:,} files cannot be read and are left out: {passed.unreadable[0]}")
 
     def _scored(self, scorer: Scorer, outputs: Outputs) -> np.ndarray:
         return score_rows(scorer, outputs, self.batch_size)
@@ -355,10 +415,6 @@ def _at_most(shape: Sequence[int | None]) -> int:
     """Images of a forward pass that memory has room for: a network keeps some hundred numbers of each pixel."""
     height, width = shape[0] or _SIDE, shape[1] or _SIDE
     return max(_FEWEST, _PIXELS // (height * width))
-
-
-def digests_of(pixels: np.ndarray) -> list[bytes]:
-    return [hashlib.blake2b(np.ascontiguousarray(row).data, digest_size=16).digest() for row in pixels]
 
 
 def _watched(found: Iterable[Batch], count: int | None, what: str) -> Iterator[Batch]:

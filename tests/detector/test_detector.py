@@ -108,6 +108,50 @@ def test_every_way_to_give_images_gives_the_same_answers(detector, tmp_path):
     assert figures["scores"]["energy"]["mixed"] == figures["scores"]["energy"]["near"]
 
 
+def test_what_is_predicted_needs_no_class_of_the_models(detector, tmp_path):
+    import tensorflow as tf
+
+    pixels, _ = images(12, 5)
+    wanted = detector.predict(pixels)
+    for row, image in enumerate(pixels):
+        folder = tmp_path / ("cats" if row < 6 else "dogs")
+        folder.mkdir(exist_ok=True)
+        Image.fromarray(image).save(folder / f"{row:02}.png")
+    (tmp_path / "dogs" / "05.png").write_bytes(b"no image")
+    told = detector.predict(tmp_path)
+    np.testing.assert_allclose(told.ood_score, wanted.ood_score, atol=1e-5)
+    assert len(told.files) == 12 and told.files[6].endswith("06.png")
+    assert len(told.unreadable) == 1 and "05.png" in told.unreadable[0]
+    others = tf.data.Dataset.from_tensor_slices((pixels, np.arange(12) + 90)).batch(5)
+    np.testing.assert_allclose(detector.predict(others).ood_score, wanted.ood_score, atol=1e-5)
+    figures = detector.evaluate(images(30, 6), near={"dataset": others}, far={"folder": tmp_path})
+    assert figures["scores"]["energy"]["dataset"] == figures["scores"]["energy"]["folder"]
+    # Known images of folders by date, say, are known images all the same.
+    again = Detector(detector.classifier.model, "energy").calibrate(tmp_path, accept=0.9)
+    assert len(again.decision.scores) == 12 and "1 files cannot be read" in again.warnings[0]
+
+
+def test_a_lens_that_is_covered_is_flagged_and_not_refused(detector):
+    black = np.zeros((4, 8, 8, 3), "float32")
+    black[1:] = np.random.default_rng(0).integers(0, 2, (3, 8, 8, 3))
+    assert len(detector.predict(black)) == 4
+    with pytest.raises(UserError, match="give pixels of the same range"):
+        detector.predict(black + 0.3)
+
+
+def test_another_fit_begins_anew(model):
+    made = Detector(model).fit(*images(100, 1)).calibrate(*images(60, 2))
+    first = made.choice
+    with pytest.raises(UserError, match="fit has seen 100 of these 100"):
+        made.calibrate(*images(100, 1))
+    assert len(made.decision.scores) == 60  # What was there stays.
+    made.fit(*images(100, 5))
+    with pytest.raises(UserError, match="call calibrate"):
+        made.predict(images(5, 6)[0])
+    made.calibrate(*images(100, 1)).fit(*images(100, 1))
+    assert made.choice == first and made.digests.keys() == {"trained"}
+
+
 def test_no_more_than_a_few_batches_are_in_memory(model):
     held = []
 
@@ -187,7 +231,7 @@ def test_the_file_holds_all_of_it(model, detector, tmp_path):
         again = Detector.load(tmp_path / "one.kood")
         before, after = made.predict(pixels), again.predict(pixels)
         for name in vars(before):
-            mine, its = getattr(before, name), getattr(after, name)
+            mine, its = np.asarray(getattr(before, name)), np.asarray(getattr(after, name))
             if mine.dtype.kind in "Ob":
                 np.testing.assert_array_equal(mine, its)
             else:
