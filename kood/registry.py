@@ -155,10 +155,13 @@ def _outside(room_name: str, path: str, name: str, package: str, key: str) -> En
 
 
 def _signature(found: Any) -> Mapping[str, inspect.Parameter]:
+    """The parameters of a function or class; of a class those of its `__init__`, since Keras's layers have a `__new__` as
+    well, which some Pythons ask first."""
     try:
-        return inspect.signature(found).parameters
+        asked = inspect.signature(found.__init__ if inspect.isclass(found) else found).parameters
     except (TypeError, ValueError):
         return {}
+    return {name: one for name, one in asked.items() if name != "self"}
 
 
 @functools.cache

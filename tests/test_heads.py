@@ -391,7 +391,8 @@ def test_a_zero_feature_still_learns(name):
 @pytest.mark.parametrize("name", EVERY)
 def test_config_round_trip(name):
     others = {"margin": 1.25, "scale": 7, "sub_centers": 2, "momentum": 0.5, "h": 0.25, "temperature": 3}
-    takes = [p for p in inspect.signature(getattr(heads, name)).parameters if p not in ("num_classes", "kwargs")]
+    asked = inspect.signature(getattr(heads, name).__init__).parameters
+    takes = [p for p in asked if p not in ("self", "num_classes", "kwargs")]
     head = made(name, **{key: others[key] for key in takes})
     assert {key: head.get_config()[key] for key in takes} == {key: others[key] for key in takes}
     twin = keras.saving.deserialize_keras_object(keras.saving.serialize_keras_object(head))
