@@ -155,8 +155,8 @@ def _outside(room_name: str, path: str, name: str, package: str, key: str) -> En
 
 
 def _signature(found: Any) -> Mapping[str, inspect.Parameter]:
-    """The parameters of a function or class; of a class those of its `__init__`, since Keras's layers have a `__new__` as
-    well, which some Pythons ask first."""
+    """The parameters of a function or class; of a class those of its `__init__`, since Keras's layers have a `__new__`,
+    which some Pythons ask first."""
     try:
         asked = inspect.signature(found.__init__ if inspect.isclass(found) else found).parameters
     except (TypeError, ValueError):
