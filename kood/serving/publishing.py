@@ -11,7 +11,6 @@ import numpy as np
 
 from kood import registry
 from kood.errors import UserError
-from kood.parity import disagreements
 from kood.process import run_on_tensorflow
 from kood.serving.client import saved_graph
 from kood.serving.extras import read_facts, write_extras
@@ -142,6 +141,8 @@ def _export(source: Path, folder: Path, served: Served, version: int) -> None:
 
 def _compare(folder: Path, images: np.ndarray, expected: dict[str, np.ndarray], served: Served) -> dict[str, float]:
     import tensorflow as tf
+
+    from kood.parity import disagreements  # Brings Keras, which a new threshold needs later, and in silence.
 
     serve = tf.saved_model.load(str(folder)).signatures["serving_default"]
     rows = max(FEWEST, PIXELS // (images.shape[1] * images.shape[2]))
