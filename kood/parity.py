@@ -6,8 +6,41 @@ import numpy as np
 
 from kood.conformal import Calibration
 from kood.decision import UNKNOWN
+from kood.errors import UserError
 
-__all__ = ["disagreements"]
+__all__ = ["agreed", "disagreements"]
+
+
+def agreed(
+    got: Mapping[str, np.ndarray],
+    expected: Mapping[str, np.ndarray],
+    calibration: Calibration,
+    tolerance: float,
+    *,
+    who: str,
+    undone: str,
+) -> dict[str, float]:
+    """The largest differences of answers that agree, see `disagreements`, and "images", how many were compared.
+
+    Args:
+        got: As for `disagreements`, and so are the next three.
+        expected: See there.
+        calibration: See there.
+        tolerance: See there.
+        who: What answers, which begins the message.
+        undone: What becomes of it, which ends the message.
+
+    Raises:
+        UserError: they do not agree.
+    """
+    differences, wrong = disagreements(got, expected, calibration, tolerance)
+    if wrong:
+        raise UserError(
+            f"{who} does not answer as the Keras model does ({', '.join(wrong)}; largest differences {differences}); "
+            f"it was not {undone}",
+            exit_code=1,
+        )
+    return {**differences, "images": len(expected["label"])}
 
 
 def disagreements(

@@ -29,7 +29,7 @@ from kood.backends import compiled
 from kood.conformal import Calibration
 from kood.decision import Decision
 from kood.errors import UserError
-from kood.parity import disagreements
+from kood.parity import agreed
 from kood.process import keras_defaults, native_messages_held_back, run_on_tensorflow
 from kood.scorer import Scorer
 
@@ -239,14 +239,8 @@ def _compare(
         said = " ".join(str(error).split())
         raise UserError(f"{path}: {RUNTIMES[kind]} cannot run it: {said[:500]}", exit_code=1) from error
     got = {name: np.concatenate([part[name] for part in parts])[: len(images)] for name in OUTPUTS}
-    differences, wrong = disagreements(got, expected, decision.calibrated, TOLERANCE)
-    if wrong:
-        raise UserError(
-            f"{path}: {RUNTIMES[kind]} does not answer as the Keras model does ({', '.join(wrong)}; largest "
-            f"differences {differences}); it was not written",
-            exit_code=1,
-        )
-    return {"images": len(images), **differences}
+    who = f"{path}: {RUNTIMES[kind]}"
+    return agreed(got, expected, decision.calibrated, TOLERANCE, who=who, undone="written")
 
 
 def _runtime(kind: str, file: Path) -> Callable[[np.ndarray], Answers]:
