@@ -15,7 +15,8 @@ from kood.detector import export, file
 from kood.detector.agreement import refuse_disagreement
 from kood.detector.figures import figures_of, validation_images
 from kood.detector.images import Batch
-from kood.detector.measuring import Known, Measuring
+from kood.detector.measuring import Measuring
+from kood.detector.passing import Known
 from kood.errors import UserError
 from kood.outputs import Outputs, softmax
 from kood.scorer import Scorer
@@ -95,18 +96,15 @@ class Detector(Measuring):
         scores: The scores to measure; where not given, `score`, or with "auto" all that apply.
         image_shape: (H, W, C) of images of files, for a model that takes any size.
         batch_size: Images a forward pass, at most; fewer where they are larger than 128 x 128.
+        key: What messages call the score.
 
     Raises:
         UserError: the model cannot be taken apart; a score that it cannot give.
     """
 
-    def __init__(self, model: Any, score: str = "auto", *arguments: Any, **options: Any):
-        super().__init__(model, score, *arguments, **options)
-        self.decision: Calibration | None = None
-        #: A few known images, to compare an export on.
-        self.some = np.empty(0)
-        #: Whether `fit` chooses the score, and among which.
-        self.chooses, self.every = self.choice is None, list(self.scorers)
+    decision: Calibration | None = None
+    #: A few known images, to compare an export on.
+    some: np.ndarray = np.empty(0)
 
     def fit(self, images: Any, labels: Any = None, *, seed: int = 0) -> "Detector":
         """Fits the scores that have a state and, where the score is "auto", chooses one; nothing is trained.

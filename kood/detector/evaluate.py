@@ -102,11 +102,12 @@ def evaluate(
         classifier, headline, train.class_names, scores=names or "all",
         batch_size=min(batch_size, max(map(len, every.values()))), key="evaluate.scores",
     )  # fmt: skip
+    passed = {}
     if tune:
-        detector.tune_scores(train, choosing)
+        passed = {f"held/{name}": outputs for name, outputs in detector.tune_scores(train, choosing).items()}
     else:
         detector.fit_scores(train)
-    measured = detector.measure(every, progress)
+    measured = detector.measure(every, progress, passed)
     choice = detector.choice
     if choice is None:
         choice = detector.choose(measured, "held/validation", outside)

@@ -2,15 +2,12 @@
 
 import functools
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
 import keras
 import numpy as np
 from keras import ops
-from rich.console import Console
-from rich.progress import Progress
 
 from kood import specs
 from kood.attached import Adapted, adapted, check_range, opened
@@ -21,13 +18,14 @@ from kood.data.image_set import ImageSet
 from kood.data.images import normalize
 from kood.detector.figures import Choice, Measured, choose
 from kood.detector.images import Batch, batches, count_of, has_classes
+from kood.detector.passing import Known, Passed, watched
 from kood.detector.tuning import tune
 from kood.errors import UserError
 from kood.outputs import Outputs, forward_of, run_batches, run_over, score_rows
 from kood.scorer import Scorer, applicable, linear_weights
 from kood.scores import ON_REQUEST
 
-__all__ = ["Known", "Measuring", "Passed"]
+__all__ = ["Measuring"]
 
 #: Pixels of a forward pass, 512 images of 45 x 45; fewest images; and the side of images where the model takes any.
 _PIXELS, _FEWEST, _SIDE = 2**20, 8, 224
@@ -36,45 +34,6 @@ _KEPT = 16
 #: What is done with known images, whose range says whether they are what the model takes, and whose labels count; and
 #: with those that need none.
 KNOWN, PERHAPS = ("fit", "calibrate", "id"), ("fit", "calibrate")
-
-
-@dataclass
-class Passed:
-    """What became of images that passed the classifier.
-
-    Attributes:
-        outputs: Of those that could be read.
-        labels: (N,) their classes, where they have any.
-        files: The N files they come from, of files.
-        unreadable: A message for each file that could not be read.
-    """
-
-    outputs: Outputs
-    labels: np.ndarray | None = None
-    files: list[str] | None = None
-    unreadable: list[str] = field(default_factory=list)
-
-
-@dataclass
-class Known:
-    """What is kept of known images.
-
-    Attributes:
-        digests: Of the pixels of each, in order.
-        low: The smallest of the numbers that the model sees of them, where no preprocessing is given.
-        high: The largest.
-        some: The first few.
-    """
-
-    digests: list[bytes] = field(default_factory=list)
-    low: float = np.inf
-    high: float = -np.inf
-    some: list[np.ndarray] = field(default_factory=list)
-
-    @property
-    def range(self) -> tuple[float, float]:
-        """The smallest and the largest number."""
-        return self.low, self.high
 
 
 class Measuring:
@@ -115,11 +74,10 @@ class Measuring:
             )
         self.image_shape = self._shape(image_shape)
         self.batch_size = min(batch_size, _at_most(self.image_shape))
+        #: The score that decides; None where `fit` is to choose it, as `chooses` says.
         self.choice: Choice | None = None if score == "auto" else Choice(Scorer(score, key=key).name)
         #: Which options of scores were chosen, as `kood.detector.tuning.tune` tells it.
         self.tuned: dict[str, Any] = {}
-        #: Outputs of the sets that these were chosen on, which need not pass the classifier again.
-        self._passed: dict[int, tuple[ImageSet, Outputs]] = {}
         #: What could not be measured or was left out, a sentence each.
         self.warnings: list[str] = []
         #: Digests of the pixels of known images, by use.
@@ -128,7 +86,8 @@ class Measuring:
         self.range: tuple[float, float] | None = None
         asked = [*([] if scores is None or scores == "all" else scores), *([] if score == "auto" else [score])]
         self._named = list(dict.fromkeys(Scorer(name, key=self.key).name for name in asked))
-        self.scorers = {name: Scorer(name, key=self.key) for name in self._wanted(scores == "all" or not asked)}
+        self.chooses, self.every = self.choice is None, self._wanted(scores == "all" or not asked)
+        self.scorers = {name: Scorer(name, key=self.key) for name in self.every}
 
     def _shape(self, given: tuple[int, int, int] | None) -> tuple[int | None, int | None, int]:
         own = (
@@ -207,7 +166,7 @@ class Measuring:
         found = batches(
             images, self.image_shape, batch_size=self.batch_size, labels=labels, class_names=names, labelled=labelled
         )
-        for number, batch in enumerate(_watched(found, count_of(images), use)):
+        for number, batch in enumerate(watched(found, count_of(images), use)):
             wrong = self.wrong_range(batch.pixels) if use in KNOWN and number == 0 else self._other_range(batch.pixels)
             if wrong:
                 raise UserError(f"{use}: {wrong}")
@@ -301,12 +260,15 @@ class Measuring:
         if any(scorer.is_fitted for scorer in self.scorers.values()):
             self._fit(self._set(train), train.known_labels)
 
-    def tune_scores(self, train: ImageSet, held: Mapping[str, ImageSet]) -> None:
+    def tune_scores(self, train: ImageSet, held: Mapping[str, ImageSet]) -> dict[str, Outputs]:
         """Chooses the options of scores that have usual values, and then fits as `fit_scores` does.
 
         Args:
             train: What fitted scores are fitted on.
             held: The in-distribution set "validation" and others that are to be told from it.
+
+        Returns:
+            The outputs of these sets, which need not pass the classifier again.
 
         Raises:
             UserError: a named score that these images cannot fit.
@@ -314,7 +276,6 @@ class Measuring:
         names = list(self.scorers)
         forward = forward_of(self.classifier, [one for name in names for one in specs.settings(name)])
         found = {where: run_over(forward, np.asarray(of.images), self.batch_size) for where, of in held.items()}
-        self._passed = {id(of): (of, found[where]) for where, of in held.items()}
         learned = self._set(train) if any(scorer.is_fitted for scorer in self.scorers.values()) else {}
         labels, head = train.known_labels, self.classifier.head
         chosen, self.tuned = tune(names, learned, labels, head, found, self.batch_size)
@@ -325,6 +286,7 @@ class Measuring:
         self.__dict__.pop("_normal", None)
         if learned:
             self._fit(learned, labels)
+        return found
 
     def _fit(self, outputs: Outputs, labels: np.ndarray | None) -> None:
         known = outputs["logits"].argmax(axis=1) if labels is None else labels
@@ -339,19 +301,23 @@ class Measuring:
 
     def _set(self, images: Any) -> Outputs:
         """Outputs of a set; pixels of a run's own, uint8 and of the right shape, are normalized while it works."""
-        if id(images) in self._passed:
-            return self._passed[id(images)][1]
         pixels = images.images if isinstance(images, ImageSet) else images
         if isinstance(pixels, np.ndarray) and pixels.dtype == np.uint8 and pixels.shape[1:] == self.image_shape:
             return run_over(self._normal, np.asarray(pixels), min(self.batch_size, len(pixels)))
         return self.outputs(images)
 
-    def measure(self, sets: Mapping[str, Any], progress: Callable[[int], None] | None = None) -> Measured:
+    def measure(
+        self,
+        sets: Mapping[str, Any],
+        progress: Callable[[int], None] | None = None,
+        passed: Mapping[str, Outputs] | None = None,
+    ) -> Measured:
         """Scores image sets; each image passes the classifier once.
 
         Args:
             sets: Images by name, or pairs of images and labels.
             progress: Called with the number of finished sets.
+            passed: Outputs of some sets, where these have passed already.
 
         Returns:
             A `Measured`; scores that are NaN for some image are left out, of it and of the detector.
@@ -363,12 +329,13 @@ class Measuring:
         for done, (where, images) in enumerate(sets.items(), start=1):
             its: np.ndarray | None = None
             if isinstance(images, ImageSet):
-                outputs[where], its = self._set(images), images.labels
+                ready = (passed or {}).get(where)
+                outputs[where], its = self._set(images) if ready is None else ready, images.labels
             else:
                 pixels, given = images if isinstance(images, tuple) else (images, None)
-                passed = self._run(self._batches(pixels, given, where))
-                outputs[where], its = passed.outputs, passed.labels
-                self._tell_unreadable(passed, where)
+                found = self._run(self._batches(pixels, given, where))
+                outputs[where], its = found.outputs, found.labels
+                self._tell_unreadable(found, where)
             if its is not None:
                 labels[where] = its
             if progress is not None:
@@ -415,13 +382,3 @@ def _at_most(shape: Sequence[int | None]) -> int:
     """Images of a forward pass that memory has room for: a network keeps some hundred numbers of each pixel."""
     height, width = shape[0] or _SIDE, shape[1] or _SIDE
     return max(_FEWEST, _PIXELS // (height * width))
-
-
-def _watched(found: Iterable[Batch], count: int | None, what: str) -> Iterator[Batch]:
-    """Batches as they come, with progress on the error stream where that is a terminal."""
-    shown = Console(stderr=True)
-    with Progress(console=shown, transient=True, disable=not shown.is_terminal) as progress:
-        task = progress.add_task(what, total=count)
-        for batch in found:
-            yield batch
-            progress.advance(task, len(batch.pixels))

@@ -67,11 +67,12 @@ class Validation(Stage):
                 self.classifier.model(), scores=self._names or "all", class_names=held.class_names,
                 batch_size=min(self.recipe.evaluate.batch_size, max(map(len, sets.values()))), key="evaluate.scores",
             )  # fmt: skip
+            passed = {}
             if self.recipe.evaluate.tune:
-                measuring.tune_scores(self.data.images("train"), sets)
+                passed = measuring.tune_scores(self.data.images("train"), sets)
             else:
                 measuring.fit_scores(self.data.images("train"))
-            found = measuring.measure(sets, bar.update)
+            found = measuring.measure(sets, bar.update, passed)
         correct = found.correct("validation")
         _write(folder / "validation.npz", found.scores, correct=correct)
         return {"accuracy": float(correct.mean()), "scores": list(measuring.scorers)}
