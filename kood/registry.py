@@ -20,8 +20,8 @@ from kood.errors import UserError
 from kood.rooms import ROOMS, TABLES, Entry, room, snake
 
 __all__ = [
-    "ROOMS", "TABLES", "Entry", "announced", "bring", "find", "imported", "listed", "nearest", "obtain", "room",
-    "things", "versions",
+    "ROOMS", "TABLES", "Entry", "announced", "bring", "find", "imported", "listed", "loaded", "nearest", "obtain",
+    "room", "things", "versions",
 ]  # fmt: skip
 
 
@@ -164,16 +164,30 @@ def _signature(found: Any) -> Mapping[str, inspect.Parameter]:
     return {name: one for name, one in asked.items() if name != "self"}
 
 
-@functools.cache
-def _loaded(room_name: str, path: str, key: str) -> Any:
-    """Imports `module:attribute`."""
+def loaded(path: str, where: str) -> Any:
+    """What `module:attribute` names, imported.
+
+    Args:
+        path: The module and, after a colon, the attribute; dots lead into it.
+        where: What begins the message.
+
+    Raises:
+        UserError: the module cannot be imported, or has no such attribute.
+    """
     module, _, attribute = path.partition(":")
-    found = bring(module, f"{_at(key)}{path!r}")
+    found = bring(module, where)
     for part in attribute.split("."):
         if not hasattr(found, part):
             public = [name for name, thing in vars(found).items() if callable(thing) and not name.startswith("_")]
-            raise UserError(f"{_at(key)}{path!r}: {module!r} has no {attribute!r}; {nearest(attribute, public)}")
+            raise UserError(f"{where}: {module!r} has no {attribute!r}; {nearest(attribute, public)}")
         found = getattr(found, part)
+    return found
+
+
+@functools.cache
+def _loaded(room_name: str, path: str, key: str) -> Any:
+    """`loaded`, and of the kind that a room holds."""
+    found = loaded(path, f"{_at(key)}{path!r}")
     if not (inspect.isclass(found) if room_name in CLASSES else callable(found)):
         wanted = "class" if room_name in CLASSES else "class and no function"
         raise UserError(f"{_at(key)}{path!r} is no {wanted}, and can be none of the {room_name}")

@@ -1,9 +1,11 @@
 """A Keras classifier that exists, whoever made it, behind kood's conventions: images in [-1, 1] -> features, logits."""
 
 from kood.attached.adapted import Adapted, adapted, function_of
-from kood.attached.apart import Taken, take_apart
+from kood.attached.apart import take_apart
 from kood.attached.opening import bring, bring_layers_of, opened
-from kood.attached.pixels import PREPROCESSING, check_range, function_named, preprocessing_for, wanted
+from kood.attached.pixels import check_range, wanted
+from kood.attached.preprocessing import PREPROCESSING, function_named, preprocessing_for
+from kood.attached.taken import Taken
 from kood.attached.watching import image_shape_of, layers_of
 
 __all__ = [

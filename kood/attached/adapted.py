@@ -6,7 +6,7 @@ import keras
 from keras import ops
 
 from kood.attached.apart import take_apart
-from kood.attached.pixels import preprocess_of
+from kood.attached.preprocessing import preprocess_of
 from kood.classifier import Classifier
 from kood.errors import UserError
 

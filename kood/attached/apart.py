@@ -5,22 +5,20 @@ layer is called. So the weights are the model's own, and nothing has to be known
 """
 
 from collections import deque
-from dataclasses import dataclass, field
-from typing import Any, Literal
+from typing import Any
 
 import keras
 import numpy as np
 from keras import ops
 
+from kood.attached.taken import Linear, Taken, Unknown, Way, only, pooled
 from kood.attached.watching import Shape, held_in, image_shape_of, layers_of, probe, watched
 from kood.backends import accelerated
 from kood.classifier import Classifier
 from kood.errors import UserError
 from kood.text import clean, some_of
 
-__all__ = ["Linear", "Taken", "Unknown", "take_apart"]
-
-Answers = Literal["softmax", "logits", "sigmoid", "outputs"]
+__all__ = ["take_apart"]
 
 #: How far a model's answer may lie from what its logits say, at most, relative to the row's largest number and to
 #: 1 + |logit|; in float32, and where the last dense layer computes in half precision.
@@ -31,130 +29,6 @@ _TENSOR = 1e-3
 _ROUNDING = 2e-6
 #: Layers that a message names.
 _LAST = 4
-
-
-class Linear:
-    """The last dense layer of a model, as a head whose logits are `features @ kernel + bias`.
-
-    Args:
-        layer: A layer with a kernel (..., D, K), all dimensions before these being 1, and a bias (K,) or none.
-        binary: Whether its one logit z stands for two classes, whose logits are 0 and z.
-    """
-
-    def __init__(self, layer: keras.Layer, binary: bool = False):
-        self._layer, self._binary = layer, binary
-
-    @property
-    def kernel(self) -> Any:
-        """float32 (D, K)."""
-        kernel = ops.convert_to_tensor(self._layer.kernel)
-        return self._of_classes(ops.cast(ops.reshape(kernel, kernel.shape[-2:]), "float32"))
-
-    @property
-    def bias(self) -> Any:
-        """float32 (K,), zeros where the layer has none."""
-        bias = getattr(self._layer, "bias", None)
-        if bias is None:
-            return self._of_classes(ops.zeros(tuple(self._layer.kernel.shape)[-1:], "float32"))
-        return self._of_classes(ops.cast(ops.convert_to_tensor(bias), "float32"))
-
-    def __call__(self, features: Any) -> Any:
-        """Logits float32 (B, K) of features (B, D)."""
-        return ops.matmul(ops.cast(features, "float32"), self.kernel) + self.bias
-
-    def _of_classes(self, weight: Any) -> Any:
-        return ops.concatenate([ops.zeros_like(weight), weight], axis=-1) if self._binary else weight
-
-
-class Unknown:
-    """A head that is not linear in the features, so that no score can rework its logits."""
-
-
-@dataclass
-class _Way:
-    """How a model's outputs come about; a plain object, so that Keras does not count its layers twice."""
-
-    head: Any
-    answers: Answers
-    dense: keras.Layer | None = None
-    named: keras.Layer | None = None
-    binary: bool = False
-    cosines: bool = False
-    told: list[str] = field(default_factory=list)
-
-
-class Taken(keras.Model):
-    """A classifier that answers features and logits; `take_apart` makes it.
-
-    The weights are the model's own. It runs in inference mode, whatever is asked for.
-
-    Args:
-        model: The classifier.
-        way: How its outputs come about.
-        num_classes: K.
-        image_shape: (H, W, C), None where the model takes any.
-
-    Attributes:
-        model: The classifier.
-        num_classes: K.
-        image_shape: (H, W, C) of the pixels that it takes, None where it takes any.
-    """
-
-    def __init__(self, model: keras.Model, way: _Way, num_classes: int, image_shape: Shape):
-        super().__init__(name=f"{model.name}_apart", dtype="float32")
-        self.model = model
-        self.num_classes = num_classes
-        self.image_shape = image_shape
-        self._way = way
-        self.built = True
-
-    @property
-    def head(self) -> Any:
-        """What has the attributes `kernel` (D, K) and `bias` (K,), or neither where the head is not linear."""
-        return self._way.head
-
-    @property
-    def answers(self) -> Answers:
-        """What the model itself gives: "softmax", "logits", "sigmoid" of one unit, or a dictionary of "outputs"."""
-        return self._way.answers
-
-    @property
-    def is_angular(self) -> bool:
-        """Whether it gives cosines."""
-        return self._way.cosines
-
-    @property
-    def told(self) -> list[str]:
-        """What was found, a sentence each."""
-        return self._way.told
-
-    def call(self, pixels, training=False):
-        """Features and logits, and cosines where the model gives them, all float32.
-
-        Args:
-            pixels: (B, H, W, C) as the model takes them.
-            training: Ignored: inference mode.
-
-        Returns:
-            {"features": (B, D), "logits": (B, K), "cosines": (B, K) where there are any}.
-        """
-        way, caught = self._way, {}
-
-        def keep(layer, given, gave):
-            caught[id(layer)] = given, gave
-
-        with watched([layer for layer in (way.dense, way.named) if layer is not None], keep):
-            answer = self.model(ops.cast(pixels, "float32"), training=False)
-        if way.answers == "outputs":
-            names = [name for name in ("features", "logits", "cosines") if name in answer]
-            return {name: ops.cast(answer[name], "float32") for name in names}
-        if way.dense is None:
-            logits = _logits_of(ops.cast(_only(answer), "float32"), way.answers)
-        else:
-            below = _pooled(caught[id(way.dense)][0])
-            logits = Linear(way.dense, way.binary)(below)
-        features = below if way.named is None else _pooled(caught[id(way.named)][1])
-        return {"features": features, "logits": logits}
 
 
 def take_apart(model: keras.Model, features: str | None = None) -> Taken:
@@ -190,7 +64,7 @@ def take_apart(model: keras.Model, features: str | None = None) -> Taken:
         if named is not None and named is not model.backbone:
             raise UserError(f"features = {features!r}: a kood classifier has its features, the output of "
                             f"{clean(model.backbone.name)!r}; leave features out")  # fmt: skip
-        return Taken(model, _Way(model.head, "outputs", told=told), model.head.num_classes, shape)
+        return Taken(model, Way(model.head, "outputs", told=told), model.head.num_classes, shape)
     seen = _Seen(model, named)
     answer = seen.run(shape)
     if isinstance(answer, dict) and {"features", "logits"} <= answer.keys():
@@ -241,7 +115,7 @@ class _Seen:
 
     def tell(self, binary: bool = False) -> tuple[np.ndarray, np.ndarray]:
         """The features under the last dense layer and the logits above it, as arrays."""
-        features = _pooled(self.below)
+        features = pooled(self.below)
         return _array(features), _array(Linear(self.dense, binary)(features))
 
 
@@ -249,7 +123,7 @@ _ELSE = ("name the layer whose output the features are with features=..., or giv
          "{'features': ..., 'logits': ...}")  # fmt: skip
 
 
-def _of_dictionary(seen: _Seen, answer: dict, features: str | None) -> tuple[_Way, int]:
+def _of_dictionary(seen: _Seen, answer: dict, features: str | None) -> tuple[Way, int]:
     if features is not None:
         raise UserError(f"features = {features!r}: {clean(seen.model.name)} names its features itself, an output of "
                         "(batch, numbers); leave features out")  # fmt: skip
@@ -265,11 +139,11 @@ def _of_dictionary(seen: _Seen, answer: dict, features: str | None) -> tuple[_Wa
     kind = f"of the dense layer {_name(seen.dense)}" if isinstance(head, Linear) else "not linear in them"
     told = [f"features: the model's output 'features' ({given.shape[1]:,} numbers)",
             f"logits: its output 'logits' ({logits.shape[1]:,} classes), {kind}"]  # fmt: skip
-    return _Way(head, "outputs", cosines="cosines" in answer, told=told), logits.shape[1]
+    return Way(head, "outputs", cosines="cosines" in answer, told=told), logits.shape[1]
 
 
-def _of_answer(seen: _Seen, answer: Any, features: str | None) -> tuple[_Way, int]:
-    answer = _only(answer)
+def _of_answer(seen: _Seen, answer: Any, features: str | None) -> tuple[Way, int]:
+    answer = only(answer)
     if isinstance(answer, dict | list | tuple):
         names = some_of(answer) if isinstance(answer, dict) else f"{len(answer)} of them"
         raise seen.refuse(f"it has several outputs ({names})",
@@ -289,7 +163,7 @@ def _of_answer(seen: _Seen, answer: Any, features: str | None) -> tuple[_Way, in
             found = _proved(seen, answer)
         except UserError as error:
             found = _read(answer, error)
-        same = found.dense is not None and np.array_equal(seen.tell()[0], _array(_pooled(seen.output)))
+        same = found.dense is not None and np.array_equal(seen.tell()[0], _array(pooled(seen.output)))
         found.named = None if same else seen.named
         found.head = found.head if same else Unknown()
     count = max(answer.shape[1], 2)
@@ -301,7 +175,7 @@ def _of_answer(seen: _Seen, answer: Any, features: str | None) -> tuple[_Way, in
 _WORDS = {"softmax": "their softmax", "logits": "logits", "sigmoid": "the sigmoid of one logit, for two classes"}
 
 
-def _proved(seen: _Seen, answer: np.ndarray) -> _Way:
+def _proved(seen: _Seen, answer: np.ndarray) -> Way:
     """How the answer comes from the logits of the last dense layer.
 
     Raises:
@@ -315,13 +189,13 @@ def _proved(seen: _Seen, answer: np.ndarray) -> _Way:
                           f"{_name(dense)}, which gives {logits.shape[-1]}", _ELSE)  # fmt: skip
     fits = [kind for kind, rows in _forms(logits).items() if _close(answer, rows, dense, logits)]
     if count == 1 and "sigmoid" in fits:
-        return _Way(Linear(dense, binary=True), "sigmoid", dense, binary=True)
+        return Way(Linear(dense, binary=True), "sigmoid", dense, binary=True)
     if count == 1:
         why = "has one linear unit, as for a regression" if fits else f"gives one number, no sigmoid of {_name(dense)}"
         raise seen.refuse(f"it {why}", "for two classes end it in one sigmoid unit or in two units")
     for kind in ("logits", "softmax"):
         if kind in fits:
-            return _Way(Linear(dense), kind, dense)
+            return Way(Linear(dense), kind, dense)
     if fits:
         raise seen.refuse(f"its {count} sigmoid units say of each class by itself whether it is there, so an image has "
                           "no one class", "train it with a softmax, or give the unit of one class as a model of its "
@@ -352,19 +226,14 @@ def _close(answer: np.ndarray, expected: np.ndarray, layer: keras.Layer, logits:
     return bool((np.abs(answer - expected) <= most * np.abs(expected).max(axis=1, keepdims=True)).all())
 
 
-def _read(answer: np.ndarray, error: UserError) -> _Way:
+def _read(answer: np.ndarray, error: UserError) -> Way:
     """How logits are read from an answer that no dense layer explains; raises `error` where they cannot be."""
     rows = answer[np.isfinite(answer).all(axis=1)]
     if answer.shape[1] > 1 and (rows.min() < 0 or rows.max() > 1 + _HALF):
-        return _Way(Unknown(), "logits")
+        return Way(Unknown(), "logits")
     if answer.shape[1] > 1 and np.abs(rows.sum(axis=1) - 1).max() < _HALF:
-        return _Way(Unknown(), "softmax")
+        return Way(Unknown(), "softmax")
     raise error
-
-
-def _logits_of(answer: Any, answers: Answers) -> Any:
-    """Logits that have these probabilities, whose smallest count as the smallest normal number."""
-    return ops.log(ops.maximum(answer, 1.2e-38)) if answers == "softmax" else answer
 
 
 def _named(model: keras.Model, name: str) -> keras.Layer:
@@ -393,18 +262,6 @@ def _said(seen: _Seen, name: str | None) -> str:
         raise UserError(f"features = {name!r}: this layer of {clean(seen.model.name)} {found}; name another")
     pooled = ", averaged over its positions" if len(output.shape) > 2 else ""
     return f"features: the output of the layer {name!r}{pooled} ({output.shape[-1]:,} numbers)"
-
-
-def _only(answer: Any) -> Any:
-    """The one output of a list or a dictionary that has one."""
-    rows = list(answer.values()) if isinstance(answer, dict) else answer
-    return rows[0] if isinstance(rows, list | tuple) and len(rows) == 1 else answer
-
-
-def _pooled(rows: Any) -> Any:
-    """float32 (B, D): the mean over whatever positions lie between."""
-    rows = ops.cast(rows, "float32")
-    return ops.mean(rows, axis=tuple(range(1, len(rows.shape) - 1))) if len(rows.shape) > 2 else rows
 
 
 def _array(rows: Any) -> np.ndarray:

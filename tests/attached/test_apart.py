@@ -8,7 +8,8 @@ import pytest
 from keras import layers, ops
 
 from kood import heads
-from kood.attached.apart import Linear, take_apart
+from kood.attached.apart import take_apart
+from kood.attached.taken import Linear
 from kood.attached.watching import layers_of
 from kood.backends import compiled
 from kood.classifier import Classifier

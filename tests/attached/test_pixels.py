@@ -7,7 +7,8 @@ from keras import layers, ops
 from keras.applications import imagenet_utils
 
 from kood import heads
-from kood.attached.pixels import PREPROCESSING, Preprocess, check_range, check_shape, preprocess_of, wanted
+from kood.attached.pixels import check_range, check_shape, wanted
+from kood.attached.preprocessing import PREPROCESSING, Preprocess, preprocess_of
 from kood.classifier import Classifier
 from kood.data.images import normalize
 from kood.errors import UserError

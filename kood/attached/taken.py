@@ -1,0 +1,154 @@
+"""A classifier that was taken apart: its features, its logits, and the head between them."""
+
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+import keras
+from keras import ops
+
+from kood.attached.watching import Shape, watched
+
+__all__ = ["Answers", "Linear", "Taken", "Unknown", "Way", "only", "pooled"]
+
+Answers = Literal["softmax", "logits", "sigmoid", "outputs"]
+
+
+class Linear:
+    """The last dense layer of a model, as a head whose logits are `features @ kernel + bias`.
+
+    Args:
+        layer: A layer with a kernel (..., D, K), all dimensions before these being 1, and a bias (K,) or none.
+        binary: Whether its one logit z stands for two classes, whose logits are 0 and z.
+    """
+
+    def __init__(self, layer: keras.Layer, binary: bool = False):
+        self._layer, self._binary = layer, binary
+
+    @property
+    def kernel(self) -> Any:
+        """float32 (D, K)."""
+        kernel = ops.convert_to_tensor(self._layer.kernel)
+        return self._of_classes(ops.cast(ops.reshape(kernel, kernel.shape[-2:]), "float32"))
+
+    @property
+    def bias(self) -> Any:
+        """float32 (K,), zeros where the layer has none."""
+        bias = getattr(self._layer, "bias", None)
+        if bias is None:
+            return self._of_classes(ops.zeros(tuple(self._layer.kernel.shape)[-1:], "float32"))
+        return self._of_classes(ops.cast(ops.convert_to_tensor(bias), "float32"))
+
+    def __call__(self, features: Any) -> Any:
+        """Logits float32 (B, K) of features (B, D)."""
+        return ops.matmul(ops.cast(features, "float32"), self.kernel) + self.bias
+
+    def _of_classes(self, weight: Any) -> Any:
+        return ops.concatenate([ops.zeros_like(weight), weight], axis=-1) if self._binary else weight
+
+
+class Unknown:
+    """A head that is not linear in the features, so that no score can rework its logits."""
+
+
+@dataclass
+class Way:
+    """How a model's outputs come about; a plain object, so that Keras does not count its layers twice."""
+
+    head: Any
+    answers: Answers
+    dense: keras.Layer | None = None
+    named: keras.Layer | None = None
+    binary: bool = False
+    cosines: bool = False
+    told: list[str] = field(default_factory=list)
+
+
+class Taken(keras.Model):
+    """A classifier that answers features and logits; `take_apart` makes it.
+
+    The weights are the model's own. It runs in inference mode, whatever is asked for.
+
+    Args:
+        model: The classifier.
+        way: How its outputs come about.
+        num_classes: K.
+        image_shape: (H, W, C), None where the model takes any.
+
+    Attributes:
+        model: The classifier.
+        num_classes: K.
+        image_shape: (H, W, C) of the pixels that it takes, None where it takes any.
+    """
+
+    def __init__(self, model: keras.Model, way: Way, num_classes: int, image_shape: Shape):
+        super().__init__(name=f"{model.name}_apart", dtype="float32")
+        self.model = model
+        self.num_classes = num_classes
+        self.image_shape = image_shape
+        self._way = way
+        self.built = True
+
+    @property
+    def head(self) -> Any:
+        """What has the attributes `kernel` (D, K) and `bias` (K,), or neither where the head is not linear."""
+        return self._way.head
+
+    @property
+    def answers(self) -> Answers:
+        """What the model itself gives: "softmax", "logits", "sigmoid" of one unit, or a dictionary of "outputs"."""
+        return self._way.answers
+
+    @property
+    def is_angular(self) -> bool:
+        """Whether it gives cosines."""
+        return self._way.cosines
+
+    @property
+    def told(self) -> list[str]:
+        """What was found, a sentence each."""
+        return self._way.told
+
+    def call(self, pixels, training=False):
+        """Features and logits, and cosines where the model gives them, all float32.
+
+        Args:
+            pixels: (B, H, W, C) as the model takes them.
+            training: Ignored: inference mode.
+
+        Returns:
+            {"features": (B, D), "logits": (B, K), "cosines": (B, K) where there are any}.
+        """
+        way, caught = self._way, {}
+
+        def keep(layer, given, gave):
+            caught[id(layer)] = given, gave
+
+        with watched([layer for layer in (way.dense, way.named) if layer is not None], keep):
+            answer = self.model(ops.cast(pixels, "float32"), training=False)
+        if way.answers == "outputs":
+            names = [name for name in ("features", "logits", "cosines") if name in answer]
+            return {name: ops.cast(answer[name], "float32") for name in names}
+        if way.dense is None:
+            logits = _logits_of(ops.cast(only(answer), "float32"), way.answers)
+        else:
+            below = pooled(caught[id(way.dense)][0])
+            logits = Linear(way.dense, way.binary)(below)
+        features = below if way.named is None else pooled(caught[id(way.named)][1])
+        return {"features": features, "logits": logits}
+
+
+def _logits_of(answer: Any, answers: Answers) -> Any:
+    """Logits that have these probabilities, whose smallest count as the smallest normal number."""
+    return ops.log(ops.maximum(answer, 1.2e-38)) if answers == "softmax" else answer
+
+
+def only(answer: Any) -> Any:
+    """The one output of a list or a dictionary that has one."""
+    rows = list(answer.values()) if isinstance(answer, dict) else answer
+    return rows[0] if isinstance(rows, list | tuple) and len(rows) == 1 else answer
+
+
+def pooled(rows: Any) -> Any:
+    """float32 (B, D): the mean over whatever positions lie between."""
+    rows = ops.cast(rows, "float32")
+    return ops.mean(rows, axis=tuple(range(1, len(rows.shape) - 1))) if len(rows.shape) > 2 else rows
