@@ -165,6 +165,13 @@ def test_no_more_than_a_few_batches_are_in_memory(model):
     assert len(known["logits"]) == 640 and len(held) == 40
 
 
+def test_large_images_pass_a_few_at_a_time(model):
+    pooled = keras.layers.GlobalAveragePooling2D()(pixels := keras.Input((None, None, 3)))
+    any_size = keras.Model(pixels, keras.layers.Dense(K)(pooled))
+    sizes = {side: Detector(any_size, "msp", image_shape=(side, side, 3)).batch_size for side in (64, 224, 1024)}
+    assert sizes == {64: 64, 224: 20, 1024: 8} and Detector(model, "msp", batch_size=5).batch_size == 5
+
+
 def test_a_score_is_chosen_on_images_that_are_set_aside(model):
     made = Detector(model).fit(*images(200, 1))
     assert made.choice.by[made.score] == max(made.choice.by.values()) and len(made.choice.by) > 5
