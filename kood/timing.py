@@ -20,7 +20,8 @@ class TimeBudget(keras.callbacks.Callback):
     warmup, the rate is `learning_rate * s / w` for s < w, then `learning_rate * (1 + cos(pi (s - w) / (1 - w))) / 2`
     (arXiv 1608.03983, over time as well as over steps). It moves between two calls of the training function. The time
     is part of a checkpoint: a resumed training has the rest of it. Training ends after the call whose end is nearest to
-    the budget's.
+    the budget's, the first call of a process aside: it compiles the function, and the next is
+    shorter.
 
     Args:
         seconds: The budget.
@@ -29,7 +30,7 @@ class TimeBudget(keras.callbacks.Callback):
         steps: The length of the training, where the time may not be used up; None where only the time ends it.
         warmup: Share in which the rate rises linearly, in [0, 1).
         since: Moment of the clock from which on the time of this process counts; where none is given, it counts from
-            the end of the first call, which compiles the function, and there are two calls at least.
+            the end of the first call. Either way there are two calls at least.
 
     Attributes:
         spent: Seconds used so far.
@@ -58,7 +59,7 @@ class TimeBudget(keras.callbacks.Callback):
         self._since: float | None = None
         self._moved = self._waited = -math.inf
         self._running: Any = None
-        self._step = self._begun = 0
+        self._step = self._begun = self._calls = 0
 
     @property
     def shown(self) -> dict[str, Any]:
@@ -76,6 +77,7 @@ class TimeBudget(keras.callbacks.Callback):
         self._step = int(keras.ops.convert_to_numpy(self.model.optimizer.iterations))
         self._moved = self._waited = -math.inf
         self._running = None
+        self._calls = 0
 
     def on_train_batch_begin(self, batch, logs=None):
         self._begun = batch
@@ -92,7 +94,8 @@ class TimeBudget(keras.callbacks.Callback):
     def on_train_batch_end(self, batch, logs=None):
         self._step += batch - self._begun + 1
         loss = (logs or {}).get("loss", 0.0)
-        if self._since is None or self.clock() - self._waited >= PATIENCE:
+        self._calls += 1
+        if self._calls == 1 or self.clock() - self._waited >= PATIENCE:
             # A device works behind a queue; a loss that is read has been computed, and with it all before it. That of
             # the call before leaves the device this call's work while it is read.
             float(loss if self._running is None else self._running)
@@ -101,7 +104,7 @@ class TimeBudget(keras.callbacks.Callback):
         if self._since is None:
             self._since = self._waited - self.spent
         before, self.spent = self.spent, self.clock() - self._since
-        if self.spent + (self.spent - before) / 2.0 >= self.seconds:
+        if self._calls > 1 and self.spent + (self.spent - before) / 2.0 >= self.seconds:
             self.over = self.model.stop_training = True
 
 

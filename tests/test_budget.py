@@ -2,6 +2,7 @@
 
 import json
 import math
+from types import SimpleNamespace
 
 import keras
 import pytest
@@ -10,6 +11,7 @@ from kood import pipeline, timing
 from kood.errors import UserError
 from kood.pipeline import matrix
 from kood.pipeline.budget import Budget, OutOfTimeError
+from kood.pipeline.diffusion import Diffusion
 from kood.recipe import load
 
 RECIPE = """
@@ -102,6 +104,7 @@ def test_what_a_stage_took_decides_whether_there_is_time_for_another(recipe):
     clock = Clock()
     budget = Budget(recipe("budget.minutes=10", "diffusion.seed=0", matrix=True), clock=clock)
     budget.afford("classifier")
+    budget.note("classifier", "a", 90.0)  # Which compiled.
     budget.note("classifier", "a", 60.0)
     budget.note("evaluate", "a", 10.0)
     # Half of the time is kept for the diffusion model and its samples until it is there.
@@ -145,6 +148,31 @@ def test_a_deadline_ends_what_will_not_be_finished(recipe, monkeypatch):
     clock.now = 701.0
     with pytest.raises(OutOfTimeError, match="the time is up after 3 of 10 epochs"):
         deadline.on_train_batch_end(0)
+
+
+@pytest.mark.parametrize(("first", "after", "calls"), [(140.0, 1.0, 53), (140.0, 30.0, 3), (500.0, 1.0, 2)])
+def test_the_call_that_compiles_is_no_pace(first, after, calls):
+    clock = Clock()
+    budget = timing.TimeBudget(192.0, 0.1, clock, since=clock())
+    model = keras.Sequential([keras.Input((1,)), keras.layers.Dense(1)], name="denoiser")
+    model.compile("sgd")
+    budget.set_model(model)
+    budget.on_train_begin()
+    made = 0
+    while not budget.over:
+        budget.on_train_batch_begin(made)
+        clock.now += after if made else first
+        budget.on_train_batch_end(made, {"loss": 1.0})
+        made += 1
+    assert made == calls
+
+
+def test_a_diffusion_model_that_had_little_time_is_warned_of(recipe):
+    stage = Diffusion(recipe(), None)
+    for passes, timed, warned in ((0.03, True, True), (9.9, True, True), (10.0, True, False), (0.03, False, False)):
+        stage.result = SimpleNamespace(facts={"steps": 5, "passes": passes, "timed": timed})
+        assert len(stage.warnings) == len(stage.says()) == warned
+        assert not warned or f"5 steps, in which each image was seen {passes:g} times" in stage.warnings[0]
 
 
 def test_rates_rise_over_the_warmup_and_follow_what_is_further_on():

@@ -134,10 +134,11 @@ class Budget:
             )
 
     def note(self, name: str, key: str, seconds: float) -> None:
-        """Keeps what a stage took, the longest of its name; 0 where it was there."""
+        """Keeps what a stage took, the last of its name: the first also compiled. 0 where it was there."""
         if name == "diffusion":
             self._trained.add(key)
-        self._took[name] = max(seconds, self._took.get(name, 0.0))
+        if seconds:
+            self._took[name] = seconds
 
     def deadline(self) -> keras.callbacks.Callback | None:
         """Ends a training that will not be finished in time, by `OutOfTimeError`; None where there is all the time.

@@ -22,11 +22,14 @@ from kood.timing import TimeBudget
 
 __all__ = ["Diffusion", "epochs_of"]
 
+#: What a model draws that had time for fewer passes over the images than these is said to be next to noise.
+PASSES = 10
+
 
 class Diffusion(Stage):
     """The class-conditional diffusion model, fitted to the training images."""
 
-    kind, version, on = "diffusion", 3, "fitting"
+    kind, version, on = "diffusion", 4, "fitting"
 
     def __init__(self, recipe: Recipe, data: Data):
         super().__init__(recipe)
@@ -107,7 +110,23 @@ class Diffusion(Stage):
             limit=limit, images=held,
         )  # fmt: skip
         model.save(folder / "denoiser.keras")
-        return {**facts, "steps": trained, **arithmetic}
+        passes = trained * settings.batch_size / len(images)
+        return {**facts, "steps": trained, "passes": round(passes, 2), "timed": timed, **arithmetic}
+
+    def says(self) -> list[tuple[str, str]]:
+        return [(text, "yellow") for text in self.warnings]
+
+    @property
+    def warnings(self) -> list[str]:
+        passes = self.facts.get("passes", PASSES)
+        if passes >= PASSES or not self.facts["timed"]:
+            return []
+        return [
+            f"diffusion: the time was enough for {self.facts['steps']} steps, in which each image was seen {passes:g} "
+            "times; what such a model draws is little more than noise; give the run more minutes or a larger "
+            'budget.diffusion, or take a smaller denoiser (on a GPU name diffusion.precision: "auto" compiles the step '
+            "three times)"
+        ]
 
     def denoiser(self) -> keras.Model:
         """The trained model."""

@@ -83,6 +83,11 @@ class Stage(abc.ABC):
         return self._made.folder
 
     @property
+    def warnings(self) -> list[str]:
+        """What speaks against its result, a sentence each."""
+        return []
+
+    @property
     def facts(self) -> dict[str, Any]:
         """What it said of itself."""
         return self._made.facts

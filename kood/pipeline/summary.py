@@ -42,7 +42,7 @@ def summarize(work: Work, cell: Cell) -> dict[str, Any]:
         "seeds": [work.recipe.seed],
         **figures,
         "warnings": ([compared["warning"]] if compared and compared["warning"] else [])
-        + data.warnings
+        + [text for stage in cell.made for text in stage.warnings]
         + figures["warnings"],
         "notes": prepared["notes"] + [f"classifier: {note}" for note in (attached or {"notes": []})["notes"]],
         "attached": attached,
