@@ -180,18 +180,23 @@ def run_batches(forward: Callable, batches: Iterable[np.ndarray], rows: int, cou
     return outputs or {name: np.concatenate(values) for name, values in parts.items()}
 
 
+#: Rows of outputs that are scored at once, however few images of their size pass the classifier at once.
+SCORED = 512
+
+
 def score_rows(scorer: Scorer, outputs: Outputs, batch_size: int) -> np.ndarray:
     """A set's scores, made in blocks of one size: memory is bounded, and JAX compiles each operation once.
 
     Args:
         scorer: A score, fitted where it has to be.
         outputs: The classifier's outputs for N images.
-        batch_size: Rows of a block.
+        batch_size: Rows of a block, at least; `SCORED` are where there are as many.
 
     Returns:
         (N,) float64, higher = more OOD.
     """
     count = len(outputs["logits"])
+    batch_size = max(batch_size, min(SCORED, count))
     scorer.place()
     values = []
     for start in range(0, count, batch_size):

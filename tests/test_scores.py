@@ -486,12 +486,25 @@ def test_mahalanobis_with_a_singular_covariance_uses_the_range():
     assert np.isfinite(few).all() and np.all(few >= 0)
 
 
-def test_mahalanobis_labels_need_not_be_consecutive_and_classes_are_compared_in_blocks(monkeypatch):
+def test_mahalanobis_labels_need_not_be_consecutive():
     features, labels, _, _, _ = blobs()
     expected = numbers(scores.Mahalanobis().fit(features, labels).score(features))
-    monkeypatch.setattr(scores.Mahalanobis, "BLOCK", 3)
     found = numbers(scores.Mahalanobis().fit(features, labels * 7 - 3).score(features))
     np.testing.assert_allclose(found, expected, rtol=1e-6)
+
+
+@pytest.mark.parametrize(("apart", "twins"), [(1.0, 1), (300.0, 1), (30.0, 6)])
+def test_mahalanobis_of_many_classes_matches_float64(apart, twins):
+    """Classes far from the middle for their width, and several at one place."""
+    rng = np.random.default_rng(3)
+    means = np.repeat(apart * rng.normal(size=(60 // twins, WIDTH)), twins, axis=0)
+    labels = np.repeat(np.arange(60), 12)
+    features = (means[labels] + rng.normal(size=(720, WIDTH))).astype("float32")
+    queries = np.concatenate([features[::7], 2 * features[::50]])
+    score = scores.Mahalanobis().fit(features, labels)
+    assert score.state["means"].shape[0] > score.BLOCK
+    found = numbers(score.score(queries))
+    np.testing.assert_allclose(found, mahalanobis64(features, labels, queries), rtol=3e-4)
 
 
 @pytest.mark.parametrize(

@@ -2,10 +2,13 @@
 
 import numpy as np
 
+from kood.data.large import filled
+from kood.machine import cores
+
 __all__ = ["swap_amplitudes"]
 
-#: Images transformed at once: bounds the memory, about 50 kB for each at 32 px in colour.
-_BLOCK = 1024
+#: Bytes that a value takes while it is transformed.
+_EACH = 48
 
 
 def swap_amplitudes(images: np.ndarray, givers: np.ndarray, *, rng: np.random.Generator) -> np.ndarray:
@@ -43,16 +46,19 @@ def recombined(images: np.ndarray, phases: np.ndarray, givers: np.ndarray, ampli
 
     `phases` and `amplitudes` are the (K,) rows of the images and givers that lend them. Gives uint8 (K, H, W, C).
     """
+    from scipy import fft
+
     size = images.shape[1:3]
-    swapped = np.empty((len(phases), *images.shape[1:]), np.uint8)
-    for start in range(0, len(phases), _BLOCK):
-        rows = slice(start, start + _BLOCK)
-        shown = np.fft.rfft2(images[phases[rows]].astype(np.float64), axes=(1, 2))
+
+    def swapped(some: slice) -> np.ndarray:
+        shown = fft.rfft2(images[phases[some]].astype(np.float64), axes=(1, 2), workers=cores())
         length = np.abs(shown)
         # A frequency that an image has nothing of is not quite 0 after rounding, and its phase would be chance.
         nothing = length <= 1e-9 * 255.0 * size[0] * size[1]
         direction = np.where(nothing, 1.0, shown / np.where(nothing, 1.0, length))
-        strength = np.abs(np.fft.rfft2(givers[amplitudes[rows]].astype(np.float64), axes=(1, 2)))
-        pixels = np.fft.irfft2(strength * direction, s=size, axes=(1, 2))
-        swapped[rows] = np.rint(np.clip(pixels, 0.0, 255.0))
-    return swapped
+        given = givers[amplitudes[some]].astype(np.float64)
+        strength = np.abs(fft.rfft2(given, axes=(1, 2), workers=cores()))
+        pixels = fft.irfft2(strength * direction, s=size, axes=(1, 2), workers=cores())
+        return np.rint(np.clip(pixels, 0.0, 255.0))
+
+    return filled((len(phases), *images.shape[1:]), np.uint8, swapped, _EACH * images[:1].nbytes)

@@ -2,6 +2,7 @@
 
 import numpy as np
 
+from kood.data.large import filled
 from kood.outliers import Rows
 from kood.outliers.pairs import PairSource, pairs_of, shares_of, weights_of
 
@@ -34,11 +35,12 @@ class Cutmix(PairSource):
         rows, columns = np.arange(height), np.arange(width)
         in_rows = (rows >= tops[:, None]) & (rows < (tops + high)[:, None])
         in_columns = (columns >= lefts[:, None]) & (columns < (lefts + wide)[:, None])
-        pasted = images[first]
-        for start in range(0, count, 4096):
-            part = slice(start, start + 4096)
+
+        def cut(part: slice) -> np.ndarray:
             inside = in_rows[part, :, None] & in_columns[part, None, :]
-            pasted[part] = np.where(inside[..., None], images[second[part]], pasted[part])
+            return np.where(inside[..., None], images[second[part]], images[first[part]])
+
+        pasted = filled((count, *images.shape[1:]), np.uint8, cut, 4 * images[:1].nbytes)
         return Rows(pasted, count, shares_of(labels, (first, second), drawn, len(train.class_names)))
 
 

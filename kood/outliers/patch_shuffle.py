@@ -5,6 +5,7 @@ from typing import Annotated
 import numpy as np
 from pydantic import Field
 
+from kood.data.large import filled
 from kood.outliers import OutlierSource, Rows
 
 __all__ = ["PatchShuffle"]
@@ -27,7 +28,7 @@ class PatchShuffle(OutlierSource):
         """Shuffles training images; `ValueError` where the grid is finer than their pixels."""
         images = train.images
         rows = np.concatenate([rng.permutation(len(images)) for _ in range(-(-count // len(images)))])[:count]
-        return Rows(shuffled(images[rows], rng=rng, grid=self.grid), count)
+        return Rows(shuffled(images, rows, rng=rng, grid=self.grid), count)
 
     def check(self, recipe):
         """Refuses more patches than there are pixels."""
@@ -39,36 +40,41 @@ class PatchShuffle(OutlierSource):
             )
 
 
-def shuffled(images: np.ndarray, *, rng: np.random.Generator, grid: int = 2) -> np.ndarray:
+def shuffled(
+    images: np.ndarray, rows: np.ndarray | None = None, *, rng: np.random.Generator, grid: int = 2
+) -> np.ndarray:
     """Each image cut into grid x grid patches that change places; never all of them back in their own.
 
     Rows and columns that do not divide evenly stay where they are, at the bottom and the right.
 
     Args:
         images: uint8 (N, H, W, C).
+        rows: int (M,), which of them, in what order; not given, all.
         rng: Decides the permutations.
         grid: Patches along each side, at least 2.
 
     Returns:
-        uint8 (N, H, W, C).
+        uint8 (M, H, W, C).
 
     Raises:
         ValueError: A grid below 2 or finer than the pixels.
     """
-    count, height, width, channels = images.shape
+    height, width, channels = images.shape[1:]
     if not 2 <= grid <= min(height, width):
         raise ValueError(f"grid must lie in 2..{min(height, width)} for images of {height}x{width}, not {grid}")
+    rows = np.arange(len(images)) if rows is None else rows
     high, wide = height // grid, width // grid
-    cut = images[:, : high * grid, : wide * grid].reshape(count, grid, high, grid, wide, channels)
-    patches = cut.transpose(0, 1, 3, 2, 4, 5).reshape(count, grid * grid, high, wide, channels)
-    orders = rng.permuted(np.tile(np.arange(grid * grid), (count, 1)), axis=1)
+    orders = rng.permuted(np.tile(np.arange(grid * grid), (len(rows), 1)), axis=1)
     while (same := (orders == np.arange(grid * grid)).all(axis=1)).any():
         orders[same] = rng.permuted(orders[same], axis=1)
-    moved = np.take_along_axis(patches, orders[:, :, None, None, None], axis=1)
-    whole = images.copy()
-    whole[:, : high * grid, : wide * grid] = (
-        moved.reshape(count, grid, grid, high, wide, channels)
-        .transpose(0, 1, 3, 2, 4, 5)
-        .reshape(count, high * grid, wide * grid, channels)
-    )
-    return whole
+
+    def moved(some: slice) -> np.ndarray:
+        whole = images[rows[some]]
+        cut = whole[:, : high * grid, : wide * grid].reshape(-1, grid, high, grid, wide, channels)
+        patches = cut.transpose(0, 1, 3, 2, 4, 5).reshape(-1, grid * grid, high, wide, channels)
+        there = np.take_along_axis(patches, orders[some, :, None, None, None], axis=1)
+        there = there.reshape(-1, grid, grid, high, wide, channels).transpose(0, 1, 3, 2, 4, 5)
+        whole[:, : high * grid, : wide * grid] = there.reshape(-1, high * grid, wide * grid, channels)
+        return whole
+
+    return filled((len(rows), height, width, channels), images.dtype, moved, 4 * images[:1].nbytes)

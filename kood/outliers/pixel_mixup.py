@@ -2,6 +2,7 @@
 
 import numpy as np
 
+from kood.data.large import filled
 from kood.outliers import Rows
 from kood.outliers.pairs import PairSource, pairs_of, shares_of, weights_of
 
@@ -20,9 +21,11 @@ class PixelMixup(PairSource):
         pairs = pairs_of(train.known_labels, count, rng)
         drawn = weights_of(self.weight, self.alpha, count, rng)
         images, weights = np.asarray(train.images), drawn.astype(np.float32).reshape(-1, 1, 1, 1)
-        mixtures = np.empty((count, *images.shape[1:]), np.uint8)
-        for start in range(0, count, 4096):
-            part = slice(start, start + 4096)
+
+        def mixed(part: slice) -> np.ndarray:
             first, second = (images[rows[part]] for rows in pairs)
-            mixtures[part] = np.rint(weights[part] * first + (np.float32(1.0) - weights[part]) * second)
+            return np.rint(weights[part] * first + (np.float32(1.0) - weights[part]) * second)
+
+        # Two float32 copies and what they come from.
+        mixtures = filled((count, *images.shape[1:]), np.uint8, mixed, 12 * images[:1].nbytes)
         return Rows(mixtures, count, shares_of(train.known_labels, pairs, drawn, len(train.class_names)))

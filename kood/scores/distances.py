@@ -37,8 +37,8 @@ class Mahalanobis(Fitted):
     """
 
     STATE: tuple[str, ...] = ("center", "whitening", "means", "cut")
-    #: Classes compared at once: bounds the memory to (B, this, D).
-    BLOCK = 16
+    #: Classes up to which all are compared by their differences, which take (B, this, D); and of more, how many are.
+    BLOCK, CANDIDATES = 16, 8
 
     def __init__(self, cut=1e-10):
         super().__init__()
@@ -85,13 +85,17 @@ class Mahalanobis(Fitted):
 
     def _nearest(self, features, means):
         """Squared Euclidean distance (B,) to the nearest of the means (K, R)."""
-        features = ops.expand_dims(features, 1)
-        nearest = [
+        if means.shape[0] <= self.BLOCK:
             # Differences, not |a|^2 + |b|^2 - 2ab, which cancels where a class is near.
-            ops.min(ops.sum(ops.square(features - means[start : start + self.BLOCK]), axis=-1), axis=-1)
-            for start in range(0, means.shape[0], self.BLOCK)
-        ]
-        return ops.min(ops.stack(nearest), axis=0)
+            return self._least(ops.expand_dims(features, 1) - means)
+        # Of many classes the product finds the candidates, by |b|^2 - 2ab, and their differences are taken. What it
+        # rounds away can hide the nearest only behind so many others that lie as near but for that rounding.
+        behind = ops.matmul(features, ops.transpose(2.0 * means)) - ops.sum(ops.square(means), axis=-1)
+        candidates = ops.top_k(behind, self.CANDIDATES)[1]
+        return self._least(ops.expand_dims(features, 1) - ops.take(means, candidates, axis=0))
+
+    def _least(self, differences):
+        return ops.min(ops.sum(ops.square(differences), axis=-1), axis=-1)
 
 
 class RelativeMahalanobis(Mahalanobis):

@@ -68,7 +68,7 @@ def test_givers_are_drawn_and_follow_the_generator(monkeypatch):
     assert (first == again).all() and (first != other).any()
     values, counts = np.unique(first[:, 0, 0, 0], return_counts=True)
     assert values.tolist() == [0, 50, 100, 150, 200] and counts.min() > 30
-    monkeypatch.setattr("kood.data.amplitude._BLOCK", 7)
+    monkeypatch.setattr("kood.data.large._BLOCK", 7 * 48 * 4)  # Seven images at once.
     np.testing.assert_array_equal(swap_amplitudes(images, givers, rng=rng()), first)
     assert swap_amplitudes(images[:0], givers, rng=rng()).shape == (0, 2, 2, 1)
 
