@@ -21,14 +21,12 @@ from kood.detector.images import Batch, batches, count_of, has_classes
 from kood.detector.passing import Known, Passed, watched
 from kood.detector.tuning import tune
 from kood.errors import UserError
-from kood.outputs import Outputs, forward_of, run_batches, run_over, score_rows
+from kood.outputs import Outputs, at_once, forward_of, run_batches, run_over, score_rows
 from kood.scorer import Scorer, applicable, linear_weights
 from kood.scores import ON_REQUEST
 
 __all__ = ["Measuring"]
 
-#: Pixels of a forward pass, 512 images of 45 x 45; fewest images; and the side of images where the model takes any.
-_PIXELS, _FEWEST, _SIDE = 2**20, 8, 224
 #: Known images that an export is compared on.
 _KEPT = 16
 #: What is done with known images, whose range says whether they are what the model takes, and whose labels count; and
@@ -73,7 +71,7 @@ class Measuring:
                 "apart; give one name for each of its outputs, in their order"
             )
         self.image_shape = self._shape(image_shape)
-        self.batch_size = min(batch_size, _at_most(self.image_shape))
+        self.batch_size = min(batch_size, at_once(self.image_shape))
         #: The score that decides; None where `fit` is to choose it, as `chooses` says.
         self.choice: Choice | None = None if score == "auto" else Choice(Scorer(score, key=key).name)
         #: Which options of scores were chosen, as `kood.detector.tuning.tune` tells it.
@@ -300,9 +298,11 @@ class Measuring:
                 self.warnings.append(str(error))
 
     def _set(self, images: Any) -> Outputs:
-        """Outputs of a set; pixels of a run's own, uint8 and of the right shape, are normalized while it works."""
+        """Outputs of a set; pixels of a run's own, uint8 and of the right shape, are normalized while it works, and
+        features that a frozen backbone gave pass the rest of the classifier."""
         pixels = images.images if isinstance(images, ImageSet) else images
-        if isinstance(pixels, np.ndarray) and pixels.dtype == np.uint8 and pixels.shape[1:] == self.image_shape:
+        ready = isinstance(pixels, np.ndarray) and pixels.shape[1:] == self.image_shape
+        if ready and (pixels.dtype == np.uint8 or pixels.ndim == 2):
             return run_over(self._normal, np.asarray(pixels), min(self.batch_size, len(pixels)))
         return self.outputs(images)
 
@@ -376,9 +376,3 @@ class Measuring:
         """Chooses the score that decides, see `kood.detector.figures.choose`."""
         self.choice = choose(measured, self.scorers, inside, outside)
         return self.choice
-
-
-def _at_most(shape: Sequence[int | None]) -> int:
-    """Images of a forward pass that memory has room for: a network keeps some hundred numbers of each pixel."""
-    height, width = shape[0] or _SIDE, shape[1] or _SIDE
-    return max(_FEWEST, _PIXELS // (height * width))

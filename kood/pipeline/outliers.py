@@ -10,10 +10,11 @@ import numpy as np
 
 from kood import registry
 from kood.data import ImageSet
+from kood.data.amplitude import swap_amplitudes
 from kood.data.stored import read_images, write_blocks
 from kood.outliers import OutlierSource
 from kood.outputs import Judge
-from kood.pipeline.prepare import Data
+from kood.pipeline.prepare import Rows
 from kood.pipeline.stage import Stage
 from kood.pipeline.work import Work
 from kood.recipe import Recipe
@@ -37,7 +38,7 @@ class Outliers(Stage):
         judge: The classifier trained on real images alone, likewise.
     """
 
-    def __init__(self, recipe: Recipe, name: str, data: Data, diffusion: Any, judge: Any):
+    def __init__(self, recipe: Recipe, name: str, data: Rows, diffusion: Any, judge: Any):
         self.source: OutlierSource = recipe.outliers.drawn[name]
         self.kind, self.version = name, self.source.version
         self.data, self.diffusion, self.judge = data, diffusion, judge
@@ -101,6 +102,23 @@ class Outliers(Stage):
     def images(self) -> ImageSet:
         """The outliers."""
         return read_images(self.folder, "outliers", self.facts)
+
+    @property
+    def is_swapped(self) -> bool:
+        """Whether a classifier sees them under the amplitudes of training images."""
+        return self.recipe.outliers.amplitude == "swapped" and not self.source.is_texture
+
+    def exposed(self, seed: int) -> ImageSet:
+        """The outliers as a classifier is exposed to them.
+
+        Args:
+            seed: Decides whose amplitudes each gets, where it gets some.
+        """
+        drawn = self.images()
+        if not self.is_swapped:
+            return drawn
+        givers = np.asarray(self.data.images("train").images)
+        return ImageSet(swap_amplitudes(np.asarray(drawn.images), givers, rng=np.random.default_rng(seed)))
 
     def shares(self) -> np.ndarray | None:
         """(N, K), of which class in what share each is; None where its source does not say."""

@@ -10,12 +10,12 @@ from kood import registry
 from kood.recipe.sections import SLUG, Seed
 from kood.section import ImageSource, Positive, Section, Share
 
-__all__ = ["RESERVED", "Data", "Group", "IdSource"]
+__all__ = ["RESERVED", "Data", "Group", "HoldOut", "IdSource"]
 
 Byte = Annotated[int, Field(ge=0, le=255)]
 
 #: Names that `report.json` and the evaluation use beside those of the data sets.
-RESERVED = frozenset({"id", "near", "far", "validation", "calibration"})
+RESERVED = frozenset({"id", "near", "far", "validation", "calibration", "held_out"})
 
 
 class Group(Section):
@@ -77,6 +77,25 @@ class IdSource(ImageSource):
         return self
 
 
+class HoldOut(Section):
+    """Classes that are held out in turn: an estimate of how images of classes like these, but none of them, are told.
+
+    For each fold the classifier is trained again without some classes, which are then tested on as near
+    out-of-distribution images. The published one is trained on all.
+
+    Attributes:
+        classes: Share of the classes that each fold holds out, one at least, where `folds` is a number.
+        folds: How many, their classes drawn so that each is held out about as often as any other; or the classes of
+            each, by name.
+    """
+
+    classes: Annotated[float, Field(gt=0.0, lt=1.0)] = 0.3
+    folds: (
+        Annotated[int, Field(ge=1, le=100)]
+        | Annotated[list[Annotated[list[str], Field(min_length=1)]], Field(min_length=1)]
+    ) = 5
+
+
 class Data(Section):
     """The images of a run.
 
@@ -90,6 +109,7 @@ class Data(Section):
         validation_ood: Out-of-distribution sets to choose on, never to report on: the headline score and, by whoever
             compares recipes, the settings. Not given, choices are made on pixel mixups and patch shuffles of validation
             images.
+        hold_out: Classes of the in-distribution set to hold out in turn; not given, none are.
         augment: Augmentations of the training images, in order (`kood list augmentations`).
         split_seed: Which images fall into which split; the same for every seed, so that cells compare.
     """
@@ -100,6 +120,7 @@ class Data(Section):
     near: dict[str, ImageSource] = {}
     far: dict[str, ImageSource] = {}
     validation_ood: dict[str, ImageSource] = {}
+    hold_out: HoldOut | None = None
     augment: list[str] = []
     split_seed: Seed = 0
 
