@@ -114,6 +114,8 @@ def _built(key: str, kind: type, make, *arguments, **options):
     """Calls a network or head; what it refuses is the recipe's fault, and so is what is none."""
     try:
         made = make(*arguments, **options)
+    except UserError:  # It names the key itself.
+        raise
     except (ValueError, TypeError) as error:
         raise UserError(f"{key}: {error}") from error
     if not isinstance(made, kind):

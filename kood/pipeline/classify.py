@@ -8,7 +8,7 @@ from typing import Any
 import keras
 import numpy as np
 
-from kood import training
+from kood import registry, training
 from kood.classifier import Classifier as Model
 from kood.data import ImageSet
 from kood.data.amplitude import swap_amplitudes
@@ -88,6 +88,8 @@ class Classifier(Stage):
 
     def decides(self) -> dict[str, Any]:
         settings, outliers, seed = self.recipe.train, self.recipe.outliers, self.seed("classifier")
+        network = self.recipe.classifier
+        read = registry.read_by("backbones", network.backbone, network.options)
         exposure = {
             "images": [one.facts["sha256"] for one in self.outliers],
             "virtual": None,
@@ -102,7 +104,7 @@ class Classifier(Stage):
             exposure["mix"] = [outliers.mix, outliers.mix_alpha]
         decides = {
             "train": settings.model_dump(exclude={"augment", "devices", "resident", "class_weight"}),
-            "classifier": self.recipe.classifier.model_dump(),
+            "classifier": {**network.model_dump(), "options": network.options | read},
             # What is not given decides nothing: then a setting that heads get later leaves older runs as they are.
             "head": {"margin": None, "scale": None, **self.recipe.head.model_dump(exclude_none=True)},
             "augment": self._augment,
