@@ -81,8 +81,8 @@ def file(
     if wrong:
         raise UserError(f"classifier.options.preprocess = {preprocess!r}: {wrong}")
     try:
+        model.trainable = True  # Whatever was frozen when the file was written.
         network = _features(model, layer, pixels)
-        network.trainable = True  # Whatever was frozen when the file was written.
         return on_top_of(of_whole_batches(network), image_shape, prepared, "file")
     except UserError:
         raise
@@ -125,11 +125,12 @@ def _features(model: keras.Model, name: str | None, pixels: np.ndarray) -> keras
     target = last_dense(model) if name is None else layer_named(model, name, "classifier.options.layer")
     path = next((path for path, layer in layers_of(model) if layer is target), None)
     inside = Inside(model, path, given=name is None, name="inside")
-    inputs = getattr(model, "inputs", None)
-    if inputs:
+    if getattr(model, "inputs", None):
         cut = _cut(model, target, given=name is None)
         if cut is not None and _same(cut(pixels, training=False), inside(pixels)):
             return cut
+    if target is not None and name is None:
+        target.trainable = False  # It runs and has no gradient.
     image = keras.Input(pixels.shape[1:], name="pixels")
     return keras.Model(image, inside(image), name=model.name)
 
@@ -139,7 +140,8 @@ def _cut(model: keras.Model, target: keras.Layer | None, given: bool) -> keras.M
 
     None where the layer lies in one that is no graph itself. Without a layer, up to its answer, or the one "features".
     """
-    answer = model.output
+    # Where a sequential model stands in another, its `output` is that of the call there.
+    answer = model.outputs if isinstance(model, keras.Sequential) else model.output
     if target is None:
         answer = answer["features"] if isinstance(answer, dict) and "features" in answer else only(answer)
         return keras.Model(model.inputs[0], answer, name=model.name)

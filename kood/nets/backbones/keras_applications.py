@@ -48,7 +48,7 @@ def keras_applications(
     if key is None:
         raise UserError(f"classifier.options.name: Keras has no network {name!r}; {nearest(name, found)}")
     make, prepare = found[key]
-    network = _made(key, make, (*image_shape[:2], 3), weights)
+    network = _made(key, make, image_shape, weights)
     prepare = partial(prepare, data_format="channels_last")
     return on_top_of(of_whole_batches(network), image_shape, prepare, "keras_applications")
 
@@ -63,13 +63,9 @@ keras_applications.read = _read  # type: ignore[attr-defined]
 
 def _networks() -> dict[str, tuple[Callable, Callable]]:
     """{name: (what makes it, what prepares its pixels)} of all that Keras has."""
-    modules = [one for one in vars(keras.applications).values() if hasattr(one, "preprocess_input")]
-    return {
-        name: (make, module.preprocess_input)
-        for module in modules
-        for name, make in vars(module).items()
-        if inspect.isfunction(make) and "include_top" in inspect.signature(make).parameters
-    }
+    makes = {name: one for name, one in vars(keras.applications).items() if inspect.isfunction(one)}
+    modules = {name: getattr(keras.applications, one.__module__.rpartition(".")[2]) for name, one in makes.items()}
+    return {name: (make, modules[name].preprocess_input) for name, make in makes.items()}
 
 
 def _file(weights: str | None) -> Path | None:
@@ -84,21 +80,24 @@ def _file(weights: str | None) -> Path | None:
     return file
 
 
-def _made(name: str, make: Callable, shape: tuple[int, int, int], weights: str | None) -> keras.Model:
+def _made(name: str, make: Callable, image_shape: tuple[int, int, int], weights: str | None) -> keras.Model:
     file = _file(weights)
+    height, width, channels = image_shape
     given = {"imagenet": "imagenet"}.get(str(weights)) if file is None else str(file)
     try:
         with warnings.catch_warnings():
             # That weights of 224 px are taken for images of another size, which is what is asked for.
             warnings.filterwarnings("ignore", message=".*input_shape. is undefined or non-square")
-            return make(include_top=False, weights=given, input_shape=shape, pooling="avg")
+            warnings.filterwarnings("error", message="Skipping")  # What a file of weights does not have.
+            return make(include_top=False, weights=given, input_shape=(height, width, 3), pooling="avg")
     except Exception as error:  # Whatever lies between here and the weights: a size, a network, a disk.
         least = re.search(r"at least (?:size )?(\d+)x(\d+)", str(error), re.IGNORECASE)
         if least:
-            raise UserError(f"data.image_shape: {name} takes images of {least[1]}x{least[2]} and more, and these are "
-                            f"{shape[0]}x{shape[1]}; set image_shape = [{least[1]}, {least[2]}, 3], or take another "
-                            "network (classifier.options.name)") from error  # fmt: skip
+            side = int(least[1])
+            raise UserError(f"data.image_shape: {name} takes images of {side}x{side} and more, and these are "
+                            f"{height}x{width}; set image_shape = {[max(height, side), max(width, side), channels]}, "
+                            "or take another network (classifier.options.name)") from error  # fmt: skip
         if file is not None:
             raise UserError(f"classifier.options.weights: {file} does not fit {name} without its classifier "
                             f"({why(error)}); give what model.save_weights(...) wrote of it") from error  # fmt: skip
-        raise not_had("name", name, error) from error
+        raise not_had("weights", name, error, "the network at the first run, or give a file") from error
