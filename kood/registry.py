@@ -21,7 +21,7 @@ from kood.rooms import ROOMS, TABLES, Entry, room, snake
 
 __all__ = [
     "ROOMS", "TABLES", "Entry", "announced", "bring", "find", "imported", "listed", "loaded", "nearest", "obtain",
-    "room", "things", "versions",
+    "read_by", "room", "things", "versions",
 ]  # fmt: skip
 
 
@@ -36,8 +36,9 @@ def nearest(word: str, allowed) -> str:
         `did you mean 'x'? Allowed: ...`, the first half only where something is near.
     """
     allowed = sorted(str(a) for a in allowed)
-    close = difflib.get_close_matches(str(word).lower(), allowed, n=1, cutoff=0.5)
-    hint = f"did you mean {close[0]!r}? " if close else ""
+    lowered = {a.lower(): a for a in allowed}
+    close = difflib.get_close_matches(str(word).lower(), lowered, n=1, cutoff=0.5)
+    hint = f"did you mean {lowered[close[0]]!r}? " if close else ""
     return f"{hint}Allowed: {', '.join(allowed)}."
 
 
@@ -243,6 +244,23 @@ def things(room_name: str) -> dict[str, Any]:
         entry.attribute: getattr(importlib.import_module(entry.module), entry.attribute)
         for entry in room(room_name).values()
     }
+
+
+def read_by(room_name: str, name: str, options: Mapping[str, Any]) -> dict[str, Any]:
+    """What a thing's options stand for, where these name files: the bytes decide a result, and not where they lie.
+
+    Whatever reads files that its options name has an attribute `read`, a function of the options.
+
+    Args:
+        room_name: A key of `ROOMS`.
+        name: The name as the recipe has it.
+        options: What the recipe gives.
+
+    Returns:
+        {option: digest of what it names}, for the fingerprint in place of the option; empty of most.
+    """
+    read = getattr(obtain(room_name, name), "read", None)
+    return read(**options) if read else {}
 
 
 def versions(*things: tuple[str, str]) -> dict[str, Any]:

@@ -1,16 +1,18 @@
 """A Keras classifier that exists, whoever made it, behind kood's conventions: images in [-1, 1] -> features, logits."""
 
 from kood.attached.adapted import Adapted, adapted, function_of
-from kood.attached.apart import take_apart
+from kood.attached.apart import last_dense, take_apart
+from kood.attached.inside import Inside
 from kood.attached.opening import bring, bring_layers_of, opened
 from kood.attached.pixels import check_range, wanted
 from kood.attached.preprocessing import PREPROCESSING, function_named, preprocessing_for
-from kood.attached.taken import Taken
-from kood.attached.watching import image_shape_of, layers_of
+from kood.attached.taken import Taken, only
+from kood.attached.watching import image_shape_of, layer_named, layers_of
 
 __all__ = [
     "PREPROCESSING",
     "Adapted",
+    "Inside",
     "Taken",
     "adapted",
     "bring",
@@ -19,7 +21,10 @@ __all__ = [
     "function_named",
     "function_of",
     "image_shape_of",
+    "last_dense",
+    "layer_named",
     "layers_of",
+    "only",
     "opened",
     "preprocessing_for",
     "take_apart",

@@ -12,13 +12,13 @@ import numpy as np
 from keras import ops
 
 from kood.attached.taken import Linear, Taken, Unknown, Way, only, pooled
-from kood.attached.watching import Shape, held_in, image_shape_of, layers_of, probe, watched
+from kood.attached.watching import LAST, Shape, held_in, image_shape_of, layer_named, layers_of, probe, watched
 from kood.backends import accelerated
 from kood.classifier import Classifier
 from kood.errors import UserError
 from kood.text import clean, some_of
 
-__all__ = ["take_apart"]
+__all__ = ["last_dense", "take_apart"]
 
 #: How far a model's answer may lie from what its logits say, at most, relative to the row's largest number and to
 #: 1 + |logit|; in float32, and where the last dense layer computes in half precision.
@@ -27,8 +27,6 @@ _FULL, _HALF = 1e-4, 1e-2
 _TENSOR = 1e-3
 #: What rounding adds to the former for each unit of a logit.
 _ROUNDING = 2e-6
-#: Layers that a message names.
-_LAST = 4
 
 
 def take_apart(model: keras.Model, features: str | None = None) -> Taken:
@@ -58,7 +56,7 @@ def take_apart(model: keras.Model, features: str | None = None) -> Taken:
         raise UserError(f"model: a keras.Model is needed, not {type(model).__name__}; load a file with "
                         "keras.saving.load_model")  # fmt: skip
     shape = image_shape_of(model)
-    named = None if features is None else _named(model, features)
+    named = None if features is None else layer_named(model, features)
     if isinstance(model, Classifier):
         told = [f"features: the output of the backbone {clean(model.backbone.name)!r} of a kood classifier"]
         if named is not None and named is not model.backbone:
@@ -72,6 +70,23 @@ def take_apart(model: keras.Model, features: str | None = None) -> Taken:
     else:
         way, count = _of_answer(seen, answer, features)
     return Taken(model, way, count, shape)
+
+
+def last_dense(model: keras.Model) -> keras.Layer | None:
+    """The dense layer called last, where a model's answer is its logits, their softmax, or the sigmoid of each.
+
+    None where it is something else: that of a network without a classifier, or a dictionary.
+
+    Raises:
+        UserError: the model takes no images, or fails on them.
+    """
+    seen = _Seen(model, None)
+    answer = only(seen.run(image_shape_of(model)))
+    if seen.dense is None or isinstance(answer, dict | list | tuple) or len(answer.shape) != 2:
+        return None
+    logits, answer = seen.tell()[1], _array(answer)
+    explained = any(_close(answer, rows, seen.dense, logits) for rows in _forms(logits).values())
+    return seen.dense if explained else None
 
 
 class _Seen:
@@ -88,7 +103,7 @@ class _Seen:
 
     def __init__(self, model: keras.Model, named: keras.Layer | None):
         self.model, self.named = model, named
-        self.last: deque[keras.Layer] = deque(maxlen=_LAST)
+        self.last: deque[keras.Layer] = deque(maxlen=LAST)
         self.dense: keras.Layer | None = None
         self.below = self.output = None
 
@@ -234,20 +249,6 @@ def _read(answer: np.ndarray, error: UserError) -> Way:
     if answer.shape[1] > 1 and np.abs(rows.sum(axis=1) - 1).max() < _HALF:
         return Way(Unknown(), "softmax")
     raise error
-
-
-def _named(model: keras.Model, name: str) -> keras.Layer:
-    layers = layers_of(model)
-    found = [layer for path, layer in layers if path == name] or [layer for _, layer in layers if layer.name == name]
-    if len(found) == 1:
-        return found[0]
-    if found:
-        paths = [path for path, layer in layers if layer.name == name]
-        raise UserError(f"features = {name!r}: {len(found)} layers have this name; give one of {some_of(paths)}")
-    inner = [(path, layer) for path, layer in layers if next(held_in(vars(layer)), None) is None]
-    last = [path for path, layer in inner if not isinstance(layer, keras.layers.InputLayer)][-2 * _LAST :]
-    raise UserError(f"features = {name!r}: {clean(model.name)} has no such layer; its last ones are "
-                    f"{some_of(last, 2 * _LAST)}")  # fmt: skip
 
 
 def _name(layer: keras.Layer | None) -> str:

@@ -14,7 +14,10 @@ from kood.classifier import Classifier
 from kood.errors import UserError
 from kood.text import clean, some_of
 
-__all__ = ["Shape", "held_in", "image_shape_of", "layers_of", "probe", "watched"]
+__all__ = ["LAST", "Shape", "held_in", "image_shape_of", "layer_named", "layers_of", "probe", "watched"]
+
+#: Layers that a message names, of the last that were called; of all of a model's, twice as many.
+LAST = 4
 
 #: (H, W, C) of a model's images, None where it takes any.
 Shape = tuple[int | None, int | None, int]
@@ -41,6 +44,30 @@ def layers_of(model: keras.Layer) -> list[tuple[str, keras.Layer]]:
                 found.append((f"{path}{inner.name}", inner))
                 waiting.append((f"{path}{inner.name}/", inner))
     return found
+
+
+def layer_named(model: keras.Model, name: str, key: str = "features") -> keras.Layer:
+    """The layer of a model that has a name, or a path.
+
+    Args:
+        model: The model.
+        name: As `layers_of` gives its path, or its name where that is its alone.
+        key: What the message calls it.
+
+    Raises:
+        UserError: there is none, or several have the name.
+    """
+    layers = layers_of(model)
+    found = [layer for path, layer in layers if path == name] or [layer for _, layer in layers if layer.name == name]
+    if len(found) == 1:
+        return found[0]
+    if found:
+        paths = [path for path, layer in layers if layer.name == name]
+        raise UserError(f"{key} = {name!r}: {len(found)} layers have this name; give one of {some_of(paths)}")
+    inner = [(path, layer) for path, layer in layers if next(held_in(vars(layer)), None) is None]
+    last = [path for path, layer in inner if not isinstance(layer, keras.layers.InputLayer)][-2 * LAST :]
+    raise UserError(f"{key} = {name!r}: {clean(model.name)} has no such layer; its last ones are "
+                    f"{some_of(last, 2 * LAST)}")  # fmt: skip
 
 
 @contextlib.contextmanager

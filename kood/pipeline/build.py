@@ -3,7 +3,7 @@
 import json
 import unicodedata
 from collections.abc import Mapping, Sequence
-from typing import Literal
+from typing import Any, Literal
 
 import keras
 import numpy as np
@@ -15,7 +15,7 @@ from kood.errors import UserError
 from kood.nets.neck import neck
 from kood.recipe import Recipe
 
-__all__ = ["build_backbone", "build_classifier", "build_network", "class_weights", "frozen_backbone"]
+__all__ = ["build_backbone", "build_classifier", "build_network", "class_weights", "frozen_backbone", "network_of"]
 
 
 def build_network(recipe: Recipe, num_classes: int, precision: str = "float32") -> keras.Model:
@@ -24,6 +24,13 @@ def build_network(recipe: Recipe, num_classes: int, precision: str = "float32") 
     with training.precision(precision):
         network = registry.obtain("denoisers", settings.denoiser)
         return _built("diffusion.options", keras.Model, network, recipe.data.shape, num_classes, **settings.options)
+
+
+def network_of(recipe: Recipe) -> dict[str, Any]:
+    """What decides the network under the head, for fingerprints: of files that options name the bytes."""
+    network = recipe.classifier
+    read = registry.read_by("backbones", network.backbone, network.options)
+    return {**network.network, "options": network.options | read}
 
 
 def build_backbone(recipe: Recipe, precision: str = "float32") -> keras.Model:
@@ -38,11 +45,10 @@ def frozen_backbone(recipe: Recipe) -> keras.Model:
 
     One without weights of its own is drawn by `data.split_seed`, so that all seeds learn from the same features.
     """
-    network, data = recipe.classifier, recipe.data
-    key = json.dumps([keras.backend.backend(), network.backbone, network.options, data.shape, data.split_seed])
+    key = json.dumps([keras.backend.backend(), network_of(recipe), recipe.data.shape, recipe.data.split_seed])
     if key not in _frozen:
         _frozen.clear()
-        keras.utils.set_random_seed(data.split_seed)
+        keras.utils.set_random_seed(recipe.data.split_seed)
         _frozen[key] = build_backbone(recipe)
         _frozen[key].trainable = False
     return _frozen[key]
@@ -145,6 +151,8 @@ def _built(key: str, kind: type, make, *arguments, **options):
     """Calls a network or head; what it refuses is the recipe's fault, and so is what is none."""
     try:
         made = make(*arguments, **options)
+    except UserError:  # It names the key itself.
+        raise
     except (ValueError, TypeError) as error:
         raise UserError(f"{key}: {error}") from error
     if not isinstance(made, kind):

@@ -14,7 +14,7 @@ from kood.data import ImageSet
 from kood.data.batches import training_batches
 from kood.data.image_set import joined
 from kood.nets.neck import standardize, whole
-from kood.pipeline.build import build_classifier, class_weights, frozen_backbone
+from kood.pipeline.build import build_classifier, class_weights, frozen_backbone, network_of
 from kood.pipeline.features import OutlierFeatures, moments
 from kood.pipeline.fitting import fitted
 from kood.pipeline.outliers import Outliers
@@ -106,7 +106,7 @@ class Classifier(Stage):
             exposure["mix"] = [outliers.mix, outliers.mix_alpha]
         decides = {
             "train": settings.model_dump(exclude={"augment", "devices", "resident", "class_weight"}),
-            "classifier": self.recipe.classifier.network,
+            "classifier": network_of(self.recipe),
             # What is not given decides nothing: then a setting that heads get later leaves older runs as they are.
             "head": {"margin": None, "scale": None, **self.recipe.head.model_dump(exclude_none=True)},
             "augment": self._augment,

@@ -14,7 +14,7 @@ from kood.data.image_set import joined
 from kood.data.large import blocks_of
 from kood.detector.figures import PROXIES, proxies
 from kood.outputs import at_once, run_batches
-from kood.pipeline.build import frozen_backbone
+from kood.pipeline.build import frozen_backbone, network_of
 from kood.pipeline.outliers import Outliers
 from kood.pipeline.prepare import Data
 from kood.pipeline.stage import Stage
@@ -33,9 +33,9 @@ class _Passing(Stage):
         return [("backbones", self.recipe.classifier.backbone)]
 
     def decides(self) -> dict[str, Any]:
-        network = self.recipe.classifier
+        network = {**network_of(self.recipe), "neck": None}
         return {
-            "backbone": [network.backbone, network.options, self.recipe.data.shape, self.recipe.data.split_seed],
+            "backbone": [network, self.recipe.data.shape, self.recipe.data.split_seed],
             "backend": keras.backend.backend(),
         }
 

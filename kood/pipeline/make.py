@@ -43,11 +43,11 @@ def make_cell(work: Work) -> tuple[dict[str, Any], Cell]:
                 stage.check()
             work.accepted(data)
     held_out = _make_folds(work, cell)
-    return ({**summarize(work, cell), "hold_out": held_out} if work.team.leads else {}), cell
+    return ({**summarize(work, cell), **held_out} if work.team.leads else {}), cell
 
 
-def _make_folds(work: Work, cell: Cell) -> dict[str, Any] | None:
-    """Makes the same classifier without some classes, fold by fold; what the report tells of them, if there are any."""
+def _make_folds(work: Work, cell: Cell) -> dict[str, Any]:
+    """Makes the same classifier without some classes, fold by fold; their part of the report, if there are any."""
     # By what score is measured only the first of several processes knows, and only that measures.
     made, folds = [], cell.folds(cell.evaluation.headline if work.team.leads else "")
     for number, (held, fold) in enumerate(folds, start=1):
@@ -56,4 +56,4 @@ def _make_folds(work: Work, cell: Cell) -> dict[str, Any] | None:
             if stage.is_shared or work.team.leads:
                 stage.ensure(work)
         made.append((held, fold.evaluation))
-    return told_folds(made) if made and work.team.leads else None
+    return {"hold_out": told_folds(made)} if made and work.team.leads else {}

@@ -15,7 +15,7 @@ Weight = Annotated[float, Field(gt=0.0, le=1e6)]
 Seed = Annotated[int, Field(ge=0, lt=2**31)]
 Precision = Literal["float32", "mixed_bfloat16", "mixed_float16"]
 #: What an option of a backbone, a denoiser or a head may be.
-Option = bool | int | float | str | list[int] | list[float]
+Option = bool | int | float | str | list[int] | list[float] | list[str]
 
 
 def _score(value: Any) -> Any:

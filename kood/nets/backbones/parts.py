@@ -1,9 +1,14 @@
 """What the backbones are made of, and the checks of their arguments. Weights are He-normal (arXiv 1502.01852)."""
 
-import keras
-from keras import layers
+from collections.abc import Callable
 
-from kood.backends import BatchNormalization
+import keras
+import numpy as np
+from keras import layers, ops
+
+from kood.backends import BatchNormalization, Dropout, several
+from kood.errors import UserError
+from kood.text import clean, masked
 
 
 def convolution(width: int, kernel: int = 3, stride: int = 1) -> layers.Layer:
@@ -44,3 +49,89 @@ def check_positive(**sizes: int) -> None:
     for name, size in sizes.items():
         if size < 1:
             raise ValueError(f"{name} must be at least 1, got {size}")
+
+
+def on_top_of(
+    network: keras.Model, image_shape: tuple[int, int, int], prepare: Callable[[np.ndarray], np.ndarray], name: str
+) -> keras.Model:
+    """A network of others as a backbone: images in [-1, 1] become its pixels, its last map the mean over its positions.
+
+    Args:
+        network: A model of one output, (B, D), (B, N, D) or (B, h, w, D).
+        image_shape: (H, W, C). One channel becomes the three of a network that takes three.
+        prepare: What makes its pixels of float pixels of 0..255, (B, H, W, C) both; affine in each colour.
+        name: Of the backbone.
+
+    Raises:
+        ValueError: `prepare` is not affine, or the network gives another shape.
+    """
+    image = keras.Input(image_shape, name="image")
+    channels = network.input_shape[-1]
+    x = layers.Concatenate(name="colour")([image] * 3) if (image_shape[2], channels) == (1, 3) else image
+    return keras.Model(image, pooled(network(_pixels(x, prepare))), name=name)
+
+
+def pooled(x: keras.KerasTensor) -> keras.KerasTensor:
+    """(B, D) of a map (B, h, w, D), of tokens (B, N, D), or of what is that already."""
+    kinds = {3: layers.GlobalAveragePooling1D, 4: layers.GlobalAveragePooling2D}
+    rank = len(getattr(x, "shape", ()))
+    if rank == 2:
+        return x
+    if rank not in kinds:
+        raise ValueError(f"features must be (batch, numbers), or a map of them; they are {getattr(x, 'shape', x)}")
+    return kinds[rank](data_format="channels_last", name="pooled")(x)
+
+
+def _pixels(x: keras.KerasTensor, prepare: Callable[[np.ndarray], np.ndarray]) -> keras.KerasTensor:
+    """`prepare` of 127.5 x + 127.5, in one operation of Keras's own, so that files need no kood; a second swaps RGB."""
+    channels = x.shape[-1]
+    dots = 255.0 * np.concatenate([np.zeros((1, channels)), np.eye(channels)])[:, None, None]
+    made = np.asarray(prepare(dots.copy()), "float64")[:, 0, 0]
+    slopes, base = (made[1:] - made[0]) / 255.0, made[0]
+    some = np.random.default_rng(0).uniform(0, 255, (1, 4, 4, channels))
+    given = np.asarray(prepare(some.copy()), "float64")
+    swapped = channels == 3 and not np.allclose(slopes, np.diag(np.diag(slopes)))
+    each = np.diag(slopes[::-1] if swapped else slopes)
+    expected = (some[..., ::-1] if swapped else some) * each + base
+    if not np.allclose(given, expected, rtol=1e-5, atol=1e-4):
+        raise ValueError("the network's preprocessing of pixels is not one factor and one offset a colour")
+    scale, offset = 127.5 * each, 127.5 * each + base
+    if swapped:
+        x = ops.flip(x, axis=-1)
+    if np.allclose(scale, 1.0, atol=1e-6) and np.allclose(offset, 0.0, atol=1e-6):
+        return x
+    if np.ptp(scale) == 0 and np.ptp(offset) == 0:
+        scale, offset = scale[0], offset[0]
+    return layers.Rescaling(scale.tolist(), offset=offset.tolist(), name="pixels")(x)
+
+
+def of_whole_batches(network: keras.Model) -> keras.Model:
+    """The network, where several devices fit it made again of kood's layers that see the whole batch."""
+    if not several():
+        return network
+    cloned = keras.models.clone_model(network, clone_function=_of_kood, recursive=True)
+    cloned.set_weights(network.get_weights())
+    return cloned
+
+
+def _of_kood(layer: keras.Layer) -> keras.Layer:
+    """The layer made again, by kood's kind of it where there is one."""
+    kind: type[keras.Layer] = type(layer)
+    for ours in (BatchNormalization, Dropout):
+        if kind in ours.__bases__:
+            kind = ours
+    return kind.from_config(layer.get_config())
+
+
+def why(error: Exception) -> str:
+    """The first line of what went wrong, or its kind."""
+    lines = [line for line in str(error).splitlines() if line.strip()]
+    return masked(clean(lines[0]))[:200] if lines else type(error).__name__
+
+
+def not_had(option: str, value: str, error: Exception, check="the name, and the network at the first run") -> UserError:
+    """The message for weights that lie elsewhere and did not come."""
+    return UserError(
+        f"classifier.options.{option}: the weights of {value!r} could not be had ({why(error)}); check {check}",
+        exit_code=1,
+    )

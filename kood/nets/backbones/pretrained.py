@@ -3,9 +3,8 @@
 import keras
 from keras import layers
 
-from kood.backends import BatchNormalization, Dropout, several
 from kood.errors import UserError
-from kood.nets.backbones.parts import check_positive, checked_image_shape
+from kood.nets.backbones.parts import check_positive, checked_image_shape, not_had, of_whole_batches, on_top_of
 
 __all__ = ["pretrained"]
 
@@ -36,27 +35,13 @@ def pretrained(
     if image_shape[2] != 3:
         raise ValueError(f"pretrained backbones see colour: image_shape must end in 3, got {image_shape}")
     network = _fetched(preset)
-    image = keras.Input(image_shape, name="image")
     # As a plain functional model, which loads without KerasCV wherever its layers are Keras's own.
     plain = keras.Model(network.inputs[0], network.outputs[-1], name=network.name)
-    if several():
-        cloned = keras.models.clone_model(plain, clone_function=_of_whole_batches, recursive=True)
-        cloned.set_weights(plain.get_weights())
-        plain = cloned
-    x = plain(layers.Rescaling(127.5, offset=127.5, name="pixels")(image))
-    x = layers.GlobalAveragePooling2D(data_format="channels_last", name="pooled")(x)
-    if features is not None:
-        x = layers.Dense(features, kernel_initializer="he_normal", name="features")(x)
-    return keras.Model(image, x, name="pretrained")
-
-
-def _of_whole_batches(layer: keras.Layer) -> keras.Layer:
-    """The layer made again, by kood's kind of it where there is one."""
-    kind: type[keras.Layer] = type(layer)
-    for ours in (BatchNormalization, Dropout):
-        if kind in ours.__bases__:
-            kind = ours
-    return kind.from_config(layer.get_config())
+    backbone = on_top_of(of_whole_batches(plain), image_shape, lambda pixels: pixels, "pretrained")
+    if features is None:
+        return backbone
+    x = layers.Dense(features, kernel_initializer="he_normal", name="features")(backbone.output)
+    return keras.Model(backbone.input, x, name="pretrained")
 
 
 def _fetched(preset: str) -> keras.Model:
@@ -67,9 +52,4 @@ def _fetched(preset: str) -> keras.Model:
     try:
         return models.Backbone.from_preset(preset)
     except Exception as error:  # Whatever lies between here and the weights: a name, a network, a disk.
-        told = str(error).splitlines()[0][:200] if str(error) else type(error).__name__
-        raise UserError(
-            f"classifier.options.preset: the weights of {preset!r} could not be had ({told}); check the name, and the "
-            "network at the first run",
-            exit_code=1,
-        ) from error
+        raise not_had("preset", preset, error) from error
