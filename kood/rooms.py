@@ -71,7 +71,7 @@ class Entry:
     @property
     def options(self) -> tuple[str, ...]:
         """The parameters that a recipe may give; the others follow from its data."""
-        given = ("image_shape", "num_classes", "seed", "name", "dtype", "kwargs", "ground")
+        given = ("image_shape", "num_classes", "seed", "name", "dtype", "kwargs", "framing", "ground", "resize")
         return tuple(parameter for parameter in self.parameters if parameter not in given)
 
 

@@ -83,6 +83,7 @@ KEYS: dict[str, tuple[str, set[str]]] = {
     "matrix": ("{ seed = [0] }", NOTHING),
     "data.image_shape": ("[8, 8, 3]", ALL),
     "data.ground": ('"grey"', ALL - {"noise"}),
+    "data.resize": ('"pad"', ALL - {"noise"}),
     **of_source("data.id", OF_THE_IMAGES),
     "data.id.group.folder": ("1", OF_THE_IMAGES),
     "data.id.group.pattern": ('"(.*)_"', OF_THE_IMAGES),
@@ -229,7 +230,7 @@ def stages(tmp_path, monkeypatch):
         sets = dict.fromkeys(("train", "validation", "calibration", "test"), settings["data"]["id"])
         for kind in ("near", "far", "validation_ood"):
             sets |= {f"data.{kind}.{name}": spec for name, spec in settings["data"][kind].items()}
-        every = {name: settings["data"][name] for name in ("image_shape", "ground", "split_seed")}
+        every = {name: settings["data"].get(name) for name in ("image_shape", "ground", "resize", "split_seed")}
         return {name: {"sha256": fingerprint(one, every, settings["quick"]), "images": 50, "class_names": ["a", "b"]}
                 for name, one in {**sets, "outliers.real": settings["real"]}.items()}  # fmt: skip
 

@@ -10,6 +10,7 @@ from PIL import Image
 from kood.conformal import threshold
 from kood.data.copies import image_digests
 from kood.data.images import fit_images
+from kood.data.rules import Framing
 from kood.errors import UserError
 from kood.serving import publishing
 from kood.serving.calibrate import calibrate
@@ -190,7 +191,9 @@ def seen_through(model, folder):
     four = pixels(1, 3, channels=4)
     Image.fromarray(four[0]).save(folder / "four.png")
     score = model.ask([as_sent(folder / "four.png")])[0]["ood_score"]
-    laid = {ground: fit_images(four, (8, 8, 3), ground) for ground in [(255, 255, 255), (0, 0, 0), (9, 200, 77)]}
+    laid = {
+        ground: fit_images(four, (8, 8, 3), Framing(ground)) for ground in [(255, 255, 255), (0, 0, 0), (9, 200, 77)]
+    }
     scores = {ground: model.ask([encoded(image[0])])[0]["ood_score"] for ground, image in laid.items()}
     assert len(set(scores.values())) == 3
     return min(scores, key=lambda ground: abs(scores[ground] - score)), min(abs(np.array([*scores.values()]) - score))
