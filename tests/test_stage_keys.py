@@ -236,6 +236,7 @@ def stages(tmp_path, monkeypatch):
 
     def stand_in(_, name, decides, make):
         key = fingerprint(name, decides)
+        run.decided[name] = decides
         folder = tmp_path / f"{name}-{key}"
         folder.mkdir(exist_ok=True)
         facts = {"sha256": key, "images": 50, "warnings": [], "notes": [], "version": 1, "files": {}}
@@ -272,10 +273,18 @@ def stages(tmp_path, monkeypatch):
     (tmp_path / "whole.toml").write_text(WHOLE)
 
     def run(*overrides):
+        run.decided = {}
         keys, _ = make.make_cell(work_alone(load(tmp_path / "whole.toml", overrides), tmp_path / "saved"))
         return keys
 
     return run
+
+
+def test_keys_of_before_a_setting_stay_where_it_is_not_used(stages):
+    stages()
+    assert "resize" not in stages.decided["data"]["data"] and "resize" not in stages.decided["export"]["served"]
+    stages("data.resize='crop'")
+    assert stages.decided["data"]["data"]["resize"] == stages.decided["export"]["served"]["resize"] == "crop"
 
 
 def test_everything_is_in_use(stages):
