@@ -301,7 +301,7 @@ def test_few_images_of_each_class(invoke, options, tmp_path):
         ("own.keras --id known", "'Doubled'; name the module that defines it with --import MODULE"),
         ("rgb.keras --id known --import nothing_here", "^kood: --import: the module 'nothing_here' cannot be imported"),
         ("rgb.keras --id known --features nothing", "^kood: --features nothing: .* has no such layer"),
-        ("rgb.keras --id known --resize squash", "^kood: --resize: found 'squash'. Allowed: crop, pad, stretch"),
+        ("rgb.keras --id known --resize squash", "^kood: --resize: found 'squash'; Allowed: crop, pad, stretch"),
         ("rgb.keras --id known --size 16", "--size 16: the model takes 8 x 8 pixels"),
     ],
 )  # fmt: skip

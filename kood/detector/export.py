@@ -46,7 +46,7 @@ def write(detector: Any, path: Path, format: str | None) -> None:
     export(
         decision, path, format=wanted, image_shape=detector.image_shape, class_names=detector.class_names,
         check=normalize(images) if detector.is_own else images.astype(np.float32),
-        pixels="-1..1" if detector.is_own else "0..255",
+        pixels="-1..1" if detector.is_own else "0..255", resize=detector.resize,
     )  # fmt: skip
 
 
