@@ -125,6 +125,9 @@ def attach(
         str | None, typer.Option(metavar="LAYER", help="Its features; the input of its last dense layer if not given.")
     ] = None,
     size: Annotated[int | None, typer.Option(min=1, max=1024, help="Side of the images, if it takes any.")] = None,
+    resize: Annotated[
+        str, typer.Option(metavar="HOW", help="Images of other proportions: stretch, crop (the middle), pad.")
+    ] = "stretch",
     imports: Annotated[
         list[str] | None,
         typer.Option("--import", metavar="MODULE", help="A module with layers of the model's; may be repeated."),
@@ -142,8 +145,8 @@ def attach(
 
     attach_to(
         model, known=id_images, ood=ood or (), accept=accept, by_class=by_class, score=score, classes=classes,
-        preprocess=preprocess, features=features, size=size, imports=imports or (), name=name, fresh=fresh,
-        other_data=other_data, began=began, saved=saved, console=console(),
+        preprocess=preprocess, features=features, size=size, resize=resize, imports=imports or (), name=name,
+        fresh=fresh, other_data=other_data, began=began, saved=saved, console=console(),
     )  # fmt: skip
 
 

@@ -3,7 +3,7 @@
 import functools
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 import keras
 import numpy as np
@@ -16,6 +16,7 @@ from kood.classifier import Classifier
 from kood.data.copies import image_digests
 from kood.data.image_set import ImageSet
 from kood.data.images import normalize
+from kood.data.rules import Framing, Resize
 from kood.detector.figures import Choice, Measured, choose
 from kood.detector.images import Batch, batches, count_of, has_classes
 from kood.detector.passing import Known, Passed, watched
@@ -50,6 +51,7 @@ class Measuring:
         *,
         scores: Sequence[str] | Literal["all"] | None = None,
         image_shape: tuple[int, int, int] | None = None,
+        resize: Resize = "stretch",
         batch_size: int = 64,
         key: str = "score",
     ):
@@ -57,6 +59,8 @@ class Measuring:
             model = opened(Path(model))
         if batch_size < 1:
             raise UserError(f"batch_size = {batch_size}: give a number from 1 on")
+        if resize not in get_args(Resize):
+            raise UserError(f"resize = {resize!r}: give one of {', '.join(get_args(Resize))}")
         self.key = key
         self.classifier = adapted(model, features, preprocess)
         self.takes_bytes = preprocess is not None
@@ -71,6 +75,7 @@ class Measuring:
                 "apart; give one name for each of its outputs, in their order"
             )
         self.image_shape = self._shape(image_shape)
+        self.resize: Resize = resize
         self.batch_size = min(batch_size, at_once(self.image_shape))
         #: The score that decides; None where `fit` is to choose it, as `chooses` says.
         self.choice: Choice | None = None if score == "auto" else Choice(Scorer(score, key=key).name)
@@ -162,8 +167,9 @@ class Measuring:
         if use in PERHAPS and not has_classes(images, self.class_names):
             names = None
         found = batches(
-            images, self.image_shape, batch_size=self.batch_size, labels=labels, class_names=names, labelled=labelled
-        )
+            images, self.image_shape, batch_size=self.batch_size, framing=Framing(resize=self.resize), labels=labels,
+            class_names=names, labelled=labelled,
+        )  # fmt: skip
         for number, batch in enumerate(watched(found, count_of(images), use)):
             wrong = self.wrong_range(batch.pixels) if use in KNOWN and number == 0 else self._other_range(batch.pixels)
             if wrong:

@@ -7,7 +7,7 @@ import numpy as np
 
 from kood.data import ImageSet, load_id, load_ood, load_outliers
 from kood.data.copies import alike, distinct, image_digests
-from kood.data.rules import ground_colour
+from kood.data.rules import Framing
 from kood.data.stored import read_images, source_state, write_digests, write_images
 from kood.errors import UserError
 from kood.pipeline.stage import Stage
@@ -55,8 +55,10 @@ class Data(Stage):
     def decides(self) -> dict[str, Any]:
         real = self.sources.get("outliers.real")
         sources = {"data.id": self.recipe.data.id, **self.sources}
+        # Images of before there was a choice have been stretched.
+        usual = {"resize"} if self.recipe.data.resize == "stretch" else set()
         return {
-            "data": self.recipe.data.model_dump(exclude={"augment", "hold_out"}),
+            "data": self.recipe.data.model_dump(exclude={"augment", "hold_out"} | usual),
             "real": real.model_dump() if real else None,
             "states": {key: source_state(source, key) for key, source in sources.items()},
         }
@@ -100,7 +102,7 @@ class Data(Stage):
             seen["data.id"] = distinct(np.concatenate(digests))
             bar.update(1)
             for done, (key, source) in enumerate(self.sources.items(), start=2):
-                how: dict[str, Any] = {"seed": data.split_seed, "key": key, "ground": ground_colour(data.ground)}
+                how: dict[str, Any] = {"seed": data.split_seed, "key": key, "framing": Framing.of(data)}
                 if key == "outliers.real":
                     parts[key], images = load_outliers(source, data.shape, **how)
                     notes.append(f"{key}: {_taken(parts[key], source.source)}")

@@ -101,8 +101,11 @@ class Data(Section):
 
     Attributes:
         image_shape: (height, width, channels); every image is brought to it. Channels are 1 or 3.
-        ground: What is seen through transparency: "white", "black", "grey", or [red, green, blue] of 0..255; the
-            served model lays its images over the same.
+        ground: What is seen through transparency and around what is padded: "white", "black", "grey", or [red, green,
+            blue] of 0..255; the served model lays its images over the same.
+        resize: What becomes of images of other proportions than `image_shape`, in the served model too: "stretch";
+            "crop": the shorter side fits, and of the longer one the middle is kept; "pad": the longer side fits, and
+            the ground is put around the image.
         id: The in-distribution set.
         near: Out-of-distribution test sets that resemble it, by name.
         far: Out-of-distribution test sets that do not.
@@ -116,6 +119,7 @@ class Data(Section):
 
     image_shape: Annotated[list[Annotated[int, Field(ge=1, le=1024)]], Field(min_length=3, max_length=3)]
     ground: Literal["white", "black", "grey"] | Annotated[list[Byte], Field(min_length=3, max_length=3)] = "white"
+    resize: Literal["stretch", "crop", "pad"] = "stretch"
     id: IdSource
     near: dict[str, ImageSource] = {}
     far: dict[str, ImageSource] = {}

@@ -39,7 +39,8 @@ def keras_hub(image_shape: tuple[int, int, int], preset: str) -> keras.Model:
     network, converter = _fetched(preset)
     # As a plain functional model, which loads without KerasHub wherever its layers are Keras's own.
     plain = of_whole_batches(keras.Model(network.inputs[0], network.output, name=network.name))
-    seen = tuple(n or own for n, own in zip(plain.input_shape[1:3], image_shape, strict=False))
+    own_height, own_width = plain.input_shape[1:3]
+    seen = own_height or height, own_width or width
     converter.image_size = None  # The recipe's.
 
     def prepare(pixels: np.ndarray) -> np.ndarray:
