@@ -90,10 +90,13 @@ class HoldOut(Section):
     """
 
     classes: Annotated[float, Field(gt=0.0, lt=1.0)] = 0.3
-    folds: (
-        Annotated[int, Field(ge=1, le=100)]
-        | Annotated[list[Annotated[list[str], Field(min_length=1)]], Field(min_length=1)]
-    ) = 5
+    folds: int | list[list[str]] = 5
+
+    @model_validator(mode="after")
+    def _check(self):
+        if not (1 <= self.folds <= 100 if isinstance(self.folds, int) else self.folds and all(self.folds)):
+            raise ValueError(f"folds = {self.folds}: give a number from 1 to 100, or a list of lists of class names")
+        return self
 
 
 class Data(Section):
