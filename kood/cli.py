@@ -85,12 +85,15 @@ def new(
     ] = None,
     name: Annotated[str | None, typer.Option(metavar="NAME", help="Of the recipe; the folder's if not given.")] = None,
     minutes: Annotated[float, typer.Option(help="About how long a run may take here.")] = 30.0,
+    backbone: Annotated[
+        str | None, typer.Option(metavar="FILE", help="A pretrained network to begin with, a .keras file.")
+    ] = None,
     force: Annotated[bool, typer.Option("--force", help="Write over a recipe of that name.")] = False,
 ) -> None:
     """Write a recipe for your own images, every choice with its reason."""
     from kood.starter import new_recipe
 
-    new_recipe(id_images, ood or (), name=name, minutes=minutes, force=force)
+    new_recipe(id_images, ood or (), name=name, minutes=minutes, force=force, backbone=backbone)
 
 
 @app.command()

@@ -13,7 +13,9 @@ from kood.nets import backbones, denoisers, layers
 
 pytestmark = pytest.mark.backend  # Run once under each Keras backend.
 
-BACKBONES = [getattr(backbones, name) for name in backbones.__all__ if name != "pretrained"]  # That one is fetched.
+#: Made by others: `tests/test_networks_of_others.py`.
+OTHERS = ("file", "keras_applications", "keras_hub", "pretrained")
+BACKBONES = [getattr(backbones, name) for name in backbones.__all__ if name not in OTHERS]
 
 
 def trainable(model):

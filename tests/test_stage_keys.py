@@ -356,3 +356,18 @@ def test_variables_that_change_arithmetic_decide_what_a_backend_computes(stages,
     assert environment()["NVIDIA_TF32_OVERRIDE"] == "0"
     monkeypatch.delenv("NVIDIA_TF32_OVERRIDE")
     assert stages() == before and "NVIDIA_TF32_OVERRIDE" not in environment()
+
+
+def test_of_a_backbones_file_the_bytes_decide_and_not_the_path(stages, tmp_path):
+    one, other = tmp_path / "one.keras", tmp_path / "other.keras"
+
+    def keys(path):
+        return stages('classifier.backbone="file"', f"classifier.options={{path='{path}'}}")
+
+    one.write_bytes(b"some bytes")
+    other.write_bytes(b"some bytes")
+    before = keys(one)
+    assert keys(other) == before
+    one.write_bytes(b"other bytes")
+    after = keys(one)
+    assert {name for name in before if before[name] != after[name]} == TRAINED

@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 
 from kood import backends
+from kood.nets.backbones import parts
 from kood.nets.backbones import pretrained as made
 
 pretrained = importlib.import_module("kood.nets.backbones.pretrained")
@@ -30,7 +31,7 @@ def test_a_network_of_others_keeps_its_numbers(monkeypatch, several):
     for weight in original.weights:
         weight.assign(weight + 0.1 * np.random.default_rng(1).random(weight.shape))
     monkeypatch.setattr(pretrained, "_fetched", lambda preset: original)
-    monkeypatch.setattr(pretrained, "several", lambda: several)
+    monkeypatch.setattr(parts, "several", lambda: several)
     model = made((8, 8, 3))
     text = json.dumps(keras.saving.serialize_keras_object(model))
     assert text.count("kood>BatchNormalization") == (2 if several else 0)

@@ -81,7 +81,8 @@ def file(
     if wrong:
         raise UserError(f"classifier.options.preprocess = {preprocess!r}: {wrong}")
     try:
-        model.trainable = True  # Whatever was frozen when the file was written.
+        for _, one in layers_of(model):  # Whatever was frozen when the file was written.
+            one.trainable = True
         network = _features(model, layer, pixels)
         return on_top_of(of_whole_batches(network), image_shape, prepared, "file")
     except UserError:

@@ -7,11 +7,13 @@ import keras
 import numpy as np
 from keras import layers, ops
 
+from kood.attached import layers_of
 from kood.data.paths import data_path
 from kood.errors import UserError, under
 from kood.nets.backbones.parts import checked_image_shape, not_had, of_whole_batches, on_top_of, why
-from kood.registry import nearest
+from kood.registry import bring, nearest
 from kood.runs import digests
+from kood.text import clean
 
 __all__ = ["keras_hub"]
 
@@ -37,16 +39,17 @@ def keras_hub(image_shape: tuple[int, int, int], preset: str) -> keras.Model:
     """
     height, width, channels = checked_image_shape(image_shape)
     network, converter = _fetched(preset)
-    # As a plain functional model, which loads without KerasHub wherever its layers are Keras's own.
-    plain = of_whole_batches(keras.Model(network.inputs[0], network.output, name=network.name))
-    own_height, own_width = plain.input_shape[1:3]
+    if all(type(layer).__module__.startswith("keras.") for _, layer in layers_of(network)):
+        # As a plain functional model, which loads without KerasHub.
+        network = of_whole_batches(keras.Model(network.inputs[0], network.output, name=network.name))
+    own_height, own_width = network.input_shape[1:3]
     seen = own_height or height, own_width or width
     converter.image_size = None  # The recipe's.
 
     def prepare(pixels: np.ndarray) -> np.ndarray:
         return ops.convert_to_numpy(converter(pixels.astype("float32")))
 
-    backbone = on_top_of(plain, (*seen, channels), prepare, "keras_hub")
+    backbone = on_top_of(network, (*seen, channels), prepare, "keras_hub")
     if seen == (height, width):
         return backbone
     image = keras.Input((height, width, channels), name="image")
@@ -78,6 +81,8 @@ def _fetched(preset: str) -> tuple[keras.Model, Any]:
     """A preset's network and its image converter."""
     try:
         import keras_hub as hub
+
+        bring("keras_hub", "classifier.backbone")  # For processes that read the classifier's file.
     except ImportError as error:
         raise UserError("classifier.backbone: 'keras_hub' needs KerasHub; pip install 'kood[hub]'") from error
     folder, known = _folder(preset), hub.models.Backbone.presets
@@ -88,7 +93,10 @@ def _fetched(preset: str) -> tuple[keras.Model, Any]:
     try:
         network = hub.models.Backbone.from_preset(str(folder or preset), dtype=keras.config.dtype_policy().name)
     except Exception as error:  # Whatever lies between here and the weights: a name, a network, a disk.
-        raise not_had("preset", preset, error) from error
+        if folder is None:
+            raise not_had("preset", preset, error) from error
+        raise UserError(f"classifier.options.preset: {clean(folder)} cannot be loaded ({why(error)}); give a folder "
+                        "that backbone.save_to_preset(...) wrote") from error  # fmt: skip
     if len(network.inputs) != 1 or len(network.inputs[0].shape) != 4 or len(network.outputs) != 1:
         raise UserError(f"classifier.options.preset: {preset!r} does not take images alone and give one row or map of "
                         "features; name a backbone of images")  # fmt: skip

@@ -129,7 +129,9 @@ def why(error: Exception) -> str:
     return masked(clean(lines[0]))[:200] if lines else type(error).__name__
 
 
-def not_had(option: str, value: str, error: Exception, check="the name, and the network at the first run") -> UserError:
+def not_had(
+    option: str, value: str, error: Exception, check: str = "the name, and the network at the first run"
+) -> UserError:
     """The message for weights that lie elsewhere and did not come."""
     return UserError(
         f"classifier.options.{option}: the weights of {value!r} could not be had ({why(error)}); check {check}",
