@@ -11,7 +11,8 @@ from kood.data.image_set import ImageSet, joined
 from kood.errors import UserError
 from kood.intervals import mean_interval
 from kood.nets.neck import LEAST, neck, standardize, whole
-from kood.pipeline.held_out import HELD_OUT, HeldOut, folds_of
+from kood.pipeline.held_out import HELD_OUT, Fewer, HeldOut, folds_of
+from kood.pipeline.outliers import Outliers
 from kood.recipe import load
 from kood.recipe.data_sections import HoldOut
 from kood.report import results
@@ -213,6 +214,42 @@ def test_images_of_a_class_held_out_are_in_no_part_and_all_are_tested_on():
     assert view.sets("far") == view.sets("validation_ood") == {}
     other = HeldOut(Given(), ("b", "c"))
     assert view.digest("train") != other.digest("train") and view.digests("near") != other.digests("near")
+
+
+class Drawn:
+    """Five outliers of classes 0..3, as `kood.pipeline.outliers.Outliers` has them."""
+
+    kind, facts = "drawn", {"sha256": "drawn", "images": 5}
+    images_of = np.arange(5, dtype=np.uint8).reshape(5, 1, 1, 1)
+
+    def __init__(self, folder, needs=("train",), swapped=False):
+        self.folder, self.source, self.is_swapped = folder, SimpleNamespace(needs=needs), swapped
+
+    def exposed(self, seed):
+        return ImageSet(self.images_of)
+
+    shares, serves_fewer, made_without = Outliers.shares, Outliers.serves_fewer, Outliers.made_without
+
+
+def test_outliers_made_of_a_class_held_out_are_left_out(tmp_path):
+    pairs = np.array([[0, 1], [1, 2], [2, 3], [3, 0], [0, 2]])
+    shares = np.zeros((5, 4), np.float32)
+    shares[np.arange(5)[:, None], pairs] = [0.25, 0.75]
+    for name, of in (("made_of.npy", pairs), ("mixtures.npy", shares)):
+        folder = tmp_path / name
+        folder.mkdir()
+        np.save(folder / name, of)
+        drawn = Drawn(folder)
+        assert drawn.serves_fewer() and not Drawn(folder, swapped=True).serves_fewer()
+        assert not Drawn(folder, needs=("train", "denoiser")).serves_fewer()
+        fewer = Fewer(drawn, np.array([1]), 4)
+        assert fewer.exposed(0).images.ravel().tolist() == [2, 3, 4]
+        assert fewer.facts["sha256"] != Fewer(drawn, np.array([2]), 4).facts["sha256"]
+    np.testing.assert_array_equal(fewer.shares(), [[0, 0.25, 0.75], [0.75, 0, 0.25], [0.25, 0.75, 0]])
+    # What says nothing of its classes is drawn again, unless no training image is in it.
+    (tmp_path / "none").mkdir()
+    assert not Drawn(tmp_path / "none").serves_fewer() and Drawn(tmp_path / "none", needs=("shape",)).serves_fewer()
+    assert len(Fewer(Drawn(tmp_path / "none", needs=("shape",)), np.array([1]), 4).exposed(0)) == 5
 
 
 def test_folds_hold_each_class_out_about_as_often():

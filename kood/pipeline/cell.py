@@ -1,5 +1,7 @@
 """One classifier from its data to its SavedModel: the list of its stages."""
 
+from collections.abc import Mapping
+
 from kood.pipeline.attached import Attached
 from kood.pipeline.audit import Audit, Shortcut
 from kood.pipeline.classify import Classifier, judge_recipe, unexposed
@@ -8,7 +10,7 @@ from kood.pipeline.diffusion import Diffusion
 from kood.pipeline.evaluation import Evaluation, Validation
 from kood.pipeline.export import Export
 from kood.pipeline.features import Features, OutlierFeatures
-from kood.pipeline.held_out import HeldOut, folds_of
+from kood.pipeline.held_out import Fewer, HeldOut, folds_of
 from kood.pipeline.outliers import Outliers
 from kood.pipeline.prepare import Data, Rows
 from kood.pipeline.samples import Pure
@@ -32,9 +34,16 @@ class Cell:
         recipe: Of the cell.
         data: Its images; not given, those that the recipe says.
         learned: What classifiers learn from, likewise.
+        ready: Outliers that are there already, by their source; the others are drawn.
     """
 
-    def __init__(self, recipe: Recipe, data: Rows | None = None, learned: Rows | None = None):
+    def __init__(
+        self,
+        recipe: Recipe,
+        data: Rows | None = None,
+        learned: Rows | None = None,
+        ready: Mapping[str, Fewer] | None = None,
+    ):
         self.recipe = recipe
         self.data: Rows = data or Data(recipe)
         data = self.data
@@ -49,13 +58,18 @@ class Cell:
             self.pure = Pure(recipe, data, self.diffusion, "pure") if recipe.pure_samples.trains else None
         if recipe.needs_judge:
             self.judge = Classifier(judge_recipe(recipe), self.learned, role="judge")
-        self.outliers = [Outliers(recipe, name, data, self.diffusion, self.judge) for name in recipe.outliers.drawn]
-        self._exposed_to: list[Outliers | OutlierFeatures] = list(self.outliers)
-        if self.learned is not data:
-            self._exposed_to = [OutlierFeatures(recipe, one) for one in self.outliers]
+        self.outliers: list[Outliers] = []
+        self.exposed_to: dict[str, Outliers | OutlierFeatures | Fewer] = dict(ready or {})
+        for name in recipe.outliers.drawn:
+            if name not in self.exposed_to:
+                drawn = Outliers(recipe, name, data, self.diffusion, self.judge)
+                self.outliers.append(drawn)
+                self.exposed_to[name] = drawn if self.learned is data else OutlierFeatures(recipe, drawn)
         self.classifier: Classifier | Attached
         if recipe.attach is None:
-            self.classifier = Classifier(recipe, self.learned, self._exposed_to, self.pure)
+            self.classifier = Classifier(
+                recipe, self.learned, [self.exposed_to[name] for name in recipe.outliers.drawn], self.pure
+            )
         else:
             assert isinstance(data, Data)  # A fold trains.
             self.classifier = Attached(recipe, data)
@@ -79,9 +93,9 @@ class Cell:
     def stages(self) -> list[Stage]:
         """All of them, each once and after its inputs."""
         wanted = [
-            self.data, self.diffusion, self.learned, self.judge, *self.outliers, *self._exposed_to, self.pure_audit,
-            self.pure, self.classifier, self.baseline, self.evaluation, self.audit, self.shortcut, self.validation,
-            self.comparison, self.export,
+            self.data, self.diffusion, self.learned, self.judge, *self.outliers, *self.exposed_to.values(),
+            self.pure_audit, self.pure, self.classifier, self.baseline, self.evaluation, self.audit, self.shortcut,
+            self.validation, self.comparison, self.export,
         ]  # fmt: skip
         return list(dict.fromkeys(stage for stage in wanted if isinstance(stage, Stage)))
 
@@ -108,7 +122,12 @@ class Cell:
             })  # fmt: skip
             data = HeldOut(self.data, held)
             learned = data if self.learned is self.data else HeldOut(self.learned, held)
-            folds.append((held, Cell(fold, data, learned)))
+            ready = {
+                name: Fewer(one, data.numbers, len(names))
+                for name, one in self.exposed_to.items()
+                if not isinstance(one, Fewer) and one.serves_fewer()
+            }
+            folds.append((held, Cell(fold, data, learned, ready)))
         return folds
 
     @property

@@ -17,6 +17,7 @@ from kood.nets.neck import standardize, whole
 from kood.pipeline.build import build_classifier, class_weights, frozen_backbone, network_of
 from kood.pipeline.features import OutlierFeatures, moments
 from kood.pipeline.fitting import fitted
+from kood.pipeline.held_out import Fewer
 from kood.pipeline.outliers import Outliers
 from kood.pipeline.prepare import Rows
 from kood.pipeline.resident import resident_images
@@ -66,7 +67,7 @@ class Classifier(Stage):
         self,
         recipe: Recipe,
         data: Rows,
-        outliers: Sequence[Outliers | OutlierFeatures] = (),
+        outliers: Sequence[Outliers | OutlierFeatures | Fewer] = (),
         pure: Pure | None = None,
         role: str = "",
     ):

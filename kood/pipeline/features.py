@@ -199,3 +199,11 @@ class OutlierFeatures(_Passing):
     def shares(self) -> np.ndarray | None:
         """As `Outliers.shares`."""
         return self.outliers.shares()
+
+    def serves_fewer(self) -> bool:
+        """As `Outliers.serves_fewer`."""
+        return self.outliers.serves_fewer()
+
+    def made_without(self, classes: np.ndarray) -> np.ndarray:
+        """As `Outliers.made_without`."""
+        return self.outliers.made_without(classes)

@@ -9,12 +9,14 @@ from kood import registry
 from kood.data import ImageSet
 from kood.data.image_set import joined
 from kood.errors import UserError
+from kood.pipeline.features import OutlierFeatures
+from kood.pipeline.outliers import Outliers
 from kood.pipeline.prepare import Rows
 from kood.pipeline.stage import Stage
 from kood.recipe.data_sections import HoldOut
 from kood.runs import fingerprint
 
-__all__ = ["HELD_OUT", "HeldOut", "folds_of"]
+__all__ = ["HELD_OUT", "Fewer", "HeldOut", "folds_of", "told_folds"]
 
 #: What the images of the classes that were held out are called.
 HELD_OUT = "held_out"
@@ -46,6 +48,11 @@ class HeldOut(Rows):
         """As of `Rows`."""
         return self.rows.frozen
 
+    @property
+    def numbers(self) -> np.ndarray:
+        """The numbers that the classes that are held out have among all."""
+        return np.flatnonzero(self._out)
+
     def images(self, name: str) -> ImageSet:
         """As of `Rows`; of the in-distribution parts what has a class that stays."""
         found = self.rows.images(name)
@@ -76,6 +83,35 @@ class HeldOut(Rows):
     def digests(self, kind: str) -> dict[str, str]:
         """As of `Rows`."""
         return {HELD_OUT: fingerprint(self.rows.digest(*PARTS), self.held)} if kind == "near" else {}
+
+
+class Fewer:
+    """The outliers of a run that no image of the classes that are held out is in; for `Classifier` they are `Outliers`.
+
+    Args:
+        outliers: All of them, of a stage that serves fewer classes.
+        held: The numbers of the classes.
+        classes: How many there are.
+    """
+
+    def __init__(self, outliers: Outliers | OutlierFeatures, held: np.ndarray, classes: int):
+        self.outliers, self._held = outliers, held
+        self._stay = np.setdiff1d(np.arange(classes), held)
+        self.kind, self._rows = outliers.kind, outliers.made_without(held)
+
+    @property
+    def facts(self) -> dict[str, Any]:
+        """What decides a classifier that is exposed to them."""
+        return {"sha256": fingerprint(self.outliers.facts["sha256"], self._held.tolist())}
+
+    def exposed(self, seed: int) -> ImageSet:
+        """As of `Outliers`."""
+        return self.outliers.exposed(seed).take(self._rows)
+
+    def shares(self) -> np.ndarray | None:
+        """As of `Outliers`."""
+        shares = self.outliers.shares()
+        return None if shares is None else shares[self._rows][:, self._stay]
 
 
 def folds_of(settings: HoldOut, names: Sequence[str], seed: int) -> list[tuple[str, ...]]:

@@ -23,6 +23,8 @@ from kood.section import Sampling
 
 __all__ = ["Outliers"]
 
+#: Files that say of which classes each was made.
+_MADE_OF = ("made_of.npy", "mixtures.npy")
 #: The image sets of the data stage that a source may be given, by its names for them.
 SETS = {"train": "train", "validation": "validation", "real": "outliers.real"}
 
@@ -93,6 +95,8 @@ class Outliers(Stage):
             rows = self.source.draw(self._count, rng, **needs)
             if rows.shares is not None:
                 np.save(folder / "mixtures.npy", rows.shares)
+            if rows.made_of is not None:
+                np.save(folder / "made_of.npy", rows.made_of)
             if rows.sheet is not None:
                 write_sheet(folder / "sheet.png", *rows.sheet, list(self.data.images("train").class_names))
             facts = write_blocks(folder, "outliers", rows.blocks, count=rows.count, image_shape=self.recipe.data.shape)
@@ -124,6 +128,23 @@ class Outliers(Stage):
         """(N, K), of which class in what share each is; None where its source does not say."""
         file = self.folder / "mixtures.npy"
         return np.load(file, allow_pickle=False) if file.exists() else None
+
+    def serves_fewer(self) -> bool:
+        """Whether some of them serve a classifier that does not know all of the classes: nothing that was trained had a
+        hand in them, and each says of which classes it was made, or was made of no training image."""
+        needs = set(self.source.needs)
+        if self.is_swapped or needs & {"denoiser", "judge"}:
+            return False
+        return not needs & {"train", "validation"} or any((self.folder / name).exists() for name in _MADE_OF)
+
+    def made_without(self, classes: np.ndarray) -> np.ndarray:
+        """The rows (n,) of those that were made of no image of some classes, their numbers (m,)."""
+        made_of, shares = self.folder / "made_of.npy", self.shares()
+        if made_of.exists():
+            return np.flatnonzero(~np.isin(np.load(made_of, allow_pickle=False), classes).any(axis=1))
+        if shares is not None:
+            return np.flatnonzero(~(shares[:, classes] > 0).any(axis=1))
+        return np.arange(self.facts["images"])
 
     @property
     def sheet(self) -> Path | None:

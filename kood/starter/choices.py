@@ -116,8 +116,8 @@ def choose(
     if network is not None:
         epochs = FROZEN_EPOCHS
         outliers = int(min(2000, max(200, trained // 2)))
-        # The images, twice the validation images as proxies, and outliers for the published classifier and each fold.
-        passed = images + sum(found.test) + 3 * (sum(found.validation) or validation * learned) + outliers * (1 + FOLDS)
+        # The images, proxies of the validation images twice, and the outliers.
+        passed = images + sum(found.test) + 3 * (sum(found.validation) or validation * learned) + outliers
         passing = None if per_image is None else passed * per_image
     return Choices(
         found=found,

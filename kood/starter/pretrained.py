@@ -46,11 +46,11 @@ class Pretrained:
 
 
 def pretrained(file: str | None, side: float) -> Pretrained | None:
-    """The network for images whose shorter side is about so many pixels; None where they are small or it has no weights.
+    """The network for images of about so many pixels a side; None where they are small, or it has no weights.
 
     Args:
         file: A `.keras` file of the user's, which is then taken whatever the images.
-        side: Pixels.
+        side: Of the shorter.
 
     Raises:
         UserError: The file is no Keras model.
