@@ -1,5 +1,7 @@
 """A frozen backbone: each image passes it once, and what is trained on features is what is published."""
 
+from types import SimpleNamespace
+
 import keras
 import numpy as np
 import pytest
@@ -219,14 +221,14 @@ def test_images_of_a_class_held_out_are_in_no_part_and_all_are_tested_on():
 class Drawn:
     """Five outliers of classes 0..3, as `kood.pipeline.outliers.Outliers` has them."""
 
-    kind, facts = "drawn", {"sha256": "drawn", "images": 5}
-    images_of = np.arange(5, dtype=np.uint8).reshape(5, 1, 1, 1)
+    kind = "drawn"
 
     def __init__(self, folder, needs=("train",), swapped=False):
+        self.facts = {"sha256": "drawn", "images": 5}
         self.folder, self.source, self.is_swapped = folder, SimpleNamespace(needs=needs), swapped
 
     def exposed(self, seed):
-        return ImageSet(self.images_of)
+        return ImageSet(np.arange(5, dtype=np.uint8).reshape(5, 1, 1, 1))
 
     shares, serves_fewer, made_without = Outliers.shares, Outliers.serves_fewer, Outliers.made_without
 
