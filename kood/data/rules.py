@@ -41,10 +41,10 @@ __all__ = [
 #: (red, green, blue), each 0..255.
 Colour = tuple[int, int, int]
 
-WHITE: Colour = (255, 255, 255)
 #: What becomes of a picture of other proportions than the model's.
 Resize = Literal["stretch", "crop", "pad"]
 
+WHITE: Colour = (255, 255, 255)
 _GROUNDS: dict[str, Colour] = {"white": WHITE, "black": (0, 0, 0), "grey": (128, 128, 128)}
 
 #: Most pixels of a file, as Pillow has it: small files may claim gigabytes.
@@ -140,8 +140,8 @@ def reduction(height: int, width: int, size: tuple[int, int], resize: Resize = "
     """What a grey or colour JPEG is reduced by: the most that leaves each side twice what it is resized to.
 
     libjpeg reduces by leaving out frequencies, alike in Pillow (`draft`) and TensorFlow (`ratio`). Of the picture's
-    sides, upright, and the (H, W) of the model, one of `REDUCTIONS`; 1 below `REDUCED_FROM` pixels. What is cropped is
-    the model's proportions, so that its window is as much larger than (H, W) as the nearer side of the picture is.
+    sides, upright, and the (H, W) of the model, one of `REDUCTIONS`; 1 below `REDUCED_FROM` pixels. A window that is
+    cropped has one side of the picture's whole, the one that decides where it is stretched, so both are reduced alike.
     """
     if height * width < REDUCED_FROM:
         return 1
