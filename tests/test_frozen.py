@@ -15,9 +15,11 @@ from kood.intervals import mean_interval
 from kood.nets.neck import LEAST, neck, standardize, whole
 from kood.pipeline.held_out import HELD_OUT, Fewer, HeldOut, folds_of
 from kood.pipeline.outliers import Outliers
+from kood.pipeline.stage import Stage
 from kood.recipe import load
 from kood.recipe.data_sections import HoldOut
 from kood.report import results
+from kood.report.wording import all_warnings
 
 RECIPE = """
 name = "frozen"
@@ -289,6 +291,32 @@ def test_the_report_tells_each_fold_and_their_mean(finished):
     table = results.held_out(result)
     assert [row.cells[0].text for row in table.rows] == ["0", "1, 3", "mean"]
     assert "Classes held out" in (folder / "frozen" / "report.html").read_text()
+
+
+def test_a_fold_that_fails_leaves_the_report_of_the_others(tmp_path, recipe, monkeypatch):
+    ensure = Stage.ensure
+
+    def failing(self, work):
+        if isinstance(getattr(self, "data", None), HeldOut) and self.data.held == ("0",) and self.kind == "classifier":
+            raise UserError("it is late", exit_code=1)
+        return ensure(self, work)
+
+    monkeypatch.setattr(Stage, "ensure", failing)
+    recipe(more='[data.hold_out]\nfolds = [["0"], ["1"]]\n')
+    result = pipeline.run(tmp_path / "frozen.toml", ["outliers.use=[]", "serve.export=false"], saved=tmp_path)
+    assert [one["classes"] for one in result["hold_out"]["folds"]] == [["1"]]
+    told = "data.hold_out: the fold without 0 was left out: it is late"
+    assert told in all_warnings(result) and told in (tmp_path / "frozen" / "report.html").read_text()
+
+
+def test_folds_need_calibration_images_enough_before_anything_is_trained(tmp_path, recipe):
+    recipe(more='[data.hold_out]\nfolds = [["0", "1"]]\n')
+    with pytest.raises(UserError) as refused:
+        pipeline.run(tmp_path / "frozen.toml", ["serve.accept=0.98"], saved=tmp_path)
+    assert "data.hold_out: without 0, 1: serve.accept = 0.98 needs at least 49 calibration images, there are " in str(
+        refused.value
+    )
+    assert not list(tmp_path.glob("frozen/stages/features-*"))
 
 
 def test_a_run_on_pixels_holds_classes_out_too(tmp_path, recipe):

@@ -13,7 +13,7 @@ from kood.data import ImageSet
 from kood.detector.measuring import Measuring
 from kood.errors import UserError
 from kood.pipeline.build import build_classifier, build_network, class_weights
-from kood.pipeline.held_out import folds_of
+from kood.pipeline.held_out import HeldOut, folds_of
 from kood.pipeline.prepare import Data
 from kood.recipe import Recipe
 from kood.scorer import linear_weights, rehearse
@@ -94,6 +94,15 @@ def _check_reads_back(key: str, room: str, name: str, made: Any) -> None:
         ) from error
 
 
+def _check_folds(recipe: Recipe, data: Data) -> None:
+    assert recipe.data.hold_out is not None
+    for held in folds_of(recipe.data.hold_out, data.images("train").class_names, recipe.data.split_seed):
+        try:
+            refuse_too_few(len(HeldOut(data, held).images("calibration")), recipe.serve.accept, 0)
+        except UserError as error:
+            raise UserError(f"data.hold_out: without {', '.join(held)}: {error}") from error
+
+
 def check(recipe: Recipe, data: Data, devices: int) -> None:
     """Refuses, before the first training step, what only the data can reveal.
 
@@ -109,8 +118,6 @@ def check(recipe: Recipe, data: Data, devices: int) -> None:
     classes = train.class_names
     if len(classes) < 2:
         raise UserError(f"data.id: has {len(classes)} class; a classifier needs at least 2")
-    if recipe.data.hold_out is not None:
-        folds_of(recipe.data.hold_out, classes, recipe.data.split_seed)
     for source in recipe.outliers.sources.values():
         source.check_images(train, validation)
     for setting, chooses in (("headline = 'auto'", recipe.evaluate.headline == "auto"), ("tune", recipe.evaluate.tune)):
@@ -118,6 +125,8 @@ def check(recipe: Recipe, data: Data, devices: int) -> None:
             raise UserError(f"evaluate.{setting} chooses on validation images; set data.id.validation above 0")
     copies = data.facts["copies"].get("left_out_of_calibration", 0)
     refuse_too_few(len(data.images("calibration")), recipe.serve.accept, copies)
+    if recipe.data.hold_out is not None:
+        _check_folds(recipe, data)
     if recipe.attach is not None:
         return
     check_batches(recipe, devices)

@@ -9,11 +9,13 @@ from kood import registry
 from kood.data import ImageSet
 from kood.data.image_set import joined
 from kood.errors import UserError
+from kood.intervals import auroc_interval, mean_interval
 from kood.pipeline.features import OutlierFeatures
 from kood.pipeline.outliers import Outliers
 from kood.pipeline.prepare import Rows
 from kood.pipeline.stage import Stage
 from kood.recipe.data_sections import HoldOut
+from kood.report import score_arrays
 from kood.runs import fingerprint
 
 __all__ = ["HELD_OUT", "Fewer", "HeldOut", "folds_of", "told_folds"]
@@ -152,15 +154,13 @@ def folds_of(settings: HoldOut, names: Sequence[str], seed: int) -> list[tuple[s
     return list(dict.fromkeys(folds))
 
 
-def told_folds(folds: Sequence[Any]) -> dict[str, Any]:
+def told_folds(folds: Sequence[Any], left_out: Sequence[dict[str, Any]]) -> dict[str, Any]:
     """What the report tells of folds: each one's figures, and their mean with its interval.
 
     Args:
         folds: Pairs of the classes that were held out and the evaluation without them.
+        left_out: {"classes", "why"} of those that were not finished.
     """
-    from kood.intervals import auroc_interval, mean_interval
-    from kood.report.paired import score_arrays
-
     told = []
     for held, evaluation in folds:
         facts, score = evaluation.facts, evaluation.headline
@@ -175,4 +175,5 @@ def told_folds(folds: Sequence[Any]) -> dict[str, Any]:
             "accuracy": facts["id"]["accuracy"],
         })  # fmt: skip
     metrics = ("auroc", "fpr_at_ood_tpr", "fpr_at_id_tpr", "accepted", "accuracy")
-    return {"folds": told, "mean": {metric: mean_interval([one[metric] for one in told]) for metric in metrics}}
+    mean = {metric: mean_interval([one[metric] for one in told]) for metric in metrics} if told else {}
+    return {"folds": told, "mean": mean, "left_out": list(left_out)}

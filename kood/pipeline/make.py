@@ -2,9 +2,11 @@
 
 from typing import Any
 
+from kood.errors import UserError
 from kood.pipeline.attached import Attached
 from kood.pipeline.cell import Cell
 from kood.pipeline.checks import check
+from kood.pipeline.evaluation import Evaluation
 from kood.pipeline.held_out import told_folds
 from kood.pipeline.prepare import Data
 from kood.pipeline.summary import summarize
@@ -49,11 +51,19 @@ def make_cell(work: Work) -> tuple[dict[str, Any], Cell]:
 def _make_folds(work: Work, cell: Cell) -> dict[str, Any]:
     """Makes the same classifier without some classes, fold by fold; their part of the report, if there are any."""
     # By what score is measured only the first of several processes knows, and only that measures.
-    made, folds = [], cell.folds(cell.evaluation.headline if work.team.leads else "")
+    folds = cell.folds(cell.evaluation.headline if work.team.leads else "")
+    made: list[tuple[tuple[str, ...], Evaluation]] = []
+    left_out: list[dict[str, Any]] = []
     for number, (held, fold) in enumerate(folds, start=1):
-        work.progress.say(f"fold {number}/{len(folds)}: without {', '.join(held)}", style="bold")
-        for stage in fold.stages:
-            if stage.is_shared or work.team.leads:
-                stage.ensure(work)
+        without = f"fold {number}/{len(folds)}: without {', '.join(held)}"
+        work.progress.say(without, style="bold")
+        try:
+            for stage in fold.stages:
+                if stage.is_shared or work.team.leads:
+                    stage.ensure(work)
+        except UserError as error:  # What is published is there, and is worth its report.
+            left_out.append({"classes": list(held), "why": f"{error}"})
+            work.progress.say(f"{without}: left out: {error}", style="yellow")
+            continue
         made.append((held, fold.evaluation))
-    return {"hold_out": told_folds(made)} if made and work.team.leads else {}
+    return {"hold_out": told_folds(made, left_out)} if folds and work.team.leads else {}

@@ -109,6 +109,9 @@ class Recipe(Section):
             if self.outliers.use or self.pure_samples.trains:
                 raise ValueError("attach: a classifier that exists is not trained, so it cannot be exposed; remove "
                                  "outliers.use and pure_samples.use")  # fmt: skip
+            if self.data.hold_out is not None:
+                raise ValueError("data.hold_out: a classifier that exists is not trained again without some classes; "
+                                 "remove it")  # fmt: skip
             return self  # Its scores are those that the model itself can give.
         angular = self._is_angular()
         if self.outliers.use and self.outliers.acts_on_cosines and not angular:

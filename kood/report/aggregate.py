@@ -78,7 +78,7 @@ def _headline(cell: Cell, kind: str) -> Mapping[str, float | None]:
 
 def _held_out(runs: Sequence[Cell]) -> Row:
     """The means over the folds of each run, averaged over the runs; empty where no classes were held out."""
-    means = [run["hold_out"]["mean"] for run in runs if run.get("hold_out")]
+    means = [run["hold_out"]["mean"] for run in runs if (run.get("hold_out") or {}).get("mean")]
     if not means:
         return {}
     return {"held_out": _metrics([{name: of["mean"] for name, of in one.items()} for one in means])}

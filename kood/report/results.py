@@ -82,7 +82,7 @@ def headline(cell: Cells) -> Table:
 def held_out(cell: Cells) -> Table | None:
     """Each fold without some classes, and the mean of them all; None where no classes were held out."""
     told = cell.get("hold_out")
-    if not told:
+    if not told or not told["folds"]:
         return None
     rows = [
         row(

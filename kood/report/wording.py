@@ -237,7 +237,11 @@ def headline_names(row: Mapping[str, Any]) -> str:
 
 def _own_warnings(report: Mapping[str, Any]) -> list[str]:
     audited = report.get("outlier_audit") or {}
-    return [clean(text) for text in (*audited.get("warnings", []), *report.get("warnings", []))]
+    missing = [
+        f"data.hold_out: the fold without {', '.join(one['classes'])} was left out: {one['why']}"
+        for one in (report.get("hold_out") or {}).get("left_out", [])
+    ]
+    return [clean(text) for text in (*audited.get("warnings", []), *report.get("warnings", []), *missing)]
 
 
 def _own_notes(report: Mapping[str, Any]) -> list[str]:
