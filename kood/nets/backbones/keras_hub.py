@@ -31,7 +31,7 @@ def keras_hub(image_shape: tuple[int, int, int], preset: str) -> keras.Model:
             `backbone.save_to_preset` wrote.
 
     Returns:
-        A model from (B, H, W, C) to (B, D). With layers of KerasHub's own it loads where KerasHub is imported.
+        A model from (B, H, W, C) to (B, D). With layers of KerasHub's own it loads where KerasHub is installed.
 
     Raises:
         ValueError: A size is not positive.
@@ -42,7 +42,8 @@ def keras_hub(image_shape: tuple[int, int, int], preset: str) -> keras.Model:
     if all(type(layer).__module__.startswith("keras.") for _, layer in layers_of(network)):
         # As a plain functional model, which loads without KerasHub.
         network = of_whole_batches(keras.Model(network.inputs[0], network.output, name=network.name))
-    seen = tuple(n or own for n, own in zip(network.input_shape[1:3], image_shape, strict=False))
+    own = network.input_shape[1:3]
+    seen = own[0] or height, own[1] or width
     converter.image_size = None  # The recipe's.
 
     def prepare(pixels: np.ndarray) -> np.ndarray:
