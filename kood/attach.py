@@ -32,6 +32,7 @@ _SAID = [
         (r"\braise data\.id\.calibration\b", "give more images with --id"),
         (r"\bdata\.near\.([\w-]+(?:\.[\w-]+)*)", r"--ood \1"),
         (r"\bdata\.id\b", "--id"),
+        (r"\bdata\.resize\b(?: =)?", "--resize"),
         (r"\bserve\.accept\b(?: =)?", "--accept"),
         (r"\bserve\.by_class\b", "--by-class"),
         (r"\bevaluate\.(?:headline|scores)\b", "--score"),
@@ -91,6 +92,7 @@ def recipe_for(
     preprocess: str = "none",
     features: str | None = None,
     size: int | None = None,
+    resize: str = "stretch",
     imports: Sequence[str] = (),
     name: str | None = None,
 ) -> Recipe:
@@ -109,6 +111,7 @@ def recipe_for(
         preprocess: See there.
         features: See there.
         size: Side of the images, for a model that takes any.
+        resize: What becomes of images of other proportions, see `kood.recipe.data_sections.Data`.
         imports: See there.
         name: Names the folder under `saved/`; the model's file where not given.
 
@@ -125,7 +128,7 @@ def recipe_for(
     parts: dict[str, Any] = {**_source(place, found), "test": 0.5, "validation": 0.2, "calibration": 0.4}
     if min(found.train) < FEWEST:
         parts["stratify"] = False
-    data: dict[str, Any] = {"image_shape": list(shape), "id": parts}
+    data: dict[str, Any] = {"image_shape": list(shape), "resize": resize, "id": parts}
     with _about("--ood"):
         outside = {slug: _source(one, survey(one)) for slug, one in named(ood).items()}
     if outside:

@@ -85,12 +85,15 @@ def new(
     ] = None,
     name: Annotated[str | None, typer.Option(metavar="NAME", help="Of the recipe; the folder's if not given.")] = None,
     minutes: Annotated[float, typer.Option(help="About how long a run may take here.")] = 30.0,
+    backbone: Annotated[
+        str | None, typer.Option(metavar="FILE", help="A pretrained network to begin with, a .keras file.")
+    ] = None,
     force: Annotated[bool, typer.Option("--force", help="Write over a recipe of that name.")] = False,
 ) -> None:
     """Write a recipe for your own images, every choice with its reason."""
     from kood.starter import new_recipe
 
-    new_recipe(id_images, ood or (), name=name, minutes=minutes, force=force)
+    new_recipe(id_images, ood or (), name=name, minutes=minutes, force=force, backbone=backbone)
 
 
 @app.command()
@@ -125,6 +128,9 @@ def attach(
         str | None, typer.Option(metavar="LAYER", help="Its features; the input of its last dense layer if not given.")
     ] = None,
     size: Annotated[int | None, typer.Option(min=1, max=1024, help="Side of the images, if it takes any.")] = None,
+    resize: Annotated[
+        str, typer.Option(metavar="HOW", help="Images of other proportions: stretch, crop (the middle), pad.")
+    ] = "stretch",
     imports: Annotated[
         list[str] | None,
         typer.Option("--import", metavar="MODULE", help="A module with layers of the model's; may be repeated."),
@@ -142,8 +148,8 @@ def attach(
 
     attach_to(
         model, known=id_images, ood=ood or (), accept=accept, by_class=by_class, score=score, classes=classes,
-        preprocess=preprocess, features=features, size=size, imports=imports or (), name=name, fresh=fresh,
-        other_data=other_data, began=began, saved=saved, console=console(),
+        preprocess=preprocess, features=features, size=size, resize=resize, imports=imports or (), name=name,
+        fresh=fresh, other_data=other_data, began=began, saved=saved, console=console(),
     )  # fmt: skip
 
 

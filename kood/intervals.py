@@ -1,14 +1,16 @@
-"""How sure a figure is: the interval of one, and of the difference between two over several seeds. NumPy only."""
+"""How sure a figure is: the interval of one, and of the difference between two over several seeds."""
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from statistics import NormalDist
+from typing import Any
 
 import numpy as np
 
 from kood.metrics import placements
 
-__all__ = ["FEWEST_SEEDS", "Difference", "auroc_interval", "paired_difference"]
+__all__ = ["FEWEST_SEEDS", "Difference", "auroc_interval", "mean_interval", "paired_difference"]
 
 #: From fewer seeds nothing is called significant.
 FEWEST_SEEDS = 3
@@ -92,6 +94,34 @@ def auroc_interval(inside, outsides, level: float = 0.95) -> tuple[float, float]
         max(among_id, float(np.average(unmet, weights=share))) if share.any() else 0.0 for share in (areas, 1.0 - areas)
     )
     return low * (1.0 - lower), 1.0 - (1.0 - high) * (1.0 - upper)
+
+
+def mean_interval(shares: Sequence[float], level: float = 0.95) -> dict[str, Any]:
+    """The mean of a few shares, and Student's interval of it.
+
+    mean +- t s / sqrt(n), with s the sample standard deviation and t the quantile of Student's distribution with n - 1
+    degrees of freedom, cut off at 0 and 1.
+
+    Args:
+        shares: In [0, 1], n of them.
+        level: Confidence, in (0, 1).
+
+    Returns:
+        {"mean", "std", "n", "interval": [low, high]}; where n is 1, "std" and "interval" are None.
+
+    Raises:
+        ValueError: no shares.
+    """
+    if not len(shares):
+        raise ValueError("there are no shares to take the mean of")
+    mean, count = float(np.mean(shares)), len(shares)
+    if count == 1:
+        return {"mean": mean, "std": None, "n": 1, "interval": None}
+    from scipy.special import stdtrit
+
+    std = float(np.std(shares, ddof=1))
+    half = float(stdtrit(count - 1, (1 + level) / 2)) * std / math.sqrt(count)
+    return {"mean": mean, "std": std, "n": count, "interval": [max(0.0, mean - half), min(1.0, mean + half)]}
 
 
 def _scores(values) -> np.ndarray:

@@ -1,6 +1,6 @@
 """What a classifier and its scores say of many images: batch by batch, every batch of one shape."""
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 
 import keras
@@ -15,6 +15,7 @@ from kood.scorer import Scorer
 __all__ = [
     "Judge",
     "Outputs",
+    "at_once",
     "forward_of",
     "outputs_of",
     "perturbed_for",
@@ -126,7 +127,7 @@ def run_over(forward: Callable, images: np.ndarray, batch_size: int) -> Outputs:
 
     Args:
         forward: What `kood.backends.compiled` gave for a `Classifier`.
-        images: uint8 (N, H, W, C).
+        images: uint8 (N, H, W, C), or features float32 (N, D) where it takes these.
         batch_size: Images a forward pass.
 
     Returns:
@@ -178,6 +179,23 @@ def run_batches(forward: Callable, batches: Iterable[np.ndarray], rows: int, cou
     if waiting is not None:
         keep(*waiting)
     return outputs or {name: np.concatenate(values) for name, values in parts.items()}
+
+
+#: Pixels of a forward pass, 512 images of 45 x 45; and fewest images.
+_PIXELS, _FEWEST = 2**20, 8
+
+
+def at_once(shape: Sequence[int | None], otherwise: int = 224) -> int:
+    """Images of a forward pass that memory has room for: a network keeps some hundred numbers of each pixel.
+
+    Args:
+        shape: (H, W, C); of features (D,), of which there is always room.
+        otherwise: The side of images where the model takes any.
+    """
+    if len(shape) == 1:
+        return _PIXELS
+    height, width = shape[0] or otherwise, shape[1] or otherwise
+    return max(_FEWEST, _PIXELS // (height * width))
 
 
 #: Rows of outputs that are scored at once, however few images of their size pass the classifier at once.

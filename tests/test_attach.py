@@ -221,7 +221,7 @@ def options(place):
         ("rgb.keras --id known --by-class --accept 0.8 --score knn:k=5 --classes numbers.json", "by the list"),
         ("raw.keras --id two --preprocess 0..1 --classes list.txt", "by the list"),
         ("signed.keras --id renamed --preprocess -1..1 --classes other.txt --features hidden", "the layer 'hidden'"),
-        ("any.keras --id table.csv --size 8 --classes names.json", "by the list"),
+        ("any.keras --id table.csv --size 8 --classes names.json --resize pad", "by the list"),
         ("rgb.keras --id parts --score energy", "alphabetical"),
         ("rgb.keras --id numbered --score msp", "by the numbers that the folders' names begin with"),
     ],
@@ -232,6 +232,7 @@ def test_options(invoke, options, tmp_path, arguments, told):
     report = report_of(tmp_path, "one")
     assert told in result.stdout and report["id"]["accuracy"] == 1.0 and len(report["class_names"]) == 3
     facts = json.loads((tmp_path / "one" / "1" / "assets.extra" / "kood.json").read_bytes())
+    assert facts["resize"] == ("pad" if "--resize" in arguments else "stretch")
     if "--by-class" in arguments:
         assert report["headline_score"] == facts["score"] == "knn:k=5" and len(facts["groups"]) == 3
     if "parts" in arguments:
@@ -300,6 +301,7 @@ def test_few_images_of_each_class(invoke, options, tmp_path):
         ("own.keras --id known", "'Doubled'; name the module that defines it with --import MODULE"),
         ("rgb.keras --id known --import nothing_here", "^kood: --import: the module 'nothing_here' cannot be imported"),
         ("rgb.keras --id known --features nothing", "^kood: --features nothing: .* has no such layer"),
+        ("rgb.keras --id known --resize squash", "^kood: --resize: found 'squash'; Allowed: crop, pad, stretch"),
         ("rgb.keras --id known --size 16", "--size 16: the model takes 8 x 8 pixels"),
     ],
 )  # fmt: skip

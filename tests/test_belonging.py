@@ -104,6 +104,10 @@ def test_other_pixels_of_the_same_files_are_no_other_data(folder_data, monkeypat
     moved = folder_data("circle", "square", where="moved", transparent=True)
     with pytest.raises(UserError, match=r"cannot be compared, as ground changed\)"):
         Belonging(moved.run).accept(moved)
+    cropped = folder_data(**{"data.resize": '"crop"', "data.ground": '"black"'})
+    assert [identity_of(one).why(identity_of(black)) for one in (cropped, moved)] == [
+        f" (their images cannot be compared, as {what} changed)" for what in ("resize", "ground")
+    ]
     monkeypatch.setattr(Data, "version", 99)
     Belonging(black.run).accept(black)
 
@@ -151,7 +155,7 @@ def test_a_folder_of_an_older_kood_is_judged_by_its_classes(folder_data, where):
     assert (folder / FILE).exists()
 
 
-@pytest.mark.parametrize("key", ["class_names", "image_shape", "digests", "is_whole", "ground"])
+@pytest.mark.parametrize("key", ["class_names", "image_shape", "digests", "is_whole", "ground", "resize"])
 def test_a_file_with_empty_fields_is_not_read(folder_data, key):
     data = folder_data("circle", "square")
     Belonging(data.run).accept(data)

@@ -102,10 +102,10 @@ def facts_in(file):
 
 def test_the_file_says_what_it_is(tmp_path, ending):
     decision, _ = made("energy")
-    export(decision, tmp_path / f"it{ending}", image_shape=SHAPE, class_names=["a", "b", "c", "ß"])
+    export(decision, tmp_path / f"it{ending}", image_shape=SHAPE, class_names=["a", "b", "c", "ß"], resize="pad")
     facts = facts_in(tmp_path / f"it{ending}")
     assert (facts["score"], facts["accept"], facts["version"], facts["image_shape"]) == ("energy", 0.65, 5, [8, 8, 3])
-    assert facts["class_names"] == ["a", "b", "c", "ß"] and facts["pixels"] == "-1..1"
+    assert facts["class_names"] == ["a", "b", "c", "ß"] and facts["pixels"] == "-1..1" and facts["resize"] == "pad"
     assert facts["thresholds"] == decision.calibrated.thresholds.tolist()
 
 

@@ -76,6 +76,8 @@ def test_the_resolved_recipe_reads_back_the_same(path, tmp_path):
         (("[8, 8, 1]", "[8, 8, 2]"), ["data", "image_shape", "channels"]),
         (("[8, 8, 1]", "[8, 8]"), ["data.image_shape", "3 items"]),
         (("[8, 8, 1]", '[8, 8, 1]\nground = "blue"'), ["data.ground", "'blue'", "Allowed: black, grey, white"]),
+        (("[8, 8, 1]", '[8, 8, 1]\nresize = "squash"'), ["data.resize", "'squash'", "Allowed: crop, pad, stretch"]),
+        (("[8, 8, 1]", '[8, 8, 1]\nresize = "strech"'), ["data.resize", "did you mean 'stretch'"]),
         (("[8, 8, 1]", "[8, 8, 1]\nground = [0, 0, 256]"), ["data.ground", "256", "255"]),
         (("[8, 8, 1]", "[8, 8, 1]\nground = [0, 0]"), ["data.ground", "3 items"]),
         (("sampling_steps = 4", "sampling_steps = 60"), ["sampling_steps", "60", "num_steps", "50"]),

@@ -75,6 +75,8 @@ def of_sampling(key, changed):
 
 #: Of a run that trains nothing; `tests/test_attach.py` asks what these make again.
 ATTACHED = {f"attach.{key}" for key in ("classes", "features", "imports", "model", "preprocess")}
+#: Of a frozen backbone and of classes that are held out; `tests/test_frozen.py` asks what these make again.
+FROZEN = {"classifier.neck", "classifier.train", "classifier.views", "data.hold_out.classes", "data.hold_out.folds"}
 #: Recipe key -> another value, and the stages that are made again. {...} in a key stands for a name of the user's.
 KEYS: dict[str, tuple[str, set[str]]] = {
     "name": ('"other"', {"export"}),  # It is on the model card; the folder is another one.
@@ -83,6 +85,7 @@ KEYS: dict[str, tuple[str, set[str]]] = {
     "matrix": ("{ seed = [0] }", NOTHING),
     "data.image_shape": ("[8, 8, 3]", ALL),
     "data.ground": ('"grey"', ALL - {"noise"}),
+    "data.resize": ('"pad"', ALL - {"noise"}),
     **of_source("data.id", OF_THE_IMAGES),
     "data.id.group.folder": ("1", OF_THE_IMAGES),
     "data.id.group.pattern": ('"(.*)_"', OF_THE_IMAGES),
@@ -215,7 +218,7 @@ def leaves(model, above=""):
 
 
 def test_every_key_of_a_recipe_has_its_line_here():
-    missing = set(leaves(Recipe)) - set(KEYS) - ATTACHED
+    missing = set(leaves(Recipe)) - set(KEYS) - ATTACHED - FROZEN
     assert not missing, f"add to KEYS which stages these make again: {sorted(missing)}"
     assert not set(KEYS) - set(leaves(Recipe))
 
@@ -229,12 +232,13 @@ def stages(tmp_path, monkeypatch):
         sets = dict.fromkeys(("train", "validation", "calibration", "test"), settings["data"]["id"])
         for kind in ("near", "far", "validation_ood"):
             sets |= {f"data.{kind}.{name}": spec for name, spec in settings["data"][kind].items()}
-        every = {name: settings["data"][name] for name in ("image_shape", "ground", "split_seed")}
+        every = {name: settings["data"].get(name) for name in ("image_shape", "ground", "resize", "split_seed")}
         return {name: {"sha256": fingerprint(one, every, settings["quick"]), "images": 50, "class_names": ["a", "b"]}
                 for name, one in {**sets, "outliers.real": settings["real"]}.items()}  # fmt: skip
 
     def stand_in(_, name, decides, make):
         key = fingerprint(name, decides)
+        run.decided[name] = decides
         folder = tmp_path / f"{name}-{key}"
         folder.mkdir(exist_ok=True)
         facts = {"sha256": key, "images": 50, "warnings": [], "notes": [], "version": 1, "files": {}}
@@ -271,10 +275,18 @@ def stages(tmp_path, monkeypatch):
     (tmp_path / "whole.toml").write_text(WHOLE)
 
     def run(*overrides):
+        run.decided = {}
         keys, _ = make.make_cell(work_alone(load(tmp_path / "whole.toml", overrides), tmp_path / "saved"))
         return keys
 
     return run
+
+
+def test_keys_of_before_a_setting_stay_where_it_is_not_used(stages):
+    stages()
+    assert "resize" not in stages.decided["data"]["data"] and "resize" not in stages.decided["export"]["served"]
+    stages("data.resize='crop'")
+    assert stages.decided["data"]["data"]["resize"] == stages.decided["export"]["served"]["resize"] == "crop"
 
 
 def test_everything_is_in_use(stages):

@@ -7,6 +7,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import keras
 import numpy as np
 import pytest
 from PIL import Image
@@ -15,13 +16,17 @@ from rich.console import Console
 from kood.errors import UserError
 from kood.recipe import load
 from kood.starter import Machine, choose, new_recipe, survey
+from kood.starter.pretrained import Pretrained
 
 CPU, GPU = Machine(2, False), Machine(8, True)
 
 
 @pytest.fixture(autouse=True)
 def here(tmp_path, monkeypatch):
+    """An empty folder, and neither a network nor weights in Keras's cache."""
     monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("KERAS_HOME", str(tmp_path / "keras"))
+    monkeypatch.setattr("kood.starter.pretrained._is_reachable", lambda: False)
 
 
 def fill(folder, count, size=(20, 30), mode="RGB", value=(200, 30, 30)):
@@ -50,6 +55,89 @@ def test_a_recipe_of_a_plain_folder():
     assert "cat 150, dog 120, owl 130" in text and "20x30 pixels" in text and "kood run pets.toml" in text
     written = Path("pets.toml").read_text().splitlines()
     assert all(len(line) <= 120 for line in written if not line.startswith("path"))
+
+
+@pytest.fixture
+def photos(monkeypatch):
+    """Photographs of four classes, and no time spent on timing."""
+    monkeypatch.setattr("kood.starter.recipe.seconds_of_an_image", lambda *_: 0.02)
+    for name in "abcd":
+        fill(f"photos/{name}", 60, (120, 160))
+
+
+def test_photographs_begin_with_weights_in_the_cache_of_keras(photos):
+    Path("keras/models").mkdir(parents=True)
+    Path("keras/models/resnet50v2_weights_tf_dim_ordering_tf_kernels_notop.h5").touch()
+    recipe, text = made("photos")
+    assert recipe.classifier.backbone == "keras_applications" and recipe.classifier.is_frozen
+    assert recipe.classifier.options == {"name": "ResNet50V2", "weights": "imagenet"}
+    assert recipe.data.shape == (224, 224, 3) and recipe.data.resize == "crop" and recipe.data.hold_out.folds == 5
+    written = Path("photos.toml").read_text()
+    assert "its ImageNet weights are in Keras's cache; all images pass it in about " in written
+    assert "half of the images lose 25% or less at the sides" in written and "No pretrained weights" not in text
+
+
+def test_photographs_begin_with_weights_that_can_be_fetched(photos, monkeypatch):
+    monkeypatch.setattr("kood.starter.pretrained._is_reachable", lambda: True)
+    recipe, _ = made("photos")
+    assert recipe.classifier.options["name"] == "EfficientNetV2B0"
+    assert "the first run fetches its ImageNet weights" in Path("photos.toml").read_text()
+
+
+def test_without_weights_it_says_what_that_costs(photos):
+    recipe, text = made("photos")
+    assert recipe.classifier.backbone == "resnet8" and not recipe.classifier.is_frozen
+    assert "No pretrained weights are at hand" in text and "Give --backbone FILE" in text
+
+
+def test_small_images_need_no_pretrained_network(monkeypatch):
+    monkeypatch.setattr("kood.starter.pretrained._is_reachable", lambda: True)
+    for name in "ab":
+        fill(f"small/{name}", 40, (95, 300))
+    recipe, text = made("small")
+    assert not recipe.classifier.is_frozen and "pretrained" not in text
+
+
+def test_a_network_of_the_user_is_taken_at_its_size(photos):
+    image = keras.Input((64, 64, 3))
+    x = keras.layers.GlobalAveragePooling2D()(keras.layers.Conv2D(4, 3)(image))
+    keras.Model(image, keras.layers.Dense(5, activation="softmax")(x)).save("own.keras")
+    recipe, _ = made("photos", backbone="own.keras")
+    assert recipe.classifier.options == {"path": str(Path("own.keras").absolute())}
+    assert recipe.data.shape == (64, 64, 3)
+
+
+@pytest.mark.parametrize(
+    ("write", "told"),
+    [
+        (lambda file: None, "--backbone {}: cannot be read (No such file or directory); give a .keras file"),
+        (lambda file: file.write_text("no"), "--backbone {} is no .keras file; give one that model.save(...) wrote"),
+        (lambda file: file.mkdir(), "--backbone {}: cannot be read (Is a directory)"),
+    ],
+)
+def test_a_network_that_is_none_is_one_message_and_nothing_is_written(photos, write, told):
+    file = Path("own.keras")
+    write(file)
+    with pytest.raises(UserError) as refused:
+        made("photos", backbone="own.keras")
+    assert str(refused.value).startswith(told.format(file.absolute()))
+    assert not Path("photos.toml").exists()
+
+
+@pytest.mark.parametrize(
+    ("sizes", "resize"),
+    [
+        ([(100, 100)], "stretch"), ([(100, 109)], "stretch"), ([(100, 150)], "crop"),
+        ([(150, 100), (100, 150)], "crop"), ([(100, 200)], "pad"), ([(100, 100)] * 3 + [(100, 300)], "crop"),
+    ],
+)  # fmt: skip
+def test_how_images_are_resized_follows_what_would_be_lost(sizes, resize):
+    """Of images of two kinds the median is a size that none of them has."""
+    for name in "ab":
+        for number, size in enumerate(sizes):
+            fill(f"x/{name}/{number}", 10, size)
+    network = Pretrained("file", {}, 224, "")
+    assert choose(survey(Path("x")), CPU, 30, network).resize == resize
 
 
 def test_label_mixup_needs_one_word():

@@ -104,6 +104,8 @@ def adapted(model: keras.Model, features: str | None = None, preprocess: Any = N
     Raises:
         UserError: as for `Adapted`.
     """
+    if isinstance(model, Classifier) and len(model.backbone.input_shape) == 2:
+        return model  # What stands after a frozen backbone.
     if isinstance(model, Classifier):
         take_apart(model, features)
         if preprocess not in (None, "none", "-1..1"):

@@ -12,15 +12,15 @@ import numpy as np
 
 from kood import registry
 from kood.data.image_set import ImageSet
-from kood.data.images import normalize
-from kood.data.large import is_large
+from kood.data.images import normalize, quantize
+from kood.data.large import filled, is_large
 from kood.data.mixing import mixed_in
 from kood.data.resident import moved_places, only_move
 from kood.data.tf_on_cpu import tf
 from kood.errors import UserError
 from kood.machine import cores
 
-__all__ = ["image_batches", "labelled_batches", "training_batches"]
+__all__ = ["image_batches", "labelled_batches", "training_batches", "views_of"]
 
 # What a random stream is for: streams of one seed never meet.
 _ID_ORDER, _OUTLIER_ORDER, _ROW_ORDER, _AUGMENT, _LABELLED_ORDER, _MIX = range(6)
@@ -214,10 +214,10 @@ def labelled_batches(
 
 
 def image_batches(images: np.ndarray, batch_size: int) -> tf.data.Dataset:
-    """Images uint8 (N, H, W, C) in order, for prediction; the last batch may be smaller.
+    """Images uint8 (N, H, W, C), or features float32 (N, D), in order, for prediction; the last batch may be smaller.
 
     Returns:
-        A dataset of ceil(N / batch_size) float32 tensors (B, H, W, C) in [-1, 1].
+        A dataset of ceil(N / batch_size) float32 tensors (B, H, W, C) in [-1, 1], or (B, D).
     """
 
     def slices():
@@ -228,7 +228,35 @@ def image_batches(images: np.ndarray, batch_size: int) -> tf.data.Dataset:
     pixels = tf.data.Dataset.from_generator(
         slices, output_signature=tf.TensorSpec((None, *images.shape[1:]), images.dtype)
     )
-    return _finished(pixels.map(normalize), -(-len(images) // batch_size))
+    given = pixels if images.ndim == 2 else pixels.map(normalize)
+    return _finished(given, -(-len(images) // batch_size))
+
+
+def views_of(images: ImageSet, views: int, augment: Sequence[str], seed: int) -> ImageSet:
+    """Augmented views of images, each as often, kept as pixels.
+
+    Args:
+        images: (N, H, W, C).
+        views: V, how many of each.
+        augment: Names of `kood.data.augment`, applied in order.
+        seed: Decides them.
+
+    Returns:
+        V N images, one pass over all after the other, rounded to whole pixels.
+    """
+    finished, count = _finishing(augment, images.images.shape[1:], False), len(images)
+
+    def seen(part: slice) -> np.ndarray:
+        its = np.arange(part.start, part.stop)
+        found = finished(
+            tf.constant(np.asarray(images.images[its % count])), len(its), _seed(seed, _AUGMENT, part.start)
+        )
+        return quantize(found["image"])
+
+    # float32, and as much again while they are augmented.
+    pixels = filled((views * count, *images.images.shape[1:]), np.uint8, seen, 8 * images.images[:1].nbytes)
+    labels = None if images.labels is None else np.tile(images.labels, views)
+    return ImageSet(pixels, labels, images.class_names)
 
 
 def _check_labels(id_set: ImageSet, num_classes: int) -> None:
@@ -248,7 +276,7 @@ def _check_batches(images: int, batch_size: int, first_epoch: int, epochs: int) 
 
 
 def _looking_up(images: np.ndarray, behind: int, resident: bool):
-    """A function of rows (n,) to their pixels (n, H, W, C), uint8; or, without pixels, to the rows behind others."""
+    """A function of rows (n,) to their pixels (n, H, W, C), uint8, or features (n, D); or to the rows behind others."""
     if resident:
         return lambda rows: rows + behind
     if not is_large(images.nbytes):
@@ -256,7 +284,7 @@ def _looking_up(images: np.ndarray, behind: int, resident: bool):
         return lambda rows: tf.gather(held, rows)
 
     def gather(rows):
-        found = tf.numpy_function(lambda some: np.asarray(images[some]), [rows], tf.uint8, stateful=False)
+        found = tf.numpy_function(lambda some: np.asarray(images[some]), [rows], images.dtype, stateful=False)
         return tf.ensure_shape(found, (None, *images.shape[1:]))
 
     return gather
@@ -295,12 +323,17 @@ def _finishing(names: Sequence[str], shape: tuple[int, ...], resident: bool):
     def of_rows(rows, count, seed):
         return {"rows": tf.ensure_shape(rows, (count,)), **moved_places(names, count, (shape[0], shape[1]), seed)}
 
+    def of_features(features, count, seed):
+        return {"image": tf.ensure_shape(features, (count, *shape))}
+
     def of_pixels(pixels, count, seed):
         images = normalize(tf.ensure_shape(pixels, (count, *shape)))
         for place, function in enumerate(functions):
             images = function(images, tf.random.fold_in(seed, place))
         return {"image": images}
 
+    if len(shape) == 1:
+        return of_features
     return of_rows if resident else of_pixels
 
 

@@ -12,7 +12,7 @@ from pathlib import Path
 import numpy as np
 
 from kood.data.large import room, rows_of
-from kood.data.rules import MIRRORED, UPSIDE_DOWN, WHITE, Colour, orientation_in, reduction
+from kood.data.rules import MIRRORED, STRETCHED, UPSIDE_DOWN, Framing, Resize, orientation_in, reduction
 from kood.errors import UserError
 
 __all__ = ["decode_image", "decode_images", "decode_readable", "decoding", "opened", "orientation_of"]
@@ -83,8 +83,12 @@ def decode_image(source: Source, size: tuple[int, int] | None = None) -> np.ndar
 
 
 @contextmanager
-def decoding(source: Source, size: tuple[int, int] | None = None) -> Iterator[tuple[np.ndarray, tuple[int, int]]]:
+def decoding(
+    source: Source, size: tuple[int, int] | None = None, resize: Resize = "stretch"
+) -> Iterator[tuple[np.ndarray, tuple[int, int]]]:
     """As `decode_image`, for work on the pixels whose memory is part of what decoding may take at once.
+
+    `resize` says how it will be brought to `size`.
 
     Yields:
         The pixels, and the (height, width) that they have unreduced.
@@ -97,7 +101,7 @@ def decoding(source: Source, size: tuple[int, int] | None = None) -> Iterator[tu
                 orientation = orientation_of(image)
                 height, width = image.size if orientation >= 5 else image.size[::-1]
                 reducible = image.format in ("JPEG", "MPO") and image.mode in ("L", "RGB")
-                by = reduction(height, width, size) if size and reducible else 1
+                by = reduction(height, width, size, resize) if size and reducible else 1
                 _memory.take(cost := _cost(image, by))
                 taken = cost
             with image:
@@ -209,13 +213,15 @@ def _of_16_bits(wide: np.ndarray, key: int | None) -> np.ndarray:
     return np.stack([narrow, narrow, narrow, np.where(wide == key, 0, 255).astype(np.uint8)], axis=-1)
 
 
-def decode_images(sources: Sequence[Source], image_shape: tuple[int, int, int], ground: Colour = WHITE) -> np.ndarray:
+def decode_images(
+    sources: Sequence[Source], image_shape: tuple[int, int, int], framing: Framing = STRETCHED
+) -> np.ndarray:
     """`decode_readable` where every file must be readable: the images alone, uint8 (N, H, W, C)."""
-    return decode_readable(sources, image_shape, 0, ground)[0]
+    return decode_readable(sources, image_shape, 0, framing)[0]
 
 
 def decode_readable(
-    sources: Sequence[Source], image_shape: tuple[int, int, int], max_bad_images: int, ground: Colour = WHITE
+    sources: Sequence[Source], image_shape: tuple[int, int, int], max_bad_images: int, framing: Framing = STRETCHED
 ) -> tuple[np.ndarray, np.ndarray, tuple[str, ...]]:
     """Many image files, each brought to `image_shape`, in order; those that cannot be read are left out.
 
@@ -223,7 +229,7 @@ def decode_readable(
         sources: Paths or bytes.
         image_shape: (H, W, C).
         max_bad_images: How many may be left out.
-        ground: What is seen through transparency, (red, green, blue).
+        framing: What is seen through transparency, and what becomes of other proportions.
 
     Returns:
         (images, rows, why): uint8 (N, H, W, C); which of the sources they are, (N,); and a message for each of the
@@ -242,10 +248,10 @@ def decode_readable(
         with reading:
             source = sources[place]
         try:
-            with decoding(source, image_shape[:2]) as (pixels, _):
+            with decoding(source, image_shape[:2], framing.resize) as (pixels, _):
                 if pixels.shape[0] * pixels.shape[1] <= _SMALL:
                     return pixels
-                images[place] = _fit(pixels[None], image_shape, ground)[0]
+                images[place] = _fit(pixels[None], image_shape, framing)[0]
                 return None
         except _UnreadableError as error:
             return error
@@ -265,7 +271,7 @@ def decode_readable(
             for shape in {pixels.shape for _, pixels in decoded}:
                 alike = [(row, pixels) for row, pixels in decoded if pixels.shape == shape]
                 rows, same_shape = zip(*alike, strict=True)
-                images[list(rows)] = _fit(np.stack(same_shape), image_shape, ground)
+                images[list(rows)] = _fit(np.stack(same_shape), image_shape, framing)
     kept = np.flatnonzero(good)
     return (images if len(kept) == len(sources) else rows_of(images, kept)), kept, tuple(why)
 
@@ -277,9 +283,9 @@ def _too_many(last: UserError, why: Sequence[str], most: int) -> UserError:
     return UserError(f"path: more files than max_bad_images = {most} cannot be read: {told}; mend or remove them")
 
 
-def _fit(images: np.ndarray, image_shape: tuple[int, int, int], ground: Colour) -> np.ndarray:
+def _fit(images: np.ndarray, image_shape: tuple[int, int, int], framing: Framing) -> np.ndarray:
     if images.shape[1:] == tuple(image_shape):
         return images
     from kood.data.images import fit_images
 
-    return fit_images(images, image_shape, ground)
+    return fit_images(images, image_shape, framing)

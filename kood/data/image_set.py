@@ -6,10 +6,10 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from kood.data.large import rows_of
+from kood.data.large import room, rows_of
 from kood.text import composed
 
-__all__ = ["ImageSet", "Splits"]
+__all__ = ["ImageSet", "Splits", "joined"]
 
 
 @dataclass(frozen=True)
@@ -17,7 +17,7 @@ class ImageSet:
     """Images of one shape, in memory or mapped from a file, with their labels where they have any.
 
     Args:
-        images: uint8 (N, H, W, C).
+        images: uint8 (N, H, W, C); or float32 (N, D), the features that a frozen backbone gave for them.
         labels: int64 (N,), each an index into `class_names`; or None.
         class_names: One name a class, kept composed (Unicode NFC); empty where there are no labels.
         skipped: Why files of the source are not among the images, a message each.
@@ -38,8 +38,11 @@ class ImageSet:
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "class_names", tuple(composed(name) for name in self.class_names))
-        if self.images.dtype != np.uint8 or self.images.ndim != 4:
-            raise ValueError(f"images must be uint8 (N, H, W, C), not {self.images.dtype} {self.images.shape}")
+        if (self.images.dtype, self.images.ndim) not in ((np.uint8, 4), (np.float32, 2)):
+            raise ValueError(
+                f"images must be uint8 (N, H, W, C), or features float32 (N, D), not {self.images.dtype} "
+                f"{self.images.shape}"
+            )
         if self.groups is not None and (self.groups.dtype != np.int64 or self.groups.shape != (len(self.images),)):
             raise ValueError(f"groups must be int64 ({len(self.images)},), not {self.groups.dtype} {self.groups.shape}")
         if self.labels is None:
@@ -51,6 +54,11 @@ class ImageSet:
 
     def __len__(self) -> int:
         return len(self.images)
+
+    @property
+    def is_pixels(self) -> bool:
+        """Whether these are pixels; else features."""
+        return self.images.ndim == 4
 
     @property
     def known_labels(self) -> np.ndarray:
@@ -74,6 +82,18 @@ class ImageSet:
         if self.labels is not None:
             digest.update(np.ascontiguousarray(self.labels, dtype="<i8").data)
         return digest.hexdigest()
+
+
+def joined(sets: Sequence[ImageSet]) -> ImageSet:
+    """Sets of one shape as one, in their order, with their labels where all have the same classes."""
+    whole = room((sum(map(len, sets)), *sets[0].images.shape[1:]), sets[0].images.dtype)
+    start = 0
+    for one in sets:
+        whole[start : start + len(one)] = one.images
+        start += len(one)
+    if any(one.labels is None or one.class_names != sets[0].class_names for one in sets):
+        return ImageSet(whole)
+    return ImageSet(whole, np.concatenate([one.known_labels for one in sets]), sets[0].class_names)
 
 
 @dataclass(frozen=True)

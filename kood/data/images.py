@@ -5,24 +5,28 @@ import math
 import numpy as np
 
 from kood.data.large import filled
-from kood.data.rules import WHITE, Colour
+from kood.data.rules import STRETCHED, Framing, inscribed
 from kood.data.tf_on_cpu import tf
 
 __all__ = ["fit_images", "normalize", "quantize", "to_shape"]
 
+#: What an alpha of 0..255 leaves of its pixel.
+_SHARES = np.arange(256, dtype=np.float32) / np.float32(255)
 
-def to_shape(images, image_shape: tuple[int, int, int], ground: Colour = WHITE):
+
+def to_shape(images, image_shape: tuple[int, int, int], framing: Framing = STRETCHED):
     """Bring images to the model's shape. Made of TensorFlow ops only, so it can stand inside a graph or a SavedModel.
 
     In this order: alpha is composited over the ground (ground + (rgb - ground) a / 255); colour becomes grey by
-    0.2989 R + 0.5870 G + 0.1140 B, grey becomes colour by repeating it; height and width are resized (stretched, not
-    cropped) by antialiased bilinear interpolation; the result is rounded and clipped to whole numbers in 0..255. Images
-    that already have the shape pass unchanged.
+    0.2989 R + 0.5870 G + 0.1140 B, grey becomes colour by repeating it; height and width are resized by antialiased
+    bilinear interpolation: all of the image, or of a window of it where `framing` crops; the result is rounded and
+    clipped to whole numbers in 0..255; and, where `framing` pads, the ground is put around it, of which a grey image
+    has the luma. Images that already have the shape pass unchanged.
 
     Args:
         images: uint8 or float (B, h, w, c) of 0..255 with c statically known: 1 grey, 3 RGB or 4 RGBA.
         image_shape: (H, W, C), C 1 or 3.
-        ground: What is seen through transparency.
+        framing: What is seen through transparency, and what becomes of other proportions.
 
     Returns:
         float32 (B, H, W, C), whole numbers in 0..255.
@@ -35,19 +39,43 @@ def to_shape(images, image_shape: tuple[int, int, int], ground: Colour = WHITE):
     if channels not in (1, 3) or found not in (1, 3, 4):
         raise ValueError(f"cannot bring images of {found} channels to {channels}; from 1, 3 or 4, to 1 or 3")
     pixels = tf.cast(images, tf.float32)
+    ground = tf.constant(framing.ground, tf.float32)
     if found == 4:
-        under = tf.constant(ground, tf.float32)
-        pixels = under + (pixels[..., :3] - under) * (pixels[..., 3:] / 255.0)
+        # Looked up, since graphs divide by a product with the inverse, and the last place would be another.
+        whole = images.dtype == np.uint8
+        share = tf.gather(_SHARES, tf.cast(images[..., 3:], tf.int32)) if whole else pixels[..., 3:] / 255.0
+        pixels = ground + (pixels[..., :3] - ground) * share
     if pixels.shape[-1] == 3 and channels == 1:
         pixels = tf.image.rgb_to_grayscale(pixels)
     if tuple(pixels.shape[1:3]) != (height, width):
-        pixels = tf.image.resize(pixels, (height, width), method="bilinear", antialias=True)
+        pixels = _resized(pixels, (height, width), framing.resize)
     if pixels.shape[-1] == 1 and channels == 3:
         pixels = tf.image.grayscale_to_rgb(pixels)
-    return tf.clip_by_value(tf.round(pixels), 0.0, 255.0)
+    pixels = tf.clip_by_value(tf.round(pixels), 0.0, 255.0)
+    if tuple(pixels.shape[1:3]) == (height, width):
+        return pixels
+    if channels == 1:
+        ground = tf.round(tf.image.rgb_to_grayscale(ground))
+    high, wide = tf.unstack(tf.shape(pixels)[1:3])
+    above, left = (height - high) // 2, (width - wide) // 2
+    # Around what lies over a ground of zeros; of whole numbers nothing is rounded.
+    return tf.image.pad_to_bounding_box(pixels - ground, above, left, height, width) + ground
 
 
-def fit_images(images: np.ndarray, image_shape: tuple[int, int, int], ground: Colour = WHITE) -> np.ndarray:
+def _resized(pixels, size, resize):
+    """Pixels (B, h, w, C) resized to (H, W), or within it where they are to be padded."""
+    if resize != "stretch":
+        sides = tf.unstack(tf.shape(pixels, tf.int64)[1:3])
+    if resize == "crop":
+        window = inscribed(sides, size, tf.minimum, tf.maximum)
+        (above, left), (high, wide) = ((side - own) // 2 for side, own in zip(sides, window, strict=True)), window
+        pixels = pixels[:, above : above + high, left : left + wide]
+    if resize == "pad":
+        size = tf.cast(tf.stack(inscribed(size, sides, tf.minimum, tf.maximum)), tf.int32)
+    return tf.image.resize(pixels, size, method="bilinear", antialias=True)
+
+
+def fit_images(images: np.ndarray, image_shape: tuple[int, int, int], framing: Framing = STRETCHED) -> np.ndarray:
     """`to_shape` for arrays, in memory-sparing pieces: uint8 or float (B, h, w, c) in, uint8 (B, H, W, C) out.
 
     Raises:
@@ -59,7 +87,7 @@ def fit_images(images: np.ndarray, image_shape: tuple[int, int, int], ground: Co
     def fitted(rows: slice) -> np.ndarray:
         if images.dtype != np.uint8 and not np.isfinite(images[rows]).all():
             raise ValueError("images hold NaN or infinite pixels")
-        return to_shape(images[rows], image_shape, ground).numpy()
+        return to_shape(images[rows], image_shape, framing).numpy()
 
     # Resizing makes float32 copies.
     bytes_each = 4 * max(math.prod(images.shape[1:]), math.prod(image_shape))

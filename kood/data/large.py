@@ -6,11 +6,11 @@ Such files are in the folder for temporary files (`TMPDIR`).
 import math
 import os
 import tempfile
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 
 import numpy as np
 
-__all__ = ["Blobs", "filled", "is_large", "room", "rows_of"]
+__all__ = ["Blobs", "blocks_of", "filled", "is_large", "room", "rows_of"]
 
 #: Bytes past which an array is kept on disk.
 IN_MEMORY = 512 * 2**20
@@ -45,6 +45,13 @@ def filled(
         rows = slice(start, min(start + step, shape[0]))
         whole[rows] = make(rows)
     return whole
+
+
+def blocks_of(array: np.ndarray) -> Iterator[np.ndarray]:
+    """The rows of an array in order, a block at a time."""
+    step = max(1, _BLOCK // max(1, math.prod(array.shape[1:]) * array.dtype.itemsize))
+    for start in range(0, len(array), step):
+        yield np.asarray(array[start : start + step])
 
 
 def rows_of(array: np.ndarray, rows: np.ndarray) -> np.ndarray:

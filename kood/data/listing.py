@@ -7,7 +7,7 @@ import numpy as np
 
 from kood.data.classes import drawn
 from kood.data.image_set import ImageSet
-from kood.data.rules import WHITE, Colour
+from kood.data.rules import STRETCHED, Framing
 from kood.errors import UserError
 from kood.text import clean, composed
 
@@ -116,7 +116,7 @@ def read_listed(
     count: int | None = None,
     split: str | None = None,
     max_bad_images: int = 0,
-    ground: Colour = WHITE,
+    framing: Framing = STRETCHED,
 ) -> dict[str, ImageSet]:
     """The images of a listing; only the files that `classes`, `count` and `split` leave are decoded.
 
@@ -138,7 +138,7 @@ def read_listed(
     sets = {}
     for name, part in parts.items():
         rows, labels, names = drawn(part.labels, part.names, classes, count, draw)
-        images, read, skipped = decode_readable([part.files[row] for row in rows], image_shape, max_bad_images, ground)
+        images, read, skipped = decode_readable([part.files[row] for row in rows], image_shape, max_bad_images, framing)
         groups = None if part.groups is None else part.groups[rows[read]]
         sets[name] = ImageSet(images, labels[read] if names else None, names, skipped, listed.notes, groups)
     return sets

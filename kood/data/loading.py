@@ -13,7 +13,7 @@ from kood.data.classes import select_classes
 from kood.data.dealing import generator
 from kood.data.image_set import ImageSet, Splits
 from kood.data.listing import check_parts
-from kood.data.rules import WHITE, Colour, ground_colour
+from kood.data.rules import STRETCHED, Framing
 from kood.data.splitting import Splitting
 from kood.errors import UserError, under
 from kood.text import clean
@@ -26,7 +26,7 @@ _DONE_HERE = ("classes", "count", "split")
 
 
 def load_source(
-    spec: Any, image_shape: tuple[int, int, int], *, seed: int, key: str, ground: Colour = WHITE, **options: Any
+    spec: Any, image_shape: tuple[int, int, int], *, seed: int, key: str, framing: Framing = STRETCHED, **options: Any
 ) -> dict[str, ImageSet]:
     """Call the source that `spec` names with the options that `spec` sets.
 
@@ -39,7 +39,7 @@ def load_source(
         image_shape: (H, W, C) of the images wanted.
         seed: Decides all that is random about the source.
         key: Where the recipe has `spec`, such as "data.far.noise"; it begins every message.
-        ground: What is seen through transparency, where the source may have any.
+        framing: What is seen through transparency, and what becomes of images of other proportions.
         **options: Values that stand in for those of `spec`; None takes an option away.
 
     Returns:
@@ -62,7 +62,7 @@ def load_source(
                 f"{key}.{option}: the source {spec.source!r} needs it; add {option} = ... (`kood list datasets` says "
                 "what each source takes)"
             )
-    given["ground"] = ground
+    given |= {"framing": framing, **vars(framing)}
     accepted = {option: value for option, value in given.items() if option in entry.parameters}
     with under(key):
         found = registry.obtain(_ROOM, spec.source)(tuple(image_shape), seed=seed, **accepted)
@@ -76,7 +76,9 @@ def _plain(value: Any) -> Any:
     return value.model_dump(exclude_none=True) if hasattr(value, "model_dump") else value
 
 
-def load_ood(spec: Any, image_shape: tuple[int, int, int], *, seed: int, key: str, ground: Colour = WHITE) -> ImageSet:
+def load_ood(
+    spec: Any, image_shape: tuple[int, int, int], *, seed: int, key: str, framing: Framing = STRETCHED
+) -> ImageSet:
     """One out-of-distribution set: its test images where it has any, then `classes`, then `count` drawn at random.
 
     The arguments are those of `load_source`; `spec.split` overrides the choice of "test".
@@ -87,11 +89,11 @@ def load_ood(spec: Any, image_shape: tuple[int, int, int], *, seed: int, key: st
     Raises:
         UserError: As `load_source` does; a split the source does not have; more images asked for than there are.
     """
-    return _load_part(spec, image_shape, ("test", "all", "validation", "train"), seed, key, ground)[1]
+    return _load_part(spec, image_shape, ("test", "all", "validation", "train"), seed, key, framing)[1]
 
 
 def load_outliers(
-    spec: Any, image_shape: tuple[int, int, int], *, seed: int, key: str = "outliers.real", ground: Colour = WHITE
+    spec: Any, image_shape: tuple[int, int, int], *, seed: int, key: str = "outliers.real", framing: Framing = STRETCHED
 ) -> tuple[str, ImageSet]:
     """Real outliers to train on: as `load_ood`, but of the source's training images; its test part stays unseen.
 
@@ -99,16 +101,16 @@ def load_outliers(
         The part that was taken ("train", "all" where the source has one part, "test" where it has no other), and its
         images.
     """
-    return _load_part(spec, image_shape, ("train", "all", "validation", "test"), seed, key, ground)
+    return _load_part(spec, image_shape, ("train", "all", "validation", "test"), seed, key, framing)
 
 
 def _load_part(
-    spec: Any, image_shape: tuple[int, int, int], order: Sequence[str], seed: int, key: str, ground: Colour
+    spec: Any, image_shape: tuple[int, int, int], order: Sequence[str], seed: int, key: str, framing: Framing
 ) -> tuple[str, ImageSet]:
     """The part that the recipe names, else the first of `order` that there is."""
     entry = registry.find(_ROOM, spec.source, f"{key}.source")
     wanted = {"split": spec.split or order[0]} if "split" in entry.parameters else {}
-    sets = load_source(spec, image_shape, seed=seed, key=key, ground=ground, **wanted)
+    sets = load_source(spec, image_shape, seed=seed, key=key, framing=framing, **wanted)
     part = spec.split or next(name for name in order if name in sets)
     chosen = _chosen(_official(sets, part, key), spec, key)
     if len(chosen) == 0:
@@ -139,8 +141,8 @@ def load_id(data: Any, *, key: str = "data.id") -> Splits:
     source's own. Of copies in the calibration part one stays, since what a threshold promises counts different images.
 
     Args:
-        data: Has `image_shape`, `ground`, `split_seed` and `id`, which is as for `load_source` with `validation`,
-            `calibration`, `test`, `per_class` and `near_copies` besides.
+        data: Has `image_shape`, `ground`, `resize`, `split_seed` and `id`, which is as for `load_source` with
+            `validation`, `calibration`, `test`, `per_class` and `near_copies` besides.
         key: Where the recipe has `data.id`.
 
     Returns:
@@ -155,7 +157,7 @@ def load_id(data: Any, *, key: str = "data.id") -> Splits:
             all equal; a class too small to stand in every part.
     """
     spec, seed = data.id, data.split_seed
-    sets = load_source(spec, data.image_shape, seed=seed, key=key, ground=ground_colour(data.ground), count=None)
+    sets = load_source(spec, data.image_shape, seed=seed, key=key, framing=Framing.of(data), count=None)
     if spec.split is not None:
         sets = {"all": _official(sets, spec.split, key)}
     with under(key):

@@ -10,6 +10,7 @@ What a graph cannot do by these rules it refuses; kood's clients decode such a f
 |                         | read, nor are text chunks                                     |                        |
 | gamma, colour profile   | not applied                                                   | the same               |
 | alpha                   | laid over `data.ground`, before anything is resized           | the same               |
+| another shape           | `data.resize`: stretched, cropped in the middle, or padded    | the same               |
 | transparent colour      | alpha 0 where a pixel has it; refused in 16 bits of colour    | the same; GIF: refused |
 | palette                 | its colours, with their alpha                                 | the same; BMP: refused |
 | 16 bits                 | grey: round(v 255 / 65535); colour: the upper 8 bits          | the same               |
@@ -28,15 +29,20 @@ What a graph cannot do by these rules it refuses; kood's clients decode such a f
 """
 
 import struct
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any, Literal
 
 __all__ = [
-    "LARGEST", "MIRRORED", "ORIENTATION", "REDUCED_FROM", "REDUCTIONS", "STEPS", "UPSIDE_DOWN", "WHITE", "Colour",
-    "ground_colour", "orientation_in", "reduction",
+    "LARGEST", "MIRRORED", "ORIENTATION", "REDUCED_FROM", "REDUCTIONS", "STEPS", "STRETCHED", "UPSIDE_DOWN", "WHITE",
+    "Colour", "Framing", "Resize", "ground_colour", "inscribed", "orientation_in", "reduction",
 ]  # fmt: skip
 
 #: (red, green, blue), each 0..255.
 Colour = tuple[int, int, int]
+
+#: What becomes of a picture of other proportions than the model's.
+Resize = Literal["stretch", "crop", "pad"]
 
 WHITE: Colour = (255, 255, 255)
 _GROUNDS: dict[str, Colour] = {"white": WHITE, "black": (0, 0, 0), "grey": (128, 128, 128)}
@@ -64,6 +70,52 @@ def ground_colour(ground: str | Sequence[int]) -> Colour:
     return int(red), int(green), int(blue)
 
 
+@dataclass(frozen=True)
+class Framing:
+    """How a picture is laid into the model's shape (H, W, C).
+
+    Attributes:
+        ground: What is seen through its transparency, and beside it where it is padded.
+        resize: "stretch": height and width each become the model's. "crop": the largest window of the model's
+            proportions in its middle is resized, the rest is cut off. "pad": the whole of it is resized to the largest
+            size of its own proportions in H x W, and stands in the middle of the ground. The window and the size are
+            those of `inscribed`, in whole pixels; what is left over is halved, the odd pixel below and on the right.
+    """
+
+    ground: Colour = WHITE
+    resize: Resize = "stretch"
+
+    @classmethod
+    def of(cls, data: Any) -> "Framing":
+        """That of a recipe's `data`."""
+        return cls(ground_colour(data.ground), data.resize)
+
+
+#: Where nothing is said: stretched, over white.
+STRETCHED = Framing()
+
+
+def inscribed(
+    outer: Sequence[Any], proportions: Sequence[Any], least: Callable[..., Any] = min, most: Callable[..., Any] = max
+) -> tuple[Any, Any]:
+    """The largest (height, width) of the given proportions that fits into another one.
+
+    With (h, w) of these proportions in (H, W), each side is min(H, max(1, round(W h / w))) and the like, a half rounded
+    up, all in whole numbers.
+
+    Args:
+        outer: (H, W) to fit into.
+        proportions: (h, w), of which only the ratio counts.
+        least: The smaller of two numbers; TensorFlow's in a graph, where the sides are int64 tensors.
+        most: The larger of two numbers.
+    """
+    (height, width), (high, wide) = outer, proportions
+    return (
+        least(most((2 * width * high + wide) // (2 * wide), 1), height),
+        least(most((2 * height * wide + high) // (2 * high), 1), width),
+    )
+
+
 def orientation_in(block: bytes) -> int:
     """The orientation that a block of EXIF says, 1 to 8; 1 where it says none or is damaged.
 
@@ -84,13 +136,16 @@ def orientation_in(block: bytes) -> int:
     return 1
 
 
-def reduction(height: int, width: int, size: tuple[int, int]) -> int:
+def reduction(height: int, width: int, size: tuple[int, int], resize: Resize = "stretch") -> int:
     """What a grey or colour JPEG is reduced by: the most that leaves each side twice what it is resized to.
 
     libjpeg reduces by leaving out frequencies, alike in Pillow (`draft`) and TensorFlow (`ratio`). Of the picture's
-    sides, upright, and the (H, W) that it will be resized to, one of `REDUCTIONS`; 1 below `REDUCED_FROM` pixels.
+    sides, upright, and the (H, W) of the model, one of `REDUCTIONS`; 1 below `REDUCED_FROM` pixels. A window that is
+    cropped has one side of the picture's whole, the one that decides where it is stretched, so both are reduced alike.
     """
     if height * width < REDUCED_FROM:
         return 1
+    if resize == "pad":
+        size = inscribed(size, (height, width))
     most = min(height // (2 * size[0]), width // (2 * size[1]))
     return next((by for by in REDUCTIONS if by <= most), 1)

@@ -95,6 +95,8 @@ class Detector(Measuring):
             Keras layer or a function; where not given, pixels stay as they are.
         scores: The scores to measure; where not given, `score`, or with "auto" all that apply.
         image_shape: (H, W, C) of images of files, for a model that takes any size.
+        resize: What becomes of images of files of other proportions, and of those of a SavedModel: "stretch", "crop" or
+            "pad", see `kood.data.rules.Framing`; what is padded stands on white.
         batch_size: Images a forward pass, at most; fewer where they are larger than 128 x 128.
         key: What messages call the score.
 

@@ -191,12 +191,15 @@ def validation_images(validation: ImageSet, ood: dict[str, ImageSet] | None, see
     Returns:
         Sets by name, "validation" being the in-distribution images.
     """
-    if ood:
-        return {"validation": validation, **ood}
+    return {"validation": validation, **(ood or proxies(validation, seed))}
+
+
+def proxies(validation: ImageSet, seed: int) -> dict[str, ImageSet]:
+    """The two of `PROXIES`, made of validation images."""
     rng = np.random.default_rng([seed, 1])
     mixed = PixelMixup().draw(len(validation), rng, validation).images
-    proxies = dict(zip(PROXIES, (mixed, shuffled(validation.images, rng=rng)), strict=True))
-    return {"validation": validation, **{name: ImageSet(images) for name, images in proxies.items()}}
+    made = zip(PROXIES, (mixed, shuffled(validation.images, rng=rng)), strict=True)
+    return {name: ImageSet(images) for name, images in made}
 
 
 def _measure(name: str, values: dict[str, dict[str, np.ndarray]], near: list[str], far: list[str]) -> dict[str, Any]:

@@ -57,13 +57,14 @@ def export(
     check: np.ndarray | None = None,
     class_names: Sequence[str] = (),
     pixels: str = "-1..1",
+    resize: str = "stretch",
 ) -> dict[str, Any]:
     """Writes the decision as a file of another runtime, which answers as the Keras model does or is not written.
 
     Input `images`: float32 (B, H, W, C) as the classifier takes them. Outputs by their names, as `Decision.call` has
-    them. What else is known (class names, score, thresholds, accepted share, range of the pixels, kood's version)
-    is JSON in the file: under the key "kood" in ONNX's metadata and in OpenVINO's `rt_info`; in a `.tflite` file, which
-    is a ZIP archive too, as `kood.json` beside `labels.txt`.
+    them. What else is known (class names, score, thresholds, accepted share, range of the pixels, resizing, kood's
+    version) is JSON in the file: under the key "kood" in ONNX's metadata and in OpenVINO's `rt_info`; in a `.tflite`
+    file, which is a ZIP archive too, as `kood.json` beside `labels.txt`.
 
     Args:
         decision: What to write.
@@ -74,6 +75,7 @@ def export(
         check: Images as the classifier takes them, (N, H, W, C), to compare on where the runtime is installed.
         class_names: In the order of the labels.
         pixels: The range of the pixels that the classifier takes, for the file to tell.
+        resize: How images of other proportions are to be brought to the shape, for the file to tell.
 
     Returns:
         {"format", "files": [Path], "images": how many were compared, "probabilities" and "ood_score": the largest
@@ -112,7 +114,7 @@ def export(
                 failed=f"{path}: could not be written",
             )
             shutil.rmtree(beside / "parts")
-        _tell(file, kind, _facts(decision, image_shape, class_names, pixels))
+        _tell(file, kind, _facts(decision, image_shape, class_names, pixels=pixels, resize=resize))
         told = _compare(decision, file, kind, batch, check, path)
         written = sorted(beside.iterdir())  # The weights before what refers to them.
         for one in written:
@@ -175,7 +177,7 @@ def _constants_in_graph(model: keras.Model) -> Iterator[None]:
             own[name] = value
 
 
-def _facts(decision: Decision, image_shape: Sequence[int], class_names: Sequence[str], pixels: str) -> dict[str, Any]:
+def _facts(decision: Decision, image_shape: Sequence[int], class_names: Sequence[str], **told: str) -> dict[str, Any]:
     calibration = decision.calibrated
     return {
         "kood": kood.__version__,
@@ -185,7 +187,7 @@ def _facts(decision: Decision, image_shape: Sequence[int], class_names: Sequence
         "accept": calibration.accept,
         "thresholds": calibration.thresholds.tolist(),
         "version": decision.decide.version,
-        "pixels": pixels,
+        **told,
     }
 
 

@@ -11,7 +11,7 @@ import numpy as np
 
 from kood.attached.pixels import check_shape
 from kood.attached.watching import Shape
-from kood.data.rules import WHITE, Colour
+from kood.data.rules import STRETCHED, Framing
 from kood.errors import UserError
 from kood.text import clean, composed, some_of
 
@@ -45,7 +45,7 @@ def batches(
     shape: Shape,
     *,
     batch_size: int,
-    ground: Colour = WHITE,
+    framing: Framing = STRETCHED,
     labels: Any = None,
     class_names: Sequence[str] | None = None,
     labelled: bool = True,
@@ -58,7 +58,7 @@ def batches(
             or a list of files. Files are decoded a batch at a time, the next one while the batch before is used.
         shape: (H, W, C) of the model, None where it takes any size; files are brought to it.
         batch_size: Images a batch.
-        ground: What is seen through the transparency of files.
+        framing: How files are brought to the shape.
         labels: (N,) the class of each image, or (N, K) one-hot; in place of those that come with the images.
         class_names: The model's classes, in order: then a folder's class folders are matched with them, and a label
             is one of them or its number. Without them a folder has no labels.
@@ -77,7 +77,7 @@ def batches(
         check_shape(shape, tuple(images.shape))
     if _is_files(images):
         files, own = _files(images, names)
-        parts = _of_files(files, own if given is None else given, _whole(shape, files), batch_size, ground)
+        parts = _of_files(files, own if given is None else given, _whole(shape, files), batch_size, framing)
     else:
         parts = _of_rows(_rows(images, batch_size), shape, names, given, labelled)
     return _regrouped(parts, batch_size)
@@ -185,13 +185,13 @@ def _whole(shape: Shape, files: list[str]) -> tuple[int, int, int]:
 
 
 def _of_files(
-    files: list[str], labels: np.ndarray | None, shape: tuple[int, int, int], batch_size: int, ground: Colour
+    files: list[str], labels: np.ndarray | None, shape: tuple[int, int, int], batch_size: int, framing: Framing
 ) -> Generator[Batch, None, None]:
     from kood.data.decode import decode_readable
 
     def decoded(start: int) -> Batch:
         some = files[start : start + batch_size]
-        pixels, rows, why = decode_readable(some, shape, len(some), ground)
+        pixels, rows, why = decode_readable(some, shape, len(some), framing)
         own = None if labels is None else labels[start + rows]
         return Batch(pixels, own, [some[row] for row in rows], why)
 

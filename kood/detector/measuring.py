@@ -3,7 +3,7 @@
 import functools
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 import keras
 import numpy as np
@@ -16,19 +16,18 @@ from kood.classifier import Classifier
 from kood.data.copies import image_digests
 from kood.data.image_set import ImageSet
 from kood.data.images import normalize
+from kood.data.rules import Framing, Resize
 from kood.detector.figures import Choice, Measured, choose
 from kood.detector.images import Batch, batches, count_of, has_classes
 from kood.detector.passing import Known, Passed, watched
 from kood.detector.tuning import tune
 from kood.errors import UserError
-from kood.outputs import Outputs, forward_of, run_batches, run_over, score_rows
+from kood.outputs import Outputs, at_once, forward_of, run_batches, run_over, score_rows
 from kood.scorer import Scorer, applicable, linear_weights
 from kood.scores import ON_REQUEST
 
 __all__ = ["Measuring"]
 
-#: Pixels of a forward pass, 512 images of 45 x 45; fewest images; and the side of images where the model takes any.
-_PIXELS, _FEWEST, _SIDE = 2**20, 8, 224
 #: Known images that an export is compared on.
 _KEPT = 16
 #: What is done with known images, whose range says whether they are what the model takes, and whose labels count; and
@@ -52,6 +51,7 @@ class Measuring:
         *,
         scores: Sequence[str] | Literal["all"] | None = None,
         image_shape: tuple[int, int, int] | None = None,
+        resize: Resize = "stretch",
         batch_size: int = 64,
         key: str = "score",
     ):
@@ -59,6 +59,8 @@ class Measuring:
             model = opened(Path(model))
         if batch_size < 1:
             raise UserError(f"batch_size = {batch_size}: give a number from 1 on")
+        if resize not in get_args(Resize):
+            raise UserError(f"resize = {resize!r}: give one of {', '.join(get_args(Resize))}")
         self.key = key
         self.classifier = adapted(model, features, preprocess)
         self.takes_bytes = preprocess is not None
@@ -73,7 +75,8 @@ class Measuring:
                 "apart; give one name for each of its outputs, in their order"
             )
         self.image_shape = self._shape(image_shape)
-        self.batch_size = min(batch_size, _at_most(self.image_shape))
+        self.resize: Resize = resize
+        self.batch_size = min(batch_size, at_once(self.image_shape))
         #: The score that decides; None where `fit` is to choose it, as `chooses` says.
         self.choice: Choice | None = None if score == "auto" else Choice(Scorer(score, key=key).name)
         #: Which options of scores were chosen, as `kood.detector.tuning.tune` tells it.
@@ -164,8 +167,9 @@ class Measuring:
         if use in PERHAPS and not has_classes(images, self.class_names):
             names = None
         found = batches(
-            images, self.image_shape, batch_size=self.batch_size, labels=labels, class_names=names, labelled=labelled
-        )
+            images, self.image_shape, batch_size=self.batch_size, framing=Framing(resize=self.resize), labels=labels,
+            class_names=names, labelled=labelled,
+        )  # fmt: skip
         for number, batch in enumerate(watched(found, count_of(images), use)):
             wrong = self.wrong_range(batch.pixels) if use in KNOWN and number == 0 else self._other_range(batch.pixels)
             if wrong:
@@ -300,9 +304,11 @@ class Measuring:
                 self.warnings.append(str(error))
 
     def _set(self, images: Any) -> Outputs:
-        """Outputs of a set; pixels of a run's own, uint8 and of the right shape, are normalized while it works."""
+        """Outputs of a set; pixels of a run's own, uint8 and of the right shape, are normalized while it works, and
+        features that a frozen backbone gave pass the rest of the classifier."""
         pixels = images.images if isinstance(images, ImageSet) else images
-        if isinstance(pixels, np.ndarray) and pixels.dtype == np.uint8 and pixels.shape[1:] == self.image_shape:
+        ready = isinstance(pixels, np.ndarray) and pixels.shape[1:] == self.image_shape
+        if ready and (pixels.dtype == np.uint8 or pixels.ndim == 2):
             return run_over(self._normal, np.asarray(pixels), min(self.batch_size, len(pixels)))
         return self.outputs(images)
 
@@ -376,9 +382,3 @@ class Measuring:
         """Chooses the score that decides, see `kood.detector.figures.choose`."""
         self.choice = choose(measured, self.scorers, inside, outside)
         return self.choice
-
-
-def _at_most(shape: Sequence[int | None]) -> int:
-    """Images of a forward pass that memory has room for: a network keeps some hundred numbers of each pixel."""
-    height, width = shape[0] or _SIDE, shape[1] or _SIDE
-    return max(_FEWEST, _PIXELS // (height * width))

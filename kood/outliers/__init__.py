@@ -48,6 +48,8 @@ class Rows:
         facts: What the report tells of them (JSON); in words, by `OutlierSource.notes`.
         sheet: Images (rows, columns, H, W, C) uint8 to look at, and the mixture (rows, columns, K) each shows; a row's
             ends are named by those of its first and last.
+        made_of: (N, M), of which classes the M training images are that each was made of; not given, those that it has
+            a share of, if it has shares.
     """
 
     images: np.ndarray | Iterable[np.ndarray]
@@ -55,6 +57,7 @@ class Rows:
     shares: np.ndarray | None = None
     facts: dict[str, Any] = field(default_factory=dict)
     sheet: tuple[np.ndarray, np.ndarray] | None = None
+    made_of: np.ndarray | None = None
 
     @property
     def blocks(self) -> Iterable[np.ndarray]:

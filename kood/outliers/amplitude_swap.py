@@ -21,4 +21,5 @@ class AmplitudeSwap(OutlierSource):
 
         first, second = pairs_of(train.known_labels, count, rng)
         images = np.asarray(train.images)
-        return Rows(recombined(images, first, images, second), count)
+        made_of = train.known_labels[np.stack([first, second], axis=1)]
+        return Rows(recombined(images, first, images, second), count, made_of=made_of)

@@ -28,7 +28,8 @@ class PatchShuffle(OutlierSource):
         """Shuffles training images; `ValueError` where the grid is finer than their pixels."""
         images = train.images
         rows = np.concatenate([rng.permutation(len(images)) for _ in range(-(-count // len(images)))])[:count]
-        return Rows(shuffled(images, rows, rng=rng, grid=self.grid), count)
+        made = shuffled(images, rows, rng=rng, grid=self.grid)
+        return Rows(made, count, made_of=train.known_labels[rows, None])
 
     def check(self, recipe):
         """Refuses more patches than there are pixels."""

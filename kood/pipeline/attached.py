@@ -165,6 +165,10 @@ class Attached(Stage):
         """Images of the data, their labels counted as the model's outputs are."""
         return _labelled(images, self.facts)
 
+    def measured(self) -> tuple[Data, keras.Model]:
+        """What it is measured on, and the classifier."""
+        return self.data, self.model()
+
     def model(self) -> keras.Model:
         """The classifier, images in [-1, 1] -> features and logits."""
         return self._model

@@ -12,7 +12,7 @@ from kood.outputs import Judge, scores_of
 from kood.pipeline.classify import Classifier
 from kood.pipeline.evaluation import Evaluation
 from kood.pipeline.outliers import Outliers
-from kood.pipeline.prepare import Data
+from kood.pipeline.prepare import Rows
 from kood.pipeline.samples import Pure
 from kood.pipeline.stage import Stage
 from kood.pipeline.work import Work
@@ -42,7 +42,7 @@ class Audit(Stage):
 
     kind, version, is_shared = "audit", 1, False
 
-    def __init__(self, recipe: Recipe, data: Data, judge: Classifier, samples: Pure, outliers: Sequence[Outliers]):
+    def __init__(self, recipe: Recipe, data: Rows, judge: Classifier, samples: Pure, outliers: Sequence[Outliers]):
         super().__init__(recipe)
         self.data, self.judge, self.samples = data, judge, samples
         self.mixed = next((one for one in outliers if "denoiser" in one.source.needs), None)
@@ -103,7 +103,7 @@ class Shortcut(Stage):
     kind, version, is_shared = "shortcut", 2, False
 
     def __init__(
-        self, recipe: Recipe, data: Data, audit: Audit, samples: Pure, classifier: Classifier, evaluation: Evaluation
+        self, recipe: Recipe, data: Rows, audit: Audit, samples: Pure, classifier: Classifier, evaluation: Evaluation
     ):
         super().__init__(recipe)
         self.data, self.audit, self.samples = data, audit, samples

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from kood import registry
 from kood.data.paths import data_path
-from kood.data.rules import ground_colour
+from kood.data.rules import Framing
 from kood.data.stored import read_digests
 from kood.errors import UserError
 from kood.pipeline.prepare import Data
@@ -30,11 +30,12 @@ class Identity:
     Attributes:
         class_names: In their order: a server answers with their numbers.
         source: Which data set the recipe names, paths expanded; None where an older kood did not keep it.
-        image_shape: (H, W, C); digests of different shapes do not compare, nor do those of another ground or version.
+        image_shape: (H, W, C); digests of different shapes do not compare, nor do those of another framing or version.
         digests: The smallest digests of its in-distribution images, hexadecimal, ascending.
         is_whole: Whether those are all.
         ground: What is seen through transparency; None where an older kood did not keep it.
         version: Of the code that makes the images; None where an older kood did not keep it.
+        resize: What becomes of images of other proportions; an older kood stretched them.
     """
 
     class_names: tuple[str, ...]
@@ -44,6 +45,7 @@ class Identity:
     is_whole: bool = True
     ground: tuple[int, ...] | None = None
     version: int | None = None
+    resize: str = "stretch"
 
     def is_same(self, other: "Identity") -> bool:
         """Whether both are one set of classes and one data set.
@@ -75,6 +77,7 @@ class Identity:
         unlike = {
             "image_shape": self.image_shape != other.image_shape,
             "ground": self.ground != other.ground,
+            "resize": self.resize != other.resize,
             "kood's way of reading images": self.version != other.version,
         }
         return " and ".join(what for what, differs in unlike.items() if differs)
@@ -112,8 +115,8 @@ def identity_of(data: Data) -> Identity:
         data.recipe.data.shape,
         tuple(row.tobytes().hex() for row in digests[:SAMPLE]),
         len(digests) <= SAMPLE,
-        ground_colour(data.recipe.data.ground),
-        Data.version,
+        version=Data.version,
+        **vars(Framing.of(data.recipe.data)),
     )
 
 
@@ -195,6 +198,7 @@ def _kept(folder: Path) -> Identity | None:
         lists = {key: tuple(kept[key]) for key in lists_of}
         ground = kept.get("ground")
         return Identity(**lists, source=kept["source"], is_whole=kept["is_whole"], version=kept.get("version"),
+                        resize=kept.get("resize", "stretch"),
                         ground=tuple(ground) if isinstance(ground, list) else None)  # fmt: skip
     versions = sorted((int(p.name) for p in folder.iterdir() if p.is_dir() and p.name.isdecimal()), reverse=True)
     report = _read(folder / "report.json") or {}

@@ -1,8 +1,9 @@
 """From a recipe to untrained networks."""
 
+import json
 import unicodedata
 from collections.abc import Mapping, Sequence
-from typing import Literal
+from typing import Any, Literal
 
 import keras
 import numpy as np
@@ -11,9 +12,10 @@ from kood import registry, training
 from kood.classifier import Classifier
 from kood.data.classes import class_indices
 from kood.errors import UserError
+from kood.nets.neck import neck
 from kood.recipe import Recipe
 
-__all__ = ["build_classifier", "build_network", "class_weights"]
+__all__ = ["build_backbone", "build_classifier", "build_network", "class_weights", "frozen_backbone", "network_of"]
 
 
 def build_network(recipe: Recipe, num_classes: int, precision: str = "float32") -> keras.Model:
@@ -22,6 +24,38 @@ def build_network(recipe: Recipe, num_classes: int, precision: str = "float32") 
     with training.precision(precision):
         network = registry.obtain("denoisers", settings.denoiser)
         return _built("diffusion.options", keras.Model, network, recipe.data.shape, num_classes, **settings.options)
+
+
+def network_of(recipe: Recipe) -> dict[str, Any]:
+    """What decides the network under the head, for fingerprints: of files that options name the bytes."""
+    network = recipe.classifier
+    read = registry.read_by("backbones", network.backbone, network.options)
+    return {**network.network, "options": network.options | read}
+
+
+def build_backbone(recipe: Recipe, precision: str = "float32") -> keras.Model:
+    """The backbone as it comes: untrained, or with the weights that its name stands for."""
+    with training.precision(precision):
+        backbone = registry.obtain("backbones", recipe.classifier.backbone)
+        return _built("classifier.options", keras.Model, backbone, recipe.data.shape, **recipe.classifier.options)
+
+
+def frozen_backbone(recipe: Recipe) -> keras.Model:
+    """The backbone of a recipe that trains the head alone; the same one for all cells of a matrix.
+
+    One without weights of its own is drawn by `data.split_seed`, so that all seeds learn from the same features.
+    """
+    key = json.dumps([keras.backend.backend(), network_of(recipe), recipe.data.shape, recipe.data.split_seed])
+    if key not in _frozen:
+        _frozen.clear()
+        keras.utils.set_random_seed(recipe.data.split_seed)
+        _frozen[key] = build_backbone(recipe)
+        _frozen[key].trainable = False
+    return _frozen[key]
+
+
+#: The last one that was asked for.
+_frozen: dict[str, keras.Model] = {}
 
 
 def build_classifier(
@@ -34,7 +68,7 @@ def build_classifier(
     exposed: bool = True,
     class_weight: Sequence[float] | None = None,
 ) -> Classifier:
-    """The untrained classifier of a recipe.
+    """The untrained classifier of a recipe; of images, or of the features of a frozen backbone.
 
     Args:
         recipe: The recipe.
@@ -45,9 +79,12 @@ def build_classifier(
         exposed: Whether with what exposure to outliers needs; without it, the same backbone and head alone.
         class_weight: How much each class counts in the cross-entropy; all alike where not given.
     """
-    with training.precision(precision or recipe.train.precision):
-        backbone = registry.obtain("backbones", recipe.classifier.backbone)
-        backbone = _built("classifier.options", keras.Model, backbone, recipe.data.shape, **recipe.classifier.options)
+    precision = precision or recipe.train.precision
+    if recipe.classifier.is_frozen:
+        with training.precision(precision):
+            backbone = neck(frozen_backbone(recipe).output_shape[-1], recipe.classifier.neck)
+    else:
+        backbone = build_backbone(recipe, precision)
     head = registry.obtain("heads", recipe.head.name)
     head = _built("head", keras.layers.Layer, head, num_classes, **recipe.head.options())
     settings, options = recipe.outliers, {}
@@ -63,7 +100,7 @@ def build_classifier(
                 f"outliers.{name}", keras.layers.Layer, source.layer, num_classes, settings.per_batch, seed
             )
     model = Classifier(backbone, head, name="classifier", class_weight=class_weight, **options)
-    model.build((None, *recipe.data.shape))
+    model.build(backbone.input_shape)
     return model
 
 

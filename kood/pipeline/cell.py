@@ -1,5 +1,7 @@
 """One classifier from its data to its SavedModel: the list of its stages."""
 
+from collections.abc import Mapping
+
 from kood.pipeline.attached import Attached
 from kood.pipeline.audit import Audit, Shortcut
 from kood.pipeline.classify import Classifier, judge_recipe, unexposed
@@ -7,13 +9,19 @@ from kood.pipeline.comparison import Comparison
 from kood.pipeline.diffusion import Diffusion
 from kood.pipeline.evaluation import Evaluation, Validation
 from kood.pipeline.export import Export
+from kood.pipeline.features import Features, OutlierFeatures
+from kood.pipeline.held_out import Fewer, HeldOut, folds_of
 from kood.pipeline.outliers import Outliers
-from kood.pipeline.prepare import Data
+from kood.pipeline.prepare import Data, Rows
 from kood.pipeline.samples import Pure
 from kood.pipeline.stage import Stage
 from kood.recipe import Recipe
 
 __all__ = ["Cell"]
+
+
+def _without_audit(recipe: Recipe) -> list:
+    return [use for use in recipe.pure_samples.use if use != "audit"]
 
 
 class Cell:
@@ -24,29 +32,52 @@ class Cell:
 
     Args:
         recipe: Of the cell.
+        data: Its images; not given, those that the recipe says.
+        learned: What classifiers learn from, likewise.
+        ready: Outliers that are there already, by their source; the others are drawn.
     """
 
-    def __init__(self, recipe: Recipe):
+    def __init__(
+        self,
+        recipe: Recipe,
+        data: Rows | None = None,
+        learned: Rows | None = None,
+        ready: Mapping[str, Fewer] | None = None,
+    ):
         self.recipe = recipe
-        self.data = data = Data(recipe)
+        self.data: Rows = data or Data(recipe)
+        data = self.data
         self.diffusion = self.judge = self.pure_audit = self.pure = None
+        #: What classifiers learn from: the images, or what a frozen backbone gives for them.
+        self.learned: Rows = learned or data
+        if recipe.classifier.is_frozen and recipe.attach is None and isinstance(data, Data):
+            self.learned = Features(recipe, data)
         if recipe.needs_diffusion:
             self.diffusion = Diffusion(recipe, data)
             self.pure_audit = Pure(recipe, data, self.diffusion, "pure_audit") if recipe.audits else None
             self.pure = Pure(recipe, data, self.diffusion, "pure") if recipe.pure_samples.trains else None
         if recipe.needs_judge:
-            self.judge = Classifier(judge_recipe(recipe), data, role="judge")
-        self.outliers = [Outliers(recipe, name, data, self.diffusion, self.judge) for name in recipe.outliers.drawn]
+            self.judge = Classifier(judge_recipe(recipe), self.learned, role="judge")
+        self.outliers: list[Outliers] = []
+        self.exposed_to: dict[str, Outliers | OutlierFeatures | Fewer] = dict(ready or {})
+        for name in recipe.outliers.drawn:
+            if name not in self.exposed_to:
+                drawn = Outliers(recipe, name, data, self.diffusion, self.judge)
+                self.outliers.append(drawn)
+                self.exposed_to[name] = drawn if self.learned is data else OutlierFeatures(recipe, drawn)
         self.classifier: Classifier | Attached
         if recipe.attach is None:
-            self.classifier = Classifier(recipe, data, self.outliers, self.pure)
+            self.classifier = Classifier(
+                recipe, self.learned, [self.exposed_to[name] for name in recipe.outliers.drawn], self.pure
+            )
         else:
+            assert isinstance(data, Data)  # A fold trains.
             self.classifier = Attached(recipe, data)
         self.baseline = self.validation = self.comparison = None
         is_compared = recipe.evaluate.baseline and (recipe.outliers.exposes or recipe.pure_samples.trains)
         self.evaluation = Evaluation(recipe, data, self.classifier, validates=is_compared)
         if is_compared:
-            self.baseline = Classifier(unexposed(recipe), data, role="baseline_classifier")
+            self.baseline = Classifier(unexposed(recipe), self.learned, role="baseline_classifier")
             self.validation = Validation(recipe, data, self.baseline)
             self.comparison = Comparison(recipe, self.validation, self.evaluation)
         self.audit = self.shortcut = None
@@ -54,16 +85,50 @@ class Cell:
             self.audit = Audit(recipe, data, self.judge, self.pure_audit, self.outliers)
             assert isinstance(self.classifier, Classifier)  # Nothing is sampled for one that exists.
             self.shortcut = Shortcut(recipe, data, self.audit, self.pure_audit, self.classifier, self.evaluation)
-        self.export = Export(recipe, data, self.classifier, self.evaluation) if recipe.serve.export else None
+        self.export = None
+        if recipe.serve.export and isinstance(data, Data):
+            self.export = Export(recipe, data, self.classifier, self.evaluation)
 
     @property
     def stages(self) -> list[Stage]:
-        """All of them, each after its inputs."""
+        """All of them, each once and after its inputs."""
         wanted = [
-            self.data, self.diffusion, self.judge, *self.outliers, self.pure_audit, self.pure, self.classifier,
-            self.baseline, self.evaluation, self.audit, self.shortcut, self.validation, self.comparison, self.export,
+            self.data, self.diffusion, self.learned, self.judge, *self.outliers, *self.exposed_to.values(),
+            self.pure_audit, self.pure, self.classifier, self.baseline, self.evaluation, self.audit, self.shortcut,
+            self.validation, self.comparison, self.export,
         ]  # fmt: skip
-        return [stage for stage in wanted if stage is not None]
+        return list(dict.fromkeys(stage for stage in wanted if isinstance(stage, Stage)))
+
+    def folds(self, headline: str) -> "list[tuple[tuple[str, ...], Cell]]":
+        """The cells of the same classifier without some classes, with what each holds out.
+
+        Args:
+            headline: The score that decides in each, as in this one.
+        """
+        recipe, held_out = self.recipe, self.recipe.data.hold_out
+        if held_out is None or recipe.attach is not None:
+            return []
+        names = self.data.images("train").class_names
+        folds = []
+        for held in folds_of(held_out, names, recipe.data.split_seed):
+            weights = recipe.train.class_weight
+            if isinstance(weights, dict):
+                weights = {name: weight for name, weight in weights.items() if name not in held}
+            evaluate = {"headline": headline, "scores": [headline], "baseline": False, "tune": False}
+            fold = recipe.model_copy(update={
+                "train": recipe.train.model_copy(update={"class_weight": weights}),
+                "evaluate": recipe.evaluate.model_copy(update=evaluate),
+                "pure_samples": recipe.pure_samples.model_copy(update={"use": _without_audit(recipe)}),
+            })  # fmt: skip
+            data = HeldOut(self.data, held)
+            learned = data if self.learned is self.data else HeldOut(self.learned, held)
+            ready = {
+                name: Fewer(one, data.numbers, len(names))
+                for name, one in self.exposed_to.items()
+                if not isinstance(one, Fewer) and one.serves_fewer()
+            }
+            folds.append((held, Cell(fold, data, learned, ready)))
+        return folds
 
     @property
     def made(self) -> list[Stage]:

@@ -13,6 +13,7 @@ from kood.data import ImageSet
 from kood.detector.measuring import Measuring
 from kood.errors import UserError
 from kood.pipeline.build import build_classifier, build_network, class_weights
+from kood.pipeline.held_out import folds_of
 from kood.pipeline.prepare import Data
 from kood.recipe import Recipe
 from kood.scorer import linear_weights, rehearse
@@ -108,6 +109,8 @@ def check(recipe: Recipe, data: Data, devices: int) -> None:
     classes = train.class_names
     if len(classes) < 2:
         raise UserError(f"data.id: has {len(classes)} class; a classifier needs at least 2")
+    if recipe.data.hold_out is not None:
+        folds_of(recipe.data.hold_out, classes, recipe.data.split_seed)
     for source in recipe.outliers.sources.values():
         source.check_images(train, validation)
     for setting, chooses in (("headline = 'auto'", recipe.evaluate.headline == "auto"), ("tune", recipe.evaluate.tune)):

@@ -8,15 +8,18 @@ from typing import Any
 import keras
 import numpy as np
 
-from kood import registry, training
+from kood import training
 from kood.classifier import Classifier as Model
 from kood.data import ImageSet
-from kood.data.amplitude import swap_amplitudes
 from kood.data.batches import training_batches
-from kood.pipeline.build import build_classifier, class_weights
+from kood.data.image_set import joined
+from kood.nets.neck import standardize, whole
+from kood.pipeline.build import build_classifier, class_weights, frozen_backbone, network_of
+from kood.pipeline.features import OutlierFeatures, moments
 from kood.pipeline.fitting import fitted
+from kood.pipeline.held_out import Fewer
 from kood.pipeline.outliers import Outliers
-from kood.pipeline.prepare import Data
+from kood.pipeline.prepare import Rows
 from kood.pipeline.resident import resident_images
 from kood.pipeline.samples import Pure
 from kood.pipeline.stage import Stage
@@ -52,8 +55,8 @@ class Classifier(Stage):
 
     Args:
         recipe: What it is trained by.
-        data: Where its images are.
-        outliers: What it is exposed to.
+        data: Where its images are; or, under a frozen backbone, what that gives for them.
+        outliers: What it is exposed to, likewise.
         pure: Samples of one class each to train on, where the recipe does.
         role: What it is to the cell.
     """
@@ -63,8 +66,8 @@ class Classifier(Stage):
     def __init__(
         self,
         recipe: Recipe,
-        data: Data,
-        outliers: Sequence[Outliers] = (),
+        data: Rows,
+        outliers: Sequence[Outliers | OutlierFeatures | Fewer] = (),
         pure: Pure | None = None,
         role: str = "",
     ):
@@ -73,6 +76,8 @@ class Classifier(Stage):
 
     @property
     def _augment(self) -> list[str]:
+        if self.data.frozen is not None:  # Augmented were the views.
+            return []
         own = self.recipe.train.augment
         return self.recipe.data.augment if own is None else own
 
@@ -88,8 +93,6 @@ class Classifier(Stage):
 
     def decides(self) -> dict[str, Any]:
         settings, outliers, seed = self.recipe.train, self.recipe.outliers, self.seed("classifier")
-        network = self.recipe.classifier
-        read = registry.read_by("backbones", network.backbone, network.options)
         exposure = {
             "images": [one.facts["sha256"] for one in self.outliers],
             "virtual": None,
@@ -104,7 +107,7 @@ class Classifier(Stage):
             exposure["mix"] = [outliers.mix, outliers.mix_alpha]
         decides = {
             "train": settings.model_dump(exclude={"augment", "devices", "resident", "class_weight"}),
-            "classifier": {**network.model_dump(), "options": network.options | read},
+            "classifier": network_of(self.recipe),
             # What is not given decides nothing: then a setting that heads get later leaves older runs as they are.
             "head": {"margin": None, "scale": None, **self.recipe.head.model_dump(exclude_none=True)},
             "augment": self._augment,
@@ -114,6 +117,8 @@ class Classifier(Stage):
             "seed": seed,
             "backend": keras.backend.backend(),
         }
+        if self.data.frozen is not None:
+            decides["features"] = self.data.frozen.key
         if settings.class_weight is not None:
             train = self.data.images("train")
             decides["class_weight"] = class_weights(settings.class_weight, train.known_labels, train.class_names)
@@ -134,12 +139,12 @@ class Classifier(Stage):
         began, recipe, seed = time.monotonic(), self.recipe, self.seed("classifier")
         settings, seconds = recipe.train, work.budget.of(self.kind, recipe)
         per_batch = recipe.outliers.per_batch if recipe.outliers.exposes else 0
-        images, steps = self.data.images("train"), None
+        images, steps = self.data.seen(), None
         classes = len(images.class_names)
         outliers, targets = self._exposed_to(classes)
         labelled = self.pure.images() if self.pure is not None else None
         if labelled is not None and self._joins_pure and len(images) >= settings.batch_size:
-            steps, images, labelled = len(images) // settings.batch_size, _joined(images, labelled), None
+            steps, images, labelled = len(images) // settings.batch_size, joined([images, labelled]), None
         held = resident_images(recipe, self._augment, images, outliers, labelled)
 
         def batches(first: int):
@@ -155,6 +160,8 @@ class Classifier(Stage):
         weights = class_weights(settings.class_weight, images.known_labels, images.class_names)
         total = settings.epochs * per_epoch
         model = build_classifier(recipe, classes, steps=total, seed=self.seed("virtual"), class_weight=weights)
+        if self.data.frozen is not None:
+            standardize(model.backbone, *moments(self.data.images("train").images))
         model.compile(
             optimizer=training.optimizer(
                 None if seconds else total, name=settings.optimizer, learning_rate=settings.learning_rate,
@@ -172,6 +179,10 @@ class Classifier(Stage):
             images=held,
         )  # fmt: skip
         plain = _plain(model, recipe, classes)
+        if self.data.frozen is not None:
+            plain.save(folder / "after_features.keras")
+            plain = Model(whole(frozen_backbone(recipe), plain.backbone), plain.head, name="classifier")
+            plain.build((None, *recipe.data.shape))
         plain.save(folder / "classifier.keras")
         length = {"epochs": round(trained / per_epoch, 2)} if limit else {}
         return {**facts, "parameters": plain.count_params(), **length}
@@ -180,13 +191,7 @@ class Classifier(Stage):
         """The outlier images and, where it is taught them, the shares (N, K) of the classes that each is made of."""
         if not self.recipe.outliers.exposes or not self.outliers:
             return None, None
-        images = []
-        for one in self.outliers:
-            drawn = np.asarray(one.images().images)
-            if self.recipe.outliers.amplitude == "swapped" and not one.source.is_texture:
-                rng = np.random.default_rng(self.seed(f"amplitude {one.kind}"))
-                drawn = swap_amplitudes(drawn, np.asarray(self.data.images("train").images), rng=rng)
-            images.append(drawn)
+        images = [np.asarray(one.exposed(self.seed(f"amplitude {one.kind}")).images) for one in self.outliers]
         targets = None
         if self.recipe.outliers.target == "parents":
             nothing = [np.zeros((len(drawn), classes), "float32") for drawn in images]
@@ -206,16 +211,15 @@ class Classifier(Stage):
         return images
 
     def model(self) -> Model:
-        """The trained classifier."""
+        """The trained classifier, of images."""
         return keras.saving.load_model(self.folder / "classifier.keras", compile=False)
 
-
-def _joined(images: ImageSet, more: ImageSet) -> ImageSet:
-    return ImageSet(
-        np.concatenate([images.images, more.images]),
-        np.concatenate([images.known_labels, more.known_labels]),
-        images.class_names,
-    )
+    def measured(self) -> tuple[Rows, Model]:
+        """What the trained classifier is measured on and the part of it that takes this: images and all of it; or what
+        a frozen backbone gave for them, and what stands after that."""
+        if self.data.frozen is None:
+            return self.data, self.model()
+        return self.data, keras.saving.load_model(self.folder / "after_features.keras", compile=False)
 
 
 def _plain(model: Model, recipe: Recipe, classes: int) -> Model:

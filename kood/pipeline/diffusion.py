@@ -13,7 +13,7 @@ from kood.diffusion.denoiser import Denoiser
 from kood.pipeline.build import build_network
 from kood.pipeline.fitting import fitted
 from kood.pipeline.precision import faster, seconds_of_a_step
-from kood.pipeline.prepare import Data
+from kood.pipeline.prepare import Rows
 from kood.pipeline.resident import resident_images
 from kood.pipeline.stage import Stage
 from kood.pipeline.work import Work
@@ -31,7 +31,7 @@ class Diffusion(Stage):
 
     kind, version, on = "diffusion", 4, "fitting"
 
-    def __init__(self, recipe: Recipe, data: Data):
+    def __init__(self, recipe: Recipe, data: Rows):
         super().__init__(recipe)
         self.data = data
 

@@ -12,7 +12,7 @@ from kood.detector.figures import PROXIES, validation_images
 from kood.detector.measuring import Measuring
 from kood.pipeline.attached import Attached
 from kood.pipeline.classify import Classifier
-from kood.pipeline.prepare import Data
+from kood.pipeline.prepare import Rows
 from kood.pipeline.stage import Stage
 from kood.pipeline.work import Work
 from kood.recipe import Recipe
@@ -32,7 +32,7 @@ class Validation(Stage):
 
     kind, version, is_shared = "validation", 4, False
 
-    def __init__(self, recipe: Recipe, data: Data, classifier: Classifier):
+    def __init__(self, recipe: Recipe, data: Rows, classifier: Classifier):
         super().__init__(recipe)
         self.data, self.classifier = data, classifier
 
@@ -60,18 +60,19 @@ class Validation(Stage):
         }
 
     def make(self, folder: Path, work: Work) -> dict[str, Any]:
-        held = self.data.images("validation")
-        sets = validation_images(held, self.data.sets("validation_ood"), self.recipe.data.split_seed)
+        rows, classifier = self.classifier.measured()
+        held = rows.images("validation")
+        sets = validation_images(held, rows.sets("validation_ood"), self.recipe.data.split_seed)
         with work.progress.bar(self.role, len(sets), unit="set") as bar:
             measuring = Measuring(
-                self.classifier.model(), scores=self._names or "all", class_names=held.class_names,
+                classifier, scores=self._names or "all", class_names=held.class_names,
                 batch_size=min(self.recipe.evaluate.batch_size, max(map(len, sets.values()))), key="evaluate.scores",
             )  # fmt: skip
             passed = {}
             if self.recipe.evaluate.tune:
-                passed = measuring.tune_scores(self.data.images("train"), sets)
+                passed = measuring.tune_scores(rows.images("train"), sets)
             else:
-                measuring.fit_scores(self.data.images("train"))
+                measuring.fit_scores(rows.images("train"))
             found = measuring.measure(sets, bar.update, passed)
         correct = found.correct("validation")
         _write(folder / "validation.npz", found.scores, correct=correct)
@@ -90,7 +91,7 @@ class Evaluation(Stage):
 
     kind, version, is_shared = "evaluate", 6, False
 
-    def __init__(self, recipe: Recipe, data: Data, classifier: Classifier | Attached, validates: bool = False):
+    def __init__(self, recipe: Recipe, data: Rows, classifier: Classifier | Attached, validates: bool = False):
         super().__init__(recipe)
         self.data, self.classifier = data, classifier
         self.chooses = recipe.evaluate.headline == "auto"
@@ -119,14 +120,15 @@ class Evaluation(Stage):
         return [("scores", specs.name_of(name)) for name in (*_resolved(self.recipe.evaluate.scores), *asked)]
 
     def make(self, folder: Path, work: Work) -> dict[str, Any]:
-        near, far, validation_ood = (self.data.sets(kind) for kind in ("near", "far", "validation_ood"))
+        rows, classifier = self.classifier.measured()
+        near, far, validation_ood = (rows.sets(kind) for kind in ("near", "far", "validation_ood"))
         parts = ("train", "validation", "calibration", "test")
-        images = {name: self.classifier.labelled(self.data.images(name)) for name in parts}
+        images = {name: self.classifier.labelled(rows.images(name)) for name in parts}
         validates = self.validates and len(images["validation"]) > 0
         held = 1 + (len(validation_ood) or len(PROXIES)) if validates else 0
         with work.progress.bar(self.role, 1 + len(near) + len(far) + 1 + held, unit="set") as bar:
             result = evaluate(
-                self.classifier.model(),
+                classifier,
                 train=images["train"],
                 validation=images["validation"] if validates else None,
                 calibration=images["calibration"],

@@ -10,7 +10,7 @@ import numpy as np
 
 import kood
 from kood import specs
-from kood.data.rules import ground_colour
+from kood.data.rules import Framing
 from kood.data.stored import read_digests
 from kood.pipeline.attached import Attached
 from kood.pipeline.classify import Classifier
@@ -46,8 +46,8 @@ class Export(Stage):
 
     def decides(self) -> dict[str, Any]:
         served = vars(self._served)
-        if served["preprocess"] is None:  # Keys of versions that never had it stay.
-            served = {name: value for name, value in served.items() if name != "preprocess"}
+        usual = {"preprocess": None, "resize": "stretch"}  # Keys of versions that never had these stay.
+        served = {name: value for name, value in served.items() if name not in usual or value != usual[name]}
         return {
             "format": 3, "classifier": self.classifier.key, "served": _hashed(served),
             "expected": _hashed(self.evaluation.arrays("parity")), "card": repr(self._card),
@@ -81,7 +81,7 @@ class Export(Stage):
         return Served(
             self.evaluation.headline, data.shape, list(names), serve.accept,
             held["scores"], self.evaluation.arrays("state") or None, serve.undecodable, held["labels"], serve.by_class,
-            self._seen, ground_colour(data.ground), self.classifier.function,
+            self._seen, preprocess=self.classifier.function, **vars(Framing.of(data)),
         )  # fmt: skip
 
     @property

@@ -5,6 +5,8 @@ from typing import Any
 from kood.pipeline.attached import Attached
 from kood.pipeline.cell import Cell
 from kood.pipeline.checks import check
+from kood.pipeline.held_out import told_folds
+from kood.pipeline.prepare import Data
 from kood.pipeline.summary import summarize
 from kood.pipeline.work import Work
 
@@ -21,8 +23,10 @@ def make_cell(work: Work) -> tuple[dict[str, Any], Cell]:
         Its part of the report, empty in all but the first of several processes, and its stages.
     """
     cell, left_out = Cell(work.recipe), set()
+    data = cell.data
+    assert isinstance(data, Data)  # Those of a fold are its parent's.
     # A model that is refused leaves nothing behind: the folder is taken once it has been looked at.
-    last_refused = cell.data if work.recipe.attach is None else cell.classifier
+    last_refused = data if work.recipe.attach is None else cell.classifier
     for stage in cell.stages:
         if not (stage.is_shared or work.team.leads):
             continue
@@ -32,10 +36,24 @@ def make_cell(work: Work) -> tuple[dict[str, Any], Cell]:
             left_out.add(why)
             continue
         stage.ensure(work)
-        if stage is cell.data:
-            check(work.recipe, cell.data, work.devices.count)
+        if stage is data:
+            check(work.recipe, data, work.devices.count)
         if stage is last_refused:
             if isinstance(stage, Attached):
                 stage.check()
-            work.accepted(cell.data)
-    return (summarize(work, cell) if work.team.leads else {}), cell
+            work.accepted(data)
+    held_out = _make_folds(work, cell)
+    return ({**summarize(work, cell), **held_out} if work.team.leads else {}), cell
+
+
+def _make_folds(work: Work, cell: Cell) -> dict[str, Any]:
+    """Makes the same classifier without some classes, fold by fold; their part of the report, if there are any."""
+    # By what score is measured only the first of several processes knows, and only that measures.
+    made, folds = [], cell.folds(cell.evaluation.headline if work.team.leads else "")
+    for number, (held, fold) in enumerate(folds, start=1):
+        work.progress.say(f"fold {number}/{len(folds)}: without {', '.join(held)}", style="bold")
+        for stage in fold.stages:
+            if stage.is_shared or work.team.leads:
+                stage.ensure(work)
+        made.append((held, fold.evaluation))
+    return {"hold_out": told_folds(made)} if made and work.team.leads else {}

@@ -10,10 +10,11 @@ import numpy as np
 
 from kood import registry
 from kood.data import ImageSet
+from kood.data.amplitude import swap_amplitudes
 from kood.data.stored import read_images, write_blocks
 from kood.outliers import OutlierSource
 from kood.outputs import Judge
-from kood.pipeline.prepare import Data
+from kood.pipeline.prepare import Rows
 from kood.pipeline.stage import Stage
 from kood.pipeline.work import Work
 from kood.recipe import Recipe
@@ -22,6 +23,8 @@ from kood.section import Sampling
 
 __all__ = ["Outliers"]
 
+#: Files that say of which classes each was made.
+_MADE_OF = ("made_of.npy", "mixtures.npy")
 #: The image sets of the data stage that a source may be given, by its names for them.
 SETS = {"train": "train", "validation": "validation", "real": "outliers.real"}
 
@@ -37,7 +40,7 @@ class Outliers(Stage):
         judge: The classifier trained on real images alone, likewise.
     """
 
-    def __init__(self, recipe: Recipe, name: str, data: Data, diffusion: Any, judge: Any):
+    def __init__(self, recipe: Recipe, name: str, data: Rows, diffusion: Any, judge: Any):
         self.source: OutlierSource = recipe.outliers.drawn[name]
         self.kind, self.version = name, self.source.version
         self.data, self.diffusion, self.judge = data, diffusion, judge
@@ -92,6 +95,8 @@ class Outliers(Stage):
             rows = self.source.draw(self._count, rng, **needs)
             if rows.shares is not None:
                 np.save(folder / "mixtures.npy", rows.shares)
+            if rows.made_of is not None:
+                np.save(folder / "made_of.npy", rows.made_of)
             if rows.sheet is not None:
                 write_sheet(folder / "sheet.png", *rows.sheet, list(self.data.images("train").class_names))
             facts = write_blocks(folder, "outliers", rows.blocks, count=rows.count, image_shape=self.recipe.data.shape)
@@ -102,10 +107,44 @@ class Outliers(Stage):
         """The outliers."""
         return read_images(self.folder, "outliers", self.facts)
 
+    @property
+    def is_swapped(self) -> bool:
+        """Whether a classifier sees them under the amplitudes of training images."""
+        return self.recipe.outliers.amplitude == "swapped" and not self.source.is_texture
+
+    def exposed(self, seed: int) -> ImageSet:
+        """The outliers as a classifier is exposed to them.
+
+        Args:
+            seed: Decides whose amplitudes each gets, where it gets some.
+        """
+        drawn = self.images()
+        if not self.is_swapped:
+            return drawn
+        givers = np.asarray(self.data.images("train").images)
+        return ImageSet(swap_amplitudes(np.asarray(drawn.images), givers, rng=np.random.default_rng(seed)))
+
     def shares(self) -> np.ndarray | None:
         """(N, K), of which class in what share each is; None where its source does not say."""
         file = self.folder / "mixtures.npy"
         return np.load(file, allow_pickle=False) if file.exists() else None
+
+    def serves_fewer(self) -> bool:
+        """Whether some of them serve a classifier that does not know all of the classes: nothing that was trained had a
+        hand in them, and each says of which classes it was made, or was made of no training image."""
+        needs = set(self.source.needs)
+        if self.is_swapped or needs & {"denoiser", "judge"}:
+            return False
+        return not needs & {"train", "validation"} or any((self.folder / name).exists() for name in _MADE_OF)
+
+    def made_without(self, classes: np.ndarray) -> np.ndarray:
+        """The rows (n,) of those that were made of no image of some classes, their numbers (m,)."""
+        made_of, shares = self.folder / "made_of.npy", self.shares()
+        if made_of.exists():
+            return np.flatnonzero(~np.isin(np.load(made_of, allow_pickle=False), classes).any(axis=1))
+        if shares is not None:
+            return np.flatnonzero(~(shares[:, classes] > 0).any(axis=1))
+        return np.arange(self.facts["images"])
 
     @property
     def sheet(self) -> Path | None:

@@ -1,23 +1,46 @@
 """The first stage: images brought to the recipe's shape, split, and written down."""
 
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 
 from kood.data import ImageSet, load_id, load_ood, load_outliers
 from kood.data.copies import alike, distinct, image_digests
-from kood.data.rules import ground_colour
+from kood.data.rules import Framing
 from kood.data.stored import read_images, source_state, write_digests, write_images
 from kood.errors import UserError
 from kood.pipeline.stage import Stage
 from kood.pipeline.work import Work
 from kood.recipe import Recipe
 
-__all__ = ["Data"]
+__all__ = ["Data", "Rows"]
 
 #: A smoke run looks at no more images of a set than this.
 QUICK_IMAGES = 200
+
+
+class Rows(Protocol):
+    """What all that learns or measures takes its images from, whether these are pixels or features."""
+
+    @property
+    def frozen(self) -> Stage | None:
+        """The stage that passed them through a frozen backbone, where they are features."""
+
+    def images(self, name: str) -> ImageSet:
+        """One of its image sets: "train", "validation", "calibration", "test", or the key of another in the recipe."""
+
+    def seen(self) -> ImageSet:
+        """What classifiers learn from: the training images, and views of them where there are any."""
+
+    def sets(self, kind: str) -> dict[str, ImageSet]:
+        """The image sets of `data.near`, `data.far` or `data.validation_ood`, by the recipe's names."""
+
+    def digest(self, *names: str) -> list[str]:
+        """The contents of image sets, for fingerprints."""
+
+    def digests(self, kind: str) -> dict[str, str]:
+        """Those of the sets of a kind."""
 
 
 class Data(Stage):
@@ -32,8 +55,10 @@ class Data(Stage):
     def decides(self) -> dict[str, Any]:
         real = self.sources.get("outliers.real")
         sources = {"data.id": self.recipe.data.id, **self.sources}
+        # Images of before there was a choice have been stretched.
+        usual = {"resize"} if self.recipe.data.resize == "stretch" else set()
         return {
-            "data": self.recipe.data.model_dump(exclude={"augment"}),
+            "data": self.recipe.data.model_dump(exclude={"augment", "hold_out"} | usual),
             "real": real.model_dump() if real else None,
             "states": {key: source_state(source, key) for key, source in sources.items()},
         }
@@ -77,7 +102,7 @@ class Data(Stage):
             seen["data.id"] = distinct(np.concatenate(digests))
             bar.update(1)
             for done, (key, source) in enumerate(self.sources.items(), start=2):
-                how: dict[str, Any] = {"seed": data.split_seed, "key": key, "ground": ground_colour(data.ground)}
+                how: dict[str, Any] = {"seed": data.split_seed, "key": key, "framing": Framing.of(data)}
                 if key == "outliers.real":
                     parts[key], images = load_outliers(source, data.shape, **how)
                     notes.append(f"{key}: {_taken(parts[key], source.source)}")
@@ -108,19 +133,28 @@ class Data(Stage):
         ]
 
     def images(self, name: str) -> ImageSet:
-        """One of its image sets: "train", "validation", "calibration", "test", or the key of another in the recipe."""
+        """As of `Rows`."""
         return read_images(self.folder, name, self.facts["sets"][name])
 
+    @property
+    def frozen(self) -> None:
+        """None: what is learned from are pixels."""
+        return None
+
+    def seen(self) -> ImageSet:
+        """As of `Rows`: the training images."""
+        return self.images("train")
+
     def digest(self, *names: str) -> list[str]:
-        """The contents of image sets, for fingerprints."""
+        """As of `Rows`."""
         return [self.facts["sets"][name]["sha256"] for name in names]
 
     def sets(self, kind: str) -> dict[str, ImageSet]:
-        """The image sets of `data.near`, `data.far` or `data.validation_ood`, by the recipe's names."""
+        """As of `Rows`."""
         return {name: self.images(f"data.{kind}.{name}") for name in getattr(self.recipe.data, kind)}
 
     def digests(self, kind: str) -> dict[str, str]:
-        """Their contents, for fingerprints."""
+        """As of `Rows`."""
         names = list(getattr(self.recipe.data, kind))
         return dict(zip(names, self.digest(*(f"data.{kind}.{name}" for name in names)), strict=True))
 

@@ -30,9 +30,10 @@ def resident_images(
 
     Returns:
         uint8 (N, H, W, C) for `kood.training.fit`; None where batches bring their pixels: as `train.resident` or
-        `kood.backends.resides` has it, and where augmentations or mixtures make other pixels of them.
+        `kood.backends.resides` has it, where augmentations or mixtures make other pixels of them, and where the rows
+        are features.
     """
-    if outliers is not None and recipe.outliers.mix != "none" or not only_move(augment):
+    if not id_set.is_pixels or outliers is not None and recipe.outliers.mix != "none" or not only_move(augment):
         return None
     count = sum(len(one) for one in (id_set, outliers, labelled) if one is not None)
     if not resides(recipe.train.resident, (count, *id_set.images.shape[1:])):

@@ -12,7 +12,7 @@ from kood.data.stored import read_images, write_blocks
 from kood.diffusion.collected import Collected
 from kood.diffusion.sampling import Start, draw_rows, image_sampler
 from kood.pipeline.diffusion import Diffusion
-from kood.pipeline.prepare import Data
+from kood.pipeline.prepare import Rows
 from kood.pipeline.stage import Stage
 from kood.pipeline.work import Work
 from kood.recipe import Recipe
@@ -33,7 +33,7 @@ class Pure(Stage):
 
     version, on = 1, "inference"
 
-    def __init__(self, recipe: Recipe, data: Data, diffusion: Diffusion, kind: str):
+    def __init__(self, recipe: Recipe, data: Rows, diffusion: Diffusion, kind: str):
         self.kind = kind
         super().__init__(recipe)
         self.data, self.diffusion = data, diffusion

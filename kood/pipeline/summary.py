@@ -12,6 +12,7 @@ from kood import report
 from kood.pipeline.attached import Attached
 from kood.pipeline.cell import Cell
 from kood.pipeline.environment import environment
+from kood.pipeline.prepare import Data
 from kood.pipeline.stage import Stage
 from kood.pipeline.work import Work
 
@@ -21,6 +22,7 @@ __all__ = ["headline_scores", "summarize", "write_report"]
 def summarize(work: Work, cell: Cell) -> dict[str, Any]:
     """The part of `report.json` of a cell that has been made."""
     data, evaluation = cell.data, cell.evaluation
+    assert isinstance(data, Data)  # That of a fold is not reported by itself.
     figures, prepared = evaluation.facts, data.facts
     sets = prepared["sets"]
     datasets = {

@@ -10,12 +10,12 @@ from kood import registry
 from kood.recipe.sections import SLUG, Seed
 from kood.section import ImageSource, Positive, Section, Share
 
-__all__ = ["RESERVED", "Data", "Group", "IdSource"]
+__all__ = ["RESERVED", "Data", "Group", "HoldOut", "IdSource"]
 
 Byte = Annotated[int, Field(ge=0, le=255)]
 
 #: Names that `report.json` and the evaluation use beside those of the data sets.
-RESERVED = frozenset({"id", "near", "far", "validation", "calibration"})
+RESERVED = frozenset({"id", "near", "far", "validation", "calibration", "held_out"})
 
 
 class Group(Section):
@@ -77,29 +77,57 @@ class IdSource(ImageSource):
         return self
 
 
+class HoldOut(Section):
+    """Classes that are held out in turn: an estimate of how images of classes like these, but none of them, are told.
+
+    For each fold the classifier is trained again without some classes, which are then tested on as near
+    out-of-distribution images. The published one is trained on all.
+
+    Attributes:
+        classes: Share of the classes that each fold holds out, one at least, where `folds` is a number.
+        folds: How many, their classes drawn so that each is held out about as often as any other; or the classes of
+            each, by name.
+    """
+
+    classes: Annotated[float, Field(gt=0.0, lt=1.0)] = 0.3
+    folds: int | list[list[str]] = 5
+
+    @model_validator(mode="after")
+    def _check(self):
+        if not (1 <= self.folds <= 100 if isinstance(self.folds, int) else self.folds and all(self.folds)):
+            raise ValueError(f"folds = {self.folds}: give a number from 1 to 100, or a list of lists of class names")
+        return self
+
+
 class Data(Section):
     """The images of a run.
 
     Attributes:
         image_shape: (height, width, channels); every image is brought to it. Channels are 1 or 3.
-        ground: What is seen through transparency: "white", "black", "grey", or [red, green, blue] of 0..255; the
-            served model lays its images over the same.
+        ground: What is seen through transparency and around what is padded: "white", "black", "grey", or [red, green,
+            blue] of 0..255; the served model lays its images over the same.
+        resize: What becomes of images of other proportions than `image_shape`, in the served model too: "stretch";
+            "crop": the shorter side fits, and of the longer one the middle is kept; "pad": the longer side fits, and
+            the ground is put around the image.
         id: The in-distribution set.
         near: Out-of-distribution test sets that resemble it, by name.
         far: Out-of-distribution test sets that do not.
         validation_ood: Out-of-distribution sets to choose on, never to report on: the headline score and, by whoever
             compares recipes, the settings. Not given, choices are made on pixel mixups and patch shuffles of validation
             images.
+        hold_out: Classes of the in-distribution set to hold out in turn; not given, none are.
         augment: Augmentations of the training images, in order (`kood list augmentations`).
         split_seed: Which images fall into which split; the same for every seed, so that cells compare.
     """
 
     image_shape: Annotated[list[Annotated[int, Field(ge=1, le=1024)]], Field(min_length=3, max_length=3)]
     ground: Literal["white", "black", "grey"] | Annotated[list[Byte], Field(min_length=3, max_length=3)] = "white"
+    resize: Literal["stretch", "crop", "pad"] = "stretch"
     id: IdSource
     near: dict[str, ImageSource] = {}
     far: dict[str, ImageSource] = {}
     validation_ood: dict[str, ImageSource] = {}
+    hold_out: HoldOut | None = None
     augment: list[str] = []
     split_seed: Seed = 0
 

@@ -103,6 +103,8 @@ class Recipe(Section):
         self._check_baseline()
         for source in self.outliers.sources.values():
             source.check(self)
+        if self.classifier.is_frozen:
+            self._check_frozen()
         if self.attach is not None:
             if self.outliers.use or self.pure_samples.trains:
                 raise ValueError("attach: a classifier that exists is not trained, so it cannot be exposed; remove "
@@ -118,6 +120,23 @@ class Recipe(Section):
             if score != "auto" and angular and _needs(score, "kernel"):
                 raise ValueError(f"evaluate: score {score!r} reworks a linear head; head {self.head.name!r} is angular")
         return self
+
+    def _check_frozen(self) -> None:
+        """Refuses what needs pixels where the classifier learns from features."""
+        end = 'set classifier.train = "all"'
+        if self.outliers.mix != "none":
+            raise ValueError(f"outliers.mix = {self.outliers.mix!r} mixes pixels in each batch, and a frozen backbone "
+                             f"sees each image once; remove it, or {end}")  # fmt: skip
+        if self.pure_samples.trains:
+            raise ValueError("pure_samples.use trains on samples beside the images, which a frozen backbone does not; "
+                             f'leave it at ["audit"], or {end}')  # fmt: skip
+        if self.classifier.views and not self.data.augment:
+            raise ValueError(f"classifier.views = {self.classifier.views}: views are made by data.augment, which names "
+                             "nothing; name some (kood list augmentations), or remove views")  # fmt: skip
+        for score in [*(self.evaluate.scores or []), self.evaluate.headline]:
+            if score != "auto" and _needs(score, "perturbed"):
+                raise ValueError(f"evaluate: score {score!r} moves pixels by a gradient, and features have none; "
+                                 f"remove it, or {end}")  # fmt: skip
 
     def _check_baseline(self) -> None:
         rows = {key: settings.labels(values) for key, values in self.matrix.items() if key != "seed"}

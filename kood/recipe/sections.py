@@ -154,14 +154,39 @@ class Classifier(Section):
     Attributes:
         backbone: `kood list backbones`.
         options: Its own settings.
+        train: What of it learns: "all", or the "head" alone, with the neck if there is one. The backbone is then frozen
+            as it comes, each image passes it once, and everything after it is trained on the features it gave.
+        neck: Under "head", the units of a dense layer with batch normalization and ReLU between the features and the
+            head, so that what is trained can bend; not given, there is none.
+        views: Under "head", how many augmented views (`data.augment`) of each training image are learned from besides
+            the image itself.
     """
 
     backbone: str = "small_cnn"
     options: dict[str, Option] = {}
+    train: Literal["all", "head"] = "all"
+    neck: Annotated[int, Field(ge=1, le=100_000)] | None = None
+    views: Annotated[int, Field(ge=0, le=1000)] = 0
+
+    @property
+    def is_frozen(self) -> bool:
+        """Whether the backbone stays as it comes."""
+        return self.train == "head"
+
+    @property
+    def network(self) -> dict[str, Any]:
+        """What decides the network beside its head; what is left out decides nothing."""
+        more = {} if not self.is_frozen else {"train": self.train, "neck": self.neck}
+        return {"backbone": self.backbone, "options": self.options, **more}
 
     @model_validator(mode="after")
     def _check(self):
         _check_options("backbones", self.backbone, self.options)
+        for name, value in (("neck", self.neck), ("views", self.views)):
+            if value and not self.is_frozen:
+                raise ValueError(
+                    f'{name} = {value}: only what stands after a frozen backbone has it; add train = "head"'
+                )
         return self
 
 

@@ -76,6 +76,14 @@ def _headline(cell: Cell, kind: str) -> Mapping[str, float | None]:
     return cell.get("scores", {}).get(cell.get("headline_score"), {}).get(kind) or {}
 
 
+def _held_out(runs: Sequence[Cell]) -> Row:
+    """The means over the folds of each run, averaged over the runs; empty where no classes were held out."""
+    means = [run["hold_out"]["mean"] for run in runs if run.get("hold_out")]
+    if not means:
+        return {}
+    return {"held_out": _metrics([{name: of["mean"] for name, of in one.items()} for one in means])}
+
+
 def aggregate(cells: Sequence[Cell]) -> list[Row]:
     """The table of a matrix: one row for each setting, averaged over its seeds.
 
@@ -89,7 +97,8 @@ def aggregate(cells: Sequence[Cell]) -> list[Row]:
     Returns:
         Rows {"cell": overrides without "seed", "seeds": [...], "id": {"accuracy": S}, "headline_score": str
         or list, "near": {metric: S}, "far": {metric: S}, "scores": {score: {dataset, near or far: {metric:
-        S}}}} where S is {"mean", "std", "n"} (see `statistic`). All figures are fractions.
+        S}}}, "held_out": {metric: S} of the means over folds where classes were held out} where S is {"mean",
+        "std", "n"} (see `statistic`). All figures are fractions.
     """
     rows: list[Row] = []
     for setting, runs in group(cells):
@@ -107,6 +116,7 @@ def aggregate(cells: Sequence[Cell]) -> list[Row]:
                 "near": _metrics([_headline(run, "near") for run in runs]),
                 "far": _metrics([_headline(run, "far") for run in runs]),
                 "scores": scores,
+                **_held_out(runs),
             }
         )
     return rows

@@ -78,6 +78,7 @@ def _cell(cell: Mapping[str, Any], *, short: bool = False) -> dict[str, Any]:
         "accuracy": cell["id"].get("accuracy"),
         "accuracy_note": accuracy_note(cell),
         "headline": results.headline(cell),
+        "held_out": results.held_out(cell),
         "scores": results.scores(cell),
         "by_dataset": results.by_dataset(cell),
         "classes": results.classes(cell),

@@ -55,9 +55,10 @@ def print_cell(console: Console, cell: Mapping[str, Any]) -> None:
         cell: The result of one run. Its figures are fractions; they are printed in percent.
     """
     _print_head(console, cell)
-    for table in (results.headline(cell), results.scores(cell), *results.classes(cell)):
-        print_table(console, table)
-        console.print()
+    for table in (results.headline(cell), results.held_out(cell), results.scores(cell), *results.classes(cell)):
+        if table is not None:
+            print_table(console, table)
+            console.print()
     if results.every_class(cell):
         say(console, "All classes stand in report.html and report.json.", "dim")
     for text in (accuracy_note(cell), threshold_meaning(cell), _stages(cell)):

@@ -24,8 +24,8 @@ from kood.report.wording import (
 )
 
 __all__ = [
-    "by_dataset", "classes", "comparison", "differences", "every_class", "exposure", "headline", "is_below", "matrix",
-    "scores", "stages",
+    "by_dataset", "classes", "comparison", "differences", "every_class", "exposure", "headline", "held_out", "is_below",
+    "matrix", "scores", "stages",
 ]  # fmt: skip
 
 Cells = Mapping[str, Any]
@@ -77,6 +77,41 @@ def headline(cell: Cells) -> Table:
         f"OOD detection by {cell['headline_score']}, the headline score",
         ("Percent.", *([INTERVAL_NOTE] if sure else []), FPR_NOTE),
     )
+
+
+def held_out(cell: Cells) -> Table | None:
+    """Each fold without some classes, and the mean of them all; None where no classes were held out."""
+    told = cell.get("hold_out")
+    if not told:
+        return None
+    rows = [
+        row(
+            ", ".join(one["classes"]),
+            str(one["images"]),
+            with_interval(one["auroc"], one["auroc_interval"]),
+            percent(one["fpr_at_ood_tpr"]),
+            with_interval(one["accepted"], one["accepted_interval"]),
+            percent(one["accuracy"]),
+        )
+        for one in told["folds"]
+    ]
+    mean = told["mean"]
+    auroc, accepted = (with_interval(mean[name]["mean"], mean[name]["interval"]) for name in ("auroc", "accepted"))
+    rows.append(
+        row("mean", "", auroc, percent(mean["fpr_at_ood_tpr"]["mean"]), accepted, percent(mean["accuracy"]["mean"]),
+            kind="mean")
+    )  # fmt: skip
+    columns = (
+        words("held out"), Column("images", priority=1), Column("AUROC"), Column("FPR@95", "OOD TPR", priority=1),
+        Column("accepted"), Column("accuracy"),
+    )  # fmt: skip
+    note = (
+        f"Percent, by {told['folds'][0]['score']}. Each fold is the same classifier trained without these classes, and "
+        "then to tell their images from the others'. So it estimates how near outliers of this data's kind are told, "
+        "and of no other; the published classifier has learned all classes. [95% confidence interval; of the mean, "
+        "Student's over the folds, which share most images, so read it as rough.]"
+    )
+    return Table(columns, rows, "Classes held out", (note,))
 
 
 def scores(cell: Cells) -> Table:
@@ -235,7 +270,11 @@ _FIGURES = (
     ("near\nFPR@95", ("near", "fpr_at_ood_tpr"), False, 0),
     ("far\nAUROC", ("far", "auroc"), True, 0),
     ("far\nFPR@95", ("far", "fpr_at_ood_tpr"), False, 1),
+    ("held-out\nAUROC", ("held_out", "auroc"), True, 0),
+    ("held-out\nFPR@95", ("held_out", "fpr_at_ood_tpr"), False, 1),
 )
+#: Which columns there are only where some row has them.
+_PERHAPS = ("held_out",)
 #: What is shown of its distance from the baseline.
 _APART = (("ID acc", ("id", "accuracy")), ("near AUROC", ("near", "auroc")), ("far AUROC", ("far", "auroc")))
 
@@ -265,6 +304,8 @@ def _headline(rows: Rows) -> _Filled:
 def _figures(rows: Rows) -> list[_Filled]:
     found = []
     for heading, (part, metric), more, spare in _FIGURES:
+        if part in _PERHAPS and not any(one.get(part) for one in rows):
+            continue
         column = Column(
             heading, more_is_better=more, priority=spare, name=f"{part}_{metric}", parts=("mean", "std")
         )  # fmt: skip

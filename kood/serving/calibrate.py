@@ -14,7 +14,7 @@ from kood.errors import UserError
 from kood.runs import Run
 from kood.serving.answers import Answer, listed
 from kood.serving.client import newest_version
-from kood.serving.extras import ground_of, read_facts
+from kood.serving.extras import framing_of, read_facts
 from kood.serving.publishing import publish_calibrated
 from kood.serving.seen import RECALIBRATED, UNKNOWN, USED, Seen, firsts
 from kood.serving.served import Served
@@ -172,7 +172,7 @@ def calibrate(
         facts["score"], (height, width, channels), facts["class_names"], accept, scores[used],
         undecodable=facts.get("undecodable", "error"), labels=labels[used],
         by_class=bool(facts.get("by_class", False)) if by_class is None else by_class,
-        seen=seen.with_more(RECALIBRATED, digests[new][used]), ground=ground_of(facts),
+        seen=seen.with_more(RECALIBRATED, digests[new][used]), **vars(framing_of(facts)),
     )  # fmt: skip
     accepted = int(np.sum(~served.decision.flagged(scores[held], labels[held])))
     rate = accepted / kept if kept else None

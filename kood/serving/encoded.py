@@ -7,14 +7,14 @@ them all.
 import tensorflow as tf
 
 from kood.data.images import to_shape
-from kood.data.rules import LARGEST, MIRRORED, REDUCED_FROM, REDUCTIONS, UPSIDE_DOWN, WHITE, Colour
+from kood.data.rules import LARGEST, MIRRORED, REDUCED_FROM, REDUCTIONS, STRETCHED, UPSIDE_DOWN, Framing, inscribed
 from kood.serving import headers
 
 __all__ = ["decode_files"]
 
 
 def decode_files(
-    files: tf.Tensor, image_shape: tuple[int, int, int], ground: Colour = WHITE
+    files: tf.Tensor, image_shape: tuple[int, int, int], framing: Framing = STRETCHED
 ) -> tuple[tf.Tensor, tf.Tensor]:
     """Decodes image files of any size, grey, colour or with alpha, and brings them to one shape.
 
@@ -24,7 +24,7 @@ def decode_files(
     Args:
         files: string (B,), the bytes of each file.
         image_shape: (H, W, C), C 1 or 3.
-        ground: What is seen through transparency.
+        framing: What is seen through transparency, and what becomes of other proportions.
 
     Returns:
         (pixels, decoded): float32 (B, H, W, C) whole numbers of 0..255, zero where a file could not be decoded; and
@@ -33,7 +33,7 @@ def decode_files(
     count = tf.size(files, tf.int64)
 
     def decode(place, data):
-        return place, tf.ensure_shape(_decode(data, image_shape, ground), image_shape)
+        return place, tf.ensure_shape(_decode(data, image_shape, framing), image_shape)
 
     found = tf.data.Dataset.from_tensor_slices(files).enumerate().map(decode, tf.data.AUTOTUNE).ignore_errors()
     # A dataset of one element is not empty, whatever was left out.
@@ -46,23 +46,23 @@ def decode_files(
     return tf.ensure_shape(whole, (None, *image_shape)), decoded
 
 
-def _decode(data, image_shape, ground):
+def _decode(data, image_shape, framing):
     raw = tf.io.decode_raw(data, tf.uint8)
 
     def starts(what, at=0):
         return tf.strings.substr(data, at, len(what)) == what
 
     kinds = {
-        "jpeg": (starts(b"\xff\xd8\xff"), lambda: _jpeg(data, raw, image_shape)),
+        "jpeg": (starts(b"\xff\xd8\xff"), lambda: _jpeg(data, raw, image_shape[:2], framing.resize)),
         "png": (starts(b"\x89PNG\r\n\x1a\n"), lambda: _png(data, raw)),
         "webp": (starts(b"RIFF") & starts(b"WEBP", 8), lambda: _webp(data, raw)),
         "gif": (starts(b"GIF8"), lambda: _gif(data, raw)),
     }
     pixels = tf.case(list(kinds.values()), default=lambda: _bmp(data, raw))
-    return _to_shape(pixels, image_shape, ground)
+    return _to_shape(pixels, image_shape, framing)
 
 
-def _jpeg(data, raw, image_shape):
+def _jpeg(data, raw, size, resize):
     shape = tf.cast(tf.io.extract_jpeg_shape(data), tf.int64)
     orientation, adobe = headers.jpeg_header(raw)
     plain = tf.reduce_any(shape[2] == [1, 3])
@@ -75,7 +75,9 @@ def _jpeg(data, raw, image_shape):
     with tf.control_dependencies([known, _not_too_large(shape)]):
         # As `kood.data.rules.reduction` has it.
         upright = tf.where(orientation >= 5, shape[1::-1], shape[:2])
-        most = tf.reduce_min(upright // (2 * tf.constant(image_shape[:2], tf.int64)))
+        if resize == "pad":
+            size = inscribed(size, tf.unstack(upright), tf.minimum, tf.maximum)
+        most = tf.reduce_min(upright // (2 * tf.cast(tf.stack(size), tf.int64)))
         reduced = plain & (shape[0] * shape[1] >= REDUCED_FROM)
         which = tf.where(reduced, tf.reduce_sum(tf.cast(most < REDUCTIONS[:-1], tf.int32)), len(REDUCTIONS) - 1)
         pixels = tf.switch_case(which, [lambda by=by: decoded(by) for by in REDUCTIONS])
@@ -139,14 +141,14 @@ def _not_too_large(size):
     return _asserted((size[0] >= 0) & (size[0] * size[1] <= LARGEST), "an image of too many pixels")
 
 
-def _to_shape(pixels, image_shape, ground):
+def _to_shape(pixels, image_shape, framing):
     """One image (h, w, c), c 1, 2, 3 or 4, in the model's shape (H, W, C)."""
 
     def shaped(channels):
         found = tf.ensure_shape(pixels, (None, None, channels))
         if channels == 2:
             found = tf.concat([found[..., :1], found[..., :1], found], axis=-1)
-        return to_shape(found[tf.newaxis], image_shape, ground)[0]
+        return to_shape(found[tf.newaxis], image_shape, framing)[0]
 
     return tf.switch_case(tf.shape(pixels)[2] - 1, [lambda c=channels: shaped(c) for channels in range(1, 5)])
 

@@ -19,7 +19,7 @@ import tensorflow as tf
 from kood import registry
 from kood.attached import bring  # The room registers with Keras what a file may hold.
 from kood.data.images import normalize, to_shape
-from kood.data.rules import Colour
+from kood.data.rules import Framing
 from kood.decision import Decide, Scored, judged
 from kood.errors import UserError
 from kood.process import keras_defaults
@@ -61,9 +61,9 @@ class Endpoints(tf.Module):
 
         @tf.function(input_signature=[tf.TensorSpec((None, None, None, channels), tf.uint8, name="images")])
         def pixels(images):
-            return decide(normalize(to_shape(images, shape)))
+            return decide(normalize(to_shape(images, shape, served.framing)))
 
-        decode = _decoder(tuple(shape), tuple(served.ground))
+        decode = _decoder(tuple(shape), served.framing)
         files = tf.TensorSpec((None,), tf.string, name="image_bytes")
 
         @tf.function(input_signature=[files])
@@ -94,10 +94,10 @@ class Endpoints(tf.Module):
 
 
 @functools.cache
-def _decoder(shape: tuple[int, int, int], ground: Colour) -> Callable:
+def _decoder(shape: tuple[int, int, int], framing: Framing) -> Callable:
     """Decodes files in a graph; traced once a process, which takes longer than all the rest of a SavedModel."""
     files = tf.TensorSpec((None,), tf.string, name="image_bytes")
-    return tf.function(lambda image_bytes: decode_files(image_bytes, shape, ground), input_signature=[files])
+    return tf.function(lambda image_bytes: decode_files(image_bytes, shape, framing), input_signature=[files])
 
 
 def write_saved_model(classifier: keras.Model, folder: Path, served: Served, version: int = 0) -> None:

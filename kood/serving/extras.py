@@ -9,17 +9,20 @@ from typing import Any
 
 import numpy as np
 
-from kood.data.rules import Colour, ground_colour
+from kood.data.rules import Framing, ground_colour
 from kood.errors import UserError
 from kood.serving.served import Served
 
-__all__ = ["ground_of", "read_facts", "read_seen", "write_extras"]
+__all__ = ["framing_of", "read_facts", "read_seen", "write_extras"]
 
 #: The digests of the images that a version was made of; without pixels, and of no use but to know one again.
 SEEN = "images.npz"
 
 #: What nobody here can know.
 OF_A_STRANGER = "; which images a model was trained on that was trained elsewhere, kood cannot know"
+
+#: What becomes of images of another shape, in words.
+_RESIZED = {"stretch": "stretched", "crop": "cropped in the middle and resized", "pad": "padded and resized"}
 
 #: Rows of the requests that TF Serving warms up with; 1 is what is asked most, 32 compiles nothing of its own.
 WARM_UP_ROWS = (1, 32)
@@ -41,9 +44,9 @@ def read_facts(version: Path) -> dict[str, Any]:
     return facts
 
 
-def ground_of(facts: Mapping[str, Any]) -> Colour:
-    """What a version sees through transparency: black, before it was a setting."""
-    return ground_colour(facts.get("ground", "black"))
+def framing_of(facts: Mapping[str, Any]) -> Framing:
+    """How a version brings images to its shape: over black and stretched, before these were settings."""
+    return Framing(ground_colour(facts.get("ground", "black")), facts.get("resize", "stretch"))
 
 
 def read_seen(version: Path) -> dict[str, np.ndarray]:
@@ -79,6 +82,7 @@ def write_extras(folder: Path, name: str, served: Served, facts: Mapping[str, An
         "score": served.score,
         "image_shape": list(served.image_shape),
         "ground": list(served.ground),
+        "resize": served.resize,
         "class_names": served.names,
         "accept": served.accept,
         "threshold": served.threshold,
@@ -128,9 +132,9 @@ def _card(facts: Mapping[str, Any]) -> str:
         "## Intended use",
         "",
         f"Labelling images as one of {len(facts['class_names'])} classes, and flagging those of no such class. Images "
-        f"are brought to {height} x {width} pixels, {'grey' if channels == 1 else 'colour'}. Flagged images want a "
-        "person's look or another model; the label of one is not to be relied on. What it was not measured on, it may "
-        "not catch.",
+        f"are {_RESIZED[facts['resize']]} to {height} x {width} pixels, {'grey' if channels == 1 else 'colour'}. "
+        "Flagged images want a person's look or another model; the label of one is not to be relied on. What it was "
+        "not measured on, it may not catch.",
         "",
         "Classes: " + ", ".join(facts["class_names"]),
         "",

@@ -9,7 +9,7 @@ import numpy as np
 from kood.data.copies import distinct, image_digests, whole
 from kood.serving.answers import Answer, answers
 from kood.serving.client import LocalModel
-from kood.serving.extras import ground_of, read_seen
+from kood.serving.extras import framing_of, read_seen
 
 __all__ = ["RECALIBRATED", "UNKNOWN", "USED", "Seen", "firsts"]
 
@@ -33,7 +33,7 @@ class Seen:
     def __init__(self, version: Path, facts: Mapping[str, Any]):
         self._version, self._known = version, read_seen(version)
         height, width, channels = facts["image_shape"]
-        self._shape, self._ground = (height, width, channels), ground_of(facts)
+        self._shape, self._framing = (height, width, channels), framing_of(facts)
 
     def __bool__(self) -> bool:
         """Whether the version says which images it was made of; those of an older kood do not."""
@@ -53,7 +53,7 @@ class Seen:
             found[answer.said is not None].append(answer)
         read = found[True]
         digests = np.zeros((len(read), 16), np.uint8)
-        images, rows, _ = decode_readable([answer.file for answer in read], self._shape, len(read), self._ground)
+        images, rows, _ = decode_readable([answer.file for answer in read], self._shape, len(read), self._framing)
         digests[rows] = image_digests(images)
         return read, found[False], digests
 

@@ -10,7 +10,7 @@ from typing import Any, Literal
 import numpy as np
 
 from kood.conformal import Calibration
-from kood.data.rules import WHITE, Colour
+from kood.data.rules import WHITE, Colour, Framing, Resize
 
 __all__ = ["Served"]
 
@@ -31,9 +31,10 @@ class Served:
         by_class: Whether each class that it labels has a threshold of its own.
         seen: Digests (N, 16) of the images that the version must not be calibrated or watched on, by what they were
             used for: "trained", "chosen" (validation images), "calibrated", and "recalibrated" (by `kood calibrate`).
-        ground: What is seen through transparency.
+        ground: What is seen through transparency, and beside an image that is padded.
         preprocess: "module:function" that the user trusts to make an attached classifier's pixels, if it has such a
             one.
+        resize: What becomes of images of other proportions, see `kood.data.rules.Framing`.
     """
 
     score: str
@@ -48,6 +49,12 @@ class Served:
     seen: Mapping[str, np.ndarray] = field(default_factory=dict)
     ground: Colour = WHITE
     preprocess: str | None = None
+    resize: Resize = "stretch"
+
+    @property
+    def framing(self) -> Framing:
+        """How the graph brings images to the shape."""
+        return Framing(self.ground, self.resize)
 
     @cached_property
     def decision(self) -> Calibration:
@@ -75,7 +82,7 @@ class Served:
         plain = {
             "score": self.score, "image_shape": self.image_shape, "class_names": self.names, "accept": self.accept,
             "undecodable": self.undecodable, "by_class": self.by_class, "ground": self.ground,
-            "preprocess": self.preprocess,
+            "preprocess": self.preprocess, "resize": self.resize,
         }  # fmt: skip
         arrays = {f"state/{name}": value for name, value in (self.state or {}).items()}
         np.savez(path, allow_pickle=False, plain=json.dumps(plain), calibration=self.calibration,

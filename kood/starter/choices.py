@@ -7,6 +7,7 @@ import numpy as np
 
 from kood.errors import UserError
 from kood.starter.images import Machine, Survey
+from kood.starter.pretrained import Pretrained
 
 __all__ = ["FEWEST", "TEST", "Choices", "choose"]
 
@@ -18,6 +19,12 @@ TEST = 0.2
 CALIBRATION = 200
 #: Accepted shares, in the order in which they are tried.
 ACCEPT = (0.95, 0.9, 0.8, 0.5)
+#: Passes over the features of a frozen network; more change little.
+FROZEN_EPOCHS = 30
+#: Folds of classes that are held out, and the fewest classes for it.
+FOLDS, FEWEST_TO_HOLD_OUT = 5, 4
+#: Proportions that differ by less are stretched; a larger share of an image than this is not cut off.
+ALIKE, CUT = 1.1, 0.4
 #: Images a second that a ResNet-8 trains on at 16 px, on a CPU core and on a GPU, roughly: for the number of epochs.
 CPU_RATE, ACCELERATOR_RATE = 700.0, 20_000.0
 
@@ -35,6 +42,10 @@ class Choices:
         accept: Share of in-distribution images that the threshold accepts; `why_split` the reason of both.
         outliers: How many of each kind.
         width: The U-Net's; the others are the classifier's.
+        network: The pretrained network whose features are learned from; None where a backbone is trained from nothing.
+        resize: How images of other proportions are brought to the shape; `why_resize` its reason.
+        folds: How many times classes are held out; 0 where there are too few.
+        passing: Seconds that all images take through the pretrained network; None where it is not known.
     """
 
     found: Survey
@@ -54,10 +65,24 @@ class Choices:
     width: int
     epochs: int
     batch_size: int
+    network: Pretrained | None = None
+    resize: str = "stretch"
+    why_resize: str = ""
+    folds: int = 0
+    passing: float | None = None
 
 
-def choose(found: Survey, machine: Machine, minutes: float) -> Choices:
+def choose(
+    found: Survey, machine: Machine, minutes: float, network: Pretrained | None = None, per_image: float | None = None
+) -> Choices:
     """Makes the choices for what a folder holds, on a machine, in about so many minutes.
+
+    Args:
+        found: What it holds.
+        machine: What the run will have.
+        minutes: How long it may take.
+        network: The pretrained network to begin with; None for none.
+        per_image: Seconds of an image in it, where that was measured.
 
     Raises:
         UserError: fewer than two classes have images enough.
@@ -78,10 +103,22 @@ def choose(found: Survey, machine: Machine, minutes: float) -> Choices:
     if accept < ACCEPT[0]:
         why_split += f": enough to accept {accept:.0%} with a guarantee, not {ACCEPT[0]:.0%}"
     shape, why_shape = _image_shape(found, machine)
+    resize, why_resize = _resize(found, shape)
+    if network is not None:
+        shape, why_shape = (network.side, network.side, shape[2]), "what the pretrained network is usually given"
+        resize, why_resize = _resize(found, shape)
     side, trained = math.sqrt(shape[0] * shape[1]), learned * (1 - validation - calibration)
     rate = ACCELERATOR_RATE if machine.accelerator else CPU_RATE * machine.cores
     # A third of the time: exposed and, to compare with, unexposed. The rest is measuring and writing.
     epochs = minutes * 60 / 3 * rate * (16 / side) ** 2 / trained
+    outliers = int(min(5000, max(200, trained // 5)))
+    passing = None
+    if network is not None:
+        epochs = FROZEN_EPOCHS
+        outliers = int(min(2000, max(200, trained // 2)))
+        # The images, proxies of the validation images twice, and the outliers.
+        passed = images + sum(found.test) + 3 * (sum(found.validation) or validation * learned) + outliers
+        passing = None if per_image is None else passed * per_image
     return Choices(
         found=found,
         machine=machine,
@@ -95,12 +132,31 @@ def choose(found: Survey, machine: Machine, minutes: float) -> Choices:
         calibration=calibration,
         accept=accept,
         why_split=why_split,
-        outliers=int(min(5000, max(200, trained // 5))),
+        outliers=outliers,
         backbone=_backbone(side, trained, machine),
         width=96 if machine.accelerator else 64,
         epochs=int(min(100, max(5, epochs))),
         batch_size=64 if trained >= 640 else 32,
+        network=network,
+        resize=resize,
+        why_resize=why_resize,
+        folds=FOLDS if network is not None and len(classes) >= FEWEST_TO_HOLD_OUT else 0,
+        passing=passing,
     )
+
+
+def _resize(found: Survey, shape: tuple[int, int, int]) -> tuple[str, str]:
+    """How images are brought to a shape: by how much of each would be cut off at the sides."""
+    height, width = found.shapes[:, 0].astype(float), found.shapes[:, 1].astype(float)
+    # How far the proportions are from those of the shape, 1 where they are the same.
+    off = np.exp(np.abs(np.log(height / width * shape[1] / shape[0])))
+    most = float(np.quantile(off, 0.95))
+    if most <= ALIKE:
+        return "stretch", "nearly all images have these proportions"
+    lost = 1.0 - 1.0 / float(np.median(off))
+    if lost <= CUT:
+        return "crop", f"the middle: half of the images lose {lost:.0%} or less at the sides"
+    return "pad", f"half of the images would lose {lost:.0%} or more at the sides, so nothing is cut off"
 
 
 def _image_shape(found: Survey, machine: Machine) -> tuple[tuple[int, int, int], str]:

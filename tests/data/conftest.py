@@ -27,7 +27,11 @@ def id_data(source):
             "stratify": True,
         }
         return SimpleNamespace(
-            image_shape=image_shape, ground="white", split_seed=split_seed, id=source(name, **(shares | options))
+            image_shape=image_shape,
+            ground="white",
+            resize="stretch",
+            split_seed=split_seed,
+            id=source(name, **(shares | options)),
         )
 
     return build

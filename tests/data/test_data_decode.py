@@ -13,6 +13,7 @@ from kood.data import decode
 from kood.data.decode import OUTSIDE, decode_image, decode_images, decode_readable
 from kood.data.files import SUFFIXES, files_under
 from kood.data.images import fit_images
+from kood.data.rules import Framing
 from kood.data.sources.folder import folder
 from kood.errors import UserError
 from tests.picture_files import PLAIN, encoded, exif, picture, png, xmp
@@ -96,10 +97,10 @@ def test_large_and_small_files_come_in_order_and_as_one_by_one(tmp_path):
     for place, (side, file) in enumerate(zip(sides, files, strict=True)):
         picture(*side, channels=3 + place % 2).save(file)
     files.insert(3, tmp_path / "none.png")
-    found, rows, why = decode_readable(files, (16, 12, 3), 1, (1, 2, 3))
+    found, rows, why = decode_readable(files, (16, 12, 3), 1, Framing((1, 2, 3)))
     assert rows.tolist() == [0, 1, 2, 4, 5, 6, 7] and len(why) == 1
     for image, row in zip(found, rows, strict=True):
-        alone = fit_images(decode_image(files[row])[np.newaxis], (16, 12, 3), (1, 2, 3))[0]
+        alone = fit_images(decode_image(files[row])[np.newaxis], (16, 12, 3), Framing((1, 2, 3)))[0]
         np.testing.assert_array_equal(image, alone)
 
 

@@ -5,7 +5,7 @@ import pytest
 from PIL import Image
 
 from kood.data import load_id, load_ood
-from kood.data.rules import ground_colour
+from kood.data.rules import Framing, ground_colour
 from kood.recipe.data_sections import Data
 
 GROUNDS = {"white": (255, 255, 255), "black": (0, 0, 0), "grey": (128, 128, 128), (9, 200, 77): (9, 200, 77)}
@@ -39,7 +39,7 @@ def assert_over(found, colour, name):
 def test_every_source_of_files_lays_its_pictures_over_it(sources, source, id_data, ground):
     for name, options in sources.items():
         colour = GROUNDS[ground]
-        found = load_ood(source(name, **options), (4, 4, 3), seed=0, key="data.near.x", ground=colour)
+        found = load_ood(source(name, **options), (4, 4, 3), seed=0, key="data.near.x", framing=Framing(colour))
         assert_over(found, colour, name)
         data = id_data(name, image_shape=(4, 4, 3), **options)
         data.ground = ground

@@ -6,7 +6,7 @@ import tensorflow as tf
 from PIL import Image
 
 from kood.data.images import fit_images, normalize, quantize, to_shape
-from kood.data.rules import WHITE, ground_colour
+from kood.data.rules import WHITE, Framing, ground_colour
 
 RNG = np.random.default_rng(0)
 
@@ -42,13 +42,13 @@ def test_alpha_is_composited_over_the_ground(ground):
     images = random_images(4, 6, 6, 4)
     share = images[..., 3:] / 255.0
     exact = images[..., :3].astype(np.float64) * share + np.array(ground) * (1.0 - share)
-    assert np.abs(fit_images(images, (6, 6, 3), ground) - exact).max() <= 0.5001
+    assert np.abs(fit_images(images, (6, 6, 3), Framing(ground)) - exact).max() <= 0.5001
     images[..., 3] = 0
-    assert (fit_images(images, (6, 6, 3), ground) == ground).all()
+    assert (fit_images(images, (6, 6, 3), Framing(ground)) == ground).all()
     grey = np.array(ground) @ [0.2989, 0.5870, 0.1140]
-    assert np.abs(fit_images(images, (6, 6, 1), ground) - grey).max() <= 1
+    assert np.abs(fit_images(images, (6, 6, 1), Framing(ground)) - grey).max() <= 1
     images[..., 3] = 255
-    np.testing.assert_array_equal(fit_images(images, (6, 6, 3), ground), images[..., :3])
+    np.testing.assert_array_equal(fit_images(images, (6, 6, 3), Framing(ground)), images[..., :3])
 
 
 def test_the_ground_is_white_where_nothing_is_said_and_seen_before_resizing():
@@ -60,7 +60,7 @@ def test_the_ground_is_white_where_nothing_is_said_and_seen_before_resizing():
     hidden = np.zeros((1, 4, 4, 4), np.uint8)
     hidden[:, :, 2:] = (255, 0, 0, 255)
     hidden[:, :, :2, 1] = 255
-    assert (fit_images(hidden, (2, 2, 3), (0, 0, 0))[..., 1] == 0).all()
+    assert (fit_images(hidden, (2, 2, 3), Framing((0, 0, 0)))[..., 1] == 0).all()
 
 
 @pytest.mark.parametrize("size", [(8, 8), (50, 30), (64, 64)])

@@ -14,9 +14,13 @@ import kood
 from kood import heads
 from kood.classifier import Classifier
 from kood.data import ImageSet
+from kood.data.images import fit_images
+from kood.data.rules import Framing
 from kood.detector import Detector, evaluate, formats
 from kood.detector.agreement import disagreement
 from kood.errors import UserError
+from kood.serving.client import LocalModel
+from kood.serving.extras import read_facts
 
 pytestmark = pytest.mark.backend  # Run once under each Keras backend.
 
@@ -247,6 +251,37 @@ def test_the_file_holds_all_of_it(model, detector, tmp_path):
     assert sorted(path.name for path in tmp_path.iterdir()) == ["one.kood"]
     with pytest.raises(UserError, match="fit has seen 120 of these 120 images"):
         Detector.load(tmp_path / "one.kood").calibrate(*images(120, 1))
+
+
+@pytest.mark.parametrize("resize", ["stretch", "crop", "pad"])
+def test_files_of_other_proportions(model, tmp_path, resize):
+    made = Detector(model, "energy", ["r", "g", "b"], resize=resize).calibrate(*images(99, 3), accept=0.9)
+    wide = np.concatenate([images(6, 4)[0], images(6, 5)[0]], axis=2)
+    files = [tmp_path / f"{row}.png" for row in range(6)]
+    for file, image in zip(files, wide, strict=True):
+        Image.fromarray(image).save(file)
+    wanted = made.predict(fit_images(wide, (8, 8, 3), Framing(resize=resize))).ood_score
+    np.testing.assert_array_equal(made.predict(files).ood_score, wanted)
+    made.save(tmp_path / "one.kood")
+    again = Detector.load(tmp_path / "one.kood")
+    assert again.resize == resize
+    np.testing.assert_array_equal(again.predict(files).ood_score, wanted)
+    with zipfile.ZipFile(tmp_path / "one.kood") as file, zipfile.ZipFile(tmp_path / "old.kood", "w") as old:
+        for name in file.namelist():
+            facts = file.read(name)
+            if name == "detector.json":  # As it was before there was a choice.
+                facts = json.dumps({key: value for key, value in json.loads(facts).items() if key != "resize"})
+            old.writestr(name, facts)
+    assert Detector.load(tmp_path / "old.kood").resize == "stretch"
+    made.export(tmp_path / "1")
+    answers = LocalModel(tmp_path / "1").ask([file.read_bytes() for file in files])
+    np.testing.assert_allclose([one["ood_score"] for one in answers], wanted, atol=1e-4)
+    assert read_facts(tmp_path / "1")["resize"] == resize
+
+
+def test_a_way_to_resize_that_there_is_not_is_named(model):
+    with pytest.raises(UserError, match="resize = 'squash': give one of stretch, crop, pad"):
+        Detector(model, resize="squash")
 
 
 @keras.saving.register_keras_serializable(package="elsewhere")

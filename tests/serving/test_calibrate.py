@@ -1,5 +1,6 @@
 """A threshold from the user's own images."""
 
+import dataclasses
 import json
 
 import numpy as np
@@ -10,6 +11,7 @@ from PIL import Image
 from kood.conformal import threshold
 from kood.data.copies import image_digests
 from kood.data.images import fit_images
+from kood.data.rules import Framing
 from kood.errors import UserError
 from kood.serving import publishing
 from kood.serving.calibrate import calibrate
@@ -190,7 +192,9 @@ def seen_through(model, folder):
     four = pixels(1, 3, channels=4)
     Image.fromarray(four[0]).save(folder / "four.png")
     score = model.ask([as_sent(folder / "four.png")])[0]["ood_score"]
-    laid = {ground: fit_images(four, (8, 8, 3), ground) for ground in [(255, 255, 255), (0, 0, 0), (9, 200, 77)]}
+    laid = {
+        ground: fit_images(four, (8, 8, 3), Framing(ground)) for ground in [(255, 255, 255), (0, 0, 0), (9, 200, 77)]
+    }
     scores = {ground: model.ask([encoded(image[0])])[0]["ood_score"] for ground, image in laid.items()}
     assert len(set(scores.values())) == 3
     return min(scores, key=lambda ground: abs(scores[ground] - score)), min(abs(np.array([*scores.values()]) - score))
@@ -210,3 +214,22 @@ def test_the_ground_under_transparency_stays(tmp_path, images, said):
     ground = ground if said else (0, 0, 0)
     assert read_facts(done.version)["ground"] == list(ground)
     assert seen_through(LocalModel(done.version), tmp_path)[0] == ground
+
+
+@pytest.mark.parametrize("said", [True, False])
+def test_what_becomes_of_other_proportions_stays(tmp_path, images, said):
+    given = prepared(tmp_path)
+    given["served"] = dataclasses.replace(given["served"], resize="crop" if said else "stretch")
+    publishing.publish(**given)
+    facts = read_facts(tmp_path / "1")
+    assert facts["resize"] == given["served"].resize
+    if not said:  # Versions of before there was a choice stretched them.
+        del facts["resize"]
+        (tmp_path / "1" / "assets.extra" / "kood.json").write_text(json.dumps(facts))
+    wide = encoded(pixels(1, 9, size=(8, 30))[0])
+    before = LocalModel(tmp_path / "1").ask([wide])[0]["ood_score"]
+    done = calibrate(tmp_path / "1", [images], accept=0.9)
+    assert read_facts(done.version)["resize"] == given["served"].resize
+    assert LocalModel(done.version).ask([wide])[0]["ood_score"] == before
+    again = calibrate(done.version, [images], accept=0.9)
+    assert sum(again.left_out.values()) == 0

@@ -1,6 +1,7 @@
 """The SavedModel: the same answers as Keras, published whole or not at all, from any training backend."""
 
 import dataclasses
+import json
 import os
 import subprocess
 import sys
@@ -12,12 +13,14 @@ import tensorflow as tf
 from tensorflow_serving.apis import prediction_log_pb2
 
 from kood.conformal import p_values
+from kood.data.decode import decode_images
 from kood.data.images import fit_images
+from kood.data.rules import Framing
 from kood.decision import Scored
 from kood.errors import UserError
 from kood.scorer import Scorer
 from kood.serving import publishing
-from kood.serving.client import newest_version
+from kood.serving.client import LocalModel, newest_version
 from kood.serving.export import recalibrate, write_saved_model
 from kood.serving.extras import read_facts
 from kood.serving.served import Served
@@ -67,6 +70,29 @@ def test_any_size_is_resized_as_the_training_images_were(tmp_path):
     same = serve(images=tf.constant(fit_images(large, SHAPE)))
     for name in got:
         np.testing.assert_array_equal(got[name], same[name])
+
+
+@pytest.mark.parametrize(("resize", "told"), [("crop", "cropped in the middle and resized"), ("pad", "padded and")])
+def test_images_are_cropped_and_padded_as_the_training_images_were(tmp_path, resize, told):
+    ground = (9, 200, 77)
+    given = prepared(tmp_path, ground=ground)
+    given["served"] = dataclasses.replace(given["served"], resize=resize)
+    publishing.publish(**given)
+    signatures, framing = tf.saved_model.load(str(tmp_path / "1")).signatures, Framing(ground, resize)
+    large = pixels(3, size=(21, 13))
+    files = [encoded(one, kind) for one, kind in zip(large, ("PNG", "JPEG", "PNG"), strict=True)]
+    files += [encoded(pixels(1, size=(5, 30), channels=4)[0]), encoded(pixels(1, size=(40, 9), channels=1)[0, ..., 0])]
+    for got, fitted in (
+        (signatures["serving_default"](images=tf.constant(large)), fit_images(large, SHAPE, framing)),
+        (signatures["encoded"](image_bytes=tf.constant(files)), decode_images(files, SHAPE, framing)),
+    ):
+        same = signatures["serving_default"](images=tf.constant(fitted))
+        for name in same:
+            np.testing.assert_array_equal(got[name], same[name])
+    answers = LocalModel(tmp_path / "1").ask(files)
+    np.testing.assert_allclose([one["ood_score"] for one in answers], got["ood_score"], rtol=1e-6)
+    assert read_facts(tmp_path / "1")["resize"] == resize
+    assert f"Images are {told}" in (tmp_path / "1" / "assets.extra" / "model_card.md").read_text()
 
 
 def test_a_model_that_disagrees_is_not_published(tmp_path):
@@ -257,9 +283,15 @@ def test_what_is_served_goes_through_npz(tmp_path):
         served.score, served.image_shape, served.names, served.accept, served.undecodable, served.threshold,
     )  # fmt: skip
     assert again.state.keys() == served.state.keys()
-    plain = prepared(tmp_path)["served"]
+    plain = dataclasses.replace(prepared(tmp_path)["served"], resize="pad")
     plain.write(tmp_path / "served.npz")
-    assert Served.read(tmp_path / "served.npz").state is None
+    again = Served.read(tmp_path / "served.npz")
+    assert again.state is None and again.framing == plain.framing == Framing((255, 255, 255), "pad")
+    with np.load(tmp_path / "served.npz") as found:
+        arrays, facts = dict(found), json.loads(str(found["plain"]))
+    del facts["resize"]  # As it was before there was a choice.
+    np.savez(tmp_path / "old.npz", **{**arrays, "plain": json.dumps(facts)})
+    assert Served.read(tmp_path / "old.npz").resize == "stretch"
 
 
 def test_predict_needs_no_training_stack(tmp_path):

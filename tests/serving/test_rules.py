@@ -8,15 +8,16 @@ import pytest
 import tensorflow as tf
 from PIL import Image
 
-from kood.data.decode import decode_image, decode_images, opened
-from kood.data.rules import REDUCED_FROM, orientation_in, reduction
+from kood.data.decode import decode_image, decode_images, decoding, opened
+from kood.data.rules import REDUCED_FROM, Framing, inscribed, orientation_in, reduction
 from kood.errors import UserError
 from kood.serving.client import prepared
 from kood.serving.encoded import decode_files
 from tests import picture_files
 from tests.picture_files import ALIKE, BAD, FOR_CLIENTS, HEIGHT, ORIENTED, WIDTH, chunk, encoded, exif
 
-GROUND = (9, 200, 77)
+FRAMINGS = [Framing((9, 200, 77), resize) for resize in ("stretch", "crop", "pad")]
+GROUND = FRAMINGS[0]
 SHAPES = [(HEIGHT, WIDTH, 3), (10, 11, 1)]
 WAYS = {
     2: Image.Transpose.FLIP_LEFT_RIGHT, 3: Image.Transpose.ROTATE_180, 4: Image.Transpose.FLIP_TOP_BOTTOM,
@@ -26,13 +27,13 @@ WAYS = {
 
 
 @functools.cache
-def compiled(shape, ground):
+def compiled(shape, framing):
     specification = [tf.TensorSpec((None,), tf.string)]
-    return tf.function(lambda data: decode_files(data, shape, ground), input_signature=specification)
+    return tf.function(lambda data: decode_files(data, shape, framing), input_signature=specification)
 
 
-def graph(files, shape, ground=GROUND):
-    images, decoded = compiled(shape, ground)(tf.constant(list(files), tf.string))
+def graph(files, shape, framing=GROUND):
+    images, decoded = compiled(shape, framing)(tf.constant(list(files), tf.string))
     return images.numpy(), decoded.numpy()
 
 
@@ -62,13 +63,14 @@ def test_a_client_sends_what_stands_the_same_way(tmp_path):
         np.testing.assert_array_equal(decode_image(through_a_client(tmp_path, data)), decode_image(data), err_msg=name)
 
 
+@pytest.mark.parametrize("framing", FRAMINGS)
 @pytest.mark.parametrize("shape", SHAPES)
-def test_what_the_graph_reads_it_reads_as_training_does(shape, tmp_path):
-    images, decoded = graph(ALIKE.values(), shape)
+def test_what_the_graph_reads_it_reads_as_training_does(shape, framing, tmp_path):
+    images, decoded = graph(ALIKE.values(), shape, framing)
     assert decoded.all(), [name for name, fine in zip(ALIKE, decoded, strict=True) if not fine]
-    sent = graph((through_a_client(tmp_path, data) for data in ALIKE.values()), shape)[0]
+    sent = graph((through_a_client(tmp_path, data) for data in ALIKE.values()), shape, framing)[0]
     for name, data, image, by_client in zip(ALIKE, ALIKE.values(), images, sent, strict=True):
-        expected = decode_images([data], shape, GROUND)[0]
+        expected = decode_images([data], shape, framing)[0]
         np.testing.assert_array_equal(image, expected, err_msg=name)
         np.testing.assert_array_equal(by_client, expected, err_msg=name)
 
@@ -124,10 +126,27 @@ def test_how_much_a_jpeg_is_reduced():
     assert reduction(4000, 6000, (300, 300)) == 4 and reduction(4000, 6000, (1001, 300)) == 1
     assert reduction(2048, 2048, (128, 128)) == 8 and reduction(2048, 2048, (129, 128)) == 4
     assert reduction(2048, REDUCED_FROM // 2048 - 1, (8, 8)) == 1
+    for resize in ("stretch", "crop"):
+        assert reduction(2048, 8192, (256, 256), resize) == reduction(8192, 2048, (256, 256), resize) == 4
+    # Padded, the longer side becomes 256 and the other 64; a side of few pixels becomes one.
+    assert reduction(2048, 8192, (256, 256), "pad") == reduction(8192, 2048, (256, 256), "pad") == 8
+    assert reduction(65500, 65, (8, 8), "pad") == 8 and reduction(2**22, 3, (8, 8), "pad") == 1
 
 
+def test_what_is_reduced_is_large_enough_for_what_it_is_resized_to():
+    draw = np.random.default_rng(0)
+    for height, width, high, wide in zip(*draw.integers(1, (65500, 65500, 1025, 1025), (5000, 4)).T, strict=True):
+        sides, size = (int(height), max(int(width), REDUCED_FROM // int(height) + 1)), (int(high), int(wide))
+        for resize in ("stretch", "crop", "pad"):
+            by = reduction(*sides, size, resize)
+            window = inscribed(sides, size) if resize == "crop" else sides
+            becomes = inscribed(size, sides) if resize == "pad" else size
+            assert by == 1 or all(side // by >= 2 * to for side, to in zip(window, becomes, strict=True))
+
+
+@pytest.mark.parametrize("framing", FRAMINGS)
 @pytest.mark.parametrize("shape", [(128, 128, 3), (129, 128, 3), (100, 400, 1)])
-def test_a_large_jpeg_is_reduced_alike(shape):
+def test_a_large_jpeg_is_reduced_alike(shape, framing):
     grain = np.random.default_rng(0).normal(0, 4, (2048, 2056, 3))
     smooth = picture_files.picture(24, 24).resize((2056, 2048))
     large = Image.fromarray((np.asarray(smooth) + grain).clip(0, 255).astype("uint8"))
@@ -138,16 +157,17 @@ def test_a_large_jpeg_is_reduced_alike(shape):
         encoded(large, "JPEG", progressive=True, subsampling=0),
         *(picture_files.jpeg_with(plain, (0xE1, b"Exif\0\0" + exif(one))) for one in (3, 6)),
     ]  # fmt: skip
-    found = decode_images(files, shape, GROUND)
-    images, decoded = graph(files, shape)
+    found = decode_images(files, shape, framing)
+    images, decoded = graph(files, shape, framing)
     assert decoded.all()
     np.testing.assert_array_equal(images, found)
-    # What it was decoded to is smaller, what comes of it almost the same.
-    height, width = decode_image(plain, shape[:2]).shape[:2]
-    by = reduction(2048, 2056, shape[:2])
+    # What it was decoded to is smaller, what comes of it almost the same; a window is of whole pixels of that.
+    with decoding(plain, shape[:2], framing.resize) as (pixels, _):
+        height, width = pixels.shape[:2]
+    by = reduction(2048, 2056, shape[:2], framing.resize)
     assert (height, width) == (-(-2048 // by), -(-2056 // by)) and by > 1
-    whole = decode_images([encoded(Image.fromarray(decode_image(plain)))], shape)[0]
-    assert np.abs(whole.astype(int) - found[0]).mean() < 0.6
+    whole = decode_images([encoded(Image.fromarray(decode_image(plain)))], shape, framing)[0]
+    assert np.abs(whole.astype(int) - found[0]).mean() < (4 if framing.resize == "crop" else 0.6)
 
 
 def test_damaged_exif_is_none():

@@ -2,8 +2,8 @@
 
 A source is `NAME(image_shape, *, seed, <options>) -> {"train": ImageSet, "test": ImageSet}`, with "validation" beside
 them or in place of "test" where it has one, or `{"all": ImageSet}` where there is no official split. `image_shape` is
-(H, W, C) of the images wanted; whatever comes in another is resized to it. `seed` decides all that is random. The
-options mean the same everywhere:
+(H, W, C) of the images wanted; whatever comes in another is brought to it as `framing` has it. `seed` decides all that
+is random. The options mean the same everywhere:
 
 - `path`: a file or a folder, `~` and $VARIABLES expanded; `root`: the folder that the files it names are relative to.
 - `name`: which of several data sets; `columns`: what a table calls its columns.
@@ -11,7 +11,8 @@ options mean the same everywhere:
 - `split`: only this one. A source without an official split then returns "all" all the same.
 - `max_bad_images`: how many files of each split may be left out because they cannot be read.
 - `group`: what images of one group have in common, as `kood.data.groups.group_keys` has it.
-- `ground`: what is seen through transparency, (red, green, blue).
+- `framing`: what is seen through transparency and what becomes of other proportions, a `kood.data.rules.Framing`; or
+  its `ground`, (red, green, blue), or its `resize` alone.
 
 What a user can mend a source reports as a `UserError` that begins with the option's name. Importing a source file
 imports nothing heavy. Sources that differ in a name and a size are rows: `NAME = row(make, summary, **fixed)` of one

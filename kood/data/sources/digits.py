@@ -3,11 +3,12 @@
 import numpy as np
 
 from kood.data.image_set import ImageSet
+from kood.data.rules import STRETCHED, Framing
 
 __all__ = ["digits"]
 
 
-def digits(image_shape: tuple[int, int, int], *, seed: int) -> dict[str, ImageSet]:
+def digits(image_shape: tuple[int, int, int], *, seed: int, framing: Framing = STRETCHED) -> dict[str, ImageSet]:
     """1,797 handwritten digits of 8x8 grey pixels, ten classes, from scikit-learn (no download).
 
     The values 0..16 become round(v 255 / 16). Source: the test part of UCI's "Optical Recognition of Handwritten
@@ -20,4 +21,5 @@ def digits(image_shape: tuple[int, int, int], *, seed: int) -> dict[str, ImageSe
     loaded = load_digits()
     pixels = np.rint(loaded.images * (255.0 / 16.0)).astype(np.uint8)[..., None]
     labels = loaded.target.astype(np.int64)
-    return {"all": ImageSet(fit_images(pixels, image_shape), labels, tuple(str(digit) for digit in range(10)))}
+    images = fit_images(pixels, image_shape, framing)
+    return {"all": ImageSet(images, labels, tuple(str(digit) for digit in range(10)))}

@@ -9,7 +9,7 @@ from kood.data.groups import group_keys, group_numbers
 from kood.data.image_set import ImageSet
 from kood.data.listing import Listed, labelled, part_of, read_listed
 from kood.data.paths import data_path, what_is_at
-from kood.data.rules import WHITE, Colour
+from kood.data.rules import STRETCHED, Framing
 from kood.errors import UserError
 from kood.text import clean, composed, some_of
 
@@ -26,7 +26,7 @@ def folder(
     split: str | None = None,
     max_bad_images: int = 0,
     group: Mapping[str, int | str] | None = None,
-    ground: Colour = WHITE,
+    framing: Framing = STRETCHED,
 ) -> dict[str, ImageSet]:
     """Your own images: path/CLASS/*.png, path/train/CLASS and path/test/CLASS, or path/*.png without classes.
 
@@ -47,7 +47,7 @@ def folder(
             has no group.
     """
     return read_listed(listed_splits(path, group), image_shape, seed=seed, classes=classes, count=count, split=split,
-                       max_bad_images=max_bad_images, ground=ground)  # fmt: skip
+                       max_bad_images=max_bad_images, framing=framing)  # fmt: skip
 
 
 def reads(source: Any) -> tuple[Path, list[str]]:

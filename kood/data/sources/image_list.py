@@ -10,7 +10,7 @@ from kood.data.groups import group_keys, group_numbers
 from kood.data.image_set import ImageSet
 from kood.data.listing import Listed, Listing, read_listed
 from kood.data.paths import data_path, existing_in, need, root_of
-from kood.data.rules import WHITE, Colour
+from kood.data.rules import STRETCHED, Framing
 from kood.errors import UserError
 from kood.text import composed
 
@@ -29,7 +29,7 @@ def image_list(
     split: str | None = None,
     max_bad_images: int = 0,
     group: Mapping[str, int | str] | None = None,
-    ground: Colour = WHITE,
+    framing: Framing = STRETCHED,
 ) -> dict[str, ImageSet]:
     """A text file that names one image a line, `FILE LABEL`, as OpenOOD's image lists do.
 
@@ -48,7 +48,7 @@ def image_list(
             files that cannot be read than `max_bad_images`, a file that has no group.
     """
     return read_listed(listed_lists(path, root, group), image_shape, seed=seed, split=split,
-                       max_bad_images=max_bad_images, ground=ground)  # fmt: skip
+                       max_bad_images=max_bad_images, framing=framing)  # fmt: skip
 
 
 def reads(source: Any) -> tuple[Path, list[str]]:

@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 
 from kood.data.image_set import ImageSet
+from kood.data.rules import STRETCHED, Framing
 from kood.data.sources import row
 from kood.errors import UserError
 from kood.process import through_proxy
@@ -77,7 +78,12 @@ def _loaded(name: str):
 
 
 def _sets(
-    image_shape: tuple[int, int, int], *, seed: int, data_set: str, class_names: tuple[str, ...]
+    image_shape: tuple[int, int, int],
+    *,
+    seed: int,
+    data_set: str,
+    class_names: tuple[str, ...],
+    framing: Framing = STRETCHED,
 ) -> dict[str, ImageSet]:
     """A data set of Keras's, downloaded at its first use: {"train", "test"}.
 
@@ -95,8 +101,8 @@ def _sets(
             pixels = pixels[..., None]
         elif keras.config.image_data_format() == "channels_first":
             pixels = np.moveaxis(pixels, 1, -1)
-        pixels = np.ascontiguousarray(pixels)
-        sets[split] = ImageSet(fit_images(pixels, image_shape), labels.reshape(-1).astype(np.int64), class_names)
+        pixels = fit_images(np.ascontiguousarray(pixels), image_shape, framing)
+        sets[split] = ImageSet(pixels, labels.reshape(-1).astype(np.int64), class_names)
     return sets
 
 

@@ -11,7 +11,7 @@ import numpy as np
 from kood.data.image_set import ImageSet
 from kood.data.large import filled, is_large
 from kood.data.paths import data_path, what_is_at
-from kood.data.rules import WHITE, Colour
+from kood.data.rules import STRETCHED, Framing
 from kood.errors import UserError
 from kood.text import composed
 
@@ -21,7 +21,9 @@ __all__ = ["npz"]
 _MOST_CLASSES = 100_000
 
 
-def npz(image_shape: tuple[int, int, int], *, seed: int, path: str, ground: Colour = WHITE) -> dict[str, ImageSet]:
+def npz(
+    image_shape: tuple[int, int, int], *, seed: int, path: str, framing: Framing = STRETCHED
+) -> dict[str, ImageSet]:
     """A .npz file: arrays `images` and `labels`, or `x_train`, `y_train`, `x_test` and `y_test`.
 
     Images are uint8, or float in [0, 1]; (N, H, W, C), channels last, or (N, H, W) for grey. Labels are whole numbers
@@ -53,7 +55,7 @@ def npz(image_shape: tuple[int, int, int], *, seed: int, path: str, ground: Colo
         given = [found for found in labels.values() if found is not None]
         names = tuple(str(k) for k in range(1 + max((int(found.max()) for found in given), default=-1)))
     return {
-        split: ImageSet(_images(arrays[x], x, image_shape, file, ground), told, () if told is None else names)
+        split: ImageSet(_images(arrays[x], x, image_shape, file, framing), told, () if told is None else names)
         for (split, (x, _)), told in zip(keys.items(), labels.values(), strict=True)
     }
 
@@ -115,7 +117,9 @@ def _class_names(arrays: dict[str, np.ndarray], file: Path) -> tuple[str, ...] |
     return told
 
 
-def _images(images: np.ndarray, key: str, image_shape: tuple[int, int, int], file: Path, ground: Colour) -> np.ndarray:
+def _images(
+    images: np.ndarray, key: str, image_shape: tuple[int, int, int], file: Path, framing: Framing
+) -> np.ndarray:
     from kood.data.images import fit_images
 
     if images.ndim == 3:
@@ -130,7 +134,7 @@ def _images(images: np.ndarray, key: str, image_shape: tuple[int, int, int], fil
         images = filled(images.shape, np.uint8, lambda rows: _bytes(floats[rows], key, file), images[:1].nbytes)
     if images.dtype != np.uint8:
         raise UserError(f"path: `{key}` in {file} is {images.dtype}; save it as uint8 of 0..255 or float in [0, 1]")
-    return fit_images(images, image_shape, ground)
+    return fit_images(images, image_shape, framing)
 
 
 def _bytes(images: np.ndarray, key: str, file: Path) -> np.ndarray:

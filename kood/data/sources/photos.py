@@ -3,15 +3,18 @@
 import numpy as np
 
 from kood.data.image_set import ImageSet
+from kood.data.rules import STRETCHED, Framing
 
 __all__ = ["photo_patches"]
 
 
-def photo_patches(image_shape: tuple[int, int, int], *, seed: int, count: int = 1000) -> dict[str, ImageSet]:
+def photo_patches(
+    image_shape: tuple[int, int, int], *, seed: int, count: int = 1000, framing: Framing = STRETCHED
+) -> dict[str, ImageSet]:
     """Random square patches of the two photographs that come with scikit-learn (no download).
 
     A patch's side is drawn uniformly between the larger of H and W (or the photograph's own height, where that is
-    less) and the photograph's height, its place uniformly; it is then resized to H x W. They have no labels.
+    less) and the photograph's height, its place uniformly; it is then brought to H x W. They have no labels.
     """
     from sklearn.datasets import load_sample_images
 
@@ -26,5 +29,5 @@ def photo_patches(image_shape: tuple[int, int, int], *, seed: int, count: int = 
         top = draw.integers(photograph.shape[0] - side + 1)
         left = draw.integers(photograph.shape[1] - side + 1)
         patch = np.asarray(photograph[top : top + side, left : left + side])
-        patches[row] = fit_images(patch[None], image_shape)[0]
+        patches[row] = fit_images(patch[None], image_shape, framing)[0]
     return {"all": ImageSet(patches)}

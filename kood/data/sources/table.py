@@ -15,7 +15,7 @@ from kood.data.groups import group_keys, group_numbers
 from kood.data.image_set import ImageSet
 from kood.data.listing import Listed, labelled, part_of, read_listed
 from kood.data.paths import data_path, existing_in, need, root_of
-from kood.data.rules import WHITE, Colour
+from kood.data.rules import STRETCHED, Framing
 from kood.errors import UserError
 from kood.text import clean, composed
 
@@ -46,7 +46,7 @@ def table(
     split: str | None = None,
     max_bad_images: int = 0,
     group: Mapping[str, int | str] | None = None,
-    ground: Colour = WHITE,
+    framing: Framing = STRETCHED,
 ) -> dict[str, ImageSet]:
     """A CSV or TSV file with one image a line, `FILE,LABEL`, LABEL being the name of a class.
 
@@ -70,7 +70,7 @@ def table(
     """
     listed = listed_table(path, root, columns, group, max_bad_images)
     return read_listed(listed, image_shape, seed=seed, classes=classes, count=count, split=split,
-                       max_bad_images=max_bad_images, ground=ground)  # fmt: skip
+                       max_bad_images=max_bad_images, framing=framing)  # fmt: skip
 
 
 def reads(source: Any) -> tuple[Path, list[str]]:

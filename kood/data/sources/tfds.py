@@ -10,7 +10,7 @@ from kood.data.classes import class_indices, drawn
 from kood.data.image_set import ImageSet
 from kood.data.large import Blobs
 from kood.data.paths import data_path
-from kood.data.rules import WHITE, Colour
+from kood.data.rules import STRETCHED, Framing
 from kood.data.sources import row
 from kood.errors import UserError
 
@@ -29,7 +29,7 @@ def _prepared(
     classes: Sequence[int | str] | None = None,
     count: int | None = None,
     split: str | None = None,
-    ground: Colour = WHITE,
+    framing: Framing = STRETCHED,
     test: str | None = None,
 ) -> dict[str, ImageSet]:
     """A TensorFlow Dataset that has been prepared, by its name as TFDS spells it, with configuration and version where
@@ -56,7 +56,7 @@ def _prepared(
         files, all_labels = _read(builder, tfds_split, has_labels)
         rows, labels, names = drawn(all_labels, class_names, classes, count, draw)
         chosen = files if len(rows) == len(files) else Blobs(files[row] for row in rows)
-        images = decode_images(chosen, image_shape, ground)
+        images = decode_images(chosen, image_shape, framing)
         sets[part] = ImageSet(images, labels if has_labels else None, names)
     return sets
 

@@ -42,8 +42,8 @@ def keras_hub(image_shape: tuple[int, int, int], preset: str) -> keras.Model:
     if all(type(layer).__module__.startswith("keras.") for _, layer in layers_of(network)):
         # As a plain functional model, which loads without KerasHub.
         network = of_whole_batches(keras.Model(network.inputs[0], network.output, name=network.name))
-    own = network.input_shape[1:3]
-    seen = own[0] or height, own[1] or width
+    own_height, own_width = network.input_shape[1:3]
+    seen = own_height or height, own_width or width
     converter.image_size = None  # The recipe's.
 
     def prepare(pixels: np.ndarray) -> np.ndarray:

@@ -1,0 +1,209 @@
+"""The stages that pass images through a frozen backbone, once each."""
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import keras
+import numpy as np
+
+from kood.backends import compiled
+from kood.data import ImageSet
+from kood.data.batches import image_batches, views_of
+from kood.data.image_set import joined
+from kood.data.large import blocks_of
+from kood.detector.figures import PROXIES, proxies
+from kood.outputs import at_once, run_batches
+from kood.pipeline.build import frozen_backbone, network_of
+from kood.pipeline.outliers import Outliers
+from kood.pipeline.prepare import Data
+from kood.pipeline.stage import Stage
+from kood.pipeline.work import Work
+from kood.recipe import Recipe
+
+__all__ = ["Features", "OutlierFeatures", "moments"]
+
+
+class _Passing(Stage):
+    """Images passed through the frozen backbone of a recipe."""
+
+    version = 1
+
+    def uses(self) -> list[tuple[str, str]]:
+        return [("backbones", self.recipe.classifier.backbone)]
+
+    def decides(self) -> dict[str, Any]:
+        network = {**network_of(self.recipe), "neck": None}
+        return {
+            "backbone": [network, self.recipe.data.shape, self.recipe.data.split_seed],
+            "backend": keras.backend.backend(),
+        }
+
+    def _passed(self, folder: Path, work: Work, sets: dict[str, ImageSet]) -> dict[str, Any]:
+        """Writes the features of image sets down and tells of each what `_read` needs."""
+        forward = compiled(frozen_backbone(self.recipe))
+        rows, told = min(at_once(self.recipe.data.shape), self.recipe.evaluate.batch_size), {}
+        total, done = sum(map(len, sets.values())), 0
+        with work.progress.bar(self.role, total, unit="image") as bar:
+
+            def batches(images: np.ndarray) -> Iterator[np.ndarray]:
+                nonlocal done
+                for batch in image_batches(images, rows):
+                    yield batch.numpy()
+                    done += len(batch)
+                    bar.update(done)
+
+            for name, images in sets.items():
+                pixels = np.asarray(images.images)
+                found = run_batches(lambda some: {"features": forward(some)}, batches(pixels), rows, len(images))
+                told[name] = _write(folder, name, found.get("features", self._none()), images)
+        return {"sets": told}
+
+    def _none(self) -> np.ndarray:
+        return np.empty((0, frozen_backbone(self.recipe).output_shape[-1]), np.float32)
+
+    def _read(self, name: str) -> ImageSet:
+        facts = self.facts["sets"][name]
+        labels = self.folder / f"{name}.labels.npy"
+        return ImageSet(
+            np.load(self.folder / f"{name}.features.npy", mmap_mode="r", allow_pickle=False),
+            np.load(labels, allow_pickle=False) if labels.exists() else None,
+            tuple(facts["class_names"]),
+        )
+
+
+def _write(folder: Path, name: str, features: np.ndarray, images: ImageSet) -> dict[str, Any]:
+    np.save(folder / f"{name}.features.npy", features.astype(np.float32))
+    if images.labels is not None:
+        np.save(folder / f"{name}.labels.npy", images.labels)
+    kept = ImageSet(features.astype(np.float32), images.labels, images.class_names)
+    return {"images": len(images), "class_names": list(images.class_names), "sha256": kept.sha256()}
+
+
+class Features(_Passing):
+    """What the frozen backbone gives for the images of a run. To all that learns or measures it stands for these.
+
+    Args:
+        recipe: Of the cell.
+        data: Its images.
+    """
+
+    kind = "features"
+
+    def __init__(self, recipe: Recipe, data: Data):
+        super().__init__(recipe)
+        self.data = data
+
+    @property
+    def _proxied(self) -> bool:
+        """Whether proxies stand in for out-of-distribution validation images."""
+        settings = self.recipe.evaluate
+        validates = settings.baseline or settings.tune or settings.headline == "auto"
+        return validates and not self.recipe.data.validation_ood and len(self.data.images("validation")) > 0
+
+    @property
+    def _others(self) -> list[str]:
+        kinds = ("near", "far", "validation_ood")
+        return [f"data.{kind}.{name}" for kind in kinds for name in getattr(self.recipe.data, kind)]
+
+    def decides(self) -> dict[str, Any]:
+        views = self.recipe.classifier.views
+        return {
+            **super().decides(),
+            "images": self.data.digest("train", "validation", "calibration", "test", *self._others),
+            "proxies": self.recipe.data.split_seed if self._proxied else None,
+            "views": [views, self.recipe.data.augment, self.recipe.data.split_seed] if views else None,
+        }
+
+    def uses(self) -> list[tuple[str, str]]:
+        augment = self.recipe.data.augment if self.recipe.classifier.views else []
+        return [*super().uses(), *(("augmentations", name) for name in augment)]
+
+    def make(self, folder: Path, work: Work) -> dict[str, Any]:
+        names = ["train", "validation", "calibration", "test", *self._others]
+        sets = {name: self.data.images(name) for name in names}
+        seed = self.recipe.data.split_seed
+        if self._proxied:
+            made = proxies(sets["validation"], seed)
+            sets |= {f"data.validation_ood.{name}": made[name] for name in PROXIES}
+        if views := self.recipe.classifier.views:
+            sets["views"] = views_of(sets["train"], views, self.recipe.data.augment, seed)
+        return self._passed(folder, work, sets)
+
+    def images(self, name: str) -> ImageSet:
+        """The features of one of the image sets of the data."""
+        return self._read(name)
+
+    def seen(self) -> ImageSet:
+        """What the classifier learns from: the features of the training images, and those of their views."""
+        train = self._read("train")
+        return joined([train, self._read("views")]) if self.recipe.classifier.views else train
+
+    @property
+    def frozen(self) -> "Features":
+        """Itself."""
+        return self
+
+    def digest(self, *names: str) -> list[str]:
+        """The contents of the features of image sets, for fingerprints."""
+        return [self.facts["sets"][name]["sha256"] for name in names]
+
+    def sets(self, kind: str) -> dict[str, ImageSet]:
+        """As `Data.sets`; the proxies, where they stand in for `data.validation_ood`."""
+        return {name: self._read(f"data.{kind}.{name}") for name in self._named(kind)}
+
+    def digests(self, kind: str) -> dict[str, str]:
+        """Their contents, for fingerprints."""
+        return {name: self.digest(f"data.{kind}.{name}")[0] for name in self._named(kind)}
+
+    def _named(self, kind: str) -> list[str]:
+        start = f"data.{kind}."
+        return [name.removeprefix(start) for name in self.facts["sets"] if name.startswith(start)]
+
+
+def moments(features: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Mean and variance (D,) of features (N, D), float64."""
+    mean = sum(block.sum(axis=0, dtype=np.float64) for block in blocks_of(features)) / len(features)
+    return mean, sum(np.square(block - mean).sum(axis=0) for block in blocks_of(features)) / len(features)
+
+
+class OutlierFeatures(_Passing):
+    """What the frozen backbone gives for the outliers of one source.
+
+    Args:
+        recipe: Of the cell.
+        outliers: The stage that draws them.
+    """
+
+    def __init__(self, recipe: Recipe, outliers: Outliers):
+        self.kind = f"{outliers.kind}_features"
+        super().__init__(recipe)
+        self.outliers = outliers
+
+    @property
+    def _seed(self) -> int:
+        return self.seed(f"amplitude {self.outliers.kind}")
+
+    def decides(self) -> dict[str, Any]:
+        swapped = [self.outliers.data.digest("train"), self._seed] if self.outliers.is_swapped else None
+        return {**super().decides(), "images": self.outliers.facts["sha256"], "amplitude": swapped}
+
+    def make(self, folder: Path, work: Work) -> dict[str, Any]:
+        told = self._passed(folder, work, {"outliers": self.outliers.exposed(self._seed)})
+        return {**told, "sha256": told["sets"]["outliers"]["sha256"]}
+
+    def exposed(self, seed: int) -> ImageSet:
+        """As `Outliers.exposed`, their features."""
+        return self._read("outliers")
+
+    def shares(self) -> np.ndarray | None:
+        """As `Outliers.shares`."""
+        return self.outliers.shares()
+
+    def serves_fewer(self) -> bool:
+        """As `Outliers.serves_fewer`."""
+        return self.outliers.serves_fewer()
+
+    def made_without(self, classes: np.ndarray) -> np.ndarray:
+        """As `Outliers.made_without`."""
+        return self.outliers.made_without(classes)

@@ -1,0 +1,178 @@
+"""The images of a run less some classes, which then stand for what a deployed model will meet."""
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+
+from kood import registry
+from kood.data import ImageSet
+from kood.data.image_set import joined
+from kood.errors import UserError
+from kood.pipeline.features import OutlierFeatures
+from kood.pipeline.outliers import Outliers
+from kood.pipeline.prepare import Rows
+from kood.pipeline.stage import Stage
+from kood.recipe.data_sections import HoldOut
+from kood.runs import fingerprint
+
+__all__ = ["HELD_OUT", "Fewer", "HeldOut", "folds_of", "told_folds"]
+
+#: What the images of the classes that were held out are called.
+HELD_OUT = "held_out"
+#: The in-distribution parts.
+PARTS = ("train", "validation", "calibration", "test")
+
+
+class HeldOut(Rows):
+    """The images of a run, or what a frozen backbone gives for them, without some classes; these are a near set.
+
+    All images of the classes that are held out are tested on, since nothing
+    of them was learned from.
+
+    Args:
+        rows: All of them.
+        held: The names of the classes.
+    """
+
+    def __init__(self, rows: Rows, held: Sequence[str]):
+        self.rows, self.held = rows, tuple(held)
+        names = rows.images("train").class_names
+        self._out = np.array([name in self.held for name in names])
+        self._names = tuple(name for name in names if name not in self.held)
+        #: The new number of each class that stays.
+        self._number = np.cumsum(~self._out) - 1
+
+    @property
+    def frozen(self) -> Stage | None:
+        """As of `Rows`."""
+        return self.rows.frozen
+
+    @property
+    def numbers(self) -> np.ndarray:
+        """The numbers that the classes that are held out have among all."""
+        return np.flatnonzero(self._out)
+
+    def images(self, name: str) -> ImageSet:
+        """As of `Rows`; of the in-distribution parts what has a class that stays."""
+        found = self.rows.images(name)
+        return self._kept(found) if name in PARTS else found
+
+    def seen(self) -> ImageSet:
+        """As of `Rows`."""
+        return self._kept(self.rows.seen())
+
+    def _kept(self, images: ImageSet) -> ImageSet:
+        rows = np.flatnonzero(~self._out[images.known_labels])
+        kept = images.take(rows)
+        return ImageSet(kept.images, self._number[kept.known_labels], self._names)
+
+    def sets(self, kind: str) -> dict[str, ImageSet]:
+        """The images of the classes that are held out, as the one near set."""
+        if kind != "near":
+            return {}
+        parts = [self.rows.images(name) for name in PARTS]
+        return {HELD_OUT: joined([ImageSet(part.take(np.flatnonzero(self._out[part.known_labels])).images)
+                                  for part in parts])}  # fmt: skip
+
+    def digest(self, *names: str) -> list[str]:
+        """As of `Rows`."""
+        whole = self.rows.digest(*names)
+        return [fingerprint(one, self.held) if name in PARTS else one for name, one in zip(names, whole, strict=True)]
+
+    def digests(self, kind: str) -> dict[str, str]:
+        """As of `Rows`."""
+        return {HELD_OUT: fingerprint(self.rows.digest(*PARTS), self.held)} if kind == "near" else {}
+
+
+class Fewer:
+    """The outliers of a run that no image of the classes that are held out is in; for `Classifier` they are `Outliers`.
+
+    Args:
+        outliers: All of them, of a stage that serves fewer classes.
+        held: The numbers of the classes.
+        classes: How many there are.
+    """
+
+    def __init__(self, outliers: Outliers | OutlierFeatures, held: np.ndarray, classes: int):
+        self.outliers, self._held = outliers, held
+        self._stay = np.setdiff1d(np.arange(classes), held)
+        self.kind, self._rows = outliers.kind, outliers.made_without(held)
+
+    @property
+    def facts(self) -> dict[str, Any]:
+        """What decides a classifier that is exposed to them."""
+        return {"sha256": fingerprint(self.outliers.facts["sha256"], self._held.tolist())}
+
+    def exposed(self, seed: int) -> ImageSet:
+        """As of `Outliers`."""
+        return self.outliers.exposed(seed).take(self._rows)
+
+    def shares(self) -> np.ndarray | None:
+        """As of `Outliers`."""
+        shares = self.outliers.shares()
+        return None if shares is None else shares[self._rows][:, self._stay]
+
+
+def folds_of(settings: HoldOut, names: Sequence[str], seed: int) -> list[tuple[str, ...]]:
+    """The classes that each fold holds out, in the order of the classes.
+
+    Drawn ones go through all classes before any is held out again.
+
+    Args:
+        settings: `data.hold_out`.
+        names: All classes.
+        seed: Decides which, where they are drawn.
+
+    Raises:
+        UserError: a class that is none, or fewer than two left to tell apart.
+    """
+    if isinstance(settings.folds, list):
+        for fold in settings.folds:
+            for name in fold:
+                if name not in names:
+                    raise UserError(
+                        f"data.hold_out.folds: {name!r} is no class of data.id; {registry.nearest(name, names)}"
+                    )
+        folds = [tuple(name for name in names if name in fold) for fold in settings.folds]
+    else:
+        count, rng = max(1, round(settings.classes * len(names))), np.random.default_rng(seed)
+        folds, waiting = [], list[int]()
+        for _ in range(settings.folds):
+            drawn: list[int] = []
+            while len(drawn) < count:
+                if not any(one not in drawn for one in waiting):
+                    waiting += rng.permutation(len(names)).tolist()
+                drawn.append(waiting.pop(next(at for at, one in enumerate(waiting) if one not in drawn)))
+            folds.append(tuple(names[number] for number in sorted(drawn)))
+    for held in folds:
+        if len(names) - len(held) < 2:
+            raise UserError(f"data.hold_out: without {', '.join(held)} data.id has {len(names) - len(held)} of its "
+                            f"{len(names)} classes left, and a classifier needs 2; hold out fewer")  # fmt: skip
+    return list(dict.fromkeys(folds))
+
+
+def told_folds(folds: Sequence[Any]) -> dict[str, Any]:
+    """What the report tells of folds: each one's figures, and their mean with its interval.
+
+    Args:
+        folds: Pairs of the classes that were held out and the evaluation without them.
+    """
+    from kood.intervals import auroc_interval, mean_interval
+    from kood.report.paired import score_arrays
+
+    told = []
+    for held, evaluation in folds:
+        facts, score = evaluation.facts, evaluation.headline
+        figures, threshold = facts["scores"][score][HELD_OUT], facts["threshold"]
+        with np.load(evaluation.folder / "scores.npz", allow_pickle=False) as arrays:
+            scores = score_arrays(arrays, score)
+        told.append({
+            "classes": list(held), "images": len(scores[HELD_OUT]), "score": score,
+            **{metric: figures[metric] for metric in ("auroc", "fpr_at_ood_tpr", "fpr_at_id_tpr")},
+            "auroc_interval": list(auroc_interval(scores["id"], [scores[HELD_OUT]])),
+            "accepted": threshold["accepted_id_test"], "accepted_interval": threshold["accepted_id_test_interval"],
+            "accuracy": facts["id"]["accuracy"],
+        })  # fmt: skip
+    metrics = ("auroc", "fpr_at_ood_tpr", "fpr_at_id_tpr", "accepted", "accuracy")
+    return {"folds": told, "mean": {metric: mean_interval([one[metric] for one in told]) for metric in metrics}}

@@ -1,0 +1,123 @@
+"""Which pretrained network a first recipe can begin with, and how fast this machine passes images through it."""
+
+import json
+import os
+import time
+import urllib.request
+import zipfile
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from kood.data.paths import data_path
+from kood.errors import UserError
+from kood.text import clean
+
+__all__ = ["SMALLEST", "Pretrained", "pretrained", "seconds_of_an_image"]
+
+#: Shorter side of the median image from which on a pretrained network is taken.
+SMALLEST = 96
+#: The side that such networks are usually given.
+SIDE = 224
+#: Networks of Keras Applications in the order in which they are taken, and what Keras calls their weights in its cache.
+NETWORKS = {
+    "EfficientNetV2B0": "efficientnetv2-b0_notop.h5",
+    "MobileNetV2": "mobilenet_v2_weights_tf_dim_ordering_tf_kernels_1.0_224_no_top.h5",
+    "ResNet50V2": "resnet50v2_weights_tf_dim_ordering_tf_kernels_notop.h5",
+}
+#: Where Keras fetches them.
+HOST = "https://storage.googleapis.com/tensorflow/keras-applications/"
+
+
+@dataclass(frozen=True)
+class Pretrained:
+    """A pretrained network as a recipe has it.
+
+    Attributes:
+        backbone: Its name among the backbones; `options` what else the recipe says.
+        side: Of its images.
+        why: Where its weights come from, or why it is taken.
+    """
+
+    backbone: str
+    options: dict[str, Any]
+    side: int
+    why: str
+
+
+def pretrained(file: str | None, side: float) -> Pretrained | None:
+    """The network for images of about so many pixels a side; None where they are small, or it has no weights.
+
+    Args:
+        file: A `.keras` file of the user's, which is then taken whatever the images.
+        side: Of the shorter.
+
+    Raises:
+        UserError: The file is no Keras model.
+    """
+    if file is not None:
+        return Pretrained("file", {"path": str(data_path(file))}, _side_of(data_path(file)), "the network you gave")
+    if side < SMALLEST:
+        return None
+    home = Path(os.environ.get("KERAS_HOME") or Path.home() / ".keras") / "models"
+    for name, weights in NETWORKS.items():
+        if (home / weights).exists():
+            return _of_keras(name, "its ImageNet weights are in Keras's cache")
+    if _is_reachable():
+        return _of_keras(next(iter(NETWORKS)), "the first run fetches its ImageNet weights")
+    return None
+
+
+def _of_keras(name: str, why: str) -> Pretrained:
+    return Pretrained("keras_applications", {"name": name, "weights": "imagenet"}, SIDE, why)
+
+
+def _is_reachable() -> bool:
+    """Whether the weights could be fetched now."""
+    try:
+        with urllib.request.urlopen(urllib.request.Request(HOST, method="HEAD"), timeout=5):  # noqa: S310  # It is https.
+            return True
+    except urllib.error.HTTPError:
+        return True  # Somebody answered.
+    except OSError:
+        return False
+
+
+def _side_of(file: Path) -> int:
+    """The side of the images that a file's network takes, where its graph says one; `SIDE` where it takes any."""
+    try:
+        with zipfile.ZipFile(file) as opened:
+            layers = json.loads(opened.read("config.json"))["config"].get("layers", [])
+    except OSError as error:
+        raise UserError(f"--backbone {clean(file)}: cannot be read ({error.strerror or error}); give a .keras file",
+                        ) from error  # fmt: skip
+    except (zipfile.BadZipFile, KeyError, ValueError, TypeError, AttributeError) as error:
+        raise UserError(f"--backbone {clean(file)} is no .keras file; give one that model.save(...) wrote") from error
+    shapes = [one.get("config", {}).get("batch_shape") for one in layers if one.get("class_name") == "InputLayer"]
+    sides = [shape[1] for shape in shapes if isinstance(shape, list) and len(shape) == 4 and shape[1]]
+    return int(sides[0]) if sides else SIDE
+
+
+def seconds_of_an_image(found: Pretrained, channels: int) -> float:
+    """How long an image takes through the network here: a few batches of noise, the first of which is not counted.
+
+    Raises:
+        UserError: The network cannot be made, such as of a file with layers that are not known here.
+    """
+    import numpy as np
+
+    from kood.backends import compiled
+    from kood.outputs import at_once
+    from kood.registry import obtain
+
+    shape = (found.side, found.side, channels)
+    # Its speed is that of its weights' absence.
+    options = found.options | ({"weights": "none"} if "weights" in found.options else {})
+    forward = compiled(obtain("backbones", found.backbone)(shape, **options))
+    rows, taken = at_once(shape), []
+    pixels = np.random.default_rng(0).uniform(-1, 1, (rows, *shape)).astype("float32")
+    for _ in range(4):
+        begun = time.perf_counter()
+        np.asarray(forward(pixels))
+        taken.append(time.perf_counter() - begun)
+    return min(taken[1:]) / rows

@@ -1,0 +1,318 @@
+"""A frozen backbone: each image passes it once, and what is trained on features is what is published."""
+
+from types import SimpleNamespace
+
+import keras
+import numpy as np
+import pytest
+from keras import layers
+
+from kood import pipeline
+from kood.data.batches import views_of
+from kood.data.image_set import ImageSet, joined
+from kood.errors import UserError
+from kood.intervals import mean_interval
+from kood.nets.neck import LEAST, neck, standardize, whole
+from kood.pipeline.held_out import HELD_OUT, Fewer, HeldOut, folds_of
+from kood.pipeline.outliers import Outliers
+from kood.recipe import load
+from kood.recipe.data_sections import HoldOut
+from kood.report import results
+
+RECIPE = """
+name = "frozen"
+[data]
+image_shape = [8, 8, 3]
+augment = ["flip"]
+[data.id]
+source = "digits"
+classes = [0, 1, 2, 3]
+[data.near.others]
+source = "digits"
+classes = [7, 8]
+[classifier]
+backbone = "small_cnn"
+train = "head"
+neck = 16
+views = 1
+[outliers]
+use = ["patch_shuffle"]
+count = 60
+per_batch = 16
+[train]
+epochs = 3
+[evaluate]
+scores = ["msp", "mahalanobis"]
+"""
+
+
+@pytest.fixture
+def recipe(tmp_path):
+    def written(*overrides, more=""):
+        (tmp_path / "frozen.toml").write_text(RECIPE + more)
+        return load(tmp_path / "frozen.toml", overrides)
+
+    return written
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory):
+    """The report and the folder of one run with folds, and how often the backbone was passed."""
+    folder = tmp_path_factory.mktemp("frozen")
+    (folder / "frozen.toml").write_text(RECIPE + '[data.hold_out]\nfolds = [["0"], ["1", "3"]]\n')
+    return pipeline.run(folder / "frozen.toml", saved=folder), folder
+
+
+def test_the_published_model_says_what_was_measured_on_features(finished):
+    result, folder = finished
+    (stage,) = (folder / "frozen" / "stages").glob("features-*")
+    (data,) = (folder / "frozen" / "stages").glob("data-*")
+    pixels = np.load(data / "test.images.npy")
+    trained = sorted(one.parent for one in (folder / "frozen" / "stages").glob("classifier-*/classifier.keras"))
+    assert len(trained) == 4  # The published one, its baseline, and those of two folds.
+    features, images = np.load(stage / "test.features.npy"), pixels.astype("float32") / 127.5 - 1.0
+    for one in trained:
+        all_of_it = keras.saving.load_model(one / "classifier.keras", compile=False)
+        after = keras.saving.load_model(one / "after_features.keras", compile=False)
+        assert all_of_it.backbone.input_shape == (None, 8, 8, 3)
+        found, expected = after(features), all_of_it(images)
+        for name in ("features", "logits"):
+            np.testing.assert_allclose(*(keras.ops.convert_to_numpy(of[name]) for of in (found, expected)), atol=1e-5)
+    assert result["version"] == 1  # Publishing holds it against the measured answers too.
+
+
+def test_standardized_features_have_mean_0_and_variance_1(finished):
+    _, folder = finished
+    (stage,) = (folder / "frozen" / "stages").glob("features-*")
+    features = np.load(stage / "train.features.npy").astype("float64")
+    made = neck(features.shape[1])
+    standardize(made, features.mean(axis=0), features.var(axis=0))
+    found = keras.ops.convert_to_numpy(made(features.astype("float32")))
+    variance = np.maximum(features.var(axis=0), LEAST * features.var(axis=0).mean())
+    np.testing.assert_allclose(found, (features - features.mean(axis=0)) / np.sqrt(variance), atol=1e-4)
+
+
+def test_features_that_never_vary_are_not_blown_up():
+    made = neck(3)
+    standardize(made, np.array([1.0, 2.0, 3.0]), np.zeros(3))
+    np.testing.assert_array_equal(keras.ops.convert_to_numpy(made(np.array([[1.0, 3.0, 3.0]], "float32"))), [[0, 1, 0]])
+
+
+def test_nothing_moves_a_frozen_backbone():
+    image = keras.Input((4, 4, 3))
+    x = layers.BatchNormalization()(layers.Conv2D(5, 3)(image))
+    backbone = keras.Model(image, layers.GlobalAveragePooling2D()(x))
+    backbone.trainable = False
+    made = whole(backbone, neck(5, 7))
+    assert {one.path for one in made.trainable_variables} == {
+        one.path for one in made.get_layer("neck").trainable_variables
+    }
+    pixels = np.random.default_rng(0).normal(size=(6, 4, 4, 3)).astype("float32")
+    before = [keras.ops.convert_to_numpy(one) for one in backbone.variables]
+    made(pixels, training=True)
+    for one, other in zip(before, backbone.variables, strict=True):
+        np.testing.assert_array_equal(one, keras.ops.convert_to_numpy(other))
+
+
+def test_views_follow_the_seed_and_keep_the_labels():
+    pixels = np.random.default_rng(0).integers(0, 256, (5, 4, 4, 3), "uint8")
+    images = ImageSet(pixels, np.arange(5) % 2, ("a", "b"))
+    seen = views_of(images, 3, ["flip"], seed=1)
+    assert seen.known_labels.tolist() == [0, 1, 0, 1, 0] * 3
+    turned = 0
+    for view, image in zip(seen.images, np.tile(pixels, (3, 1, 1, 1)), strict=True):
+        same, mirrored = (view == image).all(), (view == image[:, ::-1]).all()
+        assert same or mirrored
+        turned += not same
+    assert 0 < turned < 15
+    np.testing.assert_array_equal(seen.images, views_of(images, 3, ["flip"], seed=1).images)
+    assert (seen.images != views_of(images, 3, ["flip"], seed=2).images).any()
+
+
+@pytest.mark.parametrize(
+    ("overrides", "told"),
+    [
+        (['outliers.mix="linear"'], "outliers.mix = 'linear' mixes pixels"),
+        (['pure_samples.use=["augment"]'], "pure_samples.use trains on samples"),
+        (["data.augment=[]"], "classifier.views = 1: views are made by data.augment"),
+        (['evaluate.scores=["odin"]'], "score 'odin' moves pixels by a gradient"),
+        (['classifier.train="all"'], 'neck = 16: only what stands after a frozen backbone has it; add train = "head"'),
+        (['classifier.train="body"'], "classifier.train"),
+        (["data.hold_out.classes=1.0"], "data.hold_out.classes"),
+        (["data.hold_out.folds=0"], "folds = 0: give a number from 1 to 100, or a list of lists of class names"),
+        (["data.hold_out.folds=[[]]"], "folds = [[]]: give a number"),
+    ],
+)
+def test_what_a_frozen_backbone_cannot_do_is_refused(recipe, overrides, told):
+    with pytest.raises(UserError) as refused:
+        recipe(*overrides)
+    assert told in str(refused.value) and "\n" not in str(refused.value)
+
+
+# What makes which stage again ----------------------------------------------------------------------------------------
+
+
+def test_a_second_cell_passes_no_image_again(tmp_path, recipe):
+    recipe(more='[matrix]\nseed = [0, 1]\nhead = ["softmax", "cosface"]\n')
+    result = pipeline.run(tmp_path / "frozen.toml", ["serve.export=false"], saved=tmp_path)
+    made = [cell["stages"]["features"]["cached"] for cell in result["cells"]]
+    assert made == [False, True, True, True]
+    assert len(list((tmp_path / "frozen" / "stages").glob("features-*"))) == 1
+    # The seeds draw their own outliers.
+    assert len(list((tmp_path / "frozen" / "stages").glob("patch_shuffle_features-*"))) == 2
+
+
+TRAINED = {"classifier", "baseline_classifier"}
+
+
+@pytest.mark.parametrize(
+    ("override", "remade"),
+    [
+        ("classifier.neck=8", TRAINED),
+        ("classifier.views=2", {"features", *TRAINED}),
+        (
+            "classifier.options={features=12}",
+            {"features", "patch_shuffle_features", "classifier", "baseline_classifier"},
+        ),
+        ('data.hold_out={folds=[["0"]]}', set()),
+    ],
+)
+def test_a_key_makes_again_what_it_decides(finished, override, remade):
+    _, folder = finished
+    result = pipeline.run(folder / "frozen.toml", [override], saved=folder)
+    again = {name for name, stage in result["stages"].items() if not stage["cached"]}
+    assert again & {"data", "features", "patch_shuffle", "patch_shuffle_features", *TRAINED} == remade
+
+
+# Classes held out ----------------------------------------------------------------------------------------------------
+
+
+class Given:
+    """Rows of four classes, two of each in every part."""
+
+    frozen = None
+
+    def images(self, name):
+        start = {"train": 0, "validation": 8, "calibration": 16, "test": 24}.get(name, 32)
+        pixels = np.arange(start, start + 8, dtype=np.uint8).reshape(8, 1, 1, 1)
+        return ImageSet(pixels, np.repeat(np.arange(4), 2), ("a", "b", "c", "d"))
+
+    def seen(self):
+        return self.images("train")
+
+    def digest(self, *names):
+        return [f"{name} of all" for name in names]
+
+
+def test_images_of_a_class_held_out_are_in_no_part_and_all_are_tested_on():
+    view = HeldOut(Given(), ("b", "d"))
+    for name, start in (("train", 0), ("validation", 8), ("calibration", 16), ("test", 24)):
+        kept = view.images(name)
+        assert kept.images.ravel().tolist() == [start, start + 1, start + 4, start + 5]
+        assert kept.class_names == ("a", "c") and kept.known_labels.tolist() == [0, 0, 1, 1]
+    assert view.seen().images.ravel().tolist() == [0, 1, 4, 5]
+    near = view.sets("near")[HELD_OUT]
+    assert sorted(near.images.ravel().tolist()) == [at + of for at in (0, 8, 16, 24) for of in (2, 3, 6, 7)]
+    assert view.sets("far") == view.sets("validation_ood") == {}
+    other = HeldOut(Given(), ("b", "c"))
+    assert view.digest("train") != other.digest("train") and view.digests("near") != other.digests("near")
+
+
+class Drawn:
+    """Five outliers of classes 0..3, as `kood.pipeline.outliers.Outliers` has them."""
+
+    kind = "drawn"
+
+    def __init__(self, folder, needs=("train",), swapped=False):
+        self.facts = {"sha256": "drawn", "images": 5}
+        self.folder, self.source, self.is_swapped = folder, SimpleNamespace(needs=needs), swapped
+
+    def exposed(self, seed):
+        return ImageSet(np.arange(5, dtype=np.uint8).reshape(5, 1, 1, 1))
+
+    shares, serves_fewer, made_without = Outliers.shares, Outliers.serves_fewer, Outliers.made_without
+
+
+def test_outliers_made_of_a_class_held_out_are_left_out(tmp_path):
+    pairs = np.array([[0, 1], [1, 2], [2, 3], [3, 0], [0, 2]])
+    shares = np.zeros((5, 4), np.float32)
+    shares[np.arange(5)[:, None], pairs] = [0.25, 0.75]
+    for name, of in (("made_of.npy", pairs), ("mixtures.npy", shares)):
+        folder = tmp_path / name
+        folder.mkdir()
+        np.save(folder / name, of)
+        drawn = Drawn(folder)
+        assert drawn.serves_fewer() and not Drawn(folder, swapped=True).serves_fewer()
+        assert not Drawn(folder, needs=("train", "denoiser")).serves_fewer()
+        fewer = Fewer(drawn, np.array([1]), 4)
+        assert fewer.exposed(0).images.ravel().tolist() == [2, 3, 4]
+        assert fewer.facts["sha256"] != Fewer(drawn, np.array([2]), 4).facts["sha256"]
+    np.testing.assert_array_equal(fewer.shares(), [[0, 0.25, 0.75], [0.75, 0, 0.25], [0.25, 0.75, 0]])
+    # What says nothing of its classes is drawn again, unless no training image is in it.
+    (tmp_path / "none").mkdir()
+    assert not Drawn(tmp_path / "none").serves_fewer() and Drawn(tmp_path / "none", needs=("shape",)).serves_fewer()
+    assert len(Fewer(Drawn(tmp_path / "none", needs=("shape",)), np.array([1]), 4).exposed(0)) == 5
+
+
+def test_folds_hold_each_class_out_about_as_often():
+    names = [f"class {number}" for number in range(10)]
+    folds = folds_of(HoldOut(classes=0.3, folds=10), names, seed=3)
+    assert all(len(set(fold)) == 3 for fold in folds)
+    counts = [sum(name in fold for fold in folds) for name in names]
+    assert len(folds) < 10 or counts == [3] * 10
+    assert folds != folds_of(HoldOut(classes=0.3, folds=10), names, seed=4)
+    assert folds_of(HoldOut(classes=0.01, folds=1), names, seed=0) and len(folds[0]) == 3
+
+
+@pytest.mark.parametrize(
+    ("settings", "told"),
+    [
+        ({"folds": [["a"], ["e"]]}, "data.hold_out.folds: 'e' is no class of data.id; Allowed: "),
+        ({"folds": [["a", "b", "c"]]}, "data.hold_out: without a, b, c data.id has 1 of its 4 classes left"),
+        ({"classes": 0.9}, "classes left, and a classifier needs 2; hold out fewer"),
+    ],
+)
+def test_folds_that_leave_no_classifier_are_refused(settings, told):
+    with pytest.raises(UserError) as refused:
+        folds_of(HoldOut(**settings), ("a", "b", "c", "d"), 0)
+    assert told in str(refused.value)
+
+
+def test_the_report_tells_each_fold_and_their_mean(finished):
+    result, folder = finished
+    told = result["hold_out"]
+    assert [one["classes"] for one in told["folds"]] == [["0"], ["1", "3"]]
+    aurocs = [one["auroc"] for one in told["folds"]]
+    assert told["mean"]["auroc"]["mean"] == pytest.approx(np.mean(aurocs))
+    assert all(one["auroc_interval"][0] <= one["auroc"] <= one["auroc_interval"][1] for one in told["folds"])
+    assert {one["score"] for one in told["folds"]} == {result["headline_score"]}
+    table = results.held_out(result)
+    assert [row.cells[0].text for row in table.rows] == ["0", "1, 3", "mean"]
+    assert "Classes held out" in (folder / "frozen" / "report.html").read_text()
+
+
+def test_a_run_on_pixels_holds_classes_out_too(tmp_path, recipe):
+    recipe('classifier={backbone="small_cnn"}', more="[data.hold_out]\nclasses = 0.25\nfolds = 1\n")
+    result = pipeline.run(
+        tmp_path / "frozen.toml", ['classifier={backbone="small_cnn"}', "outliers.use=[]"], saved=tmp_path
+    )
+    (fold,) = result["hold_out"]["folds"]
+    assert len(fold["classes"]) == 1 and 0.5 < fold["auroc"] <= 1.0
+
+
+def test_the_interval_of_a_mean_is_students():
+    found = mean_interval([0.6, 0.7, 0.8])
+    # t of 2 degrees of freedom at 97.5% is 4.302653.
+    half = 4.302653 * 0.1 / np.sqrt(3)
+    assert found["interval"] == pytest.approx([0.7 - half, 0.7 + half], abs=1e-6) and found["std"] == pytest.approx(0.1)
+    assert mean_interval([0.9, 1.0, 1.0])["interval"][1] == 1.0
+    assert mean_interval([0.5]) == {"mean": 0.5, "std": None, "n": 1, "interval": None}
+    with pytest.raises(ValueError, match="no shares"):
+        mean_interval([])
+
+
+def test_sets_are_joined_with_their_labels():
+    first, second = (ImageSet(np.full((2, 3), value, np.float32), np.array([0, 1]), ("a", "b")) for value in (1, 2))
+    both = joined([first, second])
+    assert both.images[:, 0].tolist() == [1, 1, 2, 2] and both.known_labels.tolist() == [0, 1, 0, 1]
+    assert joined([first, ImageSet(second.images)]).labels is None
