@@ -315,6 +315,18 @@ def test_a_file_gets_the_pixels_that_are_named(mode, tmp_path):
     close(numpy(model(seen(p))), numpy(network(prepare(p), training=False)), 1e-4)
 
 
+@pytest.mark.one_backend
+def test_pixels_stay_float32_under_mixed_precision(tmp_path):
+    path, x = kept(shaken(functional()), tmp_path), seen(pixels(4, 16, 16, 3))
+    full = numpy(backbones.file((16, 16, 3), path)(x))
+    before = keras.config.dtype_policy()
+    keras.config.set_dtype_policy("mixed_bfloat16")
+    try:
+        close(numpy(backbones.file((16, 16, 3), path)(x)), full)  # The file's layers are float32 themselves.
+    finally:
+        keras.config.set_dtype_policy(before)
+
+
 def test_grey_images_for_a_file_of_colours(tmp_path):
     network, p = shaken(functional()), pixels(2, 16, 16, 1)
     model = backbones.file((16, 16, 1), kept(network, tmp_path), "pool")

@@ -31,7 +31,7 @@ def keras_hub(image_shape: tuple[int, int, int], preset: str) -> keras.Model:
             `backbone.save_to_preset` wrote.
 
     Returns:
-        A model from (B, H, W, C) to (B, D). With layers of KerasHub's own it loads where KerasHub is imported.
+        A model from (B, H, W, C) to (B, D). With layers of KerasHub's own it loads where KerasHub is installed.
 
     Raises:
         ValueError: A size is not positive.

@@ -67,7 +67,11 @@ def on_top_of(
     """
     image = keras.Input(image_shape, name="image")
     channels = network.input_shape[-1]
-    x = layers.Concatenate(name="colour")([image] * 3) if (image_shape[2], channels) == (1, 3) else image
+    x = (
+        layers.Concatenate(name="colour", dtype="float32")([image] * 3)
+        if (image_shape[2], channels) == (1, 3)
+        else image
+    )
     return keras.Model(image, pooled(network(_pixels(x, prepare))), name=name)
 
 
@@ -102,7 +106,8 @@ def _pixels(x: keras.KerasTensor, prepare: Callable[[np.ndarray], np.ndarray]) -
         return x
     if np.ptp(scale) == 0 and np.ptp(offset) == 0:
         scale, offset = scale[0], offset[0]
-    return layers.Rescaling(scale.tolist(), offset=offset.tolist(), name="pixels")(x)
+    # In float32 whatever the network computes in: bfloat16 would round pixels to halves.
+    return layers.Rescaling(scale.tolist(), offset=offset.tolist(), dtype="float32", name="pixels")(x)
 
 
 def of_whole_batches(network: keras.Model) -> keras.Model:

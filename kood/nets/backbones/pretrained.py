@@ -44,6 +44,9 @@ def pretrained(
     return keras.Model(backbone.input, x, name="pretrained")
 
 
+pretrained.version = 2  # type: ignore[attr-defined]
+
+
 def _fetched(preset: str) -> keras.Model:
     try:
         from keras_cv import models
