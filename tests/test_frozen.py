@@ -65,6 +65,7 @@ def finished(tmp_path_factory):
     return pipeline.run(folder / "frozen.toml", saved=folder), folder
 
 
+@pytest.mark.backend
 def test_the_published_model_says_what_was_measured_on_features(finished):
     result, folder = finished
     (stage,) = (folder / "frozen" / "stages").glob("features-*")
@@ -83,6 +84,7 @@ def test_the_published_model_says_what_was_measured_on_features(finished):
     assert result["version"] == 1  # Publishing holds it against the measured answers too.
 
 
+@pytest.mark.backend
 def test_standardized_features_have_mean_0_and_variance_1(finished):
     _, folder = finished
     (stage,) = (folder / "frozen" / "stages").glob("features-*")
@@ -94,12 +96,14 @@ def test_standardized_features_have_mean_0_and_variance_1(finished):
     np.testing.assert_allclose(found, (features - features.mean(axis=0)) / np.sqrt(variance), atol=1e-4)
 
 
+@pytest.mark.backend
 def test_features_that_never_vary_are_not_blown_up():
     made = neck(3)
     standardize(made, np.array([1.0, 2.0, 3.0]), np.zeros(3))
     np.testing.assert_array_equal(keras.ops.convert_to_numpy(made(np.array([[1.0, 3.0, 3.0]], "float32"))), [[0, 1, 0]])
 
 
+@pytest.mark.backend
 def test_nothing_moves_a_frozen_backbone():
     image = keras.Input((4, 4, 3))
     x = layers.BatchNormalization()(layers.Conv2D(5, 3)(image))
@@ -116,6 +120,7 @@ def test_nothing_moves_a_frozen_backbone():
         np.testing.assert_array_equal(one, keras.ops.convert_to_numpy(other))
 
 
+@pytest.mark.backend
 def test_views_follow_the_seed_and_keep_the_labels():
     pixels = np.random.default_rng(0).integers(0, 256, (5, 4, 4, 3), "uint8")
     images = ImageSet(pixels, np.arange(5) % 2, ("a", "b"))
@@ -280,6 +285,7 @@ def test_folds_that_leave_no_classifier_are_refused(settings, told):
     assert told in str(refused.value)
 
 
+@pytest.mark.backend
 def test_the_report_tells_each_fold_and_their_mean(finished):
     result, folder = finished
     told = result["hold_out"]
