@@ -294,6 +294,8 @@ def test_the_report_tells_each_fold_and_their_mean(finished):
     assert told["mean"]["auroc"]["mean"] == pytest.approx(np.mean(aurocs))
     assert all(one["auroc_interval"][0] <= one["auroc"] <= one["auroc_interval"][1] for one in told["folds"])
     assert {one["score"] for one in told["folds"]} == {result["headline_score"]}
+    assert told["scores"][result["headline_score"]] == pytest.approx(np.mean(aurocs))
+    assert set(told["scores"]) == {"msp", "mahalanobis"}
     table = results.held_out(result)
     assert [row.cells[0].text for row in table.rows] == ["0", "1, 3", "mean"]
     assert "Classes held out" in (folder / "frozen" / "report.html").read_text()

@@ -114,7 +114,7 @@ class Cell:
             weights = recipe.train.class_weight
             if isinstance(weights, dict):
                 weights = {name: weight for name, weight in weights.items() if name not in held}
-            evaluate = {"headline": headline, "scores": [headline], "baseline": False, "tune": False}
+            evaluate = {"headline": headline, "baseline": False, "tune": False}
             fold = recipe.model_copy(update={
                 "train": recipe.train.model_copy(update={"class_weight": weights}),
                 "evaluate": recipe.evaluate.model_copy(update=evaluate),

@@ -176,4 +176,10 @@ def told_folds(folds: Sequence[Any], left_out: Sequence[dict[str, Any]]) -> dict
         })  # fmt: skip
     metrics = ("auroc", "fpr_at_ood_tpr", "fpr_at_id_tpr", "accepted", "accuracy")
     mean = {metric: mean_interval([one[metric] for one in told]) for metric in metrics} if told else {}
-    return {"folds": told, "mean": mean, "left_out": list(left_out)}
+    found = [evaluation.facts["scores"] for _, evaluation in folds]
+    scores = {
+        name: float(np.mean([one[name][HELD_OUT]["auroc"] for one in found]))
+        for name in (found[0] if found else {})
+        if all(name in one for one in found)
+    }
+    return {"folds": told, "mean": mean, "scores": scores, "left_out": list(left_out)}

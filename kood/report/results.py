@@ -117,12 +117,14 @@ def held_out(cell: Cells) -> Table | None:
 def scores(cell: Cells) -> Table:
     """Every score, in the means over the near and over the far sets."""
     validation = cell.get("validation") or {}
+    folds = (cell.get("hold_out") or {}).get("scores") or {}
     rows = []
     for score, figures in cell["scores"].items():
         chosen = score == cell["headline_score"]
         means = [figures.get(kind) or {} for kind in ("near", "far")]
         values = [percent(one.get(metric)) for metric in ("auroc", "fpr_at_ood_tpr") for one in means]
         values += [percent(validation.get(score))] if validation else []
+        values += [percent(folds.get(score))] if folds else []
         rows.append(row(f"{score} ◂" if chosen else score, *values, kind="headline" if chosen else ""))
     figures_of = [
         Column(f"{kind}\n{COLUMNS[metric][0]}", priority=PRIORITIES.get(metric, 0))
@@ -130,6 +132,7 @@ def scores(cell: Cells) -> Table:
         for kind in ("near", "far")
     ]
     own = [Column("validation\nAUROC", priority=1)] if validation else []
+    own += [Column("held-out\nAUROC", priority=1)] if folds else []
     note = "◂: the headline score. Percent, means over the datasets; FPR@95 at OOD TPR."
     told = [text for text in (validation_note(cell), tuned_note(cell)) if text]
     return Table((words("score"), *figures_of, *own), rows, "All scores", (note, *told))
