@@ -1,5 +1,7 @@
 """The stages that pass images through a frozen backbone, once each."""
 
+import math
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -43,21 +45,24 @@ class _Passing(Stage):
         """Writes the features of image sets down and tells of each what `_read` needs."""
         forward = compiled(frozen_backbone(self.recipe))
         rows, told = min(at_once(self.recipe.data.shape), self.recipe.evaluate.batch_size), {}
-        total, done = sum(map(len, sets.values())), 0
+        total, done, first = sum(map(len, sets.values())), 0, (math.nan, 0)
         with work.progress.bar(self.role, total, unit="image") as bar:
 
             def batches(images: np.ndarray) -> Iterator[np.ndarray]:
-                nonlocal done
+                nonlocal done, first
                 for batch in image_batches(images, rows):
                     yield batch.numpy()
                     done += len(batch)
+                    if math.isnan(first[0]):  # The first batch compiles.
+                        first = time.monotonic(), done
                     bar.update(done)
 
             for name, images in sets.items():
                 pixels = np.asarray(images.images)
                 found = run_batches(lambda some: {"features": forward(some)}, batches(pixels), rows, len(images))
                 told[name] = _write(folder, name, found.get("features", self._none()), images)
-        return {"sets": told}
+        seconds, later = time.monotonic() - first[0], done - first[1]
+        return {"sets": told, **({"images_per_second": round(later / seconds, 1)} if later else {})}
 
     def _none(self) -> np.ndarray:
         return np.empty((0, frozen_backbone(self.recipe).output_shape[-1]), np.float32)

@@ -177,9 +177,9 @@ def told_folds(folds: Sequence[Any], left_out: Sequence[dict[str, Any]]) -> dict
     metrics = ("auroc", "fpr_at_ood_tpr", "fpr_at_id_tpr", "accepted", "accuracy")
     mean = {metric: mean_interval([one[metric] for one in told]) for metric in metrics} if told else {}
     found = [evaluation.facts["scores"] for _, evaluation in folds]
-    scores = {
+    by_score = {
         name: float(np.mean([one[name][HELD_OUT]["auroc"] for one in found]))
         for name in (found[0] if found else {})
         if all(name in one for one in found)
     }
-    return {"folds": told, "mean": mean, "scores": scores, "left_out": list(left_out)}
+    return {"folds": told, "mean": mean, "scores": by_score, "left_out": list(left_out)}
