@@ -7,6 +7,8 @@ import keras
 import numpy as np
 import pytest
 
+from kood import heads
+from kood.classifier import Classifier
 from kood.conformal import Calibration
 from kood.data.images import normalize
 from kood.decision import UNKNOWN, Decision
@@ -181,3 +183,17 @@ def test_operations_that_a_format_has_not(tmp_path, ending):
         decision = Decision(strange, Scorer("msp"), decision.calibrated)
         export(decision, tmp_path / f"it{ending}", image_shape=SHAPE, check=check)
     assert not list(tmp_path.iterdir())
+
+
+def test_grouped_convolutions_and_gelu(tmp_path, ending):
+    """Keras leaves the former to XLA, and TensorFlow makes erfc of the latter."""
+    keras.utils.set_random_seed(0)
+    image = keras.Input(SHAPE)
+    x = keras.layers.Conv2D(4 * SHAPE[2], 3, groups=SHAPE[2])(image)
+    x = keras.layers.GlobalAveragePooling2D()(keras.layers.Activation("gelu")(x))
+    classifier = Classifier(keras.Model(image, x), heads.Softmax(4))
+    classifier.build((None, *SHAPE))
+    decision, check = made("msp")
+    decision = Decision(classifier, Scorer("msp"), decision.calibrated)
+    told = export(decision, tmp_path / f"it{ending}", image_shape=SHAPE, check=check)
+    assert told["images"] == len(check)

@@ -9,7 +9,7 @@ import tensorflow as tf
 from kood.backends.tensorflow_devices import placed, summed_up
 from kood.backends.terms import LossTerms
 
-__all__ = ["TrainStep", "forward", "gradient"]
+__all__ = ["TrainStep", "forward", "gradient", "inlined"]
 
 
 class TrainStep(LossTerms):
@@ -98,6 +98,17 @@ class TrainStep(LossTerms):
             # Keras takes the mean over rows of what a worker's step returns, so a number has to be a row.
             return {name: value[None] for name, value in logs.items()}
         return logs
+
+
+@contextlib.contextmanager
+def inlined():
+    """A context in which functions that a graph calls become part of it, those too that XLA is to compile: Keras's
+    grouped convolutions are such, and no converter takes them."""
+    tf.config.run_functions_eagerly(True)
+    try:
+        yield
+    finally:
+        tf.config.run_functions_eagerly(False)
 
 
 def forward(model):

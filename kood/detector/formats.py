@@ -146,7 +146,9 @@ def _convert(decision: Decision, file: Path, kind: str, image_shape: Sequence[in
             from kood.detector import onnx_ops  # noqa: F401
         with warnings.catch_warnings(), native_messages_held_back():
             warnings.simplefilter("ignore")
-            with _constants_in_graph(decision.scored.classifier):
+            from kood.backends.tensorflow import inlined
+
+            with _constants_in_graph(decision.scored.classifier), inlined():
                 decision.export(str(file), format=kind, input_signature=[images], verbose=False)
     except Exception as error:  # A converter may raise anything.
         said = " ".join(str(error).split())

@@ -55,8 +55,18 @@ class Expm1:
         _replace(ctx, node, formula)
 
 
+@tf_op("Erfc")
+class Erfc:
+    """1 - erf(x), what TensorFlow makes of a GELU: near 1 its digits are float32's, far out they are those of 1."""
+
+    @classmethod
+    def version_9(cls, ctx, node, **kwargs):
+        """Writes the formula."""
+        _replace(ctx, node, lambda make, x: make("Sub", 1.0, make("Erf", x)))
+
+
 def _replace(ctx, node, formula):
-    """Puts `Where` of the three tensors that a formula answers in the place of an operation."""
+    """Puts what a formula answers in the place of an operation: a tensor, or `Where` of three."""
 
     def tensors(values):
         return [
@@ -69,4 +79,6 @@ def _replace(ctx, node, formula):
     (x,), outputs = node.input, node.output
     shapes, dtypes = node.output_shapes, node.output_dtypes
     ctx.remove_node(node.name)
-    ctx.make_node("Where", tensors(formula(make, x)), outputs=outputs, name=node.name, shapes=shapes, dtypes=dtypes)
+    found = formula(make, x)
+    kind, inputs = ("Where", tensors(found)) if isinstance(found, tuple) else ("Identity", [found])
+    ctx.make_node(kind, inputs, outputs=outputs, name=node.name, shapes=shapes, dtypes=dtypes)
