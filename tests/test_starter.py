@@ -72,6 +72,7 @@ def test_photographs_begin_with_weights_in_the_cache_of_keras(photos):
     assert recipe.classifier.backbone == "keras_applications" and recipe.classifier.is_frozen
     assert recipe.classifier.options == {"name": "ResNet50V2", "weights": "imagenet"}
     assert recipe.data.shape == (224, 224, 3) and recipe.data.resize == "crop" and recipe.data.hold_out.folds == 5
+    assert recipe.head.name == "cosface" and recipe.evaluate.headline == "gen"
     written = Path("photos.toml").read_text()
     assert "its ImageNet weights are in Keras's cache; all images pass it in about " in written
     assert "half of the images lose 25% or less at the sides" in written and "No pretrained weights" not in text

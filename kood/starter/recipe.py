@@ -229,6 +229,9 @@ def _frozen(chosen: Choices) -> list[str]:
     """The lines of a head on a frozen network."""
     assert chosen.network is not None
     options = ", ".join(f"{key} = {_toml(value)}" for key, value in chosen.network.options.items())
+    head = [_line('name = "cosface"', "on photographs far ahead of softmax; docs/outliers.md"), "margin = 0.1"]
+    if len(chosen.classes) == 2:
+        head = ['name = "softmax"']
     timed = ""
     if chosen.passing is not None:
         timed = f"; all images pass it in about {duration(chosen.passing)}"
@@ -244,6 +247,10 @@ def _frozen(chosen: Choices) -> list[str]:
         "[outliers.patch_shuffle]",
         "grid = 4",
         "",
+        "[head]",
+        *head,
+        *(["scale = 16.0"] if len(head) > 1 else []),
+        "",
         "[classifier]",
         _line(f'backbone = "{chosen.network.backbone}"', f"{chosen.network.why}{timed}"),
         f"options = {{ {options} }}",
@@ -252,6 +259,9 @@ def _frozen(chosen: Choices) -> list[str]:
         "[train]",
         f"epochs = {chosen.epochs}",
         f"batch_size = {chosen.batch_size}",
+        "",
+        "[evaluate]",
+        _line('headline = "gen"', "the best on photographs of classes that were held out; auto chooses"),
         "",
     ]
 
