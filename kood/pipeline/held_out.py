@@ -29,8 +29,7 @@ PARTS = ("train", "validation", "calibration", "test")
 class HeldOut(Rows):
     """The images of a run, or what a frozen backbone gives for them, without some classes; these are a near set.
 
-    All images of the classes that are held out are tested on, since nothing
-    of them was learned from.
+    All images of the classes that are held out are tested on, since none was learned from.
 
     Args:
         rows: All of them.
@@ -167,10 +166,11 @@ def told_folds(folds: Sequence[Any], left_out: Sequence[dict[str, Any]]) -> dict
         figures, threshold = facts["scores"][score][HELD_OUT], facts["threshold"]
         with np.load(evaluation.folder / "scores.npz", allow_pickle=False) as arrays:
             scores = score_arrays(arrays, score)
+        sure = min(map(len, scores.values())) > 1
         told.append({
             "classes": list(held), "images": len(scores[HELD_OUT]), "score": score,
             **{metric: figures[metric] for metric in ("auroc", "fpr_at_ood_tpr", "fpr_at_id_tpr")},
-            "auroc_interval": list(auroc_interval(scores["id"], [scores[HELD_OUT]])),
+            "auroc_interval": list(auroc_interval(scores["id"], [scores[HELD_OUT]])) if sure else None,
             "accepted": threshold["accepted_id_test"], "accepted_interval": threshold["accepted_id_test_interval"],
             "accuracy": facts["id"]["accuracy"],
         })  # fmt: skip
