@@ -15,7 +15,7 @@ __all__ = ["RESERVED", "Data", "Group", "HoldOut", "IdSource"]
 Byte = Annotated[int, Field(ge=0, le=255)]
 
 #: Names that `report.json` and the evaluation use beside those of the data sets.
-RESERVED = frozenset({"id", "near", "far", "validation", "calibration", "held_out"})
+RESERVED = frozenset({"id", "near", "far", "validation", "calibration"})
 
 
 class Group(Section):
