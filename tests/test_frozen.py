@@ -73,7 +73,7 @@ def test_the_published_model_says_what_was_measured_on_features(finished):
     pixels = np.load(data / "test.images.npy")
     trained = sorted(one.parent for one in (folder / "frozen" / "stages").glob("classifier-*/classifier.keras"))
     assert len(trained) == 4  # The published one, its baseline, and those of two folds.
-    features, images = np.load(stage / "test.features.npy"), pixels.astype("float32") / 127.5 - 1.0
+    features, images = np.load(stage / "test.images.npy"), pixels.astype("float32") / 127.5 - 1.0
     for one in trained:
         all_of_it = keras.saving.load_model(one / "classifier.keras", compile=False)
         after = keras.saving.load_model(one / "after_features.keras", compile=False)
@@ -88,7 +88,7 @@ def test_the_published_model_says_what_was_measured_on_features(finished):
 def test_standardized_features_have_mean_0_and_variance_1(finished):
     _, folder = finished
     (stage,) = (folder / "frozen" / "stages").glob("features-*")
-    features = np.load(stage / "train.features.npy").astype("float64")
+    features = np.load(stage / "train.images.npy").astype("float64")
     made = neck(features.shape[1])
     standardize(made, features.mean(axis=0), features.var(axis=0))
     found = keras.ops.convert_to_numpy(made(features.astype("float32")))

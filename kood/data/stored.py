@@ -38,17 +38,19 @@ def write_blocks(
     image_shape: tuple[int, ...],
     labels: np.ndarray | None = None,
     class_names: tuple[str, ...] = (),
+    dtype: np.typing.DTypeLike = np.uint8,
 ) -> dict[str, Any]:
     """Writes a set that comes in pieces, as `write_images` does one that is whole; memory holds one piece.
 
     Args:
         folder: Where.
         name: Begins the files' names.
-        blocks: uint8 (n, H, W, C) each.
+        blocks: uint8 (n, H, W, C) each, or float32 (n, D) of features.
         count: How many images they hold together.
-        image_shape: (H, W, C).
+        image_shape: (H, W, C), or (D,).
         labels: int64 (count,), or None.
         class_names: One name a class.
+        dtype: Of the blocks.
 
     Raises:
         ValueError: The blocks hold another number of images.
@@ -58,10 +60,11 @@ def write_blocks(
     written = 0
     try:
         with beside.open("wb") as file:
-            header = {"descr": "|u1", "fortran_order": False, "shape": (count, *image_shape)}
+            kind = np.lib.format.dtype_to_descr(np.dtype(dtype))
+            header = {"descr": kind, "fortran_order": False, "shape": (count, *image_shape)}
             np.lib.format.write_array_header_1_0(file, header)
             for block in blocks:
-                file.write(np.ascontiguousarray(block, np.uint8).data)
+                file.write(np.ascontiguousarray(block, dtype).data)
                 written += len(block)
             file.flush()
             os.fsync(file.fileno())

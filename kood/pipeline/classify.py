@@ -217,9 +217,8 @@ class Classifier(Stage):
     def measured(self) -> tuple[Rows, Model]:
         """What the trained classifier is measured on and the part of it that takes this: images and all of it; or what
         a frozen backbone gave for them, and what stands after that."""
-        if self.data.frozen is None:
-            return self.data, self.model()
-        return self.data, keras.saving.load_model(self.folder / "after_features.keras", compile=False)
+        part = "classifier" if self.data.frozen is None else "after_features"
+        return self.data, keras.saving.load_model(self.folder / f"{part}.keras", compile=False)
 
 
 def _plain(model: Model, recipe: Recipe, classes: int) -> Model:

@@ -14,6 +14,7 @@ from kood.data import ImageSet
 from kood.data.batches import image_batches, views_of
 from kood.data.image_set import joined
 from kood.data.large import blocks_of
+from kood.data.stored import read_images, write_blocks
 from kood.detector.figures import PROXIES, proxies
 from kood.outputs import at_once, run_batches
 from kood.pipeline.build import frozen_backbone, network_of
@@ -29,7 +30,7 @@ __all__ = ["Features", "OutlierFeatures", "moments"]
 class _Passing(Stage):
     """Images passed through the frozen backbone of a recipe."""
 
-    version = 1
+    version = 2
 
     def uses(self) -> list[tuple[str, str]]:
         return [("backbones", self.recipe.classifier.backbone)]
@@ -43,7 +44,8 @@ class _Passing(Stage):
 
     def _passed(self, folder: Path, work: Work, sets: dict[str, ImageSet]) -> dict[str, Any]:
         """Writes the features of image sets down and tells of each what `_read` needs."""
-        forward = compiled(frozen_backbone(self.recipe))
+        backbone = frozen_backbone(self.recipe)
+        forward, width = compiled(backbone), backbone.output_shape[-1]
         rows, told = min(at_once(self.recipe.data.shape), self.recipe.evaluate.batch_size), {}
         total, done, first = sum(map(len, sets.values())), 0, (math.nan, 0)
         with work.progress.bar(self.role, total, unit="image") as bar:
@@ -60,29 +62,15 @@ class _Passing(Stage):
             for name, images in sets.items():
                 pixels = np.asarray(images.images)
                 found = run_batches(lambda some: {"features": forward(some)}, batches(pixels), rows, len(images))
-                told[name] = _write(folder, name, found.get("features", self._none()), images)
+                told[name] = write_blocks(
+                    folder, name, found.values(), count=len(images), image_shape=(width,), labels=images.labels,
+                    class_names=images.class_names, dtype=np.float32,
+                )  # fmt: skip
         seconds, later = time.monotonic() - first[0], done - first[1]
         return {"sets": told, **({"images_per_second": round(later / seconds, 1)} if later else {})}
 
-    def _none(self) -> np.ndarray:
-        return np.empty((0, frozen_backbone(self.recipe).output_shape[-1]), np.float32)
-
     def _read(self, name: str) -> ImageSet:
-        facts = self.facts["sets"][name]
-        labels = self.folder / f"{name}.labels.npy"
-        return ImageSet(
-            np.load(self.folder / f"{name}.features.npy", mmap_mode="r", allow_pickle=False),
-            np.load(labels, allow_pickle=False) if labels.exists() else None,
-            tuple(facts["class_names"]),
-        )
-
-
-def _write(folder: Path, name: str, features: np.ndarray, images: ImageSet) -> dict[str, Any]:
-    np.save(folder / f"{name}.features.npy", features.astype(np.float32))
-    if images.labels is not None:
-        np.save(folder / f"{name}.labels.npy", images.labels)
-    kept = ImageSet(features.astype(np.float32), images.labels, images.class_names)
-    return {"images": len(images), "class_names": list(images.class_names), "sha256": kept.sha256()}
+        return read_images(self.folder, name, self.facts["sets"][name])
 
 
 class Features(_Passing):

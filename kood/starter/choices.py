@@ -103,10 +103,9 @@ def choose(
     if accept < ACCEPT[0]:
         why_split += f": enough to accept {accept:.0%} with a guarantee, not {ACCEPT[0]:.0%}"
     shape, why_shape = _image_shape(found, machine)
-    resize, why_resize = _resize(found, shape)
     if network is not None:
         shape, why_shape = (network.side, network.side, shape[2]), "what the pretrained network is usually given"
-        resize, why_resize = _resize(found, shape)
+    resize, why_resize = _resize(found, shape)
     side, trained = math.sqrt(shape[0] * shape[1]), learned * (1 - validation - calibration)
     rate = ACCELERATOR_RATE if machine.accelerator else CPU_RATE * machine.cores
     # A third of the time: exposed and, to compare with, unexposed. The rest is measuring and writing.

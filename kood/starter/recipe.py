@@ -229,9 +229,6 @@ def _frozen(chosen: Choices) -> list[str]:
     """The lines of a head on a frozen network."""
     assert chosen.network is not None
     options = ", ".join(f"{key} = {_toml(value)}" for key, value in chosen.network.options.items())
-    head = [_line('name = "cosface"', "on photographs far ahead of softmax; docs/outliers.md"), "margin = 0.1"]
-    if len(chosen.classes) == 2:
-        head = ['name = "softmax"']
     timed = ""
     if chosen.passing is not None:
         timed = f"; all images pass it in about {duration(chosen.passing)}"
@@ -247,10 +244,7 @@ def _frozen(chosen: Choices) -> list[str]:
         "[outliers.patch_shuffle]",
         "grid = 4",
         "",
-        "[head]",
-        *head,
-        *(["scale = 16.0"] if len(head) > 1 else []),
-        "",
+        *_head(chosen, "on photographs far ahead of softmax; docs/outliers.md", "scale = 16.0"),
         "[classifier]",
         _line(f'backbone = "{chosen.network.backbone}"', f"{chosen.network.why}{timed}"),
         f"options = {{ {options} }}",
@@ -266,10 +260,15 @@ def _frozen(chosen: Choices) -> list[str]:
     ]
 
 
+def _head(chosen: Choices, why: str, *more: str) -> list[str]:
+    """The lines of the head; two classes leave no room for a margin."""
+    if len(chosen.classes) == 2:
+        return ["[head]", _line('name = "softmax"', "two classes: no margin"), ""]
+    return ["[head]", _line('name = "cosface"', why), "margin = 0.1", *more, ""]
+
+
 def _scratch(chosen: Choices) -> list[str]:
     """The lines of a network that is trained from nothing."""
-    head = ['name = "cosface"', "margin = 0.1"] if len(chosen.classes) > 2 else ['name = "softmax"']
-    head[0] = _line(head[0], "an angular margin; `kood list heads`" if len(head) > 1 else "two classes: no margin")
     return [
         "# What the classifier learns to be unsure of, made of the images above. docs/outliers.md says how the kinds",
         "# compare. The run trains without them as well, and says so if they made the detector worse. For label mixups",
@@ -292,9 +291,7 @@ def _scratch(chosen: Choices) -> list[str]:
         "ema = 0.999",
         _line('precision = "auto"', "measured on this machine before training"),
         "",
-        "[head]",
-        *head,
-        "",
+        *_head(chosen, "an angular margin; `kood list heads`"),
         "[classifier]",
         _line(f'backbone = "{chosen.backbone}"', "`kood list backbones`"),
         "",
