@@ -1,12 +1,15 @@
 """The machine that figures must be read with: its processor, its cores, and what is set to change its arithmetic."""
 
+import ctypes
+import functools
 import os
 import platform
 import re
+from collections.abc import Callable
 from importlib import metadata
 from pathlib import Path
 
-__all__ = ["arithmetic", "cores", "installed", "processor", "vector_flags"]
+__all__ = ["arithmetic", "cores", "installed", "processor", "release_memory", "vector_flags"]
 
 #: Vector instructions that decide how fast a network runs, and in which arithmetic.
 FLAGS = ("avx2", "avx512f", "avx512_bf16", "amx_bf16")
@@ -54,6 +57,19 @@ def arithmetic(backend: str) -> dict[str, str]:
     """
     found = {name: " ".join(_DEVICES.sub("", os.environ.get(name, "")).split()) for name in VARIABLES.get(backend, ())}
     return {name: value for name, value in found.items() if value}
+
+
+def release_memory() -> None:
+    """Gives memory that has been freed back to the system: glibc keeps a pool for each thread."""
+    _trim()(0)
+
+
+@functools.cache
+def _trim() -> Callable[[int], int]:
+    try:
+        return ctypes.CDLL(None).malloc_trim
+    except (AttributeError, OSError, TypeError):
+        return lambda _: 0  # Another C library.
 
 
 def cores() -> int:

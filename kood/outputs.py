@@ -9,6 +9,7 @@ from keras import ops
 
 from kood.backends import compiled, gradient
 from kood.data.batches import image_batches
+from kood.data.deferred import Images
 from kood.data.large import room
 from kood.scorer import Scorer
 
@@ -92,7 +93,7 @@ def perturbed_logits(classifier: keras.Model, epsilon: float, temperature: float
     return lambda images: forward(ops.convert_to_tensor(images) - epsilon * ops.sign(slope(images)))["logits"]
 
 
-def outputs_of(classifier: keras.Model, images: np.ndarray, batch_size: int) -> Outputs:
+def outputs_of(classifier: keras.Model, images: Images, batch_size: int) -> Outputs:
     """Runs the classifier over images.
 
     Args:
@@ -106,7 +107,7 @@ def outputs_of(classifier: keras.Model, images: np.ndarray, batch_size: int) -> 
     return run_over(forward_of(classifier), images, min(batch_size, len(images)))
 
 
-def scores_of(classifier: keras.Model, scorer: Scorer, images: np.ndarray, batch_size: int) -> np.ndarray:
+def scores_of(classifier: keras.Model, scorer: Scorer, images: Images, batch_size: int) -> np.ndarray:
     """Scores images.
 
     Args:
@@ -122,7 +123,7 @@ def scores_of(classifier: keras.Model, scorer: Scorer, images: np.ndarray, batch
     return score_rows(scorer, run_over(forward_of(classifier, [scorer.name]), images, rows), rows)
 
 
-def run_over(forward: Callable, images: np.ndarray, batch_size: int) -> Outputs:
+def run_over(forward: Callable, images: Images, batch_size: int) -> Outputs:
     """Runs a compiled forward pass over images, see `run_batches`.
 
     Args:
@@ -246,7 +247,7 @@ class Judge:
         self._forward = compiled(classifier)
         self._batch_size = batch_size
 
-    def posteriors(self, images: np.ndarray) -> np.ndarray:
+    def posteriors(self, images: Images) -> np.ndarray:
         """The probability of each class: softmax of the logits.
 
         Args:
@@ -257,7 +258,7 @@ class Judge:
         """
         return self.opinions(images)[0]
 
-    def features(self, images: np.ndarray) -> np.ndarray:
+    def features(self, images: Images) -> np.ndarray:
         """The features under the head.
 
         Args:
@@ -276,7 +277,7 @@ class Judge:
         """
         return gradient(self._classifier, lambda outputs: -ops.logsumexp(outputs["logits"], axis=-1))
 
-    def opinions(self, images: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    def opinions(self, images: Images) -> tuple[np.ndarray, np.ndarray]:
         """Posteriors and features, from one forward pass.
 
         Args:
@@ -285,5 +286,5 @@ class Judge:
         Returns:
             (N, K) float64 and (N, D) float32.
         """
-        outputs = run_over(self._forward, np.asarray(images), self._batch_size)
+        outputs = run_over(self._forward, images, self._batch_size)
         return softmax(outputs["logits"].astype("float64")), outputs["features"]

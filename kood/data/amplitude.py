@@ -1,8 +1,10 @@
 """What of an image is shown and what is texture: the phases and the amplitudes of its Fourier transform."""
 
+import math
+
 import numpy as np
 
-from kood.data.large import filled
+from kood.data.deferred import Images, made
 from kood.machine import cores
 
 __all__ = ["swap_amplitudes"]
@@ -11,7 +13,7 @@ __all__ = ["swap_amplitudes"]
 _EACH = 48
 
 
-def swap_amplitudes(images: np.ndarray, givers: np.ndarray, *, rng: np.random.Generator) -> np.ndarray:
+def swap_amplitudes(images: Images, givers: Images, *, rng: np.random.Generator) -> Images:
     """Images that keep what they show and take the texture, contrast and brightness of others.
 
     With F the two-dimensional discrete Fourier transform of each channel, x an image and g a giver drawn at random,
@@ -41,7 +43,7 @@ def swap_amplitudes(images: np.ndarray, givers: np.ndarray, *, rng: np.random.Ge
     return recombined(images, np.arange(len(images)), givers, rng.integers(len(givers), size=len(images)))
 
 
-def recombined(images: np.ndarray, phases: np.ndarray, givers: np.ndarray, amplitudes: np.ndarray) -> np.ndarray:
+def recombined(images: Images, phases: np.ndarray, givers: Images, amplitudes: np.ndarray) -> Images:
     """The phases of some images under the amplitudes of others, as `swap_amplitudes` says.
 
     `phases` and `amplitudes` are the (K,) rows of the images and givers that lend them. Gives uint8 (K, H, W, C).
@@ -50,7 +52,7 @@ def recombined(images: np.ndarray, phases: np.ndarray, givers: np.ndarray, ampli
 
     size = images.shape[1:3]
 
-    def swapped(some: slice) -> np.ndarray:
+    def swapped(some: np.ndarray) -> np.ndarray:
         shown = fft.rfft2(images[phases[some]].astype(np.float64), axes=(1, 2), workers=cores())
         length = np.abs(shown)
         # A frequency that an image has nothing of is not quite 0 after rounding, and its phase would be chance.
@@ -61,4 +63,4 @@ def recombined(images: np.ndarray, phases: np.ndarray, givers: np.ndarray, ampli
         pixels = fft.irfft2(strength * direction, s=size, axes=(1, 2), workers=cores())
         return np.rint(np.clip(pixels, 0.0, 255.0))
 
-    return filled((len(phases), *images.shape[1:]), np.uint8, swapped, _EACH * images[:1].nbytes)
+    return made((len(phases), *images.shape[1:]), swapped, _EACH * math.prod(images.shape[1:]))

@@ -5,15 +5,17 @@ operations. So a run resumed at an epoch sees, bit for bit, what it would have s
 whole batch at a time: from one uint8 copy in memory, or where that would be large, from the file they are mapped from.
 """
 
+import math
 from collections.abc import Sequence
 from typing import Literal
 
 import numpy as np
 
 from kood import registry
+from kood.data.deferred import Images, made
 from kood.data.image_set import ImageSet
 from kood.data.images import normalize, quantize
-from kood.data.large import filled, is_large
+from kood.data.large import is_large
 from kood.data.mixing import mixed_in
 from kood.data.resident import moved_places, only_move
 from kood.data.tf_on_cpu import tf
@@ -213,7 +215,7 @@ def labelled_batches(
     return _finished(places.map(batch, cores()), steps - first_step)
 
 
-def image_batches(images: np.ndarray, batch_size: int) -> tf.data.Dataset:
+def image_batches(images: Images, batch_size: int) -> tf.data.Dataset:
     """Images uint8 (N, H, W, C), or features float32 (N, D), in order, for prediction; the last batch may be smaller.
 
     Returns:
@@ -246,15 +248,13 @@ def views_of(images: ImageSet, views: int, augment: Sequence[str], seed: int) ->
     """
     finished, count = _finishing(augment, images.images.shape[1:], False), len(images)
 
-    def seen(part: slice) -> np.ndarray:
-        its = np.arange(part.start, part.stop)
-        found = finished(
-            tf.constant(np.asarray(images.images[its % count])), len(its), _seed(seed, _AUGMENT, part.start)
-        )
+    def seen(its: np.ndarray) -> np.ndarray:
+        found = finished(tf.constant(np.asarray(images.images[its % count])), len(its), _seed(seed, _AUGMENT, its[0]))
         return quantize(found["image"])
 
+    shape = images.images.shape[1:]
     # float32, and as much again while they are augmented.
-    pixels = filled((views * count, *images.images.shape[1:]), np.uint8, seen, 8 * images.images[:1].nbytes)
+    pixels = made((views * count, *shape), seen, 8 * math.prod(shape), together=True)
     labels = None if images.labels is None else np.tile(images.labels, views)
     return ImageSet(pixels, labels, images.class_names)
 
@@ -275,11 +275,11 @@ def _check_batches(images: int, batch_size: int, first_epoch: int, epochs: int) 
         raise ValueError(f"first_epoch must lie in 0..{epochs}, not {first_epoch}")
 
 
-def _looking_up(images: np.ndarray, behind: int, resident: bool):
+def _looking_up(images: Images, behind: int, resident: bool):
     """A function of rows (n,) to their pixels (n, H, W, C), uint8, or features (n, D); or to the rows behind others."""
     if resident:
         return lambda rows: rows + behind
-    if not is_large(images.nbytes):
+    if isinstance(images, np.ndarray) and not is_large(images.nbytes):
         held = _held(images)
         return lambda rows: tf.gather(held, rows)
 

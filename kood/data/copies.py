@@ -3,12 +3,16 @@
 import hashlib
 from collections.abc import Sequence
 from itertools import pairwise
+from typing import Any
 
 import numpy as np
 
-from kood.data.large import filled
+from kood.data.large import blocks_of, filled
 
-__all__ = ["alike", "connected", "distinct", "image_digests", "near_pairs", "numbered", "perceptual_hashes", "whole"]
+__all__ = [
+    "alike", "connected", "distinct", "image_digests", "monochrome", "near_pairs", "numbered", "perceptual_hashes",
+    "whole",
+]  # fmt: skip
 
 #: Links kept before they are reduced to those that connect the same rows.
 _LINKS = 2**20
@@ -16,13 +20,16 @@ _LINKS = 2**20
 _NOTHING = 1e-6
 
 
-def image_digests(images: np.ndarray) -> np.ndarray:
+def image_digests(images: Any) -> np.ndarray:
     """A digest of each image's pixels: BLAKE2b of 128 bits.
 
     Two images have one digest where their pixels are the same after decoding and fitting to the recipe's shape, however
     their files differ. Digests of different shapes do not compare. uint8 (N, H, W, C) -> uint8 (N, 16).
     """
-    found = b"".join(hashlib.blake2b(image.tobytes(), digest_size=16).digest() for image in images)
+    if (known := getattr(images, "digests", None)) is not None:
+        return known
+    each = (image.tobytes() for block in blocks_of(images) for image in block)
+    found = b"".join(hashlib.blake2b(image, digest_size=16).digest() for image in each)
     return np.frombuffer(found, np.uint8).reshape(len(images), 16)
 
 
@@ -41,22 +48,15 @@ def whole(digests: np.ndarray) -> np.ndarray:
     return np.ascontiguousarray(digests).view("V16").reshape(-1)
 
 
-def alike(images: np.ndarray, digests: np.ndarray) -> str:
+def alike(images: Any, digests: np.ndarray) -> str:
     """A sentence that counts the images of one single colour and those that equal another, where they are more than
     half of a set; else "".
 
     Args:
-        images: uint8 (N, H, W, C), in memory or mapped.
+        images: uint8 (N, H, W, C).
         digests: Of `image_digests`.
     """
-
-    def monochrome(some: slice) -> np.ndarray:
-        own = images[some]
-        plain = (own[:, :1] == own[:, :1, :1]).all(axis=(1, 2, 3))  # Few have a first row of one colour.
-        plain[plain] = (own[plain] == own[plain, :1, :1]).all(axis=(1, 2, 3))
-        return plain
-
-    plain, number = filled((len(images),), bool, monochrome, images[:1].nbytes), numbered(digests)
+    plain, number = monochrome(images), numbered(digests)
     equal = np.bincount(number)[number] > 1
     if 2 * np.count_nonzero(plain | equal) <= len(images):
         return ""
@@ -66,7 +66,21 @@ def alike(images: np.ndarray, digests: np.ndarray) -> str:
     )
 
 
-def perceptual_hashes(images: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+def monochrome(images: Any) -> np.ndarray:
+    """Which images uint8 (N, H, W, C) are of one single colour, bool (N,)."""
+    if (known := getattr(images, "plain", None)) is not None:
+        return known
+
+    def of(some: slice) -> np.ndarray:
+        own = images[some]
+        plain = (own[:, :1] == own[:, :1, :1]).all(axis=(1, 2, 3))  # Few have a first row of one colour.
+        plain[plain] = (own[plain] == own[plain, :1, :1]).all(axis=(1, 2, 3))
+        return plain
+
+    return filled((len(images),), bool, of, images[:1].nbytes)
+
+
+def perceptual_hashes(images: Any) -> tuple[np.ndarray, np.ndarray]:
     """A 64-bit hash of what each image shows: pHash, by the discrete cosine transform.
 
     The grey image's 8 x 8 lowest frequencies, the constant ones left out, each as one bit: above their median or not

@@ -1,10 +1,9 @@
 """Image files to pixels, with Pillow, by the rules of `kood.data.rules`."""
 
-import ctypes
 import functools
 import io
 import threading
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
@@ -14,8 +13,9 @@ import numpy as np
 from kood.data.large import room, rows_of
 from kood.data.rules import MIRRORED, STRETCHED, UPSIDE_DOWN, Framing, Resize, orientation_in, reduction
 from kood.errors import UserError
+from kood.machine import release_memory
 
-__all__ = ["decode_image", "decode_images", "decode_readable", "decoding", "opened", "orientation_of"]
+__all__ = ["decode_image", "decode_images", "decode_readable", "decoded", "decoding", "opened", "orientation_of"]
 
 #: A file, or what one holds.
 Source = Path | str | bytes
@@ -119,17 +119,8 @@ def decoding(
         yield pixels, (height, width) if by > 1 else pixels.shape[:2]
     finally:
         if taken > _TRIMMED:
-            _trim()(0)
+            release_memory()
         _memory.give(taken)
-
-
-@functools.cache
-def _trim() -> Callable[[int], int]:
-    """What gives freed memory back: glibc keeps a pool for each thread, and together they outgrow the room."""
-    try:
-        return ctypes.CDLL(None).malloc_trim
-    except (AttributeError, OSError, TypeError):
-        return lambda _: 0  # Another C library.
 
 
 def opened(source: Source):
@@ -238,42 +229,57 @@ def decode_readable(
     Raises:
         UserError: More cannot be read; the message names the first of them.
     """
-    images = room((len(sources), *image_shape), np.uint8)
-    good = np.ones(len(sources), bool)
-    why: list[str] = []
+    images, read, why = room((len(sources), *image_shape), np.uint8), [np.empty(0, np.int64)], list[str]()
+    for rows, block in decoded(sources, image_shape, max_bad_images, framing, why):
+        images[rows] = block
+        read.append(rows)
+    kept = np.concatenate(read)
+    return (images if len(kept) == len(sources) else rows_of(images, kept)), kept, tuple(why)
 
+
+def decoded(
+    sources: Sequence[Source], image_shape: tuple[int, int, int], max_bad_images: int, framing: Framing, why: list[str]
+) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+    """`decode_readable`, a block of files at a time.
+
+    Args:
+        sources: As there.
+        image_shape: As there.
+        max_bad_images: As there.
+        framing: As there.
+        why: Is given a message for each file that is left out.
+
+    Yields:
+        Which of the sources could be read, int64 (n,), and their images, uint8 (n, H, W, C).
+    """
     reading = threading.Lock()
 
-    def attempt(place: int) -> np.ndarray | _UnreadableError | None:
+    def attempt(place: int) -> np.ndarray | _UnreadableError:
         with reading:
             source = sources[place]
         try:
             with decoding(source, image_shape[:2], framing.resize) as (pixels, _):
                 if pixels.shape[0] * pixels.shape[1] <= _SMALL:
                     return pixels
-                images[place] = _fit(pixels[None], image_shape, framing)[0]
-                return None
+                return _fit(pixels[None], image_shape, framing)[0]
         except _UnreadableError as error:
             return error
 
     with ThreadPoolExecutor(_THREADS) as pool:
         for start in range(0, len(sources), _CHUNK):
-            places = range(start, min(start + _CHUNK, len(sources)))
-            decoded: list[tuple[int, np.ndarray]] = []
-            for place, one in zip(places, pool.map(attempt, places), strict=True):
+            places = np.arange(start, min(start + _CHUNK, len(sources)))
+            found = list(pool.map(attempt, places))
+            good = [one for one in found if not isinstance(one, _UnreadableError)]
+            for one in found:
                 if isinstance(one, _UnreadableError):
-                    good[place] = False
                     why.append(one.why)
                     if len(why) > max_bad_images:
                         raise _too_many(one, why, max_bad_images) from one
-                elif one is not None:
-                    decoded.append((place, one))
-            for shape in {pixels.shape for _, pixels in decoded}:
-                alike = [(row, pixels) for row, pixels in decoded if pixels.shape == shape]
-                rows, same_shape = zip(*alike, strict=True)
-                images[list(rows)] = _fit(np.stack(same_shape), image_shape, framing)
-    kept = np.flatnonzero(good)
-    return (images if len(kept) == len(sources) else rows_of(images, kept)), kept, tuple(why)
+            block = np.empty((len(good), *image_shape), np.uint8)
+            for shape in {pixels.shape for pixels in good}:
+                rows = [row for row, pixels in enumerate(good) if pixels.shape == shape]
+                block[rows] = _fit(np.stack([good[row] for row in rows]), image_shape, framing)
+            yield places[[not isinstance(one, _UnreadableError) for one in found]], block
 
 
 def _too_many(last: UserError, why: Sequence[str], most: int) -> UserError:

@@ -6,7 +6,8 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from kood.data.large import room, rows_of
+from kood.data.deferred import Images, chained
+from kood.data.large import blocks_of, rows_of
 from kood.text import composed
 
 __all__ = ["ImageSet", "Splits", "joined"]
@@ -14,10 +15,11 @@ __all__ = ["ImageSet", "Splits", "joined"]
 
 @dataclass(frozen=True)
 class ImageSet:
-    """Images of one shape, in memory or mapped from a file, with their labels where they have any.
+    """Images of one shape, with their labels where they have any.
 
     Args:
-        images: uint8 (N, H, W, C); or float32 (N, D), the features that a frozen backbone gave for them.
+        images: uint8 (N, H, W, C), in memory, mapped from a file, or deferred (`kood.data.deferred`) where they are
+            large; or float32 (N, D), the features that a frozen backbone gave for them.
         labels: int64 (N,), each an index into `class_names`; or None.
         class_names: One name a class, kept composed (Unicode NFC); empty where there are no labels.
         skipped: Why files of the source are not among the images, a message each.
@@ -29,7 +31,7 @@ class ImageSet:
         ValueError: A dtype, shape or label that breaks the above.
     """
 
-    images: np.ndarray
+    images: Images
     labels: np.ndarray | None = None
     class_names: tuple[str, ...] = ()
     skipped: tuple[str, ...] = ()
@@ -76,9 +78,10 @@ class ImageSet:
         return ImageSet(rows_of(self.images, rows), labels, self.class_names, self.skipped, self.notes, groups)
 
     def sha256(self) -> str:
-        """A hexadecimal digest of the content: shape, pixels, labels and class names."""
+        """A hexadecimal digest of the content: shape, pixels (or the digest of each image), labels and class names."""
         digest = hashlib.sha256(repr((self.images.shape, self.labels is None, self.class_names)).encode())
-        digest.update(np.ascontiguousarray(self.images).data)
+        for block in blocks_of(getattr(self.images, "digests", self.images)):
+            digest.update(np.ascontiguousarray(block).data)
         if self.labels is not None:
             digest.update(np.ascontiguousarray(self.labels, dtype="<i8").data)
         return digest.hexdigest()
@@ -86,11 +89,7 @@ class ImageSet:
 
 def joined(sets: Sequence[ImageSet]) -> ImageSet:
     """Sets of one shape as one, in their order, with their labels where all have the same classes."""
-    whole = room((sum(map(len, sets)), *sets[0].images.shape[1:]), sets[0].images.dtype)
-    start = 0
-    for one in sets:
-        whole[start : start + len(one)] = one.images
-        start += len(one)
+    whole = chained([one.images for one in sets])
     if any(one.labels is None or one.class_names != sets[0].class_names for one in sets):
         return ImageSet(whole)
     return ImageSet(whole, np.concatenate([one.known_labels for one in sets]), sets[0].class_names)

@@ -7,10 +7,11 @@ import math
 import os
 import tempfile
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from typing import Any
 
 import numpy as np
 
-__all__ = ["Blobs", "blocks_of", "filled", "is_large", "room", "rows_of"]
+__all__ = ["Blobs", "blocks_of", "filled", "is_large", "room", "rows_at_once", "rows_of"]
 
 #: Bytes past which an array is kept on disk.
 IN_MEMORY = 512 * 2**20
@@ -40,22 +41,29 @@ def filled(
     `make` answers the rows of a slice; a row costs `row_bytes` while it is made, which decides how many are at once.
     """
     whole = room(shape, dtype)
-    step = max(1, _BLOCK // max(1, row_bytes))
+    step = rows_at_once(row_bytes)
     for start in range(0, shape[0], step):
         rows = slice(start, min(start + step, shape[0]))
         whole[rows] = make(rows)
     return whole
 
 
-def blocks_of(array: np.ndarray) -> Iterator[np.ndarray]:
+def rows_at_once(row_bytes: int) -> int:
+    """How many rows are worked on at once, each of which costs so many bytes."""
+    return max(1, _BLOCK // max(1, row_bytes))
+
+
+def blocks_of(array: Any) -> Iterator[np.ndarray]:
     """The rows of an array in order, a block at a time."""
-    step = max(1, _BLOCK // max(1, math.prod(array.shape[1:]) * array.dtype.itemsize))
+    step = rows_at_once(math.prod(array.shape[1:]) * array.dtype.itemsize)
     for start in range(0, len(array), step):
         yield np.asarray(array[start : start + step])
 
 
-def rows_of(array: np.ndarray, rows: np.ndarray) -> np.ndarray:
-    """`array[rows]`, copied a block at a time."""
+def rows_of(array: Any, rows: np.ndarray) -> Any:
+    """`array[rows]`, copied a block at a time; of what is deferred nothing is made yet."""
+    if not isinstance(array, np.ndarray):
+        return array.take(rows)
     each = math.prod(array.shape[1:]) * array.dtype.itemsize
     if not is_large(len(rows) * each):
         return np.asarray(array[rows])

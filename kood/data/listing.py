@@ -129,7 +129,7 @@ def read_listed(
     Raises:
         UserError: an unknown class, more files that cannot be read than `max_bad_images`.
     """
-    from kood.data.decode import decode_readable
+    from kood.data.deferred import listed as images_of
 
     parts = {split: listed.parts[split]} if split in listed.parts else listed.parts
     if split is not None and split == listed.lone:
@@ -138,7 +138,7 @@ def read_listed(
     sets = {}
     for name, part in parts.items():
         rows, labels, names = drawn(part.labels, part.names, classes, count, draw)
-        images, read, skipped = decode_readable([part.files[row] for row in rows], image_shape, max_bad_images, framing)
+        images, read, skipped = images_of([part.files[row] for row in rows], image_shape, max_bad_images, framing)
         groups = None if part.groups is None else part.groups[rows[read]]
         sets[name] = ImageSet(images, labels[read] if names else None, names, skipped, listed.notes, groups)
     return sets

@@ -1,6 +1,7 @@
 """Image sets as files: what one stage writes and the others map into memory."""
 
 import importlib
+import json
 import os
 from collections.abc import Iterable
 from pathlib import Path
@@ -10,22 +11,35 @@ import numpy as np
 
 from kood import registry
 from kood.data.copies import distinct
+from kood.data.deferred import ImageFiles, Images, Stored, are_deferred
 from kood.data.image_set import ImageSet
+from kood.data.large import blocks_of
+from kood.data.rules import Framing
 from kood.errors import under
 from kood.runs import fingerprint
 
 __all__ = ["read_digests", "read_images", "source_state", "write_blocks", "write_digests", "write_images"]
 
+#: Ends the name of the file that lists a set's images.
+_LIST = ".files.json"
+
 
 def write_images(folder: Path, name: str, image_set: ImageSet) -> dict[str, Any]:
-    """Writes a set as `.npy` files in a folder, whose names begin with `name`.
+    """Writes a set as `.npy` files in a folder, whose names begin with `name`; of images in files the list of these.
 
     Returns:
         What `read_images` needs beside the files, as JSON: the number of images, the class names and the content's
         SHA-256.
     """
-    facts = write_blocks(folder, name, [image_set.images], count=len(image_set), labels=image_set.labels,
-                         image_shape=image_set.images.shape[1:], class_names=image_set.class_names)  # fmt: skip
+    if isinstance(files := image_set.images, ImageFiles):
+        if image_set.labels is not None:
+            np.save(folder / f"{name}.labels.npy", image_set.labels)
+        known = {"files": files.files, "digests": files.digests.tobytes().hex(), "framing": vars(files.framing)}
+        (folder / f"{name}{_LIST}").write_text(json.dumps({"image_shape": files.shape[1:], **known}))
+        facts = {"images": len(files), "class_names": list(image_set.class_names), "sha256": image_set.sha256()}
+    else:
+        facts = write_blocks(folder, name, blocks_of(files), count=len(files), labels=image_set.labels,
+                             image_shape=files.shape[1:], class_names=image_set.class_names)  # fmt: skip
     return facts | ({"skipped": list(image_set.skipped)} if image_set.skipped else {})
 
 
@@ -75,17 +89,29 @@ def write_blocks(
         beside.unlink(missing_ok=True)
     if labels is not None:
         np.save(folder / f"{name}.labels.npy", labels)
-    whole = ImageSet(np.load(path, mmap_mode="r", allow_pickle=False), labels, class_names)
+    whole = ImageSet(_images(folder, name), labels, class_names)
     return {"images": count, "class_names": list(class_names), "sha256": whole.sha256()}
 
 
 def read_images(folder: Path, name: str, facts: dict[str, Any]) -> ImageSet:
-    """Reads a set that `write_images` wrote, and returned `facts` of; the pixels are mapped, not loaded."""
-    images = np.load(folder / f"{name}.images.npy", mmap_mode="r", allow_pickle=False)
+    """Reads a set that `write_images` wrote, and returned `facts` of; the pixels are mapped or deferred, not loaded."""
     labels = folder / f"{name}.labels.npy"
     return ImageSet(
-        images, np.load(labels, allow_pickle=False) if labels.exists() else None, tuple(facts["class_names"])
-    )
+        _images(folder, name), np.load(labels, allow_pickle=False) if labels.exists() else None,
+        tuple(facts["class_names"]),
+    )  # fmt: skip
+
+
+def _images(folder: Path, name: str) -> Images:
+    listed = folder / f"{name}{_LIST}"
+    if not listed.exists():
+        path = folder / f"{name}.images.npy"
+        mapped = np.load(path, mmap_mode="r", allow_pickle=False)
+        return Stored(path.open("rb"), mapped.shape, mapped.offset) if are_deferred(mapped.shape[1:]) else mapped
+    told = json.loads(listed.read_bytes())
+    digests = np.frombuffer(bytes.fromhex(told["digests"]), np.uint8).reshape(-1, 16)
+    framing = Framing(tuple(told["framing"]["ground"]), told["framing"]["resize"])
+    return ImageFiles(told["files"], digests, told["image_shape"], framing)
 
 
 def write_digests(folder: Path, name: str, digests: np.ndarray) -> None:

@@ -166,7 +166,8 @@ class Detector(Measuring):
             raise UserError(f'fit: score = "auto" cannot choose on these images ({error}); name a score') from error
         if pixels.dtype == np.uint8:
             return dict(sets)
-        return {name: (one.images * np.float32((high - low) / 255.0) + np.float32(low)) for name, one in sets.items()}
+        factor = np.float32((high - low) / 255.0)
+        return {name: np.asarray(one.images) * factor + np.float32(low) for name, one in sets.items()}
 
     def calibrate(self, images: Any, labels: Any = None, accept: float = 0.95, by_class: bool = False) -> "Detector":
         """Sets the threshold: split conformal prediction on known images that neither the model nor `fit` has seen.

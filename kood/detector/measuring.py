@@ -14,6 +14,7 @@ from kood.attached import Adapted, adapted, check_range, opened
 from kood.backends import compiled
 from kood.classifier import Classifier
 from kood.data.copies import image_digests
+from kood.data.deferred import Deferred
 from kood.data.image_set import ImageSet
 from kood.data.images import normalize
 from kood.data.rules import Framing, Resize
@@ -279,7 +280,7 @@ class Measuring:
         """
         names = list(self.scorers)
         forward = forward_of(self.classifier, [one for name in names for one in specs.settings(name)])
-        found = {where: run_over(forward, np.asarray(of.images), self.batch_size) for where, of in held.items()}
+        found = {where: run_over(forward, of.images, self.batch_size) for where, of in held.items()}
         learned = self._set(train) if any(scorer.is_fitted for scorer in self.scorers.values()) else {}
         labels, head = train.known_labels, self.classifier.head
         chosen, self.tuned = tune(names, learned, labels, head, found, self.batch_size)
@@ -307,9 +308,9 @@ class Measuring:
         """Outputs of a set; pixels of a run's own, uint8 and of the right shape, are normalized while it works, and
         features that a frozen backbone gave pass the rest of the classifier."""
         pixels = images.images if isinstance(images, ImageSet) else images
-        ready = isinstance(pixels, np.ndarray) and pixels.shape[1:] == self.image_shape
+        ready = isinstance(pixels, np.ndarray | Deferred) and pixels.shape[1:] == self.image_shape
         if ready and (pixels.dtype == np.uint8 or pixels.ndim == 2):
-            return run_over(self._normal, np.asarray(pixels), min(self.batch_size, len(pixels)))
+            return run_over(self._normal, pixels, min(self.batch_size, len(pixels)))
         return self.outputs(images)
 
     def measure(

@@ -25,6 +25,7 @@ from keras import ops
 from kood import registry
 from kood.backends import compiled
 from kood.data import ImageSet
+from kood.data.deferred import Images
 from kood.data.images import normalize, quantize
 from kood.diffusion.label_mixup import classes_mixed, noise_predictor
 from kood.errors import UserError
@@ -42,11 +43,11 @@ class Start:
     """The images that sampling starts from.
 
     Attributes:
-        images: uint8 (M, H, W, C); may be mapped into memory.
+        images: uint8 (M, H, W, C).
         rows: Integer (N,), the image for each condition.
     """
 
-    images: np.ndarray
+    images: Images
     rows: np.ndarray
 
 

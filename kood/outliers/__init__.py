@@ -29,6 +29,7 @@ from typing import Any, ClassVar
 
 import numpy as np
 
+from kood.data.large import blocks_of
 from kood.section import Positive, Section
 
 __all__ = ["FeatureSource", "OutlierSource", "Rows"]
@@ -42,7 +43,7 @@ class Rows:
     """Outliers.
 
     Attributes:
-        images: uint8 (N, H, W, C), or blocks of it that hold N images together.
+        images: uint8 (N, H, W, C), an array or deferred; or blocks of it that hold N images together.
         count: N.
         shares: (N, K) float32, of which class in what share each is; None where that says nothing.
         facts: What the report tells of them (JSON); in words, by `OutlierSource.notes`.
@@ -52,7 +53,7 @@ class Rows:
             a share of, if it has shares.
     """
 
-    images: np.ndarray | Iterable[np.ndarray]
+    images: Any
     count: int
     shares: np.ndarray | None = None
     facts: dict[str, Any] = field(default_factory=dict)
@@ -62,7 +63,7 @@ class Rows:
     @property
     def blocks(self) -> Iterable[np.ndarray]:
         """The images, a piece at a time."""
-        return [self.images] if isinstance(self.images, np.ndarray) else self.images
+        return blocks_of(self.images) if hasattr(self.images, "shape") else self.images
 
 
 class _Source(Section):

@@ -20,6 +20,6 @@ class AmplitudeSwap(OutlierSource):
         from kood.data.amplitude import recombined
 
         first, second = pairs_of(train.known_labels, count, rng)
-        images = np.asarray(train.images)
+        images = train.images
         made_of = train.known_labels[np.stack([first, second], axis=1)]
         return Rows(recombined(images, first, images, second), count, made_of=made_of)

@@ -1,8 +1,10 @@
 """A rectangle of one training image in another."""
 
+import math
+
 import numpy as np
 
-from kood.data.large import filled
+from kood.data.deferred import made
 from kood.outliers import Rows
 from kood.outliers.pairs import PairSource, pairs_of, shares_of, weights_of
 
@@ -24,7 +26,7 @@ class Cutmix(PairSource):
 
     def draw(self, count, rng, train):
         """Pastes into training images; `ValueError` where they have fewer than two classes or two pixels."""
-        images, labels = np.asarray(train.images), train.known_labels
+        images, labels = train.images, train.known_labels
         height, width = images.shape[1:3]
         if height * width < 2:
             raise ValueError("cutmix needs images of at least two pixels")
@@ -36,11 +38,11 @@ class Cutmix(PairSource):
         in_rows = (rows >= tops[:, None]) & (rows < (tops + high)[:, None])
         in_columns = (columns >= lefts[:, None]) & (columns < (lefts + wide)[:, None])
 
-        def cut(part: slice) -> np.ndarray:
+        def cut(part: np.ndarray) -> np.ndarray:
             inside = in_rows[part, :, None] & in_columns[part, None, :]
             return np.where(inside[..., None], images[second[part]], images[first[part]])
 
-        pasted = filled((count, *images.shape[1:]), np.uint8, cut, 4 * images[:1].nbytes)
+        pasted = made((count, *images.shape[1:]), cut, 4 * math.prod(images.shape[1:]))
         return Rows(pasted, count, shares_of(labels, (first, second), drawn, len(train.class_names)))
 
 

@@ -1,10 +1,12 @@
 """Plain noise: the cheapest control."""
 
+import math
 from typing import Annotated, Literal
 
 import numpy as np
 from pydantic import Field
 
+from kood.data.large import rows_at_once
 from kood.outliers import OutlierSource, Rows
 
 __all__ = ["Noise"]
@@ -29,12 +31,15 @@ class Noise(OutlierSource):
         """Draws noise images."""
         from kood.data.images import quantize
 
-        scale = np.float32(self.scale)
-        if self.kind == "gaussian":
-            noise = rng.standard_normal((count, *shape), dtype=np.float32) * scale
-        else:
-            noise = (rng.random((count, *shape), dtype=np.float32) * np.float32(2.0) - np.float32(1.0)) * scale
-        return Rows(quantize(noise), count)
+        scale, step = np.float32(self.scale), rows_at_once(12 * math.prod(shape))
+
+        def drawn(rows: int) -> np.ndarray:
+            if self.kind == "gaussian":
+                return rng.standard_normal((rows, *shape), dtype=np.float32)
+            return rng.random((rows, *shape), dtype=np.float32) * np.float32(2.0) - np.float32(1.0)
+
+        blocks = (quantize(drawn(min(step, count - first)) * scale) for first in range(0, count, step))
+        return Rows(blocks, count)
 
     def check(self, recipe):
         """Refuses to be tested on the kind of noise that is trained on."""

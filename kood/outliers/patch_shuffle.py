@@ -5,7 +5,7 @@ from typing import Annotated
 import numpy as np
 from pydantic import Field
 
-from kood.data.large import filled
+from kood.data.deferred import Images, made
 from kood.outliers import OutlierSource, Rows
 
 __all__ = ["PatchShuffle"]
@@ -28,8 +28,8 @@ class PatchShuffle(OutlierSource):
         """Shuffles training images; `ValueError` where the grid is finer than their pixels."""
         images = train.images
         rows = np.concatenate([rng.permutation(len(images)) for _ in range(-(-count // len(images)))])[:count]
-        made = shuffled(images, rows, rng=rng, grid=self.grid)
-        return Rows(made, count, made_of=train.known_labels[rows, None])
+        drawn = shuffled(images, rows, rng=rng, grid=self.grid)
+        return Rows(drawn, count, made_of=train.known_labels[rows, None])
 
     def check(self, recipe):
         """Refuses more patches than there are pixels."""
@@ -41,9 +41,7 @@ class PatchShuffle(OutlierSource):
             )
 
 
-def shuffled(
-    images: np.ndarray, rows: np.ndarray | None = None, *, rng: np.random.Generator, grid: int = 2
-) -> np.ndarray:
+def shuffled(images: Images, rows: np.ndarray | None = None, *, rng: np.random.Generator, grid: int = 2) -> Images:
     """Each image cut into grid x grid patches that change places; never all of them back in their own.
 
     Rows and columns that do not divide evenly stay where they are, at the bottom and the right.
@@ -69,7 +67,7 @@ def shuffled(
     while (same := (orders == np.arange(grid * grid)).all(axis=1)).any():
         orders[same] = rng.permuted(orders[same], axis=1)
 
-    def moved(some: slice) -> np.ndarray:
+    def moved(some: np.ndarray) -> np.ndarray:
         whole = images[rows[some]]
         cut = whole[:, : high * grid, : wide * grid].reshape(-1, grid, high, grid, wide, channels)
         patches = cut.transpose(0, 1, 3, 2, 4, 5).reshape(-1, grid * grid, high, wide, channels)
@@ -78,4 +76,4 @@ def shuffled(
         whole[:, : high * grid, : wide * grid] = there.reshape(-1, high * grid, wide * grid, channels)
         return whole
 
-    return filled((len(rows), height, width, channels), images.dtype, moved, 4 * images[:1].nbytes)
+    return made((len(rows), height, width, channels), moved, 4 * height * width * channels)

@@ -1,8 +1,10 @@
 """Pixel averages of two training images: the control for label mixup that has the same parents."""
 
+import math
+
 import numpy as np
 
-from kood.data.large import filled
+from kood.data.deferred import made
 from kood.outliers import Rows
 from kood.outliers.pairs import PairSource, pairs_of, shares_of, weights_of
 
@@ -20,12 +22,12 @@ class PixelMixup(PairSource):
         """Mixes training images; `ValueError` where they are of fewer than two classes."""
         pairs = pairs_of(train.known_labels, count, rng)
         drawn = weights_of(self.weight, self.alpha, count, rng)
-        images, weights = np.asarray(train.images), drawn.astype(np.float32).reshape(-1, 1, 1, 1)
+        images, weights = train.images, drawn.astype(np.float32).reshape(-1, 1, 1, 1)
 
-        def mixed(part: slice) -> np.ndarray:
+        def mixed(part: np.ndarray) -> np.ndarray:
             first, second = (images[rows[part]] for rows in pairs)
             return np.rint(weights[part] * first + (np.float32(1.0) - weights[part]) * second)
 
         # Two float32 copies and what they come from.
-        mixtures = filled((count, *images.shape[1:]), np.uint8, mixed, 12 * images[:1].nbytes)
+        mixtures = made((count, *images.shape[1:]), mixed, 12 * math.prod(images.shape[1:]))
         return Rows(mixtures, count, shares_of(train.known_labels, pairs, drawn, len(train.class_names)))

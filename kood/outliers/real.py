@@ -30,7 +30,6 @@ class Real(ImageSource, OutlierSource):
 
     def draw(self, count, rng, real):
         """Draws some of the images, in their order."""
-        images = real.images
-        if count < len(images):
-            images = images[np.sort(rng.choice(len(images), count, replace=False))]
-        return Rows(np.asarray(images), len(images))
+        if count < len(real):
+            real = real.take(np.sort(rng.choice(len(real), count, replace=False)))
+        return Rows(real.images, len(real))

@@ -123,7 +123,8 @@ class Attached(Stage):
         """The model's accuracy on known images; refuses one that says that something is wrong."""
         given = measuring.outputs(known)["logits"].argmax(axis=1)
         right = float(np.mean(given == known.known_labels))
-        wrong = disagreement(given, known.known_labels, known.class_names) or measuring.wrong_range(known.images)
+        pixels = np.asarray(known.images)
+        wrong = disagreement(given, known.known_labels, known.class_names) or measuring.wrong_range(pixels)
         classifier = measuring.classifier
         is_plain = isinstance(classifier, Adapted) and self.attach.preprocess == "none"
         if not wrong and not (is_plain and wanted(classifier.model) is None):
@@ -132,7 +133,7 @@ class Attached(Stage):
         better = self._better(classifier, known.take(rows), given[rows])
         if wrong or better:
             wrong = wrong or f"the model labels {right:.0%} of {len(known)} known images rightly"
-            if known.images.shape[-1] == 3 and (known.images == known.images[..., :1]).all():
+            if pixels.shape[-1] == 3 and (pixels == pixels[..., :1]).all():
                 better += "; these images are grey, and the model takes colour"
             raise UserError(f"attach.model: {clean(self._file)}: {wrong}{better}")
         return right

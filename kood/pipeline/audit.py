@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 
 from kood.audit import Judged, audit, with_shortcut
+from kood.data.deferred import Images
 from kood.outputs import Judge, scores_of
 from kood.pipeline.classify import Classifier
 from kood.pipeline.evaluation import Evaluation
@@ -131,7 +132,7 @@ class Shortcut(Stage):
         scorer, classifier = Scorer(score, self.evaluation.arrays("state")), self.classifier.model()
         with work.progress.bar(self.role):
             real, generated = (
-                scores_of(classifier, scorer, np.asarray(one.images), self.recipe.evaluate.batch_size)
+                scores_of(classifier, scorer, one.images, self.recipe.evaluate.batch_size)
                 for one in (self.data.images("validation"), self.samples.images())
             )
         np.savez(folder / "scores.npz", allow_pickle=False, validation=real, pure=generated)
@@ -144,5 +145,5 @@ def _mixtures(rows: np.ndarray | None) -> np.ndarray | None:
     return rows if whole else None
 
 
-def _judged(judge: Judge, images: np.ndarray) -> Judged:
+def _judged(judge: Judge, images: Images) -> Judged:
     return Judged(np.asarray(images), *judge.opinions(images))

@@ -12,6 +12,7 @@ from kood import training
 from kood.classifier import Classifier as Model
 from kood.data import ImageSet
 from kood.data.batches import training_batches
+from kood.data.deferred import chained, kept
 from kood.data.image_set import joined
 from kood.nets.neck import standardize, whole
 from kood.pipeline.build import build_classifier, class_weights, frozen_backbone, network_of
@@ -161,7 +162,7 @@ class Classifier(Stage):
         total = settings.epochs * per_epoch
         model = build_classifier(recipe, classes, steps=total, seed=self.seed("virtual"), class_weight=weights)
         if self.data.frozen is not None:
-            standardize(model.backbone, *moments(self.data.images("train").images))
+            standardize(model.backbone, *moments(np.asarray(self.data.images("train").images)))
         model.compile(
             optimizer=training.optimizer(
                 None if seconds else total, name=settings.optimizer, learning_rate=settings.learning_rate,
@@ -191,13 +192,13 @@ class Classifier(Stage):
         """The outlier images and, where it is taught them, the shares (N, K) of the classes that each is made of."""
         if not self.recipe.outliers.exposes or not self.outliers:
             return None, None
-        images = [np.asarray(one.exposed(self.seed(f"amplitude {one.kind}")).images) for one in self.outliers]
+        images = [kept(one.exposed(self.seed(f"amplitude {one.kind}")).images) for one in self.outliers]
         targets = None
         if self.recipe.outliers.target == "parents":
             nothing = [np.zeros((len(drawn), classes), "float32") for drawn in images]
             shares = [one.shares() for one in self.outliers]
             targets = np.concatenate([n if s is None else s for s, n in zip(shares, nothing, strict=True)])
-        return ImageSet(np.concatenate(images)), targets
+        return ImageSet(chained(images)), targets
 
     @property
     def card(self) -> dict[str, Any]:

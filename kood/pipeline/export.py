@@ -63,7 +63,7 @@ class Export(Stage):
                 self.classifier.folder / "classifier.keras",
                 work.run.folder / str(version),
                 served=self._served,
-                images=np.asarray(self.data.images("test").images[: len(expected["label"])]),
+                images=self.data.images("test").take(np.arange(len(expected["label"]))).images,
                 expected=expected,
                 facts={**self._card, **_made_with()},
             )

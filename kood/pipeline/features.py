@@ -12,6 +12,7 @@ import numpy as np
 from kood.backends import compiled
 from kood.data import ImageSet
 from kood.data.batches import image_batches, views_of
+from kood.data.deferred import Images
 from kood.data.image_set import joined
 from kood.data.large import blocks_of
 from kood.data.stored import read_images, write_blocks
@@ -50,7 +51,7 @@ class _Passing(Stage):
         total, done, first = sum(map(len, sets.values())), 0, (math.nan, 0)
         with work.progress.bar(self.role, total, unit="image") as bar:
 
-            def batches(images: np.ndarray) -> Iterator[np.ndarray]:
+            def batches(images: Images) -> Iterator[np.ndarray]:
                 nonlocal done, first
                 for batch in image_batches(images, rows):
                     yield batch.numpy()
@@ -60,8 +61,8 @@ class _Passing(Stage):
                     bar.update(done)
 
             for name, images in sets.items():
-                pixels = np.asarray(images.images)
-                found = run_batches(lambda some: {"features": forward(some)}, batches(pixels), rows, len(images))
+                of = images.images
+                found = run_batches(lambda some: {"features": forward(some)}, batches(of), rows, len(images))
                 told[name] = write_blocks(
                     folder, name, found.values(), count=len(images), image_shape=(width,), labels=images.labels,
                     class_names=images.class_names, dtype=np.float32,

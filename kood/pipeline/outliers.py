@@ -121,8 +121,8 @@ class Outliers(Stage):
         drawn = self.images()
         if not self.is_swapped:
             return drawn
-        givers = np.asarray(self.data.images("train").images)
-        return ImageSet(swap_amplitudes(np.asarray(drawn.images), givers, rng=np.random.default_rng(seed)))
+        givers = self.data.images("train").images
+        return ImageSet(swap_amplitudes(drawn.images, givers, rng=np.random.default_rng(seed)))
 
     def shares(self) -> np.ndarray | None:
         """(N, K), of which class in what share each is; None where its source does not say."""

@@ -70,7 +70,7 @@ class Data(Stage):
         try:
             return self._written(folder, work)
         except UserError:  # The images of a refused recipe are of no use to the next one.
-            for file in folder.glob("*.npy"):
+            for file in (*folder.glob("*.npy"), *folder.glob("*.files.json")):
                 file.unlink()
             raise
 

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any, ClassVar
 
 from kood import registry
-from kood.machine import arithmetic
+from kood.machine import arithmetic, release_memory
 from kood.pipeline.work import Work
 from kood.recipe import Recipe
 from kood.runs import Result, fingerprint
@@ -155,7 +155,10 @@ class Stage(abc.ABC):
     def _found_or_made(self, work: Work, decides: dict[str, Any]) -> Result:
         def make(folder: Path) -> dict[str, Any]:
             work.budget.afford(self.kind)
-            return self.make(folder, work)
+            try:
+                return self.make(folder, work)
+            finally:
+                release_memory()
 
         if not self.is_shared:
             return work.run.ensure(self.kind, decides, make)

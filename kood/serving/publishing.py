@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 
 from kood import registry
+from kood.data.deferred import Images
 from kood.errors import UserError
 from kood.process import run_on_tensorflow
 from kood.serving.client import saved_graph
@@ -29,7 +30,7 @@ def publish(
     version_folder: Path,
     *,
     served: Served,
-    images: np.ndarray,
+    images: Images,
     expected: dict[str, np.ndarray],
     facts: Mapping[str, Any] | None = None,
 ) -> dict[str, float]:
@@ -139,7 +140,7 @@ def _export(source: Path, folder: Path, served: Served, version: int) -> None:
         parts.unlink(missing_ok=True)
 
 
-def _compare(folder: Path, images: np.ndarray, expected: dict[str, np.ndarray], served: Served) -> dict[str, float]:
+def _compare(folder: Path, images: Images, expected: dict[str, np.ndarray], served: Served) -> dict[str, float]:
     import tensorflow as tf
 
     from kood.parity import agreed  # Brings Keras, which a new threshold needs later, and in silence.

@@ -61,18 +61,18 @@ def test_flat_folders_have_no_labels(tmp_path, load, source):
 
 
 def test_count_decodes_only_what_it_draws(tmp_path, source, load, monkeypatch):
-    from kood.data import decode
+    from kood.data import deferred
 
     for number in range(40):
         write(tmp_path / f"c{number % 2}" / f"{number:02}.png", number)
     seen = []
-    whole = decode.decode_readable
+    whole = deferred.decode_readable
 
     def counted(files, *options):
         seen.append(len(files))
         return whole(files, *options)
 
-    monkeypatch.setattr(decode, "decode_readable", counted)
+    monkeypatch.setattr(deferred, "decode_readable", counted)
     take = {"image_shape": (4, 5, 1), "key": "data.far.x"}
     first = load_ood(source("folder", path=str(tmp_path), count=6), seed=0, **take)
     again = load_ood(source("folder", path=str(tmp_path), count=6), seed=0, **take)

@@ -3,20 +3,30 @@
 All are drawn in [-1, 1] and rounded to 0..255, without labels; each is made by its own stream of `seed`.
 """
 
+import math
+from collections.abc import Callable
+
 import numpy as np
 
 from kood.data.image_set import ImageSet
+from kood.data.large import filled
 
 __all__ = ["blobs", "gaussian", "rademacher", "uniform"]
 
 
-def _bytes(images: np.ndarray) -> dict[str, ImageSet]:
-    return {"all": ImageSet(np.clip(np.rint((images + 1.0) * 127.5), 0, 255).astype(np.uint8))}
+def _bytes(count: int, image_shape: tuple[int, int, int], draw: Callable[[int], np.ndarray]) -> dict[str, ImageSet]:
+    """Images that are drawn in [-1, 1], some after the others."""
+
+    def drawn(rows: slice) -> np.ndarray:
+        return np.clip(np.rint((draw(rows.stop - rows.start) + 1.0) * 127.5), 0, 255)
+
+    return {"all": ImageSet(filled((count, *image_shape), np.uint8, drawn, 32 * math.prod(image_shape)))}
 
 
 def gaussian(image_shape: tuple[int, int, int], *, seed: int, count: int = 1000) -> dict[str, ImageSet]:
     """Gaussian noise: every value from N(0, 0.5^2), clipped to [-1, 1]."""
-    return _bytes(np.random.default_rng([seed, 1]).normal(scale=0.5, size=(count, *image_shape)))
+    draw = np.random.default_rng([seed, 1])
+    return _bytes(count, image_shape, lambda rows: draw.normal(scale=0.5, size=(rows, *image_shape)))
 
 
 def uniform(image_shape: tuple[int, int, int], *, seed: int, count: int = 1000) -> dict[str, ImageSet]:
@@ -40,7 +50,11 @@ def blobs(image_shape: tuple[int, int, int], *, seed: int, count: int = 1000) ->
     from scipy.ndimage import gaussian_filter
 
     draw = np.random.default_rng([seed, 4])
-    images = (draw.random((count, *image_shape), dtype=np.float32) < 0.7).astype(np.float32)
-    images = gaussian_filter(images, sigma=(0.0, 1.5, 1.5, 1.5), mode="nearest", truncate=4.0)
-    images[images < 0.75] = 0.0
-    return _bytes(images * 2.0 - 1.0)
+
+    def blurred(rows: int) -> np.ndarray:
+        images = (draw.random((rows, *image_shape), dtype=np.float32) < 0.7).astype(np.float32)
+        images = gaussian_filter(images, sigma=(0.0, 1.5, 1.5, 1.5), mode="nearest", truncate=4.0)
+        images[images < 0.75] = 0.0
+        return images * 2.0 - 1.0
+
+    return _bytes(count, image_shape, blurred)

@@ -8,6 +8,7 @@ from keras import ops
 
 from kood.attached import Inside, bring, check_range, image_shape_of, last_dense, layer_named, layers_of, only, opened
 from kood.attached.preprocessing import PREPROCESSING, Preprocess
+from kood.backends import compiled
 from kood.classifier import Classifier
 from kood.data.paths import data_path
 from kood.errors import UserError, under
@@ -126,14 +127,16 @@ def _features(model: keras.Model, name: str | None, pixels: np.ndarray) -> keras
     target = last_dense(model) if name is None else layer_named(model, name, "classifier.options.layer")
     path = next((path for path, layer in layers_of(model) if layer is target), None)
     inside = Inside(model, path, given=name is None, name="inside")
+    image = keras.Input(pixels.shape[1:], name="pixels")
+    whole = keras.Model(image, inside(image), name=model.name)
     if getattr(model, "inputs", None):
         cut = _cut(model, target, given=name is None)
-        if cut is not None and _same(cut(pixels, training=False), inside(pixels)):
+        # Compiled, since what TensorFlow keeps of passes that are not is ten times the network's own size.
+        if cut is not None and _same(compiled(cut)(pixels), compiled(whole)(pixels)):
             return cut
     if target is not None and name is None:
         target.trainable = False  # It runs and has no gradient.
-    image = keras.Input(pixels.shape[1:], name="pixels")
-    return keras.Model(image, inside(image), name=model.name)
+    return whole
 
 
 def _cut(model: keras.Model, target: keras.Layer | None, given: bool) -> keras.Model | None:

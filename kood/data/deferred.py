@@ -1,0 +1,252 @@
+"""Images that are made anew whenever they are asked for: large ones, of which an array would fill the memory."""
+
+import math
+import tempfile
+import threading
+from collections.abc import Callable, Sequence
+from itertools import accumulate, pairwise
+from typing import Any
+
+import numpy as np
+
+from kood.data.copies import image_digests, monochrome
+from kood.data.decode import decode_images, decode_readable, decoded
+from kood.data.large import blocks_of, filled, room, rows_at_once
+from kood.data.rules import Framing
+from kood.errors import UserError
+from kood.text import clean
+
+__all__ = [
+    "Chained", "Deferred", "ImageFiles", "Images", "Made", "Stored", "are_deferred", "chained", "kept", "listed",
+    "made",
+]  # fmt: skip
+
+#: Pixels of an image from which on its like are deferred: 128 x 128.
+LARGE = 128 * 128
+
+
+def are_deferred(image_shape: Sequence[int]) -> bool:
+    """Whether images (H, W, C) are too large to be kept as an array."""
+    return len(image_shape) == 3 and image_shape[0] * image_shape[1] >= LARGE
+
+
+class Deferred:
+    """uint8 (N, H, W, C), indexed along the first axis as an array is; `np.asarray` makes all of them.
+
+    A subclass says in `_make` what the images at some rows are.
+    """
+
+    dtype, ndim = np.dtype(np.uint8), 4
+
+    def __init__(self, shape: Sequence[int]):
+        self.shape: tuple[int, ...] = tuple(shape)
+
+    def _make(self, rows: np.ndarray) -> np.ndarray:
+        """The images at int64 (n,) rows, n at least 1."""
+        raise NotImplementedError
+
+    def take(self, rows: np.ndarray) -> "Deferred":
+        """Those at some rows (n,), still to be made."""
+        return _Some(self, rows)
+
+    def __len__(self) -> int:
+        return self.shape[0]
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes of an array of them."""
+        return math.prod(self.shape)
+
+    def __getitem__(self, index: Any) -> np.ndarray:
+        rows = np.arange(len(self))[index]
+        if not np.ndim(rows):
+            return self._make(rows[None])[0]
+        return self._make(rows) if len(rows) else np.empty((0, *self.shape[1:]), self.dtype)
+
+    def __array__(self, dtype: Any = None, copy: bool | None = None) -> np.ndarray:
+        whole, start = room(self.shape, self.dtype), 0
+        for block in blocks_of(self):
+            whole[start : start + len(block)] = block
+            start += len(block)
+        return whole if dtype is None else whole.astype(dtype, copy=False)
+
+
+#: What an image set has: an array, or images that are deferred.
+Images = np.ndarray | Deferred
+
+
+class _Some(Deferred):
+    """Some of other images."""
+
+    def __init__(self, whole: Deferred, rows: np.ndarray):
+        super().__init__((len(rows), *whole.shape[1:]))
+        self._whole, self._rows = whole, rows
+
+    def _make(self, rows: np.ndarray) -> np.ndarray:
+        return self._whole[self._rows[rows]]
+
+
+class Chained(Deferred):
+    """Images of one shape, one set of them after the other."""
+
+    def __init__(self, parts: Sequence[Images]):
+        self._parts = [part for part in parts if len(part)]
+        self._ends = [0, *accumulate(map(len, self._parts))]
+        super().__init__((self._ends[-1], *parts[0].shape[1:]))
+
+    def _make(self, rows: np.ndarray) -> np.ndarray:
+        found = np.empty((len(rows), *self.shape[1:]), self.dtype)
+        of = np.searchsorted(self._ends, rows, side="right") - 1
+        for number in np.unique(of):
+            own = of == number
+            found[own] = self._parts[number][rows[own] - self._ends[number]]
+        return found
+
+
+def chained(parts: Sequence[Images]) -> Images:
+    """Images or features of one shape as one: an array where all are, and in one place where they fit into memory."""
+    if any(isinstance(part, Deferred) for part in parts):
+        return Chained(parts)
+    whole = room((sum(map(len, parts)), *parts[0].shape[1:]), parts[0].dtype)
+    start = 0
+    for part in parts:
+        whole[start : start + len(part)] = part
+        start += len(part)
+    return whole
+
+
+class Made(Deferred):
+    """Images that a function makes of their rows.
+
+    Args:
+        shape: (N, H, W, C).
+        make: int64 (n,) rows to uint8 (n, H, W, C).
+        block: If given, they are always made so many at a time, from the first on, and the last so many are kept; for
+            functions whose images depend on those beside them.
+    """
+
+    def __init__(self, shape: Sequence[int], make: Callable[[np.ndarray], np.ndarray], block: int | None = None):
+        super().__init__(shape)
+        self._of, self._block = make, block
+        self._last: tuple[int, np.ndarray] | None = None
+
+    def _make(self, rows: np.ndarray) -> np.ndarray:
+        if self._block is None:
+            return np.asarray(self._of(rows), self.dtype)
+        found = np.empty((len(rows), *self.shape[1:]), self.dtype)
+        for number in np.unique(rows // self._block):
+            own = rows // self._block == number
+            found[own] = self._made(int(number), self._block)[rows[own] - number * self._block]
+        return found
+
+    def _made(self, number: int, block: int) -> np.ndarray:
+        last = self._last
+        if last is None or last[0] != number:
+            own = np.arange(number * block, min((number + 1) * block, len(self)))
+            self._last = last = number, np.asarray(self._of(own), self.dtype)
+        return last[1]
+
+
+def made(
+    shape: Sequence[int], make: Callable[[np.ndarray], np.ndarray], row_bytes: int, *, together: bool = False
+) -> Images:
+    """What a function makes of rows, as `Made` has it; of small images at once, a block of rows after the other.
+
+    Args:
+        shape: (N, H, W, C).
+        make: int64 (n,) rows to (n, H, W, C) in 0..255.
+        row_bytes: What a row costs while it is made, which decides how many are at once.
+        together: Whether what a row becomes depends on the rows beside it.
+    """
+    if are_deferred(shape[1:]):
+        return Made(shape, make, rows_at_once(row_bytes) if together else None)
+    return filled(tuple(shape), np.uint8, lambda some: make(np.arange(some.start, some.stop)), row_bytes)
+
+
+class Stored(Deferred):
+    """Images that lie one after the other in a file, of which only those that are asked for are read.
+
+    Mapped into memory they would count as the process's own for as long as the map is there.
+
+    Args:
+        file: Open for reading; closed when this goes.
+        shape: (N, H, W, C).
+        offset: Bytes before the first.
+    """
+
+    def __init__(self, file: Any, shape: Sequence[int], offset: int = 0):
+        super().__init__(shape)
+        self._file, self._offset, self._reading = file, offset, threading.Lock()
+
+    def _make(self, rows: np.ndarray) -> np.ndarray:
+        found, each = np.empty((len(rows), *self.shape[1:]), self.dtype), math.prod(self.shape[1:])
+        ends = np.flatnonzero(np.diff(rows) != 1) + 1
+        for first, end in pairwise([0, *ends.tolist(), len(rows)]):
+            with self._reading:
+                self._file.seek(self._offset + int(rows[first]) * each)
+                self._file.readinto(found[first:end])
+        return found
+
+
+def kept(images: Images) -> Images:
+    """Images that cost too much to be made more than once, in a file without a name; others as they are."""
+    if not isinstance(images, Made):
+        return images
+    file = tempfile.TemporaryFile(prefix="kood-")  # noqa: SIM115 - closed when it goes
+    for block in blocks_of(images):
+        file.write(block.data)
+    file.flush()
+    return Stored(file, images.shape)
+
+
+class ImageFiles(Deferred):
+    """Images in files of their own, decoded when they are asked for, many at a time.
+
+    Args:
+        files: Their places, N.
+        digests: uint8 (N, 16), as `kood.data.copies.image_digests` has them of the images.
+        image_shape: (H, W, C) that they are brought to.
+        framing: How.
+        plain: As `kood.data.copies.monochrome` has it of the images, where that is known.
+    """
+
+    def __init__(
+        self, files: Sequence[str], digests: np.ndarray, image_shape: Sequence[int], framing: Framing,
+        plain: np.ndarray | None = None,
+    ):  # fmt: skip
+        super().__init__((len(files), *image_shape))
+        self.files, self.digests, self.framing, self.plain = list(files), digests, framing, plain
+
+    def take(self, rows: np.ndarray) -> "ImageFiles":
+        """As of `Deferred`."""
+        plain = None if self.plain is None else self.plain[rows]
+        return ImageFiles([self.files[row] for row in rows], self.digests[rows], self.shape[1:], self.framing, plain)
+
+    def _make(self, rows: np.ndarray) -> np.ndarray:
+        """Decodes; `UserError` where a file cannot be read, or shows other pixels than it did."""
+        files = [self.files[row] for row in rows]
+        images = decode_images(files, self.shape[1:], self.framing)  # type: ignore[arg-type]
+        other = np.flatnonzero((image_digests(images) != self.digests[rows]).any(axis=1))
+        if len(other):
+            raise UserError(
+                f"{clean(files[other[0]])} shows other pixels than when its set was listed; let the files be while a "
+                "run goes on, and start it again",
+                exit_code=1,
+            )
+        return images
+
+
+def listed(
+    files: Sequence[str], image_shape: tuple[int, int, int], max_bad_images: int, framing: Framing
+) -> tuple[Images, np.ndarray, tuple[str, ...]]:
+    """As `kood.data.decode.decode_readable`; large images are decoded, looked at and let go again."""
+    if not are_deferred(image_shape):
+        return decode_readable(files, image_shape, max_bad_images, framing)
+    read, why, digests, plain = [np.empty(0, np.int64)], list[str](), [np.empty((0, 16), np.uint8)], [np.empty(0, bool)]
+    for rows, images in decoded(files, image_shape, max_bad_images, framing, why):
+        read.append(rows)
+        digests.append(image_digests(images))
+        plain.append(monochrome(images))
+    rows = np.concatenate(read)
+    whole = [files[row] for row in rows]
+    return ImageFiles(whole, np.concatenate(digests), image_shape, framing, np.concatenate(plain)), rows, tuple(why)
