@@ -5,7 +5,7 @@
 Both decode, resize and pass the same files of a folder of class folders through the same network, under the Keras
 backend in use (`KERAS_BACKEND`), A B A B, after a pass that is not counted. A figure is the median over the rounds.
 kood's resize is antialiased and its decoding exact; the bare pipeline is Keras's `image_dataset_from_directory`, in
-batches of 32. `share` is the bare time over that of kood's features stage: 1 is as fast. The data stage before it, which
+batches of 32. `share` is the bare time over that of kood's features stage: 1 is as fast. The data stage before it, that
 decodes every image once to find copies and broken files, is told by itself.
 """
 
