@@ -6,6 +6,7 @@ from typing import Annotated, Literal
 import numpy as np
 from pydantic import Field
 
+from kood.data.deferred import are_deferred
 from kood.data.large import rows_at_once
 from kood.outliers import OutlierSource, Rows
 
@@ -39,7 +40,7 @@ class Noise(OutlierSource):
             return rng.random((rows, *shape), dtype=np.float32) * np.float32(2.0) - np.float32(1.0)
 
         blocks = (quantize(drawn(min(step, count - first)) * scale) for first in range(0, count, step))
-        return Rows(blocks, count)
+        return Rows(blocks if are_deferred(shape) else np.concatenate([*blocks]), count)
 
     def check(self, recipe):
         """Refuses to be tested on the kind of noise that is trained on."""

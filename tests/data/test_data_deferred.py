@@ -189,11 +189,12 @@ def test_outliers_of_large_images_are_those_of_small_ones(source, deferring):
 
 
 @pytest.mark.parametrize("kind", ["gaussian", "uniform"])
-def test_noise_in_blocks_is_the_same_noise(kind, monkeypatch):
+def test_noise_in_blocks_is_the_same_noise(kind, monkeypatch, deferring):
     def drawn():
         return np.concatenate(list(Noise(kind=kind).draw(17, np.random.default_rng(2), SHAPE).blocks))
 
     whole = drawn()
+    deferring()
     monkeypatch.setattr("kood.data.large._BLOCK", 12 * 90 * 5)
     blocks = list(Noise(kind=kind).draw(17, np.random.default_rng(2), SHAPE).blocks)
     assert [len(block) for block in blocks] == [5, 5, 5, 2]
