@@ -13,6 +13,7 @@ from kood.data.image_set import ImageSet, joined
 from kood.errors import UserError
 from kood.intervals import mean_interval
 from kood.nets.neck import LEAST, neck, standardize, whole
+from kood.pipeline.cell import Cell
 from kood.pipeline.held_out import HELD_OUT, Fewer, HeldOut, folds_of
 from kood.pipeline.outliers import Outliers
 from kood.pipeline.stage import Stage
@@ -20,6 +21,7 @@ from kood.recipe import load
 from kood.recipe.data_sections import HoldOut
 from kood.report import results
 from kood.report.wording import all_warnings
+from tests.conftest import work_alone
 
 RECIPE = """
 name = "frozen"
@@ -68,19 +70,31 @@ def finished(tmp_path_factory):
 @pytest.mark.backend
 def test_the_published_model_says_what_was_measured_on_features(finished):
     result, folder = finished
-    (stage,) = (folder / "frozen" / "stages").glob("features-*")
-    (data,) = (folder / "frozen" / "stages").glob("data-*")
-    pixels = np.load(data / "test.images.npy")
-    trained = sorted(one.parent for one in (folder / "frozen" / "stages").glob("classifier-*/classifier.keras"))
-    assert len(trained) == 4  # The published one, its baseline, and those of two folds.
-    features, images = np.load(stage / "test.images.npy"), pixels.astype("float32") / 127.5 - 1.0
-    for one in trained:
-        all_of_it = keras.saving.load_model(one / "classifier.keras", compile=False)
-        after = keras.saving.load_model(one / "after_features.keras", compile=False)
+    recipe = load(folder / "frozen.toml")
+    work = work_alone(recipe, folder / "frozen")
+    made = Cell(recipe)
+    for stage in made.stages:
+        stage.ensure(work)
+    folds = [fold for _, fold in made.folds(result["headline_score"])]
+    for fold in folds:
+        for stage in fold.stages:
+            stage.ensure(work)
+    trained = [made.classifier, made.baseline, *(fold.classifier for fold in folds)]
+    assert all(stage.result.cached for stage in trained) and len({stage.folder for stage in trained}) == 4
+    features, images = made.learned.images("test").images, made.data.images("test").images / np.float32(127.5) - 1
+    for stage in trained:
+        all_of_it, after = stage.model(), stage.measured()[1]
         assert all_of_it.backbone.input_shape == (None, 8, 8, 3)
+        assert all_of_it.count_params() == stage.facts["parameters"]
         found, expected = after(features), all_of_it(images)
         for name in ("features", "logits"):
             np.testing.assert_allclose(*(keras.ops.convert_to_numpy(of[name]) for of in (found, expected)), atol=1e-5)
+    # What they share is written down once, with what is published.
+    (whole_one,) = (folder / "frozen" / "stages").glob("*/classifier.keras")
+    assert whole_one.parent == made.export.folder
+    published = keras.saving.load_model(whole_one, compile=False)(images)
+    mine = made.classifier.model()(images)
+    np.testing.assert_allclose(*(keras.ops.convert_to_numpy(of["logits"]) for of in (published, mine)), atol=1e-5)
     assert result["version"] == 1  # Publishing holds it against the measured answers too.
 
 

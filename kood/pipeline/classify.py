@@ -179,13 +179,15 @@ class Classifier(Stage):
             images=held,
         )  # fmt: skip
         plain = _plain(model, recipe, classes)
-        if self.data.frozen is not None:
-            plain.save(folder / "after_features.keras")
-            plain = Model(whole(frozen_backbone(recipe), plain.backbone), plain.head, name="classifier")
-            plain.build((None, *recipe.data.shape))
-        plain.save(folder / "classifier.keras")
+        plain.save(folder / self._file)
+        before = frozen_backbone(recipe).count_params() if self.data.frozen is not None else 0
         length = {"epochs": round(trained / per_epoch, 2)} if limit else {}
-        return {**facts, "parameters": plain.count_params(), **length}
+        return {**facts, "parameters": before + plain.count_params(), **length}
+
+    @property
+    def _file(self) -> str:
+        """What it keeps: of a frozen backbone's classifier what stands after that, which all of them share."""
+        return "classifier.keras" if self.data.frozen is None else "after_features.keras"
 
     def _exposed_to(self, classes: int) -> tuple[ImageSet | None, np.ndarray | None]:
         """The outlier images and, where it is taught them, the shares (N, K) of the classes that each is made of."""
@@ -212,13 +214,31 @@ class Classifier(Stage):
 
     def model(self) -> Model:
         """The trained classifier, of images."""
-        return keras.saving.load_model(self.folder / "classifier.keras", compile=False)
+        kept = self._kept()
+        if self.data.frozen is None:
+            return kept
+        made = Model(whole(frozen_backbone(self.recipe), kept.backbone), kept.head, name="classifier")
+        made.build((None, *self.recipe.data.shape))
+        return made
+
+    def file(self, beside: Path) -> Path:
+        """The `.keras` file of the trained classifier, of images.
+
+        Args:
+            beside: A folder to write it into, where it keeps none.
+        """
+        if self.data.frozen is None:
+            return self.folder / self._file
+        self.model().save(beside / "classifier.keras")
+        return beside / "classifier.keras"
 
     def measured(self) -> tuple[Rows, Model]:
         """What the trained classifier is measured on and the part of it that takes this: images and all of it; or what
         a frozen backbone gave for them, and what stands after that."""
-        part = "classifier" if self.data.frozen is None else "after_features"
-        return self.data, keras.saving.load_model(self.folder / f"{part}.keras", compile=False)
+        return self.data, self._kept()
+
+    def _kept(self) -> Model:
+        return keras.saving.load_model(self.folder / self._file, compile=False)
 
 
 def _plain(model: Model, recipe: Recipe, classes: int) -> Model:
