@@ -1,5 +1,6 @@
 """The stage that trains a classifier: exposed or not, it is one stage under other settings."""
 
+import functools
 import time
 from collections.abc import Sequence
 from pathlib import Path
@@ -147,6 +148,7 @@ class Classifier(Stage):
             steps, images, labelled = len(images) // settings.batch_size, joined([images, labelled]), None
         held = resident_images(recipe, self._augment, images, outliers, labelled)
 
+        @functools.cache  # The data set from the first epoch on is asked for twice.
         def batches(first: int):
             return training_batches(
                 images, outliers, num_classes=classes, batch_size=settings.batch_size, outliers_per_batch=per_batch,
@@ -162,13 +164,14 @@ class Classifier(Stage):
         model = build_classifier(recipe, classes, steps=total, seed=self.seed("virtual"), class_weight=weights)
         if self.data.frozen is not None:
             standardize(model.backbone, *moments(self.data.images("train").images))
+        at_once = 250 if self.data.frozen is not None else 25
         model.compile(
             optimizer=training.optimizer(
                 None if seconds else total, name=settings.optimizer, learning_rate=settings.learning_rate,
                 warmup=settings.warmup, weight_decay=settings.weight_decay, clip_norm=settings.clip_norm,
                 ema=settings.ema, precision=settings.precision,
             ),
-            steps_per_execution=training.steps_per_call(per_epoch, settings.steps_per_execution),
+            steps_per_execution=training.steps_per_call(per_epoch, settings.steps_per_execution, at_once),
         )  # fmt: skip
         limit = None
         if seconds:
