@@ -14,12 +14,12 @@ from kood.errors import UserError
 from kood.intervals import mean_interval
 from kood.nets.neck import LEAST, neck, standardize, whole
 from kood.pipeline.cell import Cell
-from kood.pipeline.held_out import HELD_OUT, Fewer, HeldOut, folds_of
+from kood.pipeline.held_out import Fewer, HeldOut, folds_of
 from kood.pipeline.outliers import Outliers
 from kood.pipeline.stage import Stage
 from kood.recipe import load
 from kood.recipe.data_sections import HoldOut
-from kood.report import results
+from kood.report import HELD_OUT, results
 from kood.report.wording import all_warnings
 from tests.conftest import work_alone
 
