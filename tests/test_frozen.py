@@ -7,9 +7,11 @@ import numpy as np
 import pytest
 from keras import layers
 
-from kood import pipeline
+from kood import heads, pipeline
+from kood.classifier import Classifier
 from kood.data.batches import views_of
 from kood.data.image_set import ImageSet, joined
+from kood.detector.measuring import Measuring
 from kood.errors import UserError
 from kood.intervals import mean_interval
 from kood.nets.neck import LEAST, neck, standardize, whole
@@ -181,6 +183,44 @@ def test_a_second_cell_passes_no_image_again(tmp_path, recipe):
     assert len(list((tmp_path / "frozen" / "stages").glob("features-*"))) == 1
     # The seeds draw their own outliers.
     assert len(list((tmp_path / "frozen" / "stages").glob("patch_shuffle_features-*"))) == 2
+
+
+def test_a_table_tells_the_differences_over_folds(tmp_path, recipe):
+    arms = """
+[matrix]
+seed = [0, 1]
+arm = [{ name = "none", outliers = "none" }, { name = "shuffled", outliers.use = ["patch_shuffle"] }]
+"""
+    more = '[data.hold_out]\nfolds = [["0"], ["1", "3"]]\n[report]\nbaseline = { arm = "none" }\n' + arms
+    recipe(more=more)
+    settings = ["serve.export=false", "evaluate.baseline=false"]
+    result = pipeline.run(tmp_path / "frozen.toml", settings, saved=tmp_path)
+    none, shuffled = result["table"]
+    assert none["difference"] is None
+    apart = shuffled["difference"]["held_out"]
+    for number, fold in enumerate(apart["folds"]):
+        pairs = [
+            [cell["hold_out"]["folds"][number]["auroc"] for cell in result["cells"] if cell["cell"]["arm"] == arm]
+            for arm in ("none", "shuffled")
+        ]
+        assert fold["auroc"]["mean"] == pytest.approx(np.mean(pairs[1]) - np.mean(pairs[0]))
+        assert fold["auroc"]["low"] is not None and fold["auroc"]["seeds"] == 2
+    assert apart["auroc"]["mean"] == pytest.approx(np.mean([fold["auroc"]["mean"] for fold in apart["folds"]]))
+    page = (tmp_path / "frozen" / "report.html").read_text()
+    assert "held-out AUROC" in page and "fold by fold" in page
+
+
+@pytest.mark.one_backend
+def test_features_pass_in_batches_of_one_size():
+    classifier, sizes = Classifier(neck(5), heads.Softmax(3), name="classifier"), []
+    classifier.build((None, 5))
+    measuring = Measuring(classifier, scores=["msp"], batch_size=8)
+    forward = measuring._normal
+    measuring.__dict__["_normal"] = lambda rows: sizes.append(len(rows)) or forward(rows)
+    draw = np.random.default_rng(0)
+    sets = {name: ImageSet(draw.random((count, 5), np.float32)) for name, count in (("a", 3), ("b", 8), ("c", 19))}
+    found = measuring.measure(sets)
+    assert set(sizes) == {8} and [len(found.scores[name]["msp"]) for name in "abc"] == [3, 8, 19]
 
 
 TRAINED = {"classifier", "baseline_classifier"}
