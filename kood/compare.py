@@ -19,8 +19,9 @@ from kood import process, report, specs
 from kood.errors import UserError
 from kood.registry import nearest
 from kood.report.formats import ENDINGS, FORMATS
-from kood.report.results import comparison
+from kood.report.results import comparison, folds
 from kood.report.tables import Table
+from kood.report.terminal import print_table
 from kood.report.wording import setting
 from kood.text import clean
 
@@ -70,6 +71,9 @@ def compare_runs(
                 raise UserError(f"--score: {_name(cell['cell'])} was not measured by {score!r}; "
                                 f"{nearest(score, map(clean, cell['scores']))}")  # fmt: skip
             cell["headline_score"] = wanted
+            if held := cell.get("hold_out"):
+                values = [_values(cell["folder"], fold.get("scores_file"), f"{wanted}") for fold in held["folds"]]
+                cell["hold_out"] = report.folds_by_score(held, f"{wanted}", values)
     rows = report.aggregate(cells)
     base = _baseline(rows, baseline)
     apart = report.differences(cells, lambda _: base["cell"], _scores_of(cells))
@@ -79,12 +83,15 @@ def compare_runs(
         if row["difference"]:
             row["difference"] = {**row["difference"], "baseline": _shown(base["cell"])}
     if to is not None:
-        _write(to, comparison(shown))
+        _write(to, comparison(shown), folds(shown))
     if form in FORMATS:
         console.file.write(FORMATS[form](comparison(shown)))  # As it is: broken at a width it would be no table.
     else:
         title = "Comparison" if score is None else f"Comparison by {score}"
         report.print_matrix(console, {"recipe": title, "kood": kood.__version__, "table": shown})
+        if each := folds(shown):
+            console.print()
+            print_table(console, each)
     return rows
 
 
@@ -129,6 +136,24 @@ class _Sets(BaseModel, strict=True):
     test: dict[str, Any]
 
 
+class _Fold(BaseModel, strict=True):
+    classes: list[str]
+    images: int
+    score: str
+    auroc: _Figure
+    auroc_interval: Annotated[list[_Figure], Field(min_length=2, max_length=2)] | None
+    sha256: dict[str, str] = {}
+
+
+class _Mean(BaseModel, strict=True):
+    mean: _Figure
+
+
+class _HoldOut(BaseModel, strict=True):
+    folds: list[_Fold]
+    mean: dict[str, _Mean]
+
+
 class _Result(BaseModel, strict=True):
     """What a comparison needs of a cell."""
 
@@ -139,6 +164,7 @@ class _Result(BaseModel, strict=True):
     id_sets: _Sets
     seeds: list[int]
     cell: dict[str, str] | None = None
+    hold_out: _HoldOut | None = None
 
 
 def _missing(cell: Any) -> str | None:
@@ -152,20 +178,26 @@ def _missing(cell: Any) -> str | None:
 
 def _scores_of(cells: Sequence[Mapping[str, Any]]) -> Callable[[Mapping[str, Any]], dict[str, np.ndarray] | None]:
     """Reads the scores of a cell's images; None where they are not all there, as many as those of the first cell."""
-    sizes: dict[str, int] = {}
+    sizes: dict[tuple[str, str], int] = {}
 
     def scores_of(cell: Mapping[str, Any]) -> dict[str, np.ndarray] | None:
-        found = _arrays(cell["folder"], cell.get("scores_file"), cell["headline_score"])
-        if found is None:
-            return None
-        for name, values in found.items():
-            if values.ndim != 1 or values.dtype.kind != "f" or np.isnan(values).any() or len(values) < 2:
-                return None
-            if sizes.setdefault(name, len(values)) != len(values):
+        found = _values(cell["folder"], cell.get("scores_file"), cell["headline_score"])
+        for name, values in (found or {}).items():
+            # A fold has test images of its own.
+            if sizes.setdefault((f"{cell['id_sets']['test'].get('sha256')}", name), len(values)) != len(values):
                 return None
         return found
 
     return scores_of
+
+
+def _values(folder: Path, file: Any, score: str) -> dict[str, np.ndarray] | None:
+    """The values of a score of two images or more of each set; None where any of them is none."""
+    found = _arrays(folder, file, score)
+    for values in (found or {}).values():
+        if values.ndim != 1 or values.dtype.kind != "f" or np.isnan(values).any() or len(values) < 2:
+            return None
+    return found
 
 
 def _arrays(folder: Path, file: Any, score: str) -> dict[str, np.ndarray] | None:
@@ -205,11 +237,13 @@ def _baseline(rows: Sequence[dict[str, Any]], wanted: str | None) -> dict[str, A
     return found[0]
 
 
-def _write(to: Path, table: Table) -> None:
+def _write(to: Path, table: Table, each: Table | None) -> None:
     ending = to.suffix.removeprefix(".").lower()
     files = {ending: to} if ending in ENDINGS else {one: to / f"compare.{one}" for one in ENDINGS}
     try:
         for one, file in files.items():
             report.write_text(file, ENDINGS[one](table))
+            if each is not None:
+                report.write_text(file.with_stem(f"{file.stem}_folds"), ENDINGS[one](each))
     except OSError as error:
         raise UserError(f"--to {clean(to)}: cannot write there: {error.strerror}") from error

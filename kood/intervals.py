@@ -15,6 +15,8 @@ __all__ = ["FEWEST_SEEDS", "Difference", "auroc_interval", "mean_interval", "pai
 #: From fewer seeds nothing is called significant.
 FEWEST_SEEDS = 3
 _RESAMPLES = 2000
+#: Images that resamples draw at once.
+_AT_ONCE = 2**20
 
 
 @dataclass(frozen=True)
@@ -203,7 +205,12 @@ def _image_part(
     kinds += [np.stack(sets) for sets in zip(*(outsides for _, outsides in images), strict=True)]
     change = np.zeros((resamples, len(images)))
     for weight, values in zip([1.0] + [1.0 / (len(kinds) - 1)] * (len(kinds) - 1), kinds, strict=True):
-        centred = np.ascontiguousarray((values - values.mean(axis=1, keepdims=True)).T)  # (images, S)
-        for row in range(resamples):
-            change[row] += weight * centred[rng.integers(len(centred), size=len(centred))].mean(axis=0)
+        centred = (values - values.mean(axis=1, keepdims=True)).T  # (images, S)
+        count = len(centred)
+        for start in range(0, resamples, step := max(1, _AT_ONCE // count)):
+            rows = min(step, resamples - start)
+            drawn = rng.integers(count, size=(rows, count)) + count * np.arange(rows)[:, None]
+            # How often each image was drawn.
+            times = np.bincount(drawn.ravel(), minlength=rows * count).reshape(rows, count)
+            change[start : start + rows] += weight * (times @ centred) / count
     return change

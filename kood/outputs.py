@@ -134,7 +134,12 @@ def run_over(forward: Callable, images: Images, batch_size: int) -> Outputs:
     Returns:
         As `outputs_of`.
     """
-    return run_batches(forward, (batch.numpy() for batch in image_batches(images, batch_size)), batch_size, len(images))
+    if images.ndim == 2:
+        # As they are: a pipeline takes longer to set up than such rows to pass.
+        batches = (images[start : start + batch_size] for start in range(0, len(images), batch_size))
+    else:
+        batches = (batch.numpy() for batch in image_batches(images, batch_size))
+    return run_batches(forward, batches, batch_size, len(images))
 
 
 def run_batches(forward: Callable, batches: Iterable[np.ndarray], rows: int, count: int | None = None) -> Outputs:

@@ -123,6 +123,15 @@ def _lock(file: int, *, shared: bool = False) -> bool | None:
     return True
 
 
+def _state(file: Path) -> tuple[int, ...]:
+    """What changes with a file, as far as that is known without reading it; nothing where it is missing."""
+    try:
+        found = file.stat()
+    except OSError:
+        return ()
+    return found.st_size, found.st_mtime_ns, found.st_ctime_ns, found.st_ino
+
+
 def _partial(folder: Path) -> Path:
     return folder.with_name(folder.name + ".partial")
 
@@ -171,6 +180,8 @@ class Run:
         self.backend = backend
         self.any_backend = any_backend
         self._made: set[Path] = set()
+        #: Of results that were found whole the state of their files, which are read through once.
+        self._whole: dict[Path, list[tuple[int, ...]]] = {}
         self._was_there = folder.exists(), folder.parent.exists()
         #: Is told of a result that was found damaged and is made again, and of a folder that cannot be held.
         self.on_damage: Callable[[str], None] = lambda message: None
@@ -345,8 +356,12 @@ class Run:
             return None, ""
         try:
             record = json.loads((folder / "stage.json").read_bytes())
-            damage = damaged(folder, record["files"])
-            return (None, damage) if damage else (record, "")
+            states = [_state(folder / file) for file in record["files"]]
+            if self._whole.get(folder) != states:
+                if damage := damaged(folder, record["files"]):
+                    return None, damage
+                self._whole[folder] = states
+            return record, ""
         except (OSError, ValueError, KeyError, TypeError, AttributeError):
             return None, f"{folder / 'stage.json'} cannot be read"
 

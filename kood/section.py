@@ -6,10 +6,12 @@ from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from kood import registry
 
-__all__ = ["Columns", "ImageSource", "Positive", "Rate", "Sampling", "Section", "Share"]
+__all__ = ["Columns", "ImageShape", "ImageSource", "Positive", "Rate", "Sampling", "Section", "Share"]
 
 Share = Annotated[float, Field(ge=0.0, lt=1.0)]
 Positive = Annotated[int, Field(ge=1, le=10**9)]
+#: Height, width, channels.
+ImageShape = Annotated[list[Annotated[int, Field(ge=1, le=1024)]], Field(min_length=3, max_length=3)]
 Rate = Annotated[float, Field(gt=0.0, le=100.0)]
 
 

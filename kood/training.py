@@ -271,7 +271,7 @@ def precision(policy: str) -> Iterator[None]:
         keras.config.set_dtype_policy(before)
 
 
-def steps_per_call(steps_per_epoch: int, wanted: int = 1) -> int:
+def steps_per_call(steps_per_epoch: int, wanted: int = 1, most: int = 25) -> int:
     """How many training steps the compiled function makes in one call.
 
     Calling a small network's step costs as much as the step. TensorFlow loops inside the graph, so there more steps a
@@ -280,12 +280,13 @@ def steps_per_call(steps_per_epoch: int, wanted: int = 1) -> int:
     Args:
         steps_per_epoch: The loop must not run past an epoch's end.
         wanted: What the recipe asks for; 1 leaves the choice to this function.
+        most: What it chooses at most; more for steps that take less time than their call.
 
     Returns:
         A divisor of `steps_per_epoch`.
     """
     if wanted == 1 and keras.backend.backend() == "tensorflow":
-        wanted = 25
+        wanted = most
     elif wanted == 1 and keras.backend.backend() == "jax" and accelerated():
         wanted = 10
     return max(n for n in range(1, min(wanted, steps_per_epoch) + 1) if steps_per_epoch % n == 0)

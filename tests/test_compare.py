@@ -65,6 +65,33 @@ def saved(tmp_path):
     return make
 
 
+FOLDS = (("a", "b"), ("c",), ("d", "e"))
+
+
+def held_out(folder, seed, lift, score="msp", others=()):
+    """What three folds say of a classifier; `others` are scores beside the headline score."""
+    folds = []
+    for number, classes in enumerate(FOLDS):
+        draw = rng([seed, number, 7])
+        values = {"id": draw.normal(size=40 + number), "held_out": draw.normal(lift + number, size=30)}
+        file = f"stages/fold-{seed}-{lift}-{score}-{number}/scores.npz"
+        (folder / file).parent.mkdir(parents=True)
+        made = {f"{name}/{score}": of for name, of in values.items()}
+        np.savez(folder / file, **made, **{f"{name}/{more}": -of for more in others for name, of in values.items()})
+        folds.append({
+            "classes": list(classes), "score": score, **report.fold_figures(values), "accepted": 0.9, "accuracy": 0.8,
+            "scores_file": file, "sha256": {"id": f"id {number}", "held_out": f"out {number}"},
+        })  # fmt: skip
+    return {"folds": folds, "mean": report.fold_means(folds), "scores": {}, "left_out": []}
+
+
+def with_folds(folder, *lifts, **more):
+    """A run of three seeds, or of as many as there are lifts, whose cells held classes out."""
+    cells = [{**cell(folder, seed=s), "hold_out": held_out(folder, s, lift, **more)} for s, lift in enumerate(lifts)]
+    (folder / "report.json").write_text(json.dumps(cells[0] if len(cells) == 1 else {"cells": cells}))
+    return folder
+
+
 def quietly(*folders, **options):
     out = io.StringIO()
     rows = compare_runs(folders, console=Console(file=out, width=160), **options)
@@ -314,3 +341,93 @@ def test_intervals_of_a_run_are_those_of_its_sets_and_means(tmp_path):
     assert report.intervals(one, None) == {} and set(report.intervals(one, {**scores, "dogs": scores["dogs"][:1]})) == {
         "cats", "static", "far",
     }  # fmt: skip
+
+
+# Classes held out ----------------------------------------------------------------------------------------------------
+
+
+def folds_in(folder):
+    found = json.loads((folder / "report.json").read_text())
+    return [one["hold_out"]["folds"] for one in found.get("cells", [found])]
+
+
+def test_folds_are_paired_one_by_one_and_over_them(tmp_path):
+    one, other = with_folds(tmp_path / "one", 0.5, 0.6, 0.4), with_folds(tmp_path / "other", 1.0, 1.3, 1.1)
+    rows, text = quietly(one, other)
+    apart = rows[1]["difference"]["held_out"]
+    first, second = folds_in(one), folds_in(other)
+    for number, classes in enumerate(FOLDS):
+        pairs = [(a[number], b[number]) for a, b in zip(first, second, strict=True)]
+        images = []
+        for a, b in pairs:
+            arrays = [np.load(folder / f["scores_file"]) for folder, f in ((one, a), (other, b))]
+            placed = [metrics.placements(f["id/msp"], [f["held_out/msp"]]) for f in arrays]
+            images.append((placed[1][0] - placed[0][0], [placed[1][1][0] - placed[0][1][0]]))
+        expected = paired_difference([a["auroc"] for a, _ in pairs], [b["auroc"] for _, b in pairs], images)
+        found = apart["folds"][number]
+        assert found["classes"] == list(classes)
+        assert [found["auroc"][key] for key in ("mean", "low", "high")] == [expected.mean, expected.low, expected.high]
+        assert ", ".join(classes) in text and f"{100 * expected.mean:+.1f}" in text
+    means = [[np.mean([fold["auroc"] for fold in run]) for run in zip(*runs, strict=True)] for runs in (first, second)]
+    expected = paired_difference(*means)
+    assert [apart["auroc"][key] for key in ("mean", "seeds")] == [pytest.approx(expected.mean), 3]
+    assert apart["auroc"]["low"] == pytest.approx(expected.low) and "held-out AUROC" in text and "fold by fold" in text
+
+
+def test_a_fold_of_one_run_has_its_interval(tmp_path):
+    run = with_folds(tmp_path / "run", 1.0)
+    (only,) = folds_in(run)
+    rows, text = quietly(run)
+    assert [fold["interval"] for fold in rows[0]["folds"]] == [fold["auroc_interval"] for fold in only]
+    low, high = only[1]["auroc_interval"]
+    assert f"{100 * only[1]['auroc']:.1f} [{100 * low:.1f}, {100 * high:.1f}]" in text
+
+
+def test_folds_of_other_images_or_other_classes_are_not_paired(tmp_path):
+    one, other = with_folds(tmp_path / "one", 0.5), with_folds(tmp_path / "other", 1.0)
+    told = json.loads((other / "report.json").read_text())
+    told["hold_out"]["folds"][0]["classes"] = ["a", "z"]
+    told["hold_out"]["folds"][1]["sha256"]["id"] = "others"
+    (other / "report.json").write_text(json.dumps(told))
+    apart = quietly(one, other)[0][1]["difference"]["held_out"]
+    assert [fold["classes"] for fold in apart["folds"]] == [["d", "e"]]
+    assert apart["auroc"]["low"] is None  # Of one fold nothing is known of others.
+    del told["hold_out"]["folds"][2]["sha256"]  # As older runs have it.
+    (other / "report.json").write_text(json.dumps(told))
+    assert "held_out" not in quietly(one, other)[0][1]["difference"]
+
+
+def test_folds_by_another_score_are_of_that_score(tmp_path):
+    run = with_folds(tmp_path / "run", 1.0, others=("energy",))
+    told = json.loads((run / "report.json").read_text())
+    told["scores"]["energy"] = told["scores"]["msp"]
+    (run / "report.json").write_text(json.dumps(told))
+    (row,), (only,) = quietly(run, score="energy")[0], folds_in(run)
+    assert [fold["auroc"]["mean"] for fold in row["folds"]] == pytest.approx([1 - fold["auroc"] for fold in only])
+    assert row["held_out"]["auroc"]["mean"] == pytest.approx(1 - np.mean([fold["auroc"] for fold in only]))
+    (run / only[0]["scores_file"]).unlink()
+    (row,) = quietly(run, score="energy")[0]
+    assert "held_out" not in row and "folds" not in row
+
+
+@pytest.mark.parametrize(
+    "held", [3, {"folds": 3, "mean": {}}, {"folds": [3], "mean": {}}, {"folds": [], "mean": {"auroc": {"mean": "x"}}}]
+)
+def test_folds_that_kood_did_not_write_are_one_message(tmp_path, held):
+    run = with_folds(tmp_path / "run", 1.0)
+    told = json.loads((run / "report.json").read_text())
+    (run / "report.json").write_text(json.dumps({**told, "hold_out": held}))
+    with pytest.raises(UserError, match=r"report\.json: hold_out is missing or not as kood writes it"):
+        quietly(run)
+
+
+def test_folds_are_written_beside_the_rows(tmp_path):
+    run = with_folds(tmp_path / "run", 1.0, 2.0)
+    quietly(run, to=tmp_path / "out")
+    assert {file.name for file in (tmp_path / "out").iterdir()} == {
+        f"compare{part}.{ending}" for part in ("", "_folds") for ending in ("md", "tex", "csv")
+    }
+    lines = list(csv.DictReader(io.StringIO((tmp_path / "out" / "compare_folds.csv").read_text())))
+    assert [line["held out"] for line in lines] == ["a, b", "c", "d, e"]
+    expected = np.mean([[fold["auroc"] for fold in one] for one in folds_in(run)], axis=0)
+    np.testing.assert_allclose([float(line["auroc_mean"]) for line in lines], expected)

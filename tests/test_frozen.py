@@ -7,19 +7,23 @@ import numpy as np
 import pytest
 from keras import layers
 
-from kood import pipeline
+from kood import heads, pipeline
+from kood.classifier import Classifier
 from kood.data.batches import views_of
 from kood.data.image_set import ImageSet, joined
+from kood.detector.measuring import Measuring
 from kood.errors import UserError
 from kood.intervals import mean_interval
 from kood.nets.neck import LEAST, neck, standardize, whole
-from kood.pipeline.held_out import HELD_OUT, Fewer, HeldOut, folds_of
+from kood.pipeline.cell import Cell
+from kood.pipeline.held_out import Fewer, HeldOut, folds_of
 from kood.pipeline.outliers import Outliers
 from kood.pipeline.stage import Stage
 from kood.recipe import load
 from kood.recipe.data_sections import HoldOut
-from kood.report import results
+from kood.report import HELD_OUT, results
 from kood.report.wording import all_warnings
+from tests.conftest import work_alone
 
 RECIPE = """
 name = "frozen"
@@ -68,19 +72,31 @@ def finished(tmp_path_factory):
 @pytest.mark.backend
 def test_the_published_model_says_what_was_measured_on_features(finished):
     result, folder = finished
-    (stage,) = (folder / "frozen" / "stages").glob("features-*")
-    (data,) = (folder / "frozen" / "stages").glob("data-*")
-    pixels = np.load(data / "test.images.npy")
-    trained = sorted(one.parent for one in (folder / "frozen" / "stages").glob("classifier-*/classifier.keras"))
-    assert len(trained) == 4  # The published one, its baseline, and those of two folds.
-    features, images = np.load(stage / "test.images.npy"), pixels.astype("float32") / 127.5 - 1.0
-    for one in trained:
-        all_of_it = keras.saving.load_model(one / "classifier.keras", compile=False)
-        after = keras.saving.load_model(one / "after_features.keras", compile=False)
+    recipe = load(folder / "frozen.toml")
+    work = work_alone(recipe, folder / "frozen")
+    made = Cell(recipe)
+    for stage in made.stages:
+        stage.ensure(work)
+    folds = [fold for _, fold in made.folds(result["headline_score"])]
+    for fold in folds:
+        for stage in fold.stages:
+            stage.ensure(work)
+    trained = [made.classifier, made.baseline, *(fold.classifier for fold in folds)]
+    assert all(stage.result.cached for stage in trained) and len({stage.folder for stage in trained}) == 4
+    features, images = made.learned.images("test").images, made.data.images("test").images / np.float32(127.5) - 1
+    for stage in trained:
+        all_of_it, after = stage.model(), stage.measured()[1]
         assert all_of_it.backbone.input_shape == (None, 8, 8, 3)
+        assert all_of_it.count_params() == stage.facts["parameters"]
         found, expected = after(features), all_of_it(images)
         for name in ("features", "logits"):
             np.testing.assert_allclose(*(keras.ops.convert_to_numpy(of[name]) for of in (found, expected)), atol=1e-5)
+    # What they share is written down once, with what is published.
+    (whole_one,) = (folder / "frozen" / "stages").glob("*/classifier.keras")
+    assert whole_one.parent == made.export.folder
+    published = keras.saving.load_model(whole_one, compile=False)(images)
+    mine = made.classifier.model()(images)
+    np.testing.assert_allclose(*(keras.ops.convert_to_numpy(of["logits"]) for of in (published, mine)), atol=1e-5)
     assert result["version"] == 1  # Publishing holds it against the measured answers too.
 
 
@@ -167,6 +183,44 @@ def test_a_second_cell_passes_no_image_again(tmp_path, recipe):
     assert len(list((tmp_path / "frozen" / "stages").glob("features-*"))) == 1
     # The seeds draw their own outliers.
     assert len(list((tmp_path / "frozen" / "stages").glob("patch_shuffle_features-*"))) == 2
+
+
+def test_a_table_tells_the_differences_over_folds(tmp_path, recipe):
+    arms = """
+[matrix]
+seed = [0, 1]
+arm = [{ name = "none", outliers = "none" }, { name = "shuffled", outliers.use = ["patch_shuffle"] }]
+"""
+    more = '[data.hold_out]\nfolds = [["0"], ["1", "3"]]\n[report]\nbaseline = { arm = "none" }\n' + arms
+    recipe(more=more)
+    settings = ["serve.export=false", "evaluate.baseline=false"]
+    result = pipeline.run(tmp_path / "frozen.toml", settings, saved=tmp_path)
+    none, shuffled = result["table"]
+    assert none["difference"] is None
+    apart = shuffled["difference"]["held_out"]
+    for number, fold in enumerate(apart["folds"]):
+        pairs = [
+            [cell["hold_out"]["folds"][number]["auroc"] for cell in result["cells"] if cell["cell"]["arm"] == arm]
+            for arm in ("none", "shuffled")
+        ]
+        assert fold["auroc"]["mean"] == pytest.approx(np.mean(pairs[1]) - np.mean(pairs[0]))
+        assert fold["auroc"]["low"] is not None and fold["auroc"]["seeds"] == 2
+    assert apart["auroc"]["mean"] == pytest.approx(np.mean([fold["auroc"]["mean"] for fold in apart["folds"]]))
+    page = (tmp_path / "frozen" / "report.html").read_text()
+    assert "held-out AUROC" in page and "fold by fold" in page
+
+
+@pytest.mark.one_backend
+def test_features_pass_in_batches_of_one_size():
+    classifier, sizes = Classifier(neck(5), heads.Softmax(3), name="classifier"), []
+    classifier.build((None, 5))
+    measuring = Measuring(classifier, scores=["msp"], batch_size=8)
+    forward = measuring._normal
+    measuring.__dict__["_normal"] = lambda rows: sizes.append(len(rows)) or forward(rows)
+    draw = np.random.default_rng(0)
+    sets = {name: ImageSet(draw.random((count, 5), np.float32)) for name, count in (("a", 3), ("b", 8), ("c", 19))}
+    found = measuring.measure(sets)
+    assert set(sizes) == {8} and [len(found.scores[name]["msp"]) for name in "abc"] == [3, 8, 19]
 
 
 TRAINED = {"classifier", "baseline_classifier"}

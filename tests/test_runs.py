@@ -10,7 +10,7 @@ import sys
 import pytest
 
 from kood.errors import UserError
-from kood.runs import Run, fingerprint, write_atomically
+from kood.runs import Run, digest_file, fingerprint, write_atomically
 
 
 def test_fingerprints_depend_on_content_alone():
@@ -257,3 +257,16 @@ def test_atomic_writes_leave_the_old_file_when_they_fail(tmp_path, monkeypatch):
             write_atomically(path, b"half")
     assert json.loads(path.read_bytes()) == {"a": 1}
     assert [p.name for p in tmp_path.iterdir()] == ["a.json"]
+
+
+def test_a_result_is_read_through_once_a_run_and_again_once_it_changes(run, monkeypatch):
+    def make(folder):
+        (folder / "out").write_text("whole")
+        return {}
+
+    result, read = run.ensure("one", {"a": 1}, make), []
+    monkeypatch.setattr("kood.runs.digest_file", lambda path: read.append(path) or digest_file(path))
+    assert all(run.ensure("one", {"a": 1}, make).cached for _ in range(3)) and len(read) == 1
+    (result.folder / "out").write_text("wrong")
+    assert not run.ensure("one", {"a": 1}, make).cached
+    assert (result.folder / "out").read_text() == "whole"

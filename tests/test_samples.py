@@ -13,9 +13,11 @@ import numpy as np
 import pytest
 from keras import ops
 
+from kood.data.images import fit_images
 from kood.data.stored import read_images
 from kood.diffusion import sampling
 from kood.diffusion.collected import Collected
+from kood.diffusion.sampling import resized
 from kood.errors import UserError
 from kood.outputs import Judge
 from kood.pipeline import outliers
@@ -305,3 +307,66 @@ def test_a_process_killed_while_it_samples_goes_on_from_its_last_shard(tmp_path)
         for name in ("whole", "cut")
     ]
     assert found[0] == found[1] and set(found[0]) == {"outliers.images.npy", "mixtures.npy"}
+
+
+# Drawn smaller -------------------------------------------------------------------------------------------------------
+
+SMALLER = ("diffusion.image_shape=[4,4,1]", "diffusion.steps=60", *SMALL)
+
+
+@pytest.mark.backend
+@pytest.mark.parametrize("start", ["noise", "image"])
+def test_what_is_drawn_smaller_is_enlarged(tmp_path, start, fake_judge):
+    (tmp_path / "tiny.toml").write_text(LEARNED)
+    settings = (*SMALLER, f"outliers.label_mixup.start={start}", "outliers.label_mixup.level=0.02",
+                "outliers.label_mixup.sampling_steps=1", "outliers.label_mixup.confidence=[0.4, 0.72]",
+                "pure_samples.use=['augment']", f"pure_samples.start={start}", "pure_samples.level=0.02",
+                "pure_samples.sampling_steps=1", "pure_samples.count=12")  # fmt: skip
+    cell = fake_judge(cell_in(tmp_path, *settings))
+    diffusion = cell.make("diffusion")
+    assert diffusion.facts["image_shape"] == [4, 4, 1]
+    model, train = cell["diffusion"].denoiser(), cell.images("train")
+    assert model.image_shape == (4, 4, 1)
+    stage, pure = cell.make("label_mixup"), cell.make("pure")
+    drawn = outliers_of(stage)
+    assert drawn.shape == (21, 8, 8, 1) and stage.facts["enlarged"] == [[4, 4], [8, 8]]
+    assert any("4 x 4 pixels and enlarged to 8 x 8" in note for note in cell["label_mixup"].source.notes(stage.facts))
+    # The judge was asked about what is kept.
+    most = FakeJudge().posteriors(drawn).max(axis=1)
+    assert ((most >= 0.4) & (most <= 0.72)).all() and stage.facts["drawn"] > 21
+    made = read_images(pure.folder, "pure", pure.facts)
+    assert made.images.shape == (12, 8, 8, 1)
+    # Nothing finer than four by four pixels shows in either: made smaller and enlarged again, they are much the same.
+    for images in (drawn, np.asarray(made.images)):
+        again = fit_images(fit_images(images, (4, 4, 1)), (8, 8, 1)).astype(float)
+        assert np.abs(again - images).mean() < 0.4 * np.abs(again - np.asarray(train.images)[: len(images)]).mean()
+    if start == "image":  # At a level next to none it is the training image that it began as.
+        enlarged = resized(resized(train, (4, 4, 1)), (8, 8, 1)).images.astype(float)
+        for image, label in zip(np.asarray(made.images), made.known_labels, strict=True):
+            assert train.known_labels[np.abs(enlarged - image).mean(axis=(1, 2, 3)).argmin()] == label
+
+
+def test_the_size_that_is_drawn_decides_the_diffusion_model_unless_it_is_that_of_the_data(folder):
+    keys = {}
+    for shape in ("none", "[8,8,1]", "[4,4,1]"):
+        settings = () if shape == "none" else (f"diffusion.image_shape={shape}",)
+        keys[shape] = json.dumps(Cell(load(folder / "tiny.toml", settings), folder / "saved")["diffusion"].decides())
+    assert keys["none"] == keys["[8,8,1]"] != keys["[4,4,1]"]
+
+
+@pytest.mark.parametrize(
+    ("settings", "told"),
+    [
+        (["diffusion.image_shape=[9,8,1]"], r"diffusion\.image_shape = \[9, 8, 1\]: what is drawn is enlarged to data"),
+        (["diffusion.image_shape=[4,4,3]"], r"give a height and a width up to these, and 1 channels"),
+        (["diffusion.image_shape=[4,4]"], r"diffusion\.image_shape"),
+        (
+            ["diffusion.image_shape=[4,4,1]", "outliers.label_mixup.push=0.1"],
+            r"push = 0\.1 moves images of data\.image",
+        ),
+    ],
+)
+def test_sizes_that_cannot_be_drawn_are_refused(folder, settings, told):
+    with pytest.raises(UserError, match=told) as refused:
+        load(folder / "tiny.toml", settings)
+    assert "\n" not in str(refused.value)

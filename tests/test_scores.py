@@ -468,6 +468,26 @@ def test_mahalanobis_matches_float64():
     np.testing.assert_allclose(found, mahalanobis64(features, labels, queries), rtol=1e-4)
 
 
+@pytest.mark.parametrize("score", [scores.Mahalanobis, scores.RelativeMahalanobis])
+def test_distances_are_fitted_once_to_the_same_features(monkeypatch, score):
+    features, labels, _, _, _ = blobs(seed=11)
+    first = score().fit(features, labels).get_state()
+    solved, eigh = [], np.linalg.eigh
+    monkeypatch.setattr(np.linalg, "eigh", lambda matrix: solved.append(1) or eigh(matrix))
+    again = score().fit(features.copy(), labels.copy()).get_state()
+    assert not solved and all((again[name] == first[name]).all() for name in first)
+    for other in ((features * np.float32(1.5), labels), (features, np.roll(labels, 1)), (features[:-1], labels[:-1])):
+        solved.clear()
+        assert any(
+            of.shape != first[name].shape or (of != first[name]).any()
+            for name, of in score().fit(*other).get_state().items()
+        )
+        assert solved
+    solved.clear()
+    score(cut=1e-3).fit(features, labels)
+    assert solved
+
+
 def test_mahalanobis_is_exact_at_a_mean():
     features, labels, _, _, _ = blobs()
     means = np.stack([features[labels == c].mean(axis=0, dtype=np.float64) for c in range(CLASSES)])

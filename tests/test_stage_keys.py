@@ -101,6 +101,7 @@ KEYS: dict[str, tuple[str, set[str]]] = {
     **of_source("data.validation_ood.{}", {"data", "validation", "baseline", *PUBLISHED}),
     "data.augment": ('["flip"]', DIFFUSED | TRAINED),
     "data.split_seed": ("1", ALL - {"noise"}),
+    "diffusion.image_shape": ("[4, 4, 1]", DIFFUSED),
     "diffusion.denoiser": ('"unet"', DIFFUSED),
     "diffusion.options": ("{ width = 32 }", DIFFUSED),
     "diffusion.schedule": ('"linear"', DIFFUSED),

@@ -261,6 +261,7 @@ def test_only_some_of_many_files_are_opened(monkeypatch):
         return contextlib.nullcontext((np.zeros((8, 8, 3), "uint8"), (8, 8)))
 
     monkeypatch.setattr("kood.starter.images.decoding", decoding)
+    monkeypatch.setattr("kood.starter.images.kinds_of", lambda file: ("PNG", ()))
     for name in "ab":
         Path(f"x/{name}").mkdir(parents=True)
         for i in range(1500):
@@ -350,3 +351,70 @@ def test_the_command_loads_no_framework():
     )  # fmt: skip
     assert done.returncode == 0, done.stderr
     assert Path("x.toml").exists() and "Next: kood run x.toml" in done.stdout
+
+
+# Copies, formats, balance -------------------------------------------------------------------------------------------
+
+
+def test_copies_and_torn_ones_are_told_and_written_down():
+    rng = np.random.default_rng(0)
+    for name in ("cat", "dog"):
+        Path(f"pets/{name}").mkdir(parents=True)
+        for number in range(12):
+            Image.fromarray(rng.integers(0, 256, (9, 9, 3), np.uint8)).save(f"pets/{name}/{number}.png")
+    assert survey(Path("pets"), to_learn=True).copies == 0
+    first = Path("pets/cat/0.png").read_bytes()
+    for place in ("cat/again", "cat/third", "dog/taken"):
+        Path(f"pets/{place}.png").write_bytes(first)
+    found = survey(Path("pets"), to_learn=True)
+    assert (found.copies, found.torn) == (3, 1)
+    _, text = made("pets")
+    for told in ("3 files are copies of others; of these one part", "1 of them stand in two classes, of which one is"):
+        assert told in text and f"# {told}" in Path("pets.toml").read_text()
+
+
+def test_formats_and_what_is_special_are_told():
+    fill("pets/cat", 10)
+    fill("pets/dog", 10)
+    Image.new("CMYK", (20, 20)).save("pets/cat/print.jpg")
+    Image.fromarray(np.full((20, 20), 40_000, np.uint16)).save("pets/cat/deep.png")
+    Image.new("RGBA", (20, 20), (1, 2, 3, 4)).save("pets/dog/glass.png")
+    frames = [Image.new("RGB", (20, 20), (shade, 0, 0)) for shade in (0, 200)]
+    frames[0].save("pets/dog/moves.gif", save_all=True, append_images=frames[1:])
+    turned = Image.Exif()
+    turned[0x0112] = 6
+    Image.new("RGB", (20, 30)).save("pets/dog/turned.jpg", exif=turned)
+    found = survey(Path("pets"))
+    assert dict(found.formats) == {"PNG": 22, "JPEG": 2, "GIF": 1}
+    assert dict(found.kinds) == dict.fromkeys(
+        ("16 bits", "CMYK", "several pictures", "transparent", "turned by EXIF"), 1
+    )
+    _, text = made("pets")
+    assert "PNG 22, JPEG 2, GIF 1" in text and "1 CMYK: read as Adobe has it" in text
+
+
+def test_uneven_classes_are_told_in_the_recipe():
+    for name, count in (("cat", 60), ("dog", 10)):
+        fill(f"pets/{name}", count)
+    recipe, _ = made("pets")
+    assert recipe.train.class_weight is None  # What it trades is the user's to choose.
+    (line,) = (line for line in Path("pets.toml").read_text().splitlines() if "class_weight" in line)
+    assert line.startswith('# class_weight = "balanced"') and "6 times" in line
+    Path("pets.toml").write_text(Path("pets.toml").read_text().replace('# class_weight = "', 'class_weight = "'))
+    assert load(Path("pets.toml")).train.class_weight == "balanced"
+    fill("even/cat", 30)
+    fill("even/dog", 10)
+    made("even")
+    assert "class_weight" not in Path("even.toml").read_text()
+
+
+@pytest.mark.keras
+@pytest.mark.parametrize(("size", "is_told"), [((8, 8), True), ((70, 90), False)])
+def test_photographs_far_too_small_for_the_network_are_told(size, is_told):
+    for name in ("cat", "dog"):
+        fill(f"tiny/{name}", 20, size)
+    image = keras.Input((120, 120, 3))
+    keras.Model(image, keras.layers.GlobalAveragePooling2D()(image)).save("net.keras")
+    _, text = made("tiny", backbone="net.keras")
+    told = "The network takes images of 120 px, and half of yours have 8 px or less at the shorter side"
+    assert (told in text) == is_told

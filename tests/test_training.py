@@ -43,6 +43,13 @@ def test_calls_never_run_past_an_epoch(steps, wanted):
     assert training.steps_per_call(steps, wanted) <= max(wanted, 1) or wanted == 1
 
 
+@pytest.mark.one_backend
+def test_steps_that_take_no_time_are_called_an_epoch_at_once():
+    assert training.steps_per_call(47) == 1 and training.steps_per_call(47, most=250) == 47
+    assert training.steps_per_call(47, 5, most=250) == 1  # What the recipe asks for stays the bound.
+    assert training.steps_per_call(1000, most=250) == 250
+
+
 EPOCHS, STEPS = 4, 3
 
 

@@ -1,6 +1,7 @@
 """Pixels: bringing any image to the model's shape, and the model's range [-1, 1] to 0..255 and back."""
 
 import math
+from typing import Any
 
 import numpy as np
 
@@ -75,7 +76,7 @@ def _resized(pixels, size, resize):
     return tf.image.resize(pixels, size, method="bilinear", antialias=True)
 
 
-def fit_images(images: np.ndarray, image_shape: tuple[int, int, int], framing: Framing = STRETCHED) -> np.ndarray:
+def fit_images(images: Any, image_shape: tuple[int, int, int], framing: Framing = STRETCHED) -> np.ndarray:
     """`to_shape` for arrays, in memory-sparing pieces: uint8 or float (B, h, w, c) in, uint8 (B, H, W, C) out.
 
     Raises:

@@ -168,8 +168,7 @@ def _details(outputs: dict[str, Outputs], scores: dict[str, np.ndarray], labels:
     details = {"confidence": np.clip(probabilities.max(axis=1), 0.0, 1.0), "correct": given == labels}
     features = outputs["id"]["features"].astype("float64")
     center = features.mean(axis=0)
-    # The two directions in which the in-distribution features vary most.
-    axes = np.linalg.eigh(np.cov(features - center, rowvar=False).reshape(features.shape[1], -1))[1][:, :-3:-1]
+    axes = _principal(features - center)
     for where, score in scores.items():
         rows = np.unique(np.linspace(0, len(score) - 1, min(len(score), ON_THE_PLANE)).astype(int))
         details[f"{where}/plane"] = ((outputs[where]["features"][rows] - center) @ axes).astype("float32")
@@ -178,6 +177,15 @@ def _details(outputs: dict[str, Outputs], scores: dict[str, np.ndarray], labels:
         details[f"{where}/extreme"] = order
         details[f"{where}/predicted"] = outputs[where]["logits"][order].argmax(axis=1)
     return details
+
+
+def _principal(centred: np.ndarray) -> np.ndarray:
+    """The two directions (D, 2) in which centred features (N, D) vary most; of fewer images than numbers the two of
+    X X^T, which is the smaller matrix, brought back by X^T."""
+    few = len(centred) < centred.shape[1]
+    largest = np.linalg.eigh(centred @ centred.T if few else centred.T @ centred)[1][:, :-3:-1]
+    axes = centred.T @ largest if few else largest
+    return axes / np.maximum(np.linalg.norm(axes, axis=0), np.finfo(np.float64).tiny)
 
 
 def validation_images(validation: ImageSet, ood: dict[str, ImageSet] | None, seed: int) -> dict[str, ImageSet]:

@@ -309,7 +309,9 @@ class Measuring:
         features that a frozen backbone gave pass the rest of the classifier."""
         pixels = images.images if isinstance(images, ImageSet) else images
         ready = isinstance(pixels, np.ndarray | Deferred) and pixels.shape[1:] == self.image_shape
-        if ready and (pixels.dtype == np.uint8 or pixels.ndim == 2):
+        if ready and pixels.ndim == 2:  # All sets in batches of one size, which is compiled once.
+            return run_over(self._normal, pixels, self.batch_size)
+        if ready and pixels.dtype == np.uint8:
             return run_over(self._normal, pixels, min(self.batch_size, len(pixels)))
         return self.outputs(images)
 

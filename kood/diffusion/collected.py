@@ -6,6 +6,7 @@ from typing import Any
 
 import numpy as np
 
+from kood.data.images import fit_images
 from kood.diffusion.sampling import Shard
 
 __all__ = ["Collected"]
@@ -17,6 +18,7 @@ class Collected:
     Args:
         wanted: Images to keep.
         show: Is told how many are kept, and figures by name.
+        image_shape: (H, W, C) that what is drawn is enlarged to.
 
     Attributes:
         drawn: Images drawn for those that are kept.
@@ -24,8 +26,10 @@ class Collected:
         conditions: Their conditions, (n, K) a shard.
     """
 
-    def __init__(self, wanted: int, show: Callable[[float, Mapping[str, float]], None]):
-        self.wanted = wanted
+    def __init__(
+        self, wanted: int, show: Callable[[float, Mapping[str, float]], None], image_shape: tuple[int, int, int]
+    ):
+        self.wanted, self.image_shape = wanted, image_shape
         self.drawn = self.kept = 0
         self.conditions: list[np.ndarray] = []
         self._show = show
@@ -64,7 +68,8 @@ class Collected:
         first = 0
         for shard in shards:
             size = len(shard.images)
-            rows = np.arange(size) if keeps is None else np.flatnonzero(keeps(shard.images))
+            kept = np.ones(size, bool) if keeps is None else keeps(fit_images(shard.images, self.image_shape))
+            rows = np.flatnonzero(kept)
             # What comes after the last one wanted was drawn for nothing and is not counted against the filter.
             if len(rows) > self.wanted - self.kept:
                 rows = rows[: self.wanted - self.kept]
@@ -92,4 +97,4 @@ class Collected:
     def blocks(self) -> Iterator[np.ndarray]:
         """The kept images, a shard at a time."""
         for path, rows in self._places:
-            yield np.load(path, mmap_mode="r", allow_pickle=False)[rows]
+            yield fit_images(np.load(path, mmap_mode="r", allow_pickle=False)[rows], self.image_shape)

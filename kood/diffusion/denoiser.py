@@ -58,6 +58,11 @@ class Denoiser(TrainStep):
         self.watch("noise_error")
         self.built = True
 
+    @property
+    def image_shape(self):
+        """(H, W, C) of the images."""
+        return tuple(self.network.output_shape[1:])
+
     def call(self, inputs, training=False):
         """The noise in an image.
 

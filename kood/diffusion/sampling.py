@@ -26,13 +26,13 @@ from kood import registry
 from kood.backends import compiled
 from kood.data import ImageSet
 from kood.data.deferred import Images
-from kood.data.images import normalize, quantize
+from kood.data.images import fit_images, normalize, quantize
 from kood.diffusion.label_mixup import classes_mixed, noise_predictor
 from kood.errors import UserError
 from kood.runs import digest_file, fingerprint, write_atomically
 from kood.section import Sampling
 
-__all__ = ["ImageSampler", "Shard", "Start", "draw_rows", "image_sampler", "same_start", "start_index"]
+__all__ = ["ImageSampler", "Shard", "Start", "draw_rows", "image_sampler", "resized", "same_start", "start_index"]
 
 #: Blocks smaller than `batch_size` are a multiple of this, so that devices can share them evenly.
 ROWS = 8
@@ -271,6 +271,11 @@ def _checked_steps(num_steps: int, most: int, level: float | None) -> int:
 def start_index(level: float, num_steps: int) -> int:
     """The step of the schedule that an image start noises to: round(level (T - 1))."""
     return round(level * (num_steps - 1))
+
+
+def resized(images: ImageSet, image_shape: tuple[int, int, int]) -> ImageSet:
+    """Labelled images as a diffusion model of another size sees them: stretched by `kood.data.images.to_shape`."""
+    return ImageSet(fit_images(images.images, image_shape), images.labels, images.class_names)
 
 
 def draw_rows(labels: np.ndarray, wanted: np.ndarray, rng: np.random.Generator) -> np.ndarray:

@@ -83,6 +83,11 @@ class LabelMixup(Sampling, OutlierSource):
     def check(self, recipe):
         """Refuses more steps than the schedule has, more classes than there are, and targets that are no shares."""
         self.check_steps("outliers.label_mixup", recipe.diffusion.num_steps)
+        if self.push and recipe.drawn_shape != recipe.data.shape:
+            raise ValueError(
+                f"outliers.label_mixup.push = {self.push:g} moves images of data.image_shape, and those that are drawn "
+                "are smaller; remove it, or diffusion.image_shape"
+            )
         classes = recipe.data.id.classes
         if classes is not None and self.classes > len(classes):
             raise ValueError(f"outliers.label_mixup.classes is {self.classes}, but data.id.classes has {len(classes)}")
@@ -117,14 +122,14 @@ class LabelMixup(Sampling, OutlierSource):
             UserError: too few of them are.
         """
         from kood.diffusion.collected import Collected
-        from kood.diffusion.sampling import image_sampler
+        from kood.diffusion.sampling import image_sampler, resized
 
-        seed, push = seeds("label_mixup"), self._push(denoiser, judge)
-        sampler = image_sampler(
-            denoiser, train.images.shape[1:], self, seeds("label_mixup noise"), mix=self.mix, push=push
-        )
+        seed, push, shape = seeds("label_mixup"), self._push(denoiser, judge), denoiser.image_shape
+        sampler = image_sampler(denoiser, shape, self, seeds("label_mixup noise"), mix=self.mix, push=push)
         keeps, mixtures = self._filter(judge), self._mixtures(count, train, judge, validation)
-        made = Collected(count, show)
+        made = Collected(count, show, train.images.shape[1:])
+        if self.start == "image":
+            train = resized(train, shape)
         for number in range(MOST_DRAWN if keeps else 1):
             chosen, condition = mixtures(np.random.default_rng([seed, number]))
             shards = sampler.shards(
@@ -142,7 +147,10 @@ class LabelMixup(Sampling, OutlierSource):
                 exit_code=1,
             )
         sheet = self._sheet(sampler, train, seed)
-        return Rows(made.blocks(), made.kept, np.concatenate(made.conditions), made.facts, sheet)
+        facts = made.facts
+        if shape != made.image_shape:
+            facts["enlarged"] = [list(shape[:2]), list(made.image_shape[:2])]
+        return Rows(made.blocks(), made.kept, np.concatenate(made.conditions), facts, sheet)
 
     def notes(self, facts):
         """How the images were sampled, and what the judge left out."""
@@ -151,6 +159,9 @@ class LabelMixup(Sampling, OutlierSource):
             f"Label mixup, {start}: {self.sampler}, {self.sampling_steps} steps, guidance {self.guidance:g}, "
             f"{self.mix}s mixed; {facts['images']:,} images at {facts['images_per_second']:,.3g} images/s."
         ]
+        if "enlarged" in facts:
+            drawn, shown = (f"{high} x {wide}" for high, wide in facts["enlarged"])
+            notes.append(f"They were drawn at {drawn} pixels and enlarged to {shown}, so that they are smooth.")
         if self.confidence is not None:
             notes.append(
                 f"Of {facts['drawn']:,} drawn, {facts['drop_rate']:.1%} were dropped: a classifier trained on real "

@@ -174,10 +174,14 @@ class Attached(Stage):
         """The classifier, images in [-1, 1] -> features and logits."""
         return self._model
 
+    def file(self, beside: Path) -> Path:
+        """As of `kood.pipeline.classify.Classifier`; it keeps one."""
+        return self.folder / "classifier.keras"
+
     @functools.cached_property
     def _model(self) -> keras.Model:
         bring(self.attach.imports, "attach.imports")
-        classifier = keras.saving.load_model(self.folder / "classifier.keras", compile=False)
+        classifier = keras.saving.load_model(self.file(self.folder), compile=False)
         if isinstance(classifier, Adapted):
             classifier.prepare_by(self.attach.preprocess)
         return classifier

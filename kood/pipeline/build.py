@@ -23,7 +23,7 @@ def build_network(recipe: Recipe, num_classes: int, precision: str = "float32") 
     settings = recipe.diffusion
     with training.precision(precision):
         network = registry.obtain("denoisers", settings.denoiser)
-        return _built("diffusion.options", keras.Model, network, recipe.data.shape, num_classes, **settings.options)
+        return _built("diffusion.options", keras.Model, network, recipe.drawn_shape, num_classes, **settings.options)
 
 
 def network_of(recipe: Recipe) -> dict[str, Any]:

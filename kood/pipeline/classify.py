@@ -1,5 +1,6 @@
 """The stage that trains a classifier: exposed or not, it is one stage under other settings."""
 
+import functools
 import time
 from collections.abc import Sequence
 from pathlib import Path
@@ -148,6 +149,7 @@ class Classifier(Stage):
             steps, images, labelled = len(images) // settings.batch_size, joined([images, labelled]), None
         held = resident_images(recipe, self._augment, images, outliers, labelled)
 
+        @functools.cache  # The data set from the first epoch on is asked for twice.
         def batches(first: int):
             return training_batches(
                 images, outliers, num_classes=classes, batch_size=settings.batch_size, outliers_per_batch=per_batch,
@@ -163,13 +165,14 @@ class Classifier(Stage):
         model = build_classifier(recipe, classes, steps=total, seed=self.seed("virtual"), class_weight=weights)
         if self.data.frozen is not None:
             standardize(model.backbone, *moments(np.asarray(self.data.images("train").images)))
+        at_once = 250 if self.data.frozen is not None else 25
         model.compile(
             optimizer=training.optimizer(
                 None if seconds else total, name=settings.optimizer, learning_rate=settings.learning_rate,
                 warmup=settings.warmup, weight_decay=settings.weight_decay, clip_norm=settings.clip_norm,
                 ema=settings.ema, precision=settings.precision,
             ),
-            steps_per_execution=training.steps_per_call(per_epoch, settings.steps_per_execution),
+            steps_per_execution=training.steps_per_call(per_epoch, settings.steps_per_execution, at_once),
         )  # fmt: skip
         limit = None
         if seconds:
@@ -180,13 +183,15 @@ class Classifier(Stage):
             images=held,
         )  # fmt: skip
         plain = _plain(model, recipe, classes)
-        if self.data.frozen is not None:
-            plain.save(folder / "after_features.keras")
-            plain = Model(whole(frozen_backbone(recipe), plain.backbone), plain.head, name="classifier")
-            plain.build((None, *recipe.data.shape))
-        plain.save(folder / "classifier.keras")
+        plain.save(folder / self._file)
+        before = frozen_backbone(recipe).count_params() if self.data.frozen is not None else 0
         length = {"epochs": round(trained / per_epoch, 2)} if limit else {}
-        return {**facts, "parameters": plain.count_params(), **length}
+        return {**facts, "parameters": before + plain.count_params(), **length}
+
+    @property
+    def _file(self) -> str:
+        """What it keeps: of a frozen backbone's classifier what stands after that, which all of them share."""
+        return "classifier.keras" if self.data.frozen is None else "after_features.keras"
 
     def _exposed_to(self, classes: int) -> tuple[ImageSet | None, np.ndarray | None]:
         """The outlier images and, where it is taught them, the shares (N, K) of the classes that each is made of."""
@@ -213,13 +218,31 @@ class Classifier(Stage):
 
     def model(self) -> Model:
         """The trained classifier, of images."""
-        return keras.saving.load_model(self.folder / "classifier.keras", compile=False)
+        kept = self._kept()
+        if self.data.frozen is None:
+            return kept
+        made = Model(whole(frozen_backbone(self.recipe), kept.backbone), kept.head, name="classifier")
+        made.build((None, *self.recipe.data.shape))
+        return made
+
+    def file(self, beside: Path) -> Path:
+        """The `.keras` file of the trained classifier, of images.
+
+        Args:
+            beside: A folder to write it into, where it keeps none.
+        """
+        if self.data.frozen is None:
+            return self.folder / self._file
+        self.model().save(beside / "classifier.keras")
+        return beside / "classifier.keras"
 
     def measured(self) -> tuple[Rows, Model]:
         """What the trained classifier is measured on and the part of it that takes this: images and all of it; or what
         a frozen backbone gave for them, and what stands after that."""
-        part = "classifier" if self.data.frozen is None else "after_features"
-        return self.data, keras.saving.load_model(self.folder / f"{part}.keras", compile=False)
+        return self.data, self._kept()
+
+    def _kept(self) -> Model:
+        return keras.saving.load_model(self.folder / self._file, compile=False)
 
 
 def _plain(model: Model, recipe: Recipe, classes: int) -> Model:

@@ -10,6 +10,7 @@ import keras
 from kood import training
 from kood.data.batches import labelled_batches
 from kood.diffusion.denoiser import Denoiser
+from kood.diffusion.sampling import resized
 from kood.pipeline.build import build_network
 from kood.pipeline.fitting import fitted
 from kood.pipeline.precision import faster, seconds_of_a_step
@@ -41,7 +42,9 @@ class Diffusion(Stage):
 
     def decides(self) -> dict[str, Any]:
         return {
-            "diffusion": self.recipe.diffusion.model_dump(exclude={"seed"}),
+            # Models of before there was a choice are of the images as they are.
+            "diffusion": self.recipe.diffusion.model_dump(exclude={"seed", "image_shape"}),
+            **({"drawn": shape} if (shape := self.recipe.drawn_shape) != self.recipe.data.shape else {}),
             "augment": self.recipe.data.augment,
             "train": self.data.digest("train"),
             "seed": self._seed,
@@ -56,7 +59,7 @@ class Diffusion(Stage):
         began, settings, seed = time.monotonic(), self.recipe.diffusion, self._seed
         (unit, amount), seconds = settings.budget, work.budget.of(self.kind, self.recipe)
         timed = unit == "minutes" or seconds is not None
-        images = self.data.images("train")
+        images = resized(self.data.images("train"), self.recipe.drawn_shape)
         classes = len(images.class_names)
         epochs, per_epoch = _length(settings, len(images))
         steps = epochs * per_epoch
@@ -111,7 +114,12 @@ class Diffusion(Stage):
         )  # fmt: skip
         model.save(folder / "denoiser.keras")
         passes = trained * settings.batch_size / len(images)
-        return {**facts, "steps": trained, "passes": round(passes, 2), "timed": timed, **arithmetic}
+        facts |= {"steps": trained, "passes": round(passes, 2), "timed": timed, **arithmetic}
+        return {**facts, "image_shape": list(self.recipe.drawn_shape)}
+
+    @property
+    def told(self) -> list[str]:
+        return [*super().told, "image_shape"]
 
     def says(self) -> list[tuple[str, str]]:
         return [(text, "yellow") for text in self.warnings]

@@ -60,7 +60,7 @@ class Export(Stage):
         version, expected = work.run.next_version(), self.evaluation.arrays("parity")
         with work.progress.bar(self.role):
             differences = publish(
-                self.classifier.folder / "classifier.keras",
+                self.classifier.file(folder),
                 work.run.folder / str(version),
                 served=self._served,
                 images=self.data.images("test").take(np.arange(len(expected["label"]))).images,

@@ -1,6 +1,7 @@
 """The images of a run less some classes, which then stand for what a deployed model will meet."""
 
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -9,19 +10,16 @@ from kood import registry
 from kood.data import ImageSet
 from kood.data.image_set import joined
 from kood.errors import UserError
-from kood.intervals import auroc_interval, mean_interval
 from kood.pipeline.features import OutlierFeatures
 from kood.pipeline.outliers import Outliers
 from kood.pipeline.prepare import Rows
 from kood.pipeline.stage import Stage
 from kood.recipe.data_sections import HoldOut
-from kood.report import score_arrays
+from kood.report import HELD_OUT, fold_figures, fold_means, score_arrays
 from kood.runs import fingerprint
 
-__all__ = ["HELD_OUT", "Fewer", "HeldOut", "folds_of", "told_folds"]
+__all__ = ["Fewer", "HeldOut", "folds_of", "told_folds"]
 
-#: What the images of the classes that were held out are called.
-HELD_OUT = "held_out"
 #: The in-distribution parts.
 PARTS = ("train", "validation", "calibration", "test")
 
@@ -153,33 +151,30 @@ def folds_of(settings: HoldOut, names: Sequence[str], seed: int) -> list[tuple[s
     return list(dict.fromkeys(folds))
 
 
-def told_folds(folds: Sequence[Any], left_out: Sequence[dict[str, Any]]) -> dict[str, Any]:
+def told_folds(folds: Sequence[Any], left_out: Sequence[dict[str, Any]], run: Path) -> dict[str, Any]:
     """What the report tells of folds: each one's figures, and their mean with its interval.
 
     Args:
         folds: Pairs of the classes that were held out and the evaluation without them.
         left_out: {"classes", "why"} of those that were not finished.
+        run: The folder of the run.
     """
     told = []
     for held, evaluation in folds:
-        facts, score = evaluation.facts, evaluation.headline
-        figures, threshold = facts["scores"][score][HELD_OUT], facts["threshold"]
-        with np.load(evaluation.folder / "scores.npz", allow_pickle=False) as arrays:
-            scores = score_arrays(arrays, score)
-        sure = min(map(len, scores.values())) > 1
+        facts, score, threshold = evaluation.facts, evaluation.headline, evaluation.facts["threshold"]
+        file, data = evaluation.folder / "scores.npz", evaluation.data
+        with np.load(file, allow_pickle=False) as arrays:
+            figures = fold_figures(score_arrays(arrays, score))
         told.append({
-            "classes": list(held), "images": len(scores[HELD_OUT]), "score": score,
-            **{metric: figures[metric] for metric in ("auroc", "fpr_at_ood_tpr", "fpr_at_id_tpr")},
-            "auroc_interval": list(auroc_interval(scores["id"], [scores[HELD_OUT]])) if sure else None,
+            "classes": list(held), "score": score, **figures,
             "accepted": threshold["accepted_id_test"], "accepted_interval": threshold["accepted_id_test_interval"],
-            "accuracy": facts["id"]["accuracy"],
+            "accuracy": facts["id"]["accuracy"], "scores_file": file.relative_to(run).as_posix(),
+            "sha256": {"id": data.digest("test")[0], **data.digests("near")},
         })  # fmt: skip
-    metrics = ("auroc", "fpr_at_ood_tpr", "fpr_at_id_tpr", "accepted", "accuracy")
-    mean = {metric: mean_interval([one[metric] for one in told]) for metric in metrics} if told else {}
     found = [evaluation.facts["scores"] for _, evaluation in folds]
     by_score = {
         name: float(np.mean([one[name][HELD_OUT]["auroc"] for one in found]))
         for name in (found[0] if found else {})
         if all(name in one for one in found)
     }
-    return {"folds": told, "mean": mean, "scores": by_score, "left_out": list(left_out)}
+    return {"folds": told, "mean": fold_means(told), "scores": by_score, "left_out": list(left_out)}

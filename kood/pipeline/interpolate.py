@@ -17,7 +17,7 @@ from kood.data import ImageSet
 from kood.data.images import quantize
 from kood.data.stored import read_images
 from kood.diffusion.label_mixup import interpolation
-from kood.diffusion.sampling import ImageSampler, image_sampler, same_start
+from kood.diffusion.sampling import ImageSampler, image_sampler, resized, same_start
 from kood.errors import UserError
 from kood.outliers.label_mixup import LabelMixup
 from kood.process import keras_defaults
@@ -85,7 +85,8 @@ def draw(
     seed = recipe.seed if seed is None else seed
     steps = steps or [settings.sampling_steps]
     denoiser = _trusted(diffusion.folder / "denoiser.keras")
-    shape = train.images.shape[1:]
+    shape = denoiser.image_shape
+    train = resized(train, shape)
     try:
         longest = settings.model_copy(update={"sampling_steps": max(steps)})
         sampler = image_sampler(denoiser, shape, longest, seed, mix=settings.mix)

@@ -66,4 +66,4 @@ def _make_folds(work: Work, cell: Cell) -> dict[str, Any]:
             work.progress.say(f"{without}: left out: {error}", style="yellow")
             continue
         made.append((held, fold.evaluation))
-    return {"hold_out": told_folds(made, left_out)} if folds and work.team.leads else {}
+    return {"hold_out": told_folds(made, left_out, work.run.folder)} if folds and work.team.leads else {}

@@ -1,5 +1,6 @@
 """The cells of a matrix, one after the other, and the table of them all."""
 
+import time
 from pathlib import Path
 from typing import Any
 
@@ -41,6 +42,7 @@ def run_matrix(recipe: Recipe, team: Team, progress: report.StageProgress, told:
     failed: list[dict[str, Any]] = []
     left_out: list[dict[str, Any]] = []
     seen: set[Path] = set()
+    due = 0.0
     for number, (labels, cell) in enumerate(cells, start=1):
         shown = ", ".join(f"{key} {label}" for key, label in labels.items())
         progress.say(f"cell {number}/{len(cells)}: {shown}", style="bold")
@@ -48,9 +50,11 @@ def run_matrix(recipe: Recipe, team: Team, progress: report.StageProgress, told:
             work = Work(cell, team, progress, obtain(cell.train.devices), seen=seen, labels=labels, **told)
             found, _ = make_cell(work)
             made.append({**found, "cell": labels})
-            if team.leads and number < len(cells):  # A run that is killed later has told what it found.
+            # A run that is killed later has told what it found, but for what a twentieth of its time would not write.
+            if team.leads and number < len(cells) and (began := time.monotonic()) >= due:
                 missing = [{"cell": later, "why": "the run has not come to it"} for later, _ in cells[number:]]
                 _write_matrix(recipe, team, budget, made, failed, [*left_out, *missing])
+                due = time.monotonic() + 20 * (time.monotonic() - began)
         except OutOfTimeError as error:
             left_out.append({"cell": labels, "why": f"{error}"})
             progress.say(f"cell {number}/{len(cells)} left out: {error}", style="yellow")

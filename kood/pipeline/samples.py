@@ -10,7 +10,7 @@ import numpy as np
 from kood.data import ImageSet
 from kood.data.stored import read_images, write_blocks
 from kood.diffusion.collected import Collected
-from kood.diffusion.sampling import Start, draw_rows, image_sampler
+from kood.diffusion.sampling import Start, draw_rows, image_sampler, resized
 from kood.pipeline.diffusion import Diffusion
 from kood.pipeline.prepare import Rows
 from kood.pipeline.stage import Stage
@@ -58,17 +58,17 @@ class Pure(Stage):
 
     def make(self, folder: Path, work: Work) -> dict[str, Any]:
         settings, seed, count = self.recipe.pure_samples, self.seed(self.kind), self._count
-        train, shape = self.data.images("train"), self.recipe.data.shape
+        train, shape, drawn = self.data.images("train"), self.recipe.data.shape, self.recipe.drawn_shape
         classes, start = len(train.class_names), None
         labels = np.random.default_rng(seed).permutation(np.arange(count) % classes)
         condition = np.eye(classes, dtype="float32")[labels]
         if settings.start == "image":
             chosen = draw_rows(train.known_labels, labels, np.random.default_rng([seed, 0, 1]))
-            start = Start(train.images, chosen)
-        sampler = image_sampler(self.diffusion.denoiser(), shape, settings, self.seed(f"{self.kind} noise"))
+            start = Start(resized(train, drawn).images, chosen)
+        sampler = image_sampler(self.diffusion.denoiser(), drawn, settings, self.seed(f"{self.kind} noise"))
         over = work.budget.timer(self.kind, self.recipe)
         with work.progress.bar(self.role, count, unit="image") as bar:
-            made = Collected(count, bar.update)
+            made = Collected(count, bar.update, shape)
             shards = sampler.shards(folder / "shards", condition, start=start, progress=made.show_part)
             made.take(shards, condition, over=over)
         facts = write_blocks(

@@ -8,7 +8,7 @@ from pydantic import Field, model_validator
 
 from kood import registry
 from kood.recipe.sections import SLUG, Seed
-from kood.section import ImageSource, Positive, Section, Share
+from kood.section import ImageShape, ImageSource, Positive, Section, Share
 
 __all__ = ["RESERVED", "Data", "Group", "HoldOut", "IdSource"]
 
@@ -120,7 +120,7 @@ class Data(Section):
         split_seed: Which images fall into which split; the same for every seed, so that cells compare.
     """
 
-    image_shape: Annotated[list[Annotated[int, Field(ge=1, le=1024)]], Field(min_length=3, max_length=3)]
+    image_shape: ImageShape
     ground: Literal["white", "black", "grey"] | Annotated[list[Byte], Field(min_length=3, max_length=3)] = "white"
     resize: Literal["stretch", "crop", "pad"] = "stretch"
     id: IdSource

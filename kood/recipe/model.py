@@ -101,6 +101,8 @@ class Recipe(Section):
         if self.samples_pure:
             self.pure_samples.check_steps("pure_samples", self.diffusion.num_steps)
         self._check_baseline()
+        if self.diffusion.image_shape is not None:
+            self._check_drawn()
         for source in self.outliers.sources.values():
             source.check(self)
         if self.classifier.is_frozen:
@@ -123,6 +125,13 @@ class Recipe(Section):
             if score != "auto" and angular and _needs(score, "kernel"):
                 raise ValueError(f"evaluate: score {score!r} reworks a linear head; head {self.head.name!r} is angular")
         return self
+
+    def _check_drawn(self) -> None:
+        (high, wide, channels), whole = self.drawn_shape, self.data.shape
+        if channels != whole[2] or high > whole[0] or wide > whole[1]:
+            raise ValueError(f"diffusion.image_shape = {list(self.drawn_shape)}: what is drawn is enlarged to "
+                             f"data.image_shape = {list(whole)}; give a height and a width up to these, and "
+                             f"{whole[2]} channels")  # fmt: skip
 
     def _check_frozen(self) -> None:
         """Refuses what needs pixels where the classifier learns from features."""
@@ -150,6 +159,12 @@ class Recipe(Section):
             if self.matrix and value not in rows[key]:
                 raise ValueError(f"report.baseline.{key}: no row of the matrix is called {value!r}; "
                                  f"{registry.nearest(value, rows[key])}")  # fmt: skip
+
+    @property
+    def drawn_shape(self) -> tuple[int, int, int]:
+        """(H, W, C) of what the diffusion model learns from and draws."""
+        height, width, channels = self.diffusion.image_shape or self.data.shape
+        return height, width, channels
 
     @property
     def samples_pure(self) -> bool:

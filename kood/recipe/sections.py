@@ -6,7 +6,7 @@ from typing import Annotated, Any, Literal
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, WithJsonSchema, model_validator
 
 from kood import registry, specs
-from kood.section import Positive, Rate, Section, Share
+from kood.section import ImageShape, Positive, Rate, Section, Share
 
 __all__ = ["SLUG", "Attach", "Budget", "Classifier", "Diffusion", "Evaluate", "Head", "Seed", "Serve", "Train"]
 
@@ -56,6 +56,8 @@ class Diffusion(Section):
     """The class-conditional diffusion model that label mixup samples from.
 
     Attributes:
+        image_shape: (height, width, channels) of what it learns from and draws; `data.image_shape` where not given.
+            Training images are made smaller for it, and what it draws is enlarged.
         denoiser: The network (`kood list denoisers`).
         options: Its own settings (width, depth, ...).
         schedule: Noise schedule.
@@ -79,6 +81,7 @@ class Diffusion(Section):
             recipe's where not given. What is sampled from it follows the recipe's in either case.
     """
 
+    image_shape: ImageShape | None = None
     denoiser: str = "mlp"
     options: dict[str, Option] = {}
     schedule: Literal["linear", "cosine"] = "cosine"

@@ -81,7 +81,18 @@ def _held_out(runs: Sequence[Cell]) -> Row:
     means = [run["hold_out"]["mean"] for run in runs if (run.get("hold_out") or {}).get("mean")]
     if not means:
         return {}
-    return {"held_out": _metrics([{name: of["mean"] for name, of in one.items()} for one in means])}
+    folds: dict[tuple[str, ...], list[Mapping[str, Any]]] = {}
+    for run in runs:
+        for one in (run.get("hold_out") or {}).get("folds", []):
+            folds.setdefault(tuple(one["classes"]), []).append(one)
+    told = [
+        {
+            "classes": list(classes), "images": its[0]["images"], "auroc": statistic(one["auroc"] for one in its),
+            "interval": its[0]["auroc_interval"] if len(runs) == 1 else None,
+        }
+        for classes, its in folds.items()
+    ]  # fmt: skip
+    return {"held_out": _metrics([{name: of["mean"] for name, of in one.items()} for one in means]), "folds": told}
 
 
 def aggregate(cells: Sequence[Cell]) -> list[Row]:
@@ -97,8 +108,9 @@ def aggregate(cells: Sequence[Cell]) -> list[Row]:
     Returns:
         Rows {"cell": overrides without "seed", "seeds": [...], "id": {"accuracy": S}, "headline_score": str
         or list, "near": {metric: S}, "far": {metric: S}, "scores": {score: {dataset, near or far: {metric:
-        S}}}, "held_out": {metric: S} of the means over folds where classes were held out} where S is {"mean",
-        "std", "n"} (see `statistic`). All figures are fractions.
+        S}}}} where S is {"mean", "std", "n"} (see `statistic`); where classes were held out also "held_out":
+        {metric: S} of the means over folds, and "folds": [{"classes", "images", "auroc": S, "interval" of the only
+        run}]. All figures are fractions.
     """
     rows: list[Row] = []
     for setting, runs in group(cells):

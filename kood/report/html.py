@@ -155,6 +155,7 @@ def _matrix(report: Mapping[str, Any]) -> dict[str, Any]:
         "intervals": figures.matrix_intervals(rows, cells) if rows else None,
         "sweeps": {key: sweeps.sweep_figure(rows, key) for key in sweeps.swept(rows)},
         "differences": results.differences(rows),
+        "folds": results.folds(rows),
         "failed": [(setting(one["cell"]), one["error"]) for one in report.get("failed", [])],
         "left_out": by_reason(report.get("left_out", [])),
         "minutes": (report.get("budget") or {}).get("minutes"),

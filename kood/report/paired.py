@@ -9,13 +9,17 @@ import numpy as np
 from kood.intervals import FEWEST_SEEDS, auroc_interval, paired_difference
 from kood.metrics import placements
 from kood.report.aggregate import Cell, group, identity
+from kood.report.folds import as_cells
 from kood.report.wording import sets
 
-__all__ = ["DIFFERENCE_NOTE", "Scores", "different_images", "differences", "intervals", "score_arrays"]
+__all__ = ["DIFFERENCE_NOTE", "FOLDS_NOTE", "Scores", "different_images", "differences", "intervals", "score_arrays"]
 
 #: {set: (N,)} of a cell's headline score, the in-distribution test images as "id"; None where they cannot be had.
 Scores = Mapping[str, np.ndarray] | None
 
+FOLDS_NOTE = (
+    "Held-out AUROC: the mean over folds, paired by fold, with intervals over the folds, which share most images."
+)
 DIFFERENCE_NOTE = (
     "Differences are paired by seed, with 95% bootstrap intervals over seeds and test images; ‡: the interval leaves "
     f"out 0, of {FEWEST_SEEDS} seeds or more. With few seeds read them as rough."
@@ -61,9 +65,11 @@ def differences(
         scores_of: Gives a cell's scores.
 
     Returns:
-        {"baseline": labels, "near", "far": {"auroc": D}, "id": {"accuracy": D}} with D the fields of
-        `kood.intervals.Difference` and "significant"; None for a baseline itself, or where a row has no cell of the
-        same seed, measured on the same images, beside it.
+        {"baseline": labels, "near", "far": {"auroc": D}, "id": {"accuracy": D}, "held_out": {"auroc": D, "folds":
+        [{"classes", "auroc": D}]} where both held the same classes out} with D the fields of
+        `kood.intervals.Difference` and "significant", over seeds and images; of "held_out" as a whole over folds, of
+        which "seeds" then counts. None for a baseline itself, or where a row has no cell of the same seed, measured on
+        the same images, beside it.
     """
     settings = group(cells)
     by_setting = {identity(setting): runs for setting, runs in settings}
@@ -83,8 +89,24 @@ def differences(
                 row[kind] = {"auroc": found}
         accuracies = ([base["id"]["accuracy"] for base, _ in pairs], [run["id"]["accuracy"] for _, run in pairs])
         row["id"] = {"accuracy": _told(paired_difference(*accuracies))}
+        if folds := _fold_differences(pairs, scores_of):
+            row["held_out"] = folds
         rows.append(row)
     return rows
+
+
+def _fold_differences(pairs: Sequence[tuple[Cell, Cell]], scores_of: Callable[[Cell], Scores]) -> dict[str, Any]:
+    """The differences fold by fold, of those that all runs have, and of their means over the runs from fold to fold."""
+    both = [(as_cells(base), as_cells(run)) for base, run in pairs]
+    told, means = [], []
+    for classes in both[0][0]:
+        runs = [(base[classes], run[classes]) for base, run in both if classes in base and classes in run]
+        runs = [pair for pair in runs if not different_images(*pair)]
+        if len(runs) < len(pairs):
+            continue
+        told.append({"classes": list(classes), "auroc": _auroc_difference(runs, "near", scores_of)})
+        means.append([float(np.mean([_auroc(pair[side], "near") for pair in runs])) for side in (0, 1)])
+    return {"auroc": _told(paired_difference(*zip(*means, strict=True))), "folds": told} if told else {}
 
 
 def different_images(one: Cell, other: Cell) -> list[str]:

@@ -3,7 +3,7 @@
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from kood.report.paired import DIFFERENCE_NOTE
+from kood.report.paired import DIFFERENCE_NOTE, FOLDS_NOTE
 from kood.report.tables import MISSING, Cell, Column, Row, Table, row, words
 from kood.report.wording import (
     COLUMNS,
@@ -24,8 +24,8 @@ from kood.report.wording import (
 )
 
 __all__ = [
-    "by_dataset", "classes", "comparison", "differences", "every_class", "exposure", "headline", "held_out", "is_below",
-    "matrix", "scores", "stages",
+    "by_dataset", "classes", "comparison", "differences", "every_class", "exposure", "folds", "headline", "held_out",
+    "is_below", "matrix", "scores", "stages",
 ]  # fmt: skip
 
 Cells = Mapping[str, Any]
@@ -279,7 +279,12 @@ _FIGURES = (
 #: Which columns there are only where some row has them.
 _PERHAPS = ("held_out",)
 #: What is shown of its distance from the baseline.
-_APART = (("ID acc", ("id", "accuracy")), ("near AUROC", ("near", "auroc")), ("far AUROC", ("far", "auroc")))
+_APART = (
+    ("ID acc", ("id", "accuracy")),
+    ("near AUROC", ("near", "auroc")),
+    ("far AUROC", ("far", "auroc")),
+    ("held-out AUROC", ("held_out", "auroc")),
+)
 
 
 #: A column and its cells, one for each row.
@@ -321,6 +326,8 @@ def _apart(rows: Rows) -> list[_Filled]:
     parts = ("mean", "low", "high", "positive", "significant")
     found = []
     for heading, (part, metric) in _APART:
+        if part in _PERHAPS and not any((one.get("difference") or {}).get(part) for one in rows):
+            continue
         column = Column(f"{heading}\n- baseline", name=f"{part}_{metric}_difference", parts=parts)
         own = [((one.get("difference") or {}).get(part) or {}).get(metric) for one in rows]
         found.append((column, [Cell(signed(one), one) for one in own]))
@@ -383,7 +390,50 @@ def differences(rows: Rows) -> Table | None:
         title += f" {baselines[0]}"
     else:
         columns.append((words("baseline"), [Cell(text) for text in baselines]))
-    return _table(columns, title, ["Points of percent.", DIFFERENCE_NOTE])
+    return _table(columns, title, ["Points of percent.", *_apart_notes(rows)])
+
+
+def _apart_notes(rows: Rows) -> list[str]:
+    return [
+        DIFFERENCE_NOTE,
+        *([FOLDS_NOTE] if any((one.get("difference") or {}).get("held_out") for one in rows) else []),
+    ]
+
+
+def folds(rows: Rows) -> Table | None:
+    """Each fold of each row, and where there are differences, that from the same fold of the baseline.
+
+    Args:
+        rows: Rows of `kood.report.aggregate`, which may have "difference"; None where no classes were held out.
+    """
+    pairs = [(one, fold) for one in rows for fold in one.get("folds") or []]
+    if not pairs:
+        return None
+    columns = _labels([one for one, _ in pairs])
+    columns.append((words("held out"), [Cell(", ".join(fold["classes"])) for _, fold in pairs]))
+    columns.append((Column("images", priority=1), [Cell(str(fold["images"])) for _, fold in pairs]))
+    told = [
+        with_interval(fold["auroc"]["mean"], fold["interval"])
+        if fold["interval"]
+        else mean_std(fold["auroc"], len(one["seeds"]))
+        for one, fold in pairs
+    ]
+    figures = [Cell(text, fold["auroc"]) for text, (_, fold) in zip(told, pairs, strict=True)]
+    columns.append((Column("AUROC", name="auroc", parts=("mean", "std")), figures))
+    apart = [_of_fold(one, fold["classes"]) for one, fold in pairs]
+    if any(apart):
+        column = Column("AUROC\n- baseline", name="auroc_difference", parts=("mean", "low", "high", "significant"))
+        columns.append((column, [Cell(signed(one), one) for one in apart]))
+    notes = [
+        "Percent, by the headline score.",
+        "[95% confidence interval], of several seeds mean ± standard deviation.",
+    ]
+    return _table(columns, "Classes held out, fold by fold", [*notes, *([DIFFERENCE_NOTE] if any(apart) else [])])
+
+
+def _of_fold(one: Mapping[str, Any], classes: Sequence[str]) -> Mapping[str, Any] | None:
+    told = ((one.get("difference") or {}).get("held_out") or {}).get("folds", [])
+    return next((fold["auroc"] for fold in told if fold["classes"] == classes), None)
 
 
 def comparison(rows: Rows) -> Table:
@@ -395,5 +445,5 @@ def comparison(rows: Rows) -> Table:
     apart = any("difference" in one for one in rows)
     return _table(
         [*_labels(rows), _runs(rows), _headline(rows), *_figures(rows), *(_apart(rows) if apart else [])],
-        notes=["Percent.", *([DIFFERENCE_NOTE] if apart else [])],
+        notes=["Percent.", *(_apart_notes(rows) if apart else [])],
     )

@@ -1,12 +1,28 @@
 """Scores from distances to the class means: Mahalanobis and relative Mahalanobis."""
 
+import hashlib
+
 import numpy as np
 from keras import ops
 
 from kood.scores.fitting import Fitted, array, class_indices
-from kood.scores.streaming import blocks, class_sums, mean_row
+from kood.scores.streaming import BLOCK, blocks, class_sums, mean_row
 
 __all__ = ["Mahalanobis", "RelativeMahalanobis"]
+
+
+#: The states of the last fits, by what was fitted: classifiers on the features of one frozen backbone share them.
+_last: dict[str, dict[str, np.ndarray]] = {}
+#: How many are kept, those of a classifier and of several folds.
+KEPT = 8
+
+
+def _digest(score, features, labels):
+    """A digest of a score and of what it is fitted to."""
+    found = hashlib.sha256(repr((score, features.shape, str(features.dtype), labels.tolist())).encode())
+    for start in range(0, len(features), BLOCK):
+        found.update(np.ascontiguousarray(features[start : start + BLOCK]).data)
+    return found.hexdigest()
 
 
 def _whitening(covariance, cut):
@@ -57,6 +73,17 @@ class Mahalanobis(Fitted):
         """
         features = array("features", features)
         labels = class_indices(features, labels)
+        key = _digest((type(self).__name__, self.cut), features, labels)
+        if key not in _last:
+            _last[key] = self._estimated(features, labels)
+        _last[key] = _last.pop(key)  # The last one is the last to go.
+        if len(_last) > KEPT:
+            del _last[next(iter(_last))]
+        self.state = _last[key]
+        return self
+
+    def _estimated(self, features, labels):
+        """The arrays to keep."""
         classes, index = np.unique(labels, return_inverse=True)
         means = class_sums(features, index, len(classes)) / np.bincount(index)[:, None]
         covariance = np.zeros((features.shape[1],) * 2)
@@ -64,8 +91,7 @@ class Mahalanobis(Fitted):
         for block, own in blocks(features, index):
             within = block - means[own]
             covariance += within.T @ within
-        self.state = self._state(mean_row(features), means, index, covariance / len(features))
-        return self
+        return self._state(mean_row(features), means, index, covariance / len(features))
 
     def _state(self, center, means, index, covariance):
         """The arrays to keep, from the overall mean, the class means, each example's class and the covariance."""

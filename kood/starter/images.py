@@ -2,8 +2,10 @@
 
 import math
 import shutil
+from collections import Counter
+from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
@@ -15,6 +17,7 @@ from kood.data.sources.folder import listed_splits
 from kood.data.sources.table import listed_table
 from kood.errors import UserError
 from kood.machine import cores
+from kood.starter.files import copies_among, kinds_of
 from kood.text import clean
 
 __all__ = ["TABLES", "Machine", "Survey", "survey"]
@@ -42,6 +45,9 @@ class Survey:
         unreadable: Files among them that are no images, with the reason.
         validation: Images of each class in a validation part of its own; empty where there is none.
         notes: What the source has to say of itself, a sentence each.
+        formats: How many of those looked at have which format.
+        kinds: How many of them are of which of `kood.starter.files.KINDS`.
+        copies: Files, of all parts, with the bytes of another; `torn` those of them whose other is of another class.
     """
 
     names: tuple[str, ...]
@@ -52,6 +58,15 @@ class Survey:
     unreadable: tuple[tuple[Path, str], ...]
     validation: tuple[int, ...] = ()
     notes: tuple[str, ...] = ()
+    formats: Mapping[str, int] = field(default_factory=dict)
+    kinds: Mapping[str, int] = field(default_factory=dict)
+    copies: int = 0
+    torn: int = 0
+
+    @property
+    def uneven(self) -> float:
+        """How many times as many images the largest class has as the smallest."""
+        return max(self.train) / max(1, min(self.train))
 
     @property
     def files(self) -> int:
@@ -115,7 +130,12 @@ def survey(source: Path, *, to_learn: bool = False) -> Survey:
                         f"{clean(bad[0][1])}")  # fmt: skip
     test, validation = (_counts(listed.parts[part]) if part in own else () for part in ("test", "validation"))
     shapes, grey = np.array([look[:2] for look in good]), all(look[2] for look in good)
-    return Survey(train.names, _counts(train), test, shapes, grey, bad, validation, listed.notes)
+    every = [pair for part in listed.parts.values() for pair in _classed(part)] if to_learn else []
+    copies, torn = copies_among(every)
+    return Survey(
+        train.names, _counts(train), test, shapes, grey, bad, validation, listed.notes,
+        Counter(look[3] for look in good), Counter(kind for look in good for kind in look[4]), copies, torn,
+    )  # fmt: skip
 
 
 def _counts(listing: Listing) -> tuple[int, ...]:
@@ -124,11 +144,18 @@ def _counts(listing: Listing) -> tuple[int, ...]:
     return tuple(int(n) for n in np.bincount(listing.labels, minlength=len(listing.names)))
 
 
-def _look(file: str) -> tuple[int, int, bool] | str:
-    """Height, width and whether it is grey, or why it is no image."""
+def _classed(listing: Listing) -> list[tuple[str, str]]:
+    """Each file with its class, "" where there is none."""
+    labels = listing.labels if listing.names else np.zeros(len(listing.files), int)
+    names = listing.names or ("",)
+    return [(file, names[label]) for file, label in zip(listing.files, labels, strict=True)]
+
+
+def _look(file: str) -> tuple[int, int, bool, str, tuple[str, ...]] | str:
+    """Height, width, whether it is grey, its format and its kinds; or why it is no image."""
     try:
         with decoding(file, _ENOUGH) as (pixels, (height, width)):
             colours = pixels[..., :3] if pixels.shape[-1] >= 3 else pixels[..., :1]
-            return height, width, bool((colours == colours[..., :1]).all())
+            return height, width, bool((colours == colours[..., :1]).all()), *kinds_of(file)
     except UserError as error:
         return str(error).removeprefix("path: ")

@@ -20,6 +20,7 @@ from kood.recipe.sections import SLUG
 from kood.report.wording import duration
 from kood.runs import write_atomically
 from kood.starter.choices import FEWEST, TEST, Choices, choose
+from kood.starter.files import KINDS
 from kood.starter.images import Machine, Survey, survey
 from kood.starter.pretrained import SMALLEST, pretrained, seconds_of_an_image
 from kood.text import clean
@@ -27,6 +28,8 @@ from kood.text import clean
 __all__ = ["literal", "named", "new_recipe", "slug_of", "source_of"]
 
 
+#: Classes whose sizes differ by this factor are said to.
+UNEVEN = 4.0
 #: What it costs that no pretrained network is at hand.
 NO_WEIGHTS = (
     "No pretrained weights are at hand: Keras's cache has none, and there is no way to fetch any. A network trained "
@@ -88,6 +91,8 @@ def new_recipe(
     network = pretrained(backbone, side)
     if network is None and side >= SMALLEST:
         console.print(Text(NO_WEIGHTS, "yellow"))
+    if network is not None and side < min(SMALLEST, network.side / 2):
+        console.print(Text(_too_small(side, network.side), "yellow"))
     per_image = None
     if network is not None:
         console.print(Text(f"Timing {network.backbone} at {network.side} px on this machine ..."))
@@ -103,6 +108,15 @@ def new_recipe(
         raise UserError(f"{file}: cannot be written: {error.strerror}", exit_code=1) from error
     _print(console, found, outside, file)
     return file
+
+
+def _too_small(side: float, wanted: int) -> str:
+    """What speaks against a network of much larger images than there are."""
+    return (
+        f"The network takes images of {wanted} px, and half of yours have {side:.0f} px or less at the shorter side: "
+        "enlarged so far they show it little of what it has learned; without --backbone a small network is trained on "
+        "them as they are"
+    )
 
 
 def literal(path: str) -> Path:
@@ -190,6 +204,7 @@ def _text(chosen: Choices, place: Path, name: str, near: list[str]) -> str:
         "[data.id]",
         *_source(place, chosen.found),
     ]
+    lines += [f"# {text}" for text in _copies(chosen.found)]
     if chosen.dropped:
         lines += [
             f"# Left out, with fewer than {FEWEST} images: {', '.join(map(clean, chosen.dropped))}",
@@ -253,11 +268,30 @@ def _frozen(chosen: Choices) -> list[str]:
         "[train]",
         f"epochs = {chosen.epochs}",
         f"batch_size = {chosen.batch_size}",
+        *_weights(chosen),
         "",
         "[evaluate]",
         _line('headline = "gen"', "the best on photographs of classes that were held out; auto chooses"),
         "",
     ]
+
+
+def _copies(found: Survey) -> list[str]:
+    """What becomes of files that are copies of others."""
+    told = [f"{found.copies:,} files are copies of others; of these one part of the split has all."] * (
+        found.copies > 0
+    )
+    if found.torn:
+        told.append(f"{found.torn:,} of them stand in two classes, of which one is wrong.")
+    return told
+
+
+def _weights(chosen: Choices) -> list[str]:
+    """The line on classes of very different size: what it trades is the user's to choose."""
+    if chosen.found.uneven < UNEVEN:
+        return []
+    why = f"the largest class has {chosen.found.uneven:.0f} times the images of the smallest"
+    return [_line('# class_weight = "balanced"', why)]
 
 
 def _head(chosen: Choices, why: str, *more: str) -> list[str]:
@@ -300,6 +334,7 @@ def _scratch(chosen: Choices) -> list[str]:
         f"batch_size = {chosen.batch_size}",
         "learning_rate = 0.003",
         "weight_decay = 0.0005",
+        *_weights(chosen),
         "",
     ]
 
@@ -326,7 +361,10 @@ def _print(console: Console, found: Survey, outside: dict[str, Survey], file: Pa
     low, high = found.shapes.min(axis=0), found.shapes.max(axis=0)
     sizes = f"{low[0]}x{low[1]}" + ("" if (low == high).all() else f" to {high[0]}x{high[1]}")
     colour, seen = "grey" if found.grey else "colour", len(found.shapes) + len(found.unreadable)
-    add("images", f"{sizes} pixels (height x width), {colour}; {seen} looked at")
+    formats = ", ".join(f"{name} {count:,}" for name, count in sorted(found.formats.items(), key=lambda one: -one[1]))
+    add("images", f"{sizes} pixels (height x width), {colour}; {seen} looked at: {formats}")
+    for kind, count in found.kinds.items():
+        add("", f"{count:,} {kind}: {KINDS[kind]}")
     for slug, one in outside.items():
         add(f"near-OOD {slug}", f"{one.files:,} images")
     console.print(table)
@@ -338,6 +376,8 @@ def _print(console: Console, found: Survey, outside: dict[str, Survey], file: Pa
         console.print(Text(f"{len(every)} of these cannot be read; a run leaves them out:", "yellow"))
         for _, reason in every[:5]:
             console.print(Text(f"  {clean(reason)}", "yellow"), soft_wrap=True)
+    for text in _copies(found):
+        console.print(Text(text, "yellow"), soft_wrap=True)
     few = [name for name, n in zip(found.names, found.train, strict=True) if n < FEWEST]
     if few:
         names = ", ".join(map(clean, few))
