@@ -73,9 +73,7 @@ def _cell(cell: Mapping[str, Any], *, short: bool = False) -> dict[str, Any]:
         "setting": setting(cell.get("cell") or {}),
         # The smoke notice of a matrix stands at the top of the page already.
         "told": _told({**cell, "quick": False} if short else cell),
-        "near": means.get("near") or {},
-        "far": means.get("far") or {},
-        "accuracy": cell["id"].get("accuracy"),
+        "tiles": _tiles(cell, means),
         "accuracy_note": accuracy_note(cell),
         "headline": results.headline(cell),
         "held_out": results.held_out(cell),
@@ -88,6 +86,17 @@ def _cell(cell: Mapping[str, Any], *, short: bool = False) -> dict[str, Any]:
         "stages": results.stages(cell),
         "audit": outlier_audit.view(cell.get("outlier_audit"), short=short),
     }
+
+
+def _tiles(cell: Mapping[str, Any], means: Mapping[str, Any]) -> list[tuple[str, float | None]]:
+    """The figures that stand first; classes that were held out stand in for near sets where there are none."""
+    near, kind, far = means.get("near") or {}, "Near-OOD", means.get("far") or {}
+    if not near and (folds := (cell.get("hold_out") or {}).get("mean")):
+        near, kind = {metric: folds[metric]["mean"] for metric in ("auroc", "fpr_at_ood_tpr")}, "Held-out"
+    return [
+        (f"{kind} AUROC", near.get("auroc")), (f"{kind} FPR@95 (OOD TPR)", near.get("fpr_at_ood_tpr")),
+        ("Far-OOD AUROC", far.get("auroc")), ("ID accuracy", cell["id"].get("accuracy")),
+    ]  # fmt: skip
 
 
 def _figures(

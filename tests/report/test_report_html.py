@@ -268,3 +268,21 @@ def test_the_same_results_give_the_same_page(cell, id_and_ood_scores, histories)
     assert page(cell, scores=id_and_ood_scores, histories=histories) == page(
         cell, scores=id_and_ood_scores, histories=histories
     )
+
+
+def test_held_out_classes_stand_first_where_there_is_no_near_set(cell):
+    fold = {
+        "classes": ["3"], "images": 9, "score": "msp", "auroc": 0.81, "fpr_at_ood_tpr": 0.375, "fpr_at_id_tpr": 0.5,
+        "auroc_interval": [0.7, 0.9], "accepted": 0.9, "accepted_interval": [0.8, 1.0], "accuracy": 0.9,
+    }  # fmt: skip
+    mean = {
+        metric: {"mean": fold[metric], "std": None, "n": 1, "interval": None}
+        for metric in ("auroc", "fpr_at_ood_tpr", "fpr_at_id_tpr", "accepted", "accuracy")
+    }
+    held = {**cell, "hold_out": {"folds": [fold], "mean": mean, "scores": {"msp": 0.81}, "left_out": []}}
+    assert "Near-OOD AUROC" in Reader(page(held)).text and "Held-out AUROC" not in Reader(page(held)).text
+    for of_score in held["scores"].values():
+        del of_score["near"], of_score["digits 6-9"], of_score["letters"]
+    held["datasets"] = {name: of for name, of in cell["datasets"].items() if of["kind"] == "far"}
+    text = Reader(page(held)).text.replace(" ", "")
+    assert "Held-outAUROC81.0%Held-outFPR@95(OODTPR)37.5%" in text and "Near-OODAUROC" not in text
