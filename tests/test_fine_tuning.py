@@ -17,6 +17,7 @@ from kood.recipe import load
 from kood.runs import fingerprint
 from tests.conftest import work_alone
 from tests.interrupted import KillAfter, Killed
+from tests.test_stage_keys import TUNING
 
 RECIPE = """
 name = "tuned"
@@ -240,7 +241,7 @@ def test_heads_are_shared_and_folds_do_both_parts(tmp_path):
 @pytest.mark.parametrize(
     ("override", "again"),
     [
-        ("fine_tuning.epochs=2", False),
+        *((f"fine_tuning.{key}={value}", False) for key, value in TUNING.items()),
         ("classifier.backbone_rate=0.5", False),
         ("classifier.frozen_statistics=true", False),
         ("train.epochs=3", True),

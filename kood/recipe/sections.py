@@ -296,9 +296,9 @@ class FineTuning(Section):
         ema: Decay of the weights' moving average.
     """
 
-    epochs: Annotated[int, Field(ge=0, le=10**9)] = 8
+    epochs: Annotated[int, Field(ge=0, le=10**9)] = 4
     batch_size: Positive = 32
-    learning_rate: Rate = 3e-4
+    learning_rate: Rate = 2e-4
     warmup: Share = 0.1
     optimizer: Literal["adamw", "sgd"] | None = None
     weight_decay: Annotated[float, Field(ge=0.0, le=1.0)] | None = None
