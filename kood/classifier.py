@@ -41,6 +41,8 @@ class Classifier(TrainStep):
             them, and by these averages the cross-entropy's gradient depends on them.
         virtual: Layer `kood.virtual.VirtualOutliers`, or None.
         class_weight: How much each class counts in the cross-entropy, K numbers of at least 0; None for all alike.
+        frozen_statistics: Whether the backbone is trained as it is used: batch normalization by the statistics that it
+            has, which stay, while its weights learn, and without dropout.
 
     Raises:
         ValueError: another word for `reach`, virtual outliers without an exposure, or a negative class weight.
@@ -56,6 +58,7 @@ class Classifier(TrainStep):
         reach="all",
         virtual=None,
         class_weight=None,
+        frozen_statistics=False,
         **kwargs,
     ):
         super().__init__(**kwargs)
@@ -73,6 +76,7 @@ class Classifier(TrainStep):
         self.reach = reach
         self.virtual = virtual
         self.class_weight = None if class_weight is None else tuple(map(float, class_weight))
+        self.frozen_statistics = frozen_statistics
         self.step = None
         self.watch("cross_entropy", *(["exposure"] if exposure else []))
         if exposure:
@@ -114,7 +118,8 @@ class Classifier(TrainStep):
         """
         given, outlier = ops.cast(batch["label"], "float32"), ops.cast(batch["is_outlier"], "float32")
         label = ops.where(outlier[:, None] > 0, 0.0, given)
-        features = ops.cast(self.backbone(batch["image"], training=training), "float32")
+        moving = training and not self.frozen_statistics
+        features = ops.cast(self.backbone(batch["image"], training=moving), "float32")
         if self.exposure and self.reach == "head":
             features = ops.where(outlier[:, None] > 0, ops.stop_gradient(features), features)
         logits = self._logits(features, label, training)
@@ -172,9 +177,11 @@ class Classifier(TrainStep):
     def get_config(self):
         """The arguments, so that `from_config` makes the same classifier."""
         weights = {} if self.class_weight is None else {"class_weight": list(self.class_weight)}
+        frozen = {"frozen_statistics": True} if self.frozen_statistics else {}
         return {
             **super().get_config(),
             **weights,
+            **frozen,
             "backbone": keras.saving.serialize_keras_object(self.backbone),
             "head": keras.saving.serialize_keras_object(self.head),
             "exposure": self.exposure,

@@ -15,7 +15,7 @@ from typing import Any
 import keras
 import numpy as np
 
-from kood.backends import accelerated, agreed, feed
+from kood.backends import SlowerAdam, SlowerSGD, accelerated, agreed, feed
 from kood.errors import UserError
 from kood.runs import write_atomically
 from kood.timing import TimeBudget
@@ -39,6 +39,8 @@ def optimizer(
     clip_norm: float | None = None,
     ema: float | None = None,
     precision: str = "float32",
+    slower: int = 0,
+    share: float = 1.0,
 ) -> keras.optimizers.Optimizer:
     """An optimizer whose rate rises linearly, then falls to zero along a half cosine (arXiv 1608.03983).
 
@@ -52,6 +54,8 @@ def optimizer(
         ema: Decay of the moving average of the weights, or None. The average replaces the weights after the last
             epoch.
         precision: "mixed_float16" scales the loss, so that small gradients do not vanish (arXiv 1710.03740).
+        slower: How many of the model's weights, its first, learn at a lower rate.
+        share: Theirs as a share of the others'.
 
     Returns:
         A Keras optimizer.
@@ -68,7 +72,11 @@ def optimizer(
     common: dict[str, Any] = {"global_clipnorm": clip_norm, "use_ema": ema is not None}
     if ema is not None:
         common["ema_momentum"] = ema
-    if name == "sgd":
+    if slower and share != 1.0:
+        common |= {"slower": slower, "share": share, "decay": weight_decay}
+        nesterov = {"momentum": 0.9, "nesterov": True}
+        chosen = SlowerSGD(rate, **nesterov, **common) if name == "sgd" else SlowerAdam(rate, **common)
+    elif name == "sgd":
         chosen = keras.optimizers.SGD(rate, momentum=0.9, nesterov=True, weight_decay=weight_decay or None, **common)
     elif weight_decay:
         chosen = keras.optimizers.AdamW(rate, weight_decay=weight_decay, **common)

@@ -31,10 +31,12 @@ def images(count):
     )
 
 
-def optimizer(steps):
+def optimizer(steps, slower=0):
     # Epsilon keeps Adam from magnifying the rounding of a gradient that is nearly zero. The bound on the gradients'
     # norm is low enough to act, so a bound on each device's share would show.
-    chosen = training.optimizer(steps, learning_rate=1e-2, weight_decay=0.01, clip_norm=0.5, ema=0.8)
+    chosen = training.optimizer(
+        steps, learning_rate=1e-2, weight_decay=0.01, clip_norm=0.5, ema=0.8, slower=slower, share=0.3
+    )
     chosen.epsilon = 1e-3
     return chosen
 
@@ -82,7 +84,9 @@ def train(devices, out, start):
         with devices.fitting():
             keras.utils.set_random_seed(1)  # Seeds the dropout.
             model = keras.saving.load_model(start / f"{name}.keras", compile=False)
-            model.compile(optimizer(EPOCHS * STEPS))
+            # One of them by two rates.
+            slower = len(model.backbone.trainable_variables) if name == "CurricularFace" else 0
+            model.compile(optimizer(EPOCHS * STEPS, slower))
             model, history = training.fit(
                 model,
                 denoiser_batches if name == "denoiser" else classifier_batches,

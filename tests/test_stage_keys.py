@@ -77,6 +77,11 @@ def of_sampling(key, changed):
 ATTACHED = {f"attach.{key}" for key in ("classes", "features", "imports", "model", "preprocess")}
 #: Of a frozen backbone and of classes that are held out; `tests/test_frozen.py` asks what these make again.
 FROZEN = {"classifier.neck", "classifier.train", "classifier.views", "data.hold_out.classes", "data.hold_out.folds"}
+#: Another value of each setting of the second part of a training.
+TUNING = {
+    "epochs": "2", "batch_size": "8", "learning_rate": "0.5", "warmup": "0.5", "optimizer": '"sgd"',
+    "weight_decay": "0.5", "augment": '["flip"]', "clip_norm": "0.5", "ema": "0.5",
+}  # fmt: skip
 #: Recipe key -> another value, and the stages that are made again. {...} in a key stands for a name of the user's.
 KEYS: dict[str, tuple[str, set[str]]] = {
     "name": ('"other"', {"export"}),  # It is on the model card; the folder is another one.
@@ -165,6 +170,10 @@ KEYS: dict[str, tuple[str, set[str]]] = {
     }.items()},
     "classifier.backbone": ('"resnet18"', TRAINED),
     "classifier.options": ("{ features = 8 }", TRAINED),
+    "classifier.backbone_rate": ("0.5", TRAINED),
+    "classifier.frozen_statistics": ("true", TRAINED),
+    # `tests/test_fine_tuning.py` asks what these make again where there is a second part.
+    **{f"fine_tuning.{key}": (value, NOTHING) for key, value in TUNING.items()},
     "train.epochs": ("7", TRAINED),
     "train.batch_size": ("32", TRAINED),
     "train.optimizer": ('"sgd"', TRAINED),

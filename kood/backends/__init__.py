@@ -40,9 +40,10 @@ from kood.backends.devices import (
     whole,
 )
 from kood.backends.layers import BatchNormalization, Dropout
+from kood.backends.rates import SlowerAdam, SlowerSGD
 from kood.backends.resident import resides
 
 __all__ = [
-    "BatchNormalization", "Devices", "Dropout", "TrainStep", "accelerated", "agreed", "compiled", "everyone", "feed",
-    "gradient", "mine", "obtain", "resides", "several", "share", "total", "whole",
+    "BatchNormalization", "Devices", "Dropout", "SlowerAdam", "SlowerSGD", "TrainStep", "accelerated", "agreed",
+    "compiled", "everyone", "feed", "gradient", "mine", "obtain", "resides", "several", "share", "total", "whole",
 ]  # fmt: skip

@@ -29,7 +29,7 @@ from kood.machine import cores
 
 __all__ = [
     "Devices", "accelerated", "agreed", "alone", "compiled", "everyone", "feed", "gradient", "mine", "obtain",
-    "several", "share", "total", "whole",
+    "pieces", "several", "share", "total", "whole",
 ]  # fmt: skip
 
 _here = import_module(f"kood.backends.{keras.backend.backend()}_devices")
@@ -135,6 +135,11 @@ def _refuse(wanted: int, local: int, provided: bool) -> None:
             f"train.devices = {wanted}: {backend} already runs on the CPU as on one device; "
             "ask for devices before anything is computed"
         )
+
+
+def pieces(weight: keras.Variable) -> tuple[Any, ...]:
+    """What an optimizer's `update_step` may be given for a weight: itself or, under TensorFlow, what it is made of."""
+    return _here.pieces(weight) if hasattr(_here, "pieces") else (weight,)
 
 
 def several() -> bool:

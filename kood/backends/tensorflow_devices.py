@@ -14,8 +14,8 @@ import numpy as np
 import tensorflow as tf
 
 __all__ = [
-    "accelerators", "everyone", "fitting", "gather", "inference", "launched", "place", "placed", "provide",
-    "total",
+    "accelerators", "everyone", "fitting", "gather", "inference", "launched", "pieces", "place", "placed",
+    "provide", "total",
 ]  # fmt: skip
 
 _workers: tf.distribute.Strategy | None = None
@@ -119,6 +119,11 @@ def everyone(rows):
     """The rows of all replicas, one after another."""
     replica = _replica()
     return rows if replica is None else replica.all_gather(rows, axis=0)
+
+
+def pieces(weight):
+    """What an optimizer's `update_step` may be given for a weight: TensorFlow's variable, or that of a replica."""
+    return weight.value, *tf.distribute.get_strategy().experimental_local_results(weight.value)
 
 
 def gather(array):

@@ -43,6 +43,7 @@ def standardize(made: keras.Model, mean: np.ndarray, variance: np.ndarray) -> No
 
 
 def whole(backbone: keras.Model, made: keras.Model) -> keras.Model:
-    """Images (B, H, W, C) to features (B, D'), through a backbone that nothing moves and a neck."""
+    """Images (B, H, W, C) to features (B, D'), through a backbone and a neck; nothing moves one that is frozen."""
     image = keras.Input(backbone.input_shape[1:], name="image")
-    return keras.Model(image, made(backbone(image, training=False)), name="frozen")
+    mode = {} if backbone.trainable else {"training": False}
+    return keras.Model(image, made(backbone(image, **mode)), name="whole" if backbone.trainable else "frozen")

@@ -21,9 +21,11 @@ __all__ = ["Budget", "OutOfTimeError"]
 
 #: The stages that there may be too little time for. Others are short, and those after the classifier are made in any
 #: case: without them what was trained says nothing.
-LONG = ("diffusion", "label_mixup", "pure", "pure_audit", "classifier")
+LONG = ("diffusion", "label_mixup", "pure", "pure_audit", "classifier", "fine_tuned")
 #: What follows the classifier in a cell.
 AFTER = ("evaluate", "shortcut", "validation", "baseline", "export")
+#: The trainings that a classifier is made of, and the share of its time that the first takes where there are two.
+TRAININGS, FIRST = ("classifier", "fine_tuned"), 0.1
 #: Share of what a classifier may take that is kept for measuring, publishing and the report.
 KEPT = 0.25
 
@@ -81,7 +83,7 @@ class Budget:
             return None
         if name == "diffusion":
             return self._settings.diffusion * self.seconds / max(1, self._models)
-        if name != "classifier":
+        if name not in TRAININGS:
             stages = (
                 "label_mixup" in recipe.outliers.use,
                 recipe.pure_samples.trains,
@@ -96,7 +98,8 @@ class Budget:
         beside = {"judge": whole.needs_judge, "baseline": whole.evaluate.baseline and exposes}
         # Under a softmax head the judge is the baseline.
         classifiers = 1 + (any(beside.values()) if whole.head == Head() else sum(beside.values()))
-        return (1.0 - taken) * (1.0 - KEPT) * self.seconds / classifiers
+        part = 1.0 if whole.classifier.train != "last" else FIRST if name == "classifier" else 1.0 - FIRST
+        return part * (1.0 - taken) * (1.0 - KEPT) * self.seconds / classifiers
 
     def timer(self, name: str, recipe: Recipe) -> Callable[[], bool]:
         """Whether a stage that begins now has used up the time that it may take, whenever it is asked."""
@@ -119,11 +122,11 @@ class Budget:
             raise OutOfTimeError(f"the {self._settings.minutes:g} minutes were up")
         if name not in LONG:
             return
-        needed = sum(self._took.get(later, 0.0) for later in AFTER) + self._took.get("classifier", 0.0)
+        needed = sum(self._took.get(later, 0.0) for later in (*TRAININGS, *AFTER))
         left = self.left
         if name == "diffusion":
             needed += self._settings.diffusion * self.seconds / max(1, self._models)
-        elif name == "classifier":
+        elif name in TRAININGS:
             missing = 1.0 - len(self._trained) / max(1, self._models)
             left -= missing * (self._settings.diffusion + self._settings.sampling * (self._models > 0)) * self.seconds
         else:

@@ -12,10 +12,13 @@ from kood import registry, training
 from kood.classifier import Classifier
 from kood.data.classes import class_indices
 from kood.errors import UserError
-from kood.nets.neck import neck
+from kood.nets.neck import neck, whole
 from kood.recipe import Recipe
 
-__all__ = ["build_backbone", "build_classifier", "build_network", "class_weights", "frozen_backbone", "network_of"]
+__all__ = [
+    "backbone_weights", "build_backbone", "build_classifier", "build_network", "class_weights", "frozen_backbone",
+    "network_of",
+]  # fmt: skip
 
 
 def build_network(recipe: Recipe, num_classes: int, precision: str = "float32") -> keras.Model:
@@ -85,6 +88,9 @@ def build_classifier(
             backbone = neck(frozen_backbone(recipe).output_shape[-1], recipe.classifier.neck)
     else:
         backbone = build_backbone(recipe, precision)
+        if recipe.classifier.begins_frozen:
+            with training.precision(precision):
+                backbone = whole(backbone, neck(backbone.output_shape[-1], recipe.classifier.neck))
     head = registry.obtain("heads", recipe.head.name)
     head = _built("head", keras.layers.Layer, head, num_classes, **recipe.head.options())
     settings, options = recipe.outliers, {}
@@ -99,9 +105,17 @@ def build_classifier(
             options["virtual"] = _built(
                 f"outliers.{name}", keras.layers.Layer, source.layer, num_classes, settings.per_batch, seed
             )
+    if recipe.classifier.frozen_statistics and not recipe.classifier.is_frozen:
+        options["frozen_statistics"] = True
     model = Classifier(backbone, head, name="classifier", class_weight=class_weight, **options)
     model.build(backbone.input_shape)
     return model
+
+
+def backbone_weights(model: Classifier, recipe: Recipe) -> int:
+    """How many of a classifier's weights are its backbone's; they stand before those of the neck and the head."""
+    after = model.backbone.get_layer("neck").trainable_variables if recipe.classifier.begins_frozen else []
+    return len(model.backbone.trainable_variables) - len(after)
 
 
 def class_weights(

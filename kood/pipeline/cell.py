@@ -1,10 +1,12 @@
 """One classifier from its data to its SavedModel: the list of its stages."""
 
-from collections.abc import Mapping
+import itertools
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
 
 from kood.pipeline.attached import Attached
 from kood.pipeline.audit import Audit, Shortcut
-from kood.pipeline.classify import Classifier, judge_recipe, unexposed
+from kood.pipeline.classify import Classifier, FineTuned, head_recipe, judge_recipe, unexposed
 from kood.pipeline.comparison import Comparison
 from kood.pipeline.diffusion import Diffusion
 from kood.pipeline.evaluation import Evaluation, Validation
@@ -42,7 +44,7 @@ class Cell:
         recipe: Recipe,
         data: Rows | None = None,
         learned: Rows | None = None,
-        ready: Mapping[str, Fewer] | None = None,
+        ready: Mapping[str, Sequence[Fewer]] | None = None,
     ):
         self.recipe = recipe
         self.data: Rows = data or Data(recipe)
@@ -50,26 +52,26 @@ class Cell:
         self.diffusion = self.judge = self.pure_audit = self.pure = None
         #: What classifiers learn from: the images, or what a frozen backbone gives for them.
         self.learned: Rows = learned or data
-        if recipe.classifier.is_frozen and recipe.attach is None and isinstance(data, Data):
-            self.learned = Features(recipe, data)
+        if recipe.classifier.begins_frozen and recipe.attach is None and isinstance(data, Data):
+            self.learned = Features(head_recipe(recipe), data)
         if recipe.needs_diffusion:
             self.diffusion = Diffusion(recipe, data)
             self.pure_audit = Pure(recipe, data, self.diffusion, "pure_audit") if recipe.audits else None
             self.pure = Pure(recipe, data, self.diffusion, "pure") if recipe.pure_samples.trains else None
         if recipe.needs_judge:
-            self.judge = Classifier(judge_recipe(recipe), self.learned, role="judge")
+            self.judge = self._trained(judge_recipe(recipe), "judge")
         self.outliers: list[Outliers] = []
-        self.exposed_to: dict[str, Outliers | OutlierFeatures | Fewer] = dict(ready or {})
+        #: What each training of a classifier is exposed to, by source.
+        self.exposed_to: dict[str, Sequence[Any]] = dict(ready or {})
         for name in recipe.outliers.drawn:
             if name not in self.exposed_to:
                 drawn = Outliers(recipe, name, data, self.diffusion, self.judge)
                 self.outliers.append(drawn)
-                self.exposed_to[name] = drawn if self.learned is data else OutlierFeatures(recipe, drawn)
+                passed = [] if self.learned is data else [OutlierFeatures(head_recipe(recipe), drawn)]
+                self.exposed_to[name] = passed if recipe.classifier.is_frozen else [*passed, drawn]
         self.classifier: Classifier | Attached
         if recipe.attach is None:
-            self.classifier = Classifier(
-                recipe, self.learned, [self.exposed_to[name] for name in recipe.outliers.drawn], self.pure
-            )
+            self.classifier = self._trained(recipe, exposed_to=recipe.outliers.drawn, pure=self.pure)
         else:
             assert isinstance(data, Data)  # A fold trains.
             self.classifier = Attached(recipe, data)
@@ -77,7 +79,7 @@ class Cell:
         is_compared = recipe.evaluate.baseline and (recipe.outliers.exposes or recipe.pure_samples.trains)
         self.evaluation = Evaluation(recipe, data, self.classifier, validates=is_compared)
         if is_compared:
-            self.baseline = Classifier(unexposed(recipe), self.learned, role="baseline_classifier")
+            self.baseline = self._trained(unexposed(recipe), "baseline_classifier")
             self.validation = Validation(recipe, data, self.baseline)
             self.comparison = Comparison(recipe, self.validation, self.evaluation)
         self.audit = self.shortcut = None
@@ -89,12 +91,22 @@ class Cell:
         if recipe.serve.export and isinstance(data, Data):
             self.export = Export(recipe, data, self.classifier, self.evaluation)
 
+    def _trained(
+        self, recipe: Recipe, role: str = "classifier", exposed_to: Iterable[str] = (), pure: Pure | None = None
+    ) -> Classifier:
+        sources = [self.exposed_to[name] for name in exposed_to]
+        if recipe.classifier.train != "last":
+            return Classifier(recipe, self.learned, [source[0] for source in sources], pure, role)
+        first = Classifier(head_recipe(recipe), self.learned, [source[0] for source in sources], role=f"{role}_head")
+        return FineTuned(recipe, self.data, [source[1] for source in sources], first, role)
+
     @property
     def stages(self) -> list[Stage]:
         """All of them, each once and after its inputs."""
         wanted = [
-            self.data, self.diffusion, self.learned, self.judge, *self.outliers, *self.exposed_to.values(),
-            self.pure_audit, self.pure, self.classifier, self.baseline, self.evaluation, self.audit, self.shortcut,
+            self.data, self.diffusion, self.learned, *_parts(self.judge), *self.outliers,
+            *itertools.chain.from_iterable(self.exposed_to.values()), self.pure_audit, self.pure,
+            *_parts(self.classifier), *_parts(self.baseline), self.evaluation, self.audit, self.shortcut,
             self.validation, self.comparison, self.export,
         ]  # fmt: skip
         return list(dict.fromkeys(stage for stage in wanted if isinstance(stage, Stage)))
@@ -123,9 +135,9 @@ class Cell:
             data = HeldOut(self.data, held)
             learned = data if self.learned is self.data else HeldOut(self.learned, held)
             ready = {
-                name: Fewer(one, data.numbers, len(names))
-                for name, one in self.exposed_to.items()
-                if not isinstance(one, Fewer) and one.serves_fewer()
+                name: [Fewer(one, data.numbers, len(names)) for one in passed]
+                for name, passed in self.exposed_to.items()
+                if all(one.serves_fewer() for one in passed)
             }
             folds.append((held, Cell(fold, data, learned, ready)))
         return folds
@@ -134,3 +146,8 @@ class Cell:
     def made(self) -> list[Stage]:
         """Those that have a result."""
         return [stage for stage in self.stages if stage.result is not None]
+
+
+def _parts(trained: Classifier | Attached | None) -> list[Any]:
+    """A classifier after the trainings that it begins with."""
+    return [*getattr(trained, "begun", ()), trained]

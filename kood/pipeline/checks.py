@@ -23,7 +23,14 @@ __all__ = ["check", "check_batches", "check_scores"]
 
 def check_batches(recipe: Recipe, devices: int) -> None:
     """Refuses, by `UserError`, batches that so many devices cannot share evenly."""
-    made_of = {"train.batch_size": recipe.train.batch_size}
+    tables = {"train": recipe.train.batch_size}
+    if recipe.classifier.train == "last":
+        tables["fine_tuning"] = recipe.fine_tuning.batch_size
+    for table, rows in tables.items():
+        _check_shared({f"{table}.batch_size": rows}, recipe, devices)
+
+
+def _check_shared(made_of: dict[str, int], recipe: Recipe, devices: int) -> None:
     if recipe.outliers.exposes:
         made_of["outliers.per_batch"] = recipe.outliers.per_batch
     if "id_rows" in recipe.pure_samples.use:
@@ -130,6 +137,9 @@ def check(recipe: Recipe, data: Data, devices: int) -> None:
     if recipe.attach is not None:
         return
     check_batches(recipe, devices)
+    if recipe.classifier.train == "last" and recipe.fine_tuning.batch_size > len(train):
+        raise UserError(f"fine_tuning.batch_size: {recipe.fine_tuning.batch_size} is more than the {len(train)} "
+                        f"training images; lower it to at most {len(train)}, or give more images")  # fmt: skip
     class_weights(recipe.train.class_weight, train.known_labels, classes)
     classifier = build_classifier(recipe, len(classes))
     _check_reads_back("head.name", "heads", recipe.head.name, classifier.head)

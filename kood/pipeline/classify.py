@@ -1,4 +1,4 @@
-"""The stage that trains a classifier: exposed or not, it is one stage under other settings."""
+"""The stages that train a classifier: exposed or not, they are the same under other settings."""
 
 import functools
 import time
@@ -16,7 +16,7 @@ from kood.data.batches import training_batches
 from kood.data.deferred import chained, kept
 from kood.data.image_set import joined
 from kood.nets.neck import standardize, whole
-from kood.pipeline.build import build_classifier, class_weights, frozen_backbone, network_of
+from kood.pipeline.build import backbone_weights, build_classifier, class_weights, frozen_backbone, network_of
 from kood.pipeline.features import OutlierFeatures, moments
 from kood.pipeline.fitting import fitted
 from kood.pipeline.held_out import Fewer
@@ -30,7 +30,7 @@ from kood.recipe import Recipe
 from kood.recipe.sections import Head
 from kood.timing import TimeBudget
 
-__all__ = ["Classifier", "judge_recipe", "unexposed"]
+__all__ = ["Classifier", "FineTuned", "head_recipe", "judge_recipe", "unexposed"]
 
 
 def unexposed(recipe: Recipe) -> Recipe:
@@ -46,6 +46,14 @@ def judge_recipe(recipe: Recipe) -> Recipe:
     It is the cell "softmax, none" of a matrix, to the letter, so that the two are one training.
     """
     return unexposed(recipe).model_copy(update={"head": Head()})
+
+
+def head_recipe(recipe: Recipe) -> Recipe:
+    """The recipe of the first part of one that fine-tunes: of the same head on a frozen backbone."""
+    if recipe.classifier.train != "last":
+        return recipe
+    frozen = {"train": "head", "backbone_rate": 1.0, "frozen_statistics": False}
+    return recipe.model_copy(update={"classifier": recipe.classifier.model_copy(update=frozen)})
 
 
 class Classifier(Stage):
@@ -64,6 +72,8 @@ class Classifier(Stage):
     """
 
     kind, version, on = "classifier", 3, "fitting"
+    #: The stages before it that train parts of it.
+    begun: "tuple[Classifier, ...]" = ()
 
     def __init__(
         self,
@@ -165,23 +175,29 @@ class Classifier(Stage):
         model = build_classifier(recipe, classes, steps=total, seed=self.seed("virtual"), class_weight=weights)
         if self.data.frozen is not None:
             standardize(model.backbone, *moments(np.asarray(self.data.images("train").images)))
+        for stage in self.begun:
+            _give(model, stage.model())
         at_once = 250 if self.data.frozen is not None else 25
         model.compile(
             optimizer=training.optimizer(
                 None if seconds else total, name=settings.optimizer, learning_rate=settings.learning_rate,
                 warmup=settings.warmup, weight_decay=settings.weight_decay, clip_norm=settings.clip_norm,
-                ema=settings.ema, precision=settings.precision,
+                ema=settings.ema, precision=settings.precision, share=recipe.classifier.backbone_rate,
+                slower=0 if recipe.classifier.is_frozen else backbone_weights(model, recipe),
             ),
             steps_per_execution=training.steps_per_call(per_epoch, settings.steps_per_execution, at_once),
         )  # fmt: skip
         limit = None
         if seconds:
             limit = TimeBudget(seconds, settings.learning_rate, steps=total, warmup=settings.warmup, since=began)
-        model, facts, trained = fitted(
-            self, work, folder, model, lambda first: batches(first)[0], epochs=settings.epochs,
-            steps_per_epoch=per_epoch, rows=settings.batch_size + self._pure_per_batch + per_batch, limit=limit,
-            images=held,
-        )  # fmt: skip
+        facts: dict[str, Any] = {"history": {}}
+        trained = 0
+        if settings.epochs:
+            model, facts, trained = fitted(
+                self, work, folder, model, lambda first: batches(first)[0], epochs=settings.epochs,
+                steps_per_epoch=per_epoch, rows=settings.batch_size + self._pure_per_batch + per_batch, limit=limit,
+                images=held,
+            )  # fmt: skip
         plain = _plain(model, recipe, classes)
         plain.save(folder / self._file)
         before = frozen_backbone(recipe).count_params() if self.data.frozen is not None else 0
@@ -245,9 +261,39 @@ class Classifier(Stage):
         return keras.saving.load_model(self.folder / self._file, compile=False)
 
 
+class FineTuned(Classifier):
+    """A classifier whose head has been trained on a frozen backbone, trained on as a whole, on pixels.
+
+    Args:
+        recipe: What it is trained by; `fine_tuning` before `train`.
+        data: Where its images are.
+        outliers: What it is exposed to.
+        begun: What it begins as.
+        role: What it is to the cell.
+    """
+
+    kind, version = "fine_tuned", 1
+
+    def __init__(
+        self, recipe: Recipe, data: Rows, outliers: Sequence[Outliers | Fewer], begun: Classifier, role: str = ""
+    ):
+        given = {key: value for key, value in recipe.fine_tuning.model_dump().items() if value is not None}
+        train = recipe.train.model_copy(update=given)
+        super().__init__(recipe.model_copy(update={"train": train}), data, outliers, role=role or Classifier.kind)
+        self.begun = (begun,)
+
+    def decides(self) -> dict[str, Any]:
+        return {**super().decides(), "begun": [stage.key for stage in self.begun]}
+
+
 def _plain(model: Model, recipe: Recipe, classes: int) -> Model:
     """The classifier as it is measured and served: in float32, and without what only training needs."""
     plain = build_classifier(recipe, classes, precision="float32", exposed=False)
-    for mine, its in ((plain.backbone, model.backbone), (plain.head, model.head)):
-        mine.set_weights(its.get_weights())
+    _give(plain, model)
     return plain
+
+
+def _give(model: Model, other: Model) -> None:
+    """Gives a classifier the weights of another one's backbone and head."""
+    for mine, its in ((model.backbone, other.backbone), (model.head, other.head)):
+        mine.set_weights(its.get_weights())

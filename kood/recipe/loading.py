@@ -112,6 +112,8 @@ def _shrink(recipe: Recipe, given: dict[str, Any]) -> dict[str, Any]:
     at_most("outliers.per_batch", 16)
     at_most("train.epochs", 2)
     at_most("train.batch_size", 32)
+    at_most("fine_tuning.epochs", 1)
+    at_most("fine_tuning.batch_size", 32)
     for key, values in recipe.matrix.items():
         given["matrix"][key] = values[:1] if key == "seed" else values
     given["name"] = f"{recipe.name}-quick"

@@ -30,6 +30,7 @@ from kood.recipe.sections import (
     Classifier,
     Diffusion,
     Evaluate,
+    FineTuning,
     Head,
     Report,
     Section,
@@ -70,6 +71,7 @@ class Recipe(Section):
     head: Annotated[Head, BeforeValidator(_by_name), WithJsonSchema(_HEAD)] = Head()
     classifier: Classifier = Classifier()
     train: Train = Train()
+    fine_tuning: FineTuning = FineTuning()
     evaluate: Evaluate = Evaluate()
     serve: Serve = Serve()
     report: Report = Report()
@@ -105,7 +107,7 @@ class Recipe(Section):
             self._check_drawn()
         for source in self.outliers.sources.values():
             source.check(self)
-        if self.classifier.is_frozen:
+        if self.classifier.begins_frozen:
             self._check_frozen()
         if self.attach is not None:
             if self.outliers.use or self.pure_samples.trains:
@@ -146,7 +148,7 @@ class Recipe(Section):
             raise ValueError(f"classifier.views = {self.classifier.views}: views are made by data.augment, which names "
                              "nothing; name some (kood list augmentations), or remove views")  # fmt: skip
         for score in [*(self.evaluate.scores or []), self.evaluate.headline]:
-            if score != "auto" and _needs(score, "perturbed"):
+            if self.classifier.is_frozen and score != "auto" and _needs(score, "perturbed"):
                 raise ValueError(f"evaluate: score {score!r} moves pixels by a gradient, and features have none; "
                                  f"remove it, or {end}")  # fmt: skip
 

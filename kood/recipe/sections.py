@@ -8,7 +8,9 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, WithJsonSche
 from kood import registry, specs
 from kood.section import ImageShape, Positive, Rate, Section, Share
 
-__all__ = ["SLUG", "Attach", "Budget", "Classifier", "Diffusion", "Evaluate", "Head", "Seed", "Serve", "Train"]
+__all__ = [
+    "SLUG", "Attach", "Budget", "Classifier", "Diffusion", "Evaluate", "FineTuning", "Head", "Seed", "Serve", "Train",
+]  # fmt: skip
 
 #: How much a class counts beside the others.
 Weight = Annotated[float, Field(gt=0.0, le=1e6)]
@@ -158,16 +160,22 @@ class Classifier(Section):
         backbone: `kood list backbones`.
         options: Its own settings.
         train: What of it learns: "all", or the "head" alone, with the neck if there is one. The backbone is then frozen
-            as it comes, each image passes it once, and everything after it is trained on the features it gave.
-        neck: Under "head", the units of a dense layer with batch normalization and ReLU between the features and the
-            head, so that what is trained can bend; not given, there is none.
-        views: Under "head", how many augmented views (`data.augment`) of each training image are learned from besides
-            the image itself.
+            as it comes, each image passes it once, and everything after it is trained on the features it gave. "last"
+            is both: the head first and then, from there, all by `fine_tuning`.
+        backbone_rate: The backbone's rate as a share of that of the head and the neck, where the backbone is trained.
+        frozen_statistics: Whether a backbone that is trained keeps the statistics of its batch normalization, as is
+            usual for small sets or batches; its dropout then rests too.
+        neck: Unless under "all", the units of a dense layer with batch normalization and ReLU between the features and
+            the head, so that what is trained can bend; not given, there is none.
+        views: Where the head learns from features, how many augmented views (`data.augment`) of each training image it
+            learns from besides the image itself.
     """
 
     backbone: str = "small_cnn"
     options: dict[str, Option] = {}
-    train: Literal["all", "head"] = "all"
+    train: Literal["all", "head", "last"] = "all"
+    backbone_rate: Annotated[float, Field(ge=0.0, le=1.0)] = 1.0
+    frozen_statistics: bool = False
     neck: Annotated[int, Field(ge=1, le=100_000)] | None = None
     views: Annotated[int, Field(ge=0, le=1000)] = 0
 
@@ -177,19 +185,31 @@ class Classifier(Section):
         return self.train == "head"
 
     @property
+    def begins_frozen(self) -> bool:
+        """Whether the head learns from features that the backbone gave as it came."""
+        return self.train != "all"
+
+    @property
     def network(self) -> dict[str, Any]:
         """What decides the network beside its head; what is left out decides nothing."""
-        more = {} if not self.is_frozen else {"train": self.train, "neck": self.neck}
+        more: dict[str, Any] = {"train": self.train, "neck": self.neck} if self.begins_frozen else {}
+        if self.backbone_rate != 1.0:
+            more["backbone_rate"] = self.backbone_rate
+        if self.frozen_statistics:
+            more["frozen_statistics"] = True
         return {"backbone": self.backbone, "options": self.options, **more}
 
     @model_validator(mode="after")
     def _check(self):
         _check_options("backbones", self.backbone, self.options)
         for name, value in (("neck", self.neck), ("views", self.views)):
-            if value and not self.is_frozen:
+            if value and not self.begins_frozen:
                 raise ValueError(
                     f'{name} = {value}: only what stands after a frozen backbone has it; add train = "head"'
                 )
+        if self.is_frozen and (self.backbone_rate != 1.0 or self.frozen_statistics):
+            name = "frozen_statistics" if self.frozen_statistics else "backbone_rate"
+            raise ValueError(f'{name}: under train = "head" no backbone learns; remove it, or set train = "last"')
         return self
 
 
@@ -256,6 +276,38 @@ class Train(Section):
     steps_per_execution: Annotated[int, Field(ge=1, le=10_000)] = 1
     devices: Literal["auto"] | Annotated[int, Field(ge=1, le=100_000)] = "auto"
     resident: Literal["auto"] | bool = "auto"
+
+    @model_validator(mode="after")
+    def _check(self):
+        for name in self.augment or []:
+            registry.find("augmentations", name, "augment")
+        return self
+
+
+class FineTuning(Section):
+    """The second part of `classifier.train = "last"`, on pixels; what is not given is as in `train`.
+
+    Attributes:
+        epochs: Passes over the training images; 0 leaves the classifier as the first part made it.
+        batch_size: In-distribution rows in a batch.
+        learning_rate: Peak of the cosine-decayed rate of the head; the backbone's is `classifier.backbone_rate` of it.
+        warmup: Share of the steps in which the rate rises linearly to its peak.
+        optimizer: "adamw" or "sgd".
+        weight_decay: Decoupled weight decay.
+        augment: Augmentations of all rows.
+        clip_norm: Global norm to which gradients are clipped.
+        ema: Decay of the weights' moving average.
+    """
+
+    epochs: Annotated[int, Field(ge=0, le=10**9)] = 4
+    batch_size: Positive = 32
+    learning_rate: Rate = 2e-4
+    warmup: Share = 0.1
+    optimizer: Literal["adamw", "sgd"] | None = None
+    weight_decay: Annotated[float, Field(ge=0.0, le=1.0)] | None = None
+    augment: list[str] | None = None
+    clip_norm: Rate | None = None
+    ema: Annotated[float, Field(gt=0.0, lt=1.0)] | None = None
 
     @model_validator(mode="after")
     def _check(self):
