@@ -74,8 +74,15 @@ def test_photographs_begin_with_weights_in_the_cache_of_keras(photos):
     assert recipe.data.shape == (224, 224, 3) and recipe.data.resize == "crop" and recipe.data.hold_out.folds == 5
     assert recipe.head.name == "cosface" and recipe.evaluate.headline == "gen"
     written = Path("photos.toml").read_text()
-    assert "its ImageNet weights are in Keras's cache; all images pass it in about " in written
+    assert (
+        "its ImageNet weights are in Keras's cache\n" in written and "each image passes it once, in about " in written
+    )
     assert "half of the images lose 25% or less at the sides" in written and "No pretrained weights" not in text
+    assert [line for line in written.splitlines() if len(line) > 120 and not line.startswith("path")] == []
+    for line in ('train = "last"', "backbone_rate = 0.5", "frozen_statistics = true"):
+        written = written.replace(f"# {line}", line)
+    Path("photos.toml").write_text(written.replace('train = "head"', ""))
+    assert load(Path("photos.toml")).classifier.train == "last"
 
 
 def test_photographs_begin_with_weights_that_can_be_fetched(photos, monkeypatch):

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from kood.errors import UserError
+from kood.recipe.sections import FineTuning
 from kood.starter.images import Machine, Survey
 from kood.starter.pretrained import Pretrained
 
@@ -25,6 +26,8 @@ FROZEN_EPOCHS = 30
 FOLDS, FEWEST_TO_HOLD_OUT = 5, 4
 #: Proportions that differ by less are stretched; a larger share of an image than this is not cut off.
 ALIKE, CUT = 1.1, 0.4
+#: How many times as long an image takes in training as in a pass: EfficientNet-Lite0 on two CPU cores.
+TRAINED = 5.5
 #: Images a second that a ResNet-8 trains on at 16 px, on a CPU core and on a GPU, roughly: for the number of epochs.
 CPU_RATE, ACCELERATOR_RATE = 700.0, 20_000.0
 
@@ -46,6 +49,7 @@ class Choices:
         resize: How images of other proportions are brought to the shape; `why_resize` its reason.
         folds: How many times classes are held out; 0 where there are too few.
         passing: Seconds that all images take through the pretrained network; None where it is not known.
+        tuning: Seconds that the network takes to be fine-tuned on the training images, likewise.
     """
 
     found: Survey
@@ -70,6 +74,7 @@ class Choices:
     why_resize: str = ""
     folds: int = 0
     passing: float | None = None
+    tuning: float | None = None
 
 
 def choose(
@@ -111,13 +116,14 @@ def choose(
     # A third of the time: exposed and, to compare with, unexposed. The rest is measuring and writing.
     epochs = minutes * 60 / 3 * rate * (16 / side) ** 2 / trained
     outliers = int(min(5000, max(200, trained // 5)))
-    passing = None
+    passing = tuning = None
     if network is not None:
         epochs = FROZEN_EPOCHS
         outliers = int(min(2000, max(200, trained // 2)))
         # The images, proxies of the validation images twice, and the outliers.
         passed = images + sum(found.test) + 3 * (sum(found.validation) or validation * learned) + outliers
-        passing = None if per_image is None else passed * per_image
+        if per_image is not None:
+            passing, tuning = passed * per_image, FineTuning().epochs * trained * TRAINED * per_image
     return Choices(
         found=found,
         machine=machine,
@@ -141,6 +147,7 @@ def choose(
         why_resize=why_resize,
         folds=FOLDS if network is not None and len(classes) >= FEWEST_TO_HOLD_OUT else 0,
         passing=passing,
+        tuning=tuning,
     )
 
 

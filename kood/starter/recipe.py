@@ -244,9 +244,11 @@ def _frozen(chosen: Choices) -> list[str]:
     """The lines of a head on a frozen network."""
     assert chosen.network is not None
     options = ", ".join(f"{key} = {_toml(value)}" for key, value in chosen.network.options.items())
-    timed = ""
+    timed = tuned = ""
+    if chosen.tuning is not None:
+        tuned = f"; {duration(chosen.tuning)} a classifier"
     if chosen.passing is not None:
-        timed = f"; all images pass it in about {duration(chosen.passing)}"
+        timed = f", in about {duration(chosen.passing)}"
     return [
         "# What the classifier learns to be unsure of, made of the images above. docs/outliers.md says how the kinds",
         "# compare on photographs. The run trains without them as well, and says so if they made the detector worse.",
@@ -261,9 +263,12 @@ def _frozen(chosen: Choices) -> list[str]:
         "",
         *_head(chosen, "on photographs far ahead of softmax; docs/outliers.md", "scale = 16.0"),
         "[classifier]",
-        _line(f'backbone = "{chosen.network.backbone}"', f"{chosen.network.why}{timed}"),
+        _line(f'backbone = "{chosen.network.backbone}"', chosen.network.why),
         f"options = {{ {options} }}",
-        _line('train = "head"', "the network stays as it is, and each image passes it once"),
+        _line('train = "head"', f"the network stays as it is, and each image passes it once{timed}"),
+        _line('# train = "last"', f"then all of it learns: more are named right{tuned}"),
+        "# backbone_rate = 0.5",
+        "# frozen_statistics = true",
         "",
         "[train]",
         f"epochs = {chosen.epochs}",
