@@ -15,6 +15,7 @@ from kood.detector.measuring import Measuring
 from kood.errors import UserError
 from kood.intervals import mean_interval
 from kood.nets.neck import LEAST, neck, standardize, whole
+from kood.pipeline import features
 from kood.pipeline.cell import Cell
 from kood.pipeline.held_out import Fewer, HeldOut, folds_of
 from kood.pipeline.outliers import Outliers
@@ -406,3 +407,35 @@ def test_sets_are_joined_with_their_labels():
     both = joined([first, second])
     assert both.images[:, 0].tolist() == [1, 1, 2, 2] and both.known_labels.tolist() == [0, 1, 0, 1]
     assert joined([first, ImageSet(second.images)]).labels is None
+
+
+def test_a_kill_costs_no_more_features_than_a_piece(tmp_path, recipe, monkeypatch):
+    recipe()
+    how = {"serve.export": "false", "evaluate.batch_size": "16"}
+    overrides = [f"{key}={value}" for key, value in how.items()]
+    pipeline.run(tmp_path / "frozen.toml", overrides, saved=tmp_path / "whole")
+    passed, whole_pass = [], features.image_batches
+
+    def counted(images, rows):
+        passed.append(len(images))
+        if len(passed) == 5 and not (tmp_path / "killed" / "on").exists():
+            (tmp_path / "killed" / "on").touch()
+            raise KeyboardInterrupt
+        return whole_pass(images, rows)
+
+    monkeypatch.setattr(features, "PIECE", 90)
+    monkeypatch.setattr(features, "image_batches", counted)
+    (tmp_path / "killed").mkdir()
+    with pytest.raises(KeyboardInterrupt):
+        pipeline.run(tmp_path / "frozen.toml", overrides, saved=tmp_path / "killed")
+    begun = sum(passed[:4])
+    pipeline.run(tmp_path / "frozen.toml", overrides, saved=tmp_path / "killed")
+    found, expected = (next((tmp_path / name / "frozen" / "stages").glob("features-*")) for name in ("killed", "whole"))
+    of_features = {file.name for file in expected.glob("*.images.npy")}
+    assert of_features == {file.name for file in found.glob("*.images.npy")} and not (found / "pieces").exists()
+    for name in of_features:
+        assert (found / name).read_bytes() == (expected / name).read_bytes()
+    # Each image once: what was passed before the kill is not passed again.
+    sizes = sum(len(np.load(file)) for file in [*found.glob("*.images.npy")])
+    outliers = next((tmp_path / "killed" / "frozen" / "stages").glob("patch_shuffle_features-*"))
+    assert begun + sum(passed[5:]) == sizes + len(np.load(outliers / "outliers.images.npy"))

@@ -1,6 +1,8 @@
 """The stages that pass images through a frozen backbone, once each."""
 
+import io
 import math
+import shutil
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -24,8 +26,13 @@ from kood.pipeline.prepare import Data
 from kood.pipeline.stage import Stage
 from kood.pipeline.work import Work
 from kood.recipe import Recipe
+from kood.runs import write_atomically
 
 __all__ = ["Features", "OutlierFeatures", "moments"]
+
+
+#: Images whose features are kept together until all are there, so that a kill costs no more than these.
+PIECE = 2000
 
 
 class _Passing(Stage):
@@ -48,27 +55,43 @@ class _Passing(Stage):
         backbone = frozen_backbone(self.recipe)
         forward, width = compiled(backbone), backbone.output_shape[-1]
         rows, told = min(at_once(self.recipe.data.shape), self.recipe.evaluate.batch_size), {}
-        total, done, first = sum(map(len, sets.values())), 0, (math.nan, 0)
+        total, done, passed, first = sum(map(len, sets.values())), 0, 0, (math.nan, 0)
+        pieces, each = folder / "pieces", rows * -(-PIECE // rows)
+        pieces.mkdir(exist_ok=True)
         with work.progress.bar(self.role, total, unit="image") as bar:
 
             def batches(images: Images) -> Iterator[np.ndarray]:
-                nonlocal done, first
+                nonlocal done, passed, first
                 for batch in image_batches(images, rows):
                     yield batch.numpy()
-                    done += len(batch)
+                    done, passed = done + len(batch), passed + len(batch)
                     if math.isnan(first[0]):  # The first batch compiles.
-                        first = time.monotonic(), done
+                        first = time.monotonic(), passed
                     bar.update(done)
 
+            def features(name: str, images: ImageSet, start: int) -> np.ndarray:
+                nonlocal done
+                file = pieces / f"{name}-{start}.npy"
+                if file.exists():  # From before a kill.
+                    found = np.load(file, allow_pickle=False)
+                    done += len(found)
+                    return found
+                some = images.take(np.arange(start, min(start + each, len(images)))).images
+                found = run_batches(lambda of: {"features": forward(of)}, batches(some), rows, len(some))["features"]
+                written = io.BytesIO()
+                np.save(written, found)
+                write_atomically(file, written.getvalue())
+                return found
+
             for name, images in sets.items():
-                of = images.images
-                found = run_batches(lambda some: {"features": forward(some)}, batches(of), rows, len(images))
                 told[name] = write_blocks(
-                    folder, name, found.values(), count=len(images), image_shape=(width,), labels=images.labels,
-                    class_names=images.class_names, dtype=np.float32,
+                    folder, name, (features(name, images, start) for start in range(0, len(images), each)),
+                    count=len(images), image_shape=(width,), labels=images.labels, class_names=images.class_names,
+                    dtype=np.float32,
                 )  # fmt: skip
-        seconds, later = time.monotonic() - first[0], done - first[1]
-        return {"sets": told, **({"images_per_second": round(later / seconds, 1)} if later else {})}
+        shutil.rmtree(pieces)
+        seconds, later = time.monotonic() - first[0], passed - first[1]
+        return {"sets": told, **({"images_per_second": round(later / seconds, 1)} if later > 0 else {})}
 
     def _read(self, name: str) -> ImageSet:
         return read_images(self.folder, name, self.facts["sets"][name])
