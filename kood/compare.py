@@ -18,8 +18,8 @@ import kood
 from kood import process, report, specs
 from kood.errors import UserError
 from kood.registry import nearest
+from kood.report.across import comparison, folds
 from kood.report.formats import ENDINGS, FORMATS
-from kood.report.results import comparison, folds
 from kood.report.tables import Table
 from kood.report.terminal import print_table
 from kood.report.wording import setting

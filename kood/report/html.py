@@ -7,7 +7,7 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
-from kood.report import figures, outlier_audit, results, sweeps
+from kood.report import across, figures, outlier_audit, results, sweeps
 from kood.report.aggregate import rows_of
 from kood.report.behaviour import Behaviour, embedding, reliability, thumbnail
 from kood.report.files import write_bytes, write_text
@@ -160,11 +160,11 @@ def _matrix(report: Mapping[str, Any]) -> dict[str, Any]:
     cells, rows = report.get("cells", []), rows_of(report)
     return {
         "told": _told(report),
-        "rows": results.matrix(rows) if rows else None,
+        "rows": across.matrix(rows) if rows else None,
         "intervals": figures.matrix_intervals(rows, cells) if rows else None,
         "sweeps": {key: sweeps.sweep_figure(rows, key) for key in sweeps.swept(rows)},
-        "differences": results.differences(rows),
-        "folds": results.folds(rows),
+        "differences": across.differences(rows),
+        "folds": across.folds(rows),
         "failed": [(setting(one["cell"]), one["error"]) for one in report.get("failed", [])],
         "left_out": by_reason(report.get("left_out", [])),
         "minutes": (report.get("budget") or {}).get("minutes"),
@@ -226,7 +226,7 @@ def write(path: str | Path, report: Mapping[str, Any], **more: Any) -> Path:
     html = page(report, **more)
     rows = rows_of(report)
     for ending in ("csv", "tex") if rows else ():
-        write_text(Path(path).with_name(f"table.{ending}"), ENDINGS[ending](results.comparison(rows)))
+        write_text(Path(path).with_name(f"table.{ending}"), ENDINGS[ending](across.comparison(rows)))
     return write_text(path, html)
 
 

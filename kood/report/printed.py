@@ -5,7 +5,7 @@ from typing import Any
 
 from rich.console import Console
 
-from kood.report import outlier_audit, results
+from kood.report import across, outlier_audit, results
 from kood.report.aggregate import rows_of
 from kood.report.terminal import print_table, say, warn
 from kood.report.wording import (
@@ -83,8 +83,8 @@ def print_matrix(console: Console, report: Mapping[str, Any]) -> None:
     rows = rows_of(report)
     _print_head(console, report)
     if rows:
-        print_table(console, results.matrix(rows))
-        apart = results.differences(rows)
+        print_table(console, across.matrix(rows))
+        apart = across.differences(rows)
         if apart:
             console.print()
             print_table(console, apart)

@@ -6,8 +6,8 @@ import re
 import pytest
 
 from kood.report import aggregate, print_cell, print_matrix
+from kood.report.across import matrix as matrix_table
 from kood.report.html import page
-from kood.report.results import matrix as matrix_table
 from kood.report.terminal import print_table
 
 FIGURES = [("id", "accuracy"), *((kind, metric) for kind in ("near", "far") for metric in ("auroc", "fpr_at_ood_tpr"))]
