@@ -124,13 +124,16 @@ def read_digests(folder: Path, name: str) -> np.ndarray:
     return np.load(folder / f"{name}.digests.npy", allow_pickle=False)
 
 
-def source_state(source: Any, key: str) -> str | None:
+def source_state(source: Any, key: str, *, placed: bool = False) -> str | None:
     """A hash of the files that a source reads: names, sizes, times and places on the disk, without reading them.
 
     Which files those are says the source itself (`reads`, as `kood.data.sources` has it). Of a link the file behind it
     counts. A file that is rewritten with its size and its time of change as they were has another `ctime`.
 
-    `source` and `key` are as for `load_source`.
+    Args:
+        source: As for `load_source`.
+        key: Likewise.
+        placed: Whether the folder that they are in counts as well, as where what is written down are their places.
 
     Returns:
         The hash, or None where the source reads no files, or lacks an option that says which.
@@ -144,7 +147,8 @@ def source_state(source: Any, key: str) -> str | None:
         return None
     with under(key):
         folder, files = reads(source)
-    return fingerprint([[file.removeprefix(str(folder)), *_facts(file)] for file in files])
+    names = files if placed else [file.removeprefix(str(folder)) for file in files]
+    return fingerprint([[name, *_facts(file)] for name, file in zip(names, files, strict=True)])
 
 
 def _facts(file: str) -> tuple[int, ...]:

@@ -7,6 +7,7 @@ import numpy as np
 
 from kood.data import ImageSet, load_id, load_ood, load_outliers
 from kood.data.copies import alike, distinct, image_digests
+from kood.data.deferred import are_deferred
 from kood.data.rules import Framing
 from kood.data.stored import read_images, source_state, write_digests, write_images
 from kood.errors import UserError
@@ -55,12 +56,13 @@ class Data(Stage):
     def decides(self) -> dict[str, Any]:
         real = self.sources.get("outliers.real")
         sources = {"data.id": self.recipe.data.id, **self.sources}
+        placed = are_deferred(self.recipe.data.shape)
         # Images of before there was a choice have been stretched.
         usual = {"resize"} if self.recipe.data.resize == "stretch" else set()
         return {
             "data": self.recipe.data.model_dump(exclude={"augment", "hold_out"} | usual),
             "real": real.model_dump() if real else None,
-            "states": {key: source_state(source, key) for key, source in sources.items()},
+            "states": {key: source_state(source, key, placed=placed) for key, source in sources.items()},
         }
 
     def uses(self) -> list[tuple[str, str]]:

@@ -269,8 +269,8 @@ scores = ["msp", "gen"]
 """
 
 
-@pytest.mark.parametrize("how", [[], ["classifier.train='head'", "classifier.views=1"]])
-def test_a_run_on_lists_gives_the_figures_of_a_run_on_pixels(tmp_path, deferring, how):
+def photographs(tmp_path):
+    """A recipe of photographs of three classes, and of others to test on."""
     draw = np.random.default_rng(0)
     for number in range(60):
         place = tmp_path / "photos" / "abc"[number % 3]
@@ -283,6 +283,11 @@ def test_a_run_on_lists_gives_the_figures_of_a_run_on_pixels(tmp_path, deferring
         Image.fromarray(draw.integers(0, 256, (9, 9, 3), dtype=np.uint8)).save(other / f"{number}.png")
     recipe = RECIPE.format(folder=tmp_path / "photos").replace(f"{tmp_path / 'photos'}/b", str(other))
     (tmp_path / "photos.toml").write_text(recipe)
+
+
+@pytest.mark.parametrize("how", [[], ["classifier.train='head'", "classifier.views=1"]])
+def test_a_run_on_lists_gives_the_figures_of_a_run_on_pixels(tmp_path, deferring, how):
+    photographs(tmp_path)
     expected = pipeline.run(tmp_path / "photos.toml", how, saved=tmp_path / "pixels")
     deferring()
     found = pipeline.run(tmp_path / "photos.toml", how, saved=tmp_path / "lists")
@@ -291,6 +296,26 @@ def test_a_run_on_lists_gives_the_figures_of_a_run_on_pixels(tmp_path, deferring
     for key in ("id", "scores", "headline_score"):
         assert found[key] == expected[key]
     assert found["threshold"]["value"] == expected["threshold"]["value"]
+
+
+def test_a_folder_that_has_moved_is_listed_again(tmp_path, deferring, monkeypatch):
+    photographs(tmp_path)
+    recipe = tmp_path / "photos.toml"
+    recipe.write_text(recipe.read_text().replace(f"{tmp_path}/", ""))
+    deferring()
+    for place in ("one", "two"):
+        if place == "one":
+            (tmp_path / place).mkdir()
+            for name in ("photos", "other"):
+                (tmp_path / name).rename(tmp_path / place / name)
+        else:
+            (tmp_path / "one").rename(tmp_path / place)
+        monkeypatch.chdir(tmp_path / place)
+        result = pipeline.run(recipe, ["serve.export=false"], saved=tmp_path / "saved")
+        assert result["stages"]["data"]["cached"] is False
+    assert result["stages"]["classifier"]["cached"] is True
+    cached = pipeline.run(recipe, ["serve.export=false"], saved=tmp_path / "saved")
+    assert cached["stages"]["data"]["cached"] is True
 
 
 def test_splits_of_lists_are_those_of_pixels(folder, deferring):

@@ -1,0 +1,202 @@
+"""The tables of many runs, of a matrix or of a comparison, made of what their reports hold."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from kood.report.paired import DIFFERENCE_NOTE, FOLDS_NOTE
+from kood.report.tables import MISSING, Cell, Column, Row, Table, words
+from kood.report.wording import (
+    headings,
+    headline_names,
+    mean_std,
+    override,
+    setting,
+    signed,
+    with_interval,
+)
+
+__all__ = ["comparison", "differences", "folds", "matrix"]
+
+Rows = Sequence[Mapping[str, Any]]
+
+#: What is shown of a row: heading, path to the statistic, whether more is better, what a narrow terminal can spare.
+_FIGURES = (
+    ("ID\nacc", ("id", "accuracy"), True, 0),
+    ("near\nAUROC", ("near", "auroc"), True, 0),
+    ("near\nFPR@95", ("near", "fpr_at_ood_tpr"), False, 0),
+    ("far\nAUROC", ("far", "auroc"), True, 0),
+    ("far\nFPR@95", ("far", "fpr_at_ood_tpr"), False, 1),
+    ("held-out\nAUROC", ("held_out", "auroc"), True, 0),
+    ("held-out\nFPR@95", ("held_out", "fpr_at_ood_tpr"), False, 1),
+)
+#: Which columns there are only where some row has them.
+_PERHAPS = ("held_out",)
+#: What is shown of its distance from the baseline.
+_APART = (
+    ("ID acc", ("id", "accuracy")),
+    ("near AUROC", ("near", "auroc")),
+    ("far AUROC", ("far", "auroc")),
+    ("held-out AUROC", ("held_out", "auroc")),
+)
+
+
+#: A column and its cells, one for each row.
+_Filled = tuple[Column, list[Cell]]
+
+
+def _labels(rows: Rows) -> list[_Filled]:
+    """The settings that rows differ in, a column each."""
+    found = [
+        (words(heading, key), [Cell(override(one["cell"][key]) if key in one["cell"] else MISSING) for one in rows])
+        for key, heading in headings(rows).items()
+    ]
+    return found or [(words("setting"), [Cell(setting({}))] * len(rows))]
+
+
+def _runs(rows: Rows) -> _Filled:
+    seeds = [Cell(str(len(one["seeds"])), " ".join(map(str, one["seeds"]))) for one in rows]
+    return Column("n", name="seeds"), seeds
+
+
+def _headline(rows: Rows) -> _Filled:
+    return words("score"), [Cell(headline_names(one)) for one in rows]
+
+
+def _figures(rows: Rows) -> list[_Filled]:
+    found = []
+    for heading, (part, metric), more, spare in _FIGURES:
+        if part in _PERHAPS and not any(one.get(part) for one in rows):
+            continue
+        column = Column(
+            heading, more_is_better=more, priority=spare, name=f"{part}_{metric}", parts=("mean", "std")
+        )  # fmt: skip
+        own = [one.get(part, {}).get(metric) for one in rows]
+        found.append((column, [Cell(mean_std(of, len(one["seeds"])), of) for of, one in zip(own, rows, strict=True)]))
+    return found
+
+
+def _apart(rows: Rows) -> list[_Filled]:
+    parts = ("mean", "low", "high", "positive", "significant")
+    found = []
+    for heading, (part, metric) in _APART:
+        if part in _PERHAPS and not any((one.get("difference") or {}).get(part) for one in rows):
+            continue
+        column = Column(f"{heading}\n- baseline", name=f"{part}_{metric}_difference", parts=parts)
+        own = [((one.get("difference") or {}).get(part) or {}).get(metric) for one in rows]
+        found.append((column, [Cell(signed(one), one) for one in own]))
+    return found
+
+
+def _table(filled: Sequence[_Filled], title: str = "", notes: Sequence[str] = ()) -> Table:
+    columns, cells = zip(*filled, strict=True)
+    return Table(columns, [Row(one) for one in zip(*cells, strict=True)], title, notes)
+
+
+def matrix(rows: Rows) -> Table:
+    """One row for each setting: means over its seeds.
+
+    Args:
+        rows: Rows of `kood.report.aggregate`.
+    """
+    notes = ["Percent; n runs."]
+    if any(len(one["seeds"]) > 1 for one in rows):
+        notes = ["Percent; mean ± sample standard deviation over n seeds."]
+    chosen = {headline_names(one) for one in rows}
+    notes += [f"Headline score: {name}." for name in chosen if len(chosen) == 1]
+    notes.append("FPR@95: ID flagged when 95% of OOD is caught.")
+    own = [_headline(rows)] if len(chosen) > 1 else []
+    return _table([*_labels(rows), _runs(rows), *_figures(rows), *own], notes=[*notes, *_incomplete(rows)])
+
+
+def _incomplete(rows: Rows) -> list[str]:
+    """Which sets not all runs of a row have figures of."""
+    told = []
+    for one in rows:
+        found: dict[str, int] = {}
+        for figures in one["scores"].values():
+            for name in figures.keys() - {"near", "far"}:
+                found[name] = max(found.get(name, 0), *(of["n"] for of in figures[name].values()), 0)
+        few = {name: n for name, n in sorted(found.items()) if n < len(one["seeds"])}
+        told += [
+            f"{setting(one['cell'])}: {name} has figures in {n} of {len(one['seeds'])} runs." for name, n in few.items()
+        ]
+    return told
+
+
+def differences(rows: Rows) -> Table | None:
+    """The rows against their baseline, in a table of its own: beside the figures it would fit no terminal.
+
+    Args:
+        rows: Rows of `kood.report.aggregate` with "difference"; None where no row has one.
+    """
+    rows = [one for one in rows if one.get("difference")]
+    if not rows:
+        return None
+    changed = [
+        {key: value for key, value in one["difference"]["baseline"].items() if value != one["cell"].get(key)}
+        for one in rows
+    ]
+    baselines = [setting(one) if len(headings(rows)) > 1 else ", ".join(map(override, one.values())) for one in changed]
+    columns = [*_labels(rows), *_apart(rows)]
+    title = "Against the baseline"
+    if len(set(baselines)) == 1:
+        title += f" {baselines[0]}"
+    else:
+        columns.append((words("baseline"), [Cell(text) for text in baselines]))
+    return _table(columns, title, ["Points of percent.", *_apart_notes(rows)])
+
+
+def _apart_notes(rows: Rows) -> list[str]:
+    return [
+        DIFFERENCE_NOTE,
+        *([FOLDS_NOTE] if any((one.get("difference") or {}).get("held_out") for one in rows) else []),
+    ]
+
+
+def folds(rows: Rows) -> Table | None:
+    """Each fold of each row, and where there are differences, that from the same fold of the baseline.
+
+    Args:
+        rows: Rows of `kood.report.aggregate`, which may have "difference"; None where no classes were held out.
+    """
+    pairs = [(one, fold) for one in rows for fold in one.get("folds") or []]
+    if not pairs:
+        return None
+    columns = _labels([one for one, _ in pairs])
+    columns.append((words("held out"), [Cell(", ".join(fold["classes"])) for _, fold in pairs]))
+    columns.append((Column("images", priority=1), [Cell(str(fold["images"])) for _, fold in pairs]))
+    told = [
+        with_interval(fold["auroc"]["mean"], fold["interval"])
+        if fold["interval"]
+        else mean_std(fold["auroc"], len(one["seeds"]))
+        for one, fold in pairs
+    ]
+    figures = [Cell(text, fold["auroc"]) for text, (_, fold) in zip(told, pairs, strict=True)]
+    columns.append((Column("AUROC", name="auroc", parts=("mean", "std")), figures))
+    apart = [_of_fold(one, fold["classes"]) for one, fold in pairs]
+    if any(apart):
+        column = Column("AUROC\n- baseline", name="auroc_difference", parts=("mean", "low", "high", "significant"))
+        columns.append((column, [Cell(signed(one), one) for one in apart]))
+    notes = [
+        "Percent, by the headline score.",
+        "[95% confidence interval], of several seeds mean ± standard deviation.",
+    ]
+    return _table(columns, "Classes held out, fold by fold", [*notes, *([DIFFERENCE_NOTE] if any(apart) else [])])
+
+
+def _of_fold(one: Mapping[str, Any], classes: Sequence[str]) -> Mapping[str, Any] | None:
+    told = ((one.get("difference") or {}).get("held_out") or {}).get("folds", [])
+    return next((fold["auroc"] for fold in told if fold["classes"] == classes), None)
+
+
+def comparison(rows: Rows) -> Table:
+    """All that is told of rows in one table, for a file, which has room for it.
+
+    Args:
+        rows: Rows of `kood.report.aggregate`, which may have "difference".
+    """
+    apart = any("difference" in one for one in rows)
+    return _table(
+        [*_labels(rows), _runs(rows), _headline(rows), *_figures(rows), *(_apart(rows) if apart else [])],
+        notes=["Percent.", *(_apart_notes(rows) if apart else [])],
+    )
