@@ -173,7 +173,7 @@ def test_large_images_pass_a_few_at_a_time(model):
     pooled = keras.layers.GlobalAveragePooling2D()(pixels := keras.Input((None, None, 3)))
     any_size = keras.Model(pixels, keras.layers.Dense(K)(pooled))
     sizes = {side: Detector(any_size, "msp", image_shape=(side, side, 3)).batch_size for side in (64, 224, 1024)}
-    assert sizes == {64: 64, 224: 20, 1024: 8} and Detector(model, "msp", batch_size=5).batch_size == 5
+    assert sizes == {64: 64, 224: 10, 1024: 8} and Detector(model, "msp", batch_size=5).batch_size == 5
 
 
 def test_a_score_is_chosen_on_images_that_are_set_aside(model):
