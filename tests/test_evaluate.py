@@ -225,7 +225,7 @@ def test_what_is_measured_on_request_is_a_score():
 
 
 def test_scores_of_a_linear_head_are_left_out_under_an_angular_one(classifier):
-    linear = {"ash", "dice", "fdbd", "react", "scale"}
+    linear = {"ash", "dice", "fdbd", "gradnorm", "nci", "react", "scale", "weiper"}
     without = applicable(["features", "logits", "cosines"])
     assert set(applicable(["features", "logits", "cosines", "kernel", "bias"])) - set(without) == linear
     head = heads.Softmax(3)

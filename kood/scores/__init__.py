@@ -39,7 +39,8 @@ from kood import registry
 #: some that take features for activations of a ReLU, some for classifiers that hardly err, and near twins of others.
 #: A long list costs time, and the headline that few validation images choose from it is chance.
 ON_REQUEST = frozenset(
-    {"angular_energy", "ash", "dice", "klmatching", "nnguide", "odin", "odin_temperature", "scale", "she"}
+    {"angular_energy", "ash", "dice", "gradnorm", "klmatching", "nci", "nnguide", "odin", "odin_temperature", "openmax",
+     "relation", "scale", "she", "tempscale", "weiper"}
 )  # fmt: skip
 
 _things = registry.things("scores")
