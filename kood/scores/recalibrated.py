@@ -124,13 +124,13 @@ class OpenMax(Fitted):
         logits = self.checked(logits, classes, "logits")
         ranked, index = ops.top_k(logits, classes)
         revised = min(self.alpha, classes)
-        weights = (revised - np.arange(revised, dtype="float32")) / revised
+        weights = ops.cast(revised - ops.arange(revised), "float32") / revised
         index = index[:, :revised]
         away = ops.expand_dims(logits, 1) - ops.take(means, index, axis=0)
         distance = ops.sqrt(ops.sum(ops.square(away), axis=-1))
         center, scale, shape = (ops.take(self.fitted(name), index, axis=0) for name in ("center", "scale", "shape"))
         # As a power of nearly 1 it would lose its digits; e^e^5 is past what float32 has.
-        power = ops.exp(ops.clip(shape * ops.log1p(ops.maximum((distance - center) / scale, -0.999)), -80.0, 5.0))
+        power = ops.exp(ops.clip(shape * _log1p((distance - center) / scale), -80.0, 5.0))
         taken = -ops.expm1(-power) * weights * ranked[:, :revised]
         known = ops.concatenate([ranked[:, :revised] - taken, ranked[:, revised:]], axis=-1)
         return ops.sum(taken, axis=-1) - ops.logsumexp(known, axis=-1)
@@ -144,6 +144,14 @@ def _labelled(score, features, labels, logits):
     if labels.min() < 0 or labels.max() >= logits.shape[1]:
         raise ValueError(f"labels must be from 0 to {logits.shape[1] - 1}, as the logits have so many classes.")
     return logits, labels
+
+
+def _log1p(x):
+    """ln(1 + x) to its last digits near 0, which LiteRT and OpenVINO have not."""
+    near = ops.abs(x) < 0.02
+    r = ops.where(near, x, 0.0)
+    series = r * (1 - r * (1 / 2 - r * (1 / 3 - r * (1 / 4 - r * (1 / 5 - r / 6)))))
+    return ops.where(near, series, ops.log(ops.maximum(1.0 + x, 1e-3)))
 
 
 def _weibull(values, steepest):
