@@ -118,7 +118,7 @@ class WeiPer(Fitted):
 
     def _divergence(self, values, of, lift):
         """D(p || q) + D(q || p) (B,) of the histograms of the values (B, M)."""
-        edges, p = self.fitted(f"{of}edges"), self.fitted(f"{of}density")
+        edges, p = (ops.convert_to_tensor(self.fitted(f"{of}{name}")) for name in ("edges", "density"))
         width = values.shape[1]
         step = max(1, _AT_ONCE // width)
         above = []
