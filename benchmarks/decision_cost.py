@@ -28,7 +28,10 @@ from kood.outputs import forward_of, run_over
 from kood.scorer import Scorer
 
 CLASSES = 10
-SCORES = ["msp", "energy", "gen", "mahalanobis", "vim", "knn", "ash"]
+SCORES = [
+    "msp", "energy", "gen", "mahalanobis", "vim", "knn", "ash", "tempscale", "openmax", "nci", "gradnorm", "relation",
+    "weiper",
+]  # fmt: skip
 
 
 def seconds(call, batches) -> float:

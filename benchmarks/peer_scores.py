@@ -100,6 +100,13 @@ def compare(fit: dict, own: dict, classes: np.ndarray, kernel: np.ndarray, bias:
         "klmatching": (
             lambda: peers.KLMatching(None).fit_logits(known["logits"], labels).predict_logits(logits), "", lambda x: x
         ),
+        "nci:alpha=0.01": (
+            lambda: peers.NCI(None, linear(), 0.01).fit_features(known_single).predict_features(single), "",
+            lambda x: x,
+        ),
+        "gradnorm": (
+            lambda: peers.GradNorm(linear(), lambda name: name == "weight").predict(single), "", lambda x: x
+        ),
         "mahalanobis": (
             lambda: peers.Mahalanobis(None).fit_features(known_few, labels).predict_features(few), "2N x",
             lambda x: 2 * len(classes) * x,

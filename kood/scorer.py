@@ -76,12 +76,17 @@ class Scorer:
         return {*self.inputs.values(), *_weights(self._class)} <= set(available)
 
     @property
+    def held_out(self) -> bool:
+        """Whether it is fitted to validation images where there are any, and not to those of the training."""
+        return bool(getattr(self._class, "held_out", False))
+
+    @property
     def is_ready(self) -> bool:
         """Whether it can score: a plain one can, a fitted one once it is fitted."""
         return self._function is not None
 
     def fit(self, outputs: Mapping[str, np.ndarray], labels: np.ndarray, head: Any) -> "Scorer":
-        """Fits the score to training images; does nothing for a plain one.
+        """Fits the score to known images; does nothing for a plain one.
 
         Args:
             outputs: The classifier's outputs for them.

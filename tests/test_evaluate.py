@@ -18,7 +18,7 @@ from kood.detector.tuning import mean_auroc
 from kood.errors import UserError
 from kood.outputs import outputs_of
 from kood.scorer import Scorer, applicable, linear_weights
-from kood.scores import ON_REQUEST
+from kood.scores import ON_REQUEST, TempScale
 
 pytestmark = pytest.mark.backend  # Run once under each Keras backend.
 
@@ -219,13 +219,39 @@ def test_a_fitted_score_comes_back_from_its_state(name):
     assert scorer.is_fitted == bool(scorer.state)
 
 
+def test_a_temperature_is_fitted_to_images_that_nothing_was_trained_on(classifier):
+    """Where there are any, whether they are measured themselves or not; another score is fitted as before."""
+    seen, unseen = images(200, 1), images(40, 2)
+    unseen = ImageSet(
+        unseen.images, np.where(np.arange(40) < 10, (unseen.labels + 1) % 4, unseen.labels), unseen.class_names
+    )
+    expected = {
+        name: TempScale().fit(o["features"], of.labels, o["logits"]).get_state()["temperature"]
+        for name, of in (("seen", seen), ("unseen", unseen))
+        for o in [outputs_of(classifier, of.images, 512)]
+    }
+    assert expected["unseen"] > 1.5 * expected["seen"]
+    means = []
+    for held, which in ((unseen, "unseen"), (None, "seen")):
+        measuring = Measuring(classifier, class_names=seen.class_names, scores=["tempscale", "openmax"])
+        measuring.fit_scores(seen, held)
+        states = [measuring.scorers[name].state or {} for name in ("tempscale", "openmax")]
+        np.testing.assert_allclose(states[0]["temperature"], expected[which], rtol=1e-4)
+        means.append(states[1]["means"])
+    np.testing.assert_allclose(*means, rtol=1e-5)
+    given = {"calibration": images(60, 3), "test": images(80, 4), "near": {"bright": images(50, 5, 180)}, "far": {}}
+    for options in ({"validation": unseen}, {"validation": None, "held_out": unseen}):
+        result = evaluate(classifier, train=seen, **given, **options, names=["tempscale"], headline="tempscale")
+        np.testing.assert_allclose(result.state["temperature"], expected["unseen"], rtol=1e-4)
+
+
 def test_what_is_measured_on_request_is_a_score():
     assert set(registry.room("scores")) > ON_REQUEST
     assert not ON_REQUEST & {"msp", "max_logit", "energy", "entropy", "max_cosine", "mahalanobis", "knn", "vim"}
 
 
 def test_scores_of_a_linear_head_are_left_out_under_an_angular_one(classifier):
-    linear = {"ash", "dice", "fdbd", "react", "scale"}
+    linear = {"ash", "dice", "fdbd", "gradnorm", "nci", "react", "scale", "weiper"}
     without = applicable(["features", "logits", "cosines"])
     assert set(applicable(["features", "logits", "cosines", "kernel", "bias"])) - set(without) == linear
     head = heads.Softmax(3)

@@ -319,7 +319,7 @@ def test_what_is_fitted_does_not_depend_on_the_size_of_the_blocks(name, block, m
             np.testing.assert_allclose(value, whole[key], rtol=2e-5, atol=2e-6)
 
 
-@pytest.mark.parametrize("name", sorted({*FITTED} - {"KNN", "NNGuide"}))
+@pytest.mark.parametrize("name", sorted({*FITTED} - {"KNN", "NNGuide", "Relation"}))
 def test_fitting_what_lies_on_disk_takes_no_more_memory_for_more_rows(name, tmp_path):
     def peak(count):
         features, labels, logits, _, _ = blobs(count)
@@ -368,7 +368,7 @@ def test_a_limit_keeps_features_at_equal_distances(name):
 
 
 #: They take the length of a feature for confidence, and what is far here is long.
-OF_LENGTH = {"ASH", "DICE", "SCALE", "ReAct", "SHE", "NNGuide"}
+OF_LENGTH = {"ASH", "DICE", "SCALE", "ReAct", "SHE", "NNGuide", "NCI", "GradNorm", "TempScale"}
 
 
 @pytest.mark.parametrize("name", sorted({*FITTED} - OF_LENGTH))

@@ -36,6 +36,11 @@ _KEPT = 16
 KNOWN, PERHAPS = ("fit", "calibrate", "id"), ("fit", "calibrate")
 
 
+def _known(outputs: Outputs, labels: np.ndarray | None) -> np.ndarray:
+    """The labels; of images without any, what each is labelled as."""
+    return outputs["logits"].argmax(axis=1) if labels is None else labels
+
+
 class Measuring:
     """A classifier and its scores: images of any kind in, scores out. `Detector` is this with a decision.
 
@@ -256,14 +261,19 @@ class Measuring:
         given = ops.convert_to_numpy(self.classifier.preprocess(pixels.astype("float32"))) if is_bytes else pixels
         return check_range(self.classifier.model, given)
 
-    def fit_scores(self, train: ImageSet) -> None:
+    def fit_scores(self, train: ImageSet, held_out: ImageSet | None = None) -> None:
         """Fits the scores that have a state on training images; looks at none where there is no such score.
+
+        Args:
+            train: Training images.
+            held_out: Known images that nothing was trained on, for the scores that ask for such; without them these
+                are fitted on the training images too.
 
         Raises:
             UserError: a named score that these images cannot fit.
         """
         if any(scorer.is_fitted for scorer in self.scorers.values()):
-            self._fit(self._set(train), train.known_labels)
+            self._fit(self._set(train), train.known_labels, held_out)
 
     def tune_scores(self, train: ImageSet, held: Mapping[str, ImageSet]) -> dict[str, Outputs]:
         """Chooses the options of scores that have usual values, and then fits as `fit_scores` does.
@@ -290,14 +300,18 @@ class Measuring:
             self.choice = Choice(chosen.get(self.choice.score, self.choice.score))
         self.__dict__.pop("_normal", None)
         if learned:
-            self._fit(learned, labels)
+            self._fit(learned, labels, held.get("validation"))
         return found
 
-    def _fit(self, outputs: Outputs, labels: np.ndarray | None) -> None:
-        known = outputs["logits"].argmax(axis=1) if labels is None else labels
+    def _fit(self, outputs: Outputs, labels: np.ndarray | None, held_out: ImageSet | None = None) -> None:
+        seen = unseen = outputs, _known(outputs, labels)
+        if held_out is not None and len(held_out) and any(one.held_out for one in self.scorers.values()):
+            passed = self._set(held_out)
+            unseen = passed, _known(passed, held_out.known_labels)
         for name in list(self.scorers):
             try:
-                self.scorers[name].fit(outputs, known, self.classifier.head)
+                scorer = self.scorers[name]
+                scorer.fit(*(unseen if scorer.held_out else seen), self.classifier.head)
             except UserError as error:
                 if name in self._named:
                     raise

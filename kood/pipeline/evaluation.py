@@ -72,7 +72,7 @@ class Validation(Stage):
             if self.recipe.evaluate.tune:
                 passed = measuring.tune_scores(rows.images("train"), sets)
             else:
-                measuring.fit_scores(rows.images("train"))
+                measuring.fit_scores(rows.images("train"), held)
             found = measuring.measure(sets, bar.update, passed)
         correct = found.correct("validation")
         _write(folder / "validation.npz", found.scores, correct=correct)
@@ -136,6 +136,7 @@ class Evaluation(Stage):
                 near=near,
                 far=far,
                 validation_ood=validation_ood,
+                held_out=images["validation"],
                 names=self.recipe.evaluate.scores,
                 headline=self.recipe.evaluate.headline,
                 tune=self.recipe.evaluate.tune,

@@ -7,7 +7,8 @@ Keras operations on float32, so that it works on NumPy arrays and on tensors, in
 an exported graph; `get_state` and `from_state` carry it through an `.npz` file without pickle.
 
 `fit` of a score that reworks a linear head asks for `kernel` (D, K) and `bias` (K,) without a default: it does not
-apply to a head that has none.
+apply to a head that has none. A class with `held_out = True` is fitted to validation images where there are any, and
+otherwise to those of the training as the others are.
 
 The options of a score are the parameters of its function that have a default, or those of its `__init__`; a recipe and
 the command line name them after it (`kood.specs`). `usual`, an attribute with literals of either, {option: values},
@@ -35,11 +36,12 @@ from typing import TYPE_CHECKING, Any
 
 from kood import registry
 
-#: Scores that are measured where a recipe names them only: one that compares each image with a whole bank once more,
+#: Scores that are measured where a recipe names them only: those that compare each image with a whole bank once more,
 #: some that take features for activations of a ReLU, some for classifiers that hardly err, and near twins of others.
 #: A long list costs time, and the headline that few validation images choose from it is chance.
 ON_REQUEST = frozenset(
-    {"angular_energy", "ash", "dice", "klmatching", "nnguide", "odin", "odin_temperature", "scale", "she"}
+    {"angular_energy", "ash", "dice", "gradnorm", "klmatching", "nci", "nnguide", "odin", "odin_temperature", "openmax",
+     "relation", "scale", "she", "tempscale", "weiper"}
 )  # fmt: skip
 
 _things = registry.things("scores")

@@ -4,9 +4,17 @@ import numpy as np
 from keras import ops
 from scipy.spatial.distance import pdist, squareform
 
-from kood.scores.fitting import Fitted, array, class_indices, linear_head, log_softmax, rows_of_logits
+from kood.scores.fitting import (
+    Fitted,
+    array,
+    class_indices,
+    linear_head,
+    log_softmax,
+    rightly_classified,
+    rows_of_logits,
+)
 from kood.scores.plain import float32, log_probabilities
-from kood.scores.streaming import blocks, class_sums, mean_row
+from kood.scores.streaming import blocks, mean_row
 
 __all__ = ["FDBD", "SHE", "KLMatching"]
 
@@ -81,16 +89,8 @@ class SHE(Fitted):
         features = array("features", features)
         labels = class_indices(features, labels)
         logits = rows_of_logits("SHE", features, logits)
-        right = np.concatenate([block.argmax(axis=1) for (block,) in blocks(logits)]) == labels
-        counts = np.bincount(labels[right], minlength=logits.shape[1])
-        if (counts == 0).any():
-            missing = ", ".join(map(str, np.flatnonzero(counts == 0)[:5]))
-            raise ValueError(
-                f"SHE needs an image of every class that is classified rightly; there is none of {missing}."
-            )
-        # Those that are classified wrongly go to a row past the last class.
-        patterns = class_sums(features, np.where(right, labels, len(counts)), len(counts) + 1)[:-1]
-        self.state = {"patterns": (patterns / counts[:, None]).astype(np.float32)}
+        patterns, _ = rightly_classified("SHE", features, labels, logits)
+        self.state = {"patterns": patterns.astype(np.float32)}
         return self
 
     def score(self, features, logits):

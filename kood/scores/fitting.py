@@ -7,7 +7,7 @@ import numpy as np
 from keras import ops
 
 from kood.scores.plain import float32
-from kood.scores.streaming import blocks
+from kood.scores.streaming import blocks, class_sums
 
 
 def array(name, values, ndim=2):
@@ -47,12 +47,33 @@ def rows_of_logits(score, features, logits):
     return logits
 
 
+def rightly_classified(score, values, labels, logits):
+    """Mean values (K, D) of each class's rightly classified rows, and which rows (N,) these are."""
+    right = np.concatenate([block.argmax(axis=1) for (block,) in blocks(logits)]) == labels
+    counts = np.bincount(labels[right], minlength=logits.shape[1])
+    if (counts == 0).any():
+        missing = ", ".join(map(str, np.flatnonzero(counts == 0)[:5]))
+        raise ValueError(
+            f"{score} needs an image of every class that is classified rightly; there is none of {missing}."
+        )
+    # Those that are classified wrongly go to a row past the last class.
+    sums = class_sums(values, np.where(right, labels, len(counts)), len(counts) + 1)[:-1]
+    return sums / counts[:, None], right
+
+
 def linear_head(width, kernel, bias):
     """Kernel (D, K) and bias (K,) of a linear head, float64."""
     kernel, bias = (np.asarray(array(*part), np.float64) for part in (("kernel", kernel), ("bias", bias, 1)))
     if kernel.shape != (width, len(bias)):
         raise ValueError(f"kernel must have the shape ({width}, {len(bias)}); its shape is {kernel.shape}.")
     return kernel, bias
+
+
+def whole(name, value):
+    """A whole number from 1."""
+    if isinstance(value, bool) or int(value) != value or value < 1:
+        raise ValueError(f"{name} must be a whole number, at least 1; it is {value!r}.")
+    return int(value)
 
 
 def fraction(name, value):
@@ -85,6 +106,8 @@ class Fitted:
 
     #: The names of the arrays in the state.
     STATE: tuple[str, ...] = ()
+    #: Whether it is fitted to validation images where there are any, and not to those of the training.
+    held_out = False
 
     def __init__(self):
         self.state = {}

@@ -1,4 +1,4 @@
-"""Scores from the nearest ID features: KNN and NNGuide."""
+"""Scores from the ID features near by: KNN, NNGuide and Relation."""
 
 from typing import Any
 
@@ -6,22 +6,16 @@ import numpy as np
 from keras import ops
 
 from kood.geometry import unit
-from kood.scores.fitting import Fitted, array, rows_of_logits
+from kood.scores.fitting import Fitted, array, fraction, log_softmax, rows_of_logits, whole
 from kood.scores.plain import float32
 from kood.scores.streaming import blocks, spread
 
-__all__ = ["KNN", "NNGuide"]
+__all__ = ["KNN", "NNGuide", "Relation"]
 
 
 def _enough(kept, k):
     if kept < k:
         raise ValueError(f"There are {kept} features, fewer than k={k}; fit more or choose a smaller k.")
-
-
-def _whole(name, value):
-    if isinstance(value, bool) or int(value) != value or value < 1:
-        raise ValueError(f"{name} must be a whole number, at least 1; it is {value!r}.")
-    return int(value)
 
 
 def _bank(features, limit, logits=None):
@@ -65,18 +59,43 @@ def _largest(values, k, groups):
     return found, ops.take_along_axis(columns, ops.cast(chosen, "int32"), axis=-1)
 
 
-class _Neighbours(Fitted):
+class _Bank(Fitted):
+    """Fitted features and what is kept beside them, compared in blocks."""
+
+    #: The arrays with a row for each feature that is kept.
+    ROWS: tuple[str, ...] = ("bank",)
+    #: Fitted features compared at once: bounds the memory to (B, this).
+    BLOCK = 32_768
+
+    def __init__(self, limit):
+        super().__init__()
+        self.limit = whole("limit", limit)
+
+    def read(self):
+        """The rows in transposed blocks, (D, at most `BLOCK`), as products with them are fastest."""
+        kept = {name: self.array(name) for name in self.ROWS}
+        starts = range(0, len(kept["bank"]), self.BLOCK)
+        return {
+            f"{name}_{start}": np.ascontiguousarray(rows[start : start + self.BLOCK].T)
+            for name, rows in kept.items()
+            for start in starts
+        }
+
+    def _blocks(self, of="bank"):
+        kept = self._placed or self.read()
+        return [ops.convert_to_tensor(block) for name, block in kept.items() if name.startswith(f"{of}_")]
+
+
+class _Neighbours(_Bank):
     """Fitted features, searched for the nearest."""
 
     STATE = ("bank", "k")
-    #: Fitted features compared at once: bounds the memory to (B, this).
-    BLOCK = 32_768
     #: See `_largest`.
     GROUPS = 16
 
     def __init__(self, k, limit):
-        super().__init__()
-        self.k, self.limit = _whole("k", k), _whole("limit", limit)
+        self.k = whole("k", k)
+        super().__init__(limit)
 
     def restored(self):
         self.k = int(self.state["k"])
@@ -86,16 +105,6 @@ class _Neighbours(Fitted):
         self.state = {"bank": bank, "k": np.array(self.k)}
         self.restored()
         return self
-
-    def read(self):
-        """The bank in transposed blocks, (D, at most `BLOCK`), as products with them are fastest."""
-        bank = self.array("bank")
-        starts = range(0, len(bank), self.BLOCK)
-        return {f"bank_{start}": np.ascontiguousarray(bank[start : start + self.BLOCK].T) for start in starts}
-
-    def _blocks(self):
-        kept = self._placed or self.read()
-        return [ops.convert_to_tensor(block) for block in kept.values()]
 
     def _row(self, blocks, rows):
         """The rows (B, D) of the bank with these numbers (B,)."""
@@ -229,3 +238,62 @@ class NNGuide(_Neighbours):
         features = unit(self.checked(features, blocks[0].shape[0]), axis=-1)
         guidance = ops.mean(self._nearest(blocks, features)[0], axis=-1)
         return -guidance * ops.logsumexp(float32(logits), axis=-1)
+
+
+class Relation(_Bank):
+    """Neural relation graph: minus the mean relation to the ID images.
+
+    -1/N sum over i of k(x, z_i)^power, k(x, z) = max(0, cos(x, z)) p(x)^T p(z), of the relations above `threshold`;
+    p is the softmax. A zero feature has relation 0 with all.
+
+    Source: Kim et al. 2023, arXiv:2301.12321. (OpenOOD and the authors' code answer the sum, which orders alike; the
+    threshold is theirs, and `usual` OpenOOD's.)
+
+    Args:
+        power: Exponent of a relation, above 0.
+        threshold: Relations up to this one count nothing, from 0 to below 1.
+        limit: Most features that are kept, as for `KNN`.
+
+    Raises:
+        ValueError: `power` not above 0, `threshold` outside [0, 1), `limit` below 1.
+    """
+
+    ROWS = ("bank", "posteriors")
+    STATE = (*ROWS, "power", "threshold")
+    usual = {"power": (1, 2, 4, 6, 8)}
+
+    def __init__(self, power=1, threshold=0.03, limit=50_000):
+        super().__init__(limit)
+        if not power > 0:
+            raise ValueError(f"power must be above 0; it is {power!r}.")
+        self.power, self.threshold = float(power), fraction("threshold", threshold)
+
+    def restored(self):
+        self.power, self.threshold = float(self.state["power"]), float(self.state["threshold"])
+
+    def fit(self, features, labels=None, logits=None):
+        """Keeps the directions of the features and their posteriors."""
+        features = array("features", features)
+        logits = rows_of_logits("Relation", features, logits)
+        kept = spread(len(features), self.limit)
+        posteriors = [np.exp(log_softmax(np.asarray(logits[rows], np.float64))) for (rows,) in blocks(kept)]
+        self.state = {
+            "bank": _bank(features, self.limit),
+            "posteriors": np.concatenate(posteriors).astype(np.float32),
+            "power": np.array(self.power),
+            "threshold": np.array(self.threshold),
+        }
+        return self
+
+    def score(self, features, logits):
+        """Minus the mean relation: float32 (B,) in [-1, 0]."""
+        banks, posteriors = self._blocks(), self._blocks("posteriors")
+        features = unit(self.checked(features, banks[0].shape[0]), axis=-1)
+        p = ops.softmax(self.checked(logits, posteriors[0].shape[0], "logits"))
+        total, count = 0.0, 0
+        for bank, posterior in zip(banks, posteriors, strict=True):
+            relation = ops.maximum(ops.matmul(features, bank), 0.0) * ops.matmul(p, posterior)
+            counted = ops.where(relation > self.threshold, relation, 0.0)
+            total = total + ops.sum(counted if self.power == 1 else ops.power(counted, self.power), axis=-1)
+            count += bank.shape[1]
+        return -total / count

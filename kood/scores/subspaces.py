@@ -3,7 +3,7 @@
 import numpy as np
 from keras import ops
 
-from kood.scores.fitting import Fitted, array, linear_head, same_length
+from kood.scores.fitting import Fitted, array, linear_head, same_length, whole
 from kood.scores.plain import float32
 from kood.scores.streaming import blocks, mean_row
 
@@ -18,9 +18,7 @@ class _PrincipalSpace(Fitted):
 
     def __init__(self, dim=None):
         super().__init__()
-        if dim is not None and (isinstance(dim, bool) or int(dim) != dim or dim < 1):
-            raise ValueError(f"dim must be a whole number, at least 1; it is {dim!r}.")
-        self.dim = None if dim is None else int(dim)
+        self.dim = None if dim is None else whole("dim", dim)
 
     def restored(self):
         self.dim = int(self.state["dim"])

@@ -32,6 +32,8 @@ CASES = [("Softmax", "energy"), ("CosFace", "msp"), ("ArcFace", "max_cosine"), (
          ("Softmax", "vim"), ("CosFace", "mahalanobis"), ("SphereFace", "knn"), ("Softmax", "ash"), ("Softmax", "dice"),
          ("Softmax", "react"), ("Softmax", "scale"), ("Softmax", "fdbd"), ("CosFace", "klmatching"),
          ("Softmax", "nnguide"), ("CosFace", "relativemahalanobis"), ("CosFace", "residual"),
+         ("CosFace", "tempscale"), ("CosFace", "openmax"), ("CosFace", "relation:power=2"), ("Softmax", "nci"),
+         ("Softmax", "gradnorm"), ("Softmax", "weiper:repeats=5"),
          ("CosFace", "angular_energy"), ("Softmax", "gen"), ("Softmax", "odin_temperature"),
          ("Softmax", "odin"), ("CosFace", "odin"), ("Softmax", "odin:epsilon=0.05,temperature=2"),
          ("Softmax", "ash:share=0.4,variant=B"), ("Softmax", "knn:k=3"),
@@ -246,7 +248,7 @@ def test_what_a_score_was_fitted_on_is_saved_once_beside_the_graph(tmp_path, sco
 @pytest.mark.parametrize(
     ("head", "score"), [("Softmax", "vim"), ("CosFace", "mahalanobis"), ("CosFace", "relativemahalanobis"),
                         ("Softmax", "residual"), ("Softmax", "dice"), ("Softmax", "fdbd"), ("CosFace", "klmatching"),
-                        ("Softmax", "react")]
+                        ("Softmax", "react"), ("Softmax", "nci"), ("CosFace", "openmax"), ("Softmax", "weiper")]
 )  # fmt: skip
 def test_every_fitted_array_is_a_variable(tmp_path, head, score):
     given = prepared(tmp_path, head, score)
