@@ -238,6 +238,7 @@ def test_the_options_of_a_head(tiny):
         ("curricularface", {"momentum": 0.9}),
         ("adaface", {"h": 0.5, "momentum": 0.0}),
         ("logitnorm", {"temperature": 0.1}),
+        ("t2fnorm", {"temperature": 0.1}),
         ("normface", {"scale": "auto"}),
     ):
         settings = ", ".join(f"{key} = {value!r}" for key, value in options.items())

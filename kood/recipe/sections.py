@@ -129,7 +129,7 @@ class Head(BaseModel):
         sub_centers: Prototypes a class (SubCenterArcFace).
         momentum: Share of the old value in the running means of CurricularFace and AdaFace.
         h: How strongly AdaFace's margin follows the length of a feature.
-        temperature: Divisor of the normalized logits (LogitNorm).
+        temperature: Divisor of the normalized logits (LogitNorm) or features (T2FNorm).
     """
 
     # Options of other heads are theirs to name; `_check` refuses what a head does not take.
