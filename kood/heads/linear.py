@@ -11,7 +11,7 @@ from kood.heads.angular import Head
 __all__ = ["LogitNorm", "Softmax", "T2FNorm"]
 
 
-def _checked_temperature(temperature):
+def checked_temperature(temperature):
     temperature = float(temperature)
     if not (math.isfinite(temperature) and temperature > 0):
         raise ValueError(f"temperature must be a finite number above 0; it is {temperature!r}.")
@@ -80,7 +80,7 @@ class LogitNorm(Softmax):
 
     def __init__(self, num_classes, temperature=0.04, **kwargs):
         super().__init__(num_classes, **kwargs)
-        self.temperature = _checked_temperature(temperature)
+        self.temperature = checked_temperature(temperature)
 
     def call(self, features, labels=None, training=None):
         """Logits, of one length 1/T in the rows that have a label.
@@ -133,7 +133,7 @@ class T2FNorm(Head):
 
     def __init__(self, num_classes, temperature=0.1, **kwargs):
         super().__init__(num_classes, **kwargs)
-        self.temperature = _checked_temperature(temperature)
+        self.temperature = checked_temperature(temperature)
         self.linear = Softmax(num_classes)
 
     def build(self, features_shape):

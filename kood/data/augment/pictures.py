@@ -138,8 +138,8 @@ def fourier_noise(count: int, shape: tuple[int, int, int], rng: np.random.Genera
     frequency[0, 0] = np.inf  # No mean.
     noise = rng.standard_normal((count, channels + 1, height, width), np.float32)
     shared = rng.random((count, 1, 1, 1))
-    noise = np.sqrt(shared) * noise[:, :1] + np.sqrt(1.0 - shared) * noise[:, 1:]
+    mixed = np.sqrt(shared) * noise[:, :1] + np.sqrt(1.0 - shared) * noise[:, 1:]
     falling = frequency ** -rng.uniform(0.5, 2.0, (count, 1, 1, 1))
-    found = np.fft.irfft2(np.fft.rfft2(noise) * falling, s=(height, width))
+    found = np.fft.irfft2(np.fft.rfft2(mixed) * falling, s=(height, width))
     found /= 4.0 * np.maximum(found.std(axis=(2, 3), keepdims=True), 1e-12)
     return np.clip(np.moveaxis(found, 1, 3) + 0.5, 0.0, 1.0)
