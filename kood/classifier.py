@@ -28,7 +28,8 @@ class Classifier(TrainStep):
 
     With class weights w the cross-entropy of an in-distribution row with the label p counts sum over classes of p_k w_k
     times, the expected weight of its class. The mean stays one over the number of rows I: weights whose mean over the
-    training images is 1 leave the loss at its size, and a batch weighs the same on one device and on several.
+    training images is 1 leave the loss at its size, and a batch weighs the same on one device and on several. A head
+    that has a `dispersion(features, labels)` adds it to the loss.
 
     Args:
         backbone: Model, images (B, H, W, C) in [-1, 1] -> features (B, D).
@@ -78,7 +79,8 @@ class Classifier(TrainStep):
         self.class_weight = None if class_weight is None else tuple(map(float, class_weight))
         self.frozen_statistics = frozen_statistics
         self.step = None
-        self.watch("cross_entropy", *(["exposure"] if exposure else []))
+        self._disperses = hasattr(head, "dispersion")
+        self.watch("cross_entropy", *(["dispersion"] if self._disperses else []), *(["exposure"] if exposure else []))
         if exposure:
             self._exposure_of = registry.obtain("losses", exposure)
             parameters = list(inspect.signature(self._exposure_of).parameters)
@@ -114,7 +116,8 @@ class Classifier(TrainStep):
             training: Whether layers run in training mode.
 
         Returns:
-            {"cross_entropy": scalar, "exposure": scalar, already weighted, where there is an exposure}.
+            {"cross_entropy": scalar; "dispersion": scalar, where the head has one; "exposure": scalar, where there is
+            one}, the last two already weighted.
         """
         given, outlier = ops.cast(batch["label"], "float32"), ops.cast(batch["is_outlier"], "float32")
         label = ops.where(outlier[:, None] > 0, 0.0, given)
@@ -122,11 +125,13 @@ class Classifier(TrainStep):
         features = ops.cast(self.backbone(batch["image"], training=moving), "float32")
         if self.exposure and self.reach == "head":
             features = ops.where(outlier[:, None] > 0, ops.stop_gradient(features), features)
+        # Before the head keeps what it made of these rows.
+        dispersion = {"dispersion": self.head.dispersion(features, label)} if self._disperses else {}
         logits = self._logits(features, label, training)
         rows = loss_functions.cross_entropy(logits, label)
         if self.class_weight is not None:
             rows = rows * ops.sum(label * ops.convert_to_tensor(self.class_weight, "float32"), axis=-1)
-        terms = {"cross_entropy": _mean(rows, 1.0 - outlier)}
+        terms = {"cross_entropy": _mean(rows, 1.0 - outlier), **dispersion}
         if self.exposure:
             if self.virtual is not None and training:
                 self.virtual.keep(everyone(ops.stop_gradient(features)), everyone(label), everyone(outlier))

@@ -18,7 +18,7 @@ from kood.diffusion.denoiser import Denoiser
 from kood.nets import backbones, denoisers
 
 SHAPE, CLASSES = (8, 8, 1), 4
-HEADS = ("ArcFace", "AdaCos", "CurricularFace", "AdaFace")
+HEADS = ("ArcFace", "AdaCos", "CurricularFace", "AdaFace", "CIDER")
 #: Few: at a value within rounding of a ReLU's kink the gradients of two orders of summation part, and Adam amplifies
 #: that from step to step.
 EPOCHS, STEPS = 2, 1
@@ -51,7 +51,7 @@ def make(start):
         weight.assign(weight + 0.05 * rng.normal(size=weight.shape))
     Denoiser(network, num_steps=100, prediction="v", seed=5).save(start / "denoiser.keras")
     weights = {"AdaFace": (0.25, 0.5, 1.25, 2.0)}
-    for name in ("CurricularFace", "AdaFace"):
+    for name in ("CurricularFace", "AdaFace", "CIDER"):
         classifier(name, backbones.small_cnn(SHAPE), weights.get(name)).save(start / f"{name}.keras")
 
 

@@ -122,7 +122,10 @@ def test_two_devices_give_the_numbers_of_one(start, one_device, backend, devices
     launch(backend, ["tests.device_probe", str(devices), str(out), str(start)], processes)
     ranks = [read(out.with_name(f"{out.name}-{rank}.npz")) for rank in range(processes)]
     kinds = {key.split("/")[0] for key in expected}
-    assert kinds == {"ArcFace", "AdaCos", "CurricularFace", "AdaFace", "denoiser", "sample"} and len(expected) > 100
+    assert (
+        kinds == {"ArcFace", "AdaCos", "CurricularFace", "AdaFace", "CIDER", "denoiser", "sample"}
+        and len(expected) > 100
+    )
     for found in ranks:
         assert found.keys() == expected.keys()
         for key, value in expected.items():

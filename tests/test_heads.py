@@ -9,6 +9,7 @@ import pytest
 from keras import ops
 
 from kood import heads
+from kood.scorer import linear_weights
 
 pytestmark = pytest.mark.backend  # Run once under each Keras backend.
 
@@ -334,7 +335,8 @@ def test_no_policy_rounds_float32_features_or_labels(name, policy):
 @pytest.mark.parametrize("name", EVERY)
 @pytest.mark.parametrize("dtype", ["float32", "float16", pytest.param("bfloat16", marks=pytest.mark.one_backend)])
 def test_gradients_are_finite_at_hard_features(name, dtype):
-    head = made(name)
+    # At its usual temperature the true gradient of the square is past what float16 holds.
+    head = made(name, temperature=1.0) if name in ("CIDER", "T2FNorm") else made(name)
     prototypes = np.eye(CLASSES, WIDTH, dtype="float32")
     if name in ANGULAR:
         prototypes = numbers(head.prototypes).T[:: head.sub_centers].astype("float32")
@@ -390,7 +392,15 @@ def test_a_zero_feature_still_learns(name):
 
 @pytest.mark.parametrize("name", EVERY)
 def test_config_round_trip(name):
-    others = {"margin": 1.25, "scale": 7, "sub_centers": 2, "momentum": 0.5, "h": 0.25, "temperature": 3}
+    others = {
+        "margin": 1.25,
+        "scale": 7,
+        "sub_centers": 2,
+        "momentum": 0.5,
+        "h": 0.25,
+        "temperature": 3,
+        "dispersion_weight": 2,
+    }
     asked = inspect.signature(getattr(heads, name).__init__).parameters
     takes = [p for p in asked if p not in ("self", "num_classes", "kwargs")]
     head = made(name, **{key: others[key] for key in takes})
@@ -473,13 +483,13 @@ def test_fit_lowers_the_loss(name):
         assert scale != pytest.approx(math.sqrt(2) * math.log(CLASSES - 1), rel=1e-3)
 
 
-@pytest.mark.parametrize("name", ANGULAR)
+@pytest.mark.parametrize("name", [n for n in ANGULAR if n != "CIDER"])  # Which has a temperature instead.
 def test_automatic_scale(name):
     head = made(name)
     assert float(ops.convert_to_numpy(head.scale)) == pytest.approx(math.sqrt(2) * math.log(CLASSES - 1), rel=1e-6)
 
 
-@pytest.mark.parametrize("name", [n for n in ANGULAR if n != "AdaCos"])
+@pytest.mark.parametrize("name", [n for n in ANGULAR if n not in ("AdaCos", "CIDER")])
 def test_scale_is_a_number_or_automatic(name):
     head = getattr(heads, name)
     assert head(CLASSES, scale=64).scale == 64
@@ -501,6 +511,9 @@ def test_defaults_are_the_papers():
     assert (curricular.margin, curricular.momentum) == (0.5, 0.99)
     assert (ada.margin, ada.h, ada.momentum) == (0.4, 0.333, 0.99)
     assert heads.LogitNorm(9).temperature == 0.04
+    assert heads.T2FNorm(9).temperature == 0.1
+    cider = heads.CIDER(9)
+    assert (cider.temperature, cider.momentum, cider.dispersion_weight) == (0.1, 0.95, 0.5)
 
 
 @pytest.mark.parametrize(
@@ -528,6 +541,10 @@ def test_impossible_margins_are_refused(name, margin):
         ("AdaFace", "momentum", [1.0, -0.1, float("nan")]),
         ("AdaFace", "h", [0, -1, float("nan"), float("inf")]),
         ("LogitNorm", "temperature", [0, -1, float("nan"), float("inf")]),
+        ("T2FNorm", "temperature", [0, -1, float("nan"), float("inf")]),
+        ("CIDER", "temperature", [0, -1, float("nan"), float("inf")]),
+        ("CIDER", "momentum", [1.0, -0.1, float("nan")]),
+        ("CIDER", "dispersion_weight", [-0.1, float("nan")]),
     ],
 )
 def test_other_impossible_options_are_refused(name, option, wrong):
@@ -543,7 +560,7 @@ def test_impossible_numbers_of_classes_are_refused(name, classes):
         getattr(heads, name)(classes)
 
 
-@pytest.mark.parametrize("name", [*ANGULAR, "LogitNorm"])
+@pytest.mark.parametrize("name", [*ANGULAR, "LogitNorm", "T2FNorm"])
 def test_labels_of_another_shape_are_refused(name):
     features = np.ones((4, WIDTH), "float32")
     for labels in (
@@ -613,6 +630,133 @@ def test_the_gradient_of_logit_norm_is_at_right_angles_to_the_logits():
     np.testing.assert_allclose(found, expected, atol=1e-5)
     np.testing.assert_allclose((found * features).sum(axis=1), 0, atol=1e-5)
     assert np.abs(found).max() > 0.1
+
+
+# T2FNorm
+
+
+def t2f_norm64(features, kernel, bias, temperature):
+    """Plain logits and those of features of one length, the kernel as the optimizer sees it."""
+    features = np.float64(features)
+    length = np.linalg.norm(features, axis=1, keepdims=True)
+    unit = features / np.where(length > 0, length, 1)
+    return features @ kernel / temperature + bias, unit @ kernel / temperature + bias
+
+
+@pytest.mark.parametrize("temperature", [0.05, 0.1, 1.0, 20.0])
+@pytest.mark.parametrize("classes", [2, CLASSES])
+def test_t2f_norm_matches_float64(classes, temperature):
+    rng = np.random.default_rng(23)
+    head = heads.T2FNorm(classes, temperature=temperature)
+    head.build((None, WIDTH))
+    stored, bias = (rng.normal(size=shape).astype("float32") for shape in ((WIDTH, classes), (classes,)))
+    head.set_weights([stored, bias])
+    features = rng.normal(size=(9, WIDTH)).astype("float32")
+    features *= np.float32([[1], [1e-20], [1e20], [0], [1e-3], [1], [1], [30], [1e3]])
+    labels = rng.dirichlet(np.ones(classes), size=9).astype("float32")
+    labels[5], labels[6] = 0, np.eye(classes)[1]
+    plain, normalized = t2f_norm64(features, np.float64(stored), bias, temperature)
+    error = {"rtol": 2e-5, "atol": 2e-5 / temperature}
+    np.testing.assert_allclose(answer(head, features), plain, **error)
+    expected = np.where(labels.any(axis=1, keepdims=True), normalized, plain)
+    np.testing.assert_allclose(answer(head, features, labels), expected, **error)
+    numbered = np.array([0, 1, 0, 1, 0, -1, 1, 0, 1])
+    np.testing.assert_allclose(answer(head, features, numbered), expected, **error)
+    # What the head lends to the scores that rework its logits gives the logits that it answers.
+    lent = linear_weights(head)
+    np.testing.assert_allclose(features @ lent["kernel"] + lent["bias"], plain, **error)
+
+
+def test_the_gradient_of_t2f_norm_is_at_right_angles_to_the_features():
+    """So that no step makes them longer; and it matches differences of float64."""
+    rng = np.random.default_rng(24)
+    head = heads.T2FNorm(CLASSES, temperature=0.5)
+    head.build((None, WIDTH))
+    head.linear.bias.assign(np.arange(CLASSES))
+    features = rng.normal(size=(20, WIDTH)).astype("float32")
+    labels = np.eye(CLASSES, dtype="float32")[rng.integers(CLASSES, size=20)]
+    found = gradient(lambda x: ops.multiply(-ops.log_softmax(head(x, labels)), labels), features)
+
+    def loss(x):
+        logits = t2f_norm64(x, numbers(head.linear.kernel), np.arange(CLASSES), 0.5)[1]
+        return (labels * (np.logaddexp.reduce(logits, axis=1, keepdims=True) - logits)).sum(axis=1)
+
+    steps = 1e-6 * np.eye(WIDTH)
+    expected = np.stack([(loss(features + step) - loss(features - step)) / 2e-6 for step in steps], axis=1)
+    np.testing.assert_allclose(found, expected, atol=1e-5)
+    np.testing.assert_allclose((found * features).sum(axis=1), 0, atol=1e-5)
+    assert np.abs(found).max() > 0.1
+
+
+# CIDER
+
+
+def moved64(prototypes, features, labels, momentum):
+    """The prototypes (D, K) after the rows of a batch, one row after another."""
+    moved = np.float64(prototypes) / np.linalg.norm(prototypes, axis=0)
+    for row, label in zip(np.float64(features), labels, strict=True):
+        if label.any():
+            k = label.argmax()
+            moved[:, k] = momentum * moved[:, k] + (1 - momentum) * row / np.linalg.norm(row)
+    return moved / np.linalg.norm(moved, axis=0)
+
+
+def dispersion64(moved, temperature):
+    alike = np.exp(moved.T @ moved / temperature)
+    np.fill_diagonal(alike, 0)
+    return np.log(alike.sum(axis=1) / (len(alike) - 1)).mean()
+
+
+def cider_batch(rows=12):
+    rng = np.random.default_rng(25)
+    features, labels = rng.normal(size=(rows, WIDTH)), rng.dirichlet(np.ones(CLASSES), size=rows)
+    labels[[1, 5]] = 0
+    return features.astype("float32"), labels.astype("float32")
+
+
+@pytest.mark.parametrize("momentum", [0.0, 0.5, 0.95])
+def test_cider_matches_float64(momentum):
+    features, labels = cider_batch()
+    head = made("CIDER", temperature=0.2, momentum=momentum, dispersion_weight=0.5)
+    before = numbers(head.prototypes)
+    moved = moved64(before, features, labels, momentum)
+    found = float(ops.convert_to_numpy(head.dispersion(features, labels)))
+    assert found == pytest.approx(0.5 * dispersion64(moved, 0.2), rel=1e-5)
+    np.testing.assert_array_equal(numbers(head.prototypes), before)
+    logits = numbers(head(features, labels, training=True))
+    np.testing.assert_allclose(numbers(head.prototypes), moved, atol=1e-6)
+    np.testing.assert_allclose(logits, cosines64(features, moved) / 0.2, atol=1e-5)
+    head(features, labels)
+    head(features, training=True)
+    np.testing.assert_allclose(numbers(head.prototypes), moved, atol=1e-6)
+
+
+def test_ciders_prototypes_are_close_to_those_normalized_after_every_row():
+    rng = np.random.default_rng(26)
+    head = made("CIDER")
+    labels = np.eye(CLASSES, dtype="float32")[rng.integers(CLASSES, size=64)]
+    features = (numbers(head.prototypes).T[labels.argmax(1)] + 0.3 * rng.normal(size=(64, WIDTH))).astype("float32")
+    each = numbers(head.prototypes) / np.linalg.norm(numbers(head.prototypes), axis=0)
+    for row, label in zip(features, labels, strict=True):
+        each = moved64(each, row[None], label[None], 0.95)
+    head(features, labels, training=True)
+    assert (numbers(head.prototypes) * each).sum(axis=0).min() > 0.99
+
+
+def test_the_gradient_of_ciders_dispersion_reaches_the_labelled_features():
+    features, labels = cider_batch()
+    head = made("CIDER", temperature=0.5, momentum=0.5)
+    before = numbers(head.prototypes)
+    found = gradient(lambda x: head.dispersion(x, labels), features)
+    expected = np.zeros_like(found)
+    for place in np.ndindex(*features.shape):
+        step = np.zeros(features.shape)
+        step[place] = 1e-6
+        up, down = (dispersion64(moved64(before, features + side * step, labels, 0.5), 0.5) for side in (1, -1))
+        expected[place] = 0.5 * (up - down) / 2e-6
+    np.testing.assert_allclose(found, expected, atol=1e-5)
+    assert np.abs(found).max() > 1e-3 and (found[[1, 5]] == 0).all()
+    assert not head.trainable_variables
 
 
 # NormFace and sub-centres

@@ -238,10 +238,19 @@ def test_the_options_of_a_head(tiny):
         ("curricularface", {"momentum": 0.9}),
         ("adaface", {"h": 0.5, "momentum": 0.0}),
         ("logitnorm", {"temperature": 0.1}),
+        ("t2fnorm", {"temperature": 0.1}),
         ("normface", {"scale": "auto"}),
     ):
         settings = ", ".join(f"{key} = {value!r}" for key, value in options.items())
         assert load(tiny, [f"head={{name = '{name}', {settings}}}"]).head.options() == options
+
+
+@pytest.mark.parametrize("train", ["head", "last"])
+def test_a_head_without_weights_that_learn_needs_a_neck_after_a_frozen_backbone(tiny, train):
+    given = ["head={name = 'cider'}", f"classifier.train={train}", "outliers.use=[]"]
+    with pytest.raises(UserError, match="head 'cider' has no weights that learn.*classifier.neck"):
+        load(tiny, given)
+    assert load(tiny, [*given, "classifier.neck=16"]).classifier.neck == 16
 
 
 def test_a_wrong_cell_is_refused_before_the_run(tiny):

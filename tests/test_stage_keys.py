@@ -167,6 +167,7 @@ KEYS: dict[str, tuple[str, set[str]]] = {
     "head.name": ('"arcface"', EXPOSED | UNEXPOSED),  # The judge has a head of its own.
     **{f"head.{name}": (value, EXPOSED | UNEXPOSED) for name, value in {
         "margin": "0.4", "scale": "9.0", "sub_centers": "2", "momentum": "0.5", "h": "0.5", "temperature": "0.5",
+        "dispersion_weight": "0.25",
     }.items()},
     "classifier.backbone": ('"resnet18"', TRAINED),
     "classifier.options": ("{ features = 8 }", TRAINED),
@@ -209,7 +210,7 @@ KEYS: dict[str, tuple[str, set[str]]] = {
 NEEDS = {
     **{f"head.{key}": f'head.name="{head}"' for key, head in (
         ("margin", "arcface"), ("scale", "arcface"), ("sub_centers", "subcenterarcface"), ("momentum", "adaface"),
-        ("h", "adaface"), ("temperature", "logitnorm"),
+        ("h", "adaface"), ("temperature", "logitnorm"), ("dispersion_weight", "cider"),
     )},
     "outliers.target": "outliers.use=['label_mixup','noise']",
     "report.baseline": "matrix={head=['softmax','arcface']}",

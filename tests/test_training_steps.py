@@ -181,6 +181,17 @@ def test_a_batch_of_one_kind_only(kinds):
     assert values["exposure" if kinds == 0 else "cross_entropy"] == 0.0
 
 
+def test_a_head_that_disperses_adds_it_to_the_loss_before_it_moves():
+    model, data = classifier("CIDER", "cosine_exposure"), batch()
+    features, label = model(data["image"])["features"], np.where(data["is_outlier"][:, None] > 0, 0, data["label"])
+    expected = float(ops.convert_to_numpy(model.head.dispersion(features, label)))
+    terms = model.losses(data)
+    assert list(terms) == list(model.terms) == ["cross_entropy", "dispersion", "exposure"]
+    assert float(ops.convert_to_numpy(terms["dispersion"])) == pytest.approx(expected, rel=1e-4)
+    # Outliers, as negatives of every class, move the whole backbone.
+    assert len(model.trainable_weights) == 4 and min(gradient(model, data).values()) > 1e-5
+
+
 EXPOSURES = [name for name in losses.__all__ if name.endswith("_exposure")]
 
 

@@ -15,7 +15,7 @@ __all__ = ["AdaCos", "AdaFace", "CurricularFace"]
 _NEVER = -1e30
 
 
-def _checked_momentum(momentum):
+def checked_momentum(momentum):
     momentum = float(momentum)
     if not 0 <= momentum < 1:
         raise ValueError(f"momentum is the share of the old mean, from 0 to below 1; it is {momentum!r}.")
@@ -149,7 +149,7 @@ class CurricularFace(ArcFace):
 
     def __init__(self, num_classes, margin=0.5, scale="auto", momentum=0.99, **kwargs):
         super().__init__(num_classes, margin, scale, **kwargs)
-        self.momentum = _checked_momentum(momentum)
+        self.momentum = checked_momentum(momentum)
         self.t = _followed(self, "t", 0.0)
 
     def call(self, features, labels=None, training=None):
@@ -235,7 +235,7 @@ class AdaFace(AngularHead):
         self.h = float(h)
         if not (math.isfinite(self.h) and self.h > 0):
             raise ValueError(f"h must be a finite number above 0; it is {h!r}.")
-        self.momentum = _checked_momentum(momentum)
+        self.momentum = checked_momentum(momentum)
         self.length_mean = _followed(self, "length_mean", 0.0)
         self.length_std = _followed(self, "length_std", 0.0)
 

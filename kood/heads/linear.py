@@ -8,7 +8,14 @@ from keras import ops
 from kood.geometry import label_rows, labelled, unit
 from kood.heads.angular import Head
 
-__all__ = ["LogitNorm", "Softmax"]
+__all__ = ["LogitNorm", "Softmax", "T2FNorm"]
+
+
+def checked_temperature(temperature):
+    temperature = float(temperature)
+    if not (math.isfinite(temperature) and temperature > 0):
+        raise ValueError(f"temperature must be a finite number above 0; it is {temperature!r}.")
+    return temperature
 
 
 @keras.saving.register_keras_serializable(package="kood")
@@ -73,9 +80,7 @@ class LogitNorm(Softmax):
 
     def __init__(self, num_classes, temperature=0.04, **kwargs):
         super().__init__(num_classes, **kwargs)
-        self.temperature = float(temperature)
-        if not (math.isfinite(self.temperature) and self.temperature > 0):
-            raise ValueError(f"temperature must be a finite number above 0; it is {temperature!r}.")
+        self.temperature = checked_temperature(temperature)
 
     def call(self, features, labels=None, training=None):
         """Logits, of one length 1/T in the rows that have a label.
@@ -93,6 +98,71 @@ class LogitNorm(Softmax):
             return plain
         rows = labelled(label_rows(labels, self.num_classes))
         return ops.where(ops.expand_dims(rows, -1), unit(plain, axis=-1) / self.temperature, plain)
+
+    def get_config(self):
+        return {**super().get_config(), "temperature": self.temperature}
+
+
+@keras.saving.register_keras_serializable(package="kood")
+class T2FNorm(Head):
+    """Linear logits of features that a labelled row brings to one length; without a label they keep their own.
+
+    With W the kernel as it is stored, b the bias and T the temperature, a row h has the logits
+
+        (h / |h|) W / T + b with a label,    h W / T + b without one.
+
+    So the cross-entropy cannot be lowered by longer features, and those of out-of-distribution images stay shorter
+    still, which scores see since they are made without the normalization. An all-zero row of an outlier has no label; a
+    mixed row has one. A zero vector stays zero, and its gradient finite.
+
+    Source: Regmi et al. 2023, arXiv:2305.17797 (T = 0.1). As in the authors' code in OpenOOD for networks trained from
+    scratch, T divides in scoring too. There classes are told from the normalized logits; here one call answers both,
+    and the largest of the plain logits may be another class where the biases differ by much.
+
+    Args:
+        num_classes: Number of classes K, at least 2.
+        temperature: T, above 0; a labelled row's features have the length 1/T.
+
+    Attributes:
+        kernel: (D, K), W / T: what plain features are multiplied by.
+        bias: Weight (K,).
+
+    Raises:
+        ValueError: A temperature that is not a finite number above 0; fewer than 2 classes.
+    """
+
+    def __init__(self, num_classes, temperature=0.1, **kwargs):
+        super().__init__(num_classes, **kwargs)
+        self.temperature = checked_temperature(temperature)
+        self.linear = Softmax(num_classes)
+
+    def build(self, features_shape):
+        self.linear.build(features_shape)
+
+    @property
+    def kernel(self):
+        return ops.convert_to_tensor(self.linear.kernel) / self.temperature
+
+    @property
+    def bias(self):
+        return self.linear.bias
+
+    def call(self, features, labels=None, training=None):
+        """Logits, of features of the length 1/T in the rows that have a label.
+
+        Args:
+            features: (B, D).
+            labels: None, integers (B,) or rows (B, K); see `kood.heads`.
+            training: Makes no difference here: it is the labels that bring the length.
+
+        Returns:
+            float32 (B, K).
+        """
+        features = ops.cast(features, "float32")
+        if labels is not None:
+            rows = labelled(label_rows(labels, self.num_classes))
+            features = ops.where(ops.expand_dims(rows, -1), unit(features, axis=-1), features)
+        return self.linear(features / self.temperature)
 
     def get_config(self):
         return {**super().get_config(), "temperature": self.temperature}

@@ -147,6 +147,10 @@ class Recipe(Section):
         if self.classifier.views and not self.data.augment:
             raise ValueError(f"classifier.views = {self.classifier.views}: views are made by data.augment, which names "
                              "nothing; name some (kood list augmentations), or remove views")  # fmt: skip
+        head = registry.find("heads", self.head.name, "head.name")
+        if "dispersion_weight" in head.parameters and not self.classifier.neck:
+            raise ValueError(f"head {self.head.name!r} has no weights that learn, nor has a frozen backbone; set "
+                             f"classifier.neck = 128, or {end}")  # fmt: skip
         for score in [*(self.evaluate.scores or []), self.evaluate.headline]:
             if self.classifier.is_frozen and score != "auto" and _needs(score, "perturbed"):
                 raise ValueError(f"evaluate: score {score!r} moves pixels by a gradient, and features have none; "

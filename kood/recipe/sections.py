@@ -127,9 +127,11 @@ class Head(BaseModel):
             multiplier (SphereFace).
         scale: Factor on the cosines, or "auto" for sqrt(2) ln(K-1).
         sub_centers: Prototypes a class (SubCenterArcFace).
-        momentum: Share of the old value in the running means of CurricularFace and AdaFace.
+        momentum: Share of the old value in the running means of CurricularFace, AdaFace and CIDER.
         h: How strongly AdaFace's margin follows the length of a feature.
-        temperature: Divisor of the normalized logits (LogitNorm).
+        temperature: Divisor of the normalized logits (LogitNorm), the normalized features (T2FNorm) or the cosines
+            (CIDER).
+        dispersion_weight: Weight of what drives CIDER's prototypes apart.
     """
 
     # Options of other heads are theirs to name; `_check` refuses what a head does not take.
@@ -142,6 +144,7 @@ class Head(BaseModel):
     momentum: Share | None = None
     h: Rate | None = None
     temperature: Rate | None = None
+    dispersion_weight: Annotated[float, Field(ge=0.0, le=1e6)] | None = None
 
     def options(self) -> dict[str, Any]:
         """The arguments that the recipe gives beside the number of classes."""

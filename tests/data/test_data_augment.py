@@ -18,7 +18,7 @@ from kood.data.batches import training_batches
 from kood.data.images import normalize, quantize
 
 NAMES = list(registry.room("augmentations"))
-WITH_KERAS_CV = ["aug_mix", "color_jitter", "cutout", "rand_augment"]
+WITH_KERAS_CV = ["aug_mix", "color_jitter", "cutout", "pixmix", "rand_augment"]
 
 
 def smooth_images(count=24, side=16, channels=3, seed=0):

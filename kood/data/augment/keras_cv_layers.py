@@ -22,8 +22,8 @@ def layers() -> dict[str, Any]:
         from keras_cv import layers as cv
     except ImportError as error:
         raise UserError(
-            "data.augment: aug_mix, color_jitter, cutout and rand_augment need KerasCV; pip install keras-cv, or keep "
-            "to crop and flip"
+            "data.augment: aug_mix, color_jitter, cutout, pixmix and rand_augment need KerasCV; pip install keras-cv, "
+            "or keep to crop and flip"
         ) from error
     # Outside the graph that is being traced, to which what a layer makes would otherwise belong.
     with tf.init_scope():
