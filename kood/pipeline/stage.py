@@ -1,6 +1,7 @@
 """A stage as a value: what decides its result, how it is made, and what it left once it was."""
 
 import abc
+import gc
 import shutil
 from collections.abc import Iterable
 from pathlib import Path
@@ -158,6 +159,7 @@ class Stage(abc.ABC):
             try:
                 return self.make(folder, work)
             finally:
+                gc.collect()  # Loaded graphs refer to themselves.
                 release_memory()
 
         if not self.is_shared:
