@@ -32,7 +32,7 @@ try:
 except ImportError:  # Windows has other locks.
     fcntl = None  # type: ignore[assignment]
 
-__all__ = ["Result", "Run", "damaged", "digest_file", "digests", "fingerprint", "write_atomically"]
+__all__ = ["Result", "Run", "damaged", "digest_file", "digests", "file_state", "fingerprint", "write_atomically"]
 
 
 KERAS_BACKENDS = ("tensorflow", "jax", "torch")
@@ -123,7 +123,7 @@ def _lock(file: int, *, shared: bool = False) -> bool | None:
     return True
 
 
-def _state(file: Path) -> tuple[int, ...]:
+def file_state(file: Path) -> tuple[int, ...]:
     """What changes with a file, as far as that is known without reading it; nothing where it is missing."""
     try:
         found = file.stat()
@@ -356,7 +356,7 @@ class Run:
             return None, ""
         try:
             record = json.loads((folder / "stage.json").read_bytes())
-            states = [_state(folder / file) for file in record["files"]]
+            states = [file_state(folder / file) for file in record["files"]]
             if self._whole.get(folder) != states:
                 if damage := damaged(folder, record["files"]):
                     return None, damage

@@ -216,10 +216,10 @@ def labelled_batches(
 
 
 def image_batches(images: Images, batch_size: int) -> tf.data.Dataset:
-    """Images uint8 (N, H, W, C), or features float32 (N, D), in order, for prediction; the last batch may be smaller.
+    """Images uint8 (N, H, W, C) in order, for prediction; the last batch may be smaller.
 
     Returns:
-        A dataset of ceil(N / batch_size) float32 tensors (B, H, W, C) in [-1, 1], or (B, D).
+        A dataset of ceil(N / batch_size) float32 tensors (B, H, W, C) in [-1, 1].
     """
 
     def slices():
@@ -230,8 +230,7 @@ def image_batches(images: Images, batch_size: int) -> tf.data.Dataset:
     pixels = tf.data.Dataset.from_generator(
         slices, output_signature=tf.TensorSpec((None, *images.shape[1:]), images.dtype)
     )
-    given = pixels if images.ndim == 2 else pixels.map(normalize)
-    return _finished(given, -(-len(images) // batch_size))
+    return _finished(pixels.map(normalize), -(-len(images) // batch_size))
 
 
 def views_of(images: ImageSet, views: int, augment: Sequence[str], seed: int) -> ImageSet:

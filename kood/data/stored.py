@@ -16,7 +16,7 @@ from kood.data.image_set import ImageSet
 from kood.data.large import blocks_of
 from kood.data.rules import Framing
 from kood.errors import under
-from kood.runs import fingerprint
+from kood.runs import file_state, fingerprint
 
 __all__ = ["read_digests", "read_images", "source_state", "write_blocks", "write_digests", "write_images"]
 
@@ -148,12 +148,4 @@ def source_state(source: Any, key: str, *, placed: bool = False) -> str | None:
     with under(key):
         folder, files = reads(source)
     names = files if placed else [file.removeprefix(str(folder)) for file in files]
-    return fingerprint([[name, *_facts(file)] for name, file in zip(names, files, strict=True)])
-
-
-def _facts(file: str) -> tuple[int, ...]:
-    try:
-        found = os.stat(file)  # noqa: PTH116
-    except OSError:
-        return ()
-    return found.st_size, found.st_mtime_ns, found.st_ctime_ns, found.st_ino
+    return fingerprint([[name, *file_state(Path(file))] for name, file in zip(names, files, strict=True)])
