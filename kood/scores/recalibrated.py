@@ -81,8 +81,9 @@ class OpenMax(Fitted):
     usual = {"tail": (10, 20, 50), "alpha": (1, 3, 10)}
     #: What libMR adds to distances before it fits them.
     SHIFT = 10_000.0
-    #: Of distances that are all equal, which no shape is steep enough for.
-    STEEPEST = 1e8
+    #: The least width of a distribution, as a share of the logits' length: float32 tells no closer distances apart.
+    #: Distances that are all equal would have none.
+    NARROWEST = 1e-3
 
     def __init__(self, tail=20, alpha=3):
         super().__init__()
@@ -105,7 +106,10 @@ class OpenMax(Fitted):
             for k in np.unique(own[is_right == 1]):
                 every = np.concatenate([tails[k], distances[(own == k) & (is_right == 1)]])
                 tails[k] = np.sort(every)[-self.tail :]
-        scale, shape = np.transpose([_weibull(one - one[0] + self.SHIFT, self.STEEPEST) for one in tails])
+        lengths = np.linalg.norm(means, axis=1) + [one[-1] for one in tails]
+        steepest = self.SHIFT / np.maximum(self.NARROWEST * lengths, 1e-6)
+        fits = [_weibull(one - one[0] + self.SHIFT, most) for one, most in zip(tails, steepest, strict=True)]
+        scale, shape = np.transpose(fits)
         center = np.array([one[0] for one in tails]) - self.SHIFT + scale
         self.state = {
             "means": means.astype(np.float32),
