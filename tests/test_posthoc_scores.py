@@ -108,6 +108,12 @@ def test_openmax_of_few_classes_and_images():
     kept = 9 * np.exp(-1)
     assert same == pytest.approx(9 - kept - np.logaddexp(kept, 0), abs=1e-3)
     assert other == pytest.approx(10 + 0.5 - np.logaddexp(0, 0.5), abs=1e-3)
+    # Distances that are all equal: no answer may hang on the last digit of a logit.
+    equal = np.float32([[20, 5, 0], [20, -5, 0], [0, 9, 0], [0, 0, 9]])
+    score = scores.OpenMax().fit(np.ones((4, 3)), [0, 0, 1, 2], equal)
+    last = np.float32([20, np.nextafter(np.float32(5), np.float32(6)), 0])
+    found = numbers(score.score(np.ones((2, 3)), np.stack([equal[0], last])))
+    assert found[0] == pytest.approx(found[1], abs=1e-3)
     with pytest.raises(ValueError, match="OpenMax needs an image of every class.*none of 1"):
         scores.OpenMax().fit(np.ones((1, 3)), [0], logits[:1])
     for wrong in ({"tail": 0}, {"alpha": 1.5}):
