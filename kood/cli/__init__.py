@@ -1,0 +1,52 @@
+"""The command line: parses, sets the process up, calls the pipeline. Imports nothing heavy at load."""
+
+import os
+import signal
+import sys
+
+import typer
+
+from kood.cli import finished, recipes
+from kood.errors import UserError
+from kood.process import Stopped, settle, stop_on_signals
+from kood.text import masked
+
+__all__ = ["app", "main"]
+
+app = typer.Typer(
+    name="kood",
+    help="Image classifiers that know what they do not know.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+)
+app.add_typer(recipes.commands)
+app.add_typer(finished.commands)
+
+
+def main() -> None:
+    """Runs the command line; every error a user can mend is one message and an exit code."""
+    settle()
+    stop_on_signals()
+    try:
+        app()
+    except UserError as error:
+        typer.echo(f"kood: {masked(str(error))}", err=True)
+        sys.exit(error.exit_code)
+    except Stopped as stop:
+        if hasattr(signal, "setitimer"):  # Windows has neither this nor SIGPIPE.
+            signal.setitimer(signal.ITIMER_REAL, 0.0)
+        typer.echo("kood: stopped; the same command goes on where this one was", err=True)
+        sys.exit(128 + stop.args[0])
+    except BrokenPipeError:
+        # Whoever read the output has enough of it, as `head` does; what is still buffered has nowhere to go.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
+        sys.exit(128 + getattr(signal, "SIGPIPE", 13))
+    except Exception as error:
+        if os.environ.get("KOOD_TRACEBACK"):
+            raise
+        if isinstance(error, OSError) and error.filename and error.strerror:
+            typer.echo(f"kood: {error.filename}: {error.strerror}", err=True)
+        else:
+            typer.echo(f"kood: {type(error).__name__}: {masked(str(error))} (KOOD_TRACEBACK=1 shows where)", err=True)
+        sys.exit(1)
