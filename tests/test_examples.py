@@ -1,4 +1,4 @@
-"""Every example that a reader may copy runs: those of the public names, and README's."""
+"""Every example that a reader may copy runs: those of the public names, of the documentation and of CONTRIBUTING."""
 
 import inspect
 import re
@@ -43,10 +43,23 @@ def test_the_example_of_a_run(tmp_path, monkeypatch):
     assert (tmp_path / "saved" / "digits_softmax-quick" / "report.json").is_file()
 
 
-def test_the_examples_of_the_readme(tmp_path, monkeypatch):
+@pytest.mark.parametrize("page", ["README.md", "CONTRIBUTING.md"])
+def test_links_lead_somewhere(page):
+    """Those of the documentation are checked when it is built."""
+    links = re.findall(r"\]\(([^)#:]+)[)#]", (ROOT / page).read_text(encoding="utf-8"))
+    assert links
+    assert [link for link in links if not (ROOT / link).exists()] == []
+
+
+def of(page):
+    return blocks((ROOT / page).read_text(encoding="utf-8"))
+
+
+@pytest.fixture(scope="module")
+def reader():
+    """What a reader of the pages has before them: a classifier of three colours and photographs of them."""
     import keras
 
-    monkeypatch.chdir(tmp_path)
     rng = np.random.default_rng(0)
 
     def photographs(count):
@@ -61,17 +74,64 @@ def test_the_examples_of_the_readme(tmp_path, monkeypatch):
     model.layers[-1].set_weights([10 * np.eye(3, dtype="float32"), np.zeros(3, "float32")])
     (images, labels), (more_images, _), (new_images, _) = (photographs(count) for count in (100, 60, 10))
     test_images, test_labels = photographs(50)
-    given = {
+    return {
         "model": model, "names": ["red", "green", "blue"], "images": images, "labels": labels,
         "more_images": more_images, "new_images": new_images, "test_images": test_images, "test_labels": test_labels,
         "other_images": rng.integers(0, 256, (30, 8, 8, 3), "uint8"), "scores": np.array([0.1, 0.9]),
         "is_ood": np.array([False, True]), "features": rng.normal(size=(4, 8)).astype("float32"),
     }  # fmt: skip
-    attached, library = blocks((ROOT / "README.md").read_text(encoding="utf-8"))
-    space = dict(given)
-    exec(compile(attached, "README, the classifier that you have", "exec"), space)
+
+
+def test_the_example_of_attaching(reader, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (example,) = of("docs/howto/attach.md")
+    space = dict(reader)
+    exec(compile(example, "attach.md", "exec"), space)
     assert space["figures"]["id"]["accuracy"] == 1.0 and len(space["answers"]) == 10
-    assert (tmp_path / "serving" / "flowers" / "1" / "saved_model.pb").is_file() and (
-        tmp_path / "flowers.kood"
-    ).is_file()
-    exec(compile(library, "README, as a library", "exec"), {**given, "labels": np.array([0, 1, 2, 3])})
+    assert (tmp_path / "serving" / "flowers" / "1" / "saved_model.pb").is_file()
+    assert (tmp_path / "flowers.kood").is_file()
+
+
+def test_the_example_of_the_parts(reader):
+    (example,) = of("docs/howto/extend.md")
+    space = reader | {"labels": np.array([0, 1, 2, 3])}
+    exec(compile(example, "extend.md", "exec"), space)
+    assert space["penalty"].shape == (4,)
+
+
+@pytest.mark.slow
+def test_the_example_of_a_cluster(reader, tmp_path, monkeypatch):
+    """On a Ray of this machine, where it is installed."""
+    ray = pytest.importorskip("ray", reason="pip install 'ray[data]'")
+    from PIL import Image
+
+    monkeypatch.chdir(tmp_path)
+    detector = kood.Detector(reader["model"], score="msp", class_names=reader["names"])
+    detector.calibrate(reader["images"], accept=0.95).save("flowers.kood")
+    (tmp_path / "photos").mkdir()
+    for number, pixels in enumerate(reader["test_images"]):
+        Image.fromarray(pixels).save(tmp_path / "photos" / f"{number:02}.png")
+    (example,) = of("docs/howto/cluster.md")
+    ray.init(num_cpus=2, include_dashboard=False, log_to_driver=False)
+    try:
+        exec(compile(example, "cluster.md", "exec"), {"__name__": "__main__"})
+        rows = sorted(ray.data.read_parquet("scored").take_all(), key=lambda row: row["path"])
+    finally:
+        ray.shutdown()
+    own = detector.predict(reader["test_images"])
+    assert [row["class_name"] for row in rows] == list(own.class_name)
+    np.testing.assert_allclose([row["ood_score"] for row in rows], own.ood_score, atol=1e-5)
+
+
+def test_the_head_of_contributing(reader):
+    import keras
+
+    from kood.heads import AngularHead
+
+    (example,) = of("CONTRIBUTING.md")
+    space = {"keras": keras, "AngularHead": AngularHead}
+    exec(compile(example, "CONTRIBUTING.md", "exec"), space)
+    head = space["HalfMargin"](num_classes=3, margin=0.4, scale=2.0)
+    plain, held = head(reader["features"]), head(reader["features"], np.array([0, 1, 2, 0]))
+    taken = keras.ops.convert_to_numpy(plain) - keras.ops.convert_to_numpy(held)
+    np.testing.assert_allclose(taken.max(axis=1), 0.4, atol=1e-5)

@@ -40,6 +40,16 @@ def test_shipped_recipes_are_valid_and_say_how_to_run(path):
     assert quick.quick and quick.name.endswith("-quick") and quick.train.epochs <= 2
 
 
+def test_a_shipped_recipe_is_found_by_its_name_from_any_folder(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    assert load("digits_softmax").to_toml() == load(RECIPES[0].parent / "digits_softmax.toml").to_toml()
+    with pytest.raises(UserError, match="digits_softmx: cannot read the recipe: .*did you mean 'digits_softmax'"):
+        load("digits_softmx")
+    Path("digits_softmax").write_text("seed = ", encoding="utf-8")  # A file of that name comes first.
+    with pytest.raises(UserError, match="not valid TOML"):
+        load("digits_softmax")
+
+
 @pytest.mark.parametrize("path", RECIPES, ids=lambda p: p.stem)
 def test_the_resolved_recipe_reads_back_the_same(path, tmp_path):
     recipe = load(path)

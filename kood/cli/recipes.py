@@ -15,7 +15,7 @@ __all__ = ["commands"]
 
 commands = typer.Typer()
 
-RecipeFile = Annotated[Path, typer.Argument(metavar="RECIPE", help="A TOML file; `kood list recipes` shows some.")]
+RecipeFile = Annotated[Path, typer.Argument(metavar="RECIPE", help="A TOML file, or one of `kood list recipes`.")]
 Settings = Annotated[
     list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="Override a setting; may be repeated.")
 ]
@@ -174,9 +174,11 @@ def list_(
     from rich.text import Text
 
     if what == "recipes":
-        rows = [(path.name, _first_comment(path)) for path in sorted(Path("recipes").glob("*.toml"))]
-        if not rows:
-            raise UserError("there is no folder 'recipes' with TOML files here; run this where kood's recipes lie")
+        from kood.recipe import shipped
+
+        own = {path.name: path for path in sorted(Path("recipes").glob("*.toml"))}
+        others = {name: path for name, path in shipped().items() if path.name not in own}
+        rows = [(name, _first_comment(path)) for name, path in {**own, **others}.items()]
     elif what in registry.ROOMS:
         rows = []
         with native_messages_held_back():

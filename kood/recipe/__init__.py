@@ -4,7 +4,7 @@ Every setting of a run is a field of `Recipe`; what is not in the file has the d
 into a `Recipe` or raises one `UserError` that names the file, each wrong key, what was found and what is allowed.
 """
 
-from kood.recipe.loading import checked, load
+from kood.recipe.loading import checked, load, shipped
 from kood.recipe.model import Recipe
 
-__all__ = ["Recipe", "checked", "load"]
+__all__ = ["Recipe", "checked", "load", "shipped"]

@@ -8,20 +8,28 @@ from typing import Any
 
 from pydantic import ValidationError
 
+from kood import registry
 from kood.errors import UserError
 from kood.recipe import settings, spelling
 from kood.recipe.messages import explain
 from kood.recipe.model import Recipe
 from kood.text import composed
 
-__all__ = ["checked", "load"]
+__all__ = ["checked", "load", "shipped"]
+
+
+def shipped() -> dict[str, Path]:
+    """The recipes that come with kood, by name."""
+    here = Path(__file__).parents[1]
+    folder = here / "shipped" if (here / "shipped").is_dir() else here.parent / "recipes"  # Installed; a checkout.
+    return {path.stem: path for path in sorted(folder.glob("*.toml"))}
 
 
 def load(path: str | Path, overrides: tuple[str, ...] | list[str] = (), *, quick: bool = False) -> Recipe:
     """Reads and checks a recipe.
 
     Args:
-        path: A TOML file.
+        path: A TOML file, or the name of a recipe that comes with kood (`kood list recipes`).
         overrides: `KEY=VALUE` settings, dotted keys, values in TOML (bare words are strings).
         quick: Shrink it to a smoke run of a few minutes on a CPU.
 
@@ -32,6 +40,8 @@ def load(path: str | Path, overrides: tuple[str, ...] | list[str] = (), *, quick
         UserError: the file cannot be read, is not TOML, or is not a valid recipe.
     """
     path = Path(path)
+    if not path.suffix and not path.exists():
+        path = shipped().get(str(path), path)
     try:
         text = path.read_bytes().decode("utf-8-sig")  # Windows' editors put a byte order mark before UTF-8.
     except (OSError, ValueError) as error:
@@ -40,7 +50,8 @@ def load(path: str | Path, overrides: tuple[str, ...] | list[str] = (), *, quick
             if isinstance(error, UnicodeDecodeError)
             else getattr(error, "strerror", error)
         )
-        raise UserError(f"{path}: cannot read the recipe: {reason}") from error
+        named = f"; {registry.nearest(str(path), shipped())}" if not path.suffix and not path.exists() else ""
+        raise UserError(f"{path}: cannot read the recipe: {reason}{named}") from error
     try:
         given = tomllib.loads(composed(text))
     except (tomllib.TOMLDecodeError, RecursionError) as error:

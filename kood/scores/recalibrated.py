@@ -63,8 +63,8 @@ class OpenMax(Fitted):
     added up as the logit of the unknown class; P is the softmax of all K + 1. w_c = 1 - exp(-((d - m + t) / l)^k) is a
     Weibull distribution of the distance d of the logits from the mean logits of class c, of its rightly classified
     images, fitted by maximum likelihood to the `tail` largest distances of these images, m the least of them and
-    t = 10000; k is at most 1000 t over the length of these logits, beyond which float32 could not follow. Log-odds order
-    as P does, and do not round to 0 or 1.
+    t = 10000; k is at most 1000 t over the length of these logits, beyond which float32 could not follow. Log-odds
+    order as P does, and do not round to 0 or 1.
 
     Source: Bendale and Boult 2016, arXiv:1511.06233. (The weights of the ranks are those of the authors' code and t is
     that of libMR, which it calls; the Euclidean distance and the defaults are OpenOOD's. The authors revise 10 of 1,000

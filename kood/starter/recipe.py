@@ -250,8 +250,8 @@ def _frozen(chosen: Choices) -> list[str]:
     if chosen.passing is not None:
         timed = f", in about {duration(chosen.passing)}"
     return [
-        "# What the classifier learns to be unsure of, made of the images above. docs/outliers.md says how the kinds",
-        "# compare on photographs. The run trains without them as well, and says so if they made the detector worse.",
+        "# What the classifier learns to be unsure of, made of the images above. How the kinds compare:",
+        "# docs/photographs.md. The run trains without them as well, and says so if they made the detector worse.",
         "# For no outliers write use = [].",
         "[outliers]",
         'use = ["patch_shuffle"]',
@@ -261,7 +261,7 @@ def _frozen(chosen: Choices) -> list[str]:
         "[outliers.patch_shuffle]",
         "grid = 4",
         "",
-        *_head(chosen, "on photographs far ahead of softmax; docs/outliers.md", "scale = 16.0"),
+        *_head(chosen, "on photographs far ahead of softmax; docs/photographs.md", "scale = 16.0"),
         "[classifier]",
         _line(f'backbone = "{chosen.network.backbone}"', chosen.network.why),
         f"options = {{ {options} }}",
