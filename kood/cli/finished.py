@@ -225,3 +225,17 @@ def _step_counts(text: str | None) -> list[int]:
     if not all(part.isdecimal() and 0 < int(part) <= 10_000 for part in parts):
         raise UserError(f"--steps {text}: write one number above 0, or several with commas, such as 5,15,50")
     return list(dict.fromkeys(int(part) for part in parts))
+
+
+@commands.command()
+def demo(
+    run_folder: RunFolder,
+    port: Annotated[int | None, typer.Option(min=1, max=65535, help="Where; a free one if not given.")] = None,
+    browser: Annotated[bool, typer.Option("--browser/--no-browser", help="Open it in the browser.")] = True,
+) -> None:
+    """Serve a page on this machine to drop pictures on: class, score, p-value, verdict, the nearest known images."""
+    choose_backend()
+    quiet()
+    with native_messages_held_back():
+        from kood.demo import show as show_page
+    show_page(run_folder, port=port, open_browser=browser, console=console())
