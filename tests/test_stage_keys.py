@@ -182,6 +182,8 @@ KEYS: dict[str, tuple[str, set[str]]] = {
     "train.warmup": ("0.1", TRAINED),
     "train.weight_decay": ("0.1", TRAINED),
     "train.augment": ('["flip"]', TRAINED),
+    "train.auxiliary.name": ('"rotation"', TRAINED),
+    "train.auxiliary.weight": ("0.25", TRAINED),
     "train.clip_norm": ("1.0", TRAINED),
     "train.ema": ("0.5", TRAINED),
     "train.precision": ('"mixed_bfloat16"', TRAINED),
@@ -212,6 +214,7 @@ NEEDS = {
         ("margin", "arcface"), ("scale", "arcface"), ("sub_centers", "subcenterarcface"), ("momentum", "adaface"),
         ("h", "adaface"), ("temperature", "logitnorm"), ("dispersion_weight", "cider"),
     )},
+    "train.auxiliary.weight": "train.auxiliary='rotation'",
     "outliers.target": "outliers.use=['label_mixup','noise']",
     "report.baseline": "matrix={head=['softmax','arcface']}",
 }  # fmt: skip

@@ -15,6 +15,7 @@ from kood.pipeline.environment import environment
 from kood.pipeline.prepare import Data
 from kood.pipeline.stage import Stage
 from kood.pipeline.work import Work
+from kood.scorer import Scorer
 
 __all__ = ["headline_scores", "summarize", "write_report"]
 
@@ -46,7 +47,9 @@ def summarize(work: Work, cell: Cell) -> dict[str, Any]:
         "warnings": ([compared["warning"]] if compared and compared["warning"] else [])
         + [text for stage in cell.made for text in stage.warnings]
         + figures["warnings"],
-        "notes": prepared["notes"] + [f"classifier: {note}" for note in (attached or {"notes": []})["notes"]],
+        "notes": prepared["notes"]
+        + [f"classifier: {note}" for note in (attached or {"notes": []})["notes"]]
+        + _cost(figures["headline_score"]),
         "attached": attached,
         "copies": prepared["copies"],
         "parts": prepared["parts"],
@@ -61,6 +64,13 @@ def summarize(work: Work, cell: Cell) -> dict[str, Any]:
         "scores_file": file.relative_to(work.run.folder).as_posix(),
     }
     return {**result, "intervals": report.intervals(result, headline_scores(work.run.folder, result))}
+
+
+def _cost(score: str) -> list[str]:
+    """What a served image costs, where the score that decides takes more than one pass."""
+    passes = Scorer(score).passes
+    told = f"The score {score} decides, and takes {passes} forward passes of each served image in place of one."
+    return [told] if passes > 1 else []
 
 
 def headline_scores(folder: Path, cell: Mapping[str, Any]) -> dict[str, np.ndarray]:
