@@ -56,7 +56,8 @@ class Classifier(TrainStep):
             has, which stay, while its weights learn, and without dropout.
         rotation: Weight of the rotations' cross-entropy; 0 for no such task.
         outlier_rows: How many rows of every training batch are outliers, so that these need not pass rotated; of a
-            batch with fewer, as many other rows do not either. They count for nothing in any case.
+            batch with fewer, as many other rows do not either. They count for nothing in any case. The other rows of a
+            batch divide among the devices.
 
     Raises:
         ValueError: another word for `reach`, virtual outliers without an exposure, a negative class weight or weight of
@@ -176,9 +177,8 @@ class Classifier(TrainStep):
     def _turned(self, images, inside):
         """The in-distribution images in their three other rotations, and how much each row of one of these counts."""
         if self.outlier_rows:
-            # A count that every backend knows when it compiles, and of which each replica has an equal run.
-            replicas = whole(1)
-            rows = -(-(whole(ops.shape(inside)[0]) - self.outlier_rows) // replicas) * replicas
+            # A count that every backend knows when it compiles; each replica has an equal run of these rows.
+            rows = whole(ops.shape(inside)[0]) - self.outlier_rows
             chosen = mine(ops.argsort(-everyone(inside))[:rows])
             images, inside = (ops.take(everyone(one), chosen, axis=0) for one in (images, inside))
         return [rotated(images, quarters) for quarters in range(1, ROTATIONS)], inside

@@ -17,7 +17,7 @@ from kood.pipeline.stage import Stage
 from kood.pipeline.work import Work
 from kood.scorer import Scorer
 
-__all__ = ["headline_scores", "summarize", "write_report"]
+__all__ = ["headline_scores", "scores_by", "summarize", "write_report"]
 
 
 def summarize(work: Work, cell: Cell) -> dict[str, Any]:
@@ -63,6 +63,9 @@ def summarize(work: Work, cell: Cell) -> dict[str, Any]:
         "environment": {**environment(), **work.origin},
         "scores_file": file.relative_to(work.run.folder).as_posix(),
     }
+    if cell.cost is not None:
+        seconds = sum(stage.line["seconds"] for stage in cell.learning)
+        result["cost"] = {"training_seconds": seconds, "milliseconds": cell.cost.facts["milliseconds"]}
     return {**result, "intervals": report.intervals(result, headline_scores(work.run.folder, result))}
 
 
@@ -75,8 +78,13 @@ def _cost(score: str) -> list[str]:
 
 def headline_scores(folder: Path, cell: Mapping[str, Any]) -> dict[str, np.ndarray]:
     """The scores of every image by the cell's headline score, by set; the in-distribution test images are "id"."""
+    return scores_by(folder, cell, cell["headline_score"])
+
+
+def scores_by(folder: Path, cell: Mapping[str, Any], score: str) -> dict[str, np.ndarray]:
+    """The same by another score."""
     with np.load(folder / cell["scores_file"], allow_pickle=False) as arrays:
-        return report.score_arrays(arrays, cell["headline_score"])
+        return report.score_arrays(arrays, score)
 
 
 def _facts(stage: Stage | None) -> Any:

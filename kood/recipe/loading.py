@@ -80,6 +80,9 @@ def checked(given: dict[str, Any], where: str, keys: Sequence[str] = (), *, quic
         recipe = Recipe.model_validate(given)
         recipe._given.update(given)
         recipe.cells()
+        if recipe.report.leaderboard and not recipe.matrix:
+            raise UserError("report.leaderboard lays the rows of a matrix side by side, and there is none; add "
+                            "[matrix], or remove it")  # fmt: skip
     except (ValidationError, UserError) as error:
         raise UserError("\n".join(f"{where}: {line}" for line in explain(error, Recipe, keys).splitlines())) from error
     return recipe

@@ -312,8 +312,11 @@ class Report(Section):
     Attributes:
         baseline: Which row of a matrix the others are compared with, seed by seed: values of its keys as the table
             prints them, such as { outliers = "none" }; a key that is not named stays as each row has it.
+        leaderboard: Lay every row of a matrix by every score out in one table, the best near AUROC first, with what
+            training and decision cost; that decisions take is measured for it.
         tensorboard: Write TensorBoard's event files of every training under `logs/` of the run's folder, as it goes.
     """
 
     baseline: dict[str, str] = {}
+    leaderboard: bool = False
     tensorboard: bool = False
