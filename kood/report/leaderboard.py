@@ -9,7 +9,7 @@ from kood.report.aggregate import Cell as Run
 from kood.report.aggregate import group, statistic
 from kood.report.paired import Scores, intervals
 from kood.report.tables import MISSING, Cell, Column, Table, words
-from kood.report.wording import mean_std, number, percent
+from kood.report.wording import mean_std, percent
 
 __all__ = ["FIRST", "entries", "table"]
 
@@ -110,8 +110,12 @@ def table(found: Sequence[Entry], most: int | None = None) -> Table:
         ("training\nminutes", "minutes", "training_minutes"), ("ms an\nimage", "milliseconds", "milliseconds_an_image")
     ):  # fmt: skip
         column = Column(heading, more_is_better=False, priority=1, name=name, parts=("mean", "std"))
-        columns.append((column, [Cell(number(one[key]["mean"]), one[key]) for one in shown]))
+        columns.append((column, [Cell(_short(one[key]["mean"]), one[key]) for one in shown]))
     return table_of(columns, "Leaderboard", _notes(found, len(shown)))
+
+
+def _short(value: float | None) -> str:
+    return MISSING if value is None else f"{value:.3g}"
 
 
 def _interval(figure: Mapping[str, Any]) -> str:
