@@ -5,7 +5,7 @@
 Under the Keras backend in use (`KERAS_BACKEND`), both compiled, on the same batches of pixels, A B A B, after a pass
 that is not counted. A figure is the median over the rounds; `share` is the time of the decision over that of the
 outputs, less 1. Weights and pixels are random; speed does not depend on them. Scores that are fitted hold `--fitted`
-images' features, the calibration `--calibration` scores, by class.
+images' features, the calibration `--calibration` scores, by class. Scores of rotations take four forward passes.
 """
 
 import argparse
@@ -30,7 +30,7 @@ from kood.scorer import Scorer
 CLASSES = 10
 SCORES = [
     "msp", "energy", "gen", "mahalanobis", "vim", "knn", "ash", "tempscale", "openmax", "nci", "gradnorm", "relation",
-    "weiper",
+    "weiper", "rotation",
 ]  # fmt: skip
 
 
@@ -60,7 +60,9 @@ def main() -> None:
     )
     keras.utils.set_random_seed(0)
     shape, rng = (arguments.size, arguments.size, 3), np.random.default_rng(0)
-    classifier = Classifier(registry.obtain("backbones", arguments.backbone)(shape), heads.Softmax(CLASSES))
+    classifier = Classifier(
+        registry.obtain("backbones", arguments.backbone)(shape), heads.Softmax(CLASSES), rotation=0.5
+    )
     classifier.build((None, *shape))
     few = rng.uniform(-1, 1, (8, arguments.batch, *shape)).astype("float32")
     batches = [few[number % len(few)] for number in range(arguments.images // arguments.batch)]

@@ -1,6 +1,7 @@
 """The classifier: a backbone, a head, and the loss terms of outlier exposure."""
 
 import inspect
+from typing import Any
 
 import keras
 from keras import ops
@@ -9,6 +10,7 @@ from kood import losses as loss_functions
 from kood import registry
 from kood.backends import TrainStep, everyone, mine, total, whole
 from kood.heads import AngularHead
+from kood.rotation import ROTATIONS, rotated, surprise
 
 __all__ = ["Classifier"]
 
@@ -31,6 +33,14 @@ class Classifier(TrainStep):
     training images is 1 leave the loss at its size, and a batch weighs the same on one device and on several. A head
     that has a `dispersion(features, labels)` adds it to the loss.
 
+    With `rotation` a dense layer on the features, of four outputs, learns by how many quarters of a turn an image was
+    rotated (Hendrycks et al. 2019, arXiv 1906.12340):
+
+        rotation * mean over I and the four rotations r of -ln p(r | x rotated by r)
+
+    is added to the loss. The rotated images pass in one batch with the others, so batch normalization averages over
+    them too; cross-entropy and exposure are of the images as they stand. Outlier rows are not rotated.
+
     Args:
         backbone: Model, images (B, H, W, C) in [-1, 1] -> features (B, D).
         head: Layer of `kood.heads`, features -> logits (B, K).
@@ -44,9 +54,14 @@ class Classifier(TrainStep):
         class_weight: How much each class counts in the cross-entropy, K numbers of at least 0; None for all alike.
         frozen_statistics: Whether the backbone is trained as it is used: batch normalization by the statistics that it
             has, which stay, while its weights learn, and without dropout.
+        rotation: Weight of the rotations' cross-entropy; 0 for no such task.
+        outlier_rows: How many rows of every training batch are outliers, so that these need not pass rotated; of a
+            batch with fewer, as many other rows do not either. They count for nothing in any case. The other rows of a
+            batch divide among the devices.
 
     Raises:
-        ValueError: another word for `reach`, virtual outliers without an exposure, or a negative class weight.
+        ValueError: another word for `reach`, virtual outliers without an exposure, a negative class weight or weight of
+            rotations, or rotations of what is no square image.
     """
 
     def __init__(
@@ -60,6 +75,8 @@ class Classifier(TrainStep):
         virtual=None,
         class_weight=None,
         frozen_statistics=False,
+        rotation=0.0,
+        outlier_rows=0,
         **kwargs,
     ):
         super().__init__(**kwargs)
@@ -69,6 +86,8 @@ class Classifier(TrainStep):
             raise ValueError("virtual outliers need an exposure")
         if class_weight is not None and min(class_weight) < 0:
             raise ValueError(f"class weights must be at least 0; they are {list(class_weight)!r}")
+        if rotation < 0:
+            raise ValueError(f"rotation must be at least 0; it is {rotation!r}")
         self.backbone = backbone
         self.head = head
         self.exposure = exposure
@@ -78,9 +97,15 @@ class Classifier(TrainStep):
         self.virtual = virtual
         self.class_weight = None if class_weight is None else tuple(map(float, class_weight))
         self.frozen_statistics = frozen_statistics
+        self.rotation = float(rotation)
+        self.outlier_rows = outlier_rows
+        self.rotation_head: Any = None
+        if rotation:
+            self.rotation_head = keras.layers.Dense(ROTATIONS, dtype="float32", name="rotation_head")
         self.step = None
         self._disperses = hasattr(head, "dispersion")
-        self.watch("cross_entropy", *(["dispersion"] if self._disperses else []), *(["exposure"] if exposure else []))
+        more = {"dispersion": self._disperses, "rotation": rotation, "exposure": exposure}
+        self.watch("cross_entropy", *(name for name, there in more.items() if there))
         if exposure:
             self._exposure_of = registry.obtain("losses", exposure)
             parameters = list(inspect.signature(self._exposure_of).parameters)
@@ -99,12 +124,15 @@ class Classifier(TrainStep):
             training: Whether layers run in training mode.
 
         Returns:
-            {"features": (B, D), "logits": (B, K), "cosines": (B, K) where the head has them}.
+            {"features": (B, D), "logits": (B, K), "cosines": (B, K) where the head has them, "rotation_logits": (B, 4)
+            where rotations are told apart}. The last are of the rotation in which the image stands.
         """
         features = ops.cast(self.backbone(images, training=training), "float32")
         outputs = {"features": features, "logits": self.head(features)}
         if self.is_angular:
             outputs["cosines"] = self.head.cosines(features)
+        if self.rotation:
+            outputs["rotation_logits"] = self.rotation_head(features)
         return outputs
 
     def losses(self, batch, training=False):
@@ -116,13 +144,21 @@ class Classifier(TrainStep):
             training: Whether layers run in training mode.
 
         Returns:
-            {"cross_entropy": scalar; "dispersion": scalar, where the head has one; "exposure": scalar, where there is
-            one}, the last two already weighted.
+            {"cross_entropy": scalar; "dispersion": scalar, where the head has one; "exposure" and "rotation": scalars,
+            where there are such}, all but the first already weighted.
         """
         given, outlier = ops.cast(batch["label"], "float32"), ops.cast(batch["is_outlier"], "float32")
         label = ops.where(outlier[:, None] > 0, 0.0, given)
         moving = training and not self.frozen_statistics
-        features = ops.cast(self.backbone(batch["image"], training=moving), "float32")
+        images, inside = batch["image"], 1.0 - outlier
+        rotation = {}
+        if self.rotation:
+            turned, counted = self._turned(images, inside)
+            passed = ops.cast(self.backbone(ops.concatenate([images, *turned]), training=moving), "float32")
+            features = passed[: ops.shape(inside)[0]]
+            rotation = {"rotation": self.rotation * self._surprise(passed, inside, counted)}
+        else:
+            features = ops.cast(self.backbone(images, training=moving), "float32")
         if self.exposure and self.reach == "head":
             features = ops.where(outlier[:, None] > 0, ops.stop_gradient(features), features)
         # Before the head keeps what it made of these rows.
@@ -131,12 +167,31 @@ class Classifier(TrainStep):
         rows = loss_functions.cross_entropy(logits, label)
         if self.class_weight is not None:
             rows = rows * ops.sum(label * ops.convert_to_tensor(self.class_weight, "float32"), axis=-1)
-        terms = {"cross_entropy": _mean(rows, 1.0 - outlier), **dispersion}
+        terms = {"cross_entropy": _mean(rows, inside), **dispersion, **rotation}
         if self.exposure:
             if self.virtual is not None and training:
                 self.virtual.keep(everyone(ops.stop_gradient(features)), everyone(label), everyone(outlier))
             terms["exposure"] = self._weight(training) * self._exposure(features, logits, given, outlier)
         return terms
+
+    def _turned(self, images, inside):
+        """The in-distribution images in their three other rotations, and how much each row of one of these counts."""
+        if self.outlier_rows:
+            # A count that every backend knows when it compiles; each replica has an equal run of these rows.
+            rows = whole(ops.shape(inside)[0]) - self.outlier_rows
+            chosen = mine(ops.argsort(-everyone(inside))[:rows])
+            images, inside = (ops.take(everyone(one), chosen, axis=0) for one in (images, inside))
+        return [rotated(images, quarters) for quarters in range(1, ROTATIONS)], inside
+
+    def _surprise(self, features, inside, counted):
+        """Mean over rows and rotations of -ln p of the right one; `features` are of the images as they stand and of the
+        others, one rotation after another."""
+        logits, start, step = self.rotation_head(features), ops.shape(inside)[0], ops.shape(counted)[0]
+        rows = [surprise(logits[:start], 0)]
+        for quarters in range(1, ROTATIONS):
+            rows.append(surprise(logits[start : start + step], quarters))
+            start = start + step
+        return _mean(ops.concatenate(rows), ops.concatenate([inside, *[counted] * (ROTATIONS - 1)]))
 
     def _exposure(self, features, logits, label, outlier):
         """Mean of the exposure over the outlier rows and the virtual outliers."""
@@ -167,8 +222,10 @@ class Classifier(TrainStep):
         return self.head(features, label, training=training)
 
     def build(self, input_shape):
-        """Builds the head, and the queues of virtual outliers, on the backbone's features."""
-        for layer in (self.head, self.virtual):
+        """Builds the heads, and the queues of virtual outliers, on the backbone's features."""
+        if self.rotation and not _is_square(self.backbone.input_shape[1:]):
+            raise ValueError(f"rotation needs square images (S, S, C), not {tuple(self.backbone.input_shape[1:])}")
+        for layer in (self.head, self.virtual, self.rotation_head):
             if layer is not None and not layer.built:
                 layer.build(self.backbone.output_shape)
         if self.exposure and self.exposure_begin and self.step is None:
@@ -187,6 +244,7 @@ class Classifier(TrainStep):
             **super().get_config(),
             **weights,
             **frozen,
+            **({"rotation": self.rotation, "outlier_rows": self.outlier_rows} if self.rotation else {}),
             "backbone": keras.saving.serialize_keras_object(self.backbone),
             "head": keras.saving.serialize_keras_object(self.head),
             "exposure": self.exposure,
@@ -204,6 +262,10 @@ class Classifier(TrainStep):
             if config.get(part) is not None:  # Files from before virtual outliers have no such key.
                 config[part] = keras.saving.deserialize_keras_object(config[part])
         return cls(**config)
+
+
+def _is_square(shape):
+    return len(shape) == 3 and shape[0] == shape[1]
 
 
 def _mean(rows, weight):

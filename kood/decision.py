@@ -12,7 +12,7 @@ import numpy as np
 from keras import ops
 
 from kood.conformal import Calibration
-from kood.outputs import perturbed_for
+from kood.outputs import further_for
 from kood.scorer import Scorer
 
 __all__ = ["UNKNOWN", "Decide", "Decision", "Scored", "judged"]
@@ -63,9 +63,8 @@ class Scored(_Held):
         """`probabilities` (B, K), `label` and `ood_score` (B,) of pixels as the classifier takes them."""
         outputs = self.classifier(images, training=False)
         # Made here, where a compiled graph has the weights that it was given.
-        moved = perturbed_for(self.classifier, [self.score])
-        outputs = {**outputs, **{name: logits(images) for name, logits in moved.items()}}
-        return self.of(outputs)
+        further = further_for(self.classifier, [self.score])
+        return self.of({**outputs, **{name: make(images, outputs) for name, make in further.items()}})
 
     def of(self, outputs: Mapping[str, Any]) -> dict[str, Any]:
         """As `call`, of the classifier's outputs."""

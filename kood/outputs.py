@@ -11,6 +11,7 @@ from kood.backends import compiled, gradient
 from kood.data.batches import image_batches
 from kood.data.deferred import Images
 from kood.data.large import room
+from kood.rotation import ROTATIONS, rotated, surprise
 from kood.scorer import Scorer
 
 __all__ = [
@@ -18,9 +19,10 @@ __all__ = [
     "Outputs",
     "at_once",
     "forward_of",
+    "further_for",
     "outputs_of",
-    "perturbed_for",
     "perturbed_logits",
+    "rotations_of",
     "run_batches",
     "run_over",
     "score_rows",
@@ -39,31 +41,43 @@ def forward_of(classifier: keras.Model, scores: Iterable[str] = ()) -> Callable:
         scores: Their specs.
 
     Returns:
-        A function: (B, H, W, C) in [-1, 1] -> {"features", "logits", "cosines" where there are any, and the perturbed
-        logits (B, K) that scores ask for, as `kood.scorer.Scorer.inputs` names them}.
+        A function: (B, H, W, C) in [-1, 1] -> {"features", "logits", "cosines" where there are any, and what else
+        scores ask for, as `further_for` has it}.
 
     Raises:
         UserError: there is no such score.
     """
     forward = compiled(classifier)
-    perturbed = perturbed_for(classifier, map(Scorer, scores))
-    if not perturbed:
+    further = further_for(classifier, map(Scorer, scores))
+    if not further:
         return forward
-    return lambda images: {**forward(images), **{name: logits(images) for name, logits in perturbed.items()}}
+
+    def both(images):
+        outputs = forward(images)
+        return {**outputs, **{name: make(images, outputs) for name, make in further.items()}}
+
+    return both
 
 
-def perturbed_for(classifier: keras.Model, scorers: Iterable[Scorer]) -> dict[str, Callable]:
-    """What makes the perturbed logits that scores ask for.
+def further_for(classifier: keras.Model, scorers: Iterable[Scorer]) -> dict[str, Callable]:
+    """What makes the outputs that scores ask for and that take further passes of the classifier.
 
     Args:
         classifier: A `Classifier`.
         scorers: The scores.
 
     Returns:
-        {name of the output: a function as `perturbed_logits` gives it}, each once.
+        {name of the output, as `kood.scorer.Scorer.inputs` names it: a function of the images and the outputs that
+        there are}, each once: the perturbed logits of `perturbed_logits`, and the "rotations" of `rotations_of`.
     """
-    asked = {one.inputs["perturbed"]: one.perturbation for one in scorers if one.perturbation}
-    return {name: perturbed_logits(classifier, **how) for name, how in asked.items()}
+    further: dict[str, Callable] = {}
+    for one in scorers:
+        if one.perturbation and one.inputs["perturbed"] not in further:
+            logits = perturbed_logits(classifier, **one.perturbation)
+            further[one.inputs["perturbed"]] = lambda images, outputs, logits=logits: logits(images)
+        if "rotations" in one.inputs and "rotations" not in further:
+            further["rotations"] = rotations_of(classifier)
+    return further
 
 
 def perturbed_logits(classifier: keras.Model, epsilon: float, temperature: float) -> Callable:
@@ -91,6 +105,31 @@ def perturbed_logits(classifier: keras.Model, epsilon: float, temperature: float
 
     forward, slope = compiled(classifier), gradient(classifier, surprise)
     return lambda images: forward(ops.convert_to_tensor(images) - epsilon * ops.sign(slope(images)))["logits"]
+
+
+def rotations_of(classifier: keras.Model) -> Callable:
+    """How surprised a classifier is by the rotation of images, in each of four.
+
+    Of each image three more pass: by 90, 180 and 270 degrees.
+
+    Source: Hendrycks et al. 2019, arXiv:1906.12340.
+
+    Args:
+        classifier: A `Classifier` that tells rotations apart.
+
+    Returns:
+        A function of images (B, S, S, C) in [-1, 1] and of the classifier's outputs for them -> (B, 4), -ln of the
+        probability of the right rotation.
+    """
+    forward = compiled(classifier)
+
+    def rotations(images, outputs):
+        images = ops.convert_to_tensor(images)
+        turned = (forward(rotated(images, quarters)) for quarters in range(1, ROTATIONS))
+        found = [outputs["rotation_logits"], *(one["rotation_logits"] for one in turned)]
+        return ops.stack([surprise(one, quarters) for quarters, one in enumerate(found)], axis=1)
+
+    return rotations
 
 
 def outputs_of(classifier: keras.Model, images: Images, batch_size: int) -> Outputs:

@@ -10,6 +10,7 @@ from keras import ops
 
 from kood import registry, specs
 from kood.errors import UserError
+from kood.rotation import ROTATIONS
 
 __all__ = ["Scorer", "applicable", "linear_weights", "rehearse"]
 
@@ -72,13 +73,18 @@ class Scorer:
             raise UserError(f"{key}: {self.name}: {error}") from error
 
     def can_take(self, available: Iterable[str]) -> bool:
-        """Whether it can be made of some outputs: "features", "logits", "cosines", "kernel", "bias"."""
+        """Whether it can be made of some outputs: "features", "logits", "cosines", "rotations", "kernel", "bias"."""
         return {*self.inputs.values(), *_weights(self._class)} <= set(available)
 
     @property
     def held_out(self) -> bool:
         """Whether it is fitted to validation images where there are any, and not to those of the training."""
         return bool(getattr(self._class, "held_out", False))
+
+    @property
+    def passes(self) -> int:
+        """Forward passes of an image that its outputs take."""
+        return ROTATIONS if "rotations" in self.inputs else 1
 
     @property
     def is_ready(self) -> bool:
@@ -211,7 +217,7 @@ def applicable(available: Iterable[str]) -> list[str]:
     """The scores of kood's own that can be made of some outputs, in the order of their room.
 
     Args:
-        available: "features", "logits", "cosines"; "kernel" and "bias" where the head is linear.
+        available: "features", "logits", "cosines", "rotations"; "kernel" and "bias" where the head is linear.
 
     Returns:
         Recipe names.

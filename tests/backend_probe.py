@@ -19,6 +19,7 @@ from kood.diffusion import label_mixup, samplers
 from kood.diffusion.denoiser import Denoiser
 from kood.diffusion.sampling import ImageSampler
 from kood.nets import backbones, denoisers
+from kood.outputs import forward_of
 from kood.scorer import Scorer, applicable
 
 SHAPE, CLASSES = (8, 8, 1), 4
@@ -45,7 +46,10 @@ def one_step(model):
 def make(folder):
     keras.utils.set_random_seed(0)
     for name in heads.__all__:
-        model = Classifier(backbones.small_cnn(SHAPE, features=16), getattr(heads, name)(CLASSES), "outlier_exposure")
+        # Two of them learn rotations, one told how many rows are outliers and one not.
+        turning = {"CosFace": {"rotation": 0.7, "outlier_rows": 4}, "Softmax": {"rotation": 0.7}}.get(name, {})
+        network = backbones.small_cnn(SHAPE, features=16)
+        model = Classifier(network, getattr(heads, name)(CLASSES), "outlier_exposure", **turning)
         model.build((None, *SHAPE))
         model.compile(keras.optimizers.AdamW(1e-3, use_ema=True, ema_momentum=0.9))
         one_step(model)
@@ -67,7 +71,8 @@ def read(folder):
         numbers[f"batch/{key}"] = value
     for name in heads.__all__:
         model = keras.saving.load_model(folder / f"{name}.keras")
-        outputs = {key: ops.convert_to_numpy(value) for key, value in model(batch["image"]).items()}
+        forward = forward_of(model, ["rotation"] if model.rotation else [])
+        outputs = {key: ops.convert_to_numpy(value) for key, value in forward(batch["image"]).items()}
         numbers |= {f"{name}/{key}": value for key, value in outputs.items()}
         terms = model.losses(batch, training=False)
         numbers |= {f"{name}/{key}": ops.convert_to_numpy(value) for key, value in terms.items()}

@@ -50,13 +50,17 @@ def make(start):
     for weight in network.weights:  # The output layer starts at zero, which would hide every difference.
         weight.assign(weight + 0.05 * rng.normal(size=weight.shape))
     Denoiser(network, num_steps=100, prediction="v", seed=5).save(start / "denoiser.keras")
-    weights = {"AdaFace": (0.25, 0.5, 1.25, 2.0)}
-    for name in ("CurricularFace", "AdaFace", "CIDER"):
-        classifier(name, backbones.small_cnn(SHAPE), weights.get(name)).save(start / f"{name}.keras")
+    # Six of a batch's rows are outliers; only the 16 others turn, or all do.
+    settings = {
+        "AdaFace": {"class_weight": (0.25, 0.5, 1.25, 2.0), "rotation": 0.5, "outlier_rows": 6},
+        "CIDER": {"rotation": 0.5}, "CurricularFace": {"rotation": 0.5, "outlier_rows": 6},
+    }  # fmt: skip
+    for name, options in settings.items():
+        classifier(name, backbones.small_cnn(SHAPE), **options).save(start / f"{name}.keras")
 
 
-def classifier(name, backbone, class_weight=None):
-    model = Classifier(backbone, getattr(heads, name)(CLASSES), "outlier_exposure", class_weight=class_weight)
+def classifier(name, backbone, **options):
+    model = Classifier(backbone, getattr(heads, name)(CLASSES), "outlier_exposure", **options)
     model.build((None, *SHAPE))
     return model
 

@@ -107,12 +107,14 @@ class Apart(keras.Model):
 def own():
     inputs = keras.Input((6, 6, 3))
     features = keras.layers.Dense(5, "relu")(keras.layers.Flatten()(inputs))
-    model = Classifier(keras.Model(inputs, features), heads.CosFace(3))
+    model = Classifier(keras.Model(inputs, features), heads.CosFace(3), rotation=0.5)
     model.build((None, 6, 6, 3))
     return model
 
 
-@pytest.mark.parametrize(("make", "score"), [(own, "max_cosine"), (own, "knn"), (Apart, "mahalanobis"), (own, "odin")])
+@pytest.mark.parametrize(
+    ("make", "score"), [(own, "max_cosine"), (own, "knn"), (Apart, "mahalanobis"), (own, "odin"), (own, "rotation")]
+)
 def test_it_answers_as_its_parts(make, score):
     keras.utils.set_random_seed(0)
     model, rng = make(), np.random.default_rng(0)

@@ -242,6 +242,10 @@ def test_batches_that_do_not_divide_are_one_message(tiny):
         check_batches(recipe, 3)
     with pytest.raises(UserError, match=r"diffusion\.batch_size = 32: 3 devices.*multiple of 3"):
         check_batches(load(tiny, ["train.batch_size=20"]), 3)
+    turning = ["train.auxiliary=rotation", "train.batch_size=15", "outliers.per_batch=15"]
+    check_batches(load(tiny, turning[1:]), 2)
+    with pytest.raises(UserError, match=r"train\.batch_size = 15: 2 devices cannot share 15 rows"):
+        check_batches(load(tiny, turning), 2)
     alone = load(tiny, ["outliers.use=[]", "train.batch_size=9"])
     check_batches(alone, 3)
     with pytest.raises(UserError, match=r"train\.batch_size = 9: 2 devices"):

@@ -34,7 +34,7 @@ def ending(request):
 
 def made(score, head="Softmax", by_class=True, **settings):
     """A decision whose calibration scores tie with none of the images', and these images with NaN among them."""
-    model, images = trained(head, activation="relu", width=24), pixels(160, 1)
+    model, images = trained(head, activation="relu", width=24, turns=score.startswith("rotation")), pixels(160, 1)
     outputs = run_over(forward_of(model, [score]), images, 80)
     labels = outputs["logits"].argmax(axis=1)
     scorer = Scorer(score).fit(outputs, np.arange(160) % 4, model.head)
@@ -46,7 +46,7 @@ def made(score, head="Softmax", by_class=True, **settings):
     return decision, check
 
 
-SCORES = [(name, "Softmax") for name in applicable({"features", "logits", "perturbed", "kernel", "bias"})]
+SCORES = [(name, "Softmax") for name in applicable({"features", "logits", "perturbed", "rotations", "kernel", "bias"})]
 SCORES += [(name, "CosFace") for name in applicable({"cosines"})]
 
 
@@ -63,7 +63,7 @@ def test_every_score(tmp_path, ending, score, head):
         assert export(decision, tmp_path / f"it{ending}", image_shape=SHAPE, check=check)["images"] == 40
 
 
-@pytest.mark.parametrize(("score", "by_class"), [("knn", True), ("msp", False)])
+@pytest.mark.parametrize(("score", "by_class"), [("knn", True), ("msp", False), ("rotation_energy", True)])
 def test_it_answers_as_keras_does(tmp_path, ending, score, by_class):
     decision, check = made(score, by_class=by_class)
     expected = {name: keras.ops.convert_to_numpy(value) for name, value in decision(check).items()}

@@ -118,7 +118,8 @@ def summed_up(tensors):
 def everyone(rows):
     """The rows of all replicas, one after another."""
     replica = _replica()
-    return rows if replica is None else replica.all_gather(rows, axis=0)
+    # A copy, since a batch's own rows may have no place (see `placed`).
+    return rows if replica is None else replica.all_gather(tf.identity(rows), axis=0)
 
 
 def pieces(weight):

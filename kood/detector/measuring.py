@@ -115,7 +115,8 @@ class Measuring:
     def _wanted(self, every: bool) -> list[str]:
         """The scores to measure, in the order of their room; what this classifier cannot give is refused."""
         scorers = {name: Scorer(name, key=self.key) for name in self._named}
-        has = {"features", "logits", *(["cosines"] if self.classifier.is_angular else [])}
+        more = {"cosines": self.classifier.is_angular, "rotations": getattr(self.classifier, "rotation", 0.0)}
+        has = {"features", "logits", *(name for name, there in more.items() if there)}
         has |= {*linear_weights(self.classifier.head)}
         possible = applicable(has)
         asked = {output for one in scorers.values() if one.perturbation for output in one.inputs.values()}

@@ -79,7 +79,7 @@ def build_classifier(
         precision: Another than the recipe's.
         steps: Steps of the whole training, of which the recipe says at which share exposure begins.
         seed: Decides the outliers that are drawn in training.
-        exposed: Whether with what exposure to outliers needs; without it, the same backbone and head alone.
+        exposed: Whether with what exposure to outliers needs; without it, the same backbone and heads alone.
         class_weight: How much each class counts in the cross-entropy; all alike where not given.
     """
     precision = precision or recipe.train.precision
@@ -105,6 +105,9 @@ def build_classifier(
             options["virtual"] = _built(
                 f"outliers.{name}", keras.layers.Layer, source.layer, num_classes, settings.per_batch, seed
             )
+    if recipe.train.auxiliary.name == "rotation":
+        options["rotation"] = recipe.train.auxiliary.weight
+        options["outlier_rows"] = settings.per_batch if exposed and settings.exposes and settings.drawn else 0
     if recipe.classifier.frozen_statistics and not recipe.classifier.is_frozen:
         options["frozen_statistics"] = True
     model = Classifier(backbone, head, name="classifier", class_weight=class_weight, **options)

@@ -8,6 +8,7 @@ from kood.pipeline.attached import Attached
 from kood.pipeline.audit import Audit, Shortcut
 from kood.pipeline.classify import Classifier, FineTuned, head_recipe, judge_recipe, unexposed
 from kood.pipeline.comparison import Comparison
+from kood.pipeline.cost import DecisionCost
 from kood.pipeline.diffusion import Diffusion
 from kood.pipeline.evaluation import Evaluation, Validation
 from kood.pipeline.export import Export
@@ -87,6 +88,9 @@ class Cell:
             self.audit = Audit(recipe, data, self.judge, self.pure_audit, self.outliers)
             assert isinstance(self.classifier, Classifier)  # Nothing is sampled for one that exists.
             self.shortcut = Shortcut(recipe, data, self.audit, self.pure_audit, self.classifier, self.evaluation)
+        self.cost = None
+        if recipe.report.leaderboard and isinstance(data, Data) and isinstance(self.classifier, Classifier):
+            self.cost = DecisionCost(recipe, data, self.classifier, self.evaluation)
         self.export = None
         if recipe.serve.export and isinstance(data, Data):
             self.export = Export(recipe, data, self.classifier, self.evaluation)
@@ -107,9 +111,19 @@ class Cell:
             self.data, self.diffusion, self.learned, *_parts(self.judge), *self.outliers,
             *itertools.chain.from_iterable(self.exposed_to.values()), self.pure_audit, self.pure,
             *_parts(self.classifier), *_parts(self.baseline), self.evaluation, self.audit, self.shortcut,
-            self.validation, self.comparison, self.export,
+            self.validation, self.comparison, self.cost, self.export,
         ]  # fmt: skip
         return list(dict.fromkeys(stage for stage in wanted if isinstance(stage, Stage)))
+
+    @property
+    def learning(self) -> list[Stage]:
+        """What training the classifier takes, from its images on: itself and what it is exposed to."""
+        judge = self.judge if self.recipe.outliers.needs("judge") else None
+        wanted = [
+            self.diffusion, self.learned, *_parts(judge), *self.outliers,
+            *itertools.chain.from_iterable(self.exposed_to.values()), self.pure, *_parts(self.classifier),
+        ]  # fmt: skip
+        return list(dict.fromkeys(stage for stage in wanted if isinstance(stage, Stage) and stage is not self.data))
 
     def folds(self, headline: str) -> "list[tuple[tuple[str, ...], Cell]]":
         """The cells of the same classifier without some classes, with what each holds out.

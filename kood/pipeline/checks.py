@@ -35,6 +35,8 @@ def _check_shared(made_of: dict[str, int], recipe: Recipe, devices: int) -> None
         made_of["outliers.per_batch"] = recipe.outliers.per_batch
     if "id_rows" in recipe.pure_samples.use:
         made_of["pure_samples.per_batch"] = recipe.pure_samples.per_batch or recipe.outliers.per_batch
+    if recipe.train.auxiliary.name == "rotation":  # In-distribution rows are dealt out by themselves to be turned.
+        _check_rows({key: rows for key, rows in made_of.items() if key != "outliers.per_batch"}, devices)
     _check_rows(made_of, devices)
     if recipe.outliers.exposes and recipe.outliers.layers:
         _check_rows({"outliers.per_batch": recipe.outliers.per_batch}, devices)

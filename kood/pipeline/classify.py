@@ -28,6 +28,7 @@ from kood.pipeline.stage import Stage
 from kood.pipeline.work import Work
 from kood.recipe import Recipe
 from kood.recipe.sections import Head
+from kood.recipe.training_sections import Auxiliary
 from kood.timing import TimeBudget
 
 __all__ = ["Classifier", "FineTuned", "head_recipe", "judge_recipe", "unexposed"]
@@ -53,7 +54,11 @@ def head_recipe(recipe: Recipe) -> Recipe:
     if recipe.classifier.train != "last":
         return recipe
     frozen = {"train": "head", "backbone_rate": 1.0, "frozen_statistics": False}
-    return recipe.model_copy(update={"classifier": recipe.classifier.model_copy(update=frozen)})
+    update = {
+        "classifier": recipe.classifier.model_copy(update=frozen),
+        "train": recipe.train.model_copy(update={"auxiliary": Auxiliary()}),
+    }
+    return recipe.model_copy(update=update)
 
 
 class Classifier(Stage):
@@ -118,7 +123,7 @@ class Classifier(Stage):
         if outliers.mix != "none":
             exposure["mix"] = [outliers.mix, outliers.mix_alpha]
         decides = {
-            "train": settings.model_dump(exclude={"augment", "devices", "resident", "class_weight"}),
+            "train": settings.model_dump(exclude={"augment", "auxiliary", "devices", "resident", "class_weight"}),
             "classifier": network_of(self.recipe),
             # What is not given decides nothing: then a setting that heads get later leaves older runs as they are.
             "head": {"margin": None, "scale": None, **self.recipe.head.model_dump(exclude_none=True)},
@@ -131,6 +136,8 @@ class Classifier(Stage):
         }
         if self.data.frozen is not None:
             decides["features"] = self.data.frozen.key
+        if settings.auxiliary.name != "none":
+            decides["auxiliary"] = settings.auxiliary.model_dump()
         if settings.class_weight is not None:
             train = self.data.images("train")
             decides["class_weight"] = class_weights(settings.class_weight, train.known_labels, train.class_names)
@@ -294,6 +301,8 @@ def _plain(model: Model, recipe: Recipe, classes: int) -> Model:
 
 
 def _give(model: Model, other: Model) -> None:
-    """Gives a classifier the weights of another one's backbone and head."""
+    """Gives a classifier the weights of another one's backbone and heads."""
     for mine, its in ((model.backbone, other.backbone), (model.head, other.head)):
         mine.set_weights(its.get_weights())
+    if model.rotation and other.rotation:
+        model.rotation_head.set_weights(other.rotation_head.get_weights())

@@ -12,7 +12,7 @@ from kood.errors import UserError
 from kood.pipeline.belonging import refuse_mixed_classes
 from kood.pipeline.budget import Budget, OutOfTimeError
 from kood.pipeline.make import make_cell
-from kood.pipeline.summary import headline_scores
+from kood.pipeline.summary import headline_scores, scores_by
 from kood.pipeline.team import Team
 from kood.pipeline.work import Work
 from kood.recipe import Recipe
@@ -97,6 +97,9 @@ def _write_matrix(
         "budget": budget.facts(),
         "table": _table(recipe, made, team.run.folder),
     }
+    if recipe.report.leaderboard:
+        folder = team.run.folder
+        result["leaderboard"] = report.leaderboard_entries(made, lambda cell, score: scores_by(folder, cell, score))
     report.write_json(team.run.folder / "report.json", result)
     report.write(team.run.folder / "report.html", result)
     return result

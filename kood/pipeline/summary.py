@@ -15,8 +15,9 @@ from kood.pipeline.environment import environment
 from kood.pipeline.prepare import Data
 from kood.pipeline.stage import Stage
 from kood.pipeline.work import Work
+from kood.scorer import Scorer
 
-__all__ = ["headline_scores", "summarize", "write_report"]
+__all__ = ["headline_scores", "scores_by", "summarize", "write_report"]
 
 
 def summarize(work: Work, cell: Cell) -> dict[str, Any]:
@@ -46,7 +47,9 @@ def summarize(work: Work, cell: Cell) -> dict[str, Any]:
         "warnings": ([compared["warning"]] if compared and compared["warning"] else [])
         + [text for stage in cell.made for text in stage.warnings]
         + figures["warnings"],
-        "notes": prepared["notes"] + [f"classifier: {note}" for note in (attached or {"notes": []})["notes"]],
+        "notes": prepared["notes"]
+        + [f"classifier: {note}" for note in (attached or {"notes": []})["notes"]]
+        + _cost(figures["headline_score"]),
         "attached": attached,
         "copies": prepared["copies"],
         "parts": prepared["parts"],
@@ -60,13 +63,28 @@ def summarize(work: Work, cell: Cell) -> dict[str, Any]:
         "environment": {**environment(), **work.origin},
         "scores_file": file.relative_to(work.run.folder).as_posix(),
     }
+    if cell.cost is not None:
+        seconds = sum(stage.line["seconds"] for stage in cell.learning)
+        result["cost"] = {"training_seconds": seconds, "milliseconds": cell.cost.facts["milliseconds"]}
     return {**result, "intervals": report.intervals(result, headline_scores(work.run.folder, result))}
+
+
+def _cost(score: str) -> list[str]:
+    """What a served image costs, where the score that decides takes more than one pass."""
+    passes = Scorer(score).passes
+    told = f"The score {score} decides, and takes {passes} forward passes of each served image in place of one."
+    return [told] if passes > 1 else []
 
 
 def headline_scores(folder: Path, cell: Mapping[str, Any]) -> dict[str, np.ndarray]:
     """The scores of every image by the cell's headline score, by set; the in-distribution test images are "id"."""
+    return scores_by(folder, cell, cell["headline_score"])
+
+
+def scores_by(folder: Path, cell: Mapping[str, Any], score: str) -> dict[str, np.ndarray]:
+    """The same by another score."""
     with np.load(folder / cell["scores_file"], allow_pickle=False) as arrays:
-        return report.score_arrays(arrays, cell["headline_score"])
+        return report.score_arrays(arrays, score)
 
 
 def _facts(stage: Stage | None) -> Any:

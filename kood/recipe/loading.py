@@ -57,8 +57,7 @@ def load(path: str | Path, overrides: tuple[str, ...] | list[str] = (), *, quick
     except (tomllib.TOMLDecodeError, RecursionError) as error:
         told = "; ".join(filter(None, (str(error) or "nested too deeply", spelling.line_hint(text, str(error)))))
         raise UserError(f"{path}: not valid TOML: {told}") from error
-    if isinstance(given.get("head"), str):  # So that settings of the command line find a table.
-        settings.put_all(given, "head", given["head"], where="head")
+    settings.name_tables(given)  # So that settings of the command line find them.
     for override in map(composed, overrides):
         key, equals, value = override.partition("=")
         if not equals or not key.strip():
@@ -92,6 +91,9 @@ def checked(given: dict[str, Any], where: str, keys: Sequence[str] = (), *, quic
         recipe = Recipe.model_validate(given)
         recipe._given.update(given)
         recipe.cells()
+        if recipe.report.leaderboard and not recipe.matrix:
+            raise UserError("report.leaderboard lays the rows of a matrix side by side, and there is none; add "
+                            "[matrix], or remove it")  # fmt: skip
     except (ValidationError, UserError) as error:
         raise UserError("\n".join(f"{where}: {line}" for line in explain(error, Recipe, keys).splitlines())) from error
     return recipe

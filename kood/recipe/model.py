@@ -30,20 +30,15 @@ from kood.recipe.sections import (
     Classifier,
     Diffusion,
     Evaluate,
-    FineTuning,
     Head,
     Report,
     Section,
     Seed,
     Serve,
-    Train,
 )
+from kood.recipe.training_sections import FineTuning, Train, by_name
 
 __all__ = ["Recipe"]
-
-
-def _by_name(value: Any) -> Any:
-    return {"name": value} if isinstance(value, str) and not value.startswith("{") else value
 
 
 _HEAD = {"anyOf": [{"type": "string"}, Head.model_json_schema()]}
@@ -68,7 +63,7 @@ class Recipe(Section):
     diffusion: Diffusion = Diffusion()
     outliers: SerializeAsAny[Outliers] = Outliers()
     pure_samples: PureSamples = PureSamples()
-    head: Annotated[Head, BeforeValidator(_by_name), WithJsonSchema(_HEAD)] = Head()
+    head: Annotated[Head, BeforeValidator(by_name), WithJsonSchema(_HEAD)] = Head()
     classifier: Classifier = Classifier()
     train: Train = Train()
     fine_tuning: FineTuning = FineTuning()
@@ -117,6 +112,7 @@ class Recipe(Section):
                 raise ValueError("data.hold_out: a classifier that exists is not trained again without some classes; "
                                  "remove it")  # fmt: skip
             return self  # Its scores are those that the model itself can give.
+        self._check_auxiliary()
         angular = self._is_angular()
         if self.outliers.use and self.outliers.acts_on_cosines and not angular:
             raise ValueError(f"outliers.exposure = {self.outliers.exposure!r} acts on cosines; head {self.head.name!r} "
@@ -155,6 +151,20 @@ class Recipe(Section):
             if self.classifier.is_frozen and score != "auto" and _needs(score, "perturbed"):
                 raise ValueError(f"evaluate: score {score!r} moves pixels by a gradient, and features have none; "
                                  f"remove it, or {end}")  # fmt: skip
+
+    def _check_auxiliary(self) -> None:
+        turns = self.train.auxiliary.name == "rotation"
+        if turns and self.data.shape[0] != self.data.shape[1]:
+            raise ValueError(f'train.auxiliary = "rotation" turns images by 90 degrees, and data.image_shape = '
+                             f"{list(self.data.shape)} is not square; give it one height and width, or remove "
+                             "train.auxiliary")  # fmt: skip
+        if turns and self.classifier.is_frozen:
+            raise ValueError('train.auxiliary = "rotation" turns the images of each batch, and a frozen backbone sees '
+                             'each image once; set classifier.train = "last" or "all"')  # fmt: skip
+        for score in [*(self.evaluate.scores or []), self.evaluate.headline]:
+            if score != "auto" and not turns and _needs(score, "rotations"):
+                raise ValueError(f"evaluate: score {score!r} is made of rotations, which this classifier does not "
+                                 'learn; set train.auxiliary = "rotation"')  # fmt: skip
 
     def _check_baseline(self) -> None:
         rows = {key: settings.labels(values) for key, values in self.matrix.items() if key != "seed"}

@@ -6,7 +6,11 @@ from typing import Any
 from kood.errors import UserError
 from kood.recipe import spelling
 
-__all__ = ["labels", "parse", "put", "put_all"]
+__all__ = ["labels", "name_tables", "parse", "put", "put_all"]
+
+
+#: Tables that may be given by name alone.
+NAMED = ("head", "train.auxiliary")
 
 
 def parse(value: str, *, where: str = "--set") -> Any:
@@ -26,8 +30,8 @@ def parse(value: str, *, where: str = "--set") -> Any:
 
 def _expand(key: str, value: Any) -> dict[str, Any]:
     """The settings behind one that stands for several: a head or a source by name, an arm of a comparison."""
-    if key == "head" and isinstance(value, str):
-        return {"head": {"name": value}}
+    if key in NAMED and isinstance(value, str):
+        return {key: {"name": value}}
     if key == "outliers" and isinstance(value, str | list):
         if value == "pure":
             return {"outliers.use": [], "pure_samples.use": ["audit", "augment"]}
@@ -45,6 +49,17 @@ def _flat(table: dict[str, Any], above: str = "") -> dict[str, Any]:
         whole = f"{above}{key}"
         flat |= _flat(value, f"{whole}.") if isinstance(value, dict) and whole != "head" else {whole: value}
     return flat
+
+
+def name_tables(given: dict[str, Any]) -> None:
+    """Puts a table in place of each of `NAMED` that is given by name alone."""
+    for key in NAMED:
+        *parents, last = key.split(".")
+        tree: Any = given
+        for parent in parents:
+            tree = tree.get(parent) if isinstance(tree, dict) else None
+        if isinstance(tree, dict) and isinstance(tree.get(last), str):
+            tree[last] = {"name": tree[last]}
 
 
 def put_all(tree: dict[str, Any], key: str, value: Any, *, where: str) -> None:

@@ -15,7 +15,7 @@ from kood.report.wording import (
     with_interval,
 )
 
-__all__ = ["comparison", "differences", "folds", "matrix"]
+__all__ = ["comparison", "differences", "folds", "label_columns", "matrix", "table_of"]
 
 Rows = Sequence[Mapping[str, Any]]
 
@@ -44,7 +44,7 @@ _APART = (
 _Filled = tuple[Column, list[Cell]]
 
 
-def _labels(rows: Rows) -> list[_Filled]:
+def label_columns(rows: Rows) -> list[_Filled]:
     """The settings that rows differ in, a column each."""
     found = [
         (words(heading, key), [Cell(override(one["cell"][key]) if key in one["cell"] else MISSING) for one in rows])
@@ -87,7 +87,8 @@ def _apart(rows: Rows) -> list[_Filled]:
     return found
 
 
-def _table(filled: Sequence[_Filled], title: str = "", notes: Sequence[str] = ()) -> Table:
+def table_of(filled: Sequence[_Filled], title: str = "", notes: Sequence[str] = ()) -> Table:
+    """A table of columns, each with its cells."""
     columns, cells = zip(*filled, strict=True)
     return Table(columns, [Row(one) for one in zip(*cells, strict=True)], title, notes)
 
@@ -105,7 +106,7 @@ def matrix(rows: Rows) -> Table:
     notes += [f"Headline score: {name}." for name in chosen if len(chosen) == 1]
     notes.append("FPR@95: ID flagged when 95% of OOD is caught.")
     own = [_headline(rows)] if len(chosen) > 1 else []
-    return _table([*_labels(rows), _runs(rows), *_figures(rows), *own], notes=[*notes, *_incomplete(rows)])
+    return table_of([*label_columns(rows), _runs(rows), *_figures(rows), *own], notes=[*notes, *_incomplete(rows)])
 
 
 def _incomplete(rows: Rows) -> list[str]:
@@ -137,13 +138,13 @@ def differences(rows: Rows) -> Table | None:
         for one in rows
     ]
     baselines = [setting(one) if len(headings(rows)) > 1 else ", ".join(map(override, one.values())) for one in changed]
-    columns = [*_labels(rows), *_apart(rows)]
+    columns = [*label_columns(rows), *_apart(rows)]
     title = "Against the baseline"
     if len(set(baselines)) == 1:
         title += f" {baselines[0]}"
     else:
         columns.append((words("baseline"), [Cell(text) for text in baselines]))
-    return _table(columns, title, ["Points of percent.", *_apart_notes(rows)])
+    return table_of(columns, title, ["Points of percent.", *_apart_notes(rows)])
 
 
 def _apart_notes(rows: Rows) -> list[str]:
@@ -162,7 +163,7 @@ def folds(rows: Rows) -> Table | None:
     pairs = [(one, fold) for one in rows for fold in one.get("folds") or []]
     if not pairs:
         return None
-    columns = _labels([one for one, _ in pairs])
+    columns = label_columns([one for one, _ in pairs])
     columns.append((words("held out"), [Cell(", ".join(fold["classes"])) for _, fold in pairs]))
     columns.append((Column("images", priority=1), [Cell(str(fold["images"])) for _, fold in pairs]))
     told = [
@@ -181,7 +182,7 @@ def folds(rows: Rows) -> Table | None:
         "Percent, by the headline score.",
         "[95% confidence interval], of several seeds mean ± standard deviation.",
     ]
-    return _table(columns, "Classes held out, fold by fold", [*notes, *([DIFFERENCE_NOTE] if any(apart) else [])])
+    return table_of(columns, "Classes held out, fold by fold", [*notes, *([DIFFERENCE_NOTE] if any(apart) else [])])
 
 
 def _of_fold(one: Mapping[str, Any], classes: Sequence[str]) -> Mapping[str, Any] | None:
@@ -196,7 +197,7 @@ def comparison(rows: Rows) -> Table:
         rows: Rows of `kood.report.aggregate`, which may have "difference".
     """
     apart = any("difference" in one for one in rows)
-    return _table(
-        [*_labels(rows), _runs(rows), _headline(rows), *_figures(rows), *(_apart(rows) if apart else [])],
+    return table_of(
+        [*label_columns(rows), _runs(rows), _headline(rows), *_figures(rows), *(_apart(rows) if apart else [])],
         notes=["Percent.", *(_apart_notes(rows) if apart else [])],
     )

@@ -1,13 +1,14 @@
-"""report.html: one page that needs no network, no scripts and no second file."""
+"""report.html: one page that needs no network and no second file, and a script only to sort a leaderboard."""
 
 import base64
+import hashlib
 import io
 from collections.abc import Mapping, Sequence
 from functools import cache
 from pathlib import Path
 from typing import Any
 
-from kood.report import across, figures, outlier_audit, results, sweeps
+from kood.report import across, figures, leaderboard, outlier_audit, results, sweeps
 from kood.report.aggregate import rows_of
 from kood.report.behaviour import Behaviour, embedding, reliability, thumbnail
 from kood.report.files import write_bytes, write_text
@@ -59,6 +60,15 @@ def _templates() -> Any:
 def render(template: str, **values: Any) -> str:
     """A page made of one of the package's templates, everything in it escaped."""
     return _templates().get_template(template).render(values)
+
+
+@cache
+def _script() -> dict[str, Any]:
+    """The script of a leaderboard, and the digest by which the page's policy lets it run."""
+    from markupsafe import Markup
+
+    text = _templates().loader.get_source(_templates(), "leaderboard.js")[0]
+    return {"text": Markup(text), "digest": base64.b64encode(hashlib.sha256(text.encode()).digest()).decode()}
 
 
 def _told(report: Mapping[str, Any]) -> dict[str, Any]:
@@ -160,6 +170,8 @@ def _matrix(report: Mapping[str, Any]) -> dict[str, Any]:
     cells, rows = report.get("cells", []), rows_of(report)
     return {
         "told": _told(report),
+        "leaderboard": leaderboard.table(report["leaderboard"]) if report.get("leaderboard") else None,
+        "script": _script(),
         "rows": across.matrix(rows) if rows else None,
         "intervals": figures.matrix_intervals(rows, cells) if rows else None,
         "sweeps": {key: sweeps.sweep_figure(rows, key) for key in sweeps.swept(rows)},
@@ -205,7 +217,8 @@ def page(
 
 
 def write(path: str | Path, report: Mapping[str, Any], **more: Any) -> Path:
-    """Writes report.html, and beside a matrix's its table as table.csv and table.tex, each whole or not at all.
+    """Writes report.html, and beside a matrix's its table as table.csv and table.tex, each whole or not at all; where
+    it has a leaderboard, that as leaderboard.csv and leaderboard.tex too.
 
     Args:
         path: Where the page shall stand.
@@ -227,6 +240,9 @@ def write(path: str | Path, report: Mapping[str, Any], **more: Any) -> Path:
     rows = rows_of(report)
     for ending in ("csv", "tex") if rows else ():
         write_text(Path(path).with_name(f"table.{ending}"), ENDINGS[ending](across.comparison(rows)))
+        if report.get("leaderboard"):
+            board = leaderboard.table(report["leaderboard"])
+            write_text(Path(path).with_name(f"leaderboard.{ending}"), ENDINGS[ending](board))
     return write_text(path, html)
 
 

@@ -5,7 +5,7 @@ from typing import Any
 
 from rich.console import Console
 
-from kood.report import across, outlier_audit, results
+from kood.report import across, leaderboard, outlier_audit, results
 from kood.report.aggregate import rows_of
 from kood.report.terminal import print_table, say, warn
 from kood.report.wording import (
@@ -88,6 +88,9 @@ def print_matrix(console: Console, report: Mapping[str, Any]) -> None:
         if apart:
             console.print()
             print_table(console, apart)
+        if report.get("leaderboard"):
+            console.print()
+            print_table(console, leaderboard.table(report["leaderboard"], leaderboard.FIRST))
     else:
         say(console, "No cell finished.", "bold red")
     failed = [f"{setting(one['cell'])}: {one['error']}" for one in report.get("failed", [])]

@@ -64,6 +64,12 @@ class Cell:
         """The figure by which cells are compared."""
         return self.value["mean"] if isinstance(self.value, Mapping) else self.value
 
+    @property
+    def figure(self) -> Any:
+        """The figure to sort by; None where there is none."""
+        figure = self.value.get("mean", self.value.get("low")) if isinstance(self.value, Mapping) else self.value
+        return figure if isinstance(figure, int | float) else None
+
 
 @dataclass(frozen=True)
 class Row:

@@ -1,7 +1,8 @@
 """OOD scores: higher = more out-of-distribution, float32 (B,), for every one of them.
 
 A score asks for what it needs by the names of its parameters: `logits` (B, K), `cosines` (B, K), `features`
-(B, D), `perturbed` (B, K), the logits of perturbed images. A parameter with a default is not needed. A plain score is
+(B, D), `perturbed` (B, K), the logits of perturbed images, `rotations` (B, 4), -ln p of the right rotation of the image
+in each of four. A parameter with a default is not needed. A plain score is
 a function. One that must first see ID data is a class: `fit` takes NumPy arrays and computes in float64; `score` is
 Keras operations on float32, so that it works on NumPy arrays and on tensors, in `tf.function`, under `jit` and inside
 an exported graph; `get_state` and `from_state` carry it through an `.npz` file without pickle.

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from kood.errors import UserError
-from kood.recipe.sections import FineTuning
+from kood.recipe.training_sections import FineTuning
 from kood.starter.images import Machine, Survey
 from kood.starter.pretrained import Pretrained
 

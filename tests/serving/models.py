@@ -21,12 +21,12 @@ SHAPE, CLASSES = (8, 8, 3), 4
 REWORKED = ("ash", "dice", "react", "scale")
 
 
-def trained(head="CosFace", shape=SHAPE, activation=None, width=6):
+def trained(head="CosFace", shape=SHAPE, activation=None, width=6, turns=False):
     keras.utils.set_random_seed(0)
     inputs = keras.Input(shape)
     x = keras.layers.Conv2D(8, 3, strides=2, activation="relu")(inputs)
     backbone = keras.Model(inputs, keras.layers.Dense(width, activation)(keras.layers.Flatten()(x)))
-    model = Classifier(backbone, getattr(heads, head)(CLASSES))
+    model = Classifier(backbone, getattr(heads, head)(CLASSES), rotation=0.5 if turns else 0.0)
     model.build((None, *shape))
     return model
 
@@ -44,10 +44,8 @@ def encoded(image, kind="PNG", **options):
 def prepared(tmp_path, head="CosFace", score="msp", undecodable="error", width=6, ground=(255, 255, 255)):
     """What `publish` is given for a classifier and a score; thirteen of twenty images are accepted."""
     # The scores that rework activations are made for features behind a ReLU.
-    model, images = (
-        trained(head, activation="relu" if score.partition(":")[0] in REWORKED else None, width=width),
-        pixels(),
-    )
+    activation = "relu" if score.partition(":")[0] in REWORKED else None
+    model, images = trained(head, activation=activation, width=width, turns=score.startswith("rotation")), pixels()
     model.save(tmp_path / "classifier.keras")
     forward = forward_of(model, [score])
     outputs, train = (

@@ -37,7 +37,7 @@ CASES = [("Softmax", "energy"), ("CosFace", "msp"), ("ArcFace", "max_cosine"), (
          ("CosFace", "angular_energy"), ("Softmax", "gen"), ("Softmax", "odin_temperature"),
          ("Softmax", "odin"), ("CosFace", "odin"), ("Softmax", "odin:epsilon=0.05,temperature=2"),
          ("Softmax", "ash:share=0.4,variant=B"), ("Softmax", "knn:k=3"),
-         ("CosFace", "energy:temperature=0.5")]  # fmt: skip
+         ("CosFace", "energy:temperature=0.5"), ("CosFace", "rotation"), ("Softmax", "rotation_energy")]  # fmt: skip
 
 
 @pytest.mark.parametrize(("head", "score"), CASES)

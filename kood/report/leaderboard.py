@@ -1,0 +1,138 @@
+"""Every training by every score, the best near AUROC first."""
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+from kood.intervals import mean_interval
+from kood.report.across import label_columns, table_of
+from kood.report.aggregate import Cell as Run
+from kood.report.aggregate import group, statistic
+from kood.report.paired import Scores, intervals
+from kood.report.tables import MISSING, Cell, Column, Table, words
+from kood.report.wording import mean_std, percent
+
+__all__ = ["FIRST", "entries", "table"]
+
+Entry = Mapping[str, Any]
+
+#: So many entries are printed.
+FIRST = 20
+#: Stands behind the headline score of a training.
+CHOSEN = " ◂"
+_FIGURES = (
+    ("near\nAUROC", "near", "auroc", True, 0),
+    ("near\nFPR@95", "near", "fpr_at_ood_tpr", False, 1),
+    ("far\nAUROC", "far", "auroc", True, 0),
+    ("far\nFPR@95", "far", "fpr_at_ood_tpr", False, 2),
+)
+
+
+def entries(cells: Sequence[Run], scores_of: Callable[[Run, str], Scores]) -> list[dict[str, Any]]:
+    """One entry for each setting and score, sorted by near AUROC; ties by far, and what has none last.
+
+    Args:
+        cells: Results of single runs, each with "cost".
+        scores_of: The scores of a run's images by a score, by set; None where they cannot be had.
+
+    Returns:
+        [{"cell": settings without the seed, "score", "chosen": whether it is the headline score of every run,
+        "seeds", "near" and "far": {"auroc": S with "low" and "high", "fpr_at_ood_tpr": S}, "accuracy": S, "minutes": S
+        of training, "milliseconds": S an image}], S being {"mean", "std", "n"} of `kood.report.aggregate.statistic`.
+        Bounds are those of Student's 95% interval over the seeds, or of one seed DeLong's over the test images.
+    """
+    found = []
+    for setting, runs in group(cells):
+        for score in dict.fromkeys(name for run in runs for name in run["scores"]):
+            having = [run for run in runs if score in run["scores"]]
+            found.append({
+                "cell": setting,
+                "score": score,
+                "chosen": all(run["headline_score"] == score for run in runs),
+                "seeds": [seed for run in having for seed in run["seeds"]],
+                **{kind: _figures(having, score, kind, scores_of) for kind in ("near", "far")},
+                "accuracy": statistic(run["id"].get("accuracy") for run in having),
+                "minutes": statistic(_cost(run, "training_seconds", 60) for run in having),
+                "milliseconds": statistic(_cost(run, "milliseconds").get(score) for run in having),
+            })  # fmt: skip
+    return sorted(found, key=lambda one: [-_mean(one, kind) for kind in ("near", "far")])
+
+
+def _cost(run: Run, name: str, by: float | None = None) -> Any:
+    value = (run.get("cost") or {}).get(name)
+    return (value or {}) if by is None else value if value is None else value / by
+
+
+def _mean(entry: Entry, kind: str) -> float:
+    mean = entry[kind]["auroc"]["mean"]
+    return -1.0 if mean is None else mean
+
+
+def _figures(runs: Sequence[Run], score: str, kind: str, scores_of: Callable[[Run, str], Scores]) -> dict[str, Any]:
+    own = [run["scores"][score].get(kind) or {} for run in runs]
+    auroc = statistic(one.get("auroc") for one in own)
+    bounds = None
+    if auroc["n"] == 1:
+        bounds = next((b for run in runs if (b := intervals(run, scores_of(run, score)).get(kind))), None)
+    elif auroc["n"]:
+        bounds = mean_interval([one["auroc"] for one in own if one.get("auroc") is not None])["interval"]
+    low, high = bounds or (None, None)
+    rate = statistic(one.get("fpr_at_ood_tpr") for one in own)
+    return {"auroc": {**auroc, "low": low, "high": high}, "fpr_at_ood_tpr": rate}
+
+
+def table(found: Sequence[Entry], most: int | None = None) -> Table:
+    """The leaderboard as a table.
+
+    Args:
+        found: What `entries` gave.
+        most: How many are shown; all where not given.
+    """
+    shown = list(found[:most])
+    columns = label_columns(shown)
+    columns.append((
+        words("score"), [Cell(one["score"] + (CHOSEN if one["chosen"] else ""), one["score"]) for one in shown]
+    ))  # fmt: skip
+    columns.append((Column("place"), [Cell(str(place), place) for place in range(1, len(shown) + 1)]))
+    seeds = [Cell(str(len(one["seeds"])), " ".join(map(str, one["seeds"]))) for one in shown]
+    columns.append((Column("n", name="seeds", priority=3), seeds))
+    for heading, kind, metric, more, spare in _FIGURES:
+        column = Column(heading, more_is_better=more, priority=spare, name=f"{kind}_{metric}", parts=("mean", "std"))
+        own = [one[kind][metric] for one in shown]
+        columns.append(
+            (column, [Cell(mean_std(of, len(one["seeds"])), of) for of, one in zip(own, shown, strict=True)])
+        )
+        if metric == "auroc":
+            column = Column("95%\ninterval", priority=2, name=f"{kind}_auroc", parts=("low", "high"))
+            columns.append((column, [Cell(_interval(of), of) for of in own]))
+    column = Column("ID\nacc", more_is_better=True, priority=1, name="id_accuracy", parts=("mean", "std"))
+    columns.append((column, [Cell(mean_std(one["accuracy"], len(one["seeds"])), one["accuracy"]) for one in shown]))
+    for heading, key, name in (
+        ("training\nminutes", "minutes", "training_minutes"), ("ms an\nimage", "milliseconds", "milliseconds_an_image")
+    ):  # fmt: skip
+        column = Column(heading, more_is_better=False, priority=1, name=name, parts=("mean", "std"))
+        columns.append((column, [Cell(_short(one[key]["mean"]), one[key]) for one in shown]))
+    return table_of(columns, "Leaderboard", _notes(found, len(shown)))
+
+
+def _short(value: float | None) -> str:
+    return MISSING if value is None else f"{value:.3g}"
+
+
+def _interval(figure: Mapping[str, Any]) -> str:
+    return MISSING if figure["low"] is None else f"[{percent(figure['low'])}, {percent(figure['high'])}]"
+
+
+def _notes(found: Sequence[Entry], shown: int) -> list[str]:
+    several = any(len(one["seeds"]) > 1 for one in found)
+    notes = [
+        "Percent; mean ± sample standard deviation over n seeds." if several else "Percent.",
+        "Sorted by near AUROC, the mean over near sets; ties by far AUROC.",
+        "So sorted by test images it says what did best here, and is no way to choose.",
+        f"{CHOSEN.strip()}: the headline score of every run, chosen on validation images where the recipe names none.",
+        "95% interval " + ("over seeds (Student)." if several else "over test images (DeLong)."),
+        "FPR@95: ID flagged when 95% of OOD is caught.",
+        "Training: of the classifier and of what it is exposed to.",
+        "ms an image: its forward passes and the score, in batches, on the machine that measured.",
+    ]
+    more = f"The first {shown} of {len(found)}; all stand in report.html and leaderboard.csv."
+    return [*notes, more] if shown < len(found) else notes
