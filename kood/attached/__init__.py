@@ -4,7 +4,7 @@ from kood.attached.adapted import Adapted, adapted, function_of
 from kood.attached.apart import last_dense, take_apart
 from kood.attached.inside import Inside
 from kood.attached.opening import bring, bring_layers_of, opened
-from kood.attached.pixels import check_range, wanted
+from kood.attached.pixels import check_range, other_range, wanted
 from kood.attached.preprocessing import PREPROCESSING, function_named, preprocessing_for
 from kood.attached.taken import Taken, only
 from kood.attached.watching import image_shape_of, layer_named, layers_of
@@ -26,6 +26,7 @@ __all__ = [
     "layers_of",
     "only",
     "opened",
+    "other_range",
     "preprocessing_for",
     "take_apart",
     "wanted",

@@ -13,7 +13,7 @@ from kood.attached.watching import Shape, image_shape_of, layers_of, watched
 from kood.classifier import Classifier
 from kood.errors import UserError
 
-__all__ = ["Wanted", "check_range", "check_shape", "wanted"]
+__all__ = ["Wanted", "check_range", "check_shape", "other_range", "wanted"]
 
 #: (lowest, highest) of pixels that people give to models, and what first layers make of them.
 _GIVEN = ((0.0, 255.0), (0.0, 1.0), (-1.0, 1.0))
@@ -116,6 +116,25 @@ def check_range(model: keras.Model, pixels: np.ndarray) -> str:
     )  # fmt: skip
     return (f"the model is made for pixels of {expected.range}, by {expected.why}, and these lie in "
             f"{_extent(pixels)}{_WORDS[found]}; {fix}")  # fmt: skip
+
+
+def other_range(span: tuple[float, float], known: tuple[float, float]) -> str:
+    """What speaks against pixels being in the range of known images, "" where nothing does.
+
+    Args:
+        span: The smallest and the largest number of some pixels.
+        known: Those of the known images.
+
+    Returns:
+        One sentence.
+    """
+    size, usual = (max(map(abs, ends)) for ends in (span, known))
+    if not ((usual > 30 and 0 < size <= 1.5) or size > 30 * max(usual, 1.0)):
+        return ""
+    return (
+        f"these pixels lie in {span[0]:g} to {span[1]:g}, and those of the known images in {known[0]:g} to "
+        f"{known[1]:g}; give pixels of the same range"
+    )
 
 
 def check_shape(model_shape: Shape, shape: tuple[int, ...]) -> None:

@@ -10,7 +10,7 @@ import numpy as np
 from keras import ops
 
 from kood import specs
-from kood.attached import Adapted, adapted, check_range, opened
+from kood.attached import Adapted, adapted, check_range, opened, other_range
 from kood.backends import compiled
 from kood.classifier import Classifier
 from kood.data.copies import image_digests
@@ -194,14 +194,7 @@ class Measuring:
         """What speaks against pixels being in the range of known images; whole numbers are those of a byte."""
         if self.range is None or pixels.dtype == np.uint8 or np.array_equal(pixels, np.rint(pixels)):
             return ""
-        (low, high), (known_low, known_high) = self._span(pixels), self.range
-        size, known = max(abs(low), abs(high)), max(abs(known_low), abs(known_high))
-        if (known > 30 and 0 < size <= 1.5) or size > 30 * max(known, 1.0):
-            return (
-                f"these pixels lie in {low:g} to {high:g}, and those of the known images in {known_low:g} to "
-                f"{known_high:g}; give pixels of the same range"
-            )
-        return ""
+        return other_range(self._span(pixels), self.range)
 
     def _noted(self, found: Iterable[Batch], known: Known) -> Iterator[Batch]:
         """Keeps of known images what tells them again, and some of them."""
@@ -251,6 +244,11 @@ class Measuring:
         return forward_of(self.classifier, list(self.scorers))
 
     @functools.cached_property
+    def _plain(self) -> Callable:
+        """What fitted scores are fitted on: one pass of each image, since none of them asks for more."""
+        return forward_of(self.classifier)
+
+    @functools.cached_property
     def _raw(self) -> Callable:
         return compiled(self.classifier.taken)
 
@@ -274,7 +272,7 @@ class Measuring:
             UserError: a named score that these images cannot fit.
         """
         if any(scorer.is_fitted for scorer in self.scorers.values()):
-            self._fit(self._set(train), train.known_labels, held_out)
+            self._fit(self._set(train, self._plain), train.known_labels, held_out)
 
     def tune_scores(self, train: ImageSet, held: Mapping[str, ImageSet]) -> dict[str, Outputs]:
         """Chooses the options of scores that have usual values, and then fits as `fit_scores` does.
@@ -292,7 +290,7 @@ class Measuring:
         names = list(self.scorers)
         forward = forward_of(self.classifier, [one for name in names for one in specs.settings(name)])
         found = {where: run_over(forward, of.images, self.batch_size) for where, of in held.items()}
-        learned = self._set(train) if any(scorer.is_fitted for scorer in self.scorers.values()) else {}
+        learned = self._set(train, self._plain) if any(scorer.is_fitted for scorer in self.scorers.values()) else {}
         labels, head = train.known_labels, self.classifier.head
         chosen, self.tuned = tune(names, learned, labels, head, found, self.batch_size)
         self.scorers = {chosen.get(name, name): Scorer(chosen.get(name, name), key=self.key) for name in names}
@@ -307,7 +305,7 @@ class Measuring:
     def _fit(self, outputs: Outputs, labels: np.ndarray | None, held_out: ImageSet | None = None) -> None:
         seen = unseen = outputs, _known(outputs, labels)
         if held_out is not None and len(held_out) and any(one.held_out for one in self.scorers.values()):
-            passed = self._set(held_out)
+            passed = self._set(held_out, self._plain)
             unseen = passed, _known(passed, held_out.known_labels)
         for name in list(self.scorers):
             try:
@@ -319,15 +317,15 @@ class Measuring:
                 del self.scorers[name]
                 self.warnings.append(str(error))
 
-    def _set(self, images: Any) -> Outputs:
+    def _set(self, images: Any, forward: Callable | None = None) -> Outputs:
         """Outputs of a set; pixels of a run's own, uint8 and of the right shape, are normalized while it works, and
         features that a frozen backbone gave pass the rest of the classifier."""
         pixels = images.images if isinstance(images, ImageSet) else images
         ready = isinstance(pixels, np.ndarray | Deferred) and pixels.shape[1:] == self.image_shape
         if ready and pixels.ndim == 2:  # All sets in batches of one size, which is compiled once.
-            return run_over(self._normal, pixels, self.batch_size)
+            return run_over(forward or self._normal, pixels, self.batch_size)
         if ready and pixels.dtype == np.uint8:
-            return run_over(self._normal, pixels, min(self.batch_size, len(pixels)))
+            return run_over(forward or self._normal, pixels, min(self.batch_size, len(pixels)))
         return self.outputs(images)
 
     def measure(
