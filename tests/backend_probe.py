@@ -1,6 +1,6 @@
 """Run in a process of its own under one Keras backend: writes the numbers that must agree across backends.
 
-python -m tests.backend_probe make FOLDER    writes models and arrays
+python -m tests.backend_probe make FOLDER    writes models and arrays; with names of heads, of those alone
 python -m tests.backend_probe read FOLDER    loads them and writes numbers-BACKEND.npz
 """
 
@@ -42,9 +42,9 @@ def one_step(model):
     model.fit(batches(1).take(1), epochs=1, steps_per_epoch=1, shuffle=False, verbose=0)
 
 
-def make(folder):
+def make(folder, *names):
     keras.utils.set_random_seed(0)
-    for name in heads.__all__:
+    for name in names or heads.__all__:
         model = Classifier(backbones.small_cnn(SHAPE, features=16), getattr(heads, name)(CLASSES), "outlier_exposure")
         model.build((None, *SHAPE))
         model.compile(keras.optimizers.AdamW(1e-3, use_ema=True, ema_momentum=0.9))
@@ -65,7 +65,7 @@ def read(folder):
     batch = {key: np.asarray(value) for key, value in next(iter(batches(1))).items()}
     for key, value in batch.items():
         numbers[f"batch/{key}"] = value
-    for name in heads.__all__:
+    for name in [name for name in heads.__all__ if (folder / f"{name}.keras").exists()]:
         model = keras.saving.load_model(folder / f"{name}.keras")
         outputs = {key: ops.convert_to_numpy(value) for key, value in model(batch["image"]).items()}
         numbers |= {f"{name}/{key}": value for key, value in outputs.items()}
@@ -105,4 +105,4 @@ def read(folder):
 
 
 if __name__ == "__main__":
-    {"make": make, "read": read}[sys.argv[1]](Path(sys.argv[2]))
+    {"make": make, "read": read}[sys.argv[1]](Path(sys.argv[2]), *sys.argv[3:])
