@@ -7,6 +7,7 @@ import os
 import signal
 import subprocess
 import sys
+from pathlib import Path
 
 os.environ.setdefault("KERAS_BACKEND", "tensorflow")
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
@@ -16,6 +17,7 @@ os.environ.setdefault("CUDA_VISIBLE_DEVICES", "-1")
 import pytest
 
 BACKEND = os.environ["KERAS_BACKEND"]
+ROOT = Path(__file__).parents[1]
 if BACKEND == "jax":
     # It compiles each small operation by itself, and here runs it a few times: a third less time without the passes of
     # LLVM. Those of XLA itself, which change what is computed, stay.
@@ -144,6 +146,23 @@ scale = 8.0
 epochs = 2
 batch_size = 16
 """
+
+
+def kood(*arguments, cwd, **environment):
+    """The command line, in a process of its own."""
+    command = [sys.executable, "-m", "kood", *map(str, arguments)]
+    env = {**os.environ, "PYTHONPATH": str(ROOT), "COLUMNS": "100", **environment}
+    return subprocess.run(command, cwd=cwd, env=env, capture_output=True, text=True, check=False)
+
+
+@pytest.fixture(scope="session")
+def finished(tmp_path_factory):
+    """A folder where the tiny recipe has run once, in a process of its own, and what that said."""
+    folder = tmp_path_factory.mktemp("run")
+    (folder / "tiny.toml").write_text(TINY)
+    result = kood("run", "tiny.toml", cwd=folder)
+    assert result.returncode == 0, result.stderr + result.stdout
+    return folder, result
 
 
 @pytest.fixture

@@ -1,7 +1,8 @@
-"""Run in a process of its own under one Keras backend: one stage, killed on the way or brought to its end.
+"""Run in a process of its own under one Keras backend: stages, killed on the way or brought to their end.
 
-python -m tests.resume_probe FOLDER MODEL kill         trains two of four epochs under this backend and dies
-python -m tests.resume_probe FOLDER MODEL OUT [any]    makes the stage ("any": from what another left); writes OUT
+python -m tests.resume_probe FOLDER kill MODEL      trains two of four epochs under this backend and dies
+python -m tests.resume_probe FOLDER make MODEL...   makes the stages; writes FOLDER/MODEL.json
+python -m tests.resume_probe FOLDER any MODEL...    the same, from what another backend left
 """
 
 import json
@@ -39,7 +40,7 @@ def batches(name):
     )[0]  # fmt: skip
 
 
-def main(folder, name, what, any_backend):
+def main(folder, what, name):
     def make(where):
         keras.utils.set_random_seed(1)  # Seeds the dropout.
         model = keras.saving.load_model(folder / f"{name}.keras", compile=False)
@@ -62,12 +63,13 @@ def main(folder, name, what, any_backend):
         return {"history": history}
 
     backend = keras.backend.backend()
-    with Run(folder / "run", backend=backend, any_backend=any_backend).held() as run:
+    with Run(folder / "run", backend=backend, any_backend=what == "any").held() as run:
         stage = run.ensure(name, {"backend": backend}, make)
     if what != "kill":
         found = {"folder": str(stage.folder), "cached": stage.cached, "backends": stage.backends, **stage.facts}
-        Path(what).write_text(json.dumps(found))
+        (folder / f"{name}.json").write_text(json.dumps(found))
 
 
 if __name__ == "__main__":
-    main(Path(sys.argv[1]), sys.argv[2], sys.argv[3], sys.argv[4:] == ["any"])
+    for one in sys.argv[3:]:
+        main(Path(sys.argv[1]), sys.argv[2], one)

@@ -136,46 +136,51 @@ def test_two_devices_give_the_numbers_of_one(start, one_device, backend, devices
     assert expected["sample"].std(axis=0).mean() > 0.05
 
 
+RESUMED = ("ArcFace", "denoiser")
+
+
 @pytest.fixture(scope="module")
 def killed(start, tmp_path_factory):
-    """Two of four epochs under TensorFlow, killed; and the same training brought to its end."""
+    """Two of four epochs under TensorFlow, killed; and the same trainings brought to their end."""
     folder = tmp_path_factory.mktemp("killed")
-    for name in ("ArcFace", "denoiser"):
+    (folder / "whole").mkdir()
+    for name in RESUMED:
         shutil.copy(start / f"{name}.keras", folder)
-        whole = folder / "whole"
-        whole.mkdir(exist_ok=True)
-        shutil.copy(start / f"{name}.keras", whole)
-        launch("tensorflow", ["tests.resume_probe", str(folder), name, "kill"], code=-signal.SIGKILL)
-        launch("tensorflow", ["tests.resume_probe", str(whole), name, str(whole / f"{name}.json")])
+        shutil.copy(start / f"{name}.keras", folder / "whole")
+        launch("tensorflow", ["tests.resume_probe", str(folder), "kill", name], code=-signal.SIGKILL)
+    launch("tensorflow", ["tests.resume_probe", str(folder / "whole"), "make", *RESUMED])
     return folder
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("backend", ["jax", "torch"])
-@pytest.mark.parametrize("name", ["ArcFace", "denoiser"])
-def test_a_killed_training_goes_on_under_another_backend(killed, tmp_path, backend, name):
+def test_a_killed_training_goes_on_under_another_backend(killed, tmp_path, backend):
     folder = tmp_path / "copy"
     shutil.copytree(killed, folder)
-    launch(backend, ["tests.resume_probe", str(folder), name, str(tmp_path / "found.json"), "any"])
-    found = json.loads((tmp_path / "found.json").read_bytes())
-    whole = json.loads((killed / "whole" / f"{name}.json").read_bytes())
-    assert found["backends"] == ["tensorflow", backend] and not found["cached"]
-    history, expected = found["history"]["loss"], whole["history"]["loss"]
-    assert history[:2] == expected[:2] and len(history) == len(expected) == 4  # The first two are not trained again.
-    numbers = read(Path(found["folder"]) / "numbers.npz")
-    reference = read(ROOT / whole["folder"] / "numbers.npz")
-    assert numbers["iterations"] == reference["iterations"] == 8
-    if name == "denoiser":  # Noise is each backend's own, but the count of draws goes on.
-        np.testing.assert_array_equal(numbers["seed"], reference["seed"])
-        np.testing.assert_allclose(history[2:], expected[2:], rtol=0.5)
-    else:  # Nothing is drawn, so the numbers are those of one backend within rounding.
-        np.testing.assert_allclose(history, expected, rtol=1e-4)
-        for key, value in reference.items():
-            np.testing.assert_allclose(numbers[key], value, rtol=1e-3, atol=2e-4, err_msg=key)
-    # And each of the two finds the whole stage.
-    launch("tensorflow", ["tests.resume_probe", str(folder), name, str(tmp_path / "again.json"), "any"])
-    again = json.loads((tmp_path / "again.json").read_bytes())
-    assert again["cached"] and again["backends"] == ["tensorflow", backend]
+    launch(backend, ["tests.resume_probe", str(folder), "any", *RESUMED])
+    for name in RESUMED:
+        found = json.loads((folder / f"{name}.json").read_bytes())
+        whole = json.loads((killed / "whole" / f"{name}.json").read_bytes())
+        assert found["backends"] == ["tensorflow", backend] and not found["cached"]
+        history, expected = found["history"]["loss"], whole["history"]["loss"]
+        assert (
+            history[:2] == expected[:2] and len(history) == len(expected) == 4
+        )  # The first two are not trained again.
+        numbers = read(Path(found["folder"]) / "numbers.npz")
+        reference = read(ROOT / whole["folder"] / "numbers.npz")
+        assert numbers["iterations"] == reference["iterations"] == 8
+        if name == "denoiser":  # Noise is each backend's own, but the count of draws goes on.
+            np.testing.assert_array_equal(numbers["seed"], reference["seed"])
+            np.testing.assert_allclose(history[2:], expected[2:], rtol=0.5)
+        else:  # Nothing is drawn, so the numbers are those of one backend within rounding.
+            np.testing.assert_allclose(history, expected, rtol=1e-4)
+            for key, value in reference.items():
+                np.testing.assert_allclose(numbers[key], value, rtol=1e-3, atol=2e-4, err_msg=key)
+    # And each of the two finds the whole stages.
+    launch("tensorflow", ["tests.resume_probe", str(folder), "any", *RESUMED])
+    for name in RESUMED:
+        again = json.loads((folder / f"{name}.json").read_bytes())
+        assert again["cached"] and again["backends"] == ["tensorflow", backend]
 
 
 @pytest.mark.slow

@@ -39,11 +39,10 @@ def figures(file):
 
 
 @pytest.fixture(scope="module")
-def finished(tmp_path_factory):
+def folder(finished, tmp_path_factory):
+    """The finished run, and pictures."""
     folder = tmp_path_factory.mktemp("faults")
-    (folder / "tiny.toml").write_text(TINY)
-    result = script(f"{KOOD} run tiny.toml", folder)
-    assert result.returncode == 0, result.stderr
+    shutil.copytree(finished[0], folder, dirs_exist_ok=True)
     (folder / "pictures").mkdir()
     for seed in range(30):
         pixels = np.random.default_rng(seed).integers(0, 256, (8, 8), "uint8")
@@ -51,12 +50,12 @@ def finished(tmp_path_factory):
     return folder
 
 
-@pytest.mark.parametrize("kilobytes", [100, 500, 900, 1600])
-def test_a_run_goes_on_once_a_full_disk_has_room(finished, tmp_path, kilobytes):
+def test_a_run_goes_on_once_a_full_disk_has_room(folder, tmp_path):
+    """Full when most of it is there; where it fails at once is told by the limit in test_pipeline.py."""
     (tmp_path / "tiny.toml").write_text(TINY)
     result = script(
         f"""
-        mkdir disk && mount -t tmpfs -o size={kilobytes}k none disk && cp tiny.toml disk && cd disk
+        mkdir disk && mount -t tmpfs -o size=900k none disk && cp tiny.toml disk && cd disk
         {KOOD} run tiny.toml >../out 2>../err; echo $? >../code; ls saved/tiny >../there
         mount -o remount,size=90m none . && {KOOD} run tiny.toml && cp saved/tiny/report.json ..
         """,
@@ -68,30 +67,54 @@ def test_a_run_goes_on_once_a_full_disk_has_room(finished, tmp_path, kilobytes):
     assert told.startswith("kood: saved/tiny: cannot write there (No space left on device)")
     assert len(told.splitlines()) == 1
     assert not [name for name in (tmp_path / "there").read_text().split() if name.isdecimal()]
-    assert figures(tmp_path / "report.json") == figures(finished / "saved" / "tiny" / "report.json")
+    assert figures(tmp_path / "report.json") == figures(folder / "saved" / "tiny" / "report.json")
 
 
-def read_only(command, finished):
-    return script(f"mount --bind saved saved && mount -o remount,bind,ro saved && {KOOD} {command}", finished)
+REFUSED = [
+    "run tiny.toml", "run tiny.toml --set seed=4", "run tiny.toml --set name=other",
+    "calibrate saved/tiny --data pictures --accept 0.5", "single-signature saved/tiny saved/single",
+    "serving-config saved/tiny --to saved/config", "monitor saved/tiny --data pictures --to saved/watched",
+    "interpolate saved/tiny --from 0 --to 1",
+]  # fmt: skip
+READING = ["predict saved/tiny pictures", "monitor saved/tiny --data pictures"]
+#: One process for all of them: each command line of its input as `kood` is called with it, and what that ended in.
+EACH = """
+import contextlib, io, json, sys
+from kood import cli
+said = {}
+for line in sys.stdin.read().splitlines():
+    sys.argv, err = ["kood", *line.split()], io.StringIO()
+    with contextlib.redirect_stdout(io.StringIO()), contextlib.redirect_stderr(err):
+        try:
+            cli.main()
+            code = 0
+        except SystemExit as done:
+            code = done.code or 0
+    said[line] = code, err.getvalue()
+print("SAID" + json.dumps(said))
+"""
 
 
-@pytest.mark.parametrize(
-    "command",
-    [
-        "run tiny.toml", "run tiny.toml --set seed=4", "run tiny.toml --set name=other",
-        "calibrate saved/tiny --data pictures --accept 0.5", "single-signature saved/tiny saved/single",
-        "serving-config saved/tiny --to saved/config", "monitor saved/tiny --data pictures --to saved/watched",
-        "interpolate saved/tiny --from 0 --to 1",
-    ],
-)  # fmt: skip
-def test_what_cannot_be_written_is_one_message(finished, command):
-    result = read_only(command, finished)
-    assert result.returncode == 1
-    assert result.stderr.startswith("kood: ") and "saved/" in result.stderr and "Read-only file system" in result.stderr
-    assert len(result.stderr.splitlines()) == 1
-
-
-@pytest.mark.parametrize("command", ["predict saved/tiny pictures", "monitor saved/tiny --data pictures"])
-def test_what_only_reads_needs_no_writing(finished, command):
-    result = read_only(command, finished)
+@pytest.fixture(scope="module")
+def said(folder):
+    """The exit code and the errors of each command where nothing can be written below saved/."""
+    (folder / "each.py").write_text(EACH)
+    (folder / "commands").write_text("\n".join([*REFUSED, *READING]))
+    result = script(
+        f'mount --bind saved saved && mount -o remount,bind,ro saved && "{sys.executable}" each.py <commands', folder
+    )
     assert result.returncode == 0, result.stderr
+    return json.loads(result.stdout.partition("SAID")[2])
+
+
+@pytest.mark.parametrize("command", REFUSED)
+def test_what_cannot_be_written_is_one_message(said, command):
+    code, told = said[command]
+    assert code == 1 and told.startswith("kood: ") and "saved/" in told and "Read-only file system" in told
+    assert len(told.splitlines()) == 1
+
+
+@pytest.mark.parametrize("command", READING)
+def test_what_only_reads_needs_no_writing(said, command):
+    code, told = said[command]
+    assert code == 0, told

@@ -464,7 +464,7 @@ def test_compiled_with_an_unknown_batch(name, training):
 
 
 @pytest.mark.one_backend  # Under each, every head learns in kood's own step: see test_training_steps.py.
-@pytest.mark.parametrize("name", EVERY)
+@pytest.mark.parametrize("name", ["Softmax", "ArcFace", "AdaCos", "CurricularFace"])  # No state, and each kind of it.
 def test_fit_lowers_the_loss(name):
     """Labels enter symbolically, under the backend's own compiled training step."""
     keras.utils.set_random_seed(0)

@@ -9,7 +9,7 @@ import pytest
 
 @pytest.mark.slow
 def test_killed_runs_end_alike():
-    command = [sys.executable, "-m", "tests.kills", "--kills", "6", "--seed", "1"]
+    command = [sys.executable, "-m", "tests.kills", "--kills", "3", "--seed", "1"]
     result = subprocess.run(command, cwd=Path(__file__).parent.parent, capture_output=True, text=True, check=False)
     assert result.returncode == 0, result.stdout + result.stderr
     assert "killed in: " in result.stdout

@@ -347,7 +347,9 @@ def test_denoiser_survives_saving(make, tmp_path):
 def test_denoiser_trains(make):
     model = make()
     before = [numpy(weight) for weight in model.trainable_weights]
-    model.compile(optimizer=keras.optimizers.Adam(0.01), loss="mse")
+    # TensorFlow traces a graph of four steps for longer than it takes without; under JAX it is the other way round.
+    eagerly = keras.backend.backend() == "tensorflow"
+    model.compile(optimizer=keras.optimizers.Adam(0.01), loss="mse", run_eagerly=eagerly)
     batch = batch_for(model)
     target = np.random.default_rng(3).standard_normal(batch["image"].shape).astype("float32")
     # The first step moves the zero-initialised output only, the next ones what stands behind it.
@@ -611,7 +613,7 @@ def test_recomputation_changes_no_gradient(tmp_path):
     found = []
     for recompute in (False, True):
         keras.utils.set_random_seed(5)
-        model = randomised(tiny_unet((8, 8, 2), blocks=2, dropout=0.3, recompute=recompute))
+        model = randomised(tiny_unet((8, 8, 2), dropout=0.3, recompute=recompute))
         if recompute:  # It is part of the file: a resumed training needs the same memory.
             model.save(tmp_path / "model.keras")
             again = keras.saving.load_model(tmp_path / "model.keras")
@@ -619,7 +621,7 @@ def test_recomputation_changes_no_gradient(tmp_path):
         batch = batch_for(model)
         target = np.random.default_rng(3).standard_normal(batch["image"].shape).astype("float32")
         found.append(gradients(model, batch, target))
-    assert len(found[0]) > 40
+    assert len(found[0]) > 30
     for plain, again in zip(*found, strict=True):
         assert np.abs(plain).max() > 0
         np.testing.assert_allclose(again, plain, atol=2e-6 * max(1.0, np.abs(plain).max()), rtol=1e-4)

@@ -207,16 +207,32 @@ def place(tmp_path_factory):
     return folder
 
 
-def kood(*arguments, cwd, site="site", **environment):
-    path = os.pathsep.join((str(ROOT), *(str(cwd / one) for one in site.split())))
-    env = {**os.environ, "PYTHONPATH": path, "COLUMNS": "200", **environment}
+def kood(*arguments, cwd, **environment):
+    """The command line in a process that has the package."""
+    env = {**os.environ, "PYTHONPATH": f"{ROOT}{os.pathsep}{cwd / 'site'}", "COLUMNS": "200", **environment}
     command = [sys.executable, "-m", "kood", *map(str, arguments)]
     return subprocess.run(command, cwd=cwd, env=env, capture_output=True, text=True, check=False)
 
 
+@pytest.fixture
+def site(place, monkeypatch):
+    """The package in this process, as long as the test runs; further ones by the names of their folders."""
+
+    def add(*names):
+        for name in names:
+            monkeypatch.syspath_prepend(place / name)
+        registry._announcements.cache_clear()
+
+    add("site")
+    yield add
+    for name in [name for name in sys.modules if name.partition(".")[0] == "theirs"]:
+        del sys.modules[name]
+    registry._announcements.cache_clear()
+
+
 @pytest.mark.keras
 @pytest.mark.parametrize("backend", ["tensorflow", pytest.param("jax", marks=pytest.mark.slow)])
-def test_a_run_of_what_another_package_has(place, backend):
+def test_a_run_of_what_another_package_has(invoke, place, backend):
     saved = ("--saved", f"saved_{backend}")
     result = kood("run", "theirs.toml", *saved, cwd=place, KERAS_BACKEND=backend)
     assert result.returncode == 0, result.stderr + result.stdout
@@ -225,43 +241,43 @@ def test_a_run_of_what_another_package_has(place, backend):
     assert set(report["scores"]) == {"msp", "deviation:power=3", "theirs.parts:flatness:factor=2"}
     assert report["headline_score"] == "deviation:power=3" and report["id"]["accuracy"] > 0.5
     assert {"fog", "fog_bank"} <= set(report["stages"]) and (run / "1" / "saved_model.pb").exists()
-    # Another process reads the classifier's file, and the graph needs nothing of theirs.
-    again = kood("run", "theirs.toml", *saved, "--set", "evaluate.headline=msp", cwd=place, KERAS_BACKEND=backend)
-    assert again.returncode == 0, again.stderr
-    assert json.loads((run / "report.json").read_bytes())["stages"]["classifier"]["cached"]
+    # This process has neither the package nor, where it was another's, the backend: the graph needs nothing of theirs.
+    assert "theirs" not in sys.modules
     from PIL import Image
 
     Image.new("L", (8, 8), 30).save(place / "one.png")
-    asked = kood("predict", run, "one.png", "--json", cwd=place, site="")
+    asked = invoke("predict", run, "one.png", "--json", cwd=place)
     assert asked.returncode == 0 and json.loads(asked.stdout)["label"] in (0, 1)
-    compared = kood("compare", run, "--score", "theirs.parts:flatness:factor=2", cwd=place, site="")
+    compared = invoke("compare", run, "--score", "theirs.parts:flatness:factor=2", cwd=place)
     assert compared.returncode == 0 and "Comparison by theirs.parts:flatness:factor=2" in compared.stdout
+    # Another process reads the classifier's file.
+    again = kood("run", "theirs.toml", *saved, "--set", "evaluate.headline=msp", cwd=place, KERAS_BACKEND=backend)
+    assert again.returncode == 0, again.stderr
+    assert json.loads((run / "report.json").read_bytes())["stages"]["classifier"]["cached"]
 
 
 @pytest.mark.keras
-def test_the_complete_recipe_can_be_read_back(place):
-    shown = kood("show", "theirs.toml", cwd=place)
+def test_the_complete_recipe_can_be_read_back(invoke, place, site):
+    shown = invoke("show", "theirs.toml", cwd=place)
     assert shown.returncode == 0 and "[outliers.fog_bank]\nlevel = 77" in shown.stdout
     (place / "again.toml").write_text(shown.stdout)
-    again = kood("show", "again.toml", cwd=place)
+    again = invoke("show", "again.toml", cwd=place)
     assert again.stdout == shown.stdout
 
 
 @pytest.mark.keras
-def test_what_is_announced_is_listed_with_its_package(place):
-    heads, scores, sources = (kood("list", room, cwd=place).stdout for room in ("heads", "scores", "outliers"))
+def test_what_is_announced_is_listed_with_its_package(invoke, place, site, monkeypatch):
+    monkeypatch.setenv("COLUMNS", "200")
+    heads, scores, sources = (invoke("list", room, cwd=place).stdout for room in ("heads", "scores", "outliers"))
     assert "Logits that are sharper by a factor. (package theirs) [factor]" in heads
     assert "Distance to the mean feature. (package theirs) [power=2 (usual: 1, 3)]" in scores
     assert "Grey images. (package theirs)" in sources and "FogBank" not in sources
 
 
 @pytest.fixture
-def here(place, monkeypatch):
-    """The package in this process, and its recipe without scores."""
-    monkeypatch.syspath_prepend(place / "site")
-    registry._announcements.cache_clear()
-    yield place / "free.toml"
-    registry._announcements.cache_clear()
+def here(place, site):
+    """The recipe without scores, where the package is."""
+    return place / "free.toml"
 
 
 @pytest.mark.keras
@@ -319,15 +335,17 @@ def test_cells_of_a_matrix_have_the_tables_that_they_use(here):
 
 
 @pytest.mark.keras
-def test_a_name_of_koods_own_is_not_taken_over(place):
+def test_a_name_of_koods_own_is_not_taken_over(invoke, place, site, monkeypatch):
+    monkeypatch.setenv("COLUMNS", "200")
     told = place / "shadow" / "shadow-1.0.dist-info"
     told.mkdir(parents=True)
     (told / "METADATA").write_text("Metadata-Version: 2.1\nName: shadow\nVersion: 1.0\n")
     (told / "entry_points.txt").write_text("[kood.heads]\nSoftmax = theirs.parts:Sharp\n")
-    shown = kood("show", "theirs.toml", "--set", "head={name='softmax',factor=2.0}", cwd=place, site="site shadow")
+    site("shadow")
+    shown = invoke("show", "theirs.toml", "--set", "head={name='softmax',factor=2.0}", cwd=place)
     assert shown.returncode == 2 and "'softmax' takes no 'factor'" in shown.stderr
-    assert kood("show", "theirs.toml", "--set", "head=softmax", cwd=place, site="site shadow").returncode == 0
-    told = kood("list", "heads", cwd=place, site="site shadow").stdout
+    assert invoke("show", "theirs.toml", "--set", "head=softmax", cwd=place).returncode == 0
+    told = invoke("list", "heads", cwd=place).stdout
     assert "refused, since kood has one of this name; name it as 'theirs.parts:Sharp' (package shadow)" in told
 
 

@@ -13,27 +13,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from tests.conftest import TINY, figures_of
+from tests.conftest import TINY, figures_of, kood
 
 ROOT = Path(__file__).parents[1]
 #: For runs that are about something else: no second classifier to compare with, none to judge the samples.
 LEAN = ("--set", "evaluate.baseline=false", "--set", "pure_samples.use=[]")
-
-
-def kood(*arguments, cwd, **environment):
-    command = [sys.executable, "-m", "kood", *map(str, arguments)]
-    env = {**os.environ, "PYTHONPATH": str(ROOT), "COLUMNS": "100", **environment}
-    return subprocess.run(command, cwd=cwd, env=env, capture_output=True, text=True, check=False)
-
-
-@pytest.fixture(scope="module")
-def finished(tmp_path_factory):
-    """A folder where the tiny recipe has run once."""
-    folder = tmp_path_factory.mktemp("run")
-    (folder / "tiny.toml").write_text(TINY)
-    result = kood("run", "tiny.toml", cwd=folder)
-    assert result.returncode == 0, result.stderr + result.stdout
-    return folder, result
 
 
 def report_of(folder, name="tiny"):
@@ -102,27 +86,30 @@ def test_a_second_run_does_no_training_and_says_so(invoke, finished):
 
 
 @pytest.mark.keras
-def test_the_same_recipe_elsewhere_gives_the_same_figures(finished, tmp_path):
-    folder, _ = finished
-    (tmp_path / "tiny.toml").write_text(TINY)
+def test_the_same_recipe_elsewhere_gives_the_same_figures_and_a_changed_setting_runs_what_depends_on_it(
+    invoke, finished, tmp_path
+):
+    (tmp_path / "elsewhere").mkdir()
+    (tmp_path / "elsewhere" / "tiny.toml").write_text(TINY)
     # Nor does what a user has set Keras to change them.
     strange = {"floatx": "float16", "epsilon": 0.01, "image_data_format": "channels_first", "backend": "torch"}
     (tmp_path / "home").mkdir()
     (tmp_path / "home" / "keras.json").write_text(json.dumps(strange))
     home = {"KERAS_HOME": str(tmp_path / "home"), "KERAS_MAX_EPOCHS": "1"}
-    assert kood("run", "tiny.toml", cwd=tmp_path, **home).returncode == 0
-    assert figures_of(report_of(tmp_path)) == figures_of(report_of(folder))
-
-
-@pytest.mark.keras
-def test_a_changed_setting_runs_only_what_depends_on_it(invoke, finished, tmp_path):
+    unserved = ("run", "tiny.toml", *LEAN, "--set", "serve.accept=0.9", "--set", "serve.export=false")
+    assert kood(*unserved, cwd=tmp_path / "elsewhere", **home).returncode == 0
     shutil.copytree(finished[0], tmp_path, dirs_exist_ok=True)
-    served, trained = ["serve.accept=0.9"], ["train.precision=mixed_bfloat16", "serve.export=false"]
-    for settings, stages in ((served, {"evaluate", "export"}), (trained, {"classifier", "evaluate"})):
-        more = [part for setting in settings for part in ("--set", setting)]
-        assert invoke("run", "tiny.toml", *LEAN, *more, cwd=tmp_path).returncode == 0
-        made = {name for name, stage in report_of(tmp_path)["stages"].items() if not stage["cached"]}
-        assert made == stages
+    served = [part for part in unserved if part != "serve.export=false"][:-1]
+    for command, stages in (
+        (served, {"evaluate", "export"}),
+        (unserved, set()),
+        ((*unserved, "--set", "train.precision=mixed_bfloat16"), {"classifier", "evaluate"}),
+    ):
+        assert invoke(*command, cwd=tmp_path).returncode == 0
+        report = report_of(tmp_path)
+        assert {name for name, stage in report["stages"].items() if not stage["cached"]} == stages
+        if not stages:
+            assert figures_of(report) == figures_of(report_of(tmp_path / "elsewhere"))
     assert (tmp_path / "saved" / "tiny" / "2" / "saved_model.pb").exists()
 
 
@@ -188,26 +175,34 @@ def test_what_is_served_can_be_asked_calibrated_and_watched(invoke, finished, tm
 
 @pytest.mark.keras
 @pytest.mark.slow
-@pytest.mark.parametrize("kilobytes", [12, 60, 600])
-def test_a_full_disk_is_one_message_and_the_run_goes_on(finished, tmp_path, kilobytes):
+def test_a_full_disk_is_one_message_and_the_run_goes_on(invoke, finished, tmp_path):
     """A limit on the size of files stands in for a full disk: it too fails in the middle of a write."""
     (tmp_path / "tiny.toml").write_text(TINY)
-    command = f'ulimit -f {kilobytes}; exec "{sys.executable}" -m kood run tiny.toml'
+    command = f'ulimit -f 60; exec "{sys.executable}" -m kood run tiny.toml'
     env = {**os.environ, "PYTHONPATH": str(ROOT), "COLUMNS": "100"}
     result = subprocess.run(["bash", "-c", command], cwd=tmp_path, env=env, capture_output=True, text=True, check=False)
-    if result.returncode:
-        assert result.returncode == 1 and "Traceback" not in result.stderr
-        assert result.stderr.startswith("kood: ") and len(result.stderr.strip().splitlines()) <= 6
-        assert not list((tmp_path / "saved" / "tiny").glob("[0-9]*"))
-    assert kood("run", "tiny.toml", cwd=tmp_path).returncode == 0
+    assert result.returncode == 1 and "Traceback" not in result.stderr
+    assert result.stderr.startswith("kood: ") and len(result.stderr.strip().splitlines()) <= 6
+    assert not list((tmp_path / "saved" / "tiny").glob("[0-9]*"))
+    assert invoke("run", "tiny.toml", cwd=tmp_path).returncode == 0
     assert figures_of(report_of(tmp_path)) == figures_of(report_of(finished[0]))
     assert not (tmp_path / "saved" / "tiny" / "error.log").exists()
 
 
 @pytest.mark.keras
-def test_a_matrix_shares_stages_and_survives_a_failing_cell(invoke, tmp_path):
+def test_a_matrix_shares_a_diffusion_model_and_survives_failing_cells(invoke, tmp_path, monkeypatch):
+    from kood.pipeline import matrix
+
+    made = matrix.make_cell
+
+    def failing(work):
+        if work.recipe.train.learning_rate == 0.003:
+            raise RuntimeError("out of luck")
+        return made(work)
+
+    monkeypatch.setattr(matrix, "make_cell", failing)
     (tmp_path / "table.toml").write_text(
-        TINY
+        TINY.replace("[diffusion]", "[diffusion]\nseed = 3").replace("seed = 3\n", "", 1)
         + """
 [serve]
 export = false
@@ -215,45 +210,29 @@ export = false
 scores = ["msp", "energy"]
 [matrix]
 head = ["softmax"]
-outliers = ["none", ["label_mixup"]]
-"train.learning_rate" = [0.002, 90.0]
+seed = [3, 4]
+"train.learning_rate" = [0.003, 0.002]
 """
     )
     result = invoke("run", "table.toml", *LEAN, cwd=tmp_path)
     assert result.returncode == 0, result.stderr
     report = report_of(tmp_path, "table")
-    assert len(report["cells"]) + len(report["failed"]) == 4 and len(report["cells"]) >= 2
-    assert len(list((tmp_path / "saved" / "table" / "stages").glob("diffusion-*"))) == 1
-    assert len(report["table"]) == len(report["cells"])
-    assert "softmax" in result.stdout and "label_mixup" in result.stdout
-    assert not list((tmp_path / "saved" / "table").glob("[0-9]*"))
-
-
-@pytest.mark.keras
-def test_seeds_share_a_diffusion_model_that_has_a_seed_of_its_own(invoke, tmp_path):
-    (tmp_path / "seeds.toml").write_text(
-        TINY.replace("[diffusion]", "[diffusion]\nseed = 3").replace("seed = 3\n", "", 1)
-        + """
-[serve]
-export = false
-[evaluate]
-scores = ["msp"]
-[matrix]
-seed = [3, 4]
-"""
-    )
-    result = invoke("run", "seeds.toml", *LEAN, cwd=tmp_path)
-    assert result.returncode == 0, result.stderr
-    stages = tmp_path / "saved" / "seeds" / "stages"
-    assert len(list(stages.glob("diffusion-*"))) == 1
-    assert len(list(stages.glob("label_mixup-*"))) == 2 == len(list(stages.glob("classifier-*")))
-    alone = invoke("run", "seeds.toml", *LEAN, "--set", "matrix.seed=[3]", cwd=tmp_path)
-    assert alone.returncode == 0 and "diffusion: started" not in alone.stdout
+    assert [cell["cell"]["seed"] for cell in report["cells"]] == ["3", "4"]
+    assert [cell["cell"]["seed"] for cell in report["failed"]] == ["3", "4"]
+    assert all("out of luck" in cell["error"] for cell in report["failed"])
+    assert len(report["table"]) == 1 and "softmax" in result.stdout and "out of luck" in result.stdout
+    saved = tmp_path / "saved" / "table"
+    assert len(list(saved.glob("stages/diffusion-*"))) == 1 == len(list(saved.glob("stages/noise-*"))) - 1
+    assert len(list(saved.glob("stages/label_mixup-*"))) == 2 == len(list(saved.glob("stages/classifier-*")))
+    assert not list(saved.glob("[0-9]*"))
+    alone = ("--set", 'matrix={head=["softmax"],seed=[3]}', "--set", "train.learning_rate=0.002")
+    again = invoke("run", "table.toml", *LEAN, *alone, cwd=tmp_path)
+    assert again.returncode == 0 and "started" not in again.stdout and len(report_of(tmp_path, "table")["cells"]) == 1
 
 
 @pytest.mark.keras
 @pytest.mark.slow
-def test_a_table_of_controls_has_equal_numbers_and_one_baseline(tmp_path):
+def test_a_table_of_controls_has_equal_numbers_and_one_baseline(invoke, tmp_path):
     recipe = TINY.replace("count = 40\n", "").replace("[outliers.noise]\ncount = 24\n", "")
     recipe = recipe.replace("per_batch = 16", "per_batch = 16\ncount = 33\nvirtual = { queue = 8, candidates = 20 }")
     (tmp_path / "controls.toml").write_text(
@@ -273,7 +252,7 @@ scores = ["msp", "energy"]
 outliers = ["none", "pixel_mixup", "cutmix", "noise", "patch_shuffle", "virtual", "real", ["virtual", "noise"]]
 """
     )
-    result = kood("run", "controls.toml", cwd=tmp_path)
+    result = invoke("run", "controls.toml", cwd=tmp_path)
     assert result.returncode == 0, result.stderr
     report = report_of(tmp_path, "controls")
     assert not report["failed"] and len(report["cells"]) == 8
@@ -299,12 +278,12 @@ outliers = ["none", "pixel_mixup", "cutmix", "noise", "patch_shuffle", "virtual"
 
 @pytest.mark.keras
 @pytest.mark.slow
-def test_a_run_that_exposure_made_worse_says_so_first(tmp_path):
+def test_a_run_that_exposure_made_worse_says_so_first(invoke, tmp_path):
     # Exposed, with all its might, to what are nearly its own training images.
     outliers = '["pixel_mixup"]\npixel_mixup = { weight = 0.999 }\nweight = 50.0\nexposure = "cosine_exposure"\n'
     recipe = TINY.replace('["label_mixup", "noise"]\n', outliers).replace("epochs = 2", "epochs = 6")
     (tmp_path / "worse.toml").write_text(recipe + "[serve]\nexport = false\n")
-    result = kood("run", "worse.toml", cwd=tmp_path)
+    result = invoke("run", "worse.toml", cwd=tmp_path)
     assert result.returncode == 0, result.stderr
     report = report_of(tmp_path, "worse")
     assert report["baseline"]["worse"] and "--set outliers.use=[]" in report["warnings"][0]
@@ -312,7 +291,7 @@ def test_a_run_that_exposure_made_worse_says_so_first(tmp_path):
     assert "made this classifier" in lines[0]
     html = (tmp_path / "saved" / "worse" / "report.html").read_text()
     assert html.index("outliers.use=[]") < html.index("Near-OOD AUROC")
-    without = kood("run", "worse.toml", "--set", "outliers.use=[]", cwd=tmp_path)
+    without = invoke("run", "worse.toml", "--set", "outliers.use=[]", cwd=tmp_path)
     assert without.returncode == 0 and report_of(tmp_path, "worse")["baseline"] is None
     assert report_of(tmp_path, "worse")["stages"]["classifier"]["cached"]
 
@@ -390,8 +369,9 @@ def test_training_steps_make_whole_epochs(steps):
 
 @pytest.mark.keras
 def test_a_stopped_run_says_so_and_goes_on(invoke, tmp_path):
-    (tmp_path / "tiny.toml").write_text(TINY.replace("epochs = 2", "epochs = 2000") + "[serve]\nexport = false\n")
-    command = [sys.executable, "-m", "kood", "run", "tiny.toml", *LEAN]
+    (tmp_path / "tiny.toml").write_text(TINY.replace("epochs = 2", "epochs = 2000"))
+    lean = (*LEAN, "--set", 'outliers.use=["noise"]', "--set", "serve.export=false")
+    command = [sys.executable, "-m", "kood", "run", "tiny.toml", *lean]
     env = {**os.environ, "PYTHONPATH": str(ROOT)}
     # The second takes up what the first has left.
     for number, code in ((signal.SIGINT, 130), (signal.SIGTERM, 143)):
@@ -407,8 +387,8 @@ def test_a_stopped_run_says_so_and_goes_on(invoke, tmp_path):
         assert run.returncode == code
         assert "stopped" in errors and "Traceback" not in errors
         assert not list(tmp_path.glob("saved/tiny/report.json"))
-    result = invoke("run", "tiny.toml", "--set", "train.epochs=2", *LEAN, cwd=tmp_path)
-    assert result.returncode == 0 and "diffusion: already there" in result.stdout
+    result = invoke("run", "tiny.toml", "--set", "train.epochs=2", *lean, cwd=tmp_path)
+    assert result.returncode == 0 and "noise: already there" in result.stdout
 
 
 @pytest.mark.keras

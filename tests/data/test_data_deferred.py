@@ -285,9 +285,10 @@ def photographs(tmp_path):
     (tmp_path / "photos.toml").write_text(recipe)
 
 
-@pytest.mark.parametrize("how", [[], ["classifier.train='head'", "classifier.views=1"]])
+@pytest.mark.parametrize("how", [[], ["classifier.train='head'", "classifier.views=1", "serve.export=false"]])
 def test_a_run_on_lists_gives_the_figures_of_a_run_on_pixels(tmp_path, deferring, how):
     photographs(tmp_path)
+    how = [*how, "evaluate.baseline=false"]
     expected = pipeline.run(tmp_path / "photos.toml", how, saved=tmp_path / "pixels")
     deferring()
     found = pipeline.run(tmp_path / "photos.toml", how, saved=tmp_path / "lists")
@@ -302,6 +303,7 @@ def test_a_folder_that_has_moved_is_listed_again(tmp_path, deferring, monkeypatc
     photographs(tmp_path)
     recipe = tmp_path / "photos.toml"
     recipe.write_text(recipe.read_text().replace(f"{tmp_path}/", ""))
+    lean = ["evaluate.baseline=false", "serve.export=false"]
     deferring()
     for place in ("one", "two"):
         if place == "one":
@@ -311,10 +313,10 @@ def test_a_folder_that_has_moved_is_listed_again(tmp_path, deferring, monkeypatc
         else:
             (tmp_path / "one").rename(tmp_path / place)
         monkeypatch.chdir(tmp_path / place)
-        result = pipeline.run(recipe, ["serve.export=false"], saved=tmp_path / "saved")
+        result = pipeline.run(recipe, lean, saved=tmp_path / "saved")
         assert result["stages"]["data"]["cached"] is False
     assert result["stages"]["classifier"]["cached"] is True
-    cached = pipeline.run(recipe, ["serve.export=false"], saved=tmp_path / "saved")
+    cached = pipeline.run(recipe, lean, saved=tmp_path / "saved")
     assert cached["stages"]["data"]["cached"] is True
 
 

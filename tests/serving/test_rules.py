@@ -144,19 +144,27 @@ def test_what_is_reduced_is_large_enough_for_what_it_is_resized_to():
             assert by == 1 or all(side // by >= 2 * to for side, to in zip(window, becomes, strict=True))
 
 
-@pytest.mark.parametrize("framing", FRAMINGS)
-@pytest.mark.parametrize("shape", [(128, 128, 3), (129, 128, 3), (100, 400, 1)])
-def test_a_large_jpeg_is_reduced_alike(shape, framing):
+@functools.cache
+def large_jpegs():
+    """The first is the plain one."""
     grain = np.random.default_rng(0).normal(0, 4, (2048, 2056, 3))
     smooth = picture_files.picture(24, 24).resize((2056, 2048))
     large = Image.fromarray((np.asarray(smooth) + grain).clip(0, 255).astype("uint8"))
     plain = encoded(large, "JPEG")
-    files = [
+    return [
         plain, encoded(large.crop((0, 0, 2053, 2047)), "JPEG"), encoded(large.convert("L"), "JPEG"),
         encoded(large.convert("CMYK"), "JPEG"),
         encoded(large, "JPEG", progressive=True, subsampling=0),
         *(picture_files.jpeg_with(plain, (0xE1, b"Exif\0\0" + exif(one))) for one in (3, 6)),
     ]  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("shape", "framing"),
+    [*(((128, 128, 3), framing) for framing in FRAMINGS), ((129, 128, 3), GROUND), ((100, 400, 1), FRAMINGS[2])],
+)
+def test_a_large_jpeg_is_reduced_alike(shape, framing):
+    plain, *_ = files = large_jpegs()
     found = decode_images(files, shape, framing)
     images, decoded = graph(files, shape, framing)
     assert decoded.all()
