@@ -15,7 +15,7 @@ from kood.serving.answers import answers
 from kood.serving.client import LocalModel, Model, newest_version
 from kood.serving.extras import framing_of, read_facts
 
-__all__ = ["Answered", "answered", "show"]
+__all__ = ["Answered", "answered", "page_of", "show"]
 
 
 @dataclass(frozen=True)
@@ -90,7 +90,7 @@ def show(run: Path, *, port: int | None = None, open_browser: bool = True, conso
         console.print(f"the known images cannot be shown: {str(error).splitlines()[0]}", style="yellow", markup=False)
     if known is not None:
         console.print(f"{len(known):,} known images to compare with")
-    page = _page(gradio, str(facts["name"]), lambda file: answered(model, facts, known, file))
+    page = page_of(gradio, str(facts["name"]), lambda file: answered(model, facts, known, file))
     plain = gradio.themes.Default(font="sans-serif", font_mono="monospace")  # Its own would be fetched.
     try:
         page.launch(
@@ -103,7 +103,8 @@ def show(run: Path, *, port: int | None = None, open_browser: bool = True, conso
     page.block_thread()
 
 
-def _page(gradio: Any, name: str, ask: Callable[[Path], Answered]) -> Any:
+def page_of(gradio: Any, name: str, ask: Callable[[Path], Answered]) -> Any:
+    """The page, of Gradio; `ask` answers a picture's file."""
     with gradio.Blocks(title=f"kood: {name}", analytics_enabled=False) as page:
         gradio.Markdown(f"# {name}\nDrop a picture. It stays on this machine.")
         with gradio.Row():

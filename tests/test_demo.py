@@ -1,0 +1,118 @@
+"""`kood demo`: what the page says of a picture is what the model says, beside the nearest known images."""
+
+import shutil
+import sys
+from pathlib import Path
+
+import keras
+import numpy as np
+import pytest
+import tensorflow as tf
+from PIL import Image
+
+from kood.data.image_set import ImageSet
+from kood.demo import answered, known_of, show
+from kood.demo.known import Known
+from kood.demo.page import page_of
+from kood.errors import UserError
+from kood.runs import Run
+from kood.serving.answers import answers
+from kood.serving.client import LocalModel
+from kood.serving.extras import read_facts
+
+pytestmark = pytest.mark.one_backend
+
+
+@pytest.fixture(scope="module")
+def run(finished):
+    return finished[0] / "saved" / "tiny"
+
+
+@pytest.fixture(scope="module")
+def known(run):
+    return known_of(run, 1)
+
+
+@pytest.fixture(scope="module")
+def train(run):
+    (data,) = Run(run).finished("data")
+    return np.load(data.folder / "train.images.npy"), np.load(data.folder / "train.labels.npy")
+
+
+def normal(images):
+    return tf.constant(images.astype("float32") / 127.5 - 1)
+
+
+def test_the_nearest_known_images(run, known, train):
+    """Against every pair in float64, by the features of the classifier that was published."""
+    images, labels = train
+    assert len(known) == len(images)
+    rng = np.random.default_rng(0)
+    asked = np.concatenate([images[:3], rng.integers(0, 256, (2, 8, 8, 1), "uint8")])
+    served = tf.saved_model.load(str(run / "1")).signatures["normalized"](images=normal(images))["probabilities"]
+    trained = [keras.saving.load_model(file) for file in run.glob("stages/classifier-*/classifier.keras")]
+    (published,) = (
+        one for one in trained if np.allclose(keras.ops.softmax(one(normal(images))["logits"]), served, atol=1e-5)
+    )
+    features = [np.float64(published(normal(of))["features"]) for of in (asked, images)]
+    one, other = (each / np.linalg.norm(each, axis=1, keepdims=True) for each in features)
+    cosines = one @ other.T
+    for row, near in zip(cosines, known.nearest(asked, count=4), strict=True):
+        np.testing.assert_allclose([each.cosine for each in near], np.sort(row)[::-1][:4], atol=1e-5)
+    for number, (itself, *_) in enumerate(known.nearest(images[:3])):
+        assert itself.cosine == pytest.approx(1.0, abs=1e-5)
+        np.testing.assert_array_equal(itself.image, images[number])
+        assert itself.class_name == str(labels[number])  # The tiny recipe's digits are classes 0 to 3.
+
+
+def test_many_known_images_are_taken_evenly(known, train):
+    images, labels = train
+    times = -(-2500 // len(images))
+    many = ImageSet(np.tile(images, (times, 1, 1, 1)), np.tile(labels, times), ("0", "1", "2", "3"))
+    assert len(Known(known._classifier, many)) == 2000
+
+
+def test_a_picture_is_answered_as_predict_does(run, known, train, tmp_path):
+    model, facts = LocalModel(run / "1"), read_facts(run / "1")
+    Image.fromarray(train[0][0, ..., 0]).save(tmp_path / "known.png")
+    Image.fromarray(np.random.default_rng(1).integers(0, 256, (40, 30, 3), "uint8")).save(tmp_path / "noise.png")
+    for name in ("known.png", "noise.png"):
+        (plain,) = answers(model, [tmp_path / name])
+        found = answered(model, facts, known, tmp_path / name)
+        assert found.verdict.startswith("refused" if plain.said["is_ood"] else "accepted")
+        assert dict(found.rows)["class"] == plain.said["class_name"]
+        assert float(dict(found.rows)["p-value"]) == pytest.approx(plain.said["p_value"], rel=1e-2)
+        assert len(found.near) == 6
+        assert answered(model, facts, None, tmp_path / name).near == []
+    (tmp_path / "broken.png").write_bytes(b"no image")
+    assert "broken.png" in answered(model, facts, known, tmp_path / "broken.png").verdict
+
+
+def test_a_version_alone_has_no_known_images(run, tmp_path):
+    shutil.copytree(run / "1", tmp_path / "alone" / "1")
+    assert known_of(tmp_path / "alone", 1) is None
+
+
+def test_the_page_shows_it(run, known, train, tmp_path):
+    gradio = pytest.importorskip("gradio", reason="pip install 'kood[demo]'")
+    Image.fromarray(train[0][0, ..., 0]).save(tmp_path / "known.png")
+    model, facts = LocalModel(run / "1"), read_facts(run / "1")
+    page = page_of(gradio, "tiny", lambda file: answered(model, facts, known, file))
+    (ask,) = (one.fn for one in page.fns.values() if one.api_name == "ask")
+    verdict, rows, tiles = ask(str(tmp_path / "known.png"))
+    assert verdict and [row[0] for row in rows][:2] == ["class", "probability"] and len(tiles) == 6
+    assert ask(None) == ("", [], [])
+    text, *nothing = ask(str(tmp_path / "gone.png"))
+    assert "gone.png" in text and nothing == [[], []]
+
+
+def test_without_gradio_it_says_what_to_install(run, monkeypatch):
+    monkeypatch.setitem(sys.modules, "gradio", None)
+    with pytest.raises(UserError, match=r"pip install 'kood\[demo\]'"):
+        show(run)
+
+
+def test_a_folder_without_a_model_is_refused(tmp_path, monkeypatch):
+    monkeypatch.setitem(sys.modules, "gradio", sys)
+    with pytest.raises(UserError, match="there is no SavedModel here"):
+        show(Path(tmp_path))
