@@ -108,11 +108,12 @@ def page_of(gradio: Any, name: str, ask: Callable[[Path], Answered]) -> Any:
     with gradio.Blocks(title=f"kood: {name}", analytics_enabled=False) as page:
         gradio.Markdown(f"# {name}\nDrop a picture. It stays on this machine.")
         with gradio.Row():
-            picture = gradio.Image(type="filepath", label="picture", sources=["upload", "clipboard"])
+            picture = gradio.Image(type="filepath", label="picture", sources=["upload", "clipboard"], height=330)
             with gradio.Column():
                 verdict = gradio.Textbox(label="verdict", interactive=False)
-                figures = gradio.Dataframe(headers=["", ""], label="what the model says", interactive=False)
-        near = gradio.Gallery(label="nearest known images, by the cosine of their features", columns=6, height=220)
+                figures = gradio.Dataframe(headers=["figure", "value"], label="what the model says", interactive=False)
+        gradio.Markdown("Nearest known images: class, and cosine between the features")
+        near = gradio.Gallery(show_label=False, columns=6, height=220)
 
         def shown(file: str | None) -> tuple[str, list[list[str]], list[tuple[Any, str]]]:
             if file is None:
