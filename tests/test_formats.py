@@ -48,6 +48,8 @@ def made(score, head="Softmax", by_class=True, **settings):
 
 SCORES = [(name, "Softmax") for name in applicable({"features", "logits", "perturbed", "kernel", "bias"})]
 SCORES += [(name, "CosFace") for name in applicable({"cosines"})]
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize(("score", "head"), SCORES)
 def test_every_score(tmp_path, ending, score, head):
