@@ -114,7 +114,7 @@ def export(
                 failed=f"{path}: could not be written",
             )
             shutil.rmtree(beside / "parts")
-        _tell(file, kind, _facts(decision, image_shape, class_names, pixels=pixels, resize=resize))
+        _tell(file, kind, _facts(decision, image_shape, class_names, pixels=pixels, resize=resize), batch)
         told = _compare(decision, file, kind, batch, check, path)
         written = sorted(beside.iterdir())  # The weights before what refers to them.
         for one in written:
@@ -193,7 +193,7 @@ def _facts(decision: Decision, image_shape: Sequence[int], class_names: Sequence
     }
 
 
-def _tell(file: Path, kind: str, facts: dict[str, Any]) -> None:
+def _tell(file: Path, kind: str, facts: dict[str, Any], batch: int | None) -> None:
     """Puts into the file what is known beside the graph."""
     text = json.dumps(facts, ensure_ascii=False)
     if kind == "onnx":
@@ -202,7 +202,9 @@ def _tell(file: Path, kind: str, facts: dict[str, Any]) -> None:
         model = onnx.load(file)
         for value in (*model.graph.input, *model.graph.output):
             first = value.type.tensor_type.shape.dim[0]
-            if not first.dim_value:
+            if batch:  # Keras leaves it free.
+                first.dim_value = batch
+            elif not first.dim_value:
                 first.dim_param = "batch"
         onnx.helper.set_model_props(model, {"kood": text})
         onnx.save(model, file)
