@@ -1,6 +1,7 @@
 """Every example that a reader may copy runs: those of the public names, of the documentation and of CONTRIBUTING."""
 
 import inspect
+import json
 import re
 import textwrap
 from pathlib import Path
@@ -121,6 +122,18 @@ def test_the_example_of_a_cluster(reader, tmp_path, monkeypatch):
     own = detector.predict(reader["test_images"])
     assert [row["class_name"] for row in rows] == list(own.class_name)
     np.testing.assert_allclose([row["ood_score"] for row in rows], own.ood_score, atol=1e-5)
+
+
+@pytest.mark.parametrize("file", sorted((ROOT / "examples").glob("*.ipynb")), ids=lambda file: file.stem)
+def test_a_notebook(file, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    cells = json.loads(file.read_text(encoding="utf-8"))["cells"]
+    code = ["".join(cell["source"]) for cell in cells if cell["cell_type"] == "code"]
+    assert code and not any(cell.get("outputs") for cell in cells)  # A figure of today may be wrong tomorrow.
+    space = {}
+    for number, one in enumerate(code):
+        exec(compile(one, f"{file.name}, cell {number}", "exec"), space)
+    assert space["accuracy"] > 0.9 and space["auroc"] > 0.85 and space["accepted"] > 0.88
 
 
 def test_the_head_of_contributing(reader):

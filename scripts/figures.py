@@ -1,0 +1,123 @@
+"""Writes the tables of the documentation from the reports of runs.
+
+    python scripts/figures.py keep saved/NAME/report.json   # what the tables need of it, into docs/figures/
+    python scripts/figures.py                               # the tables, between their marks in the pages
+
+A table stands between `<!-- figures: NAME -->` and `<!-- end -->`. A test holds the pages against the kept reports, so
+a figure changes in both or in neither.
+"""
+
+import json
+import re
+import statistics
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+ROOT = Path(__file__).parents[1]
+KEPT = ROOT / "docs" / "figures"
+MARKED = re.compile(r"(<!-- figures: (\w+) -->\n).*?(<!-- end -->)", re.DOTALL)
+
+Cell = dict[str, Any]
+
+
+def keep(report: dict[str, Any]) -> dict[str, Any]:
+    """What the tables need of a matrix's report."""
+    return {
+        "recipe": report["recipe"],
+        "kood": report["kood"],
+        "processor": report["environment"].get("processor"),
+        "cells": [
+            {
+                "cell": cell["cell"],
+                "accuracy": round(cell["id"]["accuracy"], 6),
+                "near": _mean_of(cell, "near"),
+                "far": _mean_of(cell, "far"),
+                "folds": [round(fold["auroc"], 6) for fold in (cell.get("hold_out") or {}).get("folds", [])],
+            }
+            for cell in report["cells"]
+        ],
+    }
+
+
+def _mean_of(cell: Cell, kind: str) -> dict[str, float]:
+    """The figures of the score that decides, the mean over the sets of a kind."""
+    measured = cell["scores"][cell["headline_score"]]
+    names = [name for name, told in cell["datasets"].items() if told["kind"] == kind]
+    return {
+        key: round(statistics.fmean(measured[name][key] for name in names), 6)
+        for key in ("auroc", "fpr_at_ood_tpr")
+        if names
+    }
+
+
+def photographs_table(kept: dict[str, Any]) -> Iterator[str]:
+    """Each head under each kind of outlier: accuracy, held-out AUROC of each fold, and the distance from none."""
+    folds = len(kept["cells"][0]["folds"])
+    numbers = " | ".join(map(str, range(1, folds + 1)))
+    yield f"| head | outliers | seeds | accuracy | {numbers} | mean | - none | folds |"
+    yield "|---" * (folds + 7) + "|"
+    by_row = _grouped(kept["cells"], lambda cell: (cell["cell"]["head"], cell["cell"]["arm"]))
+    shown = None
+    for (head, arm), cells in by_row.items():
+        auroc = [statistics.fmean(of) for of in zip(*(cell["folds"] for cell in cells), strict=True)]
+        apart = [""] * 2
+        if arm != "none":
+            seeds = {cell["cell"]["seed"]: cell for cell in by_row[head, "none"]}
+            pairs = [(cell["folds"], seeds[cell["cell"]["seed"]]["folds"]) for cell in cells]
+            more = [statistics.fmean(own[k] - none[k] for own, none in pairs) for k in range(folds)]
+            apart = [f"{100 * statistics.fmean(more):+.1f}", str(sum(one >= 0.03 for one in more))]
+        accuracy = statistics.fmean(cell["accuracy"] for cell in cells)
+        row = [*(f"{100 * one:.1f}" for one in (accuracy, *auroc, statistics.fmean(auroc))), *apart]
+        yield f"| {'' if head == shown else head} | {arm} | {len(cells)} | {' | '.join(row)} |"
+        shown = head
+
+
+def digits_controls(kept: dict[str, Any]) -> Iterator[str]:
+    """Each kind of outlier: accuracy, near and far, mean and sample standard deviation over seeds."""
+    yield "| outliers | ID accuracy | near AUROC | near FPR@95 | far AUROC |"
+    yield "|---|---|---|---|---|"
+    for (name,), cells in _grouped(kept["cells"], lambda cell: (cell["cell"]["outliers"],)).items():
+        columns = (
+            [cell["accuracy"] for cell in cells],
+            [cell["near"]["auroc"] for cell in cells],
+            [cell["near"]["fpr_at_ood_tpr"] for cell in cells],
+            [cell["far"]["auroc"] for cell in cells],
+        )
+        told = (f"{100 * statistics.fmean(of):.1f} ± {100 * statistics.stdev(of):.1f}" for of in columns)
+        yield f"| {name} | {' | '.join(told)} |"
+
+
+def _grouped(cells: list[Cell], key: Callable[[Cell], tuple]) -> dict[tuple, list[Cell]]:
+    found: dict[tuple, list[Cell]] = {}
+    for cell in cells:
+        found.setdefault(key(cell), []).append(cell)
+    return found
+
+
+TABLES = {table.__name__: table for table in (photographs_table, digits_controls)}
+
+
+def written(page: str) -> str:
+    """A page with its tables made anew."""
+
+    def table(mark: re.Match) -> str:
+        kept = json.loads((KEPT / f"{mark[2]}.json").read_text(encoding="utf-8"))
+        return mark[1] + "".join(f"{line}\n" for line in TABLES[mark[2]](kept)) + mark[3]
+
+    return MARKED.sub(table, page)
+
+
+def main(arguments: list[str]) -> None:
+    """See the module."""
+    if arguments[:1] == ["keep"]:
+        for file in arguments[1:]:
+            kept = keep(json.loads(Path(file).read_text(encoding="utf-8")))
+            (KEPT / f"{kept['recipe']}.json").write_text(json.dumps(kept, indent=1) + "\n", encoding="utf-8")
+    for page in sorted((ROOT / "docs").rglob("*.md")):
+        page.write_text(written(page.read_text(encoding="utf-8")), encoding="utf-8")
+
+
+if __name__ == "__main__":
+    main(sys.argv[1:])

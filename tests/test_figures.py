@@ -1,0 +1,48 @@
+"""The tables of the documentation are those of the kept reports."""
+
+import importlib.util
+import json
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[1]
+_spec = importlib.util.spec_from_file_location("figures", ROOT / "scripts" / "figures.py")
+figures = importlib.util.module_from_spec(_spec)
+_spec.loader.exec_module(figures)
+
+PAGES = [page for page in sorted((ROOT / "docs").rglob("*.md")) if figures.MARKED.search(page.read_text("utf-8"))]
+
+
+def test_each_kept_report_has_a_table():
+    shown = {mark[2] for page in PAGES for mark in figures.MARKED.finditer(page.read_text("utf-8"))}
+    assert shown == {file.stem for file in figures.KEPT.glob("*.json")}
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_the_tables_are_those_of_the_kept_reports(page):
+    assert figures.written(page.read_text("utf-8")) == page.read_text("utf-8")
+
+
+def cell(seed, arm, accuracy, folds):
+    return {
+        "cell": {"seed": seed, "head": "softmax", "arm": arm}, "id": {"accuracy": accuracy}, "headline_score": "gen",
+        "scores": {"gen": {"blobs": {"auroc": 0.5, "fpr_at_ood_tpr": 0.9}, "tin": {"auroc": 0.8, "fpr_at_ood_tpr": 0.4},
+                           "dogs": {"auroc": 0.6, "fpr_at_ood_tpr": 0.6}}},
+        "datasets": {"blobs": {"kind": "far"}, "tin": {"kind": "near"}, "dogs": {"kind": "near"}},
+        "hold_out": {"folds": [{"auroc": one} for one in folds]},
+    }  # fmt: skip
+
+
+def test_what_a_table_says():
+    """Two seeds and two folds, written out: differences are paired by seed."""
+    report = {
+        "recipe": "photographs_table", "kood": "0", "environment": {},
+        "cells": [cell("0", "none", 0.8, [0.6, 0.7]), cell("0", "noise", 0.9, [0.65, 0.7]),
+                  cell("1", "none", 0.7, [0.7, 0.9]), cell("1", "noise", 0.7, [0.72, 0.87])],
+    }  # fmt: skip
+    kept = json.loads(json.dumps(figures.keep(report)))
+    assert kept["cells"][0]["near"] == {"auroc": 0.7, "fpr_at_ood_tpr": 0.5}
+    _, _, none, noise = figures.photographs_table(kept)
+    assert none == "| softmax | none | 2 | 75.0 | 65.0 | 80.0 | 72.5 |  |  |"
+    assert noise == "|  | noise | 2 | 80.0 | 68.5 | 78.5 | 73.5 | +1.0 | 1 |"
