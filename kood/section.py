@@ -1,12 +1,12 @@
 """The tables of a recipe that several rooms have in common, and what they are made of."""
 
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from kood import registry
 
-__all__ = ["Columns", "ImageShape", "ImageSource", "Positive", "Rate", "Sampling", "Section", "Share"]
+__all__ = ["Columns", "ImageShape", "ImageSource", "Positive", "Rate", "Sampling", "Section", "Share", "by_name"]
 
 Share = Annotated[float, Field(ge=0.0, lt=1.0)]
 Positive = Annotated[int, Field(ge=1, le=10**9)]
@@ -19,6 +19,11 @@ class Section(BaseModel):
     """A table of the recipe: unknown keys and values of another type are refused."""
 
     model_config = ConfigDict(extra="forbid", strict=True, frozen=True, allow_inf_nan=False)
+
+
+def by_name(value: Any) -> Any:
+    """The table that a name stands for."""
+    return {"name": value} if isinstance(value, str) and not value.startswith("{") else value
 
 
 class Columns(Section):

@@ -4,10 +4,9 @@ import json
 from pathlib import Path
 from typing import Any, NamedTuple
 
-import keras
 import numpy as np
 
-from kood.attached.adapted import Adapted, function_of
+from kood.attached import Adapted, function_of, opened
 from kood.classifier import Classifier
 from kood.data.deferred import Images
 from kood.data.image_set import ImageSet
@@ -86,7 +85,8 @@ def known_of(run: Path, version: int) -> Known | None:
         of its owner's, which a file names and nobody imports.
 
     Raises:
-        OSError, ValueError: a file of it cannot be opened.
+        UserError: the classifier's file cannot be opened.
+        OSError: another one cannot be read.
     """
     stages = Run(run)
     data = next(iter(stages.finished("data")), None)
@@ -100,7 +100,7 @@ def known_of(run: Path, version: int) -> Known | None:
     file = next((file for place in places for file in place.glob("*.keras")), None)
     if file is None:
         return None
-    classifier = keras.saving.load_model(file, compile=False, safe_mode=True)
+    classifier: Any = opened(file)
     if function_of(classifier):
         return None
     return Known(classifier, read_images(data.folder, "train", data.facts["sets"]["train"]))

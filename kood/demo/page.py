@@ -85,9 +85,9 @@ def show(run: Path, *, port: int | None = None, open_browser: bool = True, conso
     model, facts = LocalModel(version), read_facts(version)
     try:
         known = known_of(version.parent, int(version.name) if version.name.isdecimal() else 0)
-    except (OSError, ValueError, TypeError) as error:
+    except (OSError, UserError) as error:
         known = None
-        console.print(f"the known images cannot be shown: {str(error).splitlines()[0]}", style="yellow", markup=False)
+        console.print(f"the known images cannot be shown: {error}", style="yellow", markup=False)
     if known is not None:
         console.print(f"{len(known):,} known images to compare with")
     page = page_of(gradio, str(facts["name"]), lambda file: answered(model, facts, known, file))

@@ -245,7 +245,7 @@ class Measuring:
 
     @functools.cached_property
     def _plain(self) -> Callable:
-        """What fitted scores are fitted on: one pass of each image, since none of them asks for more."""
+        """What scores are fitted on: one pass of each image, since `Scorer.fit` offers them no more."""
         return forward_of(self.classifier)
 
     @functools.cached_property

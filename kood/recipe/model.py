@@ -36,7 +36,8 @@ from kood.recipe.sections import (
     Seed,
     Serve,
 )
-from kood.recipe.training_sections import FineTuning, Train, by_name
+from kood.recipe.training_sections import FineTuning, Train
+from kood.section import by_name
 
 __all__ = ["Recipe"]
 

@@ -1,22 +1,17 @@
 """The tables of a recipe that say how the classifier is trained."""
 
-from typing import Annotated, Any, Literal
+from typing import Annotated, Literal
 
 from pydantic import BeforeValidator, Field, WithJsonSchema, model_validator
 
 from kood import registry
-from kood.section import Positive, Rate, Section, Share
+from kood.section import Positive, Rate, Section, Share, by_name
 
-__all__ = ["Auxiliary", "FineTuning", "Train", "by_name"]
+__all__ = ["Auxiliary", "FineTuning", "Train"]
 
 #: How much a class counts beside the others.
 Weight = Annotated[float, Field(gt=0.0, le=1e6)]
 Precision = Literal["float32", "mixed_bfloat16", "mixed_float16"]
-
-
-def by_name(value: Any) -> Any:
-    """The table that a name stands for."""
-    return {"name": value} if isinstance(value, str) and not value.startswith("{") else value
 
 
 class Auxiliary(Section):

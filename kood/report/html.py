@@ -237,12 +237,14 @@ def write(path: str | Path, report: Mapping[str, Any], **more: Any) -> Path:
         ValueError: If a matrix is given scores, scores name an unknown dataset, or the contact sheet is no PNG.
     """
     html = page(report, **more)
-    rows = rows_of(report)
-    for ending in ("csv", "tex") if rows else ():
-        write_text(Path(path).with_name(f"table.{ending}"), ENDINGS[ending](across.comparison(rows)))
-        if report.get("leaderboard"):
-            board = leaderboard.table(report["leaderboard"])
-            write_text(Path(path).with_name(f"leaderboard.{ending}"), ENDINGS[ending](board))
+    beside = {}
+    if rows := rows_of(report):
+        beside["table"] = across.comparison(rows)
+    if report.get("leaderboard"):
+        beside["leaderboard"] = leaderboard.table(report["leaderboard"])
+    for name, one in beside.items():
+        for ending in ("csv", "tex"):
+            write_text(Path(path).with_name(f"{name}.{ending}"), ENDINGS[ending](one))
     return write_text(path, html)
 
 

@@ -51,15 +51,19 @@ def entries(cells: Sequence[Run], scores_of: Callable[[Run, str], Scores]) -> li
                 "seeds": [seed for run in having for seed in run["seeds"]],
                 **{kind: _figures(having, score, kind, scores_of) for kind in ("near", "far")},
                 "accuracy": statistic(run["id"].get("accuracy") for run in having),
-                "minutes": statistic(_cost(run, "training_seconds", 60) for run in having),
-                "milliseconds": statistic(_cost(run, "milliseconds").get(score) for run in having),
+                "minutes": statistic(_minutes(run) for run in having),
+                "milliseconds": statistic(_cost(run).get("milliseconds", {}).get(score) for run in having),
             })  # fmt: skip
     return sorted(found, key=lambda one: [-_mean(one, kind) for kind in ("near", "far")])
 
 
-def _cost(run: Run, name: str, by: float | None = None) -> Any:
-    value = (run.get("cost") or {}).get(name)
-    return (value or {}) if by is None else value if value is None else value / by
+def _cost(run: Run) -> Mapping[str, Any]:
+    return run.get("cost") or {}
+
+
+def _minutes(run: Run) -> float | None:
+    seconds = _cost(run).get("training_seconds")
+    return None if seconds is None else seconds / 60
 
 
 def _mean(entry: Entry, kind: str) -> float:
