@@ -326,6 +326,16 @@ def test_a_classifier_without_it_refuses_its_scores(tiny):
     assert {"rotation", "rotation_energy"}.isdisjoint(Measuring(plain).scorers)
 
 
+def test_scores_are_fitted_on_one_pass_of_each_image(monkeypatch):
+    """None of them is offered rotations, so that the three further passes would be in vain."""
+    measuring = Measuring(classifier(), class_names=["a", "b", "c"], scores=["rotation", "mahalanobis", "tempscale"])
+    pixels = np.random.default_rng(2).integers(0, 256, (30, *SHAPE), "uint8")
+    known = ImageSet(pixels, np.arange(30) % 3, ("a", "b", "c"))
+    monkeypatch.setattr("kood.outputs.rotations_of", lambda *_: pytest.fail("images are rotated"))
+    measuring.fit_scores(known, known)
+    assert measuring.scorers["mahalanobis"].is_ready and measuring.scorers["tempscale"].is_ready
+
+
 @pytest.mark.backend
 @pytest.mark.parametrize("train", ["all", "last"])
 def test_a_cell_trains_with_it(tiny, tmp_path, train):
