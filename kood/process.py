@@ -1,5 +1,6 @@
-"""The process that a command runs in: which backend, what native libraries may say, how it is stopped."""
+"""The process that a command runs in: which backend, what native libraries may say, how it is stopped and ends."""
 
+import atexit
 import contextlib
 import logging
 import os
@@ -7,10 +8,10 @@ import signal
 import subprocess
 import sys
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from importlib.util import find_spec
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NoReturn
 from urllib.parse import urlsplit
 from urllib.request import getproxies, proxy_bypass
 
@@ -21,8 +22,8 @@ if TYPE_CHECKING:
     from rich.console import Console
 
 __all__ = [
-    "Stopped", "choose_backend", "console", "keras_defaults", "native_messages_held_back", "quiet", "run_on_tensorflow",
-    "settle", "stop_on_signals", "through_proxy",
+    "Stopped", "alone", "choose_backend", "console", "keras_defaults", "native_messages_held_back", "quiet",
+    "run_on_tensorflow", "settle", "stop_on_signals", "through_proxy",
 ]  # fmt: skip
 
 #: Below so many columns a width is a mistake, such as the 0 of a container without a terminal.
@@ -228,3 +229,43 @@ def stop_on_signals() -> None:
     """From here on SIGINT and SIGTERM raise `Stopped`."""
     signal.signal(signal.SIGINT, _stop)
     signal.signal(signal.SIGTERM, _stop)
+
+
+def alone(work: Callable[[], object]) -> NoReturn:
+    """Does the work of a process that is kood's own and ends it: nothing comes after this.
+
+    What Python and its libraries registered with `atexit` is run, then the process is gone. The destructors of native
+    libraries never run: those of TensorFlow, JAX and torch now and then find a thread that still works and abort a
+    process whose files are all written.
+
+    Args:
+        work: What to do. Its `SystemExit` is the exit code, or a message and 1, as Python has it; other exceptions are
+            Python's to show.
+    """
+    ended: list[int] = []
+    # Python runs these in reverse order, so this one comes last only if it is registered before the libraries load.
+    atexit.register(_leave, ended)
+    try:
+        work()
+        code = 0
+    except SystemExit as leaving:
+        code = leaving.code if isinstance(leaving.code, int) else int(leaving.code is not None)
+        if isinstance(leaving.code, str):
+            print(leaving.code, file=sys.stderr)
+    ended.append(code)
+    sys.exit(code)
+
+
+def _leave(ended: list[int]) -> None:
+    if not ended:
+        return
+    logging.shutdown()
+    code = ended[0]
+    for stream in (sys.stdout, sys.stderr):
+        try:
+            stream.flush()
+        except OSError:
+            code = code or 120  # As Python ends where what was said could not be written.
+        except (ValueError, AttributeError):
+            continue  # Closed, or never there.
+    os._exit(code)

@@ -140,3 +140,48 @@ def test_a_recipe_that_is_shown_into_a_file_is_a_recipe(tmp_path):
         capture_output=True, text=True, check=True, cwd=tmp_path,
     )  # fmt: skip
     assert listed.stdout.startswith("[red] :smile:.toml")
+
+
+#: The C library's own end of a process runs this, as it runs the destructors of native libraries.
+ABORTS_AT_THE_END = "import ctypes; c = ctypes.CDLL(None); c.__cxa_atexit(c.abort, None, None); "
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="speaks to the C library of Linux")
+@pytest.mark.parametrize(
+    "work, code, said",
+    [
+        ("print('done')", 0, "done"),
+        ("sys.exit(143)", 143, ""),
+        ("sys.exit(None)", 0, ""),
+        ("sys.exit('no such file')", 1, "no such file"),
+        ("atexit.register(print, 'closed'); sys.exit(2)", 2, "closed"),
+    ],
+)
+def test_native_libraries_do_not_abort_a_process_that_has_ended(work, code, said):
+    script = f"{ABORTS_AT_THE_END}import atexit, sys\nfrom kood.process import alone\ndef work():\n    {work}\n"
+    for ending, expected in (("alone(work)", code), ("work()", -6)):
+        done = subprocess.run(
+            [sys.executable, "-c", script + ending], env={**os.environ, "PYTHONPATH": str(ROOT)},
+            capture_output=True, text=True, check=False,
+        )  # fmt: skip
+        assert done.returncode == expected, done.stderr
+        assert said in done.stdout + done.stderr and "Traceback" not in done.stderr
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="needs a device that is always full")
+def test_what_could_not_be_written_is_no_success():
+    script = f"{ABORTS_AT_THE_END}import sys; from kood.process import alone; alone(lambda: sys.stdout.write('x'))"
+    buffered = {key: value for key, value in os.environ.items() if key != "PYTHONUNBUFFERED"}
+    with Path("/dev/full").open("w") as full:
+        done = subprocess.run(
+            [sys.executable, "-c", script], env={**buffered, "PYTHONPATH": str(ROOT)}, stdout=full, check=False
+        )
+    assert done.returncode == 120
+
+
+def test_an_error_that_nobody_foresaw_is_shown_by_python():
+    done = subprocess.run(
+        [sys.executable, "-c", "from kood.process import alone; alone(lambda: 1 / 0)"],
+        env={**os.environ, "PYTHONPATH": str(ROOT)}, capture_output=True, text=True, check=False,
+    )  # fmt: skip
+    assert done.returncode == 1 and "ZeroDivisionError" in done.stderr

@@ -30,7 +30,7 @@ from kood.conformal import Calibration
 from kood.decision import Decision
 from kood.errors import UserError
 from kood.parity import agreed
-from kood.process import keras_defaults, native_messages_held_back, run_on_tensorflow
+from kood.process import alone, keras_defaults, native_messages_held_back, run_on_tensorflow
 from kood.scorer import Scorer
 
 __all__ = ["FORMATS", "export"]
@@ -308,14 +308,14 @@ def _taken_over(folder: Path) -> tuple[Decision, list[int]]:
 @keras_defaults()
 def main(parts: str, file: str, kind: str, batch: str, *modules: str) -> None:
     """Writes the file of a decision that was handed over."""
-    bring(modules)
-    registry.obtain("heads", "softmax")  # Importing the room registers every head with Keras.
-    decision, image_shape = _taken_over(Path(parts))
-    _convert(decision, Path(file), kind, image_shape, int(batch) or None)
+    try:
+        bring(modules)
+        registry.obtain("heads", "softmax")  # Importing the room registers every head with Keras.
+        decision, image_shape = _taken_over(Path(parts))
+        _convert(decision, Path(file), kind, image_shape, int(batch) or None)
+    except UserError as problem:
+        sys.exit(str(problem))
 
 
 if __name__ == "__main__":
-    try:
-        main(*sys.argv[1:])
-    except UserError as problem:
-        sys.exit(str(problem))
+    alone(lambda: main(*sys.argv[1:]))

@@ -22,7 +22,7 @@ from kood.data.images import normalize, to_shape
 from kood.data.rules import Framing
 from kood.decision import Decide, Scored, judged
 from kood.errors import UserError
-from kood.process import keras_defaults
+from kood.process import alone, keras_defaults
 from kood.scorer import Scorer
 from kood.serving.encoded import decode_files
 from kood.serving.served import Served
@@ -144,10 +144,15 @@ def export(source: Path, folder: Path, served: Served, version: int) -> None:
         write_saved_model(classifier, folder, served, version)
 
 
-if __name__ == "__main__":
+def main(source: str, folder: str, served: str, version: str, *modules: str) -> None:
+    """Writes the SavedModel of a classifier that was handed over."""
     registry.obtain("heads", "softmax")  # Importing the room registers every head with Keras.
     try:
-        bring(sys.argv[5:])
-        export(Path(sys.argv[1]), Path(sys.argv[2]), Served.read(Path(sys.argv[3])), int(sys.argv[4]))
+        bring(modules)
+        export(Path(source), Path(folder), Served.read(Path(served)), int(version))
     except UserError as problem:
         sys.exit(str(problem))
+
+
+if __name__ == "__main__":
+    alone(lambda: main(*sys.argv[1:]))
