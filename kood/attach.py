@@ -6,6 +6,8 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from kood import pipeline
 from kood.attached import bring, image_shape_of, opened
 from kood.errors import UserError
@@ -19,6 +21,8 @@ __all__ = ["attach", "recipe_for"]
 SIDE = 224
 #: Fewest images of each class that every part gets some of.
 FEWEST = 8
+#: How many times as large as the model's images are said to be made smaller.
+SHRUNK = 2.0
 #: One file in so many may turn out to be unreadable, where not all were looked at.
 UNREADABLE = 100
 
@@ -33,6 +37,7 @@ _SAID = [
         (r"\bdata\.near\.([\w-]+(?:\.[\w-]+)*)", r"--ood \1"),
         (r"\bdata\.id\b", "--id"),
         (r"\bdata\.resize\b(?: =)?", "--resize"),
+        (r"\bdata\.antialias\b(?: =)?", "--antialias"),
         (r"\bserve\.accept\b(?: =)?", "--accept"),
         (r"\bserve\.by_class\b", "--by-class"),
         (r"\bevaluate\.(?:headline|scores)\b", "--score"),
@@ -71,7 +76,10 @@ def attach(model: Path, **options: Any) -> dict[str, Any]:
     of_run = ("console", "saved", "fresh", "other_data", "began")
     running = {key: options.pop(key) for key in of_run if key in options}
     try:
-        return pipeline.run(recipe_for(model, **options), **running)
+        recipe, told = recipe_for(model, **options)
+        if told and (console := running.get("console")):
+            console.print(told, soft_wrap=True)
+        return pipeline.run(recipe, **running)
     except UserError as error:
         text = str(error)
         for pattern, said in _SAID:
@@ -93,10 +101,11 @@ def recipe_for(
     features: str | None = None,
     size: int | None = None,
     resize: str = "stretch",
+    antialias: bool | None = None,
     imports: Sequence[str] = (),
     name: str | None = None,
-) -> Recipe:
-    """The recipe of such a run, which `kood run` takes too.
+) -> tuple[Recipe, str]:
+    """The recipe of such a run, which `kood run` takes too, and what to say of it.
 
     Args:
         model: The `.keras` file.
@@ -112,6 +121,7 @@ def recipe_for(
         features: See there.
         size: Side of the images, for a model that takes any.
         resize: What becomes of images of other proportions, see `kood.recipe.data_sections.Data`.
+        antialias: See there; done, and said, where not given.
         imports: See there.
         name: Names the folder under `saved/`; the model's file where not given.
 
@@ -128,7 +138,12 @@ def recipe_for(
     parts: dict[str, Any] = {**_source(place, found), "test": 0.5, "validation": 0.2, "calibration": 0.4}
     if min(found.train) < FEWEST:
         parts["stratify"] = False
-    data: dict[str, Any] = {"image_shape": list(shape), "resize": resize, "id": parts}
+    data: dict[str, Any] = {
+        "image_shape": list(shape),
+        "resize": resize,
+        "antialias": antialias is not False,
+        "id": parts,
+    }
     with _about("--ood"):
         outside = {slug: _source(one, survey(one)) for slug, one in named(ood).items()}
     if outside:
@@ -142,7 +157,18 @@ def recipe_for(
         "name": slug_of(name, given=True) if name else slug_of(model.stem, given=False),
         "data": data, "attach": attached, "evaluate": evaluate, "serve": {"accept": accept, "by_class": by_class},
     }  # fmt: skip
-    return checked(given, f"kood attach {clean(model)}")
+    return checked(given, f"kood attach {clean(model)}"), _smaller(found, shape) if antialias is None else ""
+
+
+def _smaller(found: Survey, shape: tuple[int, int, int]) -> str:
+    """What antialiasing is worth a look for, a sentence; "" where images are hardly made smaller."""
+    by = float(np.median((found.shapes / shape[:2]).max(axis=1))) if len(found.shapes) else 1.0
+    if by < SHRUNK:
+        return ""
+    return (
+        f"images: made {by:.1f} times smaller, with antialiasing; for a model that was trained without, as on images "
+        "from Keras's image_dataset_from_directory, give --no-antialias"
+    )
 
 
 @contextlib.contextmanager

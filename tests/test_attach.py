@@ -222,7 +222,7 @@ def options(place):
         ("raw.keras --id two --preprocess 0..1 --classes list.txt", "by the list"),
         ("signed.keras --id renamed --preprocess -1..1 --classes other.txt --features hidden", "the layer 'hidden'"),
         ("any.keras --id table.csv --size 8 --classes names.json --resize pad", "by the list"),
-        ("rgb.keras --id parts --score energy", "alphabetical"),
+        ("rgb.keras --id parts --score energy --no-antialias", "alphabetical"),
         ("rgb.keras --id numbered --score msp", "by the numbers that the folders' names begin with"),
     ],
 )
@@ -233,10 +233,30 @@ def test_options(invoke, options, tmp_path, arguments, told):
     assert told in result.stdout and report["id"]["accuracy"] == 1.0 and len(report["class_names"]) == 3
     facts = json.loads((tmp_path / "one" / "1" / "assets.extra" / "kood.json").read_bytes())
     assert facts["resize"] == ("pad" if "--resize" in arguments else "stretch")
+    assert facts["antialias"] == ("--no-antialias" not in arguments)
     if "--by-class" in arguments:
         assert report["headline_score"] == facts["score"] == "knn:k=5" and len(facts["groups"]) == 3
     if "parts" in arguments:
         assert report["id"]["images"] == 50 and report["id_sets"]["train"]["images"] < 60
+
+
+def test_images_that_are_made_much_smaller_are_told_of(place, tmp_path, monkeypatch):
+    from PIL import Image
+
+    from kood.attach import recipe_for
+
+    monkeypatch.chdir(place)
+    for file in sorted((place / "known").rglob("*.png"))[::4]:
+        for times, folder in ((1.9, "hardly"), (3, "much")):
+            (tmp_path / folder / file.parent.name).mkdir(parents=True, exist_ok=True)
+            with Image.open(file) as image:
+                image.resize((int(8 * times), 8)).save(tmp_path / folder / file.parent.name / file.name)
+    for folder, antialias, told in (
+        ("hardly", None, ""), ("much", None, "made 3.0 times smaller"), ("much", True, ""), ("much", False, "")
+    ):  # fmt: skip
+        recipe, said = recipe_for(Path("rgb.keras"), known=str(tmp_path / folder), antialias=antialias)
+        assert told in said and bool(told) == bool(said) and ("--no-antialias" in said) == bool(said)
+        assert recipe.data.antialias == (antialias is not False)
 
 
 @pytest.mark.slow

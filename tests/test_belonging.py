@@ -105,8 +105,9 @@ def test_other_pixels_of_the_same_files_are_no_other_data(folder_data, monkeypat
     with pytest.raises(UserError, match=r"cannot be compared, as ground changed\)"):
         Belonging(moved.run).accept(moved)
     cropped = folder_data(**{"data.resize": '"crop"', "data.ground": '"black"'})
-    assert [identity_of(one).why(identity_of(black)) for one in (cropped, moved)] == [
-        f" (their images cannot be compared, as {what} changed)" for what in ("resize", "ground")
+    aliased = folder_data(**{"data.antialias": "false", "data.ground": '"black"'})
+    assert [identity_of(one).why(identity_of(black)) for one in (cropped, aliased, moved)] == [
+        f" (their images cannot be compared, as {what} changed)" for what in ("resize", "antialias", "ground")
     ]
     monkeypatch.setattr(Data, "version", 99)
     Belonging(black.run).accept(black)

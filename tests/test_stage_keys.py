@@ -91,6 +91,7 @@ KEYS: dict[str, tuple[str, set[str]]] = {
     "data.image_shape": ("[8, 8, 3]", ALL),
     "data.ground": ('"grey"', ALL - {"noise"}),
     "data.resize": ('"pad"', ALL - {"noise"}),
+    "data.antialias": ("false", {"data", "export"}),  # Nothing is made smaller here: the images stay.
     **of_source("data.id", OF_THE_IMAGES),
     "data.id.group.folder": ("1", OF_THE_IMAGES),
     "data.id.group.pattern": ('"(.*)_"', OF_THE_IMAGES),

@@ -122,6 +122,13 @@ def attach(
     resize: Annotated[
         str, typer.Option(metavar="HOW", help="Images of other proportions: stretch, crop (the middle), pad.")
     ] = "stretch",
+    antialias: Annotated[
+        bool | None,
+        typer.Option(
+            "--antialias/--no-antialias",
+            help="Of images that are made smaller; not for a model of image_dataset_from_directory's.",
+        ),
+    ] = None,
     imports: Annotated[
         list[str] | None,
         typer.Option("--import", metavar="MODULE", help="A module with layers of the model's; may be repeated."),
@@ -139,8 +146,8 @@ def attach(
 
     attach_to(
         model, known=id_images, ood=ood or (), accept=accept, by_class=by_class, score=score, classes=classes,
-        preprocess=preprocess, features=features, size=size, resize=resize, imports=imports or (), name=name,
-        fresh=fresh, other_data=other_data, began=began, saved=saved, console=console(),
+        preprocess=preprocess, features=features, size=size, resize=resize, antialias=antialias, imports=imports or (),
+        name=name, fresh=fresh, other_data=other_data, began=began, saved=saved, console=console(),
     )  # fmt: skip
 
 

@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 
 from kood.data.large import room, rows_of
-from kood.data.rules import MIRRORED, STRETCHED, UPSIDE_DOWN, Framing, Resize, orientation_in, reduction
+from kood.data.rules import MIRRORED, STRETCHED, UPSIDE_DOWN, Framing, orientation_in, reduction
 from kood.errors import UserError
 from kood.machine import release_memory
 
@@ -84,11 +84,11 @@ def decode_image(source: Source, size: tuple[int, int] | None = None) -> np.ndar
 
 @contextmanager
 def decoding(
-    source: Source, size: tuple[int, int] | None = None, resize: Resize = "stretch"
+    source: Source, size: tuple[int, int] | None = None, framing: Framing = STRETCHED
 ) -> Iterator[tuple[np.ndarray, tuple[int, int]]]:
     """As `decode_image`, for work on the pixels whose memory is part of what decoding may take at once.
 
-    `resize` says how it will be brought to `size`.
+    `framing` says how it will be brought to `size`.
 
     Yields:
         The pixels, and the (height, width) that they have unreduced.
@@ -101,7 +101,8 @@ def decoding(
                 orientation = orientation_of(image)
                 height, width = image.size if orientation >= 5 else image.size[::-1]
                 reducible = image.format in ("JPEG", "MPO") and image.mode in ("L", "RGB")
-                by = reduction(height, width, size, resize) if size and reducible else 1
+                how = (framing.resize, framing.antialias)
+                by = reduction(height, width, size, *how) if size and reducible else 1
                 _memory.take(cost := _cost(image, by))
                 taken = cost
             with image:
@@ -258,7 +259,7 @@ def decoded(
         with reading:
             source = sources[place]
         try:
-            with decoding(source, image_shape[:2], framing.resize) as (pixels, _):
+            with decoding(source, image_shape[:2], framing) as (pixels, _):
                 if pixels.shape[0] * pixels.shape[1] <= _SMALL:
                     return pixels
                 return _fit(pixels[None], image_shape, framing)[0]

@@ -19,8 +19,9 @@ def to_shape(images, image_shape: tuple[int, int, int], framing: Framing = STRET
     """Bring images to the model's shape. Made of TensorFlow ops only, so it can stand inside a graph or a SavedModel.
 
     In this order: alpha is composited over the ground (ground + (rgb - ground) a / 255); colour becomes grey by
-    0.2989 R + 0.5870 G + 0.1140 B, grey becomes colour by repeating it; height and width are resized by antialiased
-    bilinear interpolation: all of the image, or of a window of it where `framing` crops; the result is rounded and
+    0.2989 R + 0.5870 G + 0.1140 B, grey becomes colour by repeating it; height and width are resized by bilinear
+    interpolation, antialiased if `framing` says so: all of the image, or of a window of it where `framing` crops; the
+    result is rounded and
     clipped to whole numbers in 0..255; and, where `framing` pads, the ground is put around it, of which a grey image
     has the luma. Images that already have the shape pass unchanged.
 
@@ -49,7 +50,7 @@ def to_shape(images, image_shape: tuple[int, int, int], framing: Framing = STRET
     if pixels.shape[-1] == 3 and channels == 1:
         pixels = tf.image.rgb_to_grayscale(pixels)
     if tuple(pixels.shape[1:3]) != (height, width):
-        pixels = _resized(pixels, (height, width), framing.resize)
+        pixels = _resized(pixels, (height, width), framing)
     if pixels.shape[-1] == 1 and channels == 3:
         pixels = tf.image.grayscale_to_rgb(pixels)
     pixels = tf.clip_by_value(tf.round(pixels), 0.0, 255.0)
@@ -63,17 +64,17 @@ def to_shape(images, image_shape: tuple[int, int, int], framing: Framing = STRET
     return tf.image.pad_to_bounding_box(pixels - ground, above, left, height, width) + ground
 
 
-def _resized(pixels, size, resize):
+def _resized(pixels, size, framing):
     """Pixels (B, h, w, C) resized to (H, W), or within it where they are to be padded."""
-    if resize != "stretch":
+    if framing.resize != "stretch":
         sides = tf.unstack(tf.shape(pixels, tf.int64)[1:3])
-    if resize == "crop":
+    if framing.resize == "crop":
         window = inscribed(sides, size, tf.minimum, tf.maximum)
         (above, left), (high, wide) = ((side - own) // 2 for side, own in zip(sides, window, strict=True)), window
         pixels = pixels[:, above : above + high, left : left + wide]
-    if resize == "pad":
+    if framing.resize == "pad":
         size = tf.cast(tf.stack(inscribed(size, sides, tf.minimum, tf.maximum)), tf.int32)
-    return tf.image.resize(pixels, size, method="bilinear", antialias=True)
+    return tf.image.resize(pixels, size, method="bilinear", antialias=framing.antialias)
 
 
 def fit_images(images: Any, image_shape: tuple[int, int, int], framing: Framing = STRETCHED) -> np.ndarray:

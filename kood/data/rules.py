@@ -10,7 +10,8 @@ What a graph cannot do by these rules it refuses; kood's clients decode such a f
 |                         | read, nor are text chunks                                     |                        |
 | gamma, colour profile   | not applied                                                   | the same               |
 | alpha                   | laid over `data.ground`, before anything is resized           | the same               |
-| another shape           | `data.resize`: stretched, cropped in the middle, or padded    | the same               |
+| another shape           | `data.resize`: stretched, cropped in the middle, or padded,   | the same               |
+|                         | antialiased or not (`data.antialias`)                         |                        |
 | transparent colour      | alpha 0 where a pixel has it; refused in 16 bits of colour    | the same; GIF: refused |
 | palette                 | its colours, with their alpha                                 | the same; BMP: refused |
 | 16 bits                 | grey: round(v 255 / 65535); colour: the upper 8 bits          | the same               |
@@ -22,7 +23,7 @@ What a graph cannot do by these rules it refuses; kood's clients decode such a f
 | GIF's first picture     | colour 0 around it, or transparent where it has a transparent | refused                |
 | smaller than its canvas | colour                                                        |                        |
 | BMP                     | alpha only where it has a mask                                | 24 bits, else refused  |
-| large JPEG              | decoded at 1/2, 1/4 or 1/8 (`reduction`)                      | the same               |
+| large JPEG              | decoded at 1/2, 1/4 or 1/8 (`reduction`) where antialiased    | the same               |
 | cut off or damaged      | refused                                                       | refused                |
 | over 178,956,970 pixels | refused                                                       | refused                |
 | other formats           | as Pillow reads them by itself                                | refused                |
@@ -80,15 +81,18 @@ class Framing:
             proportions in its middle is resized, the rest is cut off. "pad": the whole of it is resized to the largest
             size of its own proportions in H x W, and stands in the middle of the ground. The window and the size are
             those of `inscribed`, in whole pixels; what is left over is halved, the odd pixel below and on the right.
+        antialias: Whether what is made smaller is averaged over all of its pixels; if not, each new pixel is made of
+            the four about its place, as Keras's and TensorFlow's loaders have it if they are not asked.
     """
 
     ground: Colour = WHITE
     resize: Resize = "stretch"
+    antialias: bool = True
 
     @classmethod
     def of(cls, data: Any) -> "Framing":
         """That of a recipe's `data`."""
-        return cls(ground_colour(data.ground), data.resize)
+        return cls(ground_colour(data.ground), data.resize, data.antialias)
 
 
 #: Where nothing is said: stretched, over white.
@@ -136,14 +140,17 @@ def orientation_in(block: bytes) -> int:
     return 1
 
 
-def reduction(height: int, width: int, size: tuple[int, int], resize: Resize = "stretch") -> int:
+def reduction(
+    height: int, width: int, size: tuple[int, int], resize: Resize = "stretch", antialias: bool = True
+) -> int:
     """What a grey or colour JPEG is reduced by: the most that leaves each side twice what it is resized to.
 
     libjpeg reduces by leaving out frequencies, alike in Pillow (`draft`) and TensorFlow (`ratio`). Of the picture's
     sides, upright, and the (H, W) of the model, one of `REDUCTIONS`; 1 below `REDUCED_FROM` pixels. A window that is
     cropped has one side of the picture's whole, the one that decides where it is stretched, so both are reduced alike.
+    What is not antialiased is not reduced, which averages too.
     """
-    if height * width < REDUCED_FROM:
+    if height * width < REDUCED_FROM or not antialias:
         return 1
     if resize == "pad":
         size = inscribed(size, (height, width))

@@ -97,6 +97,8 @@ class Detector(Measuring):
         image_shape: (H, W, C) of images of files, for a model that takes any size.
         resize: What becomes of images of files of other proportions, and of those of a SavedModel: "stretch", "crop" or
             "pad", see `kood.data.rules.Framing`; what is padded stands on white.
+        antialias: Whether images of files that are made smaller are antialiased; the networks of Keras's and
+            TensorFlow's loaders (`image_dataset_from_directory`) learnt from images that were not.
         batch_size: Images a forward pass, at most; fewer where they are larger than 128 x 128.
         key: What messages call the score.
 

@@ -46,7 +46,7 @@ def write(detector: Any, path: Path, format: str | None) -> None:
     export(
         decision, path, format=wanted, image_shape=detector.image_shape, class_names=detector.class_names,
         check=normalize(images) if detector.is_own else images.astype(np.float32),
-        pixels="-1..1" if detector.is_own else "0..255", resize=detector.resize,
+        pixels="-1..1" if detector.is_own else "0..255", framing=detector.framing,
     )  # fmt: skip
 
 
@@ -75,7 +75,7 @@ def _saved_model(detector: Any, path: Path, images: np.ndarray) -> None:
     served = Served(
         scorer.name, tuple(detector.image_shape), list(detector.class_names), decision.accept, decision.scores,
         scorer.state, labels=decision.labels, by_class=decision.by_class, seen=seen,
-        preprocess=function_of(detector.classifier), resize=detector.resize,
+        preprocess=function_of(detector.classifier), **vars(detector.framing),
     )  # fmt: skip
     outputs = detector.outputs(images)
     answers = detector.answers(outputs)

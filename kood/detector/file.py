@@ -32,7 +32,8 @@ def write(detector: Any, path: Path) -> None:
     decision, choice = detector.decision, detector.choice
     facts = {
         "format": FORMAT, "kood": kood.__version__, "class_names": detector.class_names,
-        "image_shape": list(detector.image_shape), "resize": detector.resize, "batch_size": detector.batch_size,
+        "image_shape": list(detector.image_shape), "resize": detector.framing.resize,
+        "antialias": detector.framing.antialias, "batch_size": detector.batch_size,
         "range": detector.range,
         "takes_bytes": detector.takes_bytes, "choice": choice and vars(choice), "warnings": detector.warnings,
         "decision": decision and {"accept": decision.accept, "by_class": decision.by_class},
@@ -111,7 +112,7 @@ def _made(kind: type, classifier: Any, facts: dict[str, Any], arrays: dict[str, 
     detector = kind(
         classifier, choice["score"] if choice else "auto", facts["class_names"], scores=facts["scores"] or None,
         image_shape=None if None in shape else shape, resize=facts.get("resize", "stretch"),
-        batch_size=facts["batch_size"],
+        antialias=facts.get("antialias", True), batch_size=facts["batch_size"],
     )  # fmt: skip
     detector.takes_bytes = facts["takes_bytes"]
     detector.choice = Choice(**choice) if choice else None

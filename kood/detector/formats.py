@@ -27,6 +27,7 @@ from kood import registry
 from kood.attached import bring, function_of, layers_of
 from kood.backends import compiled
 from kood.conformal import Calibration
+from kood.data.rules import STRETCHED, Framing
 from kood.decision import Decision
 from kood.errors import UserError
 from kood.parity import agreed
@@ -57,7 +58,7 @@ def export(
     check: np.ndarray | None = None,
     class_names: Sequence[str] = (),
     pixels: str = "-1..1",
-    resize: str = "stretch",
+    framing: Framing = STRETCHED,
 ) -> dict[str, Any]:
     """Writes the decision as a file of another runtime, which answers as the Keras model does or is not written.
 
@@ -75,7 +76,7 @@ def export(
         check: Images as the classifier takes them, (N, H, W, C), to compare on where the runtime is installed.
         class_names: In the order of the labels.
         pixels: The range of the pixels that the classifier takes, for the file to tell.
-        resize: How images of other proportions are to be brought to the shape, for the file to tell.
+        framing: How images are to be brought to the shape, for the file to tell.
 
     Returns:
         {"format", "files": [Path], "images": how many were compared, "probabilities" and "ood_score": the largest
@@ -114,7 +115,8 @@ def export(
                 failed=f"{path}: could not be written",
             )
             shutil.rmtree(beside / "parts")
-        _tell(file, kind, _facts(decision, image_shape, class_names, pixels=pixels, resize=resize), batch)
+        laid = {"resize": framing.resize, "antialias": framing.antialias}
+        _tell(file, kind, _facts(decision, image_shape, class_names, pixels=pixels, **laid), batch)
         told = _compare(decision, file, kind, batch, check, path)
         written = sorted(beside.iterdir())  # The weights before what refers to them.
         for one in written:
@@ -179,7 +181,7 @@ def _constants_in_graph(model: keras.Model) -> Iterator[None]:
             own[name] = value
 
 
-def _facts(decision: Decision, image_shape: Sequence[int], class_names: Sequence[str], **told: str) -> dict[str, Any]:
+def _facts(decision: Decision, image_shape: Sequence[int], class_names: Sequence[str], **told: Any) -> dict[str, Any]:
     calibration = decision.calibrated
     return {
         "kood": kood.__version__,

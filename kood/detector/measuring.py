@@ -58,6 +58,7 @@ class Measuring:
         scores: Sequence[str] | Literal["all"] | None = None,
         image_shape: tuple[int, int, int] | None = None,
         resize: Resize = "stretch",
+        antialias: bool = True,
         batch_size: int = 64,
         key: str = "score",
     ):
@@ -81,7 +82,7 @@ class Measuring:
                 "apart; give one name for each of its outputs, in their order"
             )
         self.image_shape = self._shape(image_shape)
-        self.resize: Resize = resize
+        self.framing = Framing(resize=resize, antialias=antialias)
         self.batch_size = min(batch_size, at_once(self.image_shape))
         #: The score that decides; None where `fit` is to choose it, as `chooses` says.
         self.choice: Choice | None = None if score == "auto" else Choice(Scorer(score, key=key).name)
@@ -174,7 +175,7 @@ class Measuring:
         if use in PERHAPS and not has_classes(images, self.class_names):
             names = None
         found = batches(
-            images, self.image_shape, batch_size=self.batch_size, framing=Framing(resize=self.resize), labels=labels,
+            images, self.image_shape, batch_size=self.batch_size, framing=self.framing, labels=labels,
             class_names=names, labelled=labelled,
         )  # fmt: skip
         for number, batch in enumerate(watched(found, count_of(images), use)):

@@ -36,6 +36,7 @@ class Identity:
         ground: What is seen through transparency; None where an older kood did not keep it.
         version: Of the code that makes the images; None where an older kood did not keep it.
         resize: What becomes of images of other proportions; an older kood stretched them.
+        antialias: Whether images that are made smaller are antialiased; an older kood always did.
     """
 
     class_names: tuple[str, ...]
@@ -46,6 +47,7 @@ class Identity:
     ground: tuple[int, ...] | None = None
     version: int | None = None
     resize: str = "stretch"
+    antialias: bool = True
 
     def is_same(self, other: "Identity") -> bool:
         """Whether both are one set of classes and one data set.
@@ -78,6 +80,7 @@ class Identity:
             "image_shape": self.image_shape != other.image_shape,
             "ground": self.ground != other.ground,
             "resize": self.resize != other.resize,
+            "antialias": self.antialias != other.antialias,
             "kood's way of reading images": self.version != other.version,
         }
         return " and ".join(what for what, differs in unlike.items() if differs)
@@ -198,7 +201,7 @@ def _kept(folder: Path) -> Identity | None:
         lists = {key: tuple(kept[key]) for key in lists_of}
         ground = kept.get("ground")
         return Identity(**lists, source=kept["source"], is_whole=kept["is_whole"], version=kept.get("version"),
-                        resize=kept.get("resize", "stretch"),
+                        resize=kept.get("resize", "stretch"), antialias=kept.get("antialias", True),
                         ground=tuple(ground) if isinstance(ground, list) else None)  # fmt: skip
     versions = sorted((int(p.name) for p in folder.iterdir() if p.is_dir() and p.name.isdecimal()), reverse=True)
     report = _read(folder / "report.json") or {}

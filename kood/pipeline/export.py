@@ -10,7 +10,7 @@ import numpy as np
 
 import kood
 from kood import specs
-from kood.data.rules import Framing
+from kood.data.rules import STRETCHED, Framing
 from kood.data.stored import read_digests
 from kood.pipeline.attached import Attached
 from kood.pipeline.classify import Classifier
@@ -46,7 +46,8 @@ class Export(Stage):
 
     def decides(self) -> dict[str, Any]:
         served = vars(self._served)
-        usual = {"preprocess": None, "resize": "stretch"}  # Keys of versions that never had these stay.
+        # Keys of versions that never had these stay.
+        usual = {"preprocess": None, "resize": STRETCHED.resize, "antialias": STRETCHED.antialias}
         served = {name: value for name, value in served.items() if name not in usual or value != usual[name]}
         return {
             "format": 3, "classifier": self.classifier.key, "served": _hashed(served),

@@ -8,7 +8,7 @@ import numpy as np
 from kood.data import ImageSet, load_id, load_ood, load_outliers
 from kood.data.copies import alike, distinct, image_digests
 from kood.data.deferred import are_deferred
-from kood.data.rules import Framing
+from kood.data.rules import STRETCHED, Framing
 from kood.data.stored import read_images, source_state, write_digests, write_images
 from kood.errors import UserError
 from kood.pipeline.stage import Stage
@@ -57,10 +57,11 @@ class Data(Stage):
         real = self.sources.get("outliers.real")
         sources = {"data.id": self.recipe.data.id, **self.sources}
         placed = are_deferred(self.recipe.data.shape)
-        # Images of before there was a choice have been stretched.
-        usual = {"resize"} if self.recipe.data.resize == "stretch" else set()
+        data = self.recipe.data
+        # Images of before there was a choice have been stretched and antialiased.
+        usual = {name for name in ("resize", "antialias") if getattr(data, name) == getattr(STRETCHED, name)}
         return {
-            "data": self.recipe.data.model_dump(exclude={"augment", "hold_out"} | usual),
+            "data": data.model_dump(exclude={"augment", "hold_out"} | usual),
             "real": real.model_dump() if real else None,
             "states": {key: source_state(source, key, placed=placed) for key, source in sources.items()},
         }

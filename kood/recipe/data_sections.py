@@ -109,6 +109,8 @@ class Data(Section):
         resize: What becomes of images of other proportions than `image_shape`, in the served model too: "stretch";
             "crop": the shorter side fits, and of the longer one the middle is kept; "pad": the longer side fits, and
             the ground is put around the image.
+        antialias: Whether images that are made smaller are antialiased, in the served model too. Only for a network
+            that was trained without, as on what Keras's `image_dataset_from_directory` loads.
         id: The in-distribution set.
         near: Out-of-distribution test sets that resemble it, by name.
         far: Out-of-distribution test sets that do not.
@@ -123,6 +125,7 @@ class Data(Section):
     image_shape: ImageShape
     ground: Literal["white", "black", "grey"] | Annotated[list[Byte], Field(min_length=3, max_length=3)] = "white"
     resize: Literal["stretch", "crop", "pad"] = "stretch"
+    antialias: bool = True
     id: IdSource
     near: dict[str, ImageSource] = {}
     far: dict[str, ImageSource] = {}

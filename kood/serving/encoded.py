@@ -53,7 +53,7 @@ def _decode(data, image_shape, framing):
         return tf.strings.substr(data, at, len(what)) == what
 
     kinds = {
-        "jpeg": (starts(b"\xff\xd8\xff"), lambda: _jpeg(data, raw, image_shape[:2], framing.resize)),
+        "jpeg": (starts(b"\xff\xd8\xff"), lambda: _jpeg(data, raw, image_shape[:2], framing)),
         "png": (starts(b"\x89PNG\r\n\x1a\n"), lambda: _png(data, raw)),
         "webp": (starts(b"RIFF") & starts(b"WEBP", 8), lambda: _webp(data, raw)),
         "gif": (starts(b"GIF8"), lambda: _gif(data, raw)),
@@ -62,7 +62,7 @@ def _decode(data, image_shape, framing):
     return _to_shape(pixels, image_shape, framing)
 
 
-def _jpeg(data, raw, size, resize):
+def _jpeg(data, raw, size, framing):
     shape = tf.cast(tf.io.extract_jpeg_shape(data), tf.int64)
     orientation, adobe = headers.jpeg_header(raw)
     plain = tf.reduce_any(shape[2] == [1, 3])
@@ -75,10 +75,10 @@ def _jpeg(data, raw, size, resize):
     with tf.control_dependencies([known, _not_too_large(shape)]):
         # As `kood.data.rules.reduction` has it.
         upright = tf.where(orientation >= 5, shape[1::-1], shape[:2])
-        if resize == "pad":
+        if framing.resize == "pad":
             size = inscribed(size, tf.unstack(upright), tf.minimum, tf.maximum)
         most = tf.reduce_min(upright // (2 * tf.cast(tf.stack(size), tf.int64)))
-        reduced = plain & (shape[0] * shape[1] >= REDUCED_FROM)
+        reduced = plain & framing.antialias & (shape[0] * shape[1] >= REDUCED_FROM)
         which = tf.where(reduced, tf.reduce_sum(tf.cast(most < REDUCTIONS[:-1], tf.int32)), len(REDUCTIONS) - 1)
         pixels = tf.switch_case(which, [lambda by=by: decoded(by) for by in REDUCTIONS])
     return _turned(pixels, orientation)

@@ -45,8 +45,10 @@ def read_facts(version: Path) -> dict[str, Any]:
 
 
 def framing_of(facts: Mapping[str, Any]) -> Framing:
-    """How a version brings images to its shape: over black and stretched, before these were settings."""
-    return Framing(ground_colour(facts.get("ground", "black")), facts.get("resize", "stretch"))
+    """How a version brings images to its shape: over black, stretched and antialiased, before these were settings."""
+    return Framing(
+        ground_colour(facts.get("ground", "black")), facts.get("resize", "stretch"), facts.get("antialias", True)
+    )
 
 
 def read_seen(version: Path) -> dict[str, np.ndarray]:
@@ -83,6 +85,7 @@ def write_extras(folder: Path, name: str, served: Served, facts: Mapping[str, An
         "image_shape": list(served.image_shape),
         "ground": list(served.ground),
         "resize": served.resize,
+        "antialias": served.antialias,
         "class_names": served.names,
         "accept": served.accept,
         "threshold": served.threshold,
@@ -132,7 +135,8 @@ def _card(facts: Mapping[str, Any]) -> str:
         "## Intended use",
         "",
         f"Labelling images as one of {len(facts['class_names'])} classes, and flagging those of no such class. Images "
-        f"are {_RESIZED[facts['resize']]} to {height} x {width} pixels, {'grey' if channels == 1 else 'colour'}. "
+        f"are {_RESIZED[facts['resize']]} to {height} x {width} pixels, {'grey' if channels == 1 else 'colour'}"
+        f"{'' if facts['antialias'] else ', without antialiasing'}. "
         "Flagged images want a person's look or another model; the label of one is not to be relied on. What it was "
         "not measured on, it may not catch.",
         "",

@@ -35,6 +35,7 @@ class Served:
         preprocess: "module:function" that the user trusts to make an attached classifier's pixels, if it has such a
             one.
         resize: What becomes of images of other proportions, see `kood.data.rules.Framing`.
+        antialias: Whether images that are made smaller are antialiased.
     """
 
     score: str
@@ -50,11 +51,12 @@ class Served:
     ground: Colour = WHITE
     preprocess: str | None = None
     resize: Resize = "stretch"
+    antialias: bool = True
 
     @property
     def framing(self) -> Framing:
         """How the graph brings images to the shape."""
-        return Framing(self.ground, self.resize)
+        return Framing(self.ground, self.resize, self.antialias)
 
     @cached_property
     def decision(self) -> Calibration:
@@ -82,7 +84,7 @@ class Served:
         plain = {
             "score": self.score, "image_shape": self.image_shape, "class_names": self.names, "accept": self.accept,
             "undecodable": self.undecodable, "by_class": self.by_class, "ground": self.ground,
-            "preprocess": self.preprocess, "resize": self.resize,
+            "preprocess": self.preprocess, "resize": self.resize, "antialias": self.antialias,
         }  # fmt: skip
         arrays = {f"state/{name}": value for name, value in (self.state or {}).items()}
         np.savez(path, allow_pickle=False, plain=json.dumps(plain), calibration=self.calibration,

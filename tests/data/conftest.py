@@ -30,6 +30,7 @@ def id_data(source):
             image_shape=image_shape,
             ground="white",
             resize="stretch",
+            antialias=True,
             split_seed=split_seed,
             id=source(name, **(shares | options)),
         )

@@ -325,7 +325,7 @@ def test_splits_of_lists_are_those_of_pixels(folder, deferring):
         source="folder", path=str(folder), max_bad_images=1, classes=None, count=None, split=None, validation=0.2,
         calibration=0.1, test=0.2, per_class=None, near_copies=3, stratify=True,
     )  # fmt: skip
-    data = SimpleNamespace(image_shape=SHAPE, ground="white", resize="stretch", split_seed=0, id=spec)
+    data = SimpleNamespace(image_shape=SHAPE, ground="white", resize="stretch", antialias=True, split_seed=0, id=spec)
     expected = load_id(data)
     deferring()
     found = load_id(data)

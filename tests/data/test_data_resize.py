@@ -65,6 +65,31 @@ def test_it_is_what_the_definition_says(resize):
         assert np.abs(ours - reference(image, target, resize, GROUND)).max() <= 2, (size, target)
 
 
+def four_pixels(image, size):
+    """Bilinear interpolation without antialiasing, written out: the centres of pixels lie at halves."""
+    rows, columns = ((np.arange(new) + 0.5) * old / new - 0.5 for old, new in zip(image.shape[:2], size, strict=True))
+    made = np.zeros((*size, image.shape[2]))
+    for below, right in itertools.product((0, 1), repeat=2):
+        row, column = np.floor(rows) + below, np.floor(columns) + right
+        share = (1 - np.abs(rows - row))[:, None] * (1 - np.abs(columns - column))[None]
+        there = np.ix_(row.clip(0, image.shape[0] - 1).astype(int), column.clip(0, image.shape[1] - 1).astype(int))
+        made += share[..., None] * image[there]
+    return made
+
+
+def test_without_antialiasing_four_pixels_make_one():
+    draw = np.random.default_rng(0)
+    for size, target in itertools.product(SIZES, TARGETS):
+        image = draw.integers(0, 256, (*size, 3), dtype=np.uint8)
+        ours = fit_images(image[None], (*target, 3), Framing(GROUND, antialias=False))[0]
+        wanted = image if size == target else four_pixels(image.astype("float64"), target)
+        # Half a level of rounding, and what float32 leaves of a place among 500.
+        assert np.abs(ours - wanted).max() <= 0.52, (size, target)
+        smaller = size[0] > 2 * target[0] and size[1] > 2 * target[1]
+        plain = fit_images(image[None], (*target, 3), Framing(GROUND))[0].astype(int)
+        assert not smaller or np.abs(plain - ours).mean() > 10
+
+
 def test_what_is_inscribed_fits_and_touches():
     draw = np.random.default_rng(0)
     for height, width, high, wide in draw.integers(1, 3000, (3000, 4)).tolist():
@@ -165,3 +190,4 @@ def test_a_recipe_stretches_where_it_says_nothing():
     assert Framing.of(Data.model_validate(plain)) == Framing((255, 255, 255), "stretch")
     for resize in RESIZES:
         assert Framing.of(Data.model_validate(plain | {"resize": resize})).resize == resize
+    assert not Framing.of(Data.model_validate(plain | {"antialias": False})).antialias

@@ -20,7 +20,7 @@ from kood.detector import Detector, evaluate, formats
 from kood.detector.agreement import disagreement
 from kood.errors import UserError
 from kood.serving.client import LocalModel
-from kood.serving.extras import read_facts
+from kood.serving.extras import framing_of, read_facts
 
 pytestmark = pytest.mark.backend  # Run once under each Keras backend.
 
@@ -253,30 +253,34 @@ def test_the_file_holds_all_of_it(model, detector, tmp_path):
         Detector.load(tmp_path / "one.kood").calibrate(*images(120, 1))
 
 
-@pytest.mark.parametrize("resize", ["stretch", "crop", "pad"])
-def test_files_of_other_proportions(model, tmp_path, resize):
-    made = Detector(model, "energy", ["r", "g", "b"], resize=resize).calibrate(*images(99, 3), accept=0.9)
+@pytest.mark.parametrize("resize, antialias", [("stretch", True), ("stretch", False), ("crop", True), ("pad", False)])
+def test_files_of_other_proportions(model, tmp_path, resize, antialias):
+    made = Detector(model, "energy", ["r", "g", "b"], resize=resize, antialias=antialias).calibrate(
+        *images(99, 3), accept=0.9
+    )
     wide = np.concatenate([images(6, 4)[0], images(6, 5)[0]], axis=2)
     files = [tmp_path / f"{row}.png" for row in range(6)]
     for file, image in zip(files, wide, strict=True):
         Image.fromarray(image).save(file)
-    wanted = made.predict(fit_images(wide, (8, 8, 3), Framing(resize=resize))).ood_score
+    framing = Framing(resize=resize, antialias=antialias)
+    wanted = made.predict(fit_images(wide, (8, 8, 3), framing)).ood_score
     np.testing.assert_array_equal(made.predict(files).ood_score, wanted)
     made.save(tmp_path / "one.kood")
     again = Detector.load(tmp_path / "one.kood")
-    assert again.resize == resize
+    assert again.framing == framing
     np.testing.assert_array_equal(again.predict(files).ood_score, wanted)
     with zipfile.ZipFile(tmp_path / "one.kood") as file, zipfile.ZipFile(tmp_path / "old.kood", "w") as old:
         for name in file.namelist():
             facts = file.read(name)
             if name == "detector.json":  # As it was before there was a choice.
-                facts = json.dumps({key: value for key, value in json.loads(facts).items() if key != "resize"})
+                known = json.loads(facts).items()
+                facts = json.dumps({key: value for key, value in known if key not in ("resize", "antialias")})
             old.writestr(name, facts)
-    assert Detector.load(tmp_path / "old.kood").resize == "stretch"
+    assert Detector.load(tmp_path / "old.kood").framing == Framing()
     made.export(tmp_path / "1")
     answers = LocalModel(tmp_path / "1").ask([file.read_bytes() for file in files])
     np.testing.assert_allclose([one["ood_score"] for one in answers], wanted, atol=1e-4)
-    assert read_facts(tmp_path / "1")["resize"] == resize
+    assert framing_of(read_facts(tmp_path / "1")) == framing
 
 
 def test_a_way_to_resize_that_there_is_not_is_named(model):

@@ -17,6 +17,7 @@ from tests import picture_files
 from tests.picture_files import ALIKE, BAD, FOR_CLIENTS, HEIGHT, ORIENTED, WIDTH, chunk, encoded, exif
 
 FRAMINGS = [Framing((9, 200, 77), resize) for resize in ("stretch", "crop", "pad")]
+ALIASED = Framing((9, 200, 77), antialias=False)
 GROUND = FRAMINGS[0]
 SHAPES = [(HEIGHT, WIDTH, 3), (10, 11, 1)]
 WAYS = {
@@ -63,7 +64,7 @@ def test_a_client_sends_what_stands_the_same_way(tmp_path):
         np.testing.assert_array_equal(decode_image(through_a_client(tmp_path, data)), decode_image(data), err_msg=name)
 
 
-@pytest.mark.parametrize("framing", FRAMINGS)
+@pytest.mark.parametrize("framing", [*FRAMINGS, ALIASED])
 @pytest.mark.parametrize("shape", SHAPES)
 def test_what_the_graph_reads_it_reads_as_training_does(shape, framing, tmp_path):
     images, decoded = graph(ALIKE.values(), shape, framing)
@@ -170,12 +171,20 @@ def test_a_large_jpeg_is_reduced_alike(shape, framing):
     assert decoded.all()
     np.testing.assert_array_equal(images, found)
     # What it was decoded to is smaller, what comes of it almost the same; a window is of whole pixels of that.
-    with decoding(plain, shape[:2], framing.resize) as (pixels, _):
+    with decoding(plain, shape[:2], framing) as (pixels, _):
         height, width = pixels.shape[:2]
     by = reduction(2048, 2056, shape[:2], framing.resize)
     assert (height, width) == (-(-2048 // by), -(-2056 // by)) and by > 1
     whole = decode_images([encoded(Image.fromarray(decode_image(plain)))], shape, framing)[0]
     assert np.abs(whole.astype(int) - found[0]).mean() < (4 if framing.resize == "crop" else 0.6)
+
+
+def test_a_large_jpeg_that_is_not_antialiased_is_whole():
+    plain, *_ = large_jpegs()
+    found = decode_images([plain], (128, 128, 3), ALIASED)
+    np.testing.assert_array_equal(graph([plain], (128, 128, 3), ALIASED)[0], found)
+    whole = decode_images([encoded(Image.fromarray(decode_image(plain)))], (128, 128, 3), ALIASED)
+    np.testing.assert_array_equal(whole, found)
 
 
 def test_damaged_exif_is_none():

@@ -12,7 +12,7 @@ is random. The options mean the same everywhere:
 - `max_bad_images`: how many files of each split may be left out because they cannot be read.
 - `group`: what images of one group have in common, as `kood.data.groups.group_keys` has it.
 - `framing`: what is seen through transparency and what becomes of other proportions, a `kood.data.rules.Framing`; or
-  its `ground`, (red, green, blue), or its `resize` alone.
+  its `ground`, (red, green, blue), its `resize` or its `antialias` alone.
 
 What a user can mend a source reports as a `UserError` that begins with the option's name. Importing a source file
 imports nothing heavy. Sources that differ in a name and a size are rows: `NAME = row(make, summary, **fixed)` of one
