@@ -89,7 +89,7 @@ def wrong_classes(classes: Sequence[Mapping[str, Any]]) -> list[str]:
         return []
     return [
         f"{overall:.1%} of the test images are labelled rightly, but clearly fewer of {_listed(wrong, 'accuracy')}; "
-        'more images of them help, or train.class_weight = "balanced"'
+        'more images of them help, or a training that weights classes (train.class_weight = "balanced" in a recipe)'
     ]
 
 

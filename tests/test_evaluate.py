@@ -5,6 +5,7 @@ from types import SimpleNamespace
 import keras
 import numpy as np
 import pytest
+from scipy.stats import binomtest
 from sklearn.metrics import roc_auc_score
 
 from kood import heads, registry
@@ -12,7 +13,7 @@ from kood.classifier import Classifier
 from kood.conformal import threshold as conformal_threshold
 from kood.data import ImageSet
 from kood.detector.evaluate import evaluate
-from kood.detector.figures import PROXIES, validation_images
+from kood.detector.figures import PROXIES, Choice, validation_images
 from kood.detector.measuring import Measuring
 from kood.detector.tuning import mean_auroc
 from kood.errors import UserError
@@ -93,8 +94,22 @@ def test_figures_are_those_of_the_scores(classifier):
     assert figures["validation"][headline] == max(figures["validation"].values())
     threshold = figures["threshold"]
     assert threshold["accepted_id_test"] == np.mean(result.scores["id"][headline] <= threshold["value"])
+    for name, count in (("bright", 50), ("dark", 70)):
+        found, share = threshold["flagged"][name], np.mean(result.scores[name][headline] > threshold["value"])
+        assert (found["share"], found["images"]) == (share, count)
+        sure = binomtest(round(share * count), count).proportion_ci(0.95, "exact")
+        np.testing.assert_allclose(found["interval"], sure, atol=1e-12)
     outputs = outputs_of(classifier, images(80, 4).images, 512)
     np.testing.assert_allclose(result.parity["label"], outputs["logits"].argmax(1))
+
+
+def test_a_score_that_few_images_chose_is_doubted(classifier):
+    few, named = measure(classifier), measure(classifier, headline="energy")
+    assert any("on 40 images, where chance decides" in one for one in few.figures["warnings"])
+    assert not any("chance decides" in one for one in named.figures["warnings"])
+    both = {"msp": 0.9, "energy": 0.8}
+    assert Choice("msp", both, [], 49).doubts and not Choice("msp", {"msp": 0.9}, [], 9).doubts
+    assert not Choice("msp", both, [], 50).doubts
 
 
 def test_details_are_of_the_images_they_name(classifier, monkeypatch):
@@ -131,6 +146,8 @@ def test_the_choice_does_not_look_at_the_test_sets(classifier):
     sets = {"train": images(200, 1), "validation": images(40, 2), "calibration": images(60, 3), "test": images(80, 4)}
     other = evaluate(classifier, **sets, near={}, far={"noise": images(9, 7, 90)}).figures
     assert one["validation"] == other["validation"] and one["headline_score"] == other["headline_score"]
+    assert one["threshold"].pop("flagged").keys() == {"bright", "dark"}
+    assert other["threshold"].pop("flagged").keys() == {"noise"}
     assert one["threshold"] == other["threshold"]
     assert "near" not in other["scores"][other["headline_score"]]
 

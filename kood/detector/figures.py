@@ -18,6 +18,8 @@ from kood.scorer import Scorer
 
 __all__ = ["PROXIES", "Choice", "Measured", "choose", "figures_of", "mean_auroc", "validation_images"]
 
+#: Validation images from which on a score is chosen among many by more than chance.
+ENOUGH = 50
 #: What stands in for out-of-distribution validation images where a recipe names none, made of the validation images.
 PROXIES = ("pixel_mixup", "patch_shuffle")
 
@@ -62,11 +64,23 @@ class Choice:
         score: Its name.
         by: {score: mean AUROC on validation images}; empty where it was named and not chosen.
         sets: What validation images were told from.
+        images: How many validation images that were; 0 where none are known of.
     """
 
     score: str
     by: dict[str, float] = field(default_factory=dict)
     sets: list[str] = field(default_factory=list)
+    images: int = 0
+
+    @property
+    def doubts(self) -> list[str]:
+        """A warning where so few images chose that chance did."""
+        if not 0 < self.images < ENOUGH or len(self.by) < 2:
+            return []
+        return [
+            f"{self.score} was chosen from {len(self.by)} scores on {self.images} images, where chance decides; give "
+            f"{ENOUGH} or more, or name a score that is good on most data, such as energy"
+        ]
 
     def told(self) -> str:
         """A sentence that says which score decides and why."""
@@ -94,7 +108,8 @@ def choose(measured: Measured, scorers: Mapping[str, Scorer], inside: str, outsi
         values = measured.of(name, outside)
         by[name] = mean_auroc({"validation": measured.scores[inside][name], **values}, outside)
     best = max(by, key=lambda name: (by[name], not scorers[name].is_fitted))
-    return Choice(best, by, [name.removeprefix("held/") for name in outside])
+    images = len(measured.scores[inside][best])
+    return Choice(best, by, [name.removeprefix("held/") for name in outside], images)
 
 
 def figures_of(
@@ -130,6 +145,7 @@ def figures_of(
         {kind: [mine[name] for name in members] for kind, members in kinds},
     )  # fmt: skip
     accept, by_class = decision.accept, decision.by_class
+    flagged = {where: _share(decision.flagged(mine[where], measured.given(where))) for where in [*near, *far]}
     about_threshold = [*_shared(decision, class_names), *rarely_accepted(classes, accept, by_class)]
     figures = {
         "id": {
@@ -150,11 +166,13 @@ def figures_of(
             "accept": accept,
             "accepted_id_test": float(np.mean(accepted)),
             "accepted_id_test_interval": list(rate_interval(int(accepted.sum()), len(accepted))),
+            "flagged": flagged,
             "calibration_images": len(decision.scores),
             "warnings": about_threshold,
         },
         "warnings": [
             *measured.warnings,
+            *choice.doubts,
             *_warnings(figures_by[headline], headline, [*near, *far]),
             *about_threshold,
             *wrong_classes(classes),
@@ -233,6 +251,12 @@ def _shared(decision: Calibration, names: Sequence[str]) -> list[str]:
         for group in decision.groups
         if decision.by_class and len(group.classes) > 1
     ]
+
+
+def _share(flags: np.ndarray) -> dict[str, Any]:
+    """The share of a set that is flagged, with its 95% interval."""
+    interval = rate_interval(int(flags.sum()), len(flags))
+    return {"share": float(flags.mean()), "interval": list(interval), "images": len(flags)}
 
 
 def _thresholds(decision: Calibration, names: Sequence[str]) -> list[dict[str, Any]]:

@@ -151,7 +151,8 @@ class Measuring:
     def told(self) -> list[str]:
         """What was found of the model, which score decides and why, what could not be measured; a sentence each."""
         found = list(self.classifier.taken.told) if isinstance(self.classifier, Adapted) else []
-        return [*found, *([self.choice.told()] if self.choice else []), *self.warnings]
+        chosen = [self.choice.told(), *self.choice.doubts] if self.choice else []
+        return [*found, *chosen, *self.warnings]
 
     # Images -> outputs.
 

@@ -249,6 +249,7 @@ def exposure(cell: Cells) -> Table | None:
     )  # fmt: skip
     note = (
         f"Percent, on {told['images']} validation images, against {', '.join(told['sets'])}; each by its own best "
-        "score there. [95% confidence interval.] A run that exposure made worse here says so in its first lines."
+        "score there. [95% confidence interval.] A run that exposure made clearly worse here (the whole "
+        "interval) says so in its first lines."
     )
     return Table(columns, rows, "With and without exposure", (note,))

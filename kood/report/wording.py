@@ -166,7 +166,18 @@ def threshold_meaning(cell: Mapping[str, Any]) -> str:
         f"out-of-distribution: {which} {threshold.get('calibration_images', '—')} "
         f"calibration images that {_unseen(cell)}.{_shared(threshold)} On the ID test images it accepted "
         + ("an unknown share." if _missing(on_test) else f"{percent(on_test)}%{_between(threshold)}.")
+        + _flagged(threshold)
     )
+
+
+def _flagged(threshold: Mapping[str, Any]) -> str:
+    """What the threshold calls out-of-distribution of each such set, "" where nothing is known of it."""
+    found = threshold.get("flagged") or {}
+    told = [
+        f"{percent(one['share'])}% of {name} ({percent(one['interval'][0])} to {percent(one['interval'][1])})"
+        for name, one in found.items()
+    ]
+    return f" It called out-of-distribution: {', '.join(told)}." if told else ""
 
 
 def _unseen(cell: Mapping[str, Any]) -> str:

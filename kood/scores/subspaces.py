@@ -48,7 +48,10 @@ class _PrincipalSpace(Fitted):
             outside += np.linalg.norm(centred @ residual, axis=1).sum()
         mean_norm = outside / len(features)
         if outside <= 1e-6 * norms:
-            raise ValueError(f"The features leave no residual outside their {dim} principal dimensions; choose fewer.")
+            raise ValueError(
+                f"The features leave no residual outside their {dim} principal dimensions; give fewer, as in "
+                f"{type(self).__name__.lower()}:dim={max(1, dim // 4)}."
+            )
         state = {
             "origin": origin.astype(np.float32),
             "residual": residual.astype(np.float32),

@@ -34,7 +34,9 @@ UNEVEN = 4.0
 NO_WEIGHTS = (
     "No pretrained weights are at hand: Keras's cache has none, and there is no way to fetch any. A network trained "
     "from nothing on small copies of the images is far behind: on one set of ten kinds of clothes 60% of seven kinds "
-    "were told rightly, 84% by a pretrained one. Give --backbone FILE, a .keras file, or run this with a network."
+    "were told rightly, 84% by a pretrained one. Give --backbone FILE, as "
+    "`keras.applications.EfficientNetV2B0(include_top=False).save(FILE)` writes one where there is a network, or run "
+    "this there."
 )
 
 
@@ -251,7 +253,8 @@ def _frozen(chosen: Choices) -> list[str]:
         timed = f", in about {duration(chosen.passing)}"
     return [
         "# What the classifier learns to be unsure of, made of the images above. How the kinds compare:",
-        "# docs/photographs.md. The run trains without them as well, and says so if they made the detector worse.",
+        "# docs/photographs.md. The run trains without them as well, and says so if they made the detector clearly",
+        "# worse.",
         "# For no outliers write use = [].",
         "[outliers]",
         'use = ["patch_shuffle"]',
@@ -310,7 +313,7 @@ def _scratch(chosen: Choices) -> list[str]:
     """The lines of a network that is trained from nothing."""
     return [
         "# What the classifier learns to be unsure of, made of the images above. docs/outliers.md says how the kinds",
-        "# compare. The run trains without them as well, and says so if they made the detector worse. For label mixups",
+        "# compare. The run trains without them as well, and says so if they made it clearly worse. For label mixups",
         '# by a diffusion model write use = ["label_mixup"]; for no outliers use = [].',
         "[outliers]",
         'use = ["cutmix", "noise"]',

@@ -74,6 +74,12 @@ def test_threshold_accuracy_and_stages_are_told(cell, capture):
     assert "diffusion 13 s (cached), outliers 0.7 s, classifier 2 min 5 s" in text
 
 
+def test_what_the_threshold_refuses_is_told_by_set(cell, capture):
+    cell["threshold"]["flagged"] = {"letters": {"share": 0.625, "interval": [0.5, 0.75], "images": 64}}
+    text = " ".join(capture(lambda console: print_cell(console, cell)).split())
+    assert "It called out-of-distribution: 62.5% of letters (50.0 to 75.0)." in text
+
+
 def test_missing_figures_are_dashes_not_nan(cell, capture):
     cell["scores"]["msp"]["letters"]["auroc"] = math.nan
     cell["scores"]["msp"]["letters"]["aupr_in"] = None
