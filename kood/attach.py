@@ -11,6 +11,7 @@ import numpy as np
 from kood import pipeline
 from kood.attached import bring, image_shape_of, opened
 from kood.errors import UserError
+from kood.pipeline.attached import outputs_named
 from kood.recipe import Recipe, checked
 from kood.starter import Survey, literal, named, slug_of, source_of, survey
 from kood.text import clean
@@ -129,6 +130,8 @@ def recipe_for(
         UserError: a file or a folder that is not there, or not what is needed; an option that has no such value.
     """
     bring(imports, "attach.imports")
+    if classes is not None:
+        outputs_named(literal(str(classes)))
     shape = _image_shape(model, size)
     with _about("--id"):
         place = literal(known)

@@ -1,5 +1,6 @@
 """The commands about recipes: what makes a run, and what a recipe may say."""
 
+import re
 import time
 from pathlib import Path
 from typing import Annotated
@@ -58,10 +59,16 @@ def run(
     with native_messages_held_back():
         from kood import pipeline
 
-    pipeline.run(
-        loaded, fresh=fresh, any_backend=any_backend, other_data=other_data, began=began, saved=saved,
-        console=console(),
-    )  # fmt: skip
+    try:
+        pipeline.run(
+            loaded, fresh=fresh, any_backend=any_backend, other_data=other_data, began=began, saved=saved,
+            console=console(),
+        )  # fmt: skip
+    except UserError as error:
+        # What is wrong with a key is wrong in a file.
+        section = re.match(r"[a-z]+", str(error))
+        of_recipe = section is not None and section.group() in type(loaded).model_fields
+        raise UserError(f"{recipe}: {error}" if of_recipe else str(error), error.exit_code) from error
 
 
 @commands.command()
@@ -82,6 +89,7 @@ def new(
     force: Annotated[bool, typer.Option("--force", help="Write over a recipe of that name.")] = False,
 ) -> None:
     """Write a recipe for your own images, every choice with its reason."""
+    choose_backend()
     from kood.starter import new_recipe
 
     new_recipe(id_images, ood or (), name=name, minutes=minutes, force=force, backbone=backbone)
@@ -196,6 +204,7 @@ def list_(
                 takes = tuple(specs.told(entry))
             source = f" (package {entry.package})" if entry.package else ""
             rows.append((entry.name, entry.summary + source + (f" [{', '.join(takes)}]" if takes else "")))
+        rows.sort()
     else:
         raise UserError(f"kood list {what}: {registry.nearest(what, [*registry.ROOMS, 'recipes'])}")
     table = Table(box=None, show_header=False, pad_edge=False)

@@ -106,9 +106,12 @@ def seconds_of_an_image(found: Pretrained, channels: int) -> float:
     """
     import numpy as np
 
-    from kood.backends import compiled
-    from kood.outputs import at_once
+    from kood.process import native_messages_held_back
     from kood.registry import obtain
+
+    with native_messages_held_back():
+        from kood.backends import compiled
+        from kood.outputs import at_once
 
     shape = (found.side, found.side, channels)
     # Its speed is that of its weights' absence.
