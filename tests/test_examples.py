@@ -141,10 +141,22 @@ def test_the_head_of_contributing(reader):
 
     from kood.heads import AngularHead
 
-    (example,) = of("CONTRIBUTING.md")
+    example, _ = of("CONTRIBUTING.md")
     space = {"keras": keras, "AngularHead": AngularHead}
     exec(compile(example, "CONTRIBUTING.md", "exec"), space)
     head = space["HalfMargin"](num_classes=3, margin=0.4, scale=2.0)
     plain, held = head(reader["features"]), head(reader["features"], np.array([0, 1, 2, 0]))
     taken = keras.ops.convert_to_numpy(plain) - keras.ops.convert_to_numpy(held)
     np.testing.assert_allclose(taken.max(axis=1), 0.4, atol=1e-5)
+
+
+def test_the_score_of_contributing():
+    from keras import ops
+
+    from kood.scores.plain import float32
+
+    _, example = of("CONTRIBUTING.md")
+    space = {"ops": ops, "float32": float32}
+    exec(compile(example, "CONTRIBUTING.md", "exec"), space)
+    logits = np.array([[3.0, 1.0, 2.5], [7.0, 7.0, 0.0]])
+    np.testing.assert_allclose(ops.convert_to_numpy(space["runner_up"](logits)), [-0.5, 0.0])
