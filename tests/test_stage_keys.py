@@ -22,7 +22,10 @@ WHOLE = """
 name = "whole"
 [data]
 image_shape = [8, 8, 1]
+augment = ["pixmix"]
 [data.id]
+source = "digits"
+[data.pictures]
 source = "digits"
 [data.near.one]
 source = "digits"
@@ -104,6 +107,7 @@ KEYS: dict[str, tuple[str, set[str]]] = {
     "data.id.stratify": ("false", OF_THE_IMAGES),
     **of_source("data.near.{}", {"data", *PUBLISHED}),
     **of_source("data.far.{}", {"data", *PUBLISHED}),
+    **of_source("data.pictures", {"data", *DIFFUSED, *TRAINED}),
     **of_source("data.validation_ood.{}", {"data", "validation", "baseline", *PUBLISHED}),
     "data.augment": ('["flip"]', DIFFUSED | TRAINED),
     "data.split_seed": ("1", ALL - {"noise"}),
@@ -251,7 +255,8 @@ def stages(tmp_path, monkeypatch):
             sets |= {f"data.{kind}.{name}": spec for name, spec in settings["data"][kind].items()}
         every = {name: settings["data"].get(name) for name in ("image_shape", "ground", "resize", "split_seed")}
         return {name: {"sha256": fingerprint(one, every, settings["quick"]), "images": 50, "class_names": ["a", "b"]}
-                for name, one in {**sets, "outliers.real": settings["real"]}.items()}  # fmt: skip
+                for name, one in {**sets, "outliers.real": settings["real"],
+                                  "data.pictures": settings["data"].get("pictures")}.items()}  # fmt: skip
 
     def stand_in(_, name, decides, make):
         key = fingerprint(name, decides)
@@ -301,6 +306,7 @@ def stages(tmp_path, monkeypatch):
 
 def test_keys_of_before_a_setting_stay_where_it_is_not_used(stages):
     stages()
+    assert "antialias" not in stages.decided["data"]["data"]
     assert "resize" not in stages.decided["data"]["data"] and "resize" not in stages.decided["export"]["served"]
     stages("data.resize='crop'")
     assert stages.decided["data"]["data"]["resize"] == stages.decided["export"]["served"]["resize"] == "crop"

@@ -6,7 +6,7 @@ whole batch at a time: from one uint8 copy in memory, or where that would be lar
 """
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Literal
 
 import numpy as np
@@ -38,7 +38,7 @@ def training_batches(
     epochs: int,
     seed: int,
     first_epoch: int = 0,
-    augment: Sequence[str] = (),
+    augment: Sequence[str | Callable] = (),
     labelled: ImageSet | None = None,
     labelled_per_batch: int = 0,
     outlier_targets: np.ndarray | None = None,
@@ -62,7 +62,7 @@ def training_batches(
         epochs: E, where training ends, counted from epoch 0.
         seed: Decides every order and augmentation.
         first_epoch: Where to begin: batches are those of the epochs first_epoch..E-1 of the whole run.
-        augment: Names of `kood.data.augment`, applied in order to all rows alike.
+        augment: Names of `kood.data.augment`, or functions as are there, applied in order to all rows alike.
         labelled: Further labelled images with the same classes (generated ones, say) that every batch has some of; or
             None.
         labelled_per_batch: L, how many of them; 0 where `labelled` is None.
@@ -167,7 +167,7 @@ def labelled_batches(
     steps: int,
     seed: int,
     first_step: int = 0,
-    augment: Sequence[str] = (),
+    augment: Sequence[str | Callable] = (),
     resident: bool = False,
 ) -> tf.data.Dataset:
     """Labelled batches for a given number of steps, for the diffusion model: one shuffled pass after another.
@@ -233,13 +233,13 @@ def image_batches(images: Images, batch_size: int) -> tf.data.Dataset:
     return _finished(pixels.map(normalize), -(-len(images) // batch_size))
 
 
-def views_of(images: ImageSet, views: int, augment: Sequence[str], seed: int) -> ImageSet:
+def views_of(images: ImageSet, views: int, augment: Sequence[str | Callable], seed: int) -> ImageSet:
     """Augmented views of images, each as often, kept as pixels.
 
     Args:
         images: (N, H, W, C).
         views: V, how many of each.
-        augment: Names of `kood.data.augment`, applied in order.
+        augment: Names of `kood.data.augment`, or functions as are there, applied in order.
         seed: Decides them.
 
     Returns:
@@ -313,14 +313,18 @@ def _endless(size: int, purpose: int, seed: int, start, length: int):
     return tf.reshape(shuffled, [-1])[offset : offset + length]
 
 
-def _finishing(names: Sequence[str], shape: tuple[int, ...], resident: bool):
+def _finishing(names: Sequence[str | Callable], shape: tuple[int, ...], resident: bool):
     """A function of what was looked up for a batch, its length and a seed to what an element says of its images."""
-    functions = [registry.obtain("augmentations", name, "data.augment") for name in names]
+    functions = [
+        registry.obtain("augmentations", one, "data.augment") if isinstance(one, str) else one for one in names
+    ]
     if resident and not only_move(names):
-        raise ValueError(f"{', '.join(names)}: not all of these only move pixels; resident must be False")
+        raise ValueError(f"{', '.join(map(str, names))}: not all of these only move pixels; resident must be False")
+
+    moves = [one for one in names if isinstance(one, str)]
 
     def of_rows(rows, count, seed):
-        return {"rows": tf.ensure_shape(rows, (count,)), **moved_places(names, count, (shape[0], shape[1]), seed)}
+        return {"rows": tf.ensure_shape(rows, (count,)), **moved_places(moves, count, (shape[0], shape[1]), seed)}
 
     def of_features(features, count, seed):
         return {"image": tf.ensure_shape(features, (count, *shape))}

@@ -4,7 +4,7 @@ Orders and random draws are those of the batches with pixels (`kood.data.batches
 them (`kood.backends.resident`).
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import numpy as np
 
@@ -16,9 +16,9 @@ from kood.data.tf_on_cpu import tf
 __all__ = ["moved_places", "only_move", "pixels_of"]
 
 
-def only_move(augment: Sequence[str]) -> bool:
-    """Whether these augmentations, names of `kood.data.augment`, only move pixels, so that batches can do without."""
-    return all(_attribute(name) in MOVES for name in augment)
+def only_move(augment: Sequence[str | Callable]) -> bool:
+    """Whether these augmentations only move pixels, so that batches can do without; a function may do anything."""
+    return all(isinstance(one, str) and _attribute(one) in MOVES for one in augment)
 
 
 def pixels_of(id_set: ImageSet, outliers: ImageSet | None = None, labelled: ImageSet | None = None) -> np.ndarray:

@@ -16,6 +16,7 @@ from kood.data.batches import training_batches
 from kood.data.deferred import chained, kept
 from kood.data.image_set import joined
 from kood.nets.neck import standardize, whole
+from kood.pipeline.augmenting import augmentations, decided
 from kood.pipeline.build import backbone_weights, build_classifier, class_weights, frozen_backbone, network_of
 from kood.pipeline.features import OutlierFeatures, moments
 from kood.pipeline.fitting import fitted
@@ -127,7 +128,7 @@ class Classifier(Stage):
             "classifier": network_of(self.recipe),
             # What is not given decides nothing: then a setting that heads get later leaves older runs as they are.
             "head": {"margin": None, "scale": None, **self.recipe.head.model_dump(exclude_none=True)},
-            "augment": self._augment,
+            "augment": decided(self.recipe, self.data, self._augment),
             "exposure": exposure if outliers.exposes else None,
             "pure": [self.pure.facts["sha256"], self._joins_pure, self._pure_per_batch] if self.pure else None,
             "images": self.data.digest("train"),
@@ -164,13 +165,14 @@ class Classifier(Stage):
         labelled = self.pure.images() if self.pure is not None else None
         if labelled is not None and self._joins_pure and len(images) >= settings.batch_size:
             steps, images, labelled = len(images) // settings.batch_size, joined([images, labelled]), None
-        held = resident_images(recipe, self._augment, images, outliers, labelled)
+        augment = augmentations(recipe, self.data, self._augment)
+        held = resident_images(recipe, augment, images, outliers, labelled)
 
         @functools.cache  # The data set from the first epoch on is asked for twice.
         def batches(first: int):
             return training_batches(
                 images, outliers, num_classes=classes, batch_size=settings.batch_size, outliers_per_batch=per_batch,
-                epochs=settings.epochs, seed=seed, first_epoch=first, augment=self._augment, labelled=labelled,
+                epochs=settings.epochs, seed=seed, first_epoch=first, augment=augment, labelled=labelled,
                 labelled_per_batch=self._pure_per_batch, outlier_targets=targets, steps=steps,
                 mix=recipe.outliers.mix, mix_alpha=recipe.outliers.mix_alpha, resident=held is not None,
             )  # fmt: skip

@@ -11,6 +11,7 @@ from kood import training
 from kood.data.batches import labelled_batches
 from kood.diffusion.denoiser import Denoiser
 from kood.diffusion.sampling import resized
+from kood.pipeline.augmenting import augmentations, decided
 from kood.pipeline.build import build_network
 from kood.pipeline.fitting import fitted
 from kood.pipeline.precision import faster, seconds_of_a_step
@@ -45,7 +46,7 @@ class Diffusion(Stage):
             # Models of before there was a choice are of the images as they are.
             "diffusion": self.recipe.diffusion.model_dump(exclude={"seed", "image_shape"}),
             **({"drawn": shape} if (shape := self.recipe.drawn_shape) != self.recipe.data.shape else {}),
-            "augment": self.recipe.data.augment,
+            "augment": decided(self.recipe, self.data, self.recipe.data.augment),
             "train": self.data.digest("train"),
             "seed": self._seed,
             "backend": keras.backend.backend(),
@@ -63,13 +64,13 @@ class Diffusion(Stage):
         classes = len(images.class_names)
         epochs, per_epoch = _length(settings, len(images))
         steps = epochs * per_epoch
-        held = resident_images(self.recipe, self.recipe.data.augment, images)
+        augment = augmentations(self.recipe, self.data, self.recipe.data.augment, self.recipe.drawn_shape)
+        held = resident_images(self.recipe, augment, images)
 
         def batches(first: int):
             return labelled_batches(
                 images, num_classes=classes, batch_size=settings.batch_size, steps=steps, seed=seed,
-                first_step=first * per_epoch, augment=self.recipe.data.augment,
-                resident=held is not None,
+                first_step=first * per_epoch, augment=augment, resident=held is not None,
             )  # fmt: skip
 
         def compiled(precision: str, per_call: int) -> Denoiser:

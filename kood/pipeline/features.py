@@ -20,6 +20,7 @@ from kood.data.large import blocks_of
 from kood.data.stored import read_images, write_blocks
 from kood.detector.figures import PROXIES, proxies
 from kood.outputs import at_once, run_batches
+from kood.pipeline.augmenting import augmentations, decided
 from kood.pipeline.build import frozen_backbone, network_of
 from kood.pipeline.outliers import Outliers
 from kood.pipeline.prepare import Data
@@ -124,12 +125,12 @@ class Features(_Passing):
         return [f"data.{kind}.{name}" for kind in kinds for name in getattr(self.recipe.data, kind)]
 
     def decides(self) -> dict[str, Any]:
-        views = self.recipe.classifier.views
+        views, names = self.recipe.classifier.views, self.recipe.data.augment
         return {
             **super().decides(),
             "images": self.data.digest("train", "validation", "calibration", "test", *self._others),
             "proxies": self.recipe.data.split_seed if self._proxied else None,
-            "views": [views, self.recipe.data.augment, self.recipe.data.split_seed] if views else None,
+            "views": [views, decided(self.recipe, self.data, names), self.recipe.data.split_seed] if views else None,
         }
 
     def uses(self) -> list[tuple[str, str]]:
@@ -144,7 +145,8 @@ class Features(_Passing):
             made = proxies(sets["validation"], seed)
             sets |= {f"data.validation_ood.{name}": made[name] for name in PROXIES}
         if views := self.recipe.classifier.views:
-            sets["views"] = views_of(sets["train"], views, self.recipe.data.augment, seed)
+            augment = augmentations(self.recipe, self.data, self.recipe.data.augment)
+            sets["views"] = views_of(sets["train"], views, augment, seed)
         return self._passed(folder, work, sets)
 
     def images(self, name: str) -> ImageSet:

@@ -15,8 +15,10 @@ from kood.pipeline.stage import Stage
 from kood.pipeline.work import Work
 from kood.recipe import Recipe
 
-__all__ = ["Data", "Rows"]
+__all__ = ["PICTURES", "Data", "Rows"]
 
+#: The recipe's key of what `pixmix` mixes into images.
+PICTURES = "data.pictures"
 #: A smoke run looks at no more images of a set than this.
 QUICK_IMAGES = 200
 
@@ -60,6 +62,7 @@ class Data(Stage):
         data = self.recipe.data
         # Images of before there was a choice have been stretched and antialiased.
         usual = {name for name in ("resize", "antialias") if getattr(data, name) == getattr(STRETCHED, name)}
+        usual |= set() if data.pictures else {"pictures"}
         return {
             "data": data.model_dump(exclude={"augment", "hold_out"} | usual),
             "real": real.model_dump() if real else None,
@@ -184,9 +187,11 @@ def _refuse_shared(key: str, digests: np.ndarray, seen: dict[str, np.ndarray]) -
 
 def _forbidden(key: str, other: str) -> str:
     """Why two sets may not share an image; "" where they may."""
+    if key == PICTURES and other in ("data.id", "outliers.real"):
+        return ""
     if other == "data.id":
         return "the detector would be wrong to flag them, and wrong to accept them"
-    if key == "outliers.real":
+    if key in ("outliers.real", PICTURES):
         if other.startswith("data.validation_ood."):
             return "choices would be made on images that the classifier was trained on"
         return "the detector would be tested on images that it was trained on"
@@ -201,6 +206,8 @@ def _ood_sources(recipe: Recipe) -> dict[str, Any]:
     sources = {f"data.{kind}.{name}": s for kind in kinds for name, s in getattr(recipe.data, kind).items()}
     if recipe.outliers.real is not None and "real" in recipe.outliers.use:
         sources["outliers.real"] = recipe.outliers.real
+    if recipe.data.pictures is not None:
+        sources[PICTURES] = recipe.data.pictures
     return sources
 
 

@@ -1,6 +1,6 @@
 """Which trainings keep their images on the device."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import numpy as np
 
@@ -14,7 +14,7 @@ __all__ = ["resident_images"]
 
 def resident_images(
     recipe: Recipe,
-    augment: Sequence[str],
+    augment: Sequence[str | Callable],
     id_set: ImageSet,
     outliers: ImageSet | None = None,
     labelled: ImageSet | None = None,

@@ -119,6 +119,8 @@ class Data(Section):
             images.
         hold_out: Classes of the in-distribution set to hold out in turn; not given, none are.
         augment: Augmentations of the training images, in order (`kood list augmentations`).
+        pictures: What the augmentation `pixmix` mixes into images: fractals, say, or anything rich in structure that is
+            in no test set. Drawn by kood if not given.
         split_seed: Which images fall into which split; the same for every seed, so that cells compare.
     """
 
@@ -132,6 +134,7 @@ class Data(Section):
     validation_ood: dict[str, ImageSource] = {}
     hold_out: HoldOut | None = None
     augment: list[str] = []
+    pictures: ImageSource | None = None
     split_seed: Seed = 0
 
     @property
@@ -155,7 +158,8 @@ class Data(Section):
                 raise ValueError(
                     f"{', '.join(sorted(both))} stands under both {one} and {other}; give one of them another name"
                 )
-        for where, source in [("id", self.id), *itertools.chain(*(sets.items() for sets in kinds.values()))]:
+        own = [("pictures", self.pictures)] if self.pictures else []
+        for where, source in [("id", self.id), *own, *itertools.chain(*(sets.items() for sets in kinds.values()))]:
             registry.find("datasets", source.source, f"the source of {where!r}")
         for name in self.augment:
             registry.find("augmentations", name, "augment")

@@ -1,5 +1,8 @@
 """PixMix: how it joins images, what it draws, and the pictures that it mixes in."""
 
+from functools import partial
+from types import SimpleNamespace
+
 import numpy as np
 import pytest
 import tensorflow as tf
@@ -9,6 +12,9 @@ from kood.data import ImageSet, augment
 from kood.data.augment import mixes, pictures
 from kood.data.batches import training_batches
 from kood.data.images import normalize
+from kood.pipeline.augmenting import augmentations, decided
+from kood.pipeline.prepare import PICTURES
+from kood.recipe import Recipe
 
 SHAPE = (24, 20, 3)
 
@@ -175,3 +181,25 @@ def test_the_spectrum_of_fourier_noise_falls_as_said(exponent):
 def test_fourier_noise_has_the_contrast_that_is_said():
     noise = drawn("fourier_noise", 30)
     assert abs(noise.mean() - 0.5) < 0.02 and abs(noise.std() - 0.25) < 0.02
+
+
+def test_pictures_of_the_users_own_are_what_is_mixed_in():
+    images = np.stack([np.full((8, 8, 3), value, np.uint8) for value in (10, 250)])
+    rows = SimpleNamespace(images={PICTURES: ImageSet(images)}.__getitem__, digest=lambda *names: ["of", *names])
+    given = {"data": {"image_shape": [8, 8, 3], "id": {"source": "digits"}, "pictures": {"source": "blobs"}}}
+    recipe = Recipe.model_validate({"name": "x", **given})
+    flip, mix = augmentations(recipe, rows, ["flip", "pixmix"])
+    assert flip == "flip" and isinstance(mix, partial) and augmentations(recipe, rows, ["flip"]) == ["flip"]
+    assert decided(recipe, rows, ["flip"]) == ["flip"]
+    assert decided(recipe, rows, ["pixmix"]) == ["pixmix", "of", PICTURES]
+    black = tf.constant(np.full((64, 8, 8, 3), -1, np.float32))
+    # Nothing is in them but what the two pictures make of a black image, and each image takes but one of them.
+    np.testing.assert_array_equal(mix(black, seed()), mixes.mixed_with(images, black, seed()))
+    assert np.ptp(mix(black, seed()).numpy(), axis=(1, 2)).max() < 1e-5
+    assert np.ptp(augment.pixmix(black, seed()).numpy(), axis=(1, 2)).max() > 0.5
+    smaller = augmentations(recipe, rows, ["pixmix"], (4, 4, 3))[0]
+    assert smaller(black[:, :4, :4], seed()).shape == (64, 4, 4, 3)
+    grey = ImageSet(np.zeros((8, 8, 8, 3), np.uint8), np.arange(8) % 2, ("a", "b"))
+    settings = {"num_classes": 2, "batch_size": 8, "outliers_per_batch": 0, "epochs": 1, "seed": 5}
+    batch = next(iter(training_batches(grey, None, **settings, augment=[flip, mix])[0]))
+    assert batch["image"].shape == (8, 8, 8, 3) and np.ptp(batch["image"], axis=(1, 2)).max() < 1e-5
