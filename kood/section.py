@@ -2,17 +2,30 @@
 
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, model_validator
 
 from kood import registry
 
-__all__ = ["Columns", "ImageShape", "ImageSource", "Positive", "Rate", "Sampling", "Section", "Share", "by_name"]
+__all__ = [
+    "Augmentations", "Columns", "ImageShape", "ImageSource", "Positive", "Rate", "Sampling", "Section", "Share",
+    "by_name",
+]  # fmt: skip
 
 Share = Annotated[float, Field(ge=0.0, lt=1.0)]
 Positive = Annotated[int, Field(ge=1, le=10**9)]
 #: Height, width, channels.
 ImageShape = Annotated[list[Annotated[int, Field(ge=1, le=1024)]], Field(min_length=3, max_length=3)]
 Rate = Annotated[float, Field(gt=0.0, le=100.0)]
+
+
+def _augmentations(names: list[str]) -> list[str]:
+    for name in names:
+        registry.find("augmentations", name)
+    return names
+
+
+#: Names of `kood list augmentations`.
+Augmentations = Annotated[list[str], AfterValidator(_augmentations)]
 
 
 class Section(BaseModel):

@@ -8,7 +8,7 @@ from pydantic import Field, model_validator
 
 from kood import registry
 from kood.recipe.sections import SLUG, Seed
-from kood.section import ImageShape, ImageSource, Positive, Section, Share
+from kood.section import Augmentations, ImageShape, ImageSource, Positive, Section, Share
 
 __all__ = ["RESERVED", "Data", "Group", "HoldOut", "IdSource"]
 
@@ -133,7 +133,7 @@ class Data(Section):
     far: dict[str, ImageSource] = {}
     validation_ood: dict[str, ImageSource] = {}
     hold_out: HoldOut | None = None
-    augment: list[str] = []
+    augment: Augmentations = []
     pictures: ImageSource | None = None
     split_seed: Seed = 0
 
@@ -161,6 +161,4 @@ class Data(Section):
         own = [("pictures", self.pictures)] if self.pictures else []
         for where, source in [("id", self.id), *own, *itertools.chain(*(sets.items() for sets in kinds.values()))]:
             registry.find("datasets", source.source, f"the source of {where!r}")
-        for name in self.augment:
-            registry.find("augmentations", name, "augment")
         return self

@@ -2,10 +2,9 @@
 
 from typing import Annotated, Literal
 
-from pydantic import BeforeValidator, Field, WithJsonSchema, model_validator
+from pydantic import BeforeValidator, Field, WithJsonSchema
 
-from kood import registry
-from kood.section import Positive, Rate, Section, Share, by_name
+from kood.section import Augmentations, Positive, Rate, Section, Share, by_name
 
 __all__ = ["Auxiliary", "FineTuning", "Train"]
 
@@ -67,7 +66,7 @@ class Train(Section):
     learning_rate: Rate = 2e-3
     warmup: Share = 0.0
     weight_decay: Annotated[float, Field(ge=0.0, le=1.0)] = 1e-4
-    augment: list[str] | None = None
+    augment: Augmentations | None = None
     auxiliary: Annotated[Auxiliary, BeforeValidator(by_name), WithJsonSchema(_AUXILIARY)] = Auxiliary()
     class_weight: Literal["balanced"] | Annotated[dict[str, Weight], Field(min_length=1)] | None = None
     clip_norm: Rate | None = None
@@ -76,12 +75,6 @@ class Train(Section):
     steps_per_execution: Annotated[int, Field(ge=1, le=10_000)] = 1
     devices: Literal["auto"] | Annotated[int, Field(ge=1, le=100_000)] = "auto"
     resident: Literal["auto"] | bool = "auto"
-
-    @model_validator(mode="after")
-    def _check(self):
-        for name in self.augment or []:
-            registry.find("augmentations", name, "augment")
-        return self
 
 
 class FineTuning(Section):
@@ -105,12 +98,6 @@ class FineTuning(Section):
     warmup: Share = 0.1
     optimizer: Literal["adamw", "sgd"] | None = None
     weight_decay: Annotated[float, Field(ge=0.0, le=1.0)] | None = None
-    augment: list[str] | None = None
+    augment: Augmentations | None = None
     clip_norm: Rate | None = None
     ema: Annotated[float, Field(gt=0.0, lt=1.0)] | None = None
-
-    @model_validator(mode="after")
-    def _check(self):
-        for name in self.augment or []:
-            registry.find("augmentations", name, "augment")
-        return self
