@@ -71,6 +71,12 @@ def pytest_collection_modifyitems(config, items):
         items[:] = [item for item in items if not item.get_closest_marker("one_backend")]
 
 
+def pytest_collection_finish(session):
+    """What the imports left stays to the end: the collector, which kood calls after each stage, passes it over."""
+    gc.collect()
+    gc.freeze()
+
+
 @pytest.fixture(autouse=True, scope="module")
 def released(request):
     """Lets go of what a module has built: models, their graphs and compiled steps, which hold each other."""
