@@ -1,6 +1,6 @@
 """Run in a process of its own under one Keras backend: writes the numbers that must agree across backends.
 
-python -m tests.backend_probe make FOLDER    writes models and arrays; with names of heads, of those alone
+python -m tests.backend_probe make FOLDER    writes models; with names of heads, those of these alone
 python -m tests.backend_probe read FOLDER    loads them and writes numbers-BACKEND.npz
 """
 
@@ -23,6 +23,8 @@ from kood.outputs import forward_of
 from kood.scorer import Scorer, applicable
 
 SHAPE, CLASSES = (8, 8, 1), 4
+#: Whose training goes on: without and with a state of the head's own, and with two rotations a step.
+TRAINED = ("Softmax", "AdaCos", "CosFace")
 
 
 def images(count=24):
@@ -51,12 +53,17 @@ def make(folder, *names):
         network = backbones.small_cnn(SHAPE, features=16)
         model = Classifier(network, getattr(heads, name)(CLASSES), "outlier_exposure", **turning)
         model.build((None, *SHAPE))
-        model.compile(keras.optimizers.AdamW(1e-3, use_ema=True, ema_momentum=0.9))
-        one_step(model)
+        if name in TRAINED:
+            model.compile(keras.optimizers.AdamW(1e-3, use_ema=True, ema_momentum=0.9))
+            one_step(model)
         model.save(folder / f"{name}.keras")
     for name, prediction, network in (
-        ("mlp", "epsilon", denoisers.mlp(SHAPE, CLASSES, width=32, depth=2)),
-        ("unet", "v", denoisers.unet(SHAPE, CLASSES, width=8, multipliers=(1, 2), blocks=1, attention=(4,))),
+        ()
+        if names
+        else (
+            ("mlp", "epsilon", denoisers.mlp(SHAPE, CLASSES, width=32, depth=2)),
+            ("unet", "v", denoisers.unet(SHAPE, CLASSES, width=8, multipliers=(1, 2), blocks=1, attention=(4,))),
+        )
     ):
         rng = np.random.default_rng(3)
         for weight in network.weights:  # The output layer starts at zero, which would hide every difference.
@@ -70,7 +77,7 @@ def read(folder):
     for key, value in batch.items():
         numbers[f"batch/{key}"] = value
     for name in [name for name in heads.__all__ if (folder / f"{name}.keras").exists()]:
-        model = keras.saving.load_model(folder / f"{name}.keras")
+        model = keras.saving.load_model(folder / f"{name}.keras", compile=name in TRAINED)
         forward = forward_of(model, ["rotation"] if model.rotation else [])
         outputs = {key: ops.convert_to_numpy(value) for key, value in forward(batch["image"]).items()}
         numbers |= {f"{name}/{key}": value for key, value in outputs.items()}
@@ -83,13 +90,16 @@ def read(folder):
             except ValueError:
                 continue  # Twelve images do not determine it.
             numbers[f"{name}/score/{score}"] = ops.convert_to_numpy(scorer(outputs))
-        numbers[f"{name}/iterations"] = ops.convert_to_numpy(model.optimizer.iterations)
+        if name in TRAINED:
+            numbers[f"{name}/iterations"] = ops.convert_to_numpy(model.optimizer.iterations)
         # A step of plain gradient descent shows the gradients of every loss term.
         before = [ops.convert_to_numpy(w) for w in model.trainable_weights]
         model.compile(keras.optimizers.SGD(1.0))
         one_step(model)
         for i, (old, new) in enumerate(zip(before, model.trainable_weights, strict=True)):
             numbers[f"{name}/gradient/{i}"] = old - ops.convert_to_numpy(new)
+        if name not in TRAINED:
+            continue
         # And the optimizer's own state goes on from where the other backend left it.
         again = keras.saving.load_model(folder / f"{name}.keras")
         one_step(again)
@@ -98,7 +108,7 @@ def read(folder):
     rng = np.random.default_rng(4)
     condition = label_mixup.mixtures(6, CLASSES, rng=rng)
     noise = rng.standard_normal((6, *SHAPE)).astype("float32")
-    for name in ("mlp", "unet"):
+    for name in [name for name in ("mlp", "unet") if (folder / f"{name}.keras").exists()]:
         model = keras.saving.load_model(folder / f"{name}.keras", compile=False)
         for sampler in (samplers.ddim, samplers.dpm_solver):
             job = ImageSampler(model, SHAPE, sampler=sampler, num_steps=10, guidance=1.5, clip=None)

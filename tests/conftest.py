@@ -18,10 +18,11 @@ import pytest
 
 BACKEND = os.environ["KERAS_BACKEND"]
 ROOT = Path(__file__).parents[1]
+#: JAX compiles each small operation by itself, and here runs it a few times: a third less time without the passes of
+#: LLVM. Those of XLA itself, which change what is computed, stay.
+XLA_FLAGS = "--xla_backend_optimization_level=0 --xla_llvm_disable_expensive_passes=true"
 if BACKEND == "jax":
-    # It compiles each small operation by itself, and here runs it a few times: a third less time without the passes of
-    # LLVM. Those of XLA itself, which change what is computed, stay.
-    os.environ.setdefault("XLA_FLAGS", "--xla_backend_optimization_level=0 --xla_llvm_disable_expensive_passes=true")
+    os.environ.setdefault("XLA_FLAGS", XLA_FLAGS)
 
 #: What a test of the quick tier does without.
 HEAVY = {"jax", "keras", "keras_cv", "tensorflow", "tensorflow_datasets", "tensorflow_serving", "torch"}
@@ -152,6 +153,10 @@ scale = 8.0
 epochs = 2
 batch_size = 16
 """
+
+
+#: For runs that are about something else: no second classifier to compare with, none to judge the samples.
+LEAN = ("--set", "evaluate.baseline=false", "--set", "pure_samples.use=[]")
 
 
 def kood(*arguments, cwd, **environment):

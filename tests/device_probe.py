@@ -1,7 +1,7 @@
 """Run in one or several processes under one Keras backend: writes what must not depend on the number of devices.
 
-python -m tests.device_probe DEVICES OUT START    trains from the models in START and samples; writes OUT (.npz)
-python -m tests.device_probe make START           writes the models
+python -m tests.device_probe DEVICES OUT START MODEL...    trains models from START and samples; writes OUT (.npz)
+python -m tests.device_probe make START                    writes the models
 """
 
 import sys
@@ -18,7 +18,7 @@ from kood.diffusion.denoiser import Denoiser
 from kood.nets import backbones, denoisers
 
 SHAPE, CLASSES = (8, 8, 1), 4
-HEADS = ("ArcFace", "AdaCos", "CurricularFace", "AdaFace", "CIDER")
+MODELS = ("ArcFace", "AdaCos", "AdaFace", "CIDER", "denoiser")
 #: Few: at a value within rounding of a ReLU's kink the gradients of two orders of summation part, and Adam amplifies
 #: that from step to step.
 EPOCHS, STEPS = 2, 1
@@ -53,7 +53,7 @@ def make(start):
     # Six of a batch's rows are outliers; only the 16 others turn, or all do.
     settings = {
         "AdaFace": {"class_weight": (0.25, 0.5, 1.25, 2.0), "rotation": 0.5, "outlier_rows": 6},
-        "CIDER": {"rotation": 0.5}, "CurricularFace": {"rotation": 0.5, "outlier_rows": 6},
+        "CIDER": {"rotation": 0.5},
     }  # fmt: skip
     for name, options in settings.items():
         classifier(name, backbones.small_cnn(SHAPE), **options).save(start / f"{name}.keras")
@@ -65,7 +65,7 @@ def classifier(name, backbone, **options):
     return model
 
 
-def train(devices, out, start):
+def train(devices, out, start, names):
     from kood.data.batches import labelled_batches, training_batches
     from kood.diffusion import label_mixup, samplers
     from kood.diffusion.sampling import ImageSampler
@@ -84,12 +84,12 @@ def train(devices, out, start):
         )
 
     numbers = {}
-    for name in (*HEADS, "denoiser"):
+    for name in names:
         with devices.fitting():
             keras.utils.set_random_seed(1)  # Seeds the dropout.
             model = keras.saving.load_model(start / f"{name}.keras", compile=False)
             # One of them by two rates.
-            slower = len(model.backbone.trainable_variables) if name == "CurricularFace" else 0
+            slower = len(model.backbone.trainable_variables) if name == "CIDER" else 0
             model.compile(optimizer(EPOCHS * STEPS, slower))
             model, history = training.fit(
                 model,
@@ -120,4 +120,4 @@ if __name__ == "__main__":
         wanted = sys.argv[1] if sys.argv[1] == "auto" else int(sys.argv[1])
         found = backends.obtain(wanted)
         out = Path(sys.argv[2])
-        train(found, out.with_name(f"{out.name}-{found.rank}.npz"), Path(sys.argv[3]))
+        train(found, out.with_name(f"{out.name}-{found.rank}.npz"), Path(sys.argv[3]), sys.argv[4:])

@@ -1,11 +1,11 @@
 """Kills a run again and again at random moments, starts it again, and compares its end with that of one left alone.
 
-    python -m tests.kills [--kills 100] [--seed 0] [--folder FOLDER]
+    python -m tests.kills [--kills 100] [--seed 0] [--folder FOLDER] [--stages STAGE,...]
 
 A small recipe is run once without a kill, for what it must end with and how long each of its stages takes. Then it is
-started over and over and sent SIGKILL at a random moment of a stage drawn at random, until it ends by itself; its
-report and the answers of its SavedModel must then be the same, bit for bit, and the next run starts from nothing. After
-each kill every integer folder must hold a whole model.
+started over and over and sent SIGKILL at a random moment of a stage drawn at random, of all or of those named, until it
+ends by itself; its report and the answers of its SavedModel must then be the same, bit for bit, and the next run starts
+from nothing. After each kill every integer folder must hold a whole model.
 
 Checkpoints are written at each epoch here, so that a restart loses at most one. Prints a tally of the stages that were
 running when the kill came. Exit code 1 where anything differs.
@@ -41,6 +41,7 @@ RECIPE = (
     TINY.replace("steps = 20\n", "steps = 400\n", 1)
     .replace("epochs = 2", "epochs = 12")
     .replace("count = 40\nsampling_steps = 4", "count = 1500\nsampling_steps = 8")
+    + "[evaluate]\nbaseline = false\n[pure_samples]\nuse = []\n"  # One of each kind of stage.
 )
 #: What runs before the first stage and after the last, of which the log says nothing.
 FIRST, LAST = "loading", "report"
@@ -114,6 +115,7 @@ def main() -> int:
     parser.add_argument("--kills", type=int, default=100)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--folder", type=Path)
+    parser.add_argument("--stages", type=lambda text: text.split(","))
     arguments = parser.parse_args()
     draw = random.Random(arguments.seed)
     wrong: list[str] = []
@@ -135,7 +137,7 @@ def main() -> int:
             while True:
                 process = start(folder)
                 if kills < arguments.kills:  # Past the number asked for it is left to end.
-                    target = draw.choice(list(taken))
+                    target = draw.choice(arguments.stages or list(taken))
                     found = killed(process, folder, target, draw.uniform(0.0, taken[target]))
                     if found is not None:
                         tally[found] += 1

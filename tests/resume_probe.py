@@ -1,13 +1,11 @@
-"""Run in a process of its own under one Keras backend: stages, killed on the way or brought to their end.
+"""Run in a process of its own under one Keras backend: stages, stopped on the way or brought to their end.
 
-python -m tests.resume_probe FOLDER kill MODEL      trains two of four epochs under this backend and dies
-python -m tests.resume_probe FOLDER make MODEL...   makes the stages; writes FOLDER/MODEL.json
-python -m tests.resume_probe FOLDER any MODEL...    the same, from what another backend left
+python -m tests.resume_probe FOLDER stop MODEL...   trains two of four epochs under this backend; in FOLDER/whole all
+python -m tests.resume_probe FOLDER any MODEL...    makes the stages from what another backend left; FOLDER/MODEL.json
 """
 
+import contextlib
 import json
-import os
-import signal
 import sys
 from pathlib import Path
 
@@ -23,10 +21,10 @@ from tests.device_probe import CLASSES, images, optimizer
 EPOCHS, STEPS = 4, 2
 
 
-class Kill(keras.callbacks.Callback):
+class Stop(keras.callbacks.Callback):
     def on_epoch_end(self, epoch, logs=None):
         if epoch == 1:
-            os.kill(os.getpid(), signal.SIGKILL)
+            raise KeyboardInterrupt
 
 
 def batches(name):
@@ -51,7 +49,7 @@ def main(folder, what, name):
             epochs=EPOCHS,
             steps_per_epoch=STEPS,
             folder=where,
-            callbacks=[Kill() if what == "kill" else None],
+            callbacks=[Stop() if what == "stop" else None],
             interval=0.0,
         )
         model.save(where / "model.keras")
@@ -65,11 +63,15 @@ def main(folder, what, name):
     backend = keras.backend.backend()
     with Run(folder / "run", backend=backend, any_backend=what == "any").held() as run:
         stage = run.ensure(name, {"backend": backend}, make)
-    if what != "kill":
-        found = {"folder": str(stage.folder), "cached": stage.cached, "backends": stage.backends, **stage.facts}
-        (folder / f"{name}.json").write_text(json.dumps(found))
+    found = {"folder": str(stage.folder), "cached": stage.cached, "backends": stage.backends, **stage.facts}
+    (folder / f"{name}.json").write_text(json.dumps(found))
 
 
 if __name__ == "__main__":
     for one in sys.argv[3:]:
-        main(Path(sys.argv[1]), sys.argv[2], one)
+        if sys.argv[2] == "stop":
+            with contextlib.suppress(KeyboardInterrupt):
+                main(Path(sys.argv[1]), "stop", one)
+            main(Path(sys.argv[1]) / "whole", "make", one)
+        else:
+            main(Path(sys.argv[1]), sys.argv[2], one)

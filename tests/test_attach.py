@@ -11,8 +11,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from tests.conftest import figures_of
-from tests.test_pipeline import kood
+from tests.conftest import figures_of, kood
 
 pytestmark = [pytest.mark.keras, pytest.mark.one_backend]
 
@@ -412,15 +411,15 @@ def test_a_changed_function_of_the_users_makes_it_again(invoke, options, tmp_pat
 
 @pytest.mark.slow
 @pytest.mark.parametrize("backend", ["jax", "torch"])
-def test_another_backend_takes_what_is_the_users_own(wrong, tmp_path, backend):
+def test_another_backend_takes_what_is_the_users_own(invoke, wrong, tmp_path, backend):
     if importlib.util.find_spec(backend) is None:
         pytest.skip(f"{backend} is not installed")
+    classifier([scaling(1 / 2), own_layers(wrong).Doubled()]).save(tmp_path / "mine.keras")
     site = {"PYTHONPATH": f"{Path(__file__).parents[1]}:{wrong}", "KERAS_BACKEND": backend}
-    for model, given in (("own", ("--import", "my_layers")), ("raw", ("--preprocess", "my_layers:unit"))):
-        command = ["attach", f"{model}.keras", "--id", "known", *given, "--score", "energy", "--saved", tmp_path]
-        result = kood(*command, cwd=wrong, **site)
-        assert result.returncode == 0, result.stderr
-        assert report_of(tmp_path, model)["id"]["accuracy"] == 1.0 and report_of(tmp_path, model)["backend"] == backend
-        answered = kood("predict", tmp_path / model, wrong / "known" / "red", "--json", cwd=tmp_path)
-        assert answered.returncode == 0
-        assert {json.loads(line)["class_name"] for line in answered.stdout.splitlines()} == {"red"}
+    given = ("--import", "my_layers", "--preprocess", "my_layers:unit", "--score", "energy", "--saved", tmp_path)
+    result = kood("attach", tmp_path / "mine.keras", "--id", "known", *given, cwd=wrong, **site)
+    assert result.returncode == 0, result.stderr
+    assert report_of(tmp_path, "mine")["id"]["accuracy"] == 1.0 and report_of(tmp_path, "mine")["backend"] == backend
+    answered = invoke("predict", tmp_path / "mine", wrong / "known" / "red", "--json", cwd=tmp_path)
+    assert answered.returncode == 0
+    assert {json.loads(line)["class_name"] for line in answered.stdout.splitlines()} == {"red"}

@@ -1,5 +1,6 @@
 """A frozen backbone: each image passes it once, and what is trained on features is what is published."""
 
+import itertools
 from types import SimpleNamespace
 
 import keras
@@ -182,17 +183,8 @@ def test_what_a_frozen_backbone_cannot_do_is_refused(recipe, overrides, told):
 # What makes which stage again ----------------------------------------------------------------------------------------
 
 
-def test_a_second_cell_passes_no_image_again(tmp_path, recipe):
-    recipe(more="[matrix]\nseed = [0, 1]\n")
-    result = pipeline.run(tmp_path / "frozen.toml", LEAN, saved=tmp_path)
-    assert [cell["stages"]["features"]["cached"] for cell in result["cells"]] == [False, True]
-    assert len(list((tmp_path / "frozen" / "stages").glob("features-*"))) == 1
-    # The seeds draw their own outliers.
-    assert len(list((tmp_path / "frozen" / "stages").glob("patch_shuffle_features-*"))) == 2
-
-
 @pytest.mark.slow
-def test_a_table_tells_the_differences_over_folds(tmp_path, recipe):
+def test_a_table_passes_no_image_again_and_tells_the_differences_over_folds(tmp_path, recipe):
     arms = """
 [matrix]
 seed = [0, 1]
@@ -201,6 +193,10 @@ arm = [{ name = "none", outliers = "none" }, { name = "shuffled", outliers.use =
     more = '[data.hold_out]\nfolds = [["0"], ["1", "3"]]\n[report]\nbaseline = { arm = "none" }\n' + arms
     recipe(more=more)
     result = pipeline.run(tmp_path / "frozen.toml", LEAN, saved=tmp_path)
+    assert [cell["stages"]["features"]["cached"] for cell in result["cells"]] == [False, True, True, True]
+    assert len(list((tmp_path / "frozen" / "stages").glob("features-*"))) == 1
+    # The seeds draw their own outliers.
+    assert len(list((tmp_path / "frozen" / "stages").glob("patch_shuffle_features-*"))) == 2
     none, shuffled = result["table"]
     assert none["difference"] is None
     apart = shuffled["difference"]["held_out"]
@@ -409,9 +405,14 @@ def test_sets_are_joined_with_their_labels():
 
 
 def test_a_kill_costs_no_more_features_than_a_piece(tmp_path, recipe, monkeypatch):
-    recipe()
-    overrides = [*LEAN, "evaluate.batch_size=16"]
-    pipeline.run(tmp_path / "frozen.toml", overrides, saved=tmp_path / "whole")
+    made = recipe(*LEAN, "evaluate.batch_size=16")
+
+    def run_until_it_trains(name):
+        work = work_alone(made, tmp_path / name)
+        for stage in itertools.takewhile(lambda one: one.kind != "classifier", Cell(made).stages):
+            stage.ensure(work)
+
+    run_until_it_trains("whole")
     passed, whole_pass = [], features.image_batches
 
     def counted(images, rows):
@@ -425,15 +426,15 @@ def test_a_kill_costs_no_more_features_than_a_piece(tmp_path, recipe, monkeypatc
     monkeypatch.setattr(features, "image_batches", counted)
     (tmp_path / "killed").mkdir()
     with pytest.raises(KeyboardInterrupt):
-        pipeline.run(tmp_path / "frozen.toml", overrides, saved=tmp_path / "killed")
+        run_until_it_trains("killed")
     begun = sum(passed[:4])
-    pipeline.run(tmp_path / "frozen.toml", overrides, saved=tmp_path / "killed")
-    found, expected = (next((tmp_path / name / "frozen" / "stages").glob("features-*")) for name in ("killed", "whole"))
+    run_until_it_trains("killed")
+    found, expected = (next((tmp_path / name / "stages").glob("features-*")) for name in ("killed", "whole"))
     of_features = {file.name for file in expected.glob("*.images.npy")}
     assert of_features == {file.name for file in found.glob("*.images.npy")} and not (found / "pieces").exists()
     for name in of_features:
         assert (found / name).read_bytes() == (expected / name).read_bytes()
     # Each image once: what was passed before the kill is not passed again.
     sizes = sum(len(np.load(file)) for file in [*found.glob("*.images.npy")])
-    outliers = next((tmp_path / "killed" / "frozen" / "stages").glob("patch_shuffle_features-*"))
+    outliers = next((tmp_path / "killed" / "stages").glob("patch_shuffle_features-*"))
     assert begun + sum(passed[5:]) == sizes + len(np.load(outliers / "outliers.images.npy"))

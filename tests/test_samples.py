@@ -2,11 +2,6 @@
 
 import hashlib
 import json
-import os
-import subprocess
-import sys
-import time
-from pathlib import Path
 from types import SimpleNamespace
 
 import numpy as np
@@ -280,33 +275,6 @@ def test_a_recipe_without_label_mixup_can_still_sample(folder):
     assert cell.work.recipe.needs_diffusion and cell.work.recipe.audits and cell.work.recipe.needs_judge
     assert json.loads((cell["diffusion"].folder / "stage.json").read_bytes())["stage"] == "diffusion"
     assert judge_recipe(cell.work.recipe).pure_samples.trains is False
-
-
-@pytest.mark.slow
-def test_a_process_killed_while_it_samples_goes_on_from_its_last_shard(tmp_path):
-    """SIGKILL: nothing in the process can tidy up."""
-    command = [sys.executable, "-m", "kood", "run", "tiny.toml", "--set", "outliers.label_mixup.count=4000",
-               "--set", "outliers.label_mixup.batch_size=64", "--set", "serve.export=false"]  # fmt: skip
-    env = {**os.environ, "PYTHONPATH": str(Path(__file__).parents[1])}
-    for name in ("whole", "cut"):
-        (tmp_path / name).mkdir()
-        (tmp_path / name / "tiny.toml").write_text(TINY)
-    subprocess.run(command, cwd=tmp_path / "whole", env=env, check=True, capture_output=True)
-    stages = tmp_path / "cut" / "saved" / "tiny" / "stages"
-    with subprocess.Popen(command, cwd=tmp_path / "cut", env=env, stdout=subprocess.DEVNULL) as run:
-        deadline = time.monotonic() + 200
-        while time.monotonic() < deadline and not list(stages.glob("label_mixup-*.partial/shards/shard-00010.npy")):
-            time.sleep(0.02)
-        run.kill()
-    left = {path.name: path.stat().st_mtime_ns for path in stages.glob("label_mixup-*.partial/shards/*.json")}
-    assert 10 <= len(left) < 63
-    again = subprocess.run(command, cwd=tmp_path / "cut", env=env, check=True, capture_output=True, text=True)
-    assert "diffusion: already there" in again.stdout
-    found = [
-        {path.name: path.read_bytes() for path in (tmp_path / name).glob("saved/tiny/stages/label_mixup-*/*.np*")}
-        for name in ("whole", "cut")
-    ]
-    assert found[0] == found[1] and set(found[0]) == {"outliers.images.npy", "mixtures.npy"}
 
 
 # Drawn smaller -------------------------------------------------------------------------------------------------------

@@ -28,8 +28,8 @@ from tests.serving.models import SHAPE, encoded, pixels, prepared, published
 
 OUTPUTS = {"probabilities", "label", "class_name", "ood_score", "is_ood", "p_value", "threshold", "version"}
 
-#: Of logits and of cosines; with a state, and a large one; of reworked features; a gradient; options. The graph of every
-#: score is held against its layers in test_formats.py.
+#: Of logits and of cosines; with a state, and a large one; of reworked features; a gradient; options. Graphs of every
+#: score are held against its layers in test_formats.py.
 KINDS = [("Softmax", "energy"), ("ArcFace", "max_cosine"), ("CosFace", "mahalanobis"), ("SphereFace", "knn"),
          ("Softmax", "react"), ("CosFace", "odin"), ("Softmax", "ash:share=0.4,variant=B")]  # fmt: skip
 

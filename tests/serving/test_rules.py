@@ -165,7 +165,9 @@ def large_jpegs():
     [*(((128, 128, 3), framing) for framing in FRAMINGS), ((129, 128, 3), GROUND), ((100, 400, 1), FRAMINGS[2])],
 )
 def test_a_large_jpeg_is_reduced_alike(shape, framing):
-    plain, *_ = files = large_jpegs()
+    plain, *others = large_jpegs()
+    # Every kind of file in one framing, and of the others one that is turned as well.
+    files = [plain, *(others if (shape, framing) == ((128, 128, 3), GROUND) else others[-1:])]
     found = decode_images(files, shape, framing)
     images, decoded = graph(files, shape, framing)
     assert decoded.all()
