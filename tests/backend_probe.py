@@ -23,7 +23,8 @@ from kood.outputs import forward_of
 from kood.scorer import Scorer, applicable
 
 SHAPE, CLASSES = (8, 8, 1), 4
-#: Whose training goes on: without and with a state of the head's own, and with two rotations a step.
+#: Of which every score is made, and whose training goes on: a head without and with a state of its own, and one of a
+#: classifier that learns rotations.
 TRAINED = ("Softmax", "AdaCos", "CosFace")
 
 
@@ -57,13 +58,11 @@ def make(folder, *names):
             model.compile(keras.optimizers.AdamW(1e-3, use_ema=True, ema_momentum=0.9))
             one_step(model)
         model.save(folder / f"{name}.keras")
+    if names:
+        return
     for name, prediction, network in (
-        ()
-        if names
-        else (
-            ("mlp", "epsilon", denoisers.mlp(SHAPE, CLASSES, width=32, depth=2)),
-            ("unet", "v", denoisers.unet(SHAPE, CLASSES, width=8, multipliers=(1, 2), blocks=1, attention=(4,))),
-        )
+        ("mlp", "epsilon", denoisers.mlp(SHAPE, CLASSES, width=32, depth=2)),
+        ("unet", "v", denoisers.unet(SHAPE, CLASSES, width=8, multipliers=(1, 2), blocks=1, attention=(4,))),
     ):
         rng = np.random.default_rng(3)
         for weight in network.weights:  # The output layer starts at zero, which would hide every difference.
@@ -84,7 +83,7 @@ def read(folder):
         terms = model.losses(batch, training=False)
         numbers |= {f"{name}/{key}": ops.convert_to_numpy(value) for key, value in terms.items()}
         labels = batch["label"].argmax(1)
-        for score in applicable(outputs):
+        for score in applicable(outputs) if name in TRAINED else ():
             try:
                 scorer = Scorer(score).fit(outputs, labels, model.head)
             except ValueError:

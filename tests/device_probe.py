@@ -43,7 +43,7 @@ def optimizer(steps, slower=0):
 
 def make(start):
     keras.utils.set_random_seed(0)
-    classifier("ArcFace", backbones.resnet8(SHAPE, width=8)).save(start / "ArcFace.keras")
+    classifier("ArcFace", normalised()).save(start / "ArcFace.keras")
     classifier("AdaCos", backbones.small_cnn(SHAPE)).save(start / "AdaCos.keras")
     network = denoisers.unet(SHAPE, CLASSES, width=8, multipliers=(1,), blocks=1, attention=(), dropout=0.2)
     rng = np.random.default_rng(3)
@@ -57,6 +57,13 @@ def make(start):
     }  # fmt: skip
     for name, options in settings.items():
         classifier(name, backbones.small_cnn(SHAPE), **options).save(start / f"{name}.keras")
+
+
+def normalised():
+    """A network with batch normalisation, whose statistics are of the whole batch."""
+    image = keras.Input(SHAPE)
+    x = keras.layers.Activation("relu")(backends.BatchNormalization()(keras.layers.Conv2D(8, 3)(image)))
+    return keras.Model(image, keras.layers.GlobalAveragePooling2D()(x))
 
 
 def classifier(name, backbone, **options):

@@ -99,7 +99,7 @@ def cut_down(path, folder):
         tree["matrix"][key] = [values[0], values[-1]] if key in ("arm", "outliers") else values[-1:]
     is_frozen = tree.get("classifier", {}).get("train") == "head"
     if path.stem != "openood_cifar10" and not is_frozen:  # ResNet-18 takes a minute to compile; once is enough.
-        tree.setdefault("classifier", {})["backbone"] = "resnet8"
+        tree.setdefault("classifier", {})["backbone"] = "small_cnn"
     return tree
 
 
