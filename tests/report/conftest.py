@@ -1,6 +1,7 @@
 """Made-up results, generated with a seed: no figure here was measured."""
 
 import io
+import re
 from collections.abc import Callable
 from typing import Any
 
@@ -16,6 +17,11 @@ DATASETS = {
 }
 SCORES = ("msp", "energy", "max_cosine", "mahalanobis")
 METRICS = ("auroc", "aupr_in", "aupr_out", "average_precision", "fpr_at_ood_tpr", "fpr_at_id_tpr")
+
+
+def words(svg: bytes) -> list[str]:
+    """What is written on a figure, in the order of drawing."""
+    return [found.strip() for found in re.findall(r"<!--(.*?)-->", svg.decode(), re.DOTALL)]
 
 
 def make_cell(seed: int = 0, **overrides: Any) -> dict[str, Any]:

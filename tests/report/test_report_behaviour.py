@@ -5,6 +5,7 @@ from xml.etree import ElementTree
 
 import numpy as np
 import pytest
+from conftest import words
 from PIL import Image
 from sklearn.metrics import precision_recall_curve
 from test_report_html import Reader
@@ -71,9 +72,11 @@ def test_the_reliability_diagram_shows_the_bins(told, monkeypatch):
     assert label == f"ECE {100 * gap:.1f}%"
 
 
-@pytest.mark.parametrize("confidence", [[1.0], [0.0], [0.5] * 5])
-def test_hard_confidences(confidence):
-    well_formed(behaviour.reliability(np.array(confidence), np.ones(len(confidence), bool)))
+@pytest.mark.parametrize(("confidence", "error"), [([1.0], "0.0"), ([0.0], "100.0"), ([0.5] * 5, "50.0")])
+def test_hard_confidences(confidence, error):
+    svg = behaviour.reliability(np.array(confidence), np.ones(len(confidence), bool))
+    well_formed(svg)
+    assert f"ECE {error}%" in words(svg)
 
 
 def test_precision_and_recall_are_scikit_learns(cell, scores, monkeypatch):
@@ -92,7 +95,10 @@ def test_precision_and_recall_are_scikit_learns(cell, scores, monkeypatch):
 
 def test_hard_scores_have_curves(cell, scores):
     for values in (np.zeros(60), np.r_[np.full(30, np.inf), np.full(30, -np.inf)], np.zeros(1), np.zeros(0)):
-        well_formed(figures.pr_curves({**scores, "letters": values, "id": scores["id"]}, cell))
+        svg = figures.pr_curves({**scores, "letters": values, "id": scores["id"]}, cell)
+        well_formed(svg)
+        drawn = [name for name in cell["datasets"] if any(one.startswith(name) for one in words(svg))]
+        assert drawn == [name for name in cell["datasets"] if name != "letters" or len(values)]
 
 
 def test_the_map_shows_every_point_by_class_and_set(told, cell, monkeypatch):
@@ -106,9 +112,12 @@ def test_the_map_shows_every_point_by_class_and_set(told, cell, monkeypatch):
 def test_features_of_one_dimension_and_many_classes_are_drawn(told):
     flat = {name: plane[:, :1] for name, plane in told.planes.items()}
     many = Behaviour(told.confidence, told.correct, flat, np.arange(40), tuple(map(str, range(40))))
-    svg = behaviour.embedding(many, [])
-    well_formed(svg)
-    well_formed(behaviour.embedding(Behaviour(told.confidence, told.correct), []))
+    svg, nothing = behaviour.embedding(many, []), behaviour.embedding(Behaviour(told.confidence, told.correct), [])
+    for one in (svg, nothing):
+        well_formed(one)
+    axes = ["first principal component", "second"]
+    # Of forty classes the first ten have a colour of their own.
+    assert words(nothing) == axes and [one for one in words(svg) if one not in axes][:10] == list("0123456789")
 
 
 @pytest.mark.parametrize(("shape", "size"), [((8, 8, 1), 64), ((28, 20, 3), 84), ((300, 200, 3), 300), ((1, 1, 3), 64)])

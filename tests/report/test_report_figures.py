@@ -8,6 +8,7 @@ from xml.etree import ElementTree
 
 import numpy as np
 import pytest
+from conftest import words
 
 from kood.report import aggregate, figures
 
@@ -111,8 +112,18 @@ def test_hard_scores(cell, draw):
     }
     with warnings.catch_warnings():
         warnings.simplefilter("error")
-        ElementTree.fromstring(draw(scores, cell))
-        ElementTree.fromstring(draw({"id": np.array([1.0])}, cell))
+        every, alone = draw(scores, cell), draw({"id": np.array([1.0])}, cell)
+    assert all(ElementTree.fromstring(svg).tag.endswith("svg") for svg in (every, alone))
+    # A histogram of each set says how many scores of it are numbers; without any there is no curve.
+    wanted, of_one = {
+        "score_histograms": (["ID test (2)", "digits 6-9, near-OOD (4)", "ID test (2)", "letters, near-OOD (0)",
+                              "ID test (2)", "photo patches, far-OOD (0)", "ID test (2)", "uniform, far-OOD (3)"],
+                             ["ID test (1)"]),
+        "roc_curves": (["digits 6-9 (near) 98.5", "uniform (far) 98.9"], []),
+    }[draw.__name__]  # fmt: skip
+    names = ("ID test", *cell["datasets"])
+    assert [one for one in words(every) if one.startswith(names)] == wanted
+    assert [one for one in words(alone) if one.startswith(names)] == of_one
 
 
 @pytest.mark.parametrize("draw", [figures.score_histograms, figures.roc_curves])
@@ -130,8 +141,11 @@ def test_hard_histories():
     }
     with warnings.catch_warnings():
         warnings.simplefilter("error")
-        ElementTree.fromstring(figures.training_curves(hard))
-        ElementTree.fromstring(figures.training_curves({}))
+        svg, nothing = figures.training_curves(hard), figures.training_curves({})
+    assert ElementTree.fromstring(svg).tag.endswith("svg") and words(nothing) == []
+    titles = [one for one in words(svg) if one.startswith(("a: ", "b: ", "no finite"))]
+    assert titles == ["no finite values", "a: loss", "a: one", "no finite values", "a: nan", "a: gap", "a: zero",
+                      "b: val_only", "b: loss"]  # fmt: skip
 
 
 @pytest.mark.parametrize(
@@ -158,7 +172,8 @@ def test_any_name_can_be_drawn(new_cell, name):
 
 def test_the_matrix_figure_takes_rows_without_figures(new_cell):
     cells = [new_cell(0, head="a"), {**new_cell(0, head="b"), "scores": {}}]
-    ElementTree.fromstring(figures.matrix_intervals(aggregate(cells), cells))
+    svg = figures.matrix_intervals(aggregate(cells), cells)
+    assert ElementTree.fromstring(svg).tag.endswith("svg") and {"head a", "head b"} <= set(words(svg))
 
 
 def test_the_matrix_figure_shows_every_run(matrix):
