@@ -99,7 +99,11 @@ def cut_down(path, folder):
         tree["matrix"][key] = [values[0], values[-1]] if key in ("arm", "outliers") else values[-1:]
     is_frozen = tree.get("classifier", {}).get("train") == "head"
     if path.stem != "openood_cifar10" and not is_frozen:  # ResNet-18 takes a minute to compile; once is enough.
-        tree.setdefault("classifier", {})["backbone"] = "small_cnn"
+        # The rate of one is made for batch normalisation.
+        tree.setdefault("classifier", {})["backbone"] = "resnet8" if path.stem == "arcface_oe" else "small_cnn"
+    options = tree.get("diffusion", {}).get("options", {})
+    if "blocks" in options:  # A small one of the same parts.
+        options |= {"width": 16, "blocks": 1}
     return tree
 
 
