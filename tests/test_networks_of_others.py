@@ -2,7 +2,6 @@
 
 import importlib
 import json
-import os
 import subprocess
 import sys
 import types
@@ -444,7 +443,7 @@ baseline = false
 
 @pytest.mark.slow
 @pytest.mark.one_backend
-def test_a_run_on_a_file_and_again_once_its_bytes_changed(tmp_path):
+def test_a_run_on_a_file_and_again_once_its_bytes_changed(invoke, tmp_path, monkeypatch):
     (tmp_path / "file.toml").write_text(RECIPE)
     kept(functional(), tmp_path)
 
@@ -452,10 +451,9 @@ def test_a_run_on_a_file_and_again_once_its_bytes_changed(tmp_path):
         return sorted(p.name for p in (tmp_path / "saved" / "file" / "stages").iterdir() if "classifier" in p.name)
 
     def run():
-        environment = {**os.environ, "NETWORKS": str(tmp_path), "PYTHONPATH": os.pathsep.join(sys.path)}
-        return subprocess.run([sys.executable, "-m", "kood", "run", "file.toml"], cwd=tmp_path, env=environment,
-                              capture_output=True, text=True, check=False)  # fmt: skip
+        return invoke("run", "file.toml", cwd=tmp_path)
 
+    monkeypatch.setenv("NETWORKS", str(tmp_path))
     result = run()
     assert result.returncode == 0, result.stderr + result.stdout
     first = classifiers()
