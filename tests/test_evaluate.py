@@ -346,7 +346,7 @@ def test_a_score_that_is_nan_is_left_out_or_refused(classifier, monkeypatch):
         return found
 
     monkeypatch.setattr(Scorer, "__call__", undefined)
-    result = measure(classifier).figures
+    result = measured(classifier).figures
     assert "entropy" not in result["scores"] and "msp" in result["scores"]
     assert any("entropy is NaN for 1 of 80 images of 'id', so it is not measured" in w for w in result["warnings"])
     for options in ({"names": ["msp", "entropy"]}, {"names": ["entropy"], "headline": "entropy"}):
