@@ -65,12 +65,13 @@ class PureStage:
         return self.set
 
 
-def test_pure_samples_as_rows_or_as_images_leave_the_number_of_steps_alone(folder, given, monkeypatch):
+def test_pure_samples_as_rows_or_as_images_leave_the_number_of_steps_alone(tmp_path, given, monkeypatch):
+    (tmp_path / "tiny.toml").write_text(TINY)
     keys = {}
     for use in ('["id_rows"]+5', "[]", '["id_rows"]', '["augment"]'):
         value, _, per_batch = use.partition("+")
         more = [f"pure_samples.per_batch={per_batch}"] if per_batch else []
-        made = cell(folder, f"pure_samples.use={value}", *more)
+        made = cell(tmp_path, f"pure_samples.use={value}", *more)
         made["classifier"].pure = None if value == "[]" else PureStage()
         stage = made.train()
         if not keys:
