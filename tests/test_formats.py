@@ -11,6 +11,7 @@ from kood import heads
 from kood.classifier import Classifier
 from kood.conformal import Calibration
 from kood.data.images import normalize
+from kood.data.rules import Framing
 from kood.decision import UNKNOWN, Decision, Scored
 from kood.detector import formats
 from kood.detector.formats import FORMATS, OUTPUTS, export
@@ -19,6 +20,7 @@ from kood.outputs import forward_of, run_over, score_rows
 from kood.scorer import Scorer, applicable
 from tests.serving.models import pixels, trained
 
+ALIASED = Framing(resize="pad", antialias=False)
 SHAPE = (8, 8, 3)
 MODULES = {".onnx": ("onnxruntime", "tf2onnx"), ".tflite": ("ai_edge_litert",), ".xml": ("openvino",)}
 #: These want exp(x) - 1 to its last digits, which LiteRT and OpenVINO have not.
@@ -106,7 +108,7 @@ def test_it_answers_as_keras_does_and_says_what_it_is(tmp_path, ending, score, b
     decision, check = made(score, by_class=by_class)
     expected = {name: keras.ops.convert_to_numpy(value) for name, value in decision(check).items()}
     names, file = ["a", "b", "c", "ß"], tmp_path / f"it{ending}"
-    told = export(decision, file, image_shape=SHAPE, batch=batch, check=check, class_names=names, resize="pad")
+    told = export(decision, file, image_shape=SHAPE, batch=batch, check=check, class_names=names, framing=ALIASED)
     assert told["images"] == 40 and max(told["probabilities"], told["ood_score"]) < 1e-5
     assert sorted(tmp_path.iterdir()) == sorted(told["files"])
     run = formats._runtime(FORMATS[ending], file)
@@ -124,6 +126,7 @@ def test_it_answers_as_keras_does_and_says_what_it_is(tmp_path, ending, score, b
     facts = facts_in(file, batch)
     assert (facts["score"], facts["accept"], facts["version"], facts["image_shape"]) == (score, 0.65, 5, [8, 8, 3])
     assert facts["class_names"] == names and facts["pixels"] == "-1..1" and facts["resize"] == "pad"
+    assert facts["antialias"] is False
     assert facts["thresholds"] == decision.calibrated.thresholds.tolist()
 
 

@@ -13,6 +13,8 @@ ROOM = Path(__file__).parents[1] / "kood"
 FILES = sorted(ROOM.rglob("*.py"))
 CURRENT = keras.backend.backend()
 PRIVATE = re.compile(r"_[a-zA-Z]\w*")
+#: What begins with an underscore and is none the less documented for all: Python's own.
+DOCUMENTED = {"os._exit"}
 
 
 def own_names(trees):
@@ -46,7 +48,8 @@ def touched(tree, own):
         if isinstance(node, ast.Attribute) and PRIVATE.fullmatch(node.attr):
             of_self = isinstance(node.value, ast.Name) and node.value.id in ("self", "cls")
             stored = isinstance(node.ctx, ast.Store)
-            if (not of_self and (stored or node.attr not in own)) and node.attr not in STORED_ON_OWN:
+            public = ast.unparse(node) in DOCUMENTED
+            if (not of_self and (stored or node.attr not in own)) and node.attr not in STORED_ON_OWN and not public:
                 found.append(f"{node.lineno}: {ast.unparse(node)}")
         elif isinstance(node, ast.Import | ast.ImportFrom):
             names = [alias.name for alias in node.names] + [getattr(node, "module", None) or ""]
