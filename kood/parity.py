@@ -75,8 +75,9 @@ def disagreements(
     # By its own scores: by another's, a calibration score that is all but equal may fall on the other side.
     p_values = calibration.p_values(got["ood_score"], got["label"])
     wrong = {
-        "probabilities": differences["probabilities"] > tolerance,
-        "ood_score": differences["ood_score"] > tolerance * spread,
+        # Of NaN the comparison is false, and NaN is no answer that agrees.
+        "probabilities": not differences["probabilities"] <= tolerance,
+        "ood_score": not differences["ood_score"] <= tolerance * spread,
         "label": np.any(got["label"][clear] != label[clear]),
         "is_ood": np.any(got["is_ood"][sure] != calibration.flagged(scores, label)[sure]),
         "p_value": np.any(np.abs(got["p_value"] - p_values) > 1e-5),
