@@ -235,3 +235,5 @@ def test_what_becomes_of_other_proportions_stays(tmp_path, images, said):
     done = calibrate(tmp_path / "1", [images], accept=0.9)
     assert read_facts(done.version)["resize"] == given["served"].resize
     assert LocalModel(done.version).ask([wide])[0]["ood_score"] == before
+    again = calibrate(done.version, [images], accept=0.9)
+    assert sum(again.left_out.values()) == 0
