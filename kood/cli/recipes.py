@@ -89,7 +89,6 @@ def new(
     force: Annotated[bool, typer.Option("--force", help="Write over a recipe of that name.")] = False,
 ) -> None:
     """Write a recipe for your own images, every choice with its reason."""
-    choose_backend()
     from kood.starter import new_recipe
 
     new_recipe(id_images, ood or (), name=name, minutes=minutes, force=force, backbone=backbone)

@@ -144,7 +144,7 @@ def figures_of(
         class_names, truth, given, accepted, mine["id"],
         {kind: [mine[name] for name in members] for kind, members in kinds},
     )  # fmt: skip
-    accept, by_class = decision.accept, decision.by_class
+    accept, by_class, known = decision.accept, decision.by_class, _share(accepted)
     flagged = {where: _share(decision.flagged(mine[where], measured.given(where))) for where in [*near, *far]}
     about_threshold = [*_shared(decision, class_names), *rarely_accepted(classes, accept, by_class)]
     figures = {
@@ -164,8 +164,8 @@ def figures_of(
             "by_class": by_class,
             "thresholds": _thresholds(decision, class_names),
             "accept": accept,
-            "accepted_id_test": float(np.mean(accepted)),
-            "accepted_id_test_interval": list(rate_interval(int(accepted.sum()), len(accepted))),
+            "accepted_id_test": known["share"],
+            "accepted_id_test_interval": known["interval"],
             "flagged": flagged,
             "calibration_images": len(decision.scores),
             "warnings": about_threshold,
@@ -254,7 +254,7 @@ def _shared(decision: Calibration, names: Sequence[str]) -> list[str]:
 
 
 def _share(flags: np.ndarray) -> dict[str, Any]:
-    """The share of a set that is flagged, with its 95% interval."""
+    """Of how large a share of a set something is true, with its 95% interval."""
     interval = rate_interval(int(flags.sum()), len(flags))
     return {"share": float(flags.mean()), "interval": list(interval), "images": len(flags)}
 

@@ -102,13 +102,14 @@ def seconds_of_an_image(found: Pretrained, channels: int) -> float:
     """How long an image takes through the network here: a few batches of noise, the first of which is not counted.
 
     Raises:
-        UserError: The network cannot be made, such as of a file with layers that are not known here.
+        UserError: The network cannot be made, such as of a file with layers that are not known here; no such backend.
     """
     import numpy as np
 
-    from kood.process import native_messages_held_back
+    from kood.process import choose_backend, native_messages_held_back
     from kood.registry import obtain
 
+    choose_backend()
     with native_messages_held_back():
         from kood.backends import compiled
         from kood.outputs import at_once
