@@ -32,7 +32,9 @@ What a graph cannot do by these rules it refuses; kood's clients decode such a f
 import struct
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any, Literal, get_args
+
+from kood.errors import UserError
 
 __all__ = [
     "LARGEST", "MIRRORED", "ORIENTATION", "REDUCED_FROM", "REDUCTIONS", "STEPS", "STRETCHED", "UPSIDE_DOWN", "WHITE",
@@ -83,11 +85,18 @@ class Framing:
             those of `inscribed`, in whole pixels; what is left over is halved, the odd pixel below and on the right.
         antialias: Whether what is made smaller is averaged over all of its pixels; if not, each new pixel is made of
             the four about its place, as Keras's and TensorFlow's loaders have it if they are not asked.
+
+    Raises:
+        UserError: there is no such way to resize.
     """
 
     ground: Colour = WHITE
     resize: Resize = "stretch"
     antialias: bool = True
+
+    def __post_init__(self):
+        if self.resize not in get_args(Resize):
+            raise UserError(f"resize = {self.resize!r}: give one of {', '.join(get_args(Resize))}")
 
     @classmethod
     def of(cls, data: Any) -> "Framing":

@@ -82,16 +82,17 @@ class Choice:
             f"{ENOUGH} or more, or name a score that is good on most data, such as energy"
         ]
 
-    def told(self) -> str:
-        """A sentence that says which score decides and why."""
+    def told(self) -> list[str]:
+        """Which score decides and why, and what there is to doubt; a sentence each."""
         if not self.by:
-            return f"Score: {self.score}"
+            return [f"Score: {self.score}"]
         others = sorted(self.by, key=lambda name: -self.by[name])
         beside = ", ".join(f"{name} {self.by[name]:.3f}" for name in others if name != self.score)
-        return (
+        return [
             f"Score: {self.score}, which best tells validation images from {' and '.join(self.sets)} made of them or "
-            f"given (mean AUROC {self.by[self.score]:.3f}" + (f"; {beside})" if beside else ")")
-        )
+            f"given (mean AUROC {self.by[self.score]:.3f}" + (f"; {beside})" if beside else ")"),
+            *self.doubts,
+        ]
 
 
 def choose(measured: Measured, scorers: Mapping[str, Scorer], inside: str, outside: Sequence[str]) -> Choice:

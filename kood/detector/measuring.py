@@ -3,7 +3,7 @@
 import functools
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any, Literal, get_args
+from typing import Any, Literal
 
 import keras
 import numpy as np
@@ -66,8 +66,6 @@ class Measuring:
             model = opened(Path(model))
         if batch_size < 1:
             raise UserError(f"batch_size = {batch_size}: give a number from 1 on")
-        if resize not in get_args(Resize):
-            raise UserError(f"resize = {resize!r}: give one of {', '.join(get_args(Resize))}")
         self.key = key
         self.classifier = adapted(model, features, preprocess)
         self.takes_bytes = preprocess is not None
@@ -151,8 +149,7 @@ class Measuring:
     def told(self) -> list[str]:
         """What was found of the model, which score decides and why, what could not be measured; a sentence each."""
         found = list(self.classifier.taken.told) if isinstance(self.classifier, Adapted) else []
-        chosen = [self.choice.told(), *self.choice.doubts] if self.choice else []
-        return [*found, *chosen, *self.warnings]
+        return [*found, *(self.choice.told() if self.choice else []), *self.warnings]
 
     # Images -> outputs.
 
