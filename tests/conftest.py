@@ -3,10 +3,13 @@
 import ctypes
 import gc
 import importlib.machinery
+import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 os.environ.setdefault("KERAS_BACKEND", "tensorflow")
@@ -76,6 +79,7 @@ def pytest_collection_finish(session):
     """What the imports left stays to the end: the collector, which kood calls after each stage, passes it over."""
     gc.collect()
     gc.freeze()
+    gc.set_threshold(20_000)  # Graphs are traced of many small things; 700 would look through them a thousand times.
 
 
 @pytest.fixture(autouse=True, scope="module")
@@ -166,14 +170,94 @@ def kood(*arguments, cwd, **environment):
     return subprocess.run(command, cwd=cwd, env=env, capture_output=True, text=True, check=False)
 
 
+def made_once(name, tmp_path_factory, make):
+    """A folder that `make` has filled, by one of the workers for all of them, and what it returned.
+
+    Each worker gets a copy, since tests write into it.
+    """
+    folder = tmp_path_factory.mktemp(name)
+    if "PYTEST_XDIST_WORKER" not in os.environ:
+        return folder, make(folder)
+    first = tmp_path_factory.getbasetemp().parent / name
+    told = first.with_name(f"{name}.json")
+    try:
+        first.mkdir()
+    except FileExistsError:
+        end = time.monotonic() + 900
+        while not told.exists():
+            assert time.monotonic() < end, f"another worker has not made {first}"
+            time.sleep(0.2)
+        result = subprocess.CompletedProcess(**json.loads(told.read_text()))
+    else:
+        result = make(first)
+        partial = told.with_suffix(".partial")
+        partial.write_text(json.dumps(vars(result)))
+        partial.rename(told)
+    shutil.copytree(first, folder, dirs_exist_ok=True)
+    return folder, result
+
+
 @pytest.fixture(scope="session")
 def finished(tmp_path_factory):
     """A folder where the tiny recipe has run once, in a process of its own, and what that said."""
-    folder = tmp_path_factory.mktemp("run")
-    (folder / "tiny.toml").write_text(TINY)
-    result = kood("run", "tiny.toml", cwd=folder)
+
+    def make(folder):
+        (folder / "tiny.toml").write_text(TINY)
+        return kood("run", "tiny.toml", cwd=folder)
+
+    folder, result = made_once("finished", tmp_path_factory, make)
     assert result.returncode == 0, result.stderr + result.stdout
     return folder, result
+
+
+@pytest.fixture(scope="module")
+def loaded_once():
+    """Opens a SavedModel of the same bytes once a module: that and its first answer take longer than most tests."""
+    import hashlib
+
+    import tensorflow as tf
+
+    load, held = tf.saved_model.load, {}
+
+    def loaded(folder, *args, **settings):
+        digest = hashlib.sha256()
+        for file in [Path(folder) / "saved_model.pb", *sorted((Path(folder) / "variables").glob("*"))]:
+            digest.update(file.read_bytes() if file.is_file() else b"")
+        key = digest.hexdigest()
+        if key not in held:
+            held[key] = load(folder, *args, **settings)
+        return held[key]
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(tf.saved_model, "load", loaded)
+        yield
+
+
+@pytest.fixture(scope="module")
+def as_written():
+    """Runs graphs as they are written, where they are not what is tested: to rewrite one that reads files takes longer
+    than to run it."""
+    import tensorflow as tf
+
+    tf.config.optimizer.set_experimental_options({"disable_meta_optimizer": True})
+    yield
+    tf.config.optimizer.set_experimental_options({"disable_meta_optimizer": False})
+
+
+@pytest.fixture
+def same_graph(monkeypatch):
+    """Calibrated anew, a version keeps the graph of the old one, where only what lies beside that is looked at."""
+    from kood.serving import publishing
+
+    export = publishing._export
+
+    def copied(source, folder, *given):
+        if source.is_dir():
+            shutil.copytree(source, folder, ignore=shutil.ignore_patterns("assets.extra"))
+        else:
+            export(source, folder, *given)
+
+    monkeypatch.setattr(publishing, "_export", copied)
 
 
 @pytest.fixture

@@ -15,7 +15,8 @@ from kood import backends, heads, training
 from kood.classifier import Classifier
 from kood.data import ImageSet
 from kood.diffusion.denoiser import Denoiser
-from kood.nets import backbones, denoisers
+from kood.nets import backbones
+from kood.nets.layers import Convolution, ResidualBlock
 
 SHAPE, CLASSES = (8, 8, 1), 4
 MODELS = ("ArcFace", "AdaCos", "AdaFace", "CIDER", "denoiser")
@@ -45,7 +46,7 @@ def make(start):
     keras.utils.set_random_seed(0)
     classifier("ArcFace", normalised()).save(start / "ArcFace.keras")
     classifier("AdaCos", backbones.small_cnn(SHAPE)).save(start / "AdaCos.keras")
-    network = denoisers.unet(SHAPE, CLASSES, width=8, multipliers=(1,), blocks=1, attention=(), dropout=0.2)
+    network = denoising()
     rng = np.random.default_rng(3)
     for weight in network.weights:  # The output layer starts at zero, which would hide every difference.
         weight.assign(weight + 0.05 * rng.normal(size=weight.shape))
@@ -57,6 +58,19 @@ def make(start):
     }  # fmt: skip
     for name, options in settings.items():
         classifier(name, backbones.small_cnn(SHAPE), **options).save(start / f"{name}.keras")
+
+
+def denoising():
+    """A network with dropout, of one block of the U-Net."""
+    inputs = {
+        "image": keras.Input(SHAPE, name="image"),
+        "step": keras.Input((), name="step"),
+        "condition": keras.Input((CLASSES,), name="condition"),
+    }
+    step = keras.layers.Reshape((1,))(inputs["step"])
+    context = keras.layers.Dense(16)(keras.layers.Concatenate()([step, inputs["condition"]]))
+    block = ResidualBlock(8, dropout=0.2)(Convolution(8)(inputs["image"]), context)
+    return keras.Model(inputs, Convolution(SHAPE[2])(block))
 
 
 def normalised():

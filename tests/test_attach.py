@@ -13,7 +13,7 @@ from PIL import Image
 
 from tests.conftest import figures_of, kood
 
-pytestmark = [pytest.mark.keras, pytest.mark.one_backend]
+pytestmark = [pytest.mark.keras, pytest.mark.one_backend, pytest.mark.usefixtures("loaded_once", "as_written")]
 
 #: The classes, whose folders stand in the order of the outputs.
 NAMES = ("blue", "green", "red")
@@ -410,8 +410,9 @@ def test_a_changed_function_of_the_users_makes_it_again(invoke, options, tmp_pat
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("backend", ["jax", "torch"])
-def test_another_backend_takes_what_is_the_users_own(invoke, wrong, tmp_path, backend):
+def test_another_backend_takes_what_is_the_users_own(invoke, wrong, tmp_path):
+    """Under torch; what another package has runs under JAX in test_outside.py."""
+    backend = "torch"
     if importlib.util.find_spec(backend) is None:
         pytest.skip(f"{backend} is not installed")
     classifier([scaling(1 / 2), own_layers(wrong).Doubled()]).save(tmp_path / "mine.keras")

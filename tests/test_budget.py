@@ -46,6 +46,7 @@ scores = ["msp"]
 [serve]
 export = false
 """
+LEAN = ["evaluate.baseline=false", "pure_samples.use=[]"]
 MATRIX = '[matrix]\nseed = [0, 1]\noutliers = ["none", "label_mixup"]\n'
 
 
@@ -194,7 +195,7 @@ def test_a_matrix_short_of_time_leaves_a_report_of_what_there_is(tmp_path, recip
         return made(work)
 
     monkeypatch.setattr(matrix, "make_cell", late)
-    result = pipeline.run(tmp_path / "short.toml", ["budget.minutes=30"], saved=tmp_path)
+    result = pipeline.run(tmp_path / "short.toml", [*LEAN, "budget.minutes=30"], saved=tmp_path)
     assert [cell["cell"] for cell in result["cells"]] == [{"seed": "0", "outliers": "none"}]
     assert len(result["left_out"]) == 3 and {one["why"] for one in result["left_out"]} == {"the 30 minutes were up"}
     assert result["budget"]["minutes"] == 30
@@ -215,7 +216,7 @@ def test_a_matrix_that_is_killed_has_written_its_table(tmp_path, recipe, monkeyp
 
     monkeypatch.setattr(matrix, "make_cell", killed)
     with pytest.raises(KeyboardInterrupt):
-        pipeline.run(tmp_path / "short.toml", saved=tmp_path)
+        pipeline.run(tmp_path / "short.toml", LEAN, saved=tmp_path)
     left = json.loads((tmp_path / "short" / "report.json").read_bytes())
     assert len(left["cells"]) == len(left["table"]) == 1
     assert [one["why"] for one in left["left_out"]] == ["the run has not come to it"] * 3
@@ -224,7 +225,8 @@ def test_a_matrix_that_is_killed_has_written_its_table(tmp_path, recipe, monkeyp
 @pytest.mark.slow
 def test_a_single_run_is_cut_to_its_time_and_taken_up_again(tmp_path, recipe):
     recipe()
-    settings = ["budget.minutes=0.2", "diffusion.steps=1000000", "train.epochs=1000000", "outliers.count=2000000"]
+    endless = ["diffusion.steps=1000000", "train.epochs=1000000", "outliers.count=2000000"]
+    settings = [*LEAN, "budget.minutes=0.2", *endless]
     result = pipeline.run(tmp_path / "short.toml", settings, saved=tmp_path)
     stages = result["stages"]
     assert 1 <= stages["classifier"]["epochs"] < 1000000 and 1 <= stages["diffusion"]["steps"] < 1000000
@@ -235,8 +237,8 @@ def test_a_single_run_is_cut_to_its_time_and_taken_up_again(tmp_path, recipe):
 
 def test_what_nothing_cut_short_is_taken_by_a_run_with_a_budget(tmp_path, recipe):
     recipe()
-    whole = pipeline.run(tmp_path / "short.toml", saved=tmp_path)
-    short = pipeline.run(tmp_path / "short.toml", ["budget.minutes=5"], saved=tmp_path)
+    whole = pipeline.run(tmp_path / "short.toml", LEAN, saved=tmp_path)
+    short = pipeline.run(tmp_path / "short.toml", [*LEAN, "budget.minutes=5"], saved=tmp_path)
     assert all(stage["cached"] for stage in short["stages"].values())
     assert short["scores"] == whole["scores"]
 

@@ -191,6 +191,12 @@ def test_a_killed_training_of_two_rates_goes_on_as_if_it_had_not_been(tmp_path, 
 # The head first ------------------------------------------------------------------------------------------------------
 
 
+@pytest.fixture(scope="module")
+def saved(tmp_path_factory):
+    """A run's folder: what tests have in common is made once."""
+    return tmp_path_factory.mktemp("tuned") / "saved"
+
+
 def made_of(recipe, folder):
     cell, work = Cell(recipe), work_alone(recipe, folder)
     for stage in cell.stages:
@@ -199,9 +205,9 @@ def made_of(recipe, folder):
 
 
 @pytest.mark.backend
-def test_no_epoch_leaves_the_classifier_as_the_head_was_trained(tmp_path, recipe):
-    last = made_of(recipe("fine_tuning.epochs=0"), tmp_path / "saved")
-    head = made_of(recipe('classifier.train="head"'), tmp_path / "saved")
+def test_no_epoch_leaves_the_classifier_as_the_head_was_trained(saved, recipe):
+    last = made_of(recipe("fine_tuning.epochs=0"), saved)
+    head = made_of(recipe('classifier.train="head"'), saved)
     assert head.classifier.result.cached and head.classifier.folder == last.classifier.begun[0].folder
     images = last.data.images("test").images / np.float32(127.5) - 1
     for name in ("features", "logits"):
@@ -210,13 +216,13 @@ def test_no_epoch_leaves_the_classifier_as_the_head_was_trained(tmp_path, recipe
     assert last.evaluation.facts["id"]["accuracy"] == head.evaluation.facts["id"]["accuracy"]
 
 
-def test_the_second_part_begins_with_the_first_and_moves_the_backbone(tmp_path, recipe):
+def test_the_second_part_begins_with_the_first_and_moves_the_backbone(saved, recipe):
     overrides = [
         "fine_tuning.learning_rate=0.0001",
         "classifier.frozen_statistics=true",
         "classifier.backbone_rate=0.1",
     ]
-    cell = made_of(recipe(*overrides), tmp_path / "saved")
+    cell = made_of(recipe(*overrides), saved)
     first, last = cell.classifier.begun[0].model(), cell.classifier.model()
     moved = [float(np.abs(one - other).max()) for one, other in
              zip(numbers(first.weights), numbers(last.weights), strict=True)]  # fmt: skip

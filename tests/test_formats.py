@@ -116,9 +116,7 @@ def test_scores_that_a_format_has_not(tmp_path, ending):
     assert not list(tmp_path.iterdir())
 
 
-@pytest.mark.parametrize(
-    ("score", "by_class", "batch"), [("knn", True, None), ("msp", False, 8), ("rotation_energy", True, 8)]
-)
+@pytest.mark.parametrize(("score", "by_class", "batch"), [("knn", True, None), ("rotation_energy", False, 8)])
 def test_it_answers_as_keras_does_and_says_what_it_is(tmp_path, ending, score, by_class, batch):
     decision, check = made(score, by_class=by_class)
     expected = {name: keras.ops.convert_to_numpy(value) for name, value in decision(check).items()}
@@ -161,9 +159,11 @@ def facts_in(file, batch):
 
 
 @pytest.mark.backend
-def test_from_every_backend(tmp_path, ending):
+def test_from_every_backend(tmp_path):
+    """In one format: what a backend hands over is the same for all of them."""
+    pytest.importorskip("ai_edge_litert", reason="comes with kood[export]")
     decision, check = made("mahalanobis", "CosFace")
-    told = export(decision, tmp_path / f"it{ending}", image_shape=SHAPE, check=check)
+    told = export(decision, tmp_path / "it.tflite", image_shape=SHAPE, check=check)
     assert told["images"] == 40 and told["probabilities"] < 1e-5
     assert sorted(tmp_path.iterdir()) == sorted(told["files"])
 

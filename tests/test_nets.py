@@ -18,6 +18,11 @@ OTHERS = ("file", "keras_applications", "keras_hub", "pretrained")
 BACKBONES = [getattr(backbones, name) for name in backbones.__all__ if name not in OTHERS]
 
 
+#: Those that are deeper or wider than another of the same blocks give a backend nothing that it has not there.
+LARGER = ("resnet18", "resnet20", "wrn28_10")
+EACH_KIND = [pytest.param(make, marks=pytest.mark.one_backend if make.__name__ in LARGER else ()) for make in BACKBONES]
+
+
 def trainable(model):
     return sum(int(np.prod(weight.shape)) for weight in model.trainable_weights)
 
@@ -146,7 +151,7 @@ def small(make):
     return {} if make is backbones.small_cnn else {"width": 4}
 
 
-@pytest.mark.parametrize("make", BACKBONES)
+@pytest.mark.parametrize("make", EACH_KIND)
 def test_backbone_features(make):
     shape = (9, 12, 3)
     model = make(shape, features=5, **small(make))
@@ -159,7 +164,7 @@ def test_backbone_features(make):
     assert model.layers[-1].activation is keras.activations.linear
 
 
-@pytest.mark.parametrize("make", BACKBONES)
+@pytest.mark.parametrize("make", [make for make in BACKBONES if make.__name__ not in LARGER])
 def test_backbone_survives_saving(make, tmp_path):
     model = make((8, 8, 3), **small(make))
     model.save(tmp_path / "model.keras")
@@ -613,7 +618,7 @@ def test_recomputation_changes_no_gradient(tmp_path):
     found = []
     for recompute in (False, True):
         keras.utils.set_random_seed(5)
-        model = randomised(tiny_unet((8, 8, 2), dropout=0.3, recompute=recompute))
+        model = randomised(one_level_unet(blocks=1, dropout=0.3, recompute=recompute))
         if recompute:  # It is part of the file: a resumed training needs the same memory.
             model.save(tmp_path / "model.keras")
             again = keras.saving.load_model(tmp_path / "model.keras")
@@ -623,7 +628,7 @@ def test_recomputation_changes_no_gradient(tmp_path):
         # What is compared with is made without a graph where tracing one takes longer.
         eagerly = not recompute and keras.backend.backend() == "tensorflow"
         found.append(gradients(model, batch, target, eagerly))
-    assert len(found[0]) > 30
+    assert len(found[0]) > 20
     for plain, again in zip(*found, strict=True):
         assert np.abs(plain).max() > 0
         np.testing.assert_allclose(again, plain, atol=2e-6 * max(1.0, np.abs(plain).max()), rtol=1e-4)

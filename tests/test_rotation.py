@@ -260,7 +260,10 @@ def test_images_are_turned_only_where_a_score_asks():
 
 # Recipes -------------------------------------------------------------------------------------------------------------
 
-TURNING = ("train.auxiliary=rotation", 'outliers.use=["patch_shuffle"]', "outliers.patch_shuffle.count=40")
+TURNING = (
+    "train.auxiliary=rotation", 'outliers.use=["patch_shuffle"]', "outliers.patch_shuffle.count=40",
+    "pure_samples.use=[]", 'evaluate.scores=["msp","rotation","rotation_energy"]',
+)  # fmt: skip
 
 
 @pytest.mark.parametrize(
@@ -337,7 +340,7 @@ def test_scores_are_fitted_on_one_pass_of_each_image(monkeypatch):
 
 
 @pytest.mark.backend
-@pytest.mark.parametrize("train", ["all", "last"])
+@pytest.mark.parametrize("train", ["all", pytest.param("last", marks=pytest.mark.one_backend)])
 def test_a_cell_trains_with_it(tiny, tmp_path, train):
     more = [f"classifier.train={train}", "fine_tuning.epochs=1", "fine_tuning.batch_size=16", "evaluate.baseline=false"]
     cell = Cell(load(tiny, [*TURNING, *more, "evaluate.headline=rotation"]), tmp_path / "saved")

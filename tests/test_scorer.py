@@ -62,7 +62,7 @@ def test_what_they_allow_is_allowed(name, counts, width):
 def test_a_rehearsal_refuses_what_the_fit_refuses(name):
     """Random counts and widths, with another classifier's outputs, which calls every image by its name."""
     draw, told, refused = np.random.default_rng(5), 0, 0
-    for _ in range(60):
+    for _ in range(30):
         counts = tuple(int(n) for n in draw.integers(0, draw.choice([2, 4, 40]), size=draw.integers(2, 6)))
         width = int(draw.choice([1, 2, 5, 30]))
         if not sum(counts):
@@ -78,7 +78,7 @@ def test_a_rehearsal_refuses_what_the_fit_refuses(name):
         ]
         assert outcomes[0] == outcomes[1], (counts, width)
         told, refused = told + 1, refused + (not outcomes[0])
-    assert told > 40
+    assert told > 20
     takes_all = {"react", "dice", "klmatching", "fdbd", "nci", "gradnorm", "relation", "tempscale", "weiper"}
     assert refused > 0 or name in takes_all, f"{name} refuses none: add it to this list"
 

@@ -288,6 +288,7 @@ def check_application(name):
     assert found["features"].shape == (2, taken.head.kernel.shape[0])
 
 
+@pytest.mark.one_backend  # The walk through a graph of layers is the same; each kind of end stands above.
 @pytest.mark.parametrize("name", ["MobileNet", "ResNet50"])
 def test_networks_of_keras_applications(name):
     check_application(name)

@@ -253,7 +253,9 @@ def test_the_file_holds_all_of_it(model, detector, tmp_path):
         Detector.load(tmp_path / "one.kood").calibrate(*images(120, 1))
 
 
-@pytest.mark.parametrize("resize, antialias", [("stretch", True), ("stretch", False), ("crop", True), ("pad", False)])
+@pytest.mark.parametrize(
+    "resize, antialias", [pytest.param("crop", True, marks=pytest.mark.one_backend), ("pad", False)]
+)
 def test_files_of_other_proportions(model, tmp_path, resize, antialias):
     made = Detector(model, "energy", ["r", "g", "b"], resize=resize, antialias=antialias).calibrate(
         *images(99, 3), accept=0.9
@@ -388,7 +390,7 @@ def test_labels_by_chance_are_told_from_labels_that_are_right():
     assert disagreement(np.empty(0, int), np.empty(0, int), names) == "" == disagreement(labels, labels, ["one"])
 
 
-@pytest.mark.parametrize("preprocess", [None, "-1..1"])
+@pytest.mark.parametrize("preprocess", [None, pytest.param("-1..1", marks=pytest.mark.one_backend)])
 def test_the_saved_model_answers_as_the_detector(tmp_path, preprocess):
     import tensorflow as tf
 
@@ -420,6 +422,7 @@ def test_the_saved_model_answers_as_the_detector(tmp_path, preprocess):
         Detector(inner, "msp", preprocess=preprocess).export(tmp_path / "two" / "1")
 
 
+@pytest.mark.one_backend  # From each backend: see test_formats.py.
 @pytest.mark.parametrize("ending", [".onnx", ".tflite", ".xml"])
 def test_the_files_of_other_runtimes_take_the_pixels_that_the_detector_takes(tmp_path, ending):
     inputs = keras.Input((8, 8, 3))

@@ -20,6 +20,8 @@ from kood.serving.client import prepared as as_sent
 from kood.serving.extras import read_facts, read_seen
 from tests.serving.models import encoded, pixels, prepared, published
 
+pytestmark = pytest.mark.usefixtures("loaded_once", "as_written")
+
 
 @pytest.fixture(scope="module")
 def run(tmp_path_factory):
@@ -96,6 +98,7 @@ def files_of(folder, images, name="jpg"):
     return folder
 
 
+@pytest.mark.usefixtures("same_graph")
 def test_images_that_the_model_knows_are_left_out_and_counted(tmp_path):
     trained, chosen, calibrated, new = np.split(pixels(100, 5), [30, 50, 60])
     given = prepared(tmp_path)
@@ -139,6 +142,7 @@ def test_copies_and_files_given_twice_count_once(tmp_path, run, monkeypatch):
 
 
 @pytest.mark.parametrize("by_class", [False, True])
+@pytest.mark.usefixtures("same_graph")
 def test_an_image_that_cannot_be_judged_counts_as_flagged(tmp_path, monkeypatch, by_class):
     run, images = tmp_path / "run", files_of(tmp_path / "images", pixels(60, 8), "png")
     published(run)
@@ -161,11 +165,13 @@ def test_an_image_that_cannot_be_judged_counts_as_flagged(tmp_path, monkeypatch,
     assert sorted(path.name for path in run.iterdir() if path.name.isdecimal()) == ["1", "2", "3"]
 
 
+@pytest.mark.usefixtures("same_graph")
 def test_a_version_that_does_not_say_what_it_was_made_of_is_told(run, images):
     done = calibrate(run, [images], check=0.0)
     assert not done.knows and any("does not say which images it was made of" in line for line in done.told())
 
 
+@pytest.mark.usefixtures("same_graph")
 def test_figures_of_the_old_threshold_go(tmp_path, images):
     given = prepared(tmp_path)
     one = {"name": "a", "images": 20, "accuracy": 0.5, "accepted": 0.1, "accepted_interval": [0.0, 0.3]}
@@ -178,6 +184,7 @@ def test_figures_of_the_old_threshold_go(tmp_path, images):
     assert read_facts(done.version)["classes"] == [{"name": "a", "images": 20, "accuracy": 0.5}]
 
 
+@pytest.mark.usefixtures("same_graph")
 def test_a_threshold_for_each_class(run, images):
     done = calibrate(run, [images], accept=0.6, by_class=True, check=0.0)
     facts = read_facts(done.version)
@@ -204,36 +211,23 @@ def seen_through(model, folder):
 
 
 @pytest.mark.parametrize("said", [True, False])
-def test_the_ground_under_transparency_stays(tmp_path, images, said):
-    run, ground = tmp_path / "run", (9, 200, 77)
-    published(run, ground=ground)
-    facts = read_facts(run / "1")
-    assert facts["ground"] == list(ground)
-    if said:
-        assert seen_through(LocalModel(run / "1"), tmp_path) == (ground, pytest.approx(0, abs=1e-6))
-    else:  # Versions of before it was a setting laid pictures over black.
-        del facts["ground"]
-        (run / "1" / "assets.extra" / "kood.json").write_text(json.dumps(facts))
-    done = calibrate(run, [images], accept=0.9)
-    ground = ground if said else (0, 0, 0)
-    assert read_facts(done.version)["ground"] == list(ground)
-    assert seen_through(LocalModel(done.version), tmp_path)[0] == ground
-
-
-@pytest.mark.parametrize("said", [True, False])
-def test_what_becomes_of_other_proportions_stays(tmp_path, images, said):
-    given = prepared(tmp_path)
+def test_the_ground_and_what_becomes_of_other_proportions_stay(tmp_path, images, said):
+    ground = (9, 200, 77)
+    given = prepared(tmp_path, ground=ground)
     given["served"] = dataclasses.replace(given["served"], resize="crop" if said else "stretch")
     publishing.publish(**given)
     facts = read_facts(tmp_path / "1")
-    assert facts["resize"] == given["served"].resize
-    if not said:  # Versions of before there was a choice stretched them.
-        del facts["resize"]
+    assert facts["ground"] == list(ground) and facts["resize"] == given["served"].resize
+    model, wide = LocalModel(tmp_path / "1"), encoded(pixels(1, 9, size=(8, 30))[0])
+    before = model.ask([wide])[0]["ood_score"]
+    if said:
+        assert seen_through(model, tmp_path) == (ground, pytest.approx(0, abs=1e-6))
+    else:  # Versions of before these were settings laid pictures over black and stretched them.
+        del facts["ground"], facts["resize"]
         (tmp_path / "1" / "assets.extra" / "kood.json").write_text(json.dumps(facts))
-    wide = encoded(pixels(1, 9, size=(8, 30))[0])
-    before = LocalModel(tmp_path / "1").ask([wide])[0]["ood_score"]
     done = calibrate(tmp_path / "1", [images], accept=0.9)
-    assert read_facts(done.version)["resize"] == given["served"].resize
-    assert LocalModel(done.version).ask([wide])[0]["ood_score"] == before
-    again = calibrate(done.version, [images], accept=0.9)
-    assert sum(again.left_out.values()) == 0
+    ground, facts = ground if said else (0, 0, 0), read_facts(done.version)
+    assert facts["ground"] == list(ground) and facts["resize"] == given["served"].resize
+    again = LocalModel(done.version)
+    assert seen_through(again, tmp_path)[0] == ground and again.ask([wide])[0]["ood_score"] == before
+    assert sum(calibrate(done.version, [images], accept=0.9).left_out.values()) == 0

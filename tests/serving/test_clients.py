@@ -22,6 +22,8 @@ from kood.serving.served import Served
 from tests.serving.models import encoded, pixels, published
 from tests.serving.server import Server
 
+pytestmark = pytest.mark.usefixtures("loaded_once", "as_written")
+
 
 @pytest.fixture(scope="module")
 def run(tmp_path_factory):

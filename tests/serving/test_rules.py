@@ -64,8 +64,9 @@ def test_a_client_sends_what_stands_the_same_way(tmp_path):
         np.testing.assert_array_equal(decode_image(through_a_client(tmp_path, data)), decode_image(data), err_msg=name)
 
 
-@pytest.mark.parametrize("framing", [*FRAMINGS, ALIASED])
-@pytest.mark.parametrize("shape", SHAPES)
+@pytest.mark.parametrize(
+    ("shape", "framing"), [(SHAPES[0], GROUND), *((SHAPES[1], framing) for framing in (*FRAMINGS, ALIASED))]
+)
 def test_what_the_graph_reads_it_reads_as_training_does(shape, framing, tmp_path):
     images, decoded = graph(ALIKE.values(), shape, framing)
     assert decoded.all(), [name for name, fine in zip(ALIKE, decoded, strict=True) if not fine]
@@ -177,7 +178,7 @@ def test_a_large_jpeg_is_reduced_alike(shape, framing):
         height, width = pixels.shape[:2]
     by = reduction(2048, 2056, shape[:2], framing.resize)
     assert (height, width) == (-(-2048 // by), -(-2056 // by)) and by > 1
-    whole = decode_images([encoded(Image.fromarray(decode_image(plain)))], shape, framing)[0]
+    whole = decode_images([encoded(Image.fromarray(decode_image(plain)), "BMP")], shape, framing)[0]
     assert np.abs(whole.astype(int) - found[0]).mean() < (4 if framing.resize == "crop" else 0.6)
 
 
@@ -185,7 +186,7 @@ def test_a_large_jpeg_that_is_not_antialiased_is_whole():
     plain, *_ = large_jpegs()
     found = decode_images([plain], (128, 128, 3), ALIASED)
     np.testing.assert_array_equal(graph([plain], (128, 128, 3), ALIASED)[0], found)
-    whole = decode_images([encoded(Image.fromarray(decode_image(plain)))], (128, 128, 3), ALIASED)
+    whole = decode_images([encoded(Image.fromarray(decode_image(plain)), "BMP")], (128, 128, 3), ALIASED)
     np.testing.assert_array_equal(whole, found)
 
 
