@@ -225,10 +225,17 @@ def _raise_stopped(number) -> None:
     raise Stopped(number)
 
 
+def _swallowed(lost) -> None:
+    # Another stop follows one that is swallowed, so there is nothing to tell of it.
+    if not isinstance(lost.exc_value, Stopped):
+        sys.__unraisablehook__(lost)
+
+
 def stop_on_signals() -> None:
     """From here on SIGINT and SIGTERM raise `Stopped`."""
     signal.signal(signal.SIGINT, _stop)
     signal.signal(signal.SIGTERM, _stop)
+    sys.unraisablehook = _swallowed
 
 
 def alone(work: Callable[[], object]) -> NoReturn:

@@ -381,6 +381,7 @@ def invoke(monkeypatch, capsys):
     def call(*arguments, cwd):
         monkeypatch.chdir(cwd)
         monkeypatch.setattr(sys, "argv", ["kood", *map(str, arguments)])
+        monkeypatch.setattr(sys, "unraisablehook", sys.unraisablehook)
         handlers = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
         try:
             with pytest.raises(SystemExit) as done:

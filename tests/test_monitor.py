@@ -221,7 +221,6 @@ def test_answers_are_judged_by_the_version_they_were_given_under(tmp_path):
     assert monitor(run / "1", file, console=Console(file=io.StringIO()))[0].images == 1
 
 
-@pytest.mark.usefixtures("same_graph")
 def test_images_that_the_model_was_calibrated_on_are_left_out(tmp_path):
     run, images = tmp_path / "run", tmp_path / "images"
     published(run)

@@ -284,7 +284,7 @@ def one_level_unet(**options):
     return tiny_unet((4, 4, 1), **{"multipliers": (1,), "blocks": 2, "dropout": 0.2, **options})
 
 
-DENOISERS = [tiny_mlp, patched_unet, one_level_unet]
+DENOISERS = [tiny_mlp, patched_unet, pytest.param(one_level_unet, marks=pytest.mark.one_backend)]
 
 
 @pytest.mark.parametrize("make", DENOISERS)
@@ -566,7 +566,7 @@ def plain_convolution(x, kernel):
 
 
 @pytest.mark.parametrize("shape", [(4, 4), (8, 8), (4, 12), (8, 4), (16, 16), (3, 5), (1, 1), (6, 4)])
-@pytest.mark.parametrize(("channels", "filters"), [(1, 1), (5, 7), (40, 24)])
+@pytest.mark.parametrize(("channels", "filters"), [(1, 1), pytest.param(5, 7, marks=pytest.mark.one_backend), (40, 24)])
 def test_convolution_against_numpy(shape, channels, filters):
     rng = np.random.default_rng(0)
     x = rng.standard_normal((3, *shape, channels)).astype("float32") * 4 + 1

@@ -3,6 +3,7 @@
 import io
 import os
 import re
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -185,3 +186,26 @@ def test_an_error_that_nobody_foresaw_is_shown_by_python():
         env={**os.environ, "PYTHONPATH": str(ROOT)}, capture_output=True, text=True, check=False,
     )  # fmt: skip
     assert done.returncode == 1 and "ZeroDivisionError" in done.stderr
+
+
+def test_a_stop_that_is_swallowed_is_not_told(monkeypatch, capsys):
+    """Python swallows what is raised in a finaliser; the next one stops the run."""
+    monkeypatch.setattr(sys, "unraisablehook", sys.__unraisablehook__)
+    handlers = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        process.stop_on_signals()
+    finally:
+        for number, handler in handlers.items():
+            signal.signal(number, handler)
+
+    class Ending:
+        def __init__(self, error):
+            self.error = error
+
+        def __del__(self):
+            raise self.error
+
+    Ending(process.Stopped(signal.SIGTERM))
+    assert capsys.readouterr().err == ""
+    Ending(ValueError("something else"))
+    assert "something else" in capsys.readouterr().err

@@ -103,9 +103,6 @@ def cut_down(path, folder):
     if not is_frozen:  # ResNet-18 takes a minute to compile; the rate of some is made for batch normalisation.
         sgd = tree.get("train", {}).get("optimizer") == "sgd"
         tree.setdefault("classifier", {})["backbone"] = "resnet8" if sgd else "small_cnn"
-    if path.stem != "digits_table":  # There all scores are measured that a head has.
-        evaluate = tree.setdefault("evaluate", {})
-        evaluate.setdefault("scores", sorted({"msp", "energy", "knn", evaluate.get("headline", "msp")}))
     if "folds" in tree["data"].get("hold_out", {}):
         tree["data"]["hold_out"]["folds"] = 1
     options = tree.get("diffusion", {}).get("options", {})
