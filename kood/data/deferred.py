@@ -11,7 +11,7 @@ import numpy as np
 
 from kood.data.copies import image_digests, monochrome
 from kood.data.decode import decode_images, decode_readable, decoded
-from kood.data.large import blocks_of, filled, room, rows_at_once
+from kood.data.large import Pixels, blocks_of, filled, room, rows_at_once
 from kood.data.rules import Framing
 from kood.errors import UserError
 from kood.text import clean
@@ -23,6 +23,8 @@ __all__ = [
 
 #: Pixels of an image from which on its like are deferred: 128 x 128.
 LARGE = 128 * 128
+#: Pixels of images that lie in files of their own, as far as there is room.
+DECODED = Pixels()
 
 
 def are_deferred(image_shape: Sequence[int]) -> bool:
@@ -200,7 +202,7 @@ def kept(images: Images) -> Images:
 
 
 class ImageFiles(Deferred):
-    """Images in files of their own, decoded when they are asked for, many at a time.
+    """Images in files of their own, decoded when they are asked for, many at a time; some are kept decoded.
 
     Args:
         files: Their places, N.
@@ -224,7 +226,11 @@ class ImageFiles(Deferred):
 
     def _make(self, rows: np.ndarray) -> np.ndarray:
         """Decodes; `UserError` where a file cannot be read, or shows other pixels than it did."""
-        files = [self.files[row] for row in rows]
+        found = np.empty((len(rows), *self.shape[1:]), self.dtype)
+        missing = DECODED.fill(self.digests[rows], found)
+        if not len(missing):
+            return found
+        files, rows = [self.files[row] for row in rows[missing]], rows[missing]
         images = decode_images(files, self.shape[1:], self.framing)  # type: ignore[arg-type]
         other = np.flatnonzero((image_digests(images) != self.digests[rows]).any(axis=1))
         if len(other):
@@ -233,7 +239,8 @@ class ImageFiles(Deferred):
                 "run goes on, and start it again",
                 exit_code=1,
             )
-        return images
+        found[missing] = images
+        return found
 
 
 def listed(
@@ -246,6 +253,7 @@ def listed(
     for rows, images in decoded(files, image_shape, max_bad_images, framing, why):
         read.append(rows)
         digests.append(image_digests(images))
+        DECODED.keep(digests[-1], images)
         plain.append(monochrome(images))
     rows = np.concatenate(read)
     whole = [files[row] for row in rows]

@@ -3,18 +3,23 @@
 Such files are in the folder for temporary files (`TMPDIR`).
 """
 
+import contextlib
 import math
 import os
+import shutil
 import tempfile
+import threading
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any
 
 import numpy as np
 
-__all__ = ["Blobs", "blocks_of", "filled", "is_large", "room", "rows_at_once", "rows_of"]
+__all__ = ["Blobs", "Pixels", "blocks_of", "filled", "is_large", "room", "rows_at_once", "rows_of"]
 
 #: Bytes past which an array is kept on disk.
 IN_MEMORY = 512 * 2**20
+#: Bytes of decoded pixels that are kept, and the share of what is free in the folder for temporary files.
+_KEPT, _OF_FREE = 2 * 2**30, 0.25
 #: Bytes that are worked on at once.
 _BLOCK = 32 * 2**20
 
@@ -92,3 +97,45 @@ class Blobs(Sequence[bytes]):
         place = range(len(self))[place]
         self._file.seek(self._ends[place])
         return self._file.read(self._ends[place + 1] - self._ends[place])
+
+
+class Pixels:
+    """Images that need not be decoded again, in a file, found by their digests; what there is no room for is not kept.
+
+    Args:
+        most: Bytes to keep.
+    """
+
+    def __init__(self, most: int = _KEPT):
+        self._most, self._end = most, 0
+        self._at: dict[tuple[bytes, tuple[int, ...]], int] = {}
+        self._file: Any = None
+        self._using = threading.Lock()
+
+    def keep(self, digests: np.ndarray, images: np.ndarray) -> None:
+        """Keeps uint8 images (n, H, W, C) under their digests (n, 16)."""
+        # A full disk is no error here, since what is not kept is decoded again.
+        with self._using, contextlib.suppress(OSError):
+            most = min(self._most, int(_OF_FREE * (shutil.disk_usage(tempfile.gettempdir()).free + self._end)))
+            if self._file is None:
+                self._file = tempfile.TemporaryFile(prefix="kood-", buffering=0)  # noqa: SIM115 - closed when it goes
+            for digest, image in zip(digests, images, strict=True):
+                key = digest.tobytes(), image.shape
+                if key not in self._at and self._end + image.nbytes <= most:
+                    self._file.seek(self._end)
+                    if self._file.write(np.ascontiguousarray(image).data) == image.nbytes:
+                        self._at[key] = self._end
+                        self._end += image.nbytes
+
+    def fill(self, digests: np.ndarray, images: np.ndarray) -> np.ndarray:
+        """Reads those that are kept into images (n, H, W, C), by digests (n, 16); answers which rows are not."""
+        missing = []
+        with self._using:
+            for row, digest in enumerate(digests):
+                at = self._at.get((digest.tobytes(), images.shape[1:]))
+                if at is None:
+                    missing.append(row)
+                else:
+                    self._file.seek(at)
+                    self._file.readinto(images[row])
+        return np.array(missing, np.int64)

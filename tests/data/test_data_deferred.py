@@ -1,5 +1,6 @@
 """Images that are made when they are asked for are those that an array of them would hold."""
 
+import io
 import json
 from pathlib import Path
 from types import SimpleNamespace
@@ -13,8 +14,10 @@ from kood.data import ImageSet, load_id, load_source
 from kood.data.amplitude import swap_amplitudes
 from kood.data.batches import image_batches, labelled_batches, training_batches, views_of
 from kood.data.copies import image_digests, monochrome
+from kood.data.decode import decode_images
 from kood.data.deferred import Chained, Deferred, ImageFiles, Made, Stored, are_deferred, kept
 from kood.data.image_set import joined
+from kood.data.large import Pixels
 from kood.data.rules import Framing
 from kood.data.stored import read_images, write_images
 from kood.errors import UserError
@@ -139,8 +142,39 @@ def test_a_list_is_written_and_read(folder, deferring, tmp_path):
     assert read.take([1, 0]).sha256() != read.take([0, 1]).sha256()
 
 
-def test_a_file_that_changes_under_a_run_is_told(folder, deferring):
+@pytest.mark.parametrize("most", [2**20, 3 * 6 * 5 * 3, 0])
+def test_what_was_listed_is_read_and_not_decoded_again_as_far_as_there_is_room(folder, deferring, monkeypatch, most):
     deferring()
+    monkeypatch.setattr("kood.data.deferred.DECODED", Pixels(most))
+    source = SimpleNamespace(source="folder", path=str(folder), max_bad_images=1)
+    images = load_source(source, SHAPE, seed=0, key="data.id")["all"].images
+    wanted, decoding = np.asarray(images), []
+    monkeypatch.setattr(
+        "kood.data.deferred.decode_images", lambda files, *how: decoding.extend(files) or decode_images(files, *how)
+    )
+    np.testing.assert_array_equal(images[[5, 0, 5, 2]], wanted[[5, 0, 5, 2]])
+    decoded_again = {2**20: [], 0: [5, 0, 5, 2]}.get(most, [5, 5])
+    assert decoding == [images.files[row] for row in decoded_again]
+
+
+def test_a_disk_without_room_keeps_no_pixels_and_breaks_nothing(folder, deferring, monkeypatch):
+    deferring()
+    monkeypatch.setattr("kood.data.deferred.DECODED", Pixels())
+    source = SimpleNamespace(source="folder", path=str(folder), max_bad_images=1)
+    wanted = np.asarray(load_source(source, SHAPE, seed=0, key="data.id")["all"].images)
+
+    class Full(io.BytesIO):
+        def write(self, data):
+            raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr("kood.data.deferred.DECODED", Pixels())
+    monkeypatch.setattr("kood.data.large.tempfile.TemporaryFile", lambda **how: Full())
+    np.testing.assert_array_equal(load_source(source, SHAPE, seed=0, key="data.id")["all"].images, wanted)
+
+
+def test_a_file_that_changes_under_a_run_is_told(folder, deferring, monkeypatch):
+    deferring()
+    monkeypatch.setattr("kood.data.deferred.DECODED", Pixels(0))
     images = load_source(
         SimpleNamespace(source="folder", path=str(folder), max_bad_images=1), SHAPE, seed=0, key="data.id"
     )["all"].images
