@@ -2,14 +2,16 @@
 
 import ctypes
 import functools
+import gc
 import os
 import platform
 import re
+import time
 from collections.abc import Callable
 from importlib import metadata
 from pathlib import Path
 
-__all__ = ["arithmetic", "cores", "installed", "processor", "release_memory", "vector_flags"]
+__all__ = ["arithmetic", "collect_garbage", "cores", "installed", "processor", "release_memory", "vector_flags"]
 
 #: Vector instructions that decide how fast a network runs, and in which arithmetic.
 FLAGS = ("avx2", "avx512f", "avx512_bf16", "amx_bf16")
@@ -62,6 +64,24 @@ def arithmetic(backend: str) -> dict[str, str]:
 def release_memory() -> None:
     """Gives memory that has been freed back to the system: glibc keeps a pool for each thread."""
     _trim()(0)
+
+
+def collect_garbage() -> None:
+    """Frees objects that refer to each other, as loaded graphs do, and gives their memory back to the system.
+
+    It walks through all that Python holds. After many short steps in a row it does so only now and then, so that this
+    takes a twentieth of the time at most.
+    """
+    began = time.monotonic()
+    if began < _collected["again"]:
+        return
+    gc.collect()
+    release_memory()
+    ended = time.monotonic()
+    _collected["again"] = ended + 19 * (ended - began)
+
+
+_collected = {"again": 0.0}
 
 
 @functools.cache

@@ -1,6 +1,7 @@
 """What is said of the machine that a figure was measured on."""
 
 import os
+import weakref
 
 import numpy as np
 import pytest
@@ -68,3 +69,31 @@ def test_a_package_is_found_under_another_name_of_its_distribution(tmp_path, mon
     monkeypatch.syspath_prepend(str(tmp_path))
     assert machine.installed("manyfold") == machine.installed("manyfold-cpu") == "1.5"
     assert machine.installed("numpy") == np.__version__
+
+
+def test_garbage_is_collected_when_that_is_little_of_the_time(monkeypatch):
+    now, at = [100.0], []
+    monkeypatch.setattr(machine.time, "monotonic", lambda: now[0])
+    monkeypatch.setattr(machine, "_collected", {"again": 0.0})
+
+    def collect():
+        at.append(now[0])
+        now[0] += 0.5
+
+    monkeypatch.setattr(machine.gc, "collect", collect)
+    for step in (1.0, 8.0, 0.49, 0.02, 3.0, 600.0):
+        machine.collect_garbage()
+        now[0] += step
+    assert at == pytest.approx([100.0, 110.01])
+
+
+def test_what_refers_to_itself_is_freed(monkeypatch):
+    class Graph:
+        pass
+
+    graph = Graph()
+    graph.own, seen = graph, weakref.ref(graph)
+    del graph
+    monkeypatch.setattr(machine, "_collected", {"again": 0.0})
+    machine.collect_garbage()
+    assert seen() is None

@@ -1,14 +1,13 @@
 """A stage as a value: what decides its result, how it is made, and what it left once it was."""
 
 import abc
-import gc
 import shutil
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any, ClassVar
 
 from kood import registry
-from kood.machine import arithmetic, release_memory
+from kood.machine import arithmetic, collect_garbage
 from kood.pipeline.work import Work
 from kood.recipe import Recipe
 from kood.runs import Result, fingerprint
@@ -159,8 +158,7 @@ class Stage(abc.ABC):
             try:
                 return self.make(folder, work)
             finally:
-                gc.collect()  # Loaded graphs refer to themselves.
-                release_memory()
+                collect_garbage()
 
         if not self.is_shared:
             return work.run.ensure(self.kind, decides, make)

@@ -1,5 +1,7 @@
 """A user's own Keras network as a backbone."""
 
+import functools
+from pathlib import Path
 from typing import Any
 
 import keras
@@ -14,7 +16,7 @@ from kood.data.paths import data_path
 from kood.errors import UserError, under
 from kood.nets.backbones.parts import checked_image_shape, of_whole_batches, on_top_of, why
 from kood.registry import nearest
-from kood.runs import digest_file
+from kood.runs import digest_file, file_state
 from kood.text import clean
 
 __all__ = ["file"]
@@ -96,7 +98,13 @@ def file(
 def _read(path: str, **_: Any) -> dict[str, Any]:
     with under("classifier.options"):
         place = data_path(path)
-    return {"path": digest_file(place)} if place.is_file() else {}
+    return {"path": _digest(place, file_state(place))} if place.is_file() else {}
+
+
+@functools.lru_cache(8)
+def _digest(place: Path, _state: tuple[int, ...]) -> str:
+    """Of a file as it is now: each stage of a matrix asks for it."""
+    return digest_file(place)
 
 
 file.read = _read  # type: ignore[attr-defined]
