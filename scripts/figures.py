@@ -11,7 +11,7 @@ import json
 import re
 import statistics
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -32,6 +32,7 @@ def keep(report: dict[str, Any]) -> dict[str, Any]:
             {
                 "cell": cell["cell"],
                 "accuracy": round(cell["id"]["accuracy"], 6),
+                "score": cell["headline_score"],
                 "near": _mean_of(cell, "near"),
                 "far": _mean_of(cell, "far"),
                 "folds": [round(fold["auroc"], 6) for fold in (cell.get("hold_out") or {}).get("folds", [])],
@@ -74,19 +75,58 @@ def photographs_table(kept: dict[str, Any]) -> Iterator[str]:
         shown = head
 
 
+def ablations_16px(kept: dict[str, Any]) -> Iterator[str]:
+    """Each arm: its figures, mean and sample standard deviation over seeds, and how far it is from none of the seed."""
+    yield "| arm | ID accuracy | near AUROC | near FPR@95 | far AUROC | near, against none | far, against none | accuracy, against none | of the way to real |"  # noqa: E501 - a line of Markdown.
+    yield "|---" * 9 + "|"
+    by_arm = {name: cells for (name,), cells in _grouped(kept["cells"], lambda cell: (cell["cell"]["arm"],)).items()}
+    by_seed = {arm: {cell["cell"]["seed"]: cell for cell in cells} for arm, cells in by_arm.items()}
+
+    def apart(arm: str, figure: Callable[[Cell], float]) -> list[float]:
+        return [figure(cell) - figure(by_seed["none"][seed]) for seed, cell in by_seed[arm].items()]
+
+    for arm, cells in by_arm.items():
+        row = [_spread(figure(cell) for cell in cells) for figure in (_right, _near, _near_fpr, _far)]
+        if arm == "none":
+            row += [""] * 4
+        else:
+            for figure in (_near, _far, _right):
+                more = apart(arm, figure)
+                row.append(f"{100 * statistics.fmean(more):+.1f}, {sum(one > 0 for one in more)} of {len(more)}")
+            way = statistics.fmean(apart(arm, _near)) / statistics.fmean(apart("real outliers", _near))
+            row.append(f"{way:.0%}")
+        yield f"| {arm} | {' | '.join(row)} |"
+
+
 def digits_controls(kept: dict[str, Any]) -> Iterator[str]:
     """Each kind of outlier: accuracy, near and far, mean and sample standard deviation over seeds."""
     yield "| outliers | ID accuracy | near AUROC | near FPR@95 | far AUROC |"
     yield "|---|---|---|---|---|"
     for (name,), cells in _grouped(kept["cells"], lambda cell: (cell["cell"]["outliers"],)).items():
-        columns = (
-            [cell["accuracy"] for cell in cells],
-            [cell["near"]["auroc"] for cell in cells],
-            [cell["near"]["fpr_at_ood_tpr"] for cell in cells],
-            [cell["far"]["auroc"] for cell in cells],
-        )
-        told = (f"{100 * statistics.fmean(of):.1f} ± {100 * statistics.stdev(of):.1f}" for of in columns)
+        told = (_spread(figure(cell) for cell in cells) for figure in (_right, _near, _near_fpr, _far))
         yield f"| {name} | {' | '.join(told)} |"
+
+
+def _right(cell: Cell) -> float:
+    return cell["accuracy"]
+
+
+def _near(cell: Cell) -> float:
+    return cell["near"]["auroc"]
+
+
+def _near_fpr(cell: Cell) -> float:
+    return cell["near"]["fpr_at_ood_tpr"]
+
+
+def _far(cell: Cell) -> float:
+    return cell["far"]["auroc"]
+
+
+def _spread(values: Iterable[float]) -> str:
+    """Mean and sample standard deviation, in percent."""
+    of = [100 * value for value in values]
+    return f"{statistics.fmean(of):.1f} ± {statistics.stdev(of):.1f}"
 
 
 def _grouped(cells: list[Cell], key: Callable[[Cell], tuple]) -> dict[tuple, list[Cell]]:
@@ -96,7 +136,7 @@ def _grouped(cells: list[Cell], key: Callable[[Cell], tuple]) -> dict[tuple, lis
     return found
 
 
-TABLES = {table.__name__: table for table in (photographs_table, digits_controls)}
+TABLES = {table.__name__: table for table in (photographs_table, ablations_16px, digits_controls)}
 
 
 def written(page: str) -> str:

@@ -1,6 +1,5 @@
 """The commands about recipes: what makes a run, and what a recipe may say."""
 
-import re
 import time
 from pathlib import Path
 from typing import Annotated
@@ -59,16 +58,10 @@ def run(
     with native_messages_held_back():
         from kood import pipeline
 
-    try:
-        pipeline.run(
-            loaded, fresh=fresh, any_backend=any_backend, other_data=other_data, began=began, saved=saved,
-            console=console(),
-        )  # fmt: skip
-    except UserError as error:
-        # What is wrong with a key is wrong in a file.
-        section = re.match(r"[a-z]+", str(error))
-        of_recipe = section is not None and section.group() in type(loaded).model_fields
-        raise UserError(f"{recipe}: {error}" if of_recipe else str(error), error.exit_code) from error
+    pipeline.run(
+        loaded, fresh=fresh, any_backend=any_backend, other_data=other_data, began=began, saved=saved,
+        console=console(),
+    )  # fmt: skip
 
 
 @commands.command()

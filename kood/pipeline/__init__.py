@@ -31,7 +31,7 @@ from kood.pipeline.summary import write_report
 from kood.pipeline.team import Team
 from kood.pipeline.work import Work
 from kood.process import keras_defaults
-from kood.recipe import Recipe, load
+from kood.recipe import Recipe, load, of_its_file
 from kood.runs import Run, write_atomically
 from kood.text import masked
 
@@ -86,10 +86,15 @@ def run(
     console = console or Console()
     if not isinstance(recipe, Recipe):
         recipe = load(recipe, overrides, quick=quick)
-    budget = Budget(recipe, began)
+    with of_its_file(recipe):
+        budget, backend = Budget(recipe, began), keras.backend.backend()
+        folder = Run(saved / recipe.name, fresh=fresh, backend=backend, any_backend=any_backend)
+        return _run(recipe, budget, folder, other_data, console)
+
+
+def _run(recipe: Recipe, budget: Budget, folder: Run, other_data: bool, console: Console) -> dict[str, Any]:
     asked = [cell.train.devices for _, cell in recipe.cells()]
     devices = obtain(recipe.train.devices, most=max(1 if number == "auto" else number for number in asked))
-    folder = Run(saved / recipe.name, fresh=fresh, backend=keras.backend.backend(), any_backend=any_backend)
     if devices.processes > 1 and recipe.budget.minutes is not None:
         raise UserError("budget.minutes: several processes have no common clock; run it in one, or without --minutes")
     team = Team(devices, folder)

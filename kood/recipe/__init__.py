@@ -5,6 +5,6 @@ into a `Recipe` or raises one `UserError` that names the file, each wrong key, w
 """
 
 from kood.recipe.loading import checked, load, shipped
-from kood.recipe.model import Recipe
+from kood.recipe.model import Recipe, of_its_file
 
-__all__ = ["Recipe", "checked", "load", "shipped"]
+__all__ = ["Recipe", "checked", "load", "of_its_file", "shipped"]

@@ -1,8 +1,10 @@
 """The recipe as a whole, and the cells of its matrix."""
 
+import contextlib
 import copy
 import itertools
-from collections.abc import Sequence
+import re
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -39,7 +41,7 @@ from kood.recipe.sections import (
 from kood.recipe.training_sections import FineTuning, Train
 from kood.section import by_name
 
-__all__ = ["Recipe"]
+__all__ = ["Recipe", "of_its_file"]
 
 
 _HEAD = {"anyOf": [{"type": "string"}, Head.model_json_schema()]}
@@ -250,3 +252,22 @@ class Recipe(Section):
 def _needs(score: str, quantity: str) -> bool:
     entry = registry.find("scores", specs.name_of(score), "evaluate.scores")
     return quantity in (*entry.required, *entry.fitted_on)
+
+
+@contextlib.contextmanager
+def of_its_file(recipe: Recipe) -> Iterator[None]:
+    """Puts the file of a recipe before a message that begins with one of its keys.
+
+    Args:
+        recipe: As it was loaded; without a file messages stay as they are.
+
+    Raises:
+        UserError: what was raised inside, with the same exit code.
+    """
+    try:
+        yield
+    except UserError as error:
+        section = re.match("[a-z_]+", str(error))
+        if recipe.file is None or section is None or section.group() not in Recipe.model_fields:
+            raise
+        raise UserError(f"{recipe.file}: {error}", error.exit_code) from error
