@@ -46,3 +46,25 @@ def test_what_a_table_says():
     _, _, none, noise = figures.photographs_table(kept)
     assert none == "| softmax | none | 2 | 75.0 | 65.0 | 80.0 | 72.5 |  |  |"
     assert noise == "|  | noise | 2 | 80.0 | 68.5 | 78.5 | 73.5 | +1.0 | 1 |"
+
+
+def test_what_the_table_of_ablations_says():
+    """Two seeds, written out: each arm against none of its seed, and how far of the way to real outliers it goes."""
+
+    def one(seed, arm, accuracy, near, far):
+        figures_of = {"near": {"auroc": near, "fpr_at_ood_tpr": 0.5}, "far": {"auroc": far}}
+        return {"cell": {"seed": seed, "arm": arm}, "accuracy": accuracy, "score": "knn", **figures_of}
+
+    cells = [
+        one("2", "none", 0.60, 0.70, 0.90),
+        one("2", "rotation", 0.61, 0.72, 0.95),
+        one("2", "real outliers", 0.60, 0.78, 0.90),
+        one("3", "none", 0.62, 0.74, 0.94),
+        one("3", "rotation", 0.60, 0.74, 0.95),
+        one("3", "real outliers", 0.60, 0.78, 0.90),
+    ]
+    _, _, none, rotation, real = figures.ablations_16px({"cells": cells})
+    assert none == "| none | 61.0 ± 1.4 | 72.0 ± 2.8 | 50.0 ± 0.0 | 92.0 ± 2.8 |  |  |  |  |"
+    assert rotation.startswith("| rotation | 60.5 ± 0.7 | 73.0 ± 1.4 | 50.0 ± 0.0 | 95.0 ± 0.0 | +1.0, 1 of 2 | ")
+    assert rotation.endswith("| +1.0, 1 of 2 | +3.0, 2 of 2 | -0.5, 1 of 2 | 17% |")
+    assert real.endswith("| +6.0, 2 of 2 | -2.0, 0 of 2 | -1.0, 0 of 2 | 100% |")
