@@ -50,8 +50,8 @@ def test_a_recipe_of_a_plain_folder():
     assert recipe.name == "pets" and recipe.data.id.path == str(Path("pets").absolute())
     assert recipe.data.shape == (20, 28, 3) and recipe.data.id.classes is None and recipe.data.id.test == 0.2
     assert recipe.data.near["zoo"].path == str(Path("zoo").absolute()) and set(recipe.data.far) == {"uniform", "blobs"}
-    assert recipe.outliers.use == ["cutmix", "noise"] and not recipe.needs_diffusion
-    assert recipe.head.name == "cosface" and recipe.serve.accept == 0.95
+    assert recipe.outliers.use == ["patch_shuffle"] and recipe.outliers.amplitude == "swapped"
+    assert recipe.head.name == "softmax" and recipe.serve.accept == 0.95 and not recipe.needs_diffusion
     assert "cat 150, dog 120, owl 130" in text and "20x30 pixels" in text and "kood run pets.toml" in text
     written = Path("pets.toml").read_text().splitlines()
     assert all(len(line) <= 120 for line in written if not line.startswith("path"))
@@ -166,6 +166,19 @@ def test_the_image_shape_follows_the_images_and_the_machine(size, machine, shape
     for name in "ab":
         fill(f"x/{name}", 10, size)
     assert choose(survey(Path("x")), machine, 30).image_shape == (*shape, 3)
+
+
+@pytest.mark.parametrize(
+    ("size", "minutes", "rotation"), [((16, 16), 1, True), ((16, 24), 1, False), ((32, 32), 0.01, False)]
+)
+def test_rotations_are_learned_of_square_images_if_the_time_is_enough(size, minutes, rotation):
+    for name in "ab":
+        fill(f"x/{name}", 40, size)
+    found = survey(Path("x"))
+    chosen, longer = choose(found, CPU, minutes), choose(found, CPU, 60)
+    assert chosen.rotation == rotation and chosen.epochs >= 5 and longer.epochs == 100
+    recipe = load(new_recipe("x", minutes=60, machine=CPU))
+    assert recipe.train.auxiliary.name == ("rotation" if size[0] == size[1] else "none")
 
 
 def test_grey_images_stay_grey_whatever_their_mode():

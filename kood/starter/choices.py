@@ -28,6 +28,9 @@ FOLDS, FEWEST_TO_HOLD_OUT = 5, 4
 ALIKE, CUT = 1.1, 0.4
 #: How many times as long an image takes in training as in a pass: EfficientNet-Lite0 on two CPU cores.
 TRAINED = 5.5
+#: A network that is trained from nothing passes over its images so many times at least; where rotations are predicted
+#: too, a pass takes as long as so many.
+FEWEST_EPOCHS, ROTATIONS = 5, 4
 #: Images a second that a ResNet-8 trains on at 16 px, on a CPU core and on a GPU, roughly: for the number of epochs.
 CPU_RATE, ACCELERATOR_RATE = 700.0, 20_000.0
 
@@ -50,6 +53,7 @@ class Choices:
         folds: How many times classes are held out; 0 where there are too few.
         passing: Seconds that all images take through the pretrained network; None where it is not known.
         tuning: Seconds that the network takes to be fine-tuned on the training images, likewise.
+        rotation: Whether a network that is trained from nothing learns to predict rotations too.
     """
 
     found: Survey
@@ -75,6 +79,7 @@ class Choices:
     folds: int = 0
     passing: float | None = None
     tuning: float | None = None
+    rotation: bool = False
 
 
 def choose(
@@ -116,6 +121,8 @@ def choose(
     # A third of the time: exposed and, to compare with, unexposed. The rest is measuring and writing.
     epochs = minutes * 60 / 3 * rate * (16 / side) ** 2 / trained
     outliers = int(min(5000, max(200, trained // 5)))
+    rotation = network is None and shape[0] == shape[1] and epochs >= ROTATIONS * FEWEST_EPOCHS
+    epochs /= ROTATIONS if rotation else 1
     passing = tuning = None
     if network is not None:
         epochs = FROZEN_EPOCHS
@@ -140,7 +147,7 @@ def choose(
         outliers=outliers,
         backbone=_backbone(side, trained, machine),
         width=96 if machine.accelerator else 64,
-        epochs=int(min(100, max(5, epochs))),
+        epochs=int(min(100, max(FEWEST_EPOCHS, epochs))),
         batch_size=64 if trained >= 640 else 32,
         network=network,
         resize=resize,
@@ -148,6 +155,7 @@ def choose(
         folds=FOLDS if network is not None and len(classes) >= FEWEST_TO_HOLD_OUT else 0,
         passing=passing,
         tuning=tuning,
+        rotation=rotation,
     )
 
 

@@ -264,7 +264,7 @@ def _frozen(chosen: Choices) -> list[str]:
         "[outliers.patch_shuffle]",
         "grid = 4",
         "",
-        *_head(chosen, "on photographs far ahead of softmax; docs/photographs.md", "scale = 16.0"),
+        *_head(chosen),
         "[classifier]",
         _line(f'backbone = "{chosen.network.backbone}"', chosen.network.why),
         f"options = {{ {options} }}",
@@ -302,11 +302,12 @@ def _weights(chosen: Choices) -> list[str]:
     return [_line('# class_weight = "balanced"', why)]
 
 
-def _head(chosen: Choices, why: str, *more: str) -> list[str]:
-    """The lines of the head; two classes leave no room for a margin."""
+def _head(chosen: Choices) -> list[str]:
+    """The lines of a head on frozen features; two classes leave no room for a margin."""
     if len(chosen.classes) == 2:
         return ["[head]", _line('name = "softmax"', "two classes: no margin"), ""]
-    return ["[head]", _line('name = "cosface"', why), "margin = 0.1", *more, ""]
+    why = "on photographs far ahead of softmax; docs/photographs.md"
+    return ["[head]", _line('name = "cosface"', why), "margin = 0.1", "scale = 16.0", ""]
 
 
 def _scratch(chosen: Choices) -> list[str]:
@@ -316,10 +317,10 @@ def _scratch(chosen: Choices) -> list[str]:
         "# compare. The run trains without them as well, and says so if they made it clearly worse. For label mixups",
         '# by a diffusion model write use = ["label_mixup"]; for no outliers use = [].',
         "[outliers]",
-        'use = ["cutmix", "noise"]',
+        'use = ["patch_shuffle"]',
         _line('amplitude = "swapped"', "so that smoothness and contrast tell nothing"),
         _line(f"per_batch = {chosen.batch_size // 2}", "beside train.batch_size images"),
-        _line(f"count = {chosen.outliers}", "of each kind"),
+        f"count = {chosen.outliers}",
         "",
         _line("[outliers.label_mixup]", "counts where `use` names it, and so does [diffusion]"),
         "guidance = 2.0",
@@ -333,7 +334,9 @@ def _scratch(chosen: Choices) -> list[str]:
         "ema = 0.999",
         _line('precision = "auto"', "measured on this machine before training"),
         "",
-        *_head(chosen, "an angular margin; `kood list heads`"),
+        "[head]",
+        _line('name = "softmax"', "no other head was measured to be better here; `kood list heads`"),
+        "",
         "[classifier]",
         _line(f'backbone = "{chosen.backbone}"', "`kood list backbones`"),
         "",
@@ -342,6 +345,7 @@ def _scratch(chosen: Choices) -> list[str]:
         f"batch_size = {chosen.batch_size}",
         "learning_rate = 0.003",
         "weight_decay = 0.0005",
+        *([_line('auxiliary = "rotation"', "learns rotations too, in four times the time")] if chosen.rotation else []),
         *_weights(chosen),
         "",
     ]
