@@ -98,6 +98,15 @@ def ablations_16px(kept: dict[str, Any]) -> Iterator[str]:
         yield f"| {arm} | {' | '.join(row)} |"
 
 
+def ablations_16px_short(kept: dict[str, Any]) -> Iterator[str]:
+    """What README shows of it."""
+    yield "| | near AUROC | far AUROC | ID accuracy |"
+    yield "|---|---|---|---|"
+    for (arm,), cells in _grouped(kept["cells"], lambda cell: (cell["cell"]["arm"],)).items():
+        told = (_spread(figure(cell) for cell in cells) for figure in (_near, _far, _right))
+        yield f"| {arm} | {' | '.join(told)} |"
+
+
 def digits_controls(kept: dict[str, Any]) -> Iterator[str]:
     """Each kind of outlier: accuracy, near and far, mean and sample standard deviation over seeds."""
     yield "| outliers | ID accuracy | near AUROC | near FPR@95 | far AUROC |"
@@ -136,14 +145,14 @@ def _grouped(cells: list[Cell], key: Callable[[Cell], tuple]) -> dict[tuple, lis
     return found
 
 
-TABLES = {table.__name__: table for table in (photographs_table, ablations_16px, digits_controls)}
+TABLES = {table.__name__: table for table in (photographs_table, ablations_16px, ablations_16px_short, digits_controls)}
 
 
 def written(page: str) -> str:
     """A page with its tables made anew."""
 
     def table(mark: re.Match) -> str:
-        kept = json.loads((KEPT / f"{mark[2]}.json").read_text(encoding="utf-8"))
+        kept = json.loads((KEPT / f"{mark[2].removesuffix('_short')}.json").read_text(encoding="utf-8"))
         return mark[1] + "".join(f"{line}\n" for line in TABLES[mark[2]](kept)) + mark[3]
 
     return MARKED.sub(table, page)
@@ -155,7 +164,7 @@ def main(arguments: list[str]) -> None:
         for file in arguments[1:]:
             kept = keep(json.loads(Path(file).read_text(encoding="utf-8")))
             (KEPT / f"{kept['recipe']}.json").write_text(json.dumps(kept, indent=1) + "\n", encoding="utf-8")
-    for page in sorted((ROOT / "docs").rglob("*.md")):
+    for page in (ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))):
         page.write_text(written(page.read_text(encoding="utf-8")), encoding="utf-8")
 
 
