@@ -171,7 +171,7 @@ def test_the_image_shape_follows_the_images_and_the_machine(size, machine, shape
 @pytest.mark.parametrize(
     ("size", "minutes", "rotation"), [((16, 16), 1, True), ((16, 24), 1, False), ((32, 32), 0.01, False)]
 )
-def test_rotations_are_learned_of_square_images_if_the_time_is_enough(size, minutes, rotation):
+def test_rotations_are_learned_of_square_images_if_there_is_time_to_spare(size, minutes, rotation):
     for name in "ab":
         fill(f"x/{name}", 40, size)
     found = survey(Path("x"))

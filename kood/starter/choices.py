@@ -10,7 +10,7 @@ from kood.recipe.training_sections import FineTuning
 from kood.starter.images import Machine, Survey
 from kood.starter.pretrained import Pretrained
 
-__all__ = ["FEWEST", "TEST", "Choices", "choose"]
+__all__ = ["FEWEST", "FEWEST_EPOCHS", "MOST_EPOCHS", "TEST", "Choices", "choose"]
 
 #: A class with fewer images cannot stand in every part of the split and still be learned.
 FEWEST = 8
@@ -28,9 +28,9 @@ FOLDS, FEWEST_TO_HOLD_OUT = 5, 4
 ALIKE, CUT = 1.1, 0.4
 #: How many times as long an image takes in training as in a pass: EfficientNet-Lite0 on two CPU cores.
 TRAINED = 5.5
-#: A network that is trained from nothing passes over its images so many times at least; where rotations are predicted
-#: too, a pass takes as long as so many.
-FEWEST_EPOCHS, ROTATIONS = 5, 4
+#: Passes over its images of a network that is trained from nothing, at least and at most; where rotations are predicted
+#: too, one takes as long as so many. In equal time more passes gave more.
+FEWEST_EPOCHS, MOST_EPOCHS, ROTATIONS = 5, 100, 4
 #: Images a second that a ResNet-8 trains on at 16 px, on a CPU core and on a GPU, roughly: for the number of epochs.
 CPU_RATE, ACCELERATOR_RATE = 700.0, 20_000.0
 
@@ -121,7 +121,7 @@ def choose(
     # A third of the time: exposed and, to compare with, unexposed. The rest is measuring and writing.
     epochs = minutes * 60 / 3 * rate * (16 / side) ** 2 / trained
     outliers = int(min(5000, max(200, trained // 5)))
-    rotation = network is None and shape[0] == shape[1] and epochs >= ROTATIONS * FEWEST_EPOCHS
+    rotation = network is None and shape[0] == shape[1] and epochs >= ROTATIONS * MOST_EPOCHS
     epochs /= ROTATIONS if rotation else 1
     passing = tuning = None
     if network is not None:
@@ -147,7 +147,7 @@ def choose(
         outliers=outliers,
         backbone=_backbone(side, trained, machine),
         width=96 if machine.accelerator else 64,
-        epochs=int(min(100, max(FEWEST_EPOCHS, epochs))),
+        epochs=int(min(MOST_EPOCHS, max(FEWEST_EPOCHS, epochs))),
         batch_size=64 if trained >= 640 else 32,
         network=network,
         resize=resize,

@@ -19,7 +19,7 @@ from kood.recipe.data_sections import RESERVED
 from kood.recipe.sections import SLUG
 from kood.report.wording import duration
 from kood.runs import write_atomically
-from kood.starter.choices import FEWEST, TEST, Choices, choose
+from kood.starter.choices import FEWEST, FEWEST_EPOCHS, MOST_EPOCHS, TEST, Choices, choose
 from kood.starter.files import KINDS
 from kood.starter.images import Machine, Survey, survey
 from kood.starter.pretrained import SMALLEST, pretrained, seconds_of_an_image
@@ -335,17 +335,21 @@ def _scratch(chosen: Choices) -> list[str]:
         _line('precision = "auto"', "measured on this machine before training"),
         "",
         "[head]",
-        _line('name = "softmax"', "no other head was measured to be better here; `kood list heads`"),
+        _line('name = "softmax"', "none was measured to be better with these outliers; `kood list heads`"),
         "",
         "[classifier]",
         _line(f'backbone = "{chosen.backbone}"', "`kood list backbones`"),
         "",
         "[train]",
-        _line(f"epochs = {chosen.epochs}", "as many as the time allows, 5 to 100"),
+        _line(f"epochs = {chosen.epochs}", f"as many as the time allows, {FEWEST_EPOCHS} to {MOST_EPOCHS}"),
         f"batch_size = {chosen.batch_size}",
         "learning_rate = 0.003",
         "weight_decay = 0.0005",
-        *([_line('auxiliary = "rotation"', "learns rotations too, in four times the time")] if chosen.rotation else []),
+        *(
+            [_line('auxiliary = "rotation"', "there is time to spare, and far outliers gain from it")]
+            if chosen.rotation
+            else []
+        ),
         *_weights(chosen),
         "",
     ]
