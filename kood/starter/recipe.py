@@ -27,7 +27,6 @@ from kood.text import clean
 
 __all__ = ["literal", "named", "new_recipe", "slug_of", "source_of"]
 
-
 #: Classes whose sizes differ by this factor are said to.
 UNEVEN = 4.0
 #: What it costs that no pretrained network is at hand.
