@@ -86,11 +86,11 @@ def ablations_16px(kept: dict[str, Any]) -> Iterator[str]:
     """Each arm: its figures, mean and sample standard deviation over seeds, and how far it is from none of the seed."""
     yield "| arm | ID accuracy | near AUROC | near FPR@95 | far AUROC | near, against none | far, against none | accuracy, against none | of the way to real |"  # noqa: E501 - a line of Markdown.
     yield "|---" * 9 + "|"
-    by_arm = {name: cells for (name,), cells in _grouped(kept["cells"], lambda cell: (cell["cell"]["arm"],)).items()}
-    by_seed = {arm: {cell["cell"]["seed"]: cell for cell in cells} for arm, cells in by_arm.items()}
+    by_arm = _by_arm(kept)
+    none = {cell["cell"]["seed"]: cell for cell in by_arm["none"]}
 
     def apart(arm: str, figure: Callable[[Cell], float]) -> list[float]:
-        return [figure(cell) - figure(by_seed["none"][seed]) for seed, cell in by_seed[arm].items()]
+        return [figure(cell) - figure(none[cell["cell"]["seed"]]) for cell in by_arm[arm]]
 
     for arm, cells in by_arm.items():
         row = [_spread(figure(cell) for cell in cells) for figure in (_right, _near, _near_fpr, _far)]
@@ -109,9 +109,9 @@ def ablations_16px_short(kept: dict[str, Any]) -> Iterator[str]:
     """What README shows of it, each arm by what it has."""
     yield "| | near AUROC | far AUROC | ID accuracy |"
     yield "|---|---|---|---|"
-    by_arm = _grouped(kept["cells"], lambda cell: (cell["cell"]["arm"],))
+    by_arm = _by_arm(kept)
     for arm, shown in SHORT.items():
-        told = (_spread(figure(cell) for cell in by_arm[(arm,)]) for figure in (_near, _far, _right))
+        told = (_spread(figure(cell) for cell in by_arm[arm]) for figure in (_near, _far, _right))
         yield f"| {shown} | {' | '.join(told)} |"
 
 
@@ -122,6 +122,10 @@ def digits_controls(kept: dict[str, Any]) -> Iterator[str]:
     for (name,), cells in _grouped(kept["cells"], lambda cell: (cell["cell"]["outliers"],)).items():
         told = (_spread(figure(cell) for cell in cells) for figure in (_right, _near, _near_fpr, _far))
         yield f"| {name} | {' | '.join(told)} |"
+
+
+def _by_arm(kept: dict[str, Any]) -> dict[str, list[Cell]]:
+    return {arm: cells for (arm,), cells in _grouped(kept["cells"], lambda cell: (cell["cell"]["arm"],)).items()}
 
 
 def _right(cell: Cell) -> float:

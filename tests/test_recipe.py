@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from kood import registry
 from kood.errors import UserError
-from kood.recipe import Recipe, load
+from kood.recipe import Recipe, load, of_its_file
 from tests.conftest import TINY
 
 RECIPES = sorted((Path(__file__).parents[1] / "recipes").glob("*.toml"))
@@ -412,3 +412,20 @@ def test_a_recipe_keeps_names_composed(tmp_path):
     path.write_text(TINY.replace("[data.id]", f'[data.id]\npath = "/{decomposed}"'), encoding="utf-8")
     recipe = load(path, [f'data.id.classes=["{decomposed}", "tea"]'])
     assert recipe.data.id.path == f"/{composed}" and recipe.data.id.classes == [composed, "tea"]
+
+
+@pytest.mark.parametrize(
+    ("message", "told"),
+    [
+        ("data.id.path: there is nothing", "{file}: data.id.path: there is nothing"),
+        ("fine_tuning: no", "{file}: fine_tuning: no"),
+        ("datasets: no key", "datasets: no key"), ("saved/x cannot be written", "saved/x cannot be written"),
+    ],
+)  # fmt: skip
+def test_what_is_wrong_with_a_key_is_told_with_the_file(tiny, message, told):
+    with pytest.raises(UserError) as refused, of_its_file(load(tiny)):
+        raise UserError(message, exit_code=1)
+    assert str(refused.value) == told.format(file=tiny) and refused.value.exit_code == 1
+    with pytest.raises(UserError) as refused, of_its_file(Recipe.model_validate(load(tiny).model_dump())):
+        raise UserError(message)
+    assert str(refused.value) == message
