@@ -32,8 +32,6 @@ _TRIMMED = 64 * 2**20
 #: Pixels of an image up to which it waits for others of its shape, to be resized with them.
 _SMALL = 2**18
 _CHUNK = 64
-#: Images that one thread resizes at once.
-_AT_ONCE = 16
 _THREADS = 8
 
 
@@ -279,20 +277,10 @@ def decoded(
                     if len(why) > max_bad_images:
                         raise _too_many(one, why, max_bad_images) from one
             block = np.empty((len(good), *image_shape), np.uint8)
-
-            def fit(rows: Sequence[int], good=good, block=block) -> None:
+            for shape in {pixels.shape for pixels in good}:
+                rows = [row for row, pixels in enumerate(good) if pixels.shape == shape]
                 block[rows] = _fit(np.stack([good[row] for row in rows]), image_shape, framing)
-
-            list(pool.map(fit, _alike(good)))
             yield places[[not isinstance(one, _UnreadableError) for one in found]], block
-
-
-def _alike(images: Sequence[np.ndarray]) -> list[list[int]]:
-    """Which images are resized at once: those of one shape, some at a time, since a resize takes one thread."""
-    of: dict[tuple[int, ...], list[int]] = {}
-    for row, pixels in enumerate(images):
-        of.setdefault(pixels.shape, []).append(row)
-    return [rows[start : start + _AT_ONCE] for rows in of.values() for start in range(0, len(rows), _AT_ONCE)]
 
 
 def _too_many(last: UserError, why: Sequence[str], most: int) -> UserError:
