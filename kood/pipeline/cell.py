@@ -8,15 +8,13 @@ from kood.pipeline.attached import Attached
 from kood.pipeline.audit import Audit, Shortcut
 from kood.pipeline.classify import Classifier, FineTuned, head_recipe, judge_recipe, unexposed
 from kood.pipeline.comparison import Comparison
-from kood.pipeline.cost import DecisionCost
-from kood.pipeline.diffusion import Diffusion
-from kood.pipeline.evaluation import Evaluation, Validation
+from kood.pipeline.diffusion import Diffusion, Pure
+from kood.pipeline.evaluation import DecisionCost, Evaluation, Validation
 from kood.pipeline.export import Export
 from kood.pipeline.features import Features, OutlierFeatures
 from kood.pipeline.held_out import Fewer, HeldOut, folds_of
 from kood.pipeline.outliers import Outliers
 from kood.pipeline.prepare import Data, Rows
-from kood.pipeline.samples import Pure
 from kood.pipeline.stage import Stage
 from kood.recipe import Recipe
 

@@ -10,8 +10,7 @@ from kood.detector.figures import PROXIES
 from kood.detector.tuning import mean_auroc
 from kood.metrics import auroc_difference
 from kood.pipeline.evaluation import Evaluation, Validation
-from kood.pipeline.stage import Stage
-from kood.pipeline.work import Work
+from kood.pipeline.stage import Stage, Work
 from kood.recipe import Recipe
 from kood.runs import digest_file
 

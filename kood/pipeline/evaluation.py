@@ -1,24 +1,31 @@
-"""The stages that measure a classifier."""
+"""The stages that measure a classifier, and what its decision costs."""
 
-from collections.abc import Mapping
+import statistics
+import time
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
+import keras
 import numpy as np
 
 from kood import registry, specs
+from kood.data.images import normalize
 from kood.detector.evaluate import evaluate
 from kood.detector.figures import PROXIES, validation_images
 from kood.detector.measuring import Measuring
+from kood.outputs import Outputs, at_once, forward_of, further_for
 from kood.pipeline.attached import Attached
 from kood.pipeline.classify import Classifier
 from kood.pipeline.prepare import Rows
-from kood.pipeline.stage import Stage
-from kood.pipeline.work import Work
+from kood.pipeline.stage import Stage, Work
 from kood.recipe import Recipe
 from kood.scores import ON_REQUEST
 
-__all__ = ["Evaluation", "Validation"]
+__all__ = ["DecisionCost", "Evaluation", "Validation"]
+
+#: What a decision costs is the median of so many passes, after one that compiles.
+ROUNDS = 5
 
 
 class Validation(Stage):
@@ -170,6 +177,55 @@ class Evaluation(Stage):
         return self.facts["headline_score"]
 
 
+class DecisionCost(Stage):
+    """Milliseconds an image of each score that was measured: its forward passes and the score itself.
+
+    Test images in one batch, the compiled passes and the score as an evaluation takes it. A measurement, which another
+    machine does not repeat: it is made once.
+
+    Args:
+        recipe: Of the cell.
+        data: Its images.
+        classifier: What is measured.
+        evaluation: By which scores.
+    """
+
+    kind, version, is_shared = "decision_cost", 1, False
+
+    def __init__(self, recipe: Recipe, data: Rows, classifier: Classifier, evaluation: Evaluation):
+        super().__init__(recipe)
+        self.data, self.classifier, self.evaluation = data, classifier, evaluation
+
+    def decides(self) -> dict[str, Any]:
+        return {
+            "classifier": self.classifier.key,
+            "scores": list(self.evaluation.facts["scores"]),
+            "images": self.data.digest("train", "validation", "test"),
+            "batch_size": self.recipe.evaluate.batch_size,
+        }
+
+    def make(self, folder: Path, work: Work) -> dict[str, Any]:
+        names, batch_size = list(self.evaluation.facts["scores"]), self.recipe.evaluate.batch_size
+        with work.progress.bar(self.role, len(names), unit="score") as bar:
+            rows, part = self.classifier.measured()
+            measuring = Measuring(part, scores=names, batch_size=batch_size, key="evaluate.scores")
+            measuring.fit_scores(rows.images("train"), rows.images("validation"))
+            model = self.classifier.model()
+            test = self.data.images("test").images
+            images = normalize(np.asarray(test[: min(len(test), batch_size, at_once(test.shape[1:]))]))
+            passes: dict[tuple[str, ...], tuple[float, Outputs]] = {}
+            found = {}
+            for done, (name, scorer) in enumerate(measuring.scorers.items(), start=1):
+                further = tuple(further_for(model, [scorer]))
+                if further not in passes:
+                    passes[further] = _timed(forward_of(model, [name]), images)
+                took, outputs = passes[further]
+                scorer.place()
+                found[name] = 1000.0 * (took + _timed(scorer, outputs)[0]) / len(images)
+                bar.update(done)
+        return {"milliseconds": found, "images": len(images)}
+
+
 def _tuned(recipe: Recipe) -> dict[str, Any]:
     """What decides the options of scores, where they are chosen at all."""
     if not recipe.evaluate.tune:
@@ -187,3 +243,13 @@ def _write(file: Path, scores: Mapping[str, Mapping[str, np.ndarray]], **more: n
     """Keeps {set: {score: values}} under "set/score"."""
     flat = {f"{where}/{name}": values for where, by in scores.items() for name, values in by.items()}
     np.savez(file, allow_pickle=False, **more, **flat)
+
+
+def _timed(call: Callable, given: Any) -> tuple[float, Any]:
+    """Seconds of a call, its result read back, and the result."""
+    took, result = [], None
+    for _ in range(ROUNDS + 1):
+        start = time.perf_counter()
+        result = keras.tree.map_structure(keras.ops.convert_to_numpy, call(given))
+        took.append(time.perf_counter() - start)
+    return statistics.median(took[1:]), result

@@ -16,8 +16,7 @@ from kood.pipeline.attached import Attached
 from kood.pipeline.classify import Classifier
 from kood.pipeline.evaluation import Evaluation
 from kood.pipeline.prepare import Data
-from kood.pipeline.stage import Stage
-from kood.pipeline.work import Work
+from kood.pipeline.stage import Stage, Work
 from kood.recipe import Recipe
 from kood.runs import damaged, digests
 from kood.serving.publishing import publish

@@ -20,12 +20,11 @@ from kood.data.large import blocks_of
 from kood.data.stored import read_images, write_blocks
 from kood.detector.figures import PROXIES, proxies
 from kood.outputs import at_once, run_batches
-from kood.pipeline.augmenting import augmentations, decided
 from kood.pipeline.build import frozen_backbone, network_of
+from kood.pipeline.fitting import augmentations, decided
 from kood.pipeline.outliers import Outliers
 from kood.pipeline.prepare import Data
-from kood.pipeline.stage import Stage
-from kood.pipeline.work import Work
+from kood.pipeline.stage import Stage, Work
 from kood.recipe import Recipe
 from kood.runs import write_atomically
 

@@ -12,9 +12,9 @@ from kood.errors import UserError
 from kood.pipeline.belonging import refuse_mixed_classes
 from kood.pipeline.budget import Budget, OutOfTimeError
 from kood.pipeline.make import make_cell
+from kood.pipeline.stage import Work
 from kood.pipeline.summary import headline_scores, scores_by
 from kood.pipeline.team import Team
-from kood.pipeline.work import Work
 from kood.recipe import Recipe
 from kood.text import masked
 

@@ -11,8 +11,7 @@ from kood.data.deferred import are_deferred
 from kood.data.rules import STRETCHED, Framing
 from kood.data.stored import read_images, source_state, write_digests, write_images
 from kood.errors import UserError
-from kood.pipeline.stage import Stage
-from kood.pipeline.work import Work
+from kood.pipeline.stage import Stage, Work
 from kood.recipe import Recipe
 
 __all__ = ["PICTURES", "Data", "Rows"]
