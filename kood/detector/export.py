@@ -11,8 +11,7 @@ from kood.attached import bring_layers_of, function_of
 from kood.data.copies import distinct
 from kood.data.images import normalize
 from kood.decision import Decision
-from kood.detector.formats import FORMATS as SUFFIXES
-from kood.detector.formats import export
+from kood.detector.formats import FORMATS, export
 from kood.errors import UserError
 from kood.serving.publishing import publish
 from kood.serving.served import Served
@@ -20,16 +19,17 @@ from kood.text import clean
 
 __all__ = ["write"]
 
-FORMATS = ("tf_saved_model", *SUFFIXES.values())
-
 
 def write(detector: Any, path: Path, format: str | None) -> None:
     """Writes a calibrated `Detector` for a runtime, see `Detector.export`."""
-    wanted = format or SUFFIXES.get(path.suffix.lower(), "tf_saved_model")
-    if wanted not in FORMATS:
-        raise UserError(f"format = {wanted!r}: there is none; formats are {', '.join(FORMATS)}")
+    ends = {"tf_saved_model": path.suffix, **{name: end for end, name in FORMATS.items()}}
+    wanted = format or FORMATS.get(path.suffix.lower(), "tf_saved_model")
+    if wanted not in ends:
+        raise UserError(f"format = {wanted!r}: there is none; formats are {', '.join(ends)}")
+    if path.suffix != ends[wanted]:
+        raise UserError(f"{clean(path)}: a file of the format {wanted} must end in {ends[wanted]}")
     if format is None and wanted == "tf_saved_model" and path.suffix and not path.suffix[1:].isdecimal():
-        raise UserError(f"{clean(path)}: which format is this? End it in {', '.join(SUFFIXES)}, or give format=...")
+        raise UserError(f"{clean(path)}: which format is this? End it in {', '.join(FORMATS)}, or give format=...")
     if path.exists():
         raise UserError(f"{clean(path)}: there is something already; name another path")
     if detector.decision is None:
@@ -44,7 +44,7 @@ def write(detector: Any, path: Path, format: str | None) -> None:
     outputs = detector.classifier if detector.is_own else detector.classifier.for_bytes()
     decision = Decision(outputs, detector.scorer, detector.decision)
     export(
-        decision, path, format=wanted, image_shape=detector.image_shape, class_names=detector.class_names,
+        decision, path, image_shape=detector.image_shape, class_names=detector.class_names,
         check=normalize(images) if detector.is_own else images.astype(np.float32),
         pixels="-1..1" if detector.is_own else "0..255", framing=detector.framing,
     )  # fmt: skip
