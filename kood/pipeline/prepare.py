@@ -1,7 +1,8 @@
 """The first stage: images brought to the recipe's shape, split, and written down."""
 
+import abc
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 import numpy as np
 
@@ -14,7 +15,7 @@ from kood.errors import UserError
 from kood.pipeline.stage import Stage, Work
 from kood.recipe import Recipe
 
-__all__ = ["PICTURES", "Data", "Rows"]
+__all__ = ["PICTURES", "Data", "Rows", "Stored"]
 
 #: The recipe's key of what `pixmix` mixes into images.
 PICTURES = "data.pictures"
@@ -22,30 +23,57 @@ PICTURES = "data.pictures"
 QUICK_IMAGES = 200
 
 
-class Rows(Protocol):
+class Rows(abc.ABC):
     """What all that learns or measures takes its images from, whether these are pixels or features."""
 
     @property
     def frozen(self) -> Stage | None:
         """The stage that passed them through a frozen backbone, where they are features."""
+        return None
 
+    @abc.abstractmethod
     def images(self, name: str) -> ImageSet:
         """One of its image sets: "train", "validation", "calibration", "test", or the key of another in the recipe."""
 
     def seen(self) -> ImageSet:
         """What classifiers learn from: the training images, and views of them where there are any."""
+        return self.images("train")
 
-    def sets(self, kind: str) -> dict[str, ImageSet]:
-        """The image sets of `data.near`, `data.far` or `data.validation_ood`, by the recipe's names."""
-
+    @abc.abstractmethod
     def digest(self, *names: str) -> list[str]:
         """The contents of image sets, for fingerprints."""
 
+    @abc.abstractmethod
+    def names(self, kind: str) -> list[str]:
+        """How the recipe calls the image sets of `data.near`, `data.far` or `data.validation_ood`."""
+
+    def sets(self, kind: str) -> dict[str, ImageSet]:
+        """Those sets, by name."""
+        return {name: self.images(f"data.{kind}.{name}") for name in self.names(kind)}
+
     def digests(self, kind: str) -> dict[str, str]:
-        """Those of the sets of a kind."""
+        """Their contents, for fingerprints."""
+        return {name: self.digest(f"data.{kind}.{name}")[0] for name in self.names(kind)}
 
 
-class Data(Stage):
+class Stored(Stage, Rows):
+    """Image sets that a stage has written down; its facts tell of them under "sets"."""
+
+    def images(self, name: str) -> ImageSet:
+        """As of `Rows`."""
+        return read_images(self.folder, name, self.facts["sets"][name])
+
+    def digest(self, *names: str) -> list[str]:
+        """As of `Rows`."""
+        return [self.facts["sets"][name]["sha256"] for name in names]
+
+    def names(self, kind: str) -> list[str]:
+        """As of `Rows`."""
+        start = f"data.{kind}."
+        return [name.removeprefix(start) for name in self.facts["sets"] if name.startswith(start)]
+
+
+class Data(Stored):
     """Images brought to the recipe's shape, split, and written down. Every other stage begins with it."""
 
     kind, version = "data", 4
@@ -136,32 +164,6 @@ class Data(Stage):
             + ("; ..." if why[5:] else "")
             for key, why in self.facts.get("skipped", {}).items()
         ]
-
-    def images(self, name: str) -> ImageSet:
-        """As of `Rows`."""
-        return read_images(self.folder, name, self.facts["sets"][name])
-
-    @property
-    def frozen(self) -> None:
-        """None: what is learned from are pixels."""
-        return None
-
-    def seen(self) -> ImageSet:
-        """As of `Rows`: the training images."""
-        return self.images("train")
-
-    def digest(self, *names: str) -> list[str]:
-        """As of `Rows`."""
-        return [self.facts["sets"][name]["sha256"] for name in names]
-
-    def sets(self, kind: str) -> dict[str, ImageSet]:
-        """As of `Rows`."""
-        return {name: self.images(f"data.{kind}.{name}") for name in getattr(self.recipe.data, kind)}
-
-    def digests(self, kind: str) -> dict[str, str]:
-        """As of `Rows`."""
-        names = list(getattr(self.recipe.data, kind))
-        return dict(zip(names, self.digest(*(f"data.{kind}.{name}" for name in names)), strict=True))
 
 
 def _taken(part: str, source: str) -> str:
