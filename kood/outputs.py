@@ -230,16 +230,16 @@ def run_batches(forward: Callable, batches: Iterable[np.ndarray], rows: int, cou
 _PIXELS, _FEWEST = 2**19, 8
 
 
-def at_once(shape: Sequence[int | None], otherwise: int = 224) -> int:
+def at_once(shape: Sequence[int | None]) -> int:
     """Images of a forward pass that memory has room for: a network keeps some hundred numbers of each pixel.
 
     Args:
-        shape: (H, W, C); of features (D,), of which there is always room.
-        otherwise: The side of images where the model takes any.
+        shape: (H, W, C), None where the model takes any, which counts as 224; of features (D,), of which there is
+            always room.
     """
     if len(shape) == 1:
         return _PIXELS
-    height, width = shape[0] or otherwise, shape[1] or otherwise
+    height, width = shape[0] or 224, shape[1] or 224
     return max(_FEWEST, _PIXELS // (height * width))
 
 

@@ -7,6 +7,7 @@ import numpy as np
 
 from kood import metrics
 from kood.conformal import rate_interval
+from kood.text import some_of
 
 __all__ = ["by_true_class", "rarely_accepted", "wrong_classes"]
 
@@ -99,7 +100,6 @@ def _most(one: Mapping[str, Any], what: str, classes: int) -> float:
     return rate_interval(round(one[what] * one["images"]), one["images"], 1 - 0.05 / classes)[1]
 
 
-def _listed(classes: Sequence[Mapping[str, Any]], what: str, most: int = 5) -> str:
+def _listed(classes: Sequence[Mapping[str, Any]], what: str) -> str:
     worst = sorted(classes, key=lambda one: one[what])
-    told = ", ".join(f"{one['name']!r} ({one[what]:.0%} of {one['images']})" for one in worst[:most])
-    return told + (f" and {len(worst) - most} more" if len(worst) > most else "")
+    return some_of(f"{one['name']!r} ({one[what]:.0%} of {one['images']})" for one in worst)

@@ -23,14 +23,12 @@ class EpochLog(keras.callbacks.Callback):
     Args:
         file: The CSV file.
         first: How many epochs the training has behind it.
-        clock: Seconds since any fixed moment.
     """
 
-    def __init__(self, file: Path, first: int = 0, clock=time.monotonic):
+    def __init__(self, file: Path, first: int):
         super().__init__()
         self.file = file
         self.first = first
-        self.clock = clock
         self._since = 0.0
 
     def on_train_begin(self, logs=None):
@@ -43,11 +41,11 @@ class EpochLog(keras.callbacks.Callback):
             csv.writer(out).writerows(row for row in rows[: 1 + self.first] if len(row) == len(rows[0]))
 
     def on_epoch_begin(self, epoch, logs=None):
-        self._since = self.clock()
+        self._since = time.monotonic()
 
     def on_epoch_end(self, epoch, logs=None):
         terms = {name: float(value) for name, value in (logs or {}).items()}
-        line: dict[str, Any] = {"epoch": epoch + 1, "seconds": round(self.clock() - self._since, 3)}
+        line: dict[str, Any] = {"epoch": epoch + 1, "seconds": round(time.monotonic() - self._since, 3)}
         line["learning_rate"] = float(keras.ops.convert_to_numpy(self.model.optimizer.learning_rate))
         with self.file.open("a", newline="", encoding="utf-8") as out:
             table = csv.writer(out)
@@ -69,7 +67,7 @@ class EventFile(keras.callbacks.Callback):
         first: How many epochs the training has behind it.
     """
 
-    def __init__(self, folder: Path, first: int = 0):
+    def __init__(self, folder: Path, first: int):
         super().__init__()
         self.folder = folder
         self.first = first

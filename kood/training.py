@@ -69,9 +69,8 @@ def optimizer(
             warmup_target=learning_rate if rising else None,
             warmup_steps=rising,
         )
-    common: dict[str, Any] = {"global_clipnorm": clip_norm, "use_ema": ema is not None}
-    if ema is not None:
-        common["ema_momentum"] = ema
+    average = {"use_ema": False} if ema is None else {"use_ema": True, "ema_momentum": ema}
+    common: dict[str, Any] = {"global_clipnorm": clip_norm, **average}
     if slower and share != 1.0:
         common |= {"slower": slower, "share": share, "decay": weight_decay}
         nesterov = {"momentum": 0.9, "nesterov": True}

@@ -52,13 +52,11 @@ def write(detector: Any, path: Path, format: str | None) -> None:
 
 def _pixels(detector: Any) -> np.ndarray:
     """Pixels of 0..255 to compare on: those of calibration images."""
-    some = np.asarray(detector.some)
-    if some.dtype == np.uint8 or detector.takes_bytes:
-        return np.clip(np.rint(some), 0, 255).astype(np.uint8)
-    low, high = detector.range or (0.0, 255.0)
-    if detector.is_own:
-        return np.clip(np.rint((some + 1.0) * 127.5), 0, 255).astype(np.uint8)
-    if high <= 1.5:
+    some, (low, high) = np.asarray(detector.some), detector.range or (0.0, 255.0)
+    are_bytes = some.dtype == np.uint8 or detector.takes_bytes
+    if detector.is_own and not are_bytes:
+        some = (some + 1.0) * 127.5
+    elif high <= 1.5 and not are_bytes:
         raise UserError(
             f"the detector was calibrated on pixels of {low:g} to {high:g}, and what is served are pixels of 0..255: "
             f"make it with preprocess={'-1..1' if low < -0.01 else '0..1'!r} and calibrate it on pixels of 0..255"

@@ -87,7 +87,7 @@ def export(
     missing = [name for name in CONVERTERS[kind] if find_spec(name) is None]
     if missing:
         raise UserError(f"{path}: {' and '.join(missing)} is not installed; pip install 'kood[export]'")
-    if decision.scored.is_perturbed:
+    if decision.scored.score.perturbation:
         raise UserError(
             f"{path}: {decision.scored.score.name} takes the gradient of the classifier by its images, which "
             f"{kind} cannot hold; choose another score, or export a SavedModel"

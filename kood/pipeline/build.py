@@ -1,7 +1,6 @@
 """From a recipe to untrained networks."""
 
 import json
-import unicodedata
 from collections.abc import Mapping, Sequence
 from typing import Any, Literal
 
@@ -14,6 +13,7 @@ from kood.data.classes import class_indices
 from kood.errors import UserError
 from kood.nets.neck import neck, whole
 from kood.recipe import Recipe
+from kood.text import composed
 
 __all__ = [
     "backbone_weights", "build_backbone", "build_classifier", "build_network", "class_weights", "frozen_backbone",
@@ -150,8 +150,8 @@ def class_weights(
                 "image; add images, or drop the class"
             )
         return [len(labels) / (len(class_names) * int(count)) for count in counts]
-    given = {unicodedata.normalize("NFC", name): weight for name, weight in wanted.items()}
-    names = [unicodedata.normalize("NFC", name) for name in class_names]
+    given = {composed(name): weight for name, weight in wanted.items()}
+    names = [composed(name) for name in class_names]
     try:
         class_indices(list(given), names)
     except UserError as error:

@@ -58,6 +58,7 @@ class Export(Stage):
 
     def make(self, folder: Path, work: Work) -> dict[str, Any]:
         version, expected = work.run.next_version(), self.evaluation.arrays("parity")
+        made_with = {"backend": keras.backend.backend(), "keras": keras.__version__}
         with work.progress.bar(self.role):
             differences = publish(
                 self.classifier.file(folder),
@@ -65,7 +66,7 @@ class Export(Stage):
                 served=self._served,
                 images=self.data.images("test").take(np.arange(len(expected["label"]))).images,
                 expected=expected,
-                facts={**self._card, **_made_with()},
+                facts={**self._card, "kood": kood.__version__, "environment": made_with},
             )
         return {"version": version, "differences": differences, "files": digests(work.run.folder / str(version))}
 
@@ -125,11 +126,3 @@ def _hashed(value: Any) -> Any:
     if isinstance(value, dict):
         return {key: _hashed(one) for key, one in value.items()}
     return value
-
-
-def _made_with() -> dict[str, Any]:
-    """What the model card tells of the programs that made it."""
-    return {
-        "kood": kood.__version__,
-        "environment": {"backend": keras.backend.backend(), "keras": keras.__version__},
-    }
