@@ -13,7 +13,8 @@ from kood.conformal import Calibration
 from kood.data.image_set import ImageSet
 from kood.detector import export, file
 from kood.detector.agreement import refuse_disagreement
-from kood.detector.figures import figures_of, validation_images
+from kood.detector.choosing import validation_images
+from kood.detector.figures import figures_of
 from kood.detector.images import Batch
 from kood.detector.measuring import Measuring
 from kood.detector.passing import Known

@@ -1,116 +1,20 @@
-"""Scores of image sets -> the choice of one of them, and the figures of the report."""
+"""Scores of image sets -> the figures of the report."""
 
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 
 from kood import metrics
 from kood.conformal import Calibration, needed_images, rate_interval
-from kood.data.image_set import ImageSet
-from kood.detector.tuning import mean_auroc
-from kood.outliers.patch_shuffle import shuffled
-from kood.outliers.pixel_mixup import PixelMixup
+from kood.detector.choosing import Choice, Measured
+from kood.detector.per_class import by_true_class, rarely_accepted, wrong_classes
 from kood.outputs import Outputs, softmax
-from kood.per_class import by_true_class, rarely_accepted, wrong_classes
-from kood.scorer import Scorer
 
-__all__ = ["PROXIES", "Choice", "Measured", "choose", "figures_of", "mean_auroc", "validation_images"]
-
-#: Validation images from which on a score is chosen among many by more than chance.
-ENOUGH = 50
-#: What stands in for out-of-distribution validation images where a recipe names none, made of the validation images.
-PROXIES = ("pixel_mixup", "patch_shuffle")
+__all__ = ["figures_of"]
 
 #: Images of a set whose features are drawn, and images shown of those that a score is most wrong about.
 ON_THE_PLANE, EXTREMES = 400, 8
-
-
-@dataclass
-class Measured:
-    """What a classifier and its scores say of image sets.
-
-    Attributes:
-        outputs: {set: the classifier's outputs}.
-        scores: {set: {score: (N,)}}.
-        warnings: What could not be measured, and why.
-        labels: {set: (N,)}, the classes of those sets that have any.
-    """
-
-    outputs: dict[str, Outputs]
-    scores: dict[str, dict[str, np.ndarray]]
-    warnings: list[str]
-    labels: dict[str, np.ndarray] = field(default_factory=dict)
-
-    def given(self, where: str) -> np.ndarray:
-        """What the images of a set are labelled as, (N,)."""
-        return self.outputs[where]["logits"].argmax(axis=1)
-
-    def correct(self, where: str) -> np.ndarray:
-        """Which images of a set are labelled rightly, (N,) bool."""
-        return self.given(where) == self.labels[where]
-
-    def of(self, name: str, sets: Iterable[str]) -> dict[str, np.ndarray]:
-        """One score's values, by set."""
-        return {where: self.scores[where][name] for where in sets}
-
-
-@dataclass
-class Choice:
-    """Which of several scores decides, and why.
-
-    Attributes:
-        score: Its name.
-        by: {score: mean AUROC on validation images}; empty where it was named and not chosen.
-        sets: What validation images were told from.
-        images: How many validation images that were; 0 where none are known of.
-    """
-
-    score: str
-    by: dict[str, float] = field(default_factory=dict)
-    sets: list[str] = field(default_factory=list)
-    images: int = 0
-
-    @property
-    def doubts(self) -> list[str]:
-        """A warning where so few images chose that chance did."""
-        if not 0 < self.images < ENOUGH or len(self.by) < 2:
-            return []
-        return [
-            f"{self.score} was chosen from {len(self.by)} scores on {self.images} images, where chance decides; give "
-            f"{ENOUGH} or more, or name a score that is good on most data, such as energy"
-        ]
-
-    def told(self) -> list[str]:
-        """Which score decides and why, and what there is to doubt; a sentence each."""
-        if not self.by:
-            return [f"Score: {self.score}"]
-        others = sorted(self.by, key=lambda name: -self.by[name])
-        beside = ", ".join(f"{name} {self.by[name]:.3f}" for name in others if name != self.score)
-        return [
-            f"Score: {self.score}, which best tells validation images from {' and '.join(self.sets)} made of them or "
-            f"given (mean AUROC {self.by[self.score]:.3f}" + (f"; {beside})" if beside else ")"),
-            *self.doubts,
-        ]
-
-
-def choose(measured: Measured, scorers: Mapping[str, Scorer], inside: str, outside: Sequence[str]) -> Choice:
-    """The score with the largest mean AUROC; of equals, one that serves without a fitted state.
-
-    Args:
-        measured: Has the scores of the sets.
-        scorers: The scores by name.
-        inside: The in-distribution set.
-        outside: The others.
-    """
-    by = {}
-    for name in scorers:
-        values = measured.of(name, outside)
-        by[name] = mean_auroc({"validation": measured.scores[inside][name], **values}, outside)
-    best = max(by, key=lambda name: (by[name], not scorers[name].is_fitted))
-    images = len(measured.scores[inside][best])
-    return Choice(best, by, [name.removeprefix("held/") for name in outside], images)
 
 
 def figures_of(
@@ -205,28 +109,6 @@ def _principal(centred: np.ndarray) -> np.ndarray:
     largest = np.linalg.eigh(centred @ centred.T if few else centred.T @ centred)[1][:, :-3:-1]
     axes = centred.T @ largest if few else largest
     return axes / np.maximum(np.linalg.norm(axes, axis=0), np.finfo(np.float64).tiny)
-
-
-def validation_images(validation: ImageSet, ood: dict[str, ImageSet] | None, seed: int) -> dict[str, ImageSet]:
-    """What choices are made on.
-
-    Args:
-        validation: In-distribution images.
-        ood: Out-of-distribution ones by name; where there are none, the two of `PROXIES`, made of the former.
-        seed: Of the proxies.
-
-    Returns:
-        Sets by name, "validation" being the in-distribution images.
-    """
-    return {"validation": validation, **(ood or proxies(validation, seed))}
-
-
-def proxies(validation: ImageSet, seed: int) -> dict[str, ImageSet]:
-    """The two of `PROXIES`, made of validation images."""
-    rng = np.random.default_rng([seed, 1])
-    mixed = PixelMixup().draw(len(validation), rng, validation).images
-    made = zip(PROXIES, (mixed, shuffled(validation.images, rng=rng)), strict=True)
-    return {name: ImageSet(images) for name, images in made}
 
 
 def _measure(name: str, values: dict[str, dict[str, np.ndarray]], near: list[str], far: list[str]) -> dict[str, Any]:

@@ -12,7 +12,7 @@ import numpy as np
 import kood
 from kood.attached import opened
 from kood.conformal import Calibration
-from kood.detector.figures import Choice
+from kood.detector.choosing import Choice
 from kood.errors import UserError
 from kood.scorer import Scorer
 from kood.text import clean

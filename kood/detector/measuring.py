@@ -18,10 +18,9 @@ from kood.data.deferred import Deferred
 from kood.data.image_set import ImageSet
 from kood.data.images import normalize
 from kood.data.rules import Framing, Resize
-from kood.detector.figures import Choice, Measured, choose
+from kood.detector.choosing import Choice, Measured, choose, tune
 from kood.detector.images import Batch, batches, count_of, has_classes
 from kood.detector.passing import Known, Passed, watched
-from kood.detector.tuning import tune
 from kood.errors import UserError
 from kood.outputs import Outputs, at_once, forward_of, run_batches, run_over, score_rows
 from kood.scorer import Scorer, applicable, linear_weights
@@ -84,7 +83,7 @@ class Measuring:
         self.batch_size = min(batch_size, at_once(self.image_shape))
         #: The score that decides; None where `fit` is to choose it, as `chooses` says.
         self.choice: Choice | None = None if score == "auto" else Choice(Scorer(score, key=key).name)
-        #: Which options of scores were chosen, as `kood.detector.tuning.tune` tells it.
+        #: Which options of scores were chosen, as `kood.detector.choosing.tune` tells it.
         self.tuned: dict[str, Any] = {}
         #: What could not be measured or was left out, a sentence each.
         self.warnings: list[str] = []
@@ -394,6 +393,6 @@ class Measuring:
                 del by[name]
 
     def choose(self, measured: Measured, inside: str, outside: Sequence[str]) -> Choice:
-        """Chooses the score that decides, see `kood.detector.figures.choose`."""
+        """Chooses the score that decides, see `kood.detector.choosing.choose`."""
         self.choice = choose(measured, self.scorers, inside, outside)
         return self.choice

@@ -11,13 +11,13 @@ import numpy as np
 
 from kood import registry, specs
 from kood.data.images import normalize
+from kood.detector.choosing import PROXIES, validation_images
 from kood.detector.evaluate import evaluate
-from kood.detector.figures import PROXIES, validation_images
 from kood.detector.measuring import Measuring
 from kood.outputs import Outputs, at_once, forward_of, further_for
 from kood.pipeline.attached import Attached
 from kood.pipeline.classify import Classifier
-from kood.pipeline.prepare import Rows
+from kood.pipeline.prepare import KINDS, PARTS, Rows
 from kood.pipeline.stage import Stage, Work
 from kood.recipe import Recipe
 from kood.scores import ON_REQUEST
@@ -117,8 +117,8 @@ class Evaluation(Stage):
             "accept": self.recipe.serve.accept,
             "by_class": self.recipe.serve.by_class,
             "classifier": self.classifier.key,
-            "id": self.data.digest("train", "validation", "calibration", "test"),
-            **{kind: self.data.digests(kind) for kind in ("near", "far", "validation_ood")},
+            "id": self.data.digest(*PARTS),
+            **{kind: self.data.digests(kind) for kind in KINDS},
             "seed": self.recipe.data.split_seed,
         }
 
@@ -128,9 +128,8 @@ class Evaluation(Stage):
 
     def make(self, folder: Path, work: Work) -> dict[str, Any]:
         rows, classifier = self.classifier.measured()
-        near, far, validation_ood = (rows.sets(kind) for kind in ("near", "far", "validation_ood"))
-        parts = ("train", "validation", "calibration", "test")
-        images = {name: self.classifier.labelled(rows.images(name)) for name in parts}
+        near, far, validation_ood = map(rows.sets, KINDS)
+        images = {name: self.classifier.labelled(rows.images(name)) for name in PARTS}
         validates = self.validates and len(images["validation"]) > 0
         held = 1 + (len(validation_ood) or len(PROXIES)) if validates else 0
         with work.progress.bar(self.role, 1 + len(near) + len(far) + 1 + held, unit="set") as bar:

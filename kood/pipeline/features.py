@@ -18,12 +18,12 @@ from kood.data.deferred import Images
 from kood.data.image_set import joined
 from kood.data.large import blocks_of
 from kood.data.stored import write_blocks
-from kood.detector.figures import PROXIES, proxies
+from kood.detector.choosing import PROXIES, proxies
 from kood.outputs import at_once, run_batches
 from kood.pipeline.build import frozen_backbone, network_of
 from kood.pipeline.fitting import augmentations, decided
 from kood.pipeline.outliers import Outliers
-from kood.pipeline.prepare import Data, Stored
+from kood.pipeline.prepare import KINDS, PARTS, Data, Stored
 from kood.pipeline.stage import Work
 from kood.recipe import Recipe
 from kood.runs import write_atomically
@@ -119,14 +119,13 @@ class Features(_Passing):
 
     @property
     def _others(self) -> list[str]:
-        kinds = ("near", "far", "validation_ood")
-        return [f"data.{kind}.{name}" for kind in kinds for name in getattr(self.recipe.data, kind)]
+        return [f"data.{kind}.{name}" for kind in KINDS for name in self.data.names(kind)]
 
     def decides(self) -> dict[str, Any]:
         views, names = self.recipe.classifier.views, self.recipe.data.augment
         return {
             **super().decides(),
-            "images": self.data.digest("train", "validation", "calibration", "test", *self._others),
+            "images": self.data.digest(*PARTS, *self._others),
             "proxies": self.recipe.data.split_seed if self._proxied else None,
             "views": [views, decided(self.recipe, self.data, names), self.recipe.data.split_seed] if views else None,
         }
@@ -136,8 +135,7 @@ class Features(_Passing):
         return [*super().uses(), *(("augmentations", name) for name in augment)]
 
     def make(self, folder: Path, work: Work) -> dict[str, Any]:
-        names = ["train", "validation", "calibration", "test", *self._others]
-        sets = {name: self.data.images(name) for name in names}
+        sets = {name: self.data.images(name) for name in (*PARTS, *self._others)}
         seed = self.recipe.data.split_seed
         if self._proxied:
             made = proxies(sets["validation"], seed)

@@ -12,7 +12,7 @@ from kood.data.image_set import joined
 from kood.errors import UserError
 from kood.pipeline.features import OutlierFeatures
 from kood.pipeline.outliers import Outliers
-from kood.pipeline.prepare import Rows
+from kood.pipeline.prepare import PARTS, Rows
 from kood.pipeline.stage import Stage
 from kood.recipe.data_sections import HoldOut
 from kood.report import HELD_OUT, fold_figures, fold_means, score_arrays
@@ -20,8 +20,6 @@ from kood.runs import fingerprint
 
 __all__ = ["Fewer", "HeldOut", "folds_of", "told_folds"]
 
-#: The in-distribution parts.
-PARTS = ("train", "validation", "calibration", "test")
 #: The images of the classes that are held out.
 NEAR = f"data.near.{HELD_OUT}"
 

@@ -15,7 +15,12 @@ from kood.errors import UserError
 from kood.pipeline.stage import Stage, Work
 from kood.recipe import Recipe
 
-__all__ = ["PICTURES", "Data", "Rows", "Stored"]
+__all__ = ["KINDS", "PARTS", "PICTURES", "Data", "Rows", "Stored"]
+
+#: The in-distribution parts.
+PARTS = ("train", "validation", "calibration", "test")
+#: The kinds of out-of-distribution sets, tables of `data`; images of each are compared with those of the ones before.
+KINDS = ("near", "far", "validation_ood")
 
 #: The recipe's key of what `pixmix` mixes into images.
 PICTURES = "data.pictures"
@@ -126,10 +131,9 @@ class Data(Stored):
         with work.progress.bar(self.role, 1 + len(self.sources), unit="set") as bar:
             splits = load_id(data)
             notes, warnings = list(splits.notes), list(splits.warnings)
-            names = ("train", "validation", "calibration", "test")
-            sets = {name: getattr(splits, name) for name in names}
+            sets = {name: getattr(splits, name) for name in PARTS}
             if limit:  # The training part is cut by `per_class`.
-                sets |= {name: _some(sets[name], limit) for name in names if name != "train"}
+                sets |= {name: _some(sets[name], limit) for name in PARTS if name != "train"}
             digests = [keep("data.id", name, images) for name, images in sets.items()]
             write_digests(folder, "data.id", splits.digests)
             seen["data.id"] = distinct(np.concatenate(digests))
@@ -203,8 +207,7 @@ def _forbidden(key: str, other: str) -> str:
 
 def _ood_sources(recipe: Recipe) -> dict[str, Any]:
     """The out-of-distribution sets by their recipe keys."""
-    kinds = ("near", "far", "validation_ood")  # Each is checked against those before it.
-    sources = {f"data.{kind}.{name}": s for kind in kinds for name, s in getattr(recipe.data, kind).items()}
+    sources = {f"data.{kind}.{name}": s for kind in KINDS for name, s in getattr(recipe.data, kind).items()}
     if recipe.outliers.real is not None and "real" in recipe.outliers.use:
         sources["outliers.real"] = recipe.outliers.real
     if recipe.data.pictures is not None:

@@ -5,8 +5,8 @@ from typing import Any
 
 import numpy as np
 
-from kood import metrics
 from kood.conformal import rate_interval
+from kood.detector.choosing import mean_auroc
 from kood.text import some_of
 
 __all__ = ["by_true_class", "rarely_accepted", "wrong_classes"]
@@ -47,11 +47,7 @@ def by_true_class(
         one: dict[str, Any] = {"name": name, "images": images}
         for what, hits in (("accuracy", right), ("accepted", kept)):
             one |= {what: hits / images, f"{what}_interval": list(rate_interval(hits, images))}
-        one["auroc"] = {
-            kind: float(np.mean([metrics.auroc(*metrics.joined(scores[own], others)) for others in sets]))
-            for kind, sets in outside.items()
-            if sets
-        }
+        one["auroc"] = {kind: mean_auroc(scores[own], sets) for kind, sets in outside.items() if sets}
         found.append(one)
     return found
 
