@@ -27,7 +27,7 @@ from kood.pipeline.stage import Stage, Work
 from kood.recipe import Recipe
 from kood.recipe.sections import Head
 from kood.recipe.training_sections import Auxiliary
-from kood.timing import TimeBudget
+from kood.training import TimeBudget
 
 __all__ = ["Classifier", "FineTuned", "head_recipe", "judge_recipe", "unexposed"]
 

@@ -23,7 +23,7 @@ from kood.pipeline.prepare import Rows
 from kood.pipeline.stage import Stage, Work
 from kood.recipe import Recipe, sections
 from kood.section import Sampling
-from kood.timing import TimeBudget
+from kood.training import TimeBudget
 
 __all__ = ["Diffusion", "Pure", "epochs_of"]
 

@@ -18,7 +18,7 @@ from kood.pipeline.prepare import PICTURES, Rows
 from kood.pipeline.stage import Stage, Work
 from kood.recipe import Recipe
 from kood.report import fit_callback
-from kood.timing import Pace, TimeBudget
+from kood.training import Pace, TimeBudget
 
 __all__ = ["augmentations", "decided", "fitted", "resident_images"]
 

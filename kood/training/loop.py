@@ -18,8 +18,8 @@ import numpy as np
 from kood.backends import SlowerAdam, SlowerSGD, accelerated, agreed, feed
 from kood.errors import UserError
 from kood.runs import write_atomically
-from kood.timing import TimeBudget
-from kood.tracking import EpochLog, EventFile
+from kood.training.timing import TimeBudget
+from kood.training.tracking import EpochLog, EventFile
 
 __all__ = ["fit", "optimizer", "precision", "steps_per_call"]
 
@@ -112,7 +112,7 @@ def fit(
         callbacks: Told of every call and epoch after all else; None stands for none.
         interval: Seconds between checkpoints.
         budget: Ends the training when its time is up, if that is before the last epoch.
-        log: A CSV file for a line an epoch (`kood.tracking.EpochLog`), not given: none.
+        log: A CSV file for a line an epoch (`kood.training.tracking.EpochLog`), not given: none.
         board: A folder for TensorBoard's event files, not given: none.
         images: uint8 (N, H, W, C) that the batches name rows of, to lie on the device; not given, batches have pixels.
 
