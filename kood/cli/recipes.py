@@ -218,7 +218,7 @@ def schema() -> None:
 @commands.command()
 def doctor() -> None:
     """Say what is installed, which backends work, and what this machine offers."""
-    from kood.doctor import report
+    from kood.cli.doctor import report
 
     if not report():
         raise typer.Exit(1)

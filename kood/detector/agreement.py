@@ -64,7 +64,7 @@ def _other_order(given: np.ndarray, labels: np.ndarray, class_names: Sequence[st
     table = np.zeros((len(present), len(class_names)))
     place = np.searchsorted(present, labels)
     np.add.at(table, (place[::2], given[::2]), 1)
-    rows, columns = linear_sum_assignment(-table)
+    rows, columns = linear_sum_assignment(table, maximize=True)
     order = np.empty(len(present), int)
     order[rows] = columns
     odd = slice(1, None, 2)

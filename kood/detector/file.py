@@ -58,9 +58,7 @@ def write(detector: Any, path: Path) -> None:
             try:
                 detector.classifier.save(model)
             except (TypeError, ValueError, NotImplementedError) as error:
-                raise UserError(
-                    f"{clean(path)}: the classifier cannot be saved: {' '.join(str(error).split())}"
-                ) from error
+                raise UserError(f"{clean(path)}: the classifier cannot be saved: {clean(error)}") from error
             np.savez(numbers, allow_pickle=False, **arrays)
             with zipfile.ZipFile(beside, "w") as file:
                 for part in (model, numbers):

@@ -33,6 +33,7 @@ from kood.parity import agreed
 from kood.process import alone, keras_defaults, native_messages_held_back, run_on_tensorflow
 from kood.scorer import Scorer
 from kood.serving.served import Served
+from kood.text import clean
 
 __all__ = ["FORMATS", "export"]
 
@@ -133,8 +134,7 @@ def _convert(decision: Decision, image_shape: Sequence[int], file: Path) -> None
             with _constants_in_graph(decision.scored.classifier), inlined():
                 decision.export(str(file), format=kind, input_signature=[images], verbose=False)
     except Exception as error:  # A converter may raise anything.
-        said = " ".join(str(error).split())
-        raise UserError(f"{file.name}: {kind} cannot hold this model: {said[:500]}", exit_code=1) from error
+        raise UserError(f"{file.name}: {kind} cannot hold this model: {clean(error)[:500]}", exit_code=1) from error
     finally:
         logger.setLevel(before)
     strange = sorted({found.decode() for found in re.findall(rb"Flex[A-Z]\w+", file.read_bytes())})
@@ -189,7 +189,7 @@ def _tell(file: Path, facts: dict[str, Any]) -> None:
         try:
             onnx.checker.check_model(file)
         except onnx.checker.ValidationError as error:
-            said = " ".join(str(error).split())[:500]
+            said = clean(error)[:500]
             raise UserError(f"{file.name}: ONNX has not the operations of this model: {said}", exit_code=1) from error
     elif kind == "openvino":
         import openvino
@@ -216,8 +216,7 @@ def _compare(decision: Decision, file: Path, check: np.ndarray | None, path: Pat
         with native_messages_held_back():
             got = _runtime(file)(images)
     except Exception as error:  # A runtime may raise anything.
-        said = " ".join(str(error).split())
-        raise UserError(f"{path}: {runtime} cannot run it: {said[:500]}", exit_code=1) from error
+        raise UserError(f"{path}: {runtime} cannot run it: {clean(error)[:500]}", exit_code=1) from error
     return agreed(got, expected, decision.calibrated, TOLERANCE, who=f"{path}: {runtime}", undone="written")
 
 

@@ -125,9 +125,6 @@ class Diffusion(Stage):
     def told(self) -> list[str]:
         return [*super().told, "image_shape"]
 
-    def says(self) -> list[tuple[str, str]]:
-        return [(text, "yellow") for text in self.warnings]
-
     @property
     def warnings(self) -> list[str]:
         passes = self.facts.get("passes", PASSES)

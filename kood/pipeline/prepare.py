@@ -157,7 +157,7 @@ class Data(Stored):
         }  # fmt: skip
 
     def says(self) -> list[tuple[str, str]]:
-        return [(text, "") for text in self.facts["notes"]] + [(text, "yellow") for text in self.warnings]
+        return [*((text, "") for text in self.facts["notes"]), *super().says()]
 
     @property
     def warnings(self) -> list[str]:

@@ -124,7 +124,7 @@ class Stage(abc.ABC):
 
     def says(self) -> Iterable[tuple[str, str]]:
         """Lines for the display once its result is there, and their styles."""
-        return ()
+        return [(text, "yellow") for text in self.warnings]
 
     @property
     def folder(self) -> Path:
