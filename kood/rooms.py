@@ -106,8 +106,8 @@ def _literals(parameters: Mapping[str, ast.expr | None]) -> dict[str, Any]:
     return found
 
 
-def _usual(nodes: list[ast.stmt], target: str) -> dict[str, tuple]:
-    """The literal that is assigned to `target`: in a class to `usual`, beside a function to `function.usual`."""
+def _assigned(nodes: list[ast.stmt], target: str) -> Any:
+    """The literal that is assigned to a name or to `name.attribute`; nothing where there is none."""
     for node in nodes:
         if isinstance(node, ast.Assign) and ast.unparse(node.targets[0]) == target:
             return ast.literal_eval(node.value)
@@ -152,14 +152,8 @@ def _method(lineage: list[ast.ClassDef], name: str) -> ast.arguments:
 def _entries(file: Path, tree: ast.Module, elsewhere: dict[str, ast.ClassDef | ast.FunctionDef]) -> list[Entry]:
     module = ".".join(("kood", *file.relative_to(PACKAGE).with_suffix("").parts)).removesuffix(".__init__")
     defined = _defined(tree)
-    exported: list[str] = []
-    for statement in tree.body:
-        if isinstance(statement, ast.Assign) and any(
-            isinstance(target, ast.Name) and target.id == "__all__" for target in statement.targets
-        ):
-            exported = ast.literal_eval(statement.value)
     entries, rows = [], _rows(tree, defined)
-    for attribute in exported:
+    for attribute in _assigned(tree.body, "__all__"):
         if attribute in rows:
             entries.append(Entry(attribute.lower(), attribute, module, *rows[attribute]))
             continue
@@ -169,13 +163,11 @@ def _entries(file: Path, tree: ast.Module, elsewhere: dict[str, ast.ClassDef | a
         fitted_on: tuple[str, ...] = ()
         bases: list[ast.ClassDef] = []
         if isinstance(node, ast.FunctionDef):
-            arguments, usual = node.args, _usual(tree.body, f"{attribute}.usual")
+            arguments, usual = node.args, _assigned(tree.body, f"{attribute}.usual")
         else:
             bases = _bases(node, {**elsewhere, **defined})
-            arguments, usual = (
-                _method([node, *bases], "__init__"),
-                _usual([s for one in (node, *bases) for s in one.body], "usual"),
-            )
+            arguments = _method([node, *bases], "__init__")
+            usual = _assigned([s for one in (node, *bases) for s in one.body], "usual")
             fitted_on = _required(_parameters(_method([node, *bases], "fit")))
         parameters = _parameters(arguments)
         asked = tuple(parameters), _required(parameters)

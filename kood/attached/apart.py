@@ -130,10 +130,10 @@ class _Seen:
         return UserError(f"model: {clean(self.model.name)} cannot be taken apart: {why}; its last layers are "
                          f"{last or 'none'}; {fix}")  # fmt: skip
 
-    def tell(self, binary: bool = False) -> tuple[np.ndarray, np.ndarray]:
+    def tell(self) -> tuple[np.ndarray, np.ndarray]:
         """The features under the last dense layer and the logits above it, as arrays."""
         features = pooled(self.below)
-        return _array(features), _array(Linear(self.dense, binary)(features))
+        return _array(features), _array(Linear(self.dense)(features))
 
 
 _ELSE = ("name the layer whose output the features are with features=..., or give a model whose outputs are "

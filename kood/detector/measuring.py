@@ -14,7 +14,6 @@ from kood.attached import Adapted, adapted, check_range, opened, other_range
 from kood.backends import compiled
 from kood.classifier import Classifier
 from kood.data.copies import image_digests
-from kood.data.deferred import Deferred
 from kood.data.image_set import ImageSet
 from kood.data.images import normalize
 from kood.data.rules import Framing, Resize
@@ -315,16 +314,15 @@ class Measuring:
                 del self.scorers[name]
                 self.warnings.append(str(error))
 
-    def _set(self, images: Any, forward: Callable | None = None) -> Outputs:
-        """Outputs of a set; pixels of a run's own, uint8 and of the right shape, are normalized while it works, and
-        features that a frozen backbone gave pass the rest of the classifier."""
-        pixels = images.images if isinstance(images, ImageSet) else images
-        ready = isinstance(pixels, np.ndarray | Deferred) and pixels.shape[1:] == self.image_shape
-        if ready and pixels.ndim == 2:  # All sets in batches of one size, which is compiled once.
-            return run_over(forward or self._normal, pixels, self.batch_size)
-        if ready and pixels.dtype == np.uint8:
-            return run_over(forward or self._normal, pixels, min(self.batch_size, len(pixels)))
-        return self.outputs(images)
+    def _set(self, images: ImageSet, forward: Callable | None = None) -> Outputs:
+        """Outputs of a set; pixels of a run's own, of the right shape, are normalized while it works, and features that
+        a frozen backbone gave pass the rest of the classifier."""
+        pixels = images.images
+        if pixels.shape[1:] != self.image_shape:
+            return self.outputs(images)
+        # All sets of features in batches of one size, which is compiled once.
+        rows = self.batch_size if pixels.ndim == 2 else min(self.batch_size, len(pixels))
+        return run_over(forward or self._normal, pixels, rows)
 
     def measure(
         self,

@@ -16,7 +16,7 @@ from kood.data.stored import read_images, write_blocks
 from kood.diffusion.collected import Collected
 from kood.diffusion.denoiser import Denoiser
 from kood.diffusion.sampling import Start, draw_rows, image_sampler, resized
-from kood.pipeline.build import build_network
+from kood.pipeline.build import build_denoiser
 from kood.pipeline.fitting import augmentations, decided, fitted, resident_images
 from kood.pipeline.precision import faster, seconds_of_a_step
 from kood.pipeline.prepare import Rows
@@ -77,27 +77,12 @@ class Diffusion(Stage):
             )  # fmt: skip
 
         def compiled(precision: str, per_call: int) -> Denoiser:
-            keras.utils.set_random_seed(seed)
-            model = Denoiser(
-                build_network(self.recipe, classes, precision),
-                schedule=settings.schedule,
-                num_steps=settings.num_steps,
-                prediction=settings.prediction,
-                label_dropout=settings.label_dropout,
-                seed=seed,
-                min_snr=settings.min_snr,
-                name="denoiser",
-            )
-            model.compile(
-                optimizer=training.optimizer(
-                    None if timed else steps,
-                    learning_rate=settings.learning_rate,
-                    clip_norm=settings.clip_norm,
-                    ema=settings.ema,
-                    precision=precision,
-                ),
-                steps_per_execution=per_call,
-            )
+            model = build_denoiser(self.recipe, classes, precision, seed)
+            optimizer = training.optimizer(
+                None if timed else steps, learning_rate=settings.learning_rate, clip_norm=settings.clip_norm,
+                ema=settings.ema, precision=precision,
+            )  # fmt: skip
+            model.compile(optimizer=optimizer, steps_per_execution=per_call)
             return model
 
         arithmetic: dict[str, Any] = {"precision": settings.precision}

@@ -127,31 +127,20 @@ class Evaluation(Stage):
         return [("scores", specs.name_of(name)) for name in (*_resolved(self.recipe.evaluate.scores), *asked)]
 
     def make(self, folder: Path, work: Work) -> dict[str, Any]:
-        rows, classifier = self.classifier.measured()
-        near, far, validation_ood = map(rows.sets, KINDS)
-        images = {name: self.classifier.labelled(rows.images(name)) for name in PARTS}
-        validates = self.validates and len(images["validation"]) > 0
-        held = 1 + (len(validation_ood) or len(PROXIES)) if validates else 0
-        with work.progress.bar(self.role, 1 + len(near) + len(far) + 1 + held, unit="set") as bar:
+        settings, serve, (rows, classifier) = self.recipe.evaluate, self.recipe.serve, self.classifier.measured()
+        known: dict[str, Any] = {name: self.classifier.labelled(rows.images(name)) for name in PARTS}
+        outside: dict[str, Any] = {kind: rows.sets(kind) for kind in KINDS}
+        known["held_out"], sets = known["validation"], 2 + len(outside["near"]) + len(outside["far"])
+        if self.validates and len(known["validation"]):
+            sets += 1 + (len(outside["validation_ood"]) or len(PROXIES))
+        else:
+            known["validation"] = None
+        with work.progress.bar(self.role, sets, unit="set") as bar:
             result = evaluate(
-                classifier,
-                train=images["train"],
-                validation=images["validation"] if validates else None,
-                calibration=images["calibration"],
-                test=images["test"],
-                near=near,
-                far=far,
-                validation_ood=validation_ood,
-                held_out=images["validation"],
-                names=self.recipe.evaluate.scores,
-                headline=self.recipe.evaluate.headline,
-                tune=self.recipe.evaluate.tune,
-                accept=self.recipe.serve.accept,
-                by_class=self.recipe.serve.by_class,
-                batch_size=self.recipe.evaluate.batch_size,
-                seed=self.recipe.data.split_seed,
-                progress=bar.update,
-            )
+                classifier, **known, **outside, names=settings.scores, headline=settings.headline, tune=settings.tune,
+                accept=serve.accept, by_class=serve.by_class, batch_size=settings.batch_size,
+                seed=self.recipe.data.split_seed, progress=bar.update,
+            )  # fmt: skip
         _write(folder / "scores.npz", result.scores)
         _write(folder / "validation.npz", result.validation, correct=result.validation_correct)
         np.savez(folder / "parity.npz", allow_pickle=False, **result.parity)
