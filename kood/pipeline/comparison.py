@@ -105,6 +105,8 @@ def comparison(
     lost, error = auroc_difference(first, second)
     answers = exposed["correct"].astype(float) - without["correct"].astype(float)
     wrong, its_error = float(answers.mean()), float(answers.std(ddof=1) / np.sqrt(len(answers)))
+    auroc, accuracy = ([of - _WIDTH * its, of + _WIDTH * its] for of, its in ((lost, error), (wrong, its_error)))
+    worse_auroc, worse_accuracy = auroc[1] < 0.0, accuracy[1] < -_NEGLIGIBLE
     return {
         "validation_auroc": mean_auroc(*first),
         "validation_accuracy": float(without["correct"].mean()),
@@ -114,11 +116,11 @@ def comparison(
         "exposed_score": chosen[1],
         "sets": list(sets),
         "images": len(answers),
-        "auroc_interval": [lost - _WIDTH * error, lost + _WIDTH * error],
-        "accuracy_interval": [wrong - _WIDTH * its_error, wrong + _WIDTH * its_error],
-        "worse_auroc": lost + _WIDTH * error < 0.0,
-        "worse_accuracy": wrong + _WIDTH * its_error < -_NEGLIGIBLE,
-        "worse": lost + _WIDTH * error < 0.0 or wrong + _WIDTH * its_error < -_NEGLIGIBLE,
+        "auroc_interval": auroc,
+        "accuracy_interval": accuracy,
+        "worse_auroc": worse_auroc,
+        "worse_accuracy": worse_accuracy,
+        "worse": worse_auroc or worse_accuracy,
     }
 
 
