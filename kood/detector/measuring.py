@@ -18,8 +18,8 @@ from kood.data.image_set import ImageSet
 from kood.data.images import normalize
 from kood.data.rules import Framing, Resize
 from kood.detector.choosing import Choice, Measured, choose, tune
-from kood.detector.images import Batch, batches, count_of, has_classes
-from kood.detector.passing import Known, Passed, watched
+from kood.detector.images import Batch, batches
+from kood.detector.passing import Known, Passed
 from kood.errors import UserError
 from kood.outputs import Outputs, at_once, forward_of, run_batches, run_over, score_rows
 from kood.scorer import Scorer, applicable, linear_weights
@@ -167,14 +167,11 @@ class Measuring:
         if isinstance(images, ImageSet):
             images, labels = images.images, images.labels if labels is None else labels
         labelled = use in KNOWN
-        names = self.class_names if labelled else None
-        if use in PERHAPS and not has_classes(images, self.class_names):
-            names = None
         found = batches(
             images, self.image_shape, batch_size=self.batch_size, framing=self.framing, labels=labels,
-            class_names=names, labelled=labelled,
+            class_names=self.class_names if labelled else None, labelled=labelled, perhaps=use in PERHAPS, shown=use,
         )  # fmt: skip
-        for number, batch in enumerate(watched(found, count_of(images), use)):
+        for number, batch in enumerate(found):
             wrong = self.wrong_range(batch.pixels) if use in KNOWN and number == 0 else self._other_range(batch.pixels)
             if wrong:
                 raise UserError(f"{use}: {wrong}")
