@@ -160,8 +160,7 @@ class Detector(Measuring):
         low, high = (0.0, 255.0) if pixels.dtype == np.uint8 else (float(pixels.min()), float(pixels.max()))
         whole = np.rint((pixels - low) * (255.0 / max(high - low, 1e-12))).astype(np.uint8)
         given = [batch.labels for batch in kept if batch.labels is not None]
-        known = np.concatenate(given) if len(given) == len(kept) else None
-        labels = known if known is not None else self.outputs(pixels)["logits"].argmax(axis=1)
+        labels = np.concatenate(given) if len(given) == len(kept) else self.outputs(pixels)["logits"].argmax(axis=1)
         held = ImageSet(whole, labels.astype(np.int64), tuple(self.class_names))
         try:
             sets = validation_images(held, None, seed)

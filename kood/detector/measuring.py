@@ -342,7 +342,6 @@ class Measuring:
         """
         outputs, labels = {}, {}
         for done, (where, images) in enumerate(sets.items(), start=1):
-            its: np.ndarray | None = None
             if isinstance(images, ImageSet):
                 ready = (passed or {}).get(where)
                 outputs[where], its = self._set(images) if ready is None else ready, images.labels
