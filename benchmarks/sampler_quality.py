@@ -25,7 +25,7 @@ from kood.data.stored import read_images
 from kood.diffusion.sampling import ImageSampler
 from kood.machine import cores, processor, vector_flags
 from kood.outputs import Judge
-from kood.runs import Run, Stage
+from kood.runs import Result, Run
 
 
 def main() -> None:
@@ -42,7 +42,7 @@ def main() -> None:
     sets = data.facts["sets"]
     train = read_images(data.folder, "train", sets["train"])
     others = [read_images(data.folder, name, sets[name]) for name in ("validation", "calibration", "test")]
-    judge = Judge(classifier.folder / "classifier.keras")
+    judge = Judge(keras.saving.load_model(classifier.folder / "classifier.keras", compile=False))
     real = judge.features(np.concatenate([one.images for one in others]))
 
     print(f"{processor()}, {vector_flags()}, {cores()} threads, {keras.backend.backend()}")
@@ -87,7 +87,7 @@ def show(
     )
 
 
-def stages(run: Run) -> tuple[Stage, Stage, Stage]:
+def stages(run: Run) -> tuple[Result, Result, Result]:
     """The newest data and diffusion stages of a run, and the classifier of its matrix or judge that saw no outliers."""
     found = {name: next(iter(run.finished(name)), None) for name in ("data", "diffusion")}
     plain = [stage for stage in run.finished("classifier") if saw_real_images_alone(stage)]
@@ -96,7 +96,7 @@ def stages(run: Run) -> tuple[Stage, Stage, Stage]:
     return found["data"], found["diffusion"], plain[0]
 
 
-def saw_real_images_alone(stage: Stage) -> bool:
+def saw_real_images_alone(stage: Result) -> bool:
     """Whether a classifier was trained with head softmax and neither outliers nor samples."""
     decides = json.loads((stage.folder / "stage.json").read_bytes())["decides"]
     return decides["head"]["name"] == "softmax" and decides["exposure"] is None and decides["pure"] is None

@@ -223,8 +223,9 @@ class Classifier(TrainStep):
 
     def build(self, input_shape):
         """Builds the heads, and the queues of virtual outliers, on the backbone's features."""
-        if self.rotation and not _is_square(self.backbone.input_shape[1:]):
-            raise ValueError(f"rotation needs square images (S, S, C), not {tuple(self.backbone.input_shape[1:])}")
+        shape = tuple(self.backbone.input_shape[1:])
+        if self.rotation and (len(shape) != 3 or shape[0] != shape[1]):
+            raise ValueError(f"rotation needs square images (S, S, C), not {shape}")
         for layer in (self.head, self.virtual, self.rotation_head):
             if layer is not None and not layer.built:
                 layer.build(self.backbone.output_shape)
@@ -262,10 +263,6 @@ class Classifier(TrainStep):
             if config.get(part) is not None:  # Files from before virtual outliers have no such key.
                 config[part] = keras.saving.deserialize_keras_object(config[part])
         return cls(**config)
-
-
-def _is_square(shape):
-    return len(shape) == 3 and shape[0] == shape[1]
 
 
 def _mean(rows, weight):

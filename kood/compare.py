@@ -193,14 +193,6 @@ def _scores_of(cells: Sequence[Mapping[str, Any]]) -> Callable[[Mapping[str, Any
 
 def _values(folder: Path, file: Any, score: str) -> dict[str, np.ndarray] | None:
     """The values of a score of two images or more of each set; None where any of them is none."""
-    found = _arrays(folder, file, score)
-    for values in (found or {}).values():
-        if values.ndim != 1 or values.dtype.kind != "f" or np.isnan(values).any() or len(values) < 2:
-            return None
-    return found
-
-
-def _arrays(folder: Path, file: Any, score: str) -> dict[str, np.ndarray] | None:
     # A report that was tampered with must not point out of its own folder.
     place = PurePosixPath(file) if isinstance(file, str) else None
     if place is None or place.is_absolute() or ".." in place.parts:
@@ -210,9 +202,13 @@ def _arrays(folder: Path, file: Any, score: str) -> dict[str, np.ndarray] | None
         if not whole.resolve().is_relative_to(folder.resolve()):
             return None
         with np.load(whole, allow_pickle=False) as arrays:
-            return report.score_arrays(arrays, score)
+            found = report.score_arrays(arrays, score)
     except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile):
         return None
+    for values in found.values():
+        if values.ndim != 1 or values.dtype.kind != "f" or np.isnan(values).any() or len(values) < 2:
+            return None
+    return found
 
 
 def _name(labels: Mapping[str, Any]) -> str:

@@ -54,11 +54,6 @@ class Scored(_Held):
         self.score = Scorer(scorer.name, scorer.state)
         self.score.place(self.hold)
 
-    @property
-    def is_perturbed(self) -> bool:
-        """Whether the score asks for the logits of perturbed images, as ODIN's do."""
-        return bool(self.score.perturbation)
-
     def call(self, images):
         """`probabilities` (B, K), `label` and `ood_score` (B,) of pixels as the classifier takes them."""
         outputs = self.classifier(images, training=False)
@@ -152,14 +147,7 @@ class Decision(keras.Model):
         UserError: too few calibration scores for the accepted share.
     """
 
-    def __init__(
-        self,
-        outputs: keras.Model,
-        scorer: Scorer,
-        calibration: Calibration,
-        version: int = 0,
-        **kwargs,
-    ):
+    def __init__(self, outputs: keras.Model, scorer: Scorer, calibration: Calibration, version: int = 0, **kwargs):
         super().__init__(**{**kwargs, "dtype": "float32"})
         self.scored = Scored(outputs, scorer)
         self.decide = Decide(calibration, version)

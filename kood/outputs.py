@@ -1,7 +1,6 @@
 """What a classifier and its scores say of many images: batch by batch, every batch of one shape."""
 
 from collections.abc import Callable, Iterable, Sequence
-from pathlib import Path
 
 import keras
 import numpy as np
@@ -15,20 +14,9 @@ from kood.rotation import ROTATIONS, rotated, surprise
 from kood.scorer import Scorer
 
 __all__ = [
-    "Judge",
-    "Outputs",
-    "at_once",
-    "forward_of",
-    "further_for",
-    "outputs_of",
-    "perturbed_logits",
-    "rotations_of",
-    "run_batches",
-    "run_over",
-    "score_rows",
-    "scores_of",
-    "softmax",
-]
+    "Judge", "Outputs", "at_once", "forward_of", "further_for", "outputs_of", "perturbed_logits", "rotations_of",
+    "run_batches", "run_over", "score_rows", "scores_of", "softmax",
+]  # fmt: skip
 
 Outputs = dict[str, np.ndarray]
 
@@ -230,16 +218,16 @@ def run_batches(forward: Callable, batches: Iterable[np.ndarray], rows: int, cou
 _PIXELS, _FEWEST = 2**19, 8
 
 
-def at_once(shape: Sequence[int | None], otherwise: int = 224) -> int:
+def at_once(shape: Sequence[int | None]) -> int:
     """Images of a forward pass that memory has room for: a network keeps some hundred numbers of each pixel.
 
     Args:
-        shape: (H, W, C); of features (D,), of which there is always room.
-        otherwise: The side of images where the model takes any.
+        shape: (H, W, C), None where the model takes any, which counts as 224; of features (D,), of which there is
+            always room.
     """
     if len(shape) == 1:
         return _PIXELS
-    height, width = shape[0] or otherwise, shape[1] or otherwise
+    height, width = shape[0] or 224, shape[1] or 224
     return max(_FEWEST, _PIXELS // (height * width))
 
 
@@ -280,13 +268,11 @@ class Judge:
     """A classifier that is asked which classes are close and what a sample shows.
 
     Args:
-        classifier: A `Classifier`, or the file that holds one.
+        classifier: A `Classifier`.
         batch_size: Images a forward pass; every batch is filled up to this size, so that one shape is compiled.
     """
 
-    def __init__(self, classifier: keras.Model | Path, batch_size: int = 256):
-        if isinstance(classifier, Path):
-            classifier = keras.saving.load_model(classifier, compile=False)
+    def __init__(self, classifier: keras.Model, batch_size: int = 256):
         self._classifier = classifier
         self._forward = compiled(classifier)
         self._batch_size = batch_size

@@ -51,19 +51,6 @@ def _at(key: str) -> str:
 
 
 @functools.cache
-def _announcements() -> dict[str, dict[str, tuple[str, str]]]:
-    from importlib.metadata import entry_points
-
-    everything = entry_points()
-    return {
-        name: {
-            one.name.lower(): (f"{one.module}:{one.attr}", one.dist.name if one.dist else one.module)
-            for one in everything.select(group=f"kood.{name}")
-        }
-        for name in ROOMS
-    }
-
-
 def announced(room_name: str) -> dict[str, tuple[str, str]]:
     """What installed packages announce for a room, read from their entry points; none of them is imported.
 
@@ -71,9 +58,14 @@ def announced(room_name: str) -> dict[str, tuple[str, str]]:
         room_name: A key of `ROOMS`.
 
     Returns:
-        {name in lower case: ("module:attribute", package)}.
+        {name in lower case: ("module:attribute", package)}, read once.
     """
-    return _announcements()[room_name]
+    from importlib.metadata import entry_points
+
+    return {
+        one.name.lower(): (f"{one.module}:{one.attr}", one.dist.name if one.dist else one.module)
+        for one in entry_points(group=f"kood.{room_name}")
+    }
 
 
 def find(room_name: str, name: str, key: str = "") -> Entry:

@@ -5,8 +5,8 @@ read with `ast`.
 """
 
 import ast
+import contextlib
 import functools
-import inspect
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -84,32 +84,30 @@ def _files(place: str) -> list[Path]:
     return [path.with_suffix(".py")]
 
 
-def _parameters(arguments: ast.arguments) -> tuple[tuple[str, ...], tuple[str, ...]]:
-    positional = [a.arg for a in arguments.posonlyargs + arguments.args if a.arg not in ("self", "cls")]
-    keyword = [a.arg for a in arguments.kwonlyargs]
-    required = positional[: len(positional) - len(arguments.defaults)]
-    required += [name for name, default in zip(keyword, arguments.kw_defaults, strict=True) if default is None]
-    return tuple(positional + keyword), tuple(required)
-
-
-def _literal(node: ast.expr | None) -> Any:
-    """The value of a literal; `inspect.Parameter.empty` for what is none."""
-    try:
-        return ast.literal_eval(node) if node is not None else inspect.Parameter.empty
-    except ValueError:
-        return inspect.Parameter.empty
-
-
-def _defaults(arguments: ast.arguments) -> dict[str, Any]:
+def _parameters(arguments: ast.arguments) -> dict[str, ast.expr | None]:
+    """The default of each parameter but `self`, None where it has none."""
     positional = [*arguments.posonlyargs, *arguments.args]
-    given = [*zip(positional[len(positional) - len(arguments.defaults) :], arguments.defaults, strict=True),
-             *zip(arguments.kwonlyargs, arguments.kw_defaults, strict=True)]  # fmt: skip
-    found = {argument.arg: _literal(default) for argument, default in given}
-    return {name: value for name, value in found.items() if value is not inspect.Parameter.empty}
+    defaults = [None] * (len(positional) - len(arguments.defaults)) + arguments.defaults + arguments.kw_defaults
+    every = zip([*positional, *arguments.kwonlyargs], defaults, strict=True)
+    return {one.arg: default for one, default in every if one.arg not in ("self", "cls")}
 
 
-def _usual(nodes: list[ast.stmt], target: str) -> dict[str, tuple]:
-    """The literal that is assigned to `target`: in a class to `usual`, beside a function to `function.usual`."""
+def _required(parameters: Mapping[str, ast.expr | None]) -> tuple[str, ...]:
+    return tuple(name for name, default in parameters.items() if default is None)
+
+
+def _literals(parameters: Mapping[str, ast.expr | None]) -> dict[str, Any]:
+    """The defaults that are written as literals."""
+    found = {}
+    for name, default in parameters.items():
+        with contextlib.suppress(ValueError):
+            if default is not None:
+                found[name] = ast.literal_eval(default)
+    return found
+
+
+def _assigned(nodes: list[ast.stmt], target: str) -> Any:
+    """The literal that is assigned to a name or to `name.attribute`; nothing where there is none."""
     for node in nodes:
         if isinstance(node, ast.Assign) and ast.unparse(node.targets[0]) == target:
             return ast.literal_eval(node.value)
@@ -128,8 +126,8 @@ def _rows(tree: ast.Module, defined: dict[str, ast.ClassDef | ast.FunctionDef]) 
             make, summary = node.value.args
             fixed = {keyword.arg for keyword in node.value.keywords}
             asked = _parameters(defined[ast.unparse(make)].args)  # type: ignore[union-attr]
-            left, required = (tuple(name for name in names if name not in fixed) for names in asked)
-            found[ast.unparse(node.targets[0])] = left, required, ast.literal_eval(summary)
+            left = {name: default for name, default in asked.items() if name not in fixed}
+            found[ast.unparse(node.targets[0])] = tuple(left), _required(left), ast.literal_eval(summary)
     return found
 
 
@@ -154,14 +152,8 @@ def _method(lineage: list[ast.ClassDef], name: str) -> ast.arguments:
 def _entries(file: Path, tree: ast.Module, elsewhere: dict[str, ast.ClassDef | ast.FunctionDef]) -> list[Entry]:
     module = ".".join(("kood", *file.relative_to(PACKAGE).with_suffix("").parts)).removesuffix(".__init__")
     defined = _defined(tree)
-    exported: list[str] = []
-    for statement in tree.body:
-        if isinstance(statement, ast.Assign) and any(
-            isinstance(target, ast.Name) and target.id == "__all__" for target in statement.targets
-        ):
-            exported = ast.literal_eval(statement.value)
     entries, rows = [], _rows(tree, defined)
-    for attribute in exported:
+    for attribute in _assigned(tree.body, "__all__"):
         if attribute in rows:
             entries.append(Entry(attribute.lower(), attribute, module, *rows[attribute]))
             continue
@@ -171,25 +163,22 @@ def _entries(file: Path, tree: ast.Module, elsewhere: dict[str, ast.ClassDef | a
         fitted_on: tuple[str, ...] = ()
         bases: list[ast.ClassDef] = []
         if isinstance(node, ast.FunctionDef):
-            arguments, usual = node.args, _usual(tree.body, f"{attribute}.usual")
+            arguments, usual = node.args, _assigned(tree.body, f"{attribute}.usual")
         else:
             bases = _bases(node, {**elsewhere, **defined})
-            arguments, usual = (
-                _method([node, *bases], "__init__"),
-                _usual([s for one in (node, *bases) for s in one.body], "usual"),
-            )
-            fitted_on = _parameters(_method([node, *bases], "fit"))[1]
+            arguments = _method([node, *bases], "__init__")
+            usual = _assigned([s for one in (node, *bases) for s in one.body], "usual")
+            fitted_on = _required(_parameters(_method([node, *bases], "fit")))
         parameters = _parameters(arguments)
+        asked = tuple(parameters), _required(parameters)
         summary = (ast.get_docstring(node) or "").split("\n", 1)[0].strip()
         names = tuple(base.name for base in bases)
         name = attribute.lower()
         if ROOMS[TABLES] == file.relative_to(PACKAGE).parent.as_posix():
             name = snake(attribute)
             fields = [s for one in (*reversed(bases), node) for s in one.body if isinstance(s, ast.AnnAssign)]
-            parameters = tuple(field.target.id for field in fields), ()  # type: ignore[union-attr]
-        entries.append(
-            Entry(name, attribute, module, *parameters, summary, fitted_on, names, _defaults(arguments), usual)
-        )
+            asked = tuple(field.target.id for field in fields), ()  # type: ignore[union-attr]
+        entries.append(Entry(name, attribute, module, *asked, summary, fitted_on, names, _literals(parameters), usual))
     return entries
 
 

@@ -322,8 +322,8 @@ def work_alone(recipe, folder, **console):
 
     from kood.backends import Devices
     from kood.pipeline.budget import Budget
+    from kood.pipeline.stage import Work
     from kood.pipeline.team import Team
-    from kood.pipeline.work import Work
     from kood.report import StageProgress
     from kood.runs import Run
 

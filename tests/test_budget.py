@@ -7,12 +7,13 @@ from types import SimpleNamespace
 import keras
 import pytest
 
-from kood import pipeline, timing
+from kood import pipeline
 from kood.errors import UserError
 from kood.pipeline import matrix
 from kood.pipeline.budget import Budget, OutOfTimeError
 from kood.pipeline.diffusion import Diffusion
 from kood.recipe import load
+from kood.training import timing
 
 RECIPE = """
 name = "short"

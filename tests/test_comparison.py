@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from sklearn.metrics import roc_auc_score
 
-from kood.detector.figures import PROXIES
+from kood.detector.choosing import PROXIES
 from kood.outliers.real import Real
 from kood.pipeline.classify import unexposed
 from kood.pipeline.comparison import _warning, comparison

@@ -11,9 +11,7 @@ import tensorflow as tf
 from PIL import Image
 
 from kood.data.image_set import ImageSet
-from kood.demo import answered, known_of, show
-from kood.demo.known import Known
-from kood.demo.page import page_of
+from kood.demo import Known, answered, known_of, page_of, show
 from kood.errors import UserError
 from kood.runs import Run
 from kood.serving.answers import answers

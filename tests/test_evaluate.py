@@ -13,10 +13,9 @@ from kood import heads, registry
 from kood.classifier import Classifier
 from kood.conformal import threshold as conformal_threshold
 from kood.data import ImageSet
+from kood.detector.choosing import PROXIES, Choice, mean_auroc, validation_images
 from kood.detector.evaluate import evaluate
-from kood.detector.figures import PROXIES, Choice, validation_images
 from kood.detector.measuring import Measuring
-from kood.detector.tuning import mean_auroc
 from kood.errors import UserError
 from kood.outputs import outputs_of
 from kood.scorer import Scorer, applicable, linear_weights
@@ -195,10 +194,11 @@ def test_validation_alone_gives_the_figures_of_the_whole_evaluation(classifier, 
     assert set(measuring.scorers) == set(whole.figures["scores"])
     for name in measuring.scorers:
         alone, among = (
-            {where: by[where][name] for where in ("validation", *sets)} for by in (found.scores, whole.validation)
+            mean_auroc(by["validation"][name], [by[where][name] for where in sets])
+            for by in (found.scores, whole.validation)
         )
-        np.testing.assert_allclose(mean_auroc(alone, sets), whole.figures["validation"][name], atol=2e-3)
-        assert mean_auroc(among, sets) == whole.figures["validation"][name]
+        np.testing.assert_allclose(alone, whole.figures["validation"][name], atol=2e-3)
+        assert among == whole.figures["validation"][name]
     with pytest.raises(UserError, match="no 'nothing' among the scores"):
         Measuring(classifier, scores=["nothing"])
 

@@ -1,5 +1,7 @@
 """Every example that a reader may copy runs: those of the public names, of the documentation and of CONTRIBUTING."""
 
+import ast
+import importlib
 import inspect
 import json
 import re
@@ -33,6 +35,20 @@ def test_the_example_of_the_package():
     space = {}
     exec(compile("\n".join(before), "example of kood", "exec"), space)
     assert eval(last, space) == 5 / 6  # Of six pairs one stands the wrong way.
+
+
+BENCHMARKS = [file for file in sorted((ROOT / "benchmarks").glob("*.py")) if "from kood" in file.read_text()]
+
+
+@pytest.mark.parametrize("file", BENCHMARKS, ids=lambda file: file.stem)
+def test_what_a_benchmark_takes_of_kood_is_there(file):
+    """A benchmark takes minutes, so none is run here; what was renamed under it would be found when it is needed."""
+    nodes = ast.walk(ast.parse(file.read_text()))
+    taken = [node for node in nodes if isinstance(node, ast.ImportFrom) and f"{node.module}".startswith("kood")]
+    for node in taken:
+        for name in (one.name for one in node.names):
+            if not hasattr(importlib.import_module(node.module), name):
+                importlib.import_module(f"{node.module}.{name}")
 
 
 @pytest.mark.slow

@@ -91,9 +91,9 @@ def test_every_score(tmp_path, ending, kind, monkeypatch):
     expected = {name: keras.ops.convert_to_numpy(values) for name, values in scores(check).items()}
     known = np.isfinite(check).all(axis=(1, 2, 3))
     assert known.sum() == 38 and all((values[~known] == UNKNOWN["ood_score"]).all() for values in expected.values())
-    formats._convert(scores, tmp_path / f"all{ending}", FORMATS[ending], SHAPE, None)
+    formats._convert(scores, SHAPE, tmp_path / f"all{ending}")
     monkeypatch.setattr(formats, "OUTPUTS", names)
-    run = formats._runtime(FORMATS[ending], tmp_path / f"all{ending}")
+    run = formats._runtime(tmp_path / f"all{ending}")
     for rows in (1, 40):
         got = run(check[:rows])
         assert got.keys() == set(names) and len(got) > (20 if kind == "Softmax" else 0)
@@ -116,16 +116,16 @@ def test_scores_that_a_format_has_not(tmp_path, ending):
     assert not list(tmp_path.iterdir())
 
 
-@pytest.mark.parametrize(("score", "by_class", "batch"), [("knn", True, None), ("rotation_energy", False, 8)])
-def test_it_answers_as_keras_does_and_says_what_it_is(tmp_path, ending, score, by_class, batch):
+@pytest.mark.parametrize(("score", "by_class"), [("knn", True), ("rotation_energy", False)])
+def test_it_answers_as_keras_does_and_says_what_it_is(tmp_path, ending, score, by_class):
     decision, check = made(score, by_class=by_class)
     expected = {name: keras.ops.convert_to_numpy(value) for name, value in decision(check).items()}
     names, file = ["a", "b", "c", "ß"], tmp_path / f"it{ending}"
-    told = export(decision, file, image_shape=SHAPE, batch=batch, check=check, class_names=names, framing=ALIASED)
+    told = export(decision, file, image_shape=SHAPE, check=check, class_names=names, framing=ALIASED)
     assert told["images"] == 40 and max(told["probabilities"], told["ood_score"]) < 1e-5
     assert sorted(tmp_path.iterdir()) == sorted(told["files"])
-    run = formats._runtime(FORMATS[ending], file)
-    for rows in (8,) if batch else (1, 8, 40):
+    run = formats._runtime(file)
+    for rows in (1, 8, 40):
         got = run(check[:rows])
         assert got.keys() == set(OUTPUTS)
         unknown = expected["label"][:rows] < 0
@@ -136,19 +136,19 @@ def test_it_answers_as_keras_does_and_says_what_it_is(tmp_path, ending, score, b
         for name in ("probabilities", "ood_score", "p_value", "threshold"):
             np.testing.assert_allclose(got[name], expected[name][:rows], rtol=1e-5, atol=1e-5)
         assert set(got["version"]) == {5}
-    facts = facts_in(file, batch)
+    facts = facts_in(file)
     assert (facts["score"], facts["accept"], facts["version"], facts["image_shape"]) == (score, 0.65, 5, [8, 8, 3])
     assert facts["class_names"] == names and facts["pixels"] == "-1..1" and facts["resize"] == "pad"
     assert facts["antialias"] is False
     assert facts["thresholds"] == decision.calibrated.thresholds.tolist()
 
 
-def facts_in(file, batch):
+def facts_in(file):
     if file.suffix == ".onnx":
         onnx = pytest.importorskip("onnx")
         graph = onnx.load(file)
         dims = [value.type.tensor_type.shape.dim[0] for value in (*graph.graph.input, *graph.graph.output)]
-        assert {one.dim_value or one.dim_param for one in dims} == {batch or "batch"}
+        assert {one.dim_value or one.dim_param for one in dims} == {"batch"}
         return json.loads({one.key: one.value for one in graph.metadata_props}["kood"])
     if file.suffix == ".xml":
         openvino = pytest.importorskip("openvino")
@@ -173,8 +173,8 @@ def test_a_file_that_disagrees_is_not_written(tmp_path, ending, monkeypatch):
     (tmp_path / f"it{ending}").write_bytes(b"the old one")
     run = formats._runtime
 
-    def other(kind, file):
-        answer = run(kind, file)
+    def other(file):
+        answer = run(file)
         return lambda images: {**answer(images), "p_value": np.full(len(images), 0.5, "float32")}
 
     monkeypatch.setattr(formats, "_runtime", other)
@@ -182,20 +182,6 @@ def test_a_file_that_disagrees_is_not_written(tmp_path, ending, monkeypatch):
         export(decision, tmp_path / f"it{ending}", image_shape=SHAPE, check=check)
     assert caught.value.exit_code == 1
     assert [path.read_bytes() for path in tmp_path.iterdir()] == [b"the old one"]
-
-
-@pytest.mark.parametrize(
-    ("name", "format", "message"),
-    [
-        ("it.pt", None, r"the ending '.pt' is none of onnx \(.onnx\), litert \(.tflite\), openvino \(.xml\)"),
-        ("it.onnx", "coreml", "the format 'coreml' is none of onnx"),
-        ("it.xml", "onnx", "a file of the format onnx must end in .onnx"),
-    ],
-)
-def test_a_format_that_there_is_not(tmp_path, name, format, message):
-    with pytest.raises(UserError, match=message) as caught:
-        export(made("msp")[0], tmp_path / name, format=format, image_shape=SHAPE)
-    assert caught.value.exit_code == 2 and not list(tmp_path.iterdir())
 
 
 def test_a_package_that_is_missing_is_named(tmp_path, monkeypatch):

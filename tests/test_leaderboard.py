@@ -7,7 +7,7 @@ import pytest
 
 from kood import pipeline
 from kood.errors import UserError
-from kood.pipeline import cost
+from kood.pipeline import evaluation
 from kood.recipe import load
 from tests.conftest import TINY, Cell
 
@@ -65,8 +65,8 @@ def test_a_run_ends_in_its_leaderboard(tiny, tmp_path, monkeypatch):
 
 def test_after_a_frozen_backbone_the_whole_network_is_timed(tiny, tmp_path, monkeypatch):
     passed = []
-    timed = cost._timed
-    monkeypatch.setattr(cost, "_timed", lambda call, given: passed.append(given) or timed(call, given))
+    timed = evaluation._timed
+    monkeypatch.setattr(evaluation, "_timed", lambda call, given: passed.append(given) or timed(call, given))
     settings = [
         *SMALL,
         "classifier.train=head",

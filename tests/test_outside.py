@@ -221,13 +221,13 @@ def site(place, monkeypatch):
     def add(*names):
         for name in names:
             monkeypatch.syspath_prepend(place / name)
-        registry._announcements.cache_clear()
+        registry.announced.cache_clear()
 
     add("site")
     yield add
     for name in [name for name in sys.modules if name.partition(".")[0] == "theirs"]:
         del sys.modules[name]
-    registry._announcements.cache_clear()
+    registry.announced.cache_clear()
 
 
 @pytest.mark.keras

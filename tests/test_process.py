@@ -14,8 +14,8 @@ from rich.console import Console
 from rich.text import Text
 from typer.testing import CliRunner
 
-from kood import doctor, process
-from kood.cli import app
+from kood import process
+from kood.cli import app, doctor
 from kood.monitor import page as monitor_page
 from kood.monitor.drift import drift
 from kood.monitor.judge import Finding, Watched

@@ -10,7 +10,7 @@ import pytest
 
 from kood import training
 from kood.pipeline.environment import environment, origin_of
-from kood.tracking import EpochLog
+from kood.training.tracking import EpochLog
 from tests.interrupted import KillAfter, Killed
 
 pytestmark = pytest.mark.backend  # Run once under each Keras backend.

@@ -7,13 +7,14 @@ import numpy as np
 import pytest
 from keras import ops
 
-from kood import heads, timing, training
+from kood import heads, training
 from kood.classifier import Classifier
 from kood.data import ImageSet
 from kood.data.batches import labelled_batches, training_batches
 from kood.diffusion.denoiser import Denoiser
 from kood.errors import UserError
 from kood.nets import denoisers
+from kood.training import timing
 from kood.virtual import VirtualOutliers
 from tests.interrupted import KillAfter, Killed
 

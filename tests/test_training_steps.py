@@ -330,7 +330,7 @@ def test_virtual_outliers_learn_in_the_compiled_step(head, tmp_path):
     model.save(tmp_path / "model.keras")
     again = keras.saving.load_model(tmp_path / "model.keras")
     np.testing.assert_array_equal(seen, ops.convert_to_numpy(again.virtual.features))
-    assert training._seeds(again)[0].shape == model.virtual.seed_generator.state.shape
+    assert training.loop._seeds(again)[0].shape == model.virtual.seed_generator.state.shape
 
 
 def test_virtual_outliers_reach_the_head_alone():

@@ -8,8 +8,8 @@ from sklearn.metrics import roc_auc_score
 from kood import heads, specs
 from kood.classifier import Classifier
 from kood.data import ImageSet
-from kood.detector import evaluate, figures
-from kood.detector.tuning import tune
+from kood.detector import evaluate
+from kood.detector.choosing import PROXIES, tune
 from kood.outputs import run_over
 from kood.scorer import Scorer
 
@@ -94,7 +94,7 @@ def test_scores_are_measured_as_they_were_chosen(classifier):
     best = {name: one["chosen"] for name, one in told.items()}
     assert set(found.figures["scores"]) == {"msp", *best.values(), "energy:temperature=7", "ash:share=0.5"}
     assert found.figures["headline_score"] == found.figures["threshold"]["score"] == best["odin"]
-    assert found.figures["validation_sets"] == list(figures.PROXIES)
+    assert found.figures["validation_sets"] == list(PROXIES)
     # As if it had been named so.
     plain = measured(classifier, names=[best["odin"]], headline=best["odin"])
     np.testing.assert_allclose(found.scores["near"][best["odin"]], plain.scores["near"][best["odin"]], atol=1e-6)

@@ -10,12 +10,14 @@ from typing import Any
 import keras
 import numpy as np
 from keras import ops
+from scipy.special import expit
 
 from kood.attached.taken import Linear, Taken, Unknown, Way, only, pooled
 from kood.attached.watching import LAST, Shape, held_in, image_shape_of, layer_named, layers_of, probe, watched
 from kood.backends import accelerated
 from kood.classifier import Classifier
 from kood.errors import UserError
+from kood.outputs import softmax
 from kood.text import clean, some_of
 
 __all__ = ["last_dense", "take_apart"]
@@ -128,10 +130,10 @@ class _Seen:
         return UserError(f"model: {clean(self.model.name)} cannot be taken apart: {why}; its last layers are "
                          f"{last or 'none'}; {fix}")  # fmt: skip
 
-    def tell(self, binary: bool = False) -> tuple[np.ndarray, np.ndarray]:
+    def tell(self) -> tuple[np.ndarray, np.ndarray]:
         """The features under the last dense layer and the logits above it, as arrays."""
         features = pooled(self.below)
-        return _array(features), _array(Linear(self.dense, binary)(features))
+        return _array(features), _array(Linear(self.dense)(features))
 
 
 _ELSE = ("name the layer whose output the features are with features=..., or give a model whose outputs are "
@@ -220,9 +222,7 @@ def _proved(seen: _Seen, answer: np.ndarray) -> Way:
 
 
 def _forms(logits: np.ndarray) -> dict[str, np.ndarray]:
-    powers = np.exp(logits - logits.max(axis=1, keepdims=True))
-    return {"logits": logits, "softmax": powers / powers.sum(axis=1, keepdims=True),
-            "sigmoid": 0.5 * (1 + np.tanh(logits / 2))}  # fmt: skip
+    return {"logits": logits, "softmax": softmax(logits), "sigmoid": expit(logits)}
 
 
 def _close(answer: np.ndarray, expected: np.ndarray, layer: keras.Layer, logits: np.ndarray) -> bool:

@@ -23,6 +23,11 @@ OtherData = Annotated[
     bool,
     typer.Option("--other-data", help="Go on in a run folder of other classes or data; its report is kept beside."),
 ]
+OodImages = Annotated[
+    list[str] | None,
+    typer.Option("--ood", metavar="FOLDER|CSV", help="Images of no such class, to test on; may be repeated."),
+]
+Fresh = Annotated[bool, typer.Option("--fresh", help="Make every stage again, whatever is there.")]
 Saved = Annotated[Path, typer.Option("--saved", metavar="FOLDER", help="Where run folders go.")]
 
 
@@ -30,7 +35,7 @@ Saved = Annotated[Path, typer.Option("--saved", metavar="FOLDER", help="Where ru
 def run(
     recipe: RecipeFile,
     settings: Settings = None,
-    fresh: Annotated[bool, typer.Option("--fresh", help="Make every stage again, whatever is there.")] = False,
+    fresh: Fresh = False,
     quick: Annotated[bool, typer.Option("--quick", help="Smoke run: everything small, figures mean nothing.")] = False,
     any_backend: Annotated[
         bool, typer.Option("--any-backend", help="Take stages that another backend made, and go on with its half ones.")
@@ -70,10 +75,7 @@ def new(
         str,
         typer.Option("--id", metavar="FOLDER|CSV", help="Your images: one sub-folder a class, or lines FILE,LABEL."),
     ],
-    ood: Annotated[
-        list[str] | None,
-        typer.Option("--ood", metavar="FOLDER|CSV", help="Images of no such class, to test on; may be repeated."),
-    ] = None,
+    ood: OodImages = None,
     name: Annotated[str | None, typer.Option(metavar="NAME", help="Of the recipe; the folder's if not given.")] = None,
     minutes: Annotated[float, typer.Option(help="About how long a run may take here.")] = 30.0,
     backbone: Annotated[
@@ -98,10 +100,7 @@ def attach(
             help="Images of its classes that it was not trained on: one sub-folder a class, or lines FILE,LABEL.",
         ),
     ],
-    ood: Annotated[
-        list[str] | None,
-        typer.Option("--ood", metavar="FOLDER|CSV", help="Images of no such class, to test on; may be repeated."),
-    ] = None,
+    ood: OodImages = None,
     accept: Annotated[float, typer.Option(metavar="SHARE", help="Share of known images to accept.")] = 0.95,
     by_class: Annotated[bool, typer.Option("--by-class", help="A threshold for each class that it labels.")] = False,
     score: Annotated[str, typer.Option(metavar="NAME", help="The score that decides; auto chooses one.")] = "auto",
@@ -134,7 +133,7 @@ def attach(
         typer.Option("--import", metavar="MODULE", help="A module with layers of the model's; may be repeated."),
     ] = None,
     name: Annotated[str | None, typer.Option(metavar="NAME", help="Of the run; the model's file if not given.")] = None,
-    fresh: Annotated[bool, typer.Option("--fresh", help="Make every stage again, whatever is there.")] = False,
+    fresh: Fresh = False,
     other_data: OtherData = False,
     saved: Saved = Path("saved"),
 ) -> None:
@@ -159,7 +158,6 @@ def show(recipe: RecipeFile, settings: Settings = None) -> None:
     from kood.recipe import load
 
     quiet()
-
     with native_messages_held_back():
         loaded = load(recipe, settings or ())
     shown = console()
@@ -220,7 +218,7 @@ def schema() -> None:
 @commands.command()
 def doctor() -> None:
     """Say what is installed, which backends work, and what this machine offers."""
-    from kood.doctor import report
+    from kood.cli.doctor import report
 
     if not report():
         raise typer.Exit(1)

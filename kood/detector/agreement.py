@@ -7,6 +7,7 @@ from scipy.optimize import linear_sum_assignment
 
 from kood.conformal import rate_interval
 from kood.errors import UserError
+from kood.text import some_of
 
 __all__ = ["disagreement", "refuse_disagreement"]
 
@@ -64,7 +65,7 @@ def _other_order(given: np.ndarray, labels: np.ndarray, class_names: Sequence[st
     table = np.zeros((len(present), len(class_names)))
     place = np.searchsorted(present, labels)
     np.add.at(table, (place[::2], given[::2]), 1)
-    rows, columns = linear_sum_assignment(-table)
+    rows, columns = linear_sum_assignment(table, maximize=True)
     order = np.empty(len(present), int)
     order[rows] = columns
     odd = slice(1, None, 2)
@@ -75,7 +76,7 @@ def _other_order(given: np.ndarray, labels: np.ndarray, class_names: Sequence[st
     if better <= right + _BETTER or rate_interval(hits, len(given[odd]))[0] <= right:
         return ""
     moved = [(class_names[a], class_names[b]) for a, b in zip(present, order, strict=True) if a != b]
-    shown = ", ".join(f"{a!r} as {b!r}" for a, b in moved[:5]) + (" ..." if len(moved) > 5 else "")
+    shown = some_of(f"{a!r} as {b!r}" for a, b in moved)
     return (
         f"the model labels {right:.0%} of the known images rightly, but {better:.0%} if the classes stand in another "
         f"order (it calls {shown}); give the class names in the order of the model's outputs"

@@ -13,7 +13,8 @@ from kood.conformal import Calibration
 from kood.data.image_set import ImageSet
 from kood.detector import export, file
 from kood.detector.agreement import refuse_disagreement
-from kood.detector.figures import figures_of, validation_images
+from kood.detector.choosing import validation_images
+from kood.detector.figures import figures_of
 from kood.detector.images import Batch
 from kood.detector.measuring import Measuring
 from kood.detector.passing import Known
@@ -159,8 +160,7 @@ class Detector(Measuring):
         low, high = (0.0, 255.0) if pixels.dtype == np.uint8 else (float(pixels.min()), float(pixels.max()))
         whole = np.rint((pixels - low) * (255.0 / max(high - low, 1e-12))).astype(np.uint8)
         given = [batch.labels for batch in kept if batch.labels is not None]
-        known = np.concatenate(given) if len(given) == len(kept) else None
-        labels = known if known is not None else self.outputs(pixels)["logits"].argmax(axis=1)
+        labels = np.concatenate(given) if len(given) == len(kept) else self.outputs(pixels)["logits"].argmax(axis=1)
         held = ImageSet(whole, labels.astype(np.int64), tuple(self.class_names))
         try:
             sets = validation_images(held, None, seed)

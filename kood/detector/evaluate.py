@@ -1,15 +1,16 @@
 """A classifier and all the image sets of a run -> a detector, and what it says of them."""
 
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
 
 import keras
 import numpy as np
 
 from kood.data.image_set import ImageSet
+from kood.detector.choosing import validation_images
 from kood.detector.detector import Detector
-from kood.detector.figures import figures_of, validation_images
+from kood.detector.figures import figures_of
 from kood.outputs import softmax
 
 __all__ = ["Evaluation", "evaluate"]
@@ -38,12 +39,12 @@ class Evaluation:
     figures: dict[str, Any]
     scores: dict[str, dict[str, np.ndarray]]
     state: dict[str, np.ndarray] | None
-    parity: dict[str, np.ndarray] = field(default_factory=dict)
-    details: dict[str, np.ndarray] = field(default_factory=dict)
-    calibration: np.ndarray = field(default_factory=lambda: np.empty(0))
-    calibration_labels: np.ndarray = field(default_factory=lambda: np.empty(0, np.int64))
-    validation: dict[str, dict[str, np.ndarray]] = field(default_factory=dict)
-    validation_correct: np.ndarray = field(default_factory=lambda: np.empty(0, bool))
+    parity: dict[str, np.ndarray]
+    details: dict[str, np.ndarray]
+    calibration: np.ndarray
+    calibration_labels: np.ndarray
+    validation: dict[str, dict[str, np.ndarray]]
+    validation_correct: np.ndarray
 
 
 def evaluate(
@@ -111,9 +112,7 @@ def evaluate(
     else:
         detector.fit_scores(train, validation if held_out is None else held_out)
     measured = detector.measure(every, progress, passed)
-    choice = detector.choice
-    if choice is None:
-        choice = detector.choose(measured, "held/validation", outside)
+    choice = detector.choice or detector.choose(measured, "held/validation", outside)
     headline, values = choice.score, measured.scores
     decision = detector.decide_by(values["held/calibration"][headline], measured.given("held/calibration"), accept,
                                   by_class)  # fmt: skip

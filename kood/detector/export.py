@@ -11,8 +11,7 @@ from kood.attached import bring_layers_of, function_of
 from kood.data.copies import distinct
 from kood.data.images import normalize
 from kood.decision import Decision
-from kood.detector.formats import FORMATS as SUFFIXES
-from kood.detector.formats import export
+from kood.detector.formats import FORMATS, export
 from kood.errors import UserError
 from kood.serving.publishing import publish
 from kood.serving.served import Served
@@ -20,16 +19,17 @@ from kood.text import clean
 
 __all__ = ["write"]
 
-FORMATS = ("tf_saved_model", *SUFFIXES.values())
-
 
 def write(detector: Any, path: Path, format: str | None) -> None:
     """Writes a calibrated `Detector` for a runtime, see `Detector.export`."""
-    wanted = format or SUFFIXES.get(path.suffix.lower(), "tf_saved_model")
-    if wanted not in FORMATS:
-        raise UserError(f"format = {wanted!r}: there is none; formats are {', '.join(FORMATS)}")
+    ends = {"tf_saved_model": path.suffix, **{name: end for end, name in FORMATS.items()}}
+    wanted = format or FORMATS.get(path.suffix.lower(), "tf_saved_model")
+    if wanted not in ends:
+        raise UserError(f"format = {wanted!r}: there is none; formats are {', '.join(ends)}")
+    if path.suffix != ends[wanted]:
+        raise UserError(f"{clean(path)}: a file of the format {wanted} must end in {ends[wanted]}")
     if format is None and wanted == "tf_saved_model" and path.suffix and not path.suffix[1:].isdecimal():
-        raise UserError(f"{clean(path)}: which format is this? End it in {', '.join(SUFFIXES)}, or give format=...")
+        raise UserError(f"{clean(path)}: which format is this? End it in {', '.join(FORMATS)}, or give format=...")
     if path.exists():
         raise UserError(f"{clean(path)}: there is something already; name another path")
     if detector.decision is None:
@@ -44,7 +44,7 @@ def write(detector: Any, path: Path, format: str | None) -> None:
     outputs = detector.classifier if detector.is_own else detector.classifier.for_bytes()
     decision = Decision(outputs, detector.scorer, detector.decision)
     export(
-        decision, path, format=wanted, image_shape=detector.image_shape, class_names=detector.class_names,
+        decision, path, image_shape=detector.image_shape, class_names=detector.class_names,
         check=normalize(images) if detector.is_own else images.astype(np.float32),
         pixels="-1..1" if detector.is_own else "0..255", framing=detector.framing,
     )  # fmt: skip
@@ -52,13 +52,11 @@ def write(detector: Any, path: Path, format: str | None) -> None:
 
 def _pixels(detector: Any) -> np.ndarray:
     """Pixels of 0..255 to compare on: those of calibration images."""
-    some = np.asarray(detector.some)
-    if some.dtype == np.uint8 or detector.takes_bytes:
-        return np.clip(np.rint(some), 0, 255).astype(np.uint8)
-    low, high = detector.range or (0.0, 255.0)
-    if detector.is_own:
-        return np.clip(np.rint((some + 1.0) * 127.5), 0, 255).astype(np.uint8)
-    if high <= 1.5:
+    some, (low, high) = np.asarray(detector.some), detector.range or (0.0, 255.0)
+    are_bytes = some.dtype == np.uint8 or detector.takes_bytes
+    if detector.is_own and not are_bytes:
+        some = (some + 1.0) * 127.5
+    elif high <= 1.5 and not are_bytes:
         raise UserError(
             f"the detector was calibrated on pixels of {low:g} to {high:g}, and what is served are pixels of 0..255: "
             f"make it with preprocess={'-1..1' if low < -0.01 else '0..1'!r} and calibrate it on pixels of 0..255"

@@ -1,116 +1,22 @@
-"""Scores of image sets -> the choice of one of them, and the figures of the report."""
+"""Scores of image sets -> the figures of the report, of all images and of each class: one may be half wrong unseen."""
 
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
 
 from kood import metrics
 from kood.conformal import Calibration, needed_images, rate_interval
-from kood.data.image_set import ImageSet
-from kood.detector.tuning import mean_auroc
-from kood.outliers.patch_shuffle import shuffled
-from kood.outliers.pixel_mixup import PixelMixup
+from kood.detector.choosing import Choice, Measured, mean_auroc
 from kood.outputs import Outputs, softmax
-from kood.per_class import by_true_class, rarely_accepted, wrong_classes
-from kood.scorer import Scorer
+from kood.text import some_of
 
-__all__ = ["PROXIES", "Choice", "Measured", "choose", "figures_of", "mean_auroc", "validation_images"]
-
-#: Validation images from which on a score is chosen among many by more than chance.
-ENOUGH = 50
-#: What stands in for out-of-distribution validation images where a recipe names none, made of the validation images.
-PROXIES = ("pixel_mixup", "patch_shuffle")
+__all__ = ["figures_of"]
 
 #: Images of a set whose features are drawn, and images shown of those that a score is most wrong about.
 ON_THE_PLANE, EXTREMES = 400, 8
-
-
-@dataclass
-class Measured:
-    """What a classifier and its scores say of image sets.
-
-    Attributes:
-        outputs: {set: the classifier's outputs}.
-        scores: {set: {score: (N,)}}.
-        warnings: What could not be measured, and why.
-        labels: {set: (N,)}, the classes of those sets that have any.
-    """
-
-    outputs: dict[str, Outputs]
-    scores: dict[str, dict[str, np.ndarray]]
-    warnings: list[str]
-    labels: dict[str, np.ndarray] = field(default_factory=dict)
-
-    def given(self, where: str) -> np.ndarray:
-        """What the images of a set are labelled as, (N,)."""
-        return self.outputs[where]["logits"].argmax(axis=1)
-
-    def correct(self, where: str) -> np.ndarray:
-        """Which images of a set are labelled rightly, (N,) bool."""
-        return self.given(where) == self.labels[where]
-
-    def of(self, name: str, sets: Iterable[str]) -> dict[str, np.ndarray]:
-        """One score's values, by set."""
-        return {where: self.scores[where][name] for where in sets}
-
-
-@dataclass
-class Choice:
-    """Which of several scores decides, and why.
-
-    Attributes:
-        score: Its name.
-        by: {score: mean AUROC on validation images}; empty where it was named and not chosen.
-        sets: What validation images were told from.
-        images: How many validation images that were; 0 where none are known of.
-    """
-
-    score: str
-    by: dict[str, float] = field(default_factory=dict)
-    sets: list[str] = field(default_factory=list)
-    images: int = 0
-
-    @property
-    def doubts(self) -> list[str]:
-        """A warning where so few images chose that chance did."""
-        if not 0 < self.images < ENOUGH or len(self.by) < 2:
-            return []
-        return [
-            f"{self.score} was chosen from {len(self.by)} scores on {self.images} images, where chance decides; give "
-            f"{ENOUGH} or more, or name a score that is good on most data, such as energy"
-        ]
-
-    def told(self) -> list[str]:
-        """Which score decides and why, and what there is to doubt; a sentence each."""
-        if not self.by:
-            return [f"Score: {self.score}"]
-        others = sorted(self.by, key=lambda name: -self.by[name])
-        beside = ", ".join(f"{name} {self.by[name]:.3f}" for name in others if name != self.score)
-        return [
-            f"Score: {self.score}, which best tells validation images from {' and '.join(self.sets)} made of them or "
-            f"given (mean AUROC {self.by[self.score]:.3f}" + (f"; {beside})" if beside else ")"),
-            *self.doubts,
-        ]
-
-
-def choose(measured: Measured, scorers: Mapping[str, Scorer], inside: str, outside: Sequence[str]) -> Choice:
-    """The score with the largest mean AUROC; of equals, one that serves without a fitted state.
-
-    Args:
-        measured: Has the scores of the sets.
-        scorers: The scores by name.
-        inside: The in-distribution set.
-        outside: The others.
-    """
-    by = {}
-    for name in scorers:
-        values = measured.of(name, outside)
-        by[name] = mean_auroc({"validation": measured.scores[inside][name], **values}, outside)
-    best = max(by, key=lambda name: (by[name], not scorers[name].is_fitted))
-    images = len(measured.scores[inside][best])
-    return Choice(best, by, [name.removeprefix("held/") for name in outside], images)
+#: How far the accuracy of a class lies below that of all before it is told.
+FAR_BELOW = 0.15
 
 
 def figures_of(
@@ -207,28 +113,6 @@ def _principal(centred: np.ndarray) -> np.ndarray:
     return axes / np.maximum(np.linalg.norm(axes, axis=0), np.finfo(np.float64).tiny)
 
 
-def validation_images(validation: ImageSet, ood: dict[str, ImageSet] | None, seed: int) -> dict[str, ImageSet]:
-    """What choices are made on.
-
-    Args:
-        validation: In-distribution images.
-        ood: Out-of-distribution ones by name; where there are none, the two of `PROXIES`, made of the former.
-        seed: Of the proxies.
-
-    Returns:
-        Sets by name, "validation" being the in-distribution images.
-    """
-    return {"validation": validation, **(ood or proxies(validation, seed))}
-
-
-def proxies(validation: ImageSet, seed: int) -> dict[str, ImageSet]:
-    """The two of `PROXIES`, made of validation images."""
-    rng = np.random.default_rng([seed, 1])
-    mixed = PixelMixup().draw(len(validation), rng, validation).images
-    made = zip(PROXIES, (mixed, shuffled(validation.images, rng=rng)), strict=True)
-    return {name: ImageSet(images) for name, images in made}
-
-
 def _measure(name: str, values: dict[str, dict[str, np.ndarray]], near: list[str], far: list[str]) -> dict[str, Any]:
     inside = values["id"][name]
     result: dict[str, Any] = {}
@@ -277,3 +161,89 @@ def _warnings(measured: dict[str, Any], score: str, names: list[str]) -> list[st
         for name in names
         if measured[name]["auroc"] < 0.55
     ]
+
+
+def by_true_class(
+    class_names: Sequence[str],
+    labels: np.ndarray,
+    given: np.ndarray,
+    accepted: np.ndarray,
+    scores: np.ndarray,
+    outside: Mapping[str, Sequence[np.ndarray]],
+) -> list[dict[str, Any]]:
+    """How many images of each class are labelled rightly and accepted, and how well they are told from others.
+
+    Args:
+        class_names: K names.
+        labels: (N,) the true classes of in-distribution test images.
+        given: (N,) what these are labelled as.
+        accepted: (N,) bool, which are accepted.
+        scores: (N,) their scores, higher = more OOD.
+        outside: {"near", "far"}: scores (M,) of each such set.
+
+    Returns:
+        For each class with images {"name", "images", "accuracy", "accuracy_interval", "accepted",
+        "accepted_interval", "auroc": {"near", "far"} as far as there are such sets}; the intervals are Clopper and
+        Pearson's of 95%, and an AUROC is the unweighted mean over the sets of a kind.
+    """
+    found = []
+    for number, name in enumerate(class_names):
+        own = labels == number
+        images, right, kept = int(own.sum()), int((given[own] == number).sum()), int(accepted[own].sum())
+        if not images:
+            continue
+        one: dict[str, Any] = {"name": name, "images": images}
+        for what, hits in (("accuracy", right), ("accepted", kept)):
+            one |= {what: hits / images, f"{what}_interval": list(rate_interval(hits, images))}
+        one["auroc"] = {kind: mean_auroc(scores[own], sets) for kind, sets in outside.items() if sets}
+        found.append(one)
+    return found
+
+
+def rarely_accepted(classes: Sequence[Mapping[str, Any]], accept: float, by_class: bool) -> list[str]:
+    """A warning of the classes that fall clearly below the promise: the interval of their own share leaves it out.
+
+    Args:
+        classes: What `by_true_class` found.
+        accept: Share of in-distribution images that is to be accepted.
+        by_class: Whether each class has a threshold of its own already.
+    """
+    low = [one for one in classes if _most(one, "accepted", len(classes)) < accept]
+    if not low:
+        return []
+    mend = "" if by_class else "; serve.by_class = true sets a threshold for each class"
+    told = f"{100 * accept:g}% are promised to be accepted, but clearly fewer are of {_listed(low, 'accepted')}{mend}"
+    return [told]
+
+
+def wrong_classes(classes: Sequence[Mapping[str, Any]]) -> list[str]:
+    """A warning of the classes that are labelled rightly far less often, and surely so, than all together.
+
+    Args:
+        classes: What `by_true_class` found.
+    """
+    images = sum(one["images"] for one in classes)
+    overall = sum(one["accuracy"] * one["images"] for one in classes) / max(1, images)
+    # A hard class is ordinary; one that is far off and surely so is told.
+    wrong = [
+        one
+        for one in classes
+        if _most(one, "accuracy", len(classes)) < overall and one["accuracy"] < overall - FAR_BELOW
+    ]
+    if not wrong:
+        return []
+    return [
+        f"{overall:.1%} of the test images are labelled rightly, but clearly fewer of {_listed(wrong, 'accuracy')}; "
+        'more images of them help, or a training that weights classes (train.class_weight = "balanced" in a recipe)'
+    ]
+
+
+def _most(one: Mapping[str, Any], what: str, classes: int) -> float:
+    """The upper end of a share's interval, of 95% for all classes together (Bonferroni): else every other table of many
+    classes would call one of them low by chance."""
+    return rate_interval(round(one[what] * one["images"]), one["images"], 1 - 0.05 / classes)[1]
+
+
+def _listed(classes: Sequence[Mapping[str, Any]], what: str) -> str:
+    worst = sorted(classes, key=lambda one: one[what])
+    return some_of(f"{one['name']!r} ({one[what]:.0%} of {one['images']})" for one in worst)

@@ -12,7 +12,7 @@ import numpy as np
 import kood
 from kood.attached import opened
 from kood.conformal import Calibration
-from kood.detector.figures import Choice
+from kood.detector.choosing import Choice
 from kood.errors import UserError
 from kood.scorer import Scorer
 from kood.text import clean
@@ -58,9 +58,7 @@ def write(detector: Any, path: Path) -> None:
             try:
                 detector.classifier.save(model)
             except (TypeError, ValueError, NotImplementedError) as error:
-                raise UserError(
-                    f"{clean(path)}: the classifier cannot be saved: {' '.join(str(error).split())}"
-                ) from error
+                raise UserError(f"{clean(path)}: the classifier cannot be saved: {clean(error)}") from error
             np.savez(numbers, allow_pickle=False, **arrays)
             with zipfile.ZipFile(beside, "w") as file:
                 for part in (model, numbers):

@@ -2,7 +2,7 @@
 
 Always converted by way of TensorFlow, in a process of its own where Keras stands on another backend: of JAX's graphs
 and torch's Keras 3.15 loses the names of the outputs, or the free number of images, or needs packages that kood needs
-for nothing else. As `python -m kood.detector.formats PARTS FILE FORMAT BATCH` it is that process.
+for nothing else. As `python -m kood.detector.formats PARTS FILE VERSION` it is that process.
 """
 
 import contextlib
@@ -26,13 +26,14 @@ import kood
 from kood import registry
 from kood.attached import bring, function_of, layers_of
 from kood.backends import compiled
-from kood.conformal import Calibration
 from kood.data.rules import STRETCHED, Framing
 from kood.decision import Decision
 from kood.errors import UserError
 from kood.parity import agreed
 from kood.process import alone, keras_defaults, native_messages_held_back, run_on_tensorflow
 from kood.scorer import Scorer
+from kood.serving.served import Served
+from kood.text import clean
 
 __all__ = ["FORMATS", "export"]
 
@@ -53,8 +54,6 @@ def export(
     path: Path,
     *,
     image_shape: tuple[int, int, int],
-    format: str | None = None,
-    batch: int | None = None,
     check: np.ndarray | None = None,
     class_names: Sequence[str] = (),
     pixels: str = "-1..1",
@@ -69,10 +68,9 @@ def export(
 
     Args:
         decision: What to write.
-        path: Of the file; one that is there is replaced. OpenVINO's weights stand beside it in a file ending in `.bin`.
+        path: Of the file, whose ending says the format (`FORMATS`); one that is there is replaced. OpenVINO's weights
+            stand beside it in a file ending in `.bin`.
         image_shape: (H, W, C).
-        format: "onnx", "litert" or "openvino"; by the ending of the path where not given.
-        batch: Number of images of a call; any where not given.
         check: Images as the classifier takes them, (N, H, W, C), to compare on where the runtime is installed.
         class_names: In the order of the labels.
         pixels: The range of the pixels that the classifier takes, for the file to tell.
@@ -83,15 +81,14 @@ def export(
         differences where any were}.
 
     Raises:
-        UserError: no such format, a package that it needs is not installed, operations that it does not have (such as
-            the gradient that ODIN takes), or a file that does not answer as the Keras model does; nothing is written
-            then.
+        UserError: a package that the format needs is not installed, operations that it does not have (such as the
+            gradient that ODIN takes), or a file that does not answer as the Keras model does; nothing is written then.
     """
-    kind = _kind(path, format)
+    kind = FORMATS[path.suffix]
     missing = [name for name in CONVERTERS[kind] if find_spec(name) is None]
     if missing:
         raise UserError(f"{path}: {' and '.join(missing)} is not installed; pip install 'kood[export]'")
-    if decision.scored.is_perturbed:
+    if decision.scored.score.perturbation:
         raise UserError(
             f"{path}: {decision.scored.score.name} takes the gradient of the classifier by its images, which "
             f"{kind} cannot hold; choose another score, or export a SavedModel"
@@ -102,22 +99,17 @@ def export(
         beside.mkdir(parents=True)
         file = beside / path.name
         if keras.backend.backend() == "tensorflow":
-            _convert(decision, file, kind, image_shape, batch)
+            _convert(decision, image_shape, file)
         else:
             _hand_over(decision, beside / "parts", image_shape)
             run_on_tensorflow(
-                "kood.detector.formats",
-                beside / "parts",
-                file,
-                kind,
-                batch or 0,
-                *registry.imported(),
+                "kood.detector.formats", beside / "parts", file, decision.decide.version, *registry.imported(),
                 failed=f"{path}: could not be written",
-            )
+            )  # fmt: skip
             shutil.rmtree(beside / "parts")
         laid = {"resize": framing.resize, "antialias": framing.antialias}
-        _tell(file, kind, _facts(decision, image_shape, class_names, pixels=pixels, **laid), batch)
-        told = _compare(decision, file, kind, batch, check, path)
+        _tell(file, _facts(decision, image_shape, class_names, pixels=pixels, **laid))
+        told = _compare(decision, file, check, path)
         written = sorted(beside.iterdir())  # The weights before what refers to them.
         for one in written:
             one.replace(path.parent / one.name)
@@ -126,20 +118,9 @@ def export(
     return {"format": kind, "files": [path.parent / one.name for one in written], **told}
 
 
-def _kind(path: Path, format: str | None) -> str:
-    kind = FORMATS.get(path.suffix, "") if format is None else format
-    if kind not in FORMATS.values():
-        what = f"the ending {path.suffix!r}" if format is None else f"the format {format!r}"
-        raise UserError(f"{path}: {what} is none of {', '.join(f'{name} ({end})' for end, name in FORMATS.items())}")
-    if FORMATS.get(path.suffix) != kind:
-        ending = next(end for end, name in FORMATS.items() if name == kind)
-        raise UserError(f"{path}: a file of the format {kind} must end in {ending}")
-    return kind
-
-
-def _convert(decision: Decision, file: Path, kind: str, image_shape: Sequence[int], batch: int | None) -> None:
+def _convert(decision: Decision, image_shape: Sequence[int], file: Path) -> None:
     """Writes the file; under Keras's TensorFlow backend."""
-    images = keras.KerasTensor((batch, *image_shape), "float32", name="images")
+    kind, images = FORMATS[file.suffix], keras.KerasTensor((None, *image_shape), "float32", name="images")
     logger = logging.getLogger("tf2onnx")
     before = logger.level
     try:
@@ -153,8 +134,7 @@ def _convert(decision: Decision, file: Path, kind: str, image_shape: Sequence[in
             with _constants_in_graph(decision.scored.classifier), inlined():
                 decision.export(str(file), format=kind, input_signature=[images], verbose=False)
     except Exception as error:  # A converter may raise anything.
-        said = " ".join(str(error).split())
-        raise UserError(f"{file.name}: {kind} cannot hold this model: {said[:500]}", exit_code=1) from error
+        raise UserError(f"{file.name}: {kind} cannot hold this model: {clean(error)[:500]}", exit_code=1) from error
     finally:
         logger.setLevel(before)
     strange = sorted({found.decode() for found in re.findall(rb"Flex[A-Z]\w+", file.read_bytes())})
@@ -195,25 +175,21 @@ def _facts(decision: Decision, image_shape: Sequence[int], class_names: Sequence
     }
 
 
-def _tell(file: Path, kind: str, facts: dict[str, Any], batch: int | None) -> None:
+def _tell(file: Path, facts: dict[str, Any]) -> None:
     """Puts into the file what is known beside the graph."""
-    text = json.dumps(facts, ensure_ascii=False)
+    kind, text = FORMATS[file.suffix], json.dumps(facts, ensure_ascii=False)
     if kind == "onnx":
         import onnx
 
         model = onnx.load(file)
         for value in (*model.graph.input, *model.graph.output):
-            first = value.type.tensor_type.shape.dim[0]
-            if batch:  # Keras leaves it free.
-                first.dim_value = batch
-            elif not first.dim_value:
-                first.dim_param = "batch"
+            value.type.tensor_type.shape.dim[0].dim_param = "batch"
         onnx.helper.set_model_props(model, {"kood": text})
         onnx.save(model, file)
         try:
             onnx.checker.check_model(file)
         except onnx.checker.ValidationError as error:
-            said = " ".join(str(error).split())[:500]
+            said = clean(error)[:500]
             raise UserError(f"{file.name}: ONNX has not the operations of this model: {said}", exit_code=1) from error
     elif kind == "openvino":
         import openvino
@@ -230,29 +206,23 @@ def _tell(file: Path, kind: str, facts: dict[str, Any], batch: int | None) -> No
             archive.writestr("labels.txt", "".join(f"{name}\n" for name in facts["class_names"]))
 
 
-def _compare(
-    decision: Decision, file: Path, kind: str, batch: int | None, check: np.ndarray | None, path: Path
-) -> dict[str, Any]:
-    if check is None or not len(check) or find_spec(RUNTIMES[kind]) is None:
+def _compare(decision: Decision, file: Path, check: np.ndarray | None, path: Path) -> dict[str, Any]:
+    runtime = RUNTIMES[FORMATS[file.suffix]]
+    if check is None or not len(check) or find_spec(runtime) is None:
         return {"images": 0}
     images = np.asarray(check, np.float32)
     expected = {name: keras.ops.convert_to_numpy(value) for name, value in compiled(decision)(images).items()}
-    rows = batch or len(images)
-    filled = np.concatenate([images, np.zeros((-len(images) % rows, *images.shape[1:]), np.float32)])
     try:
         with native_messages_held_back():
-            run = _runtime(kind, file)
-            parts = [run(filled[start : start + rows]) for start in range(0, len(filled), rows)]
+            got = _runtime(file)(images)
     except Exception as error:  # A runtime may raise anything.
-        said = " ".join(str(error).split())
-        raise UserError(f"{path}: {RUNTIMES[kind]} cannot run it: {said[:500]}", exit_code=1) from error
-    got = {name: np.concatenate([part[name] for part in parts])[: len(images)] for name in OUTPUTS}
-    who = f"{path}: {RUNTIMES[kind]}"
-    return agreed(got, expected, decision.calibrated, TOLERANCE, who=who, undone="written")
+        raise UserError(f"{path}: {runtime} cannot run it: {clean(error)[:500]}", exit_code=1) from error
+    return agreed(got, expected, decision.calibrated, TOLERANCE, who=f"{path}: {runtime}", undone="written")
 
 
-def _runtime(kind: str, file: Path) -> Callable[[np.ndarray], Answers]:
+def _runtime(file: Path) -> Callable[[np.ndarray], Answers]:
     """What answers by the file, on the CPU and in float32."""
+    kind = FORMATS[file.suffix]
     if kind == "onnx":
         import onnxruntime
 
@@ -277,44 +247,34 @@ def _runtime(kind: str, file: Path) -> Callable[[np.ndarray], Answers]:
     return lambda images: dict(runner(images=images))
 
 
-def _hand_over(decision: Decision, folder: Path, image_shape: Sequence[int]) -> None:
+def _hand_over(decision: Decision, folder: Path, image_shape: tuple[int, int, int]) -> None:
     """Writes what a decision is made of, for another process, without pickles."""
     folder.mkdir()
     outputs, scorer, calibration = decision.scored.classifier, decision.scored.score, decision.calibrated
     outputs.save(folder / "classifier.keras")
-    plain = {
-        "score": scorer.name, "num_classes": calibration.num_classes, "accept": calibration.accept,
-        "by_class": calibration.by_class, "version": decision.decide.version, "image_shape": list(image_shape),
-        "function": function_of(outputs),
-    }  # fmt: skip
-    state = {f"state/{name}": value for name, value in (scorer.state or {}).items()}
-    np.savez(folder / "decision.npz", allow_pickle=False, plain=json.dumps(plain), scores=calibration.scores,
-             labels=calibration.labels, **state)  # fmt: skip
+    Served(
+        scorer.name, image_shape, list(map(str, range(calibration.num_classes))), calibration.accept,
+        calibration.scores, scorer.state, labels=calibration.labels, by_class=calibration.by_class,
+        preprocess=function_of(outputs),
+    ).write(folder / "decision.npz")  # fmt: skip
 
 
-def _taken_over(folder: Path) -> tuple[Decision, list[int]]:
+def _taken_over(folder: Path, version: int) -> tuple[Decision, tuple[int, int, int]]:
     """The decision of a folder that `_hand_over` wrote, and the shape of its images."""
     classifier = keras.saving.load_model(folder / "classifier.keras", compile=False)
-    with np.load(folder / "decision.npz", allow_pickle=False) as arrays:
-        plain = json.loads(str(arrays["plain"]))
-        state = {name.removeprefix("state/"): arrays[name] for name in arrays.files if name.startswith("state/")}
-        calibration = Calibration(
-            arrays["scores"], arrays["labels"], plain["num_classes"], plain["accept"], plain["by_class"]
-        )
-    if plain["function"] is not None:
-        classifier.prepare_by(plain["function"])
-    scorer = Scorer(plain["score"], state or None)
-    return Decision(classifier, scorer, calibration, plain["version"]), plain["image_shape"]
+    served = Served.read(folder / "decision.npz")
+    if served.preprocess is not None:
+        classifier.prepare_by(served.preprocess)
+    return Decision(classifier, Scorer(served.score, served.state), served.decision, version), served.image_shape
 
 
 @keras_defaults()
-def main(parts: str, file: str, kind: str, batch: str, *modules: str) -> None:
+def main(parts: str, file: str, version: str, *modules: str) -> None:
     """Writes the file of a decision that was handed over."""
     try:
         bring(modules)
         registry.obtain("heads", "softmax")  # Importing the room registers every head with Keras.
-        decision, image_shape = _taken_over(Path(parts))
-        _convert(decision, Path(file), kind, image_shape, int(batch) or None)
+        _convert(*_taken_over(Path(parts), int(version)), Path(file))
     except UserError as problem:
         sys.exit(str(problem))
 

@@ -8,6 +8,8 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from rich.console import Console
+from rich.progress import Progress
 
 from kood.attached.pixels import check_shape
 from kood.attached.watching import Shape
@@ -15,7 +17,7 @@ from kood.data.rules import STRETCHED, Framing
 from kood.errors import UserError
 from kood.text import clean, composed, some_of
 
-__all__ = ["Batch", "batches", "count_of", "has_classes"]
+__all__ = ["Batch", "batches", "count_of"]
 
 #: Words of a dictionary's element for the images and for their classes.
 _KEYS = ("image", "label")
@@ -49,8 +51,10 @@ def batches(
     labels: Any = None,
     class_names: Sequence[str] | None = None,
     labelled: bool = True,
+    perhaps: bool = False,
+    shown: str = "images",
 ) -> Iterator[Batch]:
-    """Batches of images, all of `batch_size` but the last.
+    """Batches of images, all of `batch_size` but the last, with progress on the error stream where it is a terminal.
 
     Args:
         images: An array or tensor (N, H, W, C); a `tf.data.Dataset`, `keras.utils.PyDataset`, data loader, generator or
@@ -62,53 +66,49 @@ def batches(
         labels: (N,) the class of each image, or (N, K) one-hot; in place of those that come with the images.
         class_names: The model's classes, in order: then a folder's class folders are matched with them, and a label
             is one of them or its number. Without them a folder has no labels.
-
         labelled: Whether labels that come with the images count; those of out-of-distribution images mean nothing here.
+        perhaps: Whether a folder may have class folders that are all none of the model's classes, and then no labels.
+        shown: What the progress is called.
 
     Raises:
         UserError: images of another rank, size or number of channels, NaN in them, labels that do not fit, no images
             at all, none of the files can be read, a dataset that never ends; at the latest when such a batch is due.
     """
-    total, names = count_of(images), None if class_names is None else [composed(name) for name in class_names]
+    names = None if class_names is None else [composed(name) for name in class_names]
     given = None if labels is None else _numbers(_array(labels), names, 0)
+    are_files = _is_files(images)
+    files, own = _files(images, names, perhaps) if are_files else ([], None)
+    total = len(files) if are_files else count_of(images)
     if given is not None and total is not None and len(given) != total:
         raise UserError(f"labels: there are {len(given):,} labels for {total:,} images; give one an image")
     if _is_array(images):
         check_shape(shape, tuple(images.shape))
-    if _is_files(images):
-        files, own = _files(images, names)
+    if are_files:
         parts = _of_files(files, own if given is None else given, _whole(shape, files), batch_size, framing)
     else:
         parts = _of_rows(_rows(images, batch_size), shape, names, given, labelled)
-    return _regrouped(parts, batch_size)
+    return _watched(_regrouped(parts, batch_size), total, shown)
 
 
-def has_classes(images: Any, class_names: Sequence[str]) -> bool:
-    """Whether images bring classes of a model: true of what is no folder, whose labels are numbers.
-
-    Args:
-        images: As `batches` takes them.
-        class_names: The model's classes.
-    """
-    if not isinstance(images, str | Path) or Path(images).expanduser().is_file():
-        return True
-    from kood.data.sources.folder import listed_splits
-
-    own = {name for part in listed_splits(str(images)).parts.values() for name in part.names}
-    return bool(own & {composed(name) for name in class_names})
+def _watched(found: Iterable[Batch], count: int | None, what: str) -> Iterator[Batch]:
+    """Batches as they come, with progress on the error stream where that is a terminal."""
+    console = Console(stderr=True)
+    with Progress(console=console, transient=True, disable=not console.is_terminal) as progress:
+        task = progress.add_task(what, total=count)
+        for batch in found:
+            yield batch
+            progress.advance(task, len(batch.pixels))
 
 
 def count_of(images: Any) -> int | None:
-    """The number of images, None where only going through them tells.
+    """The number of images that are no files, None where only going through them tells.
 
     Args:
         images: As `batches` takes them.
 
     Raises:
-        UserError: a dataset that never ends, a folder that `batches` would refuse.
+        UserError: a dataset that never ends.
     """
-    if _is_files(images):
-        return len(_files(images, None)[0])
     if _is_array(images):
         return int(images.shape[0]) if len(images.shape) else 0
     if hasattr(images, "as_numpy_iterator"):
@@ -147,7 +147,7 @@ def _parted(element: Any) -> tuple[Any, Any]:
     return element, None
 
 
-def _files(images: Any, names: list[str] | None) -> tuple[list[str], np.ndarray | None]:
+def _files(images: Any, names: list[str] | None, perhaps: bool) -> tuple[list[str], np.ndarray | None]:
     """The files that a folder, a file or a list of files means, and their classes where names are given."""
     if isinstance(images, list | tuple):
         return [str(one) for one in images], None
@@ -160,7 +160,7 @@ def _files(images: Any, names: list[str] | None) -> tuple[list[str], np.ndarray 
     if len(listed.parts) > 1:
         raise UserError(f"images: {clean(path)} has {' and '.join(listed.parts)}; give the folder of one of them")
     (part,) = listed.parts.values()
-    if names is None:
+    if names is None or perhaps and set(names).isdisjoint(part.names):
         return part.files, None
     if not part.names:
         raise UserError(f"images: {clean(path)} has no class folders, which say what the images show; sort them into "

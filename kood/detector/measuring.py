@@ -14,14 +14,12 @@ from kood.attached import Adapted, adapted, check_range, opened, other_range
 from kood.backends import compiled
 from kood.classifier import Classifier
 from kood.data.copies import image_digests
-from kood.data.deferred import Deferred
 from kood.data.image_set import ImageSet
 from kood.data.images import normalize
 from kood.data.rules import Framing, Resize
-from kood.detector.figures import Choice, Measured, choose
-from kood.detector.images import Batch, batches, count_of, has_classes
-from kood.detector.passing import Known, Passed, watched
-from kood.detector.tuning import tune
+from kood.detector.choosing import Choice, Measured, choose, tune
+from kood.detector.images import Batch, batches
+from kood.detector.passing import Known, Passed
 from kood.errors import UserError
 from kood.outputs import Outputs, at_once, forward_of, run_batches, run_over, score_rows
 from kood.scorer import Scorer, applicable, linear_weights
@@ -84,7 +82,7 @@ class Measuring:
         self.batch_size = min(batch_size, at_once(self.image_shape))
         #: The score that decides; None where `fit` is to choose it, as `chooses` says.
         self.choice: Choice | None = None if score == "auto" else Choice(Scorer(score, key=key).name)
-        #: Which options of scores were chosen, as `kood.detector.tuning.tune` tells it.
+        #: Which options of scores were chosen, as `kood.detector.choosing.tune` tells it.
         self.tuned: dict[str, Any] = {}
         #: What could not be measured or was left out, a sentence each.
         self.warnings: list[str] = []
@@ -169,14 +167,11 @@ class Measuring:
         if isinstance(images, ImageSet):
             images, labels = images.images, images.labels if labels is None else labels
         labelled = use in KNOWN
-        names = self.class_names if labelled else None
-        if use in PERHAPS and not has_classes(images, self.class_names):
-            names = None
         found = batches(
             images, self.image_shape, batch_size=self.batch_size, framing=self.framing, labels=labels,
-            class_names=names, labelled=labelled,
+            class_names=self.class_names if labelled else None, labelled=labelled, perhaps=use in PERHAPS, shown=use,
         )  # fmt: skip
-        for number, batch in enumerate(watched(found, count_of(images), use)):
+        for number, batch in enumerate(found):
             wrong = self.wrong_range(batch.pixels) if use in KNOWN and number == 0 else self._other_range(batch.pixels)
             if wrong:
                 raise UserError(f"{use}: {wrong}")
@@ -316,16 +311,15 @@ class Measuring:
                 del self.scorers[name]
                 self.warnings.append(str(error))
 
-    def _set(self, images: Any, forward: Callable | None = None) -> Outputs:
-        """Outputs of a set; pixels of a run's own, uint8 and of the right shape, are normalized while it works, and
-        features that a frozen backbone gave pass the rest of the classifier."""
-        pixels = images.images if isinstance(images, ImageSet) else images
-        ready = isinstance(pixels, np.ndarray | Deferred) and pixels.shape[1:] == self.image_shape
-        if ready and pixels.ndim == 2:  # All sets in batches of one size, which is compiled once.
-            return run_over(forward or self._normal, pixels, self.batch_size)
-        if ready and pixels.dtype == np.uint8:
-            return run_over(forward or self._normal, pixels, min(self.batch_size, len(pixels)))
-        return self.outputs(images)
+    def _set(self, images: ImageSet, forward: Callable | None = None) -> Outputs:
+        """Outputs of a set; pixels of a run's own, of the right shape, are normalized while it works, and features that
+        a frozen backbone gave pass the rest of the classifier."""
+        pixels = images.images
+        if pixels.shape[1:] != self.image_shape:
+            return self.outputs(images)
+        # All sets of features in batches of one size, which is compiled once.
+        rows = self.batch_size if pixels.ndim == 2 else min(self.batch_size, len(pixels))
+        return run_over(forward or self._normal, pixels, rows)
 
     def measure(
         self,
@@ -348,7 +342,6 @@ class Measuring:
         """
         outputs, labels = {}, {}
         for done, (where, images) in enumerate(sets.items(), start=1):
-            its: np.ndarray | None = None
             if isinstance(images, ImageSet):
                 ready = (passed or {}).get(where)
                 outputs[where], its = self._set(images) if ready is None else ready, images.labels
@@ -394,6 +387,6 @@ class Measuring:
                 del by[name]
 
     def choose(self, measured: Measured, inside: str, outside: Sequence[str]) -> Choice:
-        """Chooses the score that decides, see `kood.detector.figures.choose`."""
+        """Chooses the score that decides, see `kood.detector.choosing.choose`."""
         self.choice = choose(measured, self.scorers, inside, outside)
         return self.choice

@@ -1,16 +1,12 @@
-"""What is kept of images while they pass a classifier, and how far that is."""
+"""What is kept of images while they pass a classifier."""
 
-from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 
 import numpy as np
-from rich.console import Console
-from rich.progress import Progress
 
-from kood.detector.images import Batch
 from kood.outputs import Outputs
 
-__all__ = ["Known", "Passed", "watched"]
+__all__ = ["Known", "Passed"]
 
 
 @dataclass
@@ -50,13 +46,3 @@ class Known:
     def range(self) -> tuple[float, float]:
         """The smallest and the largest number."""
         return self.low, self.high
-
-
-def watched(found: Iterable[Batch], count: int | None, what: str) -> Iterator[Batch]:
-    """Batches as they come, with progress on the error stream where that is a terminal."""
-    shown = Console(stderr=True)
-    with Progress(console=shown, transient=True, disable=not shown.is_terminal) as progress:
-        task = progress.add_task(what, total=count)
-        for batch in found:
-            yield batch
-            progress.advance(task, len(batch.pixels))

@@ -67,7 +67,7 @@ class Rows:
 
 
 class _Source(Section):
-    #: Which of `kood.detector.figures.PROXIES` its outliers resemble, "" where it is none: a proxy of the kind that
+    #: Which of `kood.detector.choosing.PROXIES` its outliers resemble, "" where it is none: a proxy of the kind that
     #: was trained on does not judge what exposure did.
     resembles: ClassVar[str] = ""
     #: Raised by one when its code changes what it draws, so that what older code drew is not taken for it.

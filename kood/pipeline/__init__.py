@@ -27,9 +27,9 @@ from kood.pipeline.environment import origin_of
 from kood.pipeline.make import make_cell
 from kood.pipeline.matrix import run_matrix
 from kood.pipeline.prepare import Data
+from kood.pipeline.stage import Work
 from kood.pipeline.summary import write_report
 from kood.pipeline.team import Team
-from kood.pipeline.work import Work
 from kood.process import keras_defaults
 from kood.recipe import Recipe, load, of_its_file
 from kood.runs import Run, write_atomically

@@ -23,8 +23,7 @@ from kood.detector.measuring import Measuring
 from kood.errors import UserError
 from kood.pipeline.checks import check_scores
 from kood.pipeline.prepare import Data
-from kood.pipeline.stage import Stage
-from kood.pipeline.work import Work
+from kood.pipeline.stage import Stage, Work
 from kood.recipe import Recipe
 from kood.registry import nearest
 from kood.runs import digest_file

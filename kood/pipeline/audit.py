@@ -11,12 +11,11 @@ from kood.audit import Judged, audit, with_shortcut
 from kood.data.deferred import Images
 from kood.outputs import Judge, scores_of
 from kood.pipeline.classify import Classifier
+from kood.pipeline.diffusion import Pure
 from kood.pipeline.evaluation import Evaluation
 from kood.pipeline.outliers import Outliers
 from kood.pipeline.prepare import Rows
-from kood.pipeline.samples import Pure
-from kood.pipeline.stage import Stage
-from kood.pipeline.work import Work
+from kood.pipeline.stage import Stage, Work
 from kood.recipe import Recipe
 from kood.runs import digest_file
 from kood.scorer import Scorer

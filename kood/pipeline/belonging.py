@@ -14,6 +14,7 @@ from kood.errors import UserError
 from kood.pipeline.prepare import Data
 from kood.recipe import Recipe
 from kood.runs import Run, write_atomically
+from kood.text import some_of
 
 __all__ = ["Belonging", "Identity", "identity_of", "refuse_mixed_classes"]
 
@@ -98,9 +99,7 @@ class Identity:
     def told(self, other: "Identity") -> str:
         """What tells it from another, in words."""
         if self.class_names != other.class_names:
-            more = len(self.class_names) - 8
-            names = ", ".join(self.class_names[:8]) + (f" and {more} more" if more > 0 else "")
-            return f"the classes {names}" + (f" ({self._named()})" if self.source else "")
+            return f"the classes {some_of(self.class_names, 8)}" + (f" ({self._named()})" if self.source else "")
         return f"the images of {self._named()}"
 
     def _named(self) -> str:

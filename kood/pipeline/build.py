@@ -1,7 +1,6 @@
 """From a recipe to untrained networks."""
 
 import json
-import unicodedata
 from collections.abc import Mapping, Sequence
 from typing import Any, Literal
 
@@ -11,13 +10,15 @@ import numpy as np
 from kood import registry, training
 from kood.classifier import Classifier
 from kood.data.classes import class_indices
+from kood.diffusion.denoiser import Denoiser
 from kood.errors import UserError
 from kood.nets.neck import neck, whole
 from kood.recipe import Recipe
+from kood.text import composed
 
 __all__ = [
-    "backbone_weights", "build_backbone", "build_classifier", "build_network", "class_weights", "frozen_backbone",
-    "network_of",
+    "backbone_weights", "build_backbone", "build_classifier", "build_denoiser", "build_network", "class_weights",
+    "frozen_backbone", "network_of",
 ]  # fmt: skip
 
 
@@ -27,6 +28,16 @@ def build_network(recipe: Recipe, num_classes: int, precision: str = "float32") 
     with training.precision(precision):
         network = registry.obtain("denoisers", settings.denoiser)
         return _built("diffusion.options", keras.Model, network, recipe.drawn_shape, num_classes, **settings.options)
+
+
+def build_denoiser(recipe: Recipe, num_classes: int, precision: str, seed: int) -> Denoiser:
+    """The diffusion model, untrained."""
+    keras.utils.set_random_seed(seed)
+    settings, network = recipe.diffusion, build_network(recipe, num_classes, precision)
+    return Denoiser(
+        network, schedule=settings.schedule, num_steps=settings.num_steps, prediction=settings.prediction,
+        label_dropout=settings.label_dropout, seed=seed, min_snr=settings.min_snr, name="denoiser",
+    )  # fmt: skip
 
 
 def network_of(recipe: Recipe) -> dict[str, Any]:
@@ -150,8 +161,8 @@ def class_weights(
                 "image; add images, or drop the class"
             )
         return [len(labels) / (len(class_names) * int(count)) for count in counts]
-    given = {unicodedata.normalize("NFC", name): weight for name, weight in wanted.items()}
-    names = [unicodedata.normalize("NFC", name) for name in class_names]
+    given = {composed(name): weight for name, weight in wanted.items()}
+    names = [composed(name) for name in class_names]
     try:
         class_indices(list(given), names)
     except UserError as error:

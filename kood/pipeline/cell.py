@@ -1,6 +1,5 @@
 """One classifier from its data to its SavedModel: the list of its stages."""
 
-import itertools
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
@@ -8,23 +7,17 @@ from kood.pipeline.attached import Attached
 from kood.pipeline.audit import Audit, Shortcut
 from kood.pipeline.classify import Classifier, FineTuned, head_recipe, judge_recipe, unexposed
 from kood.pipeline.comparison import Comparison
-from kood.pipeline.cost import DecisionCost
-from kood.pipeline.diffusion import Diffusion
-from kood.pipeline.evaluation import Evaluation, Validation
+from kood.pipeline.diffusion import Diffusion, Pure
+from kood.pipeline.evaluation import DecisionCost, Evaluation, Validation
 from kood.pipeline.export import Export
 from kood.pipeline.features import Features, OutlierFeatures
 from kood.pipeline.held_out import Fewer, HeldOut, folds_of
 from kood.pipeline.outliers import Outliers
 from kood.pipeline.prepare import Data, Rows
-from kood.pipeline.samples import Pure
 from kood.pipeline.stage import Stage
 from kood.recipe import Recipe
 
 __all__ = ["Cell"]
-
-
-def _without_audit(recipe: Recipe) -> list:
-    return [use for use in recipe.pure_samples.use if use != "audit"]
 
 
 class Cell:
@@ -107,23 +100,20 @@ class Cell:
     @property
     def stages(self) -> list[Stage]:
         """All of them, each once and after its inputs."""
-        wanted = [
-            self.data, self.diffusion, self.learned, *_parts(self.judge), *self.outliers,
-            *itertools.chain.from_iterable(self.exposed_to.values()), self.pure_audit, self.pure,
-            *_parts(self.classifier), *_parts(self.baseline), self.evaluation, self.audit, self.shortcut,
+        return _stages(
+            self.data, self.diffusion, self.learned, self.judge, *self.outliers, *self.exposed_to.values(),
+            self.pure_audit, self.pure, self.classifier, self.baseline, self.evaluation, self.audit, self.shortcut,
             self.validation, self.comparison, self.cost, self.export,
-        ]  # fmt: skip
-        return list(dict.fromkeys(stage for stage in wanted if isinstance(stage, Stage)))
+        )  # fmt: skip
 
     @property
     def learning(self) -> list[Stage]:
         """What training the classifier takes, from its images on: itself and what it is exposed to."""
         judge = self.judge if self.recipe.outliers.needs("judge") else None
-        wanted = [
-            self.diffusion, self.learned, *_parts(judge), *self.outliers,
-            *itertools.chain.from_iterable(self.exposed_to.values()), self.pure, *_parts(self.classifier),
-        ]  # fmt: skip
-        return list(dict.fromkeys(stage for stage in wanted if isinstance(stage, Stage) and stage is not self.data))
+        learned = None if self.learned is self.data else self.learned
+        return _stages(
+            self.diffusion, learned, judge, *self.outliers, *self.exposed_to.values(), self.pure, self.classifier
+        )
 
     def folds(self, headline: str) -> "list[tuple[tuple[str, ...], Cell]]":
         """The cells of the same classifier without some classes, with what each holds out.
@@ -141,10 +131,11 @@ class Cell:
             if isinstance(weights, dict):
                 weights = {name: weight for name, weight in weights.items() if name not in held}
             evaluate = {"headline": headline, "baseline": False, "tune": False}
+            unaudited = [use for use in recipe.pure_samples.use if use != "audit"]
             fold = recipe.model_copy(update={
                 "train": recipe.train.model_copy(update={"class_weight": weights}),
                 "evaluate": recipe.evaluate.model_copy(update=evaluate),
-                "pure_samples": recipe.pure_samples.model_copy(update={"use": _without_audit(recipe)}),
+                "pure_samples": recipe.pure_samples.model_copy(update={"use": unaudited}),
             })  # fmt: skip
             data = HeldOut(self.data, held)
             learned = data if self.learned is self.data else HeldOut(self.learned, held)
@@ -162,6 +153,10 @@ class Cell:
         return [stage for stage in self.stages if stage.result is not None]
 
 
-def _parts(trained: Classifier | Attached | None) -> list[Any]:
-    """A classifier after the trainings that it begins with."""
-    return [*getattr(trained, "begun", ()), trained]
+def _stages(*wanted: Any) -> list[Stage]:
+    """Those that are stages, or lists of some, each once; a classifier after the trainings that it begins with."""
+    found = []
+    for one in wanted:
+        for stage in one if isinstance(one, list) else [one]:
+            found += [*getattr(stage, "begun", ()), stage]
+    return list(dict.fromkeys(stage for stage in found if isinstance(stage, Stage)))

@@ -1,6 +1,6 @@
 """What only the data reveal of a recipe."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import keras
@@ -23,34 +23,29 @@ __all__ = ["check", "check_batches", "check_scores"]
 
 def check_batches(recipe: Recipe, devices: int) -> None:
     """Refuses, by `UserError`, batches that so many devices cannot share evenly."""
-    tables = {"train": recipe.train.batch_size}
-    if recipe.classifier.train == "last":
-        tables["fine_tuning"] = recipe.fine_tuning.batch_size
-    for table, rows in tables.items():
-        _check_shared({f"{table}.batch_size": rows}, recipe, devices)
+    for made_of in _batches(recipe):
+        if sum(made_of.values()) % devices:
+            settings = " and ".join(f"{key} = {rows}" for key, rows in made_of.items())
+            raise UserError(
+                f"{settings}: {devices} devices cannot share {sum(made_of.values())} rows evenly; make it a multiple "
+                f"of {devices}, or set train.devices"
+            )
 
 
-def _check_shared(made_of: dict[str, int], recipe: Recipe, devices: int) -> None:
-    if recipe.outliers.exposes:
-        made_of["outliers.per_batch"] = recipe.outliers.per_batch
-    if "id_rows" in recipe.pure_samples.use:
-        made_of["pure_samples.per_batch"] = recipe.pure_samples.per_batch or recipe.outliers.per_batch
-    if recipe.train.auxiliary.name == "rotation":  # In-distribution rows are dealt out by themselves to be turned.
-        _check_rows({key: rows for key, rows in made_of.items() if key != "outliers.per_batch"}, devices)
-    _check_rows(made_of, devices)
-    if recipe.outliers.exposes and recipe.outliers.layers:
-        _check_rows({"outliers.per_batch": recipe.outliers.per_batch}, devices)
+def _batches(recipe: Recipe) -> Iterator[dict[str, int]]:
+    """The settings that each batch is made of, and how many of its rows each gives."""
+    outliers, pure = recipe.outliers, recipe.pure_samples
+    exposed = {"outliers.per_batch": outliers.per_batch} if outliers.exposes else {}
+    labelled = {"pure_samples.per_batch": pure.per_batch or outliers.per_batch} if "id_rows" in pure.use else {}
+    for table in ("train", "fine_tuning") if recipe.classifier.train == "last" else ("train",):
+        inside = {f"{table}.batch_size": getattr(recipe, table).batch_size}
+        if recipe.train.auxiliary.name == "rotation":  # In-distribution rows are dealt out by themselves to be turned.
+            yield inside | labelled
+        yield inside | exposed | labelled
+    if outliers.layers:
+        yield exposed
     if recipe.needs_diffusion:
-        _check_rows({"diffusion.batch_size": recipe.diffusion.batch_size}, devices)
-
-
-def _check_rows(made_of: dict[str, int], devices: int) -> None:
-    if sum(made_of.values()) % devices:
-        settings = " and ".join(f"{key} = {rows}" for key, rows in made_of.items())
-        raise UserError(
-            f"{settings}: {devices} devices cannot share {sum(made_of.values())} rows evenly; make it a multiple of "
-            f"{devices}, or set train.devices"
-        )
+        yield {"diffusion.batch_size": recipe.diffusion.batch_size}
 
 
 def check_scores(recipe: Recipe, train: ImageSet, obtain: Callable[[], keras.Model]) -> None:

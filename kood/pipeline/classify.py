@@ -16,21 +16,18 @@ from kood.data.batches import training_batches
 from kood.data.deferred import chained, kept
 from kood.data.image_set import joined
 from kood.nets.neck import standardize, whole
-from kood.pipeline.augmenting import augmentations, decided
 from kood.pipeline.build import backbone_weights, build_classifier, class_weights, frozen_backbone, network_of
+from kood.pipeline.diffusion import Pure
 from kood.pipeline.features import OutlierFeatures, moments
-from kood.pipeline.fitting import fitted
+from kood.pipeline.fitting import augmentations, decided, fitted, resident_images
 from kood.pipeline.held_out import Fewer
 from kood.pipeline.outliers import Outliers
 from kood.pipeline.prepare import Rows
-from kood.pipeline.resident import resident_images
-from kood.pipeline.samples import Pure
-from kood.pipeline.stage import Stage
-from kood.pipeline.work import Work
+from kood.pipeline.stage import Stage, Work
 from kood.recipe import Recipe
 from kood.recipe.sections import Head
 from kood.recipe.training_sections import Auxiliary
-from kood.timing import TimeBudget
+from kood.training import TimeBudget
 
 __all__ = ["Classifier", "FineTuned", "head_recipe", "judge_recipe", "unexposed"]
 

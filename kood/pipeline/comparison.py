@@ -1,17 +1,15 @@
 """Whether exposure did any good: the same classifier without it, compared on validation images."""
 
-from collections.abc import Container, Sequence
+from collections.abc import Container, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from kood.detector.figures import PROXIES
-from kood.detector.tuning import mean_auroc
+from kood.detector.choosing import PROXIES, mean_auroc
 from kood.metrics import auroc_difference
 from kood.pipeline.evaluation import Evaluation, Validation
-from kood.pipeline.stage import Stage
-from kood.pipeline.work import Work
+from kood.pipeline.stage import Stage, Work
 from kood.recipe import Recipe
 from kood.runs import digest_file
 
@@ -101,28 +99,35 @@ def comparison(
         sets = [proxy for proxy in PROXIES if proxy not in resembled] or list(PROXIES)
     chosen = []
     for one in (without, exposed):
-        by_score = [(mean_auroc(values, [s for s in values if s != "validation"]), name)
-                    for name, values in one["scores"].items()]  # fmt: skip
-        chosen.append(max(by_score, key=lambda pair: pair[0])[1])
-    first, second = (one["scores"][name] for one, name in zip((without, exposed), chosen, strict=True))
-    lost, error = auroc_difference(*((one["validation"], [one[s] for s in sets]) for one in (first, second)))
+        by_score = {name: mean_auroc(*_sides(values)) for name, values in one["scores"].items()}
+        chosen.append(max(by_score, key=lambda name: by_score[name]))
+    first, second = (_sides(one["scores"][name], sets) for one, name in zip((without, exposed), chosen, strict=True))
+    lost, error = auroc_difference(first, second)
     answers = exposed["correct"].astype(float) - without["correct"].astype(float)
     wrong, its_error = float(answers.mean()), float(answers.std(ddof=1) / np.sqrt(len(answers)))
+    auroc, accuracy = ([of - _WIDTH * its, of + _WIDTH * its] for of, its in ((lost, error), (wrong, its_error)))
+    worse_auroc, worse_accuracy = auroc[1] < 0.0, accuracy[1] < -_NEGLIGIBLE
     return {
-        "validation_auroc": mean_auroc(first, sets),
+        "validation_auroc": mean_auroc(*first),
         "validation_accuracy": float(without["correct"].mean()),
-        "exposed_validation_auroc": mean_auroc(second, sets),
+        "exposed_validation_auroc": mean_auroc(*second),
         "exposed_validation_accuracy": float(exposed["correct"].mean()),
         "score": chosen[0],
         "exposed_score": chosen[1],
         "sets": list(sets),
         "images": len(answers),
-        "auroc_interval": [lost - _WIDTH * error, lost + _WIDTH * error],
-        "accuracy_interval": [wrong - _WIDTH * its_error, wrong + _WIDTH * its_error],
-        "worse_auroc": lost + _WIDTH * error < 0.0,
-        "worse_accuracy": wrong + _WIDTH * its_error < -_NEGLIGIBLE,
-        "worse": lost + _WIDTH * error < 0.0 or wrong + _WIDTH * its_error < -_NEGLIGIBLE,
+        "auroc_interval": auroc,
+        "accuracy_interval": accuracy,
+        "worse_auroc": worse_auroc,
+        "worse_accuracy": worse_accuracy,
+        "worse": worse_auroc or worse_accuracy,
     }
+
+
+def _sides(values: Mapping[str, np.ndarray], sets: Iterable[str] | None = None) -> tuple[np.ndarray, list[np.ndarray]]:
+    """The values of the in-distribution images, and those of some of the other sets; of all where none are named."""
+    others = [where for where in values if where != "validation"] if sets is None else sets
+    return values["validation"], [values[where] for where in others]
 
 
 def _warning(facts: dict[str, Any], recipe: Recipe) -> str | None:

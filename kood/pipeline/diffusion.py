@@ -1,28 +1,31 @@
-"""The stage that trains the diffusion model."""
+"""The stages of the diffusion model: its training, and the images of one class each that are sampled from it."""
 
 import math
+import shutil
 import time
 from pathlib import Path
 from typing import Any
 
 import keras
+import numpy as np
 
 from kood import training
+from kood.data import ImageSet
 from kood.data.batches import labelled_batches
+from kood.data.stored import read_images, write_blocks
+from kood.diffusion.collected import Collected
 from kood.diffusion.denoiser import Denoiser
-from kood.diffusion.sampling import resized
-from kood.pipeline.augmenting import augmentations, decided
-from kood.pipeline.build import build_network
-from kood.pipeline.fitting import fitted
+from kood.diffusion.sampling import Start, draw_rows, image_sampler, resized
+from kood.pipeline.build import build_denoiser
+from kood.pipeline.fitting import augmentations, decided, fitted, resident_images
 from kood.pipeline.precision import faster, seconds_of_a_step
 from kood.pipeline.prepare import Rows
-from kood.pipeline.resident import resident_images
-from kood.pipeline.stage import Stage
-from kood.pipeline.work import Work
+from kood.pipeline.stage import Stage, Work
 from kood.recipe import Recipe, sections
-from kood.timing import TimeBudget
+from kood.section import Sampling
+from kood.training import TimeBudget
 
-__all__ = ["Diffusion", "epochs_of"]
+__all__ = ["Diffusion", "Pure", "epochs_of"]
 
 #: What a model draws that had time for fewer passes over the images than these is said to be next to noise.
 PASSES = 10
@@ -74,27 +77,12 @@ class Diffusion(Stage):
             )  # fmt: skip
 
         def compiled(precision: str, per_call: int) -> Denoiser:
-            keras.utils.set_random_seed(seed)
-            model = Denoiser(
-                build_network(self.recipe, classes, precision),
-                schedule=settings.schedule,
-                num_steps=settings.num_steps,
-                prediction=settings.prediction,
-                label_dropout=settings.label_dropout,
-                seed=seed,
-                min_snr=settings.min_snr,
-                name="denoiser",
-            )
-            model.compile(
-                optimizer=training.optimizer(
-                    None if timed else steps,
-                    learning_rate=settings.learning_rate,
-                    clip_norm=settings.clip_norm,
-                    ema=settings.ema,
-                    precision=precision,
-                ),
-                steps_per_execution=per_call,
-            )
+            model = build_denoiser(self.recipe, classes, precision, seed)
+            optimizer = training.optimizer(
+                None if timed else steps, learning_rate=settings.learning_rate, clip_norm=settings.clip_norm,
+                ema=settings.ema, precision=precision,
+            )  # fmt: skip
+            model.compile(optimizer=optimizer, steps_per_execution=per_call)
             return model
 
         arithmetic: dict[str, Any] = {"precision": settings.precision}
@@ -122,9 +110,6 @@ class Diffusion(Stage):
     def told(self) -> list[str]:
         return [*super().told, "image_shape"]
 
-    def says(self) -> list[tuple[str, str]]:
-        return [(text, "yellow") for text in self.warnings]
-
     @property
     def warnings(self) -> list[str]:
         passes = self.facts.get("passes", PASSES)
@@ -140,6 +125,68 @@ class Diffusion(Stage):
     def denoiser(self) -> keras.Model:
         """The trained model."""
         return keras.saving.load_model(self.folder / "denoiser.keras", compile=False)
+
+
+class Pure(Stage):
+    """Labelled samples of one class each: "pure" to train on, "pure_audit" to be tested on.
+
+    Args:
+        recipe: Of the cell.
+        data: The images of the run.
+        diffusion: Trained on them.
+        kind: Which of the two.
+    """
+
+    version, on = 1, "inference"
+
+    def __init__(self, recipe: Recipe, data: Rows, diffusion: Diffusion, kind: str):
+        self.kind = kind
+        super().__init__(recipe)
+        self.data, self.diffusion = data, diffusion
+
+    @property
+    def _count(self) -> int:
+        settings = self.recipe.pure_samples
+        return settings.audit_count if self.kind == "pure_audit" else settings.count or self.recipe.outliers.count
+
+    def decides(self) -> dict[str, Any]:
+        return {
+            "sampling": {key: getattr(self.recipe.pure_samples, key) for key in Sampling.model_fields},
+            "count": self._count,
+            "diffusion": self.diffusion.key,
+            "images": self.data.digest("train"),
+            "seed": self.seed(self.kind),
+            "backend": keras.backend.backend(),
+        }
+
+    def uses(self) -> list[tuple[str, str]]:
+        return [("samplers", self.recipe.pure_samples.sampler)]
+
+    def make(self, folder: Path, work: Work) -> dict[str, Any]:
+        settings, seed, count = self.recipe.pure_samples, self.seed(self.kind), self._count
+        train, shape, drawn = self.data.images("train"), self.recipe.data.shape, self.recipe.drawn_shape
+        classes, start = len(train.class_names), None
+        labels = np.random.default_rng(seed).permutation(np.arange(count) % classes)
+        condition = np.eye(classes, dtype="float32")[labels]
+        if settings.start == "image":
+            chosen = draw_rows(train.known_labels, labels, np.random.default_rng([seed, 0, 1]))
+            start = Start(resized(train, drawn).images, chosen)
+        sampler = image_sampler(self.diffusion.denoiser(), drawn, settings, self.seed(f"{self.kind} noise"))
+        over = work.budget.timer(self.kind, self.recipe)
+        with work.progress.bar(self.role, count, unit="image") as bar:
+            made = Collected(count, bar.update, shape)
+            shards = sampler.shards(folder / "shards", condition, start=start, progress=made.show_part)
+            made.take(shards, condition, over=over)
+        facts = write_blocks(
+            folder, "pure", made.blocks(), count=made.kept, image_shape=shape, labels=labels[: made.kept],
+            class_names=train.class_names,
+        )  # fmt: skip
+        shutil.rmtree(folder / "shards")
+        return {**facts, **made.facts}
+
+    def images(self) -> ImageSet:
+        """The samples and their classes."""
+        return read_images(self.folder, "pure", self.facts)
 
 
 def _length(settings: sections.Diffusion, images: int) -> tuple[int, int]:

@@ -1,24 +1,31 @@
-"""The stages that measure a classifier."""
+"""The stages that measure a classifier, and what its decision costs."""
 
-from collections.abc import Mapping
+import statistics
+import time
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
+import keras
 import numpy as np
 
 from kood import registry, specs
+from kood.data.images import normalize
+from kood.detector.choosing import PROXIES, validation_images
 from kood.detector.evaluate import evaluate
-from kood.detector.figures import PROXIES, validation_images
 from kood.detector.measuring import Measuring
+from kood.outputs import Outputs, at_once, forward_of, further_for
 from kood.pipeline.attached import Attached
 from kood.pipeline.classify import Classifier
-from kood.pipeline.prepare import Rows
-from kood.pipeline.stage import Stage
-from kood.pipeline.work import Work
+from kood.pipeline.prepare import KINDS, PARTS, Rows
+from kood.pipeline.stage import Stage, Work
 from kood.recipe import Recipe
 from kood.scores import ON_REQUEST
 
-__all__ = ["Evaluation", "Validation"]
+__all__ = ["DecisionCost", "Evaluation", "Validation"]
+
+#: What a decision costs is the median of so many passes, after one that compiles.
+ROUNDS = 5
 
 
 class Validation(Stage):
@@ -110,8 +117,8 @@ class Evaluation(Stage):
             "accept": self.recipe.serve.accept,
             "by_class": self.recipe.serve.by_class,
             "classifier": self.classifier.key,
-            "id": self.data.digest("train", "validation", "calibration", "test"),
-            **{kind: self.data.digests(kind) for kind in ("near", "far", "validation_ood")},
+            "id": self.data.digest(*PARTS),
+            **{kind: self.data.digests(kind) for kind in KINDS},
             "seed": self.recipe.data.split_seed,
         }
 
@@ -120,32 +127,20 @@ class Evaluation(Stage):
         return [("scores", specs.name_of(name)) for name in (*_resolved(self.recipe.evaluate.scores), *asked)]
 
     def make(self, folder: Path, work: Work) -> dict[str, Any]:
-        rows, classifier = self.classifier.measured()
-        near, far, validation_ood = (rows.sets(kind) for kind in ("near", "far", "validation_ood"))
-        parts = ("train", "validation", "calibration", "test")
-        images = {name: self.classifier.labelled(rows.images(name)) for name in parts}
-        validates = self.validates and len(images["validation"]) > 0
-        held = 1 + (len(validation_ood) or len(PROXIES)) if validates else 0
-        with work.progress.bar(self.role, 1 + len(near) + len(far) + 1 + held, unit="set") as bar:
+        settings, serve, (rows, classifier) = self.recipe.evaluate, self.recipe.serve, self.classifier.measured()
+        known: dict[str, Any] = {name: self.classifier.labelled(rows.images(name)) for name in PARTS}
+        outside: dict[str, Any] = {kind: rows.sets(kind) for kind in KINDS}
+        known["held_out"], sets = known["validation"], 2 + len(outside["near"]) + len(outside["far"])
+        if self.validates and len(known["validation"]):
+            sets += 1 + (len(outside["validation_ood"]) or len(PROXIES))
+        else:
+            known["validation"] = None
+        with work.progress.bar(self.role, sets, unit="set") as bar:
             result = evaluate(
-                classifier,
-                train=images["train"],
-                validation=images["validation"] if validates else None,
-                calibration=images["calibration"],
-                test=images["test"],
-                near=near,
-                far=far,
-                validation_ood=validation_ood,
-                held_out=images["validation"],
-                names=self.recipe.evaluate.scores,
-                headline=self.recipe.evaluate.headline,
-                tune=self.recipe.evaluate.tune,
-                accept=self.recipe.serve.accept,
-                by_class=self.recipe.serve.by_class,
-                batch_size=self.recipe.evaluate.batch_size,
-                seed=self.recipe.data.split_seed,
-                progress=bar.update,
-            )
+                classifier, **known, **outside, names=settings.scores, headline=settings.headline, tune=settings.tune,
+                accept=serve.accept, by_class=serve.by_class, batch_size=settings.batch_size,
+                seed=self.recipe.data.split_seed, progress=bar.update,
+            )  # fmt: skip
         _write(folder / "scores.npz", result.scores)
         _write(folder / "validation.npz", result.validation, correct=result.validation_correct)
         np.savez(folder / "parity.npz", allow_pickle=False, **result.parity)
@@ -170,6 +165,55 @@ class Evaluation(Stage):
         return self.facts["headline_score"]
 
 
+class DecisionCost(Stage):
+    """Milliseconds an image of each score that was measured: its forward passes and the score itself.
+
+    Test images in one batch, the compiled passes and the score as an evaluation takes it. A measurement, which another
+    machine does not repeat: it is made once.
+
+    Args:
+        recipe: Of the cell.
+        data: Its images.
+        classifier: What is measured.
+        evaluation: By which scores.
+    """
+
+    kind, version, is_shared = "decision_cost", 1, False
+
+    def __init__(self, recipe: Recipe, data: Rows, classifier: Classifier, evaluation: Evaluation):
+        super().__init__(recipe)
+        self.data, self.classifier, self.evaluation = data, classifier, evaluation
+
+    def decides(self) -> dict[str, Any]:
+        return {
+            "classifier": self.classifier.key,
+            "scores": list(self.evaluation.facts["scores"]),
+            "images": self.data.digest("train", "validation", "test"),
+            "batch_size": self.recipe.evaluate.batch_size,
+        }
+
+    def make(self, folder: Path, work: Work) -> dict[str, Any]:
+        names, batch_size = list(self.evaluation.facts["scores"]), self.recipe.evaluate.batch_size
+        with work.progress.bar(self.role, len(names), unit="score") as bar:
+            rows, part = self.classifier.measured()
+            measuring = Measuring(part, scores=names, batch_size=batch_size, key="evaluate.scores")
+            measuring.fit_scores(rows.images("train"), rows.images("validation"))
+            model = self.classifier.model()
+            test = self.data.images("test").images
+            images = normalize(np.asarray(test[: min(len(test), batch_size, at_once(test.shape[1:]))]))
+            passes: dict[tuple[str, ...], tuple[float, Outputs]] = {}
+            found = {}
+            for done, (name, scorer) in enumerate(measuring.scorers.items(), start=1):
+                further = tuple(further_for(model, [scorer]))
+                if further not in passes:
+                    passes[further] = _timed(forward_of(model, [name]), images)
+                took, outputs = passes[further]
+                scorer.place()
+                found[name] = 1000.0 * (took + _timed(scorer, outputs)[0]) / len(images)
+                bar.update(done)
+        return {"milliseconds": found, "images": len(images)}
+
+
 def _tuned(recipe: Recipe) -> dict[str, Any]:
     """What decides the options of scores, where they are chosen at all."""
     if not recipe.evaluate.tune:
@@ -187,3 +231,13 @@ def _write(file: Path, scores: Mapping[str, Mapping[str, np.ndarray]], **more: n
     """Keeps {set: {score: values}} under "set/score"."""
     flat = {f"{where}/{name}": values for where, by in scores.items() for name, values in by.items()}
     np.savez(file, allow_pickle=False, **more, **flat)
+
+
+def _timed(call: Callable, given: Any) -> tuple[float, Any]:
+    """Seconds of a call, its result read back, and the result."""
+    took, result = [], None
+    for _ in range(ROUNDS + 1):
+        start = time.perf_counter()
+        result = keras.tree.map_structure(keras.ops.convert_to_numpy, call(given))
+        took.append(time.perf_counter() - start)
+    return statistics.median(took[1:]), result

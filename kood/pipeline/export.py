@@ -16,8 +16,7 @@ from kood.pipeline.attached import Attached
 from kood.pipeline.classify import Classifier
 from kood.pipeline.evaluation import Evaluation
 from kood.pipeline.prepare import Data
-from kood.pipeline.stage import Stage
-from kood.pipeline.work import Work
+from kood.pipeline.stage import Stage, Work
 from kood.recipe import Recipe
 from kood.runs import damaged, digests
 from kood.serving.publishing import publish
@@ -59,6 +58,7 @@ class Export(Stage):
 
     def make(self, folder: Path, work: Work) -> dict[str, Any]:
         version, expected = work.run.next_version(), self.evaluation.arrays("parity")
+        made_with = {"backend": keras.backend.backend(), "keras": keras.__version__}
         with work.progress.bar(self.role):
             differences = publish(
                 self.classifier.file(folder),
@@ -66,7 +66,7 @@ class Export(Stage):
                 served=self._served,
                 images=self.data.images("test").take(np.arange(len(expected["label"]))).images,
                 expected=expected,
-                facts={**self._card, **_made_with()},
+                facts={**self._card, "kood": kood.__version__, "environment": made_with},
             )
         return {"version": version, "differences": differences, "files": digests(work.run.folder / str(version))}
 
@@ -126,11 +126,3 @@ def _hashed(value: Any) -> Any:
     if isinstance(value, dict):
         return {key: _hashed(one) for key, one in value.items()}
     return value
-
-
-def _made_with() -> dict[str, Any]:
-    """What the model card tells of the programs that made it."""
-    return {
-        "kood": kood.__version__,
-        "environment": {"backend": keras.backend.backend(), "keras": keras.__version__},
-    }

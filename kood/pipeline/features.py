@@ -17,15 +17,14 @@ from kood.data.batches import image_batches, views_of
 from kood.data.deferred import Images
 from kood.data.image_set import joined
 from kood.data.large import blocks_of
-from kood.data.stored import read_images, write_blocks
-from kood.detector.figures import PROXIES, proxies
+from kood.data.stored import write_blocks
+from kood.detector.choosing import PROXIES, proxies
 from kood.outputs import at_once, run_batches
-from kood.pipeline.augmenting import augmentations, decided
 from kood.pipeline.build import frozen_backbone, network_of
+from kood.pipeline.fitting import augmentations, decided
 from kood.pipeline.outliers import Outliers
-from kood.pipeline.prepare import Data
-from kood.pipeline.stage import Stage
-from kood.pipeline.work import Work
+from kood.pipeline.prepare import KINDS, PARTS, Data, Stored
+from kood.pipeline.stage import Work
 from kood.recipe import Recipe
 from kood.runs import write_atomically
 
@@ -36,7 +35,7 @@ __all__ = ["Features", "OutlierFeatures", "moments"]
 PIECE = 2000
 
 
-class _Passing(Stage):
+class _Passing(Stored):
     """Images passed through the frozen backbone of a recipe."""
 
     version = 2
@@ -52,7 +51,7 @@ class _Passing(Stage):
         }
 
     def _passed(self, folder: Path, work: Work, sets: dict[str, ImageSet]) -> dict[str, Any]:
-        """Writes the features of image sets down and tells of each what `_read` needs."""
+        """Writes the features of image sets down and tells of each what `images` needs."""
         backbone = frozen_backbone(self.recipe)
         forward, width = compiled(backbone), backbone.output_shape[-1]
         rows, told = min(at_once(self.recipe.data.shape), self.recipe.evaluate.batch_size), {}
@@ -94,12 +93,11 @@ class _Passing(Stage):
         seconds, later = time.monotonic() - first[0], passed - first[1]
         return {"sets": told, **({"images_per_second": round(later / seconds, 1)} if later > 0 else {})}
 
-    def _read(self, name: str) -> ImageSet:
-        return read_images(self.folder, name, self.facts["sets"][name])
-
 
 class Features(_Passing):
     """What the frozen backbone gives for the images of a run. To all that learns or measures it stands for these.
+
+    Proxies stand in for `data.validation_ood` where that names no images and some are measured.
 
     Args:
         recipe: Of the cell.
@@ -121,14 +119,13 @@ class Features(_Passing):
 
     @property
     def _others(self) -> list[str]:
-        kinds = ("near", "far", "validation_ood")
-        return [f"data.{kind}.{name}" for kind in kinds for name in getattr(self.recipe.data, kind)]
+        return [f"data.{kind}.{name}" for kind in KINDS for name in self.data.names(kind)]
 
     def decides(self) -> dict[str, Any]:
         views, names = self.recipe.classifier.views, self.recipe.data.augment
         return {
             **super().decides(),
-            "images": self.data.digest("train", "validation", "calibration", "test", *self._others),
+            "images": self.data.digest(*PARTS, *self._others),
             "proxies": self.recipe.data.split_seed if self._proxied else None,
             "views": [views, decided(self.recipe, self.data, names), self.recipe.data.split_seed] if views else None,
         }
@@ -138,8 +135,7 @@ class Features(_Passing):
         return [*super().uses(), *(("augmentations", name) for name in augment)]
 
     def make(self, folder: Path, work: Work) -> dict[str, Any]:
-        names = ["train", "validation", "calibration", "test", *self._others]
-        sets = {name: self.data.images(name) for name in names}
+        sets = {name: self.data.images(name) for name in (*PARTS, *self._others)}
         seed = self.recipe.data.split_seed
         if self._proxied:
             made = proxies(sets["validation"], seed)
@@ -149,35 +145,15 @@ class Features(_Passing):
             sets["views"] = views_of(sets["train"], views, augment, seed)
         return self._passed(folder, work, sets)
 
-    def images(self, name: str) -> ImageSet:
-        """The features of one of the image sets of the data."""
-        return self._read(name)
-
     def seen(self) -> ImageSet:
         """What the classifier learns from: the features of the training images, and those of their views."""
-        train = self._read("train")
-        return joined([train, self._read("views")]) if self.recipe.classifier.views else train
+        train = self.images("train")
+        return joined([train, self.images("views")]) if self.recipe.classifier.views else train
 
     @property
     def frozen(self) -> "Features":
         """Itself."""
         return self
-
-    def digest(self, *names: str) -> list[str]:
-        """The contents of the features of image sets, for fingerprints."""
-        return [self.facts["sets"][name]["sha256"] for name in names]
-
-    def sets(self, kind: str) -> dict[str, ImageSet]:
-        """As `Data.sets`; the proxies, where they stand in for `data.validation_ood`."""
-        return {name: self._read(f"data.{kind}.{name}") for name in self._named(kind)}
-
-    def digests(self, kind: str) -> dict[str, str]:
-        """Their contents, for fingerprints."""
-        return {name: self.digest(f"data.{kind}.{name}")[0] for name in self._named(kind)}
-
-    def _named(self, kind: str) -> list[str]:
-        start = f"data.{kind}."
-        return [name.removeprefix(start) for name in self.facts["sets"] if name.startswith(start)]
 
 
 def moments(features: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
@@ -198,6 +174,9 @@ class OutlierFeatures(_Passing):
         self.kind = f"{outliers.kind}_features"
         super().__init__(recipe)
         self.outliers = outliers
+        # A backbone changes nothing of what they were made of.
+        self.shares = outliers.shares
+        self.serves_fewer, self.made_without = outliers.serves_fewer, outliers.made_without
 
     @property
     def _seed(self) -> int:
@@ -213,16 +192,4 @@ class OutlierFeatures(_Passing):
 
     def exposed(self, seed: int) -> ImageSet:
         """As `Outliers.exposed`, their features."""
-        return self._read("outliers")
-
-    def shares(self) -> np.ndarray | None:
-        """As `Outliers.shares`."""
-        return self.outliers.shares()
-
-    def serves_fewer(self) -> bool:
-        """As `Outliers.serves_fewer`."""
-        return self.outliers.serves_fewer()
-
-    def made_without(self, classes: np.ndarray) -> np.ndarray:
-        """As `Outliers.made_without`."""
-        return self.outliers.made_without(classes)
+        return self.images("outliers")

@@ -1,19 +1,29 @@
-"""How every stage that trains does it: under its bar, its clock and its log."""
+"""How every stage that trains does it: on augmented images, under its bar, its clock and its log."""
 
-from collections.abc import Callable
+import math
+from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import keras
 import numpy as np
 
-from kood import training
-from kood.pipeline.stage import Stage
-from kood.pipeline.work import Work
+from kood import registry, training
+from kood.backends import resides
+from kood.data import ImageSet
+from kood.data.images import fit_images
+from kood.data.resident import only_move, pixels_of
+from kood.pipeline.prepare import PICTURES, Rows
+from kood.pipeline.stage import Stage, Work
+from kood.recipe import Recipe
 from kood.report import fit_callback
-from kood.timing import Pace, TimeBudget
+from kood.training import Pace, TimeBudget
 
-__all__ = ["fitted"]
+__all__ = ["augmentations", "decided", "fitted", "resident_images"]
+
+#: Pictures are kept in memory, and no more than so many bytes of them.
+MOST_BYTES = 2**28
 
 
 def fitted(
@@ -67,3 +77,69 @@ def fitted(
         )
     steps = int(keras.ops.convert_to_numpy(model.optimizer.iterations))
     return model, {"history": history, "parameters": model.count_params(), **pace.facts}, steps
+
+
+def augmentations(
+    recipe: Recipe, data: Rows, names: Sequence[str], image_shape: tuple[int, int, int] | None = None
+) -> list[str | Callable]:
+    """What a training's batches are augmented by.
+
+    Args:
+        recipe: Its `data.pictures` are what `pixmix` mixes in, where it has any.
+        data: The images of the run.
+        names: Of `kood.data.augment`.
+        image_shape: (H, W, C) of the images that they are for; the recipe's where not given.
+
+    Returns:
+        The names, and functions in place of those that pictures go into.
+    """
+    if not _mixes(recipe, names):
+        return list(names)
+    from kood.data.augment.mixes import mixed_with
+
+    found, most = data.images(PICTURES), max(1, MOST_BYTES // math.prod(recipe.data.shape))
+    rows = np.linspace(0, len(found) - 1, min(len(found), most)).astype(int)
+    pictures = fit_images(np.asarray(found.take(rows).images), image_shape or recipe.data.shape)
+    return [partial(mixed_with, pictures) if _takes_pictures(name) else name for name in names]
+
+
+def decided(recipe: Recipe, data: Rows, names: Sequence[str]) -> list[Any]:
+    """What these augmentations decide, for fingerprints."""
+    return [*names, *(data.digest(PICTURES) if _mixes(recipe, names) else [])]
+
+
+def _mixes(recipe: Recipe, names: Sequence[str]) -> bool:
+    return recipe.data.pictures is not None and any(map(_takes_pictures, names))
+
+
+def _takes_pictures(name: str) -> bool:
+    return registry.find("augmentations", name, "data.augment").name == "pixmix"
+
+
+def resident_images(
+    recipe: Recipe,
+    augment: Sequence[str | Callable],
+    id_set: ImageSet,
+    outliers: ImageSet | None = None,
+    labelled: ImageSet | None = None,
+) -> np.ndarray | None:
+    """The images of a training that go to the device before it, so that its batches need not have any.
+
+    Args:
+        recipe: Of the training.
+        augment: Augmentations of the training.
+        id_set: As for `kood.data.batches.training_batches`, and likewise the others.
+        outliers: Likewise.
+        labelled: Likewise.
+
+    Returns:
+        uint8 (N, H, W, C) for `kood.training.fit`; None where batches bring their pixels: as `train.resident` or
+        `kood.backends.resides` has it, where augmentations or mixtures make other pixels of them, and where the rows
+        are features.
+    """
+    if not id_set.is_pixels or outliers is not None and recipe.outliers.mix != "none" or not only_move(augment):
+        return None
+    count = sum(len(one) for one in (id_set, outliers, labelled) if one is not None)
+    if not resides(recipe.train.resident, (count, *id_set.images.shape[1:])):
+        return None
+    return pixels_of(id_set, outliers, labelled)

@@ -12,7 +12,7 @@ from kood.data.image_set import joined
 from kood.errors import UserError
 from kood.pipeline.features import OutlierFeatures
 from kood.pipeline.outliers import Outliers
-from kood.pipeline.prepare import Rows
+from kood.pipeline.prepare import PARTS, Rows
 from kood.pipeline.stage import Stage
 from kood.recipe.data_sections import HoldOut
 from kood.report import HELD_OUT, fold_figures, fold_means, score_arrays
@@ -20,8 +20,8 @@ from kood.runs import fingerprint
 
 __all__ = ["Fewer", "HeldOut", "folds_of", "told_folds"]
 
-#: The in-distribution parts.
-PARTS = ("train", "validation", "calibration", "test")
+#: The images of the classes that are held out.
+NEAR = f"data.near.{HELD_OUT}"
 
 
 class HeldOut(Rows):
@@ -53,7 +53,10 @@ class HeldOut(Rows):
         return np.flatnonzero(self._out)
 
     def images(self, name: str) -> ImageSet:
-        """As of `Rows`; of the in-distribution parts what has a class that stays."""
+        """As of `Rows`; of the in-distribution parts what has a class that stays, and the near set."""
+        if name == NEAR:
+            parts = [self.rows.images(part) for part in PARTS]
+            return joined([ImageSet(part.take(np.flatnonzero(self._out[part.known_labels])).images) for part in parts])
         found = self.rows.images(name)
         return self._kept(found) if name in PARTS else found
 
@@ -66,22 +69,19 @@ class HeldOut(Rows):
         kept = images.take(rows)
         return ImageSet(kept.images, self._number[kept.known_labels], self._names)
 
-    def sets(self, kind: str) -> dict[str, ImageSet]:
-        """The images of the classes that are held out, as the one near set."""
-        if kind != "near":
-            return {}
-        parts = [self.rows.images(name) for name in PARTS]
-        return {HELD_OUT: joined([ImageSet(part.take(np.flatnonzero(self._out[part.known_labels])).images)
-                                  for part in parts])}  # fmt: skip
+    def names(self, kind: str) -> list[str]:
+        """As of `Rows`: the images of the classes that are held out are the one near set."""
+        return [HELD_OUT] if kind == "near" else []
 
     def digest(self, *names: str) -> list[str]:
         """As of `Rows`."""
-        whole = self.rows.digest(*names)
-        return [fingerprint(one, self.held) if name in PARTS else one for name, one in zip(names, whole, strict=True)]
+        return [self._digest(name) for name in names]
 
-    def digests(self, kind: str) -> dict[str, str]:
-        """As of `Rows`."""
-        return {HELD_OUT: fingerprint(self.rows.digest(*PARTS), self.held)} if kind == "near" else {}
+    def _digest(self, name: str) -> str:
+        if name == NEAR:
+            return fingerprint(self.rows.digest(*PARTS), self.held)
+        (whole,) = self.rows.digest(name)
+        return fingerprint(whole, self.held) if name in PARTS else whole
 
 
 class Fewer:

@@ -9,8 +9,8 @@ from kood.pipeline.checks import check
 from kood.pipeline.evaluation import Evaluation
 from kood.pipeline.held_out import told_folds
 from kood.pipeline.prepare import Data
+from kood.pipeline.stage import Work
 from kood.pipeline.summary import summarize
-from kood.pipeline.work import Work
 
 __all__ = ["make_cell"]
 

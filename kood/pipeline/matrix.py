@@ -12,9 +12,9 @@ from kood.errors import UserError
 from kood.pipeline.belonging import refuse_mixed_classes
 from kood.pipeline.budget import Budget, OutOfTimeError
 from kood.pipeline.make import make_cell
+from kood.pipeline.stage import Work
 from kood.pipeline.summary import headline_scores, scores_by
 from kood.pipeline.team import Team
-from kood.pipeline.work import Work
 from kood.recipe import Recipe
 from kood.text import masked
 
@@ -38,9 +38,8 @@ def run_matrix(recipe: Recipe, team: Team, progress: report.StageProgress, told:
     """
     cells, budget = recipe.cells(), told["budget"]
     refuse_mixed_classes([cell for _, cell in cells])
-    made: list[dict[str, Any]] = []
-    failed: list[dict[str, Any]] = []
-    left_out: list[dict[str, Any]] = []
+    so_far: dict[str, list[dict[str, Any]]] = {"cells": [], "failed": [], "left_out": []}
+    made, failed, left_out = so_far.values()
     seen: set[Path] = set()
     due = 0.0
     for number, (labels, cell) in enumerate(cells, start=1):
@@ -53,7 +52,7 @@ def run_matrix(recipe: Recipe, team: Team, progress: report.StageProgress, told:
             # A run that is killed later has told what it found, but for what a twentieth of its time would not write.
             if team.leads and number < len(cells) and (began := time.monotonic()) >= due:
                 missing = [{"cell": later, "why": "the run has not come to it"} for later, _ in cells[number:]]
-                _write_matrix(recipe, team, budget, made, failed, [*left_out, *missing])
+                _write_matrix(recipe, team, budget, {**so_far, "left_out": [*left_out, *missing]})
                 due = time.monotonic() + 20 * (time.monotonic() - began)
         except OutOfTimeError as error:
             left_out.append({"cell": labels, "why": f"{error}"})
@@ -74,34 +73,25 @@ def run_matrix(recipe: Recipe, team: Team, progress: report.StageProgress, told:
             "train.epochs",
             exit_code=1,
         )
-    if not team.leads:
-        return {}
-    return _write_matrix(recipe, team, budget, made, failed, left_out)
+    return _write_matrix(recipe, team, budget, so_far) if team.leads else {}
 
 
 def _write_matrix(
-    recipe: Recipe,
-    team: Team,
-    budget: Budget,
-    made: list[dict[str, Any]],
-    failed: list[dict[str, Any]],
-    left_out: list[dict[str, Any]],
+    recipe: Recipe, team: Team, budget: Budget, so_far: dict[str, list[dict[str, Any]]]
 ) -> dict[str, Any]:
     """The report of the cells so far."""
+    made, folder = so_far["cells"], team.run.folder
     result = {
         **{key: made[0][key] for key in ("backend", "kood", "quick", "environment")},
         "recipe": recipe.name,
-        "cells": made,
-        "failed": failed,
-        "left_out": left_out,
+        **so_far,
         "budget": budget.facts(),
-        "table": _table(recipe, made, team.run.folder),
+        "table": _table(recipe, made, folder),
     }
     if recipe.report.leaderboard:
-        folder = team.run.folder
         result["leaderboard"] = report.leaderboard_entries(made, lambda cell, score: scores_by(folder, cell, score))
-    report.write_json(team.run.folder / "report.json", result)
-    report.write(team.run.folder / "report.html", result)
+    report.write_json(folder / "report.json", result)
+    report.write(folder / "report.html", result)
     return result
 
 

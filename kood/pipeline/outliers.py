@@ -15,8 +15,7 @@ from kood.data.stored import read_images, write_blocks
 from kood.outliers import OutlierSource
 from kood.outputs import Judge
 from kood.pipeline.prepare import Rows
-from kood.pipeline.stage import Stage
-from kood.pipeline.work import Work
+from kood.pipeline.stage import Stage, Work
 from kood.recipe import Recipe
 from kood.report.sheet import write_sheet
 from kood.section import Sampling

@@ -1,7 +1,8 @@
 """The first stage: images brought to the recipe's shape, split, and written down."""
 
+import abc
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 import numpy as np
 
@@ -11,11 +12,15 @@ from kood.data.deferred import are_deferred
 from kood.data.rules import STRETCHED, Framing
 from kood.data.stored import read_images, source_state, write_digests, write_images
 from kood.errors import UserError
-from kood.pipeline.stage import Stage
-from kood.pipeline.work import Work
+from kood.pipeline.stage import Stage, Work
 from kood.recipe import Recipe
 
-__all__ = ["PICTURES", "Data", "Rows"]
+__all__ = ["KINDS", "PARTS", "PICTURES", "Data", "Rows", "Stored"]
+
+#: The in-distribution parts.
+PARTS = ("train", "validation", "calibration", "test")
+#: The kinds of out-of-distribution sets, tables of `data`; images of each are compared with those of the ones before.
+KINDS = ("near", "far", "validation_ood")
 
 #: The recipe's key of what `pixmix` mixes into images.
 PICTURES = "data.pictures"
@@ -23,30 +28,57 @@ PICTURES = "data.pictures"
 QUICK_IMAGES = 200
 
 
-class Rows(Protocol):
+class Rows(abc.ABC):
     """What all that learns or measures takes its images from, whether these are pixels or features."""
 
     @property
     def frozen(self) -> Stage | None:
         """The stage that passed them through a frozen backbone, where they are features."""
+        return None
 
+    @abc.abstractmethod
     def images(self, name: str) -> ImageSet:
         """One of its image sets: "train", "validation", "calibration", "test", or the key of another in the recipe."""
 
     def seen(self) -> ImageSet:
         """What classifiers learn from: the training images, and views of them where there are any."""
+        return self.images("train")
 
-    def sets(self, kind: str) -> dict[str, ImageSet]:
-        """The image sets of `data.near`, `data.far` or `data.validation_ood`, by the recipe's names."""
-
+    @abc.abstractmethod
     def digest(self, *names: str) -> list[str]:
         """The contents of image sets, for fingerprints."""
 
+    @abc.abstractmethod
+    def names(self, kind: str) -> list[str]:
+        """How the recipe calls the image sets of `data.near`, `data.far` or `data.validation_ood`."""
+
+    def sets(self, kind: str) -> dict[str, ImageSet]:
+        """Those sets, by name."""
+        return {name: self.images(f"data.{kind}.{name}") for name in self.names(kind)}
+
     def digests(self, kind: str) -> dict[str, str]:
-        """Those of the sets of a kind."""
+        """Their contents, for fingerprints."""
+        return {name: self.digest(f"data.{kind}.{name}")[0] for name in self.names(kind)}
 
 
-class Data(Stage):
+class Stored(Stage, Rows):
+    """Image sets that a stage has written down; its facts tell of them under "sets"."""
+
+    def images(self, name: str) -> ImageSet:
+        """As of `Rows`."""
+        return read_images(self.folder, name, self.facts["sets"][name])
+
+    def digest(self, *names: str) -> list[str]:
+        """As of `Rows`."""
+        return [self.facts["sets"][name]["sha256"] for name in names]
+
+    def names(self, kind: str) -> list[str]:
+        """As of `Rows`."""
+        start = f"data.{kind}."
+        return [name.removeprefix(start) for name in self.facts["sets"] if name.startswith(start)]
+
+
+class Data(Stored):
     """Images brought to the recipe's shape, split, and written down. Every other stage begins with it."""
 
     kind, version = "data", 4
@@ -99,10 +131,9 @@ class Data(Stage):
         with work.progress.bar(self.role, 1 + len(self.sources), unit="set") as bar:
             splits = load_id(data)
             notes, warnings = list(splits.notes), list(splits.warnings)
-            names = ("train", "validation", "calibration", "test")
-            sets = {name: getattr(splits, name) for name in names}
+            sets = {name: getattr(splits, name) for name in PARTS}
             if limit:  # The training part is cut by `per_class`.
-                sets |= {name: _some(sets[name], limit) for name in names if name != "train"}
+                sets |= {name: _some(sets[name], limit) for name in PARTS if name != "train"}
             digests = [keep("data.id", name, images) for name, images in sets.items()]
             write_digests(folder, "data.id", splits.digests)
             seen["data.id"] = distinct(np.concatenate(digests))
@@ -126,7 +157,7 @@ class Data(Stage):
         }  # fmt: skip
 
     def says(self) -> list[tuple[str, str]]:
-        return [(text, "") for text in self.facts["notes"]] + [(text, "yellow") for text in self.warnings]
+        return [*((text, "") for text in self.facts["notes"]), *super().says()]
 
     @property
     def warnings(self) -> list[str]:
@@ -137,32 +168,6 @@ class Data(Stage):
             + ("; ..." if why[5:] else "")
             for key, why in self.facts.get("skipped", {}).items()
         ]
-
-    def images(self, name: str) -> ImageSet:
-        """As of `Rows`."""
-        return read_images(self.folder, name, self.facts["sets"][name])
-
-    @property
-    def frozen(self) -> None:
-        """None: what is learned from are pixels."""
-        return None
-
-    def seen(self) -> ImageSet:
-        """As of `Rows`: the training images."""
-        return self.images("train")
-
-    def digest(self, *names: str) -> list[str]:
-        """As of `Rows`."""
-        return [self.facts["sets"][name]["sha256"] for name in names]
-
-    def sets(self, kind: str) -> dict[str, ImageSet]:
-        """As of `Rows`."""
-        return {name: self.images(f"data.{kind}.{name}") for name in getattr(self.recipe.data, kind)}
-
-    def digests(self, kind: str) -> dict[str, str]:
-        """As of `Rows`."""
-        names = list(getattr(self.recipe.data, kind))
-        return dict(zip(names, self.digest(*(f"data.{kind}.{name}" for name in names)), strict=True))
 
 
 def _taken(part: str, source: str) -> str:
@@ -202,8 +207,7 @@ def _forbidden(key: str, other: str) -> str:
 
 def _ood_sources(recipe: Recipe) -> dict[str, Any]:
     """The out-of-distribution sets by their recipe keys."""
-    kinds = ("near", "far", "validation_ood")  # Each is checked against those before it.
-    sources = {f"data.{kind}.{name}": s for kind in kinds for name, s in getattr(recipe.data, kind).items()}
+    sources = {f"data.{kind}.{name}": s for kind in KINDS for name, s in getattr(recipe.data, kind).items()}
     if recipe.outliers.real is not None and "real" in recipe.outliers.use:
         sources["outliers.real"] = recipe.outliers.real
     if recipe.data.pictures is not None:

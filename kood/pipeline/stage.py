@@ -1,21 +1,70 @@
-"""A stage as a value: what decides its result, how it is made, and what it left once it was."""
+"""A stage as a value: what decides its result, how it is made, and what it left once it was; and what it is given."""
 
 import abc
 import shutil
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, ClassVar
 
 from kood import registry
+from kood.backends import Devices
 from kood.machine import arithmetic, collect_garbage
-from kood.pipeline.work import Work
+from kood.pipeline.budget import Budget
+from kood.pipeline.team import Team
 from kood.recipe import Recipe
-from kood.runs import Result, fingerprint
+from kood.report import StageProgress
+from kood.runs import Result, Run, fingerprint
 
-__all__ = ["Stage"]
+__all__ = ["Stage", "Work"]
 
 #: What a stage says of itself in the report, as far as it has it.
 TOLD = ("steps", "precision", "drawn", "kept", "drop_rate", "images_per_second", "wanted", "epochs")
+
+
+@dataclass
+class Work:
+    """What every stage of a cell is given.
+
+    Attributes:
+        recipe: Of the cell.
+        team: The processes of the run, and its folder.
+        progress: The display.
+        devices: What the cell trains and samples on.
+        budget: The time that is left.
+        seen: Results that have been told of, by this cell or another.
+        labels: What the matrix calls the cell.
+        origin: What the run was started with, for the report.
+        accepted: Called with the data once they are there and nothing speaks against the recipe.
+    """
+
+    recipe: Recipe
+    team: Team
+    progress: StageProgress
+    devices: Devices
+    budget: Budget
+    seen: set[Path] = field(default_factory=set)
+    labels: dict[str, str] = field(default_factory=dict)
+    origin: dict[str, str] = field(default_factory=dict)
+    accepted: Callable[[Any], None] = lambda _: None
+
+    @property
+    def logs(self) -> Path:
+        """Where a user finds what the cell's trainings wrote down."""
+        plain = ",".join(f"{key}-{value}" for key, value in self.labels.items())
+        cell = "".join(c if c.isascii() and (c.isalnum() or c in ",._-+") else "_" for c in plain)
+        # Long or strange labels may come out alike.
+        tag = f"-{fingerprint(plain)[:8]}" if cell != plain or len(cell) > 100 else ""
+        return self.run.folder / "logs" / (cell[:100] + tag)
+
+    def board(self, training: str) -> Path | None:
+        """A folder for a training's TensorBoard files, in the first of several processes and where they are wanted."""
+        return self.logs / training if self.recipe.report.tensorboard and self.team.leads else None
+
+    @property
+    def run(self) -> Run:
+        """The folder."""
+        return self.team.run
 
 
 class Stage(abc.ABC):
@@ -75,7 +124,7 @@ class Stage(abc.ABC):
 
     def says(self) -> Iterable[tuple[str, str]]:
         """Lines for the display once its result is there, and their styles."""
-        return ()
+        return [(text, "yellow") for text in self.warnings]
 
     @property
     def folder(self) -> Path:

@@ -13,8 +13,7 @@ from kood.pipeline.attached import Attached
 from kood.pipeline.cell import Cell
 from kood.pipeline.environment import environment
 from kood.pipeline.prepare import Data
-from kood.pipeline.stage import Stage
-from kood.pipeline.work import Work
+from kood.pipeline.stage import Stage, Work
 from kood.scorer import Scorer
 
 __all__ = ["headline_scores", "scores_by", "summarize", "write_report"]

@@ -12,7 +12,7 @@ from kood.data import ImageSet, augment
 from kood.data.augment import mixes, pictures
 from kood.data.batches import training_batches
 from kood.data.images import normalize
-from kood.pipeline.augmenting import augmentations, decided
+from kood.pipeline.fitting import augmentations, decided
 from kood.pipeline.prepare import PICTURES
 from kood.recipe import Recipe
 

@@ -434,7 +434,7 @@ def test_the_files_of_other_runtimes_take_the_pixels_that_the_detector_takes(tmp
     made = Detector(model, "knn:k=3", ["r", "g", "b"]).fit(*images(60, 1)).calibrate(*images(99, 2))
     made.export(tmp_path / f"it{ending}")
     pixels, _ = images(20, 3)
-    run = formats._runtime(formats.FORMATS[ending], tmp_path / f"it{ending}")
+    run = formats._runtime(tmp_path / f"it{ending}")
     got, answers = run(pixels.astype("float32")), made.predict(pixels)
     np.testing.assert_allclose(got["ood_score"], answers.ood_score, atol=1e-5)
     np.testing.assert_allclose(got["probabilities"], answers.probabilities, atol=1e-5)
@@ -466,6 +466,21 @@ def test_an_export_that_cannot_be_written_is_one_message(detector, tmp_path):
     for path in (tmp_path / "file" / "1", tmp_path / "file" / "one.onnx"):
         with pytest.raises(UserError, match="cannot be written: "):
             detector.export(path)
+
+
+@pytest.mark.parametrize(
+    ("name", "format", "message"),
+    [
+        ("it.onnx", "coreml", "format = 'coreml': there is none; formats are tf_saved_model, onnx, litert, openvino"),
+        ("it.xml", "onnx", "a file of the format onnx must end in .onnx"),
+        ("it.ONNX", None, "a file of the format onnx must end in .onnx"),
+        ("it.pt", None, "which format is this"),
+    ],
+)
+def test_a_format_that_there_is_not(detector, tmp_path, name, format, message):
+    with pytest.raises(UserError, match=message) as caught:
+        detector.export(tmp_path / name, format=format)
+    assert caught.value.exit_code == 2 and not list(tmp_path.iterdir())
 
 
 def test_pixels_that_are_not_what_is_served_are_not_exported(tmp_path):

@@ -1,5 +1,6 @@
 """Images from wherever they come: the same rows, in batches of one size, never all of them at once."""
 
+import importlib
 import threading
 import weakref
 from pathlib import Path
@@ -100,7 +101,7 @@ def test_labels_may_be_given_beside_the_images(kind):
 
 
 def test_the_count_is_known_where_it_can_be(folder):
-    assert count_of(pictures()) == count_of(dataset(pictures())) == count_of(folder) == COUNT
+    assert count_of(pictures()) == count_of(dataset(pictures())) == COUNT
     assert count_of(dataset(pictures()).batch(3)) is None
     assert count_of(uneven()) is None
 
@@ -114,6 +115,16 @@ def test_a_folder_is_decoded_as_everywhere(folder):
         assert np.array_equal(np.concatenate([b.pixels for b in found]), decode_images(files, (8, 8, 3)))
         assert all(batch.labels is None for batch in found)
     assert next(batches(files[0], SHAPE, batch_size=4)).files == files[:1]
+
+
+def test_a_folder_is_walked_once_and_may_have_other_classes(folder, monkeypatch):
+    source = importlib.import_module("kood.data.sources.folder")
+    walked, listed = [], source.listed_splits
+    monkeypatch.setattr(source, "listed_splits", lambda place: walked.append(place) or listed(place))
+    found = list(batches(folder, SHAPE, batch_size=4, class_names=CLASSES, perhaps=True))
+    assert [label for batch in found for label in batch.labels] == [0] * 6 + [1] * 5 and len(walked) == 1
+    found = list(batches(folder, SHAPE, batch_size=4, class_names=["fox", "hen"], perhaps=True))
+    assert all(batch.labels is None for batch in found) and sum(len(batch.files) for batch in found) == COUNT
 
 
 def test_class_folders_are_matched_with_the_classes_of_the_model(folder):

@@ -253,7 +253,7 @@ GIVEN = {
 @pytest.mark.keras
 @pytest.mark.parametrize("name", [name for name in registry.room("outliers") if name not in ("label_mixup", "virtual")])
 def test_every_source_draws_images_of_the_number_asked_for(name):
-    from kood.detector.figures import PROXIES
+    from kood.detector.choosing import PROXIES
 
     found = registry.obtain("outliers", name)
     source = found(source="digits") if name == "real" else found()

@@ -18,8 +18,8 @@ import numpy as np
 from kood.backends import SlowerAdam, SlowerSGD, accelerated, agreed, feed
 from kood.errors import UserError
 from kood.runs import write_atomically
-from kood.timing import TimeBudget
-from kood.tracking import EpochLog, EventFile
+from kood.training.timing import TimeBudget
+from kood.training.tracking import EpochLog, EventFile
 
 __all__ = ["fit", "optimizer", "precision", "steps_per_call"]
 
@@ -69,9 +69,8 @@ def optimizer(
             warmup_target=learning_rate if rising else None,
             warmup_steps=rising,
         )
-    common: dict[str, Any] = {"global_clipnorm": clip_norm, "use_ema": ema is not None}
-    if ema is not None:
-        common["ema_momentum"] = ema
+    average = {"use_ema": False} if ema is None else {"use_ema": True, "ema_momentum": ema}
+    common: dict[str, Any] = {"global_clipnorm": clip_norm, **average}
     if slower and share != 1.0:
         common |= {"slower": slower, "share": share, "decay": weight_decay}
         nesterov = {"momentum": 0.9, "nesterov": True}
@@ -113,7 +112,7 @@ def fit(
         callbacks: Told of every call and epoch after all else; None stands for none.
         interval: Seconds between checkpoints.
         budget: Ends the training when its time is up, if that is before the last epoch.
-        log: A CSV file for a line an epoch (`kood.tracking.EpochLog`), not given: none.
+        log: A CSV file for a line an epoch (`kood.training.tracking.EpochLog`), not given: none.
         board: A folder for TensorBoard's event files, not given: none.
         images: uint8 (N, H, W, C) that the batches name rows of, to lie on the device; not given, batches have pixels.
 

@@ -14,7 +14,22 @@ from kood.data.tf_on_cpu import tf
 __all__ = ["EpochLog", "EventFile"]
 
 
-class EpochLog(keras.callbacks.Callback):
+class _Log(keras.callbacks.Callback):
+    """Tells of every epoch its seconds, the learning rate at its end, and every loss term."""
+
+    def on_epoch_begin(self, epoch, logs=None):
+        self._since = time.monotonic()
+
+    def on_epoch_end(self, epoch, logs=None):
+        terms = {name: float(value) for name, value in (logs or {}).items()}
+        rate = float(keras.ops.convert_to_numpy(self.model.optimizer.learning_rate))
+        self.tell(epoch + 1, {"seconds": time.monotonic() - self._since, "learning_rate": rate, **terms})
+
+    def tell(self, epoch: int, figures: dict[str, float]) -> None:
+        raise NotImplementedError
+
+
+class EpochLog(_Log):
     """Writes one line of CSV after every epoch: its number, its seconds, the learning rate at its end, every loss term.
 
     A resumed training goes on where its checkpoint is: lines of epochs that are made again are taken out first, so that
@@ -23,15 +38,12 @@ class EpochLog(keras.callbacks.Callback):
     Args:
         file: The CSV file.
         first: How many epochs the training has behind it.
-        clock: Seconds since any fixed moment.
     """
 
-    def __init__(self, file: Path, first: int = 0, clock=time.monotonic):
+    def __init__(self, file: Path, first: int):
         super().__init__()
         self.file = file
         self.first = first
-        self.clock = clock
-        self._since = 0.0
 
     def on_train_begin(self, logs=None):
         rows: list[list[str]] = []
@@ -42,23 +54,18 @@ class EpochLog(keras.callbacks.Callback):
             # A line that was being written when the process died is short of cells, or of its end.
             csv.writer(out).writerows(row for row in rows[: 1 + self.first] if len(row) == len(rows[0]))
 
-    def on_epoch_begin(self, epoch, logs=None):
-        self._since = self.clock()
-
-    def on_epoch_end(self, epoch, logs=None):
-        terms = {name: float(value) for name, value in (logs or {}).items()}
-        line: dict[str, Any] = {"epoch": epoch + 1, "seconds": round(self.clock() - self._since, 3)}
-        line["learning_rate"] = float(keras.ops.convert_to_numpy(self.model.optimizer.learning_rate))
+    def tell(self, epoch, figures):
+        line = {"epoch": epoch, **figures, "seconds": round(figures["seconds"], 3)}
         with self.file.open("a", newline="", encoding="utf-8") as out:
             table = csv.writer(out)
             if out.tell() == 0:
-                table.writerow([*line, *terms])
-            table.writerow([*line.values(), *terms.values()])
+                table.writerow(line)
+            table.writerow(line.values())
 
 
 # Its own, in 49 lines, not Keras's TensorBoard callback: without the tensorboard package that one fails
 # (TBNotInstalledError), while the record writer of TensorFlow, which kood needs anyway, is there.
-class EventFile(keras.callbacks.Callback):
+class EventFile(_Log):
     """Writes every epoch's losses, seconds and learning rate as an event file for TensorBoard, under any backend.
 
     A training that is resumed begins a file of its own, which takes back what a former one says of the epochs from
@@ -69,12 +76,11 @@ class EventFile(keras.callbacks.Callback):
         first: How many epochs the training has behind it.
     """
 
-    def __init__(self, folder: Path, first: int = 0):
+    def __init__(self, folder: Path, first: int):
         super().__init__()
         self.folder = folder
         self.first = first
         self._writer: Any = None
-        self._since = 0.0
 
     def on_train_begin(self, logs=None):
         from tensorflow.core.util import event_pb2
@@ -87,17 +93,11 @@ class EventFile(keras.callbacks.Callback):
             begun = event_pb2.SessionLog(status=event_pb2.SessionLog.START)
             self._write(step=self.first + 1, session_log=begun)
 
-    def on_epoch_begin(self, epoch, logs=None):
-        self._since = time.monotonic()
-
-    def on_epoch_end(self, epoch, logs=None):
+    def tell(self, epoch, figures):
         from tensorflow.core.framework import summary_pb2
 
-        values = {name: float(value) for name, value in (logs or {}).items()}
-        values["learning_rate"] = float(keras.ops.convert_to_numpy(self.model.optimizer.learning_rate))
-        values["seconds"] = time.monotonic() - self._since
-        told = [summary_pb2.Summary.Value(tag=tag, simple_value=value) for tag, value in values.items()]
-        self._write(step=epoch + 1, summary=summary_pb2.Summary(value=told))
+        told = [summary_pb2.Summary.Value(tag=tag, simple_value=value) for tag, value in figures.items()]
+        self._write(step=epoch, summary=summary_pb2.Summary(value=told))
 
     def on_train_end(self, logs=None):
         self._writer.close()

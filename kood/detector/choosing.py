@@ -1,0 +1,179 @@
+"""Which score decides, and by which options: chosen on validation images."""
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+
+from kood import metrics, specs
+from kood.data.image_set import ImageSet
+from kood.errors import UserError
+from kood.outliers.patch_shuffle import shuffled
+from kood.outliers.pixel_mixup import PixelMixup
+from kood.outputs import Outputs, score_rows
+from kood.scorer import Scorer
+
+__all__ = ["PROXIES", "Choice", "Measured", "choose", "mean_auroc", "proxies", "tune", "validation_images"]
+
+#: Validation images from which on a score is chosen among many by more than chance.
+ENOUGH = 50
+#: What stands in for out-of-distribution validation images where a recipe names none, made of the validation images.
+PROXIES = ("pixel_mixup", "patch_shuffle")
+
+
+@dataclass
+class Measured:
+    """What a classifier and its scores say of image sets.
+
+    Attributes:
+        outputs: {set: the classifier's outputs}.
+        scores: {set: {score: (N,)}}.
+        warnings: What could not be measured, and why.
+        labels: {set: (N,)}, the classes of those sets that have any.
+    """
+
+    outputs: dict[str, Outputs]
+    scores: dict[str, dict[str, np.ndarray]]
+    warnings: list[str]
+    labels: dict[str, np.ndarray] = field(default_factory=dict)
+
+    def given(self, where: str) -> np.ndarray:
+        """What the images of a set are labelled as, (N,)."""
+        return self.outputs[where]["logits"].argmax(axis=1)
+
+    def correct(self, where: str) -> np.ndarray:
+        """Which images of a set are labelled rightly, (N,) bool."""
+        return self.given(where) == self.labels[where]
+
+    def of(self, name: str, sets: Iterable[str]) -> dict[str, np.ndarray]:
+        """One score's values, by set."""
+        return {where: self.scores[where][name] for where in sets}
+
+
+@dataclass
+class Choice:
+    """Which of several scores decides, and why.
+
+    Attributes:
+        score: Its name.
+        by: {score: mean AUROC on validation images}; empty where it was named and not chosen.
+        sets: What validation images were told from.
+        images: How many validation images that were; 0 where none are known of.
+    """
+
+    score: str
+    by: dict[str, float] = field(default_factory=dict)
+    sets: list[str] = field(default_factory=list)
+    images: int = 0
+
+    @property
+    def doubts(self) -> list[str]:
+        """A warning where so few images chose that chance did."""
+        if not 0 < self.images < ENOUGH or len(self.by) < 2:
+            return []
+        return [
+            f"{self.score} was chosen from {len(self.by)} scores on {self.images} images, where chance decides; give "
+            f"{ENOUGH} or more, or name a score that is good on most data, such as energy"
+        ]
+
+    def told(self) -> list[str]:
+        """Which score decides and why, and what there is to doubt; a sentence each."""
+        if not self.by:
+            return [f"Score: {self.score}"]
+        others = sorted(self.by, key=lambda name: -self.by[name])
+        beside = ", ".join(f"{name} {self.by[name]:.3f}" for name in others if name != self.score)
+        return [
+            f"Score: {self.score}, which best tells validation images from {' and '.join(self.sets)} made of them or "
+            f"given (mean AUROC {self.by[self.score]:.3f}" + (f"; {beside})" if beside else ")"),
+            *self.doubts,
+        ]
+
+
+def validation_images(validation: ImageSet, ood: dict[str, ImageSet] | None, seed: int) -> dict[str, ImageSet]:
+    """What choices are made on.
+
+    Args:
+        validation: In-distribution images.
+        ood: Out-of-distribution ones by name; where there are none, the two of `PROXIES`, made of the former.
+        seed: Of the proxies.
+
+    Returns:
+        Sets by name, "validation" being the in-distribution images.
+    """
+    return {"validation": validation, **(ood or proxies(validation, seed))}
+
+
+def proxies(validation: ImageSet, seed: int) -> dict[str, ImageSet]:
+    """The two of `PROXIES`, made of validation images."""
+    rng = np.random.default_rng([seed, 1])
+    mixed = PixelMixup().draw(len(validation), rng, validation).images
+    made = zip(PROXIES, (mixed, shuffled(validation.images, rng=rng)), strict=True)
+    return {name: ImageSet(images) for name, images in made}
+
+
+def choose(measured: Measured, scorers: Mapping[str, Scorer], inside: str, outside: Sequence[str]) -> Choice:
+    """The score with the largest mean AUROC; of equals, one that serves without a fitted state.
+
+    Args:
+        measured: Has the scores of the sets.
+        scorers: The scores by name.
+        inside: The in-distribution set.
+        outside: The others.
+    """
+    by = {name: mean_auroc(measured.scores[inside][name], measured.of(name, outside).values()) for name in scorers}
+    best = max(by, key=lambda name: (by[name], not scorers[name].is_fitted))
+    images = len(measured.scores[inside][best])
+    return Choice(best, by, [name.removeprefix("held/") for name in outside], images)
+
+
+def mean_auroc(inside: np.ndarray, outside: Iterable[np.ndarray]) -> float:
+    """Unweighted mean over out-of-distribution sets of the AUROC.
+
+    Args:
+        inside: (N,) the scores of in-distribution images.
+        outside: Those of each set.
+    """
+    return float(np.mean([metrics.auroc(*metrics.joined(inside, others)) for others in outside]))
+
+
+def tune(
+    names: Iterable[str],
+    fit_outputs: Outputs,
+    labels: np.ndarray,
+    head: Any,
+    validation: Mapping[str, Outputs],
+    batch_size: int,
+) -> tuple[dict[str, str], dict[str, Any]]:
+    """Chooses the options of scores as OpenOOD does: every combination of their usual values is tried.
+
+    Args:
+        names: Specs. One that gives an option is left as it is, and so is a score without usual values.
+        fit_outputs: The classifier's outputs for the training images, which fitted scores are fitted on.
+        labels: (N,) the classes of these.
+        head: The classifier's head.
+        validation: {set: the classifier's outputs}, of the in-distribution images "validation" and at least one
+            out-of-distribution set, with what perturbed logits the settings ask for.
+        batch_size: Rows that are scored at a time.
+
+    Returns:
+        {name: the spec with the highest mean AUROC over the sets, of equals the first, the defaults before all}, and
+        what the report tells of it, {name: {"chosen": spec, "tried": {spec: mean AUROC}}}. A setting that the images
+        do not determine, or that is NaN for one of them, is not tried; a score whose settings all are that is not in
+        either.
+    """
+    told: dict[str, Any] = {}
+    for name in names:
+        tried: dict[str, float] = {}
+        settings = list(specs.settings(name))
+        for setting in settings if len(settings) > 1 else ():
+            try:
+                scorer = Scorer(setting).fit(fit_outputs, labels, head)
+            except UserError:
+                continue
+            scores = {where: score_rows(scorer, outputs, batch_size) for where, outputs in validation.items()}
+            if not any(np.isnan(values).any() for values in scores.values()):
+                tried[setting] = mean_auroc(scores.pop("validation"), scores.values())
+        if tried:
+            told[name] = {"chosen": max(tried, key=lambda one: tried[one]), "tried": tried}
+    return {name: one["chosen"] for name, one in told.items()}, told
