@@ -17,6 +17,8 @@ Confidence = Annotated[float, Field(ge=0.0, le=1.0)]
 
 #: A filter may draw so many times the images it is to keep.
 MOST_DRAWN = 20
+#: Rows and columns of the sheet to look at.
+SHEET = 6, 7
 
 
 class LabelMixup(Sampling, OutlierSource):
@@ -216,8 +218,9 @@ class LabelMixup(Sampling, OutlierSource):
         from kood.diffusion.label_mixup import interpolation
         from kood.diffusion.sampling import same_start
 
-        rng = np.random.default_rng([seed, 0, 2])
-        conditions = interpolation(len(train.class_names), rng=rng)
+        rng, classes = np.random.default_rng([seed, 0, 2]), len(train.class_names)
+        pairs = np.stack([rng.permutation(classes)[:2] for _ in range(SHEET[0])])
+        conditions = interpolation(classes, pairs, SHEET[1])
         flat, how = same_start(conditions, sampler.image_shape, rng, train if self.start == "image" else None)
         images = quantize(sampler.images(flat, **how))
         return images.reshape(*conditions.shape[:2], *images.shape[1:]), conditions
