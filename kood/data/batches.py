@@ -5,7 +5,6 @@ operations. So a run resumed at an epoch sees, bit for bit, what it would have s
 whole batch at a time: from one uint8 copy in memory, or where that would be large, from the file they are mapped from.
 """
 
-import math
 from collections.abc import Callable, Sequence
 from typing import Literal
 
@@ -253,7 +252,7 @@ def views_of(images: ImageSet, views: int, augment: Sequence[str | Callable], se
 
     shape = images.images.shape[1:]
     # float32, and as much again while they are augmented.
-    pixels = made((views * count, *shape), seen, 8 * math.prod(shape), together=True)
+    pixels = made((views * count, *shape), seen, 8, together=True)
     labels = None if images.labels is None else np.tile(images.labels, views)
     return ImageSet(pixels, labels, images.class_names)
 

@@ -1,7 +1,5 @@
 """A rectangle of one training image in another."""
 
-import math
-
 import numpy as np
 
 from kood.data.deferred import made
@@ -38,7 +36,7 @@ class Cutmix(PairSource):
             inside = in_rows[part, :, None] & in_columns[part, None, :]
             return np.where(inside[..., None], images[second[part]], images[first[part]])
 
-        return made((len(first), *images.shape[1:]), cut, 4 * math.prod(images.shape[1:]))
+        return made((len(first), *images.shape[1:]), cut, 4)
 
 
 def _rectangles(height: int, width: int, shares: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

@@ -1,7 +1,5 @@
 """Pixel averages of two training images: the control for label mixup that has the same parents."""
 
-import math
-
 import numpy as np
 
 from kood.data.deferred import made
@@ -26,4 +24,4 @@ class PixelMixup(PairSource):
             return np.rint(own * images[first[part]] + (np.float32(1.0) - own) * images[second[part]])
 
         # Two float32 copies and what they come from.
-        return made((len(first), *images.shape[1:]), mixed, 12 * math.prod(images.shape[1:]))
+        return made((len(first), *images.shape[1:]), mixed, 12)
