@@ -145,7 +145,7 @@ class _Outliers(Section):
         for table, source in self.sources.items():
             if source is None:
                 raise ValueError(f"use names {table!r}, but there is no [outliers.{table}] that says which images")
-        loss = registry.find("losses", self.exposure, "exposure")
+        loss = self._loss
         if loss.package and loss.parameters[:1] not in (("logits",), ("cosines",)):
             raise ValueError(f"exposure: {self.exposure!r} is no loss of outliers, since its first parameter is "
                              "neither logits nor cosines")  # fmt: skip
@@ -159,7 +159,7 @@ class _Outliers(Section):
 
     @property
     def _loss(self) -> registry.Entry:
-        return registry.find("losses", self.exposure, "outliers.exposure")
+        return registry.find("losses", self.exposure, "exposure")
 
     @property
     def acts_on_cosines(self) -> bool:
