@@ -33,12 +33,14 @@ class PairSource(OutlierSource):
 
     def draw(self, count, rng, train):
         """Joins training images two by two; `ValueError` where they are of fewer than two classes."""
-        pairs = pairs_of(train.known_labels, count, rng)
+        first, second = pairs_of(train.known_labels, count, rng)
         weights = np.full(count, self.weight)
         if isinstance(self.weight, str):
             weights = rng.beta(*((1.0, 1.0) if self.weight == "uniform" else (self.alpha, self.alpha)), size=count)
-        images = self.joined(train.images, *pairs, weights, rng)
-        return Rows(images, count, shares_of(train.known_labels, pairs, weights, len(train.class_names)))
+        shares, rows = np.zeros((count, len(train.class_names)), np.float32), np.arange(count)
+        shares[rows, train.known_labels[first]] = weights
+        shares[rows, train.known_labels[second]] = 1.0 - weights
+        return Rows(self.joined(train.images, first, second, weights, rng), count, shares)
 
     def joined(self, images, first, second, weights, rng):
         """The outliers that are made of images two by two.
@@ -81,12 +83,3 @@ def pairs_of(labels: np.ndarray, count: int, rng: np.random.Generator) -> tuple[
     others = len(labels) - sizes[own]
     steps = np.floor(rng.random(count) * others).astype(np.int64)
     return first, order[(starts[own] + sizes[own] + steps) % len(labels)]
-
-
-def shares_of(labels: np.ndarray, pairs: tuple[np.ndarray, np.ndarray], weights: np.ndarray, classes: int):
-    """(count, classes) float32: w at the class of a pair's first image, 1 - w at that of its second."""
-    shares = np.zeros((len(weights), classes), np.float32)
-    places = np.arange(len(weights))
-    shares[places, labels[pairs[0]]] = weights
-    shares[places, labels[pairs[1]]] = 1.0 - weights
-    return shares
