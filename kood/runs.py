@@ -32,7 +32,9 @@ try:
 except ImportError:  # Windows has other locks.
     fcntl = None  # type: ignore[assignment]
 
-__all__ = ["Result", "Run", "damaged", "digest_file", "digests", "file_state", "fingerprint", "write_atomically"]
+__all__ = [
+    "Result", "Run", "damaged", "digest_file", "digests", "file_state", "fingerprint", "to_disk", "write_atomically",
+]  # fmt: skip
 
 
 KERAS_BACKENDS = ("tensorflow", "jax", "torch")
@@ -95,13 +97,14 @@ def write_atomically(path: Path, content: bytes) -> None:
         with beside.open("wb") as file:
             file.write(content)
             file.flush()
-            _to_disk(file.fileno())
+            to_disk(file.fileno())
         beside.replace(path)
     finally:
         beside.unlink(missing_ok=True)
 
 
-def _to_disk(file: int) -> None:
+def to_disk(file: int) -> None:
+    """Flushes an open file to the disk, where the file system can."""
     try:
         os.fsync(file)
     except OSError as error:
@@ -370,7 +373,7 @@ class Run:
         for path in folder.rglob("*"):
             if path.is_file():
                 with path.open("rb") as file:
-                    _to_disk(file.fileno())
+                    to_disk(file.fileno())
 
     def next_version(self) -> int:
         """The integer that the next SavedModel gets."""

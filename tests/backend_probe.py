@@ -107,7 +107,7 @@ def read(folder):
         for i, weight in enumerate(again.trainable_weights):
             numbers[f"{name}/resumed/{i}"] = ops.convert_to_numpy(weight)
     rng = np.random.default_rng(4)
-    condition = label_mixup.mixtures(6, CLASSES, rng=rng)
+    condition = label_mixup.condition_rows(label_mixup.choose_classes(6, CLASSES, rng=rng), CLASSES, rng=rng)
     noise = rng.standard_normal((6, *SHAPE)).astype("float32")
     for name in [name for name in ("mlp", "unet") if (folder / f"{name}.keras").exists()]:
         model = keras.saving.load_model(folder / f"{name}.keras", compile=False)

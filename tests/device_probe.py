@@ -125,7 +125,8 @@ def train(devices, out, start, names):
             numbers |= {f"{name}/{term}": np.array(values) for term, values in history.items()}
             model.save(out.with_suffix(f".{name}.keras"))
     rng = np.random.default_rng(6)
-    condition = label_mixup.mixtures(7, CLASSES, rng=rng)  # Seven images do not divide among two devices.
+    # Seven images do not divide among two devices.
+    condition = label_mixup.condition_rows(label_mixup.choose_classes(7, CLASSES, rng=rng), CLASSES, rng=rng)
     with devices.inference():
         model = keras.saving.load_model(start / "denoiser.keras", compile=False)
         job = ImageSampler(model, SHAPE, sampler=samplers.ddpm, num_steps=3, guidance=1.5, clip=1.0, seed=3)

@@ -13,10 +13,15 @@ def rng(seed=0):
     return np.random.default_rng(seed)
 
 
+def mixtures(count, total, *, weight=0.5, alpha=1.0, rng, **which):
+    chosen = label_mixup.choose_classes(count, total, rng=rng, **which)
+    return label_mixup.condition_rows(chosen, total, weight=weight, alpha=alpha, rng=rng)
+
+
 @pytest.mark.parametrize("classes", [2, 3, 5])
 @pytest.mark.parametrize("weight", [0.5, 0.9, "uniform", "beta"])
 def test_mixtures_are_mixtures(classes, weight):
-    rows = label_mixup.mixtures(400, 5, classes=classes, weight=weight, alpha=0.5, rng=rng())
+    rows = mixtures(400, 5, classes=classes, weight=weight, alpha=0.5, rng=rng())
     assert rows.shape == (400, 5) and rows.dtype == np.float32
     np.testing.assert_allclose(rows.sum(1), 1.0, atol=1e-6)
     assert (rows >= 0).all() and ((rows > 0).sum(1) <= classes).all()
@@ -28,27 +33,27 @@ def test_mixtures_are_mixtures(classes, weight):
 
 
 def test_every_class_and_pair_is_as_frequent_as_any_other():
-    rows = label_mixup.mixtures(60_000, 4, rng=rng()) > 0
+    rows = mixtures(60_000, 4, rng=rng()) > 0
     pairs = (rows.astype(int).T @ rows)[np.triu_indices(4, 1)]
     assert np.abs(pairs / 10_000 - 1).max() < 0.05
 
 
 def test_beta_and_uniform_have_their_moments():
-    uniform = label_mixup.mixtures(40_000, 2, weight="uniform", rng=rng())[:, 0]
-    narrow = label_mixup.mixtures(40_000, 2, weight="beta", alpha=8.0, rng=rng())[:, 0]
+    uniform = mixtures(40_000, 2, weight="uniform", rng=rng())[:, 0]
+    narrow = mixtures(40_000, 2, weight="beta", alpha=8.0, rng=rng())[:, 0]
     assert abs(uniform.var() - 1 / 12) < 2e-3
     assert abs(narrow.var() - 1 / (4 * 17)) < 1e-3  # Beta(a, a) has variance 1 / (4 (2a + 1)).
 
 
 def test_groups_say_which_classes_meet():
-    rows = label_mixup.mixtures(3000, 6, groups=[[0, 3], [1, 4, 5]], weight=0.8, rng=rng())
+    rows = mixtures(3000, 6, groups=[[0, 3], [1, 4, 5]], weight=0.8, rng=rng())
     members = {tuple(np.flatnonzero(row)) for row in rows}
     assert members == {(0, 3), (1, 4, 5)}
     np.testing.assert_allclose(rows.max(1), 0.8, atol=1e-6)
     assert abs(np.mean(rows[:, 0] > 0) - 0.5) < 0.05 and abs(np.mean(rows[rows[:, 0] > 0][:, 0] > 0.5) - 0.5) < 0.05
     for wrong in ([[0]], [[1, 1]], [list(range(7))]):
         with pytest.raises(ValueError, match="group"):
-            label_mixup.mixtures(3, 6, groups=wrong, rng=rng())
+            mixtures(3, 6, groups=wrong, rng=rng())
 
 
 @pytest.mark.parametrize("count", [0, 3, 6, 12, 12_001])
@@ -118,7 +123,7 @@ def test_the_first_class_has_the_stated_share_even_none():
 @pytest.mark.parametrize(("classes", "total"), [(1, 5), (6, 5), (2, 1)])
 def test_impossible_mixtures(classes, total):
     with pytest.raises(ValueError, match="classes"):
-        label_mixup.mixtures(3, total, classes=classes, rng=rng())
+        mixtures(3, total, classes=classes, rng=rng())
 
 
 def curved(inputs):
@@ -163,15 +168,15 @@ def test_room_for_more_classes_than_a_block_has_changes_nothing():
 
 
 def test_an_interpolation_goes_from_class_to_class():
-    conditions = label_mixup.interpolation(4, columns=5, rows=3, rng=rng())
+    pairs = np.array([[0, 1], [3, 2], [1, 3]])
+    conditions = label_mixup.interpolation(4, pairs, 5)
     assert conditions.shape == (3, 5, 4)
     np.testing.assert_allclose(conditions.sum(-1), 1.0, atol=1e-6)
-    for row in conditions:
-        first, last = row[0].argmax(), row[-1].argmax()
-        assert first != last and row[0].max() == row[-1].max() == 1.0
+    for row, (first, last) in zip(conditions, pairs, strict=True):
+        assert row[0, first] == row[-1, last] == 1.0
         np.testing.assert_allclose(row[:, last], [0, 0.25, 0.5, 0.75, 1], atol=1e-6)
 
 
-def test_an_interpolation_between_given_classes():
-    conditions = label_mixup.interpolation(4, columns=3, pairs=np.array([[2, 0], [2, 0]]))
+def test_an_interpolation_may_repeat_a_pair():
+    conditions = label_mixup.interpolation(4, np.array([[2, 0], [2, 0]]), 3)
     np.testing.assert_allclose(conditions, [[[0, 0, 1, 0], [0.5, 0, 0.5, 0], [1, 0, 0, 0]]] * 2)

@@ -155,7 +155,7 @@ def test_it_loads_where_kood_is_not(tmp_path):
         ((70, 80, 3), {"name": "Xception"}, 2, r"71x71 and more.*image_shape = \[71, 80, 3\]"),
         ((31, 31, 3), {"name": "MobileNetV3Small"}, 2, r"takes images of 32x32"),
         ((32, 32, 3), {"weights": "nowhere.h5"}, 2, r"classifier.options.weights: there is no file .*nowhere.h5"),
-        ((32, 32, 3), {"weights": "$UNSET_FOLDER/own.h5"}, 2, r"UNSET_FOLDER is not set"),
+        ((32, 32, 3), {"weights": "$UNSET_FOLDER/own.h5"}, 2, r"options.weights = .*UNSET_FOLDER is not set"),
     ],
 )  # fmt: skip
 def test_what_a_network_of_keras_refuses(shape, options, code, why):

@@ -20,6 +20,10 @@ def rng(seed=0):
     return np.random.default_rng(seed)
 
 
+def mixtures(count, total, *, weight=0.5, rng):
+    return label_mixup.condition_rows(label_mixup.choose_classes(count, total, rng=rng), total, weight=weight, rng=rng)
+
+
 class Recorded:
     """Stands in for a denoiser and counts what it is asked."""
 
@@ -50,7 +54,7 @@ def shards(folder, condition, model=None, start=None, **how):
 
 @pytest.mark.parametrize("sampler", [samplers.ddim, samplers.ddpm, samplers.dpm_solver])
 def test_blocks_have_one_shape_and_are_reproducible(sampler):
-    condition = label_mixup.mixtures(11, 3, rng=rng())
+    condition = mixtures(11, 3, rng=rng())
     model, done = Recorded(), []
     images = sampler_of(model, sampler=sampler).images(condition, progress=done.append)
     assert images.shape == (11, 2, 2, 1) and images.dtype == np.float32 and np.isfinite(images).all()
@@ -64,7 +68,7 @@ def test_blocks_have_one_shape_and_are_reproducible(sampler):
 
 
 def test_given_start_noise_is_used():
-    condition = label_mixup.interpolation(3, columns=4, rows=2, rng=rng()).reshape(8, 3)
+    condition = label_mixup.interpolation(3, np.array([[0, 1], [2, 1]]), 4).reshape(8, 3)
     noise = np.repeat(rng().normal(size=(2, 2, 2, 1)), 4, axis=0)
     got = sampler_of(batch_size=3).images(condition, noise=noise)
     one = samplers.ddim(
@@ -92,7 +96,7 @@ def test_groups_of_different_size_make_blocks_of_one_shape():
 
 
 def test_shards_hold_what_is_sampled_in_memory(tmp_path):
-    condition = label_mixup.mixtures(11, 3, rng=rng())
+    condition = mixtures(11, 3, rng=rng())
     expected = quantize(sampler_of().images(condition))
     np.testing.assert_array_equal(shards(tmp_path, condition), expected)
     names = [f"shard-0000{block}" for block in range(3)]
@@ -109,7 +113,7 @@ def test_shards_hold_what_is_sampled_in_memory(tmp_path):
 @pytest.mark.parametrize("sampler", [samplers.ddpm, samplers.dpm_solver])
 @pytest.mark.parametrize("level", [None, 0.5])
 def test_a_job_killed_in_the_middle_of_a_block_ends_as_if_it_had_not_been(tmp_path, sampler, level):
-    condition = label_mixup.mixtures(14, 3, rng=rng())
+    condition = mixtures(14, 3, rng=rng())
     start = level and Start(rng(1).integers(0, 256, (6, *SHAPE), dtype=np.uint8), np.arange(14) % 6)
     how = {"sampler": sampler, "level": level, "clip": 1.0}
     whole = shards(tmp_path / "whole", condition, start=start, **how)
@@ -160,7 +164,7 @@ def missing(path):
 
 @pytest.mark.parametrize("damage", [truncated, flipped, empty_record, wrong_record, no_record, missing])
 def test_a_damaged_shard_is_made_again(tmp_path, damage):
-    condition = label_mixup.mixtures(12, 3, rng=rng())
+    condition = mixtures(12, 3, rng=rng())
     whole = shards(tmp_path, condition)
     before = (tmp_path / "shard-00001.npy").read_bytes()
     damage(tmp_path / "shard-00001.npy")
@@ -173,7 +177,7 @@ def test_a_damaged_shard_is_made_again(tmp_path, damage):
 
 
 def test_a_shard_of_another_job_is_not_taken(tmp_path):
-    condition = label_mixup.mixtures(4, 3, rng=rng())
+    condition = mixtures(4, 3, rng=rng())
     shards(tmp_path, condition)
     for change in ({"seed": 6}, {"num_steps": 4}, {"guidance": 2.0}, {"clip": 1.0}, {"sampler": samplers.ddpm}):
         model = Recorded()
@@ -204,7 +208,7 @@ def test_images_that_are_no_numbers_stop_the_job(tmp_path):
 def test_an_image_start_is_ddim_from_the_noised_image(level, num_steps):
     alpha_bar = schedule.cosine(40)
     pixels = rng(1).integers(0, 256, (5, *SHAPE), dtype=np.uint8)
-    condition = label_mixup.mixtures(3, 3, weight="uniform", rng=rng(2))
+    condition = mixtures(3, 3, weight="uniform", rng=rng(2))
     rows, noise = np.array([4, 0, 4]), rng(3).normal(size=(3, *SHAPE)).astype("float32")
     got = sampler_of(level=level, num_steps=num_steps).images(condition, noise=noise, start=Start(pixels, rows))
 

@@ -291,7 +291,9 @@ def test_only_some_of_many_files_are_opened(monkeypatch):
     assert len({file for file in opened if Path(file).parent.name == "a"}) == 200
 
 
-@pytest.mark.parametrize("name", ['a "b"\\c', "Äpfel und Birnen", "new\nline", "x = 3 # no", "<b>&amp;<b>", "-rf"])
+@pytest.mark.parametrize(
+    "name", ['a "b"\\c', "Äpfel und Birnen", "new\nline", "x = 3 # no", "<b>&amp;<b>", "a\tb", "-rf"]
+)
 def test_names_that_toml_or_a_terminal_would_misread(name):
     for inner in (name, "other", "few"):
         fill(Path(name) / inner, 3 if inner == "few" else 9)

@@ -36,8 +36,8 @@ def rows_of(name: str, values, *, at_least: int = 1, width: int | None = None) -
     return rows
 
 
-def posteriors_of(name: str, values) -> np.ndarray:
-    """Posteriors as float64 (N, K).
+def posteriors_of(name: str, values, kind: str = "probabilities") -> np.ndarray:
+    """Posteriors, or shares of the classes if messages are to call them so, as float64 (N, K).
 
     Raises:
         ValueError: Empty, NaN, negative, fewer than two classes, or rows that do not sum to 1 (logits, for instance).
@@ -47,7 +47,7 @@ def posteriors_of(name: str, values) -> np.ndarray:
         raise ValueError(f"{name} must be (N, K) with at least two classes; their shape is {array.shape}.")
     rows = rows_of(name, array).astype(np.float64)
     if rows.min() < 0 or np.abs(rows.sum(axis=1) - 1).max() > SUM_TOLERANCE:
-        raise ValueError(f"{name} must be probabilities: no negative numbers, each row summing to 1.")
+        raise ValueError(f"{name} must be {kind}: no negative numbers, each row summing to 1.")
     return rows
 
 

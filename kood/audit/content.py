@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from kood.audit.checks import SUM_TOLERANCE, labels_of, posteriors_of, rows_of
+from kood.audit.checks import labels_of, posteriors_of
 
 __all__ = ["mixed_content", "pure_content"]
 
@@ -75,12 +75,10 @@ def pure_content(posteriors, labels) -> dict[str, Any]:
     }
 
 
-def _checked_mixtures(mixtures, shape: tuple[int, int]) -> np.ndarray:
-    shares = rows_of("mixtures", mixtures, at_least=0).astype(np.float64)
+def _checked_mixtures(mixtures, shape: tuple[int, ...]) -> np.ndarray:
     if np.shape(mixtures) != shape:
         raise ValueError(f"mixtures must have the shape of the posteriors, {shape}; theirs is {np.shape(mixtures)}.")
-    if shares.min() < 0 or np.abs(shares.sum(axis=1) - 1).max() > SUM_TOLERANCE:
-        raise ValueError("mixtures must be shares: no negative numbers, each row summing to 1.")
+    shares = posteriors_of("mixtures", mixtures, "shares")
     alone = int(((shares > 0).sum(axis=1) < 2).sum())
     if alone:
         raise ValueError(f"{alone} of {len(shares)} mixtures have one class alone; those are pure labels.")
@@ -109,7 +107,7 @@ def mixed_content(posteriors, mixtures) -> dict[str, Any]:
         ValueError: No images, posteriors that are no probabilities, or mixtures that do not fit.
     """
     found = posteriors_of("posteriors", posteriors)
-    shares = _checked_mixtures(mixtures, (found.shape[0], found.shape[1]))
+    shares = _checked_mixtures(mixtures, found.shape)
     parents = shares > 0
     number = parents.sum(axis=1)
     order = np.argsort(-np.rint(shares / _TIE), axis=1, kind="stable")

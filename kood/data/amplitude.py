@@ -1,7 +1,5 @@
 """What of an image is shown and what is texture: the phases and the amplitudes of its Fourier transform."""
 
-import math
-
 import numpy as np
 
 from kood.data.deferred import Images, made
@@ -63,4 +61,4 @@ def recombined(images: Images, phases: np.ndarray, givers: Images, amplitudes: n
         pixels = fft.irfft2(strength * direction, s=size, axes=(1, 2), workers=cores())
         return np.rint(np.clip(pixels, 0.0, 255.0))
 
-    return made((len(phases), *images.shape[1:]), swapped, _EACH * math.prod(images.shape[1:]))
+    return made((len(phases), *images.shape[1:]), swapped, _EACH)

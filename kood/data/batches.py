@@ -5,7 +5,6 @@ operations. So a run resumed at an epoch sees, bit for bit, what it would have s
 whole batch at a time: from one uint8 copy in memory, or where that would be large, from the file they are mapped from.
 """
 
-import math
 from collections.abc import Callable, Sequence
 from typing import Literal
 
@@ -85,7 +84,7 @@ def training_batches(
         ValueError: `id_set` or `labelled` without labels, labels past K, targets of another shape, a bad first epoch,
             another word for `mix`; no pixels where they are mixed, or augmented in other ways than by moving them.
     """
-    _check_labels(id_set, num_classes)
+    known = _known_labels(id_set, num_classes)
     if outliers is None:
         outliers_per_batch = 0
     if labelled is None:
@@ -94,49 +93,45 @@ def training_batches(
     if resident and mix != "none":
         raise ValueError("outliers are mixed where the pixels are: resident must be False")
     per_epoch = len(id_set) // batch_size if steps is None else steps
-    labels = _held(id_set.known_labels.astype(np.int32))
-    # What is drawn beside the images of `id_set`: name, images, label rows or None, purpose of the order, rows a batch.
-    streams: list[tuple] = []
+    # What a batch is drawn from: name, images, a function of rows to labels, purpose of the order, rows a batch.
+    streams: list[tuple] = [("id_rows", id_set, known, _ID_ORDER, batch_size)]
     if labelled is not None and labelled_per_batch:
-        _check_labels(labelled, num_classes)
-        known = _held(np.eye(num_classes, dtype=np.float32)[labelled.known_labels])
+        known = _known_labels(labelled, num_classes)
         streams.append(("labelled_rows", labelled, known, _LABELLED_ORDER, labelled_per_batch))
     if outliers is not None and outliers_per_batch:
         if outlier_targets is not None and outlier_targets.shape != (len(outliers), num_classes):
             raise ValueError(f"outlier_targets must be ({len(outliers)}, {num_classes}), not {outlier_targets.shape}")
         aims = None if outlier_targets is None else _held(outlier_targets.astype(np.float32))
-        streams.append(("outlier_rows", outliers, aims, _OUTLIER_ORDER, outliers_per_batch))
+
+        def aimed_at(rows):
+            return tf.zeros((outliers_per_batch, num_classes)) if aims is None else tf.gather(aims, rows)
+
+        streams.append(("outlier_rows", outliers, aimed_at, _OUTLIER_ORDER, outliers_per_batch))
     for name, of, *_ in streams:
         if not len(of):
             kind = name.removesuffix("_rows")
             raise UserError(f"there are no {kind} images to train with; ask for at least one, or train without them")
     # In `pixels_of` the outliers stand behind the further images, whether any of these are drawn or not.
     behind = {"id_rows": 0, "labelled_rows": len(id_set), "outlier_rows": len(id_set) + len(labelled or ())}
-    found = {name: _looking_up(of.images, behind[name], resident) for name, of, *_ in [("id_rows", id_set), *streams]}
+    found = {name: _looking_up(of.images, behind[name], resident) for name, of, *_ in streams}
     finished = _finishing(augment, id_set.images.shape[1:], resident)
     rows_in_batch = batch_size + labelled_per_batch + outliers_per_batch
 
     def epoch_orders(epoch):
-        def endless(size: int, purpose: int, rows: int):
+        def order(size: int, purpose: int, rows: int):
             each_epoch = per_epoch * rows
+            if purpose == _ID_ORDER and steps is None:  # A pass of its own for each epoch.
+                shuffled = tf.random.experimental.stateless_shuffle(tf.range(size), _seed(seed, purpose, epoch))
+                return tf.reshape(shuffled[:each_epoch], (per_epoch, rows))
             return tf.reshape(_endless(size, purpose, seed, epoch * each_epoch, each_epoch), (per_epoch, rows))
 
-        if steps is None:
-            order = tf.random.experimental.stateless_shuffle(tf.range(len(id_set)), _seed(seed, _ID_ORDER, epoch))
-            id_rows = tf.reshape(order[: per_epoch * batch_size], (per_epoch, batch_size))
-        else:
-            id_rows = endless(len(id_set), _ID_ORDER, batch_size)
-        parts = {"step": epoch * per_epoch + tf.range(per_epoch, dtype=tf.int64), "id_rows": id_rows}
-        for name, of, _, purpose, rows in streams:
-            parts[name] = endless(len(of), purpose, rows)
+        parts = {name: order(len(of), purpose, rows) for name, of, _, purpose, rows in streams}
+        parts["step"] = epoch * per_epoch + tf.range(per_epoch, dtype=tf.int64)
         return tf.data.Dataset.from_tensor_slices(parts)
 
     def batch(place):
-        images = [found["id_rows"](place["id_rows"])]
-        rows = [tf.one_hot(tf.gather(labels, place["id_rows"]), num_classes)]
-        for name, _, known, _, count in streams:
-            images.append(found[name](place[name]))
-            rows.append(tf.zeros((count, num_classes)) if known is None else tf.gather(known, place[name]))
+        images = [found[name](place[name]) for name, *_ in streams]
+        rows = [labels(place[name]) for name, _, labels, *_ in streams]
         is_outlier = tf.cast(tf.range(rows_in_batch) >= rows_in_batch - outliers_per_batch, tf.float32)
         order = tf.random.experimental.stateless_shuffle(
             tf.range(rows_in_batch), _seed(seed, _ROW_ORDER, place["step"])
@@ -185,12 +180,12 @@ def labelled_batches(
         ValueError: `id_set` without labels, labels past K, a bad first step; no pixels where these are augmented in
             other ways than by moving them.
     """
-    _check_labels(id_set, num_classes)
+    labels = _known_labels(id_set, num_classes)
     if not len(id_set):
         raise UserError("there are no images to train the diffusion model on; check data.id")
     if not 0 <= first_step <= steps:
         raise ValueError(f"first_step must lie in 0..{steps}, not {first_step}")
-    found, labels = _looking_up(id_set.images, 0, resident), _held(id_set.known_labels.astype(np.int32))
+    found = _looking_up(id_set.images, 0, resident)
     finished = _finishing(augment, id_set.images.shape[1:], resident)
     # Steps are dealt in blocks of about one pass, so that a pass's order is drawn once or twice and not every step.
     block = max(1, len(id_set) // batch_size)
@@ -207,7 +202,7 @@ def labelled_batches(
     def batch(place):
         return {
             **finished(found(place["rows"]), batch_size, _seed(seed, _AUGMENT, place["step"])),
-            "label": tf.one_hot(tf.gather(labels, place["rows"]), num_classes),
+            "label": labels(place["rows"]),
         }
 
     places = tf.data.Dataset.range(first_block, -(-steps // block)).flat_map(block_orders)
@@ -253,15 +248,18 @@ def views_of(images: ImageSet, views: int, augment: Sequence[str | Callable], se
 
     shape = images.images.shape[1:]
     # float32, and as much again while they are augmented.
-    pixels = made((views * count, *shape), seen, 8 * math.prod(shape), together=True)
+    pixels = made((views * count, *shape), seen, 8, together=True)
     labels = None if images.labels is None else np.tile(images.labels, views)
     return ImageSet(pixels, labels, images.class_names)
 
 
-def _check_labels(id_set: ImageSet, num_classes: int) -> None:
-    labels = id_set.known_labels
+def _known_labels(images: ImageSet, num_classes: int):
+    """A function of rows (n,) to their labels, one-hot (n, K)."""
+    labels = images.known_labels
     if len(labels) and labels.max() >= num_classes:
         raise ValueError(f"label {labels.max()} does not fit into {num_classes} classes")
+    held = _held(labels.astype(np.int32))
+    return lambda rows: tf.one_hot(tf.gather(held, rows), num_classes)
 
 
 def _check_batches(images: int, batch_size: int, first_epoch: int, epochs: int) -> None:

@@ -243,12 +243,7 @@ def decoded(
 ) -> Iterator[tuple[np.ndarray, np.ndarray]]:
     """`decode_readable`, a block of files at a time.
 
-    Args:
-        sources: As there.
-        image_shape: As there.
-        max_bad_images: As there.
-        framing: As there.
-        why: Is given a message for each file that is left out.
+    The arguments are those of it; `why` is given a message for each file that is left out.
 
     Yields:
         Which of the sources could be read, int64 (n,), and their images, uint8 (n, H, W, C).

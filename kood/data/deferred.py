@@ -66,10 +66,7 @@ class Deferred:
         return self._make(rows) if len(rows) else np.empty((0, *self.shape[1:]), self.dtype)
 
     def __array__(self, dtype: Any = None, copy: bool | None = None) -> np.ndarray:
-        whole, start = room(self.shape, self.dtype), 0
-        for block in blocks_of(self):
-            whole[start : start + len(block)] = block
-            start += len(block)
+        whole = filled(self.shape, self.dtype, self.__getitem__, math.prod(self.shape[1:]))
         return whole if dtype is None else whole.astype(dtype, copy=False)
 
 
@@ -109,12 +106,8 @@ def chained(parts: Sequence[Images]) -> Images:
     """Images or features of one shape as one: an array where all are, and in one place where they fit into memory."""
     if any(isinstance(part, Deferred) for part in parts):
         return Chained(parts)
-    whole = room((sum(map(len, parts)), *parts[0].shape[1:]), parts[0].dtype)
-    start = 0
-    for part in parts:
-        whole[start : start + len(part)] = part
-        start += len(part)
-    return whole
+    arrays = [np.asarray(part) for part in parts]
+    return np.concatenate(arrays, out=room((sum(map(len, arrays)), *arrays[0].shape[1:]), arrays[0].dtype))
 
 
 class Made(Deferred):
@@ -150,16 +143,17 @@ class Made(Deferred):
 
 
 def made(
-    shape: Sequence[int], make: Callable[[np.ndarray], np.ndarray], row_bytes: int, *, together: bool = False
+    shape: Sequence[int], make: Callable[[np.ndarray], np.ndarray], each: int, *, together: bool = False
 ) -> Images:
     """What a function makes of rows, as `Made` has it; of small images at once, a block of rows after the other.
 
     Args:
         shape: (N, H, W, C).
         make: int64 (n,) rows to (n, H, W, C) in 0..255.
-        row_bytes: What a row costs while it is made, which decides how many are at once.
+        each: Bytes that a value takes while it is made, which decides how many rows are at once.
         together: Whether what a row becomes depends on the rows beside it.
     """
+    row_bytes = each * math.prod(shape[1:])
     if are_deferred(shape[1:]):
         return Made(shape, make, rows_at_once(row_bytes) if together else None)
     return filled(tuple(shape), np.uint8, lambda some: make(np.arange(some.start, some.stop)), row_bytes)

@@ -45,14 +45,12 @@ class ImageSet:
                 f"images must be uint8 (N, H, W, C), or features float32 (N, D), not {self.images.dtype} "
                 f"{self.images.shape}"
             )
-        if self.groups is not None and (self.groups.dtype != np.int64 or self.groups.shape != (len(self.images),)):
-            raise ValueError(f"groups must be int64 ({len(self.images)},), not {self.groups.dtype} {self.groups.shape}")
-        if self.labels is None:
-            return
-        if self.labels.dtype != np.int64 or self.labels.shape != (len(self.images),):
-            raise ValueError(f"labels must be int64 ({len(self.images)},), not {self.labels.dtype} {self.labels.shape}")
-        if len(self.labels) and not 0 <= self.labels.min() <= self.labels.max() < len(self.class_names):
-            raise ValueError(f"labels must lie in 0..{len(self.class_names) - 1}, one for each of class_names")
+        for name, found in (("groups", self.groups), ("labels", self.labels)):
+            if found is not None and (found.dtype != np.int64 or found.shape != (len(self.images),)):
+                raise ValueError(f"{name} must be int64 ({len(self.images)},), not {found.dtype} {found.shape}")
+        labels, classes = self.labels, len(self.class_names)
+        if labels is not None and len(labels) and not 0 <= labels.min() <= labels.max() < classes:
+            raise ValueError(f"labels must lie in 0..{classes - 1}, one for each of class_names")
 
     def __len__(self) -> int:
         return len(self.images)

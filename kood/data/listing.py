@@ -1,7 +1,9 @@
 """What a source of image files lists before any of them is opened: parts, classes, groups."""
 
+import re
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import PurePosixPath
 
 import numpy as np
 
@@ -11,7 +13,9 @@ from kood.data.rules import STRETCHED, Framing
 from kood.errors import UserError
 from kood.text import clean, composed
 
-__all__ = ["Listed", "Listing", "check_parts", "labelled", "part_of", "read_listed"]
+__all__ = [
+    "Listed", "Listing", "check_parts", "group_keys", "group_numbers", "labelled", "part_of", "read_listed",
+]  # fmt: skip
 
 #: How the parts of a data set are called.
 _SPELLINGS = {
@@ -73,7 +77,7 @@ def check_parts(parts: Collection[str], where: str) -> None:
 def labelled(
     parts: Mapping[str, tuple[list[str], list[str] | None]],
     where: Mapping[str, str],
-    groups: Mapping[str, np.ndarray] | None = None,
+    keys: Mapping[str, Sequence[str]] | None = None,
 ) -> dict[str, Listing]:
     """Files and the names of their classes as listings that count the same classes.
 
@@ -82,7 +86,7 @@ def labelled(
     Args:
         parts: (files, the class of each) by part; None in place of the classes where there are none.
         where: What each part is called in a message.
-        groups: int64 (N,) by part.
+        keys: What the images of one group have in common, by part; not given, every image stands for itself.
 
     Raises:
         UserError: classes in one part and none in another; a class that the training part lacks.
@@ -90,7 +94,7 @@ def labelled(
     first = "train" if "train" in parts else next(iter(parts))
     counted = [parts[first]] if "train" in parts else parts.values()
     place = {name: index for index, name in enumerate(sorted({composed(n) for _, told in counted for n in told or ()}))}
-    listings = {}
+    groups, listings = group_numbers(keys or {}), {}
     for part, (files, told) in parts.items():
         if (told is None) != (parts[first][1] is None):
             having, lacking = (first, part) if told is None else (part, first)
@@ -103,7 +107,7 @@ def labelled(
             raise UserError(f"path: {clean(where[part])} has classes that {clean(where[first])} lacks: "
                             f"{', '.join(map(clean, unknown))}")  # fmt: skip
         labels = np.zeros(len(files), np.int64) if told is None else np.array([place[one] for one in classes], np.int64)
-        listings[part] = Listing(files, labels, tuple(place), groups[part] if groups else None)
+        listings[part] = Listing(files, labels, tuple(place), groups.get(part))
     return listings
 
 
@@ -142,3 +146,46 @@ def read_listed(
         groups = None if part.groups is None else part.groups[rows[read]]
         sets[name] = ImageSet(images, labels[read] if names else None, names, skipped, listed.notes, groups)
     return sets
+
+
+def group_keys(group: Mapping[str, int | str], files: Sequence[str], *, above: int = 0) -> list[str]:
+    """The key of each file.
+
+    Args:
+        group: {"folder": N}, whose key is the name of the N-th folder on the way to the file; or {"pattern": REGEX},
+            whose key is what the first group of the pattern matched in the file's path, or the whole match where it has
+            no group.
+        files: Paths relative to the source's folder, with "/" between their parts.
+        above: Folders at the beginning of each path that do not count, those of the part and the class.
+
+    Raises:
+        UserError: a file that is not so deep or that the pattern does not match; a group of another kind.
+    """
+    if "column" in group:
+        raise UserError("group.column: only a table has columns; write group = { folder = 1 } or { pattern = ... }")
+    keys: list[str] = []
+    if "pattern" in group:
+        pattern = re.compile(composed(str(group["pattern"])))
+        for file in files:
+            found = pattern.search(composed(file))
+            key = found and found[1 if pattern.groups else 0]
+            if key is None:
+                raise UserError(f"group.pattern: {clean(file)} does not match {str(group['pattern'])!r}; mend the "
+                                "pattern or the name")  # fmt: skip
+            keys.append(key)
+        return keys
+    place, below = above + int(group["folder"]) - 1, "the class folder" if above else "the source's folder"
+    for file in files:
+        folders = PurePosixPath(file).parts[:-1]
+        if place >= len(folders):
+            raise UserError(f"group.folder: {clean(file)} does not lie {group['folder']} folders below {below}; lower "
+                            "`folder` or move the file")  # fmt: skip
+        keys.append(composed(folders[place]))
+    return keys
+
+
+def group_numbers(keys: Mapping[str, Sequence[str]]) -> dict[str, np.ndarray]:
+    """{part: keys of its images} as numbers, int64, which are equal where the keys are, across the parts."""
+    numbers: dict[str, int] = {}
+    return {part: np.array([numbers.setdefault(key, len(numbers)) for key in found], np.int64)
+            for part, found in keys.items()}  # fmt: skip

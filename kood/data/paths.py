@@ -14,17 +14,17 @@ __all__ = ["data_path", "existing_in", "need", "root_of", "what_is_at"]
 _VARIABLE = re.compile(r"\$(?:\{(\w+)\}|(\w+))")
 
 
-def data_path(path: str) -> Path:
+def data_path(path: str, called: str = "path") -> Path:
     """The absolute path a recipe means: `~` and $VARIABLES expanded, the rest relative to the current folder.
 
     Raises:
-        UserError: An environment variable that is not set.
+        UserError: An environment variable that is not set; the message begins with what the path is `called`.
     """
     for match in _VARIABLE.finditer(path):
         name = match[1] or match[2]
         if not os.environ.get(name):
             raise UserError(
-                f"path = {path!r}: the environment variable {name} is not set; set it (export {name}=/some/folder) "
+                f"{called} = {path!r}: the environment variable {name} is not set; set it (export {name}=/some/folder) "
                 "or write the whole path"
             )
     return existing(Path(_VARIABLE.sub(lambda match: os.environ[match[1] or match[2]], path)).expanduser().absolute())
@@ -52,7 +52,7 @@ def root_of(file: Path, root: str | None, called: str) -> Path:
     Raises:
         UserError: It is no folder.
     """
-    folder = file.parent if root is None else data_path(root)
+    folder = file.parent if root is None else data_path(root, "root")
     if what_is_at(folder) != "a folder":
         raise UserError(f"root: {clean(folder)} is no folder; give the one that the {called}'s files are relative to")
     return folder

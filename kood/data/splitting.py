@@ -23,11 +23,12 @@ class Splitting:
         self.labels, self.names = self.train.known_labels, self.train.class_names
         if not spec.stratify:
             self.labels, self.names = np.zeros_like(self.labels), ("all",)
-        every = [self.train, *self.own.values()]
+        every = self.every = [self.train, *self.own.values()]
         self.all_labels = np.concatenate([found.known_labels for found in every])
         ends = np.cumsum([len(found) for found in every])
         self.own_rows = {name: np.arange(*ends[place : place + 2]) for place, name in enumerate(self.own)}
-        self.digests = np.concatenate([image_digests(found.images) for found in every])
+        self.digests_of = [image_digests(found.images) for found in every]
+        self.digests = np.concatenate(self.digests_of)
         count = len(self.digests)
         links = _near(every, spec.near_copies) if spec.near_copies is not None else None
         #: For every row the first one that is a copy of it, and the first one that stays with it.
@@ -104,9 +105,7 @@ class Splitting:
     def _said(self, counts: dict[str, int], left_out: dict[str, tuple[int, int]]) -> tuple[list[str], list[str]]:
         """Notes and warnings, a sentence each."""
         notes: list[str] = []
-        every = [self.train, *self.own.values()]
-        its_own = np.split(self.digests, np.cumsum([len(found) for found in every])[:-1])
-        same = (alike(found.images, digests) for found, digests in zip(every, its_own, strict=True))
+        same = (alike(found.images, its) for found, its in zip(self.every, self.digests_of, strict=True))
         warnings = list(dict.fromkeys(filter(None, same)))
         copies, thinned = counts["images"] - counts["different"], counts["left_out_of_calibration"]
         if copies:

@@ -2,7 +2,6 @@
 
 import importlib
 import json
-import os
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
@@ -16,7 +15,7 @@ from kood.data.image_set import ImageSet
 from kood.data.large import blocks_of
 from kood.data.rules import Framing
 from kood.errors import under
-from kood.runs import file_state, fingerprint
+from kood.runs import file_state, fingerprint, to_disk
 
 __all__ = ["read_digests", "read_images", "source_state", "write_blocks", "write_digests", "write_images"]
 
@@ -81,7 +80,7 @@ def write_blocks(
                 file.write(np.ascontiguousarray(block, dtype).data)
                 written += len(block)
             file.flush()
-            os.fsync(file.fileno())
+            to_disk(file.fileno())
         if written != count:
             raise ValueError(f"{name}: {written} images came where {count} were announced")
         beside.replace(path)

@@ -2,7 +2,7 @@
 
 Wahd 2024, "Deep Metric Learning-Based OOD Detection with Synthetic Outlier Exposure". A label enters the denoiser as a
 vector, so half of class a and half of class b is the vector with 0.5 at both. `choose_classes` says which classes meet,
-`condition_rows` in what shares, and `mixtures` is both; `noise_predictor` turns the rows into what a sampler calls.
+`condition_rows` in what shares; `noise_predictor` turns the rows into what a sampler calls.
 """
 
 from collections.abc import Sequence
@@ -10,48 +10,7 @@ from collections.abc import Sequence
 import numpy as np
 from keras import ops
 
-__all__ = [
-    "choose_classes",
-    "classes_mixed",
-    "condition_rows",
-    "confusion",
-    "interpolation",
-    "mixtures",
-    "noise_predictor",
-]
-
-
-def mixtures(
-    count: int,
-    num_classes: int,
-    *,
-    classes: int = 2,
-    pairs: str = "random",
-    groups: Sequence[Sequence[int]] | None = None,
-    confused: np.ndarray | None = None,
-    weight: float | str = 0.5,
-    alpha: float = 1.0,
-    rng: np.random.Generator,
-) -> np.ndarray:
-    """Draws label mixtures.
-
-    Args:
-        count: How many, N.
-        num_classes: K.
-        classes: As for `choose_classes`, and likewise `pairs`, `groups` and `confused`.
-        weight: As for `condition_rows`, and likewise `alpha`.
-        rng: The source of randomness.
-
-    Returns:
-        (N, K) float32; rows sum to 1.
-
-    Raises:
-        ValueError: as these two do.
-    """
-    chosen = choose_classes(
-        count, num_classes, classes=classes, pairs=pairs, groups=groups, confused=confused, rng=rng
-    )  # fmt: skip
-    return condition_rows(chosen, num_classes, weight=weight, alpha=alpha, rng=rng)
+__all__ = ["choose_classes", "classes_mixed", "condition_rows", "confusion", "interpolation", "noise_predictor"]
 
 
 def choose_classes(
@@ -238,29 +197,17 @@ def classes_mixed(condition: np.ndarray) -> int:
     return max(1, int((np.asarray(condition) != 0).sum(axis=1).max(initial=0)))
 
 
-def interpolation(
-    num_classes: int,
-    *,
-    columns: int = 7,
-    rows: int = 6,
-    pairs: np.ndarray | None = None,
-    rng: np.random.Generator | None = None,
-) -> np.ndarray:
+def interpolation(num_classes: int, pairs: np.ndarray, columns: int) -> np.ndarray:
     """Conditions of a contact sheet: along each row the mixture goes from one class to another, in equal steps.
 
     Args:
         num_classes: K.
-        columns: Steps of a row, the two pure classes included.
-        rows: How many pairs of classes are drawn, where none are given.
         pairs: The classes at the ends of each row, integer (rows, 2).
-        rng: Draws the pairs, where none are given.
+        columns: Steps of a row, the two pure classes included.
 
     Returns:
         (rows, columns, K) float32.
     """
-    if pairs is None:
-        rng = rng or np.random.default_rng()
-        pairs = np.stack([rng.permutation(num_classes)[:2] for _ in range(rows)])
     share = np.linspace(0.0, 1.0, columns)[None, :, None]
     eye = np.eye(num_classes)
     return ((1.0 - share) * eye[pairs[:, 0]][:, None] + share * eye[pairs[:, 1]][:, None]).astype("float32")

@@ -25,12 +25,13 @@ formulas say, and "trailing" is the one to use with few steps.
 num_steps + 1 nodes and leaves out the one at 0, as Hugging Face diffusers does.
 """
 
-import operator
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
+
+from kood.diffusion.schedule import whole_number
 
 __all__ = ["ddpm", "ddim", "dpm_solver"]
 
@@ -83,21 +84,13 @@ def ddpm(
     """
     if variance not in ("fixed_small", "fixed_large"):
         raise ValueError(f"variance must be 'fixed_small' or 'fixed_large', got {variance!r}")
-    alpha_bar = _checked_alpha_bar(alpha_bar)
-    nodes = _timesteps(len(alpha_bar), num_steps, spacing)
     steps = []
-    for t, now, after in _transitions(alpha_bar, nodes):
+    for t, now, after in _transitions(alpha_bar, num_steps, spacing):
         beta = 1.0 - now / after
         spread = beta if variance == "fixed_large" else (1.0 - after) / (1.0 - now) * beta
-        steps.append(
-            _Step(
-                t,
-                now,
-                c_x=np.sqrt(now / after) * (1.0 - after) / (1.0 - now),
-                c_image=np.sqrt(after) * beta / (1.0 - now),
-                c_noise=np.sqrt(spread) if after < 1.0 else 0.0,
-            )
-        )
+        c_x = np.sqrt(now / after) * (1.0 - after) / (1.0 - now)
+        c_image = np.sqrt(after) * beta / (1.0 - now)
+        steps.append(_Step(t, now, c_x, c_image, c_noise=np.sqrt(spread) if after < 1.0 else 0.0))
     fresh_noise = step_noise or _fresh_noise(seed)
     return _run(denoise, noise, steps, clip=clip, fresh_noise=fresh_noise, callback=callback)
 
@@ -150,21 +143,12 @@ def ddim(
     """
     if not 0.0 <= eta <= 1.0:
         raise ValueError(f"eta must be between 0 and 1, got {eta}")
-    alpha_bar = _checked_alpha_bar(alpha_bar)
-    nodes = _timesteps(len(alpha_bar), num_steps, spacing)
     steps = []
-    for t, now, after in _transitions(alpha_bar, nodes):
+    for t, now, after in _transitions(alpha_bar, num_steps, spacing):
         sigma = eta * np.sqrt((1.0 - after) / (1.0 - now) * (1.0 - now / after))
         direction = np.sqrt(max(1.0 - after - sigma**2, 0.0) / (1.0 - now))
-        steps.append(
-            _Step(
-                t,
-                now,
-                c_x=direction,
-                c_image=np.sqrt(after) - direction * np.sqrt(now),
-                c_noise=sigma,
-            )
-        )
+        c_image = np.sqrt(after) - direction * np.sqrt(now)
+        steps.append(_Step(t, now, direction, c_image, c_noise=sigma))
     fresh_noise = step_noise or _fresh_noise(seed)
     return _run(denoise, noise, steps, clip=clip, fresh_noise=fresh_noise, callback=callback)
 
@@ -205,25 +189,14 @@ def dpm_solver(
 
     Source: Lu et al., "DPM-Solver++", arXiv 2211.01095, algorithm 2.
     """
-    alpha_bar = _checked_alpha_bar(alpha_bar)
-    nodes = _timesteps(len(alpha_bar), num_steps, spacing, without_zero=True)
     steps = []
     h_before = None
-    for t, now, after in _transitions(alpha_bar, nodes):
+    for t, now, after in _transitions(alpha_bar, num_steps, spacing, without_zero=True):
         h = np.inf if after == 1.0 else 0.5 * (np.log(after / (1.0 - after)) - np.log(now / (1.0 - now)))
         gain = -np.sqrt(after) * np.expm1(-h)
-        extrapolation = 0.0 if h_before is None else 0.5 * h / h_before
-        if np.isinf(h):
-            extrapolation = 0.0
-        steps.append(
-            _Step(
-                t,
-                now,
-                c_x=np.sqrt((1.0 - after) / (1.0 - now)),
-                c_image=gain * (1.0 + extrapolation),
-                c_previous=-gain * extrapolation,
-            )
-        )
+        extrapolation = 0.0 if h_before is None or np.isinf(h) else 0.5 * h / h_before
+        c_x = np.sqrt((1.0 - after) / (1.0 - now))
+        steps.append(_Step(t, now, c_x, gain * (1.0 + extrapolation), c_previous=-gain * extrapolation))
         h_before = h
     return _run(denoise, noise, steps, clip=clip, fresh_noise=None, callback=callback)
 
@@ -284,19 +257,19 @@ def _run(
     return x
 
 
-def _transitions(alpha_bar: np.ndarray, nodes: np.ndarray) -> list[tuple[int, float, float]]:
+def _transitions(
+    alpha_bar: np.ndarray, num_steps: int, spacing: str, *, without_zero: bool = False
+) -> list[tuple[int, float, float]]:
     """(t, alpha-bar at t, alpha-bar after the step) of each step."""
-    now = alpha_bar[nodes]
-    after = np.append(now[1:], 1.0)
-    return [(int(t), a, b) for t, a, b in zip(nodes, now, after, strict=True)]
+    values = _checked_alpha_bar(alpha_bar)
+    nodes = _timesteps(len(values), num_steps, spacing, without_zero)
+    now = values[nodes]
+    return [(int(t), a, b) for t, a, b in zip(nodes, now, np.append(now[1:], 1.0), strict=True)]
 
 
-def _timesteps(total: int, num_steps: int, spacing: str, *, without_zero: bool = False) -> np.ndarray:
+def _timesteps(total: int, num_steps: int, spacing: str, without_zero: bool) -> np.ndarray:
     """Indices into alpha-bar, strictly decreasing, shape (num_steps,)."""
-    try:
-        count = operator.index(num_steps)
-    except TypeError:
-        raise ValueError(f"num_steps must be an integer, got {num_steps!r}") from None
+    count = whole_number(num_steps)
     if spacing not in ("trailing", "leading", "linspace"):
         raise ValueError(f"spacing must be 'trailing', 'leading' or 'linspace', got {spacing!r}")
     spread = count + 1 if without_zero and spacing != "trailing" else count

@@ -15,7 +15,7 @@ import io
 import json
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import KW_ONLY, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -66,6 +66,7 @@ class Shard:
     seconds: float
 
 
+@dataclass(eq=False)
 class ImageSampler:
     """Draws an image for each condition; the denoiser's forward pass is compiled once for each size of block.
 
@@ -86,35 +87,30 @@ class ImageSampler:
         ValueError: more sampling steps than there are steps of the schedule below the level.
     """
 
-    def __init__(
-        self,
-        denoiser,
-        image_shape: tuple[int, ...],
-        *,
-        sampler: Callable,
-        num_steps: int,
-        mix: str = "condition",
-        guidance: float = 1.0,
-        clip: float | None = 1.0,
-        level: float | None = None,
-        push: Callable[[Callable], Callable] | None = None,
-        seed: int = 0,
-        batch_size: int = 256,
-    ):
-        total = len(denoiser.alpha_bar)
-        last = total - 1 if level is None else start_index(level, total)
-        self.image_shape = tuple(image_shape)
-        self.alpha_bar = np.asarray(denoiser.alpha_bar)[: last + 1]
-        self.sampler = sampler
-        self.num_steps = _checked_steps(num_steps, last + 1, level)
-        self.mix = mix
-        self.guidance = guidance
-        self.clip = clip
-        self.level = level
-        self.push = push
-        self.seed = seed
-        self.batch_size = batch_size
-        self._forward = compiled(denoiser)
+    denoiser: Any
+    image_shape: tuple[int, ...]
+    _: KW_ONLY
+    sampler: Callable
+    num_steps: int
+    mix: str = "condition"
+    guidance: float = 1.0
+    clip: float | None = 1.0
+    level: float | None = None
+    push: Callable[[Callable], Callable] | None = None
+    seed: int = 0
+    batch_size: int = 256
+
+    def __post_init__(self) -> None:
+        total = len(self.denoiser.alpha_bar)
+        last = total - 1 if self.level is None else start_index(self.level, total)
+        self.alpha_bar = np.asarray(self.denoiser.alpha_bar)[: last + 1]
+        self._forward = compiled(self.denoiser)
+        self._check_steps()
+
+    def _check_steps(self) -> None:
+        if self.num_steps > len(self.alpha_bar):
+            where = "of the schedule" if self.level is None else f"below level {self.level}"
+            raise ValueError(f"{self.num_steps} sampling steps are more than the {len(self.alpha_bar)} {where}")
 
     def with_steps(self, num_steps: int) -> "ImageSampler":
         """The same sampler with another number of steps; they share the compiled forward pass.
@@ -123,7 +119,8 @@ class ImageSampler:
             ValueError: more steps than there are on the schedule below the level.
         """
         other = copy.copy(self)
-        other.num_steps = _checked_steps(num_steps, len(self.alpha_bar), self.level)
+        other.num_steps = num_steps
+        other._check_steps()
         return other
 
     def images(
@@ -259,13 +256,6 @@ class ImageSampler:
         settings = [self.sampler.__name__, self.num_steps, self.mix, self.guidance, self.clip, self.level, self.seed]
         pixels = None if start is None else _hash(start.images[start.rows[rows]])
         return fingerprint(block, settings, list(self.image_shape), len(rows), most, _hash(condition[rows]), pixels)
-
-
-def _checked_steps(num_steps: int, most: int, level: float | None) -> int:
-    if num_steps > most:
-        where = "of the schedule" if level is None else f"below level {level}"
-        raise ValueError(f"{num_steps} sampling steps are more than the {most} {where}")
-    return num_steps
 
 
 def start_index(level: float, num_steps: int) -> int:

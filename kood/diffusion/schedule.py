@@ -69,11 +69,16 @@ def _cumulative(betas: np.ndarray) -> np.ndarray:
     return alpha_bar
 
 
-def _checked_steps(num_steps: int) -> int:
+def whole_number(num_steps: int) -> int:
+    """Any kind of integer as Python's; `ValueError` for what is none."""
     try:
-        steps = operator.index(num_steps)
+        return operator.index(num_steps)
     except TypeError:
         raise ValueError(f"num_steps must be an integer, got {num_steps!r}") from None
+
+
+def _checked_steps(num_steps: int) -> int:
+    steps = whole_number(num_steps)
     if steps < 1:
         raise ValueError(f"num_steps must be at least 1, got {steps}")
     return steps

@@ -21,18 +21,8 @@ import math
 import keras
 from keras import layers
 
-from kood.nets.backbones.parts import check_positive
-from kood.nets.layers import (
-    Convolution,
-    DepthToSpace,
-    ModulatedGroupNorm,
-    Modulation,
-    ResidualBlock,
-    SelfAttention,
-    SpaceToDepth,
-    StepEmbedding,
-    group_count,
-)
+from kood.nets import layers as own
+from kood.nets.backbones.parts import check_positive, checked_image_shape
 
 __all__ = ["mlp", "unet"]
 
@@ -65,7 +55,7 @@ def mlp(
     h = layers.Dense(width, name="stem")(layers.Flatten(data_format="channels_last")(inputs["image"]))
     for i in range(depth):
         modulation = layers.Dense(2 * width, name=f"block{i}_modulation")(context)
-        x = Modulation(name=f"block{i}_film")(layers.Dense(width, name=f"block{i}_dense0")(h), modulation)
+        x = own.Modulation(name=f"block{i}_film")(layers.Dense(width, name=f"block{i}_dense0")(h), modulation)
         x = layers.Dense(width, name=f"block{i}_dense1")(layers.Activation("silu")(x))
         h = layers.Add(name=f"block{i}_sum")([h, x])
     h = layers.Dense(math.prod(image_shape), kernel_initializer="zeros", dtype="float32", name="head")(h)
@@ -136,14 +126,14 @@ def unet(
     sides = [min(height, breadth) // patch // 2**i for i in range(len(channels))]
 
     def block(h, name):
-        return ResidualBlock(h.shape[-1], dropout=dropout, recompute=recompute, name=name)(h, context)
+        return own.ResidualBlock(h.shape[-1], dropout=dropout, recompute=recompute, name=name)(h, context)
 
-    h = SpaceToDepth(patch, name="patches")(inputs["image"]) if patch > 1 else inputs["image"]
-    h = Convolution(channels[0], name="stem")(h)
+    h = own.SpaceToDepth(patch, name="patches")(inputs["image"]) if patch > 1 else inputs["image"]
+    h = own.Convolution(channels[0], name="stem")(h)
     kept = []
     for level, (width_here, side) in enumerate(zip(channels, sides, strict=True)):
         if level:
-            h = layers.Dense(width_here, name=f"down{level}")(SpaceToDepth(2, name=f"down{level}_fold")(h))
+            h = layers.Dense(width_here, name=f"down{level}")(own.SpaceToDepth(2, name=f"down{level}_fold")(h))
         for i in range(blocks):
             h = block(h, f"down{level}_block{i}")
             if i == blocks - 1 and side in attention:
@@ -159,11 +149,11 @@ def unet(
                 h = _attention_block(h, f"up{level}")
         if level:
             h = layers.Dense(4 * channels[level - 1], name=f"up{level}")(h)
-            h = DepthToSpace(2, name=f"up{level}_unfold")(h)
-    h = layers.Activation("silu")(ModulatedGroupNorm(group_count(channels[0]), name="head_norm")(h))
-    h = Convolution(colours * patch**2, name="head", kernel_initializer="zeros", dtype="float32")(h)
+            h = own.DepthToSpace(2, name=f"up{level}_unfold")(h)
+    h = layers.Activation("silu")(own.ModulatedGroupNorm(own.group_count(channels[0]), name="head_norm")(h))
+    h = own.Convolution(colours * patch**2, name="head", kernel_initializer="zeros", dtype="float32")(h)
     if patch > 1:
-        h = DepthToSpace(patch, dtype="float32", name="prediction")(h)
+        h = own.DepthToSpace(patch, dtype="float32", name="prediction")(h)
     return keras.Model(inputs, h, name="unet")
 
 
@@ -171,10 +161,7 @@ def _inputs(
     image_shape: tuple[int, int, int], num_classes: int, embedding: int, context: int
 ) -> tuple[dict[str, keras.KerasTensor], keras.KerasTensor]:
     """The three inputs, and what the blocks learn of step and label: a vector (B, context)."""
-    shape = tuple(image_shape)
-    if len(shape) != 3 or not all(isinstance(size, int) and size > 0 for size in shape):
-        raise ValueError(f"image_shape must be three positive integers (H, W, C), got {image_shape!r}")
-    check_positive(num_classes=num_classes, embedding=embedding)
+    shape = checked_image_shape(image_shape, num_classes=num_classes, embedding=embedding)
     if embedding % 2:
         raise ValueError(f"embedding must be even, got {embedding}")
     inputs = {
@@ -182,19 +169,15 @@ def _inputs(
         "step": keras.Input((), name="step"),
         "condition": keras.Input((num_classes,), name="condition"),
     }
-    step = StepEmbedding(embedding, dtype="float32", name="step_embedding")(inputs["step"])
-    label = layers.Dense(
-        embedding,
-        use_bias=False,
-        kernel_initializer=keras.initializers.RandomNormal(stddev=1.0),
-        name="label_embedding",
-    )(inputs["condition"])
-    x = layers.Dense(context, activation="silu", name="context")(layers.Concatenate()([step, label]))
-    return inputs, x
+    step = own.StepEmbedding(embedding, dtype="float32", name="step_embedding")(inputs["step"])
+    normal = keras.initializers.RandomNormal(stddev=1.0)
+    label = layers.Dense(embedding, use_bias=False, kernel_initializer=normal, name="label_embedding")
+    both = layers.Concatenate()([step, label(inputs["condition"])])
+    return inputs, layers.Dense(context, activation="silu", name="context")(both)
 
 
 def _attention_block(h: keras.KerasTensor, name: str) -> keras.KerasTensor:
     channels = h.shape[-1]
     heads = next(n for n in range(max(channels // 64, 1), 0, -1) if channels % n == 0)
-    x = ModulatedGroupNorm(group_count(channels), name=f"{name}_attention_norm")(h)
-    return layers.Add(name=f"{name}_attention_sum")([h, SelfAttention(heads, name=f"{name}_attention")(x)])
+    x = own.ModulatedGroupNorm(own.group_count(channels), name=f"{name}_attention_norm")(h)
+    return layers.Add(name=f"{name}_attention_sum")([h, own.SelfAttention(heads, name=f"{name}_attention")(x)])

@@ -9,14 +9,8 @@ from kood import kernels
 from kood.backends import Dropout
 
 __all__ = [
-    "Convolution",
-    "DepthToSpace",
-    "ModulatedGroupNorm",
-    "Modulation",
-    "SelfAttention",
-    "SpaceToDepth",
-    "StepEmbedding",
-]
+    "Convolution", "DepthToSpace", "ModulatedGroupNorm", "Modulation", "SelfAttention", "SpaceToDepth", "StepEmbedding",
+]  # fmt: skip
 
 
 @keras.saving.register_keras_serializable(package="kood")
@@ -266,51 +260,57 @@ class SelfAttention(layers.Layer):
         return {**super().get_config(), "heads": self.heads}
 
 
+class _Fold(layers.Layer):
+    """Squares of pixels and channels made of each other; a subclass says between which shapes.
+
+    Args:
+        size: Side of the squares.
+    """
+
+    def __init__(self, size: int, **kwargs):
+        super().__init__(**kwargs)
+        self.size = size
+
+    def _squares(self, height, width, channels):
+        """The shape in which the squares' sides are axes of their own, but for the batch."""
+        raise NotImplementedError
+
+    def call(self, x):
+        squares = ops.reshape(x, (-1, *self._squares(*x.shape[1:])))
+        folded = ops.transpose(squares, (0, 1, 3, 2, 4, 5))
+        return ops.reshape(folded, (-1, *self.compute_output_shape(x.shape)[1:]))
+
+    def get_config(self):
+        return {**super().get_config(), "size": self.size}
+
+
 @keras.saving.register_keras_serializable(package="kood")
-class SpaceToDepth(layers.Layer):
+class SpaceToDepth(_Fold):
     """Folds squares of pixels into channels: (B, H, W, C) -> (B, H / size, W / size, size * size * C).
 
     Args:
         size: Side of the squares; must divide H and W.
     """
 
-    def __init__(self, size: int, **kwargs):
-        super().__init__(**kwargs)
-        self.size = size
-
-    def call(self, x):
-        height, width, channels = self.compute_output_shape(x.shape)[1:]
-        x = ops.reshape(x, (-1, height, self.size, width, self.size, x.shape[-1]))
-        return ops.reshape(ops.transpose(x, (0, 1, 3, 2, 4, 5)), (-1, height, width, channels))
+    def _squares(self, height, width, channels):
+        return height // self.size, self.size, width // self.size, self.size, channels
 
     def compute_output_shape(self, x_shape):
         batch, height, width, channels = x_shape
         return (batch, height // self.size, width // self.size, channels * self.size**2)
 
-    def get_config(self):
-        return {**super().get_config(), "size": self.size}
-
 
 @keras.saving.register_keras_serializable(package="kood")
-class DepthToSpace(layers.Layer):
+class DepthToSpace(_Fold):
     """The inverse of `SpaceToDepth`: (B, H, W, size * size * C) -> (B, H * size, W * size, C).
 
     Args:
         size: Side of the squares; its square must divide the number of channels.
     """
 
-    def __init__(self, size: int, **kwargs):
-        super().__init__(**kwargs)
-        self.size = size
-
-    def call(self, x):
-        height, width, channels = self.compute_output_shape(x.shape)[1:]
-        x = ops.reshape(x, (-1, x.shape[1], x.shape[2], self.size, self.size, channels))
-        return ops.reshape(ops.transpose(x, (0, 1, 3, 2, 4, 5)), (-1, height, width, channels))
+    def _squares(self, height, width, channels):
+        return height, width, self.size, self.size, channels // self.size**2
 
     def compute_output_shape(self, x_shape):
         batch, height, width, channels = x_shape
         return (batch, height * self.size, width * self.size, channels // self.size**2)
-
-    def get_config(self):
-        return {**super().get_config(), "size": self.size}

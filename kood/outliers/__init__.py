@@ -21,7 +21,6 @@ of the parameters after these:
 Importing a source file imports nothing heavy: the recipe reads its fields.
 """
 
-import functools
 import inspect
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
@@ -124,9 +123,4 @@ class OutlierSource(_Source):
     @property
     def needs(self) -> tuple[str, ...]:
         """What `draw` is given beside the number and the generator."""
-        return _given(type(self))
-
-
-@functools.cache
-def _given(source: type[OutlierSource]) -> tuple[str, ...]:
-    return tuple(inspect.signature(source.draw).parameters)[3:]
+        return tuple(inspect.signature(type(self).draw).parameters)[3:]

@@ -1,12 +1,9 @@
 """A rectangle of one training image in another."""
 
-import math
-
 import numpy as np
 
 from kood.data.deferred import made
-from kood.outliers import Rows
-from kood.outliers.pairs import PairSource, pairs_of, shares_of, weights_of
+from kood.outliers.pairs import PairSource
 
 __all__ = ["Cutmix"]
 
@@ -24,15 +21,12 @@ class Cutmix(PairSource):
     whole pixels may differ.
     """
 
-    def draw(self, count, rng, train):
-        """Pastes into training images; `ValueError` where they have fewer than two classes or two pixels."""
-        images, labels = train.images, train.known_labels
+    def joined(self, images, first, second, weights, rng):
+        """The first ones with a rectangle of the second; `ValueError` where they have fewer than two pixels."""
         height, width = images.shape[1:3]
         if height * width < 2:
             raise ValueError("cutmix needs images of at least two pixels")
-        first, second = pairs_of(labels, count, rng)
-        drawn = weights_of(self.weight, self.alpha, count, rng)
-        high, wide = _rectangles(height, width, 1.0 - drawn)
+        high, wide = _rectangles(height, width, 1.0 - weights)
         tops, lefts = rng.integers(0, height - high + 1), rng.integers(0, width - wide + 1)
         rows, columns = np.arange(height), np.arange(width)
         in_rows = (rows >= tops[:, None]) & (rows < (tops + high)[:, None])
@@ -42,8 +36,7 @@ class Cutmix(PairSource):
             inside = in_rows[part, :, None] & in_columns[part, None, :]
             return np.where(inside[..., None], images[second[part]], images[first[part]])
 
-        pasted = made((count, *images.shape[1:]), cut, 4 * math.prod(images.shape[1:]))
-        return Rows(pasted, count, shares_of(labels, (first, second), drawn, len(train.class_names)))
+        return made((len(first), *images.shape[1:]), cut, 4)
 
 
 def _rectangles(height: int, width: int, shares: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

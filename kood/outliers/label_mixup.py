@@ -17,6 +17,8 @@ Confidence = Annotated[float, Field(ge=0.0, le=1.0)]
 
 #: A filter may draw so many times the images it is to keep.
 MOST_DRAWN = 20
+#: Rows and columns of the sheet to look at.
+SHEET = 6, 7
 
 
 class LabelMixup(Sampling, OutlierSource):
@@ -122,20 +124,27 @@ class LabelMixup(Sampling, OutlierSource):
             UserError: too few of them are.
         """
         from kood.diffusion.collected import Collected
-        from kood.diffusion.sampling import image_sampler, resized
+        from kood.diffusion.label_mixup import choose_classes, condition_rows, confusion
+        from kood.diffusion.sampling import Start, draw_rows, image_sampler, resized
 
         seed, push, shape = seeds("label_mixup"), self._push(denoiser, judge), denoiser.image_shape
         sampler = image_sampler(denoiser, shape, self, seeds("label_mixup noise"), mix=self.mix, push=push)
-        keeps, mixtures = self._filter(judge), self._mixtures(count, train, judge, validation)
+        classes, groups, keeps = len(train.class_names), self._groups(train.class_names), self._filter(judge)
+        confused = confusion(judge.posteriors(validation.images), validation.known_labels) if self._asks else None
         made = Collected(count, show, train.images.shape[1:])
         if self.start == "image":
             train = resized(train, shape)
         for number in range(MOST_DRAWN if keeps else 1):
-            chosen, condition = mixtures(np.random.default_rng([seed, number]))
-            shards = sampler.shards(
-                folder, condition, start=self._start(train, chosen[:, 0], np.random.default_rng([seed, number, 1])),
-                first_block=number * sampler.blocks_of(count), progress=made.show_part,
-            )  # fmt: skip
+            draws, start = np.random.default_rng([seed, number]), None
+            chosen = choose_classes(
+                count, classes, classes=self.classes, pairs=self.pairs, groups=groups, confused=confused, rng=draws
+            )
+            condition = condition_rows(chosen, classes, weight=self.weight, alpha=self.alpha, rng=draws)
+            if self.start == "image":
+                rows = draw_rows(train.known_labels, chosen[:, 0], np.random.default_rng([seed, number, 1]))
+                start = Start(train.images, rows)
+            first = number * sampler.blocks_of(count)
+            shards = sampler.shards(folder, condition, start=start, first_block=first, progress=made.show_part)
             if made.take(shards, condition, keeps=keeps, over=over):
                 break
         else:
@@ -170,22 +179,6 @@ class LabelMixup(Sampling, OutlierSource):
             )
         return notes
 
-    def _mixtures(self, count, train, judge, validation):
-        """The function that draws classes and conditions from a generator."""
-        from kood.diffusion import label_mixup
-
-        classes, groups, confused = len(train.class_names), self._groups(train.class_names), None
-        if self._asks:
-            confused = label_mixup.confusion(judge.posteriors(validation.images), validation.known_labels)
-
-        def draw(rng):
-            chosen = label_mixup.choose_classes(
-                count, classes, classes=self.classes, pairs=self.pairs, groups=groups, confused=confused, rng=rng
-            )
-            return chosen, label_mixup.condition_rows(chosen, classes, weight=self.weight, alpha=self.alpha, rng=rng)
-
-        return draw
-
     def _filter(self, judge):
         """The function of images that says which are kept, None where all are."""
         if self.confidence is None:
@@ -204,20 +197,15 @@ class LabelMixup(Sampling, OutlierSource):
 
         return away_from(judge.energy_gradient(), denoiser.alpha_bar, self.push) if self.push else None
 
-    def _start(self, train, classes, rng):
-        """Training images of the given classes to start from, where sampling starts from images."""
-        from kood.diffusion.sampling import Start, draw_rows
-
-        return None if self.start == "noise" else Start(train.images, draw_rows(train.known_labels, classes, rng))
-
     def _sheet(self, sampler, train, seed):
         """Images on their way from one class to another, to look at."""
         from kood.data.images import quantize
         from kood.diffusion.label_mixup import interpolation
         from kood.diffusion.sampling import same_start
 
-        rng = np.random.default_rng([seed, 0, 2])
-        conditions = interpolation(len(train.class_names), rng=rng)
+        rng, classes = np.random.default_rng([seed, 0, 2]), len(train.class_names)
+        pairs = np.stack([rng.permutation(classes)[:2] for _ in range(SHEET[0])])
+        conditions = interpolation(classes, pairs, SHEET[1])
         flat, how = same_start(conditions, sampler.image_shape, rng, train if self.start == "image" else None)
         images = quantize(sampler.images(flat, **how))
         return images.reshape(*conditions.shape[:2], *images.shape[1:]), conditions

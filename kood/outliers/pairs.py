@@ -5,7 +5,7 @@ from typing import Annotated, Literal
 import numpy as np
 from pydantic import Field, model_validator
 
-from kood.outliers import OutlierSource
+from kood.outliers import OutlierSource, Rows
 
 Alpha = Annotated[float, Field(gt=0.0, le=1000.0)]
 
@@ -30,6 +30,32 @@ class PairSource(OutlierSource):
                 "weight = 0 leaves the first image out: what remains is a plain training image, no outlier"
             )
         return self
+
+    def draw(self, count, rng, train):
+        """Joins training images two by two; `ValueError` where they are of fewer than two classes."""
+        first, second = pairs_of(train.known_labels, count, rng)
+        weights = np.full(count, self.weight)
+        if isinstance(self.weight, str):
+            weights = rng.beta(*((1.0, 1.0) if self.weight == "uniform" else (self.alpha, self.alpha)), size=count)
+        shares, rows = np.zeros((count, len(train.class_names)), np.float32), np.arange(count)
+        shares[rows, train.known_labels[first]] = weights
+        shares[rows, train.known_labels[second]] = 1.0 - weights
+        return Rows(self.joined(train.images, first, second, weights, rng), count, shares)
+
+    def joined(self, images, first, second, weights, rng):
+        """The outliers that are made of images two by two.
+
+        Args:
+            images: uint8 (M, H, W, C).
+            first: Integer (N,), the rows of one image of each.
+            second: Those of the other.
+            weights: (N,), the first one's share w.
+            rng: Decides what else is drawn.
+
+        Returns:
+            uint8 (N, H, W, C).
+        """
+        raise NotImplementedError
 
 
 def pairs_of(labels: np.ndarray, count: int, rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
@@ -57,29 +83,3 @@ def pairs_of(labels: np.ndarray, count: int, rng: np.random.Generator) -> tuple[
     others = len(labels) - sizes[own]
     steps = np.floor(rng.random(count) * others).astype(np.int64)
     return first, order[(starts[own] + sizes[own] + steps) % len(labels)]
-
-
-def weights_of(weight: float | str, alpha: float, count: int, rng: np.random.Generator) -> np.ndarray:
-    """The first image's share w of each mixture.
-
-    Args:
-        weight: w; or "uniform" or "beta", from which w is drawn for each mixture.
-        alpha: Parameter of Beta(alpha, alpha).
-        count: How many.
-        rng: Decides them.
-
-    Returns:
-        (count,) float64.
-    """
-    if not isinstance(weight, str):
-        return np.full(count, weight)
-    return rng.beta(*((1.0, 1.0) if weight == "uniform" else (alpha, alpha)), size=count)
-
-
-def shares_of(labels: np.ndarray, pairs: tuple[np.ndarray, np.ndarray], weights: np.ndarray, classes: int):
-    """(count, classes) float32: w at the class of a pair's first image, 1 - w at that of its second."""
-    shares = np.zeros((len(weights), classes), np.float32)
-    places = np.arange(len(weights))
-    shares[places, labels[pairs[0]]] = weights
-    shares[places, labels[pairs[1]]] = 1.0 - weights
-    return shares

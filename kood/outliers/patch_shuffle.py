@@ -76,4 +76,4 @@ def shuffled(images: Images, rows: np.ndarray | None = None, *, rng: np.random.G
         whole[:, : high * grid, : wide * grid] = there.reshape(-1, high * grid, wide * grid, channels)
         return whole
 
-    return made((len(rows), height, width, channels), moved, 4 * height * width * channels)
+    return made((len(rows), height, width, channels), moved, 4)

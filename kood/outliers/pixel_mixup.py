@@ -1,12 +1,9 @@
 """Pixel averages of two training images: the control for label mixup that has the same parents."""
 
-import math
-
 import numpy as np
 
 from kood.data.deferred import made
-from kood.outliers import Rows
-from kood.outliers.pairs import PairSource, pairs_of, shares_of, weights_of
+from kood.outliers.pairs import PairSource
 
 __all__ = ["PixelMixup"]
 
@@ -18,16 +15,13 @@ class PixelMixup(PairSource):
     uniformly over those of other classes; the shares are w and 1 - w of their classes.
     """
 
-    def draw(self, count, rng, train):
-        """Mixes training images; `ValueError` where they are of fewer than two classes."""
-        pairs = pairs_of(train.known_labels, count, rng)
-        drawn = weights_of(self.weight, self.alpha, count, rng)
-        images, weights = train.images, drawn.astype(np.float32).reshape(-1, 1, 1, 1)
+    def joined(self, images, first, second, weights, rng):
+        """Their averages."""
+        shares = weights.astype(np.float32).reshape(-1, 1, 1, 1)
 
         def mixed(part: np.ndarray) -> np.ndarray:
-            first, second = (images[rows[part]] for rows in pairs)
-            return np.rint(weights[part] * first + (np.float32(1.0) - weights[part]) * second)
+            own = shares[part]
+            return np.rint(own * images[first[part]] + (np.float32(1.0) - own) * images[second[part]])
 
         # Two float32 copies and what they come from.
-        mixtures = made((count, *images.shape[1:]), mixed, 12 * math.prod(images.shape[1:]))
-        return Rows(mixtures, count, shares_of(train.known_labels, pairs, drawn, len(train.class_names)))
+        return made((len(first), *images.shape[1:]), mixed, 12)

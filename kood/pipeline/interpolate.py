@@ -94,7 +94,7 @@ def draw(
         raise UserError(f"--steps: {error}") from error
 
     rng = np.random.default_rng([seed, 0, 2])
-    conditions = interpolation(len(names), columns=columns, pairs=np.tile(ends, (rows, 1)))
+    conditions = interpolation(len(names), np.tile(ends, (rows, 1)), columns)
     flat, how = same_start(conditions, shape, rng, train if settings.start == "image" else None)
     images, seconds = _sampled(sampler, flat, how, steps, console)
     shaped = images.reshape(len(steps) * rows, columns, *shape)

@@ -35,9 +35,9 @@ def explain(error: ValidationError | UserError, root: type[BaseModel], from_comm
         found = problem["input"]
         message = problem["msg"].removeprefix("Value error, ")
         if unknown:
-            allowed = _fields(root, location[:-1])
-            message = f"unknown key (found {_shown(found)}); {registry.nearest(str(location[-1]), allowed)}"
-            message = message if allowed else f"unknown key (found {_shown(found)})"
+            message = f"unknown key (found {_shown(found)})"
+            if allowed := _fields(root, location[:-1]):
+                message += f"; {registry.nearest(str(location[-1]), allowed)}"
         elif problem["type"] == "missing":
             message = "is missing; the recipe needs it"
         elif problem["type"] == "literal_error":
@@ -48,7 +48,8 @@ def explain(error: ValidationError | UserError, root: type[BaseModel], from_comm
                     key.rpartition(".")[0], spelling.instead(found, "list_type"), from_command
                 )
         elif problem["type"] != "value_error":
-            message = f"found {_shown(found)}; {_wanted(problem['type'], message)}"
+            wanted = "it is a table" if problem["type"] == "model_type" else f"{message[0].lower()}{message[1:]}"
+            message = f"found {_shown(found)}; {wanted}"
             message += _write(key, spelling.instead(found, problem["type"]), from_command)
             if spelling.nothing(found) and problem["type"] != "list_type":
                 message += "; TOML has no word for none: leave the key out"
@@ -59,12 +60,6 @@ def explain(error: ValidationError | UserError, root: type[BaseModel], from_comm
         if line not in lines:
             lines.append(line)
     return "\n".join(lines)
-
-
-def _wanted(kind: str, message: str) -> str:
-    if kind == "model_type":
-        return "it is a table"
-    return f"{message[0].lower()}{message[1:]}"
 
 
 def _write(key: str, value: str, from_command: Collection[str]) -> str:

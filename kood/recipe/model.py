@@ -4,47 +4,26 @@ import contextlib
 import copy
 import itertools
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Annotated, Any
 
 import tomli_w
-from pydantic import (
-    BeforeValidator,
-    Field,
-    PrivateAttr,
-    SerializeAsAny,
-    ValidationError,
-    WithJsonSchema,
-    model_validator,
-)
+from pydantic import BeforeValidator, Field, SerializeAsAny, ValidationError, WithJsonSchema, model_validator
 
 from kood import registry, specs
 from kood.errors import UserError
-from kood.recipe import settings
+from kood.recipe import sections, settings
 from kood.recipe.data_sections import Data
 from kood.recipe.messages import explain
 from kood.recipe.outlier_sections import Outliers, PureSamples, table_of
-from kood.recipe.sections import (
-    SLUG,
-    Attach,
-    Budget,
-    Classifier,
-    Diffusion,
-    Evaluate,
-    Head,
-    Report,
-    Section,
-    Seed,
-    Serve,
-)
 from kood.recipe.training_sections import FineTuning, Train
-from kood.section import by_name
+from kood.section import Section, by_name
 
 __all__ = ["Recipe", "of_its_file"]
 
 
-_HEAD = {"anyOf": [{"type": "string"}, Head.model_json_schema()]}
+_HEAD = {"anyOf": [{"type": "string"}, sections.Head.model_json_schema()]}
 
 
 class Recipe(Section):
@@ -60,43 +39,40 @@ class Recipe(Section):
     """
 
     name: str = Field(default="", max_length=100)
-    seed: Seed = 0
+    seed: sections.Seed = 0
     data: Data
-    attach: Attach | None = None
-    diffusion: Diffusion = Diffusion()
+    attach: sections.Attach | None = None
+    diffusion: sections.Diffusion = sections.Diffusion()
     outliers: SerializeAsAny[Outliers] = Outliers()
     pure_samples: PureSamples = PureSamples()
-    head: Annotated[Head, BeforeValidator(by_name), WithJsonSchema(_HEAD)] = Head()
-    classifier: Classifier = Classifier()
+    head: Annotated[sections.Head, BeforeValidator(by_name), WithJsonSchema(_HEAD)] = sections.Head()
+    classifier: sections.Classifier = sections.Classifier()
     train: Train = Train()
     fine_tuning: FineTuning = FineTuning()
-    evaluate: Evaluate = Evaluate()
-    serve: Serve = Serve()
-    report: Report = Report()
-    budget: Budget = Budget()
+    evaluate: sections.Evaluate = sections.Evaluate()
+    serve: sections.Serve = sections.Serve()
+    report: sections.Report = sections.Report()
+    budget: sections.Budget = sections.Budget()
     matrix: dict[str, Annotated[list[Any], Field(min_length=1)]] = {}
     quick: bool = False
 
-    _given: dict[str, Any] = PrivateAttr(default_factory=dict)
-    _origin: tuple[Path, tuple[str, ...]] | None = PrivateAttr(default=None)
-
-    def comes_from(self, file: Path, overrides: Sequence[str]) -> None:
-        """Keeps the file that it was loaded from, and the `KEY=VALUE` settings."""
-        self._origin = file, tuple(overrides)
+    _given: dict[str, Any] = {}
+    _file: Path | None = None
+    _overrides: tuple[str, ...] = ()
 
     @property
     def file(self) -> Path | None:
         """The file that it was loaded from."""
-        return self._origin[0] if self._origin else None
+        return self._file
 
     @property
     def overrides(self) -> tuple[str, ...]:
         """The `KEY=VALUE` settings that it was loaded with."""
-        return self._origin[1] if self._origin else ()
+        return self._overrides
 
     @model_validator(mode="after")
     def _check(self):
-        if self.name and not SLUG.fullmatch(self.name):
+        if self.name and not sections.SLUG.fullmatch(self.name):
             raise ValueError(f"name: {self.name!r} cannot name a folder; use letters, digits, '.', '_' and '-'")
         if self.samples_pure:
             self.pure_samples.check_steps("pure_samples", self.diffusion.num_steps)
@@ -116,15 +92,10 @@ class Recipe(Section):
                                  "remove it")  # fmt: skip
             return self  # Its scores are those that the model itself can give.
         self._check_auxiliary()
-        angular = self._is_angular()
-        if self.outliers.use and self.outliers.acts_on_cosines and not angular:
+        if self.outliers.use and self.outliers.acts_on_cosines and not self._is_angular():
             raise ValueError(f"outliers.exposure = {self.outliers.exposure!r} acts on cosines; head {self.head.name!r} "
                              "has none")  # fmt: skip
-        for score in [*(self.evaluate.scores or []), self.evaluate.headline]:
-            if score != "auto" and not angular and _needs(score, "cosines"):
-                raise ValueError(f"evaluate: score {score!r} is made of cosines; head {self.head.name!r} has none")
-            if score != "auto" and angular and _needs(score, "kernel"):
-                raise ValueError(f"evaluate: score {score!r} reworks a linear head; head {self.head.name!r} is angular")
+        self._check_scores()
         return self
 
     def _check_drawn(self) -> None:
@@ -150,8 +121,8 @@ class Recipe(Section):
         if "dispersion_weight" in head.parameters and not self.classifier.neck:
             raise ValueError(f"head {self.head.name!r} has no weights that learn, nor has a frozen backbone; set "
                              f"classifier.neck = 128, or {end}")  # fmt: skip
-        for score in [*(self.evaluate.scores or []), self.evaluate.headline]:
-            if self.classifier.is_frozen and score != "auto" and _needs(score, "perturbed"):
+        for score in self._scores_of("perturbed"):
+            if self.classifier.is_frozen:
                 raise ValueError(f"evaluate: score {score!r} moves pixels by a gradient, and features have none; "
                                  f"remove it, or {end}")  # fmt: skip
 
@@ -164,10 +135,21 @@ class Recipe(Section):
         if turns and self.classifier.is_frozen:
             raise ValueError('train.auxiliary = "rotation" turns the images of each batch, and a frozen backbone sees '
                              'each image once; set classifier.train = "last" or "all"')  # fmt: skip
-        for score in [*(self.evaluate.scores or []), self.evaluate.headline]:
-            if score != "auto" and not turns and _needs(score, "rotations"):
-                raise ValueError(f"evaluate: score {score!r} is made of rotations, which this classifier does not "
-                                 'learn; set train.auxiliary = "rotation"')  # fmt: skip
+
+    def _check_scores(self) -> None:
+        """Refuses scores that are made of what the classifier does not have."""
+        angular, head = self._is_angular(), self.head.name
+        turns = self.train.auxiliary.name == "rotation"
+        refused = {
+            "cosines": not angular and f"is made of cosines; head {head!r} has none",
+            "kernel": angular and f"reworks a linear head; head {head!r} is angular",
+            "rotations": not turns
+            and 'is made of rotations, which this classifier does not learn; set train.auxiliary = "rotation"',
+        }
+        for quantity, why in refused.items():
+            for score in self._scores_of(quantity):
+                if why:
+                    raise ValueError(f"evaluate: score {score!r} {why}")
 
     def _check_baseline(self) -> None:
         rows = {key: settings.labels(values) for key, values in self.matrix.items() if key != "seed"}
@@ -205,6 +187,14 @@ class Recipe(Section):
         """Whether the run audits what it samples."""
         return self.samples_pure and "audit" in self.pure_samples.use
 
+    def _scores_of(self, quantity: str) -> Iterator[str]:
+        """The scores that the recipe names and that are made of, or fitted on, a quantity."""
+        for score in [*(self.evaluate.scores or []), self.evaluate.headline]:
+            if score != "auto":
+                entry = registry.find("scores", specs.name_of(score), "evaluate.scores")
+                if quantity in (*entry.required, *entry.fitted_on):
+                    yield score
+
     def _is_angular(self) -> bool:
         return "AngularHead" in registry.find("heads", self.head.name, "head.name").bases
 
@@ -220,15 +210,14 @@ class Recipe(Section):
         """
         if not self.matrix:
             return [({}, self)]
-        keys = list(self.matrix)
-        names = {key: settings.labels(values) for key, values in self.matrix.items()}
+        rows = [zip(settings.labels(values), values, strict=True) for values in self.matrix.values()]
         cells = []
-        for choice in itertools.product(*(range(len(self.matrix[key])) for key in keys)):
-            given = copy.deepcopy(self._given)
+        for choice in itertools.product(*rows):
+            given, labels = copy.deepcopy(self._given), {}
             given.pop("matrix", None)
-            for key, i in zip(keys, choice, strict=True):
-                settings.put_all(given, key, self.matrix[key][i], where="matrix")
-            labels = {key: names[key][i] for key, i in zip(keys, choice, strict=True)}
+            for key, (label, value) in zip(self.matrix, choice, strict=True):
+                settings.put_all(given, key, value, where="matrix")
+                labels[key] = label
             try:
                 self._without_unused_tables(given.get("outliers", {}))
                 cell = Recipe.model_validate(given)
@@ -247,11 +236,6 @@ class Recipe(Section):
     def to_toml(self) -> str:
         """The complete recipe, defaults included, as TOML that `load` reads back."""
         return tomli_w.dumps(self.model_dump(exclude_none=True))
-
-
-def _needs(score: str, quantity: str) -> bool:
-    entry = registry.find("scores", specs.name_of(score), "evaluate.scores")
-    return quantity in (*entry.required, *entry.fitted_on)
 
 
 @contextlib.contextmanager

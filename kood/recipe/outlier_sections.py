@@ -145,21 +145,20 @@ class _Outliers(Section):
         for table, source in self.sources.items():
             if source is None:
                 raise ValueError(f"use names {table!r}, but there is no [outliers.{table}] that says which images")
-        loss = registry.find("losses", self.exposure, "exposure")
+        loss = self._loss
         if loss.package and loss.parameters[:1] not in (("logits",), ("cosines",)):
             raise ValueError(f"exposure: {self.exposure!r} is no loss of outliers, since its first parameter is "
                              "neither logits nor cosines")  # fmt: skip
         if not loss.package and not loss.name.endswith("_exposure"):
-            allowed = [n for n in registry.room("losses") if n.endswith("_exposure")]
             raise ValueError(
-                f"exposure: {self.exposure!r} is not an exposure; {registry.nearest(self.exposure, allowed)}"
+                f"exposure: {self.exposure!r} is not an exposure; {registry.nearest(self.exposure, _exposures())}"
             )
         self._check_shares()
         return self
 
     @property
     def _loss(self) -> registry.Entry:
-        return registry.find("losses", self.exposure, "outliers.exposure")
+        return registry.find("losses", self.exposure, "exposure")
 
     @property
     def acts_on_cosines(self) -> bool:
@@ -168,22 +167,22 @@ class _Outliers(Section):
 
     def _check_shares(self) -> None:
         """Whether what asks for shares of a class can have them."""
-        asking = {"mix": self.mix, "target": self.target}
-        plain = {"mix": "none", "target": "uniform"}
-        able = [
-            e.name for n, e in registry.room("losses").items() if n.endswith("_exposure") and "labels" in e.parameters
-        ]
-        for name, asked in asking.items():
-            if self.use and asked != plain[name] and "labels" not in self._loss.parameters:
+        for name, asked, plain in (("mix", self.mix, "none"), ("target", self.target, "uniform")):
+            if self.use and asked != plain and "labels" not in self._loss.parameters:
+                able = [loss for loss in _exposures() if "labels" in registry.room("losses")[loss].parameters]
                 raise ValueError(
                     f"{name} = {asked!r} asks for shares of a class, which exposure {self.exposure!r} cannot; take "
-                    f"{' or '.join(able)}, or {name} = {plain[name]!r}"
+                    f"{' or '.join(able)}, or {name} = {plain!r}"
                 )
         if self.mix != "none" and self.use and not self.drawn:
             raise ValueError(
                 f"mix = {self.mix!r} mixes images, and {' and '.join(self.use)} outliers are none; name another source "
                 "in use, or take mix = 'none'"
             )
+
+
+def _exposures() -> list[str]:
+    return [name for name in registry.room("losses") if name.endswith("_exposure")]
 
 
 def _tables(names: tuple[str, ...]) -> dict[str, Any]:

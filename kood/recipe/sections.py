@@ -19,22 +19,21 @@ def _score(value: Any) -> Any:
     return specs.canonical(value) if isinstance(value, str | dict) else value
 
 
+def _score_or_auto(value: Any) -> Any:
+    return "auto" if isinstance(value, str) and value.lower() == "auto" else _score(value)
+
+
 _TABLE = {
     "type": "object",
     "properties": {"name": {"type": "string"}},
     "required": ["name"],
     "additionalProperties": {"type": ["boolean", "number", "string"]},
 }
+_SCHEMA = WithJsonSchema({"anyOf": [{"type": "string"}, _TABLE]}, mode="validation")
 #: A score and its options, `"knn:k=10"` or `{ name = "knn", k = 10 }`; everything after the recipe sees the first.
-Score = Annotated[
-    str, BeforeValidator(_score), WithJsonSchema({"anyOf": [{"type": "string"}, _TABLE]}, mode="validation")
-]
+Score = Annotated[str, BeforeValidator(_score), _SCHEMA]
 #: The same, or "auto".
-Headline = Annotated[
-    str,
-    BeforeValidator(lambda value: "auto" if isinstance(value, str) and value.lower() == "auto" else _score(value)),
-    WithJsonSchema({"anyOf": [{"type": "string"}, _TABLE]}, mode="validation"),
-]
+Headline = Annotated[str, BeforeValidator(_score_or_auto), _SCHEMA]
 
 #: Training steps of the diffusion model where the recipe says nothing.
 DIFFUSION_STEPS = 2000

@@ -2,25 +2,25 @@
 
 import math
 import shutil
-from collections import Counter
-from collections.abc import Mapping
+from collections import Counter, defaultdict
+from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
 
-from kood.data.decode import decoding
+from kood.data.decode import decoding, opened, orientation_of
 from kood.data.listing import Listing, check_parts
 from kood.data.paths import what_is_at
 from kood.data.sources.folder import listed_splits
 from kood.data.sources.table import listed_table
 from kood.errors import UserError
 from kood.machine import cores
-from kood.starter.files import copies_among, kinds_of
+from kood.runs import digest_file
 from kood.text import clean
 
-__all__ = ["TABLES", "Machine", "Survey", "survey"]
+__all__ = ["KINDS", "TABLES", "Machine", "Survey", "survey"]
 
 #: Files that end so are tables of FILE,LABEL.
 TABLES = (".csv", ".tsv", ".txt")
@@ -30,6 +30,15 @@ LOOKED_AT = 400
 
 #: A size at which one sees whether an image is grey.
 _ENOUGH = (64, 64)
+
+#: What a run does with files of a kind, as `kood.data.rules` has it.
+KINDS = {
+    "16 bits": "their upper 8 count",
+    "CMYK": "read as Adobe has it, colour profiles are not applied",
+    "several pictures": "the first is taken",
+    "transparent": "laid over data.ground, white where it is not given",
+    "turned by EXIF": "turned upright",
+}
 
 
 @dataclass(frozen=True)
@@ -46,7 +55,7 @@ class Survey:
         validation: Images of each class in a validation part of its own; empty where there is none.
         notes: What the source has to say of itself, a sentence each.
         formats: How many of those looked at have which format.
-        kinds: How many of them are of which of `kood.starter.files.KINDS`.
+        kinds: How many of them are of which of `KINDS`.
         copies: Files, of all parts, with the bytes of another; `torn` those of them whose other is of another class.
     """
 
@@ -159,3 +168,47 @@ def _look(file: str) -> tuple[int, int, bool, str, tuple[str, ...]] | str:
             return height, width, bool((colours == colours[..., :1]).all()), *kinds_of(file)
     except UserError as error:
         return str(error).removeprefix("path: ")
+
+
+def kinds_of(file: str) -> tuple[str, tuple[str, ...]]:
+    """A readable file's format, and which of `KINDS` it is."""
+    with opened(file) as image:
+        stored = str(image.tile[0].args) if image.format == "PNG" and image.tile else ""
+        found = {
+            "16 bits": image.mode.startswith("I") or stored.endswith("16B"),
+            "CMYK": image.mode == "CMYK",
+            "several pictures": getattr(image, "n_frames", 1) > 1,
+            "transparent": image.has_transparency_data,
+            "turned by EXIF": orientation_of(image) > 1,
+        }
+        return image.format or "unknown", tuple(kind for kind, is_one in found.items() if is_one)
+
+
+def copies_among(files: Sequence[tuple[str, str]]) -> tuple[int, int]:
+    """How many files have the bytes of another before them, and how many of these stand in another class.
+
+    Only files of one size are read.
+
+    Args:
+        files: The path and the class of each.
+    """
+    by_size = defaultdict(list)
+    with ThreadPoolExecutor(8) as pool:
+        for number, size in enumerate(pool.map(lambda file: _size(file[0]), files)):
+            by_size[size].append(number)
+        numbers = [number for size, some in by_size.items() if size and len(some) > 1 for number in some]
+        digests = list(pool.map(lambda number: digest_file(Path(files[number][0])), numbers))
+    of: dict[str, Counter] = defaultdict(Counter)
+    for number, digest in zip(numbers, digests, strict=True):
+        of[digest][files[number][1]] += 1
+    copies = sum(counts.total() - 1 for counts in of.values())
+    return copies, sum(counts.total() - max(counts.values()) for counts in of.values())
+
+
+def _size(file: str) -> int:
+    """Bytes of a file; 0 where it cannot be read, which whoever opens it will say."""
+    try:
+        with Path(file).open("rb") as opened_file:
+            return opened_file.seek(0, 2)
+    except OSError:
+        return 0

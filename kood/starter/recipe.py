@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 import tomli_w
+from jinja2 import Environment, PackageLoader, StrictUndefined
 from rich.console import Console
 from rich.table import Table
 from rich.text import Text
@@ -20,8 +21,7 @@ from kood.recipe.sections import SLUG
 from kood.report.wording import duration
 from kood.runs import write_atomically
 from kood.starter.choices import FEWEST, FEWEST_EPOCHS, MOST_EPOCHS, TEST, Choices, choose
-from kood.starter.files import KINDS
-from kood.starter.images import Machine, Survey, survey
+from kood.starter.images import KINDS, Machine, Survey, survey
 from kood.starter.pretrained import SMALLEST, pretrained, seconds_of_an_image
 from kood.text import clean
 
@@ -29,6 +29,8 @@ __all__ = ["literal", "named", "new_recipe", "slug_of", "source_of"]
 
 #: Classes whose sizes differ by this factor are said to.
 UNEVEN = 4.0
+#: Column of the reasons.
+REASON = 44
 #: What it costs that no pretrained network is at hand.
 NO_WEIGHTS = (
     "No pretrained weights are at hand: Keras's cache has none, and there is no way to fetch any. A network trained "
@@ -85,9 +87,7 @@ def new_recipe(
     file = Path(f"{name}.toml")
     if file.exists() and not force:
         raise UserError(f"{file}: is there already; take another --name, or --force to write over it")
-    places = named(ood_images)
-    outside = {slug: survey(place) for slug, place in places.items()}
-    near = [line for slug, one in outside.items() for line in (f"[data.near.{slug}]", *_source(places[slug], one), "")]
+    outside = {slug: (place, survey(place)) for slug, place in named(ood_images).items()}
     side = float(np.median(found.shapes.min(axis=1)))
     network = pretrained(backbone, side)
     if network is None and side >= SMALLEST:
@@ -98,7 +98,7 @@ def new_recipe(
     if network is not None:
         console.print(Text(f"Timing {network.backbone} at {network.side} px on this machine ..."))
         per_image = seconds_of_an_image(network, 1 if found.grey else 3)
-    text = _text(choose(found, machine, minutes, network, per_image), place, name, near)
+    text = _text(choose(found, machine, minutes, network, per_image), place, name, outside)
     with tempfile.TemporaryDirectory() as folder_of_draft:
         draft = Path(folder_of_draft) / file.name
         draft.write_text(text, encoding="utf-8")
@@ -107,7 +107,7 @@ def new_recipe(
         write_atomically(file, text.encode("utf-8"))
     except OSError as error:
         raise UserError(f"{file}: cannot be written: {error.strerror}", exit_code=1) from error
-    _print(console, found, outside, file)
+    _print(console, found, {slug: one for slug, (_, one) in outside.items()}, file)
     return file
 
 
@@ -162,125 +162,27 @@ def named(paths: Sequence[str]) -> dict[str, Path]:
     return places
 
 
-def _line(setting: str, why: str) -> str:
-    return f"{setting.ljust(44)}# {why}"
-
-
 def source_of(place: Path, found: Survey) -> dict[str, Any]:
     """The table of a recipe that says where images are, and how many files of them may be left out."""
     bad = {"max_bad_images": found.bad_at_most} if found.bad_at_most else {}
     return {"source": "folder" if place.is_dir() else "table", "path": str(place), **bad}
 
 
-def _source(place: Path, found: Survey) -> list[str]:
-    """The lines that say where images are, and how many files of them may be left out."""
-    table = source_of(place, found)
-    lines = [f'source = "{table["source"]}"', f"path = {_toml(table['path'])}"]
-    if found.bad_at_most:
-        why = "files that cannot be read are left out; more stop the run"
-        lines.append(_line(f"max_bad_images = {found.bad_at_most}", why))
-    return lines
-
-
-def _text(chosen: Choices, place: Path, name: str, near: list[str]) -> str:
-    """The recipe; `near` are the lines of the out-of-distribution images."""
-    height, width, channels = chosen.image_shape
-    accelerated = " and a GPU" if chosen.machine.accelerator else ""
+def _text(chosen: Choices, place: Path, name: str, outside: dict[str, tuple[Path, Survey]]) -> str:
+    """The recipe; `outside` are the out-of-distribution images and where they lie, by name."""
+    made = Environment(
+        loader=PackageLoader("kood.starter"), undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True,
+        keep_trailing_newline=True,
+    )  # fmt: skip
+    made.filters |= {"clean": clean, "duration": duration, "toml": _toml}
     minutes = chosen.minutes
     if chosen.passing is not None:
         minutes = math.ceil(1.3 * chosen.passing / 60 + 1)  # And what is trained, measured and published.
-    shape = [_line(f"image_shape = [{height}, {width}, {channels}]", chosen.why_shape)]
-    shape.append(_line(f'resize = "{chosen.resize}"', chosen.why_resize))
-    lines = [
-        f"# {clean(place.name)}: {len(chosen.classes)} classes, {chosen.images:,} images. Written by kood new.",
-        f"# kood run {name}.toml",
-        f"# Time: about {minutes:g} minutes on {chosen.machine.cores} CPU cores{accelerated}.",
-        "",
-        "seed = 0",
-        "",
-        "[data]",
-        *shape,
-        _line('augment = ["flip"]', "mirror images; take it out where left and right differ"),
-        "",
-        "[data.id]",
-        *_source(place, chosen.found),
-    ]
-    lines += [f"# {text}" for text in _copies(chosen.found)]
-    if chosen.dropped:
-        lines += [
-            f"# Left out, with fewer than {FEWEST} images: {', '.join(map(clean, chosen.dropped))}",
-            f"classes = [{', '.join(map(_toml, chosen.classes))}]",
-        ]
-    if not chosen.found.test:
-        lines.append(_line(f"test = {TEST:g}", "no test part: this share is kept to test on"))
-    if not chosen.found.validation:
-        lines.append(_line(f"validation = {chosen.validation:g}", "images on which the score is chosen"))
-    lines += [
-        _line(f"calibration = {chosen.calibration:g}", chosen.why_split),
-        "",
-    ]
-    lines += near or [_line("# [data.near.others]", "images of no class above, to test on"), '# source = "folder"',
-                      '# path = "..."', ""]  # fmt: skip
-    lines += ["[data.far.uniform]", 'source = "uniform"', "count = 2000" if chosen.network is None else "count = 200",
-              "", "[data.far.blobs]", 'source = "blobs"', "count = 2000" if chosen.network is None else "count = 200",
-              ""]  # fmt: skip
-    if chosen.folds:
-        lines += [
-            "# Classes are held out in turn, and their images told from the others': an estimate of near outliers that",
-            "# needs none.",
-            "[data.hold_out]",
-            f"folds = {chosen.folds}",
-            "",
-        ]
-    lines += _scratch(chosen) if chosen.network is None else _frozen(chosen)
-    lines += [
-        "[serve]",
-        _line(f"accept = {chosen.accept:g}", "share of such images that the threshold shall accept"),
-        "",
-    ]
-    return "\n".join(lines)
-
-
-def _frozen(chosen: Choices) -> list[str]:
-    """The lines of a head on a frozen network."""
-    assert chosen.network is not None
-    options = ", ".join(f"{key} = {_toml(value)}" for key, value in chosen.network.options.items())
-    timed = tuned = ""
-    if chosen.tuning is not None:
-        tuned = f"; {duration(chosen.tuning)} a classifier"
-    if chosen.passing is not None:
-        timed = f", in about {duration(chosen.passing)}"
-    return [
-        "# What the classifier learns to be unsure of, made of the images above. How the kinds compare:",
-        "# docs/photographs.md. The run trains without them as well, and says so if they made the detector clearly",
-        "# worse.",
-        "# For no outliers write use = [].",
-        "[outliers]",
-        'use = ["patch_shuffle"]',
-        _line(f"per_batch = {chosen.batch_size}", "beside train.batch_size images"),
-        f"count = {chosen.outliers}",
-        "",
-        "[outliers.patch_shuffle]",
-        "grid = 4",
-        "",
-        *_head(chosen),
-        "[classifier]",
-        _line(f'backbone = "{chosen.network.backbone}"', chosen.network.why),
-        f"options = {{ {options} }}",
-        _line('train = "head"', f"the network stays as it is, and each image passes it once{timed}"),
-        _line('# train = "last"', f"then all of it learns: more are named right{tuned}"),
-        "# backbone_rate = 0.5",
-        "# frozen_statistics = true",
-        "",
-        "[train]",
-        f"epochs = {chosen.epochs}",
-        f"batch_size = {chosen.batch_size}",
-        *_weights(chosen),
-        "",
-        "[evaluate]",
-        _line('headline = "gen"', "the best on photographs of classes that were held out; auto chooses"),
-        "",
-    ]
+    text = made.get_template("recipe.toml").render(
+        chosen=chosen, place=place, name=name, minutes=minutes, outside=outside, source_of=source_of,
+        copies=_copies(chosen.found), fewest=FEWEST, test=TEST, uneven=UNEVEN, epochs=(FEWEST_EPOCHS, MOST_EPOCHS),
+    )  # fmt: skip
+    return text.expandtabs(REASON)  # In the template a tab stands before each reason, and nowhere else.
 
 
 def _copies(found: Survey) -> list[str]:
@@ -293,70 +195,9 @@ def _copies(found: Survey) -> list[str]:
     return told
 
 
-def _weights(chosen: Choices) -> list[str]:
-    """The line on classes of very different size: what it trades is the user's to choose."""
-    if chosen.found.uneven < UNEVEN:
-        return []
-    why = f"the largest class has {chosen.found.uneven:.0f} times the images of the smallest"
-    return [_line('# class_weight = "balanced"', why)]
-
-
-def _head(chosen: Choices) -> list[str]:
-    """The lines of a head on frozen features; two classes leave no room for a margin."""
-    if len(chosen.classes) == 2:
-        return ["[head]", _line('name = "softmax"', "two classes: no margin"), ""]
-    why = "on photographs far ahead of softmax; docs/photographs.md"
-    return ["[head]", _line('name = "cosface"', why), "margin = 0.1", "scale = 16.0", ""]
-
-
-def _scratch(chosen: Choices) -> list[str]:
-    """The lines of a network that is trained from nothing."""
-    return [
-        "# What the classifier learns to be unsure of, made of the images above. docs/outliers.md says how the kinds",
-        "# compare. The run trains without them as well, and says so if they made it clearly worse. For label mixups",
-        '# by a diffusion model write use = ["label_mixup"]; for no outliers use = [].',
-        "[outliers]",
-        'use = ["patch_shuffle"]',
-        _line('amplitude = "swapped"', "so that smoothness and contrast tell nothing"),
-        _line(f"per_batch = {chosen.batch_size // 2}", "beside train.batch_size images"),
-        f"count = {chosen.outliers}",
-        "",
-        _line("[outliers.label_mixup]", "counts where `use` names it, and so does [diffusion]"),
-        "guidance = 2.0",
-        "",
-        "[diffusion]",
-        'denoiser = "unet"',
-        f"options = {{ patch = 2, width = {chosen.width}, multipliers = [1, 2], blocks = 2 }}",
-        'prediction = "v"',
-        f"minutes = {chosen.minutes * 0.6:g}",
-        "learning_rate = 0.001",
-        "ema = 0.999",
-        _line('precision = "auto"', "measured on this machine before training"),
-        "",
-        "[head]",
-        _line('name = "softmax"', "none was measured to be better with these outliers; `kood list heads`"),
-        "",
-        "[classifier]",
-        _line(f'backbone = "{chosen.backbone}"', "`kood list backbones`"),
-        "",
-        "[train]",
-        _line(f"epochs = {chosen.epochs}", f"as many as the time allows, {FEWEST_EPOCHS} to {MOST_EPOCHS}"),
-        f"batch_size = {chosen.batch_size}",
-        "learning_rate = 0.003",
-        "weight_decay = 0.0005",
-        *(
-            [_line('auxiliary = "rotation"', "there is time to spare, and far outliers gain from it")]
-            if chosen.rotation
-            else []
-        ),
-        *_weights(chosen),
-        "",
-    ]
-
-
 def _toml(value: str) -> str:
-    """A string of TOML, with whatever it needs escaped."""
-    return tomli_w.dumps({"k": value}).strip().removeprefix("k = ")
+    """A string of TOML, with whatever it needs escaped, tabs too."""
+    return tomli_w.dumps({"k": value}).strip().removeprefix("k = ").replace("\t", r"\t")
 
 
 def _print(console: Console, found: Survey, outside: dict[str, Survey], file: Path) -> None:

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from kood.audit.shortcut import FAILS_ABOVE, shortcut_test
+from kood.audit.outlier_set import FAILS_ABOVE, shortcut_test
 from kood.intervals import auroc_interval
 
 

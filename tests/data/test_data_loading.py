@@ -161,7 +161,7 @@ def test_ood_takes_the_test_part_unless_told(npz_file, source):
         ("uniform", {"classes": [0]}, r"data\.far\.noise\.classes: .*remove `classes`"),
         ("npz", {"path": "$KOOD_NO_SUCH/x.npz"}, r"data\.far\.noise\.path = .*KOOD_NO_SUCH is not set"),
         ("npz", {"path": "${KOOD_NO_SUCH}/x.npz"}, r"KOOD_NO_SUCH is not set"),
-        ("npz", {"path": "no/such.npz"}, r"data\.far\.noise\.path: .*no/such\.npz is not a file"),
+        ("npz", {"path": "no/such.npz"}, r"data\.far\.noise\.path: .*no/such\.npz does not exist"),
     ],
 )
 def test_what_cannot_be_is_explained_with_its_key(source, name, options, message):

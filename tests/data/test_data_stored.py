@@ -1,5 +1,7 @@
 """Image sets written piece by piece, against the same written whole."""
 
+import errno
+
 import numpy as np
 import pytest
 
@@ -29,6 +31,15 @@ def test_blocks_make_the_same_files_as_a_whole_set(tmp_path, cuts, labelled):
     assert {file.name for file in (tmp_path / "whole").iterdir()} == written.keys()
     assert read_images(tmp_path, "set", facts).sha256() == whole.sha256()
     assert not list(tmp_path.glob(".*"))
+
+
+def test_a_file_system_that_cannot_flush_takes_blocks(tmp_path, monkeypatch):
+    def unable(_):
+        raise OSError(errno.EINVAL, "no fsync here")
+
+    monkeypatch.setattr("os.fsync", unable)
+    write_blocks(tmp_path, "set", [images(2)], count=2, image_shape=(3, 4, 1))
+    np.testing.assert_array_equal(np.load(tmp_path / "set.images.npy"), images(2))
 
 
 def test_blocks_may_come_from_views_of_files(tmp_path):

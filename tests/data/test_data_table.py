@@ -185,6 +185,7 @@ def test_groups(load, group, train, test):
         (["img/a.png,cat", '"img/b.png,dog'], {}, "line 2 of .* cannot be read as a table"),
         (["x" * 300 + "\\a.png,cat"], {}, "line 1 of .* does not exist"),
         (["img/a.png,cat"], {"root": "x" * 300}, r"root: .* is no folder"),
+        (["img/a.png,cat"], {"root": "$KOOD_NO_SUCH/img"}, r"data\.id\.root = .*KOOD_NO_SUCH is not set"),
         (["C:\\x\\a.png,cat", "img/b.png,dog"], {}, "line 1 of .* Windows drive"),
         (["img/a.png,cat", "img/b.png,dog"], {"group": {"column": "who"}}, r"id\.group\.column: .* no column 'who'"),
         (["file,label,who", "img/a.png,cat,", "img/b.png,dog,x"], {"group": {"column": "who"}}, "line 2 .* empty who"),

@@ -25,33 +25,30 @@ def layers() -> dict[str, Any]:
             "data.augment: aug_mix, color_jitter, cutout, pixmix and rand_augment need KerasCV; pip install keras-cv, "
             "or keep to crop and flip"
         ) from error
-    # Outside the graph that is being traced, to which what a layer makes would otherwise belong.
-    with tf.init_scope():
-        return _built(cv)
 
-
-def _built(cv) -> dict[str, Any]:
     class GivenRotation(cv.RandomRotation):
         """Rotates by the angles given as labels; called whole, for only so does it leave Keras's backend alone."""
 
         def get_random_transformation_batch(self, batch_size, labels=None, **others):
             return {"angles": labels}
 
-    return {
-        "auto_contrast": cv.AutoContrast(value_range=_BYTES, dtype="float32"),
-        "brightness": cv.RandomBrightness(factor=1.0, value_range=_BYTES, dtype="float32"),
-        "color": cv.RandomColorDegeneration(factor=1.0, dtype="float32"),
-        "contrast": cv.RandomContrast(value_range=_BYTES, factor=1.0, dtype="float32"),
-        "cutout": cv.RandomCutout(height_factor=0.5, width_factor=0.5, dtype="float32"),
-        "equalize": cv.Equalization(value_range=_BYTES, dtype="float32"),
-        "hue": cv.RandomHue(factor=1.0, value_range=_BYTES, dtype="float32"),
-        "posterize": cv.Posterization(value_range=_BYTES, bits=4, dtype="float32"),
-        "rotate": GivenRotation(factor=1.0, dtype="float32"),
-        "saturation": cv.RandomSaturation(factor=1.0, dtype="float32"),
-        "shear": cv.RandomShear(x_factor=1.0, y_factor=1.0, dtype="float32"),
-        "solarize": cv.Solarization(value_range=_BYTES, dtype="float32"),
-        "translate": cv.RandomTranslation(height_factor=1.0, width_factor=1.0, dtype="float32"),
-    }
+    # Outside the graph that is being traced, to which what a layer makes would otherwise belong.
+    with tf.init_scope():
+        return {
+            "auto_contrast": cv.AutoContrast(value_range=_BYTES, dtype="float32"),
+            "brightness": cv.RandomBrightness(factor=1.0, value_range=_BYTES, dtype="float32"),
+            "color": cv.RandomColorDegeneration(factor=1.0, dtype="float32"),
+            "contrast": cv.RandomContrast(value_range=_BYTES, factor=1.0, dtype="float32"),
+            "cutout": cv.RandomCutout(height_factor=0.5, width_factor=0.5, dtype="float32"),
+            "equalize": cv.Equalization(value_range=_BYTES, dtype="float32"),
+            "hue": cv.RandomHue(factor=1.0, value_range=_BYTES, dtype="float32"),
+            "posterize": cv.Posterization(value_range=_BYTES, bits=4, dtype="float32"),
+            "rotate": GivenRotation(factor=1.0, dtype="float32"),
+            "saturation": cv.RandomSaturation(factor=1.0, dtype="float32"),
+            "shear": cv.RandomShear(x_factor=1.0, y_factor=1.0, dtype="float32"),
+            "solarize": cv.Solarization(value_range=_BYTES, dtype="float32"),
+            "translate": cv.RandomTranslation(height_factor=1.0, width_factor=1.0, dtype="float32"),
+        }
 
 
 def uniform(images, seed, low: float, high: float, more: tuple[int, ...] = ()):

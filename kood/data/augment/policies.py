@@ -81,38 +81,22 @@ def _unless_empty(operation: _Operation, part, *draws):
 
 
 def rand_augment_operations() -> list[_Operation]:
-    cv, mean, spread = layers(), 0.5, 0.15
+    mean, spread = 0.5, 0.15
 
     def clipped(normal, most):
         return tf.clip_by_value((mean + spread * normal) * most, 0.0, most)
 
     def solarize(part, normal, uniform, sign):
         # One normal draw moves both amounts: more addition goes with a lower threshold, both being the magnitude.
-        amounts = {
-            "additions": clipped(normal, 110.0)[:, None, None, None],
-            "thresholds": (255.0 - clipped(normal, 255.0))[:, None, None, None],
-        }
-        return cv["solarize"].augment_images(part, transformations=amounts)
-
-    def color(part, normal, uniform, sign):
-        amounts = clipped(normal, 1.0)[:, None, None, None]
-        return cv["color"].augment_images(part, transformations=amounts)
-
-    def contrast(part, normal, uniform, sign):
-        factors = (1.0 + sign * uniform * mean)[:, None, None, None]
-        return cv["contrast"].augment_images(part, transformations=factors)
-
-    def brightness(part, normal, uniform, sign):
-        shifts = (sign * uniform * mean * 255.0)[:, None, None, None]
-        return cv["brightness"].augment_images(part, transformations=shifts)
+        return _solarized(part, clipped(normal, 110.0), 255.0 - clipped(normal, 255.0))
 
     return [
         _auto_contrast,
         _equalize,
         solarize,
-        color,
-        contrast,
-        brightness,
+        lambda part, normal, uniform, sign: _applied("color", part, clipped(normal, 1.0)),
+        lambda part, normal, uniform, sign: _applied("contrast", part, 1.0 + sign * uniform * mean),
+        lambda part, normal, uniform, sign: _applied("brightness", part, sign * uniform * mean * 255.0),
         lambda part, normal, uniform, sign: _shear(part, "shear_x", sign * clipped(normal, 1.0)),
         lambda part, normal, uniform, sign: _shear(part, "shear_y", sign * clipped(normal, 1.0)),
         lambda part, normal, uniform, sign: _translate(part, "width_translations", sign * uniform * mean),
@@ -121,27 +105,21 @@ def rand_augment_operations() -> list[_Operation]:
 
 
 def aug_mix_operations() -> list[_Operation]:
-    cv = layers()
-
     def severity(uniform):
         return 0.01 + 0.29 * uniform
 
     def solarize(part, normal, uniform, sign):
-        thresholds = (256.0 * (1.0 - severity(uniform)))[:, None, None, None]
-        amounts = {"additions": tf.zeros_like(thresholds), "thresholds": thresholds}
-        return cv["solarize"].augment_images(part, transformations=amounts)
+        thresholds = 256.0 * (1.0 - severity(uniform))
+        return _solarized(part, tf.zeros_like(thresholds), thresholds)
 
     def rotate(part, normal, uniform, sign):
         angles = sign * severity(uniform) * (30.0 / 180.0 * 3.141592653589793)
-        return cv["rotate"]({"images": part, "labels": angles})["images"]
-
-    def posterize(part, normal, uniform, sign):
-        return cv["posterize"].augment_image(part)
+        return layers()["rotate"]({"images": part, "labels": angles})["images"]
 
     return [
         _auto_contrast,
         _equalize,
-        posterize,
+        lambda part, normal, uniform, sign: layers()["posterize"].augment_image(part),
         rotate,
         solarize,
         lambda part, normal, uniform, sign: _shear(part, "shear_x", sign * severity(uniform) * 0.3),
@@ -149,6 +127,15 @@ def aug_mix_operations() -> list[_Operation]:
         lambda part, normal, uniform, sign: _translate(part, "width_translations", sign * severity(uniform) / 3.0),
         lambda part, normal, uniform, sign: _translate(part, "height_translations", sign * severity(uniform) / 3.0),
     ]
+
+
+def _applied(layer: str, part, amounts):
+    return layers()[layer].augment_images(part, transformations=amounts[:, None, None, None])
+
+
+def _solarized(part, additions, thresholds):
+    amounts = {"additions": additions[:, None, None, None], "thresholds": thresholds[:, None, None, None]}
+    return layers()["solarize"].augment_images(part, transformations=amounts)
 
 
 def _auto_contrast(part, normal, uniform, sign):

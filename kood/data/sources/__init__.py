@@ -10,7 +10,7 @@ is random. The options mean the same everywhere:
 - `classes`: only these, in this order; `count`: at most so many images of each split, drawn at random.
 - `split`: only this one. A source without an official split then returns "all" all the same.
 - `max_bad_images`: how many files of each split may be left out because they cannot be read.
-- `group`: what images of one group have in common, as `kood.data.groups.group_keys` has it.
+- `group`: what images of one group have in common, as `kood.data.listing.group_keys` has it.
 - `framing`: what is seen through transparency and what becomes of other proportions, a `kood.data.rules.Framing`; or
   its `ground`, (red, green, blue), its `resize` or its `antialias` alone.
 

@@ -5,10 +5,9 @@ from pathlib import Path
 from typing import Any
 
 from kood.data.files import USUAL, PassedOver, files_under, images_among
-from kood.data.groups import group_keys, group_numbers
 from kood.data.image_set import ImageSet
-from kood.data.listing import Listed, labelled, part_of, read_listed
-from kood.data.paths import data_path, what_is_at
+from kood.data.listing import Listed, group_keys, labelled, part_of, read_listed
+from kood.data.paths import data_path, need
 from kood.data.rules import STRETCHED, Framing
 from kood.errors import UserError
 from kood.text import clean, composed, some_of
@@ -62,10 +61,7 @@ def listed_splits(path: str | Path, group: Mapping[str, int | str] | None = None
         UserError: As `folder` does.
     """
     root = data_path(str(path))
-    at = what_is_at(root)
-    if at != "a folder":
-        found = f"is {at}, not a folder" if at else "does not exist"
-        raise UserError(f"path: {clean(root)} {found}; give a folder of images (relative paths start at {Path.cwd()})")
+    need(root, "a folder", "a folder", f"give a folder of images (relative paths start at {Path.cwd()})")
     passed = PassedOver()
     loose, inner = images_among(root, links=True, passed=passed)
     folders = _part_folders(root, inner)
@@ -84,14 +80,12 @@ def listed_splits(path: str | Path, group: Mapping[str, int | str] | None = None
     for part, place in where.items():
         among = images_among(place, links=True, passed=passed) if folders else (loose, inner)
         parts[part] = _files_and_classes(place, *among, passed, told)
-    groups = None
-    if group is not None:
-        groups = group_numbers({
-            part: group_keys(group, [file.removeprefix(str(root)).lstrip("/") for file in files],
-                             above=bool(folders) + (classes is not None))
-            for part, (files, classes) in parts.items()
-        })  # fmt: skip
-    return Listed(labelled(parts, where, groups), (*passed.notes(), *dict.fromkeys(told)), lone)
+    keys = None if group is None else {
+        part: group_keys(group, [file.removeprefix(str(root)).lstrip("/") for file in files],
+                         above=bool(folders) + (classes is not None))
+        for part, (files, classes) in parts.items()
+    }  # fmt: skip
+    return Listed(labelled(parts, where, keys), (*passed.notes(), *dict.fromkeys(told)), lone)
 
 
 def _part_folders(root: Path, inner: list[str]) -> dict[str, str]:

@@ -6,9 +6,8 @@ from typing import Any
 
 import numpy as np
 
-from kood.data.groups import group_keys, group_numbers
 from kood.data.image_set import ImageSet
-from kood.data.listing import Listed, Listing, read_listed
+from kood.data.listing import Listed, Listing, group_keys, group_numbers, read_listed
 from kood.data.paths import data_path, existing_in, need, root_of
 from kood.data.rules import STRETCHED, Framing
 from kood.errors import UserError

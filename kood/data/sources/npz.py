@@ -10,7 +10,7 @@ import numpy as np
 
 from kood.data.image_set import ImageSet
 from kood.data.large import filled, is_large
-from kood.data.paths import data_path, what_is_at
+from kood.data.paths import data_path, need
 from kood.data.rules import STRETCHED, Framing
 from kood.errors import UserError
 from kood.text import composed
@@ -37,8 +37,7 @@ def npz(
         UserError: Not a file, not an archive, an array missing or of a wrong kind; the message names it.
     """
     file = data_path(path)
-    if what_is_at(file) != "a file":
-        raise UserError(f"path: {file} is not a file (relative paths start at {Path.cwd()})")
+    need(file, "a file", "a file", f"give a .npz file (relative paths start at {Path.cwd()})")
     arrays = _arrays(file)
     names = _class_names(arrays, file)
     if "images" in arrays:

@@ -11,9 +11,8 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from kood.data.files import SUFFIXES
-from kood.data.groups import group_keys, group_numbers
 from kood.data.image_set import ImageSet
-from kood.data.listing import Listed, labelled, part_of, read_listed
+from kood.data.listing import Listed, group_keys, labelled, part_of, read_listed
 from kood.data.paths import data_path, existing_in, need, root_of
 from kood.data.rules import STRETCHED, Framing
 from kood.errors import UserError
@@ -121,7 +120,7 @@ def listed_table(
         lone = next(iter(of_part), None)
         told += [f"{part} is the only part: all its images are taken as one set" for part in of_part]
         of_part = {"all": np.arange(len(rows))}
-    groups = None
+    keys = None
     if group is not None:
         by_column = "group" in places
         outside = [] if by_column else [at for at, name in enumerate(names) if name.startswith(("/", "../"))]
@@ -129,8 +128,8 @@ def listed_table(
             raise _at(file, rows[outside[0]].line, f"names {clean(names[outside[0]])}, which is outside of "
                       f"{clean(folder)}, from where its folders count; set `root` to a folder above all files",
                       option="group")  # fmt: skip
-        keys = _told(file, rows, places["group"], header[places["group"]]) if by_column else group_keys(group, names)
-        groups = group_numbers({part: [keys[row] for row in at] for part, at in of_part.items()})
+        shared = _told(file, rows, places["group"], header[places["group"]]) if by_column else group_keys(group, names)
+        keys = {part: [shared[row] for row in at] for part, at in of_part.items()}
     unused = [name for place, name in enumerate(header) if place not in places.values()]
     if unused:
         told.append(f"columns passed over: {', '.join(map(clean, unused))}")
@@ -138,7 +137,7 @@ def listed_table(
         {part: ([files[row] for row in at], None if labels is None else [labels[row] for row in at])
          for part, at in of_part.items()},
         {part: f"the part {part} of {file}" for part in of_part},
-        groups,
+        keys,
     )  # fmt: skip
     return Listed(listings, tuple(told), lone)
 

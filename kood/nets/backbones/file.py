@@ -12,9 +12,8 @@ from kood.attached import Inside, bring, check_range, image_shape_of, last_dense
 from kood.attached.preprocessing import PREPROCESSING, Preprocess
 from kood.backends import compiled
 from kood.classifier import Classifier
-from kood.data.paths import data_path
-from kood.errors import UserError, under
-from kood.nets.backbones.parts import checked_image_shape, of_whole_batches, on_top_of, why
+from kood.errors import UserError
+from kood.nets.backbones.parts import checked_image_shape, of_whole_batches, on_top_of, option_path, why
 from kood.registry import nearest
 from kood.runs import digest_file, file_state
 from kood.text import clean
@@ -58,8 +57,7 @@ def file(
     image_shape = checked_image_shape(image_shape)
     if preprocess not in PREPROCESSING:
         raise UserError(f"classifier.options.preprocess = {preprocess!r}: {nearest(preprocess, PREPROCESSING)}")
-    with under("classifier.options"):
-        place = data_path(path)
+    place = option_path("path", path)
     bring(imports, "classifier.options.imports")
     model = opened(place, key="classifier.options.path")
     called = f"classifier.options.path: {clean(place)}"
@@ -96,8 +94,7 @@ def file(
 
 
 def _read(path: str, **_: Any) -> dict[str, Any]:
-    with under("classifier.options"):
-        place = data_path(path)
+    place = option_path("path", path)
     return {"path": _digest(place, file_state(place))} if place.is_file() else {}
 
 

@@ -10,9 +10,8 @@ from typing import Any
 
 import keras
 
-from kood.data.paths import data_path
-from kood.errors import UserError, under
-from kood.nets.backbones.parts import checked_image_shape, not_had, of_whole_batches, on_top_of, why
+from kood.errors import UserError
+from kood.nets.backbones.parts import checked_image_shape, not_had, of_whole_batches, on_top_of, option_path, why
 from kood.registry import nearest
 from kood.runs import digest_file
 
@@ -72,8 +71,7 @@ def _file(weights: str | None) -> Path | None:
     """The file of weights, None where Keras's or random ones are asked for."""
     if weights in ("imagenet", "none", None):
         return None
-    with under("classifier.options"):
-        file = data_path(weights)
+    file = option_path("weights", weights)
     if not file.is_file():
         raise UserError(f"classifier.options.weights: there is no file {file}; give 'imagenet', 'none', or a file of "
                         "weights, which model.save_weights(...) writes")  # fmt: skip

@@ -8,9 +8,8 @@ import numpy as np
 from keras import layers, ops
 
 from kood.attached import layers_of
-from kood.data.paths import data_path
-from kood.errors import UserError, under
-from kood.nets.backbones.parts import checked_image_shape, not_had, of_whole_batches, on_top_of, why
+from kood.errors import UserError
+from kood.nets.backbones.parts import checked_image_shape, not_had, of_whole_batches, on_top_of, option_path, why
 from kood.registry import bring, nearest
 from kood.runs import digests
 from kood.text import clean
@@ -64,8 +63,7 @@ def _folder(preset: str) -> Path | None:
     """The folder that a preset is, None where it is a name."""
     if "://" in preset:
         return None
-    with under("classifier.options"):
-        folder = data_path(preset)
+    folder = option_path("preset", preset)
     return folder if folder.is_dir() else None
 
 

@@ -1,27 +1,24 @@
 """What the backbones are made of, and the checks of their arguments. Weights are He-normal (arXiv 1502.01852)."""
 
 from collections.abc import Callable
+from pathlib import Path
 
 import keras
 import numpy as np
 from keras import layers, ops
 
 from kood.backends import BatchNormalization, Dropout, several
-from kood.errors import UserError
+from kood.data.paths import data_path
+from kood.errors import UserError, under
 from kood.text import clean, masked
 
 
 def convolution(width: int, kernel: int = 3, stride: int = 1) -> layers.Layer:
     """Without a bias: every convolution here is followed by a normalisation, which has its own."""
     return layers.Conv2D(
-        width,
-        kernel,
-        strides=stride,
-        padding="same",
-        data_format="channels_last",
-        use_bias=False,
+        width, kernel, strides=stride, padding="same", data_format="channels_last", use_bias=False,
         kernel_initializer="he_normal",
-    )
+    )  # fmt: skip
 
 
 def pointwise(x: keras.KerasTensor, width: int, stride: int) -> keras.KerasTensor:
@@ -38,17 +35,36 @@ def normalisation() -> layers.Layer:
     return BatchNormalization(momentum=0.9, epsilon=1e-5)
 
 
-def checked_image_shape(image_shape: tuple[int, int, int]) -> tuple[int, int, int]:
+def checked_image_shape(image_shape: tuple[int, int, int], **sizes: int | None) -> tuple[int, int, int]:
+    """The shape as a tuple; `ValueError` where it is none, or where one of the other sizes is not positive."""
     shape = tuple(image_shape)
     if len(shape) != 3 or not all(isinstance(size, int) and size > 0 for size in shape):
         raise ValueError(f"image_shape must be three positive integers (H, W, C), got {image_shape!r}")
+    check_positive(**sizes)
     return shape
 
 
-def check_positive(**sizes: int) -> None:
+def check_positive(**sizes: int | None) -> None:
     for name, size in sizes.items():
-        if size < 1:
+        if size is not None and size < 1:
             raise ValueError(f"{name} must be at least 1, got {size}")
+
+
+def ending_in(image: keras.KerasTensor, x: keras.KerasTensor, features: int | None, name: str) -> keras.Model:
+    """The backbone from `image` to x (B, D), or to so many features that a last dense layer makes of it."""
+    if features is not None:
+        x = layers.Dense(features, kernel_initializer="he_normal", name="features")(x)
+    return keras.Model(image, x, name=name)
+
+
+def option_path(option: str, path: str) -> Path:
+    """The absolute path that an option of a backbone names.
+
+    Raises:
+        UserError: As `data_path`, under the option's key.
+    """
+    with under("classifier.options"):
+        return data_path(path, option)
 
 
 def on_top_of(
@@ -67,11 +83,8 @@ def on_top_of(
     """
     image = keras.Input(image_shape, name="image")
     channels = network.input_shape[-1]
-    x = (
-        layers.Concatenate(name="colour", dtype="float32")([image] * 3)
-        if (image_shape[2], channels) == (1, 3)
-        else image
-    )
+    coloured = (image_shape[2], channels) == (1, 3)
+    x = layers.Concatenate(name="colour", dtype="float32")([image] * 3) if coloured else image
     return keras.Model(image, pooled(network(_pixels(x, prepare))), name=name)
 
 

@@ -1,10 +1,9 @@
 """Backbones of KerasCV with the weights that come with them, for photographs of about 100 px and more."""
 
 import keras
-from keras import layers
 
 from kood.errors import UserError
-from kood.nets.backbones.parts import check_positive, checked_image_shape, not_had, of_whole_batches, on_top_of
+from kood.nets.backbones.parts import checked_image_shape, ending_in, not_had, of_whole_batches, on_top_of
 
 __all__ = ["pretrained"]
 
@@ -30,18 +29,14 @@ def pretrained(
         ValueError: A size is not positive, images are not in colour.
         UserError: KerasCV is not installed, knows no such preset, or cannot fetch it.
     """
-    image_shape = checked_image_shape(image_shape)
-    check_positive(features=1 if features is None else features)
+    image_shape = checked_image_shape(image_shape, features=features)
     if image_shape[2] != 3:
         raise ValueError(f"pretrained backbones see colour: image_shape must end in 3, got {image_shape}")
     network = _fetched(preset)
     # As a plain functional model, which loads without KerasCV wherever its layers are Keras's own.
     plain = keras.Model(network.inputs[0], network.outputs[-1], name=network.name)
     backbone = on_top_of(of_whole_batches(plain), image_shape, lambda pixels: pixels, "pretrained")
-    if features is None:
-        return backbone
-    x = layers.Dense(features, kernel_initializer="he_normal", name="features")(backbone.output)
-    return keras.Model(backbone.input, x, name="pretrained")
+    return ending_in(backbone.input, backbone.output, features, "pretrained")
 
 
 pretrained.version = 2  # type: ignore[attr-defined]

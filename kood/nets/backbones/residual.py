@@ -3,7 +3,7 @@
 import keras
 from keras import layers
 
-from kood.nets.backbones.parts import check_positive, checked_image_shape, convolution, normalisation, pointwise
+from kood.nets.backbones.parts import checked_image_shape, convolution, ending_in, normalisation, pointwise, pooled
 
 __all__ = ["resnet8", "resnet18", "resnet20"]
 
@@ -79,8 +79,7 @@ def resnet18(image_shape: tuple[int, int, int], features: int | None = None, wid
 def _residual(
     name: str, image_shape: tuple[int, int, int], features: int | None, widths: tuple[int, ...], blocks: int
 ) -> keras.Model:
-    image_shape = checked_image_shape(image_shape)
-    check_positive(width=widths[0], features=1 if features is None else features)
+    image_shape = checked_image_shape(image_shape, width=widths[0], features=features)
     smallest = 2 ** (len(widths) - 1)
     if min(image_shape[:2]) < smallest:
         raise ValueError(f"{name} halves the image {len(widths) - 1} times: H and W must be at least {smallest}")
@@ -89,10 +88,7 @@ def _residual(
     for stage, width in enumerate(widths):
         for block in range(blocks):
             x = _block(x, width, stride=2 if stage and not block else 1)
-    x = layers.GlobalAveragePooling2D(data_format="channels_last", name="pooled")(x)
-    if features is not None:
-        x = layers.Dense(features, kernel_initializer="he_normal", name="features")(x)
-    return keras.Model(image, x, name=name)
+    return ending_in(image, pooled(x), features, name)
 
 
 def _block(x: keras.KerasTensor, width: int, stride: int) -> keras.KerasTensor:

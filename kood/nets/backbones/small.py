@@ -3,7 +3,7 @@
 import keras
 from keras import layers
 
-from kood.nets.backbones.parts import check_positive, checked_image_shape, convolution
+from kood.nets.backbones.parts import checked_image_shape, convolution, ending_in
 
 __all__ = ["small_cnn"]
 
@@ -31,8 +31,7 @@ def small_cnn(
     Raises:
         ValueError: A size is not positive, or `groups` does not divide a width.
     """
-    image_shape = checked_image_shape(image_shape)
-    check_positive(features=features, groups=groups)
+    image_shape = checked_image_shape(image_shape, features=features, groups=groups)
     if not widths or any(width < 1 or width % groups for width in widths):
         raise ValueError(f"widths must be positive multiples of groups={groups}, got {tuple(widths)}")
     image = keras.Input(image_shape, name="image")
@@ -41,6 +40,4 @@ def small_cnn(
         x = convolution(width, stride=2 if i == 1 else 1)(x)
         x = layers.GroupNormalization(groups, epsilon=1e-5)(x)
         x = layers.ReLU()(x)
-    x = layers.Flatten(data_format="channels_last")(x)
-    x = layers.Dense(features, kernel_initializer="he_normal", name="features")(x)
-    return keras.Model(image, x, name="small_cnn")
+    return ending_in(image, layers.Flatten(data_format="channels_last")(x), features, "small_cnn")

@@ -4,7 +4,7 @@ import keras
 from keras import layers
 
 from kood.backends import Dropout
-from kood.nets.backbones.parts import check_positive, checked_image_shape, convolution, normalisation, pointwise
+from kood.nets.backbones.parts import checked_image_shape, convolution, ending_in, normalisation, pointwise, pooled
 
 __all__ = ["wrn28_10", "wrn40_2"]
 
@@ -66,8 +66,7 @@ def wrn28_10(
 def _wide(
     name: str, image_shape: tuple[int, int, int], features: int | None, width: int, blocks: int, dropout: float
 ) -> keras.Model:
-    image_shape = checked_image_shape(image_shape)
-    check_positive(width=width, features=1 if features is None else features)
+    image_shape = checked_image_shape(image_shape, width=width, features=features)
     if min(image_shape[:2]) < 4:
         raise ValueError(f"{name} halves the image twice: H and W must be at least 4")
     if not 0 <= dropout < 1:
@@ -78,10 +77,7 @@ def _wide(
         for block in range(blocks):
             x = _block(x, width * 2**stage, stride=2 if stage and not block else 1, dropout=dropout)
     x = layers.ReLU()(normalisation()(x))
-    x = layers.GlobalAveragePooling2D(data_format="channels_last", name="pooled")(x)
-    if features is not None:
-        x = layers.Dense(features, kernel_initializer="he_normal", name="features")(x)
-    return keras.Model(image, x, name=name)
+    return ending_in(image, pooled(x), features, name)
 
 
 def _block(x: keras.KerasTensor, width: int, stride: int, dropout: float) -> keras.KerasTensor:
