@@ -1,7 +1,7 @@
 """What the scores with a state have in common: the state, and the checks of what they are fitted on."""
 
 from collections.abc import Callable
-from typing import Any
+from typing import Any, Self
 
 import numpy as np
 from keras import ops
@@ -69,13 +69,6 @@ def linear_head(width, kernel, bias):
     return kernel, bias
 
 
-def whole(name, value):
-    """A whole number from 1."""
-    if isinstance(value, bool) or int(value) != value or value < 1:
-        raise ValueError(f"{name} must be a whole number, at least 1; it is {value!r}.")
-    return int(value)
-
-
 def fraction(name, value):
     """A fraction from 0 to below 1; one in percent is told apart by its message."""
     if not 0 <= value < 1:
@@ -96,9 +89,9 @@ class Fitted:
     """A score with a state, `self.state`: named arrays that `fit` makes and `score` reads.
 
     `fit(features, labels, logits, kernel, bias)` takes ID features (N, D), their class indices (N,) and logits (N, K),
-    and the kernel (D, K) and bias (K,) of a linear head, of which each score needs what has no default; it returns the
-    score. It raises `ValueError` for input that is empty, of another shape or length, or not finite, and for what the
-    score says besides.
+    and the kernel (D, K) and bias (K,) of a linear head, of which each score needs what has no default; it ends with
+    `keep`, which returns the score. It raises `ValueError` for input that is empty, of another shape or length, or not
+    finite, and for what the score says besides.
 
     `score(features, logits)` takes (B, D) and (B, K) and returns float32 (B,), higher = more OOD. It raises
     `RuntimeError` before `fit` and `ValueError` for features or logits of another width.
@@ -148,8 +141,27 @@ class Fitted:
         score.restored()
         return score
 
+    def keep(self, **arrays) -> Self:
+        """Makes a state of arrays, float32 but for single numbers, and of the options of `__init__` that `STATE` names.
+
+        Returns:
+            Itself.
+        """
+        options = {name: getattr(self, name) for name in self._options()}
+        self.state = {
+            name: np.asarray(value, np.float32) if np.ndim(value) else np.array(value)
+            for name, value in {**options, **arrays}.items()
+        }
+        return self
+
     def restored(self):
-        """Takes what `__init__` was once given out of a state just loaded."""
+        """Takes the options of `__init__` that `STATE` names out of a state just loaded."""
+        for name in self._options():
+            if not self.state[name].ndim:
+                setattr(self, name, self.state[name].item())
+
+    def _options(self):
+        return [name for name in self.STATE if name in vars(self)]
 
     def place(self, put: Callable[[str, np.ndarray], Any] = _on_device) -> None:
         """Puts the arrays of the state somewhere, once for many calls of `score`; outside of any graph.

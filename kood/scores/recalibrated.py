@@ -4,8 +4,8 @@ import numpy as np
 from keras import ops
 from scipy.optimize import brentq
 
-from kood.scores.fitting import Fitted, array, class_indices, rightly_classified, rows_of_logits, whole
-from kood.scores.plain import msp
+from kood.scores.fitting import Fitted, array, class_indices, rightly_classified, rows_of_logits
+from kood.scores.plain import msp, whole
 from kood.scores.streaming import blocks
 
 __all__ = ["OpenMax", "TempScale"]
@@ -47,8 +47,7 @@ class TempScale(Fitted):
         least, most = -np.log(self.MOST), -np.log(self.LEAST)
         ends = [end for end, turns in ((most, slope(most) <= 0), (least, slope(least) >= 0)) if turns]
         found = ends[0] if ends else brentq(slope, least, most, xtol=1e-9)
-        self.state = {"temperature": np.array(np.exp(-found)), "classes": np.array(logits.shape[1])}
-        return self
+        return self.keep(temperature=np.exp(-found), classes=logits.shape[1])
 
     def score(self, features, logits):
         """One minus the maximum probability under the temperature: float32 (B,) in [0, 1 - 1/K]."""
@@ -90,9 +89,6 @@ class OpenMax(Fitted):
         super().__init__()
         self.tail, self.alpha = whole("tail", tail), whole("alpha", alpha)
 
-    def restored(self):
-        self.tail, self.alpha = int(self.state["tail"]), int(self.state["alpha"])
-
     def fit(self, features, labels, logits=None):
         """Averages the logits of each class's rightly classified images and fits their largest distances.
 
@@ -112,15 +108,7 @@ class OpenMax(Fitted):
         fits = [_weibull(one - one[0] + self.SHIFT, most) for one, most in zip(tails, steepest, strict=True)]
         scale, shape = np.transpose(fits)
         center = np.array([one[0] for one in tails]) - self.SHIFT + scale
-        self.state = {
-            "means": means.astype(np.float32),
-            "center": center.astype(np.float32),
-            "scale": scale.astype(np.float32),
-            "shape": shape.astype(np.float32),
-            "alpha": np.array(self.alpha),
-            "tail": np.array(self.tail),
-        }
-        return self
+        return self.keep(means=means, center=center, scale=scale, shape=shape)
 
     def score(self, features, logits):
         """Log-odds of the unknown class: float32 (B,), unbounded."""
