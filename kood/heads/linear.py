@@ -1,21 +1,12 @@
 """Heads whose logits are linear in the features."""
 
-import math
-
 import keras
 from keras import ops
 
 from kood.geometry import label_rows, labelled, unit
-from kood.heads.angular import Head
+from kood.heads.angular import Head, above_zero
 
 __all__ = ["LogitNorm", "Softmax", "T2FNorm"]
-
-
-def checked_temperature(temperature):
-    temperature = float(temperature)
-    if not (math.isfinite(temperature) and temperature > 0):
-        raise ValueError(f"temperature must be a finite number above 0; it is {temperature!r}.")
-    return temperature
 
 
 @keras.saving.register_keras_serializable(package="kood")
@@ -80,7 +71,7 @@ class LogitNorm(Softmax):
 
     def __init__(self, num_classes, temperature=0.04, **kwargs):
         super().__init__(num_classes, **kwargs)
-        self.temperature = checked_temperature(temperature)
+        self.temperature = above_zero("temperature", temperature)
 
     def call(self, features, labels=None, training=None):
         """Logits, of one length 1/T in the rows that have a label.
@@ -133,7 +124,7 @@ class T2FNorm(Head):
 
     def __init__(self, num_classes, temperature=0.1, **kwargs):
         super().__init__(num_classes, **kwargs)
-        self.temperature = checked_temperature(temperature)
+        self.temperature = above_zero("temperature", temperature)
         self.linear = Softmax(num_classes)
 
     def build(self, features_shape):
