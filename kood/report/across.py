@@ -15,7 +15,10 @@ from kood.report.wording import (
     with_interval,
 )
 
-__all__ = ["comparison", "differences", "folds", "label_columns", "matrix", "table_of"]
+__all__ = [
+    "Filled", "comparison", "differences", "folds", "label_columns", "matrix", "means_column", "runs_column",
+    "table_of",
+]  # fmt: skip
 
 Rows = Sequence[Mapping[str, Any]]
 
@@ -41,10 +44,10 @@ _APART = (
 
 
 #: A column and its cells, one for each row.
-_Filled = tuple[Column, list[Cell]]
+Filled = tuple[Column, list[Cell]]
 
 
-def label_columns(rows: Rows) -> list[_Filled]:
+def label_columns(rows: Rows) -> list[Filled]:
     """The settings that rows differ in, a column each."""
     found = [
         (words(heading, key), [Cell(override(one["cell"][key]) if key in one["cell"] else MISSING) for one in rows])
@@ -53,29 +56,33 @@ def label_columns(rows: Rows) -> list[_Filled]:
     return found or [(words("setting"), [Cell(setting({}))] * len(rows))]
 
 
-def _runs(rows: Rows) -> _Filled:
+def runs_column(rows: Rows, priority: int = 0) -> Filled:
+    """How many seeds each row has, and for programs which."""
     seeds = [Cell(str(len(one["seeds"])), " ".join(map(str, one["seeds"]))) for one in rows]
-    return Column("n", name="seeds"), seeds
+    return Column("n", name="seeds", priority=priority), seeds
 
 
-def _headline(rows: Rows) -> _Filled:
+def means_column(rows: Rows, statistics: Sequence[Any], heading: str, name: str, better: bool, priority: int) -> Filled:
+    """A statistic of each row over its seeds, `better` saying whether more is better."""
+    column = Column(heading, more_is_better=better, priority=priority, name=name, parts=("mean", "std"))
+    return column, [Cell(mean_std(of, len(one["seeds"])), of) for of, one in zip(statistics, rows, strict=True)]
+
+
+def _headline(rows: Rows) -> Filled:
     return words("score"), [Cell(headline_names(one)) for one in rows]
 
 
-def _figures(rows: Rows) -> list[_Filled]:
+def _figures(rows: Rows) -> list[Filled]:
     found = []
     for heading, (part, metric), more, spare in _FIGURES:
         if part in _PERHAPS and not any(one.get(part) for one in rows):
             continue
-        column = Column(
-            heading, more_is_better=more, priority=spare, name=f"{part}_{metric}", parts=("mean", "std")
-        )  # fmt: skip
         own = [one.get(part, {}).get(metric) for one in rows]
-        found.append((column, [Cell(mean_std(of, len(one["seeds"])), of) for of, one in zip(own, rows, strict=True)]))
+        found.append(means_column(rows, own, heading, f"{part}_{metric}", more, spare))
     return found
 
 
-def _apart(rows: Rows) -> list[_Filled]:
+def _apart(rows: Rows) -> list[Filled]:
     parts = ("mean", "low", "high", "positive", "significant")
     found = []
     for heading, (part, metric) in _APART:
@@ -87,7 +94,7 @@ def _apart(rows: Rows) -> list[_Filled]:
     return found
 
 
-def table_of(filled: Sequence[_Filled], title: str = "", notes: Sequence[str] = ()) -> Table:
+def table_of(filled: Sequence[Filled], title: str = "", notes: Sequence[str] = ()) -> Table:
     """A table of columns, each with its cells."""
     columns, cells = zip(*filled, strict=True)
     return Table(columns, [Row(one) for one in zip(*cells, strict=True)], title, notes)
@@ -106,7 +113,8 @@ def matrix(rows: Rows) -> Table:
     notes += [f"Headline score: {name}." for name in chosen if len(chosen) == 1]
     notes.append("FPR@95: ID flagged when 95% of OOD is caught.")
     own = [_headline(rows)] if len(chosen) > 1 else []
-    return table_of([*label_columns(rows), _runs(rows), *_figures(rows), *own], notes=[*notes, *_incomplete(rows)])
+    notes += _incomplete(rows)
+    return table_of([*label_columns(rows), runs_column(rows), *_figures(rows), *own], notes=notes)
 
 
 def _incomplete(rows: Rows) -> list[str]:
@@ -198,6 +206,6 @@ def comparison(rows: Rows) -> Table:
     """
     apart = any("difference" in one for one in rows)
     return table_of(
-        [*label_columns(rows), _runs(rows), _headline(rows), *_figures(rows), *(_apart(rows) if apart else [])],
+        [*label_columns(rows), runs_column(rows), _headline(rows), *_figures(rows), *(_apart(rows) if apart else [])],
         notes=["Percent.", *(_apart_notes(rows) if apart else [])],
     )

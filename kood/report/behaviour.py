@@ -9,7 +9,7 @@ import numpy as np
 
 from kood.metrics import calibration_bins, expected_calibration_error
 from kood.report.drawing import BLUE, COLOURS, GREY, INK, PALE, VERMILION, as_label, draw
-from kood.report.wording import percent
+from kood.report.wording import number, percent
 
 __all__ = ["Behaviour", "Extreme", "embedding", "reliability", "thumbnail"]
 
@@ -36,6 +36,11 @@ class Extreme:
     score: float
     predicted: str
     actual: str = ""
+
+    @property
+    def told(self) -> str:
+        """What is said of it beside the image."""
+        return f"score {number(self.score)}, called {self.predicted}" + (f", is {self.actual}" if self.actual else "")
 
 
 @dataclass(frozen=True)

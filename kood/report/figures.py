@@ -234,16 +234,12 @@ def training_curves(histories: Mapping[str, Mapping[str, Sequence[Any]]]) -> byt
     Returns:
         The image's bytes, SVG.
     """
-    panels: list[tuple[str, str, dict[str, Sequence[Any]]]] = []
-    for stage, terms in histories.items():
-        for term, values in terms.items():
-            base = term.removeprefix("val_")
-            if term.startswith("val_") and base in terms:
-                continue
-            curves = {term: values}
-            if f"val_{term}" in terms:
-                curves[f"val_{term}"] = terms[f"val_{term}"]
-            panels.append((stage, term, curves))
+    panels = [
+        (stage, term, [terms[name] for name in (term, f"val_{term}") if name in terms])
+        for stage, terms in histories.items()
+        for term in terms
+        if not (term.startswith("val_") and term.removeprefix("val_") in terms)
+    ]
     across = min(2, max(1, len(panels)))
     down = max(1, math.ceil(len(panels) / across))
 
@@ -253,7 +249,7 @@ def training_curves(histories: Mapping[str, Mapping[str, Sequence[Any]]]) -> byt
             axes.set_visible(False)
         for axes, (stage, term, curves) in zip(grid, panels, strict=False):
             drawn = []
-            for index, values in enumerate(curves.values()):
+            for index, values in enumerate(curves):
                 position, series = _thin_history(values)
                 drawn.append(series[np.isfinite(series)])
                 marker = "o" if len(series) == 1 else ""

@@ -8,24 +8,11 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
-from kood.report import across, figures, leaderboard, outlier_audit, results, sweeps
+from kood.report import across, figures, leaderboard, outlier_audit, results, sweeps, wording
 from kood.report.aggregate import rows_of
 from kood.report.behaviour import Behaviour, embedding, reliability, thumbnail
 from kood.report.files import write_bytes, write_text
 from kood.report.formats import ENDINGS
-from kood.report.wording import (
-    SMOKE,
-    accuracy_note,
-    all_notes,
-    all_warnings,
-    by_reason,
-    number,
-    origin,
-    percent,
-    sets,
-    setting,
-    threshold_meaning,
-)
 from kood.text import clean
 
 __all__ = ["render", "page", "write", "write_figures"]
@@ -53,7 +40,7 @@ def _templates() -> Any:
         loader=PackageLoader("kood.report"), autoescape=True, undefined=StrictUndefined, finalize=shown,
         trim_blocks=True, lstrip_blocks=True,
     )  # fmt: skip
-    made.filters |= {"data_url": data_url, "percent": percent}
+    made.filters |= {"data_url": data_url, "percent": wording.percent}
     return made
 
 
@@ -73,25 +60,26 @@ def _script() -> dict[str, Any]:
 
 def _told(report: Mapping[str, Any]) -> dict[str, Any]:
     """What stands first."""
-    return {"smoke": SMOKE if report.get("quick") else "", "warnings": all_warnings(report), "notes": all_notes(report)}
+    warnings, notes = wording.all_warnings(report), wording.all_notes(report)
+    return {"smoke": wording.SMOKE if report.get("quick") else "", "warnings": warnings, "notes": notes}
 
 
 def _cell(cell: Mapping[str, Any], *, short: bool = False) -> dict[str, Any]:
     """What is told of a run; in short as one cell of many."""
     means = cell["scores"].get(cell["headline_score"], {})
     return {
-        "setting": setting(cell.get("cell") or {}),
+        "setting": wording.setting(cell.get("cell") or {}),
         # The smoke notice of a matrix stands at the top of the page already.
         "told": _told({**cell, "quick": False} if short else cell),
         "tiles": _tiles(cell, means),
-        "accuracy_note": accuracy_note(cell),
+        "accuracy_note": wording.accuracy_note(cell),
         "headline": results.headline(cell),
         "held_out": results.held_out(cell),
         "scores": results.scores(cell),
         "by_dataset": results.by_dataset(cell),
         "classes": results.classes(cell),
         "every_class": results.every_class(cell),
-        "threshold": threshold_meaning(cell),
+        "threshold": wording.threshold_meaning(cell),
         "exposure": results.exposure(cell),
         "stages": results.stages(cell),
         "audit": outlier_audit.view(cell.get("outlier_audit"), short=short),
@@ -120,7 +108,7 @@ def _figures(
         drawn["pr"] = figures.pr_curves(scores, cell)
     if behaviour is not None:
         drawn["reliability"] = reliability(behaviour.confidence, behaviour.correct)
-        drawn["features"] = embedding(behaviour, sets(cell, "near"))
+        drawn["features"] = embedding(behaviour, wording.sets(cell, "near"))
     return drawn
 
 
@@ -129,14 +117,7 @@ def _extremes(behaviour: Behaviour | None) -> list[tuple[str, list[tuple[bytes, 
     found = []
     for name, images in (behaviour.extremes if behaviour else {}).items():
         told = f"Images of {name}, OOD, with the lowest scores" if name != "id" else "ID, with the highest scores"
-        shown = [
-            (
-                thumbnail(one.image),
-                f"score {number(one.score)}, called {one.predicted}" + (f", is {one.actual}" if one.actual else ""),
-            )
-            for one in images
-        ]
-        found.append((told, shown))
+        found.append((told, [(thumbnail(one.image), one.told) for one in images]))
     return found
 
 
@@ -177,8 +158,8 @@ def _matrix(report: Mapping[str, Any]) -> dict[str, Any]:
         "sweeps": {key: sweeps.sweep_figure(rows, key) for key in sweeps.swept(rows)},
         "differences": across.differences(rows),
         "folds": across.folds(rows),
-        "failed": [(setting(one["cell"]), one["error"]) for one in report.get("failed", [])],
-        "left_out": by_reason(report.get("left_out", [])),
+        "failed": [(wording.setting(one["cell"]), one["error"]) for one in report.get("failed", [])],
+        "left_out": wording.by_reason(report.get("left_out", [])),
         "minutes": (report.get("budget") or {}).get("minutes"),
         "cells": [_cell(cell, short=True) for cell in cells],
         "environment": next((one["environment"] for one in (report, *cells) if one.get("environment")), {}),
@@ -202,7 +183,7 @@ def page(
     kept = {stage: terms for stage, terms in (histories or {}).items() if terms}
     whole = {
         "recipe": report["recipe"],
-        "about": origin({"seeds": seeds, **report}),
+        "about": wording.origin({"seeds": seeds, **report}),
         "trained": ", ".join(kept),
         "training": figures.training_curves(kept) if kept else None,
         "sheet": _sheet(contact_sheet, outlier_notes),

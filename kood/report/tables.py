@@ -60,13 +60,8 @@ class Cell:
     value: Any = None
 
     @property
-    def mean(self) -> Any:
-        """The figure by which cells are compared."""
-        return self.value["mean"] if isinstance(self.value, Mapping) else self.value
-
-    @property
     def figure(self) -> Any:
-        """The figure to sort by; None where there is none."""
+        """The figure by which cells are compared and sorted; None where there is none."""
         figure = self.value.get("mean", self.value.get("low")) if isinstance(self.value, Mapping) else self.value
         return figure if isinstance(figure, int | float) else None
 
@@ -116,7 +111,7 @@ class Table:
             shown = {place: one.text.split(" ", 1)[0] for place, one in there.items() if one.text != MISSING}
             if len(set(shown.values())) > 1:
                 choose = max if column.more_is_better else min
-                best = shown[choose(shown, key=lambda place: there[place].mean)]
+                best = shown[choose(shown, key=lambda place: there[place].figure)]
                 for place, text in shown.items():
                     marks[place][index] = text == best
         return marks
