@@ -136,16 +136,19 @@ def embedding(behaviour: Behaviour, near: Sequence[str]) -> bytes:
     return draw(7.0, 4.6, paint)
 
 
-def thumbnail(image: np.ndarray) -> bytes:
+def thumbnail(image: np.ndarray, most: int | None = None) -> bytes:
     """An image as PNG, small ones enlarged by a whole factor, their pixels kept square.
 
     Args:
-        image: uint8 (H, W, C), C 1 or 3.
+        image: uint8 (H, W, C); of more than three channels the first three are shown.
+        most: Pixels to which the longer side is reduced first; not reduced where not given.
     """
     from PIL import Image
 
-    factor = max(1, -(-THUMBNAIL // max(image.shape[:2])))
-    pixels = image[..., 0] if image.shape[-1] == 1 else image
+    picture = Image.fromarray(image[..., 0] if image.shape[-1] == 1 else image[..., :3])
+    if most is not None:
+        picture.thumbnail((most, most))
+    factor = max(1, -(-THUMBNAIL // max(picture.size)))
     out = io.BytesIO()
-    Image.fromarray(pixels.repeat(factor, axis=0).repeat(factor, axis=1)).save(out, format="PNG")
+    picture.resize((factor * picture.width, factor * picture.height), Image.Resampling.NEAREST).save(out, "PNG")
     return out.getvalue()
