@@ -11,8 +11,6 @@ from kood.scores.fitting import (
     class_indices,
     linear_head,
     log_softmax,
-    rightly_classified,
-    rows_of_logits,
 )
 from kood.scores.plain import float32, log_probabilities
 from kood.scores.streaming import blocks, mean_row
@@ -36,7 +34,7 @@ class KLMatching(Fitted):
 
     def fit(self, features, labels=None, logits=None):
         """Averages the posteriors of each predicted class."""
-        logits = rows_of_logits("KLMatching", array("features", features), logits)
+        logits = self.rows_of_logits(array("features", features), logits)
         log_sums: dict[int, np.ndarray] = {}
         counts = np.zeros(logits.shape[1], np.int64)
         for (block,) in blocks(logits):
@@ -88,8 +86,8 @@ class SHE(Fitted):
         """
         features = array("features", features)
         labels = class_indices(features, labels)
-        logits = rows_of_logits("SHE", features, logits)
-        return self.keep(patterns=rightly_classified("SHE", features, labels, logits)[0])
+        logits = self.rows_of_logits(features, logits)
+        return self.keep(patterns=self.rightly_classified(features, labels, logits)[0])
 
     def score(self, features, logits):
         """Minus the inner product with the predicted class's pattern: float32 (B,), unbounded."""

@@ -38,29 +38,6 @@ def class_indices(features, labels):
     return labels.astype(np.int64)
 
 
-def rows_of_logits(score, features, logits):
-    """The logits (N, K), for a score that cannot do without them."""
-    if logits is None:
-        raise ValueError(f"{score} needs the logits of the features.")
-    logits = array("logits", logits)
-    same_length(features, logits=logits)
-    return logits
-
-
-def rightly_classified(score, values, labels, logits):
-    """Mean values (K, D) of each class's rightly classified rows, and which rows (N,) these are."""
-    right = np.concatenate([block.argmax(axis=1) for (block,) in blocks(logits)]) == labels
-    counts = np.bincount(labels[right], minlength=logits.shape[1])
-    if (counts == 0).any():
-        missing = ", ".join(map(str, np.flatnonzero(counts == 0)[:5]))
-        raise ValueError(
-            f"{score} needs an image of every class that is classified rightly; there is none of {missing}."
-        )
-    # Those that are classified wrongly go to a row past the last class.
-    sums = class_sums(values, np.where(right, labels, len(counts)), len(counts) + 1)[:-1]
-    return sums / counts[:, None], right
-
-
 def linear_head(width, kernel, bias):
     """Kernel (D, K) and bias (K,) of a linear head, float64."""
     kernel, bias = (np.asarray(array(*part), np.float64) for part in (("kernel", kernel), ("bias", bias, 1)))
@@ -187,6 +164,26 @@ class Fitted:
         if name not in self.state:
             raise RuntimeError(f"{type(self).__name__} must be fitted before it can score.")
         return self.state[name]
+
+    def rows_of_logits(self, features, logits):
+        """The logits (N, K) to fit to, for a score that cannot do without them."""
+        if logits is None:
+            raise ValueError(f"{type(self).__name__} needs the logits of the features.")
+        logits = array("logits", logits)
+        same_length(features, logits=logits)
+        return logits
+
+    def rightly_classified(self, values, labels, logits):
+        """Mean values (K, D) of each class's rightly classified rows, and which rows (N,) these are."""
+        right = np.concatenate([block.argmax(axis=1) for (block,) in blocks(logits)]) == labels
+        counts = np.bincount(labels[right], minlength=logits.shape[1])
+        if (counts == 0).any():
+            missing = ", ".join(map(str, np.flatnonzero(counts == 0)[:5]))
+            needs = f"{type(self).__name__} needs an image of every class that is classified rightly"
+            raise ValueError(f"{needs}; there is none of {missing}.")
+        # Those that are classified wrongly go to a row past the last class.
+        sums = class_sums(values, np.where(right, labels, len(counts)), len(counts) + 1)[:-1]
+        return sums / counts[:, None], right
 
     def checked(self, values, width, name="features"):
         """Values as a float32 tensor (B, width); refuses another shape."""

@@ -6,7 +6,7 @@ import numpy as np
 from keras import ops
 
 from kood.geometry import unit
-from kood.scores.fitting import Fitted, array, fraction, log_softmax, rows_of_logits
+from kood.scores.fitting import Fitted, array, fraction, log_softmax
 from kood.scores.plain import above_zero, float32, whole
 from kood.scores.streaming import blocks, spread
 
@@ -226,7 +226,7 @@ class NNGuide(_Neighbours):
             ValueError: Fewer than k features.
         """
         features = array("features", features)
-        logits = rows_of_logits("NNGuide", features, logits)
+        logits = self.rows_of_logits(features, logits)
         kept = min(len(features), self.limit, max(round(self.share * len(features)), self.k))
         _enough(kept, self.k)
         return self.keep(bank=_bank(features, kept, logits))
@@ -268,7 +268,7 @@ class Relation(_Bank):
     def fit(self, features, labels=None, logits=None):
         """Keeps the directions of the features and their posteriors."""
         features = array("features", features)
-        logits = rows_of_logits("Relation", features, logits)
+        logits = self.rows_of_logits(features, logits)
         kept = spread(len(features), self.limit)
         posteriors = [np.exp(log_softmax(np.asarray(logits[rows], np.float64))) for (rows,) in blocks(kept)]
         return self.keep(bank=_bank(features, self.limit), posteriors=np.concatenate(posteriors))

@@ -4,14 +4,27 @@ import numpy as np
 from keras import ops
 from scipy.optimize import brentq
 
-from kood.scores.fitting import Fitted, array, class_indices, rightly_classified, rows_of_logits
+from kood.scores.fitting import Fitted, array, class_indices
 from kood.scores.plain import msp, whole
 from kood.scores.streaming import blocks
 
 __all__ = ["OpenMax", "TempScale"]
 
 
-class TempScale(Fitted):
+class _Recalibrated(Fitted):
+    """A score of the logits alone, fitted to the classes of known images."""
+
+    def _labelled(self, features, labels, logits):
+        """The logits (N, K) and the labels (N,), indices of their classes."""
+        features = array("features", features)
+        labels = class_indices(features, labels)
+        logits = self.rows_of_logits(features, logits)
+        if labels.min() < 0 or labels.max() >= logits.shape[1]:
+            raise ValueError(f"labels must be from 0 to {logits.shape[1] - 1}, as the logits have so many classes.")
+        return logits, labels
+
+
+class TempScale(_Recalibrated):
     """Maximum softmax probability under a fitted temperature: `msp` of logits / T.
 
     T is the temperature with the least negative log-likelihood of known images' labels. It is sought from 0.01 to 100,
@@ -33,7 +46,7 @@ class TempScale(Fitted):
         Raises:
             ValueError: Labels that are not indices of the logits' classes.
         """
-        logits, labels = _labelled("TempScale", features, labels, logits)
+        logits, labels = self._labelled(features, labels, logits)
 
         def slope(log_inverse):
             """Of the negative log-likelihood, which is convex in 1 / T."""
@@ -55,7 +68,7 @@ class TempScale(Fitted):
         return msp(self.checked(logits, int(self.fitted("classes")), "logits") / temperature)
 
 
-class OpenMax(Fitted):
+class OpenMax(_Recalibrated):
     """OpenMax: log-odds of the unknown class, ln(P(unknown) / (1 - P(unknown))).
 
     Of the `alpha` largest logits v_c, ranked i = 1, 2, ..., the share w_c (alpha + 1 - i) / alpha is taken off and
@@ -95,8 +108,8 @@ class OpenMax(Fitted):
         Raises:
             ValueError: Labels that are not class indices, or a class without a rightly classified image.
         """
-        logits, labels = _labelled("OpenMax", features, labels, logits)
-        means, right = rightly_classified("OpenMax", logits, labels, logits)
+        logits, labels = self._labelled(features, labels, logits)
+        means, right = self.rightly_classified(logits, labels, logits)
         tails = [np.empty(0)] * len(means)
         for block, own, is_right in blocks(logits, labels, right.astype(np.int8)):
             distances = np.linalg.norm(block - means[own], axis=1)
@@ -127,16 +140,6 @@ class OpenMax(Fitted):
         taken = -ops.expm1(-power) * weights * ranked[:, :revised]
         known = ops.concatenate([ranked[:, :revised] - taken, ranked[:, revised:]], axis=-1)
         return ops.sum(taken, axis=-1) - ops.logsumexp(known, axis=-1)
-
-
-def _labelled(score, features, labels, logits):
-    """The logits (N, K) and the labels (N,), indices of their classes."""
-    features = array("features", features)
-    labels = class_indices(features, labels)
-    logits = rows_of_logits(score, features, logits)
-    if labels.min() < 0 or labels.max() >= logits.shape[1]:
-        raise ValueError(f"labels must be from 0 to {logits.shape[1] - 1}, as the logits have so many classes.")
-    return logits, labels
 
 
 def _log1p(x):

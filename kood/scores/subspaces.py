@@ -3,7 +3,7 @@
 import numpy as np
 from keras import ops
 
-from kood.scores.fitting import Fitted, array, linear_head, same_length
+from kood.scores.fitting import Fitted, array, linear_head
 from kood.scores.plain import float32, whole
 from kood.scores.streaming import blocks, mean_row
 
@@ -119,8 +119,7 @@ class ViM(_PrincipalSpace):
         """
         features = array("features", features)
         if logits is not None:
-            logits = array("logits", logits)
-            same_length(features, logits=logits)
+            logits = self.rows_of_logits(features, logits)
         space, mean_norm = self._space(features, kernel, bias)
         if logits is not None:
             largest = sum(block.max(axis=1).sum() for (block,) in blocks(logits))
