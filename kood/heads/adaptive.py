@@ -62,16 +62,7 @@ class AdaCos(NormFace):
         self.scale = _followed(self, "scale", fixed_scale(self.num_classes))
 
     def call(self, features, labels=None, training=None):
-        """Scaled cosines; with labels and `training=True` the scale moves first.
-
-        Args:
-            features: (B, D).
-            labels: None, integers (B,) or rows (B, K).
-            training: Whether the scale may move.
-
-        Returns:
-            float32 logits (B, K).
-        """
+        """Scaled cosines, as `AngularHead.call`; with labels and `training=True` the scale moves first."""
         features, prototypes, cosine = self._directions(features)
         scale = ops.convert_to_tensor(self.scale)
         if labels is not None:
@@ -150,15 +141,9 @@ class CurricularFace(ArcFace):
         self.t = _followed(self, "t", 0.0)
 
     def call(self, features, labels=None, training=None):
-        """Scaled cosines, with the margin on the labelled classes and the hard ones changed.
+        """Scaled cosines, as `AngularHead.call`, with the margin on the labelled classes and the hard ones changed.
 
-        Args:
-            features: (B, D).
-            labels: None, integers (B,) or rows (B, K).
-            training: Whether t may move.
-
-        Returns:
-            float32 logits (B, K).
+        With labels and `training=True` t moves first.
         """
         features, prototypes, cosine = self._directions(features)
         if labels is None:
@@ -242,15 +227,9 @@ class AdaFace(AngularHead):
         return turned + turn - self.margin
 
     def call(self, features, labels=None, training=None):
-        """Scaled cosines, with the margin of each feature's length on the labelled classes.
+        """Scaled cosines, as `AngularHead.call`, with the margin of each feature's length on the labelled classes.
 
-        Args:
-            features: (B, D).
-            labels: None, integers (B,) or rows (B, K).
-            training: Whether the mean and the standard deviation of the lengths may move.
-
-        Returns:
-            float32 logits (B, K).
+        With labels and `training=True` the mean and the standard deviation of the lengths move first.
         """
         length = lengths(ops.stop_gradient(ops.cast(features, "float32")))
         features, prototypes, cosine = self._directions(features)

@@ -25,10 +25,7 @@ class Softmax(Head):
 
     def build(self, features_shape):
         self.kernel = self.add_weight(
-            name="kernel",
-            shape=(features_shape[-1], self.num_classes),
-            initializer="glorot_uniform",
-            autocast=False,
+            name="kernel", shape=(features_shape[-1], self.num_classes), initializer="glorot_uniform", autocast=False
         )
         self.bias = self.add_weight(name="bias", shape=(self.num_classes,), initializer="zeros", autocast=False)
 
@@ -74,16 +71,7 @@ class LogitNorm(Softmax):
         self.temperature = above_zero("temperature", temperature)
 
     def call(self, features, labels=None, training=None):
-        """Logits, of one length 1/T in the rows that have a label.
-
-        Args:
-            features: (B, D).
-            labels: None, integers (B,) or rows (B, K); see `kood.heads`.
-            training: Makes no difference here: it is the labels that bring the length.
-
-        Returns:
-            float32 (B, K).
-        """
+        """Logits (B, K), float32, of one length 1/T in the rows that have a label; see `kood.heads`."""
         plain = super().call(features)
         if labels is None:
             return plain
@@ -139,16 +127,7 @@ class T2FNorm(Head):
         return self.linear.bias
 
     def call(self, features, labels=None, training=None):
-        """Logits, of features of the length 1/T in the rows that have a label.
-
-        Args:
-            features: (B, D).
-            labels: None, integers (B,) or rows (B, K); see `kood.heads`.
-            training: Makes no difference here: it is the labels that bring the length.
-
-        Returns:
-            float32 (B, K).
-        """
+        """Logits (B, K), float32, of features of the length 1/T in the rows that have a label; see `kood.heads`."""
         features = ops.cast(features, "float32")
         if labels is not None:
             rows = labelled(label_rows(labels, self.num_classes))

@@ -63,16 +63,7 @@ class CIDER(NormFace):
         )  # fmt: skip
 
     def call(self, features, labels=None, training=None):
-        """Cosines over the temperature; with labels and `training=True` the prototypes move first.
-
-        Args:
-            features: (B, D).
-            labels: None, integers (B,) or rows (B, K).
-            training: Whether the prototypes may move.
-
-        Returns:
-            float32 logits (B, K).
-        """
+        """Cosines over T, as `AngularHead.call`; with labels and `training=True` the prototypes move first."""
         if labels is not None:
             classes = self._classes(labels)
             if training:
