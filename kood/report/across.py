@@ -4,21 +4,10 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from kood.report.paired import DIFFERENCE_NOTE, FOLDS_NOTE
-from kood.report.tables import MISSING, Cell, Column, Row, Table, words
-from kood.report.wording import (
-    headings,
-    headline_names,
-    mean_std,
-    override,
-    setting,
-    signed,
-    with_interval,
-)
+from kood.report.tables import MISSING, Cell, Column, Filled, Table, table_of, words
+from kood.report.wording import headings, headline_names, mean_std, override, setting, signed, with_interval
 
-__all__ = [
-    "Filled", "comparison", "differences", "folds", "label_columns", "matrix", "means_column", "runs_column",
-    "table_of",
-]  # fmt: skip
+__all__ = ["comparison", "differences", "folds", "label_columns", "matrix", "means_column", "runs_column"]
 
 Rows = Sequence[Mapping[str, Any]]
 
@@ -43,13 +32,9 @@ _APART = (
 )
 
 
-#: A column and its cells, one for each row.
-Filled = tuple[Column, list[Cell]]
-
-
 def label_columns(rows: Rows) -> list[Filled]:
     """The settings that rows differ in, a column each."""
-    found = [
+    found: list[Filled] = [
         (words(heading, key), [Cell(override(one["cell"][key]) if key in one["cell"] else MISSING) for one in rows])
         for key, heading in headings(rows).items()
     ]
@@ -84,7 +69,7 @@ def _figures(rows: Rows) -> list[Filled]:
 
 def _apart(rows: Rows) -> list[Filled]:
     parts = ("mean", "low", "high", "positive", "significant")
-    found = []
+    found: list[Filled] = []
     for heading, (part, metric) in _APART:
         if part in _PERHAPS and not any((one.get("difference") or {}).get(part) for one in rows):
             continue
@@ -92,12 +77,6 @@ def _apart(rows: Rows) -> list[Filled]:
         own = [((one.get("difference") or {}).get(part) or {}).get(metric) for one in rows]
         found.append((column, [Cell(signed(one), one) for one in own]))
     return found
-
-
-def table_of(filled: Sequence[Filled], title: str = "", notes: Sequence[str] = ()) -> Table:
-    """A table of columns, each with its cells."""
-    columns, cells = zip(*filled, strict=True)
-    return Table(columns, [Row(one) for one in zip(*cells, strict=True)], title, notes)
 
 
 def matrix(rows: Rows) -> Table:

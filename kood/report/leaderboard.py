@@ -4,11 +4,11 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from kood.intervals import mean_interval
-from kood.report.across import label_columns, means_column, runs_column, table_of
+from kood.report.across import label_columns, means_column, runs_column
 from kood.report.aggregate import Cell as Run
 from kood.report.aggregate import group, statistic
 from kood.report.paired import Scores, intervals
-from kood.report.tables import MISSING, Cell, Column, Table, words
+from kood.report.tables import MISSING, Cell, Column, Table, table_of, words
 from kood.report.wording import percent
 
 __all__ = ["FIRST", "entries", "table"]

@@ -3,10 +3,10 @@
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
-from itertools import takewhile
+from itertools import takewhile, zip_longest
 from typing import Any
 
-__all__ = ["MISSING", "Cell", "Column", "Row", "Table", "row", "words"]
+__all__ = ["MISSING", "Cell", "Column", "Filled", "Row", "Table", "row", "table_of", "words"]
 
 #: Stands where there is no figure.
 MISSING = "—"
@@ -137,3 +137,14 @@ class Table:
     def noted(self, bold: str = "Bold") -> str:
         """What stands below it, with the meaning of the mark that the best cells carry."""
         return " ".join((*self.notes, *([f"{bold}: best of its column."] if any(map(any, self.best)) else [])))
+
+
+#: A column and its cells, one for each row.
+Filled = tuple[Column, Sequence[str | Cell]]
+
+
+def table_of(filled: Sequence[Filled], title: str = "", notes: Sequence[str] = (), kinds: Sequence[str] = ()) -> Table:
+    """A table of columns, each with its cells, and of the kinds of its rows where any is more than a row."""
+    columns, cells = zip(*filled, strict=True)
+    rows = [row(*one, kind=kind) for one, kind in zip_longest(zip(*cells, strict=True), kinds, fillvalue="")]
+    return Table(columns, rows, title, notes)
