@@ -153,15 +153,7 @@ def pr_curves(scores: Mapping[str, Any], cell: Mapping[str, Any]) -> bytes:
     Horizontal: share of OOD images caught. Vertical: share of OOD among the flagged images, which depends on how many
     there are of each kind. NaN scores are left out.
 
-    Args:
-        scores: {dataset name or "id": scores (N,)}, higher = more OOD.
-        cell: The result of the run; names the datasets and gives the AUPR of the legend.
-
-    Returns:
-        The image's bytes, SVG.
-
-    Raises:
-        ValueError: If "id" is missing or a dataset is not in the result.
+    Args, result and errors are those of `roc_curves`; the legend gives the AUPR.
     """
 
     def points(inside: np.ndarray, outside: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
