@@ -64,20 +64,19 @@ class Behaviour:
     extremes: Mapping[str, Sequence[Extreme]] = field(default_factory=dict)
 
 
-def reliability(confidence: np.ndarray, correct: np.ndarray, *, bins: int = 15) -> bytes:
+def reliability(confidence: np.ndarray, correct: np.ndarray) -> bytes:
     """Reliability diagram: accuracy against confidence, and under it how many images are so confident.
 
     Args:
         confidence: (N,) probability of the predicted class.
         correct: (N,) whether it is right.
-        bins: Equally wide bins of the confidence.
 
     Returns:
         The image's bytes, SVG.
     """
-    counts, mean, accuracy = calibration_bins(confidence, correct, bins)
-    error = expected_calibration_error(confidence, correct, bins)
-    there, edges = counts > 0, np.linspace(0.0, 1.0, bins + 1)
+    counts, mean, accuracy = calibration_bins(confidence, correct)
+    error = expected_calibration_error(confidence, correct)
+    there, edges = counts > 0, np.linspace(0.0, 1.0, len(counts) + 1)
 
     def paint(figure: Any) -> None:
         upper, lower = figure.subplots(2, 1, sharex=True, height_ratios=(3, 1))

@@ -13,6 +13,10 @@ from kood.report.wording import COLUMNS, number, percent, sets, setting
 __all__ = ["matrix_intervals", "pr_curves", "roc_curves", "score_histograms", "thin_curve", "training_curves"]
 
 
+#: Bins of the histograms of scores.
+BINS = 60
+
+
 def _values(scores: Mapping[str, Any]) -> dict[str, np.ndarray]:
     flat = {name: np.asarray(values, dtype=np.float64).ravel() for name, values in scores.items()}
     return {name: values[~np.isnan(values)] for name, values in flat.items()}
@@ -42,7 +46,7 @@ def _range(pools: Sequence[np.ndarray], threshold: float | None) -> tuple[float,
     return low - room, high + room
 
 
-def score_histograms(scores: Mapping[str, Any], cell: Mapping[str, Any], *, bins: int = 60) -> bytes:
+def score_histograms(scores: Mapping[str, Any], cell: Mapping[str, Any]) -> bytes:
     """Histograms of the headline score: the ID test images against each near and far set, one panel a set.
 
     Heights are shares of a set's images, so sets of unequal size compare. Scores beyond the shown range are
@@ -51,7 +55,6 @@ def score_histograms(scores: Mapping[str, Any], cell: Mapping[str, Any], *, bins
     Args:
         scores: {dataset name or "id": scores (N,)}, higher = more OOD.
         cell: The result of the run; names the datasets, the score and the threshold.
-        bins: Number of bins.
 
     Returns:
         The image's bytes, SVG.
@@ -65,7 +68,7 @@ def score_histograms(scores: Mapping[str, Any], cell: Mapping[str, Any], *, bins
     threshold = cell["threshold"].get("value") if of_headline else None
     drawn = threshold is not None and math.isfinite(threshold)
     low, high = _range([values["id"], *(values[name] for name, _ in names)], threshold)
-    edges = np.linspace(low, high, bins + 1)
+    edges = np.linspace(low, high, BINS + 1)
 
     def shares(pool: np.ndarray) -> np.ndarray:
         inside = np.clip(pool, edges[0], edges[-1])

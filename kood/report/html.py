@@ -121,14 +121,14 @@ def _extremes(behaviour: Behaviour | None) -> list[tuple[str, list[tuple[bytes, 
     return found
 
 
-def _sheet(path: str | Path | None, notes: str | Sequence[str] | None) -> dict[str, Any] | None:
+def _sheet(path: Path | None, notes: Sequence[str]) -> dict[str, Any] | None:
     """The outliers the classifier was trained with, as large as they are shown; None where there is nothing."""
-    caption = notes if isinstance(notes, str) else " ".join(notes or [])
+    caption = " ".join(notes)
     if path is None:
         return {"image": None, "caption": caption} if caption else None
     from PIL import Image
 
-    content = Path(path).read_bytes()
+    content = path.read_bytes()
     if not content.startswith(b"\x89PNG\r\n\x1a\n"):
         raise ValueError(f"{path} is not a PNG image")
     image: Image.Image = Image.open(io.BytesIO(content))
@@ -171,8 +171,8 @@ def page(
     *,
     scores: Mapping[str, Any] | None = None,
     histories: Histories | None = None,
-    contact_sheet: str | Path | None = None,
-    outlier_notes: str | Sequence[str] | None = None,
+    contact_sheet: Path | None = None,
+    outlier_notes: Sequence[str] = (),
     behaviour: Behaviour | None = None,
 ) -> str:
     """The page of a run or of a matrix as HTML text; arguments and errors are those of `write`."""
@@ -197,7 +197,7 @@ def page(
     )  # fmt: skip
 
 
-def write(path: str | Path, report: Mapping[str, Any], **more: Any) -> Path:
+def write(path: Path, report: Mapping[str, Any], **more: Any) -> None:
     """Writes report.html, and beside a matrix's its table as table.csv and table.tex, each whole or not at all; where
     it has a leaderboard, that as leaderboard.csv and leaderboard.tex too.
 
@@ -211,9 +211,6 @@ def write(path: str | Path, report: Mapping[str, Any], **more: Any) -> Path:
             outlier_notes: What stands under it: how the outliers were made.
             behaviour: What the figures of the classifier's behaviour are drawn of; for one run only.
 
-    Returns:
-        The path.
-
     Raises:
         ValueError: If a matrix is given scores, scores name an unknown dataset, or the contact sheet is no PNG.
     """
@@ -225,13 +222,13 @@ def write(path: str | Path, report: Mapping[str, Any], **more: Any) -> Path:
         beside["leaderboard"] = leaderboard.table(report["leaderboard"])
     for name, one in beside.items():
         for ending in ("csv", "tex"):
-            write_text(Path(path).with_name(f"{name}.{ending}"), ENDINGS[ending](one))
-    return write_text(path, html)
+            write_text(path.with_name(f"{name}.{ending}"), ENDINGS[ending](one))
+    write_text(path, html)
 
 
 def write_figures(
-    folder: str | Path, report: Mapping[str, Any], scores: Mapping[str, Any], behaviour: Behaviour | None = None
-) -> list[Path]:
+    folder: Path, report: Mapping[str, Any], scores: Mapping[str, Any], behaviour: Behaviour | None = None
+) -> None:
     """Writes the figures of one run's page as files too, for a paper or a slide.
 
     Args:
@@ -240,12 +237,10 @@ def write_figures(
         report: The result of the run.
         scores: {dataset name or "id": headline scores (N,)}.
         behaviour: What the figures of the classifier's behaviour are drawn of.
-
-    Returns:
-        The files.
     """
     drawn = {f"{name}.svg": figure for name, figure in _figures(report, scores, behaviour).items()}
     for name, images in (behaviour.extremes if behaviour else {}).items():
         # Sets are named by a recipe, which allows no more than letters, digits and ".", "_", "-".
         drawn |= {f"{name}-{rank}.png": thumbnail(one.image) for rank, one in enumerate(images, start=1)}
-    return [write_bytes(Path(folder) / name, content) for name, content in drawn.items()]
+    for name, content in drawn.items():
+        write_bytes(folder / name, content)
