@@ -11,19 +11,18 @@ images' features, the calibration `--calibration` scores, by class. Scores of ro
 import argparse
 import os
 import statistics
-import time
 
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 
 import keras
 import numpy as np
+from turns import in_turn, machine
 
 from kood import heads, registry
 from kood.backends import compiled
 from kood.classifier import Classifier
 from kood.conformal import Calibration
 from kood.decision import Decision
-from kood.machine import cores, processor, vector_flags
 from kood.outputs import forward_of, run_over
 from kood.scorer import Scorer
 
@@ -34,12 +33,10 @@ SCORES = [
 ]  # fmt: skip
 
 
-def seconds(call, batches) -> float:
-    """The time of a call on every batch, results read back."""
-    start = time.perf_counter()
+def read(call, batches) -> None:
+    """A call on every batch, results read back."""
     for batch in batches:
         keras.tree.map_structure(keras.ops.convert_to_numpy, call(batch))
-    return time.perf_counter() - start
 
 
 def main() -> None:
@@ -55,7 +52,7 @@ def main() -> None:
     parser.add_argument("--scores", nargs="*", default=SCORES)
     arguments = parser.parse_args()
     print(
-        f"{processor()}, {cores()} cores, {vector_flags()}; {arguments.backbone} at {arguments.size} px, "
+        f"{machine()}; {arguments.backbone} at {arguments.size} px, "
         f"{keras.backend.backend()} float32, {arguments.images:,} images in batches of {arguments.batch}"
     )
     keras.utils.set_random_seed(0)
@@ -76,12 +73,10 @@ def main() -> None:
             rng.normal(size=arguments.calibration), np.arange(arguments.calibration) % CLASSES, CLASSES, 0.95, True
         )
         calls = {"outputs": outputs, "decision": compiled(Decision(classifier, scorer, calibration))}
-        found: dict[str, list[float]] = {key: [] for key in calls}
-        for number in range(arguments.rounds + 1):
-            for key, call in calls.items():
-                took = seconds(call, batches if number else batches[:2])
-                if number:
-                    found[key].append(took)
+        sides = {
+            key: lambda number, call=call: read(call, batches if number else batches[:2]) for key, call in calls.items()
+        }
+        found = in_turn(sides, arguments.rounds)
         middle = {key: statistics.median(values) for key, values in found.items()}
         share = statistics.median(d / o for o, d in zip(found["outputs"], found["decision"], strict=True)) - 1
         print(

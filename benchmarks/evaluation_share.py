@@ -13,8 +13,7 @@ import argparse
 import time
 
 import numpy as np
-
-from kood.machine import cores, processor, vector_flags
+from turns import machine
 
 OOD_SETS = 4
 
@@ -71,7 +70,7 @@ def main() -> None:
         near=dict(list(sets.items())[:2]), far=dict(list(sets.items())[2:]), batch_size=arguments.batch,
     )  # fmt: skip
     whole = time.perf_counter() - start
-    print(f"{processor()}, {cores()} cores, {vector_flags()}; {keras.backend.backend()}")
+    print(f"{machine()}; {keras.backend.backend()}")
     print(
         f"{arguments.backbone} at {arguments.size} px, {quarter + OOD_SETS * rest:,} test and {arguments.train:,} "
         f"training images, {len(result.figures['scores'])} scores: {whole:.1f} s"

@@ -12,17 +12,16 @@ decodes every image once to find copies and broken files, is told by itself.
 import argparse
 import os
 import statistics
-import time
 from pathlib import Path
 
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 
 import keras
+from turns import in_turn, machine
 
 from kood.backends import compiled
 from kood.data.deferred import Images, listed
 from kood.data.rules import STRETCHED
-from kood.machine import cores, processor, vector_flags
 from kood.outputs import at_once, run_over
 from kood.registry import obtain
 
@@ -40,37 +39,28 @@ def main() -> None:
     files = sorted(
         str(file) for file in arguments.folder.rglob("*") if file.suffix.lower() in (".jpg", ".jpeg", ".png")
     )
-    print(
-        f"{processor()}, {cores()} cores, {vector_flags()}; {len(files):,} files at {arguments.size} px, "
-        f"{keras.backend.backend()} float32"
-    )
+    print(f"{machine()}; {len(files):,} files at {arguments.size} px, {keras.backend.backend()} float32")
     backbone = obtain("backbones", "file")(shape, path=str(arguments.backbone), layer=arguments.layer)
     forward = compiled(backbone)
 
     images: list[Images] = []
 
-    def listing() -> None:
+    def listing(_: int) -> None:
         images[:] = [listed(files, shape, 0, STRETCHED)[0]]
 
-    def kood() -> None:
+    def kood(_: int) -> None:
         run_over(lambda some: {"features": forward(some)}, images[0], at_once(shape))
 
     given = keras.saving.load_model(arguments.backbone, compile=False)
     bare = keras.Model(given.inputs, given.get_layer(arguments.layer).output) if arguments.layer else given
 
-    def predict() -> None:
+    def predict(_: int) -> None:
         pixels = keras.utils.image_dataset_from_directory(
             arguments.folder, labels=None, image_size=shape[:2], batch_size=32, shuffle=False, verbose=False
         )
         bare.predict(pixels, verbose=0)
 
-    taken: dict[str, list[float]] = {"data": [], "kood": [], "bare": []}
-    for number in range(arguments.rounds + 1):
-        for name, call in (("data", listing), ("kood", kood), ("bare", predict)):
-            begun = time.perf_counter()
-            call()
-            if number:
-                taken[name].append(time.perf_counter() - begun)
+    taken = in_turn({"data": listing, "kood": kood, "bare": predict}, arguments.rounds)
     seconds = {name: statistics.median(of) for name, of in taken.items()}
     for name, of in seconds.items():
         print(f"{name}: {len(files) / of:.1f} images/s")

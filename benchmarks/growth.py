@@ -26,8 +26,7 @@ from pathlib import Path
 
 import numpy as np
 from PIL import Image
-
-from kood.machine import cores, processor, vector_flags
+from turns import machine
 
 CLASSES = 4
 SMALLER = "from kood.data import large; large.IN_MEMORY = 8 * 2**20; "
@@ -214,10 +213,7 @@ def main() -> None:
     parser.add_argument("--predictions", type=int, default=100_000)
     parser.add_argument("--parts", nargs="*", choices=list(PARTS), default=list(PARTS))
     arguments = parser.parse_args()
-    print(
-        f"{processor()}, {cores()} cores, {vector_flags()}; "
-        f"KERAS_BACKEND={os.environ.get('KERAS_BACKEND', 'tensorflow')}"
-    )
+    print(f"{machine()}; KERAS_BACKEND={os.environ.get('KERAS_BACKEND', 'tensorflow')}")
     for part in arguments.parts:
         PARTS[part](arguments)
 

@@ -10,10 +10,10 @@ seconds, and the ratio kood / scikit-learn (below 1 means that kood is faster). 
 
 import argparse
 import statistics
-import time
 
 import numpy as np
 from sklearn import metrics as peer
+from turns import in_turn
 
 from kood import metrics
 from kood.machine import cores, processor
@@ -44,20 +44,12 @@ def by_scikit_learn(scores: np.ndarray, is_ood: np.ndarray) -> dict[str, float]:
 
 def compare(scores: np.ndarray, is_ood: np.ndarray, rounds: int) -> tuple[float, float, float]:
     """Median seconds of kood and of scikit-learn, and the largest difference of a figure."""
-    seconds: dict[str, list[float]] = {"kood": [], "scikit-learn": []}
-    sides = {
-        "kood": lambda: metrics.summary(scores, is_ood, LEVEL),
-        "scikit-learn": lambda: by_scikit_learn(scores, is_ood),
-    }
-    found = {}
-    for turn in range(rounds + 1):
-        for side, call in sides.items():
-            start = time.perf_counter()
-            found[side] = call()
-            if turn:
-                seconds[side].append(time.perf_counter() - start)
+    sides = {"kood": metrics.summary, "scikit-learn": by_scikit_learn}
+    found = {name: figures(scores, is_ood) for name, figures in sides.items()}
     apart = max(abs(found["kood"][name] - value) for name, value in found["scikit-learn"].items())
-    return statistics.median(seconds["kood"]), statistics.median(seconds["scikit-learn"]), apart
+    calls = {name: lambda _, figures=figures: figures(scores, is_ood) for name, figures in sides.items()}
+    seconds = {name: statistics.median(of) for name, of in in_turn(calls, rounds).items()}
+    return seconds["kood"], seconds["scikit-learn"], apart
 
 
 def main() -> None:

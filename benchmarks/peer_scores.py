@@ -12,6 +12,7 @@ of a covariance the first 50 features. Printed: the largest difference over the 
 import argparse
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import torch
@@ -66,63 +67,41 @@ def compare(fit: dict, own: dict, classes: np.ndarray, kernel: np.ndarray, bias:
 
     single, known_single = features.float(), known["features"].float()
     few, known_few = features[:, :FEW], known["features"][:, :FEW]
-    dim = 200
-    table: dict[str, tuple[Callable, str, Callable]] = {
-        "msp": (lambda: peers.MaxSoftmax.score(logits), "1 +", lambda x: 1 + x),
-        "max_logit": (lambda: peers.MaxLogit.score(logits), "", lambda x: x),
-        "energy": (lambda: peers.EnergyBased.score(logits), "", lambda x: x),
-        "entropy": (lambda: peers.Entropy.score(logits), "", lambda x: x),
-        "gen:smallest=1e-07": (lambda: peers.GEN.score(logits), "", lambda x: x),
-        "ash": (lambda: peers.ASH(None, head, percentile=0.9).predict_feature_maps(maps), "", lambda x: x),
-        "scale": (lambda: peers.SCALE(None, head, percentile=0.85).predict_feature_maps(maps), "", lambda x: x),
-        "react": (
-            lambda: peers.ReAct(None, head).fit_feature_maps(known_maps, labels).predict_feature_maps(maps), "",
-            lambda x: x,
-        ),
-        "dice": (
-            lambda: peers.DICE(None, w, b, 0.9).fit_features(known["features"], labels).predict_features(features), "",
-            lambda x: x,
-        ),
-        "fdbd": (
-            lambda: peers.fDBD(None, linear()).fit_features(known_single).predict_features(single), "",
-            lambda x: x,
-        ),
-        "knn": (lambda: peers.KNN(None).fit_features(known["features"], labels).predict_features(features), "",
-                lambda x: x),
+    known_features, known_logits = known["features"], known["logits"]
+    table: dict[str, Callable] = {
+        "msp": lambda: peers.MaxSoftmax.score(logits),
+        "max_logit": lambda: peers.MaxLogit.score(logits),
+        "energy": lambda: peers.EnergyBased.score(logits),
+        "entropy": lambda: peers.Entropy.score(logits),
+        "gen:smallest=1e-07": lambda: peers.GEN.score(logits),
+        "ash": lambda: peers.ASH(None, head, percentile=0.9).predict_feature_maps(maps),
+        "scale": lambda: peers.SCALE(None, head, percentile=0.85).predict_feature_maps(maps),
+        "react": lambda: peers.ReAct(None, head).fit_feature_maps(known_maps, labels).predict_feature_maps(maps),
+        "dice": lambda: peers.DICE(None, w, b, 0.9).fit_features(known_features, labels).predict_features(features),
+        "fdbd": lambda: peers.fDBD(None, linear()).fit_features(known_single).predict_features(single),
+        "knn": lambda: peers.KNN(None).fit_features(known_features, labels).predict_features(features),
         "nnguide:k=10,share=1": (
-            lambda: peers.NNGuide(None, head_single).fit_features(known_single, labels).predict_features(single), "",
-            lambda x: x,
+            lambda: peers.NNGuide(None, head_single).fit_features(known_single, labels).predict_features(single)
         ),
         "vim:dim=200": (
-            lambda: peers.ViM(None, dim, w, b).fit_features(known["features"], labels).predict_features(features), "",
-            lambda x: x,
+            lambda: peers.ViM(None, 200, w, b).fit_features(known_features, labels).predict_features(features)
         ),
-        "klmatching": (
-            lambda: peers.KLMatching(None).fit_logits(known["logits"], labels).predict_logits(logits), "", lambda x: x
-        ),
-        "nci:alpha=0.01": (
-            lambda: peers.NCI(None, linear(), 0.01).fit_features(known_single).predict_features(single), "",
-            lambda x: x,
-        ),
-        "gradnorm": (
-            lambda: peers.GradNorm(linear(), lambda name: name == "weight").predict(single), "", lambda x: x
-        ),
-        "mahalanobis": (
-            lambda: peers.Mahalanobis(None).fit_features(known_few, labels).predict_features(few), "2N x",
-            lambda x: 2 * len(classes) * x,
-        ),
-        "relativemahalanobis": (
-            lambda: peers.RMD(None).fit_features(known_few, labels).predict_features(few), "N x",
-            lambda x: len(classes) * x,
-        ),
-    }  # fmt: skip
+        "klmatching": lambda: peers.KLMatching(None).fit_logits(known_logits, labels).predict_logits(logits),
+        "nci:alpha=0.01": lambda: peers.NCI(None, linear(), 0.01).fit_features(known_single).predict_features(single),
+        "gradnorm": lambda: peers.GradNorm(linear(), lambda name: name == "weight").predict(single),
+        "mahalanobis": lambda: peers.Mahalanobis(None).fit_features(known_few, labels).predict_features(few),
+        "relativemahalanobis": lambda: peers.RMD(None).fit_features(known_few, labels).predict_features(few),
+    }
+    #: What is done to some of the peer's answers first.
+    changes: dict[str, tuple[str, Callable]] = {
+        "msp": ("1 +", lambda x: 1 + x),
+        "mahalanobis": ("2N x", lambda x: 2 * len(classes) * x),
+        "relativemahalanobis": ("N x", lambda x: len(classes) * x),
+    }
 
-    class Head:
-        pass
-
-    linear_head = Head()
-    linear_head.kernel, linear_head.bias = kernel, bias
-    for name, (peer, how, changed) in table.items():
+    linear_head = SimpleNamespace(kernel=kernel, bias=bias)
+    for name, peer in table.items():
+        how, changed = changes.get(name, ("", lambda x: x))
         # Of what they make themselves; where that is single, features are.
         torch.set_default_dtype(torch.float64 if "mahalanobis" in name else torch.float32)
         try:

@@ -23,6 +23,7 @@ os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 
 import keras
 import numpy as np
+from turns import machine
 
 from kood import heads, registry, training
 from kood.classifier import Classifier
@@ -30,7 +31,6 @@ from kood.conformal import threshold
 from kood.data import ImageSet
 from kood.data.batches import training_batches
 from kood.data.images import fit_images
-from kood.machine import cores, processor, vector_flags
 from kood.outputs import forward_of, run_over, score_rows, softmax
 from kood.scorer import Scorer, applicable
 from kood.serving.publishing import publish
@@ -99,7 +99,7 @@ def main() -> int:
     parser.add_argument("--epochs", type=int, default=5)
     parser.add_argument("--scores", nargs="*")
     arguments = parser.parse_args()
-    print(f"{processor()}, {cores()} cores, {vector_flags()}; {arguments.backbone}, {keras.backend.backend()} float32")
+    print(f"{machine()}; {arguments.backbone}, {keras.backend.backend()} float32")
     images, labels = digits()
     known = np.flatnonzero(labels < KNOWN)
     fitted, held = known[:700], known[700:900]

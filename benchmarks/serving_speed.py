@@ -29,11 +29,11 @@ import keras
 import numpy as np
 import tensorflow as tf
 from PIL import Image
+from turns import machine
 
 from kood import heads, registry
 from kood.classifier import Classifier
 from kood.data.images import normalize, to_shape
-from kood.machine import cores, processor, vector_flags
 from kood.outputs import outputs_of
 from kood.scorer import Scorer
 from kood.serving.export import write_saved_model
@@ -87,10 +87,7 @@ def main() -> None:
     parser.add_argument("--images", type=int, default=1000, help="for kood predict")
     parser.add_argument("--scores", nargs="*", default=SCORES)
     arguments = parser.parse_args()
-    print(
-        f"{processor()}, {cores()} cores, {vector_flags()}; "
-        f"{arguments.backbone} at {arguments.size} px, TensorFlow float32"
-    )
+    print(f"{machine()}; {arguments.backbone} at {arguments.size} px, TensorFlow float32")
     shape = (arguments.size, arguments.size, 3)
     rng = np.random.default_rng(0)
     images = rng.integers(0, 256, (64, *shape), np.uint8)

@@ -18,8 +18,9 @@ import os
 import statistics
 import subprocess
 import sys
-import time
 from importlib.util import find_spec
+
+from turns import in_turn
 
 from kood.machine import cores, vector_flags
 
@@ -41,7 +42,7 @@ def measure(arguments: argparse.Namespace) -> dict[str, float]:
 
     size, classes, batch, beside = arguments.size, 10, arguments.batch, arguments.outliers
     rng = np.random.default_rng(0)
-    steps, rounds = arguments.images // batch, arguments.rounds + 1
+    steps = arguments.images // batch
     count = steps * (batch + beside)
     pixels = rng.integers(0, 256, (count, size, size, 3), dtype="uint8")
     labels = rng.integers(0, classes, count)
@@ -50,7 +51,9 @@ def measure(arguments: argparse.Namespace) -> dict[str, float]:
     backbone = registry.obtain("backbones", arguments.backbone)
 
     def optimizer():
-        return training.optimizer(steps * rounds, learning_rate=1e-3, weight_decay=1e-4, precision=arguments.precision)
+        return training.optimizer(
+            steps * (arguments.rounds + 1), learning_rate=1e-3, weight_decay=1e-4, precision=arguments.precision
+        )
 
     with training.precision(arguments.precision):
         trunk, its_trunk = backbone((size, size, 3)), backbone((size, size, 3))
@@ -76,19 +79,13 @@ def measure(arguments: argparse.Namespace) -> dict[str, float]:
 
     def fit_ours(number: int) -> None:
         batches, _ = training_batches(images, outliers, seed=number, **settings)
-        ours.fit(batches, steps_per_epoch=steps, shuffle=False, verbose=0)
+        ours.fit(batches, epochs=1, steps_per_epoch=steps, shuffle=False, verbose=0)
 
     def fit_bare(_: int) -> None:
         bare.fit(plain, verbose=0)
 
-    seconds: dict[str, list[float]] = {"kood": [], "bare": []}
     with ours.holding(held):
-        for number in range(rounds):
-            for name, fit in (("kood", fit_ours), ("bare", fit_bare)):
-                start = time.perf_counter()
-                fit(number)
-                if number:
-                    seconds[name].append(time.perf_counter() - start)
+        seconds = in_turn({"kood": fit_ours, "bare": fit_bare}, arguments.rounds)
     speeds = {name: count / statistics.median(values) for name, values in seconds.items()}
     return {**speeds, "resident": held is not None}
 

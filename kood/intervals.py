@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from kood.metrics import placements
+from kood.metrics import placements, standard_error
 
 __all__ = ["FEWEST_SEEDS", "Difference", "auroc_interval", "mean_interval", "paired_difference"]
 
@@ -86,9 +86,8 @@ def auroc_interval(inside, outsides, level: float = 0.95) -> tuple[float, float]
     areas = np.array([of.mean() for of in of_outsides])
     low = high = area = float(areas.mean())
     if 0.0 < area < 1.0:
-        variance = of_inside.var(ddof=1) / len(of_inside)
-        variance += sum(of.var(ddof=1) / len(of) for of in of_outsides) / len(of_outsides) ** 2
-        reach = NormalDist().inv_cdf((1 + level) / 2) * float(np.sqrt(variance)) / (area * (1 - area))
+        error = standard_error(of_inside, of_outsides)
+        reach = NormalDist().inv_cdf((1 + level) / 2) * error / (area * (1 - area))
         middle = np.log(area / (1 - area))
         low, high = (float(1 / (1 + np.exp(-end))) for end in (middle - reach, middle + reach))
     unmet, among_id = [_unmet(of, level) for of in of_outsides], _unmet(of_inside, level)

@@ -19,20 +19,9 @@ from typing import NamedTuple
 import numpy as np
 
 __all__ = [
-    "accuracy",
-    "aupr_in",
-    "aupr_out",
-    "auroc",
-    "auroc_difference",
-    "average_precision",
-    "calibration_bins",
-    "expected_calibration_error",
-    "fpr_at_id_tpr",
-    "fpr_at_ood_tpr",
-    "joined",
-    "placements",
-    "summary",
-]
+    "accuracy", "aupr_in", "aupr_out", "auroc", "auroc_difference", "average_precision", "calibration_bins",
+    "expected_calibration_error", "fpr_at_id_tpr", "fpr_at_ood_tpr", "joined", "placements", "summary",
+]  # fmt: skip
 
 
 class _Counts(NamedTuple):
@@ -290,9 +279,7 @@ def auroc_difference(first, second) -> tuple[float, float]:
         raise ValueError("a score is NaN.")
     one, other = placements(inside, outsides), placements(other_inside, other_outsides)
     of_inside, of_outsides = other[0] - one[0], [b - a for a, b in zip(one[1], other[1], strict=True)]
-    variance = of_inside.var(ddof=1) / len(inside)
-    variance += sum(of.var(ddof=1) / len(of) for of in of_outsides) / len(outsides) ** 2
-    return float(np.mean([of.mean() for of in of_outsides])), float(np.sqrt(variance))
+    return float(np.mean([of.mean() for of in of_outsides])), standard_error(of_inside, of_outsides)
 
 
 def placements(inside, outsides) -> tuple[np.ndarray, list[np.ndarray]]:
@@ -310,6 +297,13 @@ def placements(inside, outsides) -> tuple[np.ndarray, list[np.ndarray]]:
     """
     of_inside = np.mean([_below(inside, outside) for outside in outsides], axis=0)
     return of_inside, [_below(-outside, -inside) for outside in outsides]
+
+
+def standard_error(of_inside, of_outsides) -> float:
+    """DeLong's standard error of an AUROC from its `placements`, or of a difference from the difference of two's."""
+    variance = of_inside.var(ddof=1) / len(of_inside)
+    variance += sum(of.var(ddof=1) / len(of) for of in of_outsides) / len(of_outsides) ** 2
+    return float(np.sqrt(variance))
 
 
 def _below(values, others) -> np.ndarray:

@@ -60,13 +60,22 @@ def _mean_of(cell: Cell, kind: str) -> dict[str, float]:
     }
 
 
-def photographs_table(kept: dict[str, Any]) -> Iterator[str]:
+#: What is told of a cell, under the heading that it has.
+FIGURES: dict[str, Callable[[Cell], float]] = {
+    "ID accuracy": lambda cell: cell["accuracy"],
+    "near AUROC": lambda cell: cell["near"]["auroc"],
+    "near FPR@95": lambda cell: cell["near"]["fpr_at_ood_tpr"],
+    "far AUROC": lambda cell: cell["far"]["auroc"],
+}
+#: Of what a table is made: its headings, then its rows.
+Rows = Iterator[list[str]]
+
+
+def photographs_table(kept: dict[str, Any]) -> Rows:
     """Each head under each kind of outlier: accuracy, held-out AUROC of each fold, and the distance from none."""
-    folds = len(kept["cells"][0]["folds"])
-    numbers = " | ".join(map(str, range(1, folds + 1)))
-    yield f"| head | outliers | seeds | accuracy | {numbers} | mean | - none | folds |"
-    yield "|---" * (folds + 7) + "|"
-    by_row = _grouped(kept["cells"], lambda cell: (cell["cell"]["head"], cell["cell"]["arm"]))
+    folds = range(len(kept["cells"][0]["folds"]))
+    yield ["head", "outliers", "seeds", "accuracy", *(str(k + 1) for k in folds), "mean", "- none", "folds"]
+    by_row = _grouped(kept["cells"], "head", "arm")
     shown = None
     for (head, arm), cells in by_row.items():
         auroc = [statistics.fmean(of) for of in zip(*(cell["folds"] for cell in cells), strict=True)]
@@ -74,74 +83,56 @@ def photographs_table(kept: dict[str, Any]) -> Iterator[str]:
         if arm != "none":
             seeds = {cell["cell"]["seed"]: cell for cell in by_row[head, "none"]}
             pairs = [(cell["folds"], seeds[cell["cell"]["seed"]]["folds"]) for cell in cells]
-            more = [statistics.fmean(own[k] - none[k] for own, none in pairs) for k in range(folds)]
+            more = [statistics.fmean(own[k] - none[k] for own, none in pairs) for k in folds]
             apart = [f"{100 * statistics.fmean(more):+.1f}", str(sum(one >= 0.03 for one in more))]
         accuracy = statistics.fmean(cell["accuracy"] for cell in cells)
-        row = [*(f"{100 * one:.1f}" for one in (accuracy, *auroc, statistics.fmean(auroc))), *apart]
-        yield f"| {'' if head == shown else head} | {arm} | {len(cells)} | {' | '.join(row)} |"
+        figures = [f"{100 * one:.1f}" for one in (accuracy, *auroc, statistics.fmean(auroc))]
+        yield ["" if head == shown else head, arm, str(len(cells)), *figures, *apart]
         shown = head
 
 
-def ablations_16px(kept: dict[str, Any]) -> Iterator[str]:
+def ablations_16px(kept: dict[str, Any]) -> Rows:
     """Each arm: its figures, mean and sample standard deviation over seeds, and how far it is from none of the seed."""
-    yield "| arm | ID accuracy | near AUROC | near FPR@95 | far AUROC | near, against none | far, against none | accuracy, against none | of the way to real |"  # noqa: E501 - a line of Markdown.
-    yield "|---" * 9 + "|"
+    against = ["near, against none", "far, against none", "accuracy, against none"]
+    yield ["arm", *FIGURES, *against, "of the way to real"]
     by_arm = _by_arm(kept)
     none = {cell["cell"]["seed"]: cell for cell in by_arm["none"]}
 
-    def apart(arm: str, figure: Callable[[Cell], float]) -> list[float]:
+    def apart(arm: str, name: str) -> list[float]:
+        figure = FIGURES[name]
         return [figure(cell) - figure(none[cell["cell"]["seed"]]) for cell in by_arm[arm]]
 
     for arm, cells in by_arm.items():
-        row = [_spread(figure(cell) for cell in cells) for figure in (_right, _near, _near_fpr, _far)]
+        row = [arm, *(_spread(map(figure, cells)) for figure in FIGURES.values())]
         if arm == "none":
             row += [""] * 4
         else:
-            for figure in (_near, _far, _right):
-                more = apart(arm, figure)
+            for name in ("near AUROC", "far AUROC", "ID accuracy"):
+                more = apart(arm, name)
                 row.append(f"{100 * statistics.fmean(more):+.1f}, {sum(one > 0 for one in more)} of {len(more)}")
-            way = statistics.fmean(apart(arm, _near)) / statistics.fmean(apart("real outliers", _near))
+            way = statistics.fmean(apart(arm, "near AUROC")) / statistics.fmean(apart("real outliers", "near AUROC"))
             row.append(f"{way:.0%}")
-        yield f"| {arm} | {' | '.join(row)} |"
+        yield row
 
 
-def ablations_16px_short(kept: dict[str, Any]) -> Iterator[str]:
+def ablations_16px_short(kept: dict[str, Any]) -> Rows:
     """What README shows of it, each arm by what it has."""
-    yield "| | near AUROC | far AUROC | ID accuracy |"
-    yield "|---|---|---|---|"
+    told = ("near AUROC", "far AUROC", "ID accuracy")
+    yield ["", *told]
     by_arm = _by_arm(kept)
     for arm, shown in SHORT.items():
-        told = (_spread(figure(cell) for cell in by_arm[arm]) for figure in (_near, _far, _right))
-        yield f"| {shown} | {' | '.join(told)} |"
+        yield [shown, *(_spread(map(FIGURES[name], by_arm[arm])) for name in told)]
 
 
-def digits_controls(kept: dict[str, Any]) -> Iterator[str]:
+def digits_controls(kept: dict[str, Any]) -> Rows:
     """Each kind of outlier: accuracy, near and far, mean and sample standard deviation over seeds."""
-    yield "| outliers | ID accuracy | near AUROC | near FPR@95 | far AUROC |"
-    yield "|---|---|---|---|---|"
-    for (name,), cells in _grouped(kept["cells"], lambda cell: (cell["cell"]["outliers"],)).items():
-        told = (_spread(figure(cell) for cell in cells) for figure in (_right, _near, _near_fpr, _far))
-        yield f"| {name} | {' | '.join(told)} |"
+    yield ["outliers", *FIGURES]
+    for (name,), cells in _grouped(kept["cells"], "outliers").items():
+        yield [name, *(_spread(map(figure, cells)) for figure in FIGURES.values())]
 
 
 def _by_arm(kept: dict[str, Any]) -> dict[str, list[Cell]]:
-    return {arm: cells for (arm,), cells in _grouped(kept["cells"], lambda cell: (cell["cell"]["arm"],)).items()}
-
-
-def _right(cell: Cell) -> float:
-    return cell["accuracy"]
-
-
-def _near(cell: Cell) -> float:
-    return cell["near"]["auroc"]
-
-
-def _near_fpr(cell: Cell) -> float:
-    return cell["near"]["fpr_at_ood_tpr"]
-
-
-def _far(cell: Cell) -> float:
-    return cell["far"]["auroc"]
+    return {arm: cells for (arm,), cells in _grouped(kept["cells"], "arm").items()}
 
 
 def _spread(values: Iterable[float]) -> str:
@@ -150,14 +141,21 @@ def _spread(values: Iterable[float]) -> str:
     return f"{statistics.fmean(of):.1f} ± {statistics.stdev(of):.1f}"
 
 
-def _grouped(cells: list[Cell], key: Callable[[Cell], tuple]) -> dict[tuple, list[Cell]]:
+def _grouped(cells: list[Cell], *keys: str) -> dict[tuple, list[Cell]]:
+    """The cells by the settings of these names."""
     found: dict[tuple, list[Cell]] = {}
     for cell in cells:
-        found.setdefault(key(cell), []).append(cell)
+        found.setdefault(tuple(cell["cell"][key] for key in keys), []).append(cell)
     return found
 
 
 TABLES = {table.__name__: table for table in (photographs_table, ablations_16px, ablations_16px_short, digits_controls)}
+
+
+def markdown(table: Rows) -> list[str]:
+    """The lines of a table."""
+    heads, *rows = (f"| {' | '.join(row)} |" for row in table)
+    return [heads, "|---" * (heads.count("|") - 1) + "|", *rows]
 
 
 def written(page: str) -> str:
@@ -165,7 +163,7 @@ def written(page: str) -> str:
 
     def table(mark: re.Match) -> str:
         kept = json.loads((KEPT / f"{mark[2].removesuffix('_short')}.json").read_text(encoding="utf-8"))
-        return mark[1] + "".join(f"{line}\n" for line in TABLES[mark[2]](kept)) + mark[3]
+        return mark[1] + "".join(f"{line}\n" for line in markdown(TABLES[mark[2]](kept))) + mark[3]
 
     return MARKED.sub(table, page)
 

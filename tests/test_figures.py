@@ -46,7 +46,7 @@ def test_what_a_table_says():
     }  # fmt: skip
     kept = json.loads(json.dumps(figures.keep(report)))
     assert kept["cells"][0]["near"] == {"auroc": 0.7, "fpr_at_ood_tpr": 0.5}
-    _, _, none, noise = figures.photographs_table(kept)
+    _, _, none, noise = figures.markdown(figures.photographs_table(kept))
     assert none == "| softmax | none | 2 | 75.0 | 65.0 | 80.0 | 72.5 |  |  |"
     assert noise == "|  | noise | 2 | 80.0 | 68.5 | 78.5 | 73.5 | +1.0 | 1 |"
 
@@ -66,7 +66,7 @@ def test_what_the_table_of_ablations_says():
         one("3", "rotation", 0.60, 0.74, 0.95),
         one("3", "real outliers", 0.60, 0.78, 0.90),
     ]
-    _, _, none, rotation, real = figures.ablations_16px({"cells": cells})
+    _, _, none, rotation, real = figures.markdown(figures.ablations_16px({"cells": cells}))
     assert none == "| none | 61.0 ± 1.4 | 72.0 ± 2.8 | 50.0 ± 0.0 | 92.0 ± 2.8 |  |  |  |  |"
     assert rotation.startswith("| rotation | 60.5 ± 0.7 | 73.0 ± 1.4 | 50.0 ± 0.0 | 95.0 ± 0.0 | +1.0, 1 of 2 | ")
     assert rotation.endswith("| +1.0, 1 of 2 | +3.0, 2 of 2 | -0.5, 1 of 2 | 17% |")

@@ -28,7 +28,7 @@ from kood.errors import UserError
 from kood.machine import cores
 
 __all__ = [
-    "Devices", "accelerated", "agreed", "alone", "compiled", "everyone", "feed", "gradient", "mine", "obtain",
+    "Devices", "accelerated", "agreed", "compiled", "everyone", "feed", "gradient", "mine", "obtain",
     "pieces", "several", "share", "total", "whole",
 ]  # fmt: skip
 
@@ -186,11 +186,6 @@ def feed(dataset: Any) -> Any:
 def accelerated() -> bool:
     """Whether the backend computes on an accelerator."""
     return _here.accelerators() > 0
-
-
-def alone() -> bool:
-    """Whether what is fitted now is fitted on one device by one process."""
-    return _now["fitting"].count == 1
 
 
 def agreed(number: int) -> int:

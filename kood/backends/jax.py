@@ -112,13 +112,16 @@ def _current(scope, variable):
     return variable.value if value is None else value
 
 
+def _weights(model):
+    return ([v.value for v in variables] for variables in (model.trainable_variables, model.non_trainable_variables))
+
+
 def forward(model):
     """The model's forward pass in inference mode, and among how many devices it splits its rows.
 
     The rows must divide among the devices.
     """
-    trainable = [v.value for v in model.trainable_variables]
-    fixed = [v.value for v in model.non_trainable_variables]
+    trainable, fixed = _weights(model)
     passed = jax.jit(lambda t, f, inputs: model.stateless_call(t, f, inputs, training=False)[0])
     distribution = keras.distribution.distribution()
     if distribution is None:
@@ -131,8 +134,7 @@ def forward(model):
 
 def gradient(model, of):
     """The gradient of the sum of `of(outputs)` by the model's inputs, in inference mode."""
-    trainable = [v.value for v in model.trainable_variables]
-    fixed = [v.value for v in model.non_trainable_variables]
+    trainable, fixed = _weights(model)
 
     def total(inputs, trainable, fixed):
         return of(model.stateless_call(trainable, fixed, inputs, training=False)[0]).sum()

@@ -9,7 +9,7 @@ from typing import Any, Literal
 import numpy as np
 from keras import ops
 
-from kood.backends.devices import accelerated, alone
+from kood.backends.devices import accelerated, several
 
 __all__ = ["on_device", "resides", "with_images"]
 
@@ -28,7 +28,7 @@ def resides(wanted: Literal["auto"] | bool, images: tuple[int, ...]) -> bool:
         False also where several devices fit together or the images take more than `ROOM`.
     """
     size = int(np.prod(images, dtype="int64"))
-    return bool(wanted) and alone() and size <= min(ROOM, 2**31 - 1) and (wanted is True or accelerated())
+    return bool(wanted) and not several() and size <= min(ROOM, 2**31 - 1) and (wanted is True or accelerated())
 
 
 def on_device(images: np.ndarray) -> Any:

@@ -61,16 +61,18 @@ def _local(count):
     return tf.distribute.MirroredStrategy([device.name for device in tf.config.list_logical_devices(kind)[:count]])
 
 
+def _scope(strategy):
+    return strategy.scope() if strategy is not None else contextlib.nullcontext()
+
+
 def fitting(count, processes):
     """A context in which models are made and fitted over all devices."""
-    strategy = _workers if processes > 1 else _local(count)
-    return strategy.scope() if strategy is not None else contextlib.nullcontext()
+    return _scope(_workers if processes > 1 else _local(count))
 
 
 def inference(count):
     """A context in which models are made whose forward pass splits over devices of this process."""
-    strategy = _local(count)
-    return strategy.scope() if strategy is not None else contextlib.nullcontext()
+    return _scope(_local(count))
 
 
 def _replica():

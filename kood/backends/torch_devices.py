@@ -83,12 +83,7 @@ def _summed(values):
 
 def everyone(rows):
     """The rows of all processes, one after another; no gradient flows through it."""
-    if not _fitting:
-        return rows
-    rows = rows.detach().contiguous()
-    parts = [torch.empty_like(rows) for _ in range(distributed.get_world_size())]
-    distributed.all_gather(parts, rows)
-    return torch.cat(parts)
+    return torch.cat(_gathered(rows.detach().contiguous())) if _fitting else rows
 
 
 def summed_up(tensors):
@@ -104,7 +99,11 @@ def summed_up(tensors):
 def gather(array):
     """An array of every process, stacked."""
     device = "cuda" if torch.cuda.is_available() else "cpu"
-    mine = torch.as_tensor(np.ascontiguousarray(array)).to(device)
+    return torch.stack(_gathered(torch.as_tensor(np.ascontiguousarray(array)).to(device))).cpu().numpy()
+
+
+def _gathered(mine):
+    """A tensor of every process."""
     parts = [torch.empty_like(mine) for _ in range(distributed.get_world_size())]
     distributed.all_gather(parts, mine)
-    return torch.stack(parts).cpu().numpy()
+    return parts

@@ -6,13 +6,13 @@ import keras
 from keras import ops
 
 from kood.geometry import label_rows, labelled, lengths, top_class
-from kood.heads.angular import AngularHead, fixed_scale
-from kood.heads.margins import ArcFace
+from kood.heads.angular import AngularHead, above_zero, fixed_scale
+from kood.heads.margins import ArcFace, NormFace
 
 __all__ = ["AdaCos", "AdaFace", "CurricularFace"]
 
 #: Stands for minus infinity where infinity minus infinity would give NaN.
-_NEVER = -1e30
+NEVER = -1e30
 
 
 def checked_momentum(momentum):
@@ -31,7 +31,7 @@ def _followed(head, name, start):
 
 
 @keras.saving.register_keras_serializable(package="kood")
-class AdaCos(AngularHead):
+class AdaCos(NormFace):
     """Cosines under a scale that follows the training, without a margin and without a hyperparameter.
 
     The scale starts at sqrt(2) ln(K - 1). A call with labels and `training=True` first moves it to
@@ -61,20 +61,8 @@ class AdaCos(AngularHead):
         super().__init__(num_classes, **kwargs)
         self.scale = _followed(self, "scale", fixed_scale(self.num_classes))
 
-    def target_cosine(self, cosine, sine):
-        return cosine
-
     def call(self, features, labels=None, training=None):
-        """Scaled cosines; with labels and `training=True` the scale moves first.
-
-        Args:
-            features: (B, D).
-            labels: None, integers (B,) or rows (B, K).
-            training: Whether the scale may move.
-
-        Returns:
-            float32 logits (B, K).
-        """
+        """Scaled cosines, as `AngularHead.call`; with labels and `training=True` the scale moves first."""
         features, prototypes, cosine = self._directions(features)
         scale = ops.convert_to_tensor(self.scale)
         if labels is not None:
@@ -92,7 +80,7 @@ class AdaCos(AngularHead):
         rows = ops.sum(ops.cast(taking_part, "int32"))
 
         others = ops.logical_and(is_target == 0, ops.expand_dims(taking_part, -1))
-        summed = ops.logsumexp(ops.where(others, scale * cosine, _NEVER))
+        summed = ops.logsumexp(ops.where(others, scale * cosine, NEVER))
         log_b = summed - ops.log(ops.cast(ops.maximum(rows, 1), "float32"))
 
         sine = self._sines(cosine, features, prototypes, target)
@@ -107,7 +95,7 @@ class AdaCos(AngularHead):
 
     def get_config(self):
         config = super().get_config()
-        del config["margin"], config["scale"]
+        del config["scale"]
         return config
 
 
@@ -153,15 +141,9 @@ class CurricularFace(ArcFace):
         self.t = _followed(self, "t", 0.0)
 
     def call(self, features, labels=None, training=None):
-        """Scaled cosines, with the margin on the labelled classes and the hard ones changed.
+        """Scaled cosines, as `AngularHead.call`, with the margin on the labelled classes and the hard ones changed.
 
-        Args:
-            features: (B, D).
-            labels: None, integers (B,) or rows (B, K).
-            training: Whether t may move.
-
-        Returns:
-            float32 logits (B, K).
+        With labels and `training=True` t moves first.
         """
         features, prototypes, cosine = self._directions(features)
         if labels is None:
@@ -232,9 +214,7 @@ class AdaFace(AngularHead):
         super().__init__(num_classes, margin, scale, **kwargs)
         if not 0 <= self.margin < math.pi:
             raise ValueError(f"AdaFace's margin is in radians, from 0 to below pi; it is {margin!r}.")
-        self.h = float(h)
-        if not (math.isfinite(self.h) and self.h > 0):
-            raise ValueError(f"h must be a finite number above 0; it is {h!r}.")
+        self.h = above_zero("h", h)
         self.momentum = checked_momentum(momentum)
         self.length_mean = _followed(self, "length_mean", 0.0)
         self.length_std = _followed(self, "length_std", 0.0)
@@ -247,15 +227,9 @@ class AdaFace(AngularHead):
         return turned + turn - self.margin
 
     def call(self, features, labels=None, training=None):
-        """Scaled cosines, with the margin of each feature's length on the labelled classes.
+        """Scaled cosines, as `AngularHead.call`, with the margin of each feature's length on the labelled classes.
 
-        Args:
-            features: (B, D).
-            labels: None, integers (B,) or rows (B, K).
-            training: Whether the mean and the standard deviation of the lengths may move.
-
-        Returns:
-            float32 logits (B, K).
+        With labels and `training=True` the mean and the standard deviation of the lengths move first.
         """
         length = lengths(ops.stop_gradient(ops.cast(features, "float32")))
         features, prototypes, cosine = self._directions(features)

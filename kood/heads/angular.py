@@ -22,10 +22,19 @@ def fixed_scale(num_classes):
     return math.sqrt(2.0) * math.log(num_classes - 1)
 
 
-def _checked_classes(num_classes):
-    if isinstance(num_classes, bool) or int(num_classes) != num_classes or num_classes < 2:
-        raise ValueError(f"num_classes must be a whole number, at least 2; it is {num_classes!r}.")
-    return int(num_classes)
+def whole(name, value, least):
+    """A whole number."""
+    if isinstance(value, bool) or int(value) != value or value < least:
+        raise ValueError(f"{name} must be a whole number, at least {least}; it is {value!r}.")
+    return int(value)
+
+
+def above_zero(name, value):
+    """A finite number above 0."""
+    number = float(value)
+    if not (math.isfinite(number) and number > 0):
+        raise ValueError(f"{name} must be a finite number above 0; it is {value!r}.")
+    return number
 
 
 class Head(keras.layers.Layer):
@@ -34,7 +43,7 @@ class Head(keras.layers.Layer):
     def __init__(self, num_classes, **kwargs):
         # Half precision moves a cosine by 1e-3, so neither the caller nor the global policy decides.
         super().__init__(**{**kwargs, "dtype": "float32"})
-        self.num_classes = _checked_classes(num_classes)
+        self.num_classes = whole("num_classes", num_classes, 2)
         self.input_spec = keras.layers.InputSpec(ndim=2)
 
     def compute_output_shape(self, features_shape, labels_shape=None):

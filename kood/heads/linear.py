@@ -1,21 +1,12 @@
 """Heads whose logits are linear in the features."""
 
-import math
-
 import keras
 from keras import ops
 
 from kood.geometry import label_rows, labelled, unit
-from kood.heads.angular import Head
+from kood.heads.angular import Head, above_zero
 
 __all__ = ["LogitNorm", "Softmax", "T2FNorm"]
-
-
-def checked_temperature(temperature):
-    temperature = float(temperature)
-    if not (math.isfinite(temperature) and temperature > 0):
-        raise ValueError(f"temperature must be a finite number above 0; it is {temperature!r}.")
-    return temperature
 
 
 @keras.saving.register_keras_serializable(package="kood")
@@ -34,10 +25,7 @@ class Softmax(Head):
 
     def build(self, features_shape):
         self.kernel = self.add_weight(
-            name="kernel",
-            shape=(features_shape[-1], self.num_classes),
-            initializer="glorot_uniform",
-            autocast=False,
+            name="kernel", shape=(features_shape[-1], self.num_classes), initializer="glorot_uniform", autocast=False
         )
         self.bias = self.add_weight(name="bias", shape=(self.num_classes,), initializer="zeros", autocast=False)
 
@@ -80,19 +68,10 @@ class LogitNorm(Softmax):
 
     def __init__(self, num_classes, temperature=0.04, **kwargs):
         super().__init__(num_classes, **kwargs)
-        self.temperature = checked_temperature(temperature)
+        self.temperature = above_zero("temperature", temperature)
 
     def call(self, features, labels=None, training=None):
-        """Logits, of one length 1/T in the rows that have a label.
-
-        Args:
-            features: (B, D).
-            labels: None, integers (B,) or rows (B, K); see `kood.heads`.
-            training: Makes no difference here: it is the labels that bring the length.
-
-        Returns:
-            float32 (B, K).
-        """
+        """Logits (B, K), float32, of one length 1/T in the rows that have a label; see `kood.heads`."""
         plain = super().call(features)
         if labels is None:
             return plain
@@ -133,7 +112,7 @@ class T2FNorm(Head):
 
     def __init__(self, num_classes, temperature=0.1, **kwargs):
         super().__init__(num_classes, **kwargs)
-        self.temperature = checked_temperature(temperature)
+        self.temperature = above_zero("temperature", temperature)
         self.linear = Softmax(num_classes)
 
     def build(self, features_shape):
@@ -148,16 +127,7 @@ class T2FNorm(Head):
         return self.linear.bias
 
     def call(self, features, labels=None, training=None):
-        """Logits, of features of the length 1/T in the rows that have a label.
-
-        Args:
-            features: (B, D).
-            labels: None, integers (B,) or rows (B, K); see `kood.heads`.
-            training: Makes no difference here: it is the labels that bring the length.
-
-        Returns:
-            float32 (B, K).
-        """
+        """Logits (B, K), float32, of features of the length 1/T in the rows that have a label; see `kood.heads`."""
         features = ops.cast(features, "float32")
         if labels is not None:
             rows = labelled(label_rows(labels, self.num_classes))

@@ -6,7 +6,7 @@ import keras
 from keras import ops
 
 from kood.geometry import sines
-from kood.heads.angular import AngularHead
+from kood.heads.angular import AngularHead, whole
 
 __all__ = ["ArcFace", "CosFace", "NormFace", "SphereFace", "SubCenterArcFace"]
 
@@ -150,9 +150,7 @@ class SubCenterArcFace(ArcFace):
 
     def __init__(self, num_classes, margin=0.5, scale="auto", sub_centers=3, **kwargs):
         super().__init__(num_classes, margin, scale, **kwargs)
-        if isinstance(sub_centers, bool) or int(sub_centers) != sub_centers or sub_centers < 1:
-            raise ValueError(f"sub_centers must be a whole number, at least 1; it is {sub_centers!r}.")
-        self.sub_centers = int(sub_centers)
+        self.sub_centers = whole("sub_centers", sub_centers, 1)
 
     def _directions(self, features):
         features, prototypes, cosine = super()._directions(features)

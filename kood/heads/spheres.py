@@ -5,18 +5,15 @@ from keras import ops
 
 from kood.backends import everyone, mine, share, total
 from kood.geometry import label_rows, labelled, top_class, unit
-from kood.heads.adaptive import checked_momentum
-from kood.heads.angular import AngularHead
-from kood.heads.linear import checked_temperature
+from kood.heads.adaptive import NEVER, checked_momentum
+from kood.heads.angular import above_zero
+from kood.heads.margins import NormFace
 
 __all__ = ["CIDER"]
 
-#: Stands for minus infinity where infinity minus infinity would give NaN.
-_NEVER = -1e30
-
 
 @keras.saving.register_keras_serializable(package="kood")
-class CIDER(AngularHead):
+class CIDER(NormFace):
     """Features drawn to their class's running mean direction on the sphere, and those directions driven apart.
 
     With u the direction of a feature, p_k the prototypes and T the temperature, the logits are cos(u, p_k) / T, whose
@@ -52,8 +49,8 @@ class CIDER(AngularHead):
     """
 
     def __init__(self, num_classes, temperature=0.1, momentum=0.95, dispersion_weight=0.5, **kwargs):
-        self.temperature = checked_temperature(temperature)
-        super().__init__(num_classes, 0.0, 1.0 / self.temperature, **kwargs)
+        self.temperature = above_zero("temperature", temperature)
+        super().__init__(num_classes, 1.0 / self.temperature, **kwargs)
         self.momentum = checked_momentum(momentum)
         self.dispersion_weight = float(dispersion_weight)
         if not self.dispersion_weight >= 0:
@@ -65,20 +62,8 @@ class CIDER(AngularHead):
             trainable=False, autocast=False, aggregation="mean",
         )  # fmt: skip
 
-    def target_cosine(self, cosine, sine):
-        return cosine
-
     def call(self, features, labels=None, training=None):
-        """Cosines over the temperature; with labels and `training=True` the prototypes move first.
-
-        Args:
-            features: (B, D).
-            labels: None, integers (B,) or rows (B, K).
-            training: Whether the prototypes may move.
-
-        Returns:
-            float32 logits (B, K).
-        """
+        """Cosines over T, as `AngularHead.call`; with labels and `training=True` the prototypes move first."""
         if labels is not None:
             classes = self._classes(labels)
             if training:
@@ -98,7 +83,7 @@ class CIDER(AngularHead):
         classes = everyone(self._classes(labels))
         moved = self._moved(features, classes, mine(self._shares(classes)), total)
         alike = ops.matmul(ops.transpose(moved), moved) / self.temperature
-        others = ops.where(ops.eye(self.num_classes, dtype="float32") > 0, _NEVER, alike)
+        others = ops.where(ops.eye(self.num_classes, dtype="float32") > 0, NEVER, alike)
         apart = ops.logsumexp(others, axis=-1) - ops.log(float(self.num_classes - 1))
         return share(self.dispersion_weight * ops.mean(apart))
 
@@ -119,7 +104,7 @@ class CIDER(AngularHead):
 
     def get_config(self):
         config = super().get_config()
-        del config["margin"], config["scale"]
+        del config["scale"]
         return {
             **config, "temperature": self.temperature, "momentum": self.momentum,
             "dispersion_weight": self.dispersion_weight,

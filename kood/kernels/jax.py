@@ -1,10 +1,8 @@
 """JAX: on a CPU, XLA's convolutions and above all their gradients are slow, its matrix products are not."""
 
 import jax
-import keras
-from keras import ops
 
-from kood.kernels import winograd
+from kood.kernels import plain
 from kood.kernels.plain import group_norm
 
 __all__ = ["convolution", "group_norm"]
@@ -17,7 +15,4 @@ def convolution(x, kernel, bias, *, training=False):
     against 30 on 4 x 4 with 160, 35 against 85 on 16 x 16 with 64; forward alone 13 against 17, 9 against 15, 18
     against 21 (batch 128, two AVX2 cores; the last, batch 64).
     """
-    plain = jax.default_backend() != "cpu" or keras.backend.standardize_dtype(x.dtype) != "float32"
-    if not plain and winograd.pays(x, least_channels=16):
-        return winograd.convolution(x, kernel) + bias
-    return ops.conv(x, kernel, padding="same", data_format="channels_last") + bias
+    return plain.convolution(x, kernel, bias, 16 if jax.default_backend() == "cpu" else None)

@@ -1,8 +1,19 @@
 """What is the same in `keras.ops` on more than one backend."""
 
+import keras
 from keras import ops
 
-__all__ = ["group_norm"]
+from kood.kernels import winograd
+
+__all__ = ["convolution", "group_norm"]
+
+
+def convolution(x, kernel, bias, winograd_from=None):
+    """3x3 convolution; of so many channels or more, in float32, by Winograd's filtering, nowhere where not given."""
+    single = keras.backend.standardize_dtype(x.dtype) == "float32"
+    if winograd_from is not None and single and winograd.pays(x, winograd_from):
+        return winograd.convolution(x, kernel) + bias
+    return ops.conv(x, kernel, padding="same", data_format="channels_last") + bias
 
 
 def group_norm(x, groups, gamma, beta, epsilon, modulation=None):

@@ -152,23 +152,13 @@ def write_page(path: Path, name: str, watched: Watched, level: float, most: int)
 
 
 def _extreme(one: Seen) -> tuple[bytes | None, str]:
-    told = f"{Path(one.image).name}: {one.class_name}, score {one.ood_score:.4g}, p {one.p_value:.3g}"
-    try:
-        return thumbnail(_small(Path(one.image))), told
-    except (UserError, OSError, ValueError):
-        return None, told  # A log may name files that are not here.
-
-
-def _small(file: Path) -> np.ndarray:
-    from PIL import Image
-
     from kood.data.decode import decode_image
 
-    pixels = decode_image(file)
-    shown = Image.fromarray(pixels[..., 0] if pixels.shape[-1] == 1 else pixels[..., :3])
-    shown.thumbnail((SIDE, SIDE))
-    small = np.asarray(shown)
-    return small[..., None] if small.ndim == 2 else small
+    told = f"{Path(one.image).name}: {one.class_name}, score {one.ood_score:.4g}, p {one.p_value:.3g}"
+    try:
+        return thumbnail(decode_image(Path(one.image)), SIDE), told
+    except (UserError, OSError, ValueError):
+        return None, told  # A log may name files that are not here.
 
 
 def _rates(found: Drift, seen: Sequence[Seen]) -> bytes:

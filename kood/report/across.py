@@ -4,18 +4,10 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from kood.report.paired import DIFFERENCE_NOTE, FOLDS_NOTE
-from kood.report.tables import MISSING, Cell, Column, Row, Table, words
-from kood.report.wording import (
-    headings,
-    headline_names,
-    mean_std,
-    override,
-    setting,
-    signed,
-    with_interval,
-)
+from kood.report.tables import MISSING, Cell, Column, Filled, Table, table_of, words
+from kood.report.wording import headings, headline_names, mean_std, override, setting, signed, with_interval
 
-__all__ = ["comparison", "differences", "folds", "label_columns", "matrix", "table_of"]
+__all__ = ["comparison", "differences", "folds", "label_columns", "matrix", "means_column", "runs_column"]
 
 Rows = Sequence[Mapping[str, Any]]
 
@@ -40,44 +32,44 @@ _APART = (
 )
 
 
-#: A column and its cells, one for each row.
-_Filled = tuple[Column, list[Cell]]
-
-
-def label_columns(rows: Rows) -> list[_Filled]:
+def label_columns(rows: Rows) -> list[Filled]:
     """The settings that rows differ in, a column each."""
-    found = [
+    found: list[Filled] = [
         (words(heading, key), [Cell(override(one["cell"][key]) if key in one["cell"] else MISSING) for one in rows])
         for key, heading in headings(rows).items()
     ]
     return found or [(words("setting"), [Cell(setting({}))] * len(rows))]
 
 
-def _runs(rows: Rows) -> _Filled:
+def runs_column(rows: Rows, priority: int = 0) -> Filled:
+    """How many seeds each row has, and for programs which."""
     seeds = [Cell(str(len(one["seeds"])), " ".join(map(str, one["seeds"]))) for one in rows]
-    return Column("n", name="seeds"), seeds
+    return Column("n", name="seeds", priority=priority), seeds
 
 
-def _headline(rows: Rows) -> _Filled:
+def means_column(rows: Rows, statistics: Sequence[Any], heading: str, name: str, better: bool, priority: int) -> Filled:
+    """A statistic of each row over its seeds, `better` saying whether more is better."""
+    column = Column(heading, more_is_better=better, priority=priority, name=name, parts=("mean", "std"))
+    return column, [Cell(mean_std(of, len(one["seeds"])), of) for of, one in zip(statistics, rows, strict=True)]
+
+
+def _headline(rows: Rows) -> Filled:
     return words("score"), [Cell(headline_names(one)) for one in rows]
 
 
-def _figures(rows: Rows) -> list[_Filled]:
+def _figures(rows: Rows) -> list[Filled]:
     found = []
     for heading, (part, metric), more, spare in _FIGURES:
         if part in _PERHAPS and not any(one.get(part) for one in rows):
             continue
-        column = Column(
-            heading, more_is_better=more, priority=spare, name=f"{part}_{metric}", parts=("mean", "std")
-        )  # fmt: skip
         own = [one.get(part, {}).get(metric) for one in rows]
-        found.append((column, [Cell(mean_std(of, len(one["seeds"])), of) for of, one in zip(own, rows, strict=True)]))
+        found.append(means_column(rows, own, heading, f"{part}_{metric}", more, spare))
     return found
 
 
-def _apart(rows: Rows) -> list[_Filled]:
+def _apart(rows: Rows) -> list[Filled]:
     parts = ("mean", "low", "high", "positive", "significant")
-    found = []
+    found: list[Filled] = []
     for heading, (part, metric) in _APART:
         if part in _PERHAPS and not any((one.get("difference") or {}).get(part) for one in rows):
             continue
@@ -85,12 +77,6 @@ def _apart(rows: Rows) -> list[_Filled]:
         own = [((one.get("difference") or {}).get(part) or {}).get(metric) for one in rows]
         found.append((column, [Cell(signed(one), one) for one in own]))
     return found
-
-
-def table_of(filled: Sequence[_Filled], title: str = "", notes: Sequence[str] = ()) -> Table:
-    """A table of columns, each with its cells."""
-    columns, cells = zip(*filled, strict=True)
-    return Table(columns, [Row(one) for one in zip(*cells, strict=True)], title, notes)
 
 
 def matrix(rows: Rows) -> Table:
@@ -106,7 +92,8 @@ def matrix(rows: Rows) -> Table:
     notes += [f"Headline score: {name}." for name in chosen if len(chosen) == 1]
     notes.append("FPR@95: ID flagged when 95% of OOD is caught.")
     own = [_headline(rows)] if len(chosen) > 1 else []
-    return table_of([*label_columns(rows), _runs(rows), *_figures(rows), *own], notes=[*notes, *_incomplete(rows)])
+    notes += _incomplete(rows)
+    return table_of([*label_columns(rows), runs_column(rows), *_figures(rows), *own], notes=notes)
 
 
 def _incomplete(rows: Rows) -> list[str]:
@@ -198,6 +185,6 @@ def comparison(rows: Rows) -> Table:
     """
     apart = any("difference" in one for one in rows)
     return table_of(
-        [*label_columns(rows), _runs(rows), _headline(rows), *_figures(rows), *(_apart(rows) if apart else [])],
+        [*label_columns(rows), runs_column(rows), _headline(rows), *_figures(rows), *(_apart(rows) if apart else [])],
         notes=["Percent.", *(_apart_notes(rows) if apart else [])],
     )

@@ -62,10 +62,7 @@ def group(cells: Sequence[Cell]) -> list[tuple[dict[str, Any], list[Cell]]]:
 
 
 def _union(mappings: Iterable[Mapping[str, Any] | None]) -> list[str]:
-    keys: dict[str, None] = {}
-    for mapping in mappings:
-        keys.update(dict.fromkeys(mapping or {}))
-    return list(keys)
+    return list(dict.fromkeys(key for mapping in mappings for key in mapping or {}))
 
 
 def _metrics(figures: Sequence[Mapping[str, float | None] | None]) -> dict[str, Any]:

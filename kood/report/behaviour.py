@@ -9,7 +9,7 @@ import numpy as np
 
 from kood.metrics import calibration_bins, expected_calibration_error
 from kood.report.drawing import BLUE, COLOURS, GREY, INK, PALE, VERMILION, as_label, draw
-from kood.report.wording import percent
+from kood.report.wording import number, percent
 
 __all__ = ["Behaviour", "Extreme", "embedding", "reliability", "thumbnail"]
 
@@ -37,6 +37,11 @@ class Extreme:
     predicted: str
     actual: str = ""
 
+    @property
+    def told(self) -> str:
+        """What is said of it beside the image."""
+        return f"score {number(self.score)}, called {self.predicted}" + (f", is {self.actual}" if self.actual else "")
+
 
 @dataclass(frozen=True)
 class Behaviour:
@@ -59,20 +64,19 @@ class Behaviour:
     extremes: Mapping[str, Sequence[Extreme]] = field(default_factory=dict)
 
 
-def reliability(confidence: np.ndarray, correct: np.ndarray, *, bins: int = 15) -> bytes:
+def reliability(confidence: np.ndarray, correct: np.ndarray) -> bytes:
     """Reliability diagram: accuracy against confidence, and under it how many images are so confident.
 
     Args:
         confidence: (N,) probability of the predicted class.
         correct: (N,) whether it is right.
-        bins: Equally wide bins of the confidence.
 
     Returns:
         The image's bytes, SVG.
     """
-    counts, mean, accuracy = calibration_bins(confidence, correct, bins)
-    error = expected_calibration_error(confidence, correct, bins)
-    there, edges = counts > 0, np.linspace(0.0, 1.0, bins + 1)
+    counts, mean, accuracy = calibration_bins(confidence, correct)
+    error = expected_calibration_error(confidence, correct)
+    there, edges = counts > 0, np.linspace(0.0, 1.0, len(counts) + 1)
 
     def paint(figure: Any) -> None:
         upper, lower = figure.subplots(2, 1, sharex=True, height_ratios=(3, 1))
@@ -131,16 +135,19 @@ def embedding(behaviour: Behaviour, near: Sequence[str]) -> bytes:
     return draw(7.0, 4.6, paint)
 
 
-def thumbnail(image: np.ndarray) -> bytes:
+def thumbnail(image: np.ndarray, most: int | None = None) -> bytes:
     """An image as PNG, small ones enlarged by a whole factor, their pixels kept square.
 
     Args:
-        image: uint8 (H, W, C), C 1 or 3.
+        image: uint8 (H, W, C); of more than three channels the first three are shown.
+        most: Pixels to which the longer side is reduced first; not reduced where not given.
     """
     from PIL import Image
 
-    factor = max(1, -(-THUMBNAIL // max(image.shape[:2])))
-    pixels = image[..., 0] if image.shape[-1] == 1 else image
+    picture = Image.fromarray(image[..., 0] if image.shape[-1] == 1 else image[..., :3])
+    if most is not None:
+        picture.thumbnail((most, most))
+    factor = max(1, -(-THUMBNAIL // max(picture.size)))
     out = io.BytesIO()
-    Image.fromarray(pixels.repeat(factor, axis=0).repeat(factor, axis=1)).save(out, format="PNG")
+    picture.resize((factor * picture.width, factor * picture.height), Image.Resampling.NEAREST).save(out, "PNG")
     return out.getvalue()

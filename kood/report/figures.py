@@ -13,6 +13,10 @@ from kood.report.wording import COLUMNS, number, percent, sets, setting
 __all__ = ["matrix_intervals", "pr_curves", "roc_curves", "score_histograms", "thin_curve", "training_curves"]
 
 
+#: Bins of the histograms of scores.
+BINS = 60
+
+
 def _values(scores: Mapping[str, Any]) -> dict[str, np.ndarray]:
     flat = {name: np.asarray(values, dtype=np.float64).ravel() for name, values in scores.items()}
     return {name: values[~np.isnan(values)] for name, values in flat.items()}
@@ -42,7 +46,7 @@ def _range(pools: Sequence[np.ndarray], threshold: float | None) -> tuple[float,
     return low - room, high + room
 
 
-def score_histograms(scores: Mapping[str, Any], cell: Mapping[str, Any], *, bins: int = 60) -> bytes:
+def score_histograms(scores: Mapping[str, Any], cell: Mapping[str, Any]) -> bytes:
     """Histograms of the headline score: the ID test images against each near and far set, one panel a set.
 
     Heights are shares of a set's images, so sets of unequal size compare. Scores beyond the shown range are
@@ -51,7 +55,6 @@ def score_histograms(scores: Mapping[str, Any], cell: Mapping[str, Any], *, bins
     Args:
         scores: {dataset name or "id": scores (N,)}, higher = more OOD.
         cell: The result of the run; names the datasets, the score and the threshold.
-        bins: Number of bins.
 
     Returns:
         The image's bytes, SVG.
@@ -65,7 +68,7 @@ def score_histograms(scores: Mapping[str, Any], cell: Mapping[str, Any], *, bins
     threshold = cell["threshold"].get("value") if of_headline else None
     drawn = threshold is not None and math.isfinite(threshold)
     low, high = _range([values["id"], *(values[name] for name, _ in names)], threshold)
-    edges = np.linspace(low, high, bins + 1)
+    edges = np.linspace(low, high, BINS + 1)
 
     def shares(pool: np.ndarray) -> np.ndarray:
         inside = np.clip(pool, edges[0], edges[-1])
@@ -153,15 +156,7 @@ def pr_curves(scores: Mapping[str, Any], cell: Mapping[str, Any]) -> bytes:
     Horizontal: share of OOD images caught. Vertical: share of OOD among the flagged images, which depends on how many
     there are of each kind. NaN scores are left out.
 
-    Args:
-        scores: {dataset name or "id": scores (N,)}, higher = more OOD.
-        cell: The result of the run; names the datasets and gives the AUPR of the legend.
-
-    Returns:
-        The image's bytes, SVG.
-
-    Raises:
-        ValueError: If "id" is missing or a dataset is not in the result.
+    Args, result and errors are those of `roc_curves`; the legend gives the AUPR.
     """
 
     def points(inside: np.ndarray, outside: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
@@ -234,16 +229,12 @@ def training_curves(histories: Mapping[str, Mapping[str, Sequence[Any]]]) -> byt
     Returns:
         The image's bytes, SVG.
     """
-    panels: list[tuple[str, str, dict[str, Sequence[Any]]]] = []
-    for stage, terms in histories.items():
-        for term, values in terms.items():
-            base = term.removeprefix("val_")
-            if term.startswith("val_") and base in terms:
-                continue
-            curves = {term: values}
-            if f"val_{term}" in terms:
-                curves[f"val_{term}"] = terms[f"val_{term}"]
-            panels.append((stage, term, curves))
+    panels = [
+        (stage, term, [terms[name] for name in (term, f"val_{term}") if name in terms])
+        for stage, terms in histories.items()
+        for term in terms
+        if not (term.startswith("val_") and term.removeprefix("val_") in terms)
+    ]
     across = min(2, max(1, len(panels)))
     down = max(1, math.ceil(len(panels) / across))
 
@@ -253,7 +244,7 @@ def training_curves(histories: Mapping[str, Mapping[str, Sequence[Any]]]) -> byt
             axes.set_visible(False)
         for axes, (stage, term, curves) in zip(grid, panels, strict=False):
             drawn = []
-            for index, values in enumerate(curves.values()):
+            for index, values in enumerate(curves):
                 position, series = _thin_history(values)
                 drawn.append(series[np.isfinite(series)])
                 marker = "o" if len(series) == 1 else ""

@@ -13,25 +13,15 @@ from kood.runs import write_atomically
 __all__ = ["strict", "write_bytes", "write_json", "write_text"]
 
 
-def write_bytes(path: str | Path, content: bytes) -> Path:
-    """Writes a file that appears whole or not at all (`kood.runs.write_atomically`).
-
-    Args:
-        path: Where the file shall stand. Missing folders are made.
-        content: All of the file's bytes.
-
-    Returns:
-        The path as a `Path`.
-    """
-    path = Path(path)
+def write_bytes(path: Path, content: bytes) -> None:
+    """Writes a file that appears whole or not at all (`kood.runs.write_atomically`); missing folders are made."""
     path.parent.mkdir(parents=True, exist_ok=True)
     write_atomically(path, content)
-    return path
 
 
-def write_text(path: str | Path, text: str) -> Path:
+def write_text(path: Path, text: str) -> None:
     """Writes text as UTF-8, whole or not at all (see `write_bytes`)."""
-    return write_bytes(path, text.encode("utf-8"))
+    write_bytes(path, text.encode("utf-8"))
 
 
 def strict(value: Any) -> Any:
@@ -67,7 +57,7 @@ def strict(value: Any) -> Any:
     raise TypeError(f"{type(value).__name__} cannot be written as JSON: {value!r}")
 
 
-def write_json(path: str | Path, obj: Any) -> Path:
+def write_json(path: Path, obj: Any) -> None:
     """Writes `obj` as strict JSON (RFC 8259), whole or not at all.
 
     Keys keep the order given; floats are written with the fewest digits that read back as the same float64;
@@ -78,11 +68,8 @@ def write_json(path: str | Path, obj: Any) -> Path:
         path: Where the file shall stand. Missing folders are made.
         obj: What to write, see `strict`.
 
-    Returns:
-        The path as a `Path`.
-
     Raises:
         TypeError: If `obj` holds something JSON has no form for.
     """
     text = json.dumps(strict(obj), indent=2, allow_nan=False, ensure_ascii=True)
-    return write_text(path, text + "\n")
+    write_text(path, text + "\n")

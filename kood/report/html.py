@@ -8,24 +8,11 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
-from kood.report import across, figures, leaderboard, outlier_audit, results, sweeps
+from kood.report import across, figures, leaderboard, outlier_audit, results, sweeps, wording
 from kood.report.aggregate import rows_of
 from kood.report.behaviour import Behaviour, embedding, reliability, thumbnail
 from kood.report.files import write_bytes, write_text
 from kood.report.formats import ENDINGS
-from kood.report.wording import (
-    SMOKE,
-    accuracy_note,
-    all_notes,
-    all_warnings,
-    by_reason,
-    number,
-    origin,
-    percent,
-    sets,
-    setting,
-    threshold_meaning,
-)
 from kood.text import clean
 
 __all__ = ["render", "page", "write", "write_figures"]
@@ -53,7 +40,7 @@ def _templates() -> Any:
         loader=PackageLoader("kood.report"), autoescape=True, undefined=StrictUndefined, finalize=shown,
         trim_blocks=True, lstrip_blocks=True,
     )  # fmt: skip
-    made.filters |= {"data_url": data_url, "percent": percent}
+    made.filters |= {"data_url": data_url, "percent": wording.percent}
     return made
 
 
@@ -73,25 +60,26 @@ def _script() -> dict[str, Any]:
 
 def _told(report: Mapping[str, Any]) -> dict[str, Any]:
     """What stands first."""
-    return {"smoke": SMOKE if report.get("quick") else "", "warnings": all_warnings(report), "notes": all_notes(report)}
+    warnings, notes = wording.all_warnings(report), wording.all_notes(report)
+    return {"smoke": wording.SMOKE if report.get("quick") else "", "warnings": warnings, "notes": notes}
 
 
 def _cell(cell: Mapping[str, Any], *, short: bool = False) -> dict[str, Any]:
     """What is told of a run; in short as one cell of many."""
     means = cell["scores"].get(cell["headline_score"], {})
     return {
-        "setting": setting(cell.get("cell") or {}),
+        "setting": wording.setting(cell.get("cell") or {}),
         # The smoke notice of a matrix stands at the top of the page already.
         "told": _told({**cell, "quick": False} if short else cell),
         "tiles": _tiles(cell, means),
-        "accuracy_note": accuracy_note(cell),
+        "accuracy_note": wording.accuracy_note(cell),
         "headline": results.headline(cell),
         "held_out": results.held_out(cell),
         "scores": results.scores(cell),
         "by_dataset": results.by_dataset(cell),
         "classes": results.classes(cell),
         "every_class": results.every_class(cell),
-        "threshold": threshold_meaning(cell),
+        "threshold": wording.threshold_meaning(cell),
         "exposure": results.exposure(cell),
         "stages": results.stages(cell),
         "audit": outlier_audit.view(cell.get("outlier_audit"), short=short),
@@ -120,7 +108,7 @@ def _figures(
         drawn["pr"] = figures.pr_curves(scores, cell)
     if behaviour is not None:
         drawn["reliability"] = reliability(behaviour.confidence, behaviour.correct)
-        drawn["features"] = embedding(behaviour, sets(cell, "near"))
+        drawn["features"] = embedding(behaviour, wording.sets(cell, "near"))
     return drawn
 
 
@@ -129,25 +117,18 @@ def _extremes(behaviour: Behaviour | None) -> list[tuple[str, list[tuple[bytes, 
     found = []
     for name, images in (behaviour.extremes if behaviour else {}).items():
         told = f"Images of {name}, OOD, with the lowest scores" if name != "id" else "ID, with the highest scores"
-        shown = [
-            (
-                thumbnail(one.image),
-                f"score {number(one.score)}, called {one.predicted}" + (f", is {one.actual}" if one.actual else ""),
-            )
-            for one in images
-        ]
-        found.append((told, shown))
+        found.append((told, [(thumbnail(one.image), one.told) for one in images]))
     return found
 
 
-def _sheet(path: str | Path | None, notes: str | Sequence[str] | None) -> dict[str, Any] | None:
+def _sheet(path: Path | None, notes: Sequence[str]) -> dict[str, Any] | None:
     """The outliers the classifier was trained with, as large as they are shown; None where there is nothing."""
-    caption = notes if isinstance(notes, str) else " ".join(notes or [])
+    caption = " ".join(notes)
     if path is None:
         return {"image": None, "caption": caption} if caption else None
     from PIL import Image
 
-    content = Path(path).read_bytes()
+    content = path.read_bytes()
     if not content.startswith(b"\x89PNG\r\n\x1a\n"):
         raise ValueError(f"{path} is not a PNG image")
     image: Image.Image = Image.open(io.BytesIO(content))
@@ -177,8 +158,8 @@ def _matrix(report: Mapping[str, Any]) -> dict[str, Any]:
         "sweeps": {key: sweeps.sweep_figure(rows, key) for key in sweeps.swept(rows)},
         "differences": across.differences(rows),
         "folds": across.folds(rows),
-        "failed": [(setting(one["cell"]), one["error"]) for one in report.get("failed", [])],
-        "left_out": by_reason(report.get("left_out", [])),
+        "failed": [(wording.setting(one["cell"]), one["error"]) for one in report.get("failed", [])],
+        "left_out": wording.by_reason(report.get("left_out", [])),
         "minutes": (report.get("budget") or {}).get("minutes"),
         "cells": [_cell(cell, short=True) for cell in cells],
         "environment": next((one["environment"] for one in (report, *cells) if one.get("environment")), {}),
@@ -190,8 +171,8 @@ def page(
     *,
     scores: Mapping[str, Any] | None = None,
     histories: Histories | None = None,
-    contact_sheet: str | Path | None = None,
-    outlier_notes: str | Sequence[str] | None = None,
+    contact_sheet: Path | None = None,
+    outlier_notes: Sequence[str] = (),
     behaviour: Behaviour | None = None,
 ) -> str:
     """The page of a run or of a matrix as HTML text; arguments and errors are those of `write`."""
@@ -202,7 +183,7 @@ def page(
     kept = {stage: terms for stage, terms in (histories or {}).items() if terms}
     whole = {
         "recipe": report["recipe"],
-        "about": origin({"seeds": seeds, **report}),
+        "about": wording.origin({"seeds": seeds, **report}),
         "trained": ", ".join(kept),
         "training": figures.training_curves(kept) if kept else None,
         "sheet": _sheet(contact_sheet, outlier_notes),
@@ -216,7 +197,7 @@ def page(
     )  # fmt: skip
 
 
-def write(path: str | Path, report: Mapping[str, Any], **more: Any) -> Path:
+def write(path: Path, report: Mapping[str, Any], **more: Any) -> None:
     """Writes report.html, and beside a matrix's its table as table.csv and table.tex, each whole or not at all; where
     it has a leaderboard, that as leaderboard.csv and leaderboard.tex too.
 
@@ -230,9 +211,6 @@ def write(path: str | Path, report: Mapping[str, Any], **more: Any) -> Path:
             outlier_notes: What stands under it: how the outliers were made.
             behaviour: What the figures of the classifier's behaviour are drawn of; for one run only.
 
-    Returns:
-        The path.
-
     Raises:
         ValueError: If a matrix is given scores, scores name an unknown dataset, or the contact sheet is no PNG.
     """
@@ -244,13 +222,13 @@ def write(path: str | Path, report: Mapping[str, Any], **more: Any) -> Path:
         beside["leaderboard"] = leaderboard.table(report["leaderboard"])
     for name, one in beside.items():
         for ending in ("csv", "tex"):
-            write_text(Path(path).with_name(f"{name}.{ending}"), ENDINGS[ending](one))
-    return write_text(path, html)
+            write_text(path.with_name(f"{name}.{ending}"), ENDINGS[ending](one))
+    write_text(path, html)
 
 
 def write_figures(
-    folder: str | Path, report: Mapping[str, Any], scores: Mapping[str, Any], behaviour: Behaviour | None = None
-) -> list[Path]:
+    folder: Path, report: Mapping[str, Any], scores: Mapping[str, Any], behaviour: Behaviour | None = None
+) -> None:
     """Writes the figures of one run's page as files too, for a paper or a slide.
 
     Args:
@@ -259,12 +237,10 @@ def write_figures(
         report: The result of the run.
         scores: {dataset name or "id": headline scores (N,)}.
         behaviour: What the figures of the classifier's behaviour are drawn of.
-
-    Returns:
-        The files.
     """
     drawn = {f"{name}.svg": figure for name, figure in _figures(report, scores, behaviour).items()}
     for name, images in (behaviour.extremes if behaviour else {}).items():
         # Sets are named by a recipe, which allows no more than letters, digits and ".", "_", "-".
         drawn |= {f"{name}-{rank}.png": thumbnail(one.image) for rank, one in enumerate(images, start=1)}
-    return [write_bytes(Path(folder) / name, content) for name, content in drawn.items()]
+    for name, content in drawn.items():
+        write_bytes(folder / name, content)

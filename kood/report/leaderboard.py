@@ -4,12 +4,12 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from kood.intervals import mean_interval
-from kood.report.across import label_columns, table_of
+from kood.report.across import label_columns, means_column, runs_column
 from kood.report.aggregate import Cell as Run
 from kood.report.aggregate import group, statistic
 from kood.report.paired import Scores, intervals
-from kood.report.tables import MISSING, Cell, Column, Table, words
-from kood.report.wording import mean_std, percent
+from kood.report.tables import MISSING, Cell, Column, Table, table_of, words
+from kood.report.wording import percent
 
 __all__ = ["FIRST", "entries", "table"]
 
@@ -92,24 +92,16 @@ def table(found: Sequence[Entry], most: int | None = None) -> Table:
         most: How many are shown; all where not given.
     """
     shown = list(found[:most])
-    columns = label_columns(shown)
-    columns.append((
-        words("score"), [Cell(one["score"] + (CHOSEN if one["chosen"] else ""), one["score"]) for one in shown]
-    ))  # fmt: skip
-    columns.append((Column("place"), [Cell(str(place), place) for place in range(1, len(shown) + 1)]))
-    seeds = [Cell(str(len(one["seeds"])), " ".join(map(str, one["seeds"]))) for one in shown]
-    columns.append((Column("n", name="seeds", priority=3), seeds))
+    scores = [Cell(one["score"] + (CHOSEN if one["chosen"] else ""), one["score"]) for one in shown]
+    places = [Cell(str(place), place) for place in range(1, len(shown) + 1)]
+    columns = [*label_columns(shown), (words("score"), scores), (Column("place"), places), runs_column(shown, 3)]
     for heading, kind, metric, more, spare in _FIGURES:
-        column = Column(heading, more_is_better=more, priority=spare, name=f"{kind}_{metric}", parts=("mean", "std"))
         own = [one[kind][metric] for one in shown]
-        columns.append(
-            (column, [Cell(mean_std(of, len(one["seeds"])), of) for of, one in zip(own, shown, strict=True)])
-        )
+        columns.append(means_column(shown, own, heading, f"{kind}_{metric}", more, spare))
         if metric == "auroc":
             column = Column("95%\ninterval", priority=2, name=f"{kind}_auroc", parts=("low", "high"))
             columns.append((column, [Cell(_interval(of), of) for of in own]))
-    column = Column("ID\nacc", more_is_better=True, priority=1, name="id_accuracy", parts=("mean", "std"))
-    columns.append((column, [Cell(mean_std(one["accuracy"], len(one["seeds"])), one["accuracy"]) for one in shown]))
+    columns.append(means_column(shown, [one["accuracy"] for one in shown], "ID\nacc", "id_accuracy", True, 1))
     for heading, key, name in (
         ("training\nminutes", "minutes", "training_minutes"), ("ms an\nimage", "milliseconds", "milliseconds_an_image")
     ):  # fmt: skip

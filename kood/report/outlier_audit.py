@@ -14,10 +14,7 @@ TITLE = "Are these outliers any good?"
 
 #: Part of the audit -> question and what each verdict answers.
 QUESTIONS: dict[str, tuple[str, dict[str, str]]] = {
-    "content": (
-        "Do the samples show their classes?",
-        {"shown": "yes", "weak": "no", "unjudged": "cannot be told"},
-    ),
+    "content": ("Do the samples show their classes?", {"shown": "yes", "weak": "no", "unjudged": "cannot be told"}),
     "mixtures": (
         "Do the mixtures show both parents?",
         {"both": "yes", "one": "no: one at a time", "other": "no: other classes"},

@@ -5,20 +5,9 @@ from typing import Any
 
 from rich.console import Console
 
-from kood.report import across, leaderboard, outlier_audit, results
+from kood.report import across, leaderboard, outlier_audit, results, wording
 from kood.report.aggregate import rows_of
 from kood.report.terminal import print_table, say, warn
-from kood.report.wording import (
-    SMOKE,
-    accuracy_note,
-    all_notes,
-    all_warnings,
-    by_reason,
-    duration,
-    origin,
-    setting,
-    threshold_meaning,
-)
 
 __all__ = ["print_cell", "print_matrix"]
 
@@ -26,10 +15,11 @@ __all__ = ["print_cell", "print_matrix"]
 def _print_head(console: Console, report: Mapping[str, Any]) -> None:
     say(console, report["recipe"], "bold")
     if report.get("cell"):
-        say(console, setting(report["cell"]))
-    say(console, origin(report), "dim")
+        say(console, wording.setting(report["cell"]))
+    say(console, wording.origin(report), "dim")
     console.print()
-    warnings, notes = [SMOKE] * bool(report.get("quick")) + all_warnings(report), all_notes(report)
+    smoke = [wording.SMOKE] if report.get("quick") else []
+    warnings, notes = smoke + wording.all_warnings(report), wording.all_notes(report)
     for text in warnings:
         warn(console, text)
     for text in notes:
@@ -40,7 +30,7 @@ def _print_head(console: Console, report: Mapping[str, Any]) -> None:
 
 def _stages(cell: Mapping[str, Any]) -> str:
     parts = [
-        f"{name} {duration(stage.get('seconds'))}{' (cached)' if stage.get('cached') else ''}"
+        f"{name} {wording.duration(stage.get('seconds'))}{' (cached)' if stage.get('cached') else ''}"
         for name, stage in cell.get("stages", {}).items()
     ]
     return "Stages: " + ", ".join(parts) + "." if parts else ""
@@ -61,7 +51,7 @@ def print_cell(console: Console, cell: Mapping[str, Any]) -> None:
             console.print()
     if results.every_class(cell):
         say(console, "All classes stand in report.html and report.json.", "dim")
-    for text in (accuracy_note(cell), threshold_meaning(cell), _stages(cell)):
+    for text in (wording.accuracy_note(cell), wording.threshold_meaning(cell), _stages(cell)):
         if text:
             say(console, text)
     if cell.get("outlier_audit"):
@@ -93,10 +83,10 @@ def print_matrix(console: Console, report: Mapping[str, Any]) -> None:
             print_table(console, leaderboard.table(report["leaderboard"], leaderboard.FIRST))
     else:
         say(console, "No cell finished.", "bold red")
-    failed = [f"{setting(one['cell'])}: {one['error']}" for one in report.get("failed", [])]
+    failed = [f"{wording.setting(one['cell'])}: {one['error']}" for one in report.get("failed", [])]
     _print_missing(console, len(failed), "failed", "bold red", failed)
     left_out = report.get("left_out", [])
-    reasons = [f"{why}: {'; '.join(cells)}" for why, cells in by_reason(left_out).items()]
+    reasons = [f"{why}: {'; '.join(cells)}" for why, cells in wording.by_reason(left_out).items()]
     _print_missing(console, len(left_out), "left out", "bold yellow", reasons)
 
 

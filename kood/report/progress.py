@@ -45,7 +45,6 @@ class Bar:
         self.unit = unit
         self._pace = pace
         self.completed = 0.0
-        self.finished = False
         self._progress = progress
         self._started = time.monotonic()
         self._text = ""
@@ -66,17 +65,6 @@ class Bar:
             self._print_line()
         else:
             self._progress.live.update(self._task, completed=self.completed, terms=self._text, count=self.count())
-
-    def done(self, seconds: float | None = None) -> None:
-        """Ends the stage with a line that stays.
-
-        Args:
-            seconds: What the stage took; measured from its start when None.
-        """
-        if not self.finished:
-            self.finished = True
-            took = self.elapsed() if seconds is None else seconds
-            self._progress.say(f"{self.name}: done in {duration(took)}", self._text, style="green")
 
     def count(self) -> str:
         """The unit under way: "epoch 3/30"; "" before the first and where there is nothing to count."""
@@ -175,7 +163,7 @@ class StageProgress:
     def bar(self, name: str, total: int | None = None, unit: str = "epoch", pace: float | None = None) -> Iterator[Bar]:
         """Shows one stage while the block runs.
 
-        Leaving the block ends the stage (see `Bar.done`); leaving it by an exception says how far it came.
+        Leaving the block ends the stage with a line that stays; leaving it by an exception says how far it came.
 
         Args:
             name: The stage's name.
@@ -197,7 +185,6 @@ class StageProgress:
         try:
             yield bar
         except BaseException as error:
-            bar.finished = True
             how = "failed" if isinstance(error, Exception) else "stopped"
             where = f" at {bar.count()}" if bar.count() else ""
             self._close(bar)
@@ -205,7 +192,7 @@ class StageProgress:
             raise
         else:
             self._close(bar)
-            bar.done()
+            self.say(f"{bar.name}: done in {duration(bar.elapsed())}", bar._text, style="green")
 
     def _close(self, bar: Bar) -> None:
         self._open -= 1

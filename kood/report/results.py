@@ -3,7 +3,7 @@
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from kood.report.tables import MISSING, Column, Row, Table, row, words
+from kood.report.tables import MISSING, Column, Filled, Row, Table, row, table_of, words
 from kood.report.wording import (
     COLUMNS,
     INTERVAL_NOTE,
@@ -74,58 +74,52 @@ def held_out(cell: Cells) -> Table | None:
     told = cell.get("hold_out")
     if not told or not told["folds"]:
         return None
-    rows = [
-        row(
-            ", ".join(one["classes"]),
-            str(one["images"]),
-            with_interval(one["auroc"], one["auroc_interval"]),
-            percent(one["fpr_at_ood_tpr"]),
-            with_interval(one["accepted"], one["accepted_interval"]),
-            percent(one["accuracy"]),
-        )
-        for one in told["folds"]
+    folds = told["folds"]
+    mean = {name: one["mean"] for name, one in told["mean"].items()}
+    mean |= {f"{name}_interval": one["interval"] for name, one in told["mean"].items()}
+    every = [*folds, mean]
+    columns: list[Filled] = [
+        (words("held out"), [*(", ".join(one["classes"]) for one in folds), "mean"]),
+        (Column("images", priority=1), [*(str(one["images"]) for one in folds), ""]),
+        (Column("AUROC"), [_sure(one, "auroc") for one in every]),
+        (Column("FPR@95", "OOD TPR", priority=1), [percent(one["fpr_at_ood_tpr"]) for one in every]),
+        (Column("accepted"), [_sure(one, "accepted") for one in every]),
+        (Column("accuracy"), [percent(one["accuracy"]) for one in every]),
     ]
-    mean = told["mean"]
-    auroc, accepted = (with_interval(mean[name]["mean"], mean[name]["interval"]) for name in ("auroc", "accepted"))
-    rows.append(
-        row("mean", "", auroc, percent(mean["fpr_at_ood_tpr"]["mean"]), accepted, percent(mean["accuracy"]["mean"]),
-            kind="mean")
-    )  # fmt: skip
-    columns = (
-        words("held out"), Column("images", priority=1), Column("AUROC"), Column("FPR@95", "OOD TPR", priority=1),
-        Column("accepted"), Column("accuracy"),
-    )  # fmt: skip
     note = (
         f"Percent, by {told['folds'][0]['score']}. Each fold is the same classifier trained without these classes, and "
         "then to tell their images from the others'. So it estimates how near outliers of this data's kind are told, "
         "and of no other; the published classifier has learned all classes. [95% confidence interval; of the mean, "
         "Student's over the folds, which share most images, so read it as rough.]"
     )
-    return Table(columns, rows, "Classes held out", (note,))
+    return table_of(columns, "Classes held out", (note,), [*[""] * len(folds), "mean"])
+
+
+def _sure(one: Mapping[str, Any], figure: str) -> str:
+    """A figure with its interval."""
+    return with_interval(one.get(figure), one.get(f"{figure}_interval"))
+
+
+def _kinds(cell: Cells) -> list[str]:
+    """How the row of each score is shown."""
+    return ["headline" if score == cell["headline_score"] else "" for score in cell["scores"]]
 
 
 def scores(cell: Cells) -> Table:
     """Every score, in the means over the near and over the far sets."""
-    validation = cell.get("validation") or {}
-    folds = (cell.get("hold_out") or {}).get("scores") or {}
-    rows = []
-    for score, figures in cell["scores"].items():
-        chosen = score == cell["headline_score"]
-        means = [figures.get(kind) or {} for kind in ("near", "far")]
-        values = [percent(one.get(metric)) for metric in ("auroc", "fpr_at_ood_tpr") for one in means]
-        values += [percent(validation.get(score))] if validation else []
-        values += [percent(folds.get(score))] if folds else []
-        rows.append(row(f"{score} ◂" if chosen else score, *values, kind="headline" if chosen else ""))
-    figures_of = [
-        Column(f"{kind}\n{COLUMNS[metric][0]}", priority=PRIORITIES.get(metric, 0))
-        for metric in ("auroc", "fpr_at_ood_tpr")
-        for kind in ("near", "far")
-    ]
-    own = [Column("validation\nAUROC", priority=1)] if validation else []
-    own += [Column("held-out\nAUROC", priority=1)] if folds else []
+    measured, chosen = cell["scores"], cell["headline_score"]
+    columns: list[Filled] = [(words("score"), [f"{score} ◂" if score == chosen else score for score in measured])]
+    for metric in ("auroc", "fpr_at_ood_tpr"):
+        for kind in ("near", "far"):
+            column = Column(f"{kind}\n{COLUMNS[metric][0]}", priority=PRIORITIES.get(metric, 0))
+            columns.append((column, [percent((of.get(kind) or {}).get(metric)) for of in measured.values()]))
+    folds = (cell.get("hold_out") or {}).get("scores")
+    for where, auroc in (("validation", cell.get("validation")), ("held-out", folds)):
+        if auroc:
+            columns.append((Column(f"{where}\nAUROC", priority=1), [percent(auroc.get(score)) for score in measured]))
     note = "◂: the headline score. Percent, means over the datasets; FPR@95 at OOD TPR."
     told = [text for text in (validation_note(cell), tuned_note(cell)) if text]
-    return Table((words("score"), *figures_of, *own), rows, "All scores", (note, *told))
+    return table_of(columns, "All scores", (note, *told), _kinds(cell))
 
 
 def by_dataset(cell: Cells) -> Table | None:
@@ -133,16 +127,11 @@ def by_dataset(cell: Cells) -> Table | None:
     names = sets(cell, "near") + sets(cell, "far")
     if len(names) < 2:
         return None
-    rows = [
-        row(
-            score,
-            *(percent((figures.get(name) or {}).get("auroc")) for name in names),
-            kind="headline" if score == cell["headline_score"] else "",
-        )
-        for score, figures in cell["scores"].items()
-    ]
-    columns = [Column(name, cell["datasets"][name]["kind"]) for name in names]
-    return Table((words("score"), *columns), rows, "AUROC of every score on every dataset")
+    columns: list[Filled] = [(words("score"), list(cell["scores"]))]
+    for name in names:
+        auroc = [percent((figures.get(name) or {}).get("auroc")) for figures in cell["scores"].values()]
+        columns.append((Column(name, cell["datasets"][name]["kind"]), auroc))
+    return table_of(columns, "AUROC of every score on every dataset", kinds=_kinds(cell))
 
 
 def classes(cell: Cells) -> list[Table]:
@@ -170,25 +159,21 @@ def every_class(cell: Cells) -> Table | None:
 
 def _classes(cell: Cells, some: Rows, title: str, note: str) -> Table:
     threshold = cell.get("threshold") or {}
-    accept = threshold.get("accept")
-    against = [kind for kind in ("near", "far") if any(kind in (one.get("auroc") or {}) for one in cell["classes"])]
-    columns = [words("class"), Column("images", priority=1), Column("accuracy"), Column("accepted")]
-    columns += [Column(f"{kind}\nAUROC", priority=2) for kind in against]
-    values = {}
+    below = [BELOW if is_below(one, threshold.get("accept")) else "" for one in some]
+    columns: list[Filled] = [
+        (words("class"), [one["name"] for one in some]),
+        (Column("images", priority=1), [str(one.get("images", MISSING)) for one in some]),
+        (Column("accuracy"), [_sure(one, "accuracy") for one in some]),
+        (Column("accepted"), [_sure(one, "accepted") + mark for one, mark in zip(some, below, strict=True)]),
+    ]
+    for kind in ("near", "far"):
+        if any(kind in (one.get("auroc") or {}) for one in cell["classes"]):
+            auroc = [percent((one.get("auroc") or {}).get(kind)) for one in some]
+            columns.append((Column(f"{kind}\nAUROC", priority=2), auroc))
     if threshold.get("by_class"):
-        columns.append(Column("threshold", priority=2))
         values = {name: one["value"] for one in threshold["thresholds"] for name in one["classes"]}
-    rows = []
-    for one in some:
-        below = is_below(one, accept)
-        accuracy, accepted = (
-            with_interval(one.get(figure), one.get(f"{figure}_interval")) for figure in ("accuracy", "accepted")
-        )
-        texts = [one["name"], str(one.get("images", MISSING)), accuracy, accepted + (BELOW if below else "")]
-        texts += [percent((one.get("auroc") or {}).get(kind)) for kind in against]
-        texts += [number(values.get(one["name"]))] if threshold.get("by_class") else []
-        rows.append(row(*texts, kind="below" if below else ""))
-    return Table(columns, rows, title, (note,) if note else ())
+        columns.append((Column("threshold", priority=2), [number(values.get(one["name"])) for one in some]))
+    return table_of(columns, title, (note,) if note else (), ["below" if mark else "" for mark in below])
 
 
 def is_below(one: Mapping[str, Any], accept: float | None) -> bool:

@@ -14,11 +14,7 @@ TILE, GAP, MARGIN = 72, 4, 96
 
 
 def write_sheet(
-    path: Path,
-    images: np.ndarray,
-    conditions: np.ndarray,
-    class_names: list[str],
-    captions: list[str] | None = None,
+    path: Path, images: np.ndarray, conditions: np.ndarray, class_names: list[str], captions: list[str] | None = None
 ) -> None:
     """Writes a PNG with a row for each pair of classes, its two classes named at the ends, the shares above.
 
@@ -33,19 +29,12 @@ def write_sheet(
 
     rows, columns, height, width, channels = images.shape
     tile = (max(TILE, width), max(TILE, height))
-    page = Image.new(
-        "RGB",
-        (2 * MARGIN + columns * (tile[0] + GAP), 28 + rows * (tile[1] + GAP)),
-        "white",
-    )
+    page = Image.new("RGB", (2 * MARGIN + columns * (tile[0] + GAP), 28 + rows * (tile[1] + GAP)), "white")
     draw, font = ImageDraw.Draw(page), ImageFont.load_default(13)
     for row in range(rows):
         top = 28 + row * (tile[1] + GAP)
         ends = [class_names[int(conditions[row, column].argmax())] for column in (0, columns - 1)]
-        for name, x, anchor in (
-            (ends[0], MARGIN - 8, "rm"),
-            (ends[1], MARGIN + columns * (tile[0] + GAP) + 4, "lm"),
-        ):
+        for name, x, anchor in ((ends[0], MARGIN - 8, "rm"), (ends[1], MARGIN + columns * (tile[0] + GAP) + 4, "lm")):
             draw.text((x, top + tile[1] / 2), _short(name), fill="black", font=font, anchor=anchor)
         if captions is not None:
             below = (MARGIN - 8, top + tile[1] / 2 + 18)

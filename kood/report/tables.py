@@ -3,10 +3,10 @@
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
-from itertools import takewhile
+from itertools import takewhile, zip_longest
 from typing import Any
 
-__all__ = ["MISSING", "Cell", "Column", "Row", "Table", "row", "words"]
+__all__ = ["MISSING", "Cell", "Column", "Filled", "Row", "Table", "row", "table_of", "words"]
 
 #: Stands where there is no figure.
 MISSING = "—"
@@ -60,13 +60,8 @@ class Cell:
     value: Any = None
 
     @property
-    def mean(self) -> Any:
-        """The figure by which cells are compared."""
-        return self.value["mean"] if isinstance(self.value, Mapping) else self.value
-
-    @property
     def figure(self) -> Any:
-        """The figure to sort by; None where there is none."""
+        """The figure by which cells are compared and sorted; None where there is none."""
         figure = self.value.get("mean", self.value.get("low")) if isinstance(self.value, Mapping) else self.value
         return figure if isinstance(figure, int | float) else None
 
@@ -116,7 +111,7 @@ class Table:
             shown = {place: one.text.split(" ", 1)[0] for place, one in there.items() if one.text != MISSING}
             if len(set(shown.values())) > 1:
                 choose = max if column.more_is_better else min
-                best = shown[choose(shown, key=lambda place: there[place].mean)]
+                best = shown[choose(shown, key=lambda place: there[place].figure)]
                 for place, text in shown.items():
                     marks[place][index] = text == best
         return marks
@@ -142,3 +137,14 @@ class Table:
     def noted(self, bold: str = "Bold") -> str:
         """What stands below it, with the meaning of the mark that the best cells carry."""
         return " ".join((*self.notes, *([f"{bold}: best of its column."] if any(map(any, self.best)) else [])))
+
+
+#: A column and its cells, one for each row.
+Filled = tuple[Column, Sequence[str | Cell]]
+
+
+def table_of(filled: Sequence[Filled], title: str = "", notes: Sequence[str] = (), kinds: Sequence[str] = ()) -> Table:
+    """A table of columns, each with its cells, and of the kinds of its rows where any is more than a row."""
+    columns, cells = zip(*filled, strict=True)
+    rows = [row(*one, kind=kind) for one, kind in zip_longest(zip(*cells, strict=True), kinds, fillvalue="")]
+    return Table(columns, rows, title, notes)

@@ -5,7 +5,7 @@ import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
-from kood.text import clean
+from kood.text import clean, some_of
 
 __all__ = [
     "COLUMNS", "INTERVAL_NOTE", "SMOKE", "accuracy_note", "all_notes", "all_warnings", "by_reason", "duration",
@@ -200,15 +200,13 @@ def _values(thresholds: Sequence[Mapping[str, Any]]) -> str:
     return " to ".join(dict.fromkeys(number(value) for value in (values[:1] + values[-1:]))) or "—"
 
 
-def _shared(threshold: Mapping[str, Any], most: int = 5) -> str:
+def _shared(threshold: Mapping[str, Any]) -> str:
     """Which classes have one threshold together, where thresholds are by class."""
-    told = ""
-    for one in threshold.get("thresholds") or [] if threshold.get("by_class") else []:
-        names = one["classes"]
-        if len(names) > 1:
-            listed = ", ".join(names[:most]) + (f" and {len(names) - most} more" if len(names) > most else "")
-            told += f" {listed} share one, set on {one.get('calibration_images', '—')} images."
-    return told
+    together = [one for one in threshold.get("thresholds") or [] if len(one["classes"]) > 1]
+    return "".join(
+        f" {some_of(one['classes'])} share one, set on {one.get('calibration_images', '—')} images."
+        for one in (together if threshold.get("by_class") else [])
+    )
 
 
 def _between(threshold: Mapping[str, Any]) -> str:

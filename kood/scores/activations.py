@@ -24,22 +24,13 @@ class _Reworked(Fitted):
         super().__init__()
         self.share = share_of
 
-    def restored(self):
-        self.share = float(self.state["share"])
-
     def fit(self, features, labels=None, logits=None, *, kernel, bias):
         """Takes over the linear head."""
         features = array("features", features)
         kernel, bias = linear_head(features.shape[1], kernel, bias)
-        self.state = {
-            "kernel": kernel.astype(np.float32),
-            "bias": bias.astype(np.float32),
-            "share": np.array(self.share),
-            **self._state(features, kernel),
-        }
-        return self
+        return self.keep(**{"kernel": kernel, "bias": bias, **self._learnt(features, kernel)})
 
-    def _state(self, features, kernel):
+    def _learnt(self, features, kernel):
         """What a score keeps beside the head, or in its place."""
         return {}
 
@@ -71,8 +62,8 @@ class ReAct(_Reworked):
     def __init__(self, quantile=0.9):
         super().__init__(fraction("quantile", quantile))
 
-    def _state(self, features, kernel):
-        return {"limit": np.array(quantile(features, self.share))}
+    def _learnt(self, features, kernel):
+        return {"limit": quantile(features, self.share)}
 
     def _rework(self, features):
         return ops.minimum(features, float(self.fitted("limit")))
@@ -108,7 +99,18 @@ def _growth(features, mask):
     return ops.exp(ops.clip(ratio, -_LARGEST_RATIO, _LARGEST_RATIO))
 
 
-class ASH(_Reworked):
+class _Pruned(_Reworked):
+    """Of reworked features of which the largest of each image are told apart."""
+
+    version = 2
+    usual = {"share": (0.65, 0.7, 0.75, 0.8, 0.85, 0.9, 0.95)}
+
+    def _learnt(self, features, kernel):
+        _kept(features.shape[1], self.share)
+        return {}
+
+
+class ASH(_Pruned):
     """Energy of shaped activations: the smallest of each image's are set to 0, the others sharpened.
 
     -logsumexp(x' W + b). Of the D features of x the round(D share) smallest become 0. Variant "S" multiplies the
@@ -130,22 +132,12 @@ class ASH(_Reworked):
     """
 
     STATE = (*_Reworked.STATE, "variant")
-    version = 2
-    usual = {"share": (0.65, 0.7, 0.75, 0.8, 0.85, 0.9, 0.95)}
 
     def __init__(self, share=0.9, variant="S"):
         super().__init__(fraction("share", share))
         if variant not in ("S", "B"):
             raise ValueError(f"variant must be 'S' or 'B'; it is {variant!r}.")
         self.variant = variant
-
-    def restored(self):
-        super().restored()
-        self.variant = str(self.state["variant"])
-
-    def _state(self, features, kernel):
-        _kept(features.shape[1], self.share)
-        return {"variant": np.array(self.variant)}
 
     def _rework(self, features):
         mask, kept = _largest(features, self.share)
@@ -154,7 +146,7 @@ class ASH(_Reworked):
         return mask * features * _growth(features, mask)
 
 
-class SCALE(_Reworked):
+class SCALE(_Pruned):
     """Energy of scaled activations: -logsumexp(exp(s1 / s2) x W + b), nothing pruned.
 
     s1 is the sum of an image's features, s2 that of its largest, the round(D share) smallest left out. Made for
@@ -171,15 +163,8 @@ class SCALE(_Reworked):
         ValueError: `share` outside [0, 1).
     """
 
-    version = 2
-    usual = {"share": (0.65, 0.7, 0.75, 0.8, 0.85, 0.9, 0.95)}
-
     def __init__(self, share=0.85):
         super().__init__(fraction("share", share))
-
-    def _state(self, features, kernel):
-        _kept(features.shape[1], self.share)
-        return {}
 
     def _rework(self, features):
         return features * _growth(features, _largest(features, self.share)[0])
@@ -205,7 +190,7 @@ class DICE(_Reworked):
     def __init__(self, share=0.9):
         super().__init__(fraction("share", share))
 
-    def _state(self, features, kernel):
+    def _learnt(self, features, kernel):
         contribution = mean_row(features)[:, None] * kernel
         kept = contribution > np.quantile(contribution, self.share)
-        return {"kernel": np.where(kept, kernel, 0.0).astype(np.float32)}
+        return {"kernel": np.where(kept, kernel, 0.0)}

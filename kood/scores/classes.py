@@ -4,14 +4,13 @@ import numpy as np
 from keras import ops
 from scipy.spatial.distance import pdist, squareform
 
+from kood.geometry import top_class
 from kood.scores.fitting import (
     Fitted,
     array,
     class_indices,
     linear_head,
     log_softmax,
-    rightly_classified,
-    rows_of_logits,
 )
 from kood.scores.plain import float32, log_probabilities
 from kood.scores.streaming import blocks, mean_row
@@ -35,7 +34,7 @@ class KLMatching(Fitted):
 
     def fit(self, features, labels=None, logits=None):
         """Averages the posteriors of each predicted class."""
-        logits = rows_of_logits("KLMatching", array("features", features), logits)
+        logits = self.rows_of_logits(array("features", features), logits)
         log_sums: dict[int, np.ndarray] = {}
         counts = np.zeros(logits.shape[1], np.int64)
         for (block,) in blocks(logits):
@@ -45,8 +44,7 @@ class KLMatching(Fitted):
                 own = np.logaddexp.reduce(log_p[predicted == k], axis=0)
                 log_sums[k] = np.logaddexp(log_sums[k], own) if k in log_sums else own
         typical = [log_sums[k] - np.log(counts[k]) for k in sorted(log_sums)]
-        self.state = {"log_typical": np.stack(typical).astype(np.float32)}
-        return self
+        return self.keep(log_typical=np.stack(typical))
 
     def score(self, features, logits):
         """Divergence from the nearest typical posterior: float32 (B,), at least 0."""
@@ -54,8 +52,8 @@ class KLMatching(Fitted):
         logits = self.checked(logits, typical.shape[1], "logits")
         log_p = log_probabilities(logits)[0]
         p = ops.exp(log_p)
-        # OpenVINO and ONNX have not what TensorFlow makes of Keras's argmax.
-        nearest = ops.top_k(ops.matmul(p, ops.transpose(typical)), 1)[1][:, 0]
+        # Not `argmax`: OpenVINO and ONNX have not what TensorFlow makes of Keras's.
+        nearest = top_class(ops.matmul(p, ops.transpose(typical)))
         log_d = ops.take(typical, nearest, axis=0)
         return ops.sum(_divergence(p, log_p - log_d, ops.exp(log_d)), axis=-1)
 
@@ -88,17 +86,14 @@ class SHE(Fitted):
         """
         features = array("features", features)
         labels = class_indices(features, labels)
-        logits = rows_of_logits("SHE", features, logits)
-        patterns, _ = rightly_classified("SHE", features, labels, logits)
-        self.state = {"patterns": patterns.astype(np.float32)}
-        return self
+        logits = self.rows_of_logits(features, logits)
+        return self.keep(patterns=self.rightly_classified(features, labels, logits)[0])
 
     def score(self, features, logits):
         """Minus the inner product with the predicted class's pattern: float32 (B,), unbounded."""
         patterns = self.fitted("patterns")
         features = self.checked(features, patterns.shape[1])
-        predicted = ops.top_k(float32(logits), 1)[1][:, 0]
-        return -ops.sum(features * ops.take(patterns, predicted, axis=0), axis=-1)
+        return -ops.sum(features * ops.take(patterns, top_class(float32(logits)), axis=0), axis=-1)
 
 
 class FDBD(Fitted):
@@ -127,8 +122,7 @@ class FDBD(Fitted):
         if (distances == 0).any():
             one, other = np.argwhere(distances == 0)[0]
             raise ValueError(f"Classes {one} and {other} have equal weights, so there is no boundary between them.")
-        self.state = {"mean": mean_row(features).astype(np.float32), "distances": distances.astype(np.float32)}
-        return self
+        return self.keep(mean=mean_row(features), distances=distances)
 
     def score(self, features, logits):
         """Minus the mean distance to the boundaries of the predicted class: float32 (B,), at most 0."""

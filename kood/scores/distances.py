@@ -62,9 +62,6 @@ class Mahalanobis(Fitted):
             raise ValueError(f"cut must be from 0 to below 1; it is {cut!r}.")
         self.cut = float(cut)
 
-    def restored(self):
-        self.cut = float(self.state["cut"])
-
     def fit(self, features, labels, logits=None):
         """Estimates the class means and the covariance.
 
@@ -74,12 +71,13 @@ class Mahalanobis(Fitted):
         features = array("features", features)
         labels = class_indices(features, labels)
         key = _digest((type(self).__name__, self.cut), features, labels)
-        if key not in _last:
-            _last[key] = self._estimated(features, labels)
-        _last[key] = _last.pop(key)  # The last one is the last to go.
+        if key in _last:
+            self.state = _last.pop(key)
+        else:
+            self.keep(**self._estimated(features, labels))
+        _last[key] = self.state  # The last one is the last to go.
         if len(_last) > KEPT:
             del _last[next(iter(_last))]
-        self.state = _last[key]
         return self
 
     def _estimated(self, features, labels):
@@ -96,12 +94,7 @@ class Mahalanobis(Fitted):
     def _state(self, center, means, index, covariance):
         """The arrays to keep, from the overall mean, the class means, each example's class and the covariance."""
         whitening = _whitening(covariance, self.cut)
-        return {
-            "center": center.astype(np.float32),
-            "whitening": whitening.astype(np.float32),
-            "means": ((means - center) @ whitening).astype(np.float32),
-            "cut": np.array(self.cut),
-        }
+        return {"center": center, "whitening": whitening, "means": (means - center) @ whitening}
 
     def score(self, features, logits=None):
         """Squared distance to the nearest class mean: float32 (B,), at least 0."""
@@ -168,12 +161,8 @@ class RelativeMahalanobis(Mahalanobis):
         weights, turn = np.linalg.eigh(basis.T @ precision @ basis)
         basis, stretch = basis @ turn, np.sqrt(np.maximum(weights, 0.0))
         return {
-            "center": center.astype(np.float32),
-            "directions": (white @ basis).astype(np.float32),
-            "stretch": stretch.astype(np.float32),
-            "means": (centred @ basis * stretch).astype(np.float32),
-            "cut": np.array(self.cut),
-        }
+            "center": center, "directions": white @ basis, "stretch": stretch, "means": centred @ basis * stretch,
+        }  # fmt: skip
 
     def score(self, features, logits=None):
         """Squared distance to the nearest class mean, less the squared distance to the mean of all: float32 (B,),

@@ -1,7 +1,7 @@
 """What the scores with a state have in common: the state, and the checks of what they are fitted on."""
 
 from collections.abc import Callable
-from typing import Any
+from typing import Any, Self
 
 import numpy as np
 from keras import ops
@@ -38,42 +38,12 @@ def class_indices(features, labels):
     return labels.astype(np.int64)
 
 
-def rows_of_logits(score, features, logits):
-    """The logits (N, K), for a score that cannot do without them."""
-    if logits is None:
-        raise ValueError(f"{score} needs the logits of the features.")
-    logits = array("logits", logits)
-    same_length(features, logits=logits)
-    return logits
-
-
-def rightly_classified(score, values, labels, logits):
-    """Mean values (K, D) of each class's rightly classified rows, and which rows (N,) these are."""
-    right = np.concatenate([block.argmax(axis=1) for (block,) in blocks(logits)]) == labels
-    counts = np.bincount(labels[right], minlength=logits.shape[1])
-    if (counts == 0).any():
-        missing = ", ".join(map(str, np.flatnonzero(counts == 0)[:5]))
-        raise ValueError(
-            f"{score} needs an image of every class that is classified rightly; there is none of {missing}."
-        )
-    # Those that are classified wrongly go to a row past the last class.
-    sums = class_sums(values, np.where(right, labels, len(counts)), len(counts) + 1)[:-1]
-    return sums / counts[:, None], right
-
-
 def linear_head(width, kernel, bias):
     """Kernel (D, K) and bias (K,) of a linear head, float64."""
     kernel, bias = (np.asarray(array(*part), np.float64) for part in (("kernel", kernel), ("bias", bias, 1)))
     if kernel.shape != (width, len(bias)):
         raise ValueError(f"kernel must have the shape ({width}, {len(bias)}); its shape is {kernel.shape}.")
     return kernel, bias
-
-
-def whole(name, value):
-    """A whole number from 1."""
-    if isinstance(value, bool) or int(value) != value or value < 1:
-        raise ValueError(f"{name} must be a whole number, at least 1; it is {value!r}.")
-    return int(value)
 
 
 def fraction(name, value):
@@ -96,9 +66,9 @@ class Fitted:
     """A score with a state, `self.state`: named arrays that `fit` makes and `score` reads.
 
     `fit(features, labels, logits, kernel, bias)` takes ID features (N, D), their class indices (N,) and logits (N, K),
-    and the kernel (D, K) and bias (K,) of a linear head, of which each score needs what has no default; it returns the
-    score. It raises `ValueError` for input that is empty, of another shape or length, or not finite, and for what the
-    score says besides.
+    and the kernel (D, K) and bias (K,) of a linear head, of which each score needs what has no default; it ends with
+    `keep`, which returns the score. It raises `ValueError` for input that is empty, of another shape or length, or not
+    finite, and for what the score says besides.
 
     `score(features, logits)` takes (B, D) and (B, K) and returns float32 (B,), higher = more OOD. It raises
     `RuntimeError` before `fit` and `ValueError` for features or logits of another width.
@@ -148,8 +118,27 @@ class Fitted:
         score.restored()
         return score
 
+    def keep(self, **arrays) -> Self:
+        """Makes a state of arrays, float32 but for single numbers, and of the options of `__init__` that `STATE` names.
+
+        Returns:
+            Itself.
+        """
+        options = {name: getattr(self, name) for name in self._options()}
+        self.state = {
+            name: np.asarray(value, np.float32) if np.ndim(value) else np.array(value)
+            for name, value in {**options, **arrays}.items()
+        }
+        return self
+
     def restored(self):
-        """Takes what `__init__` was once given out of a state just loaded."""
+        """Takes the options of `__init__` that `STATE` names out of a state just loaded."""
+        for name in self._options():
+            if not self.state[name].ndim:
+                setattr(self, name, self.state[name].item())
+
+    def _options(self):
+        return [name for name in self.STATE if name in vars(self)]
 
     def place(self, put: Callable[[str, np.ndarray], Any] = _on_device) -> None:
         """Puts the arrays of the state somewhere, once for many calls of `score`; outside of any graph.
@@ -175,6 +164,26 @@ class Fitted:
         if name not in self.state:
             raise RuntimeError(f"{type(self).__name__} must be fitted before it can score.")
         return self.state[name]
+
+    def rows_of_logits(self, features, logits):
+        """The logits (N, K) to fit to, for a score that cannot do without them."""
+        if logits is None:
+            raise ValueError(f"{type(self).__name__} needs the logits of the features.")
+        logits = array("logits", logits)
+        same_length(features, logits=logits)
+        return logits
+
+    def rightly_classified(self, values, labels, logits):
+        """Mean values (K, D) of each class's rightly classified rows, and which rows (N,) these are."""
+        right = np.concatenate([block.argmax(axis=1) for (block,) in blocks(logits)]) == labels
+        counts = np.bincount(labels[right], minlength=logits.shape[1])
+        if (counts == 0).any():
+            missing = ", ".join(map(str, np.flatnonzero(counts == 0)[:5]))
+            needs = f"{type(self).__name__} needs an image of every class that is classified rightly"
+            raise ValueError(f"{needs}; there is none of {missing}.")
+        # Those that are classified wrongly go to a row past the last class.
+        sums = class_sums(values, np.where(right, labels, len(counts)), len(counts) + 1)[:-1]
+        return sums / counts[:, None], right
 
     def checked(self, values, width, name="features"):
         """Values as a float32 tensor (B, width); refuses another shape."""

@@ -6,8 +6,8 @@ import numpy as np
 from keras import ops
 
 from kood.geometry import unit
-from kood.scores.fitting import Fitted, array, fraction, log_softmax, rows_of_logits, whole
-from kood.scores.plain import float32
+from kood.scores.fitting import Fitted, array, fraction, log_softmax
+from kood.scores.plain import above_zero, float32, whole
 from kood.scores.streaming import blocks, spread
 
 __all__ = ["KNN", "NNGuide", "Relation"]
@@ -98,12 +98,11 @@ class _Neighbours(_Bank):
         super().__init__(limit)
 
     def restored(self):
-        self.k = int(self.state["k"])
+        super().restored()
         self._has_zero = not self.state["bank"].any(axis=1).all()
 
-    def _keep(self, bank):
-        self.state = {"bank": bank, "k": np.array(self.k)}
-        self.restored()
+    def keep(self, **arrays):
+        super().keep(**arrays).restored()
         return self
 
     def _row(self, blocks, rows):
@@ -177,7 +176,7 @@ class KNN(_Neighbours):
         """
         features = array("features", features)
         _enough(min(len(features), self.limit), self.k)
-        return self._keep(_bank(features, self.limit))
+        return self.keep(bank=_bank(features, self.limit))
 
     def score(self, features, logits=None):
         """Distance to the k-th nearest fitted feature: float32 (B,) in [0, 2]."""
@@ -227,10 +226,10 @@ class NNGuide(_Neighbours):
             ValueError: Fewer than k features.
         """
         features = array("features", features)
-        logits = rows_of_logits("NNGuide", features, logits)
+        logits = self.rows_of_logits(features, logits)
         kept = min(len(features), self.limit, max(round(self.share * len(features)), self.k))
         _enough(kept, self.k)
-        return self._keep(_bank(features, kept, logits))
+        return self.keep(bank=_bank(features, kept, logits))
 
     def score(self, features, logits):
         """Minus the log-sum-exp times the guidance: float32 (B,), unbounded."""
@@ -264,26 +263,15 @@ class Relation(_Bank):
 
     def __init__(self, power=1, threshold=0.03, limit=50_000):
         super().__init__(limit)
-        if not power > 0:
-            raise ValueError(f"power must be above 0; it is {power!r}.")
-        self.power, self.threshold = float(power), fraction("threshold", threshold)
-
-    def restored(self):
-        self.power, self.threshold = float(self.state["power"]), float(self.state["threshold"])
+        self.power, self.threshold = above_zero("power", power), fraction("threshold", threshold)
 
     def fit(self, features, labels=None, logits=None):
         """Keeps the directions of the features and their posteriors."""
         features = array("features", features)
-        logits = rows_of_logits("Relation", features, logits)
+        logits = self.rows_of_logits(features, logits)
         kept = spread(len(features), self.limit)
         posteriors = [np.exp(log_softmax(np.asarray(logits[rows], np.float64))) for (rows,) in blocks(kept)]
-        self.state = {
-            "bank": _bank(features, self.limit),
-            "posteriors": np.concatenate(posteriors).astype(np.float32),
-            "power": np.array(self.power),
-            "threshold": np.array(self.threshold),
-        }
-        return self
+        return self.keep(bank=_bank(features, self.limit), posteriors=np.concatenate(posteriors))
 
     def score(self, features, logits):
         """Minus the mean relation: float32 (B,) in [-1, 0]."""

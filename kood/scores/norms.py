@@ -3,7 +3,9 @@
 import numpy as np
 from keras import ops
 
+from kood.geometry import top_class
 from kood.scores.fitting import Fitted, array, linear_head
+from kood.scores.plain import above_zero
 from kood.scores.streaming import mean_row
 
 __all__ = ["NCI", "GradNorm"]
@@ -38,25 +40,17 @@ class NCI(Fitted):
             raise ValueError(f"alpha must be at least 0; it is {alpha!r}.")
         self.alpha = float(alpha)
 
-    def restored(self):
-        self.alpha = float(self.state["alpha"])
-
     def fit(self, features, labels=None, logits=None, *, kernel, bias):
         """Takes the mean feature and the classes' weights."""
         features = array("features", features)
         kernel, _ = linear_head(features.shape[1], kernel, bias)
-        self.state = {
-            "weights": np.ascontiguousarray(kernel.T, np.float32),
-            "mean": mean_row(features).astype(np.float32),
-            "alpha": np.array(self.alpha),
-        }
-        return self
+        return self.keep(weights=np.ascontiguousarray(kernel.T), mean=mean_row(features))
 
     def score(self, features, logits):
         """Minus the projection and the weighed length: float32 (B,), unbounded."""
         weights, mean = self.fitted("weights"), self.fitted("mean")
         features = self.checked(features, mean.shape[0])
-        predicted = ops.top_k(self.checked(logits, weights.shape[0], "logits"), 1)[1][:, 0]
+        predicted = top_class(self.checked(logits, weights.shape[0], "logits"))
         centred = features - mean
         length = ops.maximum(ops.sqrt(ops.sum(ops.square(centred), axis=-1)), 1e-8)
         projection = ops.sum(centred * ops.take(weights, predicted, axis=0), axis=-1) / length
@@ -82,23 +76,13 @@ class GradNorm(Fitted):
 
     def __init__(self, temperature=1.0):
         super().__init__()
-        if not temperature > 0:
-            raise ValueError(f"temperature must be above 0; it is {temperature!r}.")
-        self.temperature = float(temperature)
-
-    def restored(self):
-        self.temperature = float(self.state["temperature"])
+        self.temperature = above_zero("temperature", temperature)
 
     def fit(self, features, labels=None, logits=None, *, kernel, bias):
         """Makes sure that there is a linear head; nothing is learnt."""
         features = array("features", features)
         width, classes = linear_head(features.shape[1], kernel, bias)[0].shape
-        self.state = {
-            "temperature": np.array(self.temperature),
-            "width": np.array(width),
-            "classes": np.array(classes),
-        }
-        return self
+        return self.keep(width=width, classes=classes)
 
     def score(self, features, logits):
         """Minus the norm of the gradient: float32 (B,), at most 0."""

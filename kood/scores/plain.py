@@ -67,9 +67,18 @@ def in_order(value, log_value):
     return ops.where(log_value < _PARTS_END, small, value)
 
 
-def _checked_temperature(temperature):
-    if not temperature > 0:
-        raise ValueError(f"temperature must be above 0; it is {temperature!r}.")
+def whole(name, value):
+    """A whole number from 1."""
+    if isinstance(value, bool) or int(value) != value or value < 1:
+        raise ValueError(f"{name} must be a whole number, at least 1; it is {value!r}.")
+    return int(value)
+
+
+def above_zero(name, value):
+    """A number above 0."""
+    if not value > 0:
+        raise ValueError(f"{name} must be above 0; it is {value!r}.")
+    return float(value)
 
 
 def msp(logits):
@@ -121,7 +130,7 @@ def energy(logits, temperature=1.0):
     Raises:
         ValueError: A temperature not above 0.
     """
-    _checked_temperature(temperature)
+    above_zero("temperature", temperature)
     return -temperature * ops.logsumexp(float32(logits) / temperature, axis=-1)
 
 
@@ -147,7 +156,7 @@ def odin_temperature(logits, temperature=1000.0):
     Raises:
         ValueError: A temperature not above 0.
     """
-    _checked_temperature(temperature)
+    above_zero("temperature", temperature)
     logits = float32(logits)
     classes = max(logits.shape[-1] - 1, 1)
     others, below, is_top = log_odds((logits - ops.max(logits, axis=-1, keepdims=True)) / temperature)
@@ -216,16 +225,14 @@ def gen(logits, gamma=0.1, top=None, smallest=0.0):
     Raises:
         ValueError: `gamma` not above 0, `top` not a whole number from 1, `smallest` outside [0, 0.5).
     """
-    if not gamma > 0:
-        raise ValueError(f"gamma must be above 0; it is {gamma!r}.")
-    if top is not None and (isinstance(top, bool) or int(top) != top or top < 1):
-        raise ValueError(f"top must be a whole number, at least 1; it is {top!r}.")
+    above_zero("gamma", gamma)
+    top = None if top is None else whole("top", top)
     if not 0 <= smallest < 0.5:
         raise ValueError(f"smallest must be from 0 to below 0.5; it is {smallest!r}.")
     logits = float32(logits)
     log_p, log_rest, _ = log_probabilities(logits)
     if top is not None and top < logits.shape[-1]:
-        log_p, chosen = ops.top_k(log_p, int(top))
+        log_p, chosen = ops.top_k(log_p, top)
         log_rest = ops.take_along_axis(log_rest, ops.cast(chosen, "int32"), axis=-1)
     if smallest > 0:
         log_p, log_rest = (ops.clip(x, math.log(smallest), math.log1p(-smallest)) for x in (log_p, log_rest))
@@ -300,6 +307,5 @@ def angular_energy(cosines, scale=16.0):
     Raises:
         ValueError: A scale not above 0.
     """
-    if not scale > 0:
-        raise ValueError(f"scale must be above 0; it is {scale!r}.")
+    above_zero("scale", scale)
     return -ops.logsumexp(float32(cosines) * scale, axis=-1) / scale

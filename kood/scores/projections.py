@@ -3,7 +3,8 @@
 import numpy as np
 from keras import ops
 
-from kood.scores.fitting import Fitted, array, linear_head, whole
+from kood.scores.fitting import Fitted, array, linear_head
+from kood.scores.plain import above_zero, whole
 from kood.scores.streaming import blocks
 
 __all__ = ["WeiPer"]
@@ -53,15 +54,10 @@ class WeiPer(Fitted):
         msp_weight=1.0, seed=0,
     ):  # fmt: skip
         super().__init__()
-        if not delta > 0:
-            raise ValueError(f"delta must be above 0; it is {delta!r}.")
-        self.delta, self.repeats, self.bins = float(delta), whole("repeats", repeats), whole("bins", bins)
+        self.delta, self.repeats, self.bins = above_zero("delta", delta), whole("repeats", repeats), whole("bins", bins)
         self.smoothing = whole("smoothing", smoothing)
         self.perturbed_smoothing = whole("perturbed_smoothing", perturbed_smoothing)
         self.perturbed_weight, self.msp_weight, self.seed = float(perturbed_weight), float(msp_weight), seed
-
-    def restored(self):
-        self.perturbed_weight, self.msp_weight = (float(self.state[name]) for name in self.STATE[-2:])
 
     def fit(self, features, labels=None, logits=None, *, kernel, bias):
         """Draws the noise and counts the units and the perturbed logits of the features."""
@@ -87,20 +83,12 @@ class WeiPer(Fitted):
         counts = np.zeros((2, self.bins))
         for few, own in both():
             counts += [np.histogram(few, edges)[0], np.histogram(own, perturbed_edges)[0]]
-        self.state = {
-            "kernel": perturbed.astype(np.float32),
-            "bias": bias.astype(np.float32),
-            "edges": edges,
-            "perturbed_edges": perturbed_edges,
-            "density": _lifted(counts[0], self.UNITS),
-            "perturbed_density": _lifted(counts[1], self.LOGITS),
-            "average": _moving_average(self.bins, self.smoothing),
-            "perturbed_average": _moving_average(self.bins, self.perturbed_smoothing),
-            "classes": np.array(kernel.shape[1]),
-            "perturbed_weight": np.array(self.perturbed_weight),
-            "msp_weight": np.array(self.msp_weight),
-        }
-        return self
+        return self.keep(
+            kernel=perturbed, bias=bias, edges=edges, perturbed_edges=perturbed_edges,
+            density=_lifted(counts[0], self.UNITS), perturbed_density=_lifted(counts[1], self.LOGITS),
+            average=_moving_average(self.bins, self.smoothing),
+            perturbed_average=_moving_average(self.bins, self.perturbed_smoothing), classes=kernel.shape[1],
+        )  # fmt: skip
 
     def score(self, features, logits=None):
         """The divergences less the mean maximum probability: float32 (B,), unbounded."""

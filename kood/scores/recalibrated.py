@@ -4,14 +4,27 @@ import numpy as np
 from keras import ops
 from scipy.optimize import brentq
 
-from kood.scores.fitting import Fitted, array, class_indices, rightly_classified, rows_of_logits, whole
-from kood.scores.plain import msp
+from kood.scores.fitting import Fitted, array, class_indices
+from kood.scores.plain import msp, whole
 from kood.scores.streaming import blocks
 
 __all__ = ["OpenMax", "TempScale"]
 
 
-class TempScale(Fitted):
+class _Recalibrated(Fitted):
+    """A score of the logits alone, fitted to the classes of known images."""
+
+    def _labelled(self, features, labels, logits):
+        """The logits (N, K) and the labels (N,), indices of their classes."""
+        features = array("features", features)
+        labels = class_indices(features, labels)
+        logits = self.rows_of_logits(features, logits)
+        if labels.min() < 0 or labels.max() >= logits.shape[1]:
+            raise ValueError(f"labels must be from 0 to {logits.shape[1] - 1}, as the logits have so many classes.")
+        return logits, labels
+
+
+class TempScale(_Recalibrated):
     """Maximum softmax probability under a fitted temperature: `msp` of logits / T.
 
     T is the temperature with the least negative log-likelihood of known images' labels. It is sought from 0.01 to 100,
@@ -33,7 +46,7 @@ class TempScale(Fitted):
         Raises:
             ValueError: Labels that are not indices of the logits' classes.
         """
-        logits, labels = _labelled("TempScale", features, labels, logits)
+        logits, labels = self._labelled(features, labels, logits)
 
         def slope(log_inverse):
             """Of the negative log-likelihood, which is convex in 1 / T."""
@@ -47,8 +60,7 @@ class TempScale(Fitted):
         least, most = -np.log(self.MOST), -np.log(self.LEAST)
         ends = [end for end, turns in ((most, slope(most) <= 0), (least, slope(least) >= 0)) if turns]
         found = ends[0] if ends else brentq(slope, least, most, xtol=1e-9)
-        self.state = {"temperature": np.array(np.exp(-found)), "classes": np.array(logits.shape[1])}
-        return self
+        return self.keep(temperature=np.exp(-found), classes=logits.shape[1])
 
     def score(self, features, logits):
         """One minus the maximum probability under the temperature: float32 (B,) in [0, 1 - 1/K]."""
@@ -56,7 +68,7 @@ class TempScale(Fitted):
         return msp(self.checked(logits, int(self.fitted("classes")), "logits") / temperature)
 
 
-class OpenMax(Fitted):
+class OpenMax(_Recalibrated):
     """OpenMax: log-odds of the unknown class, ln(P(unknown) / (1 - P(unknown))).
 
     Of the `alpha` largest logits v_c, ranked i = 1, 2, ..., the share w_c (alpha + 1 - i) / alpha is taken off and
@@ -90,17 +102,14 @@ class OpenMax(Fitted):
         super().__init__()
         self.tail, self.alpha = whole("tail", tail), whole("alpha", alpha)
 
-    def restored(self):
-        self.tail, self.alpha = int(self.state["tail"]), int(self.state["alpha"])
-
     def fit(self, features, labels, logits=None):
         """Averages the logits of each class's rightly classified images and fits their largest distances.
 
         Raises:
             ValueError: Labels that are not class indices, or a class without a rightly classified image.
         """
-        logits, labels = _labelled("OpenMax", features, labels, logits)
-        means, right = rightly_classified("OpenMax", logits, labels, logits)
+        logits, labels = self._labelled(features, labels, logits)
+        means, right = self.rightly_classified(logits, labels, logits)
         tails = [np.empty(0)] * len(means)
         for block, own, is_right in blocks(logits, labels, right.astype(np.int8)):
             distances = np.linalg.norm(block - means[own], axis=1)
@@ -112,15 +121,7 @@ class OpenMax(Fitted):
         fits = [_weibull(one - one[0] + self.SHIFT, most) for one, most in zip(tails, steepest, strict=True)]
         scale, shape = np.transpose(fits)
         center = np.array([one[0] for one in tails]) - self.SHIFT + scale
-        self.state = {
-            "means": means.astype(np.float32),
-            "center": center.astype(np.float32),
-            "scale": scale.astype(np.float32),
-            "shape": shape.astype(np.float32),
-            "alpha": np.array(self.alpha),
-            "tail": np.array(self.tail),
-        }
-        return self
+        return self.keep(means=means, center=center, scale=scale, shape=shape)
 
     def score(self, features, logits):
         """Log-odds of the unknown class: float32 (B,), unbounded."""
@@ -139,16 +140,6 @@ class OpenMax(Fitted):
         taken = -ops.expm1(-power) * weights * ranked[:, :revised]
         known = ops.concatenate([ranked[:, :revised] - taken, ranked[:, revised:]], axis=-1)
         return ops.sum(taken, axis=-1) - ops.logsumexp(known, axis=-1)
-
-
-def _labelled(score, features, labels, logits):
-    """The logits (N, K) and the labels (N,), indices of their classes."""
-    features = array("features", features)
-    labels = class_indices(features, labels)
-    logits = rows_of_logits(score, features, logits)
-    if labels.min() < 0 or labels.max() >= logits.shape[1]:
-        raise ValueError(f"labels must be from 0 to {logits.shape[1] - 1}, as the logits have so many classes.")
-    return logits, labels
 
 
 def _log1p(x):

@@ -3,8 +3,8 @@
 import numpy as np
 from keras import ops
 
-from kood.scores.fitting import Fitted, array, linear_head, same_length, whole
-from kood.scores.plain import float32
+from kood.scores.fitting import Fitted, array, linear_head
+from kood.scores.plain import float32, whole
 from kood.scores.streaming import blocks, mean_row
 
 __all__ = ["Residual", "ViM"]
@@ -20,11 +20,8 @@ class _PrincipalSpace(Fitted):
         super().__init__()
         self.dim = None if dim is None else whole("dim", dim)
 
-    def restored(self):
-        self.dim = int(self.state["dim"])
-
     def _space(self, features, kernel, bias):
-        """The state of the space, and the mean length of the ID features outside it."""
+        """The arrays of the space, and the mean length of the ID features outside it."""
         width = features.shape[1]
         if (kernel is None) != (bias is None):
             raise ValueError("kernel and bias go together.")
@@ -52,12 +49,7 @@ class _PrincipalSpace(Fitted):
                 f"The features leave no residual outside their {dim} principal dimensions; give fewer, as in "
                 f"{type(self).__name__.lower()}:dim={max(1, dim // 4)}."
             )
-        state = {
-            "origin": origin.astype(np.float32),
-            "residual": residual.astype(np.float32),
-            "dim": np.array(dim),
-        }
-        return state, mean_norm
+        return {"origin": origin, "residual": residual, "dim": dim}, mean_norm
 
     def _length_outside(self, features):
         origin = self.fitted("origin")
@@ -92,8 +84,7 @@ class Residual(_PrincipalSpace):
         Raises:
             ValueError: A kernel without its bias; `dim` not below D; no residual in the ID features.
         """
-        self.state = self._space(array("features", features), kernel, bias)[0]
-        return self
+        return self.keep(**self._space(array("features", features), kernel, bias)[0])
 
     def score(self, features, logits=None):
         """Length of the feature's residual: float32 (B,), at least 0."""
@@ -128,9 +119,8 @@ class ViM(_PrincipalSpace):
         """
         features = array("features", features)
         if logits is not None:
-            logits = array("logits", logits)
-            same_length(features, logits=logits)
-        state, mean_norm = self._space(features, kernel, bias)
+            logits = self.rows_of_logits(features, logits)
+        space, mean_norm = self._space(features, kernel, bias)
         if logits is not None:
             largest = sum(block.max(axis=1).sum() for (block,) in blocks(logits))
         elif kernel is not None and bias is not None:
@@ -138,8 +128,7 @@ class ViM(_PrincipalSpace):
             largest = sum((block @ kernel + bias).max(axis=1).sum() for (block,) in blocks(features))
         else:
             raise ValueError("ViM needs the logits of the features, or the head's kernel and bias.")
-        self.state = {**state, "alpha": np.array(largest / len(features) / mean_norm)}
-        return self
+        return self.keep(**space, alpha=largest / len(features) / mean_norm)
 
     def score(self, features, logits):
         """The virtual logit less the log-sum-exp of the real ones: float32 (B,), unbounded."""

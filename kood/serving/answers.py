@@ -105,12 +105,7 @@ def _read(file: Path, anyhow: bool = False) -> tuple[bytes, str]:
 
 
 def print_answers(
-    found: Iterable[Answer],
-    count: int,
-    *,
-    console: Console,
-    style: str = "table",
-    title: str = "",
+    found: Iterable[Answer], count: int, *, console: Console, style: str = "table", title: str = ""
 ) -> int:
     """Prints answers as they come, with progress on the error stream where that is a terminal.
 

@@ -2,6 +2,7 @@
 
 import csv
 import io
+import json
 import re
 import shlex
 from collections.abc import Sequence
@@ -91,8 +92,8 @@ def _mount(source: Path, target: str) -> str:
 
 
 def _string(text: str) -> str:
-    """A protobuf text string, which is also a YAML double-quoted one."""
-    return '"' + text.replace("\\", "\\\\").replace('"', '\\"').replace("\n", "\\n") + '"'
+    """A string of JSON, which is also one of protobuf's text format and a YAML double-quoted one."""
+    return json.dumps(text, ensure_ascii=False)
 
 
 def _models(paths: dict[str, str]) -> str:

@@ -91,21 +91,16 @@ def _png(data, raw):
     # Only a grey or a coloured pixel can be transparent by its value; TensorFlow makes that alpha where it is asked to.
     keyed = transparent & tf.reduce_any(colour == [0, 2])
 
-    def eight_bits():
-        return tf.cond(keyed, lambda: tf.io.decode_png(data, channels=4), lambda: tf.io.decode_png(data, channels=0))
+    def decoded(dtype):
+        return tf.cond(keyed, lambda: tf.io.decode_png(data, 4, dtype), lambda: tf.io.decode_png(data, 0, dtype))
 
     def sixteen_bits():
-        channels = tf.cond(
-            keyed,
-            lambda: tf.io.decode_png(data, channels=4, dtype=tf.uint16),
-            lambda: tf.io.decode_png(data, channels=0, dtype=tf.uint16),
-        )
-        return tf.cast(tf.round(tf.cast(channels, tf.float32) / 257.0), tf.uint8)
+        return tf.cast(tf.round(tf.cast(decoded(tf.uint16), tf.float32) / 257.0), tf.uint8)
 
     read = _asserted(tf.logical_not(wide & keyed & (colour == 2)), "a PNG with a transparent colour of 16 bits")
     sides = tf.stack([headers.number(head[:4]), headers.number(head[4:8])])
     with tf.control_dependencies([read, _not_too_large(sides)]):
-        return _turned(tf.cond(wide & (colour == 0), sixteen_bits, eight_bits), orientation)
+        return _turned(tf.cond(wide & (colour == 0), sixteen_bits, lambda: decoded(tf.uint8)), orientation)
 
 
 def _webp(data, raw):

@@ -3,6 +3,7 @@
 Chunks are walked over one after the other, as decoders do; looking for bytes would find them in other places too.
 """
 
+import functools
 from collections.abc import Callable
 
 import tensorflow as tf
@@ -18,10 +19,10 @@ def read(raw, at, count: int):
     return tf.ensure_shape(tf.pad(piece, [[0, count - tf.size(piece)]]), (count,))
 
 
-def number(digits, *, little: bool = False):
-    """The unsigned number that bytes write."""
-    weights = [256**power for power in range(digits.shape[0])]
-    return tf.reduce_sum(digits * tf.constant(weights if little else weights[::-1], tf.int64))
+def number(digits, *, little=False):
+    """The unsigned number that bytes write; of rows of bytes that of each."""
+    weights = tf.constant([256**power for power in range(digits.shape[-1])], tf.int64)
+    return tf.reduce_sum(digits * tf.where(little, weights, weights[::-1]), axis=-1)
 
 
 def _walked(raw, start, step: Callable, *found):
@@ -140,12 +141,7 @@ def _orientation(raw, start, length):
 def _orientation_in(block):
     size, head = tf.size(block, tf.int64), read(block, 0, 8)
     little, big = (tf.reduce_all(head[:4] == list(order)) for order in (b"II*\0", b"MM\0*"))
-
-    def numbers(digits):
-        """Of each row of bytes the number."""
-        weights = tf.constant([256**power for power in range(digits.shape[-1])], tf.int64)
-        return tf.reduce_sum(digits * tf.where(little, weights, weights[::-1]), axis=-1)
-
+    numbers = functools.partial(number, little=little)
     directory = tf.where(little | big, numbers(head[4:8]), size)
     held = tf.maximum(size - directory - 2, 0) // 12
     entries = tf.minimum(numbers(read(block, directory, 2)), held)

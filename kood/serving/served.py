@@ -2,10 +2,10 @@
 
 import json
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from functools import cached_property
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
 
 import numpy as np
 
@@ -37,6 +37,9 @@ class Served:
         resize: What becomes of images of other proportions, see `kood.data.rules.Framing`.
         antialias: Whether images that are made smaller are antialiased.
     """
+
+    #: What `write` writes as arrays, and the digests, which nothing that reads it needs.
+    ARRAYS: ClassVar = ("calibration", "labels", "state", "seen")
 
     score: str
     image_shape: tuple[int, int, int]
@@ -81,11 +84,8 @@ class Served:
 
     def write(self, path: Path) -> None:
         """Writes it as `.npz`, without pickles."""
-        plain = {
-            "score": self.score, "image_shape": self.image_shape, "class_names": self.names, "accept": self.accept,
-            "undecodable": self.undecodable, "by_class": self.by_class, "ground": self.ground,
-            "preprocess": self.preprocess, "resize": self.resize, "antialias": self.antialias,
-        }  # fmt: skip
+        plain = {one.name: getattr(self, one.name) for one in fields(self) if one.name not in self.ARRAYS}
+        plain["class_names"] = self.names
         arrays = {f"state/{name}": value for name, value in (self.state or {}).items()}
         np.savez(path, allow_pickle=False, plain=json.dumps(plain), calibration=self.calibration,
                  labels=self.decision.labels, **arrays)  # fmt: skip

@@ -18,7 +18,7 @@ def forbid(word):
 
 def test_round_trip_keeps_order_and_every_digit(tmp_path):
     obj = {"z": 0.1 + 0.2, "a": [1e-300, 2**53 + 1, -0.0], "m": {"b": True, "a": None}, "text": "ä\u2028<script>"}
-    path = write_json(tmp_path / "deep" / "report.json", obj)
+    write_json(path := tmp_path / "deep" / "report.json", obj)
     back = json.loads(path.read_text(encoding="ascii"), parse_constant=forbid)
     assert back == obj
     assert list(back) == ["z", "a", "m", "text"]
@@ -45,12 +45,12 @@ def test_what_is_not_json_is_refused_and_leaves_nothing(tmp_path, bad):
 
 
 def test_lone_surrogates_do_not_break_the_file(tmp_path):
-    path = write_json(tmp_path / "report.json", {"name": "\udcff"})
+    write_json(path := tmp_path / "report.json", {"name": "\udcff"})
     assert json.loads(path.read_bytes()) == {"name": "\udcff"}
 
 
 def test_a_failed_write_leaves_the_old_file_and_no_litter(tmp_path, monkeypatch):
-    path = write_bytes(tmp_path / "report.html", b"old")
+    write_bytes(path := tmp_path / "report.html", b"old")
 
     def full(_):
         raise OSError("no space left on device")
@@ -66,5 +66,5 @@ def test_a_failed_write_leaves_the_old_file_and_no_litter(tmp_path, monkeypatch)
 def test_permissions_are_those_of_any_new_file(tmp_path):
     other = tmp_path / "other"
     other.write_text("")
-    path = write_bytes(tmp_path / "report.html", b"")
+    write_bytes(path := tmp_path / "report.html", b"")
     assert stat.S_IMODE(path.stat().st_mode) == stat.S_IMODE(other.stat().st_mode)

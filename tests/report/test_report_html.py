@@ -162,8 +162,8 @@ def test_the_whole_page_is_small_and_stands_alone(tmp_path, cell, id_and_ood_sco
     rng = np.random.default_rng(0)
     big = {name: rng.normal(size=26_000) for name in id_and_ood_scores}
     long = {stage: {f"term {i}": rng.uniform(size=20_000) for i in range(4)} for stage in ("diffusion", "classifier")}
-    path = write(
-        tmp_path / "report.html",
+    write(
+        path := tmp_path / "report.html",
         cell,
         scores=big,
         histories=long,
@@ -245,7 +245,7 @@ def pages_named(name, new_cell, contact_sheet):
     cell["stages"] = {name: {"seconds": 1.0, "cached": True, "precision": name}}
     cell["environment"] = {name: name, "device": name}
     report = {"recipe": name, "backend": name, "cells": [cell], "failed": [{"cell": {name: name}, "error": name}]}
-    options = {"histories": {name: {name: [1.0]}}, "contact_sheet": contact_sheet, "outlier_notes": name}
+    options = {"histories": {name: {name: [1.0]}}, "contact_sheet": contact_sheet, "outlier_notes": [name]}
     return page(cell, scores={"id": np.arange(3.0), name: np.arange(3.0)}, **options), page(report, **options)
 
 
