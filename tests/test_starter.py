@@ -115,6 +115,41 @@ def test_a_network_of_the_user_is_taken_at_its_size(photos):
     assert recipe.data.shape == (64, 64, 3)
 
 
+def stripped(file):
+    """A network that has learned from pixels of -1..1, and whose layers alone do not say so."""
+    image = keras.Input((64, 64, 3))
+    x = keras.layers.Conv2D(8, 3, use_bias=False, name="first")(image)
+    x = keras.layers.GlobalAveragePooling2D(name="pool")(keras.layers.BatchNormalization(name="norm")(x))
+    model = keras.Model(image, keras.layers.Dense(5, activation="softmax")(x))
+    draw = np.random.default_rng(0)
+    pixels = np.repeat(np.repeat(draw.uniform(-1, 1, (8, 8, 8, 3)), 8, 1), 8, 2).astype("float32")
+    seen = np.asarray(keras.Model(image, model.get_layer("first").output)(pixels))
+    norm = model.get_layer("norm")
+    norm.moving_mean.assign(seen.mean((0, 1, 2)))
+    norm.moving_variance.assign(seen.var((0, 1, 2)))
+    model.save(file)
+
+
+@pytest.mark.keras
+def test_what_a_network_takes_is_asked_for_and_written_down():
+    for name in "ab":
+        fill(f"photos/{name}", 40, (120, 160))
+    stripped("own.keras")
+    with pytest.raises(UserError, match=r"^--preprocess none: .*; give --preprocess -1\.\.1, or say .* --preprocess$"):
+        made("photos", backbone="own.keras")
+    with pytest.raises(UserError, match=r"^--features nope: \S+ has no such layer.*pool"):
+        made("photos", backbone="own.keras", options={"preprocess": "-1..1", "layer": "nope"})
+    assert not Path("photos.toml").exists()
+    told = {"preprocess": "-1..1", "layer": "pool", "imports": ["json"]}
+    recipe, _ = made("photos", backbone="own.keras", options=told)
+    assert recipe.classifier.options == {"path": str(Path("own.keras").absolute()), **told}
+
+
+def test_an_option_of_the_network_without_one(photos):
+    with pytest.raises(UserError, match="^--features: says something of --backbone FILE, and none is given$"):
+        made("photos", options={"layer": "pool"})
+
+
 @pytest.mark.parametrize(
     ("write", "told"),
     [

@@ -27,6 +27,10 @@ OodImages = Annotated[
     list[str] | None,
     typer.Option("--ood", metavar="FOLDER|CSV", help="Images of no such class, to test on; may be repeated."),
 ]
+Imports = Annotated[
+    list[str] | None,
+    typer.Option("--import", metavar="MODULE", help="A module with layers of the model's; may be repeated."),
+]
 Fresh = Annotated[bool, typer.Option("--fresh", help="Make every stage again, whatever is there.")]
 Saved = Annotated[Path, typer.Option("--saved", metavar="FOLDER", help="Where run folders go.")]
 
@@ -81,12 +85,23 @@ def new(
     backbone: Annotated[
         str | None, typer.Option(metavar="FILE", help="A pretrained network to begin with, a .keras file.")
     ] = None,
+    preprocess: Annotated[
+        str | None, typer.Option(metavar="NAME", help="What it takes: none (0..255), 0..1, -1..1, caffe, torch.")
+    ] = None,
+    features: Annotated[
+        str | None, typer.Option(metavar="LAYER", help="Its features; the input of its last dense layer if not given.")
+    ] = None,
+    imports: Imports = None,
     force: Annotated[bool, typer.Option("--force", help="Write over a recipe of that name.")] = False,
 ) -> None:
     """Write a recipe for your own images, every choice with its reason."""
     from kood.starter import new_recipe
 
-    new_recipe(id_images, ood or (), name=name, minutes=minutes, force=force, backbone=backbone)
+    options = {"preprocess": preprocess, "layer": features, "imports": imports}
+    new_recipe(
+        id_images, ood or (), name=name, minutes=minutes, force=force, backbone=backbone,
+        options={key: value for key, value in options.items() if value},
+    )  # fmt: skip
 
 
 @commands.command()
@@ -128,10 +143,7 @@ def attach(
             help="Of images that are made smaller; not for a model of image_dataset_from_directory's.",
         ),
     ] = None,
-    imports: Annotated[
-        list[str] | None,
-        typer.Option("--import", metavar="MODULE", help="A module with layers of the model's; may be repeated."),
-    ] = None,
+    imports: Imports = None,
     name: Annotated[str | None, typer.Option(metavar="NAME", help="Of the run; the model's file if not given.")] = None,
     fresh: Fresh = False,
     other_data: OtherData = False,

@@ -27,6 +27,10 @@ SMOKE = "Smoke run (--quick): it shows that everything works; its figures mean n
 
 #: A number that stands for itself: not the one in a name such as "cifar10" or "resnet-18".
 _FIGURE = re.compile(r"(?<![\w.-])\d+(?:\.\d+)?(?![\w-]|\.\d)")
+#: A class and its share, as in "'cat' (24% of 1000)".
+_CLASS = re.compile(r"""('[^']*'|"[^"]*") \((\d+)% of (\d+)\)""")
+#: What differs between the warnings of cells that are alike: figures, or a row of classes.
+_VARIES = re.compile(rf"{_CLASS.pattern}(?:, {_CLASS.pattern})*(?: and \d+ more)?|{_FIGURE.pattern}")
 
 
 def _missing(value: float | None) -> bool:
@@ -259,7 +263,8 @@ def _own_notes(report: Mapping[str, Any]) -> list[str]:
 
 def all_warnings(report: Mapping[str, Any]) -> list[str]:
     """The warnings of a run, those of its outlier audit first; for a matrix each once, with the number of cells that
-    gave it. Those that differ in their figures alone are one, with the range of each: "AUROC 0.402 to 0.517"."""
+    gave it. Those that differ in their figures alone are one, with the range of each: "AUROC 0.402 to 0.517"; so are
+    those that differ in the classes that they name, with all of these."""
     return _each_once(report, _own_warnings)
 
 
@@ -273,15 +278,28 @@ def _each_once(report: Mapping[str, Any], own: Callable[[Mapping[str, Any]], lis
     cells = report.get("cells", [])
     alike: dict[str, list[list[str]]] = {}
     for cell in cells:
-        texts = {_FIGURE.sub("\0", text): _FIGURE.findall(text) for text in own(cell)}
-        for words, figures in texts.items():
-            alike.setdefault(words, []).append(figures)
+        texts = {_VARIES.sub("\0", text): [one.group() for one in _VARIES.finditer(text)] for text in own(cell)}
+        for words, varying in texts.items():
+            alike.setdefault(words, []).append(varying)
     for words, given in alike.items():
         parts = words.split("\0")
-        ranges = [_range(values) for values in zip(*given, strict=True)]
+        ranges = [_together(values) for values in zip(*given, strict=True)]
         text = "".join(part + figure for part, figure in zip(parts, [*ranges, ""], strict=True))
         found.append(f"{text} ({len(given)} of {len(cells)} cells)")
     return found
+
+
+def _together(found: Sequence[str]) -> str:
+    """The range of figures; of rows of classes each class once, the one with the lowest share first."""
+    if not _CLASS.search(found[0]):
+        return _range(found)
+    shares: dict[str, list[str]] = {}
+    images: dict[str, str] = {}
+    for name, share, of in _CLASS.findall(" ".join(found)):
+        shares.setdefault(name, []).append(share)
+        images[name] = of
+    worst = sorted(shares, key=lambda name: min(map(int, shares[name])))
+    return some_of(f"{name} ({_range(shares[name])}% of {images[name]})" for name in worst)
 
 
 def _range(figures: Sequence[str]) -> str:

@@ -2,9 +2,11 @@
 
 import json
 import os
+import re
 import time
 import urllib.request
 import zipfile
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -28,6 +30,22 @@ NETWORKS = {
 #: Where Keras fetches them.
 HOST = "https://storage.googleapis.com/tensorflow/keras-applications/"
 
+#: The options of the command for those of the backbone "file".
+_OPTIONS = {"preprocess": "--preprocess", "layer": "--features", "imports": "--import"}
+#: What messages call these -> what the command does.
+_SAID = [
+    (re.compile(pattern), said)
+    for pattern, said in (
+        (r"^classifier\.options\.path: ", "--backbone "),
+        (r"^classifier\.options\.preprocess = '(.*?)'", r"--preprocess \1"),
+        (r"\bpreprocess=\.\.\.", "--preprocess"),
+        (r"\bpreprocess=\"(.*?)\"", r"--preprocess \1"),
+        (r"\bclassifier\.options\.layer(?: = '(.*?)')?", r"--features \1"),
+        (r"\bclassifier\.options\.imports\b", "--import"),
+        (r"register it .* pass custom_objects", "name the module that defines it with --import MODULE"),
+    )
+]
+
 
 @dataclass(frozen=True)
 class Pretrained:
@@ -45,18 +63,22 @@ class Pretrained:
     why: str
 
 
-def pretrained(file: str | None, side: float) -> Pretrained | None:
+def pretrained(file: str | None, side: float, options: Mapping[str, Any]) -> Pretrained | None:
     """The network for images of about so many pixels a side; None where they are small, or it has no weights.
 
     Args:
         file: A `.keras` file of the user's, which is then taken whatever the images.
         side: Of the shorter.
+        options: What else the backbone "file" is to be told of the file.
 
     Raises:
-        UserError: The file is no Keras model.
+        UserError: The file is no Keras model; options and no file.
     """
     if file is not None:
-        return Pretrained("file", {"path": str(data_path(file))}, _side_of(data_path(file)), "the network you gave")
+        place = data_path(file)
+        return Pretrained("file", {"path": str(place), **options}, _side_of(place), "the network you gave")
+    if options:
+        raise UserError(f"{_OPTIONS[next(iter(options))]}: says something of --backbone FILE, and none is given")
     if side < SMALLEST:
         return None
     home = Path(os.environ.get("KERAS_HOME") or Path.home() / ".keras") / "models"
@@ -117,7 +139,13 @@ def seconds_of_an_image(found: Pretrained, channels: int) -> float:
     shape = (found.side, found.side, channels)
     # Its speed is that of its weights' absence.
     options = found.options | ({"weights": "none"} if "weights" in found.options else {})
-    forward = compiled(obtain("backbones", found.backbone)(shape, **options))
+    try:
+        forward = compiled(obtain("backbones", found.backbone)(shape, **options))
+    except UserError as error:
+        text = str(error)
+        for pattern, said in _SAID:
+            text = pattern.sub(said, text)
+        raise UserError(text, error.exit_code) from error
     rows, taken = at_once(shape), []
     pixels = np.random.default_rng(0).uniform(-1, 1, (rows, *shape)).astype("float32")
     for _ in range(4):

@@ -2,7 +2,7 @@
 
 import math
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -49,6 +49,7 @@ def new_recipe(
     minutes: float = 30.0,
     force: bool = False,
     backbone: str | None = None,
+    options: Mapping[str, Any] | None = None,
     machine: Machine | None = None,
     console: Console | None = None,
 ) -> Path:
@@ -61,6 +62,7 @@ def new_recipe(
         minutes: About how long a run may take on this machine.
         force: Write over a file of that name.
         backbone: A `.keras` file of a pretrained network to begin with.
+        options: What else the backbone "file" is to be told of it: "layer", "preprocess", "imports".
         machine: What the run will have; this machine where not given.
         console: Where to print.
 
@@ -89,7 +91,7 @@ def new_recipe(
         raise UserError(f"{file}: is there already; take another --name, or --force to write over it")
     outside = {slug: (place, survey(place)) for slug, place in named(ood_images).items()}
     side = float(np.median(found.shapes.min(axis=1)))
-    network = pretrained(backbone, side)
+    network = pretrained(backbone, side, options or {})
     if network is None and side >= SMALLEST:
         console.print(Text(NO_WEIGHTS, "yellow"))
     if network is not None and side < min(SMALLEST, network.side / 2):
@@ -195,8 +197,10 @@ def _copies(found: Survey) -> list[str]:
     return told
 
 
-def _toml(value: str) -> str:
-    """A string of TOML, with whatever it needs escaped, tabs too."""
+def _toml(value: str | Sequence[str]) -> str:
+    """A string of TOML, with whatever it needs escaped, tabs too; or an array of some, on one line."""
+    if not isinstance(value, str):
+        return f"[{', '.join(map(_toml, value))}]"
     return tomli_w.dumps({"k": value}).strip().removeprefix("k = ").replace("\t", r"\t")
 
 

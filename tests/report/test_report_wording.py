@@ -106,5 +106,25 @@ def test_warnings_that_differ_in_their_figures_alone_are_one():
     ]
 
 
+def test_warnings_that_differ_in_their_classes_alone_are_one():
+    cells = [
+        {"warnings": ["47.8% are right, but fewer of 'bird' (24% of 1000), 'red deer' (29% of 990); add images"]},
+        {"warnings": ["48.4% are right, but fewer of 'cat' (20% of 1000); add images"]},
+        {"warnings": ["47.2% are right, but fewer of 'red deer' (33% of 990), \"cat's\" (35% of 9); add images"]},
+        {"warnings": ["'bird' (24% of 1000)"]},
+    ]
+    assert all_warnings({"cells": cells}) == [
+        "47.2 to 48.4% are right, but fewer of 'cat' (20% of 1000), 'bird' (24% of 1000), 'red deer' (29 to 33% of "
+        '990), "cat\'s" (35% of 9); add images (3 of 4 cells)',
+        "'bird' (24% of 1000) (1 of 4 cells)",
+    ]
+    many = ", ".join(f"'{name}' ({10 + number}% of 9)" for number, name in enumerate("abcde"))
+    cells = [{"warnings": [f"fewer of {many} and 7 more"]}, {"warnings": ["fewer of 'z' (9% of 9)"]}]
+    assert all_warnings({"cells": cells}) == [
+        "fewer of 'z' (9% of 9), 'a' (10% of 9), 'b' (11% of 9), 'c' (12% of 9), 'd' (13% of 9) and 1 more "
+        "(2 of 2 cells)"
+    ]
+
+
 def test_a_cell_that_gives_a_warning_twice_counts_once():
     assert all_warnings({"cells": [{"warnings": ["a 1", "a 2"]}, {}]}) == ["a 2 (1 of 2 cells)"]
