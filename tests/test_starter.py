@@ -2,6 +2,7 @@
 
 import contextlib
 import io
+import math
 import os
 import subprocess
 import sys
@@ -83,6 +84,19 @@ def test_photographs_begin_with_weights_in_the_cache_of_keras(photos):
         written = written.replace(f"# {line}", line)
     Path("photos.toml").write_text(written.replace('train = "head"', ""))
     assert load(Path("photos.toml")).classifier.train == "last"
+
+
+@pytest.mark.parametrize(("images", "told"), [(8, True), (100, True), (600, False)])
+def test_few_photographs_are_passed_over_more_often(photos, monkeypatch, images, told):
+    monkeypatch.setattr("kood.starter.pretrained._is_reachable", lambda: True)
+    for name in "abcd":
+        fill(f"some/{name}", images, (120, 160))
+    recipe, _ = made("some")
+    learned = 4 * images * (1 - recipe.data.id.test)
+    trained = learned * (1 - recipe.data.id.validation - recipe.data.id.calibration)
+    wanted = min(100, max(30, math.ceil(500 * recipe.train.batch_size / trained)))
+    assert recipe.train.epochs == wanted and (wanted > 30) == told
+    assert ("# of so few images a pass has few steps" in Path("some.toml").read_text()) == told
 
 
 def test_photographs_begin_with_weights_that_can_be_fetched(photos, monkeypatch):

@@ -10,7 +10,7 @@ from kood.recipe.training_sections import FineTuning
 from kood.starter.images import Machine, Survey
 from kood.starter.pretrained import Pretrained
 
-__all__ = ["FEWEST", "FEWEST_EPOCHS", "MOST_EPOCHS", "TEST", "Choices", "choose"]
+__all__ = ["FEWEST", "FEWEST_EPOCHS", "FROZEN_EPOCHS", "MOST_EPOCHS", "TEST", "Choices", "choose"]
 
 #: A class with fewer images cannot stand in every part of the split and still be learned.
 FEWEST = 8
@@ -20,8 +20,9 @@ TEST = 0.2
 CALIBRATION = 200
 #: Accepted shares, in the order in which they are tried.
 ACCEPT = (0.95, 0.9, 0.8, 0.5)
-#: Passes over the features of a frozen network; more change little.
-FROZEN_EPOCHS = 30
+#: Passes over the features of a frozen network; more change little. Few images take more, for so many steps at least:
+#: of eight photographs a class 90 steps named 73% of others right, 300 and 1,000 named 78%.
+FROZEN_EPOCHS, FROZEN_STEPS = 30, 500
 #: Folds of classes that are held out, and the fewest classes for it.
 FOLDS, FEWEST_TO_HOLD_OUT = 5, 4
 #: Proportions that differ by less are stretched; a larger share of an image than this is not cut off.
@@ -120,12 +121,13 @@ def choose(
     rate = ACCELERATOR_RATE if machine.accelerator else CPU_RATE * machine.cores
     # A third of the time: exposed and, to compare with, unexposed. The rest is measuring and writing.
     epochs = minutes * 60 / 3 * rate * (16 / side) ** 2 / trained
+    batch_size = 64 if trained >= 640 else 32
     outliers = int(min(5000, max(200, trained // 5)))
     rotation = network is None and shape[0] == shape[1] and epochs >= ROTATIONS * MOST_EPOCHS
     epochs /= ROTATIONS if rotation else 1
     passing = tuning = None
     if network is not None:
-        epochs = FROZEN_EPOCHS
+        epochs = max(FROZEN_EPOCHS, math.ceil(FROZEN_STEPS * batch_size / trained))
         outliers = int(min(2000, max(200, trained // 2)))
         # The images, proxies of the validation images twice, and the outliers.
         passed = images + sum(found.test) + 3 * (sum(found.validation) or validation * learned) + outliers
@@ -148,7 +150,7 @@ def choose(
         backbone=_backbone(side, trained, machine),
         width=96 if machine.accelerator else 64,
         epochs=int(min(MOST_EPOCHS, max(FEWEST_EPOCHS, epochs))),
-        batch_size=64 if trained >= 640 else 32,
+        batch_size=batch_size,
         network=network,
         resize=resize,
         why_resize=why_resize,

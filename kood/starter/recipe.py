@@ -20,7 +20,7 @@ from kood.recipe.data_sections import RESERVED
 from kood.recipe.sections import SLUG
 from kood.report.wording import duration
 from kood.runs import write_atomically
-from kood.starter.choices import FEWEST, FEWEST_EPOCHS, MOST_EPOCHS, TEST, Choices, choose
+from kood.starter.choices import FEWEST, FEWEST_EPOCHS, FROZEN_EPOCHS, MOST_EPOCHS, TEST, Choices, choose
 from kood.starter.images import KINDS, Machine, Survey, survey
 from kood.starter.pretrained import SMALLEST, pretrained, seconds_of_an_image
 from kood.text import clean
@@ -183,6 +183,7 @@ def _text(chosen: Choices, place: Path, name: str, outside: dict[str, tuple[Path
     text = made.get_template("recipe.toml").render(
         chosen=chosen, place=place, name=name, minutes=minutes, outside=outside, source_of=source_of,
         copies=_copies(chosen.found), fewest=FEWEST, test=TEST, uneven=UNEVEN, epochs=(FEWEST_EPOCHS, MOST_EPOCHS),
+        frozen_epochs=FROZEN_EPOCHS,
     )  # fmt: skip
     return text.expandtabs(REASON)  # In the template a tab stands before each reason, and nowhere else.
 
