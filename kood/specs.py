@@ -13,6 +13,7 @@ from typing import Any
 
 from kood import registry
 from kood.errors import UserError
+from kood.text import shown
 
 __all__ = ["canonical", "defaults", "name_of", "parse", "settings", "told"]
 
@@ -93,12 +94,12 @@ def _typed(value: Any, default: Any, what: str) -> Any:
     wanted = next((kind for kind in kinds if isinstance(default, kind)), None)
     allowed, called = kinds[wanted] if wanted else (bool | int | float | str, "a number or a word")
     if not isinstance(value, allowed) or (isinstance(value, bool) and wanted not in (bool, None)):
-        raise UserError(f"{what} is {called}; found {value!r}")
+        raise UserError(f"{what} is {called}; found {shown(value)}")
     value = wanted(value) if wanted else value
     if isinstance(value, str) and not _WORD.fullmatch(value):
-        raise UserError(f"{what}: found {value!r}; a word is made of letters, digits, '.', '_', '+' and '-'")
+        raise UserError(f"{what}: found {shown(value)}; a word is made of letters, digits, '.', '_', '+' and '-'")
     if isinstance(value, float) and not math.isfinite(value):
-        raise UserError(f"{what} is a finite number; found {value!r}")
+        raise UserError(f"{what} is a finite number; found {shown(value)}")
     return value
 
 

@@ -4,7 +4,7 @@ import re
 import unicodedata
 from collections.abc import Iterable
 
-__all__ = ["clean", "composed", "masked", "some_of"]
+__all__ = ["clean", "composed", "masked", "shown", "some_of"]
 
 #: User and password of an address: all that stands before the last "@" of a word, after "scheme://".
 _CREDENTIALS = re.compile(r"(?P<scheme>\b[A-Za-z][\w+.-]*://)\S*@")
@@ -31,6 +31,12 @@ def composed(name: str) -> str:
 def masked(text: str) -> str:
     """Text in which no address has its user and password: "http://***@host" for "http://user:secret@host"."""
     return _CREDENTIALS.sub(r"\g<scheme>***@", text)
+
+
+def shown(value: object, most: int = 80) -> str:
+    """A value of a recipe in a message, as TOML has it: true, not True; the beginning of a long one."""
+    text = repr(value) if isinstance(value, str) else re.sub(r"\b(True|False)\b", lambda m: m[1].lower(), repr(value))
+    return text if len(text) <= most else text[: most - 3] + "..."
 
 
 def some_of(names: Iterable[str], most: int = 5) -> str:

@@ -53,6 +53,19 @@ def test_in_a_file_the_spelling_is_that_of_the_file(tiny):
     assert refused(tiny).endswith('write use = ["noise", "cutmix"]')
 
 
+@pytest.mark.parametrize(
+    ("given", "told"),
+    [
+        ("train.epochs=true", "train.epochs: found true; input should be a valid integer"),
+        ("matrix.seed=true", "matrix.seed: found true; "),
+        ("train.augment=[true, 'True']", "found true; "),
+        ("data.image_shape=[8, 8]", "data.image_shape: found [8, 8]; list should have at least 3 items, not 2"),
+    ],
+)
+def test_what_was_found_is_told_as_toml_has_it(tiny, given, told):
+    assert told in refused(tiny, given)
+
+
 @pytest.mark.parametrize("given", ["train.clip_norm=None", "train.epochs=", "train.ema=null"])
 def test_none_is_a_key_that_is_left_out(tiny, given):
     assert "leave the key out" in refused(tiny, given)

@@ -42,7 +42,7 @@ def test_equal_settings_are_equal_strings(spec, expected):
         ("msp:k=1", "msp has no option 'k'; It has no options"),
         ("knn:k=ten", "x: knn: k is a whole number; found 'ten'"),
         ("knn:k=1.5", "k is a whole number; found 1.5"),
-        ("knn:k=true", "k is a whole number; found True"),
+        ("knn:k=true", "k is a whole number; found true"),
         ({"name": "knn", "k": "10"}, "k is a whole number; found '10'"),
         ({"name": "ash", "share": [1]}, "share is a number; found"),
         ("energy:temperature=1e999", "temperature is a finite number"),

@@ -10,6 +10,7 @@ from pydantic import BaseModel, ValidationError
 from kood import registry
 from kood.errors import UserError
 from kood.recipe import spelling
+from kood.text import shown
 
 __all__ = ["explain"]
 
@@ -33,23 +34,23 @@ def explain(error: ValidationError | UserError, root: type[BaseModel], from_comm
         location = [part for part in path if not _is_branch(part)] + [last] * (unknown or not _is_branch(last))
         key = ".".join(map(str, location)) or "recipe"
         found = problem["input"]
-        message = problem["msg"].removeprefix("Value error, ")
+        message = problem["msg"].removeprefix("Value error, ").replace(" after validation", "")
         if unknown:
-            message = f"unknown key (found {_shown(found)})"
+            message = f"unknown key (found {shown(found)})"
             if allowed := _fields(root, location[:-1]):
                 message += f"; {registry.nearest(str(location[-1]), allowed)}"
         elif problem["type"] == "missing":
             message = "is missing; the recipe needs it"
         elif problem["type"] == "literal_error":
             words = re.findall(r"'([^']*)'", problem.get("ctx", {}).get("expected", ""))
-            message = f"found {_shown(found)}; {registry.nearest(str(found), words)}"
+            message = f"found {shown(found)}; {registry.nearest(str(found), words)}"
             if isinstance(found, str) and set(found.replace(" ", "").split(",")) < set(words) and last in (0, "0"):
                 message = message.rstrip(".") + _write(
                     key.rpartition(".")[0], spelling.instead(found, "list_type"), from_command
                 )
         elif problem["type"] != "value_error":
             wanted = "it is a table" if problem["type"] == "model_type" else f"{message[0].lower()}{message[1:]}"
-            message = f"found {_shown(found)}; {wanted}"
+            message = f"found {shown(found)}; {wanted}"
             message += _write(key, spelling.instead(found, problem["type"]), from_command)
             if spelling.nothing(found) and problem["type"] != "list_type":
                 message += "; TOML has no word for none: leave the key out"
@@ -69,11 +70,6 @@ def _write(key: str, value: str, from_command: Collection[str]) -> str:
     if any(key == one or key.startswith(f"{one}.") or one.startswith(f"{key}.") for one in from_command):
         return f"; write --set {shlex.quote(f'{key}={value}')}"
     return f"; write {key.rpartition('.')[2]} = {value}"
-
-
-def _shown(value: Any) -> str:
-    text = repr(value)
-    return text if len(text) <= 80 else text[:77] + "..."
 
 
 def _is_branch(part: Any) -> bool:
