@@ -23,7 +23,7 @@ from kood.detector.images import Batch, batches, count_of, has_classes
 from kood.detector.passing import Known, Passed, watched
 from kood.detector.tuning import tune
 from kood.errors import UserError
-from kood.outputs import Outputs, at_once, forward_of, run_batches, run_over, score_rows
+from kood.outputs import Outputs, at_once, forward_of, rows_of, run_batches, run_over, score_rows
 from kood.scorer import Scorer, applicable, linear_weights
 from kood.scores import ON_REQUEST
 
@@ -324,7 +324,7 @@ class Measuring:
         if ready and pixels.ndim == 2:  # All sets in batches of one size, which is compiled once.
             return run_over(forward or self._normal, pixels, self.batch_size)
         if ready and pixels.dtype == np.uint8:
-            return run_over(forward or self._normal, pixels, min(self.batch_size, len(pixels)))
+            return run_over(forward or self._normal, pixels, rows_of(len(pixels), self.batch_size))
         return self.outputs(images)
 
     def measure(
