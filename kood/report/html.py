@@ -193,6 +193,7 @@ def page(
     contact_sheet: str | Path | None = None,
     outlier_notes: str | Sequence[str] | None = None,
     behaviour: Behaviour | None = None,
+    drawn: Mapping[str, bytes] | None = None,
 ) -> str:
     """The page of a run or of a matrix as HTML text; arguments and errors are those of `write`."""
     matrix = "cells" in report
@@ -211,7 +212,7 @@ def page(
         return render("matrix.html", **whole, **_matrix(report))
     return render(
         "run.html", **whole, run=_cell(report), overridden=bool(report.get("cell")), score=report["headline_score"],
-        figures=_figures(report, scores, behaviour), extremes=_extremes(behaviour),
+        figures=_figures(report, scores, behaviour) if drawn is None else drawn, extremes=_extremes(behaviour),
         environment=report.get("environment") or {},
     )  # fmt: skip
 
@@ -229,6 +230,7 @@ def write(path: str | Path, report: Mapping[str, Any], **more: Any) -> Path:
             contact_sheet: A PNG image of outliers.
             outlier_notes: What stands under it: how the outliers were made.
             behaviour: What the figures of the classifier's behaviour are drawn of; for one run only.
+            drawn: The figures that `write_figures` made of the last two by their names, where it has.
 
     Returns:
         The path.

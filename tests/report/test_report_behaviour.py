@@ -144,7 +144,7 @@ def test_the_page_has_them_and_names_are_harmless(cell, scores, told):
         html.page({"recipe": "x", "cells": [cell]}, behaviour=told)
 
 
-def test_figures_are_files_too(tmp_path, cell, scores, told):
+def test_figures_are_files_too_and_drawn_once(tmp_path, cell, scores, told, monkeypatch):
     files = write_figures(tmp_path / "figures", cell, scores, told)
     names = {file.name for file in files}
     assert names >= {"scores.svg", "roc.svg", "pr.svg", "reliability.svg", "features.svg", "id-1.png", "letters-1.png"}
@@ -152,6 +152,10 @@ def test_figures_are_files_too(tmp_path, cell, scores, told):
         content = file.read_bytes()
         assert content.startswith(b"\x89PNG") if file.suffix == ".png" else well_formed(content) is not None
     assert {f.name for f in write_figures(tmp_path / "few", cell, scores)} == {"scores.svg", "roc.svg", "pr.svg"}
+    page = html.page(cell, scores=scores, behaviour=told)
+    monkeypatch.setattr(figures, "roc_curves", lambda *_: pytest.fail("drawn again"))
+    drawn = {file.stem: file.read_bytes() for file in files if file.suffix == ".svg"}
+    assert html.page(cell, scores=scores, behaviour=told, drawn=drawn) == page
 
 
 # A metric against a number -------------------------------------------------------------------------------------------
