@@ -9,13 +9,14 @@ from keras import ops
 from kood.backends import compiled, gradient
 from kood.data.batches import image_batches
 from kood.data.deferred import Images
+from kood.data.images import normalize
 from kood.data.large import room
 from kood.rotation import ROTATIONS, rotated, surprise
 from kood.scorer import Scorer
 
 __all__ = [
     "Judge", "Outputs", "at_once", "forward_of", "further_for", "outputs_of", "perturbed_logits", "rotations_of",
-    "run_batches", "run_over", "score_rows", "scores_of", "softmax",
+    "rows_of", "run_batches", "run_over", "score_rows", "scores_of", "softmax",
 ]  # fmt: skip
 
 Outputs = dict[str, np.ndarray]
@@ -131,7 +132,7 @@ def outputs_of(classifier: keras.Model, images: Images, batch_size: int) -> Outp
     Returns:
         {"features": (N, D), "logits": (N, K), "cosines": (N, K) where there are any}, float32.
     """
-    return run_over(forward_of(classifier), images, min(batch_size, len(images)))
+    return run_over(forward_of(classifier), images, rows_of(len(images), batch_size))
 
 
 def scores_of(classifier: keras.Model, scorer: Scorer, images: Images, batch_size: int) -> np.ndarray:
@@ -146,8 +147,14 @@ def scores_of(classifier: keras.Model, scorer: Scorer, images: Images, batch_siz
     Returns:
         (N,) float64, higher = more OOD.
     """
-    rows = min(batch_size, len(images))
+    rows = rows_of(len(images), batch_size)
     return score_rows(scorer, run_over(forward_of(classifier, [scorer.name]), images, rows), rows)
+
+
+def rows_of(count: int, batch_size: int) -> int:
+    """Rows of the batches of so many images: `batch_size`, or of fewer the next power of two, so that sets of about one
+    size are of one shape, which is compiled once."""
+    return min(batch_size, 1 << max(0, count - 1).bit_length())
 
 
 def run_over(forward: Callable, images: Images, batch_size: int) -> Outputs:
@@ -161,9 +168,12 @@ def run_over(forward: Callable, images: Images, batch_size: int) -> Outputs:
     Returns:
         As `outputs_of`.
     """
+    batches: Iterable[np.ndarray]
+    # As they are: a pipeline takes longer to set up than such rows to pass.
     if images.ndim == 2:
-        # As they are: a pipeline takes longer to set up than such rows to pass.
         batches = (images[start : start + batch_size] for start in range(0, len(images), batch_size))
+    elif len(images) <= batch_size:
+        batches = [normalize(np.asarray(images[0 : len(images)]))] if len(images) else []
     else:
         batches = (batch.numpy() for batch in image_batches(images, batch_size))
     return run_batches(forward, batches, batch_size, len(images))

@@ -2,8 +2,11 @@
 
 python -m tests.backend_probe make FOLDER    writes models; with names of heads, those of these alone
 python -m tests.backend_probe read FOLDER    loads them and writes numbers-BACKEND.npz
+
+Several of them, with a + between them, go one after another in the same process.
 """
 
+import itertools
 import sys
 from pathlib import Path
 
@@ -121,4 +124,7 @@ def read(folder):
 
 
 if __name__ == "__main__":
-    {"make": make, "read": read}[sys.argv[1]](Path(sys.argv[2]), *sys.argv[3:])
+    for more, words in itertools.groupby(sys.argv[1:], lambda word: word != "+"):
+        if more:
+            what, folder, *names = words
+            {"make": make, "read": read}[what](Path(folder), *names)

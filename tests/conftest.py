@@ -3,6 +3,7 @@
 import ctypes
 import gc
 import importlib.machinery
+import io
 import json
 import os
 import shutil
@@ -10,6 +11,7 @@ import signal
 import subprocess
 import sys
 import time
+from contextlib import redirect_stderr, redirect_stdout
 from pathlib import Path
 
 os.environ.setdefault("KERAS_BACKEND", "tensorflow")
@@ -316,8 +318,6 @@ def new_audit():
 
 def work_alone(recipe, folder, **console):
     """What the stages of one cell are given, in a process by itself on one device."""
-    import io
-
     from rich.console import Console
 
     from kood.backends import Devices
@@ -373,23 +373,31 @@ def figures_of(report):
     return {key: value for key, value in report.items() if key not in ("stages", "environment")}
 
 
-@pytest.fixture
-def invoke(monkeypatch, capsys):
+def kood_here(*arguments, cwd):
     """The command line in this process, which has Keras loaded already."""
     from kood import cli
 
-    def call(*arguments, cwd):
-        monkeypatch.chdir(cwd)
-        monkeypatch.setattr(sys, "argv", ["kood", *map(str, arguments)])
-        monkeypatch.setattr(sys, "unraisablehook", sys.unraisablehook)
-        handlers = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
+    out, err = io.StringIO(), io.StringIO()
+    handlers = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(cwd)
+        patch.setattr(sys, "argv", ["kood", *map(str, arguments)])
+        patch.setattr(sys, "unraisablehook", sys.unraisablehook)
         try:
-            with pytest.raises(SystemExit) as done:
+            with redirect_stdout(out), redirect_stderr(err), pytest.raises(SystemExit) as done:
                 cli.main()
         finally:
             for number, handler in handlers.items():
                 signal.signal(number, handler)
-        output = capsys.readouterr()
-        return subprocess.CompletedProcess(arguments, done.value.code or 0, output.out, output.err)
+    return subprocess.CompletedProcess(arguments, done.value.code or 0, out.getvalue(), err.getvalue())
+
+
+@pytest.fixture
+def invoke(monkeypatch):
+    """The same, after which the test stays in that folder."""
+
+    def call(*arguments, cwd):
+        monkeypatch.chdir(cwd)
+        return kood_here(*arguments, cwd=cwd)
 
     return call

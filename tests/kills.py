@@ -41,7 +41,9 @@ RECIPE = (
     TINY.replace("steps = 20\n", "steps = 400\n", 1)
     .replace("epochs = 2", "epochs = 12")
     .replace("count = 40\nsampling_steps = 4", "count = 1500\nsampling_steps = 8")
-    + "[evaluate]\nbaseline = false\n[pure_samples]\nuse = []\n"  # One of each kind of stage.
+    # One of each kind of stage, and of each kind of score: of logits, of cosines, and two with a state.
+    + '[evaluate]\nbaseline = false\nscores = ["energy", "max_cosine", "knn", "mahalanobis"]\n'
+    + "[pure_samples]\nuse = []\n"
 )
 #: What runs before the first stage and after the last, of which the log says nothing.
 FIRST, LAST = "loading", "report"

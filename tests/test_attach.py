@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from tests.conftest import figures_of, kood
+from tests.conftest import figures_of, kood, kood_here
 
 pytestmark = [pytest.mark.keras, pytest.mark.one_backend, pytest.mark.usefixtures("loaded_once", "as_written")]
 
@@ -98,7 +98,7 @@ def place(tmp_path_factory):
 @pytest.fixture(scope="module")
 def finished(place):
     """The same folder once the command has run there."""
-    result = kood("attach", "rgb.keras", "--id", "known", "--ood", "mixed", cwd=place)
+    result = kood_here("attach", "rgb.keras", "--id", "known", "--ood", "mixed", cwd=place)
     assert result.returncode == 0 and result.stderr == "", result.stderr + result.stdout
     return place, result
 

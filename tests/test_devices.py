@@ -21,8 +21,9 @@ from kood import backends
 from kood.errors import UserError
 from kood.pipeline.checks import check_batches
 from kood.recipe import load
+from tests import training_probe
 from tests.conftest import LEAN, XLA_FLAGS
-from tests.device_probe import MODELS
+from tests.training_probe import MODELS
 
 ROOT = Path(__file__).parents[1]
 BACKENDS = ["tensorflow", "jax", "torch"]
@@ -85,25 +86,38 @@ def launch(backend, arguments, processes=1, code=0):
     return said
 
 
-@pytest.fixture(scope="module")
-def start(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("start")
-    launch("tensorflow", ["tests.device_probe", "make", str(folder)])
-    return folder
+RESUMED = ("ArcFace", "denoiser")
 
 
 @pytest.fixture(scope="module")
-def one_device(start):
-    """The numbers of one device, made once for each backend."""
-    made = {}
+def probed(tmp_path_factory):
+    """A folder of what each backend has made, once, in one process of its own.
 
-    def numbers(backend):
-        if backend not in made:
-            launch(backend, ["tests.device_probe", "1", str(start / backend), str(start), *MODELS])
-            made[backend] = read(start / f"{backend}-0.npz")
-        return made[backend]
+    TensorFlow makes `start` and stops trainings half-way in `stopped`; the others resume copies of these. Each writes
+    the numbers of one device to `BACKEND-0.npz` and, where one process can have two, of these to `BACKEND-two-0.npz`.
+    """
+    folder, made = tmp_path_factory.mktemp("probed"), set()
+    start, stopped = folder / "start", folder / "stopped"
+    start.mkdir()
 
-    return numbers
+    def probe(backend):
+        if backend in made:
+            return folder
+        commands = [("train", 1, folder / backend, start, *MODELS)]
+        if backend != "torch":
+            commands.append(("train", 2, folder / f"{backend}-two", start, *MODELS))
+        if backend == "tensorflow":
+            commands = [("make", start), *commands, ("stop", stopped, start, *RESUMED)]
+        else:
+            probe("tensorflow")
+            shutil.copytree(stopped, folder / f"resumed-{backend}")
+            commands.append(("resume", folder / f"resumed-{backend}", start, *RESUMED))
+        words = [str(word) for command in commands for word in (*command, "+")]
+        launch(backend, ["tests.training_probe", *words])
+        made.add(backend)
+        return folder
+
+    return probe
 
 
 def read(path):
@@ -118,11 +132,16 @@ def read(path):
     [("tensorflow", 1, MODELS), ("jax", 1, MODELS), ("torch", 2, MODELS),
      ("tensorflow", 2, ("AdaFace",)), ("jax", 2, ("AdaFace",))],
 )  # fmt: skip
-def test_two_devices_give_the_numbers_of_one(start, one_device, backend, processes, models):
-    expected = {key: value for key, value in one_device(backend).items() if key.split("/")[0] in {*models, "sample"}}
-    out = start / f"{backend}-{processes}"
-    launch(backend, ["tests.device_probe", "2", str(out), str(start), *models], processes)
-    ranks = [read(out.with_name(f"{out.name}-{rank}.npz")) for rank in range(processes)]
+def test_two_devices_give_the_numbers_of_one(probed, tmp_path, backend, processes, models):
+    folder = probed(backend)
+    one = read(folder / f"{backend}-0.npz")
+    expected = {key: value for key, value in one.items() if key.split("/")[0] in {*models, "sample"}}
+    if processes == 1:
+        ranks = [read(folder / f"{backend}-two-0.npz")]
+    else:
+        command = ["train", "2", str(tmp_path / "out"), str(folder / "start"), *models]
+        launch(backend, ["tests.training_probe", *command], processes)
+        ranks = [read(tmp_path / f"out-{rank}.npz") for rank in range(processes)]
     kinds = {key.split("/")[0] for key in expected}
     assert kinds == {*models, "sample"} and len(expected) > 15 * len(models)
     for found in ranks:
@@ -135,37 +154,21 @@ def test_two_devices_give_the_numbers_of_one(start, one_device, backend, process
     assert expected["sample"].std(axis=0).mean() > 0.05
 
 
-RESUMED = ("ArcFace", "denoiser")
-
-
-@pytest.fixture(scope="module")
-def stopped(start, tmp_path_factory):
-    """Two of four epochs under TensorFlow, stopped; and the same trainings brought to their end."""
-    folder = tmp_path_factory.mktemp("stopped")
-    (folder / "whole").mkdir()
-    for name in RESUMED:
-        shutil.copy(start / f"{name}.keras", folder)
-        shutil.copy(start / f"{name}.keras", folder / "whole")
-    launch("tensorflow", ["tests.resume_probe", str(folder), "stop", *RESUMED])
-    return folder
-
-
 @pytest.mark.slow
 @pytest.mark.parametrize("backend", ["jax", "torch"])
-def test_a_stopped_training_goes_on_under_another_backend(stopped, tmp_path, backend):
-    folder = tmp_path / "copy"
-    shutil.copytree(stopped, folder)
-    launch(backend, ["tests.resume_probe", str(folder), "any", *RESUMED])
+def test_a_stopped_training_goes_on_under_another_backend(probed, tmp_path, backend):
+    made = probed(backend)
+    folder = made / f"resumed-{backend}"
     for name in RESUMED:
         found = json.loads((folder / f"{name}.json").read_bytes())
-        whole = json.loads((stopped / "whole" / f"{name}.json").read_bytes())
+        whole = json.loads((made / "stopped" / "whole" / f"{name}.json").read_bytes())
         assert found["backends"] == ["tensorflow", backend] and not found["cached"]
         history, expected = found["history"]["loss"], whole["history"]["loss"]
         assert (
             history[:2] == expected[:2] and len(history) == len(expected) == 4
         )  # The first two are not trained again.
         numbers = read(Path(found["folder"]) / "numbers.npz")
-        reference = read(ROOT / whole["folder"] / "numbers.npz")
+        reference = read(Path(whole["folder"]) / "numbers.npz")
         assert numbers["iterations"] == reference["iterations"] == 8
         if name == "denoiser":  # Noise is each backend's own, but the count of draws goes on.
             np.testing.assert_array_equal(numbers["seed"], reference["seed"])
@@ -174,19 +177,23 @@ def test_a_stopped_training_goes_on_under_another_backend(stopped, tmp_path, bac
             np.testing.assert_allclose(history, expected, rtol=1e-4)
             for key, value in reference.items():
                 np.testing.assert_allclose(numbers[key], value, rtol=1e-3, atol=2e-4, err_msg=key)
-    if backend == "jax":
-        return
     # And the first finds the whole stages.
-    launch("tensorflow", ["tests.resume_probe", str(folder), "any", *RESUMED])
+    shutil.copytree(folder, tmp_path / "copy")
+    command = ["resume", str(tmp_path / "copy"), str(made / "start"), *RESUMED]
+    if keras.backend.backend() == "tensorflow":
+        training_probe.main([command])
+    else:
+        launch("tensorflow", ["tests.training_probe", *command])
     for name in RESUMED:
-        again = json.loads((folder / f"{name}.json").read_bytes())
+        again = json.loads((tmp_path / "copy" / f"{name}.json").read_bytes())
         assert again["cached"] and again["backends"] == ["tensorflow", backend]
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("backend", ["jax", "torch"])
 def test_two_processes_run_a_recipe_as_one_does(tiny, tmp_path, backend):
-    settings = [*LEAN, "--set", 'outliers.use=["label_mixup"]', "--set", "data.id.per_class=16"]
+    few = 'evaluate.scores=["msp","mahalanobis"]'  # Of logits, and fitted to features.
+    settings = [*LEAN, "--set", 'outliers.use=["label_mixup"]', "--set", "data.id.per_class=16", "--set", few]
     reports = {}
     # Under JAX that it ends and leaves one model; that numbers are the same stands above.
     for processes in (1, 2) if backend == "torch" else (2,):

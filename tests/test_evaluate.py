@@ -93,6 +93,19 @@ def measured(classifier, **options):
     return evaluate(classifier, **sets, near={"bright": images(50, 5, 180)}, far={"dark": images(70, 6, 0)}, **options)
 
 
+@pytest.mark.one_backend
+def test_small_sets_of_about_one_size_share_a_compiled_shape(classifier):
+    measuring, sizes = Measuring(classifier, scores=["msp"], batch_size=128), []
+    forward = measuring._normal
+    measuring.__dict__["_normal"] = lambda rows: sizes.append(len(rows)) or forward(rows)
+    found = measuring.measure({str(count): images(count, count) for count in (1, 33, 40, 64, 65, 128, 300)})
+    assert sizes == [1, 64, 64, 64, 128, 128, 128, 128, 128]
+    for count in (1, 33, 300):
+        logits = np.float64(outputs_of(classifier, images(count, count).images, 7)["logits"])
+        probabilities = np.exp(logits) / np.exp(logits).sum(axis=1, keepdims=True)
+        np.testing.assert_allclose(found.scores[str(count)]["msp"], 1 - probabilities.max(axis=1), atol=1e-6)
+
+
 def test_figures_are_those_of_the_scores(classifier):
     result = measure(classifier, batch_size=33, names=FEW)
     figures = result.figures

@@ -15,7 +15,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from tests.conftest import TINY, figures_of
+from tests.conftest import TINY, figures_of, kood
 
 MAY_MOUNT = (
     shutil.which("unshare") is not None
@@ -25,6 +25,8 @@ pytestmark = [pytest.mark.slow, pytest.mark.skipif(not MAY_MOUNT, reason="this u
 
 ROOT = Path(__file__).parents[1]
 KOOD = f'"{sys.executable}" -m kood'
+#: One of each kind of stage.
+RECIPE = TINY + '[evaluate]\nbaseline = false\nscores = ["msp", "mahalanobis"]\n[pure_samples]\nuse = []\n'
 
 
 def script(text, folder):
@@ -39,10 +41,12 @@ def figures(file):
 
 
 @pytest.fixture(scope="module")
-def folder(finished, tmp_path_factory):
-    """The finished run, and pictures."""
+def folder(tmp_path_factory):
+    """A finished run, and pictures."""
     folder = tmp_path_factory.mktemp("faults")
-    shutil.copytree(finished[0], folder, dirs_exist_ok=True)
+    (folder / "tiny.toml").write_text(RECIPE)
+    result = kood("run", "tiny.toml", cwd=folder)
+    assert result.returncode == 0, result.stderr
     (folder / "pictures").mkdir()
     for seed in range(30):
         pixels = np.random.default_rng(seed).integers(0, 256, (8, 8), "uint8")
@@ -52,11 +56,11 @@ def folder(finished, tmp_path_factory):
 
 def test_a_run_goes_on_once_a_full_disk_has_room(folder, tmp_path):
     """Full when most of it is there; where it fails at once is told by the limit in test_pipeline.py."""
-    (tmp_path / "tiny.toml").write_text(TINY)
+    (tmp_path / "tiny.toml").write_text(RECIPE)
     result = script(
         f"""
-        mkdir disk && mount -t tmpfs -o size=900k none disk && cp tiny.toml disk && cd disk
-        {KOOD} run tiny.toml >../out 2>../err; echo $? >../code; ls saved/tiny >../there
+        mkdir disk && mount -t tmpfs -o size=1000k none disk && cp tiny.toml disk && cd disk
+        {KOOD} run tiny.toml >../out 2>../err; echo $? >../code; ls saved/tiny saved/tiny/stages >../there
         mount -o remount,size=90m none . && {KOOD} run tiny.toml && cp saved/tiny/report.json ..
         """,
         tmp_path,
@@ -66,7 +70,8 @@ def test_a_run_goes_on_once_a_full_disk_has_room(folder, tmp_path):
     assert (tmp_path / "code").read_text() == "1\n"
     assert told.startswith("kood: saved/tiny: cannot write there (No space left on device)")
     assert len(told.splitlines()) == 1
-    assert not [name for name in (tmp_path / "there").read_text().split() if name.isdecimal()]
+    there = (tmp_path / "there").read_text().split()
+    assert not [name for name in there if name.isdecimal()] and [name for name in there if "diffusion-" in name]
     assert figures(tmp_path / "report.json") == figures(folder / "saved" / "tiny" / "report.json")
 
 

@@ -113,6 +113,7 @@ def test_the_same_recipe_elsewhere_gives_the_same_figures_and_a_changed_setting_
 
 
 @pytest.mark.keras
+@pytest.mark.usefixtures("loaded_once")
 def test_predict(invoke, finished):
     from PIL import Image
 
@@ -127,6 +128,7 @@ def test_predict(invoke, finished):
 
 
 @pytest.mark.keras
+@pytest.mark.usefixtures("loaded_once")
 def test_what_is_served_can_be_asked_calibrated_and_watched(invoke, finished, tmp_path):
     from PIL import Image
 

@@ -185,7 +185,8 @@ def test_the_task_is_learned_and_survives_a_file(head, tmp_path):
 
 
 @pytest.mark.backend
-@pytest.mark.parametrize("frozen_statistics", [False, True])
+# That a backend resumes under frozen statistics is held by test_fine_tuning.py.
+@pytest.mark.parametrize("frozen_statistics", [False, pytest.param(True, marks=pytest.mark.one_backend)])
 def test_a_killed_training_goes_on_as_if_it_had_not_been(tmp_path, frozen_statistics):
     rng = np.random.default_rng(0)
     images = ImageSet(rng.integers(0, 256, (24, *SHAPE)).astype("uint8"), np.arange(24) % 3, tuple("abc"))
@@ -360,6 +361,7 @@ def test_a_cell_trains_with_it(tiny, tmp_path, train):
         np.testing.assert_allclose(kept["id/rotation"][:20], numbers(forward["rotations"]).mean(axis=1), rtol=1e-4)
 
 
+@pytest.mark.usefixtures("loaded_once")
 def test_what_is_published_answers_as_it_was_evaluated(tiny, tmp_path, invoke):
     """The whole way: run, folds, report, the SavedModel and `kood predict`."""
     tiny.write_text(TINY + '\n[data.hold_out]\nfolds = [["0"]]\n')

@@ -21,7 +21,7 @@ from kood.detector.choosing import Choice, Measured, choose, tune
 from kood.detector.images import Batch, batches
 from kood.detector.passing import Known, Passed
 from kood.errors import UserError
-from kood.outputs import Outputs, at_once, forward_of, run_batches, run_over, score_rows
+from kood.outputs import Outputs, at_once, forward_of, rows_of, run_batches, run_over, score_rows
 from kood.scorer import Scorer, applicable, linear_weights
 from kood.scores import ON_REQUEST
 
@@ -318,7 +318,7 @@ class Measuring:
         if pixels.shape[1:] != self.image_shape:
             return self.outputs(images)
         # All sets of features in batches of one size, which is compiled once.
-        rows = self.batch_size if pixels.ndim == 2 else min(self.batch_size, len(pixels))
+        rows = self.batch_size if pixels.ndim == 2 else rows_of(len(pixels), self.batch_size)
         return run_over(forward or self._normal, pixels, rows)
 
     def measure(

@@ -113,13 +113,12 @@ def write_report(result: dict[str, Any], work: Work, cell: Cell) -> None:
     }
     headline = headline_scores(folder, result)
     behaviour = _behaviour(cell, headline)
-    report.write_figures(folder / "figures", result, headline, behaviour)
-    drawn = next((one for one in cell.outliers if one.sheet), None)
+    drawn = report.write_figures(folder / "figures", result, headline, behaviour)
+    shown = next((one for one in cell.outliers if one.sheet), None)
     notes = [note for one in cell.outliers for note in one.source.notes(one.facts)]
     report.write(
         folder / "report.html", result, scores=headline, histories=histories,
-        contact_sheet=drawn.sheet if drawn else None, outlier_notes=notes,
-        behaviour=behaviour,
+        contact_sheet=shown.sheet if shown else None, outlier_notes=notes, behaviour=behaviour, drawn=drawn,
     )  # fmt: skip
 
 

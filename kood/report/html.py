@@ -174,6 +174,7 @@ def page(
     contact_sheet: Path | None = None,
     outlier_notes: Sequence[str] = (),
     behaviour: Behaviour | None = None,
+    drawn: Mapping[str, bytes] | None = None,
 ) -> str:
     """The page of a run or of a matrix as HTML text; arguments and errors are those of `write`."""
     matrix = "cells" in report
@@ -192,7 +193,7 @@ def page(
         return render("matrix.html", **whole, **_matrix(report))
     return render(
         "run.html", **whole, run=_cell(report), overridden=bool(report.get("cell")), score=report["headline_score"],
-        figures=_figures(report, scores, behaviour), extremes=_extremes(behaviour),
+        figures=_figures(report, scores, behaviour) if drawn is None else drawn, extremes=_extremes(behaviour),
         environment=report.get("environment") or {},
     )  # fmt: skip
 
@@ -210,6 +211,7 @@ def write(path: Path, report: Mapping[str, Any], **more: Any) -> None:
             contact_sheet: A PNG image of outliers.
             outlier_notes: What stands under it: how the outliers were made.
             behaviour: What the figures of the classifier's behaviour are drawn of; for one run only.
+            drawn: What `write_figures` drew of scores and behaviour, where it has.
 
     Raises:
         ValueError: If a matrix is given scores, scores name an unknown dataset, or the contact sheet is no PNG.
@@ -228,7 +230,7 @@ def write(path: Path, report: Mapping[str, Any], **more: Any) -> None:
 
 def write_figures(
     folder: Path, report: Mapping[str, Any], scores: Mapping[str, Any], behaviour: Behaviour | None = None
-) -> None:
+) -> dict[str, bytes]:
     """Writes the figures of one run's page as files too, for a paper or a slide.
 
     Args:
@@ -237,10 +239,15 @@ def write_figures(
         report: The result of the run.
         scores: {dataset name or "id": headline scores (N,)}.
         behaviour: What the figures of the classifier's behaviour are drawn of.
+
+    Returns:
+        The SVG ones by name, for the page.
     """
-    drawn = {f"{name}.svg": figure for name, figure in _figures(report, scores, behaviour).items()}
+    svg = _figures(report, scores, behaviour)
+    drawn = {f"{name}.svg": figure for name, figure in svg.items()}
     for name, images in (behaviour.extremes if behaviour else {}).items():
         # Sets are named by a recipe, which allows no more than letters, digits and ".", "_", "-".
         drawn |= {f"{name}-{rank}.png": thumbnail(one.image) for rank, one in enumerate(images, start=1)}
     for name, content in drawn.items():
         write_bytes(folder / name, content)
+    return svg

@@ -144,8 +144,8 @@ def test_the_page_has_them_and_names_are_harmless(cell, scores, told):
         html.page({"recipe": "x", "cells": [cell]}, behaviour=told)
 
 
-def test_figures_are_files_too(tmp_path, cell, scores, told):
-    write_figures(tmp_path / "figures", cell, scores, told)
+def test_figures_are_files_too_and_drawn_once(tmp_path, cell, scores, told, monkeypatch):
+    drawn = write_figures(tmp_path / "figures", cell, scores, told)
     files = list((tmp_path / "figures").iterdir())
     names = {file.name for file in files}
     assert names >= {"scores.svg", "roc.svg", "pr.svg", "reliability.svg", "features.svg", "id-1.png", "letters-1.png"}
@@ -154,6 +154,9 @@ def test_figures_are_files_too(tmp_path, cell, scores, told):
         assert content.startswith(b"\x89PNG") if file.suffix == ".png" else well_formed(content) is not None
     write_figures(tmp_path / "few", cell, scores)
     assert {f.name for f in (tmp_path / "few").iterdir()} == {"scores.svg", "roc.svg", "pr.svg"}
+    page = html.page(cell, scores=scores, behaviour=told)
+    monkeypatch.setattr(figures, "roc_curves", lambda *_: pytest.fail("drawn again"))
+    assert html.page(cell, scores=scores, behaviour=told, drawn=drawn) == page
 
 
 # A metric against a number -------------------------------------------------------------------------------------------

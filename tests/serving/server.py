@@ -4,13 +4,11 @@ As the real one does, it polls a model base path, loads the highest integer vers
 drops older versions. It stands in for it in tests, where no binary can be had.
 """
 
-import argparse
 import base64
 import http.server
 import json
 import re
 import threading
-import time
 from concurrent import futures
 from pathlib import Path
 
@@ -23,14 +21,14 @@ from tensorflow_serving.apis import predict_pb2, prediction_log_pb2, prediction_
 class Server:
     """Serves one model base path under its folder's name; a context."""
 
-    def __init__(self, base: Path, *, name: str = "", grpc_port: int = 0, rest_port: int = 0):
-        self.base, self.name = base, name or base.name
+    def __init__(self, base: Path):
+        self.base, self.name = base, base.name
         self.versions, self.warmed, self.requests = {}, 0, []
         self._grpc = grpc.server(futures.ThreadPoolExecutor(2), options=[("grpc.max_receive_message_length", -1)])
         prediction_service_pb2_grpc.add_PredictionServiceServicer_to_server(_Service(self), self._grpc)
-        self.grpc_url = f"grpc://127.0.0.1:{self._grpc.add_insecure_port(f'127.0.0.1:{grpc_port}')}"
+        self.grpc_url = f"grpc://127.0.0.1:{self._grpc.add_insecure_port('127.0.0.1:0')}"
         handler = type("Handler", (_Handler,), {"server_of_model": self})
-        self._http = http.server.ThreadingHTTPServer(("127.0.0.1", rest_port), handler)
+        self._http = http.server.ThreadingHTTPServer(("127.0.0.1", 0), handler)
         self.rest_url = f"http://127.0.0.1:{self._http.server_address[1]}"
         self.poll()
 
@@ -155,24 +153,3 @@ class _Handler(http.server.BaseHTTPRequestHandler):
 
     def log_message(self, *_):
         pass
-
-
-def main():
-    """Takes the options of `tensorflow_model_server` that kood's script gives it."""
-    parser = argparse.ArgumentParser()
-    parser.add_argument("--version", action="store_true")
-    parser.add_argument("--port", type=int)
-    parser.add_argument("--rest_api_port", type=int)
-    parser.add_argument("--model_name")
-    parser.add_argument("--model_base_path", type=Path)
-    given = parser.parse_args()
-    if given.version:
-        print("stands in for TF Serving")
-        return
-    with Server(given.model_base_path, name=given.model_name, grpc_port=given.port, rest_port=given.rest_api_port):
-        while True:
-            time.sleep(1)
-
-
-if __name__ == "__main__":
-    main()

@@ -1,7 +1,6 @@
 """The script that checks a real TF Serving: what it says with one and without."""
 
 import os
-import socket
 import subprocess
 import sys
 from pathlib import Path
@@ -10,15 +9,10 @@ import pytest
 from PIL import Image
 
 from tests.serving.models import pixels, published
+from tests.serving.server import Server
 
 ROOT = Path(__file__).parents[2]
 SCRIPT = ROOT / "scripts" / "check_tf_serving.sh"
-
-
-def free_port():
-    with socket.socket() as taken:
-        taken.bind(("127.0.0.1", 0))
-        return taken.getsockname()[1]
 
 
 def called(folder, *arguments, **environment):
@@ -54,19 +48,25 @@ def test_with_a_server_it_compares(tmp_path, spoilt):
         # Another model under the same name answers otherwise.
         served = tmp_path / "other" / "run"
         published(served, head="Softmax", score="energy")
+    # The server itself runs in this process, which has loaded TensorFlow already.
     (tmp_path / "tools").mkdir()
-    server = tmp_path / "tools" / "tensorflow_model_server"
-    change = f"s#--model_base_path=.*#--model_base_path={served}#"
-    server.write_text(
-        f'#!/bin/bash\nexport PYTHONPATH="{ROOT}"\nargs=()\n'
-        f'for one in "$@"; do args+=("$(sed "{change}" <<<"$one")"); done\n'
-        f'exec "{sys.executable}" -m tests.serving.server "${{args[@]}}"\n'
-    )
-    server.chmod(0o755)
-    ports = {"REST_PORT": str(free_port()), "GRPC_PORT": str(free_port())}
-    result = called(tmp_path, tmp_path / "run", tmp_path / "image.png", **ports)
+    stand_in = tmp_path / "tools" / "tensorflow_model_server"
+    stand_in.write_text(f"""#!/bin/sh
+[ "$1" = --version ] && echo "stands in for TF Serving" && exit
+echo "$@" >"{tmp_path}/asked"
+exec sleep 600
+""")
+    stand_in.chmod(0o755)
+    with Server(served) as server:
+        rest, grpc = (url.rpartition(":")[2] for url in (server.rest_url, server.grpc_url))
+        ports = {"REST_PORT": rest, "GRPC_PORT": grpc}
+        result = called(tmp_path, tmp_path / "run", tmp_path / "image.png", **ports)
+    assert (tmp_path / "asked").read_text().split() == [
+        f"--port={grpc}", f"--rest_api_port={rest}", "--model_name=run", f"--model_base_path={tmp_path / 'run'}",
+    ]  # fmt: skip
     if spoilt:
         assert result.returncode == 1 and "REST: " in result.stderr and ", here " in result.stderr
     else:
         assert result.returncode == 0, result.stderr
+        assert "TF Serving: stands in for TF Serving" in result.stdout
         assert "REST: the same answer" in result.stdout and "gRPC: the same answer" in result.stdout

@@ -1,9 +1,17 @@
-"""Run in one or several processes under one Keras backend: writes what must not depend on the number of devices.
+"""Run in one or several processes under one Keras backend: trainings that must end alike wherever they run.
 
-python -m tests.device_probe DEVICES OUT START MODEL...    trains models from START and samples; writes OUT (.npz)
-python -m tests.device_probe make START                    writes the models
+python -m tests.training_probe make START                          writes the models
+python -m tests.training_probe train DEVICES OUT START MODEL...    trains them and samples; writes OUT-RANK.npz
+python -m tests.training_probe stop FOLDER START MODEL...          trains two of four epochs, and all in FOLDER/whole
+python -m tests.training_probe resume FOLDER START MODEL...        makes the stages from what another backend left there
+
+`stop` and `resume` write what became of each stage to FOLDER/MODEL.json. Several of them, with a + between them, go one
+after another in the same process.
 """
 
+import contextlib
+import itertools
+import json
 import sys
 from pathlib import Path
 
@@ -14,15 +22,19 @@ from keras import ops
 from kood import backends, heads, training
 from kood.classifier import Classifier
 from kood.data import ImageSet
+from kood.data.batches import labelled_batches, training_batches
 from kood.diffusion.denoiser import Denoiser
 from kood.nets import backbones
 from kood.nets.layers import Convolution, ResidualBlock
+from kood.runs import Run
 
 SHAPE, CLASSES = (8, 8, 1), 4
 MODELS = ("ArcFace", "AdaCos", "AdaFace", "CIDER", "denoiser")
 #: Few: at a value within rounding of a ReLU's kink the gradients of two orders of summation part, and Adam amplifies
 #: that from step to step.
 EPOCHS, STEPS = 2, 1
+#: Of the trainings that are stopped half-way.
+LONGER, OF_EACH = 4, 2
 
 
 def images(count):
@@ -87,7 +99,6 @@ def classifier(name, backbone, **options):
 
 
 def train(devices, out, start, names):
-    from kood.data.batches import labelled_batches, training_batches
     from kood.diffusion import label_mixup, samplers
     from kood.diffusion.sampling import ImageSampler
 
@@ -135,11 +146,80 @@ def train(devices, out, start, names):
     devices.wait()
 
 
+class Stop(keras.callbacks.Callback):
+    def on_epoch_end(self, epoch, logs=None):
+        if epoch == LONGER // 2 - 1:
+            raise KeyboardInterrupt
+
+
+def stage(folder, start, name, *, stopped=False, any_backend=False):
+    """Trains a model as a stage of a run, if it is not there yet."""
+
+    def batches(first):
+        if name == "denoiser":
+            return labelled_batches(
+                images(32), num_classes=CLASSES, batch_size=16, steps=LONGER * OF_EACH, seed=4,
+                first_step=first * OF_EACH,
+            )  # fmt: skip
+        return training_batches(
+            images(32), None, num_classes=CLASSES, batch_size=16, outliers_per_batch=0, epochs=LONGER, seed=2,
+            first_epoch=first,
+        )[0]  # fmt: skip
+
+    def make(where):
+        keras.utils.set_random_seed(1)  # Seeds the dropout.
+        model = keras.saving.load_model(start / f"{name}.keras", compile=False)
+        model.compile(optimizer(LONGER * OF_EACH))
+        model, history = training.fit(
+            model,
+            batches,
+            epochs=LONGER,
+            steps_per_epoch=OF_EACH,
+            folder=where,
+            callbacks=[Stop() if stopped else None],
+            interval=0.0,
+        )
+        model.save(where / "model.keras")
+        numbers = {f"{i}/{w.path}": ops.convert_to_numpy(w) for i, w in enumerate(model.weights)}
+        if name == "denoiser":
+            numbers["seed"] = ops.convert_to_numpy(model.seed_generator.state).astype("int64")
+        numbers["iterations"] = ops.convert_to_numpy(model.optimizer.iterations)
+        np.savez(where / "numbers.npz", allow_pickle=False, **numbers)
+        return {"history": history}
+
+    folder.mkdir(exist_ok=True)
+    backend = keras.backend.backend()
+    with Run(folder / "run", backend=backend, any_backend=any_backend).held() as run:
+        made = run.ensure(name, {"backend": backend}, make)
+    found = {"folder": str(made.folder), "cached": made.cached, "backends": made.backends, **made.facts}
+    (folder / f"{name}.json").write_text(json.dumps(found))
+
+
+def stop(folder, start, names):
+    for name in names:
+        with contextlib.suppress(KeyboardInterrupt):
+            stage(folder, start, name, stopped=True)
+        stage(folder / "whole", start, name)
+
+
+def resume(folder, start, names):
+    for name in names:
+        stage(folder, start, name, any_backend=True)
+
+
+def main(commands):
+    # Before anything is computed, or the CPU cannot be split any more.
+    backends.obtain("auto", most=max([int(rest[0]) for what, *rest in commands if what == "train"], default=1))
+    for what, *rest in commands:
+        if what == "train":
+            devices = backends.obtain(int(rest[0]))
+            out, start = map(Path, rest[1:3])
+            train(devices, out.with_name(f"{out.name}-{devices.rank}.npz"), start, rest[3:])
+        elif what == "make":
+            make(Path(rest[0]))
+        else:
+            {"stop": stop, "resume": resume}[what](*map(Path, rest[:2]), rest[2:])
+
+
 if __name__ == "__main__":
-    if sys.argv[1] == "make":
-        make(Path(sys.argv[2]))
-    else:
-        wanted = sys.argv[1] if sys.argv[1] == "auto" else int(sys.argv[1])
-        found = backends.obtain(wanted)
-        out = Path(sys.argv[2])
-        train(found, out.with_name(f"{out.name}-{found.rank}.npz"), Path(sys.argv[3]), sys.argv[4:])
+    main([list(command) for more, command in itertools.groupby(sys.argv[1:], lambda word: word != "+") if more])
