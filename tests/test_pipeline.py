@@ -197,6 +197,25 @@ def test_a_full_disk_is_one_message_and_the_run_goes_on(invoke, tmp_path):
 
 
 @pytest.mark.keras
+@pytest.mark.parametrize("words", ["No space left on device", "Disk quota exceeded", "Read-only file system"])
+def test_a_full_disk_is_told_whoever_meets_it(tmp_path, monkeypatch, words):
+    """TensorFlow has errors of its own, with the system's words in them."""
+    import tensorflow as tf
+
+    from kood.errors import UserError
+    from kood.pipeline import prepare, run
+
+    def full(*_, **__):
+        raise tf.errors.ResourceExhaustedError(None, None, f"saved/x.tmp; {words}")
+
+    monkeypatch.setattr(prepare, "load_id", full)
+    (tmp_path / "tiny.toml").write_text(TINY)
+    with pytest.raises(UserError, match=rf"tiny: cannot write there \({words}\); make room, and the same") as told:
+        run(tmp_path / "tiny.toml", saved=tmp_path / "saved")
+    assert told.value.exit_code == 1 and not list(tmp_path.rglob("error.log"))
+
+
+@pytest.mark.keras
 def test_a_matrix_shares_a_diffusion_model_and_survives_failing_cells(invoke, tmp_path, monkeypatch):
     from kood.pipeline import matrix
 

@@ -9,6 +9,7 @@ itself; where nothing of that changed, its result is taken as it lies.
 
 import errno
 import io
+import os
 import traceback
 from contextlib import nullcontext
 from pathlib import Path
@@ -133,10 +134,10 @@ def _run(recipe: Recipe, budget: Budget, folder: Run, other_data: bool, console:
         except Exception as error:
             if not team.leads:
                 raise
-            if isinstance(error, OSError) and error.errno in NO_ROOM:
+            if full := _no_room(error):
                 raise UserError(
-                    f"{folder.folder}: cannot write there ({error.strerror}); make room, and the same command goes on "
-                    "where this one was",
+                    f"{folder.folder}: cannot write there ({full}); make room, and the same command goes on where this "
+                    "one was",
                     exit_code=1,
                 ) from error
             log = folder.folder / "error.log"
@@ -147,6 +148,14 @@ def _run(recipe: Recipe, budget: Budget, folder: Run, other_data: bool, console:
             (folder.folder / "error.log").unlink(missing_ok=True)  # Of an earlier run, which this one has mended.
             _say_where(console, folder.folder, result)
     return result
+
+
+def _no_room(error: Exception) -> str:
+    """The system's words for why nothing can be written; "" where something else went wrong."""
+    if isinstance(error, OSError) and error.errno in NO_ROOM:
+        return error.strerror or ""
+    # TensorFlow's own errors, and those of libraries that wrap the system's, have the words alone.
+    return next((told for told in map(os.strerror, NO_ROOM) if told in str(error)), "")
 
 
 def _say_where(console: Console, folder: Path, result: dict[str, Any]) -> None:

@@ -4,7 +4,7 @@ import contextlib
 import copy
 import itertools
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -59,6 +59,10 @@ class Recipe(Section):
     _given: dict[str, Any] = {}
     _file: Path | None = None
     _overrides: tuple[str, ...] = ()
+
+    def comes_from(self, file: Path, overrides: Sequence[str]) -> None:
+        """Keeps the file that it was loaded from, and the `KEY=VALUE` settings."""
+        self._file, self._overrides = file, tuple(overrides)
 
     @property
     def file(self) -> Path | None:
