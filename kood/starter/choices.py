@@ -152,7 +152,7 @@ def choose(
         network=network,
         resize=resize,
         why_resize=why_resize,
-        folds=min(FOLDS, len(classes)) if network is not None and len(classes) >= FEWEST_TO_HOLD_OUT else 0,
+        folds=FOLDS if network is not None and len(classes) >= FEWEST_TO_HOLD_OUT else 0,
         passing=passing,
         tuning=tuning,
         rotation=rotation,
