@@ -13,7 +13,7 @@ from kood.attached import bring, image_shape_of, opened
 from kood.errors import UserError
 from kood.pipeline.attached import outputs_named
 from kood.recipe import Recipe, checked
-from kood.starter import Survey, literal, named, refuse_shared, slug_of, source_of, survey
+from kood.starter import Survey, literal, named, slug_of, source_of, survey
 from kood.text import clean
 
 __all__ = ["attach", "recipe_for"]
@@ -148,11 +148,7 @@ def recipe_for(
         "id": parts,
     }
     with _about("--ood"):
-        outside = {}
-        for slug, one in named(ood).items():
-            its = survey(one)
-            refuse_shared(place, found, found.names, one, its)
-            outside[slug] = _source(one, its)
+        outside = {slug: _source(one, survey(one)) for slug, one in named(ood).items()}
     if outside:
         data["near"] = outside
     evaluate = {"headline": score, **({"scores": list(scores)} if scores else {})}

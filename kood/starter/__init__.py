@@ -2,9 +2,6 @@
 
 from kood.starter.choices import Choices, choose
 from kood.starter.images import Machine, Survey, survey
-from kood.starter.recipe import literal, named, new_recipe, refuse_shared, slug_of, source_of
+from kood.starter.recipe import literal, named, new_recipe, slug_of, source_of
 
-__all__ = [
-    "Choices", "Machine", "Survey", "choose", "literal", "named", "new_recipe", "refuse_shared", "slug_of", "source_of",
-    "survey",
-]  # fmt: skip
+__all__ = ["Choices", "Machine", "Survey", "choose", "literal", "named", "new_recipe", "slug_of", "source_of", "survey"]

@@ -25,7 +25,7 @@ from kood.starter.images import KINDS, Machine, Survey, survey
 from kood.starter.pretrained import SMALLEST, pretrained, seconds_of_an_image
 from kood.text import clean
 
-__all__ = ["literal", "named", "new_recipe", "refuse_shared", "slug_of", "source_of"]
+__all__ = ["literal", "named", "new_recipe", "slug_of", "source_of"]
 
 #: Classes whose sizes differ by this factor are said to.
 UNEVEN = 4.0
@@ -90,7 +90,7 @@ def new_recipe(
     outside = {slug: (place, survey(place)) for slug, place in named(ood_images).items()}
     kept = [one for one, count in zip(found.names, found.train, strict=True) if count >= FEWEST]
     for its_place, its in outside.values():
-        refuse_shared(place, found, kept, its_place, its)
+        _refuse_shared(place, found, kept, its_place, its)
     side = float(np.median(found.shapes.min(axis=1)))
     network = pretrained(backbone, side)
     if network is None and side >= SMALLEST:
@@ -114,7 +114,7 @@ def new_recipe(
     return file
 
 
-def refuse_shared(place: Path, found: Survey, kept: Sequence[str], its_place: Path, its: Survey) -> None:
+def _refuse_shared(place: Path, found: Survey, kept: Sequence[str], its_place: Path, its: Survey) -> None:
     """Refuses out-of-distribution images that are among the known ones: the same folder or table, one in the other, or
     the same files.
 
