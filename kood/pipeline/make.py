@@ -48,8 +48,9 @@ def make_cell(work: Work) -> tuple[dict[str, Any], Cell]:
     if not work.team.leads:
         return {}, cell
     told = summarize(work, cell)
-    more = {"stages": {**told["stages"], **line}, "notes": [*told["notes"], *notes]}
-    return {**told, **more, **held_out}, cell
+    if held_out:
+        told |= {**held_out, "stages": told["stages"] | line, "notes": told["notes"] + notes}
+    return told, cell
 
 
 def _make_folds(work: Work, cell: Cell) -> tuple[dict[str, Any], dict[str, Any], list[str]]:
