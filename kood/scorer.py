@@ -127,6 +127,10 @@ class Scorer:
         self._fitted, self._function = score, score.score
         return self
 
+    def doubt(self, labels: np.ndarray) -> str:
+        """What speaks against the options of a fitted score for images of these classes (N,); "" where nothing does."""
+        return self._fitted.doubt(labels) if hasattr(self._fitted, "doubt") else ""
+
     def place(self, *put: Callable[[str, np.ndarray], Any]) -> None:
         """Puts what the score holds somewhere, once for many calls; outside of any graph.
 

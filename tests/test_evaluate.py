@@ -15,9 +15,12 @@ from kood.conformal import threshold as conformal_threshold
 from kood.data import ImageSet
 from kood.detector.choosing import PROXIES, Choice, mean_auroc, validation_images
 from kood.detector.evaluate import evaluate
+from kood.detector.figures import undetected
 from kood.detector.measuring import Measuring
 from kood.errors import UserError
+from kood.intervals import auroc_interval
 from kood.outputs import outputs_of
+from kood.report.wording import all_warnings
 from kood.scorer import Scorer, applicable, linear_weights
 from kood.scores import ON_REQUEST, TempScale
 
@@ -235,7 +238,55 @@ def test_an_explicit_headline_and_an_inverted_detector(classifier):
         near={"clear": images(50, 5)}, far={}, names=["msp"], headline="msp",
     ).figures  # fmt: skip
     assert inverted["scores"]["msp"]["clear"]["auroc"] < 0.05
-    assert any("inverted on clear" in warning for warning in inverted["warnings"])
+    told = "'clear' (AUROC 0.0 [0.0, "
+    assert inverted["warnings"][0].startswith(told)
+    assert inverted["warnings"][0].endswith("): the score msp does not clearly tell these images from known ones")
+
+
+def test_sets_that_are_not_clearly_told_from_known_images_are_one_warning():
+    rng = np.random.default_rng(0)
+    known, some = rng.normal(size=400), rng.normal(size=300)
+    scores = {
+        "id": known, "same": some, "above": some + 0.4, "below": some - 2, "few": np.linspace(-1.5, 2, 9),
+        "one": np.zeros(1), "other": np.full(1, 9.0),
+    }  # fmt: skip
+    measured = {
+        name: {"auroc": roc_auc_score(np.repeat([0, 1], [len(known), len(values)]), np.concatenate([known, values]))}
+        for name, values in scores.items()
+    }
+    measured["one"]["auroc"] = 0.5
+    (said,) = undetected(scores, measured, "gen")
+    named, rest = said.split(": ")
+    assert [one.split("'")[1] for one in named.split("), ")] == ["same", "below", "few", "one"]
+    low, high = (100 * end for end in auroc_interval(known, [some]))
+    assert f"'same' (AUROC {100 * measured['same']['auroc']:.1f} [{low:.1f}, {high:.1f}])" in named
+    assert "'one' (AUROC 50.0)" in named
+    assert rest == "the score gen does not clearly tell the images of these sets from known ones"
+    (alone,) = undetected({"id": known, "same": some}, measured, "gen")
+    assert alone.endswith("does not clearly tell these images from known ones")
+    assert undetected({"id": known, "above": some + 0.4}, measured, "gen") == []
+    # Cells of a matrix, which differ in the figures, give one.
+    again = undetected({"id": known, "same": some + 0.01}, {"same": {"auroc": 0.512}}, "gen")
+    (both,) = all_warnings({"cells": [{"warnings": [alone]}, {"warnings": again}]})
+    assert both.endswith("(2 of 2 cells)") and both.startswith("'same' (AUROC 51.2 to ")
+
+
+def test_more_neighbours_than_a_class_has_images_is_one_warning(classifier):
+    few = {name: images(n, i) for i, (name, n) in enumerate(
+        {"train": 80, "validation": 40, "calibration": 60, "test": 40}.items())}  # fmt: skip
+    near = {"bright": images(50, 5, 180)}
+    found = evaluate(classifier, **few, near=near, far={}, names=["knn", "knn:k=30"], headline="knn").figures
+    (told,) = (text for text in found["warnings"] if "neighbours" in text)
+    assert told.startswith("knn, knn:k=30: more neighbours than the 20 training images") and "knn:k=10 fits" in told
+    mended = evaluate(classifier, **few, near=near, far={}, names=["knn:k=10"], headline="knn:k=10").figures
+    assert not any("neighbours" in text for text in mended["warnings"])
+
+
+def test_progress_moves_while_scores_are_fitted(classifier):
+    steps = []
+    measured(classifier, names=FEW, progress=steps.append)
+    # Each of four scores is a quarter of the first step; then calibration, validation with two proxies, three sets.
+    assert sorted(steps) == steps and steps[:4] == [0.25, 0.5, 0.75, 1.0] and steps[4] == 2 and steps[-1] == 8
 
 
 def test_a_score_that_cannot_be_fitted(classifier):

@@ -1,5 +1,6 @@
 """A frozen backbone: each image passes it once, and what is trained on features is what is published."""
 
+import io
 import itertools
 from types import SimpleNamespace
 
@@ -7,6 +8,7 @@ import keras
 import numpy as np
 import pytest
 from keras import layers
+from rich.console import Console
 
 from kood import heads, pipeline
 from kood.classifier import Classifier
@@ -18,13 +20,13 @@ from kood.intervals import mean_interval
 from kood.nets.neck import LEAST, neck, standardize, whole
 from kood.pipeline import features
 from kood.pipeline.cell import Cell
-from kood.pipeline.held_out import Fewer, HeldOut, folds_of
+from kood.pipeline.held_out import Fewer, HeldOut, folds_of, notes_on
 from kood.pipeline.outliers import Outliers
 from kood.pipeline.stage import Stage
 from kood.recipe import load
 from kood.recipe.data_sections import HoldOut
-from kood.report import HELD_OUT, results
-from kood.report.wording import all_warnings
+from kood.report import HELD_OUT, print_cell, results
+from kood.report.wording import all_warnings, duration
 from tests.conftest import work_alone
 
 RECIPE = """
@@ -317,9 +319,44 @@ def test_folds_hold_each_class_out_about_as_often():
     folds = folds_of(HoldOut(classes=0.3, folds=10), names, seed=3)
     assert all(len(set(fold)) == 3 for fold in folds)
     counts = [sum(name in fold for fold in folds) for name in names]
-    assert len(folds) < 10 or counts == [3] * 10
+    assert len(folds) == 10 and counts == [3] * 10
     assert folds != folds_of(HoldOut(classes=0.3, folds=10), names, seed=4)
     assert folds_of(HoldOut(classes=0.01, folds=1), names, seed=0) and len(folds[0]) == 3
+
+
+@pytest.mark.parametrize(
+    ("classes", "share", "asked", "made"), [(6, 0.3, 5, 5), (6, 0.3, 15, 15), (6, 0.3, 40, 15), (4, 0.25, 7, 4)]
+)
+def test_folds_differ_from_one_another(classes, share, asked, made):
+    names, settings = [f"class {number}" for number in range(classes)], HoldOut(classes=share, folds=asked)
+    for seed in range(40):
+        folds = folds_of(settings, names, seed)
+        assert len(set(folds)) == len(folds) == made
+        counts = [sum(name in fold for fold in folds) for name in names]
+        assert max(counts) - min(counts) <= 1
+        notes = notes_on(settings, folds, names)
+        assert any(f"{made} folds are made where {asked}" in one for one in notes) == (made < asked)
+        assert any("held out in several folds" in one for one in notes) == (max(counts) > 1)
+
+
+def test_what_is_odd_about_folds_is_told():
+    names, drawn = list("abcdef"), HoldOut(classes=0.3, folds=40)
+    fewer, several = notes_on(drawn, folds_of(drawn, names, 0), names)
+    assert fewer == (
+        "data.hold_out: 15 folds are made where 40 are asked for, since 6 classes can be held out 2 at a time in no "
+        "more ways"
+    )
+    assert several == (
+        "data.hold_out: some classes are held out in several folds, since 15 folds of 2 are more than the 6 classes: "
+        "a, b, c, d, e and 1 more"
+    )
+    given = HoldOut(folds=[["a", "b"], ["b", "a"], ["c", "b"]])
+    assert notes_on(given, folds_of(given, names, 0), names) == [
+        "data.hold_out: 2 folds are made where 3 are asked for, since the others name the same classes again",
+        "data.hold_out: some classes are held out in several folds: b",
+    ]
+    plain = HoldOut(folds=[["a", "b"], ["c"]])
+    assert notes_on(plain, folds_of(plain, names, 0), names) == []
 
 
 @pytest.mark.parametrize(
@@ -347,6 +384,11 @@ def test_the_report_tells_each_fold_and_their_mean(finished):
     assert {one["score"] for one in told["folds"]} == {result["headline_score"]}
     assert told["scores"][result["headline_score"]] == pytest.approx(np.mean(aurocs))
     assert set(told["scores"]) == {"msp", "mahalanobis"}
+    line = result["stages"]["folds"]
+    assert line["seconds"] > 0 and line["cached"] is False and line["backend"] == result["backend"]
+    console = Console(file=io.StringIO(), width=400)
+    print_cell(console, result)
+    assert f", folds {duration(line['seconds'])}" in console.file.getvalue()
     table = results.held_out(result)
     assert [row.cells[0].text for row in table.rows] == ["0", "1, 3", "mean"]
     assert "Classes held out" in (folder / "frozen" / "report.html").read_text()

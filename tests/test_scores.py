@@ -9,7 +9,7 @@ import pytest
 from keras import ops
 
 from kood import scores
-from kood.scores import neighbours, streaming
+from kood.scores import distances, neighbours, streaming, subspaces
 
 pytestmark = pytest.mark.backend  # Run once under each Keras backend.
 
@@ -709,3 +709,97 @@ def test_vim_refuses_what_it_cannot_use():
     flat = features[:, :3] @ np.random.default_rng(12).normal(size=(3, WIDTH))
     with pytest.raises(ValueError, match="no residual"):
         scores.ViM(4).fit(flat, labels, logits)
+
+
+@pytest.mark.parametrize("name", ["ViM", "Residual"])
+@pytest.mark.parametrize(("count", "width", "rank"), [(80, 300, 79), (20, 24, 19), (200, 40, 3), (200, 40, 2)])
+@pytest.mark.parametrize("scale", [1e-3, 1e3])
+def test_what_leaves_no_residual_is_told_a_dimension_that_does(name, count, width, rank, scale):
+    rng = np.random.default_rng(13)
+    features = scale * rng.normal(size=(count, rank + 1)) @ rng.normal(size=(rank + 1, width))
+    if count > rank + 1:  # As many directions as said, around the mean too.
+        features = scale * rng.normal(size=(count, rank)) @ rng.normal(size=(rank, width))
+    features, logits = features.astype("float32"), rng.normal(size=(count, 3)).astype("float32")
+    with pytest.raises(ValueError, match=rf"outside their {rank} .* as in {name.lower()}:dim=") as told:
+        getattr(scores, name)(rank).fit(np.float64(features), None, logits)
+    dim = int(str(told.value).split("dim=")[1].rstrip("."))
+    assert 1 <= dim < rank
+    getattr(scores, name)(dim).fit(features, None, logits)
+
+
+def test_features_on_a_line_have_no_dimension_to_be_told():
+    with pytest.raises(ValueError, match="they vary in one direction at most"):
+        scores.Residual(4).fit(np.linspace(-1, 1, 50)[:, None] * np.arange(1, WIDTH + 1))
+
+
+def few_in_many(case):
+    """Features of fewer images than numbers, with their classes."""
+    rng = np.random.default_rng(14)
+    classes, each, width = {"one a class": (9, 1, 64), "two of one": (8, 1, 64)}.get(case, (4, 6, 64))
+    labels = np.repeat(np.arange(classes), each)
+    if case == "two of one":
+        labels = np.append(labels, 0)
+    features = 2 * rng.normal(size=(classes, width))[labels] + rng.normal(size=(len(labels), width))
+    if case == "constant":
+        features[:, 3] = 7.0
+    elif case == "copies":
+        features = features[np.repeat(np.arange(0, len(features), 2), 2)]
+    elif case == "scales":
+        features *= np.logspace(-3, 1, width)
+    elif case == "far":
+        features += 1e4
+    return np.float64(np.float32(features)), labels
+
+
+CASES = ["plain", "constant", "copies", "scales", "far", "one a class", "two of one"]
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_few_images_of_many_numbers_have_the_figures_of_the_whole_matrix(case, monkeypatch):
+    """What a D x D matrix says, the rows say by themselves, of classes, spaces and what no row reaches."""
+    features, labels = few_in_many(case)
+    rng = np.random.default_rng(15)
+    queries = (features[:8] + features.std() * rng.normal(size=features[:8].shape)).astype("float32")
+    logits = rng.normal(size=(len(features), 3)).astype("float32")
+
+    def answers():
+        distances._last.clear()
+        made = [scores.Residual(3).fit(features), scores.ViM(3).fit(features, labels, logits)]
+        if case != "one a class":
+            made += [scores.Mahalanobis().fit(features, labels), scores.RelativeMahalanobis().fit(features, labels)]
+        return [numbers(one.score(queries, logits[:8])) for one in made]
+
+    def whole(parts, count, width):
+        return np.linalg.eigh(sum(block.T @ block for block in parts))
+
+    found = answers()
+    for module in (distances, subspaces):
+        monkeypatch.setattr(module, "principal", whole)
+    for one, other in zip(found, answers(), strict=True):
+        np.testing.assert_allclose(one, other, rtol=1e-5, atol=1e-5 * np.abs(other).max())
+    if case == "one a class":
+        with pytest.raises(ValueError, match="do not vary within any class"):
+            scores.Mahalanobis().fit(features, labels)
+
+
+@pytest.mark.parametrize("name", ["Mahalanobis", "RelativeMahalanobis", "Residual", "ViM"])
+def test_no_whole_matrix_is_solved_for_few_images_of_many_numbers(name, monkeypatch):
+    features, labels = few_in_many("plain")
+    sizes, eigh = [], np.linalg.eigh
+    monkeypatch.setattr(np.linalg, "eigh", lambda matrix: sizes.append(len(matrix)) or eigh(matrix))
+    distances._last.clear()
+    settings = {"dim": 3} if name in ("Residual", "ViM") else {}
+    getattr(scores, name)(**settings).fit(features, labels, features[:, :3])
+    assert max(sizes, default=0) <= len(features)
+
+
+@pytest.mark.parametrize(
+    ("counts", "told"), [([13, 14, 13, 14, 13, 13], 6), ([49, 50, 50], None), ([49, 49, 300], 24), ([1] * 60, 1)]
+)
+def test_more_neighbours_than_a_class_has_images_are_doubted(counts, told):
+    labels = np.repeat(np.arange(len(counts)), counts)
+    said = scores.KNN().doubt(labels)
+    assert bool(said) == (told is not None)
+    if told:
+        assert f"the {int(np.median(counts))} training images of a usual class" in said and f"knn:k={told} fits" in said
+        assert scores.KNN(told).doubt(labels) == ""

@@ -439,9 +439,44 @@ def test_copies_and_torn_ones_are_told_and_written_down():
         Path(f"pets/{place}.png").write_bytes(first)
     found = survey(Path("pets"), to_learn=True)
     assert (found.copies, found.torn) == (3, 1)
+    assert found.apart == tuple(str(Path(f"pets/{one}.png").absolute()) for one in ("cat/0", "dog/taken"))
     _, text = made("pets")
+    assert f"of which one is wrong. The first:\n  {found.apart[0]}\n  {found.apart[1]}\n" in text
     for told in ("3 files are copies of others; of these one part", "1 of them stand in two classes, of which one is"):
         assert told in text and f"# {told}" in Path("pets.toml").read_text()
+
+
+def test_images_in_folders_within_a_class_are_told():
+    fill("pets/cat", 10)
+    fill("pets/dog", 10)
+    fill("pets/dog/puppies", 3)
+    fill("pets/dog/old/ones", 3)
+    _, text = made("pets")
+    assert "images in folders within a class's folder are taken as of that class: dog/old, dog/puppies\n" in text
+
+
+@pytest.mark.parametrize("known", ["pets", "link", "pets.csv"])
+@pytest.mark.parametrize("ood", ["pets", "pets/dog", "link/cat", "pets.csv", "some.csv"])
+def test_known_images_are_not_tested_on_as_others(known, ood):
+    fill("pets/cat", 10)
+    fill("pets/dog", 10)
+    fill("zoo", 9)
+    Path("link").symlink_to("pets")
+    lines = [f"pets/{kind}/{number:04}.png,{kind}" for kind in ("cat", "dog") for number in range(10)]
+    Path("pets.csv").write_text("\n".join(lines))
+    Path("some.csv").write_text("\n".join([*(f"zoo/{number:04}.png,zoo" for number in range(9)), lines[0]]))
+    shared, count = {"some.csv": (1, 10), "pets/dog": (10, 10), "link/cat": (10, 10)}.get(ood, (20, 20))
+    with pytest.raises(UserError, match=f"{ood}: {shared} of its {count} images are among those of .*{known}"):
+        made(known, ["zoo", ood])
+    assert not list(Path().glob("*.toml"))
+
+
+def test_images_beside_the_known_ones_are_tested_on():
+    fill("pets/cat", 30)
+    fill("pets/dog", 30)
+    fill("pets 2", 9)
+    recipe, _ = made("pets", ["pets 2"])
+    assert list(recipe.data.near) == ["pets_2"]
 
 
 def test_formats_and_what_is_special_are_told():

@@ -9,6 +9,7 @@ from kood.data.copies import alike, connected, distinct, image_digests, near_pai
 from kood.data.dealing import deal, draw_count, draw_per_class
 from kood.data.image_set import ImageSet, Splits
 from kood.errors import UserError
+from kood.text import clean
 
 __all__ = ["Splitting"]
 
@@ -102,6 +103,14 @@ class Splitting:
             "left_out": sum(map(sum, left_out.values())),
         }
 
+    def _first_torn(self) -> str:
+        """The first two files that are copies under two labels, where the images lie in files of their own."""
+        files = [file for found in self.every for file in getattr(found.images, "files", ())]
+        torn = np.flatnonzero(self.all_labels != self.all_labels[self.copies])
+        if len(files) != len(self.all_labels) or not len(torn):
+            return ""
+        return f", such as {clean(files[self.copies[torn[0]]])} and {clean(files[torn[0]])}"
+
     def _said(self, counts: dict[str, int], left_out: dict[str, tuple[int, int]]) -> tuple[list[str], list[str]]:
         """Notes and warnings, a sentence each."""
         notes: list[str] = []
@@ -121,7 +130,8 @@ class Splitting:
             )
         if counts["other_label"]:
             warnings.append(
-                f"{counts['other_label']:,} images have a copy under another label; at least one of the labels is wrong"
+                f"{counts['other_label']:,} images have a copy under another label{self._first_torn()}; at least one "
+                "of the labels is wrong"
             )
         for name, (of_copies, of_groups) in left_out.items():
             if of_copies:

@@ -65,7 +65,7 @@ def evaluate(
     by_class: bool = False,
     batch_size: int = 512,
     seed: int = 0,
-    progress: Callable[[int], None] | None = None,
+    progress: Callable[[float], None] | None = None,
 ) -> Evaluation:
     """Measures a classifier on everything the recipe names.
 
@@ -88,7 +88,8 @@ def evaluate(
         by_class: Whether each class has a threshold of its own, see `kood.conformal.Calibration`.
         batch_size: Images a forward pass.
         seed: Of the validation proxies.
-        progress: Called with the number of finished image sets.
+        progress: Called with the number of finished steps: the scores, of which each is a part of the first one, and
+            every image set.
 
     Returns:
         An `Evaluation`.
@@ -110,8 +111,8 @@ def evaluate(
     if tune:
         passed = {f"held/{name}": outputs for name, outputs in detector.tune_scores(train, choosing).items()}
     else:
-        detector.fit_scores(train, validation if held_out is None else held_out)
-    measured = detector.measure(every, progress, passed)
+        detector.fit_scores(train, validation if held_out is None else held_out, progress)
+    measured = detector.measure(every, progress and (lambda done: progress(1 + done)), passed)
     choice = detector.choice or detector.choose(measured, "held/validation", outside)
     headline, values = choice.score, measured.scores
     decision = detector.decide_by(values["held/calibration"][headline], measured.given("held/calibration"), accept,

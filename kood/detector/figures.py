@@ -8,7 +8,9 @@ import numpy as np
 from kood import metrics
 from kood.conformal import Calibration, needed_images, rate_interval
 from kood.detector.choosing import Choice, Measured, mean_auroc
+from kood.intervals import auroc_interval
 from kood.outputs import Outputs, softmax
+from kood.report.wording import with_interval
 from kood.text import some_of
 
 __all__ = ["figures_of"]
@@ -17,6 +19,8 @@ __all__ = ["figures_of"]
 ON_THE_PLANE, EXTREMES = 400, 8
 #: How far the accuracy of a class lies below that of all before it is told.
 FAR_BELOW = 0.15
+#: The AUROC of a score that says nothing.
+CHANCE = 0.5
 
 
 def figures_of(
@@ -78,9 +82,9 @@ def figures_of(
             "warnings": about_threshold,
         },
         "warnings": [
+            *undetected(mine, figures_by[headline], headline),
             *measured.warnings,
             *choice.doubts,
-            *_warnings(figures_by[headline], headline, [*near, *far]),
             *about_threshold,
             *wrong_classes(classes),
         ],
@@ -154,13 +158,28 @@ def _thresholds(decision: Calibration, names: Sequence[str]) -> list[dict[str, A
     ]  # fmt: skip
 
 
-def _warnings(measured: dict[str, Any], score: str, names: list[str]) -> list[str]:
-    return [
-        f"{score} is {'no better than chance' if measured[name]['auroc'] > 0.45 else 'inverted'} on {name} "
-        f"(AUROC {measured[name]['auroc']:.3f}): it does not detect these images"
-        for name in names
-        if measured[name]["auroc"] < 0.55
-    ]
+def undetected(scores: Mapping[str, np.ndarray], measured: Mapping[str, Any], score: str) -> list[str]:
+    """A warning of the sets that a score does not clearly tell from known images: the interval of their AUROC holds or
+    lies below that of chance.
+
+    Args:
+        scores: (N,) of the images of each set, the known ones being "id".
+        measured: The figures of the score, by set.
+        score: What it is called.
+    """
+    told = []
+    for where, values in scores.items():
+        if where == "id":
+            continue
+        sure = min(len(scores["id"]), len(values)) > 1
+        interval = auroc_interval(scores["id"], [values]) if sure else None
+        area = measured[where]["auroc"]
+        if (area if interval is None else interval[0]) <= CHANCE:
+            told.append(f"{where!r} (AUROC {with_interval(area, interval)})")
+    if not told:
+        return []
+    these = "these images" if len(told) == 1 else "the images of these sets"
+    return [f"{', '.join(told)}: the score {score} does not clearly tell {these} from known ones"]
 
 
 def by_true_class(

@@ -254,19 +254,22 @@ class Measuring:
         given = ops.convert_to_numpy(self.classifier.preprocess(pixels.astype("float32"))) if is_bytes else pixels
         return check_range(self.classifier.model, given)
 
-    def fit_scores(self, train: ImageSet, held_out: ImageSet | None = None) -> None:
+    def fit_scores(
+        self, train: ImageSet, held_out: ImageSet | None = None, progress: Callable[[float], None] | None = None
+    ) -> None:
         """Fits the scores that have a state on training images; looks at none where there is no such score.
 
         Args:
             train: Training images.
             held_out: Known images that nothing was trained on, for the scores that ask for such; without them these
                 are fitted on the training images too.
+            progress: Called with the share of the scores that are done.
 
         Raises:
             UserError: a named score that these images cannot fit.
         """
         if any(scorer.is_fitted for scorer in self.scorers.values()):
-            self._fit(self._set(train, self._plain), train.known_labels, held_out)
+            self._fit(self._set(train, self._plain), train.known_labels, held_out, progress)
 
     def tune_scores(self, train: ImageSet, held: Mapping[str, ImageSet]) -> dict[str, Outputs]:
         """Chooses the options of scores that have usual values, and then fits as `fit_scores` does.
@@ -296,20 +299,33 @@ class Measuring:
             self._fit(learned, labels, held.get("validation"))
         return found
 
-    def _fit(self, outputs: Outputs, labels: np.ndarray | None, held_out: ImageSet | None = None) -> None:
+    def _fit(
+        self,
+        outputs: Outputs,
+        labels: np.ndarray | None,
+        held_out: ImageSet | None = None,
+        progress: Callable[[float], None] | None = None,
+    ) -> None:
         seen = unseen = outputs, _known(outputs, labels)
         if held_out is not None and len(held_out) and any(one.held_out for one in self.scorers.values()):
             passed = self._set(held_out, self._plain)
             unseen = passed, _known(passed, held_out.known_labels)
-        for name in list(self.scorers):
+        names, doubted = list(self.scorers), dict[str, list[str]]()
+        for done, name in enumerate(names, start=1):
             try:
                 scorer = self.scorers[name]
-                scorer.fit(*(unseen if scorer.held_out else seen), self.classifier.head)
+                fitted_to = unseen if scorer.held_out else seen
+                scorer.fit(*fitted_to, self.classifier.head)
+                if why := scorer.doubt(fitted_to[1]):
+                    doubted.setdefault(why, []).append(name)
             except UserError as error:
                 if name in self._named:
                     raise
                 del self.scorers[name]
                 self.warnings.append(str(error))
+            if progress is not None:
+                progress(done / len(names))
+        self.warnings += [f"{', '.join(which)}: {why}" for why, which in doubted.items()]
 
     def _set(self, images: ImageSet, forward: Callable | None = None) -> Outputs:
         """Outputs of a set; pixels of a run's own, of the right shape, are normalized while it works, and features that

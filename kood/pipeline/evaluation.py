@@ -70,7 +70,7 @@ class Validation(Stage):
         rows, classifier = self.classifier.measured()
         held = rows.images("validation")
         sets = validation_images(held, rows.sets("validation_ood"), self.recipe.data.split_seed)
-        with work.progress.bar(self.role, len(sets), unit="set") as bar:
+        with work.progress.bar(self.role, 1 + len(sets), unit="step") as bar:
             measuring = Measuring(
                 classifier, scores=self._names or "all", class_names=held.class_names,
                 batch_size=min(self.recipe.evaluate.batch_size, max(map(len, sets.values()))), key="evaluate.scores",
@@ -79,8 +79,8 @@ class Validation(Stage):
             if self.recipe.evaluate.tune:
                 passed = measuring.tune_scores(rows.images("train"), sets)
             else:
-                measuring.fit_scores(rows.images("train"), held)
-            found = measuring.measure(sets, bar.update, passed)
+                measuring.fit_scores(rows.images("train"), held, bar.update)
+            found = measuring.measure(sets, lambda done: bar.update(1 + done), passed)
         correct = found.correct("validation")
         _write(folder / "validation.npz", found.scores, correct=correct)
         return {"accuracy": float(correct.mean()), "scores": list(measuring.scorers)}
@@ -130,12 +130,12 @@ class Evaluation(Stage):
         settings, serve, (rows, classifier) = self.recipe.evaluate, self.recipe.serve, self.classifier.measured()
         known: dict[str, Any] = {name: self.classifier.labelled(rows.images(name)) for name in PARTS}
         outside: dict[str, Any] = {kind: rows.sets(kind) for kind in KINDS}
-        known["held_out"], sets = known["validation"], 2 + len(outside["near"]) + len(outside["far"])
+        known["held_out"], steps = known["validation"], 3 + len(outside["near"]) + len(outside["far"])
         if self.validates and len(known["validation"]):
-            sets += 1 + (len(outside["validation_ood"]) or len(PROXIES))
+            steps += 1 + (len(outside["validation_ood"]) or len(PROXIES))
         else:
             known["validation"] = None
-        with work.progress.bar(self.role, sets, unit="set") as bar:
+        with work.progress.bar(self.role, steps, unit="step") as bar:
             result = evaluate(
                 classifier, **known, **outside, names=settings.scores, headline=settings.headline, tune=settings.tune,
                 accept=serve.accept, by_class=serve.by_class, batch_size=settings.batch_size,

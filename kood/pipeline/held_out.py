@@ -1,5 +1,8 @@
 """The images of a run less some classes, which then stand for what a deployed model will meet."""
 
+import itertools
+import math
+from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -17,11 +20,14 @@ from kood.pipeline.stage import Stage
 from kood.recipe.data_sections import HoldOut
 from kood.report import HELD_OUT, fold_figures, fold_means, score_arrays
 from kood.runs import fingerprint
+from kood.text import some_of
 
-__all__ = ["Fewer", "HeldOut", "folds_of", "told_folds"]
+__all__ = ["Fewer", "HeldOut", "folds_of", "notes_on", "told_folds"]
 
 #: The images of the classes that are held out.
 NEAR = f"data.near.{HELD_OUT}"
+#: How often folds are dealt anew where two of them are alike.
+TRIES = 100
 
 
 class HeldOut(Rows):
@@ -114,9 +120,9 @@ class Fewer:
 
 
 def folds_of(settings: HoldOut, names: Sequence[str], seed: int) -> list[tuple[str, ...]]:
-    """The classes that each fold holds out, in the order of the classes.
+    """The classes that each fold holds out, in the order of the classes; no two folds hold the same ones out.
 
-    Drawn ones go through all classes before any is held out again.
+    Drawn ones go through all classes before any is held out again, as far as folds differ.
 
     Args:
         settings: `data.hold_out`.
@@ -135,20 +141,69 @@ def folds_of(settings: HoldOut, names: Sequence[str], seed: int) -> list[tuple[s
                     )
         folds = [tuple(name for name in names if name in fold) for fold in settings.folds]
     else:
-        count, rng = max(1, round(settings.classes * len(names))), np.random.default_rng(seed)
-        folds, waiting = [], list[int]()
-        for _ in range(settings.folds):
-            drawn: list[int] = []
-            while len(drawn) < count:
-                if not any(one not in drawn for one in waiting):
-                    waiting += rng.permutation(len(names)).tolist()
-                drawn.append(waiting.pop(next(at for at, one in enumerate(waiting) if one not in drawn)))
-            folds.append(tuple(names[number] for number in sorted(drawn)))
+        count = max(1, round(settings.classes * len(names)))
+        drawn = _drawn(min(settings.folds, math.comb(len(names), count)), count, len(names), seed)
+        folds = [tuple(names[number] for number in fold) for fold in drawn]
     for held in folds:
         if len(names) - len(held) < 2:
             raise UserError(f"data.hold_out: without {', '.join(held)} data.id has {len(names) - len(held)} of its "
                             f"{len(names)} classes left, and a classifier needs 2; hold out fewer")  # fmt: skip
     return list(dict.fromkeys(folds))
+
+
+def _drawn(folds: int, count: int, classes: int, seed: int) -> list[tuple[int, ...]]:
+    """So many different sets of `count` classes, by their numbers; no more than there are."""
+    rng = np.random.default_rng(seed)
+    for _ in range(TRIES):
+        found = _dealt(folds, count, classes, rng)
+        if len(set(found)) == folds:
+            return found
+    # Nearly all that there are: of those that are left, one of the classes that were held out least.
+    found = []
+    while len(found) < folds:
+        held = Counter(number for fold in found for number in fold)
+        order = sorted(range(classes), key=lambda number: (held[number], rng.random()))
+        others = (tuple(sorted(one)) for one in itertools.combinations(order, count))
+        found.append(next(one for one in others if one not in found))
+    return found
+
+
+def _dealt(folds: int, count: int, classes: int, rng: np.random.Generator) -> list[tuple[int, ...]]:
+    """So many sets of `count` classes, dealt out of one order of all of them after the other; some may be alike."""
+    waiting, found = list[int](), list[tuple[int, ...]]()
+    for _ in range(folds):
+        drawn: list[int] = []
+        while len(drawn) < count:
+            if not any(one not in drawn for one in waiting):
+                waiting += rng.permutation(classes).tolist()
+            drawn.append(waiting.pop(next(at for at, one in enumerate(waiting) if one not in drawn)))
+        found.append(tuple(sorted(drawn)))
+    return found
+
+
+def notes_on(settings: HoldOut, folds: Sequence[Sequence[str]], names: Sequence[str]) -> list[str]:
+    """What there is to know of the folds, a sentence each: that there are fewer than were asked for, and that classes
+    stand in several of them.
+
+    Args:
+        settings: `data.hold_out`.
+        folds: What `folds_of` made of it.
+        names: All classes.
+    """
+    notes, is_drawn = [], isinstance(settings.folds, int)
+    asked = settings.folds if isinstance(settings.folds, int) else len(settings.folds)
+    if len(folds) < asked:
+        why = f"{len(names)} classes can be held out {len(folds[0])} at a time in no more ways"
+        why = why if is_drawn else "the others name the same classes again"
+        notes.append(f"data.hold_out: {len(folds)} folds are made where {asked} are asked for, since {why}")
+    held = Counter(name for fold in folds for name in fold)
+    often = [name for name in names if held[name] > 1]
+    if often:
+        why = (
+            f", since {len(folds)} folds of {len(folds[0])} are more than the {len(names)} classes" if is_drawn else ""
+        )
+        notes.append(f"data.hold_out: some classes are held out in several folds{why}: {some_of(often)}")
+    return notes
 
 
 def told_folds(folds: Sequence[Any], left_out: Sequence[dict[str, Any]], run: Path) -> dict[str, Any]:

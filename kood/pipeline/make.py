@@ -7,7 +7,7 @@ from kood.pipeline.attached import Attached
 from kood.pipeline.cell import Cell
 from kood.pipeline.checks import check
 from kood.pipeline.evaluation import Evaluation
-from kood.pipeline.held_out import told_folds
+from kood.pipeline.held_out import notes_on, told_folds
 from kood.pipeline.prepare import Data
 from kood.pipeline.stage import Work
 from kood.pipeline.summary import summarize
@@ -44,12 +44,21 @@ def make_cell(work: Work) -> tuple[dict[str, Any], Cell]:
             if isinstance(stage, Attached):
                 stage.check()
             work.accepted(data)
-    held_out = _make_folds(work, cell)
-    return ({**summarize(work, cell), **held_out} if work.team.leads else {}), cell
+    held_out, line, notes = _make_folds(work, cell)
+    if not work.team.leads:
+        return {}, cell
+    told = summarize(work, cell)
+    if held_out:
+        told |= {**held_out, "stages": told["stages"] | line, "notes": told["notes"] + notes}
+    return told, cell
 
 
-def _make_folds(work: Work, cell: Cell) -> dict[str, Any]:
-    """Makes the same classifier without some classes, fold by fold; their part of the report, if there are any."""
+def _make_folds(work: Work, cell: Cell) -> tuple[dict[str, Any], dict[str, Any], list[str]]:
+    """Makes the same classifier without some classes, fold by fold.
+
+    Returns:
+        Their part of the report, their line among its stages, and notes, each empty where there are no folds.
+    """
     # By what score is measured only the first of several processes knows, and only that measures.
     folds = cell.folds(cell.evaluation.headline if work.team.leads else "")
     made: list[tuple[tuple[str, ...], Evaluation]] = []
@@ -66,4 +75,14 @@ def _make_folds(work: Work, cell: Cell) -> dict[str, Any]:
             work.progress.say(f"{without}: left out: {error}", style="yellow")
             continue
         made.append((held, fold.evaluation))
-    return {"hold_out": told_folds(made, left_out, work.run.folder)} if folds and work.team.leads else {}
+    settings = work.recipe.data.hold_out
+    if not (folds and settings and work.team.leads):
+        return {}, {}, []
+    lines = [stage.line for _, fold in folds for stage in fold.made]
+    line = {
+        "seconds": sum(one["seconds"] for one in lines),
+        "cached": all(one["cached"] for one in lines),
+        "backend": ", ".join(dict.fromkeys(one["backend"] for one in lines)),
+    }
+    notes = notes_on(settings, [held for held, _ in folds], cell.data.images("train").class_names)
+    return {"hold_out": told_folds(made, left_out, work.run.folder)}, {"folds": line}, notes

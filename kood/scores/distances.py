@@ -6,7 +6,7 @@ import numpy as np
 from keras import ops
 
 from kood.scores.fitting import Fitted, array, class_indices
-from kood.scores.streaming import BLOCK, blocks, class_sums, mean_row
+from kood.scores.streaming import BLOCK, blocks, class_sums, mean_row, principal
 
 __all__ = ["Mahalanobis", "RelativeMahalanobis"]
 
@@ -25,14 +25,13 @@ def _digest(score, features, labels):
     return found.hexdigest()
 
 
-def _whitening(covariance, cut):
-    """(D, R) that brings the covariance to the identity on its range of R dimensions."""
-    variances, directions = np.linalg.eigh(covariance)
+def _varying(variances, directions, cut):
+    """Standard deviations (R,) and directions (D, R) of the range of a covariance, of its eigenvalues and vectors."""
     # 0 * largest would let rounding's tiny and negative variances pass where cut is 0.
-    kept = variances > max(cut, len(variances) * np.finfo(np.float64).eps) * variances[-1]
+    kept = variances > max(cut, len(directions) * np.finfo(np.float64).eps) * variances[-1]
     if variances[-1] <= 0 or not kept.any():
         raise ValueError("features do not vary within any class, so distances have no unit.")
-    return directions[:, kept] / np.sqrt(variances[kept])
+    return np.sqrt(variances[kept]), directions[:, kept]
 
 
 class Mahalanobis(Fitted):
@@ -84,16 +83,17 @@ class Mahalanobis(Fitted):
         """The arrays to keep."""
         classes, index = np.unique(labels, return_inverse=True)
         means = class_sums(features, index, len(classes)) / np.bincount(index)[:, None]
-        covariance = np.zeros((features.shape[1],) * 2)
         # A second pass, of differences: a covariance from sums of squares would cancel where means are far from 0.
-        for block, own in blocks(features, index):
-            within = block - means[own]
-            covariance += within.T @ within
-        return self._state(mean_row(features), means, index, covariance / len(features))
+        within = (block - means[own] for block, own in blocks(features, index))
+        variances, directions = principal(within, *features.shape)
+        return self._state(mean_row(features), means, index, variances / len(features), directions)
 
-    def _state(self, center, means, index, covariance):
-        """The arrays to keep, from the overall mean, the class means, each example's class and the covariance."""
-        whitening = _whitening(covariance, self.cut)
+    def _state(self, center, means, index, variances, directions):
+        """The arrays to keep, from the overall mean, the class means, each example's class, and the eigenvalues and
+        eigenvectors of the covariance.
+        """
+        deviations, directions = _varying(variances, directions, self.cut)
+        whitening = directions / deviations
         return {"center": center, "whitening": whitening, "means": (means - center) @ whitening}
 
     def score(self, features, logits=None):
@@ -145,13 +145,15 @@ class RelativeMahalanobis(Mahalanobis):
     #: Smallest difference of the two matrices that counts, where S_0 is the identity: about what float64 leaves of it.
     SAME = 1e-9
 
-    def _state(self, center, means, index, covariance):
+    def _state(self, center, means, index, variances, directions):
         # All examples' covariance is that within classes and that of the class means: no second pass over N rows.
         apart = (means - center) * np.sqrt(np.bincount(index) / len(index))[:, None]
-        total = covariance + apart.T @ apart
-        # Where S_0 is the identity, S^-1 is `precision`, and differs from it where the class means lie.
-        white = _whitening(total, self.cut)
-        mixed = _whitening(covariance, self.cut).T @ total @ white
+        parts = [np.sqrt(np.maximum(variances, 0.0))[:, None] * directions.T, apart]
+        whole, of_all = _varying(*principal(parts, sum(map(len, parts)), len(center)), self.cut)
+        within, own = _varying(variances, directions, self.cut)
+        white = of_all / whole
+        # S_0 times the whitening of S_0 is `of_all * whole`.
+        mixed = (own / within).T @ (of_all * whole)
         precision, centred = mixed.T @ mixed, (means - center) @ white
         excess, basis = np.linalg.eigh(precision - np.eye(len(precision)))
         basis = basis[:, np.abs(excess) > self.SAME]

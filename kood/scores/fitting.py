@@ -92,6 +92,11 @@ class Fitted:
         self._state_arrays = arrays
         self._placed: dict[str, Any] = {}
 
+    def doubt(self, labels: np.ndarray) -> str:
+        """What speaks against the options for images of these classes (N,), to follow the score's name; "" for
+        nothing."""
+        return ""
+
     def get_state(self) -> dict[str, np.ndarray]:
         """The fitted state as named arrays of plain dtypes, ready for `np.savez`.
 

@@ -178,6 +178,16 @@ class KNN(_Neighbours):
         _enough(min(len(features), self.limit), self.k)
         return self.keep(bank=_bank(features, self.limit))
 
+    def doubt(self, labels):
+        """As of `Fitted`: k is more than the median class has images."""
+        usual = int(np.median(np.bincount(labels)[np.unique(labels)]))
+        if self.k <= usual:
+            return ""
+        return (
+            f"more neighbours than the {usual} training images of a usual class, so that most are of other classes, "
+            f"and known images look as far off as others; knn:k={max(1, usual // 2)} fits"
+        )
+
     def score(self, features, logits=None):
         """Distance to the k-th nearest fitted feature: float32 (B,) in [0, 2]."""
         blocks = self._blocks()

@@ -5,9 +5,24 @@ from keras import ops
 
 from kood.scores.fitting import Fitted, array, linear_head
 from kood.scores.plain import float32, whole
-from kood.scores.streaming import blocks, mean_row
+from kood.scores.streaming import blocks, mean_row, principal
 
 __all__ = ["Residual", "ViM"]
+
+
+#: Smallest part of the features' length that has to lie outside of their principal space.
+SMALLEST = 1e-6
+
+
+def _advice(name, variances, norms):
+    """Which dimension leaves a residual, from the ascending eigenvalues of the features' sum of squares and the sum of
+    their lengths."""
+    # The sum of lengths outside is no less than the root of the sum of squares: what this lets pass, a fit does.
+    outside = np.sqrt(np.cumsum(np.maximum(variances, 0.0)))
+    most = int((outside[:-1] > SMALLEST * norms).sum())
+    if not most:
+        return "they vary in one direction at most"
+    return f"give fewer, as in {name}:dim={max(1, most // 2)}."
 
 
 class _PrincipalSpace(Fitted):
@@ -34,20 +49,24 @@ class _PrincipalSpace(Fitted):
         dim = default if self.dim is None else self.dim
         if not 1 <= dim < width:
             raise ValueError(f"dim must be from 1 to {width - 1}, below the {width} features; it is {dim}.")
-        gram, norms, outside = np.zeros((width, width)), 0.0, 0.0
-        for (block,) in blocks(features):
-            centred = block - origin
-            gram += centred.T @ centred
-        residual = np.linalg.eigh(gram)[1][:, : width - dim]
+        centred = (block - origin for (block,) in blocks(features))
+        variances, directions = principal(centred, *features.shape)
+        rank = len(variances)
+        if rank < width:
+            # What no row reaches is part of the complement of the leading directions as well.
+            residual = np.linalg.qr(directions[:, max(0, rank - dim) :], mode="complete")[0][:, dim:]
+        else:
+            residual = directions[:, : width - dim]
+        norms = outside = 0.0
         for (block,) in blocks(features):
             centred = block - origin
             norms += np.linalg.norm(centred, axis=1).sum()
             outside += np.linalg.norm(centred @ residual, axis=1).sum()
         mean_norm = outside / len(features)
-        if outside <= 1e-6 * norms:
+        if outside <= SMALLEST * norms:
             raise ValueError(
-                f"The features leave no residual outside their {dim} principal dimensions; give fewer, as in "
-                f"{type(self).__name__.lower()}:dim={max(1, dim // 4)}."
+                f"The features leave no residual outside their {dim} principal dimensions; "
+                + _advice(type(self).__name__.lower(), variances, norms)
             )
         return {"origin": origin, "residual": residual, "dim": dim}, mean_norm
 

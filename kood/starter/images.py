@@ -1,6 +1,8 @@
 """What a user's folder or table of images holds, and what this machine offers."""
 
+import functools
 import math
+import os
 import shutil
 from collections import Counter, defaultdict
 from collections.abc import Mapping, Sequence
@@ -56,7 +58,9 @@ class Survey:
         notes: What the source has to say of itself, a sentence each.
         formats: How many of those looked at have which format.
         kinds: How many of them are of which of `KINDS`.
-        copies: Files, of all parts, with the bytes of another; `torn` those of them whose other is of another class.
+        copies: Files, of all parts, with the bytes of another; `torn` those of them whose other is of another class,
+            and `apart` the first two such files.
+        paths: The files of each class, of all parts, as the disk has them; "" names those without one.
     """
 
     names: tuple[str, ...]
@@ -71,6 +75,8 @@ class Survey:
     kinds: Mapping[str, int] = field(default_factory=dict)
     copies: int = 0
     torn: int = 0
+    apart: tuple[str, ...] = ()
+    paths: Mapping[str, frozenset[str]] = field(default_factory=dict)
 
     @property
     def uneven(self) -> float:
@@ -139,11 +145,12 @@ def survey(source: Path, *, to_learn: bool = False) -> Survey:
                         f"{clean(bad[0][1])}")  # fmt: skip
     test, validation = (_counts(listed.parts[part]) if part in own else () for part in ("test", "validation"))
     shapes, grey = np.array([look[:2] for look in good]), all(look[2] for look in good)
-    every = [pair for part in listed.parts.values() for pair in _classed(part)] if to_learn else []
-    copies, torn = copies_among(every)
+    every = [pair for part in listed.parts.values() for pair in _classed(part)]
+    copies, torn, apart = copies_among(every if to_learn else [])
     return Survey(
         train.names, _counts(train), test, shapes, grey, bad, validation, listed.notes,
         Counter(look[3] for look in good), Counter(kind for look in good for kind in look[4]), copies, torn,
+        apart, _paths(every),
     )  # fmt: skip
 
 
@@ -184,8 +191,9 @@ def kinds_of(file: str) -> tuple[str, tuple[str, ...]]:
         return image.format or "unknown", tuple(kind for kind, is_one in found.items() if is_one)
 
 
-def copies_among(files: Sequence[tuple[str, str]]) -> tuple[int, int]:
-    """How many files have the bytes of another before them, and how many of these stand in another class.
+def copies_among(files: Sequence[tuple[str, str]]) -> tuple[int, int, tuple[str, ...]]:
+    """How many files have the bytes of another before them, how many of these stand in another class, and the first two
+    files that are one in two classes, if there are any.
 
     Only files of one size are read.
 
@@ -198,11 +206,25 @@ def copies_among(files: Sequence[tuple[str, str]]) -> tuple[int, int]:
             by_size[size].append(number)
         numbers = [number for size, some in by_size.items() if size and len(some) > 1 for number in some]
         digests = list(pool.map(lambda number: digest_file(Path(files[number][0])), numbers))
-    of: dict[str, Counter] = defaultdict(Counter)
+    of: dict[str, list[int]] = defaultdict(list)
     for number, digest in zip(numbers, digests, strict=True):
-        of[digest][files[number][1]] += 1
-    copies = sum(counts.total() - 1 for counts in of.values())
-    return copies, sum(counts.total() - max(counts.values()) for counts in of.values())
+        of[digest].append(number)
+    copies, torn, apart = 0, 0, list[tuple[int, int]]()
+    for same in of.values():
+        counts = Counter(files[number][1] for number in same)
+        copies += len(same) - 1
+        torn += len(same) - max(counts.values())
+        apart += [(same[0], other) for other in same if files[other][1] != files[same[0]][1]][:1]
+    return copies, torn, tuple(files[number][0] for number in min(apart, default=()))
+
+
+def _paths(files: Sequence[tuple[str, str]]) -> dict[str, frozenset[str]]:
+    """The files of each class as the disk has them: the links on the way to their folders are followed."""
+    folder, found = functools.cache(os.path.realpath), defaultdict[str, list[str]](list)
+    for file, name in files:
+        above, slash, own = file.rpartition("/")
+        found[name].append(f"{folder(above)}{slash}{own}")
+    return {name: frozenset(paths) for name, paths in found.items()}
 
 
 def _size(file: str) -> int:

@@ -90,6 +90,9 @@ def new_recipe(
     if file.exists() and not force:
         raise UserError(f"{file}: is there already; take another --name, or --force to write over it")
     outside = {slug: (place, survey(place)) for slug, place in named(ood_images).items()}
+    kept = [one for one, count in zip(found.names, found.train, strict=True) if count >= FEWEST]
+    for its_place, its in outside.values():
+        _refuse_shared(place, found, kept, its_place, its)
     side = float(np.median(found.shapes.min(axis=1)))
     network = pretrained(backbone, side, options or {})
     if network is None and side >= SMALLEST:
@@ -111,6 +114,29 @@ def new_recipe(
         raise UserError(f"{file}: cannot be written: {error.strerror}", exit_code=1) from error
     _print(console, found, {slug: one for slug, (_, one) in outside.items()}, file)
     return file
+
+
+def _refuse_shared(place: Path, found: Survey, kept: Sequence[str], its_place: Path, its: Survey) -> None:
+    """Refuses out-of-distribution images that are among the known ones: the same folder or table, one in the other, or
+    the same files.
+
+    Args:
+        place: Where the known images are.
+        found: What is there.
+        kept: The classes of these that are learned.
+        its_place: Where the others are.
+        its: What is there.
+
+    Raises:
+        UserError: some are the same.
+    """
+    known = frozenset[str]().union(*(found.paths.get(name, ()) for name in kept))
+    shared = sum(len(known & paths) for paths in its.paths.values())
+    if shared:
+        raise UserError(
+            f"{clean(its_place)}: {shared:,} of its {its.files:,} images are among those of {clean(place)}, so the "
+            "detector would be wrong to flag them, and wrong to accept them; give images of none of its classes"
+        )
 
 
 def _too_small(side: float, wanted: int) -> str:
@@ -194,7 +220,8 @@ def _copies(found: Survey) -> list[str]:
         found.copies > 0
     )
     if found.torn:
-        told.append(f"{found.torn:,} of them stand in two classes, of which one is wrong.")
+        told.append(f"{found.torn:,} of them stand in two classes, of which one is wrong. The first:")
+        told += [f"  {clean(file)}" for file in found.apart]
     return told
 
 

@@ -368,3 +368,15 @@ def test_splits_of_lists_are_those_of_pixels(folder, deferring):
         np.testing.assert_array_equal(getattr(found, part).labels, getattr(expected, part).labels)
     np.testing.assert_array_equal(found.digests, expected.digests)
     assert (found.copies, found.notes, found.warnings) == (expected.copies, expected.notes, expected.warnings)
+
+
+def test_the_first_two_files_that_are_one_under_two_labels_are_named(folder, deferring):
+    deferring()
+    (folder / "b" / "copy.png").write_bytes((folder / "a" / "04.png").read_bytes())
+    spec = SimpleNamespace(
+        source="folder", path=str(folder), max_bad_images=1, classes=None, count=None, split=None, validation=0.2,
+        calibration=0.1, test=0.2, per_class=None, near_copies=None, stratify=True,
+    )  # fmt: skip
+    data = SimpleNamespace(image_shape=SHAPE, ground="white", resize="stretch", antialias=True, split_seed=0, id=spec)
+    (told,) = (text for text in load_id(data).warnings if "another label" in text)
+    assert f"2 images have a copy under another label, such as {folder}/a/04.png and {folder}/b/copy.png; at" in told

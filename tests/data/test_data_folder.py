@@ -256,7 +256,9 @@ def test_classes_that_hold_the_same_folders_are_told(tmp_path, load):
     (note,) = load()["all"].notes
     assert note.startswith("the classes one, two all hold the same folders (cat, dog), whose images are taken together")
     write(tmp_path / "two/owl/1.png", 1)
-    assert load()["all"].notes == ()
+    (note,) = load()["all"].notes
+    told = "images in folders within a class's folder are taken as of that class: one/cat, one/dog, two/cat, two/dog, "
+    assert note == told + "two/owl"
     for part in ("train", "test"):
         write(tmp_path / "unpacked/archive" / part / "a/1.png", 1)
         for label in ("cat", "dog"):
@@ -311,6 +313,13 @@ def test_groups_have_one_number_in_every_part(patients, load, group, train, test
     assert load(group=group, split="test")["test"].groups.tolist() == test
     assert load(group=group, classes=["b"])["test"].groups.tolist() == test[1:]
     assert load()["train"].groups is None
+    # Folders that are the groups are meant to be there.
+    assert load(group=group)["train"].notes == ()
+    assert (
+        load()["train"]
+        .notes[0]
+        .startswith("images in folders within a class's folder are taken as of that class: a/p1")
+    )
 
 
 @pytest.mark.parametrize(

@@ -79,7 +79,7 @@ def listed_splits(path: str | Path, group: Mapping[str, int | str] | None = None
     parts = {}
     for part, place in where.items():
         among = images_among(place, links=True, passed=passed) if folders else (loose, inner)
-        parts[part] = _files_and_classes(place, *among, passed, told)
+        parts[part] = _files_and_classes(place, *among, passed, told, is_grouped=group is not None)
     keys = None if group is None else {
         part: group_keys(group, [file.removeprefix(str(root)).lstrip("/") for file in files],
                          above=bool(folders) + (classes is not None))
@@ -109,7 +109,7 @@ def _part_folders(root: Path, inner: list[str]) -> dict[str, str]:
 
 
 def _files_and_classes(
-    root: str, files: list[str], inner: list[str], passed: PassedOver, told: list[str]
+    root: str, files: list[str], inner: list[str], passed: PassedOver, told: list[str], is_grouped: bool
 ) -> tuple[list[str], list[str] | None]:
     """The files of a part and the class of each, None where it has none."""
     if inner and files:
@@ -122,17 +122,31 @@ def _files_and_classes(
                 f"path: {clean(root)} has no images; files must end in {', '.join(USUAL)} or the like{_but(passed)}"
             )
         return files, None
-    files, classes = [], []
+    files, classes, deeper = [], [], dict[str, list[str]]()
     for class_folder in inner:
         found = files_under(class_folder, passed)
         if not found:
             raise UserError(
                 f"path: the class folder {clean(class_folder)} has no images; fill it or remove it{_but(passed)}"
             )
+        below = (file.removeprefix(class_folder).lstrip("/").partition("/") for file in found)
+        if within := {folder for folder, is_deeper, _ in below if is_deeper}:
+            deeper[_name(class_folder)] = sorted(map(_name, within))
         files += found
         classes += [composed(Path(class_folder).name)] * len(found)
-    told += _one_level_too_high(inner)
+    told += _one_level_too_high(inner) or ([] if is_grouped else _deeper(deeper, len(inner)))
     return files, classes
+
+
+def _deeper(folders: Mapping[str, Sequence[str]], classes: int) -> list[str]:
+    """A note of the classes that take images out of folders within theirs, which may have been meant for others.
+
+    Where each of all classes has the same, as in Tiny ImageNet, that is how they are kept.
+    """
+    if len(folders) == classes and len({*map(tuple, folders.values())}) == 1 or not folders:
+        return []
+    some = some_of(f"{name}/{one}" for name, within in folders.items() for one in within)
+    return [f"images in folders within a class's folder are taken as of that class: {some}"]
 
 
 def _one_level_too_high(classes: list[str]) -> list[str]:
