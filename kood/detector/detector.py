@@ -211,7 +211,7 @@ class Detector(Measuring):
                 "left out"
             )
         self.digests["calibrated"], self.some = digests, known.some[0]
-        low, high = self.range or known.range
+        low, high = (self.range if seen else None) or known.range
         self.range = min(low, known.low), max(high, known.high)
         return self
 

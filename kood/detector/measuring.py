@@ -10,7 +10,7 @@ import numpy as np
 from keras import ops
 
 from kood import specs
-from kood.attached import Adapted, adapted, check_range, opened, other_range
+from kood.attached import Adapted, Wanted, adapted, check_range, opened, other_range, outside, wanted
 from kood.backends import compiled
 from kood.classifier import Classifier
 from kood.data.copies import image_digests
@@ -172,8 +172,8 @@ class Measuring:
             class_names=self.class_names if labelled else None, labelled=labelled, perhaps=use in PERHAPS, shown=use,
         )  # fmt: skip
         for number, batch in enumerate(found):
-            wrong = self.wrong_range(batch.pixels) if use in KNOWN and number == 0 else self._other_range(batch.pixels)
-            if wrong:
+            wrong = self.wrong_range(batch.pixels) if use in KNOWN and number == 0 else ""
+            if wrong := wrong or self._other_range(batch.pixels, use):
                 raise UserError(f"{use}: {wrong}")
             yield batch
 
@@ -184,11 +184,22 @@ class Measuring:
             return low / 127.5 - 1.0, high / 127.5 - 1.0
         return low, high
 
-    def _other_range(self, pixels: np.ndarray) -> str:
-        """What speaks against pixels being in the range of known images; whole numbers are those of a byte."""
-        if self.range is None or pixels.dtype == np.uint8 or np.array_equal(pixels, np.rint(pixels)):
-            return ""
-        return other_range(self._span(pixels), self.range)
+    @functools.cached_property
+    def _made_for(self) -> Wanted | None:
+        """The range that pixels as a user gives them have to be of, None where nothing says."""
+        if self.takes_bytes:
+            return Wanted(0.0, 255.0, "its preprocessing")
+        return wanted(self.classifier.model if isinstance(self.classifier, Adapted) else self.classifier)
+
+    def _other_range(self, pixels: np.ndarray, use: str) -> str:
+        """What speaks against the range of pixels: what the model is made for, and the known images before these."""
+        span, whole = self._span(pixels), pixels.dtype == np.uint8 or np.array_equal(pixels, np.rint(pixels))
+        left = outside(self._made_for, span) if self._made_for is not None else ""
+        # A fit begins anew, and so does a calibration where nothing was fitted.
+        is_first = use == "fit" or (use == "calibrate" and "trained" not in self.digests)
+        if left or is_first or self.range is None:
+            return left
+        return other_range(span, self.range, whole)
 
     def _noted(self, found: Iterable[Batch], known: Known) -> Iterator[Batch]:
         """Keeps of known images what tells them again, and some of them."""

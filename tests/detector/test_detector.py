@@ -370,6 +370,60 @@ def test_wrong_input_is_refused_with_the_fix(model, detector):
             pytest.fail(f"nothing says that {message}")
 
 
+BEYOND = {
+    "16 bits": lambda x: 257 * x, "twice": lambda x: 2 * x, "a hundred times": lambda x: 100 * x,
+    "negative": lambda x: x - 300, "one huge number": lambda x: 0 * x + 1e9,
+}  # fmt: skip
+
+
+def silent():
+    """As `built`, of pixels of 0..255, without a first layer that says so."""
+    inputs = keras.Input((8, 8, 3))
+    found = keras.layers.Dense(K, name="top")(keras.layers.GlobalAveragePooling2D()(inputs))
+    model = keras.Model(inputs, found)
+    model.get_layer("top").set_weights([0.1 * np.eye(3, K, dtype="float32"), np.zeros(K, "float32")])
+    return model
+
+
+@pytest.mark.parametrize("make", [built, pytest.param(silent, marks=pytest.mark.one_backend)])
+@pytest.mark.parametrize("prepared", [False, pytest.param(True, marks=pytest.mark.one_backend)])
+def test_floats_of_another_range_are_refused_by_whatever_takes_images(make, prepared):
+    def new():
+        return Detector(make(), "energy", preprocess="none" if prepared else None)
+
+    pixels, labels = images(99, 3)
+    pixels = pixels.astype("float32")
+    fitted = new().fit(pixels[:40], labels[:40])
+    ready = new().calibrate(pixels, labels)
+    for kind, change in BEYOND.items():
+        given = change(pixels)
+        uses = [ready.predict, lambda g: fitted.calibrate(g[40:]), lambda g: ready.evaluate((g, labels)),
+                lambda g: ready.evaluate((pixels, labels), near={"others": g})]  # fmt: skip
+        if make is built or prepared:  # Else nothing says anything before the first images.
+            uses += [lambda g: new().fit(g, labels), lambda g: new().calibrate(g, labels)]
+        for number, use in enumerate(uses):
+            with pytest.raises(UserError, match="give pixels of") as caught:
+                use(given)
+            assert "\n" not in str(caught.value), (kind, number)
+    # Later batches count too.
+    late = np.concatenate([pixels, pixels[:64], 2 * pixels])
+    with pytest.raises(UserError, match="give pixels of"):
+        ready.predict(late)
+
+
+@pytest.mark.one_backend
+def test_dark_known_images_refuse_no_bright_one():
+    pixels, labels = images(99, 3)
+    dark = (pixels / 10.0).astype("float32")
+    made = Detector(silent(), "energy").calibrate(dark)
+    assert len(made.predict(pixels.astype("float32"))) == 99
+    # Where nothing was fitted a calibration begins anew: here the range was mistaken.
+    made.calibrate(dark / 255).calibrate(dark)
+    assert len(made.predict(pixels.astype("float32"))) == 99
+    with pytest.raises(UserError, match="known images in 0 to"):
+        made.calibrate(dark / 255).predict(pixels)
+
+
 def test_labels_by_chance_are_told_from_labels_that_are_right():
     rng = np.random.default_rng(0)
     labels = rng.integers(0, 4, 200)
