@@ -5,12 +5,13 @@ from dataclasses import dataclass
 from functools import cached_property
 
 import numpy as np
-from scipy.stats import beta
+from scipy.stats import beta, ks_2samp
 
 from kood.errors import UserError
 
 __all__ = [
-    "Calibration", "comparable", "needed_images", "p_values", "rank", "rate_interval", "refuse_too_few", "threshold",
+    "Calibration", "Shift", "comparable", "needed_images", "p_values", "rank", "rate_interval", "refuse_too_few",
+    "shift", "threshold",
 ]  # fmt: skip
 
 
@@ -103,6 +104,59 @@ def p_values(scores: np.ndarray, calibration: np.ndarray) -> np.ndarray:
     ordered = np.sort(comparable(calibration))
     as_high = len(ordered) - np.searchsorted(ordered, comparable(scores), side="left")
     return (1 + as_high) / (len(ordered) + 1)
+
+
+@dataclass(frozen=True)
+class Shift:
+    """Where the p-values of some images are farthest from those of images like the calibration images.
+
+    Attributes:
+        p_value: How often chance alone puts them as far apart.
+        at: The place; of images like the calibration images the share `at` has a p-value of at most that.
+        share: The share of these images that has.
+    """
+
+    p_value: float
+    at: float
+    share: float
+
+
+def shift(scores: np.ndarray, p_values: np.ndarray, count: int, accept: float) -> Shift:
+    """Tests whether images' p-values are those of images like the calibration images.
+
+    The scores of both are exchangeable then, and a p-value says between which of the n calibration scores an image's
+    own lies, so two samples are compared by Kolmogorov and Smirnov's statistic, each side by itself: twice the smaller
+    p-value, by its large-sample law with Hodges' correction. An image whose score ties with calibration scores has the
+    p-value of the lowest of these. That hides shifts to smaller p-values and makes none up; for the other side it
+    counts as if it were as high as the next higher score of the images is, below which all that it ties with must lie.
+
+    Source: Hodges 1958, Arkiv foer Matematik 3, equation 5.3, as in `scipy.stats.ks_2samp`.
+
+    Args:
+        scores: (m,) of the images, m at least 1.
+        p_values: (m,) theirs; 0 or NaN for what cannot be judged, which counts as the most common of what is flagged.
+        count: n.
+        accept: Share that the threshold accepts.
+
+    Raises:
+        ValueError: no images.
+    """
+    given, scores = np.asarray(p_values, np.float64), comparable(scores)
+    if given.ndim != 1 or given.shape != scores.shape or not len(given):
+        raise ValueError(f"p-values and scores must be filled arrays (m,); their shapes are {given.shape}, "
+                         f"{scores.shape}")  # fmt: skip
+    is_judged = given > 0
+    places = np.clip(np.rint(np.where(is_judged, given, 0) * (count + 1)), 1, count + 1)
+    order = np.argsort(-scores, kind="stable")
+    before = np.searchsorted(-scores[order], -scores[order], side="left")
+    lowest = np.concatenate([[1.0], np.maximum.accumulate(places[order])])[before]
+    places[~is_judged] = count + 1 - rank(count, accept)
+    known = np.arange(1, count + 1) + 0.5
+    sides = [(places, ks_2samp(places, known, "greater", method="asymp")),
+             (lowest, ks_2samp(lowest, known, "less", method="asymp"))]  # fmt: skip
+    _, found = min(sides, key=lambda side: side[1].pvalue)
+    at = math.floor(found.statistic_location)
+    return Shift(min(1.0, 2 * float(found.pvalue)), at / (count + 1), float(np.mean(places <= at)))
 
 
 @dataclass(frozen=True)

@@ -21,7 +21,7 @@ def monitor(
     run: Path, data: Path, *, level: float = 0.01, most: int = 12, to: Path | None = None, as_json: bool = False,
     console: Console | None = None,
 ) -> tuple[Watched, int]:  # fmt: skip
-    """Compares how often a stream's images are flagged with how often they should be.
+    """Compares how often a stream's images are flagged, and their p-values, with what they should be.
 
     Answers are judged by what they were given under: each version's by its own calibration, and where classes have
     thresholds of their own, each of these by its own.
