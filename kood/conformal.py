@@ -1,18 +1,22 @@
 """The decision: split conformal prediction on calibration scores, for all classes at once or for each by itself."""
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 
 import numpy as np
-from scipy.stats import beta, ks_2samp
+from scipy.stats import beta, betabinom, ks_2samp
 
 from kood.errors import UserError
 
 __all__ = [
-    "Calibration", "Shift", "comparable", "needed_images", "p_values", "rank", "rate_interval", "refuse_too_few",
-    "shift", "threshold",
+    "Calibration", "Group", "Shift", "comparable", "doubted", "needed_images", "p_values", "rank", "rate_interval",
+    "refuse_too_few", "shift", "threshold",
 ]  # fmt: skip
+
+#: How seldom images like the calibration images are doubted.
+_DOUBT = 1e-3
 
 
 def needed_images(accept: float) -> int:
@@ -264,6 +268,59 @@ class Calibration:
         for number in np.unique(mine[mine >= 0]):
             found[mine == number] = p_values(scores[mine == number], known[theirs == number])
         return found
+
+
+def doubted(
+    scores: np.ndarray,
+    p_values: np.ndarray,
+    flags: np.ndarray,
+    labels: np.ndarray,
+    groups: Sequence[Group],
+    accept: float,
+) -> str:
+    """What is strange about images for a new calibration, by what the decision before says of them.
+
+    They may have drifted, and they may be of no known class, which nobody here can tell apart. So much is said: that
+    far fewer are accepted than of images like the calibration images (by the beta-binomial law of flags, Vovk 2012,
+    arXiv:1209.2673), or that their p-values are others (`shift`): of images like those once in a thousand times.
+
+    Args:
+        scores: (m,) of the images.
+        p_values: (m,) theirs under the decision before, 0 for what cannot be judged.
+        flags: (m,) bool, which of them it flags.
+        labels: (m,) what they are labelled as; -1 for what nothing could be said of.
+        groups: Its thresholds.
+        accept: Share that it accepts.
+
+    Returns:
+        One sentence, of the threshold under which it is clearest; "" where nothing is strange.
+    """
+    fewer, moved = list[tuple[float, str]](), list[tuple[float, str]]()
+    for group in groups:
+        own = np.isin(labels, group.classes) if len(groups) > 1 else np.ones(len(labels), bool)
+        count, flagged = int(own.sum()), int(flags[own].sum())
+        if not count:
+            continue
+        these = "Of these images" if len(groups) == 1 else f"Of {count:,} of these images"
+        beyond = group.images + 1 - rank(group.images, accept)
+        law = betabinom(count, beyond, group.images + 1 - beyond)
+        fewer.append((
+            float(law.pmf(np.arange(flagged, count + 1)).sum()),
+            f"{these} the old threshold accepts {1 - flagged / count:.1%} where {accept:.1%} are expected: make sure "
+            "that they are of the model's classes",
+        ))  # fmt: skip
+        one = shift(scores[own], p_values[own], group.images, accept)
+        why = "they are of the model's classes" if one.share > one.at else "the model has not seen them"
+        moved.append((
+            one.p_value,
+            f"{these} {one.share:.1%} have a p-value of at most {one.at:.2g} under the old threshold where "
+            f"{one.at:.1%} are expected: make sure that {why}",
+        ))  # fmt: skip
+    # That fewer are accepted is the plainer thing to say.
+    for p_value, said in (min(fewer, default=(1.0, "")), min(moved, default=(1.0, ""))):
+        if 2 * len(fewer) * p_value <= _DOUBT:
+            return said
+    return ""
 
 
 def rate_interval(hits: int, count: int, level: float = 0.95) -> tuple[float, float]:

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from kood.classifier import Classifier
-from kood.conformal import Calibration
+from kood.conformal import Calibration, doubted
 from kood.data.image_set import ImageSet
 from kood.detector import export, file
 from kood.detector.agreement import refuse_disagreement
@@ -174,6 +174,8 @@ class Detector(Measuring):
     def calibrate(self, images: Any, labels: Any = None, accept: float = 0.95, by_class: bool = False) -> "Detector":
         """Sets the threshold: split conformal prediction on known images that neither the model nor `fit` has seen.
 
+        Where there was a threshold before, `warnings` says what is strange about the images under it.
+
         Args:
             images: Known images; of copies one counts.
             labels: Their classes, which only serve to refuse images that the model hardly ever labels rightly.
@@ -203,7 +205,12 @@ class Detector(Measuring):
         if passed.labels is not None:
             refuse_disagreement(label, passed.labels, self.class_names, "calibrate")
         once = np.sort(np.unique(np.frombuffer(b"".join(digests), "V16"), return_index=True)[1])
-        self.decide_by(self._scored(scorer, outputs)[once], label[once], accept, by_class)
+        scores, label, old = self._scored(scorer, outputs)[once], label[once], self.decision
+        self.decide_by(scores, label, accept, by_class)
+        if old is not None:
+            its, flags = old.p_values(scores, label), old.flagged(scores, label)
+            doubt = doubted(scores, its, flags, label, old.groups, old.accept)
+            self.warnings += [doubt] if doubt else []
         self._tell_unreadable(passed, "calibrate")
         if len(once) < len(digests):
             self.warnings.append(

@@ -424,6 +424,20 @@ def test_dark_known_images_refuse_no_bright_one():
         made.calibrate(dark / 255).predict(pixels)
 
 
+@pytest.mark.one_backend
+def test_images_that_are_strange_to_the_threshold_before_are_told_of(model):
+    made = Detector(model, "msp", ["r", "g", "b"]).calibrate(images(150, 3)[0])
+    made.calibrate(images(200, 4)[0])
+    assert made.warnings == []
+    made.calibrate(images(200, 5, mixed=True)[0])
+    assert [re.sub(r"\d+\.\d%", "x%", said) for said in made.warnings] == [
+        "Of these images the old threshold accepts x% where x% are expected: make sure that they are of the model's "
+        "classes"
+    ]
+    made.fit(*images(60, 1))
+    assert made.calibrate(images(200, 4)[0]).warnings == []  # There is none before.
+
+
 def test_labels_by_chance_are_told_from_labels_that_are_right():
     rng = np.random.default_rng(0)
     labels = rng.integers(0, 4, 200)
