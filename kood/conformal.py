@@ -70,13 +70,17 @@ def threshold(values: np.ndarray, accept: float) -> float:
     return found
 
 
-def refuse_too_few(count: int, accept: float, copies: int = 0) -> None:
+def refuse_too_few(
+    count: int, accept: float, copies: int = 0, key: str = "serve.accept", fix: str = "raise data.id.calibration"
+) -> None:
     """Raises where so many calibration images cannot guarantee an accepted share.
 
     Args:
         count: How many different ones there are.
         accept: The share.
         copies: How many more there are that are copies of these.
+        key: What messages call the share.
+        fix: What gives more images.
 
     Raises:
         UserError: with the number that it takes.
@@ -84,8 +88,8 @@ def refuse_too_few(count: int, accept: float, copies: int = 0) -> None:
     if rank(count, accept) > count:
         but = f" ({copies} more are copies of them, which say nothing new)" if copies else ""
         raise UserError(
-            f"serve.accept = {accept} needs at least {needed_images(accept)} calibration images, "
-            f"there are {count}{but}; raise data.id.calibration or lower serve.accept"
+            f"{key} = {accept} needs at least {needed_images(accept)} calibration images, "
+            f"there are {count}{but}; {fix} or lower {key}"
         )
 
 

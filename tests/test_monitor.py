@@ -376,6 +376,12 @@ def test_what_is_no_log_is_refused(run, tmp_path, content, message):
         monitor(run, tmp_path / "log.jsonl")
 
 
+def test_a_file_is_no_place_for_what_is_found(tmp_path):
+    (tmp_path / "file").write_text("in the way")
+    with pytest.raises(UserError, match=r"^--to .*file: .*file is a file; name a folder"):
+        monitor(tmp_path / "none", tmp_path / "none", to=tmp_path / "file")  # Before anything is looked at.
+
+
 def test_nothing_there(run, tmp_path):
     with pytest.raises(UserError, match="there is nothing there"):
         monitor(run, tmp_path / "none")

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from kood.classifier import Classifier
-from kood.conformal import Calibration, doubted
+from kood.conformal import Calibration, doubted, refuse_too_few
 from kood.data.image_set import ImageSet
 from kood.detector import export, file
 from kood.detector.agreement import refuse_disagreement
@@ -205,6 +205,7 @@ class Detector(Measuring):
         if passed.labels is not None:
             refuse_disagreement(label, passed.labels, self.class_names, "calibrate")
         once = np.sort(np.unique(np.frombuffer(b"".join(digests), "V16"), return_index=True)[1])
+        refuse_too_few(len(once), accept, len(digests) - len(once), key="accept", fix="give more images")
         scores, label, old = self._scored(scorer, outputs)[once], label[once], self.decision
         self.decide_by(scores, label, accept, by_class)
         if old is not None:
@@ -320,7 +321,7 @@ class Detector(Measuring):
             raise UserError("evaluate: the known images have no labels; give labels=..., or a folder of class folders")
         refuse_disagreement(measured.given("id"), measured.labels["id"], self.class_names, "evaluate")
         assert self.choice is not None
-        return figures_of(measured, self.choice, decision, self.class_names, list(near), list(far))[0]
+        return figures_of(measured, self.choice, decision, self.class_names, list(near), list(far), "object")[0]
 
     def save(self, path: str | Path) -> None:
         """Writes the detector to one file: its classifier, its scores, its threshold.
@@ -329,7 +330,8 @@ class Detector(Measuring):
             path: Usually NAME.kood; a file that is there is written over.
 
         Raises:
-            UserError: it cannot be written there, or the classifier cannot be saved.
+            UserError: the name is one of a Keras model, an export or a SavedModel; it cannot be written there, or the
+                classifier cannot be saved.
         """
         file.write(self, Path(path))
 

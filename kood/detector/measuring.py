@@ -1,6 +1,7 @@
 """A classifier and its scores, over images of any kind, a batch at a time."""
 
 import functools
+from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal
@@ -24,6 +25,7 @@ from kood.errors import UserError
 from kood.outputs import Outputs, at_once, forward_of, run_batches, run_over, score_rows
 from kood.scorer import Scorer, applicable, linear_weights
 from kood.scores import ON_REQUEST
+from kood.text import clean, composed
 
 __all__ = ["Measuring"]
 
@@ -77,6 +79,9 @@ class Measuring:
                 f"class_names: there are {len(self.class_names)}, and the model tells {self.num_classes} classes "
                 "apart; give one name for each of its outputs, in their order"
             )
+        twice = [name for name, count in Counter(map(composed, self.class_names)).items() if count > 1]
+        if twice:
+            raise UserError(f"class_names: {clean(twice[0])!r} stands there twice; give each output a name of its own")
         self.image_shape = self._shape(image_shape)
         self.framing = Framing(resize=resize, antialias=antialias)
         self.batch_size = min(batch_size, at_once(self.image_shape))
@@ -193,7 +198,10 @@ class Measuring:
 
     def _other_range(self, pixels: np.ndarray, use: str) -> str:
         """What speaks against the range of pixels: what the model is made for, and the known images before these."""
-        span, whole = self._span(pixels), pixels.dtype == np.uint8 or np.array_equal(pixels, np.rint(pixels))
+        is_bytes = pixels.dtype == np.uint8
+        if is_bytes and not (isinstance(self.classifier, Adapted) and self.classifier.preprocess.said == "none"):
+            return ""  # They are brought to what the model takes.
+        span, whole = self._span(pixels), is_bytes or np.array_equal(pixels, np.rint(pixels))
         left = outside(self._made_for, span) if self._made_for is not None else ""
         # A fit begins anew, and so does a calibration where nothing was fitted.
         is_first = use == "fit" or (use == "calibrate" and "trained" not in self.digests)

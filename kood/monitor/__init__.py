@@ -11,6 +11,7 @@ from kood.monitor.drift import Drift, Ties, drift
 from kood.monitor.judge import Watched, judge, judge_log
 from kood.monitor.page import as_data, print_findings, write_page
 from kood.monitor.stream import asked, logged
+from kood.runs import refuse_file
 from kood.serving.client import newest_version
 from kood.serving.extras import read_facts
 
@@ -40,8 +41,10 @@ def monitor(
         The findings, and how many files could not be read.
 
     Raises:
-        UserError: no SavedModel, nothing that can be read, or answers that cannot be judged.
+        UserError: no SavedModel, nothing that can be read, answers that cannot be judged, or `to` is a file.
     """
+    if to is not None:
+        refuse_file(to, "--to")
     console, version = console or Console(), newest_version(run)
     facts = read_facts(version)
     if data.is_dir():

@@ -219,6 +219,7 @@ def outputs_named(file: Path) -> list[str]:
         found = json.loads(text) if file.suffix.lower() == ".json" else text.splitlines()
     except (OSError, ValueError) as error:
         raise UserError(f"attach.classes: {clean(file)} cannot be read ({error})") from error
+    is_index = False
     if isinstance(found, dict):
         pairs = {str(k): v for k, v in found.items()}
         if all(isinstance(number, int) for number in pairs.values()):
@@ -229,6 +230,7 @@ def outputs_named(file: Path) -> list[str]:
             )
         # ImageNet's own list has a pair for each number.
         values = [pairs[str(number)] for number in range(len(pairs))]
+        is_index = any(isinstance(value, list) for value in values)
         found = [value[-1] if isinstance(value, list) and value else value for value in values]
     if not isinstance(found, list) or not all(isinstance(name, str) for name in found):
         raise UserError(f"attach.classes: {clean(file)}: write a list of names, in the order of the model's outputs")
@@ -239,6 +241,11 @@ def outputs_named(file: Path) -> list[str]:
     if empty or not names:
         where = f"line {empty[0]} is empty" if empty else "there is no name in it"
         raise UserError(f"attach.classes: {clean(file)}: {where}; write one name for each output of the model")
+    twice = next((name for place, name in enumerate(names) if name in names[:place]), None)
+    if twice is not None and not is_index:
+        raise UserError(
+            f"attach.classes: {clean(file)}: {clean(twice)!r} stands there twice; give each output a name of its own"
+        )
     # Two of ImageNet's classes are called crane, and two maillot.
     return [name if (before := names[:place].count(name)) == 0 else f"{name} ({before + 1})"
              for place, name in enumerate(names)]  # fmt: skip

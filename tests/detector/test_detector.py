@@ -290,6 +290,31 @@ def test_a_way_to_resize_that_there_is_not_is_named(model):
         Detector(model, resize="squash")
 
 
+@pytest.mark.one_backend
+@pytest.mark.parametrize("name", ["it.keras", "it.h5", "it.ONNX", "it.tflite", "it.xml", "serving/1", "folder"])
+def test_a_name_of_another_kind_of_file_is_refused(detector, tmp_path, name):
+    (tmp_path / "folder").mkdir()
+    with pytest.raises(UserError, match=r"give a name that ends in \.kood"):
+        detector.save(tmp_path / name)
+    assert [path.name for path in tmp_path.iterdir()] == ["folder"]
+    for fine in ("plain", "v1.2", "it.detector"):
+        detector.save(tmp_path / fine)
+        assert Detector.load(tmp_path / fine).score == detector.score
+
+
+@pytest.mark.one_backend
+def test_warnings_speak_of_the_arguments(model):
+    made = Detector(model, "msp", ["r", "g", "b"]).calibrate(*images(99, 3), by_class=True, accept=0.97)
+    pixels, labels = images(150, 4)
+    strange = np.where((labels == 1)[:, None, None, None], images(150, 5, mixed=True)[0], pixels)
+    told = " ".join(made.evaluate((strange, labels))["warnings"])
+    plain = Detector(model, "msp", ["r", "g", "b"]).calibrate(*images(99, 3))
+    told += " ".join(plain.evaluate((strange, labels))["warnings"])
+    assert "by_class: " in told and "calibrate(..., by_class=True) sets a threshold for each class" in told
+    assert "only another training of the classifier" in told
+    assert not re.search(r"serve\.|train\.|data\.id|--", told)
+
+
 @keras.saving.register_keras_serializable(package="elsewhere")
 class Doubled(keras.layers.Layer):
     def call(self, x):
@@ -342,7 +367,12 @@ def test_wrong_input_is_refused_with_the_fix(model, detector):
         (lambda: detector.predict(small), "these pixels lie in 0 to .* known images in 0 to"),
         (lambda: Detector(model, "msp").calibrate(small), r"made for pixels of 0\.\.255"),
         (lambda: Detector(model, "msp").calibrate(pixels, (labels + 1) % K), "if the classes stand in another order"),
-        (lambda: Detector(model, "msp").calibrate(pixels[:18]), "needs at least 19 calibration images, there are 18"),
+        (
+            lambda: Detector(model, "msp").calibrate(pixels[:18]),
+            "^accept = 0.95 needs at least 19 calibration images, there are 18; give more images or lower accept$",
+        ),
+        (lambda: Detector(model, "msp").calibrate(pixels[:18], by_class=True), "^accept = .* give more images"),
+        (lambda: Detector(model, class_names=["a", "b", "a"]), "class_names: 'a' stands there twice"),
         (lambda: Detector(model, "msp").calibrate(np.repeat(pixels[:5], 10, axis=0)), "at least 19 .* there are 5"),
         (lambda: Detector(model, "msp").calibrate(pixels, accept=1.0), "write a share between 0 and 1"),
         (lambda: Detector(model).calibrate(pixels), 'score = "auto" is chosen by fit'),
