@@ -1,17 +1,22 @@
 """The decision: split conformal prediction on calibration scores, for all classes at once or for each by itself."""
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 
 import numpy as np
-from scipy.stats import beta
+from scipy.stats import beta, betabinom, ks_2samp
 
 from kood.errors import UserError
 
 __all__ = [
-    "Calibration", "comparable", "needed_images", "p_values", "rank", "rate_interval", "refuse_too_few", "threshold",
+    "Calibration", "Group", "Shift", "comparable", "doubted", "needed_images", "p_values", "rank", "rate_interval",
+    "refuse_too_few", "shift", "threshold",
 ]  # fmt: skip
+
+#: How seldom images like the calibration images are doubted.
+_DOUBT = 1e-3
 
 
 def needed_images(accept: float) -> int:
@@ -65,13 +70,17 @@ def threshold(values: np.ndarray, accept: float) -> float:
     return found
 
 
-def refuse_too_few(count: int, accept: float, copies: int = 0) -> None:
+def refuse_too_few(
+    count: int, accept: float, copies: int = 0, key: str = "serve.accept", fix: str = "raise data.id.calibration"
+) -> None:
     """Raises where so many calibration images cannot guarantee an accepted share.
 
     Args:
         count: How many different ones there are.
         accept: The share.
         copies: How many more there are that are copies of these.
+        key: What messages call the share.
+        fix: What gives more images.
 
     Raises:
         UserError: with the number that it takes.
@@ -79,8 +88,8 @@ def refuse_too_few(count: int, accept: float, copies: int = 0) -> None:
     if rank(count, accept) > count:
         but = f" ({copies} more are copies of them, which say nothing new)" if copies else ""
         raise UserError(
-            f"serve.accept = {accept} needs at least {needed_images(accept)} calibration images, "
-            f"there are {count}{but}; raise data.id.calibration or lower serve.accept"
+            f"{key} = {accept} needs at least {needed_images(accept)} calibration images, "
+            f"there are {count}{but}; {fix} or lower {key}"
         )
 
 
@@ -103,6 +112,59 @@ def p_values(scores: np.ndarray, calibration: np.ndarray) -> np.ndarray:
     ordered = np.sort(comparable(calibration))
     as_high = len(ordered) - np.searchsorted(ordered, comparable(scores), side="left")
     return (1 + as_high) / (len(ordered) + 1)
+
+
+@dataclass(frozen=True)
+class Shift:
+    """Where the p-values of some images are farthest from those of images like the calibration images.
+
+    Attributes:
+        p_value: How often chance alone puts them as far apart.
+        at: The place; of images like the calibration images the share `at` has a p-value of at most that.
+        share: The share of these images that has.
+    """
+
+    p_value: float
+    at: float
+    share: float
+
+
+def shift(scores: np.ndarray, p_values: np.ndarray, count: int, accept: float) -> Shift:
+    """Tests whether images' p-values are those of images like the calibration images.
+
+    The scores of both are exchangeable then, and a p-value says between which of the n calibration scores an image's
+    own lies, so two samples are compared by Kolmogorov and Smirnov's statistic, each side by itself: twice the smaller
+    p-value, by its large-sample law with Hodges' correction. An image whose score ties with calibration scores has the
+    p-value of the lowest of these. That hides shifts to smaller p-values and makes none up; for the other side it
+    counts as if it were as high as the next higher score of the images is, below which all that it ties with must lie.
+
+    Source: Hodges 1958, Arkiv foer Matematik 3, equation 5.3, as in `scipy.stats.ks_2samp`.
+
+    Args:
+        scores: (m,) of the images, m at least 1.
+        p_values: (m,) theirs; 0 or NaN for what cannot be judged, which counts as the most common of what is flagged.
+        count: n.
+        accept: Share that the threshold accepts.
+
+    Raises:
+        ValueError: no images.
+    """
+    given, scores = np.asarray(p_values, np.float64), comparable(scores)
+    if given.ndim != 1 or given.shape != scores.shape or not len(given):
+        raise ValueError(f"p-values and scores must be filled arrays (m,); their shapes are {given.shape}, "
+                         f"{scores.shape}")  # fmt: skip
+    is_judged = given > 0
+    places = np.clip(np.rint(np.where(is_judged, given, 0) * (count + 1)), 1, count + 1)
+    order = np.argsort(-scores, kind="stable")
+    before = np.searchsorted(-scores[order], -scores[order], side="left")
+    lowest = np.concatenate([[1.0], np.maximum.accumulate(places[order])])[before]
+    places[~is_judged] = count + 1 - rank(count, accept)
+    known = np.arange(1, count + 1) + 0.5
+    sides = [(places, ks_2samp(places, known, "greater", method="asymp")),
+             (lowest, ks_2samp(lowest, known, "less", method="asymp"))]  # fmt: skip
+    _, found = min(sides, key=lambda side: side[1].pvalue)
+    at = math.floor(found.statistic_location)
+    return Shift(min(1.0, 2 * float(found.pvalue)), at / (count + 1), float(np.mean(places <= at)))
 
 
 @dataclass(frozen=True)
@@ -210,6 +272,59 @@ class Calibration:
         for number in np.unique(mine[mine >= 0]):
             found[mine == number] = p_values(scores[mine == number], known[theirs == number])
         return found
+
+
+def doubted(
+    scores: np.ndarray,
+    p_values: np.ndarray,
+    flags: np.ndarray,
+    labels: np.ndarray,
+    groups: Sequence[Group],
+    accept: float,
+) -> str:
+    """What is strange about images for a new calibration, by what the decision before says of them.
+
+    They may have drifted, and they may be of no known class, which nobody here can tell apart. So much is said: that
+    far fewer are accepted than of images like the calibration images (by the beta-binomial law of flags, Vovk 2012,
+    arXiv:1209.2673), or that their p-values are others (`shift`): of images like those once in a thousand times.
+
+    Args:
+        scores: (m,) of the images.
+        p_values: (m,) theirs under the decision before, 0 for what cannot be judged.
+        flags: (m,) bool, which of them it flags.
+        labels: (m,) what they are labelled as; -1 for what nothing could be said of.
+        groups: Its thresholds.
+        accept: Share that it accepts.
+
+    Returns:
+        One sentence, of the threshold under which it is clearest; "" where nothing is strange.
+    """
+    fewer, moved = list[tuple[float, str]](), list[tuple[float, str]]()
+    for group in groups:
+        own = np.isin(labels, group.classes) if len(groups) > 1 else np.ones(len(labels), bool)
+        count, flagged = int(own.sum()), int(flags[own].sum())
+        if not count:
+            continue
+        these = "Of these images" if len(groups) == 1 else f"Of {count:,} of these images"
+        beyond = group.images + 1 - rank(group.images, accept)
+        law = betabinom(count, beyond, group.images + 1 - beyond)
+        fewer.append((
+            float(law.pmf(np.arange(flagged, count + 1)).sum()),
+            f"{these} the old threshold accepts {1 - flagged / count:.1%} where {accept:.1%} are expected: make sure "
+            "that they are of the model's classes",
+        ))  # fmt: skip
+        one = shift(scores[own], p_values[own], group.images, accept)
+        why = "they are of the model's classes" if one.share > one.at else "the model has not seen them"
+        moved.append((
+            one.p_value,
+            f"{these} {one.share:.1%} have a p-value of at most {one.at:.2g} under the old threshold where "
+            f"{one.at:.1%} are expected: make sure that {why}",
+        ))  # fmt: skip
+    # That fewer are accepted is the plainer thing to say.
+    for p_value, said in (min(fewer, default=(1.0, "")), min(moved, default=(1.0, ""))):
+        if 2 * len(fewer) * p_value <= _DOUBT:
+            return said
+    return ""
 
 
 def rate_interval(hits: int, count: int, level: float = 0.95) -> tuple[float, float]:

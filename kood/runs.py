@@ -26,6 +26,7 @@ from pathlib import Path
 from typing import Any
 
 from kood.errors import UserError
+from kood.text import clean
 
 try:
     import fcntl
@@ -33,7 +34,8 @@ except ImportError:  # Windows has other locks.
     fcntl = None  # type: ignore[assignment]
 
 __all__ = [
-    "Result", "Run", "damaged", "digest_file", "digests", "file_state", "fingerprint", "to_disk", "write_atomically",
+    "Result", "Run", "damaged", "digest_file", "digests", "file_state", "fingerprint", "refuse_file", "to_disk",
+    "write_atomically",
 ]  # fmt: skip
 
 
@@ -83,6 +85,21 @@ def damaged(folder: Path, files: dict[str, str]) -> str:
         except OSError as error:
             return f"{folder / file} cannot be read: {error.strerror}"
     return ""
+
+
+def refuse_file(folder: Path, option: str) -> None:
+    """Raises where files are to go into a folder that is a file, or lies in one, before any work is done.
+
+    Args:
+        folder: Where they go; it need not be there.
+        option: What says so, "--to".
+
+    Raises:
+        UserError: it cannot be a folder.
+    """
+    there = next((one for one in (folder, *folder.parents) if one.exists()), folder)
+    if there.exists() and not there.is_dir():
+        raise UserError(f"{option} {clean(folder)}: {clean(there)} is a file; name a folder")
 
 
 def write_atomically(path: Path, content: bytes) -> None:

@@ -11,6 +11,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from kood.detector.figures import rarely_accepted, wrong_classes
+from kood.errors import UserError
+from kood.pipeline.attached import matched, outputs_named
 from tests.conftest import figures_of, kood, kood_here
 
 pytestmark = [pytest.mark.keras, pytest.mark.one_backend, pytest.mark.usefixtures("loaded_once", "as_written")]
@@ -312,6 +315,8 @@ def test_few_images_of_each_class(invoke, options, tmp_path):
         ("rgb.keras --id known --score max_cosine", "^kood: --score: this head cannot give max_cosine"),
         ("rgb.keras --id known --score knn:k=900", "^kood: --score: knn:k=900 cannot be fitted"),
         ("rgb.keras --id known --classes short.txt", "--classes: has 2 names, and the model has 3 outputs"),
+        ("rgb.keras --id known --classes twice.txt", "^kood: --classes: 'red' stands there twice, and a folder"),
+        ("rgb.keras --id known --name a/b", "^kood: --name a/b: use letters"),
         ("rgb.keras --id known --classes other.txt", "--classes: 3 of 3 folders are not in the list"),
         ("rgb.keras --id known --preprocess 0-1", "^kood: --preprocess 0-1: give one of none, 0..1"),
         ("rgb.keras --id known --preprocess my_layers:nothing", "^kood: --preprocess my_layers:nothing: there is no"),
@@ -346,6 +351,7 @@ def wrong(options):
     classifier([keras.layers.Lambda(lambda x: x / 255.0)]).save(options / "lambda.keras")
     (options / "cut.keras").write_bytes((options / "rgb.keras").read_bytes()[:3000])
     (options / "short.txt").write_text("blue\ngreen\n")
+    (options / "twice.txt").write_text("blue\nred\nred\n")
     (options / "empty").mkdir()
     shutil.copytree(options / "known" / "blue", options / "hollow" / "blue")
     (options / "hollow" / "red").mkdir()
@@ -424,3 +430,26 @@ def test_another_backend_takes_what_is_the_users_own(invoke, wrong, tmp_path):
     answered = invoke("predict", tmp_path / "mine", wrong / "known" / "red", "--json", cwd=tmp_path)
     assert answered.returncode == 0
     assert {json.loads(line)["class_name"] for line in answered.stdout.splitlines()} == {"red"}
+
+
+def test_two_classes_of_one_name_are_numbered_and_no_folder_is_taken_for_the_first(tmp_path):
+    index = tmp_path / "imagenet_class_index.json"
+    index.write_text(json.dumps({"0": ["n02012849", "crane"], "1": ["n03126707", "crane"], "2": ["n1", "owl"]}))
+    assert outputs_named(index) == ["crane", "crane (2)", "owl"]
+    index.write_text(json.dumps(["crane", "owl", "crane"]))
+    listed = outputs_named(index)
+    assert listed == ["crane", "owl", "crane (2)"] and matched(["owl"], listed, 3)[2] == [1]
+    assert matched(["crane", "crane (2)"], listed, 3)[2] == [0, 2]
+    with pytest.raises(UserError, match=r"attach\.classes: 'crane' stands there twice, and a folder has that name"):
+        matched(["crane", "owl"], listed, 3)
+
+
+@pytest.mark.parametrize(
+    ("words", "said"), [("recipe", "serve.by_class = true"), ("attach", "--by-class"), ("object", "by_class=True")]
+)
+def test_warnings_of_classes_are_told_in_the_words_of_who_asked(words, said):
+    one = {"name": "a", "images": 200, "accuracy": 0.1, "accepted": 0.5}
+    classes = [one, {**one, "name": "b", "accuracy": 1.0, "accepted": 1.0}]
+    (accepted,), (accurate,) = rarely_accepted(classes, 0.95, False, words), wrong_classes(classes, words)
+    assert f"{said} sets a threshold" in accepted or f"{said}) sets a threshold" in accepted
+    assert ("train.class_weight" in accurate) == ("serve." in accepted) == (words == "recipe")

@@ -10,8 +10,9 @@ import pytest
 from PIL import Image
 from rich.console import Console
 from scipy.special import betaln, gammaln
+from scipy.stats import ks_2samp
 
-from kood.conformal import Calibration
+from kood.conformal import Calibration, p_values, shift
 from kood.errors import UserError
 from kood.monitor import Ties, drift, monitor
 from kood.serving.calibrate import calibrate
@@ -115,6 +116,69 @@ def test_a_change_is_found_and_dated():
     assert fewer.drifts(0.01) and fewer.rate_since == 0
 
 
+SHAPES = {
+    "of a continuum": lambda x: x, "rounded": np.round, "saturated": lambda x: np.minimum(x, 0.5),
+    "saturated below": lambda x: np.maximum(x, 0.0), "one value": lambda x: x * 0.0,
+    "some without a number": lambda x: np.where(np.abs(np.sin(1e3 * x)) < 0.06, np.nan, x),
+}  # fmt: skip
+
+
+def judged(scores, calibration, accept):
+    """Flags, p-values and ties of a stream under a threshold, as a graph answers them."""
+    labels = np.where(np.isfinite(scores), 0, -1)
+    decision = Calibration(calibration, np.where(np.isfinite(calibration), 0, -1), 1, accept)
+    group, flags = decision.groups[0], decision.flagged(scores, labels)
+    return flags, np.where(labels < 0, 0.0, p_values(scores, calibration)), Ties(
+        group.below, group.tied, scores == group.threshold
+    )  # fmt: skip
+
+
+@pytest.mark.parametrize("kind", SHAPES)
+@pytest.mark.parametrize(("calibration", "count"), [(19, 200), (99, 40), (999, 400)])
+def test_false_alarms_of_p_values_are_as_rare_as_said(kind, calibration, count):
+    rng, found = np.random.default_rng(0), []
+    for _ in range(200):
+        known, stream = (SHAPES[kind](rng.normal(size=n)) for n in (calibration, count))
+        found.append(shift(stream, judged(stream, known, 0.8)[1], calibration, 0.8).p_value)
+    # Binomial(200, 0.1) exceeds 33 about once in four hundred times, Binomial(200, 0.01) 7 about once in a thousand.
+    assert np.sum(np.array(found) <= 0.1) <= 33 and np.sum(np.array(found) <= 0.01) <= 7
+
+
+@pytest.mark.parametrize("kind", ["of a continuum", "saturated"])
+def test_false_alarms_of_all_tests_together_are_as_rare_as_said(kind):
+    rng, alarms = np.random.default_rng(0), 0
+    for seed in range(200):
+        known, stream = (SHAPES[kind](rng.normal(size=n)) for n in (99, 150))
+        flags, its, ties = judged(stream, known, 0.8)
+        alarms += drift(flags, 99, 0.8, ties=ties, shift=shift(stream, its, 99, 0.8), seed=seed).drifts(0.1)
+    assert alarms <= 33
+
+
+def test_p_values_are_compared_by_kolmogorov_and_smirnov():
+    rng = np.random.default_rng(3)
+    known, stream = rng.normal(size=400), rng.normal(0.2, 1, size=300)
+    found = shift(stream, p_values(stream, known), 400, 0.95)
+    # The same two samples of scores; their order alone counts. The smaller p-values are the larger scores.
+    one = ks_2samp(stream, known, alternative="less", method="asymp")
+    assert found.p_value == pytest.approx(2 * one.pvalue, rel=1e-9)
+    above = np.mean(p_values(stream, known) <= found.at)
+    assert found.share == pytest.approx(above) and found.share - found.at == pytest.approx(one.statistic, abs=0.01)
+    with pytest.raises(ValueError, match="filled arrays"):
+        shift(np.empty(0), np.empty(0), 400, 0.95)
+
+
+@pytest.mark.parametrize(("step", "by"), [(1e-9, 0.6), (1e-9, -0.6), (0.25, 0.8)])
+def test_a_shift_that_moves_no_image_past_the_threshold_is_found(step, by):
+    rng = np.random.default_rng(4)
+    known, stream = (step * np.round(x / step) for x in (rng.normal(size=999), rng.normal(by, 1, 360).clip(max=2)))
+    flags, its, ties = judged(stream, known, 0.99)
+    flags[:3] = True  # As many as are expected.
+    assert not drift(flags, 999, 0.99, ties=ties).drifts(0.1)
+    found = drift(flags, 999, 0.99, ties=ties, shift=shift(stream, its, 999, 0.99))
+    assert found.drifts(0.001) and found.flags_p_value > 0.1
+    assert (found.shift.share > found.shift.at) == (by > 0) and abs(found.shift.share - found.shift.at) > 0.15
+
+
 @pytest.mark.parametrize(("flags", "calibration", "accept"), [([], 99, 0.9), ([[True]], 99, 0.9), ([True], 5, 0.95)])
 def test_nothing_to_test_is_refused(flags, calibration, accept):
     with pytest.raises(ValueError, match=r"flags must be|cannot give a threshold"):
@@ -169,7 +233,8 @@ def row(**changed):
 
 def test_a_log_is_taken_line_by_line(run, tmp_path):
     file = tmp_path / "log.jsonl"
-    rows = [row(time=f"day {n}") for n in range(60)] + [{"image": "b", "error": "no"}]
+    rows = [row(time=f"day {n}", p_value=0.4 + n % 13 / 20, ood_score=-(n % 13)) for n in range(60)]
+    rows += [{"image": "b", "error": "no"}]
     rows += [row(is_ood=True, p_value=0.05, image="\x1b[31mnew", time=f"day {n}") for n in range(60, 140)]
     file.write_text("\n".join(map(json.dumps, rows)) + "\n\n")
     console = Console(file=io.StringIO(), width=150)
@@ -182,6 +247,19 @@ def test_a_log_is_taken_line_by_line(run, tmp_path):
         and "day 60" in text
         and "\x1b[31mnew" not in text
     )
+
+
+def test_a_shift_below_the_threshold_is_one_verdict_everywhere(run, tmp_path):
+    # Of nineteen calibration images, in the order of their scores; all of the stream is in the higher half.
+    rows = [row(p_value=(8 + n % 3) / 20, ood_score=-(n % 3), time=f"day {n}") for n in range(100)]
+    rows[:35] = [row(p_value=(1 + n % 7) / 20, ood_score=20 - n % 7, is_ood=True) for n in range(35)]
+    (tmp_path / "log.jsonl").write_text("\n".join(map(json.dumps, rows)))
+    console = Console(file=io.StringIO(), width=150)
+    found, _ = monitor(run, tmp_path / "log.jsonl", console=console, to=tmp_path / "out", level=0.3, most=0)
+    told = json.loads((tmp_path / "out" / "monitor.json").read_text())
+    assert found.drifts(0.3) and found.clearest.drift.shift.p_value < 0.01 and told["drift"]
+    assert told["shift_p_value"] == found.clearest.drift.shift.p_value and told["shift_at"] == 0.5
+    assert told["shift_share"] == 1.0 and told["rate"] == 0.35 == told["expected"]
 
 
 @pytest.mark.usefixtures("same_graph")
@@ -197,8 +275,10 @@ def test_answers_are_judged_by_the_version_they_were_given_under(tmp_path):
     rng, rows = np.random.default_rng(0), []
     for place in range(800):
         version = 1 + place % 2
-        flagged = bool(rng.random() < (0.35, 0.1)[version - 1])
-        rows.append(row(is_ood=flagged, version=version, threshold=edges[version], image=f"{place}.png"))
+        p_value, count, share = float(rng.random()), (19, 400)[version - 1], (0.35, 0.1)[version - 1]
+        p_value = (1 + int(p_value * (count + 1))) / (count + 1)
+        told = {"p_value": p_value, "ood_score": -p_value, "is_ood": p_value <= share, "image": f"{place}.png"}
+        rows.append(row(version=version, threshold=edges[version], **told))
     file = tmp_path / "log.jsonl"
     file.write_text("\n".join(map(json.dumps, rows)))
     watched, _ = monitor(run, file, console=Console(file=io.StringIO()), to=tmp_path / "out")
@@ -294,6 +374,12 @@ def test_what_is_no_log_is_refused(run, tmp_path, content, message):
     (tmp_path / "log.jsonl").write_text(content)
     with pytest.raises(UserError, match=message):
         monitor(run, tmp_path / "log.jsonl")
+
+
+def test_a_file_is_no_place_for_what_is_found(tmp_path):
+    (tmp_path / "file").write_text("in the way")
+    with pytest.raises(UserError, match=r"^--to .*file: .*file is a file; name a folder"):
+        monitor(tmp_path / "none", tmp_path / "none", to=tmp_path / "file")  # Before anything is looked at.
 
 
 def test_nothing_there(run, tmp_path):

@@ -188,6 +188,39 @@ def test_an_error_that_nobody_foresaw_is_shown_by_python():
     assert done.returncode == 1 and "ZeroDivisionError" in done.stderr
 
 
+@pytest.mark.parametrize(
+    "arguments",
+    [["demo", "none"], ["attach", "none.keras", "--id", "x"], ["attach", __file__, "--id", "x", "--accept", "2"],
+     ["attach", __file__, "--id", "x", "--name", "a b"]],
+)  # fmt: skip
+def test_what_needs_no_backend_to_be_refused_loads_none(arguments, tmp_path):
+    script = (
+        "import sys; from kood.cli import main\n"
+        "try: main()\nfinally: print(sorted({'keras', 'tensorflow', 'jax', 'torch', 'gradio'} & {*sys.modules}))"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", script, *arguments], env={**os.environ, "PYTHONPATH": str(ROOT)}, cwd=tmp_path,
+        capture_output=True, text=True, check=False,
+    )  # fmt: skip
+    assert done.returncode == 2 and done.stdout.strip() == "[]" and len(done.stderr.splitlines()) == 1, done
+
+
+@pytest.mark.parametrize(("command", "goes_on"), [("demo", False), ("monitor", False), ("run", True), ("attach", True)])
+def test_only_what_goes_on_says_so_when_it_is_stopped(monkeypatch, capsys, command, goes_on):
+    from kood import cli
+
+    def stopped():
+        raise process.Stopped(signal.SIGINT)
+
+    monkeypatch.setattr(sys, "argv", ["kood", command, "saved/run"])
+    for name, what in (("app", stopped), ("settle", int), ("stop_on_signals", int)):
+        monkeypatch.setattr(cli, name, what)
+    with pytest.raises(SystemExit) as done:
+        cli.main()
+    told = capsys.readouterr().err
+    assert done.value.code == 130 and told.startswith("kood: stopped") and ("goes on" in told) == goes_on
+
+
 def test_a_stop_that_is_swallowed_is_not_told(monkeypatch, capsys):
     """Python swallows what is raised in a finaliser; the next one stops the run."""
     monkeypatch.setattr(sys, "unraisablehook", sys.__unraisablehook__)

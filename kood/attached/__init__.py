@@ -4,13 +4,13 @@ from kood.attached.adapted import Adapted, adapted, function_of
 from kood.attached.apart import last_dense
 from kood.attached.inside import Inside
 from kood.attached.opening import bring, bring_layers_of, opened
-from kood.attached.pixels import check_range, other_range, wanted
+from kood.attached.pixels import Wanted, check_range, other_range, outside, wanted
 from kood.attached.preprocessing import function_named, preprocessing_for
 from kood.attached.taken import only
 from kood.attached.watching import image_shape_of, layer_named, layers_of
 
 __all__ = [
-    "Adapted", "Inside", "adapted", "bring", "bring_layers_of", "check_range", "function_named", "function_of",
-    "image_shape_of", "last_dense", "layer_named", "layers_of", "only", "opened", "other_range", "preprocessing_for",
-    "wanted",
+    "Adapted", "Inside", "Wanted", "adapted", "bring", "bring_layers_of", "check_range", "function_named",
+    "function_of", "image_shape_of", "last_dense", "layer_named", "layers_of", "only", "opened", "other_range",
+    "outside", "preprocessing_for", "wanted",
 ]  # fmt: skip

@@ -13,13 +13,20 @@ from kood.attached.watching import Shape, image_shape_of, layers_of, watched
 from kood.classifier import Classifier
 from kood.errors import UserError
 
-__all__ = ["Wanted", "check_range", "check_shape", "other_range", "wanted"]
+__all__ = ["Wanted", "check_range", "check_shape", "other_range", "outside", "wanted"]
 
 #: (lowest, highest) of pixels that people give to models, and what first layers make of them.
 _GIVEN = ((0.0, 255.0), (0.0, 1.0), (-1.0, 1.0))
 _MADE = ((0.0, 1.0), (-1.0, 1.0), (-2.1, 2.6), (0.0, 255.0), (-115.0, 140.0))
 #: How far the ends may lie from those, in widths of the range: an adapted normalization has its own.
 _NEAR = 0.5
+#: How far pixels may lie outside of their range, in widths of it: resizing overshoots, and edges are where it does.
+_OVER = 0.25
+#: The ranges that known images are held to be of: 0..1, -1..1, normalized by ImageNet, 0..255, less ImageNet's mean, 16
+#: bits. How far known images overshoot, in widths of their own span, and of how many times their size other images may
+#: be where theirs is none of these.
+_USUAL = ((0.0, 1.0), (-1.0, 1.0), (-2.12, 2.64), (0.0, 255.0), (-123.68, 151.061), (0.0, 65535.0))
+_OWN, _TIMES = 0.1, 3.0
 #: The first batch normalization's variance against that of its input: outside of these, pixels are of another scale
 #: where some other reading of them is nearer by so many times, and not above the upper end of what is right.
 _RIGHT, _NEARER, _HIGHEST = (1 / 30, 30.0), 8.0, 10.0
@@ -118,23 +125,59 @@ def check_range(model: keras.Model, pixels: np.ndarray) -> str:
             f"{_extent(pixels)}{_WORDS[found]}; {fix}")  # fmt: skip
 
 
-def other_range(span: tuple[float, float], known: tuple[float, float]) -> str:
-    """What speaks against pixels being in the range of known images, "" where nothing does.
+def outside(expected: Wanted, span: tuple[float, float]) -> str:
+    """What speaks against pixels that leave the range of those a model is made for, "" where they stay in it.
 
     Args:
+        expected: That range; a quarter of its width beyond is let pass, as resizing overshoots.
         span: The smallest and the largest number of some pixels.
-        known: Those of the known images.
 
     Returns:
         One sentence.
     """
-    size, usual = (max(map(abs, ends)) for ends in (span, known))
-    if not ((usual > 30 and 0 < size <= 1.5) or size > 30 * max(usual, 1.0)):
+    if _within(span, (expected.low, expected.high)):
+        return ""
+    return (
+        f"the model is made for pixels of {expected.range}, by {expected.why}, and these lie in {span[0]:.3g} to "
+        f"{span[1]:.3g}; give pixels of {expected.range}"
+    )
+
+
+def other_range(span: tuple[float, float], known: tuple[float, float], whole: bool = False) -> str:
+    """What speaks against pixels being in the range of known images, "" where nothing does.
+
+    Known images are held to be of the first usual range that holds theirs (0..1, -1..1, normalized by ImageNet, 0..255,
+    less ImageNet's mean, 16 bits), so that dark ones refuse no bright one, and other pixels may leave that by a quarter
+    of its width. Of no usual range, they may be three times as large.
+
+    Args:
+        span: The smallest and the largest number of some pixels.
+        known: Those of the known images.
+        whole: Whether the pixels are whole numbers: such small ones are of dark images, others of 0..1 or normalized.
+
+    Returns:
+        One sentence.
+    """
+    usual = next((one for one in _USUAL if _holds(one, known)), None)
+    size, its = (max(map(abs, ends)) for ends in (span, known))
+    is_small = 0 < size <= 1.5 or (span[0] < -1 and size <= 3 and known[0] >= 0)
+    if (whole or its <= 30 or not is_small) and (size <= _TIMES * its if usual is None else _within(span, usual)):
         return ""
     return (
         f"these pixels lie in {span[0]:g} to {span[1]:g}, and those of the known images in {known[0]:g} to "
         f"{known[1]:g}; give pixels of the same range"
     )
+
+
+def _within(span: tuple[float, float], ends: tuple[float, float]) -> bool:
+    over = _OVER * (ends[1] - ends[0])
+    return span[0] >= ends[0] - over and span[1] <= ends[1] + over
+
+
+def _holds(ends: tuple[float, float], known: tuple[float, float]) -> bool:
+    """Whether known images are of a range; whatever is taken off of it, some of 0..255 less a mean is below -20."""
+    over = _OWN * (known[1] - known[0])
+    return known[0] >= ends[0] - over and known[1] <= ends[1] + over and (ends[0] > -20 or known[0] < -20)
 
 
 def check_shape(model_shape: Shape, shape: tuple[int, ...]) -> None:
@@ -198,14 +241,15 @@ def _range_of(pixels: np.ndarray) -> str:
     if pixels.dtype == np.uint8:
         return "0..255"
     low, high = float(pixels.min()), float(pixels.max())
-    if low < -20:
+    if not _within((low, high), (-123.68, 255.0)):
+        return "16 bits" if low >= 0 and 1000 < high <= 65535 else "beyond"
+    if low < -20 and (high < 200 or low < -255 * _OVER):  # Else an edge of bright pixels overshoots.
         return "caffe"
-    if high > 20:
+    is_whole = low >= 0 and np.array_equal(pixels, np.rint(pixels))
+    if high > 20 or (high > 3 and not is_whole):
         return "0..255"
-    if np.array_equal(pixels, np.rint(pixels)) and low >= 0:
+    if is_whole:
         return ""  # All but black, in whole numbers.
-    if high > 3:
-        return "0..255"
     return "0..1" if low >= 0 else "-1..1" if low >= -1.05 and high <= 1.05 else "torch"
 
 
@@ -214,6 +258,8 @@ _BACK: dict[str, Callable[[np.ndarray], np.ndarray]] = {
     "0..1": lambda x: 255 * x,
     "-1..1": lambda x: 127.5 * (x + 1),
     "torch": lambda x: 255 * (0.225 * x + 0.45),
+    "16 bits": lambda x: x / 257,
+    "beyond": lambda x: 255 * ((x - x.min()) / (x.max() - x.min())),
 }
 _WORDS = {
     "0..255": ", as they are in files",
@@ -221,15 +267,15 @@ _WORDS = {
     "-1..1": ", as if they had been brought to -1..1 already",
     "torch": ", as if they had been normalized already",
     "caffe": ", as if ImageNet's mean had been taken off already",
+    "16 bits": ", as in files of 16 bits",
+    "beyond": "",
 }
 
 
 def _fits(expected: Wanted, pixels: np.ndarray, found: str) -> bool:
-    low, high = float(pixels.min()), float(pixels.max())
-    if expected.high == 255:
-        return found == "0..255"
-    # Resizing may overshoot a little.
-    return found in ("0..1", "-1..1", "torch") and low >= expected.low - 0.5 and high <= expected.high + 0.5
+    if not _within((float(pixels.min()), float(pixels.max())), (expected.low, expected.high)):
+        return False
+    return (found == "0..255") == (expected.high == 255)
 
 
 def _extent(pixels: np.ndarray) -> str:
@@ -239,24 +285,26 @@ def _extent(pixels: np.ndarray) -> str:
 def _measured(model: keras.Model, pixels: np.ndarray, found: str) -> str:
     """`check_range` by the first batch normalization."""
     pixels = pixels[:_MEASURED].astype("float32")
-    unit = 255.0 if found in ("0..255", "caffe") else 1.0
+    unit = 1.0 if found in ("0..1", "-1..1", "torch") else 255.0
     if pixels.std() < _FLAT * unit:
         return ""
     own = _spread(model, pixels)
     if own is None or _RIGHT[0] <= own <= _RIGHT[1]:
         return ""
     pixels = pixels + np.float32(115 if found == "caffe" else 0)  # About; where they lie does not change the variance.
-    others = {"0..255": _BACK[found](pixels)} if found in _BACK else {
-        mode: ops.convert_to_numpy(Preprocess(mode)(pixels))
-        for mode in ("0..1", "-1..1", "torch") if mode != "torch" or pixels.shape[-1] == 3
-    }  # fmt: skip
+    files = _BACK[found](pixels) if found in _BACK else pixels
+    modes = ("0..1", "-1..1", "torch") if unit == 255.0 else ()
+    others = {mode: ops.convert_to_numpy(Preprocess(mode)(files)) for mode in modes
+              if mode != "torch" or pixels.shape[-1] == 3}  # fmt: skip
+    if found in _BACK:
+        others["0..255"] = files
     spreads = {name: _spread(model, other) or np.inf for name, other in others.items()}
     nearest = min(spreads, key=lambda name: abs(np.log(spreads[name])))
     other = spreads[nearest]
     if (own < 1 and other > _HIGHEST) or max(other, 1 / other) * _NEARER > max(own, 1 / own):
         return ""
-    fix = f"give pixels of {nearest}" if found in _BACK else f'give preprocess="{nearest}"'
     kind = "normalized pixels" if nearest == "torch" else f"pixels of {nearest}"
+    fix = f"give {kind}" if found in _BACK else f'give preprocess="{nearest}"'
     return (f"the input of the model's first batch normalization varies {own:.2g} times as much as in the model's "
             f"training, and with {kind} {other:.2g} times; these lie in {_extent(pixels)}{_WORDS[found]}; {fix}, or "
             "say how they are prepared with preprocess=...")  # fmt: skip

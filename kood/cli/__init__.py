@@ -13,6 +13,9 @@ from kood.text import masked
 
 __all__ = ["app", "main"]
 
+#: The commands that go on where they were stopped.
+GO_ON = ("run", "attach")
+
 app = typer.Typer(
     name="kood",
     help="Image classifiers that know what they do not know.",
@@ -36,7 +39,9 @@ def main() -> None:
     except Stopped as stop:
         if hasattr(signal, "setitimer"):  # Windows has neither this nor SIGPIPE.
             signal.setitimer(signal.ITIMER_REAL, 0.0)
-        typer.echo("kood: stopped; the same command goes on where this one was", err=True)
+        command = next((word for word in sys.argv[1:] if not word.startswith("-")), "")
+        further = "; the same command goes on where this one was" if command in GO_ON else ""
+        typer.echo(f"kood: stopped{further}", err=True)
         sys.exit(128 + stop.args[0])
     except BrokenPipeError:
         # Whoever read the output has enough of it, as `head` does; what is still buffered has nowhere to go.

@@ -234,6 +234,9 @@ def demo(
     browser: Annotated[bool, typer.Option("--browser/--no-browser", help="Open it in the browser.")] = True,
 ) -> None:
     """Serve a page on this machine to drop pictures on: class, score, p-value, verdict, the nearest known images."""
+    from kood.serving.client import newest_version
+
+    newest_version(run_folder)  # A wrong one is refused before Keras takes its seconds.
     choose_backend()
     quiet()
     with native_messages_held_back():

@@ -151,6 +151,7 @@ def attach(
 ) -> None:
     """Give a classifier that you have a reject option: nothing is trained, a report and a SavedModel are written."""
     began = time.monotonic()
+    _refuse_at_once(model, accept, name)
     choose_backend()
     with native_messages_held_back():
         from kood.attach import attach as attach_to
@@ -160,6 +161,19 @@ def attach(
         preprocess=preprocess, features=features, size=size, resize=resize, antialias=antialias, imports=imports or (),
         name=name, fresh=fresh, other_data=other_data, began=began, saved=saved, console=console(),
     )  # fmt: skip
+
+
+def _refuse_at_once(model: Path, accept: float, name: str | None) -> None:
+    """Refuses what needs no look into the model, before Keras takes its seconds."""
+    from kood.starter import slug_of
+
+    if not model.is_file():
+        found = "is a folder" if model.is_dir() else "does not exist"
+        raise UserError(f"MODEL: {clean(model)} {found}; give a .keras file, which model.save(...) writes")
+    if not 0 < accept < 1:
+        raise UserError(f"--accept: found {accept:g}; write a share between 0 and 1, such as 0.95")
+    if name:
+        slug_of(name, given=True)
 
 
 @commands.command()

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from kood.classifier import Classifier
-from kood.conformal import Calibration
+from kood.conformal import Calibration, doubted, refuse_too_few
 from kood.data.image_set import ImageSet
 from kood.detector import export, file
 from kood.detector.agreement import refuse_disagreement
@@ -174,6 +174,8 @@ class Detector(Measuring):
     def calibrate(self, images: Any, labels: Any = None, accept: float = 0.95, by_class: bool = False) -> "Detector":
         """Sets the threshold: split conformal prediction on known images that neither the model nor `fit` has seen.
 
+        Where there was a threshold before, `warnings` says what is strange about the images under it.
+
         Args:
             images: Known images; of copies one counts.
             labels: Their classes, which only serve to refuse images that the model hardly ever labels rightly.
@@ -203,7 +205,13 @@ class Detector(Measuring):
         if passed.labels is not None:
             refuse_disagreement(label, passed.labels, self.class_names, "calibrate")
         once = np.sort(np.unique(np.frombuffer(b"".join(digests), "V16"), return_index=True)[1])
-        self.decide_by(self._scored(scorer, outputs)[once], label[once], accept, by_class)
+        refuse_too_few(len(once), accept, len(digests) - len(once), key="accept", fix="give more images")
+        scores, label, old = self._scored(scorer, outputs)[once], label[once], self.decision
+        self.decide_by(scores, label, accept, by_class)
+        if old is not None:
+            its, flags = old.p_values(scores, label), old.flagged(scores, label)
+            doubt = doubted(scores, its, flags, label, old.groups, old.accept)
+            self.warnings += [doubt] if doubt else []
         self._tell_unreadable(passed, "calibrate")
         if len(once) < len(digests):
             self.warnings.append(
@@ -211,7 +219,7 @@ class Detector(Measuring):
                 "left out"
             )
         self.digests["calibrated"], self.some = digests, known.some[0]
-        low, high = self.range or known.range
+        low, high = (self.range if seen else None) or known.range
         self.range = min(low, known.low), max(high, known.high)
         return self
 
@@ -313,7 +321,7 @@ class Detector(Measuring):
             raise UserError("evaluate: the known images have no labels; give labels=..., or a folder of class folders")
         refuse_disagreement(measured.given("id"), measured.labels["id"], self.class_names, "evaluate")
         assert self.choice is not None
-        return figures_of(measured, self.choice, decision, self.class_names, list(near), list(far))[0]
+        return figures_of(measured, self.choice, decision, self.class_names, list(near), list(far), "object")[0]
 
     def save(self, path: str | Path) -> None:
         """Writes the detector to one file: its classifier, its scores, its threshold.
@@ -322,7 +330,8 @@ class Detector(Measuring):
             path: Usually NAME.kood; a file that is there is written over.
 
         Raises:
-            UserError: it cannot be written there, or the classifier cannot be saved.
+            UserError: the name is one of a Keras model, an export or a SavedModel; it cannot be written there, or the
+                classifier cannot be saved.
         """
         file.write(self, Path(path))
 

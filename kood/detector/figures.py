@@ -1,7 +1,7 @@
 """Scores of image sets -> the figures of the report, of all images and of each class: one may be half wrong unseen."""
 
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 
@@ -13,7 +13,16 @@ from kood.outputs import Outputs, softmax
 from kood.report.wording import with_interval
 from kood.text import some_of
 
-__all__ = ["figures_of"]
+__all__ = ["Words", "figures_of"]
+
+#: Whose words a warning is told in: a recipe's, the options of `kood attach`, or the arguments of `Detector`; and how
+#: each calls thresholds by class, and asks for them.
+Words = Literal["recipe", "attach", "object"]
+_BY_CLASS: dict[Words, tuple[str, str]] = {
+    "recipe": ("serve.by_class", "serve.by_class = true"),
+    "attach": ("--by-class", "--by-class"),
+    "object": ("by_class", "calibrate(..., by_class=True)"),
+}
 
 #: Images of a set whose features are drawn, and images shown of those that a score is most wrong about.
 ON_THE_PLANE, EXTREMES = 400, 8
@@ -30,6 +39,7 @@ def figures_of(
     class_names: Sequence[str],
     near: Sequence[str],
     far: Sequence[str],
+    words: Words = "recipe",
 ) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
     """The figures of `report.json`, and what pictures of them are drawn of.
 
@@ -40,6 +50,7 @@ def figures_of(
         class_names: K names.
         near: Near out-of-distribution sets.
         far: Far ones.
+        words: Whose words warnings are told in.
 
     Returns:
         {"id", "classes", "scores", "headline_score", "validation", "validation_sets", "threshold", "warnings"}, and
@@ -57,7 +68,7 @@ def figures_of(
     )  # fmt: skip
     accept, by_class, known = decision.accept, decision.by_class, _share(accepted)
     flagged = {where: _share(decision.flagged(mine[where], measured.given(where))) for where in [*near, *far]}
-    about_threshold = [*_shared(decision, class_names), *rarely_accepted(classes, accept, by_class)]
+    about_threshold = [*_shared(decision, class_names, words), *rarely_accepted(classes, accept, by_class, words)]
     figures = {
         "id": {
             "accuracy": metrics.accuracy(given, truth),
@@ -86,7 +97,7 @@ def figures_of(
             *measured.warnings,
             *choice.doubts,
             *about_threshold,
-            *wrong_classes(classes),
+            *wrong_classes(classes, words),
         ],
     }
     return figures, details
@@ -131,12 +142,12 @@ def _measure(name: str, values: dict[str, dict[str, np.ndarray]], near: list[str
     return result
 
 
-def _shared(decision: Calibration, names: Sequence[str]) -> list[str]:
+def _shared(decision: Calibration, names: Sequence[str], words: Words) -> list[str]:
     """Which classes share a threshold, though each was to have its own."""
     return [
-        f"serve.by_class: {', '.join(repr(names[k]) for k in group.classes)} share one threshold, since fewer than "
-        f"{needed_images(decision.accept)} calibration images are labelled as some of them; more of their images give "
-        "each its own"
+        f"{_BY_CLASS[words][0]}: {', '.join(repr(names[k]) for k in group.classes)} share one threshold, since fewer "
+        f"than {needed_images(decision.accept)} calibration images are labelled as some of them; more of their images "
+        "give each its own"
         for group in decision.groups
         if decision.by_class and len(group.classes) > 1
     ]
@@ -219,27 +230,31 @@ def by_true_class(
     return found
 
 
-def rarely_accepted(classes: Sequence[Mapping[str, Any]], accept: float, by_class: bool) -> list[str]:
+def rarely_accepted(
+    classes: Sequence[Mapping[str, Any]], accept: float, by_class: bool, words: Words = "recipe"
+) -> list[str]:
     """A warning of the classes that fall clearly below the promise: the interval of their own share leaves it out.
 
     Args:
         classes: What `by_true_class` found.
         accept: Share of in-distribution images that is to be accepted.
         by_class: Whether each class has a threshold of its own already.
+        words: Whose words it is told in.
     """
     low = [one for one in classes if _most(one, "accepted", len(classes)) < accept]
     if not low:
         return []
-    mend = "" if by_class else "; serve.by_class = true sets a threshold for each class"
+    mend = "" if by_class else f"; {_BY_CLASS[words][1]} sets a threshold for each class"
     told = f"{100 * accept:g}% are promised to be accepted, but clearly fewer are of {_listed(low, 'accepted')}{mend}"
     return [told]
 
 
-def wrong_classes(classes: Sequence[Mapping[str, Any]]) -> list[str]:
+def wrong_classes(classes: Sequence[Mapping[str, Any]], words: Words = "recipe") -> list[str]:
     """A warning of the classes that are labelled rightly far less often, and surely so, than all together.
 
     Args:
         classes: What `by_true_class` found.
+        words: Whose words it is told in.
     """
     images = sum(one["images"] for one in classes)
     overall = sum(one["accuracy"] * one["images"] for one in classes) / max(1, images)
@@ -251,10 +266,11 @@ def wrong_classes(classes: Sequence[Mapping[str, Any]]) -> list[str]:
     ]
     if not wrong:
         return []
-    return [
-        f"{overall:.1%} of the test images are labelled rightly, but clearly fewer of {_listed(wrong, 'accuracy')}; "
-        'more images of them help, or a training that weights classes (train.class_weight = "balanced" in a recipe)'
-    ]
+    mend = 'more images of them help, or a training that weights classes (train.class_weight = "balanced" in a recipe)'
+    if words != "recipe":  # Nothing is trained here.
+        mend = "only another training of the classifier changes that, on more images of them or with weights of classes"
+    low = _listed(wrong, "accuracy")
+    return [f"{overall:.1%} of the test images are labelled rightly, but clearly fewer of {low}; {mend}"]
 
 
 def _most(one: Mapping[str, Any], what: str, classes: int) -> float:

@@ -21,14 +21,22 @@ __all__ = ["read", "write"]
 
 CLASSIFIER, FACTS, ARRAYS = "classifier.keras", "detector.json", "arrays.npz"
 FORMAT = 1
+#: What files of other kinds end in, which nothing could tell from a detector by their names.
+OTHERS = (".keras", ".h5", ".hdf5", ".pb", ".onnx", ".tflite", ".xml", ".pt", ".pth")
 
 
 def write(detector: Any, path: Path) -> None:
     """Writes a `Detector` to a file, which appears whole or not at all.
 
     Raises:
-        UserError: it cannot be written there, or the classifier cannot be saved.
+        UserError: the name is one of another kind of file; it cannot be written there; the classifier cannot be saved.
     """
+    if path.suffix.lower() in OTHERS or path.name.isdecimal() or path.is_dir():
+        other = "how a SavedModel is named" if path.name.isdecimal() else "the name of another format"
+        raise UserError(
+            f"{clean(path)}: this is {'a folder' if path.is_dir() else other}; give a name that ends in .kood, or call "
+            "export for runtimes"
+        )
     decision, choice = detector.decision, detector.choice
     facts = {
         "format": FORMAT, "kood": kood.__version__, "class_names": detector.class_names,

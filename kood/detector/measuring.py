@@ -1,6 +1,7 @@
 """A classifier and its scores, over images of any kind, a batch at a time."""
 
 import functools
+from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal
@@ -10,7 +11,7 @@ import numpy as np
 from keras import ops
 
 from kood import specs
-from kood.attached import Adapted, adapted, check_range, opened, other_range
+from kood.attached import Adapted, Wanted, adapted, check_range, opened, other_range, outside, wanted
 from kood.backends import compiled
 from kood.classifier import Classifier
 from kood.data.copies import image_digests
@@ -24,6 +25,7 @@ from kood.errors import UserError
 from kood.outputs import Outputs, at_once, forward_of, rows_of, run_batches, run_over, score_rows
 from kood.scorer import Scorer, applicable, linear_weights
 from kood.scores import ON_REQUEST
+from kood.text import clean, composed
 
 __all__ = ["Measuring"]
 
@@ -77,6 +79,9 @@ class Measuring:
                 f"class_names: there are {len(self.class_names)}, and the model tells {self.num_classes} classes "
                 "apart; give one name for each of its outputs, in their order"
             )
+        twice = [name for name, count in Counter(map(composed, self.class_names)).items() if count > 1]
+        if twice:
+            raise UserError(f"class_names: {clean(twice[0])!r} stands there twice; give each output a name of its own")
         self.image_shape = self._shape(image_shape)
         self.framing = Framing(resize=resize, antialias=antialias)
         self.batch_size = min(batch_size, at_once(self.image_shape))
@@ -172,8 +177,8 @@ class Measuring:
             class_names=self.class_names if labelled else None, labelled=labelled, perhaps=use in PERHAPS, shown=use,
         )  # fmt: skip
         for number, batch in enumerate(found):
-            wrong = self.wrong_range(batch.pixels) if use in KNOWN and number == 0 else self._other_range(batch.pixels)
-            if wrong:
+            wrong = self.wrong_range(batch.pixels) if use in KNOWN and number == 0 else ""
+            if wrong := wrong or self._other_range(batch.pixels, use):
                 raise UserError(f"{use}: {wrong}")
             yield batch
 
@@ -184,11 +189,25 @@ class Measuring:
             return low / 127.5 - 1.0, high / 127.5 - 1.0
         return low, high
 
-    def _other_range(self, pixels: np.ndarray) -> str:
-        """What speaks against pixels being in the range of known images; whole numbers are those of a byte."""
-        if self.range is None or pixels.dtype == np.uint8 or np.array_equal(pixels, np.rint(pixels)):
-            return ""
-        return other_range(self._span(pixels), self.range)
+    @functools.cached_property
+    def _made_for(self) -> Wanted | None:
+        """The range that pixels as a user gives them have to be of, None where nothing says."""
+        if self.takes_bytes:
+            return Wanted(0.0, 255.0, "its preprocessing")
+        return wanted(self.classifier.model if isinstance(self.classifier, Adapted) else self.classifier)
+
+    def _other_range(self, pixels: np.ndarray, use: str) -> str:
+        """What speaks against the range of pixels: what the model is made for, and the known images before these."""
+        is_bytes = pixels.dtype == np.uint8
+        if is_bytes and not (isinstance(self.classifier, Adapted) and self.classifier.preprocess.said == "none"):
+            return ""  # They are brought to what the model takes.
+        span, whole = self._span(pixels), is_bytes or np.array_equal(pixels, np.rint(pixels))
+        left = outside(self._made_for, span) if self._made_for is not None else ""
+        # A fit begins anew, and so does a calibration where nothing was fitted.
+        is_first = use == "fit" or (use == "calibrate" and "trained" not in self.digests)
+        if left or is_first or self.range is None:
+            return left
+        return other_range(span, self.range, whole)
 
     def _noted(self, found: Iterable[Batch], known: Known) -> Iterator[Batch]:
         """Keeps of known images what tells them again, and some of them."""

@@ -11,6 +11,7 @@ from kood.monitor.drift import Drift, Ties, drift
 from kood.monitor.judge import Watched, judge, judge_log
 from kood.monitor.page import as_data, print_findings, write_page
 from kood.monitor.stream import asked, logged
+from kood.runs import refuse_file
 from kood.serving.client import newest_version
 from kood.serving.extras import read_facts
 
@@ -21,7 +22,7 @@ def monitor(
     run: Path, data: Path, *, level: float = 0.01, most: int = 12, to: Path | None = None, as_json: bool = False,
     console: Console | None = None,
 ) -> tuple[Watched, int]:  # fmt: skip
-    """Compares how often a stream's images are flagged with how often they should be.
+    """Compares how often a stream's images are flagged, and their p-values, with what they should be.
 
     Answers are judged by what they were given under: each version's by its own calibration, and where classes have
     thresholds of their own, each of these by its own.
@@ -40,8 +41,10 @@ def monitor(
         The findings, and how many files could not be read.
 
     Raises:
-        UserError: no SavedModel, nothing that can be read, or answers that cannot be judged.
+        UserError: no SavedModel, nothing that can be read, answers that cannot be judged, or `to` is a file.
     """
+    if to is not None:
+        refuse_file(to, "--to")
     console, version = console or Console(), newest_version(run)
     facts = read_facts(version)
     if data.is_dir():

@@ -1,4 +1,4 @@
-"""Has the share of flagged images changed, and since when: tests that know how few calibration images there were."""
+"""Has what a model meets changed, and since when: tests that know how few calibration images there were."""
 
 from dataclasses import dataclass
 
@@ -6,7 +6,7 @@ import numpy as np
 from scipy.special import xlogy
 from scipy.stats import betabinom
 
-from kood.conformal import rank, rate_interval
+from kood.conformal import Shift, rank, rate_interval
 
 __all__ = ["Drift", "Ties", "drift", "stretches"]
 
@@ -31,7 +31,7 @@ class Ties:
 
 @dataclass(frozen=True)
 class Drift:
-    """What a stream's flags say.
+    """What a stream's flags, and its p-values, say.
 
     Attributes:
         images: How many images.
@@ -45,6 +45,7 @@ class Drift:
         change_p_value: How often chance alone gives a change as clear as the clearest here.
         since: Place of the first image after the clearest change, from 0; 0 where the whole stream is off.
         rate_since: Share flagged from there on.
+        shift: What the p-values say of the whole stream; None where they were not tested.
     """
 
     images: int
@@ -57,19 +58,34 @@ class Drift:
     change_p_value: float
     since: int
     rate_since: float
+    shift: Shift | None = None
 
     @property
     def p_value(self) -> float:
-        """Of both tests together: twice the smaller, at most 1 (Bonferroni)."""
-        return min(1.0, 2 * min(self.rate_p_value, self.change_p_value))
+        """Of all tests together: the smallest times their number, at most 1 (Bonferroni)."""
+        return min(self.flags_p_value, self._of_all(1.0 if self.shift is None else self.shift.p_value))
+
+    @property
+    def flags_p_value(self) -> float:
+        """What the flags have part in that."""
+        return self._of_all(min(self.rate_p_value, self.change_p_value))
+
+    def _of_all(self, p_value: float) -> float:
+        return min(1.0, (2 if self.shift is None else 3) * p_value)
 
     def drifts(self, level: float) -> bool:
-        """Whether the two tests together say so at a level."""
+        """Whether the tests together say so at a level."""
         return self.p_value <= level
 
 
 def drift(
-    flags: np.ndarray, calibration_images: int, accept: float, *, ties: Ties | None = None, seed: int = 0
+    flags: np.ndarray,
+    calibration_images: int,
+    accept: float,
+    *,
+    ties: Ties | None = None,
+    shift: Shift | None = None,
+    seed: int = 0,
 ) -> Drift:
     """Tests whether a stream's images are flagged as often as images like the calibration images would be.
 
@@ -91,6 +107,8 @@ def drift(
         calibration_images: n.
         accept: Share that the threshold accepts.
         ties: What is equal to the threshold; not given, no score of the stream is.
+        shift: What `kood.conformal.shift` finds of the stream's p-values: at a high accepted share most of what changes
+            moves no image past the threshold.
         seed: Of the simulation, and of the order among equals.
 
     Raises:
@@ -131,6 +149,7 @@ def drift(
         change_p_value=(1 + as_clear) / (1 + STREAMS),
         since=since,
         rate_since=float(flags[since:].mean()),
+        shift=shift,
     )
 
 

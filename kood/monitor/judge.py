@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from kood.conformal import rank
+from kood.conformal import rank, shift
 from kood.errors import UserError
 from kood.monitor.drift import Drift, Ties, drift
 from kood.monitor.stream import Met, Seen, by_version
@@ -156,7 +156,9 @@ def _findings(seen: Sequence[Seen], version: str, facts: Mapping[str, Any]) -> l
             continue
         at = np.array([float(np.float32(one.ood_score)) == edges[number] for one in own])
         ties = Ties(int(group["below"]), int(group["tied"]), at)
-        tested = drift(np.array([one.is_ood for one in own]), int(group["images"]), accept, ties=ties)
+        scores, p_values = (np.array([getattr(one, key) for one in own]) for key in ("ood_score", "p_value"))
+        moved = shift(scores, p_values, int(group["images"]), accept)
+        tested = drift(np.array([one.is_ood for one in own]), int(group["images"]), accept, ties=ties, shift=moved)
         classes = tuple(names[k] for k in group["classes"]) if len(groups) > 1 else ()
         found.append(Finding(version, classes, edges[number], accept, own, tested))
     return found

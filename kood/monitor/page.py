@@ -36,7 +36,12 @@ def verdict(watched: Watched, level: float) -> str:
         told = f"{found.rate:.1%} were flagged where {at_most}{found.expected:.1%} are expected, which chance explains"
         if several:
             told = f"none of {len(watched.findings)} thresholds flags more or fewer images than chance explains"
-        return f"No drift: {told} (p = {watched.p_value:.2g})."
+        return f"No drift: {told}, and p-values are as expected (p = {watched.p_value:.2g})."
+    if found.flags_p_value > level / len(watched.findings):
+        return (
+            f"Drift: {_share_at(found)}{clean(of)}, though {found.rate:.1%} were flagged where {at_most}"
+            f"{found.expected:.1%} are expected (p = {watched.p_value:.2g})."
+        )
     first = one.seen[found.since]
     since = "from the first image on" if found.since == 0 else f"since image {found.since + 1:,} ({clean(first.image)}"
     if found.since:
@@ -47,9 +52,16 @@ def verdict(watched: Watched, level: float) -> str:
     )
 
 
+def _share_at(found: Drift) -> str:
+    """Where the p-values are farthest from what is expected, in words."""
+    moved = found.shift
+    assert moved is not None
+    return f"{moved.share:.1%} have a p-value of at most {moved.at:.2g} where {moved.at:.1%} are expected"
+
+
 def as_data(watched: Watched, level: float, most: int) -> dict[str, Any]:
     """Everything that was found, as JSON can hold it; of a single threshold its figures stand at the top too."""
-    streams = [_stream(one, one.drift.drifts(level / len(watched.findings))) for one in watched.findings]
+    streams = [_stream(one, level / len(watched.findings)) for one in watched.findings]
     return {
         "drift": watched.drifts(level),
         "level": level,
@@ -64,17 +76,19 @@ def as_data(watched: Watched, level: float, most: int) -> dict[str, Any]:
     }
 
 
-def _stream(one: Finding, drifts: bool) -> dict[str, Any]:
+def _stream(one: Finding, level: float) -> dict[str, Any]:
     found = one.drift
+    since = found.since if found.flags_p_value <= level else 0  # The test of p-values takes the stream as a whole.
     return {
         "version": one.version,
         "classes": list(one.classes),
         "threshold": one.threshold,
         "accept": one.accept,
-        **{key: value for key, value in vars(found).items() if key not in ("since", "interval")},
+        **{key: value for key, value in vars(found).items() if key not in ("since", "interval", "shift")},
         "interval": list(found.interval),
+        **({} if found.shift is None else {f"shift_{key}": value for key, value in vars(found.shift).items()}),
         "p_value": found.p_value,
-        "since": {"place": found.since, **vars(one.seen[found.since])} if drifts else None,
+        "since": {"place": since, **vars(one.seen[since])} if found.drifts(level) else None,
     }
 
 
@@ -98,6 +112,9 @@ def _facts(one: Finding, several: bool) -> Table:
         "p-value of the rate": f"{found.rate_p_value:.3g}",
         "p-value of a change": f"{found.change_p_value:.3g}",
     }
+    if found.shift is not None:
+        facts["p-values"] = _share_at(found)
+        facts["p-value of these"] = f"{found.shift.p_value:.3g}"
     if found.tied:
         facts["at the threshold"] = f"{found.tied:,}; accepted, and for the tests their order is drawn"
     rows = [row(*fact) for fact in facts.items()]

@@ -29,7 +29,7 @@ from kood.registry import nearest
 from kood.runs import digest_file
 from kood.text import clean, composed, some_of
 
-__all__ = ["Attached", "outputs_named"]
+__all__ = ["Attached", "matched", "outputs_named"]
 
 #: Known images that the order of the classes and the range of the pixels are checked on.
 LOOKED_AT = 256
@@ -270,6 +270,11 @@ def matched(folders: Sequence[str], listed: Sequence[str] | None, outputs: int) 
             raise UserError(
                 f"attach.classes: {len(missing)} of {len(folders)} folders are not in the list, such as "
                 f"{clean(missing[0])!r}; {hint}"
+            )
+        if twice := [name for name in folders if (other := f"{name} (2)") in place and other not in folders]:
+            raise UserError(
+                f"attach.classes: {clean(twice[0])!r} stands there twice, and a folder has that name; give each output "
+                "a name of its own"
             )
         return "classes: by the list", list(listed), [place[name] for name in folders]
     numbers = [re.match(r"\d+", name) for name in folders]

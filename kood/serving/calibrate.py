@@ -1,14 +1,15 @@
 """A new threshold for a finished model, from the user's own images, without training anything."""
 
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
-from kood.conformal import Group, needed_images, rate_interval
+from kood.conformal import Group, doubted, needed_images, rank, rate_interval
 from kood.data.files import PassedOver
 from kood.errors import UserError
 from kood.runs import Run
@@ -18,7 +19,7 @@ from kood.serving.extras import framing_of, read_facts
 from kood.serving.publishing import publish_calibrated
 from kood.serving.seen import RECALIBRATED, UNKNOWN, USED, Seen, firsts
 from kood.serving.served import Served
-from kood.text import clean
+from kood.text import clean, composed, some_of
 
 __all__ = ["Calibrated", "calibrate"]
 
@@ -43,6 +44,7 @@ class Calibrated:
         knows: Whether the old version says which images it was made of.
         passed_over: What lies in the folders and is no image, a sentence for folders and one for files.
         attached: Whether the classifier was there before the run, which fitted no more than scores.
+        doubts: What speaks against these images being of the model's classes, a sentence each.
     """
 
     version: Path
@@ -64,6 +66,7 @@ class Calibrated:
     knows: bool
     passed_over: tuple[str, ...]
     attached: bool
+    doubts: tuple[str, ...]
 
     @property
     def shares(self) -> bool:
@@ -101,6 +104,7 @@ class Calibrated:
             lines.append(
                 f"Of {self.checked:,} others it accepts {self.rate:.1%} (95% interval {low:.1%} to {high:.1%})"
             )
+        lines += [f"Warning: {doubt}" for doubt in self.doubts]
         return [*lines, f"Written: {self.version} ({self.old} stays)"]
 
 
@@ -118,7 +122,8 @@ def calibrate(
     The images must be unseen: a model's scores of what it was trained on are lower than those of what it will meet, and
     a threshold set on them accepts less than it promises. Those that the version knows are left out and counted, and so
     are copies: a guarantee counts different images. Some of the others, drawn at random, are kept to see what the
-    threshold does to images that it was not set on.
+    threshold does to images that it was not set on. Images of no class of the model cannot be told from such as have
+    drifted, so none are refused: what is strange about them under the old threshold, or about their folders, is said.
 
     Args:
         run: `saved/<recipe>`, or one of its versions.
@@ -186,8 +191,41 @@ def calibrate(
     return Calibrated(
         version, old, accept, served.threshold, facts["threshold"], served.decision.groups, served.names, len(used),
         kept, rate, interval, unread, left_out, int(np.sum(again & new)), copies, int(np.sum(labels < 0)), bool(seen),
-        passed.notes(), attached,
+        passed.notes(), attached, tuple(filter(None, (_strange(said, facts), _unnamed(data, files, served.names)))),
     )  # fmt: skip
+
+
+def _strange(said: Sequence[Mapping[str, Any]], facts: Mapping[str, Any]) -> str:
+    """What is strange about images by what the old version says of them, see `kood.conformal.doubted`."""
+    count, accept = int(facts["calibration_images"]), float(facts["accept"])
+    # One threshold for all, without ties, where an older kood did not write them down.
+    groups = [Group(**group) for group in facts.get("groups", ())] or [
+        Group((), facts["threshold"], count, rank(count, accept) - 1, 1)
+    ]
+    scores, p_values, flags, labels = (
+        np.array([one[key] for one in said]) for key in ("ood_score", "p_value", "is_ood", "label")
+    )
+    return doubted(scores, p_values, flags, labels, groups, accept)
+
+
+def _unnamed(data: Sequence[Path], files: Sequence[str], class_names: Sequence[str]) -> str:
+    """Sub-folders of images that lie in none named as a class, in words; "" where there are none."""
+    names = {composed(name).casefold() for name in class_names}
+    inside: dict[str, bool] = {}
+    for folder in filter(Path.is_dir, data):
+        for file in files:
+            parent = Path(file).parent
+            if parent.is_relative_to(folder) and parent != folder:
+                parts = parent.relative_to(folder).parts
+                inside[str(Path(*parts))] = any(" ".join(composed(p).split()).casefold() in names for p in parts)
+    others = [name for name, known in inside.items() if not known]
+    if not others:
+        return ""
+    which = "none" if len(others) == len(inside) else f"not all ({some_of(map(clean, others))})"
+    return (
+        f"Of {len(inside):,} sub-folders of images {which} are named as a class of the model; its classes are "
+        f"{some_of(map(clean, class_names))}: make sure that the images are of these"
+    )
 
 
 def _uses(left_out: dict[str, int], attached: bool) -> str:

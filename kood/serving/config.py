@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from kood.errors import UserError
-from kood.runs import write_atomically
+from kood.runs import refuse_file, write_atomically
 from kood.serving.client import newest_version
 
 __all__ = ["Written", "write_serving_config"]
@@ -41,8 +41,10 @@ def write_serving_config(
         wait_microseconds: How long a request waits for others.
 
     Raises:
-        UserError: a run without a SavedModel, two of one name, or a name that TF Serving's REST path cannot hold.
+        UserError: a run without a SavedModel, two of one name, a name that TF Serving's REST path cannot hold, or the
+            folder is a file.
     """
+    refuse_file(folder, "--to")
     named: dict[str, Path] = {}
     for run in runs:
         base = run.resolve()

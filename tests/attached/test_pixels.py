@@ -1,5 +1,7 @@
 """How pixels are prepared, and what is said of pixels in the wrong range."""
 
+import re
+
 import keras
 import numpy as np
 import pytest
@@ -7,7 +9,7 @@ from keras import layers, ops
 from keras.applications import imagenet_utils
 
 from kood import heads
-from kood.attached.pixels import check_range, check_shape, wanted
+from kood.attached.pixels import check_range, check_shape, other_range, outside, wanted
 from kood.attached.preprocessing import PREPROCESSING, Preprocess, preprocess_of
 from kood.classifier import Classifier
 from kood.data.images import normalize
@@ -159,6 +161,68 @@ def test_pixels_outside_of_what_is_wanted_are_told_of():
     broken = pictures()
     broken[1, 2, 3, 0] = np.nan
     assert "NaN" in check_range(from_files, broken)
+
+
+BEYOND = {
+    "16 bits": lambda x: 257 * x, "twice": lambda x: 2 * x, "a hundred times": lambda x: 100 * x,
+    "negative": lambda x: x - 300, "one huge number": lambda x: 0 * x + 1e9,
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("kind", BEYOND)
+@pytest.mark.parametrize("first", ["x / 255", "-1..1 to 0..255", "kood's"])
+def test_pixels_far_outside_are_told_of_whatever_the_model_wants(first, kind):
+    model = FIRST[first][0]()
+    said, range_of = check_range(model, BEYOND[kind](pictures())), {"x / 255": "0..255"}.get(first, "-1..1")
+    assert f"made for pixels of {range_of}" in said and f"give pixels of {range_of}" in said and "\n" not in said
+    assert ("as in files of 16 bits" in said) == (kind in ("16 bits", "a hundred times"))
+
+
+def test_resizing_may_overshoot_and_twice_the_range_may_not():
+    for first, mode in (("x / 255", "none"), ("kood's", "-1..1"), ("normalized from 0..1", "0..1")):
+        model = FIRST[first][0]()
+        over = ops.convert_to_numpy(ops.image.resize(prepared(mode, pictures()), (24, 24), "lanczos3"))
+        given = over[:, 8:16, 8:16]
+        expected, span = wanted(model), (float(over.min()), float(over.max()))
+        assert span[0] < expected.low and span[1] > expected.high and outside(expected, span) == ""
+        assert check_range(model, given) == ""
+        for wrong in ((2 * span[0], 2 * span[1]), (span[0] - (expected.high - expected.low), span[1])):
+            assert f"give pixels of {expected.range}" in outside(expected, wrong)
+
+
+@pytest.mark.parametrize("kind", ["16 bits", "a hundred times"])
+def test_the_first_batch_normalization_tells_of_numbers_out_of_every_range(kind):
+    given = BEYOND[kind](pictures())
+    assert "give pixels of 0..255" in check_range(model_of(trained_on=pictures(64, seed=1)), given)
+    brought = model_of(trained_on=prepared("0..1", pictures(64, seed=1)))
+    assert re.search(r"give pixels of (0|-1)\.\.1\b", check_range(brought, given))
+    assert check_range(model_of(trained_on=257 * pictures(64, seed=1)), 257 * pictures()) == ""
+
+
+@pytest.mark.parametrize(
+    ("known", "same", "other"),
+    [
+        ((0, 1), [(0, 0.1), (-0.1, 1.2)], [(-1, 1), (0, 255), (-2.1, 2.6), (0, 65535)]),
+        ((0.02, 0.3), [(0, 1), (0.9, 1)], [(-1, 1), (0, 255)]),
+        ((-0.9, 0.4), [(-1, 1), (0, 1), (-1.4, 1.3)], [(-2.1, 2.6), (0, 255), (-124, 151)]),
+        ((-2.1, 2.3), [(-1.5, 2.64), (-3, 3)], [(0, 255), (-124, 151)]),
+        (
+            (3, 60),
+            [(0, 255), (-30, 290), (100, 250)],
+            [(0, 510), (0, 65535), (0, 1), (-1, 1), (-2.1, 2.6), (-300, -45)],
+        ),
+        ((-124, 130), [(-100, 151), (-1.0, 2.0)], [(0, 510), (0, 65535)]),
+        ((20, 1500), [(0, 65535)], [(0, 1), (-1, 1), (-30000, 60000), (0, 1e9)]),
+        ((-5, 5), [(-15, 12), (0, 1)], [(0, 255), (-16, 0)]),
+        ((0, 1e9), [(0, 2.9e9)], [(0, 1), (0, 4e9)]),
+    ],
+)
+def test_known_images_say_a_range(known, same, other):
+    assert all(other_range(span, known) == "" for span in same)
+    for span in other:
+        assert "give pixels of the same range" in other_range(span, known)
+    # Black and white drawings, in whole numbers.
+    assert other_range((0, 1), known, whole=True) == ""
 
 
 @pytest.mark.parametrize("count", [1, 8])

@@ -290,6 +290,31 @@ def test_a_way_to_resize_that_there_is_not_is_named(model):
         Detector(model, resize="squash")
 
 
+@pytest.mark.one_backend
+@pytest.mark.parametrize("name", ["it.keras", "it.h5", "it.ONNX", "it.tflite", "it.xml", "serving/1", "folder"])
+def test_a_name_of_another_kind_of_file_is_refused(detector, tmp_path, name):
+    (tmp_path / "folder").mkdir()
+    with pytest.raises(UserError, match=r"give a name that ends in \.kood"):
+        detector.save(tmp_path / name)
+    assert [path.name for path in tmp_path.iterdir()] == ["folder"]
+    for fine in ("plain", "v1.2", "it.detector"):
+        detector.save(tmp_path / fine)
+        assert Detector.load(tmp_path / fine).score == detector.score
+
+
+@pytest.mark.one_backend
+def test_warnings_speak_of_the_arguments(model):
+    made = Detector(model, "msp", ["r", "g", "b"]).calibrate(*images(99, 3), by_class=True, accept=0.97)
+    pixels, labels = images(150, 4)
+    strange = np.where((labels == 1)[:, None, None, None], images(150, 5, mixed=True)[0], pixels)
+    told = " ".join(made.evaluate((strange, labels))["warnings"])
+    plain = Detector(model, "msp", ["r", "g", "b"]).calibrate(*images(99, 3))
+    told += " ".join(plain.evaluate((strange, labels))["warnings"])
+    assert "by_class: " in told and "calibrate(..., by_class=True) sets a threshold for each class" in told
+    assert "only another training of the classifier" in told
+    assert not re.search(r"serve\.|train\.|data\.id|--", told)
+
+
 @keras.saving.register_keras_serializable(package="elsewhere")
 class Doubled(keras.layers.Layer):
     def call(self, x):
@@ -342,7 +367,12 @@ def test_wrong_input_is_refused_with_the_fix(model, detector):
         (lambda: detector.predict(small), "these pixels lie in 0 to .* known images in 0 to"),
         (lambda: Detector(model, "msp").calibrate(small), r"made for pixels of 0\.\.255"),
         (lambda: Detector(model, "msp").calibrate(pixels, (labels + 1) % K), "if the classes stand in another order"),
-        (lambda: Detector(model, "msp").calibrate(pixels[:18]), "needs at least 19 calibration images, there are 18"),
+        (
+            lambda: Detector(model, "msp").calibrate(pixels[:18]),
+            "^accept = 0.95 needs at least 19 calibration images, there are 18; give more images or lower accept$",
+        ),
+        (lambda: Detector(model, "msp").calibrate(pixels[:18], by_class=True), "^accept = .* give more images"),
+        (lambda: Detector(model, class_names=["a", "b", "a"]), "class_names: 'a' stands there twice"),
         (lambda: Detector(model, "msp").calibrate(np.repeat(pixels[:5], 10, axis=0)), "at least 19 .* there are 5"),
         (lambda: Detector(model, "msp").calibrate(pixels, accept=1.0), "write a share between 0 and 1"),
         (lambda: Detector(model).calibrate(pixels), 'score = "auto" is chosen by fit'),
@@ -368,6 +398,74 @@ def test_wrong_input_is_refused_with_the_fix(model, detector):
             assert re.search(message, str(error)), (message, str(error))
         else:
             pytest.fail(f"nothing says that {message}")
+
+
+BEYOND = {
+    "16 bits": lambda x: 257 * x, "twice": lambda x: 2 * x, "a hundred times": lambda x: 100 * x,
+    "negative": lambda x: x - 300, "one huge number": lambda x: 0 * x + 1e9,
+}  # fmt: skip
+
+
+def silent():
+    """As `built`, of pixels of 0..255, without a first layer that says so."""
+    inputs = keras.Input((8, 8, 3))
+    found = keras.layers.Dense(K, name="top")(keras.layers.GlobalAveragePooling2D()(inputs))
+    model = keras.Model(inputs, found)
+    model.get_layer("top").set_weights([0.1 * np.eye(3, K, dtype="float32"), np.zeros(K, "float32")])
+    return model
+
+
+@pytest.mark.parametrize("make", [built, pytest.param(silent, marks=pytest.mark.one_backend)])
+@pytest.mark.parametrize("prepared", [False, pytest.param(True, marks=pytest.mark.one_backend)])
+def test_floats_of_another_range_are_refused_by_whatever_takes_images(make, prepared):
+    def new():
+        return Detector(make(), "energy", preprocess="none" if prepared else None)
+
+    pixels, labels = images(99, 3)
+    pixels = pixels.astype("float32")
+    fitted = new().fit(pixels[:40], labels[:40])
+    ready = new().calibrate(pixels, labels)
+    for kind, change in BEYOND.items():
+        given = change(pixels)
+        uses = [ready.predict, lambda g: fitted.calibrate(g[40:]), lambda g: ready.evaluate((g, labels)),
+                lambda g: ready.evaluate((pixels, labels), near={"others": g})]  # fmt: skip
+        if make is built or prepared:  # Else nothing says anything before the first images.
+            uses += [lambda g: new().fit(g, labels), lambda g: new().calibrate(g, labels)]
+        for number, use in enumerate(uses):
+            with pytest.raises(UserError, match="give pixels of") as caught:
+                use(given)
+            assert "\n" not in str(caught.value), (kind, number)
+    # Later batches count too.
+    late = np.concatenate([pixels, pixels[:64], 2 * pixels])
+    with pytest.raises(UserError, match="give pixels of"):
+        ready.predict(late)
+
+
+@pytest.mark.one_backend
+def test_dark_known_images_refuse_no_bright_one():
+    pixels, labels = images(99, 3)
+    dark = (pixels / 10.0).astype("float32")
+    made = Detector(silent(), "energy").calibrate(dark)
+    assert len(made.predict(pixels.astype("float32"))) == 99
+    # Where nothing was fitted a calibration begins anew: here the range was mistaken.
+    made.calibrate(dark / 255).calibrate(dark)
+    assert len(made.predict(pixels.astype("float32"))) == 99
+    with pytest.raises(UserError, match="known images in 0 to"):
+        made.calibrate(dark / 255).predict(pixels)
+
+
+@pytest.mark.one_backend
+def test_images_that_are_strange_to_the_threshold_before_are_told_of(model):
+    made = Detector(model, "msp", ["r", "g", "b"]).calibrate(images(150, 3)[0])
+    made.calibrate(images(200, 4)[0])
+    assert made.warnings == []
+    made.calibrate(images(200, 5, mixed=True)[0])
+    assert [re.sub(r"\d+\.\d%", "x%", said) for said in made.warnings] == [
+        "Of these images the old threshold accepts x% where x% are expected: make sure that they are of the model's "
+        "classes"
+    ]
+    made.fit(*images(60, 1))
+    assert made.calibrate(images(200, 4)[0]).warnings == []  # There is none before.
 
 
 def test_labels_by_chance_are_told_from_labels_that_are_right():

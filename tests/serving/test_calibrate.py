@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import re
 
 import numpy as np
 import pytest
@@ -139,6 +140,63 @@ def test_copies_and_files_given_twice_count_once(tmp_path, run, monkeypatch):
     assert len(thresholds) == 1
     with pytest.raises(UserError, match="39 are copies of others"):
         calibrate(run, [files_of(tmp_path / "same", np.repeat(pixels(1, 8), 40, axis=0), "png")], accept=0.8)
+
+
+@pytest.mark.parametrize("by_class", [False, True])
+def test_images_that_are_strange_to_the_old_threshold_are_told_of_before_what_was_written(tmp_path, by_class):
+    run = tmp_path / "run"
+    published(run)
+    like = files_of(tmp_path / "like", pixels(300, 5), "png")
+    calibrate(run, [like], accept=0.8, check=0.0, by_class=by_class)
+    # Of the same kind: nothing to say.
+    done = calibrate(run, [files_of(tmp_path / "more", pixels(200, 6), "png")], check=0.0)
+    assert done.doubts == () and not any("Warning" in line for line in done.told())
+    score = {file: answer["ood_score"] for file, answer in answered(run / "2", like)}
+    highest = sorted(score, key=score.get)[-120:]  # Known to an earlier calibration, which hides nothing.
+    other = tmp_path / "other"
+    other.mkdir()
+    for file in highest:
+        file.rename(other / file.name)
+    done = calibrate(run / "2", [other], check=0.0)
+    *_, doubt, written = done.told()
+    assert doubt.startswith("Warning: Of ") and written.startswith("Written: ")
+    assert re.search(r"the old threshold accepts \d+\.\d% where 80\.0% are expected: make sure that they are", doubt)
+    # The lowest are all accepted, and yet no sample of images like the others.
+    done = calibrate(run / "2", [like], check=0.0)
+    assert "have a p-value of at most" in done.doubts[0] and "make sure that the model has not seen" in done.doubts[0]
+
+
+def answered(version, folder):
+    files = sorted(folder.iterdir())
+    return zip(files, LocalModel(version).ask([file.read_bytes() for file in files]), strict=True)
+
+
+@pytest.mark.usefixtures("same_graph")
+def test_folders_that_are_named_as_no_class_are_told_of(tmp_path, run, monkeypatch):
+    monkeypatch.setattr("kood.serving.calibrate.publish_calibrated", lambda *_: None)
+    for place, image in enumerate(pixels(60, 5)):
+        for data, names in {
+            "strange": ("x", "y/z"), "right": ("A", "deep/b c"), "some": ("a", "y/z"), "parts": ("train/a", "val/f"),
+        }.items():  # fmt: skip
+            folder = tmp_path / data / names[place % 2]
+            folder.mkdir(parents=True, exist_ok=True)
+            Image.fromarray(image).save(folder / f"{place}.png")
+    said = {}
+    for data in ("strange", "right", "some", "parts"):
+        *lines, written = calibrate(run, [tmp_path / data], check=0.0).told()
+        said[data] = [line for line in lines if "sub-folders" in line]
+        assert written.startswith("Written")
+    assert (
+        said["right"]
+        == said["parts"]
+        == []
+        == [line for line in calibrate(run, [tmp_path / "right" / "A"], accept=0.6).told() if "sub-folders" in line]
+    )
+    assert said["strange"] == [
+        "Warning: Of 2 sub-folders of images none are named as a class of the model; its classes are a, b c, d e, f: "
+        "make sure that the images are of these"
+    ]
+    assert "Of 2 sub-folders of images not all (y/z) are named" in said["some"][0]
 
 
 @pytest.mark.parametrize("by_class", [False, True])

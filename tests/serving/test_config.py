@@ -71,6 +71,13 @@ def test_commands_and_files_survive_any_path(tmp_path):
     assert [m.base_path for m in config.model_config_list.config] == [str(base)]
 
 
+@pytest.mark.parametrize("to", ["file", "file/under"])
+def test_a_file_is_no_place_for_the_files(tmp_path, to):
+    (tmp_path / "file").write_text("in the way")
+    with pytest.raises(UserError, match=r"^--to .*: .*file is a file; name a folder"):
+        write_serving_config([tmp_path / "none"], tmp_path / to)
+
+
 def test_names_that_cannot_be_served_are_refused(tmp_path):
     with pytest.raises(UserError, match="rename the folder 'a b'"):
         write_serving_config([run(tmp_path / "a b")], tmp_path / "out")
