@@ -8,10 +8,9 @@ from typing import Any, Literal
 
 import keras
 import numpy as np
-from keras import ops
 
 from kood import specs
-from kood.attached import Adapted, Wanted, adapted, check_range, opened, other_range, outside, wanted
+from kood.attached import Adapted, adapted, opened
 from kood.backends import compiled
 from kood.classifier import Classifier
 from kood.data.copies import image_digests
@@ -21,6 +20,7 @@ from kood.data.rules import Framing, Resize
 from kood.detector.choosing import Choice, Measured, choose, tune
 from kood.detector.images import Batch, batches
 from kood.detector.passing import Known, Passed
+from kood.detector.ranges import Ranges
 from kood.errors import UserError
 from kood.outputs import Outputs, at_once, forward_of, rows_of, run_batches, run_over, score_rows
 from kood.scorer import Scorer, applicable, linear_weights
@@ -176,44 +176,24 @@ class Measuring:
             images, self.image_shape, batch_size=self.batch_size, framing=self.framing, labels=labels,
             class_names=self.class_names if labelled else None, labelled=labelled, perhaps=use in PERHAPS, shown=use,
         )  # fmt: skip
+        # A fit begins anew, and so does a calibration where nothing was fitted.
+        is_first = use == "fit" or (use == "calibrate" and "trained" not in self.digests)
+        before = None if is_first else self.range
         for number, batch in enumerate(found):
             wrong = self.wrong_range(batch.pixels) if use in KNOWN and number == 0 else ""
-            if wrong := wrong or self._other_range(batch.pixels, use):
+            if wrong := wrong or self._ranges.left(batch.pixels, before):
                 raise UserError(f"{use}: {wrong}")
             yield batch
 
-    def _span(self, pixels: np.ndarray) -> tuple[float, float]:
-        """The smallest and the largest of the numbers that the model sees of them, where no preprocessing is given."""
-        low, high = float(pixels.min()), float(pixels.max())
-        if pixels.dtype == np.uint8 and isinstance(self.classifier, Classifier):
-            return low / 127.5 - 1.0, high / 127.5 - 1.0
-        return low, high
-
     @functools.cached_property
-    def _made_for(self) -> Wanted | None:
-        """The range that pixels as a user gives them have to be of, None where nothing says."""
-        if self.takes_bytes:
-            return Wanted(0.0, 255.0, "its preprocessing")
-        return wanted(self.classifier.model if isinstance(self.classifier, Adapted) else self.classifier)
-
-    def _other_range(self, pixels: np.ndarray, use: str) -> str:
-        """What speaks against the range of pixels: what the model is made for, and the known images before these."""
-        is_bytes = pixels.dtype == np.uint8
-        if is_bytes and not (isinstance(self.classifier, Adapted) and self.classifier.preprocess.said == "none"):
-            return ""  # They are brought to what the model takes.
-        span, whole = self._span(pixels), is_bytes or np.array_equal(pixels, np.rint(pixels))
-        left = outside(self._made_for, span) if self._made_for is not None else ""
-        # A fit begins anew, and so does a calibration where nothing was fitted.
-        is_first = use == "fit" or (use == "calibrate" and "trained" not in self.digests)
-        if left or is_first or self.range is None:
-            return left
-        return other_range(span, self.range, whole)
+    def _ranges(self) -> Ranges:
+        return Ranges(self.classifier, self.takes_bytes)
 
     def _noted(self, found: Iterable[Batch], known: Known) -> Iterator[Batch]:
         """Keeps of known images what tells them again, and some of them."""
         for batch in found:
             known.digests += [digest.tobytes() for digest in image_digests(batch.pixels)]
-            low, high = self._span(batch.pixels)
+            low, high = self._ranges.span(batch.pixels)
             known.low, known.high = min(low, known.low), max(high, known.high)
             if not known.some:
                 known.some.append(batch.pixels[:_KEPT])
@@ -267,11 +247,7 @@ class Measuring:
 
     def wrong_range(self, pixels: np.ndarray) -> str:
         """What speaks against pixels being what the model takes, a sentence; "" where nothing does."""
-        is_bytes = pixels.dtype == np.uint8 or self.takes_bytes
-        if not isinstance(self.classifier, Adapted):
-            return "" if is_bytes else check_range(self.classifier, pixels)
-        given = ops.convert_to_numpy(self.classifier.preprocess(pixels.astype("float32"))) if is_bytes else pixels
-        return check_range(self.classifier.model, given)
+        return self._ranges.wrong(pixels)
 
     def fit_scores(
         self, train: ImageSet, held_out: ImageSet | None = None, progress: Callable[[float], None] | None = None
@@ -398,8 +374,8 @@ class Measuring:
 
     def _tell_unreadable(self, passed: Passed, where: str) -> None:
         if passed.unreadable:
-            count = len(passed.unreadable)
-            self.warnings.append(f"{where}: {count:,} files cannot be read and are left out: {passed.unreadable[0]}")
+            told = f"{len(passed.unreadable):,} files cannot be read and are left out: {passed.unreadable[0]}"
+            self.warnings.append(f"{where}: {told}")
 
     def _scored(self, scorer: Scorer, outputs: Outputs) -> np.ndarray:
         return score_rows(scorer, outputs, self.batch_size)
@@ -407,12 +383,10 @@ class Measuring:
     def _drop_undefined(self, values: dict[str, dict[str, np.ndarray]]) -> None:
         """Leaves out the scores that are NaN for some image, and says so; one that was asked for is refused."""
         for name in list(self.scorers):
-            undefined = {
-                where: int(np.isnan(by[name]).sum()) for where, by in values.items() if np.isnan(by[name]).any()
-            }
+            undefined = [(where, found) for where, by in values.items() if (found := int(np.isnan(by[name]).sum()))]
             if not undefined:
                 continue
-            where, count = next(iter(undefined.items()))
+            where, count = undefined[0]
             said = f"{name} is NaN for {count} of {len(values[where][name])} images of {where.removeprefix('held/')!r}"
             if name in self._named or len(self.scorers) == 1:
                 raise UserError(f"{self.key}: {said}; look at those images, or name other scores", exit_code=1)

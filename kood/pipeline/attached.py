@@ -264,17 +264,17 @@ def matched(folders: Sequence[str], listed: Sequence[str] | None, outputs: int) 
                 f"attach.classes: has {len(listed)} names, and the model has {outputs} outputs; give each one"
             )
         place = {name: number for number, name in enumerate(listed)}
+        if twice := [name for name in folders if (other := f"{name} (2)") in place and other not in folders]:
+            raise UserError(
+                f"attach.classes: {clean(twice[0])!r} stands there twice, and a folder has that name; give each output "
+                "a name of its own"
+            )
         missing = [name for name in folders if name not in place]
         if missing:
             hint = nearest(missing[0], listed) if len(listed) <= 20 else f"it begins with {some_of(listed, 5)}"
             raise UserError(
                 f"attach.classes: {len(missing)} of {len(folders)} folders are not in the list, such as "
                 f"{clean(missing[0])!r}; {hint}"
-            )
-        if twice := [name for name in folders if (other := f"{name} (2)") in place and other not in folders]:
-            raise UserError(
-                f"attach.classes: {clean(twice[0])!r} stands there twice, and a folder has that name; give each output "
-                "a name of its own"
             )
         return "classes: by the list", list(listed), [place[name] for name in folders]
     numbers = [re.match(r"\d+", name) for name in folders]

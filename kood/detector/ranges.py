@@ -1,0 +1,60 @@
+"""Whether pixels are in the range that a classifier takes."""
+
+import functools
+
+import keras
+import numpy as np
+from keras import ops
+
+from kood.attached import Adapted, Wanted, check_range, other_range, outside, wanted
+from kood.classifier import Classifier
+
+__all__ = ["Ranges"]
+
+
+class Ranges:
+    """The ranges of a classifier's pixels as a user gives them.
+
+    Args:
+        classifier: kood's own, or one behind `Adapted`.
+        takes_bytes: Whether pixels of 0..255 are given whatever the model takes, since a preprocessing stands between.
+    """
+
+    def __init__(self, classifier: keras.Model, takes_bytes: bool):
+        self.classifier, self.takes_bytes = classifier, takes_bytes
+
+    def span(self, pixels: np.ndarray) -> tuple[float, float]:
+        """The smallest and the largest of the numbers that the model sees of them, where no preprocessing is given."""
+        low, high = float(pixels.min()), float(pixels.max())
+        if pixels.dtype == np.uint8 and isinstance(self.classifier, Classifier):
+            return low / 127.5 - 1.0, high / 127.5 - 1.0
+        return low, high
+
+    def wrong(self, pixels: np.ndarray) -> str:
+        """What speaks against known images' pixels being what the model takes, a sentence; "" where nothing does."""
+        is_bytes = pixels.dtype == np.uint8 or self.takes_bytes
+        if not isinstance(self.classifier, Adapted):
+            return "" if is_bytes else check_range(self.classifier, pixels)
+        given = ops.convert_to_numpy(self.classifier.preprocess(pixels.astype("float32"))) if is_bytes else pixels
+        return check_range(self.classifier.model, given)
+
+    def left(self, pixels: np.ndarray, known: tuple[float, float] | None) -> str:
+        """What speaks against any pixels: what the model is made for, and the span of known images, where there is one.
+
+        A sentence; "" where nothing does.
+        """
+        is_bytes = pixels.dtype == np.uint8
+        if is_bytes and not (isinstance(self.classifier, Adapted) and self.classifier.preprocess.said == "none"):
+            return ""  # They are brought to what the model takes.
+        span = self.span(pixels)
+        left = outside(self._made_for, span) if self._made_for is not None else ""
+        if left or known is None:
+            return left
+        return other_range(span, known, is_bytes or np.array_equal(pixels, np.rint(pixels)))
+
+    @functools.cached_property
+    def _made_for(self) -> Wanted | None:
+        """The range that pixels as a user gives them have to be of, None where nothing says."""
+        if self.takes_bytes:
+            return Wanted(0.0, 255.0, "its preprocessing")
+        return wanted(self.classifier.model if isinstance(self.classifier, Adapted) else self.classifier)
