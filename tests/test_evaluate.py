@@ -240,7 +240,7 @@ def test_an_explicit_headline_and_an_inverted_detector(classifier):
     assert inverted["scores"]["msp"]["clear"]["auroc"] < 0.05
     told = "'clear' (AUROC 0.0 [0.0, "
     assert inverted["warnings"][0].startswith(told)
-    assert inverted["warnings"][0].endswith("): the score msp does not clearly tell these images from known ones")
+    assert inverted["warnings"][0].endswith("): the score msp does not clearly tell their images from known ones")
 
 
 def test_sets_that_are_not_clearly_told_from_known_images_are_one_warning():
@@ -261,9 +261,9 @@ def test_sets_that_are_not_clearly_told_from_known_images_are_one_warning():
     low, high = (100 * end for end in auroc_interval(known, [some]))
     assert f"'same' (AUROC {100 * measured['same']['auroc']:.1f} [{low:.1f}, {high:.1f}])" in named
     assert "'one' (AUROC 50.0)" in named
-    assert rest == "the score gen does not clearly tell the images of these sets from known ones"
+    assert rest == "the score gen does not clearly tell their images from known ones"
     (alone,) = undetected({"id": known, "same": some}, measured, "gen")
-    assert alone.endswith("does not clearly tell these images from known ones")
+    assert alone.endswith("does not clearly tell their images from known ones")
     assert undetected({"id": known, "above": some + 0.4}, measured, "gen") == []
     # Cells of a matrix, which differ in the figures, give one.
     again = undetected({"id": known, "same": some + 0.01}, {"same": {"auroc": 0.512}}, "gen")

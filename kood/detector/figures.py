@@ -189,8 +189,7 @@ def undetected(scores: Mapping[str, np.ndarray], measured: Mapping[str, Any], sc
             told.append(f"{where!r} (AUROC {with_interval(area, interval)})")
     if not told:
         return []
-    these = "these images" if len(told) == 1 else "the images of these sets"
-    return [f"{', '.join(told)}: the score {score} does not clearly tell {these} from known ones"]
+    return [f"{', '.join(told)}: the score {score} does not clearly tell their images from known ones"]
 
 
 def by_true_class(

@@ -27,10 +27,10 @@ SMOKE = "Smoke run (--quick): it shows that everything works; its figures mean n
 
 #: A number that stands for itself: not the one in a name such as "cifar10" or "resnet-18".
 _FIGURE = re.compile(r"(?<![\w.-])\d+(?:\.\d+)?(?![\w-]|\.\d)")
-#: A class and its share, as in "'cat' (24% of 1000)".
-_CLASS = re.compile(r"""('[^']*'|"[^"]*") \((\d+)% of (\d+)\)""")
-#: What differs between the warnings of cells that are alike: figures, or a row of classes.
-_VARIES = re.compile(rf"{_CLASS.pattern}(?:, {_CLASS.pattern})*(?: and \d+ more)?|{_FIGURE.pattern}")
+#: A name and what is told of it, as in "'cat' (24% of 1000)".
+_NAMED = re.compile(r"""('[^']*'|"[^"]*") \(([^()]*)\)""")
+#: What differs between the warnings of cells that are alike: figures, or a row of names.
+_VARIES = re.compile(rf"{_NAMED.pattern}(?:, {_NAMED.pattern})*(?: and \d+ more)?|{_FIGURE.pattern}")
 
 
 def _missing(value: float | None) -> bool:
@@ -264,7 +264,7 @@ def _own_notes(report: Mapping[str, Any]) -> list[str]:
 def all_warnings(report: Mapping[str, Any]) -> list[str]:
     """The warnings of a run, those of its outlier audit first; for a matrix each once, with the number of cells that
     gave it. Those that differ in their figures alone are one, with the range of each: "AUROC 0.402 to 0.517"; so are
-    those that differ in the classes that they name, with all of these."""
+    those that differ in the classes or sets that they name, with all of these."""
     return _each_once(report, _own_warnings)
 
 
@@ -290,16 +290,23 @@ def _each_once(report: Mapping[str, Any], own: Callable[[Mapping[str, Any]], lis
 
 
 def _together(found: Sequence[str]) -> str:
-    """The range of figures; of rows of classes each class once, the one with the lowest share first."""
-    if not _CLASS.search(found[0]):
+    """The range of figures; of rows of names each name once, the one with the lowest figure first."""
+    rows: dict[str, list[str]] = {}
+    for name, told in _NAMED.findall(" ".join(found)):
+        rows.setdefault(name, []).append(told)
+    if not rows:
         return _range(found)
-    shares: dict[str, list[str]] = {}
-    images: dict[str, str] = {}
-    for name, share, of in _CLASS.findall(" ".join(found)):
-        shares.setdefault(name, []).append(share)
-        images[name] = of
-    worst = sorted(shares, key=lambda name: min(map(int, shares[name])))
-    return some_of(f"{name} ({_range(shares[name])}% of {images[name]})" for name in worst)
+    first = {name: [float(one) for text in texts for one in _FIGURE.findall(text)[:1]] for name, texts in rows.items()}
+    in_order = sorted(rows, key=lambda name: min(first[name], default=0.0))
+    return some_of(f"{name} ({_with_ranges(rows[name])})" for name in in_order)
+
+
+def _with_ranges(texts: Sequence[str]) -> str:
+    """Texts that differ in their figures alone as one; of others the last."""
+    parts, values = _FIGURE.split(texts[0]), zip(*map(_FIGURE.findall, texts), strict=False)
+    if any(_FIGURE.split(text) != parts for text in texts):
+        return texts[-1]
+    return "".join(part + one for part, one in zip(parts, [*map(_range, values), ""], strict=True))
 
 
 def _range(figures: Sequence[str]) -> str:

@@ -118,6 +118,17 @@ def test_warnings_that_differ_in_their_classes_alone_are_one():
         '990), "cat\'s" (35% of 9); add images (3 of 4 cells)',
         "'bird' (24% of 1000) (1 of 4 cells)",
     ]
+    cells = [
+        {"warnings": ["'blobs' (AUROC 48.1 [40.2, 56.0]): gen does not tell them"]},
+        {"warnings": ["'blobs' (AUROC 50.0 [44.0, 55.0]), 'things' (AUROC 3.1): gen does not tell them"]},
+    ]
+    assert all_warnings({"cells": cells}) == [
+        "'things' (AUROC 3.1), 'blobs' (AUROC 48.1 to 50.0 [40.2 to 44.0, 55.0 to 56.0]): gen does not tell "
+        "them (2 of 2 cells)"
+    ]
+    assert all_warnings({"cells": [{"warnings": ["'a' (x 1)"]}, {"warnings": ["'a' (y)"]}]}) == [
+        "'a' (y) (2 of 2 cells)"
+    ]
     many = ", ".join(f"'{name}' ({10 + number}% of 9)" for number, name in enumerate("abcde"))
     cells = [{"warnings": [f"fewer of {many} and 7 more"]}, {"warnings": ["fewer of 'z' (9% of 9)"]}]
     assert all_warnings({"cells": cells}) == [
