@@ -228,7 +228,8 @@ def _forms(logits: np.ndarray) -> dict[str, np.ndarray]:
 def _close(answer: np.ndarray, expected: np.ndarray, layer: keras.Layer, logits: np.ndarray) -> bool:
     """Whether a model's answer is what its logits say, in all rows that are finite, as exactly as the layer computes.
 
-    Differences count in parts of a row's largest number: of a thousand classes each has a thousandth at first.
+    Differences count in parts of a row's largest number: of a thousand classes each has a thousandth at first. Of one
+    number they count in parts of it and of what is left of 1, which stands beside a sigmoid that is all but 0.
     """
     rows = np.isfinite(answer).all(axis=1) & np.isfinite(logits).all(axis=1)
     if answer.shape != expected.shape or not rows.any():
@@ -238,7 +239,10 @@ def _close(answer: np.ndarray, expected: np.ndarray, layer: keras.Layer, logits:
     if layer.compute_dtype != "float32" or accelerated():
         most = (_HALF if layer.compute_dtype != "float32" else _TENSOR) * (1 + size)
     expected, answer = expected[rows], answer[rows]
-    return bool((np.abs(answer - expected) <= most * np.abs(expected).max(axis=1, keepdims=True)).all())
+    largest = np.abs(expected).max(axis=1, keepdims=True)
+    if answer.shape[1] == 1:
+        largest = np.maximum(largest, np.abs(1 - expected))
+    return bool((np.abs(answer - expected) <= most * largest).all())
 
 
 def _read(answer: np.ndarray, error: UserError) -> Way:

@@ -134,6 +134,15 @@ def test_the_logits_of_one_sigmoid_are_0_and_its_own():
     assert linear_weights(taken.head)["kernel"].shape == (4, 2)
 
 
+@pytest.mark.parametrize("bias", [-300.0, -100.0, -30.0, 30.0, 300.0])
+def test_a_sigmoid_may_be_0_or_1(bias):
+    """In float32 it is 0 where the logistic function itself is not."""
+    model = MODELS["one sigmoid"]()
+    model.layers[-1].bias.assign([bias])
+    taken = take_apart(model)
+    assert taken.answers == "sigmoid" and taken.num_classes == 2
+
+
 def test_it_follows_the_weights_of_the_model():
     model = MODELS["softmax"]()
     taken = take_apart(model)
