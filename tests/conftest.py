@@ -21,6 +21,8 @@ os.environ.setdefault("CUDA_VISIBLE_DEVICES", "-1")
 
 import pytest
 
+from kood import registry
+
 BACKEND = os.environ["KERAS_BACKEND"]
 ROOT = Path(__file__).parents[1]
 #: JAX compiles each small operation by itself, and here runs it a few times: a third less time without the passes of
@@ -86,8 +88,14 @@ def pytest_collection_finish(session):
 
 @pytest.fixture(autouse=True, scope="module")
 def released(request):
-    """Lets go of what a module has built: models, their graphs and compiled steps, which hold each other."""
+    """Lets go of what a module has built: models, their graphs and compiled steps, which hold each other.
+
+    And of the names of modules that it imported from a folder of its own, which another process would look for.
+    """
+    before = registry.imported()
     yield
+    for name in set(registry.imported()) - set(before):
+        del registry._outsiders[name]
     for made in list(vars(request.module).values()):
         if hasattr(made, "cache_clear"):
             made.cache_clear()
