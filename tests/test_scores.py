@@ -754,6 +754,25 @@ def few_in_many(case):
 CASES = ["plain", "constant", "copies", "scales", "far", "one a class", "two of one"]
 
 
+def test_a_subclass_with_an_option_more_is_fitted_by_it():
+    class Shrunk(scores.Mahalanobis):
+        def __init__(self, shrink):
+            super().__init__()
+            self.shrink = shrink
+
+        def _estimated(self, features, labels):
+            return {**super()._estimated(features, labels), "center": np.full(features.shape[1], self.shrink)}
+
+    class Other:
+        class Shrunk(scores.Mahalanobis):
+            pass
+
+    rng = np.random.default_rng(5)
+    features, labels = rng.normal(size=(30, 4)).astype("float32"), np.arange(30) % 3
+    centers = [made.fit(features, labels).state["center"][0] for made in (Shrunk(0.0), Shrunk(100.0), Other.Shrunk())]
+    assert centers[:2] == [0.0, 100.0] and centers[2] == pytest.approx(features[:, 0].mean(), abs=1e-6)
+
+
 @pytest.mark.parametrize("case", CASES)
 def test_few_images_of_many_numbers_have_the_figures_of_the_whole_matrix(case, monkeypatch):
     """What a D x D matrix says, the rows say by themselves, of classes, spaces and what no row reaches."""

@@ -12,6 +12,7 @@ from kood.data.stored import write_digests
 from kood.machine import VARIABLES
 from kood.pipeline import make
 from kood.pipeline.environment import environment
+from kood.pipeline.outliers import Outliers
 from kood.pipeline.prepare import Data
 from kood.recipe import Recipe, load
 from kood.runs import Result, Run, fingerprint
@@ -272,7 +273,7 @@ def stages(tmp_path, monkeypatch):
             asked = decides["evaluate"]["headline"]
             facts |= {"headline_score": "msp" if asked == "auto" else asked, "id": {"accuracy": 1.0, "images": 50}}
             figures = {name: {"auroc": decides["near"].get(name, decides["far"].get(name))} for name in ("one", "two")}
-            facts["scores"] = dict.fromkeys(("msp", "energy"), figures)
+            facts["scores"] = dict.fromkeys(("msp", "energy", facts["headline_score"]), figures)
             facts["classes"] = []
             facts["threshold"] = {"warnings": [], "accepted_id_test": 1.0, "accepted_id_test_interval": [0.0, 1.0]}
             served = fingerprint(*(decides[part] for part in ("classifier", "accept", "id", "validation_ood")),
@@ -354,6 +355,21 @@ def test_a_thing_whose_code_changed_makes_again_what_uses_it(stages, monkeypatch
     monkeypatch.setattr(registry.obtain(room, name), "version", 2, raising=False)
     after = stages("data.augment=['flip']")
     assert {name for name in ALL if before[name] != after[name]} == changed
+
+
+def test_outliers_of_the_same_pixels_and_other_shares_train_anew_where_the_shares_are_learned(stages, monkeypatch):
+    found = {}
+    for target in ("uniform", "parents"):
+        for share in (0.5, 0.25):
+            monkeypatch.setattr(Outliers, "shares", lambda _, share=share: np.full((50, 2), share))
+            found[target, share] = stages(f"outliers.target={target!r}", "outliers.use=['label_mixup']")["classifier"]
+    assert found["uniform", 0.5] == found["uniform", 0.25]
+    assert found["parents", 0.5] != found["parents", 0.25]
+
+
+def test_a_headline_with_options_is_a_score_of_the_room(stages):
+    keys = stages("evaluate.headline='knn:k=5'")
+    assert keys["shortcut"] != stages()["shortcut"] == stages("evaluate.headline='msp'")["shortcut"]
 
 
 def test_a_score_that_is_added_is_measured(stages, monkeypatch):

@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 
+from kood import specs
 from kood.audit import Judged, audit, with_shortcut
 from kood.data.deferred import Images
 from kood.outputs import Judge, scores_of
@@ -124,7 +125,7 @@ class Shortcut(Stage):
         }
 
     def uses(self) -> list[tuple[str, str]]:
-        return [("scores", self.evaluation.headline)]
+        return [("scores", specs.name_of(self.evaluation.headline))]
 
     def make(self, folder: Path, work: Work) -> dict[str, Any]:
         score = self.evaluation.headline

@@ -1,6 +1,7 @@
 """The stages that train a classifier: exposed or not, they are the same under other settings."""
 
 import functools
+import hashlib
 import time
 from collections.abc import Sequence
 from pathlib import Path
@@ -115,7 +116,8 @@ class Classifier(Stage):
             **outliers.model_dump(include={"exposure", "weight", "begin", "reach", "per_batch"}),
         }
         if outliers.target != "uniform":
-            exposure["target"] = outliers.target
+            # Sources may draw the same pixels under other shares.
+            exposure["target"] = [outliers.target, *(_digest(one.shares()) for one in self.outliers)]
         if outliers.amplitude != "own":
             exposure["amplitude"] = [outliers.amplitude, seed]
         if outliers.mix != "none":
@@ -305,3 +307,7 @@ def _give(model: Model, other: Model) -> None:
         mine.set_weights(its.get_weights())
     if model.rotation and other.rotation:
         model.rotation_head.set_weights(other.rotation_head.get_weights())
+
+
+def _digest(shares: np.ndarray | None) -> str | None:
+    return None if shares is None else hashlib.sha256(repr(shares.shape).encode() + shares.tobytes()).hexdigest()

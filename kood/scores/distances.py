@@ -18,8 +18,12 @@ KEPT = 8
 
 
 def _digest(score, features, labels):
-    """A digest of a score and of what it is fitted to."""
-    found = hashlib.sha256(repr((score, features.shape, str(features.dtype), labels.tolist())).encode())
+    """A digest of a score, its options and those that a subclass has more, and of what it is fitted to."""
+    kind = type(score)
+    own = ((name, value) for name, value in vars(score).items() if not name.startswith("_"))
+    options = sorted((name, repr(value)) for name, value in own if not isinstance(value, np.ndarray))
+    told = (kind.__module__, kind.__qualname__, options, features.shape, str(features.dtype), labels.tolist())
+    found = hashlib.sha256(repr(told).encode())
     for start in range(0, len(features), BLOCK):
         found.update(np.ascontiguousarray(features[start : start + BLOCK]).data)
     return found.hexdigest()
@@ -69,7 +73,7 @@ class Mahalanobis(Fitted):
         """
         features = array("features", features)
         labels = class_indices(features, labels)
-        key = _digest((type(self).__name__, self.cut), features, labels)
+        key = _digest(self, features, labels)
         if key in _last:
             self.state = _last.pop(key)
         else:
