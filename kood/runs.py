@@ -166,7 +166,7 @@ class Result:
     """What a finished stage left.
 
     Attributes:
-        name: "diffusion", "outliers", "classifier", ...
+        name: The kind of stage: "data", "diffusion", "classifier", ...
         key: Its fingerprint, which the stages that use its result hash in turn.
         folder: Where its files are.
         facts: What the stage had to say of itself (JSON).

@@ -77,7 +77,7 @@ class Budget:
             recipe: Of the cell, or of a classifier beside it.
 
         Returns:
-            A function of the recipe alone, so that the same command finds the stage again.
+            Seconds, which follow from the recipe alone, so that the same command finds the stage again.
         """
         if math.isinf(self.seconds) or name not in LONG:
             return None

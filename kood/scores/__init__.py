@@ -17,7 +17,8 @@ says what is usually tried for an option, as OpenOOD's sweeps have it and somewh
 are larger than some of kood's users': `evaluate.tune` chooses among their combinations.
 A score of `perturbed` logits has the options `temperature` and `epsilon`, which decide the perturbation.
 
-A new score is a function or a class in any file of this room, with its name in the file's `__all__`. One whose code
+A new score is a function or a class in any file of this room, with its name in the file's `__all__`. It is measured in
+every run from then on, and may be chosen; one that is wanted by name alone stands in `ON_REQUEST` too. One whose code
 changes what it computes gets `version = 2`, and so on (a function as an attribute): then it is measured again.
 
 Example:

@@ -25,7 +25,7 @@ class KLMatching(Fitted):
     Classes that none is predicted as are left out.
 
     Source: Hendrycks et al. 2022, arXiv:1911.11132. (The paper and OpenOOD average over validation images, pytorch-ood
-    over those it is given; kood fits every score to the training images, where posteriors are sharper. OpenOOD answers
+    over those it is given; kood fits this one to the training images, where posteriors are sharper. OpenOOD answers
     minus the divergence, and has no d_k for a class that none is predicted as, which makes its answers NaN.
     pytorch-ood takes the lowest float for the logarithm of a d_k that rounds to 0; here the logarithm is exact.)
     """
