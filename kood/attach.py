@@ -1,7 +1,6 @@
 """`kood attach`: a run without training, around a classifier that exists."""
 
 import contextlib
-import re
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -10,7 +9,7 @@ import numpy as np
 
 from kood import pipeline
 from kood.attached import bring, image_shape_of, opened
-from kood.errors import UserError
+from kood.errors import UserError, in_words
 from kood.pipeline.attached import outputs_named
 from kood.recipe import Recipe, checked
 from kood.starter import Survey, literal, named, slug_of, source_of, survey
@@ -28,37 +27,34 @@ SHRUNK = 2.0
 UNREADABLE = 100
 
 #: How messages call what a recipe has, and the library's arguments, -> the options of the command.
-_SAID = [
-    (re.compile(pattern), said)
-    for pattern, said in (
-        (r"^kood attach .*?: (?=(?:serve|evaluate|data|attach)\.)", ""),
-        (r"^model: ", "MODEL: "),
-        (r"\bdata\.(id|near\.[\w.-]+)\.path\b", r"data.\1"),
-        (r"\braise data\.id\.calibration\b", "give more images with --id"),
-        (r"\bdata\.near\.([\w-]+(?:\.[\w-]+)*)", r"--ood \1"),
-        (r"\bdata\.id\b", "--id"),
-        (r"\bdata\.resize\b(?: =)?", "--resize"),
-        (r"\bdata\.antialias\b(?: =)?", "--antialias"),
-        (r"\bserve\.accept\b(?: =)?", "--accept"),
-        (r"\bserve\.by_class\b", "--by-class"),
-        (r"\bevaluate\.(?:headline|scores)\b", "--score"),
-        (r"\battach\.model\b", "MODEL"),
-        (r"\battach\.classes\b", "--classes"),
-        (r"\battach\.imports\b", "--import"),
-        (r"\b(preprocess|features) ?= ?(['\"])(.*?)\2", r"--\1 \3"),
-        (r"\b(preprocess|features)=\.\.\.", r"--\1"),
-        (r"\bleave (preprocess|features) out\b", r"leave --\1 out"),
-        (r"\(preprocess\)", "(--preprocess)"),
-        (r"register it .* pass custom_objects", "name the module that defines it with --import MODULE"),
-        (r"give the class names in the order of the model's outputs", r"\g<0> (--classes FILE)"),
-        (r"--set name=\.\.\.", "--name NAME"),
-        (r"the class 'all' has too few images", "there are too few images"),
-        (r", drop the class, or lower `validation`.*", ""),
-        (r" or another backbone", ""),
-        (r", or set max_bad_images to go on without it", ""),
-        (r"more files than max_bad_images = (\d+)", r"more than \1 files"),
-    )
-]
+_SAID = {
+    r"^kood attach .*?: (?=(?:serve|evaluate|data|attach)\.)": "",
+    r"^model: ": "MODEL: ",
+    r"\bdata\.(id|near\.[\w.-]+)\.path\b": r"data.\1",
+    r"\braise data\.id\.calibration\b": "give more images with --id",
+    r"\bdata\.near\.([\w-]+(?:\.[\w-]+)*)": r"--ood \1",
+    r"\bdata\.id\b": "--id",
+    r"\bdata\.resize\b(?: =)?": "--resize",
+    r"\bdata\.antialias\b(?: =)?": "--antialias",
+    r"\bserve\.accept\b(?: =)?": "--accept",
+    r"\bserve\.by_class\b": "--by-class",
+    r"\bevaluate\.(?:headline|scores)\b": "--score",
+    r"\battach\.model\b": "MODEL",
+    r"\battach\.classes\b": "--classes",
+    r"\battach\.imports\b": "--import",
+    r"\b(preprocess|features) ?= ?(['\"])(.*?)\2": r"--\1 \3",
+    r"\b(preprocess|features)=\.\.\.": r"--\1",
+    r"\bleave (preprocess|features) out\b": r"leave --\1 out",
+    r"\(preprocess\)": "(--preprocess)",
+    r"register it .* pass custom_objects": "name the module that defines it with --import MODULE",
+    r"give the class names in the order of the model's outputs": r"\g<0> (--classes FILE)",
+    r"--set name=\.\.\.": "--name NAME",
+    r"the class 'all' has too few images": "there are too few images",
+    r", drop the class, or lower `validation`.*": "",
+    r" or another backbone": "",
+    r", or set max_bad_images to go on without it": "",
+    r"more files than max_bad_images = (\d+)": r"more than \1 files",
+}
 
 
 def attach(model: Path, **options: Any) -> dict[str, Any]:
@@ -76,16 +72,11 @@ def attach(model: Path, **options: Any) -> dict[str, Any]:
     """
     of_run = ("console", "saved", "fresh", "other_data", "began")
     running = {key: options.pop(key) for key in of_run if key in options}
-    try:
+    with in_words(_SAID):
         recipe, told = recipe_for(model, **options)
         if told and (console := running.get("console")):
             console.print(told, soft_wrap=True)
         return pipeline.run(recipe, **running)
-    except UserError as error:
-        text = str(error)
-        for pattern, said in _SAID:
-            text = pattern.sub(said, text)
-        raise UserError(text, error.exit_code) from error
 
 
 def recipe_for(

@@ -1,9 +1,10 @@
 """The one exception whose message is meant for the user, not for a developer."""
 
 import contextlib
-from collections.abc import Iterator
+import re
+from collections.abc import Iterator, Mapping
 
-__all__ = ["UserError", "under"]
+__all__ = ["UserError", "in_words", "under"]
 
 
 class UserError(ValueError):
@@ -36,3 +37,22 @@ def under(key: str) -> Iterator[None]:
         yield
     except UserError as error:
         raise UserError(f"{key}.{error}", error.exit_code) from error
+
+
+@contextlib.contextmanager
+def in_words(said: Mapping[str, str]) -> Iterator[None]:
+    """Says messages in the words of a command, which calls things otherwise than recipes and the library do.
+
+    Args:
+        said: {regular expression: what stands in its place}, in their order.
+
+    Raises:
+        UserError: what was raised inside, with the same exit code.
+    """
+    try:
+        yield
+    except UserError as error:
+        text = str(error)
+        for pattern, words in said.items():
+            text = re.sub(pattern, words, text)
+        raise UserError(text, error.exit_code) from error

@@ -2,7 +2,6 @@
 
 import json
 import os
-import re
 import time
 import urllib.request
 import zipfile
@@ -12,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from kood.data.paths import data_path
-from kood.errors import UserError
+from kood.errors import UserError, in_words
 from kood.text import clean
 
 __all__ = ["SMALLEST", "Pretrained", "pretrained", "seconds_of_an_image"]
@@ -33,18 +32,15 @@ HOST = "https://storage.googleapis.com/tensorflow/keras-applications/"
 #: The options of the command for those of the backbone "file".
 _OPTIONS = {"preprocess": "--preprocess", "layer": "--features", "imports": "--import"}
 #: What messages call these -> what the command does.
-_SAID = [
-    (re.compile(pattern), said)
-    for pattern, said in (
-        (r"^classifier\.options\.path: ", "--backbone "),
-        (r"^classifier\.options\.preprocess = '(.*?)'", r"--preprocess \1"),
-        (r"\bpreprocess=\.\.\.", "--preprocess"),
-        (r"\bpreprocess=\"(.*?)\"", r"--preprocess \1"),
-        (r"\bclassifier\.options\.layer(?: = '(.*?)')?", r"--features \1"),
-        (r"\bclassifier\.options\.imports\b", "--import"),
-        (r"register it .* pass custom_objects", "name the module that defines it with --import MODULE"),
-    )
-]
+_SAID = {
+    r"^classifier\.options\.path: ": "--backbone ",
+    r"^classifier\.options\.preprocess = '(.*?)'": r"--preprocess \1",
+    r"\bpreprocess=\.\.\.": "--preprocess",
+    r"\bpreprocess=\"(.*?)\"": r"--preprocess \1",
+    r"\bclassifier\.options\.layer(?: = '(.*?)')?": r"--features \1",
+    r"\bclassifier\.options\.imports\b": "--import",
+    r"register it .* pass custom_objects": "name the module that defines it with --import MODULE",
+}
 
 
 @dataclass(frozen=True)
@@ -139,13 +135,8 @@ def seconds_of_an_image(found: Pretrained, channels: int) -> float:
     shape = (found.side, found.side, channels)
     # Its speed is that of its weights' absence.
     options = found.options | ({"weights": "none"} if "weights" in found.options else {})
-    try:
+    with in_words(_SAID):
         forward = compiled(obtain("backbones", found.backbone)(shape, **options))
-    except UserError as error:
-        text = str(error)
-        for pattern, said in _SAID:
-            text = pattern.sub(said, text)
-        raise UserError(text, error.exit_code) from error
     rows, taken = at_once(shape), []
     pixels = np.random.default_rng(0).uniform(-1, 1, (rows, *shape)).astype("float32")
     for _ in range(4):
