@@ -23,10 +23,13 @@ import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from kood.errors import UserError
 from kood.text import clean
+
+if TYPE_CHECKING:
+    import numpy as np
 
 try:
     import fcntl
@@ -34,8 +37,8 @@ except ImportError:  # Windows has other locks.
     fcntl = None  # type: ignore[assignment]
 
 __all__ = [
-    "Result", "Run", "damaged", "digest_file", "digests", "file_state", "fingerprint", "refuse_file", "to_disk",
-    "write_atomically",
+    "Result", "Run", "damaged", "digest_array", "digest_file", "digests", "file_state", "fingerprint", "refuse_file",
+    "to_disk", "write_atomically",
 ]  # fmt: skip
 
 
@@ -67,6 +70,11 @@ def digest_file(path: Path) -> str:
     """SHA-256 of a file's content, in hexadecimal."""
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def digest_array(values: "np.ndarray") -> str:
+    """SHA-256 of an array's numbers, in hexadecimal; neither its shape nor its kind is in it."""
+    return hashlib.sha256(values.data if values.flags.c_contiguous else values.tobytes()).hexdigest()
 
 
 def digests(folder: Path) -> dict[str, str]:

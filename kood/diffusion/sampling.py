@@ -29,7 +29,7 @@ from kood.data.deferred import Images
 from kood.data.images import fit_images, normalize, quantize
 from kood.diffusion.label_mixup import classes_mixed, noise_predictor
 from kood.errors import UserError
-from kood.runs import digest_file, fingerprint, write_atomically
+from kood.runs import digest_array, digest_file, fingerprint, write_atomically
 from kood.section import Sampling
 
 __all__ = ["ImageSampler", "Shard", "Start", "draw_rows", "image_sampler", "resized", "same_start", "start_index"]
@@ -254,8 +254,10 @@ class ImageSampler:
     def _job(self, block: int, rows: np.ndarray, condition: np.ndarray, start: Start | None, most: int) -> str:
         """What decides a block's images, apart from the denoiser."""
         settings = [self.sampler.__name__, self.num_steps, self.mix, self.guidance, self.clip, self.level, self.seed]
-        pixels = None if start is None else _hash(start.images[start.rows[rows]])
-        return fingerprint(block, settings, list(self.image_shape), len(rows), most, _hash(condition[rows]), pixels)
+        pixels = None if start is None else digest_array(start.images[start.rows[rows]])
+        return fingerprint(
+            block, settings, list(self.image_shape), len(rows), most, digest_array(condition[rows]), pixels
+        )
 
 
 def start_index(level: float, num_steps: int) -> int:
@@ -340,10 +342,6 @@ def same_start(
         start = Start(images.images, np.repeat(chosen, columns))
     flat = conditions.reshape(rows * columns, -1)
     return flat, {"noise": np.repeat(noise, columns, axis=0), "start": start}
-
-
-def _hash(values: np.ndarray) -> str:
-    return hashlib.sha256(np.ascontiguousarray(values).tobytes()).hexdigest()
 
 
 def _write(path: Path, images: np.ndarray, record: dict[str, Any]) -> None:

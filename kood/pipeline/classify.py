@@ -1,7 +1,6 @@
 """The stages that train a classifier: exposed or not, they are the same under other settings."""
 
 import functools
-import hashlib
 import time
 from collections.abc import Sequence
 from pathlib import Path
@@ -28,6 +27,7 @@ from kood.pipeline.stage import Stage, Work
 from kood.recipe import Recipe
 from kood.recipe.sections import Head
 from kood.recipe.training_sections import Auxiliary
+from kood.runs import digest_array
 from kood.training import TimeBudget
 
 __all__ = ["Classifier", "FineTuned", "head_recipe", "judge_recipe", "unexposed"]
@@ -117,7 +117,8 @@ class Classifier(Stage):
         }
         if outliers.target != "uniform":
             # Sources may draw the same pixels under other shares.
-            exposure["target"] = [outliers.target, *(_digest(one.shares()) for one in self.outliers)]
+            shares = (one if one is None else digest_array(one) for one in self._shares())
+            exposure["target"] = [outliers.target, *shares]
         if outliers.amplitude != "own":
             exposure["amplitude"] = [outliers.amplitude, seed]
         if outliers.mix != "none":
@@ -217,6 +218,9 @@ class Classifier(Stage):
         """What it keeps: of a frozen backbone's classifier what stands after that, which all of them share."""
         return "classifier.keras" if self.data.frozen is None else "after_features.keras"
 
+    def _shares(self) -> list[np.ndarray | None]:
+        return [one.shares() for one in self.outliers]
+
     def _exposed_to(self, classes: int) -> tuple[ImageSet | None, np.ndarray | None]:
         """The outlier images and, where it is taught them, the shares (N, K) of the classes that each is made of."""
         if not self.recipe.outliers.exposes or not self.outliers:
@@ -225,8 +229,7 @@ class Classifier(Stage):
         targets = None
         if self.recipe.outliers.target == "parents":
             nothing = [np.zeros((len(drawn), classes), "float32") for drawn in images]
-            shares = [one.shares() for one in self.outliers]
-            targets = np.concatenate([n if s is None else s for s, n in zip(shares, nothing, strict=True)])
+            targets = np.concatenate([n if s is None else s for s, n in zip(self._shares(), nothing, strict=True)])
         return ImageSet(chained(images)), targets
 
     @property
@@ -307,7 +310,3 @@ def _give(model: Model, other: Model) -> None:
         mine.set_weights(its.get_weights())
     if model.rotation and other.rotation:
         model.rotation_head.set_weights(other.rotation_head.get_weights())
-
-
-def _digest(shares: np.ndarray | None) -> str | None:
-    return None if shares is None else hashlib.sha256(repr(shares.shape).encode() + shares.tobytes()).hexdigest()

@@ -1,7 +1,6 @@
 """The last stage: the SavedModel."""
 
 import functools
-import hashlib
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +17,7 @@ from kood.pipeline.evaluation import Evaluation
 from kood.pipeline.prepare import Data
 from kood.pipeline.stage import Stage, Work
 from kood.recipe import Recipe
-from kood.runs import damaged, digests
+from kood.runs import damaged, digest_array, digests
 from kood.serving.publishing import publish
 from kood.serving.served import Served
 
@@ -121,8 +120,7 @@ class Export(Stage):
 def _hashed(value: Any) -> Any:
     """A value with digests for its arrays, so that a fingerprint can be made of it."""
     if isinstance(value, np.ndarray):
-        content = hashlib.sha256(np.ascontiguousarray(value).data).hexdigest()
-        return [str(value.dtype), list(value.shape), content]
+        return [str(value.dtype), list(value.shape), digest_array(value)]
     if isinstance(value, dict):
         return {key: _hashed(one) for key, one in value.items()}
     return value
