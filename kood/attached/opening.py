@@ -11,6 +11,7 @@ import keras
 
 from kood import registry
 from kood.attached.watching import layers_of
+from kood.data.paths import KERAS_FILE, need_file
 from kood.errors import UserError
 from kood.text import clean
 
@@ -54,9 +55,7 @@ def opened(
     Raises:
         UserError: there is no such file, it is none of Keras's, or it holds a layer that is not known here.
     """
-    if not file.is_file():
-        found = "is a folder" if file.is_dir() else "does not exist"
-        raise UserError(f"{key}: {clean(file)} {found}; give a .keras file, which model.save(...) writes")
+    need_file(file, key, KERAS_FILE)
     if not (zipfile.is_zipfile(file) or _is_hdf5(file)):
         raise UserError(
             f"{key}: {clean(shown or file)} is no .keras file, or it is damaged; give one that model.save(...) wrote"

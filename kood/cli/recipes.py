@@ -165,13 +165,18 @@ def attach(
 
 def _refuse_at_once(model: Path, accept: float, name: str | None) -> None:
     """Refuses what needs no look into the model, before Keras takes its seconds."""
+    from pydantic import ValidationError
+
+    from kood.data.paths import KERAS_FILE, need_file
+    from kood.recipe.messages import explain
+    from kood.recipe.sections import Serve
     from kood.starter import slug_of
 
-    if not model.is_file():
-        found = "is a folder" if model.is_dir() else "does not exist"
-        raise UserError(f"MODEL: {clean(model)} {found}; give a .keras file, which model.save(...) writes")
-    if not 0 < accept < 1:
-        raise UserError(f"--accept: found {accept:g}; write a share between 0 and 1, such as 0.95")
+    need_file(model, "MODEL", KERAS_FILE)
+    try:
+        Serve(accept=accept)
+    except ValidationError as error:
+        raise UserError(f"--{explain(error, Serve)}") from error
     if name:
         slug_of(name, given=True)
 

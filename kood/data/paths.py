@@ -9,7 +9,7 @@ from pathlib import Path
 from kood.errors import UserError
 from kood.text import clean, composed
 
-__all__ = ["data_path", "existing_in", "need", "root_of", "what_is_at"]
+__all__ = ["KERAS_FILE", "data_path", "existing_in", "need", "need_file", "root_of", "what_is_at"]
 
 _VARIABLE = re.compile(r"\$(?:\{(\w+)\}|(\w+))")
 
@@ -44,6 +44,16 @@ def need(path: Path, kind: str, called: str, hint: str) -> None:
     at = what_is_at(path)
     if at != kind:
         raise UserError(f"path: {clean(path)} {f'is {at}, not {called}' if at else 'does not exist'}; {hint}")
+
+
+#: What `need_file` asks for where a model is to be.
+KERAS_FILE = "give a .keras file, which model.save(...) writes"
+
+
+def need_file(path: Path, key: str, fix: str) -> None:
+    """Raises `UserError` where there is no file; the message begins with `key` and ends with `fix`."""
+    if not path.is_file():
+        raise UserError(f"{key}: {clean(path)} {'is a folder' if path.is_dir() else 'does not exist'}; {fix}")
 
 
 def root_of(file: Path, root: str | None, called: str) -> Path:

@@ -17,7 +17,7 @@ import numpy as np
 from kood.attached import Adapted, adapted, bring, function_named, opened, preprocessing_for, wanted
 from kood.conformal import rate_interval
 from kood.data.image_set import ImageSet
-from kood.data.paths import data_path
+from kood.data.paths import data_path, need_file
 from kood.detector.agreement import disagreement
 from kood.detector.measuring import Measuring
 from kood.errors import UserError
@@ -69,7 +69,7 @@ class Attached(Stage):
         return data_path(self.attach.model)
 
     def decides(self) -> dict[str, Any]:
-        _need_file(self._file, "attach.model")
+        need_file(self._file, "attach.model", "give a file")
         return {
             "backend": keras.backend.backend(), "model": digest_file(self._file), "preprocess": self.attach.preprocess,
             "features": self.attach.features, "classes": self._listed, "names": self._folders,
@@ -196,11 +196,6 @@ def _labelled(images: ImageSet, facts: dict[str, Any]) -> ImageSet:
     return replace(images, labels=place[images.known_labels], class_names=tuple(facts["class_names"]))
 
 
-def _need_file(file: Path, key: str) -> None:
-    if not file.is_file():
-        raise UserError(f"{key}: {clean(file)} {'is a folder' if file.is_dir() else 'does not exist'}; give a file")
-
-
 def outputs_named(file: Path) -> list[str]:
     """The class of each output of a model, from a file.
 
@@ -213,7 +208,7 @@ def outputs_named(file: Path) -> list[str]:
     Raises:
         UserError: the file cannot be read, or does not say which class each output is.
     """
-    _need_file(file, "attach.classes")
+    need_file(file, "attach.classes", "give a file")
     try:
         text = file.read_text(encoding="utf-8-sig")
         found = json.loads(text) if file.suffix.lower() == ".json" else text.splitlines()
