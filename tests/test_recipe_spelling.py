@@ -99,6 +99,7 @@ def test_a_value_that_is_not_what_it_looks_like_is_refused(tiny, given, told):
         ("margin = 0.2", "margin = .2", "TOML writes 0.2"),
         ('"arcface"', "arcface", "words stand in quotes"),
         ("epochs = 2", "epochs = 2\nbaseline = True", "TOML writes true"),
+        ("seed = 3", "seed = # any", "seed has no value; give it one, or leave the key out"),
         ("seed = 3", "seed = 3\nname = 2024-01-01", 'write name = "2024-01-01"'),
     ],
 )  # fmt: skip

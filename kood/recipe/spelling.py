@@ -47,7 +47,10 @@ def value_hint(line: str) -> str:
         return f"it holds signs that look like others: {named}"
     if "\\" in line and '"' in line:
         return _BACKSLASH
-    return _spelled(line.partition("=")[2].partition("#")[0].strip() or line.strip(), bare="=" in line)
+    key, equals, value = (part.strip() for part in line.partition("#")[0].partition("="))
+    if equals and not value:
+        return f"{key} has no value; give it one, or leave the key out"
+    return _spelled(value or line.strip(), bare=bool(equals))
 
 
 def _spelled(value: str, *, bare: bool) -> str:
