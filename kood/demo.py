@@ -1,6 +1,8 @@
 """A local page to drop pictures on: what a run's model says of them, and which known images are nearest."""
 
 import json
+import os
+import tempfile
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -160,7 +162,7 @@ def answered(model: Model, facts: dict[str, Any], known: Known | None, file: Pat
 
 
 def show(run: Path, *, port: int | None = None, open_browser: bool = True, console: Console | None = None) -> None:
-    """Serves the page on this machine alone, until it is stopped.
+    """Serves the page on this machine alone, until it is stopped; the copies that it keeps of pictures go with it.
 
     Args:
         run: `saved/<recipe>`, or one of its versions.
@@ -171,32 +173,40 @@ def show(run: Path, *, port: int | None = None, open_browser: bool = True, conso
     Raises:
         UserError: Gradio is not installed, there is no SavedModel, or the port is taken.
     """
+    console = console or Console()
+    with tempfile.TemporaryDirectory(prefix="kood-demo-") as pictures:
+        gradio = _gradio(pictures)
+        version = newest_version(run)
+        model, facts = LocalModel(version), read_facts(version)
+        try:
+            known = known_of(version.parent, int(version.name) if version.name.isdecimal() else 0)
+        except (OSError, UserError) as error:
+            known = None
+            console.print(f"the known images cannot be shown: {error}", style="yellow", markup=False)
+        if known is not None:
+            console.print(f"{len(known):,} known images to compare with")
+        page = page_of(gradio, str(facts["name"]), lambda file: answered(model, facts, known, file))
+        plain = gradio.themes.Default(font="sans-serif", font_mono="monospace")  # Its own would be fetched.
+        try:
+            page.launch(
+                server_name="127.0.0.1", server_port=port, inbrowser=open_browser, share=False, quiet=True,
+                prevent_thread_lock=True, footer_links=[], theme=plain,
+            )  # fmt: skip
+        except OSError as error:
+            raise UserError(f"--port {port}: {error}") from error
+        console.print(f"{page.local_url} (Ctrl+C ends it)")
+        page.block_thread()
+
+
+def _gradio(pictures: str) -> Any:
+    """Gradio, which keeps a copy of each picture that it is given or shows in this folder."""
+    os.environ["GRADIO_TEMP_DIR"] = pictures  # Read once, when it is imported.
     try:
         with native_messages_held_back():
             import gradio
     except ImportError as error:
         raise UserError("kood demo needs Gradio: pip install 'kood[demo]'") from error
-    console = console or Console()
-    version = newest_version(run)
-    model, facts = LocalModel(version), read_facts(version)
-    try:
-        known = known_of(version.parent, int(version.name) if version.name.isdecimal() else 0)
-    except (OSError, UserError) as error:
-        known = None
-        console.print(f"the known images cannot be shown: {error}", style="yellow", markup=False)
-    if known is not None:
-        console.print(f"{len(known):,} known images to compare with")
-    page = page_of(gradio, str(facts["name"]), lambda file: answered(model, facts, known, file))
-    plain = gradio.themes.Default(font="sans-serif", font_mono="monospace")  # Its own would be fetched.
-    try:
-        page.launch(
-            server_name="127.0.0.1", server_port=port, inbrowser=open_browser, share=False, quiet=True,
-            prevent_thread_lock=True, footer_links=[], theme=plain,
-        )  # fmt: skip
-    except OSError as error:
-        raise UserError(f"--port {port}: {error}") from error
-    console.print(f"{page.local_url} (Ctrl+C ends it)")
-    page.block_thread()
+    return gradio
 
 
 def page_of(gradio: Any, name: str, ask: Callable[[Path], Answered]) -> Any:
@@ -209,7 +219,7 @@ def page_of(gradio: Any, name: str, ask: Callable[[Path], Answered]) -> Any:
                 verdict = gradio.Textbox(label="verdict", interactive=False)
                 figures = gradio.Dataframe(headers=["figure", "value"], label="what the model says", interactive=False)
         gradio.Markdown("Nearest known images: class, and cosine between the features")
-        near = gradio.Gallery(show_label=False, columns=6, height=220)
+        near = gradio.Gallery(label="nearest known images", show_label=False, columns=6, height=220)
 
         def shown(file: str | None) -> tuple[str, list[list[str]], list[tuple[Any, str]]]:
             if file is None:

@@ -1,8 +1,10 @@
 """`kood demo`: what the page says of a picture is what the model says, beside the nearest known images."""
 
+import os
 import shutil
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import keras
 import numpy as np
@@ -10,6 +12,7 @@ import pytest
 import tensorflow as tf
 from PIL import Image
 
+from kood import demo
 from kood.data.image_set import ImageSet
 from kood.demo import Known, answered, known_of, page_of, show
 from kood.errors import UserError
@@ -102,6 +105,22 @@ def test_the_page_shows_it(run, known, train, tmp_path):
     assert ask(None) == ("", [], [])
     text, *nothing = ask(str(tmp_path / "gone.png"))
     assert "gone.png" in text and nothing == [[], []]
+
+
+def test_copies_of_pictures_go_with_the_page(run, monkeypatch):
+    kept = []
+
+    def launch(**settings):
+        kept.append(Path(os.environ["GRADIO_TEMP_DIR"]))
+        (kept[0] / "dropped.png").write_bytes(b"somebody's picture")
+        raise OSError("the port is taken")
+
+    monkeypatch.setenv("GRADIO_TEMP_DIR", "")
+    monkeypatch.setitem(sys.modules, "gradio", SimpleNamespace(themes=SimpleNamespace(Default=lambda **given: None)))
+    monkeypatch.setattr(demo, "page_of", lambda *given: SimpleNamespace(launch=launch))
+    with pytest.raises(UserError, match="--port 80: the port is taken"):
+        show(run, port=80)
+    assert kept and not kept[0].exists()
 
 
 def test_without_gradio_it_says_what_to_install(run, monkeypatch):
