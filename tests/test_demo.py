@@ -18,7 +18,7 @@ from kood.demo import Known, answered, known_of, page_of, show
 from kood.errors import UserError
 from kood.runs import Run
 from kood.serving.answers import answers
-from kood.serving.client import LocalModel
+from kood.serving.client import LocalModel, newest_version
 from kood.serving.extras import read_facts
 
 pytestmark = pytest.mark.one_backend
@@ -133,3 +133,8 @@ def test_a_folder_without_a_model_is_refused(tmp_path, monkeypatch):
     monkeypatch.setitem(sys.modules, "gradio", sys)
     with pytest.raises(UserError, match="there is no SavedModel here"):
         show(Path(tmp_path))
+
+
+def test_a_misspelt_run_is_named(run):
+    with pytest.raises(UserError, match=r"tinny: there is no SavedModel here.*; did you mean 'tiny'\?"):
+        newest_version(run.parent / "tinny")

@@ -15,6 +15,7 @@ from typing import Any, Protocol
 
 from kood.errors import UserError
 from kood.process import native_messages_held_back
+from kood.registry import nearest
 from kood.serving.address import Address
 from kood.text import masked
 
@@ -91,7 +92,10 @@ def newest_version(folder: Path) -> Path:
         return folder
     found = versions(folder)
     if not found:
-        raise UserError(f"{folder}: there is no SavedModel here; `kood run` writes saved/<recipe>/<integer>")
+        there = folder.parent.iterdir() if not folder.exists() and folder.parent.is_dir() else ()
+        beside = [one.name for one in there if versions(one)]
+        meant = f"; {nearest(folder.name, beside)}" if beside else ""
+        raise UserError(f"{folder}: there is no SavedModel here; `kood run` writes saved/<recipe>/<integer>{meant}")
     return found[-1]
 
 
