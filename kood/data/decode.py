@@ -4,7 +4,7 @@ import functools
 import io
 import threading
 from collections.abc import Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -31,7 +31,7 @@ _EACH = 8
 _TRIMMED = 64 * 2**20
 #: Pixels of an image up to which it waits for others of its shape, to be resized with them.
 _SMALL = 2**18
-_CHUNK = 64
+_CHUNK = 32
 _THREADS = 8
 
 
@@ -262,9 +262,16 @@ def decoded(
             return error
 
     with ThreadPoolExecutor(_THREADS) as pool:
-        for start in range(0, len(sources), _CHUNK):
+
+        def begun(start: int) -> tuple[np.ndarray, list[Future]]:
             places = np.arange(start, min(start + _CHUNK, len(sources)))
-            found = list(pool.map(attempt, places))
+            return places, [pool.submit(attempt, place) for place in places]
+
+        due = begun(0)
+        while due[1]:
+            places, ahead = due
+            due = begun(int(places[-1]) + 1)  # While those of this one are resized.
+            found = [one.result() for one in ahead]
             good = [one for one in found if not isinstance(one, _UnreadableError)]
             for one in found:
                 if isinstance(one, _UnreadableError):
