@@ -76,7 +76,7 @@ def compare_runs(
                 cell["hold_out"] = report.folds_by_score(held, f"{wanted}", values)
     rows = report.aggregate(cells)
     base = _baseline(rows, baseline)
-    apart = report.differences(cells, lambda _: base["cell"], _scores_of(cells))
+    apart = report.differences(cells, lambda _: base["cell"], _scores_of(), _correct_of())
     rows = [{**row, "difference": one} for row, one in zip(rows, apart, strict=True)]
     shown = [{**row, "cell": _shown(row["cell"])} for row in rows]
     for row in shown:
@@ -176,23 +176,52 @@ def _missing(cell: Any) -> str | None:
     return None if found.headline_score in found.scores else "headline_score"
 
 
-def _scores_of(cells: Sequence[Mapping[str, Any]]) -> Callable[[Mapping[str, Any]], dict[str, np.ndarray] | None]:
+def _scores_of() -> Callable[[Mapping[str, Any]], dict[str, np.ndarray] | None]:
     """Reads the scores of a cell's images; None where they are not all there, as many as those of the first cell."""
-    sizes: dict[tuple[str, str], int] = {}
+    as_many = _as_many()
 
     def scores_of(cell: Mapping[str, Any]) -> dict[str, np.ndarray] | None:
         found = _values(cell["folder"], cell.get("scores_file"), cell["headline_score"])
-        for name, values in (found or {}).items():
-            # A fold has test images of its own.
-            if sizes.setdefault((f"{cell['id_sets']['test'].get('sha256')}", name), len(values)) != len(values):
-                return None
-        return found
+        return found if all(as_many(cell, name, values) for name, values in (found or {}).items()) else None
 
     return scores_of
 
 
+def _correct_of() -> Callable[[Mapping[str, Any]], np.ndarray | None]:
+    """Reads which of a cell's test images are labelled rightly; likewise."""
+    as_many = _as_many()
+
+    def correct_of(cell: Mapping[str, Any]) -> np.ndarray | None:
+        file = PurePosixPath(f"{cell.get('scores_file')}").parent / "details.npz"
+        found = _kept(cell["folder"], f"{file}", lambda arrays: arrays["correct"])
+        fits = found is not None and found.ndim == 1 and found.dtype == np.bool_ and as_many(cell, "id", found)
+        return found if fits else None
+
+    return correct_of
+
+
+def _as_many() -> Callable[[Mapping[str, Any], str, np.ndarray], bool]:
+    """Whether a cell's set has as many images as that of the first cell of these test images."""
+    sizes: dict[tuple[str, str], int] = {}
+
+    def as_many(cell: Mapping[str, Any], name: str, values: np.ndarray) -> bool:
+        # A fold has test images of its own.
+        return sizes.setdefault((f"{cell['id_sets']['test'].get('sha256')}", name), len(values)) == len(values)
+
+    return as_many
+
+
 def _values(folder: Path, file: Any, score: str) -> dict[str, np.ndarray] | None:
-    """The values of a score of two images or more of each set; None where any of them is none."""
+    """The values of a score of each set, of one image or more; None where any of them is none."""
+    found = _kept(folder, file, lambda arrays: report.score_arrays(arrays, score))
+    for values in (found or {}).values():
+        if values.ndim != 1 or values.dtype.kind != "f" or np.isnan(values).any() or not len(values):
+            return None
+    return found
+
+
+def _kept(folder: Path, file: Any, pick: Callable[[Any], Any]) -> Any:
+    """What `pick` takes out of a file of arrays within a folder; None where that cannot be had."""
     # A report that was tampered with must not point out of its own folder.
     place = PurePosixPath(file) if isinstance(file, str) else None
     if place is None or place.is_absolute() or ".." in place.parts:
@@ -202,13 +231,9 @@ def _values(folder: Path, file: Any, score: str) -> dict[str, np.ndarray] | None
         if not whole.resolve().is_relative_to(folder.resolve()):
             return None
         with np.load(whole, allow_pickle=False) as arrays:
-            found = report.score_arrays(arrays, score)
+            return pick(arrays)
     except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile):
         return None
-    for values in found.values():
-        if values.ndim != 1 or values.dtype.kind != "f" or np.isnan(values).any() or len(values) < 2:
-            return None
-    return found
 
 
 def _name(labels: Mapping[str, Any]) -> str:

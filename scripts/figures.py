@@ -15,6 +15,8 @@ from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
+from kood.intervals import Difference, paired_difference
+
 ROOT = Path(__file__).parents[1]
 KEPT = ROOT / "docs" / "figures"
 MARKED = re.compile(r"(<!-- figures: (\w+) -->\n).*?(<!-- end -->)", re.DOTALL)
@@ -98,9 +100,11 @@ def ablations_16px(kept: dict[str, Any]) -> Rows:
     by_arm = _by_arm(kept)
     none = {cell["cell"]["seed"]: cell for cell in by_arm["none"]}
 
-    def apart(arm: str, name: str) -> list[float]:
+    def apart(arm: str, name: str) -> Difference:
         figure = FIGURES[name]
-        return [figure(cell) - figure(none[cell["cell"]["seed"]]) for cell in by_arm[arm]]
+        return paired_difference(
+            [figure(none[cell["cell"]["seed"]]) for cell in by_arm[arm]], [figure(cell) for cell in by_arm[arm]]
+        )
 
     for arm, cells in by_arm.items():
         row = [arm, *(_spread(map(figure, cells)) for figure in FIGURES.values())]
@@ -108,9 +112,8 @@ def ablations_16px(kept: dict[str, Any]) -> Rows:
             row += [""] * 4
         else:
             for name in ("near AUROC", "far AUROC", "ID accuracy"):
-                more = apart(arm, name)
-                row.append(f"{100 * statistics.fmean(more):+.1f}, {sum(one > 0 for one in more)} of {len(more)}")
-            way = statistics.fmean(apart(arm, "near AUROC")) / statistics.fmean(apart("real outliers", "near AUROC"))
+                row.append(_told(apart(arm, name)))
+            way = apart(arm, "near AUROC").mean / apart("real outliers", "near AUROC").mean
             row.append(f"{way:.0%}")
         yield row
 
@@ -133,6 +136,12 @@ def digits_controls(kept: dict[str, Any]) -> Rows:
 
 def _by_arm(kept: dict[str, Any]) -> dict[str, list[Cell]]:
     return {arm: cells for (arm,), cells in _grouped(kept["cells"], "arm").items()}
+
+
+def _told(more: Difference) -> str:
+    """A difference in points, its 95% interval over the seeds, and in how many of them it is above 0."""
+    low, high = (f"{100 * (more.mean if end is None else end):+.1f}" for end in (more.low, more.high))
+    return f"{100 * more.mean:+.1f} [{low}, {high}], {more.positive} of {more.seeds}"
 
 
 def _spread(values: Iterable[float]) -> str:

@@ -3,6 +3,7 @@
 import csv
 import io
 import json
+import math
 import os
 import re
 import subprocess
@@ -11,6 +12,7 @@ import zipfile
 
 import numpy as np
 import pytest
+import scipy.stats
 from rich.console import Console
 
 from kood import metrics, report
@@ -120,6 +122,33 @@ def test_rows_are_compared_with_the_first_over_seeds_and_images(saved):
     assert found["significant"] and found["seeds"] == 3 and found["positive"] == 3
     assert apart["id"]["accuracy"]["mean"] == 0.0 and not apart["id"]["accuracy"]["significant"]
     assert f"{100 * expected.mean:+.1f}" in text and "‡" in text and "one" in text
+
+
+def test_the_accuracy_of_the_same_test_images_is_no_surer_for_more_seeds(saved):
+    """One image of 60 that the other run loses under each of three seeds."""
+    one, other = saved("one", *seeds()), saved("other", *seeds(lift=3.0))
+    for folder, lost in ((one, 0), (other, 1)):
+        told = json.loads((folder / "report.json").read_text())
+        for each in told["cells"]:
+            each["id"]["accuracy"] -= lost / 60
+            right = np.arange(60) >= 5 + lost
+            np.savez((folder / each["scores_file"]).with_name("details.npz"), correct=right)
+        (folder / "report.json").write_text(json.dumps(told))
+    found = quietly(one, other)[0][1]["difference"]["id"]["accuracy"]
+    lost = (np.arange(60) >= 6).astype(float) - (np.arange(60) >= 5)
+    half = scipy.stats.t.ppf(0.975, 59) * lost.std(ddof=1) / math.sqrt(60)
+    assert [found["low"], found["high"]] == [pytest.approx(-1 / 60 - half), pytest.approx(-1 / 60 + half)]
+    assert not found["significant"]
+    np.savez((other / each["scores_file"]).with_name("details.npz"), correct=right[1:])
+    assert quietly(one, other)[0][1]["difference"]["id"]["accuracy"]["significant"]  # Of the seeds alone, as told here.
+
+
+def test_a_set_of_one_image_leaves_the_others_their_images(saved):
+    sets = {**SETS, "single": ("far", 1)}
+    one, other = saved("one", *seeds(sets=sets)), saved("other", *seeds(lift=3.0, sets=sets))
+    whole = saved("whole one", *seeds()), saved("whole other", *seeds(lift=3.0))
+    with_it, without = (quietly(*pair)[0][1]["difference"]["near"]["auroc"] for pair in ((one, other), whole))
+    assert with_it == without
 
 
 def test_a_baseline_is_named_by_its_row(saved):
@@ -299,7 +328,7 @@ def test_a_matrix_pairs_rows_that_differ_in_the_baselines_labels_alone(saved):
     labels = [{"head": head, "outliers": kind} for head in ("softmax", "cosface") for kind in ("none", "noise")]
     run = saved("run", *(one for i, of in enumerate(labels) for one in seeds(of, lift=1.0 + i)))
     cells = json.loads((run / "report.json").read_text())["cells"]
-    apart = report.differences(cells, lambda own: {**own, "outliers": "none"}, lambda _: None)
+    apart = report.differences(cells, lambda own: {**own, "outliers": "none"}, lambda _: None, lambda _: None)
     assert [one is None for one in apart] == [True, False, True, False]
     assert apart[3]["baseline"] == {"head": "cosface", "outliers": "none"}
     out = io.StringIO()
@@ -314,7 +343,9 @@ def test_a_matrix_pairs_rows_that_differ_in_the_baselines_labels_alone(saved):
 def test_baselines_that_are_not_the_same_stand_beside_each_row(saved):
     run = saved("run", *(one for i in range(3) for one in seeds({"weight": str(i)}, lift=1.0 + i)))
     cells = json.loads((run / "report.json").read_text())["cells"]
-    apart = report.differences(cells, lambda own: {"weight": str(max(0, int(own["weight"]) - 1))}, lambda _: None)
+    apart = report.differences(
+        cells, lambda own: {"weight": str(max(0, int(own["weight"]) - 1))}, lambda _: None, lambda _: None
+    )
     rows = [{**row, "difference": one} for row, one in zip(report.aggregate(cells), apart, strict=True)]
     out = io.StringIO()
     print_matrix(Console(file=out, width=150), {"recipe": "run", "table": rows})
@@ -327,7 +358,7 @@ def test_baselines_that_are_not_the_same_stand_beside_each_row(saved):
 def test_cells_measured_on_other_images_are_not_paired(saved):
     run = saved("run", *seeds({"data": "a"}), *seeds({"data": "b"}, lift=2.0, test="u"))
     cells = json.loads((run / "report.json").read_text())["cells"]
-    assert report.differences(cells, lambda _: {"data": "a"}, lambda _: None) == [None, None]
+    assert report.differences(cells, lambda _: {"data": "a"}, lambda _: None, lambda _: None) == [None, None]
 
 
 def test_intervals_of_a_run_are_those_of_its_sets_and_means(tmp_path):

@@ -68,6 +68,11 @@ def test_what_the_table_of_ablations_says():
     ]
     _, _, none, rotation, real = figures.markdown(figures.ablations_16px({"cells": cells}))
     assert none == "| none | 61.0 ± 1.4 | 72.0 ± 2.8 | 50.0 ± 0.0 | 92.0 ± 2.8 |  |  |  |  |"
-    assert rotation.startswith("| rotation | 60.5 ± 0.7 | 73.0 ± 1.4 | 50.0 ± 0.0 | 95.0 ± 0.0 | +1.0, 1 of 2 | ")
-    assert rotation.endswith("| +1.0, 1 of 2 | +3.0, 2 of 2 | -0.5, 1 of 2 | 17% |")
-    assert real.endswith("| +6.0, 2 of 2 | -2.0, 0 of 2 | -1.0, 0 of 2 | 100% |")
+    assert rotation.startswith("| rotation | 60.5 ± 0.7 | 73.0 ± 1.4 | 50.0 ± 0.0 | 95.0 ± 0.0 | +1.0 ")
+    # Student's quantile of two seeds is 12.7, the standard error half of what their differences lie apart.
+    assert rotation.endswith(
+        "| +1.0 [-11.7, +13.7], 1 of 2 | +3.0 [-22.4, +28.4], 2 of 2 | -0.5 [-19.6, +18.6], 1 of 2 | 17% |"
+    )
+    assert real.endswith(
+        "| +6.0 [-19.4, +31.4], 2 of 2 | -2.0 [-27.4, +23.4], 0 of 2 | -1.0 [-13.7, +11.7], 0 of 2 | 100% |"
+    )

@@ -13,7 +13,7 @@ from kood.pipeline.belonging import refuse_mixed_classes
 from kood.pipeline.budget import Budget, OutOfTimeError
 from kood.pipeline.make import make_cell
 from kood.pipeline.stage import Work
-from kood.pipeline.summary import headline_scores, scores_by
+from kood.pipeline.summary import headline_scores, labelled_rightly, scores_by
 from kood.pipeline.team import Team
 from kood.recipe import Recipe
 from kood.text import masked
@@ -100,6 +100,7 @@ def _table(recipe: Recipe, cells: list[dict[str, Any]], folder: Path) -> list[di
     if not recipe.report.baseline:
         return rows
     apart = report.differences(
-        cells, lambda labels: {**labels, **recipe.report.baseline}, lambda cell: headline_scores(folder, cell)
-    )
+        cells, lambda labels: {**labels, **recipe.report.baseline}, lambda cell: headline_scores(folder, cell),
+        lambda cell: labelled_rightly(folder, cell),
+    )  # fmt: skip
     return [{**row, "difference": one} for row, one in zip(rows, apart, strict=True)]

@@ -16,7 +16,7 @@ from kood.pipeline.prepare import Data
 from kood.pipeline.stage import Stage, Work
 from kood.scorer import Scorer
 
-__all__ = ["headline_scores", "scores_by", "summarize", "write_report"]
+__all__ = ["headline_scores", "labelled_rightly", "scores_by", "summarize", "write_report"]
 
 
 def summarize(work: Work, cell: Cell) -> dict[str, Any]:
@@ -84,6 +84,12 @@ def scores_by(folder: Path, cell: Mapping[str, Any], score: str) -> dict[str, np
     """The same by another score."""
     with np.load(folder / cell["scores_file"], allow_pickle=False) as arrays:
         return report.score_arrays(arrays, score)
+
+
+def labelled_rightly(folder: Path, cell: Mapping[str, Any]) -> np.ndarray:
+    """Which of a cell's in-distribution test images are, bool (N,)."""
+    with np.load((folder / cell["scores_file"]).with_name("details.npz"), allow_pickle=False) as arrays:
+        return arrays["correct"]
 
 
 def _facts(stage: Stage | None) -> Any:

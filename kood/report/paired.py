@@ -21,8 +21,8 @@ FOLDS_NOTE = (
     "Held-out AUROC: the mean over folds, paired by fold, with intervals over the folds, which share most images."
 )
 DIFFERENCE_NOTE = (
-    "Differences are paired by seed, with 95% bootstrap intervals over seeds and test images; ‡: the interval leaves "
-    f"out 0, of {FEWEST_SEEDS} seeds or more. With few seeds read them as rough."
+    "Differences are paired by seed, with 95% intervals (Student's) over seeds and test images; ‡: the interval leaves "
+    f"out 0, of {FEWEST_SEEDS} seeds or more (held-out AUROC: folds)."
 )
 
 
@@ -55,7 +55,10 @@ def intervals(cell: Cell, scores: Scores) -> dict[str, list[float]]:
 
 
 def differences(
-    cells: Sequence[Cell], against: Callable[[dict[str, Any]], dict[str, Any]], scores_of: Callable[[Cell], Scores]
+    cells: Sequence[Cell],
+    against: Callable[[dict[str, Any]], dict[str, Any]],
+    scores_of: Callable[[Cell], Scores],
+    correct_of: Callable[[Cell], np.ndarray | None],
 ) -> list[dict[str, Any] | None]:
     """For each setting of `aggregate.group`, in its order, the paired differences from its baseline.
 
@@ -63,6 +66,8 @@ def differences(
         cells: Results of single runs.
         against: Gives the labels of the row that a row of these labels is compared with.
         scores_of: Gives a cell's scores.
+        correct_of: Gives whether each of its in-distribution test images is labelled rightly, bool (N,); None where
+            that cannot be had.
 
     Returns:
         {"baseline": labels, "near", "far": {"auroc": D}, "id": {"accuracy": D}, "held_out": {"auroc": D, "folds":
@@ -87,8 +92,7 @@ def differences(
             found = _auroc_difference(pairs, kind, scores_of)
             if found is not None:
                 row[kind] = {"auroc": found}
-        accuracies = ([base["id"]["accuracy"] for base, _ in pairs], [run["id"]["accuracy"] for _, run in pairs])
-        row["id"] = {"accuracy": _told(paired_difference(*accuracies))}
+        row["id"] = {"accuracy": _accuracy_difference(pairs, correct_of)}
         if folds := _fold_differences(pairs, scores_of):
             row["held_out"] = folds
         rows.append(row)
@@ -132,6 +136,18 @@ def _auroc_difference(
         return None
     images = [_change(*(_placements(each, kind, scores_of(each)) for each in pair)) for pair in pairs]
     return _told(paired_difference(first, second, None if None in images else images))
+
+
+def _accuracy_difference(
+    pairs: Sequence[tuple[Cell, Cell]], correct_of: Callable[[Cell], np.ndarray | None]
+) -> dict[str, Any]:
+    first, second = ([pair[side]["id"]["accuracy"] for pair in pairs] for side in (0, 1))
+    changed: list[tuple[np.ndarray, list]] = []
+    for base, run in pairs:
+        right, now_right = correct_of(base), correct_of(run)
+        if right is not None and now_right is not None:
+            changed.append((now_right.astype(np.float64) - right, []))
+    return _told(paired_difference(first, second, changed if len(changed) == len(pairs) else None))
 
 
 def _change(one: Any, other: Any) -> Any:
