@@ -206,6 +206,6 @@ def _kinds(images: Sequence[tuple[np.ndarray, Sequence[np.ndarray]]]) -> Iterato
     kinds = [(1.0, [inside for inside, _ in images])] if images else []
     sets = list(zip(*(outsides for _, outsides in images), strict=True))
     for weight, each in (*kinds, *((1.0 / len(sets), one) for one in sets)):
-        changes = np.mean(np.stack(each), axis=0, dtype=np.float64)
+        changes = np.stack(each).astype(np.float64).mean(axis=0)
         if len(changes) > 1:
             yield weight, changes

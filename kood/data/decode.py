@@ -250,9 +250,9 @@ def decoded(
     """
     reading = threading.Lock()
 
-    def attempt(place: int) -> np.ndarray | _UnreadableError:
+    def attempt(place: np.integer) -> np.ndarray | _UnreadableError:
         with reading:
-            source = sources[place]
+            source = sources[int(place)]
         try:
             with decoding(source, image_shape[:2], framing) as (pixels, _):
                 if pixels.shape[0] * pixels.shape[1] <= _SMALL:
