@@ -44,6 +44,10 @@ def nearest(word: str, allowed) -> str:
 
 #: The rooms that hold classes alone.
 CLASSES = ("heads", "outliers")
+#: What a score may ask for by the names of its parameters, and its `fit` after features and labels.
+OUTPUTS, FITTED_ON = ("features", "logits", "cosines", "perturbed", "rotations"), ("logits", "kernel", "bias")
+#: The options without which a score of `perturbed` logits is none.
+PERTURBATION = ("epsilon", "temperature")
 
 
 def _at(key: str) -> str:
@@ -133,17 +137,19 @@ def _outside(room_name: str, path: str, name: str, package: str, key: str) -> En
         name = snake(attribute) if ":" in name else name
         if name in room(room_name):
             raise UserError(f"{_at(key)}{path!r} would have the table of kood's own source {name!r}; rename the class")
+    if room_name == "scores":
+        _check_score(found, path, key)
     kept = {n: p for n, p in _signature(found).items() if p.kind not in (p.VAR_KEYWORD, p.VAR_POSITIONAL)}
-    fit = _signature(found.fit) if room_name == "scores" and hasattr(found, "fit") else {}
+    fit = _needed(getattr(found, "fit", None)) if room_name == "scores" else ()
     fields = tuple(getattr(found, "model_fields", ()))
     return Entry(
         name, attribute, module, fields or tuple(kept),
         () if fields else tuple(n for n, p in kept.items() if p.default is p.empty),
         (inspect.getdoc(found) or "").split("\n", 1)[0].strip(),
-        tuple(n for n, p in fit.items() if n != "self" and p.default is p.empty and p.kind != p.VAR_KEYWORD),
+        fit,
         tuple(base.__name__ for base in getattr(found, "__mro__", ())[1:] if base.__module__.startswith("kood.")),
         {n: p.default for n, p in kept.items() if p.default is not p.empty}, getattr(found, "usual", {}),
-        package or module,
+        getattr(found, "learns", True) is not False, package or module,
     )  # fmt: skip
 
 
@@ -155,6 +161,34 @@ def _signature(found: Any) -> Mapping[str, inspect.Parameter]:
     except (TypeError, ValueError):
         return {}
     return {name: one for name, one in asked.items() if name != "self"}
+
+
+def _needed(found: Any) -> tuple[str, ...]:
+    """The parameters without a default."""
+    asked = _signature(found).items()
+    return tuple(n for n, p in asked if p.default is p.empty and p.kind not in (p.VAR_KEYWORD, p.VAR_POSITIONAL))
+
+
+def _check_score(found: Any, path: str, key: str) -> None:
+    """Refuses what is no score, or asks for what no score is given."""
+    is_class = inspect.isclass(found)
+    missing = [name for name in ("fit", "score", "get_state", "from_state") if is_class and not hasattr(found, name)]
+    if missing:
+        raise UserError(f"{_at(key)}the class {path!r} is no score, since it has no {' and no '.join(missing)}; "
+                        "derive it from kood.scores.fitting.Fitted")  # fmt: skip
+    asked = _needed(found.score if is_class else found)
+    fitted_on = _needed(found.fit)[2:] if is_class else ()
+    for where, names, given in (
+        ("its `score`" if is_class else "it", asked, OUTPUTS), ("its `fit`", fitted_on, FITTED_ON)
+    ):  # fmt: skip
+        for name in names:
+            if name not in given:
+                raise UserError(f"{_at(key)}{path!r} is no score, since {where} asks for {name!r}; "
+                                f"{nearest(name, given)} An option has a default.")  # fmt: skip
+    without = [option for option in PERTURBATION if option not in _signature(found)]
+    if "perturbed" in asked and without:
+        raise UserError(f"{_at(key)}{path!r} asks for perturbed logits, which its options epsilon and temperature "
+                        f"decide; it has no {' and no '.join(without)}")  # fmt: skip
 
 
 def loaded(path: str, where: str) -> Any:
@@ -259,18 +293,24 @@ def versions(*things: tuple[str, str]) -> dict[str, Any]:
     """Which versions of things a result depends on, for its fingerprint.
 
     Whatever a recipe names gets an attribute `version` with the next number when its code changes what it gives, so
-    that results of older code are not taken for it.
+    that results of older code are not taken for it. A class from outside has one of its own, whatever it derives from.
 
     Args:
         *things: Room and recipe name of each.
 
     Returns:
         {"room/name": version}, of those that are past their first; of what is not kood's always [path, version], since
-        the name that a package announces may come to stand for another thing.
+        the name that a package announces may come to stand for another thing, and the version that it inherits, where
+        that is past its first.
     """
     found: dict[str, Any] = {}
     for room_name, name in things:
-        entry, version = find(room_name, name), getattr(obtain(room_name, name), "version", 1)
-        if entry.package or version != 1:
-            found[f"{room_name}/{entry.name}"] = [entry.path, version] if entry.package else version
+        entry, thing = find(room_name, name), obtain(room_name, name)
+        version = getattr(thing, "version", 1)
+        if entry.package:
+            inherited = getattr(super(thing, thing), "version", 1) if inspect.isclass(thing) else 1
+            own = vars(thing).get("version", 1) if inspect.isclass(thing) else version
+            found[f"{room_name}/{entry.name}"] = [entry.path, own, *([inherited] if inherited != 1 else [])]
+        elif version != 1:
+            found[f"{room_name}/{entry.name}"] = version
     return found

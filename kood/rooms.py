@@ -45,9 +45,10 @@ class Entry:
         required: The parameters that have no default.
         fitted_on: The parameters of its method `fit` that have no default, where it has one.
         summary: First line of its docstring.
-        bases: The classes of its room that it derives from, nearest first.
+        bases: The classes of kood's that it derives from, nearest first.
         defaults: The defaults of the other parameters, where they are written as literals.
         usual: {parameter: values that are usually tried}, of a score that has some.
+        learns: Whether it has weights that a training moves; False of a head that says so.
         package: What it comes from, where that is not kood: the name of an installed package, or of a module.
     """
 
@@ -61,6 +62,7 @@ class Entry:
     bases: tuple[str, ...] = ()
     defaults: Mapping[str, Any] = field(default_factory=dict, hash=False)
     usual: Mapping[str, tuple] = field(default_factory=dict, hash=False)
+    learns: bool = True
     package: str = ""
 
     @property
@@ -114,6 +116,11 @@ def _assigned(nodes: list[ast.stmt], target: str) -> Any:
     return {}
 
 
+@functools.cache
+def _tree(file: Path) -> ast.Module:
+    return ast.parse(file.read_text(encoding="utf-8"))
+
+
 def _defined(tree: ast.Module) -> dict[str, ast.ClassDef | ast.FunctionDef]:
     return {node.name: node for node in tree.body if isinstance(node, ast.ClassDef | ast.FunctionDef)}
 
@@ -131,12 +138,28 @@ def _rows(tree: ast.Module, defined: dict[str, ast.ClassDef | ast.FunctionDef]) 
     return found
 
 
-def _bases(node: ast.ClassDef, defined: dict[str, ast.ClassDef | ast.FunctionDef]) -> list[ast.ClassDef]:
+def _class(file: Path, name: str) -> tuple[Path, ast.ClassDef] | None:
+    """A class of kood's under the name that a file has for it, and the file that defines it."""
+    for node in _tree(file).body:
+        if isinstance(node, ast.ClassDef) and node.name == name:
+            return file, node
+        if isinstance(node, ast.ImportFrom) and (node.module or "").partition(".")[0] == PACKAGE.name:
+            for alias in node.names:
+                if (alias.asname or alias.name) == name:
+                    return _class(_file(node.module or ""), alias.name)
+    return None
+
+
+def _file(module: str) -> Path:
+    place = PACKAGE.parent.joinpath(*module.split("."))
+    return place / "__init__.py" if place.is_dir() else place.with_suffix(".py")
+
+
+def _bases(file: Path, node: ast.ClassDef) -> list[ast.ClassDef]:
     found: list[ast.ClassDef] = []
     for name in (base.id for base in node.bases if isinstance(base, ast.Name)):
-        base = defined.get(name)
-        if isinstance(base, ast.ClassDef) and base is not node:
-            found += [base, *_bases(base, defined)]
+        if base := _class(file, name):
+            found += [base[1], *_bases(*base)]
     return found
 
 
@@ -149,7 +172,8 @@ def _method(lineage: list[ast.ClassDef], name: str) -> ast.arguments:
     return ast.arguments([], [], None, [], [], None, [])
 
 
-def _entries(file: Path, tree: ast.Module, elsewhere: dict[str, ast.ClassDef | ast.FunctionDef]) -> list[Entry]:
+def _entries(file: Path) -> list[Entry]:
+    tree = _tree(file)
     module = ".".join(("kood", *file.relative_to(PACKAGE).with_suffix("").parts)).removesuffix(".__init__")
     defined = _defined(tree)
     entries, rows = [], _rows(tree, defined)
@@ -162,12 +186,14 @@ def _entries(file: Path, tree: ast.Module, elsewhere: dict[str, ast.ClassDef | a
             continue
         fitted_on: tuple[str, ...] = ()
         bases: list[ast.ClassDef] = []
+        learns = True
         if isinstance(node, ast.FunctionDef):
             arguments, usual = node.args, _assigned(tree.body, f"{attribute}.usual")
         else:
-            bases = _bases(node, {**elsewhere, **defined})
+            bases = _bases(file, node)
             arguments = _method([node, *bases], "__init__")
-            usual = _assigned([s for one in (node, *bases) for s in one.body], "usual")
+            said = [s for one in (node, *bases) for s in one.body]
+            usual, learns = _assigned(said, "usual"), _assigned(said, "learns") is not False
             fitted_on = _required(_parameters(_method([node, *bases], "fit")))
         parameters = _parameters(arguments)
         asked = tuple(parameters), _required(parameters)
@@ -177,8 +203,10 @@ def _entries(file: Path, tree: ast.Module, elsewhere: dict[str, ast.ClassDef | a
         if ROOMS[TABLES] == file.relative_to(PACKAGE).parent.as_posix():
             name = snake(attribute)
             fields = [s for one in (*reversed(bases), node) for s in one.body if isinstance(s, ast.AnnAssign)]
-            asked = tuple(field.target.id for field in fields), ()  # type: ignore[union-attr]
-        entries.append(Entry(name, attribute, module, *asked, summary, fitted_on, names, _literals(parameters), usual))
+            own = [s for s in fields if not ast.unparse(s.annotation).startswith("ClassVar")]
+            asked = tuple(dict.fromkeys(ast.unparse(field.target) for field in own)), ()
+        defaults = _literals(parameters)
+        entries.append(Entry(name, attribute, module, *asked, summary, fitted_on, names, defaults, usual, learns))
     return entries
 
 
@@ -200,6 +228,4 @@ def room(name: str) -> dict[str, Entry]:
     Raises:
         KeyError: no such room.
     """
-    trees = {file: ast.parse(file.read_text(encoding="utf-8")) for file in _files(ROOMS[name])}
-    elsewhere = {thing: node for tree in trees.values() for thing, node in _defined(tree).items()}
-    return {entry.name: entry for file, tree in trees.items() for entry in _entries(file, tree, elsewhere)}
+    return {entry.name: entry for file in _files(ROOMS[name]) for entry in _entries(file)}

@@ -17,8 +17,6 @@ __all__ = ["Scorer", "applicable", "linear_weights", "rehearse"]
 
 #: What a linear head lends to the scores that rework its logits.
 LINEAR = ("kernel", "bias")
-#: The options of a score of perturbed logits that decide the perturbation.
-PERTURBATION = ("epsilon", "temperature")
 #: Images that a rehearsal makes up, at least: more than any score asks for by its own settings.
 _MANY = 1024
 
@@ -48,10 +46,6 @@ class Scorer:
         self.state = dict(state) if state else None
         found = registry.obtain("scores", base, key)
         self.is_fitted = inspect.isclass(found)
-        missing = [name for name in ("fit", "score", "get_state", "from_state") if not hasattr(found, name)]
-        if self.is_fitted and missing:
-            raise UserError(f"{key}: the class {base!r} is no score, since it has no {' and no '.join(missing)}; "
-                            "derive it from kood.scores.fitting.Fitted")  # fmt: skip
         self._class = found
         self._function = None if self.is_fitted else functools.partial(found, **self.options)
         self._fitted: Any = self._made(key) if self.is_fitted else None
@@ -62,8 +56,8 @@ class Scorer:
         self.perturbation: dict[str, float] = {}
         if "perturbed" in self.inputs:
             options = {**specs.defaults(registry.find("scores", base)), **self.options}
-            self.perturbation = {name: options[name] for name in PERTURBATION}
-            own = ",".join(f"{name}={self.options[name]}" for name in PERTURBATION if name in self.options)
+            self.perturbation = {name: options[name] for name in registry.PERTURBATION}
+            own = ",".join(f"{name}={self.options[name]}" for name in registry.PERTURBATION if name in self.options)
             self.inputs["perturbed"] = f"perturbed:{own}" if own else "perturbed"
 
     def _made(self, key: str) -> Any:
@@ -77,7 +71,7 @@ class Scorer:
         return {*self.inputs.values(), *_weights(self._class)} <= set(available)
 
     @property
-    def held_out(self) -> bool:
+    def takes_unseen(self) -> bool:
         """Whether it is fitted to validation images where there are any, and not to those of the training."""
         return bool(getattr(self._class, "held_out", False))
 

@@ -336,7 +336,7 @@ def test_a_temperature_is_fitted_to_images_that_nothing_was_trained_on(classifie
         means.append(states[1]["means"])
     np.testing.assert_allclose(*means, rtol=1e-5)
     given = {"calibration": images(60, 3), "test": images(80, 4), "near": {"bright": images(50, 5, 180)}, "far": {}}
-    for options in ({"validation": unseen}, {"validation": None, "held_out": unseen}):
+    for options in ({"validation": unseen}, {"validation": None, "unseen": unseen}):
         result = evaluate(classifier, train=seen, **given, **options, names=["tempscale"], headline="tempscale")
         np.testing.assert_allclose(result.state["temperature"], expected["unseen"], rtol=1e-4)
 

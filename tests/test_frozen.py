@@ -27,6 +27,7 @@ from kood.recipe import load
 from kood.recipe.data_sections import HoldOut
 from kood.report import HELD_OUT, print_cell, results
 from kood.report.wording import all_warnings, duration
+from tests.conftest import Cell as OneCell
 from tests.conftest import work_alone
 
 RECIPE = """
@@ -91,7 +92,7 @@ def test_the_published_model_says_what_was_measured_on_features(finished):
     for fold in folds:
         for stage in fold.stages:
             stage.ensure(work)
-    trained = [made.classifier, made.baseline, *(fold.classifier for fold in folds)]
+    trained = [made.classifier, made.unexposed, *(fold.classifier for fold in folds)]
     assert all(stage.result.cached for stage in trained) and len({stage.folder for stage in trained}) == 4
     features, images = made.learned.images("test").images, made.data.images("test").images / np.float32(127.5) - 1
     for stage in trained:
@@ -418,6 +419,31 @@ def test_folds_need_calibration_images_enough_before_anything_is_trained(tmp_pat
         refused.value
     )
     assert not list(tmp_path.glob("frozen/stages/features-*"))
+
+
+@pytest.mark.parametrize(
+    ("folds", "settings", "told"),
+    [
+        # sqrt(2) ln(K - 1) is no scale of two classes.
+        ('[["0", "1"]]', ["head=arcface"], "without 0, 1: head: sqrt(2) ln(num_classes - 1), the automatic sc"),
+        (
+            '[["2"]]', ["outliers.use=['label_mixup']", "outliers.label_mixup.groups=[['1','2']]"],
+            "without 2: outliers.label_mixup.groups: ",
+        ),
+        ('[["0"]]', ["classifier.train='last'", "fine_tuning.batch_size=350"], "without 0: fine_tuning.batch_size: "),
+        ('[["0"]]', ["evaluate.scores=['knn:k=350']"], "without 0: evaluate.scores: knn:k=350 cannot be fitted to the"),
+    ],
+)  # fmt: skip
+def test_what_only_a_fold_forbids_is_told_before_anything_is_trained(tmp_path, recipe, folds, settings, told):
+    recipe(more=f"[data.hold_out]\nfolds = {folds}\n")
+    with pytest.raises(UserError) as refused:
+        pipeline.run(tmp_path / "frozen.toml", [*LEAN, *settings], saved=tmp_path)
+    assert f"data.hold_out: {told}" in str(refused.value) and refused.value.exit_code == 2
+    assert not list(tmp_path.glob("frozen/stages/*"))
+    # It is the fold alone that forbids it.
+    recipe(more="")
+    loaded = load(tmp_path / "frozen.toml", [*LEAN, *settings])
+    OneCell(loaded, tmp_path / "whole").check()
 
 
 def test_a_run_on_pixels_holds_classes_out_too(tmp_path, recipe):

@@ -23,6 +23,7 @@ from keras import ops
 from kood.data.image_set import ImageSet
 from kood.heads import Softmax
 from kood.outliers import OutlierSource, Rows
+from kood.outliers.pixel_mixup import PixelMixup
 from kood.scores.fitting import Fitted
 
 
@@ -41,6 +42,13 @@ class Sharp(Softmax):
         return {**super().get_config(), "factor": self.factor}
 
 
+@keras.saving.register_keras_serializable(package="theirs")
+class Moved(Softmax):
+    """Logits of weights that it moves by itself."""
+
+    learns = False
+
+
 class Unknown(Softmax):
     """Of which Keras does not know."""
 
@@ -51,6 +59,16 @@ class Scaled(keras.layers.Layer):
 
     def call(self, images):
         return 0.5 * images
+
+
+class Unregistered(Scaled):
+    """One of which Keras does not know."""
+
+
+def unreadable(image_shape):
+    """A network that no file gives back."""
+    inputs = keras.Input(image_shape)
+    return keras.Model(inputs, keras.layers.Flatten()(Unregistered()(inputs)))
 
 
 def small(image_shape, width=12):
@@ -84,6 +102,30 @@ class Deviation(Fitted):
         return ops.sum(apart**self.power, axis=-1)
 
 
+class Misfitted(Deviation):
+    """Of which `fit` asks for what is none of a classifier's."""
+
+    def fit(self, features, labels, kernal):
+        return self
+
+
+class Misread(Deviation):
+    """Likewise its `score`."""
+
+    def score(self, featurs):
+        return featurs
+
+
+def misread(logit, factor=1.0):
+    """Likewise a function."""
+    return logit
+
+
+def still(perturbed):
+    """Of perturbed logits, without what decides the perturbation."""
+    return perturbed[:, 0]
+
+
 def flatness(logits, factor=1.0):
     """Minus the spread of the logits."""
     return -factor * ops.std(ops.cast(logits, "float32"), axis=-1)
@@ -91,6 +133,11 @@ def flatness(logits, factor=1.0):
 
 def flat(logits):
     """Variance of the logits of outliers."""
+    return ops.var(logits, axis=-1)
+
+
+def flatter(logits, label):
+    """A loss that asks for what it is not given."""
     return ops.var(logits, axis=-1)
 
 
@@ -109,6 +156,28 @@ class Fog(OutlierSource):
 
 class FogBank(Fog):
     """Not announced."""
+
+
+class Misdrawn(Fog):
+    """Its `draw` asks for what no source is given."""
+
+    def draw(self, count, rng, trian):
+        return Rows(trian.images[:count], count)
+
+
+class Undrawn(OutlierSource):
+    """It has no `draw`."""
+
+
+class Drizzle(Fog):
+    """Takes its time."""
+
+    def draw(self, count, rng, shape, over):
+        return super().draw(count, rng, shape)
+
+
+class Halves(PixelMixup):
+    """Mixtures of its own."""
 
 
 class Noise(Fog):
@@ -274,7 +343,8 @@ def test_what_is_announced_is_listed_with_its_package(invoke, place, site, monke
     heads, scores, sources = (invoke("list", room, cwd=place).stdout for room in ("heads", "scores", "outliers"))
     assert "Logits that are sharper by a factor. (package theirs) [factor]" in heads
     assert "Distance to the mean feature. (package theirs) [power=2 (usual: 1, 3)]" in scores
-    assert "Grey images. (package theirs)" in sources and "FogBank" not in sources
+    assert "Grey images. (package theirs) [count, level]" in sources and "FogBank" not in sources
+    assert "[count, guidance, sampler, " in sources and "[count, source, path, " in sources  # Of what they derive from.
 
 
 @pytest.fixture
@@ -293,6 +363,11 @@ def here(place, site):
         ("head=theirs.broken:Head", "cannot be imported (RuntimeError: no licence); install its package"),
         ("head.factr=2.0", "takes no 'factr'; did you mean 'factor'"),
         ("head=theirs.parts:Unknown", "head.name: 'theirs.parts:Unknown' could not be read back from a file"),
+        (
+            "classifier={backbone='theirs.parts:unreadable'}",
+            "classifier.backbone: 'theirs.parts:unreadable' could not be",
+        ),
+        ("classifier={backbone='theirs.parts:unreadable',train='head'}", "classifier.backbone: 'theirs.parts:unreadab"),
         ("classifier.backbone=theirs.parts:flat", "takes no 'width'"),
         ("classifier={backbone='theirs.parts:count'}", "classifier.options: 'count' gives a int and no keras Model"),
         ("data.far.uniform={source='theirs.parts:nothing'}", "has no 'nothing'"),
@@ -325,6 +400,60 @@ def test_what_is_wrong_is_one_message_before_any_training(here, tmp_path, settin
         Cell(recipe, tmp_path / "saved", width=200).check()
     assert message in str(caught.value) and "\n" not in str(caught.value)
     assert caught.value.exit_code == 2
+
+
+@pytest.mark.keras
+@pytest.mark.parametrize(
+    ("setting", "message"),
+    [
+        ("evaluate.headline=theirs.parts:misread", "is no score, since it asks for 'logit'; did you mean 'logits'"),
+        ("evaluate.scores=['theirs.parts:Misread']", "since its `score` asks for 'featurs'; did you mean 'features'"),
+        ("evaluate.headline=theirs.parts:Misfitted", "since its `fit` asks for 'kernal'; did you mean 'kernel'"),
+        ("evaluate.headline=theirs.parts:still", "decide; it has no epsilon and no temperature"),
+        ("outliers={use=['theirs.parts:Misdrawn']}", "Misdrawn.draw asks for 'trian'; did you mean 'train'"),
+        ("outliers={use=['theirs.parts:Undrawn']}", "Undrawn needs a method draw(count, rng, ...)"),
+        ("outliers.exposure=theirs.parts:flatter", "exposure: 'theirs.parts:flatter' asks for 'label'"),
+    ],
+)  # fmt: skip
+def test_what_cannot_be_called_is_told_when_the_recipe_is_checked(here, setting, message):
+    from kood.recipe import load
+
+    with pytest.raises(UserError) as caught:
+        load(here, [setting])
+    assert message in str(caught.value) and "\n" not in str(caught.value) and caught.value.exit_code == 2
+
+
+@pytest.mark.keras
+def test_a_head_that_learns_nothing_needs_a_neck_on_a_frozen_backbone(here):
+    from kood.recipe import load
+
+    frozen = ['classifier.train="head"', "data.augment=[]"]
+    assert load(here, frozen).classifier.is_frozen
+    with pytest.raises(UserError, match="'theirs.parts:Moved' has no weights that learn, nor has a frozen backbone"):
+        load(here, [*frozen, "head=theirs.parts:Moved"])
+    assert load(here, [*frozen, "head=theirs.parts:Moved", "classifier.neck=4"]).classifier.neck == 4
+
+
+@pytest.mark.keras
+def test_a_slow_source_has_a_share_of_the_time(here):
+    from kood.pipeline.budget import Budget
+    from kood.recipe import load
+
+    recipe = load(here, ["outliers={use=['fog','theirs.parts:Drizzle']}", "budget.minutes=10"])
+    budget = Budget(recipe, 0.0)
+    assert budget.of("drizzle", recipe) == pytest.approx(0.1 * 600) and budget.of("fog", recipe) is None
+    assert budget.of("classifier", recipe) == pytest.approx(0.9 * 0.75 * 600)
+
+
+@pytest.mark.keras
+def test_a_source_that_derives_from_koods_own_has_a_version_of_its_own(site):
+    named = ("outliers", "theirs.parts:Halves")
+    halves = registry.obtain(*named)
+    said = registry.versions(named)["outliers/halves"]
+    assert said == ["theirs.parts:Halves", 1, 2]  # 2 is what it inherits.
+    halves.version = 2
+    assert registry.versions(named)["outliers/halves"] == ["theirs.parts:Halves", 2, 2]
+    assert registry.versions(("outliers", "fog"))["outliers/fog"] == ["theirs.parts:Fog", 1]
 
 
 @pytest.mark.keras

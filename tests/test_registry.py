@@ -26,9 +26,10 @@ def test_entries_agree_with_the_imported_objects(room):
         parameters = {name: one for name, one in asked.items() if name != "self"}
         expected = [n for n, p in parameters.items() if p.kind not in (p.VAR_KEYWORD, p.VAR_POSITIONAL)]
         if room == registry.TABLES:
-            assert set(entry.parameters) <= set(expected)  # Its own fields, beside those of every table.
+            assert list(entry.parameters) == list(found.model_fields)
             continue
         assert list(entry.parameters) == expected
+        assert entry.learns == (getattr(found, "learns", True) is not False)
         assert set(entry.required) == {n for n in expected if parameters[n].default is inspect.Parameter.empty}
         if room == "scores" and inspect.isclass(found):
             asked = {n: p for n, p in inspect.signature(found.fit).parameters.items() if n != "self"}

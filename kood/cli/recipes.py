@@ -220,9 +220,11 @@ def list_(
         with native_messages_held_back():
             entries = registry.listed(what)
         for entry in entries:
-            takes = entry.options if what in ("heads", "datasets", "backbones", "denoisers", "outliers") else ()
+            takes = entry.options if what in ("heads", "datasets", "backbones", "denoisers") else ()
             if what == "scores":
                 takes = tuple(specs.told(entry))
+            elif what == registry.TABLES:
+                takes = entry.parameters
             source = f" (package {entry.package})" if entry.package else ""
             rows.append((entry.name, entry.summary + source + (f" [{', '.join(takes)}]" if takes else "")))
         rows.sort()

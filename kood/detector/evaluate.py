@@ -57,7 +57,7 @@ def evaluate(
     near: dict[str, ImageSet],
     far: dict[str, ImageSet],
     validation_ood: dict[str, ImageSet] | None = None,
-    held_out: ImageSet | None = None,
+    unseen: ImageSet | None = None,
     names: list[str] | None = None,
     headline: str = "auto",
     tune: bool = False,
@@ -80,7 +80,7 @@ def evaluate(
         far: Far ones.
         validation_ood: Out-of-distribution images to choose on, by name; where there are none, pixel mixups and patch
             shuffles of the validation images.
-        held_out: What the scores are fitted on that ask for images that nothing was trained on, such as
+        unseen: What the scores are fitted on that ask for images that nothing was trained on, such as
             `kood.scores.TempScale`; None takes `validation`, and without it `train`.
         names: Specs of scores to measure; None takes every applicable one but those of `kood.scores.ON_REQUEST`.
         headline: One of these, or "auto". One that is named is measured, whether it is among the others or not.
@@ -113,7 +113,7 @@ def evaluate(
     if tune:
         passed = {f"held/{name}": outputs for name, outputs in detector.tune_scores(train, choosing).items()}
     else:
-        detector.fit_scores(train, validation if held_out is None else held_out, progress)
+        detector.fit_scores(train, validation if unseen is None else unseen, progress)
     measured = detector.measure(every, progress and (lambda done: progress(1 + done)), passed)
     choice = detector.choice or detector.choose(measured, "held/validation", outside)
     headline, values = choice.score, measured.scores

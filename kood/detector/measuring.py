@@ -250,13 +250,13 @@ class Measuring:
         return self._ranges.wrong(pixels)
 
     def fit_scores(
-        self, train: ImageSet, held_out: ImageSet | None = None, progress: Callable[[float], None] | None = None
+        self, train: ImageSet, unseen: ImageSet | None = None, progress: Callable[[float], None] | None = None
     ) -> None:
         """Fits the scores that have a state on training images; looks at none where there is no such score.
 
         Args:
             train: Training images.
-            held_out: Known images that nothing was trained on, for the scores that ask for such; without them these
+            unseen: Known images that nothing was trained on, for the scores that ask for such; without them these
                 are fitted on the training images too.
             progress: Called with the share of the scores that are done.
 
@@ -264,7 +264,7 @@ class Measuring:
             UserError: a named score that these images cannot fit.
         """
         if any(scorer.is_fitted for scorer in self.scorers.values()):
-            self._fit(self._set(train, self._plain), train.known_labels, held_out, progress)
+            self._fit(self._set(train, self._plain), train.known_labels, unseen, progress)
 
     def tune_scores(self, train: ImageSet, held: Mapping[str, ImageSet]) -> dict[str, Outputs]:
         """Chooses the options of scores that have usual values, and then fits as `fit_scores` does.
@@ -298,18 +298,18 @@ class Measuring:
         self,
         outputs: Outputs,
         labels: np.ndarray | None,
-        held_out: ImageSet | None = None,
+        unseen: ImageSet | None = None,
         progress: Callable[[float], None] | None = None,
     ) -> None:
-        seen = unseen = outputs, _known(outputs, labels)
-        if held_out is not None and len(held_out) and any(one.held_out for one in self.scorers.values()):
-            passed = self._set(held_out, self._plain)
-            unseen = passed, _known(passed, held_out.known_labels)
+        learned = others = outputs, _known(outputs, labels)
+        if unseen is not None and len(unseen) and any(one.takes_unseen for one in self.scorers.values()):
+            passed = self._set(unseen, self._plain)
+            others = passed, _known(passed, unseen.known_labels)
         names, doubted = list(self.scorers), dict[str, list[str]]()
         for done, name in enumerate(names, start=1):
             try:
                 scorer = self.scorers[name]
-                fitted_to = unseen if scorer.held_out else seen
+                fitted_to = others if scorer.takes_unseen else learned
                 scorer.fit(*fitted_to, self.classifier.head)
                 if why := scorer.doubt(fitted_to[1]):
                     doubted.setdefault(why, []).append(name)

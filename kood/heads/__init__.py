@@ -14,8 +14,9 @@ A new margin is one subclass of `AngularHead` with one method, `target_cosine`, 
 `@keras.saving.register_keras_serializable(package="kood")`, a `get_config` of the options that it has more, and its
 name in the `__all__` of its file: `margins` for those that stay as they are, `adaptive` for those that follow the
 training, or one of its own. One that looks at more than the angle has a `call` of its own, as `AdaFace` has. One that
-has a `dispersion(features, labels)` adds it to the classifier's loss, as `CIDER` does. A head whose code changes what
-it computes gets `version = 2`, and so on: then classifiers of older code are trained again.
+has a `dispersion(features, labels)` adds it to the classifier's loss, as `CIDER` does, and one without weights that the
+gradient moves says `learns = False`. A head whose code changes what it computes gets `version = 2`, and so on: then
+classifiers of older code are trained again. docs/howto/extend.md lists all that a head may have.
 
 Example:
     ```python

@@ -40,6 +40,9 @@ def above_zero(name, value):
 class Head(keras.layers.Layer):
     """What all heads share: the number of classes, and float32 whatever the policy of the network."""
 
+    #: Whether it has weights that the gradient moves; on a frozen backbone one without needs a neck.
+    learns = True
+
     def __init__(self, num_classes, **kwargs):
         # Half precision moves a cosine by 1e-3, so neither the caller nor the global policy decides.
         super().__init__(**{**kwargs, "dtype": "float32"})

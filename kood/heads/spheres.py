@@ -48,6 +48,8 @@ class CIDER(NormFace):
         ValueError: A temperature not above 0, a momentum outside [0, 1), a negative weight; fewer than 2 classes.
     """
 
+    learns = False
+
     def __init__(self, num_classes, temperature=0.1, momentum=0.95, dispersion_weight=0.5, **kwargs):
         self.temperature = above_zero("temperature", temperature)
         super().__init__(num_classes, 1.0 / self.temperature, **kwargs)

@@ -14,7 +14,8 @@ of the parameters after these:
     seeds                         purpose -> a seed, for draws that are repeated piece by piece after a kill
     folder                        what is left there is found again after a kill; it is gone when the rows are kept
     show                          called with the number of rows so far and figures by name, for the display
-    over                          whether the time for drawing is up; then what there is will do
+    over                          whether the time for drawing is up; then what there is will do: a source that takes
+                                  it is slow, and gets a share of a run's time budget (`budget.sampling`)
 
 `FeatureSource` makes a layer that follows the classifier through its training and draws from its features.
 
@@ -28,11 +29,14 @@ from typing import Any, ClassVar
 
 import numpy as np
 
+from kood import registry
 from kood.data.large import blocks_of
 from kood.section import Positive, Section
 
 __all__ = ["FeatureSource", "OutlierSource", "Rows"]
 
+#: What a source may be given.
+GIVEN = ("train", "validation", "real", "shape", "denoiser", "judge", "seeds", "folder", "show", "over")
 #: Outliers of a smoke run, at most.
 SMOKE = 64
 
@@ -74,6 +78,9 @@ class _Source(Section):
 
     def check(self, recipe: Any) -> None:
         """Refuses what contradicts the rest of a recipe, by a `ValueError` that begins with the key."""
+
+    def check_signature(self) -> None:
+        """Refuses, by `ValueError`, a method that cannot be called as a run calls it."""
 
     def check_images(self, train: Any, validation: Any) -> None:
         """Refuses what the images forbid, `kood.data.ImageSet` both, by `UserError`."""
@@ -124,3 +131,17 @@ class OutlierSource(_Source):
     def needs(self) -> tuple[str, ...]:
         """What `draw` is given beside the number and the generator."""
         return tuple(inspect.signature(type(self).draw).parameters)[3:]
+
+    @property
+    def is_slow(self) -> bool:
+        """Whether it ends when the time for drawing is up."""
+        return "over" in self.needs
+
+    def check_signature(self) -> None:
+        """Refuses a `draw` that asks for what no source is given."""
+        asked = tuple(inspect.signature(type(self).draw).parameters) if hasattr(self, "draw") else ()
+        if len(asked) < len(("self", "count", "rng")):
+            raise ValueError(f"{type(self).__name__} needs a method draw(count, rng, ...), see kood.outliers")
+        for name in asked[3:]:
+            if name not in GIVEN:
+                raise ValueError(f"{type(self).__name__}.draw asks for {name!r}; {registry.nearest(name, GIVEN)}")

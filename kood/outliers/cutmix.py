@@ -21,6 +21,8 @@ class Cutmix(PairSource):
     whole pixels may differ.
     """
 
+    resembles, version = "pixel_mixup", 2
+
     def joined(self, images, first, second, weights, rng):
         """The first ones with a rectangle of the second; `ValueError` where they have fewer than two pixels."""
         height, width = images.shape[1:3]

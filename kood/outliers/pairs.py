@@ -18,8 +18,6 @@ class PairSource(OutlierSource):
         alpha: Parameter of Beta(alpha, alpha).
     """
 
-    resembles, version = "pixel_mixup", 2
-
     weight: Annotated[float, Field(ge=0.0, lt=1.0)] | Literal["uniform", "beta"] = 0.5
     alpha: Alpha = 1.0
 

@@ -15,6 +15,8 @@ class PixelMixup(PairSource):
     uniformly over those of other classes; the shares are w and 1 - w of their classes.
     """
 
+    resembles, version = "pixel_mixup", 2
+
     def joined(self, images, first, second, weights, rng):
         """Their averages."""
         shares = weights.astype(np.float32).reshape(-1, 1, 1, 1)

@@ -19,9 +19,9 @@ from kood.report.wording import duration
 
 __all__ = ["Budget", "OutOfTimeError"]
 
-#: The stages that there may be too little time for. Others are short, and those after the classifier are made in any
-#: case: without them what was trained says nothing.
-LONG = ("diffusion", "label_mixup", "pure", "pure_audit", "classifier", "fine_tuned")
+#: The stages that there may be too little time for, beside those of slow sources of outliers. Others are short, and
+#: those after the classifier are made in any case: without them what was trained says nothing.
+LONG = ("diffusion", "pure", "pure_audit", "classifier", "fine_tuned")
 #: What follows the classifier in a cell.
 AFTER = ("evaluate", "shortcut", "validation", "baseline", "export")
 #: The trainings that a classifier is made of, and the share of its time that the first takes where there are two.
@@ -52,7 +52,9 @@ class Budget:
         self.seconds = math.inf if recipe.budget.minutes is None else 60.0 * recipe.budget.minutes
         self._took: dict[str, float] = {}
         self._settings, self._recipe = recipe.budget, recipe
-        cells = [cell for _, cell in recipe.cells() if cell.needs_diffusion]
+        every = [cell for _, cell in recipe.cells()]
+        self._long = {*LONG, *(name for cell in every for name in _slow(cell))}
+        cells = [cell for cell in every if cell.needs_diffusion]
         #: How many diffusion models the cells need, and how many are there.
         self._models = len(
             {(cell.diffusion.model_dump_json(), cell.seed if cell.diffusion.seed is None else 0) for cell in cells}
@@ -79,24 +81,21 @@ class Budget:
         Returns:
             Seconds, which follow from the recipe alone, so that the same command finds the stage again.
         """
-        if math.isinf(self.seconds) or name not in LONG:
+        if math.isinf(self.seconds) or name not in self._long:
             return None
         if name == "diffusion":
             return self._settings.diffusion * self.seconds / max(1, self._models)
         if name not in TRAININGS:
-            stages = (
-                "label_mixup" in recipe.outliers.use,
-                recipe.pure_samples.trains,
-                recipe.samples_pure and "audit" in recipe.pure_samples.use,
-            )
-            return self._settings.sampling * self.seconds / max(1, sum(stages))
+            stages = len(_slow(recipe)) + recipe.pure_samples.trains + recipe.audits
+            return self._settings.sampling * self.seconds / max(1, stages)
         whole = self._recipe
         if whole.matrix:
             return None
-        taken = (self._settings.diffusion + self._settings.sampling) * whole.needs_diffusion
+        sampled = whole.needs_diffusion or bool(_slow(whole))
+        taken = self._settings.diffusion * whole.needs_diffusion + self._settings.sampling * sampled
         exposes = whole.outliers.exposes or whole.pure_samples.trains
-        beside = {"judge": whole.needs_judge, "baseline": whole.evaluate.baseline and exposes}
-        # Under a softmax head the judge is the baseline.
+        beside = {"judge": whole.needs_judge, "unexposed": whole.evaluate.baseline and exposes}
+        # Under a softmax head the judge is the unexposed one.
         classifiers = 1 + (any(beside.values()) if whole.head == Head() else sum(beside.values()))
         part = 1.0 if whole.classifier.train != "last" else FIRST if name == "classifier" else 1.0 - FIRST
         return part * (1.0 - taken) * (1.0 - KEPT) * self.seconds / classifiers
@@ -120,7 +119,7 @@ class Budget:
             return
         if self.left <= 0:
             raise OutOfTimeError(f"the {self._settings.minutes:g} minutes were up")
-        if name not in LONG:
+        if name not in self._long:
             return
         needed = sum(self._took.get(later, 0.0) for later in (*TRAININGS, *AFTER))
         left = self.left
@@ -157,6 +156,11 @@ class Budget:
     def facts(self) -> dict[str, Any]:
         """What the report says of it."""
         return {} if math.isinf(self.seconds) else {"minutes": self._settings.minutes, "seconds": round(self.spent, 1)}
+
+
+def _slow(recipe: Recipe) -> list[str]:
+    """The sources in use that have a share of the time for sampling."""
+    return [name for name, source in recipe.outliers.drawn.items() if source.is_slow]
 
 
 class _Deadline(keras.callbacks.Callback):

@@ -17,8 +17,8 @@ from kood.recipe import Recipe
 from kood.text import composed
 
 __all__ = [
-    "backbone_weights", "build_backbone", "build_classifier", "build_denoiser", "build_network", "class_weights",
-    "frozen_backbone", "network_of",
+    "backbone_weights", "build_backbone", "build_classifier", "build_denoiser", "build_head", "build_network",
+    "class_weights", "frozen_backbone", "network_of",
 ]  # fmt: skip
 
 
@@ -72,6 +72,12 @@ def frozen_backbone(recipe: Recipe) -> keras.Model:
 _frozen: dict[str, keras.Model] = {}
 
 
+def build_head(recipe: Recipe, num_classes: int) -> keras.layers.Layer:
+    """The untrained head."""
+    head = registry.obtain("heads", recipe.head.name)
+    return _built("head", keras.layers.Layer, head, num_classes, **recipe.head.options())
+
+
 def build_classifier(
     recipe: Recipe,
     num_classes: int,
@@ -102,8 +108,7 @@ def build_classifier(
         if recipe.classifier.begins_frozen:
             with training.precision(precision):
                 backbone = whole(backbone, neck(backbone.output_shape[-1], recipe.classifier.neck))
-    head = registry.obtain("heads", recipe.head.name)
-    head = _built("head", keras.layers.Layer, head, num_classes, **recipe.head.options())
+    head = build_head(recipe, num_classes)
     settings, options = recipe.outliers, {}
     if exposed and settings.exposes:
         options = {

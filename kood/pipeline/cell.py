@@ -23,8 +23,8 @@ __all__ = ["Cell"]
 class Cell:
     """The stages of a recipe's classifier; None stands for those that the recipe has no use for.
 
-    The classifier, the judge and the baseline are trainings of one kind. Where two of them are the same to the letter,
-    as the judge and the baseline are under a softmax head, one result serves both.
+    The classifier, the judge and the unexposed classifier are trainings of one kind. Where two of them are the same to
+    the letter, as the judge and the unexposed one are under a softmax head, one result serves both.
 
     Args:
         recipe: Of the cell.
@@ -69,12 +69,12 @@ class Cell:
         else:
             assert isinstance(data, Data)  # A fold trains.
             self.classifier = Attached(recipe, data)
-        self.baseline = self.validation = self.comparison = None
+        self.unexposed = self.validation = self.comparison = None
         is_compared = recipe.evaluate.baseline and (recipe.outliers.exposes or recipe.pure_samples.trains)
         self.evaluation = Evaluation(recipe, data, self.classifier, validates=is_compared)
         if is_compared:
-            self.baseline = self._trained(unexposed(recipe), "baseline_classifier")
-            self.validation = Validation(recipe, data, self.baseline)
+            self.unexposed = self._trained(unexposed(recipe), "baseline_classifier")
+            self.validation = Validation(recipe, data, self.unexposed)
             self.comparison = Comparison(recipe, self.validation, self.evaluation)
         self.audit = self.shortcut = None
         if self.pure_audit is not None and self.judge is not None:
@@ -102,7 +102,7 @@ class Cell:
         """All of them, each once and after its inputs."""
         return _stages(
             self.data, self.diffusion, self.learned, self.judge, *self.outliers, *self.exposed_to.values(),
-            self.pure_audit, self.pure, self.classifier, self.baseline, self.evaluation, self.audit, self.shortcut,
+            self.pure_audit, self.pure, self.classifier, self.unexposed, self.evaluation, self.audit, self.shortcut,
             self.validation, self.comparison, self.cost, self.export,
         )  # fmt: skip
 

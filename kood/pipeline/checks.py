@@ -1,20 +1,19 @@
 """What only the data reveal of a recipe."""
 
+import weakref
 from collections.abc import Callable, Iterator
-from typing import Any
 
 import keras
 import numpy as np
 
-from kood import registry
 from kood.classifier import Classifier
 from kood.conformal import refuse_too_few
 from kood.data import ImageSet
 from kood.detector.measuring import Measuring
 from kood.errors import UserError
-from kood.pipeline.build import build_classifier, build_network, class_weights
+from kood.pipeline.build import build_classifier, build_head, build_network, class_weights, frozen_backbone
 from kood.pipeline.held_out import HeldOut, folds_of
-from kood.pipeline.prepare import Data
+from kood.pipeline.prepare import Data, Rows
 from kood.recipe import Recipe
 from kood.scorer import linear_weights, rehearse
 
@@ -84,9 +83,13 @@ def check_scores(recipe: Recipe, train: ImageSet, obtain: Callable[[], keras.Mod
             ) from error
 
 
-def _check_reads_back(key: str, room: str, name: str, made: Any) -> None:
-    """What is not kood's own must be known to Keras, or its file could not be read once it is trained."""
-    if not registry.find(room, name, key).package:
+#: What has been read back; the cells of a matrix share a frozen backbone.
+_read_back = weakref.WeakSet[keras.Layer]()
+
+
+def _check_reads_back(key: str, name: str, made: keras.Layer) -> None:
+    """What a network is made of must be known to Keras, or its file could not be read once it is trained."""
+    if made in _read_back:
         return
     try:
         keras.saving.deserialize_keras_object(keras.saving.serialize_keras_object(made))
@@ -96,13 +99,31 @@ def _check_reads_back(key: str, room: str, name: str, made: Any) -> None:
             f"{key}: {name!r} could not be read back from a file ({told}); decorate its classes with "
             "@keras.saving.register_keras_serializable() and give each a get_config"
         ) from error
+    _read_back.add(made)
 
 
-def _check_folds(recipe: Recipe, data: Data) -> None:
-    assert recipe.data.hold_out is not None
+def _check_images(recipe: Recipe, rows: Rows, copies: int = 0) -> None:
+    """What the images of a run must do, and those of each of its folds."""
+    train = rows.images("train")
+    for source in recipe.outliers.sources.values():
+        source.check_images(train, rows.images("validation"))
+    refuse_too_few(len(rows.images("calibration")), recipe.serve.accept, copies)
+    if recipe.classifier.train == "last" and recipe.fine_tuning.batch_size > len(train):
+        raise UserError(f"fine_tuning.batch_size: {recipe.fine_tuning.batch_size} is more than the {len(train)} "
+                        f"training images; lower it to at most {len(train)}, or give more images")  # fmt: skip
+
+
+def _check_folds(recipe: Recipe, data: Data, classifier: Classifier) -> None:
+    """Refuses what only a fold forbids: it has fewer images, and its head fewer classes."""
+    if recipe.data.hold_out is None:
+        return
     for held in folds_of(recipe.data.hold_out, data.images("train").class_names, recipe.data.split_seed):
+        rows = HeldOut(data, held)
+        train = rows.images("train")
         try:
-            refuse_too_few(len(HeldOut(data, held).images("calibration")), recipe.serve.accept, 0)
+            _check_images(recipe, rows)
+            build_head(recipe, len(train.class_names))
+            check_scores(recipe, train, lambda: classifier)
         except UserError as error:
             raise UserError(f"data.hold_out: without {', '.join(held)}: {error}") from error
 
@@ -122,26 +143,21 @@ def check(recipe: Recipe, data: Data, devices: int) -> None:
     classes = train.class_names
     if len(classes) < 2:
         raise UserError(f"data.id: has {len(classes)} class; a classifier needs at least 2")
-    for source in recipe.outliers.sources.values():
-        source.check_images(train, validation)
     for setting, chooses in (("headline = 'auto'", recipe.evaluate.headline == "auto"), ("tune", recipe.evaluate.tune)):
         if chooses and len(validation) == 0:
             raise UserError(f"evaluate.{setting} chooses on validation images; set data.id.validation above 0")
     copies = data.facts["copies"].get("left_out_of_calibration", 0)
-    refuse_too_few(len(data.images("calibration")), recipe.serve.accept, copies)
-    if recipe.data.hold_out is not None:
-        _check_folds(recipe, data)
+    _check_images(recipe, data, copies)
     if recipe.attach is not None:
         return
     check_batches(recipe, devices)
-    if recipe.classifier.train == "last" and recipe.fine_tuning.batch_size > len(train):
-        raise UserError(f"fine_tuning.batch_size: {recipe.fine_tuning.batch_size} is more than the {len(train)} "
-                        f"training images; lower it to at most {len(train)}, or give more images")  # fmt: skip
     class_weights(recipe.train.class_weight, train.known_labels, classes)
     classifier = build_classifier(recipe, len(classes))
-    _check_reads_back("head.name", "heads", recipe.head.name, classifier.head)
-    _check_reads_back("classifier.backbone", "backbones", recipe.classifier.backbone, classifier.backbone)
+    _check_reads_back("head.name", recipe.head.name, classifier.head)
+    backbone = frozen_backbone(recipe) if recipe.classifier.is_frozen else classifier.backbone
+    _check_reads_back("classifier.backbone", recipe.classifier.backbone, backbone)
     check_scores(recipe, train, lambda: classifier)
+    _check_folds(recipe, data, classifier)
     if recipe.needs_diffusion:
         network = build_network(recipe, len(classes))
-        _check_reads_back("diffusion.denoiser", "denoisers", recipe.diffusion.denoiser, network)
+        _check_reads_back("diffusion.denoiser", recipe.diffusion.denoiser, network)

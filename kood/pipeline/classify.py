@@ -34,7 +34,7 @@ __all__ = ["Classifier", "FineTuned", "head_recipe", "judge_recipe", "unexposed"
 
 
 def unexposed(recipe: Recipe) -> Recipe:
-    """The recipe of the same classifier, trained on real images alone: the baseline of exposure."""
+    """The recipe of the same classifier, trained on real images alone."""
     outliers = recipe.outliers.model_copy(update={"use": []})
     pure = recipe.pure_samples.model_copy(update={"use": []})
     return recipe.model_copy(update={"outliers": outliers, "pure_samples": pure})

@@ -22,7 +22,7 @@ _NEGLIGIBLE = 0.005
 
 
 class Comparison(Stage):
-    """Compares a classifier with its baseline on validation images, each by the score that its own run would choose.
+    """Compares a classifier with the unexposed one on validation images, each by the score its own run would choose.
 
     Args:
         recipe: Of the exposed classifier.

@@ -130,7 +130,7 @@ class Evaluation(Stage):
         settings, serve, (rows, classifier) = self.recipe.evaluate, self.recipe.serve, self.classifier.measured()
         known: dict[str, Any] = {name: self.classifier.labelled(rows.images(name)) for name in PARTS}
         outside: dict[str, Any] = {kind: rows.sets(kind) for kind in KINDS}
-        known["held_out"], steps = known["validation"], 3 + len(outside["near"]) + len(outside["far"])
+        known["unseen"], steps = known["validation"], 3 + len(outside["near"]) + len(outside["far"])
         if self.validates and len(known["validation"]):
             steps += 1 + (len(outside["validation_ood"]) or len(PROXIES))
         else:
@@ -146,8 +146,8 @@ class Evaluation(Stage):
         _write(folder / "validation.npz", result.validation, correct=result.validation_correct)
         np.savez(folder / "parity.npz", allow_pickle=False, **result.parity)
         np.savez(folder / "details.npz", allow_pickle=False, **result.details)
-        held_out = {"scores": result.calibration, "labels": result.calibration_labels}
-        np.savez(folder / "calibration.npz", allow_pickle=False, **held_out)
+        calibration = {"scores": result.calibration, "labels": result.calibration_labels}
+        np.savez(folder / "calibration.npz", allow_pickle=False, **calibration)
         if result.state:
             np.savez(folder / "state.npz", allow_pickle=False, **result.state)
         return result.figures

@@ -122,7 +122,7 @@ class Recipe(Section):
             raise ValueError(f"classifier.views = {self.classifier.views}: views are made by data.augment, which names "
                              "nothing; name some (kood list augmentations), or remove views")  # fmt: skip
         head = registry.find("heads", self.head.name, "head.name")
-        if "dispersion_weight" in head.parameters and not self.classifier.neck:
+        if not head.learns and not self.classifier.neck:
             raise ValueError(f"head {self.head.name!r} has no weights that learn, nor has a frozen backbone; set "
                              f"classifier.neck = 128, or {end}")  # fmt: skip
         for score in self._scores_of("perturbed"):

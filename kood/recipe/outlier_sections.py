@@ -145,10 +145,14 @@ class _Outliers(Section):
         for table, source in self.sources.items():
             if source is None:
                 raise ValueError(f"use names {table!r}, but there is no [outliers.{table}] that says which images")
+            source.check_signature()
         loss = self._loss
         if loss.package and loss.parameters[:1] not in (("logits",), ("cosines",)):
             raise ValueError(f"exposure: {self.exposure!r} is no loss of outliers, since its first parameter is "
                              "neither logits nor cosines")  # fmt: skip
+        if loss.package and (others := [name for name in loss.required[1:] if name != "labels"]):
+            raise ValueError(f"exposure: {self.exposure!r} asks for {others[0]!r}; a loss of outliers is given labels "
+                             "beside its first parameter")  # fmt: skip
         if not loss.package and not loss.name.endswith("_exposure"):
             raise ValueError(
                 f"exposure: {self.exposure!r} is not an exposure; {registry.nearest(self.exposure, _exposures())}"
