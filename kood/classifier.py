@@ -260,7 +260,7 @@ class Classifier(TrainStep):
         """The classifier that `get_config` describes."""
         config = dict(config)
         for part in ("backbone", "head", "virtual"):
-            if config.get(part) is not None:  # Files from before virtual outliers have no such key.
+            if config[part] is not None:
                 config[part] = keras.saving.deserialize_keras_object(config[part])
         return cls(**config)
 

@@ -142,7 +142,7 @@ class _Fold(BaseModel, strict=True):
     score: str
     auroc: _Figure
     auroc_interval: Annotated[list[_Figure], Field(min_length=2, max_length=2)] | None
-    sha256: dict[str, str] = {}
+    sha256: dict[str, str]
 
 
 class _Mean(BaseModel, strict=True):

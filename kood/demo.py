@@ -15,6 +15,7 @@ from kood.attached import Adapted, function_of, opened
 from kood.classifier import Classifier
 from kood.data.deferred import Images, listed
 from kood.data.image_set import ImageSet
+from kood.data.rules import Framing
 from kood.data.stored import read_images
 from kood.errors import UserError
 from kood.outputs import at_once, outputs_of
@@ -22,7 +23,7 @@ from kood.process import native_messages_held_back
 from kood.runs import Run
 from kood.serving.answers import answers
 from kood.serving.client import LocalModel, Model, newest_version
-from kood.serving.extras import framing_of, read_facts
+from kood.serving.extras import read_facts
 
 __all__ = ["Answered", "Known", "answered", "known_of", "page_of", "show"]
 
@@ -157,7 +158,7 @@ def answered(model: Model, facts: dict[str, Any], known: Known | None, file: Pat
     ]
     if known is None:
         return Answered(verdict, rows)
-    shaped = listed([str(file)], tuple(facts["image_shape"]), 0, framing_of(facts))[0]
+    shaped = listed([str(file)], tuple(facts["image_shape"]), 0, Framing.read(facts))[0]
     return Answered(verdict, rows, known.nearest(shaped)[0])
 
 

@@ -17,6 +17,8 @@ import math
 
 from keras import ops
 
+from kood.numbers import above_zero
+
 __all__ = ["cosine_exposure", "cross_entropy", "energy_exposure", "outlier_exposure"]
 
 
@@ -128,8 +130,7 @@ def energy_exposure(logits, margin=None, temperature=1.0):
     Raises:
         ValueError: A temperature not above 0.
     """
-    if not temperature > 0:
-        raise ValueError(f"temperature must be above 0; it is {temperature!r}.")
+    above_zero("temperature", temperature)
     logits = _float32(logits)
     if margin is None:
         margin = -temperature * math.log(logits.shape[-1])

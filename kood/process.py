@@ -128,6 +128,8 @@ def choose_backend() -> None:
 def run_on_tensorflow(module: str, *arguments: Any, failed: str) -> None:
     """Runs a module of kood in a process of its own, whose Keras stands on TensorFlow and on the CPU.
 
+    That one does its work by `kood.attached.handed_over`, which knows the modules from outside that this one does.
+
     Args:
         module: Its name.
         *arguments: What it is given, as words.
@@ -142,7 +144,7 @@ def run_on_tensorflow(module: str, *arguments: Any, failed: str) -> None:
     # This process may hold the accelerator's memory; that one needs none of it.
     environment["CUDA_VISIBLE_DEVICES"] = "-1"
     result = subprocess.run(
-        [sys.executable, "-m", module, *map(str, arguments)],
+        [sys.executable, "-m", module, ",".join(registry.imported()), *map(str, arguments)],
         env=environment,
         capture_output=True,
         text=True,

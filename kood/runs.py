@@ -290,8 +290,7 @@ class Run:
             if damage and not self.fresh:
                 self.on_damage(f"{name}: what an earlier run left is damaged ({damage}) and is made again")
             if found is not None and not (self.fresh and folder not in self._made):
-                backends = found.get("backends") or [found.get("decides", {}).get("backend", "")]
-                return Result(name, key, folder, found["facts"], found["seconds"], True, tuple(filter(None, backends)))
+                return Result(name, key, folder, found["facts"], found["seconds"], True, tuple(found["backends"]))
         key, folder = next(iter(kin.items()))
         if self.fresh and folder not in self._made:
             shutil.rmtree(_partial(folder), ignore_errors=True)

@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from kood.data.rules import STRETCHED
 from kood.errors import UserError
 from kood.pipeline.belonging import FILE, SAMPLE, Belonging, Identity, identity_of, refuse_mixed_classes
 from kood.pipeline.prepare import Data
@@ -19,7 +20,7 @@ def identity(numbers, *, names=("a", "b"), path="/data", shape=(8, 8, 1)):
     rng = np.random.default_rng(0).integers(0, 2**63, 20_000)
     every = sorted(f"{int(rng[number]):032x}" for number in numbers)
     source = {"source": "folder", "path": path}
-    return Identity(names, source, shape, tuple(every[:SAMPLE]), len(every) <= SAMPLE)
+    return Identity(names, source, shape, tuple(every[:SAMPLE]), len(every) <= SAMPLE, STRETCHED, Data.version)
 
 
 BASE = identity(range(5000))
@@ -41,8 +42,6 @@ BASE = identity(range(5000))
         (identity(range(200), path="/moved"), True),
         (identity([*range(80), *range(6000, 6120)], path="/moved"), False),
         (identity(range(5000), path="/moved", shape=(16, 16, 1)), False),
-        (Identity(("a", "b")), True),
-        (Identity(("a", "c")), False),
     ],
 )
 def test_one_data_set_is_known_again(other, same):
@@ -142,28 +141,17 @@ def test_going_on_with_other_data_keeps_the_earlier_report(folder_data):
     assert sorted(path.name for path in folder.glob("before-*")) == ["before-2", "before-2-2"]
 
 
-@pytest.mark.parametrize("where", ["2/assets.extra/kood.json", "report.json"])
-def test_a_folder_of_an_older_kood_is_judged_by_its_classes(folder_data, where):
-    data = folder_data("circle", "square")
-    folder, found = data.run.folder, {"class_names": ["cat", "dog"]}
-    for file, facts in (("1/assets.extra/kood.json", {}), (where, found)):
-        (folder / file).parent.mkdir(parents=True, exist_ok=True)
-        (folder / file).write_text(json.dumps(facts))
-    with pytest.raises(UserError, match=r"belongs to the classes cat, dog; this run is of the classes circle, square"):
-        Belonging(data.run).accept(data)
-    (folder / where).write_text(json.dumps({"class_names": ["circle", "square"]}))
-    Belonging(data.run).accept(data)
-    assert (folder / FILE).exists()
-
-
-@pytest.mark.parametrize("key", ["class_names", "image_shape", "digests", "is_whole", "ground", "resize"])
-def test_a_file_with_empty_fields_is_not_read(folder_data, key):
+@pytest.mark.parametrize("key", ["class_names", "source", "image_shape", "digests", "is_whole", "framing", "version"])
+def test_a_file_that_this_kood_did_not_write_is_told(folder_data, key):
     data = folder_data("circle", "square")
     Belonging(data.run).accept(data)
     file = data.run.folder / FILE
-    file.write_text(json.dumps({**json.loads(file.read_bytes()), key: None}))
-    Belonging(data.run).accept(data)
-    assert json.loads(file.read_bytes())[key] is not None
+    known = json.loads(file.read_bytes())
+    wrong = [] if key in ("is_whole", "version") else [{**known, key: 3.5}]
+    for other in (*wrong, {one: value for one, value in known.items() if one != key}, [known]):
+        file.write_text(json.dumps(other))
+        with pytest.raises(UserError, match=r"belongs_to\.json: this is not what this version of kood writes there"):
+            Belonging(data.run).accept(data)
 
 
 def test_a_cell_of_other_classes_publishes_nothing(folder_data):

@@ -423,9 +423,6 @@ def test_folds_of_other_images_or_other_classes_are_not_paired(tmp_path):
     apart = quietly(one, other)[0][1]["difference"]["held_out"]
     assert [fold["classes"] for fold in apart["folds"]] == [["d", "e"]]
     assert apart["auroc"]["low"] is None  # Of one fold nothing is known of others.
-    del told["hold_out"]["folds"][2]["sha256"]  # As older runs have it.
-    (other / "report.json").write_text(json.dumps(told))
-    assert "held_out" not in quietly(one, other)[0][1]["difference"]
 
 
 def test_folds_by_another_score_are_of_that_score(tmp_path):

@@ -312,12 +312,6 @@ def test_images_that_the_model_was_calibrated_on_are_left_out(tmp_path):
     assert (watched.images, watched.known) == (30, 30)
 
 
-def test_a_version_that_does_not_say_what_it_was_made_of_is_told(run, folder):
-    console = Console(file=io.StringIO(), width=300)
-    watched, _ = monitor(run, folder, console=console)
-    assert watched.known == 0 and "1 does not say which images it was made of" in console.file.getvalue()
-
-
 @pytest.mark.usefixtures("same_graph")
 def test_answers_by_class_are_judged_by_their_own_threshold(tmp_path):
     run, images = tmp_path / "run", tmp_path / "images"

@@ -2,10 +2,11 @@
 
 import inspect
 import re
+import sys
 import zipfile
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 import keras
 
@@ -13,9 +14,10 @@ from kood import registry
 from kood.attached.watching import layers_of
 from kood.data.paths import KERAS_FILE, need_file
 from kood.errors import UserError
+from kood.process import alone
 from kood.text import clean
 
-__all__ = ["bring", "bring_layers_of", "opened"]
+__all__ = ["bring", "bring_layers_of", "handed_over", "opened"]
 
 
 def bring(modules: Iterable[str], where: str = "import") -> None:
@@ -39,6 +41,25 @@ def bring_layers_of(model: keras.Model) -> None:
     """Lets `kood.registry.imported` tell the modules of a model's own layers, for a process that loads its file."""
     modules = {type(layer).__module__ for _, layer in layers_of(model)}
     bring(sorted(name for name in modules if name.partition(".")[0] not in ("keras", "kood", "__main__")))
+
+
+def handed_over(work: Callable[..., object]) -> NoReturn:
+    """Does the work of a process that `kood.process.run_on_tensorflow` began, and ends it.
+
+    Args:
+        work: Is given the arguments, as words. A `UserError` of it is what the process ends with.
+    """
+
+    def done():
+        modules, *arguments = sys.argv[1:]
+        try:
+            bring(filter(None, modules.split(",")))
+            registry.obtain("heads", "softmax")  # Importing the room registers every head with Keras.
+            work(*arguments)
+        except UserError as problem:
+            sys.exit(str(problem))
+
+    alone(done)
 
 
 def opened(

@@ -3,6 +3,7 @@
 from typing import Literal
 
 from kood.data.tf_on_cpu import tf
+from kood.numbers import above_zero
 
 __all__ = ["mixed_in", "mixtures"]
 
@@ -55,8 +56,7 @@ def mixtures(images, outliers, seed, *, mix: Literal["linear", "cutmix"], alpha:
     """
     if mix not in ("linear", "cutmix"):
         raise ValueError(f"mix must be 'linear' or 'cutmix', not {mix!r}")
-    if not alpha > 0:
-        raise ValueError(f"alpha must be above 0; it is {alpha!r}")
+    above_zero("alpha", alpha)
     seeds = tf.random.split(seed, 4)
     count, height, width = outliers.shape[:3]
     share = _beta(seeds[:2], count, alpha)

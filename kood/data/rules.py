@@ -30,7 +30,7 @@ What a graph cannot do by these rules it refuses; kood's clients decode such a f
 """
 
 import struct
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal, get_args
 
@@ -102,6 +102,11 @@ class Framing:
     def of(cls, data: Any) -> "Framing":
         """That of a recipe's `data`."""
         return cls(ground_colour(data.ground), data.resize, data.antialias)
+
+    @classmethod
+    def read(cls, told: Mapping[str, Any]) -> "Framing":
+        """That of its `vars` as JSON gives them back; `KeyError` where one is missing."""
+        return cls(ground_colour(told["ground"]), told["resize"], told["antialias"])
 
 
 #: Where nothing is said: stretched, over white.

@@ -109,8 +109,7 @@ def _images(folder: Path, name: str) -> Images:
         return Stored(path.open("rb"), mapped.shape, mapped.offset) if are_deferred(mapped.shape[1:]) else mapped
     told = json.loads(listed.read_bytes())
     digests = np.frombuffer(bytes.fromhex(told["digests"]), np.uint8).reshape(-1, 16)
-    framing = Framing(**{**told["framing"], "ground": tuple(told["framing"]["ground"])})
-    return ImageFiles(told["files"], digests, told["image_shape"], framing)
+    return ImageFiles(told["files"], digests, told["image_shape"], Framing.read(told["framing"]))
 
 
 def write_digests(folder: Path, name: str, digests: np.ndarray) -> None:

@@ -73,7 +73,7 @@ def _saved_model(detector: Any, path: Path, images: np.ndarray) -> None:
     served = Served(
         scorer.name, tuple(detector.image_shape), list(detector.class_names), decision.accept, decision.scores,
         scorer.state, labels=decision.labels, by_class=decision.by_class, seen=seen,
-        preprocess=function_of(detector.classifier), **vars(detector.framing),
+        preprocess=function_of(detector.classifier), framing=detector.framing,
     )  # fmt: skip
     outputs = detector.outputs(images)
     answers = detector.answers(outputs)

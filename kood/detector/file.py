@@ -117,8 +117,8 @@ def _made(kind: type, classifier: Any, facts: dict[str, Any], arrays: dict[str, 
     shape = tuple(facts["image_shape"])
     detector = kind(
         classifier, choice["score"] if choice else "auto", facts["class_names"], scores=facts["scores"] or None,
-        image_shape=None if None in shape else shape, resize=facts.get("resize", "stretch"),
-        antialias=facts.get("antialias", True), batch_size=facts["batch_size"],
+        image_shape=None if None in shape else shape, resize=facts["resize"],
+        antialias=facts["antialias"], batch_size=facts["batch_size"],
     )  # fmt: skip
     detector.takes_bytes = facts["takes_bytes"]
     detector.choice = Choice(**choice) if choice else None

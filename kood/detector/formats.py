@@ -2,7 +2,7 @@
 
 Always converted by way of TensorFlow, in a process of its own where Keras stands on another backend: of JAX's graphs
 and torch's Keras 3.15 loses the names of the outputs, or the free number of images, or needs packages that kood needs
-for nothing else. As `python -m kood.detector.formats PARTS FILE VERSION` it is that process.
+for nothing else. As `python -m kood.detector.formats MODULES PARTS FILE VERSION` it is that process.
 """
 
 import contextlib
@@ -11,7 +11,6 @@ import logging
 import os
 import re
 import shutil
-import sys
 import warnings
 import zipfile
 from collections.abc import Callable, Iterator, Sequence
@@ -23,14 +22,13 @@ import keras
 import numpy as np
 
 import kood
-from kood import registry
-from kood.attached import bring, function_of, layers_of
+from kood.attached import function_of, handed_over, layers_of
 from kood.backends import compiled
 from kood.data.rules import STRETCHED, Framing
 from kood.decision import Decision
 from kood.errors import UserError
 from kood.parity import agreed
-from kood.process import alone, keras_defaults, native_messages_held_back, run_on_tensorflow
+from kood.process import keras_defaults, native_messages_held_back, run_on_tensorflow
 from kood.scorer import Scorer
 from kood.serving.served import Served
 from kood.text import clean
@@ -103,19 +101,19 @@ def export(
         else:
             _hand_over(decision, beside / "parts", image_shape)
             run_on_tensorflow(
-                "kood.detector.formats", beside / "parts", file, decision.decide.version, *registry.imported(),
+                "kood.detector.formats", beside / "parts", file, decision.decide.version,
                 failed=f"{path}: could not be written",
             )  # fmt: skip
             shutil.rmtree(beside / "parts")
-        laid = {"resize": framing.resize, "antialias": framing.antialias}
-        _tell(file, _facts(decision, image_shape, class_names, pixels=pixels, **laid))
-        told = _compare(decision, file, check, path)
+        told = {"pixels": pixels, "resize": framing.resize, "antialias": framing.antialias}
+        _tell(file, _facts(decision, image_shape, class_names, **told))
+        compared = _compare(decision, file, check, path)
         written = sorted(beside.iterdir())  # The weights before what refers to them.
         for one in written:
             one.replace(path.parent / one.name)
     finally:
         shutil.rmtree(beside, ignore_errors=True)
-    return {"format": kind, "files": [path.parent / one.name for one in written], **told}
+    return {"format": kind, "files": [path.parent / one.name for one in written], **compared}
 
 
 def _convert(decision: Decision, image_shape: Sequence[int], file: Path) -> None:
@@ -269,15 +267,10 @@ def _taken_over(folder: Path, version: int) -> tuple[Decision, tuple[int, int, i
 
 
 @keras_defaults()
-def main(parts: str, file: str, version: str, *modules: str) -> None:
+def main(parts: str, file: str, version: str) -> None:
     """Writes the file of a decision that was handed over."""
-    try:
-        bring(modules)
-        registry.obtain("heads", "softmax")  # Importing the room registers every head with Keras.
-        _convert(*_taken_over(Path(parts), int(version)), Path(file))
-    except UserError as problem:
-        sys.exit(str(problem))
+    _convert(*_taken_over(Path(parts), int(version)), Path(file))
 
 
 if __name__ == "__main__":
-    alone(lambda: main(*sys.argv[1:]))
+    handed_over(main)

@@ -6,20 +6,14 @@ import keras
 from keras import ops
 
 from kood.geometry import label_rows, labelled, lengths, top_class
-from kood.heads.angular import AngularHead, above_zero, fixed_scale
+from kood.heads.angular import AngularHead, fixed_scale
 from kood.heads.margins import ArcFace, NormFace
+from kood.numbers import above_zero, fraction
 
 __all__ = ["AdaCos", "AdaFace", "CurricularFace"]
 
 #: Stands for minus infinity where infinity minus infinity would give NaN.
 NEVER = -1e30
-
-
-def checked_momentum(momentum):
-    momentum = float(momentum)
-    if not 0 <= momentum < 1:
-        raise ValueError(f"momentum is the share of the old mean, from 0 to below 1; it is {momentum!r}.")
-    return momentum
 
 
 def _followed(head, name, start):
@@ -137,7 +131,7 @@ class CurricularFace(ArcFace):
 
     def __init__(self, num_classes, margin=0.5, scale="auto", momentum=0.99, **kwargs):
         super().__init__(num_classes, margin, scale, **kwargs)
-        self.momentum = checked_momentum(momentum)
+        self.momentum = fraction("momentum", momentum)
         self.t = _followed(self, "t", 0.0)
 
     def call(self, features, labels=None, training=None):
@@ -212,10 +206,9 @@ class AdaFace(AngularHead):
 
     def __init__(self, num_classes, margin=0.4, scale="auto", h=0.333, momentum=0.99, **kwargs):
         super().__init__(num_classes, margin, scale, **kwargs)
-        if not 0 <= self.margin < math.pi:
-            raise ValueError(f"AdaFace's margin is in radians, from 0 to below pi; it is {margin!r}.")
+        self._check_radians()
         self.h = above_zero("h", h)
-        self.momentum = checked_momentum(momentum)
+        self.momentum = fraction("momentum", momentum)
         self.length_mean = _followed(self, "length_mean", 0.0)
         self.length_std = _followed(self, "length_std", 0.0)
 

@@ -7,6 +7,7 @@ import keras
 from keras import ops
 
 from kood.geometry import label_rows, sines, top_class, unit
+from kood.numbers import above_zero, whole
 
 # No `__all__`: what a file of this room lists there is a head that a recipe may name.
 
@@ -20,21 +21,6 @@ def fixed_scale(num_classes):
             "Give the head a number, such as scale=4; AdaCos, which takes none, is not defined there."
         )
     return math.sqrt(2.0) * math.log(num_classes - 1)
-
-
-def whole(name, value, least):
-    """A whole number."""
-    if isinstance(value, bool) or int(value) != value or value < least:
-        raise ValueError(f"{name} must be a whole number, at least {least}; it is {value!r}.")
-    return int(value)
-
-
-def above_zero(name, value):
-    """A finite number above 0."""
-    number = float(value)
-    if not (math.isfinite(number) and number > 0):
-        raise ValueError(f"{name} must be a finite number above 0; it is {value!r}.")
-    return number
 
 
 class Head(keras.layers.Layer):
@@ -86,10 +72,14 @@ class AngularHead(Head):
         self.margin = float(margin)
         if isinstance(scale, str) and scale != "auto":
             raise ValueError(f'scale must be "auto" or a number above 0; it is {scale!r}.')
-        self.configured_scale = scale if scale == "auto" else float(scale)
-        self.scale: Any = fixed_scale(self.num_classes) if scale == "auto" else float(scale)
-        if not (math.isfinite(self.scale) and self.scale > 0):
-            raise ValueError(f'scale must be "auto" or a finite number above 0; it is {scale!r}.')
+        self.configured_scale = scale if scale == "auto" else above_zero("scale", scale)
+        self.scale: Any = fixed_scale(self.num_classes) if scale == "auto" else self.configured_scale
+
+    def _check_radians(self):
+        """Refuses a margin that is no angle below pi, as one in degrees would be."""
+        if not 0 <= self.margin < math.pi:
+            name = type(self).__name__
+            raise ValueError(f"{name}'s margin is in radians, from 0 to below pi; it is {self.margin!r}.")
 
     def build(self, features_shape):
         self.prototypes = self.add_weight(

@@ -4,7 +4,8 @@ import keras
 from keras import ops
 
 from kood.geometry import label_rows, labelled, unit
-from kood.heads.angular import Head, above_zero
+from kood.heads.angular import Head
+from kood.numbers import above_zero
 
 __all__ = ["LogitNorm", "Softmax", "T2FNorm"]
 

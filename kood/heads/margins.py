@@ -6,7 +6,8 @@ import keras
 from keras import ops
 
 from kood.geometry import sines
-from kood.heads.angular import AngularHead, whole
+from kood.heads.angular import AngularHead
+from kood.numbers import whole
 
 __all__ = ["ArcFace", "CosFace", "NormFace", "SphereFace", "SubCenterArcFace"]
 
@@ -117,8 +118,7 @@ class ArcFace(AngularHead):
 
     def __init__(self, num_classes, margin=0.5, scale="auto", **kwargs):
         super().__init__(num_classes, margin, scale, **kwargs)
-        if not 0 <= self.margin < math.pi:
-            raise ValueError(f"ArcFace's margin is in radians, from 0 to below pi; it is {margin!r}.")
+        self._check_radians()
 
     def target_cosine(self, cosine, sine):
         added = cosine * math.cos(self.margin) - sine * math.sin(self.margin)

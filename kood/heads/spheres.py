@@ -5,9 +5,9 @@ from keras import ops
 
 from kood.backends import everyone, mine, share, total
 from kood.geometry import label_rows, labelled, top_class, unit
-from kood.heads.adaptive import NEVER, checked_momentum
-from kood.heads.angular import above_zero
+from kood.heads.adaptive import NEVER
 from kood.heads.margins import NormFace
+from kood.numbers import above_zero, at_least_zero, fraction
 
 __all__ = ["CIDER"]
 
@@ -53,10 +53,8 @@ class CIDER(NormFace):
     def __init__(self, num_classes, temperature=0.1, momentum=0.95, dispersion_weight=0.5, **kwargs):
         self.temperature = above_zero("temperature", temperature)
         super().__init__(num_classes, 1.0 / self.temperature, **kwargs)
-        self.momentum = checked_momentum(momentum)
-        self.dispersion_weight = float(dispersion_weight)
-        if not self.dispersion_weight >= 0:
-            raise ValueError(f"dispersion_weight must be at least 0; it is {dispersion_weight!r}.")
+        self.momentum = fraction("momentum", momentum)
+        self.dispersion_weight = at_least_zero("dispersion_weight", dispersion_weight)
 
     def build(self, features_shape):
         self.prototypes = self.add_weight(

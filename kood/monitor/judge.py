@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from kood.conformal import rank, shift
+from kood.conformal import shift
 from kood.errors import UserError
 from kood.monitor.drift import Drift, Ties, drift
 from kood.monitor.stream import Met, Seen, by_version
@@ -140,13 +140,8 @@ def _only(base: Path, file: Path, answers: int) -> Path:
 
 def _findings(seen: Sequence[Seen], version: str, facts: Mapping[str, Any]) -> list[Finding]:
     """What is found of the answers that are this version's, for each of its thresholds that there are some of."""
-    count, accept = int(facts["calibration_images"]), float(facts["accept"])
+    accept, groups = float(facts["accept"]), facts["groups"]
     names = [str(name) for name in facts["class_names"]]
-    # One threshold for all, without ties, where an older kood did not write them down.
-    groups = facts.get("groups") or [{
-        "classes": range(len(names)), "threshold": facts["threshold"], "images": count,
-        "below": rank(count, accept) - 1, "tied": 1,
-    }]  # fmt: skip
     edges = [float(np.float32(group["threshold"])) for group in groups]
     group_of = {names[k]: number for number, group in enumerate(groups) for k in group["classes"]}
     found = []

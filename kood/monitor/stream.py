@@ -11,7 +11,7 @@ from typing import Any
 from kood.data.files import PassedOver
 from kood.errors import UserError
 from kood.serving.answers import Answer, listed
-from kood.serving.seen import RECALIBRATED, UNKNOWN, USED
+from kood.serving.seen import RECALIBRATED, USED
 from kood.serving.seen import Seen as Known
 
 __all__ = ["Met", "Seen", "asked", "logged"]
@@ -50,8 +50,7 @@ class Met:
         seen: The images, in order.
         unread: Why files could not be read.
         known: How many images are not among them because the model was trained, chosen or calibrated on them.
-        told: What else there is to say, a sentence each: what lies in the folder and is no image, a version that does
-            not say what it was made of.
+        told: What lies in the folder and is no image, a sentence each.
     """
 
     seen: list[Seen]
@@ -75,9 +74,8 @@ def asked(version: Path, folder: Path, facts: Mapping[str, Any]) -> Met:
     known = Known(version, facts)
     found, unread, digests = known.ask(files)
     old = known.among(digests, (*USED, RECALIBRATED))
-    told = passed.notes() if known else (*passed.notes(), UNKNOWN.format(version))
     new = [_of(answer, times[answer.file]) for answer, one in zip(found, old, strict=True) if not one]
-    return Met(new, [answer.error for answer in unread], int(old.sum()), told)
+    return Met(new, [answer.error for answer in unread], int(old.sum()), passed.notes())
 
 
 def _written(file: Path) -> float:
@@ -90,7 +88,7 @@ def _written(file: Path) -> float:
 def _of(answer: Answer, seconds: float) -> Seen:
     time, said = datetime.datetime.fromtimestamp(seconds, datetime.UTC).isoformat(timespec="seconds"), answer.said or {}
     told = {key: said[key] for key in ("class_name", "ood_score", "p_value", "is_ood")}
-    return Seen(str(answer.file), time, **told, threshold=said.get("threshold"), version=said.get("version"))
+    return Seen(str(answer.file), time, **told, threshold=said["threshold"], version=said["version"])
 
 
 def logged(file: Path) -> Met:

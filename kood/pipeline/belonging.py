@@ -14,7 +14,7 @@ from kood.errors import UserError
 from kood.pipeline.prepare import Data
 from kood.recipe import Recipe
 from kood.runs import Run, write_atomically
-from kood.text import some_of
+from kood.text import clean, some_of
 
 __all__ = ["Belonging", "Identity", "identity_of", "refuse_mixed_classes"]
 
@@ -30,25 +30,21 @@ class Identity:
 
     Attributes:
         class_names: In their order: a server answers with their numbers.
-        source: Which data set the recipe names, paths expanded; None where an older kood did not keep it.
+        source: Which data set the recipe names, paths expanded.
         image_shape: (H, W, C); digests of different shapes do not compare, nor do those of another framing or version.
         digests: The smallest digests of its in-distribution images, hexadecimal, ascending.
         is_whole: Whether those are all.
-        ground: What is seen through transparency; None where an older kood did not keep it.
-        version: Of the code that makes the images; None where an older kood did not keep it.
-        resize: What becomes of images of other proportions; an older kood stretched them.
-        antialias: Whether images that are made smaller are antialiased; an older kood always did.
+        framing: How they were brought to the shape.
+        version: Of the code that makes the images.
     """
 
     class_names: tuple[str, ...]
-    source: dict[str, str] | None = None
-    image_shape: tuple[int, ...] = ()
-    digests: tuple[str, ...] = ()
-    is_whole: bool = True
-    ground: tuple[int, ...] | None = None
-    version: int | None = None
-    resize: str = "stretch"
-    antialias: bool = True
+    source: dict[str, str]
+    image_shape: tuple[int, ...]
+    digests: tuple[str, ...]
+    is_whole: bool
+    framing: Framing
+    version: int
 
     def is_same(self, other: "Identity") -> bool:
         """Whether both are one set of classes and one data set.
@@ -58,8 +54,6 @@ class Identity:
         """
         if self.class_names != other.class_names:
             return False
-        if self.source is None or other.source is None:
-            return True
         common = self._common(other)
         if self.source == other.source:
             return "path" not in self.source or common is None or common > 0.0
@@ -79,9 +73,7 @@ class Identity:
         """What makes one file other pixels in both, in the recipe's words; "" where digests compare."""
         unlike = {
             "image_shape": self.image_shape != other.image_shape,
-            "ground": self.ground != other.ground,
-            "resize": self.resize != other.resize,
-            "antialias": self.antialias != other.antialias,
+            **{key: value != vars(other.framing)[key] for key, value in vars(self.framing).items()},
             "kood's way of reading images": self.version != other.version,
         }
         return " and ".join(what for what, differs in unlike.items() if differs)
@@ -99,11 +91,11 @@ class Identity:
     def told(self, other: "Identity") -> str:
         """What tells it from another, in words."""
         if self.class_names != other.class_names:
-            return f"the classes {some_of(self.class_names, 8)}" + (f" ({self._named()})" if self.source else "")
+            return f"the classes {some_of(self.class_names, 8)} ({self._named()})"
         return f"the images of {self._named()}"
 
     def _named(self) -> str:
-        return " ".join((self.source or {}).values())
+        return " ".join(self.source.values())
 
 
 def identity_of(data: Data) -> Identity:
@@ -117,8 +109,8 @@ def identity_of(data: Data) -> Identity:
         data.recipe.data.shape,
         tuple(row.tobytes().hex() for row in digests[:SAMPLE]),
         len(digests) <= SAMPLE,
-        version=Data.version,
-        **vars(Framing.of(data.recipe.data)),
+        Framing.of(data.recipe.data),
+        Data.version,
     )
 
 
@@ -192,28 +184,15 @@ def refuse_mixed_classes(cells: Sequence[Recipe]) -> None:
 
 
 def _kept(folder: Path) -> Identity | None:
-    """What a folder belongs to; of a folder of an older kood only the classes are known."""
-    kept = _read(folder / FILE)
-    lists_of = dict.fromkeys(("class_names", "image_shape", "digests"), list)
-    kinds = {**lists_of, "source": dict | None, "is_whole": bool}
-    if kept is not None and all(key in kept and isinstance(kept[key], kind) for key, kind in kinds.items()):
-        lists = {key: tuple(kept[key]) for key in lists_of}
-        ground = kept.get("ground")
-        return Identity(**lists, source=kept["source"], is_whole=kept["is_whole"], version=kept.get("version"),
-                        resize=kept.get("resize", "stretch"), antialias=kept.get("antialias", True),
-                        ground=tuple(ground) if isinstance(ground, list) else None)  # fmt: skip
-    versions = sorted((int(p.name) for p in folder.iterdir() if p.is_dir() and p.name.isdecimal()), reverse=True)
-    report = _read(folder / "report.json") or {}
-    published = [_read(folder / str(number) / "assets.extra" / "kood.json") for number in versions]
-    for facts in (*published, report, *report.get("cells", [])[:1]):
-        if facts and facts.get("class_names"):
-            return Identity(tuple(facts["class_names"]))
-    return None
-
-
-def _read(file: Path) -> dict | None:
-    try:
-        found = json.loads(file.read_bytes())
-    except (OSError, ValueError):
+    """What a folder belongs to; None where that has not been written down."""
+    file = folder / FILE
+    if not file.exists():
         return None
-    return found if isinstance(found, dict) else None
+    try:
+        kept = json.loads(file.read_bytes())
+        lists = {key: tuple(kept[key]) for key in ("class_names", "image_shape", "digests")}
+        return Identity(**{**kept, **lists, "source": dict(kept["source"]), "framing": Framing.read(kept["framing"])})
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+        told = f"{type(error).__name__}: {error}"
+        raise UserError(f"{clean(file)}: this is not what this version of kood writes there ({told}); remove it if "
+                        "what is in the folder is of this recipe's images") from error  # fmt: skip

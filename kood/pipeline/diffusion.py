@@ -46,7 +46,6 @@ class Diffusion(Stage):
 
     def decides(self) -> dict[str, Any]:
         return {
-            # Models of before there was a choice are of the images as they are.
             "diffusion": self.recipe.diffusion.model_dump(exclude={"seed", "image_shape"}),
             **({"drawn": shape} if (shape := self.recipe.drawn_shape) != self.recipe.data.shape else {}),
             "augment": decided(self.recipe, self.data, self.recipe.data.augment),
@@ -112,7 +111,7 @@ class Diffusion(Stage):
 
     @property
     def warnings(self) -> list[str]:
-        passes = self.facts.get("passes", PASSES)
+        passes = self.facts["passes"]
         if passes >= PASSES or not self.facts["timed"]:
             return []
         return [

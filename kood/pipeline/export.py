@@ -43,8 +43,9 @@ class Export(Stage):
         self.data, self.classifier, self.evaluation = data, classifier, evaluation
 
     def decides(self) -> dict[str, Any]:
-        served = vars(self._served)
-        # Keys of versions that never had these stay.
+        served = vars(self._served).copy()
+        served |= vars(served.pop("framing"))
+        # What is not given decides nothing.
         usual = {"preprocess": None, "resize": STRETCHED.resize, "antialias": STRETCHED.antialias}
         served = {name: value for name, value in served.items() if name not in usual or value != usual[name]}
         return {
@@ -81,7 +82,7 @@ class Export(Stage):
         return Served(
             self.evaluation.headline, data.shape, list(names), serve.accept,
             held["scores"], self.evaluation.arrays("state") or None, serve.undecodable, held["labels"], serve.by_class,
-            self._seen, preprocess=self.classifier.function, **vars(Framing.of(data)),
+            self._seen, Framing.of(data), self.classifier.function,
         )  # fmt: skip
 
     @property

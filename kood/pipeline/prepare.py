@@ -92,7 +92,7 @@ class Data(Stored):
         sources = {"data.id": self.recipe.data.id, **self.sources}
         placed = are_deferred(self.recipe.data.shape)
         data = self.recipe.data
-        # Images of before there was a choice have been stretched and antialiased.
+        # What is as usual decides nothing.
         usual = {name for name in ("resize", "antialias") if getattr(data, name) == getattr(STRETCHED, name)}
         usual |= set() if data.pictures else {"pictures"}
         return {
@@ -166,7 +166,7 @@ class Data(Stored):
             f"{key}: {len(why)} files cannot be read and are left out: "
             + "; ".join(why[:5])
             + ("; ..." if why[5:] else "")
-            for key, why in self.facts.get("skipped", {}).items()
+            for key, why in self.facts["skipped"].items()
         ]
 
 

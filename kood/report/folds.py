@@ -54,14 +54,9 @@ def by_score(held: Mapping[str, Any], score: str, values: Sequence[Mapping[str, 
 
 
 def as_cells(cell: Mapping[str, Any]) -> dict[tuple[str, ...], dict[str, Any]]:
-    """Each fold of a run as the result of one whose near set is what the fold held out, by its classes.
-
-    Folds of runs of before their images were noted are left out: whether others have the same cannot be told.
-    """
+    """Each fold of a run as the result of one whose near set is what the fold held out, by its classes."""
     found = {}
     for fold in (cell.get("hold_out") or {}).get("folds", []):
-        if "sha256" not in fold:
-            continue
         auroc = {"auroc": fold["auroc"]}
         found[tuple(fold["classes"])] = {
             **{key: cell.get(key) for key in ("seeds", "folder")},

@@ -6,7 +6,8 @@ They all need the head's kernel and bias, which an angular head has not.
 import numpy as np
 from keras import ops
 
-from kood.scores.fitting import Fitted, array, fraction, linear_head
+from kood.numbers import fraction
+from kood.scores.fitting import Fitted, array, linear_head
 from kood.scores.streaming import mean_row, quantile
 
 __all__ = ["ASH", "DICE", "SCALE", "ReAct"]

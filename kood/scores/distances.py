@@ -5,6 +5,7 @@ import hashlib
 import numpy as np
 from keras import ops
 
+from kood.numbers import fraction
 from kood.scores.fitting import Fitted, array, class_indices
 from kood.scores.streaming import BLOCK, blocks, class_sums, mean_row, principal
 
@@ -61,9 +62,7 @@ class Mahalanobis(Fitted):
 
     def __init__(self, cut=1e-10):
         super().__init__()
-        if not 0 <= cut < 1:
-            raise ValueError(f"cut must be from 0 to below 1; it is {cut!r}.")
-        self.cut = float(cut)
+        self.cut = fraction("cut", cut)
 
     def fit(self, features, labels, logits=None):
         """Estimates the class means and the covariance.

@@ -46,13 +46,6 @@ def linear_head(width, kernel, bias):
     return kernel, bias
 
 
-def fraction(name, value):
-    """A fraction from 0 to below 1; one in percent is told apart by its message."""
-    if not 0 <= value < 1:
-        raise ValueError(f"{name} must be a fraction, from 0 to below 1; it is {value!r}.")
-    return float(value)
-
-
 def log_softmax(logits):
     """Log-probabilities (N, K) of NumPy logits, exact where a probability itself would round to 0."""
     return logits - np.logaddexp.reduce(logits, axis=1, keepdims=True)

@@ -6,8 +6,9 @@ import numpy as np
 from keras import ops
 
 from kood.geometry import unit
-from kood.scores.fitting import Fitted, array, fraction, log_softmax
-from kood.scores.plain import above_zero, float32, whole
+from kood.numbers import above_zero, fraction, whole
+from kood.scores.fitting import Fitted, array, log_softmax
+from kood.scores.plain import float32
 from kood.scores.streaming import blocks, spread
 
 __all__ = ["KNN", "NNGuide", "Relation"]

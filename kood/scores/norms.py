@@ -4,8 +4,8 @@ import numpy as np
 from keras import ops
 
 from kood.geometry import top_class
+from kood.numbers import above_zero, at_least_zero
 from kood.scores.fitting import Fitted, array, linear_head
-from kood.scores.plain import above_zero
 from kood.scores.streaming import mean_row
 
 __all__ = ["NCI", "GradNorm"]
@@ -36,9 +36,7 @@ class NCI(Fitted):
 
     def __init__(self, alpha=0.0001):
         super().__init__()
-        if not alpha >= 0:
-            raise ValueError(f"alpha must be at least 0; it is {alpha!r}.")
-        self.alpha = float(alpha)
+        self.alpha = at_least_zero("alpha", alpha)
 
     def fit(self, features, labels=None, logits=None, *, kernel, bias):
         """Takes the mean feature and the classes' weights."""

@@ -4,6 +4,8 @@ import math
 
 from keras import ops
 
+from kood.numbers import above_zero, at_least_zero, whole
+
 __all__ = [
     "angular_energy", "cosine_margin", "energy", "entropy", "gen", "max_cosine", "max_logit", "msp", "odin",
     "odin_temperature",
@@ -65,20 +67,6 @@ def in_order(value, log_value):
     stand_in = ops.where(log_value > _NOTHING * 1e-10, stand_in, 0.0)
     small = ops.where(log_value < _BEGINS, stand_in, ops.exp(ops.maximum(log_value, _BEGINS)))
     return ops.where(log_value < _PARTS_END, small, value)
-
-
-def whole(name, value):
-    """A whole number from 1."""
-    if isinstance(value, bool) or int(value) != value or value < 1:
-        raise ValueError(f"{name} must be a whole number, at least 1; it is {value!r}.")
-    return int(value)
-
-
-def above_zero(name, value):
-    """A number above 0."""
-    if not value > 0:
-        raise ValueError(f"{name} must be above 0; it is {value!r}.")
-    return float(value)
 
 
 def msp(logits):
@@ -192,8 +180,7 @@ def odin(perturbed, temperature=1000.0, epsilon=0.0028):
     Raises:
         ValueError: A temperature not above 0, or an epsilon below it.
     """
-    if not epsilon >= 0:
-        raise ValueError(f"epsilon must be at least 0; it is {epsilon!r}.")
+    at_least_zero("epsilon", epsilon)
     return odin_temperature(perturbed, temperature)
 
 

@@ -3,8 +3,8 @@
 import numpy as np
 from keras import ops
 
+from kood.numbers import above_zero, whole
 from kood.scores.fitting import Fitted, array, linear_head
-from kood.scores.plain import above_zero, whole
 from kood.scores.streaming import blocks
 
 __all__ = ["WeiPer"]

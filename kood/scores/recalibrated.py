@@ -4,8 +4,9 @@ import numpy as np
 from keras import ops
 from scipy.optimize import brentq
 
+from kood.numbers import whole
 from kood.scores.fitting import Fitted, array, class_indices
-from kood.scores.plain import msp, whole
+from kood.scores.plain import msp
 from kood.scores.streaming import blocks
 
 __all__ = ["OpenMax", "TempScale"]

@@ -3,8 +3,9 @@
 import numpy as np
 from keras import ops
 
+from kood.numbers import whole
 from kood.scores.fitting import Fitted, array, linear_head
-from kood.scores.plain import float32, whole
+from kood.scores.plain import float32
 from kood.scores.streaming import blocks, mean_row, principal
 
 __all__ = ["Residual", "ViM"]

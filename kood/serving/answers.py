@@ -169,8 +169,8 @@ def _table(page: Sequence[Answer], title: str) -> Table:
             *(_figure(said[name], form) for name, form in (("probability", ".3f"), ("ood_score", ".4g"))),
             _figure(said["p_value"], ".3g"),
             "[bold]yes[/bold]" if said["is_ood"] else "no",
-            _figure(said.get("threshold"), ".4g"),
-            str(said.get("version", "—")),
+            _figure(said["threshold"], ".4g"),
+            str(said["version"]),
         )
     return table
 
@@ -181,7 +181,7 @@ def _figure(value: Any, form: str) -> str:
 
 def _json(file: IO[str], found: Iterator[Answer]) -> None:
     for answer in found:
-        # A model of an older kood may answer NaN, for which JSON has no word.
+        # A server may answer NaN, for which JSON has no word.
         row = {name: None if isinstance(v, float) and not math.isfinite(v) else v for name, v in answer.row.items()}
         file.write(json.dumps(row, allow_nan=False) + "\n")
         file.flush()

@@ -9,15 +9,16 @@ from typing import Any
 
 import numpy as np
 
-from kood.conformal import Group, doubted, needed_images, rank, rate_interval
+from kood.conformal import Group, doubted, needed_images, rate_interval
 from kood.data.files import PassedOver
+from kood.data.rules import Framing
 from kood.errors import UserError
 from kood.runs import Run
 from kood.serving.answers import Answer, listed
 from kood.serving.client import newest_version
-from kood.serving.extras import framing_of, read_facts
+from kood.serving.extras import read_facts
 from kood.serving.publishing import publish_calibrated
-from kood.serving.seen import RECALIBRATED, UNKNOWN, USED, Seen, firsts
+from kood.serving.seen import RECALIBRATED, USED, Seen, firsts
 from kood.serving.served import Served
 from kood.text import clean, composed, some_of
 
@@ -41,7 +42,6 @@ class Calibrated:
         again: How many an earlier `kood calibrate` had been given; the classifier has seen them no more than others.
         copies: How many were left out as copies of others: a guarantee counts different images.
         unjudged: How many have probabilities or a score that are no numbers; they count as flagged.
-        knows: Whether the old version says which images it was made of.
         passed_over: What lies in the folders and is no image, a sentence for folders and one for files.
         attached: Whether the classifier was there before the run, which fitted no more than scores.
         doubts: What speaks against these images being of the model's classes, a sentence each.
@@ -63,7 +63,6 @@ class Calibrated:
     again: int
     copies: int
     unjudged: int
-    knows: bool
     passed_over: tuple[str, ...]
     attached: bool
     doubts: tuple[str, ...]
@@ -75,7 +74,7 @@ class Calibrated:
 
     def told(self) -> list[str]:
         """What there is to say, a sentence a line, beside the files that could not be read."""
-        lines = [*self.passed_over, *([] if self.knows else [UNKNOWN.format(self.old)])]
+        lines = [*self.passed_over]
         if self.left_out:
             lines.append(f"Left out: {sum(self.left_out.values()):,} images that {_uses(self.left_out, self.attached)}")
         if self.copies:
@@ -175,9 +174,9 @@ def calibrate(
     height, width, channels = facts["image_shape"]
     served = Served(
         facts["score"], (height, width, channels), facts["class_names"], accept, scores[used],
-        undecodable=facts.get("undecodable", "error"), labels=labels[used],
-        by_class=bool(facts.get("by_class", False)) if by_class is None else by_class,
-        seen=seen.with_more(RECALIBRATED, digests[new][used]), **vars(framing_of(facts)),
+        undecodable=facts["undecodable"], labels=labels[used],
+        by_class=facts["by_class"] if by_class is None else by_class,
+        seen=seen.with_more(RECALIBRATED, digests[new][used]), framing=Framing.read(facts),
     )  # fmt: skip
     accepted = int(np.sum(~served.decision.flagged(scores[held], labels[held])))
     rate = accepted / kept if kept else None
@@ -190,22 +189,18 @@ def calibrate(
         publish_calibrated(old, version, served, {"accepted": told, "calibrated_from": old.name})
     return Calibrated(
         version, old, accept, served.threshold, facts["threshold"], served.decision.groups, served.names, len(used),
-        kept, rate, interval, unread, left_out, int(np.sum(again & new)), copies, int(np.sum(labels < 0)), bool(seen),
+        kept, rate, interval, unread, left_out, int(np.sum(again & new)), copies, int(np.sum(labels < 0)),
         passed.notes(), attached, tuple(filter(None, (_strange(said, facts), _unnamed(data, files, served.names)))),
     )  # fmt: skip
 
 
 def _strange(said: Sequence[Mapping[str, Any]], facts: Mapping[str, Any]) -> str:
     """What is strange about images by what the old version says of them, see `kood.conformal.doubted`."""
-    count, accept = int(facts["calibration_images"]), float(facts["accept"])
-    # One threshold for all, without ties, where an older kood did not write them down.
-    groups = [Group(**group) for group in facts.get("groups", ())] or [
-        Group((), facts["threshold"], count, rank(count, accept) - 1, 1)
-    ]
+    groups = [Group(**group) for group in facts["groups"]]
     scores, p_values, flags, labels = (
         np.array([one[key] for one in said]) for key in ("ood_score", "p_value", "is_ood", "label")
     )
-    return doubted(scores, p_values, flags, labels, groups, accept)
+    return doubted(scores, p_values, flags, labels, groups, float(facts["accept"]))
 
 
 def _unnamed(data: Sequence[Path], files: Sequence[str], class_names: Sequence[str]) -> str:

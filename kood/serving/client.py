@@ -27,9 +27,7 @@ __all__ = [
 SIGNATURE = "encoded_marked"
 
 #: What is kept of an answer for one image, beside the probability of its label.
-KEPT = ("label", "class_name", "ood_score", "p_value", "is_ood")
-#: What else is kept where a model says it; those of older kood do not.
-GIVEN_UNDER = ("threshold", "version")
+KEPT = ("label", "class_name", "ood_score", "p_value", "is_ood", "threshold", "version")
 
 #: Operations that reach beyond the graph. SaveV2, RestoreV2 and their kin are those of its own checkpoint.
 STRANGE = re.compile(
@@ -52,9 +50,9 @@ class Model(Protocol):
             files: The bytes of each.
 
         Returns:
-            For each {"label", "class_name", "probability", "ood_score", "p_value", "is_ood"} and, as far as the model
-            says it, the "threshold" and "version" it was given under; or None where it could not be decoded. What has
-            no finite score or p-value is flagged, whatever the model says.
+            For each {"label", "class_name", "probability", "ood_score", "p_value", "is_ood"}, and the "threshold" and
+            "version" it was given under; or None where it could not be decoded. What has no finite score or p-value is
+            flagged, whatever the model says.
 
         Raises:
             UserError: no answer came.
@@ -109,8 +107,8 @@ def versions(run: Path) -> list[Path]:
 def prepared(file: Path, *, anyhow: bool = False) -> bytes:
     """An image file as every server can take it.
 
-    Most go as they are. What a graph does not read as training does, or an older one did not, is decoded here by the
-    rules of `kood.data.rules` and goes as PNG, its transparency with it; `anyhow`, whatever it is.
+    Most go as they are. What a graph does not read as training does is decoded here by the rules of `kood.data.rules`
+    and goes as PNG, its transparency with it; `anyhow`, whatever it is.
 
     Raises:
         UserError: it cannot be read as an image.
@@ -232,8 +230,7 @@ class RestModel:
         try:
             with self._opener.open(request, timeout=self._timeout) as response:
                 rows = json.load(response)["predictions"]
-            told = (*KEPT, "probabilities", "decoded", *(name for name in GIVEN_UNDER if rows and name in rows[0]))
-            columns = {name: [row[name] for row in rows] for name in told}
+            columns = {name: [row[name] for row in rows] for name in (*KEPT, "probabilities", "decoded")}
         except urllib.error.HTTPError as error:
             raise UserError(f"{self._url} answers {error.code}: {self._refused(error)}", exit_code=1) from None
         except (OSError, http.client.HTTPException) as error:
@@ -313,7 +310,7 @@ def _rows(columns: dict[str, list]) -> list[dict[str, Any] | None]:
         if not decoded:
             rows.append(None)
             continue
-        row = {name: columns[name][place] for name in (*KEPT, *GIVEN_UNDER) if name in columns}
+        row = {name: columns[name][place] for name in KEPT}
         if isinstance(row["class_name"], bytes):
             row["class_name"] = row["class_name"].decode("utf-8", "replace")
         row["probability"] = columns["probabilities"][place][row["label"]]

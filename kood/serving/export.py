@@ -1,14 +1,13 @@
 """Writes the SavedModel; always runs on Keras's TensorFlow backend.
 
-Called in this process where that is the backend already, else as `python -m kood.serving.export SOURCE FOLDER SERVED
-VERSION MODULE...` in a process of its own: a `.keras` file written under JAX or torch loads under TensorFlow, and the
+Called in this process where that is the backend already, else as `python -m kood.serving.export MODULES SOURCE FOLDER
+SERVED VERSION` in a process of its own: a `.keras` file written under JAX or torch loads under TensorFlow, and the
 graph is then plain TensorFlow. What is TensorFlow's in it are the files, the resizing and the names of the classes. The
 modules are those from outside that the classifier may be made of: Keras finds what they register once they are
 imported.
 """
 
 import functools
-import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -16,13 +15,11 @@ from typing import Any
 import keras
 import tensorflow as tf
 
-from kood import registry
-from kood.attached import bring  # The room registers with Keras what a file may hold.
+from kood.attached import handed_over  # The room registers with Keras what a file may hold.
 from kood.data.images import normalize, to_shape
 from kood.data.rules import Framing
 from kood.decision import Decide, Scored, judged
-from kood.errors import UserError
-from kood.process import alone, keras_defaults
+from kood.process import keras_defaults
 from kood.scorer import Scorer
 from kood.serving.encoded import decode_files
 from kood.serving.served import Served
@@ -144,15 +141,10 @@ def export(source: Path, folder: Path, served: Served, version: int) -> None:
         write_saved_model(classifier, folder, served, version)
 
 
-def main(source: str, folder: str, served: str, version: str, *modules: str) -> None:
+def main(source: str, folder: str, served: str, version: str) -> None:
     """Writes the SavedModel of a classifier that was handed over."""
-    registry.obtain("heads", "softmax")  # Importing the room registers every head with Keras.
-    try:
-        bring(modules)
-        export(Path(source), Path(folder), Served.read(Path(served)), int(version))
-    except UserError as problem:
-        sys.exit(str(problem))
+    export(Path(source), Path(folder), Served.read(Path(served)), int(version))
 
 
 if __name__ == "__main__":
-    alone(lambda: main(*sys.argv[1:]))
+    handed_over(main)

@@ -9,14 +9,19 @@ from typing import Any
 
 import numpy as np
 
-from kood.data.rules import Framing, ground_colour
 from kood.errors import UserError
 from kood.serving.served import Served
 
-__all__ = ["framing_of", "read_facts", "read_seen", "write_extras"]
+__all__ = ["read_facts", "read_seen", "write_extras"]
 
 #: The digests of the images that a version was made of; without pixels, and of no use but to know one again.
 SEEN = "images.npz"
+
+#: What `kood.json` says of every version.
+NEEDED = {
+    "accept", "antialias", "by_class", "calibration_images", "class_names", "ground", "groups", "image_shape", "resize",
+    "score", "threshold", "undecodable",
+}  # fmt: skip
 
 #: What nobody here can know.
 OF_A_STRANGER = "; which images a model was trained on that was trained elsewhere, kood cannot know"
@@ -39,27 +44,18 @@ def read_facts(version: Path) -> dict[str, Any]:
         facts = json.loads(file.read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
         raise UserError(f"{file} cannot be read ({error}); `kood run` writes it beside each SavedModel") from error
-    if not isinstance(facts, dict) or not {"score", "image_shape", "accept", "class_names"} <= facts.keys():
-        raise UserError(f"{file}: this is not what kood writes there; run the recipe again")
+    if not isinstance(facts, dict) or not facts.keys() >= NEEDED:
+        raise UserError(f"{file}: this is not what this version of kood writes there; run the recipe again")
     return facts
-
-
-def framing_of(facts: Mapping[str, Any]) -> Framing:
-    """How a version brings images to its shape: over black, stretched and antialiased, before these were settings."""
-    return Framing(
-        ground_colour(facts.get("ground", "black")), facts.get("resize", "stretch"), facts.get("antialias", True)
-    )
 
 
 def read_seen(version: Path) -> dict[str, np.ndarray]:
     """The digests of the images that a version was trained, chosen and calibrated on, as `Served.seen` has them.
 
     Raises:
-        UserError: the file is damaged.
+        UserError: the file is damaged or gone.
     """
     file = version / "assets.extra" / SEEN
-    if not file.exists():
-        return {}
     try:
         with np.load(file, allow_pickle=False) as arrays:
             return dict(arrays)
@@ -83,9 +79,7 @@ def write_extras(folder: Path, name: str, served: Served, facts: Mapping[str, An
         "name": name,
         "score": served.score,
         "image_shape": list(served.image_shape),
-        "ground": list(served.ground),
-        "resize": served.resize,
-        "antialias": served.antialias,
+        **vars(served.framing),
         "class_names": served.names,
         "accept": served.accept,
         "threshold": served.threshold,
@@ -94,8 +88,7 @@ def write_extras(folder: Path, name: str, served: Served, facts: Mapping[str, An
         "calibration_images": len(served.calibration),
         "undecodable": served.undecodable,
     }
-    if served.seen:
-        np.savez_compressed(extra / SEEN, allow_pickle=False, **served.seen)
+    np.savez_compressed(extra / SEEN, allow_pickle=False, **served.seen)
     (extra / "labels.txt").write_text("".join(f"{label}\n" for label in served.names), encoding="utf-8")
     (extra / "kood.json").write_text(json.dumps(known, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
     (extra / "model_card.md").write_text(_card(known), encoding="utf-8")

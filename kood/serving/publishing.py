@@ -9,7 +9,6 @@ from typing import Any
 
 import numpy as np
 
-from kood import registry
 from kood.data.deferred import Images
 from kood.errors import UserError
 from kood.process import run_on_tensorflow
@@ -65,7 +64,7 @@ def publish_calibrated(version: Path, version_folder: Path, served: Served, fact
     What `facts` do not name stays as the old version has it; the others are as for `publish`.
 
     Raises:
-        UserError: kood did not write the old version, or it comes from an older kood.
+        UserError: kood did not write the old version.
     """
     known = {**read_facts(version), **facts, "threshold_warnings": []}
     # What the old threshold did to each class.
@@ -133,7 +132,7 @@ def _export(source: Path, folder: Path, served: Served, version: int) -> None:
     try:
         served.write(parts)
         run_on_tensorflow(
-            "kood.serving.export", source, folder, parts, version, *registry.imported(),
+            "kood.serving.export", source, folder, parts, version,
             failed=f"{folder.parent}: the SavedModel could not be written",
         )  # fmt: skip
     finally:

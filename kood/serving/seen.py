@@ -7,18 +7,15 @@ from typing import Any
 import numpy as np
 
 from kood.data.copies import distinct, image_digests, whole
+from kood.data.rules import Framing
 from kood.serving.answers import Answer, answers
 from kood.serving.client import LocalModel
-from kood.serving.extras import framing_of, read_seen
+from kood.serving.extras import read_seen
 
-__all__ = ["RECALIBRATED", "UNKNOWN", "USED", "Seen", "firsts"]
+__all__ = ["RECALIBRATED", "USED", "Seen", "firsts"]
 
 #: What a run does with its images, as `Served.seen` names it: training, choices on validation images, the threshold.
 USED = ("trained", "chosen", "calibrated")
-#: What is said of a version that does not say what it was made of.
-UNKNOWN = (
-    "{} does not say which images it was made of, as versions of an older kood do not; make sure that none is here"
-)
 #: Images that `kood calibrate` set a later threshold on.
 RECALIBRATED = "recalibrated"
 
@@ -27,17 +24,13 @@ class Seen:
     """The images that a version was made of, told by its folder and its `kood.json`.
 
     Raises:
-        UserError: what it kept of them is damaged.
+        UserError: what it kept of them is damaged or gone.
     """
 
     def __init__(self, version: Path, facts: Mapping[str, Any]):
         self._version, self._known = version, read_seen(version)
         height, width, channels = facts["image_shape"]
-        self._shape, self._framing = (height, width, channels), framing_of(facts)
-
-    def __bool__(self) -> bool:
-        """Whether the version says which images it was made of; those of an older kood do not."""
-        return any(use in self._known for use in USED)
+        self._shape, self._framing = (height, width, channels), Framing.read(facts)
 
     def ask(self, files: Sequence[Path | str]) -> tuple[list[Answer], list[Answer], np.ndarray]:
         """The version's answers of files that can be read, those of the others, and the former's digests.

@@ -10,7 +10,7 @@ from typing import Any, ClassVar, Literal
 import numpy as np
 
 from kood.conformal import Calibration
-from kood.data.rules import WHITE, Colour, Framing, Resize
+from kood.data.rules import STRETCHED, Framing
 
 __all__ = ["Served"]
 
@@ -31,11 +31,9 @@ class Served:
         by_class: Whether each class that it labels has a threshold of its own.
         seen: Digests (N, 16) of the images that the version must not be calibrated or watched on, by what they were
             used for: "trained", "chosen" (validation images), "calibrated", and "recalibrated" (by `kood calibrate`).
-        ground: What is seen through transparency, and beside an image that is padded.
+        framing: How the graph brings images to the shape.
         preprocess: "module:function" that the user trusts to make an attached classifier's pixels, if it has such a
             one.
-        resize: What becomes of images of other proportions, see `kood.data.rules.Framing`.
-        antialias: Whether images that are made smaller are antialiased.
     """
 
     #: What `write` writes as arrays, and the digests, which nothing that reads it needs.
@@ -51,15 +49,8 @@ class Served:
     labels: np.ndarray | None = None
     by_class: bool = False
     seen: Mapping[str, np.ndarray] = field(default_factory=dict)
-    ground: Colour = WHITE
+    framing: Framing = STRETCHED
     preprocess: str | None = None
-    resize: Resize = "stretch"
-    antialias: bool = True
-
-    @property
-    def framing(self) -> Framing:
-        """How the graph brings images to the shape."""
-        return Framing(self.ground, self.resize, self.antialias)
 
     @cached_property
     def decision(self) -> Calibration:
@@ -85,7 +76,7 @@ class Served:
     def write(self, path: Path) -> None:
         """Writes it as `.npz`, without pickles."""
         plain = {one.name: getattr(self, one.name) for one in fields(self) if one.name not in self.ARRAYS}
-        plain["class_names"] = self.names
+        plain |= {"class_names": self.names, "framing": vars(self.framing)}
         arrays = {f"state/{name}": value for name, value in (self.state or {}).items()}
         np.savez(path, allow_pickle=False, plain=json.dumps(plain), calibration=self.calibration,
                  labels=self.decision.labels, **arrays)  # fmt: skip
@@ -96,5 +87,5 @@ class Served:
         with np.load(path, allow_pickle=False) as arrays:
             state = {name.removeprefix("state/"): arrays[name] for name in arrays.files if name.startswith("state/")}
             plain: dict[str, Any] = json.loads(str(arrays["plain"]))
-            plain |= {name: tuple(plain[name]) for name in ("image_shape", "ground")}
+            plain |= {"image_shape": tuple(plain["image_shape"]), "framing": Framing.read(plain["framing"])}
             return cls(**plain, calibration=arrays["calibration"], labels=arrays["labels"], state=state or None)

@@ -222,7 +222,6 @@ class _Checkpoint(keras.callbacks.Callback):
         try:
             state = json.loads((self.folder / "checkpoint.json").read_bytes())
             restored = keras.saving.load_model(self.folder / state["model"])
-            # Not "seeds", which earlier versions wrote in another order: such a training starts again.
             _set_seed_states(restored, state["seed_states"])
             if self.budget:
                 self.budget.spent, self.budget.over = state["time"]["spent"], state["time"]["over"]

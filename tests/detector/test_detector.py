@@ -20,7 +20,7 @@ from kood.detector import Detector, evaluate, formats
 from kood.detector.agreement import disagreement
 from kood.errors import UserError
 from kood.serving.client import LocalModel
-from kood.serving.extras import framing_of, read_facts
+from kood.serving.extras import read_facts
 
 pytestmark = pytest.mark.backend  # Run once under each Keras backend.
 
@@ -271,18 +271,10 @@ def test_files_of_other_proportions(model, tmp_path, resize, antialias):
     again = Detector.load(tmp_path / "one.kood")
     assert again.framing == framing
     np.testing.assert_array_equal(again.predict(files).ood_score, wanted)
-    with zipfile.ZipFile(tmp_path / "one.kood") as file, zipfile.ZipFile(tmp_path / "old.kood", "w") as old:
-        for name in file.namelist():
-            facts = file.read(name)
-            if name == "detector.json":  # As it was before there was a choice.
-                known = json.loads(facts).items()
-                facts = json.dumps({key: value for key, value in known if key not in ("resize", "antialias")})
-            old.writestr(name, facts)
-    assert Detector.load(tmp_path / "old.kood").framing == Framing()
     made.export(tmp_path / "1")
     answers = LocalModel(tmp_path / "1").ask([file.read_bytes() for file in files])
     np.testing.assert_allclose([one["ood_score"] for one in answers], wanted, atol=1e-4)
-    assert framing_of(read_facts(tmp_path / "1")) == framing
+    assert Framing.read(read_facts(tmp_path / "1")) == framing
 
 
 def test_a_way_to_resize_that_there_is_not_is_named(model):

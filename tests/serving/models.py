@@ -12,6 +12,7 @@ from PIL import Image
 
 from kood import heads
 from kood.classifier import Classifier
+from kood.data.rules import Framing
 from kood.outputs import forward_of
 from kood.scorer import Scorer
 from kood.serving import publishing
@@ -59,7 +60,7 @@ def prepared(tmp_path, head="CosFace", score="msp", undecodable="error", width=6
     ordered = np.sort(values.astype("float64"))
     calibration = ((ordered[1:] + ordered[:-1]) / 2).astype("float32")
     served = Served(
-        score, SHAPE, ["a", "b c", "d\ne", "f"], 0.65, calibration, scorer.state, undecodable, ground=ground
+        score, SHAPE, ["a", "b c", "d\ne", "f"], 0.65, calibration, scorer.state, undecodable, framing=Framing(ground)
     )
     return {
         "classifier_file": tmp_path / "classifier.keras",

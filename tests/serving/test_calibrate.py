@@ -1,7 +1,6 @@
 """A threshold from the user's own images."""
 
 import dataclasses
-import json
 import re
 
 import numpy as np
@@ -223,10 +222,11 @@ def test_an_image_that_cannot_be_judged_counts_as_flagged(tmp_path, monkeypatch,
     assert sorted(path.name for path in run.iterdir() if path.name.isdecimal()) == ["1", "2", "3"]
 
 
-@pytest.mark.usefixtures("same_graph")
-def test_a_version_that_does_not_say_what_it_was_made_of_is_told(run, images):
-    done = calibrate(run, [images], check=0.0)
-    assert not done.knows and any("does not say which images it was made of" in line for line in done.told())
+def test_a_version_that_does_not_say_what_it_was_made_of_is_refused(tmp_path, images):
+    published(tmp_path / "run")
+    (tmp_path / "run" / "1" / "assets.extra" / "images.npz").unlink()
+    with pytest.raises(UserError, match=r"images\.npz cannot be read .*run the recipe again"):
+        calibrate(tmp_path / "run", [images], check=0.0)
 
 
 @pytest.mark.usefixtures("same_graph")
@@ -268,24 +268,19 @@ def seen_through(model, folder):
     return min(scores, key=lambda ground: abs(scores[ground] - score)), min(abs(np.array([*scores.values()]) - score))
 
 
-@pytest.mark.parametrize("said", [True, False])
-def test_the_ground_and_what_becomes_of_other_proportions_stay(tmp_path, images, said):
+def test_the_ground_and_what_becomes_of_other_proportions_stay(tmp_path, images):
     ground = (9, 200, 77)
     given = prepared(tmp_path, ground=ground)
-    given["served"] = dataclasses.replace(given["served"], resize="crop" if said else "stretch")
+    given["served"] = dataclasses.replace(given["served"], framing=Framing(ground, "crop"))
     publishing.publish(**given)
     facts = read_facts(tmp_path / "1")
-    assert facts["ground"] == list(ground) and facts["resize"] == given["served"].resize
+    assert facts["ground"] == list(ground) and facts["resize"] == "crop"
     model, wide = LocalModel(tmp_path / "1"), encoded(pixels(1, 9, size=(8, 30))[0])
     before = model.ask([wide])[0]["ood_score"]
-    if said:
-        assert seen_through(model, tmp_path) == (ground, pytest.approx(0, abs=1e-6))
-    else:  # Versions of before these were settings laid pictures over black and stretched them.
-        del facts["ground"], facts["resize"]
-        (tmp_path / "1" / "assets.extra" / "kood.json").write_text(json.dumps(facts))
+    assert seen_through(model, tmp_path) == (ground, pytest.approx(0, abs=1e-6))
     done = calibrate(tmp_path / "1", [images], accept=0.9)
-    ground, facts = ground if said else (0, 0, 0), read_facts(done.version)
-    assert facts["ground"] == list(ground) and facts["resize"] == given["served"].resize
+    facts = read_facts(done.version)
+    assert facts["ground"] == list(ground) and facts["resize"] == "crop"
     again = LocalModel(done.version)
     assert seen_through(again, tmp_path)[0] == ground and again.ask([wide])[0]["ood_score"] == before
     assert sum(calibrate(done.version, [images], accept=0.9).left_out.values()) == 0
