@@ -20,8 +20,8 @@ from kood.errors import UserError
 from kood.rooms import ROOMS, TABLES, Entry, room, snake
 
 __all__ = [
-    "ROOMS", "TABLES", "Entry", "announced", "bring", "find", "imported", "listed", "loaded", "nearest", "obtain",
-    "read_by", "room", "things", "versions",
+    "ROOMS", "TABLES", "Entry", "announced", "bring", "find", "imported", "listed", "loaded", "nearest", "needed",
+    "obtain", "read_by", "room", "things", "versions",
 ]  # fmt: skip
 
 
@@ -140,7 +140,7 @@ def _outside(room_name: str, path: str, name: str, package: str, key: str) -> En
     if room_name == "scores":
         _check_score(found, path, key)
     kept = {n: p for n, p in _signature(found).items() if p.kind not in (p.VAR_KEYWORD, p.VAR_POSITIONAL)}
-    fit = _needed(getattr(found, "fit", None)) if room_name == "scores" else ()
+    fit = needed(getattr(found, "fit", None)) if room_name == "scores" else ()
     fields = tuple(getattr(found, "model_fields", ()))
     return Entry(
         name, attribute, module, fields or tuple(kept),
@@ -163,8 +163,8 @@ def _signature(found: Any) -> Mapping[str, inspect.Parameter]:
     return {name: one for name, one in asked.items() if name != "self"}
 
 
-def _needed(found: Any) -> tuple[str, ...]:
-    """The parameters without a default."""
+def needed(found: Any) -> tuple[str, ...]:
+    """The parameters of a function or class that have no default, without `self`."""
     asked = _signature(found).items()
     return tuple(n for n, p in asked if p.default is p.empty and p.kind not in (p.VAR_KEYWORD, p.VAR_POSITIONAL))
 
@@ -176,8 +176,8 @@ def _check_score(found: Any, path: str, key: str) -> None:
     if missing:
         raise UserError(f"{_at(key)}the class {path!r} is no score, since it has no {' and no '.join(missing)}; "
                         "derive it from kood.scores.fitting.Fitted")  # fmt: skip
-    asked = _needed(found.score if is_class else found)
-    fitted_on = _needed(found.fit)[2:] if is_class else ()
+    asked = needed(found.score if is_class else found)
+    fitted_on = needed(found.fit)[2:] if is_class else ()
     for where, names, given in (
         ("its `score`" if is_class else "it", asked, OUTPUTS), ("its `fit`", fitted_on, FITTED_ON)
     ):  # fmt: skip

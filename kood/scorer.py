@@ -52,7 +52,7 @@ class Scorer:
         if state:
             self._fitted = found.from_state(state)
             self._function = self._fitted.score
-        self.inputs = {name: name for name in _inputs(found)}
+        self.inputs = {name: name for name in registry.needed(found.score if self.is_fitted else found)}
         self.perturbation: dict[str, float] = {}
         if "perturbed" in self.inputs:
             options = {**specs.defaults(registry.find("scores", base)), **self.options}
@@ -184,19 +184,9 @@ def rehearse(
     scorer._fit({"features": features, "logits": logits}, labels, weights, head)
 
 
-def _inputs(score: Any) -> list[str]:
-    """The outputs that a score needs: its parameters without a default."""
-    function: Any = score.score if inspect.isclass(score) else score  # type: ignore[attr-defined]
-    parameters = inspect.signature(function).parameters
-    return [name for name, p in parameters.items() if p.default is p.empty and name != "self"]
-
-
 def _weights(score: Any) -> list[str]:
     """The weights of a linear head without which a score cannot be fitted."""
-    if not inspect.isclass(score):
-        return []
-    parameters = inspect.signature(score.fit).parameters  # type: ignore[attr-defined]
-    return [name for name in LINEAR if name in parameters and parameters[name].default is inspect.Parameter.empty]
+    return [name for name in registry.needed(getattr(score, "fit", None)) if name in LINEAR]
 
 
 def linear_weights(head: Any) -> dict[str, np.ndarray]:

@@ -264,7 +264,8 @@ def stages(tmp_path, monkeypatch):
         run.decided[name] = decides
         folder = tmp_path / f"{name}-{key}"
         folder.mkdir(exist_ok=True)
-        facts = {"sha256": key, "images": 50, "warnings": [], "notes": [], "version": 1, "files": {}}
+        facts = {"sha256": key, "images": 50, "warnings": [], "notes": [], "version": 1, "files": {}, "skipped": {}}
+        facts |= {"passes": 10, "timed": False}
         if name == "data":
             facts["sets"] = data_of(decides)
             for part in ("train", "validation", "calibration"):
