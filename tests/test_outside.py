@@ -165,6 +165,19 @@ class Misdrawn(Fog):
         return Rows(trian.images[:count], count)
 
 
+class Greedy(Fog):
+    """It asks for all that there is."""
+
+    def draw(
+        self, count, rng, train, validation, real, shape, denoiser, judge, seeds, folder, show, over
+    ):
+        assert min(len(train), len(validation), len(real), *shape) > 0 and not over()
+        assert denoiser.image_shape == shape and judge.posteriors(train.images[:2]).shape == (2, 2)
+        folder.mkdir()
+        show(seeds("anything") % 2)
+        return super().draw(count, rng, shape)
+
+
 class Undrawn(OutlierSource):
     """It has no `draw`."""
 
@@ -432,6 +445,27 @@ def test_a_head_that_learns_nothing_needs_a_neck_on_a_frozen_backbone(here):
     with pytest.raises(UserError, match="'theirs.parts:Moved' has no weights that learn, nor has a frozen backbone"):
         load(here, [*frozen, "head=theirs.parts:Moved"])
     assert load(here, [*frozen, "head=theirs.parts:Moved", "classifier.neck=4"]).classifier.neck == 4
+
+
+@pytest.mark.keras
+def test_a_source_is_given_all_that_it_may_ask_for(here, tmp_path, site):
+    import inspect
+
+    from kood.outliers import GIVEN
+    from kood.recipe import load
+    from tests.conftest import Cell
+
+    asked = inspect.signature(registry.obtain("outliers", "theirs.parts:Greedy").draw).parameters
+    assert tuple(asked)[3:] == GIVEN
+    use = "outliers={use=['real','theirs.parts:Greedy'],real={source='gaussian',count=20},count=20}"
+    small = [
+        "diffusion.steps=4",
+        "diffusion.options={width=8,depth=1}",
+        "data.id.validation=0.2",
+        "pure_samples.use=[]",
+    ]
+    cell = Cell(load(here, [use, *small]), tmp_path / "saved")
+    assert cell.make("diffusion", "judge", "greedy").facts["images"] == 20
 
 
 @pytest.mark.keras
