@@ -306,11 +306,11 @@ def versions(*things: tuple[str, str]) -> dict[str, Any]:
     found: dict[str, Any] = {}
     for room_name, name in things:
         entry, thing = find(room_name, name), obtain(room_name, name)
-        version = getattr(thing, "version", 1)
+        version, inherited = getattr(thing, "version", 1), 1
+        if entry.package and inspect.isclass(thing):
+            version, inherited = vars(thing).get("version", 1), getattr(super(thing, thing), "version", 1)
         if entry.package:
-            inherited = getattr(super(thing, thing), "version", 1) if inspect.isclass(thing) else 1
-            own = vars(thing).get("version", 1) if inspect.isclass(thing) else version
-            found[f"{room_name}/{entry.name}"] = [entry.path, own, *([inherited] if inherited != 1 else [])]
+            found[f"{room_name}/{entry.name}"] = [entry.path, version, *([inherited] if inherited != 1 else [])]
         elif version != 1:
             found[f"{room_name}/{entry.name}"] = version
     return found

@@ -11,6 +11,7 @@ from kood.metrics import auroc_difference
 from kood.pipeline.evaluation import Evaluation, Validation
 from kood.pipeline.stage import Stage, Work
 from kood.recipe import Recipe
+from kood.report import score_arrays
 from kood.runs import digest_file
 
 __all__ = ["Comparison", "comparison"]
@@ -65,13 +66,8 @@ class Comparison(Stage):
 
 def _read(stage: Stage, names: Sequence[str]) -> dict[str, Any]:
     """Some scores of a stage's validation images, by score and set, and which of these are labelled rightly."""
-    scores: dict[str, dict[str, np.ndarray]] = {name: {} for name in names}
     with np.load(stage.folder / "validation.npz", allow_pickle=False) as arrays:
-        for key in arrays.files:
-            where, _, name = key.rpartition("/")
-            if name in scores:
-                scores[name][where] = arrays[key]
-        return {"correct": arrays["correct"], "scores": scores}
+        return {"correct": arrays["correct"], "scores": {name: score_arrays(arrays, name) for name in names}}
 
 
 def comparison(

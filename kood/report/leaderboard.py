@@ -44,6 +44,7 @@ def entries(cells: Sequence[Run], scores_of: Callable[[Run, str], Scores]) -> li
     for setting, runs in group(cells):
         for score in dict.fromkeys(name for run in runs for name in run["scores"]):
             having = [run for run in runs if score in run["scores"]]
+            costs = [run["cost"] for run in having if "cost" in run]
             found.append({
                 "cell": setting,
                 "score": score,
@@ -51,19 +52,10 @@ def entries(cells: Sequence[Run], scores_of: Callable[[Run, str], Scores]) -> li
                 "seeds": [seed for run in having for seed in run["seeds"]],
                 **{kind: _figures(having, score, kind, scores_of) for kind in ("near", "far")},
                 "accuracy": statistic(run["id"].get("accuracy") for run in having),
-                "minutes": statistic(_minutes(run) for run in having),
-                "milliseconds": statistic(_cost(run).get("milliseconds", {}).get(score) for run in having),
+                "minutes": statistic(cost["training_seconds"] / 60 for cost in costs),
+                "milliseconds": statistic(cost["milliseconds"].get(score) for cost in costs),
             })  # fmt: skip
     return sorted(found, key=lambda one: [-_mean(one, kind) for kind in ("near", "far")])
-
-
-def _cost(run: Run) -> Mapping[str, Any]:
-    return run.get("cost") or {}
-
-
-def _minutes(run: Run) -> float | None:
-    seconds = _cost(run).get("training_seconds")
-    return None if seconds is None else seconds / 60
 
 
 def _mean(entry: Entry, kind: str) -> float:

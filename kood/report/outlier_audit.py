@@ -103,11 +103,6 @@ def lines(audit: Mapping[str, Any]) -> list[str]:
     return [*told, shortcut["sentence"]] if shortcut else told
 
 
-def _summary(audit: Mapping[str, Any]) -> Table:
-    columns = (words("question"), Column("answer", words=True, strong=True), words("figures"))
-    return Table(columns, [row(*texts) for texts in summary(audit)], TITLE)
-
-
 def _content(audit: Mapping[str, Any]) -> Table:
     content, names = audit["content"], audit["class_names"]
     pure, real = content["pure"], content["held_out"]
@@ -225,9 +220,10 @@ def view(audit: Mapping[str, Any] | None, *, short: bool = False) -> dict[str, A
     if not audit:
         return None
     content, shortcut = audit["content"], audit.get("shortcut")
+    columns = (words("question"), Column("answer", words=True, strong=True), words("figures"))
     told = {
         "short": short,
-        "summary": _summary(audit),
+        "summary": Table(columns, [row(*texts) for texts in summary(audit)], TITLE),
         "shortcut": _shortcut(shortcut) if shortcut else None,
         "said": {part: " ".join(audit[part]["sentences"]) for part in ("content", "diversity", "fidelity")},
     }

@@ -257,10 +257,6 @@ def _own_warnings(report: Mapping[str, Any]) -> list[str]:
     return [clean(text) for text in (*audited.get("warnings", []), *report.get("warnings", []), *missing)]
 
 
-def _own_notes(report: Mapping[str, Any]) -> list[str]:
-    return [clean(text) for text in report.get("notes", [])]
-
-
 def all_warnings(report: Mapping[str, Any]) -> list[str]:
     """The warnings of a run, those of its outlier audit first; for a matrix each once, with the number of cells that
     gave it. Those that differ in their figures alone are one, with the range of each: "AUROC 0.402 to 0.517"; so are
@@ -270,7 +266,7 @@ def all_warnings(report: Mapping[str, Any]) -> list[str]:
 
 def all_notes(report: Mapping[str, Any]) -> list[str]:
     """What else is to be known of the data of a run; for a matrix as `all_warnings`."""
-    return _each_once(report, _own_notes)
+    return _each_once(report, lambda one: [clean(text) for text in one.get("notes", [])])
 
 
 def _each_once(report: Mapping[str, Any], own: Callable[[Mapping[str, Any]], list[str]]) -> list[str]:
