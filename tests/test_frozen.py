@@ -175,6 +175,10 @@ def test_views_follow_the_seed_and_keep_the_labels():
         (["data.hold_out.classes=1.0"], "data.hold_out.classes"),
         (["data.hold_out.folds=0"], "folds = 0: give a number from 1 to 100, or a list of lists of class names"),
         (["data.hold_out.folds=[[]]"], "folds = [[]]: give a number"),
+        (
+            ["data.hold_out.folds=2", 'outliers.use=["label_mixup"]', "outliers.label_mixup.groups=[['0',1]]"],
+            "outliers.label_mixup.groups: name the classes, since without those that data.hold_out holds out a number",
+        ),
     ],
 )
 def test_what_a_frozen_backbone_cannot_do_is_refused(recipe, overrides, told):

@@ -83,12 +83,19 @@ class LabelMixup(Sampling, OutlierSource):
         return {**super().smoke(), "sampling_steps": min(self.sampling_steps, 4), **everything}
 
     def check(self, recipe):
-        """Refuses more steps than the schedule has, more classes than there are, and targets that are no shares."""
+        """Refuses more steps than the schedule has, more classes than there are, numbers of classes where folds hold
+        some out, and targets that are no shares."""
         self.check_steps("outliers.label_mixup", recipe.diffusion.num_steps)
         if self.push and recipe.drawn_shape != recipe.data.shape:
             raise ValueError(
                 f"outliers.label_mixup.push = {self.push:g} moves images of data.image_shape, and those that are drawn "
                 "are smaller; remove it, or diffusion.image_shape"
+            )
+        numbered = any(isinstance(one, int) for group in self.groups or [] for one in group)
+        if numbered and recipe.data.hold_out is not None:
+            raise ValueError(
+                "outliers.label_mixup.groups: name the classes, since without those that data.hold_out holds out a "
+                "number is another class's"
             )
         classes = recipe.data.id.classes
         if classes is not None and self.classes > len(classes):
