@@ -108,7 +108,7 @@ def test_the_command_that_doctor_prints_is_whole(monkeypatch):
 @pytest.mark.parametrize("width", [30, 80, 120])
 def test_no_name_is_cut_or_read_as_markup(width, tmp_path, monkeypatch):
     said = {"label": 0, "class_name": "z" * 150 + "1", "probability": 0.5, "ood_score": 1.0, "p_value": 1.0}
-    found = [Answer(Path(name), {**said, "is_ood": False}) for name in NAMES]
+    found = [Answer(Path(name), {**said, "is_ood": False, "threshold": 2.0, "version": 1}) for name in NAMES]
     predicted = Console(file=io.StringIO(), width=width)
     print_answers(found, len(found), title="[red]t", console=predicted)
     watched = Console(file=io.StringIO(), width=width)
