@@ -88,7 +88,7 @@ def _written(file: Path) -> float:
 def _of(answer: Answer, seconds: float) -> Seen:
     time, said = datetime.datetime.fromtimestamp(seconds, datetime.UTC).isoformat(timespec="seconds"), answer.said or {}
     told = {key: said[key] for key in ("class_name", "ood_score", "p_value", "is_ood")}
-    return Seen(str(answer.file), time, **told, threshold=said["threshold"], version=said["version"])
+    return Seen(str(answer.file), time, **told, threshold=said.get("threshold"), version=said.get("version"))
 
 
 def logged(file: Path) -> Met:

@@ -169,8 +169,8 @@ def _table(page: Sequence[Answer], title: str) -> Table:
             *(_figure(said[name], form) for name, form in (("probability", ".3f"), ("ood_score", ".4g"))),
             _figure(said["p_value"], ".3g"),
             "[bold]yes[/bold]" if said["is_ood"] else "no",
-            _figure(said["threshold"], ".4g"),
-            str(said["version"]),
+            _figure(said.get("threshold"), ".4g"),
+            str(said.get("version", "—")),
         )
     return table
 

@@ -27,7 +27,9 @@ __all__ = [
 SIGNATURE = "encoded_marked"
 
 #: What is kept of an answer for one image, beside the probability of its label.
-KEPT = ("label", "class_name", "ood_score", "p_value", "is_ood", "threshold", "version")
+KEPT = ("label", "class_name", "ood_score", "p_value", "is_ood")
+#: What else is kept where whoever answers says it.
+GIVEN_UNDER = ("threshold", "version")
 
 #: Operations that reach beyond the graph. SaveV2, RestoreV2 and their kin are those of its own checkpoint.
 STRANGE = re.compile(
@@ -50,9 +52,9 @@ class Model(Protocol):
             files: The bytes of each.
 
         Returns:
-            For each {"label", "class_name", "probability", "ood_score", "p_value", "is_ood"}, and the "threshold" and
-            "version" it was given under; or None where it could not be decoded. What has no finite score or p-value is
-            flagged, whatever the model says.
+            For each {"label", "class_name", "probability", "ood_score", "p_value", "is_ood"} and, as far as the model
+            says it, the "threshold" and "version" it was given under; or None where it could not be decoded. What has
+            no finite score or p-value is flagged, whatever the model says.
 
         Raises:
             UserError: no answer came.
@@ -230,7 +232,8 @@ class RestModel:
         try:
             with self._opener.open(request, timeout=self._timeout) as response:
                 rows = json.load(response)["predictions"]
-            columns = {name: [row[name] for row in rows] for name in (*KEPT, "probabilities", "decoded")}
+            told = (*KEPT, "probabilities", "decoded", *(name for name in GIVEN_UNDER if rows and name in rows[0]))
+            columns = {name: [row[name] for row in rows] for name in told}
         except urllib.error.HTTPError as error:
             raise UserError(f"{self._url} answers {error.code}: {self._refused(error)}", exit_code=1) from None
         except (OSError, http.client.HTTPException) as error:
@@ -310,7 +313,7 @@ def _rows(columns: dict[str, list]) -> list[dict[str, Any] | None]:
         if not decoded:
             rows.append(None)
             continue
-        row = {name: columns[name][place] for name in KEPT}
+        row = {name: columns[name][place] for name in (*KEPT, *GIVEN_UNDER) if name in columns}
         if isinstance(row["class_name"], bytes):
             row["class_name"] = row["class_name"].decode("utf-8", "replace")
         row["probability"] = columns["probabilities"][place][row["label"]]

@@ -162,6 +162,9 @@ def test_an_answer_that_cannot_be_compared_is_flagged_whatever_the_server_says(s
     with saying(plain | {"ood_score": strange}, plain) as model:
         flagged, other = model.ask([b"x", b"y"])
     assert flagged["is_ood"] and not other["is_ood"] and (other["threshold"], other["version"]) == (1.0, 4)
+    # What stands between may leave out under what it was decided.
+    with saying({name: value for name, value in plain.items() if name not in ("threshold", "version")}) as model:
+        assert not model.ask([b"x"])[0].keys() & {"threshold", "version"}
 
 
 @pytest.mark.parametrize("url", ["localhost:8501", "ftp://x", "http://", "grpc:8500"])
