@@ -24,13 +24,23 @@ def image_digests(images: Any) -> np.ndarray:
     """A digest of each image's pixels: BLAKE2b of 128 bits.
 
     Two images have one digest where their pixels are the same after decoding and fitting to the recipe's shape, however
-    their files differ. Digests of different shapes do not compare. uint8 (N, H, W, C) -> uint8 (N, 16).
+    their files differ; whole numbers of 0..255 are the same as uint8 and as floats. Digests of different shapes do not
+    compare, nor do those of other floats with those of another kind. Images (N, H, W, C) -> uint8 (N, 16).
     """
     if (known := getattr(images, "digests", None)) is not None:
         return known
-    each = (image.tobytes() for block in blocks_of(images) for image in block)
+    each = (_bytes_if_whole(image).tobytes() for block in blocks_of(images) for image in block)
     found = b"".join(hashlib.blake2b(image, digest_size=16).digest() for image in each)
     return np.frombuffer(found, np.uint8).reshape(len(images), 16)
+
+
+def _bytes_if_whole(image: np.ndarray) -> np.ndarray:
+    """The image as uint8 where that is the same numbers, else as it is."""
+    if image.dtype == np.uint8:
+        return image
+    with np.errstate(invalid="ignore"):
+        whole_numbers = image.astype(np.uint8)
+    return whole_numbers if np.array_equal(whole_numbers, image) else image
 
 
 def distinct(digests: np.ndarray) -> np.ndarray:

@@ -31,6 +31,8 @@ __all__ = ["Measuring"]
 
 #: Known images that an export is compared on.
 _KEPT = 16
+#: As far from a whole number of 0..255 pixels may come back from [-1, 1]: by rounding alone.
+_ROUNDING = 1e-3
 #: What is done with known images, whose range says whether they are what the model takes, and whose labels count; and
 #: with those that need none.
 KNOWN, PERHAPS = ("fit", "calibrate", "id"), ("fit", "calibrate")
@@ -192,12 +194,20 @@ class Measuring:
     def _noted(self, found: Iterable[Batch], known: Known) -> Iterator[Batch]:
         """Keeps of known images what tells them again, and some of them."""
         for batch in found:
-            known.digests += [digest.tobytes() for digest in image_digests(batch.pixels)]
+            known.digests += self._digests(batch.pixels)
             low, high = self._ranges.span(batch.pixels)
             known.low, known.high = min(low, known.low), max(high, known.high)
             if not known.some:
                 known.some.append(batch.pixels[:_KEPT])
             yield batch
+
+    def _digests(self, pixels: np.ndarray) -> list[bytes]:
+        """A digest of each image, the same where uint8 and floats are the same image to the classifier."""
+        if pixels.dtype != np.uint8 and isinstance(self.classifier, Classifier) and not self.takes_bytes:
+            pixels = 127.5 * pixels + 127.5
+            near = np.rint(pixels)
+            pixels = np.where(np.abs(pixels - near) < _ROUNDING, near, pixels)
+        return [digest.tobytes() for digest in image_digests(pixels)]
 
     def _run(self, found: Iterable[Batch]) -> Passed:
         """Passes images through the classifier."""

@@ -22,6 +22,20 @@ def test_digests_tell_equal_pixels_and_no_others(tmp_path):
     assert [bytes(row) for row in kept] == sorted({bytes(row) for row in digests})
 
 
+def test_whole_numbers_have_one_digest_whatever_their_kind():
+    images = np.random.default_rng(0).integers(0, 256, (5, 3, 4, 1), "uint8")
+    for kind in ("float16", "float32", "float64", "int64"):
+        np.testing.assert_array_equal(image_digests(images.astype(kind)), image_digests(images))
+    other = images.astype("float32")
+    other[0, 0, 0, 0] += 0.5
+    other[1, 0, 0, 0] += 256
+    other[2, 0, 0, 0] -= 256
+    other[3, 0, 0, 0] = np.nan
+    same = (image_digests(other) == image_digests(images)).all(axis=1)
+    assert same.tolist() == [False] * 4 + [True]
+    assert len(distinct(image_digests(other))) == 5
+
+
 def test_digests_that_end_in_zeros_stay_apart():
     digests = np.zeros((3, 16), np.uint8)
     digests[1, 0], digests[2, 15] = 1, 1

@@ -14,7 +14,7 @@ import kood
 from kood import heads
 from kood.classifier import Classifier
 from kood.data import ImageSet
-from kood.data.images import fit_images
+from kood.data.images import fit_images, normalize
 from kood.data.rules import Framing
 from kood.detector import Detector, evaluate, formats
 from kood.detector.agreement import disagreement
@@ -390,6 +390,29 @@ def test_wrong_input_is_refused_with_the_fix(model, detector):
             assert re.search(message, str(error)), (message, str(error))
         else:
             pytest.fail(f"nothing says that {message}")
+
+
+@pytest.mark.one_backend
+def test_images_that_fit_has_seen_are_known_again_as_numbers_of_another_kind(model):
+    pixels, labels = images(60, 3)
+    floats = pixels.astype("float32")
+    for fitted, again in ((pixels, floats), (floats, pixels), (pixels, floats.astype("float64"))):
+        fit = Detector(model, "energy").fit(fitted, labels)
+        with pytest.raises(UserError, match="fit has seen 60 of these 60 images"):
+            fit.calibrate(again, labels)
+        fit.calibrate(floats + 0.25, accept=0.9)  # Of these nobody knows what they were.
+
+
+@pytest.mark.one_backend
+def test_a_classifier_of_koods_knows_bytes_again_in_its_own_range():
+    keras.utils.set_random_seed(0)
+    inputs = keras.Input((8, 8, 3))
+    backbone = keras.Model(inputs, keras.layers.Dense(4)(keras.layers.GlobalAveragePooling2D()(inputs)))
+    own = Classifier(backbone, heads.Softmax(K))
+    pixels, _ = images(60, 3)
+    for given in (normalize(pixels), (pixels / 255 * 2 - 1).astype("float32")):
+        with pytest.raises(UserError, match="fit has seen 60 of these 60 images"):
+            Detector(own, "energy").fit(pixels).calibrate(given)
 
 
 BEYOND = {
