@@ -17,7 +17,7 @@ from kood.detector.choosing import validation_images
 from kood.detector.figures import figures_of
 from kood.detector.images import Batch
 from kood.detector.measuring import Measuring
-from kood.detector.passing import Known
+from kood.detector.passing import Known, seen_before
 from kood.errors import UserError
 from kood.outputs import Outputs, softmax
 from kood.scorer import Scorer
@@ -305,7 +305,8 @@ class Detector(Measuring):
 
         Returns:
             {"id", "classes", "scores", "headline_score", "validation", "validation_sets", "threshold", "warnings"} as
-            `report.json` has them.
+            `report.json` has them. The first warnings are of images that `fit` or `calibrate` has seen, and of
+            out-of-distribution images that are among the known ones.
 
         Raises:
             UserError: as `predict`, or `known` has no labels.
@@ -316,12 +317,14 @@ class Detector(Measuring):
         if both:
             raise UserError(f"evaluate: {', '.join(map(repr, sorted(both)))} cannot name a set here; give another name")
         pair = known if isinstance(known, ImageSet | tuple) or labels is None else (known, labels)
-        measured = self.measure({"id": pair, **near, **far})
+        noted: dict[str, list[bytes]] = {}
+        measured = self.measure({"id": pair, **near, **far}, noted=noted)
         if "id" not in measured.labels:
             raise UserError("evaluate: the known images have no labels; give labels=..., or a folder of class folders")
         refuse_disagreement(measured.given("id"), measured.labels["id"], self.class_names, "evaluate")
         assert self.choice is not None
-        return figures_of(measured, self.choice, decision, self.class_names, list(near), list(far), "object")[0]
+        figures = figures_of(measured, self.choice, decision, self.class_names, list(near), list(far), "object")[0]
+        return {**figures, "warnings": [*seen_before(noted, self.digests), *figures["warnings"]]}
 
     def save(self, path: str | Path) -> None:
         """Writes the detector to one file: its classifier, its scores, its threshold.

@@ -347,6 +347,7 @@ class Measuring:
         sets: Mapping[str, Any],
         progress: Callable[[int], None] | None = None,
         passed: Mapping[str, Outputs] | None = None,
+        noted: dict[str, list[bytes]] | None = None,
     ) -> Measured:
         """Scores image sets; each image passes the classifier once.
 
@@ -354,6 +355,7 @@ class Measuring:
             sets: Images by name, or pairs of images and labels.
             progress: Called with the number of finished sets.
             passed: Outputs of some sets, where these have passed already.
+            noted: Is given what tells each set's images again, by its name.
 
         Returns:
             A `Measured`; scores that are NaN for some image are left out, of it and of the detector.
@@ -363,14 +365,20 @@ class Measuring:
         """
         outputs, labels = {}, {}
         for done, (where, images) in enumerate(sets.items(), start=1):
+            known = Known()
             if isinstance(images, ImageSet):
                 ready = (passed or {}).get(where)
                 outputs[where], its = self._set(images) if ready is None else ready, images.labels
+                if noted is not None:
+                    known.digests = [digest.tobytes() for digest in image_digests(images.images)]
             else:
                 pixels, given = images if isinstance(images, tuple) else (images, None)
-                found = self._run(self._batches(pixels, given, where))
+                batches = self._batches(pixels, given, where)
+                found = self._run(batches if noted is None else self._noted(batches, known))
                 outputs[where], its = found.outputs, found.labels
                 self._tell_unreadable(found, where)
+            if noted is not None:
+                noted[where] = known.digests
             if its is not None:
                 labels[where] = its
             if progress is not None:

@@ -1,12 +1,13 @@
 """What is kept of images while they pass a classifier."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 import numpy as np
 
 from kood.outputs import Outputs
 
-__all__ = ["Known", "Passed"]
+__all__ = ["Known", "Passed", "seen_before"]
 
 
 @dataclass
@@ -46,3 +47,32 @@ class Known:
     def range(self) -> tuple[float, float]:
         """The smallest and the largest number."""
         return self.low, self.high
+
+
+def seen_before(sets: Mapping[str, list[bytes]], digests: Mapping[str, list[bytes]]) -> list[str]:
+    """A warning of each set whose images are not new, with how many are not and where they were before.
+
+    Args:
+        sets: Digests of each set's images, those of the known ones as "id".
+        digests: Those of known images, by use.
+    """
+    seen = {
+        "known images that fit has seen": set(digests.get("trained", ())),
+        "known images that calibrate has set the threshold on": set(digests.get("calibrated", ())),
+    }
+    told = []
+    for where, its in sets.items():
+        known = {} if where == "id" else {"known images of this evaluation": set(sets["id"])}
+        counts = {which: sum(digest in some for digest in its) for which, some in {**seen, **known}.items()}
+        found = " and ".join(f"{count:,} are {which}" for which, count in counts.items() if count)
+        if found and where == "id":
+            told.append(
+                f"the known images: of {len(its):,} images {found}; figures on them promise more than new images will "
+                "give, so give images that nothing has seen"
+            )
+        elif found:
+            told.append(
+                f"{where!r}: of {len(its):,} images {found}; no image is both known and out-of-distribution, so "
+                "figures on this set say little of new images: give others"
+            )
+    return told

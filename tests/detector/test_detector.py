@@ -415,6 +415,36 @@ def test_a_classifier_of_koods_knows_bytes_again_in_its_own_range():
             Detector(own, "energy").fit(pixels).calibrate(given)
 
 
+@pytest.mark.one_backend
+def test_an_evaluation_tells_of_images_that_are_not_new(model, tmp_path):
+    pixels, labels = images(300, 3)
+    made = Detector(model, "energy").fit(pixels[:100], labels[:100]).calibrate(pixels[100:200], labels[100:200])
+    outside = images(50, 5, mixed=True)[0]
+
+    def told(known, near=outside, far=outside):
+        return made.evaluate(known, near={"one": near}, far={"two": far})["warnings"]
+
+    fresh = pixels[200:], labels[200:]
+    usual = told(fresh)
+    assert not any("known images" in text for text in usual)
+    first, *others = told((pixels[90:230], labels[90:230]))
+    assert first == (
+        "the known images: of 140 images 10 are known images that fit has seen and 100 are known images that calibrate "
+        "has set the threshold on; figures on them promise more than new images will give, so give images that nothing "
+        "has seen"
+    )
+    assert not any("that nothing has seen" in text for text in others)
+    mixed = np.concatenate([outside, pixels[:3], pixels[200:205]])
+    made.save(tmp_path / "it.kood")
+    made = Detector.load(tmp_path / "it.kood")
+    for known in (fresh, ImageSet(*fresh, tuple(made.class_names))):
+        near, far, *_ = told(known, mixed, mixed.astype("float32")[10:])
+        assert near.startswith(
+            "'one': of 58 images 3 are known images that fit has seen and 5 are known images of this evaluation; "
+        )
+        assert far.startswith("'two': of 48 images 3 are known images that fit")
+
+
 BEYOND = {
     "16 bits": lambda x: 257 * x, "twice": lambda x: 2 * x, "a hundred times": lambda x: 100 * x,
     "negative": lambda x: x - 300, "one huge number": lambda x: 0 * x + 1e9,
