@@ -20,6 +20,7 @@ from kood.compare import compare_runs
 from kood.errors import UserError
 from kood.intervals import auroc_interval, paired_difference
 from kood.report import print_matrix
+from kood.report.comparable import ALIKE, unlike
 
 SETS = {"cats": ("near", 40), "dogs": ("near", 30), "static": ("far", 25)}
 
@@ -359,6 +360,62 @@ def test_cells_measured_on_other_images_are_not_paired(saved):
     run = saved("run", *seeds({"data": "a"}), *seeds({"data": "b"}, lift=2.0, test="u"))
     cells = json.loads((run / "report.json").read_text())["cells"]
     assert report.differences(cells, lambda _: {"data": "a"}, lambda _: None, lambda _: None) == [None, None]
+
+
+def shown(cells, width=150):
+    """A matrix of these cells as the terminal, its page and its file have it."""
+    whole = {"recipe": "run", "cells": cells, "table": report.aggregate(cells)}
+    out = io.StringIO()
+    print_matrix(Console(file=out, width=width), whole)
+    return " ".join(out.getvalue().split()), report.html.page(whole), out.getvalue()
+
+
+def best(text, column):
+    """Whether any row of the printed table has the star of the best in a column of figures."""
+    rows = [line.split() for line in text.splitlines() if re.match(r"(first|second|third) ", line)]
+    assert len(rows) > 1
+    return any(row[column].endswith("*") for row in rows)
+
+
+FAR_AUROC, NEAR_AUROC, ACCURACY = 5, 3, 2
+
+
+def test_rows_measured_on_other_images_are_told_of_and_have_no_best(saved):
+    def cells(**third):
+        arms = seeds({"arm": "first"}), seeds({"arm": "second"}, lift=2.0), seeds({"arm": "third"}, lift=3.0, **third)
+        made = json.loads((saved("run", *(one for arm in arms for one in arm)) / "report.json").read_text())["cells"]
+        for number, one in enumerate(made):
+            one["id"] = {"accuracy": 0.5 + number / 100}
+        return made
+
+    whole, page, text = shown(cells())
+    assert "on the same images" not in whole and "on the same images" not in page
+    assert best(text, ACCURACY) and best(text, NEAR_AUROC) and best(text, FAR_AUROC)
+
+    whole, page, text = shown(cells(sets={**SETS, "dogs": ("near", 31)}))
+    assert "on the same images" not in whole  # The number alone says nothing, the content does.
+    told = (
+        "Not all rows are measured on the same images: those of cats, birds under 'arm third' are others than under "
+        "'arm first'; figures on different images do not compare, so no best of them is marked and such rows are not "
+        "paired"
+    )
+    birds = {("birds" if name == "cats" else name): of for name, of in SETS.items()}
+    whole, page, text = shown(cells(sets=birds))
+    assert told in whole and told.replace("'", "&#39;") in page
+    assert best(text, ACCURACY) and best(text, FAR_AUROC) and not best(text, NEAR_AUROC)
+
+    whole, page, text = shown(cells(test="u"))
+    assert "those of id under 'arm third' are others than under 'arm first'" in whole
+    assert not (best(text, ACCURACY) or best(text, NEAR_AUROC) or best(text, FAR_AUROC))
+
+
+def test_other_images_from_seed_to_seed_are_compared_by_seed(saved):
+    arms = [{"labels": {"arm": arm}, "seed": seed, "test": f"{seed}"} for arm in "ab" for seed in range(3)]
+    run = saved("run", *arms)
+    cells = json.loads((run / "report.json").read_text())["cells"]
+    assert unlike(cells) == ALIKE and unlike([]) == ALIKE
+    cells[4]["id_sets"]["test"]["sha256"] = "other"
+    assert unlike(cells).parts == {"id", "near", "far", "held_out"}
 
 
 def test_intervals_of_a_run_are_those_of_its_sets_and_means(tmp_path):

@@ -2,6 +2,7 @@
 
 from kood.report.aggregate import aggregate
 from kood.report.behaviour import Behaviour, Extreme
+from kood.report.comparable import different_images
 from kood.report.files import strict, write_json, write_text
 from kood.report.folds import HELD_OUT
 from kood.report.folds import by_score as folds_by_score
@@ -9,7 +10,7 @@ from kood.report.folds import figures as fold_figures
 from kood.report.folds import means as fold_means
 from kood.report.html import write, write_figures
 from kood.report.leaderboard import entries as leaderboard_entries
-from kood.report.paired import DIFFERENCE_NOTE, differences, different_images, intervals, score_arrays
+from kood.report.paired import DIFFERENCE_NOTE, differences, intervals, score_arrays
 from kood.report.printed import print_cell, print_matrix
 from kood.report.progress import StageProgress, fit_callback
 

@@ -3,6 +3,7 @@
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from kood.report.comparable import ALIKE, Unlike
 from kood.report.paired import DIFFERENCE_NOTE, FOLDS_NOTE
 from kood.report.tables import MISSING, Cell, Column, Filled, Table, table_of, words
 from kood.report.wording import headings, headline_names, mean_std, override, setting, signed, with_interval
@@ -47,9 +48,19 @@ def runs_column(rows: Rows, priority: int = 0) -> Filled:
     return Column("n", name="seeds", priority=priority), seeds
 
 
-def means_column(rows: Rows, statistics: Sequence[Any], heading: str, name: str, better: bool, priority: int) -> Filled:
+def means_column(
+    rows: Rows,
+    statistics: Sequence[Any],
+    heading: str,
+    name: str,
+    better: bool,
+    priority: int,
+    compares: bool = True,
+) -> Filled:
     """A statistic of each row over its seeds, `better` saying whether more is better."""
-    column = Column(heading, more_is_better=better, priority=priority, name=name, parts=("mean", "std"))
+    column = Column(
+        heading, more_is_better=better, compares=compares, priority=priority, name=name, parts=("mean", "std")
+    )
     return column, [Cell(mean_std(of, len(one["seeds"])), of) for of, one in zip(statistics, rows, strict=True)]
 
 
@@ -57,13 +68,13 @@ def _headline(rows: Rows) -> Filled:
     return words("score"), [Cell(headline_names(one)) for one in rows]
 
 
-def _figures(rows: Rows) -> list[Filled]:
+def _figures(rows: Rows, apart: Unlike) -> list[Filled]:
     found = []
     for heading, (part, metric), more, spare in _FIGURES:
         if part in _PERHAPS and not any(one.get(part) for one in rows):
             continue
         own = [one.get(part, {}).get(metric) for one in rows]
-        found.append(means_column(rows, own, heading, f"{part}_{metric}", more, spare))
+        found.append(means_column(rows, own, heading, f"{part}_{metric}", more, spare, part not in apart.parts))
     return found
 
 
@@ -79,11 +90,12 @@ def _apart(rows: Rows) -> list[Filled]:
     return found
 
 
-def matrix(rows: Rows) -> Table:
+def matrix(rows: Rows, apart: Unlike = ALIKE) -> Table:
     """One row for each setting: means over its seeds.
 
     Args:
         rows: Rows of `kood.report.aggregate`.
+        apart: What of them does not compare.
     """
     notes = ["Percent; n runs."]
     if any(len(one["seeds"]) > 1 for one in rows):
@@ -93,7 +105,7 @@ def matrix(rows: Rows) -> Table:
     notes.append("FPR@95: ID flagged when 95% of OOD is caught.")
     own = [_headline(rows)] if len(chosen) > 1 else []
     notes += _incomplete(rows)
-    return table_of([*label_columns(rows), runs_column(rows), *_figures(rows), *own], notes=notes)
+    return table_of([*label_columns(rows), runs_column(rows), *_figures(rows, apart), *own], notes=notes)
 
 
 def _incomplete(rows: Rows) -> list[str]:
@@ -177,14 +189,17 @@ def _of_fold(one: Mapping[str, Any], classes: Sequence[str]) -> Mapping[str, Any
     return next((fold["auroc"] for fold in told if fold["classes"] == classes), None)
 
 
-def comparison(rows: Rows) -> Table:
+def comparison(rows: Rows, apart: Unlike = ALIKE, notes: Sequence[str] = ()) -> Table:
     """All that is told of rows in one table, for a file, which has room for it.
 
     Args:
         rows: Rows of `kood.report.aggregate`, which may have "difference".
+        apart: What of them does not compare.
+        notes: What else has to be said below.
     """
-    apart = any("difference" in one for one in rows)
+    paired = any("difference" in one for one in rows)
+    own = [*label_columns(rows), runs_column(rows), _headline(rows), *_figures(rows, apart)]
     return table_of(
-        [*label_columns(rows), runs_column(rows), _headline(rows), *_figures(rows), *(_apart(rows) if apart else [])],
-        notes=["Percent.", *(_apart_notes(rows) if apart else [])],
+        [*own, *(_apart(rows) if paired else [])],
+        notes=["Percent.", *(_apart_notes(rows) if paired else []), *(f"{text}." for text in apart.told), *notes],
     )

@@ -11,6 +11,7 @@ from typing import Any
 from kood.report import across, figures, leaderboard, outlier_audit, results, sweeps, wording
 from kood.report.aggregate import rows_of
 from kood.report.behaviour import Behaviour, embedding, reliability, thumbnail
+from kood.report.comparable import unlike
 from kood.report.files import write_bytes, write_text
 from kood.report.formats import ENDINGS
 from kood.text import clean
@@ -60,7 +61,8 @@ def _script() -> dict[str, Any]:
 
 def _told(report: Mapping[str, Any]) -> dict[str, Any]:
     """What stands first."""
-    warnings, notes = wording.all_warnings(report), wording.all_notes(report)
+    warnings = [*unlike(report.get("cells", [])).told, *wording.all_warnings(report)]
+    notes = wording.all_notes(report)
     return {"smoke": wording.SMOKE if report.get("quick") else "", "warnings": warnings, "notes": notes}
 
 
@@ -149,11 +151,12 @@ def _sheet(path: Path | None, notes: Sequence[str]) -> dict[str, Any] | None:
 
 def _matrix(report: Mapping[str, Any]) -> dict[str, Any]:
     cells, rows = report.get("cells", []), rows_of(report)
+    apart = unlike(cells)
     return {
         "told": _told(report),
-        "leaderboard": leaderboard.table(report["leaderboard"]) if report.get("leaderboard") else None,
+        "leaderboard": leaderboard.table(report["leaderboard"], apart=apart) if report.get("leaderboard") else None,
         "script": _script(),
-        "rows": across.matrix(rows) if rows else None,
+        "rows": across.matrix(rows, apart) if rows else None,
         "intervals": figures.matrix_intervals(rows, cells) if rows else None,
         "sweeps": {key: sweeps.sweep_figure(rows, key) for key in sweeps.swept(rows)},
         "differences": across.differences(rows),
@@ -217,11 +220,11 @@ def write(path: Path, report: Mapping[str, Any], **more: Any) -> None:
         ValueError: If a matrix is given scores, scores name an unknown dataset, or the contact sheet is no PNG.
     """
     html = page(report, **more)
-    beside = {}
+    beside, apart = {}, unlike(report.get("cells", []))
     if rows := rows_of(report):
-        beside["table"] = across.comparison(rows)
+        beside["table"] = across.comparison(rows, apart)
     if report.get("leaderboard"):
-        beside["leaderboard"] = leaderboard.table(report["leaderboard"])
+        beside["leaderboard"] = leaderboard.table(report["leaderboard"], apart=apart)
     for name, one in beside.items():
         for ending in ("csv", "tex"):
             write_text(path.with_name(f"{name}.{ending}"), ENDINGS[ending](one))

@@ -7,6 +7,7 @@ from kood.intervals import mean_interval
 from kood.report.across import label_columns, means_column, runs_column
 from kood.report.aggregate import Cell as Run
 from kood.report.aggregate import group, statistic
+from kood.report.comparable import ALIKE, Unlike
 from kood.report.paired import Scores, intervals
 from kood.report.tables import MISSING, Cell, Column, Table, table_of, words
 from kood.report.wording import percent
@@ -76,12 +77,13 @@ def _figures(runs: Sequence[Run], score: str, kind: str, scores_of: Callable[[Ru
     return {"auroc": {**auroc, "low": low, "high": high}, "fpr_at_ood_tpr": rate}
 
 
-def table(found: Sequence[Entry], most: int | None = None) -> Table:
+def table(found: Sequence[Entry], most: int | None = None, apart: Unlike = ALIKE) -> Table:
     """The leaderboard as a table.
 
     Args:
         found: What `entries` gave.
         most: How many are shown; all where not given.
+        apart: What of them does not compare.
     """
     shown = list(found[:most])
     scores = [Cell(one["score"] + (CHOSEN if one["chosen"] else ""), one["score"]) for one in shown]
@@ -89,17 +91,18 @@ def table(found: Sequence[Entry], most: int | None = None) -> Table:
     columns = [*label_columns(shown), (words("score"), scores), (Column("place"), places), runs_column(shown, 3)]
     for heading, kind, metric, more, spare in _FIGURES:
         own = [one[kind][metric] for one in shown]
-        columns.append(means_column(shown, own, heading, f"{kind}_{metric}", more, spare))
+        columns.append(means_column(shown, own, heading, f"{kind}_{metric}", more, spare, kind not in apart.parts))
         if metric == "auroc":
             column = Column("95%\ninterval", priority=2, name=f"{kind}_auroc", parts=("low", "high"))
             columns.append((column, [Cell(_interval(of), of) for of in own]))
-    columns.append(means_column(shown, [one["accuracy"] for one in shown], "ID\nacc", "id_accuracy", True, 1))
+    accuracies = [one["accuracy"] for one in shown]
+    columns.append(means_column(shown, accuracies, "ID\nacc", "id_accuracy", True, 1, "id" not in apart.parts))
     for heading, key, name in (
         ("training\nminutes", "minutes", "training_minutes"), ("ms an\nimage", "milliseconds", "milliseconds_an_image")
     ):  # fmt: skip
         column = Column(heading, more_is_better=False, priority=1, name=name, parts=("mean", "std"))
         columns.append((column, [Cell(_short(one[key]["mean"]), one[key]) for one in shown]))
-    return table_of(columns, "Leaderboard", _notes(found, len(shown)))
+    return table_of(columns, "Leaderboard", [*(f"{text}." for text in apart.told), *_notes(found, len(shown))])
 
 
 def _short(value: float | None) -> str:

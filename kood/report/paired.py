@@ -9,10 +9,11 @@ import numpy as np
 from kood.intervals import FEWEST_SEEDS, auroc_interval, paired_difference
 from kood.metrics import placements
 from kood.report.aggregate import Cell, group, identity
+from kood.report.comparable import different_images
 from kood.report.folds import as_cells
 from kood.report.wording import sets
 
-__all__ = ["DIFFERENCE_NOTE", "FOLDS_NOTE", "Scores", "different_images", "differences", "intervals", "score_arrays"]
+__all__ = ["DIFFERENCE_NOTE", "FOLDS_NOTE", "Scores", "differences", "intervals", "score_arrays"]
 
 #: {set: (N,)} of a cell's headline score, the in-distribution test images as "id"; None where they cannot be had.
 Scores = Mapping[str, np.ndarray] | None
@@ -111,17 +112,6 @@ def _fold_differences(pairs: Sequence[tuple[Cell, Cell]], scores_of: Callable[[C
         told.append({"classes": list(classes), "auroc": _auroc_difference(runs, "near", scores_of)})
         means.append([float(np.mean([_auroc(pair[side], "near") for pair in runs])) for side in (0, 1)])
     return {"auroc": _told(paired_difference(*zip(*means, strict=True))), "folds": told} if told else {}
-
-
-def different_images(one: Cell, other: Cell) -> list[str]:
-    """The image sets that two results were not both measured on: "id", or the names of out-of-distribution sets."""
-
-    def contents(cell: Cell) -> dict[str, Any]:
-        found = {name: (of.get("kind"), of.get("sha256")) for name, of in (cell.get("datasets") or {}).items()}
-        return {"id": ((cell.get("id_sets") or {}).get("test") or {}).get("sha256"), **found}
-
-    first, second = contents(one), contents(other)
-    return [name for name in {**first, **second} if name not in first or first[name] != second.get(name)]
 
 
 def _seed(cell: Cell) -> Any:

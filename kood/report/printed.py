@@ -7,6 +7,7 @@ from rich.console import Console
 
 from kood.report import across, leaderboard, outlier_audit, results, wording
 from kood.report.aggregate import rows_of
+from kood.report.comparable import unlike
 from kood.report.terminal import print_table, say, warn
 
 __all__ = ["print_cell", "print_matrix"]
@@ -19,7 +20,8 @@ def _print_head(console: Console, report: Mapping[str, Any]) -> None:
     say(console, wording.origin(report), "dim")
     console.print()
     smoke = [wording.SMOKE] if report.get("quick") else []
-    warnings, notes = smoke + wording.all_warnings(report), wording.all_notes(report)
+    apart = unlike(report.get("cells", [])).told
+    warnings, notes = smoke + apart + wording.all_warnings(report), wording.all_notes(report)
     for text in warnings:
         warn(console, text)
     for text in notes:
@@ -70,17 +72,17 @@ def print_matrix(console: Console, report: Mapping[str, Any]) -> None:
         console: Where to print; plain text when it is not a terminal.
         report: The matrix report; its "table" is computed from its cells where it has none.
     """
-    rows = rows_of(report)
+    rows, apart = rows_of(report), unlike(report.get("cells", []))
     _print_head(console, report)
     if rows:
-        print_table(console, across.matrix(rows))
-        apart = across.differences(rows)
-        if apart:
+        print_table(console, across.matrix(rows, apart))
+        differences = across.differences(rows)
+        if differences:
             console.print()
-            print_table(console, apart)
+            print_table(console, differences)
         if report.get("leaderboard"):
             console.print()
-            print_table(console, leaderboard.table(report["leaderboard"], leaderboard.FIRST))
+            print_table(console, leaderboard.table(report["leaderboard"], leaderboard.FIRST, apart))
     else:
         say(console, "No cell finished.", "bold red")
     failed = [f"{wording.setting(one['cell'])}: {one['error']}" for one in report.get("failed", [])]

@@ -23,6 +23,7 @@ class Column:
         strong: Words to be read first.
         priority: Where there is no room for all columns, those of the greatest number go first; 0 stays.
         more_is_better: Which figure of the column is the best; None where none is.
+        compares: Whether the best is marked: not of figures that are measured on different images.
         name: What it is called in a file for programs; its heading where not given.
         parts: The keys of its cells' values, each of which is a column of its own in a file for programs.
     """
@@ -33,6 +34,7 @@ class Column:
     strong: bool = False
     priority: int = 0
     more_is_better: bool | None = None
+    compares: bool = True
     name: str = ""
     parts: tuple[str, ...] = ()
 
@@ -105,7 +107,7 @@ class Table:
         """
         marks = [[False] * len(self.columns) for _ in self.rows]
         for index, column in enumerate(self.columns):
-            if column.more_is_better is None:
+            if column.more_is_better is None or not column.compares:
                 continue
             there = {place: of.cells[index] for place, of in enumerate(self.rows) if not of.kind}
             shown = {place: one.text.split(" ", 1)[0] for place, one in there.items() if one.text != MISSING}

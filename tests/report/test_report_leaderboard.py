@@ -13,6 +13,7 @@ import pytest
 
 from kood.intervals import auroc_interval
 from kood.report import leaderboard_entries, print_matrix, write
+from kood.report.comparable import unlike
 from kood.report.formats import as_csv
 from kood.report.html import page
 from kood.report.leaderboard import table
@@ -107,6 +108,24 @@ def test_it_is_the_same_in_every_medium(board, tmp_path, capture):
     assert f'data-value="{first["near"]["auroc"]["mean"]}"' in html and html.index("Leaderboard") < html.index(
         "over seeds"
     )
+
+
+def test_trainings_measured_on_other_images_are_told_of_and_have_no_best(board, tmp_path, capture):
+    for one in board["cells"]:
+        one["datasets"]["letters"]["sha256"] = one["cell"]["arm"]
+    whole = {**board, "leaderboard": leaderboard_entries(board["cells"], NONE)}
+    told = "those of letters under 'arm turned', 'arm alone' are others than under 'arm plain'"
+    write(tmp_path / "report.html", whole)
+    assert (tmp_path / "report.html").read_text().count(told.replace("'", "&#39;")) == 2
+    assert told in (tmp_path / "leaderboard.tex").read_text()
+    printed = " ".join(capture(lambda console: print_matrix(console, whole), 200).split())
+    assert told in printed.split("Leaderboard")[1]
+    shown = table(whole["leaderboard"], apart=unlike(board["cells"]))
+    marks = [any(column) for column in zip(*shown.best, strict=True)]
+    marked = {column.name for column, best in zip(shown.columns, marks, strict=True) if best}
+    assert {"far_auroc", "id_accuracy"} <= marked and not marked & {"near_auroc", "near_fpr_at_ood_tpr"}
+    columns = {column.name: column.more_is_better for column in shown.columns if column.parts == ("mean", "std")}
+    assert columns["near_auroc"] and columns["near_fpr_at_ood_tpr"] is False  # By which the page sorts.
 
 
 def test_the_first_are_printed_and_the_rest_counted(board, capture):

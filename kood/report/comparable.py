@@ -1,0 +1,75 @@
+"""Which results were measured on the same images, so that their figures compare."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from kood.report.aggregate import Cell, group, identity
+from kood.report.wording import setting
+from kood.text import some_of
+
+__all__ = ["ALIKE", "Unlike", "different_images", "unlike"]
+
+
+@dataclass(frozen=True)
+class Unlike:
+    """What does not compare in a table, since not all of its rows were measured on the same images.
+
+    Attributes:
+        parts: Of "id", "near", "far" and "held_out" those whose figures are of different images.
+        told: Which sets differ between which rows, a sentence each; nothing where all rows compare.
+    """
+
+    parts: frozenset[str] = frozenset()
+    told: list[str] = field(default_factory=list)
+
+
+#: All rows compare.
+ALIKE = Unlike()
+
+
+def different_images(one: Cell, other: Cell) -> list[str]:
+    """The image sets that two results were not both measured on: "id", or the names of out-of-distribution sets."""
+    first, second = _contents(one), _contents(other)
+    return [name for name in {**first, **second} if name not in first or first[name] != second.get(name)]
+
+
+def _contents(cell: Cell) -> dict[str, Any]:
+    found = {name: (of.get("kind"), of.get("sha256")) for name, of in (cell.get("datasets") or {}).items()}
+    return {"id": ((cell.get("id_sets") or {}).get("test") or {}).get("sha256"), **found}
+
+
+def unlike(cells: Sequence[Cell]) -> Unlike:
+    """What does not compare from row to row of a table: where `different_images` of a row and the first one finds any.
+
+    Args:
+        cells: Results of single runs; those that differ in their seed alone are one row, compared seed by seed.
+    """
+    (first, base), *others = group(cells) or [({}, [])]
+    by_seed = {identity(run.get("seeds")): run for run in base}
+    rows: dict[tuple[str, ...], list[str]] = {}
+    parts: set[str] = set()
+    for labels, runs in others:
+        found: dict[str, None] = {}
+        for run in runs:
+            beside = by_seed.get(identity(run.get("seeds")), base[0])
+            for name in different_images(beside, run):
+                found[name] = None
+                parts |= {_kind(one, name) for one in (beside, run)}
+        if found:
+            rows.setdefault(tuple(found), []).append(f"'{setting(labels)}'")
+    if not rows:
+        return ALIKE
+    if "id" in parts:
+        parts |= {"near", "far", "held_out"}
+    differ = " and ".join(f"of {', '.join(names)} under {some_of(its)}" for names, its in rows.items())
+    told = (
+        f"Not all rows are measured on the same images: those {differ} are others than under '{setting(first)}'; "
+        "figures on different images do not compare, so no best of them is marked and such rows are not paired"
+    )
+    return Unlike(frozenset(parts - {""}), [told])
+
+
+def _kind(cell: Mapping[str, Any], name: str) -> str:
+    """The part of the figures that a set counts for; "" where the cell lacks it."""
+    return "id" if name == "id" else ((cell.get("datasets") or {}).get(name) or {}).get("kind", "")
