@@ -22,7 +22,7 @@ from kood.report.across import comparison, folds
 from kood.report.formats import ENDINGS, FORMATS
 from kood.report.tables import Table
 from kood.report.terminal import print_table
-from kood.report.wording import setting
+from kood.report.wording import SMOKE, setting
 from kood.text import clean
 
 __all__ = ["compare_runs"]
@@ -82,13 +82,16 @@ def compare_runs(
     for row in shown:
         if row["difference"]:
             row["difference"] = {**row["difference"], "baseline": _shown(base["cell"])}
+    smoke = dict.fromkeys(clean(cell["cell"]["run"]) for cell in cells if cell.get("quick"))
+    warnings = [f"{', '.join(smoke)}: {SMOKE}"] if smoke else []
+    table = comparison(shown, notes=warnings)
     if to is not None:
-        _write(to, comparison(shown), folds(shown))
+        _write(to, table, folds(shown))
     if form in FORMATS:
-        console.file.write(FORMATS[form](comparison(shown)))  # As it is: broken at a width it would be no table.
+        console.file.write(FORMATS[form](table))  # As it is: broken at a width it would be no table.
     else:
         title = "Comparison" if score is None else f"Comparison by {score}"
-        report.print_matrix(console, {"recipe": title, "kood": kood.__version__, "table": shown})
+        report.print_matrix(console, {"recipe": title, "kood": kood.__version__, "table": shown, "warnings": warnings})
         if each := folds(shown):
             console.print()
             print_table(console, each)

@@ -210,6 +210,21 @@ def test_runs_on_other_images_are_refused(saved):
             quietly(one, saved(name, *seeds(**more)))
 
 
+def test_smoke_runs_are_said_to_be_such(saved, tmp_path):
+    one, other = saved("one", *seeds(count=1)), saved("other", *seeds(count=1), quick=True)
+    many = saved("many", *seeds())
+    whole = json.loads((many / "report.json").read_text())
+    (many / "report.json").write_text(json.dumps({**whole, "cells": [{**of, "quick": True} for of in whole["cells"]]}))
+    told = f"other, many: {report.wording.SMOKE}"
+    _, text = quietly(one, other, many, to=tmp_path / "to")
+    assert told in " ".join(text.split())
+    for form in ("markdown", "latex"):
+        assert "its figures mean nothing" in quietly(one, other, many, form=form)[1]
+    assert told in (tmp_path / "to" / "compare.md").read_text()
+    _, text = quietly(one, saved("third", *seeds(count=1), quick=False))
+    assert "mean nothing" not in text and "WARNING" not in text
+
+
 @pytest.mark.parametrize(
     "text", ["", "[]", "{}", "null", "[1]", '{"cells": []}', '{"cells": 3}', '{"cells": [3]}', "[" * 100_000, "\xff"]
 )
