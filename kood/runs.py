@@ -20,8 +20,8 @@ import json
 import os
 import shutil
 import time
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -181,6 +181,8 @@ class Result:
         seconds: How long it took when it was made.
         cached: Whether it was found, not made.
         backends: Under which Keras backends it was made, in order.
+        made_by: With which versions it was made, or finished where several commands made it, {package: version};
+            nothing where its folder does not say, as those of an older kood do not.
     """
 
     name: str
@@ -190,6 +192,7 @@ class Result:
     seconds: float
     cached: bool
     backends: tuple[str, ...] = ()
+    made_by: dict[str, str] = field(default_factory=dict)
 
 
 class Run:
@@ -200,10 +203,20 @@ class Run:
         fresh: Make every stage again, once, whatever is there.
         backend: The Keras backend that this run computes with.
         any_backend: Take stages that another backend finished, and go on with those that it left half made.
+        versions: What this run makes stages with, {package: version}; no key is made of it.
     """
 
-    def __init__(self, folder: Path, *, fresh: bool = False, backend: str = "", any_backend: bool = False):
+    def __init__(
+        self,
+        folder: Path,
+        *,
+        fresh: bool = False,
+        backend: str = "",
+        any_backend: bool = False,
+        versions: Mapping[str, str] | None = None,
+    ):
         self.folder = folder
+        self.versions = dict(versions or {})
         self.fresh = fresh
         self.backend = backend
         self.any_backend = any_backend
@@ -290,7 +303,10 @@ class Run:
             if damage and not self.fresh:
                 self.on_damage(f"{name}: what an earlier run left is damaged ({damage}) and is made again")
             if found is not None and not (self.fresh and folder not in self._made):
-                return Result(name, key, folder, found["facts"], found["seconds"], True, tuple(found["backends"]))
+                made_by = found.get("made_by") if isinstance(found.get("made_by"), dict) else None
+                return Result(
+                    name, key, folder, found["facts"], found["seconds"], True, tuple(found["backends"]), made_by or {}
+                )
         key, folder = next(iter(kin.items()))
         if self.fresh and folder not in self._made:
             shutil.rmtree(_partial(folder), ignore_errors=True)
@@ -312,7 +328,8 @@ class Run:
         (partial / BACKENDS).unlink()
         files = digests(partial)
         record = {
-            "stage": name, "decides": decides, "facts": facts, "seconds": seconds, "backends": backends, "files": files,
+            "stage": name, "decides": decides, "facts": facts, "seconds": seconds, "backends": backends,
+            "made_by": self.versions, "files": files,
         }  # fmt: skip
         write_atomically(partial / "stage.json", json.dumps(record, indent=1).encode())
         self._flush(partial)
@@ -320,7 +337,7 @@ class Run:
             shutil.rmtree(folder)
         partial.rename(folder)
         self._made.add(folder)
-        return Result(name, key, folder, facts, seconds, False, tuple(backends))
+        return Result(name, key, folder, facts, seconds, False, tuple(backends), self.versions)
 
     def has(self, name: str, decides: dict[str, Any]) -> bool:
         """Whether a stage is finished and undamaged, so that it would be found and not made."""

@@ -84,6 +84,45 @@ def test_a_second_run_does_no_training_and_says_so(invoke, finished):
 
 
 @pytest.mark.keras
+def test_what_other_versions_made_is_said_in_the_report(tiny, tmp_path, monkeypatch):
+    from kood import pipeline
+
+    monkeypatch.setattr("kood.pipeline.classify.training.fit", lambda model, *_, **__: (model, {}))
+    tiny.write_text(TINY + '[data.hold_out]\nfolds = [["0"]]\n')
+    settings = [
+        "pure_samples.use=[]",
+        "outliers.use=[]",
+        "serve.export=false",
+        'evaluate.scores=["msp"]',
+        "evaluate.headline=msp",
+    ]
+
+    def notes(*more, **versions):
+        monkeypatch.setattr(pipeline, "versions", lambda: versions)
+        told = pipeline.run(tiny, [*settings, *more], saved=tmp_path)
+        assert report_of_folder(tmp_path) == told["notes"]
+        return [note for note in told["notes"] if "made by" in note]
+
+    def report_of_folder(folder):
+        return json.loads((folder / "tiny" / "report.json").read_bytes())["notes"]
+
+    assert notes(kood="1", keras="3.1", jax="0.5") == []
+    assert notes(kood="1", keras="3.1", jax="0.5") == []
+    told = "made by kood 1, Keras 3.1, jax 0.5"
+    assert notes(kood="2", keras="3.1", torch="2.9") == [f"data, classifier, evaluate: {told}", f"folds: {told}"]
+    assert told in (tmp_path / "tiny" / "report.html").read_text()
+    assert notes("serve.accept=0.9", kood="2", keras="3.1", torch="2.9") == [
+        f"data, classifier: {told}",
+        f"folds: {told}",
+    ]
+    for file in tmp_path.glob("tiny/stages/*/stage.json"):
+        record = json.loads(file.read_bytes())
+        del record["made_by"]  # As an older kood left it.
+        file.write_text(json.dumps(record))
+    assert notes("serve.accept=0.9", kood="3", keras="3.1", torch="2.9") == []
+
+
+@pytest.mark.keras
 def test_the_same_recipe_elsewhere_gives_the_same_figures_and_a_changed_setting_runs_what_depends_on_it(
     invoke, finished, tmp_path
 ):

@@ -127,6 +127,23 @@ def test_a_backend_finds_its_own_stages_alone_unless_told(tmp_path):
     assert json.loads((made.folder / "stage.json").read_bytes())["backends"] == ["tensorflow"]
 
 
+def test_a_stage_says_what_it_was_made_with_and_is_found_whatever_that_was(tmp_path):
+    calls, old, new = [], {"kood": "0.1.0", "keras": "3.1"}, {"kood": "0.2.0", "keras": "3.2"}
+    made = Run(tmp_path, versions=old).ensure("fit", {"x": 1}, writer(calls))
+    found = Run(tmp_path, versions=new).ensure("fit", {"x": 1}, writer(calls))
+    assert made.made_by == found.made_by == old and found.cached and found.key == made.key
+    file = made.folder / "stage.json"
+    record = json.loads(file.read_bytes())
+    assert record["made_by"] == old
+    for strange in (None, 5, ["kood"], {}):
+        file.write_text(json.dumps({**record, "made_by": strange}))
+        assert Run(tmp_path, versions=new).ensure("fit", {"x": 1}, writer(calls)).made_by == {}
+    del record["made_by"]  # As an older kood left it.
+    file.write_text(json.dumps(record))
+    again = Run(tmp_path, versions=new).ensure("fit", {"x": 1}, writer(calls))
+    assert again.cached and again.made_by == {} and len(calls) == 1
+
+
 def test_a_half_made_stage_goes_on_under_another_backend_and_is_of_both(tmp_path):
     decides = {name: {"x": 1, "backend": name} for name in ("tensorflow", "jax", "torch")}
     with pytest.raises(KeyboardInterrupt):

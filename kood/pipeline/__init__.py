@@ -24,7 +24,7 @@ from kood.backends import obtain
 from kood.errors import UserError
 from kood.pipeline.belonging import Belonging
 from kood.pipeline.budget import Budget
-from kood.pipeline.environment import origin_of
+from kood.pipeline.environment import origin_of, versions
 from kood.pipeline.make import make_cell
 from kood.pipeline.matrix import run_matrix
 from kood.pipeline.prepare import Data
@@ -89,7 +89,7 @@ def run(
         recipe = load(recipe, overrides, quick=quick)
     with of_its_file(recipe):
         budget, backend = Budget(recipe, began), keras.backend.backend()
-        folder = Run(saved / recipe.name, fresh=fresh, backend=backend, any_backend=any_backend)
+        folder = Run(saved / recipe.name, fresh=fresh, backend=backend, any_backend=any_backend, versions=versions())
         return _run(recipe, budget, folder, other_data, console)
 
 

@@ -15,7 +15,7 @@ import kood
 from kood.machine import arithmetic, cores, installed, processor, vector_flags
 from kood.text import masked
 
-__all__ = ["environment", "origin_of"]
+__all__ = ["environment", "origin_of", "versions"]
 
 
 def environment() -> dict[str, str]:
@@ -34,6 +34,12 @@ def environment() -> dict[str, str]:
         "processor": f"{processor()} {vector_flags()}".strip(),
         **arithmetic(backend),
     }
+
+
+def versions() -> dict[str, str]:
+    """What decides a result beside its key: the versions of kood, of Keras and of its backend."""
+    backend = keras.backend.backend()
+    return {"kood": kood.__version__, **{name: installed(name) or "unknown" for name in ("keras", backend)}}
 
 
 def origin_of(recipe: Path | None, overrides: Sequence[str] = ()) -> dict[str, str]:

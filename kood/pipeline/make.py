@@ -10,7 +10,7 @@ from kood.pipeline.evaluation import Evaluation
 from kood.pipeline.held_out import notes_on, told_folds
 from kood.pipeline.prepare import Data
 from kood.pipeline.stage import Work
-from kood.pipeline.summary import summarize
+from kood.pipeline.summary import made_otherwise, summarize
 
 __all__ = ["make_cell"]
 
@@ -85,4 +85,5 @@ def _make_folds(work: Work, cell: Cell) -> tuple[dict[str, Any], dict[str, Any],
         "backend": ", ".join(dict.fromkeys(one["backend"] for one in lines)),
     }
     notes = notes_on(settings, [held for held, _ in folds], cell.data.images("train").class_names)
+    notes += made_otherwise([("folds", stage) for _, fold in folds for stage in fold.made], work.run.versions)
     return {"hold_out": told_folds(made, left_out, work.run.folder)}, {"folds": line}, notes

@@ -147,6 +147,11 @@ class Stage(abc.ABC):
         return self._made.key
 
     @property
+    def made_by(self) -> dict[str, str]:
+        """With which versions it was made, {package: version}; nothing where that is not known."""
+        return self._made.made_by
+
+    @property
     def told(self) -> Iterable[str]:
         """The facts that the report tells."""
         return TOLD

@@ -1,6 +1,6 @@
 """From finished stages to `report.json` and `report.html`."""
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +16,10 @@ from kood.pipeline.prepare import Data
 from kood.pipeline.stage import Stage, Work
 from kood.scorer import Scorer
 
-__all__ = ["headline_scores", "labelled_rightly", "scores_by", "summarize", "write_report"]
+__all__ = ["headline_scores", "labelled_rightly", "made_otherwise", "scores_by", "summarize", "write_report"]
+
+#: Packages whose name is written otherwise than they are installed by.
+_CALLED = {"keras": "Keras"}
 
 
 def summarize(work: Work, cell: Cell) -> dict[str, Any]:
@@ -48,7 +51,8 @@ def summarize(work: Work, cell: Cell) -> dict[str, Any]:
         + figures["warnings"],
         "notes": prepared["notes"]
         + [f"classifier: {note}" for note in (attached or {"notes": []})["notes"]]
-        + _cost(figures["headline_score"]),
+        + _cost(figures["headline_score"])
+        + made_otherwise([(stage.role, stage) for stage in cell.made], work.run.versions),
         "attached": attached,
         "copies": prepared["copies"],
         "parts": prepared["parts"],
@@ -73,6 +77,21 @@ def _cost(score: str) -> list[str]:
     passes = Scorer(score).passes
     told = f"The score {score} decides, and takes {passes} forward passes of each served image in place of one."
     return [told] if passes > 1 else []
+
+
+def made_otherwise(stages: Iterable[tuple[str, Stage]], now: Mapping[str, str]) -> list[str]:
+    """Which stages were made with other versions than those of this command, a sentence for each set of versions.
+
+    Args:
+        stages: Those that enter the report, each with what it is called there.
+        now: The versions of this command, {package: version}.
+    """
+    found: dict[str, dict[str, None]] = {}
+    for name, stage in stages:
+        if stage.made_by and stage.made_by != now:
+            told = ", ".join(f"{_CALLED.get(package, package)} {its}" for package, its in stage.made_by.items())
+            found.setdefault(told, {})[name] = None
+    return [f"{', '.join(names)}: made by {told}" for told, names in found.items()]
 
 
 def headline_scores(folder: Path, cell: Mapping[str, Any]) -> dict[str, np.ndarray]:
