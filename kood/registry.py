@@ -9,11 +9,15 @@ What is not kood's own is named `package.module:attribute`, or by the name under
 `inspect`, once it is named or listed.
 """
 
+import contextlib
 import difflib
 import functools
+import hashlib
 import importlib
 import inspect
+import sys
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 from kood.errors import UserError
@@ -21,7 +25,7 @@ from kood.rooms import ROOMS, TABLES, Entry, room, snake
 
 __all__ = [
     "ROOMS", "TABLES", "Entry", "announced", "bring", "find", "imported", "listed", "loaded", "nearest", "needed",
-    "obtain", "read_by", "room", "things", "versions",
+    "obtain", "read_by", "room", "source_of", "things", "versions",
 ]  # fmt: skip
 
 
@@ -208,7 +212,48 @@ def loaded(path: str, where: str) -> Any:
             public = [name for name, thing in vars(found).items() if callable(thing) and not name.startswith("_")]
             raise UserError(f"{where}: {module!r} has no {attribute!r}; {nearest(attribute, public)}")
         found = getattr(found, part)
+    source_of(found, module)  # Of the files as they are imported; a run may see them edited.
     return found
+
+
+#: What modules from outside were imported as, and the digests of their files.
+_digests: dict[str, tuple[Any, str]] = {}
+
+
+def source_of(found: Any, module: str) -> str:
+    """A digest of the code of what is not kood's, which people change until it is right.
+
+    It is of the file of the module, and of the one that defines a class or function which that module passes on, as
+    they were when this process first named them: an edited file changes nothing of what is imported. What these import
+    in turn is not in it.
+
+    Args:
+        found: The thing, or the module itself.
+        module: The module that it is named in.
+
+    Returns:
+        Hexadecimal digits; "" of what is kood's and where there is nothing to read.
+    """
+    defined = [found.__module__] if inspect.isclass(found) or inspect.isfunction(found) else []
+    names = [name for name in dict.fromkeys([module, *defined]) if name.partition(".")[0] != "kood"]
+    told = "".join(map(_digest_of, names))
+    if names and not told:
+        with contextlib.suppress(OSError, TypeError):  # A notebook keeps what was typed into it.
+            told = inspect.getsource(found)
+    return hashlib.sha256(told.encode()).hexdigest() if told else ""
+
+
+def _digest_of(name: str) -> str:
+    """The digest of a module's file, read once for each import of the module."""
+    module = sys.modules.get(name)
+    spec, known = getattr(module, "__spec__", None), _digests.get(name)
+    if known is None or known[0] is not spec:
+        try:
+            known = spec, hashlib.sha256(Path(getattr(module, "__file__", None) or "").read_bytes()).hexdigest()
+        except OSError:  # It has none, or lies in an archive.
+            known = spec, ""
+        _digests[name] = known
+    return known[1]
 
 
 @functools.cache
@@ -293,15 +338,16 @@ def versions(*things: tuple[str, str]) -> dict[str, Any]:
     """Which versions of things a result depends on, for its fingerprint.
 
     Whatever a recipe names gets an attribute `version` with the next number when its code changes what it gives, so
-    that results of older code are not taken for it. A class from outside has one of its own, whatever it derives from.
+    that results of older code are not taken for it. A class from outside has one of its own, whatever it derives from;
+    of its code `source_of` tells, and the version what changes elsewhere.
 
     Args:
         *things: Room and recipe name of each.
 
     Returns:
-        {"room/name": version}, of those that are past their first; of what is not kood's always [path, version], since
-        the name that a package announces may come to stand for another thing, and the version that it inherits, where
-        that is past its first.
+        {"room/name": version}, of those that are past their first; of what is not kood's always [path, version, digest
+        of its code], since the name that a package announces may come to stand for another thing, and the version that
+        it inherits, where that is past its first.
     """
     found: dict[str, Any] = {}
     for room_name, name in things:
@@ -310,7 +356,8 @@ def versions(*things: tuple[str, str]) -> dict[str, Any]:
         if entry.package and inspect.isclass(thing):
             version, inherited = vars(thing).get("version", 1), getattr(super(thing, thing), "version", 1)
         if entry.package:
-            found[f"{room_name}/{entry.name}"] = [entry.path, version, *([inherited] if inherited != 1 else [])]
+            told = [entry.path, version, source_of(thing, entry.module), *([inherited] if inherited != 1 else [])]
+            found[f"{room_name}/{entry.name}"] = told
         elif version != 1:
             found[f"{room_name}/{entry.name}"] = version
     return found

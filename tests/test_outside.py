@@ -483,11 +483,12 @@ def test_a_slow_source_has_a_share_of_the_time(here):
 def test_a_source_that_derives_from_koods_own_has_a_version_of_its_own(site):
     named = ("outliers", "theirs.parts:Halves")
     halves = registry.obtain(*named)
+    source = registry.source_of(halves, "theirs.parts")
     said = registry.versions(named)["outliers/halves"]
-    assert said == ["theirs.parts:Halves", 1, 2]  # 2 is what it inherits.
+    assert said == ["theirs.parts:Halves", 1, source, 2]  # 2 is what it inherits.
     halves.version = 2
-    assert registry.versions(named)["outliers/halves"] == ["theirs.parts:Halves", 2, 2]
-    assert registry.versions(("outliers", "fog"))["outliers/fog"] == ["theirs.parts:Fog", 1]
+    assert registry.versions(named)["outliers/halves"] == ["theirs.parts:Halves", 2, source, 2]
+    assert registry.versions(("outliers", "fog"))["outliers/fog"] == ["theirs.parts:Fog", 1, source]
 
 
 @pytest.mark.keras
@@ -521,15 +522,17 @@ def test_the_version_and_the_place_of_what_is_named_decide_its_results(place):
 import sys
 from kood import registry
 print(registry.versions(("heads", "sharp"), ("heads", "theirs.parts:Sharp"), ("heads", "Softmax"), ("scores", "ash")))
+print(registry.source_of(registry.obtain("heads", "sharp"), "theirs.parts"))
 registry.obtain("heads", "sharp").version = 3
 print(registry.versions(("heads", "SHARP")))
 print(registry.imported())
 """
     env = {**os.environ, "PYTHONPATH": f"{ROOT}{os.pathsep}{place / 'site'}"}
     found = subprocess.run([sys.executable, "-c", code], env=env, capture_output=True, text=True, check=True)
-    assert found.stdout.splitlines() == [
-        "{'heads/sharp': ['theirs.parts:Sharp', 1], 'heads/theirs.parts:Sharp': ['theirs.parts:Sharp', 1], "
-        "'scores/ash': 2}",
-        "{'heads/sharp': ['theirs.parts:Sharp', 3]}",
-        "['theirs.parts']",
-    ]
+    first, source, *others = found.stdout.splitlines()
+    sharp = f"['theirs.parts:Sharp', 1, '{source}']"
+    assert (
+        len(source) == 64
+        and first == f"{{'heads/sharp': {sharp}, 'heads/theirs.parts:Sharp': {sharp}, 'scores/ash': 2}}"
+    )
+    assert others == [f"{{'heads/sharp': ['theirs.parts:Sharp', 3, '{source}']}}", "['theirs.parts']"]

@@ -1,5 +1,7 @@
 """Each key of a recipe makes those stages again whose results it decides, and no others; nothing is trained here."""
 
+import importlib
+import sys
 import typing
 
 import numpy as np
@@ -356,6 +358,113 @@ def test_a_thing_whose_code_changed_makes_again_what_uses_it(stages, monkeypatch
     monkeypatch.setattr(registry.obtain(room, name), "version", 2, raising=False)
     after = stages("data.augment=['flip']")
     assert {name for name in ALL if before[name] != after[name]} == changed
+
+
+#: One thing of each room that a package of the user's has; `{change}` stands where its code is changed.
+MINE = '''
+"""What a user has."""
+
+import keras
+
+from kood.heads import Softmax
+from kood.outliers import OutlierSource
+
+class Head(Softmax):
+    """A head."""
+
+class Fog(OutlierSource):
+    """A source."""
+
+    def draw(self, count, rng, shape):
+        return {change}
+
+def backbone(image_shape):
+    """A network."""
+    return {change}
+
+def denoiser(image_shape, num_classes):
+    """A network."""
+    return {change}
+
+def loss(logits):
+    """A loss."""
+    return {change}
+
+def score(logits):
+    """A score."""
+    return {change}
+
+def sampler(denoise, alpha_bar, noise, num_steps):
+    """A sampler."""
+    return {change}
+
+def images(image_shape, *, seed):
+    """A data set."""
+    return {change}
+
+def dimmed(images, seed):
+    """An augmentation."""
+    return {change}
+'''
+
+
+@pytest.fixture
+def mine(tmp_path, monkeypatch):
+    """mine(change) writes the module `mine_of_keys`; so does mine(change, fresh=True) as a new process finds it."""
+    monkeypatch.syspath_prepend(tmp_path / "site")
+
+    def write(change, fresh=False):
+        (tmp_path / "site").mkdir(exist_ok=True)
+        (tmp_path / "site" / "mine_of_keys.py").write_text(MINE.replace("{change}", change))
+        importlib.invalidate_caches()
+        if fresh:
+            sys.modules.pop("mine_of_keys", None)
+
+    yield write
+    sys.modules.pop("mine_of_keys", None)
+
+
+@pytest.mark.parametrize(
+    ("settings", "changed"),
+    [
+        (["head='mine_of_keys:Head'"], EXPOSED | UNEXPOSED),
+        (["classifier.backbone='mine_of_keys:backbone'"], TRAINED),
+        (["outliers.exposure='mine_of_keys:loss'"], EXPOSED),
+        (["evaluate.headline='mine_of_keys:score'", "report.leaderboard=true", "matrix={seed=[0]}"],
+         MEASURED | {"decision_cost"}),
+        (["evaluate.scores=['mine_of_keys:score']"], {"evaluate", "validation", "baseline"}),
+        (["diffusion.denoiser='mine_of_keys:denoiser'"], DIFFUSED),
+        (["outliers.label_mixup.sampler='mine_of_keys:sampler'"], {"label_mixup", "audit", *EXPOSED}),
+        (["data.augment=['mine_of_keys:dimmed']"], DIFFUSED | TRAINED),
+        (["outliers.use=['mine_of_keys:Fog']"], {"fog", *EXPOSED}),
+        (["data.far.two.source='mine_of_keys:images'"], {"data"}),
+    ],
+)  # fmt: skip
+def test_code_from_outside_that_changed_makes_again_what_uses_it(stages, mine, settings, changed):
+    mine("None", fresh=True)
+    before = stages(*settings)
+    mine("0")  # As long as it is imported, the old one is what runs.
+    assert stages(*settings) == before
+    mine("0", fresh=True)
+    after = stages(*settings)
+    assert {name for name in before if before[name] != after[name]} == changed & before.keys()
+    mine("None", fresh=True)
+    assert stages(*settings) == before
+
+
+def test_the_file_that_defines_what_a_module_passes_on_decides_too(tmp_path, monkeypatch):
+    monkeypatch.syspath_prepend(tmp_path)
+    (tmp_path / "passes_on").mkdir()
+    (tmp_path / "passes_on" / "__init__.py").write_text("from passes_on.parts import loss")
+
+    def digest(code):
+        (tmp_path / "passes_on" / "parts.py").write_text(f"def loss(logits):\n    return {code}\n")
+        for name in [name for name in sys.modules if name.partition(".")[0] == "passes_on"]:
+            del sys.modules[name]
+        importlib.invalidate_caches()
+        return registry.source_of(registry.loaded("passes_on:loss", ""), "passes_on")
+
+    assert digest("logits") == digest("logits") != digest("-logits")
 
 
 def test_outliers_of_the_same_pixels_and_other_shares_train_anew_where_the_shares_are_learned(stages, monkeypatch):

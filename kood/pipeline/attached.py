@@ -1,9 +1,6 @@
 """The stage that takes a classifier which exists in place of training one."""
 
-import contextlib
 import functools
-import hashlib
-import inspect
 import json
 import re
 from collections.abc import Sequence
@@ -25,7 +22,7 @@ from kood.pipeline.checks import check_scores
 from kood.pipeline.prepare import Data
 from kood.pipeline.stage import Stage, Work
 from kood.recipe import Recipe
-from kood.registry import nearest
+from kood.registry import nearest, source_of
 from kood.runs import digest_file
 from kood.text import clean, composed, some_of
 
@@ -74,18 +71,21 @@ class Attached(Stage):
             "backend": keras.backend.backend(), "model": digest_file(self._file), "preprocess": self.attach.preprocess,
             "features": self.attach.features, "classes": self._listed, "names": self._folders,
             "sets": self.data.digest("train"), "shape": list(self.recipe.data.shape),
-            "imports": self.attach.imports, "function": self._source,
+            "imports": self._imported, "function": self._source,
         }  # fmt: skip
 
     @property
+    def _imported(self) -> list[list[str]]:
+        """The modules of the user's own layers, and digests of their code."""
+        bring(self.attach.imports, "attach.imports")
+        return [[name, source_of(None, name)] for name in self.attach.imports]
+
+    @property
     def _source(self) -> str | None:
-        """A digest of the function that makes the model's pixels, which people change until it is right."""
+        """A digest of the code of the function that makes the model's pixels."""
         if self.function is None:
             return None
-        found = function_named(self.function)
-        with contextlib.suppress(OSError, TypeError):  # A function of C has no source.
-            return hashlib.sha256(inspect.getsource(found).encode()).hexdigest()
-        return ""
+        return source_of(function_named(self.function), self.function.partition(":")[0])
 
     @functools.cached_property
     def _listed(self) -> list[str] | None:

@@ -193,6 +193,11 @@ class DecisionCost(Stage):
             "batch_size": self.recipe.evaluate.batch_size,
         }
 
+    def uses(self) -> list[tuple[str, str]]:
+        names = (specs.name_of(spec) for spec in self.evaluation.facts["scores"])
+        # How long kood's own take changes with much that no version tells of.
+        return [("scores", name) for name in names if registry.find("scores", name).package]
+
     def make(self, folder: Path, work: Work) -> dict[str, Any]:
         names, batch_size = list(self.evaluation.facts["scores"]), self.recipe.evaluate.batch_size
         with work.progress.bar(self.role, len(names), unit="score") as bar:
