@@ -17,6 +17,9 @@ of the parameters after these:
     over                          whether the time for drawing is up; then what there is will do: a source that takes
                                   it is slow, and gets a share of a run's time budget (`budget.sampling`)
 
+What is drawn is looked at before it is kept: other pixels, another number of rows or other shares are refused, and so
+are images that the detector is tested on.
+
 `FeatureSource` makes a layer that follows the classifier through its training and draws from its features.
 
 Importing a source file imports nothing heavy: the recipe reads its fields.
@@ -47,8 +50,9 @@ class Rows:
 
     Attributes:
         images: uint8 (N, H, W, C), an array or deferred; or blocks of it that hold N images together.
-        count: N.
-        shares: (N, K) float32, of which class in what share each is; None where that says nothing.
+        count: N, as many as were asked for; a source that takes `over` or `real` may give fewer.
+        shares: (N, K) float32, of which class in what share each is, at least 0 and of the sum 1; None where that says
+            nothing.
         facts: What the report tells of them (JSON); in words, by `OutlierSource.notes`.
         sheet: Images (rows, columns, H, W, C) uint8 to look at, and the mixture (rows, columns, K) each shows; a row's
             ends are named by those of its first and last.

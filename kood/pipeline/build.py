@@ -128,7 +128,24 @@ def build_classifier(
         options["frozen_statistics"] = True
     model = Classifier(backbone, head, name="classifier", class_weight=class_weight, **options)
     model.build(backbone.input_shape)
+    if exposed and settings.exposes:
+        for name in settings.layers:
+            if registry.find("outliers", settings.named(name)).package:
+                _refuse_wrong_features(f"outliers.{name}: the source {settings.named(name)!r}", model)
     return model
+
+
+def _refuse_wrong_features(source: str, model: Classifier) -> None:
+    """Refuses a layer from outside that draws other rows than the features of a classifier, which is as it was then."""
+    layer = model.virtual
+    before = [keras.ops.convert_to_numpy(one) for one in layer.variables]
+    drawn, width = keras.ops.convert_to_numpy(layer.draw()), model.backbone.output_shape[-1]
+    for variable, value in zip(layer.variables, before, strict=True):
+        variable.assign(value)
+    if drawn.ndim != 2 or drawn.shape[-1] != width or drawn.dtype.kind != "f":
+        raise UserError(f"{source} gave features {drawn.dtype} {drawn.shape}; floats (n, {width}) are asked for")
+    if not np.isfinite(drawn).all():
+        raise UserError(f"{source} gave features that are not finite, which no training survives")
 
 
 def backbone_weights(model: Classifier, recipe: Recipe) -> int:

@@ -1,7 +1,7 @@
 """The stage that draws the outliers of one source before training."""
 
 import shutil
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -11,13 +11,17 @@ import numpy as np
 from kood import registry
 from kood.data import ImageSet
 from kood.data.amplitude import swap_amplitudes
-from kood.data.stored import read_images, write_blocks
+from kood.data.copies import distinct, image_digests
+from kood.data.stored import read_digests, read_images, write_blocks, write_digests
+from kood.errors import UserError
 from kood.outliers import OutlierSource
+from kood.outliers import Rows as Drawn
 from kood.outputs import Judge
-from kood.pipeline.prepare import Rows
+from kood.pipeline.prepare import KINDS, Data, Rows, refuse_shared
 from kood.pipeline.stage import Stage, Work
 from kood.recipe import Recipe
 from kood.report.sheet import write_sheet
+from kood.runs import Result
 from kood.section import Sampling
 
 __all__ = ["Outliers"]
@@ -26,6 +30,8 @@ __all__ = ["Outliers"]
 _MADE_OF = ("made_of.npy", "mixtures.npy")
 #: The image sets of the data stage that a source may be given, by its names for them.
 SETS = {"train": "train", "validation": "validation", "real": "outliers.real"}
+#: How far from 1 the shares of an image may sum: they are float32.
+_ROUNDED = 1e-4
 
 
 class Outliers(Stage):
@@ -92,15 +98,80 @@ class Outliers(Stage):
                 name: self.data.images(SETS[name]) if name in SETS else given[name]() for name in self.source.needs
             }
             rows = self.source.draw(self._count, rng, **needs)
+            self._refuse_wrong(rows)
             if rows.shares is not None:
                 np.save(folder / "mixtures.npy", rows.shares)
             if rows.made_of is not None:
                 np.save(folder / "made_of.npy", rows.made_of)
             if rows.sheet is not None:
                 write_sheet(folder / "sheet.png", *rows.sheet, list(self.data.images("train").class_names))
-            facts = write_blocks(folder, "outliers", rows.blocks, count=rows.count, image_shape=self.recipe.data.shape)
+            blocks = self._checked(folder, rows)
+            facts = write_blocks(folder, "outliers", blocks, count=rows.count, image_shape=self.recipe.data.shape)
         shutil.rmtree(pieces, ignore_errors=True)
         return {**facts, **rows.facts}
+
+    def ensure(self, work: Work) -> Result:
+        """As of `Stage`; what was drawn before is held against the sets that the recipe tests on now."""
+        result = super().ensure(work)
+        if result.cached and (result.folder / "outliers.digests.npy").exists():
+            self._refuse_tested(read_digests(result.folder, "outliers"))
+        return result
+
+    def _refuse(self, gave: str) -> None:
+        raise UserError(f"outliers.{self.kind}: the source {self.recipe.outliers.named(self.kind)!r} gave {gave}")
+
+    def _refuse_wrong(self, rows: Drawn) -> None:
+        """Refuses what is not as many rows as were asked for, or not the shares of classes."""
+        if not isinstance(rows, Drawn):
+            self._refuse(f"{type(rows).__name__} and no kood.outliers.Rows")
+        # Of real images there may be fewer, and so there may be when the time is up.
+        can_be_fewer = {"real", "over"} & set(self.source.needs)
+        if not (1 <= rows.count <= self._count if can_be_fewer else rows.count == self._count):
+            self._refuse(f"{rows.count} images; {self._count} are asked for")
+        classes = len(self.data.images("train").class_names)
+        if rows.shares is not None:
+            shares = np.asarray(rows.shares)
+            if shares.shape != (rows.count, classes) or shares.dtype.kind != "f":
+                self._refuse(f"shares {shares.dtype} {shares.shape}; floats {(rows.count, classes)} are asked for")
+            wrong = ~((shares >= 0).all(axis=1) & (np.abs(shares.sum(axis=1, dtype="float64") - 1.0) < _ROUNDED))
+            if wrong.any():
+                some = np.array2string(shares[wrong.argmax()], threshold=10)
+                self._refuse(f"shares that are not at least 0 and of the sum 1, of {wrong.sum()} of {rows.count} "
+                             f"images, such as {some}")  # fmt: skip
+        if rows.made_of is not None:
+            made_of = np.asarray(rows.made_of)
+            is_table = made_of.ndim == 2 and len(made_of) == rows.count and made_of.dtype.kind in "iu"
+            if not is_table or (made_of.size and not 0 <= made_of.min() <= made_of.max() < classes):
+                self._refuse(f"made_of {made_of.dtype} {made_of.shape}; numbers of {classes} classes are asked for, a "
+                             f"row for each of {rows.count} images")  # fmt: skip
+
+    def _checked(self, folder: Path, rows: Drawn) -> Iterator[np.ndarray]:
+        """The images, a piece at a time, each looked at before it is written; at their end their digests are."""
+        shape, digests, count = self.recipe.data.shape, list[np.ndarray](), 0
+        asked = f"uint8 (n, {', '.join(map(str, shape))})"
+        for block in map(np.asarray, rows.blocks):
+            if block.dtype != np.uint8 or block.shape[1:] != shape:
+                self._refuse(f"images {block.dtype} {block.shape}; {asked} of 0..255 are asked for")
+            digests.append(image_digests(block))
+            count += len(block)
+            yield block
+        if count != rows.count:
+            self._refuse(f"{count} images, and says that they are {rows.count}")
+        found = distinct(np.concatenate(digests))
+        self._refuse_tested(found)
+        write_digests(folder, "outliers", found)
+
+    def _refuse_tested(self, digests: np.ndarray) -> None:
+        """Refuses images that the detector is tested, or choices are made, on."""
+        data = self.data
+        names = [f"data.{kind}.{name}" for kind in KINDS for name in data.names(kind)]
+        seen = {
+            name: read_digests(data.folder, name)
+            if isinstance(data, Data)
+            else distinct(image_digests(data.images(name).images))
+            for name in names
+        }
+        refuse_shared(f"outliers.{self.kind}", digests, seen)
 
     def images(self) -> ImageSet:
         """The outliers."""

@@ -15,7 +15,7 @@ from kood.errors import UserError
 from kood.pipeline.stage import Stage, Work
 from kood.recipe import Recipe
 
-__all__ = ["KINDS", "PARTS", "PICTURES", "Data", "Rows", "Stored"]
+__all__ = ["KINDS", "PARTS", "PICTURES", "Data", "Rows", "Stored", "refuse_shared"]
 
 #: The in-distribution parts.
 PARTS = ("train", "validation", "calibration", "test")
@@ -149,7 +149,7 @@ class Data(Stored):
                 found = keep(key, key, images)
                 if same := alike(images.images, found):
                     warnings.append(f"{key}: {same}")
-                _refuse_shared(key, distinct(found), seen)
+                refuse_shared(key, distinct(found), seen)
                 bar.update(done)
         return {
             "sets": facts, "skipped": {key: why for key, why in skipped.items() if why}, "notes": notes,
@@ -177,8 +177,17 @@ def _taken(part: str, source: str) -> str:
     return f"the {'training' if part == 'train' else part} part of {source!r}"
 
 
-def _refuse_shared(key: str, digests: np.ndarray, seen: dict[str, np.ndarray]) -> None:
-    """No image may stand on two sides of what is compared; test sets may share images with one another."""
+def refuse_shared(key: str, digests: np.ndarray, seen: dict[str, np.ndarray]) -> None:
+    """Refuses an image on two sides of what is compared; test sets may share images with one another.
+
+    Args:
+        key: The recipe's, of a set.
+        digests: Of its different images.
+        seen: Those of the sets before it, by key; this one is added.
+
+    Raises:
+        UserError: an image is in one of them that may not be.
+    """
     for other, theirs in seen.items():
         together = len(distinct(np.concatenate([digests, theirs])))
         shared, reason = len(digests) + len(theirs) - together, _forbidden(key, other)
@@ -196,7 +205,7 @@ def _forbidden(key: str, other: str) -> str:
         return ""
     if other == "data.id":
         return "the detector would be wrong to flag them, and wrong to accept them"
-    if key in ("outliers.real", PICTURES):
+    if key == PICTURES or key.startswith("outliers."):
         if other.startswith("data.validation_ood."):
             return "choices would be made on images that the classifier was trained on"
         return "the detector would be tested on images that it was trained on"
