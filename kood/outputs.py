@@ -263,8 +263,7 @@ def score_rows(scorer: Scorer, outputs: Outputs, batch_size: int) -> np.ndarray:
     for start in range(0, count, batch_size):
         # Rows past the end repeat the last one and are cut off again.
         rows = np.minimum(np.arange(start, start + batch_size), count - 1)
-        block = scorer({name: outputs[name][rows] for name in scorer.inputs.values()})
-        values.append(keras.ops.convert_to_numpy(block)[: count - start])
+        values.append(scorer.values(outputs, rows)[: count - start])
     return np.concatenate(values).astype("float64")
 
 

@@ -19,6 +19,9 @@ __all__ = ["Scorer", "applicable", "linear_weights", "rehearse"]
 LINEAR = ("kernel", "bias")
 #: Images that a rehearsal makes up, at least: more than any score asks for by its own settings.
 _MANY = 1024
+#: Images that a score from outside is asked about more than once, and by how much their scores may differ then, of the
+#: largest: sums of float32 round otherwise in batches of other sizes.
+_ASKED_AGAIN, _ROUNDING = 8, 1e-5
 
 
 class Scorer:
@@ -45,6 +48,7 @@ class Scorer:
         base, self.options = specs.parse(self.name, key)
         self.state = dict(state) if state else None
         found = registry.obtain("scores", base, key)
+        self._is_outside, self._was_asked = bool(registry.find("scores", base, key).package), False
         self.is_fitted = inspect.isclass(found)
         self._class = found
         self._function = None if self.is_fitted else functools.partial(found, **self.options)
@@ -104,6 +108,61 @@ class Scorer:
         except ValueError as error:
             raise UserError(f"{self.key}: {self.name} cannot be fitted: {error}", exit_code=1) from error
 
+    def values(self, outputs: Mapping[str, np.ndarray], rows: np.ndarray) -> np.ndarray:
+        """The score of some images, as an array.
+
+        A score from outside is first asked about a few of them together, in reverse and one by one: the score of an
+        image that is served is that of the image alone.
+
+        Args:
+            outputs: The classifier's outputs for a set.
+            rows: Integer (n,), which of its images.
+
+        Returns:
+            (n,), higher = more OOD.
+
+        Raises:
+            UserError: a score from outside raises an error, gives other than a number an image, or another number for
+                the same image.
+        """
+        if not self._is_outside:
+            return ops.convert_to_numpy(self._of(outputs, rows))
+        if not self._was_asked:
+            some = np.unique(rows)  # A block that is filled up repeats its last one.
+            some = some[np.linspace(0, len(some) - 1, min(len(some), _ASKED_AGAIN)).astype(int)]
+            together, reverse = self._outside(outputs, some), self._outside(outputs, some[::-1])[::-1]
+            alone = np.concatenate([self._outside(outputs, some[row : row + 1]) for row in range(len(some))])
+            self._refuse_others(together, reverse, alone)
+            self._was_asked = True
+        return self._outside(outputs, rows)
+
+    def _of(self, outputs: Mapping[str, np.ndarray], rows: np.ndarray) -> Any:
+        return self({name: outputs[name][rows] for name in self.inputs.values()})
+
+    def _outside(self, outputs: Mapping[str, np.ndarray], rows: np.ndarray) -> np.ndarray:
+        """`values` of a score from outside, of which nothing is taken for granted."""
+        try:
+            found = np.asarray(ops.convert_to_numpy(self._of(outputs, rows)))
+        except Exception as error:  # Whatever a stranger's score does.
+            told = f"{type(error).__name__}: {error}".splitlines()[0]
+            raise UserError(f"{self.key}: {self.name} fails on a batch of {len(rows)} ({told})") from error
+        if found.shape != (len(rows),) or found.dtype.kind not in "biuf":
+            raise UserError(f"{self.key}: {self.name} gives {found.dtype} {found.shape} for a batch of {len(rows)}; a "
+                            f"score is one number an image, ({len(rows)},)")  # fmt: skip
+        return found
+
+    def _refuse_others(self, together: np.ndarray, *others: np.ndarray) -> None:
+        """Refuses scores of the same images that differ."""
+        first = together.astype("float64")
+        near = _ROUNDING * np.abs(first[np.isfinite(first)]).max(initial=0.0)
+        for other in others:
+            wrong = ~np.isclose(other.astype("float64"), first, rtol=0.0, atol=near, equal_nan=True)
+            if wrong.any():
+                at = int(wrong.argmax())
+                raise UserError(f"{self.key}: {self.name} gives an image {first[at]:.6g} and then {other[at]:.6g}, by "
+                                "the other images of its batch, by how often it was asked, or by chance; the score of "
+                                "an image is to follow from its own outputs alone")  # fmt: skip
+
     def _fit(
         self, outputs: Mapping[str, np.ndarray], labels: np.ndarray, weights: Mapping[str, np.ndarray], head: str
     ) -> "Scorer":
@@ -116,7 +175,12 @@ class Scorer:
         if missing:
             raise UserError(f"{self.key}: {self.name} needs the {' and '.join(missing)} of a linear head; "
                             f"{head} has none")  # fmt: skip
-        score.fit(outputs["features"], labels, **{k: v for k, v in offered.items() if k in accepted})
+        try:
+            score.fit(outputs["features"], labels, **{k: v for k, v in offered.items() if k in accepted})
+        except Exception as error:  # Whatever a stranger's score does.
+            if isinstance(error, ValueError) or not self._is_outside:
+                raise
+            raise ValueError(f"{type(error).__name__}: {error}".splitlines()[0]) from error
         self.state = score.get_state()
         self._fitted, self._function = score, score.score
         return self
@@ -165,8 +229,15 @@ def rehearse(
     """
     scorer = Scorer(spec, key=key)
     if not scorer.is_fitted:
+        wide = {"features": width, "rotations": ROTATIONS}
+        made_up = {
+            output: np.zeros((1, wide.get(output, max(len(counts), 2))), np.float32)
+            for output in scorer.inputs.values()
+        }
         try:
-            scorer(dict.fromkeys(scorer.inputs.values(), np.zeros((1, max(len(counts), 2)), np.float32)))
+            scorer.values(made_up, np.arange(1))
+        except UserError:
+            raise
         except (ValueError, TypeError) as error:
             raise UserError(f"{key}: {scorer.name}: {error}") from error
         return

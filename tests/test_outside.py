@@ -1,5 +1,6 @@
 """Names from other packages: one is installed in a folder, with what it announces, and runs as kood's own does."""
 
+import importlib
 import json
 import os
 import subprocess
@@ -124,6 +125,18 @@ def misread(logit, factor=1.0):
 def still(perturbed):
     """Of perturbed logits, without what decides the perturbation."""
     return perturbed[:, 0]
+
+
+class Lost(Deviation):
+    """Of which `fit` fails."""
+
+    def fit(self, features, labels):
+        raise KeyError("theirs")
+
+
+def whole(logits):
+    """One number for all images."""
+    return ops.max(logits)
 
 
 def flatness(logits, factor=1.0):
@@ -536,3 +549,103 @@ print(registry.imported())
         and first == f"{{'heads/sharp': {sharp}, 'heads/theirs.parts:Sharp': {sharp}, 'scores/ash': 2}}"
     )
     assert others == [f"{{'heads/sharp': ['theirs.parts:Sharp', 3, '{source}']}}", "['theirs.parts']"]
+
+
+@pytest.fixture
+def asked(tmp_path, monkeypatch):
+    """asked(body, rows=80) asks a score of somebody's, `body` on the logits, about a set."""
+
+    def ask(body, rows=80):
+        import numpy as np
+
+        from kood.outputs import score_rows
+        from kood.scorer import Scorer
+
+        code = f"import numpy as np\nfrom keras import ops\ntimes = [0]\n\ndef theirs(logits):\n    {body}\n"
+        (tmp_path / "scores_of_theirs.py").write_text(code)
+        sys.modules.pop("scores_of_theirs", None)
+        importlib.invalidate_caches()
+        logits = np.random.default_rng(0).standard_normal((rows, 4), np.float32)
+        return score_rows(Scorer("scores_of_theirs:theirs"), {"logits": logits}, 32), logits
+
+    registry._loaded.cache_clear()
+    monkeypatch.syspath_prepend(tmp_path)
+    yield ask
+    sys.modules.pop("scores_of_theirs", None)
+    registry._loaded.cache_clear()
+
+
+@pytest.mark.keras
+@pytest.mark.parametrize(
+    "body",
+    [
+        "return ops.max(logits, axis=1) - ops.mean(logits)",
+        "return np.asarray(logits).max(axis=1).argsort().argsort()",
+        "return np.asarray(logits)[:, 0] + np.random.default_rng().normal(size=len(logits))",
+        "return np.asarray(logits)[:, 0] + np.random.default_rng(0).normal(size=len(logits))",
+        "return np.full(len(logits), times.append(0) or len(times))",
+        "return np.asarray(logits)[:, 0] + 1e-3 * np.arange(len(logits))",
+    ],
+)
+@pytest.mark.parametrize("rows", [80, 3])
+def test_a_score_of_an_image_that_is_not_of_the_image_alone_is_refused(asked, body, rows):
+    with pytest.raises(
+        UserError, match=r"evaluate\.scores: scores_of_theirs:theirs gives an image \S+ and then \S+, by"
+    ):
+        asked(body, rows)
+
+
+@pytest.mark.keras
+@pytest.mark.parametrize(
+    ("body", "said"),
+    [
+        ("return ops.max(logits)", "gives float32 () for a batch of 8; a score is one number an image, (8,)"),
+        ("return ops.max(logits, axis=1, keepdims=True)", "gives float32 (8, 1) for a batch of 8; a score is"),
+        ("return logits", "gives float32 (8, 4) for a batch of 8; a score is"),
+        ("return np.asarray(logits)[:-1, 0]", "gives float32 (7,) for a batch of 8; a score is"),
+        ("return [str(row) for row in logits]", "for a batch of 8; a score is"),
+        ("return logits[7]['a']", "fails on a batch of 8 ("),
+        ("raise KeyError('a')", "fails on a batch of 8 (KeyError: 'a')"),
+    ],
+)
+def test_a_score_that_is_no_number_an_image_is_refused_by_its_name(asked, body, said):
+    with pytest.raises(UserError) as caught:
+        asked(body)
+    assert str(caught.value).startswith("evaluate.scores: scores_of_theirs:theirs ") and said in str(caught.value)
+
+
+@pytest.mark.keras
+@pytest.mark.parametrize(
+    "body",
+    [
+        "return -ops.max(logits, axis=1)",
+        "return 1.0 - 1e-9 * np.asarray(logits, 'float64').max(axis=1)",
+        "return np.where(np.asarray(logits)[:, 0] > 0, np.nan, np.inf)",
+        "return [float(row.max()) for row in np.asarray(logits)]",
+        "return np.asarray(logits).argmax(axis=1)",
+        "return ops.logsumexp(logits @ np.random.default_rng(0).normal(size=(4, 4)).astype('float32'), axis=1)",
+    ],
+)
+def test_a_score_of_the_image_alone_is_taken(asked, body):
+    values, logits = asked(body)
+    assert values.shape == (80,)
+    if body == "return -ops.max(logits, axis=1)":
+        assert (values == -logits.max(axis=1)).all()
+
+
+@pytest.mark.keras
+@pytest.mark.parametrize(
+    ("setting", "said"),
+    [
+        ("theirs.parts:whole", "evaluate.headline: theirs.parts:whole gives float32 () for a batch of 1"),
+        ("theirs.parts:Lost", "evaluate.headline: theirs.parts:Lost cannot be fitted to the"),
+    ],
+)
+def test_what_a_score_gives_or_cannot_be_fitted_to_is_told_before_any_training(here, tmp_path, setting, said):
+    from kood.recipe import load
+    from tests.conftest import Cell
+
+    with pytest.raises(UserError) as caught:
+        Cell(load(here, [f"evaluate.headline={setting}"]), tmp_path / "saved", width=200).check()
+    assert str(caught.value).startswith(said) and caught.value.exit_code == 2
+    assert setting != "theirs.parts:Lost" or "KeyError: 'theirs'" in str(caught.value)

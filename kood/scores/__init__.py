@@ -1,5 +1,8 @@
 """OOD scores: higher = more out-of-distribution, float32 (B,), for every one of them.
 
+The score of an image follows from its own outputs alone, whatever else its batch holds and however often it is asked;
+one from outside is held to it when it is first asked.
+
 A score asks for what it needs by the names of its parameters: `logits` (B, K), `cosines` (B, K), `features`
 (B, D), `perturbed` (B, K), the logits of perturbed images, `rotations` (B, 4), -ln p of the right rotation of the image
 in each of four. A parameter with a default is not needed. A plain score is
