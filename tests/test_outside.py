@@ -149,6 +149,36 @@ def flat(logits):
     return ops.var(logits, axis=-1)
 
 
+def in_columns(logits):
+    """Variances as a column."""
+    return ops.var(logits, axis=-1, keepdims=True)
+
+
+def averaged(logits):
+    """One number for all rows."""
+    return ops.mean(logits)
+
+
+def by_class(cosines, labels=None):
+    """A number of each class."""
+    return cosines if labels is not None else ops.mean(cosines, axis=-1)
+
+
+def counted(logits):
+    """Whole numbers."""
+    return ops.argmax(logits, axis=-1)
+
+
+def lost(logits):
+    """It fails."""
+    raise KeyError("theirs")
+
+
+def shared(cosines, labels):
+    """A loss that takes the labels."""
+    return ops.sum(cosines * (1.0 - labels), axis=-1)
+
+
 def flatter(logits, label):
     """A loss that asks for what it is not given."""
     return ops.var(logits, axis=-1)
@@ -447,6 +477,34 @@ def test_what_cannot_be_called_is_told_when_the_recipe_is_checked(here, setting,
     with pytest.raises(UserError) as caught:
         load(here, [setting])
     assert message in str(caught.value) and "\n" not in str(caught.value) and caught.value.exit_code == 2
+
+
+@pytest.mark.keras
+@pytest.mark.parametrize(
+    ("loss", "said"),
+    [
+        ("in_columns", " gives float32 (3, 1) for logits (3, 2); a loss of outliers is one number a row, (3,)"),
+        ("averaged", " gives float32 () for logits (3, 2); a loss of outliers is one number a row, (3,)"),
+        ("by_class", " gives float32 (3, 2) for cosines (3, 2); a loss of outliers is one number a row, (3,)"),
+        ("counted", " gives int32 (3,) for logits (3, 2); a loss of outliers is one number a row, (3,)"),
+        ("lost", " fails on logits (3, 2) (KeyError: 'theirs')"),
+        ("flat", ""),
+        ("shared", ""),
+    ],
+)
+def test_a_loss_that_is_not_one_number_a_row_is_refused_when_the_training_is_built(here, loss, said):
+    from kood.pipeline.build import build_classifier
+    from kood.recipe import load
+
+    recipe = load(here, [f"outliers.exposure=theirs.parts:{loss}", "head={name='arcface',scale=4.0}"])
+    if not said:
+        assert build_classifier(recipe, 2).exposure == f"theirs.parts:{loss}"
+        assert build_classifier(recipe, 2, exposed=False).exposure is None
+        return
+    with pytest.raises(UserError) as caught:
+        build_classifier(recipe, 2)
+    told = f"outliers.exposure: 'theirs.parts:{loss}'{said}"
+    assert str(caught.value).replace("int64", "int32") == told and caught.value.exit_code == 2
 
 
 @pytest.mark.keras

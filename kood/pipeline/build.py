@@ -111,8 +111,11 @@ def build_classifier(
     head = build_head(recipe, num_classes)
     settings, options = recipe.outliers, {}
     if exposed and settings.exposes:
+        loss = registry.find("losses", settings.exposure, "outliers.exposure")
+        if loss.package:
+            _refuse_wrong_loss(f"outliers.exposure: {settings.exposure!r}", loss, num_classes)
         options = {
-            "exposure": registry.find("losses", settings.exposure, "outliers.exposure").name,
+            "exposure": loss.name,
             "exposure_weight": settings.weight,
             "exposure_begin": round(settings.begin * steps),
             "reach": settings.reach,
@@ -133,6 +136,23 @@ def build_classifier(
             if registry.find("outliers", settings.named(name)).package:
                 _refuse_wrong_features(f"outliers.{name}: the source {settings.named(name)!r}", model)
     return model
+
+
+def _refuse_wrong_loss(named: str, loss: registry.Entry, num_classes: int) -> None:
+    """Refuses a loss from outside that is not a number for each row: another shape would spread over the batch."""
+    rows = num_classes + 1
+    outputs = np.random.default_rng(0).uniform(-1.0, 1.0, (rows, num_classes)).astype("float32")
+    labels = {"labels": keras.ops.zeros((rows, num_classes))} if "labels" in loss.parameters else {}
+    try:
+        of = registry.obtain("losses", loss.path)
+        found = keras.ops.convert_to_tensor(of(keras.ops.convert_to_tensor(outputs), **labels))
+    except Exception as error:  # Whatever a stranger's loss does.
+        told = f"{type(error).__name__}: {error}".splitlines()[0]
+        raise UserError(f"{named} fails on {loss.parameters[0]} {outputs.shape} ({told})") from error
+    dtype, shape = keras.backend.standardize_dtype(found.dtype), tuple(found.shape)
+    if shape != (rows,) or "float" not in dtype:
+        raise UserError(f"{named} gives {dtype} {shape} for {loss.parameters[0]} {outputs.shape}; a loss of outliers "
+                        f"is one number a row, ({rows},)")  # fmt: skip
 
 
 def _refuse_wrong_features(source: str, model: Classifier) -> None:
