@@ -159,9 +159,9 @@ class Scorer:
             wrong = ~np.isclose(other.astype("float64"), first, rtol=0.0, atol=near, equal_nan=True)
             if wrong.any():
                 at = int(wrong.argmax())
-                raise UserError(f"{self.key}: {self.name} gives an image {first[at]:.6g} and then {other[at]:.6g}, by "
-                                "the other images of its batch, by how often it was asked, or by chance; the score of "
-                                "an image is to follow from its own outputs alone")  # fmt: skip
+                raise UserError(f"{self.key}: {self.name} gives one image {first[at]:.6g} and then {other[at]:.6g}: it "
+                                "follows the other images of the batch, how often it is asked, or chance; the score "
+                                "of an image is to follow from its own outputs alone")  # fmt: skip
 
     def _fit(
         self, outputs: Mapping[str, np.ndarray], labels: np.ndarray, weights: Mapping[str, np.ndarray], head: str
@@ -213,7 +213,7 @@ def rehearse(
 
     Features and weights are normal numbers, and every image is classified rightly: what is refused here is refused
     whatever the classifier. Of many images no more are made up than any count that decides, of each class in turn. A
-    plain score is called instead, which tells whether it takes its options.
+    plain score is called instead, which tells whether it takes its options, and of one from outside what it gives.
 
     Args:
         spec: The score and its options.
@@ -225,17 +225,17 @@ def rehearse(
 
     Raises:
         ValueError: so many images of so many classes, or features of this width, do not determine the score.
-        UserError: it needs a linear head and this is none, or it refuses an option.
+        UserError: it needs a linear head and this is none, it refuses an option, or `Scorer.values` refuses it.
     """
     scorer = Scorer(spec, key=key)
     if not scorer.is_fitted:
         wide = {"features": width, "rotations": ROTATIONS}
         made_up = {
-            output: np.zeros((1, wide.get(output, max(len(counts), 2))), np.float32)
+            output: np.random.default_rng(0).random((_ASKED_AGAIN, wide.get(output, max(len(counts), 2))), np.float32)
             for output in scorer.inputs.values()
         }
         try:
-            scorer.values(made_up, np.arange(1))
+            scorer.values(made_up, np.arange(_ASKED_AGAIN))
         except UserError:
             raise
         except (ValueError, TypeError) as error:

@@ -139,6 +139,11 @@ def whole(logits):
     return ops.max(logits)
 
 
+def centred(logits):
+    """Of which the mean of the batch is taken."""
+    return ops.max(logits, axis=-1) - ops.mean(logits)
+
+
 def flatness(logits, factor=1.0):
     """Minus the spread of the logits."""
     return -factor * ops.std(ops.cast(logits, "float32"), axis=-1)
@@ -648,7 +653,7 @@ def asked(tmp_path, monkeypatch):
 @pytest.mark.parametrize("rows", [80, 3])
 def test_a_score_of_an_image_that_is_not_of_the_image_alone_is_refused(asked, body, rows):
     with pytest.raises(
-        UserError, match=r"evaluate\.scores: scores_of_theirs:theirs gives an image \S+ and then \S+, by"
+        UserError, match=r"evaluate\.scores: scores_of_theirs:theirs gives one image \S+ and then \S+: it"
     ):
         asked(body, rows)
 
@@ -695,7 +700,8 @@ def test_a_score_of_the_image_alone_is_taken(asked, body):
 @pytest.mark.parametrize(
     ("setting", "said"),
     [
-        ("theirs.parts:whole", "evaluate.headline: theirs.parts:whole gives float32 () for a batch of 1"),
+        ("theirs.parts:whole", "evaluate.headline: theirs.parts:whole gives float32 () for a batch of 8"),
+        ("theirs.parts:centred", "evaluate.headline: theirs.parts:centred gives one image "),
         ("theirs.parts:Lost", "evaluate.headline: theirs.parts:Lost cannot be fitted to the"),
     ],
 )
