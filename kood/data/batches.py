@@ -23,6 +23,10 @@ from kood.machine import cores
 
 __all__ = ["image_batches", "labelled_batches", "training_batches", "views_of"]
 
+#: For functions of kood's own: they have no control flow of Python's that TensorFlow would have to rewrite, and to read
+#: them for it takes as long as a short training.
+_plain = tf.autograph.experimental.do_not_convert
+
 # What a random stream is for: streams of one seed never meet.
 _ID_ORDER, _OUTLIER_ORDER, _ROW_ORDER, _AUGMENT, _LABELLED_ORDER, _MIX = range(6)
 
@@ -117,6 +121,7 @@ def training_batches(
     finished = _finishing(augment, id_set.images.shape[1:], resident)
     rows_in_batch = batch_size + labelled_per_batch + outliers_per_batch
 
+    @_plain
     def epoch_orders(epoch):
         def order(size: int, purpose: int, rows: int):
             each_epoch = per_epoch * rows
@@ -191,6 +196,7 @@ def labelled_batches(
     block = max(1, len(id_set) // batch_size)
     first_block = first_step // block
 
+    @_plain
     def block_orders(number):
         endless = _endless(len(id_set), _ID_ORDER, seed, number * (block * batch_size), block * batch_size)
         parts = {
@@ -225,7 +231,7 @@ def image_batches(images: Images, batch_size: int) -> tf.data.Dataset:
     pixels = tf.data.Dataset.from_generator(
         slices, output_signature=tf.TensorSpec((None, *images.shape[1:]), images.dtype)
     )
-    return _finished(pixels.map(normalize), -(-len(images) // batch_size))
+    return _finished(pixels.map(_plain(normalize)), -(-len(images) // batch_size))
 
 
 def views_of(images: ImageSet, views: int, augment: Sequence[str | Callable], seed: int) -> ImageSet:

@@ -41,6 +41,7 @@ class Endpoints(tf.Module):
         super().__init__()
         height, width, channels = shape = served.image_shape
         normal = tf.TensorSpec((None, height, width, channels), tf.float32, name="images")
+        sized = tf.TensorSpec((None, None, None, channels), tf.uint8, name="images")
         self.holders = holders
         self.scored = tf.function(scored, input_signature=[normal])
         judge = Decide(served.decision, version)
@@ -51,24 +52,25 @@ class Endpoints(tf.Module):
         def named(rows):
             return {**rows, "class_name": tf.gather(names, rows["label"] + 1)}
 
-        @tf.function(input_signature=[normal])
+        # What is kood's own has no control flow of Python's that AutoGraph would have to rewrite.
+        @tf.function(input_signature=[normal], autograph=False)
         def decide(images):
             rows = judge(self.scored(images), images)
             return named({**rows, **{name: tf.cast(rows[name], tf.int64) for name in ("label", "version")}})
 
-        @tf.function(input_signature=[tf.TensorSpec((None, None, None, channels), tf.uint8, name="images")])
+        @tf.function(input_signature=[sized], autograph=False)
         def pixels(images):
             return decide(normalize(to_shape(images, shape, served.framing)))
 
         decode = _decoder(tuple(shape), served.framing)
         files = tf.TensorSpec((None,), tf.string, name="image_bytes")
 
-        @tf.function(input_signature=[files])
+        @tf.function(input_signature=[files], autograph=False)
         def marked(image_bytes):
             images, decoded = decode(image_bytes)
             return {**named(judged(decoded, decide(normalize(images)))), "decoded": decoded}
 
-        @tf.function(input_signature=[files])
+        @tf.function(input_signature=[files], autograph=False)
         def strict(image_bytes):
             images, decoded = decode(image_bytes)
             first = tf.reduce_sum(tf.math.cumprod(tf.cast(decoded, tf.int32)))
@@ -94,7 +96,11 @@ class Endpoints(tf.Module):
 def _decoder(shape: tuple[int, int, int], framing: Framing) -> Callable:
     """Decodes files in a graph; traced once a process, which takes longer than all the rest of a SavedModel."""
     files = tf.TensorSpec((None,), tf.string, name="image_bytes")
-    return tf.function(lambda image_bytes: decode_files(image_bytes, shape, framing), input_signature=[files])
+
+    def decode(image_bytes):
+        return decode_files(image_bytes, shape, framing)
+
+    return tf.function(decode, input_signature=[files], autograph=False)
 
 
 def write_saved_model(classifier: keras.Model, folder: Path, served: Served, version: int = 0) -> None:
