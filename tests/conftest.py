@@ -10,6 +10,7 @@ import shutil
 import signal
 import subprocess
 import sys
+import tempfile
 import time
 from contextlib import redirect_stderr, redirect_stdout
 from pathlib import Path
@@ -30,6 +31,12 @@ ROOT = Path(__file__).parents[1]
 XLA_FLAGS = "--xla_backend_optimization_level=0 --xla_llvm_disable_expensive_passes=true"
 if BACKEND == "jax":
     os.environ.setdefault("XLA_FLAGS", XLA_FLAGS)
+    # The same operations, and the steps of the same small networks, are met in many modules, each of which lets go of
+    # its programs: here the next one finds them.
+    PROGRAMS = tempfile.TemporaryDirectory(prefix="kood-programs-")
+    os.environ["JAX_COMPILATION_CACHE_DIR"] = PROGRAMS.name
+    os.environ["JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"] = "0"
+    os.environ["JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES"] = "-1"
 
 #: What a test of the quick tier does without.
 HEAVY = {"jax", "keras", "keras_cv", "tensorflow", "tensorflow_datasets", "tensorflow_serving", "torch"}
@@ -92,7 +99,7 @@ def released(request):
 
     And of the names of modules that it imported from a folder of its own, which another process would look for.
     """
-    before = registry.imported()
+    before, modules = registry.imported(), len(sys.modules)
     yield
     for name in set(registry.imported()) - set(before):
         del registry._outsiders[name]
@@ -119,6 +126,8 @@ def released(request):
     gc.collect()
     if sys.platform == "linux":  # Many small blocks were freed, and the C library keeps them.
         getattr(ctypes.CDLL(None), "malloc_trim", lambda pad: None)(0)
+    if len(sys.modules) > modules + 50:
+        gc.freeze()  # A package that was loaded late stays too, and has more objects than all that the tests build.
 
 
 TINY = """

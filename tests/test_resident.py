@@ -1,6 +1,9 @@
 """Images on the device and several steps a call: the numbers are those of host batches and of single steps."""
 
+import functools
 import sys
+import tempfile
+from pathlib import Path
 
 import keras
 import numpy as np
@@ -19,7 +22,8 @@ from kood.nets import denoisers
 from kood.virtual import VirtualOutliers
 from tests.interrupted import KillAfter, Killed
 
-pytestmark = pytest.mark.backend  # Run once under each Keras backend.
+# Run once under each Keras backend.
+pytestmark = [pytest.mark.backend, pytest.mark.usefixtures("as_written")]
 
 EPOCHS, STEPS, SHAPE = 3, 5, (8, 8, 3)
 PIXELS = np.random.default_rng(0).integers(0, 256, (46, *SHAPE)).astype("uint8")
@@ -74,6 +78,13 @@ def fit(make, folder, *, resident=False, per_call=1, callback=None, **options):
     return history, [ops.convert_to_numpy(weight) for weight in (*model.weights, *model.optimizer.variables)]
 
 
+@functools.cache
+def whole(make, resident=False, per_call=1):
+    """What a training that nothing stops comes to, for all that is held against it."""
+    with tempfile.TemporaryDirectory() as folder:
+        return fit(make, Path(folder), resident=resident, per_call=per_call)
+
+
 def close(one, other, tolerance=2e-5):
     for name, values in one[0].items():
         np.testing.assert_allclose(values, other[0][name], rtol=tolerance, atol=tolerance)
@@ -97,13 +108,13 @@ def test_the_device_makes_of_rows_what_the_host_makes():
 
 
 @pytest.mark.parametrize("make", [classifier, denoiser])
-def test_a_training_on_resident_images_is_that_on_host_batches(make, tmp_path):
-    close(fit(make, tmp_path), fit(make, tmp_path, resident=True))
+def test_a_training_on_resident_images_is_that_on_host_batches(make):
+    close(whole(make), whole(make, resident=True))
 
 
 @pytest.mark.parametrize("make", [classifier, denoiser])
 def test_an_interrupted_training_on_resident_images_ends_the_same_and_saves_none(make, tmp_path):
-    whole = fit(make, tmp_path / "whole", resident=True)
+    expected = whole(make, resident=True)
     with pytest.raises(Killed):
         fit(make, tmp_path / "killed", resident=True, callback=KillAfter(0))
     with pytest.raises(Killed):
@@ -112,8 +123,8 @@ def test_an_interrupted_training_on_resident_images_ends_the_same_and_saves_none
     assert abs(sizes[0] - sizes[1]) < 1024 < PIXELS.nbytes
     again = fit(make, tmp_path / "killed", resident=True)
     # Under TensorFlow the last digit of a shown loss is not always the same, with host batches neither.
-    close((again[0], []), (whole[0], []), tolerance=1e-6)
-    for mine, its in zip(again[1], whole[1], strict=True):
+    close((again[0], []), (expected[0], []), tolerance=1e-6)
+    for mine, its in zip(again[1], expected[1], strict=True):
         np.testing.assert_array_equal(mine, its)
 
 
@@ -151,9 +162,8 @@ def looping(monkeypatch):
 
 @jax_only
 @pytest.mark.parametrize(("make", "resident"), [(classifier, True), (denoiser, False)])
-def test_a_loop_of_steps_is_as_many_single_ones(make, resident, tmp_path, looping):
-    single = fit(make, tmp_path, resident=resident)
-    close(single, fit(make, tmp_path, resident=resident, per_call=5))
+def test_a_loop_of_steps_is_as_many_single_ones(make, resident, looping):
+    close(whole(make, resident=resident), whole(make, resident=resident, per_call=5))
 
 
 @jax_only
@@ -164,12 +174,12 @@ def test_a_loop_scales_the_loss(tmp_path, looping):
 
 @jax_only
 def test_an_interrupted_loop_ends_the_same(tmp_path, looping):
-    whole = fit(classifier, tmp_path / "whole", resident=True, per_call=5)
+    expected = whole(classifier, resident=True, per_call=5)
     with pytest.raises(Killed):
         fit(classifier, tmp_path / "killed", resident=True, per_call=5, callback=KillAfter(1))
     again = fit(classifier, tmp_path / "killed", resident=True, per_call=5)
-    assert again[0] == whole[0]
-    for mine, its in zip(again[1], whole[1], strict=True):
+    assert again[0] == expected[0]
+    for mine, its in zip(again[1], expected[1], strict=True):
         np.testing.assert_array_equal(mine, its)
 
 
