@@ -221,11 +221,19 @@ def options(place):
     ("arguments", "told"),
     [
         ("rgb.keras --id known --by-class --accept 0.8 --score knn:k=5 --classes numbers.json", "by the list"),
-        ("raw.keras --id two --preprocess 0..1 --classes list.txt", "by the list"),
-        ("signed.keras --id renamed --preprocess -1..1 --classes other.txt --features hidden", "the layer 'hidden'"),
         ("any.keras --id table.csv --size 8 --classes names.json --resize pad", "by the list"),
-        ("rgb.keras --id parts --score energy --no-antialias", "alphabetical"),
         ("rgb.keras --id numbered --score msp", "by the numbers that the folders' names begin with"),
+        *(
+            pytest.param(*one, marks=pytest.mark.slow)
+            for one in (
+                ("raw.keras --id two --preprocess 0..1 --classes list.txt", "by the list"),
+                (
+                    "signed.keras --id renamed --preprocess -1..1 --classes other.txt --features hidden",
+                    "the layer 'hidden'",
+                ),
+                ("rgb.keras --id parts --score energy --no-antialias", "alphabetical"),
+            )
+        ),
     ],
 )
 def test_options(invoke, options, tmp_path, arguments, told):

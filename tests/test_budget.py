@@ -15,6 +15,8 @@ from kood.pipeline.diffusion import Diffusion
 from kood.recipe import load
 from kood.training import timing
 
+pytestmark = pytest.mark.usefixtures("as_written")
+
 RECIPE = """
 name = "short"
 [data]
@@ -236,6 +238,7 @@ def test_a_single_run_is_cut_to_its_time_and_taken_up_again(tmp_path, recipe):
     assert all(stage["cached"] for stage in again["stages"].values())
 
 
+@pytest.mark.slow
 def test_what_nothing_cut_short_is_taken_by_a_run_with_a_budget(tmp_path, recipe):
     recipe()
     whole = pipeline.run(tmp_path / "short.toml", LEAN, saved=tmp_path)

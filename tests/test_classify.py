@@ -13,6 +13,8 @@ from kood.pipeline.build import class_weights
 from kood.recipe import load
 from tests.conftest import TINY, Cell
 
+pytestmark = pytest.mark.usefixtures("as_written")
+
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory):
@@ -65,6 +67,7 @@ class PureStage:
         return self.set
 
 
+@pytest.mark.slow
 def test_pure_samples_as_rows_or_as_images_leave_the_number_of_steps_alone(tmp_path, given, monkeypatch):
     (tmp_path / "tiny.toml").write_text(TINY)
     keys = {}
@@ -93,6 +96,7 @@ def test_pure_samples_as_rows_or_as_images_leave_the_number_of_steps_alone(tmp_p
     assert len(set(keys.values())) == 4
 
 
+@pytest.mark.slow
 def test_an_unexposed_classifier_does_not_depend_on_how_it_would_be_exposed(tmp_path, untrained):
     (tmp_path / "tiny.toml").write_text(TINY)
     folder = tmp_path
@@ -244,6 +248,7 @@ def test_real_outliers_are_drawn_down_to_the_number_of_the_others(folder):
     assert len({image.tobytes() for image in several[50]} & everything) == len({i.tobytes() for i in several[50]})
 
 
+@pytest.mark.slow
 def test_images_reside_where_the_recipe_lets_them(tmp_path, given, monkeypatch):
     """On a CPU only when asked to, and the classifier is the same; what needs the pixels on the host has them there."""
     (tmp_path / "tiny.toml").write_text(TINY)

@@ -19,6 +19,8 @@ from tests.conftest import work_alone
 from tests.interrupted import KillAfter, Killed
 from tests.test_stage_keys import TUNING
 
+pytestmark = pytest.mark.usefixtures("as_written")
+
 RECIPE = """
 name = "tuned"
 [data]
@@ -233,6 +235,7 @@ def test_the_second_part_begins_with_the_first_and_moves_the_backbone(saved, rec
     np.testing.assert_array_equal(*(ops.convert_to_numpy(one(images)["logits"]) for one in (published, last)))
 
 
+@pytest.mark.slow
 def test_heads_are_shared_and_folds_do_both_parts(tmp_path):
     more = '[data.hold_out]\nfolds = [["0"]]\n[matrix]\n"classifier.train" = ["head", "last"]\n'
     (tmp_path / "both.toml").write_text(RECIPE + more)

@@ -105,18 +105,35 @@ def test_every_score(tmp_path, ending, kind, monkeypatch):
             assert same.all() or ending in IMPRECISE.get(name, ()), name
 
 
-def test_scores_that_a_format_has_not(tmp_path, ending):
-    """ODIN's gradient in none; in some its temperature, at which the others' arithmetic shows."""
-    for score, told in [("odin", "takes the gradient")] + [
-        (name, "does not answer as the Keras model does .ood_score;") for name in IMPRECISE if ending in IMPRECISE[name]
-    ]:
-        decision, check = made(score)
-        with pytest.raises(UserError, match=told):
-            export(decision, tmp_path / f"it{ending}", image_shape=SHAPE, check=check)
+def refused(tmp_path, ending, score, told):
+    decision, check = made(score)
+    with pytest.raises(UserError, match=told):
+        export(decision, tmp_path / f"it{ending}", image_shape=SHAPE, check=check)
     assert not list(tmp_path.iterdir())
 
 
-@pytest.mark.parametrize(("score", "by_class"), [("knn", True), ("rotation_energy", False)])
+def test_the_gradient_that_odin_takes_is_in_no_format(tmp_path, ending):
+    refused(tmp_path, ending, "odin", "takes the gradient")
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("score", "ending"), [(score, one) for score, every in IMPRECISE.items() for one in every], indirect=["ending"]
+)
+def test_a_score_at_which_another_arithmetic_shows_is_refused(tmp_path, ending, score):
+    refused(tmp_path, ending, score, "does not answer as the Keras model does .ood_score;")
+
+
+@pytest.mark.parametrize(
+    ("ending", "score", "by_class"),
+    [
+        (".onnx", "knn", True),
+        (".tflite", "knn", True),
+        pytest.param(".xml", "knn", True, marks=pytest.mark.slow),
+        *(pytest.param(one, "rotation_energy", False, marks=pytest.mark.slow) for one in FORMATS),
+    ],
+    indirect=["ending"],
+)
 def test_it_answers_as_keras_does_and_says_what_it_is(tmp_path, ending, score, by_class):
     decision, check = made(score, by_class=by_class)
     expected = {name: keras.ops.convert_to_numpy(value) for name, value in decision(check).items()}
@@ -168,6 +185,10 @@ def test_from_every_backend(tmp_path):
     assert sorted(tmp_path.iterdir()) == sorted(told["files"])
 
 
+# What is written is held against the Keras model in one place for all formats.
+@pytest.mark.parametrize(
+    "ending", [one if one == ".tflite" else pytest.param(one, marks=pytest.mark.slow) for one in FORMATS], indirect=True
+)
 def test_a_file_that_disagrees_is_not_written(tmp_path, ending, monkeypatch):
     decision, check = made("energy")
     (tmp_path / f"it{ending}").write_bytes(b"the old one")

@@ -30,6 +30,8 @@ from kood.report.wording import all_warnings, duration
 from tests.conftest import Cell as OneCell
 from tests.conftest import work_alone
 
+pytestmark = pytest.mark.usefixtures("as_written")
+
 RECIPE = """
 name = "frozen"
 [data]
@@ -450,6 +452,7 @@ def test_what_only_a_fold_forbids_is_told_before_anything_is_trained(tmp_path, r
     OneCell(loaded, tmp_path / "whole").check()
 
 
+@pytest.mark.slow
 def test_a_run_on_pixels_holds_classes_out_too(tmp_path, recipe):
     settings = ['classifier={backbone="small_cnn"}', "outliers.use=[]", "serve.export=false"]
     recipe(settings[0], more="[data.hold_out]\nclasses = 0.25\nfolds = 1\n")

@@ -19,6 +19,8 @@ from kood.report.sheet import GAP, TILE, write_sheet
 from kood.runs import Run, digest_file
 from tests.conftest import TINY, Cell
 
+pytestmark = pytest.mark.usefixtures("as_written")
+
 #: Enough steps that images are more than black and white.
 LEARNED = TINY.replace("steps = 20\n", "steps = 300\n", 1)
 
@@ -79,6 +81,7 @@ def test_the_picture_has_one_start_along_a_row(finished, sampled, tmp_path):
     assert out.read_bytes() != before
 
 
+@pytest.mark.slow
 def test_a_process_that_trained_nothing_can_draw(finished, tmp_path):
     out = tmp_path / "figure.png"
     command = [sys.executable, "-m", "kood", "interpolate", finished, "--from", "0", "--to", "2", "--out", out]

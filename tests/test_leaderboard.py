@@ -11,6 +11,8 @@ from kood.pipeline import evaluation
 from kood.recipe import load
 from tests.conftest import TINY, Cell
 
+pytestmark = pytest.mark.usefixtures("as_written")
+
 MATRIX = """
 [report]
 leaderboard = true
@@ -35,6 +37,7 @@ SMALL = (
 )
 
 
+@pytest.mark.slow
 def test_a_run_ends_in_its_leaderboard(tiny, tmp_path, monkeypatch):
     monkeypatch.setattr("kood.pipeline.classify.training.fit", lambda model, *_, **__: (model, {}))
     tiny.write_text(TINY + MATRIX)

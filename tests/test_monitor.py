@@ -56,6 +56,7 @@ def test_the_clearest_change_is_where_the_likelihood_says():
     assert found.rate_since == pytest.approx(flags[41:].mean())
 
 
+@pytest.mark.slow
 def test_false_alarms_are_as_rare_as_said():
     rng = np.random.default_rng(0)
     alarms = 0
@@ -66,6 +67,7 @@ def test_false_alarms_are_as_rare_as_said():
     assert alarms <= 45
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", ["rounded", "saturated", "one value"])
 def test_false_alarms_are_as_rare_where_scores_tie(kind):
     shaped = {
@@ -83,6 +85,7 @@ def test_false_alarms_are_as_rare_where_scores_tie(kind):
     assert alarms <= 33
 
 
+@pytest.mark.slow
 def test_one_calibration_score_may_stand_where_many_of_the_stream_do():
     rng, found = np.random.default_rng(0), []
     while len(found) < 60:
@@ -144,6 +147,7 @@ def test_false_alarms_of_p_values_are_as_rare_as_said(kind, calibration, count):
     assert np.sum(np.array(found) <= 0.1) <= 33 and np.sum(np.array(found) <= 0.01) <= 7
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", ["of a continuum", "saturated"])
 def test_false_alarms_of_all_tests_together_are_as_rare_as_said(kind):
     rng, alarms = np.random.default_rng(0), 0

@@ -361,7 +361,8 @@ def site(place, monkeypatch):
 
 
 @pytest.mark.keras
-@pytest.mark.parametrize("backend", ["tensorflow", pytest.param("jax", marks=pytest.mark.slow)])
+@pytest.mark.slow
+@pytest.mark.parametrize("backend", ["tensorflow", "jax"])
 def test_a_run_of_what_another_package_has(invoke, place, backend, request):
     saved = ("--saved", f"saved_{backend}")
     result = kood("run", "theirs.toml", *saved, cwd=place, KERAS_BACKEND=backend)
@@ -593,6 +594,7 @@ def test_a_name_of_koods_own_is_not_taken_over(invoke, place, site, monkeypatch)
 
 
 @pytest.mark.keras
+@pytest.mark.slow
 def test_the_version_and_the_place_of_what_is_named_decide_its_results(place):
     code = """
 import sys

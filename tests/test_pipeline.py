@@ -123,6 +123,7 @@ def test_what_other_versions_made_is_said_in_the_report(tiny, tmp_path, monkeypa
 
 
 @pytest.mark.keras
+@pytest.mark.slow
 def test_the_same_recipe_elsewhere_gives_the_same_figures_and_a_changed_setting_runs_what_depends_on_it(
     invoke, finished, tmp_path
 ):
@@ -255,6 +256,7 @@ def test_a_full_disk_is_told_whoever_meets_it(tmp_path, monkeypatch, words):
 
 
 @pytest.mark.keras
+@pytest.mark.slow
 def test_a_matrix_shares_a_diffusion_model_and_survives_failing_cells(invoke, tmp_path, monkeypatch):
     from kood.pipeline import matrix
 
@@ -494,6 +496,7 @@ def test_list_recipes_and_wrong_words(invoke, tmp_path):
 
 
 @pytest.mark.keras
+@pytest.mark.slow
 def test_doctor(invoke, tmp_path):
     result = invoke("doctor", cwd=tmp_path)
     assert result.returncode == 0 and "backend tensorflow" in result.stdout and "keras-cv" in result.stdout

@@ -10,6 +10,8 @@ from kood.pipeline import diffusion
 from kood.pipeline.precision import faster, seconds_of_a_step
 from tests.conftest import Cell
 
+pytestmark = pytest.mark.usefixtures("as_written")
+
 
 @pytest.mark.parametrize(
     ("float32", "bfloat16", "expected"),

@@ -34,7 +34,15 @@ def kood(*arguments, **environment):
     )  # fmt: skip
 
 
-@pytest.mark.parametrize("backend", ["module://matplotlib_inline.backend_inline", "inline", "TkAgg", "no backend"])
+@pytest.mark.parametrize(
+    "backend",
+    [
+        "module://matplotlib_inline.backend_inline",
+        pytest.param("inline", marks=pytest.mark.slow),
+        pytest.param("TkAgg", marks=pytest.mark.slow),
+        "no backend",
+    ],
+)
 def test_a_notebooks_figures_stop_no_command(backend, tmp_path):
     done = kood("run", str(tmp_path / "none.toml"), MPLBACKEND=backend)
     assert done.returncode == 2 and "cannot read the recipe" in done.stderr

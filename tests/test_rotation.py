@@ -23,7 +23,10 @@ from kood.serving.client import LocalModel
 from tests.conftest import TINY, Cell
 from tests.interrupted import KillAfter, Killed
 
+pytestmark = pytest.mark.usefixtures("as_written")
+
 SHAPE, CLASSES = (6, 6, 2), 3
+ONE_SLOW = [pytest.mark.one_backend, pytest.mark.slow]
 
 
 def numbers(tensor):
@@ -186,7 +189,7 @@ def test_the_task_is_learned_and_survives_a_file(head, tmp_path):
 
 @pytest.mark.backend
 # That a backend resumes under frozen statistics is held by test_fine_tuning.py.
-@pytest.mark.parametrize("frozen_statistics", [False, pytest.param(True, marks=pytest.mark.one_backend)])
+@pytest.mark.parametrize("frozen_statistics", [False, pytest.param(True, marks=ONE_SLOW)])
 def test_a_killed_training_goes_on_as_if_it_had_not_been(tmp_path, frozen_statistics):
     rng = np.random.default_rng(0)
     images = ImageSet(rng.integers(0, 256, (24, *SHAPE)).astype("uint8"), np.arange(24) % 3, tuple("abc"))
@@ -341,7 +344,7 @@ def test_scores_are_fitted_on_one_pass_of_each_image(monkeypatch):
 
 
 @pytest.mark.backend
-@pytest.mark.parametrize("train", ["all", pytest.param("last", marks=pytest.mark.one_backend)])
+@pytest.mark.parametrize("train", ["all", pytest.param("last", marks=ONE_SLOW)])
 def test_a_cell_trains_with_it(tiny, tmp_path, train):
     more = [f"classifier.train={train}", "fine_tuning.epochs=1", "fine_tuning.batch_size=16", "evaluate.baseline=false"]
     cell = Cell(load(tiny, [*TURNING, *more, "evaluate.headline=rotation"]), tmp_path / "saved")
@@ -362,6 +365,7 @@ def test_a_cell_trains_with_it(tiny, tmp_path, train):
 
 
 @pytest.mark.usefixtures("loaded_once")
+@pytest.mark.slow
 def test_what_is_published_answers_as_it_was_evaluated(tiny, tmp_path, invoke):
     """The whole way: run, folds, report, the SavedModel and `kood predict`."""
     tiny.write_text(TINY + '\n[data.hold_out]\nfolds = [["0"]]\n')

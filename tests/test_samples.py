@@ -20,6 +20,8 @@ from kood.pipeline.classify import judge_recipe
 from kood.recipe import load
 from tests.conftest import TINY, Cell
 
+pytestmark = pytest.mark.usefixtures("as_written")
+
 #: Enough steps that images are more than black and white.
 LEARNED = TINY.replace("steps = 20\n", "steps = 300\n", 1)
 

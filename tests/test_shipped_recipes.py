@@ -17,7 +17,7 @@ from rich.console import Console
 from kood.pipeline import run
 from kood.recipe import load
 
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("as_written")]
 
 #: Those that another one stands for: the same but for their head, their arms or their size.
 ALIKE = {

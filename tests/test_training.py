@@ -18,7 +18,8 @@ from kood.training import timing
 from kood.virtual import VirtualOutliers
 from tests.interrupted import KillAfter, Killed
 
-pytestmark = pytest.mark.backend  # Run once under each Keras backend.
+# Run once under each Keras backend.
+pytestmark = [pytest.mark.backend, pytest.mark.usefixtures("as_written")]
 
 
 def values(model):
@@ -83,7 +84,8 @@ def whole(tmp_path_factory):
 
 
 #: After the first epoch, in the middle, after the last; which it is is nothing to the backend.
-KILLED_AFTER = [pytest.param(0, marks=pytest.mark.one_backend), 2, pytest.param(3, marks=pytest.mark.one_backend)]
+FIRST = pytest.param(0, marks=[pytest.mark.one_backend, pytest.mark.slow])
+KILLED_AFTER = [FIRST, 2, pytest.param(3, marks=pytest.mark.one_backend)]
 
 
 @pytest.mark.parametrize("killed_after", KILLED_AFTER)
@@ -146,7 +148,7 @@ def exposed(tmp_path_factory):
     return classifier_fit(tmp_path_factory.mktemp("exposed"))
 
 
-@pytest.mark.parametrize("killed_after", [pytest.param(0, marks=pytest.mark.one_backend), 1, *KILLED_AFTER[2:]])
+@pytest.mark.parametrize("killed_after", [FIRST, 1, *KILLED_AFTER[2:]])
 def test_an_interrupted_exposure_ends_bit_for_bit_the_same(exposed, tmp_path, killed_after):
     whole, history = exposed
     assert history["exposure"][0] == 0.0 < history["exposure"][1]

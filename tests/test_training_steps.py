@@ -12,7 +12,8 @@ from kood.diffusion.denoiser import Denoiser
 from kood.nets import denoisers
 from kood.virtual import VirtualOutliers
 
-pytestmark = pytest.mark.backend  # Run once under each Keras backend.
+# Run once under each Keras backend.
+pytestmark = [pytest.mark.backend, pytest.mark.usefixtures("as_written")]
 
 SHAPE, CLASSES = (8, 8, 1), 3
 
@@ -195,12 +196,14 @@ def test_a_head_that_disperses_adds_it_to_the_loss_before_it_moves():
 EXPOSURES = [name for name in losses.__all__ if name.endswith("_exposure")]
 
 
-#: Under every backend a linear one, one of cosines, and each kind that keeps a state; the formulas and gradients of all
-#: stand against float64 in test_heads.py.
+#: In the default and under every backend a linear one, one of cosines, and each kind that keeps a state; the formulas
+#: and gradients of all stand against float64 in test_heads.py.
 OF_EACH_KIND = ("Softmax", "CosFace", "AdaCos", "CurricularFace", "AdaFace", "CIDER")
 LEARNING = [
     *(
-        pytest.param(h, "outlier_exposure", marks=() if h in OF_EACH_KIND else pytest.mark.one_backend)
+        pytest.param(
+            h, "outlier_exposure", marks=() if h in OF_EACH_KIND else [pytest.mark.one_backend, pytest.mark.slow]
+        )
         for h in heads.__all__
     ),
     *(("CosFace", e) for e in [*EXPOSURES, None] if e != "outlier_exposure"),

@@ -13,7 +13,8 @@ from kood.detector.choosing import PROXIES, tune
 from kood.outputs import run_over
 from kood.scorer import Scorer
 
-pytestmark = pytest.mark.backend  # Run once under each Keras backend.
+# Run once under each Keras backend.
+pytestmark = [pytest.mark.backend, pytest.mark.usefixtures("as_written")]
 
 CLASSES, WIDTH = 3, 40
 

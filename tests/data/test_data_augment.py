@@ -18,6 +18,8 @@ from kood.data.augment import keras_cv_layers, pixels, policies
 from kood.data.batches import training_batches
 from kood.data.images import normalize, quantize
 
+pytestmark = pytest.mark.usefixtures("as_written")
+
 NAMES = list(registry.room("augmentations"))
 WITH_KERAS_CV = ["aug_mix", "color_jitter", "cutout", "pixmix", "rand_augment"]
 

@@ -10,6 +10,8 @@ from kood.data import ImageSet
 from kood.data.batches import image_batches, labelled_batches, training_batches
 from kood.errors import UserError
 
+pytestmark = pytest.mark.usefixtures("as_written")
+
 CLASSES = 5
 
 

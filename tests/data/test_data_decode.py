@@ -148,6 +148,7 @@ print(peak() - before)
 
 
 @pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="the peak is read where Linux has it")
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", ["PNG", "JPEG"])
 def test_memory_is_flat_in_the_number_of_large_files(tmp_path, kind):
     # Twelve megapixels, of which sixteen would be 549 MiB.

@@ -28,6 +28,8 @@ from kood.outliers.patch_shuffle import PatchShuffle
 from kood.outliers.pixel_mixup import PixelMixup
 from kood.outliers.real import Real
 
+pytestmark = pytest.mark.usefixtures("as_written")
+
 SHAPE = (6, 5, 3)
 
 
@@ -319,6 +321,7 @@ def photographs(tmp_path):
     (tmp_path / "photos.toml").write_text(recipe)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("how", [[], ["classifier.train='head'", "classifier.views=1", "serve.export=false"]])
 def test_a_run_on_lists_gives_the_figures_of_a_run_on_pixels(tmp_path, deferring, how):
     photographs(tmp_path)

@@ -253,9 +253,8 @@ def test_the_file_holds_all_of_it(model, detector, tmp_path):
         Detector.load(tmp_path / "one.kood").calibrate(*images(120, 1))
 
 
-@pytest.mark.parametrize(
-    "resize, antialias", [pytest.param("crop", True, marks=pytest.mark.one_backend), ("pad", False)]
-)
+@pytest.mark.one_backend  # That each backend's is written and served is held below, and the framing is no backend's.
+@pytest.mark.parametrize("resize, antialias", [pytest.param("crop", True, marks=pytest.mark.slow), ("pad", False)])
 def test_files_of_other_proportions(model, tmp_path, resize, antialias):
     made = Detector(model, "energy", ["r", "g", "b"], resize=resize, antialias=antialias).calibrate(
         *images(99, 3), accept=0.9
@@ -566,7 +565,7 @@ def test_the_saved_model_answers_as_the_detector(tmp_path, preprocess):
 
 
 @pytest.mark.one_backend  # From each backend: see test_formats.py.
-@pytest.mark.parametrize("ending", [".onnx", ".tflite", ".xml"])
+@pytest.mark.parametrize("ending", [".onnx", ".tflite", pytest.param(".xml", marks=pytest.mark.slow)])
 def test_the_files_of_other_runtimes_take_the_pixels_that_the_detector_takes(tmp_path, ending):
     inputs = keras.Input((8, 8, 3))
     learned = keras.layers.Normalization()

@@ -141,7 +141,7 @@ def test_copies_and_files_given_twice_count_once(tmp_path, run, monkeypatch):
         calibrate(run, [files_of(tmp_path / "same", np.repeat(pixels(1, 8), 40, axis=0), "png")], accept=0.8)
 
 
-@pytest.mark.parametrize("by_class", [False, True])
+@pytest.mark.parametrize("by_class", [False, pytest.param(True, marks=pytest.mark.slow)])
 def test_images_that_are_strange_to_the_old_threshold_are_told_of_before_what_was_written(tmp_path, by_class):
     run = tmp_path / "run"
     published(run)
@@ -268,6 +268,7 @@ def seen_through(model, folder):
     return min(scores, key=lambda ground: abs(scores[ground] - score)), min(abs(np.array([*scores.values()]) - score))
 
 
+@pytest.mark.slow
 def test_the_ground_and_what_becomes_of_other_proportions_stay(tmp_path, images):
     ground = (9, 200, 77)
     given = prepared(tmp_path, ground=ground)

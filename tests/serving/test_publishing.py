@@ -30,16 +30,17 @@ pytestmark = pytest.mark.usefixtures("loaded_once")
 
 OUTPUTS = {"probabilities", "label", "class_name", "ood_score", "is_ood", "p_value", "threshold", "version"}
 
-#: Of logits and of cosines; with a state, and a large one; of reworked features; a gradient; options.
-KINDS = [("Softmax", "energy"), ("ArcFace", "max_cosine"), ("CosFace", "mahalanobis"), ("SphereFace", "knn"),
-         ("Softmax", "react"), ("CosFace", "odin"), ("Softmax", "ash:share=0.4,variant=B")]  # fmt: skip
+#: Of logits; with a state; a gradient; options.
+KINDS = [("Softmax", "energy"), ("CosFace", "mahalanobis"), ("CosFace", "odin"), ("Softmax", "ash:share=0.4,variant=B")]
+#: Of cosines; with a large state; of reworked features.
+FURTHER = [("ArcFace", "max_cosine"), ("SphereFace", "knn"), ("Softmax", "react")]
 #: What test_formats.py cannot hold in every format, and four passes. Graphs of every other score it does hold.
 ONLY_HERE = [("Softmax", "odin"), ("Softmax", "odin:epsilon=0.05,temperature=2"), ("Softmax", "odin_temperature"),
              ("CosFace", "rotation"), ("Softmax", "rotation_energy")]  # fmt: skip
 
 
 @pytest.mark.parametrize(
-    ("head", "score"), [*KINDS, *(pytest.param(*one, marks=pytest.mark.slow) for one in ONLY_HERE)]
+    ("head", "score"), [*KINDS, *(pytest.param(*one, marks=pytest.mark.slow) for one in (*FURTHER, *ONLY_HERE))]
 )
 def test_the_saved_model_answers_as_keras_does(tmp_path, head, score):
     given = published(tmp_path / "run", head, score)
@@ -74,6 +75,7 @@ def test_any_size_is_resized_as_the_training_images_were(tmp_path):
         np.testing.assert_array_equal(got[name], same[name])
 
 
+@pytest.mark.slow
 def test_images_are_cropped_as_the_training_images_were(tmp_path):
     """How they are padded is looked at in test_rules.py, as every way is."""
     ground = (9, 200, 77)
@@ -122,6 +124,7 @@ def test_a_failed_export_leaves_nothing(tmp_path):
     assert not [p for p in tmp_path.iterdir() if p.is_dir()]
 
 
+@pytest.mark.slow
 def test_the_export_process_does_the_same(tmp_path, monkeypatch):
     given = prepared(tmp_path, "CosFace", "mahalanobis")
     monkeypatch.setattr("keras.backend.backend", lambda: "jax")
@@ -225,7 +228,7 @@ def test_another_calibration_changes_nothing_else(tmp_path):
     assert sizes[1] < 1.1 * sizes[0]
 
 
-@pytest.mark.parametrize("score", ["knn", "nnguide"])
+@pytest.mark.parametrize("score", [pytest.param("knn", marks=pytest.mark.slow), "nnguide"])
 def test_what_a_score_was_fitted_on_is_saved_once_beside_the_graph(tmp_path, score, monkeypatch):
     """A bank of 5 MB, in one block (of one score) and in three: the graph's own file holds none of it."""
     rows = 13_000
@@ -296,6 +299,7 @@ def test_what_is_served_goes_through_npz(tmp_path):
     assert again.state is None and again.framing == plain.framing == Framing((255, 255, 255), "pad")
 
 
+@pytest.mark.slow
 def test_predict_needs_no_training_stack(tmp_path):
     published(tmp_path / "run")
     code = (
