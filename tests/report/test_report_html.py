@@ -249,11 +249,16 @@ def pages_named(name, new_cell, contact_sheet):
     return page(cell, scores={"id": np.arange(3.0), name: np.arange(3.0)}, **options), page(report, **options)
 
 
+@pytest.fixture(scope="module")
+def harmless():
+    return []
+
+
 @pytest.mark.parametrize("name", NASTY)
-def test_no_name_becomes_markup(tmp_path, new_cell, name):
+def test_no_name_becomes_markup(tmp_path, new_cell, name, harmless):
     contact_sheet = sheet(tmp_path / "sheet.png")
     hostile = pages_named(name, new_cell, contact_sheet)
-    harmless = pages_named("harmless", new_cell, contact_sheet)
+    harmless[:] = harmless or pages_named("harmless", new_cell, contact_sheet)
     for text, expected in zip(hostile, harmless, strict=True):
         text.encode("utf-8")
         assert not re.search(r"[\x00-\x08\x0b-\x1f\x7f\u202e]", text)
