@@ -15,7 +15,6 @@ two backends made together counts as neither's.
 
 import contextlib
 import errno
-import hashlib
 import json
 import os
 import shutil
@@ -23,118 +22,25 @@ import time
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from kood.errors import UserError
-from kood.text import clean
-
-if TYPE_CHECKING:
-    import numpy as np
+from kood.files import damaged, digests, file_state, fingerprint, to_disk, write_atomically
 
 try:
     import fcntl
 except ImportError:  # Windows has other locks.
     fcntl = None  # type: ignore[assignment]
 
-__all__ = [
-    "Result", "Run", "damaged", "digest_array", "digest_file", "digests", "file_state", "fingerprint", "refuse_file",
-    "to_disk", "write_atomically",
-]  # fmt: skip
-
+__all__ = ["Result", "Run"]
 
 KERAS_BACKENDS = ("tensorflow", "jax", "torch")
 #: Stands in a fingerprint for the backend of a stage that several made.
 MIXED = "mixed"
 #: What a lock says that another process holds.
 HELD = (errno.EAGAIN, errno.EACCES)
-#: What a file system says that does not do what it is asked.
-CANNOT = (errno.ENOSYS, errno.ENOTSUP, errno.EOPNOTSUPP, errno.EINVAL, errno.ENOTTY)
 #: In a stage that is being made: a list of the backends it was made under so far.
 BACKENDS = "backends.json"
-
-
-def fingerprint(*parts: Any) -> str:
-    """A short hash of plain data.
-
-    Args:
-        *parts: Anything JSON can write; dictionaries are hashed in the order of their sorted keys.
-
-    Returns:
-        16 hexadecimal digits of the SHA-256 of its canonical JSON.
-    """
-    text = json.dumps(parts, sort_keys=True, separators=(",", ":"), allow_nan=False)
-    return hashlib.sha256(text.encode()).hexdigest()[:16]
-
-
-def digest_file(path: Path) -> str:
-    """SHA-256 of a file's content, in hexadecimal."""
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
-
-
-def digest_array(values: "np.ndarray") -> str:
-    """SHA-256 of an array's numbers, in hexadecimal; neither its shape nor its kind is in it."""
-    return hashlib.sha256(values.data if values.flags.c_contiguous else values.tobytes()).hexdigest()
-
-
-def digests(folder: Path) -> dict[str, str]:
-    """SHA-256 of every file in a folder, by its path there."""
-    return {str(p.relative_to(folder)): digest_file(p) for p in sorted(folder.rglob("*")) if p.is_file()}
-
-
-def damaged(folder: Path, files: dict[str, str]) -> str:
-    """What is wrong with the first file that is not as `digests` found it, "" where all are."""
-    for file, digest in files.items():
-        try:
-            if digest_file(folder / file) != digest:
-                return f"{folder / file} has changed"
-        except FileNotFoundError:
-            return f"{folder / file} is missing"
-        except OSError as error:
-            return f"{folder / file} cannot be read: {error.strerror}"
-    return ""
-
-
-def refuse_file(folder: Path, option: str) -> None:
-    """Raises where files are to go into a folder that is a file, or lies in one, before any work is done.
-
-    Args:
-        folder: Where they go; it need not be there.
-        option: What says so, "--to".
-
-    Raises:
-        UserError: it cannot be a folder.
-    """
-    there = next((one for one in (folder, *folder.parents) if one.exists()), folder)
-    if there.exists() and not there.is_dir():
-        raise UserError(f"{option} {clean(folder)}: {clean(there)} is a file; name a folder")
-
-
-def write_atomically(path: Path, content: bytes) -> None:
-    """Writes a file beside its place, flushes it to the disk, and renames it there.
-
-    Args:
-        path: Where it goes.
-        content: What it holds.
-    """
-    beside = path.with_name(f".{path.name}.{os.getpid()}")
-    try:
-        with beside.open("wb") as file:
-            file.write(content)
-            file.flush()
-            to_disk(file.fileno())
-        beside.replace(path)
-    finally:
-        beside.unlink(missing_ok=True)
-
-
-def to_disk(file: int) -> None:
-    """Flushes an open file to the disk, where the file system can."""
-    try:
-        os.fsync(file)
-    except OSError as error:
-        if error.errno not in CANNOT:
-            raise
 
 
 # Its own, in ten lines, not filelock: version 4.2 raises where a file system has no locks (ENOTSUP, ENOLCK) or goes
@@ -149,15 +55,6 @@ def _lock(file: int, *, shared: bool = False) -> bool | None:
         # Anything but another holder (no locks left, a server of locks that does not run) is no reason to lose a run.
         return False if error.errno in HELD else None
     return True
-
-
-def file_state(file: Path) -> tuple[int, ...]:
-    """What changes with a file, as far as that is known without reading it; nothing where it is missing."""
-    try:
-        found = file.stat()
-    except OSError:
-        return ()
-    return found.st_size, found.st_mtime_ns, found.st_ctime_ns, found.st_ino
 
 
 def _partial(folder: Path) -> Path:

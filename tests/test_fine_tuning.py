@@ -10,11 +10,11 @@ from kood.classifier import Classifier
 from kood.data import ImageSet
 from kood.data.batches import training_batches
 from kood.errors import UserError
+from kood.files import fingerprint
 from kood.nets.neck import neck, whole
 from kood.pipeline.build import backbone_weights
 from kood.pipeline.cell import Cell
 from kood.recipe import load
-from kood.runs import fingerprint
 from tests.conftest import work_alone
 from tests.interrupted import KillAfter, Killed
 from tests.test_stage_keys import TUNING

@@ -13,10 +13,11 @@ from typer.testing import CliRunner
 
 from kood import cli
 from kood.errors import UserError
+from kood.files import digest_file
 from kood.pipeline import interpolate
 from kood.recipe import load
 from kood.report.sheet import GAP, TILE, write_sheet
-from kood.runs import Run, digest_file
+from kood.runs import Run
 from tests.conftest import TINY, Cell
 
 pytestmark = pytest.mark.usefixtures("as_written")

@@ -10,7 +10,8 @@ import sys
 import pytest
 
 from kood.errors import UserError
-from kood.runs import Run, digest_file, fingerprint, write_atomically
+from kood.files import digest_file, fingerprint, write_atomically
+from kood.runs import Run
 
 
 def test_fingerprints_depend_on_content_alone():
@@ -282,7 +283,7 @@ def test_a_result_is_read_through_once_a_run_and_again_once_it_changes(run, monk
         return {}
 
     result, read = run.ensure("one", {"a": 1}, make), []
-    monkeypatch.setattr("kood.runs.digest_file", lambda path: read.append(path) or digest_file(path))
+    monkeypatch.setattr("kood.files.digest_file", lambda path: read.append(path) or digest_file(path))
     assert all(run.ensure("one", {"a": 1}, make).cached for _ in range(3)) and len(read) == 1
     (result.folder / "out").write_text("wrong")
     assert not run.ensure("one", {"a": 1}, make).cached

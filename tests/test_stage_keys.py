@@ -11,13 +11,14 @@ from pydantic import BaseModel
 from kood import registry
 from kood.data import ImageSet
 from kood.data.stored import write_digests
+from kood.files import fingerprint
 from kood.machine import VARIABLES
 from kood.pipeline import make
 from kood.pipeline.environment import environment
 from kood.pipeline.outliers import Outliers
 from kood.pipeline.prepare import Data
 from kood.recipe import Recipe, load
-from kood.runs import Result, Run, fingerprint
+from kood.runs import Result, Run
 from tests.conftest import work_alone
 
 #: Everything in use, so that every setting has something to decide.

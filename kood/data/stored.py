@@ -15,7 +15,7 @@ from kood.data.image_set import ImageSet
 from kood.data.large import blocks_of
 from kood.data.rules import Framing
 from kood.errors import under
-from kood.runs import file_state, fingerprint, to_disk
+from kood.files import file_state, fingerprint, to_disk
 
 __all__ = ["read_digests", "read_images", "source_state", "write_blocks", "write_digests", "write_images"]
 

@@ -29,7 +29,7 @@ from kood.data.deferred import Images
 from kood.data.images import fit_images, normalize, quantize
 from kood.diffusion.label_mixup import classes_mixed, noise_predictor
 from kood.errors import UserError
-from kood.runs import digest_array, digest_file, fingerprint, write_atomically
+from kood.files import digest_array, digest_file, fingerprint, write_atomically
 from kood.section import Sampling
 
 __all__ = ["ImageSampler", "Shard", "Start", "draw_rows", "image_sampler", "resized", "same_start", "start_index"]

@@ -7,11 +7,11 @@ from rich.console import Console
 
 from kood import report
 from kood.errors import UserError
+from kood.files import refuse_file
 from kood.monitor.drift import Drift, Ties, drift
 from kood.monitor.judge import Watched, judge, judge_log
 from kood.monitor.page import as_data, print_findings, write_page
 from kood.monitor.stream import asked, logged
-from kood.runs import refuse_file
 from kood.serving.client import newest_version
 from kood.serving.extras import read_facts
 

@@ -22,6 +22,7 @@ from rich.text import Text
 from kood import report
 from kood.backends import obtain
 from kood.errors import UserError
+from kood.files import write_atomically
 from kood.pipeline.belonging import Belonging
 from kood.pipeline.budget import Budget
 from kood.pipeline.environment import origin_of, versions
@@ -33,7 +34,7 @@ from kood.pipeline.summary import write_report
 from kood.pipeline.team import Team
 from kood.process import keras_defaults
 from kood.recipe import Recipe, load, of_its_file
-from kood.runs import Run, write_atomically
+from kood.runs import Run
 from kood.text import masked
 
 __all__ = ["run"]

@@ -18,12 +18,12 @@ from kood.data.paths import data_path, need_file
 from kood.detector.agreement import disagreement
 from kood.detector.measuring import Measuring
 from kood.errors import UserError
+from kood.files import digest_file
 from kood.pipeline.checks import check_scores
 from kood.pipeline.prepare import Data
 from kood.pipeline.stage import Stage, Work
 from kood.recipe import Recipe
 from kood.registry import nearest, source_of
-from kood.runs import digest_file
 from kood.text import clean, composed, some_of
 
 __all__ = ["Attached", "matched", "outputs_named"]

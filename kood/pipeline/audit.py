@@ -10,6 +10,7 @@ import numpy as np
 from kood import specs
 from kood.audit import Judged, audit, with_shortcut
 from kood.data.deferred import Images
+from kood.files import digest_file
 from kood.outputs import Judge, scores_of
 from kood.pipeline.classify import Classifier
 from kood.pipeline.diffusion import Pure
@@ -18,7 +19,6 @@ from kood.pipeline.outliers import Outliers
 from kood.pipeline.prepare import Rows
 from kood.pipeline.stage import Stage, Work
 from kood.recipe import Recipe
-from kood.runs import digest_file
 from kood.scorer import Scorer
 
 __all__ = ["Audit", "Shortcut"]

@@ -11,9 +11,10 @@ from kood.data.paths import data_path
 from kood.data.rules import Framing
 from kood.data.stored import read_digests
 from kood.errors import UserError
+from kood.files import write_atomically
 from kood.pipeline.prepare import Data
 from kood.recipe import Recipe
-from kood.runs import Run, write_atomically
+from kood.runs import Run
 from kood.text import clean, some_of
 
 __all__ = ["Belonging", "Identity", "identity_of", "refuse_mixed_classes"]

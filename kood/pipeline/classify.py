@@ -15,6 +15,7 @@ from kood.data import ImageSet
 from kood.data.batches import training_batches
 from kood.data.deferred import chained, kept
 from kood.data.image_set import joined
+from kood.files import digest_array
 from kood.nets.neck import standardize, whole
 from kood.pipeline.build import backbone_weights, build_classifier, class_weights, frozen_backbone, network_of
 from kood.pipeline.diffusion import Pure
@@ -27,7 +28,6 @@ from kood.pipeline.stage import Stage, Work
 from kood.recipe import Recipe
 from kood.recipe.sections import Head
 from kood.recipe.training_sections import Auxiliary
-from kood.runs import digest_array
 from kood.training import TimeBudget
 
 __all__ = ["Classifier", "FineTuned", "head_recipe", "judge_recipe", "unexposed"]

@@ -7,12 +7,12 @@ from typing import Any
 import numpy as np
 
 from kood.detector.choosing import PROXIES, mean_auroc
+from kood.files import digest_file
 from kood.metrics import auroc_difference
 from kood.pipeline.evaluation import Evaluation, Validation
 from kood.pipeline.stage import Stage, Work
 from kood.recipe import Recipe
 from kood.report import score_arrays
-from kood.runs import digest_file
 
 __all__ = ["Comparison", "comparison"]
 

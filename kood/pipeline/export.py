@@ -11,13 +11,13 @@ import kood
 from kood import specs
 from kood.data.rules import STRETCHED, Framing
 from kood.data.stored import read_digests
+from kood.files import damaged, digest_array, digests
 from kood.pipeline.attached import Attached
 from kood.pipeline.classify import Classifier
 from kood.pipeline.evaluation import Evaluation
 from kood.pipeline.prepare import Data
 from kood.pipeline.stage import Stage, Work
 from kood.recipe import Recipe
-from kood.runs import damaged, digest_array, digests
 from kood.serving.publishing import publish
 from kood.serving.served import Served
 

@@ -19,6 +19,7 @@ from kood.data.image_set import joined
 from kood.data.large import blocks_of
 from kood.data.stored import write_blocks
 from kood.detector.choosing import PROXIES, proxies
+from kood.files import write_atomically
 from kood.outputs import at_once, run_batches
 from kood.pipeline.build import frozen_backbone, network_of
 from kood.pipeline.fitting import augmentations, decided
@@ -26,7 +27,6 @@ from kood.pipeline.outliers import Outliers
 from kood.pipeline.prepare import KINDS, PARTS, Data, Stored
 from kood.pipeline.stage import Work
 from kood.recipe import Recipe
-from kood.runs import write_atomically
 
 __all__ = ["Features", "OutlierFeatures", "moments"]
 

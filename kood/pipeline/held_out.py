@@ -13,13 +13,13 @@ from kood import registry
 from kood.data import ImageSet
 from kood.data.image_set import joined
 from kood.errors import UserError
+from kood.files import fingerprint
 from kood.pipeline.features import OutlierFeatures
 from kood.pipeline.outliers import Outliers
 from kood.pipeline.prepare import PARTS, Rows
 from kood.pipeline.stage import Stage
 from kood.recipe.data_sections import HoldOut
 from kood.report import HELD_OUT, fold_figures, fold_means, score_arrays
-from kood.runs import fingerprint
 from kood.text import some_of
 
 __all__ = ["Fewer", "HeldOut", "folds_of", "notes_on", "told_folds"]

@@ -8,7 +8,7 @@ from typing import Any
 
 import keras
 
-from kood.runs import write_atomically
+from kood.files import write_atomically
 
 __all__ = ["CANDIDATES", "faster", "seconds_of_a_step"]
 

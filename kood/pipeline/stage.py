@@ -9,12 +9,13 @@ from typing import Any, ClassVar
 
 from kood import registry
 from kood.backends import Devices
+from kood.files import fingerprint
 from kood.machine import arithmetic, collect_garbage
 from kood.pipeline.budget import Budget
 from kood.pipeline.team import Team
 from kood.recipe import Recipe
 from kood.report import StageProgress
-from kood.runs import Result, Run, fingerprint
+from kood.runs import Result, Run
 
 __all__ = ["Stage", "Work"]
 

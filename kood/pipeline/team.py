@@ -16,7 +16,8 @@ from typing import Any
 
 from kood.backends import Devices
 from kood.errors import UserError
-from kood.runs import Result, Run, write_atomically
+from kood.files import write_atomically
+from kood.runs import Result, Run
 
 __all__ = ["Team"]
 

@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from kood.runs import write_atomically
+from kood.files import write_atomically
 
 __all__ = ["strict", "write_bytes", "write_json", "write_text"]
 

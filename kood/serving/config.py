@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from kood.errors import UserError
-from kood.runs import refuse_file, write_atomically
+from kood.files import refuse_file, write_atomically
 from kood.serving.client import newest_version
 
 __all__ = ["Written", "write_serving_config"]

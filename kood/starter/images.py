@@ -18,8 +18,8 @@ from kood.data.paths import what_is_at
 from kood.data.sources.folder import listed_splits
 from kood.data.sources.table import listed_table
 from kood.errors import UserError
+from kood.files import digest_file
 from kood.machine import cores
-from kood.runs import digest_file
 from kood.text import clean
 
 __all__ = ["KINDS", "TABLES", "Machine", "Survey", "survey"]

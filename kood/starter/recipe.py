@@ -15,11 +15,11 @@ from rich.text import Text
 
 from kood.data.paths import data_path
 from kood.errors import UserError
+from kood.files import write_atomically
 from kood.recipe import load
 from kood.recipe.data_sections import RESERVED
 from kood.recipe.sections import SLUG
 from kood.report.wording import duration
-from kood.runs import write_atomically
 from kood.starter.choices import FEWEST, FEWEST_EPOCHS, FROZEN_EPOCHS, MOST_EPOCHS, TEST, Choices, choose
 from kood.starter.images import KINDS, Machine, Survey, survey
 from kood.starter.pretrained import SMALLEST, pretrained, seconds_of_an_image

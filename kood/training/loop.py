@@ -17,7 +17,7 @@ import numpy as np
 
 from kood.backends import SlowerAdam, SlowerSGD, accelerated, agreed, feed
 from kood.errors import UserError
-from kood.runs import write_atomically
+from kood.files import write_atomically
 from kood.training.timing import TimeBudget
 from kood.training.tracking import EpochLog, EventFile
 

@@ -13,9 +13,9 @@ from kood.attached.preprocessing import PREPROCESSING, Preprocess
 from kood.backends import compiled
 from kood.classifier import Classifier
 from kood.errors import UserError
+from kood.files import digest_file, file_state
 from kood.nets.backbones.parts import checked_image_shape, of_whole_batches, on_top_of, option_path, why
 from kood.registry import nearest
-from kood.runs import digest_file, file_state
 from kood.text import clean
 
 __all__ = ["file"]

@@ -11,9 +11,9 @@ from typing import Any
 import keras
 
 from kood.errors import UserError
+from kood.files import digest_file
 from kood.nets.backbones.parts import checked_image_shape, not_had, of_whole_batches, on_top_of, option_path, why
 from kood.registry import nearest
-from kood.runs import digest_file
 
 __all__ = ["keras_applications"]
 

@@ -9,9 +9,9 @@ from keras import layers, ops
 
 from kood.attached import layers_of
 from kood.errors import UserError
+from kood.files import digests
 from kood.nets.backbones.parts import checked_image_shape, not_had, of_whole_batches, on_top_of, option_path, why
 from kood.registry import bring, nearest
-from kood.runs import digests
 from kood.text import clean
 
 __all__ = ["keras_hub"]

@@ -1,0 +1,115 @@
+"""Files as the rest of the house wants them: known by their bytes, and written whole or not at all."""
+
+import errno
+import hashlib
+import json
+import os
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from kood.errors import UserError
+from kood.text import clean
+
+if TYPE_CHECKING:
+    import numpy as np
+
+__all__ = [
+    "damaged", "digest_array", "digest_file", "digests", "file_state", "fingerprint", "refuse_file", "to_disk",
+    "write_atomically",
+]  # fmt: skip
+
+#: What a file system says that does not do what it is asked.
+CANNOT = (errno.ENOSYS, errno.ENOTSUP, errno.EOPNOTSUPP, errno.EINVAL, errno.ENOTTY)
+
+
+def fingerprint(*parts: Any) -> str:
+    """A short hash of plain data.
+
+    Args:
+        *parts: Anything JSON can write; dictionaries are hashed in the order of their sorted keys.
+
+    Returns:
+        16 hexadecimal digits of the SHA-256 of its canonical JSON.
+    """
+    text = json.dumps(parts, sort_keys=True, separators=(",", ":"), allow_nan=False)
+    return hashlib.sha256(text.encode()).hexdigest()[:16]
+
+
+def digest_file(path: Path) -> str:
+    """SHA-256 of a file's content, in hexadecimal."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def digest_array(values: "np.ndarray") -> str:
+    """SHA-256 of an array's numbers, in hexadecimal; neither its shape nor its kind is in it."""
+    return hashlib.sha256(values.data if values.flags.c_contiguous else values.tobytes()).hexdigest()
+
+
+def digests(folder: Path) -> dict[str, str]:
+    """SHA-256 of every file in a folder, by its path there."""
+    return {str(p.relative_to(folder)): digest_file(p) for p in sorted(folder.rglob("*")) if p.is_file()}
+
+
+def damaged(folder: Path, files: dict[str, str]) -> str:
+    """What is wrong with the first file that is not as `digests` found it, "" where all are."""
+    for file, digest in files.items():
+        try:
+            if digest_file(folder / file) != digest:
+                return f"{folder / file} has changed"
+        except FileNotFoundError:
+            return f"{folder / file} is missing"
+        except OSError as error:
+            return f"{folder / file} cannot be read: {error.strerror}"
+    return ""
+
+
+def refuse_file(folder: Path, option: str) -> None:
+    """Raises where files are to go into a folder that is a file, or lies in one, before any work is done.
+
+    Args:
+        folder: Where they go; it need not be there.
+        option: What says so, "--to".
+
+    Raises:
+        UserError: it cannot be a folder.
+    """
+    there = next((one for one in (folder, *folder.parents) if one.exists()), folder)
+    if there.exists() and not there.is_dir():
+        raise UserError(f"{option} {clean(folder)}: {clean(there)} is a file; name a folder")
+
+
+def write_atomically(path: Path, content: bytes) -> None:
+    """Writes a file beside its place, flushes it to the disk, and renames it there.
+
+    Args:
+        path: Where it goes.
+        content: What it holds.
+    """
+    beside = path.with_name(f".{path.name}.{os.getpid()}")
+    try:
+        with beside.open("wb") as file:
+            file.write(content)
+            file.flush()
+            to_disk(file.fileno())
+        beside.replace(path)
+    finally:
+        beside.unlink(missing_ok=True)
+
+
+def to_disk(file: int) -> None:
+    """Flushes an open file to the disk, where the file system can."""
+    try:
+        os.fsync(file)
+    except OSError as error:
+        if error.errno not in CANNOT:
+            raise
+
+
+def file_state(file: Path) -> tuple[int, ...]:
+    """What changes with a file, as far as that is known without reading it; nothing where it is missing."""
+    try:
+        found = file.stat()
+    except OSError:
+        return ()
+    return found.st_size, found.st_mtime_ns, found.st_ctime_ns, found.st_ino
