@@ -245,6 +245,14 @@ class Noise(Fog):
     """Called as one of kood's own."""
 
 
+class Drawn(Fog):
+    """Called as what the table of all sources says of them."""
+
+
+class Weight(Fog):
+    """Called as a key of that table."""
+
+
 def corners(image_shape, *, seed, count=240):
     """Images that are bright in one of two corners."""
     rng, labels = np.random.default_rng(seed), np.arange(count) % 2
@@ -440,6 +448,8 @@ def here(place, site):
         ("data.augment=['theirs.parts:nothing']", "has no 'nothing'"),
         ("outliers={use=['theirs.parts:Sharp']}", "is no outlier source; derive it from kood.outliers.OutlierSource"),
         ("outliers={use=['theirs.parts:Noise']}", "would have the table of kood's own source 'noise'"),
+        ("outliers={use=['theirs.parts:Drawn']}", "would have the table outliers.drawn, which means something else"),
+        ("outliers={use=['theirs.parts:Weight']}", "would have the table outliers.weight, which means"),
         ("outliers={use=['theirs.parts:Fog','fog']}", "a source is listed twice"),
         ("outliers={use=['theirs.parts:FogBank'],fog_bank={levl=1}}", "outliers.fog_bank.levl: unknown key"),
         ("outliers={use=['fog'],fog={level=1.5}}", "outliers.fog.level: found 1.5"),
