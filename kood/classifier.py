@@ -260,7 +260,7 @@ class Classifier(TrainStep):
         """The classifier that `get_config` describes."""
         config = dict(config)
         for part in ("backbone", "head", "virtual"):
-            if config[part] is not None:
+            if config.get(part) is not None:  # Not every file has virtual outliers.
                 config[part] = keras.saving.deserialize_keras_object(config[part])
         return cls(**config)
 

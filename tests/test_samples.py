@@ -83,7 +83,7 @@ def test_mixtures_are_sampled_and_described(folder):
     assert stage.facts["drawn"] == stage.facts["kept"] == 21 and stage.facts["drop_rate"] == 0.0
     assert stage.facts["images_per_second"] > 0
     assert sorted(path.name for path in stage.folder.iterdir()) == [
-        "mixtures.npy", "outliers.images.npy", "sheet.png", "stage.json",
+        "mixtures.npy", "outliers.digests.npy", "outliers.images.npy", "sheet.png", "stage.json",
     ]  # fmt: skip
     assert cell.make("label_mixup").cached
 
