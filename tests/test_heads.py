@@ -352,11 +352,16 @@ def test_gradients_are_finite_at_hard_features(name, dtype):
     rows = np.eye(CLASSES, dtype="float32")[classes]
     each = (None, classes, rows, 0.7 * rows + 0.3 * rows[:, ::-1], 0 * rows)
 
-    def squares(many):
-        return ops.stack([ops.square(head(many[at], labels, training=True)) for at, labels in enumerate(each)])
+    def squares(*labels):
+        return lambda many: ops.stack([ops.square(head(many[at], its, training=True)) for at, its in enumerate(labels)])
 
-    # Of all in one graph, each by features of its own.
-    assert np.isfinite(gradient(squares, ops.cast(np.stack([features] * len(each)), dtype))).all()
+    def finite(*labels):
+        return np.isfinite(gradient(squares(*labels), ops.cast(np.stack([features] * len(labels)), dtype))).all()
+
+    if keras.backend.backend() == "torch":  # Which has no gradient by a scale that is moved again in the same graph.
+        assert all(map(finite, each))
+    else:  # Of all in one graph, each by features of its own.
+        assert finite(*each)
 
 
 @pytest.mark.parametrize(("name", "margin"), each(MARGINS))
