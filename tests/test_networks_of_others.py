@@ -395,6 +395,24 @@ def test_a_layer_without_rows_is_refused(tmp_path):
         backbones.file((16, 16, 3), path, "five")
 
 
+@keras.saving.register_keras_serializable("test_networks_of_others")
+class LessTheMean(layers.Layer):
+    """What a batch normalization does that is called with training=True."""
+
+    def call(self, rows):
+        return rows - keras.ops.mean(rows, axis=0, keepdims=True)
+
+
+@pytest.mark.one_backend
+@pytest.mark.parametrize("layer", [None, "flat"])
+def test_a_network_whose_answers_depend_on_the_batch_is_refused(layer, tmp_path):
+    network = keras.Sequential([
+        keras.Input((16, 16, 3)), LessTheMean(name="less"), layers.Flatten(name="flat"), layers.Dense(3),
+    ])  # fmt: skip
+    with pytest.raises(UserError, match=r"path: .*net.keras: answers depend on the other images .* layer 'less'"):
+        backbones.file((16, 16, 3), kept(network, tmp_path), layer)
+
+
 def test_in_inference_the_statistics_of_the_file_are_used(tmp_path):
     model = backbones.file((16, 16, 3), kept(shaken(functional()), tmp_path))
     x = seen(pixels(4, 16, 16, 3))

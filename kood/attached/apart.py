@@ -4,16 +4,16 @@ There is one way for every kind of model: it runs as it is, and the input of its
 layer is called. So the weights are the model's own, and nothing has to be known of how the layers hang together.
 """
 
-from collections import deque
 from typing import Any
 
 import keras
 import numpy as np
-from keras import ops
 from scipy.special import expit
 
+from kood.attached.seen import Seen, array, name_of
+from kood.attached.steady import unsteady_of
 from kood.attached.taken import Linear, Taken, Unknown, Way, only, pooled
-from kood.attached.watching import LAST, Shape, held_in, image_shape_of, layer_named, layers_of, probe, watched
+from kood.attached.watching import image_shape_of, layer_named
 from kood.backends import accelerated
 from kood.classifier import Classifier
 from kood.errors import UserError
@@ -50,7 +50,8 @@ def take_apart(model: keras.Model, features: str | None = None) -> Taken:
         A `Taken`, float32.
 
     Raises:
-        UserError: no classifier of images, or one that cannot be taken apart; the message has its last layers.
+        UserError: no classifier of images, one whose answers `unsteady` speaks of, or one that cannot be taken apart;
+            the message has its last layers.
     """
     if isinstance(model, Taken):
         return model
@@ -65,8 +66,10 @@ def take_apart(model: keras.Model, features: str | None = None) -> Taken:
             raise UserError(f"features = {features!r}: a kood classifier has its features, the output of "
                             f"{clean(model.backbone.name)!r}; leave features out")  # fmt: skip
         return Taken(model, Way(model.head, "outputs", told=told), model.head.num_classes, shape)
-    seen = _Seen(model, named)
+    seen = Seen(model, named)
     answer = seen.run(shape)
+    if wrong := unsteady_of(seen, answer):
+        raise UserError(f"model: {clean(model.name)}: {wrong}")
     if isinstance(answer, dict) and {"features", "logits"} <= answer.keys():
         way, count = _of_dictionary(seen, answer, features)
     else:
@@ -82,69 +85,24 @@ def last_dense(model: keras.Model) -> keras.Layer | None:
     Raises:
         UserError: the model takes no images, or fails on them.
     """
-    seen = _Seen(model, None)
+    seen = Seen(model, None)
     answer = only(seen.run(image_shape_of(model)))
     if seen.dense is None or isinstance(answer, dict | list | tuple) or len(answer.shape) != 2:
         return None
-    logits, answer = seen.tell()[1], _array(answer)
+    logits, answer = seen.tell()[1], array(answer)
     explained = any(_close(answer, rows, seen.dense, logits) for rows in _forms(logits).values())
     return seen.dense if explained else None
-
-
-class _Seen:
-    """What was seen of a model's layers while it ran.
-
-    Attributes:
-        model: The model.
-        named: The layer whose output is kept, or None.
-        last: The layers called last, the innermost alone.
-        dense: The dense layer called last, or None.
-        below: Its input.
-        output: The output of `named`, None where it was not called.
-    """
-
-    def __init__(self, model: keras.Model, named: keras.Layer | None):
-        self.model, self.named = model, named
-        self.last: deque[keras.Layer] = deque(maxlen=LAST)
-        self.dense: keras.Layer | None = None
-        self.below = self.output = None
-
-    def run(self, shape: Shape) -> Any:
-        """The model's answer on random images."""
-        layers = [layer for _, layer in layers_of(self.model)]
-        self._outer = {id(layer) for layer in layers if next(held_in(vars(layer)), None) is not None}
-        with watched(layers, self._saw):
-            return probe(self.model, shape)
-
-    def _saw(self, layer: keras.Layer, given: Any, gave: Any) -> None:
-        if id(layer) not in self._outer:
-            self.last.append(layer)
-        if layer is self.named:
-            self.output = gave
-        if _is_dense(layer, given, gave):
-            self.dense, self.below = layer, given
-
-    def refuse(self, why: str, fix: str) -> UserError:
-        """The message for a model that cannot be taken apart."""
-        last = ", ".join(f"{clean(layer.name)} ({type(layer).__name__})" for layer in self.last)
-        return UserError(f"model: {clean(self.model.name)} cannot be taken apart: {why}; its last layers are "
-                         f"{last or 'none'}; {fix}")  # fmt: skip
-
-    def tell(self) -> tuple[np.ndarray, np.ndarray]:
-        """The features under the last dense layer and the logits above it, as arrays."""
-        features = pooled(self.below)
-        return _array(features), _array(Linear(self.dense)(features))
 
 
 _ELSE = ("name the layer whose output the features are with features=..., or give a model whose outputs are "
          "{'features': ..., 'logits': ...}")  # fmt: skip
 
 
-def _of_dictionary(seen: _Seen, answer: dict, features: str | None) -> tuple[Way, int]:
+def _of_dictionary(seen: Seen, answer: dict, features: str | None) -> tuple[Way, int]:
     if features is not None:
         raise UserError(f"features = {features!r}: {clean(seen.model.name)} names its features itself, an output of "
                         "(batch, numbers); leave features out")  # fmt: skip
-    given, logits = _array(answer["features"]), _array(answer["logits"])
+    given, logits = array(answer["features"]), array(answer["logits"])
     if given.ndim != 2 or logits.ndim != 2 or logits.shape[1] < 2:
         raise seen.refuse(f"its outputs features and logits have the shapes {given.shape} and {logits.shape}",
                           "make them (batch, numbers) and (batch, classes), two classes or more")  # fmt: skip
@@ -153,19 +111,19 @@ def _of_dictionary(seen: _Seen, answer: dict, features: str | None) -> tuple[Way
         below, above = seen.tell()
         if below.shape == given.shape and np.array_equal(below, given) and _close(logits, above, seen.dense, above):
             head = Linear(seen.dense)
-    kind = f"of the dense layer {_name(seen.dense)}" if isinstance(head, Linear) else "not linear in them"
+    kind = f"of the dense layer {name_of(seen.dense)}" if isinstance(head, Linear) else "not linear in them"
     told = [f"features: the model's output 'features' ({given.shape[1]:,} numbers)",
             f"logits: its output 'logits' ({logits.shape[1]:,} classes), {kind}"]  # fmt: skip
     return Way(head, "outputs", cosines="cosines" in answer, told=told), logits.shape[1]
 
 
-def _of_answer(seen: _Seen, answer: Any, features: str | None) -> tuple[Way, int]:
+def _of_answer(seen: Seen, answer: Any, features: str | None) -> tuple[Way, int]:
     answer = only(answer)
     if isinstance(answer, dict | list | tuple):
         names = some_of(answer) if isinstance(answer, dict) else f"{len(answer)} of them"
         raise seen.refuse(f"it has several outputs ({names})",
                           "give a model with one output, or with {'features': ..., 'logits': ...}")  # fmt: skip
-    shape, answer = tuple(answer.shape), _array(answer)
+    shape, answer = tuple(answer.shape), array(answer)
     if len(shape) != 2:
         raise seen.refuse(f"its output has the shape {(None, *shape[1:])}, not one row of classes an image",
                           "give a model that classifies whole images")  # fmt: skip
@@ -173,18 +131,18 @@ def _of_answer(seen: _Seen, answer: Any, features: str | None) -> tuple[Way, int
         raise seen.refuse("it answers NaN or infinite numbers", "train it again, or mend its weights")
     if seen.named is None:
         found = _proved(seen, answer)
-        told = [f"features: the input of the dense layer {_name(found.dense)} ({seen.tell()[0].shape[1]:,} numbers)"]
+        told = [f"features: the input of the dense layer {name_of(found.dense)} ({seen.tell()[0].shape[1]:,} numbers)"]
     else:
         told = [_said(seen, features)]
         try:
             found = _proved(seen, answer)
         except UserError as error:
             found = _read(answer, error)
-        same = found.dense is not None and np.array_equal(seen.tell()[0], _array(pooled(seen.output)))
+        same = found.dense is not None and np.array_equal(seen.tell()[0], array(pooled(seen.output)))
         found.named = None if same else seen.named
         found.head = found.head if same else Unknown()
     count = max(answer.shape[1], 2)
-    above = "the model's answer itself" if found.dense is None else f"those of {_name(found.dense)}"
+    above = "the model's answer itself" if found.dense is None else f"those of {name_of(found.dense)}"
     found.told = [*told, f"logits: {above} ({count:,} classes); the model answers {_WORDS[found.answers]}"]
     return found, count
 
@@ -192,7 +150,7 @@ def _of_answer(seen: _Seen, answer: Any, features: str | None) -> tuple[Way, int
 _WORDS = {"softmax": "their softmax", "logits": "logits", "sigmoid": "the sigmoid of one logit, for two classes"}
 
 
-def _proved(seen: _Seen, answer: np.ndarray) -> Way:
+def _proved(seen: Seen, answer: np.ndarray) -> Way:
     """How the answer comes from the logits of the last dense layer.
 
     Raises:
@@ -203,12 +161,14 @@ def _proved(seen: _Seen, answer: np.ndarray) -> Way:
     dense, logits, count = seen.dense, seen.tell()[1], answer.shape[1]
     if logits.shape != answer.shape:
         raise seen.refuse(f"its answer of {count} numbers does not come straight from its last dense layer, "
-                          f"{_name(dense)}, which gives {logits.shape[-1]}", _ELSE)  # fmt: skip
+                          f"{name_of(dense)}, which gives {logits.shape[-1]}", _ELSE)  # fmt: skip
     fits = [kind for kind, rows in _forms(logits).items() if _close(answer, rows, dense, logits)]
     if count == 1 and "sigmoid" in fits:
         return Way(Linear(dense, binary=True), "sigmoid", dense, binary=True)
     if count == 1:
-        why = "has one linear unit, as for a regression" if fits else f"gives one number, no sigmoid of {_name(dense)}"
+        why = (
+            "has one linear unit, as for a regression" if fits else f"gives one number, no sigmoid of {name_of(dense)}"
+        )
         raise seen.refuse(f"it {why}", "for two classes end it in one sigmoid unit or in two units")
     for kind in ("logits", "softmax"):
         if kind in fits:
@@ -217,7 +177,7 @@ def _proved(seen: _Seen, answer: np.ndarray) -> Way:
         raise seen.refuse(f"its {count} sigmoid units say of each class by itself whether it is there, so an image has "
                           "no one class", "train it with a softmax, or give the unit of one class as a model of its "
                           "own")  # fmt: skip
-    raise seen.refuse(f"its answer is neither the logits of its last dense layer, {_name(dense)}, nor their softmax",
+    raise seen.refuse(f"its answer is neither the logits of its last dense layer, {name_of(dense)}, nor their softmax",
                       _ELSE)  # fmt: skip
 
 
@@ -255,11 +215,7 @@ def _read(answer: np.ndarray, error: UserError) -> Way:
     raise error
 
 
-def _name(layer: keras.Layer | None) -> str:
-    return repr(clean(getattr(layer, "name", "")))
-
-
-def _said(seen: _Seen, name: str | None) -> str:
+def _said(seen: Seen, name: str | None) -> str:
     """What the features of a named layer are."""
     output = seen.output
     if output is None or isinstance(output, dict | list | tuple) or len(output.shape) < 2:
@@ -267,15 +223,3 @@ def _said(seen: _Seen, name: str | None) -> str:
         raise UserError(f"features = {name!r}: this layer of {clean(seen.model.name)} {found}; name another")
     pooled = ", averaged over its positions" if len(output.shape) > 2 else ""
     return f"features: the output of the layer {name!r}{pooled} ({output.shape[-1]:,} numbers)"
-
-
-def _array(rows: Any) -> np.ndarray:
-    return np.asarray(ops.convert_to_numpy(ops.cast(rows, "float32")), "float64")
-
-
-def _is_dense(layer: keras.Layer, given: Any, gave: Any) -> bool:
-    """Whether a layer has multiplied the last axis of its input by a kernel (D, K), or by one (1, ..., D, K)."""
-    shape = tuple(getattr(getattr(layer, "kernel", None), "shape", ()))
-    if len(shape) < 2 or any(n != 1 for n in shape[:-2]) or not hasattr(given, "shape") or not hasattr(gave, "shape"):
-        return False
-    return (given.shape[-1], gave.shape[-1]) == shape[-2:]

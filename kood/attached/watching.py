@@ -109,8 +109,8 @@ def image_shape_of(model: keras.Model) -> Shape:
     return shapes[0][1], shapes[0][2], shapes[0][3]
 
 
-def probe(model: keras.Model, shape: Shape) -> Any:
-    """The model's answer to random images, of which some have pixels of 0..255 and some of -1..1.
+def probe(model: keras.Model, shape: Shape) -> tuple[np.ndarray, Any]:
+    """Random images, of which two have pixels of 0..255 and two of -1..1, and the model's answer to them.
 
     Args:
         model: A model of images.
@@ -127,7 +127,7 @@ def probe(model: keras.Model, shape: Shape) -> Any:
             answer = model(ops.convert_to_tensor(pixels), training=False)
             # A mean over no position at all is NaN.
             if None not in shape or np.isfinite(ops.convert_to_numpy(keras.tree.flatten(answer)[0])).any():
-                return answer
+                return pixels, answer
             why = "NaN"
         except Exception as error:  # Whatever a model of somebody's raises.
             why = f"{type(error).__name__}: {clean(error)[:300]}"

@@ -256,6 +256,95 @@ def test_what_cannot_be_taken_apart_is_refused_with_its_last_layers(kind):
     assert "\n" not in str(raised.value)
 
 
+@keras.saving.register_keras_serializable("test_apart")
+class AlwaysOn(layers.Layer):
+    """Dropout that nothing turns off, or of one mask for each place of a batch."""
+
+    def __init__(self, seed=None, **kwargs):
+        super().__init__(**kwargs)
+        self.seed = keras.random.SeedGenerator(1) if seed is None else seed
+
+    def call(self, rows):
+        return keras.random.dropout(rows, 0.3, seed=self.seed)
+
+
+@keras.saving.register_keras_serializable("test_apart")
+class ByTheBatch(layers.Layer):
+    def call(self, rows):
+        return rows - ops.mean(rows, axis=0, keepdims=True)
+
+
+class Training(keras.Model):
+    """Its author left training=True on the batch normalization."""
+
+    def __init__(self):
+        super().__init__()
+        self.below, self.norm, self.head = [*pooled()], layers.BatchNormalization(name="norm"), layers.Dense(4)
+
+    def call(self, pixels, training=False):
+        for layer in self.below:
+            pixels = layer(pixels)
+        return ops.softmax(self.head(self.norm(pixels, training=True)))
+
+
+def training():
+    model = Training()
+    model(np.zeros((2, *SHAPE), "float32"))
+    return model
+
+
+UNSTEADY = {
+    "batch normalization in training": (training, r"depend on the other images .* 'norm' \(BatchNormalization\)"),
+    "the batch's mean": (lambda: sequential(*pooled(), ByTheBatch(name="by"), layers.Dense(4)),
+                         r"depend on the other images of a batch, first in what its layer 'by' \(ByTheBatch\) gives"),
+    "a mask for each place": (lambda: sequential(*pooled(), AlwaysOn(3), layers.Dense(4)),
+                              "depend on the other images"),
+    "dropout under the features": (lambda: sequential(*pooled(), AlwaysOn(name="on"), layers.Dense(4)),
+                                   r"differ from pass to pass, first in what its layer 'on' \(AlwaysOn\) gives"),
+    "dropout in front": (lambda: sequential(AlwaysOn(), *pooled(), layers.Dense(6, "relu"),
+                                            layers.Dense(4, activation="softmax")), "differ from pass to pass"),
+    "dropout of a dictionary": (lambda: functional(lambda rows: {"features": rows, "logits": layers.Dense(4)(
+        AlwaysOn()(rows))}), "differ from pass to pass"),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("kind", UNSTEADY)
+def test_an_answer_that_is_not_of_the_image_alone_is_refused(kind):
+    """Nothing that is measured of such a model holds of the next batch."""
+    keras.utils.set_random_seed(1)
+    make, why = UNSTEADY[kind]
+    with pytest.raises(UserError, match=why) as raised:
+        take_apart(make())
+    assert "call it without" in str(raised.value) and "\n" not in str(raised.value)
+
+
+class Rounding(layers.Layer):
+    """What differs by so much from pass to pass as bfloat16 rounds over some layers."""
+
+    def call(self, rows):
+        self.passes = getattr(self, "passes", 0) + 1
+        return rows * (1 + 0.02 * self.passes)
+
+
+def test_rounding_in_half_precision_is_no_other_answer():
+    keras.utils.set_random_seed(1)
+
+    def model(dtype):
+        return sequential(*pooled(), Rounding(dtype=dtype), layers.Dense(4))
+
+    assert take_apart(model("mixed_bfloat16")).num_classes == 4
+    with pytest.raises(UserError, match="differ from pass to pass"):
+        take_apart(model("float32"))
+
+
+def test_a_batch_of_another_size_has_to_pass():
+    def fixed(rows):
+        return layers.Dense(4)(ops.reshape(rows, (4, 4)))
+
+    with pytest.raises(UserError, match="answers 4 images and fails on 3 of them .* batches of any size"):
+        take_apart(functional(fixed))
+
+
 def test_what_takes_no_images_is_refused():
     with pytest.raises(UserError, match="takes \\(None, 8\\); one input of images is needed"):
         take_apart(sequential(layers.Dense(4), shape=(8,)))

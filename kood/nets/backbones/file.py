@@ -10,6 +10,7 @@ from keras import ops
 
 from kood.attached import Inside, bring, check_range, image_shape_of, last_dense, layer_named, layers_of, only, opened
 from kood.attached.preprocessing import PREPROCESSING, Preprocess
+from kood.attached.steady import unsteady
 from kood.backends import compiled
 from kood.classifier import Classifier
 from kood.errors import UserError
@@ -51,8 +52,8 @@ def file(
 
     Raises:
         ValueError: A size is not positive.
-        UserError: There is no such file or layer, the images are none that the network takes, or it is made for other
-            pixels than `preprocess` makes.
+        UserError: There is no such file or layer, the images are none that the network takes, it is made for other
+            pixels than `preprocess` makes, or what it says of an image depends on the batch or on the pass.
     """
     image_shape = checked_image_shape(image_shape)
     if preprocess not in PREPROCESSING:
@@ -81,6 +82,8 @@ def file(
     wrong = check_range(model, pixels)
     if wrong:
         raise UserError(f"classifier.options.preprocess = {preprocess!r}: {wrong}")
+    if wrong := unsteady(model):
+        raise UserError(f"{called}: {wrong}")
     try:
         for _, one in layers_of(model):  # Whatever was frozen when the file was written.
             one.trainable = True
