@@ -35,9 +35,10 @@ def take_apart(model: keras.Model, features: str | None = None) -> Taken:
     """A classifier's features and logits, whatever kind of Keras model it is.
 
     It is `kood.classifier.Classifier`, or answers a dictionary with "features" and "logits", or ends in a dense layer
-    (or a convolution of 1x1): logits, softmax, or one sigmoid unit for two classes, whose logits are then 0 and z. The
-    features are the input of the dense layer that is called last, averaged over its positions where it has some. That
-    nothing but that stands after the features is proved on a few random images: the model's own answer is what the
+    (or a convolution of 1x1): logits, softmax, or one sigmoid unit for two classes, whose logits are then 0 and z. Of
+    "logits" that are a softmax the logits are those of the dense layer, or, where none explains them, their logarithm.
+    The features are the input of the dense layer that is called last, averaged over its positions where it has some.
+    That nothing but that stands after the features is proved on a few random images: the model's own answer is what the
     logits `features @ kernel + bias`, in float32, say.
 
     Args:
@@ -106,15 +107,22 @@ def _of_dictionary(seen: Seen, answer: dict, features: str | None) -> tuple[Way,
     if given.ndim != 2 or logits.ndim != 2 or logits.shape[1] < 2:
         raise seen.refuse(f"its outputs features and logits have the shapes {given.shape} and {logits.shape}",
                           "make them (batch, numbers) and (batch, classes), two classes or more")  # fmt: skip
-    head: Any = Unknown()
+    classes, is_softmax, is_linear = logits.shape[1], _are_probabilities(logits), False
     if seen.dense is not None:
         below, above = seen.tell()
-        if below.shape == given.shape and np.array_equal(below, given) and _close(logits, above, seen.dense, above):
-            head = Linear(seen.dense)
-    kind = f"of the dense layer {name_of(seen.dense)}" if isinstance(head, Linear) else "not linear in them"
-    told = [f"features: the model's output 'features' ({given.shape[1]:,} numbers)",
-            f"logits: its output 'logits' ({logits.shape[1]:,} classes), {kind}"]  # fmt: skip
-    return Way(head, "outputs", cosines="cosines" in answer, told=told), logits.shape[1]
+        said = softmax(above) if is_softmax else above
+        is_linear = np.array_equal(below, given) and _close(logits, said, seen.dense, above)
+    told = [f"features: the model's output 'features' ({given.shape[1]:,} numbers)"]
+    cosines = "cosines" in answer
+    if is_softmax and is_linear and not cosines:
+        told += [f"logits: those of {name_of(seen.dense)} ({classes:,} classes), whose softmax its output 'logits' is"]
+        return Way(Linear(seen.dense), "softmax", seen.dense, told=told), classes
+    if is_softmax:
+        told += [f"logits: the logarithm of its output 'logits', which are probabilities ({classes:,} classes)"]
+        return Way(Unknown(), "outputs", cosines=cosines, is_softmax=True, told=told), classes
+    kind = f"of the dense layer {name_of(seen.dense)}" if is_linear else "not linear in them"
+    told += [f"logits: its output 'logits' ({classes:,} classes), {kind}"]
+    return Way(Linear(seen.dense) if is_linear else Unknown(), "outputs", cosines=cosines, told=told), classes
 
 
 def _of_answer(seen: Seen, answer: Any, features: str | None) -> tuple[Way, int]:
@@ -210,9 +218,16 @@ def _read(answer: np.ndarray, error: UserError) -> Way:
     rows = answer[np.isfinite(answer).all(axis=1)]
     if answer.shape[1] > 1 and (rows.min() < 0 or rows.max() > 1 + _HALF):
         return Way(Unknown(), "logits")
-    if answer.shape[1] > 1 and np.abs(rows.sum(axis=1) - 1).max() < _HALF:
+    if answer.shape[1] > 1 and _are_probabilities(answer):
         return Way(Unknown(), "softmax")
     raise error
+
+
+def _are_probabilities(answer: np.ndarray) -> bool:
+    """Whether each row that is finite is a softmax, in whatever precision."""
+    rows = answer[np.isfinite(answer).all(axis=1)]
+    inside = len(rows) > 0 and rows.min() >= 0 and rows.max() <= 1 + _HALF
+    return bool(inside and np.abs(rows.sum(axis=1) - 1).max() < _HALF)
 
 
 def _said(seen: Seen, name: str | None) -> str:

@@ -60,6 +60,7 @@ class Way:
     named: keras.Layer | None = None
     binary: bool = False
     cosines: bool = False
+    is_softmax: bool = False
     told: list[str] = field(default_factory=list)
 
 
@@ -127,7 +128,8 @@ class Taken(keras.Model):
             answer = self.model(ops.cast(pixels, "float32"), training=False)
         if way.answers == "outputs":
             names = [name for name in ("features", "logits", "cosines") if name in answer]
-            return {name: ops.cast(answer[name], "float32") for name in names}
+            found = {name: ops.cast(answer[name], "float32") for name in names}
+            return {**found, "logits": _logits_of(found["logits"], "softmax")} if way.is_softmax else found
         if way.dense is None:
             logits = _logits_of(ops.cast(only(answer), "float32"), way.answers)
         else:

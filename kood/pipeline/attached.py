@@ -43,7 +43,7 @@ class Attached(Stage):
         data: Its images.
     """
 
-    kind, version, is_shared = "attached", 2, False
+    kind, version, is_shared = "attached", 3, False
 
     def __init__(self, recipe: Recipe, data: Data):
         super().__init__(recipe, role="classifier")

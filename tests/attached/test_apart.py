@@ -201,6 +201,33 @@ def test_a_dictionary_names_features_and_logits():
     assert linear_weights(cosine.head) == {}
 
 
+@pytest.mark.parametrize("last", [lambda rows: rows, lambda rows: rows * 0.5], ids=["of the layer", "of half of it"])
+def test_logits_of_a_dictionary_that_are_probabilities(last):
+    """As logits their largest is 1, and no energy or largest logit tells anything."""
+    keras.utils.set_random_seed(1)
+
+    def named(rows, answer):
+        return {"features": rows, "logits": answer(last(layers.Dense(4)(rows)))}
+
+    keras.utils.set_random_seed(1)
+    model = functional(lambda rows: named(rows, layers.Softmax()))
+    keras.utils.set_random_seed(1)
+    plain = functional(lambda rows: named(rows, lambda logits: logits))
+    pixels = np.random.default_rng(1).uniform(-1, 1, (3, *SHAPE)).astype("float32")
+    taken, expected = take_apart(model), ops.convert_to_numpy(plain(pixels)["logits"])
+    for run in (taken, compiled(taken)):
+        found = {name: ops.convert_to_numpy(rows) for name, rows in run(pixels).items()}
+        own = {name: ops.convert_to_numpy(rows) for name, rows in model(pixels).items()}
+        assert np.array_equal(found["features"], own["features"])
+        assert np.allclose(ops.convert_to_numpy(ops.softmax(found["logits"])), own["logits"], atol=1e-6)
+        shift = found["logits"] - expected
+        assert np.allclose(shift, shift[:, :1], atol=1e-5)
+    is_linear = isinstance(taken.head, Linear)
+    assert is_linear == (last(1.0) == 1.0)
+    assert ("whose softmax its output 'logits' is" if is_linear else "the logarithm of its output") in taken.told[1]
+    assert not is_linear or np.allclose(shift, 0, atol=1e-5)
+
+
 def test_a_named_layer_gives_the_features():
     keras.utils.set_random_seed(1)
     model = keras.Sequential([
