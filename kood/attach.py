@@ -21,8 +21,8 @@ __all__ = ["attach", "recipe_for"]
 SIDE = 224
 #: Fewest images of each class that every part gets some of.
 FEWEST = 8
-#: How many times as large as the model's images are said to be made smaller.
-SHRUNK = 2.0
+#: How many times as large as the model's, or as small, images are said to be made smaller, or larger.
+RESIZED = 2.0
 #: One file in so many may turn out to be unreadable, where not all were looked at.
 UNREADABLE = 100
 
@@ -46,6 +46,7 @@ _SAID = {
     r"\b(preprocess|features)=\.\.\.": r"--\1",
     r"\bleave (preprocess|features) out\b": r"leave --\1 out",
     r"\(preprocess\)": "(--preprocess)",
+    r"\(image_shape\)": "(--size)",
     r"register it .* pass custom_objects": "name the module that defines it with --import MODULE",
     r"give the class names in the order of the model's outputs": r"\g<0> (--classes FILE)",
     r"--set name=\.\.\.": "--name NAME",
@@ -123,7 +124,7 @@ def recipe_for(
     bring(imports, "attach.imports")
     if classes is not None:
         outputs_named(literal(str(classes)))
-    shape = _image_shape(model, size)
+    shape, is_any = _image_shape(model, size)
     with _about("--id"):
         place = literal(known)
         found = survey(place)
@@ -151,13 +152,24 @@ def recipe_for(
         "name": slug_of(name, given=True) if name else slug_of(model.stem, given=False),
         "data": data, "attach": attached, "evaluate": evaluate, "serve": {"accept": accept, "by_class": by_class},
     }  # fmt: skip
-    return checked(given, f"kood attach {clean(model)}"), _smaller(found, shape) if antialias is None else ""
+    lines = [_side(shape) if is_any and size is None else "", _resized(found, shape, antialias)]
+    return checked(given, f"kood attach {clean(model)}"), "\n".join(filter(None, lines))
 
 
-def _smaller(found: Survey, shape: tuple[int, int, int]) -> str:
-    """What antialiasing is worth a look for, a sentence; "" where images are hardly made smaller."""
+def _side(shape: tuple[int, int, int]) -> str:
+    """What is assumed of a model that does not say the size of its images."""
+    return f"images: {shape[0]} x {shape[1]}, since the model takes any size; --size gives that which it was trained on"
+
+
+def _resized(found: Survey, shape: tuple[int, int, int], antialias: bool | None) -> str:
+    """What resizing may cost, a sentence; "" where images hardly are, or where antialiasing has been decided on."""
     by = float(np.median((found.shapes / shape[:2]).max(axis=1))) if len(found.shapes) else 1.0
-    if by < SHRUNK:
+    if by < 1 / RESIZED:
+        return (
+            f"images: made {1 / by:.1f} times larger, to {shape[0]} x {shape[1]}, which blurs them; a model that was "
+            "trained on sharp ones labels them worse"
+        )
+    if by < RESIZED or antialias is not None:
         return ""
     return (
         f"images: made {by:.1f} times smaller, with antialiasing; for a model that was trained without, as on images "
@@ -181,8 +193,9 @@ def _source(place: Path, found: Survey) -> dict[str, Any]:
     return {**table, "max_bad_images": most} if (most := max(found.bad_at_most, spare)) else table
 
 
-def _image_shape(file: Path, size: int | None) -> tuple[int, int, int]:
+def _image_shape(file: Path, size: int | None) -> tuple[tuple[int, int, int], bool]:
+    """(H, W, C) of the images, and whether the model takes any size."""
     height, width, channels = image_shape_of(opened(file))
     if size is not None and not ((height or size) == (width or size) == size):
         raise UserError(f"--size {size}: the model takes {height} x {width} pixels; leave it out")
-    return height or size or SIDE, width or size or SIDE, channels
+    return (height or size or SIDE, width or size or SIDE, channels), None in (height, width)

@@ -269,6 +269,26 @@ def test_images_that_are_made_much_smaller_are_told_of(place, tmp_path, monkeypa
         assert recipe.data.antialias == (antialias is not False)
 
 
+def test_a_size_that_is_assumed_is_told_of_and_so_is_much_enlarging(place, tmp_path, monkeypatch):
+    from kood.attach import recipe_for
+
+    monkeypatch.chdir(place)
+    for side in (16, 17, None):
+        classifier([scaling(1 / 255)], side=side).save(tmp_path / f"{side}.keras")
+
+    def said(side, **options):
+        recipe, told = recipe_for(tmp_path / f"{side}.keras", known="known", **options)
+        return recipe.data.shape, told.splitlines()
+
+    assert said(16) == ((16, 16, 3), [])
+    shape, (larger,) = said(17)
+    assert shape == (17, 17, 3) and larger.startswith("images: made 2.1 times larger, to 17 x 17")
+    shape, (assumed, larger) = said(None)
+    assert shape == (224, 224, 3) and "made 28.0 times larger" in larger
+    assert assumed.startswith("images: 224 x 224, since the model takes any size; --size")
+    assert said(None, size=8) == ((8, 8, 3), [])
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("mode", ["caffe", "torch"])
 def test_the_colours_of_imagenet(invoke, options, tmp_path, mode):
@@ -314,6 +334,7 @@ def test_few_images_of_each_class(invoke, options, tmp_path):
         ("rgb.keras --id hollow", "--id: the class folder .*/red has no images"),
         ("rgb.keras --id grey", "as chance would .*these images are grey, and the model takes colour"),
         ("rgb.keras --id mixed", "--id mixed: has no class folders"),
+        ("any_size.keras --id known", r"as chance would .*\(--preprocess\), and the size of the images, .*\(--size\)"),
         ("rgb.keras --id nowhere", "--id: .*nowhere: does not exist"),
         ("rgb.keras --id known --ood empty", "--ood: .*empty has no images"),
         ("rgb.keras --id known --ood known/red", "--ood red: .* are in --id as well"),
@@ -372,6 +393,9 @@ def wrong(options):
     kernel, bias = model.get_layer("top").get_weights()
     model.get_layer("top").set_weights([kernel * np.nan, bias])
     model.save(options / "nan.keras")
+    model = classifier([scaling(1 / 255)], side=None)
+    model.get_layer("top").set_weights([0 * kernel, np.array([0, 0, 1], "float32")])
+    model.save(options / "any_size.keras")
     # Right for 0..1 alone: in 0..255 the third class wins whatever is seen.
     model = classifier()
     kernel, bias = model.get_layer("top").get_weights()

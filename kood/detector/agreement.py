@@ -15,14 +15,16 @@ __all__ = ["disagreement", "refuse_disagreement"]
 _BETTER = 0.2
 
 
-def refuse_disagreement(given: np.ndarray, labels: np.ndarray, class_names: Sequence[str], where: str) -> None:
+def refuse_disagreement(
+    given: np.ndarray, labels: np.ndarray, class_names: Sequence[str], where: str, any_size: bool = False
+) -> None:
     """Raises `UserError` where `disagreement` has something to say; `where` begins the message."""
-    wrong = disagreement(given, labels, class_names)
+    wrong = disagreement(given, labels, class_names, any_size)
     if wrong:
         raise UserError(f"{where}: {wrong}")
 
 
-def disagreement(given: np.ndarray, labels: np.ndarray, class_names: Sequence[str]) -> str:
+def disagreement(given: np.ndarray, labels: np.ndarray, class_names: Sequence[str], any_size: bool = False) -> str:
     """What speaks against the labels being what the classifier was trained on; "" where nothing does.
 
     They disagree where the classifier is right no more often than chance: its accuracy's 95% interval reaches the rate
@@ -34,6 +36,7 @@ def disagreement(given: np.ndarray, labels: np.ndarray, class_names: Sequence[st
         given: (N,) what the classifier labels known images as.
         labels: (N,) their classes.
         class_names: K names.
+        any_size: Whether the model takes images of any size, so that theirs may be the cause.
 
     Returns:
         A sentence, or "".
@@ -48,9 +51,10 @@ def disagreement(given: np.ndarray, labels: np.ndarray, class_names: Sequence[st
         return other
     near_chance = rate_interval(right, count)[0] <= chance and right / count <= (1 + chance) / 2
     if len(np.unique(labels)) > 1 and near_chance:
+        size = ", and the size of the images, for it takes any (image_shape)" if any_size else ""
         return (
             f"the model labels {right} of {count} known images rightly, as chance would ({chance:.1%}); check the "
-            "order of the classes, and that the pixels are what it takes (preprocess)"
+            f"order of the classes, and that the pixels are what it takes (preprocess){size}"
         )
     return ""
 

@@ -136,7 +136,7 @@ class Detector(Measuring):
         passed = self._run(_set_aside(found, kept) if self.chooses else found)
         if passed.labels is not None:
             given = passed.outputs["logits"].argmax(axis=1)
-            refuse_disagreement(given, passed.labels, self.class_names, "fit")
+            refuse_disagreement(given, passed.labels, self.class_names, "fit", self.takes_any_size)
         # All that an earlier fit found goes.
         self.decision, self.warnings = None, []
         self.scorers = {name: Scorer(name, key=self.key) for name in self.every}
@@ -203,7 +203,7 @@ class Detector(Measuring):
                 "than it promises, so give images that it has not seen"
             )
         if passed.labels is not None:
-            refuse_disagreement(label, passed.labels, self.class_names, "calibrate")
+            refuse_disagreement(label, passed.labels, self.class_names, "calibrate", self.takes_any_size)
         once = np.sort(np.unique(np.frombuffer(b"".join(digests), "V16"), return_index=True)[1])
         refuse_too_few(len(once), accept, len(digests) - len(once), key="accept", fix="give more images")
         scores, label, old = self._scored(scorer, outputs)[once], label[once], self.decision
@@ -321,7 +321,9 @@ class Detector(Measuring):
         measured = self.measure({"id": pair, **near, **far}, noted=noted)
         if "id" not in measured.labels:
             raise UserError("evaluate: the known images have no labels; give labels=..., or a folder of class folders")
-        refuse_disagreement(measured.given("id"), measured.labels["id"], self.class_names, "evaluate")
+        refuse_disagreement(
+            measured.given("id"), measured.labels["id"], self.class_names, "evaluate", self.takes_any_size
+        )
         assert self.choice is not None
         figures = figures_of(measured, self.choice, decision, self.class_names, list(near), list(far), "object")[0]
         return {**figures, "warnings": [*seen_before(noted, self.digests), *figures["warnings"]]}

@@ -156,6 +156,11 @@ class Measuring:
         found = list(self.classifier.taken.told) if isinstance(self.classifier, Adapted) else []
         return [*found, *(self.choice.told() if self.choice else []), *self.warnings]
 
+    @property
+    def takes_any_size(self) -> bool:
+        """Whether the model does not say how large its images are."""
+        return isinstance(self.classifier, Adapted) and None in self.classifier.taken.image_shape
+
     # Images -> outputs.
 
     def outputs(self, images: Any) -> Outputs:

@@ -123,7 +123,8 @@ class Attached(Stage):
         given = measuring.outputs(known)["logits"].argmax(axis=1)
         right = float(np.mean(given == known.known_labels))
         pixels = np.asarray(known.images)
-        wrong = disagreement(given, known.known_labels, known.class_names) or measuring.wrong_range(pixels)
+        wrong = disagreement(given, known.known_labels, known.class_names, measuring.takes_any_size)
+        wrong = wrong or measuring.wrong_range(pixels)
         classifier = measuring.classifier
         is_plain = isinstance(classifier, Adapted) and self.attach.preprocess == "none"
         if not wrong and not (is_plain and wanted(classifier.model) is None):

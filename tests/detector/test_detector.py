@@ -532,6 +532,17 @@ def test_labels_by_chance_are_told_from_labels_that_are_right():
     assert disagreement(np.empty(0, int), np.empty(0, int), names) == "" == disagreement(labels, labels, ["one"])
 
 
+@pytest.mark.one_backend
+@pytest.mark.parametrize("side", [8, None])
+def test_labels_by_chance_of_a_model_of_any_size_name_the_size(side):
+    inputs = keras.Input((side, side, 3))
+    found = keras.layers.GlobalAveragePooling2D()(keras.layers.Rescaling(1 / 255)(inputs))
+    blind = keras.Model(inputs, keras.layers.Dense(K, kernel_initializer="zeros")(found))
+    with pytest.raises(UserError, match=r"fit: .*as chance would") as raised:
+        Detector(blind, image_shape=(8, 8, 3)).fit(*images(60, 1))
+    assert ("the size of the images, for it takes any (image_shape)" in str(raised.value)) == (side is None)
+
+
 @pytest.mark.parametrize("preprocess", [None, pytest.param("-1..1", marks=pytest.mark.one_backend)])
 def test_the_saved_model_answers_as_the_detector(tmp_path, preprocess):
     import tensorflow as tf
