@@ -309,6 +309,25 @@ def test_the_colours_of_imagenet(invoke, options, tmp_path, mode):
     assert result.returncode == 0 and report_of(tmp_path, "net")["id"]["accuracy"] == 1.0, result.stderr
 
 
+def test_pixels_that_may_be_others_are_told_of(place, invoke, tmp_path):
+    """A network of 0..1 labels as well what is 255 times as large, and is sure of all that it says."""
+    weights = [4 * np.eye(6, 3, dtype="float32"), np.zeros(3, "float32")]
+    model = classifier()
+    model.get_layer("top").set_weights(weights)
+    model.save(tmp_path / "unsaid.keras")
+    written(tmp_path / "known", 200, 5)
+    for number, file in enumerate(sorted((tmp_path / "known").rglob("*.png"))):
+        if number % 3 == 0:  # It stands with the next class.
+            other = NAMES[(NAMES.index(file.parent.name) + 1) % 3]
+            file.rename(tmp_path / "known" / other / f"of-{file.parent.name}-{file.name}")
+    result = invoke("attach", "unsaid.keras", "--id", "known", "--score", "energy", cwd=tmp_path)
+    wanted = r"classifier: under preprocess '[-01.]+' (\S+)% of \d+ known .* (\S+)%, and as they are (\S+)%, at (\S+)%;"
+    right, sure, own, its = map(float, re.search(wanted, " ".join(result.stdout.split())).groups())
+    assert right == own and its > 99 > sure
+    notes = report_of(tmp_path / "saved", "unsaid")["attached"]["notes"]
+    assert any(note.startswith("under preprocess") for note in notes)
+
+
 def test_few_images_of_each_class(invoke, options, tmp_path):
     few = written(tmp_path / "few", 15, 3)
     given = ("--accept", "0.5", "--score", "msp", "--saved", tmp_path)

@@ -129,7 +129,7 @@ class Detector(Measuring):
 
         Raises:
             UserError: images that cannot be read or are not what the model takes; labels that the model hardly ever
-                gives; a named score that these images cannot fit.
+                gives, or far more often under another preprocessing; a named score that these images cannot fit.
         """
         known, kept = Known(), list[Batch]()
         found = self._noted(self._batches(images, labels, "fit"), known)
@@ -137,8 +137,9 @@ class Detector(Measuring):
         if passed.labels is not None:
             given = passed.outputs["logits"].argmax(axis=1)
             refuse_disagreement(given, passed.labels, self.class_names, "fit", self.takes_any_size)
+        doubts = self._doubt_of_pixels(known, "fit")
         # All that an earlier fit found goes.
-        self.decision, self.warnings = None, []
+        self.decision, self.warnings = None, doubts
         self.scorers = {name: Scorer(name, key=self.key) for name in self.every}
         self._tell_unreadable(passed, "fit")
         self._fit(passed.outputs, passed.labels)
@@ -204,6 +205,7 @@ class Detector(Measuring):
             )
         if passed.labels is not None:
             refuse_disagreement(label, passed.labels, self.class_names, "calibrate", self.takes_any_size)
+        doubts = [] if self._were_tried else self._doubt_of_pixels(known, "calibrate")
         once = np.sort(np.unique(np.frombuffer(b"".join(digests), "V16"), return_index=True)[1])
         refuse_too_few(len(once), accept, len(digests) - len(once), key="accept", fix="give more images")
         scores, label, old = self._scored(scorer, outputs)[once], label[once], self.decision
@@ -212,6 +214,7 @@ class Detector(Measuring):
             its, flags = old.p_values(scores, label), old.flagged(scores, label)
             doubt = doubted(scores, its, flags, label, old.groups, old.accept)
             self.warnings += [doubt] if doubt else []
+        self.warnings += [one for one in doubts if one not in self.warnings]
         self._tell_unreadable(passed, "calibrate")
         if len(once) < len(digests):
             self.warnings.append(

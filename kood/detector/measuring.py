@@ -21,6 +21,7 @@ from kood.detector.choosing import Choice, Measured, choose, tune
 from kood.detector.images import Batch, batches
 from kood.detector.passing import Known, Passed
 from kood.detector.ranges import Ranges
+from kood.detector.trying import TRIED, tried
 from kood.errors import UserError
 from kood.outputs import Outputs, at_once, forward_of, rows_of, run_batches, run_over, score_rows
 from kood.scorer import Scorer, applicable, linear_weights
@@ -95,6 +96,8 @@ class Measuring:
         self.warnings: list[str] = []
         #: Digests of the pixels of known images, by use.
         self.digests: dict[str, list[bytes]] = {}
+        #: Whether known images with labels passed under other preprocessings.
+        self._were_tried = False
         #: The smallest and the largest value among them.
         self.range: tuple[float, float] | None = None
         asked = [*([] if scores is None or scores == "all" else scores), *([] if score == "auto" else [score])]
@@ -161,6 +164,11 @@ class Measuring:
         """Whether the model does not say how large its images are."""
         return isinstance(self.classifier, Adapted) and None in self.classifier.taken.image_shape
 
+    @property
+    def may_take_others(self) -> bool:
+        """Whether nothing but its labels says that the model takes pixels of 0..255, which it is given."""
+        return self._ranges.may_be_others
+
     # Images -> outputs.
 
     def outputs(self, images: Any) -> Outputs:
@@ -204,6 +212,8 @@ class Measuring:
             known.low, known.high = min(low, known.low), max(high, known.high)
             if not known.some:
                 known.some.append(batch.pixels[:_KEPT])
+            if batch.labels is not None and batch.pixels.dtype == np.uint8:
+                known.keep(batch.pixels, batch.labels, TRIED)
             yield batch
 
     def _digests(self, pixels: np.ndarray) -> list[bytes]:
@@ -213,6 +223,18 @@ class Measuring:
             near = np.rint(pixels)
             pixels = np.where(np.abs(pixels - near) < _ROUNDING, near, pixels)
         return [digest.tobytes() for digest in image_digests(pixels)]
+
+    def _doubt_of_pixels(self, known: Known, use: str) -> list[str]:
+        """What known images say under other preprocessings; refuses pixels that far more speak against."""
+        if len({pixels.shape for pixels, _ in known.labelled}) != 1 or not self.may_take_others:
+            return []
+        self._were_tried = True
+        pixels, labels = (np.stack(values) for values in zip(*known.labelled, strict=True))
+        seen = tried(self.classifier, pixels, labels, self.class_names, self.batch_size)
+        if seen.refusal:
+            right = f"{seen.own.right:.0%} of {seen.images} known images"
+            raise UserError(f"{use}: the model labels {right} rightly{seen.refusal}")
+        return [seen.doubt] if seen.doubt else []
 
     def _run(self, found: Iterable[Batch]) -> Passed:
         """Passes images through the classifier."""

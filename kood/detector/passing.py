@@ -36,12 +36,25 @@ class Known:
         low: The smallest of the numbers that the model sees of them, where no preprocessing is given.
         high: The largest.
         some: The first few.
+        labelled: Some from all over, uint8 (H, W, C), each with its class.
     """
 
     digests: list[bytes] = field(default_factory=list)
     low: float = np.inf
     high: float = -np.inf
     some: list[np.ndarray] = field(default_factory=list)
+
+    labelled: list[tuple[np.ndarray, int]] = field(default_factory=list)
+    _each: int = 1
+    _passed: int = 0
+
+    def keep(self, pixels: np.ndarray, labels: np.ndarray, most: int) -> None:
+        """Keeps every so many-th image of all that come, so that as many as may be are kept of however many."""
+        rows = range(-self._passed % self._each, len(pixels), self._each)
+        self.labelled += [(pixels[row].copy(), int(labels[row])) for row in rows]
+        self._passed += len(pixels)
+        while len(self.labelled) > most:
+            self.labelled, self._each = self.labelled[::2], 2 * self._each
 
     @property
     def range(self) -> tuple[float, float]:

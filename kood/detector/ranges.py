@@ -52,6 +52,12 @@ class Ranges:
             return left
         return other_range(span, known, is_bytes or np.array_equal(pixels, np.rint(pixels)))
 
+    @property
+    def may_be_others(self) -> bool:
+        """Whether pixels of 0..255 go to the model as they are, and its layers do not say that they are for these."""
+        is_plain = isinstance(self.classifier, Adapted) and self.classifier.preprocess.said == "none"
+        return is_plain and not self.takes_bytes and self._made_for is None
+
     @functools.cached_property
     def _made_for(self) -> Wanted | None:
         """The range that pixels as a user gives them have to be of, None where nothing says."""

@@ -11,12 +11,12 @@ from typing import Any
 import keras
 import numpy as np
 
-from kood.attached import Adapted, adapted, bring, function_named, opened, preprocessing_for, wanted
-from kood.conformal import rate_interval
+from kood.attached import Adapted, adapted, bring, function_named, opened
 from kood.data.image_set import ImageSet
 from kood.data.paths import data_path, need_file
 from kood.detector.agreement import disagreement
 from kood.detector.measuring import Measuring
+from kood.detector.trying import TRIED, tried
 from kood.errors import UserError
 from kood.files import digest_file
 from kood.pipeline.checks import check_scores
@@ -30,9 +30,6 @@ __all__ = ["Attached", "matched", "outputs_named"]
 
 #: Known images that the order of the classes and the range of the pixels are checked on.
 LOOKED_AT = 256
-#: Of these, so many are tried under other preprocessings, of a model whose layers do not say what they are made for;
-#: and by how much one has to be better.
-TRIED, BETTER = 64, 0.2
 
 
 class Attached(Stage):
@@ -105,10 +102,10 @@ class Attached(Stage):
             facts: dict[str, Any] = {"class_names": names, "place": place}
             known = _labelled(self.data.images("train"), facts)
             some = known.take(np.linspace(0, len(known) - 1, min(LOOKED_AT, len(known))).astype(int))
-            right = self._checked(measuring, some)
+            labelled = self._checked(measuring, some)
             classifier.save(folder / "classifier.keras")
             self._model = classifier
-        told = [*measuring.told, how, f"{right:.1%} of {len(some):,} known images are labelled rightly"]
+        told = [*measuring.told, how, *labelled]
         return {**facts, "parameters": model.count_params(), "notes": told, "history": {}}
 
     def _measuring(self, classifier: keras.Model) -> Measuring:
@@ -118,46 +115,25 @@ class Attached(Stage):
         """Refuses scores that the recipe names and this classifier, or so few images, cannot give."""
         check_scores(self.recipe, self.labelled(self.data.images("train")), self.model)
 
-    def _checked(self, measuring: Measuring, known: ImageSet) -> float:
-        """The model's accuracy on known images; refuses one that says that something is wrong."""
+    def _checked(self, measuring: Measuring, known: ImageSet) -> list[str]:
+        """What is to be said of the model's labels of known images; refuses one that says that something is wrong."""
         given = measuring.outputs(known)["logits"].argmax(axis=1)
         right = float(np.mean(given == known.known_labels))
+        told = f"{right:.1%} of {len(known):,} known images are labelled rightly"
         pixels = np.asarray(known.images)
         wrong = disagreement(given, known.known_labels, known.class_names, measuring.takes_any_size)
-        wrong = wrong or measuring.wrong_range(pixels)
-        classifier = measuring.classifier
-        is_plain = isinstance(classifier, Adapted) and self.attach.preprocess == "none"
-        if not wrong and not (is_plain and wanted(classifier.model) is None):
-            return right
-        rows = np.linspace(0, len(known) - 1, min(TRIED, len(known))).astype(int)
-        better = self._better(classifier, known.take(rows), given[rows])
+        wrong, classifier, seen = wrong or measuring.wrong_range(pixels), measuring.classifier, None
+        if isinstance(classifier, Adapted) and (wrong or measuring.may_take_others):
+            some = known.take(np.linspace(0, len(known) - 1, min(TRIED, len(known))).astype(int))
+            images, labels = np.asarray(some.images), some.known_labels
+            seen = tried(classifier, images, labels, known.class_names, measuring.batch_size)
+        better = seen.refusal if seen else ""
         if wrong or better:
             wrong = wrong or f"the model labels {right:.0%} of {len(known)} known images rightly"
             if pixels.shape[-1] == 3 and (pixels == pixels[..., :1]).all():
                 better += "; these images are grey, and the model takes colour"
             raise UserError(f"attach.model: {clean(self._file)}: {wrong}{better}")
-        return right
-
-    def _better(self, classifier: keras.Model, known: ImageSet, given: np.ndarray) -> str:
-        """Another preprocessing that lets the model label some images rightly far more often, in words, or ""."""
-        if not isinstance(classifier, Adapted):
-            return ""
-        labels, found = known.known_labels, {}
-        for mode in preprocessing_for(self.recipe.data.shape[2]):
-            if mode != self.attach.preprocess:
-                other = self._measuring(adapted(classifier.model, self.attach.features, mode))
-                answers = other.outputs(known)["logits"].argmax(axis=1)
-                if not disagreement(answers, labels, known.class_names):
-                    found[mode] = int((answers == labels).sum())
-        best = max(found, key=lambda mode: found[mode], default=None)
-        right = float(np.mean(given == labels))
-        if (
-            best is None
-            or found[best] / len(known) < right + BETTER
-            or rate_interval(found[best], len(known))[0] < right
-        ):
-            return ""
-        return f"; with preprocess = {best!r} it labels {found[best] / len(known):.0%} of {len(known)} rightly"
+        return [told, *([seen.doubt] if seen and seen.doubt else [])]
 
     def says(self) -> list[tuple[str, str]]:
         return [(f"{self.role}: {note}", "") for note in self.facts["notes"]]

@@ -656,3 +656,47 @@ def test_public_names_are_loaded_when_used():
     )
     with pytest.raises(AttributeError, match="no attribute 'nothing'"):
         kood.nothing  # noqa: B018
+
+
+@pytest.mark.one_backend
+class TestOtherPixels:
+    """A model of pixels of 0..1 without a layer that says so, and known images of 0..255."""
+
+    @staticmethod
+    def of_0_to_1(last=lambda means: means, scale=4):
+        inputs = keras.Input((8, 8, 3))
+        found = last(keras.layers.GlobalAveragePooling2D()(inputs))
+        model = keras.Model(inputs, keras.layers.Dense(K, activation="softmax", name="top")(found))
+        model.get_layer("top").set_weights([scale * np.eye(3, dtype="float32"), np.zeros(3, "float32")])
+        return model
+
+    @staticmethod
+    def hard(count, seed):
+        """A quarter of the labels is another's."""
+        pixels, labels = images(count, seed)
+        return pixels, np.where(np.random.default_rng(seed).random(count) < 0.25, (labels + 1) % K, labels)
+
+    @pytest.mark.parametrize("call", ["fit", "calibrate"])
+    def test_as_many_right_and_less_sure_is_told_with_both_figures(self, call):
+        made = Detector(self.of_0_to_1(), "energy")
+        getattr(made, call)(*self.hard(160, 1))
+        (said,) = [one for one in made.told if "preprocess" in one]
+        wanted = r"preprocess '0\.\.1' (\S+)% of 40 known images .* (\S+)%, and as they are (\S+)%, at (\S+)%; name"
+        right, sure, own, its = map(float, re.search(wanted, said).groups())
+        assert right == own < 90 and sure < 90 and its > 99
+        made.calibrate(*self.hard(160, 2))
+        assert len([one for one in made.told if "preprocess" in one]) == 1
+
+    def test_far_more_right_is_refused(self):
+        def last(means):
+            """The third channel saturates in 0..255."""
+            return ops.concatenate([means[:, :2], ops.tanh(means[:, 2:])], axis=1)
+
+        with pytest.raises(UserError, match=r"^fit: the model labels .* rightly; with preprocess = '0\.\.1' it labels"):
+            Detector(self.of_0_to_1(last, 20), "energy").fit(*images(160, 1))
+
+    def test_nothing_is_told_where_it_says_which_it_takes_or_is_right(self, model):
+        for made in (Detector(model, "energy"), Detector(self.of_0_to_1(), "energy", preprocess="0..1")):
+            assert not [one for one in made.calibrate(*self.hard(160, 1)).told if "preprocess" in one]
+        made = Detector(self.of_0_to_1(), "energy").calibrate(*images(160, 1))  # All are right, and as sure.
+        assert not [one for one in made.told if "preprocess" in one]
