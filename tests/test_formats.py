@@ -1,7 +1,9 @@
 """The decision as a file: each runtime answers as the Keras model does, from every backend, or nothing is written."""
 
 import json
+import re
 import zipfile
+from pathlib import Path
 
 import keras
 import numpy as np
@@ -13,13 +15,14 @@ from kood.conformal import Calibration
 from kood.data.images import normalize
 from kood.data.rules import Framing
 from kood.decision import UNKNOWN, Decision
-from kood.detector import formats
+from kood.detector import Detector, formats
 from kood.detector.formats import FORMATS, OUTPUTS, export
 from kood.errors import UserError
 from kood.outputs import forward_of, run_over, score_rows
 from kood.scorer import Scorer, applicable
 from tests.serving.models import pixels, trained
 
+DOCS = Path(__file__).parents[1] / "docs" / "howto"
 ALIASED = Framing(resize="pad", antialias=False)
 SHAPE = (8, 8, 3)
 MODULES = {".onnx": ("onnxruntime", "tf2onnx"), ".tflite": ("ai_edge_litert",), ".xml": ("openvino",)}
@@ -110,6 +113,19 @@ def refused(tmp_path, ending, score, told):
     with pytest.raises(UserError, match=told):
         export(decision, tmp_path / f"it{ending}", image_shape=SHAPE, check=check)
     assert not list(tmp_path.iterdir())
+
+
+def test_openvino_is_opened_as_the_documentation_says(tmp_path):
+    """In float32: of itself it takes bfloat16 where the processor has it, and a file cannot say which."""
+    openvino = pytest.importorskip("openvino", reason="comes with kood[export]")
+    decision, check = made("energy")
+    export(decision, tmp_path / "it.xml", image_shape=SHAPE, check=check)
+    expected = keras.ops.convert_to_numpy(decision(check)["probabilities"])
+    told = [(DOCS / name).read_text() for name in ("attach.md", "serve.md")]
+    for text in [*told, Detector.export.__doc__]:
+        (options,) = re.findall(r"compile_model\([^{]+(\{.*?\})\)", text)
+        model = openvino.Core().compile_model(tmp_path / "it.xml", "CPU", json.loads(options))
+        assert np.abs(model({"images": check})["probabilities"] - expected).max() < formats.TOLERANCE
 
 
 def test_the_gradient_that_odin_takes_is_in_no_format(tmp_path, ending):

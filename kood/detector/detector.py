@@ -360,7 +360,11 @@ class Detector(Measuring):
         return file.read(cls, Path(path), custom_objects, preprocess)
 
     def export(self, path: str | Path, format: str | None = None) -> None:
-        """Writes the whole decision for a runtime, and reads it back: it must answer as the detector does.
+        """Writes the whole decision for a runtime, and reads it back: it must answer as the detector does, in float32.
+
+        OpenVINO computes in bfloat16 where the processor has it, and answers otherwise then. Its files cannot ask for
+        float32, so whoever opens one does:
+        `openvino.Core().compile_model(path, "CPU", {"INFERENCE_PRECISION_HINT": "f32"})`.
 
         Args:
             path: A folder that is not there yet, for the SavedModel that `kood run` writes too, such as
