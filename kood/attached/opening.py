@@ -15,9 +15,9 @@ from kood.attached.watching import layers_of
 from kood.data.paths import KERAS_FILE, need_file
 from kood.errors import UserError
 from kood.process import alone
-from kood.text import clean
+from kood.text import clean, some_of
 
-__all__ = ["bring", "bring_layers_of", "handed_over", "opened"]
+__all__ = ["bring", "bring_layers_of", "handed_over", "kept", "opened"]
 
 
 def bring(modules: Iterable[str], where: str = "import") -> None:
@@ -88,6 +88,32 @@ def opened(
         return keras.saving.load_model(file, given, compile=False, safe_mode=True)
     except Exception as error:  # Whatever a damaged or a strange file makes Keras say.
         raise UserError(f"{key}: {clean(shown or file)} cannot be loaded: {_why(error)}") from error
+
+
+def kept(model: keras.Model, file: Path, shown: Path) -> None:
+    """Writes a `.keras` file that `opened` opens again, but for the layers and functions of the user's own.
+
+    Args:
+        model: What to write.
+        file: Where.
+        shown: What the message calls it.
+
+    Raises:
+        UserError: the model cannot be saved, or holds Python code, which is not run.
+    """
+    try:
+        model.save(file)
+    except (TypeError, ValueError, NotImplementedError) as error:
+        raise UserError(f"{clean(shown)}: the classifier cannot be saved: {clean(error)}") from error
+    with zipfile.ZipFile(file) as written:
+        has_code = b'"__lambda__"' in written.read("config.json")
+    if has_code:
+        named = [clean(layer.name) for _, layer in layers_of(model) if isinstance(layer, keras.layers.Lambda)]
+        which = f"the Lambda layer {some_of(map(repr, named))}" if named else "a lambda"
+        raise UserError(
+            f"{clean(shown)}: the classifier holds Python code ({which}), which is not run when it is loaded again; build "
+            "it with a layer class instead, or with operations of keras.ops"
+        )
 
 
 def _is_hdf5(file: Path) -> bool:

@@ -338,8 +338,8 @@ class Detector(Measuring):
             path: Usually NAME.kood; a file that is there is written over.
 
         Raises:
-            UserError: the name is one of a Keras model, an export or a SavedModel; it cannot be written there, or the
-                classifier cannot be saved.
+            UserError: the name is one of a Keras model, an export or a SavedModel; it cannot be written there; or the
+                classifier cannot be saved, or holds Python code (a Lambda layer), which `load` would not run.
         """
         file.write(self, Path(path))
 

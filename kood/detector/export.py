@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 
 import kood
-from kood.attached import bring_layers_of, function_of
+from kood.attached import bring_layers_of, function_of, kept
 from kood.data.copies import distinct
 from kood.data.images import normalize
 from kood.decision import Decision
@@ -82,7 +82,7 @@ def _saved_model(detector: Any, path: Path, images: np.ndarray) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory() as folder:
         file = Path(folder) / "classifier.keras"
-        detector.classifier.save(file)
+        kept(detector.classifier, file, path)
         expected = {
             "probabilities": answers.probabilities.astype(np.float32), "label": answers.label,
             "ood_score": answers.ood_score.astype(np.float32),

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 import kood
-from kood.attached import opened
+from kood.attached import kept, opened
 from kood.conformal import Calibration
 from kood.detector.choosing import Choice
 from kood.errors import UserError
@@ -29,7 +29,8 @@ def write(detector: Any, path: Path) -> None:
     """Writes a `Detector` to a file, which appears whole or not at all.
 
     Raises:
-        UserError: the name is one of another kind of file; it cannot be written there; the classifier cannot be saved.
+        UserError: the name is one of another kind of file; it cannot be written there; the classifier cannot be saved,
+            or holds Python code, which `read` would not run.
     """
     if path.suffix.lower() in OTHERS or path.name.isdecimal() or path.is_dir():
         other = "how a SavedModel is named" if path.name.isdecimal() else "the name of another format"
@@ -63,10 +64,7 @@ def write(detector: Any, path: Path) -> None:
     try:
         with tempfile.TemporaryDirectory() as folder:
             model, numbers = Path(folder) / CLASSIFIER, Path(folder) / ARRAYS
-            try:
-                detector.classifier.save(model)
-            except (TypeError, ValueError, NotImplementedError) as error:
-                raise UserError(f"{clean(path)}: the classifier cannot be saved: {clean(error)}") from error
+            kept(detector.classifier, model, path)
             np.savez(numbers, allow_pickle=False, **arrays)
             with zipfile.ZipFile(beside, "w") as file:
                 for part in (model, numbers):

@@ -22,7 +22,7 @@ import keras
 import numpy as np
 
 import kood
-from kood.attached import function_of, handed_over, layers_of
+from kood.attached import function_of, handed_over, kept, layers_of
 from kood.backends import compiled
 from kood.data.rules import STRETCHED, Framing
 from kood.decision import Decision
@@ -99,7 +99,7 @@ def export(
         if keras.backend.backend() == "tensorflow":
             _convert(decision, image_shape, file)
         else:
-            _hand_over(decision, beside / "parts", image_shape)
+            _hand_over(decision, beside / "parts", image_shape, path)
             run_on_tensorflow(
                 "kood.detector.formats", beside / "parts", file, decision.decide.version,
                 failed=f"{path}: could not be written",
@@ -245,11 +245,11 @@ def _runtime(file: Path) -> Callable[[np.ndarray], Answers]:
     return lambda images: dict(runner(images=images))
 
 
-def _hand_over(decision: Decision, folder: Path, image_shape: tuple[int, int, int]) -> None:
+def _hand_over(decision: Decision, folder: Path, image_shape: tuple[int, int, int], shown: Path) -> None:
     """Writes what a decision is made of, for another process, without pickles."""
     folder.mkdir()
     outputs, scorer, calibration = decision.scored.classifier, decision.scored.score, decision.calibrated
-    outputs.save(folder / "classifier.keras")
+    kept(outputs, folder / "classifier.keras", shown)
     Served(
         scorer.name, image_shape, list(map(str, range(calibration.num_classes))), calibration.accept,
         calibration.scores, scorer.state, labels=calibration.labels, by_class=calibration.by_class,

@@ -15,7 +15,7 @@ from typing import Any
 import keras
 import tensorflow as tf
 
-from kood.attached import handed_over  # The room registers with Keras what a file may hold.
+from kood.attached import handed_over, opened  # The room registers with Keras what a file may hold.
 from kood.data.images import normalize, to_shape
 from kood.data.rules import Framing
 from kood.decision import Decide, Scored, judged
@@ -141,7 +141,7 @@ def export(source: Path, folder: Path, served: Served, version: int) -> None:
     if source.is_dir():
         recalibrate(source, folder, served, version)
     else:
-        classifier = keras.saving.load_model(source, compile=False)
+        classifier = opened(source, key="classifier")
         if served.preprocess is not None:
             classifier.prepare_by(served.preprocess)
         write_saved_model(classifier, folder, served, version)

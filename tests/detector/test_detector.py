@@ -253,6 +253,29 @@ def test_the_file_holds_all_of_it(model, detector, tmp_path):
         Detector.load(tmp_path / "one.kood").calibrate(*images(120, 1))
 
 
+@pytest.mark.parametrize("name", ["it.kood", "1"])
+def test_what_load_would_not_run_is_not_saved(tmp_path, name):
+    inputs = keras.Input((8, 8, 3))
+    scaled = keras.layers.Lambda(lambda pixels: pixels / 255.0, name="scale")(inputs)
+    last = keras.layers.Dense(K, activation="softmax")(keras.layers.GlobalAveragePooling2D()(scaled))
+    made = Detector(keras.Model(inputs, last), "energy").calibrate(images(99, 3)[0])
+    with pytest.raises(UserError, match=rf"{name}: .* Python code \(the Lambda layer 'scale'\), which is not run"):
+        (made.save if name == "it.kood" else made.export)(tmp_path / name)
+    assert not list(tmp_path.iterdir())
+
+
+def unregistered(pixels):
+    return pixels / 255.0
+
+
+def test_an_export_of_a_function_that_is_not_registered_names_it(tmp_path):
+    inputs = keras.Input((8, 8, 3))
+    found = keras.layers.GlobalAveragePooling2D()(keras.layers.Lambda(unregistered)(inputs))
+    made = Detector(keras.Model(inputs, keras.layers.Dense(K, activation="softmax")(found)), "energy")
+    with pytest.raises(UserError, match="has the custom layer or function 'unregistered'; register it"):
+        made.calibrate(images(99, 3)[0]).export(tmp_path / "1")
+
+
 @pytest.mark.one_backend  # That each backend's is written and served is held below, and the framing is no backend's.
 @pytest.mark.parametrize("resize, antialias", [pytest.param("crop", True, marks=pytest.mark.slow), ("pad", False)])
 def test_files_of_other_proportions(model, tmp_path, resize, antialias):
