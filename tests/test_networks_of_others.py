@@ -413,6 +413,17 @@ def test_a_network_whose_answers_depend_on_the_batch_is_refused(layer, tmp_path)
         backbones.file((16, 16, 3), kept(network, tmp_path), layer)
 
 
+@pytest.mark.one_backend
+def test_a_quantised_network_needs_a_named_layer(tmp_path):
+    """Its last dense layer is not seen, and what it answers is no features."""
+    network = shaken(functional())
+    network.quantize("int8")
+    path = kept(network, tmp_path)
+    with pytest.raises(UserError, match=r"path: this network is quantised \('.*' int8\), .*classifier.options.layer"):
+        backbones.file((16, 16, 3), path)
+    assert backbones.file((16, 16, 3), path, "pool").output_shape[0] is None
+
+
 def test_in_inference_the_statistics_of_the_file_are_used(tmp_path):
     model = backbones.file((16, 16, 3), kept(shaken(functional()), tmp_path))
     x = seen(pixels(4, 16, 16, 3))

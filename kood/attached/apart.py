@@ -13,7 +13,7 @@ from scipy.special import expit
 from kood.attached.seen import Seen, array, name_of
 from kood.attached.steady import unsteady_of
 from kood.attached.taken import Linear, Taken, Unknown, Way, only, pooled
-from kood.attached.watching import image_shape_of, layer_named
+from kood.attached.watching import image_shape_of, layer_named, quantised
 from kood.backends import accelerated
 from kood.classifier import Classifier
 from kood.errors import UserError
@@ -138,7 +138,14 @@ def _of_answer(seen: Seen, answer: Any, features: str | None) -> tuple[Way, int]
     if not np.isfinite(answer).all(axis=1).any():
         raise seen.refuse("it answers NaN or infinite numbers", "train it again, or mend its weights")
     if seen.named is None:
-        found = _proved(seen, answer)
+        try:
+            found = _proved(seen, answer)
+        except UserError:
+            if not (which := quantised(seen.model)):
+                raise
+            raise seen.refuse(f"it is quantised ({some_of(which)}), and such layers do not show what they are given",
+                              "give it as it was before model.quantize(...), or name the layer whose output the "
+                              "features are with features=...") from None  # fmt: skip
         told = [f"features: the input of the dense layer {name_of(found.dense)} ({seen.tell()[0].shape[1]:,} numbers)"]
     else:
         told = [_said(seen, features)]

@@ -111,8 +111,8 @@ def kept(model: keras.Model, file: Path, shown: Path) -> None:
         named = [clean(layer.name) for _, layer in layers_of(model) if isinstance(layer, keras.layers.Lambda)]
         which = f"the Lambda layer {some_of(map(repr, named))}" if named else "a lambda"
         raise UserError(
-            f"{clean(shown)}: the classifier holds Python code ({which}), which is not run when it is loaded again; build "
-            "it with a layer class instead, or with operations of keras.ops"
+            f"{clean(shown)}: the classifier holds Python code ({which}), which is not run when it is loaded again; "
+            "build it with a layer class instead, or with operations of keras.ops"
         )
 
 

@@ -14,7 +14,7 @@ from kood.classifier import Classifier
 from kood.errors import UserError
 from kood.text import clean, some_of
 
-__all__ = ["LAST", "Shape", "held_in", "image_shape_of", "layer_named", "layers_of", "probe", "watched"]
+__all__ = ["LAST", "Shape", "held_in", "image_shape_of", "layer_named", "layers_of", "probe", "quantised", "watched"]
 
 #: Layers that a message names, of the last that were called; of all of a model's, twice as many.
 LAST = 4
@@ -68,6 +68,12 @@ def layer_named(model: keras.Model, name: str, key: str = "features") -> keras.L
     last = [path for path, layer in inner if not isinstance(layer, keras.layers.InputLayer)][-2 * LAST :]
     raise UserError(f"{key} = {name!r}: {clean(model.name)} has no such layer; its last ones are "
                     f"{some_of(last, 2 * LAST)}")  # fmt: skip
+
+
+def quantised(model: keras.Model) -> list[str]:
+    """The layers of a model that compute by integers or in 8 bits, "'dense' int8"; Keras calls them by other ways."""
+    modes = ((layer.name, getattr(layer.dtype_policy, "quantization_mode", None)) for _, layer in layers_of(model))
+    return [f"{clean(name)!r} {mode}" for name, mode in modes if mode]
 
 
 @contextlib.contextmanager

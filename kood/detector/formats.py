@@ -132,12 +132,14 @@ def _convert(decision: Decision, image_shape: Sequence[int], file: Path) -> None
             with _constants_in_graph(decision.scored.classifier), inlined():
                 decision.export(str(file), format=kind, input_signature=[images], verbose=False)
     except Exception as error:  # A converter may raise anything.
-        raise UserError(f"{file.name}: {kind} cannot hold this model: {clean(error)[:500]}", exit_code=1) from error
+        why = f"{file.name}: {kind} cannot hold this model: {clean(error)[:500]}"
+        raise UserError(f"{why}{_of_half(decision)}", exit_code=1) from error
     finally:
         logger.setLevel(before)
     strange = sorted({found.decode() for found in re.findall(rb"Flex[A-Z]\w+", file.read_bytes())})
     if kind == "litert" and strange:
-        raise UserError(f"{file.name}: LiteRT has not these operations: {', '.join(strange)}", exit_code=1)
+        why = f"{file.name}: LiteRT has not these operations: {', '.join(strange)}"
+        raise UserError(f"{why}{_of_half(decision)}", exit_code=1)
 
 
 @contextlib.contextmanager
@@ -215,7 +217,21 @@ def _compare(decision: Decision, file: Path, check: np.ndarray | None, path: Pat
             got = _runtime(file)(images)
     except Exception as error:  # A runtime may raise anything.
         raise UserError(f"{path}: {runtime} cannot run it: {clean(error)[:500]}", exit_code=1) from error
-    return agreed(got, expected, decision.calibrated, TOLERANCE, who=f"{path}: {runtime}", undone="written")
+    try:
+        return agreed(got, expected, decision.calibrated, TOLERANCE, who=f"{path}: {runtime}", undone="written")
+    except UserError as error:
+        raise UserError(f"{error}{_of_half(decision)}", error.exit_code) from error
+
+
+def _of_half(decision: Decision) -> str:
+    """The likely cause where an export fails of a model that computes in half precision, and the way out; else ""."""
+    found = {layer.compute_dtype for _, layer in layers_of(decision.scored.classifier)} & {"float16", "bfloat16"}
+    if not found:
+        return ""
+    return (
+        f"; layers of the model are of {' and '.join(sorted(found))}, which this runtime rounds otherwise or has not: "
+        'set layer.dtype_policy = "float32" for each of them, make a detector of that model, and calibrate it'
+    )
 
 
 def _runtime(file: Path) -> Callable[[np.ndarray], Answers]:

@@ -372,6 +372,21 @@ def test_a_batch_of_another_size_has_to_pass():
         take_apart(functional(fixed))
 
 
+@pytest.mark.one_backend
+def test_a_quantised_model_is_called_so():
+    keras.utils.set_random_seed(1)
+    model = sequential(*pooled(), layers.Dense(4, activation="softmax", name="last"))
+    model.quantize("int8")
+    with pytest.raises(UserError, match=r"it is quantised \('last' int8\), .* as it was before model.quantize"):
+        take_apart(model)
+    assert take_apart(model, "pool").answers == "softmax"
+    # One whose last dense layer is not is taken apart as any other.
+    model = sequential(layers.Flatten(), layers.Dense(6), layers.Dense(4, name="last"))
+    model.quantize("int8", filters=lambda layer: layer.name != "last")
+    assert [layer.quantization_mode for layer in model.layers[1:]] == ["int8", None]
+    assert isinstance(take_apart(model).head, Linear)
+
+
 def test_what_takes_no_images_is_refused():
     with pytest.raises(UserError, match="takes \\(None, 8\\); one input of images is needed"):
         take_apart(sequential(layers.Dense(4), shape=(8,)))

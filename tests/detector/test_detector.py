@@ -264,6 +264,26 @@ def test_what_load_would_not_run_is_not_saved(tmp_path, name):
     assert not list(tmp_path.iterdir())
 
 
+@pytest.mark.one_backend
+@pytest.mark.parametrize("ending", [".onnx", ".tflite"])
+def test_an_export_of_half_precision_says_why_it_fails_and_the_way_out_leads_out(tmp_path, ending):
+    pytest.importorskip("tf2onnx" if ending == ".onnx" else "ai_edge_litert", reason="comes with kood[export]")
+    keras.utils.set_random_seed(1)
+    model = keras.Sequential([
+        keras.Input((8, 8, 3)), keras.layers.Rescaling(1 / 255), keras.layers.Conv2D(8, 3, activation="relu"),
+        keras.layers.GlobalAveragePooling2D(), keras.layers.Dense(K, activation="softmax"),
+    ])  # fmt: skip
+    for layer in model.layers:
+        layer.dtype_policy = "mixed_float16"
+    pixels = images(99, 3)[0]
+    with pytest.raises(UserError, match=r'are of float16, .* set layer.dtype_policy = "float32" for each'):
+        Detector(model, "energy").calibrate(pixels).export(tmp_path / f"it{ending}")
+    assert not list(tmp_path.iterdir())
+    for layer in model.layers:
+        layer.dtype_policy = "float32"
+    Detector(model, "energy").calibrate(pixels).export(tmp_path / f"it{ending}")
+
+
 def unregistered(pixels):
     return pixels / 255.0
 

@@ -11,13 +11,14 @@ from keras import ops
 from kood.attached import Inside, bring, check_range, image_shape_of, last_dense, layer_named, layers_of, only, opened
 from kood.attached.preprocessing import PREPROCESSING, Preprocess
 from kood.attached.steady import unsteady
+from kood.attached.watching import quantised
 from kood.backends import compiled
 from kood.classifier import Classifier
 from kood.errors import UserError
 from kood.files import digest_file, file_state
 from kood.nets.backbones.parts import checked_image_shape, of_whole_batches, on_top_of, option_path, why
 from kood.registry import nearest
-from kood.text import clean
+from kood.text import clean, some_of
 
 __all__ = ["file"]
 
@@ -133,6 +134,10 @@ def _check_shape(called: str, model: keras.Model, image_shape: tuple[int, int, i
 def _features(model: keras.Model, name: str | None, pixels: np.ndarray) -> keras.Model:
     """The network up to its features: a graph of layers cut there, or any other network watched there as it runs."""
     target = last_dense(model) if name is None else layer_named(model, name, "classifier.options.layer")
+    if name is None and target is None and (which := quantised(model)):
+        raise UserError(f"classifier.options.path: this network is quantised ({some_of(which)}), so its last dense "
+                        "layer does not show the features; give it as it was before model.quantize(...), or name the "
+                        "layer whose output they are (classifier.options.layer)")  # fmt: skip
     path = next((path for path, layer in layers_of(model) if layer is target), None)
     inside = Inside(model, path, given=name is None, name="inside")
     image = keras.Input(pixels.shape[1:], name="pixels")
