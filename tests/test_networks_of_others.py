@@ -386,6 +386,57 @@ def test_what_a_file_is_refused_for(shape, options, why, tmp_path, monkeypatch):
     assert error.value.exit_code == 2 and is_one_line(error.value)
 
 
+def after_a_dense_layer(*rest, **options):
+    """A network with something after its last dense layer."""
+    model = functional(rescales=False)
+    x = layers.Dense(3, name="top", **options)(model.get_layer("hidden").output)
+    for one in rest:
+        x = one(x)
+    return keras.Model(model.input, x, name="functional")
+
+
+def int8():
+    model = functional()
+    model.quantize("int8")
+    return model
+
+
+#: Classifiers whose answers are neither logits of a dense layer nor their softmax, and why they are no features.
+ANSWERS = {
+    "temperature": (lambda: after_a_dense_layer(layers.Rescaling(1 / 1.5), layers.Softmax()), "is probabilities of cl"),
+    "softmax squared": (lambda: after_a_dense_layer(layers.Softmax(), activation="softmax"), "is probabilities of cl"),
+    "log softmax": (lambda: after_a_dense_layer(activation="log_softmax"), "is probabilities of classes"),
+    "scaled logits": (lambda: after_a_dense_layer(layers.Rescaling(0.1)), "whether it is features or what a class"),
+    "int8": (int8, r"net.keras is quantised \(int8: hidden, top\); give the network that it was made of, or name"),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("kind", ANSWERS)
+def test_what_a_classifier_answers_is_not_taken_for_features(kind, tmp_path):
+    make, why = ANSWERS[kind]
+    path = kept(make(), tmp_path)
+    with pytest.raises(UserError, match=f"classifier.options.path: .*{why}") as error:
+        backbones.file((16, 16, 3), path)
+    assert str(error.value).endswith("name the layer whose output the features are with classifier.options.layer")
+    assert is_one_line(error.value)
+    assert backbones.file((16, 16, 3), path, "pool").output_shape == (None, 4)
+
+
+@pytest.mark.parametrize(
+    ("make", "layer", "told"),
+    [
+        (functional, None, "the input of the dense layer 'top' (6 numbers)"),
+        (functional, "block/norm", "the output of the layer 'block/norm', averaged over its positions (4 numbers)"),
+        (two_outputs, None, "the model's output 'features' (6 numbers)"),
+        (headless, None, "the model's answer, the output of hidden (Dense) (6 numbers)"),
+        (convolutions, None, "the model's answer, the output of map (Activation), averaged over its positions (4 numb"),
+        (subclassed, None, "the input of the dense layer 'dense' (4 numbers)"),
+    ],
+)  # fmt: skip
+def test_a_file_says_what_its_features_are(make, layer, told, tmp_path):
+    assert backbones.file((16, 16, 3), kept(make(), tmp_path), layer).told.startswith(f"features: {told}")
+
+
 @pytest.mark.one_backend
 def test_a_layer_without_rows_is_refused(tmp_path):
     image = keras.Input((16, 16, 3))
@@ -494,6 +545,11 @@ def test_a_run_on_a_file_and_again_once_its_bytes_changed(invoke, tmp_path, monk
     first = classifiers()
     report = json.loads((tmp_path / "saved" / "file" / "report.json").read_bytes())
     assert not report["stages"]["classifier"]["cached"]
+    note = "classifier: features: the output of the layer 'pool' (4 numbers)"
+    assert report["notes"].count(note) == 1
+    result = invoke("run", "file.toml", "--set", "classifier.train=head", "--saved", "frozen", cwd=tmp_path)
+    assert result.returncode == 0 and note in result.stdout
+    assert json.loads((tmp_path / "frozen" / "file" / "report.json").read_bytes())["notes"].count(note) == 1
     assert run().returncode == 0 and classifiers() == first
     kept(shaken(functional(), 7), tmp_path)
     result = run()

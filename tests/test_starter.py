@@ -61,7 +61,7 @@ def test_a_recipe_of_a_plain_folder():
 @pytest.fixture
 def photos(monkeypatch):
     """Photographs of four classes, and no time spent on timing."""
-    monkeypatch.setattr("kood.starter.recipe.seconds_of_an_image", lambda *_: 0.02)
+    monkeypatch.setattr("kood.starter.recipe.tried", lambda network, _: (network, 0.02))
     for name in "abcd":
         fill(f"photos/{name}", 60, (120, 160))
 
@@ -155,8 +155,21 @@ def test_what_a_network_takes_is_asked_for_and_written_down():
         made("photos", backbone="own.keras", options={"preprocess": "-1..1", "layer": "nope"})
     assert not Path("photos.toml").exists()
     told = {"preprocess": "-1..1", "layer": "pool", "imports": ["json"]}
-    recipe, _ = made("photos", backbone="own.keras", options=told)
+    recipe, text = made("photos", backbone="own.keras", options=told)
     assert recipe.classifier.options == {"path": str(Path("own.keras").absolute()), **told}
+    assert "Features: the output of the layer 'pool' (8 numbers)\n" in text
+    assert "\n# features: the output of the layer 'pool' (8 numbers)\n" in Path("photos.toml").read_text()
+
+
+@pytest.mark.keras
+def test_a_network_that_ends_in_something_else_than_features_is_refused():
+    for name in "ab":
+        fill(f"photos/{name}", 40, (120, 160))
+    image = keras.Input((64, 64, 3))
+    x = keras.layers.Dense(5)(keras.layers.GlobalAveragePooling2D(name="pool")(image))
+    keras.Model(image, keras.layers.Softmax()(keras.layers.Rescaling(0.5)(x))).save("own.keras")
+    with pytest.raises(UserError, match=r"^--backbone \S+own.keras: .* name the layer .* are with --features$"):
+        made("photos", backbone="own.keras")
 
 
 def test_an_option_of_the_network_without_one(photos):

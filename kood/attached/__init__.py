@@ -1,7 +1,7 @@
 """A Keras classifier that exists, whoever made it, behind kood's conventions: images in [-1, 1] -> features, logits."""
 
 from kood.attached.adapted import Adapted, adapted, function_of
-from kood.attached.apart import last_dense
+from kood.attached.apart import features_within
 from kood.attached.inside import Inside
 from kood.attached.opening import bring, bring_layers_of, handed_over, kept, opened
 from kood.attached.pixels import Wanted, check_range, other_range, outside, wanted
@@ -10,7 +10,7 @@ from kood.attached.taken import only
 from kood.attached.watching import image_shape_of, layer_named, layers_of
 
 __all__ = [
-    "Adapted", "Inside", "Wanted", "adapted", "bring", "bring_layers_of", "check_range", "function_named",
-    "function_of", "handed_over", "image_shape_of", "kept", "last_dense", "layer_named", "layers_of", "only", "opened",
+    "Adapted", "Inside", "Wanted", "adapted", "bring", "bring_layers_of", "check_range", "features_within",
+    "function_named", "function_of", "handed_over", "image_shape_of", "kept", "layer_named", "layers_of", "only", "opened",
     "other_range", "outside", "preprocessing_for", "wanted",
 ]  # fmt: skip

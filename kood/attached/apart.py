@@ -20,7 +20,7 @@ from kood.errors import UserError
 from kood.outputs import softmax
 from kood.text import clean, some_of
 
-__all__ = ["last_dense", "take_apart"]
+__all__ = ["features_within", "take_apart"]
 
 #: How far a model's answer may lie from what its logits say, at most, relative to the row's largest number and to
 #: 1 + |logit|; in float32, and where the last dense layer computes in half precision.
@@ -78,21 +78,45 @@ def take_apart(model: keras.Model, features: str | None = None) -> Taken:
     return Taken(model, way, count, shape)
 
 
-def last_dense(model: keras.Model) -> keras.Layer | None:
-    """The dense layer called last, where a model's answer is its logits, their softmax, or the sigmoid of each.
+def features_within(model: keras.Model, fix: str) -> tuple[keras.Layer | None, str]:
+    """Where a network's features lie, by the rule of `take_apart` where it is a classifier.
 
-    None where it is something else: that of a network without a classifier, or a dictionary.
+    They are the input of the dense layer called last, where the model's answer is this layer's logits, their softmax,
+    or the sigmoid of each; an output "features"; or the answer itself. That is taken for features if no dense layer
+    gives one row an image, or such a layer itself gives the answer, and if its rows are neither probabilities nor their
+    logarithms.
+
+    Args:
+        model: A model of images.
+        fix: What ends the message: how the features are named instead.
+
+    Returns:
+        The dense layer, None where the features are what the model answers; and a phrase that says which they are.
 
     Raises:
-        UserError: the model takes no images, or fails on them.
+        UserError: the model takes no images, or fails on them; or it is a classifier with something after its last
+            dense layer, so that the answer would be taken for features.
     """
     seen = Seen(model, None)
     answer = only(seen.run(image_shape_of(model)))
-    if seen.dense is None or isinstance(answer, dict | list | tuple) or len(answer.shape) != 2:
-        return None
-    logits, answer = seen.tell()[1], array(answer)
-    explained = any(_close(answer, rows, seen.dense, logits) for rows in _forms(logits).values())
-    return seen.dense if explained else None
+    if isinstance(answer, dict) and "features" in answer:
+        return None, "the model's output 'features'"
+    own = f"the model's answer, the output of {seen.names(1)}"
+    if isinstance(answer, dict | list | tuple) or len(answer.shape) != 2:
+        return None, own
+    answer = array(answer)
+    if seen.dense is not None:
+        logits = seen.tell()[1]
+        if any(_close(answer, rows, seen.dense, logits) for rows in _forms(logits).values()):
+            return seen.dense, f"the input of the dense layer {name_of(seen.dense)}"
+    if _of_probabilities(answer) or _of_probabilities(np.exp(np.minimum(answer, 1.0))):
+        why = "its answer is probabilities of classes, no features, and not the softmax of its last dense layer"
+        raise seen.refuse(why, fix)
+    above = seen.above
+    if above is not None and len(above.shape) == 2 and not np.array_equal(answer, array(above)):
+        why = f"its answer is neither the logits of its last dense layer, {name_of(seen.dense)}, nor their softmax"
+        raise seen.refuse(f"{why}, so whether it is features or what a classifier says cannot be told", fix)
+    return None, own
 
 
 _ELSE = ("name the layer whose output the features are with features=..., or give a model whose outputs are "
@@ -107,7 +131,7 @@ def _of_dictionary(seen: Seen, answer: dict, features: str | None) -> tuple[Way,
     if given.ndim != 2 or logits.ndim != 2 or logits.shape[1] < 2:
         raise seen.refuse(f"its outputs features and logits have the shapes {given.shape} and {logits.shape}",
                           "make them (batch, numbers) and (batch, classes), two classes or more")  # fmt: skip
-    classes, is_softmax, is_linear = logits.shape[1], _are_probabilities(logits), False
+    classes, is_softmax, is_linear = logits.shape[1], _of_probabilities(logits), False
     if seen.dense is not None:
         below, above = seen.tell()
         said = softmax(above) if is_softmax else above
@@ -225,16 +249,16 @@ def _read(answer: np.ndarray, error: UserError) -> Way:
     rows = answer[np.isfinite(answer).all(axis=1)]
     if answer.shape[1] > 1 and (rows.min() < 0 or rows.max() > 1 + _HALF):
         return Way(Unknown(), "logits")
-    if answer.shape[1] > 1 and _are_probabilities(answer):
+    if _of_probabilities(answer):
         return Way(Unknown(), "softmax")
     raise error
 
 
-def _are_probabilities(answer: np.ndarray) -> bool:
-    """Whether each row that is finite is a softmax, in whatever precision."""
+def _of_probabilities(answer: np.ndarray) -> bool:
+    """Whether all finite rows (N, K) are the probabilities of one of K classes; False where there are none."""
     rows = answer[np.isfinite(answer).all(axis=1)]
-    inside = len(rows) > 0 and rows.min() >= 0 and rows.max() <= 1 + _HALF
-    return bool(inside and np.abs(rows.sum(axis=1) - 1).max() < _HALF)
+    within = len(rows) > 0 and rows.shape[1] > 1 and rows.min() >= 0 and rows.max() <= 1 + _HALF
+    return bool(within and np.abs(rows.sum(axis=1) - 1).max() < _HALF)
 
 
 def _said(seen: Seen, name: str | None) -> str:

@@ -26,7 +26,7 @@ class Seen:
         named: The layer whose output is kept, or None.
         last: The layers called last, the innermost alone.
         dense: The dense layer called last, or None.
-        below: Its input.
+        below: Its input; `above` its output.
         output: The output of `named`, None where it was not called.
     """
 
@@ -35,6 +35,7 @@ class Seen:
         self.last: deque[keras.Layer] = deque(maxlen=LAST)
         self.dense: keras.Layer | None = None
         self.below = self.output = None
+        self.above: Any = None
         self._looked_at: Callable[[keras.Layer, Any], None] | None = None
 
     def run(self, shape: Shape) -> Any:
@@ -67,13 +68,17 @@ class Seen:
         if layer is self.named:
             self.output = gave
         if _is_dense(layer, given, gave):
-            self.dense, self.below = layer, given
+            self.dense, self.below, self.above = layer, given, gave
 
     def refuse(self, why: str, fix: str) -> UserError:
         """The message for a model that cannot be taken apart."""
-        last = ", ".join(f"{clean(layer.name)} ({type(layer).__name__})" for layer in self.last)
         return UserError(f"model: {clean(self.model.name)} cannot be taken apart: {why}; its last layers are "
-                         f"{last or 'none'}; {fix}")  # fmt: skip
+                         f"{self.names(LAST)}; {fix}")  # fmt: skip
+
+    def names(self, count: int) -> str:
+        """So many of the layers called last, and their kinds."""
+        last = [f"{clean(layer.name)} ({type(layer).__name__})" for layer in self.last]
+        return ", ".join(last[-count:]) or "none"
 
     def tell(self) -> tuple[np.ndarray, np.ndarray]:
         """The features under the last dense layer and the logits above it, as arrays."""

@@ -18,7 +18,7 @@ from kood.text import composed
 
 __all__ = [
     "backbone_weights", "build_backbone", "build_classifier", "build_denoiser", "build_head", "build_network",
-    "class_weights", "frozen_backbone", "network_of",
+    "class_weights", "frozen_backbone", "network_of", "said_of",
 ]  # fmt: skip
 
 
@@ -66,6 +66,11 @@ def frozen_backbone(recipe: Recipe) -> keras.Model:
         _frozen[key] = build_backbone(recipe)
         _frozen[key].trainable = False
     return _frozen[key]
+
+
+def said_of(backbone: keras.Model) -> list[str]:
+    """What a backbone says of itself: which layer's output its features are, where it was cut out of a network."""
+    return [backbone.told] if getattr(backbone, "told", None) else []
 
 
 #: The last one that was asked for.

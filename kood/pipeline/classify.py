@@ -17,7 +17,7 @@ from kood.data.deferred import chained, kept
 from kood.data.image_set import joined
 from kood.files import digest_array
 from kood.nets.neck import standardize, whole
-from kood.pipeline.build import backbone_weights, build_classifier, class_weights, frozen_backbone, network_of
+from kood.pipeline.build import backbone_weights, build_classifier, class_weights, frozen_backbone, network_of, said_of
 from kood.pipeline.diffusion import Pure
 from kood.pipeline.features import OutlierFeatures, moments
 from kood.pipeline.fitting import augmentations, decided, fitted, resident_images
@@ -184,6 +184,7 @@ class Classifier(Stage):
         model = build_classifier(recipe, classes, steps=total, seed=self.seed("virtual"), class_weight=weights)
         if self.data.frozen is not None:
             standardize(model.backbone, *moments(np.asarray(self.data.images("train").images)))
+        notes = said_of(model.backbone)
         for stage in self.begun:
             _give(model, stage.model())
         at_once = 250 if self.data.frozen is not None else 25
@@ -211,7 +212,7 @@ class Classifier(Stage):
         plain.save(folder / self._file)
         before = frozen_backbone(recipe).count_params() if self.data.frozen is not None else 0
         length = {"epochs": round(trained / per_epoch, 2)} if limit else {}
-        return {**facts, "parameters": before + plain.count_params(), **length}
+        return {**facts, "parameters": before + plain.count_params(), "notes": notes, **length}
 
     @property
     def _file(self) -> str:

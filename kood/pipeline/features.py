@@ -21,7 +21,7 @@ from kood.data.stored import write_blocks
 from kood.detector.choosing import PROXIES, proxies
 from kood.files import write_atomically
 from kood.outputs import at_once, run_batches
-from kood.pipeline.build import frozen_backbone, network_of
+from kood.pipeline.build import frozen_backbone, network_of, said_of
 from kood.pipeline.fitting import augmentations, decided
 from kood.pipeline.outliers import Outliers
 from kood.pipeline.prepare import KINDS, PARTS, Data, Stored
@@ -91,7 +91,8 @@ class _Passing(Stored):
                 )  # fmt: skip
         shutil.rmtree(pieces)
         seconds, later = time.monotonic() - first[0], passed - first[1]
-        return {"sets": told, **({"images_per_second": round(later / seconds, 1)} if later > 0 else {})}
+        facts = {"sets": told, "notes": said_of(backbone)}
+        return {**facts, **({"images_per_second": round(later / seconds, 1)} if later > 0 else {})}
 
 
 class Features(_Passing):
@@ -149,6 +150,9 @@ class Features(_Passing):
         """What the classifier learns from: the features of the training images, and those of their views."""
         train = self.images("train")
         return joined([train, self.images("views")]) if self.recipe.classifier.views else train
+
+    def says(self) -> list[tuple[str, str]]:
+        return [*((f"classifier: {note}", "") for note in self.notes), *super().says()]
 
     @property
     def frozen(self) -> "Features":

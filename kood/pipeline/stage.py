@@ -128,6 +128,11 @@ class Stage(abc.ABC):
         return [(text, "yellow") for text in self.warnings]
 
     @property
+    def notes(self) -> list[str]:
+        """What it notes of itself, a sentence each."""
+        return self.facts.get("notes", [])
+
+    @property
     def folder(self) -> Path:
         """Where its files are."""
         return self._made.folder

@@ -50,7 +50,7 @@ def summarize(work: Work, cell: Cell) -> dict[str, Any]:
         + [text for stage in cell.made for text in stage.warnings]
         + figures["warnings"],
         "notes": prepared["notes"]
-        + [f"classifier: {note}" for note in (attached or {"notes": []})["notes"]]
+        + list(dict.fromkeys(f"classifier: {note}" for stage in cell.made if stage is not data for note in stage.notes))
         + _cost(figures["headline_score"])
         + made_otherwise([(stage.role, stage) for stage in cell.made], work.run.versions),
         "attached": attached,

@@ -6,7 +6,7 @@ import time
 import urllib.request
 import zipfile
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +14,7 @@ from kood.data.paths import data_path
 from kood.errors import UserError, in_words
 from kood.text import clean
 
-__all__ = ["SMALLEST", "Pretrained", "pretrained", "seconds_of_an_image"]
+__all__ = ["SMALLEST", "Pretrained", "pretrained", "tried"]
 
 #: Shorter side of the median image from which on a pretrained network is taken.
 SMALLEST = 96
@@ -37,7 +37,8 @@ _SAID = {
     r"^classifier\.options\.preprocess = '(.*?)'": r"--preprocess \1",
     r"\bpreprocess=\.\.\.": "--preprocess",
     r"\bpreprocess=\"(.*?)\"": r"--preprocess \1",
-    r"\bclassifier\.options\.layer(?: = '(.*?)')?": r"--features \1",
+    r"\bclassifier\.options\.layer = '(.*?)'": r"--features \1",
+    r"\bclassifier\.options\.layer\b": "--features",
     r"\bclassifier\.options\.imports\b": "--import",
     r"register it .* pass custom_objects": "name the module that defines it with --import MODULE",
 }
@@ -51,12 +52,14 @@ class Pretrained:
         backbone: Its name among the backbones; `options` what else the recipe says.
         side: Of its images.
         why: Where its weights come from, or why it is taken.
+        features: Which layer's output its features are, a sentence; "" where its name says all.
     """
 
     backbone: str
     options: dict[str, Any]
     side: int
     why: str
+    features: str = ""
 
 
 def pretrained(file: str | None, side: float, options: Mapping[str, Any]) -> Pretrained | None:
@@ -116,8 +119,10 @@ def _side_of(file: Path) -> int:
     return int(sides[0]) if sides else SIDE
 
 
-def seconds_of_an_image(found: Pretrained, channels: int) -> float:
-    """How long an image takes through the network here: a few batches of noise, the first of which is not counted.
+def tried(found: Pretrained, channels: int) -> tuple[Pretrained, float]:
+    """The network with what it says of its features, and how many seconds an image takes through it here.
+
+    A few batches of noise pass it, the first of which is not counted.
 
     Raises:
         UserError: The network cannot be made, such as of a file with layers that are not known here; no such backend.
@@ -136,11 +141,12 @@ def seconds_of_an_image(found: Pretrained, channels: int) -> float:
     # Its speed is that of its weights' absence.
     options = found.options | ({"weights": "none"} if "weights" in found.options else {})
     with in_words(_SAID):
-        forward = compiled(obtain("backbones", found.backbone)(shape, **options))
+        network = obtain("backbones", found.backbone)(shape, **options)
+    forward = compiled(network)
     rows, taken = at_once(shape), []
     pixels = np.random.default_rng(0).uniform(-1, 1, (rows, *shape)).astype("float32")
     for _ in range(4):
         begun = time.perf_counter()
         np.asarray(forward(pixels))
         taken.append(time.perf_counter() - begun)
-    return min(taken[1:]) / rows
+    return replace(found, features=getattr(network, "told", "")), min(taken[1:]) / rows

@@ -22,7 +22,7 @@ from kood.recipe.sections import SLUG
 from kood.report.wording import duration
 from kood.starter.choices import FEWEST, FEWEST_EPOCHS, FROZEN_EPOCHS, MOST_EPOCHS, TEST, Choices, choose
 from kood.starter.images import KINDS, Machine, Survey, survey
-from kood.starter.pretrained import SMALLEST, pretrained, seconds_of_an_image
+from kood.starter.pretrained import SMALLEST, pretrained, tried
 from kood.text import clean
 
 __all__ = ["literal", "named", "new_recipe", "slug_of", "source_of"]
@@ -102,7 +102,9 @@ def new_recipe(
     per_image = None
     if network is not None:
         console.print(Text(f"Timing {network.backbone} at {network.side} px on this machine ..."))
-        per_image = seconds_of_an_image(network, 1 if found.grey else 3)
+        network, per_image = tried(network, 1 if found.grey else 3)
+        if network.features:
+            console.print(Text(f"{network.features[0].upper()}{network.features[1:]}"), soft_wrap=True)
     text = _text(choose(found, machine, minutes, network, per_image), place, name, outside)
     with tempfile.TemporaryDirectory() as folder_of_draft:
         draft = Path(folder_of_draft) / file.name

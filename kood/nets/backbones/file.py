@@ -8,7 +8,17 @@ import keras
 import numpy as np
 from keras import ops
 
-from kood.attached import Inside, bring, check_range, image_shape_of, last_dense, layer_named, layers_of, only, opened
+from kood.attached import (
+    Inside,
+    bring,
+    check_range,
+    features_within,
+    image_shape_of,
+    layer_named,
+    layers_of,
+    only,
+    opened,
+)
 from kood.attached.preprocessing import PREPROCESSING, Preprocess
 from kood.attached.steady import unsteady
 from kood.attached.watching import quantised
@@ -36,7 +46,9 @@ def file(
     """A network of the user's own, from a `.keras` file: a classifier up to its features, or a backbone as it is.
 
     The file is opened as `kood attach` opens one: nothing that is written into it is run. Features that are a map or
-    tokens are averaged over their positions. Training goes on from the file's weights.
+    tokens are averaged over their positions. Training goes on from the file's weights. A classifier whose answer is
+    neither the logits of its last dense layer nor their softmax is refused, as by `kood attach`, until its features are
+    named: its answer would be taken for them.
 
     Args:
         image_shape: (H, W, C). One channel is given to a network of colours as all three of its.
@@ -49,12 +61,14 @@ def file(
 
     Returns:
         A model from (B, H, W, C) to (B, D). It loads without kood where the file does and its network is a graph of
-        layers, functional or sequential.
+        layers, functional or sequential. Its attribute `told` is a sentence: which layer's output the features are, and
+        how many numbers.
 
     Raises:
         ValueError: A size is not positive.
         UserError: There is no such file or layer, the images are none that the network takes, it is made for other
-            pixels than `preprocess` makes, or what it says of an image depends on the batch or on the pass.
+            pixels than `preprocess` makes, what it says of an image depends on the batch or on the pass, or it does not
+            end in features, or is quantised, and no layer is named.
     """
     image_shape = checked_image_shape(image_shape)
     if preprocess not in PREPROCESSING:
@@ -69,6 +83,8 @@ def file(
                             "preprocess out")  # fmt: skip
         model, preprocess = model.backbone, "-1..1"
         layer = model.layers[-1].name
+    elif layer is None:
+        _refuse_quantised(called, model)
     _check_shape(called, model, image_shape)
     prepare = Preprocess(preprocess)
 
@@ -88,8 +104,11 @@ def file(
     try:
         for _, one in layers_of(model):  # Whatever was frozen when the file was written.
             one.trainable = True
-        network = _features(model, layer, pixels)
-        return on_top_of(of_whole_batches(network), image_shape, prepared, "file")
+        network, which = _features(called, model, layer, pixels)
+        mean = ", averaged over its positions" if len(network.output_shape) > 2 else ""
+        backbone = on_top_of(of_whole_batches(network), image_shape, prepared, "file")
+        backbone.told = f"features: {which}{mean} ({backbone.output_shape[-1]:,} numbers)"
+        return backbone
     except UserError:
         raise
     except Exception as error:  # Whatever a network of somebody's raises.
@@ -131,13 +150,30 @@ def _check_shape(called: str, model: keras.Model, image_shape: tuple[int, int, i
                         f"{image_shape[0]}x{image_shape[1]}; {fix}")  # fmt: skip
 
 
-def _features(model: keras.Model, name: str | None, pixels: np.ndarray) -> keras.Model:
-    """The network up to its features: a graph of layers cut there, or any other network watched there as it runs."""
-    target = last_dense(model) if name is None else layer_named(model, name, "classifier.options.layer")
-    if name is None and target is None and (which := quantised(model)):
-        raise UserError(f"classifier.options.path: this network is quantised ({some_of(which)}), so its last dense "
-                        "layer does not show the features; give it as it was before model.quantize(...), or name the "
-                        "layer whose output they are (classifier.options.layer)")  # fmt: skip
+def _refuse_quantised(called: str, model: keras.Model) -> None:
+    """Refuses a network whose dense layers are not seen as such, since their weights are whole numbers."""
+    if which := quantised(model):
+        raise UserError(
+            f"{called} is quantised ({some_of(which)}); give the network that it was made of, or {_NAME_IT}"
+        )
+
+
+#: How features are named that are not found by themselves.
+_NAME_IT = "name the layer whose output the features are with classifier.options.layer"
+
+
+def _features(called: str, model: keras.Model, name: str | None, pixels: np.ndarray) -> tuple[keras.Model, str]:
+    """The network up to its features, and which they are, a phrase.
+
+    It is a graph of layers cut there, or any other network watched there as it runs.
+    """
+    if name is not None:
+        target, which = layer_named(model, name, "classifier.options.layer"), f"the output of the layer {clean(name)!r}"
+    else:
+        try:
+            target, which = features_within(model, _NAME_IT)
+        except UserError as error:
+            raise UserError(f"{called}: {str(error).removeprefix('model: ')}") from error
     path = next((path for path, layer in layers_of(model) if layer is target), None)
     inside = Inside(model, path, given=name is None, name="inside")
     image = keras.Input(pixels.shape[1:], name="pixels")
@@ -146,10 +182,10 @@ def _features(model: keras.Model, name: str | None, pixels: np.ndarray) -> keras
         cut = _cut(model, target, given=name is None)
         # Compiled, since what TensorFlow keeps of passes that are not is ten times the network's own size.
         if cut is not None and _same(compiled(cut)(pixels), compiled(whole)(pixels)):
-            return cut
+            return cut, which
     if target is not None and name is None:
         target.trainable = False  # It runs and has no gradient.
-    return whole
+    return whole, which
 
 
 def _cut(model: keras.Model, target: keras.Layer | None, given: bool) -> keras.Model | None:
