@@ -271,6 +271,25 @@ def test_a_test_folder_is_taken_as_it_is():
     assert "test = " not in new_recipe("x", machine=CPU).read_text()
 
 
+def test_classes_that_could_not_be_tested_are_left_out():
+    for name in "abc":
+        fill(f"x/train/{name}", 40)
+        fill(f"x/train/few{name}", 3)
+    for name in "ab":
+        fill(f"x/test/{name}", 5)
+    recipe, text = made("x")
+    assert recipe.data.id.classes == ["a", "b"]
+    few = "Left out, with fewer than 8 images: fewa, fewb, fewc"
+    untested = "Left out, with no images in the test part: c"
+    assert few in text and untested in text
+    assert f"# {few}\n# {untested}\nclasses = " in Path("x.toml").read_text()
+    for file in Path("x/test/b").iterdir():
+        file.unlink()
+    Path("x/test/b").rmdir()
+    with pytest.raises(UserError, match="^1 of 6 classes have 8 images or more and some in the test part; two"):
+        made("x", force=True)
+
+
 def test_a_validation_folder_is_taken_as_it_is_and_notes_are_printed():
     for part, count in (("train", 30), ("Val", 5)):
         for name in "ab":

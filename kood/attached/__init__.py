@@ -11,6 +11,6 @@ from kood.attached.watching import image_shape_of, layer_named, layers_of
 
 __all__ = [
     "Adapted", "Inside", "Wanted", "adapted", "bring", "bring_layers_of", "check_range", "features_within",
-    "function_named", "function_of", "handed_over", "image_shape_of", "kept", "layer_named", "layers_of", "only", "opened",
-    "other_range", "outside", "preprocessing_for", "wanted",
+    "function_named", "function_of", "handed_over", "image_shape_of", "kept", "layer_named", "layers_of", "only",
+    "opened", "other_range", "outside", "preprocessing_for", "wanted",
 ]  # fmt: skip

@@ -169,7 +169,7 @@ def load_id(data: Any, *, key: str = "data.id") -> Splits:
     sets = {name: _chosen(found, spec, key) for name, found in sets.items()}
     drawn_from = "all" if "all" in sets else "train"
     for name in (drawn_from, *({"test"} & sets.keys())):
-        _need_images(sets[name], key)
+        _need_images(sets[name], spec, key, name)
     if "test" not in sets and spec.test <= 0:
         raise UserError(f"{key}.test: the source {spec.source!r} has no test images of its own; write test = 0.2")
     return Splitting(sets, drawn_from, spec, seed, key).splits()
@@ -189,8 +189,9 @@ def _chosen(found: ImageSet, spec: Any, key: str) -> ImageSet:
         return select_classes(found, spec.classes)
 
 
-def _need_images(found: ImageSet, key: str) -> None:
+def _need_images(found: ImageSet, spec: Any, key: str, part: str) -> None:
     for label in np.setdiff1d(np.arange(len(found.class_names)), found.known_labels):
-        raise UserError(
-            f"{key}: the class {found.class_names[label]!r} has no images; remove it from `classes` or add images"
-        )
+        where = "" if part == "all" else f" in the {part} part"
+        # A class that is not asked for by name has images in another part.
+        fix = "take its images out of the others" if spec.classes is None else "remove it from `classes`"
+        raise UserError(f"{key}: the class {found.class_names[label]!r} has no images{where}; add some, or {fix}")

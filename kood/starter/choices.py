@@ -10,7 +10,7 @@ from kood.recipe.training_sections import FineTuning
 from kood.starter.images import Machine, Survey
 from kood.starter.pretrained import Pretrained
 
-__all__ = ["FEWEST", "FEWEST_EPOCHS", "FROZEN_EPOCHS", "MOST_EPOCHS", "TEST", "Choices", "choose"]
+__all__ = ["FEWEST", "FEWEST_EPOCHS", "FROZEN_EPOCHS", "MOST_EPOCHS", "TEST", "Choices", "choose", "left_out"]
 
 #: A class with fewer images cannot stand in every part of the split and still be learned.
 FEWEST = 8
@@ -42,7 +42,7 @@ class Choices:
 
     Attributes:
         found: What the folder holds; `machine` what the run will have, `minutes` how long it may take.
-        classes: The classes to learn; `dropped` those with too few images.
+        classes: The classes to learn; `dropped` those that cannot be, by what they have.
         images: How many images the classes have, without those of a test or validation part.
         image_shape: (H, W, C), H and W whole fours; `why_shape` its reason.
         validation: Share of the training images, as `calibration` is.
@@ -61,7 +61,7 @@ class Choices:
     machine: Machine
     minutes: float
     classes: tuple[str, ...]
-    dropped: tuple[str, ...]
+    dropped: dict[str, list[str]]
     images: int
     image_shape: tuple[int, int, int]
     why_shape: str
@@ -98,13 +98,14 @@ def choose(
     Raises:
         UserError: fewer than two classes have images enough.
     """
-    counted = list(zip(found.names, found.train, strict=True))
-    classes = tuple(name for name, count in counted if count >= FEWEST)
+    dropped = left_out(found)
+    without = {name for names in dropped.values() for name in names}
+    classes = tuple(name for name in found.names if name not in without)
     if len(classes) < 2:
-        raise UserError(
-            f"{len(classes)} of {len(counted)} classes have {FEWEST} images or more; two are needed, add images"
-        )
-    images = sum(count for _, count in counted if count >= FEWEST)
+        own = " and some in the test part" if found.test else ""
+        raise UserError(f"{len(classes)} of {len(found.names)} classes have {FEWEST} images or more{own}; two are "
+                        "needed, add images")  # fmt: skip
+    images = sum(count for name, count in zip(found.names, found.train, strict=True) if name not in without)
     learned = images * (1.0 if found.test else 1.0 - TEST)
     calibration = round(min(0.2, max(0.05, CALIBRATION / learned)), 3)
     validation = 0.0 if found.validation else min(0.1, calibration)
@@ -138,7 +139,7 @@ def choose(
         machine=machine,
         minutes=minutes,
         classes=classes,
-        dropped=tuple(name for name, count in counted if count < FEWEST),
+        dropped=dropped,
         images=images,
         image_shape=shape,
         why_shape=why_shape,
@@ -159,6 +160,15 @@ def choose(
         tuning=tuning,
         rotation=rotation,
     )
+
+
+def left_out(found: Survey) -> dict[str, list[str]]:
+    """The classes that a run could not learn or not test: {what they have: their names}, without what none has."""
+    few = [name for name, count in zip(found.names, found.train, strict=True) if count < FEWEST]
+    tested = zip(found.names, found.test or found.train, strict=True)
+    untested = [name for name, count in tested if not count and name not in few]
+    reasons = {f"fewer than {FEWEST} images": few, "no images in the test part": untested}
+    return {reason: names for reason, names in reasons.items() if names}
 
 
 def _resize(found: Survey, shape: tuple[int, int, int]) -> tuple[str, str]:

@@ -20,7 +20,7 @@ from kood.recipe import load
 from kood.recipe.data_sections import RESERVED
 from kood.recipe.sections import SLUG
 from kood.report.wording import duration
-from kood.starter.choices import FEWEST, FEWEST_EPOCHS, FROZEN_EPOCHS, MOST_EPOCHS, TEST, Choices, choose
+from kood.starter.choices import FEWEST, FEWEST_EPOCHS, FROZEN_EPOCHS, MOST_EPOCHS, TEST, Choices, choose, left_out
 from kood.starter.images import KINDS, Machine, Survey, survey
 from kood.starter.pretrained import SMALLEST, pretrained, tried
 from kood.text import clean
@@ -90,7 +90,8 @@ def new_recipe(
     if file.exists() and not force:
         raise UserError(f"{file}: is there already; take another --name, or --force to write over it")
     outside = {slug: (place, survey(place)) for slug, place in named(ood_images).items()}
-    kept = [one for one, count in zip(found.names, found.train, strict=True) if count >= FEWEST]
+    without = {name for names in left_out(found).values() for name in names}
+    kept = [name for name in found.names if name not in without]
     for its_place, its in outside.values():
         _refuse_shared(place, found, kept, its_place, its)
     side = float(np.median(found.shapes.min(axis=1)))
@@ -210,7 +211,7 @@ def _text(chosen: Choices, place: Path, name: str, outside: dict[str, tuple[Path
         minutes = math.ceil(1.3 * chosen.passing / 60 + 1)  # And what is trained, measured and published.
     text = made.get_template("recipe.toml").render(
         chosen=chosen, place=place, name=name, minutes=minutes, outside=outside, source_of=source_of,
-        copies=_copies(chosen.found), fewest=FEWEST, test=TEST, uneven=UNEVEN, epochs=(FEWEST_EPOCHS, MOST_EPOCHS),
+        copies=_copies(chosen.found), test=TEST, uneven=UNEVEN, epochs=(FEWEST_EPOCHS, MOST_EPOCHS),
         frozen_epochs=FROZEN_EPOCHS,
     )  # fmt: skip
     return text.expandtabs(REASON)  # In the template a tab stands before each reason, and nowhere else.
@@ -268,8 +269,6 @@ def _print(console: Console, found: Survey, outside: dict[str, Survey], file: Pa
             console.print(Text(f"  {clean(reason)}", "yellow"), soft_wrap=True)
     for text in _copies(found):
         console.print(Text(text, "yellow"), soft_wrap=True)
-    few = [name for name, n in zip(found.names, found.train, strict=True) if n < FEWEST]
-    if few:
-        names = ", ".join(map(clean, few))
-        console.print(Text(f"Left out, with fewer than {FEWEST} images: {names}", "yellow"), soft_wrap=True)
+    for reason, names in left_out(found).items():
+        console.print(Text(f"Left out, with {reason}: {', '.join(map(clean, names))}", "yellow"), soft_wrap=True)
     console.print(Text(f"Written: {file}\nNext: kood run {file}"), soft_wrap=True)

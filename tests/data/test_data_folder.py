@@ -92,6 +92,17 @@ def test_splits_from_class_folders(tmp_path, id_data):
     assert [len(part) for part in (splits.train, splits.validation, splits.calibration, splits.test)] == [24, 4, 4, 8]
 
 
+@pytest.mark.parametrize(
+    ("classes", "fix"), [(None, "take its images out of the others"), (["0", "1"], "remove it from `classes`")]
+)
+def test_a_part_that_lacks_a_class_is_named(tmp_path, id_data, classes, fix):
+    for part, name in (("train", "0"), ("train", "1"), ("test", "0")):
+        write(tmp_path / part / name / "a.png", 3)
+    with pytest.raises(UserError) as refused:
+        load_id(id_data("folder", path=str(tmp_path), classes=classes))
+    assert str(refused.value) == f"data.id: the class '1' has no images in the test part; add some, or {fix}"
+
+
 @pytest.mark.keras
 def test_mixed_sizes_are_brought_to_one(tmp_path, load):
     sizes = [(1, 1), (5, 4), (300, 200), (7, 90), (5, 4)]
