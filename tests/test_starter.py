@@ -129,6 +129,56 @@ def test_a_network_of_the_user_is_taken_at_its_size(photos):
     assert recipe.data.shape == (64, 64, 3)
 
 
+@keras.saving.register_keras_serializable(package="test_starter")
+class Averaging(keras.Model):
+    """A network that is no graph of layers."""
+
+    def build(self, shape):
+        self.built = True
+
+    def call(self, images):
+        return keras.ops.mean(images, (1, 2))
+
+
+def averaging(*shape):
+    """A network whose features are the mean colour."""
+    image = keras.Input(shape)
+    return keras.Model(image, keras.layers.GlobalAveragePooling2D()(image), name="net")
+
+
+def two_inputs():
+    image, mask = keras.Input((8, 8, 3)), keras.Input((8, 8, 3))
+    return keras.Model([image, mask], keras.layers.multiply([image, mask]), name="net")
+
+
+def subclassed():
+    model = Averaging()
+    model.build((None, 24, 32, 3))
+    model(np.zeros((1, 24, 32, 3), "float32"))
+    return model
+
+
+@pytest.mark.keras
+@pytest.mark.parametrize(
+    ("network", "file", "mode", "shape", "why"),
+    [
+        (lambda: averaging(48, 64, 3), "own.keras", "RGB", (48, 64, 3), "the only size that the network takes"),
+        (lambda: averaging(48, 64, 3), "own.h5", "RGB", (48, 64, 3), "the only size that the network takes"),
+        (lambda: averaging(48, 64, 3), "own.keras", "L", (48, 64, 1), "the only size that the network takes"),
+        (lambda: averaging(48, 64, 1), "own.keras", "RGB", (48, 64, 1), "that the network takes, and in grey\n"),
+        (subclassed, "own.keras", "RGB", (24, 32, 3), "the only size that the network takes"),
+        (lambda: averaging(None, None, 3), "own.keras", "RGB", (224, 224, 3), "what such networks are usually given"),
+    ],
+)  # fmt: skip
+def test_the_network_decides_the_size(network, file, mode, shape, why):
+    for name in "ab":
+        fill(f"photos/{name}", 10, (120, 160), mode, *([90] if mode == "L" else []))
+    network().save(file)
+    recipe, _ = made("photos", backbone=file)
+    assert recipe.data.shape == shape
+    assert why in Path("photos.toml").read_text()
+
+
 def stripped(file):
     """A network that has learned from pixels of -1..1, and whose layers alone do not say so."""
     image = keras.Input((64, 64, 3))
@@ -180,11 +230,18 @@ def test_an_option_of_the_network_without_one(photos):
 @pytest.mark.parametrize(
     ("write", "told"),
     [
-        (lambda file: None, "--backbone {}: cannot be read (No such file or directory); give a .keras file"),
-        (lambda file: file.write_text("no"), "--backbone {} is no .keras file; give one that model.save(...) wrote"),
-        (lambda file: file.mkdir(), "--backbone {}: cannot be read (Is a directory)"),
+        (lambda file: None, "--backbone {} does not exist; give a .keras file, which model.save(...) writes"),
+        (lambda file: file.write_text("no"), "--backbone {} is no .keras file, or it is damaged; give one that model"),
+        (lambda file: file.mkdir(), "--backbone {} is a folder; give a .keras file"),
+        (lambda file: averaging(64, 64, 4).save(file), "--backbone {}: takes images of 4 channels; give a network of"),
+        (lambda file: averaging(3, 32, 32).save(file),
+         "--backbone: net takes its channels first, (None, 3, 32, 32); images are (batch, height, width, channels): "
+         "put keras.layers.Permute((3, 1, 2)) in front of it"),
+        (lambda file: two_inputs().save(file),
+         "--backbone: net takes (None, 8, 8, 3), (None, 8, 8, 3); one input of images is needed"),
     ],
-)
+)  # fmt: skip
+@pytest.mark.keras
 def test_a_network_that_is_none_is_one_message_and_nothing_is_written(photos, write, told):
     file = Path("own.keras")
     write(file)
@@ -206,7 +263,7 @@ def test_how_images_are_resized_follows_what_would_be_lost(sizes, resize):
     for name in "ab":
         for number, size in enumerate(sizes):
             fill(f"x/{name}/{number}", 10, size)
-    network = Pretrained("file", {}, 224, "")
+    network = Pretrained("file", {}, (224, 224), "")
     assert choose(survey(Path("x")), CPU, 30, network).resize == resize
 
 
@@ -325,6 +382,27 @@ def test_a_recipe_of_tables():
     assert "a 20, b 20" in text and "12 images" in text
     with pytest.raises(UserError, match="names images but no classes"):
         made("zoo.txt")
+
+
+@pytest.mark.parametrize(
+    ("lines", "fix"),
+    [
+        (["file,a,b", "img/0000.png,0,1"],
+         "none is called label; call one of them so in the first line, or write columns = { label = ... } into a recipe"
+         " of your own"),
+        (["file,label,class", "img/0000.png,0,1"],
+         "several columns that may be the label (label, class); call the others otherwise in the first line, or write "
+         "columns = { label = 'label' } into a recipe of your own"),
+        (["file,label", "gone.png,0"], "put the table into the folder that the files are relative to"),
+        (["file,label", "C:\\gone.png,0"], "; name it relative to HERE"),
+    ],
+)  # fmt: skip
+def test_what_is_wrong_with_a_table_can_be_mended_without_a_recipe(lines, fix):
+    fill("img", 1)
+    Path("labels.csv").write_text("\n".join(lines))
+    with pytest.raises(UserError) as refused:
+        made("labels.csv")
+    assert str(refused.value).endswith(fix.replace("HERE", str(Path.cwd())))
 
 
 def test_what_is_not_clean_is_named():

@@ -97,7 +97,8 @@ def image_shape_of(model: keras.Model) -> Shape:
     """(H, W, C) of the images that a model takes, None where it takes any size.
 
     Raises:
-        UserError: several inputs, another rank, an unknown number of channels, or a model that was never built.
+        UserError: several inputs, another rank, an unknown number of channels, channels first, or a model that was
+            never built.
     """
     inner = model.backbone if isinstance(model, Classifier) else model
     inputs = getattr(inner, "inputs", None)
@@ -112,7 +113,11 @@ def image_shape_of(model: keras.Model) -> Shape:
     if len(shapes) > 1 or len(shapes[0]) != 4 or shapes[0][-1] is None:
         raise UserError(f"model: {clean(model.name)} takes {some_of(map(str, shapes))}; one input of images is needed, "
                         "(batch, height, width, channels) with the channels known")  # fmt: skip
-    return shapes[0][1], shapes[0][2], shapes[0][3]
+    _, height, width, channels = shapes[0]
+    if channels not in (1, 3) and height in (1, 3):
+        raise UserError(f"model: {clean(model.name)} takes its channels first, {shapes[0]}; images are (batch, height, "
+                        "width, channels): put keras.layers.Permute((3, 1, 2)) in front of it")  # fmt: skip
+    return height, width, channels
 
 
 def probe(model: keras.Model, shape: Shape) -> tuple[np.ndarray, Any]:

@@ -116,7 +116,10 @@ def choose(
         why_split += f": enough to accept {accept:.0%} with a guarantee, not {ACCEPT[0]:.0%}"
     shape, why_shape = _image_shape(found, machine)
     if network is not None:
-        shape, why_shape = (network.side, network.side, shape[2]), "what the pretrained network is usually given"
+        shape = (*network.size, min(shape[2], network.channels))
+        why_shape = "the only size that the network takes" if network.fixed else "what such networks are usually given"
+        if network.channels < 3 and not found.grey:
+            why_shape += ", and in grey"
     resize, why_resize = _resize(found, shape)
     side, trained = math.sqrt(shape[0] * shape[1]), learned * (1 - validation - calibration)
     rate = ACCELERATOR_RATE if machine.accelerator else CPU_RATE * machine.cores

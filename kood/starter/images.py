@@ -16,8 +16,8 @@ from kood.data.decode import decoding, opened, orientation_of
 from kood.data.listing import Listing, check_parts
 from kood.data.paths import what_is_at
 from kood.data.sources.folder import listed_splits
-from kood.data.sources.table import listed_table
-from kood.errors import UserError
+from kood.data.sources.table import WITHOUT_RECIPE, listed_table
+from kood.errors import UserError, in_words
 from kood.files import digest_file
 from kood.machine import cores
 from kood.text import clean
@@ -130,7 +130,8 @@ def survey(source: Path, *, to_learn: bool = False) -> Survey:
         found = f"is {at}, not a folder or a table (.csv, .tsv, .txt)" if at else "does not exist"
         raise UserError(f"{clean(source)}: {found}; give a folder with one sub-folder of images for each class, or a "
                         "CSV file of lines FILE,LABEL")  # fmt: skip
-    listed = (listed_table if is_table else listed_splits)(str(source))
+    with in_words(WITHOUT_RECIPE):
+        listed = (listed_table if is_table else listed_splits)(str(source))
     if to_learn:
         check_parts(listed.parts, clean(source))
     first, *own = [part for part in ("train", "all", "test", "validation") if part in listed.parts]

@@ -1,17 +1,16 @@
 """Which pretrained network a first recipe can begin with, and how fast this machine passes images through it."""
 
-import json
 import os
 import time
 import urllib.request
-import zipfile
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from kood.data.paths import data_path
 from kood.errors import UserError, in_words
+from kood.process import choose_backend, native_messages_held_back
 from kood.text import clean
 
 __all__ = ["SMALLEST", "Pretrained", "pretrained", "tried"]
@@ -33,6 +32,7 @@ HOST = "https://storage.googleapis.com/tensorflow/keras-applications/"
 _OPTIONS = {"preprocess": "--preprocess", "layer": "--features", "imports": "--import"}
 #: What messages call these -> what the command does.
 _SAID = {
+    r"^model: ": "--backbone: ",
     r"^classifier\.options\.path: ": "--backbone ",
     r"^classifier\.options\.preprocess = '(.*?)'": r"--preprocess \1",
     r"\bpreprocess=\.\.\.": "--preprocess",
@@ -50,15 +50,19 @@ class Pretrained:
 
     Attributes:
         backbone: Its name among the backbones; `options` what else the recipe says.
-        side: Of its images.
+        size: Height and width of its images.
         why: Where its weights come from, or why it is taken.
+        fixed: Whether it takes no other size.
+        channels: Of its images, 3 where they are given to it as colours.
         features: Which layer's output its features are, a sentence; "" where its name says all.
     """
 
     backbone: str
     options: dict[str, Any]
-    side: int
+    size: tuple[int, int]
     why: str
+    fixed: bool = False
+    channels: int = 3
     features: str = ""
 
 
@@ -66,16 +70,20 @@ def pretrained(file: str | None, side: float, options: Mapping[str, Any]) -> Pre
     """The network for images of about so many pixels a side; None where they are small, or it has no weights.
 
     Args:
-        file: A `.keras` file of the user's, which is then taken whatever the images.
+        file: A `.keras` file of the user's, or an HDF5 file, which is then taken whatever the images.
         side: Of the shorter.
         options: What else the backbone "file" is to be told of the file.
 
     Raises:
-        UserError: The file is no Keras model; options and no file.
+        UserError: The file is no Keras model of images of 1 or 3 channels; options and no file.
     """
     if file is not None:
         place = data_path(file)
-        return Pretrained("file", {"path": str(place), **options}, _side_of(place), "the network you gave")
+        height, width, channels = _shape_of(place, options.get("imports", ()))
+        return Pretrained(
+            "file", {"path": str(place), **options}, (height or SIDE, width or SIDE), "the network you gave",
+            fixed=bool(height or width), channels=channels,
+        )  # fmt: skip
     if options:
         raise UserError(f"{_OPTIONS[next(iter(options))]}: says something of --backbone FILE, and none is given")
     if side < SMALLEST:
@@ -90,7 +98,7 @@ def pretrained(file: str | None, side: float, options: Mapping[str, Any]) -> Pre
 
 
 def _of_keras(name: str, why: str) -> Pretrained:
-    return Pretrained("keras_applications", {"name": name, "weights": "imagenet"}, SIDE, why)
+    return Pretrained("keras_applications", {"name": name, "weights": "imagenet"}, (SIDE, SIDE), why)
 
 
 def _is_reachable() -> bool:
@@ -104,19 +112,19 @@ def _is_reachable() -> bool:
         return False
 
 
-def _side_of(file: Path) -> int:
-    """The side of the images that a file's network takes, where its graph says one; `SIDE` where it takes any."""
-    try:
-        with zipfile.ZipFile(file) as opened:
-            layers = json.loads(opened.read("config.json"))["config"].get("layers", [])
-    except OSError as error:
-        raise UserError(f"--backbone {clean(file)}: cannot be read ({error.strerror or error}); give a .keras file",
-                        ) from error  # fmt: skip
-    except (zipfile.BadZipFile, KeyError, ValueError, TypeError, AttributeError) as error:
-        raise UserError(f"--backbone {clean(file)} is no .keras file; give one that model.save(...) wrote") from error
-    shapes = [one.get("config", {}).get("batch_shape") for one in layers if one.get("class_name") == "InputLayer"]
-    sides = [shape[1] for shape in shapes if isinstance(shape, list) and len(shape) == 4 and shape[1]]
-    return int(sides[0]) if sides else SIDE
+def _shape_of(file: Path, modules: Sequence[str]) -> tuple[int | None, int | None, int]:
+    """(height, width, channels) of the images that a file's network takes, None where it takes any size."""
+    choose_backend()
+    with in_words(_SAID):
+        with native_messages_held_back():
+            from kood.attached import bring, image_shape_of, opened
+
+            bring(modules, "classifier.options.imports")
+            shape = image_shape_of(opened(file, key="classifier.options.path"))
+        if shape[2] not in (1, 3):
+            raise UserError(f"--backbone {clean(file)}: takes images of {shape[2]} channels; give a network of grey "
+                            "images (1) or of colours (3)")  # fmt: skip
+    return shape
 
 
 def tried(found: Pretrained, channels: int) -> tuple[Pretrained, float]:
@@ -129,7 +137,6 @@ def tried(found: Pretrained, channels: int) -> tuple[Pretrained, float]:
     """
     import numpy as np
 
-    from kood.process import choose_backend, native_messages_held_back
     from kood.registry import obtain
 
     choose_backend()
@@ -137,7 +144,7 @@ def tried(found: Pretrained, channels: int) -> tuple[Pretrained, float]:
         from kood.backends import compiled
         from kood.outputs import at_once
 
-    shape = (found.side, found.side, channels)
+    shape = (*found.size, channels)
     # Its speed is that of its weights' absence.
     options = found.options | ({"weights": "none"} if "weights" in found.options else {})
     with in_words(_SAID):

@@ -61,7 +61,7 @@ def new_recipe(
         name: The recipe's name; made of the folder's where not given.
         minutes: About how long a run may take on this machine.
         force: Write over a file of that name.
-        backbone: A `.keras` file of a pretrained network to begin with.
+        backbone: A `.keras` file, or an HDF5 file, of a pretrained network to begin with.
         options: What else the backbone "file" is to be told of it: "layer", "preprocess", "imports".
         machine: What the run will have; this machine where not given.
         console: Where to print.
@@ -98,12 +98,13 @@ def new_recipe(
     network = pretrained(backbone, side, options or {})
     if network is None and side >= SMALLEST:
         console.print(Text(NO_WEIGHTS, "yellow"))
-    if network is not None and side < min(SMALLEST, network.side / 2):
-        console.print(Text(_too_small(side, network.side), "yellow"))
+    if network is not None and side < min(SMALLEST, min(network.size) / 2):
+        console.print(Text(_too_small(side, min(network.size)), "yellow"))
     per_image = None
     if network is not None:
-        console.print(Text(f"Timing {network.backbone} at {network.side} px on this machine ..."))
-        network, per_image = tried(network, 1 if found.grey else 3)
+        height, width = network.size
+        console.print(Text(f"Timing {network.backbone} at {height}x{width} px on this machine ..."))
+        network, per_image = tried(network, 1 if found.grey else network.channels)
         if network.features:
             console.print(Text(f"{network.features[0].upper()}{network.features[1:]}"), soft_wrap=True)
     text = _text(choose(found, machine, minutes, network, per_image), place, name, outside)

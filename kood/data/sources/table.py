@@ -20,6 +20,15 @@ from kood.text import clean, composed
 
 __all__ = ["table"]
 
+#: What its messages say where no recipe is at hand to be mended.
+WITHOUT_RECIPE = {
+    r"write columns = (.*), or call it so$": r"call one of them so in the first line, or write columns = \1 into a "
+    "recipe of your own",
+    r"; write columns = (.*)$": r"; call the others otherwise in the first line, or write columns = \1 into a "
+    "recipe of your own",
+    r", or set `root`$": "",
+    r"set `root` to the folder that": "put the table into the folder that",
+}
 #: What stands between the fields, in the order in which they are tried: a comma stands in names more often.
 _DELIMITERS = ("\t", ";", ",", "|")
 #: The first line by which Excel says what stands between the fields.

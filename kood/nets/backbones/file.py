@@ -1,6 +1,9 @@
 """A user's own Keras network as a backbone."""
 
+import contextlib
 import functools
+import re
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -85,7 +88,8 @@ def file(
         layer = model.layers[-1].name
     elif layer is None:
         _refuse_quantised(called, model)
-    _check_shape(called, model, image_shape)
+    with _of(called):
+        _check_shape(called, model, image_shape)
     prepare = Preprocess(preprocess)
 
     def prepared(pixels: np.ndarray) -> np.ndarray:
@@ -114,6 +118,15 @@ def file(
     except Exception as error:  # Whatever a network of somebody's raises.
         raise UserError(f"{called} gives no features of images {image_shape} ({why(error)}); name a layer that gives "
                         "one row of numbers an image, or a map (classifier.options.layer)") from error  # fmt: skip
+
+
+@contextlib.contextmanager
+def _of(called: str) -> Iterator[None]:
+    """Says of which file a message about a model is."""
+    try:
+        yield
+    except UserError as error:
+        raise UserError(re.sub("^model: ", lambda _: f"{called}: ", str(error)), error.exit_code) from error
 
 
 def _read(path: str, **_: Any) -> dict[str, Any]:
@@ -170,10 +183,8 @@ def _features(called: str, model: keras.Model, name: str | None, pixels: np.ndar
     if name is not None:
         target, which = layer_named(model, name, "classifier.options.layer"), f"the output of the layer {clean(name)!r}"
     else:
-        try:
+        with _of(called):
             target, which = features_within(model, _NAME_IT)
-        except UserError as error:
-            raise UserError(f"{called}: {str(error).removeprefix('model: ')}") from error
     path = next((path for path, layer in layers_of(model) if layer is target), None)
     inside = Inside(model, path, given=name is None, name="inside")
     image = keras.Input(pixels.shape[1:], name="pixels")
