@@ -4,6 +4,7 @@ import io
 import json
 import math
 import os
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -380,7 +381,19 @@ def test_a_file_is_no_place_for_what_is_found(tmp_path):
         monitor(tmp_path / "none", tmp_path / "none", to=tmp_path / "file")  # Before anything is looked at.
 
 
+def test_a_table_of_images_is_watched_and_one_of_answers_is_named(run, folder, tmp_path):
+    files = sorted(folder.glob("<i>*.png"))
+    (tmp_path / "images.csv").write_text("\n".join(f"{file},a" for file in files))
+    found, unread = monitor(run, tmp_path / "images.csv", console=Console(file=io.StringIO()))
+    assert found.images == 40 and unread == 0
+    (tmp_path / "answers.csv").write_text("image,label,class_name,probability,ood_score,p_value\n1.png,0,a,1,0,1")
+    with pytest.raises(UserError, match="answers.csv: these are answers as `kood predict --csv` prints them; give"):
+        monitor(run, tmp_path / "answers.csv")
+
+
 def test_nothing_there(run, tmp_path):
+    with pytest.raises(UserError, match=r"^--data https://host/a: URLs are not fetched"):
+        monitor(run, Path("https://host/a"))
     with pytest.raises(UserError, match="there is nothing there"):
         monitor(run, tmp_path / "none")
     with pytest.raises(UserError, match="no images in this folder"):

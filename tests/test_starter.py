@@ -394,6 +394,9 @@ def test_a_recipe_of_tables():
          "several columns that may be the label (label, class); call the others otherwise in the first line, or write "
          "columns = { label = 'label' } into a recipe of your own"),
         (["file,label", "gone.png,0"], "put the table into the folder that the files are relative to"),
+        (["file,label", "https://me:secret@host/a.png,0"],
+         "line 2 of HERE/labels.csv names the URL https://***@host/a.png; URLs are not fetched: download the images, "
+         "and name their files"),
         (["file,label", "C:\\gone.png,0"], "; name it relative to HERE"),
     ],
 )  # fmt: skip
@@ -465,6 +468,7 @@ def test_names_that_toml_or_a_terminal_would_misread(name):
     ("arguments", "options", "message"),
     [
         (("none",), {}, "does not exist"),
+        (("https://host/none",), {}, "^path = https://host/none: URLs are not fetched; download what is there"),
         (("file",), {}, "is a file, not a folder"),
         (("flat",), {}, "no class folders"),
         (("single",), {}, "only one class, 'a'"),

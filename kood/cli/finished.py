@@ -18,7 +18,10 @@ RunFolder = Annotated[Path, typer.Argument(metavar="RUN", help="saved/<recipe>, 
 @commands.command()
 def predict(
     run_folder: RunFolder,
-    images: Annotated[list[Path], typer.Argument(metavar="IMAGE|FOLDER...", help="Image files, and folders of them.")],
+    images: Annotated[
+        list[Path],
+        typer.Argument(metavar="IMAGE|FOLDER|CSV...", help="Image files, folders of them, and tables of lines FILE."),
+    ],
     url: Annotated[
         str | None,
         typer.Option(
@@ -60,7 +63,7 @@ def calibrate(
         list[Path],
         typer.Option(
             "--data",
-            metavar="FOLDER",
+            metavar="FOLDER|CSV",
             help="Images of the known classes, as in use, that the model has not seen; may be repeated.",
         ),
     ],
@@ -101,7 +104,7 @@ def calibrate(
 def monitor(
     run_folder: RunFolder,
     data: Annotated[
-        Path, typer.Option("--data", metavar="FOLDER|JSONL", help="Images, or answers of `kood predict --json`.")
+        Path, typer.Option("--data", metavar="FOLDER|CSV|JSONL", help="Images, or answers of `kood predict --json`.")
     ],
     level: Annotated[
         float, typer.Option(min=1e-6, max=0.5, help="Chance of calling drift where there is none.")

@@ -7,10 +7,11 @@ from collections.abc import Iterable
 from pathlib import Path
 
 from kood.errors import UserError
-from kood.text import clean, composed
+from kood.text import clean, composed, masked
 
-__all__ = ["KERAS_FILE", "data_path", "existing_in", "need", "need_file", "root_of", "what_is_at"]
+__all__ = ["KERAS_FILE", "data_path", "existing_in", "need", "need_file", "refuse_url", "root_of", "what_is_at"]
 
+_URL = re.compile(r"([a-z][a-z0-9+.-]+):/+", re.IGNORECASE)
 _VARIABLE = re.compile(r"\$(?:\{(\w+)\}|(\w+))")
 
 
@@ -18,8 +19,9 @@ def data_path(path: str, called: str = "path") -> Path:
     """The absolute path a recipe means: `~` and $VARIABLES expanded, the rest relative to the current folder.
 
     Raises:
-        UserError: An environment variable that is not set; the message begins with what the path is `called`.
+        UserError: An environment variable that is not set, or a URL; the message begins with what the path is `called`.
     """
+    refuse_url(path, f"{called} = ")
     for match in _VARIABLE.finditer(path):
         name = match[1] or match[2]
         if not os.environ.get(name):
@@ -28,6 +30,13 @@ def data_path(path: str, called: str = "path") -> Path:
                 "or write the whole path"
             )
     return existing(Path(_VARIABLE.sub(lambda match: os.environ[match[1] or match[2]], path)).expanduser().absolute())
+
+
+def refuse_url(path: str | Path, before: str = "") -> None:
+    """Raises `UserError` where a path is a URL, and no file by that name; the message begins with `before`."""
+    if _URL.match(str(path)) and not os.path.lexists(path):
+        url = masked(_URL.sub(r"\1://", str(path), count=1))  # A Path has one slash of two.
+        raise UserError(f"{before}{clean(url)}: URLs are not fetched; download what is there, and give its path")
 
 
 def what_is_at(path: Path) -> str:

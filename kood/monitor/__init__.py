@@ -6,6 +6,7 @@ from pathlib import Path
 from rich.console import Console
 
 from kood import report
+from kood.data.paths import refuse_url
 from kood.errors import UserError
 from kood.files import refuse_file
 from kood.monitor.drift import Drift, Ties, drift
@@ -29,8 +30,9 @@ def monitor(
 
     Args:
         run: `saved/<recipe>`, or one of its versions, whose answers alone then count.
-        data: A folder of images, taken in the order in which they were last written, without those that the model was
-            made of; or a file of answers as `kood predict --json` prints them, taken line by line.
+        data: A folder of images, or a table of them (.csv, .tsv), taken in the order in which they were last written,
+            without those that the model was made of; or a file of answers as `kood predict --json` prints them, taken
+            line by line.
         level: Chance of calling drift where there is none.
         most: How many of the most surprising images are shown.
         to: Folder for `monitor.json` and `monitor.html`; none are written where it is not given.
@@ -47,16 +49,18 @@ def monitor(
         refuse_file(to, "--to")
     console, version = console or Console(), newest_version(run)
     facts = read_facts(version)
-    if data.is_dir():
+    of_images = data.is_dir() or (data.is_file() and data.suffix.lower() in (".csv", ".tsv"))
+    if of_images:
         met = asked(version, data, facts)
     elif data.exists():
         met = logged(data)
     else:
+        refuse_url(data, "--data ")
         raise UserError(f"--data {data}: there is nothing there; give a folder of images, or a file of answers")
     if not met.seen:
         why = f"; the model knows all {met.known} of them" if met.known else ""
         raise UserError(f"--data {data}: there is no image in it that could be read and judged{why}", exit_code=1)
-    watched = judge(met, version, facts) if data.is_dir() else judge_log(met, run, data)
+    watched = judge(met, version, facts) if of_images else judge_log(met, run, data)
     told = as_data(watched, level, most)
     if as_json:
         print(json.dumps(report.strict(told), indent=2), file=console.file)

@@ -60,14 +60,16 @@ class Met:
 
 
 def asked(version: Path, folder: Path, facts: Mapping[str, Any]) -> Met:
-    """A folder's images in the order in which they were last written, as a SavedModel answers them.
+    """The images of a folder, or of a table, in the order in which they were last written, as a SavedModel answers.
 
     Images that the version, told by its folder and its `kood.json`, was made of are left out: it knows them better than
     what it meets.
 
     Raises:
-        UserError: no images, or no SavedModel of kood.
+        UserError: no images, or no SavedModel of kood; a table of answers.
     """
+    if folder.is_file():
+        _refuse_answers(folder)
     passed = PassedOver()
     times = {file: _written(file) for file in map(Path, listed([folder], passed))}
     files = sorted(times, key=lambda file: (times[file], str(file)))
@@ -76,6 +78,13 @@ def asked(version: Path, folder: Path, facts: Mapping[str, Any]) -> Met:
     old = known.among(digests, (*USED, RECALIBRATED))
     new = [_of(answer, times[answer.file]) for answer, one in zip(found, old, strict=True) if not one]
     return Met(new, [answer.error for answer in unread], int(old.sum()), passed.notes())
+
+
+def _refuse_answers(table: Path) -> None:
+    with table.open("rb") as lines:
+        first = lines.readline(4096).decode("utf-8", "replace").strip().split(",")
+    if {"image", "ood_score", "p_value"} <= set(first):
+        raise UserError(f"{table}: these are answers as `kood predict --csv` prints them; give those of --json")
 
 
 def _written(file: Path) -> float:

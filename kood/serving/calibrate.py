@@ -11,10 +11,12 @@ import numpy as np
 
 from kood.conformal import Group, doubted, needed_images, rate_interval
 from kood.data.files import PassedOver
+from kood.data.paths import refuse_url
 from kood.data.rules import Framing
+from kood.data.sources.table import TABLES
 from kood.errors import UserError
 from kood.runs import Run
-from kood.serving.answers import Answer, listed
+from kood.serving.answers import Answer, in_table, listed
 from kood.serving.client import newest_version
 from kood.serving.extras import read_facts
 from kood.serving.publishing import publish_calibrated
@@ -126,7 +128,7 @@ def calibrate(
 
     Args:
         run: `saved/<recipe>`, or one of its versions.
-        data: Images of the known classes, as the model will meet them: files and folders.
+        data: Images of the known classes, as the model will meet them: files, folders and tables of files.
         accept: Share to accept, in (0, 1); as the version has it where not given.
         check: Share of the images that are kept to check on, in [0, 1).
         by_class: Whether each class that the model labels has a threshold of its own; as the version has it where not
@@ -147,6 +149,7 @@ def calibrate(
         raise UserError(f"--check {check}: write a share from 0 to below 1, such as 0.2")
     missing = next((path for path in data if not path.exists()), None)
     if missing is not None:
+        refuse_url(missing, "--data ")
         raise UserError(f"--data {missing}: does not exist; give images of the known classes, or folders of them")
     passed = PassedOver()
     files, seen = listed(data, passed), Seen(old, facts)
@@ -204,7 +207,7 @@ def _strange(said: Sequence[Mapping[str, Any]], facts: Mapping[str, Any]) -> str
 
 
 def _unnamed(data: Sequence[Path], files: Sequence[str], class_names: Sequence[str]) -> str:
-    """Sub-folders of images that lie in none named as a class, in words; "" where there are none."""
+    """Sub-folders of images that lie in none named as a class, and labels of tables likewise, in words; or ""."""
     names = {composed(name).casefold() for name in class_names}
     inside: dict[str, bool] = {}
     for folder in filter(Path.is_dir, data):
@@ -213,14 +216,20 @@ def _unnamed(data: Sequence[Path], files: Sequence[str], class_names: Sequence[s
             if parent.is_relative_to(folder) and parent != folder:
                 parts = parent.relative_to(folder).parts
                 inside[str(Path(*parts))] = any(" ".join(composed(p).split()).casefold() in names for p in parts)
-    others = [name for name, known in inside.items() if not known]
-    if not others:
+    tables = [path for path in data if path.is_file() and path.suffix.lower() in TABLES]
+    labels = {name for path in tables for part in in_table(path).parts.values() for name in part.names}
+    told = []
+    for kind, found in (
+        ("sub-folders of images", inside),
+        ("labels of images", {name: name.casefold() in names for name in sorted(labels)}),
+    ):
+        others = [name for name, known in found.items() if not known]
+        which = "none" if len(others) == len(found) else f"not all ({some_of(map(clean, others))})"
+        told += [f"Of {len(found):,} {kind} {which} are named as a class of the model"] if others else []
+    if not told:
         return ""
-    which = "none" if len(others) == len(inside) else f"not all ({some_of(map(clean, others))})"
-    return (
-        f"Of {len(inside):,} sub-folders of images {which} are named as a class of the model; its classes are "
-        f"{some_of(map(clean, class_names))}: make sure that the images are of these"
-    )
+    classes = some_of(map(clean, class_names))
+    return f"{'. '.join(told)}; its classes are {classes}: make sure that the images are of these"
 
 
 def _uses(left_out: dict[str, int], attached: bool) -> str:

@@ -16,16 +16,13 @@ from kood.data.decode import decoding, opened, orientation_of
 from kood.data.listing import Listing, check_parts
 from kood.data.paths import what_is_at
 from kood.data.sources.folder import listed_splits
-from kood.data.sources.table import WITHOUT_RECIPE, listed_table
+from kood.data.sources.table import TABLES, WITHOUT_RECIPE, listed_table
 from kood.errors import UserError, in_words
 from kood.files import digest_file
 from kood.machine import cores
 from kood.text import clean
 
-__all__ = ["KINDS", "TABLES", "Machine", "Survey", "survey"]
-
-#: Files that end so are tables of FILE,LABEL.
-TABLES = (".csv", ".tsv", ".txt")
+__all__ = ["KINDS", "Machine", "Survey", "survey"]
 
 #: Files that are opened to see what the images are like.
 LOOKED_AT = 400

@@ -2,6 +2,7 @@
 
 import dataclasses
 import re
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -196,6 +197,22 @@ def test_folders_that_are_named_as_no_class_are_told_of(tmp_path, run, monkeypat
         "make sure that the images are of these"
     ]
     assert "Of 2 sub-folders of images not all (y/z) are named" in said["some"][0]
+
+
+@pytest.mark.usefixtures("same_graph")
+def test_a_table_of_images_is_taken_and_its_labels_are_compared(tmp_path, run, monkeypatch):
+    monkeypatch.setattr("kood.serving.calibrate.publish_calibrated", lambda *_: None)
+    for place, image in enumerate(pixels(60, 5)):
+        Image.fromarray(image).save(tmp_path / f"{place}.png")
+    for name, labels in (("right", ("A", "f")), ("some", ("a", "x"))):
+        lines = [f"{place}.png;{labels[place % 2]}" for place in range(60)]
+        (tmp_path / f"{name}.csv").write_text("\n".join(["file;label", *lines]))
+    right, some = (calibrate(run, [tmp_path / f"{name}.csv"], check=0.0) for name in ("right", "some"))
+    assert right.calibration_images == some.calibration_images == 60
+    assert not [line for line in right.told() if "named as a class" in line]
+    assert [line for line in some.told() if "Of 2 labels of images not all (x) are named as a class" in line]
+    with pytest.raises(UserError, match=r"^--data https://host/a: URLs are not fetched"):
+        calibrate(run, [Path("https://host/a")])
 
 
 @pytest.mark.parametrize("by_class", [False, True])

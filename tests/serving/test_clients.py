@@ -7,6 +7,7 @@ import io
 import json
 import shutil
 import threading
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -251,6 +252,13 @@ def test_folders_without_images_are_told(tmp_path):
     told = "no images in this folder; 1 folder passed over: 1 @eaDir; 1 file passed over: 1 .txt"
     with pytest.raises(UserError, match=told):
         listed([tmp_path])
+    (tmp_path / "images.csv").write_text("file,label\n@eaDir/1.png,cat\n")
+    assert listed([tmp_path / "images.csv"]) == [str(tmp_path / "@eaDir" / "1.png")]
+    (tmp_path / "images.csv").write_text("gone.png\n")
+    with pytest.raises(UserError, match=r"^line 1 of .*images.csv names .*gone.png, .*; mend the line, or put the t"):
+        listed([tmp_path / "images.csv"])
+    with pytest.raises(UserError, match=r"^https://\*\*\*@host/1.png: URLs are not fetched; download what is there"):
+        listed([Path("https://me:secret@host/1.png")])
     assert listed([tmp_path / "missing.png"]) == [str(tmp_path / "missing.png")]
 
 

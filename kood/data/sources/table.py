@@ -16,9 +16,12 @@ from kood.data.listing import Listed, group_keys, labelled, part_of, read_listed
 from kood.data.paths import data_path, existing_in, need, root_of
 from kood.data.rules import STRETCHED, Framing
 from kood.errors import UserError
-from kood.text import clean, composed
+from kood.text import clean, composed, masked
 
 __all__ = ["table"]
+
+#: Files that end so are tables, where a file may be something else as well.
+TABLES = (".csv", ".tsv", ".txt")
 
 #: What its messages say where no recipe is at hand to be mended.
 WITHOUT_RECIPE = {
@@ -33,6 +36,7 @@ WITHOUT_RECIPE = {
 _DELIMITERS = ("\t", ";", ",", "|")
 #: The first line by which Excel says what stands between the fields.
 _SEP = re.compile(r'"?sep=(?P<delimiter>[^\w" \0\r\n])"?(?=[\r\n])', re.IGNORECASE)
+_URL = re.compile(r"[a-z][a-z0-9+.-]+://", re.IGNORECASE)
 #: How the columns are called where the recipe does not say.
 _CALLED = {
     "file": ("file", "filename", "file_name", "filepath", "file_path", "path", "image", "image_path", "image_name",
@@ -280,6 +284,9 @@ def _name(file: Path, row: _Row, field: str, folder: Path) -> str:
     """A file as the table names it, relative to `folder` where it lies in it, "/" between its parts."""
     if not field:
         raise _at(file, row.line, "names no file; name one or remove the line")
+    if _URL.match(field):
+        raise _at(file, row.line, f"names the URL {clean(masked(field))}; URLs are not fetched: download the images, "
+                  "and name their files")  # fmt: skip
     if "\0" in field:
         raise _at(file, row.line, f"has a character that no file name has: {clean(field)}")
     if PureWindowsPath(field).drive and "\\" in field:
