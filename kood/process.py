@@ -8,6 +8,7 @@ import signal
 import subprocess
 import sys
 import tempfile
+import warnings
 from collections.abc import Callable, Iterator
 from importlib.util import find_spec
 from pathlib import Path
@@ -61,8 +62,10 @@ def _terminal_width() -> int:
 def settle() -> None:
     """Sets aside what a notebook, a container or a login script exports and a command cannot work with.
 
-    For a process that is kood's own: a program that uses kood as a library keeps its environment.
+    For a process that is kood's own: a program that uses kood as a library keeps its environment and its warnings.
     """
+    # Pillow says so of a picture of 9,500x9,500 pixels, without its name; it is read all the same.
+    warnings.filterwarnings("ignore", r"Image size \(\d+ pixels\) exceeds limit")
     # A notebook's points into the notebook's own packages, and Keras imports Matplotlib; a command opens no window.
     os.environ["MPLBACKEND"] = "agg"
     if _columns() is None:

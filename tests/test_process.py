@@ -63,6 +63,15 @@ def test_a_library_leaves_the_environment_alone():
     assert done.stdout == "module://somewhere 0\n"
 
 
+def test_a_command_prints_no_warning_of_a_large_picture():
+    """Pillow's has no name of a file in it."""
+    code = "import sys; from kood import process; sys.argv[1:] and process.settle(); from PIL import Image; "
+    code += "Image.MAX_IMAGE_PIXELS = 10; Image._decompression_bomb_check((4, 4))"
+    said = [subprocess.run([sys.executable, "-c", code, *words], capture_output=True, text=True, check=True).stderr
+            for words in ([], ["settled"])]  # fmt: skip
+    assert "exceeds limit" in said[0] and said[1] == ""
+
+
 @pytest.mark.parametrize("columns", ["0", "-1", "abc", "1", "", "٣٠"])
 def test_a_width_that_is_none_is_not_taken(monkeypatch, columns):
     monkeypatch.setenv("COLUMNS", columns)

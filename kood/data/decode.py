@@ -2,6 +2,7 @@
 
 import functools
 import io
+import re
 import threading
 from collections.abc import Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -38,8 +39,8 @@ _THREADS = 8
 class _UnreadableError(UserError):
     """A file that is no image: `why` names it and says what is wrong, the message also how to mend it."""
 
-    def __init__(self, why: str):
-        super().__init__(f"path: {why}; mend or remove the file")
+    def __init__(self, why: str, fix: str = "mend or remove the file"):
+        super().__init__(f"path: {why}; {fix}")
         self.why = why
 
 
@@ -110,12 +111,16 @@ def decoding(
             del image  # Its own copy of the pixels goes with it.
         # Each of Pillow's formats has its own way to fail on a damaged file.
         except Exception as error:
-            from PIL import UnidentifiedImageError
+            from PIL import Image, UnidentifiedImageError
 
             name = "an image" if isinstance(source, bytes) else str(source)
             why = str(error) or type(error).__name__
             if isinstance(error, UnidentifiedImageError):  # Whose own words name the file, or what stands for it.
                 why = "its content is no known image format"
+            if isinstance(error, Image.DecompressionBombError):
+                found, most = re.findall(r"\d+", str(error))[:2]
+                why = f"it has {int(found):,} pixels, and {int(most):,} are the most that are read"
+                raise _UnreadableError(f"{name} is too large ({why})", "make it smaller, or remove the file") from error
             raise _UnreadableError(f"{name} cannot be read as an image ({why})") from error
         yield pixels, (height, width) if by > 1 else pixels.shape[:2]
     finally:

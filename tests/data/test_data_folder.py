@@ -360,7 +360,8 @@ def test_cut_off_files_are_named(tmp_path, load):
 def test_bombs_are_refused(tmp_path, load, monkeypatch):
     write(tmp_path / "huge.png", 0, size=(100, 100))
     monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 1000)
-    with pytest.raises(UserError, match=r"huge\.png cannot be read"):
+    told = r"huge\.png is too large \(it has 10,000 pixels, and 2,000 are the most that are read\); make it smaller"
+    with pytest.raises(UserError, match=told):
         load()
 
 

@@ -7,6 +7,7 @@ import pytest
 from PIL import Image
 
 from kood.data import load_id, load_ood, load_source
+from kood.data.sources.table import listed_table
 from kood.errors import UserError
 
 
@@ -81,6 +82,12 @@ def test_a_column_of_parts(load, source, here):
     assert read(load_ood(asked, (4, 4, 1), seed=0, key="data.near.x")) == {3: "cat"}
     only = load("file,label,split", "img/a.png,cat,train", "img/b.png,dog,train")
     assert only["all"].notes == ("train is the only part: all its images are taken as one set",)
+
+
+def test_a_column_without_a_name_is_told(tmp_path):
+    (tmp_path / "a.png").touch()
+    (tmp_path / "table.csv").write_text(",file,label\n0,a.png,cat\n")
+    assert listed_table(str(tmp_path / "table.csv")).notes == ("columns passed over: one without a name",)
 
 
 def test_parts_without_one_to_train_on_and_the_only_part_asked_for(load, source, id_data, here):

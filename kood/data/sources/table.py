@@ -143,7 +143,7 @@ def listed_table(
                       option="group")  # fmt: skip
         shared = _told(file, rows, places["group"], header[places["group"]]) if by_column else group_keys(group, names)
         keys = {part: [shared[row] for row in at] for part, at in of_part.items()}
-    unused = [name for place, name in enumerate(header) if place not in places.values()]
+    unused = [name or "one without a name" for place, name in enumerate(header) if place not in places.values()]
     if unused:
         told.append(f"columns passed over: {', '.join(map(clean, unused))}")
     listings = labelled(
