@@ -14,6 +14,7 @@ import pytest
 from PIL import Image
 from rich.console import Console
 
+from kood.data import load_id
 from kood.errors import UserError
 from kood.recipe import load
 from kood.starter import Machine, choose, new_recipe, survey
@@ -308,6 +309,17 @@ def test_grey_images_stay_grey_whatever_their_mode():
     assert choose(survey(Path("x")), CPU, 30).image_shape[2] == 3
 
 
+@pytest.mark.parametrize(("each", "rows"), [(8, 8), (20, 16), (40, 32), (700, 64)])
+def test_a_batch_has_no_more_rows_than_there_are_training_images(each, rows):
+    for name in "ab":
+        fill(f"x/{name}", 1)
+    found = survey(Path("x"))
+    chosen = choose(type(found)(found.names, (each, each), (), found.shapes, False, ()), CPU, 30)
+    assert chosen.batch_size == rows
+    rest = each - round(0.2 * each)
+    assert 2 * (rest - sum(max(1, round(share * rest)) for share in (chosen.validation, chosen.calibration))) >= rows
+
+
 @pytest.mark.parametrize(("each", "accept"), [(2000, 0.95), (130, 0.95), (50, 0.9), (25, 0.8), (8, 0.5)])
 def test_the_threshold_asks_no_more_than_the_images_can_guarantee(each, accept, monkeypatch):
     for name in "ab":
@@ -558,6 +570,41 @@ def test_copies_and_torn_ones_are_told_and_written_down():
     assert f"of which one is wrong. The first:\n  {found.apart[0]}\n  {found.apart[1]}\n" in text
     for told in ("3 files are copies of others; of these one part", "1 of them stand in two classes, of which one is"):
         assert told in text and f"# {told}" in Path("pets.toml").read_text()
+
+
+def photograph(number, size=(60, 80)):
+    """Noise that is smooth, so that it can be told at any size."""
+    coarse = np.random.default_rng(number).integers(0, 256, (12, 16, 3), np.uint8)
+    return Image.fromarray(coarse).resize(size[::-1], Image.Resampling.BICUBIC)
+
+
+def test_near_copies_between_parts_are_left_out():
+    for part, size in (("train", (60, 80)), ("test", (56, 76))):
+        for number, name in enumerate("ab"):
+            Path(f"x/{part}/{name}").mkdir(parents=True)
+            for place in range(60 if part == "train" else 20):
+                photograph(100 * number + place, size).save(f"x/{part}/{name}/{place:02}.jpg", quality=90)
+    recipe, text = made("x")
+    assert recipe.data.id.near_copies == 4
+    told = "40 of 120 training images looked at are near copies of some of the test part:"
+    assert told in text and f"# {told}\n" in Path("x.toml").read_text() and "train/a/00.jpg" in text
+    # What is left out sets no threshold.
+    assert "about 16 images set the threshold" in Path("x.toml").read_text()
+    splits = load_id(recipe.data)
+    assert splits.copies["left_out"] == 40
+    for place in range(20):  # Others, and one that is the same file.
+        for number, name in enumerate("ab"):
+            photograph(1000 + 100 * number + place).save(f"x/test/{name}/{place:02}.jpg")
+    Path("x/test/a/00.jpg").write_bytes(Path("x/train/a/00.jpg").read_bytes())
+    recipe, text = made("x", force=True)
+    assert recipe.data.id.near_copies is None and "near copies" not in text and "1 files are copies of others" in text
+
+
+def test_classes_that_differ_in_capitals_alone_are_told():
+    for name in ("Hat", "hat", "cap"):
+        fill(f"x/{name}", 10)
+    _, text = made("x")
+    assert "classes whose names differ in capitals alone are taken for different ones (Hat and hat)" in text
 
 
 def test_images_in_folders_within_a_class_are_told():

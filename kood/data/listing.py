@@ -11,10 +11,11 @@ from kood.data.classes import drawn
 from kood.data.image_set import ImageSet
 from kood.data.rules import STRETCHED, Framing
 from kood.errors import UserError
-from kood.text import clean, composed
+from kood.text import clean, composed, some_of
 
 __all__ = [
     "Listed", "Listing", "check_parts", "group_keys", "group_numbers", "labelled", "part_of", "read_listed",
+    "same_but_for_capitals",
 ]  # fmt: skip
 
 #: How the parts of a data set are called.
@@ -109,6 +110,19 @@ def labelled(
         labels = np.zeros(len(files), np.int64) if told is None else np.array([place[one] for one in classes], np.int64)
         listings[part] = Listing(files, labels, tuple(place), groups.get(part))
     return listings
+
+
+def same_but_for_capitals(listings: Mapping[str, Listing]) -> list[str]:
+    """A sentence, where there are classes whose names differ in capitals alone: perhaps they were meant for one."""
+    names = next(iter(listings.values())).names
+    alike: dict[str, list[str]] = {}
+    for name in names:
+        alike.setdefault(name.casefold(), []).append(name)
+    told = [" and ".join(map(clean, some)) for some in alike.values() if len(some) > 1]
+    return [
+        f"classes whose names differ in capitals alone are taken for different ones ({some_of(told)}); give them one "
+        "name where they are one"
+    ] * bool(told)
 
 
 def read_listed(

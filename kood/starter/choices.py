@@ -106,7 +106,7 @@ def choose(
         raise UserError(f"{len(classes)} of {len(found.names)} classes have {FEWEST} images or more{own}; two are "
                         "needed, add images")  # fmt: skip
     images = sum(count for name, count in zip(found.names, found.train, strict=True) if name not in without)
-    learned = images * (1.0 if found.test else 1.0 - TEST)
+    learned = images * (1.0 if found.test else 1.0 - TEST) * (1.0 - found.left_out)
     calibration = round(min(0.2, max(0.05, CALIBRATION / learned)), 3)
     validation = 0.0 if found.validation else min(0.1, calibration)
     # Half as many again as are needed: rounding class by class takes some.
@@ -125,7 +125,8 @@ def choose(
     rate = ACCELERATOR_RATE if machine.accelerator else CPU_RATE * machine.cores
     # A third of the time: exposed and, to compare with, unexposed. The rest is measuring and writing.
     epochs = minutes * 60 / 3 * rate * (16 / side) ** 2 / trained
-    batch_size = 64 if trained >= 640 else 32
+    # Rounding class by class may take some images, and a batch has to have its rows.
+    batch_size = next((rows for rows, enough in ((64, 640), (32, 40), (16, 20)) if trained >= enough), 8)
     outliers = int(min(5000, max(200, trained // 5)))
     rotation = network is None and shape[0] == shape[1] and epochs >= ROTATIONS * MOST_EPOCHS
     epochs /= ROTATIONS if rotation else 1

@@ -9,9 +9,11 @@ from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 
+from kood.data.copies import connected, image_digests, near_pairs, perceptual_hashes
 from kood.data.decode import decoding, opened, orientation_of
 from kood.data.listing import Listing, check_parts
 from kood.data.paths import what_is_at
@@ -22,10 +24,13 @@ from kood.files import digest_file
 from kood.machine import cores
 from kood.text import clean
 
-__all__ = ["KINDS", "Machine", "Survey", "survey"]
+__all__ = ["KINDS", "NEAR", "Machine", "Survey", "survey"]
 
 #: Files that are opened to see what the images are like.
 LOOKED_AT = 400
+
+#: Bits in which the perceptual hashes of near copies differ at most: `data.id.near_copies` calls so many cautious.
+NEAR = 4
 
 #: A size at which one sees whether an image is grey.
 _ENOUGH = (64, 64)
@@ -58,6 +63,8 @@ class Survey:
         copies: Files, of all parts, with the bytes of another; `torn` those of them whose other is of another class,
             and `apart` the first two such files.
         paths: The files of each class, of all parts, as the disk has them; "" names those without one.
+        near: How many of those looked at to train on are near copies of some looked at in other parts, at other pixels;
+            `nearest` the first two such files.
     """
 
     names: tuple[str, ...]
@@ -74,11 +81,18 @@ class Survey:
     torn: int = 0
     apart: tuple[str, ...] = ()
     paths: Mapping[str, frozenset[str]] = field(default_factory=dict)
+    near: int = 0
+    nearest: tuple[str, ...] = ()
 
     @property
     def uneven(self) -> float:
         """How many times as many images the largest class has as the smallest."""
         return max(self.train) / max(1, min(self.train))
+
+    @property
+    def left_out(self) -> float:
+        """The share of the files to train on that near copies in other parts leave out."""
+        return self.near / len(self.shapes)
 
     @property
     def files(self) -> int:
@@ -133,22 +147,22 @@ def survey(source: Path, *, to_learn: bool = False) -> Survey:
         check_parts(listed.parts, clean(source))
     first, *own = [part for part in ("train", "all", "test", "validation") if part in listed.parts]
     train = listed.parts[first]
-    spread = np.unique(np.linspace(0, len(train.files) - 1, min(len(train.files), LOOKED_AT)).astype(int))
-    with ThreadPoolExecutor(8) as pool:
-        looks = list(pool.map(_look, [train.files[i] for i in spread]))
-    bad = tuple((Path(train.files[i]), look) for i, look in zip(spread, looks, strict=True) if isinstance(look, str))
+    files, looks = _looked_at(train.files)
+    bad = tuple((Path(file), look) for file, look in zip(files, looks, strict=True) if isinstance(look, str))
     good = [look for look in looks if not isinstance(look, str)]
     if not good:
         raise UserError(f"{clean(source)}: none of {len(looks)} files looked at can be read as an image; the first: "
                         f"{clean(bad[0][1])}")  # fmt: skip
+    others = [file for part in own if to_learn for file in listed.parts[part].files]
+    near, nearest = _near_copies((files, looks), _looked_at(others)) if others else (0, ())
     test, validation = (_counts(listed.parts[part]) if part in own else () for part in ("test", "validation"))
-    shapes, grey = np.array([look[:2] for look in good]), all(look[2] for look in good)
+    shapes, grey = np.array([look.shape for look in good]), all(look.is_grey for look in good)
     every = [pair for part in listed.parts.values() for pair in _classed(part)]
     copies, torn, apart = copies_among(every if to_learn else [])
     return Survey(
         train.names, _counts(train), test, shapes, grey, bad, validation, listed.notes,
-        Counter(look[3] for look in good), Counter(kind for look in good for kind in look[4]), copies, torn,
-        apart, _paths(every),
+        Counter(look.format for look in good), Counter(kind for look in good for kind in look.kinds), copies, torn,
+        apart, _paths(every), near, nearest,
     )  # fmt: skip
 
 
@@ -165,14 +179,57 @@ def _classed(listing: Listing) -> list[tuple[str, str]]:
     return [(file, names[label]) for file, label in zip(listing.files, labels, strict=True)]
 
 
-def _look(file: str) -> tuple[int, int, bool, str, tuple[str, ...]] | str:
-    """Height, width, whether it is grey, its format and its kinds; or why it is no image."""
+class _Look(NamedTuple):
+    """What one file is like: (height, width), its format, which of `KINDS` it is, the digest of its pixels, and the
+    perceptual hash of what it shows, None where that is one colour alone."""
+
+    shape: tuple[int, int]
+    is_grey: bool
+    format: str
+    kinds: tuple[str, ...]
+    digest: bytes
+    hash: np.uint64 | None
+
+
+def _looked_at(files: Sequence[str]) -> tuple[list[str], list[_Look | str]]:
+    """Some of the files, spread evenly, and what each is like, or why it is no image."""
+    spread = np.unique(np.linspace(0, len(files) - 1, min(len(files), LOOKED_AT)).astype(int))
+    some = [files[i] for i in spread]
+    with ThreadPoolExecutor(8) as pool:
+        return some, list(pool.map(_look, some))
+
+
+def _look(file: str) -> _Look | str:
     try:
-        with decoding(file, _ENOUGH) as (pixels, (height, width)):
+        with decoding(file, _ENOUGH) as (pixels, shape):
             colours = pixels[..., :3] if pixels.shape[-1] >= 3 else pixels[..., :1]
-            return height, width, bool((colours == colours[..., :1]).all()), *kinds_of(file)
+            is_grey = bool((colours == colours[..., :1]).all())
+            hashes, shows = perceptual_hashes(colours[None])
+            digest = image_digests(colours[None]).tobytes()
+            return _Look(shape, is_grey, *kinds_of(file), digest, hashes[0] if shows[0] else None)
     except UserError as error:
         return str(error).removeprefix("path: ")
+
+
+def _near_copies(
+    train: tuple[list[str], list[_Look | str]], others: tuple[list[str], list[_Look | str]]
+) -> tuple[int, tuple[str, ...]]:
+    """How many of the files to train on are near copies of others, without those of the same pixels, which a run finds
+    anyway; and the first two such files."""
+    known = {look.digest for look in others[1] if isinstance(look, _Look)}
+    rows = [
+        (file, look.hash, is_other)
+        for (files, looks), is_other in ((train, False), (others, True))
+        for file, look in zip(files, looks, strict=True)
+        if isinstance(look, _Look) and look.hash is not None and (is_other or look.digest not in known)
+    ]
+    if not rows:
+        return 0, ()
+    paths, hashes, is_other = zip(*rows, strict=True)
+    unit = connected(len(rows), links=near_pairs(np.array(hashes, np.uint64), NEAR))
+    of_others = {own: row for row, own in reversed(list(enumerate(unit))) if is_other[row]}
+    found = [row for row, own in enumerate(unit) if not is_other[row] and own in of_others]
+    return len(found), tuple(paths[row] for row in (found[0], of_others[unit[found[0]]])) if found else ()
 
 
 def kinds_of(file: str) -> tuple[str, tuple[str, ...]]:

@@ -20,8 +20,8 @@ from kood.recipe import load
 from kood.recipe.data_sections import RESERVED
 from kood.recipe.sections import SLUG
 from kood.report.wording import duration
-from kood.starter.choices import FEWEST, FEWEST_EPOCHS, FROZEN_EPOCHS, MOST_EPOCHS, TEST, Choices, choose, left_out
-from kood.starter.images import KINDS, Machine, Survey, survey
+from kood.starter.choices import FEWEST_EPOCHS, FROZEN_EPOCHS, MOST_EPOCHS, TEST, Choices, choose, left_out
+from kood.starter.images import KINDS, NEAR, Machine, Survey, survey
 from kood.starter.pretrained import SMALLEST, pretrained, tried
 from kood.text import clean
 
@@ -212,8 +212,8 @@ def _text(chosen: Choices, place: Path, name: str, outside: dict[str, tuple[Path
         minutes = math.ceil(1.3 * chosen.passing / 60 + 1)  # And what is trained, measured and published.
     text = made.get_template("recipe.toml").render(
         chosen=chosen, place=place, name=name, minutes=minutes, outside=outside, source_of=source_of,
-        copies=_copies(chosen.found), test=TEST, uneven=UNEVEN, epochs=(FEWEST_EPOCHS, MOST_EPOCHS),
-        frozen_epochs=FROZEN_EPOCHS,
+        copies=_copies(chosen.found), near=_near(chosen.found), distance=NEAR, test=TEST, uneven=UNEVEN,
+        epochs=(FEWEST_EPOCHS, MOST_EPOCHS), frozen_epochs=FROZEN_EPOCHS,
     )  # fmt: skip
     return text.expandtabs(REASON)  # In the template a tab stands before each reason, and nowhere else.
 
@@ -227,6 +227,18 @@ def _copies(found: Survey) -> list[str]:
         told.append(f"{found.torn:,} of them stand in two classes, of which one is wrong. The first:")
         told += [f"  {clean(file)}" for file in found.apart]
     return told
+
+
+def _near(found: Survey) -> list[str]:
+    """What becomes of images to train on that are near copies of some in other parts."""
+    if not found.near:
+        return []
+    own = " and ".join(part for part, its in (("validation", found.validation), ("test", found.test)) if its)
+    return [
+        f"{found.near:,} of {len(found.shapes):,} training images looked at are near copies of some of the {own} part:",
+        "the same picture, saved at another size or quality. near_copies leaves such out. The first two:",
+        *(f"  {clean(file)}" for file in found.nearest),
+    ]
 
 
 def _toml(value: str | Sequence[str]) -> str:
@@ -268,7 +280,7 @@ def _print(console: Console, found: Survey, outside: dict[str, Survey], file: Pa
         console.print(Text(f"{len(every)} of these cannot be read; a run leaves them out:", "yellow"))
         for _, reason in every[:5]:
             console.print(Text(f"  {clean(reason)}", "yellow"), soft_wrap=True)
-    for text in _copies(found):
+    for text in (*_copies(found), *_near(found)):
         console.print(Text(text, "yellow"), soft_wrap=True)
     for reason, names in left_out(found).items():
         console.print(Text(f"Left out, with {reason}: {', '.join(map(clean, names))}", "yellow"), soft_wrap=True)

@@ -8,6 +8,7 @@ from PIL import Image
 
 from kood.data import load_id, load_ood, load_source
 from kood.data.decode import decode_image
+from kood.data.sources.table import listed_table
 from kood.errors import UserError
 
 
@@ -282,6 +283,16 @@ def test_classes_that_hold_the_same_folders_are_told(tmp_path, load):
     for label in ("cat", "dog"):  # As in Tiny ImageNet: no sign of another level.
         write(tmp_path / "flat" / label / "images/1.png", 1)
     assert load(tmp_path / "flat")["all"].notes == ()
+
+
+def test_classes_that_differ_in_capitals_alone_are_told(tmp_path, load):
+    for name in ("Hat", "hat", "HAT", "cap"):
+        write(tmp_path / name / "a.png", 3)
+    told = "classes whose names differ in capitals alone are taken for different ones ({}); give them one name where "
+    told += "they are one"
+    assert load()["all"].notes == (told.format("HAT and Hat and hat"),)
+    (tmp_path / "t.csv").write_text("Hat/a.png,b\nhat/a.png,B\n")
+    assert listed_table(str(tmp_path / "t.csv")).notes == (told.format("B and b"),)
 
 
 def test_one_name_has_several_spellings(tmp_path, load):

@@ -6,7 +6,7 @@ from typing import Any
 
 from kood.data.files import USUAL, PassedOver, files_under, images_among
 from kood.data.image_set import ImageSet
-from kood.data.listing import Listed, group_keys, labelled, part_of, read_listed
+from kood.data.listing import Listed, group_keys, labelled, part_of, read_listed, same_but_for_capitals
 from kood.data.paths import data_path, need
 from kood.data.rules import STRETCHED, Framing
 from kood.errors import UserError
@@ -85,7 +85,9 @@ def listed_splits(path: str | Path, group: Mapping[str, int | str] | None = None
                          above=bool(folders) + (classes is not None))
         for part, (files, classes) in parts.items()
     }  # fmt: skip
-    return Listed(labelled(parts, where, keys), (*passed.notes(), *dict.fromkeys(told)), lone)
+    listings = labelled(parts, where, keys)
+    told += same_but_for_capitals(listings)
+    return Listed(listings, (*passed.notes(), *dict.fromkeys(told)), lone)
 
 
 def _part_folders(root: Path, inner: list[str]) -> dict[str, str]:

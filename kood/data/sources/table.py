@@ -12,7 +12,7 @@ import numpy as np
 
 from kood.data.files import SUFFIXES
 from kood.data.image_set import ImageSet
-from kood.data.listing import Listed, group_keys, labelled, part_of, read_listed
+from kood.data.listing import Listed, group_keys, labelled, part_of, read_listed, same_but_for_capitals
 from kood.data.paths import data_path, existing_in, need, root_of
 from kood.data.rules import STRETCHED, Framing
 from kood.errors import UserError
@@ -152,7 +152,7 @@ def listed_table(
         {part: f"the part {part} of {file}" for part in of_part},
         keys,
     )  # fmt: skip
-    return Listed(listings, tuple(told), lone)
+    return Listed(listings, (*told, *same_but_for_capitals(listings)), lone)
 
 
 def _at(file: Path, line: int, what: str, option: str = "path") -> UserError:
