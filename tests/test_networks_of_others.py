@@ -407,7 +407,7 @@ ANSWERS = {
     "softmax squared": (lambda: after_a_dense_layer(layers.Softmax(), activation="softmax"), "is probabilities of cl"),
     "log softmax": (lambda: after_a_dense_layer(activation="log_softmax"), "is probabilities of classes"),
     "scaled logits": (lambda: after_a_dense_layer(layers.Rescaling(0.1)), "whether it is features or what a class"),
-    "int8": (int8, r"net.keras is quantised \(int8: hidden, top\); give the network that it was made of, or name"),
+    "int8": (int8, r"net.keras is quantised \('hidden' int8, 'top' int8\); give the network that it was made of"),
 }  # fmt: skip
 
 
@@ -470,7 +470,7 @@ def test_a_quantised_network_needs_a_named_layer(tmp_path):
     network = shaken(functional())
     network.quantize("int8")
     path = kept(network, tmp_path)
-    with pytest.raises(UserError, match=r"path: this network is quantised \('.*' int8\), .*classifier.options.layer"):
+    with pytest.raises(UserError, match=r"is quantised \('.*' int8\); .*classifier.options.layer"):
         backbones.file((16, 16, 3), path)
     assert backbones.file((16, 16, 3), path, "pool").output_shape[0] is None
 

@@ -21,7 +21,7 @@ from kood.detector.choosing import Choice, Measured, choose, tune
 from kood.detector.images import Batch, batches
 from kood.detector.passing import Known, Passed
 from kood.detector.ranges import Ranges
-from kood.detector.trying import TRIED, tried
+from kood.detector.trying import doubt_of
 from kood.errors import UserError
 from kood.outputs import Outputs, at_once, forward_of, rows_of, run_batches, run_over, score_rows
 from kood.scorer import Scorer, applicable, linear_weights
@@ -30,10 +30,6 @@ from kood.text import clean, composed
 
 __all__ = ["Measuring"]
 
-#: Known images that an export is compared on.
-_KEPT = 16
-#: As far from a whole number of 0..255 pixels may come back from [-1, 1]: by rounding alone.
-_ROUNDING = 1e-3
 #: What is done with known images, whose range says whether they are what the model takes, and whose labels count; and
 #: with those that need none.
 KNOWN, PERHAPS = ("fit", "calibrate", "id"), ("fit", "calibrate")
@@ -207,34 +203,15 @@ class Measuring:
     def _noted(self, found: Iterable[Batch], known: Known) -> Iterator[Batch]:
         """Keeps of known images what tells them again, and some of them."""
         for batch in found:
-            known.digests += self._digests(batch.pixels)
-            low, high = self._ranges.span(batch.pixels)
-            known.low, known.high = min(low, known.low), max(high, known.high)
-            if not known.some:
-                known.some.append(batch.pixels[:_KEPT])
-            if batch.labels is not None and batch.pixels.dtype == np.uint8:
-                known.keep(batch.pixels, batch.labels, TRIED)
+            known.note(batch, self._ranges)
             yield batch
-
-    def _digests(self, pixels: np.ndarray) -> list[bytes]:
-        """A digest of each image, the same where uint8 and floats are the same image to the classifier."""
-        if pixels.dtype != np.uint8 and isinstance(self.classifier, Classifier) and not self.takes_bytes:
-            pixels = 127.5 * pixels + 127.5
-            near = np.rint(pixels)
-            pixels = np.where(np.abs(pixels - near) < _ROUNDING, near, pixels)
-        return [digest.tobytes() for digest in image_digests(pixels)]
 
     def _doubt_of_pixels(self, known: Known, use: str) -> list[str]:
         """What known images say under other preprocessings; refuses pixels that far more speak against."""
-        if len({pixels.shape for pixels, _ in known.labelled}) != 1 or not self.may_take_others:
+        if not (self.may_take_others and known.labelled):
             return []
         self._were_tried = True
-        pixels, labels = (np.stack(values) for values in zip(*known.labelled, strict=True))
-        seen = tried(self.classifier, pixels, labels, self.class_names, self.batch_size)
-        if seen.refusal:
-            right = f"{seen.own.right:.0%} of {seen.images} known images"
-            raise UserError(f"{use}: the model labels {right} rightly{seen.refusal}")
-        return [seen.doubt] if seen.doubt else []
+        return doubt_of(self.classifier, known.labelled, self.class_names, self.batch_size, use)
 
     def _run(self, found: Iterable[Batch]) -> Passed:
         """Passes images through the classifier."""

@@ -5,9 +5,15 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
+from kood.detector.images import Batch
+from kood.detector.ranges import Ranges
+from kood.detector.trying import TRIED
 from kood.outputs import Outputs
 
 __all__ = ["Known", "Passed", "seen_before"]
+
+#: Known images that an export is compared on.
+_KEPT = 16
 
 
 @dataclass
@@ -48,7 +54,17 @@ class Known:
     _each: int = 1
     _passed: int = 0
 
-    def keep(self, pixels: np.ndarray, labels: np.ndarray, most: int) -> None:
+    def note(self, batch: Batch, ranges: Ranges) -> None:
+        """Keeps of a batch what tells its images again, their span, and some of them."""
+        self.digests += ranges.digests(batch.pixels)
+        low, high = ranges.span(batch.pixels)
+        self.low, self.high = min(low, self.low), max(high, self.high)
+        if not self.some:
+            self.some.append(batch.pixels[:_KEPT])
+        if batch.labels is not None and batch.pixels.dtype == np.uint8:
+            self._keep(batch.pixels, batch.labels, TRIED)
+
+    def _keep(self, pixels: np.ndarray, labels: np.ndarray, most: int) -> None:
         """Keeps every so many-th image of all that come, so that as many as may be are kept of however many."""
         rows = range(-self._passed % self._each, len(pixels), self._each)
         self.labelled += [(pixels[row].copy(), int(labels[row])) for row in rows]

@@ -8,8 +8,12 @@ from keras import ops
 
 from kood.attached import Adapted, Wanted, check_range, other_range, outside, wanted
 from kood.classifier import Classifier
+from kood.data.copies import image_digests
 
 __all__ = ["Ranges"]
+
+#: As far from a whole number of 0..255 pixels may come back from [-1, 1]: by rounding alone.
+_ROUNDING = 1e-3
 
 
 class Ranges:
@@ -29,6 +33,14 @@ class Ranges:
         if pixels.dtype == np.uint8 and isinstance(self.classifier, Classifier):
             return low / 127.5 - 1.0, high / 127.5 - 1.0
         return low, high
+
+    def digests(self, pixels: np.ndarray) -> list[bytes]:
+        """A digest of each image, the same where uint8 and floats are the same image to the classifier."""
+        if pixels.dtype != np.uint8 and isinstance(self.classifier, Classifier) and not self.takes_bytes:
+            pixels = 127.5 * pixels + 127.5
+            near = np.rint(pixels)
+            pixels = np.where(np.abs(pixels - near) < _ROUNDING, near, pixels)
+        return [digest.tobytes() for digest in image_digests(pixels)]
 
     def wrong(self, pixels: np.ndarray) -> str:
         """What speaks against known images' pixels being what the model takes, a sentence; "" where nothing does."""
