@@ -93,6 +93,7 @@ def test_splits_from_class_folders(tmp_path, id_data):
     assert [len(part) for part in (splits.train, splits.validation, splits.calibration, splits.test)] == [24, 4, 4, 8]
 
 
+@pytest.mark.keras
 @pytest.mark.parametrize(
     ("classes", "fix"), [(None, "take its images out of the others"), (["0", "1"], "remove it from `classes`")]
 )
