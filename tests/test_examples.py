@@ -101,12 +101,17 @@ def reader():
 
 def test_the_example_of_attaching(reader, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    (example,) = of("docs/howto/attach.md")
+    example, in_float32 = of("docs/howto/attach.md")
     space = dict(reader)
     exec(compile(example, "attach.md", "exec"), space)
     assert space["figures"]["id"]["accuracy"] == 1.0 and len(space["answers"]) == 10
     assert (tmp_path / "serving" / "flowers" / "1" / "saved_model.pb").is_file()
     assert (tmp_path / "flowers.kood").is_file()
+    pytest.importorskip("openvino", reason="comes with kood[export]")
+    space["detector"].export("flowers.xml")
+    exec(compile(in_float32, "attach.md", "exec"), space)
+    told = space["model"]({"images": reader["new_images"].astype("float32")})
+    np.testing.assert_allclose(told["probabilities"], space["answers"].probabilities, atol=1e-5)
 
 
 def test_the_example_of_the_parts(reader):

@@ -57,7 +57,7 @@ def test_whatever_builds_or_loads_a_model_for_a_command_does_it_inside(strange, 
 
     monkeypatch.setattr(pipeline, "load", look)
     monkeypatch.setattr(interpolate, "_model_of", look)
-    monkeypatch.setattr(export.keras.saving, "load_model", look)
+    monkeypatch.setattr(export, "opened", look)
     call = {
         "run": lambda: pipeline.run(tmp_path),
         "draw": lambda: interpolate.draw(tmp_path, "a", "b"),
