@@ -4,7 +4,7 @@ import contextlib
 import re
 from collections.abc import Iterator, Mapping
 
-__all__ = ["UserError", "in_words", "under"]
+__all__ = ["UserError", "first_line", "in_words", "under"]
 
 
 class UserError(ValueError):
@@ -56,3 +56,8 @@ def in_words(said: Mapping[str, str]) -> Iterator[None]:
         for pattern, words in said.items():
             text = re.sub(pattern, words, text)
         raise UserError(text, error.exit_code) from error
+
+
+def first_line(error: BaseException) -> str:
+    """The kind of an error of code that is not kood's, and the first line of what it says."""
+    return f"{type(error).__name__}: {error}".splitlines()[0]

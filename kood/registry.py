@@ -20,7 +20,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from kood.errors import UserError
+from kood.errors import UserError, first_line
 from kood.rooms import ROOMS, TABLES, Entry, room, snake
 
 __all__ = [
@@ -126,9 +126,8 @@ def bring(module: str, where: str) -> Any:
     try:
         found = importlib.import_module(module)
     except Exception as error:  # Whatever a stranger's module does when it is imported.
-        told = f"{type(error).__name__}: {error}".splitlines()[0]
-        raise UserError(f"{where}: the module {module!r} cannot be imported ({told}); install its package, "
-                        "or name its folder in PYTHONPATH") from error  # fmt: skip
+        raise UserError(f"{where}: the module {module!r} cannot be imported ({first_line(error)}); install its "
+                        "package, or name its folder in PYTHONPATH") from error  # fmt: skip
     _outsiders[module] = None
     return found
 

@@ -9,7 +9,7 @@ import numpy as np
 from keras import ops
 
 from kood import registry, specs
-from kood.errors import UserError
+from kood.errors import UserError, first_line
 from kood.rotation import ROTATIONS
 
 __all__ = ["Scorer", "applicable", "linear_weights", "rehearse"]
@@ -144,8 +144,8 @@ class Scorer:
         try:
             found = np.asarray(ops.convert_to_numpy(self._of(outputs, rows)))
         except Exception as error:  # Whatever a stranger's score does.
-            told = f"{type(error).__name__}: {error}".splitlines()[0]
-            raise UserError(f"{self.key}: {self.name} fails on a batch of {len(rows)} ({told})") from error
+            told = f"{self.key}: {self.name} fails on a batch of {len(rows)} ({first_line(error)})"
+            raise UserError(told) from error
         if found.shape != (len(rows),) or found.dtype.kind not in "biuf":
             raise UserError(f"{self.key}: {self.name} gives {found.dtype} {found.shape} for a batch of {len(rows)}; a "
                             f"score is one number an image, ({len(rows)},)")  # fmt: skip
@@ -180,7 +180,7 @@ class Scorer:
         except Exception as error:  # Whatever a stranger's score does.
             if isinstance(error, ValueError) or not self._is_outside:
                 raise
-            raise ValueError(f"{type(error).__name__}: {error}".splitlines()[0]) from error
+            raise ValueError(first_line(error)) from error
         self.state = score.get_state()
         self._fitted, self._function = score, score.score
         return self

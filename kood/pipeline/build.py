@@ -11,7 +11,7 @@ from kood import registry, training
 from kood.classifier import Classifier
 from kood.data.classes import class_indices
 from kood.diffusion.denoiser import Denoiser
-from kood.errors import UserError
+from kood.errors import UserError, first_line
 from kood.nets.neck import neck, whole
 from kood.recipe import Recipe
 from kood.text import composed
@@ -152,8 +152,7 @@ def _refuse_wrong_loss(named: str, loss: registry.Entry, num_classes: int) -> No
         of = registry.obtain("losses", loss.path)
         found = keras.ops.convert_to_tensor(of(keras.ops.convert_to_tensor(outputs), **labels))
     except Exception as error:  # Whatever a stranger's loss does.
-        told = f"{type(error).__name__}: {error}".splitlines()[0]
-        raise UserError(f"{named} fails on {loss.parameters[0]} {outputs.shape} ({told})") from error
+        raise UserError(f"{named} fails on {loss.parameters[0]} {outputs.shape} ({first_line(error)})") from error
     dtype, shape = keras.backend.standardize_dtype(found.dtype), tuple(found.shape)
     if shape != (rows,) or "float" not in dtype:
         raise UserError(f"{named} gives {dtype} {shape} for {loss.parameters[0]} {outputs.shape}; a loss of outliers "

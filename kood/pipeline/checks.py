@@ -10,7 +10,7 @@ from kood.classifier import Classifier
 from kood.conformal import refuse_too_few
 from kood.data import ImageSet
 from kood.detector.measuring import Measuring
-from kood.errors import UserError
+from kood.errors import UserError, first_line
 from kood.pipeline.build import build_classifier, build_head, build_network, class_weights, frozen_backbone
 from kood.pipeline.held_out import HeldOut, folds_of
 from kood.pipeline.prepare import Data, Rows
@@ -94,10 +94,9 @@ def _check_reads_back(key: str, name: str, made: keras.Layer) -> None:
     try:
         keras.saving.deserialize_keras_object(keras.saving.serialize_keras_object(made))
     except Exception as error:  # Whatever a stranger's `get_config` and `from_config` do.
-        told = f"{type(error).__name__}: {error}".splitlines()[0][:200]
         raise UserError(
-            f"{key}: {name!r} could not be read back from a file ({told}); decorate its classes with "
-            "@keras.saving.register_keras_serializable() and give each a get_config"
+            f"{key}: {name!r} could not be read back from a file ({first_line(error)[:200]}); decorate its "
+            "classes with @keras.saving.register_keras_serializable() and give each a get_config"
         ) from error
     _read_back.add(made)
 
