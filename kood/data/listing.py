@@ -119,10 +119,12 @@ def same_but_for_capitals(listings: Mapping[str, Listing]) -> list[str]:
     for name in names:
         alike.setdefault(name.casefold(), []).append(name)
     told = [" and ".join(map(clean, some)) for some in alike.values() if len(some) > 1]
+    if not told:
+        return []
     return [
         f"classes whose names differ in capitals alone are taken for different ones ({some_of(told)}); give them one "
         "name where they are one"
-    ] * bool(told)
+    ]
 
 
 def read_listed(
