@@ -137,13 +137,11 @@ def write_report(result: dict[str, Any], work: Work, cell: Cell) -> None:
         stage.role: _terms(stage.facts["history"]) for stage in (cell.diffusion, cell.classifier) if stage is not None
     }
     headline = headline_scores(folder, result)
-    behaviour = _behaviour(cell, headline)
-    drawn = report.write_figures(folder / "figures", result, headline, behaviour)
     shown = next((one for one in cell.outliers if one.sheet), None)
     notes = [note for one in cell.outliers for note in one.source.notes(one.facts)]
     report.write(
         folder / "report.html", result, scores=headline, histories=histories,
-        contact_sheet=shown.sheet if shown else None, outlier_notes=notes, behaviour=behaviour, drawn=drawn,
+        contact_sheet=shown.sheet if shown else None, outlier_notes=notes, behaviour=_behaviour(cell, headline),
     )  # fmt: skip
 
 

@@ -8,7 +8,7 @@ from kood.report.folds import HELD_OUT
 from kood.report.folds import by_score as folds_by_score
 from kood.report.folds import figures as fold_figures
 from kood.report.folds import means as fold_means
-from kood.report.html import write, write_figures
+from kood.report.html import write
 from kood.report.leaderboard import entries as leaderboard_entries
 from kood.report.paired import DIFFERENCE_NOTE, differences, intervals, score_arrays
 from kood.report.printed import print_cell, print_matrix
@@ -17,5 +17,5 @@ from kood.report.progress import StageProgress, fit_callback
 __all__ = [
     "DIFFERENCE_NOTE", "HELD_OUT", "Behaviour", "Extreme", "StageProgress", "aggregate", "different_images",
     "differences", "fit_callback", "fold_figures", "fold_means", "folds_by_score", "intervals", "leaderboard_entries",
-    "print_cell", "print_matrix", "score_arrays", "strict", "write", "write_figures", "write_json", "write_text",
+    "print_cell", "print_matrix", "score_arrays", "strict", "write", "write_json", "write_text",
 ]  # fmt: skip

@@ -5,10 +5,10 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from kood.report.aggregate import Cell, group, identity
-from kood.report.wording import setting
+from kood.report.wording import all_warnings, setting
 from kood.text import some_of
 
-__all__ = ["ALIKE", "Unlike", "different_images", "unlike"]
+__all__ = ["ALIKE", "Unlike", "different_images", "unlike", "warnings_of"]
 
 
 @dataclass(frozen=True)
@@ -73,3 +73,8 @@ def unlike(cells: Sequence[Cell]) -> Unlike:
 def _kind(cell: Mapping[str, Any], name: str) -> str:
     """The part of the figures that a set counts for; "" where the cell lacks it."""
     return "id" if name == "id" else ((cell.get("datasets") or {}).get(name) or {}).get("kind", "")
+
+
+def warnings_of(report: Mapping[str, Any]) -> list[str]:
+    """What is to be read before the figures of a run, or of a matrix: what of it does not compare, and its warnings."""
+    return [*unlike(report.get("cells", [])).told, *all_warnings(report)]

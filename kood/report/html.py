@@ -8,15 +8,15 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
-from kood.report import across, figures, leaderboard, outlier_audit, results, sweeps, wording
+from kood.report import across, audit_figures, figures, leaderboard, outlier_audit, results, sweeps, wording
 from kood.report.aggregate import rows_of
 from kood.report.behaviour import Behaviour, embedding, reliability, thumbnail
-from kood.report.comparable import unlike
-from kood.report.files import write_bytes, write_text
+from kood.report.comparable import unlike, warnings_of
+from kood.report.files import write_bytes
 from kood.report.formats import ENDINGS
 from kood.text import clean
 
-__all__ = ["render", "page", "write", "write_figures"]
+__all__ = ["figures_of", "page", "render", "write"]
 
 Histories = Mapping[str, Mapping[str, Sequence[Any]]]
 
@@ -41,7 +41,11 @@ def _templates() -> Any:
         loader=PackageLoader("kood.report"), autoescape=True, undefined=StrictUndefined, finalize=shown,
         trim_blocks=True, lstrip_blocks=True,
     )  # fmt: skip
-    made.filters |= {"data_url": data_url, "percent": wording.percent}
+    made.filters |= {"data_url": data_url, "fraction": outlier_audit.fraction, "percent": wording.percent}
+    made.globals |= {
+        "audit_figures": audit_figures, "outlier_audit": outlier_audit, "results": results, "warned": warnings_of,
+        "wording": wording,
+    }  # fmt: skip
     return made
 
 
@@ -59,68 +63,19 @@ def _script() -> dict[str, Any]:
     return {"text": Markup(text), "digest": base64.b64encode(hashlib.sha256(text.encode()).digest()).decode()}
 
 
-def _told(report: Mapping[str, Any]) -> dict[str, Any]:
-    """What stands first."""
-    warnings = [*unlike(report.get("cells", [])).told, *wording.all_warnings(report)]
-    notes = wording.all_notes(report)
-    return {"smoke": wording.SMOKE if report.get("quick") else "", "warnings": warnings, "notes": notes}
-
-
-def _cell(cell: Mapping[str, Any], *, short: bool = False) -> dict[str, Any]:
-    """What is told of a run; in short as one cell of many."""
-    means = cell["scores"].get(cell["headline_score"], {})
-    return {
-        "setting": wording.setting(cell.get("cell") or {}),
-        # The smoke notice of a matrix stands at the top of the page already.
-        "told": _told({**cell, "quick": False} if short else cell),
-        "tiles": _tiles(cell, means),
-        "accuracy_note": wording.accuracy_note(cell),
-        "headline": results.headline(cell),
-        "held_out": results.held_out(cell),
-        "scores": results.scores(cell),
-        "by_dataset": results.by_dataset(cell),
-        "classes": results.classes(cell),
-        "every_class": results.every_class(cell),
-        "threshold": wording.threshold_meaning(cell),
-        "exposure": results.exposure(cell),
-        "stages": results.stages(cell),
-        "audit": outlier_audit.view(cell.get("outlier_audit"), short=short),
-    }
-
-
-def _tiles(cell: Mapping[str, Any], means: Mapping[str, Any]) -> list[tuple[str, float | None]]:
-    """The figures that stand first; classes that were held out stand in for near sets where there are none."""
-    near, kind, far = means.get("near") or {}, "Near-OOD", means.get("far") or {}
-    if not near and (folds := (cell.get("hold_out") or {}).get("mean")):
-        near, kind = {metric: folds[metric]["mean"] for metric in ("auroc", "fpr_at_ood_tpr")}, "Held-out"
-    return [
-        (f"{kind} AUROC", near.get("auroc")), (f"{kind} FPR@95 (OOD TPR)", near.get("fpr_at_ood_tpr")),
-        ("Far-OOD AUROC", far.get("auroc")), ("ID accuracy", cell["id"].get("accuracy")),
-    ]  # fmt: skip
-
-
-def _figures(
-    cell: Mapping[str, Any], scores: Mapping[str, Any] | None, behaviour: Behaviour | None
+def figures_of(
+    report: Mapping[str, Any], scores: Mapping[str, Any] | None = None, behaviour: Behaviour | None = None
 ) -> dict[str, bytes]:
-    """The figures of one run by their names, those that there is something to draw of."""
+    """The figures of one run by their names, SVG, those that there is something to draw of; see `write`."""
     drawn = {}
     if scores:
-        drawn["scores"] = figures.score_histograms(scores, cell)
-        drawn["roc"] = figures.roc_curves(scores, cell)
-        drawn["pr"] = figures.pr_curves(scores, cell)
+        drawn["scores"] = figures.score_histograms(scores, report)
+        drawn["roc"] = figures.roc_curves(scores, report)
+        drawn["pr"] = figures.pr_curves(scores, report)
     if behaviour is not None:
         drawn["reliability"] = reliability(behaviour.confidence, behaviour.correct)
-        drawn["features"] = embedding(behaviour, wording.sets(cell, "near"))
+        drawn["features"] = embedding(behaviour, wording.sets(report, "near"))
     return drawn
-
-
-def _extremes(behaviour: Behaviour | None) -> list[tuple[str, list[tuple[bytes, str]]]]:
-    """Of each set the images that the score is most wrong about, each with what is told of it."""
-    found = []
-    for name, images in (behaviour.extremes if behaviour else {}).items():
-        told = f"Images of {name}, OOD, with the lowest scores" if name != "id" else "ID, with the highest scores"
-        found.append((told, [(thumbnail(one.image), one.told) for one in images]))
-    return found
 
 
 def _sheet(path: Path | None, notes: Sequence[str]) -> dict[str, Any] | None:
@@ -131,8 +86,6 @@ def _sheet(path: Path | None, notes: Sequence[str]) -> dict[str, Any] | None:
     from PIL import Image
 
     content = path.read_bytes()
-    if not content.startswith(b"\x89PNG\r\n\x1a\n"):
-        raise ValueError(f"{path} is not a PNG image")
     image: Image.Image = Image.open(io.BytesIO(content))
     if len(content) > SHEET_BYTES:
         image = image.convert("RGB")
@@ -153,7 +106,6 @@ def _matrix(report: Mapping[str, Any]) -> dict[str, Any]:
     cells, rows = report.get("cells", []), rows_of(report)
     apart = unlike(cells)
     return {
-        "told": _told(report),
         "leaderboard": leaderboard.table(report["leaderboard"], apart=apart) if report.get("leaderboard") else None,
         "script": _script(),
         "rows": across.matrix(rows, apart) if rows else None,
@@ -161,10 +113,8 @@ def _matrix(report: Mapping[str, Any]) -> dict[str, Any]:
         "sweeps": {key: sweeps.sweep_figure(rows, key) for key in sweeps.swept(rows)},
         "differences": across.differences(rows),
         "folds": across.folds(rows),
-        "failed": [(wording.setting(one["cell"]), one["error"]) for one in report.get("failed", [])],
         "left_out": wording.by_reason(report.get("left_out", [])),
         "minutes": (report.get("budget") or {}).get("minutes"),
-        "cells": [_cell(cell, short=True) for cell in cells],
         "environment": next((one["environment"] for one in (report, *cells) if one.get("environment")), {}),
     }
 
@@ -172,85 +122,73 @@ def _matrix(report: Mapping[str, Any]) -> dict[str, Any]:
 def page(
     report: Mapping[str, Any],
     *,
-    scores: Mapping[str, Any] | None = None,
+    drawn: Mapping[str, bytes] | None = None,
     histories: Histories | None = None,
     contact_sheet: Path | None = None,
     outlier_notes: Sequence[str] = (),
     behaviour: Behaviour | None = None,
-    drawn: Mapping[str, bytes] | None = None,
 ) -> str:
-    """The page of a run or of a matrix as HTML text; arguments and errors are those of `write`."""
-    matrix = "cells" in report
-    if matrix and (scores or behaviour):
-        raise ValueError("scores belong to one run; a matrix report has many")
+    """The page of a run or of a matrix as HTML text; `drawn` is of `figures_of`, the others are those of `write`."""
     seeds = list(dict.fromkeys(seed for cell in report.get("cells", []) for seed in cell.get("seeds", [])))
     kept = {stage: terms for stage, terms in (histories or {}).items() if terms}
     whole = {
+        "report": report,
         "recipe": report["recipe"],
         "about": wording.origin({"seeds": seeds, **report}),
         "trained": ", ".join(kept),
         "training": figures.training_curves(kept) if kept else None,
         "sheet": _sheet(contact_sheet, outlier_notes),
     }
-    if matrix:
+    if "cells" in report:
         return render("matrix.html", **whole, **_matrix(report))
-    return render(
-        "run.html", **whole, run=_cell(report), overridden=bool(report.get("cell")), score=report["headline_score"],
-        figures=_figures(report, scores, behaviour) if drawn is None else drawn, extremes=_extremes(behaviour),
-        environment=report.get("environment") or {},
-    )  # fmt: skip
+    extremes = {
+        name: [(thumbnail(one.image), one.told) for one in images]
+        for name, images in (behaviour.extremes if behaviour else {}).items()
+    }
+    environment = report.get("environment") or {}
+    return render("run.html", **whole, figures=drawn or {}, extremes=extremes, environment=environment)
 
 
-def write(path: Path, report: Mapping[str, Any], **more: Any) -> None:
-    """Writes report.html, and beside a matrix's its table as table.csv and table.tex, each whole or not at all; where
-    it has a leaderboard, that as leaderboard.csv and leaderboard.tex too.
+def write(
+    path: Path,
+    report: Mapping[str, Any],
+    *,
+    scores: Mapping[str, Any] | None = None,
+    behaviour: Behaviour | None = None,
+    **more: Any,
+) -> None:
+    """Writes report.html and what stands beside it, each file whole or not at all.
+
+    Of one run its figures go into the folder `figures`, for a paper or a slide: scores, roc, pr and, with `behaviour`,
+    reliability and features, each an SVG file, and the images that the score is most wrong about as PNG files,
+    SET-RANK.png. A matrix has its table as table.csv and table.tex; where it has a leaderboard, that as leaderboard.csv
+    and leaderboard.tex too.
 
     Args:
         path: Where the page shall stand.
         report: The result of one run, or of a matrix (it has "cells").
+        scores: {dataset name or "id": headline scores (N,)} for histograms and ROC curves; for one run only.
+        behaviour: What the figures of the classifier's behaviour are drawn of; for one run only.
         **more: What else the page shows:
-            scores: {dataset name or "id": headline scores (N,)} for histograms and ROC curves; for one run only.
             histories: {stage: {term: values, one an epoch}} for training curves.
             contact_sheet: A PNG image of outliers.
             outlier_notes: What stands under it: how the outliers were made.
-            behaviour: What the figures of the classifier's behaviour are drawn of; for one run only.
-            drawn: What `write_figures` drew of scores and behaviour, where it has.
 
     Raises:
-        ValueError: If a matrix is given scores, scores name an unknown dataset, or the contact sheet is no PNG.
+        ValueError: If scores name an unknown dataset.
     """
-    html = page(report, **more)
-    beside, apart = {}, unlike(report.get("cells", []))
-    if rows := rows_of(report):
-        beside["table"] = across.comparison(rows, apart)
-    if report.get("leaderboard"):
-        beside["leaderboard"] = leaderboard.table(report["leaderboard"], apart=apart)
-    for name, one in beside.items():
-        for ending in ("csv", "tex"):
-            write_text(path.with_name(f"{name}.{ending}"), ENDINGS[ending](one))
-    write_text(path, html)
-
-
-def write_figures(
-    folder: Path, report: Mapping[str, Any], scores: Mapping[str, Any], behaviour: Behaviour | None = None
-) -> dict[str, bytes]:
-    """Writes the figures of one run's page as files too, for a paper or a slide.
-
-    Args:
-        folder: Where they go: scores, roc, pr and, with `behaviour`, reliability and features, each an SVG file, and
-            the images that the score is most wrong about as PNG files, SET-RANK.png.
-        report: The result of the run.
-        scores: {dataset name or "id": headline scores (N,)}.
-        behaviour: What the figures of the classifier's behaviour are drawn of.
-
-    Returns:
-        The SVG ones by name, for the page.
-    """
-    svg = _figures(report, scores, behaviour)
-    drawn = {f"{name}.svg": figure for name, figure in svg.items()}
+    drawn = figures_of(report, scores, behaviour)
+    files = {f"figures/{name}.svg": figure for name, figure in drawn.items()}
     for name, images in (behaviour.extremes if behaviour else {}).items():
         # Sets are named by a recipe, which allows no more than letters, digits and ".", "_", "-".
-        drawn |= {f"{name}-{rank}.png": thumbnail(one.image) for rank, one in enumerate(images, start=1)}
-    for name, content in drawn.items():
-        write_bytes(folder / name, content)
-    return svg
+        files |= {f"figures/{name}-{rank}.png": thumbnail(one.image) for rank, one in enumerate(images, start=1)}
+    tables, apart = {}, unlike(report.get("cells", []))
+    if rows := rows_of(report):
+        tables["table"] = across.comparison(rows, apart)
+    if report.get("leaderboard"):
+        tables["leaderboard"] = leaderboard.table(report["leaderboard"], apart=apart)
+    for name, table in tables.items():
+        files |= {f"{name}.{ending}": ENDINGS[ending](table).encode() for ending in ("csv", "tex")}
+    files[path.name] = page(report, drawn=drawn, behaviour=behaviour, **more).encode()
+    for name, content in files.items():
+        write_bytes(path.parent / name, content)

@@ -3,12 +3,14 @@
 from collections.abc import Mapping
 from typing import Any
 
-from kood.report import audit_figures
 from kood.report.audit_figures import SET_NAMES
 from kood.report.tables import MISSING, Column, Row, Table, row, words
 from kood.report.wording import number, percent
 
-__all__ = ["TITLE", "lines", "summary", "view"]
+__all__ = [
+    "MOST_CLASSES", "QUESTIONS", "TITLE", "fraction", "lines", "of_content", "of_diversity", "of_fidelity",
+    "of_mixtures", "overview", "summary",
+]  # fmt: skip
 
 TITLE = "Are these outliers any good?"
 
@@ -41,8 +43,15 @@ MOST_CLASSES = 20
 WORST = 10
 
 
-def _fraction(value: float | None) -> str:
+def fraction(value: float | None) -> str:
+    """A figure with two decimals."""
     return MISSING if value is None else f"{value:.2f}"
+
+
+def overview(audit: Mapping[str, Any]) -> Table:
+    """The summary as a table."""
+    columns = (words("question"), Column("answer", words=True, strong=True), words("figures"))
+    return Table(columns, [row(*texts) for texts in summary(audit)], TITLE)
 
 
 def summary(audit: Mapping[str, Any]) -> list[tuple[str, str, str]]:
@@ -57,7 +66,7 @@ def summary(audit: Mapping[str, Any]) -> list[tuple[str, str, str]]:
     if mixed:
         told["mixtures"] = (
             f"parents hold {percent(mixed['all_parents'])}% of the judge's belief; its entropy is "
-            f"{_fraction(mixed['entropy'])}, on single-class samples {_fraction(pure['entropy'])}"
+            f"{fraction(mixed['entropy'])}, on single-class samples {fraction(pure['entropy'])}"
         )
     sets = diversity["sets"]
     shares = [f"{SET_NAMES[name]} {percent(one['memorised']['share'])}%" for name, one in sets.items()]
@@ -67,11 +76,11 @@ def summary(audit: Mapping[str, Any]) -> list[tuple[str, str, str]]:
         f"FID {number(one['fid'])}, KID {number(one['kid'])}; real images: FID {number(training['fid'])}, "
         f"KID {number(training['kid'])}"
     )
-    shortcut = audit.get("shortcut")
+    shortcut = audit["shortcut"]
     if shortcut:
         low, high = shortcut["interval"]
         told["shortcut"] = (
-            f"AUROC {_fraction(shortcut['auroc'])} ({_fraction(low)} to {_fraction(high)}) by "
+            f"AUROC {fraction(shortcut['auroc'])} ({fraction(low)} to {fraction(high)}) by "
             f"{shortcut['score']}; 0.5 is right"
         )
     verdicts = {part: (audit.get(part) or {}).get("verdict") for part in QUESTIONS}
@@ -99,11 +108,12 @@ def lines(audit: Mapping[str, Any]) -> list[str]:
         f"{question} {answer[0].upper()}{answer[1:]}" + (f" ({figures})." if figures else ".")
         for question, answer, figures in summary(audit)
     ]
-    shortcut = audit.get("shortcut")
+    shortcut = audit["shortcut"]
     return [*told, shortcut["sentence"]] if shortcut else told
 
 
-def _content(audit: Mapping[str, Any]) -> Table:
+def of_content(audit: Mapping[str, Any]) -> Table:
+    """What the judge calls the samples of each class, or of many those that it knows least."""
     content, names = audit["content"], audit["class_names"]
     pure, real = content["pure"], content["held_out"]
     found = list(zip(names, pure["per_class"], real["per_class"], strict=True))
@@ -121,19 +131,19 @@ def _content(audit: Mapping[str, Any]) -> Table:
     return Table((words("made for"), *map(Column, heads)), rows, notes=(note,))
 
 
-def _mixtures(content: Mapping[str, Any]) -> Table:
+def of_mixtures(audit: Mapping[str, Any]) -> Table:
+    """What the judge believes of the mixtures, by the share of their first parent."""
+    content = audit["content"]
     mixed = content["mixtures"]
 
     def line(name: str, one: Mapping[str, Any], odds: str, kind: str = "") -> Row:
         shares = [percent(one[key]) for key in ("first", "second", "all_parents", "top", "on_top")]
-        return row(name, str(one["n"]), *shares, _fraction(one["entropy"]), odds, kind=kind)
+        return row(name, str(one["n"]), *shares, fraction(one["entropy"]), odds, kind=kind)
 
-    rows = [
-        line(f"{one['low']:.2f} to {one['high']:.2f}", one, _fraction(one["log_odds"])) for one in mixed["by_share"]
-    ]
+    rows = [line(f"{one['low']:.2f} to {one['high']:.2f}", one, fraction(one["log_odds"])) for one in mixed["by_share"]]
     compared = "; ".join(
-        f"{SET_NAMES[name]}: entropy {_fraction(content[name]['entropy'])}, log-odds of the judge's first class "
-        f"against its second {_fraction(content[name]['top_log_odds'])}"
+        f"{SET_NAMES[name]}: entropy {fraction(content[name]['entropy'])}, log-odds of the judge's first class "
+        f"against its second {fraction(content[name]['top_log_odds'])}"
         for name in ("held_out", "pure", "mixtures")
     )
     note = (
@@ -147,7 +157,9 @@ def _mixtures(content: Mapping[str, Any]) -> Table:
     return Table(columns, (*rows, line("all mixtures", mixed, "", "mean")), notes=(note,))
 
 
-def _diversity(diversity: Mapping[str, Any]) -> Table:
+def of_diversity(audit: Mapping[str, Any]) -> Table:
+    """How near each set is to the training images and to itself."""
+    diversity = audit["diversity"]
     rows = [
         row(
             SET_NAMES[name], str(one["n"]), number(one["to_training"]["median"]), percent(one["nearer"]),
@@ -172,7 +184,9 @@ def _diversity(diversity: Mapping[str, Any]) -> Table:
     return Table((words("set"), *map(Column, heads)), rows, notes=(note,))
 
 
-def _fidelity(fidelity: Mapping[str, Any]) -> Table:
+def of_fidelity(audit: Mapping[str, Any]) -> Table:
+    """How far each set lies from real images."""
+    fidelity = audit["fidelity"]
     rows = []
     for name, one in fidelity["sets"].items():
         error = one["kid_standard_error"]
@@ -184,57 +198,3 @@ def _fidelity(fidelity: Mapping[str, Any]) -> Table:
         "standard error. Figures of another feature space, such as published ones, do not compare."
     )
     return Table((words("set"), *map(Column, ("images", "FID", "KID"))), rows, notes=(note,))
-
-
-def _shortcut(shortcut: Mapping[str, Any]) -> dict[str, str]:
-    low, high = shortcut["interval"]
-    told = (
-        f"The samples made for a single class belong to what the detector knows, so it should not be able to tell "
-        f"them from real images. Its {shortcut['score']} score ranks a sample as more out-of-distribution than a real "
-        f"held-out image in {percent(shortcut['auroc'])}% of cases, ties counting half: an AUROC of "
-        f"{_fraction(shortcut['auroc'])}, with {100 * shortcut['level']:g}% confidence between {_fraction(low)} and "
-        f"{_fraction(high)} ({shortcut['n_pure']} samples, {shortcut['n_id']} real images)."
-    )
-    return {"sentence": shortcut["sentence"], "told": told, "auroc": _fraction(shortcut["auroc"])}
-
-
-def _figures(audit: Mapping[str, Any]) -> dict[str, bytes]:
-    content, shortcut, names = audit["content"], audit.get("shortcut"), audit["class_names"]
-    drawn = {"distances": audit_figures.neighbour_distances(audit["diversity"])}
-    if shortcut:
-        drawn["shortcut"] = audit_figures.shortcut_bar(shortcut)
-    if len(names) <= MOST_CLASSES:
-        drawn["confusion"] = audit_figures.confusion(content["pure"]["confusion"], names)
-    if content["mixtures"] and len(content["mixtures"]["by_share"]) > 2:
-        drawn["parents"] = audit_figures.parents_mass(content["mixtures"]["by_share"])
-    return drawn
-
-
-def view(audit: Mapping[str, Any] | None, *, short: bool = False) -> dict[str, Any] | None:
-    """What the page says of the outliers, None where there was no audit.
-
-    Args:
-        audit: "outlier_audit" of a result, as `kood.audit.audit` gives it and report.json holds it.
-        short: For one run of many: the answers and their sentences, without figures.
-    """
-    if not audit:
-        return None
-    content, shortcut = audit["content"], audit.get("shortcut")
-    columns = (words("question"), Column("answer", words=True, strong=True), words("figures"))
-    told = {
-        "short": short,
-        "summary": Table(columns, [row(*texts) for texts in summary(audit)], TITLE),
-        "shortcut": _shortcut(shortcut) if shortcut else None,
-        "said": {part: " ".join(audit[part]["sentences"]) for part in ("content", "diversity", "fidelity")},
-    }
-    if short:
-        return told
-    return {
-        **told,
-        "questions": {part: question for part, (question, _) in QUESTIONS.items()},
-        "content": _content(audit),
-        "mixtures": _mixtures(content) if content["mixtures"] else None,
-        "diversity": _diversity(audit["diversity"]),
-        "fidelity": _fidelity(audit["fidelity"]),
-        "figures": _figures(audit),
-    }

@@ -7,7 +7,7 @@ from rich.console import Console
 
 from kood.report import across, leaderboard, outlier_audit, results, wording
 from kood.report.aggregate import rows_of
-from kood.report.comparable import unlike
+from kood.report.comparable import unlike, warnings_of
 from kood.report.terminal import print_table, say, warn
 
 __all__ = ["print_cell", "print_matrix"]
@@ -19,9 +19,9 @@ def _print_head(console: Console, report: Mapping[str, Any]) -> None:
         say(console, wording.setting(report["cell"]))
     say(console, wording.origin(report), "dim")
     console.print()
-    smoke = [wording.SMOKE] if report.get("quick") else []
-    apart = unlike(report.get("cells", [])).told
-    warnings, notes = smoke + apart + wording.all_warnings(report), wording.all_notes(report)
+    warnings, notes = warnings_of(report), wording.all_notes(report)
+    if report.get("quick"):
+        warnings.insert(0, wording.SMOKE)
     for text in warnings:
         warn(console, text)
     for text in notes:

@@ -19,6 +19,7 @@ from kood.report.wording import (
 
 __all__ = [
     "by_dataset", "classes", "every_class", "exposure", "headline", "held_out", "is_below", "scores", "stages",
+    "tiles",
 ]  # fmt: skip
 
 Cells = Mapping[str, Any]
@@ -67,6 +68,18 @@ def headline(cell: Cells) -> Table:
         f"OOD detection by {cell['headline_score']}, the headline score",
         ("Percent.", *([INTERVAL_NOTE] if sure else []), FPR_NOTE),
     )
+
+
+def tiles(cell: Cells) -> list[tuple[str, float | None]]:
+    """The figures that stand first; classes that were held out stand in for near sets where there are none."""
+    means = cell["scores"].get(cell["headline_score"], {})
+    near, kind, far = means.get("near") or {}, "Near-OOD", means.get("far") or {}
+    if not near and (folds := (cell.get("hold_out") or {}).get("mean")):
+        near, kind = {metric: folds[metric]["mean"] for metric in ("auroc", "fpr_at_ood_tpr")}, "Held-out"
+    return [
+        (f"{kind} AUROC", near.get("auroc")), (f"{kind} FPR@95 (OOD TPR)", near.get("fpr_at_ood_tpr")),
+        ("Far-OOD AUROC", far.get("auroc")), ("ID accuracy", cell["id"].get("accuracy")),
+    ]  # fmt: skip
 
 
 def held_out(cell: Cells) -> Table | None:

@@ -1,5 +1,6 @@
 """Figures of how a classifier behaves, and their place in the page."""
 
+import base64
 import io
 from xml.etree import ElementTree
 
@@ -10,7 +11,7 @@ from PIL import Image
 from sklearn.metrics import precision_recall_curve
 from test_report_html import Reader
 
-from kood.report import Behaviour, Extreme, aggregate, behaviour, figures, html, sweeps, write_figures
+from kood.report import Behaviour, Extreme, aggregate, behaviour, figures, html, sweeps, write
 
 
 def rng(seed=0):
@@ -131,7 +132,7 @@ def test_thumbnails_are_enlarged_by_whole_factors(shape, size):
 
 
 def test_the_page_has_them_and_names_are_harmless(cell, scores, told):
-    reader = Reader(html.page(cell, scores=scores, behaviour=told))
+    reader = Reader(html.page(cell, drawn=html.figures_of(cell, scores, told), behaviour=told))
     for heading in ("Reliability", "Features", "Most wrong about", "Precision and recall"):
         assert heading in reader.text
     assert "b" not in reader.tags and "score 0.5, called zero, is $two$" in reader.text
@@ -139,24 +140,25 @@ def test_the_page_has_them_and_names_are_harmless(cell, scores, told):
     pictures = [value for name, value in images if name == "src" and value.startswith("data:image/png")]
     assert len(pictures) == 1 + len(cell["datasets"])
     assert all(value for name, value in images if name == "alt") and reader.tags.count("img") == len(pictures) + 5
-    assert "Reliability" not in Reader(html.page(cell, scores=scores)).text
-    with pytest.raises(ValueError, match="belong to one run"):
-        html.page({"recipe": "x", "cells": [cell]}, behaviour=told)
+    assert "Reliability" not in Reader(html.page(cell, drawn=html.figures_of(cell, scores))).text
 
 
 def test_figures_are_files_too_and_drawn_once(tmp_path, cell, scores, told, monkeypatch):
-    drawn = write_figures(tmp_path / "figures", cell, scores, told)
-    files = list((tmp_path / "figures").iterdir())
+    drawn, plain = [], figures.roc_curves
+    monkeypatch.setattr(figures, "roc_curves", lambda *given: drawn.append(given) or plain(*given))
+    write(tmp_path / "whole" / "report.html", cell, scores=scores, behaviour=told)
+    assert len(drawn) == 1
+    files = list((tmp_path / "whole" / "figures").iterdir())
     names = {file.name for file in files}
     assert names >= {"scores.svg", "roc.svg", "pr.svg", "reliability.svg", "features.svg", "id-1.png", "letters-1.png"}
     for file in files:
         content = file.read_bytes()
         assert content.startswith(b"\x89PNG") if file.suffix == ".png" else well_formed(content) is not None
-    write_figures(tmp_path / "few", cell, scores)
-    assert {f.name for f in (tmp_path / "few").iterdir()} == {"scores.svg", "roc.svg", "pr.svg"}
-    page = html.page(cell, scores=scores, behaviour=told)
-    monkeypatch.setattr(figures, "roc_curves", lambda *_: pytest.fail("drawn again"))
-    assert html.page(cell, scores=scores, behaviour=told, drawn=drawn) == page
+    page = (tmp_path / "whole" / "report.html").read_text("utf-8")
+    for file in files:
+        assert base64.b64encode(file.read_bytes()).decode() in page
+    write(tmp_path / "few" / "report.html", cell, scores=scores)
+    assert {f.name for f in (tmp_path / "few" / "figures").iterdir()} == {"scores.svg", "roc.svg", "pr.svg"}
 
 
 # A metric against a number -------------------------------------------------------------------------------------------

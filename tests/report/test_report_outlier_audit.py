@@ -10,14 +10,14 @@ from test_report_html import NASTY, Reader, row_of
 
 from kood.report import audit_figures, print_cell, print_matrix
 from kood.report.html import _templates, page
-from kood.report.outlier_audit import TITLE, lines, summary, view
+from kood.report.outlier_audit import TITLE, lines, summary
 
 SHORTCUT = "Shortcut test failed: the detector has learnt to spot generated images"
 
 
 def section(audit, short=False):
     """The part of a page that tells of the audit."""
-    return str(_templates().get_template("audit.html").module.audit(view(audit, short=short)))
+    return str(_templates().get_template("audit.html").module.audit(audit, short=short))
 
 
 def tables_of(audit):
