@@ -23,12 +23,6 @@ NEEDED = {
     "score", "threshold", "undecodable",
 }  # fmt: skip
 
-#: What nobody here can know.
-OF_A_STRANGER = "; which images a model was trained on that was trained elsewhere, kood cannot know"
-
-#: What becomes of images of another shape, in words.
-_RESIZED = {"stretch": "stretched", "crop": "cropped in the middle and resized", "pad": "padded and resized"}
-
 #: Rows of the requests that TF Serving warms up with; 1 is what is asked most, 32 compiles nothing of its own.
 WARM_UP_ROWS = (1, 32)
 
@@ -118,68 +112,17 @@ def _write_warm_up(file: Path, name: str, image_shape: tuple[int, int, int]) -> 
 
 
 def _card(facts: Mapping[str, Any]) -> str:
-    percent = "{:.1f}%".format
-    height, width, channels = facts["image_shape"]
-    lines = [
-        f"# {facts['name']}",
-        "",
-        f"An image classifier with a reject option, made by kood {facts.get('kood', '')}".rstrip() + ".",
-        "",
-        "## Intended use",
-        "",
-        f"Labelling images as one of {len(facts['class_names'])} classes, and flagging those of no such class. Images "
-        f"are {_RESIZED[facts['resize']]} to {height} x {width} pixels, {'grey' if channels == 1 else 'colour'}"
-        f"{'' if facts['antialias'] else ', without antialiasing'}. "
-        "Flagged images want a person's look or another model; the label of one is not to be relied on. What it was "
-        "not measured on, it may not catch.",
-        "",
-        "Classes: " + ", ".join(facts["class_names"]),
-        "",
-        "## Threshold",
-        "",
-        f"An image is flagged where its {facts['score']} score is above {_thresholds(facts)}. By split conformal "
-        f"prediction on {facts['calibration_images']:,} images, one like them is accepted with probability at least "
-        f"{percent(100 * facts['accept'])}{_for_each(facts)}. Its "
-        f"p-value is at most {1 - facts['accept']:.4g} where it is flagged. This holds for images that the model was "
-        f"neither trained nor calibrated on{OF_A_STRANGER if 'attached' in facts else ''}.",
-    ]
-    accepted = facts.get("accepted")
-    if accepted:
-        low, high = accepted["interval"]
-        lines += [
-            "",
-            f"Of {accepted['images']:,} images that the threshold was not set on, {percent(100 * accepted['rate'])} "
-            f"were accepted (95% interval {percent(100 * low)} to {percent(100 * high)}).",
-        ]
-    lines += ["", "## Figures", ""]
-    if "accuracy" in facts:
-        lines.append(f"- Accuracy on {facts['test_images']:,} test images: {percent(100 * facts['accuracy'])}")
-    for kind in ("near", "far"):
-        lines += [
-            f"- AUROC, {kind} out-of-distribution set {name}: {percent(100 * auroc)}"
-            for name, auroc in facts.get(kind, {}).items()
-        ]
-    attached, made_with = facts.get("attached"), facts.get("trained_on")
-    lines += ["", "## Classifier" if attached else "## Training", ""]
-    if attached:
-        lines.append(f"- {attached['model']}, trained before and elsewhere")
-        lines += [f"- {note}" for note in attached["notes"]]
-    if made_with:
-        images = f"{made_with['images']:,} images, SHA-256 {made_with['sha256']}"
-        lines.append(f"- Scores that are fitted, on {images}" if attached else f"- {images}")
-    lines += [f"- {key}: {value}" for key, value in facts.get("environment", {}).items()]
-    warnings = [*facts.get("threshold_warnings", []), *facts.get("warnings", [])]
-    lines += [f"- Warning: {' '.join(text.split())}" for text in warnings]
-    return "\n".join(lines) + "\n"
+    from jinja2 import Environment, PackageLoader, StrictUndefined
 
-
-def _for_each(facts: Mapping[str, Any]) -> str:
-    """For whom the promise holds, where thresholds are by class."""
-    if not facts["by_class"] or len(facts["groups"]) == 1:
-        return ""
-    shares = any(len(group["classes"]) > 1 for group in facts["groups"])
-    together = "; of classes that share a threshold, for all of them together" if shares else ""
-    return f", whichever class it is labelled as{together}"
+    made = Environment(
+        loader=PackageLoader("kood.serving"), undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True,
+        keep_trailing_newline=True,
+    )  # fmt: skip
+    made.filters["percent"] = lambda share: f"{100 * share:.1f}%"
+    return made.get_template("model_card.md").render(
+        facts=facts, attached=facts.get("attached"), threshold=_thresholds(facts),
+        shares=any(len(group["classes"]) > 1 for group in facts["groups"]),
+    )  # fmt: skip
 
 
 def _thresholds(facts: Mapping[str, Any]) -> str:
