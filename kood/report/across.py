@@ -12,24 +12,15 @@ __all__ = ["comparison", "differences", "folds", "label_columns", "matrix", "mea
 
 Rows = Sequence[Mapping[str, Any]]
 
-#: What is shown of a row: heading, path to the statistic, whether more is better, what a narrow terminal can spare.
+#: What is shown of a row: heading, part and metric, whether more is better, what a narrow terminal can spare.
 _FIGURES = (
-    ("ID\nacc", ("id", "accuracy"), True, 0),
-    ("near\nAUROC", ("near", "auroc"), True, 0),
-    ("near\nFPR@95", ("near", "fpr_at_ood_tpr"), False, 0),
-    ("far\nAUROC", ("far", "auroc"), True, 0),
-    ("far\nFPR@95", ("far", "fpr_at_ood_tpr"), False, 1),
-    ("held-out\nAUROC", ("held_out", "auroc"), True, 0),
-    ("held-out\nFPR@95", ("held_out", "fpr_at_ood_tpr"), False, 1),
-)
-#: Which columns there are only where some row has them.
-_PERHAPS = ("held_out",)
-#: What is shown of its distance from the baseline.
-_APART = (
-    ("ID acc", ("id", "accuracy")),
-    ("near AUROC", ("near", "auroc")),
-    ("far AUROC", ("far", "auroc")),
-    ("held-out AUROC", ("held_out", "auroc")),
+    ("ID\nacc", "id", "accuracy", True, 0),
+    ("near\nAUROC", "near", "auroc", True, 0),
+    ("near\nFPR@95", "near", "fpr_at_ood_tpr", False, 0),
+    ("far\nAUROC", "far", "auroc", True, 0),
+    ("far\nFPR@95", "far", "fpr_at_ood_tpr", False, 1),
+    ("held-out\nAUROC", "held_out", "auroc", True, 0),
+    ("held-out\nFPR@95", "held_out", "fpr_at_ood_tpr", False, 1),
 )
 
 
@@ -70,24 +61,28 @@ def _headline(rows: Rows) -> Filled:
 
 def _figures(rows: Rows, apart: Unlike) -> list[Filled]:
     found = []
-    for heading, (part, metric), more, spare in _FIGURES:
-        if part in _PERHAPS and not any(one.get(part) for one in rows):
-            continue
-        own = [one.get(part, {}).get(metric) for one in rows]
-        found.append(means_column(rows, own, heading, f"{part}_{metric}", more, spare, part not in apart.parts))
+    for heading, part, metric, more, spare in _FIGURES:
+        if part != "held_out" or any(one.get(part) for one in rows):
+            own = [one.get(part, {}).get(metric) for one in rows]
+            found.append(means_column(rows, own, heading, f"{part}_{metric}", more, spare, part not in apart.parts))
     return found
 
 
 def _apart(rows: Rows) -> list[Filled]:
+    """The distance of each row from the baseline, in all that is the better for more."""
     parts = ("mean", "low", "high", "positive", "significant")
     found: list[Filled] = []
-    for heading, (part, metric) in _APART:
-        if part in _PERHAPS and not any((one.get("difference") or {}).get(part) for one in rows):
-            continue
-        column = Column(f"{heading}\n- baseline", name=f"{part}_{metric}_difference", parts=parts)
-        own = [((one.get("difference") or {}).get(part) or {}).get(metric) for one in rows]
-        found.append((column, [Cell(signed(one), one) for one in own]))
+    for heading, part, metric, more, _ in _FIGURES:
+        own = [_difference(one, part).get(metric) for one in rows]
+        if more and (part != "held_out" or any(own)):
+            title = " ".join(heading.split())
+            column = Column(f"{title}\n- baseline", name=f"{part}_{metric}_difference", parts=parts)
+            found.append((column, [Cell(signed(one), one) for one in own]))
     return found
+
+
+def _difference(row: Mapping[str, Any], part: str) -> Mapping[str, Any]:
+    return (row.get("difference") or {}).get(part) or {}
 
 
 def matrix(rows: Rows, apart: Unlike = ALIKE) -> Table:
@@ -147,10 +142,7 @@ def differences(rows: Rows) -> Table | None:
 
 
 def _apart_notes(rows: Rows) -> list[str]:
-    return [
-        DIFFERENCE_NOTE,
-        *([FOLDS_NOTE] if any((one.get("difference") or {}).get("held_out") for one in rows) else []),
-    ]
+    return [DIFFERENCE_NOTE, *([FOLDS_NOTE] if any(_difference(one, "held_out") for one in rows) else [])]
 
 
 def folds(rows: Rows) -> Table | None:
@@ -185,7 +177,7 @@ def folds(rows: Rows) -> Table | None:
 
 
 def _of_fold(one: Mapping[str, Any], classes: Sequence[str]) -> Mapping[str, Any] | None:
-    told = ((one.get("difference") or {}).get("held_out") or {}).get("folds", [])
+    told = _difference(one, "held_out").get("folds", [])
     return next((fold["auroc"] for fold in told if fold["classes"] == classes), None)
 
 
