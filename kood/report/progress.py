@@ -112,31 +112,7 @@ class StageProgress:
 
     def __init__(self, console: Console):
         self.console = console
-        self._open = 0
-        self._live: Progress | None = None
-
-    @property
-    def live(self) -> Progress:
-        """The bars, made when first needed."""
-        if self._live is None:
-            self._live = Progress(
-                # markup=False: a stage may carry a name out of a recipe.
-                TextColumn("{task.description}", markup=False, style="bold", table_column=Column(no_wrap=True)),
-                BarColumn(bar_width=16),
-                TextColumn("{task.fields[count]}", markup=False, table_column=Column(no_wrap=True)),
-                TimeRemainingColumn(compact=True),
-                TextColumn(
-                    "{task.fields[terms]}",
-                    markup=False,
-                    style="dim",
-                    table_column=Column(no_wrap=True, overflow="ellipsis", ratio=1),
-                ),
-                console=self.console,
-                transient=True,
-                expand=True,
-                refresh_per_second=8,
-            )
-        return self._live
+        self.live = _bars(console)
 
     @property
     def is_live(self) -> bool:
@@ -176,12 +152,10 @@ class StageProgress:
         """
         bar = Bar(self, name, total, unit, pace)
         if self.is_live:
-            if self._open == 0:
-                self.live.start()
+            self.live.start()
             bar._task = self.live.add_task(bar.name, total=total, terms="", count="")
         else:
             self.say(f"{bar.name}: started" + (f", {total} {unit}{'s' if total > 1 else ''}" if total else ""))
-        self._open += 1
         try:
             yield bar
         except BaseException as error:
@@ -195,12 +169,28 @@ class StageProgress:
             self.say(f"{bar.name}: done in {duration(bar.elapsed())}", bar._text, style="green")
 
     def _close(self, bar: Bar) -> None:
-        self._open -= 1
         if bar._task is not None:
             self.live.remove_task(bar._task)
-            if self._open == 0:
+            if not self.live.tasks:
                 self.live.stop()
-                self._live = None
+                self.live = _bars(self.console)
+
+
+def _bars(console: Console) -> Progress:
+    """A line for each stage under way."""
+    whole = Column(no_wrap=True)
+    return Progress(
+        # markup=False: a stage may carry a name out of a recipe.
+        TextColumn("{task.description}", markup=False, style="bold", table_column=whole),
+        BarColumn(bar_width=16),
+        TextColumn("{task.fields[count]}", markup=False, table_column=whole),
+        TimeRemainingColumn(compact=True),
+        TextColumn(
+            "{task.fields[terms]}", markup=False, style="dim",
+            table_column=Column(no_wrap=True, overflow="ellipsis", ratio=1),
+        ),
+        console=console, transient=True, expand=True, refresh_per_second=8,
+    )  # fmt: skip
 
 
 def fit_callback(bar: Bar, *, every: float = 0.5, position: Callable[[], float] | None = None) -> Any:
