@@ -7,11 +7,14 @@ import re
 import shlex
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
+from typing import Any
 
 from kood.errors import UserError
 from kood.files import refuse_file, write_atomically
 from kood.serving.client import newest_version
+from kood.template import filled
 
 __all__ = ["Written", "write_serving_config"]
 
@@ -60,14 +63,12 @@ def write_serving_config(
         named[name] = base
     folder.mkdir(parents=True, exist_ok=True)
     here = folder.resolve()
-    volumes = {f"/models/{name}": base for name, base in named.items()} | {"/config": here}
+    volumes = {f"/models/{name}": str(base) for name, base in named.items()} | {"/config": str(here)}
     texts = {
-        "models.config": _models({name: f"/models/{name}" for name in named}),
-        "batching.config": f"max_batch_size {{ value: {max_batch} }}\n"
-        f"batch_timeout_micros {{ value: {wait_microseconds} }}\n"
-        "max_enqueued_batches { value: 100 }\nnum_batch_threads { value: 2 }\n",
-        "compose.yaml": _compose(volumes),
-        "models.local.config": _models({name: str(base) for name, base in named.items()}),
+        "models.config": _filled("models.config", paths={name: f"/models/{name}" for name in named}),
+        "batching.config": _filled("batching.config", max_batch=max_batch, wait_microseconds=wait_microseconds),
+        "compose.yaml": _filled("compose.yaml", image=IMAGE, volumes=volumes),
+        "models.local.config": _filled("models.config", paths={name: str(base) for name, base in named.items()}),
     }
     for name, text in texts.items():
         write_atomically(folder / name, text.encode())
@@ -86,42 +87,14 @@ def _options(folder: str, models: str) -> str:
     return " ".join(["--enable_batching", *given])
 
 
-def _mount(source: Path, target: str) -> str:
+def _mount(source: str, target: str) -> str:
     """A value of docker's `--mount`, which is a line of CSV; `--volume` has no way to write a colon."""
     line = io.StringIO()
     csv.writer(line, lineterminator="").writerow(["type=bind", f"source={source}", f"target={target}", "readonly"])
     return line.getvalue()
 
 
-def _string(text: str) -> str:
-    """A string of JSON, which is also one of protobuf's text format and a YAML double-quoted one."""
-    return json.dumps(text, ensure_ascii=False)
-
-
-def _models(paths: dict[str, str]) -> str:
-    entries = "".join(
-        f"  config {{\n    name: {_string(name)}\n    base_path: {_string(path)}\n"
-        '    model_platform: "tensorflow"\n  }\n'
-        for name, path in paths.items()
-    )
-    return f"model_config_list {{\n{entries}}}\n"
-
-
-def _compose(volumes: dict[str, Path]) -> str:
-    # The long form: in the short one a colon ends the path. A dollar would begin a variable.
-    binds = "".join(
-        f"      - type: bind\n        source: {_string(str(source).replace('$', '$$'))}\n        target: {target}\n"
-        "        read_only: true\n"
-        for target, source in volumes.items()
-    )
-    return f"""services:
-  serving:
-    image: {IMAGE}
-    ports: ["8500:8500", "8501:8501"]
-    command:
-      - --model_config_file=/config/models.config
-      - --model_config_file_poll_wait_seconds=30
-      - --enable_batching
-      - --batching_parameters_file=/config/batching.config
-    volumes:
-{binds}"""
+def _filled(template: str, **values: Any) -> str:
+    # A string of JSON is also one of protobuf's text format and a YAML double-quoted one.
+    quoted = partial(json.dumps, ensure_ascii=False)
+    return filled("kood.serving", template, {"quoted": quoted}, **values)

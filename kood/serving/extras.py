@@ -11,6 +11,7 @@ import numpy as np
 
 from kood.errors import UserError
 from kood.serving.served import Served
+from kood.template import filled
 
 __all__ = ["read_facts", "read_seen", "write_extras"]
 
@@ -112,14 +113,8 @@ def _write_warm_up(file: Path, name: str, image_shape: tuple[int, int, int]) -> 
 
 
 def _card(facts: Mapping[str, Any]) -> str:
-    from jinja2 import Environment, PackageLoader, StrictUndefined
-
-    made = Environment(
-        loader=PackageLoader("kood.serving"), undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True,
-        keep_trailing_newline=True,
-    )  # fmt: skip
-    made.filters["percent"] = lambda share: f"{100 * share:.1f}%"
-    return made.get_template("model_card.md").render(
+    return filled(
+        "kood.serving", "model_card.md", {"percent": lambda share: f"{100 * share:.1f}%"},
         facts=facts, attached=facts.get("attached"), threshold=_thresholds(facts),
         shares=any(len(group["classes"]) > 1 for group in facts["groups"]),
     )  # fmt: skip

@@ -8,7 +8,6 @@ from typing import Any
 
 import numpy as np
 import tomli_w
-from jinja2 import Environment, PackageLoader, StrictUndefined
 from rich.console import Console
 from rich.table import Table
 from rich.text import Text
@@ -23,6 +22,7 @@ from kood.report.wording import duration
 from kood.starter.choices import FEWEST_EPOCHS, FROZEN_EPOCHS, MOST_EPOCHS, TEST, Choices, choose, left_out
 from kood.starter.images import KINDS, NEAR, Machine, Survey, survey
 from kood.starter.pretrained import SMALLEST, pretrained, tried
+from kood.template import filled
 from kood.text import clean
 
 __all__ = ["literal", "named", "new_recipe", "slug_of", "source_of"]
@@ -202,15 +202,11 @@ def source_of(place: Path, found: Survey) -> dict[str, Any]:
 
 def _text(chosen: Choices, place: Path, name: str, outside: dict[str, tuple[Path, Survey]]) -> str:
     """The recipe; `outside` are the out-of-distribution images and where they lie, by name."""
-    made = Environment(
-        loader=PackageLoader("kood.starter"), undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True,
-        keep_trailing_newline=True,
-    )  # fmt: skip
-    made.filters |= {"clean": clean, "duration": duration, "toml": _toml}
     minutes = chosen.minutes
     if chosen.passing is not None:
         minutes = math.ceil(1.3 * chosen.passing / 60 + 1)  # And what is trained, measured and published.
-    text = made.get_template("recipe.toml").render(
+    text = filled(
+        "kood.starter", "recipe.toml", {"clean": clean, "duration": duration, "toml": _toml},
         chosen=chosen, place=place, name=name, minutes=minutes, outside=outside, source_of=source_of,
         copies=_copies(chosen.found), near=_near(chosen.found), distance=NEAR, test=TEST, uneven=UNEVEN,
         epochs=(FEWEST_EPOCHS, MOST_EPOCHS), frozen_epochs=FROZEN_EPOCHS,
