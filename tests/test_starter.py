@@ -17,7 +17,7 @@ from rich.console import Console
 from kood.data import load_id
 from kood.errors import UserError
 from kood.recipe import load
-from kood.starter import Machine, choose, new_recipe, survey
+from kood.starter import Choices, Machine, new_recipe, survey
 from kood.starter.pretrained import Pretrained
 
 CPU, GPU = Machine(2, False), Machine(8, True)
@@ -265,7 +265,7 @@ def test_how_images_are_resized_follows_what_would_be_lost(sizes, resize):
         for number, size in enumerate(sizes):
             fill(f"x/{name}/{number}", 10, size)
     network = Pretrained("file", {}, (224, 224), "")
-    assert choose(survey(Path("x")), CPU, 30, network).resize == resize
+    assert Choices(survey(Path("x")), CPU, 30, network).resize == resize
 
 
 def test_label_mixup_needs_one_word():
@@ -285,7 +285,7 @@ def test_label_mixup_needs_one_word():
 def test_the_image_shape_follows_the_images_and_the_machine(size, machine, shape):
     for name in "ab":
         fill(f"x/{name}", 10, size)
-    assert choose(survey(Path("x")), machine, 30).image_shape == (*shape, 3)
+    assert Choices(survey(Path("x")), machine, 30).image_shape == (*shape, 3)
 
 
 @pytest.mark.parametrize(
@@ -295,7 +295,7 @@ def test_rotations_are_learned_of_square_images_if_there_is_time_to_spare(size, 
     for name in "ab":
         fill(f"x/{name}", 40, size)
     found = survey(Path("x"))
-    chosen, longer = choose(found, CPU, minutes), choose(found, CPU, 60)
+    chosen, longer = Choices(found, CPU, minutes), Choices(found, CPU, 60)
     assert chosen.rotation == rotation and chosen.epochs >= 5 and longer.epochs == 100
     recipe = load(new_recipe("x", minutes=60, machine=CPU))
     assert recipe.train.auxiliary.name == ("rotation" if size[0] == size[1] else "none")
@@ -304,9 +304,9 @@ def test_rotations_are_learned_of_square_images_if_there_is_time_to_spare(size, 
 def test_grey_images_stay_grey_whatever_their_mode():
     fill("x/a", 9, mode="L", value=7)
     fill("x/b", 9, mode="RGB", value=(9, 9, 9))
-    assert choose(survey(Path("x")), CPU, 30).image_shape[2] == 1
+    assert Choices(survey(Path("x")), CPU, 30).image_shape[2] == 1
     fill("x/b", 1, mode="RGB", value=(9, 9, 10))
-    assert choose(survey(Path("x")), CPU, 30).image_shape[2] == 3
+    assert Choices(survey(Path("x")), CPU, 30).image_shape[2] == 3
 
 
 @pytest.mark.parametrize(("each", "rows"), [(8, 8), (20, 16), (40, 32), (700, 64)])
@@ -314,7 +314,7 @@ def test_a_batch_has_no_more_rows_than_there_are_training_images(each, rows):
     for name in "ab":
         fill(f"x/{name}", 1)
     found = survey(Path("x"))
-    chosen = choose(type(found)(found.names, (each, each), (), found.shapes, False, ()), CPU, 30)
+    chosen = Choices(type(found)(found.names, (each, each), (), found.shapes, False, ()), CPU, 30)
     assert chosen.batch_size == rows
     rest = each - round(0.2 * each)
     assert 2 * (rest - sum(max(1, round(share * rest)) for share in (chosen.validation, chosen.calibration))) >= rows
@@ -325,7 +325,7 @@ def test_the_threshold_asks_no_more_than_the_images_can_guarantee(each, accept, 
     for name in "ab":
         fill(f"x/{name}", 1)
     found = survey(Path("x"))
-    chosen = choose(type(found)(found.names, (each, each), (), found.shapes, False, ()), CPU, 30)
+    chosen = Choices(type(found)(found.names, (each, each), (), found.shapes, False, ()), CPU, 30)
     assert chosen.accept == accept
     images = chosen.calibration * each * 2 * 0.8
     assert images >= accept / (1 - accept) and chosen.validation + chosen.calibration + 0.2 < 1

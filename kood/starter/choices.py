@@ -1,7 +1,6 @@
 """A choice for each setting of a first recipe, from the images and the machine."""
 
 import math
-from dataclasses import dataclass
 
 import numpy as np
 
@@ -10,7 +9,7 @@ from kood.recipe.training_sections import FineTuning
 from kood.starter.images import Machine, Survey
 from kood.starter.pretrained import Pretrained
 
-__all__ = ["FEWEST", "FEWEST_EPOCHS", "FROZEN_EPOCHS", "MOST_EPOCHS", "TEST", "Choices", "choose", "left_out"]
+__all__ = ["FEWEST", "FEWEST_EPOCHS", "FROZEN_EPOCHS", "MOST_EPOCHS", "TEST", "Choices", "left_out"]
 
 #: A class with fewer images cannot stand in every part of the split and still be learned.
 FEWEST = 8
@@ -36,134 +35,86 @@ FEWEST_EPOCHS, MOST_EPOCHS, ROTATIONS = 5, 100, 4
 CPU_RATE, ACCELERATOR_RATE = 700.0, 20_000.0
 
 
-@dataclass(frozen=True)
 class Choices:
-    """What a recipe says, as it has it, and why.
+    """What a recipe for a folder's images says, as it has it, and why: made for a machine and so many minutes.
+
+    Args:
+        found: What the folder holds.
+        machine: What the run will have.
+        minutes: About how long it may take.
+        network: The pretrained network whose features are learned from; None where a backbone is trained from nothing.
+        per_image: Seconds of an image in it, where that was measured.
 
     Attributes:
-        found: What the folder holds; `machine` what the run will have, `minutes` how long it may take.
         classes: The classes to learn; `dropped` those that cannot be, by what they have.
         images: How many images the classes have, without those of a test or validation part.
         image_shape: (H, W, C), H and W whole fours; `why_shape` its reason.
+        resize: How images of other proportions are brought to the shape; `why_resize` its reason.
         validation: Share of the training images, as `calibration` is.
         accept: Share of in-distribution images that the threshold accepts; `why_split` the reason of both.
         outliers: How many of each kind.
-        width: The U-Net's; the others are the classifier's.
-        network: The pretrained network whose features are learned from; None where a backbone is trained from nothing.
-        resize: How images of other proportions are brought to the shape; `why_resize` its reason.
+        width: The U-Net's; `backbone`, `epochs` and `batch_size` are the classifier's.
+        rotation: Whether a network that is trained from nothing learns to predict rotations too.
         folds: How many times classes are held out; 0 where there are too few.
         passing: Seconds that all images take through the pretrained network; None where it is not known.
         tuning: Seconds that the network takes to be fine-tuned on the training images, likewise.
-        rotation: Whether a network that is trained from nothing learns to predict rotations too.
-    """
-
-    found: Survey
-    machine: Machine
-    minutes: float
-    classes: tuple[str, ...]
-    dropped: dict[str, list[str]]
-    images: int
-    image_shape: tuple[int, int, int]
-    why_shape: str
-    validation: float
-    calibration: float
-    accept: float
-    why_split: str
-    outliers: int
-    backbone: str
-    width: int
-    epochs: int
-    batch_size: int
-    network: Pretrained | None = None
-    resize: str = "stretch"
-    why_resize: str = ""
-    folds: int = 0
-    passing: float | None = None
-    tuning: float | None = None
-    rotation: bool = False
-
-
-def choose(
-    found: Survey, machine: Machine, minutes: float, network: Pretrained | None = None, per_image: float | None = None
-) -> Choices:
-    """Makes the choices for what a folder holds, on a machine, in about so many minutes.
-
-    Args:
-        found: What it holds.
-        machine: What the run will have.
-        minutes: How long it may take.
-        network: The pretrained network to begin with; None for none.
-        per_image: Seconds of an image in it, where that was measured.
 
     Raises:
         UserError: fewer than two classes have images enough.
     """
-    dropped = left_out(found)
-    without = {name for names in dropped.values() for name in names}
-    classes = tuple(name for name in found.names if name not in without)
-    if len(classes) < 2:
-        own = " and some in the test part" if found.test else ""
-        raise UserError(f"{len(classes)} of {len(found.names)} classes have {FEWEST} images or more{own}; two are "
-                        "needed, add images")  # fmt: skip
-    images = sum(count for name, count in zip(found.names, found.train, strict=True) if name not in without)
-    learned = images * (1.0 if found.test else 1.0 - TEST) * (1.0 - found.left_out)
-    calibration = round(min(0.2, max(0.05, CALIBRATION / learned)), 3)
-    validation = 0.0 if found.validation else min(0.1, calibration)
-    # Half as many again as are needed: rounding class by class takes some.
-    accept = next((one for one in ACCEPT if calibration * learned >= 1.5 * one / (1 - one)), ACCEPT[-1])
-    why_split = f"about {calibration * learned:.0f} images set the threshold"
-    if accept < ACCEPT[0]:
-        why_split += f": enough to accept {accept:.0%} with a guarantee, not {ACCEPT[0]:.0%}"
-    shape, why_shape = _image_shape(found, machine)
-    if network is not None:
-        shape = (*network.size, min(shape[2], network.channels))
-        why_shape = "the only size that the network takes" if network.fixed else "what such networks are usually given"
-        if network.channels < 3 and not found.grey:
-            why_shape += ", and in grey"
-    resize, why_resize = _resize(found, shape)
-    side, trained = math.sqrt(shape[0] * shape[1]), learned * (1 - validation - calibration)
-    rate = ACCELERATOR_RATE if machine.accelerator else CPU_RATE * machine.cores
-    # A third of the time: exposed and, to compare with, unexposed. The rest is measuring and writing.
-    epochs = minutes * 60 / 3 * rate * (16 / side) ** 2 / trained
-    # Rounding class by class may take some images, and a batch has to have its rows.
-    batch_size = next((rows for rows, enough in ((64, 640), (32, 40), (16, 20)) if trained >= enough), 8)
-    outliers = int(min(5000, max(200, trained // 5)))
-    rotation = network is None and shape[0] == shape[1] and epochs >= ROTATIONS * MOST_EPOCHS
-    epochs /= ROTATIONS if rotation else 1
-    passing = tuning = None
-    if network is not None:
-        epochs = max(FROZEN_EPOCHS, math.ceil(FROZEN_STEPS * batch_size / trained))
-        outliers = int(min(2000, max(200, trained // 2)))
-        # The images, proxies of the validation images twice, and the outliers.
-        passed = images + sum(found.test) + 3 * (sum(found.validation) or validation * learned) + outliers
-        if per_image is not None:
-            passing, tuning = passed * per_image, FineTuning().epochs * trained * TRAINED * per_image
-    return Choices(
-        found=found,
-        machine=machine,
-        minutes=minutes,
-        classes=classes,
-        dropped=dropped,
-        images=images,
-        image_shape=shape,
-        why_shape=why_shape,
-        validation=validation,
-        calibration=calibration,
-        accept=accept,
-        why_split=why_split,
-        outliers=outliers,
-        backbone=_backbone(side, trained, machine),
-        width=96 if machine.accelerator else 64,
-        epochs=int(min(MOST_EPOCHS, max(FEWEST_EPOCHS, epochs))),
-        batch_size=batch_size,
-        network=network,
-        resize=resize,
-        why_resize=why_resize,
-        folds=FOLDS if network is not None and len(classes) >= FEWEST_TO_HOLD_OUT else 0,
-        passing=passing,
-        tuning=tuning,
-        rotation=rotation,
-    )
+
+    def __init__(
+        self,
+        found: Survey,
+        machine: Machine,
+        minutes: float,
+        network: Pretrained | None = None,
+        per_image: float | None = None,
+    ):
+        self.found, self.machine, self.minutes, self.network = found, machine, minutes, network
+        self.dropped = left_out(found)
+        without = {name for names in self.dropped.values() for name in names}
+        self.classes = tuple(name for name in found.names if name not in without)
+        if len(self.classes) < 2:
+            own = " and some in the test part" if found.test else ""
+            raise UserError(f"{len(self.classes)} of {len(found.names)} classes have {FEWEST} images or more{own}; two "
+                            "are needed, add images")  # fmt: skip
+        self.images = sum(count for name, count in zip(found.names, found.train, strict=True) if name not in without)
+        learned = self.images * (1.0 if found.test else 1.0 - TEST) * (1.0 - found.left_out)
+        self.calibration = round(min(0.2, max(0.05, CALIBRATION / learned)), 3)
+        self.validation = 0.0 if found.validation else min(0.1, self.calibration)
+        trained = learned * (1 - self.validation - self.calibration)
+        # Half as many again as are needed: rounding class by class takes some.
+        sure = (one for one in ACCEPT if self.calibration * learned >= 1.5 * one / (1 - one))
+        self.accept = next(sure, ACCEPT[-1])
+        self.why_split = f"about {self.calibration * learned:.0f} images set the threshold"
+        if self.accept < ACCEPT[0]:
+            self.why_split += f": enough to accept {self.accept:.0%} with a guarantee, not {ACCEPT[0]:.0%}"
+        self.image_shape, self.why_shape = _image_shape(found, machine, network)
+        self.resize, self.why_resize = _resize(found, self.image_shape)
+        side = math.sqrt(self.image_shape[0] * self.image_shape[1])
+        self.backbone, self.width = _backbone(side, trained, machine), 96 if machine.accelerator else 64
+        # Rounding class by class may take some images, and a batch has to have its rows.
+        rows = ((64, 640), (32, 40), (16, 20))
+        self.batch_size = next((size for size, enough in rows if trained >= enough), 8)
+        self.rotation, self.folds, self.passing, self.tuning = False, 0, None, None
+        if network is None:
+            self.outliers = int(min(5000, max(200, trained // 5)))
+            rate = ACCELERATOR_RATE if machine.accelerator else CPU_RATE * machine.cores
+            # A third of the time: exposed and, to compare with, unexposed. The rest is measuring and writing.
+            epochs = minutes * 60 / 3 * rate * (16 / side) ** 2 / trained
+            self.rotation = self.image_shape[0] == self.image_shape[1] and epochs >= ROTATIONS * MOST_EPOCHS
+            epochs /= ROTATIONS if self.rotation else 1
+        else:
+            self.outliers = int(min(2000, max(200, trained // 2)))
+            epochs = max(FROZEN_EPOCHS, math.ceil(FROZEN_STEPS * self.batch_size / trained))
+            self.folds = FOLDS if len(self.classes) >= FEWEST_TO_HOLD_OUT else 0
+            if per_image is not None:
+                # The images, proxies of the validation images twice, and the outliers.
+                passed = self.images + sum(found.test) + 3 * (sum(found.validation) or self.validation * learned)
+                self.passing = (passed + self.outliers) * per_image
+                self.tuning = FineTuning().epochs * trained * TRAINED * per_image
+        self.epochs = int(min(MOST_EPOCHS, max(FEWEST_EPOCHS, epochs)))
 
 
 def left_out(found: Survey) -> dict[str, list[str]]:
@@ -189,7 +140,14 @@ def _resize(found: Survey, shape: tuple[int, int, int]) -> tuple[str, str]:
     return "pad", f"half of the images would lose {lost:.0%} or more at the sides, so nothing is cut off"
 
 
-def _image_shape(found: Survey, machine: Machine) -> tuple[tuple[int, int, int], str]:
+def _image_shape(
+    found: Survey, machine: Machine, network: Pretrained | None
+) -> tuple[tuple[int, int, int], str]:  # fmt: skip
+    if network is not None:
+        why = "the only size that the network takes" if network.fixed else "what such networks are usually given"
+        if network.channels < 3 and not found.grey:
+            why += ", and in grey"
+        return (*network.size, min(1 if found.grey else 3, network.channels)), why
     median = np.median(found.shapes, axis=0)
     most = 64 if machine.accelerator else 32
     scale = min(1.0, most / float(median.max()))

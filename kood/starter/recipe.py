@@ -19,7 +19,7 @@ from kood.recipe import load
 from kood.recipe.data_sections import RESERVED
 from kood.recipe.sections import SLUG
 from kood.report.wording import duration
-from kood.starter.choices import FEWEST_EPOCHS, FROZEN_EPOCHS, MOST_EPOCHS, TEST, Choices, choose, left_out
+from kood.starter.choices import FEWEST_EPOCHS, FROZEN_EPOCHS, MOST_EPOCHS, TEST, Choices, left_out
 from kood.starter.images import KINDS, NEAR, Machine, Survey, survey
 from kood.starter.pretrained import SMALLEST, pretrained, tried
 from kood.template import filled
@@ -107,7 +107,7 @@ def new_recipe(
         network, per_image = tried(network, 1 if found.grey else network.channels)
         if network.features:
             console.print(Text(f"{network.features[0].upper()}{network.features[1:]}"), soft_wrap=True)
-    text = _text(choose(found, machine, minutes, network, per_image), place, name, outside)
+    text = _text(Choices(found, machine, minutes, network, per_image), place, name, outside)
     with tempfile.TemporaryDirectory() as folder_of_draft:
         draft = Path(folder_of_draft) / file.name
         draft.write_text(text, encoding="utf-8")
