@@ -94,7 +94,7 @@ def calibrate(
     done = set_anew(run_folder, data, accept=accept, check=check, by_class=by_class)
     for answer in done.unread:
         typer.echo(answer.error, err=True)
-    for line in done.told():
+    for line in done.told:
         typer.echo(line)
     if done.unread:
         raise typer.Exit(1)

@@ -2,10 +2,9 @@
 
 import sys
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -27,86 +26,18 @@ from kood.text import clean, composed, some_of
 __all__ = ["Calibrated", "calibrate"]
 
 
-@dataclass(frozen=True)
-class Calibrated:
+class Calibrated(NamedTuple):
     """What a calibration gave.
 
     Attributes:
-        version: The new SavedModel; `old` the one it was made of.
-        accept: Share of in-distribution images that the threshold accepts.
-        threshold: The new threshold; None where classes have their own, as `old_threshold` is.
-        groups: The thresholds and the classes of each, numbers of `class_names`.
-        calibration_images: How many images they were set on; `checked` how many others they were tried on.
-        rate: Share of those that is accepted; None where there are none. Its 95% interval is `interval`.
+        version: The new SavedModel.
+        told: What there is to say of it, a sentence a line.
         unread: Files that could not be read.
-        left_out: How many images the model was trained, chosen or calibrated on by its run, which is why they say
-            nothing here, by use; empty where there are none.
-        again: How many an earlier `kood calibrate` had been given; the classifier has seen them no more than others.
-        copies: How many were left out as copies of others: a guarantee counts different images.
-        unjudged: How many have probabilities or a score that are no numbers; they count as flagged.
-        passed_over: What lies in the folders and is no image, a sentence for folders and one for files.
-        attached: Whether the classifier was there before the run, which fitted no more than scores.
-        doubts: What speaks against these images being of the model's classes, a sentence each.
     """
 
     version: Path
-    old: Path
-    accept: float
-    threshold: float | None
-    old_threshold: float | None
-    groups: tuple[Group, ...]
-    class_names: list[str]
-    calibration_images: int
-    checked: int
-    rate: float | None
-    interval: tuple[float, float]
+    told: list[str]
     unread: list[Answer]
-    left_out: dict[str, int]
-    again: int
-    copies: int
-    unjudged: int
-    passed_over: tuple[str, ...]
-    attached: bool
-    doubts: tuple[str, ...]
-
-    @property
-    def shares(self) -> bool:
-        """Whether classes share a threshold for want of images, where each was to have its own."""
-        return any(len(group.classes) > 1 for group in self.groups)
-
-    def told(self) -> list[str]:
-        """What there is to say, a sentence a line, beside the files that could not be read."""
-        lines = [*self.passed_over]
-        if self.left_out:
-            lines.append(f"Left out: {sum(self.left_out.values()):,} images that {_uses(self.left_out, self.attached)}")
-        if self.copies:
-            lines.append(f"Left out: {self.copies:,} copies of others, which say nothing new")
-        if self.unjudged:
-            lines.append(
-                f"Flagged whatever the threshold: {self.unjudged:,} images whose probabilities or score are no numbers"
-            )
-        if self.again:
-            lines.append(f"Again among them: {self.again:,} images that an earlier calibration was given")
-        promise = f"one like them is accepted with probability at least {self.accept:g}"
-        if len(self.groups) == 1:
-            was = "" if self.old_threshold is None else f" (was {self.old_threshold:.6g})"
-            images = f"set on {self.calibration_images:,} images: {promise}"
-            lines.append(f"Threshold: {self.groups[0].threshold:.6g}{was}, {images}")
-        else:
-            lines += [
-                f"Threshold of {', '.join(clean(self.class_names[k]) for k in group.classes)}: {group.threshold:.6g}, "
-                f"set on {group.images:,} images"
-                for group in self.groups
-            ]
-            together = " (of classes that share a threshold, for all of them together)" if self.shares else ""
-            lines.append(f"Whichever class it is labelled as, {promise}{together}")
-        if self.rate is not None:
-            low, high = self.interval
-            lines.append(
-                f"Of {self.checked:,} others it accepts {self.rate:.1%} (95% interval {low:.1%} to {high:.1%})"
-            )
-        lines += [f"Warning: {doubt}" for doubt in self.doubts]
-        return [*lines, f"Written: {self.version} ({self.old} stays)"]
 
 
 def calibrate(
@@ -116,7 +47,6 @@ def calibrate(
     accept: float | None = None,
     check: float = 0.2,
     by_class: bool | None = None,
-    seed: int = 0,
 ) -> Calibrated:
     """Publishes the newest version of a run again with a threshold set on other in-distribution images.
 
@@ -133,7 +63,6 @@ def calibrate(
         check: Share of the images that are kept to check on, in [0, 1).
         by_class: Whether each class that the model labels has a threshold of its own; as the version has it where not
             given.
-        seed: Which.
 
     Raises:
         UserError: no SavedModel, a path that does not exist, too few unseen images that can be read for this share, or
@@ -143,26 +72,18 @@ def calibrate(
     facts = read_facts(old)
     attached = "attached" in facts
     accept = float(facts["accept"]) if accept is None else accept
-    if not 0 < accept < 1:
-        raise UserError(f"--accept {accept}: write a share between 0 and 1, such as 0.95")
-    if not 0 <= check < 1:
-        raise UserError(f"--check {check}: write a share from 0 to below 1, such as 0.2")
-    missing = next((path for path in data if not path.exists()), None)
-    if missing is not None:
-        refuse_url(missing, "--data ")
-        raise UserError(f"--data {missing}: does not exist; give images of the known classes, or folders of them")
+    _refuse(data, accept, check)
     passed = PassedOver()
     files, seen = listed(data, passed), Seen(old, facts)
     read, unread, digests = seen.ask(files)
-    left_out, again = seen.count(digests, USED), seen.among(digests, (RECALIBRATED,))
-    unseen = ~seen.among(digests, USED)
+    left_out, unseen = seen.count(digests, USED), ~seen.among(digests, USED)
     new = unseen & firsts(digests)
     said = [answer.said or {} for answer, one in zip(read, new, strict=True) if one]
     labels = np.array([one["label"] for one in said], np.int64)
     # Of what it cannot judge the graph answers a score that JSON can write, and no label.
     scores = np.array([one["ood_score"] if one["label"] >= 0 else np.inf for one in said], np.float64)
     copies = int(np.sum(unseen & ~new))
-    order = np.random.default_rng(seed).permutation(len(scores))
+    order = np.random.default_rng(0).permutation(len(scores))
     kept = round(check * len(scores))
     held, used = order[:kept], order[kept:]
     if len(used) < needed_images(accept):
@@ -174,6 +95,16 @@ def calibrate(
             "not seen, a lower --accept or a lower --check"
             + (f" (the first that could not be read: {unread[0].error})" if unread else "")
         )
+    told = [*passed.notes()]
+    if left_out:
+        told.append(f"Left out: {sum(left_out.values()):,} images that {_uses(left_out, attached)}")
+    if copies:
+        told.append(f"Left out: {copies:,} copies of others, which say nothing new")
+    if unjudged := int(np.sum(labels < 0)):
+        told.append(f"Flagged whatever the threshold: {unjudged:,} images whose probabilities or score are no numbers")
+    # The classifier has seen these no more than others.
+    if again := int(np.sum(seen.among(digests, (RECALIBRATED,)) & new)):
+        told.append(f"Again among them: {again:,} images that an earlier calibration was given")
     height, width, channels = facts["image_shape"]
     served = Served(
         facts["score"], (height, width, channels), facts["class_names"], accept, scores[used],
@@ -181,20 +112,50 @@ def calibrate(
         by_class=facts["by_class"] if by_class is None else by_class,
         seen=seen.with_more(RECALIBRATED, digests[new][used]), framing=Framing.read(facts),
     )  # fmt: skip
-    accepted = int(np.sum(~served.decision.flagged(scores[held], labels[held])))
-    rate = accepted / kept if kept else None
-    interval = rate_interval(accepted, kept)
-    told = {"images": kept, "rate": rate, "interval": list(interval)} if kept else None
+    told += _thresholds(served, facts["threshold"])
+    accepted = None
+    if kept:
+        hits = int(np.sum(~served.decision.flagged(scores[held], labels[held])))
+        low, high = rate_interval(hits, kept)
+        accepted = {"images": kept, "rate": hits / kept, "interval": [low, high]}
+        told.append(f"Of {kept:,} others it accepts {hits / kept:.1%} (95% interval {low:.1%} to {high:.1%})")
+    told += [f"Warning: {doubt}" for doubt in (_strange(said, facts), _unnamed(data, files, served.names)) if doubt]
     held_by_one = Run(old.parent)
     held_by_one.on_damage = partial(print, file=sys.stderr)
     with held_by_one.held() as folder:
         version = old.parent / str(folder.next_version())
-        publish_calibrated(old, version, served, {"accepted": told, "calibrated_from": old.name})
-    return Calibrated(
-        version, old, accept, served.threshold, facts["threshold"], served.decision.groups, served.names, len(used),
-        kept, rate, interval, unread, left_out, int(np.sum(again & new)), copies, int(np.sum(labels < 0)),
-        passed.notes(), attached, tuple(filter(None, (_strange(said, facts), _unnamed(data, files, served.names)))),
-    )  # fmt: skip
+        publish_calibrated(old, version, served, {"accepted": accepted, "calibrated_from": old.name})
+    return Calibrated(version, [*told, f"Written: {version} ({old} stays)"], unread)
+
+
+def _refuse(data: Sequence[Path], accept: float, check: float) -> None:
+    """Refuses what needs no look at an image."""
+    if not 0 < accept < 1:
+        raise UserError(f"--accept {accept}: write a share between 0 and 1, such as 0.95")
+    if not 0 <= check < 1:
+        raise UserError(f"--check {check}: write a share from 0 to below 1, such as 0.2")
+    missing = next((path for path in data if not path.exists()), None)
+    if missing is not None:
+        refuse_url(missing, "--data ")
+        raise UserError(f"--data {missing}: does not exist; give images of the known classes, or folders of them")
+
+
+def _thresholds(served: Served, was: float | None) -> list[str]:
+    """The thresholds and what they promise, a sentence each; `was` is the one threshold before, if there was one."""
+    groups, names = served.decision.groups, served.names
+    promise = f"one like them is accepted with probability at least {served.accept:g}"
+    if len(groups) == 1:
+        before = "" if was is None else f" (was {was:.6g})"
+        images = f"set on {len(served.calibration):,} images: {promise}"
+        return [f"Threshold: {groups[0].threshold:.6g}{before}, {images}"]
+    told = [
+        f"Threshold of {', '.join(clean(names[k]) for k in group.classes)}: {group.threshold:.6g}, "
+        f"set on {group.images:,} images"
+        for group in groups
+    ]
+    shares = any(len(group.classes) > 1 for group in groups)
+    together = " (of classes that share a threshold, for all of them together)" if shares else ""
+    return [*told, f"Whichever class it is labelled as, {promise}{together}"]
 
 
 def _strange(said: Sequence[Mapping[str, Any]], facts: Mapping[str, Any]) -> str:

@@ -43,25 +43,33 @@ def images(tmp_path_factory):
 
 def test_the_next_version_has_the_new_threshold(run, images):
     done = calibrate(run, [images], accept=0.9, check=0.25)
-    assert (done.version, done.old) == (run / "2", run / "1") and (run / "1" / "saved_model.pb").exists()
-    assert done.calibration_images == 90 and done.checked == 30 and len(done.unread) == 1
+    assert done.version == run / "2" and (run / "1" / "saved_model.pb").exists() and len(done.unread) == 1
+    facts = read_facts(run / "2")
+    assert facts["calibration_images"] == 90 and facts["accepted"]["images"] == 30
     order = np.random.default_rng(0).permutation(120)
     files = sorted(images.rglob("*.png"))
     files.remove(images / "class 0" / "bad.png")
     model = tf.saved_model.load(str(run / "1")).signatures["encoded"]
     answer = model(image_bytes=tf.constant([file.read_bytes() for file in files]))
     scores = answer["ood_score"].numpy().astype("float64")
-    assert done.threshold == pytest.approx(threshold(scores[order[30:]], 0.9), rel=1e-6)
-    assert done.rate == pytest.approx(np.mean(scores[order[:30]] <= done.threshold))
-    assert done.interval[0] <= done.rate <= done.interval[1]
-    facts = read_facts(run / "2")
-    assert facts["accept"] == 0.9 and facts["threshold"] == done.threshold and facts["calibrated_from"] == "1"
-    assert facts["accepted"]["images"] == 30 and facts["accuracy"] == 0.5
-    assert f"{done.rate:.1%}" in (run / "2" / "assets.extra" / "model_card.md").read_text()
+    assert facts["threshold"] == pytest.approx(threshold(scores[order[30:]], 0.9), rel=1e-6)
+    rate, (low, high) = facts["accepted"]["rate"], facts["accepted"]["interval"]
+    assert rate == pytest.approx(np.mean(scores[order[:30]] <= facts["threshold"])) and low <= rate <= high
+    assert facts["accept"] == 0.9 and facts["calibrated_from"] == "1" and facts["accuracy"] == 0.5
+    assert f"{rate:.1%}" in (run / "2" / "assets.extra" / "model_card.md").read_text()
+    was = read_facts(run / "1")["threshold"]
+    assert done.told == [
+        f"Threshold: {facts['threshold']:.6g} (was {was:.6g}), set on 90 images: one like them is accepted with "
+        "probability at least 0.9",
+        f"Of 30 others it accepts {rate:.1%} (95% interval {low:.1%} to {high:.1%})",
+        *[line for line in done.told if line.startswith("Warning: ")],
+        f"Written: {run / '2'} ({run / '1'} stays)",
+    ]
     # What is not said stays as the newest version has it.
     again = calibrate(run, [images], check=0.0)
-    assert again.version == run / "3" and again.accept == 0.9 and again.rate is None
-    assert read_facts(run / "3")["accepted"] is None
+    facts = read_facts(run / "3")
+    assert again.version == run / "3" and facts["accept"] == 0.9 and facts["accepted"] is None
+    assert "Again among them: 90 images that an earlier calibration was given" in again.told
 
 
 @pytest.mark.parametrize(
@@ -113,12 +121,14 @@ def test_images_that_the_model_knows_are_left_out_and_counted(tmp_path):
     every = files_of(tmp_path / "all", np.concatenate([new, trained, calibrated, chosen]), "webp")
     alone = files_of(tmp_path / "new", new, "png")
     done, expected = calibrate(run, [every], accept=0.8, check=0.0), calibrate(run, [alone], accept=0.8, check=0.0)
-    assert done.left_out == {"trained": 30, "chosen": 20, "calibrated": 10} and done.calibration_images == 40
-    assert done.threshold == expected.threshold and not expected.left_out
-    told = "\n".join(done.told())
-    assert "Left out: 60 images that the model was trained on (30) and chosen on (20) and calibrated on (10)" in told
+    facts = read_facts(done.version)
+    assert facts["calibration_images"] == 40 and facts["threshold"] == read_facts(expected.version)["threshold"]
+    told = "Left out: 60 images that the model was trained on (30) and chosen on (20) and calibrated on (10)"
+    assert told in done.told and "Left out" not in "".join(expected.told)
     # The same images under another share: an earlier calibration has shown the classifier nothing.
-    assert (done.again, expected.again) == (0, 40) and len(read_seen(run / "3")["recalibrated"]) == 40
+    again = "Again among them: 40 images that an earlier calibration was given"
+    assert (again in done.told, again in expected.told) == (False, True)
+    assert len(read_seen(run / "3")["recalibrated"]) == 40
     with pytest.raises(
         UserError, match=r"needs at least 19 images.* 60 of these are images that the model was trained"
     ):
@@ -134,9 +144,10 @@ def test_copies_and_files_given_twice_count_once(tmp_path, run, monkeypatch):
     thresholds = set()
     for data, copies in (([one, one], 40), ([twice], 40), ([one], 0)):
         done = calibrate(run, data, accept=0.8, check=0.25)
-        assert (done.copies, done.calibration_images, done.checked) == (copies, 30, 10)
-        assert ("Left out: 40 copies of others" in "\n".join(done.told())) == bool(copies)
-        thresholds.add(done.threshold)
+        told = "\n".join(done.told)
+        assert ", set on 30 images: " in told and "Of 10 others it accepts" in told
+        assert ("Left out: 40 copies of others, which say nothing new" in done.told) == bool(copies)
+        thresholds.update(re.findall(r"Threshold: (\S+)", told))
     assert len(thresholds) == 1
     with pytest.raises(UserError, match="39 are copies of others"):
         calibrate(run, [files_of(tmp_path / "same", np.repeat(pixels(1, 8), 40, axis=0), "png")], accept=0.8)
@@ -150,7 +161,7 @@ def test_images_that_are_strange_to_the_old_threshold_are_told_of_before_what_wa
     calibrate(run, [like], accept=0.8, check=0.0, by_class=by_class)
     # Of the same kind: nothing to say.
     done = calibrate(run, [files_of(tmp_path / "more", pixels(200, 6), "png")], check=0.0)
-    assert done.doubts == () and not any("Warning" in line for line in done.told())
+    assert not any("Warning" in line for line in done.told)
     score = {file: answer["ood_score"] for file, answer in answered(run / "2", like)}
     highest = sorted(score, key=score.get)[-120:]  # Known to an earlier calibration, which hides nothing.
     other = tmp_path / "other"
@@ -158,12 +169,13 @@ def test_images_that_are_strange_to_the_old_threshold_are_told_of_before_what_wa
     for file in highest:
         file.rename(other / file.name)
     done = calibrate(run / "2", [other], check=0.0)
-    *_, doubt, written = done.told()
+    *_, doubt, written = done.told
     assert doubt.startswith("Warning: Of ") and written.startswith("Written: ")
     assert re.search(r"the old threshold accepts \d+\.\d% where 80\.0% are expected: make sure that they are", doubt)
     # The lowest are all accepted, and yet no sample of images like the others.
     done = calibrate(run / "2", [like], check=0.0)
-    assert "have a p-value of at most" in done.doubts[0] and "make sure that the model has not seen" in done.doubts[0]
+    *_, doubt, _ = done.told
+    assert "have a p-value of at most" in doubt and "make sure that the model has not seen" in doubt
 
 
 def answered(version, folder):
@@ -183,14 +195,14 @@ def test_folders_that_are_named_as_no_class_are_told_of(tmp_path, run, monkeypat
             Image.fromarray(image).save(folder / f"{place}.png")
     said = {}
     for data in ("strange", "right", "some", "parts"):
-        *lines, written = calibrate(run, [tmp_path / data], check=0.0).told()
+        *lines, written = calibrate(run, [tmp_path / data], check=0.0).told
         said[data] = [line for line in lines if "sub-folders" in line]
         assert written.startswith("Written")
     assert (
         said["right"]
         == said["parts"]
         == []
-        == [line for line in calibrate(run, [tmp_path / "right" / "A"], accept=0.6).told() if "sub-folders" in line]
+        == [line for line in calibrate(run, [tmp_path / "right" / "A"], accept=0.6).told if "sub-folders" in line]
     )
     assert said["strange"] == [
         "Warning: Of 2 sub-folders of images none are named as a class of the model; its classes are a, b c, d e, f: "
@@ -208,9 +220,9 @@ def test_a_table_of_images_is_taken_and_its_labels_are_compared(tmp_path, run, m
         lines = [f"{place}.png;{labels[place % 2]}" for place in range(60)]
         (tmp_path / f"{name}.csv").write_text("\n".join(["file;label", *lines]))
     right, some = (calibrate(run, [tmp_path / f"{name}.csv"], check=0.0) for name in ("right", "some"))
-    assert right.calibration_images == some.calibration_images == 60
-    assert not [line for line in right.told() if "named as a class" in line]
-    assert [line for line in some.told() if "Of 2 labels of images not all (x) are named as a class" in line]
+    assert all(", set on 60 images: " in "".join(one.told) for one in (right, some))
+    assert not [line for line in right.told if "named as a class" in line]
+    assert [line for line in some.told if "Of 2 labels of images not all (x) are named as a class" in line]
     with pytest.raises(UserError, match=r"^--data https://host/a: URLs are not fetched"):
         calibrate(run, [Path("https://host/a")])
 
@@ -230,10 +242,12 @@ def test_an_image_that_cannot_be_judged_counts_as_flagged(tmp_path, monkeypatch,
 
     monkeypatch.setattr(LocalModel, "ask", strange)
     done = calibrate(run, [images], accept=0.6, check=0.0, by_class=by_class)
-    assert done.unjudged >= 10 and all(group.threshold < 1e30 for group in done.groups)
-    assert "images whose probabilities or score are no numbers" in "\n".join(done.told())
+    told = re.findall(r": (\d+) images whose probabilities or score are no numbers", "\n".join(done.told))
+    assert int(told[0]) >= 10
+    facts = read_facts(done.version)
+    assert all(group["threshold"] < 1e30 for group in facts["groups"])
     if not by_class:
-        assert done.threshold > plain.threshold
+        assert facts["threshold"] > read_facts(plain.version)["threshold"]
         with pytest.raises(UserError, match="calibration images have a score that is NaN or infinite"):
             calibrate(run, [images], accept=0.95, check=0.0)
     assert sorted(path.name for path in run.iterdir() if path.name.isdecimal()) == ["1", "2", "3"]
@@ -263,13 +277,14 @@ def test_figures_of_the_old_threshold_go(tmp_path, images):
 def test_a_threshold_for_each_class(run, images):
     done = calibrate(run, [images], accept=0.6, by_class=True, check=0.0)
     facts = read_facts(done.version)
-    assert facts["by_class"] and done.threshold is None and len(done.groups) > 1
-    assert sum(group.images for group in done.groups) == 120
-    assert all(f"Threshold of {facts['class_names'][g.classes[0]]}" in "\n".join(done.told()) for g in done.groups)
+    groups = facts["groups"]
+    assert facts["by_class"] and facts["threshold"] is None and len(groups) > 1
+    assert sum(group["images"] for group in groups) == 120
+    assert all(f"Threshold of {facts['class_names'][g['classes'][0]]}" in "\n".join(done.told) for g in groups)
     # What is not said stays; and back.
     assert read_facts(calibrate(run, [images], check=0.0).version)["by_class"]
     again = calibrate(run, [images], by_class=False, check=0.0)
-    assert again.threshold is not None and again.old_threshold is None
+    assert read_facts(again.version)["threshold"] is not None and "(was " not in "".join(again.told)
 
 
 def seen_through(model, folder):
@@ -301,4 +316,4 @@ def test_the_ground_and_what_becomes_of_other_proportions_stay(tmp_path, images)
     assert facts["ground"] == list(ground) and facts["resize"] == "crop"
     again = LocalModel(done.version)
     assert seen_through(again, tmp_path)[0] == ground and again.ask([wide])[0]["ood_score"] == before
-    assert sum(calibrate(done.version, [images], accept=0.9).left_out.values()) == 0
+    assert "Left out" not in "".join(calibrate(done.version, [images], accept=0.9).told)
