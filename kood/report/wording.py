@@ -270,19 +270,20 @@ def all_notes(report: Mapping[str, Any]) -> list[str]:
 
 
 def _each_once(report: Mapping[str, Any], own: Callable[[Mapping[str, Any]], list[str]]) -> list[str]:
-    found = own(report)
     cells = report.get("cells", [])
-    alike: dict[str, list[list[str]]] = {}
+    alike: dict[str, list[str]] = {}
     for cell in cells:
-        texts = {_VARIES.sub("\0", text): [one.group() for one in _VARIES.finditer(text)] for text in own(cell)}
-        for words, varying in texts.items():
-            alike.setdefault(words, []).append(varying)
-    for words, given in alike.items():
-        parts = words.split("\0")
-        ranges = [_together(values) for values in zip(*given, strict=True)]
-        text = "".join(part + figure for part, figure in zip(parts, [*ranges, ""], strict=True))
-        found.append(f"{text} ({len(given)} of {len(cells)} cells)")
-    return found
+        for words, text in {_VARIES.sub("\0", text): text for text in own(cell)}.items():
+            alike.setdefault(words, []).append(text)
+    merged = [f"{_merged(_VARIES, found, _together)} ({len(found)} of {len(cells)} cells)" for found in alike.values()]
+    return own(report) + merged
+
+
+def _merged(varies: re.Pattern, texts: Sequence[str], together: Callable[[Sequence[str]], str]) -> str:
+    """Texts that differ in what a pattern finds alone, as one with all that is found at each place put `together`."""
+    found = zip(*([one.group() for one in varies.finditer(text)] for text in texts), strict=True)
+    parts = varies.sub("\0", texts[0]).split("\0")
+    return "".join(part + own for part, own in zip(parts, [*map(together, found), ""], strict=True))
 
 
 def _together(found: Sequence[str]) -> str:
@@ -299,10 +300,8 @@ def _together(found: Sequence[str]) -> str:
 
 def _with_ranges(texts: Sequence[str]) -> str:
     """Texts that differ in their figures alone as one; of others the last."""
-    parts, values = _FIGURE.split(texts[0]), zip(*map(_FIGURE.findall, texts), strict=False)
-    if any(_FIGURE.split(text) != parts for text in texts):
-        return texts[-1]
-    return "".join(part + one for part, one in zip(parts, [*map(_range, values), ""], strict=True))
+    alike = len({_FIGURE.sub("\0", text) for text in texts}) == 1
+    return _merged(_FIGURE, texts, _range) if alike else texts[-1]
 
 
 def _range(figures: Sequence[str]) -> str:

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from urllib.parse import unquote, urlsplit
 
 from kood.errors import UserError
-from kood.process import GRPC_PROXIES, through_proxy
+from kood.process import GRPC_PROXIES
 from kood.text import masked
 
 __all__ = ["Address"]
@@ -47,7 +47,8 @@ class Address:
             host, port = parts.hostname, parts.port
         except ValueError as error:
             # The reason may quote a part of a password that holds a colon or a bracket.
-            raise UserError(f"--url {shown}: not an address ({_reason(url, error)}){_ENCODE}") from None
+            why = "its host or port" if "@" in url else error
+            raise UserError(f"--url {shown}: not an address ({why}){_ENCODE}") from None
         if parts.scheme not in ("http", "https", "grpc") or not host:
             raise UserError(f"--url {shown}: write http://HOST:8501 for TF Serving's REST port, or grpc://HOST:8500")
         if parts.query or parts.fragment or "@" in parts.path or any(c.isspace() for c in url):
@@ -64,10 +65,6 @@ class Address:
     def shown(self) -> str:
         """The address as messages and tables have it."""
         return f"{self.scheme}://{self.place}{self.path}"
-
-    def through_proxy(self) -> str:
-        """What is to be told of a proxy where nobody answers, see `kood.process.through_proxy`."""
-        return through_proxy(self.shown)
 
     @staticmethod
     def without_secrets(text: str) -> str:
@@ -88,7 +85,3 @@ def _shown(url: str) -> str:
     scheme = re.match(r"[\w+.-]+://", url)
     _, given, place = url.removeprefix(scheme[0] if scheme else "").rpartition("@")
     return (scheme[0] if scheme else "") + ("***@" if given else "") + re.split("[?#]", place)[0]
-
-
-def _reason(url: str, error: ValueError) -> str:
-    return "its host or port" if "@" in url else str(error)

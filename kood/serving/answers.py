@@ -134,41 +134,30 @@ def print_answers(
     Returns:
         How many files could not be read; the others are answered all the same.
     """
+    unread: list[str] = []
     show = {
-        "table": partial(_tables, console, title),
+        "table": partial(_tables, console, title, unread),
         "json": partial(_json, console.file),
         "csv": partial(_csv, console.file),
     }
-    unread = 0
     watched = Console(stderr=True)
     with Progress(console=watched, transient=True, disable=not watched.is_terminal) as progress:
-        task = progress.add_task("images", total=count)
 
-        def counted() -> Iterator[Answer]:
-            nonlocal unread
-            for answer in found:
-                unread += answer.said is None
-                progress.advance(task)
+        def noted() -> Iterator[Answer]:
+            for answer in progress.track(found, total=count, description="images"):
+                if answer.said is None:
+                    unread.append(answer.error)
                 yield answer
 
-        show[style](counted())
-    return unread
+        show[style](noted())
+    return len(unread)
 
 
-def _tables(console: Console, title: str, found: Iterator[Answer]) -> None:
-    told: list[str] = []
-
-    def readable() -> Iterator[Answer]:
-        for answer in found:
-            if answer.said is None:
-                told.append(answer.error)
-            else:
-                yield answer
-
-    rows = readable()
+def _tables(console: Console, title: str, unread: Sequence[str], found: Iterator[Answer]) -> None:
+    rows = (answer for answer in found if answer.said is not None)
     while page := list(islice(rows, PAGE)):
         console.print(_table(page, title))
-    for message in told:
+    for message in unread:
         console.print(Text(message), soft_wrap=True)
 
 

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from kood.errors import UserError
-from kood.process import native_messages_held_back
+from kood.process import native_messages_held_back, through_proxy
 from kood.registry import nearest
 from kood.serving.address import Address
 from kood.text import masked
@@ -238,13 +238,11 @@ class RestModel:
             raise UserError(f"{self._url} answers {error.code}: {self._refused(error)}", exit_code=1) from None
         except (OSError, http.client.HTTPException) as error:
             reason = getattr(error, "reason", None) or error
-            raise UserError(
-                f"{self._url} cannot be reached: {reason}{self._address.through_proxy()}", exit_code=1
-            ) from None
+            why = f"{self._url} cannot be reached: {reason}"
+            raise UserError(why + through_proxy(self._address.shown), exit_code=1) from None
         except (ValueError, KeyError, TypeError) as error:
-            raise UserError(
-                f"{self._url} answers what kood's models do not: {error!r}{self._address.through_proxy()}", exit_code=1
-            ) from None
+            why = f"{self._url} answers what kood's models do not: {error!r}"
+            raise UserError(why + through_proxy(self._address.shown), exit_code=1) from None
         return _rows(columns)
 
     def _refused(self, error: urllib.error.HTTPError) -> str:
@@ -259,7 +257,7 @@ class RestModel:
         if error.code == 401:
             given = "user and password are not taken" if self._address.authorization else "it asks for a password"
             return f"{given}; write them into the address, --url http://USER:PASSWORD@HOST"
-        return f"{' '.join(text.split())[:300] or error.reason}{self._address.through_proxy()}"
+        return f"{' '.join(text.split())[:300] or error.reason}{through_proxy(self._address.shown)}"
 
 
 class _NoRedirect(urllib.request.HTTPRedirectHandler):
@@ -302,7 +300,7 @@ class GrpcModel:
             code = error.code()
             why = self._address.without_secrets(str(error.details()))
             if code in (grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.DEADLINE_EXCEEDED, grpc.StatusCode.UNKNOWN):
-                why += self._address.through_proxy()
+                why += through_proxy(self._address.shown)
             raise UserError(f"{self._address.shown} answers {code.name}: {why}", 1) from None
         return _rows({name: tf.make_ndarray(value).tolist() for name, value in response.outputs.items()})
 

@@ -52,9 +52,7 @@ def publish(
     Raises:
         UserError: the export failed or disagrees; nothing is published then.
     """
-    with _appearing(version_folder) as beside:
-        _export(classifier_file, beside, served, _number(version_folder))
-        write_extras(beside, version_folder.parent.name, served, facts or {})
+    with _written(classifier_file, version_folder, served, facts or {}) as beside:
         return _compare(beside, images, expected, served)
 
 
@@ -70,17 +68,20 @@ def publish_calibrated(version: Path, version_folder: Path, served: Served, fact
     # What the old threshold did to each class.
     gone = ("accepted", "accepted_interval")
     known["classes"] = [{k: v for k, v in one.items() if k not in gone} for one in known.get("classes", [])]
-    with _appearing(version_folder) as beside:
-        _export(version, beside, served, _number(version_folder))
-        write_extras(beside, version_folder.parent.name, served, known)
+    with _written(version, version_folder, served, known):
+        pass
 
 
 @contextlib.contextmanager
-def _appearing(folder: Path) -> Iterator[Path]:
-    """A folder beside its place, which takes its place at the end, or goes where anything fails."""
+def _written(source: Path, folder: Path, served: Served, facts: Mapping[str, Any]) -> Iterator[Path]:
+    """A version beside its place, which takes its place at the end, or goes where anything fails."""
     beside = folder.parent / f".export-{folder.name}-{os.getpid()}"
+    # Answers name their version; 0 where the folder is not named by a number.
+    version = int(folder.name) if folder.name.isdecimal() else 0
     shutil.rmtree(beside, ignore_errors=True)
     try:
+        _export(source, beside, served, version)
+        write_extras(beside, folder.parent.name, served, facts)
         yield beside
         beside.rename(folder)
     finally:
@@ -111,11 +112,6 @@ def write_single_signature(version: Path, folder: Path, signature: str = "normal
     graph.meta_graphs[0].ClearField("object_graph_def")
     shutil.copytree(version, folder)
     (folder / "saved_model.pb").write_bytes(graph.SerializeToString())
-
-
-def _number(version_folder: Path) -> int:
-    """The version that answers name; 0 where the folder is not named by a number."""
-    return int(version_folder.name) if version_folder.name.isdecimal() else 0
 
 
 def _export(source: Path, folder: Path, served: Served, version: int) -> None:
