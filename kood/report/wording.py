@@ -5,6 +5,7 @@ import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
+from kood.template import filled
 from kood.text import clean, some_of
 
 __all__ = [
@@ -158,38 +159,17 @@ def threshold_meaning(cell: Mapping[str, Any]) -> str:
     threshold = cell.get("threshold")
     if not threshold:
         return ""
-    on_test = threshold.get("accepted_id_test")
-    accept = 100 * threshold["accept"]
-    if threshold.get("by_class"):
-        value = f"the threshold of the class that it is taken for ({_values(threshold['thresholds'])})"
-        which = f"each the value that accepts {accept:g}% of the calibration images that are taken for its class, of"
-    else:
-        value, which = number(threshold.get("value")), f"the value that accepts {accept:g}% of"
-    return clean(
-        f"An image whose {threshold['score']} score is above {value} is called "
-        f"out-of-distribution: {which} {threshold.get('calibration_images', '—')} "
-        f"calibration images that {_unseen(cell)}.{_shared(threshold)} On the ID test images it accepted "
-        + ("an unknown share." if _missing(on_test) else f"{percent(on_test)}%{_between(threshold)}.")
-        + _flagged(threshold)
-    )
-
-
-def _flagged(threshold: Mapping[str, Any]) -> str:
-    """What the threshold calls out-of-distribution of each such set, "" where nothing is known of it."""
-    found = threshold.get("flagged") or {}
-    told = [
-        f"{percent(one['share'])}% of {name} ({percent(one['interval'][0])} to {percent(one['interval'][1])})"
-        for name, one in found.items()
-    ]
-    return f" It called out-of-distribution: {', '.join(told)}." if told else ""
-
-
-def _unseen(cell: Mapping[str, Any]) -> str:
-    """Who has not seen the calibration images, in words."""
-    if not cell.get("attached"):
-        return "no training saw"
-    return ("no score was fitted to or chosen on; if the model itself was trained on them, it accepts less of those to "
-            "come")  # fmt: skip
+    thresholds = (threshold.get("thresholds") or []) if threshold.get("by_class") else []
+    values = sorted(one["value"] for one in thresholds if not _missing(one.get("value")))
+    text = filled(
+        "kood.report", "threshold.txt", {"number": number, "percent": percent, "some_of": some_of},
+        threshold={"value": None, "calibration_images": "—", "by_class": False, **threshold}, thresholds=thresholds,
+        accept=f"{100 * threshold['accept']:g}", attached=cell.get("attached"),
+        values=" to ".join(dict.fromkeys(map(number, values[:1] + values[-1:]))) or "—",
+        accepted=percent(threshold.get("accepted_id_test")), interval=threshold.get("accepted_id_test_interval"),
+        flagged=threshold.get("flagged") or {},
+    )  # fmt: skip
+    return clean(text)
 
 
 def accuracy_note(cell: Mapping[str, Any]) -> str:
@@ -197,25 +177,6 @@ def accuracy_note(cell: Mapping[str, Any]) -> str:
     images = cell["id"].get("images")
     told = f"ID accuracy: {percent(cell['id'].get('accuracy'))}%"
     return told + (f" of {images} test images." if images is not None else ".")
-
-
-def _values(thresholds: Sequence[Mapping[str, Any]]) -> str:
-    values = sorted(one["value"] for one in thresholds if not _missing(one.get("value")))
-    return " to ".join(dict.fromkeys(number(value) for value in (values[:1] + values[-1:]))) or "—"
-
-
-def _shared(threshold: Mapping[str, Any]) -> str:
-    """Which classes have one threshold together, where thresholds are by class."""
-    together = [one for one in threshold.get("thresholds") or [] if len(one["classes"]) > 1]
-    return "".join(
-        f" {some_of(one['classes'])} share one, set on {one.get('calibration_images', '—')} images."
-        for one in (together if threshold.get("by_class") else [])
-    )
-
-
-def _between(threshold: Mapping[str, Any]) -> str:
-    interval = threshold.get("accepted_id_test_interval")
-    return f" (95% interval {percent(interval[0])} to {percent(interval[1])})" if interval else ""
 
 
 def validation_note(cell: Mapping[str, Any]) -> str:
