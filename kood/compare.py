@@ -11,7 +11,7 @@ from pathlib import Path, PurePosixPath
 from typing import Annotated, Any
 
 import numpy as np
-from pydantic import BaseModel, Field, ValidationError
+from pydantic import AliasPath, BaseModel, Field, ValidationError
 from rich.console import Console
 
 import kood
@@ -76,7 +76,8 @@ def compare_runs(
                 cell["hold_out"] = report.folds_by_score(held, f"{wanted}", values)
     rows = report.aggregate(cells)
     base = _baseline(rows, baseline)
-    apart = report.differences(cells, lambda _: base["cell"], _scores_of(), _correct_of())
+    arrays = _Arrays()
+    apart = report.differences(cells, lambda _: base["cell"], arrays.scores, arrays.correct)
     rows = [{**row, "difference": one} for row, one in zip(rows, apart, strict=True)]
     shown = [{**row, "cell": _shown(row["cell"])} for row in rows]
     for row in shown:
@@ -131,14 +132,6 @@ def _cells(folder: Path, name: str) -> list[dict[str, Any]]:
 _Figure = Annotated[float, Field(allow_inf_nan=False)]
 
 
-class _Inside(BaseModel, strict=True):
-    accuracy: _Figure
-
-
-class _Sets(BaseModel, strict=True):
-    test: dict[str, Any]
-
-
 class _Fold(BaseModel, strict=True):
     classes: list[str]
     images: int
@@ -162,9 +155,9 @@ class _Result(BaseModel, strict=True):
 
     scores: Annotated[dict[str, dict[str, dict[str, _Figure | None]]], Field(min_length=1)]
     headline_score: str
-    id: _Inside
+    accuracy: Annotated[_Figure, Field(validation_alias=AliasPath("id", "accuracy"))]
     datasets: dict[str, dict[str, Any]]
-    id_sets: _Sets
+    test_images: Annotated[dict[str, Any], Field(validation_alias=AliasPath("id_sets", "test"))]
     seeds: list[int]
     cell: dict[str, str] | None = None
     hold_out: _HoldOut | None = None
@@ -179,39 +172,29 @@ def _missing(cell: Any) -> str | None:
     return None if found.headline_score in found.scores else "headline_score"
 
 
-def _scores_of() -> Callable[[Mapping[str, Any]], dict[str, np.ndarray] | None]:
-    """Reads the scores of a cell's images; None where they are not all there, as many as those of the first cell."""
-    as_many = _as_many()
+class _Arrays:
+    """What the folders of cells keep of their images; None of what is not all there, as many as those of the first cell
+    of these test images."""
 
-    def scores_of(cell: Mapping[str, Any]) -> dict[str, np.ndarray] | None:
+    def __init__(self) -> None:
+        self._sizes: dict[tuple[str, str], int] = {}
+
+    def scores(self, cell: Mapping[str, Any]) -> dict[str, np.ndarray] | None:
+        """The scores of a cell's images, by set."""
         found = _values(cell["folder"], cell.get("scores_file"), cell["headline_score"])
-        return found if all(as_many(cell, name, values) for name, values in (found or {}).items()) else None
+        return found if all(self._as_many(cell, name, values) for name, values in (found or {}).items()) else None
 
-    return scores_of
-
-
-def _correct_of() -> Callable[[Mapping[str, Any]], np.ndarray | None]:
-    """Reads which of a cell's test images are labelled rightly; likewise."""
-    as_many = _as_many()
-
-    def correct_of(cell: Mapping[str, Any]) -> np.ndarray | None:
+    def correct(self, cell: Mapping[str, Any]) -> np.ndarray | None:
+        """Which of a cell's test images are labelled rightly."""
         file = PurePosixPath(f"{cell.get('scores_file')}").parent / "details.npz"
         found = _kept(cell["folder"], f"{file}", lambda arrays: arrays["correct"])
-        fits = found is not None and found.ndim == 1 and found.dtype == np.bool_ and as_many(cell, "id", found)
+        fits = found is not None and found.ndim == 1 and found.dtype == np.bool_ and self._as_many(cell, "id", found)
         return found if fits else None
 
-    return correct_of
-
-
-def _as_many() -> Callable[[Mapping[str, Any], str, np.ndarray], bool]:
-    """Whether a cell's set has as many images as that of the first cell of these test images."""
-    sizes: dict[tuple[str, str], int] = {}
-
-    def as_many(cell: Mapping[str, Any], name: str, values: np.ndarray) -> bool:
+    def _as_many(self, cell: Mapping[str, Any], name: str, values: np.ndarray) -> bool:
         # A fold has test images of its own.
-        return sizes.setdefault((f"{cell['id_sets']['test'].get('sha256')}", name), len(values)) == len(values)
-
-    return as_many
+        images = f"{cell['id_sets']['test'].get('sha256')}"
+        return self._sizes.setdefault((images, name), len(values)) == len(values)
 
 
 def _values(folder: Path, file: Any, score: str) -> dict[str, np.ndarray] | None:
