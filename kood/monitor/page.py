@@ -181,18 +181,14 @@ def _extreme(one: Seen) -> tuple[bytes | None, str]:
 def _rates(found: Drift, seen: Sequence[Seen]) -> bytes:
     flags = np.array([one.is_ood for one in seen])
     edges = stretches(len(flags), POINTS)
-    middles, rates, lows, highs = [], [], [], []
-    for start, end in zip(edges[:-1], edges[1:], strict=True):
-        hits = int(flags[start:end].sum())
-        low, high = rate_interval(hits, int(end - start))
-        middles.append((start + end) / 2)
-        rates.append(100 * hits / (end - start))
-        lows.append(rates[-1] - 100 * low)
-        highs.append(100 * high - rates[-1])
+    hits, sizes = np.add.reduceat(flags.astype(np.int64), edges[:-1]), np.diff(edges)
+    lows, highs = np.transpose([rate_interval(int(hit), int(size)) for hit, size in zip(hits, sizes, strict=True)])
+    rates, middles = hits / sizes, (edges[:-1] + edges[1:]) / 2
+    bars = 100 * np.stack([rates - lows, highs - rates])
 
     def paint(canvas: Any) -> None:
         axes = canvas.subplots()
-        axes.errorbar(middles, rates, yerr=[lows, highs], fmt="o", ms=3.5, lw=0.8, color=BLUE, ecolor=GREY)
+        axes.errorbar(middles, 100 * rates, yerr=bars, fmt="o", ms=3.5, lw=0.8, color=BLUE, ecolor=GREY)
         axes.axhline(100 * found.expected, color=GREY, lw=1.1, ls=(0, (4, 2)))
         if found.since:
             axes.axvline(found.since, color=VERMILION, lw=1.1)
