@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-__all__ = ["aggregate", "beside_controls", "group", "identity", "rows_of", "statistic"]
+__all__ = ["aggregate", "beside_controls", "group", "identity", "of_headline", "rows_of", "statistic"]
 
 Cell = Mapping[str, Any]
 Row = dict[str, Any]
@@ -69,8 +69,9 @@ def _metrics(figures: Sequence[Mapping[str, float | None] | None]) -> dict[str, 
     return {name: statistic((one or {}).get(name) for one in figures) for name in _union(figures)}
 
 
-def _headline(cell: Cell, kind: str) -> Mapping[str, float | None]:
-    return cell.get("scores", {}).get(cell.get("headline_score"), {}).get(kind) or {}
+def of_headline(cell: Cell, name: str) -> Any:
+    """The figures of a run's headline score on a set, or "near" or "far"; {} where there are none."""
+    return cell.get("scores", {}).get(cell.get("headline_score"), {}).get(name) or {}
 
 
 def _held_out(runs: Sequence[Cell]) -> Row:
@@ -122,8 +123,8 @@ def aggregate(cells: Sequence[Cell]) -> list[Row]:
                 "seeds": [seed for run in runs for seed in run.get("seeds", [])],
                 "id": {"accuracy": statistic(run.get("id", {}).get("accuracy") for run in runs)},
                 "headline_score": chosen[0] if len(chosen) == 1 else chosen,
-                "near": _metrics([_headline(run, "near") for run in runs]),
-                "far": _metrics([_headline(run, "far") for run in runs]),
+                "near": _metrics([of_headline(run, "near") for run in runs]),
+                "far": _metrics([of_headline(run, "far") for run in runs]),
                 "scores": scores,
                 **_held_out(runs),
             }

@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 
-from kood.report.aggregate import group, identity
+from kood.report.aggregate import group, identity, of_headline
 from kood.report.drawing import BLUE, COLOURS, DASHES, GREY, INK, PALE, VERMILION, as_label, draw
 from kood.report.wording import COLUMNS, number, percent, sets, setting
 
@@ -180,7 +180,6 @@ def _curves(
 ) -> bytes:
     """A curve for each dataset, made by `points` of the scores of ID and its own, its metric in the legend."""
     names, values = _ood_sets(scores, cell), _values(scores)
-    figures = cell["scores"].get(cell["headline_score"], {})
 
     def paint(figure: Any) -> None:
         axes = figure.subplots()
@@ -192,7 +191,7 @@ def _curves(
                 *thin_curve(*points(values["id"], values[name])),
                 color=COLOURS[index % len(COLOURS)],
                 linestyle=DASHES[index % len(DASHES)],
-                label=as_label(f"{name} ({near_or_far})  {percent((figures.get(name) or {}).get(metric))}"),
+                label=as_label(f"{name} ({near_or_far})  {percent(of_headline(cell, name).get(metric))}"),
             )
         axes.set(xlim=(-0.01, 1.01), ylim=(-0.01, 1.01), aspect="equal", xlabel=labels[0], ylabel=labels[1])
         axes.set_xticks([0, 0.25, 0.5, 0.75, 1], ["0", "25", "50", "75", "100"])
@@ -284,10 +283,7 @@ def matrix_intervals(rows: Sequence[Mapping[str, Any]], cells: Sequence[Mapping[
         panels = figure.subplots(1, 2, sharey=True)
         for panel, part, colour in zip(panels, ("near", "far"), (VERMILION, BLUE), strict=True):
             for at, row in enumerate(rows):
-                single = [
-                    (cell["scores"].get(cell["headline_score"], {}).get(part) or {}).get("auroc")
-                    for cell in runs.get(identity(row["cell"]), [])
-                ]
+                single = [of_headline(cell, part).get("auroc") for cell in runs.get(identity(row["cell"]), [])]
                 there = [100 * value for value in single if value is not None and math.isfinite(value)]
                 if len(there) > 1:
                     panel.plot(there, [at + 0.22] * len(there), "|", color=GREY, markersize=5, markeredgewidth=0.9)

@@ -8,7 +8,7 @@ import numpy as np
 
 from kood.intervals import FEWEST_SEEDS, auroc_interval, paired_difference
 from kood.metrics import placements
-from kood.report.aggregate import Cell, group, identity
+from kood.report.aggregate import Cell, group, identity, of_headline
 from kood.report.comparable import different_images
 from kood.report.folds import as_cells
 from kood.report.wording import sets
@@ -110,7 +110,7 @@ def _fold_differences(pairs: Sequence[tuple[Cell, Cell]], scores_of: Callable[[C
         if len(runs) < len(pairs):
             continue
         told.append({"classes": list(classes), "auroc": _auroc_difference(runs, "near", scores_of)})
-        means.append([float(np.mean([_auroc(pair[side], "near") for pair in runs])) for side in (0, 1)])
+        means.append([float(np.mean([of_headline(pair[side], "near")["auroc"] for pair in runs])) for side in (0, 1)])
     return {"auroc": _told(paired_difference(*zip(*means, strict=True))), "folds": told} if told else {}
 
 
@@ -121,7 +121,7 @@ def _seed(cell: Cell) -> Any:
 def _auroc_difference(
     pairs: Sequence[tuple[Cell, Cell]], kind: str, scores_of: Callable[[Cell], Scores]
 ) -> dict[str, Any] | None:
-    first, second = ([_auroc(pair[side], kind) for pair in pairs] for side in (0, 1))
+    first, second = ([of_headline(pair[side], kind).get("auroc") for pair in pairs] for side in (0, 1))
     if None in first or None in second:
         return None
     images = [_change(*(_placements(each, kind, scores_of(each)) for each in pair)) for pair in pairs]
@@ -145,11 +145,6 @@ def _change(one: Any, other: Any) -> Any:
     if one is None or other is None:
         return None
     return other[0] - one[0], [b - a for a, b in zip(one[1], other[1], strict=True)]
-
-
-def _auroc(run: Cell, kind: str) -> Any:
-    of_headline = run["scores"].get(run["headline_score"]) or {}
-    return (of_headline.get(kind) or {}).get("auroc")
 
 
 def _placements(run: Cell, kind: str, scores: Scores) -> tuple[np.ndarray, list[np.ndarray]] | None:

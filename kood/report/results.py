@@ -3,6 +3,7 @@
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from kood.report.aggregate import of_headline
 from kood.report.tables import MISSING, Column, Filled, Row, Table, row, table_of, words
 from kood.report.wording import (
     COLUMNS,
@@ -44,10 +45,10 @@ BELOW = " ↓"
 
 def headline(cell: Cells) -> Table:
     """The headline score on every set: near ones, their mean, far ones, their mean."""
-    figures, sure = cell["scores"].get(cell["headline_score"], {}), cell.get("intervals") or {}
+    sure = cell.get("intervals") or {}
 
     def line(label: str, images: object, name: str, kind: str = "") -> Row:
-        one = figures.get(name) or {}
+        one = of_headline(cell, name)
         values = [
             with_interval(one.get(metric), sure.get(name)) if metric == "auroc" else percent(one.get(metric))
             for metric in COLUMNS
@@ -72,8 +73,7 @@ def headline(cell: Cells) -> Table:
 
 def tiles(cell: Cells) -> list[tuple[str, float | None]]:
     """The figures that stand first; classes that were held out stand in for near sets where there are none."""
-    means = cell["scores"].get(cell["headline_score"], {})
-    near, kind, far = means.get("near") or {}, "Near-OOD", means.get("far") or {}
+    near, kind, far = of_headline(cell, "near"), "Near-OOD", of_headline(cell, "far")
     if not near and (folds := (cell.get("hold_out") or {}).get("mean")):
         near, kind = {metric: folds[metric]["mean"] for metric in ("auroc", "fpr_at_ood_tpr")}, "Held-out"
     return [
