@@ -13,7 +13,7 @@ from kood import heads, registry
 from kood.classifier import Classifier
 from kood.conformal import threshold as conformal_threshold
 from kood.data import ImageSet
-from kood.detector.choosing import PROXIES, Choice, mean_auroc, validation_images
+from kood.detector.choosing import MOST_PROXIES, PROXIES, Choice, mean_auroc, proxies, validation_images
 from kood.detector.evaluate import evaluate
 from kood.detector.figures import undetected
 from kood.detector.measuring import Measuring
@@ -196,6 +196,18 @@ def test_the_choice_is_made_on_the_sets_that_are_given(classifier):
     np.testing.assert_allclose(result.figures["validation"]["energy"], np.mean(expected), atol=1e-3)
     assert measure(classifier).figures["validation_sets"] == list(PROXIES)
     assert measure(classifier, names=["msp"], headline="msp").figures["validation_sets"] == []
+
+
+def test_proxies_are_made_of_some_images_of_every_class_where_there_are_many():
+    levels = np.repeat(np.arange(1, 5, dtype=np.uint8), 3 * MOST_PROXIES)[:, None, None, None]
+    held = ImageSet(np.broadcast_to(levels, (len(levels), 8, 8, 3)), levels[:, 0, 0, 0] - np.int64(1), tuple("abcd"))
+    made = proxies(held, 0)
+    assert {name: len(one) for name, one in made.items()} == dict.fromkeys(PROXIES, MOST_PROXIES)
+    # A shuffle of a flat image is that image.
+    counts = np.bincount(made["patch_shuffle"].images[:, 0, 0, 0], minlength=5)
+    assert counts[0] == 0 and counts[1:].min() >= MOST_PROXIES // 4 - 1
+    few = proxies(held.take(np.arange(0, len(held), 100)), 0)
+    assert {len(one) for one in few.values()} == {len(range(0, len(held), 100))}
 
 
 @pytest.mark.parametrize("given", [None, {"glare": images(50, 9, 150)}])
