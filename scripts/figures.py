@@ -98,24 +98,28 @@ def ablations_16px(kept: dict[str, Any]) -> Rows:
     against = ["near, against none", "far, against none", "accuracy, against none"]
     yield ["arm", *FIGURES, *against, "of the way to real"]
     by_arm = _by_arm(kept)
-    none = {cell["cell"]["seed"]: cell for cell in by_arm["none"]}
-
-    def apart(arm: str, name: str) -> Difference:
-        figure = FIGURES[name]
-        return paired_difference(
-            [figure(none[cell["cell"]["seed"]]) for cell in by_arm[arm]], [figure(cell) for cell in by_arm[arm]]
-        )
-
     for arm, cells in by_arm.items():
         row = [arm, *(_spread(map(figure, cells)) for figure in FIGURES.values())]
         if arm == "none":
             row += [""] * 4
         else:
             for name in ("near AUROC", "far AUROC", "ID accuracy"):
-                row.append(_told(apart(arm, name)))
-            way = apart(arm, "near AUROC").mean / apart("real outliers", "near AUROC").mean
-            row.append(f"{way:.0%}")
+                row.append(_told(_apart(by_arm, "none", arm, name)))
+            to_real = [_apart(by_arm, "none", one, "near AUROC").mean for one in (arm, "real outliers")]
+            row.append(f"{to_real[0] / to_real[1]:.0%}")
         yield row
+
+
+def leaderboard_16px(kept: dict[str, Any]) -> Rows:
+    """Each training, the best near AUROC first, by the scores that validation images chose; and against softmax."""
+    yield ["training", "score", *FIGURES, "near, against softmax", "accuracy, against softmax"]
+    by_arm = _by_arm(kept)
+    near = {arm: statistics.fmean(map(FIGURES["near AUROC"], cells)) for arm, cells in by_arm.items()}
+    for arm, cells in sorted(by_arm.items(), key=lambda one: -near[one[0]]):
+        scores = ", ".join(dict.fromkeys(cell["score"] for cell in cells))
+        row = [arm, scores, *(_spread(map(figure, cells)) for figure in FIGURES.values())]
+        against = [_told(_apart(by_arm, "softmax", arm, name)) for name in ("near AUROC", "ID accuracy")]
+        yield [*row, *([""] * 2 if arm == "softmax" else against)]
 
 
 def ablations_16px_short(kept: dict[str, Any]) -> Rows:
@@ -138,6 +142,13 @@ def _by_arm(kept: dict[str, Any]) -> dict[str, list[Cell]]:
     return {arm: cells for (arm,), cells in _grouped(kept["cells"], "arm").items()}
 
 
+def _apart(by_arm: dict[str, list[Cell]], baseline: str, arm: str, name: str) -> Difference:
+    """How far a figure of an arm is from that of another in the same seeds."""
+    figure, other = FIGURES[name], {cell["cell"]["seed"]: cell for cell in by_arm[baseline]}
+    pairs = [(figure(other[cell["cell"]["seed"]]), figure(cell)) for cell in by_arm[arm]]
+    return paired_difference(*map(list, zip(*pairs, strict=True)))
+
+
 def _told(more: Difference) -> str:
     """A difference in points, its 95% interval over the seeds, and in how many of them it is above 0."""
     low, high = (f"{100 * (more.mean if end is None else end):+.1f}" for end in (more.low, more.high))
@@ -158,7 +169,10 @@ def _grouped(cells: list[Cell], *keys: str) -> dict[tuple, list[Cell]]:
     return found
 
 
-TABLES = {table.__name__: table for table in (photographs_table, ablations_16px, ablations_16px_short, digits_controls)}
+TABLES = {
+    table.__name__: table
+    for table in (photographs_table, ablations_16px, ablations_16px_short, leaderboard_16px, digits_controls)
+}
 
 
 def markdown(table: Rows) -> list[str]:

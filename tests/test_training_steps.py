@@ -1,5 +1,8 @@
 """Our training step against Keras's own default step, on whatever backend Keras runs."""
 
+import gc
+import weakref
+
 import keras
 import numpy as np
 import pytest
@@ -467,3 +470,30 @@ def test_compiled_forward_equals_the_plain_one():
         np.testing.assert_allclose(
             ops.convert_to_numpy(plain[name]), ops.convert_to_numpy(fast[name]), rtol=1e-5, atol=1e-6
         )
+
+
+@pytest.mark.one_backend
+@pytest.mark.parametrize(
+    "make", [lambda: keras.optimizers.Adam(global_clipnorm=1.0), lambda: keras.optimizers.SGD()], ids=["Adam", "SGD"]
+)
+def test_the_graph_of_a_training_goes_with_its_model(make, monkeypatch):
+    """Of a matrix of a hundred trainings in one process each would stay otherwise."""
+    if keras.backend.backend() != "tensorflow":
+        pytest.skip("graphs are TensorFlow's")
+    import tensorflow as tf
+
+    graphs = []
+    model = classifier()
+    losses_of = model.losses
+
+    def traced(*given, **options):
+        graphs.append(weakref.ref(tf.compat.v1.get_default_graph()))
+        return losses_of(*given, **options)
+
+    monkeypatch.setattr(model, "losses", traced)
+    history(model, [batch()], make(), epochs=1)
+    assert graphs and all(graph() is not None for graph in graphs)
+    monkeypatch.undo()
+    del model, losses_of, traced
+    gc.collect()
+    assert all(graph() is None for graph in graphs)

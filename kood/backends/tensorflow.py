@@ -69,8 +69,21 @@ class TrainStep(LossTerms):
         with placed():
             weights = self.trainable_weights
             gradients = self._shares(tape.gradient(scaled, weights))
-            self.optimizer.apply_gradients(zip(gradients, weights, strict=True))
+            self._apply(gradients, weights)
             return self._logs(values)
+
+    def _apply(self, gradients, weights):
+        """The optimizer's update; with one replica as if its gradients had been summed up.
+
+        TensorFlow keeps the gradient of every such sum that a graph was traced with for as long as the process lives,
+        and with it the graph of the whole step. A loss scale does not take that.
+        """
+        pairs = list(zip(gradients, weights, strict=True))
+        scales = isinstance(self.optimizer, keras.optimizers.LossScaleOptimizer)
+        if scales or tf.distribute.get_strategy().num_replicas_in_sync > 1:
+            self.optimizer.apply_gradients(pairs)
+        else:
+            tf.distribute.get_replica_context().merge_call(lambda _: self.optimizer.apply_gradients(pairs))
 
     def _shares(self, gradients):
         """What the optimizer takes of each replica: it clips a replica's gradients, and then adds the replicas' up.
