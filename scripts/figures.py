@@ -1,10 +1,12 @@
-"""Writes the tables of the documentation from the reports of runs.
+"""Writes the tables and the figures of the documentation from the reports of runs.
 
-    python scripts/figures.py keep saved/NAME/report.json   # what the tables need of it, into docs/figures/
-    python scripts/figures.py                               # the tables, between their marks in the pages
+    python scripts/figures.py keep saved/NAME/report.json   # what the pages need of it, into docs/figures/
+    python scripts/figures.py                               # what stands between the marks in the pages
 
-A table stands between `<!-- figures: NAME -->` and `<!-- end -->`. A test holds the pages against the kept reports, so
-a figure changes in both or in neither.
+A table stands between `<!-- figures: NAME -->` and `<!-- end -->`, a figure of a sentence between
+`<!-- = NAME | FIGURE | ROW -->` and `<!-- end -->`: the mean of a row over its seeds, or, where `| OTHER ROW` follows,
+how far it is from that row in the same seeds, with Student's 95% interval. A row is an arm, or "head, arm". A test
+holds the pages against the kept reports, so a figure changes in both or in neither.
 """
 
 import json
@@ -20,6 +22,7 @@ from kood.intervals import Difference, paired_difference
 ROOT = Path(__file__).parents[1]
 KEPT = ROOT / "docs" / "figures"
 MARKED = re.compile(r"(<!-- figures: (\w+) -->\n).*?(<!-- end -->)", re.DOTALL)
+IN_TEXT = re.compile(r"(<!-- = (\w+) \|([^>]*)-->).*?(<!-- end -->)", re.DOTALL)
 
 Cell = dict[str, Any]
 
@@ -68,6 +71,11 @@ FIGURES: dict[str, Callable[[Cell], float]] = {
     "near AUROC": lambda cell: cell["near"]["auroc"],
     "near FPR@95": lambda cell: cell["near"]["fpr_at_ood_tpr"],
     "far AUROC": lambda cell: cell["far"]["auroc"],
+}
+#: Of runs that hold classes out as well.
+HELD_OUT: dict[str, Callable[[Cell], float]] = {
+    **FIGURES,
+    "held-out AUROC": lambda cell: statistics.fmean(cell["folds"]),
 }
 #: Of what a table is made: its headings, then its rows.
 Rows = Iterator[list[str]]
@@ -144,15 +152,19 @@ def _by_arm(kept: dict[str, Any]) -> dict[str, list[Cell]]:
 
 def _apart(by_arm: dict[str, list[Cell]], baseline: str, arm: str, name: str) -> Difference:
     """How far a figure of an arm is from that of another in the same seeds."""
-    figure, other = FIGURES[name], {cell["cell"]["seed"]: cell for cell in by_arm[baseline]}
+    figure, other = HELD_OUT[name], {cell["cell"]["seed"]: cell for cell in by_arm[baseline]}
     pairs = [(figure(other[cell["cell"]["seed"]]), figure(cell)) for cell in by_arm[arm]]
     return paired_difference(*map(list, zip(*pairs, strict=True)))
 
 
 def _told(more: Difference) -> str:
     """A difference in points, its 95% interval over the seeds, and in how many of them it is above 0."""
+    return f"{_more(more)}, {more.positive} of {more.seeds}"
+
+
+def _more(more: Difference) -> str:
     low, high = (f"{100 * (more.mean if end is None else end):+.1f}" for end in (more.low, more.high))
-    return f"{100 * more.mean:+.1f} [{low}, {high}], {more.positive} of {more.seeds}"
+    return f"{100 * more.mean:+.1f} [{low}, {high}]"
 
 
 def _spread(values: Iterable[float]) -> str:
@@ -181,14 +193,27 @@ def markdown(table: Rows) -> list[str]:
     return [heads, "|---" * (heads.count("|") - 1) + "|", *rows]
 
 
+def in_text(kept: dict[str, Any], said: str) -> str:
+    """A figure of a sentence, of what its mark says after the report's name."""
+    name, row, *other = (word.strip() for word in said.split("|"))
+    keys = [key for key in ("head", "arm") if key in kept["cells"][0]["cell"]]
+    by_row = {", ".join(row): cells for row, cells in _grouped(kept["cells"], *keys).items()}
+    if other:
+        return _more(_apart(by_row, other[0], row, name))
+    return f"{100 * statistics.fmean(map(HELD_OUT[name], by_row[row])):.1f}"
+
+
 def written(page: str) -> str:
-    """A page with its tables made anew."""
+    """A page with its tables and figures made anew."""
+
+    def kept(name: str) -> dict[str, Any]:
+        return json.loads((KEPT / f"{name.removesuffix('_short')}.json").read_text(encoding="utf-8"))
 
     def table(mark: re.Match) -> str:
-        kept = json.loads((KEPT / f"{mark[2].removesuffix('_short')}.json").read_text(encoding="utf-8"))
-        return mark[1] + "".join(f"{line}\n" for line in markdown(TABLES[mark[2]](kept))) + mark[3]
+        return mark[1] + "".join(f"{line}\n" for line in markdown(TABLES[mark[2]](kept(mark[2])))) + mark[3]
 
-    return MARKED.sub(table, page)
+    page = MARKED.sub(table, page)
+    return IN_TEXT.sub(lambda mark: f"{mark[1]}{in_text(kept(mark[2]), mark[3])}{mark[4]}", page)
 
 
 def main(arguments: list[str]) -> None:

@@ -76,3 +76,21 @@ def test_what_the_table_of_ablations_says():
     assert real.endswith(
         "| +6.0 [-19.4, +31.4], 2 of 2 | -2.0 [-27.4, +23.4], 0 of 2 | -1.0 [-13.7, +11.7], 0 of 2 | 100% |"
     )
+
+
+def test_what_a_figure_of_a_sentence_says():
+    """Two seeds, written out; a row of two settings is named by both."""
+    cells = [
+        {"cell": {"seed": seed, "head": "cosface", "arm": arm}, "accuracy": accuracy, "folds": folds}
+        for seed, arm, accuracy, folds in (
+            ("0", "none", 0.80, [0.6, 0.8]), ("1", "none", 0.82, [0.7, 0.7]),
+            ("0", "noise", 0.80, [0.7, 0.8]), ("1", "noise", 0.82, [0.7, 0.74]),
+        )
+    ]  # fmt: skip
+    kept = {"cells": cells}
+    assert figures.in_text(kept, " ID accuracy | cosface, none ") == "81.0"
+    assert figures.in_text(kept, " held-out AUROC | cosface, noise ") == "73.5"
+    # 5 and 2 points: Student's quantile of two seeds is 12.71, the standard error half of what they lie apart.
+    assert figures.in_text(kept, " held-out AUROC | cosface, noise | cosface, none ") == "+3.5 [-15.6, +22.6]"
+    page = figures.IN_TEXT.sub(lambda mark: f"{mark[1]}{mark[2]}{mark[4]}", "a <!-- = one | x | y -->9<!-- end --> b")
+    assert page == "a <!-- = one | x | y -->one<!-- end --> b"
