@@ -78,7 +78,7 @@ def recipe(tmp_path):
 def finished(tmp_path_factory):
     """The report and the folder of one run with folds, and how often the backbone was passed."""
     folder = tmp_path_factory.mktemp("frozen")
-    (folder / "frozen.toml").write_text(RECIPE + '[data.hold_out]\nfolds = [["0"], ["1", "3"]]\n')
+    (folder / "frozen.toml").write_text(RECIPE + '[data.hold_out]\nfolds = [[0], ["1", 3]]\n')
     return pipeline.run(folder / "frozen.toml", saved=folder), folder
 
 
@@ -199,7 +199,7 @@ def test_a_table_passes_no_image_again_and_tells_the_differences_over_folds(tmp_
 seed = [0, 1]
 arm = [{ name = "none", outliers = "none" }, { name = "shuffled", outliers.use = ["patch_shuffle"] }]
 """
-    more = '[data.hold_out]\nfolds = [["0"], ["1", "3"]]\n[report]\nbaseline = { arm = "none" }\n' + arms
+    more = '[data.hold_out]\nfolds = [[0], ["1", 3]]\n[report]\nbaseline = { arm = "none" }\n' + arms
     recipe(more=more)
     result = pipeline.run(tmp_path / "frozen.toml", LEAN, saved=tmp_path)
     assert [cell["stages"]["features"]["cached"] for cell in result["cells"]] == [False, True, True, True]

@@ -13,6 +13,7 @@ from keras import layers, ops
 
 from kood import registry
 from kood.classifier import Classifier
+from kood.data.images import normalize
 from kood.errors import UserError
 from kood.heads import Softmax
 from kood.nets import backbones
@@ -306,6 +307,15 @@ def test_a_file_gives_the_features_that_its_network_has_there(kind, tmp_path):
     model.fit(seen(p), np.ones((3, width)), verbose=0)
     assert before
     assert any(not np.array_equal(one, numpy(w)) for one, w in zip(before, model.trainable_weights, strict=True))
+
+
+@pytest.mark.parametrize("dtype", ["uint8", "int32"])
+def test_a_file_that_takes_integers_gets_each_pixel_as_it_is(dtype, tmp_path):
+    given = keras.Input((16, 16, 1), dtype=dtype)
+    kept(keras.Model(given, keras.layers.Flatten()(keras.layers.Rescaling(1.0)(given))), tmp_path)
+    model = backbones.file((16, 16, 1), str(tmp_path / "net.keras"))
+    every = np.arange(256, dtype=np.uint8).reshape(1, 16, 16, 1)
+    np.testing.assert_array_equal(numpy(model(normalize(every))), every.reshape(1, 256))
 
 
 @pytest.mark.one_backend

@@ -99,7 +99,7 @@ def test_what_other_versions_made_is_said_in_the_report(tiny, tmp_path, monkeypa
 
     def notes(*more, **versions):
         monkeypatch.setattr(pipeline, "versions", lambda: versions)
-        told = pipeline.run(tiny, [*settings, *more], saved=tmp_path)
+        told = pipeline.run(tiny, [*settings, *more], saved=str(tmp_path))
         assert report_of_folder(tmp_path) == told["notes"]
         return [note for note in told["notes"] if "made by" in note]
 

@@ -87,7 +87,7 @@ def test_settings_are_all_combinations():
 def test_defaults_are_told_as_they_are():
     told = list(specs.told(registry.find("scores", "ash")))
     assert told == ["share=0.9 (usual: 0.65, 0.7, 0.75, 0.8, 0.85, 0.9, 0.95)", "variant=S"]
-    assert list(specs.told(registry.find("scores", "gen")))[1].startswith("top (usual: 10, 50")
+    assert list(specs.told(registry.find("scores", "gen")))[1].startswith("top=100 (usual: 10, 50")
 
 
 def test_options_are_in_the_schema(tiny):

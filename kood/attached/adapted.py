@@ -12,6 +12,9 @@ from kood.errors import UserError
 
 __all__ = ["Adapted", "adapted", "function_of"]
 
+#: As far from a whole number of 0..255 pixels come back from [-1, 1], by float32's rounding alone.
+_ROUNDING = 1e-3
+
 
 @keras.saving.register_keras_serializable(package="kood")
 class Adapted(keras.Model):
@@ -89,8 +92,10 @@ class Adapted(keras.Model):
 
 
 def _bytes(images):
-    """[-1, 1] -> 0..255. A whole number comes back as it was but for float32's last digit."""
-    return (ops.cast(images, "float32") + 1.0) * 127.5
+    """[-1, 1] -> 0..255. A whole number comes back as it was, for models that make integers of their pixels."""
+    pixels = (ops.cast(images, "float32") + 1.0) * 127.5
+    less = ops.stop_gradient(ops.round(pixels) - pixels)
+    return pixels + ops.where(ops.abs(less) < _ROUNDING, less, 0.0)
 
 
 def adapted(model: keras.Model, features: str | None = None, preprocess: Any = None) -> keras.Model:

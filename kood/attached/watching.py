@@ -110,6 +110,11 @@ def image_shape_of(model: keras.Model) -> Shape:
     if not shapes:
         raise UserError(f"model: {clean(model.name)} does not say what it takes; call it once on a batch of images, or "
                         "build it with model.build((None, height, width, channels))")  # fmt: skip
+    if len(shapes) == 1 and len(shapes[0]) == 3 and None not in shapes[0][1:]:
+        reshaped = f"keras.layers.Reshape({shapes[0][1:]})"
+        raise UserError(f"model: {clean(model.name)} takes grey images without their channel, {shapes[0]}; put "
+                        f"{reshaped} in front of it: keras.Sequential([keras.Input({(*shapes[0][1:], 1)}), {reshaped}, "
+                        "model])")  # fmt: skip
     if len(shapes) > 1 or len(shapes[0]) != 4 or shapes[0][-1] is None:
         raise UserError(f"model: {clean(model.name)} takes {some_of(map(str, shapes))}; one input of images is needed, "
                         "(batch, height, width, channels) with the channels known")  # fmt: skip

@@ -314,6 +314,10 @@ class Detector(Measuring):
         Raises:
             UserError: as `predict`, or `known` has no labels.
         """
+        for kind, given in (("near", near), ("far", far)):
+            if given is not None and not isinstance(given, Mapping):
+                told = f'give images by name, {kind}={{"name": images}}, not {type(given).__name__}'
+                raise UserError(f"evaluate: {kind}: {told}")
         near, far = dict(near or {}), dict(far or {})
         decision = self._calibrated()
         both = {*near} & {*far} | ({*near, *far} & {"id", "near", "far"})

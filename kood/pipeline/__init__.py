@@ -53,7 +53,7 @@ def run(
     any_backend: bool = False,
     other_data: bool = False,
     began: float | None = None,
-    saved: Path = Path("saved"),
+    saved: str | Path = "saved",
     console: Console | None = None,
 ) -> dict[str, Any]:
     """Runs a recipe from its file to its report.
@@ -90,7 +90,9 @@ def run(
         recipe = load(recipe, overrides, quick=quick)
     with of_its_file(recipe):
         budget, backend = Budget(recipe, began), keras.backend.backend()
-        folder = Run(saved / recipe.name, fresh=fresh, backend=backend, any_backend=any_backend, versions=versions())
+        folder = Run(
+            Path(saved) / recipe.name, fresh=fresh, backend=backend, any_backend=any_backend, versions=versions()
+        )
         return _run(recipe, budget, folder, other_data, console)
 
 

@@ -38,7 +38,7 @@ PIECE = 2000
 class _Passing(Stored):
     """Images passed through the frozen backbone of a recipe."""
 
-    version = 2
+    version = 3
 
     def uses(self) -> list[tuple[str, str]]:
         return [("backbones", self.recipe.classifier.backbone)]

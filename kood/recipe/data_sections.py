@@ -4,7 +4,7 @@ import itertools
 import re
 from typing import Annotated, Literal
 
-from pydantic import Field, model_validator
+from pydantic import BeforeValidator, Field, model_validator
 
 from kood import registry
 from kood.recipe.sections import SLUG, Seed
@@ -77,6 +77,10 @@ class IdSource(ImageSource):
         return self
 
 
+#: A class by its name, of which a recipe may write a number as one.
+ClassName = Annotated[str, BeforeValidator(lambda name: str(name) if type(name) is int else name)]
+
+
 class HoldOut(Section):
     """Classes that are held out in turn: an estimate of how images of classes like these, but none of them, are told.
 
@@ -90,7 +94,7 @@ class HoldOut(Section):
     """
 
     classes: Annotated[float, Field(gt=0.0, lt=1.0)] = 0.3
-    folds: int | list[list[str]] = 5
+    folds: int | list[list[ClassName]] = 5
 
     @model_validator(mode="after")
     def _check(self):

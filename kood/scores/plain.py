@@ -187,23 +187,23 @@ def odin(perturbed, temperature=1000.0, epsilon=0.0028):
 odin.usual = {"temperature": (1.0, 10.0, 100.0, 1000.0), "epsilon": (0.0028, 0.0056)}  # type: ignore[attr-defined]
 
 
-def gen(logits, gamma=0.1, top=None, smallest=0.0):
+def gen(logits, gamma=0.1, top=100, smallest=0.0):
     """Generalized entropy: mean over the `top` largest probabilities p of (p (1 - p))^gamma.
 
     Added up from ln p and ln(1 - p), which are exact for every class, so that images whose largest p rounds to 1 keep
     their order, even those whose score would round to 0 (`in_order`).
 
     Source: Liu, Lochman and Zach 2023, "GEN: Pushing the limits of softmax-based out-of-distribution detection", CVPR.
-    (The paper and OpenOOD answer minus the sum, over at most 100 classes; a mean over the same number of classes orders
-    as the sum does. Their 1 - p is a float32 difference, which is 0 where p rounds to 1: there they count nothing for
-    the largest. pytorch-ood averages over all classes and clips probabilities to [1e-7, 1 - 1e-7], as `smallest=1e-7`
-    does: with that, images all but one of whose classes lie below 1e-7 tie or change places. OpenOOD searches `gamma`
-    and `top` on its validation sets where it is left to; here they are fixed.)
+    (The paper and OpenOOD answer minus the sum, over at most 100 classes as here; a mean over the same number of
+    classes orders as the sum does. Their 1 - p is a float32 difference, which is 0 where p rounds to 1: there they
+    count nothing for the largest. pytorch-ood averages over all classes and clips probabilities to [1e-7, 1 - 1e-7], as
+    `top=None` and `smallest=1e-7` do: with that, images all but one of whose classes lie below 1e-7 tie or change
+    places. OpenOOD searches `gamma` and `top` on its validation sets where it is left to; here they are fixed.)
 
     Args:
         logits: (B, K).
         gamma: Exponent, above 0; small ones weigh the tail of the softmax more.
-        top: How many of the largest probabilities count; None: all.
+        top: How many of the largest probabilities count; all where there are no more, or where it is None.
         smallest: Probabilities are clipped to [this, 1 - this]; 0 clips none.
 
     Returns:

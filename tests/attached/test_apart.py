@@ -396,6 +396,19 @@ def test_what_takes_no_images_is_refused():
         take_apart(layers.Dense(4))
 
 
+def test_images_without_a_channel_are_refused_with_what_gives_them_one():
+    model = sequential(layers.Flatten(), layers.Dense(4), shape=(8, 6))
+    with pytest.raises(UserError, match=r"takes grey images without their channel, \(None, 8, 6\)") as refused:
+        take_apart(model)
+    line = str(refused.value).rpartition(": ")[2]
+    mended = eval(line, {"keras": keras, "model": model})
+    pixels = np.random.default_rng(0).random((3, 8, 6, 1), "float32")
+    answers = take_apart(mended)(ops.convert_to_tensor(pixels))
+    np.testing.assert_allclose(
+        ops.convert_to_numpy(answers["logits"]), ops.convert_to_numpy(model(pixels[..., 0])), rtol=1e-5, atol=1e-6
+    )
+
+
 def test_a_layer_that_is_not_there_is_refused():
     model = MODELS["softmax"]()
     with pytest.raises(UserError, match="has no such layer; its last ones are conv2d.*, pool, dense"):

@@ -1,5 +1,6 @@
 """The detector around a classifier that exists: what it answers, what it refuses, its file and its SavedModel."""
 
+import io
 import json
 import re
 import zipfile
@@ -85,6 +86,34 @@ def test_answers_are_those_of_the_logits_and_the_calibration_scores(model, detec
     p_values = (1 + (known[:, None] >= scores).sum(axis=0)) / 100
     np.testing.assert_allclose(answers.p_value[apart], p_values[apart], atol=1e-12)
     assert len(answers) == 60
+
+
+def first_pixel(dtype, inside):
+    """A classifier whose first logit is the value of the first pixel, as a whole number."""
+    pixels = keras.Input((4, 4, 1), dtype=dtype)
+    whole = ops.cast(pixels, inside) if inside else pixels
+    flat = keras.layers.Flatten()(keras.layers.Rescaling(1.0)(whole))
+    model = keras.Model(pixels, keras.layers.Dense(2, use_bias=False)(flat))
+    model.set_weights([np.eye(16, 2, dtype="float32")])
+    return model
+
+
+@pytest.mark.parametrize(("dtype", "inside"), [("uint8", None), ("int32", None), ("float32", "int32")])
+def test_a_model_that_makes_integers_of_its_pixels_gets_each_as_it_is(dtype, inside, tmp_path):
+    rng = np.random.default_rng(0)
+    pixels = rng.integers(0, 256, (256, 4, 4, 1)).astype("uint8")
+    pixels[:, 0, 0, 0], pixels[:, 0, 1, 0] = np.arange(256), 0
+    detector = Detector(first_pixel(dtype, inside), "max_logit").calibrate(pixels, accept=0.9)
+    np.testing.assert_array_equal(detector.predict(pixels).ood_score, -np.arange(256.0))
+    np.testing.assert_array_equal(detector.predict(pixels.astype("float32")).ood_score, -np.arange(256.0))
+    detector.export(tmp_path / "1")
+    files = []
+    for image in pixels[::5]:
+        file = io.BytesIO()
+        Image.fromarray(image[..., 0]).save(file, "PNG")
+        files.append(file.getvalue())
+    served = LocalModel(tmp_path / "1").ask(files)
+    np.testing.assert_array_equal([answer["ood_score"] for answer in served], -np.arange(256.0)[::5])
 
 
 def test_every_way_to_give_images_gives_the_same_answers(detector, tmp_path):
@@ -407,6 +436,10 @@ def test_wrong_input_is_refused_with_the_fix(model, detector):
         ),
         (lambda: Detector(model, "msp").calibrate(pixels[:18], by_class=True), "^accept = .* give more images"),
         (lambda: Detector(model, class_names=["a", "b", "a"]), "class_names: 'a' stands there twice"),
+        (
+            lambda: detector.evaluate(pixels, near=[pixels], labels=labels),
+            r'^evaluate: near: give images by name, near=\{"name": images\}, not list$',
+        ),
         (lambda: Detector(model, "msp").calibrate(np.repeat(pixels[:5], 10, axis=0)), "at least 19 .* there are 5"),
         (lambda: Detector(model, "msp").calibrate(pixels, accept=1.0), "write a share between 0 and 1"),
         (lambda: Detector(model).calibrate(pixels), 'score = "auto" is chosen by fit'),

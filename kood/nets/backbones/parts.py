@@ -85,7 +85,10 @@ def on_top_of(
     channels = network.input_shape[-1]
     coloured = (image_shape[2], channels) == (1, 3)
     x = layers.Concatenate(name="colour", dtype="float32")([image] * 3) if coloured else image
-    return keras.Model(image, pooled(network(_pixels(x, prepare))), name=name)
+    x = _pixels(x, prepare)
+    if any("int" in str(taken.dtype) for taken in network.inputs or ()):
+        x = ops.round(x)  # Keras cuts off what follows the point, and the last digit is rounded.
+    return keras.Model(image, pooled(network(x)), name=name)
 
 
 def pooled(x: keras.KerasTensor) -> keras.KerasTensor:
