@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 from kood import registry
 from kood.errors import UserError
 from kood.recipe import Recipe, load, of_its_file
+from kood.recipe.settings import labels
 from tests.conftest import TINY
 
 RECIPES = sorted((Path(__file__).parents[1] / "recipes").glob("*.toml"))
@@ -429,3 +430,11 @@ def test_what_is_wrong_with_a_key_is_told_with_the_file(tiny, message, told):
     with pytest.raises(UserError) as refused, of_its_file(Recipe.model_validate(load(tiny).model_dump())):
         raise UserError(message)
     assert str(refused.value) == message
+
+
+def test_settings_of_one_name_are_told_apart_by_their_options():
+    several = ["softmax", {"name": "cosface", "margin": 0.1, "scale": 16.0}, {"name": "adacos"}]
+    assert labels(several) == ["softmax", "cosface", "adacos"]
+    assert labels([*several, "cosface"]) == ["softmax", "cosface margin=0.1 scale=16.0", "adacos", "cosface"]
+    assert labels(["cosface", {"name": "cosface"}]) == ["'cosface'", "{'name': 'cosface'}"]
+    assert labels([["noise", "cutmix"], [], "pure"]) == ["noise+cutmix", "none", "pure"]

@@ -85,9 +85,12 @@ def labels(values: list[Any]) -> list[str]:
             return "+".join(map(str, value)) or "none"
         return str(value)
 
-    named = [short(value) for value in values]
-    if len(set(named)) == len(named):
-        return named
-    return [
-        " ".join(f"{k}={v}" for k, v in value.items()) if isinstance(value, dict) else repr(value) for value in values
-    ]
+    def full(value: Any) -> str:
+        options = value.items() if isinstance(value, dict) and {"name", "use"} & value.keys() else ()
+        return " ".join([short(value), *(f"{key}={option}" for key, option in options if key not in ("name", "use"))])
+
+    for told in (short, full):
+        named = [told(value) for value in values]
+        if len(set(named)) == len(named):
+            return named
+    return list(map(repr, values))
