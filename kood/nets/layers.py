@@ -1,4 +1,7 @@
-"""Keras layers of the denoisers. Import this before loading a saved denoiser: it registers the layers by name."""
+"""Keras layers of the denoisers. Import this before loading a saved denoiser: it registers the layers by name.
+
+Their arguments are numbers and words alone, which Keras writes into a file by itself.
+"""
 
 import math
 
@@ -38,9 +41,6 @@ class StepEmbedding(layers.Layer):
 
     def compute_output_shape(self, step_shape):
         return (*step_shape, self.size)
-
-    def get_config(self):
-        return {**super().get_config(), "size": self.size}
 
 
 @keras.saving.register_keras_serializable(package="kood")
@@ -97,9 +97,6 @@ class ModulatedGroupNorm(layers.Layer):
     def compute_output_shape(self, x_shape, modulation_shape=None):
         return x_shape
 
-    def get_config(self):
-        return {**super().get_config(), "groups": self.groups, "epsilon": self.epsilon}
-
 
 @keras.saving.register_keras_serializable(package="kood")
 class Convolution(layers.Layer):
@@ -109,10 +106,10 @@ class Convolution(layers.Layer):
 
     Args:
         channels: Channels of the result.
-        kernel_initializer: Keras initializer of the kernel (3, 3, C, channels).
+        kernel_initializer: Name of the Keras initializer of the kernel (3, 3, C, channels).
     """
 
-    def __init__(self, channels: int, kernel_initializer="he_normal", **kwargs):
+    def __init__(self, channels: int, kernel_initializer: str = "he_normal", **kwargs):
         super().__init__(**kwargs)
         self.channels = channels
         self.kernel_initializer = keras.initializers.get(kernel_initializer)
@@ -129,10 +126,6 @@ class Convolution(layers.Layer):
 
     def compute_output_shape(self, x_shape):
         return (*x_shape[:-1], self.channels)
-
-    def get_config(self):
-        initializer = keras.initializers.serialize(self.kernel_initializer)
-        return {**super().get_config(), "channels": self.channels, "kernel_initializer": initializer}
 
 
 def group_count(channels: int) -> int:
@@ -199,10 +192,6 @@ class ResidualBlock(layers.Layer):
     def compute_output_shape(self, x_shape, context_shape):
         return x_shape
 
-    def get_config(self):
-        own = {"channels": self.channels, "dropout": self.dropout, "recompute": self.recompute}
-        return {**super().get_config(), **own}
-
 
 @keras.saving.register_keras_serializable(package="kood")
 class SelfAttention(layers.Layer):
@@ -256,32 +245,11 @@ class SelfAttention(layers.Layer):
     def compute_output_shape(self, x_shape):
         return x_shape
 
-    def get_config(self):
-        return {**super().get_config(), "heads": self.heads}
-
 
 class _Fold(layers.Layer):
-    """Squares of pixels and channels made of each other; a subclass says between which shapes.
-
-    Args:
-        size: Side of the squares.
-    """
-
     def __init__(self, size: int, **kwargs):
         super().__init__(**kwargs)
         self.size = size
-
-    def _squares(self, height, width, channels):
-        """The shape in which the squares' sides are axes of their own, but for the batch."""
-        raise NotImplementedError
-
-    def call(self, x):
-        squares = ops.reshape(x, (-1, *self._squares(*x.shape[1:])))
-        folded = ops.transpose(squares, (0, 1, 3, 2, 4, 5))
-        return ops.reshape(folded, (-1, *self.compute_output_shape(x.shape)[1:]))
-
-    def get_config(self):
-        return {**super().get_config(), "size": self.size}
 
 
 @keras.saving.register_keras_serializable(package="kood")
@@ -289,15 +257,11 @@ class SpaceToDepth(_Fold):
     """Folds squares of pixels into channels: (B, H, W, C) -> (B, H / size, W / size, size * size * C).
 
     Args:
-        size: Side of the squares; must divide H and W.
+        size: Side of the squares, at least 2; must divide H and W.
     """
 
-    def _squares(self, height, width, channels):
-        return height // self.size, self.size, width // self.size, self.size, channels
-
-    def compute_output_shape(self, x_shape):
-        batch, height, width, channels = x_shape
-        return (batch, height // self.size, width // self.size, channels * self.size**2)
+    def call(self, x):
+        return ops.space_to_depth(x, self.size, data_format="channels_last")
 
 
 @keras.saving.register_keras_serializable(package="kood")
@@ -305,12 +269,8 @@ class DepthToSpace(_Fold):
     """The inverse of `SpaceToDepth`: (B, H, W, size * size * C) -> (B, H * size, W * size, C).
 
     Args:
-        size: Side of the squares; its square must divide the number of channels.
+        size: Side of the squares, at least 2; its square must divide the number of channels.
     """
 
-    def _squares(self, height, width, channels):
-        return height, width, self.size, self.size, channels // self.size**2
-
-    def compute_output_shape(self, x_shape):
-        batch, height, width, channels = x_shape
-        return (batch, height * self.size, width * self.size, channels // self.size**2)
+    def call(self, x):
+        return ops.depth_to_space(x, self.size, data_format="channels_last")
