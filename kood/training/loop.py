@@ -124,17 +124,16 @@ def fit(
             epochs.
     """
     checkpoint = _Checkpoint(folder, interval, budget)
-    model, first, history = checkpoint.restore(model)
+    model, first = checkpoint.restore(model)
     if first != agreed(first):
         raise UserError(
             f"{folder}: this process has the checkpoint of another epoch than the first one; all processes must see "
             "the same run folder",
             exit_code=1,
         )
-    checkpoint.history = history
     if first < epochs and not (budget and budget.over):
         written = EpochLog(log, first) if log else None, EventFile(board, first) if board else None
-        watched = budget, checkpoint, *written, _StopWhenDiverged(checkpoint), *callbacks
+        watched = budget, *written, checkpoint, *callbacks
         with model.holding(images) if images is not None else contextlib.nullcontext():
             model.fit(
                 feed(batches(first)),
@@ -151,30 +150,11 @@ def fit(
     return model, checkpoint.history
 
 
-class _StopWhenDiverged(keras.callbacks.Callback):
-    """Ends a training whose loss is no number, or a thousand times that of the first epoch; its checkpoint stays."""
-
-    def __init__(self, checkpoint: "_Checkpoint"):
-        super().__init__()
-        self.checkpoint = checkpoint
-
-    def on_epoch_end(self, epoch, logs=None):
-        if self.checkpoint.is_good(logs):
-            return
-        loss = (logs or {}).get("loss", np.nan)
-        numbers = self.model.optimizer.iterations, self.model.optimizer.learning_rate
-        step, rate = (float(keras.ops.convert_to_numpy(number)) for number in numbers)
-        kept = self.checkpoint.kept
-        left = f"the last good weights, of epoch {kept[0]}, are in {kept[1]}" if kept else "no weights were kept before"
-        raise UserError(
-            f"the loss of {self.model.name} is {loss:g} after step {step:.0f} (epoch {epoch + 1}, learning rate "
-            f"{rate:g}); lower the learning rate, or set clip_norm; {left}",
-            exit_code=1,
-        )
-
-
 class _Checkpoint(keras.callbacks.Callback):
-    """Writes weights, optimizer, seed states, epoch, history and time, never more often than the interval."""
+    """Writes weights, optimizer, seed states, epoch, history and time, never more often than the interval.
+
+    Ends a training whose loss is no number, or a thousand times that of the first epoch; what it wrote stays.
+    """
 
     def __init__(self, folder: Path, interval: float, budget: TimeBudget | None = None):
         super().__init__()
@@ -187,24 +167,27 @@ class _Checkpoint(keras.callbacks.Callback):
     def on_epoch_end(self, epoch, logs=None):
         for name, value in (logs or {}).items():
             self.history.setdefault(name, []).append(float(value))
-        due = self.is_good(logs) and time.monotonic() - self._written >= self.interval
+        losses = self.history["loss"]
+        if not (np.isfinite(losses[-1]) and losses[-1] <= EXPLODED * (1.0 + abs(losses[0]))):
+            raise self._diverged(epoch + 1, losses[-1])
+        due = time.monotonic() - self._written >= self.interval
         if agreed(due):  # Under JAX a model is saved by all processes or by none.
             self._write(epoch + 1)
             self._written = time.monotonic()
 
-    def is_good(self, logs: dict[str, Any] | None) -> bool:
-        """Whether the loss of the epoch just ended, the last of the history, is a number and has not exploded."""
-        loss = (logs or {}).get("loss", np.nan)
-        return bool(np.isfinite(loss) and loss <= EXPLODED * (1.0 + abs(self.history["loss"][0])))
-
-    @property
-    def kept(self) -> tuple[int, Path] | None:
-        """The epoch of the last checkpoint and its file, where there is one."""
+    def _diverged(self, epoch: int, loss: float) -> UserError:
+        numbers = self.model.optimizer.iterations, self.model.optimizer.learning_rate
+        step, rate = (float(keras.ops.convert_to_numpy(number)) for number in numbers)
         try:
             state = json.loads((self.folder / "checkpoint.json").read_bytes())
+            left = f"the last good weights, of epoch {state['epoch']}, are in {self.folder / state['model']}"
         except (OSError, ValueError):
-            return None
-        return state["epoch"], self.folder / state["model"]
+            left = "no weights were kept before"
+        return UserError(
+            f"the loss of {self.model.name} is {loss:g} after step {step:.0f} (epoch {epoch}, learning rate {rate:g}); "
+            f"lower the learning rate, or set clip_norm; {left}",
+            exit_code=1,
+        )
 
     def _write(self, epoch: int) -> None:
         self.folder.mkdir(parents=True, exist_ok=True)
@@ -218,7 +201,8 @@ class _Checkpoint(keras.callbacks.Callback):
         write_atomically(self.folder / "checkpoint.json", json.dumps(state).encode())
         self._clear(keep=name)
 
-    def restore(self, model: keras.Model) -> tuple[keras.Model, int, dict[str, list[float]]]:
+    def restore(self, model: keras.Model) -> tuple[keras.Model, int]:
+        """The model of the last checkpoint and its epoch; where there is none, the given one at its beginning."""
         try:
             state = json.loads((self.folder / "checkpoint.json").read_bytes())
             restored = keras.saving.load_model(self.folder / state["model"])
@@ -227,8 +211,9 @@ class _Checkpoint(keras.callbacks.Callback):
                 self.budget.spent, self.budget.over = state["time"]["spent"], state["time"]["over"]
         except (OSError, ValueError, KeyError):
             self._clear()  # No checkpoint, or a damaged one: the stage starts again.
-            return model, 0, {}
-        return restored, state["epoch"], state["history"]
+            return model, 0
+        self.history = state["history"]
+        return restored, state["epoch"]
 
     def remove(self) -> None:
         (self.folder / "checkpoint.json").unlink(missing_ok=True)
