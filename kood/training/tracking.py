@@ -15,7 +15,17 @@ __all__ = ["EpochLog", "EventFile"]
 
 
 class _Log(keras.callbacks.Callback):
-    """Tells of every epoch its seconds, the learning rate at its end, and every loss term."""
+    """Tells of every epoch its seconds, the learning rate at its end, and every loss term.
+
+    Args:
+        place: Where it goes.
+        first: How many epochs the training has behind it.
+    """
+
+    def __init__(self, place: Path, first: int):
+        super().__init__()
+        self.place = place
+        self.first = first
 
     def on_epoch_begin(self, epoch, logs=None):
         self._since = time.monotonic()
@@ -33,77 +43,55 @@ class EpochLog(_Log):
     """Writes one line of CSV after every epoch: its number, its seconds, the learning rate at its end, every loss term.
 
     A resumed training goes on where its checkpoint is: lines of epochs that are made again are taken out first, so that
-    each stands once.
-
-    Args:
-        file: The CSV file.
-        first: How many epochs the training has behind it.
+    each stands once. Its place is a file.
     """
-
-    def __init__(self, file: Path, first: int):
-        super().__init__()
-        self.file = file
-        self.first = first
 
     def on_train_begin(self, logs=None):
         rows: list[list[str]] = []
-        if self.file.exists():
-            with self.file.open(newline="", encoding="utf-8") as lines:
+        if self.place.exists():
+            with self.place.open(newline="", encoding="utf-8") as lines:
                 rows = list(csv.reader(lines))
-        with self.file.open("w", newline="", encoding="utf-8") as out:
+        with self.place.open("w", newline="", encoding="utf-8") as out:
             # A line that was being written when the process died is short of cells, or of its end.
             csv.writer(out).writerows(row for row in rows[: 1 + self.first] if len(row) == len(rows[0]))
 
     def tell(self, epoch, figures):
         line = {"epoch": epoch, **figures, "seconds": round(figures["seconds"], 3)}
-        with self.file.open("a", newline="", encoding="utf-8") as out:
+        with self.place.open("a", newline="", encoding="utf-8") as out:
             table = csv.writer(out)
             if out.tell() == 0:
                 table.writerow(line)
             table.writerow(line.values())
 
 
-# Its own, in 49 lines, not Keras's TensorBoard callback: without the tensorboard package that one fails
+# Its own, not Keras's TensorBoard callback: without the tensorboard package that one fails
 # (TBNotInstalledError), while the record writer of TensorFlow, which kood needs anyway, is there.
 class EventFile(_Log):
     """Writes every epoch's losses, seconds and learning rate as an event file for TensorBoard, under any backend.
 
     A training that is resumed begins a file of its own, which takes back what a former one says of the epochs from
-    there on. TensorBoard itself is not needed to write one.
-
-    Args:
-        folder: Where it goes; one folder a training. `tensorboard --logdir` on a folder above shows all of them.
-        first: How many epochs the training has behind it.
+    there on. TensorBoard itself is not needed to write one. Its place is a folder, one a training; `tensorboard
+    --logdir` on a folder above shows all of them.
     """
 
-    def __init__(self, folder: Path, first: int):
-        super().__init__()
-        self.folder = folder
-        self.first = first
-        self._writer: Any = None
+    _writer: Any = None
 
     def on_train_begin(self, logs=None):
-        from tensorflow.core.util import event_pb2
-
-        self.folder.mkdir(parents=True, exist_ok=True)
+        self.place.mkdir(parents=True, exist_ok=True)
         name = f"events.out.tfevents.{time.time_ns()}.{socket.gethostname()}.{os.getpid()}"
-        self._writer = tf.io.TFRecordWriter(str(self.folder / name))
+        self._writer = tf.io.TFRecordWriter(str(self.place / name))
         self._write(file_version="brain.Event:2")
         if self.first:
-            begun = event_pb2.SessionLog(status=event_pb2.SessionLog.START)
+            begun = tf.compat.v1.SessionLog(status=tf.compat.v1.SessionLog.START)
             self._write(step=self.first + 1, session_log=begun)
 
     def tell(self, epoch, figures):
-        from tensorflow.core.framework import summary_pb2
-
-        told = [summary_pb2.Summary.Value(tag=tag, simple_value=value) for tag, value in figures.items()]
-        self._write(step=epoch, summary=summary_pb2.Summary(value=told))
+        told = [tf.compat.v1.Summary.Value(tag=tag, simple_value=value) for tag, value in figures.items()]
+        self._write(step=epoch, summary=tf.compat.v1.Summary(value=told))
 
     def on_train_end(self, logs=None):
         self._writer.close()
 
     def _write(self, **event):
-        from tensorflow.core.util import event_pb2
-
-        self._writer.write(event_pb2.Event(wall_time=time.time(), **event).SerializeToString())
+        self._writer.write(tf.compat.v1.Event(wall_time=time.time(), **event).SerializeToString())
         self._writer.flush()
