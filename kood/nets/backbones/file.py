@@ -2,8 +2,6 @@
 
 import contextlib
 import functools
-import re
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -27,7 +25,7 @@ from kood.attached.steady import unsteady
 from kood.attached.watching import quantised
 from kood.backends import compiled
 from kood.classifier import Classifier
-from kood.errors import UserError
+from kood.errors import UserError, in_words
 from kood.files import digest_file, file_state
 from kood.nets.backbones.parts import checked_image_shape, of_whole_batches, on_top_of, option_path, why
 from kood.registry import nearest
@@ -86,20 +84,18 @@ def file(
                             "preprocess out")  # fmt: skip
         model, preprocess = model.backbone, "-1..1"
         layer = model.layers[-1].name
-    elif layer is None:
-        _refuse_quantised(called, model)
+    elif layer is None and (names := quantised(model)):  # Their weights are whole numbers, so no dense layer is seen.
+        raise UserError(
+            f"{called} is quantised ({some_of(names)}); give the network that it was made of, or {_NAME_IT}"
+        )
     with _of(called):
         _check_shape(called, model, image_shape)
     prepare = Preprocess(preprocess)
-
-    def prepared(pixels: np.ndarray) -> np.ndarray:
-        return ops.convert_to_numpy(prepare(pixels))
-
     channels = image_shape_of(model)[2]
     if channels != 3 and preprocess in ("caffe", "torch"):
         raise UserError(f"classifier.options.preprocess = {preprocess!r}: it is for a network of colours, and this "
                         f"one takes {channels} channel; give 'none', '0..1' or '-1..1'")  # fmt: skip
-    pixels = prepared(_images((*image_shape[:2], channels)))
+    pixels = ops.convert_to_numpy(prepare(_images((*image_shape[:2], channels))))
     wrong = check_range(model, pixels)
     if wrong:
         raise UserError(f"classifier.options.preprocess = {preprocess!r}: {wrong}")
@@ -110,7 +106,7 @@ def file(
             one.trainable = True
         network, which = _features(called, model, layer, pixels)
         mean = ", averaged over its positions" if len(network.output_shape) > 2 else ""
-        backbone = on_top_of(of_whole_batches(network), image_shape, prepared, "file")
+        backbone = on_top_of(of_whole_batches(network), image_shape, prepare, "file")
         backbone.told = f"features: {which}{mean} ({backbone.output_shape[-1]:,} numbers)"
         return backbone
     except UserError:
@@ -120,13 +116,9 @@ def file(
                         "one row of numbers an image, or a map (classifier.options.layer)") from error  # fmt: skip
 
 
-@contextlib.contextmanager
-def _of(called: str) -> Iterator[None]:
+def _of(called: str) -> contextlib.AbstractContextManager[None]:
     """Says of which file a message about a model is."""
-    try:
-        yield
-    except UserError as error:
-        raise UserError(re.sub("^model: ", lambda _: f"{called}: ", str(error)), error.exit_code) from error
+    return in_words({"^model: ": f"{called}: ".replace("\\", r"\\")})
 
 
 def _read(path: str, **_: Any) -> dict[str, Any]:
@@ -161,14 +153,6 @@ def _check_shape(called: str, model: keras.Model, image_shape: tuple[int, int, i
     if wanted != list(image_shape[:2]):
         raise UserError(f"{called} takes images of {wanted[0]}x{wanted[1]}, and these are "
                         f"{image_shape[0]}x{image_shape[1]}; {fix}")  # fmt: skip
-
-
-def _refuse_quantised(called: str, model: keras.Model) -> None:
-    """Refuses a network whose dense layers are not seen as such, since their weights are whole numbers."""
-    if which := quantised(model):
-        raise UserError(
-            f"{called} is quantised ({some_of(which)}); give the network that it was made of, or {_NAME_IT}"
-        )
 
 
 #: How features are named that are not found by themselves.

@@ -4,8 +4,7 @@ from pathlib import Path
 from typing import Any
 
 import keras
-import numpy as np
-from keras import layers, ops
+from keras import layers
 
 from kood.attached import layers_of
 from kood.errors import UserError
@@ -44,11 +43,7 @@ def keras_hub(image_shape: tuple[int, int, int], preset: str) -> keras.Model:
     own_height, own_width = network.input_shape[1:3]
     seen = own_height or height, own_width or width
     converter.image_size = None  # The recipe's.
-
-    def prepare(pixels: np.ndarray) -> np.ndarray:
-        return ops.convert_to_numpy(converter(pixels.astype("float32")))
-
-    backbone = on_top_of(network, (*seen, channels), prepare, "keras_hub")
+    backbone = on_top_of(network, (*seen, channels), lambda pixels: converter(pixels.astype("float32")), "keras_hub")
     if seen == (height, width):
         return backbone
     image = keras.Input((height, width, channels), name="image")

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import keras
 import numpy as np
@@ -68,14 +69,15 @@ def option_path(option: str, path: str) -> Path:
 
 
 def on_top_of(
-    network: keras.Model, image_shape: tuple[int, int, int], prepare: Callable[[np.ndarray], np.ndarray], name: str
+    network: keras.Model, image_shape: tuple[int, int, int], prepare: Callable[[np.ndarray], Any], name: str
 ) -> keras.Model:
     """A network of others as a backbone: images in [-1, 1] become its pixels, its last map the mean over its positions.
 
     Args:
         network: A model of one output, (B, D), (B, N, D) or (B, h, w, D).
         image_shape: (H, W, C). One channel becomes the three of a network that takes three.
-        prepare: What makes its pixels of float pixels of 0..255, (B, H, W, C) both; affine in each colour.
+        prepare: What makes its pixels, array or tensor, of float pixels of 0..255, (B, H, W, C) both; affine in each
+            colour.
         name: Of the backbone.
 
     Raises:
@@ -102,14 +104,14 @@ def pooled(x: keras.KerasTensor) -> keras.KerasTensor:
     return kinds[rank](data_format="channels_last", name="pooled")(x)
 
 
-def _pixels(x: keras.KerasTensor, prepare: Callable[[np.ndarray], np.ndarray]) -> keras.KerasTensor:
+def _pixels(x: keras.KerasTensor, prepare: Callable[[np.ndarray], Any]) -> keras.KerasTensor:
     """`prepare` of 127.5 x + 127.5, in one operation of Keras's own, so that files need no kood; a second swaps RGB."""
     channels = x.shape[-1]
     dots = 255.0 * np.concatenate([np.zeros((1, channels)), np.eye(channels)])[:, None, None]
-    made = np.asarray(prepare(dots.copy()), "float64")[:, 0, 0]
+    made = ops.convert_to_numpy(prepare(dots.copy())).astype("float64")[:, 0, 0]
     slopes, base = (made[1:] - made[0]) / 255.0, made[0]
     some = np.random.default_rng(0).uniform(0, 255, (1, 4, 4, channels))
-    given = np.asarray(prepare(some.copy()), "float64")
+    given = ops.convert_to_numpy(prepare(some.copy())).astype("float64")
     swapped = channels == 3 and not np.allclose(slopes, np.diag(np.diag(slopes)))
     each = np.diag(slopes[::-1] if swapped else slopes)
     expected = (some[..., ::-1] if swapped else some) * each + base
