@@ -36,7 +36,7 @@ class Section(BaseModel):
 
 def by_name(value: Any) -> Any:
     """The table that a name stands for."""
-    return {"name": value} if isinstance(value, str) and not value.startswith("{") else value
+    return {"name": value} if isinstance(value, str) else value
 
 
 class Columns(Section):

@@ -57,7 +57,6 @@ def load(path: str | Path, overrides: tuple[str, ...] | list[str] = (), *, quick
     except (tomllib.TOMLDecodeError, RecursionError) as error:
         told = "; ".join(filter(None, (str(error) or "nested too deeply", spelling.line_hint(text, str(error)))))
         raise UserError(f"{path}: not valid TOML: {told}") from error
-    settings.name_tables(given)  # So that settings of the command line find them.
     for override in map(composed, overrides):
         key, equals, value = override.partition("=")
         if not equals or not key.strip():

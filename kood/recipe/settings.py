@@ -6,7 +6,7 @@ from typing import Any
 from kood.errors import UserError
 from kood.recipe import spelling
 
-__all__ = ["labels", "name_tables", "parse", "put", "put_all"]
+__all__ = ["labels", "parse", "put", "put_all"]
 
 
 #: Tables that may be given by name alone.
@@ -29,9 +29,7 @@ def parse(value: str, *, where: str = "--set") -> Any:
 
 
 def _expand(key: str, value: Any) -> dict[str, Any]:
-    """The settings behind one that stands for several: a head or a source by name, an arm of a comparison."""
-    if key in NAMED and isinstance(value, str):
-        return {key: {"name": value}}
+    """The settings behind one that stands for several: a source by name, an arm of a comparison."""
     if key == "outliers" and isinstance(value, str | list):
         if value == "pure":
             return {"outliers.use": [], "pure_samples.use": ["audit", "augment"]}
@@ -51,17 +49,6 @@ def _flat(table: dict[str, Any], above: str = "") -> dict[str, Any]:
     return flat
 
 
-def name_tables(given: dict[str, Any]) -> None:
-    """Puts a table in place of each of `NAMED` that is given by name alone."""
-    for key in NAMED:
-        *parents, last = key.split(".")
-        tree: Any = given
-        for parent in parents:
-            tree = tree.get(parent) if isinstance(tree, dict) else None
-        if isinstance(tree, dict) and isinstance(tree.get(last), str):
-            tree[last] = {"name": tree[last]}
-
-
 def put_all(tree: dict[str, Any], key: str, value: Any, *, where: str) -> None:
     """Sets a key, or what it stands for."""
     for one, setting in _expand(key, value).items():
@@ -70,7 +57,9 @@ def put_all(tree: dict[str, Any], key: str, value: Any, *, where: str) -> None:
 
 def put(tree: dict[str, Any], key: str, value: Any, *, where: str) -> None:
     *parents, last = key.split(".")
-    for parent in parents:
+    for depth, parent in enumerate(parents, start=1):
+        if isinstance(tree.get(parent), str) and ".".join(parents[:depth]) in NAMED:
+            tree[parent] = {"name": tree[parent]}
         tree = tree.setdefault(parent, {})
         if not isinstance(tree, dict):
             raise UserError(f"{where}: {key!r} goes through {parent!r}, which is no table")
