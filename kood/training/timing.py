@@ -3,6 +3,7 @@
 import math
 import time
 from collections.abc import Callable
+from dataclasses import KW_ONLY, dataclass
 from typing import Any
 
 import keras
@@ -13,6 +14,7 @@ __all__ = ["Pace", "TimeBudget"]
 PATIENCE = 0.1
 
 
+@dataclass(eq=False)
 class TimeBudget(keras.callbacks.Callback):
     """Ends a training when its time is up; until then the learning rate follows the time.
 
@@ -37,29 +39,17 @@ class TimeBudget(keras.callbacks.Callback):
         over: Whether the time is up.
     """
 
-    def __init__(
-        self,
-        seconds: float,
-        learning_rate: float,
-        clock: Callable[[], float] = time.monotonic,
-        *,
-        steps: int | None = None,
-        warmup: float = 0.0,
-        since: float | None = None,
-    ):
+    seconds: float
+    learning_rate: float
+    clock: Callable[[], float] = time.monotonic
+    _: KW_ONLY
+    steps: int | None = None
+    warmup: float = 0.0
+    since: float | None = None
+
+    def __post_init__(self):
         super().__init__()
-        self.seconds = seconds
-        self.learning_rate = learning_rate
-        self.clock = clock
-        self.steps = steps
-        self.warmup = warmup
-        self.since = since
-        self.spent = 0.0
-        self.over = False
-        self._since: float | None = None
-        self._moved = self._waited = -math.inf
-        self._running: Any = None
-        self._step = self._begun = self._calls = 0
+        self.spent, self.over = 0.0, False
 
     @property
     def shown(self) -> dict[str, Any]:
@@ -73,11 +63,11 @@ class TimeBudget(keras.callbacks.Callback):
         return self.learning_rate * (1.0 + math.cos(math.pi * (share - self.warmup) / (1.0 - self.warmup))) / 2.0
 
     def on_train_begin(self, logs=None):
-        self._since = None if self.since is None else self.since - self.spent
+        self._since: float | None = None if self.since is None else self.since - self.spent
         self._step = int(keras.ops.convert_to_numpy(self.model.optimizer.iterations))
         self._moved = self._waited = -math.inf
-        self._running = None
-        self._calls = 0
+        self._running: Any = None
+        self._begun = self._calls = 0
 
     def on_train_batch_begin(self, batch, logs=None):
         self._begun = batch
