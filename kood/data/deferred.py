@@ -1,5 +1,6 @@
 """Images that are made anew whenever they are asked for: large ones, of which an array would fill the memory."""
 
+import functools
 import math
 import tempfile
 import threading
@@ -17,8 +18,7 @@ from kood.errors import UserError
 from kood.text import clean
 
 __all__ = [
-    "Chained", "Deferred", "ImageFiles", "Images", "Made", "Stored", "are_deferred", "chained", "kept", "listed",
-    "made",
+    "Deferred", "ImageFiles", "Images", "Made", "Stored", "are_deferred", "chained", "kept", "listed", "made",
 ]  # fmt: skip
 
 #: Pixels of an image from which on its like are deferred: 128 x 128.
@@ -49,7 +49,7 @@ class Deferred:
 
     def take(self, rows: np.ndarray) -> "Deferred":
         """Those at some rows (n,), still to be made."""
-        return _Some(self, rows)
+        return Made((len(rows), *self.shape[1:]), lambda some: self[rows[some]])
 
     def __len__(self) -> int:
         return self.shape[0]
@@ -74,72 +74,45 @@ class Deferred:
 Images = np.ndarray | Deferred
 
 
-class _Some(Deferred):
-    """Some of other images."""
-
-    def __init__(self, whole: Deferred, rows: np.ndarray):
-        super().__init__((len(rows), *whole.shape[1:]))
-        self._whole, self._rows = whole, rows
-
-    def _make(self, rows: np.ndarray) -> np.ndarray:
-        return self._whole[self._rows[rows]]
-
-
-class Chained(Deferred):
-    """Images of one shape, one set of them after the other."""
-
-    def __init__(self, parts: Sequence[Images]):
-        self._parts = [part for part in parts if len(part)]
-        self._ends = [0, *accumulate(map(len, self._parts))]
-        super().__init__((self._ends[-1], *parts[0].shape[1:]))
-
-    def _make(self, rows: np.ndarray) -> np.ndarray:
-        found = np.empty((len(rows), *self.shape[1:]), self.dtype)
-        of = np.searchsorted(self._ends, rows, side="right") - 1
-        for number in np.unique(of):
-            own = of == number
-            found[own] = self._parts[number][rows[own] - self._ends[number]]
-        return found
-
-
-def chained(parts: Sequence[Images]) -> Images:
-    """Images or features of one shape as one: an array where all are, and in one place where they fit into memory."""
-    if any(isinstance(part, Deferred) for part in parts):
-        return Chained(parts)
-    arrays = [np.asarray(part) for part in parts]
-    return np.concatenate(arrays, out=room((sum(map(len, arrays)), *arrays[0].shape[1:]), arrays[0].dtype))
-
-
 class Made(Deferred):
     """Images that a function makes of their rows.
 
     Args:
         shape: (N, H, W, C).
         make: int64 (n,) rows to uint8 (n, H, W, C).
-        block: If given, they are always made so many at a time, from the first on, and the last so many are kept; for
-            functions whose images depend on those beside them.
     """
 
-    def __init__(self, shape: Sequence[int], make: Callable[[np.ndarray], np.ndarray], block: int | None = None):
+    def __init__(self, shape: Sequence[int], make: Callable[[np.ndarray], np.ndarray]):
         super().__init__(shape)
-        self._of, self._block = make, block
-        self._last: tuple[int, np.ndarray] | None = None
+        self._of = make
 
     def _make(self, rows: np.ndarray) -> np.ndarray:
-        if self._block is None:
-            return np.asarray(self._of(rows), self.dtype)
-        found = np.empty((len(rows), *self.shape[1:]), self.dtype)
-        for number in np.unique(rows // self._block):
-            own = rows // self._block == number
-            found[own] = self._made(int(number), self._block)[rows[own] - number * self._block]
+        return np.asarray(self._of(rows), self.dtype)
+
+
+def _in_pieces(shape: Sequence[int], starts: Sequence[int], piece: Callable[[int], Images]) -> Made:
+    """Images that come in pieces, one after the other: `piece(number)` gives those from the row `starts[number]` on."""
+
+    def make(rows: np.ndarray) -> np.ndarray:
+        found = np.empty((len(rows), *shape[1:]), np.uint8)
+        of = np.searchsorted(starts, rows, side="right") - 1
+        for number in np.unique(of).tolist():
+            own = of == number
+            found[own] = piece(number)[rows[own] - starts[number]]
         return found
 
-    def _made(self, number: int, block: int) -> np.ndarray:
-        last = self._last
-        if last is None or last[0] != number:
-            own = np.arange(number * block, min((number + 1) * block, len(self)))
-            self._last = last = number, np.asarray(self._of(own), self.dtype)
-        return last[1]
+    return Made(shape, make)
+
+
+def chained(parts: Sequence[Images]) -> Images:
+    """Images or features of one shape as one: an array where all are, and in one place where they fit into memory."""
+    shape = parts[0].shape[1:]
+    if any(isinstance(part, Deferred) for part in parts):
+        some = [part for part in parts if len(part)]
+        starts = [0, *accumulate(map(len, some))]
+        return _in_pieces((starts[-1], *shape), starts, some.__getitem__)
+    arrays = [np.asarray(part) for part in parts]
+    return np.concatenate(arrays, out=room((sum(map(len, arrays)), *shape), arrays[0].dtype))
 
 
 def made(
@@ -151,11 +124,20 @@ def made(
         shape: (N, H, W, C).
         make: int64 (n,) rows to (n, H, W, C) in 0..255.
         each: Bytes that a value takes while it is made, which decides how many rows are at once.
-        together: Whether what a row becomes depends on the rows beside it.
+        together: Whether what a row becomes depends on the rows beside it. Then large images too are always made so
+            many at a time, from the first on, and the last so many are kept.
     """
     row_bytes = each * math.prod(shape[1:])
     if are_deferred(shape[1:]):
-        return Made(shape, make, rows_at_once(row_bytes) if together else None)
+        if not together:
+            return Made(shape, make)
+        step = rows_at_once(row_bytes)
+
+        @functools.lru_cache(1)
+        def block(number: int) -> np.ndarray:
+            return np.asarray(make(np.arange(number * step, min((number + 1) * step, shape[0]))), np.uint8)
+
+        return _in_pieces(shape, range(0, shape[0], step), block)
     return filled(tuple(shape), np.uint8, lambda some: make(np.arange(some.start, some.stop)), row_bytes)
 
 

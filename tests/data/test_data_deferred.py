@@ -15,7 +15,7 @@ from kood.data.amplitude import swap_amplitudes
 from kood.data.batches import image_batches, labelled_batches, training_batches, views_of
 from kood.data.copies import image_digests, monochrome
 from kood.data.decode import decode_images
-from kood.data.deferred import Chained, Deferred, ImageFiles, Made, Stored, are_deferred, kept
+from kood.data.deferred import Deferred, ImageFiles, Made, Stored, are_deferred, chained, kept, made
 from kood.data.image_set import joined
 from kood.data.large import Pixels
 from kood.data.rules import Framing
@@ -79,7 +79,7 @@ def test_images_are_deferred_from_128_pixels_a_side_on():
 )
 def test_they_are_indexed_as_arrays_are(index):
     array = pixels()
-    for one in (OfArray(array), Chained([array[:4], OfArray(array[4:9]), array[:0], array[9:]])):
+    for one in (OfArray(array), chained([array[:4], OfArray(array[4:9]), array[:0], array[9:]])):
         np.testing.assert_array_equal(one[index], array[index])
         np.testing.assert_array_equal(np.asarray(one), array)
         assert (one.shape, one.dtype, one.ndim, len(one), one.nbytes) == (
@@ -101,8 +101,15 @@ def test_a_row_past_the_end_is_refused():
 
 
 def test_what_depends_on_its_neighbours_is_made_by_the_block():
-    made = Made((10, *SHAPE), lambda rows: np.broadcast_to(np.uint8(rows[0]), (len(rows), *SHAPE)), block=4)
-    assert made[[9, 1, 5, 0]][:, 0, 0, 0].tolist() == [8, 0, 4, 0]
+    asked = []
+
+    def first(rows):
+        asked.append(rows.tolist())
+        return np.broadcast_to(np.uint8(rows[0]), (len(rows), 128, 128, 1))
+
+    images = made((10, 128, 128, 1), first, 512, together=True)  # Of 32 MiB a block.
+    assert not asked and images[[9, 1, 5, 0]][:, 0, 0, 0].tolist() == [8, 0, 4, 0]
+    assert images[[8, 9]][:, 0, 0, 0].tolist() == [8, 8] and asked == [[0, 1, 2, 3], [4, 5, 6, 7], [8, 9]]
 
 
 def test_sets_with_a_deferred_part_are_joined_as_arrays_are():
@@ -201,8 +208,8 @@ def test_stored_images_are_read_and_not_mapped(deferring, tmp_path):
 
 def test_what_is_kept_is_made_once():
     asked = []
-    made = Made((13, *SHAPE), lambda rows: asked.append(rows) or pixels()[rows])
-    stored = kept(made)
+    images = Made((13, *SHAPE), lambda rows: asked.append(rows) or pixels()[rows])
+    stored = kept(images)
     many = len(asked)
     np.testing.assert_array_equal(stored[[3, 3, 0]], pixels()[[3, 3, 0]])
     assert many and len(asked) == many
