@@ -4,6 +4,7 @@ import errno
 import hashlib
 import json
 import os
+from collections.abc import Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -79,17 +80,17 @@ def refuse_file(folder: Path, option: str) -> None:
         raise UserError(f"{option} {clean(folder)}: {clean(there)} is a file; name a folder")
 
 
-def write_atomically(path: Path, content: bytes) -> None:
+def write_atomically(path: Path, content: bytes | Iterable[bytes | memoryview]) -> None:
     """Writes a file beside its place, flushes it to the disk, and renames it there.
 
     Args:
         path: Where it goes.
-        content: What it holds.
+        content: What it holds, at once or in pieces.
     """
     beside = path.with_name(f".{path.name}.{os.getpid()}")
     try:
         with beside.open("wb") as file:
-            file.write(content)
+            file.writelines([content] if isinstance(content, bytes) else content)
             file.flush()
             to_disk(file.fileno())
         beside.replace(path)

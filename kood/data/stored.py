@@ -1,8 +1,9 @@
 """Image sets as files: what one stage writes and the others map into memory."""
 
 import importlib
+import io
 import json
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +16,7 @@ from kood.data.image_set import ImageSet
 from kood.data.large import blocks_of
 from kood.data.rules import Framing
 from kood.errors import under
-from kood.files import file_state, fingerprint, to_disk
+from kood.files import file_state, fingerprint, write_atomically
 
 __all__ = ["read_digests", "read_images", "source_state", "write_blocks", "write_digests", "write_images"]
 
@@ -68,24 +69,19 @@ def write_blocks(
     Raises:
         ValueError: The blocks hold another number of images.
     """
-    path = folder / f"{name}.images.npy"
-    beside = folder / f".{name}.images.npy"
-    written = 0
-    try:
-        with beside.open("wb") as file:
-            kind = np.lib.format.dtype_to_descr(np.dtype(dtype))
-            header = {"descr": kind, "fortran_order": False, "shape": (count, *image_shape)}
-            np.lib.format.write_array_header_1_0(file, header)
-            for block in blocks:
-                file.write(np.ascontiguousarray(block, dtype).data)
-                written += len(block)
-            file.flush()
-            to_disk(file.fileno())
+
+    def content() -> Iterator[bytes | memoryview]:
+        kind, header, written = np.lib.format.dtype_to_descr(np.dtype(dtype)), io.BytesIO(), 0
+        shape = (count, *image_shape)
+        np.lib.format.write_array_header_1_0(header, {"descr": kind, "fortran_order": False, "shape": shape})
+        yield header.getvalue()
+        for block in blocks:
+            yield np.ascontiguousarray(block, dtype).data
+            written += len(block)
         if written != count:
             raise ValueError(f"{name}: {written} images came where {count} were announced")
-        beside.replace(path)
-    finally:
-        beside.unlink(missing_ok=True)
+
+    write_atomically(folder / f"{name}.images.npy", content())
     if labels is not None:
         np.save(folder / f"{name}.labels.npy", labels)
     whole = ImageSet(_images(folder, name), labels, class_names)
