@@ -142,34 +142,32 @@ def _outside(room_name: str, path: str, name: str, package: str, key: str) -> En
             raise UserError(f"{_at(key)}{path!r} would have the table of kood's own source {name!r}; rename the class")
     if room_name == "scores":
         _check_score(found, path, key)
-    kept = {n: p for n, p in _signature(found).items() if p.kind not in (p.VAR_KEYWORD, p.VAR_POSITIONAL)}
+    asked = _signature(found)
     fit = needed(getattr(found, "fit", None)) if room_name == "scores" else ()
     fields = tuple(getattr(found, "model_fields", ()))
     return Entry(
-        name, attribute, module, fields or tuple(kept),
-        () if fields else tuple(n for n, p in kept.items() if p.default is p.empty),
+        name, attribute, module, fields or tuple(asked), () if fields else needed(found),
         (inspect.getdoc(found) or "").split("\n", 1)[0].strip(),
         fit,
         tuple(base.__name__ for base in getattr(found, "__mro__", ())[1:] if base.__module__.startswith("kood.")),
-        {n: p.default for n, p in kept.items() if p.default is not p.empty}, getattr(found, "usual", {}),
+        {n: p.default for n, p in asked.items() if p.default is not p.empty}, getattr(found, "usual", {}),
         getattr(found, "learns", True) is not False, package or module,
     )  # fmt: skip
 
 
 def _signature(found: Any) -> Mapping[str, inspect.Parameter]:
-    """The parameters of a function or class; of a class those of its `__init__`, since Keras's layers have a `__new__`,
-    which some Pythons ask first."""
+    """The named parameters of a function or class; of a class those of its `__init__`, since Keras's layers have a
+    `__new__`, which some Pythons ask first."""
     try:
         asked = inspect.signature(found.__init__ if inspect.isclass(found) else found).parameters
     except (TypeError, ValueError):
         return {}
-    return {name: one for name, one in asked.items() if name != "self"}
+    return {n: p for n, p in asked.items() if n != "self" and p.kind not in (p.VAR_KEYWORD, p.VAR_POSITIONAL)}
 
 
 def needed(found: Any) -> tuple[str, ...]:
     """The parameters of a function or class that have no default, without `self`."""
-    asked = _signature(found).items()
-    return tuple(n for n, p in asked if p.default is p.empty and p.kind not in (p.VAR_KEYWORD, p.VAR_POSITIONAL))
+    return tuple(n for n, p in _signature(found).items() if p.default is p.empty)
 
 
 def _check_score(found: Any, path: str, key: str) -> None:

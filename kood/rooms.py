@@ -121,10 +121,6 @@ def _tree(file: Path) -> ast.Module:
     return ast.parse(file.read_text(encoding="utf-8"))
 
 
-def _defined(tree: ast.Module) -> dict[str, ast.ClassDef | ast.FunctionDef]:
-    return {node.name: node for node in tree.body if isinstance(node, ast.ClassDef | ast.FunctionDef)}
-
-
 def _rows(tree: ast.Module, defined: dict[str, ast.ClassDef | ast.FunctionDef]) -> dict[str, tuple]:
     """Parameters, required ones and summary of each `NAME = row(make, summary, **fixed)`, see `kood.data.sources`."""
     found = {}
@@ -165,17 +161,14 @@ def _bases(file: Path, node: ast.ClassDef) -> list[ast.ClassDef]:
 
 def _method(lineage: list[ast.ClassDef], name: str) -> ast.arguments:
     """The arguments of a method, from the nearest class that has it."""
-    for base in lineage:
-        method = next((m for m in base.body if isinstance(m, ast.FunctionDef) and m.name == name), None)
-        if method is not None:
-            return method.args
-    return ast.arguments([], [], None, [], [], None, [])
+    every = (m.args for base in lineage for m in base.body if isinstance(m, ast.FunctionDef) and m.name == name)
+    return next(every, ast.arguments([], [], None, [], [], None, []))
 
 
 def _entries(file: Path) -> list[Entry]:
     tree = _tree(file)
     module = ".".join(("kood", *file.relative_to(PACKAGE).with_suffix("").parts)).removesuffix(".__init__")
-    defined = _defined(tree)
+    defined = {node.name: node for node in tree.body if isinstance(node, ast.ClassDef | ast.FunctionDef)}
     entries, rows = [], _rows(tree, defined)
     for attribute in _assigned(tree.body, "__all__"):
         if attribute in rows:

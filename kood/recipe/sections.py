@@ -3,7 +3,7 @@
 import re
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, WithJsonSchema, model_validator
+from pydantic import BeforeValidator, Field, WithJsonSchema, model_validator
 
 from kood import registry, specs
 from kood.section import ImageShape, Positive, Rate, Section, Share
@@ -112,7 +112,7 @@ class Diffusion(Section):
         return self
 
 
-class Head(BaseModel):
+class Head(Section, extra="allow"):
     """The head; what is not given has the head's own default.
 
     Attributes:
@@ -129,7 +129,6 @@ class Head(BaseModel):
     """
 
     # Options of other heads are theirs to name; `_check` refuses what a head does not take.
-    model_config = ConfigDict(extra="allow", strict=True, frozen=True, allow_inf_nan=False)
 
     name: str = "softmax"
     margin: Annotated[float, Field(ge=0.0, le=100.0)] | None = None
