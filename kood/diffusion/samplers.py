@@ -234,7 +234,8 @@ def _run(
     x = noise
     previous: Array = None
     for i, step in enumerate(steps):
-        predicted = denoise(x, _filled(step.t, x))
+        xp = _ops(x)
+        predicted = denoise(x, xp.full((xp.shape(x)[0],), step.t, dtype="int32"))
         if tuple(predicted.shape) != tuple(x.shape):
             raise ValueError(
                 f"denoise must return the shape it is given, {tuple(x.shape)}, not {tuple(predicted.shape)}"
@@ -243,7 +244,7 @@ def _run(
             x, predicted = _as_tensors(x, predicted)
         image = (x - (1.0 - step.alpha_bar) ** 0.5 * predicted) * (1.0 / step.alpha_bar**0.5)
         if clip is not None:
-            image = _clipped(image, float(clip))
+            image = _ops(image).clip(image, -float(clip), float(clip))
         stepped = step.c_image * image
         if step.c_x:
             stepped = stepped + step.c_x * x
@@ -317,12 +318,13 @@ def _fresh_noise(seed: Any) -> StepNoise:
     return draw
 
 
-def _filled(t: int, x: Array) -> Array:
+def _ops(x: Array) -> Any:
+    """What computes on x: NumPy, or `keras.ops`, which names its functions alike."""
     if isinstance(x, np.ndarray):
-        return np.full(x.shape[0], t, dtype=np.int32)
+        return np
     import keras
 
-    return keras.ops.full((keras.ops.shape(x)[0],), t, dtype="int32")
+    return keras.ops
 
 
 def _as_tensors(x: Array, predicted: Array) -> tuple[Array, Array]:
@@ -332,11 +334,3 @@ def _as_tensors(x: Array, predicted: Array) -> tuple[Array, Array]:
     tensor = predicted if isinstance(x, np.ndarray) else x
     dtype = keras.backend.standardize_dtype(tensor.dtype)
     return keras.ops.convert_to_tensor(x, dtype=dtype), keras.ops.convert_to_tensor(predicted, dtype=dtype)
-
-
-def _clipped(x: Array, bound: float) -> Array:
-    if isinstance(x, np.ndarray):
-        return np.clip(x, -bound, bound)
-    import keras
-
-    return keras.ops.clip(x, -bound, bound)

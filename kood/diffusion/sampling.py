@@ -32,7 +32,7 @@ from kood.errors import UserError
 from kood.files import digest_array, digest_file, fingerprint, write_atomically
 from kood.section import Sampling
 
-__all__ = ["ImageSampler", "Shard", "Start", "draw_rows", "image_sampler", "resized", "same_start", "start_index"]
+__all__ = ["ImageSampler", "Shard", "Start", "draw_rows", "image_sampler", "resized", "same_start"]
 
 #: Blocks smaller than `batch_size` are a multiple of this, so that devices can share them evenly.
 ROWS = 8
@@ -101,26 +101,19 @@ class ImageSampler:
     batch_size: int = 256
 
     def __post_init__(self) -> None:
-        total = len(self.denoiser.alpha_bar)
-        last = total - 1 if self.level is None else start_index(self.level, total)
+        last = len(self.denoiser.alpha_bar) - 1
+        if self.level is not None:
+            last = round(self.level * last)
         self.alpha_bar = np.asarray(self.denoiser.alpha_bar)[: last + 1]
         self._forward = compiled(self.denoiser)
-        self._check_steps()
-
-    def _check_steps(self) -> None:
         if self.num_steps > len(self.alpha_bar):
             where = "of the schedule" if self.level is None else f"below level {self.level}"
             raise ValueError(f"{self.num_steps} sampling steps are more than the {len(self.alpha_bar)} {where}")
 
     def with_steps(self, num_steps: int) -> "ImageSampler":
-        """The same sampler with another number of steps; they share the compiled forward pass.
-
-        Raises:
-            ValueError: more steps than there are on the schedule below the level.
-        """
+        """The same sampler with another number of steps, not more; they share the compiled forward pass."""
         other = copy.copy(self)
         other.num_steps = num_steps
-        other._check_steps()
         return other
 
     def images(
@@ -258,11 +251,6 @@ class ImageSampler:
         return fingerprint(
             block, settings, list(self.image_shape), len(rows), most, digest_array(condition[rows]), pixels
         )
-
-
-def start_index(level: float, num_steps: int) -> int:
-    """The step of the schedule that an image start noises to: round(level (T - 1))."""
-    return round(level * (num_steps - 1))
 
 
 def resized(images: ImageSet, image_shape: tuple[int, int, int]) -> ImageSet:

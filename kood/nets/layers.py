@@ -227,8 +227,6 @@ class SelfAttention(layers.Layer):
         flat = ops.reshape(x, (-1, channels))
 
         def per_head(rows):
-            if self.heads == 1:
-                return ops.reshape(rows, (-1, pixels, channels))
             rows = ops.transpose(ops.reshape(rows, (-1, pixels, self.heads, size)), (0, 2, 1, 3))
             return ops.reshape(rows, (-1, pixels, size))
 
@@ -237,8 +235,7 @@ class SelfAttention(layers.Layer):
         weights = ops.matmul(q, ops.transpose(k, (0, 2, 1)))
         weights = ops.cast(ops.softmax(ops.cast(weights, "float32"), axis=-1), x.dtype)
         y = ops.matmul(weights, v)
-        if self.heads > 1:
-            y = ops.transpose(ops.reshape(y, (-1, self.heads, pixels, size)), (0, 2, 1, 3))
+        y = ops.transpose(ops.reshape(y, (-1, self.heads, pixels, size)), (0, 2, 1, 3))
         y = ops.matmul(ops.reshape(y, (-1, channels)), self.output_kernel) + self.output_bias
         return ops.reshape(y, (-1, height, width, channels))
 
