@@ -32,20 +32,15 @@ class TrainStep(LossTerms):
 
 def forward(model):
     """The model's forward pass in inference mode, without gradients, and among how many devices it splits: one."""
-
-    def forward(inputs):
-        with torch.no_grad():
-            return model(inputs, training=False)
-
-    return forward, 1
+    return torch.no_grad()(lambda inputs: model(inputs, training=False)), 1
 
 
 def gradient(model, of):
     """The gradient of the sum of `of(outputs)` by the model's inputs, in inference mode."""
 
+    @torch.enable_grad()
     def gradient(inputs):
-        with torch.enable_grad():
-            inputs = convert_to_tensor(inputs).detach().requires_grad_()
-            return torch.autograd.grad(of(model(inputs, training=False)).sum(), inputs)[0]
+        inputs = convert_to_tensor(inputs).detach().requires_grad_()
+        return torch.autograd.grad(of(model(inputs, training=False)).sum(), inputs)[0]
 
     return gradient
