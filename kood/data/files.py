@@ -1,7 +1,6 @@
 """Which files of a folder are images, and what lies there for another reason."""
 
 import os
-import stat
 from collections import Counter
 from pathlib import Path
 
@@ -94,7 +93,9 @@ def images_among(
         with os.scandir(folder) as entries:
             for entry in sorted(entries, key=lambda e: e.name):
                 hidden, suffix = entry.name.startswith("."), os.path.splitext(entry.name)[1].lower()  # noqa: PTH122
-                if _is_folder(entry):
+                # A link that leads nowhere, or to itself, is read as a file is, and whoever reads it says so.
+                nowhere = entry.is_symlink() and not os.path.exists(entry)  # noqa: PTH110
+                if not nowhere and entry.is_dir():
                     if hidden or entry.name.lower() in SYSTEM_FOLDERS:
                         passed.folders[entry.name] += 1
                     elif entry.is_symlink() and not links:
@@ -103,26 +104,10 @@ def images_among(
                         folders.append(entry.path)
                 elif hidden:
                     passed.files["hidden"] += 1
-                elif suffix in SUFFIXES and _may_be_read(entry):
+                elif suffix in SUFFIXES and (nowhere or entry.is_file()):
                     files.append(entry.path)
                 else:
                     passed.files[suffix or "without a suffix"] += 1
     except OSError as error:
         raise UserError(f"path: {folder} cannot be read ({error.strerror})") from error
     return files, folders
-
-
-def _is_folder(entry: os.DirEntry) -> bool:
-    try:
-        return entry.is_dir()
-    except OSError:
-        return False  # A link to itself.
-
-
-def _may_be_read(entry: os.DirEntry) -> bool:
-    if entry.is_file(follow_symlinks=False):
-        return True
-    try:
-        return stat.S_ISREG(entry.stat().st_mode)
-    except OSError:
-        return True  # A link to nothing, or to itself.
