@@ -71,8 +71,6 @@ class Result:
     """What a finished stage left.
 
     Attributes:
-        name: The kind of stage: "data", "diffusion", "classifier", ...
-        key: Its fingerprint, which the stages that use its result hash in turn.
         folder: Where its files are.
         facts: What the stage had to say of itself (JSON).
         seconds: How long it took when it was made.
@@ -82,14 +80,17 @@ class Result:
             nothing where its folder does not say, as those of an older kood do not.
     """
 
-    name: str
-    key: str
     folder: Path
     facts: dict[str, Any]
     seconds: float
     cached: bool
     backends: tuple[str, ...] = ()
     made_by: dict[str, str] = field(default_factory=dict)
+
+    @property
+    def key(self) -> str:
+        """Its fingerprint, which the stages that use its result hash in turn."""
+        return self.folder.name.rpartition("-")[2]
 
 
 class Run:
@@ -195,21 +196,18 @@ class Run:
             Its result.
         """
         kin = self._kin(name, decides)
-        for key, folder in kin.items():
+        for folder in kin:
             found, damage = self._find(folder)
             if damage and not self.fresh:
                 self.on_damage(f"{name}: what an earlier run left is damaged ({damage}) and is made again")
             if found is not None and not (self.fresh and folder not in self._made):
-                made_by = found.get("made_by") if isinstance(found.get("made_by"), dict) else None
-                return Result(
-                    name, key, folder, found["facts"], found["seconds"], True, tuple(found["backends"]), made_by or {}
-                )
-        key, folder = next(iter(kin.items()))
+                return found
+        folder = kin[0]
         if self.fresh and folder not in self._made:
             shutil.rmtree(_partial(folder), ignore_errors=True)
         elif not _holds_work(_partial(folder)):
-            key, folder = self._taken_over(kin)
-            if key != next(iter(kin)):
+            folder = self._taken_over(kin)
+            if folder != kin[0]:
                 decides = {**decides, "backend": MIXED}
         partial = _partial(folder)
         partial.mkdir(parents=True, exist_ok=True)
@@ -234,31 +232,31 @@ class Run:
             shutil.rmtree(folder)
         partial.rename(folder)
         self._made.add(folder)
-        return Result(name, key, folder, facts, seconds, False, tuple(backends), self.versions)
+        return Result(folder, facts, seconds, False, tuple(backends), self.versions)
 
     def has(self, name: str, decides: dict[str, Any]) -> bool:
         """Whether a stage is finished and undamaged, so that it would be found and not made."""
         if self.fresh:
             return False
-        return any(self._find(folder)[0] is not None for folder in self._kin(name, decides).values())
+        return any(self._find(folder)[0] is not None for folder in self._kin(name, decides))
 
-    def _kin(self, name: str, decides: dict[str, Any]) -> dict[str, Path]:
-        """The stage by its key, and after it the same stage of other backends where the run takes those."""
-        others = [b for b in (*KERAS_BACKENDS, MIXED) if b != decides.get("backend")]
+    def _kin(self, name: str, decides: dict[str, Any]) -> list[Path]:
+        """The stage's folder, and after it those of the same stage of other backends where the run takes these."""
         ways = [decides]
         if self.any_backend and "backend" in decides:
+            others = [b for b in (*KERAS_BACKENDS, MIXED) if b != decides["backend"]]
             ways += [{**decides, "backend": other} for other in others]
-        keys = [fingerprint(name, way) for way in ways]
-        return {key: self.folder / "stages" / f"{name}-{key}" for key in keys}
+        return [self.folder / "stages" / f"{name}-{fingerprint(name, way)}" for way in ways]
 
-    def _taken_over(self, kin: dict[str, Path]) -> tuple[str, Path]:
+    def _taken_over(self, kin: list[Path]) -> Path:
         """Where to make the stage: in its own folder, or in what another backend left, which then is of both."""
-        (own, *others), mixed = kin.items(), list(kin.items())[-1]
-        for _, folder in reversed(others):
+        own, *others = kin
+        for folder in reversed(others):
             if _holds_work(_partial(folder)):
-                if folder != mixed[1]:
-                    shutil.rmtree(_partial(mixed[1]), ignore_errors=True)
-                    _partial(folder).rename(_partial(mixed[1]))
+                mixed = others[-1]
+                if folder != mixed:
+                    shutil.rmtree(_partial(mixed), ignore_errors=True)
+                    _partial(folder).rename(_partial(mixed))
                 return mixed
         return own
 
@@ -282,17 +280,12 @@ class Run:
         Returns:
             A `Result` for each, found, not made.
         """
-        stages = []
-        for folder in self.folder.glob(f"stages/{name}-*"):
-            key = folder.name.removeprefix(f"{name}-")
-            record = self._find(folder)[0] if len(key) == 16 else None
-            if record is not None:
-                when = (folder / "stage.json").stat().st_mtime_ns
-                stages.append((when, Result(name, key, folder, record["facts"], record["seconds"], cached=True)))
-        return [stage for _, stage in sorted(stages, key=lambda found: found[0], reverse=True)]
+        every = [self._find(folder)[0] for folder in self.folder.glob(f"stages/{name}-{'?' * 16}")]
+        whole = [stage for stage in every if stage is not None]
+        return sorted(whole, key=lambda stage: (stage.folder / "stage.json").stat().st_mtime_ns, reverse=True)
 
-    def _find(self, folder: Path) -> tuple[dict[str, Any] | None, str]:
-        """The record of a stage whose files are all there and unchanged; else none, and what is wrong with it."""
+    def _find(self, folder: Path) -> tuple[Result | None, str]:
+        """The result of a stage whose files are all there and unchanged; else none, and what is wrong with it."""
         if not folder.exists():
             return None, ""
         try:
@@ -302,7 +295,8 @@ class Run:
                 if damage := damaged(folder, record["files"]):
                     return None, damage
                 self._whole[folder] = states
-            return record, ""
+            made_by = record.get("made_by") if isinstance(record.get("made_by"), dict) else {}
+            return Result(folder, record["facts"], record["seconds"], True, tuple(record["backends"]), made_by), ""
         except (OSError, ValueError, KeyError, TypeError, AttributeError):
             return None, f"{folder / 'stage.json'} cannot be read"
 

@@ -291,7 +291,7 @@ def stages(tmp_path, monkeypatch):
         if name == "baseline":
             facts |= dict.fromkeys(("validation_auroc", "validation_accuracy", "exposed_validation_auroc",
                                     "exposed_validation_accuracy"), 0.5)  # fmt: skip
-        return Result(name, key, folder, facts, 0.0, cached=True)
+        return Result(folder, facts, 0.0, cached=True)
 
     monkeypatch.setattr(Run, "ensure", stand_in)
     monkeypatch.setattr(
