@@ -6,22 +6,12 @@ import numpy as np
 from scipy.optimize import linear_sum_assignment
 
 from kood.conformal import rate_interval
-from kood.errors import UserError
 from kood.text import some_of
 
-__all__ = ["disagreement", "refuse_disagreement"]
+__all__ = ["disagreement"]
 
 #: How much more often another order of the classes has to be right before it is taken for the true one.
 _BETTER = 0.2
-
-
-def refuse_disagreement(
-    given: np.ndarray, labels: np.ndarray, class_names: Sequence[str], where: str, any_size: bool = False
-) -> None:
-    """Raises `UserError` where `disagreement` has something to say; `where` begins the message."""
-    wrong = disagreement(given, labels, class_names, any_size)
-    if wrong:
-        raise UserError(f"{where}: {wrong}")
 
 
 def disagreement(given: np.ndarray, labels: np.ndarray, class_names: Sequence[str], any_size: bool = False) -> str:

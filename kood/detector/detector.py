@@ -12,7 +12,7 @@ from kood.classifier import Classifier
 from kood.conformal import Calibration, doubted, refuse_too_few
 from kood.data.image_set import ImageSet
 from kood.detector import export, file
-from kood.detector.agreement import refuse_disagreement
+from kood.detector.agreement import disagreement
 from kood.detector.choosing import validation_images
 from kood.detector.figures import figures_of
 from kood.detector.images import Batch
@@ -134,9 +134,7 @@ class Detector(Measuring):
         known, kept = Known(), list[Batch]()
         found = self._noted(self._batches(images, labels, "fit"), known)
         passed = self._run(_set_aside(found, kept) if self.chooses else found)
-        if passed.labels is not None:
-            given = passed.outputs["logits"].argmax(axis=1)
-            refuse_disagreement(given, passed.labels, self.class_names, "fit", self.takes_any_size)
+        self._refuse_disagreement(passed.outputs, passed.labels, "fit")
         doubts = self._doubt_of_pixels(known, "fit")
         # All that an earlier fit found goes.
         self.decision, self.warnings = None, doubts
@@ -149,6 +147,12 @@ class Detector(Measuring):
             self.choose(measured, "validation", [name for name in sets if name != "validation"])
         self.digests, self.range = {"trained": known.digests}, known.range
         return self
+
+    def _refuse_disagreement(self, outputs: Outputs, labels: np.ndarray | None, use: str) -> None:
+        """Raises `UserError` where `disagreement` has something to say of known images."""
+        given = outputs["logits"].argmax(axis=1)
+        if labels is not None and (wrong := disagreement(given, labels, self.class_names, self.takes_any_size)):
+            raise UserError(f"{use}: {wrong}")
 
     def _validation(self, kept: Sequence[Batch], seed: int) -> dict[str, Any]:
         """The images that were set aside, and what is made of them to be told from them, in the same range."""
@@ -203,8 +207,7 @@ class Detector(Measuring):
                 f"calibrate: fit has seen {again} of these {len(digests)} images; a threshold set on them accepts less "
                 "than it promises, so give images that it has not seen"
             )
-        if passed.labels is not None:
-            refuse_disagreement(label, passed.labels, self.class_names, "calibrate", self.takes_any_size)
+        self._refuse_disagreement(outputs, passed.labels, "calibrate")
         doubts = [] if self._were_tried else self._doubt_of_pixels(known, "calibrate")
         once = np.sort(np.unique(np.frombuffer(b"".join(digests), "V16"), return_index=True)[1])
         refuse_too_few(len(once), accept, len(digests) - len(once), key="accept", fix="give more images")
@@ -223,7 +226,7 @@ class Detector(Measuring):
             )
         self.digests["calibrated"], self.some = digests, known.some[0]
         low, high = (self.range if seen else None) or known.range
-        self.range = min(low, known.low), max(high, known.high)
+        self.range = min(low, known.range[0]), max(high, known.range[1])
         return self
 
     def decide_by(self, scores: np.ndarray, labels: np.ndarray, accept: float, by_class: bool) -> Calibration:
@@ -328,9 +331,7 @@ class Detector(Measuring):
         measured = self.measure({"id": pair, **near, **far}, noted=noted)
         if "id" not in measured.labels:
             raise UserError("evaluate: the known images have no labels; give labels=..., or a folder of class folders")
-        refuse_disagreement(
-            measured.given("id"), measured.labels["id"], self.class_names, "evaluate", self.takes_any_size
-        )
+        self._refuse_disagreement(measured.outputs["id"], measured.labels["id"], "evaluate")
         assert self.choice is not None
         figures = figures_of(measured, self.choice, decision, self.class_names, list(near), list(far), "object")[0]
         return {**figures, "warnings": [*seen_before(noted, self.digests), *figures["warnings"]]}

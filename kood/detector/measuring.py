@@ -160,11 +160,6 @@ class Measuring:
         """Whether the model does not say how large its images are."""
         return isinstance(self.classifier, Adapted) and None in self.classifier.taken.image_shape
 
-    @property
-    def may_take_others(self) -> bool:
-        """Whether nothing but its labels says that the model takes pixels of 0..255, which it is given."""
-        return self._ranges.may_be_others
-
     # Images -> outputs.
 
     def outputs(self, images: Any) -> Outputs:
@@ -191,24 +186,25 @@ class Measuring:
         is_first = use == "fit" or (use == "calibrate" and "trained" not in self.digests)
         before = None if is_first else self.range
         for number, batch in enumerate(found):
-            wrong = self.wrong_range(batch.pixels) if use in KNOWN and number == 0 else ""
-            if wrong := wrong or self._ranges.left(batch.pixels, before):
+            wrong = self.ranges.wrong(batch.pixels) if use in KNOWN and number == 0 else ""
+            if wrong := wrong or self.ranges.left(batch.pixels, before):
                 raise UserError(f"{use}: {wrong}")
             yield batch
 
     @functools.cached_property
-    def _ranges(self) -> Ranges:
+    def ranges(self) -> Ranges:
+        """Whether pixels are in the range that the classifier takes."""
         return Ranges(self.classifier, self.takes_bytes)
 
     def _noted(self, found: Iterable[Batch], known: Known) -> Iterator[Batch]:
         """Keeps of known images what tells them again, and some of them."""
         for batch in found:
-            known.note(batch, self._ranges)
+            known.note(batch, self.ranges)
             yield batch
 
     def _doubt_of_pixels(self, known: Known, use: str) -> list[str]:
         """What known images say under other preprocessings; refuses pixels that far more speak against."""
-        if not (self.may_take_others and known.labelled):
+        if not (self.ranges.may_be_others and known.labelled):
             return []
         self._were_tried = True
         return doubt_of(self.classifier, known.labelled, self.class_names, self.batch_size, use)
@@ -258,10 +254,6 @@ class Measuring:
     @functools.cached_property
     def _raw(self) -> Callable:
         return compiled(self.classifier.taken)
-
-    def wrong_range(self, pixels: np.ndarray) -> str:
-        """What speaks against pixels being what the model takes, a sentence; "" where nothing does."""
-        return self._ranges.wrong(pixels)
 
     def fit_scores(
         self, train: ImageSet, unseen: ImageSet | None = None, progress: Callable[[float], None] | None = None

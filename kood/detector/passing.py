@@ -39,15 +39,13 @@ class Known:
 
     Attributes:
         digests: Of the pixels of each, in order.
-        low: The smallest of the numbers that the model sees of them, where no preprocessing is given.
-        high: The largest.
+        range: The smallest and the largest of the numbers that the model sees of them, where no preprocessing is given.
         some: The first few.
         labelled: Some from all over, uint8 (H, W, C), each with its class.
     """
 
     digests: list[bytes] = field(default_factory=list)
-    low: float = np.inf
-    high: float = -np.inf
+    range: tuple[float, float] = (np.inf, -np.inf)
     some: list[np.ndarray] = field(default_factory=list)
 
     labelled: list[tuple[np.ndarray, int]] = field(default_factory=list)
@@ -58,24 +56,19 @@ class Known:
         """Keeps of a batch what tells its images again, their span, and some of them."""
         self.digests += ranges.digests(batch.pixels)
         low, high = ranges.span(batch.pixels)
-        self.low, self.high = min(low, self.low), max(high, self.high)
+        self.range = min(low, self.range[0]), max(high, self.range[1])
         if not self.some:
             self.some.append(batch.pixels[:_KEPT])
         if batch.labels is not None and batch.pixels.dtype == np.uint8:
-            self._keep(batch.pixels, batch.labels, TRIED)
+            self._keep(batch.pixels, batch.labels)
 
-    def _keep(self, pixels: np.ndarray, labels: np.ndarray, most: int) -> None:
+    def _keep(self, pixels: np.ndarray, labels: np.ndarray) -> None:
         """Keeps every so many-th image of all that come, so that as many as may be are kept of however many."""
         rows = range(-self._passed % self._each, len(pixels), self._each)
         self.labelled += [(pixels[row].copy(), int(labels[row])) for row in rows]
         self._passed += len(pixels)
-        while len(self.labelled) > most:
+        while len(self.labelled) > TRIED:
             self.labelled, self._each = self.labelled[::2], 2 * self._each
-
-    @property
-    def range(self) -> tuple[float, float]:
-        """The smallest and the largest number."""
-        return self.low, self.high
 
 
 def seen_before(sets: Mapping[str, list[bytes]], digests: Mapping[str, list[bytes]]) -> list[str]:

@@ -64,25 +64,15 @@ class Attached(Stage):
 
     def decides(self) -> dict[str, Any]:
         need_file(self._file, "attach.model", "give a file")
+        bring(self.attach.imports, "attach.imports")
+        function, modules = self.function, self.attach.imports
         return {
             "backend": keras.backend.backend(), "model": digest_file(self._file), "preprocess": self.attach.preprocess,
             "features": self.attach.features, "classes": self._listed, "names": self._folders,
             "sets": self.data.digest("train"), "shape": list(self.recipe.data.shape),
-            "imports": self._imported, "function": self._source,
+            "imports": [[name, source_of(None, name)] for name in modules],
+            "function": function and source_of(function_named(function), function.partition(":")[0]),
         }  # fmt: skip
-
-    @property
-    def _imported(self) -> list[list[str]]:
-        """The modules of the user's own layers, and digests of their code."""
-        bring(self.attach.imports, "attach.imports")
-        return [[name, source_of(None, name)] for name in self.attach.imports]
-
-    @property
-    def _source(self) -> str | None:
-        """A digest of the code of the function that makes the model's pixels."""
-        if self.function is None:
-            return None
-        return source_of(function_named(self.function), self.function.partition(":")[0])
 
     @functools.cached_property
     def _listed(self) -> list[str] | None:
@@ -94,10 +84,9 @@ class Attached(Stage):
 
     def make(self, folder: Path, work: Work) -> dict[str, Any]:
         with work.progress.bar(self.role):
-            bring(self.attach.imports, "attach.imports")
             model = opened(self._file, key="attach.model")
             classifier = adapted(model, self.attach.features, self.attach.preprocess)
-            measuring = self._measuring(classifier)
+            measuring = Measuring(classifier, scores=["msp"], image_shape=self.recipe.data.shape)
             how, names, place = matched(self._folders, self._listed, measuring.num_classes)
             facts: dict[str, Any] = {"class_names": names, "place": place}
             known = _labelled(self.data.images("train"), facts)
@@ -107,9 +96,6 @@ class Attached(Stage):
             self._model = classifier
         told = [*measuring.told, how, *labelled]
         return {**facts, "parameters": model.count_params(), "notes": told, "history": {}}
-
-    def _measuring(self, classifier: keras.Model) -> Measuring:
-        return Measuring(classifier, scores=["msp"], image_shape=self.recipe.data.shape)
 
     def check(self) -> None:
         """Refuses scores that the recipe names and this classifier, or so few images, cannot give."""
@@ -122,8 +108,8 @@ class Attached(Stage):
         told = f"{right:.1%} of {len(known):,} known images are labelled rightly"
         pixels = np.asarray(known.images)
         wrong = disagreement(given, known.known_labels, known.class_names, measuring.takes_any_size)
-        wrong, classifier, seen = wrong or measuring.wrong_range(pixels), measuring.classifier, None
-        if isinstance(classifier, Adapted) and (wrong or measuring.may_take_others):
+        wrong, classifier, seen = wrong or measuring.ranges.wrong(pixels), measuring.classifier, None
+        if isinstance(classifier, Adapted) and (wrong or measuring.ranges.may_be_others):
             some = known.take(np.linspace(0, len(known) - 1, min(TRIED, len(known))).astype(int))
             images, labels = np.asarray(some.images), some.known_labels
             seen = tried(classifier, images, labels, known.class_names, measuring.batch_size)
@@ -156,7 +142,6 @@ class Attached(Stage):
 
     @functools.cached_property
     def _model(self) -> keras.Model:
-        bring(self.attach.imports, "attach.imports")
         classifier = keras.saving.load_model(self.file(self.folder), compile=False)
         if isinstance(classifier, Adapted):
             classifier.prepare_by(self.attach.preprocess)
