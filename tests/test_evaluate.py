@@ -130,7 +130,7 @@ def test_figures_are_those_of_the_scores(classifier):
         sure = binomtest(round(share * count), count).proportion_ci(0.95, "exact")
         np.testing.assert_allclose(found["interval"], sure, atol=1e-12)
     outputs = outputs_of(classifier, images(80, 4).images, 512)
-    np.testing.assert_allclose(result.parity["label"], outputs["logits"].argmax(1))
+    np.testing.assert_allclose(result.kept["parity"]["label"], outputs["logits"].argmax(1))
 
 
 def test_a_score_that_few_images_chose_is_doubted(classifier):
@@ -145,7 +145,7 @@ def test_a_score_that_few_images_chose_is_doubted(classifier):
 def test_details_are_of_the_images_they_name(classifier, monkeypatch):
     monkeypatch.setattr("kood.detector.figures.ON_THE_PLANE", 30)
     result = measure(classifier, names=["msp"])
-    details, test = result.details, images(80, 4)
+    details, test = result.kept["details"], images(80, 4)
     outputs = outputs_of(classifier, test.images, 512)
     logits = outputs["logits"].astype("float64")
     probabilities = np.exp(logits) / np.exp(logits).sum(axis=1, keepdims=True)
@@ -350,7 +350,7 @@ def test_a_temperature_is_fitted_to_images_that_nothing_was_trained_on(classifie
     given = {"calibration": images(60, 3), "test": images(80, 4), "near": {"bright": images(50, 5, 180)}, "far": {}}
     for options in ({"validation": unseen}, {"validation": None, "unseen": unseen}):
         result = evaluate(classifier, train=seen, **given, **options, names=["tempscale"], headline="tempscale")
-        np.testing.assert_allclose(result.state["temperature"], expected["unseen"], rtol=1e-4)
+        np.testing.assert_allclose(result.kept["state"]["temperature"], expected["unseen"], rtol=1e-4)
 
 
 def test_what_is_measured_on_request_is_a_score():
@@ -411,10 +411,10 @@ def test_thresholds_by_class_are_those_of_the_images_labelled_so(classifier):
     result = measure(classifier, names=["msp"], headline="msp", by_class=True, accept=0.8)
     told, outputs = result.figures["threshold"], outputs_of(classifier, images(60, 3).images, 512)
     given = outputs["logits"].argmax(axis=1)
-    np.testing.assert_array_equal(result.calibration_labels, given)
+    np.testing.assert_array_equal(result.kept["calibration"]["labels"], given)
     assert told["by_class"] and [one["classes"] for one in told["thresholds"]] == [["a"], ["b"], ["c"], ["d"]]
     for k, one in enumerate(told["thresholds"]):
-        assert one["value"] == conformal_threshold(result.calibration[given == k], 0.8)
+        assert one["value"] == conformal_threshold(result.kept["calibration"]["scores"][given == k], 0.8)
         assert one["calibration_images"] == np.sum(given == k) == 15
 
 

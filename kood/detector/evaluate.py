@@ -24,27 +24,22 @@ class Evaluation:
         figures: {"id", "classes", "scores", "headline_score", "validation", "validation_sets", "threshold",
             "warnings"} of `report.json`, and "tuned" where options were chosen.
         scores: {set: {score: (N,)}}, the set "id" being the in-distribution test images.
-        state: Arrays of the headline score where it was fitted.
-        parity: Outputs for the first in-distribution test images, which the SavedModel must give again.
-        details: What figures are drawn of: "confidence" and "correct" (N,) of the in-distribution test images, and of
-            each set its "plane" (n, 2), two principal components of some features, "plane_rows" (n,), which images
-            those are, "extreme" (k,), the images that the headline score is most wrong about, and "predicted" (k,),
-            the classes they were given.
-        calibration: (n,) headline scores of the calibration images, which p-values are taken from.
-        calibration_labels: (n,) what the classifier labels these.
         validation: {set: {score: (N,)}} of `validation_images`, where validation images were measured.
         validation_correct: (N,) bool, which of the in-distribution ones are labelled rightly.
+        kept: Further arrays. "state": of the headline score, where it was fitted. "parity": outputs for the first
+            in-distribution test images, which the SavedModel must give again. "calibration": of the calibration images
+            the headline "scores" (n,), which p-values are taken from, and the "labels" (n,) that the classifier gives
+            them. "details", what figures are drawn of: "confidence" and "correct" (N,) of the in-distribution test
+            images, and of each set its "plane" (n, 2), two principal components of some features, "plane_rows" (n,),
+            which images those are, "extreme" (k,), the images that the headline score is most wrong about, and
+            "predicted" (k,), the classes they were given.
     """
 
     figures: dict[str, Any]
     scores: dict[str, dict[str, np.ndarray]]
-    state: dict[str, np.ndarray] | None
-    parity: dict[str, np.ndarray]
-    details: dict[str, np.ndarray]
-    calibration: np.ndarray
-    calibration_labels: np.ndarray
     validation: dict[str, dict[str, np.ndarray]]
     validation_correct: np.ndarray
+    kept: dict[str, dict[str, np.ndarray]]
 
 
 def evaluate(
@@ -123,18 +118,19 @@ def evaluate(
     if tune:
         figures |= {"tuned": detector.tuned, "validation_sets": [name.removeprefix("held/") for name in outside]}
     first = slice(0, 256)
+    parity = {
+        "probabilities": softmax(measured.outputs["id"]["logits"][first]),
+        "label": measured.given("id")[first],
+        "ood_score": values["id"][headline][first].astype("float32"),
+    }
+    calibrated = {"scores": decision.scores, "labels": decision.labels}
+    kept = {"parity": parity, "details": details, "calibration": calibrated}
+    if state := detector.scorers[headline].state:
+        kept["state"] = state
     return Evaluation(
         figures,
         {where: values[where] for where in sets},
-        detector.scorers[headline].state,
-        {
-            "probabilities": softmax(measured.outputs["id"]["logits"][first]),
-            "label": measured.given("id")[first],
-            "ood_score": values["id"][headline][first].astype("float32"),
-        },
-        details,
-        decision.scores,
-        decision.labels,
         {where: values[f"held/{where}"] for where in held if where != "calibration"},
         measured.correct("held/validation") if validation is not None else np.empty(0, bool),
+        kept,
     )

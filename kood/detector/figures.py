@@ -54,7 +54,7 @@ def figures_of(
 
     Returns:
         {"id", "classes", "scores", "headline_score", "validation", "validation_sets", "threshold", "warnings"}, and
-        `Evaluation.details`.
+        the "details" of `Evaluation.kept`.
     """
     headline, sets = choice.score, ["id", *near, *far]
     mine, truth, given = measured.of(headline, sets), measured.labels["id"], measured.given("id")

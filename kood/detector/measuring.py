@@ -21,7 +21,7 @@ from kood.detector.choosing import Choice, Measured, choose, tune
 from kood.detector.images import Batch, batches
 from kood.detector.passing import Known, Passed
 from kood.detector.ranges import Ranges
-from kood.detector.trying import doubt_of
+from kood.detector.trying import tried
 from kood.errors import UserError
 from kood.outputs import Outputs, at_once, forward_of, rows_of, run_batches, run_over, score_rows
 from kood.scorer import Scorer, applicable, linear_weights
@@ -203,11 +203,18 @@ class Measuring:
             yield batch
 
     def _doubt_of_pixels(self, known: Known, use: str) -> list[str]:
-        """What known images say under other preprocessings; refuses pixels that far more speak against."""
+        """What known images of one size say under other preprocessings; refuses pixels that far more speak against."""
         if not (self.ranges.may_be_others and known.labelled):
             return []
         self._were_tried = True
-        return doubt_of(self.classifier, known.labelled, self.class_names, self.batch_size, use)
+        if len({pixels.shape for pixels, _ in known.labelled}) > 1:
+            return []
+        pixels, labels = (np.stack(values) for values in zip(*known.labelled, strict=True))
+        seen = tried(self.classifier, pixels, labels, self.class_names, self.batch_size)
+        if seen.refusal:
+            right = f"{seen.own.right:.0%} of {seen.images} known images"
+            raise UserError(f"{use}: the model labels {right} rightly{seen.refusal}")
+        return [seen.doubt] if seen.doubt else []
 
     def _run(self, found: Iterable[Batch]) -> Passed:
         """Passes images through the classifier."""

@@ -11,10 +11,9 @@ from kood.attached.preprocessing import Preprocess
 from kood.backends import compiled
 from kood.conformal import rate_interval
 from kood.detector.agreement import disagreement
-from kood.errors import UserError
 from kood.outputs import run_batches, softmax
 
-__all__ = ["TRIED", "Tried", "doubt_of", "tried"]
+__all__ = ["TRIED", "Tried", "tried"]
 
 #: Known images that are tried, at most.
 TRIED = 64
@@ -113,28 +112,3 @@ def tried(classifier: Adapted, pixels: np.ndarray, labels: np.ndarray, names: Se
         found(own), {mode: one for mode, one in others.items() if not disagreement(one.given, labels, names)},
         len(labels),
     )  # fmt: skip
-
-
-def doubt_of(
-    classifier: Adapted, some: Sequence[tuple[np.ndarray, int]], names: Sequence[str], rows: int, use: str
-) -> list[str]:
-    """What known images say under other preprocessings, a sentence each.
-
-    Args:
-        classifier: The model.
-        some: Images, uint8 (H, W, C), each with its class; nothing is said of images of several sizes.
-        names: K names.
-        rows: Images a forward pass.
-        use: What the images are for, which begins a message.
-
-    Raises:
-        UserError: the model labels far more of them rightly under another.
-    """
-    if len({pixels.shape for pixels, _ in some}) != 1:
-        return []
-    pixels, labels = (np.stack(values) for values in zip(*some, strict=True))
-    seen = tried(classifier, pixels, labels, names, rows)
-    if seen.refusal:
-        right = f"{seen.own.right:.0%} of {seen.images} known images"
-        raise UserError(f"{use}: the model labels {right} rightly{seen.refusal}")
-    return [seen.doubt] if seen.doubt else []

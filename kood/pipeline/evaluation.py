@@ -144,12 +144,8 @@ class Evaluation(Stage):
             )  # fmt: skip
         _write(folder / "scores.npz", result.scores)
         _write(folder / "validation.npz", result.validation, correct=result.validation_correct)
-        np.savez(folder / "parity.npz", allow_pickle=False, **result.parity)
-        np.savez(folder / "details.npz", allow_pickle=False, **result.details)
-        calibration = {"scores": result.calibration, "labels": result.calibration_labels}
-        np.savez(folder / "calibration.npz", allow_pickle=False, **calibration)
-        if result.state:
-            np.savez(folder / "state.npz", allow_pickle=False, **result.state)
+        for name, arrays in result.kept.items():
+            np.savez(folder / f"{name}.npz", allow_pickle=False, **arrays)
         return result.figures
 
     def arrays(self, name: str) -> dict[str, np.ndarray]:
