@@ -11,7 +11,6 @@ import pytest
 
 from kood import heads
 from kood.classifier import Classifier
-from kood.conformal import Calibration
 from kood.data.images import normalize
 from kood.data.rules import Framing
 from kood.decision import UNKNOWN, Decision
@@ -20,6 +19,7 @@ from kood.detector.formats import FORMATS, OUTPUTS, export
 from kood.errors import UserError
 from kood.outputs import forward_of, run_over, score_rows
 from kood.scorer import Scorer, applicable
+from kood.serving.served import Served
 from tests.serving.models import pixels, trained
 
 DOCS = Path(__file__).parents[1] / "docs" / "howto"
@@ -37,13 +37,20 @@ def ending(request):
     return request.param
 
 
-def decided(model, score, outputs, by_class=True, **settings):
-    """A decision by a score that is fitted on outputs, whose calibration scores tie with none of other images'."""
+def decided(model, score, outputs, by_class=True):
+    """What decides by a score that is fitted on outputs, whose calibration scores tie with none of other images'."""
     labels = outputs["logits"].argmax(axis=1)
     scorer = Scorer(score).fit(outputs, np.arange(160) % 4, model.head)
     values = np.sort(score_rows(scorer, outputs, 80))
-    calibration = Calibration((values[1:] + values[:-1]) / 2, labels[1:], 4, 0.65, by_class)
-    return Decision(model, scorer, calibration, 5, **settings)
+    return Served(
+        scorer.name, SHAPE, ["a", "b", "c", "ß"], 0.65, (values[1:] + values[:-1]) / 2, scorer.state,
+        labels=labels[1:], by_class=by_class, framing=ALIASED,
+    )  # fmt: skip
+
+
+def decision_of(model, served):
+    """The decision in Keras."""
+    return Decision(model, Scorer(served.score, served.state), served.decision)
 
 
 def checked():
@@ -53,11 +60,11 @@ def checked():
     return check
 
 
-def made(score, head="Softmax", by_class=True, **settings):
-    """A decision, and images to compare on."""
+def made(score, head="Softmax", by_class=True):
+    """A classifier, what decides by it, and images to compare on."""
     model = trained(head, activation="relu", width=24, turns=score.startswith("rotation"))
     outputs = run_over(forward_of(model, [score]), pixels(160, 1), 80)
-    return decided(model, score, outputs, by_class, **settings), checked()
+    return model, decided(model, score, outputs, by_class), checked()
 
 
 #: By what their classifier has; options where they make another graph. ODIN's takes a gradient, which no format has.
@@ -90,7 +97,8 @@ def test_every_score(tmp_path, ending, kind, monkeypatch):
     outputs = run_over(forward_of(model, SCORES[kind]), pixels(160, 1), 80)
     names = [name.replace(":", "_").replace("=", "_").replace(",", "_") for name in SCORES[kind]]
     made_of = zip(names, SCORES[kind], strict=True)
-    scores, check = Scores({name: decided(model, score, outputs) for name, score in made_of}), checked()
+    decisions = {name: decision_of(model, decided(model, score, outputs)) for name, score in made_of}
+    scores, check = Scores(decisions), checked()
     expected = {name: keras.ops.convert_to_numpy(values) for name, values in scores(check).items()}
     known = np.isfinite(check).all(axis=(1, 2, 3))
     assert known.sum() == 38 and all((values[~known] == UNKNOWN["ood_score"]).all() for values in expected.values())
@@ -109,23 +117,23 @@ def test_every_score(tmp_path, ending, kind, monkeypatch):
 
 
 def refused(tmp_path, ending, score, told):
-    decision, check = made(score)
+    model, served, check = made(score)
     with pytest.raises(UserError, match=told):
-        export(decision, tmp_path / f"it{ending}", image_shape=SHAPE, check=check)
+        export(model, served, tmp_path / f"it{ending}", check=check)
     assert not list(tmp_path.iterdir())
 
 
 def test_openvino_is_opened_as_the_documentation_says(tmp_path):
     """In float32: of itself it takes bfloat16 where the processor has it, and a file cannot say which."""
     openvino = pytest.importorskip("openvino", reason="comes with kood[export]")
-    decision, check = made("energy")
-    export(decision, tmp_path / "it.xml", image_shape=SHAPE, check=check)
-    expected = keras.ops.convert_to_numpy(decision(check)["probabilities"])
+    model, served, check = made("energy")
+    export(model, served, tmp_path / "it.xml", check=check)
+    expected = keras.ops.convert_to_numpy(decision_of(model, served)(check)["probabilities"])
     told = [(DOCS / name).read_text() for name in ("attach.md", "serve.md")]
     for text in [*told, Detector.export.__doc__]:
         (options,) = re.findall(r"compile_model\([^{]+(\{.*?\})\)", text)
-        model = openvino.Core().compile_model(tmp_path / "it.xml", "CPU", json.loads(options))
-        assert np.abs(model({"images": check})["probabilities"] - expected).max() < formats.TOLERANCE
+        opened = openvino.Core().compile_model(tmp_path / "it.xml", "CPU", json.loads(options))
+        assert np.abs(opened({"images": check})["probabilities"] - expected).max() < formats.TOLERANCE
 
 
 def test_the_gradient_that_odin_takes_is_in_no_format(tmp_path, ending):
@@ -151,10 +159,10 @@ def test_a_score_at_which_another_arithmetic_shows_is_refused(tmp_path, ending, 
     indirect=["ending"],
 )
 def test_it_answers_as_keras_does_and_says_what_it_is(tmp_path, ending, score, by_class):
-    decision, check = made(score, by_class=by_class)
-    expected = {name: keras.ops.convert_to_numpy(value) for name, value in decision(check).items()}
-    names, file = ["a", "b", "c", "ß"], tmp_path / f"it{ending}"
-    told = export(decision, file, image_shape=SHAPE, check=check, class_names=names, framing=ALIASED)
+    model, served, check = made(score, by_class=by_class)
+    expected = {name: keras.ops.convert_to_numpy(value) for name, value in decision_of(model, served)(check).items()}
+    file = tmp_path / f"it{ending}"
+    told = export(model, served, file, check=check)
     assert told["images"] == 40 and max(told["probabilities"], told["ood_score"]) < 1e-5
     assert sorted(tmp_path.iterdir()) == sorted(told["files"])
     run = formats._runtime(file)
@@ -168,12 +176,12 @@ def test_it_answers_as_keras_does_and_says_what_it_is(tmp_path, ending, score, b
         np.testing.assert_array_equal(got["is_ood"], expected["is_ood"][:rows])
         for name in ("probabilities", "ood_score", "p_value", "threshold"):
             np.testing.assert_allclose(got[name], expected[name][:rows], rtol=1e-5, atol=1e-5)
-        assert set(got["version"]) == {5}
+        assert set(got["version"]) == {0}
     facts = facts_in(file)
-    assert (facts["score"], facts["accept"], facts["version"], facts["image_shape"]) == (score, 0.65, 5, [8, 8, 3])
-    assert facts["class_names"] == names and facts["pixels"] == "-1..1" and facts["resize"] == "pad"
+    assert (facts["score"], facts["accept"], facts["version"], facts["image_shape"]) == (score, 0.65, 0, [8, 8, 3])
+    assert facts["class_names"] == served.class_names and facts["pixels"] == "-1..1" and facts["resize"] == "pad"
     assert facts["antialias"] is False
-    assert facts["thresholds"] == decision.calibrated.thresholds.tolist()
+    assert facts["thresholds"] == served.decision.thresholds.tolist()
 
 
 def facts_in(file):
@@ -195,8 +203,8 @@ def facts_in(file):
 def test_from_every_backend(tmp_path):
     """In one format: what a backend hands over is the same for all of them."""
     pytest.importorskip("ai_edge_litert", reason="comes with kood[export]")
-    decision, check = made("mahalanobis", "CosFace")
-    told = export(decision, tmp_path / "it.tflite", image_shape=SHAPE, check=check)
+    model, served, check = made("mahalanobis", "CosFace")
+    told = export(model, served, tmp_path / "it.tflite", check=check)
     assert told["images"] == 40 and told["probabilities"] < 1e-5
     assert sorted(tmp_path.iterdir()) == sorted(told["files"])
 
@@ -206,7 +214,7 @@ def test_from_every_backend(tmp_path):
     "ending", [one if one == ".tflite" else pytest.param(one, marks=pytest.mark.slow) for one in FORMATS], indirect=True
 )
 def test_a_file_that_disagrees_is_not_written(tmp_path, ending, monkeypatch):
-    decision, check = made("energy")
+    model, served, check = made("energy")
     (tmp_path / f"it{ending}").write_bytes(b"the old one")
     run = formats._runtime
 
@@ -216,7 +224,7 @@ def test_a_file_that_disagrees_is_not_written(tmp_path, ending, monkeypatch):
 
     monkeypatch.setattr(formats, "_runtime", other)
     with pytest.raises(UserError, match="does not answer as the Keras model does .p_value;") as caught:
-        export(decision, tmp_path / f"it{ending}", image_shape=SHAPE, check=check)
+        export(model, served, tmp_path / f"it{ending}", check=check)
     assert caught.value.exit_code == 1
     assert [path.read_bytes() for path in tmp_path.iterdir()] == [b"the old one"]
 
@@ -224,14 +232,14 @@ def test_a_file_that_disagrees_is_not_written(tmp_path, ending, monkeypatch):
 def test_a_package_that_is_missing_is_named(tmp_path, monkeypatch):
     monkeypatch.setitem(formats.CONVERTERS, "onnx", ("onnx", "tf2onnx_of_another_name"))
     with pytest.raises(UserError, match=r"tf2onnx_of_another_name is not installed; pip install 'kood\[export\]'"):
-        export(made("msp")[0], tmp_path / "it.onnx", image_shape=SHAPE)
+        export(*made("msp")[:2], tmp_path / "it.onnx")
 
 
 def test_without_a_runtime_nothing_is_compared(tmp_path, monkeypatch):
     pytest.importorskip("tf2onnx", reason="comes with kood[export]")
     monkeypatch.setitem(formats.RUNTIMES, "onnx", "onnxruntime_of_another_name")
-    decision, check = made("msp")
-    told = export(decision, tmp_path / "it.onnx", image_shape=SHAPE, check=check)
+    model, served, check = made("msp")
+    told = export(model, served, tmp_path / "it.onnx", check=check)
     assert told == {"format": "onnx", "files": [tmp_path / "it.onnx"], "images": 0}
 
 
@@ -248,12 +256,11 @@ class Strange(keras.Model):
 
 
 def test_operations_that_a_format_has_not(tmp_path, ending):
-    decision, check = made("msp")
-    strange = Strange(decision.scored.classifier)
+    model, served, check = made("msp")
+    strange = Strange(model)
     strange(check)
     with pytest.raises(UserError, match="has not|cannot hold|cannot run"):
-        decision = Decision(strange, Scorer("msp"), decision.calibrated)
-        export(decision, tmp_path / f"it{ending}", image_shape=SHAPE, check=check)
+        export(strange, served, tmp_path / f"it{ending}", check=check)
     assert not list(tmp_path.iterdir())
 
 
@@ -266,7 +273,6 @@ def test_grouped_convolutions_and_gelu(tmp_path, ending):
     x = keras.layers.GlobalAveragePooling2D()(keras.layers.Activation("gelu")(x))
     classifier = Classifier(keras.Model(image, x), heads.Softmax(4))
     classifier.build((None, *SHAPE))
-    decision, check = made("msp")
-    decision = Decision(classifier, Scorer("msp"), decision.calibrated)
-    told = export(decision, tmp_path / f"it{ending}", image_shape=SHAPE, check=check)
+    _, served, check = made("msp")
+    told = export(classifier, served, tmp_path / f"it{ending}", check=check)
     assert told["images"] == len(check)

@@ -10,7 +10,6 @@ import kood
 from kood.attached import bring_layers_of, function_of, kept
 from kood.data.copies import distinct
 from kood.data.images import normalize
-from kood.decision import Decision
 from kood.detector.formats import FORMATS, export
 from kood.errors import UserError
 from kood.serving.publishing import publish
@@ -37,17 +36,13 @@ def write(detector: Any, path: Path, format: str | None) -> None:
     if None in detector.image_shape:
         raise UserError("the model takes images of any size; give the detector image_shape=(height, width, channels)")
     bring_layers_of(detector.classifier)
-    images = _pixels(detector)
+    images, served = _pixels(detector), _served(detector)
     if wanted == "tf_saved_model":
-        _saved_model(detector, path, images)
-        return
-    outputs = detector.classifier if detector.is_own else detector.classifier.for_bytes()
-    decision = Decision(outputs, detector.scorer, detector.decision)
-    export(
-        decision, path, image_shape=detector.image_shape, class_names=detector.class_names,
-        check=normalize(images) if detector.is_own else images.astype(np.float32),
-        pixels="-1..1" if detector.is_own else "0..255", framing=detector.framing,
-    )  # fmt: skip
+        _saved_model(detector, path, images, served)
+    elif detector.is_own:
+        export(detector.classifier, served, path, check=normalize(images))
+    else:
+        export(detector.classifier.for_bytes(), served, path, check=images.astype(np.float32), pixels="0..255")
 
 
 def _pixels(detector: Any) -> np.ndarray:
@@ -64,17 +59,20 @@ def _pixels(detector: Any) -> np.ndarray:
     return np.clip(np.rint(some), 0, 255).astype(np.uint8)
 
 
-def _saved_model(detector: Any, path: Path, images: np.ndarray) -> None:
+def _served(detector: Any) -> Served:
     decision, scorer = detector.decision, detector.scorer
     seen = {
         use: distinct(np.frombuffer(b"".join(found), np.uint8).reshape(-1, 16))
         for use, found in detector.digests.items()
     }
-    served = Served(
+    return Served(
         scorer.name, tuple(detector.image_shape), list(detector.class_names), decision.accept, decision.scores,
         scorer.state, labels=decision.labels, by_class=decision.by_class, seen=seen,
         preprocess=function_of(detector.classifier), framing=detector.framing,
     )  # fmt: skip
+
+
+def _saved_model(detector: Any, path: Path, images: np.ndarray, served: Served) -> None:
     outputs = detector.outputs(images)
     answers = detector.answers(outputs)
     model = detector.classifier if detector.is_own else detector.classifier.model

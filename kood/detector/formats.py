@@ -2,7 +2,7 @@
 
 Always converted by way of TensorFlow, in a process of its own where Keras stands on another backend: of JAX's graphs
 and torch's Keras 3.15 loses the names of the outputs, or the free number of images, or needs packages that kood needs
-for nothing else. As `python -m kood.detector.formats MODULES PARTS FILE VERSION` it is that process.
+for nothing else. As `python -m kood.detector.formats MODULES PARTS FILE` it is that process.
 """
 
 import contextlib
@@ -22,9 +22,8 @@ import keras
 import numpy as np
 
 import kood
-from kood.attached import function_of, handed_over, kept, layers_of
+from kood.attached import handed_over, kept, layers_of
 from kood.backends import compiled
-from kood.data.rules import STRETCHED, Framing
 from kood.decision import Decision
 from kood.errors import UserError
 from kood.parity import agreed
@@ -42,22 +41,17 @@ CONVERTERS = {"onnx": ("onnx", "tf2onnx"), "litert": (), "openvino": ("openvino"
 RUNTIMES = {"onnx": "onnxruntime", "litert": "ai_edge_litert", "openvino": "openvino"}
 #: Largest difference from the Keras model; of scores relative to the largest of them.
 TOLERANCE = 1e-5
+#: What is handed over to another process.
+CLASSIFIER, SERVED = "classifier.keras", "served.npz"
 OUTPUTS = ("probabilities", "label", "ood_score", "p_value", "is_ood", "threshold", "version")
 
 Answers = dict[str, np.ndarray]
 
 
 def export(
-    decision: Decision,
-    path: Path,
-    *,
-    image_shape: tuple[int, int, int],
-    check: np.ndarray | None = None,
-    class_names: Sequence[str] = (),
-    pixels: str = "-1..1",
-    framing: Framing = STRETCHED,
+    classifier: keras.Model, served: Served, path: Path, *, check: np.ndarray | None = None, pixels: str = "-1..1"
 ) -> dict[str, Any]:
-    """Writes the decision as a file of another runtime, which answers as the Keras model does or is not written.
+    """Writes a decision as a file of another runtime, which answers as the Keras model does or is not written.
 
     Input `images`: float32 (B, H, W, C) as the classifier takes them. Outputs by their names, as `Decision.call` has
     them. What else is known (class names, score, thresholds, accepted share, range of the pixels, resizing, kood's
@@ -65,14 +59,12 @@ def export(
     file, which is a ZIP archive too, as `kood.json` beside `labels.txt`.
 
     Args:
-        decision: What to write.
+        classifier: What the decision is made by.
+        served: The rest of it, and how images are to be brought to their shape, for the file to tell.
         path: Of the file, whose ending says the format (`FORMATS`); one that is there is replaced. OpenVINO's weights
             stand beside it in a file ending in `.bin`.
-        image_shape: (H, W, C).
         check: Images as the classifier takes them, (N, H, W, C), to compare on where the runtime is installed.
-        class_names: In the order of the labels.
         pixels: The range of the pixels that the classifier takes, for the file to tell.
-        framing: How images are to be brought to the shape, for the file to tell.
 
     Returns:
         {"format", "files": [Path], "images": how many were compared, "probabilities" and "ood_score": the largest
@@ -86,9 +78,10 @@ def export(
     missing = [name for name in CONVERTERS[kind] if find_spec(name) is None]
     if missing:
         raise UserError(f"{path}: {' and '.join(missing)} is not installed; pip install 'kood[export]'")
+    decision = _decision(classifier, served)
     if decision.scored.score.perturbation:
         raise UserError(
-            f"{path}: {decision.scored.score.name} takes the gradient of the classifier by its images, which "
+            f"{path}: {served.score} takes the gradient of the classifier by its images, which "
             f"{kind} cannot hold; choose another score, or export a SavedModel"
         )
     beside = path.parent / f".export-{path.name}-{os.getpid()}"
@@ -97,16 +90,15 @@ def export(
         beside.mkdir(parents=True)
         file = beside / path.name
         if keras.backend.backend() == "tensorflow":
-            _convert(decision, image_shape, file)
+            _convert(decision, served.image_shape, file)
         else:
-            _hand_over(decision, beside / "parts", image_shape, path)
-            run_on_tensorflow(
-                "kood.detector.formats", beside / "parts", file, decision.decide.version,
-                failed=f"{path}: could not be written",
-            )  # fmt: skip
-            shutil.rmtree(beside / "parts")
-        told = {"pixels": pixels, "resize": framing.resize, "antialias": framing.antialias}
-        _tell(file, _facts(decision, image_shape, class_names, **told))
+            parts = beside / "parts"
+            parts.mkdir()
+            kept(classifier, parts / CLASSIFIER, path)
+            served.write(parts / SERVED)
+            run_on_tensorflow("kood.detector.formats", parts, file, failed=f"{path}: could not be written")
+            shutil.rmtree(parts)
+        _tell(file, _facts(served, decision.decide.version, pixels))
         compared = _compare(decision, file, check, path)
         written = sorted(beside.iterdir())  # The weights before what refers to them.
         for one in written:
@@ -114,6 +106,10 @@ def export(
     finally:
         shutil.rmtree(beside, ignore_errors=True)
     return {"format": kind, "files": [path.parent / one.name for one in written], **compared}
+
+
+def _decision(classifier: keras.Model, served: Served) -> Decision:
+    return Decision(classifier, Scorer(served.score, served.state), served.decision)
 
 
 def _convert(decision: Decision, image_shape: Sequence[int], file: Path) -> None:
@@ -161,17 +157,18 @@ def _constants_in_graph(model: keras.Model) -> Iterator[None]:
             own[name] = value
 
 
-def _facts(decision: Decision, image_shape: Sequence[int], class_names: Sequence[str], **told: Any) -> dict[str, Any]:
-    calibration = decision.calibrated
+def _facts(served: Served, version: int, pixels: str) -> dict[str, Any]:
     return {
         "kood": kood.__version__,
-        "score": decision.scored.score.name,
-        "image_shape": list(image_shape),
-        "class_names": list(class_names),
-        "accept": calibration.accept,
-        "thresholds": calibration.thresholds.tolist(),
-        "version": decision.decide.version,
-        **told,
+        "score": served.score,
+        "image_shape": list(served.image_shape),
+        "class_names": served.class_names,
+        "accept": served.accept,
+        "thresholds": served.decision.thresholds.tolist(),
+        "version": version,
+        "pixels": pixels,
+        "resize": served.framing.resize,
+        "antialias": served.framing.antialias,
     }
 
 
@@ -261,31 +258,14 @@ def _runtime(file: Path) -> Callable[[np.ndarray], Answers]:
     return lambda images: dict(runner(images=images))
 
 
-def _hand_over(decision: Decision, folder: Path, image_shape: tuple[int, int, int], shown: Path) -> None:
-    """Writes what a decision is made of, for another process, without pickles."""
-    folder.mkdir()
-    outputs, scorer, calibration = decision.scored.classifier, decision.scored.score, decision.calibrated
-    kept(outputs, folder / "classifier.keras", shown)
-    Served(
-        scorer.name, image_shape, list(map(str, range(calibration.num_classes))), calibration.accept,
-        calibration.scores, scorer.state, labels=calibration.labels, by_class=calibration.by_class,
-        preprocess=function_of(outputs),
-    ).write(folder / "decision.npz")  # fmt: skip
-
-
-def _taken_over(folder: Path, version: int) -> tuple[Decision, tuple[int, int, int]]:
-    """The decision of a folder that `_hand_over` wrote, and the shape of its images."""
-    classifier = keras.saving.load_model(folder / "classifier.keras", compile=False)
-    served = Served.read(folder / "decision.npz")
+@keras_defaults()
+def main(parts: str, file: str) -> None:
+    """Writes the file of a decision that was handed over, without pickles."""
+    classifier = keras.saving.load_model(Path(parts) / CLASSIFIER, compile=False)
+    served = Served.read(Path(parts) / SERVED)
     if served.preprocess is not None:
         classifier.prepare_by(served.preprocess)
-    return Decision(classifier, Scorer(served.score, served.state), served.decision, version), served.image_shape
-
-
-@keras_defaults()
-def main(parts: str, file: str, version: str) -> None:
-    """Writes the file of a decision that was handed over."""
-    _convert(*_taken_over(Path(parts), int(version)), Path(file))
+    _convert(_decision(classifier, served), served.image_shape, Path(file))
 
 
 if __name__ == "__main__":
