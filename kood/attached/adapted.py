@@ -44,12 +44,12 @@ class Adapted(keras.Model):
     @property
     def head(self):
         """What lends its kernel and bias to scores; without any where the head is not linear."""
-        return self.taken.head
+        return self.taken.way.head
 
     @property
     def is_angular(self) -> bool:
         """Whether it gives cosines."""
-        return self.taken.is_angular
+        return self.taken.way.cosines
 
     def call(self, images, training=False):
         """As `Classifier.call`; always in inference mode.

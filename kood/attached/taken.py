@@ -52,7 +52,18 @@ class Unknown:
 
 @dataclass
 class Way:
-    """How a model's outputs come about; a plain object, so that Keras does not count its layers twice."""
+    """How a model's outputs come about; a plain object, so that Keras does not count its layers twice.
+
+    Attributes:
+        head: What has the attributes `kernel` (D, K) and `bias` (K,), or neither where the head is not linear.
+        answers: What the model itself gives: "softmax", "logits", "sigmoid" of one unit, or a dictionary of "outputs".
+        dense: The layer whose input are the features, and which gives the logits; None where the answer tells these.
+        named: The layer whose output are the features instead.
+        binary: Whether one logit stands for two classes.
+        cosines: Whether the model gives cosines.
+        is_softmax: Whether its output "logits" is probabilities.
+        told: What was found, a sentence each.
+    """
 
     head: Any
     answers: Answers
@@ -77,6 +88,7 @@ class Taken(keras.Model):
 
     Attributes:
         model: The classifier.
+        way: How its outputs come about.
         num_classes: K.
         image_shape: (H, W, C) of the pixels that it takes, None where it takes any.
     """
@@ -86,28 +98,8 @@ class Taken(keras.Model):
         self.model = model
         self.num_classes = num_classes
         self.image_shape = image_shape
-        self._way = way
+        self.way = way
         self.built = True
-
-    @property
-    def head(self) -> Any:
-        """What has the attributes `kernel` (D, K) and `bias` (K,), or neither where the head is not linear."""
-        return self._way.head
-
-    @property
-    def answers(self) -> Answers:
-        """What the model itself gives: "softmax", "logits", "sigmoid" of one unit, or a dictionary of "outputs"."""
-        return self._way.answers
-
-    @property
-    def is_angular(self) -> bool:
-        """Whether it gives cosines."""
-        return self._way.cosines
-
-    @property
-    def told(self) -> list[str]:
-        """What was found, a sentence each."""
-        return self._way.told
 
     def call(self, pixels, training=False):
         """Features and logits, and cosines where the model gives them, all float32.
@@ -119,7 +111,7 @@ class Taken(keras.Model):
         Returns:
             {"features": (B, D), "logits": (B, K), "cosines": (B, K) where there are any}.
         """
-        way, caught = self._way, {}
+        way, caught = self.way, {}
 
         def keep(layer, given, gave):
             caught[id(layer)] = given, gave

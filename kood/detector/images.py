@@ -195,19 +195,13 @@ def _of_files(
         own = None if labels is None else labels[start + rows]
         return Batch(pixels, own, [some[row] for row in rows], why)
 
-    def batched() -> Generator[Batch, None, None]:
-        pool = ThreadPoolExecutor(1)
-        try:
-            due = pool.submit(decoded, 0)
-            for start in range(batch_size, len(files) + batch_size, batch_size):
-                ready = due.result()
-                if start < len(files):
-                    due = pool.submit(decoded, start)
-                yield ready
-        finally:
-            pool.shutdown(cancel_futures=True)
-
-    return batched()
+    with ThreadPoolExecutor(1) as pool:
+        due = pool.submit(decoded, 0)
+        for start in range(batch_size, len(files) + batch_size, batch_size):
+            ready = due.result()
+            if start < len(files):
+                due = pool.submit(decoded, start)
+            yield ready
 
 
 def _rows(images: Any, batch_size: int) -> Iterator[Any]:

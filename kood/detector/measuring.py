@@ -35,11 +35,6 @@ __all__ = ["Measuring"]
 KNOWN, PERHAPS = ("fit", "calibrate", "id"), ("fit", "calibrate")
 
 
-def _known(outputs: Outputs, labels: np.ndarray | None) -> np.ndarray:
-    """The labels; of images without any, what each is labelled as."""
-    return outputs["logits"].argmax(axis=1) if labels is None else labels
-
-
 class Measuring:
     """A classifier and its scores: images of any kind in, scores out. `Detector` is this with a decision.
 
@@ -152,7 +147,7 @@ class Measuring:
     @property
     def told(self) -> list[str]:
         """What was found of the model, which score decides and why, what could not be measured; a sentence each."""
-        found = list(self.classifier.taken.told) if isinstance(self.classifier, Adapted) else []
+        found = list(self.classifier.taken.way.told) if isinstance(self.classifier, Adapted) else []
         return [*found, *(self.choice.told() if self.choice else []), *self.warnings]
 
     @property
@@ -314,10 +309,11 @@ class Measuring:
         unseen: ImageSet | None = None,
         progress: Callable[[float], None] | None = None,
     ) -> None:
-        learned = others = outputs, _known(outputs, labels)
+        # An image without a label counts as what it is labelled as.
+        given = outputs["logits"].argmax(axis=1) if labels is None else labels
+        learned = others = outputs, given
         if unseen is not None and len(unseen) and any(one.takes_unseen for one in self.scorers.values()):
-            passed = self._set(unseen, self._plain)
-            others = passed, _known(passed, unseen.known_labels)
+            others = self._set(unseen, self._plain), unseen.known_labels
         names, doubted = list(self.scorers), dict[str, list[str]]()
         for done, name in enumerate(names, start=1):
             try:

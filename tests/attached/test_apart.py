@@ -104,8 +104,8 @@ def same(model, taken, tolerance=1e-5):
     for run in (taken, compiled(taken)):
         found = {name: ops.convert_to_numpy(rows) for name, rows in run(pixels).items()}
         assert {rows.dtype.name for rows in found.values()} == {"float32"}
-        assert np.abs(ops.convert_to_numpy(said_by(taken.answers, found["logits"])) - own).max() < tolerance
-        weights = linear_weights(taken.head)
+        assert np.abs(ops.convert_to_numpy(said_by(taken.way.answers, found["logits"])) - own).max() < tolerance
+        weights = linear_weights(taken.way.head)
         assert np.allclose(found["features"] @ weights["kernel"] + weights["bias"], found["logits"], atol=1e-5)
     return found
 
@@ -119,10 +119,10 @@ def test_logits_and_features_make_the_answer_of_the_model(kind):
     classes = 2 if kind == "one sigmoid" else 4
     assert taken.num_classes == classes == found["logits"].shape[1]
     assert taken.image_shape == SHAPE
-    assert taken.answers == {"logits": "logits", "one sigmoid": "sigmoid", "a head of kood's": "logits",
+    assert taken.way.answers == {"logits": "logits", "one sigmoid": "sigmoid", "a head of kood's": "logits",
                              "one output in a list": "logits"}.get(kind, "softmax")  # fmt: skip
     assert found["features"].shape[1] == {"subclassed": 6}.get(kind, 3 if "1x1" in kind or "mean" in kind else 4)
-    assert taken.told[0].startswith("features: the input of the dense layer")
+    assert taken.way.told[0].startswith("features: the input of the dense layer")
     # The weights are the model's, and nothing is left on its layers.
     assert {id(weight) for weight in taken.weights} == {id(weight) for weight in model.weights}
     assert not any("call" in vars(layer) for _, layer in layers_of(model))
@@ -131,7 +131,7 @@ def test_logits_and_features_make_the_answer_of_the_model(kind):
 def test_the_logits_of_one_sigmoid_are_0_and_its_own():
     taken = take_apart(MODELS["one sigmoid"]())
     assert np.array_equal(ops.convert_to_numpy(taken(np.ones((2, *SHAPE), "float32"))["logits"])[:, 0], [0, 0])
-    assert linear_weights(taken.head)["kernel"].shape == (4, 2)
+    assert linear_weights(taken.way.head)["kernel"].shape == (4, 2)
 
 
 @pytest.mark.parametrize("bias", [-300.0, -100.0, -30.0, 30.0, 300.0])
@@ -140,7 +140,7 @@ def test_a_sigmoid_may_be_0_or_1(bias):
     model = MODELS["one sigmoid"]()
     model.layers[-1].bias.assign([bias])
     taken = take_apart(model)
-    assert taken.answers == "sigmoid" and taken.num_classes == 2
+    assert taken.way.answers == "sigmoid" and taken.num_classes == 2
 
 
 def test_it_follows_the_weights_of_the_model():
@@ -148,7 +148,7 @@ def test_it_follows_the_weights_of_the_model():
     taken = take_apart(model)
     model.layers[-1].kernel.assign(np.ones((4, 4), "float32"))
     same(model, taken)
-    assert (linear_weights(taken.head)["kernel"] == 1).all()
+    assert (linear_weights(taken.way.head)["kernel"] == 1).all()
 
 
 @pytest.mark.parametrize("policy", ["mixed_bfloat16", "mixed_float16"])
@@ -185,7 +185,8 @@ def test_a_classifier_of_kood_is_used_as_it_is():
     own, found = classifier(pixels), taken(pixels)
     assert list(found) == ["features", "logits", "cosines"]
     assert all(np.array_equal(ops.convert_to_numpy(own[name]), ops.convert_to_numpy(found[name])) for name in own)
-    assert (taken.image_shape, taken.num_classes, taken.head, taken.answers) == (SHAPE, 4, classifier.head, "outputs")
+    assert (taken.image_shape, taken.num_classes) == (SHAPE, 4)
+    assert (taken.way.head, taken.way.answers) == (classifier.head, "outputs")
 
 
 def test_a_dictionary_names_features_and_logits():
@@ -194,11 +195,11 @@ def test_a_dictionary_names_features_and_logits():
 
     model = functional(named)
     taken = take_apart(model)
-    assert taken.answers == "outputs"
-    assert isinstance(taken.head, Linear)
+    assert taken.way.answers == "outputs"
+    assert isinstance(taken.way.head, Linear)
     assert list(taken(np.ones((2, *SHAPE), "float32"))) == ["features", "logits"]
     cosine = take_apart(functional(lambda rows: {"features": rows, "logits": heads.CosFace(4)(rows)}))
-    assert linear_weights(cosine.head) == {}
+    assert linear_weights(cosine.way.head) == {}
 
 
 @pytest.mark.parametrize("last", [lambda rows: rows, lambda rows: rows * 0.5], ids=["of the layer", "of half of it"])
@@ -222,9 +223,9 @@ def test_logits_of_a_dictionary_that_are_probabilities(last):
         assert np.allclose(ops.convert_to_numpy(ops.softmax(found["logits"])), own["logits"], atol=1e-6)
         shift = found["logits"] - expected
         assert np.allclose(shift, shift[:, :1], atol=1e-5)
-    is_linear = isinstance(taken.head, Linear)
+    is_linear = isinstance(taken.way.head, Linear)
     assert is_linear == (last(1.0) == 1.0)
-    assert ("whose softmax its output 'logits' is" if is_linear else "the logarithm of its output") in taken.told[1]
+    assert ("whose softmax its output 'logits' is" if is_linear else "the logarithm of its output") in taken.way.told[1]
     assert not is_linear or np.allclose(shift, 0, atol=1e-5)
 
 
@@ -235,7 +236,7 @@ def test_a_named_layer_gives_the_features():
         layers.Dropout(0.5), layers.Dense(4, activation="softmax"),
     ])  # fmt: skip
     by_default, of_pool = take_apart(model), take_apart(model, "pool")
-    assert isinstance(of_pool.head, Linear)
+    assert isinstance(of_pool.way.head, Linear)
     for name in ("block/map", "map"):
         taken = take_apart(model, name)
         pixels = np.random.default_rng(0).random((2, *SHAPE)).astype("float32")
@@ -243,8 +244,8 @@ def test_a_named_layer_gives_the_features():
         of_map = ops.convert_to_numpy(model.layers[0](pixels)).mean(axis=(1, 2))
         assert np.allclose(ops.convert_to_numpy(found["features"]), of_map, atol=1e-6)
         assert np.allclose(ops.convert_to_numpy(found["logits"]), ops.convert_to_numpy(expected["logits"]), atol=1e-6)
-        assert linear_weights(taken.head) == {}
-        assert "averaged over its positions (7 numbers)" in taken.told[0]
+        assert linear_weights(taken.way.head) == {}
+        assert "averaged over its positions (7 numbers)" in taken.way.told[0]
 
 
 def test_a_named_layer_takes_apart_what_has_no_dense_layer():
@@ -255,7 +256,7 @@ def test_a_named_layer_takes_apart_what_has_no_dense_layer():
     assert found["features"].shape == (2, 4)
     assert np.allclose(ops.convert_to_numpy(ops.softmax(found["logits"])),
                        ops.convert_to_numpy(model(np.ones((2, *SHAPE), "float32"))), atol=1e-6)  # fmt: skip
-    assert linear_weights(taken.head) == {}
+    assert linear_weights(taken.way.head) == {}
 
 
 REFUSED = {
@@ -379,12 +380,12 @@ def test_a_quantised_model_is_called_so():
     model.quantize("int8")
     with pytest.raises(UserError, match=r"it is quantised \('last' int8\), .* as it was before model.quantize"):
         take_apart(model)
-    assert take_apart(model, "pool").answers == "softmax"
+    assert take_apart(model, "pool").way.answers == "softmax"
     # One whose last dense layer is not is taken apart as any other.
     model = sequential(layers.Flatten(), layers.Dense(6), layers.Dense(4, name="last"))
     model.quantize("int8", filters=lambda layer: layer.name != "last")
     assert [layer.quantization_mode for layer in model.layers[1:]] == ["int8", None]
-    assert isinstance(take_apart(model).head, Linear)
+    assert isinstance(take_apart(model).way.head, Linear)
 
 
 def test_what_takes_no_images_is_refused():
@@ -438,7 +439,7 @@ def check_application(name):
     own = ops.convert_to_numpy(model(pixels, training=False))
     found = taken(pixels)
     assert np.abs(ops.convert_to_numpy(ops.softmax(found["logits"])) - own).max() < 1e-4
-    assert found["features"].shape == (2, taken.head.kernel.shape[0])
+    assert found["features"].shape == (2, taken.way.head.kernel.shape[0])
 
 
 @pytest.mark.one_backend  # The walk through a graph of layers is the same; each kind of end stands above.
