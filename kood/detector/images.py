@@ -1,6 +1,5 @@
 """Images from wherever they come, in batches of one size: nothing asks for all of them in memory."""
 
-from collections import deque
 from collections.abc import Generator, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
@@ -254,43 +253,31 @@ def _regrouped(parts: Generator[Batch, None, None], batch_size: int) -> Iterator
 
     A full batch waits for another row, so that files that cannot be read at the very end belong to some batch.
     """
-    waiting: deque[Batch] = deque()
+    waiting: list[Batch] = []
     unreadable: list[str] = []
-    count, first = 0, None
     try:
         for part in parts:
             unreadable += part.unreadable
-            if not len(part.pixels):
-                continue
-            first = first or part
-            if (part.labels is None) != (first.labels is None):
+            if waiting and len(part.pixels) and (part.labels is None) != (waiting[0].labels is None):
                 raise UserError("labels: some batches have labels and some have none; give them with all or with none")
-            waiting.append(part)
-            count += len(part.pixels)
-            while count > batch_size:
-                count -= batch_size
-                yield _taken(waiting, batch_size, unreadable)
-        if count:
-            yield _taken(waiting, count, unreadable)
-        elif first is None:
+            start = 0
+            while start < len(part.pixels):
+                room = batch_size - sum(len(one.pixels) for one in waiting)
+                if not room:
+                    yield _joined(waiting, unreadable)
+                    waiting, unreadable, room = [], [], batch_size
+                waiting.append(_cut(part, slice(start, start + room)))
+                start += room
+        if waiting:
+            yield _joined(waiting, unreadable)
+        else:
             raise UserError(f"images: none of the {len(unreadable):,} files can be read; {unreadable[0]}" if unreadable
                             else "images: there are none; give at least one")  # fmt: skip
     finally:
         parts.close()
 
 
-def _taken(waiting: deque[Batch], rows: int, unreadable: list[str]) -> Batch:
-    """The first rows of what waits, with all that is told by now; both are taken from their lists."""
-    parts: list[Batch] = []
-    while rows:
-        part = waiting.popleft()
-        if len(part.pixels) > rows:
-            waiting.appendleft(_cut(part, slice(rows, None)))
-            part = _cut(part, slice(rows))
-        parts.append(part)
-        rows -= len(part.pixels)
-    told = tuple(unreadable)
-    unreadable.clear()
+def _joined(parts: list[Batch], unreadable: list[str]) -> Batch:
     pixels = [part.pixels for part in parts]
     sizes = dict.fromkeys(str(one.shape[1:]) for one in pixels)
     if len(sizes) > 1:
@@ -298,8 +285,8 @@ def _taken(waiting: deque[Batch], rows: int, unreadable: list[str]) -> Batch:
     labels = [part.labels for part in parts if part.labels is not None]
     files = [file for part in parts for file in part.files or ()]
     if len(parts) == 1:
-        return replace(parts[0], unreadable=told)
-    return Batch(np.concatenate(pixels), np.concatenate(labels) if labels else None, files or None, told)
+        return replace(parts[0], unreadable=tuple(unreadable))
+    return Batch(np.concatenate(pixels), np.concatenate(labels) if labels else None, files or None, tuple(unreadable))
 
 
 def _cut(batch: Batch, rows: slice) -> Batch:
