@@ -10,6 +10,7 @@ import numpy as np
 
 from kood.classifier import Classifier
 from kood.conformal import Calibration, doubted, refuse_too_few
+from kood.data.copies import whole
 from kood.data.image_set import ImageSet
 from kood.detector import export, file
 from kood.detector.agreement import disagreement
@@ -17,7 +18,7 @@ from kood.detector.choosing import validation_images
 from kood.detector.figures import figures_of
 from kood.detector.images import Batch
 from kood.detector.measuring import Measuring
-from kood.detector.passing import Known, seen_before
+from kood.detector.passing import Known, among, seen_before
 from kood.errors import UserError
 from kood.outputs import Outputs, softmax
 from kood.scorer import Scorer
@@ -197,19 +198,18 @@ class Detector(Measuring):
         if not (isinstance(accept, Real) and 0 < accept < 1):
             raise UserError(f"accept = {accept}: write a share between 0 and 1, such as 0.95")
         scorer = self._ready()
-        known, seen = Known(), set(self.digests.get("trained", ()))
+        known = Known()
         passed = self._run(self._noted(self._batches(images, labels, "calibrate"), known))
         outputs, digests = passed.outputs, known.digests
         label = outputs["logits"].argmax(axis=1)
-        again = sum(digest in seen for digest in digests)
-        if again:
+        if "trained" in self.digests and (again := among(digests, self.digests["trained"])):
             raise UserError(
                 f"calibrate: fit has seen {again} of these {len(digests)} images; a threshold set on them accepts less "
                 "than it promises, so give images that it has not seen"
             )
         self._refuse_disagreement(outputs, passed.labels, "calibrate")
         doubts = [] if self._were_tried else self._doubt_of_pixels(known, "calibrate")
-        once = np.sort(np.unique(np.frombuffer(b"".join(digests), "V16"), return_index=True)[1])
+        once = np.sort(np.unique(whole(digests), return_index=True)[1])
         refuse_too_few(len(once), accept, len(digests) - len(once), key="accept", fix="give more images")
         scores, label, old = self._scored(scorer, outputs)[once], label[once], self.decision
         self.decide_by(scores, label, accept, by_class)
@@ -225,7 +225,7 @@ class Detector(Measuring):
                 "left out"
             )
         self.digests["calibrated"], self.some = digests, known.some[0]
-        low, high = (self.range if seen else None) or known.range
+        low, high = (self.range if "trained" in self.digests else None) or known.range
         self.range = min(low, known.range[0]), max(high, known.range[1])
         return self
 
@@ -327,7 +327,7 @@ class Detector(Measuring):
         if both:
             raise UserError(f"evaluate: {', '.join(map(repr, sorted(both)))} cannot name a set here; give another name")
         pair = known if isinstance(known, ImageSet | tuple) or labels is None else (known, labels)
-        noted: dict[str, list[bytes]] = {}
+        noted: dict[str, np.ndarray] = {}
         measured = self.measure({"id": pair, **near, **far}, noted=noted)
         if "id" not in measured.labels:
             raise UserError("evaluate: the known images have no labels; give labels=..., or a folder of class folders")

@@ -61,10 +61,7 @@ def _pixels(detector: Any) -> np.ndarray:
 
 def _served(detector: Any) -> Served:
     decision, scorer = detector.decision, detector.scorer
-    seen = {
-        use: distinct(np.frombuffer(b"".join(found), np.uint8).reshape(-1, 16))
-        for use, found in detector.digests.items()
-    }
+    seen = {use: distinct(found) for use, found in detector.digests.items()}
     return Served(
         scorer.name, tuple(detector.image_shape), list(detector.class_names), decision.accept, decision.scores,
         scorer.state, labels=decision.labels, by_class=decision.by_class, seen=seen,

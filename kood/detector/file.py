@@ -53,10 +53,7 @@ def write(detector: Any, path: Path) -> None:
         for name, scorer in detector.scorers.items()
         for key, value in (scorer.state or {}).items()
     }
-    arrays |= {
-        f"seen/{use}": np.frombuffer(b"".join(found), np.uint8).reshape(-1, 16)
-        for use, found in detector.digests.items()
-    }
+    arrays |= {f"seen/{use}": found for use, found in detector.digests.items()}
     arrays["some"] = detector.some
     if decision is not None:
         arrays |= {"scores": decision.scores, "labels": decision.labels}
@@ -127,12 +124,7 @@ def _made(kind: type, classifier: Any, facts: dict[str, Any], arrays: dict[str, 
         state = {key.rpartition("/")[2]: value for key, value in arrays.items() if key.startswith(f"state/{name}/")}
         if state:
             detector.scorers[name] = Scorer(name, state)
-    prefix = "seen/"
-    detector.digests = {
-        key.removeprefix(prefix): [row.tobytes() for row in value]
-        for key, value in arrays.items()
-        if key.startswith(prefix)
-    }
+    detector.digests = {key.removeprefix("seen/"): its for key, its in arrays.items() if key.startswith("seen/")}
     detector.some = arrays["some"]
     if facts["decision"]:
         detector.decision = Calibration(

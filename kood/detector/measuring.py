@@ -85,8 +85,8 @@ class Measuring:
         self.tuned: dict[str, Any] = {}
         #: What could not be measured or was left out, a sentence each.
         self.warnings: list[str] = []
-        #: Digests of the pixels of known images, by use.
-        self.digests: dict[str, list[bytes]] = {}
+        #: Digests (N, 16) of the pixels of known images, by use.
+        self.digests: dict[str, np.ndarray] = {}
         #: Whether known images with labels passed under other preprocessings.
         self._were_tried = False
         #: The smallest and the largest value among them.
@@ -346,7 +346,7 @@ class Measuring:
         sets: Mapping[str, Any],
         progress: Callable[[int], None] | None = None,
         passed: Mapping[str, Outputs] | None = None,
-        noted: dict[str, list[bytes]] | None = None,
+        noted: dict[str, np.ndarray] | None = None,
     ) -> Measured:
         """Scores image sets; each image passes the classifier once.
 
@@ -354,7 +354,7 @@ class Measuring:
             sets: Images by name, or pairs of images and labels.
             progress: Called with the number of finished sets.
             passed: Outputs of some sets, where these have passed already.
-            noted: Is given what tells each set's images again, by its name.
+            noted: Is given the digests of each set's images, by its name.
 
         Returns:
             A `Measured`; scores that are NaN for some image are left out, of it and of the detector.
@@ -364,20 +364,19 @@ class Measuring:
         """
         outputs, labels = {}, {}
         for done, (where, images) in enumerate(sets.items(), start=1):
-            known = Known()
             if isinstance(images, ImageSet):
                 ready = (passed or {}).get(where)
                 outputs[where], its = self._set(images) if ready is None else ready, images.labels
                 if noted is not None:
-                    known.digests = [digest.tobytes() for digest in image_digests(images.images)]
+                    noted[where] = image_digests(images.images)
             else:
+                known = Known()
                 pixels, given = images if isinstance(images, tuple) else (images, None)
-                batches = self._batches(pixels, given, where)
-                found = self._run(batches if noted is None else self._noted(batches, known))
+                found = self._run(self._noted(self._batches(pixels, given, where), known))
                 outputs[where], its = found.outputs, found.labels
                 self._tell_unreadable(found, where)
-            if noted is not None:
-                noted[where] = known.digests
+                if noted is not None:
+                    noted[where] = known.digests
             if its is not None:
                 labels[where] = its
             if progress is not None:

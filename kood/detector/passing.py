@@ -5,12 +5,13 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
+from kood.data.copies import whole
 from kood.detector.images import Batch
 from kood.detector.ranges import Ranges
 from kood.detector.trying import TRIED
 from kood.outputs import Outputs
 
-__all__ = ["Known", "Passed", "seen_before"]
+__all__ = ["Known", "Passed", "among", "seen_before"]
 
 #: Known images that an export is compared on.
 _KEPT = 16
@@ -38,29 +39,33 @@ class Known:
     """What is kept of known images.
 
     Attributes:
-        digests: Of the pixels of each, in order.
         range: The smallest and the largest of the numbers that the model sees of them, where no preprocessing is given.
         some: The first few.
         labelled: Some from all over, uint8 (H, W, C), each with its class.
     """
 
-    digests: list[bytes] = field(default_factory=list)
     range: tuple[float, float] = (np.inf, -np.inf)
     some: list[np.ndarray] = field(default_factory=list)
 
     labelled: list[tuple[np.ndarray, int]] = field(default_factory=list)
+    _digests: list[np.ndarray] = field(default_factory=list)
     _each: int = 1
     _passed: int = 0
 
     def note(self, batch: Batch, ranges: Ranges) -> None:
         """Keeps of a batch what tells its images again, their span, and some of them."""
-        self.digests += ranges.digests(batch.pixels)
+        self._digests.append(ranges.digests(batch.pixels))
         low, high = ranges.span(batch.pixels)
         self.range = min(low, self.range[0]), max(high, self.range[1])
         if not self.some:
             self.some.append(batch.pixels[:_KEPT])
         if batch.labels is not None and batch.pixels.dtype == np.uint8:
             self._keep(batch.pixels, batch.labels)
+
+    @property
+    def digests(self) -> np.ndarray:
+        """Of the pixels of each, in order, (N, 16) uint8."""
+        return np.concatenate(self._digests)
 
     def _keep(self, pixels: np.ndarray, labels: np.ndarray) -> None:
         """Keeps every so many-th image of all that come, so that as many as may be are kept of however many."""
@@ -71,21 +76,27 @@ class Known:
             self.labelled, self._each = self.labelled[::2], 2 * self._each
 
 
-def seen_before(sets: Mapping[str, list[bytes]], digests: Mapping[str, list[bytes]]) -> list[str]:
+def among(digests: np.ndarray, others: np.ndarray) -> int:
+    """How many of some digests (N, 16) are among others (M, 16)."""
+    return int(np.isin(whole(digests), whole(others)).sum())
+
+
+def seen_before(sets: Mapping[str, np.ndarray], digests: Mapping[str, np.ndarray]) -> list[str]:
     """A warning of each set whose images are not new, with how many are not and where they were before.
 
     Args:
         sets: Digests of each set's images, those of the known ones as "id".
         digests: Those of known images, by use.
     """
-    seen = {
-        "known images that fit has seen": set(digests.get("trained", ())),
-        "known images that calibrate has set the threshold on": set(digests.get("calibrated", ())),
+    uses = {
+        "trained": "known images that fit has seen",
+        "calibrated": "known images that calibrate has set the threshold on",
     }
+    seen = {which: digests[use] for use, which in uses.items() if use in digests}
     told = []
     for where, its in sets.items():
-        known = {} if where == "id" else {"known images of this evaluation": set(sets["id"])}
-        counts = {which: sum(digest in some for digest in its) for which, some in {**seen, **known}.items()}
+        known = {} if where == "id" else {"known images of this evaluation": sets["id"]}
+        counts = {which: among(its, some) for which, some in {**seen, **known}.items()}
         found = " and ".join(f"{count:,} are {which}" for which, count in counts.items() if count)
         if found and where == "id":
             told.append(

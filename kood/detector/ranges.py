@@ -34,13 +34,13 @@ class Ranges:
             return low / 127.5 - 1.0, high / 127.5 - 1.0
         return low, high
 
-    def digests(self, pixels: np.ndarray) -> list[bytes]:
-        """A digest of each image, the same where uint8 and floats are the same image to the classifier."""
+    def digests(self, pixels: np.ndarray) -> np.ndarray:
+        """Digests (N, 16) of images, the same where uint8 and floats are the same image to the classifier."""
         if pixels.dtype != np.uint8 and isinstance(self.classifier, Classifier) and not self.takes_bytes:
             pixels = 127.5 * pixels + 127.5
             near = np.rint(pixels)
             pixels = np.where(np.abs(pixels - near) < _ROUNDING, near, pixels)
-        return [digest.tobytes() for digest in image_digests(pixels)]
+        return image_digests(pixels)
 
     def wrong(self, pixels: np.ndarray) -> str:
         """What speaks against known images' pixels being what the model takes, a sentence; "" where nothing does."""
