@@ -9,6 +9,8 @@ from typing import Any
 
 import numpy as np
 
+from kood.audit.checks import rows_of
+
 __all__ = ["MEMORISED_RATIO", "copies", "duplicates", "histograms", "memorised", "nearest", "spread"]
 
 #: A sample is called memorised below this ratio of its first to its second distance to the training images.
@@ -39,9 +41,15 @@ def nearest(queries, references=None, *, neighbours: int = 1) -> tuple[np.ndarra
     Returns:
         Distances (N, k), float64, ascending, root mean square (see the module), and the references' indices (N, k).
         Of references equally far any may come first.
+
+    Raises:
+        ValueError: Empty input, shapes that differ, NaN, or fewer than k references.
     """
-    q = _rows(queries)
-    r = q if references is None else _rows(references)
+    q = rows_of("queries", queries)
+    r = q if references is None else rows_of("references", references, width=q.shape[1])
+    there = len(r) - (references is None)
+    if not 1 <= neighbours <= there:
+        raise ValueError(f"{neighbours} neighbours were asked for; there are {there} references.")
     found, indices, sure = _search(q, r, neighbours, among=references is None, precision=np.float32)
     again = np.flatnonzero(~sure)
     if again.size:
@@ -49,12 +57,6 @@ def nearest(queries, references=None, *, neighbours: int = 1) -> tuple[np.ndarra
             q, r, neighbours, among=references is None, precision=np.float64, rows=again
         )
     return np.sqrt(found / q.shape[1]), indices
-
-
-def _rows(values) -> np.ndarray:
-    """(N, ...) -> (N, D)."""
-    array = np.asarray(values)
-    return array.reshape(len(array), -1)
 
 
 def _search(q, r, k: int, *, among: bool, precision: Any, rows: np.ndarray | None = None):
@@ -133,28 +135,53 @@ def memorised(to_training: np.ndarray) -> np.ndarray:
     Returns:
         (N,) booleans.
 
+    Raises:
+        ValueError: Another shape.
+
     Reference: Gu et al. 2023, arXiv:2310.02664, section 2. Carlini et al. 2023, arXiv:2301.13188, divide by the
     mean distance to more neighbours to the same end.
     """
-    first, second = to_training.T
-    return (first == 0) | (first < MEMORISED_RATIO * second)
+    distances = np.asarray(to_training)
+    if distances.ndim != 2 or distances.shape[1] != 2:
+        raise ValueError(f"to_training must be (N, 2) distances; its shape is {distances.shape}.")
+    return (distances[:, 0] == 0) | (distances[:, 0] < MEMORISED_RATIO * distances[:, 1])
 
 
 def copies(samples, references) -> int:
-    """How many samples equal a reference exactly, number for number; both of one dtype."""
-    known = set(map(bytes, _rows(references)))
-    return sum(row in known for row in map(bytes, _rows(samples)))
+    """How many samples equal a reference exactly, number for number.
+
+    Raises:
+        ValueError: Empty input, dtypes or shapes that differ, or NaN.
+    """
+    a = rows_of("samples", samples)
+    b = rows_of("references", references, width=a.shape[1])
+    if a.dtype != b.dtype:
+        raise ValueError(f"samples are {a.dtype} and references {b.dtype}; equality needs one dtype.")
+    known = set(map(bytes, b))
+    return sum(row in known for row in map(bytes, a))
 
 
 def duplicates(samples) -> int:
-    """How many samples equal an earlier one exactly, number for number: 2 for a, b, a, a."""
-    return len(samples) - len(set(map(bytes, _rows(samples))))
+    """How many samples equal an earlier one exactly, number for number: 2 for a, b, a, a.
+
+    Raises:
+        ValueError: Empty input or NaN.
+    """
+    rows = rows_of("samples", samples)
+    return len(rows) - len(set(map(bytes, rows)))
 
 
 def spread(distances: np.ndarray) -> dict[str, float]:
-    """The 1st percentile, median and largest of nearest distances (N,), and how many: {"n", "p01", "median", "max"}."""
-    p01, median = np.percentile(distances, (1, 50))
-    return {"n": len(distances), "p01": float(p01), "median": float(median), "max": float(distances.max())}
+    """The 1st percentile, median and largest of nearest distances (N,), and how many: {"n", "p01", "median", "max"}.
+
+    Raises:
+        ValueError: No distances.
+    """
+    values = np.asarray(distances, np.float64).ravel()
+    if not values.size:
+        raise ValueError("There are no distances.")
+    p01, median = np.percentile(values, (1, 50))
+    return {"n": values.size, "p01": float(p01), "median": float(median), "max": float(values.max())}
 
 
 def histograms(distances: Mapping[str, np.ndarray], bins: int = 40) -> dict[str, Any]:
@@ -162,8 +189,11 @@ def histograms(distances: Mapping[str, np.ndarray], bins: int = 40) -> dict[str,
 
     Returns:
         {"edges": bins + 1 numbers, "counts": {name: bins whole numbers}}.
+
+    Raises:
+        ValueError: A set without distances.
     """
-    largest = max(float(values.max()) for values in distances.values())
+    largest = max(spread(values)["max"] for values in distances.values())
     edges = np.linspace(0.0, largest or 1.0, bins + 1)
     counts = {name: np.histogram(values, edges)[0].tolist() for name, values in distances.items()}
     return {"edges": edges.tolist(), "counts": counts}

@@ -4,12 +4,32 @@ Both depend on the feature space, so a figure without the name of its space says
 do not compare. The published figures are for features of Inception v3, which these functions accept like any others.
 """
 
+from typing import NamedTuple
+
 import numpy as np
 
-__all__ = ["frechet_distance", "kernel_distance"]
+from kood.audit.checks import rows_of
+
+__all__ = ["KernelDistance", "frechet_distance", "kernel_distance"]
 
 #: Rows of the kernel matrix held at a time: (1024 x 1024) float64 is 8 MiB.
 _TILE = 1024
+
+
+class KernelDistance(NamedTuple):
+    """A squared kernel distance with its uncertainty.
+
+    Attributes:
+        value: The unbiased estimate from all images; it may be slightly negative.
+        standard_error: Of the mean over disjoint subsets; None where there are fewer than two subsets.
+        subsets: How many subsets.
+        subset_size: Images of each set in a subset.
+    """
+
+    value: float
+    standard_error: float | None
+    subsets: int
+    subset_size: int
 
 
 def frechet_distance(features_a, features_b) -> float:
@@ -31,9 +51,13 @@ def frechet_distance(features_a, features_b) -> float:
     Returns:
         The distance in squared units of the features, at least 0; 0 up to rounding for equal sets.
 
+    Raises:
+        ValueError: Fewer than two rows (a covariance needs two), unequal widths, NaN or infinity.
+
     Reference: Heusel et al. 2017, arXiv:1706.08500.
     """
-    a, b = np.asarray(features_a, np.float64), np.asarray(features_b, np.float64)
+    a = rows_of("features_a", features_a, at_least=2).astype(np.float64)
+    b = rows_of("features_b", features_b, at_least=2, width=a.shape[1]).astype(np.float64)
     mean_a, mean_b = a.mean(axis=0), b.mean(axis=0)
     factor_a, factor_b = (
         np.linalg.qr(rows - mean, mode="r") / np.sqrt(len(rows) - 1) for rows, mean in ((a, mean_a), (b, mean_b))
@@ -72,7 +96,7 @@ def _unbiased(x: np.ndarray, y: np.ndarray) -> float:
     return _within(x) + _within(y) - 2 * _across(x, y)
 
 
-def kernel_distance(features_a, features_b, *, subsets: int = 10, seed: int = 0) -> tuple[float, float | None]:
+def kernel_distance(features_a, features_b, *, subsets: int = 10, seed: int = 0) -> KernelDistance:
     """Squared maximum mean discrepancy under the cubic polynomial kernel, the formula of KID.
 
     With k(x, y) = (x.y / D + 1)^3: the mean of k over pairs of different rows of a, plus the same of b, less twice
@@ -87,25 +111,30 @@ def kernel_distance(features_a, features_b, *, subsets: int = 10, seed: int = 0)
     Args:
         features_a: (N, D) real numbers, N at least 2.
         features_b: (M, D), M at least 2.
-        subsets: How many subsets at most; fewer where a set has less than two images for each.
+        subsets: How many subsets at most, at least 2; fewer where a set has less than two images for each.
         seed: Of the shuffle that makes the subsets; the value itself does not depend on it.
 
     Returns:
-        The unbiased estimate from all images, which may be slightly negative; and the standard error of the mean over
-        subsets, None where there are fewer than two.
+        See `KernelDistance`.
+
+    Raises:
+        ValueError: Fewer than two rows, unequal widths, NaN or infinity, or fewer than two subsets asked for.
 
     Reference: Bińkowski et al. 2018, arXiv:1801.01401.
     """
-    a, b = np.asarray(features_a, np.float64), np.asarray(features_b, np.float64)
+    if subsets < 2:
+        raise ValueError(f"subsets must be at least 2; it is {subsets}.")
+    a = rows_of("features_a", features_a, at_least=2).astype(np.float64)
+    b = rows_of("features_b", features_b, at_least=2, width=a.shape[1]).astype(np.float64)
     value = _unbiased(a, b)
     possible = min(subsets, len(a) // 2, len(b) // 2)
-    if possible < 2:
-        return value, None
     size = min(len(a), len(b)) // possible
+    if possible < 2:
+        return KernelDistance(value, None, possible, size)
     rng = np.random.default_rng(seed)
     order_a, order_b = rng.permutation(len(a)), rng.permutation(len(b))
     estimates = [
         _unbiased(a[order_a[start : start + size]], b[order_b[start : start + size]])
         for start in range(0, possible * size, size)
     ]
-    return value, float(np.std(estimates, ddof=1) / np.sqrt(possible))
+    return KernelDistance(value, float(np.std(estimates, ddof=1) / np.sqrt(possible)), possible, size)

@@ -5,6 +5,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from kood.audit.checks import labels_of, posteriors_of, rows_of
 from kood.audit.content import mixed_content, pure_content
 from kood.audit.diversity import copies, duplicates, histograms, memorised, nearest, spread
 from kood.audit.fidelity import frechet_distance, kernel_distance
@@ -15,8 +16,6 @@ from kood.metrics import auroc
 __all__ = ["FAILS_ABOVE", "Judged", "audit", "shortcut_test", "with_shortcut"]
 
 UNIT = "root mean square difference in grey levels of 0..255"
-#: Images of each set that are searched for neighbours, at most; larger sets are drawn from.
-MOST = 2000
 #: The test fails where the whole interval of the AUROC lies above this. Generators are not perfect, so a little above
 #: .5 is ordinary: on CIFAR-10 at 16 px, detectors that had seen no outliers had .60 and those exposed to real ones .57
 #: to .59, while those exposed to synthetic ones, which lost on every real OOD set, had .74 to .89.
@@ -70,6 +69,7 @@ def audit(
     class_names: Sequence[str],
     feature_space: str,
     seed: int = 0,
+    most: int = 2000,
 ) -> dict[str, Any]:
     """Audits an outlier set: what a loss curve hides of it.
 
@@ -90,6 +90,7 @@ def audit(
         feature_space: What the features are, in words, for instance "penultimate features of resnet8 trained on the
             in-distribution training images".
         seed: Of the draws below and of the subsets of KID.
+        most: How many images of each set are searched for neighbours; larger sets are drawn from.
 
     Returns:
         Python numbers, strings, lists and mappings only, ready for JSON:
@@ -107,17 +108,30 @@ def audit(
         "shortcut": None (see `with_shortcut`); "warnings": sentences.
 
     Raises:
-        ValueError: One sample alone; NaN.
+        ValueError: Arrays that do not fit each other, too few images, NaN.
     """
     sets = {"pure": pure, "held_out": held_out}
+    if mixed is None and mixtures is not None:
+        raise ValueError("mixtures are the shares of mixed samples: give those too.")
     if mixed is not None:
         sets["mixtures"] = mixed
+    if most < 3:
+        raise ValueError(f"most must be at least 3; it is {most}.")
+    classes = len(class_names)
+    shape = np.shape(train_images)[1:]
+    _check_images("train_images", train_images, shape, 2)
+    width = rows_of("train_features", train_features, at_least=2).shape[1]
+    _check_length("train_features", train_features, len(train_images))
     for name, one in sets.items():
-        if len(one.images) < 2:
-            raise ValueError(f"{name} images: there are {len(one.images)}; at least 2 are needed.")
-        _refuse_undefined(f"{name} features", one.features)
-        _refuse_undefined(f"{name} posteriors", one.posteriors)
-    _refuse_undefined("train_features", train_features)
+        _check_images(f"{name} images", one.images, shape, 3 if name == "held_out" else 2)
+        rows_of(f"{name} features", one.features, width=width)
+        if posteriors_of(f"{name} posteriors", one.posteriors).shape[1] != classes:
+            found = np.shape(one.posteriors)[1]
+            raise ValueError(f"{name} posteriors have {found} classes; there are {classes} class names.")
+        _check_length(f"{name} posteriors", one.posteriors, len(one.images))
+        _check_length(f"{name} features", one.features, len(one.images))
+    labels_of("pure labels", pure_labels, len(pure.images), classes)
+    labels_of("held_out labels", held_out_labels, len(held_out.images), classes)
 
     content = {
         "pure": pure_content(pure.posteriors, pure_labels),
@@ -125,7 +139,7 @@ def audit(
         "mixtures": None if mixed is None or mixtures is None else mixed_content(mixed.posteriors, mixtures),
     }
     rng = np.random.default_rng(seed)
-    diversity = _diversity({name: one.images for name, one in sets.items()}, np.asarray(train_images), rng)
+    diversity = _diversity({name: one.images for name, one in sets.items()}, train_images, rng, most)
     fidelity = _fidelity({name: one.features for name, one in sets.items()}, train_features, rng, seed)
     result = {
         "feature_space": feature_space,
@@ -203,18 +217,26 @@ def shortcut_test(scores_id, scores_pure, *, score: str, level: float = 0.95) ->
     }
 
 
-def _refuse_undefined(name: str, values: np.ndarray) -> None:
-    wrong = int((~np.isfinite(values)).any(axis=1).sum())
-    if wrong:
-        raise ValueError(f"{wrong} of {len(values)} rows of {name} hold NaN or infinity.")
+def _check_images(name: str, images, shape: tuple[int, ...], at_least: int) -> None:
+    found = np.asarray(images)
+    if found.dtype != np.uint8 or found.ndim != 4 or found.shape[1:] != shape:
+        wanted = ", ".join(map(str, shape))
+        raise ValueError(f"{name} must be uint8 (N, {wanted}); they are {found.dtype} {found.shape}.")
+    if len(found) < at_least:
+        raise ValueError(f"{name}: there are {len(found)}; at least {at_least} are needed.")
+
+
+def _check_length(name: str, values, count: int) -> None:
+    if len(values) != count:
+        raise ValueError(f"{name} have {len(values)} rows for {count} images.")
 
 
 def _drawn(rng: np.random.Generator, count: int, most: int) -> np.ndarray:
     return np.sort(rng.permutation(count)[:most])
 
 
-def _diversity(sets: dict[str, np.ndarray], train: np.ndarray, rng: np.random.Generator) -> dict[str, Any]:
-    searched = {name: images[_drawn(rng, len(images), MOST)] for name, images in sets.items()}
+def _diversity(sets: dict[str, np.ndarray], train, rng: np.random.Generator, most: int) -> dict[str, Any]:
+    searched = {name: images[_drawn(rng, len(images), most)] for name, images in sets.items()}
     to_training = {name: nearest(images, train, neighbours=2)[0] for name, images in searched.items()}
     # Among more images the nearest is nearer: distances within a set compare between sets of one size only.
     size = min(map(len, searched.values()))
@@ -244,13 +266,19 @@ def _counted(which: np.ndarray) -> dict[str, Any]:
 
 
 def _fidelity(sets: dict[str, np.ndarray], train, rng: np.random.Generator, seed: int) -> dict[str, Any]:
-    against = sets["held_out"]
+    against = np.asarray(sets["held_out"])
     compared = {"train": train, **{name: rows for name, rows in sets.items() if name != "held_out"}}
     # FID falls with the number of images: equally many of each.
     size = min(map(len, compared.values()))
     figures = {}
     for name, rows in compared.items():
-        some = rows[_drawn(rng, len(rows), size)]
-        kid, error = kernel_distance(some, against, seed=seed)
-        figures[name] = {"fid": frechet_distance(some, against), "kid": kid, "kid_standard_error": error, "n": size}
-    return {"dimensions": against.shape[1], "n_held_out": len(against), "sets": figures}
+        some = np.asarray(rows)[_drawn(rng, len(rows), size)]
+        kernel = kernel_distance(some, against, seed=seed)
+        figures[name] = {
+            "fid": frechet_distance(some, against),
+            "kid": kernel.value,
+            "kid_standard_error": kernel.standard_error,
+            "n": size,
+        }
+    dimensions = int(np.prod(against.shape[1:]))
+    return {"dimensions": dimensions, "n_held_out": len(against), "sets": figures}

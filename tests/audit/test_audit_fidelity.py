@@ -85,62 +85,87 @@ def test_fid_keeps_its_digits_at_extreme_scales(rng, scale):
     assert frechet_distance(a * scale, b * scale) == pytest.approx(scale**2 * frechet_distance(a, b), rel=1e-9)
 
 
-def test_low_precision_is_widened(rng):
-    a, b = rng.integers(0, 256, (2, 20, 48), dtype=np.uint8)
-    wide = [x.astype(np.float64) for x in (a, b)]
-    assert frechet_distance(a, b) == pytest.approx(frechet_distance(*wide), rel=1e-12)
-    assert kernel_distance(a, b)[0] == pytest.approx(kernel_distance(*wide)[0], rel=1e-12)
+def test_low_precision_is_widened_and_images_are_rows(rng):
+    a, b = rng.integers(0, 256, (2, 20, 4, 4, 3), dtype=np.uint8)
+    flat = [x.reshape(20, 48).astype(np.float64) for x in (a, b)]
+    assert frechet_distance(a, b) == pytest.approx(frechet_distance(*flat), rel=1e-12)
+    assert kernel_distance(a, b).value == pytest.approx(kernel_distance(*flat).value, rel=1e-12)
 
 
 @pytest.mark.parametrize(("n", "m", "d"), [(2, 2, 1), (9, 14, 3), (25, 6, 7)])
 def test_kid_is_the_formula(rng, n, m, d):
     a, b = rng.normal(size=(n, d)), rng.normal(0.4, 1.3, size=(m, d))
-    assert kernel_distance(a, b)[0] == pytest.approx(kid_by_definition(a, b), rel=1e-9, abs=1e-12)
+    assert kernel_distance(a, b).value == pytest.approx(kid_by_definition(a, b), rel=1e-9, abs=1e-12)
 
 
 def test_kid_does_not_depend_on_the_tiles(rng, monkeypatch):
     a, b = rng.normal(size=(37, 5)), rng.normal(1, 1, size=(53, 5))
-    whole, error = kernel_distance(a, b)
+    whole = kernel_distance(a, b)
     monkeypatch.setattr(fidelity, "_TILE", 7)
-    tiled, its_error = kernel_distance(a, b)
-    assert tiled == pytest.approx(whole, rel=1e-12)
-    assert its_error == pytest.approx(error, rel=1e-9)
+    tiled = kernel_distance(a, b)
+    assert tiled.value == pytest.approx(whole.value, rel=1e-12)
+    assert tiled.standard_error == pytest.approx(whole.standard_error, rel=1e-9)
 
 
 def test_kid_error_is_that_of_disjoint_subsets(rng):
     a, b = rng.normal(size=(41, 3)), rng.normal(0.5, 1, size=(30, 3))
-    value, error = kernel_distance(a, b, subsets=4, seed=11)
+    found = kernel_distance(a, b, subsets=4, seed=11)
     shuffle = np.random.default_rng(11)
     left, right = a[shuffle.permutation(41)], b[shuffle.permutation(30)]
     parts = [kid_by_definition(left[7 * k : 7 * k + 7], right[7 * k : 7 * k + 7]) for k in range(4)]
-    assert error == pytest.approx(np.std(parts, ddof=1) / 2, rel=1e-9)
-    other_value, other_error = kernel_distance(a, b, subsets=4, seed=12)
-    assert other_error != error and other_value == value
+    assert (found.subsets, found.subset_size) == (4, 7)
+    assert found.standard_error == pytest.approx(np.std(parts, ddof=1) / 2, rel=1e-9)
+    assert kernel_distance(a, b, subsets=4, seed=12).standard_error != found.standard_error
+    assert kernel_distance(a, b, subsets=4, seed=12).value == found.value
 
 
 def test_kid_of_one_distribution_is_within_its_error(rng):
     errors = []
     for _ in range(40):
-        value, error = kernel_distance(rng.normal(size=(60, 4)), rng.normal(size=(80, 4)))
-        errors.append(value / error)
+        found = kernel_distance(rng.normal(size=(60, 4)), rng.normal(size=(80, 4)))
+        errors.append(found.value / found.standard_error)
     # Unbiased, and the error is no smaller than it should be.
     assert abs(np.mean(errors)) < 3 / np.sqrt(40)
     assert np.std(errors) < 1.3
-    apart, error = kernel_distance(rng.normal(size=(60, 4)), rng.normal(1.0, 1, size=(80, 4)))
-    assert apart > 5 * error
+    apart = kernel_distance(rng.normal(size=(60, 4)), rng.normal(1.0, 1, size=(80, 4)))
+    assert apart.value > 5 * apart.standard_error
 
 
 def test_kid_of_constant_and_of_equal_sets():
     ones = np.ones((6, 3))
-    assert kernel_distance(ones, ones)[0] == 0
+    assert kernel_distance(ones, ones).value == 0
     # k(1, 1) = 8, k(2, 2) = 125, k(1, 2) = 27.
-    assert kernel_distance(ones, np.full((4, 3), 2.0))[0] == pytest.approx(8 + 125 - 54)
+    assert kernel_distance(ones, np.full((4, 3), 2.0)).value == pytest.approx(8 + 125 - 54)
     a = np.array([[0.0], [1.0]])
     # Within: k(0, 1) = 1 in both; across: (1 + 1 + 1 + 8) / 4.
-    assert kernel_distance(a, a)[0] == pytest.approx(2 - 5.5)
+    assert kernel_distance(a, a).value == pytest.approx(2 - 5.5)
 
 
 def test_too_few_images_for_subsets_have_no_error():
-    assert kernel_distance(np.array([[0.0], [1.0], [2.0]]), np.array([[0.0], [3.0]]))[1] is None
-    assert kernel_distance(np.eye(4), np.eye(4))[1] is not None
-    assert kernel_distance(np.eye(4), np.eye(4), subsets=1)[1] is None
+    found = kernel_distance(np.array([[0.0], [1.0], [2.0]]), np.array([[0.0], [3.0]]))
+    assert (found.standard_error, found.subsets, found.subset_size) == (None, 1, 2)
+    assert kernel_distance(np.eye(4), np.eye(4)).subsets == 2
+
+
+@pytest.mark.parametrize("distance", [frechet_distance, kernel_distance])
+@pytest.mark.parametrize(
+    ("a", "b", "message"),
+    [
+        (np.empty((0, 3)), np.ones((4, 3)), "features_a have 0 rows; at least 2"),
+        (np.ones((4, 3)), np.ones((1, 3)), "features_b have 1 rows; at least 2"),
+        (np.ones((4, 3)), np.ones((4, 2)), "features_b have 2 numbers a row.*rows of 3"),
+        (np.ones((4, 3)), np.array([[1.0, 2, 3], [1, np.nan, 3]]), "1 of 2 rows of features_b hold NaN"),
+        (np.array([[np.inf], [1.0]]), np.ones((2, 1)), "1 of 2 rows of features_a hold NaN or infinity"),
+        (np.ones(5), np.ones(5), r"features_a must be real numbers \(N, \.\.\.\)"),
+        (np.ones((4, 0)), np.ones((4, 0)), "without numbers"),
+        (np.array([["a"], ["b"]]), np.ones((2, 1)), "must be real numbers"),
+    ],
+)
+def test_what_has_no_distance_is_refused(distance, a, b, message):
+    with pytest.raises(ValueError, match=message):
+        distance(a, b)
+
+
+def test_one_subset_is_refused():
+    with pytest.raises(ValueError, match="at least 2; it is 1"):
+        kernel_distance(np.ones((4, 3)), np.ones((4, 3)), subsets=1)
