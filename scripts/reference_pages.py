@@ -1,6 +1,8 @@
 """A hook of MkDocs: writes the reference from the code, where a page asks for it."""
 
-from collections.abc import Iterator
+import importlib
+import inspect
+from collections.abc import Callable, Iterable, Iterator
 from functools import partial
 from typing import Any
 
@@ -8,24 +10,117 @@ import typer
 from griffe import Docstring, DocstringSectionKind, Parser
 from pydantic import BaseModel
 
+from kood import metrics as figures
 from kood import registry
 from kood.cli import app
+from kood.diffusion import schedule
 from kood.recipe import Recipe
+
+#: What an example gives for a parameter of this name.
+GIVEN = {
+    "features": 'rng.normal(size=(200, 8)).astype("float32")',
+    "logits": 'rng.normal(size=(200, 3)).astype("float32")',
+    "cosines": 'rng.uniform(-1, 1, (200, 3)).astype("float32")',
+    "perturbed": 'rng.normal(size=(200, 3)).astype("float32")',
+    "rotations": 'rng.exponential(size=(200, 4)).astype("float32")',
+    "labels": "np.arange(200) % 3",
+    "kernel": 'rng.normal(size=(8, 3)).astype("float32")',
+    "bias": 'np.zeros(3, "float32")',
+    "scores": "rng.normal(size=200)",
+    "is_ood": "np.arange(200) >= 150",
+    "predictions": "np.zeros(200, int)",
+    "confidence": "rng.uniform(size=200)",
+    "correct": "rng.uniform(size=200) < 0.8",
+    "inside": "rng.normal(size=40)",
+    "outside": "1 + rng.normal(size=20)",
+    "outsides": "[1 + rng.normal(size=20), 2 + rng.normal(size=30)]",
+    "first": "(rng.normal(size=40), [1 + rng.normal(size=20)])",
+    "second": "(rng.normal(size=40), [2 + rng.normal(size=20)])",
+    "denoise": "lambda x, t: 0.1 * x",
+    "alpha_bar": "kood.diffusion.schedule.linear()",
+    "noise": 'rng.normal(size=(2, 8, 8, 3)).astype("float32")',
+}
+#: What stands in the call itself.
+IN_CALL = {"num_classes": "num_classes=3", "num_steps": "num_steps=10"}
 
 
 def on_page_markdown(markdown: str, **_: Any) -> str:
     """Puts what the code says in the place of `{{ recipe }}`, `{{ commands }}` or the name of a room."""
-    pages = {"recipe": recipe, "commands": commands} | {name: partial(room, name) for name in registry.ROOMS}
+    pages = {"recipe": recipe, "commands": commands} | {name: partial(room, name) for name in ROOMS}
     for mark, written in pages.items():
         if f"{{{{ {mark} }}}}" in markdown:
             markdown = markdown.replace(f"{{{{ {mark} }}}}", "\n".join(written()))
     return markdown
 
 
-def room(name: str) -> Iterator[str]:
-    """Every public name of a room, for mkdocstrings to write out."""
+def _of_room(name: str) -> Iterator[tuple[str, str]]:
     for entry in registry.room(name).values():
-        yield f"::: {entry.module}.{entry.attribute}\n    options: {{members: false, heading: {entry.attribute}}}\n"
+        yield entry.module, entry.attribute
+
+
+#: Where the public names of each part of a page are: (module, name).
+ROOMS: dict[str, Callable[[], Iterable[tuple[str, str]]]] = {
+    **{name: partial(_of_room, name) for name in registry.ROOMS},
+    "metrics": lambda: [("kood.metrics", name) for name in figures.__all__],
+    "schedules": lambda: [("kood.diffusion.schedule", name) for name in schedule.__all__],
+}
+#: What begins the examples of a room.
+PUBLIC = {
+    "heads": "kood.heads", "losses": "kood.losses", "scores": "kood.scores", "metrics": "kood.metrics",
+    "samplers": "kood.diffusion.samplers", "schedules": "kood.diffusion.schedule",
+}  # fmt: skip
+
+
+def room(name: str) -> Iterator[str]:
+    """Every public name of a room, for mkdocstrings to write out, and an example of it."""
+    for module, attribute in ROOMS[name]():
+        yield f"::: {module}.{attribute}\n    options: {{members: false, heading: {attribute}}}\n"
+        if name in PUBLIC:
+            yield f"```python\n{example(name, attribute)}\n```\n"
+
+
+def example(room_name: str, attribute: str) -> str:
+    """How a public name is called, lines of Python that run as they are.
+
+    Args:
+        room_name: A key of `PUBLIC`.
+        attribute: The name.
+    """
+    path = f"{PUBLIC[room_name]}.{attribute}"
+    *modules, last = path.split(".")
+    thing = getattr(importlib.import_module(".".join(modules)), last)
+    needed = _required(thing)
+    if room_name == "heads":
+        lines = [
+            f"head = {path}({', '.join(IN_CALL.get(name, name) for name in needed)})",
+            "logits = head(features, labels)  # (200, 3), with the margin; without labels there is none",
+        ]
+        needed = ["features", "labels"]
+    elif inspect.isclass(thing):
+        learnt = [name for name in inspect.signature(thing.fit).parameters if name in GIVEN]
+        asked = [name for name in inspect.signature(thing.score).parameters if name in GIVEN]
+        given = [name if name in ("features", "labels") else f"{name}={name}" for name in learnt]
+        lines = [
+            f"score = {path}().fit({', '.join(given)})",
+            f"score.score({', '.join(f'{name}={name}[:5]' for name in asked)})  # (5,)",
+        ]
+        needed = list(dict.fromkeys([*learnt, *asked]))
+    else:
+        lines = [f"{path}({', '.join(IN_CALL.get(name, name) for name in needed)})"]
+    given_here = GIVEN | ({"labels": 'np.eye(3, dtype="float32")[np.arange(200) % 3]'} if room_name == "losses" else {})
+    told = [f"{name} = {given_here[name]}" for name in needed if name in given_here]
+    drawn = ["rng = np.random.default_rng(0)"] if any("rng." in line for line in told) else []
+    numpy = ["import numpy as np"] if any("np." in line for line in [*drawn, *told]) else []
+    return "\n".join([*numpy, "import kood", "", *drawn, *told, *lines])
+
+
+def _required(thing: Callable) -> list[str]:
+    several = (inspect.Parameter.VAR_KEYWORD, inspect.Parameter.VAR_POSITIONAL)
+    return [
+        name
+        for name, one in inspect.signature(thing).parameters.items()
+        if one.default is one.empty and one.kind not in several
+    ]
 
 
 def recipe() -> Iterator[str]:

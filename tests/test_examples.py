@@ -2,6 +2,7 @@
 
 import ast
 import importlib
+import importlib.util
 import inspect
 import json
 import re
@@ -27,6 +28,22 @@ def test_the_example_of_a_public_name(name):
     found = blocks(inspect.getdoc(getattr(kood, name)))
     assert len(found) == 1
     exec(compile(found[0], f"example of kood.{name}", "exec"), {})
+
+
+_spec = importlib.util.spec_from_file_location("reference_pages", ROOT / "scripts" / "reference_pages.py")
+
+
+def test_the_reference_has_an_example_of_each_public_name_that_runs():
+    pytest.importorskip("griffe", reason="comes with kood[docs]")
+    pages = importlib.util.module_from_spec(_spec)
+    _spec.loader.exec_module(pages)
+    named = [(room, name) for room in pages.PUBLIC for _, name in pages.ROOMS[room]()]
+    of_packages = {name for room in ("heads", "losses", "scores", "metrics") for name in getattr(kood, room).__all__}
+    assert {name for _, name in named} >= of_packages | {"linear", "cosine", "ddpm", "ddim", "dpm_solver"}
+    for room, name in named:
+        text = pages.example(room, name)
+        assert f"kood.{room}.{name}(" in text or room in ("samplers", "schedules")
+        exec(compile(text, f"example of {name}", "exec"), {})
 
 
 def test_the_example_of_the_package():
