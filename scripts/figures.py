@@ -3,10 +3,10 @@
     python scripts/figures.py keep saved/NAME/report.json   # what the pages need of it, into docs/figures/
     python scripts/figures.py                               # what stands between the marks in the pages
 
-A table stands between `<!-- figures: NAME -->` and `<!-- end -->`, a figure of a sentence between
-`<!-- = NAME | FIGURE | ROW -->` and `<!-- end -->`: the mean of a row over its seeds, or, where `| OTHER ROW` follows,
-how far it is from that row in the same seeds, with Student's 95% interval. A row is an arm, or "head, arm". A test
-holds the pages against the kept reports, so a figure changes in both or in neither.
+A table stands between `<!-- figures: NAME -->` and `<!-- end -->`, a figure of a sentence in
+`<span title="NAME; FIGURE; ROW"></span>`: the mean of a row over its seeds, or, where `; OTHER ROW` follows, how far it
+is from that row in the same seeds, with Student's 95% interval. A row is an arm, or "head, arm", or empty of a single
+run. A test holds the pages against the kept reports, so a figure changes in both or in neither.
 """
 
 import json
@@ -22,7 +22,7 @@ from kood.intervals import Difference, paired_difference
 ROOT = Path(__file__).parents[1]
 KEPT = ROOT / "docs" / "figures"
 MARKED = re.compile(r"(<!-- figures: (\w+) -->\n).*?(<!-- end -->)", re.DOTALL)
-IN_TEXT = re.compile(r"(<!-- = (\w+) \|([^>]*)-->).*?(<!-- end -->)", re.DOTALL)
+IN_TEXT = re.compile(r'(<span title="(\w+);([^"]*)">).*?(</span>)', re.DOTALL)
 
 Cell = dict[str, Any]
 
@@ -35,28 +35,29 @@ SHORT = {
 
 
 def keep(report: dict[str, Any]) -> dict[str, Any]:
-    """What the tables need of a matrix's report."""
+    """What the pages need of the report of a matrix, or of a single run."""
     return {
         "recipe": report["recipe"],
         "kood": report["kood"],
         "processor": report["environment"].get("processor"),
         "cells": [
             {
-                "cell": cell["cell"],
+                "cell": cell.get("cell", {}),
                 "accuracy": round(cell["id"]["accuracy"], 6),
                 "score": cell["headline_score"],
-                "near": _mean_of(cell, "near"),
-                "far": _mean_of(cell, "far"),
+                "near": _mean_of(cell, "near", cell["headline_score"]),
+                "far": _mean_of(cell, "far", cell["headline_score"]),
+                **({"far_by_knn": _mean_of(cell, "far", "knn")} if "knn" in cell["scores"] else {}),
                 "folds": [round(fold["auroc"], 6) for fold in (cell.get("hold_out") or {}).get("folds", [])],
             }
-            for cell in report["cells"]
+            for cell in report.get("cells", [report])
         ],
     }
 
 
-def _mean_of(cell: Cell, kind: str) -> dict[str, float]:
-    """The figures of the score that decides, the mean over the sets of a kind."""
-    measured = cell["scores"][cell["headline_score"]]
+def _mean_of(cell: Cell, kind: str, score: str) -> dict[str, float]:
+    """The figures of a score, the mean over the sets of a kind."""
+    measured = cell["scores"][score]
     names = [name for name, told in cell["datasets"].items() if told["kind"] == kind]
     return {
         key: round(statistics.fmean(measured[name][key] for name in names), 6)
@@ -101,6 +102,11 @@ def photographs_table(kept: dict[str, Any]) -> Rows:
         shown = head
 
 
+def photographs_heads(kept: dict[str, Any]) -> Rows:
+    """The same of other heads."""
+    return photographs_table(kept)
+
+
 def ablations_16px(kept: dict[str, Any]) -> Rows:
     """Each arm: its figures, mean and sample standard deviation over seeds, and how far it is from none of the seed."""
     against = ["near, against none", "far, against none", "accuracy, against none"]
@@ -120,12 +126,13 @@ def ablations_16px(kept: dict[str, Any]) -> Rows:
 
 def leaderboard_16px(kept: dict[str, Any]) -> Rows:
     """Each training, the best near AUROC first, by the scores that validation images chose; and against softmax."""
-    yield ["training", "score", *FIGURES, "near, against softmax", "accuracy, against softmax"]
+    told = {**FIGURES, "far by KNN": lambda cell: cell["far_by_knn"]["auroc"]}
+    yield ["training", "score", *told, "near, against softmax", "accuracy, against softmax"]
     by_arm = _by_arm(kept)
     near = {arm: statistics.fmean(map(FIGURES["near AUROC"], cells)) for arm, cells in by_arm.items()}
     for arm, cells in sorted(by_arm.items(), key=lambda one: -near[one[0]]):
         scores = ", ".join(dict.fromkeys(cell["score"] for cell in cells))
-        row = [arm, scores, *(_spread(map(figure, cells)) for figure in FIGURES.values())]
+        row = [arm, scores, *(_spread(map(figure, cells)) for figure in told.values())]
         against = [_told(_apart(by_arm, "softmax", arm, name)) for name in ("near AUROC", "ID accuracy")]
         yield [*row, *([""] * 2 if arm == "softmax" else against)]
 
@@ -183,7 +190,14 @@ def _grouped(cells: list[Cell], *keys: str) -> dict[tuple, list[Cell]]:
 
 TABLES = {
     table.__name__: table
-    for table in (photographs_table, ablations_16px, ablations_16px_short, leaderboard_16px, digits_controls)
+    for table in (
+        photographs_table,
+        photographs_heads,
+        ablations_16px,
+        ablations_16px_short,
+        leaderboard_16px,
+        digits_controls,
+    )  # fmt: skip
 }
 
 
@@ -195,7 +209,7 @@ def markdown(table: Rows) -> list[str]:
 
 def in_text(kept: dict[str, Any], said: str) -> str:
     """A figure of a sentence, of what its mark says after the report's name."""
-    name, row, *other = (word.strip() for word in said.split("|"))
+    name, row, *other = (word.strip() for word in said.split(";"))
     keys = [key for key in ("head", "arm") if key in kept["cells"][0]["cell"]]
     by_row = {", ".join(row): cells for row, cells in _grouped(kept["cells"], *keys).items()}
     if other:

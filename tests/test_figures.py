@@ -11,13 +11,20 @@ _spec = importlib.util.spec_from_file_location("figures", ROOT / "scripts" / "fi
 figures = importlib.util.module_from_spec(_spec)
 _spec.loader.exec_module(figures)
 
-PAGES = [page for page in (ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md")))
-         if figures.MARKED.search(page.read_text("utf-8"))]  # fmt: skip
+MARKS = (figures.MARKED, figures.IN_TEXT)
+PAGES = [
+    page
+    for page in (ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md")))
+    if any(marks.search(page.read_text("utf-8")) for marks in MARKS)
+]
 
 
-def test_each_kept_report_has_a_table():
+def test_each_kept_report_is_shown():
     shown = {
-        mark[2].removesuffix("_short") for page in PAGES for mark in figures.MARKED.finditer(page.read_text("utf-8"))
+        mark[2].removesuffix("_short")
+        for page in PAGES
+        for marks in MARKS
+        for mark in marks.finditer(page.read_text("utf-8"))
     }
     assert shown == {file.stem for file in figures.KEPT.glob("*.json")}
 
@@ -88,9 +95,9 @@ def test_what_a_figure_of_a_sentence_says():
         )
     ]  # fmt: skip
     kept = {"cells": cells}
-    assert figures.in_text(kept, " ID accuracy | cosface, none ") == "81.0"
-    assert figures.in_text(kept, " held-out AUROC | cosface, noise ") == "73.5"
+    assert figures.in_text(kept, " ID accuracy; cosface, none") == "81.0"
+    assert figures.in_text(kept, " held-out AUROC; cosface, noise") == "73.5"
     # 5 and 2 points: Student's quantile of two seeds is 12.71, the standard error half of what they lie apart.
-    assert figures.in_text(kept, " held-out AUROC | cosface, noise | cosface, none ") == "+3.5 [-15.6, +22.6]"
-    page = figures.IN_TEXT.sub(lambda mark: f"{mark[1]}{mark[2]}{mark[4]}", "a <!-- = one | x | y -->9<!-- end --> b")
-    assert page == "a <!-- = one | x | y -->one<!-- end --> b"
+    assert figures.in_text(kept, " held-out AUROC; cosface, noise; cosface, none") == "+3.5 [-15.6, +22.6]"
+    page = figures.IN_TEXT.sub(lambda mark: f"{mark[1]}{mark[2]}{mark[4]}", 'a <span title="one; x; y">9</span> b')
+    assert page == 'a <span title="one; x; y">one</span> b'
