@@ -1,5 +1,6 @@
 """What a classifier and its scores say of many images: batch by batch, every batch of one shape."""
 
+import math
 from collections.abc import Callable, Iterable, Sequence
 
 import keras
@@ -16,7 +17,7 @@ from kood.scorer import Scorer
 
 __all__ = [
     "Judge", "Outputs", "at_once", "forward_of", "further_for", "outputs_of", "perturbed_logits", "rotations_of",
-    "rows_of", "run_batches", "run_over", "score_rows", "scores_of", "softmax",
+    "rows_of", "run_batches", "run_over", "score_rows", "scores_of", "shifted_features", "softmax",
 ]  # fmt: skip
 
 Outputs = dict[str, np.ndarray]
@@ -57,13 +58,16 @@ def further_for(classifier: keras.Model, scorers: Iterable[Scorer]) -> dict[str,
 
     Returns:
         {name of the output, as `kood.scorer.Scorer.inputs` names it: a function of the images and the outputs that
-        there are}, each once: the perturbed logits of `perturbed_logits`, and the "rotations" of `rotations_of`.
+        there are}, each once: the logits of `perturbed_logits`, the features of `shifted_features`, and the "rotations"
+        of `rotations_of`.
     """
     further: dict[str, Callable] = {}
     for one in scorers:
-        if one.perturbation and one.inputs["perturbed"] not in further:
-            logits = perturbed_logits(classifier, **one.perturbation)
-            further[one.inputs["perturbed"]] = lambda images, outputs, logits=logits: logits(images)
+        for output, options in one.perturbation.items():
+            if one.inputs[output] not in further:
+                make: Callable = perturbed_logits if output == "perturbed" else shifted_features
+                moved = make(classifier, **options)
+                further[one.inputs[output]] = lambda images, outputs, moved=moved: moved(images)
         if "rotations" in one.inputs and "rotations" not in further:
             further["rotations"] = rotations_of(classifier)
     return further
@@ -94,6 +98,39 @@ def perturbed_logits(classifier: keras.Model, epsilon: float, temperature: float
 
     forward, slope = compiled(classifier), gradient(classifier, surprise)
     return lambda images: forward(ops.convert_to_tensor(images) - epsilon * ops.sign(slope(images)))["logits"]
+
+
+def shifted_features(classifier: keras.Model, epsilon: float, pixels: float) -> Callable:
+    """The features of images of which the numbers that matter least were moved, as AdaSCALE does.
+
+    x' = x + epsilon sign(g) m, g the gradient of the largest logit by the image, m 1 for the floor(pixels n) of an
+    image's n numbers (of pixels and colours) with the smallest |g|, else 0. What is out-of-distribution answers with
+    larger changes of its largest features.
+
+    Source: Regmi 2025, arXiv:2503.08023, as OpenOOD has it. (Of equal |g| at the edge all are moved; OpenOOD takes
+    those that its top-k finds.)
+
+    Args:
+        classifier: A `Classifier`.
+        epsilon: How far a number moves, in units of [-1, 1].
+        pixels: The share of the numbers that move.
+
+    Returns:
+        A function: (B, H, W, C) in [-1, 1] -> (B, D).
+    """
+    forward = compiled(classifier)
+    slope = gradient(classifier, lambda outputs: ops.max(outputs["logits"], axis=-1))
+
+    def shifted(images):
+        images = ops.convert_to_tensor(images)
+        by = slope(images)
+        size = ops.reshape(ops.abs(by), (ops.shape(by)[0], math.prod(images.shape[1:])))
+        count = int(pixels * size.shape[1])
+        edge = ops.sort(size, axis=-1)[:, max(count, 1) - 1][:, None, None, None]
+        moves = ops.sign(by) * ops.cast(ops.abs(by) <= edge, "float32") if count else ops.zeros_like(by)
+        return forward(images + epsilon * moves)["features"]
+
+    return shifted
 
 
 def rotations_of(classifier: keras.Model) -> Callable:

@@ -49,9 +49,10 @@ def nearest(word: str, allowed) -> str:
 #: The rooms that hold classes alone.
 CLASSES = ("heads", "outliers")
 #: What a score may ask for by the names of its parameters, and its `fit` after features and labels.
-OUTPUTS, FITTED_ON = ("features", "logits", "cosines", "perturbed", "rotations"), ("logits", "kernel", "bias")
-#: The options without which a score of `perturbed` logits is none.
-PERTURBATION = ("epsilon", "temperature")
+OUTPUTS = ("features", "logits", "cosines", "perturbed", "shifted", "rotations")
+FITTED_ON = ("logits", "shifted", "kernel", "bias")
+#: The outputs for images that were moved by a gradient, and the options without which a score of these is none.
+PERTURBATION = {"perturbed": ("epsilon", "temperature"), "shifted": ("epsilon", "pixels")}
 
 
 def _at(key: str) -> str:
@@ -186,10 +187,11 @@ def _check_score(found: Any, path: str, key: str) -> None:
             if name not in given:
                 raise UserError(f"{_at(key)}{path!r} is no score, since {where} asks for {name!r}; "
                                 f"{nearest(name, given)} An option has a default.")  # fmt: skip
-    without = [option for option in PERTURBATION if option not in _signature(found)]
-    if "perturbed" in asked and without:
-        raise UserError(f"{_at(key)}{path!r} asks for perturbed logits, which its options epsilon and temperature "
-                        f"decide; it has no {' and no '.join(without)}")  # fmt: skip
+    for output in PERTURBATION.keys() & asked:
+        options = PERTURBATION[output]
+        if without := [option for option in options if option not in _signature(found)]:
+            raise UserError(f"{_at(key)}{path!r} asks for {output}, which its options {' and '.join(options)} decide; "
+                            f"it has no {' and no '.join(without)}")  # fmt: skip
 
 
 def loaded(path: str, where: str) -> Any:

@@ -36,8 +36,8 @@ class Scorer:
         name: The canonical spec.
         options: Those that differ from their defaults.
         inputs: {parameter of the score: which of the outputs it takes}.
-        perturbation: The arguments of `kood.outputs.perturbed_logits` that the score asks for, if it does; the output
-            that holds them is named after those that differ from the defaults.
+        perturbation: {output that takes images moved by a gradient: the options that decide how}, as
+            `kood.outputs.further_for` makes them; the output is named after those that differ from the defaults.
 
     Raises:
         UserError: no such score or option, or a value that the score refuses.
@@ -57,12 +57,13 @@ class Scorer:
             self._fitted = found.from_state(state)
             self._function = self._fitted.score
         self.inputs = {name: name for name in registry.needed(found.score if self.is_fitted else found)}
-        self.perturbation: dict[str, float] = {}
-        if "perturbed" in self.inputs:
+        self.perturbation: dict[str, dict[str, float]] = {}
+        for output in registry.PERTURBATION.keys() & self.inputs:
+            deciding = registry.PERTURBATION[output]
             options = {**specs.defaults(registry.find("scores", base)), **self.options}
-            self.perturbation = {name: options[name] for name in registry.PERTURBATION}
-            own = ",".join(f"{name}={self.options[name]}" for name in registry.PERTURBATION if name in self.options)
-            self.inputs["perturbed"] = f"perturbed:{own}" if own else "perturbed"
+            self.perturbation[output] = {name: options[name] for name in deciding}
+            own = ",".join(f"{name}={self.options[name]}" for name in deciding if name in self.options)
+            self.inputs[output] = f"{output}:{own}" if own else output
 
     def _made(self, key: str) -> Any:
         try:
@@ -169,7 +170,8 @@ class Scorer:
         if not self.is_fitted:
             return self
         score = self._class(**self.options)
-        offered = {"logits": outputs["logits"], **weights}
+        moved = {output: outputs[self.inputs[output]] for output in self.perturbation}
+        offered = {"logits": outputs["logits"], **moved, **weights}
         accepted = inspect.signature(score.fit).parameters
         missing = [name for name in _weights(self._class) if name not in offered]
         if missing:
@@ -229,10 +231,10 @@ def rehearse(
     """
     scorer = Scorer(spec, key=key)
     if not scorer.is_fitted:
-        wide = {"features": width, "rotations": ROTATIONS}
+        wide = {"features": width, "shifted": width, "rotations": ROTATIONS}
         made_up = {
-            output: np.random.default_rng(0).random((_ASKED_AGAIN, wide.get(output, max(len(counts), 2))), np.float32)
-            for output in scorer.inputs.values()
+            output: np.random.default_rng(0).random((_ASKED_AGAIN, wide.get(name, max(len(counts), 2))), np.float32)
+            for name, output in scorer.inputs.items()
         }
         try:
             scorer.values(made_up, np.arange(_ASKED_AGAIN))
@@ -252,7 +254,8 @@ def rehearse(
         for shape in ((len(labels), width), (width, len(counts)), (len(counts),))
     )
     weights = {"kernel": kernel, "bias": bias} if is_linear else {}
-    scorer._fit({"features": features, "logits": logits}, labels, weights, head)
+    shifted = {name: features + draw.standard_normal(features.shape, np.float32) for name in scorer.inputs.values()}
+    scorer._fit({**shifted, "features": features, "logits": logits}, labels, weights, head)
 
 
 def _weights(score: Any) -> list[str]:

@@ -22,6 +22,7 @@ GIVEN = {
     "logits": 'rng.normal(size=(200, 3)).astype("float32")',
     "cosines": 'rng.uniform(-1, 1, (200, 3)).astype("float32")',
     "perturbed": 'rng.normal(size=(200, 3)).astype("float32")',
+    "shifted": "1.01 * features + 0.1",
     "rotations": 'rng.exponential(size=(200, 4)).astype("float32")',
     "labels": "np.arange(200) % 3",
     "kernel": 'rng.normal(size=(8, 3)).astype("float32")',

@@ -316,6 +316,7 @@ def test_a_fitted_score_comes_back_from_its_state(name):
     cosines = np.clip(rng.normal(size=(120, 4)) * 0.3, -1, 1).astype("float32")
     outputs = {"features": rng.normal(size=(120, 6)).astype("float32"), "logits": 5 * cosines, "cosines": cosines}
     outputs |= {"perturbed": outputs["logits"], "rotations": np.abs(outputs["logits"])}
+    outputs["shifted"] = outputs["features"] + 0.1 * rng.normal(size=(120, 6)).astype("float32")
     head = SimpleNamespace(kernel=rng.normal(size=(6, 4)).astype("float32"), bias=np.arange(4, dtype="float32"))
     scorer = Scorer(name).fit(outputs, np.arange(120) % 4, head)
     again = Scorer(name, scorer.state)

@@ -172,6 +172,7 @@ def test_views_follow_the_seed_and_keep_the_labels():
         (['pure_samples.use=["augment"]'], "pure_samples.use trains on samples"),
         (["data.augment=[]"], "classifier.views = 1: views are made by data.augment"),
         (['evaluate.scores=["odin"]'], "score 'odin' moves pixels by a gradient"),
+        (['evaluate.scores=["adascale"]'], "score 'adascale' moves pixels by a gradient"),
         (['classifier.train="all"'], 'neck = 16: only what stands after a frozen backbone has it; add train = "head"'),
         (['classifier.train="body"'], "classifier.train"),
         (["data.hold_out.classes=1.0"], "data.hold_out.classes"),

@@ -1,4 +1,4 @@
-"""TempScale, OpenMax, NCI, GradNorm, Relation and WeiPer against their formulas in NumPy float64."""
+"""TempScale, OpenMax, NCI, GradNorm, Relation, WeiPer and AdaSCALE against their formulas in NumPy float64."""
 
 import numpy as np
 import pytest
@@ -246,3 +246,68 @@ def test_weiper_is_drawn_from_its_seed():
     # However many values are counted at once.
     wide = scores.WeiPer(repeats=2000, bins=5).fit(FEATURES, **HEAD)
     assert np.isfinite(np.asarray(ops.convert_to_numpy(wide.score(QUERIES)))).all()
+
+
+def moved(features, seed):
+    """Features of images that were moved: above and below those of the images."""
+    return (features + np.random.default_rng(seed).normal(size=features.shape)).astype("float32")
+
+
+def ada_scale64(features, shifted, *, least=0.75, most=0.85, units=0.05, shifted_units=0.01, weight=10.0, variant="A"):
+    """One row after the other, by sorts and loops."""
+
+    def change(x, moved):
+        order = np.argsort(-x, kind="stable")
+        few, fewer = (max(1, int(WIDTH * share)) for share in (units, shifted_units))
+        return np.maximum(moved, 0)[order[:few]].sum() + weight * np.abs(x - moved)[order[:fewer]].sum()
+
+    known = [change(*rows) for rows in zip(np.float64(FEATURES), np.float64(moved(FEATURES, 6)), strict=True)]
+    answers = []
+    for x, other in zip(np.float64(features), np.float64(shifted), strict=True):
+        larger = np.mean(np.array(known) > change(x, other))
+        left_out = round(WIDTH * (least + (most - least) * larger))
+        active = -np.sort(-np.maximum(x, 0))
+        largest = active[: max(1, WIDTH - left_out)].sum()
+        ratio = min(active.sum() / largest, 50.0) if largest > 0 else 1.0
+        logits = (np.exp(ratio) * x) @ KERNEL + BIAS if variant == "A" else ratio**2 * (x @ KERNEL + BIAS)
+        answers.append(-np.logaddexp.reduce(logits))
+    return np.array(answers)
+
+
+@pytest.mark.parametrize("variant", ["A", "L"])
+@pytest.mark.parametrize(
+    "settings",
+    [
+        {},
+        {"least": 0.0, "most": 0.99},
+        {"units": 0.5, "shifted_units": 0.4, "weight": 0.0},
+        {"units": 0.1, "weight": 1.0},
+    ],
+)
+def test_adascale(variant, settings):
+    score = scores.AdaSCALE(variant=variant, **settings)
+    score.fit(FEATURES, LABELS, LOGITS, shifted=moved(FEATURES, 6), **HEAD)
+    shifted = moved(EVERY, 7)
+    found, expected = numbers(score.score(EVERY, shifted)), ada_scale64(EVERY, shifted, variant=variant, **settings)
+    # An image whose change equals a known one to float32's rounding may be counted on either side of it.
+    assert np.mean(np.isclose(found, expected, rtol=2e-5, atol=1e-4)) > 0.97 and np.isfinite(found).all()
+
+
+def test_adascale_scales_less_what_changes_more():
+    score = scores.AdaSCALE(least=0.1, most=0.9)
+    score.fit(FEATURES, LABELS, LOGITS, shifted=moved(FEATURES, 6), **HEAD)
+    still, shaken = (numbers(score.score(QUERIES, QUERIES + change)) for change in (0.0, 9.0))
+    expected = np.log(np.abs(still)).mean() - np.log(np.abs(shaken)).mean()
+    assert expected > 0.5 and len(score.get_state()["known"]) == len(FEATURES)
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [{"least": 0.9}, {"most": 1.0}, {"units": 1.0}, {"shifted_units": -0.1}, {"weight": -1}, {"variant": "S"},
+     {"pixels": 1.5}, {"epsilon": -0.1}],
+)  # fmt: skip
+def test_adascale_refuses_impossible_settings(wrong):
+    with pytest.raises(ValueError, match=f"{next(iter(wrong))}|most must be above least"):
+        scores.AdaSCALE(**wrong)
+    with pytest.raises(ValueError, match="shifted must have the shape"):
+        scores.AdaSCALE().fit(FEATURES, shifted=FEATURES[1:], **HEAD)

@@ -52,7 +52,7 @@ def allowed(fit, *arguments):
      ("relativemahalanobis", (2, 1), 8), ("knn:k=5000", (5000, 1), 8),
      ("vim", (17, 16), 64), ("residual", (300, 213), 768), ("she", (1, 1, 1), 8), ("fdbd", (1, 1), 8),
      ("openmax", (1, 1, 1), 8), ("tempscale", (1,), 8), ("relation", (1,), 8), ("weiper", (1,), 1),
-     ("klmatching", (1,), 8), ("msp", (1,), 8), ("odin", (1,), 8)],
+     ("klmatching", (1,), 8), ("msp", (1,), 8), ("odin", (1,), 8), ("adascale", (1,), 8)],
 )  # fmt: skip
 def test_what_they_allow_is_allowed(name, counts, width):
     assert allowed(rehearse, name, counts, width, "Softmax", True)
@@ -74,12 +74,23 @@ def test_a_rehearsal_refuses_what_the_fit_refuses(name):
         features = draw.random((len(labels), width), np.float32) + 0.1
         outcomes = [
             allowed(rehearse, name, counts, width, "Softmax", True),
-            allowed(Scorer(name).fit, {"features": features, "logits": logits}, labels, head),
+            allowed(Scorer(name).fit, {"features": features, "logits": logits, "shifted": features}, labels, head),
         ]
         assert outcomes[0] == outcomes[1], (counts, width)
         told, refused = told + 1, refused + (not outcomes[0])
     assert told > 20
-    takes_all = {"react", "dice", "klmatching", "fdbd", "nci", "gradnorm", "relation", "tempscale", "weiper"}
+    takes_all = {
+        "react",
+        "dice",
+        "klmatching",
+        "fdbd",
+        "nci",
+        "gradnorm",
+        "relation",
+        "tempscale",
+        "weiper",
+        "adascale",
+    }
     assert refused > 0 or name in takes_all, f"{name} refuses none: add it to this list"
 
 

@@ -294,7 +294,7 @@ def test_needs_are_told_by_parameter_names(name):
     thing = getattr(scores, name)
     parameters = inspect.signature(thing.score if name in FITTED else thing).parameters
     needs = [p.name for p in parameters.values() if p.default is inspect.Parameter.empty and p.name != "self"]
-    assert needs and set(needs) <= {"logits", "cosines", "features", "perturbed", "rotations"}
+    assert needs and set(needs) <= {"logits", "cosines", "features", "perturbed", "shifted", "rotations"}
 
 
 # Fitted
@@ -312,11 +312,24 @@ def blobs(count=120, seed=0):
     return features.astype("float32"), labels, (features @ kernel + bias).astype("float32"), kernel, bias
 
 
-def learnt(score, features, labels, logits):
-    """Fits with what the score asks for: the head, where it does."""
+def learnt(score, features, labels, logits, shifted=None):
+    """Fits with what the score asks for: the head, where it does, and features of moved images."""
     parameters = inspect.signature(score.fit).parameters
     needs_head = "kernel" in parameters and parameters["kernel"].default is inspect.Parameter.empty
-    return score.fit(features, labels, logits, **({"kernel": blobs(1)[3], "bias": blobs(1)[4]} if needs_head else {}))
+    more = {"kernel": blobs(1)[3], "bias": blobs(1)[4]} if needs_head else {}
+    if "shifted" in parameters:
+        more["shifted"] = moved(features) if shifted is None else shifted
+    return score.fit(features, labels, logits, **more)
+
+
+def moved(features):
+    """Features that differ a little."""
+    return (1.01 * features + 0.1).astype(features.dtype)
+
+
+def asked(score, features, logits):
+    """What a score is called with."""
+    return features, moved(features) if "shifted" in inspect.signature(score.score).parameters else logits
 
 
 def fitted(name, **settings):
@@ -345,12 +358,12 @@ def test_fitting_what_lies_on_disk_takes_no_more_memory_for_more_rows(name, tmp_
     def peak(count):
         features, labels, logits, _, _ = blobs(count)
         mapped = []
-        for key, values in (("features", features), ("logits", logits)):
+        for key, values in (("features", features), ("logits", logits), ("shifted", moved(features))):
             np.save(tmp_path / f"{key}.npy", values)
             mapped.append(np.load(tmp_path / f"{key}.npy", mmap_mode="r"))
         del features, logits
         tracemalloc.start()
-        learnt(getattr(scores, name)(), mapped[0], labels, mapped[1])
+        learnt(getattr(scores, name)(), mapped[0], labels, *mapped[1:])
         used = tracemalloc.get_traced_memory()[1]
         tracemalloc.stop()
         return used
@@ -389,7 +402,7 @@ def test_a_limit_keeps_features_at_equal_distances(name):
 
 
 #: They take the length of a feature for confidence, and what is far here is long.
-OF_LENGTH = {"ASH", "DICE", "SCALE", "ReAct", "SHE", "NNGuide", "NCI", "GradNorm", "TempScale"}
+OF_LENGTH = {"ASH", "AdaSCALE", "DICE", "SCALE", "ReAct", "SHE", "NNGuide", "NCI", "GradNorm", "TempScale"}
 
 
 @pytest.mark.parametrize("name", sorted({*FITTED} - OF_LENGTH))
@@ -397,8 +410,8 @@ def test_distances_separate_what_is_far_and_are_called_alike(name):
     features, _, logits, kernel, bias = blobs(60, seed=1)
     far = (np.random.default_rng(2).normal(size=(60, WIDTH)) * 12).astype("float32")
     score = fitted(name)
-    near_scores = numbers(score.score(features, logits))
-    far_scores = numbers(score.score(far, (far @ kernel + bias).astype("float32")))
+    near_scores = numbers(score.score(*asked(score, features, logits)))
+    far_scores = numbers(score.score(*asked(score, far, (far @ kernel + bias).astype("float32"))))
     assert near_scores.shape == (60,)
     assert np.mean(near_scores[:, None] < far_scores[None]) > 0.75
 
@@ -410,7 +423,8 @@ def test_state_goes_through_npz_without_pickle(name, tmp_path):
     np.savez(tmp_path / "state.npz", **score.get_state())
     with np.load(tmp_path / "state.npz", allow_pickle=False) as state:
         again = getattr(scores, name).from_state(state)
-    np.testing.assert_array_equal(numbers(again.score(features, logits)), numbers(score.score(features, logits)))
+    given = asked(score, features, logits)
+    np.testing.assert_array_equal(numbers(again.score(*given)), numbers(score.score(*given)))
     state = again.get_state()
     assert {key: value.tolist() for key, value in state.items()} == {
         key: value.tolist() for key, value in score.get_state().items()
@@ -424,11 +438,11 @@ def test_state_goes_through_npz_without_pickle(name, tmp_path):
 @pytest.mark.parametrize("name", FITTED)
 def test_fitted_scores_compile_with_an_unknown_batch(name):
     score = fitted(name)
-    run = compiled(score.score, WIDTH, CLASSES)
-    features, _, logits, _, _ = blobs(9, seed=4)
+    features, second = asked(score, *blobs(9, seed=4)[:3:2])
+    run = compiled(score.score, WIDTH, second.shape[1])
     for count in (9, 1):
-        found = run(ops.convert_to_tensor(features[:count]), ops.convert_to_tensor(logits[:count]))
-        expected = numbers(score.score(features[:count], logits[:count]))
+        found = run(ops.convert_to_tensor(features[:count]), ops.convert_to_tensor(second[:count]))
+        expected = numbers(score.score(features[:count], second[:count]))
         np.testing.assert_allclose(numbers(found), expected, rtol=1e-4, atol=1e-5)
 
 
@@ -436,9 +450,9 @@ def test_fitted_scores_compile_with_an_unknown_batch(name):
 def test_fitted_scores_take_half_precision(name):
     score = fitted(name)
     features, _, logits, _, _ = blobs(9, seed=5)
-    features, logits = features.astype("float16"), logits.astype("float16")
-    expected = numbers(score.score(features.astype("float32"), logits.astype("float32")))
-    np.testing.assert_array_equal(numbers(score.score(features, logits)), expected)
+    half = [one.astype("float16") for one in asked(score, features, logits)]
+    expected = numbers(score.score(*(one.astype("float32") for one in half)))
+    np.testing.assert_array_equal(numbers(score.score(*half)), expected)
 
 
 @pytest.mark.parametrize("name", FITTED)

@@ -240,7 +240,7 @@ class Measuring:
         if isinstance(self.classifier, Classifier):
             return self._normal(pixels)
         if any(scorer.perturbation for scorer in self.scorers.values()):
-            # How far ODIN moves a pixel is in units of [-1, 1].
+            # How far a score moves a pixel is in units of [-1, 1].
             return self._normal(normalize(pixels))
         return self._raw(pixels)
 
@@ -250,8 +250,12 @@ class Measuring:
 
     @functools.cached_property
     def _plain(self) -> Callable:
-        """What scores are fitted on: one pass of each image, since `Scorer.fit` offers them no more."""
-        return forward_of(self.classifier)
+        """What scores are fitted on: one pass of each image, but for those that ask for moved images."""
+        return self._fitting(self.scorers)
+
+    def _fitting(self, names: Iterable[str]) -> Callable:
+        scorers = {name: Scorer(name, key=self.key) for name in names}
+        return forward_of(self.classifier, [k for k, one in scorers.items() if one.is_fitted and one.perturbation])
 
     @functools.cached_property
     def _raw(self) -> Callable:
@@ -288,16 +292,18 @@ class Measuring:
             UserError: a named score that these images cannot fit.
         """
         names = list(self.scorers)
-        forward = forward_of(self.classifier, [one for name in names for one in specs.settings(name)])
+        settings = [one for name in names for one in specs.settings(name)]
+        forward, plain = forward_of(self.classifier, settings), self._fitting(settings)
         found = {where: run_over(forward, of.images, self.batch_size) for where, of in held.items()}
-        learned = self._set(train, self._plain) if any(scorer.is_fitted for scorer in self.scorers.values()) else {}
+        learned = self._set(train, plain) if any(scorer.is_fitted for scorer in self.scorers.values()) else {}
         labels, head = train.known_labels, self.classifier.head
         chosen, self.tuned = tune(names, learned, labels, head, found, self.batch_size)
         self.scorers = {chosen.get(name, name): Scorer(chosen.get(name, name), key=self.key) for name in names}
         self._named = [chosen.get(name, name) for name in self._named]
         if self.choice is not None:
             self.choice = Choice(chosen.get(self.choice.score, self.choice.score))
-        self.__dict__.pop("_normal", None)
+        for name in ("_normal", "_plain"):
+            self.__dict__.pop(name, None)
         if learned:
             self._fit(learned, labels, held.get("validation"))
         return found

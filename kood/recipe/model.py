@@ -125,7 +125,7 @@ class Recipe(Section):
         if not head.learns and not self.classifier.neck:
             raise ValueError(f"head {self.head.name!r} has no weights that learn, nor has a frozen backbone; set "
                              f"classifier.neck = 128, or {end}")  # fmt: skip
-        for score in self._scores_of("perturbed"):
+        for score in [name for output in registry.PERTURBATION for name in self._scores_of(output)]:
             if self.classifier.is_frozen:
                 raise ValueError(f"evaluate: score {score!r} moves pixels by a gradient, and features have none; "
                                  f"remove it, or {end}")  # fmt: skip

@@ -3,10 +3,10 @@
 The score of an image follows from its own outputs alone, whatever else its batch holds and however often it is asked;
 one from outside is held to it when it is first asked.
 
-A score asks for what it needs by the names of its parameters: `logits` (B, K), `cosines` (B, K), `features`
-(B, D), `perturbed` (B, K), the logits of perturbed images, `rotations` (B, 4), -ln p of the right rotation of the image
-in each of four. A parameter with a default is not needed. A plain score is
-a function. One that must first see ID data is a class: `fit` takes NumPy arrays and computes in float64; `score` is
+A score asks for what it needs by the names of its parameters: `logits` (B, K), `cosines` (B, K), `features` (B, D),
+`perturbed` (B, K) and `shifted` (B, D), logits and features of images that were moved a little, `rotations` (B, 4),
+-ln p of the right rotation of the image in each of four. A parameter with a default is not needed. A plain score is a
+function. One that must first see ID data is a class: `fit` takes NumPy arrays and computes in float64; `score` is
 Keras operations on float32, so that it works on NumPy arrays and on tensors, in `tf.function`, under `jit` and inside
 an exported graph; `get_state` and `from_state` carry it through an `.npz` file without pickle.
 
@@ -18,7 +18,8 @@ The options of a score are the parameters of its function that have a default, o
 the command line name them after it (`kood.specs`). `usual`, an attribute with literals of either, {option: values},
 says what is usually tried for an option, as OpenOOD's sweeps have it and somewhat beyond, since its images and networks
 are larger than some of kood's users': `evaluate.tune` chooses among their combinations.
-A score of `perturbed` logits has the options `temperature` and `epsilon`, which decide the perturbation.
+A score of `perturbed` logits has the options `temperature` and `epsilon`, one of `shifted` features `pixels` and
+`epsilon`, which decide how images are moved.
 
 A new score is a function or a class in any file of this room, with its name in the file's `__all__`. It is measured in
 every run from then on, and may be chosen; one that is wanted by name alone stands in `ON_REQUEST` too. One whose code
@@ -45,8 +46,8 @@ from kood import registry
 #: some that take features for activations of a ReLU, some for classifiers that hardly err, and near twins of others.
 #: A long list costs time, and the headline that few validation images choose from it is chance.
 ON_REQUEST = frozenset(
-    {"angular_energy", "ash", "dice", "gradnorm", "klmatching", "nci", "nnguide", "odin", "odin_temperature", "openmax",
-     "relation", "scale", "she", "tempscale", "weiper"}
+    {"adascale", "angular_energy", "ash", "dice", "gradnorm", "klmatching", "nci", "nnguide", "odin",
+     "odin_temperature", "openmax", "relation", "scale", "she", "tempscale", "weiper"}
 )  # fmt: skip
 
 _things = registry.things("scores")

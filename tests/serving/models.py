@@ -19,7 +19,7 @@ from kood.serving import publishing
 from kood.serving.served import Served
 
 SHAPE, CLASSES = (8, 8, 3), 4
-REWORKED = ("ash", "dice", "react", "scale")
+REWORKED = ("adascale", "ash", "dice", "react", "scale")
 
 
 def trained(head="CosFace", shape=SHAPE, activation=None, width=6, turns=False):

@@ -36,6 +36,7 @@ KINDS = [("Softmax", "energy"), ("CosFace", "mahalanobis"), ("CosFace", "odin"),
 FURTHER = [("ArcFace", "max_cosine"), ("SphereFace", "knn"), ("Softmax", "react")]
 #: What test_formats.py cannot hold in every format, and four passes. Graphs of every other score it does hold.
 ONLY_HERE = [("Softmax", "odin"), ("Softmax", "odin:epsilon=0.05,temperature=2"), ("Softmax", "odin_temperature"),
+             ("Softmax", "adascale"), ("Softmax", "adascale:pixels=0.3,units=0.5,variant=L"),
              ("CosFace", "rotation"), ("Softmax", "rotation_energy")]  # fmt: skip
 
 
