@@ -238,9 +238,9 @@ def test_pure_samples_are_labelled_and_balanced(folder, use, names):
                    "pure_samples.batch_size=8", "pure_samples.sampling_steps=4")  # fmt: skip
     assert {"pure", "pure_audit"} & set(cell.stages) == set(names)
     stages = [cell.make(name) for name in names]
-    for stage in stages:
+    for name, stage in zip(names, stages, strict=True):
         pure = read_images(stage.folder, "pure", stage.facts)
-        assert len(pure) == {"pure": 18, "pure_audit": 11}[stage.name] and pure.images.shape[1:] == (8, 8, 1)
+        assert len(pure) == {"pure": 18, "pure_audit": 11}[name] and pure.images.shape[1:] == (8, 8, 1)
         assert pure.class_names == cell.images("train").class_names and pure.sha256() == stage.facts["sha256"]
         assert np.ptp(np.bincount(pure.known_labels, minlength=4)) <= 1
         assert not (np.diff(pure.known_labels) >= 0).all()  # Shuffled.
