@@ -5,7 +5,8 @@
 Under the Keras backend in use (`KERAS_BACKEND`), both compiled, on the same batches of pixels, A B A B, after a pass
 that is not counted. A figure is the median over the rounds; `share` is the time of the decision over that of the
 outputs, less 1. Weights and pixels are random; speed does not depend on them. Scores that are fitted hold `--fitted`
-images' features, the calibration `--calibration` scores, by class. Scores of rotations take four forward passes.
+images' features, the calibration `--calibration` scores, by class. Scores of rotations take four forward passes, those
+of moved images a backward one as well.
 """
 
 import argparse
@@ -29,7 +30,7 @@ from kood.scorer import Scorer
 CLASSES = 10
 SCORES = [
     "msp", "energy", "gen", "mahalanobis", "vim", "knn", "ash", "tempscale", "openmax", "nci", "gradnorm", "relation",
-    "weiper", "rotation",
+    "weiper", "odin", "adascale", "rotation",
 ]  # fmt: skip
 
 
@@ -63,12 +64,16 @@ def main() -> None:
     classifier.build((None, *shape))
     few = rng.uniform(-1, 1, (8, arguments.batch, *shape)).astype("float32")
     batches = [few[number % len(few)] for number in range(arguments.images // arguments.batch)]
-    known = run_over(forward_of(classifier), rng.integers(0, 256, (512, *shape), np.uint8), arguments.batch)
+    moved = [name for name in arguments.scores if Scorer(name).perturbation]
+    known = run_over(forward_of(classifier, moved), rng.integers(0, 256, (512, *shape), np.uint8), arguments.batch)
     fitted = {name: np.resize(value, (arguments.fitted, value.shape[1])) for name, value in known.items()}
     fitted = {name: value + rng.normal(0, 1e-2, value.shape).astype("float32") for name, value in fitted.items()}
+    labels = np.arange(arguments.fitted) % CLASSES
+    # Each is labelled rightly, as some scores ask for.
+    fitted["logits"] = (rng.normal(size=(arguments.fitted, CLASSES)) + 20 * np.eye(CLASSES)[labels]).astype("float32")
     outputs = compiled(classifier)
     for name in arguments.scores:
-        scorer = Scorer(name).fit(fitted, np.arange(arguments.fitted) % CLASSES, classifier.head)
+        scorer = Scorer(name).fit(fitted, labels, classifier.head)
         calibration = Calibration(
             rng.normal(size=arguments.calibration), np.arange(arguments.calibration) % CLASSES, CLASSES, 0.95, True
         )
