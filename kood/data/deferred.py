@@ -49,7 +49,7 @@ class Deferred:
 
     def take(self, rows: np.ndarray) -> "Deferred":
         """Those at some rows (n,), still to be made."""
-        return Made((len(rows), *self.shape[1:]), lambda some: self[rows[some]])
+        return Arranged((len(rows), *self.shape[1:]), lambda some: self[rows[some]])
 
     def __len__(self) -> int:
         return self.shape[0]
@@ -90,18 +90,24 @@ class Made(Deferred):
         return np.asarray(self._of(rows), self.dtype)
 
 
-def _in_pieces(shape: Sequence[int], starts: Sequence[int], piece: Callable[[int], Images]) -> Made:
-    """Images that come in pieces, one after the other: `piece(number)` gives those from the row `starts[number]` on."""
+class Arranged(Made):
+    """Images of other images, which cost no more than these."""
+
+
+def _in_pieces(
+    starts: Sequence[int], piece: Callable[[int], Images], image_shape: Sequence[int]
+) -> Callable[[np.ndarray], np.ndarray]:
+    """What makes images that come in pieces: `piece(number)` gives those from the row `starts[number]` on."""
 
     def make(rows: np.ndarray) -> np.ndarray:
-        found = np.empty((len(rows), *shape[1:]), np.uint8)
+        found = np.empty((len(rows), *image_shape), np.uint8)
         of = np.searchsorted(starts, rows, side="right") - 1
         for number in np.unique(of).tolist():
             own = of == number
             found[own] = piece(number)[rows[own] - starts[number]]
         return found
 
-    return Made(shape, make)
+    return make
 
 
 def chained(parts: Sequence[Images]) -> Images:
@@ -110,7 +116,7 @@ def chained(parts: Sequence[Images]) -> Images:
     if any(isinstance(part, Deferred) for part in parts):
         some = [part for part in parts if len(part)]
         starts = [0, *accumulate(map(len, some))]
-        return _in_pieces((starts[-1], *shape), starts, some.__getitem__)
+        return Arranged((starts[-1], *shape), _in_pieces(starts, some.__getitem__, shape))
     arrays = [np.asarray(part) for part in parts]
     return np.concatenate(arrays, out=room((sum(map(len, arrays)), *shape), arrays[0].dtype))
 
@@ -137,7 +143,7 @@ def made(
         def block(number: int) -> np.ndarray:
             return np.asarray(make(np.arange(number * step, min((number + 1) * step, shape[0]))), np.uint8)
 
-        return _in_pieces(shape, range(0, shape[0], step), block)
+        return Made(shape, _in_pieces(range(0, shape[0], step), block, shape[1:]))
     return filled(tuple(shape), np.uint8, lambda some: make(np.arange(some.start, some.stop)), row_bytes)
 
 
@@ -168,7 +174,7 @@ class Stored(Deferred):
 
 def kept(images: Images) -> Images:
     """Images that cost too much to be made more than once, in a file without a name; others as they are."""
-    if not isinstance(images, Made):
+    if not isinstance(images, Made) or isinstance(images, Arranged):
         return images
     file = tempfile.TemporaryFile(prefix="kood-")  # noqa: SIM115 - closed when it goes
     for block in blocks_of(images):

@@ -390,3 +390,11 @@ def test_the_first_two_files_that_are_one_under_two_labels_are_named(folder, def
     data = SimpleNamespace(image_shape=SHAPE, ground="white", resize="stretch", antialias=True, split_seed=0, id=spec)
     (told,) = (text for text in load_id(data).warnings if "another label" in text)
     assert f"2 images have a copy under another label, such as {folder}/a/04.png and {folder}/b/copy.png; at" in told
+
+
+def test_what_only_names_other_images_is_not_written_to_a_file_again():
+    """Some of images that lie there, or two sets one after the other, cost no more than these."""
+    there = kept(Made((6, 2, 2, 3), lambda rows: np.tile(rows[:, None, None, None], (1, 2, 2, 3))))
+    some, both = there.take(np.array([4, 1])), chained([there, there])
+    assert isinstance(there, Stored) and kept(some) is some and kept(both) is both
+    assert some[:][:, 0, 0, 0].tolist() == [4, 1] and both[5:8][:, 0, 0, 0].tolist() == [5, 0, 1]
