@@ -254,8 +254,8 @@ def rehearse(
         for shape in ((len(labels), width), (width, len(counts)), (len(counts),))
     )
     weights = {"kernel": kernel, "bias": bias} if is_linear else {}
-    shifted = {name: features + draw.standard_normal(features.shape, np.float32) for name in scorer.inputs.values()}
-    scorer._fit({**shifted, "features": features, "logits": logits}, labels, weights, head)
+    moved = {scorer.inputs[output]: features for output in scorer.perturbation}
+    scorer._fit({**moved, "features": features, "logits": logits}, labels, weights, head)
 
 
 def _weights(score: Any) -> list[str]:

@@ -8,7 +8,7 @@ from keras import ops
 
 from kood.numbers import fraction
 from kood.scores.fitting import Fitted, array, linear_head
-from kood.scores.streaming import mean_row, quantile
+from kood.scores.streaming import mean_row, quantile, spread
 
 __all__ = ["ASH", "DICE", "SCALE", "AdaSCALE", "ReAct"]
 
@@ -92,12 +92,17 @@ def _largest(features, pruned):
     return above + at * ops.cast(ops.cumsum(at, axis=-1) <= room, "float32"), kept
 
 
-def _growth(features, mask):
-    """exp(s1 / s2) (B, 1), s1 the sum of a row's features and s2 that of its largest; e for a row of zeros."""
+def _ratio(features, mask):
+    """s1 / s2 (B, 1), s1 the sum of a row's features and s2 that of its largest; 1 for a row of zeros."""
     whole = ops.sum(features, axis=-1, keepdims=True)
     largest = ops.sum(mask * features, axis=-1, keepdims=True)
     ratio = ops.where(largest == 0, 1.0, whole / ops.where(largest == 0, 1.0, largest))
-    return ops.exp(ops.clip(ratio, -_LARGEST_RATIO, _LARGEST_RATIO))
+    return ops.clip(ratio, -_LARGEST_RATIO, _LARGEST_RATIO)
+
+
+def _growth(features, mask):
+    """exp of `_ratio`."""
+    return ops.exp(_ratio(features, mask))
 
 
 class _Pruned(_Reworked):
@@ -265,7 +270,7 @@ class AdaSCALE(Fitted):
         kernel, bias = linear_head(features.shape[1], kernel, bias)
         if shifted.shape != features.shape:
             raise ValueError(f"shifted must have the shape {features.shape} of features; it has {shifted.shape}.")
-        rows = np.linspace(0, len(features) - 1, min(self.MOST, len(features))).astype(int)
+        rows = spread(len(features), self.MOST)
         few = [ops.convert_to_tensor(part[rows], "float32") for part in (features, shifted)]
         known = np.sort(ops.convert_to_numpy(self._change(*few)))
         return self.keep(kernel=kernel, bias=bias, known=known)
@@ -278,12 +283,8 @@ class AdaSCALE(Fitted):
         above = ops.greater(self.fitted("known")[None], self._change(features, shifted)[:, None])
         larger = ops.mean(ops.cast(above, "float32"), axis=1)
         kept = ops.maximum(width - ops.round(width * (self.least + (self.most - self.least) * larger)), 1.0)
-        active = ops.relu(features)
         is_kept = ops.cast(ops.arange(width, dtype="float32")[None] < kept[:, None], "float32")
-        whole = ops.sum(active, axis=-1, keepdims=True)
-        largest = ops.sum(is_kept * -ops.sort(-active, axis=-1), axis=-1, keepdims=True)
-        ratio = ops.where(largest == 0, 1.0, whole / ops.where(largest == 0, 1.0, largest))
-        ratio = ops.minimum(ratio, _LARGEST_RATIO)
+        ratio = _ratio(-ops.sort(-ops.relu(features), axis=-1), is_kept)
         if self.variant == "L":
             logits = ratio**2 * (ops.matmul(features, kernel) + bias)
         else:
