@@ -10,10 +10,10 @@ from kood.attached.preprocessing import preprocess_of
 from kood.classifier import Classifier
 from kood.errors import UserError
 
-__all__ = ["Adapted", "adapted", "function_of"]
+__all__ = ["ROUNDING", "Adapted", "adapted", "function_of"]
 
 #: As far from a whole number of 0..255 pixels come back from [-1, 1], by float32's rounding alone.
-_ROUNDING = 1e-3
+ROUNDING = 1e-3
 
 
 @keras.saving.register_keras_serializable(package="kood")
@@ -95,7 +95,7 @@ def _bytes(images):
     """[-1, 1] -> 0..255. A whole number comes back as it was, for models that make integers of their pixels."""
     pixels = (ops.cast(images, "float32") + 1.0) * 127.5
     less = ops.stop_gradient(ops.round(pixels) - pixels)
-    return pixels + ops.where(ops.abs(less) < _ROUNDING, less, 0.0)
+    return pixels + ops.where(ops.abs(less) < ROUNDING, less, 0.0)
 
 
 def adapted(model: keras.Model, features: str | None = None, preprocess: Any = None) -> keras.Model:

@@ -7,13 +7,11 @@ import numpy as np
 from keras import ops
 
 from kood.attached import Adapted, Wanted, check_range, other_range, outside, wanted
+from kood.attached.adapted import ROUNDING
 from kood.classifier import Classifier
 from kood.data.copies import image_digests
 
 __all__ = ["Ranges"]
-
-#: As far from a whole number of 0..255 pixels may come back from [-1, 1]: by rounding alone.
-_ROUNDING = 1e-3
 
 
 class Ranges:
@@ -39,7 +37,7 @@ class Ranges:
         if pixels.dtype != np.uint8 and isinstance(self.classifier, Classifier) and not self.takes_bytes:
             pixels = 127.5 * pixels + 127.5
             near = np.rint(pixels)
-            pixels = np.where(np.abs(pixels - near) < _ROUNDING, near, pixels)
+            pixels = np.where(np.abs(pixels - near) < ROUNDING, near, pixels)
         return image_digests(pixels)
 
     def wrong(self, pixels: np.ndarray) -> str:
