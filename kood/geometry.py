@@ -16,7 +16,7 @@ def unit(vectors, axis):
     Dividing by the largest entry first keeps squares clear of overflow and underflow. The direction does not
     depend on length, so that divisor may be held constant without changing the gradient.
     """
-    largest = ops.stop_gradient(ops.max(ops.abs(vectors), axis=axis, keepdims=True))
+    largest = ops.stop_gradient(top_value(ops.abs(vectors), axis=axis, keepdims=True))
     vectors = vectors / ops.where(largest > _SMALLEST_LENGTH, largest, 1.0)
     square = ops.sum(ops.square(vectors), axis=axis, keepdims=True)
     return vectors / ops.sqrt(ops.where(square > 0, square, 1.0))
@@ -30,7 +30,7 @@ def _root(values, smallest=0.0):
 
 def lengths(vectors):
     """Euclidean lengths (B, 1) of vectors (B, D), at most 1e15."""
-    largest = ops.max(ops.abs(vectors), axis=-1, keepdims=True)
+    largest = top_value(ops.abs(vectors), keepdims=True)
     scaled = vectors / ops.where(largest > _SMALLEST_LENGTH, largest, 1.0)
     found = largest * ops.sqrt(ops.sum(ops.square(scaled), axis=-1, keepdims=True))
     return ops.minimum(found, _LARGEST_LENGTH)
@@ -54,7 +54,7 @@ def sines(cosines, features, chosen, target):
 
 def labelled(rows):
     """Which label rows (B, K) belong to a class, as booleans (B,): those that are not all zero."""
-    return ops.max(ops.abs(rows), axis=-1) > 0
+    return top_value(ops.abs(rows)) > 0
 
 
 def label_rows(labels, num_classes):
@@ -74,3 +74,10 @@ def label_rows(labels, num_classes):
 def top_class(rows):
     """Index (B,) of each row's largest entry, the first of equals."""
     return ops.top_k(rows, 1)[1][:, 0]
+
+
+def top_value(values, axis=-1, keepdims=False):
+    """Largest entry along an axis; of no rows none, where Keras's `max` raises an error."""
+    if values.shape[0] == 0:
+        return ops.sum(values, axis=axis, keepdims=keepdims)
+    return ops.max(values, axis=axis, keepdims=keepdims)

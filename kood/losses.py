@@ -17,6 +17,7 @@ import math
 
 from keras import ops
 
+from kood.geometry import top_value
 from kood.numbers import above_zero
 
 __all__ = ["cosine_exposure", "cross_entropy", "energy_exposure", "outlier_exposure"]
@@ -58,7 +59,7 @@ def outlier_exposure(logits, labels=None):
         ValueError: Labels of another shape.
     """
     logits = _float32(logits)
-    shifted = logits - ops.stop_gradient(ops.max(logits, axis=-1, keepdims=True))
+    shifted = logits - ops.stop_gradient(top_value(logits, keepdims=True))
     if labels is None:
         known, expected = -math.log(logits.shape[-1]), ops.mean(shifted, axis=-1)
     else:

@@ -647,6 +647,19 @@ def test_the_gradient_of_logit_norm_is_at_right_angles_to_the_logits():
     assert np.abs(found).max() > 0.1
 
 
+@pytest.mark.parametrize("name", EVERY)
+def test_no_rows_have_no_logits_and_teach_nothing(name):
+    head = made(name)
+    features, labels = np.ones((3, WIDTH), "float32"), np.arange(3)
+    head(features, labels, training=True)
+    before = [numbers(weight) for weight in head.weights]
+    for rows in (None, labels[:0], np.zeros((0, CLASSES), "float32")):
+        found = numbers(head(features[:0], rows, training=True))
+        assert found.shape == (0, CLASSES)
+    for weight, kept in zip(head.weights, before, strict=True):
+        np.testing.assert_allclose(numbers(weight), kept, rtol=1e-6, atol=1e-7)
+
+
 # T2FNorm
 
 

@@ -197,3 +197,11 @@ def test_exposures_are_float32_rows_with_finite_gradients(name, dtype):
     found = numbers(function(values))
     assert found.shape == (4,) and np.all(found >= 0)
     assert np.isfinite(gradient(function, values)).all()
+
+
+@pytest.mark.parametrize("name", sorted(losses.__all__))
+def test_no_rows_have_no_losses(name):
+    none = np.zeros((0, 3), "float32")
+    function = getattr(losses, name)
+    found = numbers(function(none, none) if name == "cross_entropy" else function(none))
+    assert found.shape == (0,)

@@ -136,6 +136,12 @@ def test_plain_scores_are_float32_for_tensors_and_arrays(name, dtype):
 
 
 @pytest.mark.parametrize("name", PLAIN)
+def test_no_rows_have_no_plain_scores(name):
+    found = numbers(plain(name)(rows(name)[:0]))
+    assert found.shape == (0,)
+
+
+@pytest.mark.parametrize("name", PLAIN)
 def test_plain_scores_compile_with_an_unknown_batch(name):
     function = plain(name)
     run = compiled(function, CLASSES)
@@ -444,6 +450,13 @@ def test_fitted_scores_compile_with_an_unknown_batch(name):
         found = run(ops.convert_to_tensor(features[:count]), ops.convert_to_tensor(second[:count]))
         expected = numbers(score.score(features[:count], second[:count]))
         np.testing.assert_allclose(numbers(found), expected, rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("name", FITTED)
+def test_no_rows_have_no_fitted_scores(name):
+    score = fitted(name)
+    found = numbers(score.score(*(one[:0] for one in asked(score, *blobs(9)[:3:2]))))
+    assert found.shape == (0,)
 
 
 @pytest.mark.parametrize("name", FITTED)

@@ -5,7 +5,7 @@ import math
 import keras
 from keras import ops
 
-from kood.geometry import sines
+from kood.geometry import sines, top_value
 from kood.heads.angular import AngularHead
 from kood.numbers import whole
 
@@ -154,7 +154,7 @@ class SubCenterArcFace(ArcFace):
 
     def _directions(self, features):
         features, prototypes, cosine = super()._directions(features)
-        cosine = ops.max(ops.reshape(cosine, (-1, self.num_classes, self.sub_centers)), axis=-1)
+        cosine = top_value(ops.reshape(cosine, (-1, self.num_classes, self.sub_centers)))
         return features, prototypes, cosine
 
     def _sines(self, cosine, features, prototypes, target):

@@ -5,6 +5,7 @@ import hashlib
 import numpy as np
 from keras import ops
 
+from kood.geometry import top_value
 from kood.numbers import fraction
 from kood.scores.fitting import Fitted, array, class_indices
 from kood.scores.streaming import BLOCK, blocks, class_sums, mean_row, principal
@@ -117,7 +118,7 @@ class Mahalanobis(Fitted):
         return self._least(ops.expand_dims(features, 1) - ops.take(means, candidates, axis=0))
 
     def _least(self, differences):
-        return ops.min(ops.sum(ops.square(differences), axis=-1), axis=-1)
+        return -top_value(-ops.sum(ops.square(differences), axis=-1))
 
 
 class RelativeMahalanobis(Mahalanobis):

@@ -5,7 +5,7 @@ from typing import Any
 import numpy as np
 from keras import ops
 
-from kood.geometry import unit
+from kood.geometry import top_value, unit
 from kood.numbers import above_zero, fraction, whole
 from kood.scores.fitting import Fitted, array, log_softmax
 from kood.scores.plain import float32
@@ -48,7 +48,7 @@ def _largest(values, k, groups):
         found, columns = ops.top_k(values, k)
         return found, ops.cast(columns, "int32")
     grouped = ops.reshape(values[:, : groups * each], (-1, groups, each))
-    best = ops.cast(ops.top_k(ops.max(grouped, axis=1), k)[1], "int32")
+    best = ops.cast(ops.top_k(top_value(grouped, axis=1), k)[1], "int32")
     best = ops.expand_dims(best, 1) + np.zeros((groups, 1), "int32")
     few = ops.reshape(ops.take_along_axis(grouped, best, axis=-1), (-1, groups * k))
     columns = ops.reshape(best + each * np.arange(groups, dtype="int32")[:, None], (-1, groups * k))

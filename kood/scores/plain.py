@@ -4,6 +4,7 @@ import math
 
 from keras import ops
 
+from kood.geometry import top_value
 from kood.numbers import above_zero, at_least_zero, whole
 
 __all__ = [
@@ -100,7 +101,7 @@ def max_logit(logits):
     Returns:
         float32 (B,), unbounded.
     """
-    return -ops.max(float32(logits), axis=-1)
+    return -top_value(float32(logits))
 
 
 def energy(logits, temperature=1.0):
@@ -147,7 +148,7 @@ def odin_temperature(logits, temperature=1000.0):
     above_zero("temperature", temperature)
     logits = float32(logits)
     classes = max(logits.shape[-1] - 1, 1)
-    others, below, is_top = log_odds((logits - ops.max(logits, axis=-1, keepdims=True)) / temperature)
+    others, below, is_top = log_odds((logits - top_value(logits, keepdims=True)) / temperature)
     # Near 0, where the log-sum-exp of many nearly equal ones is nearly ln(K - 1), from what is missing to 1.
     missing = ops.sum(ops.where(is_top, 0.0, ops.expm1(below)), axis=-1) / classes
     near = missing > -0.5
@@ -260,7 +261,7 @@ def max_cosine(cosines):
     Returns:
         float32 (B,) in [-1, 1].
     """
-    return -ops.max(float32(cosines), axis=-1)
+    return -top_value(float32(cosines))
 
 
 def cosine_margin(cosines):

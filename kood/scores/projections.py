@@ -3,6 +3,7 @@
 import numpy as np
 from keras import ops
 
+from kood.geometry import top_value
 from kood.numbers import above_zero, whole
 from kood.scores.fitting import Fitted, array, linear_head
 from kood.scores.streaming import blocks
@@ -97,7 +98,7 @@ class WeiPer(Fitted):
         classes = int(self.fitted("classes"))
         perturbed = ops.matmul(features, kernel) + self.fitted("bias")
         each = ops.softmax(ops.reshape(perturbed, (-1, kernel.shape[1] // classes, classes)))
-        confidence = ops.mean(ops.max(each, axis=-1), axis=-1)
+        confidence = ops.mean(top_value(each), axis=-1)
         units = self._divergence(features, "", self.UNITS)
         return (
             units + self.perturbed_weight * self._divergence(perturbed, "perturbed_", self.LOGITS)

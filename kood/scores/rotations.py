@@ -4,6 +4,7 @@ import math
 
 from keras import ops
 
+from kood.geometry import top_value
 from kood.scores.plain import float32
 
 __all__ = ["rotation", "rotation_energy"]
@@ -47,6 +48,6 @@ def rotation_energy(logits, rotations):
         float32 (B,), in nats, unbounded.
     """
     logits = float32(logits)
-    below = logits - ops.max(logits, axis=-1, keepdims=True)
+    below = logits - top_value(logits, keepdims=True)
     uneven = ops.logsumexp(below, axis=-1) - ops.mean(below, axis=-1) - math.log(logits.shape[-1])
     return rotation(rotations) - uneven
