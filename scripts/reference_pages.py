@@ -94,7 +94,7 @@ def example(room_name: str, attribute: str) -> str:
     if room_name == "heads":
         lines = [
             f"head = {path}({', '.join(IN_CALL.get(name, name) for name in needed)})",
-            "logits = head(features, labels)  # (200, 3), with the margin; without labels there is none",
+            "logits = head(features, labels)  # (200, 3); no margin without labels",
         ]
         needed = ["features", "labels"]
     elif inspect.isclass(thing):
