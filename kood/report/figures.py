@@ -15,6 +15,8 @@ __all__ = ["matrix_intervals", "pr_curves", "roc_curves", "score_histograms", "t
 
 #: Bins of the histograms of scores.
 BINS = 60
+#: How many times as high as the ID images' highest bar another one is shown.
+TALLEST = 4
 
 
 def _values(scores: Mapping[str, Any]) -> dict[str, np.ndarray]:
@@ -87,7 +89,8 @@ def score_histograms(scores: Mapping[str, Any], cell: Mapping[str, Any]) -> byte
             if drawn:
                 panel.axvline(threshold, color=INK, linewidth=1.1, linestyle=(0, (4, 2)))
             panel.margins(x=0)
-            panel.set_ylim(bottom=0)
+            # A set whose scores are all alike is one high bar, beside which the others would not be seen.
+            panel.set_ylim(0, min(panel.get_ylim()[1], TALLEST * max(id_shares.max(), 1 / BINS)))
             panel.set_yticks([])
             panel.spines["left"].set_visible(False)
             panel.legend(loc="lower right", bbox_to_anchor=(1.0, 0.92), ncols=2, borderaxespad=0, handlelength=1.4)

@@ -70,8 +70,9 @@ def figures_of(
     drawn = {}
     if scores:
         drawn["scores"] = figures.score_histograms(scores, report)
-        drawn["roc"] = figures.roc_curves(scores, report)
-        drawn["pr"] = figures.pr_curves(scores, report)
+        if len(scores) > 1:
+            drawn["roc"] = figures.roc_curves(scores, report)
+            drawn["pr"] = figures.pr_curves(scores, report)
     if behaviour is not None:
         drawn["reliability"] = reliability(behaviour.confidence, behaviour.correct)
         drawn["features"] = embedding(behaviour, wording.sets(report, "near"))

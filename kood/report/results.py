@@ -33,18 +33,25 @@ FPR_NOTE = (
 )
 CLASS_NOTE = (
     "Percent of the ID test images of each true class, with 95% intervals: given their class (accuracy), and called "
-    "in-distribution (accepted). AUROC: against the means of the near and far sets."
+    "in-distribution (accepted)."
+)
+NO_SETS = (
+    "No out-of-distribution set was measured: --ood FOLDER of kood attach and kood new names one, and data.near or "
+    "data.hold_out of a recipe."
 )
 #: Which columns of figures a narrow terminal can do without, and in which order.
 PRIORITIES = {"aupr_in": 2, "aupr_out": 2, "fpr_at_id_tpr": 2, "fpr_at_ood_tpr": 1}
-#: More classes than this are not all shown at once, but so many of the worst of them.
-FEW, WORST = 30, 10
+#: More classes than this are not all shown at once, but so many of the worst of those with so many test images: of
+#: fewer images the worst are those that chance made so.
+FEW, WORST, LEAST = 30, 10, 5
 #: Stands behind a share of accepted images that is clearly below the promise.
 BELOW = " ↓"
 
 
-def headline(cell: Cells) -> Table:
-    """The headline score on every set: near ones, their mean, far ones, their mean."""
+def headline(cell: Cells) -> Table | None:
+    """The headline score on every set: near ones, their mean, far ones, their mean; None where there is no set."""
+    if not _kinds_of_sets(cell):
+        return None
     sure = cell.get("intervals") or {}
 
     def line(label: str, images: object, name: str, kind: str = "") -> Row:
@@ -56,12 +63,10 @@ def headline(cell: Cells) -> Table:
         return row(label, "" if images is None else str(images), *values, kind=kind)
 
     rows: list[Row] = []
-    for kind in ("near", "far"):
-        names = sets(cell, kind)
-        if names:
-            rows.append(row(f"{kind}-OOD", kind="block"))
-            rows += [line(name, cell["datasets"][name].get("images"), name) for name in names]
-            rows.append(line("mean", None, kind, "mean"))
+    for kind in _kinds_of_sets(cell):
+        rows.append(row(f"{kind}-OOD", kind="block"))
+        rows += [line(name, cell["datasets"][name].get("images"), name) for name in sets(cell, kind)]
+        rows.append(line("mean", None, kind, "mean"))
     metrics = [Column(name, small, priority=PRIORITIES.get(key, 0)) for key, (name, small) in COLUMNS.items()]
     return Table(
         (words("dataset"), Column("images"), *metrics),
@@ -71,15 +76,21 @@ def headline(cell: Cells) -> Table:
     )
 
 
-def tiles(cell: Cells) -> list[tuple[str, float | None]]:
-    """The figures that stand first; classes that were held out stand in for near sets where there are none."""
+def _kinds_of_sets(cell: Cells) -> list[str]:
+    return [kind for kind in ("near", "far") if sets(cell, kind)]
+
+
+def tiles(cell: Cells) -> list[tuple[str, float]]:
+    """The figures that stand first, those that there are; classes that were held out stand in for near sets where there
+    are none."""
     near, kind, far = of_headline(cell, "near"), "Near-OOD", of_headline(cell, "far")
     if not near and (folds := (cell.get("hold_out") or {}).get("mean")):
         near, kind = {metric: folds[metric]["mean"] for metric in ("auroc", "fpr_at_ood_tpr")}, "Held-out"
-    return [
+    found = [
         (f"{kind} AUROC", near.get("auroc")), (f"{kind} FPR@95 (OOD TPR)", near.get("fpr_at_ood_tpr")),
         ("Far-OOD AUROC", far.get("auroc")), ("ID accuracy", cell["id"].get("accuracy")),
     ]  # fmt: skip
+    return [(name, value) for name, value in found if value is not None]
 
 
 def held_out(cell: Cells) -> Table | None:
@@ -119,18 +130,19 @@ def _kinds(cell: Cells) -> list[str]:
 
 
 def scores(cell: Cells) -> Table:
-    """Every score, in the means over the near and over the far sets."""
+    """Every score, in the means over the near and over the far sets, and on what a score is chosen by."""
     measured, chosen = cell["scores"], cell["headline_score"]
     columns: list[Filled] = [(words("score"), [f"{score} ◂" if score == chosen else score for score in measured])]
     for metric in ("auroc", "fpr_at_ood_tpr"):
-        for kind in ("near", "far"):
+        for kind in _kinds_of_sets(cell):
             column = Column(f"{kind}\n{COLUMNS[metric][0]}", priority=PRIORITIES.get(metric, 0))
             columns.append((column, [percent((of.get(kind) or {}).get(metric)) for of in measured.values()]))
     folds = (cell.get("hold_out") or {}).get("scores")
     for where, auroc in (("validation", cell.get("validation")), ("held-out", folds)):
         if auroc:
             columns.append((Column(f"{where}\nAUROC", priority=1), [percent(auroc.get(score)) for score in measured]))
-    note = "◂: the headline score. Percent, means over the datasets; FPR@95 at OOD TPR."
+    means = "means over the datasets; FPR@95 at OOD TPR." if _kinds_of_sets(cell) else f"AUROC. {NO_SETS}"
+    note = f"◂: the headline score. Percent, {means}"
     told = [text for text in (validation_note(cell), tuned_note(cell)) if text]
     return table_of(columns, "All scores", (note, *told), _kinds(cell))
 
@@ -148,18 +160,24 @@ def by_dataset(cell: Cells) -> Table | None:
 
 
 def classes(cell: Cells) -> list[Table]:
-    """What a good figure over all classes may hide: each class, or of many the worst by each figure."""
+    """What a good figure over all classes may hide: each class, or of many the worst by each figure, of those that have
+    images enough to say so."""
     found = cell.get("classes") or []
     if not found:
         return []
     if len(found) <= FEW:
         return [_classes(cell, found, "By class", _class_note(cell))]
+    enough = [one for one in found if one.get("images", LEAST) >= LEAST]
+    rest = "" if len(enough) == len(found) else f" that have {LEAST} images or more"
+    of = f"of {len(enough)} classes{rest}"
     tables: list[Table] = []
     for figure, title in (
-        ("accepted", f"By class: the {WORST} of {len(found)} classes with the smallest share accepted"),
-        ("accuracy", f"The {WORST} of {len(found)} classes with the lowest accuracy"),
+        ("accepted", f"By class: the {WORST} {of} with the smallest share accepted"),
+        ("accuracy", f"The {WORST} {of} with the lowest accuracy"),
     ):
-        worst = sorted(found, key=lambda one: (one.get(figure) is None, one.get(figure)))[:WORST]
+        if not enough:
+            break
+        worst = sorted(enough, key=lambda one: (one.get(figure) is None, one.get(figure)))[:WORST]
         tables.append(_classes(cell, worst, title, _class_note(cell) if tables else ""))
     return tables
 
@@ -198,10 +216,11 @@ def is_below(one: Mapping[str, Any], accept: float | None) -> bool:
 def _class_note(cell: Cells) -> str:
     accept = (cell.get("threshold") or {}).get("accept")
     below = sum(is_below(one, accept) for one in cell["classes"])
+    auroc = " AUROC: against the means of the near and far sets." if _kinds_of_sets(cell) else ""
     if not below or accept is None:
-        return CLASS_NOTE
+        return CLASS_NOTE + auroc
     many = "1 class" if below == 1 else f"{below} classes"
-    return f"{CLASS_NOTE}{BELOW}: the whole interval is below the {100 * accept:g}% that are promised ({many})."
+    return f"{CLASS_NOTE}{auroc}{BELOW}: the whole interval is below the {100 * accept:g}% that are promised ({many})."
 
 
 def stages(cell: Cells) -> Table | None:

@@ -74,6 +74,17 @@ def test_of_many_classes_the_worst_are_shown_and_all_folded(cell, capture):
     assert "All classes stand in report.html" in text
 
 
+def test_of_many_classes_of_a_few_images_none_is_the_worst(cell, capture):
+    cell["classes"] = classes(40)
+    for one in cell["classes"][:39]:
+        one["images"] = 2
+    accepted, accurate, every = ([row[0] for row in table] for table in tables_by_class(cell))
+    assert accepted == accurate == ["class 39"] and len(every) == 40
+    cell["classes"][39]["images"] = 2
+    text = capture(lambda console: print_cell(console, cell))
+    assert len(tables_by_class(cell)) == 1 and "class 39" not in text and "All classes stand in report.html" in text
+
+
 @pytest.mark.parametrize("width", [40, 60, 80, 200])
 def test_no_figure_is_cut(cell, capture, width):
     cell["classes"] = classes(12)

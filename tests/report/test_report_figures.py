@@ -134,6 +134,18 @@ def test_wrong_scores_are_refused(cell, draw):
         draw({"id": np.ones(3), "nowhere": np.ones(3)}, cell)
 
 
+def test_one_high_bar_does_not_hide_the_others(cell, id_and_ood_scores):
+    """The ID images' highest bar takes a quarter of a panel or more, where a set's scores are all alike."""
+    alike = {name: np.full(50, 30.0) for name in id_and_ood_scores if name != "id"}
+    svg = figures.score_histograms({**id_and_ood_scores, **alike}, cell).decode()
+    panels = svg.split('<g id="axes_')[1:]
+    assert len(panels) == len(alike)
+    for panel in panels:
+        ground, bars = re.findall(r'<g id="patch_\d+">\s*<path d="([^"]+)"', panel)[:2]
+        heights = [np.ptp([float(y) for y in re.findall(r"[ML] \S+ (\S+)", path)]) for path in (ground, bars)]
+        assert heights[1] >= 0.249 * heights[0]
+
+
 def test_hard_histories():
     hard = {
         "a": {"loss": [], "one": [0.5], "nan": [np.nan, np.nan], "gap": [1.0, None, 3.0], "zero": [0.0, 0.0]},

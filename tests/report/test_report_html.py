@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from PIL import Image, UnidentifiedImageError
 
-from kood.report import aggregate, write
+from kood.report import aggregate, print_cell, write
 from kood.report.html import SHEET_BYTES, figures_of, page
 
 METRICS = ("auroc", "aupr_in", "aupr_out", "fpr_at_ood_tpr", "fpr_at_id_tpr")
@@ -286,3 +286,18 @@ def test_held_out_classes_stand_first_where_there_is_no_near_set(cell):
     held["datasets"] = {name: of for name, of in cell["datasets"].items() if of["kind"] == "far"}
     text = Reader(page(held)).text.replace(" ", "")
     assert "Held-outAUROC81.0%Held-outFPR@95(OODTPR)37.5%" in text and "Near-OODAUROC" not in text
+
+
+def test_without_ood_sets_nothing_empty_stands_anywhere(cell, id_and_ood_scores, capture):
+    for of_score in cell["scores"].values():
+        of_score.clear()
+    cell["validation"] = {name: 0.7 for name in cell["scores"]}
+    cell["datasets"] = {}
+    drawn = figures_of(cell, {"id": id_and_ood_scores["id"]})
+    assert drawn.keys() == {"scores"}
+    told = " ".join(capture(lambda console: print_cell(console, cell)).split())
+    text = Reader(page(cell, drawn=drawn)).text
+    for shown in (told, text):
+        assert "No out-of-distribution set was measured" in shown and "70.0" in shown
+        assert not re.search("FPR@95|AUPR|OOD AUROC|far sets", shown)
+        assert "ID accuracy" in shown
