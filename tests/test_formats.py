@@ -131,7 +131,7 @@ def test_openvino_is_opened_as_the_documentation_says(tmp_path):
     expected = keras.ops.convert_to_numpy(decision_of(model, served)(check)["probabilities"])
     told = [(DOCS / name).read_text() for name in ("attach.md", "serve.md")]
     for text in [*told, Detector.export.__doc__]:
-        (options,) = re.findall(r"compile_model\([^{]+(\{.*?\})\s*\)", text)
+        (options,) = re.findall(r"compile_model\([^{]+(\{.*?\}),?\s*\)", text)
         opened = openvino.Core().compile_model(tmp_path / "it.xml", "CPU", json.loads(options))
         assert np.abs(opened({"images": check})["probabilities"] - expected).max() < formats.TOLERANCE
 

@@ -291,7 +291,7 @@ def test_held_out_classes_stand_first_where_there_is_no_near_set(cell):
 def test_without_ood_sets_nothing_empty_stands_anywhere(cell, id_and_ood_scores, capture):
     for of_score in cell["scores"].values():
         of_score.clear()
-    cell["validation"] = {name: 0.7 for name in cell["scores"]}
+    cell["validation"] = dict.fromkeys(cell["scores"], 0.7)
     cell["datasets"] = {}
     drawn = figures_of(cell, {"id": id_and_ood_scores["id"]})
     assert drawn.keys() == {"scores"}
