@@ -85,7 +85,7 @@ Rows = Iterator[list[str]]
 def photographs_table(kept: dict[str, Any]) -> Rows:
     """Each head under each kind of outlier: accuracy, held-out AUROC of each fold, and the distance from none."""
     folds = range(len(kept["cells"][0]["folds"]))
-    yield ["head", "outliers", "seeds", "accuracy", *(str(k + 1) for k in folds), "mean", "- none", "folds"]
+    yield ["head", "outliers", "seeds", "accuracy", *(str(k + 1) for k in folds), "mean", "over none", "folds"]
     by_row = _grouped(kept["cells"], "head", "arm")
     shown = None
     for (head, arm), cells in by_row.items():
@@ -175,9 +175,9 @@ def _more(more: Difference) -> str:
 
 
 def _spread(values: Iterable[float]) -> str:
-    """Mean and sample standard deviation, in percent."""
+    """Mean and sample standard deviation, in percent, on one line wherever it stands."""
     of = [100 * value for value in values]
-    return f"{statistics.fmean(of):.1f} ± {statistics.stdev(of):.1f}"
+    return f"{statistics.fmean(of):.1f}\u00a0±\u00a0{statistics.stdev(of):.1f}"
 
 
 def _grouped(cells: list[Cell], *keys: str) -> dict[tuple, list[Cell]]:
