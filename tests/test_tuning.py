@@ -37,7 +37,9 @@ def made_up():
 
 def test_every_setting_is_tried_and_the_best_taken():
     fitted, labels, head, held = made_up()
-    chosen, told = tune(["ash", "energy", "msp", "knn:k=3", "knn"], fitted, labels, head, held, 64)
+    chosen, told = tune(
+        ["ash", "energy", "msp", "knn:k=3", "knn"], fitted, labels, head, held, np.arange(200) % CLASSES, 64
+    )
     assert set(told) == set(chosen) == {"ash", "energy", "knn"}
     assert set(told["ash"]["tried"]) == set(specs.settings("ash"))
     for setting, auroc in told["ash"]["tried"].items():
@@ -53,10 +55,27 @@ def test_every_setting_is_tried_and_the_best_taken():
     assert "knn:k=1000" not in told["knn"]["tried"] and {"knn", "knn:k=10", "knn:k=200"} <= set(told["knn"]["tried"])
 
 
+def test_scores_that_ask_for_unseen_images_are_tried_as_they_are_fitted():
+    fitted, labels, head, held = made_up()
+    unseen = np.arange(200) % CLASSES
+    assert Scorer("tempscale").takes_unseen
+    for outputs in (*held.values(), fitted):
+        outputs["shifted"] = outputs["features"] * np.float32(1.1)
+    told = tune(["adascale"], fitted, labels, head, held, unseen, 64)[1]
+    for setting, auroc in told["adascale"]["tried"].items():
+        scorer = Scorer(setting).fit(held["validation"], unseen, head)
+        values = {where: keras.ops.convert_to_numpy(scorer(outputs)) for where, outputs in held.items()}
+        expected = [
+            roc_auc_score(np.repeat([0, 1], [200, len(values[where])]), np.r_[values["validation"], values[where]])
+            for where in ("one", "two")
+        ]
+        np.testing.assert_allclose(auroc, np.mean(expected), atol=1e-4)
+
+
 def test_of_equal_settings_the_default_is_taken():
     fitted, labels, head, held = made_up()
     same = {"validation": held["validation"], "one": held["validation"]}
-    chosen, told = tune(["energy", "ash", "knn", "gen"], fitted, labels, head, same, 64)
+    chosen, told = tune(["energy", "ash", "knn", "gen"], fitted, labels, head, same, np.arange(200) % CLASSES, 64)
     assert chosen == {name: name for name in ("energy", "ash", "knn", "gen")}
     assert set(told["energy"]["tried"].values()) == {0.5}
 

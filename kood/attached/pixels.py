@@ -13,7 +13,7 @@ from kood.attached.watching import Shape, image_shape_of, layers_of, watched
 from kood.classifier import Classifier
 from kood.errors import UserError
 
-__all__ = ["Wanted", "check_range", "check_shape", "other_range", "outside", "wanted"]
+__all__ = ["Wanted", "check_range", "check_shape", "other_range", "outside", "usual_range", "wanted"]
 
 #: (lowest, highest) of pixels that people give to models, and what first layers make of them.
 _GIVEN = ((0.0, 255.0), (0.0, 1.0), (-1.0, 1.0))
@@ -22,10 +22,13 @@ _MADE = ((0.0, 1.0), (-1.0, 1.0), (-2.1, 2.6), (0.0, 255.0), (-115.0, 140.0))
 _NEAR = 0.5
 #: How far pixels may lie outside of their range, in widths of it: resizing overshoots, and edges are where it does.
 _OVER = 0.25
-#: The ranges that known images are held to be of: 0..1, -1..1, normalized by ImageNet, 0..255, less ImageNet's mean, 16
-#: bits. How far known images overshoot, in widths of their own span, and of how many times their size other images may
-#: be where theirs is none of these.
-_USUAL = ((0.0, 1.0), (-1.0, 1.0), (-2.12, 2.64), (0.0, 255.0), (-123.68, 151.061), (0.0, 65535.0))
+#: The ranges that known images are held to be of, the first that holds theirs: in files, divided by 255, normalized by
+#: ImageNet, less ImageNet's mean. How far known images overshoot, in widths of their own span, and of how many times
+#: their size other images may be where theirs is none of these.
+_USUAL = {
+    "0..1": (0.0, 1.0), "-1..1": (-1.0, 1.0), "torch": (-2.12, 2.64), "0..255": (0.0, 255.0),
+    "caffe": (-123.68, 151.061), "16 bits": (0.0, 65535.0),
+}  # fmt: skip
 _OWN, _TIMES = 0.1, 3.0
 #: The first batch normalization's variance against that of its input: outside of these, pixels are of another scale
 #: where some other reading of them is nearer by so many times, and not above the upper end of what is right.
@@ -158,7 +161,7 @@ def other_range(span: tuple[float, float], known: tuple[float, float], whole: bo
     Returns:
         One sentence.
     """
-    usual = next((one for one in _USUAL if _holds(one, known)), None)
+    usual = _USUAL.get(usual_range(known))
     size, its = (max(map(abs, ends)) for ends in (span, known))
     is_small = 0 < size <= 1.5 or (span[0] < -1 and size <= 3 and known[0] >= 0)
     if (whole or its <= 30 or not is_small) and (size <= _TIMES * its if usual is None else _within(span, usual)):
@@ -167,6 +170,12 @@ def other_range(span: tuple[float, float], known: tuple[float, float], whole: bo
         f"these pixels lie in {span[0]:g} to {span[1]:g}, and those of the known images in {known[0]:g} to "
         f"{known[1]:g}; give pixels of the same range"
     )
+
+
+def usual_range(known: tuple[float, float]) -> str:
+    """Which of the usual ranges known images are held to be of, by their span: "0..1", "-1..1", "torch", "0..255",
+    "caffe" or "16 bits"; "" where it is none of them."""
+    return next((name for name, ends in _USUAL.items() if _holds(ends, known)), "")
 
 
 def _within(span: tuple[float, float], ends: tuple[float, float]) -> bool:

@@ -149,6 +149,7 @@ def tune(
     labels: np.ndarray,
     head: Any,
     validation: Mapping[str, Outputs],
+    validation_labels: np.ndarray,
     batch_size: int,
 ) -> tuple[dict[str, str], dict[str, Any]]:
     """Chooses the options of scores as OpenOOD does: every combination of their usual values is tried.
@@ -160,6 +161,8 @@ def tune(
         head: The classifier's head.
         validation: {set: the classifier's outputs}, of the in-distribution images "validation" and at least one
             out-of-distribution set, with what perturbed logits the settings ask for.
+        validation_labels: Classes of the in-distribution ones, on which the scores are fitted that ask for images that
+            nothing was trained on.
         batch_size: Rows that are scored at a time.
 
     Returns:
@@ -174,7 +177,9 @@ def tune(
         settings = list(specs.settings(name))
         for setting in settings if len(settings) > 1 else ():
             try:
-                scorer = Scorer(setting).fit(fit_outputs, labels, head)
+                scorer = Scorer(setting)
+                unseen = validation["validation"], validation_labels
+                scorer.fit(*(unseen if scorer.takes_unseen else (fit_outputs, labels)), head)
             except UserError:
                 continue
             scores = {where: score_rows(scorer, outputs, batch_size) for where, outputs in validation.items()}

@@ -16,7 +16,7 @@ from kood.detector import export, file
 from kood.detector.agreement import disagreement
 from kood.detector.choosing import validation_images
 from kood.detector.figures import figures_of
-from kood.detector.images import Batch
+from kood.detector.images import Batch, are_files, regrouped
 from kood.detector.measuring import Measuring
 from kood.detector.passing import Known, among, seen_before
 from kood.errors import UserError
@@ -26,7 +26,8 @@ from kood.text import clean
 
 __all__ = ["Answers", "Detector"]
 
-#: Of the images that a score is fitted on, each so many-th is set aside to choose a score on, and how many at most.
+#: Of the images that scores are fitted on, each so many-th is set aside to choose one on, and how many at most: of more
+#: images each is one of twice as many, and so on.
 _ASIDE_EACH, _ASIDE_MOST = 5, 256
 
 
@@ -115,9 +116,9 @@ class Detector(Measuring):
     def fit(self, images: Any, labels: Any = None, *, seed: int = 0) -> "Detector":
         """Fits the scores that have a state and, where the score is "auto", chooses one; nothing is trained.
 
-        A choice is made on every fifth image, at most 256, which no score is fitted on: the score with the largest mean
-        AUROC of these against pixel mixups and patch shuffles of them, as `kood run` chooses. `told` says which and
-        why.
+        A choice is made on every fifth image, or of many on 128 to 256 from all over them, which no score is fitted on:
+        the score with the largest mean AUROC of these against pixel mixups and patch shuffles of them, as `kood run`
+        chooses. `told` says which and why.
 
         Args:
             images: Known images.
@@ -132,21 +133,21 @@ class Detector(Measuring):
             UserError: images that cannot be read or are not what the model takes; labels that the model hardly ever
                 gives, or far more often under another preprocessing; a named score that these images cannot fit.
         """
-        known, kept = Known(), list[Batch]()
+        known, aside = Known(), _Aside()
         found = self._noted(self._batches(images, labels, "fit"), known)
-        passed = self._run(_set_aside(found, kept) if self.chooses else found)
+        passed = self._run(regrouped(aside.of(found), self.batch_size) if self.chooses else found)
         self._refuse_disagreement(passed.outputs, passed.labels, "fit")
         doubts = self._doubt_of_pixels(known, "fit")
         # All that an earlier fit found goes.
         self.decision, self.warnings = None, doubts
         self.scorers = {name: Scorer(name, key=self.key) for name in self.every}
         self._tell_unreadable(passed, "fit")
+        self.digests, self.range = {"trained": known.digests}, known.range
         self._fit(passed.outputs, passed.labels)
         if self.chooses:
-            sets = self._validation(kept, seed)
+            self.choice, sets = None, self._validation(aside.kept, seed)
             measured = self.measure(sets)
             self.choose(measured, "validation", [name for name in sets if name != "validation"])
-        self.digests, self.range = {"trained": known.digests}, known.range
         return self
 
     def _refuse_disagreement(self, outputs: Outputs, labels: np.ndarray | None, use: str) -> None:
@@ -326,9 +327,14 @@ class Detector(Measuring):
         both = {*near} & {*far} | ({*near, *far} & {"id", "near", "far"})
         if both:
             raise UserError(f"evaluate: {', '.join(map(repr, sorted(both)))} cannot name a set here; give another name")
-        pair = known if isinstance(known, ImageSet | tuple) or labels is None else (known, labels)
+        if labels is not None and isinstance(known, tuple) and not are_files(known):
+            raise UserError(
+                "evaluate: known is a pair of images and labels, and there are other labels; give one of them"
+            )
+        if labels is not None:
+            known = (known.images if isinstance(known, ImageSet) else known, labels)
         noted: dict[str, np.ndarray] = {}
-        measured = self.measure({"id": pair, **near, **far}, noted=noted)
+        measured = self.measure({"id": known, **near, **far}, noted=noted)
         if "id" not in measured.labels:
             raise UserError("evaluate: the known images have no labels; give labels=..., or a folder of class folders")
         self._refuse_disagreement(measured.outputs["id"], measured.labels["id"], "evaluate")
@@ -386,19 +392,35 @@ class Detector(Measuring):
             raise UserError(f"{clean(path)}: cannot be written: {error.strerror}", exit_code=1) from error
 
 
-def _set_aside(found: Iterable[Batch], kept: list[Batch]) -> Iterator[Batch]:
-    """All but every fifth image, which is kept; at most so many are."""
-    start = 0
-    for batch in found:
-        place = np.arange(start, start + len(batch.pixels))
-        start += len(batch.pixels)
-        aside = (place % _ASIDE_EACH == _ASIDE_EACH - 1) & (place < _ASIDE_EACH * _ASIDE_MOST)
-        for rows, stays in ((aside, False), (~aside, True)):
-            if not rows.any():
-                continue
-            labels = None if batch.labels is None else batch.labels[rows]
-            part = Batch(batch.pixels[rows], labels, unreadable=batch.unreadable if stays else ())
-            if stays:
-                yield part
-            else:
-                kept.append(part)
+class _Aside:
+    """What is set aside of images while they pass: some from all over, however many come and in whatever order.
+
+    Attributes:
+        kept: The images, each as a batch.
+    """
+
+    def __init__(self) -> None:
+        self.kept: list[Batch] = []
+        self._places: list[int] = []
+        self._each = _ASIDE_EACH
+
+    def of(self, found: Iterable[Batch]) -> Iterator[Batch]:
+        """The other images, those among them that were set aside and are too many after all."""
+        start = 0
+        for batch in found:
+            aside = np.arange(start, start + len(batch.pixels)) % self._each == self._each - 1
+            for row in np.flatnonzero(aside):
+                self.kept.append(_rows(batch, np.array([row])))
+                self._places.append(start + int(row))
+            start += len(batch.pixels)
+            yield replace(_rows(batch, np.flatnonzero(~aside)), unreadable=batch.unreadable)
+            while len(self.kept) > _ASIDE_MOST:
+                self._each *= 2
+                stays = [place % self._each == self._each - 1 for place in self._places]
+                yield from (one for one, stay in zip(self.kept, stays, strict=True) if not stay)
+                self.kept = [one for one, stay in zip(self.kept, stays, strict=True) if stay]
+                self._places = [place for place, stay in zip(self._places, stays, strict=True) if stay]
+
+
+def _rows(batch: Batch, rows: np.ndarray) -> Batch:
+    return Batch(batch.pixels[rows], None if batch.labels is None else batch.labels[rows])

@@ -29,7 +29,7 @@ def write(detector: Any, path: Path, format: str | None) -> None:
         raise UserError(f"{clean(path)}: a file of the format {wanted} must end in {ends[wanted]}")
     if format is None and wanted == "tf_saved_model" and path.suffix and not path.suffix[1:].isdecimal():
         raise UserError(f"{clean(path)}: which format is this? End it in {', '.join(FORMATS)}, or give format=...")
-    if path.exists():
+    if path.exists() or (wanted == "openvino" and path.with_suffix(".bin").exists()):
         raise UserError(f"{clean(path)}: there is something already; name another path")
     if detector.decision is None:
         raise UserError("the detector has no threshold yet; call calibrate(images) before export")
@@ -48,14 +48,13 @@ def write(detector: Any, path: Path, format: str | None) -> None:
 def _pixels(detector: Any) -> np.ndarray:
     """Pixels of 0..255 to compare on: those of calibration images."""
     some, (low, high) = np.asarray(detector.some), detector.range or (0.0, 255.0)
-    are_bytes = some.dtype == np.uint8 or detector.takes_bytes
-    if detector.is_own and not are_bytes:
-        some = (some + 1.0) * 127.5
-    elif high <= 1.5 and not are_bytes:
-        raise UserError(
-            f"the detector was calibrated on pixels of {low:g} to {high:g}, and what is served are pixels of 0..255: "
-            f"make it with preprocess={'-1..1' if low < -0.01 else '0..1'!r} and calibrate it on pixels of 0..255"
-        )
+    if some.dtype != np.uint8 and not detector.takes_bytes:
+        if missing := detector.ranges.lacks((low, high)):
+            raise UserError(
+                f"the detector was calibrated on pixels of {low:g} to {high:g}, and what is served are pixels of "
+                f"0..255: make it with {missing} and calibrate it on pixels of 0..255"
+            )
+        some = (some + 1.0) * 127.5 if detector.is_own else some
     return np.clip(np.rint(some), 0, 255).astype(np.uint8)
 
 

@@ -47,6 +47,7 @@ def write(detector: Any, path: Path) -> None:
         "takes_bytes": detector.takes_bytes, "choice": choice and vars(choice), "warnings": detector.warnings,
         "decision": decision and {"accept": decision.accept, "by_class": decision.by_class},
         "scores": list(detector.scorers), "chooses": detector.chooses, "every": detector.every,
+        "named": detector.named,
     }  # fmt: skip
     arrays = {
         f"state/{name}/{key}": value
@@ -117,7 +118,7 @@ def _made(kind: type, classifier: Any, facts: dict[str, Any], arrays: dict[str, 
     )  # fmt: skip
     detector.takes_bytes = facts["takes_bytes"]
     detector.choice = Choice(**choice) if choice else None
-    detector.chooses, detector.every = facts["chooses"], facts["every"]
+    detector.chooses, detector.every, detector.named = facts["chooses"], facts["every"], facts["named"]
     detector.warnings = list(facts["warnings"])
     detector.range = tuple(facts["range"]) if facts["range"] else None
     for name in detector.scorers:

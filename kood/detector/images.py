@@ -16,7 +16,7 @@ from kood.data.rules import STRETCHED, Framing
 from kood.errors import UserError
 from kood.text import clean, composed, some_of
 
-__all__ = ["Batch", "batches", "count_of"]
+__all__ = ["Batch", "are_files", "batches", "count_of", "regrouped"]
 
 #: Words of a dictionary's element for the images and for their classes.
 _KEYS = ("image", "label")
@@ -75,18 +75,18 @@ def batches(
     """
     names = None if class_names is None else [composed(name) for name in class_names]
     given = None if labels is None else _numbers(_array(labels), names, 0)
-    are_files = _is_files(images)
-    files, own = _files(images, names, perhaps) if are_files else ([], None)
-    total = len(files) if are_files else count_of(images)
+    named = are_files(images)
+    files, own = _files(images, names, perhaps) if named else ([], None)
+    total = len(files) if named else count_of(images)
     if given is not None and total is not None and len(given) != total:
         raise UserError(f"labels: there are {len(given):,} labels for {total:,} images; give one an image")
     if _is_array(images):
         check_shape(shape, tuple(images.shape))
-    if are_files:
+    if named:
         parts = _of_files(files, own if given is None else given, _whole(shape, files), batch_size, framing)
     else:
         parts = _of_rows(_rows(images, batch_size), shape, names, given, labelled)
-    return _watched(_regrouped(parts, batch_size), total, shown)
+    return _watched(regrouped(parts, batch_size), total, shown)
 
 
 def _watched(found: Iterable[Batch], count: int | None, what: str) -> Iterator[Batch]:
@@ -122,7 +122,8 @@ def _is_array(images: Any) -> bool:
     return hasattr(images, "shape") and hasattr(images, "dtype")
 
 
-def _is_files(images: Any) -> bool:
+def are_files(images: Any) -> bool:
+    """Whether images are given as a folder, a file or several files."""
     if isinstance(images, list | tuple):
         return bool(images) and all(isinstance(one, str | Path) for one in images)
     return isinstance(images, str | Path)
@@ -248,8 +249,8 @@ def _of_rows(
         raise UserError(f"labels: there are {len(given):,} labels for {start:,} images; give one an image")
 
 
-def _regrouped(parts: Generator[Batch, None, None], batch_size: int) -> Iterator[Batch]:
-    """The same rows in batches of one size.
+def regrouped(parts: Generator[Batch, None, None], batch_size: int) -> Iterator[Batch]:
+    """The same rows in batches of one size, but for the last.
 
     A full batch waits for another row, so that files that cannot be read at the very end belong to some batch.
     """

@@ -18,7 +18,7 @@ from kood.data.image_set import ImageSet
 from kood.data.images import normalize
 from kood.data.rules import Framing, Resize
 from kood.detector.choosing import Choice, Measured, choose, tune
-from kood.detector.images import Batch, batches
+from kood.detector.images import Batch, are_files, batches
 from kood.detector.passing import Known, Passed
 from kood.detector.ranges import Ranges
 from kood.detector.trying import tried
@@ -92,7 +92,8 @@ class Measuring:
         #: The smallest and the largest value among them.
         self.range: tuple[float, float] | None = None
         asked = [*([] if scores is None or scores == "all" else scores), *([] if score == "auto" else [score])]
-        self._named = list(dict.fromkeys(Scorer(name, key=self.key).name for name in asked))
+        #: The scores that were asked for by name: what cannot be measured of these is refused, and of others left out.
+        self.named = list(dict.fromkeys(Scorer(name, key=self.key).name for name in asked))
         self.chooses, self.every = self.choice is None, self._wanted(scores == "all" or not asked)
         self.scorers = {name: Scorer(name, key=self.key) for name in self.every}
 
@@ -112,7 +113,7 @@ class Measuring:
 
     def _wanted(self, every: bool) -> list[str]:
         """The scores to measure, in the order of their room; what this classifier cannot give is refused."""
-        scorers = {name: Scorer(name, key=self.key) for name in self._named}
+        scorers = {name: Scorer(name, key=self.key) for name in self.named}
         more = {"cosines": self.classifier.is_angular, "rotations": getattr(self.classifier, "rotation", 0.0)}
         has = {"features", "logits", *(name for name, there in more.items() if there)}
         has |= {*linear_weights(self.classifier.head)}
@@ -123,8 +124,8 @@ class Measuring:
             raise UserError(
                 f"{self.key}: this head cannot give {', '.join(impossible)}; it can give {', '.join(possible)}"
             )
-        others = [name for name in possible if name not in ON_REQUEST or name in self._named] if every else []
-        return list(dict.fromkeys([*others, *self._named]))
+        others = [name for name in possible if name not in ON_REQUEST or name in self.named] if every else []
+        return list(dict.fromkeys([*others, *self.named]))
 
     # What there is to say of it.
 
@@ -184,7 +185,18 @@ class Measuring:
             wrong = self.ranges.wrong(batch.pixels) if use in KNOWN and number == 0 else ""
             if wrong := wrong or self.ranges.left(batch.pixels, before):
                 raise UserError(f"{use}: {wrong}")
+            if number == 0 and (moving := [name for name, one in self.scorers.items() if one.perturbation]):
+                self._refuse_to_move(moving[0], batch.pixels, before, use)
             yield batch
+
+    def _refuse_to_move(self, name: str, pixels: np.ndarray, known: tuple[float, float] | None, use: str) -> None:
+        """Raises `UserError` where it is not known how far a score's step is in the units of these pixels."""
+        low, high = known or self.ranges.span(pixels)
+        if pixels.dtype != np.uint8 and (missing := self.ranges.lacks((low, high))):
+            raise UserError(
+                f"{use}: {name} moves pixels of 0..255, and these lie in {low:g} to {high:g}; make the detector with "
+                f"{missing} and give pixels of 0..255"
+            )
 
     @functools.cached_property
     def ranges(self) -> Ranges:
@@ -240,7 +252,7 @@ class Measuring:
         if isinstance(self.classifier, Classifier):
             return self._normal(pixels)
         if any(scorer.perturbation for scorer in self.scorers.values()):
-            # How far a score moves a pixel is in units of [-1, 1].
+            # How far a score moves a pixel is in units of [-1, 1]; such scores are given pixels of 0..255 alone.
             return self._normal(normalize(pixels))
         return self._raw(pixels)
 
@@ -297,9 +309,9 @@ class Measuring:
         found = {where: run_over(forward, of.images, self.batch_size) for where, of in held.items()}
         learned = self._set(train, plain) if any(scorer.is_fitted for scorer in self.scorers.values()) else {}
         labels, head = train.known_labels, self.classifier.head
-        chosen, self.tuned = tune(names, learned, labels, head, found, self.batch_size)
+        chosen, self.tuned = tune(names, learned, labels, head, found, held["validation"].known_labels, self.batch_size)
         self.scorers = {chosen.get(name, name): Scorer(chosen.get(name, name), key=self.key) for name in names}
-        self._named = [chosen.get(name, name) for name in self._named]
+        self.named = [chosen.get(name, name) for name in self.named]
         if self.choice is not None:
             self.choice = Choice(chosen.get(self.choice.score, self.choice.score))
         for name in ("_normal", "_plain"):
@@ -329,7 +341,7 @@ class Measuring:
                 if why := scorer.doubt(fitted_to[1]):
                     doubted.setdefault(why, []).append(name)
             except UserError as error:
-                if name in self._named:
+                if name in self.named:
                     raise
                 del self.scorers[name]
                 self.warnings.append(str(error))
@@ -363,7 +375,7 @@ class Measuring:
             noted: Is given the digests of each set's images, by its name.
 
         Returns:
-            A `Measured`; scores that are NaN for some image are left out, of it and of the detector.
+            A `Measured`; scores that are NaN for some image are left out, and cannot be chosen then.
 
         Raises:
             UserError: a named score that is NaN for some image.
@@ -377,7 +389,8 @@ class Measuring:
                     noted[where] = image_digests(images.images)
             else:
                 known = Known()
-                pixels, given = images if isinstance(images, tuple) else (images, None)
+                is_pair = isinstance(images, tuple) and not are_files(images)
+                pixels, given = images if is_pair else (images, None)
                 found = self._run(self._noted(self._batches(pixels, given, where), known))
                 outputs[where], its = found.outputs, found.labels
                 self._tell_unreadable(found, where)
@@ -403,17 +416,25 @@ class Measuring:
         return score_rows(scorer, outputs, self.batch_size)
 
     def _drop_undefined(self, values: dict[str, dict[str, np.ndarray]]) -> None:
-        """Leaves out the scores that are NaN for some image, and says so; one that was asked for is refused."""
-        for name in list(self.scorers):
-            undefined = [(where, found) for where, by in values.items() if (found := int(np.isnan(by[name]).sum()))]
-            if not undefined:
-                continue
-            where, count = undefined[0]
-            said = f"{name} is NaN for {count} of {len(values[where][name])} images of {where.removeprefix('held/')!r}"
-            if name in self._named or len(self.scorers) == 1:
+        """Leaves out the scores that are NaN for some image, and says so; one that was asked for or chosen is refused.
+
+        While there is none that decides, what is left out cannot be chosen either.
+        """
+        undefined = dict[str, str]()
+        for name in self.scorers:
+            counts = {where: int(np.isnan(by[name]).sum()) for where, by in values.items()}
+            if (where := next((one for one, count in counts.items() if count), None)) is not None:
+                of = f"{len(values[where][name])} images of {where.removeprefix('held/')!r}"
+                undefined[name] = f"{name} is NaN for {counts[where]} of {of}"
+        needed = {*self.named, *([self.choice.score] if self.choice else [])}
+        for name, said in undefined.items():
+            if name in needed or len(undefined) == len(self.scorers):
                 raise UserError(f"{self.key}: {said}; look at those images, or name other scores", exit_code=1)
-            self.warnings.append(f"{said}, so it is not measured")
-            del self.scorers[name]
+        for name, said in undefined.items():
+            if (told := f"{said}, so it is not measured") not in self.warnings:
+                self.warnings.append(told)
+            if self.choice is None:
+                del self.scorers[name]
             for by in values.values():
                 del by[name]
 

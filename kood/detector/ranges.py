@@ -6,7 +6,7 @@ import keras
 import numpy as np
 from keras import ops
 
-from kood.attached import Adapted, Wanted, check_range, other_range, outside, wanted
+from kood.attached import PREPROCESSING, Adapted, Wanted, check_range, other_range, outside, usual_range, wanted
 from kood.attached.adapted import ROUNDING
 from kood.classifier import Classifier
 from kood.data.copies import image_digests
@@ -61,6 +61,14 @@ class Ranges:
         if left or known is None:
             return left
         return other_range(span, known, is_bytes or np.array_equal(pixels, np.rint(pixels)))
+
+    def lacks(self, span: tuple[float, float]) -> str:
+        """The argument that would say how pixels of such a span, as a user gives them, are made of those of 0..255 that
+        files have; "" where they are these, or what kood's own classifiers take."""
+        if self.takes_bytes or not isinstance(self.classifier, Adapted):
+            return ""
+        found = usual_range(span)
+        return "" if found == "0..255" else f"preprocess={repr(found) if found in PREPROCESSING else '...'}"
 
     @property
     def may_be_others(self) -> bool:

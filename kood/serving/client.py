@@ -89,7 +89,7 @@ def newest_version(folder: Path) -> Path:
         UserError: there is none.
     """
     if (folder / "saved_model.pb").is_file():
-        return folder
+        return folder if folder.name not in ("", "..") else folder.resolve()
     found = versions(folder)
     if not found:
         there = folder.parent.iterdir() if not folder.exists() and folder.parent.is_dir() else ()

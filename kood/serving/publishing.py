@@ -81,7 +81,7 @@ def _written(source: Path, folder: Path, served: Served, facts: Mapping[str, Any
     shutil.rmtree(beside, ignore_errors=True)
     try:
         _export(source, beside, served, version)
-        write_extras(beside, folder.parent.name, served, facts)
+        write_extras(beside, folder.resolve().parent.name, served, facts)
         yield beside
         beside.rename(folder)
     finally:

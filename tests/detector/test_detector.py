@@ -724,6 +724,110 @@ def test_pixels_that_are_not_what_is_served_are_not_exported(tmp_path):
     assert list(tmp_path.iterdir()) == []
 
 
+PREPARED = {
+    "0..1": lambda x: x / 255, "-1..1": lambda x: x / 127.5 - 1, "torch": lambda x: (x / 255 - 0.45) / 0.225,
+    "caffe": lambda x: x[..., ::-1] - [103.9, 116.8, 123.7], "...": lambda x: 257.0 * x,
+}  # fmt: skip
+
+
+@pytest.mark.one_backend
+@pytest.mark.parametrize("how", PREPARED)
+def test_pixels_prepared_beforehand_are_neither_exported_nor_moved(tmp_path, how):
+    """The graph is given pixels of 0..255, and a step is so much of these."""
+    pixels, labels = images(99, 3)
+    given = PREPARED[how](pixels.astype("float32")).astype("float32")
+    wanted = f"make it with preprocess={how!r}" if how != "..." else "make it with preprocess=..."
+    with pytest.raises(UserError, match=re.escape(wanted)):
+        Detector(silent(), "msp").calibrate(given).export(tmp_path / "one" / "1")
+    assert list(tmp_path.iterdir()) == []
+    with pytest.raises(UserError, match="moves pixels of 0..255, and these lie in") as caught:
+        Detector(silent(), "odin").calibrate(given)
+    assert wanted.removeprefix("make it with ") in str(caught.value)
+    Detector(silent(), "odin").calibrate(pixels.astype("float32")).predict(given * 0)
+
+
+@pytest.mark.one_backend
+def test_a_score_is_chosen_on_images_from_all_over(model):
+    """However many there are, and however they are ordered; and no image is both fitted on and chosen on."""
+    pixels, labels = images(4500, 1)
+    order = np.argsort(labels, kind="stable")
+    made = Detector(model).fit(pixels[order], labels[order])
+    assert 128 < made.choice.images <= 256
+    mixed = Detector(model).fit(pixels, labels).choice
+    assert mixed.images == made.choice.images
+    assert all(abs(auroc - mixed.by[name]) < 0.1 for name, auroc in made.choice.by.items() if name != "knn")
+    fitted = Detector(model, "knn:k=1").fit(pixels[order], labels[order])
+    assert len(fitted.scorers["knn:k=1"].state["bank"]) == 4500
+    assert len(made.scorers["knn"].state["bank"]) == 4500 - made.choice.images
+
+
+def breaks(count=5):
+    return np.zeros((count, 8, 8, 3), "uint8")
+
+
+def standardized():
+    """A model that answers NaN for an image of one colour."""
+    pixels = keras.Input((8, 8, 3))
+    less = pixels - ops.mean(pixels, axis=(1, 2, 3), keepdims=True)
+    found = keras.layers.GlobalAveragePooling2D()(less / ops.std(pixels, axis=(1, 2, 3), keepdims=True))
+    model = keras.Model(pixels, keras.layers.Dense(K, name="top")(found))
+    model.get_layer("top").set_weights([3 * np.eye(3, K, dtype="float32"), np.zeros(K, "float32")])
+    return model
+
+
+@pytest.mark.one_backend
+def test_a_measurement_takes_nothing_from_the_detector():
+    made = Detector(standardized()).fit(*images(100, 1)).calibrate(*images(60, 2))
+    before, scorers = made.predict(images(20, 3)[0]), list(made.scorers)
+    for far in (breaks(), np.concatenate([breaks(1), images(20, 4)[0]])):
+        with pytest.raises(UserError, match=f"{re.escape(made.score)}|is NaN for"):
+            made.evaluate(images(50, 5), far={"black": far})
+    assert list(made.scorers) == scorers
+    np.testing.assert_array_equal(made.predict(images(20, 3)[0]).ood_score, before.ood_score)
+    assert made.predict(breaks()).is_ood.all()
+
+
+@pytest.mark.one_backend
+def test_another_fit_begins_anew_with_other_pixels():
+    pixels, labels = images(100, 1)
+    made = Detector(silent()).fit((pixels / 255).astype("float32"), labels)
+    made.fit(pixels.astype("float32"), labels)
+    assert made.range[1] > 100 and made.choice.images == 20
+
+
+@pytest.mark.one_backend
+def test_a_detector_that_was_loaded_leaves_out_what_the_one_that_was_saved_does(model, tmp_path):
+    made = Detector(model).fit(*images(300, 1))
+    made.save(tmp_path / "it.kood")
+    for one in (made, Detector.load(tmp_path / "it.kood")):
+        one.fit(*images(40, 1))
+        assert any(text.startswith("knn") or "knn" in text for text in one.warnings) and "knn" not in one.scorers
+
+
+@pytest.mark.one_backend
+def test_a_file_beside_openvinos_is_not_written_over(detector, tmp_path):
+    (tmp_path / "it.bin").write_text("mine")
+    with pytest.raises(UserError, match="there is something already"):
+        detector.export(tmp_path / "it.xml")
+    assert (tmp_path / "it.bin").read_text() == "mine"
+
+
+@pytest.mark.one_backend
+def test_an_evaluation_takes_several_files_and_the_labels_that_it_is_given(detector, tmp_path):
+    pixels, labels = images(30, 7)
+    files = []
+    for number in range(3):
+        files.append(str(tmp_path / f"{number}.png"))
+        Image.fromarray(images(3, 8, mixed=True)[0][number]).save(files[-1])
+    figures = detector.evaluate((pixels, labels), near={"files": tuple(files)})
+    assert set(figures["scores"]["energy"]) >= {"files"}
+    wrong = ImageSet(pixels, (labels + 1) % K, ("red", "green", "blue"))
+    right = detector.evaluate(wrong, labels=labels)["id"]["accuracy"]
+    assert right == detector.evaluate((pixels, labels))["id"]["accuracy"] > 0.9
+    with pytest.raises(UserError, match="evaluate: known is a pair"):
+        detector.evaluate((pixels, labels), labels=labels)
+
+
 def test_public_names_are_loaded_when_used():
     assert kood.Detector is Detector and callable(kood.run)
     assert kood.metrics.auroc([0.1, 0.9], [False, True]) == 1.0

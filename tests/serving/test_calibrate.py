@@ -72,6 +72,16 @@ def test_the_next_version_has_the_new_threshold(run, images):
     assert "Again among them: 90 images that an earlier calibration was given" in again.told
 
 
+@pytest.mark.parametrize("inside", ["1", "."])
+def test_the_next_version_stands_beside_the_one_that_it_is_called_from(tmp_path, images, monkeypatch, inside):
+    published(tmp_path / "run")
+    monkeypatch.chdir(tmp_path / "run" / inside)
+    done = calibrate(Path(), [images], accept=0.9)
+    assert done.version.resolve() == tmp_path / "run" / "2"
+    facts = read_facts(tmp_path / "run" / "2")
+    assert facts["calibrated_from"] == "1" and facts["name"] == "run"
+
+
 @pytest.mark.parametrize(
     ("how", "message"),
     [
