@@ -1,6 +1,6 @@
 """The detector: a classifier, a score of its outputs, and a calibrated decision."""
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Generator, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from numbers import Real
 from pathlib import Path
@@ -404,7 +404,7 @@ class _Aside:
         self._places: list[int] = []
         self._each = _ASIDE_EACH
 
-    def of(self, found: Iterable[Batch]) -> Iterator[Batch]:
+    def of(self, found: Iterable[Batch]) -> Generator[Batch, None, None]:
         """The other images, those among them that were set aside and are too many after all."""
         start = 0
         for batch in found:
