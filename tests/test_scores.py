@@ -738,6 +738,8 @@ def test_vim_refuses_what_it_cannot_use():
         scores.ViM(WIDTH).fit(features, labels, logits)
     with pytest.raises(ValueError, match="needs the logits"):
         scores.ViM(4).fit(features, labels)
+    with pytest.raises(ValueError, match="the mean of the largest logits is -"):
+        scores.ViM(4).fit(features, labels, logits - np.logaddexp.reduce(logits, axis=1, keepdims=True))
     with pytest.raises(ValueError, match="go together"):
         scores.ViM(4).fit(features, labels, logits, kernel=kernel)
     with pytest.raises(ValueError, match="kernel must have the shape"):

@@ -4,7 +4,7 @@ There is one way for every kind of model: it runs as it is, and the input of its
 layer is called. So the weights are the model's own, and nothing has to be known of how the layers hang together.
 """
 
-from typing import Any
+from typing import Any, Literal
 
 import keras
 import numpy as np
@@ -35,9 +35,10 @@ def take_apart(model: keras.Model, features: str | None = None) -> Taken:
     """A classifier's features and logits, whatever kind of Keras model it is.
 
     It is `kood.classifier.Classifier`, or answers a dictionary with "features" and "logits", or ends in a dense layer
-    (or a convolution of 1x1): logits, softmax, or one sigmoid unit for two classes, whose logits are then 0 and z. Of
-    "logits" that are a softmax the logits are those of the dense layer, or, where none explains them, their logarithm.
-    The features are the input of the dense layer that is called last, averaged over its positions where it has some.
+    (or a convolution of 1x1): logits, their softmax or its logarithm, or one sigmoid unit for two classes, whose logits
+    are then -z / 2 and z / 2. Of "logits" that are probabilities or their logarithms the logits are those of the dense
+    layer, or, where none explains them, the logarithms less their mean, as probabilities do not tell it. The features
+    are the input of the dense layer that is called last, averaged over its positions where it has some.
     That nothing but that stands after the features is proved on a few random images: the model's own answer is what the
     logits `features @ kernel + bias`, in float32, say.
 
@@ -45,7 +46,7 @@ def take_apart(model: keras.Model, features: str | None = None) -> Taken:
         model: The classifier; it stays as it is.
         features: The layer whose output is taken for features instead, by its name or by its path "block/pool". The
             logits stay those of the dense layer, or, where there is none to prove, become the model's answer, of
-            probabilities their logarithm.
+            probabilities as above.
 
     Returns:
         A `Taken`, float32.
@@ -109,7 +110,7 @@ def features_within(model: keras.Model, fix: str) -> tuple[keras.Layer | None, s
         logits = seen.tell()[1]
         if any(_close(answer, rows, seen.dense, logits) for rows in _forms(logits).values()):
             return seen.dense, f"the input of the dense layer {name_of(seen.dense)}"
-    if _of_probabilities(answer) or _of_probabilities(np.exp(np.minimum(answer, 1.0))):
+    if _normalized(answer):
         why = "its answer is probabilities of classes, no features, and not the softmax of its last dense layer"
         raise seen.refuse(why, fix)
     above = seen.above
@@ -131,21 +132,22 @@ def _of_dictionary(seen: Seen, answer: dict, features: str | None) -> tuple[Way,
     if given.ndim != 2 or logits.ndim != 2 or logits.shape[1] < 2:
         raise seen.refuse(f"its outputs features and logits have the shapes {given.shape} and {logits.shape}",
                           "make them (batch, numbers) and (batch, classes), two classes or more")  # fmt: skip
-    classes, is_softmax, is_linear = logits.shape[1], _of_probabilities(logits), False
+    classes, kind, is_linear = logits.shape[1], _normalized(logits), False
     if seen.dense is not None:
         below, above = seen.tell()
-        said = softmax(above) if is_softmax else above
+        said = _forms(above)[kind or "logits"]
         is_linear = np.array_equal(below, given) and _close(logits, said, seen.dense, above)
     told = [f"features: the model's output 'features' ({given.shape[1]:,} numbers)"]
     cosines = "cosines" in answer
-    if is_softmax and is_linear and not cosines:
-        told += [f"logits: those of {name_of(seen.dense)} ({classes:,} classes), whose softmax its output 'logits' is"]
-        return Way(Linear(seen.dense), "softmax", seen.dense, told=told), classes
-    if is_softmax:
-        told += [f"logits: the logarithm of its output 'logits', which are probabilities ({classes:,} classes)"]
-        return Way(Unknown(), "outputs", cosines=cosines, is_softmax=True, told=told), classes
-    kind = f"of the dense layer {name_of(seen.dense)}" if is_linear else "not linear in them"
-    told += [f"logits: its output 'logits' ({classes:,} classes), {kind}"]
+    if kind and is_linear and not cosines:
+        told += [f"logits: those of {name_of(seen.dense)} ({classes:,} classes); its output 'logits' is {_WORDS[kind]}"]
+        return Way(Linear(seen.dense), kind, seen.dense, told=told), classes
+    if kind:
+        read = _READ[kind].format("its output 'logits'")
+        told += [f"logits: {read} ({classes:,} classes)"]
+        return Way(Unknown(), "outputs", cosines=cosines, normalized=kind, told=told), classes
+    found = f"of the dense layer {name_of(seen.dense)}" if is_linear else "not linear in them"
+    told += [f"logits: its output 'logits' ({classes:,} classes), {found}"]
     return Way(Linear(seen.dense) if is_linear else Unknown(), "outputs", cosines=cosines, told=told), classes
 
 
@@ -181,12 +183,25 @@ def _of_answer(seen: Seen, answer: Any, features: str | None) -> tuple[Way, int]
         found.named = None if same else seen.named
         found.head = found.head if same else Unknown()
     count = max(answer.shape[1], 2)
-    above = "the model's answer itself" if found.dense is None else f"those of {name_of(found.dense)}"
-    found.told = [*told, f"logits: {above} ({count:,} classes); the model answers {_WORDS[found.answers]}"]
+    if found.dense is None:
+        read = _READ[found.answers].format("the model's answer")
+        found.told = [*told, f"logits: {read} ({count:,} classes)"]
+    else:
+        above = f"those of {name_of(found.dense)} ({count:,} classes)"
+        found.told = [*told, f"logits: {above}; the model answers {_WORDS[found.answers]}"]
     return found, count
 
 
-_WORDS = {"softmax": "their softmax", "logits": "logits", "sigmoid": "the sigmoid of one logit, for two classes"}
+_WORDS = {
+    "softmax": "their softmax", "log_softmax": "the logarithm of their softmax", "logits": "logits",
+    "sigmoid": "the sigmoid of one logit, for two classes",
+}  # fmt: skip
+#: How logits are read from what no dense layer explains.
+_READ = {
+    "softmax": "the logarithms of {}, which is probabilities, less their mean",
+    "log_softmax": "{}, the logarithms of probabilities, less their mean",
+    "logits": "{} itself",
+}
 
 
 def _proved(seen: Seen, answer: np.ndarray) -> Way:
@@ -209,7 +224,7 @@ def _proved(seen: Seen, answer: np.ndarray) -> Way:
             "has one linear unit, as for a regression" if fits else f"gives one number, no sigmoid of {name_of(dense)}"
         )
         raise seen.refuse(f"it {why}", "for two classes end it in one sigmoid unit or in two units")
-    for kind in ("logits", "softmax"):
+    for kind in ("logits", "softmax", "log_softmax"):
         if kind in fits:
             return Way(Linear(dense), kind, dense)
     if fits:
@@ -221,7 +236,9 @@ def _proved(seen: Seen, answer: np.ndarray) -> Way:
 
 
 def _forms(logits: np.ndarray) -> dict[str, np.ndarray]:
-    return {"logits": logits, "softmax": softmax(logits), "sigmoid": expit(logits)}
+    shares = softmax(logits)
+    logarithms = logits - np.logaddexp.reduce(logits, axis=1, keepdims=True)
+    return {"logits": logits, "softmax": shares, "log_softmax": logarithms, "sigmoid": expit(logits)}
 
 
 def _close(answer: np.ndarray, expected: np.ndarray, layer: keras.Layer, logits: np.ndarray) -> bool:
@@ -247,11 +264,18 @@ def _close(answer: np.ndarray, expected: np.ndarray, layer: keras.Layer, logits:
 def _read(answer: np.ndarray, error: UserError) -> Way:
     """How logits are read from an answer that no dense layer explains; raises `error` where they cannot be."""
     rows = answer[np.isfinite(answer).all(axis=1)]
+    if kind := _normalized(answer):
+        return Way(Unknown(), kind)
     if answer.shape[1] > 1 and (rows.min() < 0 or rows.max() > 1 + _HALF):
         return Way(Unknown(), "logits")
-    if _of_probabilities(answer):
-        return Way(Unknown(), "softmax")
     raise error
+
+
+def _normalized(answer: np.ndarray) -> Literal["", "softmax", "log_softmax"]:
+    """Whether an answer is probabilities, or their logarithms."""
+    if _of_probabilities(answer):
+        return "softmax"
+    return "log_softmax" if _of_probabilities(np.exp(np.minimum(answer, 1.0))) else ""
 
 
 def _of_probabilities(answer: np.ndarray) -> bool:

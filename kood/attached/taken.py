@@ -10,7 +10,7 @@ from kood.attached.watching import Shape, watched
 
 __all__ = ["Answers", "Linear", "Taken", "Unknown", "Way", "only", "pooled"]
 
-Answers = Literal["softmax", "logits", "sigmoid", "outputs"]
+Answers = Literal["softmax", "log_softmax", "logits", "sigmoid", "outputs"]
 
 
 class Linear:
@@ -18,7 +18,8 @@ class Linear:
 
     Args:
         layer: A layer with a kernel (..., D, K), all dimensions before these being 1, and a bias (K,) or none.
-        binary: Whether its one logit z stands for two classes, whose logits are 0 and z.
+        binary: Whether its one logit z stands for two classes, whose logits are -z / 2 and z / 2: their softmax is the
+            sigmoid, and neither class is further from nothing than the other, as for energies they must not be.
     """
 
     def __init__(self, layer: keras.Layer, binary: bool = False):
@@ -43,7 +44,7 @@ class Linear:
         return ops.matmul(ops.cast(features, "float32"), self.kernel) + self.bias
 
     def _of_classes(self, weight: Any) -> Any:
-        return ops.concatenate([ops.zeros_like(weight), weight], axis=-1) if self._binary else weight
+        return ops.concatenate([-weight / 2, weight / 2], axis=-1) if self._binary else weight
 
 
 class Unknown:
@@ -56,12 +57,13 @@ class Way:
 
     Attributes:
         head: What has the attributes `kernel` (D, K) and `bias` (K,), or neither where the head is not linear.
-        answers: What the model itself gives: "softmax", "logits", "sigmoid" of one unit, or a dictionary of "outputs".
+        answers: What the model itself gives: "softmax", "log_softmax", "logits", "sigmoid" of one unit, or a dictionary
+            of "outputs".
         dense: The layer whose input are the features, and which gives the logits; None where the answer tells these.
         named: The layer whose output are the features instead.
         binary: Whether one logit stands for two classes.
         cosines: Whether the model gives cosines.
-        is_softmax: Whether its output "logits" is probabilities.
+        normalized: What its output "logits" is in place of logits, if it is: "softmax" or "log_softmax".
         told: What was found, a sentence each.
     """
 
@@ -71,7 +73,7 @@ class Way:
     named: keras.Layer | None = None
     binary: bool = False
     cosines: bool = False
-    is_softmax: bool = False
+    normalized: Literal["", "softmax", "log_softmax"] = ""
     told: list[str] = field(default_factory=list)
 
 
@@ -121,7 +123,7 @@ class Taken(keras.Model):
         if way.answers == "outputs":
             names = [name for name in ("features", "logits", "cosines") if name in answer]
             found = {name: ops.cast(answer[name], "float32") for name in names}
-            return {**found, "logits": _logits_of(found["logits"], "softmax")} if way.is_softmax else found
+            return {**found, "logits": _logits_of(found["logits"], way.normalized)} if way.normalized else found
         if way.dense is None:
             logits = _logits_of(ops.cast(only(answer), "float32"), way.answers)
         else:
@@ -131,9 +133,17 @@ class Taken(keras.Model):
         return {"features": features, "logits": logits}
 
 
-def _logits_of(answer: Any, answers: Answers) -> Any:
-    """Logits that have these probabilities, whose smallest count as the smallest normal number."""
-    return ops.log(ops.maximum(answer, 1.2e-38)) if answers == "softmax" else answer
+def _logits_of(answer: Any, answers: str) -> Any:
+    """Logits of an answer, for probabilities or their logarithms those of the mean 0.
+
+    Probabilities tell logits but for a number that all share. Those of a linear layer that was trained with a softmax
+    have a mean near 0, since what it learns adds up to 0 over the classes; with their log-sum-exp at 0 no energy would
+    say anything. The smallest probabilities count as the smallest normal number.
+    """
+    if answers not in ("softmax", "log_softmax"):
+        return answer
+    logarithms = ops.log(ops.maximum(answer, 1.2e-38)) if answers == "softmax" else answer
+    return logarithms - ops.mean(logarithms, axis=-1, keepdims=True)
 
 
 def only(answer: Any) -> Any:

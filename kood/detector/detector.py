@@ -18,7 +18,7 @@ from kood.detector.choosing import validation_images
 from kood.detector.figures import figures_of
 from kood.detector.images import Batch, are_files, regrouped
 from kood.detector.measuring import Measuring
-from kood.detector.passing import Known, among, seen_before
+from kood.detector.passing import Known, among, seen_before, unreadable
 from kood.errors import UserError
 from kood.outputs import Outputs, softmax
 from kood.scorer import Scorer
@@ -137,16 +137,17 @@ class Detector(Measuring):
         found = self._noted(self._batches(images, labels, "fit"), known)
         passed = self._run(regrouped(aside.of(found), self.batch_size) if self.chooses else found)
         self._refuse_disagreement(passed.outputs, passed.labels, "fit")
+        self._fit_tried = False
         doubts = self._doubt_of_pixels(known, "fit")
         # All that an earlier fit found goes.
-        self.decision, self.warnings = None, doubts
+        self.decision, self.doubts = None, {"fit": [*doubts, *unreadable(passed, "fit")]}
         self.scorers = {name: Scorer(name, key=self.key) for name in self.every}
-        self._tell_unreadable(passed, "fit")
         self.digests, self.range = {"trained": known.digests}, known.range
         self._fit(passed.outputs, passed.labels)
         if self.chooses:
             self.choice, sets = None, self._validation(aside.kept, seed)
             measured = self.measure(sets)
+            self.doubts["fit"] = measured.warnings
             self.choose(measured, "validation", [name for name in sets if name != "validation"])
         return self
 
@@ -198,6 +199,7 @@ class Detector(Measuring):
         """
         if not (isinstance(accept, Real) and 0 < accept < 1):
             raise UserError(f"accept = {accept}: write a share between 0 and 1, such as 0.95")
+        accept, by_class = float(accept), bool(by_class)
         scorer = self._ready()
         known = Known()
         passed = self._run(self._noted(self._batches(images, labels, "calibrate"), known))
@@ -209,22 +211,22 @@ class Detector(Measuring):
                 "than it promises, so give images that it has not seen"
             )
         self._refuse_disagreement(outputs, passed.labels, "calibrate")
-        doubts = [] if self._were_tried else self._doubt_of_pixels(known, "calibrate")
+        doubts = [] if self._fit_tried else self._doubt_of_pixels(known, "calibrate")
         once = np.sort(np.unique(whole(digests), return_index=True)[1])
         refuse_too_few(len(once), accept, len(digests) - len(once), key="accept", fix="give more images")
         scores, label, old = self._scored(scorer, outputs)[once], label[once], self.decision
         self.decide_by(scores, label, accept, by_class)
+        told = []
         if old is not None:
             its, flags = old.p_values(scores, label), old.flagged(scores, label)
-            doubt = doubted(scores, its, flags, label, old.groups, old.accept)
-            self.warnings += [doubt] if doubt else []
-        self.warnings += [one for one in doubts if one not in self.warnings]
-        self._tell_unreadable(passed, "calibrate")
+            told += [doubted(scores, its, flags, label, old.groups, old.accept)]
+        told += [*doubts, *unreadable(passed, "calibrate")]
         if len(once) < len(digests):
-            self.warnings.append(
+            told.append(
                 f"{len(digests) - len(once):,} calibration images are copies of others, which say nothing new, and are "
                 "left out"
             )
+        self.doubts["calibrate"] = [text for text in told if text]
         self.digests["calibrated"], self.some = digests, known.some[0]
         low, high = (self.range if "trained" in self.digests else None) or known.range
         self.range = min(low, known.range[0]), max(high, known.range[1])

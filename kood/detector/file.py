@@ -44,7 +44,7 @@ def write(detector: Any, path: Path) -> None:
         "image_shape": list(detector.image_shape), "resize": detector.framing.resize,
         "antialias": detector.framing.antialias, "batch_size": detector.batch_size,
         "range": detector.range,
-        "takes_bytes": detector.takes_bytes, "choice": choice and vars(choice), "warnings": detector.warnings,
+        "takes_bytes": detector.takes_bytes, "choice": choice and vars(choice), "doubts": detector.doubts,
         "decision": decision and {"accept": decision.accept, "by_class": decision.by_class},
         "scores": list(detector.scorers), "chooses": detector.chooses, "every": detector.every,
         "named": detector.named,
@@ -119,7 +119,7 @@ def _made(kind: type, classifier: Any, facts: dict[str, Any], arrays: dict[str, 
     detector.takes_bytes = facts["takes_bytes"]
     detector.choice = Choice(**choice) if choice else None
     detector.chooses, detector.every, detector.named = facts["chooses"], facts["every"], facts["named"]
-    detector.warnings = list(facts["warnings"])
+    detector.doubts = facts["doubts"]
     detector.range = tuple(facts["range"]) if facts["range"] else None
     for name in detector.scorers:
         state = {key.rpartition("/")[2]: value for key, value in arrays.items() if key.startswith(f"state/{name}/")}

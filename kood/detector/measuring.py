@@ -19,7 +19,7 @@ from kood.data.images import normalize
 from kood.data.rules import Framing, Resize
 from kood.detector.choosing import Choice, Measured, choose, tune
 from kood.detector.images import Batch, are_files, batches
-from kood.detector.passing import Known, Passed
+from kood.detector.passing import Known, Passed, unreadable
 from kood.detector.ranges import Ranges
 from kood.detector.trying import tried
 from kood.errors import UserError
@@ -78,17 +78,17 @@ class Measuring:
             raise UserError(f"class_names: {clean(twice[0])!r} stands there twice; give each output a name of its own")
         self.image_shape = self._shape(image_shape)
         self.framing = Framing(resize=resize, antialias=antialias)
-        self.batch_size = min(batch_size, at_once(self.image_shape))
+        self.batch_size = min(int(batch_size), at_once(self.image_shape))
         #: The score that decides; None where `fit` is to choose it, as `chooses` says.
         self.choice: Choice | None = None if score == "auto" else Choice(Scorer(score, key=key).name)
         #: Which options of scores were chosen, as `kood.detector.choosing.tune` tells it.
         self.tuned: dict[str, Any] = {}
-        #: What could not be measured or was left out, a sentence each.
-        self.warnings: list[str] = []
+        #: What could not be measured or was left out, a sentence each, by what was done then.
+        self.doubts: dict[str, list[str]] = {}
         #: Digests (N, 16) of the pixels of known images, by use.
         self.digests: dict[str, np.ndarray] = {}
-        #: Whether known images with labels passed under other preprocessings.
-        self._were_tried = False
+        #: Whether images of `fit` passed under other preprocessings.
+        self._fit_tried = False
         #: The smallest and the largest value among them.
         self.range: tuple[float, float] | None = None
         asked = [*([] if scores is None or scores == "all" else scores), *([] if score == "auto" else [score])]
@@ -109,7 +109,8 @@ class Measuring:
             raise UserError(
                 f"image_shape: the model takes {own}, not {tuple(given)}; leave it out, or give the model's"
             )
-        return tuple(given or own)
+        height, width, channels = own if given is None else map(int, given)
+        return height, width, channels
 
     def _wanted(self, every: bool) -> list[str]:
         """The scores to measure, in the order of their room; what this classifier cannot give is refused."""
@@ -128,6 +129,11 @@ class Measuring:
         return list(dict.fromkeys([*others, *self.named]))
 
     # What there is to say of it.
+
+    @property
+    def warnings(self) -> list[str]:
+        """What could not be measured or was left out where it was fitted and calibrated, a sentence each."""
+        return [text for texts in self.doubts.values() for text in texts]
 
     @property
     def score(self) -> str:
@@ -213,7 +219,7 @@ class Measuring:
         """What known images of one size say under other preprocessings; refuses pixels that far more speak against."""
         if not (self.ranges.may_be_others and known.labelled):
             return []
-        self._were_tried = True
+        self._fit_tried |= use == "fit"
         if len({pixels.shape for pixels, _ in known.labelled}) > 1:
             return []
         pixels, labels = (np.stack(values) for values in zip(*known.labelled, strict=True))
@@ -332,7 +338,7 @@ class Measuring:
         learned = others = outputs, given
         if unseen is not None and len(unseen) and any(one.takes_unseen for one in self.scorers.values()):
             others = self._set(unseen, self._plain), unseen.known_labels
-        names, doubted = list(self.scorers), dict[str, list[str]]()
+        names, doubted, told = list(self.scorers), dict[str, list[str]](), self.doubts.setdefault("fit", [])
         for done, name in enumerate(names, start=1):
             try:
                 scorer = self.scorers[name]
@@ -344,10 +350,10 @@ class Measuring:
                 if name in self.named:
                     raise
                 del self.scorers[name]
-                self.warnings.append(str(error))
+                told.append(str(error))
             if progress is not None:
                 progress(done / len(names))
-        self.warnings += [f"{', '.join(which)}: {why}" for why, which in doubted.items()]
+        told += [f"{', '.join(which)}: {why}" for why, which in doubted.items()]
 
     def _set(self, images: ImageSet, forward: Callable | None = None) -> Outputs:
         """Outputs of a set; pixels of a run's own, of the right shape, are normalized while it works, and features that
@@ -375,12 +381,18 @@ class Measuring:
             noted: Is given the digests of each set's images, by its name.
 
         Returns:
-            A `Measured`; scores that are NaN for some image are left out, and cannot be chosen then.
+            A `Measured`; scores that are not fitted are left out, and so are those that are NaN for some image, which
+            cannot be chosen then.
 
         Raises:
-            UserError: a named score that is NaN for some image.
+            UserError: a named score that is not fitted, or NaN for some image.
         """
-        outputs, labels = {}, {}
+        outputs, labels, told = {}, {}, list(self.warnings)
+        unready = [name for name, scorer in self.scorers.items() if not scorer.is_ready]
+        if asked := [name for name in unready if name in self.named]:
+            raise UserError(f"{', '.join(asked)}: fitted to known images; call fit(images) first")
+        if unready:
+            told.append(f"{', '.join(unready)}: not fitted, so not measured")
         for done, (where, images) in enumerate(sets.items(), start=1):
             if isinstance(images, ImageSet):
                 ready = (passed or {}).get(where)
@@ -393,7 +405,7 @@ class Measuring:
                 pixels, given = images if is_pair else (images, None)
                 found = self._run(self._noted(self._batches(pixels, given, where), known))
                 outputs[where], its = found.outputs, found.labels
-                self._tell_unreadable(found, where)
+                told += unreadable(found, where)
                 if noted is not None:
                     noted[where] = known.digests
             if its is not None:
@@ -401,42 +413,36 @@ class Measuring:
             if progress is not None:
                 progress(done)
         scores = {
-            where: {name: self._scored(scorer, of) for name, scorer in self.scorers.items()}
+            where: {name: self._scored(one, of) for name, one in self.scorers.items() if name not in unready}
             for where, of in outputs.items()
         }
-        self._drop_undefined(scores)
-        return Measured(outputs, scores, list(self.warnings), labels)
-
-    def _tell_unreadable(self, passed: Passed, where: str) -> None:
-        if passed.unreadable:
-            told = f"{len(passed.unreadable):,} files cannot be read and are left out: {passed.unreadable[0]}"
-            self.warnings.append(f"{where}: {told}")
+        return Measured(outputs, scores, told + self._drop_undefined(scores), labels)
 
     def _scored(self, scorer: Scorer, outputs: Outputs) -> np.ndarray:
         return score_rows(scorer, outputs, self.batch_size)
 
-    def _drop_undefined(self, values: dict[str, dict[str, np.ndarray]]) -> None:
+    def _drop_undefined(self, values: dict[str, dict[str, np.ndarray]]) -> list[str]:
         """Leaves out the scores that are NaN for some image, and says so; one that was asked for or chosen is refused.
 
         While there is none that decides, what is left out cannot be chosen either.
         """
         undefined = dict[str, str]()
-        for name in self.scorers:
+        measured = [name for name, scorer in self.scorers.items() if scorer.is_ready]
+        for name in measured:
             counts = {where: int(np.isnan(by[name]).sum()) for where, by in values.items()}
             if (where := next((one for one, count in counts.items() if count), None)) is not None:
                 of = f"{len(values[where][name])} images of {where.removeprefix('held/')!r}"
                 undefined[name] = f"{name} is NaN for {counts[where]} of {of}"
         needed = {*self.named, *([self.choice.score] if self.choice else [])}
         for name, said in undefined.items():
-            if name in needed or len(undefined) == len(self.scorers):
+            if name in needed or len(undefined) == len(measured):
                 raise UserError(f"{self.key}: {said}; look at those images, or name other scores", exit_code=1)
-        for name, said in undefined.items():
-            if (told := f"{said}, so it is not measured") not in self.warnings:
-                self.warnings.append(told)
+        for name in undefined:
             if self.choice is None:
                 del self.scorers[name]
             for by in values.values():
                 del by[name]
+        return [f"{said}, so it is not measured" for said in undefined.values()]
 
     def choose(self, measured: Measured, inside: str, outside: Sequence[str]) -> Choice:
         """Chooses the score that decides, see `kood.detector.choosing.choose`."""

@@ -11,7 +11,7 @@ from kood.detector.ranges import Ranges
 from kood.detector.trying import TRIED
 from kood.outputs import Outputs
 
-__all__ = ["Known", "Passed", "among", "seen_before"]
+__all__ = ["Known", "Passed", "among", "seen_before", "unreadable"]
 
 #: Known images that an export is compared on.
 _KEPT = 16
@@ -74,6 +74,14 @@ class Known:
         self._passed += len(pixels)
         while len(self.labelled) > TRIED:
             self.labelled, self._each = self.labelled[::2], 2 * self._each
+
+
+def unreadable(passed: Passed, where: str) -> list[str]:
+    """A sentence of the files that could not be read, if there are any."""
+    if not passed.unreadable:
+        return []
+    told = f"{len(passed.unreadable):,} files cannot be read and are left out: {passed.unreadable[0]}"
+    return [f"{where}: {told}"]
 
 
 def among(digests: np.ndarray, others: np.ndarray) -> int:

@@ -40,7 +40,7 @@ class Attached(Stage):
         data: Its images.
     """
 
-    kind, version, is_shared = "attached", 4, False
+    kind, version, is_shared = "attached", 5, False
 
     def __init__(self, recipe: Recipe, data: Data):
         super().__init__(recipe, role="classifier")

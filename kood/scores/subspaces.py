@@ -135,7 +135,7 @@ class ViM(_PrincipalSpace):
 
         Raises:
             ValueError: As for `Residual`, whose residual is here alpha's divisor; neither logits nor kernel and
-                bias.
+                bias; logits whose largest are not above 0 in the mean.
         """
         features = array("features", features)
         if logits is not None:
@@ -148,6 +148,12 @@ class ViM(_PrincipalSpace):
             largest = sum((block @ kernel + bias).max(axis=1).sum() for (block,) in blocks(features))
         else:
             raise ValueError("ViM needs the logits of the features, or the head's kernel and bias.")
+        if not largest > 0:
+            raise ValueError(
+                f"the mean of the largest logits is {largest / len(features):.3g}, so that the score would fall with the "
+                "distance; ViM needs logits as a head gives them, whose largest are above 0, and no logarithms of "
+                "probabilities."
+            )
         return self.keep(**space, alpha=largest / len(features) / mean_norm)
 
     def score(self, features, logits):

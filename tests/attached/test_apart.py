@@ -77,6 +77,7 @@ MODELS = {
     "an activation that casts": lambda: sequential(
         *pooled(), layers.Dense(4), layers.Activation("softmax", dtype="float32")
     ),
+    "its logarithm": lambda: sequential(*pooled(), layers.Dense(4, activation="log_softmax")),
     "an operation": lambda: functional(lambda rows: ops.softmax(layers.Dense(4)(rows))),
     "dropout below": lambda: sequential(*pooled(), layers.Dropout(0.5), layers.Dense(4, activation="softmax")),
     "one sigmoid": lambda: sequential(*pooled(), layers.Dense(1, activation="sigmoid")),
@@ -94,7 +95,8 @@ MODELS = {
 def said_by(answers, logits):
     if answers == "sigmoid":
         return ops.sigmoid(logits[:, 1:] - logits[:, :1])
-    return ops.softmax(logits) if answers == "softmax" else logits
+    forms = {"softmax": ops.softmax, "log_softmax": ops.log_softmax}
+    return forms.get(answers, lambda rows: rows)(logits)
 
 
 def same(model, taken, tolerance=1e-5):
@@ -119,8 +121,9 @@ def test_logits_and_features_make_the_answer_of_the_model(kind):
     classes = 2 if kind == "one sigmoid" else 4
     assert taken.num_classes == classes == found["logits"].shape[1]
     assert taken.image_shape == SHAPE
-    assert taken.way.answers == {"logits": "logits", "one sigmoid": "sigmoid", "a head of kood's": "logits",
-                             "one output in a list": "logits"}.get(kind, "softmax")  # fmt: skip
+    others = {"one sigmoid": "sigmoid", "its logarithm": "log_softmax"}
+    others |= dict.fromkeys(["logits", "a head of kood's", "one output in a list"], "logits")
+    assert taken.way.answers == others.get(kind, "softmax")
     assert found["features"].shape[1] == {"subclassed": 6}.get(kind, 3 if "1x1" in kind or "mean" in kind else 4)
     assert taken.way.told[0].startswith("features: the input of the dense layer")
     # The weights are the model's, and nothing is left on its layers.
@@ -128,9 +131,11 @@ def test_logits_and_features_make_the_answer_of_the_model(kind):
     assert not any("call" in vars(layer) for _, layer in layers_of(model))
 
 
-def test_the_logits_of_one_sigmoid_are_0_and_its_own():
+def test_the_logits_of_one_sigmoid_favour_no_class():
+    """Where both were certain alike, an energy is the same, and highest between them."""
     taken = take_apart(MODELS["one sigmoid"]())
-    assert np.array_equal(ops.convert_to_numpy(taken(np.ones((2, *SHAPE), "float32"))["logits"])[:, 0], [0, 0])
+    logits = ops.convert_to_numpy(taken(np.ones((2, *SHAPE), "float32"))["logits"])
+    np.testing.assert_array_equal(logits[:, 0], -logits[:, 1])
     assert linear_weights(taken.way.head)["kernel"].shape == (4, 2)
 
 
@@ -203,15 +208,16 @@ def test_a_dictionary_names_features_and_logits():
 
 
 @pytest.mark.parametrize("last", [lambda rows: rows, lambda rows: rows * 0.5], ids=["of the layer", "of half of it"])
-def test_logits_of_a_dictionary_that_are_probabilities(last):
-    """As logits their largest is 1, and no energy or largest logit tells anything."""
+@pytest.mark.parametrize("kind", ["softmax", "log_softmax"])
+def test_logits_of_a_dictionary_that_are_probabilities(last, kind):
+    """As logits their largest is 1, and of their logarithms the energy is 0: neither tells anything."""
     keras.utils.set_random_seed(1)
 
     def named(rows, answer):
         return {"features": rows, "logits": answer(last(layers.Dense(4)(rows)))}
 
     keras.utils.set_random_seed(1)
-    model = functional(lambda rows: named(rows, layers.Softmax()))
+    model = functional(lambda rows: named(rows, layers.Activation(kind)))
     keras.utils.set_random_seed(1)
     plain = functional(lambda rows: named(rows, lambda logits: logits))
     pixels = np.random.default_rng(1).uniform(-1, 1, (3, *SHAPE)).astype("float32")
@@ -220,13 +226,14 @@ def test_logits_of_a_dictionary_that_are_probabilities(last):
         found = {name: ops.convert_to_numpy(rows) for name, rows in run(pixels).items()}
         own = {name: ops.convert_to_numpy(rows) for name, rows in model(pixels).items()}
         assert np.array_equal(found["features"], own["features"])
-        assert np.allclose(ops.convert_to_numpy(ops.softmax(found["logits"])), own["logits"], atol=1e-6)
+        said = {"softmax": ops.softmax, "log_softmax": ops.log_softmax}[kind](found["logits"])
+        assert np.allclose(ops.convert_to_numpy(said), own["logits"], atol=1e-6)
         shift = found["logits"] - expected
         assert np.allclose(shift, shift[:, :1], atol=1e-5)
     is_linear = isinstance(taken.way.head, Linear)
     assert is_linear == (last(1.0) == 1.0)
-    assert ("whose softmax its output 'logits' is" if is_linear else "the logarithm of its output") in taken.way.told[1]
-    assert not is_linear or np.allclose(shift, 0, atol=1e-5)
+    assert ("its output 'logits' is" if is_linear else "less their mean") in taken.way.told[1]
+    assert np.allclose(shift if is_linear else found["logits"].mean(axis=1), 0, atol=1e-5)
 
 
 def test_a_named_layer_gives_the_features():

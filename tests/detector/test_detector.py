@@ -256,7 +256,7 @@ def test_one_unit_and_bare_logits(last, units, kind):
     outputs = made.calibrate(pixels).outputs(pixels)
     assert outputs["logits"].shape == (99, 2 if kind == "two" else K)
     if kind == "two":
-        assert (outputs["logits"][:, 0] == 0).all()
+        assert (outputs["logits"].sum(axis=1) == 0).all()
     else:
         assert (made.predict(pixels).label == labels).all()
 
@@ -826,6 +826,61 @@ def test_an_evaluation_takes_several_files_and_the_labels_that_it_is_given(detec
     assert right == detector.evaluate((pixels, labels))["id"]["accuracy"] > 0.9
     with pytest.raises(UserError, match="evaluate: known is a pair"):
         detector.evaluate((pixels, labels), labels=labels)
+
+
+@pytest.mark.parametrize("last", ["sigmoid", "log_softmax", "softmax"])
+@pytest.mark.parametrize("score", ["energy", "max_logit", "vim:dim=2"])
+def test_neither_of_two_classes_is_strange_for_what_stands_for_its_logits(last, score):
+    """Sure images of both are less so than one in between, whatever the model answers in place of logits."""
+    pixels = keras.Input((8, 8, 3))
+    found = keras.layers.GlobalAveragePooling2D(name="pool")(keras.layers.Rescaling(1 / 255)(pixels))
+    model = keras.Model(pixels, keras.layers.Dense(1 if last == "sigmoid" else 2, activation=last, name="top")(found))
+    kernel = 20 * np.array([[-1], [1], [0]] if last == "sigmoid" else [[1, 0], [0, 1], [0, 0]], "float32")
+    model.get_layer("top").set_weights([kernel, np.zeros(kernel.shape[1], "float32")])
+    rng = np.random.default_rng(0)
+    labels = rng.integers(0, 2, 200)
+    known = rng.integers(0, 60, (200, 8, 8, 3))
+    known[np.arange(200), ..., labels] += 160
+    known = known.astype("uint8")
+    explained = last == "sigmoid" or score.startswith("vim")
+    detector = Detector(model, score, features=None if explained else "pool").fit(known[:100]).calibrate(known[100:])
+    values = detector.predict(known).ood_score
+    between = detector.predict(np.full((1, 8, 8, 3), 110, "uint8")).ood_score[0]
+    assert between > max(np.median(values[labels == k]) for k in (0, 1))
+
+
+@pytest.mark.one_backend
+def test_warnings_are_those_of_the_last_time(model, tmp_path):
+    pixels, labels = images(99, 3)
+    Image.fromarray(pixels[0]).save(tmp_path / "good.png")
+    (tmp_path / "bad.png").write_text("no image")
+    made = Detector(model, "energy").calibrate(pixels[:60])
+    known = pixels[60:], labels[60:]
+    assert any("cannot be read" in text for text in made.evaluate(known, {"x": tmp_path})["warnings"])
+    assert not any("cannot be read" in text for text in made.evaluate(known, {"y": pixels[:5] // 2})["warnings"])
+    made.calibrate(np.concatenate([pixels[:60], pixels[:5]]))
+    assert any("5 calibration images are copies" in text for text in made.warnings)
+    assert made.calibrate(pixels[:60]).warnings == []
+
+
+@pytest.mark.one_backend
+def test_a_further_score_that_was_never_fitted_is_said_and_no_error(model):
+    pixels, labels = images(99, 3)
+    made = Detector(model, "energy", scores="all").calibrate(pixels[:60])
+    figures = made.evaluate((pixels[60:], labels[60:]))
+    assert "knn" not in figures["scores"] and any("not fitted, so not measured" in t for t in figures["warnings"])
+    named = Detector(model, "energy", scores=["energy", "knn"]).calibrate(pixels[:60])
+    with pytest.raises(UserError, match=r"knn: fitted to known images; call fit\(images\) first"):
+        named.evaluate((pixels[60:], labels[60:]))
+
+
+@pytest.mark.one_backend
+def test_numbers_of_numpy_are_saved_as_numbers(tmp_path):
+    pooled = keras.layers.GlobalAveragePooling2D()(pixels := keras.Input((None, None, 3)))
+    model = keras.Model(pixels, keras.layers.Dense(K)(pooled))
+    made = Detector(model, "energy", image_shape=tuple(np.array([8, 8, 3])), batch_size=np.int64(8))
+    made.calibrate(images(99, 3)[0], accept=np.float32(0.9), by_class=np.False_).save(tmp_path / "it.kood")
+    assert Detector.load(tmp_path / "it.kood").decision.accept == pytest.approx(0.9)
 
 
 def test_public_names_are_loaded_when_used():
