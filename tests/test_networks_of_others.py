@@ -415,7 +415,9 @@ def int8():
 ANSWERS = {
     "temperature": (lambda: after_a_dense_layer(layers.Rescaling(1 / 1.5), layers.Softmax()), "is probabilities of cl"),
     "softmax squared": (lambda: after_a_dense_layer(layers.Softmax(), activation="softmax"), "is probabilities of cl"),
-    "log softmax": (lambda: after_a_dense_layer(activation="log_softmax"), "is probabilities of classes"),
+    "log softmax": (
+        lambda: after_a_dense_layer(layers.Rescaling(0.5), layers.Activation("log_softmax")), "is probabilities of cl"
+    ),
     "scaled logits": (lambda: after_a_dense_layer(layers.Rescaling(0.1)), "whether it is features or what a class"),
     "int8": (int8, r"net.keras is quantised \('hidden' int8, 'top' int8\); give the network that it was made of"),
 }  # fmt: skip
@@ -438,6 +440,7 @@ def test_what_a_classifier_answers_is_not_taken_for_features(kind, tmp_path):
         (functional, None, "the input of the dense layer 'top' (6 numbers)"),
         (functional, "block/norm", "the output of the layer 'block/norm', averaged over its positions (4 numbers)"),
         (two_outputs, None, "the model's output 'features' (6 numbers)"),
+        (lambda: after_a_dense_layer(activation="log_softmax"), None, "the input of the dense layer 'top' ("),
         (headless, None, "the model's answer, the output of hidden (Dense) (6 numbers)"),
         (convolutions, None, "the model's answer, the output of map (Activation), averaged over its positions (4 numb"),
         (subclassed, None, "the input of the dense layer 'dense' (4 numbers)"),

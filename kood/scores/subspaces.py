@@ -150,7 +150,7 @@ class ViM(_PrincipalSpace):
             raise ValueError("ViM needs the logits of the features, or the head's kernel and bias.")
         if not largest > 0:
             raise ValueError(
-                f"the mean of the largest logits is {largest / len(features):.3g}, so that the score would fall with the "
+                f"the mean of the largest logits is {largest / len(features):.3g}, so that the score would fall with "
                 "distance; ViM needs logits as a head gives them, whose largest are above 0, and no logarithms of "
                 "probabilities."
             )
