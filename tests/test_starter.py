@@ -469,11 +469,11 @@ def test_only_some_of_many_files_are_opened(monkeypatch):
     "name", ['a "b"\\c', "Äpfel und Birnen", "new\nline", "x = 3 # no", "<b>&amp;<b>", "a\tb", "-rf"]
 )
 def test_names_that_toml_or_a_terminal_would_misread(name):
-    for inner in (name, "other", "few"):
-        fill(Path(name) / inner, 3 if inner == "few" else 9)
-    recipe, text = made(f"./{name}", [f"./{name}/few"])
+    for inner in (name, "other", "few.1"):
+        fill(Path(name) / inner, 3 if inner == "few.1" else 9)
+    recipe, text = made(f"./{name}", [f"./{name}/few.1"])
     assert recipe.data.id.path == str(Path(name).absolute()) and set(recipe.data.id.classes) == {name, "other"}
-    assert load(Path(f"{recipe.name}.toml")).data.near["few"].path == str(Path(name, "few").absolute())
+    assert load(Path(f"{recipe.name}.toml")).data.near["few.1"].path == str(Path(name, "few.1").absolute())
 
 
 @pytest.mark.parametrize(
