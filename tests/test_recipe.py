@@ -270,6 +270,21 @@ def test_a_wrong_cell_is_refused_before_the_run(tiny):
         load(tiny)
 
 
+@pytest.mark.parametrize(
+    ("line", "told"),
+    [
+        ("outliers = [true, false]", "cell (outliers = True): outliers: found true; it is a table"),
+        ('"outliers.use" = ["noise", "cutmix"]', "cell (outliers.use = noise): outliers.use: found 'noise'"),
+        ("outliers = [[1], [2]]", "cell (outliers = 1): outliers.use.0: found 1"),
+    ],
+)
+def test_a_cell_whose_outliers_are_none_is_one_message(tiny, line, told):
+    tiny.write_text(f"{TINY}\n[matrix]\n{line}\n")
+    with pytest.raises(UserError) as caught:
+        load(tiny)
+    assert told in str(caught.value) and len(str(caught.value).splitlines()) == 1
+
+
 @pytest.mark.parametrize("score", ["ReAct", "ash", "scale", "dice", "fdbd"])
 def test_a_score_of_a_linear_head_is_refused_under_an_angular_one(tiny, score):
     tiny.write_text(TINY + f'\n[evaluate]\nscores = ["{score}"]\n')

@@ -223,7 +223,7 @@ class Recipe(Section):
                 settings.put_all(given, key, value, where="matrix")
                 labels[key] = label
             try:
-                self._without_unused_tables(given.get("outliers", {}))
+                self._without_unused_tables(given.get("outliers"))
                 cell = Recipe.model_validate(given)
             except (ValidationError, UserError) as error:
                 shown = ", ".join(f"{key} = {label}" for key, label in labels.items())
@@ -232,10 +232,15 @@ class Recipe(Section):
             cells.append((labels, cell))
         return cells
 
-    def _without_unused_tables(self, outliers: dict[str, Any]) -> None:
-        """Takes out of a cell the tables of sources from outside that other cells use: it knows them by `use` alone."""
-        for table in set(self.outliers.tables) - set(Outliers.model_fields) - {*map(table_of, outliers.get("use", []))}:
-            outliers.pop(table, None)
+    def _without_unused_tables(self, outliers: Any) -> None:
+        """Takes out of a cell the tables of sources from outside that other cells use: it knows them by `use` alone.
+
+        What is no table, or names no sources, stays as it is and is refused with the rest of the cell.
+        """
+        use = outliers.get("use", []) if isinstance(outliers, dict) else None
+        if isinstance(use, list) and all(isinstance(name, str) for name in use):
+            for table in set(self.outliers.tables) - set(Outliers.model_fields) - {*map(table_of, use)}:
+                outliers.pop(table, None)
 
     def to_toml(self) -> str:
         """The complete recipe, defaults included, as TOML that `load` reads back."""
