@@ -213,6 +213,19 @@ def test_what_a_network_takes_is_asked_for_and_written_down():
 
 
 @pytest.mark.keras
+@pytest.mark.backend
+def test_a_network_whose_features_numpy_cannot_read_where_they_lie_is_timed():
+    for name in "ab":
+        fill(f"photos/{name}", 40, (120, 160))
+    # Under torch: bfloat16 here, what lies on a GPU elsewhere.
+    image, precision = keras.Input((64, 64, 3)), "mixed_bfloat16"
+    x = keras.layers.Conv2D(4, 3, dtype=precision)(image)
+    keras.Model(image, keras.layers.GlobalAveragePooling2D(dtype=precision)(x)).save("own.keras")
+    recipe, _ = made("photos", backbone="own.keras")
+    assert recipe.data.shape == (64, 64, 3)
+
+
+@pytest.mark.keras
 def test_a_network_that_ends_in_something_else_than_features_is_refused():
     for name in "ab":
         fill(f"photos/{name}", 40, (120, 160))
