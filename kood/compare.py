@@ -72,7 +72,7 @@ def compare_runs(
                                 f"{nearest(score, map(clean, cell['scores']))}")  # fmt: skip
             cell["headline_score"] = wanted
             if held := cell.get("hold_out"):
-                values = [_values(cell["folder"], fold.get("scores_file"), f"{wanted}") for fold in held["folds"]]
+                values = [_values(cell["folder"], fold["scores_file"], f"{wanted}") for fold in held["folds"]]
                 cell["hold_out"] = report.folds_by_score(held, f"{wanted}", values)
     rows = report.aggregate(cells)
     base = _baseline(rows, baseline)
@@ -132,13 +132,19 @@ def _cells(folder: Path, name: str) -> list[dict[str, Any]]:
 _Figure = Annotated[float, Field(allow_inf_nan=False)]
 
 
+class _Digests(BaseModel, strict=True):
+    id: str
+    held_out: str
+
+
 class _Fold(BaseModel, strict=True):
     classes: list[str]
     images: int
     score: str
     auroc: _Figure
     auroc_interval: Annotated[list[_Figure], Field(min_length=2, max_length=2)] | None
-    sha256: dict[str, str]
+    scores_file: str
+    sha256: _Digests
 
 
 class _Mean(BaseModel, strict=True):

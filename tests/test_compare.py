@@ -521,6 +521,19 @@ def test_folds_that_kood_did_not_write_are_one_message(tmp_path, held):
         quietly(run)
 
 
+@pytest.mark.parametrize("path", [("scores_file",), ("sha256", "id"), ("sha256", "held_out")])
+def test_a_fold_that_lacks_something_is_one_message(tmp_path, path):
+    one, other = with_folds(tmp_path / "one", 0.5), with_folds(tmp_path / "other", 1.0)
+    told = json.loads((other / "report.json").read_text())
+    table = told["hold_out"]["folds"][1]
+    for key in path[:-1]:
+        table = table[key]
+    del table[path[-1]]
+    (other / "report.json").write_text(json.dumps(told))
+    with pytest.raises(UserError, match=r"report\.json: hold_out is missing or not as kood writes it"):
+        quietly(one, other)
+
+
 def test_folds_are_written_beside_the_rows(tmp_path):
     run = with_folds(tmp_path / "run", 1.0, 2.0)
     quietly(run, to=tmp_path / "out")

@@ -270,6 +270,46 @@ def test_a_wrong_cell_is_refused_before_the_run(tiny):
         load(tiny)
 
 
+@pytest.mark.parametrize(
+    ("line", "told"),
+    [
+        ("outliers = [true, false]", "cell (outliers = True): outliers: found true; it is a table"),
+        ('"outliers.use" = ["noise", "cutmix"]', "cell (outliers.use = noise): outliers.use: found 'noise'"),
+        ("outliers = [[1], [2]]", "cell (outliers = 1): outliers.use.0: found 1"),
+    ],
+)
+def test_a_cell_whose_outliers_are_none_is_one_message(tiny, line, told):
+    tiny.write_text(f"{TINY}\n[matrix]\n{line}\n")
+    with pytest.raises(UserError) as caught:
+        load(tiny)
+    assert told in str(caught.value) and len(str(caught.value).splitlines()) == 1
+
+
+def test_a_smoke_run_is_one_whatever_its_matrix_asks_for(tiny, tmp_path):
+    arms = [
+        '{ name = "long", train.epochs = 200, outliers.label_mixup.sampling_steps = 40 }',
+        '{ name = "samples", outliers = "pure", pure_samples.count = 900, pure_samples.sampling_steps = 40 }',
+    ]
+    tiny.write_text(f'{TINY}\n[matrix]\n"train.batch_size" = [8, 64]\nseed = [0, 1]\narm = [{", ".join(arms)}]\n')
+    whole, quick = load(tiny), load(tiny, quick=True)
+    told = [which for which, _ in quick.cells()]
+    assert told == [which for which, _ in whole.cells() if which["seed"] == "0"] and len(told) == 4
+    for which, cell in quick.cells():
+        assert cell.quick and cell.name == "tiny-quick" and cell.train.epochs == 2
+        assert cell.train.batch_size == {"8": 8, "64": 32}[which["train.batch_size"]]
+        assert cell.outliers.label_mixup.sampling_steps == cell.pure_samples.sampling_steps == 4
+        assert cell.pure_samples.count == 64
+    assert [cell.train.epochs for _, cell in whole.cells()[:2]] == [200, 2]
+    again = tmp_path / "again.toml"
+    again.write_text(quick.to_toml())
+    assert [cell.model_dump() for _, cell in load(again).cells()] == [cell.model_dump() for _, cell in quick.cells()]
+
+
+def test_a_smoke_run_has_the_budgets_of_its_matrix(tiny):
+    tiny.write_text(TINY.replace("steps = 20", "", 1) + '\n[matrix]\n"diffusion.epochs" = [0.5, 50.0]\n')
+    assert [cell.diffusion.budget for _, cell in load(tiny, quick=True).cells()] == [("epochs", 0.5), ("epochs", 1.0)]
+
+
 @pytest.mark.parametrize("score", ["ReAct", "ash", "scale", "dice", "fdbd"])
 def test_a_score_of_a_linear_head_is_refused_under_an_angular_one(tiny, score):
     tiny.write_text(TINY + f'\n[evaluate]\nscores = ["{score}"]\n')

@@ -213,6 +213,19 @@ def test_what_a_network_takes_is_asked_for_and_written_down():
 
 
 @pytest.mark.keras
+@pytest.mark.backend
+def test_a_network_whose_features_numpy_cannot_read_where_they_lie_is_timed():
+    for name in "ab":
+        fill(f"photos/{name}", 40, (120, 160))
+    # Under torch: bfloat16 here, what lies on a GPU elsewhere.
+    image, precision = keras.Input((64, 64, 3)), "mixed_bfloat16"
+    x = keras.layers.Conv2D(4, 3, dtype=precision)(image)
+    keras.Model(image, keras.layers.GlobalAveragePooling2D(dtype=precision)(x)).save("own.keras")
+    recipe, _ = made("photos", backbone="own.keras")
+    assert recipe.data.shape == (64, 64, 3)
+
+
+@pytest.mark.keras
 def test_a_network_that_ends_in_something_else_than_features_is_refused():
     for name in "ab":
         fill(f"photos/{name}", 40, (120, 160))
@@ -469,11 +482,11 @@ def test_only_some_of_many_files_are_opened(monkeypatch):
     "name", ['a "b"\\c', "Äpfel und Birnen", "new\nline", "x = 3 # no", "<b>&amp;<b>", "a\tb", "-rf"]
 )
 def test_names_that_toml_or_a_terminal_would_misread(name):
-    for inner in (name, "other", "few"):
-        fill(Path(name) / inner, 3 if inner == "few" else 9)
-    recipe, text = made(f"./{name}", [f"./{name}/few"])
+    for inner in (name, "other", "few.1"):
+        fill(Path(name) / inner, 3 if inner == "few.1" else 9)
+    recipe, text = made(f"./{name}", [f"./{name}/few.1"])
     assert recipe.data.id.path == str(Path(name).absolute()) and set(recipe.data.id.classes) == {name, "other"}
-    assert load(Path(f"{recipe.name}.toml")).data.near["few"].path == str(Path(name, "few").absolute())
+    assert load(Path(f"{recipe.name}.toml")).data.near["few.1"].path == str(Path(name, "few.1").absolute())
 
 
 @pytest.mark.parametrize(

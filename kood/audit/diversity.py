@@ -10,13 +10,14 @@ from typing import Any
 import numpy as np
 
 from kood.audit.checks import rows_of
+from kood.data.copies import distinct, image_digests, whole
 
 __all__ = ["MEMORISED_RATIO", "copies", "duplicates", "histograms", "memorised", "nearest", "spread"]
 
 #: A sample is called memorised below this ratio of its first to its second distance to the training images.
 MEMORISED_RATIO = 1 / 3
-#: Bytes of the matrix of distances held at a time; with its order and a copy of references, a search takes six times
-#: as many.
+#: Bytes of the matrix of distances held at a time, and of the queries in it; with its order and a copy of references, a
+#: search takes six times as many.
 _BYTES = 32 * 2**20
 #: Neighbours beyond those asked for that the fast pass hands to the exact one.
 _SPARE = 14
@@ -63,7 +64,7 @@ def _search(q, r, k: int, *, among: bool, precision: Any, rows: np.ndarray | Non
     """Squared distances (N, k), indices (N, k), and whether no nearer reference can have been missed (N,)."""
     rows = np.arange(len(q)) if rows is None else rows
     tile = max(1, _BYTES // (8 * (q.shape[1] + 1)))
-    block = max(1, _BYTES // (np.dtype(precision).itemsize * min(tile, len(r))))
+    block = max(1, _BYTES // (np.dtype(precision).itemsize * max(min(tile, len(r)), q.shape[1] + 1)))
     keep = min(k + _SPARE, len(r) - among)
     # Distances do not change when all is moved, and rounding is least about the middle; whole numbers stay whole.
     centre = r.mean(axis=0, dtype=np.float64)
@@ -157,8 +158,7 @@ def copies(samples, references) -> int:
     b = rows_of("references", references, width=a.shape[1])
     if a.dtype != b.dtype:
         raise ValueError(f"samples are {a.dtype} and references {b.dtype}; equality needs one dtype.")
-    known = set(map(bytes, b))
-    return sum(row in known for row in map(bytes, a))
+    return int(np.isin(whole(image_digests(a)), whole(image_digests(b))).sum())
 
 
 def duplicates(samples) -> int:
@@ -168,7 +168,7 @@ def duplicates(samples) -> int:
         ValueError: Empty input or NaN.
     """
     rows = rows_of("samples", samples)
-    return len(rows) - len(set(map(bytes, rows)))
+    return len(rows) - len(distinct(image_digests(rows)))
 
 
 def spread(distances: np.ndarray) -> dict[str, float]:

@@ -10,6 +10,7 @@ from kood.audit.content import mixed_content, pure_content
 from kood.audit.diversity import copies, duplicates, histograms, memorised, nearest, spread
 from kood.audit.fidelity import frechet_distance, kernel_distance
 from kood.audit.verdicts import judge_content, judge_diversity, judge_fidelity, warnings
+from kood.data import large
 from kood.intervals import auroc_interval
 from kood.metrics import auroc
 
@@ -236,11 +237,16 @@ def _drawn(rng: np.random.Generator, count: int, most: int) -> np.ndarray:
 
 
 def _diversity(sets: dict[str, np.ndarray], train, rng: np.random.Generator, most: int) -> dict[str, Any]:
-    searched = {name: images[_drawn(rng, len(images), most)] for name, images in sets.items()}
-    to_training = {name: nearest(images, train, neighbours=2)[0] for name, images in searched.items()}
+    searched = {name: _drawn(rng, len(images), most) for name, images in sets.items()}
+    to_training = {
+        name: nearest(large.rows_of(sets[name], rows), train, neighbours=2)[0] for name, rows in searched.items()
+    }
     # Among more images the nearest is nearer: distances within a set compare between sets of one size only.
     size = min(map(len, searched.values()))
-    among = {name: nearest(images[_drawn(rng, len(images), size)])[0][:, 0] for name, images in searched.items()}
+    among = {
+        name: nearest(large.rows_of(sets[name], rows[_drawn(rng, len(rows), size)]))[0][:, 0]
+        for name, rows in searched.items()
+    }
     yardstick = spread(to_training["held_out"][:, 0])["p01"]
     near = spread(among["held_out"])["p01"]
     figures = {}

@@ -65,13 +65,14 @@ class Audit(Stage):
         judge = Judge(self.judge.model(), self.recipe.evaluate.batch_size)
         train, held, pure = self.data.images("train"), self.data.images("validation"), self.samples.images()
         with work.progress.bar(self.role):
+            learned = _judged(judge, train.images)
             result = audit(
                 _judged(judge, pure.images),
                 pure.known_labels,
                 _judged(judge, held.images),
                 held.known_labels,
-                train.images,
-                judge.features(train.images),
+                learned.images,
+                learned.features,
                 mixed=_judged(judge, self.mixed.images().images) if self.mixed else None,
                 mixtures=_mixtures(self.mixed.shares()) if self.mixed else None,
                 class_names=train.class_names,
@@ -146,4 +147,6 @@ def _mixtures(rows: np.ndarray | None) -> np.ndarray | None:
 
 
 def _judged(judge: Judge, images: Images) -> Judged:
-    return Judged(np.asarray(images), *judge.opinions(images))
+    # What lies in files is decoded here, once, and not whenever the audit looks at it.
+    pixels = np.asarray(images)
+    return Judged(pixels, *judge.opinions(pixels))

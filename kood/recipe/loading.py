@@ -1,6 +1,5 @@
 """A TOML file, and the settings of the command line, to a checked recipe."""
 
-import copy
 import tomllib
 from collections.abc import Sequence
 from pathlib import Path
@@ -12,7 +11,7 @@ from kood import registry
 from kood.errors import UserError
 from kood.recipe import settings, spelling
 from kood.recipe.messages import explain
-from kood.recipe.model import Recipe
+from kood.recipe.model import Recipe, shrunk
 from kood.text import composed
 
 __all__ = ["checked", "load", "shipped"]
@@ -85,10 +84,11 @@ def checked(given: dict[str, Any], where: str, keys: Sequence[str] = (), *, quic
         UserError: it is not a valid recipe.
     """
     try:
-        if quick:
-            given = _shrink(Recipe.model_validate(given), given)
         recipe = Recipe.model_validate(given)
-        recipe._given.update(given)
+        if quick:
+            given = {**given, "name": f"{recipe.name}-quick", "quick": True}
+            recipe = Recipe.model_validate(shrunk(recipe, given))
+        recipe._given.update(given)  # Of a smoke run whole: a cell is cut down when the matrix has said what it has.
         recipe.cells()
         if recipe.report.leaderboard and not recipe.matrix:
             raise UserError("report.leaderboard lays the rows of a matrix side by side, and there is none; add "
@@ -96,38 +96,3 @@ def checked(given: dict[str, Any], where: str, keys: Sequence[str] = (), *, quic
     except (ValidationError, UserError) as error:
         raise UserError("\n".join(f"{where}: {line}" for line in explain(error, Recipe, keys).splitlines())) from error
     return recipe
-
-
-def _shrink(recipe: Recipe, given: dict[str, Any]) -> dict[str, Any]:
-    """The smoke run: every length cut down to what shows that the recipe works."""
-    given = copy.deepcopy(given)
-
-    def at_most(key: str, value: float) -> None:
-        current: Any = recipe
-        for part in key.split("."):
-            current = current[part] if isinstance(current, dict) else getattr(current, part)
-        settings.put(given, key, value if current is None else min(current, value), where="--quick")
-
-    at_most("data.id.per_class", 40)
-    unit, _ = recipe.diffusion.budget
-    at_most(f"diffusion.{unit}", {"steps": 20, "epochs": 1.0, "minutes": 0.1}[unit])
-    at_most("diffusion.batch_size", 16)
-    if recipe.diffusion.precision == "auto":  # Measuring takes longer than the few steps that are left.
-        settings.put(given, "diffusion.precision", "float32", where="--quick")
-    at_most("outliers.count", 64)
-    for table, source in recipe.outliers.tables.items():
-        for key, value in source.smoke().items():
-            settings.put(given, f"outliers.{table}.{key}", value, where="--quick")
-    at_most("pure_samples.sampling_steps", 4)
-    at_most("pure_samples.count", 64)
-    at_most("pure_samples.audit_count", 64)
-    at_most("outliers.per_batch", 16)
-    at_most("train.epochs", 2)
-    at_most("train.batch_size", 32)
-    at_most("fine_tuning.epochs", 1)
-    at_most("fine_tuning.batch_size", 32)
-    for key, values in recipe.matrix.items():
-        given["matrix"][key] = values[:1] if key == "seed" else values
-    given["name"] = f"{recipe.name}-quick"
-    given["quick"] = True
-    return given

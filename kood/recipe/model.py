@@ -20,7 +20,7 @@ from kood.recipe.outlier_sections import Outliers, PureSamples, table_of
 from kood.recipe.training_sections import FineTuning, Train
 from kood.section import Section, by_name
 
-__all__ = ["Recipe", "of_its_file"]
+__all__ = ["Recipe", "of_its_file", "shrunk"]
 
 
 _HEAD = {"anyOf": [{"type": "string"}, sections.Head.model_json_schema()]}
@@ -207,7 +207,7 @@ class Recipe(Section):
 
         Returns:
             (labels, recipe) for each cell, the labels as {matrix key: readable value}; one pair with no labels where
-            the recipe has no matrix.
+            the recipe has no matrix. Those of a smoke run are cut down.
 
         Raises:
             UserError: a combination is not a valid recipe.
@@ -223,8 +223,11 @@ class Recipe(Section):
                 settings.put_all(given, key, value, where="matrix")
                 labels[key] = label
             try:
-                self._without_unused_tables(given.get("outliers", {}))
+                self._without_unused_tables(given.get("outliers"))
                 cell = Recipe.model_validate(given)
+                if self.quick:
+                    given = shrunk(cell, given)
+                    cell = Recipe.model_validate(given)
             except (ValidationError, UserError) as error:
                 shown = ", ".join(f"{key} = {label}" for key, label in labels.items())
                 raise UserError(f"matrix cell ({shown}): {explain(error, Recipe)}") from error
@@ -232,14 +235,57 @@ class Recipe(Section):
             cells.append((labels, cell))
         return cells
 
-    def _without_unused_tables(self, outliers: dict[str, Any]) -> None:
-        """Takes out of a cell the tables of sources from outside that other cells use: it knows them by `use` alone."""
-        for table in set(self.outliers.tables) - set(Outliers.model_fields) - {*map(table_of, outliers.get("use", []))}:
-            outliers.pop(table, None)
+    def _without_unused_tables(self, outliers: Any) -> None:
+        """Takes out of a cell the tables of sources from outside that other cells use: it knows them by `use` alone.
+
+        What is no table, or names no sources, stays as it is and is refused with the rest of the cell.
+        """
+        use = outliers.get("use", []) if isinstance(outliers, dict) else None
+        if isinstance(use, list) and all(isinstance(name, str) for name in use):
+            for table in set(self.outliers.tables) - set(Outliers.model_fields) - {*map(table_of, use)}:
+                outliers.pop(table, None)
 
     def to_toml(self) -> str:
         """The complete recipe, defaults included, as TOML that `load` reads back."""
         return tomli_w.dumps(self.model_dump(exclude_none=True))
+
+
+def shrunk(recipe: Recipe, given: dict[str, Any]) -> dict[str, Any]:
+    """The smoke run: every length cut down to what shows that the recipe works.
+
+    Args:
+        recipe: Of whole lengths.
+        given: What a TOML file would say of it; left as it is.
+    """
+    given = copy.deepcopy(given)
+
+    def at_most(key: str, value: float) -> None:
+        current: Any = recipe
+        for part in key.split("."):
+            current = current[part] if isinstance(current, dict) else getattr(current, part)
+        settings.put(given, key, value if current is None else min(current, value), where="--quick")
+
+    at_most("data.id.per_class", 40)
+    unit, _ = recipe.diffusion.budget
+    at_most(f"diffusion.{unit}", {"steps": 20, "epochs": 1.0, "minutes": 0.1}[unit])
+    at_most("diffusion.batch_size", 16)
+    if recipe.diffusion.precision == "auto":  # Measuring takes longer than the few steps that are left.
+        settings.put(given, "diffusion.precision", "float32", where="--quick")
+    at_most("outliers.count", 64)
+    for table, source in recipe.outliers.tables.items():
+        for key, value in source.smoke().items():
+            settings.put(given, f"outliers.{table}.{key}", value, where="--quick")
+    at_most("pure_samples.sampling_steps", 4)
+    at_most("pure_samples.count", 64)
+    at_most("pure_samples.audit_count", 64)
+    at_most("outliers.per_batch", 16)
+    at_most("train.epochs", 2)
+    at_most("train.batch_size", 32)
+    at_most("fine_tuning.epochs", 1)
+    at_most("fine_tuning.batch_size", 32)
+    if "seed" in recipe.matrix:
+        given["matrix"]["seed"] = recipe.matrix["seed"][:1]
+    return given
 
 
 @contextlib.contextmanager

@@ -141,6 +141,8 @@ def tried(found: Pretrained, channels: int) -> tuple[Pretrained, float]:
 
     choose_backend()
     with native_messages_held_back():
+        from keras.ops import convert_to_numpy
+
         from kood.backends import compiled
         from kood.outputs import at_once
 
@@ -154,6 +156,6 @@ def tried(found: Pretrained, channels: int) -> tuple[Pretrained, float]:
     pixels = np.random.default_rng(0).uniform(-1, 1, (rows, *shape)).astype("float32")
     for _ in range(4):
         begun = time.perf_counter()
-        np.asarray(forward(pixels))
+        convert_to_numpy(forward(pixels))
         taken.append(time.perf_counter() - begun)
     return replace(found, features=getattr(network, "told", "")), min(taken[1:]) / rows

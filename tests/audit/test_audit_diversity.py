@@ -110,14 +110,21 @@ def test_the_least_of_each_row(rng, width):
         np.testing.assert_array_equal(found, np.sort(values, axis=1)[:, :16])
 
 
-def test_memory_is_bounded(rng):
-    queries, references = rng.random((300, 64), np.float32), rng.random((120_000, 64), np.float32)
+def peak_of(call):
+    """The most bytes that a call holds at a time."""
     tracemalloc.start()
-    nearest(queries, references, neighbours=2)
+    call()
     peak = tracemalloc.get_traced_memory()[1]
     tracemalloc.stop()
-    # The whole matrix of distances would be 144 MB in float32 alone, beside as much again for its order.
-    assert peak < 6 * diversity._BYTES
+    return peak
+
+
+# The whole matrix of distances would be 144 MB in float32 alone, beside as much again for its order; all the queries
+# about their middle, 120 MB, beside twice as much in float64.
+@pytest.mark.parametrize(("counts", "width"), [((300, 120_000), 64), ((600, 3), 50_000)])
+def test_memory_is_bounded(rng, counts, width):
+    queries, references = (rng.random((count, width), np.float32) for count in counts)
+    assert peak_of(lambda: nearest(queries, references, neighbours=2)) < 6 * diversity._BYTES
 
 
 @pytest.mark.parametrize(
@@ -167,6 +174,12 @@ def test_copies_and_duplicates_are_counted(rng):
         copies(pool, pool.astype("float32"))
     with pytest.raises(ValueError, match="0 rows"):
         duplicates(pool[:0])
+
+
+def test_images_are_counted_by_their_digests(rng):
+    pool = images(rng, 200, (100, 100, 3))
+    assert peak_of(lambda: copies(pool[:2], pool)) < pool.nbytes / 10
+    assert peak_of(lambda: duplicates(pool)) < pool.nbytes / 10
 
 
 def test_spread_and_histograms():

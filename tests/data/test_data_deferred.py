@@ -1,5 +1,6 @@
 """Images that are made when they are asked for are those that an array of them would hold."""
 
+import contextlib
 import io
 import json
 from pathlib import Path
@@ -27,6 +28,7 @@ from kood.outliers.noise import Noise
 from kood.outliers.patch_shuffle import PatchShuffle
 from kood.outliers.pixel_mixup import PixelMixup
 from kood.outliers.real import Real
+from kood.pipeline import audit
 
 pytestmark = pytest.mark.usefixtures("as_written")
 
@@ -214,6 +216,40 @@ def test_what_is_kept_is_made_once():
     np.testing.assert_array_equal(stored[[3, 3, 0]], pixels()[[3, 3, 0]])
     assert many and len(asked) == many
     assert kept(stored) is stored
+
+
+class Sure:
+    """A judge that looks at each image and always says the same."""
+
+    def __init__(self, classifier, batch_size):
+        pass
+
+    def opinions(self, images):
+        rows = np.asarray(images).reshape(len(images), -1)
+        return np.tile([0.7, 0.2, 0.1], (len(rows), 1)), rows[:, :3].astype("float32")
+
+    def features(self, images):
+        return self.opinions(images)[1]
+
+
+def test_an_audit_makes_its_images_once(monkeypatch, tmp_path):
+    monkeypatch.setattr(audit, "Judge", Sure)
+    train, validation, pure = (
+        ImageSet(OfArray(pixels(count)), np.arange(count) % 3, tuple("abc")) for count in (12, 8, 9)
+    )
+    stage = SimpleNamespace(
+        role="audit", judge=SimpleNamespace(model=lambda: None), mixed=None,
+        data=SimpleNamespace(images={"train": train, "validation": validation}.get),
+        samples=SimpleNamespace(images=lambda: pure),
+        recipe=SimpleNamespace(
+            evaluate=SimpleNamespace(batch_size=4), data=SimpleNamespace(split_seed=0),
+            classifier=SimpleNamespace(backbone="cnn"),
+        ),
+    )  # fmt: skip
+    audit.Audit.make(stage, tmp_path, SimpleNamespace(progress=SimpleNamespace(bar=contextlib.nullcontext)))
+    assert json.loads((tmp_path / "audit.json").read_text())["diversity"]["sets"]["pure"]["n"] == 9
+    for one in (train, validation, pure):
+        assert sorted(np.concatenate(one.images.asked)) == list(range(len(one)))
 
 
 DRAWN = [PatchShuffle(), PatchShuffle(grid=3), PixelMixup(weight="beta"), Cutmix(weight="uniform"), AmplitudeSwap()]
