@@ -153,7 +153,10 @@ def page(
         for name, images in (behaviour.extremes if behaviour else {}).items()
     }
     environment = report.get("environment") or {}
-    return render("run.html", **whole, figures=drawn or {}, extremes=extremes, environment=environment)
+    return render(
+        "run.html", **whole, figures=drawn or {}, has_threshold=figures.drawn_threshold(report) is not None,
+        extremes=extremes, environment=environment,
+    )  # fmt: skip
 
 
 def write(

@@ -185,6 +185,15 @@ def test_a_report_leaves_nothing_of_an_earlier_one_beside_it(tmp_path, cell, new
     assert left() == {*written, *of_the_user} - {"figures/letters-1.png"}
 
 
+def test_the_caption_speaks_of_a_threshold_only_where_one_is_drawn(cell, scores):
+    def text():
+        return Reader(html.page(cell, drawn=html.figures_of(cell, scores))).text
+
+    assert "Everything right of the dashed threshold" in text()
+    cell["threshold"]["value"] = None  # As of several.
+    assert "dashed threshold" not in text() and "The outermost bins hold all that lies beyond them." in text()
+
+
 # A metric against a number -------------------------------------------------------------------------------------------
 
 
