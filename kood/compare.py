@@ -19,6 +19,7 @@ from kood import process, report, specs
 from kood.errors import UserError
 from kood.registry import nearest
 from kood.report.across import comparison, folds
+from kood.report.comparable import unlike
 from kood.report.formats import ENDINGS, FORMATS
 from kood.report.tables import Table
 from kood.report.terminal import print_table
@@ -85,14 +86,16 @@ def compare_runs(
             row["difference"] = {**row["difference"], "baseline": _shown(base["cell"])}
     smoke = dict.fromkeys(clean(cell["cell"]["run"]) for cell in cells if cell.get("quick"))
     warnings = [f"{', '.join(smoke)}: {SMOKE}"] if smoke else []
-    table = comparison(shown, notes=warnings)
+    unalike = unlike(cells)
+    table = comparison(shown, unalike, warnings)
     if to is not None:
         _write(to, table, folds(shown))
     if form in FORMATS:
         console.file.write(FORMATS[form](table))  # As it is: broken at a width it would be no table.
     else:
         title = "Comparison" if score is None else f"Comparison by {score}"
-        report.print_matrix(console, {"recipe": title, "kood": kood.__version__, "table": shown, "warnings": warnings})
+        whole = {"recipe": title, "kood": kood.__version__, "table": shown, "warnings": [*unalike.told, *warnings]}
+        report.print_matrix(console, whole, unalike)
         if each := folds(shown):
             console.print()
             print_table(console, each)

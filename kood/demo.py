@@ -96,14 +96,17 @@ def known_of(run: Path, version: int) -> Known | None:
         of its owner's, which a file names and nobody imports.
 
     Raises:
-        UserError: the classifier's file cannot be opened.
+        UserError: the classifier's file cannot be opened, or the version cannot be read.
         OSError: another one cannot be read.
     """
+    facts = read_facts(run / str(version))
+    images = facts.get("trained_on", {}).get("sha256")
+    # A calibration publishes the classifier of an earlier version, which may be gone, under a later number.
+    while (older := facts.get("calibrated_from", "")).isdecimal() and int(older) < version:
+        version, facts = int(older), read_facts(run / older) if (run / older).exists() else {}
     stages = Run(run)
-    data = next(iter(stages.finished("data")), None)
-    exports = stages.finished("export")
-    # A calibration publishes the same classifier under another number.
-    exported = next((one for one in exports if one.facts["version"] == version), next(iter(exports), None))
+    data = next((one for one in stages.finished("data") if one.facts["sets"]["train"]["sha256"] == images), None)
+    exported = next((one for one in stages.finished("export") if one.facts["version"] == version), None)
     if data is None or exported is None:
         return None
     key: Any = json.loads((exported.folder / "stage.json").read_bytes())["decides"]["classifier"]
@@ -180,13 +183,13 @@ def show(run: Path, *, port: int | None = None, open_browser: bool = True, conso
         version = newest_version(run)
         model, facts = LocalModel(version), read_facts(version)
         try:
-            known = known_of(version.parent, int(version.name) if version.name.isdecimal() else 0)
+            known = known_of(version.parent, int(version.name)) if version.name.isdecimal() else None
         except (OSError, UserError) as error:
             known = None
             console.print(f"the known images cannot be shown: {error}", style="yellow", markup=False)
         if known is not None:
             console.print(f"{len(known):,} known images to compare with")
-        page = page_of(gradio, str(facts["name"]), lambda file: answered(model, facts, known, file))
+        page = page_of(gradio, str(facts["name"]), lambda file: answered(model, facts, known, file), known is not None)
         plain = gradio.themes.Default(font="sans-serif", font_mono="monospace")  # Its own would be fetched.
         try:
             page.launch(
@@ -210,8 +213,8 @@ def _gradio(pictures: str) -> Any:
     return gradio
 
 
-def page_of(gradio: Any, name: str, ask: Callable[[Path], Answered]) -> Any:
-    """The page, of Gradio; `ask` answers a picture's file."""
+def page_of(gradio: Any, name: str, ask: Callable[[Path], Answered], has_known: bool = True) -> Any:
+    """The page, of Gradio; `ask` answers a picture's file, with the nearest known images where it has any."""
     with gradio.Blocks(title=f"kood: {name}", analytics_enabled=False) as page:
         gradio.Markdown(f"# {name}\nDrop a picture. It stays on this machine.")
         with gradio.Row():
@@ -219,8 +222,9 @@ def page_of(gradio: Any, name: str, ask: Callable[[Path], Answered]) -> Any:
             with gradio.Column():
                 verdict = gradio.Textbox(label="verdict", interactive=False)
                 figures = gradio.Dataframe(headers=["figure", "value"], label="what the model says", interactive=False)
-        gradio.Markdown("Nearest known images: class, and cosine between the features")
-        near = gradio.Gallery(label="nearest known images", show_label=False, columns=6, height=220)
+        nearest, none = "Nearest known images: class, and cosine between the features", "No known images to show"
+        gradio.Markdown(nearest if has_known else none)
+        near = gradio.Gallery(label="nearest known images", show_label=False, columns=6, height=220, visible=has_known)
 
         def shown(file: str | None) -> tuple[str, list[list[str]], list[tuple[Any, str]]]:
             if file is None:

@@ -127,12 +127,15 @@ def test_going_on_with_other_data_keeps_the_earlier_report(folder_data):
     Belonging(first.run).accept(first)
     folder = first.run.folder
     (folder / "1").mkdir()
-    for name in ("report.json", "report.html", "recipe.toml"):
+    names = ["report.json", "report.html", "recipe.toml", "table.csv", "leaderboard.csv", "figures/roc.svg"]
+    (folder / "figures").mkdir()
+    for name in names:
         (folder / name).write_text(f"the first {name}")
     other = folder_data("left", "right", where="other")
     Belonging(other.run, other_data=True).accept(other)
-    assert (folder / "before-2" / "report.html").read_text() == "the first report.html"
-    assert not (folder / "report.json").exists() and (folder / "1").is_dir()
+    for name in names:
+        assert (folder / "before-2" / name).read_text() == f"the first {name}" and not (folder / name).exists()
+    assert (folder / "1").is_dir()
     assert json.loads((folder / "before-2" / FILE).read_bytes())["class_names"] == ["circle", "square"]
     (folder / "report.json").write_text("the second report.json")
     Belonging(first.run, other_data=True).accept(first)

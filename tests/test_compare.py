@@ -497,6 +497,49 @@ def test_folds_of_other_images_or_other_classes_are_not_paired(tmp_path):
     assert apart["auroc"]["low"] is None  # Of one fold nothing is known of others.
 
 
+def best_held_out(*runs):
+    """Whether any row of their comparison is the best by its held-out AUROC, and what is said of it."""
+    text = quietly(*runs, form="markdown")[1]
+    heads, _, *rows = [line.split(" | ") for line in text.splitlines() if line.startswith("| ")]
+    return any("**" in row[heads.index("held-out AUROC")] for row in rows), text
+
+
+@pytest.mark.parametrize("changed", ["a fold left out", "other classes", "other images"])
+def test_means_over_other_folds_are_told_of_and_have_no_best(tmp_path, changed):
+    one, other = with_folds(tmp_path / "one", 0.5), with_folds(tmp_path / "other", 1.0)
+    marked, text = best_held_out(one, other)
+    assert marked and "hold out" not in text
+    told = json.loads((other / "report.json").read_text())
+    folds = told["hold_out"]["folds"]
+    if changed == "a fold left out":
+        del folds[0]
+    elif changed == "other classes":
+        folds[0]["classes"] = ["a", "z"]
+    else:
+        folds[1]["sha256"]["held_out"] = "others"
+    (other / "report.json").write_text(json.dumps(told))
+    said = "the folds under 'run other' are others than under 'run one'; means over different folds do not compare"
+    marked, text = best_held_out(one, other)
+    assert not marked and said in text
+    text = " ".join(quietly(one, other)[1].split())
+    assert text.count(said) == 1 and "*" not in text
+
+
+def test_rows_of_a_matrix_with_other_folds_have_no_best_of_them(tmp_path):
+    arms = [("a", 0.5), ("b", 1.0), ("c", 2.0)]
+    cells = [{**cell(tmp_path, {"arm": arm}), "hold_out": held_out(tmp_path, 0, lift)} for arm, lift in arms]
+    assert unlike(cells) == ALIKE
+    cells[2]["hold_out"]["folds"].reverse()
+    assert unlike(cells) == ALIKE
+    cells[2]["hold_out"]["folds"].pop()
+    assert unlike(cells).parts == {"held_out"}
+    whole, page, _ = shown(cells)
+    told = "the folds under 'arm c' are others than under 'arm a'"
+    assert told in whole and told.replace("'", "&#39;") in page
+    cells[0]["hold_out"] = None  # No mean is compared with that of a row that has none.
+    assert unlike(cells[:2]) == ALIKE and "under 'arm c' are others than under 'arm b'" in unlike(cells).told[0]
+
+
 def test_folds_by_another_score_are_of_that_score(tmp_path):
     run = with_folds(tmp_path / "run", 1.0, others=("energy",))
     told = json.loads((run / "report.json").read_text())

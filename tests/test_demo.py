@@ -1,10 +1,12 @@
 """`kood demo`: what the page says of a picture is what the model says, beside the nearest known images."""
 
+import json
 import os
 import shutil
 import sys
 from pathlib import Path
 from types import SimpleNamespace
+from unittest.mock import MagicMock
 
 import keras
 import numpy as np
@@ -94,6 +96,56 @@ def test_a_version_alone_has_no_known_images(run, tmp_path):
     assert known_of(tmp_path / "alone", 1) is None
 
 
+def published_again(run, version, **told):
+    """The first version under another number, of which its facts say something else."""
+    shutil.copytree(run / "1", run / f"{version}")
+    file = run / f"{version}" / "assets.extra" / "kood.json"
+    file.write_text(json.dumps(json.loads(file.read_text()) | told))
+
+
+def stage_again(run, kind, decides=None, **facts):
+    """A finished stage once more, which says something else of itself."""
+    (first, *_) = Run(run).finished(kind)
+    again = run / "stages" / f"{kind}-{len(list(run.glob(f'stages/{kind}-*'))):016d}"
+    shutil.copytree(first.folder, again)
+    record = json.loads((again / "stage.json").read_text())
+    record["decides"] |= decides or {}
+    record["facts"] |= facts
+    (again / "stage.json").write_text(json.dumps(record))
+
+
+def test_a_calibration_has_the_known_images_of_the_classifier_that_it_publishes(run, known, tmp_path):
+    shutil.copytree(run, tmp_path / "run")
+    run = tmp_path / "run"
+    (export,) = Run(run).finished("export")
+    mine = json.loads((export.folder / "stage.json").read_text())["decides"]["classifier"]
+    others = [file.parent.name.rpartition("-")[2] for file in run.glob("stages/classifier-*/classifier.keras")]
+    published_again(run, 2)
+    stage_again(run, "export", {"classifier": next(key for key in others if key != mine)}, version=2)
+    published_again(run, 3, calibrated_from="1")
+    published_again(run, 4, calibrated_from="3")
+    assert not np.allclose(known_of(run, 2)._features, known._features, atol=1e-3)
+    for version in (1, 3, 4):
+        np.testing.assert_allclose(known_of(run, version)._features, known._features, atol=1e-5)
+    shutil.rmtree(run / "1")
+    np.testing.assert_allclose(known_of(run, 4)._features, known._features, atol=1e-5)
+    shutil.rmtree(run / "3")
+    assert known_of(run, 4) is None  # What it was calibrated from, nobody knows.
+
+
+def test_known_images_are_those_that_the_version_was_trained_on(run, known, tmp_path):
+    shutil.copytree(run, tmp_path / "run")
+    run = tmp_path / "run"
+    (data,) = Run(run).finished("data")
+    train = {**data.facts["sets"]["train"], "sha256": "of other images", "class_names": list("wxyz")}
+    stage_again(run, "data", sets={**data.facts["sets"], "train": train})
+    assert Run(run).finished("data")[0].facts["sets"]["train"]["class_names"] == list("wxyz")
+    near = known_of(run, 1).nearest(known._images.images[:1])
+    assert near[0][0].class_name == known.nearest(known._images.images[:1])[0][0].class_name
+    shutil.rmtree(data.folder)
+    assert known_of(run, 1) is None
+
+
 def test_the_page_shows_it(run, known, train, tmp_path):
     gradio = pytest.importorskip("gradio", reason="pip install 'kood[demo]'")
     Image.fromarray(train[0][0, ..., 0]).save(tmp_path / "known.png")
@@ -105,6 +157,12 @@ def test_the_page_shows_it(run, known, train, tmp_path):
     assert ask(None) == ("", [], [])
     text, *nothing = ask(str(tmp_path / "gone.png"))
     assert "gone.png" in text and nothing == [[], []]
+
+
+def test_a_page_without_known_images_says_so():
+    for has_known, told in ((True, "Nearest known images"), (False, "No known images to show")):
+        page_of(gradio := MagicMock(), "tiny", lambda file: None, has_known)
+        assert told in str(gradio.Markdown.call_args) and gradio.Gallery.call_args.kwargs["visible"] == has_known
 
 
 def test_copies_of_pictures_go_with_the_page(run, monkeypatch):

@@ -1,9 +1,11 @@
 """Drift: the law of the flags against its definition, simulated streams, and what is printed of real ones."""
 
+import base64
 import io
 import json
 import math
 import os
+import re
 from pathlib import Path
 
 import numpy as np
@@ -16,6 +18,7 @@ from scipy.stats import ks_2samp
 from kood.conformal import Calibration, p_values, shift
 from kood.errors import UserError
 from kood.monitor import Ties, drift, monitor
+from kood.report.drawing import VERMILION
 from kood.serving.calibrate import calibrate
 from kood.serving.extras import read_facts
 from tests.serving.models import pixels, published
@@ -252,6 +255,18 @@ def test_a_log_is_taken_line_by_line(run, tmp_path):
         and "day 60" in text
         and "\x1b[31mnew" not in text
     )
+
+
+def test_a_change_is_drawn_where_it_is_significant(run, tmp_path):
+    flags = np.arange(140) >= 60
+    rows = [row(is_ood=bool(flag), p_value=0.05 if flag else 0.4 + n % 13 / 20) for n, flag in enumerate(flags)]
+    (tmp_path / "log.jsonl").write_text("\n".join(map(json.dumps, rows)))
+    for level, found in ((0.01, True), (1e-9, False)):
+        monitor(run, tmp_path / "log.jsonl", console=Console(file=io.StringIO()), to=tmp_path / "out", level=level)
+        told = json.loads((tmp_path / "out" / "monitor.json").read_text())
+        page = (tmp_path / "out" / "monitor.html").read_text()
+        (drawn,) = re.findall(r"data:image/svg\+xml;base64,([^\"]+)", page)
+        assert bool(told["since"]) == (VERMILION in base64.b64decode(drawn).decode()) == found
 
 
 def test_a_shift_below_the_threshold_is_one_verdict_everywhere(run, tmp_path):

@@ -78,7 +78,7 @@ def as_data(watched: Watched, level: float, most: int) -> dict[str, Any]:
 
 def _stream(one: Finding, level: float) -> dict[str, Any]:
     found = one.drift
-    since = found.since if found.flags_p_value <= level else 0  # The test of p-values takes the stream as a whole.
+    since = _since(found, level)
     return {
         "version": one.version,
         "classes": list(one.classes),
@@ -90,6 +90,11 @@ def _stream(one: Finding, level: float) -> dict[str, Any]:
         "p_value": found.p_value,
         "since": {"place": since, **vars(one.seen[since])} if found.drifts(level) else None,
     }
+
+
+def _since(found: Drift, level: float) -> int:
+    """Where the flags change, if they drift at a level; the test of p-values takes the stream as a whole, from 0 on."""
+    return found.since if found.flags_p_value <= level else 0
 
 
 def surprising(seen: Sequence[Seen], most: int) -> list[Seen]:
@@ -155,13 +160,13 @@ def print_findings(console: Console, watched: Watched, level: float, most: int) 
 
 def write_page(path: Path, name: str, watched: Watched, level: float, most: int) -> None:
     """Writes the findings as one HTML page that needs no network."""
-    several = len(watched.findings) > 1
+    several, each = len(watched.findings) > 1, level / len(watched.findings)
     html = render(
         "monitor.html",
         recipe=name,
         about="",
         verdict=verdict(watched, level),
-        findings=[(_facts(one, several), _rates(one.drift, one.seen)) for one in watched.findings],
+        findings=[(_facts(one, several), _rates(one.drift, one.seen, each)) for one in watched.findings],
         left_out=_left_out(watched),
         shown=[_extreme(one) for one in surprising(watched.seen, most)],
     )
@@ -178,7 +183,7 @@ def _extreme(one: Seen) -> tuple[bytes | None, str]:
         return None, told  # A log may name files that are not here.
 
 
-def _rates(found: Drift, seen: Sequence[Seen]) -> bytes:
+def _rates(found: Drift, seen: Sequence[Seen], level: float) -> bytes:
     flags = np.array([one.is_ood for one in seen])
     edges = stretches(len(flags), POINTS)
     hits, sizes = np.add.reduceat(flags.astype(np.int64), edges[:-1]), np.diff(edges)
@@ -190,8 +195,8 @@ def _rates(found: Drift, seen: Sequence[Seen]) -> bytes:
         axes = canvas.subplots()
         axes.errorbar(middles, 100 * rates, yerr=bars, fmt="o", ms=3.5, lw=0.8, color=BLUE, ecolor=GREY)
         axes.axhline(100 * found.expected, color=GREY, lw=1.1, ls=(0, (4, 2)))
-        if found.since:
-            axes.axvline(found.since, color=VERMILION, lw=1.1)
+        if since := _since(found, level):
+            axes.axvline(since, color=VERMILION, lw=1.1)
         axes.set(xlabel="image", ylabel="flagged, %", ylim=(0, None), xlim=(0, len(flags)))
 
     return draw(7.2, 2.6, paint)

@@ -14,6 +14,7 @@ from kood.errors import UserError
 from kood.files import write_atomically
 from kood.pipeline.prepare import Data
 from kood.recipe import Recipe
+from kood.report.html import BESIDE
 from kood.runs import Run
 from kood.text import clean, some_of
 
@@ -163,7 +164,8 @@ class Belonging:
             again += 1
             aside = folder / f"before-{number}-{again}"
         aside.mkdir()
-        for name in ("report.json", "report.html", "table.csv", "table.tex", "recipe.toml", "figures"):
+        beside = dict.fromkeys(Path(pattern).parts[0] for pattern in BESIDE)
+        for name in ("report.json", "report.html", "recipe.toml", *beside):
             if (folder / name).exists():
                 (folder / name).rename(aside / name)
         if (folder / FILE).exists():

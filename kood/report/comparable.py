@@ -1,6 +1,6 @@
 """Which results were measured on the same images, so that their figures compare."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -39,35 +39,55 @@ def _contents(cell: Cell) -> dict[str, Any]:
     return {"id": ((cell.get("id_sets") or {}).get("test") or {}).get("sha256"), **found}
 
 
+def _folds(cell: Cell) -> dict[tuple[str, ...], Any]:
+    """The images of each fold of a run, by the classes that it held out."""
+    folds = (cell.get("hold_out") or {}).get("folds", [])
+    return {tuple(fold["classes"]): fold.get("sha256") for fold in folds}
+
+
 def unlike(cells: Sequence[Cell]) -> Unlike:
-    """What does not compare from row to row of a table: where `different_images` of a row and the first one finds any.
+    """What does not compare from row to row of a table: the sets in which `different_images` of a row and the first one
+    finds any, and the means over folds where a row and the first one that has folds have not the same.
 
     Args:
         cells: Results of single runs; those that differ in their seed alone are one row, compared seed by seed.
     """
+    parts: set[str] = set()
+    told = []
+    rows, first = _differing(cells, different_images)
+    if rows:
+        parts = {_kind(cell, name) for cell in cells for names in rows for name in names} - {""}
+        differ = " and ".join(f"of {', '.join(names)} under {some_of(its)}" for names, its in rows.items())
+        told.append(
+            f"Not all rows are measured on the same images: those {differ} are others than under {first}; "
+            "figures on different images do not compare, so no best of them is marked and such rows are not paired"
+        )
+    if "id" in parts:
+        return Unlike(frozenset(parts | {"near", "far", "held_out"}), told)
+    with_folds = [cell for cell in cells if _folds(cell)]
+    rows, first = _differing(with_folds, lambda one, other: ["folds"] if _folds(one) != _folds(other) else [])
+    for its in rows.values():
+        parts.add("held_out")
+        told.append(
+            f"Not all rows hold out the same classes and images: the folds under {some_of(its)} are others than under "
+            f"{first}; means over different folds do not compare, so no best of them is marked, and only folds that "
+            "both rows have are paired"
+        )
+    return Unlike(frozenset(parts), told)
+
+
+def _differing(
+    cells: Sequence[Cell], differences: Callable[[Cell, Cell], list[str]]
+) -> tuple[dict[tuple[str, ...], list[str]], str]:
+    """The rows that differ from the first one, by what they differ in, and what the first one is called."""
     (first, base), *others = group(cells) or [({}, [])]
     by_seed = {identity(run.get("seeds")): run for run in base}
     rows: dict[tuple[str, ...], list[str]] = {}
-    parts: set[str] = set()
     for labels, runs in others:
-        found: dict[str, None] = {}
-        for run in runs:
-            beside = by_seed.get(identity(run.get("seeds")), base[0])
-            for name in different_images(beside, run):
-                found[name] = None
-                parts |= {_kind(one, name) for one in (beside, run)}
-        if found:
-            rows.setdefault(tuple(found), []).append(f"'{setting(labels)}'")
-    if not rows:
-        return ALIKE
-    if "id" in parts:
-        parts |= {"near", "far", "held_out"}
-    differ = " and ".join(f"of {', '.join(names)} under {some_of(its)}" for names, its in rows.items())
-    told = (
-        f"Not all rows are measured on the same images: those {differ} are others than under '{setting(first)}'; "
-        "figures on different images do not compare, so no best of them is marked and such rows are not paired"
-    )
-    return Unlike(frozenset(parts - {""}), [told])
+        pairs = [(by_seed.get(identity(run.get("seeds")), base[0]), run) for run in runs]
+        if found := tuple(dict.fromkeys(name for pair in pairs for name in differences(*pair))):
+            rows.setdefault(found, []).append(f"'{setting(labels)}'")
+    return rows, f"'{setting(first)}'"
 
 
 def _kind(cell: Mapping[str, Any], name: str) -> str:

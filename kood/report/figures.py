@@ -10,7 +10,10 @@ from kood.report.aggregate import group, identity, of_headline
 from kood.report.drawing import BLUE, COLOURS, DASHES, GREY, INK, PALE, VERMILION, as_label, draw
 from kood.report.wording import COLUMNS, number, percent, sets, setting
 
-__all__ = ["matrix_intervals", "pr_curves", "roc_curves", "score_histograms", "thin_curve", "training_curves"]
+__all__ = [
+    "drawn_threshold", "matrix_intervals", "pr_curves", "roc_curves", "score_histograms", "thin_curve",
+    "training_curves",
+]  # fmt: skip
 
 
 #: Bins of the histograms of scores.
@@ -34,12 +37,19 @@ def _ood_sets(scores: Mapping[str, Any], cell: Mapping[str, Any]) -> list[tuple[
     return [(name, kind) for name, kind in known if name in scores]
 
 
+def drawn_threshold(cell: Mapping[str, Any]) -> float | None:
+    """The threshold of a result that its histograms of the headline score show; None where it has none, or several."""
+    threshold = cell.get("threshold") or {}
+    value = threshold.get("value") if threshold.get("score") == cell["headline_score"] else None
+    return value if value is not None and math.isfinite(value) else None
+
+
 def _range(pools: Sequence[np.ndarray], threshold: float | None) -> tuple[float, float]:
     # Fitted distances put a few far images out by orders of magnitude, and infinity is a legal score: the
     # middle 99% of each set decides what is shown, the rest is counted in the outermost bins.
     finite = [pool[np.isfinite(pool)] for pool in pools]
     edges = [np.percentile(pool, (0.5, 99.5)) for pool in finite if pool.size]
-    if threshold is not None and math.isfinite(threshold):
+    if threshold is not None:
         edges.append(np.array([threshold, threshold]))
     if not edges:
         return 0.0, 1.0
@@ -66,9 +76,7 @@ def score_histograms(scores: Mapping[str, Any], cell: Mapping[str, Any]) -> byte
     """
     names = _ood_sets(scores, cell)
     values = _values(scores)
-    of_headline = (cell.get("threshold") or {}).get("score") == cell["headline_score"]
-    threshold = cell["threshold"].get("value") if of_headline else None
-    drawn = threshold is not None and math.isfinite(threshold)
+    threshold = drawn_threshold(cell)
     low, high = _range([values["id"], *(values[name] for name, _ in names)], threshold)
     edges = np.linspace(low, high, BINS + 1)
 
@@ -86,7 +94,7 @@ def score_histograms(scores: Mapping[str, Any], cell: Mapping[str, Any]) -> byte
                 colour = VERMILION if near_or_far == "near" else BLUE
                 label = as_label(f"{name}, {near_or_far}-OOD ({values[name].size})")
                 panel.stairs(shares(values[name]), edges, color=colour, linewidth=1.6, label=label)
-            if drawn:
+            if threshold is not None:
                 panel.axvline(threshold, color=INK, linewidth=1.1, linestyle=(0, (4, 2)))
             panel.margins(x=0)
             # A set whose scores are all alike is one high bar, beside which the others would not be seen.
@@ -95,7 +103,7 @@ def score_histograms(scores: Mapping[str, Any], cell: Mapping[str, Any]) -> byte
             panel.spines["left"].set_visible(False)
             panel.legend(loc="lower right", bbox_to_anchor=(1.0, 0.92), ncols=2, borderaxespad=0, handlelength=1.4)
         # Not beside the line, where it would hide a curve.
-        dashed = f"; dashed: threshold {number(threshold)}" if drawn else ""
+        dashed = f"; dashed: threshold {number(threshold)}" if threshold is not None else ""
         panels[-1].set_xlabel(as_label(f"{cell['headline_score']} score  (right: more out-of-distribution{dashed})"))
 
     return draw(5.8, 0.6 + 1.05 * max(1, len(names)), paint)

@@ -16,12 +16,18 @@ from kood.report.files import write_bytes
 from kood.report.formats import ENDINGS
 from kood.text import clean
 
-__all__ = ["figures_of", "page", "render", "write"]
+__all__ = ["BESIDE", "figures_of", "page", "render", "write"]
 
 Histories = Mapping[str, Mapping[str, Sequence[Any]]]
 
 #: A contact sheet above this many bytes is stored again as a smaller JPEG, to keep the page fit for mail.
 SHEET_BYTES = 600_000
+
+#: What `write` leaves beside the page, as patterns, and takes away again where a later report has none of it.
+BESIDE = (
+    "table.csv", "table.tex", "leaderboard.csv", "leaderboard.tex", "figures/scores.svg", "figures/roc.svg",
+    "figures/pr.svg", "figures/reliability.svg", "figures/features.svg", "figures/*-[1-9].png",
+)  # fmt: skip
 
 
 @cache
@@ -147,7 +153,10 @@ def page(
         for name, images in (behaviour.extremes if behaviour else {}).items()
     }
     environment = report.get("environment") or {}
-    return render("run.html", **whole, figures=drawn or {}, extremes=extremes, environment=environment)
+    return render(
+        "run.html", **whole, figures=drawn or {}, has_threshold=figures.drawn_threshold(report) is not None,
+        extremes=extremes, environment=environment,
+    )  # fmt: skip
 
 
 def write(
@@ -158,7 +167,7 @@ def write(
     behaviour: Behaviour | None = None,
     **more: Any,
 ) -> None:
-    """Writes report.html and what stands beside it, each file whole or not at all.
+    """Writes report.html and what stands beside it, each file whole or not at all; removes what an earlier one left.
 
     Of one run its figures go into the folder `figures`, for a paper or a slide: scores, roc, pr and, with `behaviour`,
     reliability and features, each an SVG file, and the images that the score is most wrong about as PNG files,
@@ -193,3 +202,6 @@ def write(
     files[path.name] = page(report, drawn=drawn, behaviour=behaviour, **more).encode()
     for name, content in files.items():
         write_bytes(path.parent / name, content)
+    for file in (found for pattern in BESIDE for found in path.parent.glob(pattern)):
+        if file.relative_to(path.parent).as_posix() not in files:
+            file.unlink()

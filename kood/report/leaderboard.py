@@ -102,7 +102,7 @@ def table(found: Sequence[Entry], most: int | None = None, apart: Unlike = ALIKE
     ):  # fmt: skip
         column = Column(heading, more_is_better=False, priority=1, name=name, parts=("mean", "std"))
         columns.append((column, [Cell(_short(one[key]["mean"]), one[key]) for one in shown]))
-    return table_of(columns, "Leaderboard", [*(f"{text}." for text in apart.told), *_notes(found, len(shown))])
+    return table_of(columns, "Leaderboard", [*(f"{text}." for text in apart.told), *_notes(shown, len(found))])
 
 
 def _short(value: float | None) -> str:
@@ -113,17 +113,21 @@ def _interval(figure: Mapping[str, Any]) -> str:
     return MISSING if figure["low"] is None else f"[{percent(figure['low'])}, {percent(figure['high'])}]"
 
 
-def _notes(found: Sequence[Entry], shown: int) -> list[str]:
-    several = any(len(one["seeds"]) > 1 for one in found)
+def _notes(shown: Sequence[Entry], of: int) -> list[str]:
+    several = any(len(one["seeds"]) > 1 for one in shown)
+    aurocs = [one[kind]["auroc"] for one in shown for kind in ("near", "far")]
+    counts = {auroc["n"] for auroc in aurocs if auroc["low"] is not None}
+    over = ["over seeds (Student)"] if max(counts, default=1) > 1 else []
+    over += ["over test images (DeLong)"] if min(counts, default=1) == 1 else []
     notes = [
         "Percent; mean ± sample standard deviation over n seeds." if several else "Percent.",
         "Sorted by near AUROC, the mean over near sets; ties by far AUROC.",
         "So sorted by test images it says what did best here, and is no way to choose.",
         f"{CHOSEN.strip()}: the headline score of every run, chosen on validation images where the recipe names none.",
-        "95% interval " + ("over seeds (Student)." if several else "over test images (DeLong)."),
+        f"95% interval {', of one seed '.join(over)}.",
         "FPR@95: ID flagged when 95% of OOD is caught.",
         "Training: of the classifier and of what it is exposed to.",
         "ms an image: its forward passes and the score, in batches, on the machine that measured.",
     ]
-    more = f"The first {shown} of {len(found)}; all stand in report.html and leaderboard.csv."
-    return [*notes, more] if shown < len(found) else notes
+    more = f"The first {len(shown)} of {of}; all stand in report.html and leaderboard.csv."
+    return [*notes, more] if len(shown) < of else notes

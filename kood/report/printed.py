@@ -7,7 +7,7 @@ from rich.console import Console
 
 from kood.report import across, leaderboard, outlier_audit, results, wording
 from kood.report.aggregate import rows_of
-from kood.report.comparable import unlike, warnings_of
+from kood.report.comparable import Unlike, unlike, warnings_of
 from kood.report.terminal import print_table, say, warn
 
 __all__ = ["print_cell", "print_matrix"]
@@ -63,7 +63,7 @@ def print_cell(console: Console, cell: Mapping[str, Any]) -> None:
             say(console, text)
 
 
-def print_matrix(console: Console, report: Mapping[str, Any]) -> None:
+def print_matrix(console: Console, report: Mapping[str, Any], apart: Unlike | None = None) -> None:
     """Prints the results of a matrix: warnings, one row for each setting over its seeds, and what failed.
 
     Rows that differ only in their outliers (label mixup and its controls) stand next to each other.
@@ -71,8 +71,9 @@ def print_matrix(console: Console, report: Mapping[str, Any]) -> None:
     Args:
         console: Where to print; plain text when it is not a terminal.
         report: The matrix report; its "table" is computed from its cells where it has none.
+        apart: What of its rows does not compare; found of its cells where not given.
     """
-    rows, apart = rows_of(report), unlike(report.get("cells", []))
+    rows, apart = rows_of(report), apart or unlike(report.get("cells", []))
     _print_head(console, report)
     if rows:
         print_table(console, across.matrix(rows, apart))

@@ -12,6 +12,7 @@ from sklearn.metrics import precision_recall_curve
 from test_report_html import Reader
 
 from kood.report import Behaviour, Extreme, aggregate, behaviour, figures, html, sweeps, write
+from kood.report.leaderboard import entries
 
 
 def rng(seed=0):
@@ -159,6 +160,38 @@ def test_figures_are_files_too_and_drawn_once(tmp_path, cell, scores, told, monk
         assert base64.b64encode(file.read_bytes()).decode() in page
     write(tmp_path / "few" / "report.html", cell, scores=scores)
     assert {f.name for f in (tmp_path / "few" / "figures").iterdir()} == {"scores.svg", "roc.svg", "pr.svg"}
+
+
+def test_a_report_leaves_nothing_of_an_earlier_one_beside_it(tmp_path, cell, new_cell, scores, told):
+    def left():
+        return {file.relative_to(tmp_path).as_posix() for file in tmp_path.rglob("*") if file.is_file()}
+
+    board = [new_cell(seed, head=head) for head in ("arcface", "softmax") for seed in (0, 1)]
+    matrix = {"recipe": "digits", "cells": board, "leaderboard": entries(board, lambda *_: None)}
+    tables = {"table.csv", "table.tex", "leaderboard.csv", "leaderboard.tex"}
+    of_the_user = {"figures/scores-edited.svg", "table.xlsx"}
+    for name in of_the_user:
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).write_text("by hand")
+    write(tmp_path / "report.html", cell, scores=scores, behaviour=told)
+    written = left() - of_the_user
+    assert len(written) == 1 + 5 + len(told.extremes)
+    write(tmp_path / "report.html", matrix)
+    assert left() == {"report.html", *tables, *of_the_user}
+    write(tmp_path / "report.html", cell, scores=scores, behaviour=told)
+    assert left() == {*written, *of_the_user}
+    del told.extremes["letters"]
+    write(tmp_path / "report.html", cell, scores=scores, behaviour=told)
+    assert left() == {*written, *of_the_user} - {"figures/letters-1.png"}
+
+
+def test_the_caption_speaks_of_a_threshold_only_where_one_is_drawn(cell, scores):
+    def text():
+        return Reader(html.page(cell, drawn=html.figures_of(cell, scores))).text
+
+    assert "Everything right of the dashed threshold" in text()
+    cell["threshold"]["value"] = None  # As of several.
+    assert "dashed threshold" not in text() and "The outermost bins hold all that lies beyond them." in text()
 
 
 # A metric against a number -------------------------------------------------------------------------------------------

@@ -74,6 +74,10 @@ def test_of_one_seed_the_interval_is_delongs_over_the_images(board, id_and_ood_s
     expected = auroc_interval(id_and_ood_scores["id"], [id_and_ood_scores[name] for name in ("digits 6-9", "letters")])
     (one,) = [one for one in found if one["cell"]["arm"] == "alone" and one["score"] == "msp"]
     np.testing.assert_allclose([one["near"]["auroc"][k] for k in ("low", "high")], expected)
+    assert "95% interval over seeds (Student), of one seed over test images (DeLong)." in table(found).noted()
+    alone = [one for one in found if one["cell"]["arm"] == "alone"]
+    assert "95% interval over test images (DeLong)." in table(alone).noted()
+    assert "95% interval over seeds (Student)." in table([one for one in found if one not in alone]).noted()
 
 
 def test_ties_go_by_far_and_what_has_no_near_figure_stands_last(board):
