@@ -12,8 +12,8 @@ from scipy.stats import beta, betabinom, ks_2samp
 from kood.errors import UserError
 
 __all__ = [
-    "Calibration", "Group", "Shift", "comparable", "doubted", "law_of_flags", "needed_images", "p_values", "rank",
-    "rate_interval", "refuse_too_few", "shift", "tail_of_flags", "threshold",
+    "Calibration", "Group", "Shift", "clearly_more", "comparable", "doubted", "law_of_flags", "needed_images",
+    "p_values", "rank", "rate_interval", "refuse_too_few", "shift", "tail_of_flags", "threshold",
 ]  # fmt: skip
 
 #: How seldom images like the calibration images are doubted.
@@ -137,6 +137,12 @@ def tail_of_flags(flagged: int, count: int, images: int, accept: float) -> float
     """How often chance alone flags as many of so many images like the calibration images, or more; `law_of_flags`."""
     # A sum of the law itself: one less the other tail would be 0 below 1e-16.
     return min(1.0, float(law_of_flags(count, images, accept).pmf(np.arange(flagged, count + 1)).sum()))
+
+
+def clearly_more(flagged: int, count: int, images: int, accept: float, tests: int) -> bool:
+    """Whether more images are flagged than the choice of calibration images and of these explains (`tail_of_flags`): by
+    chance alone in one of twenty times at most for any of so many tests together (Bonferroni)."""
+    return tail_of_flags(flagged, count, images, accept) <= 0.05 / tests
 
 
 @dataclass(frozen=True)
