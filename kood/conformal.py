@@ -4,6 +4,7 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from typing import Any
 
 import numpy as np
 from scipy.stats import beta, betabinom, ks_2samp
@@ -11,8 +12,8 @@ from scipy.stats import beta, betabinom, ks_2samp
 from kood.errors import UserError
 
 __all__ = [
-    "Calibration", "Group", "Shift", "comparable", "doubted", "needed_images", "p_values", "rank", "rate_interval",
-    "refuse_too_few", "shift", "threshold",
+    "Calibration", "Group", "Shift", "clearly_more", "comparable", "doubted", "law_of_flags", "needed_images",
+    "p_values", "rank", "rate_interval", "refuse_too_few", "shift", "tail_of_flags", "threshold",
 ]  # fmt: skip
 
 #: How seldom images like the calibration images are doubted.
@@ -112,6 +113,36 @@ def p_values(scores: np.ndarray, calibration: np.ndarray) -> np.ndarray:
     ordered = np.sort(comparable(calibration))
     as_high = len(ordered) - np.searchsorted(ordered, comparable(scores), side="left")
     return (1 + as_high) / (len(ordered) + 1)
+
+
+def law_of_flags(count: int, images: int, accept: float) -> Any:
+    """How many images are flagged of so many that are like the calibration images: a frozen `scipy.stats.betabinom`.
+
+    With n calibration scores and the threshold at the k-th smallest, k = ceil((n + 1) accept), the chance that a new
+    image like them is flagged is itself random, Beta(n + 1 - k, k), by the choice of the calibration images; so the
+    number flagged is beta-binomial. Where scores tie with the threshold, fewer are.
+
+    Source: Vovk 2012, arXiv:1209.2673.
+
+    Args:
+        count: Of how many.
+        images: n, enough for the share.
+        accept: Share that the threshold accepts.
+    """
+    place = rank(images, accept)
+    return betabinom(count, images + 1 - place, place)
+
+
+def tail_of_flags(flagged: int, count: int, images: int, accept: float) -> float:
+    """How often chance alone flags as many of so many images like the calibration images, or more; `law_of_flags`."""
+    # A sum of the law itself: one less the other tail would be 0 below 1e-16.
+    return min(1.0, float(law_of_flags(count, images, accept).pmf(np.arange(flagged, count + 1)).sum()))
+
+
+def clearly_more(flagged: int, count: int, images: int, accept: float, tests: int) -> bool:
+    """Whether more images are flagged than the choice of calibration images and of these explains (`tail_of_flags`): by
+    chance alone in one of twenty times at most for any of so many tests together (Bonferroni)."""
+    return tail_of_flags(flagged, count, images, accept) <= 0.05 / tests
 
 
 @dataclass(frozen=True)
@@ -285,8 +316,8 @@ def doubted(
     """What is strange about images for a new calibration, by what the decision before says of them.
 
     They may have drifted, and they may be of no known class, which nobody here can tell apart. So much is said: that
-    far fewer are accepted than of images like the calibration images (by the beta-binomial law of flags, Vovk 2012,
-    arXiv:1209.2673), or that their p-values are others (`shift`): of images like those once in a thousand times.
+    far fewer are accepted than of images like the calibration images (`law_of_flags`), or that their p-values are
+    others (`shift`): of images like those once in a thousand times.
 
     Args:
         scores: (m,) of the images.
@@ -306,10 +337,8 @@ def doubted(
         if not count:
             continue
         these = "Of these images" if len(groups) == 1 else f"Of {count:,} of these images"
-        beyond = group.images + 1 - rank(group.images, accept)
-        law = betabinom(count, beyond, group.images + 1 - beyond)
         fewer.append((
-            float(law.pmf(np.arange(flagged, count + 1)).sum()),
+            tail_of_flags(flagged, count, group.images, accept),
             f"{these} the old threshold accepts {1 - flagged / count:.1%} where {accept:.1%} are expected: make sure "
             "that they are of the model's classes",
         ))  # fmt: skip

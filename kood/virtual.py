@@ -20,7 +20,7 @@ class VirtualOutliers(keras.layers.Layer):
     are large and fewer than their dimension. A draw is m_k + L z with L L' = S and z from N(0, I), and its log-density
     is a constant less |z|^2 / 2, so the least likely draw is the one with the longest z.
 
-    Against the paper: outliers are drawn from the first full queue on (delay them by the classifier's
+    Against the paper: outliers are drawn once the queues of all classes are full (delay them by the classifier's
     `exposure_begin`), and what is done with them is the classifier's exposure loss on the head's outputs, in place of
     a logistic regression on the energy. Kept features carry no gradient, so virtual outliers teach the head alone.
 

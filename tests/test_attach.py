@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from kood.conformal import Calibration
 from kood.detector.figures import rarely_accepted, wrong_classes
 from kood.errors import UserError
 from kood.pipeline.attached import matched, outputs_named
@@ -499,8 +500,13 @@ def test_two_classes_of_one_name_are_numbered_and_no_folder_is_taken_for_the_fir
     ("words", "said"), [("recipe", "serve.by_class = true"), ("attach", "--by-class"), ("object", "by_class=True")]
 )
 def test_warnings_of_classes_are_told_in_the_words_of_who_asked(words, said):
-    one = {"name": "a", "images": 200, "accuracy": 0.1, "accepted": 0.5}
-    classes = [one, {**one, "name": "b", "accuracy": 1.0, "accepted": 1.0}]
-    (accepted,), (accurate,) = rarely_accepted(classes, 0.95, False, words), wrong_classes(classes, words)
+    one = {"name": "a", "images": 200, "accuracy": 0.1}
+    classes = [one, {**one, "name": "b", "accuracy": 1.0}]
+    decision, labels = Calibration(np.arange(99.0), np.zeros(99, int), 2, 0.95), np.repeat([0, 1], 200)
+    (accepted,) = rarely_accepted(decision, "ab", labels, (labels == 1) | (np.arange(400) % 2 == 0), words)
+    (accurate,) = wrong_classes(classes, words)
+    assert (
+        "95% are promised to be accepted of all images together, but clearly fewer are of 'a' (50% of 200)" in accepted
+    )
     assert f"{said} sets a threshold" in accepted or f"{said}) sets a threshold" in accepted
     assert ("train.class_weight" in accurate) == ("serve." in accepted) == (words == "recipe")

@@ -11,11 +11,12 @@ from sklearn.metrics import roc_auc_score
 
 from kood import heads, registry
 from kood.classifier import Classifier
+from kood.conformal import Calibration
 from kood.conformal import threshold as conformal_threshold
 from kood.data import ImageSet
 from kood.detector.choosing import MOST_PROXIES, PROXIES, Choice, mean_auroc, proxies, validation_images
 from kood.detector.evaluate import evaluate
-from kood.detector.figures import undetected
+from kood.detector.figures import rarely_accepted, undetected
 from kood.detector.measuring import Measuring
 from kood.errors import UserError
 from kood.intervals import auroc_interval
@@ -406,6 +407,35 @@ def test_every_class_is_told_by_itself(classifier):
     assert any("but clearly fewer are of 'b' (0% of 20)" in text for text in warnings)
     assert any("labelled rightly, but clearly fewer of" in text and "'c' (0% of 20)" in text for text in warnings)
     assert not measure(classifier, names=["knn"], headline="knn").figures["warnings"]
+
+
+@pytest.mark.parametrize("by_class", [True, False])
+def test_classes_like_those_of_calibration_are_hardly_ever_said_to_be_rarely_accepted(by_class):
+    rng, labels, names = np.random.default_rng(0), np.repeat(np.arange(10), 100), "abcdefghij"
+    told = 0
+    for _ in range(200):
+        known = np.repeat(np.arange(10), 39 if by_class else 4)
+        decision = Calibration(rng.normal(size=len(known)), known, 10, 0.95, by_class=by_class)
+        scores = rng.normal(size=1000)
+        told += len(rarely_accepted(decision, names, labels, ~decision.flagged(scores, labels)))
+        scores[labels == 3] += 4
+        (low,) = rarely_accepted(decision, names, labels, ~decision.flagged(scores, labels))
+        assert "clearly fewer are of 'd' (" in low
+    # Binomial(200, 0.05) exceeds 20 about once in a thousand times.
+    assert told <= 20
+
+
+def test_a_promise_by_class_is_of_what_is_labelled_so():
+    known = np.repeat([0, 1, 2], [200, 5, 20])
+    decision = Calibration(np.tile(np.arange(25.0), 9), known, 3, 0.95, by_class=True)
+    assert [group.classes for group in decision.groups] == [(0,), (1, 2)]
+    labels, accepted = np.repeat([0, 1, 2, -1], 50), np.repeat([True, False], 100)
+    (told,) = rarely_accepted(decision, "abc", labels, accepted)
+    assert told == (
+        "95% are promised to be accepted of what is labelled as each class, but clearly fewer are of 'b', 'c' "
+        "(50% of 100)"
+    )
+    assert not rarely_accepted(decision, "abc", labels, labels >= 0)
 
 
 def test_thresholds_by_class_are_those_of_the_images_labelled_so(classifier):

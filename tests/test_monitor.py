@@ -18,6 +18,8 @@ from scipy.stats import ks_2samp
 from kood.conformal import Calibration, p_values, shift
 from kood.errors import UserError
 from kood.monitor import Ties, drift, monitor
+from kood.monitor.judge import judge
+from kood.monitor.stream import Met, Seen
 from kood.report.drawing import VERMILION
 from kood.serving.calibrate import calibrate
 from kood.serving.extras import read_facts
@@ -121,6 +123,57 @@ def test_a_change_is_found_and_dated():
     assert early.drifts(0.01) and early.since <= 10
     fewer = drift(np.zeros(4000, bool), 2500, 0.95)
     assert fewer.drifts(0.01) and fewer.rate_since == 0
+
+
+def of_thresholds(streams):
+    """A version of so many thresholds and what it said, with p-values as common on each side of a threshold."""
+    groups = [
+        {"classes": [k], "threshold": float(k), "images": 200, "below": 190, "tied": 1} for k in range(len(streams))
+    ]
+    facts = {"accept": 0.95, "class_names": [f"{k}" for k in range(len(streams))], "groups": groups}
+    seen = []
+    for k, flags in enumerate(streams):
+        places = np.where(flags, 1 + np.cumsum(flags) % 10, 11 + np.cumsum(~flags) % 191)
+        seen += [
+            Seen("a.png", "", f"{k}", k + (10.5 - place) / 201, place / 201, bool(flag), threshold=float(k))
+            for place, flag in zip(places, flags, strict=True)
+        ]
+    return Met(seen, []), facts
+
+
+@pytest.mark.parametrize(("thresholds", "level"), [(10, 0.01), (1, 0.001)])
+def test_a_late_change_is_an_alarm_under_many_thresholds_and_at_a_small_level(thresholds, level):
+    flags = np.zeros((thresholds, 2000), bool)
+    flags[:, ::20] = flags[-1, -60:] = True
+    met, facts = of_thresholds(flags)
+    watched = judge(met, Path("1"), facts, level)
+    one = watched.clearest
+    assert watched.drifts(level) and one.classes == ((f"{thresholds - 1}",) if thresholds > 1 else ())
+    assert abs(one.drift.since - 1940) <= 10 and one.drift.change_p_value < level / (3 * thresholds) < min(
+        one.drift.rate_p_value, one.drift.shift.p_value
+    )
+    assert len(watched.findings) == thresholds and not watched.left_out
+    assert not any(other.drift.drifts(level / thresholds) for other in watched.findings[:-1])
+
+
+def test_a_level_that_no_simulation_reaches_is_told():
+    usual = np.arange(200) % 20 == 0
+    met, facts = of_thresholds(usual[None])
+    assert not judge(met, Path("1"), facts, 4e-6).left_out
+    (told,) = judge(met, Path("1"), facts, 1e-6).left_out
+    assert "for --level 1e-06 of 3 tests 3,000,000 streams" in told
+
+
+@pytest.mark.slow
+def test_streams_that_end_early_leave_false_alarms_as_rare():
+    rng, found = np.random.default_rng(0), []
+    for seed in range(400):
+        chance = rng.beta(5, 95)
+        found.append(drift(rng.random(200) < chance, 99, 0.95, streams=12_000, seed=seed).change_p_value)
+    found = np.array(found)
+    # Binomial(400, a) exceeds these about once in a thousand times.
+    for level, most in ((0.2, 106), (0.05, 35), (0.01, 11)):
+        assert np.sum(found <= level) <= most
 
 
 SHAPES = {

@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+from contextlib import nullcontext
 from types import SimpleNamespace
 
 import numpy as np
@@ -15,6 +16,7 @@ from kood.diffusion.collected import Collected
 from kood.diffusion.sampling import resized
 from kood.errors import UserError
 from kood.outputs import Judge
+from kood.pipeline import audit as pipeline_audit
 from kood.pipeline import outliers
 from kood.pipeline.classify import judge_recipe
 from kood.recipe import load
@@ -340,3 +342,26 @@ def test_sizes_that_cannot_be_drawn_are_refused(folder, settings, told):
     with pytest.raises(UserError, match=told) as refused:
         load(folder / "tiny.toml", settings)
     assert "\n" not in str(refused.value)
+
+
+def test_the_audit_is_told_how_the_images_of_the_diffusion_model_were_augmented(folder, tmp_path, monkeypatch):
+    class Answers:
+        def __init__(self, *given):
+            pass
+
+        def opinions(self, images):
+            return np.full((len(images), 4), 0.25), self.features(images)
+
+        def features(self, images):
+            return np.asarray(images, "float32").reshape(len(images), -1)[:, :3]
+
+    monkeypatch.setattr(pipeline_audit, "Judge", Answers)
+    settings = ["data.augment=['FLIP', 'crop']", "outliers.use=['pixel_mixup']"]
+    cell = Cell(load(folder / "tiny.toml", settings), folder / "saved", width=200)
+    data = cell["data"]
+    parts, shown = SimpleNamespace(images=data.images), SimpleNamespace(progress=SimpleNamespace(bar=nullcontext))
+    pure, judge = SimpleNamespace(images=lambda: data.images("train")), SimpleNamespace(model=lambda: None)
+    stage = pipeline_audit.Audit(cell.work.recipe, parts, judge, pure, [])
+    stage.make(tmp_path, shown)
+    told = " ".join(json.loads((tmp_path / "audit.json").read_text())["diversity"]["sentences"])
+    assert "looked for both ways round" in told and "learnt images under crop too" in told

@@ -9,7 +9,7 @@ from kood.audit.checks import labels_of, posteriors_of, rows_of
 from kood.audit.content import mixed_content, pure_content
 from kood.audit.diversity import copies, duplicates, histograms, memorised, nearest, spread
 from kood.audit.fidelity import frechet_distance, kernel_distance
-from kood.audit.verdicts import judge_content, judge_diversity, judge_fidelity, warnings
+from kood.audit.verdicts import MIRROR, judge_content, judge_diversity, judge_fidelity, warnings
 from kood.data import large
 from kood.intervals import auroc_interval
 from kood.metrics import auroc
@@ -69,6 +69,7 @@ def audit(
     mixtures=None,
     class_names: Sequence[str],
     feature_space: str,
+    augment: Sequence[str] = (),
     seed: int = 0,
     most: int = 2000,
 ) -> dict[str, Any]:
@@ -90,6 +91,8 @@ def audit(
         class_names: K names.
         feature_space: What the features are, in words, for instance "penultimate features of resnet8 trained on the
             in-distribution training images".
+        augment: Augmentations, by name, of the images that the generator was trained on. Under "flip" a mirrored copy
+            of a training image is as near as a copy; copies under others are not seen, and that is said.
         seed: Of the draws below and of the subsets of KID.
         most: How many images of each set are searched for neighbours; larger sets are drawn from.
 
@@ -140,14 +143,14 @@ def audit(
         "mixtures": None if mixed is None or mixtures is None else mixed_content(mixed.posteriors, mixtures),
     }
     rng = np.random.default_rng(seed)
-    diversity = _diversity({name: one.images for name, one in sets.items()}, train_images, rng, most)
+    diversity = _diversity({name: one.images for name, one in sets.items()}, train_images, rng, most, MIRROR in augment)
     fidelity = _fidelity({name: one.features for name, one in sets.items()}, train_features, rng, seed)
     result = {
         "feature_space": feature_space,
         "seed": seed,
         "class_names": [str(name) for name in class_names],
         "content": {**content, **judge_content(content)},
-        "diversity": {**diversity, **judge_diversity(diversity)},
+        "diversity": {**diversity, **judge_diversity(diversity, augment)},
         "fidelity": {"feature_space": feature_space, **fidelity, **judge_fidelity(fidelity)},
         "shortcut": None,
     }
@@ -236,10 +239,22 @@ def _drawn(rng: np.random.Generator, count: int, most: int) -> np.ndarray:
     return np.sort(rng.permutation(count)[:most])
 
 
-def _diversity(sets: dict[str, np.ndarray], train, rng: np.random.Generator, most: int) -> dict[str, Any]:
+def _to_training(images: np.ndarray, train, mirrored: bool) -> np.ndarray:
+    """The distances (N, 2) of images to the nearest two training images, each image as it is or, if that is nearer,
+    mirrored."""
+    found = nearest(images, train, neighbours=2)[0]
+    if mirrored:
+        turned = nearest(images[:, :, ::-1], train, neighbours=2)[0]
+        found = np.where(turned[:, :1] < found[:, :1], turned, found)
+    return found
+
+
+def _diversity(
+    sets: dict[str, np.ndarray], train, rng: np.random.Generator, most: int, mirrored: bool
+) -> dict[str, Any]:
     searched = {name: _drawn(rng, len(images), most) for name, images in sets.items()}
     to_training = {
-        name: nearest(large.rows_of(sets[name], rows), train, neighbours=2)[0] for name, rows in searched.items()
+        name: _to_training(large.rows_of(sets[name], rows), train, mirrored) for name, rows in searched.items()
     }
     # Among more images the nearest is nearer: distances within a set compare between sets of one size only.
     size = min(map(len, searched.values()))

@@ -1,10 +1,13 @@
 """What the figures of an audit mean, in sentences that need no knowledge of the field, and which of them warn."""
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
-__all__ = ["judge_content", "judge_diversity", "judge_fidelity", "warnings"]
+__all__ = ["MIRROR", "judge_content", "judge_diversity", "judge_fidelity", "warnings"]
+
+#: The augmentation that can be undone: what it makes of a training image is searched for too.
+MIRROR = "flip"
 
 #: Pure-label samples show their classes weakly below this part of the judge's skill on real images.
 SHOWN = 0.5
@@ -116,8 +119,8 @@ def _on_mixtures(mixed: Mapping[str, Any], pure: Mapping[str, Any], classes: int
     return text
 
 
-def judge_diversity(diversity: Mapping[str, Any]) -> dict[str, Any]:
-    """The verdict on diversity.
+def judge_diversity(diversity: Mapping[str, Any], augment: Sequence[str] = ()) -> dict[str, Any]:
+    """The verdict on diversity, where the generator was trained on images under these augmentations.
 
     "memorised": in the pure-label samples or the mixtures, more than `RARE` and more than twice the share of held-out
     images are near-copies of a training image; else "repeated": more than `RARE` equal another of their set; else
@@ -148,6 +151,13 @@ def judge_diversity(diversity: Mapping[str, Any]) -> dict[str, Any]:
         f"Exactly alike with another sample: {_images(sum(one['duplicates'] for one in made.values()))}; exact copies "
         f"of a training image: {_images(sum(one['copies'] for one in made.values()))}.",
     ]
+    if MIRROR in augment:
+        sentences.append("The generator learnt mirrored images too, so near-copies are looked for both ways round.")
+    if unseen := [name for name in augment if name != MIRROR]:
+        sentences.append(
+            f"It learnt images under {', '.join(unseen)} too: copies of a training image that are shifted or changed "
+            "so are not seen here."
+        )
     pure = sets["pure"]["among"]["median"]
     if real["among"]["median"] > 0:
         part = pure / real["among"]["median"]
@@ -168,7 +178,7 @@ def judge_fidelity(fidelity: Mapping[str, Any]) -> dict[str, Any]:
     sentences = [
         f"Distance of {pure['n']} single-class samples to {fidelity['n_held_out']} held-out real images: FID "
         f"{pure['fid']:.4g}, KID {pure['kid']:.4g}. As many real training images have FID {train['fid']:.4g}, KID "
-        f"{train['kid']:.4g}: about what a perfect generator would have."
+        f"{train['kid']:.4g}; the features were learnt on these very images, so new real ones lie nearer if anything."
     ]
     if min(pure["n"], fidelity["n_held_out"]) <= fidelity["dimensions"]:
         sentences.append(

@@ -1,12 +1,12 @@
 """Scores of image sets -> the figures of the report, of all images and of each class: one may be half wrong unseen."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, Literal
 
 import numpy as np
 
 from kood import metrics
-from kood.conformal import Calibration, needed_images, rate_interval
+from kood.conformal import Calibration, clearly_more, needed_images, rate_interval
 from kood.detector.choosing import Choice, Measured, mean_auroc
 from kood.intervals import auroc_interval
 from kood.outputs import Outputs, softmax
@@ -66,9 +66,12 @@ def figures_of(
         class_names, truth, given, accepted, mine["id"],
         {kind: [mine[name] for name in members] for kind, members in kinds},
     )  # fmt: skip
-    accept, by_class, known = decision.accept, decision.by_class, _share(accepted)
+    known = _share(accepted)
     flagged = {where: _share(decision.flagged(mine[where], measured.given(where))) for where in [*near, *far]}
-    about_threshold = [*_shared(decision, class_names, words), *rarely_accepted(classes, accept, by_class, words)]
+    about_threshold = [
+        *_shared(decision, class_names, words),
+        *rarely_accepted(decision, class_names, given if decision.by_class else truth, accepted, words),
+    ]
     figures = {
         "id": {
             "accuracy": metrics.accuracy(given, truth),
@@ -83,9 +86,9 @@ def figures_of(
         "threshold": {
             "score": headline,
             "value": decision.groups[0].threshold if len(decision.groups) == 1 else None,
-            "by_class": by_class,
+            "by_class": decision.by_class,
             "thresholds": _thresholds(decision, class_names),
-            "accept": accept,
+            "accept": decision.accept,
             "accepted_id_test": known["share"],
             "accepted_id_test_interval": known["interval"],
             "flagged": flagged,
@@ -230,21 +233,38 @@ def by_true_class(
 
 
 def rarely_accepted(
-    classes: Sequence[Mapping[str, Any]], accept: float, by_class: bool, words: Words = "recipe"
+    decision: Calibration,
+    class_names: Sequence[str],
+    labels: np.ndarray,
+    accepted: np.ndarray,
+    words: Words = "recipe",
 ) -> list[str]:
-    """A warning of the classes that fall clearly below the promise: the interval of their own share leaves it out.
+    """A warning of the classes of which fewer images are accepted than promised, and than chance explains.
+
+    Chance is in the threshold too, which few calibration images set: see `kood.conformal.law_of_flags`.
 
     Args:
-        classes: What `by_true_class` found.
-        accept: Share of in-distribution images that is to be accepted.
-        by_class: Whether each class has a threshold of its own already.
+        decision: What accepts them. By class, those that share a threshold are promised a share of all of them.
+        class_names: K names.
+        labels: (N,) the classes of in-distribution test images: what they are labelled as where the promise is of that,
+            by class; else the true ones.
+        accepted: (N,) bool, which are accepted.
         words: Whose words it is told in.
     """
-    low = [one for one in classes if _most(one, "accepted", len(classes)) < accept]
+    found, low = list[tuple[tuple[int, ...], int, int, int]](), list[tuple[str, float, int]]()
+    for group in decision.groups:
+        for part in [group.classes] if decision.by_class else [(k,) for k in group.classes]:
+            own = np.isin(labels, part)
+            if own.any():
+                found.append((part, group.images, int(own.sum()), int(accepted[own].sum())))
+    for part, calibration_images, images, kept in found:
+        if clearly_more(images - kept, images, calibration_images, decision.accept, len(found)):
+            low.append((some_of(repr(class_names[k]) for k in part), kept / images, images))
     if not low:
         return []
-    mend = "" if by_class else f"; {_BY_CLASS[words][1]} sets a threshold for each class"
-    told = f"{100 * accept:g}% are promised to be accepted, but clearly fewer are of {_listed(low, 'accepted')}{mend}"
+    of = "of what is labelled as each class" if decision.by_class else "of all images together"
+    mend = "" if decision.by_class else f"; {_BY_CLASS[words][1]} sets a threshold for each class"
+    told = f"{100 * decision.accept:g}% are promised to be accepted {of}, but clearly fewer are of {_listed(low)}{mend}"
     return [told]
 
 
@@ -258,26 +278,22 @@ def wrong_classes(classes: Sequence[Mapping[str, Any]], words: Words = "recipe")
     images = sum(one["images"] for one in classes)
     overall = sum(one["accuracy"] * one["images"] for one in classes) / max(1, images)
     # A hard class is ordinary; one that is far off and surely so is told.
-    wrong = [
-        one
-        for one in classes
-        if _most(one, "accuracy", len(classes)) < overall and one["accuracy"] < overall - FAR_BELOW
-    ]
+    wrong = [one for one in classes if _most(one, len(classes)) < overall and one["accuracy"] < overall - FAR_BELOW]
     if not wrong:
         return []
     mend = 'more images of them help, or a training that weights classes (train.class_weight = "balanced" in a recipe)'
     if words != "recipe":  # Nothing is trained here.
         mend = "only another training of the classifier changes that, on more images of them or with weights of classes"
-    low = _listed(wrong, "accuracy")
+    low = _listed((repr(one["name"]), one["accuracy"], one["images"]) for one in wrong)
     return [f"{overall:.1%} of the test images are labelled rightly, but clearly fewer of {low}; {mend}"]
 
 
-def _most(one: Mapping[str, Any], what: str, classes: int) -> float:
-    """The upper end of a share's interval, of 95% for all classes together (Bonferroni): else every other table of many
-    classes would call one of them low by chance."""
-    return rate_interval(round(one[what] * one["images"]), one["images"], 1 - 0.05 / classes)[1]
+def _most(one: Mapping[str, Any], classes: int) -> float:
+    """The upper end of an accuracy's interval, of 95% for all classes together (Bonferroni): else every other table of
+    many classes would call one of them low by chance."""
+    return rate_interval(round(one["accuracy"] * one["images"]), one["images"], 1 - 0.05 / classes)[1]
 
 
-def _listed(classes: Sequence[Mapping[str, Any]], what: str) -> str:
-    worst = sorted(classes, key=lambda one: one[what])
-    return some_of(f"{one['name']!r} ({one[what]:.0%} of {one['images']})" for one in worst)
+def _listed(shares: Iterable[tuple[str, float, int]]) -> str:
+    """Who has what share of how many images, the least first."""
+    return some_of(f"{who} ({share:.0%} of {images})" for who, share, images in sorted(shares, key=lambda one: one[1]))

@@ -103,7 +103,8 @@ class ArcFace(AngularHead):
 
     Past theta = pi - m, where cos(theta + m) would rise again, target = cos(theta) - m sin(m). This is the
     continuation of insightface without `easy_margin`, and of pytorch-metric-learning (whose margin is in
-    degrees: 28.6 for 0.5); it falls on the whole of [0, pi], with a step down at pi - m.
+    degrees: 28.6 for 0.5); it falls on the whole of [0, pi], with a step down at pi - m, as long as cos(m) + m sin(m)
+    is at least 1: up to m = 2.33. Beyond, the step at pi - m is upwards.
 
     Source: Deng et al. 2019, arXiv:1801.07698.
 

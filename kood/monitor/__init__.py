@@ -60,7 +60,7 @@ def monitor(
     if not met.seen:
         why = f"; the model knows all {met.known} of them" if met.known else ""
         raise UserError(f"--data {data}: there is no image in it that could be read and judged{why}", exit_code=1)
-    watched = judge(met, version, facts) if of_images else judge_log(met, run, data)
+    watched = judge(met, version, facts, level) if of_images else judge_log(met, run, data, level)
     told = as_data(watched, level, most)
     if as_json:
         print(json.dumps(report.strict(told), indent=2), file=console.file)

@@ -4,14 +4,16 @@ from dataclasses import dataclass
 
 import numpy as np
 from scipy.special import xlogy
-from scipy.stats import betabinom
 
-from kood.conformal import Shift, rank, rate_interval
+from kood.conformal import Shift, law_of_flags, rank, rate_interval, tail_of_flags
 
-__all__ = ["Drift", "Ties", "drift", "stretches"]
+__all__ = ["TESTS", "Drift", "Ties", "drift", "stretches"]
 
-#: Places at which a change is looked for, and streams that are simulated to say how often chance does as much.
-PLACES, STREAMS = 200, 1999
+#: Places at which a change is looked for; streams that are simulated at a time to say how often chance does as much,
+#: and how many of them that do so are enough to say it.
+PLACES, STREAMS, ENOUGH = 200, 1999, 20
+#: Tests of a stream whose p-values are tested too: of its rate, of a change, and of these.
+TESTS = 3
 
 
 @dataclass(frozen=True)
@@ -71,7 +73,7 @@ class Drift:
         return self._of_all(min(self.rate_p_value, self.change_p_value))
 
     def _of_all(self, p_value: float) -> float:
-        return min(1.0, (2 if self.shift is None else 3) * p_value)
+        return min(1.0, (TESTS - (self.shift is None)) * p_value)
 
     def drifts(self, level: float) -> bool:
         """Whether the tests together say so at a level."""
@@ -85,16 +87,19 @@ def drift(
     *,
     ties: Ties | None = None,
     shift: Shift | None = None,
+    streams: int = STREAMS,
     seed: int = 0,
 ) -> Drift:
     """Tests whether a stream's images are flagged as often as images like the calibration images would be.
 
-    With n calibration scores and the threshold at the k-th smallest, k = ceil((n + 1) accept), the chance that a new
-    image like them is flagged is itself random, Beta(n + 1 - k, k), by the choice of the calibration images. So the
-    number flagged of m is beta-binomial (Vovk 2012, arXiv:1209.2673): the rate's p-value is twice its smaller tail. For
-    a change, the statistic is the largest log-likelihood ratio, over places t, of one rate from t on against the
-    expected one, m_t KL(rate_t || expected); its p-value is the share of streams simulated under the same law that
-    reach it, with the one observed counted in.
+    The number flagged of m is beta-binomial then (`kood.conformal.law_of_flags`): the rate's p-value is twice its
+    smaller tail. For a change, the statistic is the largest log-likelihood ratio, over places t, of one rate from t on
+    against the expected one, m_t KL(rate_t || expected); its p-value is the share of streams simulated under the same
+    law that reach it, with the one observed counted in.
+
+    They are simulated in blocks, after Besag and Clifford's sequential test (1991, Biometrika 78): once a block ends
+    with `ENOUGH` that reach it there are no more, and a p-value of at most a stays as rare as a. Nor are there more
+    where the rate's p-value is below all that more could give, since the smaller of both counts.
 
     That law is one of scores that never tie. Where several calibration scores are equal to the threshold (saturated or
     rounded ones), images of the stream that are equal to it too are accepted, all of them, and fewer are flagged than
@@ -109,6 +114,7 @@ def drift(
         ties: What is equal to the threshold; not given, no score of the stream is.
         shift: What `kood.conformal.shift` finds of the stream's p-values: at a high accepted share most of what changes
             moves no image past the threshold.
+        streams: How many are simulated at most, at least 1: the p-value of a change is never below 1 / (streams + 1).
         seed: Of the simulation, and of the order among equals.
 
     Raises:
@@ -124,19 +130,22 @@ def drift(
     count, counted = len(flags), _untied(flags, ties, place, rng)
     flagged = int(counted.sum())
     beyond = calibration_images + 1 - place
-    law = betabinom(count, beyond, place)
-    # Sums of the law itself: one less the other tail would be 0 below 1e-16.
-    tails = float(law.pmf(np.arange(flagged + 1)).sum()), float(law.pmf(np.arange(flagged, count + 1)).sum())
+    fewer = float(law_of_flags(count, calibration_images, accept).pmf(np.arange(flagged + 1)).sum())
+    rate_p_value = min(1.0, 2 * min(fewer, tail_of_flags(flagged, count, calibration_images, accept)))
     expected = beyond / (calibration_images + 1)
     edges = stretches(count, PLACES)
     sizes = np.diff(edges)
     found = np.add.reduceat(counted.astype(np.int64), edges[:-1])
     clear = _clearness(found[None], sizes, expected)[0]
-    chances = rng.beta(beyond, place, size=(STREAMS, 1))
-    simulated = _clearness(rng.binomial(sizes[None], chances), sizes, expected).max(axis=1)
     clearest = int(np.argmax(clear))
-    # Sums of the same numbers in another order may differ in the last digit.
-    as_clear = int(np.sum(simulated >= clear[clearest] * (1 - 1e-12)))
+    made = as_clear = 0
+    while made < streams and (not made or (as_clear < ENOUGH and rate_p_value > 1 / (1 + streams))):
+        some = min(STREAMS, streams - made)
+        chances = rng.beta(beyond, place, size=(some, 1))
+        simulated = _clearness(rng.binomial(sizes[None], chances), sizes, expected).max(axis=1)
+        # Sums of the same numbers in another order may differ in the last digit.
+        as_clear += int(np.sum(simulated >= clear[clearest] * (1 - 1e-12)))
+        made += some
     since = int(edges[clearest])
     return Drift(
         images=count,
@@ -145,8 +154,8 @@ def drift(
         interval=rate_interval(int(flags.sum()), count),
         expected=expected,
         tied=0 if ties is None else int(np.sum(ties.at)),
-        rate_p_value=min(1.0, 2 * min(tails)),
-        change_p_value=(1 + as_clear) / (1 + STREAMS),
+        rate_p_value=rate_p_value,
+        change_p_value=(1 + as_clear) / (1 + made),
         since=since,
         rate_since=float(flags[since:].mean()),
         shift=shift,

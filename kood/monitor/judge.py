@@ -1,5 +1,6 @@
 """A stream's answers, each judged by the calibration of the version, and of the threshold, that it was given under."""
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -9,12 +10,19 @@ import numpy as np
 
 from kood.conformal import shift
 from kood.errors import UserError
-from kood.monitor.drift import Drift, Ties, drift
+from kood.monitor.drift import STREAMS, TESTS, Drift, Ties, drift
 from kood.monitor.stream import Met, Seen, by_version
 from kood.serving.client import newest_version, versions
 from kood.serving.extras import read_facts
 
 __all__ = ["Finding", "Watched", "judge", "judge_log"]
+
+#: Streams that are simulated at most, of all thresholds that drift together, and how many times as many as an alarm
+#: takes: with fewer, chance would decide it.
+MOST, SPARE = 10**6 - 1, 10
+
+#: A version's folder, its `kood.json`, and its answers by the number of their threshold.
+_Answers = tuple[str, Mapping[str, Any], Mapping[int, Sequence[Seen]]]
 
 
 @dataclass(frozen=True)
@@ -86,15 +94,21 @@ class Watched:
         return self.p_value <= level
 
 
-def judge(met: Met, version: Path, facts: Mapping[str, Any]) -> Watched:
-    """Judges answers of one version, told by its folder and its `kood.json`."""
-    return Watched(tuple(_findings(met.seen, version.name, facts)), met.unread, met.known, met.told)
+def judge(met: Met, version: Path, facts: Mapping[str, Any], level: float) -> Watched:
+    """Judges answers of one version, told by its folder and its `kood.json`, finely enough for a level."""
+    return _watched(met, [(version.name, facts, _by_threshold(met.seen, facts))], met.told, level)
 
 
-def judge_log(met: Met, run: Path, file: Path) -> Watched:
+def judge_log(met: Met, run: Path, file: Path, level: float) -> Watched:
     """Judges logged answers of a file, each by the version that it says it was given under.
 
     Where `run` is a version and not a run's folder, its answers alone count.
+
+    Args:
+        met: The answers.
+        run: `saved/<recipe>`, or one of its versions.
+        file: Where they are from.
+        level: What they are judged finely enough for.
 
     Raises:
         UserError: no answer can be judged: their versions are not there, had another threshold, or are not named
@@ -103,7 +117,7 @@ def judge_log(met: Met, run: Path, file: Path) -> Watched:
     newest = newest_version(run)
     asked_for = newest if newest == run else None
     base = newest.parent
-    found, left_out = [], []
+    found, left_out = list[_Answers](), list[str]()
     for version, seen in by_version(met.seen).items():
         folder = (asked_for or _only(base, file, len(seen))) if version is None else base / str(version)
         if asked_for is not None and folder != asked_for:
@@ -113,9 +127,9 @@ def judge_log(met: Met, run: Path, file: Path) -> Watched:
             left_out.append(f"{len(seen):,} answers of version {version}: {folder} is not there")
             continue
         facts = read_facts(folder)
-        judged = _findings(seen, folder.name, facts)
-        found += judged
-        own = sum(len(one.seen) for one in judged)
+        by_threshold = _by_threshold(seen, facts)
+        own = sum(map(len, by_threshold.values()))
+        found += [(folder.name, facts, by_threshold)] if own else []
         if own < len(seen):
             left_out.append(
                 f"{len(seen) - own:,} answers that say version {folder.name} have a class or a threshold that {folder} "
@@ -123,7 +137,7 @@ def judge_log(met: Met, run: Path, file: Path) -> Watched:
             )
     if not found:
         raise UserError(f"--data {file}: no answer in it can be judged: {'; '.join(left_out)}")
-    return Watched(tuple(found), met.unread, met.known, left_out)
+    return _watched(met, found, left_out, level)
 
 
 def _only(base: Path, file: Path, answers: int) -> Path:
@@ -138,25 +152,53 @@ def _only(base: Path, file: Path, answers: int) -> Path:
     return first
 
 
-def _findings(seen: Sequence[Seen], version: str, facts: Mapping[str, Any]) -> list[Finding]:
-    """What is found of the answers that are this version's, for each of its thresholds that there are some of."""
-    accept, groups = float(facts["accept"]), facts["groups"]
-    names = [str(name) for name in facts["class_names"]]
-    edges = [float(np.float32(group["threshold"])) for group in groups]
-    group_of = {names[k]: number for number, group in enumerate(groups) for k in group["classes"]}
-    found = []
-    for number, group in enumerate(groups):
-        own = [one for one in seen if _group(one, edges, group_of) == number]
-        if not own:
-            continue
-        at = np.array([float(np.float32(one.ood_score)) == edges[number] for one in own])
-        ties = Ties(int(group["below"]), int(group["tied"]), at)
-        scores, p_values = (np.array([getattr(one, key) for one in own]) for key in ("ood_score", "p_value"))
-        moved = shift(scores, p_values, int(group["images"]), accept)
-        tested = drift(np.array([one.is_ood for one in own]), int(group["images"]), accept, ties=ties, shift=moved)
-        classes = tuple(names[k] for k in group["classes"]) if len(groups) > 1 else ()
-        found.append(Finding(version, classes, edges[number], accept, own, tested))
-    return found
+def _by_threshold(seen: Sequence[Seen], facts: Mapping[str, Any]) -> dict[int, list[Seen]]:
+    """The answers that are a version's, by the number of the threshold that they were given under."""
+    names, edges = [str(name) for name in facts["class_names"]], _edges(facts)
+    group_of = {names[k]: number for number, group in enumerate(facts["groups"]) for k in group["classes"]}
+    given = [_group(one, edges, group_of) for one in seen]
+    return {
+        number: [one for one, its in zip(seen, given, strict=True) if its == number]
+        for number in range(len(edges))
+        if number in given
+    }
+
+
+def _edges(facts: Mapping[str, Any]) -> list[float]:
+    # The graph holds float32.
+    return [float(np.float32(group["threshold"])) for group in facts["groups"]]
+
+
+def _watched(met: Met, found: Sequence[_Answers], left_out: Sequence[str], level: float) -> Watched:
+    """What is found of answers, by as many streams as it takes to say so at a level."""
+    count = sum(len(by_threshold) for _, _, by_threshold in found)
+    needed = TESTS * count / level
+    if needed > MOST + 1:
+        left_out = [
+            *left_out,
+            f"changes that the rate of the whole stream does not show: for --level {level:g} of {TESTS * count:,} "
+            f"tests {needed:,.0f} streams would have to be simulated, and at most {MOST:,} are; raise --level",
+        ]
+    streams, left, findings = max(STREAMS, math.ceil(SPARE * needed)), MOST, list[Finding]()
+    for version, facts, by_threshold in found:
+        for number, own in by_threshold.items():
+            # What is no alarm takes few of them; alarms that are many are the same verdict as one.
+            findings.append(_finding(version, facts, number, own, min(streams, max(STREAMS, left))))
+            left -= streams if findings[-1].drift.drifts(level / count) else 0
+    return Watched(tuple(findings), met.unread, met.known, left_out)
+
+
+def _finding(version: str, facts: Mapping[str, Any], number: int, own: Sequence[Seen], streams: int) -> Finding:
+    """What is found of the answers that were given under one of a version's thresholds."""
+    accept, group, edge = float(facts["accept"]), facts["groups"][number], _edges(facts)[number]
+    at = np.array([float(np.float32(one.ood_score)) == edge for one in own])
+    ties = Ties(int(group["below"]), int(group["tied"]), at)
+    scores, p_values = (np.array([getattr(one, key) for one in own]) for key in ("ood_score", "p_value"))
+    flags, images = np.array([one.is_ood for one in own]), int(group["images"])
+    moved = shift(scores, p_values, images, accept)
+    tested = drift(flags, images, accept, ties=ties, shift=moved, streams=streams)
+    classes = tuple(str(facts["class_names"][k]) for k in group["classes"]) if len(facts["groups"]) > 1 else ()
+    return Finding(version, classes, edge, accept, own, tested)
 
 
 def _group(one: Seen, edges: Sequence[float], group_of: Mapping[str, int]) -> int | None:
@@ -164,7 +206,6 @@ def _group(one: Seen, edges: Sequence[float], group_of: Mapping[str, int]) -> in
 
     What is labelled as no class, since nothing in it can be compared, counts with the first.
     """
-    # The graph holds float32.
     said = None if one.threshold is None else float(np.float32(one.threshold))
     if said is not None and said not in edges:
         return None

@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from kood import specs
+from kood import registry, specs
 from kood.audit import Judged, audit, with_shortcut
 from kood.data.deferred import Images
 from kood.files import digest_file
@@ -41,7 +41,7 @@ class Audit(Stage):
         outliers: Of the cell; those that the diffusion model drew are audited.
     """
 
-    kind, version, is_shared = "audit", 1, False
+    kind, version, is_shared = "audit", 2, False
 
     def __init__(self, recipe: Recipe, data: Rows, judge: Classifier, samples: Pure, outliers: Sequence[Outliers]):
         super().__init__(recipe)
@@ -80,6 +80,7 @@ class Audit(Stage):
                     f"penultimate features of {self.recipe.classifier.backbone} trained on the in-distribution "
                     "training images"
                 ),
+                augment=[registry.find("augmentations", name).name for name in self.recipe.data.augment],
                 seed=self.recipe.data.split_seed,
             )
         (folder / "audit.json").write_text(json.dumps(result))

@@ -73,7 +73,7 @@ def summary(audit: Mapping[str, Any]) -> list[tuple[str, str, str]]:
     told["diversity"] = "near-copies of training images: " + ", ".join(shares)
     one, training = fidelity["sets"]["pure"], fidelity["sets"]["train"]
     told["fidelity"] = (
-        f"FID {number(one['fid'])}, KID {number(one['kid'])}; real images: FID {number(training['fid'])}, "
+        f"FID {number(one['fid'])}, KID {number(one['kid'])}; training images: FID {number(training['fid'])}, "
         f"KID {number(training['kid'])}"
     )
     shortcut = audit["shortcut"]
@@ -95,11 +95,13 @@ def summary(audit: Mapping[str, Any]) -> list[tuple[str, str, str]]:
     return rows
 
 
-def _how_far(samples: float, real: float) -> str:
+def _how_far(samples: float, training: float) -> str:
     """Two FIDs in words; below a fifth more they are called alike, which is about what chance makes of them."""
-    if samples <= 1.2 * real:
-        return "as near as real ones"
-    return f"{samples / real:.1f} times as far as real ones" if real > 0 else "farther than real ones"
+    if samples <= 1.2 * training:
+        return "as near as training images"
+    if training <= 0:
+        return "farther than training images"
+    return f"{samples / training:.1f} times as far as training images"
 
 
 def lines(audit: Mapping[str, Any]) -> list[str]:

@@ -3,6 +3,7 @@
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from kood.conformal import clearly_more
 from kood.report.aggregate import of_headline
 from kood.report.tables import MISSING, Column, Filled, Row, Table, row, table_of, words
 from kood.report.wording import (
@@ -190,7 +191,7 @@ def every_class(cell: Cells) -> Table | None:
 
 def _classes(cell: Cells, some: Rows, title: str, note: str) -> Table:
     threshold = cell.get("threshold") or {}
-    below = [BELOW if is_below(one, threshold.get("accept")) else "" for one in some]
+    below = [BELOW if is_below(one, threshold, len(cell["classes"])) else "" for one in some]
     columns: list[Filled] = [
         (words("class"), [one["name"] for one in some]),
         (Column("images", priority=1), [str(one.get("images", MISSING)) for one in some]),
@@ -207,20 +208,31 @@ def _classes(cell: Cells, some: Rows, title: str, note: str) -> Table:
     return table_of(columns, title, (note,) if note else (), ["below" if mark else "" for mark in below])
 
 
-def is_below(one: Mapping[str, Any], accept: float | None) -> bool:
-    """Whether the interval of a class's accepted share leaves out the share that the threshold promises."""
-    interval = one.get("accepted_interval")
-    return accept is not None and interval is not None and interval[1] < accept
+def is_below(one: Mapping[str, Any], threshold: Mapping[str, Any], classes: int) -> bool:
+    """Whether fewer images of a class are accepted than the threshold's share, and than chance explains.
+
+    Args:
+        one: The class.
+        threshold: What is said of the threshold.
+        classes: How many classes are asked about.
+    """
+    images, accepted, accept = one.get("images"), one.get("accepted"), threshold.get("accept")
+    own = (of for of in threshold.get("thresholds") or () if one["name"] in of["classes"])
+    calibration_images = next(own, threshold).get("calibration_images")
+    if not images or accepted is None or accept is None or calibration_images is None:
+        return False
+    return clearly_more(images - round(accepted * images), images, calibration_images, accept, classes)
 
 
 def _class_note(cell: Cells) -> str:
-    accept = (cell.get("threshold") or {}).get("accept")
-    below = sum(is_below(one, accept) for one in cell["classes"])
+    threshold = cell.get("threshold") or {}
+    accept = threshold.get("accept")
+    below = sum(is_below(one, threshold, len(cell["classes"])) for one in cell["classes"])
     auroc = " AUROC: against the means of the near and far sets." if _kinds_of_sets(cell) else ""
     if not below or accept is None:
         return CLASS_NOTE + auroc
     many = "1 class" if below == 1 else f"{below} classes"
-    return f"{CLASS_NOTE}{auroc}{BELOW}: the whole interval is below the {100 * accept:g}% that are promised ({many})."
+    return f"{CLASS_NOTE}{auroc}{BELOW}: fewer than {100 * accept:g}%, and than chance explains ({many})."
 
 
 def stages(cell: Cells) -> Table | None:

@@ -107,6 +107,26 @@ def test_copies_of_training_images_are_memorised(arrays):
     assert audit(**arrays)["diversity"]["verdict"] == "new"
 
 
+def test_mirrored_copies_are_memorised_where_the_generator_learnt_mirrored_images(arrays):
+    images = arrays["pure"].images.copy()
+    images[:5] = arrays["train_images"][:5, :, ::-1]
+    images[5] = arrays["train_images"][5]
+    arrays["pure"] = arrays["pure"]._replace(images=images)
+    plain, mirrored = audit(**arrays)["diversity"], audit(**arrays, augment=["crop", "flip"])["diversity"]
+    assert [one["sets"]["pure"]["memorised"]["count"] for one in (plain, mirrored)] == [1, 6]
+    assert mirrored["verdict"] == "memorised" and mirrored["sets"]["held_out"]["memorised"]["count"] == 0
+    assert mirrored["sets"]["held_out"]["to_training"]["median"] < plain["sets"]["held_out"]["to_training"]["median"]
+    assert not any("learnt" in text for text in plain["sentences"])
+    told = " ".join(mirrored["sentences"])
+    assert "near-copies are looked for both ways round" in told and "learnt images under crop too: copies" in told
+    assert "are not seen" not in " ".join(audit(**arrays, augment=["flip"])["diversity"]["sentences"])
+
+
+def test_the_features_of_training_images_are_no_measure_of_a_perfect_generator(arrays):
+    (told, *_) = audit(**arrays)["fidelity"]["sentences"]
+    assert "the features were learnt on these very images" in told and "perfect" not in told
+
+
 def test_a_generator_that_repeats_itself(arrays):
     arrays["mixed"] = arrays["mixed"]._replace(images=np.repeat(arrays["mixed"].images[:1], 50, axis=0))
     found = audit(**arrays)

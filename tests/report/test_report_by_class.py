@@ -51,15 +51,15 @@ def test_a_few_classes_all_stand_in_their_order(cell, capture):
     text = capture(lambda console: print_cell(console, cell)).split("By class")[1]
     names = re.findall(r"^class \d", text, re.MULTILINE)
     assert names == [f"class {n}" for n in range(8)]
-    assert line_of(text, "class 2").split() == [
-        "class", "2", "42", "62.5", "[52.5,", "72.5]", "87.5", "[77.5,", "89.5]", "↓", "80.0", "90.2",
+    assert line_of(text, "class 3").split() == [
+        "class", "3", "43", "68.8", "[58.8,", "78.8]", "81.2", "[71.2,", "83.2]", "↓", "80.0", "90.3",
     ]  # fmt: skip
-    assert "↓" not in line_of(text, "class 0") and "below the 95% that are promised (6 classes)" in " ".join(
+    assert "↓" not in line_of(text, "class 2") and "fewer than 95%, and than chance explains (5 classes)" in " ".join(
         text.split()
     )
     (shown,) = tables_by_class(cell)
-    assert [row[0] for row in shown] == names and shown[2][2:4] == ["62.5 [52.5, 72.5]", "87.5 [77.5, 89.5] ↓"]
-    assert sum("↓" in row[3] for row in shown) == 6
+    assert [row[0] for row in shown] == names and shown[3][2:4] == ["68.8 [58.8, 78.8]", "81.2 [71.2, 83.2] ↓"]
+    assert sum("↓" in row[3] for row in shown) == 5
 
 
 def test_of_many_classes_the_worst_are_shown_and_all_folded(cell, capture):
@@ -128,8 +128,15 @@ def test_thresholds_by_class_are_told(cell, capture):
     assert [row[-1] for row in tables_by_class(cell)[0]] == ["0.5", *["0.25"] * 7]
 
 
-def test_below_is_an_interval_that_leaves_out_the_promise():
-    assert is_below({"accepted_interval": [0.8, 0.949]}, 0.95) and not is_below(
-        {"accepted_interval": [0.8, 0.95]}, 0.95
-    )
-    assert not is_below({}, 0.95) and not is_below({"accepted_interval": [0.1, 0.2]}, None)
+def test_below_is_what_neither_test_nor_calibration_images_explain():
+    def marked(accepted, classes=1, **changes):
+        threshold = {"accept": 0.95, "calibration_images": 39, **changes}
+        return is_below({"name": "a", "images": 100, "accepted": accepted}, threshold, classes)
+
+    # Under a threshold that 39 images set, of 100 like them 13 or more are flagged in .055 of times, 14 in .04.
+    assert marked(0.86) and not marked(0.87) and not marked(0.86, classes=2)
+    assert marked(0.9, calibration_images=10**6) and not marked(0.86, calibration_images=19)
+    own = {"thresholds": [{"classes": ["b"], "calibration_images": 39}, {"classes": ["a"], "calibration_images": 19}]}
+    assert not marked(0.86, **own)
+    assert not is_below({"name": "a"}, {"accept": 0.95, "calibration_images": 39}, 1)
+    assert not marked(0.1, accept=None) and not marked(0.1, calibration_images=None)

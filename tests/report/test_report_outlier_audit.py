@@ -148,8 +148,8 @@ def test_a_class_without_samples_is_a_dash(new_audit):
 
 
 @pytest.mark.parametrize(("samples", "real", "words"), [
-    (1.2, 1.0, "as near as real ones"), (5.0, 2.0, "2.5 times as far as real ones"), (0.0, 0.0, "as near as real ones"),
-    (1.0, 0.0, "farther than real ones"),
+    (1.2, 1.0, "as near as training images"), (5.0, 2.0, "2.5 times as far as training images"),
+    (0.0, 0.0, "as near as training images"), (1.0, 0.0, "farther than training images"),
 ])  # fmt: skip
 def test_how_far_the_samples_are(new_audit, samples, real, words):
     audit = new_audit()
