@@ -449,6 +449,27 @@ def test_a_fold_that_fails_leaves_the_report_of_the_others(tmp_path, recipe, mon
     assert told in all_warnings(result) and told in (tmp_path / "frozen" / "report.html").read_text()
 
 
+def test_folds_that_no_time_is_left_for_are_left_out(tmp_path, recipe, monkeypatch):
+    ensure = Stage.ensure
+
+    def slow(self, work):
+        result = ensure(self, work)
+        if self.kind == "evaluate":
+            work.budget.began -= 3600
+        return result
+
+    monkeypatch.setattr(Stage, "ensure", slow)
+    recipe(more='[data.hold_out]\nfolds = [["0"], ["1"]]\n')
+    settings = [*LEAN, "outliers.use=[]", "budget.minutes=30"]
+    told = pipeline.run(tmp_path / "frozen.toml", settings, saved=tmp_path)
+    assert told["hold_out"]["folds"] == []
+    assert [(one["classes"], one["why"]) for one in told["hold_out"]["left_out"]] == [
+        (["0"], "the 30 minutes were up"), (["1"], "the 30 minutes were up"),
+    ]  # fmt: skip
+    page = (tmp_path / "frozen" / "report.html").read_text()
+    assert "the fold without 0 was left out: the 30 minutes were up" in page
+
+
 def test_folds_need_calibration_images_enough_before_anything_is_trained(tmp_path, recipe):
     recipe(more='[data.hold_out]\nfolds = [["0", "1"]]\n')
     with pytest.raises(UserError) as refused:
