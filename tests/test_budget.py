@@ -119,6 +119,18 @@ def test_a_fold_is_left_out_where_it_would_not_be_finished(recipe):
     folds.afford("evaluate")
 
 
+def test_a_fold_that_is_begun_is_finished_before_the_next(recipe):
+    clock = Clock()
+    folds = Budget(recipe("budget.minutes=10", "data.hold_out.folds=3"), clock=clock).for_folds()
+    folds.note("classifier", "a", 60.0)
+    for key in ("whole", "first fold"):
+        folds.note("diffusion", key, 60.0)
+    clock.now += 600 - 60
+    folds.afford("classifier")
+    with pytest.raises(OutOfTimeError, match="diffusion: 1 min 0 s were left for it, and it was to take 2 min 0 s"):
+        folds.afford("diffusion")
+
+
 def test_a_matrix_without_diffusion_models_keeps_no_time_for_them(recipe):
     clock = Clock()
     loaded = recipe("budget.minutes=10", "outliers.use=[]", "pure_samples.use=[]", "matrix.seed=[0, 1]")

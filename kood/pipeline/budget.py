@@ -128,7 +128,7 @@ class Budget:
 
         Raises:
             OutOfTimeError: the time is up, or what is left is less than the same stage took before, with what follows
-                it; what the diffusion models yet to be trained, and their samples, may take counts as gone.
+                it; what diffusion models that a matrix has yet to train, and their samples, may take counts as gone.
         """
         if math.isinf(self.seconds) or name in (*AFTER, "audit") or not self._leaves_out:
             return
@@ -141,8 +141,9 @@ class Budget:
         if name == "diffusion":
             needed += self._settings.diffusion * self.seconds / max(1, self._models)
         elif name in TRAININGS:
-            missing = 1.0 - len(self._trained) / self._models if self._models else 0.0
-            left -= missing * (self._settings.diffusion + self._settings.sampling) * self.seconds
+            if self._recipe.matrix and self._models:  # A fold of a single run is finished before the next is begun.
+                missing = 1.0 - len(self._trained) / self._models
+                left -= missing * (self._settings.diffusion + self._settings.sampling) * self.seconds
         else:
             needed += self._took.get(name, 0.0)
         if left < max(needed, 1e-9):
