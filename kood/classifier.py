@@ -46,7 +46,8 @@ class Classifier(TrainStep):
         head: Layer of `kood.heads`, features -> logits (B, K).
         exposure: Recipe name of a loss of outliers (`kood list losses`, those that end in `_exposure`), or None.
         exposure_weight: Its weight.
-        exposure_begin: Training steps before exposure starts; until then its weight is 0.
+        exposure_begin: Training steps before exposure starts; until then its weight is 0. A `kood.training.TimeBudget`
+            moves the count, `step`, on with the time.
         reach: Whether the gradient of the exposure moves the whole network ("all") or the head alone ("head"). Under
             "head" outlier rows still pass through the backbone with the others, so batch normalisation averages over
             them, and by these averages the cross-entropy's gradient depends on them.

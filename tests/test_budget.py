@@ -86,6 +86,60 @@ def test_shares_of_a_single_run(recipe):
         assert budget.of(name, loaded) is None
 
 
+def test_folds_have_their_part_of_the_time(recipe):
+    folds = "data.hold_out.folds=2"
+    loaded = recipe("budget.minutes=10", "head=arcface", folds)
+    budget = Budget(loaded, 0.0)
+    assert budget.of("diffusion", loaded) == pytest.approx(0.4 * 600 / 3)
+    assert budget.of("label_mixup", loaded) == budget.of("pure_audit", loaded) == pytest.approx(0.1 * 600 / 3 / 2)
+    # The classifier, its baseline and the judge, and a classifier in each fold.
+    assert budget.of("classifier", loaded) == pytest.approx(0.5 * 0.75 * 600 / 5)
+    judged = recipe("budget.minutes=10", "head=arcface", folds, "outliers.label_mixup.confidence=[0.2, 0.9]")
+    assert Budget(judged, 0.0).of("classifier", judged) == pytest.approx(0.5 * 0.75 * 600 / 7)
+
+
+def test_a_fold_is_left_out_where_it_would_not_be_finished(recipe):
+    clock = Clock()
+    budget = Budget(recipe("budget.minutes=10", "outliers.use=[]", "pure_samples.use=[]", "data.hold_out.folds=2"),
+                    clock=clock)  # fmt: skip
+    budget.note("classifier", "a", 60.0)
+    budget.note("evaluate", "a", 10.0)
+    budget.note("export", "a", 100.0)  # Nothing is published of a fold.
+    folds = budget.for_folds()
+    clock.now += 600 - 70
+    folds.afford("classifier")
+    clock.now += 1
+    with pytest.raises(OutOfTimeError, match="classifier: 1 min 9 s were left for it"):
+        folds.afford("classifier")
+    clock.now += 69
+    for name in ("classifier", "patch_shuffle"):
+        budget.afford(name)  # What is no fold is made.
+        with pytest.raises(OutOfTimeError, match="the 10 minutes were up"):
+            folds.afford(name)
+    folds.afford("evaluate")
+
+
+def test_a_fold_that_is_begun_is_finished_before_the_next(recipe):
+    clock = Clock()
+    folds = Budget(recipe("budget.minutes=10", "data.hold_out.folds=3"), clock=clock).for_folds()
+    folds.note("classifier", "a", 60.0)
+    for key in ("whole", "first fold"):
+        folds.note("diffusion", key, 60.0)
+    clock.now += 600 - 60
+    folds.afford("classifier")
+    with pytest.raises(OutOfTimeError, match="diffusion: 1 min 0 s were left for it, and it was to take 2 min 0 s"):
+        folds.afford("diffusion")
+
+
+def test_a_matrix_without_diffusion_models_keeps_no_time_for_them(recipe):
+    clock = Clock()
+    loaded = recipe("budget.minutes=10", "outliers.use=[]", "pure_samples.use=[]", "matrix.seed=[0, 1]")
+    budget = Budget(loaded, clock=clock)
+    budget.note("classifier", "a", 60.0)
+    clock.now += 600 - 60
+    budget.afford("classifier")
+
+
 def test_a_matrix_trains_its_classifiers_whole_and_shares_among_its_diffusion_models(recipe):
     loaded = recipe("budget.minutes=10", matrix=True)
     cell = loaded.cells()[1][1]

@@ -18,7 +18,7 @@ from kood.detector.measuring import Measuring
 from kood.errors import UserError
 from kood.intervals import mean_interval
 from kood.nets.neck import LEAST, neck, standardize, whole
-from kood.pipeline import features
+from kood.pipeline import build, features
 from kood.pipeline.cell import Cell
 from kood.pipeline.held_out import Fewer, HeldOut, folds_of, notes_on
 from kood.pipeline.outliers import Outliers
@@ -252,6 +252,37 @@ def test_a_key_makes_again_what_it_decides(finished, tmp_path, recipe, override,
     assert again & {"data", "features", "patch_shuffle", "patch_shuffle_features", "classifier"} == remade
 
 
+def test_a_set_that_is_moved_or_renamed_goes_by_its_new_name(tmp_path):
+    for text, names in (
+        (RECIPE, {"near": ["others"]}),
+        (RECIPE.replace("near.others", "near.strangers"), {"near": ["strangers"]}),
+        (RECIPE.replace("near.others", "far.others"), {"far": ["others"]}),
+    ):
+        (tmp_path / "frozen.toml").write_text(text)
+        cell = OneCell(load(tmp_path / "frozen.toml", LEAN), tmp_path / "run")
+        cell.make("features")
+        found = {kind: cell["features"].names(kind) for kind in ("near", "far")}
+        assert {kind: its for kind, its in found.items() if its} == names
+
+
+def test_a_head_begins_as_its_seed_says_whoever_made_the_features(tmp_path, recipe, monkeypatch):
+    monkeypatch.setattr("kood.training.fit", lambda model, *_, **__: (model, {}))
+    begun = {}
+    for seed in (0, 1):
+        cell = OneCell(recipe(*LEAN, "outliers.use=[]", f"seed={seed}"), tmp_path / "run")
+        cell.make("features")
+        for process in ("the same", "another"):
+            folder = tmp_path / f"{seed} {process}"
+            folder.mkdir()
+            if process == "another":
+                build._frozen.clear()
+            cell["classifier"].make(folder, cell.work)
+            kept = keras.saving.load_model(folder / "after_features.keras", compile=False)
+            begun[seed, process] = keras.ops.convert_to_numpy(kept.head.trainable_weights[0])
+        np.testing.assert_array_equal(begun[seed, "the same"], begun[seed, "another"])
+    assert (begun[0, "another"] != begun[1, "another"]).any()
+
+
 # Classes held out ----------------------------------------------------------------------------------------------------
 
 
@@ -418,6 +449,27 @@ def test_a_fold_that_fails_leaves_the_report_of_the_others(tmp_path, recipe, mon
     assert told in all_warnings(result) and told in (tmp_path / "frozen" / "report.html").read_text()
 
 
+def test_folds_that_no_time_is_left_for_are_left_out(tmp_path, recipe, monkeypatch):
+    ensure = Stage.ensure
+
+    def slow(self, work):
+        result = ensure(self, work)
+        if self.kind == "evaluate":
+            work.budget.began -= 3600
+        return result
+
+    monkeypatch.setattr(Stage, "ensure", slow)
+    recipe(more='[data.hold_out]\nfolds = [["0"], ["1"]]\n')
+    settings = [*LEAN, "outliers.use=[]", "budget.minutes=30"]
+    told = pipeline.run(tmp_path / "frozen.toml", settings, saved=tmp_path)
+    assert told["hold_out"]["folds"] == []
+    assert [(one["classes"], one["why"]) for one in told["hold_out"]["left_out"]] == [
+        (["0"], "the 30 minutes were up"), (["1"], "the 30 minutes were up"),
+    ]  # fmt: skip
+    page = (tmp_path / "frozen" / "report.html").read_text()
+    assert "the fold without 0 was left out: the 30 minutes were up" in page
+
+
 def test_folds_need_calibration_images_enough_before_anything_is_trained(tmp_path, recipe):
     recipe(more='[data.hold_out]\nfolds = [["0", "1"]]\n')
     with pytest.raises(UserError) as refused:
@@ -514,3 +566,25 @@ def test_a_kill_costs_no_more_features_than_a_piece(tmp_path, recipe, monkeypatc
     sizes = sum(len(np.load(file)) for file in [*found.glob("*.images.npy")])
     outliers = next((tmp_path / "killed" / "stages").glob("patch_shuffle_features-*"))
     assert begun + sum(passed[5:]) == sizes + len(np.load(outliers / "outliers.images.npy"))
+
+
+def test_a_killed_pass_goes_on_in_batches_of_another_size(tmp_path, recipe, monkeypatch):
+    passed, whole_pass = [], features.image_batches
+
+    def killed(images, rows):
+        passed.append(len(images))
+        if len(passed) == 3:
+            raise KeyboardInterrupt
+        return whole_pass(images, rows)
+
+    monkeypatch.setattr(features, "PIECE", 90)
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        patch.setattr(features, "image_batches", killed)
+        OneCell(recipe(*LEAN, "evaluate.batch_size=16"), tmp_path / "run").make("features")
+    assert passed[:2] == [96, 96]
+    found, whole = (
+        OneCell(recipe(*LEAN, "evaluate.batch_size=10"), tmp_path / name).make("features") for name in ("run", "whole")
+    )
+    assert found.key == whole.key
+    for file in whole.folder.glob("*.images.npy"):
+        np.testing.assert_allclose(np.load(found.folder / file.name), np.load(file), atol=1e-5)

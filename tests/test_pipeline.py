@@ -78,9 +78,18 @@ def test_a_second_run_does_no_training_and_says_so(invoke, finished):
     result = invoke("run", "tiny.toml", cwd=folder)
     assert result.returncode == 0
     assert "Nothing was trained" in result.stdout and "epoch" not in result.stdout
+    assert "later version" not in result.stdout
     report = report_of(folder)
     assert figures_of(report) == before and all(stage["cached"] for stage in report["stages"].values())
     assert not (folder / "saved" / "tiny" / "2").exists()
+
+
+@pytest.mark.keras
+def test_a_run_that_went_back_names_the_version_that_is_served(invoke, finished, tmp_path):
+    shutil.copytree(finished[0], tmp_path, dirs_exist_ok=True)
+    shutil.copytree(tmp_path / "saved" / "tiny" / "1", tmp_path / "saved" / "tiny" / "2")
+    said = invoke("run", "tiny.toml", cwd=tmp_path).stdout
+    assert "SavedModel: saved/tiny/1\nsaved/tiny/2 is a later version, and the one that is served" in said
 
 
 @pytest.mark.keras

@@ -90,6 +90,13 @@ def test_mixtures_are_sampled_and_described(folder):
     assert cell.make("label_mixup").cached
 
 
+def test_what_turns_away_from_a_class_has_no_shares(folder):
+    cell = cell_in(folder, *SMALL, "outliers.label_mixup.start=image", "outliers.label_mixup.weight=-1.0")
+    stage = cell.make("label_mixup")
+    assert len(outliers_of(stage)) == 21 and not (stage.folder / "mixtures.npy").exists()
+    assert cell["label_mixup"].shares() is None
+
+
 @pytest.mark.parametrize(
     "settings",
     [(), ("outliers.label_mixup.start=image",), ("outliers.label_mixup.sampler=ddpm",), ("confidence",)],

@@ -115,7 +115,7 @@ def test_the_checkpoint_is_written_no_oftener_than_asked(tmp_path):
     assert not list(tmp_path.iterdir())
 
 
-def classifier_fit(folder, callback=None):
+def classifier_fit(folder, callback=None, budget=None):
     """Exposure that begins within the second epoch, to virtual outliers and to the head alone."""
     keras.utils.set_random_seed(3)
     virtual = VirtualOutliers(3, 5, queue=4, candidates=20, seed=6)
@@ -126,7 +126,7 @@ def classifier_fit(folder, callback=None):
         name="classifier",
     )  # fmt: skip
     model.build((None, 8, 8, 1))
-    model.compile(training.optimizer(EPOCHS * STEPS, learning_rate=1e-2))
+    model.compile(training.optimizer(None if budget else EPOCHS * STEPS, learning_rate=1e-2))
 
     def mixed(first):
         rng = np.random.default_rng(0)
@@ -138,8 +138,9 @@ def classifier_fit(folder, callback=None):
         )[0]  # fmt: skip
 
     return training.fit(
-        model, mixed, epochs=EPOCHS, steps_per_epoch=STEPS, folder=folder, callbacks=[callback], interval=0.0
-    )
+        model, mixed, epochs=EPOCHS, steps_per_epoch=STEPS, folder=folder, callbacks=[callback], interval=0.0,
+        budget=budget,
+    )  # fmt: skip
 
 
 @pytest.fixture(scope="module")
@@ -282,6 +283,15 @@ def test_the_steps_are_taken_at_the_rate_of_the_time(tmp_path):
     model.fit(batches(0), steps_per_epoch=7, epochs=1, shuffle=False, verbose=0)
     for one, other in zip(model.trainable_weights, found.trainable_weights, strict=True):
         np.testing.assert_allclose(ops.convert_to_numpy(one), ops.convert_to_numpy(other), rtol=1e-5, atol=1e-6)
+
+
+def test_exposure_begins_at_its_share_of_a_training_that_ends_by_the_clock(tmp_path):
+    clock = Seconds()
+    budget = timing.TimeBudget(4.4, 1e-2, clock=clock, steps=EPOCHS * STEPS)
+    model, history = classifier_fit(tmp_path, clock, budget)
+    # Five of twelve steps are made; exposure is to begin after five, that is with 42% of the time.
+    assert int(ops.convert_to_numpy(model.optimizer.iterations)) == 5
+    assert history["exposure"][0] == 0.0 < history["exposure"][1]
 
 
 @pytest.mark.parametrize("killed_after", KILLED_AFTER)

@@ -47,9 +47,9 @@ class Splitting:
         if self.spec.count is not None:
             rows = draw_count(self.labels, rows, self.spec.count, self.seed, self.key)
         parts = self._dealt(rows, self.units)
-        self._need_rows(parts["train"], unseen)
+        self._need_rows(parts["train"], rows, unseen)
         if self.spec.per_class is not None:
-            parts["train"] = draw_per_class(self.labels, parts["train"], self.spec.per_class, self.seed)
+            parts["train"] = draw_per_class(self.train.known_labels, parts["train"], self.spec.per_class, self.seed)
         once = parts["calibration"]
         once = once[np.sort(np.unique(self.copies[once], return_index=True)[1])]
         counts = self._counts(rows, left_out)
@@ -155,13 +155,21 @@ class Splitting:
         warnings = [*dict.fromkeys(filter(None, same)), *(text for number, text in warned if number)]
         return [f"{self.key}: {text}" for text in notes], [f"{self.key}: {text}" for text in warnings]
 
-    def _need_rows(self, rows: np.ndarray, unseen: np.ndarray) -> None:
-        """Every class needs some of the rows; `unseen` are those of which nothing stands in the source's own parts."""
+    def _need_rows(self, rows: np.ndarray, drawn: np.ndarray, unseen: np.ndarray) -> None:
+        """Every class needs some of the rows; `unseen` are those of which nothing stands in the source's own parts,
+        `drawn` those of them that were dealt out."""
         left = np.bincount(self.labels[rows], minlength=len(self.names))
         for label, name in enumerate(self.names):
             if left[label]:
                 continue
             units = self.units[unseen][self.labels[unseen] == label]
+            dealt = np.count_nonzero(self.labels[drawn] == label)
+            if dealt < len(units):
+                raise UserError(
+                    f"{self.key}.count: {self.spec.count} images hold {dealt} of the {len(units):,} of the class "
+                    f"{name!r}, too few to stand in every part of the split; raise `count`, or lower `validation`, "
+                    "`calibration` and `test`"
+                )
             every = self.units[: len(self.labels)][self.labels == label]
             images, lower = len(every), ", or lower `near_copies`" if self.spec.near_copies else ""
             if images > len(units):

@@ -163,10 +163,11 @@ class LabelMixup(Sampling, OutlierSource):
                 exit_code=1,
             )
         sheet = self._sheet(sampler, train, seed)
-        facts = made.facts
+        facts, shares = made.facts, np.concatenate(made.conditions)
         if shape != made.image_shape:
             facts["enlarged"] = [list(shape[:2]), list(made.image_shape[:2])]
-        return Rows(made.blocks(), made.kept, np.concatenate(made.conditions), facts, sheet)
+        # Less than nothing of a class, which an image is turned away from, is no share.
+        return Rows(made.blocks(), made.kept, shares if (shares >= 0).all() else None, facts, sheet)
 
     def notes(self, facts):
         """How the images were sampled, and what the judge left out."""

@@ -35,6 +35,7 @@ from kood.pipeline.team import Team
 from kood.process import keras_defaults
 from kood.recipe import Recipe, load, of_its_file
 from kood.runs import Run
+from kood.serving.client import newest_version
 from kood.text import masked
 
 __all__ = ["run"]
@@ -175,4 +176,8 @@ def _say_where(console: Console, folder: Path, result: dict[str, Any]) -> None:
         console.print(f"Nothing was {done}: the results of an earlier run fit this recipe.", highlight=False)
     console.print(Text(f"Report: {folder / 'report.html'}"), soft_wrap=True)
     if result.get("version"):
-        console.print(Text(f"SavedModel: {folder / str(result['version'])}"), soft_wrap=True)
+        published, served = folder / str(result["version"]), newest_version(folder)
+        console.print(Text(f"SavedModel: {published}"), soft_wrap=True)
+        if served != published:  # An earlier recipe was gone back to, or the version calibrated anew.
+            told = f"{served} is a later version, and the one that is served; move it away to serve {published}"
+            console.print(Text(told, "yellow"), soft_wrap=True)

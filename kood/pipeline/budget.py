@@ -1,10 +1,12 @@
 """The time that a run may take: what each stage gets of it, and what there is no time left for.
 
 Stages whose length is a choice are cut down: the diffusion model and the samplers get their shares, and so does the
-classifier of a recipe without a matrix. The cells of a matrix are to be compared, so each classifier is trained as long
-as the recipe says or not at all. What a stage took the last time tells whether there is time for another.
+classifier of a recipe without a matrix, in each of its folds alike. The cells of a matrix are to be compared, so each
+classifier is trained as long as the recipe says or not at all. What a stage took the last time tells whether there is
+time for another cell or fold.
 """
 
+import copy
 import math
 import time
 from collections.abc import Callable
@@ -23,7 +25,7 @@ __all__ = ["Budget", "OutOfTimeError"]
 #: those after the classifier are made in any case: without them what was trained says nothing.
 LONG = ("diffusion", "pure", "pure_audit", "classifier", "fine_tuned")
 #: What follows the classifier in a cell.
-AFTER = ("evaluate", "shortcut", "validation", "baseline", "export")
+AFTER: tuple[str, ...] = ("evaluate", "shortcut", "validation", "baseline", "export")
 #: The trainings that a classifier is made of, and the share of its time that the first takes where there are two.
 TRAININGS, FIRST = ("classifier", "fine_tuned"), 0.1
 #: Share of what a classifier may take that is kept for measuring, publishing and the report.
@@ -54,12 +56,23 @@ class Budget:
         self._settings, self._recipe = recipe.budget, recipe
         every = [cell for _, cell in recipe.cells()]
         self._long = {*LONG, *(name for cell in every for name in _slow(cell))}
-        cells = [cell for cell in every if cell.needs_diffusion]
-        #: How many diffusion models the cells need, and how many are there.
-        self._models = len(
-            {(cell.diffusion.model_dump_json(), cell.seed if cell.diffusion.seed is None else 0) for cell in cells}
-        )
+        #: How many diffusion models the cells and their folds need, and how many are there.
+        self._models = len({
+            (cell.diffusion.model_dump_json(), cell.seed if cell.diffusion.seed is None else 0, fold)
+            for cell in every
+            if cell.needs_diffusion
+            for fold in range(1 + _folds(cell))
+        })  # fmt: skip
         self._trained: set[str] = set()
+        #: Whether what there is no time for may be left out, and what follows a classifier.
+        self._leaves_out, self._after = bool(recipe.matrix), AFTER
+
+    def for_folds(self) -> "Budget":
+        """The same time, for the folds of a cell: one that it is not enough for is left out, matrix or not, and nothing
+        but an evaluation follows its classifier."""
+        budget = copy.copy(self)
+        budget._leaves_out, budget._after = True, ("evaluate",)
+        return budget
 
     @property
     def spent(self) -> float:
@@ -87,7 +100,7 @@ class Budget:
             return self._settings.diffusion * self.seconds / max(1, self._models)
         if name not in TRAININGS:
             stages = len(_slow(recipe)) + recipe.pure_samples.trains + recipe.audits
-            return self._settings.sampling * self.seconds / max(1, stages)
+            return self._settings.sampling * self.seconds / max(1, stages) / (1 + _folds(recipe))
         whole = self._recipe
         if whole.matrix:
             return None
@@ -97,6 +110,8 @@ class Budget:
         beside = {"judge": whole.needs_judge, "unexposed": whole.evaluate.baseline and exposes}
         # Under a softmax head the judge is the unexposed one.
         classifiers = 1 + (any(beside.values()) if whole.head == Head() else sum(beside.values()))
+        # A fold has no unexposed one, and nothing to audit.
+        classifiers += _folds(whole) * (1 + whole.outliers.needs("judge"))
         part = 1.0 if whole.classifier.train != "last" else FIRST if name == "classifier" else 1.0 - FIRST
         return part * (1.0 - taken) * (1.0 - KEPT) * self.seconds / classifiers
 
@@ -106,28 +121,29 @@ class Budget:
         return lambda: seconds is not None and self.clock() - began >= seconds
 
     def afford(self, name: str) -> None:
-        """Raises where a stage of a matrix that has to be made would not be finished.
+        """Raises where a stage of a matrix or of a fold that has to be made would not be finished.
 
         Args:
             name: The stage's name.
 
         Raises:
             OutOfTimeError: the time is up, or what is left is less than the same stage took before, with what follows
-                it; what the diffusion models yet to be trained, and their samples, may take counts as gone.
+                it; what diffusion models that a matrix has yet to train, and their samples, may take counts as gone.
         """
-        if math.isinf(self.seconds) or name in (*AFTER, "audit") or not self._recipe.matrix:
+        if math.isinf(self.seconds) or name in (*AFTER, "audit") or not self._leaves_out:
             return
         if self.left <= 0:
             raise OutOfTimeError(f"the {self._settings.minutes:g} minutes were up")
         if name not in self._long:
             return
-        needed = sum(self._took.get(later, 0.0) for later in (*TRAININGS, *AFTER))
+        needed = sum(self._took.get(later, 0.0) for later in (*TRAININGS, *self._after))
         left = self.left
         if name == "diffusion":
             needed += self._settings.diffusion * self.seconds / max(1, self._models)
         elif name in TRAININGS:
-            missing = 1.0 - len(self._trained) / max(1, self._models)
-            left -= missing * (self._settings.diffusion + self._settings.sampling * (self._models > 0)) * self.seconds
+            if self._recipe.matrix and self._models:  # A fold of a single run is finished before the next is begun.
+                missing = 1.0 - len(self._trained) / self._models
+                left -= missing * (self._settings.diffusion + self._settings.sampling) * self.seconds
         else:
             needed += self._took.get(name, 0.0)
         if left < max(needed, 1e-9):
@@ -150,12 +166,17 @@ class Budget:
         """
         if math.isinf(self.seconds):
             return None
-        after = sum(self._took.get(later, 0.0) for later in AFTER)
+        after = sum(self._took.get(later, 0.0) for later in self._after)
         return _Deadline(lambda: self.left - after)
 
     def facts(self) -> dict[str, Any]:
         """What the report says of it."""
         return {} if math.isinf(self.seconds) else {"minutes": self._settings.minutes, "seconds": round(self.spent, 1)}
+
+
+def _folds(recipe: Recipe) -> int:
+    """How often its classifier is trained again without some classes, or less where there are not so many ways."""
+    return recipe.data.hold_out.asked if recipe.data.hold_out else 0
 
 
 def _slow(recipe: Recipe) -> list[str]:

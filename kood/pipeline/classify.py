@@ -178,6 +178,8 @@ class Classifier(Stage):
             )  # fmt: skip
 
         _, per_epoch = batches(0)
+        if self.data.frozen is not None:
+            frozen_backbone(recipe)  # Which draws what it needs, but only where this process does not have it yet.
         keras.utils.set_random_seed(seed)
         weights = class_weights(settings.class_weight, images.known_labels, images.class_names)
         total = settings.epochs * per_epoch

@@ -71,12 +71,13 @@ class _Passing(Stored):
 
             def features(name: str, images: ImageSet, start: int) -> np.ndarray:
                 nonlocal done
-                file = pieces / f"{name}-{start}.npy"
-                if file.exists():  # From before a kill.
+                file, due = pieces / f"{name}-{start}.npy", min(each, len(images) - start)
+                if file.exists():  # From before a kill, when batches may have been of another size.
                     found = np.load(file, allow_pickle=False)
-                    done += len(found)
-                    return found
-                some = images.take(np.arange(start, min(start + each, len(images)))).images
+                    if len(found) == due:
+                        done += len(found)
+                        return found
+                some = images.take(np.arange(start, start + due)).images
                 found = run_batches(lambda of: {"features": forward(of)}, batches(some), rows, len(some))["features"]
                 written = io.BytesIO()
                 np.save(written, found)
@@ -119,14 +120,14 @@ class Features(_Passing):
         return validates and not self.recipe.data.validation_ood and len(self.data.images("validation")) > 0
 
     @property
-    def _others(self) -> list[str]:
-        return [f"data.{kind}.{name}" for kind in KINDS for name in self.data.names(kind)]
+    def _sets(self) -> list[str]:
+        return [*PARTS, *(f"data.{kind}.{name}" for kind in KINDS for name in self.data.names(kind))]
 
     def decides(self) -> dict[str, Any]:
         views, names = self.recipe.classifier.views, self.recipe.data.augment
         return {
             **super().decides(),
-            "images": self.data.digest(*PARTS, *self._others),
+            "images": {name: self.data.digest(name)[0] for name in self._sets},
             "proxies": [self.recipe.data.split_seed, MOST_PROXIES] if self._proxied else None,
             "views": [views, decided(self.recipe, self.data, names), self.recipe.data.split_seed] if views else None,
         }
@@ -136,7 +137,7 @@ class Features(_Passing):
         return [*super().uses(), *(("augmentations", name) for name in augment)]
 
     def make(self, folder: Path, work: Work) -> dict[str, Any]:
-        sets = {name: self.data.images(name) for name in (*PARTS, *self._others)}
+        sets = {name: self.data.images(name) for name in self._sets}
         seed = self.recipe.data.split_seed
         if self._proxied:
             made = proxies(sets["validation"], seed)

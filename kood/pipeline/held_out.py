@@ -191,11 +191,10 @@ def notes_on(settings: HoldOut, folds: Sequence[Sequence[str]], names: Sequence[
         names: All classes.
     """
     notes, is_drawn = [], isinstance(settings.folds, int)
-    asked = settings.folds if isinstance(settings.folds, int) else len(settings.folds)
-    if len(folds) < asked:
+    if len(folds) < settings.asked:
         why = f"{len(names)} classes can be held out {len(folds[0])} at a time in no more ways"
         why = why if is_drawn else "the others name the same classes again"
-        notes.append(f"data.hold_out: {len(folds)} folds are made where {asked} are asked for, since {why}")
+        notes.append(f"data.hold_out: {len(folds)} folds are made where {settings.asked} are asked for, since {why}")
     held = Counter(name for fold in folds for name in fold)
     often = [name for name in names if held[name] > 1]
     if often:

@@ -1,5 +1,6 @@
 """Makes the stages of a cell, one after the other."""
 
+from dataclasses import replace
 from typing import Any
 
 from kood.errors import UserError
@@ -61,6 +62,7 @@ def _make_folds(work: Work, cell: Cell) -> tuple[dict[str, Any], dict[str, Any],
     """
     # By what score is measured only the first of several processes knows, and only that measures.
     folds = cell.folds(cell.evaluation.headline if work.team.leads else "")
+    work = replace(work, budget=work.budget.for_folds())
     made: list[tuple[tuple[str, ...], Evaluation]] = []
     left_out: list[dict[str, Any]] = []
     for number, (held, fold) in enumerate(folds, start=1):

@@ -81,7 +81,7 @@ class Stored(Stage, Rows):
 class Data(Stored):
     """Images brought to the recipe's shape, split, and written down. Every other stage begins with it."""
 
-    kind, version = "data", 4
+    kind, version = "data", 5
 
     def __init__(self, recipe: Recipe):
         super().__init__(recipe)

@@ -102,6 +102,11 @@ class HoldOut(Section):
             raise ValueError(f"folds = {self.folds}: give a number from 1 to 100, or a list of lists of class names")
         return self
 
+    @property
+    def asked(self) -> int:
+        """How many folds are asked for; there are fewer where not so many differ."""
+        return self.folds if isinstance(self.folds, int) else len(self.folds)
+
 
 class Data(Section):
     """The images of a run.

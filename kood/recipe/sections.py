@@ -283,8 +283,8 @@ class Budget(Section):
     """How long the run may take. Without `minutes` it takes what it takes.
 
     Lengths that the recipe gives are then upper bounds. The diffusion model and the samples are cut to their shares,
-    and so is the classifier of a recipe without a matrix; in a matrix a classifier that will not be finished is left
-    out, and the report names it.
+    and so is the classifier of a recipe without a matrix. A classifier of a matrix that will not be finished is left
+    out, as is a fold of `data.hold_out` that there is no time for, and the report names it.
 
     Attributes:
         minutes: Of wall-clock time, from the start of the command on.

@@ -21,9 +21,10 @@ class TimeBudget(keras.callbacks.Callback):
     With s the share of the training that is behind it, s = max(spent / seconds, step / steps), and w the share of the
     warmup, the rate is `learning_rate * s / w` for s < w, then `learning_rate * (1 + cos(pi (s - w) / (1 - w))) / 2`
     (arXiv 1608.03983, over time as well as over steps). It moves between two calls of the training function. The time
-    is part of a checkpoint: a resumed training has the rest of it. Training ends after the call whose end is nearest to
-    the budget's, the first call of a process aside: it compiles the function, and the next is
-    shorter.
+    is part of a checkpoint: a resumed training has the rest of it. A model that counts its steps in `step`, as
+    `kood.classifier.Classifier` does, finds there s of `steps`, so that what begins late in a training begins at its
+    share of this one. Training ends after the call whose end is nearest to the budget's, the first call of a process
+    aside: it compiles the function, and the next is shorter.
 
     Args:
         seconds: The budget.
@@ -79,7 +80,10 @@ class TimeBudget(keras.callbacks.Callback):
         share = self.spent / self.seconds
         if self.steps is not None:
             share = max(share, self._step / self.steps)
-        self.model.optimizer.learning_rate = self.rate(min(share, 1.0))
+        share = min(share, 1.0)
+        self.model.optimizer.learning_rate = self.rate(share)
+        if self.steps is not None and getattr(self.model, "step", None) is not None:
+            self.model.step.assign(round(share * self.steps))
 
     def on_train_batch_end(self, batch, logs=None):
         self._step += batch - self._begun + 1

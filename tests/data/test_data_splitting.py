@@ -113,6 +113,17 @@ def test_a_class_of_too_few_groups_is_refused(given):
     assert np.bincount(splits.train.labels)[1] >= 50 and all(1 in getattr(splits, part).labels for part in PARTS)
 
 
+def test_too_small_a_count_is_what_is_blamed(given):
+    told = r"data\.id\.count: 9 images hold 1 of the 50 of the class '0', too few .* raise `count`"
+    with pytest.raises(UserError, match=told):
+        given({"all": (np.arange(400), UNEVEN)}, count=9)
+
+
+def test_as_many_of_each_class_whatever_they_are_dealt_by(given):
+    splits = given({"all": (np.arange(400), UNEVEN)}, stratify=False, per_class=7)
+    assert np.bincount(splits.train.labels).tolist() == [7, 7, 7]
+
+
 def test_images_that_are_all_equal_are_refused(given):
     with pytest.raises(UserError, match=r"data\.id: all 20 images are equal at 2 x 2 pixels"):
         given({"all": (np.zeros(20), np.arange(20) % 2)})
