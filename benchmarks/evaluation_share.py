@@ -36,6 +36,7 @@ def main() -> None:
     from kood.data.batches import image_batches
     from kood.detector import measuring
     from kood.detector.evaluate import evaluate
+    from kood.outputs import at_once
 
     shape, classes = (arguments.size, arguments.size, 3), 10
     rng = np.random.default_rng(0)
@@ -49,7 +50,8 @@ def main() -> None:
     classifier.build((None, *shape))
     inside, seen = 0.0, 0
     compiled = measuring.forward_of(classifier)
-    compiled(np.zeros((arguments.batch, *shape), "float32"))
+    rows = min(arguments.batch, at_once(shape))  # As many as are passed at once.
+    compiled(np.zeros((rows, *shape), "float32"))
 
     def forward(pixels):
         nonlocal inside, seen

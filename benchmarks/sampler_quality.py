@@ -14,10 +14,14 @@ import json
 import sys
 import time
 from pathlib import Path
+from typing import Any
 
 import keras
 import numpy as np
 
+# Keras finds what a file names where it has been imported.
+import kood.classifier  # noqa: F401
+import kood.diffusion.denoiser  # noqa: F401
 from kood import registry
 from kood.audit.fidelity import frechet_distance, kernel_distance
 from kood.data.images import quantize
@@ -88,18 +92,30 @@ def show(
 
 
 def stages(run: Run) -> tuple[Result, Result, Result]:
-    """The newest data and diffusion stages of a run, and the classifier of its matrix or judge that saw no outliers."""
+    """The newest data and diffusion stages of a run, and the classifier of its matrix or judge that saw no outliers.
+
+    That of a fold learnt fewer images than the data has, and fewer classes than samples are made of.
+    """
     found = {name: next(iter(run.finished(name)), None) for name in ("data", "diffusion")}
     plain = [stage for stage in run.finished("classifier") if saw_real_images_alone(stage)]
-    if None in found.values() or not plain:
-        sys.exit(f"{run.folder}: needs a finished diffusion model and a classifier that was not exposed to outliers")
-    return found["data"], found["diffusion"], plain[0]
+    train = found["data"].facts["sets"]["train"]["sha256"] if found["data"] else ""
+    own = [stage for stage in plain if decided(stage)["images"] == [train]]
+    if not own and any("features" in decided(stage) for stage in plain):
+        sys.exit(f"{run.folder}: its classifiers stand on a frozen backbone; they take features, and judge no images")
+    if None in found.values() or not own:
+        sys.exit(f"{run.folder}: needs a finished diffusion model and a classifier of all classes that saw no outliers")
+    return found["data"], found["diffusion"], own[0]
 
 
 def saw_real_images_alone(stage: Result) -> bool:
     """Whether a classifier was trained with head softmax and neither outliers nor samples."""
-    decides = json.loads((stage.folder / "stage.json").read_bytes())["decides"]
+    decides = decided(stage)
     return decides["head"]["name"] == "softmax" and decides["exposure"] is None and decides["pure"] is None
+
+
+def decided(stage: Result) -> dict[str, Any]:
+    """What decided a stage's result."""
+    return json.loads((stage.folder / "stage.json").read_bytes())["decides"]
 
 
 if __name__ == "__main__":

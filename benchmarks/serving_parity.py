@@ -2,12 +2,13 @@
 
     KERAS_BACKEND=jax python benchmarks/serving_parity.py [--backbone resnet8] [--epochs 5] [--scores energy knn ...]
 
-A classifier with a softmax head and one with CosFace learn scikit-learn's digits 0 to 5 at 16 px. Every score that
-they allow is fitted, exported as `kood run` does, and asked about all digits, known and unknown, and as many noise
-images, in batches of another size than the Keras model's. Printed are the largest differences of the probabilities, of
-the score relative to max(1, |score|), and the images on which `is_ood` differs; the limit is 1e-5 and no image, and a
-star marks what is past it. Exit code 1 where anything is. The images that set the threshold are not asked about: one of
-them stands on it, and rounding alone says on which side.
+A classifier with a softmax head and one with CosFace learn scikit-learn's digits 0 to 5 at 16 px, and so does one with
+a softmax head that tells rotations apart. Every score that they allow is fitted, of the last those of rotations,
+exported as `kood run` does, and asked about all digits, known and unknown, and as many noise images, in batches of
+another size than the Keras model's. Printed are the largest differences of the probabilities, of the score relative to
+max(1, |score|), and the images on which `is_ood` differs; the limit is 1e-5 and no image, and a star marks what is past
+it. Exit code 1 where anything is. The last line names kood's scores that no row is of. The images that set the
+threshold are not asked about: one of them stands on it, and rounding alone says on which side.
 
 The Keras model runs under the backend that KERAS_BACKEND names. Under TensorFlow features are the same to the bit;
 JAX's and torch's convolutions differ from TensorFlow's by about 1e-6 of the features.
@@ -25,14 +26,14 @@ import keras
 import numpy as np
 from turns import machine
 
-from kood import heads, registry, training
+from kood import heads, registry, specs, training
 from kood.classifier import Classifier
 from kood.conformal import threshold
 from kood.data import ImageSet
 from kood.data.batches import training_batches
 from kood.data.images import fit_images
 from kood.outputs import forward_of, run_over, score_rows, softmax
-from kood.scorer import Scorer, applicable
+from kood.scorer import Scorer
 from kood.serving.publishing import publish
 from kood.serving.served import Served
 
@@ -49,10 +50,10 @@ def digits() -> tuple[np.ndarray, np.ndarray]:
     return np.asarray(fit_images(images[order], SHAPE)), found.target[order]
 
 
-def trained(head: keras.Layer, backbone: str, images: ImageSet, epochs: int) -> Classifier:
-    """A classifier that has learnt the images."""
+def trained(head: keras.Layer, rotation: float, backbone: str, images: ImageSet, epochs: int) -> Classifier:
+    """A classifier that has learnt the images, and their rotations where these have a weight."""
     keras.utils.set_random_seed(0)
-    classifier = Classifier(registry.obtain("backbones", backbone)(SHAPE), head)
+    classifier = Classifier(registry.obtain("backbones", backbone)(SHAPE), head, rotation=rotation)
     classifier.build((None, *SHAPE))
     batches, steps = training_batches(
         images, None, num_classes=KNOWN, batch_size=BATCH, outliers_per_batch=0, epochs=epochs, seed=0
@@ -107,17 +108,24 @@ def main() -> int:
     noise = np.random.default_rng(1).integers(0, 256, images.shape, np.uint8)
     sets = {"train": images[fitted], "calibration": images[held], "asked": np.concatenate([images[asked], noise])}
     learnt = ImageSet(images[fitted], labels[fitted], tuple(map(str, range(KNOWN))))
-    past = 0
-    for head, have in (
-        (heads.Softmax(KNOWN), ("features", "logits", "perturbed", "kernel", "bias")),
-        (heads.CosFace(KNOWN), ("features", "logits", "perturbed", "cosines")),
+    scorers = [Scorer(name) for name in arguments.scores or registry.room("scores")]
+    past, covered = 0, set()
+    for head, rotation, own in (
+        (heads.Softmax(KNOWN), 0.0, {"kernel", "bias"}),
+        (heads.CosFace(KNOWN), 0.0, {"cosines"}),
+        (heads.Softmax(KNOWN), 0.5, {"rotations"}),
     ):
-        classifier = trained(head, arguments.backbone, learnt, arguments.epochs)
-        for name in arguments.scores or applicable(have):
+        classifier = trained(head, rotation, arguments.backbone, learnt, arguments.epochs)
+        for one in scorers:
+            moved = {one.inputs[output] for output in one.perturbation}
+            if ("rotations" in one.inputs) != bool(rotation) or not one.can_take({"features", "logits", *moved, *own}):
+                continue
             with tempfile.TemporaryDirectory() as folder:
-                line = measure(classifier, name, sets, labels[fitted], Path(folder))
+                line = measure(classifier, one.name, sets, labels[fitted], Path(folder))
             print(line, flush=True)
             past += line.startswith("*")
+            covered.add(specs.name_of(one.name))
+    print(f"no row: {', '.join(name for name in registry.room('scores') if name not in covered) or 'none'}")
     return 1 if past else 0
 
 

@@ -7,9 +7,10 @@
 Each installed backend runs in a process of its own. Within it the two sides train in turn, A B A B, after one round
 that is not counted; a figure is the median over the rounds of images a second, and the ratio kood / bare (1 means
 that kood costs nothing). The bare side is a Keras functional model with a dense layer, cross-entropy, the same
-optimizer and a plain tf.data pipeline over the same arrays. Throughput differs between machines; the ratio is what
-counts. Outliers count as images on both sides; augmentations and images that lie on the device (`--resident`, as
-`train.resident` of a recipe) are kood's alone.
+optimizer and a plain tf.data pipeline over the same arrays. Both make as many steps a call (`steps_per_execution`) as
+a recipe that names none gets. Throughput differs between machines; the ratio is what counts. Outliers count as images
+on both sides; augmentations and images that lie on the device (`--resident`, as `train.resident` of a recipe) are
+kood's alone.
 """
 
 import argparse
@@ -59,10 +60,12 @@ def measure(arguments: argparse.Namespace) -> dict[str, float]:
         trunk, its_trunk = backbone((size, size, 3)), backbone((size, size, 3))
     ours = Classifier(trunk, heads.Softmax(classes), exposure="outlier_exposure" if beside else None)
     ours.build((None, size, size, 3))
-    ours.compile(optimizer(), steps_per_execution=training.steps_per_call(steps))
+    per_call = training.steps_per_call(steps)
+    ours.compile(optimizer(), steps_per_execution=per_call)
 
     bare = keras.Model(its_trunk.input, keras.layers.Dense(classes, dtype="float32")(its_trunk.output))
-    bare.compile(optimizer(), loss=keras.losses.CategoricalCrossentropy(from_logits=True))
+    loss = keras.losses.CategoricalCrossentropy(from_logits=True)
+    bare.compile(optimizer(), loss=loss, steps_per_execution=per_call)
     plain = (
         tf.data.Dataset.from_tensor_slices((pixels, np.eye(classes, dtype="float32")[labels]))
         .shuffle(count)

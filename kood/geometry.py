@@ -1,5 +1,6 @@
 """Directions, angles and label rows, in float32 and with finite gradients everywhere."""
 
+import numpy as np
 from keras import ops
 
 #: Below this length a float32 vector has no direction: its squared length underflows.
@@ -57,8 +58,23 @@ def labelled(rows):
     return top_value(ops.abs(rows)) > 0
 
 
+def check_labels(labels, num_classes):
+    """Refuses classes (B,) that are no integers or past the last class; of arrays and lists, for a tensor may be empty
+    as yet, and to read one would stop a training step."""
+    if not isinstance(labels, np.ndarray | list | tuple):
+        return
+    labels = np.asarray(labels)
+    if labels.ndim != 1 or not labels.size:
+        return
+    if labels.dtype.kind not in "iu":
+        raise ValueError(f"labels (B,) must be integers, one class a row; they are {labels.dtype}.")
+    if labels.max() >= num_classes:
+        raise ValueError(f"labels (B,) must be below {num_classes}, the number of classes; one is {labels.max()}.")
+
+
 def label_rows(labels, num_classes):
     """Labels as float32 rows (B, K); integers (B,) become one-hot, an integer below zero an all-zero row."""
+    check_labels(labels, num_classes)
     labels = ops.convert_to_tensor(labels)
     if len(labels.shape) == 1:
         labels = ops.expand_dims(ops.cast(labels, "int32"), -1)

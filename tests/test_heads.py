@@ -716,6 +716,20 @@ def test_the_gradient_of_t2f_norm_is_at_right_angles_to_the_features():
     assert np.abs(found).max() > 0.1
 
 
+@pytest.mark.parametrize("name", EVERY)
+def test_labels_that_are_no_classes_are_refused(name):
+    head, features = made(name), np.ones((3, WIDTH), "float32")
+    ways = [lambda labels: head(features, labels), lambda labels: head(features, labels=labels.tolist())]
+    if hasattr(head, "dispersion"):
+        ways.append(lambda labels: head.dispersion(features, labels))
+    for way in ways:
+        with pytest.raises(ValueError, match=f"below {CLASSES}.* {CLASSES}"):
+            way(np.arange(CLASSES - 2, CLASSES + 1, dtype="uint8"))
+        with pytest.raises(ValueError, match="integers.* float64"):
+            way(np.array([0.0, 1.9, 2.0]))
+        way(np.array([0, -3, CLASSES - 1]))
+
+
 # CIDER
 
 

@@ -521,3 +521,23 @@ def test_of_a_backbones_file_the_bytes_decide_and_not_the_path(stages, tmp_path)
     one.write_bytes(b"other bytes")
     after = keys(one)
     assert {name for name in before if before[name] != after[name]} == TRAINED
+
+
+def test_the_code_that_a_backbones_file_imports_decides_too(stages, tmp_path, monkeypatch):
+    monkeypatch.syspath_prepend(tmp_path)
+    (tmp_path / "one.keras").write_bytes(b"some bytes")
+
+    def keys(code, imports):
+        (tmp_path / "my_layers.py").write_text(code)
+        sys.modules.pop("my_layers", None)
+        importlib.invalidate_caches()
+        return stages(
+            'classifier.backbone="file"', f"classifier.options={{path='{tmp_path / 'one.keras'}', imports={imports}}}"
+        )
+
+    before, without = keys("width = 1", ["my_layers"]), keys("width = 1", [])
+    assert stages.decided["classifier"]["classifier"]["options"]["imports"] == []
+    after = keys("width = 2", ["my_layers"])
+    assert {name for name in before if before[name] != after[name]} == TRAINED
+    assert keys("width = 2", []) == without
+    assert keys("width = 1", ["my_layers"]) == before

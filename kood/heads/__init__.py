@@ -9,6 +9,8 @@ the margin class by class,
 
 so a one-hot row gets the whole margin on its class, an all-zero row (an outlier) none, and a mixed row
 (mixup, label smoothing) each class its share: for CosFace this is exactly the margin `label * margin`.
+An integer below 0 stands for an all-zero row. An array or a list (B,) with a class from K on, or of other numbers
+than integers, is a `ValueError`; a tensor is taken as it is.
 
 A new margin is one subclass of `AngularHead` with one method, `target_cosine`, under
 `@keras.saving.register_keras_serializable(package="kood")`, a `get_config` of the options that it has more, and its

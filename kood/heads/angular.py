@@ -6,7 +6,7 @@ from typing import Any
 import keras
 from keras import ops
 
-from kood.geometry import label_rows, sines, top_class, unit
+from kood.geometry import check_labels, label_rows, sines, top_class, unit
 from kood.numbers import above_zero, whole
 
 # No `__all__`: what a file of this room lists there is a head that a recipe may name.
@@ -34,6 +34,11 @@ class Head(keras.layers.Layer):
         super().__init__(**{**kwargs, "dtype": "float32"})
         self.num_classes = whole("num_classes", num_classes, 2)
         self.input_spec = keras.layers.InputSpec(ndim=2)
+
+    def __call__(self, *arguments, **named):
+        # Before Keras makes tensors of them.
+        check_labels(named.get("labels", arguments[1] if len(arguments) > 1 else None), self.num_classes)
+        return super().__call__(*arguments, **named)
 
     def compute_output_shape(self, features_shape, labels_shape=None):
         return (features_shape[0], self.num_classes)

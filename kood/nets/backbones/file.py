@@ -2,6 +2,7 @@
 
 import contextlib
 import functools
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -28,7 +29,7 @@ from kood.classifier import Classifier
 from kood.errors import UserError, in_words
 from kood.files import digest_file, file_state
 from kood.nets.backbones.parts import checked_image_shape, of_whole_batches, on_top_of, option_path, why
-from kood.registry import nearest
+from kood.registry import nearest, source_of
 from kood.text import clean, some_of
 
 __all__ = ["file"]
@@ -58,7 +59,7 @@ def file(
             the last dense layer of a classifier, the output "features" of one that has it, or else the answer itself.
         preprocess: What makes the network's pixels of those of files, 0..255: "none", "0..1", "-1..1", "caffe" or
             "torch", as `kood attach` takes it. A classifier of kood's has its own.
-        imports: Modules that register the network's own layers.
+        imports: Modules that register the network's own layers. What older code of theirs gave is made again.
 
     Returns:
         A model from (B, H, W, C) to (B, D). It loads without kood where the file does and its network is a graph of
@@ -121,9 +122,13 @@ def _of(called: str) -> contextlib.AbstractContextManager[None]:
     return in_words({"^model: ": f"{called}: ".replace("\\", r"\\")})
 
 
-def _read(path: str, **_: Any) -> dict[str, Any]:
+def _read(path: str, imports: Sequence[str] = (), **_: Any) -> dict[str, Any]:
     place = option_path("path", path)
-    return {"path": _digest(place, file_state(place))} if place.is_file() else {}
+    read: dict[str, Any] = {"path": _digest(place, file_state(place))} if place.is_file() else {}
+    if imports:
+        bring(imports, "classifier.options.imports")  # What a digest is of is the code that was imported.
+        read["imports"] = [[name, source_of(None, name)] for name in imports]
+    return read
 
 
 @functools.lru_cache(8)
