@@ -32,7 +32,7 @@ try:
 except ImportError:  # Windows has other locks.
     fcntl = None  # type: ignore[assignment]
 
-__all__ = ["Result", "Run"]
+__all__ = ["Result", "Run", "key_of"]
 
 KERAS_BACKENDS = ("tensorflow", "jax", "torch")
 #: Stands in a fingerprint for the backend of a stage that several made.
@@ -59,6 +59,11 @@ def _lock(file: int, *, shared: bool = False) -> bool | None:
 
 def _partial(folder: Path) -> Path:
     return folder.with_name(folder.name + ".partial")
+
+
+def key_of(folder: Path) -> str:
+    """The fingerprint in the name of a stage's folder, finished or being made."""
+    return folder.name.removesuffix(".partial").rpartition("-")[2]
 
 
 def _holds_work(partial: Path) -> bool:
@@ -90,7 +95,7 @@ class Result:
     @property
     def key(self) -> str:
         """Its fingerprint, which the stages that use its result hash in turn."""
-        return self.folder.name.rpartition("-")[2]
+        return key_of(self.folder)
 
 
 class Run:
@@ -184,7 +189,8 @@ class Run:
         """Finds a stage's result, or makes it.
 
         `make` writes into a folder that keeps its name over restarts, so it may find there what a killed predecessor
-        left. Only when it returns is the folder renamed to its final place.
+        left. Only when it returns is the folder renamed to its final place; what was killed before that and is whole
+        is not made again.
 
         Args:
             name: The stage's name.
@@ -197,6 +203,7 @@ class Run:
         """
         kin = self._kin(name, decides)
         for folder in kin:
+            self._take_up(folder)
             found, damage = self._find(folder)
             if damage and not self.fresh:
                 self.on_damage(f"{name}: what an earlier run left is damaged ({damage}) and is made again")
@@ -227,10 +234,7 @@ class Run:
             "made_by": self.versions, "files": files,
         }  # fmt: skip
         write_atomically(partial / "stage.json", json.dumps(record, indent=1).encode())
-        self._flush(partial)
-        if folder.exists():
-            shutil.rmtree(folder)
-        partial.rename(folder)
+        self._put_in_place(folder)
         self._made.add(folder)
         return Result(folder, facts, seconds, False, tuple(backends), self.versions)
 
@@ -238,7 +242,10 @@ class Run:
         """Whether a stage is finished and undamaged, so that it would be found and not made."""
         if self.fresh:
             return False
-        return any(self._find(folder)[0] is not None for folder in self._kin(name, decides))
+        kin = self._kin(name, decides)
+        for folder in kin:
+            self._take_up(folder)
+        return any(self._find(folder)[0] is not None for folder in kin)
 
     def _kin(self, name: str, decides: dict[str, Any]) -> list[Path]:
         """The stage's folder, and after it those of the same stage of other backends where the run takes these."""
@@ -300,12 +307,24 @@ class Run:
         except (OSError, ValueError, KeyError, TypeError, AttributeError):
             return None, f"{folder / 'stage.json'} cannot be read"
 
+    def _take_up(self, folder: Path) -> None:
+        """Puts in its place what was whole when its process was killed, of which that alone was still to be done."""
+        partial = _partial(folder)
+        if self._find(partial)[0] is not None:
+            self._put_in_place(folder)
+        else:  # As a result it would be one of its own files.
+            (partial / "stage.json").unlink(missing_ok=True)
+
     @staticmethod
-    def _flush(folder: Path) -> None:
-        for path in folder.rglob("*"):
+    def _put_in_place(folder: Path) -> None:
+        partial = _partial(folder)
+        for path in partial.rglob("*"):
             if path.is_file():
                 with path.open("rb") as file:
                     to_disk(file.fileno())
+        if folder.exists():
+            shutil.rmtree(folder)
+        partial.rename(folder)
 
     def next_version(self) -> int:
         """The integer that the next SavedModel gets."""

@@ -172,6 +172,24 @@ def test_what_works_on_a_run_works_on_it(invoke, finished, tmp_path):
     assert invoke("serving-config", "rgb", "--to", "serving", cwd=tmp_path).returncode == 0
 
 
+def test_another_order_of_the_classes_is_another_folders(invoke, finished, tmp_path):
+    """A server answers with numbers."""
+    import keras
+
+    folder, _ = finished
+    shutil.copytree(folder / "saved" / "rgb", tmp_path / "rgb")
+    before = (tmp_path / "rgb" / "belongs_to.json").read_bytes()
+    model = keras.saving.load_model(folder / "rgb.keras")
+    weights, bias = model.get_layer("top").get_weights()
+    model.get_layer("top").set_weights([weights[:, ::-1], bias])
+    model.save(tmp_path / "bgr.keras")
+    (tmp_path / "bgr.txt").write_text("\n".join(reversed(NAMES)))
+    given = ("--classes", tmp_path / "bgr.txt", "--score", "energy", "--saved", tmp_path, "--name", "rgb")
+    result = invoke("attach", tmp_path / "bgr.keras", "--id", "known", *given, cwd=folder)
+    assert result.returncode == 2 and "red, green, blue" in result.stderr and "in another order" in result.stderr
+    assert not (tmp_path / "rgb" / "2").exists() and (tmp_path / "rgb" / "belongs_to.json").read_bytes() == before
+
+
 def test_what_is_served_answers_as_the_detector(finished, tmp_path):
     import keras
     import tensorflow as tf

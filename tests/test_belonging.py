@@ -94,6 +94,15 @@ def test_other_classes_and_other_images_are_refused_and_both_are_named(folder_da
     assert (first.run.folder / FILE).read_bytes() != kept  # It lies elsewhere now.
 
 
+def test_the_classes_are_those_that_are_served(folder_data):
+    data = folder_data("circle", "square")
+    Belonging(data.run).accept(data, ["square", "circle"])
+    assert json.loads((data.run.folder / FILE).read_bytes())["class_names"] == ["square", "circle"]
+    Belonging(data.run).accept(data, ("square", "circle"))
+    with pytest.raises(UserError, match=r"the classes square, circle .*circle, square \(.*\) \(in another order\)"):
+        Belonging(data.run).accept(data)
+
+
 def test_other_pixels_of_the_same_files_are_no_other_data(folder_data, monkeypatch):
     first = folder_data("circle", "square", transparent=True)
     Belonging(first.run).accept(first)

@@ -12,6 +12,7 @@ from kood.pipeline import classify, diffusion
 from kood.pipeline.build import class_weights
 from kood.recipe import load
 from tests.conftest import TINY, Cell
+from tests.interrupted import Killed
 
 pytestmark = pytest.mark.usefixtures("as_written")
 
@@ -65,6 +66,32 @@ class PureStage:
 
     def images(self):
         return self.set
+
+
+@pytest.mark.parametrize(
+    ("role", "file", "use"),
+    [("classifier", "classifier.keras", "noise"), ("diffusion", "denoiser.keras", "label_mixup")],
+)
+def test_a_kill_before_the_trained_model_is_saved_loses_no_training(tmp_path, monkeypatch, role, file, use):
+    (tmp_path / "tiny.toml").write_text(TINY)
+    made = cell(tmp_path, f'outliers.use=["{use}"]')
+    if role == "classifier":
+        made.make("noise")
+    monkeypatch.setitem(classify.training.fit.__kwdefaults__, "interval", 0.0)
+    save = keras.Model.save
+
+    def killed(model, path, *args, **settings):
+        if path.name == file:
+            raise Killed
+        save(model, path, *args, **settings)
+
+    with monkeypatch.context() as patch, pytest.raises(Killed):
+        patch.setattr(keras.Model, "save", killed)
+        made.make(role)
+    monkeypatch.setattr("kood.training.loop.feed", lambda _: pytest.fail("it is trained again"))
+    result = made.make(role)
+    assert (result.folder / file).is_file() and len(result.facts["history"]["loss"]) > 1
+    assert not list(result.folder.glob("*checkpoint*"))
 
 
 @pytest.mark.slow

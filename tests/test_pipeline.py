@@ -225,6 +225,47 @@ def test_what_is_served_can_be_asked_calibrated_and_watched(invoke, finished, tm
 
 @pytest.mark.keras
 @pytest.mark.slow
+@pytest.mark.usefixtures("loaded_once")
+def test_what_calibrate_set_stays_as_long_as_the_same_is_served(invoke, finished, tmp_path):
+    from PIL import Image
+
+    saved = tmp_path / "saved" / "tiny"
+    shutil.copytree(finished[0], tmp_path, dirs_exist_ok=True)
+    (tmp_path / "own").mkdir()
+    for place in range(30):
+        pixels = np.random.default_rng(place).integers(0, 256, (8, 8), "uint8")
+        Image.fromarray(pixels).save(tmp_path / "own" / f"{place:02}.png")
+    msp = [*LEAN, "--set", 'evaluate.scores=["msp"]', "--set", "evaluate.headline=msp"]
+
+    def run(*more):
+        result = invoke("run", "tiny.toml", *msp, *more, cwd=tmp_path)
+        assert result.returncode == 0 and "damaged" not in result.stdout, result.stderr
+        return " ".join(result.stdout.split()), sorted(path.name for path in saved.glob("[0-9]*"))
+
+    assert run()[1] == ["1", "2"]
+    assert invoke("calibrate", "saved/tiny", "--data", "own", "--accept", "0.8", cwd=tmp_path).returncode == 0
+    # More is measured.
+    more = ("--set", "data.near.more.source=digits", "--set", "data.near.more.classes=[7]")
+    assert run(*more)[1] == ["1", "2", "3"] and "more" in report_of(tmp_path)["scores"]["msp"]
+    # The run was killed when its version was in its place and the stage was not.
+    (stage,) = (
+        folder for folder in saved.glob("stages/export-*") if '"version": 2' in (folder / "stage.json").read_text()
+    )
+    (stage / "stage.json").unlink()
+    stage.rename(f"{stage}.partial")
+    assert run()[1] == ["1", "2", "3"] and stage.is_dir()
+    # What was calibrated anew is all that is kept.
+    shutil.rmtree(saved / "2")
+    told, there = run()
+    assert there == ["1", "3"] and report_of(tmp_path)["version"] == 3 and "SavedModel: saved/tiny/3" in told
+    assert "export: version 2 was removed; version 3, calibrated from it, stays" in told
+    # Something else is served.
+    told, there = run("--set", "serve.accept=0.9")
+    assert there == ["1", "3", "4"] and "no longer that which `kood calibrate` gave version 3" in told
+
+
+@pytest.mark.keras
+@pytest.mark.slow
 def test_a_full_disk_is_one_message_and_the_run_goes_on(invoke, tmp_path):
     """A limit on the size of files stands in for a full disk: it too fails in the middle of a write.
 

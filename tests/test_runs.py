@@ -4,6 +4,7 @@ import errno
 import json
 import os
 import shutil
+import signal
 import subprocess
 import sys
 
@@ -93,6 +94,56 @@ def test_a_killed_stage_leaves_its_work_but_no_result(run):
     assert seen == ["half way"] and not stage.cached
     assert [p.name for p in stage.folder.iterdir()] == ["stage.json"]
     assert not list(run.folder.glob("stages/*.partial"))
+
+
+@pytest.fixture
+def killed_in_flush(monkeypatch):
+    """killed_in_flush(run, make): the stage is stopped with all of it written, and nothing put in its place."""
+
+    def stopped(run, make):
+        with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+            patch.setattr("kood.runs.to_disk", lambda _: signal.raise_signal(signal.SIGINT))
+            run.ensure("fit", {}, make)
+
+    return stopped
+
+
+def test_a_stage_that_was_killed_when_it_was_whole_is_not_made_again(tmp_path, killed_in_flush):
+    calls, told = [], []
+    killed_in_flush(Run(tmp_path), writer(calls))
+    assert Run(tmp_path).has("fit", {}) and len(list(tmp_path.glob("stages/*"))) == 1
+    run = Run(tmp_path)
+    run.on_damage = told.append
+    stage = run.ensure("fit", {}, writer(calls))
+    assert len(calls) == 1 and stage.cached and stage.facts == {"answer": 42} and not told
+    assert sorted(p.name for p in stage.folder.iterdir()) == ["file.txt", "stage.json"]
+
+
+def test_a_stage_that_was_killed_when_it_was_whole_and_is_damaged_is_made_again_once(tmp_path, killed_in_flush):
+    calls, told = [], []
+    killed_in_flush(Run(tmp_path), writer(calls))
+    (next(tmp_path.glob("stages/*.partial")) / "file.txt").write_text("resul")
+    for _ in range(3):
+        run = Run(tmp_path)
+        run.on_damage = told.append
+        assert (run.ensure("fit", {}, writer(calls)).folder / "file.txt").read_text() == "result"
+    assert len(calls) == 2 and not told
+
+
+@pytest.mark.parametrize("old", ["stays", "half removed", "removed"])
+def test_what_fresh_had_made_when_it_was_killed_takes_the_old_ones_place(tmp_path, killed_in_flush, old):
+    calls, told = [], []
+    before = Run(tmp_path).ensure("fit", {}, writer(calls, "old")).folder
+    killed_in_flush(Run(tmp_path, fresh=True), writer(calls, "new"))
+    if old == "half removed":
+        (before / "file.txt").unlink()
+    elif old == "removed":
+        shutil.rmtree(before)
+    run = Run(tmp_path)
+    run.on_damage = told.append
+    stage = run.ensure("fit", {}, writer(calls))
+    assert (stage.folder / "file.txt").read_text() == "new" and len(calls) == 2 and not told
+    assert list(tmp_path.glob("stages/*")) == [before]
 
 
 def test_fresh_makes_each_stage_again_once(tmp_path):

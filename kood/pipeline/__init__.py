@@ -11,6 +11,7 @@ import errno
 import io
 import os
 import traceback
+from collections.abc import Sequence
 from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
@@ -109,10 +110,10 @@ def _run(recipe: Recipe, budget: Budget, folder: Run, other_data: bool, console:
     with folder.held() if team.leads else nullcontext(), team.gathered():
         refused, belonging = team.leads, Belonging(folder, other_data)
 
-        def accepted(data: Data) -> None:
+        def accepted(data: Data, class_names: Sequence[str]) -> None:
             nonlocal refused
             if team.leads:
-                belonging.accept(data)
+                belonging.accept(data, class_names)
             if refused:
                 write_atomically(folder.folder / "recipe.toml", recipe.to_toml().encode())
             refused = False

@@ -81,9 +81,9 @@ class Identity:
         return " and ".join(what for what, differs in unlike.items() if differs)
 
     def why(self, other: "Identity") -> str:
-        """Why the same classes are of two data sets, in brackets; "" where the classes tell."""
+        """Why the same classes in one order are of two data sets, in brackets; "" where the classes tell."""
         if self.class_names != other.class_names:
-            return ""
+            return " (in another order)" if sorted(self.class_names) == sorted(other.class_names) else ""
         unlike = self._made_unlike(other)
         if unlike:
             return f" (their images cannot be compared, as {unlike} changed)"
@@ -100,13 +100,18 @@ class Identity:
         return " ".join(self.source.values())
 
 
-def identity_of(data: Data) -> Identity:
-    """What a cell's run folder belongs to, from its finished data stage."""
+def identity_of(data: Data, class_names: Sequence[str] | None = None) -> Identity:
+    """What a cell's run folder belongs to.
+
+    Args:
+        data: The cell's, finished.
+        class_names: Those that it serves, in the order of the classifier's outputs; the data's where not given.
+    """
     spec, digests = data.recipe.data.id, read_digests(data.folder, "data.id")
     source = {"source": registry.find("datasets", spec.source).name, "path": spec.path and str(data_path(spec.path)),
               "root": spec.root and str(data_path(spec.root)), "name": spec.name}  # fmt: skip
     return Identity(
-        data.images("train").class_names,
+        tuple(data.images("train").class_names if class_names is None else class_names),
         {key: value for key, value in source.items() if value},
         data.recipe.data.shape,
         tuple(row.tobytes().hex() for row in digests[:SAMPLE]),
@@ -128,13 +133,17 @@ class Belonging:
         self._run, self._other_data = run, other_data
         self._first: Identity | None = None
 
-    def accept(self, data: Data) -> None:
+    def accept(self, data: Data, class_names: Sequence[str] | None = None) -> None:
         """Takes the folder for the run's first cell, and lets no other cell publish what does not belong there.
+
+        Args:
+            data: The cell's, finished.
+            class_names: As for `identity_of`.
 
         Raises:
             UserError: the folder, or its first cell, is of other classes or of another data set.
         """
-        found, folder = identity_of(data), self._run.folder
+        found, folder = identity_of(data, class_names), self._run.folder
         if self._first is not None:
             if data.recipe.serve.export and not found.is_same(self._first):
                 raise UserError(

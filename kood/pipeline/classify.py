@@ -212,6 +212,7 @@ class Classifier(Stage):
             )  # fmt: skip
         plain = _plain(model, recipe, classes)
         plain.save(folder / self._file)
+        training.remove_checkpoint(folder)
         before = frozen_backbone(recipe).count_params() if self.data.frozen is not None else 0
         length = {"epochs": round(trained / per_epoch, 2)} if limit else {}
         return {**facts, "parameters": before + plain.count_params(), "notes": notes, **length}

@@ -101,6 +101,7 @@ class Diffusion(Stage):
             limit=limit, images=held,
         )  # fmt: skip
         model.save(folder / "denoiser.keras")
+        training.remove_checkpoint(folder)
         passes = trained * settings.batch_size / len(images)
         facts |= {"steps": trained, "passes": round(passes, 2), "timed": timed, **arithmetic}
         return {**facts, "image_shape": list(self.recipe.drawn_shape)}

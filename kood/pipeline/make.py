@@ -44,7 +44,7 @@ def make_cell(work: Work) -> tuple[dict[str, Any], Cell]:
         if stage is last_refused:
             if isinstance(stage, Attached):
                 stage.check()
-            work.accepted(data)
+            work.accepted(data, cell.classifier.labelled(data.images("train")).class_names)
     held_out, line, notes = _make_folds(work, cell)
     if not work.team.leads:
         return {}, cell

@@ -2,7 +2,7 @@
 
 import abc
 import shutil
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, ClassVar
@@ -36,7 +36,8 @@ class Work:
         seen: Results that have been told of, by this cell or another.
         labels: What the matrix calls the cell.
         origin: What the run was started with, for the report.
-        accepted: Called with the data once they are there and nothing speaks against the recipe.
+        accepted: Called with the data, and the classes that are served of them, once these are there and nothing speaks
+            against the recipe.
     """
 
     recipe: Recipe
@@ -47,7 +48,7 @@ class Work:
     seen: set[Path] = field(default_factory=set)
     labels: dict[str, str] = field(default_factory=dict)
     origin: dict[str, str] = field(default_factory=dict)
-    accepted: Callable[[Any], None] = lambda _: None
+    accepted: Callable[[Any, Sequence[str]], None] = lambda data, class_names: None
 
     @property
     def logs(self) -> Path:

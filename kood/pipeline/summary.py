@@ -61,7 +61,7 @@ def summarize(work: Work, cell: Cell) -> dict[str, Any]:
         "datasets": datasets,
         "id_sets": inside,
         "class_names": list(cell.classifier.labelled(data.images("train")).class_names),
-        "version": cell.export.facts["version"] if cell.export else None,
+        "version": cell.export.published if cell.export else None,
         "stages": {stage.role: stage.line for stage in cell.made},
         "environment": {**environment(), **work.origin},
         "scores_file": file.relative_to(work.run.folder).as_posix(),

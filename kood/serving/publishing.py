@@ -1,9 +1,8 @@
 """Exports a classifier, checks the result against it, and only then gives it its version number."""
 
 import contextlib
-import os
 import shutil
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -32,6 +31,7 @@ def publish(
     images: Images,
     expected: dict[str, np.ndarray],
     facts: Mapping[str, Any] | None = None,
+    before: Callable[[Path, dict[str, float]], None] | None = None,
 ) -> dict[str, float]:
     """Writes a SavedModel that a polling TF Serving never sees half of.
 
@@ -45,6 +45,7 @@ def publish(
         images: uint8 (N, H, W, C) to compare on.
         expected: {"probabilities": (N, K), "label": (N,), "ood_score": (N,)} of the Keras model.
         facts: For the model card and `kood.json`, see `write_extras`.
+        before: Called once it is whole, before it is renamed, with its folder and what is returned.
 
     Returns:
         {output: largest absolute difference}, and "images": N.
@@ -53,7 +54,10 @@ def publish(
         UserError: the export failed or disagrees; nothing is published then.
     """
     with _written(classifier_file, version_folder, served, facts or {}) as beside:
-        return _compare(beside, images, expected, served)
+        differences = _compare(beside, images, expected, served)
+        if before is not None:
+            before(beside, differences)
+    return differences
 
 
 def publish_calibrated(version: Path, version_folder: Path, served: Served, facts: Mapping[str, Any]) -> None:
@@ -74,8 +78,11 @@ def publish_calibrated(version: Path, version_folder: Path, served: Served, fact
 
 @contextlib.contextmanager
 def _written(source: Path, folder: Path, served: Served, facts: Mapping[str, Any]) -> Iterator[Path]:
-    """A version beside its place, which takes its place at the end, or goes where anything fails."""
-    beside = folder.parent / f".export-{folder.name}-{os.getpid()}"
+    """A version beside its place, which takes its place at the end, or goes where anything fails.
+
+    Its name is the same in each process, so that the next one removes what a killed one left.
+    """
+    beside = folder.parent / f".export-{folder.name}"
     # Answers name their version; 0 where the folder is not named by a number.
     version = int(folder.name) if folder.name.isdecimal() else 0
     shutil.rmtree(beside, ignore_errors=True)

@@ -21,7 +21,7 @@ from kood.files import write_atomically
 from kood.training.timing import TimeBudget
 from kood.training.tracking import EpochLog, EventFile
 
-__all__ = ["fit", "optimizer", "precision", "steps_per_call"]
+__all__ = ["fit", "optimizer", "precision", "remove_checkpoint", "steps_per_call"]
 
 #: Seconds between checkpoints; a restart loses at most this and one epoch.
 INTERVAL = 60.0
@@ -108,7 +108,8 @@ def fit(
         batches: Gives the data set from an epoch on; it must not depend on the epochs before.
         epochs: Epochs in all.
         steps_per_epoch: Batches of one epoch.
-        folder: Where checkpoints are kept while it works; it is left empty of them.
+        folder: Where checkpoints are kept. The last stays, so that a kill before the trained model is saved does not
+            lose it, until `remove_checkpoint`.
         callbacks: Told of every call and epoch after all else; None stands for none.
         interval: Seconds between checkpoints.
         budget: Ends the training when its time is up, if that is before the last epoch.
@@ -146,8 +147,13 @@ def fit(
             )
     else:  # Killed between the last epoch and here: what `fit` does at its end is still to be done.
         model.optimizer.finalize_variable_values(model.trainable_variables)
-    checkpoint.remove()
     return model, checkpoint.history
+
+
+def remove_checkpoint(folder: Path) -> None:
+    """Removes what `fit` left beside the trained model, once that is saved."""
+    (folder / "checkpoint.json").unlink(missing_ok=True)
+    _clear(folder)
 
 
 class _Checkpoint(keras.callbacks.Callback):
@@ -199,7 +205,7 @@ class _Checkpoint(keras.callbacks.Callback):
         if self.budget:
             state["time"] = {"spent": self.budget.spent, "over": self.budget.over}
         write_atomically(self.folder / "checkpoint.json", json.dumps(state).encode())
-        self._clear(keep=name)
+        _clear(self.folder, keep=name)
 
     def restore(self, model: keras.Model) -> tuple[keras.Model, int]:
         """The model of the last checkpoint and its epoch; where there is none, the given one at its beginning."""
@@ -210,19 +216,16 @@ class _Checkpoint(keras.callbacks.Callback):
             if self.budget:
                 self.budget.spent, self.budget.over = state["time"]["spent"], state["time"]["over"]
         except (OSError, ValueError, KeyError):
-            self._clear()  # No checkpoint, or a damaged one: the stage starts again.
+            _clear(self.folder)  # No checkpoint, or a damaged one: the stage starts again.
             return model, 0
         self.history = state["history"]
         return restored, state["epoch"]
 
-    def remove(self) -> None:
-        (self.folder / "checkpoint.json").unlink(missing_ok=True)
-        self._clear()
 
-    def _clear(self, keep: str = "") -> None:
-        for path in [*self.folder.glob("checkpoint-*.keras"), *self.folder.glob(".writing-checkpoint-*")]:
-            if path.name != keep:
-                path.unlink()
+def _clear(folder: Path, keep: str = "") -> None:
+    for path in [*folder.glob("checkpoint-*.keras"), *folder.glob(".writing-checkpoint-*")]:
+        if path.name != keep:
+            path.unlink()
 
 
 def _seeds(model: keras.Model) -> list[keras.Variable]:

@@ -3,6 +3,7 @@
 import dataclasses
 import json
 import os
+import signal
 import subprocess
 import sys
 
@@ -123,6 +124,18 @@ def test_a_failed_export_leaves_nothing(tmp_path):
     with pytest.raises((UserError, ValueError, OSError)):
         publishing.publish(**given)
     assert not [p for p in tmp_path.iterdir() if p.is_dir()]
+
+
+def test_what_a_killed_process_left_goes_with_the_next(tmp_path, monkeypatch):
+    given = prepared(tmp_path)
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        patch.setattr("os.getpid", lambda: 1)
+        patch.setattr(publishing.shutil, "rmtree", lambda *_, **__: None)
+        patch.setattr(publishing, "write_extras", lambda *_: signal.raise_signal(signal.SIGINT))
+        publishing.publish(**given)
+    assert len(list(tmp_path.glob(".export-1*"))) == 1
+    publishing.publish(**given)
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["1", "classifier.keras"]
 
 
 @pytest.mark.slow
