@@ -73,7 +73,8 @@ def test_what_the_table_of_ablations_says():
         one("3", "rotation", 0.60, 0.74, 0.95),
         one("3", "real outliers", 0.60, 0.78, 0.90),
     ]
-    _, _, none, rotation, real = figures.markdown(figures.ablations_16px({"cells": cells}))
+    table = [line.replace("\u00a0", " ") for line in figures.markdown(figures.ablations_16px({"cells": cells}))]
+    _, _, none, rotation, real = table
     assert none == "| none | 61.0 ± 1.4 | 72.0 ± 2.8 | 50.0 ± 0.0 | 92.0 ± 2.8 |  |  |  |  |"
     assert rotation.startswith("| rotation | 60.5 ± 0.7 | 73.0 ± 1.4 | 50.0 ± 0.0 | 95.0 ± 0.0 | +1.0 ")
     # Student's quantile of two seeds is 12.7, the standard error half of what their differences lie apart.

@@ -529,16 +529,16 @@ def test_the_code_that_a_backbones_file_imports_decides_too(stages, tmp_path, mo
     (tmp_path / "one.keras").write_bytes(b"some bytes")
 
     def keys(code, imports):
-        (tmp_path / "my_layers.py").write_text(code)
-        sys.modules.pop("my_layers", None)
+        (tmp_path / "layers_of_this_recipe.py").write_text(code)
+        sys.modules.pop("layers_of_this_recipe", None)
         importlib.invalidate_caches()
         return stages(
             'classifier.backbone="file"', f"classifier.options={{path='{tmp_path / 'one.keras'}', imports={imports}}}"
         )
 
-    before, without = keys("width = 1", ["my_layers"]), keys("width = 1", [])
+    before, without = keys("width = 1", ["layers_of_this_recipe"]), keys("width = 1", [])
     assert stages.decided["classifier"]["classifier"]["options"]["imports"] == []
-    after = keys("width = 2", ["my_layers"])
+    after = keys("width = 2", ["layers_of_this_recipe"])
     assert {name for name in before if before[name] != after[name]} == TRAINED
     assert keys("width = 2", []) == without
-    assert keys("width = 1", ["my_layers"]) == before
+    assert keys("width = 1", ["layers_of_this_recipe"]) == before

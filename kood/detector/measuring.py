@@ -109,7 +109,9 @@ class Measuring:
             raise UserError(
                 f"image_shape: the model takes {own}, not {tuple(given)}; leave it out, or give the model's"
             )
-        height, width, channels = own if given is None else map(int, given)
+        if given is None:
+            return own
+        height, width, channels = map(int, given)
         return height, width, channels
 
     def _wanted(self, every: bool) -> list[str]:

@@ -64,14 +64,14 @@ class Budget:
             for fold in range(1 + _folds(cell))
         })  # fmt: skip
         self._trained: set[str] = set()
-        #: Whether what there is no time for may be left out, and what follows a classifier.
-        self._leaves_out, self._after = bool(recipe.matrix), AFTER
+        #: Whether what there is no time for may be left out; and the stages that follow a classifier.
+        self.leaves_out, self.after = bool(recipe.matrix), AFTER
 
     def for_folds(self) -> "Budget":
         """The same time, for the folds of a cell: one that it is not enough for is left out, matrix or not, and nothing
         but an evaluation follows its classifier."""
         budget = copy.copy(self)
-        budget._leaves_out, budget._after = True, ("evaluate",)
+        budget.leaves_out, budget.after = True, ("evaluate",)
         return budget
 
     @property
@@ -130,13 +130,13 @@ class Budget:
             OutOfTimeError: the time is up, or what is left is less than the same stage took before, with what follows
                 it; what diffusion models that a matrix has yet to train, and their samples, may take counts as gone.
         """
-        if math.isinf(self.seconds) or name in (*AFTER, "audit") or not self._leaves_out:
+        if math.isinf(self.seconds) or name in (*AFTER, "audit") or not self.leaves_out:
             return
         if self.left <= 0:
             raise OutOfTimeError(f"the {self._settings.minutes:g} minutes were up")
         if name not in self._long:
             return
-        needed = sum(self._took.get(later, 0.0) for later in (*TRAININGS, *self._after))
+        needed = sum(self._took.get(later, 0.0) for later in (*TRAININGS, *self.after))
         left = self.left
         if name == "diffusion":
             needed += self._settings.diffusion * self.seconds / max(1, self._models)
@@ -166,7 +166,7 @@ class Budget:
         """
         if math.isinf(self.seconds):
             return None
-        after = sum(self._took.get(later, 0.0) for later in self._after)
+        after = sum(self._took.get(later, 0.0) for later in self.after)
         return _Deadline(lambda: self.left - after)
 
     def facts(self) -> dict[str, Any]:

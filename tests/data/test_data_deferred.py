@@ -242,7 +242,7 @@ def test_an_audit_makes_its_images_once(monkeypatch, tmp_path):
         data=SimpleNamespace(images={"train": train, "validation": validation}.get),
         samples=SimpleNamespace(images=lambda: pure),
         recipe=SimpleNamespace(
-            evaluate=SimpleNamespace(batch_size=4), data=SimpleNamespace(split_seed=0),
+            evaluate=SimpleNamespace(batch_size=4), data=SimpleNamespace(split_seed=0, augment=[]),
             classifier=SimpleNamespace(backbone="cnn"),
         ),
     )  # fmt: skip
