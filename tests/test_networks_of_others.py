@@ -370,6 +370,8 @@ def test_grey_images_for_a_file_of_colours(tmp_path):
     ("shape", "options", "why"),
     [
         ((16, 16, 3), {"path": "nowhere.keras"}, r"classifier.options.path: .*nowhere.keras does not exist"),
+        ((16, 16, 3), {"path": 3}, r"classifier.options.path = 3: write a path in quotes"),
+        ((16, 16, 3), {"path": "net.keras", "imports": 3}, r"classifier.options.imports = 3: write a list of names"),
         ((16, 16, 3), {"path": "."}, r"classifier.options.path: .* is a folder"),
         ((16, 16, 3), {"path": "$UNSET_FOLDER/a.keras"}, r"classifier.options.path = .*UNSET_FOLDER is not set"),
         ((16, 16, 3), {"path": "text.keras"}, r"classifier.options.path: .*text.keras is no .keras file"),

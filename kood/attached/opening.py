@@ -28,8 +28,10 @@ def bring(modules: Iterable[str], where: str = "import") -> None:
         where: What begins the message.
 
     Raises:
-        UserError: one cannot be imported.
+        UserError: one cannot be imported, or they are no names.
     """
+    if isinstance(modules, str) or not (isinstance(modules, Iterable) and all(isinstance(one, str) for one in modules)):
+        raise UserError(f'{where} = {modules!r}: write a list of names of modules, such as ["my_layers"]')
     for module in modules:
         for name, one in vars(registry.bring(module, where)).items():
             # A class of a script that trained the model goes by its bare name.

@@ -62,8 +62,10 @@ def option_path(option: str, path: str) -> Path:
     """The absolute path that an option of a backbone names.
 
     Raises:
-        UserError: As `data_path`, under the option's key.
+        UserError: As `data_path`, under the option's key; it is no text.
     """
+    if not isinstance(path, str):
+        raise UserError(f"classifier.options.{option} = {path!r}: write a path in quotes")
     with under("classifier.options"):
         return data_path(path, option)
 
