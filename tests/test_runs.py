@@ -4,7 +4,6 @@ import errno
 import json
 import os
 import shutil
-import signal
 import subprocess
 import sys
 
@@ -100,9 +99,12 @@ def test_a_killed_stage_leaves_its_work_but_no_result(run):
 def killed_in_flush(monkeypatch):
     """killed_in_flush(run, make): the stage is stopped with all of it written, and nothing put in its place."""
 
+    def interrupted(_):
+        raise KeyboardInterrupt
+
     def stopped(run, make):
         with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
-            patch.setattr("kood.runs.to_disk", lambda _: signal.raise_signal(signal.SIGINT))
+            patch.setattr("kood.runs.to_disk", interrupted)
             run.ensure("fit", {}, make)
 
     return stopped

@@ -30,9 +30,10 @@ def bring(modules: Iterable[str], where: str = "import") -> None:
     Raises:
         UserError: one cannot be imported, or they are no names.
     """
-    if isinstance(modules, str) or not (isinstance(modules, Iterable) and all(isinstance(one, str) for one in modules)):
+    names: list[Any] = list(modules) if isinstance(modules, Iterable) and not isinstance(modules, str) else [None]
+    if not all(isinstance(name, str) for name in names):
         raise UserError(f'{where} = {modules!r}: write a list of names of modules, such as ["my_layers"]')
-    for module in modules:
+    for module in names:
         for name, one in vars(registry.bring(module, where)).items():
             # A class of a script that trained the model goes by its bare name.
             if inspect.isclass(one) and issubclass(one, keras.Layer) and one.__module__ == module:

@@ -3,7 +3,6 @@
 import dataclasses
 import json
 import os
-import signal
 import subprocess
 import sys
 
@@ -127,11 +126,14 @@ def test_a_failed_export_leaves_nothing(tmp_path):
 
 
 def test_what_a_killed_process_left_goes_with_the_next(tmp_path, monkeypatch):
+    def interrupted(*_):
+        raise KeyboardInterrupt
+
     given = prepared(tmp_path)
     with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
         patch.setattr("os.getpid", lambda: 1)
         patch.setattr(publishing.shutil, "rmtree", lambda *_, **__: None)
-        patch.setattr(publishing, "write_extras", lambda *_: signal.raise_signal(signal.SIGINT))
+        patch.setattr(publishing, "write_extras", interrupted)
         publishing.publish(**given)
     assert len(list(tmp_path.glob(".export-1*"))) == 1
     publishing.publish(**given)
