@@ -18,6 +18,7 @@ from kood.backends import accelerated
 from kood.classifier import Classifier
 from kood.errors import UserError
 from kood.outputs import softmax
+from kood.scores.fitting import log_softmax
 from kood.text import clean, some_of
 
 __all__ = ["features_within", "take_apart"]
@@ -236,9 +237,8 @@ def _proved(seen: Seen, answer: np.ndarray) -> Way:
 
 
 def _forms(logits: np.ndarray) -> dict[str, np.ndarray]:
-    shares = softmax(logits)
-    logarithms = logits - np.logaddexp.reduce(logits, axis=1, keepdims=True)
-    return {"logits": logits, "softmax": shares, "log_softmax": logarithms, "sigmoid": expit(logits)}
+    forms = {"softmax": softmax, "log_softmax": log_softmax, "sigmoid": expit}
+    return {"logits": logits, **{name: form(logits) for name, form in forms.items()}}
 
 
 def _close(answer: np.ndarray, expected: np.ndarray, layer: keras.Layer, logits: np.ndarray) -> bool:

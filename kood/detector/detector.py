@@ -1,6 +1,6 @@
 """The detector: a classifier, a score of its outputs, and a calibrated decision."""
 
-from collections.abc import Generator, Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from numbers import Real
 from pathlib import Path
@@ -18,17 +18,13 @@ from kood.detector.choosing import validation_images
 from kood.detector.figures import figures_of
 from kood.detector.images import Batch, are_files, regrouped
 from kood.detector.measuring import Measuring
-from kood.detector.passing import Known, among, seen_before, unreadable
+from kood.detector.passing import Aside, Known, among, seen_before, unreadable
 from kood.errors import UserError
 from kood.outputs import Outputs, softmax
 from kood.scorer import Scorer
 from kood.text import clean
 
 __all__ = ["Answers", "Detector"]
-
-#: Of the images that scores are fitted on, each so many-th is set aside to choose one on, and how many at most: of more
-#: images each is one of twice as many, and so on.
-_ASIDE_EACH, _ASIDE_MOST = 5, 256
 
 
 @dataclass(frozen=True)
@@ -133,7 +129,7 @@ class Detector(Measuring):
             UserError: images that cannot be read or are not what the model takes; labels that the model hardly ever
                 gives, or far more often under another preprocessing; a named score that these images cannot fit.
         """
-        known, aside = Known(), _Aside()
+        known, aside = Known(), Aside()
         found = self._noted(self._batches(images, labels, "fit"), known)
         passed = self._run(regrouped(aside.of(found), self.batch_size) if self.chooses else found)
         self._refuse_disagreement(passed.outputs, passed.labels, "fit")
@@ -392,37 +388,3 @@ class Detector(Measuring):
             export.write(self, Path(path), format)
         except OSError as error:
             raise UserError(f"{clean(path)}: cannot be written: {error.strerror}", exit_code=1) from error
-
-
-class _Aside:
-    """What is set aside of images while they pass: some from all over, however many come and in whatever order.
-
-    Attributes:
-        kept: The images, each as a batch.
-    """
-
-    def __init__(self) -> None:
-        self.kept: list[Batch] = []
-        self._places: list[int] = []
-        self._each = _ASIDE_EACH
-
-    def of(self, found: Iterable[Batch]) -> Generator[Batch, None, None]:
-        """The other images, those among them that were set aside and are too many after all."""
-        start = 0
-        for batch in found:
-            aside = np.arange(start, start + len(batch.pixels)) % self._each == self._each - 1
-            for row in np.flatnonzero(aside):
-                self.kept.append(_rows(batch, np.array([row])))
-                self._places.append(start + int(row))
-            start += len(batch.pixels)
-            yield replace(_rows(batch, np.flatnonzero(~aside)), unreadable=batch.unreadable)
-            while len(self.kept) > _ASIDE_MOST:
-                self._each *= 2
-                stays = [place % self._each == self._each - 1 for place in self._places]
-                yield from (one for one, stay in zip(self.kept, stays, strict=True) if not stay)
-                self.kept = [one for one, stay in zip(self.kept, stays, strict=True) if stay]
-                self._places = [place for place, stay in zip(self._places, stays, strict=True) if stay]
-
-
-def _rows(batch: Batch, rows: np.ndarray) -> Batch:
-    return Batch(batch.pixels[rows], None if batch.labels is None else batch.labels[rows])

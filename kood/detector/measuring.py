@@ -429,7 +429,7 @@ class Measuring:
         While there is none that decides, what is left out cannot be chosen either.
         """
         undefined = dict[str, str]()
-        measured = [name for name, scorer in self.scorers.items() if scorer.is_ready]
+        measured = dict.fromkeys(name for by in values.values() for name in by)
         for name in measured:
             counts = {where: int(np.isnan(by[name]).sum()) for where, by in values.items()}
             if (where := next((one for one, count in counts.items() if count), None)) is not None:

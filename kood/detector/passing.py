@@ -1,7 +1,7 @@
 """What is kept of images while they pass a classifier."""
 
-from collections.abc import Mapping
-from dataclasses import dataclass, field
+from collections.abc import Generator, Iterable, Mapping
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 
@@ -11,10 +11,13 @@ from kood.detector.ranges import Ranges
 from kood.detector.trying import TRIED
 from kood.outputs import Outputs
 
-__all__ = ["Known", "Passed", "among", "seen_before", "unreadable"]
+__all__ = ["Aside", "Known", "Passed", "among", "seen_before", "unreadable"]
 
 #: Known images that an export is compared on.
 _KEPT = 16
+#: Of the images that scores are fitted on, each so many-th is set aside to choose one on, and how many at most: of more
+#: images each is one of twice as many, and so on.
+_ASIDE_EACH, _ASIDE_MOST = 5, 256
 
 
 @dataclass
@@ -74,6 +77,35 @@ class Known:
         self._passed += len(pixels)
         while len(self.labelled) > TRIED:
             self.labelled, self._each = self.labelled[::2], 2 * self._each
+
+
+class Aside:
+    """What is set aside of images while they pass: some from all over, however many come and in whatever order."""
+
+    def __init__(self) -> None:
+        self._at: dict[int, Batch] = {}
+        self._each = _ASIDE_EACH
+
+    @property
+    def kept(self) -> list[Batch]:
+        """The images, each as a batch."""
+        return [*self._at.values()]
+
+    def of(self, found: Iterable[Batch]) -> Generator[Batch, None, None]:
+        """The other images, those among them that were set aside and are too many after all."""
+        start = 0
+        for batch in found:
+            aside = np.arange(start, start + len(batch.pixels)) % self._each == self._each - 1
+            self._at |= {start + int(row): _rows(batch, np.array([row])) for row in np.flatnonzero(aside)}
+            start += len(batch.pixels)
+            yield replace(_rows(batch, np.flatnonzero(~aside)), unreadable=batch.unreadable)
+            while len(self._at) > _ASIDE_MOST:
+                self._each *= 2
+                yield from [self._at.pop(place) for place in [*self._at] if place % self._each != self._each - 1]
+
+
+def _rows(batch: Batch, rows: np.ndarray) -> Batch:
+    return Batch(batch.pixels[rows], None if batch.labels is None else batch.labels[rows])
 
 
 def unreadable(passed: Passed, where: str) -> list[str]:
