@@ -42,6 +42,12 @@ if BACKEND == "jax":
 HEAVY = {"jax", "keras", "keras_cv", "tensorflow", "tensorflow_datasets", "tensorflow_serving", "torch"}
 
 
+#: The bytes that this process held when it last let go of what was built, and how many more it may hold until the next.
+RESIDENT, MORE = [0], 128 * 2**20
+#: SavedModels that a module has opened, by what they hold.
+OPENED = {}
+
+
 class NoBackend:
     """Finds the heavy packages and refuses to load them: a module that loads one is left out, and a test fails."""
 
@@ -90,22 +96,45 @@ def pytest_collection_finish(session):
     """What the imports left stays to the end: the collector, which kood calls after each stage, passes it over."""
     gc.collect()
     gc.freeze()
+    RESIDENT[0] = resident()
     gc.set_threshold(20_000)  # Graphs are traced of many small things; 700 would look through them a thousand times.
 
 
 @pytest.fixture(autouse=True, scope="module")
 def released(request):
-    """Lets go of what a module has built: models, their graphs and compiled steps, which hold each other.
-
-    And of the names of modules that it imported from a folder of its own, which another process would look for.
+    """Lets go of what a module has built, and of the names of modules that it imported from a folder of its own, which
+    another process would look for.
     """
     before, modules = registry.imported(), len(sys.modules)
     yield
     for name in set(registry.imported()) - set(before):
         del registry._outsiders[name]
-    for made in list(vars(request.module).values()):
+    release(request.module)
+    if len(sys.modules) > modules + 50:
+        gc.freeze()  # A package that was loaded late stays too, and has more objects than all that the tests build.
+
+
+@pytest.fixture(autouse=True)
+def released_early(request):
+    """Lets go of what a module has built before its end, where that is much."""
+    yield
+    if resident() > RESIDENT[0] + MORE:
+        release(request.module)
+
+
+def resident():
+    """The bytes of memory that this process holds; none where the system does not say so."""
+    if sys.platform != "linux":
+        return 0
+    return int(Path("/proc/self/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE")
+
+
+def release(module):
+    """Lets go of models, their graphs and compiled steps, which hold each other."""
+    for made in list(vars(module).values()):
         if hasattr(made, "cache_clear"):
             made.cache_clear()
+    OPENED.clear()
     if "keras" in sys.modules:
         import keras
 
@@ -126,8 +155,7 @@ def released(request):
     gc.collect()
     if sys.platform == "linux":  # Many small blocks were freed, and the C library keeps them.
         getattr(ctypes.CDLL(None), "malloc_trim", lambda pad: None)(0)
-    if len(sys.modules) > modules + 50:
-        gc.freeze()  # A package that was loaded late stays too, and has more objects than all that the tests build.
+    RESIDENT[0] = resident()
 
 
 TINY = """
@@ -231,21 +259,21 @@ def finished(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def loaded_once():
-    """Opens a SavedModel of the same bytes once a module: that and its first answer take longer than most tests."""
+    """Opens a SavedModel of the same bytes once a module, or a few times: that and its first answer take long."""
     import hashlib
 
     import tensorflow as tf
 
-    load, held = tf.saved_model.load, {}
+    load = tf.saved_model.load
 
     def loaded(folder, *args, **settings):
         digest = hashlib.sha256()
         for file in [Path(folder) / "saved_model.pb", *sorted((Path(folder) / "variables").glob("*"))]:
             digest.update(file.read_bytes() if file.is_file() else b"")
         key = digest.hexdigest()
-        if key not in held:
-            held[key] = load(folder, *args, **settings)
-        return held[key]
+        if key not in OPENED:
+            OPENED[key] = load(folder, *args, **settings)
+        return OPENED[key]
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(tf.saved_model, "load", loaded)
