@@ -1,7 +1,6 @@
 """`kood attach`: a run without training, around a classifier that exists."""
 
-import contextlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -13,19 +12,19 @@ from kood.errors import UserError, in_words
 from kood.pipeline.attached import outputs_named
 from kood.recipe import Recipe, checked
 from kood.starter import Survey, literal, named, slug_of, source_of, survey
+from kood.starter.choices import FEWEST
+from kood.starter.pretrained import SIDE
 from kood.text import clean
 
 __all__ = ["attach", "recipe_for"]
 
-#: The side of images for a model that takes any.
-SIDE = 224
-#: Fewest images of each class that every part gets some of.
-FEWEST = 8
 #: How many times as large as the model's, or as small, images are said to be made smaller, or larger.
 RESIZED = 2.0
 #: One file in so many may turn out to be unreadable, where not all were looked at.
 UNREADABLE = 100
 
+#: How messages about images begin.
+_PATH = r"^(?:path: )?"
 #: How messages call what a recipe has, and the library's arguments, -> the options of the command.
 _SAID = {
     r"^kood attach .*?: (?=(?:serve|evaluate|data|attach)\.)": "",
@@ -125,7 +124,7 @@ def recipe_for(
     if classes is not None:
         outputs_named(literal(str(classes)))
     shape, is_any = _image_shape(model, size)
-    with _about("--id"):
+    with in_words({_PATH: "--id: "}):
         place = literal(known)
         found = survey(place)
     if not found.names:
@@ -139,7 +138,7 @@ def recipe_for(
         "antialias": antialias is not False,
         "id": parts,
     }
-    with _about("--ood"):
+    with in_words({_PATH: "--ood: "}):
         outside = {slug: _source(one, survey(one)) for slug, one in named(ood).items()}
     if outside:
         data["near"] = outside
@@ -175,15 +174,6 @@ def _resized(found: Survey, shape: tuple[int, int, int], antialias: bool | None)
         f"images: made {by:.1f} times smaller, with antialiasing; for a model that was trained without, as on images "
         "from Keras's image_dataset_from_directory, give --no-antialias"
     )
-
-
-@contextlib.contextmanager
-def _about(option: str) -> Iterator[None]:
-    """Puts an option before what is wrong with the images that it names."""
-    try:
-        yield
-    except UserError as error:
-        raise UserError(f"{option}: {str(error).removeprefix('path: ')}", error.exit_code) from error
 
 
 def _source(place: Path, found: Survey) -> dict[str, Any]:

@@ -23,8 +23,7 @@ class UserError(ValueError):
         self.exit_code = exit_code
 
 
-@contextlib.contextmanager
-def under(key: str) -> Iterator[None]:
+def under(key: str) -> contextlib.AbstractContextManager[None]:
     """Puts a recipe's key before a message that begins with the name of one of its settings.
 
     Args:
@@ -33,10 +32,7 @@ def under(key: str) -> Iterator[None]:
     Raises:
         UserError: what was raised inside, with the same exit code.
     """
-    try:
-        yield
-    except UserError as error:
-        raise UserError(f"{key}.{error}", error.exit_code) from error
+    return in_words({"^": f"{key}."})
 
 
 @contextlib.contextmanager

@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterable, Sequence
 import keras
 import numpy as np
 from keras import ops
+from scipy import special
 
 from kood.backends import compiled, gradient
 from kood.data.batches import image_batches
@@ -306,8 +307,7 @@ def score_rows(scorer: Scorer, outputs: Outputs, batch_size: int) -> np.ndarray:
 
 def softmax(logits: np.ndarray) -> np.ndarray:
     """Probabilities of the classes, of the dtype of the logits; rows sum to 1."""
-    shifted = np.exp(logits - logits.max(axis=1, keepdims=True))
-    return shifted / shifted.sum(axis=1, keepdims=True)
+    return special.softmax(logits, axis=1)
 
 
 class Judge:
@@ -333,17 +333,6 @@ class Judge:
             (N, K) float64, rows sum to 1.
         """
         return self.opinions(images)[0]
-
-    def features(self, images: Images) -> np.ndarray:
-        """The features under the head.
-
-        Args:
-            images: uint8 (N, H, W, C).
-
-        Returns:
-            (N, D) float32.
-        """
-        return self.opinions(images)[1]
 
     def energy_gradient(self) -> Callable:
         """The gradient of the energy -logsumexp(logits) by the images: where to go to leave what the judge knows.

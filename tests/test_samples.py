@@ -215,7 +215,7 @@ def test_the_judge_is_the_softmax_classifier_without_outliers_and_is_trained_onc
     assert cell_in(folder, "head=cosface", "outliers.label_mixup.pairs=confused").make("judge").cached
     asked = Judge(cell["judge"].model())
     images = np.asarray(cell.images("validation").images)
-    probabilities, features = asked.posteriors(images), asked.features(images)
+    probabilities, features = asked.posteriors(images), asked.opinions(images)[1]
     assert probabilities.shape == (len(images), 4) and len(features) == len(images)
     np.testing.assert_allclose(probabilities.sum(axis=1), 1.0)
     # One image at a time, with other rows to fill the batch, gives the same.
@@ -357,7 +357,7 @@ def test_the_audit_is_told_how_the_images_of_the_diffusion_model_were_augmented(
             pass
 
         def opinions(self, images):
-            return np.full((len(images), 4), 0.25), self.features(images)
+            return np.full((len(images), 4), 0.25), features_of(images)
 
         def features(self, images):
             return np.asarray(images, "float32").reshape(len(images), -1)[:, :3]

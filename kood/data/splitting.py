@@ -120,31 +120,38 @@ class Splitting:
         what = f"the same pixels at {height} x {width}" + (
             "" if near is None else f", or perceptual hashes that differ in at most {near} bits"
         )
-        # Each sentence after the number of images that it tells of; of none it is not said.
-        warned = [
-            (copies, f"{copies:,} of {counts['images']:,} images are copies of others ({what}); dealt out one by one, "
-             f"{counts['apart']:,} images would have a copy in another part, so copies stay in one part"
-             + (f", and {thinned:,} are left out of the calibration part" if thinned else "")),
-            (counts["other_label"], f"{counts['other_label']:,} images have a copy under another label"
-             f"{self._first_torn()}; at least one of the labels is wrong"),
-        ]  # fmt: skip
-        noted = []
+        notes, warnings = list[str](), list(dict.fromkeys(filter(None, same)))
+        if copies:
+            warnings.append(
+                f"{copies:,} of {counts['images']:,} images are copies of others ({what}); dealt out one by one, "
+                f"{counts['apart']:,} images would have a copy in another part, so copies stay in one part"
+                + (f", and {thinned:,} are left out of the calibration part" if thinned else "")
+            )
+        if other := counts["other_label"]:
+            warnings.append(
+                f"{other:,} images have a copy under another label{self._first_torn()}; at least one of the labels is "
+                "wrong"
+            )
         for name, (of_copies, of_groups) in left_out.items():
             own = f"the source's own {name} part"
-            warned += [(of_copies, f"{of_copies:,} images are copies of images in {own} and left out of the others")]
-            noted += [(of_groups, f"{of_groups:,} images belong together with some in {own} and are left out of the "
-                       "others")]  # fmt: skip
+            if of_copies:
+                warnings.append(f"{of_copies:,} images are copies of images in {own} and left out of the others")
+            if of_groups:
+                notes.append(f"{of_groups:,} images belong together with some in {own} and are left out of the others")
         both = together = 0
         if {"validation", "test"} <= self.own_rows.keys():
             held, test = self.own_rows["validation"], self.own_rows["test"]
             both, together = (int(np.isin(one[held], one[test]).sum()) for one in (self.copies, self.units))
-        warned += [
-            (both, f"{both:,} images of the source's own validation part are in its test part as well, so choices are "
-             "made on test images"),
-            (together - both, f"{together - both:,} images of the source's own validation part belong together with "
-             "some in its test part, so choices are made on groups that are tested on"),
-        ]  # fmt: skip
-        notes = [text for number, text in noted if number]
+        if both:
+            warnings.append(
+                f"{both:,} images of the source's own validation part are in its test part as well, so choices are "
+                "made on test images"
+            )
+        if together > both:
+            warnings.append(
+                f"{together - both:,} images of the source's own validation part belong together with some in its "
+                "test part, so choices are made on groups that are tested on"
+            )
         if "validation" in self.own:
             images = len(self.own["validation"])
             notes.append(f"the source's own validation part ({images:,} images) is taken, and no other is drawn")
@@ -152,7 +159,6 @@ class Splitting:
             units = len(np.unique(self.units))
             whole = "" if together else ", each of which stays in one part"
             notes.append(f"the images stand in {units:,} groups{whole}")
-        warnings = [*dict.fromkeys(filter(None, same)), *(text for number, text in warned if number)]
         return [f"{self.key}: {text}" for text in notes], [f"{self.key}: {text}" for text in warnings]
 
     def _need_rows(self, rows: np.ndarray, drawn: np.ndarray, unseen: np.ndarray) -> None:
