@@ -107,6 +107,21 @@ def photographs_heads(kept: dict[str, Any]) -> Rows:
     return photographs_table(kept)
 
 
+def photographs_finetuned(kept: dict[str, Any]) -> Rows:
+    """Each arm: accuracy, far AUROC, held-out AUROC of each fold, and how often it is above none in fold and seed."""
+    folds = range(len(kept["cells"][0]["folds"]))
+    told = ("ID accuracy", "far AUROC", "held-out AUROC")
+    yield ["arm", *told, *(f"fold {k + 1}" for k in folds), "over none", "above none"]
+    by_arm = _by_arm(kept)
+    none = {cell["cell"]["seed"]: cell["folds"] for cell in by_arm["none"]}
+    for arm, cells in by_arm.items():
+        auroc = [statistics.fmean(of) for of in zip(*(cell["folds"] for cell in cells), strict=True)]
+        row = [arm, *(_spread(map(HELD_OUT[name], cells)) for name in told), *(f"{100 * one:.1f}" for one in auroc)]
+        more = [own - its for cell in cells for own, its in zip(cell["folds"], none[cell["cell"]["seed"]], strict=True)]
+        above = [f"{100 * statistics.fmean(more):+.1f}", f"{sum(one > 0 for one in more)} of {len(more)}"]
+        yield [*row, *([""] * 2 if arm == "none" else above)]
+
+
 def ablations_16px(kept: dict[str, Any]) -> Rows:
     """Each arm: its figures, mean and sample standard deviation over seeds, and how far it is from none of the seed."""
     against = ["near, against none", "far, against none", "accuracy, against none"]
@@ -193,6 +208,7 @@ TABLES = {
     for table in (
         photographs_table,
         photographs_heads,
+        photographs_finetuned,
         ablations_16px,
         ablations_16px_short,
         leaderboard_16px,

@@ -68,7 +68,7 @@ def stand_ins(tmp_path_factory):
     write(place / "images" / "mnist", 10, 5, (28, 28))
     for part, each in (("train", 40), ("validation", 5), ("test", 5)):
         write(place / "images" / "clothing" / part, 10, each, (60, 45, 3))
-    image = keras.Input((224, 224, 3))
+    image = keras.Input((None, None, 3))
     x = keras.layers.Conv2D(8, 9, strides=8, activation="relu")(keras.layers.Rescaling(1 / 255)(image))
     keras.Model(image, keras.layers.GlobalAveragePooling2D()(x)).save(place / "backbone.keras")
     root = place / "openood" / "images_classic"
@@ -99,8 +99,7 @@ def cut_down(path, folder):
                 source |= {"source": "folder", "path": str(folder)}
     for key, values in tree.get("matrix", {}).items():
         tree["matrix"][key] = [values[0], values[-1]] if key in ("arm", "outliers") else values[-1:]
-    is_frozen = tree.get("classifier", {}).get("train") == "head"
-    if not is_frozen:  # ResNet-18 takes a minute to compile; the rate of some is made for batch normalisation.
+    if tree.get("classifier", {}).get("backbone") != "file":  # ResNet-18 takes a minute to compile; the rate of some is made for batch normalisation.
         sgd = tree.get("train", {}).get("optimizer") == "sgd"
         tree.setdefault("classifier", {})["backbone"] = "resnet8" if sgd else "small_cnn"
     if "folds" in tree["data"].get("hold_out", {}):
