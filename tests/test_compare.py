@@ -265,6 +265,13 @@ def test_one_score_for_all(saved):
     assert quietly(run, score="KNN")[0][0]["headline_score"] == "knn"
     other = saved("tuned", *seeds(score="ash:share=0.8,variant=B"))
     assert quietly(other, score="ASH:variant=B,share=0.80")[0][0]["headline_score"] == "ash:share=0.8,variant=B"
+    options = [f"ash:share={share}" for share in (0.6, 0.7, 0.8)]
+    chose = saved("chose", *({"seed": seed, "score": option} for seed, option in enumerate(options)))
+    whole = json.loads((chose / "report.json").read_text())
+    for one, option in zip(whole["cells"], options, strict=True):
+        one["tuned"] = {"ash": {"chosen": option}}
+    (chose / "report.json").write_text(json.dumps(whole))
+    assert quietly(chose, score="ash")[0][0]["headline_score"] == options
     stranger = saved("stranger", *seeds(score="not.here:Score:k=3"))  # Its package need not be installed.
     assert quietly(stranger, score="not.here:Score:k=3")[0][0]["headline_score"] == "not.here:Score:k=3"
     with pytest.raises(UserError, match="--score: ash has no option 'shar'"):

@@ -6,7 +6,7 @@ from typing import Any
 from kood.intervals import mean_interval
 from kood.report.across import label_columns, means_column, runs_column
 from kood.report.aggregate import Cell as Run
-from kood.report.aggregate import group, statistic
+from kood.report.aggregate import by_score, group, statistic
 from kood.report.comparable import ALIKE, Unlike
 from kood.report.paired import Scores, intervals
 from kood.report.tables import MISSING, Cell, Column, Table, table_of, words
@@ -36,25 +36,26 @@ def entries(cells: Sequence[Run], scores_of: Callable[[Run, str], Scores]) -> li
         scores_of: The scores of a run's images by a score, by set; None where they cannot be had.
 
     Returns:
-        [{"cell": settings without the seed, "score", "chosen": whether it is the headline score of every run,
-        "seeds", "near" and "far": {"auroc": S with "low" and "high", "fpr_at_ood_tpr": S}, "accuracy": S, "minutes": S
-        of training, "milliseconds": S an image}], S being {"mean", "std", "n"} of `kood.report.aggregate.statistic`.
+        [{"cell": settings without the seed, "score" as `kood.report.aggregate.by_score` calls it, "specs": those that
+        its runs measured it by, "chosen": whether it is the headline score of every run, "seeds", "near" and "far":
+        {"auroc": S with "low" and "high", "fpr_at_ood_tpr": S}, "accuracy": S, "minutes": S of training,
+        "milliseconds": S an image}], S being {"mean", "std", "n"} of `kood.report.aggregate.statistic`.
         Bounds are those of Student's 95% interval over the seeds, or of one seed DeLong's over the test images.
     """
     found = []
     for setting, runs in group(cells):
-        for score in dict.fromkeys(name for run in runs for name in run["scores"]):
-            having = [run for run in runs if score in run["scores"]]
-            costs = [run["cost"] for run in having if "cost" in run]
+        for score, having in by_score(runs):
+            costs = [(run["cost"], spec) for run, spec in having if "cost" in run]
             found.append({
                 "cell": setting,
                 "score": score,
-                "chosen": all(run["headline_score"] == score for run in runs),
-                "seeds": [seed for run in having for seed in run["seeds"]],
-                **{kind: _figures(having, score, kind, scores_of) for kind in ("near", "far")},
-                "accuracy": statistic(run["id"].get("accuracy") for run in having),
-                "minutes": statistic(cost["training_seconds"] / 60 for cost in costs),
-                "milliseconds": statistic(cost["milliseconds"].get(score) for cost in costs),
+                "specs": list(dict.fromkeys(spec for _, spec in having)),
+                "chosen": len(having) == len(runs) and all(run["headline_score"] == spec for run, spec in having),
+                "seeds": [seed for run in runs for seed in run["seeds"]],
+                **{kind: _figures(having, kind, scores_of) for kind in ("near", "far")},
+                "accuracy": statistic(run["id"].get("accuracy") for run, _ in having),
+                "minutes": statistic(cost["training_seconds"] / 60 for cost, _ in costs),
+                "milliseconds": statistic(cost["milliseconds"].get(spec) for cost, spec in costs),
             })  # fmt: skip
     return sorted(found, key=lambda one: [-_mean(one, kind) for kind in ("near", "far")])
 
@@ -64,12 +65,12 @@ def _mean(entry: Entry, kind: str) -> float:
     return -1.0 if mean is None else mean
 
 
-def _figures(runs: Sequence[Run], score: str, kind: str, scores_of: Callable[[Run, str], Scores]) -> dict[str, Any]:
-    own = [run["scores"][score].get(kind) or {} for run in runs]
+def _figures(runs: Sequence[tuple[Run, str]], kind: str, scores_of: Callable[[Run, str], Scores]) -> dict[str, Any]:
+    own = [run["scores"][spec].get(kind) or {} for run, spec in runs]
     auroc = statistic(one.get("auroc") for one in own)
     bounds = None
     if auroc["n"] == 1:
-        bounds = next((b for run in runs if (b := intervals(run, scores_of(run, score)).get(kind))), None)
+        bounds = next((b for run, spec in runs if (b := intervals(run, scores_of(run, spec)).get(kind))), None)
     elif auroc["n"]:
         bounds = mean_interval([one["auroc"] for one in own if one.get("auroc") is not None])["interval"]
     low, high = bounds or (None, None)
@@ -86,7 +87,7 @@ def table(found: Sequence[Entry], most: int | None = None, apart: Unlike = ALIKE
         apart: What of them does not compare.
     """
     shown = list(found[:most])
-    scores = [Cell(one["score"] + (CHOSEN if one["chosen"] else ""), one["score"]) for one in shown]
+    scores = [Cell(", ".join(one["specs"]) + (CHOSEN if one["chosen"] else ""), one["score"]) for one in shown]
     places = [Cell(str(place), place) for place in range(1, len(shown) + 1)]
     columns = [*label_columns(shown), (words("score"), scores), (Column("place"), places), runs_column(shown, 3)]
     for heading, kind, metric, more, spare in _FIGURES:

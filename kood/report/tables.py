@@ -67,6 +67,11 @@ class Cell:
         figure = self.value.get("mean", self.value.get("low")) if isinstance(self.value, Mapping) else self.value
         return figure if isinstance(figure, int | float) else None
 
+    @property
+    def runs(self) -> int:
+        """How many runs the figure is a mean of; 1 where nothing says."""
+        return self.value.get("n", 1) if isinstance(self.value, Mapping) else 1
+
 
 @dataclass(frozen=True)
 class Row:
@@ -103,20 +108,29 @@ class Table:
     def best(self) -> list[list[bool]]:
         """Which cells of each row are the best of their column.
 
-        Figures that print alike share the mark; a column all alike has none.
+        Figures that print alike share the mark; a column all alike has none. A mean over fewer runs than others of its
+        column are is one of other seeds, and takes no part.
         """
-        marks = [[False] * len(self.columns) for _ in self.rows]
+        return self._marked[0]
+
+    @cached_property
+    def _marked(self) -> tuple[list[list[bool]], bool]:
+        """The marks, and whether any figure of a marked column took no part."""
+        marks, partial = [[False] * len(self.columns) for _ in self.rows], False
         for index, column in enumerate(self.columns):
             if column.more_is_better is None or not column.compares:
                 continue
             there = {place: of.cells[index] for place, of in enumerate(self.rows) if not of.kind}
-            shown = {place: one.text.split(" ", 1)[0] for place, one in there.items() if one.text != MISSING}
+            there = {place: one for place, one in there.items() if one.text != MISSING}
+            most = max((one.runs for one in there.values()), default=1)
+            shown = {place: one.text.split(" ", 1)[0] for place, one in there.items() if one.runs == most}
             if len(set(shown.values())) > 1:
+                partial |= len(shown) < len(there)
                 choose = max if column.more_is_better else min
                 best = shown[choose(shown, key=lambda place: there[place].figure)]
                 for place, text in shown.items():
                     marks[place][index] = text == best
-        return marks
+        return marks, partial
 
     def name_of(self, one: Row) -> str:
         """The words that name a row, each behind its heading where they are several."""
@@ -138,7 +152,8 @@ class Table:
 
     def noted(self, bold: str = "Bold") -> str:
         """What stands below it, with the meaning of the mark that the best cells carry."""
-        return " ".join((*self.notes, *([f"{bold}: best of its column."] if any(map(any, self.best)) else [])))
+        among = ", of the figures over the most runs" if self._marked[1] else ""
+        return " ".join((*self.notes, *([f"{bold}: best of its column{among}."] if any(map(any, self.best)) else [])))
 
 
 #: A column and its cells, one for each row.

@@ -122,4 +122,6 @@ def test_the_options_that_were_chosen_are_told_under_the_scores(cell):
     }
     told = " ".join(results.scores(cell).notes)
     assert "Options chosen by their AUROC on validation images: energy (97.3; 2 tried), " in told
-    assert "ash:share=0.7 (91.2, as named 50.0; 2 tried)." in told
+    assert "ash:share=0.7 (91.2, as named 50.0; 2 tried)." in told and "Folds choose no options" not in told
+    cell["hold_out"] = {"scores": {"energy": 0.9, "ash": 0.8}}
+    assert "Folds choose no options" in " ".join(results.scores(cell).notes)
