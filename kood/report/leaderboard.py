@@ -78,13 +78,14 @@ def _figures(runs: Sequence[tuple[Run, str]], kind: str, scores_of: Callable[[Ru
     return {"auroc": {**auroc, "low": low, "high": high}, "fpr_at_ood_tpr": rate}
 
 
-def table(found: Sequence[Entry], most: int | None = None, apart: Unlike = ALIKE) -> Table:
+def table(found: Sequence[Entry], most: int | None = None, apart: Unlike = ALIKE, notes: Sequence[str] = ()) -> Table:
     """The leaderboard as a table.
 
     Args:
         found: What `entries` gave.
         most: How many are shown; all where not given.
         apart: What of them does not compare.
+        notes: What else has to be said below.
     """
     shown = list(found[:most])
     scores = [Cell(", ".join(one["specs"]) + (CHOSEN if one["chosen"] else ""), one["score"]) for one in shown]
@@ -103,7 +104,7 @@ def table(found: Sequence[Entry], most: int | None = None, apart: Unlike = ALIKE
     ):  # fmt: skip
         column = Column(heading, more_is_better=False, priority=1, name=name, parts=("mean", "std"))
         columns.append((column, [Cell(_short(one[key]["mean"]), one[key]) for one in shown]))
-    return table_of(columns, "Leaderboard", [*(f"{text}." for text in apart.told), *_notes(shown, len(found))])
+    return table_of(columns, "Leaderboard", [*(f"{text}." for text in apart.told), *_notes(shown, len(found)), *notes])
 
 
 def _short(value: float | None) -> str:

@@ -6,10 +6,12 @@ import re
 
 import pytest
 
+from kood.report import across, aggregate, leaderboard_entries
 from kood.report.formats import as_csv, latex, markdown
 from kood.report.html import render, write
 from kood.report.tables import Cell, Column, Table, row
 from kood.report.terminal import print_table
+from kood.report.wording import SMOKE
 
 NASTY = (
     ":smile:",
@@ -110,6 +112,25 @@ def test_the_table_of_a_matrix_is_written_for_papers_and_programs(tmp_path, matr
     expected = sum(one["scores"]["msp"]["near"]["auroc"] for one in cells) / 3
     assert float(first["near_auroc_mean"]) == pytest.approx(expected) and first["seeds"] == "0 1 2"
     assert (tmp_path / "table.tex").read_text().count(r"\\") == 7
+
+
+def test_tables_for_papers_say_what_their_figures_are(matrix, tmp_path):
+    matrix["leaderboard"] = leaderboard_entries(matrix["cells"], lambda *_: None)
+    for quick in (False, True):
+        matrix["quick"] = quick
+        write(tmp_path / "report.html", matrix)
+        told, board = ((tmp_path / f"{name}.tex").read_text().splitlines()[0] for name in ("table", "leaderboard"))
+        assert "FPR@95: ID flagged when 95% of OOD is caught." in told
+        assert "mean ± sample standard deviation over n seeds" in told
+        assert (SMOKE in told, SMOKE in board) == (quick, quick)
+
+
+def test_a_comparison_names_the_rows_that_lack_figures(matrix):
+    rows = aggregate(matrix["cells"])
+    for of in rows[0]["scores"].values():
+        of["letters"] = {metric: {**one, "n": 2} for metric, one in of["letters"].items()}
+    for told in (across.matrix(rows), across.comparison(rows)):
+        assert "letters has figures in 2 of 3 runs." in told.noted() and "FPR@95: ID flagged" in told.noted()
 
 
 def test_the_options_that_were_chosen_are_told_under_the_scores(cell):
