@@ -265,7 +265,10 @@ def _write(to: Path, table: Table, each: Table | None) -> None:
     try:
         for one, file in files.items():
             report.write_text(file, ENDINGS[one](table))
+            beside = file.with_stem(f"{file.stem}_folds")
             if each is not None:
-                report.write_text(file.with_stem(f"{file.stem}_folds"), ENDINGS[one](each))
+                report.write_text(beside, ENDINGS[one](each))
+            else:  # That of an earlier comparison would be taken for this one's.
+                beside.unlink(missing_ok=True)
     except OSError as error:
         raise UserError(f"--to {clean(to)}: cannot write there: {error.strerror}") from error

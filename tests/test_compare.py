@@ -594,3 +594,10 @@ def test_folds_are_written_beside_the_rows(tmp_path):
     assert [line["held out"] for line in lines] == ["a, b", "c", "d, e"]
     expected = np.mean([[fold["auroc"] for fold in one] for one in folds_in(run)], axis=0)
     np.testing.assert_allclose([float(line["auroc_mean"]) for line in lines], expected)
+
+
+def test_a_table_of_folds_that_an_earlier_comparison_left_is_removed(tmp_path, saved):
+    quietly(with_folds(tmp_path / "run", 1.0, 2.0), to=tmp_path / "out")
+    assert len(list((tmp_path / "out").glob("compare_folds.*"))) == 3
+    quietly(saved("none", *seeds()), to=tmp_path / "out")
+    assert {file.name for file in (tmp_path / "out").iterdir()} == {"compare.md", "compare.tex", "compare.csv"}
