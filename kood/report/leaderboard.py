@@ -87,24 +87,24 @@ def table(found: Sequence[Entry], most: int | None = None, apart: Unlike = ALIKE
         apart: What of them does not compare.
         notes: What else has to be said below.
     """
-    shown = list(found[:most])
-    scores = [Cell(", ".join(one["specs"]) + (CHOSEN if one["chosen"] else ""), one["score"]) for one in shown]
-    places = [Cell(str(place), place) for place in range(1, len(shown) + 1)]
-    columns = [*label_columns(shown), (words("score"), scores), (Column("place"), places), runs_column(shown, 3)]
+    scores = [Cell(", ".join(one["specs"]) + (CHOSEN if one["chosen"] else ""), one["score"]) for one in found]
+    places = [Cell(str(place), place) for place in range(1, len(found) + 1)]
+    columns = [*label_columns(found), (words("score"), scores), (Column("place"), places), runs_column(found, 3)]
     for heading, kind, metric, more, spare in _FIGURES:
-        own = [one[kind][metric] for one in shown]
-        columns.append(means_column(shown, own, heading, f"{kind}_{metric}", more, spare, kind not in apart.parts))
+        own = [one[kind][metric] for one in found]
+        columns.append(means_column(found, own, heading, f"{kind}_{metric}", more, spare, kind not in apart.parts))
         if metric == "auroc":
             column = Column("95%\ninterval", priority=2, name=f"{kind}_auroc", parts=("low", "high"))
             columns.append((column, [Cell(_interval(of), of) for of in own]))
-    accuracies = [one["accuracy"] for one in shown]
-    columns.append(means_column(shown, accuracies, "ID\nacc", "id_accuracy", True, 1, "id" not in apart.parts))
+    accuracies = [one["accuracy"] for one in found]
+    columns.append(means_column(found, accuracies, "ID\nacc", "id_accuracy", True, 1, "id" not in apart.parts))
     for heading, key, name in (
         ("training\nminutes", "minutes", "training_minutes"), ("ms an\nimage", "milliseconds", "milliseconds_an_image")
     ):  # fmt: skip
         column = Column(heading, more_is_better=False, priority=1, name=name, parts=("mean", "std"))
-        columns.append((column, [Cell(_short(one[key]["mean"]), one[key]) for one in shown]))
-    return table_of(columns, "Leaderboard", [*(f"{text}." for text in apart.told), *_notes(shown, len(found)), *notes])
+        columns.append((column, [Cell(_short(one[key]["mean"]), one[key]) for one in found]))
+    told = [*(f"{text}." for text in apart.told), *_notes(found[:most], len(found)), *notes]
+    return table_of(columns, "Leaderboard", told).first(most)
 
 
 def _short(value: float | None) -> str:

@@ -246,3 +246,25 @@ def test_a_mean_over_fewer_seeds_than_others_is_not_the_best(board):
     assert found[0]["score"] == "energy" and told.rows[0].cells[column].text == "100.0 (n=1)"
     assert [marks[column] for marks in told.best] == [False, True, False, False]
     assert "best of its column, of the figures over the most runs." in told.noted()
+
+
+def test_the_first_rows_carry_the_marks_of_the_whole_table(board):
+    found = leaderboard_entries(board["cells"], NONE)
+    cheapest = max(place for place, one in enumerate(found) if len(one["seeds"]) == 3)
+    found[cheapest]["milliseconds"]["mean"] = 0.001
+    whole, first = table(found), table(found, 5)
+    assert len(first.rows) == 5 and first.best == whole.best[:5]
+    for narrow in (first.without(1), first.merged()):
+        assert len(narrow.rows) == 5 and sum(map(sum, narrow.best)) <= sum(map(sum, first.best))
+    column = [one.name for one in whole.columns].index("milliseconds_an_image")
+    assert whole.best[cheapest][column] and cheapest >= 5 and not any(marks[column] for marks in first.best)
+
+
+def test_every_column_of_the_page_has_what_it_is_sorted_by(board):
+    found = leaderboard_entries(board["cells"], NONE)
+    html = page({**board, "leaderboard": found})
+    body = html[html.index('class="board"') :].split("<tbody>")[1].split("</tbody>")[0]
+    column = [one.title for one in table(found).columns].index("n")
+    for line, one in zip(body.split("<tr")[1:], found, strict=True):
+        values = re.findall(r'data-value="([^"]*)"', line)
+        assert values[column] == str(len(one["seeds"]))
