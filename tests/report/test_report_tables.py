@@ -88,7 +88,7 @@ def test_no_text_is_an_instruction_in_any_medium(name, capture):
     printed = capture(lambda console: print_table(console, table), width=100)
     assert shown in printed and "\x1b" not in printed
     read = next(csv.DictReader(io.StringIO(as_csv(table))))["name"]
-    assert read == (f"'{shown}" if name[0] in "=+-@" else shown)
+    assert read == (f"'{shown}" if name[0] in "=+-@" and name not in ("+1", "-1") else shown)
     (line,) = [one for one in markdown(table).splitlines() if one.endswith("| 1 |")]
     assert len(re.findall(r"(?<!\\)\|", line)) == 6 and not re.search(r"(?<!\\)[\[<`]", line) and "\x1b" not in line
     (line,) = [one for one in latex(table).splitlines() if one.endswith(r"1 \\")]
@@ -112,6 +112,16 @@ def test_the_table_of_a_matrix_is_written_for_papers_and_programs(tmp_path, matr
     expected = sum(one["scores"]["msp"]["near"]["auroc"] for one in cells) / 3
     assert float(first["near_auroc_mean"]) == pytest.approx(expected) and first["seeds"] == "0 1 2"
     assert (tmp_path / "table.tex").read_text().count(r"\\") == 7
+
+
+@pytest.mark.parametrize("text", ["-0.5", "-1e-3", "+2", "-inf"])
+def test_settings_below_zero_stay_numbers_in_csv(text):
+    assert next(csv.DictReader(io.StringIO(as_csv(table_of(text)))))["name"] == text
+
+
+@pytest.mark.parametrize("text", ["-1+1", "-0.5 A1", "+A1", "-cmd|' /C calc'!A0"])
+def test_what_only_begins_as_a_number_is_no_formula_in_csv(text):
+    assert next(csv.DictReader(io.StringIO(as_csv(table_of(text)))))["name"] == f"'{text}"
 
 
 def test_tables_for_papers_say_what_their_figures_are(matrix, tmp_path):
