@@ -58,7 +58,7 @@ def compare_runs(
     console = console or process.console(140)
     cells = [cell for folder, name in zip(folders, _names(folders), strict=True) for cell in _cells(folder, name)]
     # As it stands where a run has it: the package that a score is from need not be here.
-    there = score is not None and any(score in cell["scores"] for cell in cells)
+    there = score is not None and any(score in (*cell["scores"], *report.specs_of(cell)) for cell in cells)
     wanted = score if score is None or there else specs.canonical(score, "--score")
     for cell in cells:
         different = report.different_images(cells[0], cell)
@@ -68,13 +68,14 @@ def compare_runs(
                 f"({', '.join(map(clean, different))}); compare runs with the same data.id, data.near and data.far"
             )
         if score is not None:
-            if wanted not in cell["scores"]:
+            spec = report.specs_of(cell).get(f"{wanted}", wanted)
+            if spec not in cell["scores"]:
                 raise UserError(f"--score: {_name(cell['cell'])} was not measured by {score!r}; "
                                 f"{nearest(score, map(clean, cell['scores']))}")  # fmt: skip
-            cell["headline_score"] = wanted
+            cell["headline_score"] = spec
             if held := cell.get("hold_out"):
-                values = [_values(cell["folder"], fold["scores_file"], f"{wanted}") for fold in held["folds"]]
-                cell["hold_out"] = report.folds_by_score(held, f"{wanted}", values)
+                values = [_values(cell["folder"], fold["scores_file"], f"{spec}") for fold in held["folds"]]
+                cell["hold_out"] = report.folds_by_score(held, f"{spec}", values)
     rows = report.aggregate(cells)
     base = _baseline(rows, baseline)
     arrays = _Arrays()
@@ -159,6 +160,10 @@ class _HoldOut(BaseModel, strict=True):
     mean: dict[str, _Mean]
 
 
+class _Tuned(BaseModel, strict=True):
+    chosen: str
+
+
 class _Result(BaseModel, strict=True):
     """What a comparison needs of a cell."""
 
@@ -170,6 +175,7 @@ class _Result(BaseModel, strict=True):
     seeds: list[int]
     cell: dict[str, str] | None = None
     hold_out: _HoldOut | None = None
+    tuned: dict[str, _Tuned] | None = None
 
 
 def _missing(cell: Any) -> str | None:
@@ -259,7 +265,10 @@ def _write(to: Path, table: Table, each: Table | None) -> None:
     try:
         for one, file in files.items():
             report.write_text(file, ENDINGS[one](table))
+            beside = file.with_stem(f"{file.stem}_folds")
             if each is not None:
-                report.write_text(file.with_stem(f"{file.stem}_folds"), ENDINGS[one](each))
+                report.write_text(beside, ENDINGS[one](each))
+            else:  # That of an earlier comparison would be taken for this one's.
+                beside.unlink(missing_ok=True)
     except OSError as error:
         raise UserError(f"--to {clean(to)}: cannot write there: {error.strerror}") from error

@@ -41,6 +41,8 @@ MIXED = "mixed"
 HELD = (errno.EAGAIN, errno.EACCES)
 #: In a stage that is being made: a list of the backends it was made under so far.
 BACKENDS = "backends.json"
+#: There too: the seconds that its earlier processes took.
+SECONDS = "seconds.json"
 
 
 # Its own, in ten lines, not filelock: version 4.2 raises where a file system has no locks (ENOTSUP, ENOLCK) or goes
@@ -68,7 +70,7 @@ def key_of(folder: Path) -> str:
 
 def _holds_work(partial: Path) -> bool:
     """Whether there is anything to go on with."""
-    return partial.is_dir() and any(path.name[0] != "." and path.name != BACKENDS for path in partial.iterdir())
+    return partial.is_dir() and any(p.name[0] != "." and p.name not in (BACKENDS, SECONDS) for p in partial.iterdir())
 
 
 @dataclass(frozen=True)
@@ -78,7 +80,8 @@ class Result:
     Attributes:
         folder: Where its files are.
         facts: What the stage had to say of itself (JSON).
-        seconds: How long it took when it was made.
+        seconds: How long it took when it was made, by all processes that went on with it; of one that was killed as
+            long as it left files.
         cached: Whether it was found, not made.
         backends: Under which Keras backends it was made, in order.
         made_by: With which versions it was made, or finished where several commands made it, {package: version};
@@ -218,6 +221,7 @@ class Run:
                 decides = {**decides, "backend": MIXED}
         partial = _partial(folder)
         partial.mkdir(parents=True, exist_ok=True)
+        before = self._note_seconds(partial)
         backends = self._note_backend(partial)
         start = time.monotonic()
         try:
@@ -226,8 +230,9 @@ class Run:
             if not _holds_work(partial):
                 shutil.rmtree(partial)
             raise
-        seconds = round(time.monotonic() - start, 3)
+        seconds = round(before + time.monotonic() - start, 3)
         (partial / BACKENDS).unlink()
+        (partial / SECONDS).unlink()
         files = digests(partial)
         record = {
             "stage": name, "decides": decides, "facts": facts, "seconds": seconds, "backends": backends,
@@ -277,6 +282,22 @@ class Run:
             backends.append(self.backend)
         write_atomically(partial / BACKENDS, json.dumps(backends).encode())
         return backends
+
+    @staticmethod
+    def _note_seconds(partial: Path) -> float:
+        """Writes down, and returns, the seconds that earlier processes took for what is half made.
+
+        Who is killed says nothing more. So each counts from when this note was written to when its last file was.
+        """
+        note = partial / SECONDS
+        try:
+            before, began = float(json.loads(note.read_bytes())), note.stat().st_mtime
+            last = max(path.stat().st_mtime for path in partial.rglob("*") if path.name[0] != "." and path.is_file())
+            before += last - began
+        except (OSError, ValueError, TypeError):
+            before = 0.0
+        write_atomically(note, json.dumps(before).encode())
+        return before
 
     def finished(self, name: str) -> list[Result]:
         """The finished, undamaged stages of a name, the newest first; nothing is made and nothing needs to be held.

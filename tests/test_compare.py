@@ -265,6 +265,13 @@ def test_one_score_for_all(saved):
     assert quietly(run, score="KNN")[0][0]["headline_score"] == "knn"
     other = saved("tuned", *seeds(score="ash:share=0.8,variant=B"))
     assert quietly(other, score="ASH:variant=B,share=0.80")[0][0]["headline_score"] == "ash:share=0.8,variant=B"
+    options = [f"ash:share={share}" for share in (0.6, 0.7, 0.8)]
+    chose = saved("chose", *({"seed": seed, "score": option} for seed, option in enumerate(options)))
+    whole = json.loads((chose / "report.json").read_text())
+    for one, option in zip(whole["cells"], options, strict=True):
+        one["tuned"] = {"ash": {"chosen": option}}
+    (chose / "report.json").write_text(json.dumps(whole))
+    assert quietly(chose, score="ash")[0][0]["headline_score"] == options
     stranger = saved("stranger", *seeds(score="not.here:Score:k=3"))  # Its package need not be installed.
     assert quietly(stranger, score="not.here:Score:k=3")[0][0]["headline_score"] == "not.here:Score:k=3"
     with pytest.raises(UserError, match="--score: ash has no option 'shar'"):
@@ -587,3 +594,10 @@ def test_folds_are_written_beside_the_rows(tmp_path):
     assert [line["held out"] for line in lines] == ["a, b", "c", "d, e"]
     expected = np.mean([[fold["auroc"] for fold in one] for one in folds_in(run)], axis=0)
     np.testing.assert_allclose([float(line["auroc_mean"]) for line in lines], expected)
+
+
+def test_a_table_of_folds_that_an_earlier_comparison_left_is_removed(tmp_path, saved):
+    quietly(with_folds(tmp_path / "run", 1.0, 2.0), to=tmp_path / "out")
+    assert len(list((tmp_path / "out").glob("compare_folds.*"))) == 3
+    quietly(saved("none", *seeds()), to=tmp_path / "out")
+    assert {file.name for file in (tmp_path / "out").iterdir()} == {"compare.md", "compare.tex", "compare.csv"}

@@ -4,10 +4,13 @@ import numpy as np
 import pytest
 from sklearn.metrics import roc_auc_score
 
+from kood.data.image_set import ImageSet
 from kood.detector.choosing import PROXIES
 from kood.outliers.real import Real
 from kood.pipeline.classify import unexposed
 from kood.pipeline.comparison import _warning, comparison
+from kood.pipeline.evaluation import Validation
+from kood.pipeline.prepare import Rows
 from kood.recipe import load
 from kood.recipe.outlier_sections import Outliers
 from tests.conftest import TINY
@@ -115,3 +118,33 @@ def test_the_baseline_is_the_same_recipe_without(tmp_path):
     assert (plain.head, plain.classifier, plain.train, plain.seed) == (
         recipe.head, recipe.classifier, recipe.train, recipe.seed,
     )  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("inside", "few", "left"),
+    [
+        (9, 9, ""),
+        (0, 9, "data.id.validation leaves no images"),
+        (1, 9, "data.id.validation leaves 1 image, and an interval needs 2"),
+        (9, 1, "data.validation_ood.few leaves 1 image, and an interval needs 2"),
+    ],
+)
+def test_too_few_validation_images_for_an_interval_leave_the_comparison_out(tmp_path, inside, few, left):
+    class Made(Rows):
+        def images(self, name):
+            counts = {"validation": inside, "data.validation_ood.few": few, "data.validation_ood.many": 9}
+            return ImageSet(np.zeros((counts[name], 8, 8, 1), np.uint8))
+
+        def names(self, kind):
+            return {"validation_ood": ["many", "few"]}[kind]
+
+        def digest(self, *names):
+            return list(names)
+
+        def seen(self):
+            raise NotImplementedError
+
+    path = tmp_path / "tiny.toml"
+    path.write_text(TINY)
+    told = Validation(load(path), Made(), None).applies()
+    assert told == (f"no comparison with the baseline: {left}" if left else "")

@@ -138,6 +138,8 @@ def test_a_score_that_few_images_chose_is_doubted(classifier):
     few, named = measure(classifier, names=FEW), measure(classifier, names=FEW, headline="energy")
     assert any("on 40 images, where chance decides" in one for one in few.figures["warnings"])
     assert not any("chance decides" in one for one in named.figures["warnings"])
+    rare = measure(classifier, names=FEW, validation_ood={"rare": images(3, 7)})
+    assert any("on 3 images, where chance decides" in one for one in rare.figures["warnings"])
     both = {"msp": 0.9, "energy": 0.8}
     assert Choice("msp", both, [], 49).doubts and not Choice("msp", {"msp": 0.9}, [], 9).doubts
     assert not Choice("msp", both, [], 50).doubts

@@ -445,7 +445,7 @@ def test_a_fold_that_fails_leaves_the_report_of_the_others(tmp_path, recipe, mon
     recipe(more='[data.hold_out]\nfolds = [["0"], ["1"]]\n')
     result = pipeline.run(tmp_path / "frozen.toml", ["outliers.use=[]", "serve.export=false"], saved=tmp_path)
     assert [one["classes"] for one in result["hold_out"]["folds"]] == [["1"]]
-    told = "data.hold_out: the fold without 0 was left out: it is late"
+    told = "data.hold_out: the fold without '0' was left out: it is late"
     assert told in all_warnings(result) and told in (tmp_path / "frozen" / "report.html").read_text()
 
 
@@ -467,7 +467,7 @@ def test_folds_that_no_time_is_left_for_are_left_out(tmp_path, recipe, monkeypat
         (["0"], "the 30 minutes were up"), (["1"], "the 30 minutes were up"),
     ]  # fmt: skip
     page = (tmp_path / "frozen" / "report.html").read_text()
-    assert "the fold without 0 was left out: the 30 minutes were up" in page
+    assert "the fold without &#39;0&#39; was left out: the 30 minutes were up" in page
 
 
 def test_folds_need_calibration_images_enough_before_anything_is_trained(tmp_path, recipe):

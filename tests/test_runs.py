@@ -95,6 +95,36 @@ def test_a_killed_stage_leaves_its_work_but_no_result(run):
     assert not list(run.folder.glob("stages/*.partial"))
 
 
+def test_what_was_killed_and_goes_on_took_the_seconds_of_all_its_processes(tmp_path):
+    def killed(folder):
+        (folder / "checkpoint").write_text("half way")
+        written = (folder / "checkpoint").stat().st_mtime + 100.0
+        os.utime(folder / "checkpoint", (written, written))
+        raise KeyboardInterrupt
+
+    for _ in range(2):
+        with pytest.raises(KeyboardInterrupt):
+            Run(tmp_path).ensure("fit", {}, killed)
+    assert not list(tmp_path.glob("stages/*/stage.json"))
+    stage = Run(tmp_path).ensure("fit", {}, writer([]))
+    assert 200.0 <= stage.seconds < 210.0
+    assert Run(tmp_path).ensure("fit", {}, writer([])).seconds == stage.seconds
+    assert {p.name for p in stage.folder.iterdir()} == {"checkpoint", "file.txt", "stage.json"}
+
+
+def test_what_was_killed_before_it_left_anything_took_no_time(tmp_path):
+    def killed(folder):
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        Run(tmp_path).ensure("fit", {}, killed)
+    (partial,) = tmp_path.glob("stages/*.partial")
+    long_ago = partial.stat().st_mtime - 1000.0
+    for path in partial.iterdir():
+        os.utime(path, (long_ago, long_ago))
+    assert Run(tmp_path).ensure("fit", {}, writer([])).seconds < 10.0
+
+
 @pytest.fixture
 def killed_in_flush(monkeypatch):
     """killed_in_flush(run, make): the stage is stopped with all of it written, and nothing put in its place."""

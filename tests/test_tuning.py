@@ -121,6 +121,16 @@ def test_scores_are_measured_as_they_were_chosen(classifier):
     assert "tuned" not in plain.figures
 
 
+def test_options_that_few_images_chose_are_doubted(classifier):
+    names = ["msp", "ash", "odin"]
+    for count in (49, 50):
+        few = {"few": image_set(count, 11)}
+        found = measured(classifier, names=names, headline="odin", tune=True, validation_ood=few)
+        tried = sum(len(one["tried"]) for one in found.figures["tuned"].values())
+        told = f"the options of ash, odin were chosen from {tried} settings on {count} images, where chance decides"
+        assert any(one.startswith(told) for one in found.figures["warnings"]) == (count < 50)
+
+
 def test_the_choice_looks_at_validation_images_alone_and_each_image_passes_once(classifier, monkeypatch):
     runs = []
 

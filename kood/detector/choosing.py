@@ -15,7 +15,8 @@ from kood.outputs import Outputs, score_rows
 from kood.scorer import Scorer
 
 __all__ = [
-    "MOST_PROXIES", "PROXIES", "Choice", "Measured", "choose", "mean_auroc", "proxies", "tune", "validation_images",
+    "MOST_PROXIES", "PROXIES", "Choice", "Measured", "by_chance", "choose", "mean_auroc", "proxies", "tune",
+    "validation_images",
 ]  # fmt: skip
 
 #: Validation images from which on a score is chosen among many by more than chance.
@@ -63,7 +64,7 @@ class Choice:
         score: Its name.
         by: {score: mean AUROC on validation images}; empty where it was named and not chosen.
         sets: What validation images were told from.
-        images: How many validation images that were; 0 where none are known of.
+        images: How many images the smallest of the sets has that it was chosen on; 0 where none are known of.
     """
 
     score: str
@@ -74,12 +75,10 @@ class Choice:
     @property
     def doubts(self) -> list[str]:
         """A warning where so few images chose that chance did."""
-        if not 0 < self.images < ENOUGH or len(self.by) < 2:
+        if not self.images:
             return []
-        return [
-            f"{self.score} was chosen from {len(self.by)} scores on {self.images} images, where chance decides; give "
-            f"{ENOUGH} or more, or name a score that is good on most data, such as energy"
-        ]
+        instead = "name a score that is good on most data, such as energy"
+        return by_chance(f"{self.score} was chosen", len(self.by), "scores", self.images, instead)
 
     def told(self) -> list[str]:
         """Which score decides and why, and what there is to doubt; a sentence each."""
@@ -92,6 +91,15 @@ class Choice:
             f"given (mean AUROC {self.by[self.score]:.3f}" + (f"; {beside})" if beside else ")"),
             *self.doubts,
         ]
+
+
+def by_chance(chosen: str, tried: int, what: str, images: int, instead: str) -> list[str]:
+    """A warning where several things were tried on so few images, in the smallest set, that chance chose among them."""
+    if tried < 2 or images >= ENOUGH:
+        return []
+    return [
+        f"{chosen} from {tried} {what} on {images} images, where chance decides; give {ENOUGH} or more, or {instead}"
+    ]
 
 
 def validation_images(validation: ImageSet, ood: dict[str, ImageSet] | None, seed: int) -> dict[str, ImageSet]:
@@ -129,7 +137,7 @@ def choose(measured: Measured, scorers: Mapping[str, Scorer], inside: str, outsi
     """
     by = {name: mean_auroc(measured.scores[inside][name], measured.of(name, outside).values()) for name in scorers}
     best = max(by, key=lambda name: (by[name], not scorers[name].is_fitted))
-    images = len(measured.scores[inside][best])
+    images = min(len(measured.scores[where][best]) for where in (inside, *outside))
     return Choice(best, by, [name.removeprefix("held/") for name in outside], images)
 
 

@@ -17,7 +17,7 @@ from kood.data.copies import image_digests
 from kood.data.image_set import ImageSet
 from kood.data.images import normalize
 from kood.data.rules import Framing, Resize
-from kood.detector.choosing import Choice, Measured, choose, tune
+from kood.detector.choosing import Choice, Measured, by_chance, choose, tune
 from kood.detector.images import Batch, are_files, batches
 from kood.detector.passing import Known, Passed, unreadable
 from kood.detector.ranges import Ranges
@@ -318,6 +318,9 @@ class Measuring:
         learned = self._set(train, plain) if any(scorer.is_fitted for scorer in self.scorers.values()) else {}
         labels, head = train.known_labels, self.classifier.head
         chosen, self.tuned = tune(names, learned, labels, head, found, held["validation"].known_labels, self.batch_size)
+        tried = sum(len(one["tried"]) for one in self.tuned.values())
+        options, few = f"the options of {', '.join(self.tuned)} were chosen", min(map(len, held.values()))
+        self.doubts["tune"] = by_chance(options, tried, "settings", few, "leave them as they are: tune = false")
         self.scorers = {chosen.get(name, name): Scorer(chosen.get(name, name), key=self.key) for name in names}
         self.named = [chosen.get(name, name) for name in self.named]
         if self.choice is not None:

@@ -52,8 +52,12 @@ class Validation(Stage):
         return [("scores", specs.name_of(name)) for name in _resolved(self._names)]
 
     def applies(self) -> str:
-        some = len(self.data.images("validation")) > 0
-        return "" if some else "no comparison with the baseline: data.id.validation leaves no images"
+        sets = {f"data.validation_ood.{name}": of for name, of in self.data.sets("validation_ood").items()}
+        for key, images in {"data.id.validation": self.data.images("validation"), **sets}.items():
+            if len(images) < 2:
+                left = "1 image, and an interval needs 2" if len(images) else "no images"
+                return f"no comparison with the baseline: {key} leaves {left}"
+        return ""
 
     def decides(self) -> dict[str, Any]:
         return {

@@ -1,6 +1,6 @@
 """Results for people and programs: terminal tables, progress, report.json, and report.html with figures."""
 
-from kood.report.aggregate import aggregate
+from kood.report.aggregate import aggregate, specs_of
 from kood.report.behaviour import Behaviour, Extreme
 from kood.report.comparable import different_images
 from kood.report.files import strict, write_json, write_text
@@ -17,5 +17,5 @@ from kood.report.progress import StageProgress, fit_callback
 __all__ = [
     "DIFFERENCE_NOTE", "HELD_OUT", "Behaviour", "Extreme", "StageProgress", "aggregate", "different_images",
     "differences", "fit_callback", "fold_figures", "fold_means", "folds_by_score", "intervals", "leaderboard_entries",
-    "print_cell", "print_matrix", "score_arrays", "strict", "write", "write_json", "write_text",
+    "print_cell", "print_matrix", "score_arrays", "specs_of", "strict", "write", "write_json", "write_text",
 ]  # fmt: skip

@@ -92,15 +92,22 @@ def matrix(rows: Rows, apart: Unlike = ALIKE) -> Table:
         rows: Rows of `kood.report.aggregate`.
         apart: What of them does not compare.
     """
-    notes = ["Percent; n runs."]
-    if any(len(one["seeds"]) > 1 for one in rows):
-        notes = ["Percent; mean ± sample standard deviation over n seeds."]
     chosen = {headline_names(one) for one in rows}
-    notes += [f"Headline score: {name}." for name in chosen if len(chosen) == 1]
-    notes.append("FPR@95: ID flagged when 95% of OOD is caught.")
+    headline = [f"Headline score: {name}." for name in chosen if len(chosen) == 1]
     own = [_headline(rows)] if len(chosen) > 1 else []
-    notes += _incomplete(rows)
-    return table_of([*label_columns(rows), runs_column(rows), *_figures(rows, apart), *own], notes=notes)
+    columns = [*label_columns(rows), runs_column(rows), *_figures(rows, apart), *own]
+    return table_of(columns, notes=_notes(rows, *headline))
+
+
+def _notes(rows: Rows, *headline: str) -> list[str]:
+    """What the figures of rows are, and which rows lack some."""
+    several = any(len(one["seeds"]) > 1 for one in rows)
+    return [
+        "Percent; mean ± sample standard deviation over n seeds." if several else "Percent; n runs.",
+        *headline,
+        "FPR@95: ID flagged when 95% of OOD is caught.",
+        *_incomplete(rows),
+    ]
 
 
 def _incomplete(rows: Rows) -> list[str]:
@@ -193,5 +200,5 @@ def comparison(rows: Rows, apart: Unlike = ALIKE, notes: Sequence[str] = ()) -> 
     own = [*label_columns(rows), runs_column(rows), _headline(rows), *_figures(rows, apart)]
     return table_of(
         [*own, *(_apart(rows) if paired else [])],
-        notes=["Percent.", *(_apart_notes(rows) if paired else []), *(f"{text}." for text in apart.told), *notes],
+        notes=[*_notes(rows), *(_apart_notes(rows) if paired else []), *(f"{text}." for text in apart.told), *notes],
     )

@@ -7,7 +7,17 @@ from typing import Any
 
 import numpy as np
 
-__all__ = ["aggregate", "beside_controls", "group", "identity", "of_headline", "rows_of", "statistic"]
+__all__ = [
+    "aggregate",
+    "beside_controls",
+    "by_score",
+    "group",
+    "identity",
+    "of_headline",
+    "rows_of",
+    "specs_of",
+    "statistic",
+]
 
 Cell = Mapping[str, Any]
 Row = dict[str, Any]
@@ -74,6 +84,30 @@ def of_headline(cell: Cell, name: str) -> Any:
     return cell.get("scores", {}).get(cell.get("headline_score"), {}).get(name) or {}
 
 
+def specs_of(run: Cell) -> dict[str, str]:
+    """{score as it was asked for: the spec that was measured}, which differ where its options were chosen."""
+    return {name: one["chosen"] for name, one in (run.get("tuned") or {}).items()}
+
+
+def by_score(runs: Sequence[Cell]) -> list[tuple[str, list[tuple[Cell, str]]]]:
+    """The scores of the runs of one setting, each with the runs that have it and the spec that each measured it by.
+
+    A score whose options each run chose for itself is one score all the same. It is called by its spec where that is
+    the same in all of them, else as it was asked for.
+    """
+    names: dict[str, None] = {}
+    for run in runs:
+        asked = {spec: name for name, spec in specs_of(run).items()}
+        names |= {asked.get(spec, spec): None for spec in run.get("scores") or {}}
+    found = []
+    for name in names:
+        having = [(run, specs_of(run).get(name, name)) for run in runs]
+        having = [(run, spec) for run, spec in having if spec in (run.get("scores") or {})]
+        specs = {spec for _, spec in having}
+        found.append((name if len(specs) > 1 else specs.pop(), having))
+    return found
+
+
 def _held_out(runs: Sequence[Cell]) -> Row:
     """The means over the folds of each run, averaged over the runs; empty where no classes were held out."""
     means = [run["hold_out"]["mean"] for run in runs if (run.get("hold_out") or {}).get("mean")]
@@ -97,8 +131,9 @@ def aggregate(cells: Sequence[Cell]) -> list[Row]:
     """The table of a matrix: one row for each setting, averaged over its seeds.
 
     A score or dataset that only some of a setting's cells have is averaged over those, and its "n" says how
-    many they are. "near" and "far" are those of each cell's own headline score, which is chosen without
-    looking at the test sets and so may differ from seed to seed; "headline_score" then lists them all.
+    many they are; scores are those of `by_score`. "near" and "far" are those of each cell's own headline score,
+    which is chosen without looking at the test sets and so may differ from seed to seed; "headline_score" then
+    lists them all.
 
     Args:
         cells: Results of single runs, in the order in which the rows shall stand.
@@ -114,8 +149,8 @@ def aggregate(cells: Sequence[Cell]) -> list[Row]:
     for setting, runs in group(cells):
         chosen = list(dict.fromkeys(run["headline_score"] for run in runs if run.get("headline_score")))
         scores: dict[str, Any] = {}
-        for score in _union(run.get("scores") for run in runs):
-            of_score = [run.get("scores", {}).get(score) or {} for run in runs]
+        for score, having in by_score(runs):
+            of_score = [run["scores"][spec] or {} for run, spec in having]
             scores[score] = {name: _metrics([one.get(name) for one in of_score]) for name in _union(of_score)}
         rows.append(
             {

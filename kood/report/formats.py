@@ -77,8 +77,14 @@ def _values(column: Column, cell: Cell) -> list[Any]:
 
 
 def _inert(text: str) -> str:
-    """Text that no spreadsheet takes for a formula."""
-    return f"'{text}" if text[:1] in ("=", "+", "-", "@") else text
+    """Text that no spreadsheet takes for a formula; a number is none."""
+    if text[:1] not in ("=", "+", "-", "@"):
+        return text
+    try:
+        float(text)
+    except ValueError:
+        return f"'{text}"
+    return text
 
 
 #: What a table may be written as.

@@ -193,10 +193,11 @@ def write(
         # Sets are named by a recipe, which allows no more than letters, digits and ".", "_", "-".
         files |= {f"figures/{name}-{rank}.png": thumbnail(one.image) for rank, one in enumerate(images, start=1)}
     tables, apart = {}, unlike(report.get("cells", []))
+    smoke = [wording.SMOKE] if report.get("quick") else []
     if rows := rows_of(report):
-        tables["table"] = across.comparison(rows, apart)
+        tables["table"] = across.comparison(rows, apart, smoke)
     if report.get("leaderboard"):
-        tables["leaderboard"] = leaderboard.table(report["leaderboard"], apart=apart)
+        tables["leaderboard"] = leaderboard.table(report["leaderboard"], apart=apart, notes=smoke)
     for name, table in tables.items():
         files |= {f"{name}.{ending}": ENDINGS[ending](table).encode() for ending in ("csv", "tex")}
     files[path.name] = page(report, drawn=drawn, behaviour=behaviour, **more).encode()

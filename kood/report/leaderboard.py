@@ -6,7 +6,7 @@ from typing import Any
 from kood.intervals import mean_interval
 from kood.report.across import label_columns, means_column, runs_column
 from kood.report.aggregate import Cell as Run
-from kood.report.aggregate import group, statistic
+from kood.report.aggregate import by_score, group, statistic
 from kood.report.comparable import ALIKE, Unlike
 from kood.report.paired import Scores, intervals
 from kood.report.tables import MISSING, Cell, Column, Table, table_of, words
@@ -36,25 +36,26 @@ def entries(cells: Sequence[Run], scores_of: Callable[[Run, str], Scores]) -> li
         scores_of: The scores of a run's images by a score, by set; None where they cannot be had.
 
     Returns:
-        [{"cell": settings without the seed, "score", "chosen": whether it is the headline score of every run,
-        "seeds", "near" and "far": {"auroc": S with "low" and "high", "fpr_at_ood_tpr": S}, "accuracy": S, "minutes": S
-        of training, "milliseconds": S an image}], S being {"mean", "std", "n"} of `kood.report.aggregate.statistic`.
+        [{"cell": settings without the seed, "score" as `kood.report.aggregate.by_score` calls it, "specs": those that
+        its runs measured it by, "chosen": whether it is the headline score of every run, "seeds", "near" and "far":
+        {"auroc": S with "low" and "high", "fpr_at_ood_tpr": S}, "accuracy": S, "minutes": S of training,
+        "milliseconds": S an image}], S being {"mean", "std", "n"} of `kood.report.aggregate.statistic`.
         Bounds are those of Student's 95% interval over the seeds, or of one seed DeLong's over the test images.
     """
     found = []
     for setting, runs in group(cells):
-        for score in dict.fromkeys(name for run in runs for name in run["scores"]):
-            having = [run for run in runs if score in run["scores"]]
-            costs = [run["cost"] for run in having if "cost" in run]
+        for score, having in by_score(runs):
+            costs = [(run["cost"], spec) for run, spec in having if "cost" in run]
             found.append({
                 "cell": setting,
                 "score": score,
-                "chosen": all(run["headline_score"] == score for run in runs),
-                "seeds": [seed for run in having for seed in run["seeds"]],
-                **{kind: _figures(having, score, kind, scores_of) for kind in ("near", "far")},
-                "accuracy": statistic(run["id"].get("accuracy") for run in having),
-                "minutes": statistic(cost["training_seconds"] / 60 for cost in costs),
-                "milliseconds": statistic(cost["milliseconds"].get(score) for cost in costs),
+                "specs": list(dict.fromkeys(spec for _, spec in having)),
+                "chosen": len(having) == len(runs) and all(run["headline_score"] == spec for run, spec in having),
+                "seeds": [seed for run in runs for seed in run["seeds"]],
+                **{kind: _figures(having, kind, scores_of) for kind in ("near", "far")},
+                "accuracy": statistic(run["id"].get("accuracy") for run, _ in having),
+                "minutes": statistic(cost["training_seconds"] / 60 for cost, _ in costs),
+                "milliseconds": statistic(cost["milliseconds"].get(spec) for cost, spec in costs),
             })  # fmt: skip
     return sorted(found, key=lambda one: [-_mean(one, kind) for kind in ("near", "far")])
 
@@ -64,12 +65,12 @@ def _mean(entry: Entry, kind: str) -> float:
     return -1.0 if mean is None else mean
 
 
-def _figures(runs: Sequence[Run], score: str, kind: str, scores_of: Callable[[Run, str], Scores]) -> dict[str, Any]:
-    own = [run["scores"][score].get(kind) or {} for run in runs]
+def _figures(runs: Sequence[tuple[Run, str]], kind: str, scores_of: Callable[[Run, str], Scores]) -> dict[str, Any]:
+    own = [run["scores"][spec].get(kind) or {} for run, spec in runs]
     auroc = statistic(one.get("auroc") for one in own)
     bounds = None
     if auroc["n"] == 1:
-        bounds = next((b for run in runs if (b := intervals(run, scores_of(run, score)).get(kind))), None)
+        bounds = next((b for run, spec in runs if (b := intervals(run, scores_of(run, spec)).get(kind))), None)
     elif auroc["n"]:
         bounds = mean_interval([one["auroc"] for one in own if one.get("auroc") is not None])["interval"]
     low, high = bounds or (None, None)
@@ -77,32 +78,33 @@ def _figures(runs: Sequence[Run], score: str, kind: str, scores_of: Callable[[Ru
     return {"auroc": {**auroc, "low": low, "high": high}, "fpr_at_ood_tpr": rate}
 
 
-def table(found: Sequence[Entry], most: int | None = None, apart: Unlike = ALIKE) -> Table:
+def table(found: Sequence[Entry], most: int | None = None, apart: Unlike = ALIKE, notes: Sequence[str] = ()) -> Table:
     """The leaderboard as a table.
 
     Args:
         found: What `entries` gave.
         most: How many are shown; all where not given.
         apart: What of them does not compare.
+        notes: What else has to be said below.
     """
-    shown = list(found[:most])
-    scores = [Cell(one["score"] + (CHOSEN if one["chosen"] else ""), one["score"]) for one in shown]
-    places = [Cell(str(place), place) for place in range(1, len(shown) + 1)]
-    columns = [*label_columns(shown), (words("score"), scores), (Column("place"), places), runs_column(shown, 3)]
+    scores = [Cell(", ".join(one["specs"]) + (CHOSEN if one["chosen"] else ""), one["score"]) for one in found]
+    places = [Cell(str(place), place) for place in range(1, len(found) + 1)]
+    columns = [*label_columns(found), (words("score"), scores), (Column("place"), places), runs_column(found, 3)]
     for heading, kind, metric, more, spare in _FIGURES:
-        own = [one[kind][metric] for one in shown]
-        columns.append(means_column(shown, own, heading, f"{kind}_{metric}", more, spare, kind not in apart.parts))
+        own = [one[kind][metric] for one in found]
+        columns.append(means_column(found, own, heading, f"{kind}_{metric}", more, spare, kind not in apart.parts))
         if metric == "auroc":
             column = Column("95%\ninterval", priority=2, name=f"{kind}_auroc", parts=("low", "high"))
             columns.append((column, [Cell(_interval(of), of) for of in own]))
-    accuracies = [one["accuracy"] for one in shown]
-    columns.append(means_column(shown, accuracies, "ID\nacc", "id_accuracy", True, 1, "id" not in apart.parts))
+    accuracies = [one["accuracy"] for one in found]
+    columns.append(means_column(found, accuracies, "ID\nacc", "id_accuracy", True, 1, "id" not in apart.parts))
     for heading, key, name in (
         ("training\nminutes", "minutes", "training_minutes"), ("ms an\nimage", "milliseconds", "milliseconds_an_image")
     ):  # fmt: skip
         column = Column(heading, more_is_better=False, priority=1, name=name, parts=("mean", "std"))
-        columns.append((column, [Cell(_short(one[key]["mean"]), one[key]) for one in shown]))
-    return table_of(columns, "Leaderboard", [*(f"{text}." for text in apart.told), *_notes(shown, len(found))])
+        columns.append((column, [Cell(_short(one[key]["mean"]), one[key]) for one in found]))
+    told = [*(f"{text}." for text in apart.told), *_notes(found[:most], len(found)), *notes]
+    return table_of(columns, "Leaderboard", told).first(most)
 
 
 def _short(value: float | None) -> str:

@@ -4,7 +4,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from kood.conformal import clearly_more
-from kood.report.aggregate import of_headline
+from kood.report.aggregate import of_headline, specs_of
 from kood.report.tables import MISSING, Column, Filled, Row, Table, row, table_of, words
 from kood.report.wording import (
     COLUMNS,
@@ -145,6 +145,8 @@ def scores(cell: Cells) -> Table:
     means = "means over the datasets; FPR@95 at OOD TPR." if _kinds_of_sets(cell) else f"AUROC. {NO_SETS}"
     note = f"◂: the headline score. Percent, {means}"
     told = [text for text in (validation_note(cell), tuned_note(cell)) if text]
+    if folds and any(spec not in folds for spec in specs_of(cell).values()):
+        told.append("Folds choose no options: held-out AUROC of those chosen here is the headline's alone.")
     return table_of(columns, "All scores", (note, *told), _kinds(cell))
 
 

@@ -1,6 +1,6 @@
 """One model for every table of results: built once, laid out by renderers that know nothing of what it shows."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from itertools import takewhile, zip_longest
@@ -67,6 +67,11 @@ class Cell:
         figure = self.value.get("mean", self.value.get("low")) if isinstance(self.value, Mapping) else self.value
         return figure if isinstance(figure, int | float) else None
 
+    @property
+    def runs(self) -> int:
+        """How many runs the figure is a mean of; 1 where nothing says."""
+        return self.value.get("n", 1) if isinstance(self.value, Mapping) else 1
+
 
 @dataclass(frozen=True)
 class Row:
@@ -86,13 +91,15 @@ def row(*cells: str | Cell, kind: str = "") -> Row:
 class Table:
     """Rows under columns, with what stands above and what has to be said below.
 
-    Texts may hold anything: a renderer neutralises what its medium would take for an instruction.
+    Texts may hold anything: a renderer neutralises what its medium would take for an instruction. `rest` are rows that
+    are not shown; the best of a column is the best of them too.
     """
 
     columns: Sequence[Column]
     rows: Sequence[Row]
     title: str = ""
     notes: Sequence[str] = ()
+    rest: Sequence[Row] = ()
 
     @property
     def labels(self) -> int:
@@ -103,20 +110,30 @@ class Table:
     def best(self) -> list[list[bool]]:
         """Which cells of each row are the best of their column.
 
-        Figures that print alike share the mark; a column all alike has none.
+        Figures that print alike share the mark; a column all alike has none. A mean over fewer runs than others of its
+        column are is one of other seeds, and takes no part.
         """
-        marks = [[False] * len(self.columns) for _ in self.rows]
+        return self._marked[0]
+
+    @cached_property
+    def _marked(self) -> tuple[list[list[bool]], bool]:
+        """The marks, and whether any figure of a marked column took no part."""
+        every = [*self.rows, *self.rest]
+        marks, partial = [[False] * len(self.columns) for _ in every], False
         for index, column in enumerate(self.columns):
             if column.more_is_better is None or not column.compares:
                 continue
-            there = {place: of.cells[index] for place, of in enumerate(self.rows) if not of.kind}
-            shown = {place: one.text.split(" ", 1)[0] for place, one in there.items() if one.text != MISSING}
+            there = {place: of.cells[index] for place, of in enumerate(every) if not of.kind}
+            there = {place: one for place, one in there.items() if one.text != MISSING}
+            most = max((one.runs for one in there.values()), default=1)
+            shown = {place: one.text.split(" ", 1)[0] for place, one in there.items() if one.runs == most}
             if len(set(shown.values())) > 1:
+                partial |= len(shown) < len(there)
                 choose = max if column.more_is_better else min
                 best = shown[choose(shown, key=lambda place: there[place].figure)]
                 for place, text in shown.items():
                     marks[place][index] = text == best
-        return marks
+        return marks[: len(self.rows)], partial
 
     def name_of(self, one: Row) -> str:
         """The words that name a row, each behind its heading where they are several."""
@@ -127,18 +144,27 @@ class Table:
 
     def merged(self) -> "Table":
         """The same with the columns that name a row in one."""
-        rows = [Row((Cell(self.name_of(one)), *one.cells[self.labels :]), one.kind) for one in self.rows]
-        return replace(self, columns=(Column("", words=True), *self.columns[self.labels :]), rows=rows)
+        table = self._changed(lambda one: (Cell(self.name_of(one)), *one.cells[self.labels :]))
+        return replace(table, columns=(Column("", words=True), *self.columns[self.labels :]))
 
     def without(self, priority: int) -> "Table":
         """The same without the columns of this priority and of greater numbers."""
         kept = [index for index, column in enumerate(self.columns) if column.priority < priority]
-        rows = [replace(one, cells=[one.cells[i] for i in kept if i < len(one.cells)]) for one in self.rows]
-        return replace(self, columns=[self.columns[i] for i in kept], rows=rows)
+        table = self._changed(lambda one: [one.cells[i] for i in kept if i < len(one.cells)])
+        return replace(table, columns=[self.columns[i] for i in kept])
+
+    def first(self, most: int | None) -> "Table":
+        """The same with so many of its rows shown; all where not given."""
+        return self if most is None else replace(self, rows=self.rows[:most], rest=[*self.rows[most:], *self.rest])
+
+    def _changed(self, cells: Callable[[Row], Sequence[Cell]]) -> "Table":
+        rows, rest = ([replace(one, cells=cells(one)) for one in some] for some in (self.rows, self.rest))
+        return replace(self, rows=rows, rest=rest)
 
     def noted(self, bold: str = "Bold") -> str:
         """What stands below it, with the meaning of the mark that the best cells carry."""
-        return " ".join((*self.notes, *([f"{bold}: best of its column."] if any(map(any, self.best)) else [])))
+        among = ", of the figures over the most runs" if self._marked[1] else ""
+        return " ".join((*self.notes, *([f"{bold}: best of its column{among}."] if any(map(any, self.best)) else [])))
 
 
 #: A column and its cells, one for each row.

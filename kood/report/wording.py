@@ -30,8 +30,12 @@ SMOKE = "Smoke run (--quick): it shows that everything works; its figures mean n
 _FIGURE = re.compile(r"(?<![\w.-])\d+(?:\.\d+)?(?![\w-]|\.\d)")
 #: A name and what is told of it, as in "'cat' (24% of 1000)".
 _NAMED = re.compile(r"""('[^']*'|"[^"]*") \(([^()]*)\)""")
-#: What differs between the warnings of cells that are alike: figures, or a row of names.
-_VARIES = re.compile(rf"{_NAMED.pattern}(?:, {_NAMED.pattern})*(?: and \d+ more)?|{_FIGURE.pattern}")
+#: What differs between the warnings of cells that are alike: figures, or a row of names. What is only quoted is a name
+#: too, and may be a number: it does not vary.
+_VARIES = re.compile(
+    rf"{_NAMED.pattern}(?:, {_NAMED.pattern})*(?: and \d+ more)?"
+    rf"""|(?P<quoted>(?<!\w)(?:'[^']*'|"[^"]*")(?!\w))|{_FIGURE.pattern}"""
+)
 
 
 def _missing(value: float | None) -> bool:
@@ -212,7 +216,7 @@ def headline_names(row: Mapping[str, Any]) -> str:
 def _own_warnings(report: Mapping[str, Any]) -> list[str]:
     audited = report.get("outlier_audit") or {}
     missing = [
-        f"data.hold_out: the fold without {', '.join(one['classes'])} was left out: {one['why']}"
+        f"data.hold_out: the fold without {', '.join(map(repr, one['classes']))} was left out: {one['why']}"
         for one in (report.get("hold_out") or {}).get("left_out", [])
     ]
     return [clean(text) for text in (*audited.get("warnings", []), *report.get("warnings", []), *missing)]
@@ -232,12 +236,17 @@ def all_notes(report: Mapping[str, Any]) -> list[str]:
 
 def _each_once(report: Mapping[str, Any], own: Callable[[Mapping[str, Any]], list[str]]) -> list[str]:
     cells = report.get("cells", [])
-    alike: dict[str, list[str]] = {}
-    for cell in cells:
-        for words, text in {_VARIES.sub("\0", text): text for text in own(cell)}.items():
-            alike.setdefault(words, []).append(text)
-    merged = [f"{_merged(_VARIES, found, _together)} ({len(found)} of {len(cells)} cells)" for found in alike.values()]
-    return own(report) + merged
+    alike: dict[str, dict[int, list[str]]] = {}
+    for number, cell in enumerate(cells):
+        for text in own(cell):
+            alike.setdefault(_template(text), {}).setdefault(number, []).append(text)
+    merged = [(_merged(_VARIES, sum(found.values(), []), _together), len(found)) for found in alike.values()]
+    return own(report) + [f"{text} ({count} of {len(cells)} cells)" for text, count in merged]
+
+
+def _template(text: str) -> str:
+    """A text without what varies."""
+    return _VARIES.sub(lambda found: found["quoted"] or "\0", text)
 
 
 def _merged(varies: re.Pattern, texts: Sequence[str], together: Callable[[Sequence[str]], str]) -> str:
@@ -249,6 +258,8 @@ def _merged(varies: re.Pattern, texts: Sequence[str], together: Callable[[Sequen
 
 def _together(found: Sequence[str]) -> str:
     """The range of figures; of rows of names each name once, the one with the lowest figure first."""
+    if len(set(found)) == 1:
+        return found[0]
     rows: dict[str, list[str]] = {}
     for name, told in _NAMED.findall(" ".join(found)):
         rows.setdefault(name, []).append(told)

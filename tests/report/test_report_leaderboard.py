@@ -12,7 +12,8 @@ import numpy as np
 import pytest
 
 from kood.intervals import auroc_interval
-from kood.report import leaderboard_entries, print_matrix, write
+from kood.report import aggregate, leaderboard_entries, print_matrix, write
+from kood.report.aggregate import statistic
 from kood.report.comparable import unlike
 from kood.report.formats import as_csv
 from kood.report.html import page
@@ -204,3 +205,66 @@ def test_in_a_browser_it_filters_and_sorts(board, tmp_path):
     assert sorted(filtered) == ["turned/energy"]
     assert ascending == [*named[:-1][::-1], named[-1]] and named[-1] == "alone/energy"  # What is missing stays last.
     assert [name.split("/")[1] for name in by_score] == sorted(name.split("/")[1] for name in named)
+
+
+def test_a_score_whose_options_each_seed_chose_is_one_method(board):
+    cells = [one for one in board["cells"] if one["cell"]["arm"] != "alone"]
+    for number, one in enumerate(cells):
+        spec = f"knn:k={(10, 20)[number % 2]}"
+        one["scores"][spec] = one["scores"].pop("mahalanobis")
+        one["cost"]["milliseconds"][spec] = one["cost"]["milliseconds"].pop("mahalanobis")
+        one["tuned"] = {"knn": {"chosen": spec, "tried": {spec: 0.9}}}
+        one["headline_score"] = spec
+    # Of this seed alone it is one of those that were asked for, too.
+    cells[1]["scores"]["knn:k=10"] = cells[0]["scores"]["knn:k=10"]
+    cells[1]["cost"]["milliseconds"]["knn:k=10"] = 1.0
+    found = {(one["cell"]["arm"], one["score"]): one for one in leaderboard_entries(cells, NONE)}
+    one = found["plain", "knn"]
+    values = [run["scores"][run["headline_score"]]["near"]["auroc"] for run in cells[:3]]
+    assert one["near"]["auroc"]["mean"] == pytest.approx(np.mean(values)) and one["near"]["auroc"]["n"] == 3
+    assert one["chosen"] and one["specs"] == ["knn:k=10", "knn:k=20"] and one["milliseconds"]["n"] == 3
+    by_spec = found["plain", "knn:k=10"]
+    assert by_spec["near"]["auroc"]["n"] == 3 and not by_spec["chosen"]
+    text = as_csv(table(list(found.values())))
+    assert "knn," in text
+    assert any(of.cells[1].text == "knn:k=10, knn:k=20 ◂" for of in table([one]).rows)
+    rows = {row["cell"]["arm"]: row["scores"] for row in aggregate(cells)}
+    assert rows["plain"]["knn"]["near"]["auroc"] == statistic(values) and "knn:k=20" not in rows["plain"]
+    # Where all seeds chose alike it is called by what they chose.
+    alike = [one for number, one in enumerate(cells) if number % 2 == 0 and one["cell"]["arm"] == "plain"]
+    assert "knn:k=10" in aggregate(alike)[0]["scores"] and "knn" not in aggregate(alike)[0]["scores"]
+
+
+def test_a_mean_over_fewer_seeds_than_others_is_not_the_best(board):
+    cells = [one for one in board["cells"] if one["cell"]["arm"] == "plain"]
+    for one in cells[1:]:
+        del one["scores"]["energy"]
+    cells[0]["scores"]["energy"]["near"]["auroc"] = 1.0
+    found = leaderboard_entries(cells, NONE)
+    told = table(found)
+    column = [one.heading for one in told.columns].index("near\nAUROC")
+    assert found[0]["score"] == "energy" and told.rows[0].cells[column].text == "100.0 (n=1)"
+    assert [marks[column] for marks in told.best] == [False, True, False, False]
+    assert "best of its column, of the figures over the most runs." in told.noted()
+
+
+def test_the_first_rows_carry_the_marks_of_the_whole_table(board):
+    found = leaderboard_entries(board["cells"], NONE)
+    cheapest = max(place for place, one in enumerate(found) if len(one["seeds"]) == 3)
+    found[cheapest]["milliseconds"]["mean"] = 0.001
+    whole, first = table(found), table(found, 5)
+    assert len(first.rows) == 5 and first.best == whole.best[:5]
+    for narrow in (first.without(1), first.merged()):
+        assert len(narrow.rows) == 5 and sum(map(sum, narrow.best)) <= sum(map(sum, first.best))
+    column = [one.name for one in whole.columns].index("milliseconds_an_image")
+    assert whole.best[cheapest][column] and cheapest >= 5 and not any(marks[column] for marks in first.best)
+
+
+def test_every_column_of_the_page_has_what_it_is_sorted_by(board):
+    found = leaderboard_entries(board["cells"], NONE)
+    html = page({**board, "leaderboard": found})
+    body = html[html.index('class="board"') :].split("<tbody>")[1].split("</tbody>")[0]
+    column = [one.title for one in table(found).columns].index("n")
+    for line, one in zip(body.split("<tr")[1:], found, strict=True):
+        values = re.findall(r'data-value="([^"]*)"', line)
+        assert values[column] == str(len(one["seeds"]))

@@ -6,10 +6,12 @@ import re
 
 import pytest
 
+from kood.report import across, aggregate, leaderboard_entries
 from kood.report.formats import as_csv, latex, markdown
 from kood.report.html import render, write
 from kood.report.tables import Cell, Column, Table, row
 from kood.report.terminal import print_table
+from kood.report.wording import SMOKE
 
 NASTY = (
     ":smile:",
@@ -86,7 +88,7 @@ def test_no_text_is_an_instruction_in_any_medium(name, capture):
     printed = capture(lambda console: print_table(console, table), width=100)
     assert shown in printed and "\x1b" not in printed
     read = next(csv.DictReader(io.StringIO(as_csv(table))))["name"]
-    assert read == (f"'{shown}" if name[0] in "=+-@" else shown)
+    assert read == (f"'{shown}" if name[0] in "=+-@" and name not in ("+1", "-1") else shown)
     (line,) = [one for one in markdown(table).splitlines() if one.endswith("| 1 |")]
     assert len(re.findall(r"(?<!\\)\|", line)) == 6 and not re.search(r"(?<!\\)[\[<`]", line) and "\x1b" not in line
     (line,) = [one for one in latex(table).splitlines() if one.endswith(r"1 \\")]
@@ -112,6 +114,35 @@ def test_the_table_of_a_matrix_is_written_for_papers_and_programs(tmp_path, matr
     assert (tmp_path / "table.tex").read_text().count(r"\\") == 7
 
 
+@pytest.mark.parametrize("text", ["-0.5", "-1e-3", "+2", "-inf"])
+def test_settings_below_zero_stay_numbers_in_csv(text):
+    assert next(csv.DictReader(io.StringIO(as_csv(table_of(text)))))["name"] == text
+
+
+@pytest.mark.parametrize("text", ["-1+1", "-0.5 A1", "+A1", "-cmd|' /C calc'!A0"])
+def test_what_only_begins_as_a_number_is_no_formula_in_csv(text):
+    assert next(csv.DictReader(io.StringIO(as_csv(table_of(text)))))["name"] == f"'{text}"
+
+
+def test_tables_for_papers_say_what_their_figures_are(matrix, tmp_path):
+    matrix["leaderboard"] = leaderboard_entries(matrix["cells"], lambda *_: None)
+    for quick in (False, True):
+        matrix["quick"] = quick
+        write(tmp_path / "report.html", matrix)
+        told, board = ((tmp_path / f"{name}.tex").read_text().splitlines()[0] for name in ("table", "leaderboard"))
+        assert "FPR@95: ID flagged when 95% of OOD is caught." in told
+        assert "mean ± sample standard deviation over n seeds" in told
+        assert (SMOKE in told, SMOKE in board) == (quick, quick)
+
+
+def test_a_comparison_names_the_rows_that_lack_figures(matrix):
+    rows = aggregate(matrix["cells"])
+    for of in rows[0]["scores"].values():
+        of["letters"] = {metric: {**one, "n": 2} for metric, one in of["letters"].items()}
+    for told in (across.matrix(rows), across.comparison(rows)):
+        assert "letters has figures in 2 of 3 runs." in told.noted() and "FPR@95: ID flagged" in told.noted()
+
+
 def test_the_options_that_were_chosen_are_told_under_the_scores(cell):
     from kood.report import results
 
@@ -122,4 +153,6 @@ def test_the_options_that_were_chosen_are_told_under_the_scores(cell):
     }
     told = " ".join(results.scores(cell).notes)
     assert "Options chosen by their AUROC on validation images: energy (97.3; 2 tried), " in told
-    assert "ash:share=0.7 (91.2, as named 50.0; 2 tried)." in told
+    assert "ash:share=0.7 (91.2, as named 50.0; 2 tried)." in told and "Folds choose no options" not in told
+    cell["hold_out"] = {"scores": {"energy": 0.9, "ash": 0.8}}
+    assert "Folds choose no options" in " ".join(results.scores(cell).notes)

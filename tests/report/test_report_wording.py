@@ -138,4 +138,23 @@ def test_warnings_that_differ_in_their_classes_alone_are_one():
 
 
 def test_a_cell_that_gives_a_warning_twice_counts_once():
-    assert all_warnings({"cells": [{"warnings": ["a 1", "a 2"]}, {}]}) == ["a 2 (1 of 2 cells)"]
+    assert all_warnings({"cells": [{"warnings": ["a 1", "a 2"]}, {}]}) == ["a 1 to 2 (1 of 2 cells)"]
+
+
+def test_classes_that_are_called_by_numbers_are_no_figures():
+    def cell(*folds, why="the 5 minutes were up"):
+        return {"hold_out": {"left_out": [{"classes": classes, "why": why} for classes in folds]}}
+
+    told = "data.hold_out: the fold without {} was left out: the {} minutes were up ({} of 3 cells)"
+    cells = [cell(["0", "1"], ["2", "3"]), cell(["2", "3"], why="the 6 minutes were up"), cell(["class 4"])]
+    assert all_warnings({"cells": cells}) == [
+        told.format("'0', '1'", 5, 1), told.format("'2', '3'", "5 to 6", 2), told.format("'class 4'", 5, 1),
+    ]  # fmt: skip
+
+
+def test_all_that_one_cell_warns_of_is_in_the_range():
+    cells = [{"warnings": ["AUROC 0.4 on a set", "AUROC 0.6 on a set"]}, {"warnings": ["AUROC 0.5 on a set"]}]
+    assert all_warnings({"cells": cells}) == ["AUROC 0.4 to 0.6 on a set (2 of 2 cells)"]
+    # An apostrophe quotes nothing.
+    cells = [{"warnings": [f"the network's {n} classes are the others' too"]} for n in (2, 3)]
+    assert all_warnings({"cells": cells}) == ["the network's 2 to 3 classes are the others' too (2 of 2 cells)"]
