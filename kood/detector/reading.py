@@ -1,0 +1,211 @@
+"""A classifier over images of any kind, a batch at a time."""
+
+import functools
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import keras
+import numpy as np
+
+from kood.attached import Adapted, adapted, opened
+from kood.backends import compiled
+from kood.classifier import Classifier
+from kood.data.image_set import ImageSet
+from kood.data.images import normalize
+from kood.data.rules import Framing, Resize
+from kood.detector.images import Batch, batches
+from kood.detector.passing import Known, Passed
+from kood.detector.ranges import Ranges
+from kood.detector.trying import tried
+from kood.errors import UserError
+from kood.outputs import Outputs, at_once, forward_of, run_batches
+from kood.scorer import Scorer
+from kood.text import clean, composed
+
+__all__ = ["Reading"]
+
+#: What is done with known images, whose range says whether they are what the model takes, and whose labels count; and
+#: with those that need none.
+KNOWN, PERHAPS = ("fit", "calibrate", "id"), ("fit", "calibrate")
+
+
+class Reading:
+    """A classifier: images of any kind in, its outputs out, those that some scores ask for among them.
+
+    The arguments are those of `Detector`.
+    """
+
+    def __init__(
+        self,
+        model: keras.Model | str | Path,
+        class_names: Sequence[str] | None = None,
+        features: str | None = None,
+        preprocess: Any = None,
+        *,
+        image_shape: tuple[int, int, int] | None = None,
+        resize: Resize = "stretch",
+        antialias: bool = True,
+        batch_size: int = 64,
+    ):
+        if isinstance(model, str | Path):
+            model = opened(Path(model))
+        if batch_size < 1:
+            raise UserError(f"batch_size = {batch_size}: give a number from 1 on")
+        self.classifier = adapted(model, features, preprocess)
+        self.takes_bytes = preprocess is not None
+        taken = self.classifier.taken if isinstance(self.classifier, Adapted) else self.classifier.head
+        self.num_classes = int(taken.num_classes)
+        self.class_names = (
+            [str(k) for k in range(self.num_classes)] if class_names is None else list(map(str, class_names))
+        )
+        if len(self.class_names) != self.num_classes:
+            raise UserError(
+                f"class_names: there are {len(self.class_names)}, and the model tells {self.num_classes} classes "
+                "apart; give one name for each of its outputs, in their order"
+            )
+        twice = [name for name, count in Counter(map(composed, self.class_names)).items() if count > 1]
+        if twice:
+            raise UserError(f"class_names: {clean(twice[0])!r} stands there twice; give each output a name of its own")
+        self.image_shape = self._shape(image_shape)
+        self.framing = Framing(resize=resize, antialias=antialias)
+        self.batch_size = min(int(batch_size), at_once(self.image_shape))
+        #: Digests (N, 16) of the pixels of known images, by use.
+        self.digests: dict[str, np.ndarray] = {}
+        #: Whether images of `fit` passed under other preprocessings.
+        self._fit_tried = False
+        #: The smallest and the largest value among them.
+        self.range: tuple[float, float] | None = None
+        #: What takes the outputs, by name.
+        self.scorers: dict[str, Scorer] = {}
+
+    def _shape(self, given: tuple[int, int, int] | None) -> tuple[int | None, int | None, int]:
+        own = (
+            self.classifier.taken.image_shape
+            if isinstance(self.classifier, Adapted)
+            else tuple(self.classifier.backbone.input_shape[1:])
+        )
+        if given is not None and len(given) != 3:
+            raise UserError(f"image_shape = {tuple(given)}: give (height, width, channels)")
+        if given is not None and any(mine not in (None, its) for mine, its in zip(own, given, strict=True)):
+            raise UserError(
+                f"image_shape: the model takes {own}, not {tuple(given)}; leave it out, or give the model's"
+            )
+        if given is None:
+            return own
+        height, width, channels = map(int, given)
+        return height, width, channels
+
+    @property
+    def takes_any_size(self) -> bool:
+        """Whether the model does not say how large its images are."""
+        return isinstance(self.classifier, Adapted) and None in self.classifier.taken.image_shape
+
+    # Images -> outputs.
+
+    def outputs(self, images: Any) -> Outputs:
+        """What the classifier gives for images.
+
+        Args:
+            images: As the class takes them.
+
+        Returns:
+            {"features": (N, D), "logits": (N, K), "cosines": (N, K) where there are any}, float32, and what else the
+            scores ask for.
+        """
+        return self._run(self._batches(images)).outputs
+
+    def _batches(self, images: Any, labels: Any = None, use: str = "images") -> Iterator[Batch]:
+        if isinstance(images, ImageSet):
+            images, labels = images.images, images.labels if labels is None else labels
+        labelled = use in KNOWN
+        found = batches(
+            images, self.image_shape, batch_size=self.batch_size, framing=self.framing, labels=labels,
+            class_names=self.class_names if labelled else None, labelled=labelled, perhaps=use in PERHAPS, shown=use,
+        )  # fmt: skip
+        # A fit begins anew, and so does a calibration where nothing was fitted.
+        is_first = use == "fit" or (use == "calibrate" and "trained" not in self.digests)
+        before = None if is_first else self.range
+        for number, batch in enumerate(found):
+            wrong = self.ranges.wrong(batch.pixels) if use in KNOWN and number == 0 else ""
+            if wrong := wrong or self.ranges.left(batch.pixels, before):
+                raise UserError(f"{use}: {wrong}")
+            if number == 0 and (moving := [name for name, one in self.scorers.items() if one.perturbation]):
+                self._refuse_to_move(moving[0], batch.pixels, before, use)
+            yield batch
+
+    def _refuse_to_move(self, name: str, pixels: np.ndarray, known: tuple[float, float] | None, use: str) -> None:
+        """Raises `UserError` where it is not known how far a score's step is in the units of these pixels."""
+        low, high = known or self.ranges.span(pixels)
+        if pixels.dtype != np.uint8 and (missing := self.ranges.lacks((low, high))):
+            raise UserError(
+                f"{use}: {name} moves pixels of 0..255, and these lie in {low:g} to {high:g}; make the detector with "
+                f"{missing} and give pixels of 0..255"
+            )
+
+    @functools.cached_property
+    def ranges(self) -> Ranges:
+        """Whether pixels are in the range that the classifier takes."""
+        return Ranges(self.classifier, self.takes_bytes)
+
+    def _noted(self, found: Iterable[Batch], known: Known) -> Iterator[Batch]:
+        """Keeps of known images what tells them again, and some of them."""
+        for batch in found:
+            known.note(batch, self.ranges)
+            yield batch
+
+    def _doubt_of_pixels(self, known: Known, use: str) -> list[str]:
+        """What known images of one size say under other preprocessings; refuses pixels that far more speak against."""
+        if not (self.ranges.may_be_others and known.labelled):
+            return []
+        self._fit_tried |= use == "fit"
+        if len({pixels.shape for pixels, _ in known.labelled}) > 1:
+            return []
+        pixels, labels = (np.stack(values) for values in zip(*known.labelled, strict=True))
+        seen = tried(self.classifier, pixels, labels, self.class_names, self.batch_size)
+        if seen.refusal:
+            right = f"{seen.own.right:.0%} of {seen.images} known images"
+            raise UserError(f"{use}: the model labels {right} rightly{seen.refusal}")
+        return [seen.doubt] if seen.doubt else []
+
+    def _run(self, found: Iterable[Batch]) -> Passed:
+        """Passes images through the classifier."""
+        if isinstance(self.classifier, Adapted):
+            self.classifier.preprocess.need()  # Here, since a graph makes another error of it.
+        classes: list[np.ndarray] = []
+        files: list[str] = []
+        passed = Passed({})
+
+        def pixels() -> Iterator[np.ndarray]:
+            for batch in found:
+                if batch.labels is not None:
+                    classes.append(batch.labels)
+                files.extend(batch.files or ())
+                passed.unreadable += batch.unreadable
+                yield batch.pixels
+
+        passed.outputs = run_batches(self._pass, pixels(), self.batch_size)
+        if not passed.outputs:
+            raise UserError("there is no image to look at")
+        passed.labels, passed.files = np.concatenate(classes) if classes else None, files or None
+        return passed
+
+    def _pass(self, pixels: np.ndarray) -> dict:
+        """One forward pass over pixels as a user gives them."""
+        if pixels.dtype == np.uint8 or self.takes_bytes:
+            return self._normal(normalize(pixels.astype(np.float32)))
+        if isinstance(self.classifier, Classifier):
+            return self._normal(pixels)
+        if any(scorer.perturbation for scorer in self.scorers.values()):
+            # How far a score moves a pixel is in units of [-1, 1]; such scores are given pixels of 0..255 alone.
+            return self._normal(normalize(pixels))
+        return self._raw(pixels)
+
+    @functools.cached_property
+    def _normal(self) -> Callable:
+        return forward_of(self.classifier, list(self.scorers))
+
+    @functools.cached_property
+    def _raw(self) -> Callable:
+        return compiled(self.classifier.taken)
