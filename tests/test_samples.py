@@ -357,10 +357,7 @@ def test_the_audit_is_told_how_the_images_of_the_diffusion_model_were_augmented(
             pass
 
         def opinions(self, images):
-            return np.full((len(images), 4), 0.25), features_of(images)
-
-        def features(self, images):
-            return np.asarray(images, "float32").reshape(len(images), -1)[:, :3]
+            return np.full((len(images), 4), 0.25), np.asarray(images, "float32").reshape(len(images), -1)[:, :3]
 
     monkeypatch.setattr(pipeline_audit, "Judge", Answers)
     settings = ["data.augment=['FLIP', 'crop']", "outliers.use=['pixel_mixup']"]

@@ -99,7 +99,8 @@ def cut_down(path, folder):
                 source |= {"source": "folder", "path": str(folder)}
     for key, values in tree.get("matrix", {}).items():
         tree["matrix"][key] = [values[0], values[-1]] if key in ("arm", "outliers") else values[-1:]
-    if tree.get("classifier", {}).get("backbone") != "file":  # ResNet-18 takes a minute to compile; the rate of some is made for batch normalisation.
+    if tree.get("classifier", {}).get("backbone") != "file":
+        # ResNet-18 takes a minute to compile; the rate of some is made for batch normalisation.
         sgd = tree.get("train", {}).get("optimizer") == "sgd"
         tree.setdefault("classifier", {})["backbone"] = "resnet8" if sgd else "small_cnn"
     if "folds" in tree["data"].get("hold_out", {}):
