@@ -226,6 +226,15 @@ def test_two_processes_run_a_recipe_as_one_does(tiny, tmp_path, backend):
     assert all(stage["cached"] for stage in again["stages"].values())
 
 
+@pytest.mark.slow
+def test_processes_that_train_for_a_time_train_by_one_clock(tiny, tmp_path):
+    launch("torch", ["tests.training_probe", "timed", str(tmp_path / "out"), str(tiny), "diffusion={minutes=0.03}"], 2)
+    first, second = (read(tmp_path / f"out-{rank}.npz") for rank in range(2))
+    assert first.keys() == second.keys() and len(first) > 5
+    for key, value in first.items():
+        np.testing.assert_array_equal(value, second[key], err_msg=key)
+
+
 @pytest.mark.backend
 def test_one_device_without_accelerators_unless_asked():
     assert backends.obtain("auto") == backends.obtain(1) == backends.Devices(1, 0, 1)

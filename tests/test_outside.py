@@ -23,7 +23,7 @@ from keras import ops
 
 from kood.data.image_set import ImageSet
 from kood.heads import Softmax
-from kood.outliers import OutlierSource, Rows
+from kood.outliers import FeatureSource, OutlierSource, Rows
 from kood.outliers.pixel_mixup import PixelMixup
 from kood.scores.fitting import Fitted
 
@@ -228,6 +228,28 @@ class Greedy(Fog):
 
 class Undrawn(OutlierSource):
     """It has no `draw`."""
+
+
+class Seeded(Fog):
+    """With an option under whose name the run's own seed decides."""
+
+    seed: int = 0
+
+
+class Shaped(Fog):
+    """Likewise the shape that it is given."""
+
+    shape: str = "round"
+
+
+class Trained(Fog):
+    """With an option under whose name others are given something, and it is not."""
+
+    train: int = 3
+
+
+class Images(FeatureSource):
+    """Called as the images that a classifier is exposed to."""
 
 
 class Drizzle(Fog):
@@ -450,6 +472,7 @@ def here(place, site):
         ("outliers={use=['theirs.parts:Noise']}", "would have the table of kood's own source 'noise'"),
         ("outliers={use=['theirs.parts:Drawn']}", "would have the table outliers.drawn, which means something else"),
         ("outliers={use=['theirs.parts:Weight']}", "would have the table outliers.weight, which means"),
+        ("outliers={use=['theirs.parts:Images']}", "would have the table outliers.images, which means"),
         ("outliers={use=['theirs.parts:Fog','fog']}", "a source is listed twice"),
         ("outliers={use=['theirs.parts:FogBank'],fog_bank={levl=1}}", "outliers.fog_bank.levl: unknown key"),
         ("outliers={use=['fog'],fog={level=1.5}}", "outliers.fog.level: found 1.5"),
@@ -484,6 +507,8 @@ def test_what_is_wrong_is_one_message_before_any_training(here, tmp_path, settin
         ("evaluate.headline=theirs.parts:still", "decide; it has no epsilon and no temperature"),
         ("outliers={use=['theirs.parts:Misdrawn']}", "Misdrawn.draw asks for 'trian'; did you mean 'train'"),
         ("outliers={use=['theirs.parts:Undrawn']}", "Undrawn needs a method draw(count, rng, ...)"),
+        ("outliers={use=['theirs.parts:Seeded']}", "Seeded has the option 'seed', a name under which something else"),
+        ("outliers={use=['theirs.parts:Shaped']}", "Shaped has the option 'shape', a name under which something else"),
         ("outliers.exposure=theirs.parts:flatter", "exposure: 'theirs.parts:flatter' asks for 'label'"),
     ],
 )  # fmt: skip
@@ -553,6 +578,19 @@ def test_a_source_is_given_all_that_it_may_ask_for(here, tmp_path, site):
     ]
     cell = Cell(load(here, [use, *small]), tmp_path / "saved")
     assert cell.make("diffusion", "judge", "greedy").facts["images"] == 20
+
+
+@pytest.mark.keras
+def test_every_option_of_a_source_decides_its_result(here, tmp_path):
+    from kood.recipe import load
+    from tests.conftest import Cell
+
+    keys = {
+        Cell(load(here, [f"outliers={{use=['theirs.parts:Trained'],trained={{train={number}}}}}"]), tmp_path / "saved")
+        .make("trained").key
+        for number in (3, 4)
+    }  # fmt: skip
+    assert len(keys) == 2
 
 
 @pytest.mark.keras

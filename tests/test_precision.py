@@ -110,3 +110,16 @@ def test_a_step_is_timed_without_the_first(tiny, tmp_path, monkeypatch):
                 callbacks[0].on_train_batch_end(i, {"loss": 0.1})
 
     assert seconds_of_a_step(Model(), None) == 2.0
+
+
+@pytest.mark.keras
+def test_processes_that_train_together_take_the_precision_of_the_first(tmp_path, monkeypatch):
+    import numpy as np
+
+    from kood.backends import Devices, devices
+
+    # The second of two, where bfloat16 came out slower.
+    monkeypatch.setitem(devices._now, "fitting", Devices(2, 1, 2))
+    monkeypatch.setattr(devices._here, "gather", lambda mine: np.stack([np.ones_like(mine), mine]))
+    found = faster({"float32": 1.0, "mixed_bfloat16": 2.0}.get, tmp_path)
+    assert found["precision"] == "mixed_bfloat16"

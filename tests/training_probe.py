@@ -4,6 +4,7 @@ python -m tests.training_probe make START                          writes the mo
 python -m tests.training_probe train DEVICES OUT START MODEL...    trains them and samples; writes OUT-RANK.npz
 python -m tests.training_probe stop FOLDER START MODEL...          trains two of four epochs, and all in FOLDER/whole
 python -m tests.training_probe resume FOLDER START MODEL...        makes the stages from what another backend left there
+python -m tests.training_probe timed OUT RECIPE KEY=VALUE...       trains its diffusion model; writes OUT-RANK.npz
 
 `stop` and `resume` write what became of each stage to FOLDER/MODEL.json. Several of them, with a + between them, go one
 after another in the same process.
@@ -146,6 +147,20 @@ def train(devices, out, start, names):
     devices.wait()
 
 
+def timed(out, recipe, settings):
+    from kood.recipe import load
+    from tests.conftest import Cell
+
+    devices = backends.obtain("auto")
+    here = out.with_name(f"{out.name}-{devices.rank}")
+    cell = Cell(load(recipe, settings), here)
+    with devices.fitting():
+        cell.stages["diffusion"].make(here, cell.work)
+    model = keras.saving.load_model(here / "denoiser.keras", compile=False)
+    np.savez(here.with_suffix(".npz"), allow_pickle=False, **{w.path: ops.convert_to_numpy(w) for w in model.weights})
+    devices.wait()
+
+
 class Stop(keras.callbacks.Callback):
     def on_epoch_end(self, epoch, logs=None):
         if epoch == LONGER // 2 - 1:
@@ -218,7 +233,7 @@ def main(commands):
         elif what == "make":
             make(Path(rest[0]))
         else:
-            {"stop": stop, "resume": resume}[what](*map(Path, rest[:2]), rest[2:])
+            {"stop": stop, "resume": resume, "timed": timed}[what](*map(Path, rest[:2]), rest[2:])
 
 
 if __name__ == "__main__":

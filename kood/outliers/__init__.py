@@ -18,7 +18,8 @@ of the parameters after these:
                                   it is slow, and gets a share of a run's time budget (`budget.sampling`)
 
 What is drawn is looked at before it is kept: other pixels, another number of rows or other shares are refused, and so
-are images that the detector is tested on.
+are images that the detector is tested on. An option is refused that is called as what else decides the rows is: the
+first six of these where the source is given them, `seed`, `backend`, `version` and the like.
 
 `FeatureSource` makes a layer that follows the classifier through its training and draws from its features.
 
@@ -40,6 +41,8 @@ __all__ = ["FeatureSource", "OutlierSource", "Rows"]
 
 #: What a source may be given.
 GIVEN = ("train", "validation", "real", "shape", "denoiser", "judge", "seeds", "folder", "show", "over")
+#: What decides its rows beside its options, under names of the same table: of what it is given, and of the rest.
+DECIDING = (*GIVEN[:6], "backend", "quick", "seconds", "seed", "variables", "version", "versions")
 #: Outliers of a smoke run, at most.
 SMOKE = 64
 
@@ -142,10 +145,14 @@ class OutlierSource(_Source):
         return "over" in self.needs
 
     def check_signature(self) -> None:
-        """Refuses a `draw` that asks for what no source is given."""
+        """Refuses a `draw` that asks for what no source is given, and options that its result would not be told by."""
         asked = tuple(inspect.signature(type(self).draw).parameters) if hasattr(self, "draw") else ()
         if len(asked) < len(("self", "count", "rng")):
             raise ValueError(f"{type(self).__name__} needs a method draw(count, rng, ...), see kood.outliers")
         for name in asked[3:]:
             if name not in GIVEN:
                 raise ValueError(f"{type(self).__name__}.draw asks for {name!r}; {registry.nearest(name, GIVEN)}")
+        for name in type(self).model_fields:
+            if name in DECIDING and (name in asked or name not in GIVEN):
+                raise ValueError(f"{type(self).__name__} has the option {name!r}, a name under which something else "
+                                 "decides what is drawn; rename it")  # fmt: skip

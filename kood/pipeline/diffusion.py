@@ -93,7 +93,7 @@ class Diffusion(Stage):
         # The rate of a time budget moves, and the time is looked at, between calls.
         model = compiled(arithmetic["precision"], min(per_call, 5) if timed else per_call)
         if unit == "minutes" and (seconds is None or 60.0 * amount <= seconds):
-            limit = TimeBudget(60.0 * amount, settings.learning_rate)
+            limit = TimeBudget(60.0 * amount, settings.learning_rate, training.shared_clock())
         elif seconds is not None:
             limit = TimeBudget(seconds, settings.learning_rate, steps=None if unit == "minutes" else steps, since=began)
         model, facts, trained = fitted(

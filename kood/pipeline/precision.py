@@ -8,6 +8,7 @@ from typing import Any
 
 import keras
 
+from kood.backends import agreed
 from kood.files import write_atomically
 
 __all__ = ["CANDIDATES", "faster", "seconds_of_a_step"]
@@ -47,7 +48,9 @@ def faster(measure: Callable[[str], float], folder: Path) -> dict[str, Any]:
         except Exception:  # Whatever a backend raises for arithmetic that its device lacks.
             seconds[candidate] = None
     works = {name: value for name, value in seconds.items() if value is not None}
-    found = {"precision": min(works, key=lambda name: works[name]), "step_seconds": seconds}
+    # Processes that fit together take the same, whichever was the faster by each one's clock.
+    fastest = agreed(CANDIDATES.index(min(works, key=lambda name: works[name])))
+    found = {"precision": CANDIDATES[fastest], "step_seconds": seconds}
     write_atomically(file, json.dumps(found).encode())
     return found
 

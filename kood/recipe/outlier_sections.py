@@ -64,7 +64,9 @@ def table_of(name: str) -> str:
     entry = registry.find("outliers", name)
     if entry.package and not {"OutlierSource", "FeatureSource"} & set(entry.bases):
         raise UserError(f"{name!r} is no outlier source; derive it from kood.outliers.OutlierSource or FeatureSource")
-    if entry.package and (entry.name in _Outliers.model_fields or hasattr(_Outliers, entry.name)):
+    taken = entry.name in _Outliers.model_fields or hasattr(_Outliers, entry.name)
+    # Under this name the key of a classifier has the outliers that are images.
+    if entry.package and (taken or (entry.name == "images" and "FeatureSource" in entry.bases)):
         raise UserError(f"{name!r} would have the table outliers.{entry.name}, which means something else; rename it")
     return entry.name
 

@@ -8,10 +8,22 @@ from typing import Any
 
 import keras
 
-__all__ = ["Pace", "TimeBudget"]
+from kood.backends import agreed
+
+__all__ = ["Pace", "TimeBudget", "shared_clock"]
 
 #: Seconds a time budget lets pass before it waits for what has been handed to the device.
 PATIENCE = 0.1
+
+
+def shared_clock() -> Callable[[], float]:
+    """Seconds from now on, to the millisecond, by the first process's clock where several fit together.
+
+    By clocks of their own they would train at different rates and end after different steps. Each of them has to make
+    and read it as often as the others; a reading waits for them all.
+    """
+    began = time.monotonic()
+    return lambda: agreed(round(1000.0 * (time.monotonic() - began))) / 1000.0
 
 
 @dataclass(eq=False)
