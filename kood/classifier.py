@@ -201,7 +201,9 @@ class Classifier(TrainStep):
         rows = self._exposure_of(logits if on_logits else self.head.cosines(features), **mixed)
         if self.virtual is not None:
             drawn = mine(self.virtual.draw())
-            more = self._exposure_of(self.head(drawn) if on_logits else self.head.cosines(drawn))
+            if mixed:  # They are mixtures of nothing.
+                mixed = {"labels": ops.zeros((ops.shape(drawn)[0], ops.shape(label)[-1]))}
+            more = self._exposure_of(self.head(drawn) if on_logits else self.head.cosines(drawn), **mixed)
             rows = ops.concatenate([rows, more])
             outlier = ops.concatenate([outlier, self.virtual.ready() * ops.ones_like(more)])
         return _mean(rows, outlier)

@@ -149,6 +149,14 @@ def test_a_matrix_trains_its_classifiers_whole_and_shares_among_its_diffusion_mo
     assert Budget(shared, 0.0).of("diffusion", shared.cells()[1][1]) == 0.4 * 600
 
 
+def test_each_set_of_training_images_has_a_diffusion_model(recipe):
+    settings = ("budget.minutes=10", "diffusion.seed=0", "outliers.use=['label_mixup']")
+    for axis, models in (("data.id.count", 2), ("train.batch_size", 1)):
+        arms = ", ".join(f"{{ name = '{count}', {axis} = {count} }}" for count in (40, 50))
+        loaded = recipe(*settings, f"matrix.arm=[{arms}]")
+        assert Budget(loaded, 0.0).of("diffusion", loaded.cells()[1][1]) == 0.4 * 600 / models
+
+
 def test_without_minutes_everything_is_affordable(recipe):
     loaded = recipe()
     budget = Budget(loaded, -1e9)
@@ -223,6 +231,14 @@ def test_the_call_that_compiles_is_no_pace(first, after, calls):
         budget.on_train_batch_end(made, {"loss": 1.0})
         made += 1
     assert made == calls
+
+
+def test_a_schedule_that_leaves_images_is_warned_of(recipe):
+    for name, steps, left in (("linear", 200, "36%"), ("linear", 500, "8%"), ("linear", 1000, ""), ("cosine", 100, "")):
+        stage = Diffusion(recipe(f"diffusion.schedule='{name}'", f"diffusion.num_steps={steps}"), None)
+        stage.result = SimpleNamespace(facts={"steps": 5, "passes": 50.0, "timed": False})
+        assert len(stage.warnings) == bool(left)
+        assert not left or f"after {steps} steps {left} of an image is left" in stage.warnings[0]
 
 
 def test_a_diffusion_model_that_had_little_time_is_warned_of(recipe):

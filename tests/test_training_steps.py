@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from keras import ops
 
-from kood import backends, heads, losses, training
+from kood import backends, heads, losses, registry, training
 from kood.backends import compiled
 from kood.classifier import Classifier
 from kood.diffusion.denoiser import Denoiser
@@ -317,6 +317,19 @@ def test_virtual_outliers_count_beside_the_others_once_queues_are_full(exposure,
     assert len(expected) == outliers + 5
     found = float(ops.convert_to_numpy(model.losses(data)["exposure"]))
     np.testing.assert_allclose(found, 0.5 * expected.mean(), rtol=1e-4, atol=1e-6)
+
+
+def test_a_loss_that_needs_labels_is_told_that_virtual_outliers_are_mixtures_of_nothing(monkeypatch):
+    seen = []
+
+    def asks(logits, labels):
+        seen.append(np.asarray(ops.convert_to_numpy(labels)))
+        return losses.outlier_exposure(logits, labels=labels)
+
+    monkeypatch.setattr(registry, "obtain", lambda room, name: asks if name == "asks" else None)
+    model = with_virtual("asks")
+    model.losses(batch(rows=12, outliers=4))
+    assert [labels.shape for labels in seen] == [(12, CLASSES), (5, CLASSES)] and not seen[1].any()
 
 
 #: Under every backend two kinds: one whose logits are cosines, and one that keeps a state of its own.

@@ -58,7 +58,10 @@ class Budget:
         self._long = {*LONG, *(name for cell in every for name in _slow(cell))}
         #: How many diffusion models the cells and their folds need, and how many are there.
         self._models = len({
-            (cell.diffusion.model_dump_json(), cell.seed if cell.diffusion.seed is None else 0, fold)
+            (
+                cell.diffusion.model_dump_json(), cell.seed if cell.diffusion.seed is None else 0, fold,
+                cell.data.id.model_dump_json(), tuple(cell.data.augment), cell.drawn_shape,
+            )
             for cell in every
             if cell.needs_diffusion
             for fold in range(1 + _folds(cell))

@@ -13,6 +13,7 @@ from kood import training
 from kood.data import ImageSet
 from kood.data.batches import labelled_batches
 from kood.data.stored import read_images, write_blocks
+from kood.diffusion import schedule as schedules
 from kood.diffusion.collected import Collected
 from kood.diffusion.denoiser import Denoiser
 from kood.diffusion.sampling import Start, draw_rows, image_sampler, resized
@@ -29,6 +30,8 @@ __all__ = ["Diffusion", "Pure", "epochs_of"]
 
 #: What a model draws that had time for fewer passes over the images than these is said to be next to noise.
 PASSES = 10
+#: So much of an image, sqrt(alpha-bar), may be left at the last step without a word.
+LEFT = 0.05
 
 
 class Diffusion(Stage):
@@ -112,14 +115,26 @@ class Diffusion(Stage):
 
     @property
     def warnings(self) -> list[str]:
-        passes = self.facts["passes"]
+        passes, warned = self.facts["passes"], self._unnoised()
         if passes >= PASSES or not self.facts["timed"]:
-            return []
+            return warned
         return [
+            *warned,
             f"diffusion: the time was enough for {self.facts['steps']} steps, in which each image was seen {passes:g} "
             "times; what such a model draws is little more than noise; give the run more minutes or a larger "
             'budget.diffusion, or take a smaller denoiser (on a GPU name diffusion.precision: "auto" compiles the step '
-            "three times)"
+            "three times)",
+        ]
+
+    def _unnoised(self) -> list[str]:
+        """Says so where the last step of the schedule leaves of the images what sampling does not begin with."""
+        settings = self.recipe.diffusion
+        left = float(np.sqrt(getattr(schedules, settings.schedule)(settings.num_steps)[-1]))
+        if left <= LEFT:
+            return []
+        return [
+            f"diffusion.schedule = {settings.schedule!r}: after {settings.num_steps} steps {left:.0%} of an image is "
+            'left, and sampling begins with noise alone; take 1000 steps, or schedule = "cosine"'
         ]
 
     def denoiser(self) -> keras.Model:

@@ -48,7 +48,8 @@ class Train(Section):
             {class name = weight} of all K classes, which is scaled so that the mean over the training images is 1. Not
             given, all images count alike. Exposure to outliers is left as it is.
         clip_norm: Global norm to which gradients are clipped; not given, they are not.
-        ema: Decay of the weights' moving average; not given, there is none.
+        ema: Decay of the weights' moving average; not given, there is none. Statistics of batches and what a head
+            keeps (AdaCos' scale, CIDER's prototypes) are not averaged.
         precision: Arithmetic of the network in training. Heads, losses and scores are float32 always, and so is the
             network when it is measured and served.
         steps_per_execution: Training steps run in one call of the compiled function.
