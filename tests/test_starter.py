@@ -14,10 +14,15 @@ import pytest
 from PIL import Image
 from rich.console import Console
 
+from kood.conformal import refuse_too_few
 from kood.data import load_id
+from kood.data.dealing import deal
 from kood.errors import UserError
+from kood.pipeline.held_out import folds_of
 from kood.recipe import load
-from kood.starter import Choices, Machine, new_recipe, survey
+from kood.recipe.data_sections import HoldOut
+from kood.starter import Choices, Machine, Survey, new_recipe, survey
+from kood.starter.choices import FEWEST, TEST
 from kood.starter.pretrained import Pretrained
 
 CPU, GPU = Machine(2, False), Machine(8, True)
@@ -342,6 +347,58 @@ def test_the_threshold_asks_no_more_than_the_images_can_guarantee(each, accept, 
     assert chosen.accept == accept
     images = chosen.calibration * each * 2 * 0.8
     assert images >= accept / (1 - accept) and chosen.validation + chosen.calibration + 0.2 < 1
+
+
+def dealt(found, chosen):
+    """The labels of the calibration and of the training part, as a run deals the images of these classes."""
+    labels = np.repeat(np.arange(len(chosen.classes)), [n for n in found.train if n >= FEWEST])
+    rows = units = np.arange(len(labels))
+    if not found.test:
+        rows = deal(labels, units, rows, (TEST,), 0, "test", 3)[1]
+    calibration, _, train = deal(
+        labels, units, rows, (chosen.calibration, chosen.validation), 0, "calibration and validation"
+    )
+    return labels[calibration], labels[train]
+
+
+def many_counts():
+    """Images of each class: alike ones, some sets of which a fold once had too few images, and uneven ones."""
+    draw = np.random.default_rng(0)
+    yield from ([each] * classes for classes in (2, 3, 4, 5, 6, 8, 10, 25) for each in range(8, 60))
+    yield from ([120, 20, 20, 20], [55, 20, 15, 10], [300, 40, 40, 40, 40], [1000, 8, 8, 8])
+    for total in (100, 150, 200, 300, 500, 1000):
+        for _ in range(40):
+            shares = draw.dirichlet(np.full(draw.integers(4, 10), 2.0))
+            yield np.maximum(FEWEST, shares * total).astype(int).tolist()
+
+
+@pytest.mark.parametrize("own_test", [False, True])
+def test_what_is_chosen_suits_every_fold(own_test):
+    network = Pretrained("file", {"path": "x"}, (224, 224), "", True)
+    shapes, folds = np.tile([300, 400], (50, 1)), 0
+    for counts in many_counts():
+        names = tuple(f"c{number}" for number in range(len(counts)))
+        found = Survey(names, tuple(counts), (3,) * len(counts) if own_test else (), shapes, False, ())
+        chosen = Choices(found, CPU, 30, network)
+        calibration, train = dealt(found, chosen)
+        held = [()]
+        if chosen.folds:
+            held += folds_of(HoldOut(folds=chosen.folds), [str(number) for number in range(len(counts))], 0)
+        for fold in held:
+            gone = [int(number) for number in fold]
+            refuse_too_few(int((~np.isin(calibration, gone)).sum()), chosen.accept)
+            assert (~np.isin(train, gone)).sum() >= chosen.batch_size, (counts, fold)
+        folds += len(held) - 1
+    assert folds > 2000
+
+
+def test_that_folds_ask_for_less_is_told(photos, monkeypatch):
+    monkeypatch.setattr("kood.starter.pretrained._is_reachable", lambda: True)
+    for name in "abcde":
+        fill(f"five/{name}", 38, (120, 160))
+    recipe, _ = made("five")
+    assert recipe.serve.accept == 0.9 and recipe.data.hold_out.folds == 5
+    assert "about 30 images set the threshold, 18 or more in a fold: enough" in Path("five.toml").read_text()
 
 
 def test_a_test_folder_is_taken_as_it_is():

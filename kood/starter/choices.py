@@ -5,6 +5,7 @@ import math
 import numpy as np
 
 from kood.errors import UserError
+from kood.recipe.data_sections import HoldOut
 from kood.recipe.training_sections import FineTuning
 from kood.starter.images import Machine, Survey
 from kood.starter.pretrained import Pretrained
@@ -84,10 +85,15 @@ class Choices:
         self.calibration = round(min(0.2, max(0.05, CALIBRATION / learned)), 3)
         self.validation = 0.0 if found.validation else min(0.1, self.calibration)
         trained = learned * (1 - self.validation - self.calibration)
+        self.folds = FOLDS if network is not None and len(self.classes) >= FEWEST_TO_HOLD_OUT else 0
+        # A fold has to do with what is left of these without its classes, at worst the largest.
+        left = 1.0 - (_largest(found, self.classes) if self.folds else 0.0)
         # Half as many again as are needed: rounding class by class takes some.
-        sure = (one for one in ACCEPT if self.calibration * learned >= 1.5 * one / (1 - one))
+        sure = (one for one in ACCEPT if left * self.calibration * learned >= 1.5 * one / (1 - one))
         self.accept = next(sure, ACCEPT[-1])
         self.why_split = f"about {self.calibration * learned:.0f} images set the threshold"
+        if self.folds and self.accept < ACCEPT[0]:
+            self.why_split += f", {left * self.calibration * learned:.0f} or more in a fold"
         if self.accept < ACCEPT[0]:
             self.why_split += f": enough to accept {self.accept:.0%} with a guarantee, not {ACCEPT[0]:.0%}"
         self.image_shape, self.why_shape = _image_shape(found, machine, network)
@@ -96,8 +102,9 @@ class Choices:
         self.backbone, self.width = _backbone(side, trained, machine), 96 if machine.accelerator else 64
         # Rounding class by class may take some images, and a batch has to have its rows.
         rows = ((64, 640), (32, 40), (16, 20))
-        self.batch_size = next((size for size, enough in rows if trained >= enough), 8)
-        self.rotation, self.folds, self.passing, self.tuning = False, 0, None, None
+        fits = (size for size, enough in rows if trained >= enough and left * trained >= 1.25 * size)
+        self.batch_size = next(fits, 8)
+        self.rotation, self.passing, self.tuning = False, None, None
         if network is None:
             self.outliers = int(min(5000, max(200, trained // 5)))
             rate = ACCELERATOR_RATE if machine.accelerator else CPU_RATE * machine.cores
@@ -108,7 +115,6 @@ class Choices:
         else:
             self.outliers = int(min(2000, max(200, trained // 2)))
             epochs = max(FROZEN_EPOCHS, math.ceil(FROZEN_STEPS * self.batch_size / trained))
-            self.folds = FOLDS if len(self.classes) >= FEWEST_TO_HOLD_OUT else 0
             if per_image is not None:
                 # The images, proxies of the validation images twice, and the outliers.
                 passed = self.images + sum(found.test) + 3 * (sum(found.validation) or self.validation * learned)
@@ -124,6 +130,12 @@ def left_out(found: Survey) -> dict[str, list[str]]:
     untested = [name for name, count in tested if not count and name not in few]
     reasons = {f"fewer than {FEWEST} images": few, "no images in the test part": untested}
     return {reason: names for reason, names in reasons.items() if names}
+
+
+def _largest(found: Survey, classes: tuple[str, ...]) -> float:
+    """The share of the images of so many classes that a fold holds out, where it holds out the largest of them."""
+    counts = sorted(count for name, count in zip(found.names, found.train, strict=True) if name in classes)
+    return sum(counts[-HoldOut().held(len(counts)) :]) / sum(counts)
 
 
 def _resize(found: Survey, shape: tuple[int, int, int]) -> tuple[str, str]:
