@@ -1,6 +1,7 @@
 """`kood new`: what it sees in a folder, what it chooses, and that the recipe can be run."""
 
 import contextlib
+import dataclasses
 import io
 import math
 import os
@@ -668,6 +669,14 @@ def test_near_copies_between_parts_are_left_out():
     Path("x/test/a/00.jpg").write_bytes(Path("x/train/a/00.jpg").read_bytes())
     recipe, text = made("x", force=True)
     assert recipe.data.id.near_copies is None and "near copies" not in text and "1 files are copies of others" in text
+
+
+@pytest.mark.parametrize("near", [120, 112])
+def test_near_copies_that_leave_too_few_images_are_refused(near):
+    found = Survey(("a", "b"), (60, 60), (20, 20), np.tile([300, 400], (120, 1)), False, (), near=near)
+    with pytest.raises(UserError, match=f"about {120 - near} of 120 training images are left .* 2 classes need 8 each"):
+        Choices(found, CPU, 30)
+    assert Choices(dataclasses.replace(found, near=100), CPU, 30).batch_size == 8
 
 
 def test_classes_that_differ_in_capitals_alone_are_told():

@@ -61,7 +61,7 @@ class Choices:
         tuning: Seconds that the network takes to be fine-tuned on the training images, likewise.
 
     Raises:
-        UserError: fewer than two classes have images enough.
+        UserError: fewer than two classes have images enough, or near copies in other parts leave too few.
     """
 
     def __init__(
@@ -81,7 +81,12 @@ class Choices:
             raise UserError(f"{len(self.classes)} of {len(found.names)} classes have {FEWEST} images or more{own}; two "
                             "are needed, add images")  # fmt: skip
         self.images = sum(count for name, count in zip(found.names, found.train, strict=True) if name not in without)
-        learned = self.images * (1.0 if found.test else 1.0 - TEST) * (1.0 - found.left_out)
+        unlike = self.images * (1.0 - found.left_out)
+        if unlike < FEWEST * len(self.classes):
+            raise UserError(f"about {unlike:.0f} of {self.images:,} training images are left without near copies of "
+                            f"images in other parts, and {len(self.classes)} classes need {FEWEST} each; add images, "
+                            "or take the copies out of the other parts")  # fmt: skip
+        learned = unlike * (1.0 if found.test else 1.0 - TEST)
         self.calibration = round(min(0.2, max(0.05, CALIBRATION / learned)), 3)
         self.validation = 0.0 if found.validation else min(0.1, self.calibration)
         trained = learned * (1 - self.validation - self.calibration)
