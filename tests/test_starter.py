@@ -405,7 +405,7 @@ def test_that_folds_ask_for_less_is_told(photos, monkeypatch):
 def test_a_test_folder_is_taken_as_it_is():
     for part, count in (("train", 30), ("test", 7)):
         for name in "ab":
-            fill(f"x/{part}/{name}", count)
+            fill(f"x/{part}/{name}", count, value=(count, 30, 30))
     found = survey(Path("x"))
     assert found.train == (30, 30) and found.test == (7, 7)
     assert "test = " not in new_recipe("x", machine=CPU).read_text()
@@ -416,7 +416,7 @@ def test_classes_that_could_not_be_tested_are_left_out():
         fill(f"x/train/{name}", 40)
         fill(f"x/train/few{name}", 3)
     for name in "ab":
-        fill(f"x/test/{name}", 5)
+        fill(f"x/test/{name}", 5, value=(30, 200, 30))
     recipe, text = made("x")
     assert recipe.data.id.classes == ["a", "b"]
     few = "Left out, with fewer than 8 images: fewa, fewb, fewc"
@@ -433,7 +433,7 @@ def test_classes_that_could_not_be_tested_are_left_out():
 def test_a_validation_folder_is_taken_as_it_is_and_notes_are_printed():
     for part, count in (("train", 30), ("Val", 5)):
         for name in "ab":
-            fill(f"x/{part}/{name}", count)
+            fill(f"x/{part}/{name}", count, value=(count, 30, 30))
     fill("x/train/a/@eaDir", 3)
     Path("x/train/b/notes.txt").write_text("x")
     recipe, text = made("x")
@@ -677,6 +677,30 @@ def test_near_copies_that_leave_too_few_images_are_refused(near):
     with pytest.raises(UserError, match=f"about {120 - near} of 120 training images are left .* 2 classes need 8 each"):
         Choices(found, CPU, 30)
     assert Choices(dataclasses.replace(found, near=100), CPU, 30).batch_size == 8
+
+
+def test_copies_in_other_parts_set_no_threshold():
+    for part, count in (("train", 50), ("test", 30)):
+        for number, name in enumerate("ab"):
+            Path(f"x/{part}/{name}").mkdir(parents=True)
+            for place in range(count):
+                photograph(100 * number + place).save(f"x/{part}/{name}/{place:02}.png")
+    found = survey(Path("x"), to_learn=True)
+    assert found.train == (50, 50) and found.learnable == (20, 20) and found.near == 0 and found.copies == 60
+    recipe, _ = made("x")
+    assert "about 8 images set the threshold" in Path("x.toml").read_text() and recipe.train.batch_size == 16
+    splits = load_id(recipe.data)
+    assert splits.copies["left_out"] == 60 and len(splits.train) >= 16
+    refuse_too_few(len(splits.calibration), recipe.serve.accept)
+    for place in range(30, 45):
+        photograph(100 + place).save(f"x/test/b/{place:02}.png")
+    with pytest.raises(UserError, match="1 of 2 classes have 8 images or more that no other part has and some in"):
+        made("x", force=True)
+    fill("x/train/c", 12)
+    fill("x/test/c", 2, value=(1, 2, 3))
+    recipe, text = made("x", force=True)
+    assert "Left out, with fewer than 8 images that no other part has: b" in text
+    assert recipe.data.id.classes == ["a", "c"]
 
 
 def test_classes_that_differ_in_capitals_alone_are_told():

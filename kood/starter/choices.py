@@ -77,22 +77,24 @@ class Choices:
         without = {name for names in self.dropped.values() for name in names}
         self.classes = tuple(name for name in found.names if name not in without)
         if len(self.classes) < 2:
-            own = " and some in the test part" if found.test else ""
+            own = " that no other part has" if found.learnable != found.train else ""
+            own += " and some in the test part" if found.test else ""
             raise UserError(f"{len(self.classes)} of {len(found.names)} classes have {FEWEST} images or more{own}; two "
                             "are needed, add images")  # fmt: skip
         self.images = sum(count for name, count in zip(found.names, found.train, strict=True) if name not in without)
-        unlike = self.images * (1.0 - found.left_out)
+        counts = sorted(n for name, n in zip(found.names, found.learnable, strict=True) if name not in without)
+        unlike = sum(counts) - self.images * found.left_out
         if unlike < FEWEST * len(self.classes):
-            raise UserError(f"about {unlike:.0f} of {self.images:,} training images are left without near copies of "
-                            f"images in other parts, and {len(self.classes)} classes need {FEWEST} each; add images, "
-                            "or take the copies out of the other parts")  # fmt: skip
+            raise UserError(f"about {max(unlike, 0):.0f} of {self.images:,} training images are left without copies "
+                            f"and near copies of images in other parts, and {len(self.classes)} classes need {FEWEST} "
+                            "each; add images, or take the copies out of the other parts")  # fmt: skip
         learned = unlike * (1.0 if found.test else 1.0 - TEST)
         self.calibration = round(min(0.2, max(0.05, CALIBRATION / learned)), 3)
         self.validation = 0.0 if found.validation else min(0.1, self.calibration)
         trained = learned * (1 - self.validation - self.calibration)
         self.folds = FOLDS if network is not None and len(self.classes) >= FEWEST_TO_HOLD_OUT else 0
         # A fold has to do with what is left of these without its classes, at worst the largest.
-        left = 1.0 - (_largest(found, self.classes) if self.folds else 0.0)
+        left = 1.0 - sum(counts[-HoldOut().held(len(counts)) :]) / sum(counts) * (self.folds > 0)
         # Half as many again as are needed: rounding class by class takes some.
         sure = (one for one in ACCEPT if left * self.calibration * learned >= 1.5 * one / (1 - one))
         self.accept = next(sure, ACCEPT[-1])
@@ -131,16 +133,15 @@ class Choices:
 def left_out(found: Survey) -> dict[str, list[str]]:
     """The classes that a run could not learn or not test: {what they have: their names}, without what none has."""
     few = [name for name, count in zip(found.names, found.train, strict=True) if count < FEWEST]
+    copied = [name for name, n in zip(found.names, found.learnable, strict=True) if n < FEWEST and name not in few]
     tested = zip(found.names, found.test or found.train, strict=True)
-    untested = [name for name, count in tested if not count and name not in few]
-    reasons = {f"fewer than {FEWEST} images": few, "no images in the test part": untested}
+    untested = [name for name, count in tested if not count and name not in few + copied]
+    reasons = {
+        f"fewer than {FEWEST} images": few,
+        f"fewer than {FEWEST} images that no other part has": copied,
+        "no images in the test part": untested,
+    }
     return {reason: names for reason, names in reasons.items() if names}
-
-
-def _largest(found: Survey, classes: tuple[str, ...]) -> float:
-    """The share of the images of so many classes that a fold holds out, where it holds out the largest of them."""
-    counts = sorted(count for name, count in zip(found.names, found.train, strict=True) if name in classes)
-    return sum(counts[-HoldOut().held(len(counts)) :]) / sum(counts)
 
 
 def _resize(found: Survey, shape: tuple[int, int, int]) -> tuple[str, str]:

@@ -65,6 +65,8 @@ class Survey:
         paths: The files of each class, of all parts, as the disk has them; "" names those without one.
         near: How many of those looked at to train on are near copies of some looked at in other parts, at other pixels;
             `nearest` the first two such files.
+        unlike: Images of each class as in `train`, without those whose bytes another part has, which a run leaves out;
+            as many as there where it is not given.
     """
 
     names: tuple[str, ...]
@@ -83,6 +85,12 @@ class Survey:
     paths: Mapping[str, frozenset[str]] = field(default_factory=dict)
     near: int = 0
     nearest: tuple[str, ...] = ()
+    unlike: tuple[int, ...] = ()
+
+    @property
+    def learnable(self) -> tuple[int, ...]:
+        """Images of each class to train on that no other part has."""
+        return self.unlike or self.train
 
     @property
     def uneven(self) -> float:
@@ -157,19 +165,25 @@ def survey(source: Path, *, to_learn: bool = False) -> Survey:
     near, nearest = _near_copies((files, looks), _looked_at(others)) if others else (0, ())
     test, validation = (_counts(listed.parts[part]) if part in own else () for part in ("test", "validation"))
     shapes, grey = np.array([look.shape for look in good]), all(look.is_grey for look in good)
-    every = [pair for part in listed.parts.values() for pair in _classed(part)]
-    copies, torn, apart = copies_among(every if to_learn else [])
+    every = [pair for part in (first, *own) for pair in _classed(listed.parts[part])]
+    alike = _alike([file for file, _ in every] if to_learn else [])
+    copies, torn, apart = copies_among(every, alike)
+    # Numbers ascend, those of the files to train on being the first.
+    count = len(train.files)
+    elsewhere = [number for same in alike if same[-1] >= count for number in same if number < count]
     return Survey(
         train.names, _counts(train), test, shapes, grey, bad, validation, listed.notes,
         Counter(look.format for look in good), Counter(kind for look in good for kind in look.kinds), copies, torn,
-        apart, _paths(every), near, nearest,
+        apart, _paths(every), near, nearest, _counts(train, elsewhere),
     )  # fmt: skip
 
 
-def _counts(listing: Listing) -> tuple[int, ...]:
+def _counts(listing: Listing, without: Sequence[int] = ()) -> tuple[int, ...]:
+    """The files of each class, without those of some numbers."""
     if not listing.names:
-        return (len(listing.files),)
-    return tuple(int(n) for n in np.bincount(listing.labels, minlength=len(listing.names)))
+        return (len(listing.files) - len(without),)
+    labels = np.delete(listing.labels, np.array(without, int))
+    return tuple(int(n) for n in np.bincount(labels, minlength=len(listing.names)))
 
 
 def _classed(listing: Listing) -> list[tuple[str, str]]:
@@ -246,26 +260,30 @@ def kinds_of(file: str) -> tuple[str, tuple[str, ...]]:
         return image.format or "unknown", tuple(kind for kind, is_one in found.items() if is_one)
 
 
-def copies_among(files: Sequence[tuple[str, str]]) -> tuple[int, int, tuple[str, ...]]:
-    """How many files have the bytes of another before them, how many of these stand in another class, and the first two
-    files that are one in two classes, if there are any.
-
-    Only files of one size are read.
-
-    Args:
-        files: The path and the class of each.
-    """
+def _alike(files: Sequence[str]) -> list[list[int]]:
+    """The numbers of the files of the same bytes, ascending, for all bytes; only files of one size are read."""
     by_size = defaultdict(list)
     with ThreadPoolExecutor(8) as pool:
-        for number, size in enumerate(pool.map(lambda file: _size(file[0]), files)):
+        for number, size in enumerate(pool.map(_size, files)):
             by_size[size].append(number)
         numbers = [number for size, some in by_size.items() if size and len(some) > 1 for number in some]
-        digests = list(pool.map(lambda number: digest_file(Path(files[number][0])), numbers))
+        digests = list(pool.map(lambda number: digest_file(Path(files[number])), numbers))
     of: dict[str, list[int]] = defaultdict(list)
     for number, digest in zip(numbers, digests, strict=True):
         of[digest].append(number)
+    return list(of.values())
+
+
+def copies_among(files: Sequence[tuple[str, str]], alike: Sequence[list[int]]) -> tuple[int, int, tuple[str, ...]]:
+    """How many files have the bytes of another before them, how many of these stand in another class, and the first two
+    files that are one in two classes, if there are any.
+
+    Args:
+        files: The path and the class of each.
+        alike: The numbers of those of the same bytes.
+    """
     copies, torn, apart = 0, 0, list[tuple[int, int]]()
-    for same in of.values():
+    for same in alike:
         counts = Counter(files[number][1] for number in same)
         copies += len(same) - 1
         torn += len(same) - max(counts.values())
