@@ -679,6 +679,25 @@ def test_near_copies_that_leave_too_few_images_are_refused(near):
     assert Choices(dataclasses.replace(found, near=100), CPU, 30).batch_size == 8
 
 
+def test_files_of_other_parts_that_cannot_be_read_are_allowed_for(monkeypatch):
+    for part, count in (("train", 40), ("test", 20), ("validation", 10)):
+        for number, name in enumerate("ab"):
+            Path(f"x/{part}/{name}").mkdir(parents=True)
+            for place in range(count):
+                photograph(100 * count + 1000 * number + place).save(f"x/{part}/{name}/{place:02}.png")
+    for file in ("train/a/00.png", "test/a/00.png", "test/b/03.png", "validation/b/01.png"):
+        Path(f"x/{file}").write_bytes(b"no image")
+    recipe, text = made("x")
+    assert recipe.data.id.max_bad_images == 3  # A bound holds for each part by itself.
+    assert "4 of these cannot be read" in text and "test/a/00.png" in text
+    assert len(load_id(recipe.data).test) == 38
+    monkeypatch.setattr("kood.starter.images.LOOKED_AT", 50)
+    found = survey(Path("x"), to_learn=True)
+    seen = sum("train" not in str(file) for file, _ in found.unreadable)
+    own = len(found.unreadable) - seen
+    assert seen and found.bad_at_most == max(math.ceil(2 * own * 80 / 50), math.ceil(2 * seen * 60 / 50))
+
+
 def test_copies_in_other_parts_set_no_threshold():
     for part, count in (("train", 50), ("test", 30)):
         for number, name in enumerate("ab"):

@@ -55,7 +55,7 @@ class Survey:
         test: Images of each class in a test part of its own; empty where there is none.
         shapes: (n, 2) heights and widths of the images looked at.
         grey: Whether all of these are grey.
-        unreadable: Files among them that are no images, with the reason.
+        unreadable: Files among them that are no images, with the reason; also those looked at in other parts.
         validation: Images of each class in a validation part of its own; empty where there is none.
         notes: What the source has to say of itself, a sentence each.
         formats: How many of those looked at have which format.
@@ -67,6 +67,7 @@ class Survey:
             `nearest` the first two such files.
         unlike: Images of each class as in `train`, without those whose bytes another part has, which a run leaves out;
             as many as there where it is not given.
+        others: How many files of other parts were looked at, and how many of these are no images.
     """
 
     names: tuple[str, ...]
@@ -86,6 +87,7 @@ class Survey:
     near: int = 0
     nearest: tuple[str, ...] = ()
     unlike: tuple[int, ...] = ()
+    others: tuple[int, int] = (0, 0)
 
     @property
     def learnable(self) -> tuple[int, ...]:
@@ -109,9 +111,13 @@ class Survey:
 
     @property
     def bad_at_most(self) -> int:
-        """How many files may turn out to be unreadable: those seen where all were looked at, else twice their share."""
-        seen = len(self.shapes) + len(self.unreadable)
-        return len(self.unreadable) if seen >= self.files else math.ceil(2 * len(self.unreadable) * self.files / seen)
+        """How many files of a part may turn out to be unreadable: those seen where all were looked at, else twice their
+        share."""
+        seen, bad = self.others
+        rest = self.files - sum(self.train) if seen else 0
+        own = len(self.unreadable) - bad
+        counted = ((own, len(self.shapes) + own, self.files - rest), (bad, seen, rest))
+        return max(n if looked >= files else math.ceil(2 * n * files / looked) for n, looked, files in counted)
 
 
 @dataclass(frozen=True)
@@ -156,13 +162,15 @@ def survey(source: Path, *, to_learn: bool = False) -> Survey:
     first, *own = [part for part in ("train", "all", "test", "validation") if part in listed.parts]
     train = listed.parts[first]
     files, looks = _looked_at(train.files)
-    bad = tuple((Path(file), look) for file, look in zip(files, looks, strict=True) if isinstance(look, str))
+    bad = _unreadable(files, looks)
     good = [look for look in looks if not isinstance(look, str)]
     if not good:
         raise UserError(f"{clean(source)}: none of {len(looks)} files looked at can be read as an image; the first: "
                         f"{clean(bad[0][1])}")  # fmt: skip
     others = [file for part in own if to_learn for file in listed.parts[part].files]
-    near, nearest = _near_copies((files, looks), _looked_at(others)) if others else (0, ())
+    elsewhere = _looked_at(others) if others else ([], [])
+    near, nearest = _near_copies((files, looks), elsewhere)
+    bad_others = _unreadable(*elsewhere)
     test, validation = (_counts(listed.parts[part]) if part in own else () for part in ("test", "validation"))
     shapes, grey = np.array([look.shape for look in good]), all(look.is_grey for look in good)
     every = [pair for part in (first, *own) for pair in _classed(listed.parts[part])]
@@ -170,11 +178,12 @@ def survey(source: Path, *, to_learn: bool = False) -> Survey:
     copies, torn, apart = copies_among(every, alike)
     # Numbers ascend, those of the files to train on being the first.
     count = len(train.files)
-    elsewhere = [number for same in alike if same[-1] >= count for number in same if number < count]
+    shared = [number for same in alike if same[-1] >= count for number in same if number < count]
     return Survey(
-        train.names, _counts(train), test, shapes, grey, bad, validation, listed.notes,
+        train.names, _counts(train), test, shapes, grey, (*bad, *bad_others), validation, listed.notes,
         Counter(look.format for look in good), Counter(kind for look in good for kind in look.kinds), copies, torn,
-        apart, _paths(every), near, nearest, _counts(train, elsewhere),
+        apart, _paths(every), near, nearest, _counts(train, shared),
+        (len(elsewhere[0]), len(bad_others)),
     )  # fmt: skip
 
 
@@ -211,6 +220,11 @@ def _looked_at(files: Sequence[str]) -> tuple[list[str], list[_Look | str]]:
     some = [files[i] for i in spread]
     with ThreadPoolExecutor(8) as pool:
         return some, list(pool.map(_look, some))
+
+
+def _unreadable(files: Sequence[str], looks: Sequence[_Look | str]) -> tuple[tuple[Path, str], ...]:
+    """Those of the files that are no images, with the reason."""
+    return tuple((Path(file), look) for file, look in zip(files, looks, strict=True) if isinstance(look, str))
 
 
 def _look(file: str) -> _Look | str:
