@@ -71,7 +71,7 @@ def file(
         ValueError: A size is not positive.
         UserError: There is no such file or layer, the images are none that the network takes, it is made for other
             pixels than `preprocess` makes, what it says of an image depends on the batch or on the pass, or it does not
-            end in features, or is quantised, and no layer is named.
+            end in features, or is quantised, and no layer is named; or the features are a map, its channels first.
     """
     image_shape = checked_image_shape(image_shape)
     if preprocess not in PREPROCESSING:
