@@ -650,3 +650,36 @@ def test_options_of_these_backbones_are_listed():
         "file": ("path", "layer", "preprocess", "imports"), "keras_applications": ("name", "weights"),
         "keras_hub": ("preset",),
     }  # fmt: skip
+
+
+def channels_first(*after):
+    """Images (B, 8, 12, 3) to a map (B, 3, 4, 6), and what comes after it."""
+    x = image = keras.Input((8, 12, 3))
+    # A convolution of channels first has no kernel on every CPU; this one has the data format and no more.
+    for layer in (layers.Permute((3, 1, 2)), layers.AveragePooling2D(2, data_format="channels_first", name="map"),
+                  layers.Activation("relu", name="end"), *after):  # fmt: skip
+        x = layer(x)
+    return keras.Model(image, x)
+
+
+@pytest.mark.one_backend
+@pytest.mark.parametrize(
+    ("after", "name", "told"),
+    [
+        ([], None, r"its answer is a map with its channels first, \(None, 3, 4, 6\)"),
+        ([layers.Flatten(), layers.Dense(4)], "map", "layer = 'map': it gives a map with its channels first"),
+        ([layers.Flatten(), layers.Dense(4)], "end", "layer = 'end': it gives a map with its channels first"),
+    ],
+)
+def test_a_map_with_its_channels_first_is_refused(tmp_path, after, name, told):
+    channels_first(*after).save(tmp_path / "first.keras")
+    with pytest.raises(UserError, match=told):
+        backbones.file((8, 12, 3), str(tmp_path / "first.keras"), layer=name)
+
+
+@pytest.mark.one_backend
+def test_channels_that_were_moved_to_the_end_are_taken(tmp_path):
+    model = channels_first(layers.Permute((2, 3, 1)))
+    model.save(tmp_path / "last.keras")
+    p = pixels(2, 8, 12, 3)
+    close(numpy(backbones.file((8, 12, 3), str(tmp_path / "last.keras"))(seen(p))), numpy(model(p)).mean(axis=(1, 2)))

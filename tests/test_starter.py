@@ -1,6 +1,7 @@
 """`kood new`: what it sees in a folder, what it chooses, and that the recipe can be run."""
 
 import contextlib
+import dataclasses
 import io
 import math
 import os
@@ -14,10 +15,15 @@ import pytest
 from PIL import Image
 from rich.console import Console
 
+from kood.conformal import refuse_too_few
 from kood.data import load_id
+from kood.data.dealing import deal
 from kood.errors import UserError
+from kood.pipeline.held_out import folds_of
 from kood.recipe import load
-from kood.starter import Choices, Machine, new_recipe, survey
+from kood.recipe.data_sections import HoldOut
+from kood.starter import Choices, Machine, Survey, new_recipe, survey
+from kood.starter.choices import FEWEST, TEST
 from kood.starter.pretrained import Pretrained
 
 CPU, GPU = Machine(2, False), Machine(8, True)
@@ -344,10 +350,62 @@ def test_the_threshold_asks_no_more_than_the_images_can_guarantee(each, accept, 
     assert images >= accept / (1 - accept) and chosen.validation + chosen.calibration + 0.2 < 1
 
 
+def dealt(found, chosen):
+    """The labels of the calibration and of the training part, as a run deals the images of these classes."""
+    labels = np.repeat(np.arange(len(chosen.classes)), [n for n in found.train if n >= FEWEST])
+    rows = units = np.arange(len(labels))
+    if not found.test:
+        rows = deal(labels, units, rows, (TEST,), 0, "test", 3)[1]
+    calibration, _, train = deal(
+        labels, units, rows, (chosen.calibration, chosen.validation), 0, "calibration and validation"
+    )
+    return labels[calibration], labels[train]
+
+
+def many_counts():
+    """Images of each class: alike ones, some sets of which a fold once had too few images, and uneven ones."""
+    draw = np.random.default_rng(0)
+    yield from ([each] * classes for classes in (2, 3, 4, 5, 6, 8, 10, 25) for each in range(8, 60))
+    yield from ([120, 20, 20, 20], [55, 20, 15, 10], [300, 40, 40, 40, 40], [1000, 8, 8, 8])
+    for total in (100, 150, 200, 300, 500, 1000):
+        for _ in range(40):
+            shares = draw.dirichlet(np.full(draw.integers(4, 10), 2.0))
+            yield np.maximum(FEWEST, shares * total).astype(int).tolist()
+
+
+@pytest.mark.parametrize("own_test", [False, True])
+def test_what_is_chosen_suits_every_fold(own_test):
+    network = Pretrained("file", {"path": "x"}, (224, 224), "", True)
+    shapes, folds = np.tile([300, 400], (50, 1)), 0
+    for counts in many_counts():
+        names = tuple(f"c{number}" for number in range(len(counts)))
+        found = Survey(names, tuple(counts), (3,) * len(counts) if own_test else (), shapes, False, ())
+        chosen = Choices(found, CPU, 30, network)
+        calibration, train = dealt(found, chosen)
+        held = [()]
+        if chosen.folds:
+            held += folds_of(HoldOut(folds=chosen.folds), [str(number) for number in range(len(counts))], 0)
+        for fold in held:
+            gone = [int(number) for number in fold]
+            refuse_too_few(int((~np.isin(calibration, gone)).sum()), chosen.accept)
+            assert (~np.isin(train, gone)).sum() >= chosen.batch_size, (counts, fold)
+        folds += len(held) - 1
+    assert folds > 2000
+
+
+def test_that_folds_ask_for_less_is_told(photos, monkeypatch):
+    monkeypatch.setattr("kood.starter.pretrained._is_reachable", lambda: True)
+    for name in "abcde":
+        fill(f"five/{name}", 38, (120, 160))
+    recipe, _ = made("five")
+    assert recipe.serve.accept == 0.9 and recipe.data.hold_out.folds == 5
+    assert "about 30 images set the threshold, 18 or more in a fold: enough" in Path("five.toml").read_text()
+
+
 def test_a_test_folder_is_taken_as_it_is():
     for part, count in (("train", 30), ("test", 7)):
         for name in "ab":
-            fill(f"x/{part}/{name}", count)
+            fill(f"x/{part}/{name}", count, value=(count, 30, 30))
     found = survey(Path("x"))
     assert found.train == (30, 30) and found.test == (7, 7)
     assert "test = " not in new_recipe("x", machine=CPU).read_text()
@@ -358,7 +416,7 @@ def test_classes_that_could_not_be_tested_are_left_out():
         fill(f"x/train/{name}", 40)
         fill(f"x/train/few{name}", 3)
     for name in "ab":
-        fill(f"x/test/{name}", 5)
+        fill(f"x/test/{name}", 5, value=(30, 200, 30))
     recipe, text = made("x")
     assert recipe.data.id.classes == ["a", "b"]
     few = "Left out, with fewer than 8 images: fewa, fewb, fewc"
@@ -375,7 +433,7 @@ def test_classes_that_could_not_be_tested_are_left_out():
 def test_a_validation_folder_is_taken_as_it_is_and_notes_are_printed():
     for part, count in (("train", 30), ("Val", 5)):
         for name in "ab":
-            fill(f"x/{part}/{name}", count)
+            fill(f"x/{part}/{name}", count, value=(count, 30, 30))
     fill("x/train/a/@eaDir", 3)
     Path("x/train/b/notes.txt").write_text("x")
     recipe, text = made("x")
@@ -611,6 +669,57 @@ def test_near_copies_between_parts_are_left_out():
     Path("x/test/a/00.jpg").write_bytes(Path("x/train/a/00.jpg").read_bytes())
     recipe, text = made("x", force=True)
     assert recipe.data.id.near_copies is None and "near copies" not in text and "1 files are copies of others" in text
+
+
+@pytest.mark.parametrize("near", [120, 112])
+def test_near_copies_that_leave_too_few_images_are_refused(near):
+    found = Survey(("a", "b"), (60, 60), (20, 20), np.tile([300, 400], (120, 1)), False, (), near=near)
+    with pytest.raises(UserError, match=f"about {120 - near} of 120 training images are left .* 2 classes need 8 each"):
+        Choices(found, CPU, 30)
+    assert Choices(dataclasses.replace(found, near=100), CPU, 30).batch_size == 8
+
+
+def test_files_of_other_parts_that_cannot_be_read_are_allowed_for(monkeypatch):
+    for part, count in (("train", 40), ("test", 20), ("validation", 10)):
+        for number, name in enumerate("ab"):
+            Path(f"x/{part}/{name}").mkdir(parents=True)
+            for place in range(count):
+                photograph(100 * count + 1000 * number + place).save(f"x/{part}/{name}/{place:02}.png")
+    for file in ("train/a/00.png", "test/a/00.png", "test/b/03.png", "validation/b/01.png"):
+        Path(f"x/{file}").write_bytes(b"no image")
+    recipe, text = made("x")
+    assert recipe.data.id.max_bad_images == 3  # A bound holds for each part by itself.
+    assert "4 of these cannot be read" in text and "test/a/00.png" in text
+    assert len(load_id(recipe.data).test) == 38
+    monkeypatch.setattr("kood.starter.images.LOOKED_AT", 50)
+    found = survey(Path("x"), to_learn=True)
+    seen = sum("train" not in str(file) for file, _ in found.unreadable)
+    own = len(found.unreadable) - seen
+    assert seen and found.bad_at_most == max(math.ceil(2 * own * 80 / 50), math.ceil(2 * seen * 60 / 50))
+
+
+def test_copies_in_other_parts_set_no_threshold():
+    for part, count in (("train", 50), ("test", 30)):
+        for number, name in enumerate("ab"):
+            Path(f"x/{part}/{name}").mkdir(parents=True)
+            for place in range(count):
+                photograph(100 * number + place).save(f"x/{part}/{name}/{place:02}.png")
+    found = survey(Path("x"), to_learn=True)
+    assert found.train == (50, 50) and found.learnable == (20, 20) and found.near == 0 and found.copies == 60
+    recipe, _ = made("x")
+    assert "about 8 images set the threshold" in Path("x.toml").read_text() and recipe.train.batch_size == 16
+    splits = load_id(recipe.data)
+    assert splits.copies["left_out"] == 60 and len(splits.train) >= 16
+    refuse_too_few(len(splits.calibration), recipe.serve.accept)
+    for place in range(30, 45):
+        photograph(100 + place).save(f"x/test/b/{place:02}.png")
+    with pytest.raises(UserError, match="1 of 2 classes have 8 images or more that no other part has and some in"):
+        made("x", force=True)
+    fill("x/train/c", 12)
+    fill("x/test/c", 2, value=(1, 2, 3))
+    recipe, text = made("x", force=True)
+    assert "Left out, with fewer than 8 images that no other part has: b" in text
+    assert recipe.data.id.classes == ["a", "c"]
 
 
 def test_classes_that_differ_in_capitals_alone_are_told():

@@ -104,6 +104,9 @@ def features_within(model: keras.Model, fix: str) -> tuple[keras.Layer | None, s
     if isinstance(answer, dict) and "features" in answer:
         return None, "the model's output 'features'"
     own = f"the model's answer, the output of {seen.names(1)}"
+    if seen.is_first(answer):
+        raise seen.refuse(f"its answer is a map with its channels first, {(None, *answer.shape[1:])}",
+                          "end it in keras.layers.Permute((2, 3, 1))")  # fmt: skip
     if isinstance(answer, dict | list | tuple) or len(answer.shape) != 2:
         return None, own
     answer = array(answer)
@@ -291,5 +294,8 @@ def _said(seen: Seen, name: str | None) -> str:
     if output is None or isinstance(output, dict | list | tuple) or len(output.shape) < 2:
         found = "is not called" if output is None else "does not give one row of numbers an image"
         raise UserError(f"features = {name!r}: this layer of {clean(seen.model.name)} {found}; name another")
+    if seen.output_first:
+        raise UserError(f"features = {name!r}: this layer of {clean(seen.model.name)} gives a map with its channels "
+                        f"first, {(None, *output.shape[1:])}; name one of one row of numbers an image")  # fmt: skip
     pooled = ", averaged over its positions" if len(output.shape) > 2 else ""
     return f"features: the output of the layer {name!r}{pooled} ({output.shape[-1]:,} numbers)"

@@ -28,6 +28,7 @@ class Seen:
         dense: The dense layer called last, or None.
         below: Its input; `above` its output.
         output: The output of `named`, None where it was not called.
+        output_first: Whether that is a map with its channels first.
     """
 
     def __init__(self, model: keras.Model, named: keras.Layer | None):
@@ -35,8 +36,11 @@ class Seen:
         self.last: deque[keras.Layer] = deque(maxlen=LAST)
         self.dense: keras.Layer | None = None
         self.below = self.output = None
+        self.output_first = False
         self.above: Any = None
         self._looked_at: Callable[[keras.Layer, Any], None] | None = None
+        #: The shape of the map that the last layer with a data format gave, where its channels come first.
+        self._first: tuple[int, ...] | None = None
 
     def run(self, shape: Shape) -> Any:
         """The model's answer on random images."""
@@ -63,12 +67,19 @@ class Seen:
     def _saw(self, layer: keras.Layer, given: Any, gave: Any) -> None:
         if id(layer) not in self._outer:
             self.last.append(layer)
+            if getattr(layer, "data_format", None) is not None and len(getattr(gave, "shape", ())) > 2:
+                self._first = tuple(gave.shape) if layer.data_format == "channels_first" else None
             if self._looked_at is not None:
                 self._looked_at(layer, gave)
         if layer is self.named:
-            self.output = gave
+            self.output, self.output_first = gave, self.is_first(gave)
         if _is_dense(layer, given, gave):
             self.dense, self.below, self.above = layer, given, gave
+
+    def is_first(self, rows: Any) -> bool:
+        """Whether what was given last is a map with its channels first, whose mean over positions would be none."""
+        # Layers without a data format keep the shape, or have moved the channels.
+        return self._first is not None and tuple(getattr(rows, "shape", ())) == self._first
 
     def refuse(self, why: str, fix: str) -> UserError:
         """The message for a model that cannot be taken apart."""

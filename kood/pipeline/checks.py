@@ -107,9 +107,16 @@ def _check_images(recipe: Recipe, rows: Rows, copies: int = 0) -> None:
     for source in recipe.outliers.sources.values():
         source.check_images(train, rows.images("validation"))
     refuse_too_few(len(rows.images("calibration")), recipe.serve.accept, copies)
-    if recipe.classifier.train == "last" and recipe.fine_tuning.batch_size > len(train):
-        raise UserError(f"fine_tuning.batch_size: {recipe.fine_tuning.batch_size} is more than the {len(train)} "
-                        f"training images; lower it to at most {len(train)}, or give more images")  # fmt: skip
+    if recipe.attach is not None:
+        return
+    learned = {"train": len(train) * (1 + recipe.classifier.views)}
+    if recipe.classifier.train == "last":
+        learned["fine_tuning"] = len(train)
+    for table, count in learned.items():
+        rows_at_once = getattr(recipe, table).batch_size
+        if rows_at_once > count:
+            raise UserError(f"{table}.batch_size: {rows_at_once} is more than the {count} training images; lower it to "
+                            f"at most {count}, or give more images")  # fmt: skip
 
 
 def _check_folds(recipe: Recipe, data: Data, classifier: Classifier) -> None:

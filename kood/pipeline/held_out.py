@@ -141,7 +141,7 @@ def folds_of(settings: HoldOut, names: Sequence[str], seed: int) -> list[tuple[s
                     )
         folds = [tuple(name for name in names if name in fold) for fold in settings.folds]
     else:
-        count = max(1, round(settings.classes * len(names)))
+        count = settings.held(len(names))
         drawn = _drawn(min(settings.folds, math.comb(len(names), count)), count, len(names), seed)
         folds = [tuple(names[number] for number in fold) for fold in drawn]
     for held in folds:

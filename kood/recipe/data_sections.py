@@ -107,6 +107,10 @@ class HoldOut(Section):
         """How many folds are asked for; there are fewer where not so many differ."""
         return self.folds if isinstance(self.folds, int) else len(self.folds)
 
+    def held(self, classes: int) -> int:
+        """How many of so many classes each fold holds out, where they are drawn."""
+        return max(1, round(self.classes * classes))
+
 
 class Data(Section):
     """The images of a run.

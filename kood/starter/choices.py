@@ -5,6 +5,7 @@ import math
 import numpy as np
 
 from kood.errors import UserError
+from kood.recipe.data_sections import HoldOut
 from kood.recipe.training_sections import FineTuning
 from kood.starter.images import Machine, Survey
 from kood.starter.pretrained import Pretrained
@@ -60,7 +61,7 @@ class Choices:
         tuning: Seconds that the network takes to be fine-tuned on the training images, likewise.
 
     Raises:
-        UserError: fewer than two classes have images enough.
+        UserError: fewer than two classes have images enough, or near copies in other parts leave too few.
     """
 
     def __init__(
@@ -76,18 +77,30 @@ class Choices:
         without = {name for names in self.dropped.values() for name in names}
         self.classes = tuple(name for name in found.names if name not in without)
         if len(self.classes) < 2:
-            own = " and some in the test part" if found.test else ""
+            own = " that no other part has" if found.learnable != found.train else ""
+            own += " and some in the test part" if found.test else ""
             raise UserError(f"{len(self.classes)} of {len(found.names)} classes have {FEWEST} images or more{own}; two "
                             "are needed, add images")  # fmt: skip
         self.images = sum(count for name, count in zip(found.names, found.train, strict=True) if name not in without)
-        learned = self.images * (1.0 if found.test else 1.0 - TEST) * (1.0 - found.left_out)
+        counts = sorted(n for name, n in zip(found.names, found.learnable, strict=True) if name not in without)
+        unlike = sum(counts) - self.images * found.left_out
+        if unlike < FEWEST * len(self.classes):
+            raise UserError(f"about {max(unlike, 0):.0f} of {self.images:,} training images are left without copies "
+                            f"and near copies of images in other parts, and {len(self.classes)} classes need {FEWEST} "
+                            "each; add images, or take the copies out of the other parts")  # fmt: skip
+        learned = unlike * (1.0 if found.test else 1.0 - TEST)
         self.calibration = round(min(0.2, max(0.05, CALIBRATION / learned)), 3)
         self.validation = 0.0 if found.validation else min(0.1, self.calibration)
         trained = learned * (1 - self.validation - self.calibration)
+        self.folds = FOLDS if network is not None and len(self.classes) >= FEWEST_TO_HOLD_OUT else 0
+        # A fold has to do with what is left of these without its classes, at worst the largest.
+        left = 1.0 - sum(counts[-HoldOut().held(len(counts)) :]) / sum(counts) * (self.folds > 0)
         # Half as many again as are needed: rounding class by class takes some.
-        sure = (one for one in ACCEPT if self.calibration * learned >= 1.5 * one / (1 - one))
+        sure = (one for one in ACCEPT if left * self.calibration * learned >= 1.5 * one / (1 - one))
         self.accept = next(sure, ACCEPT[-1])
         self.why_split = f"about {self.calibration * learned:.0f} images set the threshold"
+        if self.folds and self.accept < ACCEPT[0]:
+            self.why_split += f", {left * self.calibration * learned:.0f} or more in a fold"
         if self.accept < ACCEPT[0]:
             self.why_split += f": enough to accept {self.accept:.0%} with a guarantee, not {ACCEPT[0]:.0%}"
         self.image_shape, self.why_shape = _image_shape(found, machine, network)
@@ -96,8 +109,9 @@ class Choices:
         self.backbone, self.width = _backbone(side, trained, machine), 96 if machine.accelerator else 64
         # Rounding class by class may take some images, and a batch has to have its rows.
         rows = ((64, 640), (32, 40), (16, 20))
-        self.batch_size = next((size for size, enough in rows if trained >= enough), 8)
-        self.rotation, self.folds, self.passing, self.tuning = False, 0, None, None
+        fits = (size for size, enough in rows if trained >= enough and left * trained >= 1.25 * size)
+        self.batch_size = next(fits, 8)
+        self.rotation, self.passing, self.tuning = False, None, None
         if network is None:
             self.outliers = int(min(5000, max(200, trained // 5)))
             rate = ACCELERATOR_RATE if machine.accelerator else CPU_RATE * machine.cores
@@ -108,7 +122,6 @@ class Choices:
         else:
             self.outliers = int(min(2000, max(200, trained // 2)))
             epochs = max(FROZEN_EPOCHS, math.ceil(FROZEN_STEPS * self.batch_size / trained))
-            self.folds = FOLDS if len(self.classes) >= FEWEST_TO_HOLD_OUT else 0
             if per_image is not None:
                 # The images, proxies of the validation images twice, and the outliers.
                 passed = self.images + sum(found.test) + 3 * (sum(found.validation) or self.validation * learned)
@@ -120,9 +133,14 @@ class Choices:
 def left_out(found: Survey) -> dict[str, list[str]]:
     """The classes that a run could not learn or not test: {what they have: their names}, without what none has."""
     few = [name for name, count in zip(found.names, found.train, strict=True) if count < FEWEST]
+    copied = [name for name, n in zip(found.names, found.learnable, strict=True) if n < FEWEST and name not in few]
     tested = zip(found.names, found.test or found.train, strict=True)
-    untested = [name for name, count in tested if not count and name not in few]
-    reasons = {f"fewer than {FEWEST} images": few, "no images in the test part": untested}
+    untested = [name for name, count in tested if not count and name not in few + copied]
+    reasons = {
+        f"fewer than {FEWEST} images": few,
+        f"fewer than {FEWEST} images that no other part has": copied,
+        "no images in the test part": untested,
+    }
     return {reason: names for reason, names in reasons.items() if names}
 
 

@@ -55,7 +55,7 @@ class Survey:
         test: Images of each class in a test part of its own; empty where there is none.
         shapes: (n, 2) heights and widths of the images looked at.
         grey: Whether all of these are grey.
-        unreadable: Files among them that are no images, with the reason.
+        unreadable: Files among them that are no images, with the reason; also those looked at in other parts.
         validation: Images of each class in a validation part of its own; empty where there is none.
         notes: What the source has to say of itself, a sentence each.
         formats: How many of those looked at have which format.
@@ -65,6 +65,9 @@ class Survey:
         paths: The files of each class, of all parts, as the disk has them; "" names those without one.
         near: How many of those looked at to train on are near copies of some looked at in other parts, at other pixels;
             `nearest` the first two such files.
+        unlike: Images of each class as in `train`, without those whose bytes another part has, which a run leaves out;
+            as many as there where it is not given.
+        others: How many files of other parts were looked at, and how many of these are no images.
     """
 
     names: tuple[str, ...]
@@ -83,6 +86,13 @@ class Survey:
     paths: Mapping[str, frozenset[str]] = field(default_factory=dict)
     near: int = 0
     nearest: tuple[str, ...] = ()
+    unlike: tuple[int, ...] = ()
+    others: tuple[int, int] = (0, 0)
+
+    @property
+    def learnable(self) -> tuple[int, ...]:
+        """Images of each class to train on that no other part has."""
+        return self.unlike or self.train
 
     @property
     def uneven(self) -> float:
@@ -101,9 +111,13 @@ class Survey:
 
     @property
     def bad_at_most(self) -> int:
-        """How many files may turn out to be unreadable: those seen where all were looked at, else twice their share."""
-        seen = len(self.shapes) + len(self.unreadable)
-        return len(self.unreadable) if seen >= self.files else math.ceil(2 * len(self.unreadable) * self.files / seen)
+        """How many files of a part may turn out to be unreadable: those seen where all were looked at, else twice their
+        share."""
+        seen, bad = self.others
+        rest = self.files - sum(self.train) if seen else 0
+        own = len(self.unreadable) - bad
+        counted = ((own, len(self.shapes) + own, self.files - rest), (bad, seen, rest))
+        return max(n if looked >= files else math.ceil(2 * n * files / looked) for n, looked, files in counted)
 
 
 @dataclass(frozen=True)
@@ -148,28 +162,37 @@ def survey(source: Path, *, to_learn: bool = False) -> Survey:
     first, *own = [part for part in ("train", "all", "test", "validation") if part in listed.parts]
     train = listed.parts[first]
     files, looks = _looked_at(train.files)
-    bad = tuple((Path(file), look) for file, look in zip(files, looks, strict=True) if isinstance(look, str))
+    bad = _unreadable(files, looks)
     good = [look for look in looks if not isinstance(look, str)]
     if not good:
         raise UserError(f"{clean(source)}: none of {len(looks)} files looked at can be read as an image; the first: "
                         f"{clean(bad[0][1])}")  # fmt: skip
     others = [file for part in own if to_learn for file in listed.parts[part].files]
-    near, nearest = _near_copies((files, looks), _looked_at(others)) if others else (0, ())
+    elsewhere = _looked_at(others) if others else ([], [])
+    near, nearest = _near_copies((files, looks), elsewhere)
+    bad_others = _unreadable(*elsewhere)
     test, validation = (_counts(listed.parts[part]) if part in own else () for part in ("test", "validation"))
     shapes, grey = np.array([look.shape for look in good]), all(look.is_grey for look in good)
-    every = [pair for part in listed.parts.values() for pair in _classed(part)]
-    copies, torn, apart = copies_among(every if to_learn else [])
+    every = [pair for part in (first, *own) for pair in _classed(listed.parts[part])]
+    alike = _alike([file for file, _ in every] if to_learn else [])
+    copies, torn, apart = copies_among(every, alike)
+    # Numbers ascend, those of the files to train on being the first.
+    count = len(train.files)
+    shared = [number for same in alike if same[-1] >= count for number in same if number < count]
     return Survey(
-        train.names, _counts(train), test, shapes, grey, bad, validation, listed.notes,
+        train.names, _counts(train), test, shapes, grey, (*bad, *bad_others), validation, listed.notes,
         Counter(look.format for look in good), Counter(kind for look in good for kind in look.kinds), copies, torn,
-        apart, _paths(every), near, nearest,
+        apart, _paths(every), near, nearest, _counts(train, shared),
+        (len(elsewhere[0]), len(bad_others)),
     )  # fmt: skip
 
 
-def _counts(listing: Listing) -> tuple[int, ...]:
+def _counts(listing: Listing, without: Sequence[int] = ()) -> tuple[int, ...]:
+    """The files of each class, without those of some numbers."""
     if not listing.names:
-        return (len(listing.files),)
-    return tuple(int(n) for n in np.bincount(listing.labels, minlength=len(listing.names)))
+        return (len(listing.files) - len(without),)
+    labels = np.delete(listing.labels, np.array(without, int))
+    return tuple(int(n) for n in np.bincount(labels, minlength=len(listing.names)))
 
 
 def _classed(listing: Listing) -> list[tuple[str, str]]:
@@ -197,6 +220,11 @@ def _looked_at(files: Sequence[str]) -> tuple[list[str], list[_Look | str]]:
     some = [files[i] for i in spread]
     with ThreadPoolExecutor(8) as pool:
         return some, list(pool.map(_look, some))
+
+
+def _unreadable(files: Sequence[str], looks: Sequence[_Look | str]) -> tuple[tuple[Path, str], ...]:
+    """Those of the files that are no images, with the reason."""
+    return tuple((Path(file), look) for file, look in zip(files, looks, strict=True) if isinstance(look, str))
 
 
 def _look(file: str) -> _Look | str:
@@ -246,26 +274,30 @@ def kinds_of(file: str) -> tuple[str, tuple[str, ...]]:
         return image.format or "unknown", tuple(kind for kind, is_one in found.items() if is_one)
 
 
-def copies_among(files: Sequence[tuple[str, str]]) -> tuple[int, int, tuple[str, ...]]:
-    """How many files have the bytes of another before them, how many of these stand in another class, and the first two
-    files that are one in two classes, if there are any.
-
-    Only files of one size are read.
-
-    Args:
-        files: The path and the class of each.
-    """
+def _alike(files: Sequence[str]) -> list[list[int]]:
+    """The numbers of the files of the same bytes, ascending, for all bytes; only files of one size are read."""
     by_size = defaultdict(list)
     with ThreadPoolExecutor(8) as pool:
-        for number, size in enumerate(pool.map(lambda file: _size(file[0]), files)):
+        for number, size in enumerate(pool.map(_size, files)):
             by_size[size].append(number)
         numbers = [number for size, some in by_size.items() if size and len(some) > 1 for number in some]
-        digests = list(pool.map(lambda number: digest_file(Path(files[number][0])), numbers))
+        digests = list(pool.map(lambda number: digest_file(Path(files[number])), numbers))
     of: dict[str, list[int]] = defaultdict(list)
     for number, digest in zip(numbers, digests, strict=True):
         of[digest].append(number)
+    return list(of.values())
+
+
+def copies_among(files: Sequence[tuple[str, str]], alike: Sequence[list[int]]) -> tuple[int, int, tuple[str, ...]]:
+    """How many files have the bytes of another before them, how many of these stand in another class, and the first two
+    files that are one in two classes, if there are any.
+
+    Args:
+        files: The path and the class of each.
+        alike: The numbers of those of the same bytes.
+    """
     copies, torn, apart = 0, 0, list[tuple[int, int]]()
-    for same in of.values():
+    for same in alike:
         counts = Counter(files[number][1] for number in same)
         copies += len(same) - 1
         torn += len(same) - max(counts.values())

@@ -255,6 +255,17 @@ def test_a_named_layer_gives_the_features():
         assert "averaged over its positions (7 numbers)" in taken.way.told[0]
 
 
+def test_a_named_map_with_its_channels_first_is_refused():
+    model = keras.Sequential([
+        keras.Input(SHAPE), layers.Permute((3, 1, 2)),
+        layers.AveragePooling2D(2, data_format="channels_first", name="map"), layers.Permute((2, 3, 1), name="turned"),
+        layers.Flatten(), layers.Dense(4, activation="softmax"),
+    ])  # fmt: skip
+    with pytest.raises(UserError, match=r"features = 'map': this layer of .* gives a map with its channels first"):
+        take_apart(model, "map")
+    assert "averaged over its positions" in take_apart(model, "turned").way.told[0]
+
+
 def test_a_named_layer_takes_apart_what_has_no_dense_layer():
     keras.utils.set_random_seed(1)
     model = sequential(*pooled(), heads.CosFace(4), layers.Softmax())

@@ -22,6 +22,7 @@ from kood.attached import (
     opened,
 )
 from kood.attached.preprocessing import PREPROCESSING, Preprocess
+from kood.attached.seen import Seen
 from kood.attached.steady import unsteady
 from kood.attached.watching import quantised
 from kood.backends import compiled
@@ -70,7 +71,7 @@ def file(
         ValueError: A size is not positive.
         UserError: There is no such file or layer, the images are none that the network takes, it is made for other
             pixels than `preprocess` makes, what it says of an image depends on the batch or on the pass, or it does not
-            end in features, or is quantised, and no layer is named.
+            end in features, or is quantised, and no layer is named; or the features are a map, its channels first.
     """
     image_shape = checked_image_shape(image_shape)
     if preprocess not in PREPROCESSING:
@@ -171,6 +172,12 @@ def _features(called: str, model: keras.Model, name: str | None, pixels: np.ndar
     """
     if name is not None:
         target, which = layer_named(model, name, "classifier.options.layer"), f"the output of the layer {clean(name)!r}"
+        seen = Seen(model, target)
+        with _of(called):
+            seen.run(pixels.shape[1:])
+        if seen.output_first:
+            raise UserError(f"classifier.options.layer = {name!r}: it gives a map with its channels first; name one "
+                            "that gives one row of numbers an image")  # fmt: skip
     else:
         with _of(called):
             target, which = features_within(model, _NAME_IT)
