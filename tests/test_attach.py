@@ -355,6 +355,17 @@ def test_few_images_of_each_class(invoke, options, tmp_path):
     assert report_of(tmp_path)["threshold"]["calibration_images"] == 3
 
 
+def test_a_class_of_few_images_leaves_validation_images_of_one_class(invoke, options, tmp_path):
+    few = written(tmp_path / "few", 160, 3)
+    for rare in NAMES[1:]:
+        for file in sorted((few / rare).iterdir())[1:]:
+            file.unlink()
+    given = ("--accept", "0.5", "--saved", tmp_path)
+    result = invoke("attach", "rgb.keras", "--id", few, *given, cwd=options)
+    assert result.returncode == 0, result.stderr
+    assert report_of(tmp_path)["validation_sets"] == ["patch_shuffle"]
+
+
 @pytest.mark.parametrize(
     ("arguments", "expected"),
     [
