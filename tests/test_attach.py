@@ -400,6 +400,10 @@ def test_a_class_of_few_images_leaves_validation_images_of_one_class(invoke, opt
         ("rgb.keras --id known --preprocess my_layers:nothing", "^kood: --preprocess my_layers:nothing: there is no"),
         ("rgb.keras --id known --preprocess my_layers:with_numpy", "fails on pixels .*; write it with keras.ops"),
         ("offset.keras --id known", "^kood: MODEL: .*with --preprocess 0..1 it labels 100% of 47 rightly"),
+        (
+            "unit.keras --id known",
+            r"^kood: MODEL: .*unit\.keras: .* for pixels of 0\.\.1, .* made of 0\.\.255 with --preprocess 0\.\.1$",
+        ),
         ("own.keras --id known", "'Doubled'; name the module that defines it with --import MODULE"),
         ("rgb.keras --id known --import nothing_here", "^kood: --import: the module 'nothing_here' cannot be imported"),
         ("rgb.keras --id known --features nothing", "^kood: --features nothing: .* has no such layer"),
@@ -425,6 +429,7 @@ def wrong(options):
     both = keras.layers.Dense(3, activation="softmax")(keras.layers.Concatenate()([pooled, numbers]))
     keras.Model([inputs, numbers], both).save(options / "two_inputs.keras")
     classifier([scaling(1 / 255)], None, 1).save(options / "regression.keras")
+    classifier([scaling(2.0, -1.0)]).save(options / "unit.keras")
     classifier([scaling(1 / 255)], "sigmoid").save(options / "labels.keras")
     classifier([keras.layers.Lambda(lambda x: x / 255.0)]).save(options / "lambda.keras")
     (options / "cut.keras").write_bytes((options / "rgb.keras").read_bytes()[:3000])

@@ -121,7 +121,8 @@ def check_range(model: keras.Model, pixels: np.ndarray) -> str:
     if _fits(expected, pixels, found):
         return ""
     fix = f"give pixels of {expected.range}" + (
-        ", or how they are made of 0..255 with preprocess=..." if expected.high < 255
+        ", or how they are made of 0..255 with preprocess="
+        + (repr(expected.range) if found == "0..255" else "...") if expected.high < 255
         else ", as they are in files, and leave preprocess out"
     )  # fmt: skip
     return (f"the model is made for pixels of {expected.range}, by {expected.why}, and these lie in "

@@ -103,13 +103,18 @@ class Attached(Stage):
 
     def _checked(self, measuring: Measuring, known: ImageSet) -> list[str]:
         """What is to be said of the model's labels of known images; refuses one that says that something is wrong."""
-        given = measuring.outputs(known)["logits"].argmax(axis=1)
-        right = float(np.mean(given == known.known_labels))
-        told = f"{right:.1%} of {len(known):,} known images are labelled rightly"
-        pixels = np.asarray(known.images)
-        wrong = disagreement(given, known.known_labels, known.class_names, measuring.takes_any_size)
-        wrong, classifier, seen = wrong or measuring.ranges.wrong(pixels), measuring.classifier, None
-        if isinstance(classifier, Adapted) and (wrong or measuring.ranges.may_be_others):
+        pixels, ranges, right, told = np.asarray(known.images), measuring.ranges, 0.0, ""
+        # `outputs` refuses these in words for who gives arrays.
+        if wrong := ranges.left(pixels, None):
+            wrong = ranges.wrong(pixels) or wrong
+        else:
+            given = measuring.outputs(known)["logits"].argmax(axis=1)
+            right = float(np.mean(given == known.known_labels))
+            told = f"{right:.1%} of {len(known):,} known images are labelled rightly"
+            wrong = disagreement(given, known.known_labels, known.class_names, measuring.takes_any_size)
+            wrong = wrong or ranges.wrong(pixels)
+        classifier, seen = measuring.classifier, None
+        if isinstance(classifier, Adapted) and (wrong or ranges.may_be_others):
             some = known.take(np.linspace(0, len(known) - 1, min(TRIED, len(known))).astype(int))
             images, labels = np.asarray(some.images), some.known_labels
             seen = tried(classifier, images, labels, known.class_names, measuring.batch_size)
