@@ -708,6 +708,17 @@ def test_a_function_of_pixels_is_given_again(tmp_path):
     np.testing.assert_allclose(again.predict(pixels).ood_score, made.predict(pixels).ood_score, atol=1e-6)
 
 
+def test_a_function_of_pixels_is_not_given_where_the_file_names_none(detector, tmp_path):
+    inner = built()
+    others = {"own": detector, "mode": Detector(inner, "msp", preprocess="0..1")}
+    backbone = keras.Sequential([keras.Input((8, 8, 3)), keras.layers.GlobalAveragePooling2D()])
+    others["kood"] = Detector(Classifier(backbone, heads.Softmax(K)), "msp")
+    for name, made in others.items():
+        made.save(tmp_path / f"{name}.kood")
+        with pytest.raises(UserError, match=rf"{name}\.kood: preprocess: this file names no function; leave"):
+            Detector.load(tmp_path / f"{name}.kood", preprocess=unit)
+
+
 def test_an_export_that_cannot_be_written_is_one_message(detector, tmp_path):
     (tmp_path / "file").write_text("in the way")
     for path in (tmp_path / "file" / "1", tmp_path / "file" / "one.onnx"):
