@@ -215,6 +215,7 @@ def prepared(place):
     classifier([scaling(1 / 255)], side=None).save(place / "any.keras")
     (place / "list.txt").write_text("blue\ngreen\nred\n")
     (place / "numbers.json").write_text('{"blue": 0, "green": 1, "red": 2}')
+    (place / "pairs.json").write_text('{"0": ["blue", "sky"], "1": ["green", "grass"], "2": ["red", "rose"]}')
     (place / "names.json").write_text('{"0": "blue", "1": "green", "2": "red"}')
     shutil.copytree(place / "known", place / "two", dirs_exist_ok=True)
     shutil.rmtree(place / "two" / "red")
@@ -241,6 +242,7 @@ def options(place):
     [
         ("rgb.keras --id known --by-class --accept 0.8 --score knn:k=5 --classes numbers.json", "by the list"),
         ("any.keras --id table.csv --size 8 --classes names.json --resize pad", "by the list"),
+        ("rgb.keras --id known --classes pairs.json --score msp", "by the list"),
         ("rgb.keras --id numbered --score msp", "by the numbers that the folders' names begin with"),
         *(
             pytest.param(*one, marks=pytest.mark.slow)
@@ -521,7 +523,9 @@ def test_another_backend_takes_what_is_the_users_own(invoke, wrong, tmp_path):
 def test_two_classes_of_one_name_are_numbered_and_no_folder_is_taken_for_the_first(tmp_path):
     index = tmp_path / "imagenet_class_index.json"
     index.write_text(json.dumps({"0": ["n02012849", "crane"], "1": ["n03126707", "crane"], "2": ["n1", "owl"]}))
-    assert outputs_named(index) == ["crane", "crane (2)", "owl"]
+    assert outputs_named(index) == ["crane", "crane (2)", "owl"] == outputs_named(index, ["n1", "crane (2)"])
+    ids = ["n02012849", "n03126707", "n1"]
+    assert outputs_named(index, ["n1", "n02012849"]) == ids
     index.write_text(json.dumps(["crane", "owl", "crane"]))
     listed = outputs_named(index)
     assert listed == ["crane", "owl", "crane (2)"] and matched(["owl"], listed, 3)[2] == [1]
