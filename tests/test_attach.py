@@ -215,6 +215,7 @@ def prepared(place):
     classifier([scaling(1 / 255)], side=None).save(place / "any.keras")
     (place / "list.txt").write_text("blue\ngreen\nred\n")
     (place / "numbers.json").write_text('{"blue": 0, "green": 1, "red": 2}')
+    (place / "pairs.json").write_text('{"0": ["blue", "sky"], "1": ["green", "grass"], "2": ["red", "rose"]}')
     (place / "names.json").write_text('{"0": "blue", "1": "green", "2": "red"}')
     shutil.copytree(place / "known", place / "two", dirs_exist_ok=True)
     shutil.rmtree(place / "two" / "red")
@@ -241,6 +242,7 @@ def options(place):
     [
         ("rgb.keras --id known --by-class --accept 0.8 --score knn:k=5 --classes numbers.json", "by the list"),
         ("any.keras --id table.csv --size 8 --classes names.json --resize pad", "by the list"),
+        ("rgb.keras --id known --classes pairs.json --score msp", "by the list"),
         ("rgb.keras --id numbered --score msp", "by the numbers that the folders' names begin with"),
         *(
             pytest.param(*one, marks=pytest.mark.slow)
@@ -355,6 +357,17 @@ def test_few_images_of_each_class(invoke, options, tmp_path):
     assert report_of(tmp_path)["threshold"]["calibration_images"] == 3
 
 
+def test_a_class_of_few_images_leaves_validation_images_of_one_class(invoke, options, tmp_path):
+    few = written(tmp_path / "few", 160, 3)
+    for rare in NAMES[1:]:
+        for file in sorted((few / rare).iterdir())[1:]:
+            file.unlink()
+    given = ("--accept", "0.5", "--saved", tmp_path)
+    result = invoke("attach", "rgb.keras", "--id", few, *given, cwd=options)
+    assert result.returncode == 0, result.stderr
+    assert report_of(tmp_path)["validation_sets"] == ["patch_shuffle"]
+
+
 @pytest.mark.parametrize(
     ("arguments", "expected"),
     [
@@ -389,6 +402,10 @@ def test_few_images_of_each_class(invoke, options, tmp_path):
         ("rgb.keras --id known --preprocess my_layers:nothing", "^kood: --preprocess my_layers:nothing: there is no"),
         ("rgb.keras --id known --preprocess my_layers:with_numpy", "fails on pixels .*; write it with keras.ops"),
         ("offset.keras --id known", "^kood: MODEL: .*with --preprocess 0..1 it labels 100% of 47 rightly"),
+        (
+            "unit.keras --id known",
+            r"^kood: MODEL: .*unit\.keras: .* for pixels of 0\.\.1, .* made of 0\.\.255 with --preprocess 0\.\.1$",
+        ),
         ("own.keras --id known", "'Doubled'; name the module that defines it with --import MODULE"),
         ("rgb.keras --id known --import nothing_here", "^kood: --import: the module 'nothing_here' cannot be imported"),
         ("rgb.keras --id known --features nothing", "^kood: --features nothing: .* has no such layer"),
@@ -414,6 +431,7 @@ def wrong(options):
     both = keras.layers.Dense(3, activation="softmax")(keras.layers.Concatenate()([pooled, numbers]))
     keras.Model([inputs, numbers], both).save(options / "two_inputs.keras")
     classifier([scaling(1 / 255)], None, 1).save(options / "regression.keras")
+    classifier([scaling(2.0, -1.0)]).save(options / "unit.keras")
     classifier([scaling(1 / 255)], "sigmoid").save(options / "labels.keras")
     classifier([keras.layers.Lambda(lambda x: x / 255.0)]).save(options / "lambda.keras")
     (options / "cut.keras").write_bytes((options / "rgb.keras").read_bytes()[:3000])
@@ -505,7 +523,9 @@ def test_another_backend_takes_what_is_the_users_own(invoke, wrong, tmp_path):
 def test_two_classes_of_one_name_are_numbered_and_no_folder_is_taken_for_the_first(tmp_path):
     index = tmp_path / "imagenet_class_index.json"
     index.write_text(json.dumps({"0": ["n02012849", "crane"], "1": ["n03126707", "crane"], "2": ["n1", "owl"]}))
-    assert outputs_named(index) == ["crane", "crane (2)", "owl"]
+    assert outputs_named(index) == ["crane", "crane (2)", "owl"] == outputs_named(index, ["n1", "crane (2)"])
+    ids = ["n02012849", "n03126707", "n1"]
+    assert outputs_named(index, ["n1", "n02012849"]) == ids
     index.write_text(json.dumps(["crane", "owl", "crane"]))
     listed = outputs_named(index)
     assert listed == ["crane", "owl", "crane (2)"] and matched(["owl"], listed, 3)[2] == [1]

@@ -93,6 +93,8 @@ def test_a_proxy_of_the_kind_trained_on_is_no_judge(use, sets):
     use = {getattr(recipe, name).resembles if name != "real" else Real.resembles for name in use}
     found = comparison(classifier(1.0), classifier(1.0, seed=1), [], use)
     assert found["sets"] == list(sets)
+    one = {"sets": ("patch_shuffle",)}  # Of a validation part of one class.
+    assert comparison(classifier(1.0, **one), classifier(1.0, seed=1, **one), [], use)["sets"] == ["patch_shuffle"]
     own = comparison(classifier(1.0, sets=("real",)), classifier(1.0, seed=1, sets=("real",)), ["real"], use)
     assert own["sets"] == ["real"]
 

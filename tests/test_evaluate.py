@@ -14,7 +14,7 @@ from kood.classifier import Classifier
 from kood.conformal import Calibration
 from kood.conformal import threshold as conformal_threshold
 from kood.data import ImageSet
-from kood.detector.choosing import MOST_PROXIES, PROXIES, Choice, mean_auroc, proxies, validation_images
+from kood.detector.choosing import MOST_PROXIES, PROXIES, Choice, mean_auroc, proxies, proxies_of, validation_images
 from kood.detector.evaluate import evaluate
 from kood.detector.figures import rarely_accepted, undetected
 from kood.detector.measuring import Measuring
@@ -211,6 +211,9 @@ def test_proxies_are_made_of_some_images_of_every_class_where_there_are_many():
     assert counts[0] == 0 and counts[1:].min() >= MOST_PROXIES // 4 - 1
     few = proxies(held.take(np.arange(0, len(held), 100)), 0)
     assert {len(one) for one in few.values()} == {len(range(0, len(held), 100))}
+    # A single image of another class, which thinning leaves out.
+    for alone in (held.take(np.arange(9)), held.take(np.r_[np.arange(700), 2000, np.arange(700)])):
+        assert list(proxies(alone, 0)) == proxies_of(alone) == ["patch_shuffle"]
 
 
 @pytest.mark.parametrize("given", [None, {"glare": images(50, 9, 150)}])

@@ -33,7 +33,7 @@ class Adapted(keras.Model):
     """
 
     def __init__(self, model, features=None, preprocess=None, takes_bytes=False, **kwargs):
-        super().__init__(**kwargs)
+        super().__init__(**{**kwargs, "dtype": "float32"})
         self.model = model
         self.features_layer = features
         self.takes_bytes = takes_bytes

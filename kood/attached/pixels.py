@@ -20,6 +20,8 @@ _GIVEN = ((0.0, 255.0), (0.0, 1.0), (-1.0, 1.0))
 _MADE = ((0.0, 1.0), (-1.0, 1.0), (-2.1, 2.6), (0.0, 255.0), (-115.0, 140.0))
 #: How far the ends may lie from those, in widths of the range: an adapted normalization has its own.
 _NEAR = 0.5
+#: How much nearer the range has to lie than the next one: MNIST's normalization of 0..1 would do as well for -1..1.
+_CLEARLY = 0.1
 #: How far pixels may lie outside of their range, in widths of it: resizing overshoots, and edges are where it does.
 _OVER = 0.25
 #: The ranges that known images are held to be of, the first that holds theirs: in files, divided by 255, normalized by
@@ -64,7 +66,7 @@ def wanted(model: keras.Model) -> Wanted | None:
 
     Three images of one colour pass up to the first layer that learns. What reaches it is an affine function of the
     pixels where they are rescaled or normalized, by whatever layer or operation, and the range is the one that this
-    function brings to 0..1, -1..1, ImageNet's normalization or 0..255.
+    function brings to 0..1, -1..1, ImageNet's normalization or 0..255, clearly nearer than any other.
     """
     if isinstance(model, Classifier):
         return Wanted(-1.0, 1.0, "kood's own classifier")
@@ -85,13 +87,12 @@ def wanted(model: keras.Model) -> Wanted | None:
     if np.isclose(scale, 1.0) and np.isclose(offset, 0.0):
         return None
     ends = [(scale * low + offset, scale * high + offset, low, high) for low, high in _GIVEN]
-    far, low, high = min(
-        ((abs(first - bottom) + abs(last - top)) / (top - bottom), low, high)
+    (far, low, high), (next_far, *_) = sorted(
+        (min((abs(first - bottom) + abs(last - top)) / (top - bottom) for bottom, top in _MADE), low, high)
         for first, last, low, high in ends
-        for bottom, top in _MADE
-    )
+    )[:2]
     why = f"what its first layers make of them ({scale:.3g} x {offset:+.3g})"
-    return Wanted(low, high, why) if far <= _NEAR else None
+    return Wanted(low, high, why) if far <= min(_NEAR, next_far - _CLEARLY) else None
 
 
 def check_range(model: keras.Model, pixels: np.ndarray) -> str:
@@ -121,7 +122,8 @@ def check_range(model: keras.Model, pixels: np.ndarray) -> str:
     if _fits(expected, pixels, found):
         return ""
     fix = f"give pixels of {expected.range}" + (
-        ", or how they are made of 0..255 with preprocess=..." if expected.high < 255
+        ", or how they are made of 0..255 with preprocess="
+        + (repr(expected.range) if found == "0..255" else "...") if expected.high < 255
         else ", as they are in files, and leave preprocess out"
     )  # fmt: skip
     return (f"the model is made for pixels of {expected.range}, by {expected.why}, and these lie in "

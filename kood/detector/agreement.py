@@ -12,15 +12,18 @@ __all__ = ["disagreement"]
 
 #: How much more often another order of the classes has to be right before it is taken for the true one.
 _BETTER = 0.2
+#: Of the interval whose upper end has to lie nearer to chance than to 1, where the classes are unbalanced too.
+_LEVEL = 0.8
 
 
 def disagreement(given: np.ndarray, labels: np.ndarray, class_names: Sequence[str], any_size: bool = False) -> str:
     """What speaks against the labels being what the classifier was trained on; "" where nothing does.
 
     They disagree where the classifier is right no more often than chance: its accuracy's 95% interval reaches the rate
-    at which labels and answers drawn apart would agree, and it lies nearer to that than to 1, as it need not of a few
-    images; or where it is right far more often under another order of the
-    classes, found on one half of the images and tried on the other.
+    at which labels and answers drawn apart would agree, and its 80% interval lies nearer to that than to 1, as it need
+    not of a few images or unbalanced classes, or it gives all images one class and misses enough of the others; or
+    where it is right far more often under another order of the classes, found on one half of the images and tried on
+    the other.
 
     Args:
         given: (N,) what the classifier labels known images as.
@@ -39,8 +42,12 @@ def disagreement(given: np.ndarray, labels: np.ndarray, class_names: Sequence[st
     other = _other_order(given, labels, class_names)
     if other:
         return other
-    near_chance = rate_interval(right, count)[0] <= chance and right / count <= (1 + chance) / 2
-    if len(np.unique(labels)) > 1 and near_chance:
+    near_chance = (
+        rate_interval(right, count)[0] <= chance and rate_interval(right, count, _LEVEL)[1] <= (1 + chance) / 2
+    )
+    # Of 95 images and 5 the interval cannot tell; four that are all missed do.
+    says_one = len(np.unique(given)) == 1 and rate_interval(0, count - right, _LEVEL)[1] <= 0.5
+    if len(np.unique(labels)) > 1 and (near_chance or says_one):
         size = ", and the size of the images, for it takes any (image_shape)" if any_size else ""
         return (
             f"the model labels {right} of {count} known images rightly, as chance would ({chance:.1%}); check the "

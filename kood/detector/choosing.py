@@ -15,7 +15,7 @@ from kood.outputs import Outputs, score_rows
 from kood.scorer import Scorer
 
 __all__ = [
-    "MOST_PROXIES", "PROXIES", "Choice", "Measured", "by_chance", "choose", "mean_auroc", "proxies", "tune",
+    "MOST_PROXIES", "PROXIES", "Choice", "Measured", "by_chance", "choose", "mean_auroc", "proxies", "proxies_of", "tune",
     "validation_images",
 ]  # fmt: skip
 
@@ -107,7 +107,7 @@ def validation_images(validation: ImageSet, ood: dict[str, ImageSet] | None, see
 
     Args:
         validation: In-distribution images.
-        ood: Out-of-distribution ones by name; where there are none, the two of `PROXIES`, made of the former.
+        ood: Out-of-distribution ones by name; where there are none, those of `proxies`, made of the former.
         seed: Of the proxies.
 
     Returns:
@@ -116,14 +116,25 @@ def validation_images(validation: ImageSet, ood: dict[str, ImageSet] | None, see
     return {"validation": validation, **(ood or proxies(validation, seed))}
 
 
+def proxies_of(validation: ImageSet) -> list[str]:
+    """Which of `PROXIES` are made of validation images: pixel mixup is of two classes."""
+    mixes = len(np.unique(_thinned(validation).known_labels)) > 1
+    return [name for name in PROXIES if mixes or name != "pixel_mixup"]
+
+
 def proxies(validation: ImageSet, seed: int) -> dict[str, ImageSet]:
-    """The two of `PROXIES`, made of validation images: one image of each, at most `MOST_PROXIES` evenly spaced."""
-    rng = np.random.default_rng([seed, 1])
-    if len(validation) > MOST_PROXIES:
-        validation = validation.take(np.linspace(0, len(validation) - 1, MOST_PROXIES).astype(int))
-    mixed = PixelMixup().draw(len(validation), rng, validation).images
-    made = zip(PROXIES, (mixed, shuffled(validation.images, rng=rng)), strict=True)
-    return {name: ImageSet(images) for name, images in made}
+    """Those of `proxies_of`, made of validation images: one image of each, at most `MOST_PROXIES` evenly spaced."""
+    rng, made, names = np.random.default_rng([seed, 1]), {}, proxies_of(validation)
+    validation = _thinned(validation)
+    if "pixel_mixup" in names:
+        made["pixel_mixup"] = ImageSet(PixelMixup().draw(len(validation), rng, validation).images)
+    return {**made, "patch_shuffle": ImageSet(shuffled(validation.images, rng=rng))}
+
+
+def _thinned(validation: ImageSet) -> ImageSet:
+    if len(validation) <= MOST_PROXIES:
+        return validation
+    return validation.take(np.linspace(0, len(validation) - 1, MOST_PROXIES).astype(int))
 
 
 def choose(measured: Measured, scorers: Mapping[str, Scorer], inside: str, outside: Sequence[str]) -> Choice:

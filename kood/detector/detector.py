@@ -361,10 +361,11 @@ class Detector(Measuring):
         Args:
             path: The file.
             custom_objects: Layers and functions of your own that the classifier is made of, by name.
-            preprocess: Where the detector was made with a function, that function again.
+            preprocess: Where the detector was made with a function, that function again; nothing otherwise.
 
         Raises:
-            UserError: it is no such file, it is damaged, or it holds a layer that is not known here.
+            UserError: it is no such file, it is damaged, it holds a layer that is not known here, or `preprocess` is
+                given and it names no function.
         """
         return file.read(cls, Path(path), custom_objects, preprocess)
 

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 import kood
-from kood.attached import kept, opened
+from kood.attached import function_of, kept, opened
 from kood.conformal import Calibration
 from kood.detector.choosing import Choice
 from kood.errors import UserError
@@ -85,7 +85,8 @@ def read(kind: type, path: Path, custom_objects: Mapping[str, Any] | None = None
         preprocess: What makes the classifier's pixels, where the file names a function.
 
     Raises:
-        UserError: it is no such file, it is damaged, or it holds a layer that is not known here.
+        UserError: it is no such file, it is damaged, it holds a layer that is not known here, or `preprocess` is given
+            and it names no function.
     """
     if not path.is_file():
         raise UserError(f"{clean(path)} does not exist; give a file that Detector.save wrote")
@@ -100,6 +101,8 @@ def read(kind: type, path: Path, custom_objects: Mapping[str, Any] | None = None
                 raise UserError(f"{clean(path)} is of kood {facts['kood']}, newer than this one; update kood")
             classifier = opened(Path(folder) / CLASSIFIER, custom_objects, shown=path)
         if preprocess is not None:
+            if function_of(classifier) is None:
+                raise UserError(f"{clean(path)}: preprocess: this file names no function; leave preprocess out")
             classifier.prepare_by(preprocess)
         return _made(kind, classifier, facts, arrays)
     except UserError:

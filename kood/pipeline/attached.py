@@ -76,7 +76,7 @@ class Attached(Stage):
 
     @functools.cached_property
     def _listed(self) -> list[str] | None:
-        return None if self.attach.classes is None else outputs_named(data_path(self.attach.classes))
+        return None if self.attach.classes is None else outputs_named(data_path(self.attach.classes), self._folders)
 
     @property
     def _folders(self) -> list[str]:
@@ -103,13 +103,18 @@ class Attached(Stage):
 
     def _checked(self, measuring: Measuring, known: ImageSet) -> list[str]:
         """What is to be said of the model's labels of known images; refuses one that says that something is wrong."""
-        given = measuring.outputs(known)["logits"].argmax(axis=1)
-        right = float(np.mean(given == known.known_labels))
-        told = f"{right:.1%} of {len(known):,} known images are labelled rightly"
-        pixels = np.asarray(known.images)
-        wrong = disagreement(given, known.known_labels, known.class_names, measuring.takes_any_size)
-        wrong, classifier, seen = wrong or measuring.ranges.wrong(pixels), measuring.classifier, None
-        if isinstance(classifier, Adapted) and (wrong or measuring.ranges.may_be_others):
+        pixels, ranges, right, told = np.asarray(known.images), measuring.ranges, 0.0, ""
+        # `outputs` refuses these in words for who gives arrays.
+        if wrong := ranges.left(pixels, None):
+            wrong = ranges.wrong(pixels) or wrong
+        else:
+            given = measuring.outputs(known)["logits"].argmax(axis=1)
+            right = float(np.mean(given == known.known_labels))
+            told = f"{right:.1%} of {len(known):,} known images are labelled rightly"
+            wrong = disagreement(given, known.known_labels, known.class_names, measuring.takes_any_size)
+            wrong = wrong or ranges.wrong(pixels)
+        classifier, seen = measuring.classifier, None
+        if isinstance(classifier, Adapted) and (wrong or ranges.may_be_others):
             some = known.take(np.linspace(0, len(known) - 1, min(TRIED, len(known))).astype(int))
             images, labels = np.asarray(some.images), some.known_labels
             seen = tried(classifier, images, labels, known.class_names, measuring.batch_size)
@@ -158,11 +163,13 @@ def _labelled(images: ImageSet, facts: dict[str, Any]) -> ImageSet:
     return replace(images, labels=place[images.known_labels], class_names=tuple(facts["class_names"]))
 
 
-def outputs_named(file: Path) -> list[str]:
+def outputs_named(file: Path, folders: Sequence[str] = ()) -> list[str]:
     """The class of each output of a model, from a file.
 
     Args:
-        file: One name a line; or JSON, a list of names, {name: number} or {number: name}.
+        file: One name a line; or JSON, a list of names, {name: number}, {number: name} or {number: [name, ...]}.
+        folders: Names of the class folders: of several names of each output, those are taken that hold all of these,
+            the last where none do.
 
     Returns:
         The names, in the order of the outputs.
@@ -184,9 +191,11 @@ def outputs_named(file: Path) -> list[str]:
             raise UserError(
                 f"attach.classes: {clean(file)}: write {{name: number}}, each number from 0 to {len(pairs) - 1} once"
             )
-        # ImageNet's own list has a pair for each number.
+        # ImageNet's own list has a pair for each number, its WordNet id and its name.
         values = [pairs[str(number)] for number in range(len(pairs))]
-        found = [value[-1] if isinstance(value, list) and value else value for value in values]
+        rows = [value[::-1] if isinstance(value, list) and value else [value] for value in values]
+        columns = [list(column) for column in zip(*rows, strict=False)] or [[]]
+        found = next((column for column in columns if all(name in column for name in folders)), columns[0])
     if not isinstance(found, list) or not all(isinstance(name, str) for name in found):
         raise UserError(f"attach.classes: {clean(file)}: write a list of names, in the order of the model's outputs")
     names = [composed(name).strip() for name in found]

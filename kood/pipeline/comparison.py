@@ -92,7 +92,9 @@ def comparison(
         `baseline` of report.json.
     """
     if not sets:
-        sets = [proxy for proxy in PROXIES if proxy not in resembled] or list(PROXIES)
+        # Of one class alone there is no pixel mixup.
+        made = [proxy for proxy in PROXIES if all(proxy in values for values in exposed["scores"].values())]
+        sets = [proxy for proxy in made if proxy not in resembled] or made
     chosen = []
     for one in (without, exposed):
         by_score = {name: mean_auroc(*_sides(values)) for name, values in one["scores"].items()}

@@ -11,7 +11,7 @@ import numpy as np
 
 from kood import registry, specs
 from kood.data.images import normalize
-from kood.detector.choosing import PROXIES, validation_images
+from kood.detector.choosing import proxies_of, validation_images
 from kood.detector.evaluate import evaluate
 from kood.detector.measuring import Measuring
 from kood.outputs import Outputs, at_once, forward_of, further_for
@@ -136,7 +136,7 @@ class Evaluation(Stage):
         outside: dict[str, Any] = {kind: rows.sets(kind) for kind in KINDS}
         known["unseen"], steps = known["validation"], 3 + len(outside["near"]) + len(outside["far"])
         if self.validates and len(known["validation"]):
-            steps += 1 + (len(outside["validation_ood"]) or len(PROXIES))
+            steps += 1 + (len(outside["validation_ood"]) or len(proxies_of(known["validation"])))
         else:
             known["validation"] = None
         with work.progress.bar(self.role, steps, unit="step") as bar:

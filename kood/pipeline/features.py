@@ -18,7 +18,7 @@ from kood.data.deferred import Images
 from kood.data.image_set import joined
 from kood.data.large import blocks_of
 from kood.data.stored import write_blocks
-from kood.detector.choosing import MOST_PROXIES, PROXIES, proxies
+from kood.detector.choosing import MOST_PROXIES, proxies
 from kood.files import write_atomically
 from kood.outputs import at_once, run_batches
 from kood.pipeline.build import frozen_backbone, network_of, said_of
@@ -141,7 +141,7 @@ class Features(_Passing):
         seed = self.recipe.data.split_seed
         if self._proxied:
             made = proxies(sets["validation"], seed)
-            sets |= {f"data.validation_ood.{name}": made[name] for name in PROXIES}
+            sets |= {f"data.validation_ood.{name}": one for name, one in made.items()}
         if views := self.recipe.classifier.views:
             augment = augmentations(self.recipe, self.data, self.recipe.data.augment)
             sets["views"] = views_of(sets["train"], views, augment, seed)

@@ -6,6 +6,7 @@ import pytest
 from keras import layers, ops
 
 from kood import heads
+from kood.attached.adapted import Adapted
 from kood.attached.apart import take_apart
 from kood.attached.taken import Linear
 from kood.attached.watching import layers_of
@@ -168,6 +169,25 @@ def test_mixed_precision_ends_in_float32(policy):
     finally:
         keras.config.set_dtype_policy(before)
     same(model, take_apart(model), 1e-2)
+
+
+@pytest.mark.parametrize("policy", ["mixed_bfloat16", "mixed_float16"])
+def test_the_policy_of_whoever_takes_it_in_changes_nothing(policy, tmp_path):
+    model, pixels = MODELS["softmax"](), np.random.default_rng(0).random((8, *SHAPE)).astype("float32")
+    plain = Adapted(model)
+    before = keras.config.dtype_policy()
+    keras.config.set_dtype_policy(policy)
+    try:
+        mine = Adapted(model)
+        mine.save(tmp_path / "mine.keras")
+        again = keras.saving.load_model(tmp_path / "mine.keras")
+    finally:
+        keras.config.set_dtype_policy(before)
+    for one in (mine, again):
+        for name, values in plain(pixels).items():
+            found = one(pixels)[name]
+            assert keras.backend.standardize_dtype(found.dtype) == "float32"
+            assert np.allclose(ops.convert_to_numpy(found), ops.convert_to_numpy(values), atol=1e-6)
 
 
 def test_several_threads_may_ask():

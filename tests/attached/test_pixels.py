@@ -124,12 +124,15 @@ def inside():
 
 
 IMAGENET = {"mean": [0.485, 0.456, 0.406], "variance": [0.229**2, 0.224**2, 0.225**2]}
+MNIST = {"mean": [0.1307] * 3, "variance": [0.0949] * 3}
 FIRST = {
     "nothing": (model_of, None),
     "x / 255": (lambda: model_of(layers.Rescaling(1 / 255)), (0, 255)),
     "2 x / 255 - 1": (lambda: model_of(layers.Rescaling(1 / 127.5, offset=-1)), (0, 255)),
     "normalized": (lambda: model_of(layers.Rescaling(1 / 255), layers.Normalization(**IMAGENET)), (0, 255)),
     "normalized from 0..1": (lambda: model_of(layers.Normalization(**IMAGENET)), (0, 1)),
+    "as MNIST is from 0..1": (lambda: model_of(layers.Normalization(**MNIST)), None),
+    "as MNIST is": (lambda: model_of(layers.Rescaling(1 / 255), layers.Normalization(**MNIST)), (0, 255)),
     "0..1 to -1..1": (lambda: model_of(layers.Rescaling(2.0, offset=-1)), (0, 1)),
     "-1..1 to 0..1": (lambda: model_of(layers.Rescaling(0.5, offset=0.5)), (-1, 1)),
     "-1..1 to 0..255": (lambda: model_of(layers.Rescaling(127.5, offset=127.5)), (-1, 1)),

@@ -608,6 +608,24 @@ def test_labels_by_chance_are_told_from_labels_that_are_right():
     assert disagreement(np.empty(0, int), np.empty(0, int), names) == "" == disagreement(labels, labels, ["one"])
 
 
+def told_of(*parts):
+    """What speaks against (given, label, count) triples."""
+    given, labels = (np.repeat([part[at] for part in parts], [part[2] for part in parts]) for at in (0, 1))
+    return disagreement(given, labels, ["a", "b", "c"])
+
+
+def test_unbalanced_classes_that_are_told_apart_are_no_chance():
+    assert told_of((1, 0, 2), (0, 0, 27), (1, 1, 1)) == ""
+    assert told_of((1, 0, 3), (0, 0, 25), (1, 1, 2)) == "" == told_of((1, 0, 9), (0, 0, 86), (1, 1, 4), (0, 1, 1))
+    # One answer for all: 2 missed images say little, and 5 much.
+    assert told_of((0, 0, 28), (0, 1, 2)) == ""
+    assert "labels 95 of 100 known images rightly, as chance would (95.0%)" in told_of((0, 0, 95), (0, 1, 5))
+    # Three classes of equal size.
+    third = [(k, n, 3 if k == n == 0 or (k, n) == (0, 1) else 2) for n in range(3) for k in range(3)]
+    assert "labels 7 of 20" in told_of(*third)
+    assert "labels 90 of 240" in told_of(*((k, n, 30 if k == n else 25) for n in range(3) for k in range(3)))
+
+
 @pytest.mark.one_backend
 @pytest.mark.parametrize("side", [8, None])
 def test_labels_by_chance_of_a_model_of_any_size_name_the_size(side):
@@ -688,6 +706,17 @@ def test_a_function_of_pixels_is_given_again(tmp_path):
         Detector.load(tmp_path / "one.kood").predict(pixels)
     again = Detector.load(tmp_path / "one.kood", preprocess=unit)
     np.testing.assert_allclose(again.predict(pixels).ood_score, made.predict(pixels).ood_score, atol=1e-6)
+
+
+def test_a_function_of_pixels_is_not_given_where_the_file_names_none(detector, tmp_path):
+    inner = built()
+    others = {"own": detector, "mode": Detector(inner, "msp", preprocess="0..1")}
+    backbone = keras.Sequential([keras.Input((8, 8, 3)), keras.layers.GlobalAveragePooling2D()])
+    others["kood"] = Detector(Classifier(backbone, heads.Softmax(K)), "msp")
+    for name, made in others.items():
+        made.save(tmp_path / f"{name}.kood")
+        with pytest.raises(UserError, match=rf"{name}\.kood: preprocess: this file names no function; leave"):
+            Detector.load(tmp_path / f"{name}.kood", preprocess=unit)
 
 
 def test_an_export_that_cannot_be_written_is_one_message(detector, tmp_path):
