@@ -70,7 +70,7 @@ def _mean_of(cell: Cell, kind: str, score: str) -> dict[str, float]:
 FIGURES: dict[str, Callable[[Cell], float]] = {
     "ID accuracy": lambda cell: cell["accuracy"],
     "near AUROC": lambda cell: cell["near"]["auroc"],
-    "near FPR@95": lambda cell: cell["near"]["fpr_at_ood_tpr"],
+    "near FPR@95 (OOD TPR)": lambda cell: cell["near"]["fpr_at_ood_tpr"],
     "far AUROC": lambda cell: cell["far"]["auroc"],
 }
 #: Of runs that hold classes out as well.
@@ -85,7 +85,7 @@ Rows = Iterator[list[str]]
 def photographs_table(kept: dict[str, Any]) -> Rows:
     """Each head under each kind of outlier: accuracy, held-out AUROC of each fold, and the distance from none."""
     folds = range(len(kept["cells"][0]["folds"]))
-    yield ["head", "outliers", "seeds", "accuracy", *(str(k + 1) for k in folds), "mean", "over none", "folds"]
+    yield ["head", "arm", "seeds", "accuracy", *(str(k + 1) for k in folds), "mean", "over none", "folds"]
     by_row = _grouped(kept["cells"], "head", "arm")
     shown = None
     for (head, arm), cells in by_row.items():

@@ -2,7 +2,7 @@
 
 import importlib
 import inspect
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from functools import partial
 from typing import Any
 
@@ -15,6 +15,7 @@ from kood import registry
 from kood.cli import app
 from kood.diffusion import schedule
 from kood.recipe import Recipe
+from kood.scores import ON_REQUEST
 
 #: What an example gives for a parameter of this name.
 GIVEN = {
@@ -46,8 +47,9 @@ IN_CALL = {"num_classes": "num_classes=3", "num_steps": "num_steps=10"}
 
 
 def on_page_markdown(markdown: str, **_: Any) -> str:
-    """Puts what the code says in the place of `{{ recipe }}`, `{{ commands }}` or the name of a room."""
-    pages = {"recipe": recipe, "commands": commands} | {name: partial(room, name) for name in ROOMS}
+    """Puts what the code says in the place of `{{ recipe }}`, `{{ commands }}` and so on, or the name of a room."""
+    pages = {"recipe": recipe, "commands": commands, "names": names, "measured": measured}
+    pages |= {name: partial(room, name) for name in ROOMS}
     for mark, written in pages.items():
         if f"{{{{ {mark} }}}}" in markdown:
             markdown = markdown.replace(f"{{{{ {mark} }}}}", "\n".join(written()))
@@ -70,6 +72,18 @@ PUBLIC = {
     "heads": "kood.heads", "losses": "kood.losses", "scores": "kood.scores", "metrics": "kood.metrics",
     "samplers": "kood.diffusion.samplers", "schedules": "kood.diffusion.schedule",
 }  # fmt: skip
+
+
+#: The rooms whose names stand with the recipe's keys, and which of these take them.
+NAMED = {
+    "backbones": "`classifier.backbone`, with `classifier.options`",
+    "denoisers": "`diffusion.denoiser`, with `diffusion.options`",
+    "datasets": "`source` in the tables of `[data]` and in `[outliers.real]`, with the keys beside it",
+    "augmentations": "`data.augment`, `train.augment` and `fine_tuning.augment`",
+    "outliers": "`outliers.use`, with the keys of `[outliers.NAME]`",
+}
+#: The bounds of a number in a JSON schema, and how they are written.
+LOW, HIGH = {"minimum": "≤", "exclusiveMinimum": "<"}, {"maximum": "≤", "exclusiveMaximum": "<"}
 
 
 def room(name: str) -> Iterator[str]:
@@ -141,6 +155,29 @@ def recipe() -> Iterator[str]:
         ]
 
 
+def names() -> Iterator[str]:
+    """A heading and a table of names for each room that a recipe chooses from and `python.md` does not show."""
+    for room_name, key in NAMED.items():
+        yield from (f"### {room_name.capitalize()}", "", f"Values of {key}.", "")
+        yield from ("| name | options | |", "|---|---|---|")
+        for name, entry in sorted(registry.room(room_name).items()):
+            defaults = entry.defaults
+            options = ", ".join(
+                f"`{one} = {_toml(defaults[one])}`" if defaults.get(one) is not None else f"`{one}`"
+                for one in (() if room_name == "augmentations" else entry.options)
+            )
+            yield f"| `{name}` | {_cell(options)} | {_cell(entry.summary)} |"
+        yield ""
+
+
+def measured() -> Iterator[str]:
+    """Which scores a run measures by itself, as far as its classifier has what they need, and which on request."""
+    own = [name for name in sorted(registry.room("scores")) if name not in ON_REQUEST]
+    yield f"Measured by themselves, where the head and the recipe allow it: {_listed(own)}."
+    yield ""
+    yield f"Measured where a recipe names them: {_listed(sorted(ON_REQUEST))}."
+
+
 def commands() -> Iterator[str]:
     """A heading, the usage and a table of options for each command."""
     top = typer.main.get_command(app)
@@ -155,7 +192,7 @@ def commands() -> Iterator[str]:
             "",
             command.help or "",
             "",
-            f"`{command.get_usage(own).removeprefix('Usage: ')}`",
+            f"`{' '.join(['kood', name, *command.collect_usage_pieces(own)])}`",
             "",
         )
         rows = [one.get_help_record(own) for one in command.get_params(own)]
@@ -169,14 +206,44 @@ def commands() -> Iterator[str]:
 def _table(title: str, model: type[BaseModel], keys: set[str]) -> Iterator[str]:
     schema = model.model_json_schema()
     told, said = _docstring(model)
-    yield from (f"## {title}", "", told, "", "| key | default | |", "|---|---|---|")
+    yield from (f"## {title}", "", told, "", "| key | default | allowed | |", "|---|---|---|---|")
     required = schema.get("required", ())
     for key in model.model_fields:
         if key in keys and key in said:
             default = "" if key in required else schema["properties"][key].get("default")
             shown = "" if default in (None, "") or isinstance(default, dict) else f"`{_toml(default)}`"
-            yield f"| `{key}` | {_cell(shown)} | {_cell(said.get(key, ''))} |"
+            allowed = allowed_values(schema["properties"][key])
+            yield f"| `{key}` | {_cell(shown)} | {_cell(allowed)} | {_cell(said.get(key, ''))} |"
     yield ""
+
+
+def allowed_values(schema: Mapping[str, Any]) -> str:
+    """What the schema of a key allows: words, a range of n, a whole number, or of x, any; else what kind of thing."""
+    if "anyOf" in schema:
+        return " or ".join(dict.fromkeys(filter(None, map(allowed_values, schema["anyOf"]))))
+    if "enum" in schema:
+        return _listed(f'"{one}"' for one in schema["enum"])
+    kind = schema.get("type")
+    if kind in ("integer", "number"):
+        return _range(schema, "n" if kind == "integer" else "x")
+    if kind == "array":
+        length = f" of {schema['maxItems']}" if "maxItems" in schema else ""
+        return f"list{length}: {allowed_values(schema['items'])}"
+    return {"null": "", "boolean": "`true`, `false`", "string": "text"}.get(str(kind), "table")
+
+
+def _range(schema: Mapping[str, Any], letter: str) -> str:
+    low = next((f"{_number(schema[key])} {sign} " for key, sign in LOW.items() if key in schema), "")
+    high = next((f" {sign} {_number(schema[key])}" for key, sign in HIGH.items() if key in schema), "")
+    return f"{low}{letter}{high}"
+
+
+def _number(bound: float) -> str:
+    return f"{int(bound):,}" if bound == int(bound) else str(bound)
+
+
+def _listed(words: Iterable[str]) -> str:
+    return ", ".join(f"`{word}`" for word in words)
 
 
 def _docstring(model: type[BaseModel]) -> tuple[str, dict[str, str]]:
@@ -202,6 +269,7 @@ def _tables(name: str, annotation: Any) -> list[tuple[str, type[BaseModel]]]:
 def _toml(value: Any) -> str:
     if isinstance(value, bool):
         return str(value).lower()
+    value = list(value) if isinstance(value, tuple) else value
     return f'"{value}"' if isinstance(value, str) else str(value).replace("'", '"')
 
 

@@ -6,9 +6,11 @@ import json
 import math
 import os
 import re
+import shlex
 import subprocess
 import sys
 import zipfile
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -162,6 +164,18 @@ def test_a_baseline_is_named_by_its_row(saved):
     for wanted, message in (("nothing", "no row is called so; the rows: run: outliers none"), ("outliers", "2 rows")):
         with pytest.raises(UserError, match=message):
             quietly(run, other, baseline=wanted)
+
+
+def test_the_command_of_the_page_names_one_row(saved):
+    page = (Path(__file__).parents[1] / "docs" / "howto" / "compare.md").read_text(encoding="utf-8")
+    first = re.search(r"^\$ (kood compare (?:.*\\\n)*.*)$", page, re.MULTILINE)[1]
+    _, _, *folders, option, baseline = shlex.split(first.replace("\\\n", ""))
+    assert folders == ["saved/digits_controls", "saved/digits_table"] and option == "--baseline"
+    kinds = ("none", "noise")
+    controls = saved("digits_controls", *[one for kind in kinds for one in seeds({"outliers": kind})])
+    heads = [{"head": head, "outliers": kind} for head in ("softmax", "arcface") for kind in kinds]
+    rows, _ = quietly(controls, saved("digits_table", *[one for row in heads for one in seeds(row)]), baseline=baseline)
+    assert [row["difference"] is None for row in rows] == [True] + [False] * 5
 
 
 def test_only_seeds_that_both_have_are_paired(saved):

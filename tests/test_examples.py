@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 
 import kood
+from kood import registry
 
 pytestmark = pytest.mark.keras
 
@@ -33,10 +34,40 @@ def test_the_example_of_a_public_name(name):
 _spec = importlib.util.spec_from_file_location("reference_pages", ROOT / "scripts" / "reference_pages.py")
 
 
-def test_the_reference_has_an_example_of_each_public_name_that_runs():
+@pytest.fixture(scope="module")
+def pages():
     pytest.importorskip("griffe", reason="comes with kood[docs]")
-    pages = importlib.util.module_from_spec(_spec)
-    _spec.loader.exec_module(pages)
+    found = importlib.util.module_from_spec(_spec)
+    _spec.loader.exec_module(found)
+    return found
+
+
+def test_the_reference_says_what_a_key_allows(pages):
+    rows = {tuple(cell.strip() for cell in line.split(" | ")[:3]) for line in pages.recipe() if line.startswith("| `")}
+    assert {
+        ("| `train`", '`"all"`', '`"all"`, `"head"`, `"last"`'),
+        ("| `accept`", "`0.95`", "0 < x < 1"),
+        ("| `num_steps`", "`1000`", "2 ≤ n ≤ 10,000"),
+        ("| `image_shape`", "", "list of 3: 1 ≤ n ≤ 1,024"),
+        ("| `folds`", "`5`", "n or list: list: text"),
+    } <= rows
+
+
+def test_the_reference_names_what_a_recipe_may_name(pages):
+    names = "\n".join(pages.names())
+    for room in pages.NAMED:
+        assert all(f"\n| `{name}` | " in names for name in registry.room(room))
+    assert "\n| `wrn40_2` | `features`, `width = 32`, `dropout = 0.0` | WRN-40-2" in names
+    by_themselves, _, on_request = pages.measured()
+    assert "`gen`" in by_themselves and "`odin`" not in by_themselves and "`odin`" in on_request
+
+
+def test_the_usage_of_a_command_stands_on_one_line(pages):
+    usages = [line for line in pages.commands() if line.startswith("`kood ")]
+    assert "`kood show [OPTIONS] {RECIPE}`" in usages and not any("\n" in line for line in usages)
+
+
+def test_the_reference_has_an_example_of_each_public_name_that_runs(pages):
     named = [(room, name) for room in pages.PUBLIC for _, name in pages.ROOMS[room]()]
     of_packages = {name for room in ("heads", "losses", "scores", "metrics") for name in getattr(kood, room).__all__}
     assert {name for _, name in named} >= of_packages | {"linear", "cosine", "ddpm", "ddim", "dpm_solver"}

@@ -183,7 +183,7 @@ def _refuse_at_once(model: Path, accept: float, name: str | None) -> None:
 
 @commands.command()
 def show(recipe: RecipeFile, settings: Settings = None) -> None:
-    """Print a recipe complete, with every default, and the cells of its matrix."""
+    """Print a recipe with every default (not keys that are off), and how many cells its matrix has."""
     from rich.syntax import Syntax
 
     from kood.recipe import load

@@ -1,8 +1,9 @@
 """Label mixtures: which classes meet, in what shares, and how the denoiser is asked under them.
 
-Wahd 2024, "Deep Metric Learning-Based OOD Detection with Synthetic Outlier Exposure". A label enters the denoiser as a
-vector, so half of class a and half of class b is the vector with 0.5 at both. `choose_classes` says which classes meet,
-`condition_rows` in what shares; `noise_predictor` turns the rows into what a sampler calls.
+Wahd 2024, "Deep Metric Learning-Based Out-of-Distribution Detection with Synthetic Outlier Exposure", arXiv 2405.00631.
+A label enters the denoiser as a vector, so half of class a and half of class b is the vector with 0.5 at both.
+`choose_classes` says which classes meet, `condition_rows` in what shares; `noise_predictor` turns the
+rows into what a sampler calls.
 """
 
 from collections.abc import Sequence
