@@ -15,8 +15,8 @@ from kood.outputs import Outputs, score_rows
 from kood.scorer import Scorer
 
 __all__ = [
-    "MOST_PROXIES", "PROXIES", "Choice", "Measured", "by_chance", "choose", "mean_auroc", "proxies", "proxies_of", "tune",
-    "validation_images",
+    "MOST_PROXIES", "PROXIES", "Choice", "Measured", "by_chance", "choose", "mean_auroc", "proxies", "proxies_of",
+    "tune", "validation_images",
 ]  # fmt: skip
 
 #: Validation images from which on a score is chosen among many by more than chance.
