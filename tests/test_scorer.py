@@ -116,7 +116,9 @@ def test_many_images_are_rehearsed_with_few(name):
 )
 def test_a_named_score_that_cannot_be_fitted_is_told_before_training(tmp_path, settings, message):
     (tmp_path / "tiny.toml").write_text(TINY)
-    recipe = load(tmp_path / "tiny.toml", ("data.id.per_class=2", "train.batch_size=4", 'outliers.use=["noise"]', *settings))
+    recipe = load(
+        tmp_path / "tiny.toml", ("data.id.per_class=2", "train.batch_size=4", 'outliers.use=["noise"]', *settings)
+    )
     cell = Cell(recipe, tmp_path / "saved", width=200)
     with pytest.raises(UserError, match=message) as caught:
         cell.check()
