@@ -108,7 +108,7 @@ class Outliers(Stage):
             blocks = self._checked(folder, rows)
             facts = write_blocks(folder, "outliers", blocks, count=rows.count, image_shape=self.recipe.data.shape)
         shutil.rmtree(pieces, ignore_errors=True)
-        return {**facts, **rows.facts, **facts}  # What a source tells is not to hide what was written.
+        return {**rows.facts, **facts}  # What a source tells is not to hide what was written.
 
     def ensure(self, work: Work) -> Result:
         """As of `Stage`; what was drawn before is held against the sets that the recipe tests on now."""
