@@ -107,6 +107,7 @@ def new_recipe(
         network, per_image = tried(network, 1 if found.grey else network.channels)
         if network.features:
             console.print(Text(f"{network.features[0].upper()}{network.features[1:]}"), soft_wrap=True)
+    _print(console, found, {slug: one for slug, (_, one) in outside.items()})
     text = _text(Choices(found, machine, minutes, network, per_image), place, name, outside)
     with tempfile.TemporaryDirectory() as folder_of_draft:
         draft = Path(folder_of_draft) / file.name
@@ -116,7 +117,7 @@ def new_recipe(
         write_atomically(file, text.encode("utf-8"))
     except OSError as error:
         raise UserError(f"{file}: cannot be written: {error.strerror}", exit_code=1) from error
-    _print(console, found, {slug: one for slug, (_, one) in outside.items()}, file)
+    console.print(Text(f"Written: {file}\nNext: kood run {file}"), soft_wrap=True)
     return file
 
 
@@ -244,7 +245,8 @@ def _toml(value: str | Sequence[str]) -> str:
     return tomli_w.dumps({"k": value}).strip().removeprefix("k = ").replace("\t", r"\t")
 
 
-def _print(console: Console, found: Survey, outside: dict[str, Survey], file: Path) -> None:
+def _print(console: Console, found: Survey, outside: dict[str, Survey]) -> None:
+    """Prints what was found, before anything is chosen: it says why there may be nothing to choose."""
     table = Table(box=None, pad_edge=False, show_header=False)
     table.add_column(style="bold", no_wrap=True)
     table.add_column(overflow="fold")
@@ -280,4 +282,3 @@ def _print(console: Console, found: Survey, outside: dict[str, Survey], file: Pa
         console.print(Text(text, "yellow"), soft_wrap=True)
     for reason, names in left_out(found).items():
         console.print(Text(f"Left out, with {reason}: {', '.join(map(clean, names))}", "yellow"), soft_wrap=True)
-    console.print(Text(f"Written: {file}\nNext: kood run {file}"), soft_wrap=True)
