@@ -726,6 +726,20 @@ def test_vim_default_dimension(width, dim):
     assert scores.ViM().fit(features, None, features[:, :3]).get_state()["dim"] == dim
 
 
+@pytest.mark.parametrize("rows", [60, 3000])
+def test_of_wide_features_no_square_matrix_is_kept(rows):
+    """As of maps that were flattened: what stays is the principal space, and the length outside it is the same."""
+    rng = np.random.default_rng(12)
+    features = (rng.normal(size=(rows, 500)) * np.linspace(1, 3, 500)).astype("float32")
+    queries = rng.normal(size=(20, 500)).astype("float32")
+    score = scores.Residual(20).fit(features)
+    assert score.get_state()["residual"].size == 500 * 20
+    origin = np.float64(features).mean(axis=0)
+    leading = np.linalg.svd(np.float64(features) - origin, full_matrices=False)[2][:20].T
+    outside = queries - origin - (queries - origin) @ leading @ leading.T
+    np.testing.assert_allclose(numbers(score.score(queries)), np.linalg.norm(outside, axis=1), rtol=1e-5)
+
+
 @pytest.mark.parametrize("dim", [0, -1, 1.5, True])
 def test_vim_refuses_an_impossible_dimension(dim):
     with pytest.raises(ValueError, match="dim must be"):

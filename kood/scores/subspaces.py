@@ -26,8 +26,18 @@ def _advice(name, variances, norms):
     return f"give fewer, as in {name}:dim={max(1, most // 2)}."
 
 
+def _outside(rows, residual, dim, of=np):
+    """Rows in coordinates of the complement, or, where the principal space is kept, what of them is outside it."""
+    along = of.matmul(rows, residual)
+    return along if residual.shape[1] == residual.shape[0] - dim else rows - of.matmul(along, of.transpose(residual))
+
+
 class _PrincipalSpace(Fitted):
-    """The complement of the principal space of ID features."""
+    """The complement of the principal space of ID features.
+
+    What is kept is the narrower of the two to multiply by: the complement R (D, D - dim), or the principal space
+    P (D, dim), where R^T y is as long as y - P P^T y. A complement of 25,000 wide features has gigabytes.
+    """
 
     STATE: tuple[str, ...] = ("origin", "residual", "dim")
     usual = {"dim": (16, 64, 256, 1000)}
@@ -53,7 +63,9 @@ class _PrincipalSpace(Fitted):
         centred = (block - origin for (block,) in blocks(features))
         variances, directions = principal(centred, *features.shape)
         rank = len(variances)
-        if rank < width:
+        if 2 * dim < width - dim:
+            residual = directions[:, max(0, rank - dim) :]
+        elif rank < width:
             # What no row reaches is part of the complement of the leading directions as well.
             residual = np.linalg.qr(directions[:, max(0, rank - dim) :], mode="complete")[0][:, dim:]
         else:
@@ -62,7 +74,7 @@ class _PrincipalSpace(Fitted):
         for (block,) in blocks(features):
             centred = block - origin
             norms += np.linalg.norm(centred, axis=1).sum()
-            outside += np.linalg.norm(centred @ residual, axis=1).sum()
+            outside += np.linalg.norm(_outside(centred, residual, dim), axis=1).sum()
         mean_norm = outside / len(features)
         if outside <= SMALLEST * norms:
             raise ValueError(
@@ -73,7 +85,8 @@ class _PrincipalSpace(Fitted):
 
     def _length_outside(self, features):
         origin = self.fitted("origin")
-        outside = ops.matmul(self.checked(features, origin.shape[0]) - origin, self.fitted("residual"))
+        rows = self.checked(features, origin.shape[0]) - origin
+        outside = _outside(rows, self.fitted("residual"), int(self.array("dim")), ops)
         return ops.sqrt(ops.sum(ops.square(outside), axis=-1))
 
 
