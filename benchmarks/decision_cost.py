@@ -17,7 +17,7 @@ os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 
 import keras
 import numpy as np
-from turns import in_turn, machine
+from turns import in_turn, keep, machine
 
 from kood import heads, registry
 from kood.backends import compiled
@@ -51,6 +51,7 @@ def main() -> None:
     parser.add_argument("--fitted", type=int, default=10_000)
     parser.add_argument("--calibration", type=int, default=2_500)
     parser.add_argument("--scores", nargs="*", default=SCORES)
+    parser.add_argument("--keep", action="store_true", help="keep the figures for the documentation")
     arguments = parser.parse_args()
     print(
         f"{machine()}; {arguments.backbone} at {arguments.size} px, "
@@ -88,6 +89,8 @@ def main() -> None:
             f"{name:14} outputs {middle['outputs']:6.2f} s, decision {middle['decision']:6.2f} s, share {share:+.1%}",
             flush=True,
         )
+        if arguments.keep:
+            keep([{"row": name, "share": round(share, 4)}])
 
 
 if __name__ == "__main__":

@@ -26,7 +26,7 @@ from pathlib import Path
 
 import numpy as np
 from PIL import Image
-from turns import machine
+from turns import keep, machine
 
 CLASSES = 4
 SMALLER = "from kood.data import large; large.IN_MEMORY = 8 * 2**20; "
@@ -90,15 +90,20 @@ class Watched:
     threads: list[int] = field(default_factory=list)
     children: list[int] = field(default_factory=list)
 
-    def told(self) -> str:
+    def levels(self) -> dict[str, list[float]]:
         """The level in the second fifth and in the last."""
-        lines = []
+        levels = {}
         for name, seen in (
             ("MiB", self.memory), ("files", self.files), ("threads", self.threads), ("children", self.children)
         ):  # fmt: skip
             fifth = max(1, len(seen) // 5)
             early, late = statistics.median(seen[fifth : 2 * fifth]), statistics.median(seen[-fifth:])
-            lines.append(f"{name} {early:.0f} -> {late:.0f}")
+            levels[name] = [round(early), round(late)]
+        return levels
+
+    def told(self) -> str:
+        """The same in words."""
+        lines = [f"{name} {early} -> {late}" for name, (early, late) in self.levels().items()]
         return f"{self.seconds:.1f} s; " + ", ".join(lines)
 
 
@@ -138,6 +143,14 @@ def look(pid: int, seen: Watched) -> None:
     seen.children.append(len(children.read_text().split()) if children.exists() else 0)
 
 
+def tell(arguments: argparse.Namespace, what: str, seen: Watched) -> None:
+    """Prints what a part came to, and keeps it if that is asked for."""
+    print(f"{what}: {seen.told()}", flush=True)
+    if arguments.keep:
+        first, last = seen.levels()["MiB"]
+        keep([{"row": what, "early MiB": first, "late MiB": last}])
+
+
 def pictures(folder: Path, count: int, size: int, channels: int, classes: int) -> None:
     """Writes random image files, in class folders where there are classes."""
     rng = np.random.default_rng(0)
@@ -164,6 +177,8 @@ def images(arguments: argparse.Namespace) -> None:
             times = ", ".join(f"{k} {v:.1f} s ({v / first[k]:.1f}x)" for k, v in taken.items())
             peak = f"peak {now['memory']:.0f} MiB ({now['memory'] / first['memory']:.2f}x)"
             print(f"{count:,} images ({factor}x): {times}; {peak}", flush=True)
+            if arguments.keep:
+                keep([{"row": f"{count:,} images", "peak MiB": round(now["memory"])}])
 
 
 def epochs(arguments: argparse.Namespace) -> None:
@@ -173,7 +188,7 @@ def epochs(arguments: argparse.Namespace) -> None:
         pictures(folder / "images", arguments.images // 2, 16, 3, CLASSES)
         (folder / "growth.toml").write_text(RECIPE.format(count=100, epochs=arguments.epochs))
         seen = watch(["run", "growth.toml"], folder, SMALLER, since="classifier: epoch", until="classifier: done")
-        print(f"{arguments.epochs} epochs: {seen.told()}", flush=True)
+        tell(arguments, f"{arguments.epochs} epochs", seen)
 
 
 def samples(arguments: argparse.Namespace) -> None:
@@ -182,7 +197,7 @@ def samples(arguments: argparse.Namespace) -> None:
         folder = Path(name)
         (folder / "growth.toml").write_text(SAMPLES.format(count=arguments.samples, export="false"))
         seen = watch(["run", "growth.toml"], folder, SMALLER, since="label_mixup: started", until="label_mixup: done")
-        print(f"{arguments.samples:,} samples: {seen.told()}", flush=True)
+        tell(arguments, f"{arguments.samples:,} samples", seen)
 
 
 def predictions(arguments: argparse.Namespace) -> None:
@@ -197,7 +212,7 @@ def predictions(arguments: argparse.Namespace) -> None:
             os.link(folder / "few" / f"{place % 1000}.bmp", folder / "many" / f"{place:07}.bmp")
         seen = watch(["predict", "saved/growth", "many", "--csv"], folder, since="000")
         told = len((folder / "out").read_text().splitlines()) - 1
-        print(f"{told:,} predictions: {seen.told()}", flush=True)
+        tell(arguments, f"{told:,} predictions", seen)
 
 
 PARTS = {part.__name__: part for part in (images, epochs, samples, predictions)}
@@ -211,6 +226,7 @@ def main() -> None:
     parser.add_argument("--epochs", type=int, default=50)
     parser.add_argument("--samples", type=int, default=100_000)
     parser.add_argument("--predictions", type=int, default=100_000)
+    parser.add_argument("--keep", action="store_true", help="keep the figures for the documentation")
     parser.add_argument("--parts", nargs="*", choices=list(PARTS), default=list(PARTS))
     arguments = parser.parse_args()
     print(f"{machine()}; KERAS_BACKEND={os.environ.get('KERAS_BACKEND', 'tensorflow')}")

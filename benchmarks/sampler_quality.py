@@ -18,6 +18,7 @@ from typing import Any
 
 import keras
 import numpy as np
+from turns import keep, machine
 
 # Keras finds what a file names where it has been imported.
 import kood.classifier  # noqa: F401
@@ -27,7 +28,6 @@ from kood.audit.fidelity import frechet_distance, kernel_distance
 from kood.data.images import quantize
 from kood.data.stored import read_images
 from kood.diffusion.sampling import ImageSampler
-from kood.machine import cores, processor, vector_flags
 from kood.outputs import Judge
 from kood.runs import Result, Run
 
@@ -40,6 +40,7 @@ def main() -> None:
     parser.add_argument("--samplers", nargs="+", default=["ddim:50", "dpm_solver:15"], metavar="NAME:STEPS")
     parser.add_argument("--batch", type=int, default=250)
     parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--keep", action="store_true", help="keep the figures for the documentation")
     arguments = parser.parse_args()
 
     data, diffusion, classifier = stages(Run(arguments.run))
@@ -49,12 +50,11 @@ def main() -> None:
     judge = Judge(keras.saving.load_model(classifier.folder / "classifier.keras", compile=False))
     real = judge.features(np.concatenate([one.images for one in others]))
 
-    print(f"{processor()}, {vector_flags()}, {cores()} threads, {keras.backend.backend()}")
+    print(f"{machine()}, {keras.backend.backend()}")
     print(f"{arguments.images} images a row, {len(real)} held-out images, {real.shape[1]} features\n")
     print(f"{'sampler':<16}{'steps':>6}{'guidance':>10}{'images/s':>10}{'FID':>9}{'KID':>18}{'named':>8}")
-    rows = np.random.default_rng(arguments.seed).choice(len(train), arguments.images, replace=False)
-    some = np.sort(rows)
-    show("training images", "", "", "", judge, np.asarray(train.images[some]), train.known_labels[some], real)
+    some = np.sort(np.random.default_rng(arguments.seed).choice(len(train), arguments.images, replace=False))
+    rows = [show("training images", "", "", "", judge, np.asarray(train.images[some]), train.known_labels[some], real)]
 
     classes = len(train.class_names)
     labels = np.arange(arguments.images) % classes
@@ -73,14 +73,18 @@ def main() -> None:
             began = time.monotonic()
             images = quantize(sampler.images(condition, noise=noise))
             speed = f"{len(images) / (time.monotonic() - began):.1f}"
-            show(name, steps, f"{guidance:g}", speed, judge, images, labels, real)
+            rows.append(show(name, steps, f"{guidance:g}", speed, judge, images, labels, real))
+    if arguments.keep:
+        learnt = {"training steps": diffusion.facts["steps"], "passes": diffusion.facts["passes"]}
+        about = {"images": arguments.images, "held-out images": len(real), "features": real.shape[1], **learnt}
+        keep({**row, **about} for row in rows)
 
 
 def show(
     name: str, steps: str, guidance: str, speed: str, judge: Judge, images: np.ndarray, labels: np.ndarray,
     real: np.ndarray,
-) -> None:  # fmt: skip
-    """Measures a set of images and prints its row."""
+) -> dict[str, Any]:  # fmt: skip
+    """Measures a set of images, prints its row and returns it."""
     posteriors, features = judge.opinions(images)
     fid, kid = frechet_distance(features, real), kernel_distance(features, real)
     error = "-" if kid.standard_error is None else f"{kid.standard_error:.4f}"
@@ -89,6 +93,9 @@ def show(
         f"{name:<16}{steps:>6}{guidance:>10}{speed:>10}{fid:>9.3f}{kid.value:>11.4f}+-{error:<5}{named:>8.1%}",
         flush=True,
     )
+    about = {"sampler": name, "steps": steps, "guidance": guidance, "named": round(named, 4), "FID": round(fid, 4)}
+    distance = {"KID": round(kid.value, 5), "KID error": kid.standard_error and round(kid.standard_error, 5)}
+    return {"row": " ".join(filter(None, (name, steps, guidance))), **about, **distance}
 
 
 def stages(run: Run) -> tuple[Result, Result, Result]:

@@ -1,9 +1,17 @@
-"""What the measurements beside this file share: the machine in words, and sides that are measured in turn."""
+"""What the measurements beside this file share: the machine in words, sides in turn, and figures that pages show."""
 
+import json
+import sys
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
+from pathlib import Path
+from typing import Any
 
+import kood
 from kood.machine import cores, processor, vector_flags
+
+#: Where `scripts/figures.py` finds what the documentation shows.
+KEPT = Path(__file__).parents[1] / "docs" / "figures"
 
 
 def machine() -> str:
@@ -26,3 +34,18 @@ def in_turn(sides: Mapping[str, Callable[[int], object]], rounds: int) -> dict[s
             if number:
                 seconds[name].append(time.perf_counter() - start)
     return seconds
+
+
+def keep(rows: Iterable[Mapping[str, Any]]) -> None:
+    """Keeps figures for the documentation, each row with its machine and the command, in place of those of its name.
+
+    Args:
+        rows: Figures by name; "row" names the row.
+    """
+    command = Path(sys.argv[0])
+    arguments = [Path(one).name if Path(one).exists() else one for one in sys.argv[1:] if one != "--keep"]
+    told = {"machine": machine(), "command": " ".join([command.name, *arguments]), "kood": kood.__version__}
+    file = KEPT / f"{command.stem}.json"
+    kept = {row["row"]: row for row in json.loads(file.read_bytes())["rows"]} if file.exists() else {}
+    kept.update({row["row"]: {**row, **told} for row in rows})
+    file.write_text(json.dumps({"rows": list(kept.values())}, indent=1) + "\n", encoding="utf-8")

@@ -33,7 +33,9 @@ import sys
 import tempfile
 from importlib.util import find_spec
 
-from kood.machine import cores, processor, vector_flags
+from turns import keep, machine
+
+from kood.machine import cores
 
 BACKENDS = ("torch", "tensorflow", "jax")
 #: Each process and what it can be asked for.
@@ -93,6 +95,7 @@ def main() -> None:
     parser.add_argument("--precision", default="float32", choices=("float32", "mixed_bfloat16"))
     parser.add_argument("--resident", default="auto", choices=("auto", "true", "false"))
     parser.add_argument("--multipliers", type=int, nargs="+", default=[1, 2], help="of the width, one a level")
+    parser.add_argument("--keep", action="store_true", help="keep the figures for the documentation")
     parser.add_argument("--worker", help=argparse.SUPPRESS)
     arguments = parser.parse_args()
     if arguments.worker:
@@ -123,7 +126,7 @@ def report(
     arguments: argparse.Namespace, facts: dict[str, dict], found: dict[tuple[str, str], float], threads: int
 ) -> None:
     """Prints the machine, a table and the ratios."""
-    print(f"{processor()}, {vector_flags()}, {threads} threads")
+    print(f"{machine()}, {threads} threads")
     print(
         f"{arguments.size} px, patch {arguments.patch}, width {arguments.width}, batch {arguments.batch}, "
         f"DPM-Solver++ in {arguments.sampling_steps} steps, {arguments.rounds} rounds; images a second"
@@ -134,8 +137,9 @@ def report(
         what: max((found[key] for key in found if key[0] == "diffusers" and key[1].startswith(what)), default=None)
         for what in ("train", "sample")
     }
+    rows = []
     print(f"\n{'backend':<12}{'kood':>8}{'bare':>8}{'ratio':>8}{'/diffusers':>12}{'sampling':>10}{'/diffusers':>12}")
-    for name in facts:
+    for name, said in facts.items():
         if name == "diffusers":
             continue
         train, bare, sample = (found[name, side] for side in SIDES[name])
@@ -143,9 +147,16 @@ def report(
             f"{speed / peer[what]:.2f}" if peer[what] else "-" for what, speed in (("train", train), ("sample", sample))
         ]
         print(f"{name:<12}{train:>8.0f}{bare:>8.0f}{train / bare:>8.2f}{against[0]:>12}{sample:>10.0f}{against[1]:>12}")
-    for (name, side), speed in found.items():
-        if name == "diffusers":
-            print(f"diffusers {side:<24}{speed:>8.0f}")
+        told = {"train": round(train, 1), "bare": round(bare, 1), "sample": round(sample, 1)}
+        rows.append({"row": name, **told, **said})
+    if peer["train"]:
+        for side in SIDES["diffusers"]:
+            print(f"diffusers {side:<24}{found['diffusers', side]:>8.0f}")
+        for memory in ("NCHW", "channels_last"):
+            told = {what: round(found["diffusers", f"{what} {memory}"], 1) for what in ("train", "sample")}
+            rows.append({"row": f"diffusers {memory}", **told, **facts["diffusers"]})
+    if arguments.keep:
+        keep(rows)
     ours = [name for name in facts if name != "diffusers"]
     for what, side in (("train", "kood"), ("sample", "sample")):
         best = max(ours, key=lambda name: found[name, side])

@@ -6,7 +6,8 @@
 A table stands between `<!-- figures: NAME -->` and `<!-- end -->`, a figure of a sentence in
 `<span title="NAME; FIGURE; ROW"></span>`: the mean of a row over its seeds, or, where `; OTHER ROW` follows, how far it
 is from that row in the same seeds, with Student's 95% interval. A row is an arm, or "head, arm", or empty of a single
-run. A test holds the pages against the kept reports, so a figure changes in both or in neither.
+run. What a file of `benchmarks/` prints is kept by its `--keep`, and its rows have names; a figure is then that of the
+row. A test holds the pages against what is kept, so a figure changes in both or in neither.
 """
 
 import json
@@ -203,6 +204,35 @@ def _grouped(cells: list[Cell], *keys: str) -> dict[tuple, list[Cell]]:
     return found
 
 
+def decision_cost(kept: dict[str, Any]) -> Rows:
+    """Each score: what its decision takes beside the forward pass."""
+    yield ["score", "time beside the forward pass"]
+    for row in kept["rows"]:
+        yield [f"`{row['row']}`", f"{row['share']:+.0%}"]
+
+
+def sampler_quality(kept: dict[str, Any]) -> Rows:
+    """Each sampler: how far its images are from real ones, and how many are what they were made for."""
+    yield ["sampler", "steps", "guidance", "FID", "KID", "named"]
+    for row in kept["rows"]:
+        distance = f"{row['KID']:.3f} ± {row['KID error']:.3f}"
+        yield [row["sampler"], row["steps"], row["guidance"], f"{row['FID']:.2f}", distance, f"{row['named']:.0%}"]
+
+
+def unet_throughput(kept: dict[str, Any]) -> Rows:
+    """Each backend: images a second, against a bare loop and against the peer's faster memory layout."""
+    yield ["", "training", "bare loop", "kood / bare", "kood / peer", "sampling", "kood / peer"]
+    peer = {what: max(row[what] for row in kept["rows"] if "bare" not in row) for what in ("train", "sample")}
+    for row in kept["rows"]:
+        speeds = {what: f"{row[what]:.0f}" for what in ("train", "bare", "sample") if what in row}
+        over = {what: f"{row[what] / peer[what]:.2f}" for what in peer}
+        if "bare" in row:
+            bare = [speeds["bare"], f"{row['train'] / row['bare']:.2f}", over["train"]]
+            yield [f"kood, {row['row']}", speeds["train"], *bare, speeds["sample"], over["sample"]]
+        else:
+            yield [row["row"], speeds["train"], "", "", "", speeds["sample"], ""]
+
+
 TABLES = {
     table.__name__: table
     for table in (
@@ -213,6 +243,9 @@ TABLES = {
         ablations_16px_short,
         leaderboard_16px,
         digits_controls,
+        decision_cost,
+        sampler_quality,
+        unet_throughput,
     )  # fmt: skip
 }
 
@@ -226,6 +259,9 @@ def markdown(table: Rows) -> list[str]:
 def in_text(kept: dict[str, Any], said: str) -> str:
     """A figure of a sentence, of what its mark says after the report's name."""
     name, row, *other = (word.strip() for word in said.split(";"))
+    if "rows" in kept:
+        (figure,) = (one[name] for one in kept["rows"] if one["row"] == row)
+        return figure if isinstance(figure, str) else f"{figure:,.0f}" if abs(figure) >= 10 else f"{figure:.2g}"
     keys = [key for key in ("head", "arm") if key in kept["cells"][0]["cell"]]
     by_row = {", ".join(row): cells for row, cells in _grouped(kept["cells"], *keys).items()}
     if other:
