@@ -47,7 +47,8 @@ def run_matrix(recipe: Recipe, team: Team, progress: report.StageProgress, told:
         progress.say(f"cell {number}/{len(cells)}: {shown}", style="bold")
         try:
             work = Work(cell, team, progress, obtain(cell.train.devices), seen=seen, labels=labels, **told)
-            found, _ = make_cell(work)
+            with team.cell(number):
+                found, _ = make_cell(work)
             made.append({**found, "cell": labels})
             # A run that is killed later has told what it found, but for what a twentieth of its time would not write.
             if team.leads and number < len(cells) and (began := time.monotonic()) >= due:

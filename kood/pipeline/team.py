@@ -54,14 +54,36 @@ class Team:
             shutil.rmtree(self.folder, ignore_errors=True)
             self.folder.mkdir(parents=True)
         self.devices.wait()
+        with self._broken_off():
+            yield
+        self.devices.wait()
+        if self.leads:
+            shutil.rmtree(self.folder, ignore_errors=True)
+
+    @contextmanager
+    def cell(self, number: int) -> Iterator[None]:
+        """A cell of a matrix: where the first process fails in it, so do the others, and all go on to the next.
+
+        Its words are numbered by themselves, since one who failed in the midst has not heard all of those before.
+        """
+        outer = self.folder, self._words
+        self.folder, self._words = self.folder / f"cell-{number}", 0
+        if self.leads and self.devices.processes > 1:
+            self.folder.mkdir()
+        try:
+            with self._broken_off():
+                yield
+        finally:
+            self.folder, self._words = outer
+
+    @contextmanager
+    def _broken_off(self) -> Iterator[None]:
+        """What the first process tells the others of where it fails."""
         try:
             yield
         except BaseException as error:
             self._tell({"failed": f"{error}"})
             raise
-        self.devices.wait()
-        if self.leads:
-            shutil.rmtree(self.folder, ignore_errors=True)
 
     def ensure(
         self,
