@@ -1,5 +1,6 @@
 """Augmentations: what each does, its range, and that equal seeds give equal bits on every backend."""
 
+import functools
 import hashlib
 import os
 import re
@@ -290,6 +291,7 @@ print(digest_of_all())
 """
 
 
+@functools.cache
 def digest_of_all():
     dataset, _ = batches(NAMES)
     return hashlib.sha256(b"".join(bits(dataset.take(3)))).hexdigest()
