@@ -112,9 +112,9 @@ class Detector(Measuring):
     def fit(self, images: Any, labels: Any = None, *, seed: int = 0) -> "Detector":
         """Fits the scores that have a state and, where the score is "auto", chooses one; nothing is trained.
 
-        A choice is made on every fifth image, or of many on 128 to 256 from all over them, which no score is fitted on:
-        the score with the largest mean AUROC of these against pixel mixups and patch shuffles of them, as `kood run`
-        chooses. `told` says which and why.
+        A choice is made on a fifth of the images, or of many on 128 to 256 from all over them, which no score is fitted
+        on: the score with the largest mean AUROC of these against pixel mixups and patch shuffles of them, as
+        `kood run` chooses. `told` says which and why.
 
         Args:
             images: Known images.
@@ -158,8 +158,8 @@ class Detector(Measuring):
         pixels = np.concatenate([batch.pixels for batch in kept]) if kept else np.empty(0)
         if len(pixels) < 2:
             raise UserError(
-                'fit: score = "auto" sets every fifth image aside to choose on, and there are too few; give at least '
-                "10 images, or name a score"
+                'fit: score = "auto" sets a fifth of the images aside to choose on, and there are too few; give at '
+                "least 10 images, or name a score"
             )
         low, high = (0.0, 255.0) if pixels.dtype == np.uint8 else (float(pixels.min()), float(pixels.max()))
         whole = np.rint((pixels - low) * (255.0 / max(high - low, 1e-12))).astype(np.uint8)

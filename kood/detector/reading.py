@@ -160,9 +160,9 @@ class Reading:
         if not (self.ranges.may_be_others and known.labelled):
             return []
         self._fit_tried |= use == "fit"
-        if len({pixels.shape for pixels, _ in known.labelled}) > 1:
+        if len({pixels.shape for pixels, _ in known.labelled.values()}) > 1:
             return []
-        pixels, labels = (np.stack(values) for values in zip(*known.labelled, strict=True))
+        pixels, labels = (np.stack(values) for values in zip(*known.labelled.values(), strict=True))
         seen = tried(self.classifier, pixels, labels, self.class_names, self.batch_size)
         if seen.refusal:
             right = f"{seen.own.right:.0%} of {seen.images} known images"

@@ -13,12 +13,17 @@ from PIL import Image
 
 import kood
 from kood import heads
+from kood.attached import adapted
 from kood.classifier import Classifier
 from kood.data import ImageSet
 from kood.data.images import fit_images, normalize
 from kood.data.rules import Framing
 from kood.detector import Detector, evaluate, formats
 from kood.detector.agreement import disagreement
+from kood.detector.images import Batch
+from kood.detector.passing import Aside, Known
+from kood.detector.ranges import Ranges
+from kood.detector.trying import TRIED, tried
 from kood.errors import UserError
 from kood.serving.client import LocalModel
 from kood.serving.extras import read_facts
@@ -608,6 +613,13 @@ def test_labels_by_chance_are_told_from_labels_that_are_right():
     assert disagreement(np.empty(0, int), np.empty(0, int), names) == "" == disagreement(labels, labels, ["one"])
 
 
+@pytest.mark.parametrize("classes", [2, 4, 10])
+def test_another_order_is_found_of_images_in_turns_of_their_classes(classes):
+    labels, names = np.arange(200) % classes, [str(k) for k in range(classes)]
+    assert "if the classes stand in another order" in disagreement((labels + 1) % classes, labels, names)
+    assert disagreement(labels, labels, names) == ""
+
+
 def told_of(*parts):
     """What speaks against (given, label, count) triples."""
     given, labels = (np.repeat([part[at] for part in parts], [part[2] for part in parts]) for at in (0, 1))
@@ -790,6 +802,54 @@ def test_a_score_is_chosen_on_images_from_all_over(model):
     assert len(made.scorers["knn"].state["bank"]) == 4500 - made.choice.images
 
 
+def in_turns(count, classes, size=64):
+    """Batches of images that say which they are, in turns of their classes."""
+    labels = np.arange(count) % classes
+    pixels = np.arange(4 * count).astype("uint8").reshape(count, 2, 2, 1)
+    return [Batch(pixels[at : at + size], labels[at : at + size]) for at in range(0, count, size)]
+
+
+@pytest.mark.one_backend
+@pytest.mark.parametrize("classes", [2, 4, 5, 10, 20, 34, 55, 89, 100])
+@pytest.mark.parametrize("count", [1000, 5000])
+def test_no_class_is_set_aside_whole_where_classes_come_in_turns(count, classes):
+    aside = Aside()
+    fitted = np.bincount(np.concatenate([one.labels for one in aside.of(in_turns(count, classes))]), minlength=classes)
+    kept = np.bincount(np.concatenate([one.labels for one in aside.kept]), minlength=classes)
+    assert (fitted + kept == np.bincount(np.arange(count) % classes)).all() and fitted.min() > 0.2 * count / classes
+    assert kept.sum() == (200 if count == 1000 else 250)
+    assert classes > 10 or kept.min() > 0.4 * kept.mean()
+    # Batches of another size draw the same.
+    again = Aside()
+    list(again.of(in_turns(count, classes, 7)))
+    assert [one.pixels.tolist() for one in again.kept] == [one.pixels.tolist() for one in aside.kept]
+
+
+@pytest.mark.one_backend
+@pytest.mark.parametrize("classes", [2, 4, 8])
+def test_images_of_every_class_pass_under_other_preprocessings(classes):
+    known, inputs = Known(), keras.Input((2, 2, 1))
+    ranges = Ranges(keras.Model(inputs, keras.layers.Dense(classes)(keras.layers.Flatten()(inputs))), False)
+    for batch in in_turns(1000, classes):
+        known.note(batch, ranges)
+    assert TRIED / 2 < len(known.labelled) <= TRIED
+    assert {label for _, label in known.labelled.values()} == set(range(classes))
+
+
+@pytest.mark.one_backend
+def test_a_score_of_every_class_is_fitted_where_classes_come_in_turns():
+    """With five classes in turns every fifth image is of one of them."""
+    inputs = keras.Input((4, 4, 5))
+    means = keras.layers.GlobalAveragePooling2D()(keras.layers.Rescaling(1 / 255)(inputs))
+    five = keras.Model(inputs, keras.layers.Dense(5, name="top")(means))
+    five.get_layer("top").set_weights([20 * np.eye(5, dtype="float32"), np.zeros(5, "float32")])
+    labels = np.arange(250) % 5
+    pixels = np.random.default_rng(0).integers(0, 60, (250, 4, 4, 5))
+    pixels[np.arange(250), ..., labels] += 160
+    made = Detector(five, scores=["she", "energy"]).fit(pixels.astype("uint8"), labels)
+    assert made.choice.by.keys() == {"she", "energy"} and made.choice.sets == ["pixel_mixup", "patch_shuffle"]
+
+
 def breaks(count=5):
     return np.zeros((count, 8, 8, 3), "uint8")
 
@@ -958,6 +1018,14 @@ class TestOtherPixels:
 
         with pytest.raises(UserError, match=r"^fit: the model labels .* rightly; with preprocess = '0\.\.1' it labels"):
             Detector(self.of_0_to_1(last, 20), "energy").fit(*images(160, 1))
+
+    def test_images_of_one_class_say_nothing_of_other_pixels(self):
+        """A model that names one class whatever it is given labels all of them rightly."""
+        pixels, labels = images(60, 1)
+        model = self.of_0_to_1()
+        model.get_layer("top").set_weights([-4 * np.eye(3, dtype="float32"), np.array([0, 3, 0], "float32")])
+        seen = tried(adapted(model), pixels[labels == 1], labels[labels == 1], ["a", "b", "c"], 64)
+        assert seen.own.right == 0 and seen.refusal == "" == seen.doubt
 
     def test_nothing_is_told_where_it_says_which_it_takes_or_is_right(self, model):
         for made in (Detector(model, "energy"), Detector(self.of_0_to_1(), "energy", preprocess="0..1")):
