@@ -1,6 +1,7 @@
 """The detector around a classifier that exists: what it answers, what it refuses, its file and its SavedModel."""
 
 import io
+import itertools
 import json
 import re
 import zipfile
@@ -564,6 +565,32 @@ def test_floats_of_another_range_are_refused_by_whatever_takes_images(make, prep
     late = np.concatenate([pixels, pixels[:64], 2 * pixels])
     with pytest.raises(UserError, match="give pixels of"):
         ready.predict(late)
+
+
+@pytest.mark.one_backend
+@pytest.mark.parametrize("preprocess", ["none", "0..1", "-1..1", "torch", "caffe", lambda x: x / 255])
+def test_pixels_that_are_prepared_already_are_not_prepared_again(preprocess):
+    pixels, labels = images(99, 3)
+    floats = pixels.astype("float32")
+    wrong = "made for pixels of 0..255, by its preprocessing, .* already; .* in files, or leave preprocess out"
+    for call, how in itertools.product(("fit", "calibrate"), ("0..1", "-1..1", "torch")):
+        with pytest.raises(UserError, match=f"{call}: .*{wrong}"):
+            getattr(Detector(silent(), "energy", preprocess=preprocess), call)(PREPARED[how](floats))
+    # Dark images in whole numbers may be any.
+    Detector(silent(), "energy", preprocess=preprocess).calibrate(np.minimum(floats, 3))
+
+
+@pytest.mark.one_backend
+@pytest.mark.parametrize("preprocess", ["none", "-1..1"])
+def test_a_classifier_of_koods_with_a_preprocessing_takes_pixels_of_files_alone(preprocess):
+    inputs = keras.Input((8, 8, 3))
+    backbone = keras.Model(inputs, keras.layers.Dense(4)(keras.layers.GlobalAveragePooling2D()(inputs)))
+    own, pixels = Classifier(backbone, heads.Softmax(K)), images(60, 3)[0]
+    made = Detector(own, "energy", preprocess=preprocess)
+    with pytest.raises(UserError, match="brought to -1..1 already; .* or leave preprocess out"):
+        made.calibrate(normalize(pixels))
+    made.calibrate(pixels.astype("float32"))
+    Detector(own, "energy").calibrate(normalize(pixels))
 
 
 @pytest.mark.one_backend
