@@ -137,11 +137,13 @@ class Detector(Measuring):
         doubts = self._doubt_of_pixels(known, "fit")
         # All that an earlier fit found goes.
         self.decision, self.doubts = None, {"fit": [*doubts, *unreadable(passed, "fit")]}
+        if self.chooses:
+            self.choice = None
         self.scorers = {name: Scorer(name, key=self.key) for name in self.every}
         self.digests, self.range = {"trained": known.digests}, known.range
         self._fit(passed.outputs, passed.labels)
         if self.chooses:
-            self.choice, sets = None, self._validation(aside.kept, seed)
+            sets = self._validation(aside.kept, seed)
             measured = self.measure(sets)
             self.doubts["fit"] = measured.warnings
             self.choose(measured, "validation", [name for name in sets if name != "validation"])

@@ -189,6 +189,7 @@ class Measuring(Reading):
                     doubted.setdefault(why, []).append(name)
             except UserError as error:
                 if name in self.named:
+                    self.scorers = {one: Scorer(one, key=self.key) for one in names}  # Those before it count no more.
                     raise
                 del self.scorers[name]
                 told.append(str(error))

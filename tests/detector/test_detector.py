@@ -191,6 +191,27 @@ def test_another_fit_begins_anew(model):
     assert made.choice == first and made.digests.keys() == {"trained"}
 
 
+@pytest.mark.one_backend
+def test_a_fit_that_fails_leaves_nothing_to_calibrate(model):
+    pixels, labels = images(100, 1)
+    made = Detector(model).fit(pixels, labels).calibrate(*images(60, 2))
+    with pytest.raises(UserError, match="give at least 10 images"):
+        made.fit(pixels[:4], labels[:4])
+    with pytest.raises(UserError, match="is chosen by fit"):
+        made.calibrate(*images(60, 2))
+
+
+@pytest.mark.one_backend
+def test_a_fit_that_one_named_score_refuses_has_fitted_no_other(model):
+    pixels, labels = images(100, 1)
+    made = Detector(model, "mahalanobis", scores=["mahalanobis", "she"])
+    with pytest.raises(UserError, match="she"):  # It needs images of each class.
+        made.fit(pixels[labels < 2], labels[labels < 2])
+    with pytest.raises(UserError, match=r"mahalanobis is fitted to known images; call fit\(images\) first"):
+        made.calibrate(*images(60, 2))
+    made.fit(pixels, labels).calibrate(*images(60, 2))
+
+
 def test_no_more_than_a_few_batches_are_in_memory(model):
     held = []
 
