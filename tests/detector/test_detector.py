@@ -965,6 +965,33 @@ def test_an_evaluation_takes_several_files_and_the_labels_that_it_is_given(detec
         detector.evaluate((pixels, labels), labels=labels)
 
 
+@pytest.mark.one_backend
+def test_an_evaluation_takes_what_a_batch_may_be_and_no_labels_of_other_images(detector):
+    pixels, labels = images(60, 7)
+    others = images(20, 8, mixed=True)[0]
+    plain = detector.evaluate((pixels, labels), near={"others": others})
+    weighed = detector.evaluate((pixels, labels, np.ones(60)), near={"others": (others,)})
+    named = detector.evaluate((pixels, labels), near={"others": (others, np.array(["cow"] * 20))})
+    far = detector.evaluate((pixels, labels), near={"others": (others, np.arange(20) + 1000)})
+    assert plain == weighed == named == far
+    with pytest.raises(UserError, match=r"a batch is images, or \(images, labels\); this one has 4 parts"):
+        detector.evaluate((pixels, labels, labels, labels))
+
+
+@pytest.mark.one_backend
+def test_a_set_may_be_called_as_what_is_done_with_known_images(detector):
+    known, others = images(60, 7), images(20, 8, mixed=True)[0]
+    dark = np.zeros((20, 8, 8, 3), "float32") + 0.5
+    plain = detector.evaluate(known, near={"one": (others, np.full(20, 7))}, far={"two": others})
+    called = detector.evaluate(known, near={"fit": (others, np.full(20, 7))}, far={"calibrate": others})
+    for before, after in (("one", "fit"), ("two", "calibrate")):
+        assert plain["scores"]["energy"][before] == called["scores"]["energy"][after]
+    # Such images are held against the known ones, as others are.
+    for where in ("one", "fit"):
+        with pytest.raises(UserError, match=f"{where}: these pixels lie in 0.5 to 0.5, and those of the known images"):
+            detector.evaluate(known, near={where: dark})
+
+
 @pytest.mark.parametrize("last", ["sigmoid", "log_softmax", "softmax"])
 @pytest.mark.parametrize("score", ["energy", "max_logit", "vim:dim=2"])
 def test_neither_of_two_classes_is_strange_for_what_stands_for_its_logits(last, score):
