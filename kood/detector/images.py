@@ -209,7 +209,10 @@ def _rows(images: Any, batch_size: int) -> Iterator[Any]:
     if _is_array(images):
         return (images[start : start + batch_size] for start in range(0, int(images.shape[0]), batch_size))
     if hasattr(images, "as_numpy_iterator"):
-        return (images if _is_batched(images) else images.batch(batch_size)).as_numpy_iterator()
+        if not _is_batched(images):
+            # TensorFlow batches images of one size alone.
+            images = images.batch(batch_size if parted(images.element_spec)[0].shape.is_fully_defined() else 1)
+        return images.as_numpy_iterator()
     if hasattr(images, "num_batches") and hasattr(images, "__getitem__"):  # Keras's own never ends by itself.
         return (images[number] for number in range(images.num_batches))
     if not isinstance(images, Iterable) or isinstance(images, dict):
