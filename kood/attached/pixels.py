@@ -13,7 +13,7 @@ from kood.attached.watching import Shape, image_shape_of, layers_of, watched
 from kood.classifier import Classifier
 from kood.errors import UserError
 
-__all__ = ["Wanted", "check_range", "check_shape", "other_range", "outside", "usual_range", "wanted"]
+__all__ = ["Wanted", "check_range", "check_shape", "not_of", "other_range", "outside", "usual_range", "wanted"]
 
 #: (lowest, highest) of pixels that people give to models, and what first layers make of them.
 _GIVEN = ((0.0, 255.0), (0.0, 1.0), (-1.0, 1.0))
@@ -119,15 +119,29 @@ def check_range(model: keras.Model, pixels: np.ndarray) -> str:
     expected = wanted(model)
     if expected is None:
         return _measured(model, pixels, found)
-    if _fits(expected, pixels, found):
-        return ""
-    fix = f"give pixels of {expected.range}" + (
-        ", or how they are made of 0..255 with preprocess="
+    return not_of(
+        expected, pixels, ", or how they are made of 0..255 with preprocess="
         + (repr(expected.range) if found == "0..255" else "...") if expected.high < 255
         else ", as they are in files, and leave preprocess out"
     )  # fmt: skip
+
+
+def not_of(expected: Wanted, pixels: np.ndarray, fix: str) -> str:
+    """What speaks against known images' pixels being of the range that a model is made for, "" where nothing does.
+
+    Args:
+        expected: That range.
+        pixels: (B, H, W, C), as they are given.
+        fix: What else mends it than pixels of this range.
+
+    Returns:
+        One sentence.
+    """
+    found = _range_of(pixels)
+    if found == "" or _fits(expected, pixels, found):
+        return ""
     return (f"the model is made for pixels of {expected.range}, by {expected.why}, and these lie in "
-            f"{_extent(pixels)}{_WORDS[found]}; {fix}")  # fmt: skip
+            f"{_extent(pixels)}{_WORDS[found]}; give pixels of {expected.range}{fix}")  # fmt: skip
 
 
 def outside(expected: Wanted, span: tuple[float, float]) -> str:

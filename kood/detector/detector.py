@@ -112,9 +112,9 @@ class Detector(Measuring):
     def fit(self, images: Any, labels: Any = None, *, seed: int = 0) -> "Detector":
         """Fits the scores that have a state and, where the score is "auto", chooses one; nothing is trained.
 
-        A choice is made on every fifth image, or of many on 128 to 256 from all over them, which no score is fitted on:
-        the score with the largest mean AUROC of these against pixel mixups and patch shuffles of them, as `kood run`
-        chooses. `told` says which and why.
+        A choice is made on a fifth of the images, or of many on 128 to 256 from all over them, which no score is fitted
+        on: the score with the largest mean AUROC of these against pixel mixups and patch shuffles of them, as
+        `kood run` chooses. `told` says which and why.
 
         Args:
             images: Known images.
@@ -137,11 +137,13 @@ class Detector(Measuring):
         doubts = self._doubt_of_pixels(known, "fit")
         # All that an earlier fit found goes.
         self.decision, self.doubts = None, {"fit": [*doubts, *unreadable(passed, "fit")]}
+        if self.chooses:
+            self.choice = None
         self.scorers = {name: Scorer(name, key=self.key) for name in self.every}
         self.digests, self.range = {"trained": known.digests}, known.range
         self._fit(passed.outputs, passed.labels)
         if self.chooses:
-            self.choice, sets = None, self._validation(aside.kept, seed)
+            sets = self._validation(aside.kept, seed)
             measured = self.measure(sets)
             self.doubts["fit"] = measured.warnings
             self.choose(measured, "validation", [name for name in sets if name != "validation"])
@@ -158,8 +160,8 @@ class Detector(Measuring):
         pixels = np.concatenate([batch.pixels for batch in kept]) if kept else np.empty(0)
         if len(pixels) < 2:
             raise UserError(
-                'fit: score = "auto" sets every fifth image aside to choose on, and there are too few; give at least '
-                "10 images, or name a score"
+                'fit: score = "auto" sets a fifth of the images aside to choose on, and there are too few; give at '
+                "least 10 images, or name a score"
             )
         low, high = (0.0, 255.0) if pixels.dtype == np.uint8 else (float(pixels.min()), float(pixels.max()))
         whole = np.rint((pixels - low) * (255.0 / max(high - low, 1e-12))).astype(np.uint8)

@@ -16,7 +16,7 @@ from kood.data.rules import STRETCHED, Framing
 from kood.errors import UserError
 from kood.text import clean, composed, some_of
 
-__all__ = ["Batch", "are_files", "batches", "count_of", "regrouped"]
+__all__ = ["Batch", "are_files", "batches", "count_of", "parted", "regrouped"]
 
 #: Words of a dictionary's element for the images and for their classes.
 _KEYS = ("image", "label")
@@ -130,10 +130,10 @@ def are_files(images: Any) -> bool:
 
 
 def _is_batched(dataset: Any) -> bool:
-    return _parted(dataset.element_spec)[0].shape.rank != 3
+    return parted(dataset.element_spec)[0].shape.rank != 3
 
 
-def _parted(element: Any) -> tuple[Any, Any]:
+def parted(element: Any) -> tuple[Any, Any]:
     """Images and labels of an element, the latter None where it has none."""
     if isinstance(element, dict):
         if _KEYS[0] not in element:
@@ -209,7 +209,10 @@ def _rows(images: Any, batch_size: int) -> Iterator[Any]:
     if _is_array(images):
         return (images[start : start + batch_size] for start in range(0, int(images.shape[0]), batch_size))
     if hasattr(images, "as_numpy_iterator"):
-        return (images if _is_batched(images) else images.batch(batch_size)).as_numpy_iterator()
+        if not _is_batched(images):
+            # TensorFlow batches images of one size alone.
+            images = images.batch(batch_size if parted(images.element_spec)[0].shape.is_fully_defined() else 1)
+        return images.as_numpy_iterator()
     if hasattr(images, "num_batches") and hasattr(images, "__getitem__"):  # Keras's own never ends by itself.
         return (images[number] for number in range(images.num_batches))
     if not isinstance(images, Iterable) or isinstance(images, dict):
@@ -223,7 +226,7 @@ def _of_rows(
 ) -> Generator[Batch, None, None]:
     start = 0
     for element in elements:
-        found, own = _parted(element)
+        found, own = parted(element)
         own, pixels = own if labelled else None, _array(found)
         if pixels.ndim == 3 and pixels.shape[2] == shape[2]:  # One image; else a batch without channels.
             pixels, own = pixels[None], None if own is None else _array(own)[None]

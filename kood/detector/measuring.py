@@ -14,7 +14,7 @@ from kood.data.copies import image_digests
 from kood.data.image_set import ImageSet
 from kood.data.rules import Resize
 from kood.detector.choosing import Choice, Measured, by_chance, choose, tune
-from kood.detector.images import are_files
+from kood.detector.images import are_files, parted
 from kood.detector.passing import Known, unreadable
 from kood.detector.reading import Reading
 from kood.errors import UserError
@@ -189,6 +189,7 @@ class Measuring(Reading):
                     doubted.setdefault(why, []).append(name)
             except UserError as error:
                 if name in self.named:
+                    self.scorers = {one: Scorer(one, key=self.key) for one in names}  # Those before it count no more.
                     raise
                 del self.scorers[name]
                 told.append(str(error))
@@ -216,7 +217,7 @@ class Measuring(Reading):
         """Scores image sets; each image passes the classifier once.
 
         Args:
-            sets: Images by name, or pairs of images and labels.
+            sets: Images by name, or pairs of images and labels, of which those of "id" count.
             progress: Called with the number of finished sets.
             passed: Outputs of some sets, where these have passed already.
             noted: Is given the digests of each set's images, by its name.
@@ -243,8 +244,9 @@ class Measuring(Reading):
             else:
                 known = Known()
                 is_pair = isinstance(images, tuple) and not are_files(images)
-                pixels, given = images if is_pair else (images, None)
-                found = self._run(self._noted(self._batches(pixels, given, where), known))
+                pixels, given = parted(images) if is_pair else (images, None)
+                use = "id" if where == "id" else "images"  # Others may be called as they like.
+                found = self._run(self._noted(self._batches(pixels, given, use, where), known))
                 outputs[where], its = found.outputs, found.labels
                 told += unreadable(found, where)
                 if noted is not None:

@@ -15,7 +15,7 @@ __all__ = ["Aside", "Known", "Passed", "among", "seen_before", "unreadable"]
 
 #: Known images that an export is compared on.
 _KEPT = 16
-#: Of the images that scores are fitted on, each so many-th is set aside to choose one on, and how many at most: of more
+#: Of the images that scores are fitted on, one of so many is set aside to choose one on, and how many at most: of more
 #: images each is one of twice as many, and so on.
 _ASIDE_EACH, _ASIDE_MOST = 5, 256
 
@@ -44,13 +44,13 @@ class Known:
     Attributes:
         range: The smallest and the largest of the numbers that the model sees of them, where no preprocessing is given.
         some: The first few.
-        labelled: Some from all over, uint8 (H, W, C), each with its class.
+        labelled: Some from all over, uint8 (H, W, C), each with its class, by its place.
     """
 
     range: tuple[float, float] = (np.inf, -np.inf)
     some: list[np.ndarray] = field(default_factory=list)
 
-    labelled: list[tuple[np.ndarray, int]] = field(default_factory=list)
+    labelled: dict[int, tuple[np.ndarray, int]] = field(default_factory=dict)
     _digests: list[np.ndarray] = field(default_factory=list)
     _each: int = 1
     _passed: int = 0
@@ -71,12 +71,13 @@ class Known:
         return np.concatenate(self._digests)
 
     def _keep(self, pixels: np.ndarray, labels: np.ndarray) -> None:
-        """Keeps every so many-th image of all that come, so that as many as may be are kept of however many."""
-        rows = range(-self._passed % self._each, len(pixels), self._each)
-        self.labelled += [(pixels[row].copy(), int(labels[row])) for row in rows]
-        self._passed += len(pixels)
+        """Keeps one image of so many of all that come, so that as many as may be are kept of however many."""
+        start, self._passed = self._passed, self._passed + len(pixels)
+        for place in _drawn(start, len(pixels), self._each):
+            self.labelled[place] = pixels[place - start].copy(), int(labels[place - start])
         while len(self.labelled) > TRIED:
-            self.labelled, self._each = self.labelled[::2], 2 * self._each
+            self._each *= 2
+            self.labelled = {place: one for place, one in self.labelled.items() if _drawn(place, 1, self._each)}
 
 
 class Aside:
@@ -95,13 +96,25 @@ class Aside:
         """The other images, those among them that were set aside and are too many after all."""
         start = 0
         for batch in found:
-            aside = np.arange(start, start + len(batch.pixels)) % self._each == self._each - 1
-            self._at |= {start + int(row): _rows(batch, np.array([row])) for row in np.flatnonzero(aside)}
+            places = _drawn(start, len(batch.pixels), self._each)
+            self._at |= {place: _rows(batch, np.array([place - start])) for place in places}
+            others = np.setdiff1d(np.arange(start, start + len(batch.pixels)), places) - start
             start += len(batch.pixels)
-            yield replace(_rows(batch, np.flatnonzero(~aside)), unreadable=batch.unreadable)
+            yield replace(_rows(batch, others), unreadable=batch.unreadable)
             while len(self._at) > _ASIDE_MOST:
                 self._each *= 2
-                yield from [self._at.pop(place) for place in [*self._at] if place % self._each != self._each - 1]
+                yield from [self._at.pop(place) for place in [*self._at] if not _drawn(place, 1, self._each)]
+
+
+def _drawn(start: int, count: int, each: int) -> list[int]:
+    """The places that are drawn of `count` from `start` on: one of each so many, and of twice as many one of these.
+
+    Every so many-th place would leave whole classes out where images come in turns of their classes.
+    """
+    first = start - start % each
+    numbers = np.random.PCG64(0).advance(first).random_raw(-(-(start + count - first) // each) * each)
+    places = first + np.arange(0, len(numbers), each) + numbers.reshape(-1, each).argmin(axis=1)
+    return places[(places >= start) & (places < start + count)].tolist()
 
 
 def _rows(batch: Batch, rows: np.ndarray) -> Batch:

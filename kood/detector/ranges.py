@@ -6,12 +6,15 @@ import keras
 import numpy as np
 from keras import ops
 
-from kood.attached import PREPROCESSING, Adapted, Wanted, check_range, other_range, outside, usual_range, wanted
+from kood.attached import PREPROCESSING, Adapted, Wanted, check_range, not_of, other_range, outside, usual_range, wanted
 from kood.attached.adapted import ROUNDING
 from kood.classifier import Classifier
 from kood.data.copies import image_digests
 
 __all__ = ["Ranges"]
+
+#: What a preprocessing takes.
+_BYTES = Wanted(0.0, 255.0, "its preprocessing")
 
 
 class Ranges:
@@ -43,6 +46,9 @@ class Ranges:
     def wrong(self, pixels: np.ndarray) -> str:
         """What speaks against known images' pixels being what the model takes, a sentence; "" where nothing does."""
         is_bytes = pixels.dtype == np.uint8 or self.takes_bytes
+        # What is prepared already would be prepared twice.
+        if self.takes_bytes and (wrong := not_of(_BYTES, pixels, ", as they are in files, or leave preprocess out")):
+            return wrong
         if not isinstance(self.classifier, Adapted):
             return "" if is_bytes else check_range(self.classifier, pixels)
         given = ops.convert_to_numpy(self.classifier.preprocess(pixels.astype("float32"))) if is_bytes else pixels
@@ -80,5 +86,5 @@ class Ranges:
     def _made_for(self) -> Wanted | None:
         """The range that pixels as a user gives them have to be of, None where nothing says."""
         if self.takes_bytes:
-            return Wanted(0.0, 255.0, "its preprocessing")
+            return _BYTES
         return wanted(self.classifier.model if isinstance(self.classifier, Adapted) else self.classifier)

@@ -116,13 +116,18 @@ class Reading:
         """
         return self._run(self._batches(images)).outputs
 
-    def _batches(self, images: Any, labels: Any = None, use: str = "images") -> Iterator[Batch]:
+    def _batches(
+        self, images: Any, labels: Any = None, use: str = "images", shown: str | None = None
+    ) -> Iterator[Batch]:
+        """Batches of images, looked at for what is done with them, which may be `shown` by another name."""
+        shown = use if shown is None else shown
         if isinstance(images, ImageSet):
             images, labels = images.images, images.labels if labels is None else labels
         labelled = use in KNOWN
         found = batches(
-            images, self.image_shape, batch_size=self.batch_size, framing=self.framing, labels=labels,
-            class_names=self.class_names if labelled else None, labelled=labelled, perhaps=use in PERHAPS, shown=use,
+            images, self.image_shape, batch_size=self.batch_size, framing=self.framing,
+            labels=labels if labelled else None, class_names=self.class_names if labelled else None,
+            labelled=labelled, perhaps=use in PERHAPS, shown=shown,
         )  # fmt: skip
         # A fit begins anew, and so does a calibration where nothing was fitted.
         is_first = use == "fit" or (use == "calibrate" and "trained" not in self.digests)
@@ -130,9 +135,9 @@ class Reading:
         for number, batch in enumerate(found):
             wrong = self.ranges.wrong(batch.pixels) if use in KNOWN and number == 0 else ""
             if wrong := wrong or self.ranges.left(batch.pixels, before):
-                raise UserError(f"{use}: {wrong}")
+                raise UserError(f"{shown}: {wrong}")
             if number == 0 and (moving := [name for name, one in self.scorers.items() if one.perturbation]):
-                self._refuse_to_move(moving[0], batch.pixels, before, use)
+                self._refuse_to_move(moving[0], batch.pixels, before, shown)
             yield batch
 
     def _refuse_to_move(self, name: str, pixels: np.ndarray, known: tuple[float, float] | None, use: str) -> None:
@@ -160,9 +165,9 @@ class Reading:
         if not (self.ranges.may_be_others and known.labelled):
             return []
         self._fit_tried |= use == "fit"
-        if len({pixels.shape for pixels, _ in known.labelled}) > 1:
+        if len({pixels.shape for pixels, _ in known.labelled.values()}) > 1:
             return []
-        pixels, labels = (np.stack(values) for values in zip(*known.labelled, strict=True))
+        pixels, labels = (np.stack(values) for values in zip(*known.labelled.values(), strict=True))
         seen = tried(self.classifier, pixels, labels, self.class_names, self.batch_size)
         if seen.refusal:
             right = f"{seen.own.right:.0%} of {seen.images} known images"

@@ -42,7 +42,8 @@ class Tried:
 
     Attributes:
         own: Under its own.
-        others: Under the others, those that label these images by chance or by another order left out.
+        others: Under the others, those that label these images by chance or by another order left out; none for images
+            of one class, all of which a model that says nothing else labels rightly.
         images: How many there are.
     """
 
@@ -106,7 +107,7 @@ def tried(classifier: Adapted, pixels: np.ndarray, labels: np.ndarray, names: Se
         return _Found(given, float(np.mean(given == labels)), float(softmax(logits).max(axis=1).mean()))
 
     own = classifier.preprocess
-    modes = [mode for mode in preprocessing_for(pixels.shape[-1]) if mode != own.said]
+    modes = [mode for mode in preprocessing_for(pixels.shape[-1]) if mode != own.said and len(np.unique(labels)) > 1]
     others = {mode: found(Preprocess(mode)) for mode in modes}
     return Tried(
         found(own), {mode: one for mode, one in others.items() if not disagreement(one.given, labels, names)},

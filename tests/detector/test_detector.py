@@ -1,6 +1,7 @@
 """The detector around a classifier that exists: what it answers, what it refuses, its file and its SavedModel."""
 
 import io
+import itertools
 import json
 import re
 import zipfile
@@ -13,12 +14,17 @@ from PIL import Image
 
 import kood
 from kood import heads
+from kood.attached import adapted
 from kood.classifier import Classifier
 from kood.data import ImageSet
 from kood.data.images import fit_images, normalize
 from kood.data.rules import Framing
 from kood.detector import Detector, evaluate, formats
 from kood.detector.agreement import disagreement
+from kood.detector.images import Batch
+from kood.detector.passing import Aside, Known
+from kood.detector.ranges import Ranges
+from kood.detector.trying import TRIED, tried
 from kood.errors import UserError
 from kood.serving.client import LocalModel
 from kood.serving.extras import read_facts
@@ -183,6 +189,27 @@ def test_another_fit_begins_anew(model):
         made.predict(images(5, 6)[0])
     made.calibrate(*images(100, 1)).fit(*images(100, 1))
     assert made.choice == first and made.digests.keys() == {"trained"}
+
+
+@pytest.mark.one_backend
+def test_a_fit_that_fails_leaves_nothing_to_calibrate(model):
+    pixels, labels = images(100, 1)
+    made = Detector(model).fit(pixels, labels).calibrate(*images(60, 2))
+    with pytest.raises(UserError, match="give at least 10 images"):
+        made.fit(pixels[:4], labels[:4])
+    with pytest.raises(UserError, match="is chosen by fit"):
+        made.calibrate(*images(60, 2))
+
+
+@pytest.mark.one_backend
+def test_a_fit_that_one_named_score_refuses_has_fitted_no_other(model):
+    pixels, labels = images(100, 1)
+    made = Detector(model, "mahalanobis", scores=["mahalanobis", "she"])
+    with pytest.raises(UserError, match="she"):  # It needs images of each class.
+        made.fit(pixels[labels < 2], labels[labels < 2])
+    with pytest.raises(UserError, match=r"mahalanobis is fitted to known images; call fit\(images\) first"):
+        made.calibrate(*images(60, 2))
+    made.fit(pixels, labels).calibrate(*images(60, 2))
 
 
 def test_no_more_than_a_few_batches_are_in_memory(model):
@@ -562,6 +589,32 @@ def test_floats_of_another_range_are_refused_by_whatever_takes_images(make, prep
 
 
 @pytest.mark.one_backend
+@pytest.mark.parametrize("preprocess", ["none", "0..1", "-1..1", "torch", "caffe", lambda x: x / 255])
+def test_pixels_that_are_prepared_already_are_not_prepared_again(preprocess):
+    pixels, labels = images(99, 3)
+    floats = pixels.astype("float32")
+    wrong = "made for pixels of 0..255, by its preprocessing, .* already; .* in files, or leave preprocess out"
+    for call, how in itertools.product(("fit", "calibrate"), ("0..1", "-1..1", "torch")):
+        with pytest.raises(UserError, match=f"{call}: .*{wrong}"):
+            getattr(Detector(silent(), "energy", preprocess=preprocess), call)(PREPARED[how](floats))
+    # Dark images in whole numbers may be any.
+    Detector(silent(), "energy", preprocess=preprocess).calibrate(np.minimum(floats, 3))
+
+
+@pytest.mark.one_backend
+@pytest.mark.parametrize("preprocess", ["none", "-1..1"])
+def test_a_classifier_of_koods_with_a_preprocessing_takes_pixels_of_files_alone(preprocess):
+    inputs = keras.Input((8, 8, 3))
+    backbone = keras.Model(inputs, keras.layers.Dense(4)(keras.layers.GlobalAveragePooling2D()(inputs)))
+    own, pixels = Classifier(backbone, heads.Softmax(K)), images(60, 3)[0]
+    made = Detector(own, "energy", preprocess=preprocess)
+    with pytest.raises(UserError, match="brought to -1..1 already; .* or leave preprocess out"):
+        made.calibrate(normalize(pixels))
+    made.calibrate(pixels.astype("float32"))
+    Detector(own, "energy").calibrate(normalize(pixels))
+
+
+@pytest.mark.one_backend
 def test_dark_known_images_refuse_no_bright_one():
     pixels, labels = images(99, 3)
     dark = (pixels / 10.0).astype("float32")
@@ -606,6 +659,13 @@ def test_labels_by_chance_are_told_from_labels_that_are_right():
     assert disagreement(few, few, names[:2]) == ""
     assert "as chance would" in disagreement(np.arange(10) % 4 // 2, np.arange(10) % 2, names[:2])
     assert disagreement(np.empty(0, int), np.empty(0, int), names) == "" == disagreement(labels, labels, ["one"])
+
+
+@pytest.mark.parametrize("classes", [2, 4, 10])
+def test_another_order_is_found_of_images_in_turns_of_their_classes(classes):
+    labels, names = np.arange(200) % classes, [str(k) for k in range(classes)]
+    assert "if the classes stand in another order" in disagreement((labels + 1) % classes, labels, names)
+    assert disagreement(labels, labels, names) == ""
 
 
 def told_of(*parts):
@@ -790,6 +850,54 @@ def test_a_score_is_chosen_on_images_from_all_over(model):
     assert len(made.scorers["knn"].state["bank"]) == 4500 - made.choice.images
 
 
+def in_turns(count, classes, size=64):
+    """Batches of images that say which they are, in turns of their classes."""
+    labels = np.arange(count) % classes
+    pixels = np.arange(4 * count).astype("uint8").reshape(count, 2, 2, 1)
+    return [Batch(pixels[at : at + size], labels[at : at + size]) for at in range(0, count, size)]
+
+
+@pytest.mark.one_backend
+@pytest.mark.parametrize("classes", [2, 4, 5, 10, 20, 34, 55, 89, 100])
+@pytest.mark.parametrize("count", [1000, 5000])
+def test_no_class_is_set_aside_whole_where_classes_come_in_turns(count, classes):
+    aside = Aside()
+    fitted = np.bincount(np.concatenate([one.labels for one in aside.of(in_turns(count, classes))]), minlength=classes)
+    kept = np.bincount(np.concatenate([one.labels for one in aside.kept]), minlength=classes)
+    assert (fitted + kept == np.bincount(np.arange(count) % classes)).all() and fitted.min() > 0.2 * count / classes
+    assert kept.sum() == (200 if count == 1000 else 250)
+    assert classes > 10 or kept.min() > 0.4 * kept.mean()
+    # Batches of another size draw the same.
+    again = Aside()
+    list(again.of(in_turns(count, classes, 7)))
+    assert [one.pixels.tolist() for one in again.kept] == [one.pixels.tolist() for one in aside.kept]
+
+
+@pytest.mark.one_backend
+@pytest.mark.parametrize("classes", [2, 4, 8])
+def test_images_of_every_class_pass_under_other_preprocessings(classes):
+    known, inputs = Known(), keras.Input((2, 2, 1))
+    ranges = Ranges(keras.Model(inputs, keras.layers.Dense(classes)(keras.layers.Flatten()(inputs))), False)
+    for batch in in_turns(1000, classes):
+        known.note(batch, ranges)
+    assert TRIED / 2 < len(known.labelled) <= TRIED
+    assert {label for _, label in known.labelled.values()} == set(range(classes))
+
+
+@pytest.mark.one_backend
+def test_a_score_of_every_class_is_fitted_where_classes_come_in_turns():
+    """With five classes in turns every fifth image is of one of them."""
+    inputs = keras.Input((4, 4, 5))
+    means = keras.layers.GlobalAveragePooling2D()(keras.layers.Rescaling(1 / 255)(inputs))
+    five = keras.Model(inputs, keras.layers.Dense(5, name="top")(means))
+    five.get_layer("top").set_weights([20 * np.eye(5, dtype="float32"), np.zeros(5, "float32")])
+    labels = np.arange(250) % 5
+    pixels = np.random.default_rng(0).integers(0, 60, (250, 4, 4, 5))
+    pixels[np.arange(250), ..., labels] += 160
+    made = Detector(five, scores=["she", "energy"]).fit(pixels.astype("uint8"), labels)
+    assert made.choice.by.keys() == {"she", "energy"} and made.choice.sets == ["pixel_mixup", "patch_shuffle"]
+
+
 def breaks(count=5):
     return np.zeros((count, 8, 8, 3), "uint8")
 
@@ -855,6 +963,33 @@ def test_an_evaluation_takes_several_files_and_the_labels_that_it_is_given(detec
     assert right == detector.evaluate((pixels, labels))["id"]["accuracy"] > 0.9
     with pytest.raises(UserError, match="evaluate: known is a pair"):
         detector.evaluate((pixels, labels), labels=labels)
+
+
+@pytest.mark.one_backend
+def test_an_evaluation_takes_what_a_batch_may_be_and_no_labels_of_other_images(detector):
+    pixels, labels = images(60, 7)
+    others = images(20, 8, mixed=True)[0]
+    plain = detector.evaluate((pixels, labels), near={"others": others})
+    weighed = detector.evaluate((pixels, labels, np.ones(60)), near={"others": (others,)})
+    named = detector.evaluate((pixels, labels), near={"others": (others, np.array(["cow"] * 20))})
+    far = detector.evaluate((pixels, labels), near={"others": (others, np.arange(20) + 1000)})
+    assert plain == weighed == named == far
+    with pytest.raises(UserError, match=r"a batch is images, or \(images, labels\); this one has 4 parts"):
+        detector.evaluate((pixels, labels, labels, labels))
+
+
+@pytest.mark.one_backend
+def test_a_set_may_be_called_as_what_is_done_with_known_images(detector):
+    known, others = images(60, 7), images(20, 8, mixed=True)[0]
+    dark = np.zeros((20, 8, 8, 3), "float32") + 0.5
+    plain = detector.evaluate(known, near={"one": (others, np.full(20, 7))}, far={"two": others})
+    called = detector.evaluate(known, near={"fit": (others, np.full(20, 7))}, far={"calibrate": others})
+    for before, after in (("one", "fit"), ("two", "calibrate")):
+        assert plain["scores"]["energy"][before] == called["scores"]["energy"][after]
+    # Such images are held against the known ones, as others are.
+    for where in ("one", "fit"):
+        with pytest.raises(UserError, match=f"{where}: these pixels lie in 0.5 to 0.5, and those of the known images"):
+            detector.evaluate(known, near={where: dark})
 
 
 @pytest.mark.parametrize("last", ["sigmoid", "log_softmax", "softmax"])
@@ -958,6 +1093,14 @@ class TestOtherPixels:
 
         with pytest.raises(UserError, match=r"^fit: the model labels .* rightly; with preprocess = '0\.\.1' it labels"):
             Detector(self.of_0_to_1(last, 20), "energy").fit(*images(160, 1))
+
+    def test_images_of_one_class_say_nothing_of_other_pixels(self):
+        """A model that names one class whatever it is given labels all of them rightly."""
+        pixels, labels = images(60, 1)
+        model = self.of_0_to_1()
+        model.get_layer("top").set_weights([-4 * np.eye(3, dtype="float32"), np.array([0, 3, 0], "float32")])
+        seen = tried(adapted(model), pixels[labels == 1], labels[labels == 1], ["a", "b", "c"], 64)
+        assert seen.own.right == 0 and seen.refusal == "" == seen.doubt
 
     def test_nothing_is_told_where_it_says_which_it_takes_or_is_right(self, model):
         for made in (Detector(model, "energy"), Detector(self.of_0_to_1(), "energy", preprocess="0..1")):

@@ -44,6 +44,19 @@ def dataset(*parts):
     return tf.data.Dataset.from_tensor_slices(parts if len(parts) > 1 else parts[0])
 
 
+def of_any_size(*sizes):
+    """A dataset of single images, none of whose sizes TensorFlow knows."""
+    import tensorflow as tf
+
+    rows = [np.resize(one, (*size, 3)) for one, size in zip(pictures(len(sizes)), sizes, strict=True)]
+    return tf.data.Dataset.from_generator(lambda: iter(rows), output_signature=tf.TensorSpec((None, None, 3), "uint8"))
+
+
+def of_any_size_with_labels():
+    images = of_any_size(*[SHAPE[:2]] * COUNT)
+    return images.zip((images, dataset(LABELS)))
+
+
 class Sequence(keras.utils.PyDataset):
     def __len__(self):
         return 4
@@ -67,6 +80,8 @@ SOURCES = {
     "a dataset of batches": (lambda: dataset(pictures()).batch(3), False),
     "a dataset with labels": (lambda: dataset(pictures(), LABELS).batch(5), True),
     "a dataset with one-hot labels": (lambda: dataset(pictures(), np.eye(2)[LABELS]), True),
+    "a dataset of images of any size": (lambda: of_any_size(*[SHAPE[:2]] * COUNT), False),
+    "a dataset of images of any size with labels": (of_any_size_with_labels, True),
     "a dataset of dictionaries": (lambda: dataset({"image": pictures(), "label": LABELS}), True),
     "Keras's own": (Sequence, True),
     "batches that differ in length": (uneven, False),
@@ -204,6 +219,7 @@ REFUSED = {
     "grey": (lambda: pictures()[..., :1], {}, "convert them to RGB"),
     "channels first": (lambda: pictures().transpose(0, 3, 1, 2), {}, "numpy.moveaxis"),
     "another size": (lambda: [pictures()[:, :3]], {}, r"takes \(4, 6, 3\) .* these are \(3, 6, 3\); resize"),
+    "several sizes in a dataset": (lambda: of_any_size((4, 6), (3, 6)), {}, r"these are \(3, 6, 3\); resize"),
     "NaN": (nan, {}, "image 7 holds NaN"),
     "beyond bytes": (lambda: pictures().astype("int64") + 200, {}, "whole numbers must lie in 0..255"),
     "words": (lambda: pictures().astype("str"), {}, "pixels are numbers"),
@@ -237,5 +253,7 @@ def test_files_need_a_size(folder):
         batches(folder, (None, None, 3), batch_size=4)
     with pytest.raises(UserError, match="several sizes"):
         list(batches([pictures(), pictures()[:, :3]], (None, None, 3), batch_size=16))
+    with pytest.raises(UserError, match=r"several sizes \(\(4, 6, 3\), \(3, 6, 3\)\); resize them to one"):
+        list(batches(of_any_size((4, 6), (3, 6)), (None, None, 3), batch_size=16))
     with pytest.raises(UserError, match="does not exist"):
         batches(folder / "elsewhere", SHAPE, batch_size=4)
