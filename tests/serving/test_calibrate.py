@@ -19,6 +19,7 @@ from kood.serving.calibrate import calibrate
 from kood.serving.client import LocalModel
 from kood.serving.client import prepared as as_sent
 from kood.serving.extras import read_facts, read_seen
+from kood.serving.seen import Seen
 from tests.serving.models import encoded, pixels, prepared, published
 
 pytestmark = pytest.mark.usefixtures("loaded_once", "as_written")
@@ -145,6 +146,14 @@ def test_images_that_the_model_knows_are_left_out_and_counted(tmp_path):
         calibrate(run, [every], accept=0.95, check=0.6)
     with pytest.raises(UserError, match="the model was trained on"):
         calibrate(run, [files_of(tmp_path / "old", trained, "png")], accept=0.5)
+
+
+def test_images_are_let_go_once_they_are_known_by_their_digests(run, images, monkeypatch):
+    monkeypatch.setattr("kood.data.large.IN_MEMORY", 50 * 8 * 8 * 3)  # Bytes; a block has 32 of the 120 images.
+    monkeypatch.setattr("numpy.memmap", lambda *_, **__: pytest.fail("pixels are written to disk"))
+    read, _, digests = Seen(run / "1", read_facts(run / "1")).ask(sorted(images.rglob("*.png")))
+    shown = np.stack([np.asarray(Image.open(answer.file)) for answer in read])
+    assert len(read) == 120 and np.array_equal(digests, image_digests(shown))
 
 
 def test_copies_and_files_given_twice_count_once(tmp_path, run, monkeypatch):
