@@ -88,7 +88,7 @@ def calibrate(
     set on such images accepts less than it promises. What the model was trained, chosen or calibrated on by its run is
     left out, and counted.
     """
-    quiet()
+    choose_backend()
     from kood.serving.calibrate import calibrate as set_anew
 
     done = set_anew(run_folder, data, accept=accept, check=check, by_class=by_class)

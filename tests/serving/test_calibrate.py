@@ -9,11 +9,13 @@ import pytest
 import tensorflow as tf
 from PIL import Image
 
+from kood.cli.finished import calibrate as command
 from kood.conformal import threshold
 from kood.data.copies import image_digests
 from kood.data.images import fit_images
 from kood.data.rules import Framing
 from kood.errors import UserError
+from kood.runs import Run
 from kood.serving import publishing
 from kood.serving.calibrate import calibrate
 from kood.serving.client import LocalModel
@@ -97,6 +99,30 @@ def test_what_cannot_be_guaranteed_is_refused(run, images, how, message):
     with pytest.raises(UserError, match=message):
         calibrate(run, [images], **how)
     assert sorted(path.name for path in run.iterdir()) == before
+
+
+def test_no_other_version_comes_while_images_are_asked_about(tmp_path, images, monkeypatch):
+    published(tmp_path / "run")
+    tried, ask = [], LocalModel.ask
+
+    def asked(self, files):
+        with pytest.raises(UserError, match="is running this recipe"), Run(tmp_path / "run").held():
+            tried.append("published")
+        tried.append("refused")
+        return ask(self, files)
+
+    monkeypatch.setattr(LocalModel, "ask", asked)
+    assert calibrate(tmp_path / "run", [images], accept=0.9).version.name == "2"
+    assert set(tried) == {"refused"}
+
+
+def test_what_cannot_be_published_is_refused_before_an_image_is_read(run, images, monkeypatch):
+    monkeypatch.setattr(LocalModel, "ask", lambda *_: pytest.fail("an image is asked about"))
+    with Run(run).held(), pytest.raises(UserError, match="is running this recipe"):
+        calibrate(run, [images], accept=0.9)
+    monkeypatch.setenv("KERAS_BACKEND", "jaxx")
+    with pytest.raises(UserError, match="KERAS_BACKEND=jaxx: did you mean 'jax'"):
+        command(run, [images], accept=0.9)
 
 
 def test_data_that_is_not_there_is_named(run, images):
