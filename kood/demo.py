@@ -194,7 +194,7 @@ def show(run: Path, *, port: int | None = None, open_browser: bool = True, conso
         try:
             page.launch(
                 server_name="127.0.0.1", server_port=port, inbrowser=open_browser, share=False, quiet=True,
-                prevent_thread_lock=True, footer_links=[], theme=plain,
+                show_error=True, prevent_thread_lock=True, footer_links=[], theme=plain,
             )  # fmt: skip
         except OSError as error:
             raise UserError(f"--port {port}: {error}") from error
@@ -218,7 +218,10 @@ def page_of(gradio: Any, name: str, ask: Callable[[Path], Answered], has_known: 
     with gradio.Blocks(title=f"kood: {name}", analytics_enabled=False) as page:
         gradio.Markdown(f"# {name}\nDrop a picture. It stays on this machine.")
         with gradio.Row():
-            picture = gradio.Image(type="filepath", label="picture", sources=["upload", "clipboard"], height=330)
+            # Of any other mode it would be converted and saved anew, its alpha and its 16 bits lost.
+            picture = gradio.Image(
+                type="filepath", image_mode=None, label="picture", sources=["upload", "clipboard"], height=330
+            )
             with gradio.Column():
                 verdict = gradio.Textbox(label="verdict", interactive=False)
                 figures = gradio.Dataframe(headers=["figure", "value"], label="what the model says", interactive=False)

@@ -152,6 +152,10 @@ def test_the_page_shows_it(run, known, train, tmp_path):
     model, facts = LocalModel(run / "1"), read_facts(run / "1")
     page = page_of(gradio, "tiny", lambda file: answered(model, facts, known, file))
     (ask,) = (one.fn for one in page.fns.values() if one.api_name == "ask")
+    (picture,) = (one for one in page.blocks.values() if isinstance(one, gradio.Image))
+    Image.fromarray(np.full((8, 8, 4), 90, "uint8")).save(tmp_path / "clear.png")
+    given = SimpleNamespace(path=str(tmp_path / "clear.png"), url=None, orig_name="clear.png")
+    assert picture.preprocess(given) == given.path  # As it was dropped.
     verdict, rows, tiles = ask(str(tmp_path / "known.png"))
     assert verdict and [row[0] for row in rows][:2] == ["class", "probability"] and len(tiles) == 6
     assert ask(None) == ("", [], [])
@@ -159,9 +163,10 @@ def test_the_page_shows_it(run, known, train, tmp_path):
     assert "gone.png" in text and nothing == [[], []]
 
 
-def test_a_page_without_known_images_says_so():
+def test_the_page_asks_about_the_file_and_says_whether_it_has_known_images():
     for has_known, told in ((True, "Nearest known images"), (False, "No known images to show")):
         page_of(gradio := MagicMock(), "tiny", lambda file: None, has_known)
+        assert gradio.Image.call_args.kwargs["image_mode"] is None  # Else Gradio asks about a copy of its own.
         assert told in str(gradio.Markdown.call_args) and gradio.Gallery.call_args.kwargs["visible"] == has_known
 
 
@@ -171,6 +176,7 @@ def test_copies_of_pictures_go_with_the_page(run, monkeypatch):
     def launch(**settings):
         kept.append(Path(os.environ["GRADIO_TEMP_DIR"]))
         (kept[0] / "dropped.png").write_bytes(b"somebody's picture")
+        assert settings["show_error"]  # Gradio's own, of a file that is no picture.
         raise OSError("the port is taken")
 
     monkeypatch.setenv("GRADIO_TEMP_DIR", "")

@@ -374,6 +374,20 @@ def test_answers_are_judged_by_the_version_they_were_given_under(tmp_path):
     assert monitor(run / "1", file, console=Console(file=io.StringIO()))[0].images == 1
 
 
+@pytest.mark.parametrize("inside", [False, True])
+def test_a_version_that_is_named_by_no_number_is_judged_by_its_own_answers(tmp_path, monkeypatch, inside):
+    """Its answers say version 0, or the number that it was copied from."""
+    published(tmp_path / "run")
+    version = (tmp_path / "run" / "1").rename(tmp_path / "run" / "prod")
+    edge = read_facts(version)["threshold"]
+    rows = [row(version=place % 2, threshold=edge + (place == 5), class_name="a") for place in range(10)]
+    (tmp_path / "log.jsonl").write_text("\n".join(map(json.dumps, rows)))
+    monkeypatch.chdir(version)
+    watched, _ = monitor(Path() if inside else version, tmp_path / "log.jsonl", console=Console(file=io.StringIO()))
+    assert [(one.version, one.drift.images) for one in watched.findings] == [("prod", 9)]
+    assert watched.left_out[0].startswith("1 answers")  # Of another threshold.
+
+
 def test_images_that_the_model_was_calibrated_on_are_left_out(tmp_path):
     run, images = tmp_path / "run", tmp_path / "images"
     published(run)

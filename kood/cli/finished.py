@@ -88,7 +88,7 @@ def calibrate(
     set on such images accepts less than it promises. What the model was trained, chosen or calibrated on by its run is
     left out, and counted.
     """
-    quiet()
+    choose_backend()
     from kood.serving.calibrate import calibrate as set_anew
 
     done = set_anew(run_folder, data, accept=accept, check=check, by_class=by_class)
@@ -134,10 +134,17 @@ def monitor(
 def serving_config(
     runs: Annotated[list[Path], typer.Argument(metavar="RUN...", help="Runs to serve, each under its folder's name.")],
     to: Annotated[Path, typer.Option(metavar="FOLDER", help="Where the files go.")] = Path("serving"),
-    max_batch: Annotated[int, typer.Option(min=1, help="Requests are joined to batches of at most so many.")] = 64,
-    wait: Annotated[int, typer.Option(min=0, help="Microseconds that a request waits for others.")] = 2000,
+    max_batch: Annotated[
+        int,
+        typer.Option(
+            min=1, help="Join requests to batches of at most so many images; they then fail together. 1 joins none."
+        ),
+    ] = 1,
+    wait: Annotated[
+        int, typer.Option(min=0, help="Microseconds that a request waits for others, where they are joined.")
+    ] = 2000,
 ) -> None:
-    """Write what TF Serving is started with: model list, batching parameters, compose file; print the commands."""
+    """Write what TF Serving is started with: model list, compose file, batching parameters; print the commands."""
     from kood.serving.config import write_serving_config
 
     written = write_serving_config(runs, to, max_batch=max_batch, wait_microseconds=wait)

@@ -115,10 +115,12 @@ def judge_log(met: Met, run: Path, file: Path, level: float) -> Watched:
             though there are several.
     """
     newest = newest_version(run)
-    asked_for = newest if newest == run else None
+    asked_for = newest if newest.samefile(run) else None
     base = newest.parent
     found, left_out = list[_Answers](), list[str]()
-    for version, seen in by_version(met.seen).items():
+    # No answer names a folder whose name is no number.
+    named = asked_for is None or asked_for.name.isdecimal()
+    for version, seen in (by_version(met.seen) if named else {None: met.seen}).items():
         folder = (asked_for or _only(base, file, len(seen))) if version is None else base / str(version)
         if asked_for is not None and folder != asked_for:
             left_out.append(f"{len(seen):,} answers of version {version}: only those of {asked_for} were asked for")

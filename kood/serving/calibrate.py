@@ -68,7 +68,17 @@ def calibrate(
         UserError: no SavedModel, a path that does not exist, too few unseen images that can be read for this share, or
             the folder is in use.
     """
-    old = newest_version(run)
+    folder = Run(newest_version(run).parent)
+    folder.on_damage = partial(print, file=sys.stderr)
+    # All along: over a version that came meanwhile this would publish the classifier of the one before.
+    with folder.held():
+        return _calibrated(folder, newest_version(run), data, accept, check, by_class)
+
+
+def _calibrated(
+    folder: Run, old: Path, data: Sequence[Path], accept: float | None, check: float, by_class: bool | None
+) -> Calibrated:
+    """`calibrate`, in a folder that is held."""
     facts = read_facts(old)
     attached = "attached" in facts
     accept = float(facts["accept"]) if accept is None else accept
@@ -120,11 +130,8 @@ def calibrate(
         accepted = {"images": kept, "rate": hits / kept, "interval": [low, high]}
         told.append(f"Of {kept:,} others it accepts {hits / kept:.1%} (95% interval {low:.1%} to {high:.1%})")
     told += [f"Warning: {doubt}" for doubt in (_strange(said, facts), _unnamed(data, files, served.names)) if doubt]
-    held_by_one = Run(old.parent)
-    held_by_one.on_damage = partial(print, file=sys.stderr)
-    with held_by_one.held() as folder:
-        version = old.parent / str(folder.next_version())
-        publish_calibrated(old, version, served, {"accepted": accepted, "calibrated_from": old.name})
+    version = old.parent / str(folder.next_version())
+    publish_calibrated(old, version, served, {"accepted": accepted, "calibrated_from": old.name})
     return Calibrated(version, [*told, f"Written: {version} ({old} stays)"], unread)
 
 

@@ -38,7 +38,7 @@ STRANGE = re.compile(
     r"Table|Compile|PyExec"
 )
 
-#: Largest gRPC message: thirty-two large photographs.
+#: Largest gRPC message.
 MESSAGE_BYTES = 512 * 2**20
 
 
@@ -66,7 +66,8 @@ def open_model(run: Path, url: str | None = None, timeout: float = 60.0) -> Mode
     """The model of a run.
 
     Args:
-        run: `saved/<recipe>` or a version in it; with a URL only its name counts.
+        run: `saved/<recipe>` or a version in it; with a URL only its name counts, and a number is a version's unless
+            versions lie in it.
         url: `http://host:8501` or `grpc://host:8500` of a TF Serving that serves it, with `user:password@` before the
             host where it asks for basic authentication; None for the SavedModel itself.
         timeout: Seconds to wait for each answer of a server.
@@ -77,8 +78,9 @@ def open_model(run: Path, url: str | None = None, timeout: float = 60.0) -> Mode
     if url is None:
         return LocalModel(newest_version(run))
     address = Address.of(url)
-    version = int(run.name) if run.name.isdecimal() else None
-    name = run.resolve().parent.name if version is not None else run.resolve().name
+    run = run.resolve()
+    version = int(run.name) if run.name.isdecimal() and not versions(run) else None
+    name = run.name if version is None else run.parent.name
     return (GrpcModel if address.scheme == "grpc" else RestModel)(url, name, version, timeout)
 
 
@@ -293,6 +295,10 @@ class GrpcModel:
         import grpc
         import tensorflow as tf
 
+        # Half, since a message is more than its files.
+        if len(files) > 1 and sum(map(len, files)) > MESSAGE_BYTES // 2:
+            half = len(files) // 2
+            return [*self.ask(files[:half]), *self.ask(files[half:])]
         self._request.inputs["image_bytes"].CopyFrom(tf.make_tensor_proto(list(files), tf.string))
         try:
             response = self._stub.Predict(self._request, timeout=self._timeout, metadata=self._metadata)

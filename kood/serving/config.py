@@ -1,8 +1,9 @@
-"""What TF Serving is started with: a model list, batching parameters, a compose file."""
+"""What TF Serving is started with: a model list, a compose file, and batching parameters where they are asked for."""
 
 import csv
 import io
 import json
+import math
 import re
 import shlex
 from collections.abc import Sequence
@@ -20,6 +21,8 @@ __all__ = ["Written", "write_serving_config"]
 
 #: The image that the commands name. One that is older than the TensorFlow that exported may lack operations.
 IMAGE = "tensorflow/serving:latest"
+#: Images of the largest request that `kood predict` sends; one of more than a batch is taken in parts.
+LARGEST = 4096
 
 
 @dataclass(frozen=True)
@@ -33,14 +36,15 @@ class Written:
 
 
 def write_serving_config(
-    runs: Sequence[Path], folder: Path, *, max_batch: int = 64, wait_microseconds: int = 2000
+    runs: Sequence[Path], folder: Path, *, max_batch: int = 1, wait_microseconds: int = 2000
 ) -> Written:
     """Writes the files that TF Serving takes to serve runs, each under the name of its folder.
 
     Args:
         runs: `saved/<recipe>` of each.
         folder: Where the files go.
-        max_batch: Requests are joined to batches of at most so many images.
+        max_batch: Requests are joined to batches of at most so many images; 1 joins none. Those that are joined fail
+            together.
         wait_microseconds: How long a request waits for others.
 
     Raises:
@@ -49,6 +53,7 @@ def write_serving_config(
     """
     refuse_file(folder, "--to")
     named: dict[str, Path] = {}
+    joined = max_batch > 1
     for run in runs:
         base = run.resolve()
         if newest_version(base) == base:
@@ -66,25 +71,32 @@ def write_serving_config(
     volumes = {f"/models/{name}": str(base) for name, base in named.items()} | {"/config": str(here)}
     texts = {
         "models.config": _filled("models.config", paths={name: f"/models/{name}" for name in named}),
-        "batching.config": _filled("batching.config", max_batch=max_batch, wait_microseconds=wait_microseconds),
-        "compose.yaml": _filled("compose.yaml", image=IMAGE, volumes=volumes),
+        "compose.yaml": _filled("compose.yaml", image=IMAGE, volumes=volumes, joined=joined),
         "models.local.config": _filled("models.config", paths={name: str(base) for name, base in named.items()}),
     }
+    if joined:
+        # A full queue refuses what comes, so it holds two of the largest requests.
+        largest, queued = max(max_batch, LARGEST), max(100, math.ceil(2 * LARGEST / max_batch))
+        texts["batching.config"] = _filled(
+            "batching.config", max_batch=max_batch, largest=largest, queued=queued, wait_microseconds=wait_microseconds
+        )
     for name, text in texts.items():
         write_atomically(folder / name, text.encode())
     mounts = " ".join(f"--mount {shlex.quote(_mount(source, target))}" for target, source in volumes.items())
     return Written(
         [folder / name for name in texts],
-        f"docker run --rm -p 8500:8500 -p 8501:8501 {mounts} {IMAGE} " + _options("/config", "models.config"),
-        "tensorflow_model_server --port=8500 --rest_api_port=8501 " + _options(str(here), "models.local.config"),
+        f"docker run --rm -p 8500:8500 -p 8501:8501 {mounts} {IMAGE} {_options('/config', 'models.config', joined)}",
+        "tensorflow_model_server --port=8500 --rest_api_port=8501 "
+        + _options(str(here), "models.local.config", joined),
         f"docker compose -f {shlex.quote(str(folder / 'compose.yaml'))} up",
     )
 
 
-def _options(folder: str, models: str) -> str:
-    files = {"batching_parameters_file": "batching.config", "model_config_file": models}
+def _options(folder: str, models: str, joined: bool) -> str:
+    batching = {"batching_parameters_file": "batching.config"} if joined else {}
+    files = {**batching, "model_config_file": models}
     given = (f"--{option}={shlex.quote(f'{folder}/{file}')}" for option, file in files.items())
-    return " ".join(["--enable_batching", *given])
+    return " ".join([*["--enable_batching"] * joined, *given])
 
 
 def _mount(source: str, target: str) -> str:

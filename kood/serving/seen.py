@@ -39,15 +39,15 @@ class Seen:
         where only the graph can read one. Each file is decoded twice: an answer is of what the graph makes of it, as in
         use, and a digest of what training makes of it, by which the version knows its images.
         """
-        from kood.data.decode import decode_readable
+        from kood.data.decode import decoded
 
         found: dict[bool, list[Answer]] = {True: [], False: []}
         for answer in answers(LocalModel(self._version), files):
             found[answer.said is not None].append(answer)
         read = found[True]
         digests = np.zeros((len(read), 16), np.uint8)
-        images, rows, _ = decode_readable([answer.file for answer in read], self._shape, len(read), self._framing)
-        digests[rows] = image_digests(images)
+        for rows, images in decoded([answer.file for answer in read], self._shape, len(read), self._framing, []):
+            digests[rows] = image_digests(images)
         return read, found[False], digests
 
     def among(self, digests: np.ndarray, uses: Iterable[str]) -> np.ndarray:

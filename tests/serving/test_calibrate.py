@@ -9,16 +9,19 @@ import pytest
 import tensorflow as tf
 from PIL import Image
 
+from kood.cli.finished import calibrate as command
 from kood.conformal import threshold
 from kood.data.copies import image_digests
 from kood.data.images import fit_images
 from kood.data.rules import Framing
 from kood.errors import UserError
+from kood.runs import Run
 from kood.serving import publishing
 from kood.serving.calibrate import calibrate
 from kood.serving.client import LocalModel
 from kood.serving.client import prepared as as_sent
 from kood.serving.extras import read_facts, read_seen
+from kood.serving.seen import Seen
 from tests.serving.models import encoded, pixels, prepared, published
 
 pytestmark = pytest.mark.usefixtures("loaded_once", "as_written")
@@ -98,6 +101,30 @@ def test_what_cannot_be_guaranteed_is_refused(run, images, how, message):
     assert sorted(path.name for path in run.iterdir()) == before
 
 
+def test_no_other_version_comes_while_images_are_asked_about(tmp_path, images, monkeypatch):
+    published(tmp_path / "run")
+    tried, ask = [], LocalModel.ask
+
+    def asked(self, files):
+        with pytest.raises(UserError, match="is running this recipe"), Run(tmp_path / "run").held():
+            tried.append("published")
+        tried.append("refused")
+        return ask(self, files)
+
+    monkeypatch.setattr(LocalModel, "ask", asked)
+    assert calibrate(tmp_path / "run", [images], accept=0.9).version.name == "2"
+    assert set(tried) == {"refused"}
+
+
+def test_what_cannot_be_published_is_refused_before_an_image_is_read(run, images, monkeypatch):
+    monkeypatch.setattr(LocalModel, "ask", lambda *_: pytest.fail("an image is asked about"))
+    with Run(run).held(), pytest.raises(UserError, match="is running this recipe"):
+        calibrate(run, [images], accept=0.9)
+    monkeypatch.setenv("KERAS_BACKEND", "jaxx")
+    with pytest.raises(UserError, match="KERAS_BACKEND=jaxx: did you mean 'jax'"):
+        command(run, [images], accept=0.9)
+
+
 def test_data_that_is_not_there_is_named(run, images):
     before = sorted(path.name for path in run.iterdir())
     with pytest.raises(UserError, match=r"--data .*nowhere: does not exist"):
@@ -145,6 +172,14 @@ def test_images_that_the_model_knows_are_left_out_and_counted(tmp_path):
         calibrate(run, [every], accept=0.95, check=0.6)
     with pytest.raises(UserError, match="the model was trained on"):
         calibrate(run, [files_of(tmp_path / "old", trained, "png")], accept=0.5)
+
+
+def test_images_are_let_go_once_they_are_known_by_their_digests(run, images, monkeypatch):
+    monkeypatch.setattr("kood.data.large.IN_MEMORY", 50 * 8 * 8 * 3)  # Bytes; a block has 32 of the 120 images.
+    monkeypatch.setattr("numpy.memmap", lambda *_, **__: pytest.fail("pixels are written to disk"))
+    read, _, digests = Seen(run / "1", read_facts(run / "1")).ask(sorted(images.rglob("*.png")))
+    shown = np.stack([np.asarray(Image.open(answer.file)) for answer in read])
+    assert len(read) == 120 and np.array_equal(digests, image_digests(shown))
 
 
 def test_copies_and_files_given_twice_count_once(tmp_path, run, monkeypatch):

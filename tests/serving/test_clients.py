@@ -16,7 +16,7 @@ from PIL import Image
 from rich.console import Console
 
 from kood.errors import UserError
-from kood.serving import publishing
+from kood.serving import client, publishing
 from kood.serving.answers import answers, listed, print_answers
 from kood.serving.client import GrpcModel, LocalModel, RestModel, newest_version, open_model
 from kood.serving.served import Served
@@ -210,6 +210,29 @@ def test_grpc_alone_and_the_newest_version(run, server):
     remote = GrpcModel(host, "my-run").ask([encoded(one) for one in pixels(3)])
     for mine, other in zip(LocalModel(version).ask([encoded(one) for one in pixels(3)]), remote, strict=True):
         assert mine["label"] == other["label"] and mine["is_ood"] == other["is_ood"]
+
+
+def test_files_that_are_too_many_bytes_for_a_message_go_in_several(run, server, monkeypatch):
+    files = [encoded(one) for one in pixels(7)]
+    monkeypatch.setattr(client, "MESSAGE_BYTES", 5 * len(files[0]))
+    before = len(server.requests)
+    said = open_model(run, server.grpc_url).ask(files)
+    assert len(server.requests) - before > 2
+    whole = LocalModel(newest_version(run)).ask(files)
+    assert [one["ood_score"] for one in said] == pytest.approx([one["ood_score"] for one in whole], rel=1e-5)
+    with pytest.raises(UserError, match="larger than max"):  # One that no message can hold.
+        open_model(run, server.grpc_url).ask([bytes(6 * len(files[0]))])
+
+
+def test_a_run_that_is_named_by_a_number_is_asked_for_by_its_name(tmp_path, monkeypatch):
+    run = tmp_path / "2024"
+    published(run)
+    with Server(run) as server:
+        monkeypatch.chdir(run / "1")
+        for one in (run, run / "1", Path(), Path("..")):
+            for url in (server.rest_url, server.grpc_url):
+                (row,) = open_model(one, url).ask([encoded(pixels(1)[0])])
+                assert row["version"] == 1
 
 
 def printed(run, folder, style):

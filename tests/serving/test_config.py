@@ -10,6 +10,7 @@ from tensorflow_serving.config import model_server_config_pb2
 
 from kood.errors import UserError
 from kood.serving.config import write_serving_config
+from kood.serving.extras import WARM_UP_ROWS
 
 
 def run(folder):
@@ -31,8 +32,6 @@ def test_the_files_say_what_was_asked(tmp_path):
         assert [(m.name, m.base_path, m.model_platform) for m in config.model_config_list.config] == [
             ("one", paths[0], "tensorflow"), ("two", paths[1], "tensorflow"),
         ]  # fmt: skip
-    batching = (tmp_path / "out" / "batching.config").read_text()
-    assert "max_batch_size { value: 16 }" in batching and "batch_timeout_micros { value: 500 }" in batching
     compose = yaml.safe_load((tmp_path / "out" / "compose.yaml").read_text())
     assert {
         "type": "bind", "source": f"{tmp_path}/saved here/one", "target": "/models/one", "read_only": True,
@@ -41,6 +40,30 @@ def test_the_files_say_what_was_asked(tmp_path):
         "/models/one": f"{tmp_path}/saved here/one", "/models/two": f"{tmp_path}/two", "/config": f"{tmp_path}/out",
     }  # fmt: skip
     assert f"--model_config_file={tmp_path / 'out' / 'models.local.config'}" in shlex.split(written.binary)
+
+
+def test_requests_are_joined_only_where_it_is_asked_for(tmp_path):
+    """Those that are joined fail together, for a file of one of them or two sizes of pixels."""
+    written = write_serving_config([run(tmp_path / "one")], tmp_path / "out")
+    assert not any("batching" in file.name or "batching" in file.read_text() for file in written.files)
+    assert "batching" not in written.docker + written.binary
+    joined = write_serving_config([run(tmp_path / "two")], tmp_path / "joined", max_batch=2)
+    compose = yaml.safe_load((tmp_path / "joined" / "compose.yaml").read_text())["services"]["serving"]["command"]
+    for words in (shlex.split(joined.docker), shlex.split(joined.binary), compose):
+        assert "--enable_batching" in words and any(w.startswith("--batching_parameters_file=") for w in words)
+
+
+@pytest.mark.parametrize("max_batch", [2, 16, 64, 10_000])
+def test_a_request_larger_than_a_batch_is_taken_in_parts(tmp_path, max_batch):
+    """TF Serving loads no model whose warm-up requests are larger than its batches, unless it may split them."""
+    write_serving_config([run(tmp_path / "one")], tmp_path / "out", max_batch=max_batch, wait_microseconds=500)
+    lines = (tmp_path / "out" / "batching.config").read_text().splitlines()
+    given = dict(line.removesuffix(" }").split(" { value: ") for line in lines)
+    assert given["enable_large_batch_splitting"] == "true" and given["batch_timeout_micros"] == "500"
+    assert int(given["max_execution_batch_size"]) == max_batch
+    most = 4096  # Of `kood predict --batch`.
+    assert int(given["max_batch_size"]) >= max(most, max_batch, *WARM_UP_ROWS)
+    assert int(given["max_enqueued_batches"]) * max_batch >= most
 
 
 def mounted(command):
@@ -57,7 +80,7 @@ STRANGE = """it's: "a, b" $HOME ünï `x` \\"""
 
 def test_commands_and_files_survive_any_path(tmp_path):
     base, out = run(tmp_path / STRANGE / "one"), tmp_path / "out" / STRANGE
-    written = write_serving_config([base], out)
+    written = write_serving_config([base], out, max_batch=8)
     assert mounted(written.docker) == {"/models/one": str(base), "/config": str(out)}
     assert shlex.split(written.compose) == ["docker", "compose", "-f", str(out / "compose.yaml"), "up"]
     binary = shlex.split(written.binary)
