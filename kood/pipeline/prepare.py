@@ -40,6 +40,10 @@ class Rows(abc.ABC):
     def images(self, name: str) -> ImageSet:
         """One of its image sets: "train", "validation", "calibration", "test", or the key of another in the recipe."""
 
+    def shown(self, name: str) -> ImageSet:
+        """One of its image sets as pixels, where `images` gives features of them."""
+        return self.images(name)
+
     def seen(self) -> ImageSet:
         """What classifiers learn from: the training images, and views of them where there are any."""
         return self.images("train")
