@@ -126,11 +126,11 @@ def recipe_for(
     shape, is_any = _image_shape(model, size)
     with in_words({_PATH: "--id: "}):
         place = literal(known)
-        found = survey(place)
+        found = survey(place, to_learn=True)
     if not found.names:
         raise UserError(f"--id {clean(known)}: has no class folders; give one sub-folder for each class of the model")
     parts: dict[str, Any] = {**_source(place, found), "test": 0.5, "validation": 0.2, "calibration": 0.4}
-    if min(found.train) < FEWEST:
+    if min(found.learnable) < FEWEST:
         parts["stratify"] = False
     data: dict[str, Any] = {
         "image_shape": list(shape),
@@ -178,8 +178,8 @@ def _resized(found: Survey, shape: tuple[int, int, int], antialias: bool | None)
 
 def _source(place: Path, found: Survey) -> dict[str, Any]:
     """The table of a recipe that says where images are; of many, a few that cannot be read do not stop the run."""
-    table, seen = source_of(place, found), len(found.shapes) + len(found.unreadable)
-    spare = 0 if seen >= found.files else found.files // UNREADABLE
+    table = source_of(place, found)
+    spare = 0 if found.looked_at >= found.files else found.files // UNREADABLE
     return {**table, "max_bad_images": most} if (most := max(found.bad_at_most, spare)) else table
 
 

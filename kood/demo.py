@@ -24,6 +24,7 @@ from kood.runs import Run
 from kood.serving.answers import answers
 from kood.serving.client import LocalModel, Model, newest_version
 from kood.serving.extras import read_facts
+from kood.text import clean
 
 __all__ = ["Answered", "Known", "answered", "known_of", "page_of", "show"]
 
@@ -186,7 +187,7 @@ def show(run: Path, *, port: int | None = None, open_browser: bool = True, conso
             known = known_of(version.parent, int(version.name)) if version.name.isdecimal() else None
         except (OSError, UserError) as error:
             known = None
-            console.print(f"the known images cannot be shown: {error}", style="yellow", markup=False)
+            console.print(f"the known images cannot be shown: {clean(error)}", style="yellow", markup=False)
         if known is not None:
             console.print(f"{len(known):,} known images to compare with")
         page = page_of(gradio, str(facts["name"]), lambda file: answered(model, facts, known, file), known is not None)

@@ -4,7 +4,7 @@ import re
 import unicodedata
 from collections.abc import Iterable
 
-__all__ = ["clean", "composed", "masked", "shown", "some_of"]
+__all__ = ["clean", "composed", "masked", "printable", "shown", "some_of"]
 
 #: User and password of an address: all that stands before the last "@" of a word, after "scheme://".
 _CREDENTIALS = re.compile(r"(?P<scheme>\b[A-Za-z][\w+.-]*://)\S*@")
@@ -16,8 +16,12 @@ def clean(value: object) -> str:
     Names come from recipes and folders. An escape sequence in one must not reach a terminal, nor a lone
     surrogate a UTF-8 file.
     """
-    text = " ".join(str(value).split())
-    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode("ascii") for c in text)
+    return printable(" ".join(str(value).split()))
+
+
+def printable(text: str) -> str:
+    """Text without control characters, as of `clean`, in the lines and with the spaces that it has."""
+    return "".join(c if c.isprintable() or c == "\n" else c.encode("unicode_escape").decode("ascii") for c in text)
 
 
 def composed(name: str) -> str:

@@ -290,6 +290,23 @@ def test_images_that_are_made_much_smaller_are_told_of(place, tmp_path, monkeypa
         assert recipe.data.antialias == (antialias is not False)
 
 
+def test_all_parts_of_the_known_images_are_looked_at(place, tmp_path, monkeypatch):
+    from kood.attach import recipe_for
+    from kood.data import load_id
+
+    monkeypatch.chdir(place)
+    for part, count, seed in (("train", 60, 3), ("test", 50, 5)):
+        written(tmp_path / "parts" / part, count, seed)
+    for file in sorted((tmp_path / "parts" / "test").rglob("*.png"))[::10]:
+        file.write_bytes(b"no image")
+    recipe, _ = recipe_for(Path("rgb.keras"), known=str(tmp_path / "parts"))
+    assert recipe.data.id.max_bad_images == 5 and len(load_id(recipe.data).test) == 45
+    for file in sorted((tmp_path / "parts" / "test").rglob("*.png"))[::10]:
+        file.unlink()
+    recipe, _ = recipe_for(Path("rgb.keras"), known=str(tmp_path / "parts"))
+    assert not recipe.data.id.max_bad_images  # All were looked at.
+
+
 def test_a_size_that_is_assumed_is_told_of_and_so_is_much_enlarging(place, tmp_path, monkeypatch):
     from kood.attach import recipe_for
 

@@ -297,6 +297,8 @@ class Given:
         pixels = np.arange(start, start + 8, dtype=np.uint8).reshape(8, 1, 1, 1)
         return ImageSet(pixels, np.repeat(np.arange(4), 2), ("a", "b", "c", "d"))
 
+    shown = images
+
     def seen(self):
         return self.images("train")
 
@@ -316,6 +318,44 @@ def test_images_of_a_class_held_out_are_in_no_part_and_all_are_tested_on():
     assert view.sets("far") == view.sets("validation_ood") == {}
     other = HeldOut(Given(), ("b", "c"))
     assert view.digest("train") != other.digest("train") and view.digests("near") != other.digests("near")
+
+
+class Torn(Given):
+    """What a backbone gives for such rows; some of "b" have the pixels of others, in the same part and in another."""
+
+    def images(self, name):
+        rows = super().images(name)
+        return ImageSet(rows.images.reshape(-1, 1).astype(np.float32), rows.labels, rows.class_names)
+
+    def shown(self, name):
+        rows = super().images(name)
+        pixels = rows.images.copy()
+        pixels[2] = {"train": 0, "validation": 7, "calibration": 3}.get(name, pixels[2])
+        return ImageSet(pixels, rows.labels, rows.class_names)
+
+
+def test_what_a_class_that_stays_has_too_is_not_tested_on():
+    view = HeldOut(Torn(), ("b",))
+    near = view.sets("near")[HELD_OUT]
+    # Of the first of each part those of "train" and "validation" go; that of "calibration" is an image of "b" again.
+    assert near.images.dtype == np.float32 and near.images.ravel().tolist() == [3, 11, 18, 19, 26, 27]
+    assert view.note == "2 images of classes that are held out have the pixels of some that stay, and are not tested on"
+    assert view.digests("near") != HeldOut(Given(), ("b",)).digests("near")
+    whole = HeldOut(Torn(), ("a", "b", "d"))
+    assert len(whole.sets("near")[HELD_OUT]) == 24 and not whole.note
+    assert whole.digests("near") == HeldOut(Given(), ("a", "b", "d")).digests("near")
+
+
+def test_a_fold_without_images_of_its_own_is_refused():
+    class Twice(Given):
+        def shown(self, name):
+            rows = self.images(name)
+            return ImageSet(rows.images // 4, rows.labels, rows.class_names)
+
+    with pytest.raises(
+        UserError, match=r"^data\.hold_out: 8 images of .*, so there are none to test on; mend the labels"
+    ):
+        HeldOut(Twice(), ("b",)).images(f"data.near.{HELD_OUT}")
 
 
 class Drawn:
@@ -470,6 +510,18 @@ def test_folds_that_no_time_is_left_for_are_left_out(tmp_path, recipe, monkeypat
     ]  # fmt: skip
     page = (tmp_path / "frozen" / "report.html").read_text()
     assert "the fold without &#39;0&#39; was left out: the 30 minutes were up" in page
+
+
+def test_copies_under_another_label_are_no_unknown_images(tmp_path, recipe):
+    pixels = np.random.default_rng(0).integers(0, 256, (240, 8, 8, 3), np.uint8)
+    labels = np.arange(240) % 3
+    pixels[1:30:3] = pixels[0:30:3]  # Ten of "1" are "0" as well.
+    np.savez(tmp_path / "torn.npz", images=pixels, labels=labels)
+    recipe(more='[data.hold_out]\nfolds = [["1"]]\n')
+    settings = [*LEAN, "outliers.use=[]", f"data.id={{source='npz',path='{tmp_path / 'torn.npz'}'}}"]
+    told = pipeline.run(tmp_path / "frozen.toml", [*settings, "train.epochs=1", "serve.accept=0.8"], saved=tmp_path)
+    assert told["hold_out"]["folds"][0]["images"] == 70
+    assert "data.hold_out: without 1: 10 images of classes that are held out have the pixels" in " ".join(told["notes"])
 
 
 def test_folds_need_calibration_images_enough_before_anything_is_trained(tmp_path, recipe):

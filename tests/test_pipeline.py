@@ -13,7 +13,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from tests.conftest import LEAN, TINY, figures_of, kood
+from tests.conftest import LEAN, TINY, figures_of, kood, work_alone
 
 ROOT = Path(__file__).parents[1]
 
@@ -90,6 +90,41 @@ def test_a_run_that_went_back_names_the_version_that_is_served(invoke, finished,
     shutil.copytree(tmp_path / "saved" / "tiny" / "1", tmp_path / "saved" / "tiny" / "2")
     said = invoke("run", "tiny.toml", cwd=tmp_path).stdout
     assert "SavedModel: saved/tiny/1\nsaved/tiny/2 is a later version, and the one that is served" in said
+
+
+@pytest.mark.keras
+@pytest.mark.parametrize(
+    ("settings", "quick"), [(["data.id.per_class=5"], False), (["data.id.count=60"], False), ([], True)]
+)
+def test_known_images_that_are_not_learned_from_are_no_unknown_ones(tmp_path, settings, quick):
+    from kood.errors import UserError
+    from kood.pipeline.prepare import PARTS, Data
+    from kood.recipe import load
+
+    pixels = np.random.default_rng(0).integers(0, 256, (1200, 4, 4, 1), np.uint8)
+    np.savez(tmp_path / "known.npz", images=pixels, labels=np.arange(1200) % 3)
+    known = "name = 'some'\ndata.image_shape = [4, 4, 1]\ndata.id.source = 'npz'\n"
+
+    def made(text, *more):
+        (tmp_path / "some.toml").write_text(text)
+        recipe = load(tmp_path / "some.toml", [*more, *settings], quick=quick)
+        data = Data(recipe)
+        data.ensure(work_alone(recipe, tmp_path / "saved"))
+        return data
+
+    data = made(known, f"data.id.path={tmp_path / 'known.npz'}", "data.id.classes=[0, 1]")
+    used = {image.tobytes() for part in PARTS for image in data.images(part).images}
+    of_class = {label: [one for one in pixels[label::3] if one.tobytes() not in used] for label in range(3)}
+    assert of_class[0] and len(of_class[2]) == 400
+    for label, is_known in ((0, True), (2, False)):
+        np.savez(tmp_path / f"{label}.npz", images=np.stack(of_class[label][:7]))
+        places = [f"data.id.path={tmp_path / 'known.npz'}", f"data.near.some.path={tmp_path / f'{label}.npz'}"]
+        arguments = (known + "data.near.some.source = 'npz'\n", *places, "data.id.classes=[0, 1]")
+        if is_known:
+            with pytest.raises(UserError, match="data.near.some: 7 of its 7 different images are in data.id as well"):
+                made(*arguments)
+        else:
+            assert len(made(*arguments).images("data.near.some")) == 7
 
 
 @pytest.mark.keras

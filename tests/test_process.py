@@ -16,6 +16,7 @@ from typer.testing import CliRunner
 
 from kood import process
 from kood.cli import app, doctor
+from kood.errors import UserError
 from kood.monitor import page as monitor_page
 from kood.monitor.drift import drift
 from kood.monitor.judge import Finding, Watched
@@ -220,6 +221,34 @@ def test_what_needs_no_backend_to_be_refused_loads_none(arguments, tmp_path):
         capture_output=True, text=True, check=False,
     )  # fmt: skip
     assert done.returncode == 2 and done.stdout.strip() == "[]" and len(done.stderr.splitlines()) == 1, done
+
+
+@pytest.mark.parametrize(
+    ("error", "told"),
+    [
+        (UserError("a.toml: one\na.toml: two \x1b[2J.png"), "kood: a.toml: one\na.toml: two \\x1b[2J.png\n"),
+        (PermissionError(13, "Permission denied", "\x1b[2J.png"), "kood: \\x1b[2J.png: Permission denied\n"),
+        (ValueError("\x1b[2J http://me:secret@host"), "kood: ValueError: \\x1b[2J http://***@host (KOOD_TRACEBACK=1"),
+    ],
+)
+def test_no_name_in_a_message_speaks_to_the_terminal(monkeypatch, capsys, error, told):
+    from kood import cli
+
+    def failing():
+        raise error
+
+    monkeypatch.delenv("KOOD_TRACEBACK", raising=False)
+    for name, what in (("app", failing), ("settle", int), ("stop_on_signals", int)):
+        monkeypatch.setattr(cli, name, what)
+    with pytest.raises(SystemExit):
+        cli.main()
+    assert capsys.readouterr().err.startswith(told)
+
+
+def test_a_file_that_cannot_be_read_is_named_without_what_a_terminal_would_do():
+    out = Console(file=io.StringIO(), width=80, force_terminal=True, color_system=None)
+    print_answers([Answer(Path("x"), None, "\x1b[2J.png cannot be read")], 1, console=out)
+    assert out.file.getvalue() == "\\x1b[2J.png cannot be read\n"
 
 
 @pytest.mark.parametrize(("command", "goes_on"), [("demo", False), ("monitor", False), ("run", True), ("attach", True)])

@@ -16,14 +16,16 @@ from PIL import Image
 from rich.console import Console
 
 from kood.conformal import refuse_too_few
-from kood.data import load_id
+from kood.data import load_id, load_ood
 from kood.data.dealing import deal
+from kood.data.decode import decode_image
 from kood.errors import UserError
 from kood.pipeline.held_out import folds_of
 from kood.recipe import load
 from kood.recipe.data_sections import HoldOut
 from kood.starter import Choices, Machine, Survey, new_recipe, survey
 from kood.starter.choices import FEWEST, TEST
+from kood.starter.images import kinds_of
 from kood.starter.pretrained import Pretrained
 
 CPU, GPU = Machine(2, False), Machine(8, True)
@@ -38,10 +40,10 @@ def here(tmp_path, monkeypatch):
 
 
 def fill(folder, count, size=(20, 30), mode="RGB", value=(200, 30, 30)):
-    """So many images of height x width in a folder."""
+    """So many images of height x width in a folder, no two files of one content."""
     Path(folder).mkdir(parents=True, exist_ok=True)
     for i in range(count):
-        Image.new(mode, size[::-1], value).save(f"{folder}/{i:04}.png")
+        Image.new(mode, size[::-1], value).save(f"{folder}/{i:04}.png", dpi=(72 + i, 72))
 
 
 def made(*arguments, **options):
@@ -406,7 +408,7 @@ def test_a_test_folder_is_taken_as_it_is():
     for part, count in (("train", 30), ("test", 7)):
         for name in "ab":
             fill(f"x/{part}/{name}", count, value=(count, 30, 30))
-    found = survey(Path("x"))
+    found = survey(Path("x"), to_learn=True)
     assert found.train == (30, 30) and found.test == (7, 7)
     assert "test = " not in new_recipe("x", machine=CPU).read_text()
 
@@ -441,16 +443,74 @@ def test_a_validation_folder_is_taken_as_it_is_and_notes_are_printed():
     assert "1 folder passed over: 1 @eaDir" in text and "1 file passed over: 1 .txt" in text
     written = Path("x.toml").read_text()
     assert "validation =" not in written and "test = 0.2" in written
-    assert survey(Path("x")).validation == (5, 5) and recipe.data.id.path == str(Path("x").absolute())
+    assert survey(Path("x"), to_learn=True).validation == (5, 5) and recipe.data.id.path == str(Path("x").absolute())
 
 
 def test_only_what_is_to_learn_needs_a_part_to_train_on():
     for name in ("pets/a", "pets/b", "zoo/val/a", "zoo/test/a", "zoo/test/b"):
         fill(name, 40)
     _, text = made("pets", ["zoo"])
-    assert "120 images" in text
+    assert "near-OOD zoo  80 images" in text
     with pytest.raises(UserError, match="has test and validation but no train"):
         made("zoo")
+
+
+def test_of_other_images_those_are_looked_at_and_counted_that_are_tested_on():
+    for name in ("pets/a", "pets/b", "zoo/train/c"):
+        fill(name, 40)
+    fill("zoo/test/c", 12, (40, 60))
+    Path("zoo/train/c/0000.png").write_bytes(b"no image")
+    for file in ("0003.png", "0007.png"):
+        Path(f"zoo/test/c/{file}").write_bytes(b"no image")
+    recipe, text = made("pets", ["zoo"])
+    assert "near-OOD zoo  12 images" in text and "2 of these cannot be read" in text and "test/c/0003.png" in text
+    near = recipe.data.near["zoo"]
+    assert near.max_bad_images == 2 and len(load_ood(near, recipe.data.shape, seed=0, key="data.near.zoo")) == 10
+    for file in Path("zoo/test/c").iterdir():
+        file.write_bytes(b"no image")
+    with pytest.raises(UserError, match="none of 12 files looked at can be read"):
+        made("pets", ["zoo"], force=True)
+
+
+def test_classes_without_images_enough_that_differ_and_can_be_read_are_left_out():
+    for name, count in (("a", 20), ("b", 20), ("pointers", 12), ("hardly", 12), ("same", 12)):
+        fill(f"x/{name}", count)
+    for number in range(12):
+        Path(f"x/pointers/{number:04}.png").write_text(f"version https://git-lfs.github.com/spec/v1\nsize {number}\n")
+        Path(f"x/same/{number:04}.png").write_bytes(Path("x/same/0000.png").read_bytes())
+    for number in range(5):
+        Path(f"x/hardly/{number:04}.png").write_bytes(b"no image")
+    found = survey(Path("x"), to_learn=True)
+    assert found.names == ("a", "b", "hardly", "pointers", "same") and found.train == (20, 20, 12, 12, 12)
+    assert found.learnable == (20, 20, 7, 0, 1)
+    recipe, text = made("x")
+    assert "Left out, with fewer than 8 different images that can be read: hardly, pointers, same" in text
+    assert recipe.data.id.classes == ["a", "b"]
+    for name in "ab":
+        fill(f"x/{name}", 3)
+        for file in sorted(Path(f"x/{name}").iterdir())[3:]:
+            file.unlink()
+    with pytest.raises(UserError, match="^0 of 5 classes have 8 different images or more that can be read; two"):
+        made("x", force=True)
+
+
+@pytest.mark.filterwarnings("ignore:Corrupt EXIF data", "ignore:Truncated File Read")
+@pytest.mark.parametrize("name", ["moves.gif", "pages.tif"])
+def test_a_file_that_is_cut_short_after_its_first_picture_is_read(name):
+    noise = Image.effect_noise((12, 12), 90).convert("RGB")
+    noise.save(name, save_all=True, append_images=[noise.rotate(90), noise.rotate(180)])
+    whole, kinds = Path(name).read_bytes(), []
+    for number, folder in enumerate("ab"):
+        fill(f"x/{folder}", 10)
+        for cut in range(len(whole) // 3 + number, len(whole), 13):
+            Path(name).write_bytes(whole[:cut])
+            with contextlib.suppress(UserError):
+                decode_image(name)
+                kinds.append(kinds_of(name)[1])
+        Path(f"x/{folder}/{name}").write_bytes(whole[: 2 * len(whole) // 3])
+    assert len(kinds) > 30 and set(kinds) <= {("several pictures",), ()}
+    _, text = made("x")
+    assert "2 several pictures: the first is taken" in text
 
 
 def test_a_recipe_of_tables():
@@ -713,12 +773,13 @@ def test_copies_in_other_parts_set_no_threshold():
     refuse_too_few(len(splits.calibration), recipe.serve.accept)
     for place in range(30, 45):
         photograph(100 + place).save(f"x/test/b/{place:02}.png")
-    with pytest.raises(UserError, match="1 of 2 classes have 8 images or more that no other part has and some in"):
+    told = "1 of 2 classes have 8 different images or more that can be read and no other part has and some in the test"
+    with pytest.raises(UserError, match=told):
         made("x", force=True)
     fill("x/train/c", 12)
     fill("x/test/c", 2, value=(1, 2, 3))
     recipe, text = made("x", force=True)
-    assert "Left out, with fewer than 8 images that no other part has: b" in text
+    assert "Left out, with fewer than 8 different images that can be read and no other part has: b" in text
     assert recipe.data.id.classes == ["a", "c"]
 
 

@@ -9,7 +9,7 @@ import typer
 from kood.cli import finished, recipes
 from kood.errors import UserError
 from kood.process import Stopped, settle, stop_on_signals
-from kood.text import masked
+from kood.text import masked, printable
 
 __all__ = ["app", "main"]
 
@@ -34,7 +34,7 @@ def main() -> None:
     try:
         app()
     except UserError as error:
-        typer.echo(f"kood: {masked(str(error))}", err=True)
+        _say(str(error))
         sys.exit(error.exit_code)
     except Stopped as stop:
         if hasattr(signal, "setitimer"):  # Windows has neither this nor SIGPIPE.
@@ -51,7 +51,12 @@ def main() -> None:
         if os.environ.get("KOOD_TRACEBACK"):
             raise
         if isinstance(error, OSError) and error.filename and error.strerror:
-            typer.echo(f"kood: {error.filename}: {error.strerror}", err=True)
+            _say(f"{error.filename}: {error.strerror}")
         else:
-            typer.echo(f"kood: {type(error).__name__}: {masked(str(error))} (KOOD_TRACEBACK=1 shows where)", err=True)
+            _say(f"{type(error).__name__}: {error} (KOOD_TRACEBACK=1 shows where)")
         sys.exit(1)
+
+
+def _say(message: str) -> None:
+    """Prints what went wrong; it may hold names from a disk or a server."""
+    typer.echo(f"kood: {printable(masked(message))}", err=True)

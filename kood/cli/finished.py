@@ -7,6 +7,7 @@ import typer
 
 from kood.errors import UserError
 from kood.process import choose_backend, console, native_messages_held_back, quiet
+from kood.text import clean
 
 __all__ = ["commands"]
 
@@ -93,7 +94,7 @@ def calibrate(
 
     done = set_anew(run_folder, data, accept=accept, check=check, by_class=by_class)
     for answer in done.unread:
-        typer.echo(answer.error, err=True)
+        typer.echo(clean(answer.error), err=True)
     for line in done.told:
         typer.echo(line)
     if done.unread:

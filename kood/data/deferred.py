@@ -218,7 +218,7 @@ class ImageFiles(Deferred):
         if len(other):
             raise UserError(
                 f"{clean(files[other[0]])} shows other pixels than when its set was listed; let the files be while a "
-                "run goes on, and start it again",
+                "run goes on, and start it again, with --fresh where Pillow or TensorFlow was replaced since",
                 exit_code=1,
             )
         found[missing] = images

@@ -14,10 +14,12 @@ from kood.errors import UserError
 from kood.text import clean, composed, some_of
 
 __all__ = [
-    "Listed", "Listing", "check_parts", "group_keys", "group_numbers", "labelled", "part_of", "read_listed",
+    "TESTED", "Listed", "Listing", "check_parts", "group_keys", "group_numbers", "labelled", "part_of", "read_listed",
     "same_but_for_capitals",
 ]  # fmt: skip
 
+#: Parts of out-of-distribution images; the first of them that a source has is tested on, and no other.
+TESTED = ("test", "all", "validation", "train")
 #: How the parts of a data set are called.
 _SPELLINGS = {
     "train": ("train", "training"),

@@ -12,7 +12,7 @@ from kood import registry
 from kood.data.classes import select_classes
 from kood.data.dealing import generator
 from kood.data.image_set import ImageSet, Splits
-from kood.data.listing import check_parts
+from kood.data.listing import TESTED, check_parts
 from kood.data.rules import STRETCHED, Framing
 from kood.data.splitting import Splitting
 from kood.errors import UserError, under
@@ -89,7 +89,7 @@ def load_ood(
     Raises:
         UserError: As `load_source` does; a split the source does not have; more images asked for than there are.
     """
-    return _load_part(spec, image_shape, ("test", "all", "validation", "train"), seed, key, framing)[1]
+    return _load_part(spec, image_shape, TESTED, seed, key, framing)[1]
 
 
 def load_outliers(
@@ -192,6 +192,8 @@ def _chosen(found: ImageSet, spec: Any, key: str) -> ImageSet:
 def _need_images(found: ImageSet, spec: Any, key: str, part: str) -> None:
     for label in np.setdiff1d(np.arange(len(found.class_names)), found.known_labels):
         where = "" if part == "all" else f" in the {part} part"
+        if unread := len(found.skipped):
+            where += f" (its files may be among the {unread:,} that cannot be read)"
         # A class that is not asked for by name has images in another part.
         fix = "take its images out of the others" if spec.classes is None else "remove it from `classes`"
         raise UserError(f"{key}: the class {found.class_names[label]!r} has no images{where}; add some, or {fix}")

@@ -147,6 +147,10 @@ class Features(_Passing):
             sets["views"] = views_of(sets["train"], views, augment, seed)
         return self._passed(folder, work, sets)
 
+    def shown(self, name: str) -> ImageSet:
+        """As of `Rows`."""
+        return self.data.images(name)
+
     def seen(self) -> ImageSet:
         """What the classifier learns from: the features of the training images, and those of their views."""
         train = self.images("train")

@@ -1,5 +1,6 @@
 """The images of a run less some classes, which then stand for what a deployed model will meet."""
 
+import functools
 import itertools
 import math
 from collections import Counter
@@ -11,6 +12,7 @@ import numpy as np
 
 from kood import registry
 from kood.data import ImageSet
+from kood.data.copies import image_digests, numbered
 from kood.data.image_set import joined
 from kood.errors import UserError
 from kood.files import fingerprint
@@ -33,7 +35,8 @@ TRIES = 100
 class HeldOut(Rows):
     """The images of a run, or what a frozen backbone gives for them, without some classes; these are a near set.
 
-    All images of the classes that are held out are tested on, since none was learned from.
+    All images of the classes that are held out are tested on, since none was learned from; but for those whose pixels a
+    class that stays has as well.
 
     Args:
         rows: All of them.
@@ -61,10 +64,36 @@ class HeldOut(Rows):
     def images(self, name: str) -> ImageSet:
         """As of `Rows`; of the in-distribution parts what has a class that stays, and the near set."""
         if name == NEAR:
-            parts = [self.rows.images(part) for part in PARTS]
-            return joined([ImageSet(part.take(np.flatnonzero(self._out[part.known_labels])).images) for part in parts])
+            if not sum(map(len, self._tested)):
+                raise UserError(f"data.hold_out: {self.note}, so there are none to test on; mend the labels")
+            parts = zip(PARTS, self._tested, strict=True)
+            return joined([ImageSet(self.rows.images(part).take(rows).images) for part, rows in parts])
         found = self.rows.images(name)
         return self._kept(found) if name in PARTS else found
+
+    @functools.cached_property
+    def _held(self) -> list[np.ndarray]:
+        """Which rows of each part have a class that is held out."""
+        return [self._out[self.rows.images(part).known_labels] for part in PARTS]
+
+    @functools.cached_property
+    def _tested(self) -> list[np.ndarray]:
+        """The rows of each part that are tested on."""
+        images = numbered(np.concatenate([image_digests(self.rows.shown(part).images) for part in PARTS]))
+        held = np.concatenate(self._held)
+        tested = held & ~np.isin(images, images[~held])
+        return [np.flatnonzero(its) for its in np.split(tested, np.cumsum([len(its) for its in self._held])[:-1])]
+
+    @property
+    def _copies(self) -> int:
+        """How many rows of the classes that are held out are not."""
+        return sum(int(its.sum()) for its in self._held) - sum(map(len, self._tested))
+
+    @property
+    def note(self) -> str:
+        """What of the classes that are held out is not tested on, and why, in words; "" where all is."""
+        told = "images of classes that are held out have the pixels of some that stay, and are not tested on"
+        return f"{self._copies:,} {told}" if self._copies else ""
 
     def seen(self) -> ImageSet:
         """As of `Rows`."""
@@ -85,7 +114,7 @@ class HeldOut(Rows):
 
     def _digest(self, name: str) -> str:
         if name == NEAR:
-            return fingerprint(self.rows.digest(*PARTS), self.held)
+            return fingerprint(self.rows.digest(*PARTS), self.held, *([self._copies] if self._copies else []))
         (whole,) = self.rows.digest(name)
         return fingerprint(whole, self.held) if name in PARTS else whole
 

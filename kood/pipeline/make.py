@@ -8,7 +8,7 @@ from kood.pipeline.attached import Attached
 from kood.pipeline.cell import Cell
 from kood.pipeline.checks import check
 from kood.pipeline.evaluation import Evaluation
-from kood.pipeline.held_out import notes_on, told_folds
+from kood.pipeline.held_out import HeldOut, notes_on, told_folds
 from kood.pipeline.prepare import Data
 from kood.pipeline.stage import Work
 from kood.pipeline.summary import made_otherwise, summarize
@@ -87,5 +87,10 @@ def _make_folds(work: Work, cell: Cell) -> tuple[dict[str, Any], dict[str, Any],
         "backend": ", ".join(dict.fromkeys(one["backend"] for one in lines)),
     }
     notes = notes_on(settings, [held for held, _ in folds], cell.data.images("train").class_names)
+    notes += [
+        f"data.hold_out: without {', '.join(held)}: {fold.data.note}"
+        for held, fold in folds
+        if isinstance(fold.data, HeldOut) and fold.data.note
+    ]
     notes += made_otherwise([("folds", stage) for _, fold in folds for stage in fold.made], work.run.versions)
     return {"hold_out": told_folds(made, left_out, work.run.folder)}, {"folds": line}, notes

@@ -40,6 +40,10 @@ class Rows(abc.ABC):
     def images(self, name: str) -> ImageSet:
         """One of its image sets: "train", "validation", "calibration", "test", or the key of another in the recipe."""
 
+    def shown(self, name: str) -> ImageSet:
+        """One of its image sets as pixels, where `images` gives features of them."""
+        return self.images(name)
+
     def seen(self) -> ImageSet:
         """What classifiers learn from: the training images, and views of them where there are any."""
         return self.images("train")
@@ -134,9 +138,10 @@ class Data(Stored):
             sets = {name: getattr(splits, name) for name in PARTS}
             if limit:  # The training part is cut by `per_class`.
                 sets |= {name: _some(sets[name], limit) for name in PARTS if name != "train"}
-            digests = [keep("data.id", name, images) for name, images in sets.items()]
+            for name, images in sets.items():
+                keep("data.id", name, images)
             write_digests(folder, "data.id", splits.digests)
-            seen["data.id"] = distinct(np.concatenate(digests))
+            seen["data.id"] = splits.digests  # What is not learned from is of its classes all the same.
             bar.update(1)
             for done, (key, source) in enumerate(self.sources.items(), start=2):
                 how: dict[str, Any] = {"seed": data.split_seed, "key": key, "framing": Framing.of(data)}

@@ -85,7 +85,8 @@ class HoldOut(Section):
     """Classes that are held out in turn: an estimate of how images of classes like these, but none of them, are told.
 
     For each fold the classifier is trained again without some classes, which are then tested on as near
-    out-of-distribution images. The published one is trained on all.
+    out-of-distribution images, but for those with the pixels of some of a class that stays. The published one is
+    trained on all.
 
     Attributes:
         classes: Share of the classes that each fold holds out, one at least, where `folds` is a number.

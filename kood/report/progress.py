@@ -121,7 +121,7 @@ class StageProgress:
 
     def say(self, text: str, detail: str = "", style: str = "") -> None:
         """Prints one line that stays; `detail` stands dimmed behind it."""
-        line = Text(text, style=style)
+        line = Text(clean(text), style=style)
         if detail:
             line.append("  " + detail, style="dim")
         self.console.print(line, soft_wrap=not self.is_live, highlight=False)

@@ -158,7 +158,7 @@ def _tables(console: Console, title: str, unread: Sequence[str], found: Iterator
     while page := list(islice(rows, PAGE)):
         console.print(_table(page, title))
     for message in unread:
-        console.print(Text(message), soft_wrap=True)
+        console.print(Text(clean(message)), soft_wrap=True)
 
 
 def _table(page: Sequence[Answer], title: str) -> Table:

@@ -77,17 +77,18 @@ class Choices:
         without = {name for names in self.dropped.values() for name in names}
         self.classes = tuple(name for name in found.names if name not in without)
         if len(self.classes) < 2:
-            own = " that no other part has" if found.learnable != found.train else ""
-            own += " and some in the test part" if found.test else ""
-            raise UserError(f"{len(self.classes)} of {len(found.names)} classes have {FEWEST} images or more{own}; two "
-                            "are needed, add images")  # fmt: skip
+            enough = f"{FEWEST} images or more" if found.learnable == found.train else _different(found, " or more")
+            enough += " and some in the test part" if found.test else ""
+            raise UserError(f"{len(self.classes)} of {len(found.names)} classes have {enough}; two are needed, add "
+                            "images")  # fmt: skip
         self.images = sum(count for name, count in zip(found.names, found.train, strict=True) if name not in without)
         counts = sorted(n for name, n in zip(found.names, found.learnable, strict=True) if name not in without)
         unlike = sum(counts) - self.images * found.left_out
         if unlike < FEWEST * len(self.classes):
-            raise UserError(f"about {max(unlike, 0):.0f} of {self.images:,} training images are left without copies "
-                            f"and near copies of images in other parts, and {len(self.classes)} classes need {FEWEST} "
-                            "each; add images, or take the copies out of the other parts")  # fmt: skip
+            raise UserError(f"about {max(unlike, 0):.0f} of {self.images:,} training images are left without those "
+                            "that cannot be read, copies, and near copies of images in other parts, and "
+                            f"{len(self.classes)} classes need {FEWEST} each; add images, or take the copies out of "
+                            "the other parts")  # fmt: skip
         learned = unlike * (1.0 if found.test else 1.0 - TEST)
         self.calibration = round(min(0.2, max(0.05, CALIBRATION / learned)), 3)
         self.validation = 0.0 if found.validation else min(0.1, self.calibration)
@@ -138,10 +139,16 @@ def left_out(found: Survey) -> dict[str, list[str]]:
     untested = [name for name, count in tested if not count and name not in few + copied]
     reasons = {
         f"fewer than {FEWEST} images": few,
-        f"fewer than {FEWEST} images that no other part has": copied,
+        f"fewer than {_different(found)}": copied,
         "no images in the test part": untested,
     }
     return {reason: names for reason, names in reasons.items() if names}
+
+
+def _different(found: Survey, more: str = "") -> str:
+    """The images that a class has to have, in words."""
+    own = " and no other part has" if found.test or found.validation else ""
+    return f"{FEWEST} different images{more} that can be read{own}"
 
 
 def _resize(found: Survey, shape: tuple[int, int, int]) -> tuple[str, str]:

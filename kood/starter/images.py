@@ -5,7 +5,7 @@ import math
 import os
 import shutil
 from collections import Counter, defaultdict
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -15,7 +15,7 @@ import numpy as np
 
 from kood.data.copies import connected, image_digests, near_pairs, perceptual_hashes
 from kood.data.decode import decoding, opened, orientation_of
-from kood.data.listing import Listing, check_parts
+from kood.data.listing import TESTED, Listing, check_parts
 from kood.data.paths import what_is_at
 from kood.data.sources.folder import listed_splits
 from kood.data.sources.table import TABLES, WITHOUT_RECIPE, listed_table
@@ -51,7 +51,7 @@ class Survey:
 
     Attributes:
         names: The classes, empty where it has none.
-        train: Images of each class that can be trained on, or of another part where there is none to train on.
+        train: Images of each class that can be trained on; of out-of-distribution images those that are tested on.
         test: Images of each class in a test part of its own; empty where there is none.
         shapes: (n, 2) heights and widths of the images looked at.
         grey: Whether all of these are grey.
@@ -62,11 +62,11 @@ class Survey:
         kinds: How many of them are of which of `KINDS`.
         copies: Files, of all parts, with the bytes of another; `torn` those of them whose other is of another class,
             and `apart` the first two such files.
-        paths: The files of each class, of all parts, as the disk has them; "" names those without one.
+        paths: The files of each class, of all parts that are read, as the disk has them; "" names those without one.
         near: How many of those looked at to train on are near copies of some looked at in other parts, at other pixels;
             `nearest` the first two such files.
-        unlike: Images of each class as in `train`, without those whose bytes another part has, which a run leaves out;
-            as many as there where it is not given.
+        unlike: Images of each class as in `train` that were not found unreadable, the same bytes counted once, and not
+            at all where another part has them, since a run leaves these out; as many as there where it is not given.
         others: How many files of other parts were looked at, and how many of these are no images.
     """
 
@@ -91,7 +91,7 @@ class Survey:
 
     @property
     def learnable(self) -> tuple[int, ...]:
-        """Images of each class to train on that no other part has."""
+        """Different images of each class to train on that no other part has, without those that cannot be read."""
         return self.unlike or self.train
 
     @property
@@ -108,6 +108,12 @@ class Survey:
     def files(self) -> int:
         """How many there are."""
         return sum(self.train) + sum(self.validation) + sum(self.test)
+
+    @property
+    def looked_at(self) -> int:
+        """How many of them were opened."""
+        seen, bad = self.others
+        return len(self.shapes) + len(self.unreadable) - bad + seen
 
     @property
     def bad_at_most(self) -> int:
@@ -144,7 +150,8 @@ def survey(source: Path, *, to_learn: bool = False) -> Survey:
 
     Args:
         source: A folder as the data source `folder` takes it, or a file as `table` does.
-        to_learn: Whether there must be a part to train on.
+        to_learn: Whether these are the known images, of which all parts are read. Of others only the part that is
+            tested on is.
 
     Raises:
         UserError: As the data sources `folder` and `table` do; or none of the files looked at is an image.
@@ -159,7 +166,9 @@ def survey(source: Path, *, to_learn: bool = False) -> Survey:
         listed = (listed_table if is_table else listed_splits)(str(source))
     if to_learn:
         check_parts(listed.parts, clean(source))
-    first, *own = [part for part in ("train", "all", "test", "validation") if part in listed.parts]
+    order: Sequence[str] = ("train", "all", "test", "validation") if to_learn else TESTED
+    first, *further = [part for part in order if part in listed.parts]
+    own = further if to_learn else []
     train = listed.parts[first]
     files, looks = _looked_at(train.files)
     bad = _unreadable(files, looks)
@@ -167,7 +176,7 @@ def survey(source: Path, *, to_learn: bool = False) -> Survey:
     if not good:
         raise UserError(f"{clean(source)}: none of {len(looks)} files looked at can be read as an image; the first: "
                         f"{clean(bad[0][1])}")  # fmt: skip
-    others = [file for part in own if to_learn for file in listed.parts[part].files]
+    others = [file for part in own for file in listed.parts[part].files]
     elsewhere = _looked_at(others) if others else ([], [])
     near, nearest = _near_copies((files, looks), elsewhere)
     bad_others = _unreadable(*elsewhere)
@@ -176,13 +185,11 @@ def survey(source: Path, *, to_learn: bool = False) -> Survey:
     every = [pair for part in (first, *own) for pair in _classed(listed.parts[part])]
     alike = _alike([file for file, _ in every] if to_learn else [])
     copies, torn, apart = copies_among(every, alike)
-    # Numbers ascend, those of the files to train on being the first.
-    count = len(train.files)
-    shared = [number for same in alike if same[-1] >= count for number in same if number < count]
+    unread = {file for file, look in zip(files, looks, strict=True) if isinstance(look, str)}
     return Survey(
         train.names, _counts(train), test, shapes, grey, (*bad, *bad_others), validation, listed.notes,
         Counter(look.format for look in good), Counter(kind for look in good for kind in look.kinds), copies, torn,
-        apart, _paths(every), near, nearest, _counts(train, shared),
+        apart, _paths(every), near, nearest, _counts(train, _idle(train, alike, unread)),
         (len(elsewhere[0]), len(bad_others)),
     )  # fmt: skip
 
@@ -193,6 +200,22 @@ def _counts(listing: Listing, without: Sequence[int] = ()) -> tuple[int, ...]:
         return (len(listing.files) - len(without),)
     labels = np.delete(listing.labels, np.array(without, int))
     return tuple(int(n) for n in np.bincount(labels, minlength=len(listing.names)))
+
+
+def _idle(train: Listing, alike: Sequence[Sequence[int]], unread: Collection[str]) -> list[int]:
+    """The numbers of those files to train on that bring nothing more to learn or cannot be read.
+
+    Args:
+        train: All of them.
+        alike: The numbers of the files of the same bytes, ascending; those of other parts come after those to train on.
+        unread: Files that cannot be read.
+    """
+    count, idle = len(train.files), {number for number, file in enumerate(train.files) if file in unread}
+    for same in alike:
+        own = [number for number in same if number < count]
+        first = {int(train.labels[number]): number for number in reversed(own)} if same[-1] < count else {}
+        idle |= set(own) - set(first.values())
+    return sorted(idle)
 
 
 def _classed(listing: Listing) -> list[tuple[str, str]]:
@@ -267,11 +290,19 @@ def kinds_of(file: str) -> tuple[str, tuple[str, ...]]:
         found = {
             "16 bits": image.mode.startswith("I") or stored.endswith("16B"),
             "CMYK": image.mode == "CMYK",
-            "several pictures": getattr(image, "n_frames", 1) > 1,
             "transparent": image.has_transparency_data,
             "turned by EXIF": orientation_of(image) > 1,
+            "several pictures": _goes_on(image),  # Last, since it leaves the first one.
         }
-        return image.format or "unknown", tuple(kind for kind, is_one in found.items() if is_one)
+        return image.format or "unknown", tuple(kind for kind in KINDS if found[kind])
+
+
+def _goes_on(image) -> bool:
+    """Whether a file has more than its first picture; one that is cut short after that has begun another."""
+    try:
+        return getattr(image, "n_frames", 1) > 1
+    except Exception:  # Each of Pillow's formats has its own way to fail on a damaged one.
+        return True
 
 
 def _alike(files: Sequence[str]) -> list[list[int]]:

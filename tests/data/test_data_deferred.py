@@ -191,7 +191,7 @@ def test_a_file_that_changes_under_a_run_is_told(folder, deferring, monkeypatch)
     )["all"].images
     Image.fromarray(np.zeros((8, 8, 3), np.uint8)).save(images.files[4])
     images[:4]
-    with pytest.raises(UserError, match=r"04\.png|\d\d\.png shows other pixels .* start it again") as told:
+    with pytest.raises(UserError, match=r"04\.png|\d\d\.png shows other pixels .* again, with --fresh where") as told:
         images[:6]
     assert told.value.exit_code == 1 and images.files[4] in str(told.value)
     Path(images.files[4]).unlink()

@@ -103,6 +103,14 @@ def test_a_part_that_lacks_a_class_is_named(tmp_path, id_data, classes, fix):
     with pytest.raises(UserError) as refused:
         load_id(id_data("folder", path=str(tmp_path), classes=classes))
     assert str(refused.value) == f"data.id: the class '1' has no images in the test part; add some, or {fix}"
+    for number in range(3):
+        write(tmp_path / "test" / "1" / f"{number}.png", 3).write_bytes(b"no image")
+    with pytest.raises(UserError) as refused:
+        load_id(id_data("folder", path=str(tmp_path), classes=classes, max_bad_images=3))
+    assert str(refused.value) == (
+        "data.id: the class '1' has no images in the test part (its files may be among the 3 that cannot be read); add "
+        f"some, or {fix}"
+    )
 
 
 @pytest.mark.keras

@@ -62,6 +62,14 @@ def test_cached(capture):
     assert text == "diffusion: already there, not run again  [red]saved[/red]/digits\n"
 
 
+def test_no_name_in_a_line_speaks_to_the_terminal(capture):
+    def show(console):
+        StageProgress(console).say("data.id: 1 files cannot be read: /x/\x1b]0;t\x07\x1b[2J.png", style="yellow")
+
+    told = capture(show, force_terminal=True, color_system=None, width=100)
+    assert told == "data.id: 1 files cannot be read: /x/\\x1b]0;t\\x07\\x1b[2J.png\n"
+
+
 def test_long_lines_are_not_broken(capture):
     terms = {f"a_rather_long_term_{i}": 1 / 3 for i in range(12)}
     lines = capture(run(2, [1, 2], terms)).splitlines()

@@ -5,7 +5,7 @@ import math
 import pytest
 
 from kood.report.wording import all_warnings, duration, mean_std, override, percent, setting, short_keys
-from kood.text import clean
+from kood.text import clean, printable
 
 
 @pytest.mark.parametrize(
@@ -82,6 +82,7 @@ def test_setting():
 def test_clean_leaves_words_and_shows_controls():
     assert clean("naïve 漢字 \t x") == "naïve 漢字 x"
     assert clean("a\x1b]0;t\x07\u202eb\x00") == r"a\x1b]0;t\x07\u202eb\x00"
+    assert printable("a  b\n  \x1b[31mc\udce4") == "a  b\n  \\x1b[31mc\\udce4"
 
 
 def test_warnings_of_a_matrix_come_once_with_their_number():
