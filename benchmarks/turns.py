@@ -44,7 +44,11 @@ def keep(rows: Iterable[Mapping[str, Any]]) -> None:
     """
     command = Path(sys.argv[0])
     arguments = [Path(one).name if Path(one).exists() else one for one in sys.argv[1:] if one != "--keep"]
-    told = {"machine": machine(), "command": " ".join([command.name, *arguments]), "kood": kood.__version__}
+    told = {
+        "machine": machine(),
+        "command": " ".join([f"benchmarks/{command.name}", *arguments]),
+        "kood": kood.__version__,
+    }
     file = KEPT / f"{command.stem}.json"
     kept = {row["row"]: row for row in json.loads(file.read_bytes())["rows"]} if file.exists() else {}
     kept.update({row["row"]: {**row, **told} for row in rows})

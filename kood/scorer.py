@@ -11,6 +11,7 @@ from keras import ops
 from kood import registry, specs
 from kood.errors import UserError, first_line
 from kood.rotation import ROTATIONS
+from kood.scores.streaming import LARGEST
 
 __all__ = ["Scorer", "applicable", "linear_weights", "rehearse"]
 
@@ -245,7 +246,7 @@ def rehearse(
         return
     turn = np.concatenate([np.arange(count) for count in counts])  # Which of its class each image is.
     asked = max((value for value in scorer.options.values() if isinstance(value, int)), default=0)
-    first = np.argsort(turn, kind="stable")[: max(_MANY, 2 * width, 2 * len(counts), asked)]
+    first = np.argsort(turn, kind="stable")[: max(_MANY, 2 * min(width, LARGEST), 2 * len(counts), asked)]
     labels, draw = np.repeat(np.arange(len(counts)), counts)[first], np.random.default_rng(0)
     logits = draw.random((len(labels), len(counts)), np.float32)
     logits[np.arange(len(labels)), labels] += 2.0

@@ -211,6 +211,14 @@ def decision_cost(kept: dict[str, Any]) -> Rows:
         yield [f"`{row['row']}`", f"{row['share']:+.0%}"]
 
 
+def feature_extraction(kept: dict[str, Any]) -> Rows:
+    """Each backend: images a second of a bare loop and of kood's stages."""
+    yield ["backend", "bare", "features stage", "data and features stages", "kood / bare"]
+    for row in kept["rows"]:
+        speeds = [f"{row[name]:.1f} images/s" for name in ("bare", "features", "kood")]
+        yield [row["row"], *speeds, f"{row['kood'] / row['bare']:.2f}"]
+
+
 def sampler_quality(kept: dict[str, Any]) -> Rows:
     """Each sampler: how far its images are from real ones, and how many are what they were made for."""
     yield ["sampler", "steps", "guidance", "FID", "KID", "named"]
@@ -244,6 +252,7 @@ TABLES = {
         leaderboard_16px,
         digits_controls,
         decision_cost,
+        feature_extraction,
         sampler_quality,
         unet_throughput,
     )  # fmt: skip

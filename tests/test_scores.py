@@ -1,5 +1,6 @@
 """The OOD scores against NumPy float64, at hard values, compiled and under every backend."""
 
+import functools
 import inspect
 import tracemalloc
 
@@ -738,6 +739,21 @@ def test_of_wide_features_no_square_matrix_is_kept(rows):
     leading = np.linalg.svd(np.float64(features) - origin, full_matrices=False)[2][:20].T
     outside = queries - origin - (queries - origin) @ leading @ leading.T
     np.testing.assert_allclose(numbers(score.score(queries)), np.linalg.norm(outside, axis=1), rtol=1e-5)
+
+
+@pytest.mark.parametrize("name", ["Mahalanobis", "RelativeMahalanobis", "Residual", "ViM"])
+def test_hours_are_refused_in_words(name, monkeypatch):
+    monkeypatch.setattr(streaming, "LARGEST", 20)
+    rng = np.random.default_rng(13)
+    for rows, width in ((12, 40), (40, 12), (21, 21)):
+        features = rng.normal(size=(rows, width)).astype("float32")
+        score = getattr(scores, name)(**({"dim": 3} if name in ("Residual", "ViM") else {}))
+        fit = functools.partial(score.fit, features, np.arange(rows) % 3, features[:, :3] + 3)
+        if rows == width:
+            with pytest.raises(ValueError, match="21 images of 21 features would take hours; take features"):
+                fit()
+        else:
+            fit()
 
 
 @pytest.mark.parametrize("dim", [0, -1, 1.5, True])

@@ -10,6 +10,9 @@ import numpy as np
 
 #: Rows that are brought to float64 at once.
 BLOCK = 8192
+#: Rows and numbers of a row past which, where there are more of both, principal directions would take an hour and more,
+#: and gigabytes.
+LARGEST = 8192
 
 
 def blocks(*arrays) -> Iterator[tuple[np.ndarray, ...]]:
@@ -43,7 +46,15 @@ def principal(parts: Iterable[np.ndarray], count: int, width: int) -> tuple[np.n
         parts: The rows in blocks (n, D), float64.
         count: How many there are in all.
         width: D.
+
+    Raises:
+        ValueError: More than `LARGEST` rows of more than `LARGEST` numbers.
     """
+    if min(count, width) > LARGEST:
+        raise ValueError(
+            f"The principal directions of {count:,} images of {width:,} features would take hours; take features that "
+            f"are pooled, not flattened, or up to {LARGEST:,} images."
+        )
     if 2 * count <= width:
         sizes, directions = np.linalg.svd(np.concatenate([*parts]), full_matrices=False)[1:]
         return np.square(sizes[::-1]), directions[::-1].T
