@@ -57,6 +57,10 @@ class Devices:
         with _here.fitting(self.count, self.processes), _running("fitting", self):
             yield
 
+    def foreseen(self) -> contextlib.AbstractContextManager[None]:
+        """Models made inside the block are of the layers that they have inside `fitting`, and are not fitted."""
+        return _running("fitting", self)
+
     @contextlib.contextmanager
     def inference(self) -> Iterator[None]:
         """`compiled` passes of models made inside the block split their rows; every process must give the same rows."""
