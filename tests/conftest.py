@@ -413,7 +413,7 @@ class Cell:
         """Refuses what only the data reveal."""
         from kood.pipeline.checks import check
 
-        check(self.work.recipe, self.stages["data"], self.work.devices.count)
+        check(self.work.recipe, self.stages["data"], self.work.devices)
 
 
 def figures_of(report):

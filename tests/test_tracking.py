@@ -72,6 +72,20 @@ def test_a_line_cut_short_is_not_kept(tmp_path):
     assert file.read_text() == "epoch,seconds,learning_rate,loss\n1,0.1,0.1,2.0\n"
 
 
+def test_a_kill_as_a_training_goes_on_leaves_the_lines_of_before(tmp_path, monkeypatch):
+    file = tmp_path / "history.csv"
+    file.write_text("epoch,loss\n1,2.0\n2,1.0\n")
+
+    class Dying:
+        def writerows(self, rows):
+            raise Killed
+
+    with monkeypatch.context() as patched, pytest.raises(Killed):
+        patched.setattr(csv, "writer", lambda _: Dying())
+        EpochLog(file, first=2).on_train_begin()
+    assert [row["epoch"] for row in rows(file)] == ["1", "2"]
+
+
 def events(folder):
     import tensorflow as tf
     from tensorflow.core.util import event_pb2

@@ -126,7 +126,9 @@ def classifier_fit(folder, callback=None, budget=None):
     keras.utils.set_random_seed(3)
     virtual = VirtualOutliers(3, 5, queue=4, candidates=20, seed=6)
     inputs = keras.Input((8, 8, 1))
-    backbone = keras.Model(inputs, keras.layers.Dense(6)(keras.layers.Flatten()(inputs)))
+    # Its dropout has no seed of its own, which torch's is drawn without.
+    features = keras.layers.Dropout(0.2)(keras.layers.Dense(6)(keras.layers.Flatten()(inputs)))
+    backbone = keras.Model(inputs, features)
     model = Classifier(
         backbone, heads.CosFace(3), "outlier_exposure", exposure_begin=5, reach="head", virtual=virtual,
         name="classifier",

@@ -31,9 +31,11 @@ from kood.backends.devices import (
     compiled,
     everyone,
     feed,
+    generators,
     gradient,
     mine,
     obtain,
+    set_generators,
     several,
     share,
     total,
@@ -45,5 +47,6 @@ from kood.backends.resident import resides
 
 __all__ = [
     "BatchNormalization", "Devices", "Dropout", "SlowerAdam", "SlowerSGD", "TrainStep", "accelerated", "agreed",
-    "compiled", "everyone", "feed", "gradient", "mine", "obtain", "resides", "several", "share", "total", "whole",
+    "compiled", "everyone", "feed", "generators", "gradient", "mine", "obtain", "resides", "set_generators", "several",
+    "share", "total", "whole",
 ]  # fmt: skip

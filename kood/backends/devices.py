@@ -15,7 +15,7 @@ Loss terms are shares: their sum over the replicas is the term, and the sum of t
 """
 
 import contextlib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from importlib import import_module
 from typing import Any, Literal
@@ -28,8 +28,8 @@ from kood.errors import UserError
 from kood.machine import cores
 
 __all__ = [
-    "Devices", "accelerated", "agreed", "compiled", "everyone", "feed", "gradient", "mine", "obtain",
-    "pieces", "several", "share", "total", "whole",
+    "Devices", "accelerated", "agreed", "compiled", "everyone", "feed", "generators", "gradient", "mine", "obtain",
+    "pieces", "set_generators", "several", "share", "total", "whole",
 ]  # fmt: skip
 
 _here = import_module(f"kood.backends.{keras.backend.backend()}_devices")
@@ -56,6 +56,10 @@ class Devices:
         """Models made inside the block are fitted over all devices; every process must enter it."""
         with _here.fitting(self.count, self.processes), _running("fitting", self):
             yield
+
+    def foreseen(self) -> contextlib.AbstractContextManager[None]:
+        """Models made inside the block are of the layers that they have inside `fitting`, and are not fitted."""
+        return _running("fitting", self)
 
     @contextlib.contextmanager
     def inference(self) -> Iterator[None]:
@@ -140,6 +144,20 @@ def _refuse(wanted: int, local: int, provided: bool) -> None:
 def pieces(weight: keras.Variable) -> tuple[Any, ...]:
     """What an optimizer's `update_step` may be given for a weight: itself or, under TensorFlow, what it is made of."""
     return _here.pieces(weight) if hasattr(_here, "pieces") else (weight,)
+
+
+def generators() -> dict[str, bytes]:
+    """States of the backend's own generators, from which Keras draws some dropout under torch; by kind of device.
+
+    What all else draws from are Keras's seed generators.
+    """
+    return _here.generators() if hasattr(_here, "generators") else {}
+
+
+def set_generators(states: Mapping[str, bytes]) -> None:
+    """Sets them to what `generators` gave, perhaps on a machine of other devices or under another backend."""
+    if hasattr(_here, "set_generators"):
+        _here.set_generators(states)
 
 
 def several() -> bool:

@@ -8,7 +8,10 @@ import numpy as np
 import torch
 from torch import distributed
 
-__all__ = ["accelerators", "everyone", "fitting", "gather", "inference", "launched", "place", "provide", "total"]
+__all__ = [
+    "accelerators", "everyone", "fitting", "gather", "generators", "inference", "launched", "place", "provide",
+    "set_generators", "total",
+]  # fmt: skip
 
 #: A rank may wait long for another one that reads a checkpoint or compiles.
 PATIENCE = timedelta(hours=2)
@@ -100,6 +103,22 @@ def gather(array):
     """An array of every process, stacked."""
     device = "cuda" if torch.cuda.is_available() else "cpu"
     return torch.stack(_gathered(torch.as_tensor(np.ascontiguousarray(array)).to(device))).cpu().numpy()
+
+
+def generators():
+    """The state of torch's own generator on each kind of device that there is."""
+    return {kind: of.get_rng_state().numpy().tobytes() for kind, of in _kinds().items()}
+
+
+def set_generators(states):
+    """Sets them; a kind of device that is named and not here is passed over."""
+    for kind, of in _kinds().items():
+        if kind in states:
+            of.set_rng_state(torch.frombuffer(bytearray(states[kind]), dtype=torch.uint8))
+
+
+def _kinds():
+    return {"cpu": torch, "cuda": torch.cuda} if torch.cuda.is_available() else {"cpu": torch}
 
 
 def _gathered(mine):

@@ -12,6 +12,7 @@ from kood.classifier import Classifier
 from kood.data.classes import class_indices
 from kood.diffusion.denoiser import Denoiser
 from kood.errors import UserError, first_line
+from kood.nets.backbones.parts import refuse_apart
 from kood.nets.neck import neck, whole
 from kood.recipe import Recipe
 from kood.text import composed
@@ -27,7 +28,9 @@ def build_network(recipe: Recipe, num_classes: int, precision: str = "float32") 
     settings = recipe.diffusion
     with training.precision(precision):
         network = registry.obtain("denoisers", settings.denoiser)
-        return _built("diffusion.options", keras.Model, network, recipe.drawn_shape, num_classes, **settings.options)
+        made = _built("diffusion.options", keras.Model, network, recipe.drawn_shape, num_classes, **settings.options)
+    refuse_apart("diffusion.denoiser", made)
+    return made
 
 
 def build_denoiser(recipe: Recipe, num_classes: int, precision: str, seed: int) -> Denoiser:
@@ -134,6 +137,8 @@ def build_classifier(
         options["outlier_rows"] = settings.per_batch if exposed and settings.exposes and settings.drawn else 0
     if recipe.classifier.frozen_statistics and not recipe.classifier.is_frozen:
         options["frozen_statistics"] = True
+    else:
+        refuse_apart("classifier.backbone", backbone)
     model = Classifier(backbone, head, name="classifier", class_weight=class_weight, **options)
     model.build(backbone.input_shape)
     if exposed and settings.exposes:

@@ -1,11 +1,13 @@
 """What only the data reveal of a recipe."""
 
+import contextlib
 import weakref
 from collections.abc import Callable, Iterator
 
 import keras
 import numpy as np
 
+from kood.backends import Devices
 from kood.classifier import Classifier
 from kood.conformal import refuse_too_few
 from kood.data import ImageSet
@@ -134,13 +136,13 @@ def _check_folds(recipe: Recipe, data: Data, classifier: Classifier) -> None:
             raise UserError(f"data.hold_out: without {', '.join(held)}: {error}") from error
 
 
-def check(recipe: Recipe, data: Data, devices: int) -> None:
+def check(recipe: Recipe, data: Data, devices: Devices) -> None:
     """Refuses, before the first training step, what only the data can reveal.
 
     Args:
         recipe: Of the cell.
         data: Its data stage, made.
-        devices: How many share a batch.
+        devices: Those that share a batch.
 
     Raises:
         UserError: a recipe that the data do not suit.
@@ -156,14 +158,17 @@ def check(recipe: Recipe, data: Data, devices: int) -> None:
     _check_images(recipe, data, copies)
     if recipe.attach is not None:
         return
-    check_batches(recipe, devices)
+    check_batches(recipe, devices.count)
     class_weights(recipe.train.class_weight, train.known_labels, classes)
-    classifier = build_classifier(recipe, len(classes))
+    frozen = recipe.classifier.is_frozen
+    with contextlib.nullcontext() if frozen else devices.foreseen():  # A frozen backbone need not be fit for it.
+        classifier = build_classifier(recipe, len(classes))
     _check_reads_back("head.name", recipe.head.name, classifier.head)
-    backbone = frozen_backbone(recipe) if recipe.classifier.is_frozen else classifier.backbone
+    backbone = frozen_backbone(recipe) if frozen else classifier.backbone
     _check_reads_back("classifier.backbone", recipe.classifier.backbone, backbone)
     check_scores(recipe, train, lambda: classifier)
     _check_folds(recipe, data, classifier)
     if recipe.needs_diffusion:
-        network = build_network(recipe, len(classes))
+        with devices.foreseen():
+            network = build_network(recipe, len(classes))
         _check_reads_back("diffusion.denoiser", recipe.diffusion.denoiser, network)

@@ -40,7 +40,7 @@ def make_cell(work: Work) -> tuple[dict[str, Any], Cell]:
             continue
         stage.ensure(work)
         if stage is data:
-            check(work.recipe, data, work.devices.count)
+            check(work.recipe, data, work.devices)
         if stage is last_refused:
             if isinstance(stage, Attached):
                 stage.check()

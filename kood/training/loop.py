@@ -1,7 +1,8 @@
 """Fits a model of `kood.backends` to a data set that can be entered at any epoch, and survives being killed.
 
 A checkpoint is a `.keras` file, which carries weights and optimizer, beside a small JSON file with what Keras leaves
-out of it: the states of the seed generators, the epoch, and the history. Both are in place or neither is.
+out of it: the states of the seed generators and of the backend's own, the epoch, and the history. Both are in place or
+neither is.
 """
 
 import base64
@@ -15,7 +16,7 @@ from typing import Any
 import keras
 import numpy as np
 
-from kood.backends import SlowerAdam, SlowerSGD, accelerated, agreed, feed
+from kood.backends import SlowerAdam, SlowerSGD, accelerated, agreed, feed, generators, set_generators
 from kood.errors import UserError
 from kood.files import write_atomically
 from kood.training.timing import TimeBudget
@@ -169,6 +170,12 @@ class _Checkpoint(keras.callbacks.Callback):
         self.budget = budget
         self.history: dict[str, list[float]] = {}
         self._written = time.monotonic()
+        self._generators: dict[str, bytes] = {}
+
+    def on_train_batch_begin(self, batch, logs=None):
+        if self._generators:  # Only now, since under torch Keras draws from them up to the first batch.
+            set_generators(self._generators)
+            self._generators = {}
 
     def on_epoch_end(self, epoch, logs=None):
         for name, value in (logs or {}).items():
@@ -202,6 +209,7 @@ class _Checkpoint(keras.callbacks.Callback):
         self.model.save(beside)
         beside.replace(self.folder / name)
         state = {"epoch": epoch, "model": name, "seed_states": _seed_states(self.model), "history": self.history}
+        state["generators"] = {kind: base64.b64encode(one).decode() for kind, one in generators().items()}
         if self.budget:
             state["time"] = {"spent": self.budget.spent, "over": self.budget.over}
         write_atomically(self.folder / "checkpoint.json", json.dumps(state).encode())
@@ -215,6 +223,7 @@ class _Checkpoint(keras.callbacks.Callback):
             _set_seed_states(restored, state["seed_states"])
             if self.budget:
                 self.budget.spent, self.budget.over = state["time"]["spent"], state["time"]["over"]
+            self._generators = {kind: base64.b64decode(one) for kind, one in state.get("generators", {}).items()}
         except (OSError, ValueError, KeyError):
             _clear(self.folder)  # No checkpoint, or a damaged one: the stage starts again.
             return model, 0

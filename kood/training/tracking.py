@@ -1,6 +1,7 @@
 """What a training writes down as it goes: a line of CSV for every epoch, and TensorBoard's event files."""
 
 import csv
+import io
 import os
 import socket
 import time
@@ -10,6 +11,7 @@ from typing import Any
 import keras
 
 from kood.data.tf_on_cpu import tf
+from kood.files import write_atomically
 
 __all__ = ["EpochLog", "EventFile"]
 
@@ -51,9 +53,10 @@ class EpochLog(_Log):
         if self.place.exists():
             with self.place.open(newline="", encoding="utf-8") as lines:
                 rows = list(csv.reader(lines))
-        with self.place.open("w", newline="", encoding="utf-8") as out:
-            # A line that was being written when the process died is short of cells, or of its end.
-            csv.writer(out).writerows(row for row in rows[: 1 + self.first] if len(row) == len(rows[0]))
+        kept = io.StringIO(newline="")
+        # A line that was being written when the process died is short of cells, or of its end.
+        csv.writer(kept).writerows(row for row in rows[: 1 + self.first] if len(row) == len(rows[0]))
+        write_atomically(self.place, kept.getvalue().encode())
 
     def tell(self, epoch, figures):
         line = {"epoch": epoch, **figures, "seconds": round(figures["seconds"], 3)}

@@ -1,5 +1,6 @@
 """What the backbones are made of, and the checks of their arguments. Weights are He-normal (arXiv 1502.01852)."""
 
+import random
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -8,10 +9,11 @@ import keras
 import numpy as np
 from keras import layers, ops
 
+from kood.attached.watching import layers_of
 from kood.backends import BatchNormalization, Dropout, several
 from kood.data.paths import data_path
 from kood.errors import UserError, under
-from kood.text import clean, masked
+from kood.text import clean, masked, some_of
 
 
 def convolution(width: int, kernel: int = 3, stride: int = 1) -> layers.Layer:
@@ -134,8 +136,12 @@ def of_whole_batches(network: keras.Model) -> keras.Model:
     """The network, where several devices fit it made again of kood's layers that see the whole batch."""
     if not several():
         return network
+    # What is made after it, the head above all, begins as on one device.
+    before = random.getstate()
     cloned = keras.models.clone_model(network, clone_function=_of_kood, recursive=True)
-    cloned.set_weights(network.get_weights())
+    random.setstate(before)
+    for ours, theirs in zip(cloned.variables, network.variables, strict=True):  # Weights, and where its dropout begins.
+        ours.assign(theirs)
     return cloned
 
 
@@ -146,6 +152,38 @@ def _of_kood(layer: keras.Layer) -> keras.Layer:
         if kind in ours.__bases__:
             kind = ours
     return kind.from_config(layer.get_config())
+
+
+def refuse_apart(key: str, network: keras.Model) -> None:
+    """Refuses a network that several devices would not train as one does.
+
+    Args:
+        key: What names it.
+        network: As it is to be trained.
+
+    Raises:
+        UserError: Under TensorFlow or torch, where each device has the layers to itself, one of them normalises by
+            statistics of that device's rows, or draws for these what it draws for the other devices'.
+    """
+    if not several() or keras.backend.backend() == "jax":
+        return
+    found = [f"{clean(path)!r} ({type(layer).__name__})" for path, layer in layers_of(network) if _is_apart(layer)]
+    if found:
+        raise UserError(
+            f"{key}: several devices would each normalise by their own rows, or draw the same for them, in "
+            f"{some_of(found)}; train on one device (train.devices = 1), or make the network with "
+            "BatchNormalization and Dropout of kood.backends"
+        )
+
+
+def _is_apart(layer: keras.Layer) -> bool:
+    """Whether a layer, on one of several devices, takes that one's rows for the batch."""
+    if isinstance(layer, keras.layers.BatchNormalization):
+        whole = not layer.renorm if isinstance(layer, BatchNormalization) else layer.synchronized
+        return layer.trainable and not whole
+    draws = any(isinstance(one, keras.random.SeedGenerator) for one in vars(layer).values())
+    rates = [getattr(layer, name) for name in ("rate", "dropout", "recurrent_dropout") if hasattr(layer, name)]
+    return draws and not isinstance(layer, Dropout) and (not rates or any(rates))
 
 
 def why(error: Exception) -> str:
