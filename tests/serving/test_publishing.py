@@ -117,6 +117,22 @@ def test_a_model_that_disagrees_is_not_published(tmp_path):
     assert not [p for p in tmp_path.iterdir() if p.is_dir()]
 
 
+@pytest.mark.one_backend
+@pytest.mark.parametrize(("dtype", "most"), [("mixed_float16", 1e-2), ("bfloat16", 5e-2)])
+def test_half_precision_may_be_rounded_otherwise(dtype, most, tmp_path):
+    """Another backend rounds it in other places; what is further off than that is refused as ever."""
+    given = prepared(tmp_path)
+    classifier = keras.saving.load_model(given["classifier_file"], compile=False)
+    classifier.backbone.layers[1].dtype_policy = keras.DTypePolicy(dtype)
+    classifier.save(given["classifier_file"])
+    expected = given["expected"]["ood_score"]
+    given["expected"]["ood_score"] = expected + 1.5 * most * np.abs(expected).max(initial=1.0)
+    with pytest.raises(UserError, match="does not answer as the Keras model does.*ood_score"):
+        publishing.publish(**given)
+    given["expected"]["ood_score"] = expected + 0.5 * most
+    publishing.publish(**given)
+
+
 def test_a_failed_export_leaves_nothing(tmp_path):
     given = prepared(tmp_path)
     given["classifier_file"].write_bytes(b"no model")
