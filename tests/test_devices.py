@@ -190,6 +190,20 @@ def test_a_stopped_training_goes_on_under_another_backend(probed, tmp_path, back
 
 
 @pytest.mark.slow
+def test_a_recipe_on_two_devices_of_tensorflow_gives_the_figures_of_one(tiny, tmp_path):
+    """With steps of an epoch that divide, of which one device makes many in a call."""
+    settings = [*LEAN, "--set", "train.batch_size=32", "--set", 'evaluate.scores=["msp","mahalanobis"]']
+    made = []
+    for devices in (1, 2):
+        arguments = ["kood", "run", str(tiny), *settings, "--set", f"train.devices={devices}"]
+        launch("tensorflow", [*arguments, "--saved", str(tmp_path / str(devices))])
+        made.append(json.loads((tmp_path / str(devices) / "tiny" / "report.json").read_bytes()))
+    one, two = ([report["scores"][name]["far"]["auroc"] for name in ("msp", "mahalanobis")] for report in made)
+    np.testing.assert_allclose(one, two, atol=1e-3)
+    assert made[0]["id"]["accuracy"] == pytest.approx(made[1]["id"]["accuracy"], abs=0.01)
+
+
+@pytest.mark.slow
 @pytest.mark.parametrize("backend", ["jax", "torch"])
 def test_two_processes_run_a_recipe_as_one_does(tiny, tmp_path, backend):
     few = 'evaluate.scores=["msp","mahalanobis"]'  # Of logits, and fitted to features.

@@ -52,7 +52,8 @@ class Train(Section):
             keeps (AdaCos' scale, CIDER's prototypes) are not averaged.
         precision: Arithmetic of the network in training. Heads, losses and scores are float32 always, and so is the
             network when it is measured and served.
-        steps_per_execution: Training steps run in one call of the compiled function.
+        steps_per_execution: Training steps run in one call of the compiled function; on several devices under
+            TensorFlow always one.
         devices: How many share the work of the classifier, the diffusion model and its samples, each an equal run of a
             batch's rows: a number, over all processes, or "auto" for all accelerators, else one. The number of devices
             changes results by rounding alone, as another machine does; a run may go on with another number.

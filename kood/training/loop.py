@@ -16,7 +16,7 @@ from typing import Any
 import keras
 import numpy as np
 
-from kood.backends import SlowerAdam, SlowerSGD, accelerated, agreed, feed, generators, set_generators
+from kood.backends import SlowerAdam, SlowerSGD, accelerated, agreed, feed, generators, set_generators, several
 from kood.errors import UserError
 from kood.files import write_atomically
 from kood.training.timing import TimeBudget
@@ -278,7 +278,8 @@ def steps_per_call(steps_per_epoch: int, wanted: int = 1, most: int = 25) -> int
     """How many training steps the compiled function makes in one call.
 
     Calling a small network's step costs as much as the step. TensorFlow loops inside the graph, so there more steps a
-    call are free, and so they are under JAX on an accelerator; on a CPU and under torch they are not.
+    call are free, and so they are under JAX on an accelerator; on a CPU and under torch they are not. TensorFlow's loop
+    takes no sums over replicas (2.21), so with several of its devices each step is a call.
 
     Args:
         steps_per_epoch: The loop must not run past an epoch's end.
@@ -288,8 +289,8 @@ def steps_per_call(steps_per_epoch: int, wanted: int = 1, most: int = 25) -> int
     Returns:
         A divisor of `steps_per_epoch`.
     """
-    if wanted == 1 and keras.backend.backend() == "tensorflow":
-        wanted = most
+    if keras.backend.backend() == "tensorflow" and (several() or wanted == 1):
+        wanted = 1 if several() else most
     elif wanted == 1 and keras.backend.backend() == "jax" and accelerated():
         wanted = 10
     return max(n for n in range(1, min(wanted, steps_per_epoch) + 1) if steps_per_epoch % n == 0)
