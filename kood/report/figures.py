@@ -228,23 +228,18 @@ def _thin_history(values: Sequence[Any], points: int = 300) -> tuple[np.ndarray,
 
 
 def training_curves(histories: Mapping[str, Mapping[str, Sequence[Any]]]) -> bytes:
-    """Training curves: a panel for each stage and term, the validation curve of a term in the same panel.
+    """Training curves: a panel for each stage and term.
 
     A logarithmic axis where all values are positive and span more than a factor of thirty. Long histories are
     shown as the means of 300 stretches.
 
     Args:
-        histories: {stage: {term: values}}, a value an epoch; "val_loss" is the validation curve of "loss".
+        histories: {stage: {term: values}}, a value an epoch.
 
     Returns:
         The image's bytes, SVG.
     """
-    panels = [
-        (stage, term, [terms[name] for name in (term, f"val_{term}") if name in terms])
-        for stage, terms in histories.items()
-        for term in terms
-        if not (term.startswith("val_") and term.removeprefix("val_") in terms)
-    ]
+    panels = [(f"{stage}: {term}", values) for stage, terms in histories.items() for term, values in terms.items()]
     across = min(2, max(1, len(panels)))
     down = max(1, math.ceil(len(panels) / across))
 
@@ -252,24 +247,17 @@ def training_curves(histories: Mapping[str, Mapping[str, Sequence[Any]]]) -> byt
         grid = figure.subplots(down, across, squeeze=False).ravel()
         for axes in grid[len(panels) :]:
             axes.set_visible(False)
-        for axes, (stage, term, curves) in zip(grid, panels, strict=False):
-            drawn = []
-            for index, values in enumerate(curves):
-                position, series = _thin_history(values)
-                drawn.append(series[np.isfinite(series)])
-                marker = "o" if len(series) == 1 else ""
-                style = {"color": (BLUE, VERMILION)[index], "linestyle": DASHES[index], "marker": marker}
-                axes.plot(position, series, label=("training", "validation")[index], **style)
-            finite = np.concatenate(drawn) if drawn else np.empty(0)
+        for axes, (title, values) in zip(grid, panels, strict=False):
+            position, series = _thin_history(values)
+            axes.plot(position, series, color=BLUE, marker="o" if len(series) == 1 else "")
+            finite = series[np.isfinite(series)]
             if not finite.size:
                 axes.text(0.5, 0.5, "no finite values", transform=axes.transAxes, ha="center", color=GREY)
             elif finite.min() > 0 and finite.max() / finite.min() > 30:
                 axes.set_yscale("log")
-            axes.set_title(as_label(f"{stage}: {term}"))
+            axes.set_title(as_label(title))
             axes.grid(axis="y")
             axes.xaxis.get_major_locator().set_params(integer=True, nbins=5)
-            if len(curves) > 1:
-                axes.legend(loc="best", handlelength=2.2)
         for axes in grid[max(0, len(panels) - across) : len(panels)]:
             axes.set_xlabel("epoch")
 
