@@ -20,6 +20,8 @@ __all__ = [
 BINS = 60
 #: How many times as high as the ID images' highest bar another one is shown.
 TALLEST = 4
+#: Points of a curve, and stretches of a history, that are drawn at most.
+POINTS, STRETCHES = 250, 300
 
 
 def _values(scores: Mapping[str, Any]) -> dict[str, np.ndarray]:
@@ -109,21 +111,20 @@ def score_histograms(scores: Mapping[str, Any], cell: Mapping[str, Any]) -> byte
     return draw(5.8, 0.6 + 1.05 * max(1, len(names)), paint)
 
 
-def thin_curve(x: np.ndarray, y: np.ndarray, points: int = 250) -> tuple[np.ndarray, np.ndarray]:
-    """A curve with at most so many of its own points, evenly spread along its length; both ends stay.
+def thin_curve(x: np.ndarray, y: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """A curve with at most `POINTS` of its own points, evenly spread along its length; both ends stay.
 
     Args:
         x: Horizontal positions (N,), finite.
         y: Vertical positions (N,), finite.
-        points: How many points to keep, at least 2.
 
     Returns:
         The thinned x and y; the same arrays when N is small enough.
     """
-    if len(x) <= points:
+    if len(x) <= POINTS:
         return x, y
     along = np.concatenate([[0.0], np.cumsum(np.abs(np.diff(x)) + np.abs(np.diff(y)))])
-    wanted = np.linspace(0.0, along[-1], points)
+    wanted = np.linspace(0.0, along[-1], POINTS)
     keep = np.unique(np.concatenate([[0], np.searchsorted(along, wanted).clip(0, len(x) - 1), [len(x) - 1]]))
     return x[keep], y[keep]
 
@@ -214,13 +215,13 @@ def _curves(
     return draw(5.2, 4.8, paint)
 
 
-def _thin_history(values: Sequence[Any], points: int = 300) -> tuple[np.ndarray, np.ndarray]:
+def _thin_history(values: Sequence[Any]) -> tuple[np.ndarray, np.ndarray]:
     # Means of equal stretches: a thinned loss must not depend on which noisy steps were kept.
     series = np.array([math.nan if value is None else float(value) for value in values], dtype=np.float64)
     position = np.arange(1, len(series) + 1, dtype=np.float64)
-    if len(series) <= points:
+    if len(series) <= STRETCHES:
         return position, series
-    stretches = np.array_split(np.arange(len(series)), points)
+    stretches = np.array_split(np.arange(len(series)), STRETCHES)
     return (
         np.array([position[stretch].mean() for stretch in stretches]),
         np.array([series[stretch].mean() for stretch in stretches]),
