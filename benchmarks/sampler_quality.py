@@ -86,15 +86,15 @@ def show(
 ) -> dict[str, Any]:  # fmt: skip
     """Measures a set of images, prints its row and returns it."""
     posteriors, features = judge.opinions(images)
-    fid, kid = frechet_distance(features, real), kernel_distance(features, real)
-    error = "-" if kid.standard_error is None else f"{kid.standard_error:.4f}"
+    fid, (kid, spread) = frechet_distance(features, real), kernel_distance(features, real)
+    error = "-" if spread is None else f"{spread:.4f}"
     named = float(np.mean(posteriors.argmax(1) == labels))
     print(
-        f"{name:<16}{steps:>6}{guidance:>10}{speed:>10}{fid:>9.3f}{kid.value:>11.4f}+-{error:<5}{named:>8.1%}",
+        f"{name:<16}{steps:>6}{guidance:>10}{speed:>10}{fid:>9.3f}{kid:>11.4f}+-{error:<5}{named:>8.1%}",
         flush=True,
     )
     about = {"sampler": name, "steps": steps, "guidance": guidance, "named": round(named, 4), "FID": round(fid, 4)}
-    distance = {"KID": round(kid.value, 5), "KID error": kid.standard_error and round(kid.standard_error, 5)}
+    distance = {"KID": round(kid, 5), "KID error": spread and round(spread, 5)}
     return {"row": " ".join(filter(None, (name, steps, guidance))), **about, **distance}
 
 

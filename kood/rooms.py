@@ -121,19 +121,6 @@ def _tree(file: Path) -> ast.Module:
     return ast.parse(file.read_text(encoding="utf-8"))
 
 
-def _rows(tree: ast.Module, defined: dict[str, ast.ClassDef | ast.FunctionDef]) -> dict[str, tuple]:
-    """Parameters, required ones and summary of each `NAME = row(make, summary, **fixed)`, see `kood.data.sources`."""
-    found = {}
-    for node in tree.body:
-        if isinstance(node, ast.Assign) and isinstance(node.value, ast.Call) and ast.unparse(node.value.func) == "row":
-            make, summary = node.value.args
-            fixed = {keyword.arg for keyword in node.value.keywords}
-            asked = _parameters(defined[ast.unparse(make)].args)  # type: ignore[union-attr]
-            left = {name: default for name, default in asked.items() if name not in fixed}
-            found[ast.unparse(node.targets[0])] = tuple(left), _required(left), ast.literal_eval(summary)
-    return found
-
-
 def _class(file: Path, name: str) -> tuple[Path, ast.ClassDef] | None:
     """A class of kood's under the name that a file has for it, and the file that defines it."""
     for node in _tree(file).body:
@@ -169,11 +156,8 @@ def _entries(file: Path) -> list[Entry]:
     tree = _tree(file)
     module = ".".join(("kood", *file.relative_to(PACKAGE).with_suffix("").parts)).removesuffix(".__init__")
     defined = {node.name: node for node in tree.body if isinstance(node, ast.ClassDef | ast.FunctionDef)}
-    entries, rows = [], _rows(tree, defined)
+    entries = []
     for attribute in _assigned(tree.body, "__all__"):
-        if attribute in rows:
-            entries.append(Entry(attribute.lower(), attribute, module, *rows[attribute]))
-            continue
         node = defined.get(attribute)
         if node is None:
             continue

@@ -149,10 +149,6 @@ class VirtualOutliers(keras.layers.Layer):
         drawn = means[:, None] + ops.matmul(z, ops.transpose(factor))
         return ops.reshape(ops.transpose(drawn, (1, 0, 2)), (-1, means.shape[-1]))[: self.rows]
 
-    def call(self):
-        """The same as `draw`."""
-        return self.draw()
-
     def get_config(self):
         """The arguments, so that `from_config` makes the same layer."""
         return {

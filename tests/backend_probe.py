@@ -9,22 +9,24 @@ Several of them, with a + between them, go one after another in the same process
 import itertools
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import keras
 import numpy as np
 from keras import ops
 
-from kood import heads, losses
+from kood import heads, losses, registry
 from kood.classifier import Classifier
 from kood.data import ImageSet
 from kood.data.batches import training_batches
 from kood.diffusion import label_mixup, samplers
 from kood.diffusion.denoiser import Denoiser
 from kood.diffusion.sampling import ImageSampler
-from kood.nets import backbones, denoisers
+from kood.nets import denoisers
 from kood.outputs import forward_of
 from kood.scorer import Scorer, applicable
 
+backbones = SimpleNamespace(**registry.things("backbones"))
 SHAPE, CLASSES = (8, 8, 1), 4
 #: Of which every score is made, and whose training goes on: a head without and with a state of its own, and one of a
 #: classifier that learns rotations.

@@ -5,7 +5,7 @@ import pytest
 from keras import ops
 
 from kood.diffusion import samplers, schedule
-from kood.diffusion.classifier_guidance import away_from
+from kood.diffusion.label_mixup import away_from
 
 pytestmark = pytest.mark.backend  # Run once under each Keras backend.
 

@@ -17,7 +17,8 @@ from scipy.stats import ks_2samp
 
 from kood.conformal import Calibration, p_values, shift
 from kood.errors import UserError
-from kood.monitor import Ties, drift, monitor
+from kood.monitor import monitor
+from kood.monitor.drift import Ties, drift
 from kood.monitor.judge import judge
 from kood.monitor.stream import Met, Seen
 from kood.report.drawing import VERMILION

@@ -1,21 +1,24 @@
 """The networks: parameter counts, gradients, precision, saving, and the denoisers' layers against NumPy."""
 
 from functools import cache
+from types import SimpleNamespace
 
 import keras
 import numpy as np
 import pytest
 from keras import ops
 
+from kood import registry
 from kood.errors import UserError
 from kood.kernels import winograd
-from kood.nets import backbones, denoisers, layers
+from kood.nets import denoisers, layers
 
 pytestmark = pytest.mark.backend  # Run once under each Keras backend.
 
+backbones = SimpleNamespace(**registry.things("backbones"))
 #: Made by others: `tests/test_networks_of_others.py`.
 OTHERS = ("file", "keras_applications", "keras_hub", "pretrained")
-BACKBONES = [getattr(backbones, name) for name in backbones.__all__ if name not in OTHERS]
+BACKBONES = [make for name, make in vars(backbones).items() if name not in OTHERS]
 
 
 #: Those that are deeper or wider than another of the same blocks give a backend nothing that it has not there.

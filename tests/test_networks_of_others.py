@@ -1,6 +1,5 @@
 """Backbones that others made: the pixels that reach them, their features, their files, and what is refused."""
 
-import importlib
 import json
 import sys
 import types
@@ -16,10 +15,12 @@ from kood.classifier import Classifier
 from kood.data.images import normalize
 from kood.errors import UserError
 from kood.heads import Softmax
-from kood.nets import backbones
+from kood.nets.backbones import keras_applications
 from tests.conftest import TINY
 
 pytestmark = pytest.mark.backend
+
+backbones = types.SimpleNamespace(**registry.things("backbones"))
 
 #: The functions of `keras.applications`, by their names.
 APPLICATIONS = [name for name, one in vars(keras.applications).items() if isinstance(one, types.FunctionType)]
@@ -94,13 +95,12 @@ MODULES = {one.__name__: name for name in reversed(APPLICATIONS) for one in [mod
 @pytest.mark.one_backend
 @pytest.mark.parametrize("module", MODULES)
 def test_each_module_of_keras_prepares_its_own_pixels(module, monkeypatch):
-    made = importlib.import_module("kood.nets.backbones.keras_applications")
-    prepare = made._networks()[MODULES[module]][1]
+    prepare = keras_applications._networks()[MODULES[module]][1]
 
     def small(input_shape, **_):  # In place of a network that takes seconds to build.
         return keras.Sequential([keras.Input(input_shape), layers.GlobalAveragePooling2D()])
 
-    monkeypatch.setattr(made, "_networks", lambda: {"Net": (small, prepare)})
+    monkeypatch.setattr(keras_applications, "_networks", lambda: {"Net": (small, prepare)})
     p = pixels(1, 8, 10, 3)
     expected = getattr(keras.applications, module.rpartition(".")[2]).preprocess_input(p.copy())
     close(numpy(reaching(backbones.keras_applications((8, 10, 3), "net", weights="none"))(seen(p))), expected)
@@ -182,8 +182,7 @@ def test_weights_that_do_not_fit_or_do_not_come_are_one_message(tmp_path, monkey
     def make(include_top=True, weights="imagenet", **_):
         raise Exception("URL fetch failure on https://me:secret@host/x.h5: None\nand more")
 
-    made = importlib.import_module("kood.nets.backbones.keras_applications")
-    monkeypatch.setattr(made, "_networks", lambda: {"Net": (make, None)})
+    monkeypatch.setattr(keras_applications, "_networks", lambda: {"Net": (make, None)})
     with pytest.raises(UserError, match=r"weights of 'Net' could not be had \(URL fetch .*\); check the network") as e:
         backbones.keras_applications((32, 32, 3), "net")
     assert e.value.exit_code == 1 and is_one_line(e.value) and "secret" not in str(e.value)

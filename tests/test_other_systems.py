@@ -70,7 +70,7 @@ def test_every_module_loads_and_a_run_is_held_without_posix(tmp_path):
         "kood.backends.torch",
         "kood.backends.torch_devices",
     }
-    theirs |= {"kood.kernels.jax", "kood.kernels.torch", "kood.data.augment.keras_cv_layers"}
+    theirs |= {"kood.kernels.torch", "kood.data.augment.keras_cv_layers"}
     names = [".".join(f.relative_to(ROOT).with_suffix("").parts).removesuffix(".__init__") for f in FILES]
     code = LOADS.format(
         modules=MODULES, names=NAMES, kood=[n for n in names if n not in theirs], folder=str(tmp_path / "run")

@@ -23,9 +23,9 @@ from kood.errors import UserError
 from kood.pipeline.held_out import folds_of
 from kood.recipe import load
 from kood.recipe.data_sections import HoldOut
-from kood.starter import Choices, Machine, Survey, new_recipe, survey
-from kood.starter.choices import FEWEST, TEST
-from kood.starter.images import kinds_of
+from kood.starter import Survey, new_recipe, survey
+from kood.starter.choices import FEWEST, TEST, Choices
+from kood.starter.images import Machine, kinds_of
 from kood.starter.pretrained import Pretrained
 
 CPU, GPU = Machine(2, False), Machine(8, True)

@@ -8,8 +8,8 @@ from sklearn.metrics import roc_auc_score
 from kood import heads, specs
 from kood.classifier import Classifier
 from kood.data import ImageSet
-from kood.detector import evaluate
 from kood.detector.choosing import PROXIES, tune
+from kood.detector.evaluate import evaluate
 from kood.outputs import run_over
 from kood.scorer import Scorer
 

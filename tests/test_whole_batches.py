@@ -1,7 +1,6 @@
 """Networks of others get layers that see the whole batch where several devices fit them, and no other numbers."""
 
 import contextlib
-import importlib
 import json
 import zipfile
 from dataclasses import replace
@@ -12,12 +11,10 @@ import pytest
 
 from kood import backends
 from kood.errors import UserError
-from kood.nets.backbones import parts
-from kood.nets.backbones import pretrained as made
+from kood.nets.backbones import parts, pretrained
 from kood.recipe import load
 from tests.conftest import Cell
 
-pretrained = importlib.import_module("kood.nets.backbones.pretrained")
 pytestmark = pytest.mark.backend
 
 
@@ -37,7 +34,7 @@ def test_a_network_of_others_keeps_its_numbers(monkeypatch, several):
         weight.assign(weight + 0.1 * np.random.default_rng(1).random(weight.shape))
     monkeypatch.setattr(pretrained, "_fetched", lambda preset: original)
     monkeypatch.setattr(parts, "several", lambda: several)
-    model = made((8, 8, 3))
+    model = pretrained.pretrained((8, 8, 3))
     text = json.dumps(keras.saving.serialize_keras_object(model))
     assert text.count("kood>BatchNormalization") == (2 if several else 0)
     assert text.count("kood>Dropout") == (1 if several else 0)

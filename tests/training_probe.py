@@ -15,20 +15,21 @@ import itertools
 import json
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import keras
 import numpy as np
 from keras import ops
 
-from kood import backends, heads, training
+from kood import backends, heads, registry, training
 from kood.classifier import Classifier
 from kood.data import ImageSet
 from kood.data.batches import labelled_batches, training_batches
 from kood.diffusion.denoiser import Denoiser
-from kood.nets import backbones
 from kood.nets.layers import Convolution, ResidualBlock
 from kood.runs import Run
 
+backbones = SimpleNamespace(**registry.things("backbones"))
 SHAPE, CLASSES = (8, 8, 1), 4
 MODELS = ("ArcFace", "AdaCos", "AdaFace", "CIDER", "denoiser")
 #: Few: at a value within rounding of a ReLU's kink the gradients of two orders of summation part, and Adam amplifies

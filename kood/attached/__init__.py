@@ -2,11 +2,10 @@
 
 from kood.attached.adapted import Adapted, adapted, function_of
 from kood.attached.apart import features_within
-from kood.attached.inside import Inside
 from kood.attached.opening import bring, bring_layers_of, handed_over, kept, opened
 from kood.attached.pixels import Wanted, check_range, not_of, other_range, outside, usual_range, wanted
 from kood.attached.preprocessing import PREPROCESSING, function_named, preprocessing_for
-from kood.attached.taken import only
+from kood.attached.taken import Inside, only
 from kood.attached.watching import image_shape_of, layer_named, layers_of
 
 __all__ = [

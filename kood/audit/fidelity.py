@@ -4,32 +4,14 @@ Both depend on the feature space, so a figure without the name of its space says
 do not compare. The published figures are for features of Inception v3, which these functions accept like any others.
 """
 
-from typing import NamedTuple
-
 import numpy as np
 
 from kood.audit.checks import rows_of
 
-__all__ = ["KernelDistance", "frechet_distance", "kernel_distance"]
+__all__ = ["frechet_distance", "kernel_distance"]
 
 #: Rows of the kernel matrix held at a time: (1024 x 1024) float64 is 8 MiB.
 _TILE = 1024
-
-
-class KernelDistance(NamedTuple):
-    """A squared kernel distance with its uncertainty.
-
-    Attributes:
-        value: The unbiased estimate from all images; it may be slightly negative.
-        standard_error: Of the mean over disjoint subsets; None where there are fewer than two subsets.
-        subsets: How many subsets.
-        subset_size: Images of each set in a subset.
-    """
-
-    value: float
-    standard_error: float | None
-    subsets: int
-    subset_size: int
 
 
 def frechet_distance(features_a, features_b) -> float:
@@ -96,7 +78,7 @@ def _unbiased(x: np.ndarray, y: np.ndarray) -> float:
     return _within(x) + _within(y) - 2 * _across(x, y)
 
 
-def kernel_distance(features_a, features_b, *, subsets: int = 10, seed: int = 0) -> KernelDistance:
+def kernel_distance(features_a, features_b, *, subsets: int = 10, seed: int = 0) -> tuple[float, float | None]:
     """Squared maximum mean discrepancy under the cubic polynomial kernel, the formula of KID.
 
     With k(x, y) = (x.y / D + 1)^3: the mean of k over pairs of different rows of a, plus the same of b, less twice
@@ -115,7 +97,8 @@ def kernel_distance(features_a, features_b, *, subsets: int = 10, seed: int = 0)
         seed: Of the shuffle that makes the subsets; the value itself does not depend on it.
 
     Returns:
-        See `KernelDistance`.
+        The unbiased estimate from all images, which may be slightly negative, and the standard error of the mean over
+        disjoint subsets; None where there are fewer than two subsets.
 
     Raises:
         ValueError: Fewer than two rows, unequal widths, NaN or infinity, or fewer than two subsets asked for.
@@ -128,13 +111,13 @@ def kernel_distance(features_a, features_b, *, subsets: int = 10, seed: int = 0)
     b = rows_of("features_b", features_b, at_least=2, width=a.shape[1]).astype(np.float64)
     value = _unbiased(a, b)
     possible = min(subsets, len(a) // 2, len(b) // 2)
-    size = min(len(a), len(b)) // possible
     if possible < 2:
-        return KernelDistance(value, None, possible, size)
+        return value, None
+    size = min(len(a), len(b)) // possible
     rng = np.random.default_rng(seed)
     order_a, order_b = rng.permutation(len(a)), rng.permutation(len(b))
     estimates = [
         _unbiased(a[order_a[start : start + size]], b[order_b[start : start + size]])
         for start in range(0, possible * size, size)
     ]
-    return KernelDistance(value, float(np.std(estimates, ddof=1) / np.sqrt(possible)), possible, size)
+    return value, float(np.std(estimates, ddof=1) / np.sqrt(possible))

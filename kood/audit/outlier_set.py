@@ -294,12 +294,8 @@ def _fidelity(sets: dict[str, np.ndarray], train, rng: np.random.Generator, seed
     figures = {}
     for name, rows in compared.items():
         some = np.asarray(rows)[_drawn(rng, len(rows), size)]
-        kernel = kernel_distance(some, against, seed=seed)
-        figures[name] = {
-            "fid": frechet_distance(some, against),
-            "kid": kernel.value,
-            "kid_standard_error": kernel.standard_error,
-            "n": size,
-        }
+        kid, error = kernel_distance(some, against, seed=seed)
+        fid = frechet_distance(some, against)
+        figures[name] = {"fid": fid, "kid": kid, "kid_standard_error": error, "n": size}
     dimensions = int(np.prod(against.shape[1:]))
     return {"dimensions": dimensions, "n_held_out": len(against), "sets": figures}

@@ -3,7 +3,7 @@
 Importing this package imports neither TensorFlow nor Keras; `batches`, `images` and `augment` import TensorFlow.
 """
 
-from kood.data.image_set import ImageSet, Splits
+from kood.data.image_set import ImageSet
 from kood.data.loading import load_id, load_ood, load_outliers, load_source
 
-__all__ = ["ImageSet", "Splits", "load_id", "load_ood", "load_outliers", "load_source"]
+__all__ = ["ImageSet", "load_id", "load_ood", "load_outliers", "load_source"]

@@ -79,7 +79,7 @@ class ImageSampler:
         guidance: Classifier-free guidance; 1 is none.
         clip: Bound of the predicted clean image at each step, or None.
         level: Where on the schedule an image start begins, in (0, 1]; None for a start from noise.
-        push: Turns the noise predictor into another, as `kood.diffusion.classifier_guidance` does; or None.
+        push: Turns the noise predictor into another, as `kood.diffusion.label_mixup.away_from` does; or None.
         seed: Seed of all noise.
         batch_size: Images a block; smaller jobs have a smaller block, and the last block is padded.
 

@@ -13,7 +13,7 @@ An integer below 0 stands for an all-zero row. An array or a list (B,) with a cl
 than integers, is a `ValueError`; a tensor is taken as it is.
 
 A new margin is one subclass of `AngularHead` with one method, `target_cosine`, under
-`@keras.saving.register_keras_serializable(package="kood")`, a `get_config` of the options that it has more, and its
+`@keras.saving.register_keras_serializable(package="kood")`, `OPTIONS` that name the arguments that it has more, and its
 name in the `__all__` of its file: `margins` for those that stay as they are, `adaptive` for those that follow the
 training, or one of its own. One that looks at more than the angle has a `call` of its own, as `AdaFace` has. One that
 has a `dispersion(features, labels)` adds it to the classifier's loss, as `CIDER` does, and one without weights that the

@@ -6,7 +6,7 @@ import keras
 from keras import ops
 
 from kood.geometry import label_rows, labelled, lengths, top_class
-from kood.heads.angular import AngularHead, fixed_scale
+from kood.heads.angular import AngularHead, Head, fixed_scale
 from kood.heads.margins import ArcFace, NormFace
 from kood.numbers import above_zero, fraction
 
@@ -51,6 +51,8 @@ class AdaCos(NormFace):
         ValueError: Fewer than 3 classes, for which ln(K - 1) = 0 is no scale.
     """
 
+    OPTIONS = Head.OPTIONS
+
     def __init__(self, num_classes, **kwargs):
         super().__init__(num_classes, **kwargs)
         self.scale = _followed(self, "scale", fixed_scale(self.num_classes))
@@ -86,11 +88,6 @@ class AdaCos(NormFace):
 
         moved = log_b / ops.cos(ops.minimum(math.pi / 4, median))
         return ops.where(ops.logical_and(rows > 0, moved > 0), moved, scale)
-
-    def get_config(self):
-        config = super().get_config()
-        del config["scale"]
-        return config
 
 
 @keras.saving.register_keras_serializable(package="kood")
@@ -129,6 +126,8 @@ class CurricularFace(ArcFace):
         ValueError: A momentum outside [0, 1); see also `ArcFace`.
     """
 
+    OPTIONS = (*ArcFace.OPTIONS, "momentum")
+
     def __init__(self, num_classes, margin=0.5, scale="auto", momentum=0.99, **kwargs):
         super().__init__(num_classes, margin, scale, **kwargs)
         self.momentum = fraction("momentum", momentum)
@@ -161,9 +160,6 @@ class CurricularFace(ArcFace):
         mean = ops.sum(ops.where(taking_part, cosine, 0.0)) / ops.maximum(rows, 1.0)
         moved = self.momentum * t + (1.0 - self.momentum) * mean
         return ops.where(ops.logical_and(rows > 0, ops.isfinite(moved)), moved, t)
-
-    def get_config(self):
-        return {**super().get_config(), "momentum": self.momentum}
 
 
 @keras.saving.register_keras_serializable(package="kood")
@@ -203,6 +199,8 @@ class AdaFace(AngularHead):
     Raises:
         ValueError: A margin outside [0, pi), h not above 0, a momentum outside [0, 1); see also `AngularHead`.
     """
+
+    OPTIONS = (*AngularHead.OPTIONS, "h", "momentum")
 
     def __init__(self, num_classes, margin=0.4, scale="auto", h=0.333, momentum=0.99, **kwargs):
         super().__init__(num_classes, margin, scale, **kwargs)
@@ -248,6 +246,3 @@ class AdaFace(AngularHead):
         moved = [old * before + (1.0 - old) * now for before, now in ((mean, batch_mean), (std, batch_std))]
         counts = ops.logical_and(rows > 1, ops.isfinite(moved[0] + moved[1]))
         return ops.where(counts, moved[0], mean), ops.where(counts, moved[1], std)
-
-    def get_config(self):
-        return {**super().get_config(), "h": self.h, "momentum": self.momentum}

@@ -26,6 +26,9 @@ def fixed_scale(num_classes):
 class Head(keras.layers.Layer):
     """What all heads share: the number of classes, and float32 whatever the policy of the network."""
 
+    #: The arguments that `get_config` tells.
+    OPTIONS: tuple[str, ...] = ("num_classes",)
+
     #: Whether it has weights that the gradient moves; on a frozen backbone one without needs a neck.
     learns = True
 
@@ -47,7 +50,8 @@ class Head(keras.layers.Layer):
         return keras.KerasTensor(self.compute_output_shape(features.shape), dtype="float32")
 
     def get_config(self):
-        return {**super().get_config(), "num_classes": self.num_classes}
+        said = {name: getattr(self, "configured_scale" if name == "scale" else name) for name in self.OPTIONS}
+        return {**super().get_config(), **said}
 
 
 class AngularHead(Head):
@@ -68,6 +72,8 @@ class AngularHead(Head):
     Raises:
         ValueError: `num_classes` below 2, a scale not above 0, "auto" with 2 classes (ln 1 = 0).
     """
+
+    OPTIONS = (*Head.OPTIONS, "margin", "scale")
 
     #: Prototypes a class.
     sub_centers = 1
@@ -146,6 +152,3 @@ class AngularHead(Head):
         labels = label_rows(labels, self.num_classes)
         sine = self._sines(cosine, features, prototypes, top_class(labels))
         return self.scale * (cosine + labels * (self.target_cosine(cosine, sine) - cosine))
-
-    def get_config(self):
-        return {**super().get_config(), "margin": self.margin, "scale": self.configured_scale}

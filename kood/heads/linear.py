@@ -67,6 +67,8 @@ class LogitNorm(Softmax):
         ValueError: A temperature that is not a finite number above 0; fewer than 2 classes.
     """
 
+    OPTIONS = (*Softmax.OPTIONS, "temperature")
+
     def __init__(self, num_classes, temperature=0.04, **kwargs):
         super().__init__(num_classes, **kwargs)
         self.temperature = above_zero("temperature", temperature)
@@ -78,9 +80,6 @@ class LogitNorm(Softmax):
             return plain
         rows = labelled(label_rows(labels, self.num_classes))
         return ops.where(ops.expand_dims(rows, -1), unit(plain, axis=-1) / self.temperature, plain)
-
-    def get_config(self):
-        return {**super().get_config(), "temperature": self.temperature}
 
 
 @keras.saving.register_keras_serializable(package="kood")
@@ -111,6 +110,8 @@ class T2FNorm(Head):
         ValueError: A temperature that is not a finite number above 0; fewer than 2 classes.
     """
 
+    OPTIONS = (*Head.OPTIONS, "temperature")
+
     def __init__(self, num_classes, temperature=0.1, **kwargs):
         super().__init__(num_classes, **kwargs)
         self.temperature = above_zero("temperature", temperature)
@@ -134,6 +135,3 @@ class T2FNorm(Head):
             rows = labelled(label_rows(labels, self.num_classes))
             features = ops.where(ops.expand_dims(rows, -1), unit(features, axis=-1), features)
         return self.linear(features / self.temperature)
-
-    def get_config(self):
-        return {**super().get_config(), "temperature": self.temperature}

@@ -6,7 +6,7 @@ import keras
 from keras import ops
 
 from kood.geometry import sines, top_value
-from kood.heads.angular import AngularHead
+from kood.heads.angular import AngularHead, Head
 from kood.numbers import whole
 
 __all__ = ["ArcFace", "CosFace", "NormFace", "SphereFace", "SubCenterArcFace"]
@@ -26,16 +26,13 @@ class NormFace(AngularHead):
         ValueError: See `AngularHead`.
     """
 
+    OPTIONS = (*Head.OPTIONS, "scale")
+
     def __init__(self, num_classes, scale="auto", **kwargs):
         super().__init__(num_classes, 0.0, scale, **kwargs)
 
     def target_cosine(self, cosine, sine):
         return cosine
-
-    def get_config(self):
-        config = super().get_config()
-        del config["margin"]
-        return config
 
 
 @keras.saving.register_keras_serializable(package="kood")
@@ -149,6 +146,8 @@ class SubCenterArcFace(ArcFace):
         ValueError: A number of sub-centres below 1; see also `ArcFace`.
     """
 
+    OPTIONS = (*ArcFace.OPTIONS, "sub_centers")
+
     def __init__(self, num_classes, margin=0.5, scale="auto", sub_centers=3, **kwargs):
         super().__init__(num_classes, margin, scale, **kwargs)
         self.sub_centers = whole("sub_centers", sub_centers, 1)
@@ -164,6 +163,3 @@ class SubCenterArcFace(ArcFace):
         nearest = ops.argmax(ops.sum(own * ops.expand_dims(features, 1), axis=-1), axis=-1)
         chosen = ops.take_along_axis(own, ops.reshape(nearest, (-1, 1, 1)), axis=1)
         return sines(cosine, features, ops.squeeze(chosen, 1), target)
-
-    def get_config(self):
-        return {**super().get_config(), "sub_centers": self.sub_centers}

@@ -6,6 +6,7 @@ from keras import ops
 from kood.backends import everyone, mine, share, total
 from kood.geometry import label_rows, labelled, top_class, unit
 from kood.heads.adaptive import NEVER
+from kood.heads.angular import Head
 from kood.heads.margins import NormFace
 from kood.numbers import above_zero, at_least_zero, fraction
 
@@ -47,6 +48,8 @@ class CIDER(NormFace):
     Raises:
         ValueError: A temperature not above 0, a momentum outside [0, 1), a negative weight; fewer than 2 classes.
     """
+
+    OPTIONS = (*Head.OPTIONS, "temperature", "momentum", "dispersion_weight")
 
     learns = False
 
@@ -101,11 +104,3 @@ class CIDER(NormFace):
         features, prototypes, _ = self._directions(features)
         kept = ops.power(self.momentum, ops.sum(classes, axis=0))
         return unit(kept * prototypes + added(ops.matmul(ops.transpose(features), shares)), axis=0)
-
-    def get_config(self):
-        config = super().get_config()
-        del config["scale"]
-        return {
-            **config, "temperature": self.temperature, "momentum": self.momentum,
-            "dispersion_weight": self.dispersion_weight,
-        }  # fmt: skip

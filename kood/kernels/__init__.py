@@ -1,4 +1,4 @@
-"""The few operations for which a backend has a faster way than `keras.ops`, one file a backend, the same mathematics.
+"""The few operations for which a backend has a faster way than `keras.ops`, the same mathematics.
 
     convolution(x, kernel, bias, training=False)                3x3, stride 1, zero padding
     group_norm(x, groups, gamma, beta, epsilon, modulation)     see `kood.nets.layers.ModulatedGroupNorm`
@@ -10,12 +10,10 @@ stands; the figures are with it.
 import keras
 
 match keras.backend.backend():
-    case "jax":
-        from kood.kernels.jax import convolution, group_norm
     case "torch":
         from kood.kernels.torch import convolution, group_norm
-    case "tensorflow":
-        from kood.kernels.tensorflow import convolution, group_norm
+    case "jax" | "tensorflow":
+        from kood.kernels.plain import convolution, group_norm
     case other:
         raise ImportError(f"kood runs on tensorflow, jax or torch; KERAS_BACKEND is {other!r}")
 

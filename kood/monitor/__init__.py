@@ -9,14 +9,13 @@ from kood import report
 from kood.data.paths import refuse_url
 from kood.errors import UserError
 from kood.files import refuse_file
-from kood.monitor.drift import Drift, Ties, drift
 from kood.monitor.judge import Watched, judge, judge_log
 from kood.monitor.page import as_data, print_findings, write_page
 from kood.monitor.stream import asked, logged
 from kood.serving.client import newest_version
 from kood.serving.extras import read_facts
 
-__all__ = ["Drift", "Ties", "Watched", "drift", "monitor"]
+__all__ = ["Watched", "monitor"]
 
 
 def monitor(

@@ -201,7 +201,7 @@ class LabelMixup(Sampling, OutlierSource):
 
     def _push(self, denoiser, judge):
         """The push away from what the judge knows, None where there is none."""
-        from kood.diffusion.classifier_guidance import away_from
+        from kood.diffusion.label_mixup import away_from
 
         return away_from(judge.energy_gradient(), denoiser.alpha_bar, self.push) if self.push else None
 

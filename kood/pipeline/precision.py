@@ -55,13 +55,12 @@ def faster(measure: Callable[[str], float], folder: Path) -> dict[str, Any]:
     return found
 
 
-def seconds_of_a_step(model: keras.Model, batches: Any, steps: int = 3) -> float:
-    """The shortest time of some training steps, the first not counted: it compiles.
+def seconds_of_a_step(model: keras.Model, batches: Any) -> float:
+    """The shortest time of three training steps after the first, which compiles.
 
     Args:
         model: Compiled, one step a call; its weights move.
-        batches: A data set of at least `steps + 1` batches.
-        steps: How many are timed.
+        batches: A data set of at least four batches.
 
     Returns:
         Seconds.
@@ -76,5 +75,5 @@ def seconds_of_a_step(model: keras.Model, batches: Any, steps: int = 3) -> float
             float((logs or {})["loss"])  # Reading it waits for the device.
             taken.append(time.perf_counter() - self.start)
 
-    model.fit(batches, epochs=1, steps_per_epoch=steps + 1, shuffle=False, verbose=0, callbacks=[Clock()])
+    model.fit(batches, epochs=1, steps_per_epoch=4, shuffle=False, verbose=0, callbacks=[Clock()])
     return min(taken[1:])

@@ -10,12 +10,12 @@ from kood.report.folds import figures as fold_figures
 from kood.report.folds import means as fold_means
 from kood.report.html import write
 from kood.report.leaderboard import entries as leaderboard_entries
-from kood.report.paired import DIFFERENCE_NOTE, differences, intervals, score_arrays
+from kood.report.paired import differences, intervals, score_arrays
 from kood.report.printed import print_cell, print_matrix
 from kood.report.progress import StageProgress, fit_callback
 
 __all__ = [
-    "DIFFERENCE_NOTE", "HELD_OUT", "Behaviour", "Extreme", "StageProgress", "aggregate", "different_images",
-    "differences", "fit_callback", "fold_figures", "fold_means", "folds_by_score", "intervals", "leaderboard_entries",
-    "print_cell", "print_matrix", "score_arrays", "specs_of", "strict", "write", "write_json", "write_text",
+    "HELD_OUT", "Behaviour", "Extreme", "StageProgress", "aggregate", "different_images", "differences", "fit_callback",
+    "fold_figures", "fold_means", "folds_by_score", "intervals", "leaderboard_entries", "print_cell", "print_matrix",
+    "score_arrays", "specs_of", "strict", "write", "write_json", "write_text",
 ]  # fmt: skip

@@ -20,6 +20,8 @@ __all__ = [
 BINS = 60
 #: How many times as high as the ID images' highest bar another one is shown.
 TALLEST = 4
+#: Points of a curve, and stretches of a history, that are drawn at most.
+POINTS, STRETCHES = 250, 300
 
 
 def _values(scores: Mapping[str, Any]) -> dict[str, np.ndarray]:
@@ -109,21 +111,20 @@ def score_histograms(scores: Mapping[str, Any], cell: Mapping[str, Any]) -> byte
     return draw(5.8, 0.6 + 1.05 * max(1, len(names)), paint)
 
 
-def thin_curve(x: np.ndarray, y: np.ndarray, points: int = 250) -> tuple[np.ndarray, np.ndarray]:
-    """A curve with at most so many of its own points, evenly spread along its length; both ends stay.
+def thin_curve(x: np.ndarray, y: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """A curve with at most `POINTS` of its own points, evenly spread along its length; both ends stay.
 
     Args:
         x: Horizontal positions (N,), finite.
         y: Vertical positions (N,), finite.
-        points: How many points to keep, at least 2.
 
     Returns:
         The thinned x and y; the same arrays when N is small enough.
     """
-    if len(x) <= points:
+    if len(x) <= POINTS:
         return x, y
     along = np.concatenate([[0.0], np.cumsum(np.abs(np.diff(x)) + np.abs(np.diff(y)))])
-    wanted = np.linspace(0.0, along[-1], points)
+    wanted = np.linspace(0.0, along[-1], POINTS)
     keep = np.unique(np.concatenate([[0], np.searchsorted(along, wanted).clip(0, len(x) - 1), [len(x) - 1]]))
     return x[keep], y[keep]
 
@@ -214,13 +215,13 @@ def _curves(
     return draw(5.2, 4.8, paint)
 
 
-def _thin_history(values: Sequence[Any], points: int = 300) -> tuple[np.ndarray, np.ndarray]:
+def _thin_history(values: Sequence[Any]) -> tuple[np.ndarray, np.ndarray]:
     # Means of equal stretches: a thinned loss must not depend on which noisy steps were kept.
     series = np.array([math.nan if value is None else float(value) for value in values], dtype=np.float64)
     position = np.arange(1, len(series) + 1, dtype=np.float64)
-    if len(series) <= points:
+    if len(series) <= STRETCHES:
         return position, series
-    stretches = np.array_split(np.arange(len(series)), points)
+    stretches = np.array_split(np.arange(len(series)), STRETCHES)
     return (
         np.array([position[stretch].mean() for stretch in stretches]),
         np.array([series[stretch].mean() for stretch in stretches]),
@@ -228,23 +229,18 @@ def _thin_history(values: Sequence[Any], points: int = 300) -> tuple[np.ndarray,
 
 
 def training_curves(histories: Mapping[str, Mapping[str, Sequence[Any]]]) -> bytes:
-    """Training curves: a panel for each stage and term, the validation curve of a term in the same panel.
+    """Training curves: a panel for each stage and term.
 
     A logarithmic axis where all values are positive and span more than a factor of thirty. Long histories are
     shown as the means of 300 stretches.
 
     Args:
-        histories: {stage: {term: values}}, a value an epoch; "val_loss" is the validation curve of "loss".
+        histories: {stage: {term: values}}, a value an epoch.
 
     Returns:
         The image's bytes, SVG.
     """
-    panels = [
-        (stage, term, [terms[name] for name in (term, f"val_{term}") if name in terms])
-        for stage, terms in histories.items()
-        for term in terms
-        if not (term.startswith("val_") and term.removeprefix("val_") in terms)
-    ]
+    panels = [(f"{stage}: {term}", values) for stage, terms in histories.items() for term, values in terms.items()]
     across = min(2, max(1, len(panels)))
     down = max(1, math.ceil(len(panels) / across))
 
@@ -252,24 +248,17 @@ def training_curves(histories: Mapping[str, Mapping[str, Sequence[Any]]]) -> byt
         grid = figure.subplots(down, across, squeeze=False).ravel()
         for axes in grid[len(panels) :]:
             axes.set_visible(False)
-        for axes, (stage, term, curves) in zip(grid, panels, strict=False):
-            drawn = []
-            for index, values in enumerate(curves):
-                position, series = _thin_history(values)
-                drawn.append(series[np.isfinite(series)])
-                marker = "o" if len(series) == 1 else ""
-                style = {"color": (BLUE, VERMILION)[index], "linestyle": DASHES[index], "marker": marker}
-                axes.plot(position, series, label=("training", "validation")[index], **style)
-            finite = np.concatenate(drawn) if drawn else np.empty(0)
+        for axes, (title, values) in zip(grid, panels, strict=False):
+            position, series = _thin_history(values)
+            axes.plot(position, series, color=BLUE, marker="o" if len(series) == 1 else "")
+            finite = series[np.isfinite(series)]
             if not finite.size:
                 axes.text(0.5, 0.5, "no finite values", transform=axes.transAxes, ha="center", color=GREY)
             elif finite.min() > 0 and finite.max() / finite.min() > 30:
                 axes.set_yscale("log")
-            axes.set_title(as_label(f"{stage}: {term}"))
+            axes.set_title(as_label(title))
             axes.grid(axis="y")
             axes.xaxis.get_major_locator().set_params(integer=True, nbins=5)
-            if len(curves) > 1:
-                axes.legend(loc="best", handlelength=2.2)
         for axes in grid[max(0, len(panels) - across) : len(panels)]:
             axes.set_xlabel("epoch")
 

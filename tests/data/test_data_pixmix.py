@@ -8,7 +8,7 @@ import pytest
 import tensorflow as tf
 from scipy import stats
 
-from kood.data import ImageSet, augment
+from kood.data import ImageSet
 from kood.data.augment import mixes, pictures
 from kood.data.batches import training_batches
 from kood.data.images import normalize
@@ -111,7 +111,7 @@ def test_labels_are_untouched_and_outliers_are_treated_alike():
 
 def test_grey_images_stay_grey_and_have_one_channel():
     images = normalize(np.random.default_rng(2).integers(0, 256, (6, 9, 7, 1), dtype=np.uint8))
-    found = augment.pixmix(tf.constant(images), seed()).numpy()
+    found = mixes.pixmix(tf.constant(images), seed()).numpy()
     assert found.shape == images.shape and np.abs(found - images).max() > 0.1
 
 
@@ -199,7 +199,7 @@ def test_pictures_of_the_users_own_are_what_is_mixed_in():
     # Nothing is in them but what the two pictures make of a black image, and each image takes but one of them.
     np.testing.assert_array_equal(mix(black, seed()), mixes.mixed_with(images, black, seed()))
     assert np.ptp(mix(black, seed()).numpy(), axis=(1, 2)).max() < 1e-5
-    assert np.ptp(augment.pixmix(black, seed()).numpy(), axis=(1, 2)).max() > 0.5
+    assert np.ptp(mixes.pixmix(black, seed()).numpy(), axis=(1, 2)).max() > 0.5
     smaller = augmentations(recipe, rows, ["pixmix"], (4, 4, 3))[0]
     assert smaller(black[:, :4, :4], seed()).shape == (64, 4, 4, 3)
     grey = ImageSet(np.zeros((8, 8, 8, 3), np.uint8), np.arange(8) % 2, ("a", "b"))

@@ -19,8 +19,9 @@ from kood.classifier import Classifier
 from kood.data import ImageSet
 from kood.data.images import fit_images, normalize
 from kood.data.rules import Framing
-from kood.detector import Detector, evaluate, formats
+from kood.detector import Detector, formats
 from kood.detector.agreement import disagreement
+from kood.detector.evaluate import evaluate
 from kood.detector.images import Batch
 from kood.detector.passing import Aside, Known
 from kood.detector.ranges import Ranges

@@ -149,7 +149,7 @@ def test_one_high_bar_does_not_hide_the_others(cell, id_and_ood_scores):
 def test_hard_histories():
     hard = {
         "a": {"loss": [], "one": [0.5], "nan": [np.nan, np.nan], "gap": [1.0, None, 3.0], "zero": [0.0, 0.0]},
-        "b": {"val_only": [1, 2], "loss": [1e-8, 1e8], "val_loss": [np.inf, 1.0]},
+        "b": {"ends": [np.inf, 1.0], "loss": [1e-8, 1e8]},
     }
     with warnings.catch_warnings():
         warnings.simplefilter("error")
@@ -157,7 +157,7 @@ def test_hard_histories():
     assert ElementTree.fromstring(svg).tag.endswith("svg") and words(nothing) == []
     titles = [one for one in words(svg) if one.startswith(("a: ", "b: ", "no finite"))]
     assert titles == ["no finite values", "a: loss", "a: one", "no finite values", "a: nan", "a: gap", "a: zero",
-                      "b: val_only", "b: loss"]  # fmt: skip
+                      "b: ends", "b: loss"]  # fmt: skip
 
 
 @pytest.mark.parametrize(

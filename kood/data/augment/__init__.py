@@ -3,15 +3,3 @@
 Each takes float32 images (B, H, W, C) in [-1, 1] and a seed, and gives images of the same shape and range; labels are
 untouched, so in-distribution images and outliers are treated alike. Equal seeds give equal results, bit for bit.
 """
-
-from typing import TYPE_CHECKING, Any
-
-from kood import registry
-
-_things = registry.things("augmentations")
-globals().update(_things)
-__all__ = list(_things)
-
-if TYPE_CHECKING:
-
-    def __getattr__(name: str) -> Any: ...

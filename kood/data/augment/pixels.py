@@ -37,14 +37,14 @@ def blur(images, seed):
     return blurred(images, uniform(images, seed, 0.1, 1.0))
 
 
-def blurred(images, deviations, radius: int = 4):
-    offsets = tf.range(-radius, radius + 1)
-    kernels = tf.exp(-0.5 * tf.square(tf.cast(offsets, tf.float32) / deviations[:, None]))
+def blurred(images, deviations):
+    offsets = list(range(-4, 5))
+    kernels = tf.exp(-0.5 * tf.square(tf.constant(offsets, tf.float32) / deviations[:, None]))
     kernels /= tf.reduce_sum(kernels, axis=1, keepdims=True)
     result = images
     for axis in (1, 2):
         side = images.shape[axis]
-        rows = [tf.clip_by_value(tf.range(side) + offset, 0, side - 1) for offset in range(-radius, radius + 1)]
+        rows = [tf.clip_by_value(tf.range(side) + offset, 0, side - 1) for offset in offsets]
         shifted = [tf.gather(result, at, axis=axis) for at in rows]
         result = tf.add_n([one * kernels[:, i, None, None, None] for i, one in enumerate(shifted)])
     return tf.clip_by_value(result, -1.0, 1.0)

@@ -15,31 +15,9 @@ is random. The options mean the same everywhere:
   its `ground`, (red, green, blue), its `resize` or its `antialias` alone.
 
 What a user can mend a source reports as a `UserError` that begins with the option's name. Importing a source file
-imports nothing heavy. Sources that differ in a name and a size are rows: `NAME = row(make, summary, **fixed)` of one
-function of the file.
+imports nothing heavy. Sources that differ in a name and a size call one function of their file.
 
 A file whose sources read files has a function `reads(source) -> (folder, files)` as well: given a recipe's source,
 every file that it will read, and the folder that their names are told relative to. A change of one of them makes a run
 again.
 """
-
-import inspect
-from collections.abc import Callable
-from typing import Any
-
-__all__ = ["row"]
-
-
-def row(make: Callable[..., Any], summary: str, **fixed: Any) -> Callable[..., Any]:
-    """A source that is another one, of the same file, with some of its arguments given.
-
-    `summary` says in one line what it gives: a literal, because the registry reads it without an import.
-    """
-
-    def source(image_shape, **options):
-        return make(image_shape, **fixed, **options)
-
-    signature = inspect.signature(make)
-    left = [parameter for name, parameter in signature.parameters.items() if name not in fixed]
-    source.__doc__, source.__signature__ = summary, signature.replace(parameters=left)  # type: ignore[attr-defined]
-    return source

@@ -9,7 +9,6 @@ import numpy as np
 
 from kood.data.image_set import ImageSet
 from kood.data.rules import STRETCHED, Framing
-from kood.data.sources import row
 from kood.errors import UserError
 from kood.process import through_proxy
 
@@ -78,12 +77,7 @@ def _loaded(name: str):
 
 
 def _sets(
-    image_shape: tuple[int, int, int],
-    *,
-    seed: int,
-    data_set: str,
-    class_names: tuple[str, ...],
-    framing: Framing = STRETCHED,
+    data_set: str, class_names: tuple[str, ...], image_shape: tuple[int, int, int], framing: Framing
 ) -> dict[str, ImageSet]:
     """A data set of Keras's, downloaded at its first use: {"train", "test"}.
 
@@ -106,27 +100,21 @@ def _sets(
     return sets
 
 
-cifar10 = row(
-    _sets,
-    "CIFAR-10: 50,000 training and 10,000 test images of 32x32 in colour, ten classes (Krizhevsky, 2009).",
-    data_set="cifar10",
-    class_names=_CIFAR10,
-)
-cifar100 = row(
-    _sets,
-    "CIFAR-100: 50,000 training and 10,000 test images of 32x32 in colour, 100 classes (Krizhevsky, 2009).",
-    data_set="cifar100",
-    class_names=_CIFAR100,
-)
-mnist = row(
-    _sets,
-    "MNIST: 60,000 training and 10,000 test digits of 28x28 in grey, ten classes (LeCun et al., 1998).",
-    data_set="mnist",
-    class_names=_DIGITS,
-)
-fashion_mnist = row(
-    _sets,
-    "Fashion-MNIST: 60,000 training and 10,000 test garments of 28x28 in grey, ten classes (arXiv:1708.07747).",
-    data_set="fashion_mnist",
-    class_names=_FASHION,
-)
+def cifar10(image_shape: tuple[int, int, int], *, seed: int, framing: Framing = STRETCHED) -> dict[str, ImageSet]:
+    """CIFAR-10: 50,000 training and 10,000 test images of 32x32 in colour, ten classes (Krizhevsky, 2009)."""
+    return _sets("cifar10", _CIFAR10, image_shape, framing)
+
+
+def cifar100(image_shape: tuple[int, int, int], *, seed: int, framing: Framing = STRETCHED) -> dict[str, ImageSet]:
+    """CIFAR-100: 50,000 training and 10,000 test images of 32x32 in colour, 100 classes (Krizhevsky, 2009)."""
+    return _sets("cifar100", _CIFAR100, image_shape, framing)
+
+
+def mnist(image_shape: tuple[int, int, int], *, seed: int, framing: Framing = STRETCHED) -> dict[str, ImageSet]:
+    """MNIST: 60,000 training and 10,000 test digits of 28x28 in grey, ten classes (LeCun et al., 1998)."""
+    return _sets("mnist", _DIGITS, image_shape, framing)
+
+
+def fashion_mnist(image_shape: tuple[int, int, int], *, seed: int, framing: Framing = STRETCHED) -> dict[str, ImageSet]:
+    """Fashion-MNIST: 60,000 training and 10,000 test garments of 28x28 in grey, ten classes (arXiv:1708.07747)."""
+    return _sets("fashion_mnist", _FASHION, image_shape, framing)

@@ -11,7 +11,6 @@ from kood.data.image_set import ImageSet
 from kood.data.large import Blobs
 from kood.data.paths import data_path
 from kood.data.rules import STRETCHED, Framing
-from kood.data.sources import row
 from kood.errors import UserError
 
 __all__ = ["dtd", "places365", "svhn", "tfds"]
@@ -21,15 +20,14 @@ _NAMES = {"svhn": "svhn_cropped", "dtd": "dtd", "places365": "places365_small"}
 
 
 def _prepared(
-    image_shape: tuple[int, int, int],
-    *,
-    seed: int,
     name: str,
-    path: str | None = None,
-    classes: Sequence[int | str] | None = None,
-    count: int | None = None,
-    split: str | None = None,
-    framing: Framing = STRETCHED,
+    image_shape: tuple[int, int, int],
+    seed: int,
+    path: str | None,
+    classes: Sequence[int | str] | None,
+    count: int | None,
+    split: str | None,
+    framing: Framing,
     test: str | None = None,
 ) -> dict[str, ImageSet]:
     """A TensorFlow Dataset that has been prepared, by its name as TFDS spells it, with configuration and version where
@@ -118,27 +116,27 @@ def _read(builder, split: str, has_labels: bool) -> tuple[Blobs, np.ndarray]:
     return files, np.array(labels, np.int64)
 
 
-tfds = row(
-    _prepared,
-    "Any TensorFlow Dataset with an `image` feature, by its TFDS name; it must have been prepared beforehand.",
-    test=None,
-)
-svhn = row(
-    _prepared,
-    "SVHN: house numbers, 73,257 training and 26,032 test images of 32x32 in colour, 10 classes (Netzer et al., 2011).",
-    name=_NAMES["svhn"],
-    test=None,
-)
-dtd = row(
-    _prepared,
-    "DTD: describable textures, 47 classes, 1,880 training and 1,880 test photographs (arXiv:1311.3618).",
-    name=_NAMES["dtd"],
-    test=None,
-)
-# The official test images have no labels and are not used.
-places365 = row(
-    _prepared,
-    'Places365 (small): scenes of 256x256, 365 classes; its 36,500 validation images are "test" (Zhou et al., 2017).',
-    name=_NAMES["places365"],
-    test="validation",
-)
+def tfds(image_shape, *, seed, name, path=None, classes=None, count=None, split=None, framing=STRETCHED):
+    """Any TensorFlow Dataset with an `image` feature, by its TFDS name; it must have been prepared beforehand."""
+    return _prepared(name, image_shape, seed, path, classes, count, split, framing)
+
+
+def svhn(image_shape, *, seed, path=None, classes=None, count=None, split=None, framing=STRETCHED):
+    """SVHN: house numbers, 73,257 training and 26,032 test images of 32x32 in colour, 10 classes (Netzer et al., 2011).
+
+    The 531,131 extra images are not used.
+    """
+    return _prepared(_NAMES["svhn"], image_shape, seed, path, classes, count, split, framing)
+
+
+def dtd(image_shape, *, seed, path=None, classes=None, count=None, split=None, framing=STRETCHED):
+    """DTD: describable textures, 47 classes, 1,880 training and 1,880 test photographs (arXiv:1311.3618)."""
+    return _prepared(_NAMES["dtd"], image_shape, seed, path, classes, count, split, framing)
+
+
+def places365(image_shape, *, seed, path=None, classes=None, count=None, split=None, framing=STRETCHED):
+    """Places365 (small): scenes of 256x256, 365 classes; its 36,500 validation images are "test" (Zhou et al., 2017).
+
+    The official test images have no labels and are not used.
+    """
+    return _prepared(_NAMES["places365"], image_shape, seed, path, classes, count, split, framing, "validation")

@@ -3,15 +3,3 @@
 Every backbone is a functional `keras.Model`, so it saves to `.keras` and loads without this package; one of
 `pretrained` with layers of KerasCV's own loads where KerasCV is imported.
 """
-
-from typing import TYPE_CHECKING, Any
-
-from kood import registry
-
-_things = registry.things("backbones")
-globals().update(_things)
-__all__ = list(_things)
-
-if TYPE_CHECKING:
-
-    def __getattr__(name: str) -> Any: ...
