@@ -102,3 +102,15 @@ def test_what_a_figure_of_a_sentence_says():
     assert figures.in_text(kept, " held-out AUROC; cosface, noise; cosface, none") == "+3.5 [-15.6, +22.6]"
     page = figures.IN_TEXT.sub(lambda mark: f"{mark[1]}{mark[2]}{mark[4]}", 'a <span title="one; x; y">9</span> b')
     assert page == 'a <span title="one; x; y">one</span> b'
+
+
+def test_what_a_benchmark_printed_is_shown():
+    kept = {"rows": [{"row": "torch", "train": 300.0, "bare": 400.0, "sample": 90.0, "machine": "a CPU"},
+                     {"row": "diffusers NCHW", "train": 200.0, "sample": 100.0, "passes": 0.1234}]}  # fmt: skip
+    _, _, torch, diffusers = figures.markdown(figures.unet_throughput(kept))
+    assert torch == "| kood, torch | 300 | 400 | 0.75 | 1.50 | 90 | 0.90 |"
+    assert diffusers == "| diffusers NCHW | 200 |  |  |  | 100 |  |"
+    said = [figures.in_text(kept, mark) for mark in ("train; torch", "machine; torch", "passes; diffusers NCHW")]
+    assert said == ["300", "a CPU", "0.12"]
+    with pytest.raises(ValueError, match="not enough values"):
+        figures.in_text(kept, "train; jax")
