@@ -48,7 +48,7 @@ def main() -> None:
     train = read_images(data.folder, "train", sets["train"])
     others = [read_images(data.folder, name, sets[name]) for name in ("validation", "calibration", "test")]
     judge = Judge(keras.saving.load_model(classifier.folder / "classifier.keras", compile=False))
-    real = judge.features(np.concatenate([one.images for one in others]))
+    real = judge.opinions(np.concatenate([one.images for one in others]))[1]
 
     print(f"{machine()}, {keras.backend.backend()}")
     print(f"{arguments.images} images a row, {len(real)} held-out images, {real.shape[1]} features\n")
