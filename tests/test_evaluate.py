@@ -211,9 +211,13 @@ def test_proxies_are_made_of_some_images_of_every_class_where_there_are_many():
     assert counts[0] == 0 and counts[1:].min() >= MOST_PROXIES // 4 - 1
     few = proxies(held.take(np.arange(0, len(held), 100)), 0)
     assert {len(one) for one in few.values()} == {len(range(0, len(held), 100))}
+    # Of each kind of drawn pictures some, of no other shape, and the same ones each time.
+    assert len(np.unique(made["pictures"].images.reshape(MOST_PROXIES, -1), axis=0)) > MOST_PROXIES // 2
+    np.testing.assert_array_equal(made["pictures"].images, proxies(held, 9)["pictures"].images)
+    assert made["pictures"].images.shape[1:] == held.images.shape[1:]
     # A single image of another class, which thinning leaves out.
     for alone in (held.take(np.arange(9)), held.take(np.r_[np.arange(700), 2000, np.arange(700)])):
-        assert list(proxies(alone, 0)) == proxies_of(alone) == ["patch_shuffle"]
+        assert list(proxies(alone, 0)) == proxies_of(alone) == ["patch_shuffle", "pictures"]
 
 
 @pytest.mark.parametrize("given", [None, {"glare": images(50, 9, 150)}])
@@ -303,8 +307,8 @@ def test_more_neighbours_than_a_class_has_images_is_one_warning(classifier):
 def test_progress_moves_while_scores_are_fitted(classifier):
     steps = []
     measured(classifier, names=FEW, progress=steps.append)
-    # Each of four scores is a quarter of the first step; then calibration, validation with two proxies, three sets.
-    assert sorted(steps) == steps and steps[:4] == [0.25, 0.5, 0.75, 1.0] and steps[4] == 2 and steps[-1] == 8
+    # Each of four scores is a quarter of the first step; then calibration, validation with three proxies, three sets.
+    assert sorted(steps) == steps and steps[:4] == [0.25, 0.5, 0.75, 1.0] and steps[4] == 2 and steps[-1] == 9
 
 
 def test_a_score_that_cannot_be_fitted(classifier):

@@ -7,12 +7,14 @@ from typing import Any
 import numpy as np
 
 from kood import metrics, specs
+from kood.data.augment.pictures import pictures
 from kood.data.image_set import ImageSet
 from kood.errors import UserError
 from kood.outliers.patch_shuffle import shuffled
 from kood.outliers.pixel_mixup import PixelMixup
 from kood.outputs import Outputs, score_rows
 from kood.scorer import Scorer
+from kood.scores.streaming import spread
 
 __all__ = [
     "MOST_PROXIES", "PROXIES", "Choice", "Measured", "by_chance", "choose", "mean_auroc", "proxies", "proxies_of",
@@ -21,8 +23,9 @@ __all__ = [
 
 #: Validation images from which on a score is chosen among many by more than chance.
 ENOUGH = 50
-#: What stands in for out-of-distribution validation images where a recipe names none, made of the validation images.
-PROXIES = ("pixel_mixup", "patch_shuffle")
+#: What stands in for out-of-distribution validation images where a recipe names none: near ones, made of the validation
+#: images, and far ones, drawn. Without the latter a score was chosen that sees no far images at all.
+PROXIES = ("pixel_mixup", "patch_shuffle", "pictures")
 #: Images of each at most: the standard error of an AUROC is below .02 then, and each is a pass through the classifier.
 MOST_PROXIES = 500
 
@@ -87,8 +90,8 @@ class Choice:
         others = sorted(self.by, key=lambda name: -self.by[name])
         beside = ", ".join(f"{name} {self.by[name]:.3f}" for name in others if name != self.score)
         return [
-            f"Score: {self.score}, which best tells validation images from {' and '.join(self.sets)} made of them or "
-            f"given (mean AUROC {self.by[self.score]:.3f}" + (f"; {beside})" if beside else ")"),
+            f"Score: {self.score}, which best tells validation images from {' and '.join(self.sets)} made of them, "
+            f"drawn or given (mean AUROC {self.by[self.score]:.3f}" + (f"; {beside})" if beside else ")"),
             *self.doubts,
         ]
 
@@ -123,12 +126,17 @@ def proxies_of(validation: ImageSet) -> list[str]:
 
 
 def proxies(validation: ImageSet, seed: int) -> dict[str, ImageSet]:
-    """Those of `proxies_of`, made of validation images: one image of each, at most `MOST_PROXIES` evenly spaced."""
+    """Those of `proxies_of`, of validation images: one image of each, at most `MOST_PROXIES` evenly spaced.
+
+    "pictures" are the fractals, dead leaves and Fourier noise of `kood.data.augment.pictures`, as many where there are.
+    """
     rng, made, names = np.random.default_rng([seed, 1]), {}, proxies_of(validation)
     validation = _thinned(validation)
     if "pixel_mixup" in names:
         made["pixel_mixup"] = ImageSet(PixelMixup().draw(len(validation), rng, validation).images)
-    return {**made, "patch_shuffle": ImageSet(shuffled(validation.images, rng=rng))}
+    drawn = pictures(*validation.images.shape[1:])
+    some = spread(len(drawn), len(validation))
+    return {**made, "patch_shuffle": ImageSet(shuffled(validation.images, rng=rng)), "pictures": ImageSet(drawn[some])}
 
 
 def _thinned(validation: ImageSet) -> ImageSet:
