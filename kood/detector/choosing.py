@@ -68,20 +68,23 @@ class Choice:
         by: {score: mean AUROC on validation images}; empty where it was named and not chosen.
         sets: What validation images were told from.
         images: How many images the smallest of the sets has that it was chosen on; 0 where none are known of.
+        doubt: What speaks against this score on such images, "" where nothing does.
     """
 
     score: str
     by: dict[str, float] = field(default_factory=dict)
     sets: list[str] = field(default_factory=list)
     images: int = 0
+    doubt: str = ""
 
     @property
     def doubts(self) -> list[str]:
-        """A warning where so few images chose that chance did."""
+        """A warning where so few images chose that chance did, and what speaks against the score."""
+        own = [f"{self.score}: {self.doubt}"] if self.doubt else []
         if not self.images:
-            return []
+            return own
         instead = "name a score that is good on most data, such as energy"
-        return by_chance(f"{self.score} was chosen", len(self.by), "scores", self.images, instead)
+        return by_chance(f"{self.score} was chosen", len(self.by), "scores", self.images, instead) + own
 
     def told(self) -> list[str]:
         """Which score decides and why, and what there is to doubt; a sentence each."""
