@@ -382,7 +382,7 @@ def test_a_class_of_few_images_leaves_validation_images_of_one_class(invoke, opt
     given = ("--accept", "0.5", "--saved", tmp_path)
     result = invoke("attach", "rgb.keras", "--id", few, *given, cwd=options)
     assert result.returncode == 0, result.stderr
-    assert report_of(tmp_path)["validation_sets"] == ["patch_shuffle"]
+    assert report_of(tmp_path)["validation_sets"] == ["patch_shuffle", "pictures"]
 
 
 @pytest.mark.parametrize(

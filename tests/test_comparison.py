@@ -81,10 +81,10 @@ def test_a_detector_turned_round_is_worse_without_any_noise():
     [
         ([], PROXIES),
         (["noise", "virtual", "real"], PROXIES),
-        (["pixel_mixup"], ["patch_shuffle"]),
-        (["label_mixup", "noise"], ["patch_shuffle"]),
-        (["cutmix"], ["patch_shuffle"]),
-        (["patch_shuffle"], ["pixel_mixup"]),
+        (["pixel_mixup"], ["patch_shuffle", "pictures"]),
+        (["label_mixup", "noise"], ["patch_shuffle", "pictures"]),
+        (["cutmix"], ["patch_shuffle", "pictures"]),
+        (["patch_shuffle"], ["pixel_mixup", "pictures"]),
         (["patch_shuffle", "cutmix"], PROXIES),
     ],
 )
@@ -93,8 +93,9 @@ def test_a_proxy_of_the_kind_trained_on_is_no_judge(use, sets):
     use = {getattr(recipe, name).resembles if name != "real" else Real.resembles for name in use}
     found = comparison(classifier(1.0), classifier(1.0, seed=1), [], use)
     assert found["sets"] == list(sets)
-    one = {"sets": ("patch_shuffle",)}  # Of a validation part of one class.
-    assert comparison(classifier(1.0, **one), classifier(1.0, seed=1, **one), [], use)["sets"] == ["patch_shuffle"]
+    one = {"sets": ("patch_shuffle", "pictures")}  # Of a validation part of one class.
+    found = comparison(classifier(1.0, **one), classifier(1.0, seed=1, **one), [], use)
+    assert found["sets"] == ["patch_shuffle", "pictures"]
     own = comparison(classifier(1.0, sets=("real",)), classifier(1.0, seed=1, sets=("real",)), ["real"], use)
     assert own["sets"] == ["real"]
 

@@ -211,9 +211,13 @@ def test_proxies_are_made_of_some_images_of_every_class_where_there_are_many():
     assert counts[0] == 0 and counts[1:].min() >= MOST_PROXIES // 4 - 1
     few = proxies(held.take(np.arange(0, len(held), 100)), 0)
     assert {len(one) for one in few.values()} == {len(range(0, len(held), 100))}
+    # Of each kind of drawn pictures some, of no other shape, and the same ones each time.
+    assert len(np.unique(made["pictures"].images.reshape(MOST_PROXIES, -1), axis=0)) > MOST_PROXIES // 2
+    np.testing.assert_array_equal(made["pictures"].images, proxies(held, 9)["pictures"].images)
+    assert made["pictures"].images.shape[1:] == held.images.shape[1:]
     # A single image of another class, which thinning leaves out.
     for alone in (held.take(np.arange(9)), held.take(np.r_[np.arange(700), 2000, np.arange(700)])):
-        assert list(proxies(alone, 0)) == proxies_of(alone) == ["patch_shuffle"]
+        assert list(proxies(alone, 0)) == proxies_of(alone) == ["patch_shuffle", "pictures"]
 
 
 @pytest.mark.parametrize("given", [None, {"glare": images(50, 9, 150)}])
@@ -258,7 +262,8 @@ def test_an_explicit_headline_and_an_inverted_detector(classifier):
     assert inverted["scores"]["msp"]["clear"]["auroc"] < 0.05
     told = "'clear' (AUROC 0.0 [0.0, "
     assert inverted["warnings"][0].startswith(told)
-    assert inverted["warnings"][0].endswith("): the score msp does not clearly tell their images from known ones")
+    turned = "takes their images for known more than known ones; a score is higher for what is less known"
+    assert inverted["warnings"][0].endswith(f"): the score msp {turned}")
 
 
 def test_sets_that_are_not_clearly_told_from_known_images_are_one_warning():
@@ -273,9 +278,10 @@ def test_sets_that_are_not_clearly_told_from_known_images_are_one_warning():
         for name, values in scores.items()
     }
     measured["one"]["auroc"] = 0.5
-    (said,) = undetected(scores, measured, "gen")
+    said, turned = undetected(scores, measured, "gen")
+    assert turned.startswith("'below' (AUROC ") and "the score gen takes their images for known more than" in turned
     named, rest = said.split(": ")
-    assert [one.split("'")[1] for one in named.split("), ")] == ["same", "below", "few", "one"]
+    assert [one.split("'")[1] for one in named.split("), ")] == ["same", "few", "one"]
     low, high = (100 * end for end in auroc_interval(known, [some]))
     assert f"'same' (AUROC {100 * measured['same']['auroc']:.1f} [{low:.1f}, {high:.1f}])" in named
     assert "'one' (AUROC 50.0)" in named
@@ -287,6 +293,19 @@ def test_sets_that_are_not_clearly_told_from_known_images_are_one_warning():
     again = undetected({"id": known, "same": some + 0.01}, {"same": {"auroc": 0.512}}, "gen")
     (both,) = all_warnings({"cells": [{"warnings": [alone]}, {"warnings": again}]})
     assert both.endswith("(2 of 2 cells)") and both.startswith("'same' (AUROC 51.2 to ")
+
+
+def test_what_speaks_against_a_score_that_nobody_asked_for_is_told_where_it_is_chosen(classifier):
+    few = {"train": images(80, 0), "calibration": images(60, 2), "test": images(40, 3)}
+    near = {"bright": images(50, 5, 180)}
+    for kept in ("knn", "energy"):
+        measuring = Measuring(classifier, class_names=few["train"].class_names, scores="all")
+        measuring.fit_scores(few["train"])
+        assert not any("neighbours" in text for text in measuring.warnings)
+        measuring.scorers = {kept: measuring.scorers[kept]}
+        found = measuring.measure({"in": few["test"], "out": near["bright"]})
+        told = measuring.choose(found, "in", ["out"]).doubts
+        assert any(text.startswith("knn: more neighbours than the 20") for text in told) == (kept == "knn")
 
 
 def test_more_neighbours_than_a_class_has_images_is_one_warning(classifier):
@@ -303,8 +322,8 @@ def test_more_neighbours_than_a_class_has_images_is_one_warning(classifier):
 def test_progress_moves_while_scores_are_fitted(classifier):
     steps = []
     measured(classifier, names=FEW, progress=steps.append)
-    # Each of four scores is a quarter of the first step; then calibration, validation with two proxies, three sets.
-    assert sorted(steps) == steps and steps[:4] == [0.25, 0.5, 0.75, 1.0] and steps[4] == 2 and steps[-1] == 8
+    # Each of four scores is a quarter of the first step; then calibration, validation with three proxies, three sets.
+    assert sorted(steps) == steps and steps[:4] == [0.25, 0.5, 0.75, 1.0] and steps[4] == 2 and steps[-1] == 9
 
 
 def test_a_score_that_cannot_be_fitted(classifier):

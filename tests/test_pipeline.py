@@ -40,9 +40,9 @@ def test_the_run_leaves_everything_it_promises(finished):
     }  # fmt: skip
     baseline = report["baseline"]
     assert baseline["worse"] == ("outliers.use=[]" in " ".join(report["warnings"][:1]))
-    assert baseline["sets"] == ["patch_shuffle"] and baseline["exposed_score"] == report["headline_score"]
+    assert baseline["sets"] == ["patch_shuffle", "pictures"] and baseline["exposed_score"] == report["headline_score"]
     assert 0 <= baseline["validation_auroc"] <= 1 and 0 <= baseline["exposed_validation_accuracy"] <= 1
-    assert report["validation_sets"] == ["pixel_mixup", "patch_shuffle"]
+    assert report["validation_sets"] == ["pixel_mixup", "patch_shuffle", "pictures"]
     assert "baseline: on validation images AUROC" in result.stdout
     headline = report["scores"][report["headline_score"]]
     assert set(headline) == {"other_digits", "uniform", "near", "far"}

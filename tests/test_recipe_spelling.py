@@ -60,6 +60,7 @@ def test_in_a_file_the_spelling_is_that_of_the_file(tiny):
         ("matrix.seed=true", "matrix.seed: found true; "),
         ("train.augment=[true, 'True']", "found true; "),
         ("data.image_shape=[8, 8]", "data.image_shape: found [8, 8]; list should have at least 3 items, not 2"),
+        ("data.image_shape=32", "write --set 'data.image_shape=[32, 32, 3]'"),
     ],
 )
 def test_what_was_found_is_told_as_toml_has_it(tiny, given, told):

@@ -140,7 +140,7 @@ def test_the_choice_looks_at_validation_images_alone_and_each_image_passes_once(
 
     monkeypatch.setattr("kood.detector.measuring.run_over", counted)
     found = measured(classifier, tune=True)
-    assert sorted(runs) == sorted([60, 60, 60, 60, 60, 60, 30])  # Of the training images the last, of the proxies two.
+    assert sorted(runs) == sorted([60, 60, 60, 60, 60, 60, 60, 30])  # Three proxies; the last of training.
     assert {"ash", "odin"}.isdisjoint(found.figures["tuned"]) and "react" in found.figures["tuned"]
     other = evaluate(
         classifier, **{name: image_set(60, i) for i, name in enumerate(("train", "validation", "calibration"))},

@@ -51,7 +51,8 @@ def disagreement(given: np.ndarray, labels: np.ndarray, class_names: Sequence[st
         size = ", and the size of the images, for it takes any (image_shape)" if any_size else ""
         return (
             f"the model labels {right} of {count} known images rightly, as chance would ({chance:.1%}); check the "
-            f"order of the classes, and that the pixels are what it takes (preprocess){size}"
+            f"order of the classes, that the pixels are what it takes (preprocess){size}, and what `model.evaluate` "
+            "says"
         )
     return ""
 

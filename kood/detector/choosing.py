@@ -7,12 +7,14 @@ from typing import Any
 import numpy as np
 
 from kood import metrics, specs
+from kood.data.augment.pictures import pictures
 from kood.data.image_set import ImageSet
 from kood.errors import UserError
 from kood.outliers.patch_shuffle import shuffled
 from kood.outliers.pixel_mixup import PixelMixup
 from kood.outputs import Outputs, score_rows
 from kood.scorer import Scorer
+from kood.scores.streaming import spread
 
 __all__ = [
     "MOST_PROXIES", "PROXIES", "Choice", "Measured", "by_chance", "choose", "mean_auroc", "proxies", "proxies_of",
@@ -21,8 +23,9 @@ __all__ = [
 
 #: Validation images from which on a score is chosen among many by more than chance.
 ENOUGH = 50
-#: What stands in for out-of-distribution validation images where a recipe names none, made of the validation images.
-PROXIES = ("pixel_mixup", "patch_shuffle")
+#: What stands in for out-of-distribution validation images where a recipe names none: near ones, made of the validation
+#: images, and far ones, drawn. Without the latter a score was chosen that sees no far images at all.
+PROXIES = ("pixel_mixup", "patch_shuffle", "pictures")
 #: Images of each at most: the standard error of an AUROC is below .02 then, and each is a pass through the classifier.
 MOST_PROXIES = 500
 
@@ -65,20 +68,23 @@ class Choice:
         by: {score: mean AUROC on validation images}; empty where it was named and not chosen.
         sets: What validation images were told from.
         images: How many images the smallest of the sets has that it was chosen on; 0 where none are known of.
+        doubt: What speaks against this score on such images, "" where nothing does.
     """
 
     score: str
     by: dict[str, float] = field(default_factory=dict)
     sets: list[str] = field(default_factory=list)
     images: int = 0
+    doubt: str = ""
 
     @property
     def doubts(self) -> list[str]:
-        """A warning where so few images chose that chance did."""
+        """A warning where so few images chose that chance did, and what speaks against the score."""
+        own = [f"{self.score}: {self.doubt}"] if self.doubt else []
         if not self.images:
-            return []
+            return own
         instead = "name a score that is good on most data, such as energy"
-        return by_chance(f"{self.score} was chosen", len(self.by), "scores", self.images, instead)
+        return by_chance(f"{self.score} was chosen", len(self.by), "scores", self.images, instead) + own
 
     def told(self) -> list[str]:
         """Which score decides and why, and what there is to doubt; a sentence each."""
@@ -87,8 +93,8 @@ class Choice:
         others = sorted(self.by, key=lambda name: -self.by[name])
         beside = ", ".join(f"{name} {self.by[name]:.3f}" for name in others if name != self.score)
         return [
-            f"Score: {self.score}, which best tells validation images from {' and '.join(self.sets)} made of them or "
-            f"given (mean AUROC {self.by[self.score]:.3f}" + (f"; {beside})" if beside else ")"),
+            f"Score: {self.score}, which best tells validation images from {' and '.join(self.sets)} made of them, "
+            f"drawn or given (mean AUROC {self.by[self.score]:.3f}" + (f"; {beside})" if beside else ")"),
             *self.doubts,
         ]
 
@@ -123,12 +129,17 @@ def proxies_of(validation: ImageSet) -> list[str]:
 
 
 def proxies(validation: ImageSet, seed: int) -> dict[str, ImageSet]:
-    """Those of `proxies_of`, made of validation images: one image of each, at most `MOST_PROXIES` evenly spaced."""
+    """Those of `proxies_of`, of validation images: one image of each, at most `MOST_PROXIES` evenly spaced.
+
+    "pictures" are the fractals, dead leaves and Fourier noise of `kood.data.augment.pictures`, as many where there are.
+    """
     rng, made, names = np.random.default_rng([seed, 1]), {}, proxies_of(validation)
     validation = _thinned(validation)
     if "pixel_mixup" in names:
         made["pixel_mixup"] = ImageSet(PixelMixup().draw(len(validation), rng, validation).images)
-    return {**made, "patch_shuffle": ImageSet(shuffled(validation.images, rng=rng))}
+    drawn = pictures(*validation.images.shape[1:])
+    some = spread(len(drawn), len(validation))
+    return {**made, "patch_shuffle": ImageSet(shuffled(validation.images, rng=rng)), "pictures": ImageSet(drawn[some])}
 
 
 def _thinned(validation: ImageSet) -> ImageSet:

@@ -87,7 +87,7 @@ class Detector(Measuring):
         model: A Keras classifier, or its `.keras` file: kood's own, or one that ends in a dense layer (softmax, logits,
             or one sigmoid unit for two classes), or one whose outputs name `logits` and `features`.
         score: Its name (`kood list scores`), with options as in "knn:k=10"; or "auto", which `fit` then chooses on
-            known images against pixel mixups and patch shuffles of them.
+            known images against pixel mixups and patch shuffles of them and against drawn pictures.
         class_names: K names; "0", "1", ... where not given.
         features: The layer whose outputs are the features; the input of the last dense layer where not given.
         preprocess: What makes the model's pixels of those of 0..255: "none", "0..1", "-1..1", "caffe", "torch", a
@@ -113,8 +113,8 @@ class Detector(Measuring):
         """Fits the scores that have a state and, where the score is "auto", chooses one; nothing is trained.
 
         A choice is made on a fifth of the images, or of many on 128 to 256 from all over them, which no score is fitted
-        on: the score with the largest mean AUROC of these against pixel mixups and patch shuffles of them, as
-        `kood run` chooses. `told` says which and why.
+        on: the score with the largest mean AUROC of these against pixel mixups and patch shuffles of them and drawn
+        pictures, as `kood run` chooses. `told` says which and why.
 
         Args:
             images: Known images.

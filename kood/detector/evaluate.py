@@ -73,8 +73,8 @@ def evaluate(
         test: In-distribution test images.
         near: Near out-of-distribution sets, by name.
         far: Far ones.
-        validation_ood: Out-of-distribution images to choose on, by name; where there are none, pixel mixups and patch
-            shuffles of the validation images, the former where these are of two classes.
+        validation_ood: Out-of-distribution images to choose on, by name; where there are none, those of
+            `kood.detector.choosing.proxies`.
         unseen: What the scores are fitted on that ask for images that nothing was trained on, such as
             `kood.scores.TempScale`; None takes `validation`, and without it `train`.
         names: Specs of scores to measure; None takes every applicable one but those of `kood.scores.ON_REQUEST`.

@@ -173,15 +173,15 @@ def _thresholds(decision: Calibration, names: Sequence[str]) -> list[dict[str, A
 
 
 def undetected(scores: Mapping[str, np.ndarray], measured: Mapping[str, Any], score: str) -> list[str]:
-    """A warning of the sets that a score does not clearly tell from known images: the interval of their AUROC holds or
-    lies below that of chance.
+    """Warnings of the sets that a score does not clearly tell from known images: the interval of their AUROC holds that
+    of chance, or lies below it.
 
     Args:
         scores: (N,) of the images of each set, the known ones being "id".
         measured: The figures of the score, by set.
         score: What it is called.
     """
-    told = []
+    told, turned = list[str](), list[str]()
     for where, values in scores.items():
         if where == "id":
             continue
@@ -189,10 +189,11 @@ def undetected(scores: Mapping[str, np.ndarray], measured: Mapping[str, Any], sc
         interval = auroc_interval(scores["id"], [values]) if sure else None
         area = measured[where]["auroc"]
         if (area if interval is None else interval[0]) <= CHANCE:
-            told.append(f"{where!r} (AUROC {with_interval(area, interval)})")
-    if not told:
-        return []
-    return [f"{', '.join(told)}: the score {score} does not clearly tell their images from known ones"]
+            below = interval is not None and interval[1] < CHANCE
+            (turned if below else told).append(f"{where!r} (AUROC {with_interval(area, interval)})")
+    means = "does not clearly tell their images from known ones"
+    other = "takes their images for known more than known ones; a score is higher for what is less known"
+    return [f"{', '.join(sets)}: the score {score} {why}" for sets, why in ((told, means), (turned, other)) if sets]
 
 
 def by_true_class(

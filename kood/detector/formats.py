@@ -77,7 +77,8 @@ def export(
     kind = FORMATS[path.suffix]
     missing = [name for name in CONVERTERS[kind] if find_spec(name) is None]
     if missing:
-        raise UserError(f"{path}: {' and '.join(missing)} is not installed; pip install 'kood[export]'")
+        are = "is" if len(missing) == 1 else "are"
+        raise UserError(f"{path}: {' and '.join(missing)} {are} not installed; pip install 'kood[export]'")
     decision = _decision(classifier, served)
     if decision.scored.score.perturbation:
         raise UserError(

@@ -2,6 +2,7 @@
 
 import functools
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -57,6 +58,7 @@ class Measuring(Reading):
         self.tuned: dict[str, Any] = {}
         #: What could not be measured or was left out, a sentence each, by what was done then.
         self.doubts: dict[str, list[str]] = {}
+        self.unasked: dict[str, str] = {}
         asked = [*([] if scores is None or scores == "all" else scores), *([] if score == "auto" else [score])]
         #: The scores that were asked for by name: what cannot be measured of these is refused, and of others left out.
         self.named = list(dict.fromkeys(Scorer(name, key=self.key).name for name in asked))
@@ -180,12 +182,14 @@ class Measuring(Reading):
         if unseen is not None and len(unseen) and any(one.takes_unseen for one in self.scorers.values()):
             others = self._set(unseen, self._plain), unseen.known_labels
         names, doubted, told = list(self.scorers), dict[str, list[str]](), self.doubts.setdefault("fit", [])
+        self.unasked = {}
         for done, name in enumerate(names, start=1):
             try:
                 scorer = self.scorers[name]
                 fitted_to = others if scorer.takes_unseen else learned
                 scorer.fit(*fitted_to, self.classifier.head)
                 if why := scorer.doubt(fitted_to[1]):
+                    self.unasked[name] = why
                     doubted.setdefault(why, []).append(name)
             except UserError as error:
                 if name in self.named:
@@ -195,7 +199,9 @@ class Measuring(Reading):
                 told.append(str(error))
             if progress is not None:
                 progress(done / len(names))
-        told += [f"{', '.join(which)}: {why}" for why, which in doubted.items()]
+        # Nobody asked for the others; `choose` tells what speaks against one that it takes.
+        asked = {why: [name for name in which if name in self.named] for why, which in doubted.items()}
+        told += [f"{', '.join(which)}: {why}" for why, which in asked.items() if which]
 
     def _set(self, images: ImageSet, forward: Callable | None = None) -> Outputs:
         """Outputs of a set; pixels of a run's own, of the right shape, are normalized while it works, and features that
@@ -289,5 +295,7 @@ class Measuring(Reading):
 
     def choose(self, measured: Measured, inside: str, outside: Sequence[str]) -> Choice:
         """Chooses the score that decides, see `kood.detector.choosing.choose`."""
-        self.choice = choose(measured, self.scorers, inside, outside)
+        made = choose(measured, self.scorers, inside, outside)
+        doubt = "" if made.score in self.named else self.unasked.get(made.score, "")
+        self.choice = replace(made, doubt=doubt)
         return self.choice

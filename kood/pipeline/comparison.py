@@ -76,8 +76,8 @@ def comparison(
     """The figures of both, their differences, and whether exposure made it worse.
 
     AUROC is the mean over the validation sets. Where these are proxies, one of the very kind that the classifier was
-    trained on (mixtures of two classes, patch shuffles) is left out, unless none would remain: there exposure would
-    beat no exposure whatever became of real outliers.
+    trained on (mixtures of two classes, patch shuffles) is left out, unless only the drawn pictures would remain: there
+    exposure would beat no exposure whatever became of real outliers.
 
     Worse means that the 95% interval of a difference lies below zero: of AUROC (DeLong's, of paired scores), or of
     accuracy (normal, of paired answers) below minus half a point.
@@ -94,7 +94,8 @@ def comparison(
     if not sets:
         # Of one class alone there is no pixel mixup.
         made = [proxy for proxy in PROXIES if all(proxy in values for values in exposed["scores"].values())]
-        sets = [proxy for proxy in made if proxy not in resembled] or made
+        unlike = [proxy for proxy in made if proxy not in resembled]
+        sets = unlike if len(unlike) > 1 else made
     chosen = []
     for one in (without, exposed):
         by_score = {name: mean_auroc(*_sides(values)) for name, values in one["scores"].items()}

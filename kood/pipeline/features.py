@@ -18,7 +18,7 @@ from kood.data.deferred import Images
 from kood.data.image_set import joined
 from kood.data.large import blocks_of
 from kood.data.stored import write_blocks
-from kood.detector.choosing import MOST_PROXIES, proxies
+from kood.detector.choosing import MOST_PROXIES, PROXIES, proxies
 from kood.files import write_atomically
 from kood.outputs import at_once, run_batches
 from kood.pipeline.build import frozen_backbone, network_of, said_of
@@ -128,7 +128,7 @@ class Features(_Passing):
         return {
             **super().decides(),
             "images": {name: self.data.digest(name)[0] for name in self._sets},
-            "proxies": [self.recipe.data.split_seed, MOST_PROXIES] if self._proxied else None,
+            "proxies": [self.recipe.data.split_seed, MOST_PROXIES, *PROXIES] if self._proxied else None,
             "views": [views, decided(self.recipe, self.data, names), self.recipe.data.split_seed] if views else None,
         }
 

@@ -130,7 +130,7 @@ class Data(Section):
         far: Out-of-distribution test sets that do not.
         validation_ood: Out-of-distribution sets to choose on, never to report on: the headline score and, by whoever
             compares recipes, the settings. Not given, choices are made on pixel mixups and patch shuffles of validation
-            images, at most 500 of each.
+            images and on fractals, dead leaves and Fourier noise that kood draws, at most 500 of each.
         hold_out: Classes of the in-distribution set to hold out in turn; not given, none are.
         augment: Augmentations of the training images, in order (`kood list augmentations`).
         pictures: What the augmentation `pixmix` mixes into images: fractals, say, or anything rich in structure that is

@@ -51,7 +51,9 @@ def explain(error: ValidationError | UserError, root: type[BaseModel], from_comm
         elif problem["type"] != "value_error":
             wanted = "it is a table" if problem["type"] == "model_type" else f"{message[0].lower()}{message[1:]}"
             message = f"found {shown(found)}; {wanted}"
-            message += _write(key, spelling.instead(found, problem["type"]), from_command)
+            a_side = last == "image_shape" and isinstance(found, int)
+            instead = f"[{found}, {found}, 3]" if a_side else spelling.instead(found, problem["type"])
+            message += _write(key, instead, from_command)
             if spelling.nothing(found) and problem["type"] != "list_type":
                 message += "; TOML has no word for none: leave the key out"
             elif problem["type"] in ("dict_type", "model_type") and not str(found).startswith(("{", "[")):

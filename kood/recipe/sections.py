@@ -238,8 +238,8 @@ class Evaluate(Section):
             score the head allows, less those of `kood.scores.ON_REQUEST`.
         headline: The score of the summary, the threshold and the SavedModel, measured even if it is named here alone;
             "auto" takes the one that best tells validation images from `data.validation_ood` or, where there is none,
-            from pixel mixups and patch shuffles of validation images, so that no out-of-distribution test image is
-            looked at.
+            from pixel mixups and patch shuffles of validation images and from drawn pictures, so that no
+            out-of-distribution test image is looked at.
         tune: Whether each score that is named without options, or with its defaults, is measured under those of its
             usual values that best tell the same validation images apart; `kood list scores` shows which are tried.
         baseline: Train the same classifier without outliers as well, where there are any, and warn if exposure made the

@@ -192,7 +192,8 @@ def validation_note(cell: Mapping[str, Any]) -> str:
     best = max(figures, key=lambda name: figures[name])
     standing = "the best" if figures[best] == figures[headline] else f"{clean(best)} has {percent(figures[best])}"
     own = percent(figures[headline])
-    named = [name for name in cell.get("validation_sets") or [] if name not in ("pixel_mixup", "patch_shuffle")]
+    proxies = ("pixel_mixup", "patch_shuffle", "pictures")
+    named = [name for name in cell.get("validation_sets") or [] if name not in proxies]
     where = ", ".join(map(clean, named)) or "the validation proxies"
     return f"Headline score {clean(headline)}: {own} AUROC on {where}, {standing}."
 

@@ -124,8 +124,8 @@ class Choices:
             self.outliers = int(min(2000, max(200, trained // 2)))
             epochs = max(FROZEN_EPOCHS, math.ceil(FROZEN_STEPS * self.batch_size / trained))
             if per_image is not None:
-                # The images, proxies of the validation images twice, and the outliers.
-                passed = self.images + sum(found.test) + 3 * (sum(found.validation) or self.validation * learned)
+                # The images, three kinds of proxies of the validation images, and the outliers.
+                passed = self.images + sum(found.test) + 4 * (sum(found.validation) or self.validation * learned)
                 self.passing = (passed + self.outliers) * per_image
                 self.tuning = FineTuning().epochs * trained * TRAINED * per_image
         self.epochs = int(min(MOST_EPOCHS, max(FEWEST_EPOCHS, epochs)))
