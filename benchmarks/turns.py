@@ -47,7 +47,7 @@ def keep(rows: Iterable[Mapping[str, Any]]) -> None:
     told = {
         "machine": machine(),
         "command": " ".join([f"benchmarks/{command.name}", *arguments]),
-        "kood": kood.__version__,
+        "version": kood.__version__,
     }
     file = KEPT / f"{command.stem}.json"
     kept = {row["row"]: row for row in json.loads(file.read_bytes())["rows"]} if file.exists() else {}
