@@ -24,7 +24,7 @@ __all__ = [
 #: Validation images from which on a score is chosen among many by more than chance.
 ENOUGH = 50
 #: What stands in for out-of-distribution validation images where a recipe names none: near ones, made of the validation
-#: images, and far ones, drawn. Without the latter a score was chosen that sees no far images at all.
+#: images, and far ones, drawn. Without the latter scores were chosen that told far images little better than chance.
 PROXIES = ("pixel_mixup", "patch_shuffle", "pictures")
 #: Images of each at most: the standard error of an AUROC is below .02 then, and each is a pass through the classifier.
 MOST_PROXIES = 500
