@@ -63,11 +63,12 @@ class _PrincipalSpace(Fitted):
         centred = (block - origin for (block,) in blocks(features))
         variances, directions = principal(centred, *features.shape)
         rank = len(variances)
+        leading = directions[:, max(0, rank - dim) :]
         if 2 * dim < width - dim:
-            residual = directions[:, max(0, rank - dim) :]
+            residual = leading
         elif rank < width:
             # What no row reaches is part of the complement of the leading directions as well.
-            residual = np.linalg.qr(directions[:, max(0, rank - dim) :], mode="complete")[0][:, dim:]
+            residual = np.linalg.qr(leading, mode="complete")[0][:, dim:]
         else:
             residual = directions[:, : width - dim]
         norms = outside = 0.0
