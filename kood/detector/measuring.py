@@ -58,7 +58,8 @@ class Measuring(Reading):
         self.tuned: dict[str, Any] = {}
         #: What could not be measured or was left out, a sentence each, by what was done then.
         self.doubts: dict[str, list[str]] = {}
-        self.unasked: dict[str, str] = {}
+        #: What speaks against each fitted score that is doubted on such images.
+        self.doubted: dict[str, str] = {}
         asked = [*([] if scores is None or scores == "all" else scores), *([] if score == "auto" else [score])]
         #: The scores that were asked for by name: what cannot be measured of these is refused, and of others left out.
         self.named = list(dict.fromkeys(Scorer(name, key=self.key).name for name in asked))
@@ -181,16 +182,15 @@ class Measuring(Reading):
         learned = others = outputs, given
         if unseen is not None and len(unseen) and any(one.takes_unseen for one in self.scorers.values()):
             others = self._set(unseen, self._plain), unseen.known_labels
-        names, doubted, told = list(self.scorers), dict[str, list[str]](), self.doubts.setdefault("fit", [])
-        self.unasked = {}
+        names, told = list(self.scorers), self.doubts.setdefault("fit", [])
+        self.doubted = {}
         for done, name in enumerate(names, start=1):
             try:
                 scorer = self.scorers[name]
                 fitted_to = others if scorer.takes_unseen else learned
                 scorer.fit(*fitted_to, self.classifier.head)
                 if why := scorer.doubt(fitted_to[1]):
-                    self.unasked[name] = why
-                    doubted.setdefault(why, []).append(name)
+                    self.doubted[name] = why
             except UserError as error:
                 if name in self.named:
                     self.scorers = {one: Scorer(one, key=self.key) for one in names}  # Those before it count no more.
@@ -200,8 +200,9 @@ class Measuring(Reading):
             if progress is not None:
                 progress(done / len(names))
         # Nobody asked for the others; `choose` tells what speaks against one that it takes.
-        asked = {why: [name for name in which if name in self.named] for why, which in doubted.items()}
-        told += [f"{', '.join(which)}: {why}" for why, which in asked.items() if which]
+        asked = {name: why for name, why in self.doubted.items() if name in self.named}
+        for why in dict.fromkeys(asked.values()):
+            told.append(f"{', '.join(name for name in asked if asked[name] == why)}: {why}")
 
     def _set(self, images: ImageSet, forward: Callable | None = None) -> Outputs:
         """Outputs of a set; pixels of a run's own, of the right shape, are normalized while it works, and features that
@@ -296,6 +297,6 @@ class Measuring(Reading):
     def choose(self, measured: Measured, inside: str, outside: Sequence[str]) -> Choice:
         """Chooses the score that decides, see `kood.detector.choosing.choose`."""
         made = choose(measured, self.scorers, inside, outside)
-        doubt = "" if made.score in self.named else self.unasked.get(made.score, "")
+        doubt = "" if made.score in self.named else self.doubted.get(made.score, "")
         self.choice = replace(made, doubt=doubt)
         return self.choice
