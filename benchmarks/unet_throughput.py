@@ -119,14 +119,12 @@ def main() -> None:
     for worker in workers:
         worker.stop()
     found = {key: statistics.median(values) for key, values in speeds.items()}
-    report(arguments, {worker.name: worker.facts for worker in workers}, found, threads)
+    report(arguments, {worker.name: worker.facts for worker in workers}, found)
 
 
-def report(
-    arguments: argparse.Namespace, facts: dict[str, dict], found: dict[tuple[str, str], float], threads: int
-) -> None:
+def report(arguments: argparse.Namespace, facts: dict[str, dict], found: dict[tuple[str, str], float]) -> None:
     """Prints the machine, a table and the ratios."""
-    print(f"{machine()}, {threads} threads")
+    print(machine())
     print(
         f"{arguments.size} px, patch {arguments.patch}, width {arguments.width}, batch {arguments.batch}, "
         f"DPM-Solver++ in {arguments.sampling_steps} steps, {arguments.rounds} rounds; images a second"
