@@ -21,7 +21,7 @@ from kood.detector.measuring import Measuring
 from kood.errors import UserError
 from kood.intervals import auroc_interval
 from kood.outputs import outputs_of
-from kood.report.wording import all_warnings
+from kood.report.wording import all_warnings, validation_note
 from kood.scorer import Scorer, applicable, linear_weights
 from kood.scores import ON_REQUEST, TempScale
 
@@ -199,6 +199,12 @@ def test_the_choice_is_made_on_the_sets_that_are_given(classifier):
     np.testing.assert_allclose(result.figures["validation"]["energy"], np.mean(expected), atol=1e-3)
     assert measure(classifier).figures["validation_sets"] == list(PROXIES)
     assert measure(classifier, names=["msp"], headline="msp").figures["validation_sets"] == []
+
+
+@pytest.mark.parametrize(("sets", "told"), [(PROXIES, "the validation proxies"), ((*PROXIES, "dogs"), "dogs")])
+def test_reports_know_the_proxies_by_name(sets, told):
+    cell = {"headline_score": "gen", "validation": {"gen": 0.9, "msp": 0.8}, "validation_sets": list(sets)}
+    assert validation_note(cell) == f"Headline score gen: 90.0 AUROC on {told}, the best."
 
 
 def test_proxies_are_made_of_some_images_of_every_class_where_there_are_many():
