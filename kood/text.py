@@ -43,7 +43,8 @@ def shown(value: object, most: int = 80) -> str:
     return text if len(text) <= most else text[: most - 3] + "..."
 
 
-def some_of(names: Iterable[str], most: int = 5) -> str:
-    """At most so many names in a row: "a, b and 3 more"."""
+def some_of(names: Iterable[str], most: int = 5, least: int = 0) -> str:
+    """At most so many names in a row, of at least so many: "a, b and 3 more"."""
     names = list(names)
-    return ", ".join(names[:most]) + (f" and {len(names) - most} more" if len(names) > most else "")
+    more = max(least, len(names)) - most
+    return ", ".join(names[:most]) + (f" and {more} more" if more > 0 else "")

@@ -127,6 +127,16 @@ def test_rows_are_compared_with_the_first_over_seeds_and_images(saved):
     assert f"{100 * expected.mean:+.1f}" in text and "‡" in text and "one" in text
 
 
+def test_sets_in_another_order_are_paired_with_themselves(saved):
+    one, same, turned = saved("one", *seeds()), saved("same", *seeds(lift=2.0)), saved("turned", *seeds(lift=2.0))
+    whole = json.loads((turned / "report.json").read_text())
+    for each in whole["cells"]:
+        each["datasets"] = dict(reversed(each["datasets"].items()))
+    (turned / "report.json").write_text(json.dumps(whole))
+    rows, _ = quietly(one, same, turned)
+    assert rows[1]["difference"]["near"] == rows[2]["difference"]["near"]
+
+
 def test_the_accuracy_of_the_same_test_images_is_no_surer_for_more_seeds(saved):
     """One image of 60 that the other run loses under each of three seeds."""
     one, other = saved("one", *seeds()), saved("other", *seeds(lift=3.0))
@@ -302,7 +312,7 @@ def test_files_hold_the_table(saved, tmp_path):
     assert [line["run"] for line in table] == ["one", "other"]
     assert float(table[1]["near_auroc_mean"]) == rows[1]["near"]["auroc"]["mean"]
     assert float(table[1]["near_auroc_difference_low"]) == rows[1]["difference"]["near"]["auroc"]["low"]
-    assert table[0]["near_auroc_difference_low"] == ""
+    assert table[0]["near_auroc_difference_low"] == "" and table[0]["near_auroc_n"] == "3"
     lines = read["md"].splitlines()
     assert len({line.count(" | ") for line in lines[:4]}) == 1 and lines[2].startswith("| one | 3 | msp |")
     assert read["tex"].count(r"\\") == 3 and r"\toprule" in read["tex"] and r"$\ddagger$" in read["tex"]

@@ -190,6 +190,14 @@ def test_the_newest_finished_model_is_taken(finished):
     assert Run(finished / "nowhere").finished("diffusion") == []
 
 
+@pytest.mark.parametrize(("shape", "tile"), [((8, 8), (72, 72)), ((10, 40), (20, 80)), ((96, 80), (96, 80))])
+def test_pixels_stay_square_on_the_sheet(tmp_path, shape, tile):
+    images = np.zeros((1, 2, *shape, 3), np.uint8)
+    write_sheet(tmp_path / "sheet.png", images, np.eye(2)[None], ["a", "b"])
+    with Image.open(tmp_path / "sheet.png") as sheet:
+        assert (np.asarray(sheet)[28:, 96:-96] == 0).all(axis=-1).sum() == 2 * tile[0] * tile[1]
+
+
 def test_captions_stand_on_the_sheet(tmp_path):
     images, conditions = np.zeros((2, 2, 8, 8, 1), np.uint8), np.tile(np.eye(2), (2, 1, 1))
     write_sheet(tmp_path / "plain.png", images, conditions, ["a", "b"])

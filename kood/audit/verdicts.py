@@ -38,7 +38,7 @@ WARNINGS = {
 
 
 MIXTURES = {
-    "both": "So the mixtures show both of their parents and lie between classes.",
+    "both": "So the mixtures show their parents and lie between classes.",
     "one": (
         "So it is hardly less sure of mixtures: many look like an image of one class, which the detector is then told "
         "to call an outlier."

@@ -88,7 +88,7 @@ def _make_folds(work: Work, cell: Cell) -> tuple[dict[str, Any], dict[str, Any],
     }
     notes = notes_on(settings, [held for held, _ in folds], cell.data.images("train").class_names)
     notes += [
-        f"data.hold_out: without {', '.join(held)}: {fold.data.note}"
+        f"data.hold_out: without {', '.join(map(repr, held))}: {fold.data.note}"
         for held, fold in folds
         if isinstance(fold.data, HeldOut) and fold.data.note
     ]

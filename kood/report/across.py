@@ -50,7 +50,7 @@ def means_column(
 ) -> Filled:
     """A statistic of each row over its seeds, `better` saying whether more is better."""
     column = Column(
-        heading, more_is_better=better, compares=compares, priority=priority, name=name, parts=("mean", "std")
+        heading, more_is_better=better, compares=compares, priority=priority, name=name, parts=("mean", "std", "n")
     )
     return column, [Cell(mean_std(of, len(one["seeds"])), of) for of, one in zip(statistics, rows, strict=True)]
 

@@ -53,15 +53,16 @@ def neighbour_distances(diversity: Mapping[str, Any]) -> bytes:
     return draw(5.4, 2.7, paint)
 
 
-def parents_mass(rows: Sequence[Mapping[str, Any]]) -> bytes:
+def parents_mass(mixtures: Mapping[str, Any]) -> bytes:
     """The judge's mean posterior of the parents against the share of the first in the mixture.
 
     Args:
-        rows: "by_share" of the audit's mixtures.
+        mixtures: The audit's; with more than two parents the share of the second is not told by that of the first.
 
     Returns:
         The image's bytes, SVG.
     """
+    rows = mixtures["by_share"]
     share = [(row["low"] + row["high"]) / 2 for row in rows]
 
     def paint(figure: Any) -> None:
@@ -73,7 +74,8 @@ def parents_mass(rows: Sequence[Mapping[str, Any]]) -> bytes:
         )
         ends = np.array([min(row["low"] for row in rows), 1.0])
         axes.plot(ends, ends, color=GREY, linewidth=0.8, linestyle=":", label="their shares in the mixture")
-        axes.plot(ends, 1 - ends, color=GREY, linewidth=0.8, linestyle=":")
+        if mixtures["parents"]["max"] == 2:
+            axes.plot(ends, 1 - ends, color=GREY, linewidth=0.8, linestyle=":")
         for index, (key, called, colour, mark) in enumerate(lines):
             values = [row[key] for row in rows]
             axes.plot(share, values, color=colour, linestyle=DASHES[index], marker=mark, markersize=4, label=called)

@@ -115,8 +115,8 @@ def _matrix(report: Mapping[str, Any]) -> dict[str, Any]:
     return {
         "leaderboard": leaderboard.table(report["leaderboard"], apart=apart) if report.get("leaderboard") else None,
         "script": _script(),
-        "rows": across.matrix(rows, apart) if rows else None,
-        "intervals": figures.matrix_intervals(rows, cells) if rows else None,
+        "rows": across.matrix(rows, apart),
+        "intervals": figures.matrix_intervals(rows, cells),
         "sweeps": {key: sweeps.sweep_figure(rows, key) for key in sweeps.swept(rows)},
         "differences": across.differences(rows),
         "folds": across.folds(rows),

@@ -18,7 +18,7 @@ TITLE = "Are these outliers any good?"
 QUESTIONS: dict[str, tuple[str, dict[str, str]]] = {
     "content": ("Do the samples show their classes?", {"shown": "yes", "weak": "no", "unjudged": "cannot be told"}),
     "mixtures": (
-        "Do the mixtures show both parents?",
+        "Do the mixtures show their parents?",
         {"both": "yes", "one": "no: one at a time", "other": "no: other classes"},
     ),
     "diversity": (

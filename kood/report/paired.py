@@ -148,7 +148,7 @@ def _change(one: Any, other: Any) -> Any:
 
 
 def _placements(run: Cell, kind: str, scores: Scores) -> tuple[np.ndarray, list[np.ndarray]] | None:
-    names = sets(run, kind)
+    names = sorted(sets(run, kind))  # The other run may have them in another order.
     if scores is None or "id" not in scores or not all(name in scores for name in names):
         return None
     return placements(scores["id"], [scores[name] for name in names])

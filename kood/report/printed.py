@@ -75,17 +75,14 @@ def print_matrix(console: Console, report: Mapping[str, Any], apart: Unlike | No
     """
     rows, apart = rows_of(report), apart or unlike(report.get("cells", []))
     _print_head(console, report)
-    if rows:
-        print_table(console, across.matrix(rows, apart))
-        differences = across.differences(rows)
-        if differences:
-            console.print()
-            print_table(console, differences)
-        if report.get("leaderboard"):
-            console.print()
-            print_table(console, leaderboard.table(report["leaderboard"], leaderboard.FIRST, apart))
-    else:
-        say(console, "No cell finished.", "bold red")
+    print_table(console, across.matrix(rows, apart))
+    differences = across.differences(rows)
+    if differences:
+        console.print()
+        print_table(console, differences)
+    if report.get("leaderboard"):
+        console.print()
+        print_table(console, leaderboard.table(report["leaderboard"], leaderboard.FIRST, apart))
     failed = [f"{wording.setting(one['cell'])}: {one['error']}" for one in report.get("failed", [])]
     _print_missing(console, len(failed), "failed", "bold red", failed)
     left_out = report.get("left_out", [])

@@ -9,7 +9,7 @@ from kood.report.files import write_bytes
 
 __all__ = ["write_sheet"]
 
-#: Pixels of an image's side on the sheet, and of the space around it.
+#: Pixels of an image's longer side on the sheet at least, and of the space around it.
 TILE, GAP, MARGIN = 72, 4, 96
 
 
@@ -28,7 +28,8 @@ def write_sheet(
     from PIL import Image, ImageDraw, ImageFont
 
     rows, columns, height, width, channels = images.shape
-    tile = (max(TILE, width), max(TILE, height))
+    factor = max(1, -(-TILE // max(width, height)))  # A whole one, which keeps pixels square.
+    tile = (factor * width, factor * height)
     page = Image.new("RGB", (2 * MARGIN + columns * (tile[0] + GAP), 28 + rows * (tile[1] + GAP)), "white")
     draw, font = ImageDraw.Draw(page), ImageFont.load_default(13)
     for row in range(rows):

@@ -27,9 +27,11 @@ INTERVAL_NOTE = "[95% confidence interval over test images, DeLong.]"
 SMOKE = "Smoke run (--quick): it shows that everything works; its figures mean nothing."
 
 #: A number that stands for itself: not the one in a name such as "cifar10" or "resnet-18".
-_FIGURE = re.compile(r"(?<![\w.-])\d+(?:\.\d+)?(?![\w-]|\.\d)")
+_FIGURE = re.compile(r"(?<![\w.,-])\d+(?:,\d{3})*(?:\.\d+)?(?![\w-]|[.,]\d)")
 #: A name and what is told of it, as in "'cat' (24% of 1000)".
 _NAMED = re.compile(r"""('[^']*'|"[^"]*") \(([^()]*)\)""")
+#: How many more there are than are named.
+_MORE = re.compile(r" and (\d+) more$")
 #: What differs between the warnings of cells that are alike: figures, or a row of names. What is only quoted is a name
 #: too, and may be a number: it does not vary.
 _VARIES = re.compile(
@@ -193,8 +195,8 @@ def validation_note(cell: Mapping[str, Any]) -> str:
     standing = "the best" if figures[best] == figures[headline] else f"{clean(best)} has {percent(figures[best])}"
     own = percent(figures[headline])
     proxies = ("pixel_mixup", "patch_shuffle", "pictures")
-    named = [name for name in cell.get("validation_sets") or [] if name not in proxies]
-    where = ", ".join(map(clean, named)) or "the validation proxies"
+    sets = cell.get("validation_sets") or []
+    where = "the validation proxies" if {*sets} <= {*proxies} else ", ".join(map(clean, sets))
     return f"Headline score {clean(headline)}: {own} AUROC on {where}, {standing}."
 
 
@@ -266,9 +268,11 @@ def _together(found: Sequence[str]) -> str:
         rows.setdefault(name, []).append(told)
     if not rows:
         return _range(found)
-    first = {name: [float(one) for text in texts for one in _FIGURE.findall(text)[:1]] for name, texts in rows.items()}
+    first = {name: [_value(one) for text in texts for one in _FIGURE.findall(text)[:1]] for name, texts in rows.items()}
     in_order = sorted(rows, key=lambda name: min(first[name], default=0.0))
-    return some_of(f"{name} ({_with_ranges(rows[name])})" for name in in_order)
+    # What one text counts without a name may be what another names.
+    least = max(len(_NAMED.findall(text)) + sum(map(int, _MORE.findall(text))) for text in found)
+    return some_of((f"{name} ({_with_ranges(rows[name])})" for name in in_order), least=least)
 
 
 def _with_ranges(texts: Sequence[str]) -> str:
@@ -277,6 +281,10 @@ def _with_ranges(texts: Sequence[str]) -> str:
     return _merged(_FIGURE, texts, _range) if alike else texts[-1]
 
 
+def _value(figure: str) -> float:
+    return float(figure.replace(",", ""))
+
+
 def _range(figures: Sequence[str]) -> str:
-    least, most = min(figures, key=float), max(figures, key=float)
+    least, most = min(figures, key=_value), max(figures, key=_value)
     return least if least == most else f"{least} to {most}"

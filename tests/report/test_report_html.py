@@ -148,11 +148,6 @@ def test_the_matrix_page(matrix, histories):
         assert part in reader.text
 
 
-def test_a_matrix_of_failures(matrix):
-    matrix["cells"] = []
-    assert "No cell finished." in Reader(page(matrix)).text
-
-
 def test_the_whole_page_is_small_and_stands_alone(tmp_path, cell, id_and_ood_scores, histories):
     rng = np.random.default_rng(0)
     big = {name: rng.normal(size=26_000) for name in id_and_ood_scores}

@@ -129,7 +129,7 @@ def test_trainings_measured_on_other_images_are_told_of_and_have_no_best(board, 
     marks = [any(column) for column in zip(*shown.best, strict=True)]
     marked = {column.name for column, best in zip(shown.columns, marks, strict=True) if best}
     assert {"far_auroc", "id_accuracy"} <= marked and not marked & {"near_auroc", "near_fpr_at_ood_tpr"}
-    columns = {column.name: column.more_is_better for column in shown.columns if column.parts == ("mean", "std")}
+    columns = {column.name: column.more_is_better for column in shown.columns if column.parts == ("mean", "std", "n")}
     assert columns["near_auroc"] and columns["near_fpr_at_ood_tpr"] is False  # By which the page sorts.
 
 

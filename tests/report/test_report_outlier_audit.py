@@ -199,7 +199,7 @@ def drawings(audit):
     mixed = audit["content"]["mixtures"]
     return {
         "distances": lambda: audit_figures.neighbour_distances(audit["diversity"]),
-        "parents": lambda: audit_figures.parents_mass(mixed["by_share"]),
+        "parents": lambda: audit_figures.parents_mass(mixed),
         "confusion": lambda: audit_figures.confusion(audit["content"]["pure"]["confusion"], audit["class_names"]),
         "shortcut": lambda: audit_figures.shortcut_bar(audit["shortcut"]),
     }
@@ -260,12 +260,22 @@ def test_the_histograms_are_shares_of_the_counts(new_audit, painted):
 
 
 def test_the_curves_are_the_means_of_the_table(new_audit, painted):
-    rows = new_audit()["content"]["mixtures"]["by_share"]
-    axes = painted(audit_figures.parents_mass, rows)
+    mixtures = new_audit()["content"]["mixtures"]
+    rows, axes = mixtures["by_share"], painted(audit_figures.parents_mass, mixtures)
     found = {line.get_label(): list(line.get_ydata()) for line in axes.lines}
     assert found["first parent"] == [row["first"] for row in rows]
     assert found["second parent"] == [row["second"] for row in rows]
     assert found["all parents"] == [row["all_parents"] for row in rows]
+    dotted = [line for line in axes.lines if line.get_linestyle() == ":"]
+    assert [list(line.get_ydata()) for line in dotted] == [
+        [dotted[0].get_xdata()[0], 1],
+        [1 - dotted[0].get_xdata()[0], 0],
+    ]
+
+
+def test_the_second_of_three_parents_has_no_share_that_follows_from_the_first(new_audit, painted):
+    mixtures = {**new_audit()["content"]["mixtures"], "parents": {"min": 2, "max": 3}}
+    assert [line.get_linestyle() for line in painted(audit_figures.parents_mass, mixtures).lines].count(":") == 1
 
 
 def test_the_confusion_is_in_percent_of_the_row(painted):

@@ -177,14 +177,13 @@ def test_a_run_missing_in_a_mean_is_told(new_cell, capture):
     assert "(n=2)" in text
 
 
-def test_every_cell_failed(capture):
+def test_a_cell_that_failed(capture, cell):
     report = {
         "recipe": "r",
-        "cells": [],
+        "cells": [cell],
         "failed": [{"cell": {"head": "x"}, "error": "[bold]broken[/bold]\nat line 3"}],
     }
     text = capture(lambda console: print_matrix(console, report))
-    assert "No cell finished." in text
     assert "1 cell failed" in text
     assert "head x: [bold]broken[/bold] at line 3" in text
 

@@ -4,7 +4,16 @@ import math
 
 import pytest
 
-from kood.report.wording import all_warnings, duration, mean_std, override, percent, setting, short_keys
+from kood.report.wording import (
+    all_warnings,
+    duration,
+    mean_std,
+    override,
+    percent,
+    setting,
+    short_keys,
+    validation_note,
+)
 from kood.text import clean, printable
 
 
@@ -133,8 +142,17 @@ def test_warnings_that_differ_in_their_classes_alone_are_one():
     many = ", ".join(f"'{name}' ({10 + number}% of 9)" for number, name in enumerate("abcde"))
     cells = [{"warnings": [f"fewer of {many} and 7 more"]}, {"warnings": ["fewer of 'z' (9% of 9)"]}]
     assert all_warnings({"cells": cells}) == [
-        "fewer of 'z' (9% of 9), 'a' (10% of 9), 'b' (11% of 9), 'c' (12% of 9), 'd' (13% of 9) and 1 more "
+        "fewer of 'z' (9% of 9), 'a' (10% of 9), 'b' (11% of 9), 'c' (12% of 9), 'd' (13% of 9) and 7 more "
         "(2 of 2 cells)"
+    ]
+    cells = [{"warnings": [f"fewer of {many} and {more} more; add images"]} for more in (15, 3)]
+    assert all_warnings({"cells": cells}) == [f"fewer of {many} and 15 more; add images (2 of 2 cells)"]
+
+
+def test_figures_of_thousands_are_one_figure():
+    cells = [{"warnings": [f"{n} of 22,000 images are copies, 1, 2 and {m}.5%"]} for n, m in (("2,001", 3), ("934", 4))]
+    assert all_warnings({"cells": cells}) == [
+        "934 to 2,001 of 22,000 images are copies, 1, 2 and 3.5 to 4.5% (2 of 2 cells)"
     ]
 
 
@@ -151,6 +169,14 @@ def test_classes_that_are_called_by_numbers_are_no_figures():
     assert all_warnings({"cells": cells}) == [
         told.format("'0', '1'", 5, 1), told.format("'2', '3'", "5 to 6", 2), told.format("'class 4'", 5, 1),
     ]  # fmt: skip
+
+
+def test_only_the_stand_ins_are_called_proxies():
+    def told(*sets):
+        return validation_note({"validation": {"msp": 0.9}, "headline_score": "msp", "validation_sets": sets})
+
+    assert told("pixel_mixup", "pictures") == "Headline score msp: 90.0 AUROC on the validation proxies, the best."
+    assert told("flowers", "pictures") == "Headline score msp: 90.0 AUROC on flowers, pictures, the best."
 
 
 def test_all_that_one_cell_warns_of_is_in_the_range():
