@@ -506,6 +506,7 @@ def test_a_layer_of_the_users_own(invoke, wrong, tmp_path, monkeypatch):
     assert result.returncode == 0 and "Nothing was made again" in result.stdout
 
 
+@pytest.mark.slow
 def test_a_changed_function_of_the_users_makes_it_again(invoke, options, tmp_path, monkeypatch):
     (tmp_path / "site").mkdir()
     file = tmp_path / "site" / "brought.py"

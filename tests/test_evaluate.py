@@ -439,6 +439,7 @@ def test_every_class_is_told_by_itself(classifier):
     assert not measure(classifier, names=["knn"], headline="knn").figures["warnings"]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("by_class", [True, False])
 def test_classes_like_those_of_calibration_are_hardly_ever_said_to_be_rarely_accepted(by_class):
     rng, labels, names = np.random.default_rng(0), np.repeat(np.arange(10), 100), "abcdefghij"

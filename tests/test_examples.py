@@ -147,6 +147,7 @@ def reader():
     }  # fmt: skip
 
 
+@pytest.mark.slow
 def test_the_example_of_attaching(reader, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     example, in_float32 = of("docs/howto/attach.md")

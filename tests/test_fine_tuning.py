@@ -179,7 +179,7 @@ def test_under_rate_0_and_frozen_statistics_a_backbone_is_frozen(tmp_path):
 
 
 @pytest.mark.backend
-@pytest.mark.parametrize("name", ["sgd", "adamw"])
+@pytest.mark.parametrize("name", ["sgd", pytest.param("adamw", marks=pytest.mark.slow)])
 def test_a_killed_training_of_two_rates_goes_on_as_if_it_had_not_been(tmp_path, name):
     settings = {"name": name, "share": 0.3, "weight_decay": 0.01, "ema": 0.9, "clip_norm": 1.0, "epochs": 4}
     expected = numbers(fit(classifier(frozen_statistics=True), tmp_path / "whole", **settings).weights)

@@ -123,6 +123,7 @@ def refused(tmp_path, ending, score, told):
     assert not list(tmp_path.iterdir())
 
 
+@pytest.mark.slow
 def test_openvino_is_opened_as_the_documentation_says(tmp_path):
     """In float32: of itself it takes bfloat16 where the processor has it, and a file cannot say which."""
     openvino = pytest.importorskip("openvino", reason="comes with kood[export]")
@@ -255,6 +256,9 @@ class Strange(keras.Model):
         return {**found, "logits": keras.ops.erfinv(keras.ops.tanh(found["logits"]))}
 
 
+@pytest.mark.parametrize(
+    "ending", [pytest.param(one, marks=[pytest.mark.slow] * (one == ".xml")) for one in FORMATS], indirect=True
+)
 def test_operations_that_a_format_has_not(tmp_path, ending):
     model, served, check = made("msp")
     strange = Strange(model)

@@ -240,7 +240,7 @@ def test_features_pass_in_batches_of_one_size():
     ("override", "remade"),
     [
         ("classifier.neck=8", {"classifier"}),
-        ("classifier.views=2", {"features", "classifier"}),
+        pytest.param("classifier.views=2", {"features", "classifier"}, marks=pytest.mark.slow),
         ("classifier.options={features=12}", {"features", "patch_shuffle_features", "classifier"}),
         ('data.hold_out={folds=[["0"]]}', set()),
     ],
@@ -623,6 +623,7 @@ def test_a_kill_costs_no_more_features_than_a_piece(tmp_path, recipe, monkeypatc
     assert begun + sum(passed[5:]) == sizes + len(np.load(outliers / "outliers.images.npy"))
 
 
+@pytest.mark.slow
 def test_a_killed_pass_goes_on_in_batches_of_another_size(tmp_path, recipe, monkeypatch):
     passed, whole_pass = [], features.image_batches
 

@@ -285,6 +285,7 @@ def test_auroc_difference_is_delongs(decimals, n, m):
     np.testing.assert_allclose(reverse, (-expected[0], expected[1]), atol=1e-12)
 
 
+@pytest.mark.slow
 def test_auroc_difference_over_sets_agrees_with_a_paired_bootstrap():
     rng = np.random.default_rng(0)
     hard = rng.normal(size=150)

@@ -311,6 +311,7 @@ def test_a_log_is_taken_line_by_line(run, tmp_path):
     )
 
 
+@pytest.mark.slow
 def test_a_change_is_drawn_where_it_is_significant(run, tmp_path):
     flags = np.arange(140) >= 60
     rows = [row(is_ood=bool(flag), p_value=0.05 if flag else 0.4 + n % 13 / 20) for n, flag in enumerate(flags)]

@@ -616,6 +616,7 @@ def gradients(model, batch, target, eagerly=False):
     return [old - numpy(weight) for old, weight in zip(before, model.trainable_weights, strict=True)]
 
 
+@pytest.mark.slow
 def test_recomputation_changes_no_gradient(tmp_path):
     """Nor, with dropout, which units are dropped."""
     found = []

@@ -112,6 +112,7 @@ def test_a_training_on_resident_images_is_that_on_host_batches(make):
     close(whole(make), whole(make, resident=True))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("make", [classifier, denoiser])
 def test_an_interrupted_training_on_resident_images_ends_the_same_and_saves_none(make, tmp_path):
     expected = whole(make, resident=True)

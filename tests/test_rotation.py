@@ -187,6 +187,7 @@ def test_the_task_is_learned_and_survives_a_file(head, tmp_path):
         np.testing.assert_array_equal(ops.convert_to_numpy(value), ops.convert_to_numpy(other))
 
 
+@pytest.mark.slow
 @pytest.mark.backend
 # That a backend resumes under frozen statistics is held by test_fine_tuning.py.
 @pytest.mark.parametrize("frozen_statistics", [False, pytest.param(True, marks=ONE_SLOW)])

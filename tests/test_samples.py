@@ -294,7 +294,7 @@ SMALLER = ("diffusion.image_shape=[4,4,1]", "diffusion.steps=60", *SMALL)
 
 
 @pytest.mark.backend
-@pytest.mark.parametrize("start", ["noise", "image"])
+@pytest.mark.parametrize("start", ["noise", pytest.param("image", marks=pytest.mark.slow)])
 def test_what_is_drawn_smaller_is_enlarged(tmp_path, start, fake_judge):
     (tmp_path / "tiny.toml").write_text(LEARNED)
     settings = (*SMALLER, f"outliers.label_mixup.start={start}", "outliers.label_mixup.level=0.02",

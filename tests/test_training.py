@@ -85,7 +85,7 @@ def whole(tmp_path_factory):
 
 #: After the first epoch, in the middle, after the last; which it is is nothing to the backend.
 FIRST = pytest.param(0, marks=[pytest.mark.one_backend, pytest.mark.slow])
-KILLED_AFTER = [FIRST, 2, pytest.param(3, marks=pytest.mark.one_backend)]
+KILLED_AFTER = [FIRST, 2, pytest.param(3, marks=[pytest.mark.one_backend, pytest.mark.slow])]
 
 
 @pytest.mark.parametrize("killed_after", KILLED_AFTER)
@@ -172,7 +172,7 @@ def test_an_interrupted_exposure_ends_bit_for_bit_the_same(exposed, tmp_path, ki
 
 
 @pytest.mark.one_backend  # Nothing is computed with what is damaged.
-@pytest.mark.parametrize("damage", ["json", "model"])
+@pytest.mark.parametrize("damage", ["json", pytest.param("model", marks=pytest.mark.slow)])
 def test_a_damaged_checkpoint_means_a_new_start(whole, tmp_path, damage):
     with pytest.raises(Killed):
         fit(tmp_path / "killed", KillAfter(1))

@@ -105,7 +105,9 @@ def first_pixel(dtype, inside):
     return model
 
 
-@pytest.mark.parametrize(("dtype", "inside"), [("uint8", None), ("int32", None), ("float32", "int32")])
+@pytest.mark.parametrize(
+    ("dtype", "inside"), [("uint8", None), pytest.param("int32", None, marks=pytest.mark.slow), ("float32", "int32")]
+)
 def test_a_model_that_makes_integers_of_its_pixels_gets_each_as_it_is(dtype, inside, tmp_path):
     rng = np.random.default_rng(0)
     pixels = rng.integers(0, 256, (256, 4, 4, 1)).astype("uint8")

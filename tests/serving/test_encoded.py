@@ -69,7 +69,10 @@ def decode(files, shape):
     return images.numpy(), decoded.numpy()
 
 
-@pytest.mark.parametrize("shape", [(42, 54, 3), (16, 16, 3), (16, 20, 1), (60, 60, 3)])
+@pytest.mark.parametrize(
+    "shape",
+    [(42, 54, 3), *(pytest.param(one, marks=pytest.mark.slow) for one in ((16, 16, 3), (16, 20, 1), (60, 60, 3)))],
+)
 def test_files_are_read_as_training_reads_them(shape):
     images, decoded = decode(list(FILES.values()), shape)
     assert decoded.all(), [name for name, fine in zip(FILES, decoded, strict=True) if not fine]

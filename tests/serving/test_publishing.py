@@ -118,7 +118,9 @@ def test_a_model_that_disagrees_is_not_published(tmp_path):
 
 
 @pytest.mark.one_backend
-@pytest.mark.parametrize(("dtype", "most"), [("mixed_float16", 1e-2), ("bfloat16", 5e-2)])
+@pytest.mark.parametrize(
+    ("dtype", "most"), [("mixed_float16", 1e-2), pytest.param("bfloat16", 5e-2, marks=pytest.mark.slow)]
+)
 def test_half_precision_may_be_rounded_otherwise(dtype, most, tmp_path):
     """Another backend rounds it in other places; what is further off than that is refused as ever."""
     given = prepared(tmp_path)

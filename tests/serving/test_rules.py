@@ -166,7 +166,7 @@ def large_jpegs():
 @pytest.mark.parametrize(
     ("shape", "framing"),
     [
-        ((128, 128, 3), GROUND),
+        pytest.param((128, 128, 3), GROUND, marks=pytest.mark.slow),
         ((100, 400, 1), FRAMINGS[2]),
         pytest.param((128, 128, 3), FRAMINGS[1], marks=pytest.mark.slow),
         pytest.param((128, 128, 3), FRAMINGS[2], marks=pytest.mark.slow),
@@ -191,6 +191,7 @@ def test_a_large_jpeg_is_reduced_alike(shape, framing):
     assert np.abs(whole.astype(int) - found[0]).mean() < (4 if framing.resize == "crop" else 0.6)
 
 
+@pytest.mark.slow
 def test_a_large_jpeg_that_is_not_antialiased_is_whole():
     plain, *_ = large_jpegs()
     found = decode_images([plain], (128, 128, 3), ALIASED)
