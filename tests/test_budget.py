@@ -151,7 +151,8 @@ def test_a_matrix_trains_its_classifiers_whole_and_shares_among_its_diffusion_mo
 
 def test_each_set_of_training_images_has_a_diffusion_model(recipe):
     settings = ("budget.minutes=10", "diffusion.seed=0", "outliers.use=['label_mixup']")
-    for axis, models in (("data.id.count", 2), ("train.batch_size", 1)):
+    axes = {"data.id.count": 2, "data.split_seed": 2, "data.near.others.count": 1, "train.batch_size": 1}
+    for axis, models in axes.items():
         arms = ", ".join(f"{{ name = '{count}', {axis} = {count} }}" for count in (40, 50))
         loaded = recipe(*settings, f"matrix.arm=[{arms}]")
         assert Budget(loaded, 0.0).of("diffusion", loaded.cells()[1][1]) == 0.4 * 600 / models
@@ -192,7 +193,7 @@ def test_what_a_stage_took_decides_whether_there_is_time_for_another(recipe):
         budget.afford("label_mixup")
     with pytest.raises(OutOfTimeError, match="the 10 minutes were up"):
         budget.afford("data")
-    for name in ("evaluate", "audit", "shortcut", "baseline", "export"):
+    for name in ("evaluate", "audit", "shortcut", "baseline", "decision_cost", "export"):
         budget.afford(name)  # What was trained is measured.
 
 

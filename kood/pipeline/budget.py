@@ -25,7 +25,7 @@ __all__ = ["Budget", "OutOfTimeError"]
 #: those after the classifier are made in any case: without them what was trained says nothing.
 LONG = ("diffusion", "pure", "pure_audit", "classifier", "fine_tuned")
 #: What follows the classifier in a cell.
-AFTER: tuple[str, ...] = ("evaluate", "shortcut", "validation", "baseline", "export")
+AFTER: tuple[str, ...] = ("evaluate", "shortcut", "validation", "baseline", "decision_cost", "export")
 #: The trainings that a classifier is made of, and the share of its time that the first takes where there are two.
 TRAININGS, FIRST = ("classifier", "fine_tuned"), 0.1
 #: Share of what a classifier may take that is kept for measuring, publishing and the report.
@@ -56,11 +56,12 @@ class Budget:
         self._settings, self._recipe = recipe.budget, recipe
         every = [cell for _, cell in recipe.cells()]
         self._long = {*LONG, *(name for cell in every for name in _slow(cell))}
+        tested = {"near", "far", "validation_ood"}
         #: How many diffusion models the cells and their folds need, and how many are there.
         self._models = len({
             (
                 cell.diffusion.model_dump_json(), cell.seed if cell.diffusion.seed is None else 0, fold,
-                cell.data.id.model_dump_json(), tuple(cell.data.augment), cell.drawn_shape,
+                cell.data.model_dump_json(exclude=tested if fold else {*tested, "hold_out"}),
             )
             for cell in every
             if cell.needs_diffusion
