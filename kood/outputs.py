@@ -165,7 +165,7 @@ def outputs_of(classifier: keras.Model, images: Images, batch_size: int) -> Outp
     Args:
         classifier: A `Classifier`.
         images: uint8 (N, H, W, C).
-        batch_size: Images a forward pass.
+        batch_size: Images a forward pass, at most.
 
     Returns:
         {"features": (N, D), "logits": (N, K), "cosines": (N, K) where there are any}, float32.
@@ -180,7 +180,7 @@ def scores_of(classifier: keras.Model, scorer: Scorer, images: Images, batch_siz
         classifier: A `Classifier`.
         scorer: A score of its outputs, fitted where it has to be.
         images: uint8 (N, H, W, C).
-        batch_size: Images a forward pass.
+        batch_size: Images a forward pass, at most.
 
     Returns:
         (N,) float64, higher = more OOD.
@@ -201,11 +201,12 @@ def run_over(forward: Callable, images: Images, batch_size: int) -> Outputs:
     Args:
         forward: What `kood.backends.compiled` gave for a `Classifier`.
         images: uint8 (N, H, W, C), or features float32 (N, D) where it takes these.
-        batch_size: Images a forward pass.
+        batch_size: Images a forward pass, at most; no more than `at_once` has of such.
 
     Returns:
         As `outputs_of`.
     """
+    batch_size = min(batch_size, at_once(images.shape[1:]))
     batches: Iterable[np.ndarray]
     # As they are: a pipeline takes longer to set up than such rows to pass.
     if images.ndim == 2:
@@ -315,7 +316,7 @@ class Judge:
 
     Args:
         classifier: A `Classifier`.
-        batch_size: Images a forward pass; every batch is filled up to this size, so that one shape is compiled.
+        batch_size: Images a forward pass, at most; every batch is filled up to one size, so that one shape is compiled.
     """
 
     def __init__(self, classifier: keras.Model, batch_size: int = 256):

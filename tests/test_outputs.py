@@ -10,7 +10,7 @@ from kood.classifier import Classifier
 from kood.data import ImageSet
 from kood.detector.evaluate import evaluate
 from kood.errors import UserError
-from kood.outputs import forward_of, outputs_of, perturbed_logits, scores_of, shifted_features
+from kood.outputs import forward_of, outputs_of, perturbed_logits, run_over, scores_of, shifted_features
 from kood.scorer import Scorer, applicable
 
 pytestmark = pytest.mark.backend  # Run once under each Keras backend.
@@ -184,6 +184,16 @@ def test_a_headline_that_cannot_be_fitted_is_refused(classifier):
         evaluate(classifier, **sets, near={}, far={}, headline="knn")
     result = evaluate(classifier, **sets, near={}, far={}, headline="msp")
     assert any("knn cannot be fitted" in warning for warning in result.figures["warnings"])
+
+
+@pytest.mark.one_backend
+@pytest.mark.parametrize(("side", "most"), [(256, 8), (64, 128), (8, 200)])
+def test_large_images_pass_a_few_at_a_time(side, most):
+    sizes = set()
+    given = np.arange(200, dtype=np.uint8)[:, None, None, None] + np.zeros((1, side, side, 1), np.uint8)
+    found = run_over(lambda images: sizes.add(len(images)) or {"first": images[:, 0, 0]}, given, 200)
+    assert sizes == {most}
+    np.testing.assert_allclose(found["first"][:, 0], np.arange(200) / 127.5 - 1, atol=1e-6)
 
 
 def test_large_outputs_lie_on_disk_and_are_the_same(classifier, monkeypatch):

@@ -98,7 +98,7 @@ class Detector(Measuring):
             "pad", see `kood.data.rules.Framing`; what is padded stands on white.
         antialias: Whether images of files that are made smaller are antialiased; the networks of Keras's and
             TensorFlow's loaders (`image_dataset_from_directory`) learnt from images that were not.
-        batch_size: Images a forward pass, at most; fewer where they are larger than 128 x 128.
+        batch_size: Images a forward pass, at most; fewer where they are larger than 90 x 90.
         key: What messages call the score.
 
     Raises:

@@ -244,7 +244,7 @@ class Evaluate(Section):
             usual values that best tell the same validation images apart; `kood list scores` shows which are tried.
         baseline: Train the same classifier without outliers as well, where there are any, and warn if exposure made the
             detector worse on validation images.
-        batch_size: Images a forward pass, at most; fewer where they are larger than 45 x 45.
+        batch_size: Images a forward pass, at most; fewer where they are larger than 32 x 32.
     """
 
     scores: list[Score] | None = Field(default=None, min_length=1)
