@@ -128,6 +128,20 @@ def test_known_images_that_are_not_learned_from_are_no_unknown_ones(tmp_path, se
 
 
 @pytest.mark.keras
+@pytest.mark.parametrize("trained", ["", "diffusion", "judge", "classifier", "baseline_classifier", "folds"])
+def test_nothing_is_said_to_be_trained_only_where_nothing_was(tmp_path, trained):
+    import io
+
+    from rich.console import Console
+
+    from kood.pipeline import _say_where
+
+    said = Console(file=io.StringIO())
+    _say_where(said, tmp_path, {"stages": {"evaluate": {"cached": False}, trained: {"cached": False}}})
+    assert ("Nothing was trained" in said.file.getvalue()) == (not trained)
+
+
+@pytest.mark.keras
 def test_what_other_versions_made_is_said_in_the_report(tiny, tmp_path, monkeypatch):
     from kood import pipeline
 

@@ -168,7 +168,7 @@ def _say_where(console: Console, folder: Path, result: dict[str, Any]) -> None:
     trained = [
         name
         for cell in cells
-        for name in ("diffusion", "classifier", "baseline_classifier")
+        for name in ("diffusion", "judge", "classifier", "baseline_classifier", "folds")
         if not cell["stages"].get(name, {"cached": True})["cached"]
     ]
     if not trained:
