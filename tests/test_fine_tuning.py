@@ -14,6 +14,7 @@ from kood.files import fingerprint
 from kood.nets.neck import neck, whole
 from kood.pipeline.build import backbone_weights
 from kood.pipeline.cell import Cell
+from kood.pipeline.prepare import Data
 from kood.recipe import load
 from tests.conftest import work_alone
 from tests.interrupted import KillAfter, Killed
@@ -270,6 +271,14 @@ def test_the_first_part_is_made_again_only_for_what_decides_it(recipe, override,
 
     (head, last), (other_head, other_last) = keys(Cell(recipe())), keys(Cell(recipe(override)))
     assert (head != other_head) == again and last != other_last
+
+
+def test_neither_part_is_trained_for_a_comparison_that_is_left_out(recipe, monkeypatch):
+    monkeypatch.setattr(Data, "images", lambda _, name: ImageSet(np.zeros((0, 8, 8, 3), "uint8")))
+    made = Cell(recipe("evaluate.baseline=true"))
+    made.data.result = type("Made", (), {"facts": {"sets": {}}})
+    left_out = {stage.role for stage in made.stages if stage.applies()}
+    assert left_out == {"baseline_classifier_head", "baseline_classifier", "validation", "baseline"}
 
 
 @pytest.mark.parametrize(

@@ -323,6 +323,16 @@ def test_everything_is_in_use(stages):
     assert stages() == stages()
 
 
+@pytest.mark.parametrize(
+    ("settings", "still"), [((), NOTHING), (("outliers.label_mixup.confidence=[0.2,0.9]",), {"judge"})]
+)
+def test_what_only_serves_what_is_left_out_is_not_made(stages, monkeypatch, settings, still):
+    some = Data.images
+    monkeypatch.setattr(Data, "images", lambda *of: some(*of).take(np.arange(0 if of[1] == "validation" else 50)))
+    audited, compared = {"judge", "pure_audit", "audit", "shortcut"}, {*UNEXPOSED, "baseline"}
+    assert set(stages(*settings)) == ALL - audited - compared | still
+
+
 @pytest.mark.parametrize("key", list(KEYS))
 def test_a_key_decides_exactly_what_it_changes(stages, key):
     value, changed = KEYS[key]

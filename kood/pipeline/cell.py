@@ -75,10 +75,14 @@ class Cell:
         if is_compared:
             self.unexposed = self._trained(unexposed(recipe), "baseline_classifier")
             self.validation = Validation(recipe, data, self.unexposed)
+            self.unexposed.only_for = (self.validation,)
             self.comparison = Comparison(recipe, self.validation, self.evaluation)
         self.audit = self.shortcut = None
         if self.pure_audit is not None and self.judge is not None:
             self.audit = Audit(recipe, data, self.judge, self.pure_audit, self.outliers)
+            self.pure_audit.only_for = (self.audit,)
+            if not recipe.outliers.needs("judge"):
+                self.judge.only_for = (self.audit,)
             assert isinstance(self.classifier, Classifier)  # Nothing is sampled for one that exists.
             self.shortcut = Shortcut(recipe, data, self.audit, self.pure_audit, self.classifier, self.evaluation)
         self.cost = None

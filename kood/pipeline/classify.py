@@ -295,7 +295,7 @@ class FineTuned(Classifier):
         given = {key: value for key, value in recipe.fine_tuning.model_dump().items() if value is not None}
         train = recipe.train.model_copy(update=given)
         super().__init__(recipe.model_copy(update={"train": train}), data, outliers, role=role or Classifier.kind)
-        self.begun = (begun,)
+        self.begun, begun.only_for = (begun,), (self,)
 
     def decides(self) -> dict[str, Any]:
         return {**super().decides(), "begun": [stage.key for stage in self.begun]}

@@ -83,6 +83,8 @@ class Stage(abc.ABC):
         version: Raised by one when its code changes its result, so that results of older code are not taken for it.
         on: The block of `kood.backends.Devices` in which every process makes it; "" where the first makes it alone.
         is_shared: Whether the other processes wait for its result.
+        only_for: The stages without which it is of no use; where there are some, and none of them applies, neither does
+            it.
         result: What it left; None before.
     """
 
@@ -90,6 +92,7 @@ class Stage(abc.ABC):
     version: int
     on: ClassVar[str] = ""
     is_shared: ClassVar[bool] = True
+    only_for: "Sequence[Stage]" = ()
 
     def __init__(self, recipe: Recipe, role: str = ""):
         self.recipe = recipe
@@ -117,8 +120,9 @@ class Stage(abc.ABC):
         return ()
 
     def applies(self) -> str:
-        """Why it is not to be made after all, now that its inputs are there; "" where it is."""
-        return ""
+        """Why it is not to be made after all, now that the images are there; "" where it is."""
+        why = [stage.applies() for stage in self.only_for]
+        return why[0] if why and all(why) else ""
 
     def damage(self) -> str:
         """What is wrong with what it left outside of its folder; "" where that is as it was."""
