@@ -242,15 +242,21 @@ def test_features_pass_in_batches_of_one_size():
         ("classifier.neck=8", {"classifier"}),
         pytest.param("classifier.views=2", {"features", "classifier"}, marks=pytest.mark.slow),
         ("classifier.options={features=12}", {"features", "patch_shuffle_features", "classifier"}),
+        # What more is measured passes the backbone, and nothing is trained or published.
+        ("data.far.more={source='digits',classes=[9],count=20}", {"data", "features"}),
         ('data.hold_out={folds=[["0"]]}', set()),
     ],
 )
 def test_a_key_makes_again_what_it_decides(finished, tmp_path, recipe, override, remade):
     _, folder = finished
     recipe()
-    result = pipeline.run(tmp_path / "frozen.toml", [*LEAN, override], saved=folder)
+    measures = remade == {"data", "features"}
+    result = pipeline.run(
+        tmp_path / "frozen.toml", [*LEAN, override, f"serve.export={str(measures).lower()}"], saved=folder
+    )
     again = {name for name, stage in result["stages"].items() if not stage["cached"]}
-    assert again & {"data", "features", "patch_shuffle", "patch_shuffle_features", "classifier"} == remade
+    assert again & {"data", "features", "patch_shuffle", "patch_shuffle_features", "classifier", "export"} == remade
+    assert result["version"] == (1 if measures else None)
 
 
 def test_a_set_that_is_moved_or_renamed_goes_by_its_new_name(tmp_path):

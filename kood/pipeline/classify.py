@@ -19,7 +19,7 @@ from kood.files import digest_array
 from kood.nets.neck import standardize, whole
 from kood.pipeline.build import backbone_weights, build_classifier, class_weights, frozen_backbone, network_of, said_of
 from kood.pipeline.diffusion import Pure
-from kood.pipeline.features import OutlierFeatures, moments
+from kood.pipeline.features import Features, OutlierFeatures, moments
 from kood.pipeline.fitting import augmentations, decided, fitted, resident_images
 from kood.pipeline.held_out import Fewer
 from kood.pipeline.outliers import Outliers
@@ -135,8 +135,10 @@ class Classifier(Stage):
             "seed": seed,
             "backend": keras.backend.backend(),
         }
-        if self.data.frozen is not None:
-            decides["features"] = self.data.frozen.key
+        if isinstance(self.data.frozen, Features):
+            # Not its key, which moves with every set that is measured.
+            views = self.data.digest("views") if self.recipe.classifier.views else []
+            decides["features"] = [self.data.frozen.passing, *views]
         if settings.auxiliary.name != "none":
             decides["auxiliary"] = settings.auxiliary.model_dump()
         if settings.class_weight is not None:

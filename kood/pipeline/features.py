@@ -43,9 +43,12 @@ class _Passing(Stored):
     def uses(self) -> list[tuple[str, str]]:
         return [("backbones", self.recipe.classifier.backbone)]
 
-    def decides(self) -> dict[str, Any]:
+    @property
+    def passing(self) -> dict[str, Any]:
+        """What decides the features of an image, whichever sets there are."""
         network = {**network_of(self.recipe), "neck": None}
         return {
+            "version": self.version,
             "backbone": [network, self.recipe.data.shape, self.recipe.data.split_seed],
             "backend": keras.backend.backend(),
         }
@@ -126,7 +129,7 @@ class Features(_Passing):
     def decides(self) -> dict[str, Any]:
         views, names = self.recipe.classifier.views, self.recipe.data.augment
         return {
-            **super().decides(),
+            **self.passing,
             "images": {name: self.data.digest(name)[0] for name in self._sets},
             "proxies": [self.recipe.data.split_seed, MOST_PROXIES, *PROXIES] if self._proxied else None,
             "views": [views, decided(self.recipe, self.data, names), self.recipe.data.split_seed] if views else None,
@@ -193,7 +196,7 @@ class OutlierFeatures(_Passing):
 
     def decides(self) -> dict[str, Any]:
         swapped = [self.outliers.data.digest("train"), self._seed] if self.outliers.is_swapped else None
-        return {**super().decides(), "images": self.outliers.facts["sha256"], "amplitude": swapped}
+        return {**self.passing, "images": self.outliers.facts["sha256"], "amplitude": swapped}
 
     def make(self, folder: Path, work: Work) -> dict[str, Any]:
         told = self._passed(folder, work, {"outliers": self.outliers.exposed(self._seed)})
