@@ -201,7 +201,9 @@ def test_the_choice_is_made_on_the_sets_that_are_given(classifier):
     assert measure(classifier, names=["msp"], headline="msp").figures["validation_sets"] == []
 
 
-@pytest.mark.parametrize(("sets", "told"), [(PROXIES, "the validation proxies"), ((*PROXIES, "dogs"), "dogs")])
+@pytest.mark.parametrize(
+    ("sets", "told"), [(PROXIES, "the validation proxies"), (("pictures", "dogs"), "pictures, dogs")]
+)
 def test_reports_know_the_proxies_by_name(sets, told):
     cell = {"headline_score": "gen", "validation": {"gen": 0.9, "msp": 0.8}, "validation_sets": list(sets)}
     assert validation_note(cell) == f"Headline score gen: 90.0 AUROC on {told}, the best."
