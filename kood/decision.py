@@ -141,16 +141,15 @@ class Decision(keras.Model):
             "cosines": (B, K)]}, float32: a `kood.classifier.Classifier`, or another one taken apart.
         scorer: The score, fitted where it has to be.
         calibration: What decides.
-        version: What every answer says that it comes from.
 
     Raises:
         UserError: too few calibration scores for the accepted share.
     """
 
-    def __init__(self, outputs: keras.Model, scorer: Scorer, calibration: Calibration, version: int = 0, **kwargs):
+    def __init__(self, outputs: keras.Model, scorer: Scorer, calibration: Calibration, **kwargs):
         super().__init__(**{**kwargs, "dtype": "float32"})
         self.scored = Scored(outputs, scorer)
-        self.decide = Decide(calibration, version)
+        self.decide = Decide(calibration)
         self.calibrated = calibration
         # Nothing waits for a shape: every weight is there.
         self.built = self.scored.built = self.decide.built = True

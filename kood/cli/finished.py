@@ -197,7 +197,6 @@ def compare(
 
 
 @commands.command()
-@commands.command("outliers", hidden=True, deprecated=True)  # Its name before.
 def interpolate(
     run_folder: Annotated[Path, typer.Argument(metavar="RUN", help="saved/<recipe>, with a diffusion model.")],
     first: Annotated[str, typer.Option("--from", metavar="CLASS", help="The class that rows begin with.")],
@@ -249,7 +248,6 @@ def demo(
 
     newest_version(run_folder)  # A wrong one is refused before Keras takes its seconds.
     choose_backend()
-    quiet()
     with native_messages_held_back():
         from kood.demo import show as show_page
     show_page(run_folder, port=port, open_browser=browser, console=console())

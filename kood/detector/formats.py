@@ -99,7 +99,7 @@ def export(
             served.write(parts / SERVED)
             run_on_tensorflow("kood.detector.formats", parts, file, failed=f"{path}: could not be written")
             shutil.rmtree(parts)
-        _tell(file, _facts(served, decision.decide.version, pixels))
+        _tell(file, _facts(served, pixels))
         compared = _compare(decision, file, check, path)
         written = sorted(beside.iterdir())  # The weights before what refers to them.
         for one in written:
@@ -158,7 +158,7 @@ def _constants_in_graph(model: keras.Model) -> Iterator[None]:
             own[name] = value
 
 
-def _facts(served: Served, version: int, pixels: str) -> dict[str, Any]:
+def _facts(served: Served, pixels: str) -> dict[str, Any]:
     return {
         "kood": kood.__version__,
         "score": served.score,
@@ -166,7 +166,7 @@ def _facts(served: Served, version: int, pixels: str) -> dict[str, Any]:
         "class_names": served.class_names,
         "accept": served.accept,
         "thresholds": served.decision.thresholds.tolist(),
-        "version": version,
+        "version": 0,
         "pixels": pixels,
         "resize": served.framing.resize,
         "antialias": served.framing.antialias,

@@ -158,12 +158,11 @@ def _by_threshold(seen: Sequence[Seen], facts: Mapping[str, Any]) -> dict[int, l
     """The answers that are a version's, by the number of the threshold that they were given under."""
     names, edges = [str(name) for name in facts["class_names"]], _edges(facts)
     group_of = {names[k]: number for number, group in enumerate(facts["groups"]) for k in group["classes"]}
-    given = [_group(one, edges, group_of) for one in seen]
-    return {
-        number: [one for one, its in zip(seen, given, strict=True) if its == number]
-        for number in range(len(edges))
-        if number in given
-    }
+    found: dict[int, list[Seen]] = {}
+    for one in seen:
+        if (number := _group(one, edges, group_of)) is not None:
+            found.setdefault(number, []).append(one)
+    return dict(sorted(found.items()))
 
 
 def _edges(facts: Mapping[str, Any]) -> list[float]:
