@@ -16,6 +16,8 @@ from scipy.special import betaln, gammaln
 from scipy.stats import ks_2samp
 
 from kood.conformal import Calibration, p_values, shift
+from kood.data.images import fit_images
+from kood.data.rules import Framing
 from kood.errors import UserError
 from kood.monitor import monitor
 from kood.monitor.drift import Ties, drift
@@ -328,6 +330,7 @@ def test_a_shift_below_the_threshold_is_one_verdict_everywhere(run, tmp_path):
     # Of nineteen calibration images, in the order of their scores; all of the stream is in the higher half.
     rows = [row(p_value=(8 + n % 3) / 20, ood_score=-(n % 3), time=f"day {n}") for n in range(100)]
     rows[:35] = [row(p_value=(1 + n % 7) / 20, ood_score=20 - n % 7, is_ood=True) for n in range(35)]
+    rows = [rows[place] for place in np.random.default_rng(0).permutation(100)]
     (tmp_path / "log.jsonl").write_text("\n".join(map(json.dumps, rows)))
     console = Console(file=io.StringIO(), width=150)
     found, _ = monitor(run, tmp_path / "log.jsonl", console=console, to=tmp_path / "out", level=0.3, most=0)
@@ -335,6 +338,19 @@ def test_a_shift_below_the_threshold_is_one_verdict_everywhere(run, tmp_path):
     assert found.drifts(0.3) and found.clearest.drift.shift.p_value < 0.01 and told["drift"]
     assert told["shift_p_value"] == found.clearest.drift.shift.p_value and told["shift_at"] == 0.5
     assert told["shift_share"] == 1.0 and told["rate"] == 0.35 == told["expected"]
+    assert told["since"]["place"] == 0 and told["rate_since"] == told["rate"]
+
+
+def test_what_is_transparent_is_shown_as_the_model_sees_it(tmp_path):
+    published(tmp_path / "run")
+    facts, image = tmp_path / "run" / "1" / "assets.extra" / "kood.json", pixels(1, channels=4)
+    facts.write_text(json.dumps({**json.loads(facts.read_text()), "ground": [9, 200, 77]}))
+    Image.fromarray(image[0]).save(tmp_path / "four.png")
+    (tmp_path / "log.jsonl").write_text(json.dumps(row(image=str(tmp_path / "four.png"))))
+    monitor(tmp_path / "run", tmp_path / "log.jsonl", console=Console(file=io.StringIO()), to=tmp_path / "out")
+    (png,) = re.findall(r"data:image/png;base64,([^\"]+)", (tmp_path / "out" / "monitor.html").read_text())
+    shown = np.asarray(Image.open(io.BytesIO(base64.b64decode(png))))
+    assert np.array_equal(shown[::8, ::8], fit_images(image, (8, 8, 3), Framing((9, 200, 77)))[0])
 
 
 @pytest.mark.usefixtures("same_graph")

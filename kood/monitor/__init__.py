@@ -7,6 +7,7 @@ from rich.console import Console
 
 from kood import report
 from kood.data.paths import refuse_url
+from kood.data.rules import Framing
 from kood.errors import UserError
 from kood.files import refuse_file
 from kood.monitor.judge import Watched, judge, judge_log
@@ -67,5 +68,5 @@ def monitor(
         print_findings(console, watched, level, most)
     if to is not None:
         report.write_json(to / "monitor.json", told)
-        write_page(to / "monitor.html", str(facts["name"]), watched, level, most)
+        write_page(to / "monitor.html", str(facts["name"]), watched, level, most, Framing.read(facts))
     return watched, len(met.unread)

@@ -10,6 +10,7 @@ from rich.console import Console
 
 from kood import report
 from kood.conformal import rate_interval
+from kood.data.rules import Framing
 from kood.errors import UserError
 from kood.monitor.drift import Drift, stretches
 from kood.monitor.judge import Finding, Watched
@@ -86,6 +87,7 @@ def _stream(one: Finding, level: float) -> dict[str, Any]:
         "accept": one.accept,
         **{key: value for key, value in vars(found).items() if key not in ("since", "interval", "shift")},
         "interval": list(found.interval),
+        "rate_since": found.rate_since if since else found.rate,
         **({} if found.shift is None else {f"shift_{key}": value for key, value in vars(found.shift).items()}),
         "p_value": found.p_value,
         "since": {"place": since, **vars(one.seen[since])} if found.drifts(level) else None,
@@ -158,8 +160,8 @@ def print_findings(console: Console, watched: Watched, level: float, most: int) 
         say(console, message, whole=True)
 
 
-def write_page(path: Path, name: str, watched: Watched, level: float, most: int) -> None:
-    """Writes the findings as one HTML page that needs no network."""
+def write_page(path: Path, name: str, watched: Watched, level: float, most: int, framing: Framing) -> None:
+    """Writes the findings as one HTML page that needs no network; `framing` is the model's."""
     several, each = len(watched.findings) > 1, level / len(watched.findings)
     html = render(
         "monitor.html",
@@ -168,17 +170,22 @@ def write_page(path: Path, name: str, watched: Watched, level: float, most: int)
         verdict=verdict(watched, level),
         findings=[(_facts(one, several), _rates(one.drift, one.seen, each)) for one in watched.findings],
         left_out=_left_out(watched),
-        shown=[_extreme(one) for one in surprising(watched.seen, most)],
+        shown=[_extreme(one, framing) for one in surprising(watched.seen, most)],
     )
     report.write_text(path, html)
 
 
-def _extreme(one: Seen) -> tuple[bytes | None, str]:
+def _extreme(one: Seen, framing: Framing) -> tuple[bytes | None, str]:
     from kood.data.decode import decode_image
 
     told = f"{Path(one.image).name}: {one.class_name}, score {one.ood_score:.4g}, p {one.p_value:.3g}"
     try:
-        return thumbnail(decode_image(Path(one.image)), SIDE), told
+        pixels = decode_image(Path(one.image))
+        if pixels.shape[-1] == 4:
+            from kood.data.images import fit_images  # Imports TensorFlow, which a log needs for nothing else.
+
+            pixels = fit_images(pixels[None], (*pixels.shape[:2], 3), framing)[0]
+        return thumbnail(pixels, SIDE), told
     except (UserError, OSError, ValueError):
         return None, told  # A log may name files that are not here.
 

@@ -139,12 +139,12 @@ def thumbnail(image: np.ndarray, most: int | None = None) -> bytes:
     """An image as PNG, small ones enlarged by a whole factor, their pixels kept square.
 
     Args:
-        image: uint8 (H, W, C); of more than three channels the first three are shown.
+        image: uint8 (H, W, C), C 1 or 3.
         most: Pixels to which the longer side is reduced first; not reduced where not given.
     """
     from PIL import Image
 
-    picture = Image.fromarray(image[..., 0] if image.shape[-1] == 1 else image[..., :3])
+    picture = Image.fromarray(image[..., 0] if image.shape[-1] == 1 else image)
     if most is not None:
         picture.thumbnail((most, most))
     factor = max(1, -(-THUMBNAIL // max(picture.size)))
