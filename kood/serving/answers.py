@@ -194,6 +194,11 @@ def _json(file: IO[str], found: Iterator[Answer]) -> None:
 def _csv(file: IO[str], found: Iterator[Answer]) -> None:
     writer = csv.DictWriter(file, COLUMNS, lineterminator="\n")
     writer.writeheader()
+
+    def text(value: str) -> str:
+        # In a file a name is the image's own, to the last blank; but csv puts no quotes around a lone \r.
+        return clean(value) if file.isatty() else value.replace("\r", "\\r")
+
     for answer in found:
         row = {name: (str(value).lower() if isinstance(value, bool) else value) for name, value in answer.row.items()}
-        writer.writerow({name: clean(value) if isinstance(value, str) else value for name, value in row.items()})
+        writer.writerow({name: text(value) if isinstance(value, str) else value for name, value in row.items()})

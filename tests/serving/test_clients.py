@@ -17,7 +17,7 @@ from rich.console import Console
 
 from kood.errors import UserError
 from kood.serving import client, publishing
-from kood.serving.answers import answers, listed, print_answers
+from kood.serving.answers import Answer, answers, listed, print_answers
 from kood.serving.client import GrpcModel, LocalModel, RestModel, newest_version, open_model
 from kood.serving.served import Served
 from tests.serving.models import encoded, pixels, published
@@ -258,6 +258,18 @@ def test_csv_is_read_back(run, folder):
     assert unread == 2 and len(rows) == len(files)
     assert {row["is_ood"] for row in rows} <= {"true", "false", ""}
     assert sum(bool(row["error"]) for row in rows) == 2
+    assert [row["image"] for row in rows] == files  # A line break in one of them.
+
+
+def test_csv_writes_control_characters_out_for_a_terminal_alone():
+    class Terminal(io.StringIO):
+        def isatty(self):
+            return True
+
+    name = "\x1b[31m \u202f\r.png"
+    for file, image in ((io.StringIO(), "\x1b[31m \u202f\\r.png"), (Terminal(), "\\x1b[31m .png")):
+        print_answers([Answer(Path(name), None, "no")], 1, style="csv", console=Console(file=file))
+        assert file.getvalue().splitlines()[1].startswith(f"{image},")
 
 
 def test_the_table_shows_names_as_they_are(run, folder):
