@@ -15,8 +15,8 @@ if TYPE_CHECKING:
     import numpy as np
 
 __all__ = [
-    "damaged", "digest_array", "digest_file", "digests", "file_state", "fingerprint", "refuse_file", "to_disk",
-    "write_atomically",
+    "damaged", "digest_array", "digest_file", "digests", "file_state", "fingerprint", "folder_to_disk",
+    "refuse_file", "to_disk", "write_atomically",
 ]  # fmt: skip
 
 #: What a file system says that does not do what it is asked.
@@ -105,6 +105,14 @@ def to_disk(file: int) -> None:
     except OSError as error:
         if error.errno not in CANNOT:
             raise
+
+
+def folder_to_disk(folder: Path) -> None:
+    """Flushes every file in a folder to the disk, as `to_disk`, before the folder is renamed into its place."""
+    for path in folder.rglob("*"):
+        if path.is_file():
+            with path.open("rb") as file:
+                to_disk(file.fileno())
 
 
 def file_state(file: Path) -> tuple[int, ...]:

@@ -25,7 +25,7 @@ from pathlib import Path
 from typing import Any
 
 from kood.errors import UserError
-from kood.files import damaged, digests, file_state, fingerprint, to_disk, write_atomically
+from kood.files import damaged, digests, file_state, fingerprint, folder_to_disk, write_atomically
 
 try:
     import fcntl
@@ -134,11 +134,14 @@ class Run:
         self.on_damage: Callable[[str], None] = lambda message: None
 
     @contextlib.contextmanager
-    def held(self) -> Iterator["Run"]:
+    def held(self, otherwise: str = "") -> Iterator["Run"]:
         """Holds the folder; the operating system lets go of it when the process ends, however it ends.
 
         Where the file system has no locks the run goes on, and `on_damage` is told that nothing keeps a second one out.
         A lock that is a file alone would keep out the next run after one that was killed.
+
+        Args:
+            otherwise: What else to do than wait, with which the refusal ends.
 
         Raises:
             UserError: another process holds it, or the folder cannot be written.
@@ -153,11 +156,7 @@ class Run:
             if free is False:
                 lock.seek(0)
                 holder = lock.read().strip() or "another process"
-                raise UserError(
-                    f"{self.folder}: {holder} is running this recipe; wait for it, or give this run another name "
-                    "(--set name=...)",
-                    exit_code=1,
-                )
+                raise UserError(f"{self.folder}: {holder} holds this folder; wait for it{otherwise}", exit_code=1)
             if free is None:
                 self.on_damage(
                     f"{self.folder}: there are no file locks here, so nothing keeps a second run of this recipe out of "
@@ -339,10 +338,7 @@ class Run:
     @staticmethod
     def _put_in_place(folder: Path) -> None:
         partial = _partial(folder)
-        for path in partial.rglob("*"):
-            if path.is_file():
-                with path.open("rb") as file:
-                    to_disk(file.fileno())
+        folder_to_disk(partial)
         if folder.exists():
             shutil.rmtree(folder)
         partial.rename(folder)

@@ -355,6 +355,18 @@ def test_a_full_disk_is_told_whoever_meets_it(tmp_path, monkeypatch, words):
 
 
 @pytest.mark.keras
+def test_a_folder_that_another_process_holds_is_told_with_the_way_round_it(tmp_path):
+    from kood.errors import UserError
+    from kood.pipeline import run
+    from kood.runs import Run
+
+    (tmp_path / "tiny.toml").write_text(TINY)
+    held = r"tiny: process \d+ holds this folder; wait for it, or give this run another name \(--set name=\.\.\.\)$"
+    with Run(tmp_path / "saved" / "tiny").held(), pytest.raises(UserError, match=held):
+        run(tmp_path / "tiny.toml", saved=tmp_path / "saved")
+
+
+@pytest.mark.keras
 @pytest.mark.slow
 def test_a_matrix_shares_a_diffusion_model_and_survives_failing_cells(invoke, tmp_path, monkeypatch):
     from kood.pipeline import matrix

@@ -134,7 +134,7 @@ def killed_in_flush(monkeypatch):
 
     def stopped(run, make):
         with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
-            patch.setattr("kood.runs.to_disk", interrupted)
+            patch.setattr("kood.runs.folder_to_disk", interrupted)
             run.ensure("fit", {}, make)
 
     return stopped
@@ -276,7 +276,7 @@ def test_only_one_process_holds_a_run(run):
     code = "import sys; from pathlib import Path; from kood.runs import Run\nwith Run(Path(sys.argv[1])).held(): pass"
     result = subprocess.run([sys.executable, "-c", code, str(run.folder)], capture_output=True, text=True, check=False)
     assert result.returncode != 0 and f"process {os.getpid()}" in result.stderr
-    with pytest.raises(UserError, match="is running this recipe"), Run(run.folder).held():
+    with pytest.raises(UserError, match="holds this folder; wait for it$"), Run(run.folder).held():
         pass
     assert Run(run.folder).is_held()
 
@@ -313,7 +313,7 @@ def test_a_lock_of_another_process_is_told_from_no_locks(tmp_path, monkeypatch, 
         raise OSError(getattr(errno, number), "held")
 
     monkeypatch.setattr("fcntl.flock", held)
-    with pytest.raises(UserError, match="another process is running this recipe"), Run(tmp_path).held():
+    with pytest.raises(UserError, match="another process holds this folder"), Run(tmp_path).held():
         pass
 
 

@@ -107,7 +107,8 @@ def _run(recipe: Recipe, budget: Budget, folder: Run, other_data: bool, console:
     if not team.leads:
         console = Console(file=io.StringIO())
     folder.on_damage = lambda message: console.print(Text(message, "yellow"), soft_wrap=True)
-    with folder.held() if team.leads else nullcontext(), team.gathered():
+    held = folder.held(", or give this run another name (--set name=...)") if team.leads else nullcontext()
+    with held, team.gathered():
         refused, belonging = team.leads, Belonging(folder, other_data)
 
         def accepted(data: Data, class_names: Sequence[str]) -> None:

@@ -12,6 +12,7 @@ import numpy as np
 
 from kood.data.deferred import Images
 from kood.errors import UserError
+from kood.files import folder_to_disk
 from kood.process import run_on_tensorflow
 from kood.serving.client import saved_graph
 from kood.serving.extras import read_facts, write_extras
@@ -94,6 +95,7 @@ def _written(source: Path, folder: Path, served: Served, facts: Mapping[str, Any
         _export(source, beside, served, version)
         write_extras(beside, folder.resolve().parent.name, served, facts)
         yield beside
+        folder_to_disk(beside)
         beside.rename(folder)
     finally:
         shutil.rmtree(beside, ignore_errors=True)

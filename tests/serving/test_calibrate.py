@@ -106,7 +106,7 @@ def test_no_other_version_comes_while_images_are_asked_about(tmp_path, images, m
     tried, ask = [], LocalModel.ask
 
     def asked(self, files):
-        with pytest.raises(UserError, match="is running this recipe"), Run(tmp_path / "run").held():
+        with pytest.raises(UserError, match="holds this folder"), Run(tmp_path / "run").held():
             tried.append("published")
         tried.append("refused")
         return ask(self, files)
@@ -118,7 +118,7 @@ def test_no_other_version_comes_while_images_are_asked_about(tmp_path, images, m
 
 def test_what_cannot_be_published_is_refused_before_an_image_is_read(run, images, monkeypatch):
     monkeypatch.setattr(LocalModel, "ask", lambda *_: pytest.fail("an image is asked about"))
-    with Run(run).held(), pytest.raises(UserError, match="is running this recipe"):
+    with Run(run).held(), pytest.raises(UserError, match=r"process \d+ holds this folder; wait for it$"):
         calibrate(run, [images], accept=0.9)
     monkeypatch.setenv("KERAS_BACKEND", "jaxx")
     with pytest.raises(UserError, match="KERAS_BACKEND=jaxx: did you mean 'jax'"):

@@ -240,11 +240,14 @@ def test_an_undecodable_file_is_named_or_marked(tmp_path):
         assert np.isfinite(got["ood_score"]).all() and got["probabilities"][0].sum() == pytest.approx(1, abs=1e-6)
 
 
-def test_another_calibration_changes_nothing_else(tmp_path):
+def test_another_calibration_changes_nothing_else(tmp_path, monkeypatch):
     given = published(tmp_path / "run", head="CosFace", score="mahalanobis")
     served = given["served"]
     other = Served(served.score, served.image_shape, served.class_names, 0.5, np.float64([-1e9, 0.0, 1e9]))
+    flushed = set()
+    monkeypatch.setattr("os.fsync", lambda file: flushed.add(os.fstat(file).st_ino))
     publishing.publish_calibrated(tmp_path / "run" / "1", tmp_path / "run" / "2", other, {"accepted": None})
+    assert flushed >= {file.stat().st_ino for file in (tmp_path / "run" / "2").rglob("*") if file.is_file()}
     # And once more, from a version that was itself written again.
     publishing.publish_calibrated(tmp_path / "run" / "2", tmp_path / "run" / "3", other, {})
     images = tf.constant(given["images"])
