@@ -16,7 +16,7 @@ from kood.data.sources.table import TABLES
 from kood.errors import UserError
 from kood.runs import Run
 from kood.serving.answers import Answer, in_table, listed
-from kood.serving.client import newest_version
+from kood.serving.client import newest_version, refuse_unnumbered
 from kood.serving.extras import read_facts
 from kood.serving.publishing import publish_calibrated
 from kood.serving.seen import RECALIBRATED, USED, Seen, firsts
@@ -66,9 +66,11 @@ def calibrate(
 
     Raises:
         UserError: no SavedModel, a path that does not exist, too few unseen images that can be read for this share, or
-            the folder is in use.
+            the folder is in use, or a SavedModel in a folder that is named by no number.
     """
-    folder = Run(newest_version(run).parent)
+    version = newest_version(run)
+    refuse_unnumbered(version)
+    folder = Run(version.parent)
     folder.on_damage = partial(print, file=sys.stderr)
     # All along: over a version that came meanwhile this would publish the classifier of the one before.
     with folder.held():
@@ -176,20 +178,24 @@ def _strange(said: Sequence[Mapping[str, Any]], facts: Mapping[str, Any]) -> str
 
 def _unnamed(data: Sequence[Path], files: Sequence[str], class_names: Sequence[str]) -> str:
     """Sub-folders of images that lie in none named as a class, and labels of tables likewise, in words; or ""."""
-    names = {composed(name).casefold() for name in class_names}
+
+    def plain(name: str) -> str:
+        return " ".join(composed(name).split()).casefold()
+
+    names = set(map(plain, class_names))
     inside: dict[str, bool] = {}
     for folder in filter(Path.is_dir, data):
         for file in files:
             parent = Path(file).parent
             if parent.is_relative_to(folder) and parent != folder:
                 parts = parent.relative_to(folder).parts
-                inside[str(Path(*parts))] = any(" ".join(composed(p).split()).casefold() in names for p in parts)
+                inside[str(Path(*parts))] = any(plain(part) in names for part in parts)
     tables = [path for path in data if path.is_file() and path.suffix.lower() in TABLES]
     labels = {name for path in tables for part in in_table(path).parts.values() for name in part.names}
     told = []
     for kind, found in (
         ("sub-folders of images", inside),
-        ("labels of images", {name: name.casefold() in names for name in sorted(labels)}),
+        ("labels of images", {name: plain(name) in names for name in sorted(labels)}),
     ):
         others = [name for name, known in found.items() if not known]
         which = "none" if len(others) == len(found) else f"not all ({some_of(map(clean, others))})"

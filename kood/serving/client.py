@@ -20,8 +20,8 @@ from kood.serving.address import Address
 from kood.text import masked
 
 __all__ = [
-    "GrpcModel", "LocalModel", "Model", "RestModel", "newest_version", "open_model", "prepared", "saved_graph",
-    "versions",
+    "GrpcModel", "LocalModel", "Model", "RestModel", "newest_version", "open_model", "prepared", "refuse_unnumbered",
+    "saved_graph", "strange_operations", "versions",
 ]  # fmt: skip
 
 SIGNATURE = "encoded_marked"
@@ -108,6 +108,12 @@ def versions(run: Path) -> list[Path]:
     return sorted(found, key=lambda path: int(path.name))
 
 
+def refuse_unnumbered(version: Path) -> None:
+    """Raises `UserError` where the folder of a SavedModel is named by no number: that around it is no run's then."""
+    if not version.name.isdecimal():
+        raise UserError(f"{version}: the folder of a version is named by a number; export or move it to {version}/1")
+
+
 def prepared(file: Path, *, anyhow: bool = False) -> bytes:
     """An image file as every server can take it.
 
@@ -166,7 +172,12 @@ class LocalModel:
         with native_messages_held_back():
             import tensorflow as tf
 
-        _refuse_strange_operations(version)
+        # A graph is a program, and this one may be a stranger's.
+        if strange := strange_operations(version):
+            raise UserError(
+                f"{version}: its graph holds {', '.join(strange)}, which kood never exports and which could touch "
+                "files, the network or Python; it is not opened"
+            )
         try:
             self._model = tf.saved_model.load(str(version))
         except (OSError, ValueError, IndexError, KeyError, tf.errors.OpError) as error:
@@ -202,16 +213,13 @@ def saved_graph(version: Path):
     return graph
 
 
-def _refuse_strange_operations(version: Path) -> None:
-    """A graph is a program: one from a stranger is not loaded where it holds what kood never exports."""
+def strange_operations(version: Path) -> list[str]:
+    """The operations in a SavedModel's graph that reach beyond it, by name; kood neither publishes nor opens one."""
+    strange: set[str] = set()
     for meta in saved_graph(version).meta_graphs:
         nodes = [*meta.graph_def.node, *(node for f in meta.graph_def.library.function for node in f.node_def)]
-        strange = sorted({node.op for node in nodes if STRANGE.search(node.op)})
-        if strange:
-            raise UserError(
-                f"{version}: its graph holds {', '.join(strange)}, which kood never exports and which could touch "
-                "files, the network or Python; it is not opened"
-            )
+        strange.update(node.op for node in nodes if STRANGE.search(node.op))
+    return sorted(strange)
 
 
 class RestModel:

@@ -14,7 +14,7 @@ from typing import Any
 
 from kood.errors import UserError
 from kood.files import refuse_file, write_atomically
-from kood.serving.client import newest_version
+from kood.serving.client import newest_version, refuse_unnumbered, versions
 from kood.template import filled
 
 __all__ = ["Written", "write_serving_config"]
@@ -41,23 +41,26 @@ def write_serving_config(
     """Writes the files that TF Serving takes to serve runs, each under the name of its folder.
 
     Args:
-        runs: `saved/<recipe>` of each.
+        runs: `saved/<recipe>` of each, or the newest version in it.
         folder: Where the files go.
         max_batch: Requests are joined to batches of at most so many images; 1 joins none. Those that are joined fail
             together.
         wait_microseconds: How long a request waits for others.
 
     Raises:
-        UserError: a run without a SavedModel, two of one name, a name that TF Serving's REST path cannot hold, or the
-            folder is a file.
+        UserError: a run without a SavedModel, a version that is not the newest or whose folder is no number, two of one
+            name, a name that TF Serving's REST path cannot hold, or the folder is a file.
     """
     refuse_file(folder, "--to")
     named: dict[str, Path] = {}
     joined = max_batch > 1
     for run in runs:
         base = run.resolve()
-        if newest_version(base) == base:
+        if (version := newest_version(base)) == base:
+            refuse_unnumbered(version)
             base = base.parent
+            if (newest := versions(base)[-1]) != version:
+                raise UserError(f"{run}: TF Serving serves the newest version, {newest.name}; give it or {base}")
         name = base.name
         if not re.fullmatch(r"[\w.-]+", name, re.ASCII):
             raise UserError(

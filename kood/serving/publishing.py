@@ -14,7 +14,7 @@ from kood.data.deferred import Images
 from kood.errors import UserError
 from kood.files import folder_to_disk
 from kood.process import run_on_tensorflow
-from kood.serving.client import saved_graph
+from kood.serving.client import saved_graph, strange_operations
 from kood.serving.extras import read_facts, write_extras
 from kood.serving.served import Served
 
@@ -56,9 +56,15 @@ def publish(
         {output: largest absolute difference}, and "images": N.
 
     Raises:
-        UserError: the export failed or disagrees; nothing is published then.
+        UserError: the export failed, disagrees, or needs more than its graph; nothing is published then.
     """
     with _written(classifier_file, version_folder, served, facts or {}) as beside:
+        # Functions of Python would answer here: TensorFlow keeps them in this process, and in no file.
+        if strange := strange_operations(beside):
+            raise UserError(
+                f"{version_folder}: its graph holds {', '.join(strange)}, which reaches beyond it, to Python or files; "
+                "write preprocess and layers with keras.ops; it is not published"
+            )
         differences = _compare(beside, images, expected, served, _tolerance(classifier_file))
         if before is not None:
             before(beside, differences)

@@ -132,9 +132,14 @@ def test_data_that_is_not_there_is_named(run, images):
     assert sorted(path.name for path in run.iterdir()) == before
 
 
-def test_a_run_without_a_model(tmp_path, images):
+def test_a_folder_that_is_no_run(tmp_path, images):
     with pytest.raises(UserError, match="no SavedModel"):
         calibrate(tmp_path, [images])
+    (tmp_path / "exported").mkdir()
+    (tmp_path / "exported" / "saved_model.pb").touch()
+    with pytest.raises(UserError, match=r"exported: the folder of a version is named by a number; .*exported/1$"):
+        calibrate(tmp_path / "exported", [images])
+    assert [path.name for path in tmp_path.iterdir()] == ["exported"]
 
 
 def files_of(folder, images, name="jpg"):
@@ -261,7 +266,7 @@ def test_a_table_of_images_is_taken_and_its_labels_are_compared(tmp_path, run, m
     monkeypatch.setattr("kood.serving.calibrate.publish_calibrated", lambda *_: None)
     for place, image in enumerate(pixels(60, 5)):
         Image.fromarray(image).save(tmp_path / f"{place}.png")
-    for name, labels in (("right", ("A", "f")), ("some", ("a", "x"))):
+    for name, labels in (("right", ("A", "B  c")), ("some", ("a", "x"))):
         lines = [f"{place}.png;{labels[place % 2]}" for place in range(60)]
         (tmp_path / f"{name}.csv").write_text("\n".join(["file;label", *lines]))
     right, some = (calibrate(run, [tmp_path / f"{name}.csv"], check=0.0) for name in ("right", "some"))

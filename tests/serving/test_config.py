@@ -2,6 +2,7 @@
 
 import csv
 import shlex
+import shutil
 
 import pytest
 import yaml
@@ -108,4 +109,11 @@ def test_names_that_cannot_be_served_are_refused(tmp_path):
         write_serving_config([run(tmp_path / "x" / "one"), run(tmp_path / "y" / "one")], tmp_path / "out")
     with pytest.raises(UserError, match="no SavedModel"):
         write_serving_config([tmp_path], tmp_path / "out")
+    # TF Serving would take the folder around the first for the run, and of the second another version.
+    named = (run(tmp_path / "two") / "3").rename(tmp_path / "exported")
+    with pytest.raises(UserError, match=r"exported: the folder of a version is named by a number; .*exported/1$"):
+        write_serving_config([named], tmp_path / "out")
+    shutil.copytree(run(tmp_path / "three") / "3", tmp_path / "three" / "20")
+    with pytest.raises(UserError, match=r"three/3: TF Serving serves the newest version, 20; give .*three$"):
+        write_serving_config([tmp_path / "three" / "3"], tmp_path / "out")
     assert not (tmp_path / "out").exists()

@@ -14,7 +14,7 @@ from tensorflow_serving.apis import prediction_log_pb2
 
 from kood.conformal import p_values
 from kood.data.decode import decode_images
-from kood.data.images import fit_images
+from kood.data.images import fit_images, normalize
 from kood.data.rules import Framing
 from kood.decision import Scored
 from kood.errors import UserError
@@ -114,6 +114,19 @@ def test_a_model_that_disagrees_is_not_published(tmp_path):
     with pytest.raises(UserError, match="does not answer as the Keras model does.*ood_score") as caught:
         publishing.publish(**given)
     assert caught.value.exit_code == 1
+    assert not [p for p in tmp_path.iterdir() if p.is_dir()]
+
+
+@pytest.mark.one_backend  # Of the others it is written in another process.
+def test_a_graph_that_calls_python_is_not_published(tmp_path, monkeypatch):
+    """In the process that wrote it, it answers; TensorFlow's table of Python functions is there alone."""
+
+    def called(images):
+        return tf.ensure_shape(tf.numpy_function(normalize, [images], tf.float32), images.shape)
+
+    monkeypatch.setattr("kood.serving.export.normalize", called)
+    with pytest.raises(UserError, match=r"^.*1: its graph holds \w*PyFunc.*keras\.ops; it is not published$"):
+        publishing.publish(**prepared(tmp_path))
     assert not [p for p in tmp_path.iterdir() if p.is_dir()]
 
 
