@@ -13,7 +13,17 @@ from kood.attached.watching import Shape, image_shape_of, layers_of, watched
 from kood.classifier import Classifier
 from kood.errors import UserError
 
-__all__ = ["Wanted", "check_range", "check_shape", "not_of", "other_range", "outside", "usual_range", "wanted"]
+__all__ = [
+    "Wanted",
+    "check_range",
+    "check_shape",
+    "in_files",
+    "not_of",
+    "other_range",
+    "outside",
+    "usual_range",
+    "wanted",
+]
 
 #: (lowest, highest) of pixels that people give to models, and what first layers make of them.
 _GIVEN = ((0.0, 255.0), (0.0, 1.0), (-1.0, 1.0))
@@ -286,6 +296,14 @@ _BACK: dict[str, Callable[[np.ndarray], np.ndarray]] = {
     "16 bits": lambda x: x / 257,
     "beyond": lambda x: 255 * ((x - x.min()) / (x.max() - x.min())),
 }
+
+
+def in_files(pixels: np.ndarray) -> np.ndarray | None:
+    """Pixels as files have them, 0..255, of such pixels or of those that were brought to 0..1 or -1..1; else None."""
+    found = _range_of(pixels)
+    return pixels if found == "0..255" else _BACK[found](pixels) if found in ("0..1", "-1..1") else None
+
+
 _WORDS = {
     "0..255": ", as they are in files",
     "0..1": ", as if they had been divided by 255 already",

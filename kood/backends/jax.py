@@ -113,6 +113,7 @@ def _current(scope, variable):
 
 
 def _weights(model):
+    """Its values as they are now: Keras's own passes over a model give them to others, and they may have been set."""
     return ([v.value for v in variables] for variables in (model.trainable_variables, model.non_trainable_variables))
 
 
@@ -121,23 +122,22 @@ def forward(model):
 
     The rows must divide among the devices.
     """
-    trainable, fixed = _weights(model)
     passed = jax.jit(lambda t, f, inputs: model.stateless_call(t, f, inputs, training=False)[0])
     distribution = keras.distribution.distribution()
     if distribution is None:
-        return lambda inputs: passed(trainable, fixed, inputs), 1
+        return lambda inputs: passed(*_weights(model), inputs), 1
     mesh = distribution.device_mesh.backend_mesh
-    by_rows = NamedSharding(mesh, PartitionSpec(distribution.batch_dim_name))
-    trainable, fixed = jax.device_put((trainable, fixed), NamedSharding(mesh, PartitionSpec()))
-    return lambda inputs: passed(trainable, fixed, jax.device_put(inputs, by_rows)), mesh.size
+    by_rows, whole = (NamedSharding(mesh, PartitionSpec(*axis)) for axis in ([distribution.batch_dim_name], []))
+    return lambda inputs: passed(
+        *jax.device_put((*_weights(model),), whole), jax.device_put(inputs, by_rows)
+    ), mesh.size
 
 
 def gradient(model, of):
     """The gradient of the sum of `of(outputs)` by the model's inputs, in inference mode."""
-    trainable, fixed = _weights(model)
 
     def total(inputs, trainable, fixed):
         return of(model.stateless_call(trainable, fixed, inputs, training=False)[0]).sum()
 
     by_inputs = jax.jit(jax.grad(total))
-    return lambda inputs: by_inputs(jax.numpy.asarray(inputs), trainable, fixed)
+    return lambda inputs: by_inputs(jax.numpy.asarray(inputs), *_weights(model))

@@ -44,7 +44,7 @@ class Known:
     Attributes:
         range: The smallest and the largest of the numbers that the model sees of them, where no preprocessing is given.
         some: The first few.
-        labelled: Some from all over, uint8 (H, W, C), each with its class, by its place.
+        labelled: Some from all over, (H, W, C), each with its class, by its place.
     """
 
     range: tuple[float, float] = (np.inf, -np.inf)
@@ -62,7 +62,7 @@ class Known:
         self.range = min(low, self.range[0]), max(high, self.range[1])
         if not self.some:
             self.some.append(batch.pixels[:_KEPT])
-        if batch.labels is not None and batch.pixels.dtype == np.uint8:
+        if batch.labels is not None:
             self._keep(batch.pixels, batch.labels)
 
     @property

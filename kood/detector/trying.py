@@ -6,7 +6,7 @@ from dataclasses import dataclass
 import keras
 import numpy as np
 
-from kood.attached import Adapted, preprocessing_for
+from kood.attached import Adapted, in_files, preprocessing_for
 from kood.attached.preprocessing import Preprocess
 from kood.backends import compiled
 from kood.conformal import rate_interval
@@ -45,11 +45,13 @@ class Tried:
         others: Under the others, those that label these images by chance or by another order left out; none for images
             of one class, all of which a model that says nothing else labels rightly.
         images: How many there are.
+        of: What the others are preprocessings of, where these are other pixels than were given.
     """
 
     own: _Found
     others: dict[str, _Found]
     images: int
+    of: str = ""
 
     @property
     def refusal(self) -> str:
@@ -60,15 +62,17 @@ class Tried:
         found, own = self.others[best].right, self.own.right
         if found < own + _BETTER or rate_interval(round(found * self.images), self.images)[0] < own:
             return ""
-        return f"; with preprocess = {best!r} it labels {found:.0%} of {self.images} rightly"
+        return f"; with preprocess = {best!r}{self.of} it labels {found:.0%} of {self.images} rightly"
 
     @property
     def doubt(self) -> str:
         """Another preprocessing that labels as many or more, and clearly more or far less overconfidently; "" for none.
 
         Pixels of 0..255 for a network of 0..1 make logits 255 times as large: many labels stay, and the probabilities
-        say nothing more.
+        say nothing more. Pixels that somebody brought to another range are doubted for no less than that.
         """
+        if self.of:
+            return ""
         own = self.own
         as_good = {
             mode: found
@@ -92,14 +96,15 @@ def tried(classifier: Adapted, pixels: np.ndarray, labels: np.ndarray, names: Se
 
     Args:
         classifier: The model.
-        pixels: uint8 (N, H, W, C), as large as the model takes them.
+        pixels: (N, H, W, C), as large as the model takes them: uint8, or floats of 0..255, 0..1 or -1..1, which the
+            named ones are given as files have them. Of others nothing but the model's own is tried.
         labels: (N,) their classes.
         names: K names.
         rows: Images a forward pass.
     """
     forward = compiled(classifier.taken)
 
-    def found(prepare: Preprocess) -> _Found:
+    def found(prepare: Preprocess, pixels: np.ndarray) -> _Found:
         parts = (pixels[start : start + rows] for start in range(0, len(pixels), rows))
         prepared = (keras.ops.convert_to_numpy(prepare(part)) for part in parts)
         logits = run_batches(forward, prepared, rows)["logits"].astype("float64")
@@ -107,9 +112,10 @@ def tried(classifier: Adapted, pixels: np.ndarray, labels: np.ndarray, names: Se
         return _Found(given, float(np.mean(given == labels)), float(softmax(logits).max(axis=1).mean()))
 
     own = classifier.preprocess
-    modes = [mode for mode in preprocessing_for(pixels.shape[-1]) if mode != own.said and len(np.unique(labels)) > 1]
-    others = {mode: found(Preprocess(mode)) for mode in modes}
+    whole = in_files(pixels)
+    modes = preprocessing_for(pixels.shape[-1]) if len(np.unique(labels)) > 1 and whole is not None else ()
+    others = {mode: found(Preprocess(mode), whole) for mode in modes if mode != own.said}
     return Tried(
-        found(own), {mode: one for mode, one in others.items() if not disagreement(one.given, labels, names)},
-        len(labels),
+        found(own, pixels), {mode: one for mode, one in others.items() if not disagreement(one.given, labels, names)},
+        len(labels), "" if whole is pixels else " of pixels of 0..255",
     )  # fmt: skip

@@ -1050,6 +1050,17 @@ def test_numbers_of_numpy_are_saved_as_numbers(tmp_path):
     assert Detector.load(tmp_path / "it.kood").decision.accept == pytest.approx(0.9)
 
 
+def test_a_model_goes_on_being_used_beside_its_detector():
+    model, (pixels, labels) = built(), images(99, 3)
+    made = Detector(model, "energy").calibrate(pixels)
+    before = made.predict(pixels).ood_score
+    model.compile("sgd", "sparse_categorical_crossentropy")
+    model.evaluate(pixels, labels, verbose=0)
+    np.testing.assert_array_equal(made.predict(pixels).ood_score, before)
+    model.get_layer("top").set_weights([10 * np.eye(6, K, dtype="float32"), np.zeros(K, "float32")])
+    assert np.abs(made.predict(pixels).ood_score - before).min() > 0.1
+
+
 def test_public_names_are_loaded_when_used():
     assert kood.Detector is Detector and callable(kood.run)
     assert kood.metrics.auroc([0.1, 0.9], [False, True]) == 1.0
@@ -1078,10 +1089,11 @@ class TestOtherPixels:
         pixels, labels = images(count, seed)
         return pixels, np.where(np.random.default_rng(seed).random(count) < 0.25, (labels + 1) % K, labels)
 
-    @pytest.mark.parametrize("call", ["fit", "calibrate"])
-    def test_as_many_right_and_less_sure_is_told_with_both_figures(self, call):
+    @pytest.mark.parametrize(("call", "dtype"), [("fit", "uint8"), ("calibrate", "uint8"), ("fit", "float32")])
+    def test_as_many_right_and_less_sure_is_told_with_both_figures(self, call, dtype):
         made = Detector(self.of_0_to_1(), "energy")
-        getattr(made, call)(*self.hard(160, 1))
+        pixels, labels = self.hard(160, 1)
+        getattr(made, call)(pixels.astype(dtype), labels)
         (said,) = [one for one in made.told if "preprocess" in one]
         wanted = r"preprocess '0\.\.1' (\S+)% of 40 known images .* (\S+)%, and as they are (\S+)%, at (\S+)%; name"
         right, sure, own, its = map(float, re.search(wanted, said).groups())
@@ -1090,12 +1102,20 @@ class TestOtherPixels:
         assert len([one for one in made.told if "preprocess" in one]) == 1
 
     def test_far_more_right_is_refused(self):
-        def last(means):
+        def bent(means):
             """The third channel saturates in 0..255."""
             return ops.concatenate([means[:, :2], ops.tanh(means[:, 2:])], axis=1)
 
-        with pytest.raises(UserError, match=r"^fit: the model labels .* rightly; with preprocess = '0\.\.1' it labels"):
-            Detector(self.of_0_to_1(last, 20), "energy").fit(*images(160, 1))
+        def even(means):
+            """The second class has the darkest pixels of -1..1 too."""
+            return ops.concatenate([means[:, :1] + 0.3, 0.9 * ops.abs(means[:, 1:2]), means[:, 2:]], axis=1)
+
+        pixels, labels = images(160, 1)
+        whole, halves = pixels.astype("float32"), pixels / np.float32(127.5) - 1
+        for given, last, of in ((pixels, bent, ""), (whole, bent, ""), (halves, even, " of pixels of 0..255")):
+            told = rf"^fit: the model labels .* rightly; with preprocess = '0\.\.1'{of} it labels"
+            with pytest.raises(UserError, match=told):
+                Detector(self.of_0_to_1(last, 20), "energy").fit(given, labels)
 
     def test_images_of_one_class_say_nothing_of_other_pixels(self):
         """A model that names one class whatever it is given labels all of them rightly."""
