@@ -105,7 +105,8 @@ def mean_interval(shares: Sequence[float], level: float = 0.95) -> dict[str, Any
         level: Confidence, in (0, 1).
 
     Returns:
-        {"mean", "std", "n", "interval": [low, high]}; where n is 1, "std" and "interval" are None.
+        {"mean", "std", "n", "interval": [low, high]}; where n is 1, "std" and "interval" are None, and the latter too
+        where all are equal: as they do not differ, they say nothing of how far others would.
 
     Raises:
         ValueError: no shares.
@@ -115,8 +116,9 @@ def mean_interval(shares: Sequence[float], level: float = 0.95) -> dict[str, Any
     mean, count = float(np.mean(shares)), len(shares)
     if count == 1:
         return {"mean": mean, "std": None, "n": 1, "interval": None}
-    std, half = float(np.std(shares, ddof=1)), _half_width(np.asarray(shares, np.float64), level)
-    return {"mean": mean, "std": std, "n": count, "interval": [max(0.0, mean - half), min(1.0, mean + half)]}
+    half = _half_width(np.asarray(shares, np.float64), level)
+    interval = [max(0.0, mean - half), min(1.0, mean + half)] if np.ptp(shares) else None
+    return {"mean": mean, "std": float(np.std(shares, ddof=1)), "n": count, "interval": interval}
 
 
 def _half_width(values: np.ndarray, level: float) -> float:

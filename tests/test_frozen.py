@@ -581,6 +581,7 @@ def test_the_interval_of_a_mean_is_students():
     half = 4.302653 * 0.1 / np.sqrt(3)
     assert found["interval"] == pytest.approx([0.7 - half, 0.7 + half], abs=1e-6) and found["std"] == pytest.approx(0.1)
     assert mean_interval([0.9, 1.0, 1.0])["interval"][1] == 1.0
+    assert mean_interval([1.0, 1.0]) == {"mean": 1.0, "std": 0.0, "n": 2, "interval": None}
     assert mean_interval([0.5]) == {"mean": 0.5, "std": None, "n": 1, "interval": None}
     with pytest.raises(ValueError, match="no shares"):
         mean_interval([])

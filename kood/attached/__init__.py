@@ -3,7 +3,17 @@
 from kood.attached.adapted import Adapted, adapted, function_of
 from kood.attached.apart import features_within
 from kood.attached.opening import bring, bring_layers_of, handed_over, kept, opened
-from kood.attached.pixels import Wanted, check_range, in_files, not_of, other_range, outside, usual_range, wanted
+from kood.attached.pixels import (
+    Wanted,
+    check_range,
+    in_files,
+    not_of,
+    other_range,
+    outside,
+    too_small,
+    usual_range,
+    wanted,
+)
 from kood.attached.preprocessing import PREPROCESSING, function_named, preprocessing_for
 from kood.attached.taken import Inside, only
 from kood.attached.watching import image_shape_of, layer_named, layers_of
@@ -12,5 +22,5 @@ __all__ = [
     "PREPROCESSING", "Adapted", "Inside", "Wanted", "adapted", "bring", "bring_layers_of", "check_range",
     "features_within", "function_named", "function_of", "handed_over", "image_shape_of", "in_files", "kept",
     "layer_named", "layers_of", "not_of", "only", "opened", "other_range", "outside", "preprocessing_for",
-    "usual_range", "wanted",
+    "too_small", "usual_range", "wanted",
 ]  # fmt: skip

@@ -20,6 +20,7 @@ from kood.attached import (
     layers_of,
     only,
     opened,
+    too_small,
 )
 from kood.attached.preprocessing import PREPROCESSING, Preprocess
 from kood.attached.seen import Seen
@@ -159,6 +160,9 @@ def _check_shape(called: str, model: keras.Model, image_shape: tuple[int, int, i
     if wanted != list(image_shape[:2]):
         raise UserError(f"{called} takes images of {wanted[0]}x{wanted[1]}, and these are "
                         f"{image_shape[0]}x{image_shape[1]}; {fix}")  # fmt: skip
+    if None in size and too_small(model, (*image_shape[:2], channels)):
+        raise UserError(f"{called} leaves nothing of images of {image_shape[0]}x{image_shape[1]}; set "
+                        "data.image_shape to larger ones, such as it was trained on")  # fmt: skip
 
 
 #: How features are named that are not found by themselves.

@@ -96,6 +96,7 @@ def _made(name: str, make: Callable, image_shape: tuple[int, int, int], weights:
                             f"{height}x{width}; set image_shape = {[max(height, side), max(width, side), channels]}, "
                             "or take another network (classifier.options.name)") from error  # fmt: skip
         if file is not None:
+            told = "some of its layers are not there" if isinstance(error, Warning) else why(error)
             raise UserError(f"classifier.options.weights: {file} does not fit {name} without its classifier "
-                            f"({why(error)}); give what model.save_weights(...) wrote of it") from error  # fmt: skip
+                            f"({told}); give what model.save_weights(...) wrote of it") from error  # fmt: skip
         raise not_had("weights", name, error, "the network at the first run, or give a file") from error
