@@ -9,6 +9,7 @@ import base64
 import contextlib
 import json
 import time
+import zipfile
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -18,7 +19,7 @@ import numpy as np
 
 from kood.backends import SlowerAdam, SlowerSGD, accelerated, agreed, feed, generators, set_generators, several
 from kood.errors import UserError
-from kood.files import write_atomically
+from kood.files import to_disk, write_atomically
 from kood.training.timing import TimeBudget
 from kood.training.tracking import EpochLog, EventFile
 
@@ -105,7 +106,7 @@ def fit(
     the first one's checkpoint in it.
 
     Args:
-        model: Compiled; used if there is no checkpoint.
+        model: Compiled; takes the numbers of the checkpoint if there is one.
         batches: Gives the data set from an epoch on; it must not depend on the epochs before.
         epochs: Epochs in all.
         steps_per_epoch: Batches of one epoch.
@@ -126,7 +127,7 @@ def fit(
             epochs.
     """
     checkpoint = _Checkpoint(folder, interval, budget)
-    model, first = checkpoint.restore(model)
+    first = checkpoint.restore(model)
     if first != agreed(first):
         raise UserError(
             f"{folder}: this process has the checkpoint of another epoch than the first one; all processes must see "
@@ -207,6 +208,8 @@ class _Checkpoint(keras.callbacks.Callback):
         name = f"checkpoint-{epoch}.keras"
         beside = self.folder / f".writing-{name}"
         self.model.save(beside)
+        with beside.open("rb") as file:  # `checkpoint.json` must not come to a disk that this one has not come to.
+            to_disk(file.fileno())
         beside.replace(self.folder / name)
         state = {"epoch": epoch, "model": name, "seed_states": _seed_states(self.model), "history": self.history}
         state["generators"] = {kind: base64.b64encode(one).decode() for kind, one in generators().items()}
@@ -215,20 +218,28 @@ class _Checkpoint(keras.callbacks.Callback):
         write_atomically(self.folder / "checkpoint.json", json.dumps(state).encode())
         _clear(self.folder, keep=name)
 
-    def restore(self, model: keras.Model) -> tuple[keras.Model, int]:
-        """The model of the last checkpoint and its epoch; where there is none, the given one at its beginning."""
+    def restore(self, model: keras.Model) -> int:
+        """Gives the model the numbers of the last checkpoint and says its epoch; 0 where there is none.
+
+        It stays what it is: a file says for how many devices its layers and its steps a call were made.
+        """
         try:
             state = json.loads((self.folder / "checkpoint.json").read_bytes())
-            restored = keras.saving.load_model(self.folder / state["model"])
-            _set_seed_states(restored, state["seed_states"])
+            kept = keras.saving.load_model(self.folder / state["model"])
+            _set_seed_states(kept, state["seed_states"])
             if self.budget:
                 self.budget.spent, self.budget.over = state["time"]["spent"], state["time"]["over"]
             self._generators = {kind: base64.b64decode(one) for kind, one in state.get("generators", {}).items()}
-        except (OSError, ValueError, KeyError):
+            model.optimizer.build(model.trainable_variables)
+            every = ([*one.variables, *one.optimizer.variables] for one in (model, kept))
+            pairs = list(zip(*every, strict=True))
+        except (OSError, ValueError, KeyError, zipfile.BadZipFile):
             _clear(self.folder)  # No checkpoint, or a damaged one: the stage starts again.
-            return model, 0
+            return 0
+        for mine, its in pairs:
+            mine.assign(its)
         self.history = state["history"]
-        return restored, state["epoch"]
+        return state["epoch"]
 
 
 def _clear(folder: Path, keep: str = "") -> None:
