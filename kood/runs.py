@@ -220,6 +220,9 @@ class Run:
                 decides = {**decides, "backend": MIXED}
         partial = _partial(folder)
         partial.mkdir(parents=True, exist_ok=True)
+        for path in [*partial.rglob(".*")]:  # What a killed process was writing; it bears that one's number.
+            if path.is_file():
+                path.unlink()
         before = self._note_seconds(partial)
         backends = self._note_backend(partial)
         start = time.monotonic()

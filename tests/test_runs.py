@@ -78,6 +78,9 @@ def test_a_damaged_result_is_made_again(run, damage):
 def test_a_killed_stage_leaves_its_work_but_no_result(run):
     def fails(folder):
         (folder / "checkpoint").write_text("half way")
+        (folder / "pieces").mkdir()
+        for file in (".train.npy.1", "pieces/.train-0.npy.1"):  # As a write that a kill ends leaves it.
+            (folder / file).write_bytes(b"cut off")
         raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
@@ -87,6 +90,7 @@ def test_a_killed_stage_leaves_its_work_but_no_result(run):
     def goes_on(folder):
         seen.append((folder / "checkpoint").read_text())
         (folder / "checkpoint").unlink()
+        (folder / "pieces").rmdir()
         return {}
 
     stage = run.ensure("fit", {}, goes_on)
