@@ -6,6 +6,7 @@ backend. Each of the others works in a folder of its own beside those files, and
 """
 
 import json
+import math
 import shutil
 import time
 from collections.abc import Callable, Iterator
@@ -23,6 +24,8 @@ __all__ = ["Team"]
 
 #: Seconds between two looks for the first process's word.
 INTERVAL = 0.1
+#: Seconds that a process which has failed waits for that word: the first may fail likewise, or wait for this one.
+PATIENCE = 60.0
 
 
 class Team:
@@ -38,6 +41,8 @@ class Team:
         self.run = run
         self.folder = run.folder / ".team"
         self._words = 0
+        #: What this process failed with while the first went on, which then waits for it for good.
+        self._alone: Exception | None = None
 
     @property
     def leads(self) -> bool:
@@ -46,7 +51,10 @@ class Team:
 
     @contextmanager
     def gathered(self) -> Iterator[None]:
-        """The run: begun and ended by all together, or broken off by the first one's failure."""
+        """The run: begun and ended by all together, or broken off by the first one's failure.
+
+        One of the others that fails alone ends, which whoever launched it sees: the first waits for it in a sum.
+        """
         if self.devices.processes == 1:
             yield
             return
@@ -56,6 +64,8 @@ class Team:
         self.devices.wait()
         with self._broken_off():
             yield
+        if self._alone is not None:
+            raise self._alone
         self.devices.wait()
         if self.leads:
             shutil.rmtree(self.folder, ignore_errors=True)
@@ -138,7 +148,7 @@ class Team:
                 except Exception as error:
                     failure = error
                 shutil.rmtree(mine, ignore_errors=True)
-            word = self._hear()
+            word = self._hear(failure)
         if "failed" in word:
             raise UserError(f"the first process failed: {word['failed']}", exit_code=1) from failure
         if failure is not None:
@@ -151,11 +161,17 @@ class Team:
             self._words += 1
             write_atomically(self.folder / f"{self._words}.json", json.dumps(word).encode())
 
-    def _hear(self) -> dict[str, Any]:
+    def _hear(self, failure: Exception | None = None) -> dict[str, Any]:
         self._words += 1
         path = self.folder / f"{self._words}.json"
+        until = math.inf if failure is None else time.monotonic() + PATIENCE
         while not path.exists():
+            if time.monotonic() >= until:
+                self._alone = failure
+            if self._alone is not None:  # Or it was in a cell before this one.
+                raise self._alone
             time.sleep(INTERVAL)
             if not self.run.is_held() and not path.exists():
                 raise UserError(f"{self.run.folder}: the first process has ended", exit_code=1)
+        self._alone = None
         return json.loads(path.read_bytes())
