@@ -74,7 +74,7 @@ class PureStage:
 )
 def test_a_kill_before_the_trained_model_is_saved_loses_no_training(tmp_path, monkeypatch, role, file, use):
     (tmp_path / "tiny.toml").write_text(TINY)
-    made = cell(tmp_path, f'outliers.use=["{use}"]')
+    made = cell(tmp_path, f'outliers.use=["{use}"]', "report.tensorboard=true")
     if role == "classifier":
         made.make("noise")
     monkeypatch.setitem(classify.training.fit.__kwdefaults__, "interval", 0.0)
@@ -92,6 +92,8 @@ def test_a_kill_before_the_trained_model_is_saved_loses_no_training(tmp_path, mo
     result = made.make(role)
     assert (result.folder / file).is_file() and len(result.facts["history"]["loss"]) > 1
     assert not list(result.folder.glob("*checkpoint*"))
+    # A folder for each training: one of other settings, or of a fold, is another curve.
+    assert [path.name for path in made.work.logs.iterdir()] == [f"{role}-{result.key[:8]}"]
 
 
 @pytest.mark.slow
@@ -234,7 +236,7 @@ def test_virtual_outliers_need_no_images_and_stay_behind(tmp_path, given, monkey
     folder = tmp_path
     made = cell(folder, 'outliers.use=["virtual"]', "outliers.virtual.queue=4", "outliers.begin=0.4")
     stage = made.train()
-    assert given[-1]["outliers"] is None
+    assert given[-1]["outliers"] is None and given[-1]["outliers_per_batch"] == 0  # Of which the pace counts none.
     first, second = stage.facts["history"]["exposure"]
     assert first < second and second > 0  # It begins at step 6 of 14, in the first epoch of 7.
     model = keras.saving.load_model(stage.folder / "classifier.keras", compile=False)

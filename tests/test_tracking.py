@@ -96,7 +96,8 @@ def events(folder):
 
 def test_event_files_have_the_same_figures(tmp_path):
     _, history = fit(tmp_path, board=tmp_path / "board")
-    ((version, *epochs),) = events(tmp_path / "board")
+    ((version, begun, *epochs),) = events(tmp_path / "board")
+    assert begun.session_log.status == begun.session_log.START and begun.step == 1  # Takes back what was here before.
     assert version.file_version == "brain.Event:2" and [event.step for event in epochs] == [1, 2, 3, 4]
     told = [{value.tag: value.simple_value for value in event.summary.value} for event in epochs]
     assert set(told[0]) == {"loss", "learning_rate", "seconds"}
@@ -108,7 +109,7 @@ def test_a_resumed_training_takes_back_the_epochs_it_makes_again(tmp_path):
         fit(tmp_path, callback=KillAfter(1), board=tmp_path / "board")
     fit(tmp_path, board=tmp_path / "board")
     first, second = events(tmp_path / "board")
-    assert [event.step for event in first[1:]] == [1, 2]
+    assert [event.step for event in first[2:]] == [1, 2]
     begun = second[1]
     assert begun.session_log.status == begun.session_log.START and begun.step == 3
     assert [event.step for event in second[2:]] == [3, 4]

@@ -160,10 +160,10 @@ class Classifier(Stage):
     def make(self, folder: Path, work: Work) -> dict[str, Any]:
         began, recipe, seed = time.monotonic(), self.recipe, self.seed("classifier")
         settings, seconds = recipe.train, work.budget.of(self.kind, recipe)
-        per_batch = recipe.outliers.per_batch if recipe.outliers.exposes else 0
         images, steps = self.data.seen(), None
         classes = len(images.class_names)
         outliers, targets = self._exposed_to(classes)
+        per_batch = recipe.outliers.per_batch if outliers is not None else 0
         labelled = self.pure.images() if self.pure is not None else None
         if labelled is not None and self._joins_pure and len(images) >= settings.batch_size:
             steps, images, labelled = len(images) // settings.batch_size, joined([images, labelled]), None

@@ -18,6 +18,7 @@ from kood.pipeline.prepare import PICTURES, Rows
 from kood.pipeline.stage import Stage, Work
 from kood.recipe import Recipe
 from kood.report import fit_callback
+from kood.runs import key_of
 from kood.training import Pace, TimeBudget
 
 __all__ = ["augmentations", "decided", "fitted", "resident_images"]
@@ -66,7 +67,7 @@ def fitted(
             steps_per_epoch=steps_per_epoch,
             folder=folder,
             log=folder / "history.csv",
-            board=work.board(stage.role),
+            board=work.board(f"{stage.role}-{key_of(folder)[:8]}"),
             callbacks=[
                 fit_callback(bar, position=(lambda: limit.spent) if limit else None),
                 pace,

@@ -72,9 +72,9 @@ class EpochLog(_Log):
 class EventFile(_Log):
     """Writes every epoch's losses, seconds and learning rate as an event file for TensorBoard, under any backend.
 
-    A training that is resumed begins a file of its own, which takes back what a former one says of the epochs from
-    there on. TensorBoard itself is not needed to write one. Its place is a folder, one a training; `tensorboard
-    --logdir` on a folder above shows all of them.
+    A training that is resumed, or made again, begins a file of its own, which takes back what a former one says of the
+    epochs from there on. TensorBoard itself is not needed to write one. Its place is a folder, one a training;
+    `tensorboard --logdir` on a folder above shows all of them.
     """
 
     _writer: Any = None
@@ -84,9 +84,8 @@ class EventFile(_Log):
         name = f"events.out.tfevents.{time.time_ns()}.{socket.gethostname()}.{os.getpid()}"
         self._writer = tf.io.TFRecordWriter(str(self.place / name))
         self._write(file_version="brain.Event:2")
-        if self.first:
-            begun = tf.compat.v1.SessionLog(status=tf.compat.v1.SessionLog.START)
-            self._write(step=self.first + 1, session_log=begun)
+        begun = tf.compat.v1.SessionLog(status=tf.compat.v1.SessionLog.START)
+        self._write(step=self.first + 1, session_log=begun)
 
     def tell(self, epoch, figures):
         told = [tf.compat.v1.Summary.Value(tag=tag, simple_value=value) for tag, value in figures.items()]
