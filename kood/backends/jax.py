@@ -71,7 +71,7 @@ class TrainStep(LossTerms):
         data = self.held(data)
 
         def loss_of(values):
-            (loss, shown), moved = self._stateless(values, fixed, data, training=True)
+            (loss, shown), moved = self._stateless(values, fixed, data)
             return self.optimizer.scale_loss(loss), (shown, moved)
 
         with keras.StatelessScope(state_mapping=list(zip(self.optimizer.variables, optimizer, strict=True))):
@@ -80,20 +80,13 @@ class TrainStep(LossTerms):
         logs, metrics = self._stateless_show(shown, metrics)
         return logs, (trainable, fixed, optimizer, metrics)
 
-    def test_step(self, state, data):
-        """The loss terms of one batch, nothing learned."""
-        trainable, fixed, metrics = state
-        (_, shown), fixed = self._stateless(trainable, fixed, data, training=False)
-        logs, metrics = self._stateless_show(shown, metrics)
-        return logs, (trainable, fixed, metrics)
-
-    def _stateless(self, trainable, fixed, data, training):
+    def _stateless(self, trainable, fixed, data):
         variables = [
             *zip(self.trainable_variables, trainable, strict=True),
             *zip(self.non_trainable_variables, fixed, strict=True),
         ]
         with keras.StatelessScope(state_mapping=variables) as scope:
-            result = self.total(data, training)
+            result = self.total(data)
         return result, [_current(scope, variable) for variable in self.non_trainable_variables]
 
     def _stateless_show(self, shown, metrics):

@@ -64,7 +64,7 @@ class TrainStep(LossTerms):
     def train_step(self, data):
         """One update from one batch."""
         with placed(), tf.GradientTape() as tape:
-            loss, values = self.total(self.held(data), training=True)
+            loss, values = self.total(self.held(data))
             scaled = self.optimizer.scale_loss(loss)
         with placed():
             weights = self.trainable_weights
@@ -99,11 +99,6 @@ class TrainStep(LossTerms):
         if inner.global_clipnorm:
             gradients, _ = tf.clip_by_global_norm(gradients, self.optimizer.scale_loss(inner.global_clipnorm))
         return [None if gradient is None else gradient / replicas for gradient in gradients]
-
-    def test_step(self, data):
-        """The loss terms of one batch, nothing learned."""
-        _, values = self.total(data, training=False)
-        return self._logs(values)
 
     def _logs(self, values):
         logs = self.show(summed_up(values))

@@ -69,9 +69,9 @@ class LossTerms(keras.Model):
         """Running means of the total and of each term; Keras resets them every epoch."""
         return list(self._means)
 
-    def total(self, batch, training):
-        """The sum that is minimised, and every value to show: the sum first, then the terms."""
-        terms = self.losses(with_images(batch), training=training)
+    def total(self, batch):
+        """The sum that a training step minimises, and every value to show: the sum first, then the terms."""
+        terms = self.losses(with_images(batch), training=True)
         loss = sum(terms[name] for name in self.terms)
         return loss, [loss, *(terms[name] for name in self.terms)]
 

@@ -15,19 +15,13 @@ class TrainStep(LossTerms):
     def train_step(self, data):
         """One update from one batch."""
         self.zero_grad()
-        loss, values = self.total(self.held(data), training=True)
+        loss, values = self.total(self.held(data))
         self.optimizer.scale_loss(loss).backward()
         weights = self.trainable_weights
         with torch.no_grad():
             sums = summed_up([*(weight.value.grad for weight in weights), *(value.detach() for value in values)])
             self.optimizer.apply(sums[: len(weights)], weights)
             return self.show(sums[len(weights) :])
-
-    def test_step(self, data):
-        """The loss terms of one batch, nothing learned."""
-        with torch.no_grad():
-            _, values = self.total(data, training=False)
-            return self.show(summed_up(values))
 
 
 def forward(model):
