@@ -60,7 +60,7 @@ def training_batches(
         id_set: Labelled in-distribution images.
         outliers: Images to train as out of distribution, labels ignored; or None.
         num_classes: K, the width of the label rows.
-        batch_size: B, in-distribution images a batch.
+        batch_size: B, in-distribution images a batch; no more than there are, where `steps` is not given.
         outliers_per_batch: O, outliers a batch; 0 where `outliers` is None.
         epochs: E, where training ends, counted from epoch 0.
         seed: Decides every order and augmentation.
@@ -84,7 +84,7 @@ def training_batches(
         to the share of what has a class.
 
     Raises:
-        UserError: Fewer images than a batch holds; no outliers or further images where some are asked for.
+        UserError: No outliers or further images where some are asked for.
         ValueError: `id_set` or `labelled` without labels, labels past K, targets of another shape, a bad first epoch,
             another word for `mix`; no pixels where they are mixed, or augmented in other ways than by moving them.
     """
@@ -93,7 +93,8 @@ def training_batches(
         outliers_per_batch = 0
     if labelled is None:
         labelled_per_batch = 0
-    _check_batches(len(id_set), batch_size, first_epoch, epochs)
+    if not 0 <= first_epoch <= epochs:
+        raise ValueError(f"first_epoch must lie in 0..{epochs}, not {first_epoch}")
     if resident and mix != "none":
         raise ValueError("outliers are mixed where the pixels are: resident must be False")
     per_epoch = len(id_set) // batch_size if steps is None else steps
@@ -181,13 +182,10 @@ def labelled_batches(
         one-hot}.
 
     Raises:
-        UserError: No images at all.
         ValueError: `id_set` without labels, labels past K, a bad first step; no pixels where these are augmented in
             other ways than by moving them.
     """
     labels = _known_labels(id_set, num_classes)
-    if not len(id_set):
-        raise UserError("there are no images to train the diffusion model on; check data.id")
     if not 0 <= first_step <= steps:
         raise ValueError(f"first_step must lie in 0..{steps}, not {first_step}")
     found = _looking_up(id_set.images, 0, resident)
@@ -266,16 +264,6 @@ def _known_labels(images: ImageSet, num_classes: int):
         raise ValueError(f"label {labels.max()} does not fit into {num_classes} classes")
     held = _held(labels.astype(np.int32))
     return lambda rows: tf.one_hot(tf.gather(held, rows), num_classes)
-
-
-def _check_batches(images: int, batch_size: int, first_epoch: int, epochs: int) -> None:
-    if images < batch_size:
-        raise UserError(
-            f"train.batch_size: {batch_size} is more than the {images} training images; lower it to at most {images}, "
-            "or give more images"
-        )
-    if not 0 <= first_epoch <= epochs:
-        raise ValueError(f"first_epoch must lie in 0..{epochs}, not {first_epoch}")
 
 
 def _looking_up(images: Images, behind: int, resident: bool):
