@@ -175,7 +175,7 @@ def test_an_interrupted_exposure_ends_bit_for_bit_the_same(exposed, tmp_path, ki
 
 
 @pytest.mark.one_backend  # Nothing is computed with what is damaged.
-@pytest.mark.parametrize("damage", ["json", "cut", "middle"])
+@pytest.mark.parametrize("damage", ["json", "middle", pytest.param("cut", marks=pytest.mark.slow)])
 def test_a_damaged_checkpoint_means_a_new_start(whole, tmp_path, damage):
     with pytest.raises(Killed):
         fit(tmp_path / "killed", KillAfter(1))
