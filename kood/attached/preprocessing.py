@@ -1,5 +1,7 @@
 """What makes the pixels that a model takes of those of files, 0..255."""
 
+import functools
+import sys
 from collections.abc import Callable
 from typing import Any
 
@@ -30,6 +32,7 @@ class Preprocess(keras.layers.Layer):
     Args:
         mode: One of `PREPROCESSING`; a layer; a function of tensors; or "module:function", which is not imported here,
             as a file may name what it likes: `preprocess_of` does that for whoever says it.
+        named: "module:function", by which a function was named.
 
     Attributes:
         mode: As given.
@@ -38,20 +41,25 @@ class Preprocess(keras.layers.Layer):
         UserError: another word.
     """
 
-    def __init__(self, mode: Any = "none", **kwargs):
+    def __init__(self, mode: Any = "none", named: str | None = None, **kwargs):
         super().__init__(**{"dtype": "float32", **kwargs})
         if isinstance(mode, str) and mode not in PREPROCESSING and ":" not in mode:
             raise UserError(f"preprocess = {mode!r}: give one of {', '.join(PREPROCESSING)}, or module:function")
-        self.mode = mode
+        self.mode, self._named = mode, named
 
     @property
     def said(self) -> str:
-        """One of `PREPROCESSING`, "module:function", or the name of the layer."""
+        """One of `PREPROCESSING`, "module:function", or the name of the layer; "<...>" of what has no name."""
         if isinstance(self.mode, str):
             return self.mode
         if isinstance(self.mode, keras.Layer):
             return self.mode.name
-        return f"{self.mode.__module__}:{getattr(self.mode, '__qualname__', type(self.mode).__qualname__)}"
+        if self._named is not None:
+            return self._named
+        module, name = self.mode.__module__, getattr(self.mode, "__qualname__", type(self.mode).__qualname__)
+        # A partial function, a method of an object or a callable one has the name of what it was made of.
+        named = functools.reduce(lambda at, part: getattr(at, part, None), name.split("."), sys.modules.get(module))
+        return f"{module}:{name}" if named == self.mode else f"<{module}:{name}>"
 
     def call(self, pixels):
         """float32 (B, H, W, C) of what the model takes, of (B, H, W, C) in 0..255."""
@@ -122,12 +130,13 @@ def preprocess_of(given: Any, model: keras.Model) -> Preprocess:
         raise UserError(f"preprocess = {given!r}: it is for images of 3 channels, not {channels}")
     if given is None:
         return Preprocess("-1..1" if isinstance(model, Classifier) else "none")
-    if isinstance(given, str) and ":" in given:
-        given = function_named(given)
+    named = given if isinstance(given, str) and ":" in given else None
+    if named is not None:
+        given = function_named(named)
     if not isinstance(given, str) and not callable(given):
         raise UserError(f"preprocess: give one of {', '.join(PREPROCESSING)}, a function or a Keras layer, not "
                         f"{type(given).__name__}")  # fmt: skip
-    made = Preprocess(given)
+    made = Preprocess(given, named)
     if callable(given):
         _try(made, image_shape_of(model))
     return made
@@ -137,6 +146,8 @@ def _try(preprocess: Preprocess, shape: Shape) -> None:
     """Refuses, by `UserError`, a function that fails in a graph, where it is served."""
     pixels = keras.KerasTensor((None, *shape), "float32")
     try:
+        # A layer that was built while a graph is tried would keep what it is made of there.
+        preprocess.mode(ops.zeros((1, *(side or 32 for side in shape))))
         rank = len(preprocess.compute_output_spec(pixels).shape)
         told = "" if rank == 4 else f"it gives {rank} axes, not (batch, height, width, channels)"
     except Exception as error:  # Whatever somebody's function raises.

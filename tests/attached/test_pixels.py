@@ -1,5 +1,6 @@
 """How pixels are prepared, and what is said of pixels in the wrong range."""
 
+import functools
 import re
 
 import keras
@@ -62,7 +63,13 @@ def doubled(pixels):
     return pixels * 2
 
 
-@pytest.mark.parametrize("given", [*PREPROCESSING, layers.Rescaling(1 / 255, offset=1.0)])
+HALVED = functools.partial(ops.multiply, 0.5)
+
+
+@pytest.mark.parametrize(
+    "given",
+    [*PREPROCESSING, layers.Rescaling(1 / 255, offset=1.0), layers.Normalization(mean=[1.0, 2, 3], variance=[4.0] * 3)],
+)
 def test_a_preprocessing_is_kept(given):
     made = preprocess_of(given, model_of())
     again = Preprocess.from_config(made.get_config())
@@ -76,8 +83,10 @@ def test_a_function_is_kept_by_its_name_and_not_imported_from_a_file():
     again = Preprocess.from_config({**made.get_config(), "mode": "no_such_package:function"})
     with pytest.raises(UserError, match="if you trust it, give preprocess='no_such_package:function'"):
         again(pictures())
-    with pytest.raises(UserError, match="<lambda> cannot be kept in a file"):
-        preprocess_of(lambda pixels: pixels, model_of()).get_config()
+    for nameless, why in ((lambda pixels: pixels, "<lambda>>"), (HALVED, "<functools:partial>")):
+        with pytest.raises(UserError, match=f"{why} cannot be kept in a file"):
+            preprocess_of(nameless, model_of()).get_config()
+    assert preprocess_of(f"{__name__}:HALVED", model_of()).get_config()["mode"] == f"{__name__}:HALVED"
     by_name = preprocess_of("keras.applications.mobilenet_v2:preprocess_input", model_of())
     assert np.allclose(ops.convert_to_numpy(by_name(pictures())), prepared("-1..1", pictures()), atol=1e-6)
 
