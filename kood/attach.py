@@ -46,7 +46,7 @@ _SAID = {
     r"\bleave (preprocess|features) out\b": r"leave --\1 out",
     r"\(preprocess\)": "(--preprocess)",
     r"\(image_shape\)": "(--size)",
-    r"register it .* pass custom_objects": "name the module that defines it with --import MODULE",
+    r"register it .* pass custom_objects": "name the module that defines or registers it with --import MODULE",
     r"give the class names in the order of the model's outputs": r"\g<0> (--classes FILE)",
     r"--set name=\.\.\.": "--name NAME",
     r"the class 'all' has too few images": "there are too few images",

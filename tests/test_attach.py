@@ -31,6 +31,22 @@ class Doubled(keras.layers.Layer):
         return 2 * x
 
 
+class Small(keras.regularizers.Regularizer):
+    def __call__(self, x):
+        return keras.ops.mean(x)
+
+    def get_config(self):
+        return {}
+
+
+def same(x):
+    return 1 * x
+
+
+def relu(x):  # Which is not what Keras calls so.
+    return 0 * x
+
+
 def unit(pixels):
     return pixels / 255
 
@@ -423,7 +439,7 @@ def test_a_class_of_few_images_leaves_validation_images_of_one_class(invoke, opt
             "unit.keras --id known",
             r"^kood: MODEL: .*unit\.keras: .* for pixels of 0\.\.1, .* made of 0\.\.255 with --preprocess 0\.\.1$",
         ),
-        ("own.keras --id known", "'Doubled'; name the module that defines it with --import MODULE"),
+        ("own.keras --id known", "'Doubled'; name the module that defines or registers it with --import MODULE"),
         ("rgb.keras --id known --import nothing_here", "^kood: --import: the module 'nothing_here' cannot be imported"),
         ("rgb.keras --id known --features nothing", "^kood: --features nothing: .* has no such layer"),
         ("rgb.keras --id known --resize squash", "^kood: --resize: found 'squash'; Allowed: crop, pad, stretch"),
@@ -477,8 +493,9 @@ def wrong(options):
                                            np.array([0.1] * 3 + [-0.5] * 3, "float32")])  # fmt: skip
     model.get_layer("top").set_weights([kernel, bias])
     model.save(options / "offset.keras")
-    model = classifier([scaling(1 / 510), own_layers(options).Doubled()])
-    model.save(options / "own.keras")
+    own = own_layers(options)
+    ones = {"depthwise_initializer": "ones", "depthwise_regularizer": own.Small(), "activation": own.same}
+    classifier([scaling(1 / 510), own.Doubled(), keras.layers.DepthwiseConv2D(1, **ones)]).save(options / "own.keras")
     return options
 
 

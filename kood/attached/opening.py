@@ -1,5 +1,6 @@
 """Keras files of strangers."""
 
+import contextlib
 import inspect
 import re
 import sys
@@ -21,7 +22,8 @@ __all__ = ["bring", "bring_layers_of", "handed_over", "kept", "opened"]
 
 
 def bring(modules: Iterable[str], where: str = "import") -> None:
-    """Imports modules of the user's, so that Keras knows the layers in them, whether these are registered or not.
+    """Imports modules of the user's, so that Keras knows the layers, further classes and functions in them, whether
+    these are registered or not; what Keras itself has a word for, such as "relu", stays Keras's own.
 
     Args:
         modules: Their names, which `kood.registry.imported` then tells too.
@@ -35,9 +37,21 @@ def bring(modules: Iterable[str], where: str = "import") -> None:
         raise UserError(f'{where} = {modules!r}: write a list of names of modules, such as ["my_layers"]')
     for module in names:
         for name, one in vars(registry.bring(module, where)).items():
-            # A class of a script that trained the model goes by its bare name.
-            if inspect.isclass(one) and issubclass(one, keras.Layer) and one.__module__ == module:
+            # What a script that trained the model defines goes by its bare name.
+            if not (inspect.isclass(one) or inspect.isfunction(one)) or one.__module__ != module:
+                continue
+            if (inspect.isclass(one) and issubclass(one, keras.Layer)) or not _is_of_keras(name):
                 keras.saving.get_custom_objects().setdefault(name, one)
+
+
+def _is_of_keras(name: str) -> bool:
+    """Whether Keras takes a word, where it takes one at all, for something of its own."""
+    for room in (keras.activations, keras.constraints, keras.initializers, keras.losses, keras.metrics,
+                 keras.regularizers):  # fmt: skip
+        with contextlib.suppress(Exception):  # Each says in its own way that it has no such thing.
+            room.get(name)
+            return True
+    return False
 
 
 def bring_layers_of(model: keras.Model) -> None:
@@ -126,7 +140,9 @@ def _is_hdf5(file: Path) -> bool:
 
 def _why(error: Exception) -> str:
     text = " ".join(str(error).split())
-    unknown = re.search(r"Could not locate (?:class|function) '([^']+)'", text)
+    unknown = re.search(r"Could not locate (?:class|function) '([^']+)'", text) or re.search(
+        r"Could not interpret \w+ identifier: .*'registered_name': '([^']+)'", text
+    )
     if unknown:
         return (
             f"it has the custom layer or function {unknown.group(1)!r}; register it "

@@ -40,7 +40,7 @@ _SAID = {
     r"\bclassifier\.options\.layer = '(.*?)'": r"--features \1",
     r"\bclassifier\.options\.layer\b": "--features",
     r"\bclassifier\.options\.imports\b": "--import",
-    r"register it .* pass custom_objects": "name the module that defines it with --import MODULE",
+    r"register it .* pass custom_objects": "name the module that defines or registers it with --import MODULE",
 }
 
 
