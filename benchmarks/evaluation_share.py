@@ -33,7 +33,6 @@ def main() -> None:
     from kood import heads, registry
     from kood.classifier import Classifier
     from kood.data import ImageSet
-    from kood.data.batches import image_batches
     from kood.detector import measuring
     from kood.detector.evaluate import evaluate
     from kood.outputs import at_once
@@ -65,7 +64,6 @@ def main() -> None:
     sets = {f"ood {number}": images(rest) for number in range(OOD_SETS)}
     train, test = images(arguments.train), images(quarter)
     validation, calibration = images(arguments.train // 20), images(arguments.train // 20)
-    next(iter(image_batches(test.images[: arguments.batch], arguments.batch)))  # Loads TensorFlow.
     start = time.perf_counter()
     result = evaluate(
         classifier, train=train, validation=validation, calibration=calibration, test=test,

@@ -214,7 +214,7 @@ def run_over(forward: Callable, images: Images, batch_size: int) -> Outputs:
     elif len(images) <= batch_size:
         batches = [normalize(np.asarray(images[0 : len(images)]))] if len(images) else []
     else:
-        batches = (batch.numpy() for batch in image_batches(images, batch_size))
+        batches = image_batches(images, batch_size)
     return run_batches(forward, batches, batch_size, len(images))
 
 

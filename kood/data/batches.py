@@ -5,7 +5,8 @@ operations. So a run resumed at an epoch sees, bit for bit, what it would have s
 whole batch at a time: from one uint8 copy in memory, or where that would be large, from the file they are mapped from.
 """
 
-from collections.abc import Callable, Sequence
+import contextlib
+from collections.abc import Callable, Iterator, Sequence
 from typing import Literal
 
 import numpy as np
@@ -14,14 +15,14 @@ from kood import registry
 from kood.data.deferred import Images, made
 from kood.data.image_set import ImageSet
 from kood.data.images import normalize, quantize
-from kood.data.large import is_large
+from kood.data.large import ahead, is_large
 from kood.data.mixing import mixed_in
 from kood.data.resident import moved_places, only_move
 from kood.data.tf_on_cpu import tf
 from kood.errors import UserError
 from kood.machine import cores
 
-__all__ = ["image_batches", "labelled_batches", "training_batches", "views_of"]
+__all__ = ["image_batches", "labelled_batches", "raising", "training_batches", "views_of"]
 
 #: For functions of kood's own: they have no control flow of Python's that TensorFlow would have to rewrite, and to read
 #: them for it takes as long as a short training.
@@ -29,6 +30,19 @@ _plain = tf.autograph.experimental.do_not_convert
 
 # What a random stream is for: streams of one seed never meet.
 _ID_ORDER, _OUTLIER_ORDER, _ROW_ORDER, _AUGMENT, _LABELLED_ORDER, _MIX = range(6)
+
+#: What images raised that batches asked for, whose traceback TensorFlow makes a message of its own.
+_raised: list[Exception] = []
+
+
+@contextlib.contextmanager
+def raising() -> Iterator[None]:
+    """Raises what images raise, such as files that changed, as it is, while batches are trained on."""
+    _raised.clear()
+    try:
+        yield
+    except tf.errors.OpError as error:
+        raise (_raised[0] if _raised else error) from error
 
 
 def training_batches(
@@ -214,22 +228,13 @@ def labelled_batches(
     return _finished(places.map(batch, cores()), steps - first_step)
 
 
-def image_batches(images: Images, batch_size: int) -> tf.data.Dataset:
+def image_batches(images: Images, batch_size: int) -> Iterator[np.ndarray]:
     """Images uint8 (N, H, W, C) in order, for prediction; the last batch may be smaller.
 
-    Returns:
-        A dataset of ceil(N / batch_size) float32 tensors (B, H, W, C) in [-1, 1].
+    Yields:
+        ceil(N / batch_size) arrays, float32 (B, H, W, C) in [-1, 1], the next one made while the one before is used.
     """
-
-    def slices():
-        for start in range(0, len(images), batch_size):
-            yield images[start : start + batch_size]
-
-    # A generator: images that are mapped from a file are then read a batch at a time.
-    pixels = tf.data.Dataset.from_generator(
-        slices, output_signature=tf.TensorSpec((None, *images.shape[1:]), images.dtype)
-    )
-    return _finished(pixels.map(_plain(normalize)), -(-len(images) // batch_size))
+    return ahead(lambda rows: normalize(np.asarray(images[rows])), len(images), batch_size)
 
 
 def views_of(images: ImageSet, views: int, augment: Sequence[str | Callable], seed: int) -> ImageSet:
@@ -274,8 +279,15 @@ def _looking_up(images: Images, behind: int, resident: bool):
         held = _held(images)
         return lambda rows: tf.gather(held, rows)
 
+    def looked_up(some: np.ndarray) -> np.ndarray:
+        try:
+            return np.asarray(images[some])
+        except Exception as error:
+            _raised.append(error)
+            raise
+
     def gather(rows):
-        found = tf.numpy_function(lambda some: np.asarray(images[some]), [rows], images.dtype, stateful=False)
+        found = tf.numpy_function(looked_up, [rows], images.dtype, stateful=False)
         return tf.ensure_shape(found, (None, *images.shape[1:]))
 
     return gather

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 
 from kood.data.copies import image_digests, monochrome
-from kood.data.decode import decode_images, decode_readable, decoded
+from kood.data.decode import decode_readable, decoded
 from kood.data.large import Pixels, blocks_of, filled, room, rows_at_once
 from kood.data.rules import Framing
 from kood.errors import UserError
@@ -207,13 +207,16 @@ class ImageFiles(Deferred):
         return ImageFiles([self.files[row] for row in rows], self.digests[rows], self.shape[1:], self.framing, plain)
 
     def _make(self, rows: np.ndarray) -> np.ndarray:
-        """Decodes; `UserError` where a file cannot be read, or shows other pixels than it did."""
+        """Decodes; `UserError` where a file can no longer be read, or shows other pixels than it did."""
         found = np.empty((len(rows), *self.shape[1:]), self.dtype)
         missing = DECODED.fill(self.digests[rows], found)
         if not len(missing):
             return found
         files, rows = [self.files[row] for row in rows[missing]], rows[missing]
-        images = decode_images(files, self.shape[1:], self.framing)  # type: ignore[arg-type]
+        images, _, why = decode_readable(files, self.shape[1:], len(files), self.framing)  # type: ignore[arg-type]
+        if why:
+            raise UserError(f"{clean(why[0])}, and could be when its set was listed; let the files be while a run goes "
+                            "on, and start it again", exit_code=1)  # fmt: skip
         other = np.flatnonzero((image_digests(images) != self.digests[rows]).any(axis=1))
         if len(other):
             raise UserError(

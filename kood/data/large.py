@@ -9,12 +9,13 @@ import os
 import shutil
 import tempfile
 import threading
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import numpy as np
 
-__all__ = ["Blobs", "Pixels", "blocks_of", "filled", "is_large", "room", "rows_at_once", "rows_of"]
+__all__ = ["Blobs", "Pixels", "ahead", "blocks_of", "filled", "is_large", "room", "rows_at_once", "rows_of"]
 
 #: Bytes past which an array is kept on disk.
 IN_MEMORY = 512 * 2**20
@@ -56,6 +57,17 @@ def filled(
 def rows_at_once(row_bytes: int) -> int:
     """How many rows are worked on at once, each of which costs so many bytes."""
     return max(1, _BLOCK // max(1, row_bytes))
+
+
+def ahead(make: Callable[[slice], Any], count: int, step: int) -> Generator[Any, None, None]:
+    """What a function makes of so many rows in order, `step` at a time; the next ones while those before are used."""
+    with ThreadPoolExecutor(1) as pool:
+        due = pool.submit(make, slice(0, step))
+        for start in range(step, count + step, step):
+            ready = due.result()
+            if start < count:
+                due = pool.submit(make, slice(start, start + step))
+            yield ready
 
 
 def blocks_of(array: Any) -> Iterator[np.ndarray]:

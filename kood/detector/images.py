@@ -1,7 +1,6 @@
 """Images from wherever they come, in batches of one size: nothing asks for all of them in memory."""
 
 from collections.abc import Generator, Iterable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -12,6 +11,7 @@ from rich.progress import Progress
 
 from kood.attached.pixels import check_shape
 from kood.attached.watching import Shape
+from kood.data.large import ahead
 from kood.data.rules import STRETCHED, Framing
 from kood.errors import UserError
 from kood.text import clean, composed, some_of
@@ -189,19 +189,13 @@ def _of_files(
 ) -> Generator[Batch, None, None]:
     from kood.data.decode import decode_readable
 
-    def decoded(start: int) -> Batch:
-        some = files[start : start + batch_size]
-        pixels, rows, why = decode_readable(some, shape, len(some), framing)
-        own = None if labels is None else labels[start + rows]
-        return Batch(pixels, own, [some[row] for row in rows], why)
+    def decoded(rows: slice) -> Batch:
+        some = files[rows]
+        pixels, read, why = decode_readable(some, shape, len(some), framing)
+        own = None if labels is None else labels[rows][read]
+        return Batch(pixels, own, [some[row] for row in read], why)
 
-    with ThreadPoolExecutor(1) as pool:
-        due = pool.submit(decoded, 0)
-        for start in range(batch_size, len(files) + batch_size, batch_size):
-            ready = due.result()
-            if start < len(files):
-                due = pool.submit(decoded, start)
-            yield ready
+    return ahead(decoded, len(files), batch_size)
 
 
 def _rows(images: Any, batch_size: int) -> Iterator[Any]:

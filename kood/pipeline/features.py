@@ -66,7 +66,7 @@ class _Passing(Stored):
             def batches(images: Images) -> Iterator[np.ndarray]:
                 nonlocal done, passed, first
                 for batch in image_batches(images, rows):
-                    yield batch.numpy()
+                    yield batch
                     done, passed = done + len(batch), passed + len(batch)
                     if math.isnan(first[0]):  # The first batch compiles.
                         first = time.monotonic(), passed

@@ -12,6 +12,7 @@ import numpy as np
 from kood import registry, training
 from kood.backends import resides
 from kood.data import ImageSet
+from kood.data.batches import raising
 from kood.data.images import fit_images
 from kood.data.resident import only_move, pixels_of
 from kood.pipeline.prepare import PICTURES, Rows
@@ -59,7 +60,7 @@ def fitted(
     """
     pace = Pace(rows)
     shown = limit.shown if limit else {"total": epochs}
-    with work.progress.bar(stage.role, **shown) as bar:
+    with work.progress.bar(stage.role, **shown) as bar, raising():
         model, history = training.fit(
             model,
             batches,

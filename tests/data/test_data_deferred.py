@@ -3,6 +3,7 @@
 import contextlib
 import io
 import json
+import re
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -15,7 +16,7 @@ from kood.data import ImageSet, load_id, load_source
 from kood.data.amplitude import swap_amplitudes
 from kood.data.batches import image_batches, labelled_batches, training_batches, views_of
 from kood.data.copies import image_digests, monochrome
-from kood.data.decode import decode_images
+from kood.data.decode import decode_readable
 from kood.data.deferred import Deferred, ImageFiles, Made, Stored, are_deferred, chained, kept, made
 from kood.data.image_set import joined
 from kood.data.large import Pixels
@@ -28,7 +29,7 @@ from kood.outliers.noise import Noise
 from kood.outliers.patch_shuffle import PatchShuffle
 from kood.outliers.pixel_mixup import PixelMixup
 from kood.outliers.real import Real
-from kood.pipeline import audit
+from kood.pipeline import audit, fitting
 
 pytestmark = pytest.mark.usefixtures("as_written")
 
@@ -161,7 +162,7 @@ def test_what_was_listed_is_read_and_not_decoded_again_as_far_as_there_is_room(f
     images = load_source(source, SHAPE, seed=0, key="data.id")["all"].images
     wanted, decoding = np.asarray(images), []
     monkeypatch.setattr(
-        "kood.data.deferred.decode_images", lambda files, *how: decoding.extend(files) or decode_images(files, *how)
+        "kood.data.deferred.decode_readable", lambda files, *how: decoding.extend(files) or decode_readable(files, *how)
     )
     np.testing.assert_array_equal(images[[5, 0, 5, 2]], wanted[[5, 0, 5, 2]])
     decoded_again = {2**20: [], 0: [5, 0, 5, 2]}.get(most, [5, 5])
@@ -186,17 +187,32 @@ def test_a_disk_without_room_keeps_no_pixels_and_breaks_nothing(folder, deferrin
 def test_a_file_that_changes_under_a_run_is_told(folder, deferring, monkeypatch):
     deferring()
     monkeypatch.setattr("kood.data.deferred.DECODED", Pixels(0))
-    images = load_source(
+    listed = load_source(
         SimpleNamespace(source="folder", path=str(folder), max_bad_images=1), SHAPE, seed=0, key="data.id"
-    )["all"].images
+    )["all"]
+    images = listed.images
     Image.fromarray(np.zeros((8, 8, 3), np.uint8)).save(images.files[4])
     images[:4]
     with pytest.raises(UserError, match=r"04\.png|\d\d\.png shows other pixels .* again, with --fresh where") as told:
         images[:6]
     assert told.value.exit_code == 1 and images.files[4] in str(told.value)
     Path(images.files[4]).unlink()
-    with pytest.raises(UserError, match="cannot be read"):
+    missing = rf"^{re.escape(images.files[4])} cannot be read [^\n]* was listed; let the files [^\n]* start it again$"
+    with pytest.raises(UserError, match=missing):
         images[4]
+    # TensorFlow makes a traceback of what is raised below it.
+    with pytest.raises(UserError, match=missing):
+        list(image_batches(images, 6))
+    monkeypatch.setattr("kood.training.fit", lambda model, batches, **how: list(batches(0)))
+    work = SimpleNamespace(
+        progress=SimpleNamespace(bar=lambda role, **how: contextlib.nullcontext()), board=lambda role: None,
+        budget=SimpleNamespace(deadline=lambda: None),
+    )  # fmt: skip
+    with pytest.raises(UserError, match=missing):
+        fitting.fitted(
+            SimpleNamespace(role="classifier"), work, folder, None, epochs=1, steps_per_epoch=9, rows=4,
+            batches=lambda epoch: labelled_batches(listed, num_classes=9, batch_size=4, steps=9, seed=0),
+        )  # fmt: skip
 
 
 def test_stored_images_are_read_and_not_mapped(deferring, tmp_path):
