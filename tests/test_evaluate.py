@@ -1,6 +1,7 @@
 """Evaluation: the threshold's guarantee, the choice of the headline score, means, warnings."""
 
 import functools
+import tracemalloc
 from types import SimpleNamespace
 
 import keras
@@ -14,9 +15,18 @@ from kood.classifier import Classifier
 from kood.conformal import Calibration
 from kood.conformal import threshold as conformal_threshold
 from kood.data import ImageSet
-from kood.detector.choosing import MOST_PROXIES, PROXIES, Choice, mean_auroc, proxies, proxies_of, validation_images
+from kood.detector.choosing import (
+    MOST_PROXIES,
+    PROXIES,
+    Choice,
+    Measured,
+    mean_auroc,
+    proxies,
+    proxies_of,
+    validation_images,
+)
 from kood.detector.evaluate import evaluate
-from kood.detector.figures import rarely_accepted, undetected
+from kood.detector.figures import details_of, rarely_accepted, undetected
 from kood.detector.measuring import Measuring
 from kood.errors import UserError
 from kood.intervals import auroc_interval
@@ -172,6 +182,28 @@ def test_details_are_of_the_images_they_name(classifier, monkeypatch):
         assert len(scores) == count and details[f"{name}/predicted"].shape == (8,)
     given = outputs_of(classifier, images(50, 5, 180).images, 512)["logits"].argmax(axis=1)
     np.testing.assert_array_equal(details["bright/predicted"], given[details["bright/extreme"]])
+
+
+@pytest.mark.one_backend
+@pytest.mark.parametrize("shape", [(20_000, 128), (128, 20_000)])
+def test_a_plane_takes_less_memory_than_the_features(shape, monkeypatch):
+    monkeypatch.setattr("kood.data.large._BLOCK", 2**20)
+    monkeypatch.setattr("kood.detector.figures.ON_THE_PLANE", 20)
+    rng = np.random.default_rng(0)
+    features = 3 + rng.normal(size=shape).astype("float32")
+    features[: shape[0] // 2] += rng.normal(size=shape[1]).astype("float32")
+    features[::2] += rng.normal(size=shape[1]).astype("float32")
+    outputs = {"features": features, "logits": np.zeros((shape[0], 2), "float32")}
+    measured = Measured({"id": outputs}, {"id": {"msp": np.arange(shape[0])}}, [], {"id": np.zeros(shape[0])})
+    tracemalloc.start()
+    details = details_of(measured, "msp", ["id"])
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert peak < features.nbytes
+    center = features.mean(axis=0, dtype="float64")
+    most = np.linalg.svd(features - center, full_matrices=False)
+    expected = (features - center)[details["id/plane_rows"]] @ most.Vh[:2].T
+    np.testing.assert_allclose(np.abs(details["id/plane"]), np.abs(expected), atol=1e-3)
 
 
 def test_the_choice_does_not_look_at_the_test_sets(classifier):

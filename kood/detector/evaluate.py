@@ -10,7 +10,7 @@ import numpy as np
 from kood.data.image_set import ImageSet
 from kood.detector.choosing import validation_images
 from kood.detector.detector import Detector
-from kood.detector.figures import Words, figures_of
+from kood.detector.figures import Words, details_of, figures_of
 from kood.outputs import softmax
 
 __all__ = ["Evaluation", "evaluate"]
@@ -114,7 +114,7 @@ def evaluate(
     headline, values = choice.score, measured.scores
     decision = detector.decide_by(values["held/calibration"][headline], measured.given("held/calibration"), accept,
                                   by_class)  # fmt: skip
-    figures, details = figures_of(measured, choice, decision, train.class_names, list(near), list(far), words)
+    figures = figures_of(measured, choice, decision, train.class_names, list(near), list(far), words)
     if tune:
         figures |= {"tuned": detector.tuned, "validation_sets": [name.removeprefix("held/") for name in outside]}
     first = slice(0, 256)
@@ -124,7 +124,7 @@ def evaluate(
         "ood_score": values["id"][headline][first].astype("float32"),
     }
     calibrated = {"scores": decision.scores, "labels": decision.labels}
-    kept = {"parity": parity, "details": details, "calibration": calibrated}
+    kept = {"parity": parity, "details": details_of(measured, headline, list(sets)), "calibration": calibrated}
     if state := detector.scorers[headline].state:
         kept["state"] = state
     return Evaluation(

@@ -1,19 +1,21 @@
 """Scores of image sets -> the figures of the report, of all images and of each class: one may be half wrong unseen."""
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any, Literal
 
 import numpy as np
+import scipy
 
 from kood import metrics
 from kood.conformal import Calibration, clearly_more, needed_images, rate_interval
+from kood.data.large import blocks_of
 from kood.detector.choosing import Choice, Measured, mean_auroc
 from kood.intervals import auroc_interval
 from kood.outputs import Outputs, softmax
 from kood.report.wording import with_interval
 from kood.text import some_of
 
-__all__ = ["Words", "figures_of"]
+__all__ = ["Words", "details_of", "figures_of"]
 
 #: Whose words a warning is told in: a recipe's, the options of `kood attach`, or the arguments of `Detector`; and how
 #: each calls thresholds by class, and asks for them.
@@ -40,8 +42,8 @@ def figures_of(
     near: Sequence[str],
     far: Sequence[str],
     words: Words = "recipe",
-) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
-    """The figures of `report.json`, and what pictures of them are drawn of.
+) -> dict[str, Any]:
+    """The figures of `report.json`.
 
     Args:
         measured: Of the set "id", in-distribution test images with their labels, and of those of `near` and `far`.
@@ -53,13 +55,11 @@ def figures_of(
         words: Whose words warnings are told in.
 
     Returns:
-        {"id", "classes", "scores", "headline_score", "validation", "validation_sets", "threshold", "warnings"}, and
-        the "details" of `Evaluation.kept`.
+        {"id", "classes", "scores", "headline_score", "validation", "validation_sets", "threshold", "warnings"}.
     """
-    headline, sets = choice.score, ["id", *near, *far]
-    mine, truth, given = measured.of(headline, sets), measured.labels["id"], measured.given("id")
+    headline = choice.score
+    mine, truth, given = measured.of(headline, ["id", *near, *far]), measured.labels["id"], measured.given("id")
     accepted = ~decision.flagged(mine["id"], given)
-    details = _details({where: measured.outputs[where] for where in sets}, mine, truth)
     figures_by = {name: _measure(name, measured.scores, list(near), list(far)) for name in measured.scores["id"]}
     kinds = (("near", near), ("far", far))
     classes = by_true_class(
@@ -72,10 +72,10 @@ def figures_of(
         *_shared(decision, class_names, words),
         *rarely_accepted(decision, class_names, given if decision.by_class else truth, accepted, words),
     ]
-    figures = {
+    return {
         "id": {
             "accuracy": metrics.accuracy(given, truth),
-            "ece": metrics.expected_calibration_error(details["confidence"], details["correct"]),
+            "ece": metrics.expected_calibration_error(_confidence(measured.outputs["id"]), given == truth),
             "images": len(truth),
         },
         "classes": classes,
@@ -103,32 +103,51 @@ def figures_of(
             *wrong_classes(classes, words),
         ],
     }
-    return figures, details
 
 
-def _details(outputs: dict[str, Outputs], scores: dict[str, np.ndarray], labels: np.ndarray) -> dict[str, np.ndarray]:
-    probabilities, given = softmax(outputs["id"]["logits"].astype("float64")), outputs["id"]["logits"].argmax(axis=1)
-    details = {"confidence": np.clip(probabilities.max(axis=1), 0.0, 1.0), "correct": given == labels}
-    features = outputs["id"]["features"].astype("float64")
-    center = features.mean(axis=0)
-    axes = _principal(features - center)
-    for where, score in scores.items():
-        rows = np.unique(np.linspace(0, len(score) - 1, min(len(score), ON_THE_PLANE)).astype(int))
+def _confidence(outputs: Outputs) -> np.ndarray:
+    return np.clip(softmax(outputs["logits"].astype("float64")).max(axis=1), 0.0, 1.0)
+
+
+def details_of(measured: Measured, score: str, sets: Sequence[str]) -> dict[str, np.ndarray]:
+    """What pictures of the figures are drawn of, the "details" of `kood.detector.evaluate.Evaluation.kept`.
+
+    Args:
+        measured: As for `figures_of`.
+        score: The one that decides.
+        sets: "id", and the out-of-distribution ones.
+    """
+    outputs = measured.outputs
+    details = {"confidence": _confidence(outputs["id"]), "correct": measured.correct("id")}
+    center, axes = _principal(outputs["id"]["features"])
+    for where, values in measured.of(score, sets).items():
+        rows = np.unique(np.linspace(0, len(values) - 1, min(len(values), ON_THE_PLANE)).astype(int))
         details[f"{where}/plane"] = ((outputs[where]["features"][rows] - center) @ axes).astype("float32")
         details[f"{where}/plane_rows"] = rows
-        order = np.argsort(-score if where == "id" else score, kind="stable")[:EXTREMES]
+        order = np.argsort(-values if where == "id" else values, kind="stable")[:EXTREMES]
         details[f"{where}/extreme"] = order
         details[f"{where}/predicted"] = outputs[where]["logits"][order].argmax(axis=1)
     return details
 
 
-def _principal(centred: np.ndarray) -> np.ndarray:
-    """The two directions (D, 2) in which centred features (N, D) vary most; of fewer images than numbers the two of
-    X X^T, which is the smaller matrix, brought back by X^T."""
-    few = len(centred) < centred.shape[1]
-    largest = np.linalg.eigh(centred @ centred.T if few else centred.T @ centred)[1][:, :-3:-1]
-    axes = centred.T @ largest if few else largest
-    return axes / np.maximum(np.linalg.norm(axes, axis=0), np.finfo(np.float64).tiny)
+def _principal(features: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """The mean (D,) of features (N, D), and the two directions (D, 2) in which they vary most; of fewer images than
+    numbers the two of X X^T, which is the smaller matrix, brought back by X^T."""
+    center = sum(block.sum(axis=0, dtype=np.float64) for block in blocks_of(features)) / len(features)
+
+    def centred() -> Iterator[np.ndarray]:
+        return (block - center for block in blocks_of(features))
+
+    if few := len(features) < features.shape[1]:
+        products = np.concatenate([np.concatenate([one @ other.T for other in centred()], 1) for one in centred()])
+    else:
+        products = sum(block.T @ block for block in centred())
+    size = len(products)
+    axes = scipy.linalg.eigh(products, subset_by_index=[max(0, size - 2), size - 1])[1][:, ::-1]
+    if few:
+        ends = np.cumsum([len(block) for block in blocks_of(features)])
+        axes = sum(block.T @ part for block, part in zip(centred(), np.split(axes, ends[:-1]), strict=True))
+    return center, axes / np.maximum(np.linalg.norm(axes, axis=0), np.finfo(np.float64).tiny)
 
 
 def _measure(name: str, values: dict[str, dict[str, np.ndarray]], near: list[str], far: list[str]) -> dict[str, Any]:
