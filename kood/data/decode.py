@@ -188,6 +188,9 @@ def _plain(image) -> np.ndarray:
     if mode == "F":
         raise ValueError("its pixels are floating-point numbers of no known range; save it with 8 or 16 bits")
     if mode.startswith("I"):
+        # Of 16 bits with a sign, or in a PGM, Pillow makes 32 too.
+        if image.format == "TIFF" and image.tile[0].args[0].startswith("I;32"):
+            raise ValueError("its pixels are whole numbers of no known range, of 32 bits; save it with 8 or 16 bits")
         return _of_16_bits(np.asarray(image), key)
     stored = image.tile[0].args if image.format == "PNG" and image.tile else None
     if stored == "RGB;16B" and key is not None:
