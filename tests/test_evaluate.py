@@ -144,6 +144,15 @@ def test_figures_are_those_of_the_scores(classifier):
     np.testing.assert_allclose(result.kept["parity"]["label"], outputs["logits"].argmax(1))
 
 
+def test_a_score_that_moves_pixels_needs_their_gradient():
+    inputs = keras.Input((4, 4, 1))
+    features = keras.layers.Flatten()(keras.ops.round(100 * inputs))
+    whole = Classifier(keras.Model(inputs, keras.layers.Dense(6)(features)), heads.Softmax(4))
+    whole.build((None, 4, 4, 1))
+    with pytest.raises(UserError, match="^evaluate.scores: odin moves pixels by a gradient, and the model has none"):
+        measure(whole, names=["odin"])
+
+
 def test_a_score_that_few_images_chose_is_doubted(classifier):
     few, named = measure(classifier, names=FEW), measure(classifier, names=FEW, headline="energy")
     assert any("on 40 images, where chance decides" in one for one in few.figures["warnings"])

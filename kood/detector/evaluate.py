@@ -104,6 +104,8 @@ def evaluate(
         classifier, headline, train.class_names, scores=names or "all",
         batch_size=min(batch_size, max(map(len, every.values()))), key="evaluate.scores",
     )  # fmt: skip
+    if calibration.images.ndim == 4:
+        detector.need_slope(np.asarray(calibration.images[: detector.batch_size]), "evaluate.scores")
     passed = {}
     if tune:
         passed = {f"held/{name}": outputs for name, outputs in detector.tune_scores(train, choosing).items()}

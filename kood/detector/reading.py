@@ -8,9 +8,10 @@ from typing import Any
 
 import keras
 import numpy as np
+from keras import ops
 
 from kood.attached import Adapted, adapted, opened
-from kood.backends import compiled
+from kood.backends import compiled, gradient
 from kood.classifier import Classifier
 from kood.data.image_set import ImageSet
 from kood.data.images import normalize
@@ -19,7 +20,7 @@ from kood.detector.images import Batch, batches
 from kood.detector.passing import Known, Passed
 from kood.detector.ranges import Ranges
 from kood.detector.trying import tried
-from kood.errors import UserError
+from kood.errors import UserError, first_line
 from kood.outputs import Outputs, at_once, forward_of, run_batches
 from kood.scorer import Scorer
 from kood.text import clean, composed
@@ -77,6 +78,8 @@ class Reading:
         self._fit_tried = False
         #: The smallest and the largest value among them.
         self.range: tuple[float, float] | None = None
+        #: Whether it was seen to have a gradient by its pixels.
+        self._has_slope = False
         #: What takes the outputs, by name.
         self.scorers: dict[str, Scorer] = {}
 
@@ -138,6 +141,8 @@ class Reading:
                 raise UserError(f"{shown}: {wrong}")
             if number == 0 and (moving := [name for name, one in self.scorers.items() if one.perturbation]):
                 self._refuse_to_move(moving[0], batch.pixels, before, shown)
+                if use in KNOWN:
+                    self.need_slope(batch.pixels, shown)
             yield batch
 
     def _refuse_to_move(self, name: str, pixels: np.ndarray, known: tuple[float, float] | None, use: str) -> None:
@@ -147,6 +152,28 @@ class Reading:
             raise UserError(
                 f"{use}: {name} moves pixels of 0..255, and these lie in {low:g} to {high:g}; make the detector with "
                 f"{missing} and give pixels of 0..255"
+            )
+
+    def need_slope(self, pixels: np.ndarray, use: str) -> None:
+        """Raises `UserError` where a score moves pixels by a gradient that the classifier does not have.
+
+        Args:
+            pixels: (n, H, W, C) as a user gives them; not of one black image, where there may be none by chance.
+            use: What begins the message.
+        """
+        moving = [name for name, one in self.scorers.items() if one.perturbation]
+        if not moving or self._has_slope:
+            return
+        slope, why = gradient(self.classifier, lambda outputs: ops.max(outputs["logits"], axis=-1)), ""
+        try:
+            found = slope(self._normalized(pixels))
+            self._has_slope = found is not None and bool(ops.any(found != 0))
+        except Exception as error:  # Each backend's own.
+            why = f" ({first_line(error)})"
+        if not self._has_slope:
+            raise UserError(
+                f"{use}: {moving[0]} moves pixels by a gradient, and the model has none by its pixels, as where it or "
+                f"its preprocessing makes whole numbers of them{why}; name another score"
             )
 
     @functools.cached_property
@@ -198,14 +225,17 @@ class Reading:
 
     def _pass(self, pixels: np.ndarray) -> dict:
         """One forward pass over pixels as a user gives them."""
-        if pixels.dtype == np.uint8 or self.takes_bytes:
-            return self._normal(normalize(pixels.astype(np.float32)))
-        if isinstance(self.classifier, Classifier):
-            return self._normal(pixels)
-        if any(scorer.perturbation for scorer in self.scorers.values()):
-            # How far a score moves a pixel is in units of [-1, 1]; such scores are given pixels of 0..255 alone.
-            return self._normal(normalize(pixels))
+        # How far a score moves a pixel is in units of [-1, 1]; such scores are given pixels of 0..255 alone.
+        moves = any(scorer.perturbation for scorer in self.scorers.values())
+        if pixels.dtype == np.uint8 or self.takes_bytes or isinstance(self.classifier, Classifier) or moves:
+            return self._normal(self._normalized(pixels))
         return self._raw(pixels)
+
+    def _normalized(self, pixels: np.ndarray) -> np.ndarray:
+        """Pixels as a user gives them in [-1, 1]."""
+        if isinstance(self.classifier, Classifier) and pixels.dtype != np.uint8 and not self.takes_bytes:
+            return pixels
+        return normalize(pixels.astype(np.float32))
 
     @functools.cached_property
     def _normal(self) -> Callable:

@@ -838,6 +838,15 @@ def test_pixels_prepared_beforehand_are_neither_exported_nor_moved(tmp_path, how
     Detector(silent(), "odin").calibrate(pixels.astype("float32")).predict(given * 0)
 
 
+@pytest.mark.parametrize(
+    "whole", [keras.ops.round, lambda pixels: keras.ops.cast(keras.ops.cast(pixels, "uint8"), "float32")]
+)
+def test_whole_numbers_have_no_gradient_to_be_moved_by(whole):
+    """TensorFlow gives none, JAX zeros, torch an error."""
+    with pytest.raises(UserError, match=r"^calibrate: odin moves pixels by a gradient, and the model has none by its"):
+        Detector(silent(), "odin", preprocess=whole).calibrate(images(99, 3)[0])
+
+
 @pytest.mark.one_backend
 def test_a_score_is_chosen_on_images_from_all_over(model):
     """However many there are, and however they are ordered; and no image is both fitted on and chosen on."""
