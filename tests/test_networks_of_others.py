@@ -16,6 +16,7 @@ from kood.data.images import normalize
 from kood.errors import UserError
 from kood.heads import Softmax
 from kood.nets.backbones import keras_applications
+from kood.nets.neck import neck, whole
 from tests.conftest import TINY
 
 pytestmark = pytest.mark.backend
@@ -327,11 +328,15 @@ def test_a_graph_of_layers_loads_where_kood_is_not(tmp_path):
 
 
 def test_a_classifier_of_kood_is_its_backbone(tmp_path):
-    classifier = Classifier(backbones.resnet8((8, 8, 3), width=4), Softmax(3))
+    frozen = backbones.resnet8((8, 8, 3), width=4)
+    frozen.trainable = False
+    classifier = Classifier(whole(frozen, neck(frozen.output_shape[-1])), Softmax(3))
     classifier.build((None, 8, 8, 3))
     x = seen(pixels(2, 8, 8, 3))
     model = backbones.file((8, 8, 3), kept(shaken(classifier), tmp_path))
     close(numpy(model(x)), numpy(classifier(x)["features"]))
+    # Trained further, but for what stands between: by the statistics of one and the same image it would divide by 0.
+    assert model.trainable_weights and np.isfinite(numpy(model(np.zeros((2, 8, 8, 3), "float32"), training=True))).all()
     with pytest.raises(UserError, match="has its features and its pixels; leave layer and preprocess out"):
         backbones.file((8, 8, 3), str(tmp_path / "net.keras"), preprocess="caffe")
 

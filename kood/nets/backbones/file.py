@@ -81,7 +81,7 @@ def file(
     bring(imports, "classifier.options.imports")
     model = opened(place, key="classifier.options.path")
     called = f"classifier.options.path: {clean(place)}"
-    if isinstance(model, Classifier):
+    if is_own := isinstance(model, Classifier):
         if layer is not None or preprocess not in ("none", "-1..1"):
             raise UserError(f"{called} is a kood classifier, which has its features and its pixels; leave layer and "
                             "preprocess out")  # fmt: skip
@@ -105,8 +105,8 @@ def file(
     if wrong := unsteady(model):
         raise UserError(f"{called}: {wrong}")
     try:
-        for _, one in layers_of(model):  # Whatever was frozen when the file was written.
-            one.trainable = True
+        for way, one in layers_of(model):  # Whatever was frozen when the file was written, but what no step may move.
+            one.trainable = not (is_own and way.endswith("neck/standardized"))
         network, which = _features(called, model, layer, pixels)
         mean = ", averaged over its positions" if len(network.output_shape) > 2 else ""
         backbone = on_top_of(of_whole_batches(network), image_shape, prepare, "file")
