@@ -26,15 +26,15 @@ def class_indices(classes: Sequence[int | str], class_names: Sequence[str]) -> l
         raise UserError("classes: this source has no classes; remove `classes`")
     if not classes:
         raise UserError("classes: the list is empty; name at least one class, or remove it to take all")
-    chosen = [_index(wanted, class_names) for wanted in classes]
+    names = [composed(name) for name in class_names]
+    chosen = [_index(wanted, names) for wanted in classes]
     for position, index in enumerate(chosen):
         if index in chosen[:position]:
             raise UserError(f"classes: {class_names[index]!r} is named twice")
     return chosen
 
 
-def _index(wanted: int | str, class_names: Sequence[str]) -> int:
-    names = [composed(name) for name in class_names]
+def _index(wanted: int | str, names: list[str]) -> int:
     if isinstance(wanted, str):
         wanted = composed(wanted)
         if wanted in names:

@@ -69,6 +69,12 @@ class Reading:
         twice = [name for name, count in Counter(map(composed, self.class_names)).items() if count > 1]
         if twice:
             raise UserError(f"class_names: {clean(twice[0])!r} stands there twice; give each output a name of its own")
+        #: (H, W, C) that the model says, None where it takes any.
+        self._own = (
+            self.classifier.taken.image_shape
+            if isinstance(self.classifier, Adapted)
+            else tuple(self.classifier.backbone.input_shape[1:])
+        )
         self.image_shape = self._shape(image_shape)
         self.framing = Framing(resize=resize, antialias=antialias)
         self.batch_size = min(int(batch_size), at_once(self.image_shape))
@@ -84,26 +90,21 @@ class Reading:
         self.scorers: dict[str, Scorer] = {}
 
     def _shape(self, given: tuple[int, int, int] | None) -> tuple[int | None, int | None, int]:
-        own = (
-            self.classifier.taken.image_shape
-            if isinstance(self.classifier, Adapted)
-            else tuple(self.classifier.backbone.input_shape[1:])
-        )
         if given is not None and len(given) != 3:
             raise UserError(f"image_shape = {tuple(given)}: give (height, width, channels)")
-        if given is not None and any(mine not in (None, its) for mine, its in zip(own, given, strict=True)):
+        if given is not None and any(mine not in (None, its) for mine, its in zip(self._own, given, strict=True)):
             raise UserError(
-                f"image_shape: the model takes {own}, not {tuple(given)}; leave it out, or give the model's"
+                f"image_shape: the model takes {self._own}, not {tuple(given)}; leave it out, or give the model's"
             )
         if given is None:
-            return own
+            return self._own
         height, width, channels = map(int, given)
         return height, width, channels
 
     @property
     def takes_any_size(self) -> bool:
         """Whether the model does not say how large its images are."""
-        return isinstance(self.classifier, Adapted) and None in self.classifier.taken.image_shape
+        return None in self._own
 
     # Images -> outputs.
 

@@ -193,7 +193,7 @@ def class_weights(
     Args:
         wanted: `train.class_weight`.
         labels: Integer (n,), the classes of the training images.
-        class_names: Of all K classes.
+        class_names: Of all K classes, composed as those of an image set are.
 
     Returns:
         K weights; None where none are wanted.
@@ -213,16 +213,15 @@ def class_weights(
             )
         return [len(labels) / (len(class_names) * int(count)) for count in counts]
     given = {composed(name): weight for name, weight in wanted.items()}
-    names = [composed(name) for name in class_names]
     try:
-        class_indices(list(given), names)
+        class_indices(list(given), class_names)
     except UserError as error:
         raise UserError(f"train.class_weight: {str(error).removeprefix('classes: ')}") from error
-    left_out = [name for name in names if name not in given]
+    left_out = [name for name in class_names if name not in given]
     if left_out:
         have = "has" if len(left_out) == 1 else "have"
         raise UserError(f"train.class_weight: {', '.join(map(repr, left_out))} {have} no weight; give every class one")
-    weights = np.array([given[name] for name in names], "float64")
+    weights = np.array([given[name] for name in class_names], "float64")
     return (weights * (len(labels) / (weights * counts).sum())).tolist()
 
 

@@ -67,9 +67,9 @@ def _networks() -> dict[str, tuple[Callable, Callable]]:
     return {name: (make, modules[name].preprocess_input) for name, make in makes.items()}
 
 
-def _file(weights: str | None) -> Path | None:
+def _file(weights: str) -> Path | None:
     """The file of weights, None where Keras's or random ones are asked for."""
-    if weights in ("imagenet", "none", None):
+    if weights in ("imagenet", "none"):
         return None
     file = option_path("weights", weights)
     if not file.is_file():
@@ -78,10 +78,10 @@ def _file(weights: str | None) -> Path | None:
     return file
 
 
-def _made(name: str, make: Callable, image_shape: tuple[int, int, int], weights: str | None) -> keras.Model:
+def _made(name: str, make: Callable, image_shape: tuple[int, int, int], weights: str) -> keras.Model:
     file = _file(weights)
     height, width, channels = image_shape
-    given = {"imagenet": "imagenet"}.get(str(weights)) if file is None else str(file)
+    given = {"imagenet": "imagenet", "none": None}.get(weights, str(file))
     try:
         with warnings.catch_warnings():
             # That weights of 224 px are taken for images of another size, which is what is asked for.
