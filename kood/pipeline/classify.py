@@ -165,7 +165,7 @@ class Classifier(Stage):
         outliers, targets = self._exposed_to(classes)
         per_batch = recipe.outliers.per_batch if outliers is not None else 0
         labelled = self.pure.images() if self.pure is not None else None
-        if labelled is not None and self._joins_pure and len(images) >= settings.batch_size:
+        if labelled is not None and self._joins_pure:
             steps, images, labelled = len(images) // settings.batch_size, joined([images, labelled]), None
         augment = augmentations(recipe, self.data, self._augment)
         held = resident_images(recipe, augment, images, outliers, labelled)
