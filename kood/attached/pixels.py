@@ -14,8 +14,7 @@ from kood.classifier import Classifier
 from kood.errors import UserError
 
 __all__ = [
-    "Wanted", "check_range", "check_shape", "in_files", "not_of", "other_range", "outside", "too_small", "usual_range",
-    "wanted",
+    "Wanted", "check_range", "check_shape", "in_files", "not_of", "other_range", "outside", "usual_range", "wanted",
 ]  # fmt: skip
 
 #: (lowest, highest) of pixels that people give to models, and what first layers make of them.
@@ -231,17 +230,6 @@ def check_shape(model_shape: Shape, shape: tuple[int, ...]) -> None:
         raise UserError(f"images: the model takes {wants} (height, width, channels), and these are {shape[1:]}; resize "
                         f"them, as by keras.ops.image.resize(images, ({height or shape[1]}, {width or shape[2]}), "
                         "antialias=True)")  # fmt: skip
-
-
-def too_small(model: keras.Model, image_shape: tuple[int, int, int]) -> bool:
-    """Whether some layer of a model that takes any size has no position left of images (H, W, C)."""
-    try:
-        model.compute_output_spec(keras.KerasTensor((None, *image_shape)))
-    except ValueError as error:
-        return "zero or negative" in str(error)
-    except Exception:  # Whatever a model of somebody's raises without numbers; with them it may not.
-        return False
-    return False
 
 
 class _Reached(BaseException):

@@ -14,7 +14,10 @@ from kood.classifier import Classifier
 from kood.errors import UserError
 from kood.text import clean, some_of
 
-__all__ = ["LAST", "Shape", "held_in", "image_shape_of", "layer_named", "layers_of", "probe", "quantised", "watched"]
+__all__ = [
+    "LAST", "Shape", "held_in", "image_shape_of", "layer_named", "layers_of", "probe", "quantised", "too_small",
+    "watched",
+]  # fmt: skip
 
 #: Layers that a message names, of the last that were called; of all of a model's, twice as many.
 LAST = 4
@@ -125,6 +128,17 @@ def image_shape_of(model: keras.Model) -> Shape:
     return height, width, channels
 
 
+def too_small(model: keras.Model, image_shape: tuple[int, ...]) -> bool:
+    """Whether some layer of a model that takes any size has no position left of images (H, W, C)."""
+    try:
+        model.compute_output_spec(keras.KerasTensor((None, *image_shape)))
+    except ValueError as error:
+        return "zero or negative" in str(error)
+    except Exception:  # Whatever a model of somebody's raises without numbers; with them it may not.
+        return False
+    return False
+
+
 def probe(model: keras.Model, shape: Shape) -> tuple[np.ndarray, Any]:
     """Random images, of which two have pixels of 0..255 and two of -1..1, and the model's answer to them.
 
@@ -137,7 +151,10 @@ def probe(model: keras.Model, shape: Shape) -> tuple[np.ndarray, Any]:
     """
     draw = np.random.default_rng(0)
     for side in _SIDES if None in shape else (0,):
-        pixels = draw.random((4, *(side if n is None else n for n in shape)), "float32")
+        sized, why = tuple(side if n is None else n for n in shape), "it leaves nothing of them"
+        if None in shape and too_small(model, sized):
+            continue
+        pixels = draw.random((4, *sized), "float32")
         pixels = np.concatenate([255 * pixels[:2], 2 * pixels[2:] - 1])
         try:
             answer = model(ops.convert_to_tensor(pixels), training=False)
@@ -147,7 +164,7 @@ def probe(model: keras.Model, shape: Shape) -> tuple[np.ndarray, Any]:
             why = "NaN"
         except Exception as error:  # Whatever a model of somebody's raises.
             why = f"{type(error).__name__}: {clean(error)[:300]}"
-    raise UserError(f"model: {clean(model.name)} fails on random images of {pixels.shape[1:]} ({why})")
+    raise UserError(f"model: {clean(model.name)} fails on random images of {sized} ({why})")
 
 
 def _telling(layer: keras.Layer, call: Callable, seen: Callable[[keras.Layer, Any, Any], None]) -> Callable:

@@ -10,7 +10,7 @@ import keras
 import numpy as np
 from keras import ops
 
-from kood.attached import Adapted, adapted, opened
+from kood.attached import Adapted, adapted, opened, too_small
 from kood.backends import compiled, gradient
 from kood.classifier import Classifier
 from kood.data.image_set import ImageSet
@@ -84,6 +84,8 @@ class Reading:
         self._fit_tried = False
         #: The smallest and the largest value among them.
         self.range: tuple[float, float] | None = None
+        #: (H, W, C) of images that a model of any size was seen to leave something of.
+        self._taken_sizes: set[tuple[int, ...]] = set()
         #: Whether it was seen to have a gradient by its pixels.
         self._has_slope = False
         #: What takes the outputs, by name.
@@ -137,6 +139,8 @@ class Reading:
         is_first = use == "fit" or (use == "calibrate" and "trained" not in self.digests)
         before = None if is_first else self.range
         for number, batch in enumerate(found):
+            if number == 0 and self.takes_any_size:
+                self._refuse_small(batch.pixels.shape[1:], shown)
             wrong = self.ranges.wrong(batch.pixels) if use in KNOWN and number == 0 else ""
             if wrong := wrong or self.ranges.left(batch.pixels, before):
                 raise UserError(f"{shown}: {wrong}")
@@ -145,6 +149,13 @@ class Reading:
                 if use in KNOWN:
                     self.need_slope(batch.pixels, shown)
             yield batch
+
+    def _refuse_small(self, shape: tuple[int, ...], use: str) -> None:
+        """Raises `UserError` where the model leaves nothing of images (H, W, C)."""
+        if shape not in self._taken_sizes and isinstance(self.classifier, Adapted):
+            if too_small(self.classifier.model, shape):
+                raise UserError(f"{use}: the model leaves nothing of images {shape}; give larger ones (image_shape)")
+            self._taken_sizes.add(shape)
 
     def _refuse_to_move(self, name: str, pixels: np.ndarray, known: tuple[float, float] | None, use: str) -> None:
         """Raises `UserError` where it is not known how far a score's step is in the units of these pixels."""

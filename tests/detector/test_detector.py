@@ -1070,6 +1070,16 @@ def test_a_model_goes_on_being_used_beside_its_detector():
     assert np.abs(made.predict(pixels).ood_score - before).min() > 0.1
 
 
+@pytest.mark.one_backend
+def test_images_that_a_model_of_any_size_leaves_nothing_of():
+    rest = [keras.layers.Conv2D(4, 5), keras.layers.GlobalAveragePooling2D(), keras.layers.Dense(K)]
+    model = keras.Sequential([keras.Input((None, None, 3)), keras.layers.Conv2D(4, 7, strides=8), *rest])
+    with pytest.raises(UserError, match=r"calibrate: the model leaves nothing of images \(8, 8, 3\); give larger ones"):
+        Detector(model, "energy").calibrate(images(40, 1)[0])
+    large = images(40, 1)[0].repeat(8, axis=1).repeat(8, axis=2)
+    assert np.isfinite(Detector(model, "energy").calibrate(large, accept=0.8).predict(large).ood_score).all()
+
+
 def test_public_names_are_loaded_when_used():
     assert kood.Detector is Detector and callable(kood.run)
     assert kood.metrics.auroc([0.1, 0.9], [False, True]) == 1.0
