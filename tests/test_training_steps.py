@@ -464,6 +464,23 @@ def test_the_gradient_by_the_images_against_differences():
     slope = (ahead - behind).astype("float64") / 2e-2
     np.testing.assert_allclose((found * way).sum(axis=(1, 2, 3)), slope, rtol=2e-2, atol=1e-3)
     assert np.abs(slope).max() > 1e-2
+    if keras.backend.backend() == "torch":
+        import torch
+
+        with torch.inference_mode():
+            again = backends.gradient(model, energy)(ops.convert_to_tensor(images))
+        np.testing.assert_array_equal(ops.convert_to_numpy(again), found)
+
+
+def test_an_interrupt_in_the_first_step_stays_one():
+    def interrupted(*_):
+        raise KeyboardInterrupt
+
+    model = classifier()
+    model.compile(keras.optimizers.Adam(use_ema=True))
+    model.train_function = interrupted
+    with pytest.raises(KeyboardInterrupt):
+        model.fit(dataset([batch()]), epochs=1, steps_per_epoch=1, verbose=0)
 
 
 def test_compiled_forward_equals_the_plain_one():

@@ -25,7 +25,14 @@ class TrainStep(LossTerms):
         """
         for variable in getattr(self.optimizer, "variables", ()):
             variable.assign(jax.numpy.copy(variable.value))
-        return super().fit(*arguments, **settings)
+        try:
+            return super().fit(*arguments, **settings)
+        except Exception as error:
+            # Interrupted in its first step, Keras fails over weights that it has handed on, and hides the interrupt.
+            hidden = error.__context__
+            while isinstance(hidden, Exception):
+                hidden = hidden.__context__
+            raise (hidden or error) from None
 
     def make_train_function(self, force=False):
         """As on every backend; what Keras calls for `steps_per_execution` steps.

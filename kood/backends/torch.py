@@ -32,9 +32,9 @@ def forward(model):
 def gradient(model, of):
     """The gradient of the sum of `of(outputs)` by the model's inputs, in inference mode."""
 
-    @torch.enable_grad()
     def gradient(inputs):
-        inputs = convert_to_tensor(inputs).detach().requires_grad_()
-        return torch.autograd.grad(of(model(inputs, training=False)).sum(), inputs)[0]
+        with torch.inference_mode(False), torch.enable_grad():
+            inputs = convert_to_tensor(inputs).detach().clone().requires_grad_()  # One of inference mode stays such.
+            return torch.autograd.grad(of(model(inputs, training=False)).sum(), inputs)[0]
 
     return gradient
