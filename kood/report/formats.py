@@ -53,8 +53,11 @@ def as_csv(table: Table) -> str:
     """CSV (RFC 4180) for programs: figures unrounded, each part of one a column; no text is a spreadsheet's formula."""
     out = io.StringIO()
     lines = csv.writer(out, lineterminator="\n")
-    heads = [[f"{_name(column)}_{part}" for part in column.parts] or [_name(column)] for column in table.columns]
-    lines.writerow(_inert(text) for texts in heads for text in texts)
+    lines.writerow(
+        _inert(f"{_name(column)}_{part}" if part else _name(column))
+        for column in table.columns
+        for part in column.parts or ("",)
+    )
     for one in table.rows:
         lines.writerow(
             value
@@ -70,10 +73,11 @@ def _name(column: Column) -> str:
 
 def _values(column: Column, cell: Cell) -> list[Any]:
     if column.parts:
-        return [(cell.value or {}).get(part) for part in column.parts]
-    if cell.value is not None and not isinstance(cell.value, str):
-        return [cell.value]
-    return [_inert(clean(cell.value or ("" if cell.text == MISSING else cell.text)))]
+        found = [(cell.value or {}).get(part) for part in column.parts]
+    else:
+        text = "" if cell.text == MISSING else cell.text
+        found = [text if cell.value in (None, "") else cell.value]
+    return [_inert(clean(one)) if isinstance(one, str) else one for one in found]
 
 
 def _inert(text: str) -> str:

@@ -9,7 +9,7 @@ from kood.report.aggregate import Cell as Run
 from kood.report.aggregate import by_score, group, statistic
 from kood.report.comparable import ALIKE, Unlike
 from kood.report.paired import Scores, intervals
-from kood.report.tables import MISSING, Cell, Column, Table, table_of, words
+from kood.report.tables import MISSING, Cell, Column, Table, table_of
 from kood.report.wording import percent
 
 __all__ = ["FIRST", "entries", "table"]
@@ -87,9 +87,13 @@ def table(found: Sequence[Entry], most: int | None = None, apart: Unlike = ALIKE
         apart: What of them does not compare.
         notes: What else has to be said below.
     """
-    scores = [Cell(", ".join(one["specs"]) + (CHOSEN if one["chosen"] else ""), one["score"]) for one in found]
+    scores = []
+    for one in found:
+        specs, chosen = ", ".join(one["specs"]), one["chosen"]
+        scores.append(Cell(specs + CHOSEN * chosen, {"": one["score"], "specs": specs, "chosen": chosen}))
+    score = Column("score", words=True, parts=("", "specs", "chosen"))
     places = [Cell(str(place), place) for place in range(1, len(found) + 1)]
-    columns = [*label_columns(found), (words("score"), scores), (Column("place"), places), runs_column(found, 3)]
+    columns = [*label_columns(found), (score, scores), (Column("place"), places), runs_column(found, 3)]
     for heading, kind, metric, more, spare in _FIGURES:
         own = [one[kind][metric] for one in found]
         columns.append(means_column(found, own, heading, f"{kind}_{metric}", more, spare, kind not in apart.parts))

@@ -25,7 +25,8 @@ class Column:
         more_is_better: Which figure of the column is the best; None where none is.
         compares: Whether the best is marked: not of figures that are measured on different images.
         name: What it is called in a file for programs; its heading where not given.
-        parts: The keys of its cells' values, each of which is a column of its own in a file for programs.
+        parts: The keys of its cells' values, each of which is a column of its own in a file for programs; that of
+            the key "" has the column's name alone.
     """
 
     heading: str

@@ -226,7 +226,9 @@ def test_a_score_whose_options_each_seed_chose_is_one_method(board):
     by_spec = found["plain", "knn:k=10"]
     assert by_spec["near"]["auroc"]["n"] == 3 and not by_spec["chosen"]
     text = as_csv(table(list(found.values())))
-    assert "knn," in text
+    lines = {(of["arm"], of["score"]): of for of in csv.DictReader(io.StringIO(text))}
+    assert [lines["plain", "knn"][f"score_{of}"] for of in ("specs", "chosen")] == ["knn:k=10, knn:k=20", "True"]
+    assert lines["plain", "knn:k=10"]["score_chosen"] == "False"
     assert any(of.cells[1].text == "knn:k=10, knn:k=20 ◂" for of in table([one]).rows)
     rows = {row["cell"]["arm"]: row["scores"] for row in aggregate(cells)}
     assert rows["plain"]["knn"]["near"]["auroc"] == statistic(values) and "knn:k=20" not in rows["plain"]

@@ -89,6 +89,8 @@ def test_no_text_is_an_instruction_in_any_medium(name, capture):
     assert shown in printed and "\x1b" not in printed
     read = next(csv.DictReader(io.StringIO(as_csv(table))))["name"]
     assert read == (f"'{shown}" if name[0] in "=+-@" and name not in ("+1", "-1") else shown)
+    part = Table([Column("name", words=True, parts=("",))], [row(Cell("", {"": name}))])
+    assert next(csv.DictReader(io.StringIO(as_csv(part))))["name"] == read
     (line,) = [one for one in markdown(table).splitlines() if one.endswith("| 1 |")]
     assert len(re.findall(r"(?<!\\)\|", line)) == 6 and not re.search(r"(?<!\\)[\[<`]", line) and "\x1b" not in line
     (line,) = [one for one in latex(table).splitlines() if one.endswith(r"1 \\")]
