@@ -194,6 +194,20 @@ def test_only_seeds_that_both_have_are_paired(saved):
     assert apart["seeds"] == 2 and not apart["significant"]
 
 
+@pytest.mark.parametrize(("of_base", "of_other", "pairs"), [((0, 1), (0,), 1), ((0, 1, 2), (2, 0, 5), 2)])
+def test_a_difference_of_fewer_seeds_than_a_row_has_says_how_many(saved, tmp_path, of_base, of_other, pairs):
+    arms = (("base", 1.0, of_base), ("same", 2.0, of_base), ("other", 2.0, of_other))
+    runs = [saved(name, *({"seed": seed, "lift": lift} for seed in own)) for name, lift, own in arms]
+    told, to = quietly(*runs, to=tmp_path / "out")[1].split("Against the baseline")[1], tmp_path / "out"
+    lines = {line.split()[0]: line for line in told.splitlines() if line.startswith(("same ", "other "))}
+    assert [lines[name].count(f"(n={pairs})") for name in ("same", "other")] == [0, 3]
+    assert "of one seed over the images alone" in " ".join(told.split())
+    table = list(csv.DictReader((to / "compare.csv").open()))
+    for figure in ("id_accuracy", "near_auroc", "far_auroc"):
+        assert [row[f"{figure}_difference_seeds"] for row in table] == ["", f"{len(of_base)}", f"{pairs}"]
+    assert all(f"(n={pairs})" in (to / f"compare.{ending}").read_text() for ending in ("md", "tex"))
+
+
 def test_without_scores_intervals_are_over_seeds_alone(saved, tmp_path):
     one, other = saved("one", *seeds()), saved("other", *seeds(lift=2.0))
     with_images = quietly(one, other)[0][1]["difference"]["near"]["auroc"]
@@ -506,6 +520,14 @@ def test_folds_are_paired_one_by_one_and_over_them(tmp_path):
     expected = paired_difference(*means)
     assert [apart["auroc"][key] for key in ("mean", "seeds")] == [pytest.approx(expected.mean), 3]
     assert apart["auroc"]["low"] == pytest.approx(expected.low) and "held-out AUROC" in text and "fold by fold" in text
+    assert "(n=" not in text.replace("(n=…)", "")
+    quietly(one, other, with_folds(tmp_path / "few", 0.9, 0.8), to=tmp_path / "out")
+    rows = [list(csv.DictReader((tmp_path / "out" / f"compare{of}.csv").open())) for of in ("", "_folds")]
+    assert [line["held_out_auroc_difference_seeds"] for line in rows[0]] == ["", "3", "2"]
+    assert [line["held_out_auroc_difference_folds"] for line in rows[0]] == ["", "3", "3"]
+    assert [line["auroc_difference_seeds"] for line in rows[1]] == [*[""] * 3, *["3"] * 3, *["2"] * 3]
+    marked = [(tmp_path / "out" / f"compare{of}.md").read_text().count("] (n=2)") for of in ("", "_folds")]
+    assert marked == [4, 3]
 
 
 def test_a_fold_of_one_run_has_its_interval(tmp_path):
@@ -616,6 +638,7 @@ def test_folds_are_written_beside_the_rows(tmp_path):
     }
     lines = list(csv.DictReader(io.StringIO((tmp_path / "out" / "compare_folds.csv").read_text())))
     assert [line["held out"] for line in lines] == ["a, b", "c", "d, e"]
+    assert {line["auroc_n"] for line in lines} == {"2"}
     expected = np.mean([[fold["auroc"] for fold in one] for one in folds_in(run)], axis=0)
     np.testing.assert_allclose([float(line["auroc_mean"]) for line in lines], expected)
 

@@ -68,16 +68,25 @@ def _figures(rows: Rows, apart: Unlike) -> list[Filled]:
     return found
 
 
-def _apart(rows: Rows) -> list[Filled]:
-    """The distance of each row from the baseline, in all that is the better for more."""
-    parts = ("mean", "low", "high", "positive", "significant")
+def _most(rows: Rows) -> int:
+    """How many seeds the row has that has the most."""
+    return max((len(one["seeds"]) for one in rows), default=0)
+
+
+def _apart(rows: Rows, most: int) -> list[Filled]:
+    """The distance of each row from the baseline, in all that is the better for more; `most` as `_most`."""
     found: list[Filled] = []
     for heading, part, metric, more, _ in _FIGURES:
         own = [_difference(one, part).get(metric) for one in rows]
+        parts: tuple[str, ...] = ("mean", "low", "high", "positive", "significant", "seeds")
+        if part == "held_out":  # Counts folds; its seeds are those of the rest.
+            parts += ("folds",)
+            seeds = [_difference(one, "id").get("accuracy", {}).get("seeds") for one in rows]
+            own = [of and {**of, "seeds": n, "folds": of["seeds"]} for of, n in zip(own, seeds, strict=True)]
         if more and (part != "held_out" or any(own)):
             title = " ".join(heading.split())
             column = Column(f"{title}\n- baseline", name=f"{part}_{metric}_difference", parts=parts)
-            found.append((column, [Cell(signed(one), one) for one in own]))
+            found.append((column, [Cell(signed(one, most), one) for one in own]))
     return found
 
 
@@ -131,7 +140,7 @@ def differences(rows: Rows) -> Table | None:
     Args:
         rows: Rows of `kood.report.aggregate` with "difference"; None where no row has one.
     """
-    rows = [one for one in rows if one.get("difference")]
+    most, rows = _most(rows), [one for one in rows if one.get("difference")]
     if not rows:
         return None
     changed = [
@@ -139,7 +148,7 @@ def differences(rows: Rows) -> Table | None:
         for one in rows
     ]
     baselines = [setting(one) if len(headings(rows)) > 1 else ", ".join(map(override, one.values())) for one in changed]
-    columns = [*label_columns(rows), *_apart(rows)]
+    columns = [*label_columns(rows), *_apart(rows, most)]
     title = "Against the baseline"
     if len(set(baselines)) == 1:
         title += f" {baselines[0]}"
@@ -171,11 +180,12 @@ def folds(rows: Rows) -> Table | None:
         for one, fold in pairs
     ]
     figures = [Cell(text, fold["auroc"]) for text, (_, fold) in zip(told, pairs, strict=True)]
-    columns.append((Column("AUROC", name="auroc", parts=("mean", "std")), figures))
+    columns.append((Column("AUROC", name="auroc", parts=("mean", "std", "n")), figures))
     apart = [_of_fold(one, fold["classes"]) for one, fold in pairs]
     if any(apart):
-        column = Column("AUROC\n- baseline", name="auroc_difference", parts=("mean", "low", "high", "significant"))
-        columns.append((column, [Cell(signed(one), one) for one in apart]))
+        parts = ("mean", "low", "high", "significant", "seeds")
+        column = Column("AUROC\n- baseline", name="auroc_difference", parts=parts)
+        columns.append((column, [Cell(signed(one, _most(rows)), one) for one in apart]))
     notes = [
         "Percent, by the headline score.",
         "[95% confidence interval], of several seeds mean ± standard deviation.",
@@ -199,6 +209,6 @@ def comparison(rows: Rows, apart: Unlike = ALIKE, notes: Sequence[str] = ()) -> 
     paired = any("difference" in one for one in rows)
     own = [*label_columns(rows), runs_column(rows), _headline(rows), *_figures(rows, apart)]
     return table_of(
-        [*own, *(_apart(rows) if paired else [])],
+        [*own, *(_apart(rows, _most(rows)) if paired else [])],
         notes=[*_notes(rows), *(_apart_notes(rows) if paired else []), *(f"{text}." for text in apart.told), *notes],
     )

@@ -22,8 +22,9 @@ FOLDS_NOTE = (
     "Held-out AUROC: the mean over folds, paired by fold, with intervals over the folds, which share most images."
 )
 DIFFERENCE_NOTE = (
-    "Differences are paired by seed, with 95% intervals (Student's) over seeds and test images; ‡: the interval leaves "
-    f"out 0, of {FEWEST_SEEDS} seeds or more (held-out AUROC: folds)."
+    "Differences are paired by seed, (n=…): by so many, where a row has more. 95% intervals (Student's) over seeds and "
+    f"test images, of one seed over the images alone; ‡: the interval leaves out 0, of {FEWEST_SEEDS} seeds or more "
+    "(held-out AUROC: folds)."
 )
 
 

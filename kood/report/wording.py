@@ -71,14 +71,16 @@ def with_interval(value: float | None, interval: Sequence[float] | None) -> str:
     return f"{percent(value)} [{', '.join(map(percent, interval))}]"
 
 
-def signed(difference: Mapping[str, Any] | None) -> str:
-    """A difference in points, with its interval: "+1.9 [+0.8, +2.9] ‡", ‡ where it is significant; "—" for none."""
+def signed(difference: Mapping[str, Any] | None, runs: int = 0) -> str:
+    """A difference in points, with its interval: "+1.9 [+0.8, +2.9] ‡", ‡ where it is significant; "—" for none; with
+    "(n=…)" where it is of fewer seeds than `runs`."""
     if not difference or _missing(difference.get("mean")):
         return "—"
     text = f"{100 * difference['mean']:+.1f}"
     if not (_missing(difference.get("low")) or _missing(difference.get("high"))):
         text += f" [{100 * difference['low']:+.1f}, {100 * difference['high']:+.1f}]"
-    return text + (" ‡" if difference.get("significant") else "")
+    text += " ‡" if difference.get("significant") else ""
+    return f"{text} (n={difference['seeds']})" if difference.get("seeds", runs) < runs else text
 
 
 def number(value: float | None) -> str:
