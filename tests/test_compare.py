@@ -593,6 +593,20 @@ def test_rows_of_a_matrix_with_other_folds_have_no_best_of_them(tmp_path):
     assert unlike(cells[:2]) == ALIKE and "under 'arm c' are others than under 'arm b'" in unlike(cells).told[0]
 
 
+def test_a_row_whose_seeds_have_other_folds_is_told_of_and_has_no_best(tmp_path):
+    one, other = with_folds(tmp_path / "one", 0.5, 0.5), with_folds(tmp_path / "other", 1.0, 1.0)
+    for run in (one, other):  # Each lost the same: compared by seed they are alike.
+        told = json.loads((run / "report.json").read_text())
+        told["cells"][1]["hold_out"]["folds"].pop(0)
+        (run / "report.json").write_text(json.dumps(told))
+    marked, text = best_held_out(one, other)
+    assert not marked and "Not all seeds hold out the same classes under 'run one', 'run other': their" in text
+    assert "under 'run one': their held-out figures are means over different folds" in " ".join(quietly(one)[1].split())
+    cells = told["cells"]
+    cells[1]["id_sets"]["test"]["sha256"] = "other"
+    assert "Not all seeds" in unlike([*cells, {**cells[0], "cell": {"arm": "b"}, "id_sets": {}}]).told[-1]
+
+
 def test_folds_by_another_score_are_of_that_score(tmp_path):
     run = with_folds(tmp_path / "run", 1.0, others=("energy",))
     told = json.loads((run / "report.json").read_text())

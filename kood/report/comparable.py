@@ -13,7 +13,7 @@ __all__ = ["ALIKE", "Unlike", "different_images", "unlike", "warnings_of"]
 
 @dataclass(frozen=True)
 class Unlike:
-    """What does not compare in a table, since not all of its rows were measured on the same images.
+    """What does not compare in a table, since not all of its runs were measured on the same images.
 
     Attributes:
         parts: Of "id", "near", "far" and "held_out" those whose figures are of different images.
@@ -47,7 +47,8 @@ def _folds(cell: Cell) -> dict[tuple[str, ...], Any]:
 
 def unlike(cells: Sequence[Cell]) -> Unlike:
     """What does not compare from row to row of a table: the sets in which `different_images` of a row and the first one
-    finds any, and the means over folds where a row and the first one that has folds have not the same.
+    finds any, and the means over folds where a row and the first one that has folds, or the seeds of a row, have not
+    the same.
 
     Args:
         cells: Results of single runs; those that differ in their seed alone are one row, compared seed by seed.
@@ -62,9 +63,20 @@ def unlike(cells: Sequence[Cell]) -> Unlike:
             f"Not all rows are measured on the same images: those {differ} are others than under {first}; "
             "figures on different images do not compare, so no best of them is marked and such rows are not paired"
         )
+    with_folds = [cell for cell in cells if _folds(cell)]
+    mixed = [
+        f"'{setting(labels)}'"
+        for labels, runs in group(with_folds)
+        if any(_folds(run).keys() != _folds(runs[0]).keys() for run in runs)
+    ]
+    if mixed:
+        parts.add("held_out")
+        told.append(
+            f"Not all seeds hold out the same classes under {some_of(mixed)}: their held-out figures are means over "
+            "different folds, so no best of them is marked"
+        )
     if "id" in parts:
         return Unlike(frozenset(parts | {"near", "far", "held_out"}), told)
-    with_folds = [cell for cell in cells if _folds(cell)]
     rows, first = _differing(with_folds, lambda one, other: ["folds"] if _folds(one) != _folds(other) else [])
     for its in rows.values():
         parts.add("held_out")
