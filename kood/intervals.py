@@ -12,6 +12,8 @@ from kood.metrics import placements, standard_error
 
 __all__ = ["FEWEST_SEEDS", "Difference", "auroc_interval", "mean_interval", "paired_difference"]
 
+#: Half the width of an interval of figures that rounding alone sets apart: they say nothing of how far others lie.
+_NOTHING = 1e-12
 #: From fewer seeds nothing is called significant.
 FEWEST_SEEDS = 3
 
@@ -22,7 +24,7 @@ class Difference:
 
     Attributes:
         mean: Over the seeds, in the unit of the figures.
-        low: Lower end of its interval; None where there is but one seed and no images.
+        low: Lower end of its interval; None of one seed without images, and of seeds without that all differ alike.
         high: Upper end.
         seeds: How many.
         positive: In how many of them it is above 0.
@@ -117,7 +119,7 @@ def mean_interval(shares: Sequence[float], level: float = 0.95) -> dict[str, Any
     if count == 1:
         return {"mean": mean, "std": None, "n": 1, "interval": None}
     half = _half_width(np.asarray(shares, np.float64), level)
-    interval = [max(0.0, mean - half), min(1.0, mean + half)] if np.ptp(shares) else None
+    interval = [max(0.0, mean - half), min(1.0, mean + half)] if half > _NOTHING else None
     return {"mean": mean, "std": float(np.std(shares, ddof=1)), "n": count, "interval": interval}
 
 
@@ -199,7 +201,7 @@ def paired_difference(
         squares.append((weight * _half_width(changes, level)) ** 2)
         unmet += weight * _unmet(changes, level)
     reach = math.sqrt(sum(squares)) + unmet
-    low, high = (mean - reach, mean + reach) if squares else (None, None)
+    low, high = (mean - reach, mean + reach) if reach > _NOTHING else (None, None)
     return Difference(mean, low, high, count, int((differences > 0).sum()))
 
 

@@ -11,7 +11,6 @@ from scipy import special
 from kood.backends import compiled, gradient
 from kood.data.batches import image_batches
 from kood.data.deferred import Images
-from kood.data.images import normalize
 from kood.data.large import room
 from kood.rotation import ROTATIONS, rotated, surprise
 from kood.scorer import Scorer
@@ -208,11 +207,8 @@ def run_over(forward: Callable, images: Images, batch_size: int) -> Outputs:
     """
     batch_size = min(batch_size, at_once(images.shape[1:]))
     batches: Iterable[np.ndarray]
-    # As they are: a pipeline takes longer to set up than such rows to pass.
     if images.ndim == 2:
         batches = (images[start : start + batch_size] for start in range(0, len(images), batch_size))
-    elif len(images) <= batch_size:
-        batches = [normalize(np.asarray(images[0 : len(images)]))] if len(images) else []
     else:
         batches = image_batches(images, batch_size)
     return run_batches(forward, batches, batch_size, len(images))

@@ -159,8 +159,8 @@ class Run:
                 raise UserError(f"{self.folder}: {holder} holds this folder; wait for it{otherwise}", exit_code=1)
             if free is None:
                 self.on_damage(
-                    f"{self.folder}: there are no file locks here, so nothing keeps a second run of this recipe out of "
-                    "it; start only one at a time"
+                    f"{self.folder}: there are no file locks here, so nothing keeps a second process out of it; start "
+                    "only one at a time"
                 )
             lock.truncate(0)
             lock.write(f"process {os.getpid()}")

@@ -46,5 +46,5 @@ def shown(value: object, most: int = 80) -> str:
 def some_of(names: Iterable[str], most: int = 5, least: int = 0) -> str:
     """At most so many names in a row, of at least so many: "a, b and 3 more"."""
     names = list(names)
-    more = max(least, len(names)) - most
-    return ", ".join(names[:most]) + (f" and {more} more" if more > 0 else "")
+    more = max(least, len(names)) - len(names[:most])
+    return ", ".join(names[:most]) + (f" and {more} more" if more else "")

@@ -175,7 +175,7 @@ def test_an_interrupted_exposure_ends_bit_for_bit_the_same(exposed, tmp_path, ki
 
 
 @pytest.mark.one_backend  # Nothing is computed with what is damaged.
-@pytest.mark.parametrize("damage", ["json", "middle", pytest.param("cut", marks=pytest.mark.slow)])
+@pytest.mark.parametrize("damage", ["json", "middle", "other", pytest.param("cut", marks=pytest.mark.slow)])
 def test_a_damaged_checkpoint_means_a_new_start(whole, tmp_path, damage):
     with pytest.raises(Killed):
         fit(tmp_path / "killed", KillAfter(1))
@@ -183,6 +183,11 @@ def test_a_damaged_checkpoint_means_a_new_start(whole, tmp_path, damage):
     content, half = file.read_bytes(), file.stat().st_size // 2
     if damage == "json":
         (tmp_path / "killed" / "checkpoint.json").write_text("{")
+    elif damage == "other":
+        other = Denoiser(denoisers.mlp((8, 8, 1), 3, width=9, depth=1), num_steps=20, seed=2, name="denoiser")
+        other.compile(training.optimizer(EPOCHS * STEPS, learning_rate=1e-2, clip_norm=1.0, ema=0.8))
+        other.optimizer.build(other.trainable_variables)
+        other.save(file)
     else:
         file.write_bytes(content[:half] + (bytes(1000) + content[half + 1000 :] if damage == "middle" else b""))
     again, history = fit(tmp_path / "killed")

@@ -46,6 +46,8 @@ def bring(modules: Iterable[str], where: str = "import") -> None:
 
 def _is_of_keras(name: str) -> bool:
     """Whether Keras takes a word, where it takes one at all, for something of its own."""
+    if hasattr(keras.layers, name) or hasattr(keras.models, name) or name == "Functional":
+        return True
     for room in (keras.activations, keras.constraints, keras.initializers, keras.losses, keras.metrics,
                  keras.regularizers):  # fmt: skip
         with contextlib.suppress(Exception):  # Each says in its own way that it has no such thing.

@@ -147,7 +147,7 @@ def _try(preprocess: Preprocess, shape: Shape) -> None:
     pixels = keras.KerasTensor((None, *shape), "float32")
     try:
         # A layer that was built while a graph is tried would keep what it is made of there.
-        preprocess.mode(ops.zeros((1, *(side or 32 for side in shape))))
+        preprocess.mode(ops.zeros((1, *(side or 224 for side in shape))))
         rank = len(preprocess.compute_output_spec(pixels).shape)
         told = "" if rank == 4 else f"it gives {rank} axes, not (batch, height, width, channels)"
     except Exception as error:  # Whatever somebody's function raises.

@@ -29,7 +29,9 @@ OodImages = Annotated[
 ]
 Imports = Annotated[
     list[str] | None,
-    typer.Option("--import", metavar="MODULE", help="A module with layers of the model's; may be repeated."),
+    typer.Option(
+        "--import", metavar="MODULE", help="A module with layers or functions of the model's; may be repeated."
+    ),
 ]
 Fresh = Annotated[bool, typer.Option("--fresh", help="Make every stage again, whatever is there.")]
 Saved = Annotated[Path, typer.Option("--saved", metavar="FOLDER", help="Where run folders go.")]

@@ -1,4 +1,4 @@
-"""Batches for training and prediction, with `tf.data`.
+"""Batches for training, with `tf.data`, and for prediction.
 
 A batch is a function of the seed and its place (epoch and step) alone: orders and augmentations are drawn by stateless
 operations. So a run resumed at an epoch sees, bit for bit, what it would have seen uninterrupted. Images are gathered a
@@ -42,7 +42,9 @@ def raising() -> Iterator[None]:
     try:
         yield
     except tf.errors.OpError as error:
-        raise (_raised[0] if _raised else error) from error
+        if _raised:
+            raise _raised[0] from error
+        raise
 
 
 def training_batches(

@@ -114,7 +114,9 @@ def tried(classifier: Adapted, pixels: np.ndarray, labels: np.ndarray, names: Se
     own = classifier.preprocess
     whole = in_files(pixels)
     modes = preprocessing_for(pixels.shape[-1]) if len(np.unique(labels)) > 1 else ()
-    others = {mode: found(Preprocess(mode), whole) for mode in modes if whole is not None and mode != own.said}
+    others = {} if whole is None else {
+        mode: found(Preprocess(mode), whole) for mode in modes if whole is not pixels or mode != own.said
+    }  # fmt: skip
     return Tried(
         found(own, pixels), {mode: one for mode, one in others.items() if not disagreement(one.given, labels, names)},
         len(labels), "" if whole is pixels else " of pixels of 0..255",

@@ -133,7 +133,7 @@ def _check_folds(recipe: Recipe, data: Data, classifier: Classifier) -> None:
             build_head(recipe, len(train.class_names))
             check_scores(recipe, train, lambda: classifier)
         except UserError as error:
-            raise UserError(f"data.hold_out: without {', '.join(held)}: {error}") from error
+            raise UserError(f"data.hold_out: without {', '.join(map(repr, held))}: {error}") from error
 
 
 def check(recipe: Recipe, data: Data, devices: Devices) -> None:

@@ -11,7 +11,7 @@ import numpy as np
 
 from kood import training
 from kood.data import ImageSet
-from kood.data.batches import labelled_batches
+from kood.data.batches import labelled_batches, raising
 from kood.data.stored import read_images, write_blocks
 from kood.diffusion import schedule as schedules
 from kood.diffusion.collected import Collected
@@ -90,7 +90,8 @@ class Diffusion(Stage):
         arithmetic: dict[str, Any] = {"precision": settings.precision}
         if settings.precision == "auto":
             probe = labelled_batches(images, num_classes=classes, batch_size=settings.batch_size, steps=4, seed=seed)
-            arithmetic = faster(lambda precision: seconds_of_a_step(compiled(precision, 1), probe), folder)
+            with raising():
+                arithmetic = faster(lambda precision: seconds_of_a_step(compiled(precision, 1), probe), folder)
             keras.utils.clear_session()
         per_call, limit = training.steps_per_call(per_epoch), None
         # The rate of a time budget moves, and the time is looked at, between calls.

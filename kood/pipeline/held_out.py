@@ -175,8 +175,9 @@ def folds_of(settings: HoldOut, names: Sequence[str], seed: int) -> list[tuple[s
         folds = [tuple(names[number] for number in fold) for fold in drawn]
     for held in folds:
         if len(names) - len(held) < 2:
-            raise UserError(f"data.hold_out: without {', '.join(held)} data.id has {len(names) - len(held)} of its "
-                            f"{len(names)} classes left, and a classifier needs 2; hold out fewer")  # fmt: skip
+            raise UserError(f"data.hold_out: without {', '.join(map(repr, held))} data.id has "
+                            f"{len(names) - len(held)} of its {len(names)} classes left, and a classifier needs 2; "
+                            "hold out fewer")  # fmt: skip
     return list(dict.fromkeys(folds))
 
 

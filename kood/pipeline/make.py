@@ -66,7 +66,7 @@ def _make_folds(work: Work, cell: Cell) -> tuple[dict[str, Any], dict[str, Any],
     made: list[tuple[tuple[str, ...], Evaluation]] = []
     left_out: list[dict[str, Any]] = []
     for number, (held, fold) in enumerate(folds, start=1):
-        without = f"fold {number}/{len(folds)}: without {', '.join(held)}"
+        without = f"fold {number}/{len(folds)}: without {', '.join(map(repr, held))}"
         work.progress.say(without, style="bold")
         try:
             for stage in fold.stages:

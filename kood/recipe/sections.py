@@ -220,7 +220,7 @@ class Attach(Section):
         preprocess: What the model takes in place of pixels of 0..255: "none", these; "0..1"; "-1..1"; "caffe", BGR less
             ImageNet's means; "torch", 0..1 normalized by ImageNet's means and deviations; or "module:function".
         features: The layer whose outputs are the features; the input of the last dense layer where not given.
-        imports: Modules to import first, for layers of the user's own; Python has to find them.
+        imports: Modules to import first, for layers and functions of the user's own; Python has to find them.
     """
 
     model: str

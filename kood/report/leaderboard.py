@@ -105,7 +105,7 @@ def table(found: Sequence[Entry], most: int | None = None, apart: Unlike = ALIKE
     for heading, key, name in (
         ("training\nminutes", "minutes", "training_minutes"), ("ms an\nimage", "milliseconds", "milliseconds_an_image")
     ):  # fmt: skip
-        column = Column(heading, more_is_better=False, priority=1, name=name, parts=("mean", "std"))
+        column = Column(heading, more_is_better=False, priority=1, name=name, parts=("mean", "std", "n"))
         columns.append((column, [Cell(_short(one[key]["mean"]), one[key]) for one in found]))
     told = [*(f"{text}." for text in apart.told), *_notes(found[:most], len(found)), *notes]
     return table_of(columns, "Leaderboard", told).first(most)

@@ -227,17 +227,20 @@ class _Checkpoint(keras.callbacks.Callback):
             state = json.loads((self.folder / "checkpoint.json").read_bytes())
             kept = keras.saving.load_model(self.folder / state["model"])
             _set_seed_states(kept, state["seed_states"])
-            if self.budget:
-                self.budget.spent, self.budget.over = state["time"]["spent"], state["time"]["over"]
-            self._generators = {kind: base64.b64decode(one) for kind, one in state.get("generators", {}).items()}
             model.optimizer.build(model.trainable_variables)
             every = ([*one.variables, *one.optimizer.variables] for one in (model, kept))
             pairs = list(zip(*every, strict=True))
+            if any(tuple(mine.shape) != tuple(its.shape) for mine, its in pairs):
+                raise ValueError("another network's")
+            spent = state["time"] if self.budget else {}
+            self._generators = {kind: base64.b64decode(one) for kind, one in state.get("generators", {}).items()}
         except (OSError, ValueError, KeyError, zipfile.BadZipFile):
             _clear(self.folder)  # No checkpoint, or a damaged one: the stage starts again.
             return 0
         for mine, its in pairs:
             mine.assign(its)
+        if self.budget:
+            self.budget.spent, self.budget.over = spent["spent"], spent["over"]
         self.history = state["history"]
         return state["epoch"]
 

@@ -1129,10 +1129,17 @@ class TestOtherPixels:
             """The second class has the darkest pixels of -1..1 too."""
             return ops.concatenate([means[:, :1] + 0.3, 0.9 * ops.abs(means[:, 1:2]), means[:, 2:]], axis=1)
 
+        def odd(means):
+            """The third class is none in 0..1, which is nothing in 0..255."""
+            return ops.concatenate([means[:, :2], means[:, 2:] - 1.1 * ops.tanh(means[:, 2:])], axis=1)
+
         pixels, labels = images(160, 1)
-        whole, halves = pixels.astype("float32"), pixels / np.float32(127.5) - 1
-        for given, last, of in ((pixels, bent, ""), (whole, bent, ""), (halves, even, " of pixels of 0..255")):
-            told = rf"^fit: the model labels .* rightly; with preprocess = '0\.\.1'{of} it labels"
+        whole, ones, halves = pixels.astype("float32"), pixels / np.float32(255), pixels / np.float32(127.5) - 1
+        for given, last, better in (
+            (pixels, bent, r"'0\.\.1'"), (whole, bent, r"'0\.\.1'"), (halves, even, r"'none' of pixels of 0\.\.255"),
+            (ones, odd, r"'none' of pixels of 0\.\.255"),
+        ):  # fmt: skip
+            told = rf"^fit: the model labels .* rightly; with preprocess = {better} it labels"
             with pytest.raises(UserError, match=told):
                 Detector(self.of_0_to_1(last, 20), "energy").fit(given, labels)
 

@@ -61,7 +61,8 @@ def file(
             the last dense layer of a classifier, the output "features" of one that has it, or else the answer itself.
         preprocess: What makes the network's pixels of those of files, 0..255: "none", "0..1", "-1..1", "caffe" or
             "torch", as `kood attach` takes it. A classifier of kood's has its own.
-        imports: Modules that register the network's own layers. What older code of theirs gave is made again.
+        imports: Modules that define or register the network's own layers and functions. What older code of theirs gave
+            is made again.
 
     Returns:
         A model from (B, H, W, C) to (B, D). It loads without kood where the file does and its network is a graph of
