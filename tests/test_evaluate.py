@@ -523,6 +523,12 @@ def test_thresholds_by_class_are_those_of_the_images_labelled_so(classifier):
         assert one["calibration_images"] == np.sum(given == k) == 15
 
 
+def test_a_score_that_is_infinite_is_named(classifier, monkeypatch):
+    monkeypatch.setattr(Scorer, "__call__", lambda self, outputs: np.full(len(outputs["logits"]), np.inf))
+    with pytest.raises(UserError, match="^evaluate.scores: msp: 60 of 60 calibration images have a score that is NaN"):
+        measured(classifier, names=["msp"], headline="msp")
+
+
 def test_a_score_that_is_nan_is_left_out_or_refused(classifier, monkeypatch):
     def undefined(self, outputs):
         found = np.array(np.asarray(outputs[next(iter(self.inputs.values()))]).max(axis=1))

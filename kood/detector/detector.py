@@ -19,7 +19,7 @@ from kood.detector.figures import figures_of
 from kood.detector.images import Batch, are_files, regrouped
 from kood.detector.measuring import Measuring
 from kood.detector.passing import Aside, Known, among, seen_before, unreadable
-from kood.errors import UserError
+from kood.errors import UserError, in_words
 from kood.outputs import Outputs, softmax
 from kood.scorer import Scorer
 from kood.text import clean
@@ -234,10 +234,12 @@ class Detector(Measuring):
         """Sets the threshold by scores of known images and what these are labelled as.
 
         Raises:
-            UserError: too few for this share.
+            UserError: too few for this share, or too many of them without a finite score.
         """
         decision = Calibration(scores, labels, self.num_classes, accept, by_class)
-        decision.groups  # noqa: B018 - made here, which refuses too few images.
+        # Of scores that are no numbers, what is said begins with how many; of too few images, with a key.
+        with in_words({r"^(?=\d)": f"{self.key}: {self.score}: "}):
+            decision.groups  # noqa: B018 - made here, which refuses too few images.
         self.decision = decision
         return decision
 
