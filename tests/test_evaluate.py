@@ -382,6 +382,24 @@ def test_a_score_that_cannot_be_fitted(classifier):
     assert "knn" not in result["scores"] and any("knn" in warning for warning in result["warnings"])
     with pytest.raises(UserError, match="knn cannot be fitted"):
         evaluate(classifier, **few, near={}, far={"dark": images(7, 6, 0)}, names=["knn"], headline="knn")
+    with pytest.raises(UserError, match="knn cannot be fitted"):  # So many images cannot fit it.
+        evaluate(classifier, **few, near={}, far={"dark": images(7, 6, 0)}, names=["msp", "knn"])
+
+
+@pytest.mark.parametrize("tune", [False, True])
+def test_a_named_score_that_only_what_the_classifier_says_makes_impossible_is_left_out(classifier, tune):
+    train = images(200, 1)
+    train = ImageSet(train.images, np.where(train.labels < 2, 1 - train.labels, train.labels), train.class_names)
+    held = {"validation": images(40, 2), "calibration": images(60, 3), "test": images(80, 4)}
+    given = {"train": train, **held, "near": {}, "far": {"dark": images(7, 6, 0)}, "tune": tune}
+    figures = evaluate(classifier, **given, names=["openmax", "msp", "she"]).figures
+    assert list(figures["scores"]) == ["msp"] and figures["headline_score"] == "msp"
+    for name in ("openmax", "she"):
+        (told,) = (text for text in figures["warnings"] if text.startswith(f"evaluate.scores: {name} cannot be fitted"))
+        assert "there is none of 2 of the 4 classes; give more images, train longer or name another score" in told
+    for options in ({"names": ["msp", "she"], "headline": "she"}, {"names": ["openmax", "she"]}):
+        with pytest.raises(UserError, match="she cannot be fitted"):
+            evaluate(classifier, **given, **options)
 
 
 @pytest.mark.parametrize("name", registry.room("scores"))

@@ -127,7 +127,8 @@ class Detector(Measuring):
 
         Raises:
             UserError: images that cannot be read or are not what the model takes; labels that the model hardly ever
-                gives, or far more often under another preprocessing; a named score that these images cannot fit.
+                gives, or far more often under another preprocessing; a named score that so many images cannot fit, or
+                that decides and cannot be fitted to what the model says of them.
         """
         known, aside = Known(), Aside()
         found = self._noted(self._batches(images, labels, "fit"), known)

@@ -92,7 +92,8 @@ def evaluate(
         An `Evaluation`.
 
     Raises:
-        UserError: a score that this head cannot give; a named one that cannot be fitted, or that is NaN for some image;
+        UserError: a score that this head cannot give; a named one that so many images cannot fit, or that is NaN for
+            some image; the headline, or the last, that cannot be fitted to what the classifier says of its images;
             too few calibration images.
     """
     choosing = {} if validation is None else validation_images(validation, validation_ood, seed)

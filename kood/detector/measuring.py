@@ -20,7 +20,7 @@ from kood.detector.passing import Known, unreadable
 from kood.detector.reading import Reading
 from kood.errors import UserError
 from kood.outputs import Outputs, forward_of, rows_of, run_over, score_rows
-from kood.scorer import Scorer, applicable, linear_weights
+from kood.scorer import Scorer, applicable, linear_weights, rehearse
 from kood.scores import ON_REQUEST
 
 __all__ = ["Measuring"]
@@ -61,7 +61,8 @@ class Measuring(Reading):
         #: What speaks against each fitted score that is doubted on such images.
         self.doubted: dict[str, str] = {}
         asked = [*([] if scores is None or scores == "all" else scores), *([] if score == "auto" else [score])]
-        #: The scores that were asked for by name: what cannot be measured of these is refused, and of others left out.
+        #: The scores that were asked for by name: what cannot be measured of these is refused, and of others left out;
+        #: but one that only what the classifier says makes impossible is left out where another remains to decide.
         self.named = list(dict.fromkeys(Scorer(name, key=self.key).name for name in asked))
         self.chooses, self.every = self.choice is None, self._wanted(scores == "all" or not asked)
         self.scorers = {name: Scorer(name, key=self.key) for name in self.every}
@@ -132,7 +133,8 @@ class Measuring(Reading):
             progress: Called with the share of the scores that are done.
 
         Raises:
-            UserError: a named score that these images cannot fit.
+            UserError: a named score that so many images cannot fit; the one that decides, or the last, that cannot be
+                fitted to what the classifier says of them.
         """
         if any(scorer.is_fitted for scorer in self.scorers.values()):
             self._fit(self._set(train, self._plain), train.known_labels, unseen, progress)
@@ -148,7 +150,7 @@ class Measuring(Reading):
             The outputs of these sets, which need not pass the classifier again.
 
         Raises:
-            UserError: a named score that these images cannot fit.
+            UserError: as `fit_scores`.
         """
         names = list(self.scorers)
         settings = [one for name in names for one in specs.settings(name)]
@@ -192,7 +194,9 @@ class Measuring(Reading):
                 if why := scorer.doubt(fitted_to[1]):
                     self.doubted[name] = why
             except UserError as error:
-                if name in self.named:
+                decides = self.choice is not None and name == self.choice.score
+                wrong = name in self.named and self._is_hopeless(name, outputs, fitted_to[1])
+                if decides or wrong or len(self.scorers) == 1:
                     self.scorers = {one: Scorer(one, key=self.key) for one in names}  # Those before it count no more.
                     raise
                 del self.scorers[name]
@@ -203,6 +207,16 @@ class Measuring(Reading):
         asked = {name: why for name, why in self.doubted.items() if name in self.named}
         for why in dict.fromkeys(asked.values()):
             told.append(f"{', '.join(name for name in asked if asked[name] == why)}: {why}")
+
+    def _is_hopeless(self, name: str, outputs: Outputs, labels: np.ndarray) -> bool:
+        """Whether so many images of each class cannot fit a score, whatever the classifier says of them."""
+        counts = tuple(np.bincount(labels, minlength=self.num_classes).tolist())
+        width, head = outputs["features"].shape[1], self.classifier.head
+        try:
+            rehearse(name, counts, width, type(head).__name__, bool(linear_weights(head)), self.key)
+        except ValueError:
+            return True
+        return False
 
     def _set(self, images: ImageSet, forward: Callable | None = None) -> Outputs:
         """Outputs of a set; pixels of a run's own, of the right shape, are normalized while it works, and features that

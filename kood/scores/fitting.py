@@ -176,9 +176,9 @@ class Fitted:
         right = np.concatenate([block.argmax(axis=1) for (block,) in blocks(logits)]) == labels
         counts = np.bincount(labels[right], minlength=logits.shape[1])
         if (counts == 0).any():
-            missing = ", ".join(map(str, np.flatnonzero(counts == 0)[:5]))
             needs = f"{type(self).__name__} needs an image of every class that is classified rightly"
-            raise ValueError(f"{needs}; there is none of {missing}.")
+            none = f"there is none of {(counts == 0).sum()} of the {len(counts)} classes"
+            raise ValueError(f"{needs}, and {none}; give more images, train longer or name another score.")
         # Those that are classified wrongly go to a row past the last class.
         sums = class_sums(values, np.where(right, labels, len(counts)), len(counts) + 1)[:-1]
         return sums / counts[:, None], right
