@@ -307,7 +307,7 @@ def test_a_file_system_without_locks_stops_no_run(tmp_path, monkeypatch, number)
     run.on_damage = told.append
     with run.held():
         assert run.ensure("a", {}, writer([])).folder.is_dir()
-    assert len(told) == 1 and "nothing keeps a second run of this recipe out" in told[0]
+    assert len(told) == 1 and "nothing keeps a second process out" in told[0]
     assert run.is_held() and not Run(tmp_path / "nowhere").is_held()  # It may be: those that wait go on waiting.
 
 
