@@ -449,7 +449,7 @@ def test_what_is_odd_about_folds_is_told():
     ("settings", "told"),
     [
         ({"folds": [["a"], ["e"]]}, "data.hold_out.folds: 'e' is no class of data.id; Allowed: "),
-        ({"folds": [["a", "b", "c"]]}, "data.hold_out: without a, b, c data.id has 1 of its 4 classes left"),
+        ({"folds": [["a", "b", "c"]]}, "data.hold_out: without 'a', 'b', 'c' data.id has 1 of its 4 classes left"),
         ({"classes": 0.9}, "classes left, and a classifier needs 2; hold out fewer"),
     ],
 )
@@ -534,8 +534,9 @@ def test_folds_need_calibration_images_enough_before_anything_is_trained(tmp_pat
     recipe(more='[data.hold_out]\nfolds = [["0", "1"]]\n')
     with pytest.raises(UserError) as refused:
         pipeline.run(tmp_path / "frozen.toml", ["serve.accept=0.98"], saved=tmp_path)
-    assert "data.hold_out: without 0, 1: serve.accept = 0.98 needs at least 49 calibration images, there are " in str(
-        refused.value
+    assert (
+        "data.hold_out: without '0', '1': serve.accept = 0.98 needs at least 49 calibration images, there are "
+        in str(refused.value)
     )
     assert not list(tmp_path.glob("frozen/stages/features-*"))
 
@@ -544,14 +545,14 @@ def test_folds_need_calibration_images_enough_before_anything_is_trained(tmp_pat
     ("folds", "settings", "told"),
     [
         # sqrt(2) ln(K - 1) is no scale of two classes.
-        ('[["0", "1"]]', ["head=arcface"], "without 0, 1: head: sqrt(2) ln(num_classes - 1), the automatic sc"),
+        ('[["0", "1"]]', ["head=arcface"], "without '0', '1': head: sqrt(2) ln(num_classes - 1), the automatic sc"),
         (
             '[["2"]]', ["outliers.use=['label_mixup']", "outliers.label_mixup.groups=[['1','2']]"],
-            "without 2: outliers.label_mixup.groups: ",
+            "without '2': outliers.label_mixup.groups: ",
         ),
-        ('[["0"]]', ["classifier.views=0", "train.batch_size=350"], "without 0: train.batch_size: 350 is "),
-        ('[["0"]]', ["classifier.train='last'", "fine_tuning.batch_size=350"], "without 0: fine_tuning.batch_size: "),
-        ('[["0"]]', ["evaluate.scores=['knn:k=350']"], "without 0: evaluate.scores: knn:k=350 cannot be fitted to the"),
+        ('[["0"]]', ["classifier.views=0", "train.batch_size=350"], "without '0': train.batch_size: 350 is "),
+        ('[["0"]]', ["classifier.train='last'", "fine_tuning.batch_size=350"], "without '0': fine_tuning.batch_size: "),
+        ('[["0"]]', ["evaluate.scores=['knn:k=350']"], "without '0': evaluate.scores: knn:k=350 cannot be fitted to the"),
     ],
 )  # fmt: skip
 def test_what_only_a_fold_forbids_is_told_before_anything_is_trained(tmp_path, recipe, folds, settings, told):
