@@ -552,7 +552,7 @@ def test_folds_need_calibration_images_enough_before_anything_is_trained(tmp_pat
         ),
         ('[["0"]]', ["classifier.views=0", "train.batch_size=350"], "without '0': train.batch_size: 350 is "),
         ('[["0"]]', ["classifier.train='last'", "fine_tuning.batch_size=350"], "without '0': fine_tuning.batch_size: "),
-        ('[["0"]]', ["evaluate.scores=['knn:k=350']"], "without '0': evaluate.scores: knn:k=350 cannot be fitted to the"),
+        ('[["0"]]', ["evaluate.scores=['knn:k=350']"], "without '0': evaluate.scores: knn:k=350 cannot be fitted to"),
     ],
 )  # fmt: skip
 def test_what_only_a_fold_forbids_is_told_before_anything_is_trained(tmp_path, recipe, folds, settings, told):
