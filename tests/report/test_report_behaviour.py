@@ -6,13 +6,13 @@ from xml.etree import ElementTree
 
 import numpy as np
 import pytest
-from conftest import words
 from PIL import Image
 from sklearn.metrics import precision_recall_curve
-from test_report_html import Reader
 
 from kood.report import Behaviour, Extreme, aggregate, behaviour, figures, html, sweeps, write
 from kood.report.leaderboard import entries
+from tests.report.conftest import words
+from tests.report.test_report_html import Reader
 
 
 def rng(seed=0):

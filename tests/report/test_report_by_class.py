@@ -3,12 +3,12 @@
 import re
 
 import pytest
-from test_report_html import Reader
 
 from kood.report import print_cell
 from kood.report.html import page
 from kood.report.results import is_below
 from kood.report.wording import threshold_meaning
+from tests.report.test_report_html import Reader
 
 
 def classes(count):

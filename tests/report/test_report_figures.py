@@ -8,9 +8,9 @@ from xml.etree import ElementTree
 
 import numpy as np
 import pytest
-from conftest import words
 
 from kood.report import aggregate, figures
+from tests.report.conftest import words
 
 
 @pytest.fixture

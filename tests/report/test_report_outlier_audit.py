@@ -6,11 +6,11 @@ from xml.etree import ElementTree
 
 import numpy as np
 import pytest
-from test_report_html import NASTY, Reader, row_of
 
 from kood.report import audit_figures, print_cell, print_matrix
 from kood.report.html import _templates, page
 from kood.report.outlier_audit import TITLE, lines, summary
+from tests.report.test_report_html import NASTY, Reader, row_of
 
 SHORTCUT = "Shortcut test failed: the detector has learnt to spot generated images"
 
