@@ -288,14 +288,6 @@ _BACK: dict[str, Callable[[np.ndarray], np.ndarray]] = {
     "16 bits": lambda x: x / 257,
     "beyond": lambda x: 255 * ((x - x.min()) / (x.max() - x.min())),
 }
-
-
-def in_files(pixels: np.ndarray) -> np.ndarray | None:
-    """Pixels as files have them, 0..255, of such pixels or of those that were brought to 0..1 or -1..1; else None."""
-    found = _range_of(pixels)
-    return pixels if found == "0..255" else _BACK[found](pixels) if found in ("0..1", "-1..1") else None
-
-
 _WORDS = {
     "0..255": ", as they are in files",
     "0..1": ", as if they had been divided by 255 already",
@@ -305,6 +297,14 @@ _WORDS = {
     "16 bits": ", as in files of 16 bits",
     "beyond": "",
 }
+
+
+def in_files(pixels: np.ndarray) -> np.ndarray | None:
+    """Pixels as files have them, 0..255, of such pixels or of those that were brought to 0..1 or -1..1; else None."""
+    found = _range_of(pixels)
+    if found == "0..255":
+        return pixels
+    return _BACK[found](pixels) if found in ("0..1", "-1..1") else None
 
 
 def _fits(expected: Wanted, pixels: np.ndarray, found: str) -> bool:

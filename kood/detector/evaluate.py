@@ -105,7 +105,7 @@ def evaluate(
         classifier, headline, train.class_names, scores=names or "all",
         batch_size=min(batch_size, max(map(len, every.values()))), key="evaluate.scores",
     )  # fmt: skip
-    if calibration.images.ndim == 4:
+    if detector.moving and calibration.images.ndim == 4:
         detector.need_slope(np.asarray(calibration.images[: detector.batch_size]), "evaluate.scores")
     passed = {}
     if tune:

@@ -144,8 +144,8 @@ class Reading:
             wrong = self.ranges.wrong(batch.pixels) if use in KNOWN and number == 0 else ""
             if wrong := wrong or self.ranges.left(batch.pixels, before):
                 raise UserError(f"{shown}: {wrong}")
-            if number == 0 and (moving := [name for name, one in self.scorers.items() if one.perturbation]):
-                self._refuse_to_move(moving[0], batch.pixels, before, shown)
+            if number == 0 and self.moving:
+                self._refuse_to_move(batch.pixels, before, shown)
                 if use in KNOWN:
                     self.need_slope(batch.pixels, shown)
             yield batch
@@ -157,13 +157,18 @@ class Reading:
                 raise UserError(f"{use}: the model leaves nothing of images {shape}; give larger ones (image_shape)")
             self._taken_sizes.add(shape)
 
-    def _refuse_to_move(self, name: str, pixels: np.ndarray, known: tuple[float, float] | None, use: str) -> None:
+    @property
+    def moving(self) -> list[str]:
+        """The scores that move pixels."""
+        return [name for name, one in self.scorers.items() if one.perturbation]
+
+    def _refuse_to_move(self, pixels: np.ndarray, known: tuple[float, float] | None, use: str) -> None:
         """Raises `UserError` where it is not known how far a score's step is in the units of these pixels."""
         low, high = known or self.ranges.span(pixels)
         if pixels.dtype != np.uint8 and (missing := self.ranges.lacks((low, high))):
             raise UserError(
-                f"{use}: {name} moves pixels of 0..255, and these lie in {low:g} to {high:g}; make the detector with "
-                f"{missing} and give pixels of 0..255"
+                f"{use}: {self.moving[0]} moves pixels of 0..255, and these lie in {low:g} to {high:g}; make "
+                f"the detector with {missing} and give pixels of 0..255"
             )
 
     def need_slope(self, pixels: np.ndarray, use: str) -> None:
@@ -173,8 +178,7 @@ class Reading:
             pixels: (n, H, W, C) as a user gives them; not of one black image, where there may be none by chance.
             use: What begins the message.
         """
-        moving = [name for name, one in self.scorers.items() if one.perturbation]
-        if not moving or self._has_slope:
+        if not self.moving or self._has_slope:
             return
         slope, why = gradient(self.classifier, lambda outputs: ops.max(outputs["logits"], axis=-1)), ""
         try:
@@ -184,8 +188,8 @@ class Reading:
             why = f" ({first_line(error)})"
         if not self._has_slope:
             raise UserError(
-                f"{use}: {moving[0]} moves pixels by a gradient, and the model has none by its pixels, as where it or "
-                f"its preprocessing makes whole numbers of them{why}; name another score"
+                f"{use}: {self.moving[0]} moves pixels by a gradient, and the model has none by its pixels, as "
+                f"where it or its preprocessing makes whole numbers of them{why}; name another score"
             )
 
     @functools.cached_property
