@@ -2,6 +2,7 @@
 
 import functools
 import io
+import math
 import re
 import threading
 from collections.abc import Iterator, Sequence
@@ -30,7 +31,7 @@ IN_FLIGHT = 512 * 2**20
 _EACH = 8
 #: Bytes of a file after which the freed memory is given back.
 _TRIMMED = 64 * 2**20
-#: Pixels of an image up to which it waits for others of its shape, to be resized with them.
+#: Pixels of an image up to which it waits for others of its shape, to be resized with them, so many at once.
 _SMALL = 2**18
 _CHUNK = 32
 _THREADS = 8
@@ -278,7 +279,6 @@ def decoded(
         due = begun(0)
         while due[1]:
             places, ahead = due
-            due = begun(int(places[-1]) + 1)  # While those of this one are resized.
             found = [one.result() for one in ahead]
             good = [one for one in found if not isinstance(one, _UnreadableError)]
             for one in found:
@@ -286,10 +286,16 @@ def decoded(
                     why.append(one.why)
                     if len(why) > max_bad_images:
                         raise _too_many(one, why, max_bad_images) from one
-            block = np.empty((len(good), *image_shape), np.uint8)
+            block, fitting = np.empty((len(good), *image_shape), np.uint8), []
             for shape in {pixels.shape for pixels in good}:
-                rows = [row for row, pixels in enumerate(good) if pixels.shape == shape]
-                block[rows] = _fit(np.stack([good[row] for row in rows]), image_shape, framing)
+                alike = [row for row, pixels in enumerate(good) if pixels.shape == shape]
+                step = max(1, _SMALL // math.prod(shape[:2]))
+                for rows in (alike[at : at + step] for at in range(0, len(alike), step)):
+                    together = np.stack([good[row] for row in rows])
+                    fitting.append((rows, pool.submit(_fit, together, image_shape, framing)))
+            due = begun(int(places[-1]) + 1)  # While what becomes of this one is used.
+            for rows, one in fitting:
+                block[rows] = one.result()
             yield places[[not isinstance(one, _UnreadableError) for one in found]], block
 
 

@@ -1,5 +1,6 @@
 """Pixels: bringing any image to the model's shape, and the model's range [-1, 1] to 0..255 and back."""
 
+import functools
 import math
 from typing import Any
 
@@ -45,7 +46,8 @@ def to_shape(images, image_shape: tuple[int, int, int], framing: Framing = STRET
     if found == 4:
         # Looked up, since graphs divide by a product with the inverse, and the last place would be another.
         whole = images.dtype == np.uint8
-        share = tf.gather(_SHARES, tf.cast(images[..., 3:], tf.int32)) if whole else pixels[..., 3:] / 255.0
+        alpha = images[..., 3:]
+        share = tf.gather(_SHARES, tf.cast(alpha, tf.int32)) if whole else tf.cast(alpha, tf.float32) * _SHARES[1]
         pixels = ground + (pixels[..., :3] - ground) * share
     if pixels.shape[-1] == 3 and channels == 1:
         pixels = tf.image.rgb_to_grayscale(pixels)
@@ -86,14 +88,23 @@ def fit_images(images: Any, image_shape: tuple[int, int, int], framing: Framing 
     if images.dtype == np.uint8 and images.shape[1:] == tuple(image_shape):
         return images
 
+    fit = _compiled(tuple(image_shape), images.shape[-1], images.dtype, framing)
+
     def fitted(rows: slice) -> np.ndarray:
         if images.dtype != np.uint8 and not np.isfinite(images[rows]).all():
             raise ValueError("images hold NaN or infinite pixels")
-        return to_shape(images[rows], image_shape, framing).numpy()
+        return fit(images[rows]).numpy()
 
     # Resizing makes float32 copies.
     bytes_each = 4 * max(math.prod(images.shape[1:]), math.prod(image_shape))
     return filled((len(images), *image_shape), np.uint8, fitted, bytes_each)
+
+
+@functools.lru_cache
+def _compiled(image_shape: tuple[int, int, int], channels: int, dtype: np.dtype, framing: Framing):
+    """`to_shape` of images of any size, compiled: alone an image takes longer in Python than in its pixels."""
+    of = tf.TensorSpec((None, None, None, channels), dtype)
+    return tf.function(lambda images: to_shape(images, image_shape, framing), [of], autograph=False)
 
 
 def normalize(images):

@@ -101,6 +101,17 @@ def test_works_in_a_graph_of_unknown_sizes():
     assert graph.get_concrete_function().output_shapes.as_list() == [None, 8, 8, 3]
 
 
+@pytest.mark.parametrize("dtype", ["uint8", "float32"])
+@pytest.mark.parametrize("resize", ["stretch", "crop", "pad"])
+@pytest.mark.parametrize(("side", "channels"), [((31, 47), 4), ((12, 9), 4), ((9, 12), 3), ((60, 5), 1), ((1, 1), 4)])
+def test_arrays_are_made_as_the_operations_make_them_one_by_one(side, channels, resize, dtype):
+    # Compiled, and by operations that are not: a quotient would differ in the last place.
+    images = np.random.default_rng(0).uniform(0, 255, (3, *side, channels)).astype(dtype)
+    for wanted in ((12, 9, 3), (12, 9, 1)):
+        framing = Framing((9, 200, 77), resize, antialias=channels != 3)
+        np.testing.assert_array_equal(fit_images(images, wanted, framing), to_shape(images, wanted, framing).numpy())
+
+
 @pytest.mark.parametrize(("found", "wanted"), [(2, 3), (5, 1), (3, 2), (1, 4)])
 def test_strange_channels_are_refused(found, wanted):
     with pytest.raises(ValueError, match="channels"):
