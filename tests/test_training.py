@@ -1,6 +1,7 @@
 """Fitting: schedules, checkpoints, and the promise that an interrupted training ends as an uninterrupted one."""
 
 import json
+from pathlib import Path
 
 import keras
 import numpy as np
@@ -14,12 +15,16 @@ from kood.data.batches import labelled_batches, training_batches
 from kood.diffusion.denoiser import Denoiser
 from kood.errors import UserError
 from kood.nets import denoisers
+from kood.recipe import load
 from kood.training import timing
 from kood.virtual import VirtualOutliers
 from tests.interrupted import KillAfter, Killed
 
 # Run once under each Keras backend.
 pytestmark = [pytest.mark.backend, pytest.mark.usefixtures("as_written")]
+
+
+RECIPES = Path(__file__).parents[1] / "recipes"
 
 
 def values(model):
@@ -37,6 +42,23 @@ def test_optimizers_take_their_settings():
     adam = training.optimizer(10, learning_rate=0.1, weight_decay=0.01, ema=0.9)
     assert (sgd.momentum, sgd.nesterov, sgd.global_clipnorm) == (0.9, True, 2.0)
     assert (adam.weight_decay, adam.use_ema, adam.ema_momentum) == (0.01, True, 0.9)
+
+
+@pytest.mark.parametrize("name", ["openood_cifar10", "openood_cifar100"])
+def test_weights_decay_as_in_openood(name):
+    """It adds 5e-4 of a weight to its gradient, as torch's SGD does; written out, for a gradient of nothing else."""
+    settings = load(RECIPES / f"{name}.toml").train
+    sgd = training.optimizer(
+        None, name=settings.optimizer, learning_rate=settings.learning_rate, weight_decay=settings.weight_decay
+    )
+    mine, theirs, velocity = keras.Variable([1.0]), 1.0, 0.0
+    sgd.build([mine])
+    for _ in range(100):
+        sgd.apply([ops.zeros((1,))], [mine])
+        gradient = 5e-4 * theirs
+        velocity = 0.9 * velocity + gradient
+        theirs -= settings.learning_rate * (gradient + 0.9 * velocity)
+    assert 1 - float(ops.convert_to_numpy(mine)[0]) == pytest.approx(1 - theirs, rel=0.1)
 
 
 @pytest.mark.parametrize(("steps", "wanted"), [(1, 1), (7, 25), (50, 20), (51, 20), (97, 30)])

@@ -38,7 +38,8 @@ class Train(Section):
         optimizer: "adamw" or "sgd" (Nesterov momentum 0.9).
         learning_rate: Peak of the cosine-decayed rate.
         warmup: Share of the steps in which the rate rises linearly to its peak.
-        weight_decay: Decoupled weight decay.
+        weight_decay: Decoupled weight decay. Under "sgd" 0.005 is what 0.0005 is where it is added to the gradient, as
+            torch's SGD does: there momentum 0.9 makes ten times as much of it.
         augment: Augmentations of the classifier's rows, outliers included, where they differ from `data.augment`.
         auxiliary: What it learns besides, by name or as a table: "rotation", { name = "rotation", weight = 0.5 }. A
             training step then takes about four times as long. For square images; under `classifier.train = "last"` in
