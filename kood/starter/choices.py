@@ -4,6 +4,7 @@ import math
 
 import numpy as np
 
+from kood.conformal import needed_images
 from kood.errors import UserError
 from kood.recipe.data_sections import HoldOut
 from kood.recipe.training_sections import FineTuning
@@ -59,6 +60,7 @@ class Choices:
         folds: How many times classes are held out; 0 where there are too few.
         passing: Seconds that all images take through the pretrained network; None where it is not known.
         tuning: Seconds that the network takes to be fine-tuned on the training images, likewise.
+        takes: About how many minutes the run takes.
 
     Raises:
         UserError: fewer than two classes have images enough, or near copies in other parts leave too few.
@@ -103,7 +105,8 @@ class Choices:
         if self.folds and self.accept < ACCEPT[0]:
             self.why_split += f", {left * self.calibration * learned:.0f} or more in a fold"
         if self.accept < ACCEPT[0]:
-            self.why_split += f": enough to accept {self.accept:.0%} with a guarantee, not {ACCEPT[0]:.0%}"
+            needed = needed_images(ACCEPT[0])
+            self.why_split += f"; {self.accept:.0%} leaves room, {ACCEPT[0]:.0%} needs {needed} at least"
         self.image_shape, self.why_shape = _image_shape(found, machine, network)
         self.resize, self.why_resize = _resize(found, self.image_shape)
         side = math.sqrt(self.image_shape[0] * self.image_shape[1])
@@ -129,6 +132,18 @@ class Choices:
                 self.passing = (passed + self.outliers) * per_image
                 self.tuning = FineTuning().epochs * trained * TRAINED * per_image
         self.epochs = int(min(MOST_EPOCHS, max(FEWEST_EPOCHS, epochs)))
+        self.takes = _taken(minutes, epochs if network is None else None, self.passing)
+
+
+def _taken(minutes: float, epochs: float | None, passing: float | None) -> float:
+    """The minutes of a run, whose time so many epochs would fill, or whose images pass a network in so many seconds."""
+    if passing is not None:  # And what is trained, measured and published.
+        return math.ceil(1.3 * passing / 60 + 1)
+    if epochs is None:
+        return minutes
+    if epochs > MOST_EPOCHS:  # A minute of them goes to starting and publishing.
+        return min(minutes, math.ceil(minutes * MOST_EPOCHS / epochs + 1))
+    return math.ceil(minutes * FEWEST_EPOCHS / epochs) if epochs < FEWEST_EPOCHS else minutes
 
 
 def left_out(found: Survey) -> dict[str, list[str]]:
@@ -152,7 +167,7 @@ def _different(found: Survey, more: str = "") -> str:
 
 
 def _resize(found: Survey, shape: tuple[int, int, int]) -> tuple[str, str]:
-    """How images are brought to a shape: by how much of each would be cut off at the sides."""
+    """How images are brought to a shape: by how much of each would be cut off."""
     height, width = found.shapes[:, 0].astype(float), found.shapes[:, 1].astype(float)
     # How far the proportions are from those of the shape, 1 where they are the same.
     off = np.exp(np.abs(np.log(height / width * shape[1] / shape[0])))
@@ -161,8 +176,8 @@ def _resize(found: Survey, shape: tuple[int, int, int]) -> tuple[str, str]:
         return "stretch", "nearly all images have these proportions"
     lost = 1.0 - 1.0 / float(np.median(off))
     if lost <= CUT:
-        return "crop", f"the middle: half of the images lose {lost:.0%} or less at the sides"
-    return "pad", f"half of the images would lose {lost:.0%} or more at the sides, so nothing is cut off"
+        return "crop", f"the middle is kept: half of the images lose {lost:.0%} or less"
+    return "pad", f"half of the images would lose {lost:.0%} or more, so nothing is cut off"
 
 
 def _image_shape(

@@ -1,6 +1,5 @@
 """The recipe that `kood new` writes."""
 
-import math
 import tempfile
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -203,12 +202,9 @@ def source_of(place: Path, found: Survey) -> dict[str, Any]:
 
 def _text(chosen: Choices, place: Path, name: str, outside: dict[str, tuple[Path, Survey]]) -> str:
     """The recipe; `outside` are the out-of-distribution images and where they lie, by name."""
-    minutes = chosen.minutes
-    if chosen.passing is not None:
-        minutes = math.ceil(1.3 * chosen.passing / 60 + 1)  # And what is trained, measured and published.
     text = filled(
         "kood.starter", "recipe.toml", {"clean": clean, "duration": duration, "toml": _toml},
-        chosen=chosen, place=place, name=name, minutes=minutes, outside=outside, source_of=source_of,
+        chosen=chosen, place=place, name=name, outside=outside, source_of=source_of,
         copies=_copies(chosen.found), near=_near(chosen.found), distance=NEAR, test=TEST, uneven=UNEVEN,
         epochs=(FEWEST_EPOCHS, MOST_EPOCHS), frozen_epochs=FROZEN_EPOCHS,
     )  # fmt: skip
