@@ -253,7 +253,7 @@ def test_what_is_served_can_be_asked_calibrated_and_watched(invoke, finished, tm
     # Of the folder those that the new threshold was set on are left out; the log is of the version before.
     for data, images, known in (("own", 12, 48), ("log.jsonl", 60, 0)):
         result = invoke("monitor", "tiny", "--data", data, "--to", "out", cwd=tmp_path)
-        assert result.returncode == 0 and "p-value of a change" in result.stdout, result.stderr
+        assert result.returncode == 0 and "p-value: change point" in result.stdout, result.stderr
         told = json.loads((tmp_path / "out" / "monitor.json").read_text())
         assert (told["images"], told["known"]) == (images, known)
     result = invoke("serving-config", "tiny", "--to", "serving", cwd=tmp_path)
@@ -602,6 +602,12 @@ def test_questions_are_answered_at_once(invoke, tmp_path, arguments, expected):
 def test_list_recipes_and_wrong_words(invoke, tmp_path):
     for folder, name in ((ROOT, "digits_arcface_oe.toml"), (tmp_path, "digits_arcface_oe ")):
         assert name in invoke("list", "recipes", cwd=folder).stdout
+    (tmp_path / "recipes").mkdir()
+    (tmp_path / "recipes" / "mine.toml").write_text("# Version 1.5 of it,\n# in a.toml's words. More\n")
+    (tmp_path / "recipes" / "note.toml").write_text("# A note\n# kood run note.toml\n# Time: a minute.\n")
+    listed = invoke("list", "recipes", cwd=tmp_path).stdout
+    assert re.search(r"mine\.toml +Version 1\.5 of it, in a\.toml's words\. *\n", listed)
+    assert re.search(r"note\.toml +A note *\n", listed)
     wrong = invoke("list", "head", cwd=tmp_path)
     assert wrong.returncode == 2 and "did you mean 'heads'" in wrong.stderr
 

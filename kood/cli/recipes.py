@@ -1,6 +1,8 @@
 """The commands about recipes: what makes a run, and what a recipe may say."""
 
+import re
 import time
+from itertools import takewhile
 from pathlib import Path
 from typing import Annotated
 
@@ -42,7 +44,9 @@ def run(
     recipe: RecipeFile,
     settings: Settings = None,
     fresh: Fresh = False,
-    quick: Annotated[bool, typer.Option("--quick", help="Smoke run: everything small, figures mean nothing.")] = False,
+    quick: Annotated[
+        bool, typer.Option("--quick", help="Smoke run, in saved/NAME-quick: everything small, figures mean nothing.")
+    ] = False,
     any_backend: Annotated[
         bool, typer.Option("--any-backend", help="Take stages that another backend made, and go on with its half ones.")
     ] = False,
@@ -85,7 +89,7 @@ def new(
     name: Annotated[str | None, typer.Option(metavar="NAME", help="Of the recipe; the folder's if not given.")] = None,
     minutes: Annotated[float, typer.Option(help="About how long a run may take here.")] = 30.0,
     backbone: Annotated[
-        str | None, typer.Option(metavar="FILE", help="A pretrained network to begin with, a .keras file.")
+        str | None, typer.Option(metavar="FILE", help="A pretrained network to begin with, a .keras or HDF5 file.")
     ] = None,
     preprocess: Annotated[
         str | None, typer.Option(metavar="NAME", help="What it takes: none (0..255), 0..1, -1..1, caffe, torch.")
@@ -108,7 +112,7 @@ def new(
 
 @commands.command()
 def attach(
-    model: Annotated[Path, typer.Argument(metavar="MODEL", help="A Keras classifier, saved as a .keras file.")],
+    model: Annotated[Path, typer.Argument(metavar="MODEL", help="A Keras classifier, saved as a .keras or HDF5 file.")],
     id_images: Annotated[
         str,
         typer.Option(
@@ -216,7 +220,7 @@ def list_(
 
         own = {path.name: path for path in sorted(Path("recipes").glob("*.toml"))}
         others = {name: path for name, path in shipped().items() if path.name not in own}
-        rows = [(name, _first_comment(path)) for name, path in {**own, **others}.items()]
+        rows = [(name, _first_sentence(path)) for name, path in {**own, **others}.items()]
     elif what in registry.ROOMS:
         rows = []
         with native_messages_held_back():
@@ -259,6 +263,9 @@ def doctor() -> None:
         raise typer.Exit(1)
 
 
-def _first_comment(path: Path) -> str:
-    first = path.read_text(encoding="utf-8", errors="replace").split("\n", 1)[0]
-    return first.lstrip("# ").strip() if first.startswith("#") else ""
+def _first_sentence(path: Path) -> str:
+    """What a recipe's first comment says, to the end of the sentence; of one without an end its first line."""
+    lines = path.read_text(encoding="utf-8", errors="replace").split("\n")
+    said = [line.strip("# ") for line in takewhile(lambda line: line.startswith("#") and "kood run" not in line, lines)]
+    whole = re.match(r".*?\.(?= |$)", " ".join(said))
+    return whole[0] if whole else "".join(said[:1])
