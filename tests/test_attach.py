@@ -182,7 +182,7 @@ def test_what_works_on_a_run_works_on_it(invoke, finished, tmp_path):
     assert result.returncode == 0 and "Written: rgb/2 (rgb/1 stays)" in result.stdout
     assert re.search(r"images that the score was fitted on \(47\) and chosen on \(\d+\)", result.stdout)
     result = invoke("monitor", "rgb", "--data", own, cwd=tmp_path)
-    assert result.returncode == 0 and "p-value of a change" in result.stdout
+    assert result.returncode == 0 and "p-value: change point" in result.stdout
     shutil.copytree(tmp_path / "rgb", tmp_path / "other")
     assert invoke("compare", "rgb", "other", cwd=tmp_path).returncode == 0
     assert invoke("serving-config", "rgb", "--to", "serving", cwd=tmp_path).returncode == 0

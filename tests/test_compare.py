@@ -202,7 +202,7 @@ def test_a_difference_of_fewer_seeds_than_a_row_has_says_how_many(saved, tmp_pat
     told, to = quietly(*runs, to=tmp_path / "out")[1].split("Against the baseline")[1], tmp_path / "out"
     lines = {line.split()[0]: line for line in told.splitlines() if line.startswith(("same ", "other "))}
     assert [lines[name].count(f"(n={pairs})") for name in ("same", "other")] == [0, 3]
-    assert "of one seed over the images alone" in " ".join(told.split())
+    assert "with one seed, over images alone" in " ".join(told.split())
     table = list(csv.DictReader((to / "compare.csv").open()))
     for figure in ("id_accuracy", "near_auroc", "far_auroc"):
         assert [row[f"{figure}_difference_seeds"] for row in table] == ["", f"{len(of_base)}", f"{pairs}"]

@@ -145,7 +145,7 @@ def serving_config(
         int, typer.Option(min=0, help="Microseconds that a request waits for others, where they are joined.")
     ] = 2000,
 ) -> None:
-    """Write what TF Serving is started with: model list, compose file, batching parameters; print the commands."""
+    """Write model list and compose file for TF Serving, with --max-batch batching parameters; say how to start it."""
     from kood.serving.config import write_serving_config
 
     written = write_serving_config(runs, to, max_batch=max_batch, wait_microseconds=wait)

@@ -25,7 +25,7 @@ __all__ = [
 ENOUGH = 50
 #: What stands in for out-of-distribution validation images where a recipe names none: near ones, made of the validation
 #: images, and far ones, drawn. Without the latter scores were chosen that told far images little better than chance.
-PROXIES = ("pixel_mixup", "patch_shuffle", "pictures")
+PROXIES = {"pixel_mixup": "pixel mixups", "patch_shuffle": "patch shuffles", "pictures": "drawn pictures"}
 #: Images of each at most: the standard error of an AUROC is below .02 then, and each is a pass through the classifier.
 MOST_PROXIES = 500
 
@@ -92,9 +92,11 @@ class Choice:
             return [f"Score: {self.score}"]
         others = sorted(self.by, key=lambda name: -self.by[name])
         beside = ", ".join(f"{name} {self.by[name]:.3f}" for name in others if name != self.score)
+        names = [PROXIES.get(name, name) for name in self.sets]
+        apart = " and ".join([", ".join(names[:-1]), *names[-1:]] if names[1:] else names)
         return [
-            f"Score: {self.score}, which best tells validation images from {' and '.join(self.sets)} made of them, "
-            f"drawn or given (mean AUROC {self.by[self.score]:.3f}" + (f"; {beside})" if beside else ")"),
+            f"Score: {self.score}, which best tells validation images from {apart} "
+            f"(mean AUROC {self.by[self.score]:.3f}" + (f"; {beside})" if beside else ")"),
             *self.doubts,
         ]
 

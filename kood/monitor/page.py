@@ -116,12 +116,12 @@ def _facts(one: Finding, several: bool) -> Table:
         "images": f"{found.images:,}",
         "flagged": f"{found.flagged:,}: {found.rate:.2%} (95% interval {low:.2%} to {high:.2%})",
         "expected": f"{'at most ' if found.tied else ''}{found.expected:.2%}",
-        "p-value of the rate": f"{found.rate_p_value:.3g}",
-        "p-value of a change": f"{found.change_p_value:.3g}",
+        "p-value: share flagged": f"{found.rate_p_value:.3g}",
+        "p-value: change point": f"{found.change_p_value:.3g}",
     }
     if found.shift is not None:
         facts["p-values"] = _share_at(found)
-        facts["p-value of these"] = f"{found.shift.p_value:.3g}"
+        facts["p-value: KS test"] = f"{found.shift.p_value:.3g}"
     if found.tied:
         facts["at the threshold"] = f"{found.tied:,}; accepted, and for the tests their order is drawn"
     rows = [row(*fact) for fact in facts.items()]

@@ -154,7 +154,7 @@ def differences(rows: Rows) -> Table | None:
         title += f" {baselines[0]}"
     else:
         columns.append((words("baseline"), [Cell(text) for text in baselines]))
-    return table_of(columns, title, ["Points of percent.", *_apart_notes(rows)])
+    return table_of(columns, title, ["Percentage points.", *_apart_notes(rows)])
 
 
 def _apart_notes(rows: Rows) -> list[str]:

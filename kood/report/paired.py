@@ -22,9 +22,9 @@ FOLDS_NOTE = (
     "Held-out AUROC: the mean over folds, paired by fold, with intervals over the folds, which share most images."
 )
 DIFFERENCE_NOTE = (
-    "Differences are paired by seed, (n=…): by so many, where a row has more. 95% intervals (Student's) over seeds and "
-    f"test images, of one seed over the images alone; ‡: the interval leaves out 0, of {FEWEST_SEEDS} seeds or more "
-    "(held-out AUROC: folds)."
+    "Differences are paired by seed; (n=…): only so many seeds were paired. 95% intervals (Student's) over seeds and "
+    f"test images; with one seed, over images alone. ‡: {FEWEST_SEEDS} seeds or more (for held-out AUROC: folds), and "
+    "the interval excludes 0."
 )
 
 

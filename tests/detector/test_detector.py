@@ -239,7 +239,8 @@ def test_a_score_is_chosen_on_images_that_are_set_aside(model):
     made = Detector(model).fit(*images(200, 1))
     assert made.choice.by[made.score] == max(made.choice.by.values()) and len(made.choice.by) > 5
     assert made.choice.sets == ["pixel_mixup", "patch_shuffle", "pictures"]
-    assert any(line.startswith(f"Score: {made.score}, which best tells") for line in made.told)
+    against = "validation images from pixel mixups, patch shuffles and drawn pictures (mean AUROC"
+    assert any(line.startswith(f"Score: {made.score}, which best tells {against}") for line in made.told)
     figures = made.calibrate(*images(60, 2)).evaluate(images(50, 3), far={"mixed": images(40, 4, mixed=True)[0]})
     assert figures["headline_score"] == made.score and figures["validation"] == made.choice.by
     assert set(figures["scores"]) == set(made.scorers) and figures["threshold"]["calibration_images"] == 60
