@@ -41,9 +41,10 @@ class Train(Section):
         weight_decay: Decoupled weight decay. Under "sgd" 0.005 is what 0.0005 is where it is added to the gradient, as
             torch's SGD does: there momentum 0.9 makes ten times as much of it.
         augment: Augmentations of the classifier's rows, outliers included, where they differ from `data.augment`.
-        auxiliary: What it learns besides, by name or as a table: "rotation", { name = "rotation", weight = 0.5 }. A
-            training step then takes about four times as long. For square images; under `classifier.train = "last"` in
-            the second part.
+        auxiliary: What it learns besides, by name or as a table: "rotation", { name = "rotation", weight = 0.5 }:
+            how much an image is turned (arXiv 1906.12340). Each in-distribution image of a batch passes in four
+            rotations, outliers as they stand, so a step takes up to four times as long. For square images; under
+            `classifier.train = "last"` in the second part.
         class_weight: How much the images of each class count in the cross-entropy: "balanced" for n / (K n_c), with n_c
             of the n training images in class c, so that a rare class counts as much as a frequent one; or a table
             {class name = weight} of all K classes, which is scaled so that the mean over the training images is 1. Not
