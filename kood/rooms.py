@@ -73,7 +73,8 @@ class Entry:
     @property
     def options(self) -> tuple[str, ...]:
         """The parameters that a recipe may give; the others follow from its data."""
-        given = ["image_shape", "num_classes", "seed", "dtype", "kwargs", "framing", "ground", "resize", "antialias"]
+        given = ["image_shape", "num_classes", "seed", "dtype", "kwargs", "framing", "ground", "resize", "antialias",
+                 "hashed"]  # fmt: skip
         if self.defaults.get("name") is None:  # A layer's own; one with another default chooses something.
             given.append("name")
         return tuple(parameter for parameter in self.parameters if parameter not in given)

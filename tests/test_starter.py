@@ -715,6 +715,20 @@ def photograph(number, size=(60, 80)):
     return Image.fromarray(coarse).resize(size[::-1], Image.Resampling.BICUBIC)
 
 
+@pytest.mark.parametrize("resize", ["stretch", "crop", "pad"])
+@pytest.mark.parametrize("side", [32, 128])
+def test_near_copies_of_other_proportions_are_left_out_however_images_are_framed(resize, side):
+    for part, count, size in (("train", 40, (90, 76)), ("test", 12, (60, 80))):
+        for number, name in enumerate("ab"):
+            Path(f"x/{part}/{name}").mkdir(parents=True)
+            for place in range(count):
+                photograph(100 * number + place, size).save(f"x/{part}/{name}/{place:02}.png")
+    recipe, text = made("x")
+    assert "24 of 80 training images looked at are near copies" in text and recipe.data.id.near_copies == 4
+    data = recipe.data.model_copy(update={"resize": resize, "image_shape": (side, side, 3)})
+    assert load_id(data).copies["left_out"] == 24
+
+
 def test_near_copies_between_parts_are_left_out():
     for part, size in (("train", (60, 80)), ("test", (56, 76))):
         for number, name in enumerate("ab"):

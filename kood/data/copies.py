@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 
 from kood.data.large import blocks_of, filled
+from kood.data.rules import WHITE, Colour
 
 __all__ = [
     "alike", "connected", "distinct", "image_digests", "monochrome", "near_pairs", "numbered", "perceptual_hashes",
@@ -18,6 +19,8 @@ __all__ = [
 _LINKS = 2**20
 #: Below this a frequency is rounding: one grey level in one pixel makes more.
 _NOTHING = 1e-6
+#: Rows of pixels that a perceptual hash looks at, or up to twice as many; those of a taller picture are summed first.
+_ROWS = 128
 
 
 def image_digests(images: Any) -> np.ndarray:
@@ -90,29 +93,61 @@ def monochrome(images: Any) -> np.ndarray:
     return filled((len(images),), bool, of, images[:1].nbytes)
 
 
-def perceptual_hashes(images: Any) -> tuple[np.ndarray, np.ndarray]:
+def perceptual_hashes(images: Any, ground: Colour = WHITE) -> np.ndarray:
     """A 64-bit hash of what each image shows: pHash, by the discrete cosine transform.
 
     The grey image's 8 x 8 lowest frequencies, the constant ones left out, each as one bit: above their median or not
     (C. Zauner, Implementation and Benchmarking of Perceptual Image Hash Functions, 2010, section 3.2.1). Copies that
-    were saved at another quality, brightness or size differ in few bits. Of uint8 images (N, H, W, C), all at once: at
-    32 px a quarter of the time that the package imagehash takes.
+    were saved at another quality, brightness or size differ in few bits, whatever became of their proportions. A grey
+    level is the mean of the colours. At 32 px less than a quarter of the time that the package imagehash takes.
+
+    Args:
+        images: uint8 (N, H, W, C), C 1, 3 or 4.
+        ground: What is seen through their transparency.
 
     Returns:
-        uint64 (N,), and bool (N,): whether the image shows anything; the hash of one colour alone says nothing.
+        uint64 (N,); 0 where an image shows nothing, as one of one colour alone.
     """
     # The cosines of the frequencies 1 to 8 of the transform's second kind, (8, side).
     down, across = (
         np.cos(np.pi / side * np.outer(np.arange(1, 9), np.arange(side) + 0.5)) for side in images.shape[1:3]
     )
+    height = images.shape[1]
+    step = min(max(1, height // _ROWS), 257)  # So many rows add up in 16 bits.
+    starts = np.arange(0, height, step)
+    down = np.add.reduceat(down, starts, axis=1) / np.diff(starts, append=height)
 
     def frequencies(some: slice) -> np.ndarray:
-        return (down @ images[some].mean(axis=3) @ across.T).reshape(-1, 64)
+        rows = _summed(_over(np.asarray(images[some]), ground), step)
+        count, high, width, channels = rows.shape
+        found = down @ rows.reshape(count, high, width * channels)
+        return (found.reshape(count, 8, width, channels).mean(axis=3) @ across.T).reshape(-1, 64)
 
     lowest = filled((len(images), 64), "float64", frequencies, 12 * images[:1].nbytes)
     above = lowest > np.median(lowest, axis=1, keepdims=True) + _NOTHING
-    shows = np.abs(lowest).max(axis=1, initial=0.0) > _NOTHING
-    return np.packbits(above, axis=1).view(np.uint64).reshape(-1), shows
+    return np.packbits(above, axis=1).view(np.uint64).reshape(-1)
+
+
+def _over(images: np.ndarray, ground: Colour) -> np.ndarray:
+    """uint8 (n, H, W, C) with what is seen through their transparency, where they have any."""
+    if images.shape[-1] != 4:
+        return images
+    below = np.array(ground, np.float32)
+    colours = below + (images[..., :3] - below) * (images[..., 3:] / np.float32(255))
+    return np.rint(colours).astype(np.uint8)
+
+
+def _summed(images: np.ndarray, step: int) -> np.ndarray:
+    """The sums of so many rows of pixels each; of the last ones there may be fewer."""
+    if step == 1:
+        return images
+    count, height, width, channels = images.shape
+    whole = height - height % step
+    found = np.zeros((count, -(-height // step), width, channels), np.uint16)
+    for first in range(step):
+        found[:, : height // step] += images[:, first:whole:step]
+    found[:, height // step :] = images[:, whole:].sum(axis=1, keepdims=True)
+    return found
 
 
 def near_pairs(hashes: np.ndarray, distance: int) -> np.ndarray:

@@ -12,6 +12,7 @@ from pathlib import Path
 
 import numpy as np
 
+from kood.data.copies import perceptual_hashes
 from kood.data.large import room, rows_of
 from kood.data.rules import MIRRORED, STRETCHED, UPSIDE_DOWN, Framing, orientation_in, reduction
 from kood.errors import UserError
@@ -222,8 +223,9 @@ def decode_images(
 
 
 def decode_readable(
-    sources: Sequence[Source], image_shape: tuple[int, int, int], max_bad_images: int, framing: Framing = STRETCHED
-) -> tuple[np.ndarray, np.ndarray, tuple[str, ...]]:
+    sources: Sequence[Source], image_shape: tuple[int, int, int], max_bad_images: int, framing: Framing = STRETCHED,
+    hashes: np.ndarray | None = None,
+) -> tuple[np.ndarray, np.ndarray, tuple[str, ...]]:  # fmt: skip
     """Many image files, each brought to `image_shape`, in order; those that cannot be read are left out.
 
     Args:
@@ -231,6 +233,7 @@ def decode_readable(
         image_shape: (H, W, C).
         max_bad_images: How many may be left out.
         framing: What is seen through transparency, and what becomes of other proportions.
+        hashes: uint64 (N,), which is given the perceptual hash of each whole picture, before it is brought there.
 
     Returns:
         (images, rows, why): uint8 (N, H, W, C); which of the sources they are, (N,); and a message for each of the
@@ -240,7 +243,7 @@ def decode_readable(
         UserError: More cannot be read; the message names the first of them.
     """
     images, read, why = room((len(sources), *image_shape), np.uint8), [np.empty(0, np.int64)], list[str]()
-    for rows, block in decoded(sources, image_shape, max_bad_images, framing, why):
+    for rows, block in decoded(sources, image_shape, max_bad_images, framing, why, hashes):
         images[rows] = block
         read.append(rows)
     kept = np.concatenate(read)
@@ -248,8 +251,9 @@ def decode_readable(
 
 
 def decoded(
-    sources: Sequence[Source], image_shape: tuple[int, int, int], max_bad_images: int, framing: Framing, why: list[str]
-) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+    sources: Sequence[Source], image_shape: tuple[int, int, int], max_bad_images: int, framing: Framing, why: list[str],
+    hashes: np.ndarray | None = None,
+) -> Iterator[tuple[np.ndarray, np.ndarray]]:  # fmt: skip
     """`decode_readable`, a block of files at a time.
 
     The arguments are those of it; `why` is given a message for each file that is left out.
@@ -259,6 +263,11 @@ def decoded(
     """
     reading = threading.Lock()
 
+    def fitted(at: np.ndarray, pixels: np.ndarray) -> np.ndarray:
+        if hashes is not None:
+            hashes[at] = perceptual_hashes(pixels, framing.ground)
+        return _fit(pixels, image_shape, framing)
+
     def attempt(place: np.integer) -> np.ndarray | _UnreadableError:
         with reading:
             source = sources[int(place)]
@@ -266,7 +275,7 @@ def decoded(
             with decoding(source, image_shape[:2], framing) as (pixels, _):
                 if pixels.shape[0] * pixels.shape[1] <= _SMALL:
                     return pixels
-                return _fit(pixels[None], image_shape, framing)[0]
+                return fitted(np.array([place]), pixels[None])[0]
         except _UnreadableError as error:
             return error
 
@@ -286,17 +295,18 @@ def decoded(
                     why.append(one.why)
                     if len(why) > max_bad_images:
                         raise _too_many(one, why, max_bad_images) from one
+            read = places[[not isinstance(one, _UnreadableError) for one in found]]
             block, fitting = np.empty((len(good), *image_shape), np.uint8), []
             for shape in {pixels.shape for pixels in good}:
                 alike = [row for row, pixels in enumerate(good) if pixels.shape == shape]
                 step = max(1, _SMALL // math.prod(shape[:2]))
                 for rows in (alike[at : at + step] for at in range(0, len(alike), step)):
                     together = np.stack([good[row] for row in rows])
-                    fitting.append((rows, pool.submit(_fit, together, image_shape, framing)))
+                    fitting.append((rows, pool.submit(fitted, read[rows], together)))
             due = begun(int(places[-1]) + 1)  # While what becomes of this one is used.
             for rows, one in fitting:
                 block[rows] = one.result()
-            yield places[[not isinstance(one, _UnreadableError) for one in found]], block
+            yield read, block
 
 
 def _too_many(last: UserError, why: Sequence[str], most: int) -> UserError:

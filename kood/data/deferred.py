@@ -229,13 +229,14 @@ class ImageFiles(Deferred):
 
 
 def listed(
-    files: Sequence[str], image_shape: tuple[int, int, int], max_bad_images: int, framing: Framing
-) -> tuple[Images, np.ndarray, tuple[str, ...]]:
+    files: Sequence[str], image_shape: tuple[int, int, int], max_bad_images: int, framing: Framing,
+    hashes: np.ndarray | None = None,
+) -> tuple[Images, np.ndarray, tuple[str, ...]]:  # fmt: skip
     """As `kood.data.decode.decode_readable`; large images are decoded, looked at and let go again."""
     if not are_deferred(image_shape):
-        return decode_readable(files, image_shape, max_bad_images, framing)
+        return decode_readable(files, image_shape, max_bad_images, framing, hashes)
     read, why, digests, plain = [np.empty(0, np.int64)], list[str](), [np.empty((0, 16), np.uint8)], [np.empty(0, bool)]
-    for rows, images in decoded(files, image_shape, max_bad_images, framing, why):
+    for rows, images in decoded(files, image_shape, max_bad_images, framing, why, hashes):
         read.append(rows)
         digests.append(image_digests(images))
         DECODED.keep(digests[-1], images)

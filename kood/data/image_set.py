@@ -26,6 +26,8 @@ class ImageSet:
         notes: What else the source has to say of itself, such as which folders it passed over, a sentence each.
         groups: int64 (N,); images of one number (one patient, one video) stay together when the set is split. None
             where every image stands for itself.
+        hashes: uint64 (N,), as `kood.data.copies.perceptual_hashes` has them of the whole pictures, before they were
+            brought to the shape; None where these were not asked for, or the images are all that there is.
 
     Raises:
         ValueError: A dtype, shape or label that breaks the above.
@@ -37,6 +39,7 @@ class ImageSet:
     skipped: tuple[str, ...] = ()
     notes: tuple[str, ...] = ()
     groups: np.ndarray | None = None
+    hashes: np.ndarray | None = None
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "class_names", tuple(composed(name) for name in self.class_names))
@@ -73,7 +76,8 @@ class ImageSet:
         rows = rows if rows.size else rows.astype(np.int64)
         labels = None if self.labels is None else self.labels[rows]
         groups = None if self.groups is None else self.groups[rows]
-        return ImageSet(rows_of(self.images, rows), labels, self.class_names, self.skipped, self.notes, groups)
+        hashes = None if self.hashes is None else self.hashes[rows]
+        return ImageSet(rows_of(self.images, rows), labels, self.class_names, self.skipped, self.notes, groups, hashes)
 
     def sha256(self) -> str:
         """A hexadecimal digest of the content: shape, pixels (or the digest of each image), labels and class names."""

@@ -139,6 +139,7 @@ def read_listed(
     split: str | None = None,
     max_bad_images: int = 0,
     framing: Framing = STRETCHED,
+    hashed: bool = False,
 ) -> dict[str, ImageSet]:
     """The images of a listing; only the files that `classes`, `count` and `split` leave are decoded.
 
@@ -160,9 +161,11 @@ def read_listed(
     sets = {}
     for name, part in parts.items():
         rows, labels, names = drawn(part.labels, part.names, classes, count, draw)
-        images, read, skipped = images_of([part.files[row] for row in rows], image_shape, max_bad_images, framing)
+        files, hashes = [part.files[row] for row in rows], np.zeros(len(rows), np.uint64) if hashed else None
+        images, read, skipped = images_of(files, image_shape, max_bad_images, framing, hashes)
         groups = None if part.groups is None else part.groups[rows[read]]
-        sets[name] = ImageSet(images, labels[read] if names else None, names, skipped, listed.notes, groups)
+        sets[name] = ImageSet(images, labels[read] if names else None, names, skipped, listed.notes, groups,
+                              None if hashes is None else hashes[read])  # fmt: skip
     return sets
 
 

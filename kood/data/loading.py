@@ -26,8 +26,9 @@ _DONE_HERE = ("classes", "count", "split")
 
 
 def load_source(
-    spec: Any, image_shape: tuple[int, int, int], *, seed: int, key: str, framing: Framing = STRETCHED, **options: Any
-) -> dict[str, ImageSet]:
+    spec: Any, image_shape: tuple[int, int, int], *, seed: int, key: str, framing: Framing = STRETCHED,
+    hashed: bool = False, **options: Any,
+) -> dict[str, ImageSet]:  # fmt: skip
     """Call the source that `spec` names with the options that `spec` sets.
 
     Options the source does not know are an error, except `classes`, `count` and `split`: a source that takes them
@@ -40,6 +41,7 @@ def load_source(
         seed: Decides all that is random about the source.
         key: Where the recipe has `spec`, such as "data.far.noise"; it begins every message.
         framing: What is seen through transparency, and what becomes of images of other proportions.
+        hashed: Whether the perceptual hashes of whole pictures are wanted; not every source has such.
         **options: Values that stand in for those of `spec`; None takes an option away.
 
     Returns:
@@ -62,7 +64,7 @@ def load_source(
                 f"{key}.{option}: the source {spec.source!r} needs it; add {option} = ... (`kood list datasets` says "
                 "what each source takes)"
             )
-    given |= {"framing": framing, **vars(framing)}
+    given |= {"framing": framing, **vars(framing), "hashed": hashed}
     accepted = {option: value for option, value in given.items() if option in entry.parameters}
     with under(key):
         found = registry.obtain(_ROOM, spec.source)(tuple(image_shape), seed=seed, **accepted)
@@ -109,7 +111,7 @@ def _load_part(
 ) -> tuple[str, ImageSet]:
     """The part that the recipe names, else the first of `order` that there is."""
     entry = registry.find(_ROOM, spec.source, f"{key}.source")
-    wanted = {"split": spec.split or order[0]} if "split" in entry.parameters else {}
+    wanted: dict[str, Any] = {"split": spec.split or order[0]} if "split" in entry.parameters else {}
     sets = load_source(spec, image_shape, seed=seed, key=key, framing=framing, **wanted)
     part = spec.split or next(name for name in order if name in sets)
     chosen = _chosen(_official(sets, part, key), spec, key)
@@ -157,7 +159,8 @@ def load_id(data: Any, *, key: str = "data.id") -> Splits:
             all equal; a class too small to stand in every part.
     """
     spec, seed = data.id, data.split_seed
-    sets = load_source(spec, data.image_shape, seed=seed, key=key, framing=Framing.of(data), count=None)
+    hashed = spec.near_copies is not None
+    sets = load_source(spec, data.image_shape, seed=seed, key=key, framing=Framing.of(data), hashed=hashed, count=None)
     if spec.split is not None:
         sets = {"all": _official(sets, spec.split, key)}
     with under(key):

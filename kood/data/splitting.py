@@ -196,11 +196,13 @@ class Splitting:
 
 
 def _near(sets: Sequence[ImageSet], distance: int) -> np.ndarray:
-    """Links between images whose perceptual hashes are near; what is of one colour has none."""
-    hashes, shows = (
-        np.concatenate(found) for found in zip(*(perceptual_hashes(one.images) for one in sets), strict=True)
-    )
-    rows = np.flatnonzero(shows)
+    """Links between images whose perceptual hashes are near; what is of one colour has none.
+
+    Copies of other proportions are framed otherwise, so a file's hash is of its whole picture.
+    """
+    each = [perceptual_hashes(one.images) if one.hashes is None else one.hashes for one in sets]
+    hashes = np.concatenate(each)
+    rows = np.flatnonzero(hashes)
     return rows[near_pairs(hashes[rows], distance)]
 
 

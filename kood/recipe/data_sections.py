@@ -56,8 +56,9 @@ class IdSource(ImageSource):
         per_class: At most so many training images of each class.
         group: What images have in common that stay together in one part of the split.
         near_copies: Take images for copies of one another whose perceptual hashes (pHash, 64 bits) differ in at most so
-            many bits: the same picture saved at another size, quality or brightness; 4 is cautious. Not given, only
-            images with the same pixels are copies. Copies stand in one part of the split.
+            many bits: the same picture saved at another size, quality or brightness; 4 is cautious. Hashes are of whole
+            pictures, whatever `resize` leaves of them. Not given, only images with the same pixels are copies. Copies
+            stand in one part of the split.
     """
 
     validation: Share = 0.1

@@ -227,14 +227,14 @@ def _classed(listing: Listing) -> list[tuple[str, str]]:
 
 class _Look(NamedTuple):
     """What one file is like: (height, width), its format, which of `KINDS` it is, the digest of its pixels, and the
-    perceptual hash of what it shows, None where that is one colour alone."""
+    perceptual hash of what it shows."""
 
     shape: tuple[int, int]
     is_grey: bool
     format: str
     kinds: tuple[str, ...]
     digest: bytes
-    hash: np.uint64 | None
+    hash: np.uint64
 
 
 def _looked_at(files: Sequence[str]) -> tuple[list[str], list[_Look | str]]:
@@ -255,9 +255,8 @@ def _look(file: str) -> _Look | str:
         with decoding(file, _ENOUGH) as (pixels, shape):
             colours = pixels[..., :3] if pixels.shape[-1] >= 3 else pixels[..., :1]
             is_grey = bool((colours == colours[..., :1]).all())
-            hashes, shows = perceptual_hashes(colours[None])
             digest = image_digests(colours[None]).tobytes()
-            return _Look(shape, is_grey, *kinds_of(file), digest, hashes[0] if shows[0] else None)
+            return _Look(shape, is_grey, *kinds_of(file), digest, perceptual_hashes(pixels[None])[0])
     except UserError as error:
         return str(error).removeprefix("path: ")
 
@@ -272,7 +271,7 @@ def _near_copies(
         (file, look.hash, is_other)
         for (files, looks), is_other in ((train, False), (others, True))
         for file, look in zip(files, looks, strict=True)
-        if isinstance(look, _Look) and look.hash is not None and (is_other or look.digest not in known)
+        if isinstance(look, _Look) and look.hash and (is_other or look.digest not in known)
     ]
     if not rows:
         return 0, ()

@@ -79,12 +79,29 @@ def test_perceptual_hashes_survive_what_pixels_do_not():
     coarse = rng.integers(0, 256, (20, 5, 5, 3), "uint8")
     images = np.stack([np.asarray(Image.fromarray(one).resize((48, 40), Image.BICUBIC)) for one in coarse])
     dimmed = np.clip(images * 0.8 + 20 + rng.normal(0, 3, images.shape), 0, 255).astype("uint8")
-    hashes, shows = perceptual_hashes(np.concatenate([images, dimmed, np.full((2, 40, 48, 3), 90, "uint8")]))
-    assert shows.tolist() == [True] * 40 + [False] * 2
+    hashes = perceptual_hashes(np.concatenate([images, dimmed, np.full((2, 40, 48, 3), 90, "uint8")]))
+    assert (hashes != 0).tolist() == [True] * 40 + [False] * 2
     apart = np.bitwise_count(hashes[:20, None] ^ hashes[None, 20:40])
     assert apart.diagonal().max() <= 8 and apart[~np.eye(20, dtype=bool)].min() > 10
-    assert perceptual_hashes(rows_of(images, np.arange(0)))[0].shape == (0,)
-    assert perceptual_hashes(np.zeros((3, 1, 2, 1), "uint8"))[0].shape == (3,)
+    assert perceptual_hashes(rows_of(images, np.arange(0))).shape == (0,)
+    assert perceptual_hashes(np.zeros((3, 1, 2, 1), "uint8")).tolist() == [0, 0, 0]
+
+
+def test_perceptual_hashes_are_those_of_any_size_and_of_what_is_seen():
+    from PIL import Image
+
+    coarse = Image.fromarray(np.random.default_rng(0).integers(0, 256, (6, 6, 3), "uint8"))
+    sizes = ((90, 70), (300, 421), (771, 256), (1030, 40))  # Of the tall ones the rows are summed, with some left over.
+    found = [perceptual_hashes(np.asarray(coarse.resize(size[::-1], Image.BICUBIC))[None])[0] for size in sizes]
+    assert max(np.bitwise_count(found[0] ^ one) for one in found) <= 4
+    opaque = np.asarray(coarse.convert("RGBA"))[None]
+    glass = opaque * np.array([1, 1, 1, 0], "uint8")
+    assert perceptual_hashes(opaque)[0] == perceptual_hashes(opaque[..., :3])[0] != 0
+    assert perceptual_hashes(glass, (9, 8, 7)).tolist() == [0]
+    flat = np.full((1, 2001, 3, 3), 90, "uint8")
+    assert perceptual_hashes(flat).tolist() == [0]
+    flat[0, -1, 0, 0] = 91  # The last row counts, and one grey level of one colour.
+    assert perceptual_hashes(flat).tolist() != [0]
 
 
 def test_a_set_that_shows_nothing_or_the_same_is_described():

@@ -26,6 +26,7 @@ def folder(
     max_bad_images: int = 0,
     group: Mapping[str, int | str] | None = None,
     framing: Framing = STRETCHED,
+    hashed: bool = False,
 ) -> dict[str, ImageSet]:
     """Your own images: path/CLASS/*.png, path/train/CLASS and path/test/CLASS, or path/*.png without classes.
 
@@ -46,7 +47,7 @@ def folder(
             has no group.
     """
     return read_listed(listed_splits(path, group), image_shape, seed=seed, classes=classes, count=count, split=split,
-                       max_bad_images=max_bad_images, framing=framing)  # fmt: skip
+                       max_bad_images=max_bad_images, framing=framing, hashed=hashed)  # fmt: skip
 
 
 def reads(source: Any) -> tuple[Path, list[str]]:

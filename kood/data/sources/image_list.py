@@ -29,6 +29,7 @@ def image_list(
     max_bad_images: int = 0,
     group: Mapping[str, int | str] | None = None,
     framing: Framing = STRETCHED,
+    hashed: bool = False,
 ) -> dict[str, ImageSet]:
     """A text file that names one image a line, `FILE LABEL`, as OpenOOD's image lists do.
 
@@ -47,7 +48,7 @@ def image_list(
             files that cannot be read than `max_bad_images`, a file that has no group.
     """
     return read_listed(listed_lists(path, root, group), image_shape, seed=seed, split=split,
-                       max_bad_images=max_bad_images, framing=framing)  # fmt: skip
+                       max_bad_images=max_bad_images, framing=framing, hashed=hashed)  # fmt: skip
 
 
 def reads(source: Any) -> tuple[Path, list[str]]:

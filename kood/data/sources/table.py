@@ -59,6 +59,7 @@ def table(
     max_bad_images: int = 0,
     group: Mapping[str, int | str] | None = None,
     framing: Framing = STRETCHED,
+    hashed: bool = False,
 ) -> dict[str, ImageSet]:
     """A CSV or TSV file with one image a line, `FILE,LABEL`, LABEL being the name of a class.
 
@@ -82,7 +83,7 @@ def table(
     """
     listed = listed_table(path, root, columns, group, max_bad_images)
     return read_listed(listed, image_shape, seed=seed, classes=classes, count=count, split=split,
-                       max_bad_images=max_bad_images, framing=framing)  # fmt: skip
+                       max_bad_images=max_bad_images, framing=framing, hashed=hashed)  # fmt: skip
 
 
 def reads(source: Any) -> tuple[Path, list[str]]:

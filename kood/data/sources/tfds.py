@@ -28,6 +28,7 @@ def _prepared(
     count: int | None,
     split: str | None,
     framing: Framing,
+    hashed: bool = False,
     test: str | None = None,
 ) -> dict[str, ImageSet]:
     """A TensorFlow Dataset that has been prepared, by its name as TFDS spells it, with configuration and version where
@@ -37,7 +38,7 @@ def _prepared(
     Raises:
         UserError: TFDS is missing, it knows no such name, the data set has not been prepared, or has no images.
     """
-    from kood.data.decode import decode_images
+    from kood.data.decode import decode_readable
 
     builder = _builder(name, path)
     features = builder.info.features
@@ -54,8 +55,9 @@ def _prepared(
         files, all_labels = _read(builder, tfds_split, has_labels)
         rows, labels, names = drawn(all_labels, class_names, classes, count, draw)
         chosen = files if len(rows) == len(files) else Blobs(files[row] for row in rows)
-        images = decode_images(chosen, image_shape, framing)
-        sets[part] = ImageSet(images, labels if has_labels else None, names)
+        hashes = np.zeros(len(chosen), np.uint64) if hashed else None
+        images = decode_readable(chosen, image_shape, 0, framing, hashes)[0]
+        sets[part] = ImageSet(images, labels if has_labels else None, names, hashes=hashes)
     return sets
 
 
@@ -116,9 +118,9 @@ def _read(builder, split: str, has_labels: bool) -> tuple[Blobs, np.ndarray]:
     return files, np.array(labels, np.int64)
 
 
-def tfds(image_shape, *, seed, name, path=None, classes=None, count=None, split=None, framing=STRETCHED):
+def tfds(image_shape, *, seed, name, path=None, classes=None, count=None, split=None, framing=STRETCHED, hashed=False):
     """Any TensorFlow Dataset with an `image` feature, by its TFDS name; it must have been prepared beforehand."""
-    return _prepared(name, image_shape, seed, path, classes, count, split, framing)
+    return _prepared(name, image_shape, seed, path, classes, count, split, framing, hashed)
 
 
 def svhn(image_shape, *, seed, path=None, classes=None, count=None, split=None, framing=STRETCHED):
@@ -129,14 +131,14 @@ def svhn(image_shape, *, seed, path=None, classes=None, count=None, split=None, 
     return _prepared(_NAMES["svhn"], image_shape, seed, path, classes, count, split, framing)
 
 
-def dtd(image_shape, *, seed, path=None, classes=None, count=None, split=None, framing=STRETCHED):
+def dtd(image_shape, *, seed, path=None, classes=None, count=None, split=None, framing=STRETCHED, hashed=False):
     """DTD: describable textures, 47 classes, 1,880 training and 1,880 test photographs (arXiv:1311.3618)."""
-    return _prepared(_NAMES["dtd"], image_shape, seed, path, classes, count, split, framing)
+    return _prepared(_NAMES["dtd"], image_shape, seed, path, classes, count, split, framing, hashed)
 
 
-def places365(image_shape, *, seed, path=None, classes=None, count=None, split=None, framing=STRETCHED):
+def places365(image_shape, *, seed, path=None, classes=None, count=None, split=None, framing=STRETCHED, hashed=False):
     """Places365 (small): scenes of 256x256, 365 classes; its 36,500 validation images are "test" (Zhou et al., 2017).
 
     The official test images have no labels and are not used.
     """
-    return _prepared(_NAMES["places365"], image_shape, seed, path, classes, count, split, framing, "validation")
+    return _prepared(_NAMES["places365"], image_shape, seed, path, classes, count, split, framing, hashed, "validation")
