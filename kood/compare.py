@@ -5,8 +5,9 @@ with everything neutralised that a terminal, Markdown or LaTeX would take for an
 """
 
 import json
+import tomllib
 import zipfile
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path, PurePosixPath
 from typing import Annotated, Any
 
@@ -24,9 +25,12 @@ from kood.report.formats import ENDINGS, FORMATS
 from kood.report.tables import Table
 from kood.report.terminal import print_table
 from kood.report.wording import SMOKE, setting
-from kood.text import clean
+from kood.text import clean, some_of
 
 __all__ = ["compare_runs"]
+
+#: What of a recipe's data decides no image that is measured.
+_NO_IMAGES = ("data.augment", "data.pictures", "data.hold_out", "data.validation_ood")
 
 
 def compare_runs(
@@ -65,7 +69,8 @@ def compare_runs(
         if different:
             raise UserError(
                 f"{clean(cell['cell']['run'])}: measured on other images than {clean(cells[0]['cell']['run'])} "
-                f"({', '.join(map(clean, different))}); compare runs with the same data.id, data.near and data.far"
+                f"({', '.join(map(clean, different))}); compare runs with the same "
+                f"{_other_data(cells[0]['folder'], cell['folder']) or 'data.id, data.near and data.far'}"
             )
         if score is not None:
             spec = report.specs_of(cell).get(f"{wanted}", wanted)
@@ -111,6 +116,27 @@ def _names(folders: Sequence[Path]) -> list[str]:
         raise UserError(f"{clean(twice)}: given twice; name each run once")
     short = [path.name for path in paths]
     return [name if short.count(name) == 1 else str(folder) for name, folder in zip(short, folders, strict=True)]
+
+
+def _other_data(one: Path, other: Path) -> str:
+    """The keys in which the recipes of two runs' folders say other images; "" where there is none that can be read."""
+    try:
+        first, second = (tomllib.loads((folder / "recipe.toml").read_text(encoding="utf-8")) for folder in (one, other))
+        return some_of(map(clean, _differing(first, second)))
+    except (OSError, ValueError, RecursionError):
+        return ""
+
+
+def _differing(one: Mapping[str, Any], other: Mapping[str, Any], within: str = "") -> Iterator[str]:
+    """The keys of two recipes whose values decide the images and differ, of whole tables where one lacks them."""
+    for key in dict.fromkeys([*one, *other]):
+        path, values = f"{within}{key}", (one.get(key), other.get(key))
+        if values[0] == values[1] or path in _NO_IMAGES or not (within or key in ("data", "quick")):
+            continue
+        if all(isinstance(value, dict) for value in values):
+            yield from _differing(*values, f"{path}.")  # type: ignore[arg-type]
+        else:
+            yield path
 
 
 def _cells(folder: Path, name: str) -> list[dict[str, Any]]:

@@ -249,6 +249,33 @@ def test_runs_on_other_images_are_refused(saved):
             quietly(one, saved(name, *seeds(**more)))
 
 
+def test_the_refusal_of_other_images_names_the_keys_that_differ(saved):
+    one, other = saved("one", *seeds()), saved("other", *seeds(test="u"))
+    recipe = """seed = 0
+[data]
+resize = "crop"
+augment = ["flip"]
+[data.id]
+path = "x"
+[data.far.dogs]
+count = 3
+[data.far.\"\\u001b[31mcats\"]
+count = 4
+"""
+    (one / "recipe.toml").write_text(recipe)
+    for written, expected in (
+        (recipe.replace("crop", "pad").replace("flip", "cutout").replace("seed = 0", "seed = 1"), "same data.resize$"),
+        (recipe.replace('"x"', '"y"').replace("count = 3", "count = 5"), "same data.id.path, data.far.dogs.count$"),
+        (recipe.partition('[data.far."')[0], r"same data.far..x1b\[31mcats$"),
+        ("quick = true\n" + recipe, "same quick$"),
+        (recipe, "same data.id, data.near and data.far$"),
+        ("= no recipe", "same data.id, data.near and data.far$"),
+    ):
+        (other / "recipe.toml").write_text(written)
+        with pytest.raises(UserError, match=expected):
+            quietly(one, other)
+
+
 def test_smoke_runs_are_said_to_be_such(saved, tmp_path):
     one, other = saved("one", *seeds(count=1)), saved("other", *seeds(count=1), quick=True)
     many = saved("many", *seeds())
