@@ -379,7 +379,8 @@ def test_a_score_that_cannot_be_fitted(classifier):
     few = {name: images(n, i) for i, (name, n) in enumerate(
         {"train": 10, "validation": 40, "calibration": 60, "test": 20}.items())}  # fmt: skip
     result = evaluate(classifier, **few, near={}, far={"dark": images(7, 6, 0)}).figures
-    assert "knn" not in result["scores"] and any("knn" in warning for warning in result["warnings"])
+    assert "knn" not in result["scores"] and any("knn cannot be fitted" in note for note in result["notes"])
+    assert not any("cannot be fitted" in warning for warning in result["warnings"])  # Nobody named it.
     with pytest.raises(UserError, match="knn cannot be fitted"):
         evaluate(classifier, **few, near={}, far={"dark": images(7, 6, 0)}, names=["knn"], headline="knn")
     with pytest.raises(UserError, match="knn cannot be fitted"):  # So many images cannot fit it.

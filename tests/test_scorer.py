@@ -23,9 +23,9 @@ FITTED = [name for name in registry.room("scores") if Scorer(name).is_fitted]
         ("nnguide:k=10", (9, 0), 8, "There are 9 features, fewer than k=10"),
         ("mahalanobis", (1, 1, 1), 8, "do not vary within any class"),
         ("relativemahalanobis", (1, 1, 1), 8, "do not vary within any class"),
-        ("vim", (16, 16), 64, "no residual outside their 32"),
+        ("vim:dim=32", (16, 16), 64, "no residual outside their 32"),
         ("vim", (500, 500), 1, "dim must be from 1 to 0"),
-        ("residual", (300, 200), 768, "no residual outside their 512"),
+        ("residual:dim=512", (300, 200), 768, "no residual outside their 512"),
         ("she", (5, 0, 5), 8, "there is none of 1 of the 3 classes; .* name another score"),
         ("openmax", (5, 0, 5), 8, "there is none of 1 of the 3 classes; .* name another score"),
         ("fdbd", (9,), 8, "at least 2 classes"),
@@ -50,7 +50,8 @@ def allowed(fit, *arguments):
     ("name", "counts", "width"),
     [("knn", (25, 25), 8), ("nnguide", (100, 0), 8), ("nnguide:k=10", (10, 0), 8), ("mahalanobis", (2, 1, 1), 8),
      ("relativemahalanobis", (2, 1), 8), ("knn:k=5000", (5000, 1), 8),
-     ("vim", (17, 16), 64), ("residual", (300, 213), 768), ("she", (1, 1, 1), 8), ("fdbd", (1, 1), 8),
+     ("vim:dim=32", (17, 16), 64), ("residual:dim=512", (300, 213), 768),
+     ("vim", (60, 57), 1280), ("residual", (3,), 1280), ("she", (1, 1, 1), 8), ("fdbd", (1, 1), 8),
      ("openmax", (1, 1, 1), 8), ("tempscale", (1,), 8), ("relation", (1,), 8), ("weiper", (1,), 1),
      ("klmatching", (1,), 8), ("msp", (1,), 8), ("odin", (1,), 8), ("adascale", (1,), 8)],
 )  # fmt: skip
@@ -110,7 +111,10 @@ def test_many_images_are_rehearsed_with_few(name):
     [
         (("evaluate.headline=KNN",), "evaluate.headline: knn cannot be fitted to the 8 training images of 4 classes"),
         (('evaluate.scores=["msp","nnguide"]',), "evaluate.scores: nnguide cannot be fitted.*more images.*kood list"),
-        (('evaluate.scores=["vim"]', "evaluate.headline=vim"), "evaluate.scores: vim cannot be fitted"),
+        (
+            ('evaluate.scores=["vim:dim=9"]', "evaluate.headline=vim:dim=9"),
+            "evaluate.scores: vim:dim=9 cannot be fitted",
+        ),
         (("data.id.per_class=1", "evaluate.headline=mahalanobis"), "do not vary within any class"),
     ],
 )

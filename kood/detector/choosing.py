@@ -39,12 +39,14 @@ class Measured:
         scores: {set: {score: (N,)}}.
         warnings: What could not be measured, and why.
         labels: {set: (N,)}, the classes of those sets that have any.
+        notes: What could not be fitted of what nobody named, and why.
     """
 
     outputs: dict[str, Outputs]
     scores: dict[str, dict[str, np.ndarray]]
     warnings: list[str]
     labels: dict[str, np.ndarray] = field(default_factory=dict)
+    notes: list[str] = field(default_factory=list)
 
     def given(self, where: str) -> np.ndarray:
         """What the images of a set are labelled as, (N,)."""

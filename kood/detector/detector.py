@@ -314,9 +314,9 @@ class Detector(Measuring):
             labels: The classes of `known`, where it does not bring them.
 
         Returns:
-            {"id", "classes", "scores", "headline_score", "validation", "validation_sets", "threshold", "warnings"} as
-            `report.json` has them. The first warnings are of images that `fit` or `calibrate` has seen, and of
-            out-of-distribution images that are among the known ones.
+            {"id", "classes", "scores", "headline_score", "validation", "validation_sets", "threshold", "warnings",
+            "notes"} as `report.json` has them. The first warnings are of images that `fit` or `calibrate` has seen, and
+            of out-of-distribution images that are among the known ones.
 
         Raises:
             UserError: as `predict`, or `known` has no labels.

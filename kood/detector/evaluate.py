@@ -22,7 +22,7 @@ class Evaluation:
 
     Attributes:
         figures: {"id", "classes", "scores", "headline_score", "validation", "validation_sets", "threshold",
-            "warnings"} of `report.json`, and "tuned" where options were chosen.
+            "warnings", "notes"} of `report.json`, and "tuned" where options were chosen.
         scores: {set: {score: (N,)}}, the set "id" being the in-distribution test images.
         validation: {set: {score: (N,)}} of `validation_images`, where validation images were measured.
         validation_correct: (N,) bool, which of the in-distribution ones are labelled rightly.

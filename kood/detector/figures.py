@@ -55,7 +55,8 @@ def figures_of(
         words: Whose words warnings are told in.
 
     Returns:
-        {"id", "classes", "scores", "headline_score", "validation", "validation_sets", "threshold", "warnings"}.
+        {"id", "classes", "scores", "headline_score", "validation", "validation_sets", "threshold", "warnings",
+        "notes"}.
     """
     headline = choice.score
     mine, truth, given = measured.of(headline, ["id", *near, *far]), measured.labels["id"], measured.given("id")
@@ -102,6 +103,7 @@ def figures_of(
             *about_threshold,
             *wrong_classes(classes, words),
         ],
+        "notes": measured.notes,
     }
 
 

@@ -25,6 +25,9 @@ from kood.scores import ON_REQUEST
 
 __all__ = ["Measuring"]
 
+#: Where it is kept which scores could not be fitted that nobody named: none of them is missed.
+_UNASKED = "unasked"
+
 
 class Measuring(Reading):
     """A classifier and its scores: images of any kind in, scores out. `Detector` is this with a decision.
@@ -88,7 +91,7 @@ class Measuring(Reading):
     @property
     def warnings(self) -> list[str]:
         """What could not be measured or was left out where it was fitted and calibrated, a sentence each."""
-        return [text for texts in self.doubts.values() for text in texts]
+        return [text for where, texts in self.doubts.items() if where != _UNASKED for text in texts]
 
     @property
     def score(self) -> str:
@@ -110,7 +113,8 @@ class Measuring(Reading):
     def told(self) -> list[str]:
         """What was found of the model, which score decides and why, what could not be measured; a sentence each."""
         found = list(self.classifier.taken.way.told) if isinstance(self.classifier, Adapted) else []
-        return [*found, *(self.choice.told() if self.choice else []), *self.warnings]
+        return [*found, *(self.choice.told() if self.choice else []), *self.warnings,
+                *self.doubts.get(_UNASKED, [])]  # fmt: skip
 
     @functools.cached_property
     def _plain(self) -> Callable:
@@ -185,6 +189,7 @@ class Measuring(Reading):
         if unseen is not None and len(unseen) and any(one.takes_unseen for one in self.scorers.values()):
             others = self._set(unseen, self._plain), unseen.known_labels
         names, told = list(self.scorers), self.doubts.setdefault("fit", [])
+        unasked = self.doubts[_UNASKED] = list[str]()
         self.doubted = {}
         for done, name in enumerate(names, start=1):
             try:
@@ -200,7 +205,7 @@ class Measuring(Reading):
                     self.scorers = {one: Scorer(one, key=self.key) for one in names}  # Those before it count no more.
                     raise
                 del self.scorers[name]
-                told.append(str(error))
+                (told if name in self.named else unasked).append(str(error))
             if progress is not None:
                 progress(done / len(names))
         # Nobody asked for the others; `choose` tells what speaks against one that it takes.
@@ -280,7 +285,7 @@ class Measuring(Reading):
             where: {name: self._scored(one, of) for name, one in self.scorers.items() if name not in unready}
             for where, of in outputs.items()
         }
-        return Measured(outputs, scores, told + self._drop_undefined(scores), labels)
+        return Measured(outputs, scores, told + self._drop_undefined(scores), labels, self.doubts.get(_UNASKED, []))
 
     def _scored(self, scorer: Scorer, outputs: Outputs) -> np.ndarray:
         return score_rows(scorer, outputs, self.batch_size)

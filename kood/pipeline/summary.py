@@ -38,6 +38,7 @@ def summarize(work: Work, cell: Cell) -> dict[str, Any]:
     keep_logs(work, cell)
     file = evaluation.folder / "scores.npz"
     inside = {name: {key: sets[name][key] for key in ("images", "sha256")} for name in ("train", "test")}
+    others = [stage for stage in cell.made if stage not in (data, evaluation)]
     result = {
         "recipe": work.recipe.name,
         "cell": {},
@@ -50,7 +51,8 @@ def summarize(work: Work, cell: Cell) -> dict[str, Any]:
         + [text for stage in cell.made for text in stage.warnings]
         + figures["warnings"],
         "notes": prepared["notes"]
-        + list(dict.fromkeys(f"classifier: {note}" for stage in cell.made if stage is not data for note in stage.notes))
+        + list(dict.fromkeys(f"classifier: {note}" for stage in others for note in stage.notes))
+        + figures["notes"]
         + _cost(figures["headline_score"])
         + made_otherwise([(stage.role, stage) for stage in cell.made], work.run.versions),
         "attached": attached,

@@ -15,15 +15,12 @@ __all__ = ["Residual", "ViM"]
 SMALLEST = 1e-6
 
 
-def _advice(name, variances, norms):
-    """Which dimension leaves a residual, from the ascending eigenvalues of the features' sum of squares and the sum of
-    their lengths."""
+def _most(variances, norms):
+    """The largest dimension that leaves a residual, 0 for none, from the ascending eigenvalues of the features' sum of
+    squares and the sum of their lengths."""
     # The sum of lengths outside is no less than the root of the sum of squares: what this lets pass, a fit does.
     outside = np.sqrt(np.cumsum(np.maximum(variances, 0.0)))
-    most = int((outside[:-1] > SMALLEST * norms).sum())
-    if not most:
-        return "they vary in one direction at most"
-    return f"give fewer, as in {name}:dim={max(1, most // 2)}."
+    return int((outside[:-1] > SMALLEST * norms).sum())
 
 
 def _outside(rows, residual, dim, of=np):
@@ -57,12 +54,15 @@ class _PrincipalSpace(Fitted):
             # What float32 weights do not resolve, as the sum of weights that sum to zero, is not inverted.
             origin = -np.linalg.pinv(kernel.T, rcond=max(kernel.shape) * np.finfo(np.float32).eps) @ bias
         default = 1000 if width >= 2048 else 512 if width >= 768 else width // 2
-        dim = default if self.dim is None else self.dim
+        dim = self.dim or default
         if not 1 <= dim < width:
             raise ValueError(f"dim must be from 1 to {width - 1}, below the {width} features; it is {dim}.")
         centred = (block - origin for (block,) in blocks(features))
         variances, directions = principal(centred, *features.shape)
-        rank = len(variances)
+        rank, norms = len(variances), sum(np.linalg.norm(block - origin, axis=1).sum() for (block,) in blocks(features))
+        most = _most(variances, norms)
+        if self.dim is None and 0 < most < dim:
+            dim = max(1, most // 2)
         leading = directions[:, max(0, rank - dim) :]
         if 2 * dim < width - dim:
             residual = leading
@@ -71,16 +71,14 @@ class _PrincipalSpace(Fitted):
             residual = np.linalg.qr(leading, mode="complete")[0][:, dim:]
         else:
             residual = directions[:, : width - dim]
-        norms = outside = 0.0
-        for (block,) in blocks(features):
-            centred = block - origin
-            norms += np.linalg.norm(centred, axis=1).sum()
-            outside += np.linalg.norm(_outside(centred, residual, dim), axis=1).sum()
+        outside = sum(
+            np.linalg.norm(_outside(block - origin, residual, dim), axis=1).sum() for (block,) in blocks(features)
+        )
         mean_norm = outside / len(features)
         if outside <= SMALLEST * norms:
             raise ValueError(
                 f"The features leave no residual outside their {dim} principal dimensions; "
-                + _advice(type(self).__name__.lower(), variances, norms)
+                + ("leave dim out, and it is one that leaves some." if most else "they vary in one direction at most")
             )
         return {"origin": origin, "residual": residual, "dim": dim}, mean_norm
 
@@ -106,7 +104,7 @@ class Residual(_PrincipalSpace):
 
     Args:
         dim: Dimension of the principal space, from 1 to D - 1. None: the paper's 1000 for D >= 2048, 512 for
-            D >= 768, else D // 2.
+            D >= 768, else D // 2; where these leave no residual, as of too few images, half of the most that do.
 
     Raises:
         ValueError: `dim` below 1.
