@@ -224,9 +224,9 @@ def _proved(seen: Seen, answer: np.ndarray) -> Way:
     if count == 1 and "sigmoid" in fits:
         return Way(Linear(dense, binary=True), "sigmoid", dense, binary=True)
     if count == 1:
-        why = (
-            "has one linear unit, as for a regression" if fits else f"gives one number, no sigmoid of {name_of(dense)}"
-        )
+        why = f"gives one number, no sigmoid of {name_of(dense)}"
+        if fits:
+            why = "has one linear unit, as for a regression" if "logits" in fits else "has a softmax of one unit"
         raise seen.refuse(f"it {why}", "for two classes end it in one sigmoid unit or in two units")
     for kind in ("logits", "softmax", "log_softmax"):
         if kind in fits:

@@ -2,6 +2,7 @@
 
 import contextlib
 import inspect
+import json
 import re
 import sys
 import zipfile
@@ -106,7 +107,7 @@ def opened(
         given |= {keras.saving.get_registered_name(one): one for one in given.values()}
         return keras.saving.load_model(file, given, compile=False, safe_mode=True)
     except Exception as error:  # Whatever a damaged or a strange file makes Keras say.
-        raise UserError(f"{key}: {clean(shown or file)} cannot be loaded: {_why(error)}") from error
+        raise UserError(f"{key}: {clean(shown or file)} cannot be loaded: {_newer(file)}{_why(error)}") from error
 
 
 def kept(model: keras.Model, file: Path, shown: Path) -> None:
@@ -138,6 +139,17 @@ def kept(model: keras.Model, file: Path, shown: Path) -> None:
 def _is_hdf5(file: Path) -> bool:
     with file.open("rb") as opened_file:
         return opened_file.read(8) == b"\x89HDF\r\n\x1a\n"
+
+
+def _newer(file: Path) -> str:
+    """What to say first of a file that a newer Keras saved; "" of others."""
+    try:
+        with zipfile.ZipFile(file) as archive:
+            theirs = str(json.loads(archive.read("metadata.json"))["keras_version"])
+    except Exception:  # HDF5, or a damaged file, of which Keras has said more.
+        return ""
+    newer, here = ([int(n) for n in re.findall(r"\d+", version)[:2]] for version in (theirs, keras.__version__))
+    return f"Keras {clean(theirs)} saved it, and here is {keras.__version__}; upgrade keras: " if newer > here else ""
 
 
 def _why(error: Exception) -> str:

@@ -299,6 +299,7 @@ def test_a_named_layer_takes_apart_what_has_no_dense_layer():
 
 REFUSED = {
     "regression": (lambda: sequential(*pooled(), layers.Dense(1)), "one linear unit, as for a regression"),
+    "one softmax": (lambda: sequential(*pooled(), layers.Dense(1, activation="softmax")), "a softmax of one unit;"),
     "several labels": (lambda: sequential(*pooled(), layers.Dense(4, activation="sigmoid")), "4 sigmoid units"),
     "no dense layer": (lambda: sequential(layers.Conv2D(4, 3), layers.GlobalAveragePooling2D(), layers.Softmax()),
                        "calls no dense layer"),

@@ -454,6 +454,21 @@ def test_a_damaged_file_is_one_message(tmp_path, content):
         Detector.load(tmp_path / "none.kood")
 
 
+@pytest.mark.parametrize(
+    ("version", "told"),
+    [("99.1.0", "loaded: Keras 99.1.0 saved it, and here is .*; upgrade keras: "), (keras.__version__, "loaded: Could"),
+     (None, "loaded: Could")],
+)  # fmt: skip
+def test_a_file_of_a_newer_keras_is_called_that(tmp_path, version, told):
+    with zipfile.ZipFile(tmp_path / "m.keras", "w") as archive:
+        archive.writestr("config.json", '{"module": "keras.layers", "class_name": "Unheard", "config": {}}')
+        archive.writestr("model.weights.h5", b"")
+        archive.writestr("metadata.json", json.dumps({"keras_version": version} if version else {}))
+    with pytest.raises(UserError, match=told) as raised:
+        Detector(tmp_path / "m.keras", "msp")
+    assert ("upgrade" in str(raised.value)) == (version == "99.1.0")
+
+
 def test_wrong_input_is_refused_with_the_fix(model, detector):
     pixels, labels = images(99, 3)
     small = (pixels / 255).astype("float32")
