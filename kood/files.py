@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 __all__ = [
     "damaged", "digest_array", "digest_file", "digests", "file_state", "fingerprint", "folder_to_disk",
-    "refuse_file", "to_disk", "write_atomically",
+    "refuse_file", "refuse_not_utf_8", "to_disk", "write_atomically",
 ]  # fmt: skip
 
 #: What a file system says that does not do what it is asked.
@@ -78,6 +78,27 @@ def refuse_file(folder: Path, option: str) -> None:
     there = next((one for one in (folder, *folder.parents) if one.exists()), folder)
     if there.exists() and not there.is_dir():
         raise UserError(f"{option} {clean(folder)}: {clean(there)} is a file; name a folder")
+
+
+def refuse_not_utf_8(names: Iterable[str], where: str, what: str = "folder") -> None:
+    """Raises where a name is not UTF-8, as names on a disk need not be, before any work is done.
+
+    TensorFlow writes neither a file nor a word whose name is of other bytes, and a recipe holds none.
+
+    Args:
+        names: Of classes or folders.
+        where: What begins the message.
+        what: Is to be renamed.
+
+    Raises:
+        UserError: one is not.
+    """
+    for name in names:
+        if name != name.encode("utf-8", "replace").decode():
+            raise UserError(
+                f"{clean(where)}: the name '{clean(name)}' is not UTF-8, which a recipe and a SavedModel have to be; "
+                f"rename the {what}"
+            )
 
 
 def write_atomically(path: Path, content: bytes | Iterable[bytes | memoryview]) -> None:

@@ -25,7 +25,7 @@ from pathlib import Path
 from typing import Any
 
 from kood.errors import UserError
-from kood.files import damaged, digests, file_state, fingerprint, folder_to_disk, write_atomically
+from kood.files import damaged, digests, file_state, fingerprint, folder_to_disk, refuse_not_utf_8, write_atomically
 
 try:
     import fcntl
@@ -146,6 +146,7 @@ class Run:
         Raises:
             UserError: another process holds it, or the folder cannot be written.
         """
+        refuse_not_utf_8(self.folder.parts, str(self.folder))
         try:
             self.folder.mkdir(parents=True, exist_ok=True)
             lock = (self.folder / ".lock").open("a+")

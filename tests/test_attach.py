@@ -567,6 +567,9 @@ def test_two_classes_of_one_name_are_numbered_and_no_folder_is_taken_for_the_fir
     assert matched(["crane", "crane (2)"], listed, 3)[2] == [0, 2]
     with pytest.raises(UserError, match=r"attach\.classes: 'crane' stands there twice, and a folder has that name"):
         matched(["crane", "owl"], listed, 3)
+    index.write_text(json.dumps(["crane", "\udce9"]))
+    with pytest.raises(UserError, match=r"attach\.classes: the name '\\udce9' is not UTF-8"):
+        outputs_named(index)
 
 
 @pytest.mark.parametrize(

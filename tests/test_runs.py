@@ -276,6 +276,13 @@ def test_its_own_half_made_stage_comes_first(tmp_path):
     assert stage.backends == ("jax",) and len(list(tmp_path.glob("stages/*.partial"))) == 1
 
 
+def test_a_folder_that_no_savedmodel_can_be_written_into_is_refused_at_once(tmp_path):
+    folder = tmp_path / os.fsdecode(b"caf\xe9")
+    with pytest.raises(UserError, match=r"caf\\udce9' is not UTF-8.*; rename the folder$"), Run(folder / "run").held():
+        pass
+    assert not folder.exists()
+
+
 def test_only_one_process_holds_a_run(run):
     code = "import sys; from pathlib import Path; from kood.runs import Run\nwith Run(Path(sys.argv[1])).held(): pass"
     result = subprocess.run([sys.executable, "-c", code, str(run.folder)], capture_output=True, text=True, check=False)

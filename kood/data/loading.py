@@ -16,6 +16,7 @@ from kood.data.listing import TESTED, check_parts
 from kood.data.rules import STRETCHED, Framing
 from kood.data.splitting import Splitting
 from kood.errors import UserError, under
+from kood.files import refuse_not_utf_8
 from kood.text import clean
 
 __all__ = ["load_id", "load_ood", "load_outliers", "load_source"]
@@ -171,6 +172,7 @@ def load_id(data: Any, *, key: str = "data.id") -> Splits:
         )
     sets = {name: _chosen(found, spec, key) for name, found in sets.items()}
     drawn_from = "all" if "all" in sets else "train"
+    refuse_not_utf_8(sets[drawn_from].class_names, key, "class")
     for name in (drawn_from, *({"test"} & sets.keys())):
         _need_images(sets[name], spec, key, name)
     if "test" not in sets and spec.test <= 0:

@@ -21,6 +21,7 @@ from kood.detector.passing import Known, Passed
 from kood.detector.ranges import Ranges
 from kood.detector.trying import tried
 from kood.errors import UserError, first_line
+from kood.files import refuse_not_utf_8
 from kood.outputs import Outputs, at_once, forward_of, run_batches
 from kood.scorer import Scorer
 from kood.text import clean, composed
@@ -66,6 +67,7 @@ class Reading:
                 f"class_names: there are {len(self.class_names)}, and the model tells {self.num_classes} classes "
                 "apart; give one name for each of its outputs, in their order"
             )
+        refuse_not_utf_8(self.class_names, "class_names", "class")
         twice = [name for name, count in Counter(map(composed, self.class_names)).items() if count > 1]
         if twice:
             raise UserError(f"class_names: {clean(twice[0])!r} stands there twice; give each output a name of its own")

@@ -18,7 +18,7 @@ from kood.detector.agreement import disagreement
 from kood.detector.measuring import Measuring
 from kood.detector.trying import TRIED, tried
 from kood.errors import UserError
-from kood.files import digest_file
+from kood.files import digest_file, refuse_not_utf_8
 from kood.pipeline.checks import check_scores
 from kood.pipeline.prepare import Data
 from kood.pipeline.stage import Stage, Work
@@ -198,6 +198,7 @@ def outputs_named(file: Path, folders: Sequence[str] = ()) -> list[str]:
         found = next((column for column in columns if all(name in column for name in folders)), columns[0])
     if not isinstance(found, list) or not all(isinstance(name, str) for name in found):
         raise UserError(f"attach.classes: {clean(file)}: write a list of names, in the order of the model's outputs")
+    refuse_not_utf_8(found, "attach.classes", "class")
     names = [composed(name).strip() for name in found]
     while names and not names[-1]:
         names.pop()

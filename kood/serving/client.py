@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from kood.errors import UserError
+from kood.files import refuse_not_utf_8
 from kood.process import native_messages_held_back, through_proxy
 from kood.registry import nearest
 from kood.serving.address import Address
@@ -169,6 +170,7 @@ class LocalModel:
     """
 
     def __init__(self, version: Path):
+        refuse_not_utf_8(version.parts, str(version))
         with native_messages_held_back():
             import tensorflow as tf
 

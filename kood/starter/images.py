@@ -20,7 +20,7 @@ from kood.data.paths import what_is_at
 from kood.data.sources.folder import listed_splits
 from kood.data.sources.table import TABLES, WITHOUT_RECIPE, listed_table
 from kood.errors import UserError, in_words
-from kood.files import digest_file
+from kood.files import digest_file, refuse_not_utf_8
 from kood.machine import cores
 from kood.text import clean
 
@@ -166,6 +166,7 @@ def survey(source: Path, *, to_learn: bool = False) -> Survey:
         listed = (listed_table if is_table else listed_splits)(str(source))
     if to_learn:
         check_parts(listed.parts, clean(source))
+        refuse_not_utf_8(next(iter(listed.parts.values())).names, str(source))
     order: Sequence[str] = ("train", "all", "test", "validation") if to_learn else TESTED
     first, *further = [part for part in order if part in listed.parts]
     own = further if to_learn else []

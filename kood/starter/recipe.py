@@ -13,7 +13,7 @@ from rich.text import Text
 
 from kood.data.paths import data_path
 from kood.errors import UserError
-from kood.files import write_atomically
+from kood.files import refuse_not_utf_8, write_atomically
 from kood.recipe import load
 from kood.recipe.data_sections import RESERVED
 from kood.recipe.sections import SLUG
@@ -76,8 +76,6 @@ def new_recipe(
         raise UserError(f"--minutes {minutes:g}: say how long a run may take, in minutes from 1 on")
     place = literal(id_images)
     found = survey(place, to_learn=True)
-    for one in found.names:
-        _need_utf_8(one, str(place))
     if len(found.names) < 2:
         none = "has images but no class folders" if place.is_dir() else "names images but no classes"
         few = f"has only one class, {found.names[0]!r}" if found.names else none
@@ -155,20 +153,10 @@ def _too_small(side: float, wanted: int) -> str:
 def literal(path: str) -> Path:
     """The folder or file, if a recipe can name it."""
     folder = data_path(path)
-    _need_utf_8(str(folder), str(folder))
+    refuse_not_utf_8(folder.parts, str(folder))
     if "$" in str(folder):
         raise UserError(f"{clean(folder)}: in a recipe '$' stands for a variable; give it a name without it")
     return folder
-
-
-def _need_utf_8(name: str, where: str) -> None:
-    """Raises `UserError` where a name is not UTF-8: a recipe is, a name on the disk may be any bytes."""
-    try:
-        name.encode("utf-8")
-    except UnicodeEncodeError:
-        raise UserError(
-            f"{clean(where)}: the name '{clean(name)}' is not UTF-8, which a recipe has to be; rename the folder"
-        ) from None
 
 
 def slug_of(wanted: str, *, given: bool) -> str:

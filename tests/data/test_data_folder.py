@@ -1,5 +1,6 @@
 """The user's own image files: layouts, formats, and damage."""
 
+import os
 import unicodedata
 
 import numpy as np
@@ -35,6 +36,18 @@ def test_class_folders(tmp_path, load):
     assert found.class_names == ("cat", "dog")
     assert found.images[:, 0, 0, 0].tolist() == [10, 0, 20] and found.labels.tolist() == [0, 0, 1]
     assert load(classes=["dog"])["all"].images[:, 0, 0, 0].tolist() == [20]
+
+
+def test_classes_of_no_utf_8_are_refused_unless_left_out(tmp_path, load, id_data):
+    """TensorFlow has no such words, and would say so where the trained classifier is exported."""
+    for value, name in enumerate(["cat", "dog", os.fsdecode(b"caf\xe9")]):
+        for number in range(5):
+            write(tmp_path / name / f"{number}.png", 50 * value + number)
+    assert len(load()["all"]) == 15
+    known = {"image_shape": (4, 5, 1), "path": str(tmp_path)}
+    with pytest.raises(UserError, match=r"^data\.id: the name 'caf\\udce9' is not UTF-8.*; rename the class$"):
+        load_id(id_data("folder", **known))
+    assert load_id(id_data("folder", classes=["cat", "dog"], **known)).train.class_names == ("cat", "dog")
 
 
 def test_train_and_test_folders(tmp_path, load, source):

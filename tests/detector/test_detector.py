@@ -481,6 +481,7 @@ def test_wrong_input_is_refused_with_the_fix(model, detector):
             "^accept = 0.95 needs at least 19 calibration images, there are 18; give more images or lower accept$",
         ),
         (lambda: Detector(model, "msp").calibrate(pixels[:18], by_class=True), "^accept = .* give more images"),
+        (lambda: Detector(model, class_names=["a", "b", "\udce9"]), r"class_names: the name '\\udce9' is not UTF-8"),
         (lambda: Detector(model, class_names=["a", "b", "a"]), "class_names: 'a' stands there twice"),
         (
             lambda: detector.evaluate(pixels, near=[pixels], labels=labels),

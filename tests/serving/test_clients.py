@@ -5,6 +5,7 @@ import csv
 import http.server
 import io
 import json
+import os
 import shutil
 import threading
 from pathlib import Path
@@ -342,6 +343,12 @@ def test_a_damaged_model_is_one_message(run, tmp_path, content):
     (tmp_path / "run" / "1" / "saved_model.pb").write_bytes(content)
     with pytest.raises(UserError, match=r"cannot be (read|opened)|no signature"):
         open_model(tmp_path / "run")
+
+
+def test_a_folder_that_tensorflow_cannot_name_is_to_be_renamed(run, tmp_path):
+    folder = shutil.copytree(run, tmp_path / os.fsdecode(b"caf\xe9"))
+    with pytest.raises(UserError, match=r"caf\\udce9' is not UTF-8.*; rename the folder$"):
+        open_model(folder)
 
 
 @pytest.mark.parametrize("how", ["missing", "cut"])
