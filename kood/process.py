@@ -11,7 +11,6 @@ import tempfile
 import warnings
 from collections.abc import Callable, Iterator
 from importlib.util import find_spec
-from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
 from urllib.parse import urlsplit
 from urllib.request import getproxies, proxy_bypass
@@ -23,8 +22,8 @@ if TYPE_CHECKING:
     from rich.console import Console
 
 __all__ = [
-    "Stopped", "alone", "choose_backend", "console", "keras_defaults", "native_messages_held_back", "quiet",
-    "run_on_tensorflow", "settle", "stop_on_signals", "through_proxy",
+    "Stopped", "alone", "choose_backend", "console", "keras_defaults", "native_messages_held_back", "on_tensorflow",
+    "quiet", "run_on_tensorflow", "settle", "stop_on_signals", "through_proxy",
 ]  # fmt: skip
 
 #: Below so many columns a width is a mistake, such as the 0 of a container without a terminal.
@@ -118,6 +117,12 @@ def quiet() -> None:
     logging.getLogger("tensorflow").setLevel(logging.ERROR)
 
 
+def on_tensorflow() -> None:
+    """Settles a command that needs TensorFlow whatever the backend: TensorFlow imports Keras, and that its backend."""
+    quiet()
+    os.environ["KERAS_BACKEND"] = "tensorflow"
+
+
 def choose_backend() -> None:
     """Decides the backend before Keras is imported."""
     quiet()
@@ -143,7 +148,7 @@ def run_on_tensorflow(module: str, *arguments: Any, failed: str) -> None:
     """
     environment = {**os.environ, "KERAS_BACKEND": "tensorflow", "TF_CPP_MIN_LOG_LEVEL": "3"}
     # What this process finds that one finds, whatever a notebook or a script has put into its path.
-    environment["PYTHONPATH"] = os.pathsep.join(path or str(Path.cwd()) for path in sys.path)
+    environment["PYTHONPATH"] = os.pathsep.join(path or os.curdir for path in sys.path)
     # This process may hold the accelerator's memory; that one needs none of it.
     environment["CUDA_VISIBLE_DEVICES"] = "-1"
     result = subprocess.run(

@@ -430,6 +430,7 @@ def kood_here(*arguments, cwd):
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(cwd)
         patch.setattr(sys, "argv", ["kood", *map(str, arguments)])
+        patch.setenv("KERAS_BACKEND", BACKEND)  # Some commands set it, for their process alone.
         patch.setattr(sys, "unraisablehook", sys.unraisablehook)
         try:
             with redirect_stdout(out), redirect_stderr(err), pytest.raises(SystemExit) as done:

@@ -245,6 +245,15 @@ def test_no_name_in_a_message_speaks_to_the_terminal(monkeypatch, capsys, error,
     assert capsys.readouterr().err.startswith(told)
 
 
+@pytest.mark.parametrize(
+    "arguments", [["predict", "r", "i"], ["monitor", "r", "--data", "i"], ["single-signature", "r", "t"]]
+)
+def test_what_asks_a_savedmodel_needs_tensorflow_alone(arguments, monkeypatch):
+    monkeypatch.setenv("KERAS_BACKEND", "none")
+    CliRunner().invoke(app, arguments)
+    assert os.environ["KERAS_BACKEND"] == "tensorflow"
+
+
 def test_a_file_that_cannot_be_read_is_named_without_what_a_terminal_would_do():
     out = Console(file=io.StringIO(), width=80, force_terminal=True, color_system=None)
     print_answers([Answer(Path("x"), None, "\x1b[2J.png cannot be read")], 1, console=out)

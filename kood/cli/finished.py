@@ -6,7 +6,7 @@ from typing import Annotated, Literal
 import typer
 
 from kood.errors import UserError
-from kood.process import choose_backend, console, native_messages_held_back, quiet
+from kood.process import choose_backend, console, native_messages_held_back, on_tensorflow
 from kood.text import clean
 
 __all__ = ["commands"]
@@ -39,7 +39,7 @@ def predict(
     """Ask a run's SavedModel, or a TF Serving, about images."""
     if as_json and as_csv:
         raise UserError("--json and --csv: choose one")
-    quiet()
+    on_tensorflow()
     from kood.data.files import PassedOver
     from kood.serving.address import Address
     from kood.serving.answers import answers, listed, print_answers
@@ -121,7 +121,7 @@ def monitor(
     Each answer is judged by the version and the threshold that it was given under. Images of a folder that the model
     was trained, chosen or calibrated on are left out, and counted: it knows them better than what it meets.
     """
-    quiet()
+    on_tensorflow()
     from kood.monitor import monitor as watch
 
     _, unread = watch(run_folder, data, level=level, most=most, to=to, as_json=as_json, console=console())
@@ -162,7 +162,7 @@ def single_signature(
     signature: Annotated[str, typer.Option(metavar="NAME", help="Which signature.")] = "normalized",
 ) -> None:
     """Copy a SavedModel with one signature, for runtimes that read only serving_default, such as OpenVINO."""
-    quiet()
+    on_tensorflow()
     with native_messages_held_back():
         from kood.serving.client import newest_version
         from kood.serving.publishing import write_single_signature
