@@ -297,4 +297,4 @@ def _write(to: Path, table: Table, each: Table | None) -> None:
             else:  # That of an earlier comparison would be taken for this one's.
                 beside.unlink(missing_ok=True)
     except OSError as error:
-        raise UserError(f"--to {clean(to)}: cannot write there: {error.strerror}") from error
+        raise UserError(f"--to {clean(to)}: cannot write there: {error.strerror}", exit_code=1) from error

@@ -11,6 +11,7 @@ import tempfile
 import warnings
 from collections.abc import Callable, Iterator
 from importlib.util import find_spec
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
 from urllib.parse import urlsplit
 from urllib.request import getproxies, proxy_bypass
@@ -26,8 +27,8 @@ __all__ = [
     "quiet", "run_on_tensorflow", "settle", "stop_on_signals", "through_proxy",
 ]  # fmt: skip
 
-#: Below so many columns a width is a mistake, such as the 0 of a container without a terminal.
-NARROWEST = 20
+#: Below so many columns a width is a mistake, such as the 0 of a container without a terminal, or leaves a table none.
+NARROWEST = 40
 #: What gRPC looks for, in its order; it reads no capital letters.
 GRPC_PROXIES = ("grpc_proxy", "https_proxy", "http_proxy")
 
@@ -148,7 +149,7 @@ def run_on_tensorflow(module: str, *arguments: Any, failed: str) -> None:
     """
     environment = {**os.environ, "KERAS_BACKEND": "tensorflow", "TF_CPP_MIN_LOG_LEVEL": "3"}
     # What this process finds that one finds, whatever a notebook or a script has put into its path.
-    environment["PYTHONPATH"] = os.pathsep.join(path or os.curdir for path in sys.path)
+    environment["PYTHONPATH"] = os.pathsep.join(path or str(Path.cwd()) for path in sys.path)
     # This process may hold the accelerator's memory; that one needs none of it.
     environment["CUDA_VISIBLE_DEVICES"] = "-1"
     result = subprocess.run(

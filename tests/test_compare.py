@@ -364,8 +364,9 @@ def test_files_hold_the_table(saved, tmp_path):
         and not (tmp_path / "one.csv").exists()
     )
     (tmp_path / "file").write_text("")
-    with pytest.raises(UserError, match="cannot write there"):
+    with pytest.raises(UserError, match="cannot write there") as raised:
         quietly(one, to=tmp_path / "file" / "compare.md")
+    assert raised.value.exit_code == 1  # As of the other commands.
 
 
 def test_names_from_a_stranger_are_neutralised(saved, tmp_path):

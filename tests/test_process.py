@@ -73,7 +73,7 @@ def test_a_command_prints_no_warning_of_a_large_picture():
     assert "exceeds limit" in said[0] and said[1] == ""
 
 
-@pytest.mark.parametrize("columns", ["0", "-1", "abc", "1", "", "٣٠"])
+@pytest.mark.parametrize("columns", ["0", "-1", "abc", "1", "39", "", "٣٠"])
 def test_a_width_that_is_none_is_not_taken(monkeypatch, columns):
     monkeypatch.setenv("COLUMNS", columns)
     monkeypatch.setattr(sys, "stdout", io.StringIO())
@@ -228,6 +228,11 @@ def test_what_needs_no_backend_to_be_refused_loads_none(arguments, tmp_path):
     [
         (UserError("a.toml: one\na.toml: two \x1b[2J.png"), "kood: a.toml: one\na.toml: two \\x1b[2J.png\n"),
         (PermissionError(13, "Permission denied", "\x1b[2J.png"), "kood: \\x1b[2J.png: Permission denied\n"),
+        (
+            OSError(28, "No space left on device"),
+            "kood: the output or a file cannot be written: No space left on device\n",
+        ),
+        (AssertionError(), "kood: AssertionError: raise error ("),
         (ValueError("\x1b[2J http://me:secret@host"), "kood: ValueError: \\x1b[2J http://***@host (KOOD_TRACEBACK=1"),
     ],
 )
@@ -243,6 +248,30 @@ def test_no_name_in_a_message_speaks_to_the_terminal(monkeypatch, capsys, error,
     with pytest.raises(SystemExit):
         cli.main()
     assert capsys.readouterr().err.startswith(told)
+
+
+def test_a_current_folder_that_is_gone_is_called_that(tmp_path, monkeypatch, capsys):
+    from kood import cli
+
+    (tmp_path / "gone").mkdir()
+    monkeypatch.chdir(tmp_path / "gone")
+    (tmp_path / "gone").rmdir()
+    monkeypatch.delenv("KOOD_TRACEBACK", raising=False)
+    for name, what in (("app", lambda: Path("x").absolute()), ("settle", int), ("stop_on_signals", int)):
+        monkeypatch.setattr(cli, name, what)
+    with pytest.raises(SystemExit):
+        cli.main()
+    assert capsys.readouterr().err == "kood: the current folder has been removed; go to another\n"
+
+
+@pytest.mark.skipif(not hasattr(signal, "SIGPIPE"), reason="Windows has none")
+def test_whoever_reads_no_more_makes_no_failure():
+    begun = subprocess.Popen(
+        [sys.executable, "-m", "kood", "list", "heads"], env={**os.environ, "PYTHONPATH": str(ROOT)},
+        stdout=subprocess.PIPE, stderr=subprocess.PIPE,
+    )  # fmt: skip
+    begun.stdout.close()
+    assert begun.stderr.read() == b"" and begun.wait() == 128 + signal.SIGPIPE
 
 
 @pytest.mark.parametrize(

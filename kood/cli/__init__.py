@@ -1,8 +1,11 @@
 """The command line: parses, sets the process up, calls the pipeline. Imports nothing heavy at load."""
 
+import errno
 import os
 import signal
 import sys
+import traceback
+from pathlib import Path
 
 import typer
 
@@ -43,18 +46,34 @@ def main() -> None:
         further = "; the same command goes on where this one was" if command in GO_ON else ""
         typer.echo(f"kood: stopped{further}", err=True)
         sys.exit(128 + stop.args[0])
-    except BrokenPipeError:
+    except (BrokenPipeError, SystemExit) as error:
+        # Typer ends a command so, with 1 as of one that failed.
+        if isinstance(error, SystemExit) and not isinstance(error.__context__, BrokenPipeError):
+            raise
         # Whoever read the output has enough of it, as `head` does; what is still buffered has nowhere to go.
         os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
         sys.exit(128 + getattr(signal, "SIGPIPE", 13))
     except Exception as error:
         if os.environ.get("KOOD_TRACEBACK"):
             raise
-        if isinstance(error, OSError) and error.filename and error.strerror:
-            _say(f"{error.filename}: {error.strerror}")
-        else:
-            _say(f"{type(error).__name__}: {error} (KOOD_TRACEBACK=1 shows where)")
+        _say(_unforeseen(error))
         sys.exit(1)
+
+
+def _unforeseen(error: Exception) -> str:
+    """What to say of an error that no command expects."""
+    if isinstance(error, OSError) and error.filename and error.strerror:
+        return f"{error.filename}: {error.strerror}"
+    if isinstance(error, OSError) and error.errno == errno.ENOSPC:  # The output has no name.
+        return f"the output or a file cannot be written: {error.strerror}"
+    if isinstance(error, FileNotFoundError):
+        try:
+            Path.cwd()
+        except FileNotFoundError:
+            return "the current folder has been removed; go to another"
+    last = traceback.extract_tb(error.__traceback__)[-1]
+    said = str(error) or f"{last.line} ({last.filename})"  # An assertion has no words.
+    return f"{type(error).__name__}: {said} (KOOD_TRACEBACK=1 shows where)"
 
 
 def _say(message: str) -> None:

@@ -52,7 +52,8 @@ def need(path: Path, kind: str, called: str, hint: str) -> None:
     """
     at = what_is_at(path)
     if at != kind:
-        raise UserError(f"path: {clean(path)} {f'is {at}, not {called}' if at else 'does not exist'}; {hint}")
+        found = f"is {at}, not {called}" if at else f"does not exist (relative paths start at {clean(Path.cwd())})"
+        raise UserError(f"path: {clean(path)} {found}; {hint}")
 
 
 #: What `need_file` asks for where a model is to be.

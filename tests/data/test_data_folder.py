@@ -50,6 +50,14 @@ def test_classes_of_no_utf_8_are_refused_unless_left_out(tmp_path, load, id_data
     assert load_id(id_data("folder", classes=["cat", "dog"], **known)).train.class_names == ("cat", "dog")
 
 
+def test_the_current_folder_may_be_gone(tmp_path, load, monkeypatch):
+    write(tmp_path / "cat" / "a.png", 1)
+    (tmp_path / "gone").mkdir()
+    monkeypatch.chdir(tmp_path / "gone")
+    (tmp_path / "gone").rmdir()
+    assert len(load()["all"]) == 1
+
+
 def test_train_and_test_folders(tmp_path, load, source):
     for split, classes in {"train": "abc", "test": "ca"}.items():
         for name in classes:

@@ -62,7 +62,7 @@ def listed_splits(path: str | Path, group: Mapping[str, int | str] | None = None
         UserError: As `folder` does.
     """
     root = data_path(str(path))
-    need(root, "a folder", "a folder", f"give a folder of images (relative paths start at {Path.cwd()})")
+    need(root, "a folder", "a folder", "give a folder of images")
     passed = PassedOver()
     loose, inner = images_among(root, links=True, passed=passed)
     folders = _part_folders(root, inner)

@@ -37,7 +37,7 @@ def npz(
         UserError: Not a file, not an archive, an array missing or of a wrong kind; the message names it.
     """
     file = data_path(path)
-    need(file, "a file", "a file", f"give a .npz file (relative paths start at {Path.cwd()})")
+    need(file, "a file", "a file", "give a .npz file")
     arrays = _arrays(file)
     names = _class_names(arrays, file)
     if "images" in arrays:
