@@ -87,6 +87,14 @@ def label_rows(labels, num_classes):
     return ops.cast(labels, "float32")
 
 
+def same_rows(**values):
+    """Refuses arrays, lists and tensors that have not equally many rows, where these are known."""
+    shapes = {name: np.shape(value) for name, value in values.items()}
+    rows = {name: shape[0] for name, shape in shapes.items() if len(shape) and isinstance(shape[0], int)}
+    if len(set(rows.values())) > 1:
+        raise ValueError(f"There are {' but '.join(f'{count} {name}' for name, count in rows.items())}.")
+
+
 def top_class(rows):
     """Index (B,) of each row's largest entry, the first of equals."""
     return ops.top_k(rows, 1)[1][:, 0]

@@ -587,6 +587,14 @@ def test_labels_of_another_shape_are_refused(name):
             made(name)(features, labels)
 
 
+@pytest.mark.parametrize("labels", [np.array([1]), [1, 2, 3], np.eye(CLASSES, dtype="float32")[:1]])
+def test_another_number_of_labels_is_refused(labels):
+    features, head = np.ones((4, WIDTH), "float32"), made("CosFace")
+    for given in (labels, ops.convert_to_tensor(labels)):
+        with pytest.raises(ValueError, match=f"There are 4 features but {len(labels)} labels"):
+            head(features, labels=given)
+
+
 def test_softmax_is_linear_and_ignores_labels():
     rng = np.random.default_rng(11)
     features = rng.normal(size=(4, WIDTH)).astype("float32")

@@ -492,6 +492,52 @@ def test_wrong_features_are_refused(name):
             learnt(fitted(name), wrong, labels[: len(wrong)], logits[: len(wrong)])
 
 
+#: What is made of a feature and of what goes with it, row by row.
+PAIRS = ["FDBD", "SHE", "NNGuide", "Relation", "ViM", "NCI", "GradNorm", "AdaSCALE"]
+
+
+@pytest.mark.parametrize("name", [*PAIRS, "KLMatching", "OpenMax", "TempScale"])
+def test_second_arguments_of_another_width_or_number_are_refused(name):
+    score = fitted(name)
+    features, second = asked(score, *blobs(9, seed=4)[:3:2])
+    wrong = [np.hstack([second, second]), second[:, :-1], second[0]]
+    for other in wrong:
+        with pytest.raises(ValueError, match=r"must have the shape \(B, "):
+            score.score(features, other)
+    for other in (second[:1], second[:-1]) if name in PAIRS else ():
+        with pytest.raises(ValueError, match=r"There are 9 features but [18] "):
+            score.score(features, ops.convert_to_tensor(other))
+
+
+def test_vim_refuses_logits_of_other_classes_than_the_kernel_has():
+    features, labels, logits, kernel, bias = blobs()
+    with pytest.raises(ValueError, match=r"logits and kernel must have as many classes; theirs are \[3, 4\]"):
+        scores.ViM(dim=4).fit(features, labels, logits[:, 1:], kernel.tolist(), bias.tolist())
+
+
+@pytest.mark.parametrize("score", [scores.Mahalanobis, scores.RelativeMahalanobis])
+def test_each_fit_has_arrays_of_its_own(score):
+    features, labels, _, _, _ = blobs(seed=12)
+    first, second = score().fit(features, labels), score().fit(features, labels)
+    before = second.get_state()
+    for array in first.state.values():
+        array[...] = 0
+    for one in (second, score().fit(features, labels)):
+        assert all(np.array_equal(one.state[name], before[name]) for name in before)
+
+
+def test_a_class_that_the_logits_rule_out_changes_nothing():
+    logits = rows("entropy", 20)
+    ruled_out = np.insert(logits, 2, -np.inf, axis=1)
+    for name in ("entropy", "msp", "energy"):
+        np.testing.assert_allclose(numbers(plain(name)(ruled_out)), numbers(plain(name)(logits)), rtol=1e-6)
+    features, _, logits, _, _ = blobs(9)
+    assert np.isfinite(
+        numbers(fitted("KLMatching").score(features, np.hstack([logits[:, :-1], [[-np.inf]] * 9])))
+    ).all()
+    assert np.isnan(numbers(scores.entropy(np.full((1, 3), np.nan)))).all()
+
+
 def test_a_failed_fit_leaves_the_old_state():
     score = fitted("Mahalanobis")
     before = score.get_state()
@@ -558,7 +604,7 @@ def test_mahalanobis_with_a_singular_covariance_uses_the_range():
 def test_mahalanobis_labels_need_not_be_consecutive():
     features, labels, _, _, _ = blobs()
     expected = numbers(scores.Mahalanobis().fit(features, labels).score(features))
-    found = numbers(scores.Mahalanobis().fit(features, labels * 7 - 3).score(features))
+    found = numbers(scores.Mahalanobis().fit(features, labels * 7 + 3).score(features))
     np.testing.assert_allclose(found, expected, rtol=1e-6)
 
 
@@ -578,7 +624,12 @@ def test_mahalanobis_of_many_classes_matches_float64(apart, twins):
 
 @pytest.mark.parametrize(
     ("labels", "message"),
-    [(np.arange(5), "120 features but 5"), (np.full(120, 0.5), "whole numbers"), (np.eye(120), "shape")],
+    [
+        (np.arange(5), "120 features but 5"),
+        (np.full(120, 0.5), "whole numbers"),
+        (np.eye(120), "shape"),
+        (np.arange(120) % 3 - 1, "whole numbers from 0"),
+    ],
 )
 def test_mahalanobis_refuses_other_labels(labels, message):
     with pytest.raises(ValueError, match=message):

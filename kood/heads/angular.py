@@ -6,7 +6,7 @@ from typing import Any
 import keras
 from keras import ops
 
-from kood.geometry import check_labels, label_rows, sines, top_class, unit
+from kood.geometry import check_labels, label_rows, same_rows, sines, top_class, unit
 from kood.numbers import above_zero, whole
 
 # No `__all__`: what a file of this room lists there is a head that a recipe may name.
@@ -39,8 +39,10 @@ class Head(keras.layers.Layer):
         self.input_spec = keras.layers.InputSpec(ndim=2)
 
     def __call__(self, *arguments, **named):
-        # Before Keras makes tensors of them.
-        check_labels(named.get("labels", arguments[1] if len(arguments) > 1 else None), self.num_classes)
+        labels = named.get("labels", arguments[1] if len(arguments) > 1 else None)
+        if labels is not None:
+            check_labels(labels, self.num_classes)  # Before Keras makes tensors of them.
+            same_rows(features=arguments[0] if arguments else named.get("features"), labels=labels)
         return super().__call__(*arguments, **named)
 
     def compute_output_shape(self, features_shape, labels_shape=None):

@@ -279,7 +279,7 @@ class AdaSCALE(Fitted):
         """Energy of the scaled features or logits: float32 (B,), unbounded."""
         kernel, bias = self.fitted("kernel"), self.fitted("bias")
         width = kernel.shape[0]
-        features, shifted = self.checked(features, width), self.checked(shifted, width, "shifted")
+        features, shifted = self.pair(features, width, shifted, width, "shifted")
         above = ops.greater(self.fitted("known")[None], self._change(features, shifted)[:, None])
         larger = ops.mean(ops.cast(above, "float32"), axis=1)
         kept = ops.maximum(width - ops.round(width * (self.least + (self.most - self.least) * larger)), 1.0)

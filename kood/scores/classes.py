@@ -12,7 +12,7 @@ from kood.scores.fitting import (
     linear_head,
     log_softmax,
 )
-from kood.scores.plain import float32, log_probabilities
+from kood.scores.plain import log_probabilities
 from kood.scores.streaming import blocks, mean_row
 
 __all__ = ["FDBD", "SHE", "KLMatching"]
@@ -92,8 +92,8 @@ class SHE(Fitted):
     def score(self, features, logits):
         """Minus the inner product with the predicted class's pattern: float32 (B,), unbounded."""
         patterns = self.fitted("patterns")
-        features = self.checked(features, patterns.shape[1])
-        return -ops.sum(features * ops.take(patterns, top_class(float32(logits)), axis=0), axis=-1)
+        features, logits = self.pair(features, patterns.shape[1], logits, patterns.shape[0])
+        return -ops.sum(features * ops.take(patterns, top_class(logits), axis=0), axis=-1)
 
 
 class FDBD(Fitted):
@@ -128,8 +128,7 @@ class FDBD(Fitted):
         """Minus the mean distance to the boundaries of the predicted class: float32 (B,), at most 0."""
         mean, distances = self.fitted("mean"), self.fitted("distances")
         classes = distances.shape[0]
-        features = self.checked(features, mean.shape[0])
-        logits = self.checked(logits, classes, "logits")
+        features, logits = self.pair(features, mean.shape[0], logits, classes)
         largest, predicted = ops.top_k(logits, 1)
         unit = ops.take(distances, predicted[:, 0], axis=0)
         reach = ops.sum((largest - logits) / unit, axis=-1) / (classes - 1)

@@ -78,7 +78,7 @@ class Mahalanobis(Fitted):
             self.state = _last.pop(key)
         else:
             self.keep(**self._estimated(features, labels))
-        _last[key] = self.state  # The last one is the last to go.
+        _last[key] = self.get_state()  # The last one is the last to go; each fit has arrays of its own.
         if len(_last) > KEPT:
             del _last[next(iter(_last))]
         return self

@@ -6,6 +6,7 @@ from typing import Any, Self
 import numpy as np
 from keras import ops
 
+from kood.geometry import same_rows
 from kood.scores.plain import float32
 from kood.scores.streaming import blocks, class_sums
 
@@ -22,19 +23,12 @@ def array(name, values, ndim=2):
     return values
 
 
-def same_length(features, **others):
-    """Refuses arrays that have not one row for each feature."""
-    for name, values in others.items():
-        if len(values) != len(features):
-            raise ValueError(f"There are {len(features)} features but {len(values)} {name}.")
-
-
 def class_indices(features, labels):
     """The labels as integers (N,), one for each feature."""
     labels = array("labels", labels, ndim=1)
-    same_length(features, labels=labels)
-    if (labels != np.rint(labels)).any():
-        raise ValueError("labels must be class indices, whole numbers.")
+    same_rows(features=features, labels=labels)
+    if (labels != np.rint(labels)).any() or labels.min() < 0:
+        raise ValueError("labels must be class indices, whole numbers from 0.")
     return labels.astype(np.int64)
 
 
@@ -168,7 +162,7 @@ class Fitted:
         if logits is None:
             raise ValueError(f"{type(self).__name__} needs the logits of the features.")
         logits = array("logits", logits)
-        same_length(features, logits=logits)
+        same_rows(features=features, logits=logits)
         return logits
 
     def rightly_classified(self, values, labels, logits):
@@ -189,3 +183,9 @@ class Fitted:
         if len(values.shape) != 2 or values.shape[-1] not in (width, None):
             raise ValueError(f"{name} must have the shape (B, {width}); theirs is {tuple(values.shape)}.")
         return values
+
+    def pair(self, features, width, others, other_width, name="logits"):
+        """Features (B, width) and what goes with them (B, other_width), float32; refuses other shapes and rows."""
+        features, others = self.checked(features, width), self.checked(others, other_width, name)
+        same_rows(**{"features": features, name: others})
+        return features, others

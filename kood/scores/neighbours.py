@@ -8,7 +8,6 @@ from keras import ops
 from kood.geometry import top_value, unit
 from kood.numbers import above_zero, fraction, whole
 from kood.scores.fitting import Fitted, array, log_softmax
-from kood.scores.plain import float32
 from kood.scores.streaming import blocks, spread
 
 __all__ = ["KNN", "NNGuide", "Relation"]
@@ -90,7 +89,7 @@ class _Bank(Fitted):
 class _Neighbours(_Bank):
     """Fitted features, searched for the nearest."""
 
-    STATE = ("bank", "k")
+    STATE: tuple[str, ...] = ("bank", "k")
     #: See `_largest`.
     GROUPS = 16
 
@@ -221,7 +220,8 @@ class NNGuide(_Neighbours):
         ValueError: `k` or `limit` below 1, `share` outside (0, 1].
     """
 
-    version = 2
+    version = 3
+    STATE = (*_Neighbours.STATE, "classes")
     usual = {"k": (10, 100), "share": (0.01, 0.1, 1.0)}
 
     def __init__(self, k=100, share=0.01, limit=50_000):
@@ -240,14 +240,14 @@ class NNGuide(_Neighbours):
         logits = self.rows_of_logits(features, logits)
         kept = min(len(features), self.limit, max(round(self.share * len(features)), self.k))
         _enough(kept, self.k)
-        return self.keep(bank=_bank(features, kept, logits))
+        return self.keep(bank=_bank(features, kept, logits), classes=logits.shape[1])
 
     def score(self, features, logits):
         """Minus the log-sum-exp times the guidance: float32 (B,), unbounded."""
         blocks = self._blocks()
-        features = unit(self.checked(features, blocks[0].shape[0]), axis=-1)
-        guidance = ops.mean(self._nearest(blocks, features)[0], axis=-1)
-        return -guidance * ops.logsumexp(float32(logits), axis=-1)
+        features, logits = self.pair(features, blocks[0].shape[0], logits, int(self.array("classes")))
+        guidance = ops.mean(self._nearest(blocks, unit(features, axis=-1))[0], axis=-1)
+        return -guidance * ops.logsumexp(logits, axis=-1)
 
 
 class Relation(_Bank):
@@ -287,8 +287,8 @@ class Relation(_Bank):
     def score(self, features, logits):
         """Minus the mean relation: float32 (B,) in [-1, 0]."""
         banks, posteriors = self._blocks(), self._blocks("posteriors")
-        features = unit(self.checked(features, banks[0].shape[0]), axis=-1)
-        p = ops.softmax(self.checked(logits, posteriors[0].shape[0], "logits"))
+        features, logits = self.pair(features, banks[0].shape[0], logits, posteriors[0].shape[0])
+        features, p = unit(features, axis=-1), ops.softmax(logits)
         total, count = 0.0, 0
         for bank, posterior in zip(banks, posteriors, strict=True):
             relation = ops.maximum(ops.matmul(features, bank), 0.0) * ops.matmul(p, posterior)

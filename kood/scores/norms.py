@@ -47,8 +47,8 @@ class NCI(Fitted):
     def score(self, features, logits):
         """Minus the projection and the weighed length: float32 (B,), unbounded."""
         weights, mean = self.fitted("weights"), self.fitted("mean")
-        features = self.checked(features, mean.shape[0])
-        predicted = top_class(self.checked(logits, weights.shape[0], "logits"))
+        features, logits = self.pair(features, mean.shape[0], logits, weights.shape[0])
+        predicted = top_class(logits)
         centred = features - mean
         length = ops.maximum(ops.sqrt(ops.sum(ops.square(centred), axis=-1)), 1e-8)
         projection = ops.sum(centred * ops.take(weights, predicted, axis=0), axis=-1) / length
@@ -85,6 +85,6 @@ class GradNorm(Fitted):
     def score(self, features, logits):
         """Minus the norm of the gradient: float32 (B,), at most 0."""
         classes = int(self.fitted("classes"))
-        features = self.checked(features, int(self.fitted("width")))
-        p = ops.softmax(self.checked(logits, classes, "logits") / self.temperature)
+        features, logits = self.pair(features, int(self.fitted("width")), logits, classes)
+        p = ops.softmax(logits / self.temperature)
         return -_manhattan(features) * _manhattan(p - 1.0 / classes) / self.temperature

@@ -54,6 +54,7 @@ def log_probabilities(logits):
     others, below, is_top = log_odds(logits)
     whole = ops.log1p(ops.exp(others))
     log_p = below - whole
+    log_p = ops.where(log_p < _NOTHING, _NOTHING, log_p)  # Times a p of 0, minus infinity would be NaN.
     return log_p, ops.where(is_top, others - whole, ops.log1p(-ops.exp(ops.where(is_top, _NOTHING, log_p)))), is_top
 
 

@@ -5,7 +5,6 @@ from keras import ops
 
 from kood.numbers import whole
 from kood.scores.fitting import Fitted, array, linear_head
-from kood.scores.plain import float32
 from kood.scores.streaming import blocks, mean_row, principal
 
 __all__ = ["Residual", "ViM"]
@@ -140,14 +139,15 @@ class ViM(_PrincipalSpace):
         ValueError: `dim` below 1.
     """
 
-    STATE = ("origin", "residual", "alpha", "dim")
+    version = 2
+    STATE = ("origin", "residual", "alpha", "dim", "classes")
 
     def fit(self, features, labels=None, logits=None, kernel=None, bias=None):
         """Finds the principal space and the weight of the residual.
 
         Raises:
             ValueError: As for `Residual`, whose residual is here alpha's divisor; neither logits nor kernel and
-                bias; logits whose largest are not above 0 in the mean.
+                bias; logits of other classes than the kernel's, or whose largest are not above 0 in the mean.
         """
         features = array("features", features)
         if logits is not None:
@@ -160,15 +160,19 @@ class ViM(_PrincipalSpace):
             largest = sum((block @ kernel + bias).max(axis=1).sum() for (block,) in blocks(features))
         else:
             raise ValueError("ViM needs the logits of the features, or the head's kernel and bias.")
+        widths = {np.shape(part)[1] for part in (logits, kernel) if part is not None}
+        if len(widths) > 1:
+            raise ValueError(f"logits and kernel must have as many classes; theirs are {sorted(widths)}.")
         if not largest > 0:
             raise ValueError(
                 f"the mean of the largest logits is {largest / len(features):.3g}, so that the score would fall with "
                 "distance; ViM needs logits as a head gives them, whose largest are above 0, and no logarithms of "
                 "probabilities."
             )
-        return self.keep(**space, alpha=largest / len(features) / mean_norm)
+        return self.keep(**space, alpha=largest / len(features) / mean_norm, classes=widths.pop())
 
     def score(self, features, logits):
         """The virtual logit less the log-sum-exp of the real ones: float32 (B,), unbounded."""
-        norm = self._length_outside(features)
-        return float(self.fitted("alpha")) * norm - ops.logsumexp(float32(logits), axis=-1)
+        width, classes = self.fitted("origin").shape[0], int(self.array("classes"))
+        features, logits = self.pair(features, width, logits, classes)
+        return float(self.fitted("alpha")) * self._length_outside(features) - ops.logsumexp(logits, axis=-1)
