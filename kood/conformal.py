@@ -10,6 +10,7 @@ import numpy as np
 from scipy.stats import beta, betabinom, ks_2samp
 
 from kood.errors import UserError
+from kood.numbers import between
 
 __all__ = [
     "Calibration", "Group", "Shift", "clearly_more", "comparable", "doubted", "law_of_flags", "needed_images",
@@ -22,7 +23,7 @@ _DOUBT = 1e-3
 
 def needed_images(accept: float) -> int:
     """The fewest calibration images that can guarantee an accepted share: the smallest n with ceil((n + 1) a) <= n."""
-    return math.ceil(round(accept / (1 - accept), 9))
+    return math.ceil(round(between("accept", accept) / (1 - accept), 9))
 
 
 def rank(count: int, accept: float) -> int:
@@ -30,7 +31,7 @@ def rank(count: int, accept: float) -> int:
 
     More than `count` where there are too few for this share.
     """
-    return math.ceil(round((count + 1) * accept, 9))
+    return max(1, math.ceil(round((count + 1) * between("accept", accept), 9)))
 
 
 def comparable(scores: np.ndarray) -> np.ndarray:
@@ -57,6 +58,7 @@ def threshold(values: np.ndarray, accept: float) -> float:
         The threshold, a finite number; scores equal to it are accepted.
 
     Raises:
+        ValueError: a share outside (0, 1).
         UserError: too few images for this share, or too many of them without a finite score.
     """
     refuse_too_few(len(values), accept)
@@ -370,8 +372,9 @@ def rate_interval(hits: int, count: int, level: float = 0.95) -> tuple[float, fl
         (low, high).
 
     Raises:
-        ValueError: hits outside 0..count.
+        ValueError: hits outside 0..count, or a level outside (0, 1).
     """
+    between("level", level)
     if not 0 <= hits <= count:
         raise ValueError(f"hits must lie in 0..{count}, not {hits}")
     tail = (1 - level) / 2

@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 
 from kood.metrics import placements, standard_error
+from kood.numbers import between
 
 __all__ = ["FEWEST_SEEDS", "Difference", "auroc_interval", "mean_interval", "paired_difference"]
 
@@ -75,13 +76,11 @@ def auroc_interval(inside, outsides, level: float = 0.95) -> tuple[float, float]
         ValueError: A level outside (0, 1), no OOD set, fewer than two examples of a kind, NaN, or what is no
             one-dimensional array of real numbers.
     """
-    if not 0 < level < 1:
-        raise ValueError(f"level must be between 0 and 1; it is {level!r}.")
-    inside, outsides = _scores(inside), [_scores(one) for one in outsides]
-    sizes = [one.size for one in (inside, *outsides)]
-    if not outsides or min(sizes) < 2:
-        raise ValueError(f"An interval needs two or more ID examples and as many of each OOD set; there are {sizes}.")
+    between("level", level)
     of_inside, of_outsides = placements(inside, outsides)
+    sizes = [len(of) for of in (of_inside, *of_outsides)]
+    if min(sizes) < 2:
+        raise ValueError(f"An interval needs two or more ID examples and as many of each OOD set; there are {sizes}.")
     areas = np.array([of.mean() for of in of_outsides])
     low = high = area = float(areas.mean())
     if 0.0 < area < 1.0:
@@ -111,8 +110,9 @@ def mean_interval(shares: Sequence[float], level: float = 0.95) -> dict[str, Any
         where all are equal: as they do not differ, they say nothing of how far others would.
 
     Raises:
-        ValueError: no shares.
+        ValueError: no shares, or a level outside (0, 1).
     """
+    between("level", level)
     if not len(shares):
         raise ValueError("there are no shares to take the mean of")
     mean, count = float(np.mean(shares)), len(shares)
@@ -128,16 +128,6 @@ def _half_width(values: np.ndarray, level: float) -> float:
     from scipy.special import stdtrit
 
     return float(stdtrit(len(values) - 1, (1 + level) / 2)) * float(values.std(ddof=1)) / math.sqrt(len(values))
-
-
-def _scores(values) -> np.ndarray:
-    values = np.asarray(values)
-    if values.ndim != 1 or (values.size and values.dtype.kind not in "fiub"):
-        raise ValueError(f"Scores are real numbers (N,); these are {values.dtype} of shape {values.shape}.")
-    undefined = int(np.isnan(values).sum()) if values.size else 0
-    if undefined:
-        raise ValueError(f"{undefined} of {len(values)} scores are NaN.")
-    return values.astype(np.float64)
 
 
 def _unmet(placed: np.ndarray, level: float) -> float:
@@ -182,8 +172,10 @@ def paired_difference(
         A `Difference`.
 
     Raises:
-        ValueError: No figures, unequal numbers of them or of images, or figures that are not finite.
+        ValueError: No figures, unequal numbers of them or of images, figures that are not finite, or a level outside
+            (0, 1).
     """
+    between("level", level)
     one, other = np.asarray(first, np.float64), np.asarray(second, np.float64)
     if one.ndim != 1 or one.shape != other.shape or not one.size:
         raise ValueError(

@@ -67,17 +67,7 @@ def _counted(scores, is_ood) -> _Counts:
             "scores and is_ood must be one-dimensional and equally long; "
             f"their shapes are {scores.shape} and {is_ood.shape}."
         )
-    if scores.size == 0:
-        raise ValueError("There are no scores.")
-    if scores.dtype.kind not in "fiub":
-        raise ValueError(f"scores must be real numbers; their dtype is {scores.dtype}.")
-    if is_ood.dtype.kind not in "fiub" or not np.all((is_ood == 0) | (is_ood == 1)):
-        raise ValueError("is_ood must hold True or False, or 1 or 0, only.")
-    scores = scores.astype(np.float64)
-    undefined = int(np.isnan(scores).sum())
-    if undefined:
-        raise ValueError(f"{undefined} of {scores.size} scores are NaN.")
-    is_ood = is_ood.astype(bool)
+    scores, is_ood = _real(scores), _true("is_ood", is_ood)
     count = int(is_ood.sum())
     if count in (0, is_ood.size):
         raise ValueError(f"Both classes are needed; there are {is_ood.size - count} ID and {count} OOD examples.")
@@ -87,6 +77,29 @@ def _counted(scores, is_ood) -> _Counts:
     last_of_equals = np.append(np.flatnonzero(scores[1:] != scores[:-1]), scores.size - 1)
     positives = np.cumsum(is_ood[order], dtype=np.int64)[last_of_equals]
     return _Counts(positives, last_of_equals + 1 - positives)
+
+
+def _real(scores) -> np.ndarray:
+    """Scores as float64 (N,); refuses none, NaN and what is no number."""
+    scores = np.asarray(scores)
+    if scores.size == 0:
+        raise ValueError("There are no scores.")
+    if scores.ndim != 1 or scores.dtype.kind not in "fiub":
+        raise ValueError(
+            f"scores must be real numbers (N,); their dtype is {scores.dtype}, their shape {scores.shape}."
+        )
+    scores = scores.astype(np.float64)
+    undefined = int(np.isnan(scores).sum())
+    if undefined:
+        raise ValueError(f"{undefined} of {scores.size} scores are NaN.")
+    return scores
+
+
+def _true(name: str, values: np.ndarray) -> np.ndarray:
+    """Truth values as bool."""
+    if values.dtype.kind not in "fiub" or not np.all((values == 0) | (values == 1)):
+        raise ValueError(f"{name} must hold True or False, or 1 or 0, only.")
+    return values.astype(bool)
 
 
 def _checked_rate(tpr: float) -> float:
@@ -267,16 +280,14 @@ def auroc_difference(first, second) -> tuple[float, float]:
         ValueError: unequal examples, NaN, fewer than two examples of a kind, or no OOD set.
     """
     (inside, outsides), (other_inside, other_outsides) = (
-        (np.asarray(one[0], np.float64), [np.asarray(o, np.float64) for o in one[1]]) for one in (first, second)
+        (_real(one[0]), [_real(outside) for outside in one[1]]) for one in (first, second)
     )
     shapes = [[one.shape for one in sets] for sets in ([inside, *outsides], [other_inside, *other_outsides])]
-    if shapes[0] != shapes[1] or not outsides or any(len(shape) != 1 or shape[0] < 2 for shape in shapes[0]):
+    if shapes[0] != shapes[1] or not outsides or any(rows < 2 for (rows,) in shapes[0]):
         raise ValueError(
-            "both scores need the same ID examples and one or more equal OOD sets, one-dimensional, of two examples "
-            f"at least; their shapes are {shapes[0]} and {shapes[1]}."
+            "both scores need the same ID examples and one or more equal OOD sets, of two examples at least; their "
+            f"shapes are {shapes[0]} and {shapes[1]}."
         )
-    if any(np.isnan(one).any() for one in [inside, *outsides, other_inside, *other_outsides]):
-        raise ValueError("a score is NaN.")
     one, other = placements(inside, outsides), placements(other_inside, other_outsides)
     of_inside, of_outsides = other[0] - one[0], [b - a for a, b in zip(one[1], other[1], strict=True)]
     return float(np.mean([of.mean() for of in of_outsides])), standard_error(of_inside, of_outsides)
@@ -294,7 +305,13 @@ def placements(inside, outsides) -> tuple[np.ndarray, list[np.ndarray]]:
 
     Returns:
         (N,) fractions, each the mean over the OOD sets, and (M,) of each OOD set.
+
+    Raises:
+        ValueError: No OOD set, an empty one, NaN, or what is no one-dimensional array of real numbers.
     """
+    inside, outsides = _real(inside), [_real(outside) for outside in outsides]
+    if not outsides:
+        raise ValueError("There is no OOD set.")
     of_inside = np.mean([_below(inside, outside) for outside in outsides], axis=0)
     return of_inside, [_below(-outside, -inside) for outside in outsides]
 
@@ -349,14 +366,14 @@ def calibration_bins(confidence, correct, bins: int = 15) -> tuple[np.ndarray, n
 
     Args:
         confidence: (N,) probability of the predicted class, in [0, 1].
-        correct: (N,) whether the prediction is right.
+        correct: (N,) whether the prediction is right, True or False, or 1 or 0.
         bins: B.
 
     Returns:
         Number of examples (B,), and their mean confidence and accuracy (B,), 0 where there is none.
 
     Raises:
-        ValueError: Empty or unequal input, a confidence outside [0, 1] or NaN, or no bin.
+        ValueError: Empty or unequal input, a confidence outside [0, 1] or NaN, another `correct`, or no bin.
     """
     confidence, correct = np.asarray(confidence, np.float64), np.asarray(correct)
     if confidence.ndim != 1 or confidence.shape != correct.shape or not confidence.size:
@@ -366,6 +383,7 @@ def calibration_bins(confidence, correct, bins: int = 15) -> tuple[np.ndarray, n
         raise ValueError("A confidence is a probability, from 0 to 1; some are not.")
     if bins < 1:
         raise ValueError(f"There must be one bin or more, not {bins}.")
+    correct = _true("correct", correct)
     place = np.clip(np.ceil(confidence * bins).astype(int) - 1, 0, bins - 1)
     counts = np.bincount(place, minlength=bins)
     most = np.maximum(counts, 1)

@@ -2,7 +2,7 @@
 
 import math
 
-__all__ = ["above_zero", "at_least_zero", "fraction", "whole"]
+__all__ = ["above_zero", "at_least_zero", "between", "fraction", "whole"]
 
 
 def whole(name, value, least=1):
@@ -31,3 +31,10 @@ def fraction(name, value):
     if not 0 <= value < 1:
         raise ValueError(f"{name} must be a fraction, from 0 to below 1; it is {value!r}.")
     return float(value)
+
+
+def between(name, value):
+    """A share that is neither nothing nor all; one in percent is told apart by its message."""
+    if not 0 < value < 1:
+        raise ValueError(f"{name} must be between 0 and 1; it is {value!r}.")
+    return value

@@ -54,6 +54,17 @@ def test_an_interval_of_nothing_is_everything():
         rate_interval(4, 3)
 
 
+@pytest.mark.parametrize("accept", [0, 1, -0.1, 95, math.nan])
+def test_a_share_that_is_none_is_refused(accept):
+    for asked in (lambda: threshold(np.arange(100.0), accept), lambda: needed_images(accept)):
+        with pytest.raises(ValueError, match="accept must be between 0 and 1; it is"):
+            asked()
+
+
+def test_the_least_share_accepts_the_least_score():
+    assert threshold(np.arange(100.0), 1e-12) == 0.0
+
+
 STRANGE = np.array([np.nan, np.inf, -np.inf])
 
 

@@ -6,7 +6,8 @@ import numpy as np
 import pytest
 import scipy.stats
 
-from kood.intervals import Difference, auroc_interval, paired_difference
+from kood.conformal import rate_interval
+from kood.intervals import Difference, auroc_interval, mean_interval, paired_difference
 from kood.metrics import auroc, placements
 
 
@@ -107,7 +108,7 @@ def test_only_the_order_counts_and_negated_scores_are_mirrored(kind):
     [
         ([0.0], [[1.0, 2.0]], 0.95, "two or more"),
         ([0.0, 1.0], [[1.0]], 0.95, "two or more"),
-        ([0.0, 1.0], [], 0.95, "two or more"),
+        ([0.0, 1.0], [], 0.95, "no OOD set"),
         ([0.0, math.nan], [[1.0, 2.0]], 0.95, "NaN"),
         ([0.0, 1.0], [[1.0, 2.0]], 1.0, "level"),
         ([0.0, 1.0], [[1.0, 2.0]], 0, "level must be between 0 and 1"),
@@ -250,3 +251,14 @@ def test_differences_repeat_and_refuse_what_does_not_pair():
     ):  # fmt: skip
         with pytest.raises(ValueError, match=message):
             paired_difference(*arguments)
+
+
+@pytest.mark.parametrize("level", [95, 1.0, 0, -0.5, math.nan])
+def test_a_level_that_is_no_share_is_refused(level):
+    for asked in (
+        lambda: mean_interval([0.5, 0.6, 0.7], level),
+        lambda: paired_difference([0.5, 0.6, 0.4], [0.6, 0.71, 0.52], level=level),
+        lambda: rate_interval(3, 10, level),
+    ):
+        with pytest.raises(ValueError, match="level must be between 0 and 1; it is"):
+            asked()

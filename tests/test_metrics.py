@@ -321,7 +321,6 @@ def test_auroc_difference_of_equal_and_of_opposite_scores():
         (([1.0, 2], [[1.0, 2]]), ([1.0, 2], [[1.0, 2], [1.0, 2]])),
         (([1.0, 2], []), ([1.0, 2], [])),
         (([1.0], [[1.0, 2]]), ([1.0], [[1.0, 2]])),
-        (([1.0, 2], [[]]), ([1.0, 2], [[]])),
     ],
 )
 def test_auroc_difference_needs_the_same_examples(first, second):
@@ -367,8 +366,29 @@ def test_calibration_at_its_ends():
     [
         ([], [], 15, "filled"), ([0.5], [1, 0], 15, "equally long"), ([1.1], [1], 15, "probability"),
         ([float("nan")], [1], 15, "probability"), ([0.5], [1], 0, "one bin"),
+        ([0.9, 0.8], [7, 3], 15, "correct must hold"), ([0.9], [float("nan")], 15, "correct must hold"),
     ],
 )  # fmt: skip
 def test_calibration_refuses(confidence, correct, bins, message):
     with pytest.raises(ValueError, match=message):
         metrics.expected_calibration_error(confidence, correct, bins)
+
+
+@pytest.mark.parametrize("dtype", ["uint8", "int8", "bool", "float16"])
+def test_placements_of_any_numbers_are_those_of_float64(dtype):
+    rng = np.random.default_rng(0)
+    low = -128 if dtype == "int8" else 0
+    inside, outside = rng.integers(low, low + 40, 60).astype(dtype), rng.integers(low, low + 50, 70).astype(dtype)
+    of_inside, (of_outside,) = metrics.placements(inside.tolist(), [outside])
+    assert of_inside.mean() == pytest.approx(metrics.auroc(*metrics.joined(inside, outside)), abs=1e-12)
+    assert of_outside.mean() == pytest.approx(of_inside.mean(), abs=1e-12)
+
+
+@pytest.mark.parametrize(
+    ("inside", "outsides", "message"),
+    [([1, np.nan], [[3, 0]], "1 of 2 scores are NaN"), ([1, 2], [[]], "no scores"), ([1, 2], [], "no OOD set"),
+     ([1, 2], [["a"]], "real numbers"), ([[1, 2]], [[3]], "real numbers")],
+)  # fmt: skip
+def test_placements_refuse(inside, outsides, message):
+    with pytest.raises(ValueError, match=message):
+        metrics.placements(inside, outsides)
