@@ -48,3 +48,10 @@ def test_samples_move_along_the_gradient():
     noise = ops.convert_to_tensor(some(3))
     plain, pushed = (numbers(samplers.ddim(d, ALPHA_BAR, noise, 10, clip=1.0)) for d in (denoise, up(denoise)))
     assert (pushed >= plain - 1e-6).all() and (pushed - plain).mean() > 0.02
+
+
+def test_samples_from_noise_in_numpy():
+    push = away_from(lambda clean: 0.1 * clean, ALPHA_BAR, 0.3)
+    found = samplers.ddim(push(lambda x, t: 0.1 * ops.convert_to_tensor(x)), ALPHA_BAR, some(0), 4)
+    expected = samplers.ddim(push(lambda x, t: 0.1 * x), ALPHA_BAR, ops.convert_to_tensor(some(0)), 4)
+    np.testing.assert_allclose(numbers(found), numbers(expected), rtol=1e-5, atol=1e-5)

@@ -105,6 +105,23 @@ def test_impossible_pairs(settings, message):
         label_mixup.choose_classes(3, 4, rng=rng(), **settings)
 
 
+@pytest.mark.parametrize("groups", [[], [[0, -1]], [[0, 7]], [[0, 0]], [[1]], [[0, 1, 2, 3, 4]]])
+def test_impossible_groups(groups):
+    with pytest.raises(ValueError, match="two different classes or more, from 0 to 3"):
+        label_mixup.choose_classes(3, 4, groups=groups, rng=rng())
+
+
+@pytest.mark.parametrize("alpha", [0.0, -1.0, np.nan, np.inf])
+def test_impossible_alphas(alpha):
+    with pytest.raises(ValueError, match="alpha must be above 0"):
+        label_mixup.condition_rows(np.array([[0, 1]]), 4, weight="beta", alpha=alpha, rng=rng())
+
+
+def test_an_unknown_way_to_mix_is_refused():
+    with pytest.raises(ValueError, match="mix must be 'condition' or 'prediction', not 'predictions'"):
+        label_mixup.noise_predictor(curved, np.eye(3), mix="predictions")
+
+
 def test_the_first_class_has_the_stated_share_even_none():
     chosen = label_mixup.choose_classes(300, 6, groups=[[0, 3], [1, 4, 5]], rng=rng())
     assert ((chosen >= 0).sum(axis=1) == np.where(np.isin(chosen[:, 0], [0, 3]), 2, 3)).all()

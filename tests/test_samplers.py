@@ -4,6 +4,7 @@ In the solvable case the images are Gaussian, N(MEAN, SD^2) in each pixel. Then 
 so is the whole path of the probability-flow equation: x_t = sqrt(a) MEAN + sqrt(a SD^2 + 1 - a) z, with z fixed.
 """
 
+import functools
 import math
 
 import keras
@@ -457,6 +458,36 @@ def test_seed(sampler, as_tensor):
     first, second = images(generator), images(generator)
     assert not np.array_equal(first, second)
     np.testing.assert_array_equal(first, images(keras.random.SeedGenerator(7)))
+
+
+@pytest.mark.parametrize("sampler", [samplers.ddpm, functools.partial(samplers.ddim, eta=0.5)])
+def test_fresh_noise_is_drawn_within_a_compiled_function(sampler):
+    def sample(noise):
+        return sampler(keras_predictor, schedule.cosine(20), noise, 4, seed=7)
+
+    noise, run = keras.ops.convert_to_tensor(start(), "float32"), sample
+    if keras.backend.backend() == "tensorflow":
+        import tensorflow as tf
+
+        run = tf.function(sample)
+    elif keras.backend.backend() == "jax":
+        import jax
+
+        run = jax.jit(sample)
+    expected = keras.ops.convert_to_numpy(sample(noise))
+    for _ in range(2):
+        np.testing.assert_allclose(keras.ops.convert_to_numpy(run(noise)), expected, rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.parametrize("sampler", ALL)
+def test_images_have_the_dtype_of_the_noise(sampler):
+    images = sampler(lambda x, t: np.float64(0.1) * x.astype("float64"), schedule.cosine(50), np.float32(start()), 5)
+    assert images.dtype == "float32"
+    half = keras.ops.convert_to_tensor(start(), "float16")
+    images = sampler(lambda x, t: 0.1 * keras.ops.cast(x, "float32"), schedule.cosine(50), half, 5)
+    assert keras.backend.standardize_dtype(images.dtype) == "float16"
+    with pytest.raises(ValueError, match="noise must be floating-point numbers, got int64"):
+        sampler(crooked_predictor, schedule.cosine(50), np.ones(SHAPE, "int64"), 5)
 
 
 @pytest.mark.parametrize("zeros", [np.zeros, keras.ops.zeros])

@@ -348,3 +348,17 @@ def test_a_resumed_training_has_the_rest_of_its_time(tmp_path, killed_after):
         expected = [0.01 * (1 + np.cos(np.pi * (done - 1 + max(i - 1, 0)) / 9.4)) / 2 for i in range(11 - done)]
         np.testing.assert_allclose(clock.rates, expected, rtol=1e-5)
     assert int(ops.convert_to_numpy(resumed.optimizer.iterations)) == done + len(clock.rates)
+
+
+@pytest.mark.parametrize(
+    ("setting", "message"),
+    [
+        ({"prediction": "x0"}, "prediction: found 'x0'; Allowed: epsilon, v"),
+        ({"schedule": "whole_number"}, "schedule: found 'whole_number'; Allowed: cosine, linear"),
+        ({"label_dropout": 10}, "label_dropout: found 10; input should be less than 1"),
+        ({"num_steps": 1, "min_snr": -1.0}, "num_steps: found 1; .*\nmin_snr: found -1.0; "),
+    ],
+)
+def test_a_denoiser_takes_the_settings_that_a_recipe_takes(setting, message):
+    with pytest.raises(ValueError, match=message):
+        Denoiser(denoisers.mlp((8, 8, 1), 3, width=8, depth=1), **setting)

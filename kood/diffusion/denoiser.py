@@ -7,6 +7,8 @@ from keras import ops
 import kood.nets.layers  # noqa: F401  A saved denoiser is made of these layers; this makes them known by name.
 from kood.backends import TrainStep, mine, share, whole
 from kood.diffusion import schedule as schedules
+from kood.recipe import check_settings
+from kood.recipe.sections import Diffusion
 
 __all__ = ["Denoiser"]
 
@@ -32,6 +34,9 @@ class Denoiser(TrainStep):
         label_dropout: Probability that a training row loses its label.
         seed: Seed of the noise, the steps and the dropped labels.
         min_snr: Gamma of the min-SNR weights, or None to weigh all rows the same.
+
+    Raises:
+        ValueError: A setting that a recipe's `[diffusion]` would not take.
     """
 
     def __init__(
@@ -45,6 +50,10 @@ class Denoiser(TrainStep):
         min_snr=None,
         **kwargs,
     ):
+        check_settings(
+            Diffusion, schedule=schedule, num_steps=num_steps, prediction=prediction, label_dropout=label_dropout,
+            min_snr=min_snr,
+        )  # fmt: skip
         super().__init__(**kwargs)
         self.network = network
         self.schedule = schedule

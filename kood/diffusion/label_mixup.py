@@ -11,6 +11,8 @@ from collections.abc import Callable, Sequence
 import numpy as np
 from keras import ops
 
+from kood.numbers import above_zero
+
 __all__ = [
     "away_from", "choose_classes", "classes_mixed", "condition_rows", "confusion", "interpolation", "noise_predictor",
 ]  # fmt: skip
@@ -86,8 +88,11 @@ def _turned(pairs: np.ndarray, where: np.ndarray) -> np.ndarray:
 def _from_groups(
     count: int, num_classes: int, groups: Sequence[Sequence[int]], rng: np.random.Generator
 ) -> np.ndarray:  # fmt: skip
-    if any(len(set(group)) != len(group) or not 2 <= len(group) <= num_classes for group in groups):
-        raise ValueError(f"a group names between 2 and {num_classes} different classes: {groups}")
+    known = set(range(num_classes))
+    if not len(groups) or any(
+        len(set(group)) != len(group) or len(group) < 2 or set(group) - known for group in groups
+    ):
+        raise ValueError(f"a group names two different classes or more, from 0 to {num_classes - 1}: {groups}")
     chosen = np.full((count, max(map(len, groups))), -1)
     drawn = rng.integers(len(groups), size=count)
     for number, group in enumerate(groups):
@@ -114,10 +119,11 @@ def condition_rows(
         (N, K) float32; rows sum to 1.
 
     Raises:
-        ValueError: a weight that is none of these.
+        ValueError: a weight that is none of these, or an alpha not above 0.
     """
     if weight not in ("uniform", "beta") if isinstance(weight, str) else not -2.0 <= weight <= 1.0:
         raise ValueError(f"weight must be a number in [-2, 1], 'uniform' or 'beta', not {weight!r}")
+    above_zero("alpha", alpha)
     rows = np.zeros((len(chosen), num_classes))
     sizes = (chosen >= 0).sum(axis=1)
     for size in np.unique(sizes):
@@ -169,7 +175,12 @@ def noise_predictor(
 
     Returns:
         denoise(image (B, H, W, C), step (B,)) -> noise (B, H, W, C).
+
+    Raises:
+        ValueError: another `mix`.
     """
+    if mix not in ("condition", "prediction"):
+        raise ValueError(f"mix must be 'condition' or 'prediction', not {mix!r}")
     condition = np.asarray(condition, "float32")
     if mix == "condition":
         parts, shares = [condition], [np.ones(len(condition), "float32")]
@@ -224,7 +235,7 @@ def away_from(gradient: Callable, alpha_bar: np.ndarray, strength: float) -> Cal
 
     def push(denoise: Callable) -> Callable:
         def pushed(image, step):
-            noise = denoise(image, step)
+            image, noise = (ops.cast(part, "float32") for part in (image, denoise(image, step)))
             signal = ops.take(levels, ops.cast(step, "int32"))[:, None, None, None]
             spread = ops.sqrt(1.0 - signal)
             clean = ops.clip((image - spread * noise) / ops.sqrt(signal), -1.0, 1.0)

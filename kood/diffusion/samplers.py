@@ -231,6 +231,8 @@ def _run(
     shape = getattr(noise, "shape", None)
     if shape is None or len(shape) != 4:
         raise ValueError(f"noise must be an array of shape (B, H, W, C), got {shape if shape is not None else noise!r}")
+    if "float" not in str(noise.dtype):
+        raise ValueError(f"noise must be floating-point numbers, got {noise.dtype}")
     x = noise
     previous: Array = None
     for i, step in enumerate(steps):
@@ -240,8 +242,7 @@ def _run(
             raise ValueError(
                 f"denoise must return the shape it is given, {tuple(x.shape)}, not {tuple(predicted.shape)}"
             )
-        if isinstance(x, np.ndarray) != isinstance(predicted, np.ndarray):
-            x, predicted = _as_tensors(x, predicted)
+        x, predicted = _alike(x, predicted)
         image = (x - (1.0 - step.alpha_bar) ** 0.5 * predicted) * (1.0 / step.alpha_bar**0.5)
         if clip is not None:
             image = _ops(image).clip(image, -float(clip), float(clip))
@@ -251,7 +252,7 @@ def _run(
         if step.c_previous:
             stepped = stepped + step.c_previous * previous
         if step.c_noise and fresh_noise is not None:
-            stepped = stepped + step.c_noise * fresh_noise(i, x)
+            stepped = stepped + step.c_noise * _alike(x, fresh_noise(i, x))[1]
         x, previous = stepped, image
         if callback is not None:
             callback(i, x)
@@ -299,20 +300,23 @@ def _checked_alpha_bar(alpha_bar: np.ndarray) -> np.ndarray:
 
 
 def _fresh_noise(seed: Any) -> StepNoise:
-    """Standard normal noise like x. One generator serves all steps: a bare int would repeat its draw at each."""
-    generators: dict[str, Any] = {}
+    """Standard normal noise like x.
+
+    Of an int each step has a seed of its own: a bare one would repeat its draw at each, and a generator, which is a
+    variable, cannot be made within a compiled function.
+    """
 
     def draw(step: int, x: Array) -> Array:
-        if isinstance(x, np.ndarray) and isinstance(seed, (int, np.integer)):
-            rng = generators.setdefault("numpy", np.random.default_rng(seed))
-            return rng.standard_normal(x.shape).astype(x.dtype)
+        own: Any = seed
+        if isinstance(seed, (int, np.integer)):
+            numbers = np.random.SeedSequence([int(seed), step])
+            if isinstance(x, np.ndarray):
+                return np.random.default_rng(numbers).standard_normal(x.shape)
+            own = int(numbers.generate_state(1)[0])
         import keras
 
-        if "keras" not in generators:
-            is_int = isinstance(seed, (int, np.integer))
-            generators["keras"] = keras.random.SeedGenerator(int(seed)) if is_int else seed
         dtype = keras.backend.standardize_dtype(x.dtype)
-        drawn = keras.random.normal(keras.ops.shape(x), dtype=dtype, seed=generators["keras"])
+        drawn = keras.random.normal(keras.ops.shape(x), dtype=dtype, seed=own)
         return keras.ops.convert_to_numpy(drawn) if isinstance(x, np.ndarray) else drawn
 
     return draw
@@ -327,8 +331,10 @@ def _ops(x: Array) -> Any:
     return keras.ops
 
 
-def _as_tensors(x: Array, predicted: Array) -> tuple[Array, Array]:
-    """Both as tensors, of the dtype of the one that is a tensor already."""
+def _alike(x: Array, predicted: Array) -> tuple[Array, Array]:
+    """Both in the dtype of x; as tensors where one is, and where x is none in the dtype of that one."""
+    if isinstance(x, np.ndarray) and isinstance(predicted, np.ndarray):
+        return x, predicted.astype(x.dtype, copy=False)
     import keras
 
     tensor = predicted if isinstance(x, np.ndarray) else x
