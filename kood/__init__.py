@@ -6,9 +6,10 @@
     losses      what outliers are exposed by
     scores      out-of-distribution scores
     metrics     how well scores tell images apart
-    diffusion   the label-mixup diffusion model: schedule, samplers
+    diffusion   the label-mixup diffusion model: schedule, samplers, label_mixup
 
-Each is loaded when it is first used; `import kood` loads neither Keras nor TensorFlow.
+Each is loaded when it is first used, and so are `conformal`, `errors` (what `UserError` is of), `intervals` and
+`recipe`; `import kood` loads neither Keras nor TensorFlow.
 
 Example:
     ```python
@@ -27,7 +28,7 @@ from typing import Any
 __version__ = "0.1.0"
 
 _PLACES = {"Detector": "kood.detector", "run": "kood.pipeline"}
-_ROOMS = ("heads", "losses", "scores", "metrics", "diffusion")
+_ROOMS = ("conformal", "diffusion", "errors", "heads", "intervals", "losses", "metrics", "recipe", "scores")
 
 __all__ = ["Detector", "diffusion", "heads", "losses", "metrics", "run", "scores"]
 
@@ -41,4 +42,4 @@ def __getattr__(name: str) -> Any:
 
 
 def __dir__() -> list[str]:
-    return sorted([*globals(), *__all__])
+    return sorted({*globals(), *_PLACES, *_ROOMS})

@@ -8,6 +8,7 @@ import signal
 import subprocess
 import sys
 import time
+import tomllib
 from pathlib import Path
 
 import numpy as np
@@ -364,6 +365,25 @@ def test_a_folder_that_another_process_holds_is_told_with_the_way_round_it(tmp_p
     held = r"tiny: process \d+ holds this folder; wait for it, or give this run another name \(--set name=\.\.\.\)$"
     with Run(tmp_path / "saved" / "tiny").held(), pytest.raises(UserError, match=held):
         run(tmp_path / "tiny.toml", saved=tmp_path / "saved")
+
+
+@pytest.mark.keras
+def test_what_a_recipe_in_memory_cannot_be_given_is_refused(tmp_path):
+    import kood
+
+    (tmp_path / "tiny.toml").write_text(TINY)
+    file, saved = tmp_path / "tiny.toml", tmp_path / "saved"
+    recipe = kood.recipe.load(file)
+    for given, options, message in (
+        (recipe, {"overrides": ["train.epochs=1"]}, "overrides and quick change a recipe's file"),
+        (recipe, {"quick": True}, "overrides and quick change a recipe's file"),
+        (kood.recipe.Recipe(**{**tomllib.loads(TINY), "name": ""}), {}, "^name: this Recipe has none; give one"),
+        (tomllib.loads(TINY), {}, "a recipe is a TOML file or the name of one that comes with kood; found a dict"),
+        (file, {"overrides": "name=x"}, r"overrides: found the text 'name=x'; give a list"),
+    ):
+        with pytest.raises(kood.errors.UserError, match=message):
+            kood.run(given, saved=saved, **options)
+    assert not saved.exists()
 
 
 @pytest.mark.keras

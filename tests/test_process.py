@@ -64,6 +64,14 @@ def test_a_library_leaves_the_environment_alone():
     assert done.stdout == "module://somewhere 0\n"
 
 
+def test_what_is_loaded_when_used_needs_no_import_of_its_own():
+    light = ["diffusion.schedule", "diffusion.samplers", "intervals", "conformal", "recipe", "errors"]
+    code = f"import sys, kood; {'; '.join(f'kood.{name}' for name in light)}; print('keras' in sys.modules)"
+    code += "; kood.diffusion.label_mixup; print(hasattr(kood.diffusion, 'nothing'))"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False, cwd=ROOT)
+    assert done.stdout == "False\nFalse\n", done.stderr
+
+
 def test_a_command_prints_no_warning_of_a_large_picture():
     """Pillow's has no name of a file in it."""
     code = "import sys; from kood import process; sys.argv[1:] and process.settle(); from PIL import Image; "

@@ -14,3 +14,14 @@ Example:
     samplers.dpm_solver(denoise, alpha_bar, noise, num_steps=5)  # (2, 4, 4, 1)
     ```
 """
+
+import importlib
+from typing import Any
+
+__all__ = ["label_mixup", "samplers", "schedule"]
+
+
+def __getattr__(name: str) -> Any:
+    if name in __all__:
+        return importlib.import_module(f"{__name__}.{name}")
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -72,9 +72,9 @@ def run(
 
     Args:
         recipe: A recipe, or its file.
-        overrides: `KEY=VALUE` settings, for a file.
+        overrides: `KEY=VALUE` settings, of a file alone.
         fresh: Make every stage again.
-        quick: Smoke run, for a file.
+        quick: Smoke run, of a file alone.
         any_backend: Take stages that another backend finished, and go on with those that it left half made.
         other_data: Go on in a run folder that belongs to other classes or to another data set; its report is kept.
         began: When the command began, on `time.monotonic`; `budget.minutes` count from there, or from now on.
@@ -90,6 +90,13 @@ def run(
     console = console or Console()
     if not isinstance(recipe, Recipe):
         recipe = load(recipe, overrides, quick=quick)
+    elif overrides or quick:
+        raise UserError(
+            "overrides and quick change a recipe's file, and this is a Recipe; give them to kood.recipe.load, or "
+            "kood.run the file"
+        )
+    if not recipe.name:
+        raise UserError(f"name: this Recipe has none; give one, which names its folder under {saved}")
     with of_its_file(recipe):
         budget, backend = Budget(recipe, began), keras.backend.backend()
         folder = Run(

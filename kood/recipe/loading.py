@@ -39,6 +39,12 @@ def load(path: str | Path, overrides: tuple[str, ...] | list[str] = (), *, quick
     Raises:
         UserError: the file cannot be read, is not TOML, or is not a valid recipe.
     """
+    if isinstance(overrides, str):
+        raise UserError(f"overrides: found the text {overrides!r}; give a list, such as ['train.epochs=10']")
+    if not isinstance(path, str | Path):
+        raise UserError(
+            f"a recipe is a TOML file or the name of one that comes with kood; found a {type(path).__name__}"
+        )
     path = Path(path)
     if not path.suffix and not path.exists():
         path = shipped().get(str(path), path)
