@@ -44,9 +44,12 @@ def parse(spec: str | Mapping[str, Any], key: str = "") -> tuple[str, dict[str, 
         UserError: no such score or option, or a value of another type than the option's default.
     """
     at = f"{key}: " if key else ""
-    table: dict[str, Any] = {"name": spec} if isinstance(spec, str) else dict(spec)
+    table: dict[str, Any] = dict(spec) if isinstance(spec, Mapping) else {"name": spec}
     if not isinstance(table.get("name"), str):
-        raise UserError(f"{at}found {table!r}; a score with options is a table such as {{ name = 'knn', k = 10 }}")
+        raise UserError(
+            f"{at}found {shown(spec)}; a score is told by its name ('knn', or 'package.module:MyScore' for one of your "
+            "own), with options as in 'knn:k=10' or in a table such as { name = 'knn', k = 10 }"
+        )
     name, given = _split(table.pop("name"), at)
     given |= table
     entry = registry.find("scores", name, key)

@@ -1,6 +1,7 @@
 """A score and its options in one string: the same settings are the same string, whatever they were written as."""
 
 import json
+import math
 
 import pytest
 
@@ -51,7 +52,10 @@ def test_equal_settings_are_equal_strings(spec, expected):
         ("knn:k=1,k=2", "gives an option twice"),
         ("knn:k=1:limit=2", "is no score with options; write it as knn:k=10"),
         ("", "is no score with options"),
-        ({"k": 3}, "a score with options is a table such as"),
+        ({"k": 3}, "a score is told by its name .'knn', .* with options as in 'knn:k=10'"),
+        (["energy", "msp"], r"found \['energy', 'msp'\]; a score is told by its name"),
+        (None, "found None; a score is told by its name"),
+        (math.sqrt, "found <built-in function sqrt>; a score is told by its name"),
     ],
 )
 def test_what_is_wrong_is_told_with_its_key(spec, message):

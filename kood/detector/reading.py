@@ -255,6 +255,10 @@ class Reading:
             return pixels
         return normalize(pixels.astype(np.float32))
 
+    def __getstate__(self) -> dict[str, Any]:
+        """What copies and pickles take: not what was compiled, which is compiled again."""
+        return {name: value for name, value in vars(self).items() if name not in ("_normal", "_raw")}
+
     @functools.cached_property
     def _normal(self) -> Callable:
         return forward_of(self.classifier, list(self.scorers))

@@ -1,8 +1,10 @@
 """The detector around a classifier that exists: what it answers, what it refuses, its file and its SavedModel."""
 
+import copy
 import io
 import itertools
 import json
+import pickle
 import re
 import zipfile
 
@@ -1096,6 +1098,13 @@ def test_images_that_a_model_of_any_size_leaves_nothing_of():
         Detector(model, "energy").calibrate(images(40, 1)[0])
     large = images(40, 1)[0].repeat(8, axis=1).repeat(8, axis=2)
     assert np.isfinite(Detector(model, "energy").calibrate(large, accept=0.8).predict(large).ood_score).all()
+
+
+@pytest.mark.parametrize("copied", [copy.deepcopy, lambda one: pickle.loads(pickle.dumps(one))])
+def test_a_copy_of_a_detector_that_has_answered_answers_alike(detector, copied):
+    some = images(9, 4)[0]
+    expected = detector.predict(some)
+    np.testing.assert_array_equal(copied(detector).predict(some).ood_score, expected.ood_score)
 
 
 def test_public_names_are_loaded_when_used():
