@@ -70,6 +70,7 @@ def test_the_resolved_recipe_reads_back_the_same(path, tmp_path):
         (("epochs = 2", "epochs = 2.0"), ["train.epochs", "2.0", "integer"]),
         (("epochs = 2", "epochs = true"), ["train.epochs", "true", "integer"]),
         (("epochs = 2", "epochs = 0"), ["train.epochs", "found 0", "greater than or equal to 1"]),
+        (("[train]", "[pure_samples]\naudit_count = 1\n[train]"), ["pure_samples.audit_count", "equal to 2"]),
         (("epochs = 2", "learning_rate = nan"), ["train.learning_rate", "nan", "finite"]),
         (('name = "arcface"', 'name = "arkface"'), ["head", "arkface", "did you mean 'arcface'"]),
         (('name = "arcface"', 'name = "softmax"'), ["head", "margin", "softmax"]),

@@ -351,21 +351,58 @@ def test_sizes_that_cannot_be_drawn_are_refused(folder, settings, told):
     assert "\n" not in str(refused.value)
 
 
-def test_the_audit_is_told_how_the_images_of_the_diffusion_model_were_augmented(folder, tmp_path, monkeypatch):
-    class Answers:
-        def __init__(self, *given):
-            pass
+class Answers:
+    """A judge that knows nothing."""
 
-        def opinions(self, images):
-            return np.full((len(images), 4), 0.25), np.asarray(images, "float32").reshape(len(images), -1)[:, :3]
+    def __init__(self, *given):
+        pass
 
-    monkeypatch.setattr(pipeline_audit, "Judge", Answers)
-    settings = ["data.augment=['FLIP', 'crop']", "outliers.use=['pixel_mixup']"]
-    cell = Cell(load(folder / "tiny.toml", settings), folder / "saved", width=200)
-    data = cell["data"]
-    parts, shown = SimpleNamespace(images=data.images), SimpleNamespace(progress=SimpleNamespace(bar=nullcontext))
-    pure, judge = SimpleNamespace(images=lambda: data.images("train")), SimpleNamespace(model=lambda: None)
-    stage = pipeline_audit.Audit(cell.work.recipe, parts, judge, pure, [])
-    stage.make(tmp_path, shown)
-    told = " ".join(json.loads((tmp_path / "audit.json").read_text())["diversity"]["sentences"])
+    def opinions(self, images):
+        return np.full((len(images), 4), 0.25), np.asarray(images, "float32").reshape(len(images), -1)[:, :3]
+
+
+@pytest.fixture
+def audited(folder, tmp_path, monkeypatch):
+    """Audits so many images as samples of one class each and, where there are some, as outliers."""
+
+    def audited(count=None, mixed=0, judge=Answers):
+        monkeypatch.setattr(pipeline_audit, "Judge", judge)
+        settings = ["data.augment=['FLIP', 'crop']", "outliers.use=['pixel_mixup']"]
+        cell = Cell(load(folder / "tiny.toml", settings), folder / "saved", width=200)
+        data = cell["data"]
+        parts, shown = SimpleNamespace(images=data.images), SimpleNamespace(progress=SimpleNamespace(bar=nullcontext))
+        train = data.images("train")
+        pure = SimpleNamespace(images=lambda: train.take(np.arange(count or len(train))))
+        drawn = SimpleNamespace(
+            kind="label_mixup", source=SimpleNamespace(needs=["denoiser"]), shares=lambda: None,
+            images=lambda: train.take(np.arange(mixed)),
+        )  # fmt: skip
+        known = SimpleNamespace(model=lambda: None)
+        stage = pipeline_audit.Audit(cell.work.recipe, parts, known, pure, [drawn] if mixed else [])
+        stage.make(tmp_path, shown)
+        return json.loads((tmp_path / "audit.json").read_text())
+
+    return audited
+
+
+def test_the_audit_is_told_how_the_images_of_the_diffusion_model_were_augmented(audited):
+    told = " ".join(audited()["diversity"]["sentences"])
     assert "looked for both ways round" in told and "learnt images under crop too" in told
+
+
+def test_one_image_cannot_be_audited(audited):
+    assert audited(2, 2)["diversity"]["sets"]["mixtures"]["n"] == 2
+    for counts, key in (((1, 2), "pure_samples.audit_count"), ((2, 1), "outliers.label_mixup.count")):
+        with pytest.raises(UserError, match=f"^{key}: one image was sampled, and an audit compares two") as refused:
+            audited(*counts)
+        assert refused.value.exit_code == 1
+
+
+def test_a_judge_that_gives_no_numbers_ends_the_audit(audited):
+    class Broken(Answers):
+        def opinions(self, images):
+            posteriors, features = super().opinions(images)
+            return posteriors, features + np.inf
+
+    with pytest.raises(UserError, match="the judge, .* gives NaN or infinity; lower train.learning_rate"):
+        audited(judge=Broken)

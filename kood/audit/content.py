@@ -8,8 +8,6 @@ from typing import Any
 
 import numpy as np
 
-from kood.audit.checks import labels_of, posteriors_of
-
 __all__ = ["mixed_content", "pure_content"]
 
 #: A posterior below this counts as this in a logarithm, so that one rounded to zero does not make a mean infinite.
@@ -43,13 +41,9 @@ def pure_content(posteriors, labels) -> dict[str, Any]:
         "entropy": mean, in nats; "top_log_odds": mean log-odds of the top class against the second; "per_class": a list
         in class order of {"n", "share", "confidence"}, None where a class has no image; "confusion": K rows (the
         intended class) of K counts (the judge's).
-
-    Raises:
-        ValueError: No images, posteriors that are no probabilities, or labels that do not fit.
     """
-    found = posteriors_of("posteriors", posteriors)
+    found, intended = np.asarray(posteriors, np.float64), np.asarray(labels)
     count, classes = found.shape
-    intended = labels_of("labels", labels, count, classes)
     top = (found == found.max(axis=1, keepdims=True)).astype(np.float64)
     top /= top.sum(axis=1, keepdims=True)
     confusion = np.zeros((classes, classes))
@@ -75,16 +69,6 @@ def pure_content(posteriors, labels) -> dict[str, Any]:
     }
 
 
-def _checked_mixtures(mixtures, shape: tuple[int, ...]) -> np.ndarray:
-    if np.shape(mixtures) != shape:
-        raise ValueError(f"mixtures must have the shape of the posteriors, {shape}; theirs is {np.shape(mixtures)}.")
-    shares = posteriors_of("mixtures", mixtures, "shares")
-    alone = int(((shares > 0).sum(axis=1) < 2).sum())
-    if alone:
-        raise ValueError(f"{alone} of {len(shares)} mixtures have one class alone; those are pure labels.")
-    return shares
-
-
 def mixed_content(posteriors, mixtures) -> dict[str, Any]:
     """What the judge sees in images made under mixtures of two or more classes, their parents.
 
@@ -102,12 +86,8 @@ def mixed_content(posteriors, mixtures) -> dict[str, Any]:
         shares in nats, "top_log_odds" of the judge's top class against its second; and "by_share": for each bin of
         lambda that has mixtures {"low", "high", "n"}, low <= lambda < high, the same means in it, and "log_odds", the
         mean log-odds of the first parent against the second.
-
-    Raises:
-        ValueError: No images, posteriors that are no probabilities, or mixtures that do not fit.
     """
-    found = posteriors_of("posteriors", posteriors)
-    shares = _checked_mixtures(mixtures, found.shape)
+    found, shares = np.asarray(posteriors, np.float64), np.asarray(mixtures, np.float64)
     parents = shares > 0
     number = parents.sum(axis=1)
     order = np.argsort(-np.rint(shares / _TIE), axis=1, kind="stable")

@@ -9,7 +9,6 @@ from typing import Any
 
 import numpy as np
 
-from kood.audit.checks import rows_of
 from kood.data.copies import distinct, image_digests, whole
 
 __all__ = ["MEMORISED_RATIO", "copies", "duplicates", "histograms", "memorised", "nearest", "spread"]
@@ -35,22 +34,15 @@ def nearest(queries, references=None, *, neighbours: int = 1) -> tuple[np.ndarra
     query is searched again in float64.
 
     Args:
-        queries: (N, ...) images or features.
+        queries: (N, ...) images or features, finite.
         references: (M, ...) of the same shape; None for the queries themselves, each without itself.
-        neighbours: How many, k.
+        neighbours: How many, k; there are as many references.
 
     Returns:
         Distances (N, k), float64, ascending, root mean square (see the module), and the references' indices (N, k).
         Of references equally far any may come first.
-
-    Raises:
-        ValueError: Empty input, shapes that differ, NaN, or fewer than k references.
     """
-    q = rows_of("queries", queries)
-    r = q if references is None else rows_of("references", references, width=q.shape[1])
-    there = len(r) - (references is None)
-    if not 1 <= neighbours <= there:
-        raise ValueError(f"{neighbours} neighbours were asked for; there are {there} references.")
+    q, r = (rows.reshape(len(rows), -1) for rows in (queries, queries if references is None else references))
     found, indices, sure = _search(q, r, neighbours, among=references is None, precision=np.float32)
     again = np.flatnonzero(~sure)
     if again.size:
@@ -136,52 +128,27 @@ def memorised(to_training: np.ndarray) -> np.ndarray:
     Returns:
         (N,) booleans.
 
-    Raises:
-        ValueError: Another shape.
-
     Reference: Gu et al. 2023, arXiv:2310.02664, section 2. Carlini et al. 2023, arXiv:2301.13188, divide by the
     mean distance to more neighbours to the same end.
     """
-    distances = np.asarray(to_training)
-    if distances.ndim != 2 or distances.shape[1] != 2:
-        raise ValueError(f"to_training must be (N, 2) distances; its shape is {distances.shape}.")
-    return (distances[:, 0] == 0) | (distances[:, 0] < MEMORISED_RATIO * distances[:, 1])
+    first, second = np.transpose(to_training)
+    return (first == 0) | (first < MEMORISED_RATIO * second)
 
 
 def copies(samples, references) -> int:
-    """How many samples equal a reference exactly, number for number.
-
-    Raises:
-        ValueError: Empty input, dtypes or shapes that differ, or NaN.
-    """
-    a = rows_of("samples", samples)
-    b = rows_of("references", references, width=a.shape[1])
-    if a.dtype != b.dtype:
-        raise ValueError(f"samples are {a.dtype} and references {b.dtype}; equality needs one dtype.")
-    return int(np.isin(whole(image_digests(a)), whole(image_digests(b))).sum())
+    """How many samples equal a reference exactly, number for number."""
+    return int(np.isin(whole(image_digests(samples)), whole(image_digests(references))).sum())
 
 
 def duplicates(samples) -> int:
-    """How many samples equal an earlier one exactly, number for number: 2 for a, b, a, a.
-
-    Raises:
-        ValueError: Empty input or NaN.
-    """
-    rows = rows_of("samples", samples)
-    return len(rows) - len(distinct(image_digests(rows)))
+    """How many samples equal an earlier one exactly, number for number: 2 for a, b, a, a."""
+    return len(samples) - len(distinct(image_digests(samples)))
 
 
 def spread(distances: np.ndarray) -> dict[str, float]:
-    """The 1st percentile, median and largest of nearest distances (N,), and how many: {"n", "p01", "median", "max"}.
-
-    Raises:
-        ValueError: No distances.
-    """
-    values = np.asarray(distances, np.float64).ravel()
-    if not values.size:
-        raise ValueError("There are no distances.")
-    p01, median = np.percentile(values, (1, 50))
-    return {"n": values.size, "p01": float(p01), "median": float(median), "max": float(values.max())}
+    """The 1st percentile, median and largest of nearest distances (N,), and how many: {"n", "p01", "median", "max"}."""
+    p01, median = np.percentile(distances, (1, 50))
+    return {"n": distances.size, "p01": float(p01), "median": float(median), "max": float(distances.max())}
 
 
 def histograms(distances: Mapping[str, np.ndarray], bins: int = 40) -> dict[str, Any]:
@@ -189,9 +156,6 @@ def histograms(distances: Mapping[str, np.ndarray], bins: int = 40) -> dict[str,
 
     Returns:
         {"edges": bins + 1 numbers, "counts": {name: bins whole numbers}}.
-
-    Raises:
-        ValueError: A set without distances.
     """
     largest = max(spread(values)["max"] for values in distances.values())
     edges = np.linspace(0.0, largest or 1.0, bins + 1)

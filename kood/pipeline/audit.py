@@ -10,6 +10,7 @@ import numpy as np
 from kood import registry, specs
 from kood.audit import Judged, audit, with_shortcut
 from kood.data.deferred import Images
+from kood.errors import UserError
 from kood.files import digest_file
 from kood.outputs import Judge, scores_of
 from kood.pipeline.classify import Classifier
@@ -64,6 +65,16 @@ class Audit(Stage):
     def make(self, folder: Path, work: Work) -> dict[str, Any]:
         judge = Judge(self.judge.model(), self.recipe.evaluate.batch_size)
         train, held, pure = self.data.images("train"), self.data.images("validation"), self.samples.images()
+        stages: tuple[Pure | Outliers | None, ...] = self.samples, self.mixed
+        for stage in stages:
+            # Time may have sufficed for no more.
+            if stage is not None and len(stage.images()) < 2:
+                key = "pure_samples.audit_count" if stage is self.samples else f"outliers.{stage.kind}.count"
+                raise UserError(
+                    f"{key}: one image was sampled, and an audit compares two or more; raise it, or budget.minutes "
+                    "where there is one, or take 'audit' out of pure_samples.use",
+                    exit_code=1,
+                )
         with work.progress.bar(self.role):
             learned = _judged(judge, train.images)
             result = audit(
@@ -150,4 +161,11 @@ def _mixtures(rows: np.ndarray | None) -> np.ndarray | None:
 def _judged(judge: Judge, images: Images) -> Judged:
     # What lies in files is decoded here, once, and not whenever the audit looks at it.
     pixels = np.asarray(images)
-    return Judged(pixels, *judge.opinions(pixels))
+    opinions = judge.opinions(pixels)
+    if not all(np.isfinite(numbers).all() for numbers in opinions):
+        raise UserError(
+            "the judge, a classifier trained on the real images alone, gives NaN or infinity; lower "
+            "train.learning_rate",
+            exit_code=1,
+        )
+    return Judged(pixels, *opinions)

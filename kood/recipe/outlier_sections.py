@@ -21,13 +21,13 @@ class PureSamples(Sampling):
             "id_rows": labelled rows on the in-distribution side of every batch, so that being generated tells
             nothing. "augment": more training images, beside the real ones, outliers or not.
         count: How many images to train with; not given, `outliers.count`.
-        audit_count: How many others for the audit.
+        audit_count: How many others for the audit, at least two.
         per_batch: Rows in a batch under "id_rows"; not given, `outliers.per_batch`.
     """
 
     use: list[Literal["audit", "id_rows", "augment"]] = ["audit"]
     count: Positive | None = None
-    audit_count: Positive = 1000
+    audit_count: Annotated[int, Field(ge=2, le=10**9)] = 1000
     per_batch: Positive | None = None
 
     @property

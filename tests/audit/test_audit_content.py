@@ -122,38 +122,3 @@ def test_nothing_of_a_parent_is_finite():
     assert found["entropy"] == 0
     nothing = mixed_content(np.array([[0.0, 0.0, 1.0]]), np.array([[0.6, 0.4, 0.0]]))
     assert (nothing["all_parents"], nothing["by_share"][0]["log_odds"]) == (0, 0)
-
-
-@pytest.mark.parametrize(
-    ("posteriors", "labels", "message"),
-    [
-        (np.empty((0, 3)), [], "0 rows"),
-        (np.array([[np.nan, 1.0]]), [0], "1 of 1 rows of posteriors hold NaN"),
-        (np.array([[2.0, -1.0]]), [0], "must be probabilities"),
-        (np.array([[3.0, 1.0]]), [0], "must be probabilities"),
-        (np.array([[1.0]]), [0], "at least two classes"),
-        (np.array([0.5, 0.5]), [0], "at least two classes"),
-        (np.array([[0.5, 0.5]]), [0, 1], "labels must be 1 class indices"),
-        (np.array([[0.5, 0.5]]), [2], r"labels must lie in 0\.\.1"),
-        (np.array([[0.5, 0.5]]), [-1], r"labels must lie in 0\.\.1"),
-        (np.array([[0.5, 0.5]]), [0.0], "class indices"),
-    ],
-)
-def test_pure_content_refuses(posteriors, labels, message):
-    with pytest.raises(ValueError, match=message):
-        pure_content(posteriors, labels)
-
-
-@pytest.mark.parametrize(
-    ("mixtures", "message"),
-    [
-        ([[1.0, 0.0, 0.0], [0.5, 0.5, 0.0]], "1 of 2 mixtures have one class alone"),
-        ([[0.5, 0.5, 0.5], [0.5, 0.5, 0.0]], "must be shares"),
-        ([[1.5, -0.5, 0.0], [0.5, 0.5, 0.0]], "must be shares"),
-        ([[np.nan, 0.5, 0.5], [0.5, 0.5, 0.0]], "hold NaN"),
-        ([[0.5, 0.5], [0.5, 0.5]], "must have the shape of the posteriors"),
-    ],
-)
-def test_mixed_content_refuses(mixtures, message):
-    with pytest.raises(ValueError, match=message):
-        mixed_content(np.full((2, 3), 1 / 3), np.array(mixtures))

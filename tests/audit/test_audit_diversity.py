@@ -127,29 +127,10 @@ def test_memory_is_bounded(rng, counts, width):
     assert peak_of(lambda: nearest(queries, references, neighbours=2)) < 6 * diversity._BYTES
 
 
-@pytest.mark.parametrize(
-    ("queries", "references", "k", "message"),
-    [
-        (np.ones((2, 3)), np.ones((2, 4)), 1, "references have 4 numbers a row"),
-        (np.empty((0, 3)), np.ones((2, 3)), 1, "queries have 0 rows"),
-        (np.ones((2, 3)), np.empty((0, 3)), 1, "references have 0 rows"),
-        (np.array([[np.nan, 1.0]]), np.ones((2, 2)), 1, "1 of 1 rows of queries hold NaN"),
-        (np.ones((1, 3)), None, 1, "1 neighbours were asked for; there are 0 references"),
-        (np.ones((2, 3)), np.ones((1, 3)), 2, "2 neighbours were asked for; there are 1 references"),
-        (np.ones((2, 3)), np.ones((1, 3)), 0, "0 neighbours"),
-    ],
-)
-def test_what_has_no_neighbours_is_refused(queries, references, k, message):
-    with pytest.raises(ValueError, match=message):
-        nearest(queries, references, neighbours=k)
-
-
 def test_memorised_is_a_third_of_the_second_distance():
     distances = np.array([[1.0, 3.1], [1.0, 3.0], [1.0, 2.0], [0.0, 0.0], [0.0, 5.0], [4.0, 4.0], [1e-9, 1.0]])
     assert memorised(distances).tolist() == [True, False, False, True, True, False, True]
     assert memorised(np.empty((0, 2))).tolist() == []
-    with pytest.raises(ValueError, match=r"\(N, 2\)"):
-        memorised(np.ones((3, 1)))
 
 
 def test_memorised_finds_noisy_copies_and_spares_smooth_images(rng):
@@ -170,10 +151,6 @@ def test_copies_and_duplicates_are_counted(rng):
     assert duplicates(pool[[0, 1, 0, 0]]) == 2
     assert duplicates(pool[:1]) == 0
     assert duplicates(np.zeros((9, 2, 2, 1), np.uint8)) == 8
-    with pytest.raises(ValueError, match="one dtype"):
-        copies(pool, pool.astype("float32"))
-    with pytest.raises(ValueError, match="0 rows"):
-        duplicates(pool[:0])
 
 
 def test_images_are_counted_by_their_digests(rng):
@@ -186,8 +163,6 @@ def test_spread_and_histograms():
     values = np.arange(101.0)
     assert spread(values) == {"n": 101, "p01": 1.0, "median": 50.0, "max": 100.0}
     assert spread(np.array([3.0])) == {"n": 1, "p01": 3.0, "median": 3.0, "max": 3.0}
-    with pytest.raises(ValueError, match="no distances"):
-        spread(np.array([]))
     found = histograms({"a": values, "b": np.array([0.0, 200.0])}, bins=4)
     assert found["edges"] == [0.0, 50.0, 100.0, 150.0, 200.0]
     # The last bin holds its right edge, the others do not.

@@ -85,11 +85,11 @@ def test_fid_keeps_its_digits_at_extreme_scales(rng, scale):
     assert frechet_distance(a * scale, b * scale) == pytest.approx(scale**2 * frechet_distance(a, b), rel=1e-9)
 
 
-def test_low_precision_is_widened_and_images_are_rows(rng):
-    a, b = rng.integers(0, 256, (2, 20, 4, 4, 3), dtype=np.uint8)
-    flat = [x.reshape(20, 48).astype(np.float64) for x in (a, b)]
-    assert frechet_distance(a, b) == pytest.approx(frechet_distance(*flat), rel=1e-12)
-    assert kernel_distance(a, b)[0] == pytest.approx(kernel_distance(*flat)[0], rel=1e-12)
+def test_low_precision_is_widened(rng):
+    a, b = rng.integers(0, 256, (2, 20, 48), dtype=np.uint8)
+    wide = [x.astype(np.float64) for x in (a, b)]
+    assert frechet_distance(a, b) == pytest.approx(frechet_distance(*wide), rel=1e-12)
+    assert kernel_distance(a, b)[0] == pytest.approx(kernel_distance(*wide)[0], rel=1e-12)
 
 
 @pytest.mark.parametrize(("n", "m", "d"), [(2, 2, 1), (9, 14, 3), (25, 6, 7)])
@@ -144,27 +144,3 @@ def test_too_few_images_for_subsets_have_no_error():
     assert kernel_distance(np.array([[0.0], [1.0], [2.0]]), np.array([[0.0], [3.0]]))[1] is None
     # Of four images there are two subsets of two, which are alike.
     assert kernel_distance(np.eye(4), np.eye(4))[1] == 0
-
-
-@pytest.mark.parametrize("distance", [frechet_distance, kernel_distance])
-@pytest.mark.parametrize(
-    ("a", "b", "message"),
-    [
-        (np.empty((0, 3)), np.ones((4, 3)), "features_a have 0 rows; at least 2"),
-        (np.ones((4, 3)), np.ones((1, 3)), "features_b have 1 rows; at least 2"),
-        (np.ones((4, 3)), np.ones((4, 2)), "features_b have 2 numbers a row.*rows of 3"),
-        (np.ones((4, 3)), np.array([[1.0, 2, 3], [1, np.nan, 3]]), "1 of 2 rows of features_b hold NaN"),
-        (np.array([[np.inf], [1.0]]), np.ones((2, 1)), "1 of 2 rows of features_a hold NaN or infinity"),
-        (np.ones(5), np.ones(5), r"features_a must be real numbers \(N, \.\.\.\)"),
-        (np.ones((4, 0)), np.ones((4, 0)), "without numbers"),
-        (np.array([["a"], ["b"]]), np.ones((2, 1)), "must be real numbers"),
-    ],
-)
-def test_what_has_no_distance_is_refused(distance, a, b, message):
-    with pytest.raises(ValueError, match=message):
-        distance(a, b)
-
-
-def test_one_subset_is_refused():
-    with pytest.raises(ValueError, match="at least 2; it is 1"):
-        kernel_distance(np.ones((4, 3)), np.ones((4, 3)), subsets=1)
