@@ -32,12 +32,7 @@ def swap_amplitudes(images: Images, givers: Images, *, rng: np.random.Generator)
 
     Returns:
         uint8 (N, H, W, C).
-
-    Raises:
-        ValueError: No giver, or one of another shape.
     """
-    if len(givers) == 0 or givers.shape[1:] != images.shape[1:]:
-        raise ValueError(f"images of shape {images.shape[1:]} need one or more givers of it; theirs is {givers.shape}")
     return recombined(images, np.arange(len(images)), givers, rng.integers(len(givers), size=len(images)))
 
 

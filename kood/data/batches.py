@@ -17,7 +17,7 @@ from kood.data.image_set import ImageSet
 from kood.data.images import normalize, quantize
 from kood.data.large import ahead, is_large
 from kood.data.mixing import mixed_in
-from kood.data.resident import moved_places, only_move
+from kood.data.resident import moved_places
 from kood.data.tf_on_cpu import tf
 from kood.errors import UserError
 from kood.machine import cores
@@ -101,18 +101,12 @@ def training_batches(
 
     Raises:
         UserError: No outliers or further images where some are asked for.
-        ValueError: `id_set` or `labelled` without labels, labels past K, targets of another shape, a bad first epoch,
-            another word for `mix`; no pixels where they are mixed, or augmented in other ways than by moving them.
     """
     known = _known_labels(id_set, num_classes)
     if outliers is None:
         outliers_per_batch = 0
     if labelled is None:
         labelled_per_batch = 0
-    if not 0 <= first_epoch <= epochs:
-        raise ValueError(f"first_epoch must lie in 0..{epochs}, not {first_epoch}")
-    if resident and mix != "none":
-        raise ValueError("outliers are mixed where the pixels are: resident must be False")
     per_epoch = len(id_set) // batch_size if steps is None else steps
     # What a batch is drawn from: name, images, a function of rows to labels, purpose of the order, rows a batch.
     streams: list[tuple] = [("id_rows", id_set, known, _ID_ORDER, batch_size)]
@@ -120,8 +114,6 @@ def training_batches(
         known = _known_labels(labelled, num_classes)
         streams.append(("labelled_rows", labelled, known, _LABELLED_ORDER, labelled_per_batch))
     if outliers is not None and outliers_per_batch:
-        if outlier_targets is not None and outlier_targets.shape != (len(outliers), num_classes):
-            raise ValueError(f"outlier_targets must be ({len(outliers)}, {num_classes}), not {outlier_targets.shape}")
         aims = None if outlier_targets is None else _held(outlier_targets.astype(np.float32))
 
         def aimed_at(rows):
@@ -196,14 +188,8 @@ def labelled_batches(
     Returns:
         A dataset of steps - first_step elements {"image": float32 (B, H, W, C) in [-1, 1], "label": float32 (B, K)
         one-hot}.
-
-    Raises:
-        ValueError: `id_set` without labels, labels past K, a bad first step; no pixels where these are augmented in
-            other ways than by moving them.
     """
     labels = _known_labels(id_set, num_classes)
-    if not 0 <= first_step <= steps:
-        raise ValueError(f"first_step must lie in 0..{steps}, not {first_step}")
     found = _looking_up(id_set.images, 0, resident)
     finished = _finishing(augment, id_set.images.shape[1:], resident)
     # Steps are dealt in blocks of about one pass, so that a pass's order is drawn once or twice and not every step.
@@ -267,8 +253,6 @@ def views_of(images: ImageSet, views: int, augment: Sequence[str | Callable], se
 def _known_labels(images: ImageSet, num_classes: int):
     """A function of rows (n,) to their labels, one-hot (n, K)."""
     labels = images.known_labels
-    if len(labels) and labels.max() >= num_classes:
-        raise ValueError(f"label {labels.max()} does not fit into {num_classes} classes")
     held = _held(labels.astype(np.int32))
     return lambda rows: tf.one_hot(tf.gather(held, rows), num_classes)
 
@@ -324,9 +308,6 @@ def _finishing(names: Sequence[str | Callable], shape: tuple[int, ...], resident
     functions = [
         registry.obtain("augmentations", one, "data.augment") if isinstance(one, str) else one for one in names
     ]
-    if resident and not only_move(names):
-        raise ValueError(f"{', '.join(map(str, names))}: not all of these only move pixels; resident must be False")
-
     moves = [one for one in names if isinstance(one, str)]
 
     def of_rows(rows, count, seed):

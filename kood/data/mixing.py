@@ -3,7 +3,6 @@
 from typing import Literal
 
 from kood.data.tf_on_cpu import tf
-from kood.numbers import above_zero
 
 __all__ = ["mixed_in", "mixtures"]
 
@@ -50,13 +49,7 @@ def mixtures(images, outliers, seed, *, mix: Literal["linear", "cutmix"], alpha:
 
     Returns:
         (mixtures (O, H, W, C), shares of the first images (O,)), float32. Equal seeds give equal results, bit for bit.
-
-    Raises:
-        ValueError: Another word for `mix`, or an alpha not above 0.
     """
-    if mix not in ("linear", "cutmix"):
-        raise ValueError(f"mix must be 'linear' or 'cutmix', not {mix!r}")
-    above_zero("alpha", alpha)
     seeds = tf.random.split(seed, 4)
     count, height, width = outliers.shape[:3]
     share = _beta(seeds[:2], count, alpha)

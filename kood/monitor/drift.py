@@ -116,16 +116,8 @@ def drift(
             moves no image past the threshold.
         streams: How many are simulated at most, at least 1: the p-value of a change is never below 1 / (streams + 1).
         seed: Of the simulation, and of the order among equals.
-
-    Raises:
-        ValueError: no flags, or fewer calibration images than the share needs.
     """
-    flags = np.asarray(flags, bool)
-    if flags.ndim != 1 or not len(flags):
-        raise ValueError(f"flags must be a filled array (m,); its shape is {flags.shape}")
     place = rank(calibration_images, accept)
-    if not 0 < place <= calibration_images:
-        raise ValueError(f"{calibration_images} calibration images cannot give a threshold that accepts {accept}")
     rng = np.random.default_rng(seed)
     count, counted = len(flags), _untied(flags, ties, place, rng)
     flagged = int(counted.sum())

@@ -30,13 +30,7 @@ def _values(scores: Mapping[str, Any]) -> dict[str, np.ndarray]:
 
 
 def _ood_sets(scores: Mapping[str, Any], cell: Mapping[str, Any]) -> list[tuple[str, str]]:
-    if "id" not in scores:
-        raise ValueError('scores need the ID test images under "id"')
-    known = [(name, kind) for kind in ("near", "far") for name in sets(cell, kind)]
-    unknown = set(scores) - {"id"} - {name for name, _ in known}
-    if unknown:
-        raise ValueError(f"scores of datasets that the result does not name: {', '.join(sorted(unknown))}")
-    return [(name, kind) for name, kind in known if name in scores]
+    return [(name, kind) for kind in ("near", "far") for name in sets(cell, kind) if name in scores]
 
 
 def drawn_threshold(cell: Mapping[str, Any]) -> float | None:
@@ -72,9 +66,6 @@ def score_histograms(scores: Mapping[str, Any], cell: Mapping[str, Any]) -> byte
 
     Returns:
         The image's bytes, SVG.
-
-    Raises:
-        ValueError: If "id" is missing or a dataset is not in the result.
     """
     names = _ood_sets(scores, cell)
     values = _values(scores)
@@ -149,9 +140,6 @@ def roc_curves(scores: Mapping[str, Any], cell: Mapping[str, Any]) -> bytes:
 
     Returns:
         The image's bytes, SVG.
-
-    Raises:
-        ValueError: If "id" is missing or a dataset is not in the result.
     """
 
     def ground(axes: Any) -> None:

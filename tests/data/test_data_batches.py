@@ -75,9 +75,6 @@ def test_outliers_bring_their_targets():
         found, outlier = numbers(element["image"]), element["is_outlier"] == 1
         np.testing.assert_array_equal(element["label"][outlier], targets[found[outlier] - 200])
         np.testing.assert_array_equal(element["label"][~outlier], other["label"][~outlier])
-    for wrong in (targets[:12], targets[:, :4]):
-        with pytest.raises(ValueError, match="outlier_targets must be"):
-            batches(outlier_targets=wrong)
 
 
 def test_shapes_are_static():
@@ -221,10 +218,6 @@ def test_what_cannot_be_batched_is_said():
         batches(augment=["flipp"])
     with pytest.raises(ValueError, match="no labels"):
         batches(outlier_images())
-    with pytest.raises(ValueError, match="does not fit into 4 classes"):
-        batches(num_classes=4)
-    with pytest.raises(ValueError, match="first_epoch"):
-        batches(first_epoch=4)
 
 
 def test_smallest_of_all():
@@ -254,11 +247,6 @@ def test_labelled_batches_resume_at_any_step(first):
     settings = {"num_classes": CLASSES, "batch_size": 10, "steps": 12, "seed": 1, "augment": ("crop",)}
     whole = everything(labelled_batches(id_images(), **settings))
     assert same(whole[first:], everything(labelled_batches(id_images(), first_step=first, **settings)))
-
-
-def test_labelled_batches_begin_within_the_training():
-    with pytest.raises(ValueError, match="first_step"):
-        labelled_batches(id_images(), num_classes=5, batch_size=2, steps=2, seed=0, first_step=3)
 
 
 @pytest.mark.parametrize(("count", "sizes"), [(0, []), (1, [1]), (10, [4, 4, 2]), (8, [4, 4])])

@@ -126,14 +126,6 @@ def test_hard_scores(cell, draw):
     assert [one for one in words(alone) if one.startswith(names)] == of_one
 
 
-@pytest.mark.parametrize("draw", [figures.score_histograms, figures.roc_curves])
-def test_wrong_scores_are_refused(cell, draw):
-    with pytest.raises(ValueError, match='"id"'):
-        draw({"letters": np.ones(3)}, cell)
-    with pytest.raises(ValueError, match="nowhere"):
-        draw({"id": np.ones(3), "nowhere": np.ones(3)}, cell)
-
-
 def test_one_high_bar_does_not_hide_the_others(cell, id_and_ood_scores):
     """The ID images' highest bar takes a quarter of a panel or more, where a set's scores are all alike."""
     alike = {name: np.full(50, 30.0) for name in id_and_ood_scores if name != "id"}
