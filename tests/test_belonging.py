@@ -166,17 +166,6 @@ def test_a_file_that_this_kood_did_not_write_is_told(folder_data, key):
             Belonging(data.run).accept(data)
 
 
-def test_a_framing_that_stands_beside_the_rest_is_read(folder_data):
-    data = folder_data("circle", "square")
-    Belonging(data.run).accept(data)
-    file = data.run.folder / FILE
-    known = json.loads(file.read_bytes())
-    framing = known.pop("framing")
-    file.write_text(json.dumps({**known, **framing}))
-    Belonging(data.run).accept(data)
-    assert json.loads(file.read_bytes())["framing"] == framing
-
-
 def test_a_cell_of_other_classes_publishes_nothing(folder_data):
     first = folder_data("circle", "square")
     belonging = Belonging(first.run)

@@ -310,14 +310,6 @@ def stages(tmp_path, monkeypatch):
     return run
 
 
-def test_keys_of_before_a_setting_stay_where_it_is_not_used(stages):
-    stages()
-    assert "antialias" not in stages.decided["data"]["data"]
-    assert "resize" not in stages.decided["data"]["data"] and "resize" not in stages.decided["export"]["served"]
-    stages("data.resize='crop'")
-    assert stages.decided["data"]["data"]["resize"] == stages.decided["export"]["served"]["resize"] == "crop"
-
-
 def test_everything_is_in_use(stages):
     assert set(stages()) == ALL
     assert stages() == stages()

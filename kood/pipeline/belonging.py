@@ -203,10 +203,8 @@ def _kept(folder: Path) -> Identity | None:
     try:
         kept = json.loads(file.read_bytes())
         lists = {key: tuple(kept[key]) for key in ("class_names", "image_shape", "digests")}
-        # The parts of the framing once stood beside the rest.
-        framing = Framing.read(kept.get("framing", kept))
-        return Identity(**lists, source=dict(kept["source"]), framing=framing,
-                        is_whole=kept["is_whole"], version=kept["version"])  # fmt: skip
+        framing, source = Framing.read(kept["framing"]), dict(kept["source"])
+        return Identity(**lists, source=source, framing=framing, is_whole=kept["is_whole"], version=kept["version"])
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         told = f"{type(error).__name__}: {error}"
         raise UserError(f"{clean(file)}: this is not what this version of kood writes there ({told}); remove it if "

@@ -47,7 +47,7 @@ def network_of(recipe: Recipe) -> dict[str, Any]:
     """What decides the network under the head, for fingerprints: of files that options name the bytes."""
     network = recipe.classifier
     read = registry.read_by("backbones", network.backbone, network.options)
-    return {**network.network, "options": network.options | read}
+    return {**network.model_dump(exclude={"views"}), "options": network.options | read}
 
 
 def build_backbone(recipe: Recipe, precision: str = "float32") -> keras.Model:

@@ -126,8 +126,7 @@ class Classifier(Stage):
         decides = {
             "train": settings.model_dump(exclude={"augment", "auxiliary", "devices", "resident", "class_weight"}),
             "classifier": network_of(self.recipe),
-            # What is not given decides nothing: then a setting that heads get later leaves older runs as they are.
-            "head": {"margin": None, "scale": None, **self.recipe.head.model_dump(exclude_none=True)},
+            "head": self.recipe.head.model_dump(),
             "augment": decided(self.recipe, self.data, self._augment),
             "exposure": exposure if outliers.exposes else None,
             "pure": [self.pure.facts["sha256"], self._joins_pure, self._pure_per_batch] if self.pure else None,

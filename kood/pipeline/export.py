@@ -11,7 +11,7 @@ import numpy as np
 
 import kood
 from kood import specs
-from kood.data.rules import STRETCHED, Framing
+from kood.data.rules import Framing
 from kood.data.stored import read_digests
 from kood.errors import UserError
 from kood.files import damaged, digest_array, digests, write_atomically
@@ -55,9 +55,6 @@ class Export(Stage):
     def decides(self) -> dict[str, Any]:
         served = vars(self._served).copy()
         served |= vars(served.pop("framing"))
-        # What is not given decides nothing.
-        usual = {"preprocess": None, "resize": STRETCHED.resize, "antialias": STRETCHED.antialias}
-        served = {name: value for name, value in served.items() if name not in usual or value != usual[name]}
         return {
             "format": 3, "classifier": self.classifier.key, "served": _hashed(served), "name": self.recipe.name,
             "expected": _hashed(self.evaluation.arrays("parity")),

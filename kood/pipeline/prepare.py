@@ -9,7 +9,7 @@ import numpy as np
 from kood.data import ImageSet, load_id, load_ood, load_outliers
 from kood.data.copies import alike, distinct, image_digests
 from kood.data.deferred import are_deferred
-from kood.data.rules import STRETCHED, Framing
+from kood.data.rules import Framing
 from kood.data.stored import read_images, source_state, write_digests, write_images
 from kood.errors import UserError
 from kood.pipeline.stage import Stage, Work
@@ -96,11 +96,8 @@ class Data(Stored):
         sources = {"data.id": self.recipe.data.id, **self.sources}
         placed = are_deferred(self.recipe.data.shape)
         data = self.recipe.data
-        # What is as usual decides nothing.
-        usual = {name for name in ("resize", "antialias") if getattr(data, name) == getattr(STRETCHED, name)}
-        usual |= set() if data.pictures else {"pictures"}
         return {
-            "data": data.model_dump(exclude={"augment", "hold_out"} | usual),
+            "data": data.model_dump(exclude={"augment", "hold_out"}),
             "real": real.model_dump() if real else None,
             "states": {key: source_state(source, key, placed=placed) for key, source in sources.items()},
         }

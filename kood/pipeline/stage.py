@@ -193,12 +193,7 @@ class Stage(abc.ABC):
             The result, which is the stage's from now on.
         """
         decides = {"version": self.version, "quick": self.recipe.quick, **self.decides()}
-        for name, value in (
-            ("variables", arithmetic(decides.get("backend", ""))),
-            ("versions", registry.versions(*self.uses())),
-        ):
-            if value:
-                decides[name] = value
+        decides |= {"variables": arithmetic(decides.get("backend", "")), "versions": registry.versions(*self.uses())}
         seconds = work.budget.of(self.kind, self.recipe)
         if seconds is not None and not work.run.has(self.kind, decides):
             decides["seconds"] = round(seconds, 3)

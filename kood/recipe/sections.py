@@ -185,16 +185,6 @@ class Classifier(Section):
         """Whether the head learns from features that the backbone gave as it came."""
         return self.train != "all"
 
-    @property
-    def network(self) -> dict[str, Any]:
-        """What decides the network beside its head; what is left out decides nothing."""
-        more: dict[str, Any] = {"train": self.train, "neck": self.neck} if self.begins_frozen else {}
-        if self.backbone_rate != 1.0:
-            more["backbone_rate"] = self.backbone_rate
-        if self.frozen_statistics:
-            more["frozen_statistics"] = True
-        return {"backbone": self.backbone, "options": self.options, **more}
-
     @model_validator(mode="after")
     def _check(self):
         _check_options("backbones", self.backbone, self.options)
