@@ -9,7 +9,6 @@ import numpy as np
 
 __all__ = [
     "aggregate",
-    "beside_controls",
     "by_score",
     "group",
     "identity",
@@ -167,31 +166,6 @@ def aggregate(cells: Sequence[Cell]) -> list[Row]:
     return rows
 
 
-def beside_controls(rows: Sequence[Row]) -> list[Row]:
-    """The rows, those that differ only in their outliers next to each other.
-
-    Label mixup is to be read beside its controls (pixel mixup, noise, none) under the same head and backbone.
-    Where the recipe lists outliers before heads they would stand far apart.
-
-    Args:
-        rows: Rows of `aggregate`.
-
-    Returns:
-        The same rows. Without overrides about outliers the order stays as it is; with them, settings and the
-        outliers within each setting keep the order in which they first appear.
-    """
-
-    def about_outliers(key: str, value: Any) -> bool:
-        return key.startswith("outlier") or "mixup" in key or "mixup" in str(value)
-
-    keys = {key for row in rows for key, value in row["cell"].items() if about_outliers(key, value)}
-    blocks: dict[str, list[Row]] = {}
-    for row in rows:
-        setting = {key: value for key, value in row["cell"].items() if key not in keys}
-        blocks.setdefault(identity(setting), []).append(row)
-    return [row for block in blocks.values() for row in block] if keys else list(rows)
-
-
 def rows_of(report: Mapping[str, Any]) -> list[Row]:
     """The rows of a matrix report as they are shown: of its table, which is made of its cells where it has none."""
-    return beside_controls(report.get("table") or aggregate(report.get("cells", [])))
+    return report.get("table") or aggregate(report.get("cells", []))

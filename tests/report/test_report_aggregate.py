@@ -5,7 +5,7 @@ import statistics
 
 import pytest
 
-from kood.report.aggregate import aggregate, beside_controls, group, statistic
+from kood.report.aggregate import aggregate, group, statistic
 
 
 def by_hand(values):
@@ -100,17 +100,3 @@ def test_a_repeated_cell_is_no_second_measurement(new_cell):
     (row,) = aggregate([new_cell(0, head="x"), new_cell(0, head="x"), new_cell(1, head="x")])
     assert row["seeds"] == [0, 1]
     assert row["id"]["accuracy"]["n"] == 2
-
-
-def test_label_mixup_stands_beside_its_controls(matrix):
-    rows = beside_controls(aggregate(matrix["cells"]))
-    kinds = ["label_mixup", "pixel_mixup", "noise"]
-    assert [(row["cell"]["head.name"], row["cell"]["outliers.kind"]) for row in rows] == [
-        *(("softmax", kind) for kind in kinds),
-        *(("arcface", kind) for kind in kinds),
-    ]
-
-
-def test_without_outliers_the_order_is_the_one_given(new_cell):
-    rows = aggregate([new_cell(0, head=head, depth=depth) for depth in (1, 2) for head in "ba"])
-    assert beside_controls(rows) == rows
