@@ -222,7 +222,7 @@ def test_a_strangers_model_is_opened_without_running_anything_of_theirs(finished
     record = json.loads((stage / "stage.json").read_text())
     record["files"]["denoiser.keras"] = digest_file(stage / "denoiser.keras")
     (stage / "stage.json").write_text(json.dumps(record))
-    with pytest.raises(UserError, match=r"denoiser\.keras cannot be opened .*[Ll]ambda"):
+    with pytest.raises(UserError, match=r"denoiser\.keras cannot be loaded: .*Lambda.*run; run .* --fresh$"):
         interpolate.draw(folder, "0", "1")
     assert not marker.exists()
 

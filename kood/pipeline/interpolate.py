@@ -6,19 +6,19 @@ import time
 from pathlib import Path
 from typing import Any
 
-import keras
 import numpy as np
 from pydantic import ValidationError
 from rich.console import Console
 from rich.table import Table
 
 from kood import registry
+from kood.attached import opened
 from kood.data import ImageSet
 from kood.data.images import quantize
 from kood.data.stored import read_images
 from kood.diffusion.label_mixup import interpolation
 from kood.diffusion.sampling import ImageSampler, image_sampler, resized, same_start
-from kood.errors import UserError
+from kood.errors import UserError, in_words
 from kood.outliers.label_mixup import LabelMixup
 from kood.process import keras_defaults
 from kood.recipe import load
@@ -84,7 +84,8 @@ def draw(
         raise UserError(f"--out {out}: give it the ending .png")
     seed = recipe.seed if seed is None else seed
     steps = steps or [settings.sampling_steps]
-    denoiser = _trusted(diffusion.folder / "denoiser.keras")
+    with in_words({"; [^;]*$": "; run the recipe again with --fresh"}):
+        denoiser = opened(diffusion.folder / "denoiser.keras", key="RUN")
     shape = denoiser.image_shape
     train = resized(train, shape)
     try:
@@ -139,15 +140,6 @@ def _cost(steps: list[int], seconds: list[float], images: np.ndarray) -> Table:
     for count, took, made in zip(steps, seconds, images, strict=True):
         table.add_row(str(count), f"{len(made) / took:.3g}", f"{np.abs(made - best).mean():.1f}")
     return table
-
-
-def _trusted(file: Path) -> keras.Model:
-    """A model from a folder that may be a stranger's: Keras's safe mode runs nothing of theirs."""
-    try:
-        return keras.saving.load_model(file, compile=False, safe_mode=True)
-    except (OSError, ValueError, TypeError, KeyError) as error:
-        reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
-        raise UserError(f"{file} cannot be opened ({reason[:300]}); run the recipe again with --fresh") from error
 
 
 def _model_of(folder: Path) -> tuple[Result, ImageSet]:
