@@ -342,7 +342,7 @@ class Detector(Measuring):
             raise UserError("evaluate: the known images have no labels; give labels=..., or a folder of class folders")
         self._refuse_disagreement(measured.outputs["id"], measured.labels["id"], "evaluate")
         assert self.choice is not None
-        figures = figures_of(measured, self.choice, decision, self.class_names, list(near), list(far), "object")
+        figures = figures_of(measured, self.choice, decision, self.class_names, list(near), list(far))
         return {**figures, "warnings": [*seen_before(noted, self.digests), *figures["warnings"]]}
 
     def save(self, path: str | Path) -> None:

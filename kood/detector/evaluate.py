@@ -10,7 +10,7 @@ import numpy as np
 from kood.data.image_set import ImageSet
 from kood.detector.choosing import validation_images
 from kood.detector.detector import Detector
-from kood.detector.figures import Words, details_of, figures_of
+from kood.detector.figures import details_of, figures_of
 from kood.outputs import softmax
 
 __all__ = ["Evaluation", "evaluate"]
@@ -60,7 +60,6 @@ def evaluate(
     by_class: bool = False,
     batch_size: int = 512,
     seed: int = 0,
-    words: Words = "recipe",
     progress: Callable[[float], None] | None = None,
 ) -> Evaluation:
     """Measures a classifier on everything the recipe names.
@@ -84,7 +83,6 @@ def evaluate(
         by_class: Whether each class has a threshold of its own, see `kood.conformal.Calibration`.
         batch_size: Images a forward pass.
         seed: Of the validation proxies.
-        words: Whose words warnings are told in, see `kood.detector.figures.Words`.
         progress: Called with the number of finished steps: the scores, of which each is a part of the first one, and
             every image set.
 
@@ -117,7 +115,7 @@ def evaluate(
     headline, values = choice.score, measured.scores
     decision = detector.decide_by(values["held/calibration"][headline], measured.given("held/calibration"), accept,
                                   by_class)  # fmt: skip
-    figures = figures_of(measured, choice, decision, train.class_names, list(near), list(far), words)
+    figures = figures_of(measured, choice, decision, train.class_names, list(near), list(far))
     if tune:
         figures |= {"tuned": detector.tuned, "validation_sets": [name.removeprefix("held/") for name in outside]}
     first = slice(0, 256)

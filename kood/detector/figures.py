@@ -1,7 +1,7 @@
 """Scores of image sets -> the figures of the report, of all images and of each class: one may be half wrong unseen."""
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 import scipy
@@ -15,21 +15,14 @@ from kood.outputs import Outputs, softmax
 from kood.report.wording import with_interval
 from kood.text import some_of
 
-__all__ = ["Words", "details_of", "figures_of"]
-
-#: Whose words a warning is told in: a recipe's, the options of `kood attach`, or the arguments of `Detector`; and how
-#: each calls thresholds by class, and asks for them.
-Words = Literal["recipe", "attach", "object"]
-_BY_CLASS: dict[Words, tuple[str, str]] = {
-    "recipe": ("serve.by_class", "serve.by_class = true"),
-    "attach": ("--by-class", "--by-class"),
-    "object": ("by_class", "calibrate(..., by_class=True)"),
-}
+__all__ = ["details_of", "figures_of"]
 
 #: Images of a set whose features are drawn, and images shown of those that a score is most wrong about.
 ON_THE_PLANE, EXTREMES = 400, 8
 #: How far the accuracy of a class lies below that of all before it is told.
 FAR_BELOW = 0.15
+#: How a recipe, `kood attach` and a `Detector` are asked for thresholds by class.
+_BY_CLASS = "serve.by_class = true in a recipe, --by-class of kood attach, by_class=True of Detector.calibrate"
 #: The AUROC of a score that says nothing.
 CHANCE = 0.5
 
@@ -41,7 +34,6 @@ def figures_of(
     class_names: Sequence[str],
     near: Sequence[str],
     far: Sequence[str],
-    words: Words = "recipe",
 ) -> dict[str, Any]:
     """The figures of `report.json`.
 
@@ -52,7 +44,6 @@ def figures_of(
         class_names: K names.
         near: Near out-of-distribution sets.
         far: Far ones.
-        words: Whose words warnings are told in.
 
     Returns:
         {"id", "classes", "scores", "headline_score", "validation", "validation_sets", "threshold", "warnings",
@@ -70,8 +61,8 @@ def figures_of(
     known = _share(accepted)
     flagged = {where: _share(decision.flagged(mine[where], measured.given(where))) for where in [*near, *far]}
     about_threshold = [
-        *_shared(decision, class_names, words),
-        *rarely_accepted(decision, class_names, given if decision.by_class else truth, accepted, words),
+        *_shared(decision, class_names),
+        *rarely_accepted(decision, class_names, given if decision.by_class else truth, accepted),
     ]
     return {
         "id": {
@@ -101,7 +92,7 @@ def figures_of(
             *measured.warnings,
             *choice.doubts,
             *about_threshold,
-            *wrong_classes(classes, words),
+            *wrong_classes(classes),
         ],
         "notes": measured.notes,
     }
@@ -166,12 +157,12 @@ def _measure(name: str, values: dict[str, dict[str, np.ndarray]], near: list[str
     return result
 
 
-def _shared(decision: Calibration, names: Sequence[str], words: Words) -> list[str]:
+def _shared(decision: Calibration, names: Sequence[str]) -> list[str]:
     """Which classes share a threshold, though each was to have its own."""
     return [
-        f"{_BY_CLASS[words][0]}: {', '.join(repr(names[k]) for k in group.classes)} share one threshold, since fewer "
-        f"than {needed_images(decision.accept)} calibration images are labelled as some of them; more of their images "
-        "give each its own"
+        f"thresholds by class: {', '.join(repr(names[k]) for k in group.classes)} share one, since fewer than "
+        f"{needed_images(decision.accept)} calibration images are labelled as some of them; more of their images give "
+        "each its own"
         for group in decision.groups
         if decision.by_class and len(group.classes) > 1
     ]
@@ -259,7 +250,6 @@ def rarely_accepted(
     class_names: Sequence[str],
     labels: np.ndarray,
     accepted: np.ndarray,
-    words: Words = "recipe",
 ) -> list[str]:
     """A warning of the classes of which fewer images are accepted than promised, and than chance explains.
 
@@ -271,7 +261,6 @@ def rarely_accepted(
         labels: (N,) the classes of in-distribution test images: what they are labelled as where the promise is of that,
             by class; else the true ones.
         accepted: (N,) bool, which are accepted.
-        words: Whose words it is told in.
     """
     found, low = list[tuple[tuple[int, ...], int, int, int]](), list[tuple[str, float, int]]()
     for group in decision.groups:
@@ -285,17 +274,16 @@ def rarely_accepted(
     if not low:
         return []
     of = "of what is labelled as each class" if decision.by_class else "of all images together"
-    mend = "" if decision.by_class else f"; {_BY_CLASS[words][1]} sets a threshold for each class"
+    mend = "" if decision.by_class else f"; a threshold for each class helps ({_BY_CLASS})"
     told = f"{100 * decision.accept:g}% are promised to be accepted {of}, but clearly fewer are of {_listed(low)}{mend}"
     return [told]
 
 
-def wrong_classes(classes: Sequence[Mapping[str, Any]], words: Words = "recipe") -> list[str]:
+def wrong_classes(classes: Sequence[Mapping[str, Any]]) -> list[str]:
     """A warning of the classes that are labelled rightly far less often, and surely so, than all together.
 
     Args:
         classes: What `by_true_class` found.
-        words: Whose words it is told in.
     """
     images = sum(one["images"] for one in classes)
     overall = sum(one["accuracy"] * one["images"] for one in classes) / max(1, images)
@@ -303,9 +291,9 @@ def wrong_classes(classes: Sequence[Mapping[str, Any]], words: Words = "recipe")
     wrong = [one for one in classes if _most(one, len(classes)) < overall and one["accuracy"] < overall - FAR_BELOW]
     if not wrong:
         return []
-    mend = 'more images of them help, or a training that weights classes (train.class_weight = "balanced" in a recipe)'
-    if words != "recipe":  # Nothing is trained here.
-        mend = "only another training of the classifier changes that, on more images of them or with weights of classes"
+    mend = (
+        'a training on more of them helps, or one with weights of classes (train.class_weight = "balanced" in a recipe)'
+    )
     low = _listed((repr(one["name"]), one["accuracy"], one["images"]) for one in wrong)
     return [f"{overall:.1%} of the test images are labelled rightly, but clearly fewer of {low}; {mend}"]
 

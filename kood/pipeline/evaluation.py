@@ -144,7 +144,6 @@ class Evaluation(Stage):
                 classifier, **known, **outside, names=settings.scores, headline=settings.headline, tune=settings.tune,
                 accept=serve.accept, by_class=serve.by_class, batch_size=settings.batch_size,
                 seed=self.recipe.data.split_seed, progress=bar.update,
-                words="recipe" if self.recipe.attach is None else "attach",
             )  # fmt: skip
         _write(folder / "scores.npz", result.scores)
         _write(folder / "validation.npz", result.validation, correct=result.validation_correct)
