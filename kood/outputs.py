@@ -12,6 +12,7 @@ from kood.backends import compiled, gradient
 from kood.data.batches import image_batches
 from kood.data.deferred import Images
 from kood.data.large import room
+from kood.errors import UserError
 from kood.rotation import ROTATIONS, rotated, surprise
 from kood.scorer import Scorer
 
@@ -347,6 +348,12 @@ class Judge:
 
         Returns:
             (N, K) float64 and (N, D) float32.
+
+        Raises:
+            UserError: a number is NaN or infinite.
         """
         outputs = run_over(self._forward, images, self._batch_size)
+        if not all(np.isfinite(outputs[name]).all() for name in ("logits", "features")):
+            told = "the judge, trained on the real images alone, gives NaN or infinity for some; lower"
+            raise UserError(f"{told} train.learning_rate", exit_code=1)
         return softmax(outputs["logits"].astype("float64")), outputs["features"]

@@ -398,11 +398,12 @@ def test_one_image_cannot_be_audited(audited):
         assert refused.value.exit_code == 1
 
 
-def test_a_judge_that_gives_no_numbers_ends_the_audit(audited):
-    class Broken(Answers):
-        def opinions(self, images):
-            posteriors, features = super().opinions(images)
-            return posteriors, features + np.inf
-
-    with pytest.raises(UserError, match="the judge, .* gives NaN or infinity; lower train.learning_rate"):
-        audited(judge=Broken)
+@pytest.mark.parametrize("name", ["logits", "features"])
+def test_a_judge_that_gives_no_numbers_is_told(monkeypatch, name):
+    said = {"logits": np.ones((2, 4), "float32"), "features": np.ones((2, 3), "float32")}
+    said[name][1, 2] = np.nan
+    monkeypatch.setattr("kood.outputs.compiled", lambda model: None)
+    monkeypatch.setattr("kood.outputs.run_over", lambda *given: said)
+    with pytest.raises(UserError, match="the judge, .* gives NaN or infinity .*; lower train.learning_rate") as told:
+        Judge(None).posteriors(np.zeros((2, 8, 8, 1), np.uint8))
+    assert told.value.exit_code == 1
