@@ -25,7 +25,8 @@ class Adapted(keras.Model):
     Args:
         model: Any Keras classifier that `kood.attached.apart.take_apart` can take apart.
         features: The layer whose outputs are the features; the input of the last dense layer where not given.
-        preprocess: What makes the model's pixels of pixels of 0..255, as `kood.attached.pixels.preprocess_of` takes it.
+        preprocess: What makes the model's pixels of pixels of 0..255, as
+            `kood.attached.preprocessing.preprocess_of` takes it.
         takes_bytes: Whether it takes pixels of 0..255 itself in place of [-1, 1].
 
     Raises:

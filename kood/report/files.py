@@ -14,7 +14,7 @@ __all__ = ["strict", "write_bytes", "write_json", "write_text"]
 
 
 def write_bytes(path: Path, content: bytes) -> None:
-    """Writes a file that appears whole or not at all (`kood.runs.write_atomically`); missing folders are made."""
+    """Writes a file that appears whole or not at all (`kood.files.write_atomically`); missing folders are made."""
     path.parent.mkdir(parents=True, exist_ok=True)
     write_atomically(path, content)
 
