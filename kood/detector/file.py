@@ -21,6 +21,8 @@ __all__ = ["read", "write"]
 
 CLASSIFIER, FACTS, ARRAYS = "classifier.keras", "detector.json", "arrays.npz"
 FORMAT = 1
+#: Attributes that are kept as they are.
+PLAIN = ("takes_bytes", "doubts", "chooses", "every", "named")
 #: What files of other kinds end in, which nothing could tell from a detector by their names.
 OTHERS = (".keras", ".h5", ".hdf5", ".pb", ".onnx", ".tflite", ".xml", ".pt", ".pth")
 
@@ -43,11 +45,9 @@ def write(detector: Any, path: Path) -> None:
         "format": FORMAT, "kood": kood.__version__, "class_names": detector.class_names,
         "image_shape": list(detector.image_shape), "resize": detector.framing.resize,
         "antialias": detector.framing.antialias, "batch_size": detector.batch_size,
-        "range": detector.range,
-        "takes_bytes": detector.takes_bytes, "choice": choice and vars(choice), "doubts": detector.doubts,
+        "range": detector.range, "choice": choice and vars(choice), "scores": list(detector.scorers),
         "decision": decision and {"accept": decision.accept, "by_class": decision.by_class},
-        "scores": list(detector.scorers), "chooses": detector.chooses, "every": detector.every,
-        "named": detector.named,
+        **{name: getattr(detector, name) for name in PLAIN},
     }  # fmt: skip
     arrays = {
         f"state/{name}/{key}": value
@@ -119,10 +119,9 @@ def _made(kind: type, classifier: Any, facts: dict[str, Any], arrays: dict[str, 
         image_shape=None if None in shape else shape, resize=facts["resize"],
         antialias=facts["antialias"], batch_size=facts["batch_size"],
     )  # fmt: skip
-    detector.takes_bytes = facts["takes_bytes"]
+    for name in PLAIN:
+        setattr(detector, name, facts[name])
     detector.choice = Choice(**choice) if choice else None
-    detector.chooses, detector.every, detector.named = facts["chooses"], facts["every"], facts["named"]
-    detector.doubts = facts["doubts"]
     detector.range = tuple(facts["range"]) if facts["range"] else None
     for name in detector.scorers:
         state = {key.rpartition("/")[2]: value for key, value in arrays.items() if key.startswith(f"state/{name}/")}
