@@ -59,10 +59,6 @@ class Classifier(TrainStep):
         outlier_rows: How many rows of every training batch are outliers, so that these need not pass rotated; of a
             batch with fewer, as many other rows do not either. They count for nothing in any case. The other rows of a
             batch divide among the devices.
-
-    Raises:
-        ValueError: another word for `reach`, virtual outliers without an exposure, a negative class weight or weight of
-            rotations, or rotations of what is no square image.
     """
 
     def __init__(
@@ -81,14 +77,6 @@ class Classifier(TrainStep):
         **kwargs,
     ):
         super().__init__(**kwargs)
-        if reach not in ("all", "head"):
-            raise ValueError(f"reach must be 'all' or 'head', not {reach!r}")
-        if virtual is not None and not exposure:
-            raise ValueError("virtual outliers need an exposure")
-        if class_weight is not None and min(class_weight) < 0:
-            raise ValueError(f"class weights must be at least 0; they are {list(class_weight)!r}")
-        if rotation < 0:
-            raise ValueError(f"rotation must be at least 0; it is {rotation!r}")
         self.backbone = backbone
         self.head = head
         self.exposure = exposure

@@ -84,8 +84,6 @@ class ModulatedGroupNorm(layers.Layer):
         channels = x_shape[-1]
         if channels % self.groups:
             raise ValueError(f"groups={self.groups} does not divide the {channels} channels")
-        if modulation_shape is not None and modulation_shape[-1] != 2 * channels:
-            raise ValueError(f"modulation must have {2 * channels} columns, got {modulation_shape[-1]}")
         self.gamma = self.add_weight(shape=(channels,), initializer="ones", name="gamma")
         self.beta = self.add_weight(shape=(channels,), initializer="zeros", name="beta")
         self.built = True
