@@ -15,7 +15,8 @@ def rng():
 @pytest.mark.parametrize(
     ("id_", "ood", "message"),
     [
-        ([], [1.0, 2.0], "two or more"),
+        ([], [1.0, 2.0], "There are no scores"),
+        ([1.0], [1.0, 2.0], "two or more"),
         ([1.0, 2.0], [1.0], "two or more"),
         ([1.0, np.nan], [1.0, 2.0], "1 of 2 scores are NaN"),
         (["a", "b"], [1.0, 2.0], "real numbers"),
