@@ -1,6 +1,7 @@
 """Virtual outliers: unlikely draws from the distribution of a classifier's own features."""
 
 import keras
+import numpy as np
 from keras import ops
 
 __all__ = ["VirtualOutliers"]
@@ -24,6 +25,10 @@ class VirtualOutliers(keras.layers.Layer):
     `exposure_begin`), and what is done with them is the classifier's exposure loss on the head's outputs, in place of
     a logistic regression on the energy. Kept features carry no gradient, so virtual outliers teach the head alone.
 
+    The authors' code waits for full queues too: of 1000 features, where CIFAR-10 has 5000 images of a class. With
+    `counts`, a class of fewer images than Q has a queue of as many places: more would hold the same images as an older
+    network saw them, and a rare class would keep all others waiting. In S the number of all places then stands for K Q.
+
     Args:
         num_classes: Number of classes K.
         rows: Outliers a draw gives, R. They come from C = min(K, R) classes, chosen at random where that is not all, as
@@ -31,8 +36,10 @@ class VirtualOutliers(keras.layers.Layer):
         queue: Features kept of each class, Q.
         candidates: Draws of a class, at least ceil(R / C). A step draws C * candidates * D numbers.
         seed: Decides the draws.
+        counts: How many training images each class has, K numbers; not given, every queue has Q places.
 
     Attributes:
+        limits: (K,), how many places each queue has.
         features: Weight (K, Q, D), a ring for each class.
         place: Weight (K,), where a class's next feature goes.
         filled: Weight (K,), how many features a class has.
@@ -41,7 +48,7 @@ class VirtualOutliers(keras.layers.Layer):
         ValueError: fewer than 2 classes, 1 row or 2 features in a queue, or too few candidates.
     """
 
-    def __init__(self, num_classes, rows, queue=200, candidates=1000, seed=0, **kwargs):
+    def __init__(self, num_classes, rows, queue=200, candidates=1000, seed=0, counts=None, **kwargs):
         # Half precision cannot hold a covariance, whatever the global policy.
         super().__init__(**{**kwargs, "dtype": "float32", "trainable": False})
         if num_classes < 2 or rows < 1 or queue < 2:
@@ -50,6 +57,8 @@ class VirtualOutliers(keras.layers.Layer):
             )
         self.num_classes, self.rows, self.queue, self.candidates = num_classes, rows, queue, candidates
         self.seed = seed
+        self.counts = None if counts is None else tuple(map(int, counts))
+        self.limits = np.clip(self.counts or [queue] * num_classes, 1, queue).astype("int32")
         self.seed_generator = keras.random.SeedGenerator(seed)
         self._chosen = min(num_classes, rows)
         self._each = -(-rows // self._chosen)
@@ -87,24 +96,25 @@ class VirtualOutliers(keras.layers.Layer):
         # Without `one_hot`, whose dtype is not the same on every backend.
         member = ops.cast(own[:, None] == ops.arange(self.num_classes, dtype=own.dtype)[None], "int32")
         member = member * inside[:, None]
-        own, new = ops.cast(own, "int32"), ops.sum(member, axis=0)
+        own, new, limits = ops.cast(own, "int32"), ops.sum(member, axis=0), ops.convert_to_tensor(self.limits)
+        limit = ops.take(limits, own)
         turn = ops.sum(ops.cumsum(member, axis=0) * member, axis=-1) - 1
-        # A class with more rows than its queue holds keeps the last, so that no place is written twice.
-        written = (inside > 0) & (turn >= ops.take(new, own) - self.queue)
+        # A class with more rows than its queue has places keeps the last, so that no place is written twice.
+        written = (inside > 0) & (turn >= ops.take(new, own) - limit)
         slots = self.num_classes * self.queue
-        target = own * self.queue + (ops.take(self.place, own) + turn) % self.queue
+        target = own * self.queue + (ops.take(self.place, own) + turn) % limit
         target = ops.where(written, target, slots)
         flat = ops.reshape(self.features, (slots, -1))
         flat = ops.concatenate([flat, ops.zeros_like(flat[:1])])  # One place more, for what is left out.
         values = ops.cast(ops.stop_gradient(features), "float32")
         flat = ops.scatter_update(flat, target[:, None], values)
         self.features.assign(ops.reshape(flat[:slots], self.features.shape))
-        self.place.assign((self.place + new) % self.queue)
-        self.filled.assign(ops.minimum(self.filled + new, self.queue))
+        self.place.assign((self.place + new) % limits)
+        self.filled.assign(ops.minimum(self.filled + new, limits))
 
     def ready(self):
         """1.0 once every class's queue is full, until then 0.0."""
-        return ops.cast(ops.min(self.filled) >= self.queue, "float32")
+        return ops.cast(ops.all(self.filled >= ops.convert_to_tensor(self.limits)), "float32")
 
     def gaussians(self):
         """What the queues say of the features.
@@ -114,9 +124,10 @@ class VirtualOutliers(keras.layers.Layer):
             in a training that has failed, is answered by the identity.
         """
         features = ops.convert_to_tensor(self.features)
-        means = ops.mean(features, axis=1)
-        apart = ops.reshape(features - means[:, None], (self.num_classes * self.queue, -1))
-        covariance = ops.matmul(ops.transpose(apart), apart) / (self.num_classes * self.queue)
+        means = ops.sum(features, axis=1) / self.limits[:, None].astype("float32")  # Beyond its limit all is zero.
+        held = (np.arange(self.queue) < self.limits[:, None]).astype("float32")
+        apart = ops.reshape((features - means[:, None]) * held[..., None], (self.num_classes * self.queue, -1))
+        covariance = ops.matmul(ops.transpose(apart), apart) / int(self.limits.sum())
         identity = ops.eye(covariance.shape[-1], dtype="float32")
         covariance = covariance + (1e-4 + 1e-6 * ops.trace(covariance)) * identity
         return means, ops.where(ops.all(ops.isfinite(covariance)), covariance, identity)
@@ -153,5 +164,5 @@ class VirtualOutliers(keras.layers.Layer):
         """The arguments, so that `from_config` makes the same layer."""
         return {
             **super().get_config(), "num_classes": self.num_classes, "rows": self.rows, "queue": self.queue,
-            "candidates": self.candidates, "seed": self.seed,
+            "candidates": self.candidates, "seed": self.seed, **({"counts": self.counts} if self.counts else {}),
         }  # fmt: skip

@@ -9,7 +9,7 @@ import pytest
 from kood.data import ImageSet
 from kood.errors import UserError
 from kood.pipeline import classify, diffusion
-from kood.pipeline.build import class_weights
+from kood.pipeline.build import build_classifier, class_weights
 from kood.recipe import load
 from tests.conftest import TINY, Cell
 from tests.interrupted import Killed
@@ -245,6 +245,30 @@ def test_virtual_outliers_need_no_images_and_stay_behind(tmp_path, given, monkey
     monkeypatch.setattr(classify.training, "fit", only_batched)
     plain = cell(folder, "outliers.use=[]").train()
     assert plain.facts["parameters"] == stage.facts["parameters"]
+
+
+def test_outliers_that_no_step_was_exposed_to_are_told_of(tmp_path, monkeypatch):
+    (tmp_path / "tiny.toml").write_text(TINY)
+    monkeypatch.setattr(classify.training, "fit", only_batched)
+    made = cell(tmp_path, 'outliers.use=["virtual"]')
+    made.train()
+    stage = made["classifier"]
+    assert stage.notes == ["outliers.virtual.queue = 200: 4 of 4 classes have fewer training images, 30 at least, and "
+                           "queues of as many places"]  # fmt: skip
+    (told,) = stage.warnings
+    assert told.startswith("classifier: was never exposed to virtual outliers, since not every class had filled its")
+    assert told.endswith("train for more epochs, or lower outliers.virtual.queue")
+    stage.result.facts["epochs"] = 0.4
+    assert stage.warnings[0].startswith("classifier: the time was enough for 0.4 of 2 epochs, so it has not seen every")
+    unexposed = cell(tmp_path, "outliers.use=[]")
+    unexposed.train()
+    assert not unexposed["classifier"].warnings and not unexposed["classifier"].notes
+
+
+def test_exposure_begins_before_the_last_step(folder):
+    for begin, steps, expected in ((0.97, 15, 14), (0.4, 15, 6), (0.0, 15, 0), (0.9, 1, 0)):
+        recipe = load(folder / "tiny.toml", ['outliers.use=["noise"]', f"outliers.begin={begin}"])
+        assert build_classifier(recipe, 4, steps=steps).exposure_begin == expected
 
 
 def test_too_few_candidates_are_the_recipes_fault(folder):

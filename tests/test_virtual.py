@@ -66,6 +66,29 @@ def test_a_batch_of_outliers_changes_nothing():
         np.testing.assert_array_equal(old, numbers(new))
 
 
+def test_a_queue_has_no_more_places_than_its_class_has_images():
+    rng, counts = np.random.default_rng(4), (3, 90, 1)
+    made, plain = VirtualOutliers(CLASSES, 7, queue=5, candidates=20, counts=counts), [[], [], []]
+    made.build((None, DIMENSION))
+    limits = [3, 5, 1]
+    for _ in range(9):
+        features, own, labels, outlier = batch(rng, 6)
+        made.keep(features, labels, outlier)
+        for row, k, out in zip(features, own, outlier, strict=True):
+            plain[k] = plain[k] if out else (plain[k] + [row])[-limits[k] :]
+        assert float(numbers(made.ready())) == (list(map(len, plain)) == limits)
+    assert numbers(made.ready()) == 1.0
+    kept = [np.float64(rows) for rows in plain]
+    apart = np.concatenate([rows - rows.mean(axis=0) for rows in kept])
+    expected = apart.T @ apart / sum(limits)
+    expected += (1e-4 + 1e-6 * np.trace(expected)) * np.eye(DIMENSION)
+    means, covariance = made.gaussians()
+    np.testing.assert_allclose(numbers(means), [rows.mean(axis=0) for rows in kept], rtol=1e-5, atol=1e-6)
+    np.testing.assert_allclose(numbers(covariance), expected, rtol=1e-4, atol=1e-5)
+    assert np.isfinite(numbers(made.draw())).all()
+    assert VirtualOutliers.from_config(made.get_config()).limits.tolist() == limits
+
+
 def full(made, rng, spread=1.0):
     shape = made.features.shape
     mixing = np.tril(rng.normal(size=(shape[-1], shape[-1])))

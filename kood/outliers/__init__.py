@@ -107,6 +107,9 @@ class FeatureSource(_Source):
             num_classes: K.
             rows: Outliers that it draws for each batch.
             seed: Decides them.
+
+        One that has a parameter `counts` besides is given how many training images each class has, K numbers; None
+        where they are not known yet.
         """
         raise NotImplementedError
 

@@ -1,5 +1,6 @@
 """From a recipe to untrained networks."""
 
+import inspect
 import json
 from collections.abc import Mapping, Sequence
 from typing import Any, Literal
@@ -95,6 +96,7 @@ def build_classifier(
     seed: int = 0,
     exposed: bool = True,
     class_weight: Sequence[float] | None = None,
+    counts: Sequence[int] | None = None,
 ) -> Classifier:
     """The untrained classifier of a recipe; of images, or of the features of a frozen backbone.
 
@@ -106,6 +108,7 @@ def build_classifier(
         seed: Decides the outliers that are drawn in training.
         exposed: Whether with what exposure to outliers needs; without it, the same backbone and heads alone.
         class_weight: How much each class counts in the cross-entropy; all alike where not given.
+        counts: How many training images each class has.
     """
     precision = precision or recipe.train.precision
     if recipe.classifier.is_frozen:
@@ -125,13 +128,16 @@ def build_classifier(
         options = {
             "exposure": loss.name,
             "exposure_weight": settings.weight,
-            "exposure_begin": round(settings.begin * steps),
+            # At least the last step exposes.
+            "exposure_begin": min(round(settings.begin * steps), max(0, steps - 1)),
             "reach": settings.reach,
         }
         for name, source in settings.layers.items():
+            known = {"counts": counts} if "counts" in inspect.signature(source.layer).parameters else {}
             options["virtual"] = _built(
-                f"outliers.{name}", keras.layers.Layer, source.layer, num_classes, settings.per_batch, seed
-            )
+                f"outliers.{name}", keras.layers.Layer, source.layer, num_classes, settings.per_batch, seed,
+                **known,
+            )  # fmt: skip
     if recipe.train.auxiliary.name == "rotation":
         options["rotation"] = recipe.train.auxiliary.weight
         options["outlier_rows"] = settings.per_batch if exposed and settings.exposes and settings.drawn else 0

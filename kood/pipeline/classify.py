@@ -184,10 +184,13 @@ class Classifier(Stage):
         keras.utils.set_random_seed(seed)
         weights = class_weights(settings.class_weight, images.known_labels, images.class_names)
         total = settings.epochs * per_epoch
-        model = build_classifier(recipe, classes, steps=total, seed=self.seed("virtual"), class_weight=weights)
+        counts = np.bincount(images.known_labels, minlength=classes).tolist()
+        model = build_classifier(
+            recipe, classes, steps=total, seed=self.seed("virtual"), class_weight=weights, counts=counts
+        )
         if self.data.frozen is not None:
             standardize(model.backbone, *moments(np.asarray(self.data.images("train").images)))
-        notes = said_of(model.backbone)
+        notes = [*said_of(model.backbone), *self._shortened(counts)]
         for stage in self.begun:
             _give(model, stage.model())
         at_once = 250 if self.data.frozen is not None else 25
@@ -211,12 +214,36 @@ class Classifier(Stage):
                 steps_per_epoch=per_epoch, rows=settings.batch_size + self._pure_per_batch + per_batch, limit=limit,
                 images=held,
             )  # fmt: skip
+        if model.virtual is not None and not keras.ops.convert_to_numpy(model.virtual.ready()):
+            facts["unready"] = next(iter(recipe.outliers.layers))
         plain = _plain(model, recipe, classes)
         plain.save(folder / self._file)
         training.remove_checkpoint(folder)
         before = frozen_backbone(recipe).count_params() if self.data.frozen is not None else 0
         length = {"epochs": round(trained / per_epoch, 2)} if limit else {}
         return {**facts, "parameters": before + plain.count_params(), "notes": notes, **length}
+
+    def _shortened(self, counts: Sequence[int]) -> list[str]:
+        """Says so where classes have fewer images than a queue of virtual outliers is to hold."""
+        outliers = self.recipe.outliers
+        queue = outliers.virtual.queue if outliers.exposes and "virtual" in outliers.layers else 0
+        fewer = [count for count in counts if count < queue]
+        if not fewer:
+            return []
+        return [f"outliers.virtual.queue = {queue}: {len(fewer)} of {len(counts)} classes have fewer training images, "
+                f"{min(fewer)} at least, and queues of as many places"]  # fmt: skip
+
+    @property
+    def warnings(self) -> list[str]:
+        told, epochs = [], self.facts.get("epochs", 1.0)
+        if epochs < 1:
+            told.append(f"{self.role}: the time was enough for {epochs:g} of {self.recipe.train.epochs} epochs, so it "
+                        "has not seen every image once; give the run more minutes")  # fmt: skip
+        if name := self.facts.get("unready"):
+            told.append(f"{self.role}: was never exposed to {name} outliers, since not every class had filled its "
+                        "queue when the training ended; train for more epochs"
+                        + (", or lower outliers.virtual.queue" if name == "virtual" else ""))  # fmt: skip
+        return told
 
     @property
     def _file(self) -> str:
