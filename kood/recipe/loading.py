@@ -69,6 +69,9 @@ def load(path: str | Path, overrides: tuple[str, ...] | list[str] = (), *, quick
             raise UserError(f"--set {override!r}: write it as KEY=VALUE, such as --set train.epochs=10")
         where = f"--set {key.strip()}"
         settings.put_all(given, key.strip(), settings.parse(value.strip(), where=where), where=where)
+    for override in map(composed, overrides):
+        key, _, value = override.partition("=")
+        settings.refuse_covered(key.strip(), value.strip(), given.get("matrix"))
     for key, trouble in spelling.control_characters(given):
         raise UserError(f"{path}: {key}: {trouble}")
     given.setdefault("name", path.stem)

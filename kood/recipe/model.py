@@ -99,8 +99,21 @@ class Recipe(Section):
         if self.outliers.use and self.outliers.acts_on_cosines and not self._is_angular():
             raise ValueError(f"outliers.exposure = {self.outliers.exposure!r} acts on cosines; head {self.head.name!r} "
                              "has none")  # fmt: skip
+        self._check_head_moves()
         self._check_scores()
         return self
+
+    def _check_head_moves(self) -> None:
+        """Refuses exposure of the head alone where a gradient moves nothing of it."""
+        head = registry.find("heads", self.head.name, "head.name")
+        if head.learns or not self.outliers.exposes:
+            return
+        end = f"and head {self.head.name!r} has no weights that learn; take another head, or"
+        for name in map(self.outliers.named, self.outliers.layers):
+            raise ValueError(f"outliers.use: {name} outliers teach the head alone, {end} remove {name!r}")
+        if self.outliers.reach == "head":
+            raise ValueError(f'outliers.reach = "head" lets outliers teach the head alone, {end} set '
+                             'outliers.reach = "all"')  # fmt: skip
 
     def _check_drawn(self) -> None:
         (high, wide, channels), whole = self.drawn_shape, self.data.shape
@@ -136,6 +149,9 @@ class Recipe(Section):
             raise ValueError(f'train.auxiliary = "rotation" turns images by 90 degrees, and data.image_shape = '
                              f"{list(self.data.shape)} is not square; give it one height and width, or remove "
                              "train.auxiliary")  # fmt: skip
+        if turns and self.classifier.train == "last" and not self.fine_tuning.epochs:
+            raise ValueError('train.auxiliary = "rotation" is learnt in fine-tuning, and fine_tuning.epochs is 0; '
+                             "raise it, or remove train.auxiliary")  # fmt: skip
         if turns and self.classifier.is_frozen:
             raise ValueError('train.auxiliary = "rotation" turns the images of each batch, and a frozen backbone sees '
                              'each image once; set classifier.train = "last" or "all"')  # fmt: skip

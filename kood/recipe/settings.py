@@ -1,12 +1,13 @@
 """Settings by dotted key: `--set`, the matrix, and the names that stand for a whole table."""
 
+import shlex
 import tomllib
 from typing import Any
 
 from kood.errors import UserError
 from kood.recipe import spelling
 
-__all__ = ["labels", "parse", "put", "put_all"]
+__all__ = ["labels", "parse", "put", "put_all", "refuse_covered"]
 
 
 #: Tables that may be given by name alone.
@@ -55,8 +56,37 @@ def put_all(tree: dict[str, Any], key: str, value: Any, *, where: str) -> None:
         put(tree, one, setting, where=where)
 
 
+def refuse_covered(key: str, value: str, matrix: Any) -> None:
+    """Refuses a setting of the command line that every cell of a matrix sets to something else.
+
+    Args:
+        key: Of `--set KEY=VALUE`.
+        value: As it stands there.
+        matrix: {key: values}, with what the command line made of it.
+
+    Raises:
+        UserError: it would have no say.
+    """
+    parsed = parse(value)
+    given = [leaf for one, setting in _expand(key, parsed).items() for leaf in _leaves(one, setting)]
+    for row, values in matrix.items() if isinstance(matrix, dict) else ():
+        for leaf in given if isinstance(values, list) and values else ():
+            if all(any(f"{leaf}.".startswith(f"{one}.") for one in _expand(row, cell)) for cell in values):
+                word = f'"{parsed}"' if parsed == value else value
+                instead = f"matrix.{row}=[{word if row in (key, f'{key}.name') else '...'}]"
+                raise UserError(f"--set {key}: every cell of the matrix sets {leaf}, so this would do nothing; write "
+                                f"--set {shlex.quote(instead)}")  # fmt: skip
+
+
+def _leaves(key: str, value: Any) -> list[str]:
+    """The dotted keys that a setting gives values to."""
+    if isinstance(value, dict) and value:
+        return [leaf for inner, one in value.items() for leaf in _leaves(f"{key}.{inner}", one)]
+    return [f"{key}.name" if key in NAMED else key]
+
+
 def put(tree: dict[str, Any], key: str, value: Any, *, where: str) -> None:
-    *parents, last = key.split(".")
+    *parents, last = key.split(".", 1 if key.startswith("matrix.") else -1)  # Its own keys are dotted.
     for depth, parent in enumerate(parents, start=1):
         if isinstance(tree.get(parent), str) and ".".join(parents[:depth]) in NAMED:
             tree[parent] = {"name": tree[parent]}
