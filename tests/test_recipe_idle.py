@@ -1,12 +1,95 @@
-"""Settings that would do nothing where they stand are refused, and so is exposure that moves nothing."""
+"""Settings that do nothing where they stand are told, and exposure that moves nothing is refused."""
+
+import io
 
 import pytest
+from rich.console import Console
 
+import kood
 from kood.errors import UserError
 from kood.recipe import load
+from kood.recipe.idle import idle_settings
 
 FROZEN = "classifier.train=head"
 LAST = "classifier.train=last"
+
+#: A setting, what leaves it without effect, what is said, and what gives it one.
+IDLE = [
+    ('data.pictures.source="blobs"', (), 'only the augmentation "pixmix"', ('data.augment=["pixmix"]',)),
+    ('data.augment=["flip"]', (FROZEN, "outliers.use=['noise']"), "classifier.views = 1", ("classifier.views=1",)),
+    ('train.augment=["crop"]', (FROZEN,), "classifier.views", (LAST,)),
+    ("train.auxiliary.weight=0.3", (), 'train.auxiliary.name = "rotation"', ("train.auxiliary.name=rotation",)),
+    ("fine_tuning.epochs=9", (), 'only classifier.train = "last"', (LAST,)),
+    ("data.hold_out.classes=0.5", ("data.hold_out.folds=[['1']]",), "remove it", ("data.hold_out.folds=2",)),
+    ("outliers.mix_alpha=2.0", (), 'outliers.mix = "linear"', ("outliers.mix=cutmix",)),
+    ("outliers.amplitude=swapped", ("outliers.use=['virtual']",), "virtual outliers have no", ("outliers=cutmix",)),
+    ("outliers.amplitude=swapped", ("outliers.use=['noise']",), "noise outliers have no", ("outliers=cutmix",)),
+    (
+        "outliers.target=parents", ("outliers.use=['patch_shuffle', 'noise', 'amplitude_swap', 'virtual']",),
+        "patch_shuffle and noise and amplitude_swap and virtual outliers are mixtures of no", ("outliers=cutmix",),
+    ),
+    (
+        "outliers.label_mixup.alpha=2.0", ("outliers.label_mixup.weight=uniform",), 'label_mixup.weight = "beta"',
+        ("outliers.label_mixup.weight=beta",),
+    ),
+    (
+        "outliers.label_mixup.level=0.5", (), 'outliers.label_mixup.start = "image"',
+        ("outliers.label_mixup.start=image",),
+    ),
+    ("pure_samples.level=0.5", (), 'pure_samples.start = "image"', ("pure_samples.start=image",)),
+    ("pure_samples.count=9", (), "pure_samples.audit_count", ("pure_samples.use=['augment']",)),
+    ("pure_samples.per_batch=9", (), '"id_rows"', ("pure_samples.use=['id_rows']",)),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("setting", "where", "told", "instead"), IDLE)
+def test_a_setting_that_does_nothing_is_told_with_what_gives_it_effect(tiny, setting, where, told, instead):
+    key = setting.partition("=")[0].removesuffix(".source")
+    (note,) = (one for one in idle_settings(load(tiny, [*where, setting])) if one.startswith(f"{key} has no effect: "))
+    assert told in note and "\n" not in note
+    assert not idle_settings(load(tiny, [*where, setting, *instead]))
+
+
+def test_it_is_told_when_the_run_starts_and_kept_for_its_report(tiny, tmp_path, monkeypatch):
+    kept = []
+
+    def made(work):
+        kept.extend(work.notes)
+        raise UserError("enough")
+
+    monkeypatch.setattr("kood.pipeline.make_cell", made)
+    console = Console(file=io.StringIO(), width=500)
+    with pytest.raises(UserError, match="enough"):
+        kood.run(load(tiny, ["outliers.mix_alpha=2.0"]), saved=tmp_path, console=console)
+    assert len(kept) == 1 and kept[0].startswith("outliers.mix_alpha has no effect: ")
+    assert kept[0] in console.file.getvalue()
+
+
+def test_one_cell_in_which_a_setting_does_something_is_enough(tiny):
+    for setting, matrix in (
+        ("outliers.target=parents", "matrix.outliers=['noise','label_mixup']"),
+        ("train.auxiliary.weight=0.3", "matrix.train.auxiliary.name=['none','rotation']"),
+        ("fine_tuning.epochs=9", "matrix.classifier.train=['all','last']"),
+    ):
+        assert not idle_settings(load(tiny, [setting, matrix]))
+        assert len(idle_settings(load(tiny, [setting, "outliers.use=['noise']"]))) == 1
+
+
+def test_tables_of_what_is_not_in_use_need_not_be_taken_out(tiny):
+    unused = ["outliers.use=[]", "outliers.amplitude=swapped", "outliers.mix_alpha=2.0", "outliers.cutmix.alpha=2.0"]
+    assert not idle_settings(load(tiny, [*unused, "pure_samples.count=9", "budget.diffusion=0.5", "diffusion.steps=7"]))
+
+
+def test_a_printed_recipe_and_a_smoke_run_have_none(tiny, tmp_path):
+    for quick in (False, True):
+        (tmp_path / "again.toml").write_text(load(tiny, quick=quick).to_toml())
+        again = load(tmp_path / "again.toml")
+        assert again.quick == quick and not idle_settings(again)
+
+
+def test_a_row_to_compare_with_needs_rows(tiny):
+    (note,) = idle_settings(load(tiny, ["report.baseline={head='softmax'}"]))
+    assert note.startswith("report.baseline has no effect: it names a row of a matrix, and there is none")
 
 
 def test_rotations_are_learnt_in_fine_tuning(tiny):

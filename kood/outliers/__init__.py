@@ -124,6 +124,9 @@ class OutlierSource(_Source):
     #: Whether its images show nothing and are exposed to for their texture, which then stays as it is.
     is_texture: ClassVar[bool] = False
 
+    #: Whether its rows may have shares of classes.
+    has_shares: ClassVar[bool] = True
+
     #: (count, rng, what it is given) -> `Rows`.
     draw: ClassVar[Callable[..., Rows]]
 

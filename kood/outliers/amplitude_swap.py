@@ -15,6 +15,8 @@ class AmplitudeSwap(OutlierSource):
     does, to pairs as `pixel_mixup` draws them: the first image gives the phases, the second the amplitudes.
     """
 
+    has_shares = False
+
     def draw(self, count, rng, train):
         """Recombines training images; `ValueError` where they are of fewer than two classes."""
         from kood.data.amplitude import recombined

@@ -23,7 +23,7 @@ class Noise(OutlierSource):
         scale: Standard deviation for Gaussian noise, half-width for uniform, in units of the [-1, 1] range.
     """
 
-    is_texture = True
+    is_texture, has_shares = True, False
 
     kind: Literal["gaussian", "uniform"] = "gaussian"
     scale: Annotated[float, Field(gt=0.0, le=10.0)] = 0.6

@@ -20,7 +20,7 @@ class PatchShuffle(OutlierSource):
         grid: Patches along each side.
     """
 
-    resembles = "patch_shuffle"
+    resembles, has_shares = "patch_shuffle", False
 
     grid: Annotated[int, Field(ge=2, le=64)] = 2
 

@@ -17,7 +17,7 @@ class Real(ImageSource, OutlierSource):
     there are fewer.
     """
 
-    version = 2
+    version, has_shares = 2, False
 
     @model_validator(mode="after")
     def _check(self):

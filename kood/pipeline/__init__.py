@@ -35,6 +35,7 @@ from kood.pipeline.summary import write_report
 from kood.pipeline.team import Team
 from kood.process import keras_defaults
 from kood.recipe import Recipe, load, of_its_file
+from kood.recipe.idle import idle_settings
 from kood.runs import Run
 from kood.serving.client import newest_version
 from kood.text import masked
@@ -132,7 +133,10 @@ def _run(recipe: Recipe, budget: Budget, folder: Run, other_data: bool, console:
                 "origin": origin_of(recipe.file, recipe.overrides),
                 "accepted": accepted,
                 "budget": budget,
+                "notes": idle_settings(recipe),
             }
+            for note in told["notes"]:
+                progress.say(note, style="yellow")
             if recipe.matrix:
                 result = run_matrix(recipe, team, progress, told)
             else:

@@ -36,6 +36,7 @@ class Work:
         seen: Results that have been told of, by this cell or another.
         labels: What the matrix calls the cell.
         origin: What the run was started with, for the report.
+        notes: What there is to say of the whole recipe, for the report.
         accepted: Called with the data, and the classes that are served of them, once these are there and nothing speaks
             against the recipe.
     """
@@ -48,6 +49,7 @@ class Work:
     seen: set[Path] = field(default_factory=set)
     labels: dict[str, str] = field(default_factory=dict)
     origin: dict[str, str] = field(default_factory=dict)
+    notes: list[str] = field(default_factory=list)
     accepted: Callable[[Any, Sequence[str]], None] = lambda data, class_names: None
 
     @property

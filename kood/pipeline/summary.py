@@ -50,7 +50,7 @@ def summarize(work: Work, cell: Cell) -> dict[str, Any]:
         "warnings": ([compared["warning"]] if compared and compared["warning"] else [])
         + [text for stage in cell.made for text in stage.warnings]
         + figures["warnings"],
-        "notes": prepared["notes"]
+        "notes": [*work.notes, *prepared["notes"]]
         + list(dict.fromkeys(f"classifier: {note}" for stage in others for note in stage.notes))
         + figures["notes"]
         + _cost(figures["headline_score"])

@@ -1,0 +1,87 @@
+"""Settings that do nothing where they stand."""
+
+from collections.abc import Iterator
+from typing import Any
+
+from kood import registry
+from kood.recipe.model import Recipe
+from kood.section import Sampling, Section
+
+__all__ = ["idle_settings"]
+
+
+def idle_settings(recipe: Recipe) -> list[str]:
+    """Settings that no cell of a recipe has a use for, though a cell has the part that they are of; a sentence each.
+
+    Defaults are not looked at, since a recipe that kood prints has them all, nor are tables of what is not in use, so
+    that `--set outliers=none` needs nothing else. A smoke run, whose lengths are not the user's, has none.
+    """
+    found: dict[str, list[str]] = {}
+    if recipe.report.baseline and not recipe.matrix:
+        found["report.baseline"] = ["it names a row of a matrix, and there is none; add [matrix], or remove it"]
+    for _, cell in [] if recipe.quick or recipe.attach is not None else recipe.cells():
+        for key, why in _settings(cell):
+            found.setdefault(key, []).append(why)
+    return [f"{key} has no effect: {reasons[0]}" for key, reasons in found.items() if all(reasons)]
+
+
+def _settings(recipe: Recipe) -> Iterator[tuple[str, str]]:
+    """Keys that differ from their defaults, and why each does nothing; "" where it does something."""
+    outliers, pure, train, data = recipe.outliers, recipe.pure_samples, recipe.train, recipe.data
+    classifier, tuning = recipe.classifier, recipe.fine_tuning
+
+    def moved(key: str, section: Section, is_idle: Any, why: str) -> Iterator[tuple[str, str]]:
+        name = key.rpartition(".")[2]
+        if getattr(section, name) != type(section).model_fields[name].get_default(call_default_factory=True):
+            yield key, why if is_idle else ""
+
+    augment = [*data.augment, *(train.augment or []), *(tuning.augment or [])]
+    named = {registry.find("augmentations", name).name for name in augment}
+    yield from moved("data.pictures", data, "pixmix" not in named,
+        'only the augmentation "pixmix" mixes them in; add it to data.augment, or remove data.pictures')  # fmt: skip
+    unseen = classifier.is_frozen and not classifier.views and not recipe.needs_diffusion
+    yield from moved("data.augment", data, unseen,
+        'classifier.train = "head" learns from each image once, as it is; set classifier.views = 1 or more, or remove '
+        "it")  # fmt: skip
+    if train.augment:
+        yield from moved("train.augment", train, classifier.is_frozen,
+            'classifier.train = "head" learns from the views that data.augment makes; name augmentations there and set '
+            "classifier.views, or remove it")  # fmt: skip
+    yield from moved("train.auxiliary.weight", train.auxiliary, train.auxiliary.name == "none",
+        'there is nothing that it weighs; set train.auxiliary.name = "rotation", or remove it')  # fmt: skip
+    for name in type(tuning).model_fields:
+        yield from moved(f"fine_tuning.{name}", tuning, classifier.train != "last",
+            f'only classifier.train = "last" fine-tunes, and it is "{classifier.train}"; set it, or empty the table '
+            "(fine_tuning = {})")  # fmt: skip
+    if data.hold_out is not None:
+        yield from moved("data.hold_out.classes", data.hold_out, not isinstance(data.hold_out.folds, int),
+            "data.hold_out.folds names the classes of each fold; remove it")  # fmt: skip
+    if outliers.use:
+        sources = outliers.drawn
+        yield from moved("outliers.mix_alpha", outliers, outliers.mix == "none",
+            'outliers.mix = "none" mixes nothing; set outliers.mix = "linear" or "cutmix", or remove it')  # fmt: skip
+        yield from moved("outliers.amplitude", outliers, all(source.is_texture for source in sources.values()),
+            f"{' and '.join(outliers.use)} outliers have no amplitudes to swap; name another source in outliers.use, "
+            "or remove it")  # fmt: skip
+        yield from moved("outliers.target", outliers, not any(source.has_shares for source in sources.values()),
+            f"{' and '.join(outliers.use)} outliers are mixtures of no classes; name another source in outliers.use, "
+            "such as label_mixup or pixel_mixup, or remove it")  # fmt: skip
+        for table, source in sources.items():
+            own = not registry.find("outliers", outliers.named(table)).package  # Others mean their words.
+            if own and {"alpha", "weight"} <= type(source).model_fields.keys():
+                yield from moved(f"outliers.{table}.alpha", source, getattr(source, "weight", "") != "beta",
+                    f'only weight = "beta" draws from Beta(alpha, alpha); set outliers.{table}.weight = "beta", or '
+                    "remove it")  # fmt: skip
+    samplings = {
+        f"outliers.{table}": source for table, source in outliers.drawn.items() if isinstance(source, Sampling)
+    }
+    for table, sampling in (samplings | ({"pure_samples": pure} if recipe.samples_pure else {})).items():
+        yield from moved(f"{table}.level", sampling, sampling.start == "noise",
+            f'only images begin at a level; set {table}.start = "image", or remove it')  # fmt: skip
+    if recipe.samples_pure:
+        yield from moved("pure_samples.count", pure, not pure.trains,
+            'nothing is trained on them; set pure_samples.audit_count for the audit, or add "augment" or "id_rows" to '
+            "pure_samples.use")  # fmt: skip
+        yield from moved("pure_samples.per_batch", pure, "id_rows" not in pure.use,
+            'only rows beside the images have a number in each batch; add "id_rows" to pure_samples.use, or remove '
+            "it")  # fmt: skip
