@@ -7,6 +7,9 @@ import zlib
 import numpy as np
 from PIL import Image
 
+from kood.data.decode import decode_readable
+from kood.data.rules import STRETCHED
+
 RNG = np.random.default_rng(0)
 WIDTH, HEIGHT = 18, 14
 
@@ -19,6 +22,10 @@ def encoded(image, kind="PNG", **options):
 
 def picture(width=WIDTH, height=HEIGHT, channels=3):
     return Image.fromarray(np.random.default_rng(channels).integers(0, 256, (height, width, channels)).astype("uint8"))
+
+
+def decode_images(sources, image_shape, framing=STRETCHED):
+    return decode_readable(sources, image_shape, 0, framing)[0]
 
 
 # EXIF and XMP

@@ -589,3 +589,9 @@ def test_wrong_shapes(sampler):
         sampler(crooked_predictor, schedule.cosine(20), [[0.0]], 5)
     with pytest.raises(ValueError, match="denoise must return"):
         sampler(lambda x, t: x[..., 0], schedule.cosine(20), start(), 5)
+
+
+def test_a_seed_below_zero_is_one_of_its_own():
+    alpha_bar, noise = schedule.cosine(20), np.random.default_rng(0).standard_normal((1, 4, 4, 1))
+    found = [samplers.ddpm(lambda x, t: x, alpha_bar, noise, 3, seed=seed) for seed in (-3, -3, 3)]
+    assert np.array_equal(found[0], found[1]) and not np.array_equal(found[0], found[2])

@@ -18,7 +18,7 @@ from kood.data.rules import MIRRORED, STRETCHED, UPSIDE_DOWN, Framing, orientati
 from kood.errors import UserError
 from kood.machine import release_memory
 
-__all__ = ["decode_image", "decode_images", "decode_readable", "decoded", "decoding", "opened", "orientation_of"]
+__all__ = ["decode_image", "decode_readable", "decoded", "decoding", "opened", "orientation_of"]
 
 #: A file, or what one holds.
 Source = Path | str | bytes
@@ -215,13 +215,6 @@ def _of_16_bits(wide: np.ndarray, key: int | None) -> np.ndarray:
     return np.stack([narrow, narrow, narrow, np.where(wide == key, 0, 255).astype(np.uint8)], axis=-1)
 
 
-def decode_images(
-    sources: Sequence[Source], image_shape: tuple[int, int, int], framing: Framing = STRETCHED
-) -> np.ndarray:
-    """`decode_readable` where every file must be readable: the images alone, uint8 (N, H, W, C)."""
-    return decode_readable(sources, image_shape, 0, framing)[0]
-
-
 def decode_readable(
     sources: Sequence[Source], image_shape: tuple[int, int, int], max_bad_images: int, framing: Framing = STRETCHED,
     hashes: np.ndarray | None = None,
@@ -263,19 +256,16 @@ def decoded(
     """
     reading = threading.Lock()
 
-    def fitted(at: np.ndarray, pixels: np.ndarray) -> np.ndarray:
-        if hashes is not None:
-            hashes[at] = perceptual_hashes(pixels, framing.ground)
-        return _fit(pixels, image_shape, framing)
-
     def attempt(place: np.integer) -> np.ndarray | _UnreadableError:
         with reading:
             source = sources[int(place)]
         try:
             with decoding(source, image_shape[:2], framing) as (pixels, _):
+                if hashes is not None:
+                    hashes[place] = perceptual_hashes(pixels[None], framing.ground)[0]
                 if pixels.shape[0] * pixels.shape[1] <= _SMALL:
                     return pixels
-                return fitted(np.array([place]), pixels[None])[0]
+                return _fit(pixels[None], image_shape, framing)[0]
         except _UnreadableError as error:
             return error
 
@@ -302,7 +292,7 @@ def decoded(
                 step = max(1, _SMALL // math.prod(shape[:2]))
                 for rows in (alike[at : at + step] for at in range(0, len(alike), step)):
                     together = np.stack([good[row] for row in rows])
-                    fitting.append((rows, pool.submit(fitted, read[rows], together)))
+                    fitting.append((rows, pool.submit(_fit, together, image_shape, framing)))
             due = begun(int(places[-1]) + 1)  # While what becomes of this one is used.
             for rows, one in fitting:
                 block[rows] = one.result()

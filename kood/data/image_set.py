@@ -48,9 +48,10 @@ class ImageSet:
                 f"images must be uint8 (N, H, W, C), or features float32 (N, D), not {self.images.dtype} "
                 f"{self.images.shape}"
             )
-        for name, found in (("groups", self.groups), ("labels", self.labels)):
-            if found is not None and (found.dtype != np.int64 or found.shape != (len(self.images),)):
-                raise ValueError(f"{name} must be int64 ({len(self.images)},), not {found.dtype} {found.shape}")
+        for name, dtype in (("groups", "int64"), ("labels", "int64"), ("hashes", "uint64")):
+            found = getattr(self, name)
+            if found is not None and (found.dtype != dtype or found.shape != (len(self.images),)):
+                raise ValueError(f"{name} must be {dtype} ({len(self.images)},), not {found.dtype} {found.shape}")
         labels, classes = self.labels, len(self.class_names)
         if labels is not None and len(labels) and not 0 <= labels.min() <= labels.max() < classes:
             raise ValueError(f"labels must lie in 0..{classes - 1}, one for each of class_names")

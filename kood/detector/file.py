@@ -20,7 +20,7 @@ from kood.text import clean
 __all__ = ["read", "write"]
 
 CLASSIFIER, FACTS, ARRAYS = "classifier.keras", "detector.json", "arrays.npz"
-FORMAT = 1
+FORMAT = 2
 #: Attributes that are kept as they are.
 PLAIN = ("takes_bytes", "doubts", "chooses", "every", "named")
 #: What files of other kinds end in, which nothing could tell from a detector by their names.
@@ -97,8 +97,9 @@ def read(kind: type, path: Path, custom_objects: Mapping[str, Any] | None = None
                 (Path(folder) / part).write_bytes(file.read(part))
             with np.load(Path(folder) / ARRAYS, allow_pickle=False) as found:
                 arrays = dict(found)
-            if facts["format"] > FORMAT:
-                raise UserError(f"{clean(path)} is of kood {facts['kood']}, newer than this one; update kood")
+            if facts["format"] != FORMAT:
+                age, mend = ("newer", "update kood") if facts["format"] > FORMAT else ("older", "fit and save it again")
+                raise UserError(f"{clean(path)} was saved by a kood {age} than this one, {facts['kood']}; {mend}")
             classifier = opened(Path(folder) / CLASSIFIER, custom_objects, shown=path)
         if preprocess is not None:
             if function_of(classifier) is None:

@@ -17,7 +17,7 @@ from kood.data.rules import Resize
 from kood.detector.choosing import Choice, Measured, by_chance, choose, tune
 from kood.detector.images import are_files, parted
 from kood.detector.passing import Known, unreadable
-from kood.detector.reading import Reading
+from kood.detector.reading import COMPILED, Reading
 from kood.errors import UserError
 from kood.outputs import Outputs, forward_of, rows_of, run_over, score_rows
 from kood.scorer import Scorer, applicable, linear_weights, rehearse
@@ -170,7 +170,7 @@ class Measuring(Reading):
         self.named = [chosen.get(name, name) for name in self.named]
         if self.choice is not None:
             self.choice = Choice(chosen.get(self.choice.score, self.choice.score))
-        for name in ("_normal", "_plain"):
+        for name in COMPILED:
             self.__dict__.pop(name, None)
         if learned:
             self._fit(learned, labels, held.get("validation"))

@@ -26,11 +26,13 @@ from kood.outputs import Outputs, at_once, forward_of, run_batches
 from kood.scorer import Scorer
 from kood.text import clean, composed
 
-__all__ = ["Reading"]
+__all__ = ["COMPILED", "Reading"]
 
 #: What is done with known images, whose range says whether they are what the model takes, and whose labels count; and
 #: with those that need none.
 KNOWN, PERHAPS = ("fit", "calibrate", "id"), ("fit", "calibrate")
+#: What is compiled of the model once it is asked.
+COMPILED = ("_normal", "_raw", "_plain")
 
 
 class Reading:
@@ -257,7 +259,7 @@ class Reading:
 
     def __getstate__(self) -> dict[str, Any]:
         """What copies and pickles take: not what was compiled, which is compiled again."""
-        return {name: value for name, value in vars(self).items() if name not in ("_normal", "_raw")}
+        return {name: value for name, value in vars(self).items() if name not in COMPILED}
 
     @functools.cached_property
     def _normal(self) -> Callable:

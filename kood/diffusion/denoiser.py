@@ -7,8 +7,8 @@ from keras import ops
 import kood.nets.layers  # noqa: F401  A saved denoiser is made of these layers; this makes them known by name.
 from kood.backends import TrainStep, mine, share, whole
 from kood.diffusion import schedule as schedules
-from kood.recipe import check_settings
-from kood.recipe.sections import Diffusion
+from kood.numbers import above_zero
+from kood.numbers import whole as whole_number
 
 __all__ = ["Denoiser"]
 
@@ -36,7 +36,7 @@ class Denoiser(TrainStep):
         min_snr: Gamma of the min-SNR weights, or None to weigh all rows the same.
 
     Raises:
-        ValueError: A setting that a recipe's `[diffusion]` would not take.
+        ValueError: A setting that is none of these.
     """
 
     def __init__(
@@ -50,19 +50,23 @@ class Denoiser(TrainStep):
         min_snr=None,
         **kwargs,
     ):
-        check_settings(
-            Diffusion, schedule=schedule, num_steps=num_steps, prediction=prediction, label_dropout=label_dropout,
-            min_snr=min_snr,
-        )  # fmt: skip
+        if schedule not in schedules.__all__:
+            raise ValueError(f"schedule must be one of {', '.join(schedules.__all__)}; it is {schedule!r}")
+        if prediction not in ("epsilon", "v"):
+            raise ValueError(f"prediction must be 'epsilon' or 'v'; it is {prediction!r}")
+        if not 0 <= label_dropout <= 1:
+            raise ValueError(f"label_dropout must be from 0 to 1; it is {label_dropout!r}")
+        if min_snr is not None:
+            above_zero("min_snr", min_snr)
         super().__init__(**kwargs)
         self.network = network
         self.schedule = schedule
-        self.num_steps = num_steps
+        self.num_steps = whole_number("num_steps", num_steps)
         self.prediction = prediction
         self.label_dropout = label_dropout
         self.seed = seed
         self.min_snr = min_snr
-        self.alpha_bar = getattr(schedules, schedule)(num_steps)
+        self.alpha_bar = getattr(schedules, schedule)(self.num_steps)
         self.seed_generator = keras.random.SeedGenerator(seed)
         self.watch("noise_error")
         self.built = True

@@ -309,7 +309,7 @@ def _fresh_noise(seed: Any) -> StepNoise:
     def draw(step: int, x: Array) -> Array:
         own: Any = seed
         if isinstance(seed, (int, np.integer)):
-            numbers = np.random.SeedSequence([int(seed), step])
+            numbers = np.random.SeedSequence([abs(int(seed)), int(seed < 0), step])
             if isinstance(x, np.ndarray):
                 return np.random.default_rng(numbers).standard_normal(x.shape)
             own = int(numbers.generate_state(1)[0])

@@ -12,10 +12,9 @@ from kood.errors import UserError
 from kood.recipe import settings, spelling
 from kood.recipe.messages import explain
 from kood.recipe.model import Recipe, shrunk
-from kood.section import Section
 from kood.text import composed
 
-__all__ = ["check_settings", "checked", "load", "shipped"]
+__all__ = ["checked", "load", "shipped"]
 
 
 def shipped() -> dict[str, Path]:
@@ -79,14 +78,6 @@ def load(path: str | Path, overrides: tuple[str, ...] | list[str] = (), *, quick
     recipe = checked(given, str(path), keys, quick=quick)
     recipe.comes_from(path, overrides)
     return recipe
-
-
-def check_settings(section: type[Section], **given: Any) -> None:
-    """Raises `UserError` where a table of a recipe would not take these settings, in the words of a recipe."""
-    try:
-        section.model_validate(given)
-    except ValidationError as error:
-        raise UserError(explain(error, section)) from error
 
 
 def checked(given: dict[str, Any], where: str, keys: Sequence[str] = (), *, quick: bool = False) -> Recipe:

@@ -66,8 +66,6 @@ def print_cell(console: Console, cell: Mapping[str, Any]) -> None:
 def print_matrix(console: Console, report: Mapping[str, Any], apart: Unlike | None = None) -> None:
     """Prints the results of a matrix: warnings, one row for each setting over its seeds, and what failed.
 
-    Rows that differ only in their outliers (label mixup and its controls) stand next to each other.
-
     Args:
         console: Where to print; plain text when it is not a terminal.
         report: The matrix report; its "table" is computed from its cells where it has none.

@@ -10,13 +10,14 @@ import pytest
 from PIL import Image
 
 from kood.data import decode
-from kood.data.decode import OUTSIDE, decode_image, decode_images, decode_readable
+from kood.data.copies import perceptual_hashes
+from kood.data.decode import OUTSIDE, decode_image, decode_readable
 from kood.data.files import SUFFIXES, files_under
 from kood.data.images import fit_images
 from kood.data.rules import Framing
 from kood.data.sources.folder import folder
 from kood.errors import UserError
-from tests.picture_files import PLAIN, encoded, exif, picture, png, xmp
+from tests.picture_files import PLAIN, decode_images, encoded, exif, picture, png, xmp
 
 
 def test_the_suffixes_are_those_of_all_formats_that_pillow_reads_by_itself():
@@ -135,15 +136,15 @@ def test_threads_share_the_memory(monkeypatch, tmp_path):
 PEAK = """
 import re, sys
 from pathlib import Path
-from kood.data.decode import decode_images
+from kood.data.decode import decode_readable
 
 def peak():
     return int(re.search(r"VmHWM:\\s+(\\d+)", Path("/proc/self/status").read_text())[1]) // 1024
 
 file, count = sys.argv[1:]
-decode_images([file], (12, 12, 3))
+decode_readable([file], (12, 12, 3), 0)
 before = peak()
-decode_images([file] * int(count), (12, 12, 3))
+decode_readable([file] * int(count), (12, 12, 3), 0)
 print(peak() - before)
 """
 
@@ -158,3 +159,17 @@ def test_memory_is_flat_in_the_number_of_large_files(tmp_path, kind):
     told = subprocess.run([sys.executable, "-c", PEAK, str(file), "16"], capture_output=True, text=True, check=True)
     # What lies beside the room for decoding, and what the allocator keeps.
     assert int(told.stdout) < 400, f"sixteen files take {told.stdout.strip()} MiB more than one"
+
+
+@pytest.mark.parametrize("resize", ["stretch", "crop", "pad"])
+def test_perceptual_hashes_are_of_whole_pictures_large_ones_too(tmp_path, resize):
+    coarse = Image.fromarray(np.random.default_rng(0).integers(0, 256, (6, 12, 3), np.uint8))
+    files = [tmp_path / "large.png", tmp_path / "small.png", tmp_path / "broken.png"]
+    for file, size in zip(files, [(960, 400), (480, 200)], strict=False):
+        coarse.resize(size, Image.Resampling.BICUBIC).save(file)
+    files[2].write_bytes(b"no picture")
+    hashes = np.zeros(4, np.uint64)
+    _, read, _ = decode_readable([files[2], *files[:2], files[0]], (32, 32, 3), 1, Framing(resize=resize), hashes)
+    assert read.tolist() == [1, 2, 3]
+    whole = [perceptual_hashes(decode_image(file)[None])[0] for file in files[:2]]
+    assert hashes.tolist() == [0, whole[0], whole[1], whole[0]] and np.bitwise_count(whole[0] ^ whole[1]) <= 2

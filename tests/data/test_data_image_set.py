@@ -89,3 +89,9 @@ def test_a_number_that_is_also_its_name_is_clear():
 def test_classes_need_labels():
     with pytest.raises(UserError, match="no labels"):
         select_classes(ImageSet(PIXELS), [0])
+
+
+@pytest.mark.parametrize("hashes", [np.zeros(3, np.uint64), np.zeros(4, np.int64)])
+def test_hashes_are_one_for_each_image(hashes):
+    with pytest.raises(ValueError, match=r"hashes must be uint64 \(4,\)"):
+        ImageSet(np.zeros((4, 2, 2, 1), np.uint8), hashes=hashes)

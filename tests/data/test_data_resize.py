@@ -10,11 +10,10 @@ import tensorflow as tf
 from PIL import Image
 
 from kood.data import load_id, load_ood
-from kood.data.decode import decode_images
 from kood.data.images import fit_images, to_shape
 from kood.data.rules import Framing, inscribed
 from kood.recipe.data_sections import Data
-from tests.picture_files import encoded
+from tests.picture_files import decode_images, encoded
 
 RESIZES = ("stretch", "crop", "pad")
 GROUND = (9, 200, 77)

@@ -446,6 +446,22 @@ def test_a_strangers_file_runs_nothing(tmp_path):
     keras.saving.register_keras_serializable(package="elsewhere")(Doubled)
 
 
+@pytest.mark.parametrize(
+    ("number", "told"),
+    [(1, "older than this one, 0.*; fit and save it again"), (99, "newer than this one, 0.*; update kood")],
+)
+def test_a_file_of_another_format_says_what_to_do(model, tmp_path, number, told):
+    Detector(model, "msp").save(tmp_path / "it.kood")
+    with zipfile.ZipFile(tmp_path / "it.kood") as file, zipfile.ZipFile(tmp_path / "other.kood", "w") as other:
+        for name in file.namelist():
+            content = file.read(name)
+            if name == "detector.json":
+                content = json.dumps(json.loads(content) | {"format": number}).encode()
+            other.writestr(name, content)
+    with pytest.raises(UserError, match=f"other.kood was saved by a kood {told}"):
+        Detector.load(tmp_path / "other.kood")
+
+
 @pytest.mark.parametrize("content", [b"", b"PK\x05\x06" + b"\0" * 18, b"not a zip"])
 def test_a_damaged_file_is_one_message(tmp_path, content):
     (tmp_path / "bad.kood").write_bytes(content)

@@ -11,9 +11,9 @@ import pytest
 from keras import ops
 from PIL import Image
 
-from kood.data.decode import decode_images
 from kood.detector.images import batches, count_of
 from kood.errors import UserError
+from tests.picture_files import decode_images
 
 pytestmark = pytest.mark.backend
 

@@ -13,7 +13,6 @@ import tensorflow as tf
 from tensorflow_serving.apis import prediction_log_pb2
 
 from kood.conformal import p_values
-from kood.data.decode import decode_images
 from kood.data.images import fit_images, normalize
 from kood.data.rules import Framing
 from kood.decision import Scored
@@ -24,6 +23,7 @@ from kood.serving.client import LocalModel, newest_version
 from kood.serving.export import recalibrate, write_saved_model
 from kood.serving.extras import read_facts, write_extras
 from kood.serving.served import Served
+from tests.picture_files import decode_images
 from tests.serving.models import SHAPE, encoded, pixels, prepared, published
 
 pytestmark = pytest.mark.usefixtures("loaded_once")

@@ -8,13 +8,13 @@ import pytest
 import tensorflow as tf
 from PIL import Image
 
-from kood.data.decode import decode_image, decode_images, decoding, opened
+from kood.data.decode import decode_image, decoding, opened
 from kood.data.rules import REDUCED_FROM, Framing, inscribed, orientation_in, reduction
 from kood.errors import UserError
 from kood.serving.client import prepared
 from kood.serving.encoded import decode_files
 from tests import picture_files
-from tests.picture_files import ALIKE, BAD, FOR_CLIENTS, HEIGHT, ORIENTED, WIDTH, chunk, encoded, exif
+from tests.picture_files import ALIKE, BAD, FOR_CLIENTS, HEIGHT, ORIENTED, WIDTH, chunk, decode_images, encoded, exif
 
 pytestmark = pytest.mark.usefixtures("as_written")
 
