@@ -341,8 +341,7 @@ def accuracy(predictions, labels) -> float:
         A fraction.
 
     Raises:
-        ValueError: Empty or unequal input, or anything but whole numbers (logits or one-hot rows, for
-            instance).
+        ValueError: Empty or unequal input, or anything but whole numbers (logits or one-hot rows, for instance).
     """
     predictions, labels = np.asarray(predictions), np.asarray(labels)
     if predictions.ndim != 1 or labels.shape != predictions.shape:
@@ -353,8 +352,7 @@ def accuracy(predictions, labels) -> float:
     if predictions.size == 0:
         raise ValueError("There are no predictions.")
     for name, values in (("predictions", predictions), ("labels", labels)):
-        whole = values.dtype.kind in "iub" or (values.dtype.kind == "f" and np.all(values == np.rint(values)))
-        if not whole:
+        if values.dtype.kind not in "iub" and not (values.dtype.kind == "f" and np.all(values == np.rint(values))):
             raise ValueError(f"{name} must be class indices, whole numbers; their dtype is {values.dtype}.")
     return int((predictions == labels).sum()) / predictions.size
 

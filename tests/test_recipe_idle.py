@@ -50,6 +50,7 @@ def test_a_setting_that_does_nothing_is_told_with_what_gives_it_effect(tiny, set
     assert not idle_settings(load(tiny, [*where, setting, *instead]))
 
 
+@pytest.mark.keras
 def test_it_is_told_when_the_run_starts_and_kept_for_its_report(tiny, tmp_path, monkeypatch):
     kept = []
 

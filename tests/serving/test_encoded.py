@@ -7,8 +7,8 @@ import pytest
 import tensorflow as tf
 from PIL import Image
 
-from kood.data.decode import decode_images
 from kood.serving.encoded import decode_files
+from tests.picture_files import decode_images
 from tests.serving.models import encoded
 
 
