@@ -183,7 +183,7 @@ def test_a_headline_that_cannot_be_fitted_is_refused(classifier):
     with pytest.raises(UserError, match="knn cannot be fitted"):
         evaluate(classifier, **sets, near={}, far={}, headline="knn")
     result = evaluate(classifier, **sets, near={}, far={}, headline="msp")
-    assert any("knn cannot be fitted" in warning for warning in result.figures["warnings"])
+    assert any("knn cannot be fitted" in note for note in result.figures["notes"])
 
 
 @pytest.mark.one_backend
