@@ -10,6 +10,7 @@ python -m tests.training_probe timed OUT RECIPE KEY=VALUE...       trains its di
 after another in the same process.
 """
 
+import atexit
 import contextlib
 import itertools
 import json
@@ -224,6 +225,11 @@ def resume(folder, start, names):
 
 
 def main(commands):
+    if keras.backend.backend() == "torch":
+        from torch import distributed
+
+        # What is registered first runs last.
+        atexit.register(lambda: print(f"joined at the end: {distributed.is_initialized()}"))
     # Before anything is computed, or the CPU cannot be split any more.
     backends.obtain("auto", most=max([int(rest[0]) for what, *rest in commands if what == "train"], default=1))
     for what, *rest in commands:

@@ -1,5 +1,6 @@
 """Several devices under torch: one process a device, as `torchrun` starts them."""
 
+import atexit
 import contextlib
 import os
 from datetime import timedelta
@@ -26,8 +27,16 @@ def launched():
     if not distributed.is_initialized():
         if torch.cuda.is_available():
             torch.cuda.set_device(int(os.environ.get("LOCAL_RANK", "0")))
+        else:
+            # Gloo's threads, still there when Python ends, now and then abort a process that has done its work.
+            atexit.register(_part)
         distributed.init_process_group(timeout=PATIENCE)
     return distributed.get_rank(), distributed.get_world_size()
+
+
+def _part():
+    if distributed.is_initialized():
+        distributed.destroy_process_group()
 
 
 def accelerators():
