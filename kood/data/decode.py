@@ -25,6 +25,10 @@ Source = Path | str | bytes
 
 #: Formats that Pillow only names or hands to another program, which a file could so start.
 OUTSIDE = ("BUFR", "EPS", "GRIB", "HDF5", "MPEG", "WMF")
+#: Formats whose grey pixels of more than 8 bits are known to begin at black and to end at white.
+_WIDE = ("JPEG2000", "PNG", "PPM", "TIFF")
+#: TIFF's tags for how many bits a number has, for which end is white, and for what kind of number it is.
+_BITS, _POLARITY, _KIND = 258, 262, 339
 
 #: Bytes that decoding may take at once, whatever the number of threads; a file that needs more is decoded alone.
 IN_FLIGHT = 512 * 2**20
@@ -184,16 +188,20 @@ def _pixels(image, orientation: int, by: int) -> np.ndarray:
 def _plain(image) -> np.ndarray:
     """Whatever Pillow makes of a file, as grey, RGB or RGBA of 8 bits."""
     key, mode = image.info.get("transparency"), image.mode
+    tags = image.tag_v2 if image.format == "TIFF" else {}
+    bits, is_wide = tags.get(_BITS, (16,))[0], mode.startswith("I")
+    if 2 in tags.get(_KIND, ()) or (is_wide and (image.format not in _WIDE or bits > 16)):
+        why = "its pixels are whole numbers of no known range, as those with a sign and those of 32 bits are"
+        raise ValueError(f"{why}; save it with 8 or 16 bits, without a sign")
     # A GIF is colour to the graph even where all its colours are grey.
     if mode == "RGBA" or (key is None and (mode == "RGB" or (mode == "L" and image.format != "GIF"))):
         return np.asarray(image)
     if mode == "F":
         raise ValueError("its pixels are floating-point numbers of no known range; save it with 8 or 16 bits")
-    if mode.startswith("I"):
-        # Of 16 bits with a sign, or in a PGM, Pillow makes 32 too.
-        if image.format == "TIFF" and image.tile[0].args[0].startswith("I;32"):
-            raise ValueError("its pixels are whole numbers of no known range, of 32 bits; save it with 8 or 16 bits")
-        return _of_16_bits(np.asarray(image), key)
+    if is_wide:
+        # Pillow leaves the 12 bits of a TIFF as they are, and one whose white is 0 too.
+        wide, most = np.asarray(image), 4095 if bits == 12 else 65535
+        return _of_16_bits(most - wide if tags.get(_POLARITY) == 0 else wide, most, key)
     stored = image.tile[0].args if image.format == "PNG" and image.tile else None
     if stored == "RGB;16B" and key is not None:
         raise ValueError("it has a transparent colour of 16 bits; save it with an alpha channel")
@@ -205,11 +213,9 @@ def _plain(image) -> np.ndarray:
     return np.asarray(image.convert("RGBA" if image.has_transparency_data else "RGB"))
 
 
-def _of_16_bits(wide: np.ndarray, key: int | None) -> np.ndarray:
+def _of_16_bits(wide: np.ndarray, most: int, key: int | None) -> np.ndarray:
     # Pillow's own conversion to 8 bits clips at 255 instead of scaling.
-    if wide.size and not 0 <= wide.min() <= wide.max() <= 65535:
-        raise ValueError("its pixels do not lie in 0..65535; save it with 8 or 16 bits")
-    narrow = np.rint(wide * np.float32(255 / 65535)).astype(np.uint8)
+    narrow = np.rint(wide * np.float32(255 / most)).astype(np.uint8)
     if key is None:
         return narrow
     return np.stack([narrow, narrow, narrow, np.where(wide == key, 0, 255).astype(np.uint8)], axis=-1)

@@ -15,8 +15,10 @@ What a graph cannot do by these rules it refuses; kood's clients decode such a f
 | transparent colour      | alpha 0 where a pixel has it; refused in 16 bits of colour    | the same; GIF: refused |
 | palette                 | its colours, with their alpha                                 | the same; BMP: refused |
 | 16 bits                 | grey: round(v 255 / 65535); colour: the upper 8 bits          | the same               |
+| 12 bits of a TIFF       | grey: round(v 255 / 4095)                                     | refused                |
 | 1, 2, 4 bits of grey    | spread over 0..255                                            | the same; BMP: refused |
-| floats, wider integers  | refused: nothing says which value is white                    | refused                |
+| floats, wider integers, | refused: nothing says which value is white                    | refused                |
+| integers with a sign    |                                                               |                        |
 | CMYK, YCCK              | inverted, as Adobe has it                                     | the same with Adobe's  |
 |                         |                                                               | marker, else refused   |
 | several pictures        | the first                                                     | the same; WebP: refused|

@@ -1,5 +1,6 @@
 """Files to pixels: the formats that are taken, their values, and the memory that it takes."""
 
+import struct
 import subprocess
 import sys
 import threading
@@ -79,17 +80,45 @@ def test_values_that_pillow_alone_would_get_wrong():
     assert decode_image(png(wide, 16, 0, (b"tRNS", b"\1\1")))[..., 3].tolist() == [[255, 255, 255, 0, 255]]
 
 
-@pytest.mark.parametrize(
-    ("values", "why"),
-    [
-        (np.linspace(0, 1, 12).reshape(3, 4).astype("float32"), "floating-point numbers"),
-        (np.arange(12, dtype="int32").reshape(3, 4), "whole numbers of no known range, of 32 bits"),
-        (np.full((3, 4), 65535, "uint16"), r"do not lie in 0\.\.65535"),
-    ],
-)
-def test_numbers_of_no_known_range_are_refused(tmp_path, values, why):
-    # Those of 16 bits with a sign, so that they are -1.
-    Image.fromarray(values).save(tmp_path / "x.tif", tiffinfo={339: 2} if values.dtype == "uint16" else {})
+def tiff(pixels, width, bits, kind=1, polarity=1, order="<"):
+    """One row of grey pixels as a TIFF has them; white is 0 under polarity 0, and kind 2 has a sign."""
+    tags = {256: width, 257: 1, 258: bits, 259: 1, 262: polarity, 273: 8, 277: 1, 278: 1, 279: len(pixels), 339: kind}
+    entries = b"".join(struct.pack(f"{order}HHIHH", tag, 3, 1, value, 0) for tag, value in tags.items())
+    start = struct.pack(f"{order}2sHI", b"II" if order == "<" else b"MM", 42, 8 + len(pixels))
+    return start + pixels + struct.pack(f"{order}H", len(tags)) + entries + bytes(4)
+
+
+def fits(pixels):
+    """One row of two pixels of 16 bits as astronomers keep it, with a sign."""
+    cards = {"SIMPLE": "T", "BITPIX": 16, "NAXIS": 2, "NAXIS1": 2, "NAXIS2": 1}
+    head = "".join(f"{name:8}= {value:>20}".ljust(80) for name, value in cards.items()) + "END"
+    return head.ljust(2880).encode() + pixels.ljust(2880, b"\0")
+
+
+@pytest.mark.parametrize("order", "<>")
+def test_wide_grey_goes_from_black_to_white(order):
+    wide = np.array([0, 128, 129, 65535], f"{order}u2").tobytes()
+    assert decode_image(tiff(wide, 4, 16, order=order)).ravel().tolist() == [0, 0, 1, 255]
+    if order == "<":  # Pillow refuses the others.
+        assert decode_image(tiff(wide, 4, 16, polarity=0)).ravel().tolist() == [255, 255, 254, 0]
+        assert decode_image(tiff(b"\xff\xf8\0\0\0\x09", 4, 12)).ravel().tolist() == [255, 128, 0, 1]
+
+
+SIGNED = {f"{bits} bits, {order}": tiff(np.array([0, 100], f"{order}i{bits // 8}").tobytes(), 2, bits, 2, 1, order)
+          for bits in (8, 16, 32) for order in "<>" if (bits, order) != (8, ">")}  # fmt: skip
+INTEGERS = {
+    **SIGNED,
+    "32 bits": tiff(np.arange(2, dtype="<u4").tobytes(), 2, 32),
+    "FITS": fits(np.array([-32768, 32767], ">i2").tobytes()),
+    "IM": encoded(Image.fromarray(np.arange(12, dtype="int32").reshape(3, 4)), "IM"),
+}
+
+
+@pytest.mark.parametrize("kind", [*INTEGERS, "floats"])
+def test_numbers_of_no_known_range_are_refused(kind, tmp_path):
+    floats = encoded(Image.fromarray(np.linspace(0, 1, 12).reshape(3, 4).astype("float32")), "TIFF")
+    (tmp_path / "x.tif").write_bytes(INTEGERS.get(kind, floats))
+    why = "floating-point numbers" if kind == "floats" else "whole numbers of no known range, as those with a sign"
     with pytest.raises(UserError, match=rf"x\.tif cannot be read as an image \(its pixels.*{why}.*save it with 8 or"):
         decode_image(tmp_path / "x.tif")
 
