@@ -8,10 +8,12 @@ from typing import Any
 
 import numpy as np
 
-from kood.metrics import placements, standard_error
+from kood.metrics import placements
 from kood.numbers import between
 
-__all__ = ["FEWEST_SEEDS", "Difference", "auroc_interval", "mean_interval", "paired_difference"]
+__all__ = [
+    "FEWEST_SEEDS", "Difference", "auroc_difference", "auroc_interval", "mean_interval", "paired_difference",
+]  # fmt: skip
 
 #: Half the width of an interval of figures that rounding alone sets apart: they say nothing of how far others lie.
 _NOTHING = 1e-12
@@ -84,7 +86,7 @@ def auroc_interval(inside, outsides, level: float = 0.95) -> tuple[float, float]
     areas = np.array([of.mean() for of in of_outsides])
     low = high = area = float(areas.mean())
     if 0.0 < area < 1.0:
-        error = standard_error(of_inside, of_outsides)
+        error = _standard_error(of_inside, of_outsides)
         reach = NormalDist().inv_cdf((1 + level) / 2) * error / (area * (1 - area))
         middle = np.log(area / (1 - area))
         low, high = (float(1 / (1 + np.exp(-end))) for end in (middle - reach, middle + reach))
@@ -93,6 +95,47 @@ def auroc_interval(inside, outsides, level: float = 0.95) -> tuple[float, float]
         max(among_id, float(np.average(unmet, weights=share))) if share.any() else 0.0 for share in (areas, 1.0 - areas)
     )
     return low * (1.0 - lower), 1.0 - (1.0 - high) * (1.0 - upper)
+
+
+def auroc_difference(first, second) -> tuple[float, float]:
+    """How much more AUROC one score has than another on the same examples, and the standard error of that.
+
+    A score's AUROC here is the unweighted mean over one or more OOD sets, all against the same ID examples. With
+    V(x) the share of the other kind that example x is on the right side of, ties counting half, and d(x) the
+    difference of the two scores' V, averaged over the OOD sets for an ID example, the variance is
+
+        var(d over ID) / N  +  sum over the S sets of var(d over that set's M examples) / (M S^2),
+
+    sample variances: the method of DeLong, DeLong and Clarke-Pearson 1988 (Biometrics 44), which knows that both
+    scores saw the same examples.
+
+    Args:
+        first: (inside, [outside, ...]), scores (N,) of the ID examples and (M,) of each OOD set, higher for OOD;
+            infinities allowed.
+        second: The same examples in the same order, by the other score.
+
+    Returns:
+        AUROC of `second` less that of `first`, and its standard error.
+
+    Raises:
+        ValueError: unequal examples, NaN, fewer than two examples of a kind, or no OOD set.
+    """
+    one, other = placements(*first), placements(*second)
+    shapes = [[of.shape for of in (inside, *outsides)] for inside, outsides in (one, other)]
+    if shapes[0] != shapes[1] or min(shapes[0]) < (2,):
+        raise ValueError(
+            "both scores need the same ID examples and equal OOD sets, of two examples at least; their shapes are "
+            f"{shapes[0]} and {shapes[1]}."
+        )
+    of_inside, of_outsides = other[0] - one[0], [b - a for a, b in zip(one[1], other[1], strict=True)]
+    return float(np.mean([of.mean() for of in of_outsides])), _standard_error(of_inside, of_outsides)
+
+
+def _standard_error(of_inside, of_outsides) -> float:
+    """DeLong's standard error of an AUROC from its `placements`, or of a difference from the difference of two's."""
+    variance = of_inside.var(ddof=1) / len(of_inside)
+    variance += sum(of.var(ddof=1) / len(of) for of in of_outsides) / len(of_outsides) ** 2
+    return float(np.sqrt(variance))
 
 
 def mean_interval(shares: Sequence[float], level: float = 0.95) -> dict[str, Any]:

@@ -19,8 +19,8 @@ from typing import NamedTuple
 import numpy as np
 
 __all__ = [
-    "accuracy", "aupr_in", "aupr_out", "auroc", "auroc_difference", "average_precision", "calibration_bins",
-    "expected_calibration_error", "fpr_at_id_tpr", "fpr_at_ood_tpr", "joined", "placements", "summary",
+    "accuracy", "aupr_in", "aupr_out", "auroc", "average_precision", "calibration_bins", "expected_calibration_error",
+    "fpr_at_id_tpr", "fpr_at_ood_tpr", "joined", "placements", "summary",
 ]  # fmt: skip
 
 
@@ -56,6 +56,8 @@ class _Counts(NamedTuple):
         return float(np.diff(self.positives, prepend=0) @ self.precision() / self.positives[-1])
 
     def fpr(self, tpr: float) -> float:
+        if not 0 < tpr <= 1:
+            raise ValueError(f"tpr must be above 0 and at most 1; it is {tpr!r}.")
         first = np.argmax(self.positives / self.positives[-1] >= tpr)
         return int(self.negatives[first]) / int(self.negatives[-1])
 
@@ -80,7 +82,8 @@ def _counted(scores, is_ood) -> _Counts:
 
 
 def _real(scores) -> np.ndarray:
-    """Scores as float64 (N,); refuses none, NaN and what is no number."""
+    """Scores (N,) as they are, since float64 would make equals of large whole numbers; refuses none, NaN and what is
+    no number."""
     scores = np.asarray(scores)
     if scores.size == 0:
         raise ValueError("There are no scores.")
@@ -88,7 +91,6 @@ def _real(scores) -> np.ndarray:
         raise ValueError(
             f"scores must be real numbers (N,); their dtype is {scores.dtype}, their shape {scores.shape}."
         )
-    scores = scores.astype(np.float64)
     undefined = int(np.isnan(scores).sum())
     if undefined:
         raise ValueError(f"{undefined} of {scores.size} scores are NaN.")
@@ -100,12 +102,6 @@ def _true(name: str, values: np.ndarray) -> np.ndarray:
     if values.dtype.kind not in "fiub" or not np.all((values == 0) | (values == 1)):
         raise ValueError(f"{name} must hold True or False, or 1 or 0, only.")
     return values.astype(bool)
-
-
-def _checked_rate(tpr: float) -> float:
-    if not 0 < tpr <= 1:
-        raise ValueError(f"tpr must be above 0 and at most 1; it is {tpr!r}.")
-    return tpr
 
 
 def joined(inside, outside) -> tuple[np.ndarray, np.ndarray]:
@@ -207,7 +203,7 @@ def fpr_at_ood_tpr(scores, is_ood, tpr: float = 0.95) -> float:
     Raises:
         ValueError: Empty or unequal input, NaN, one class only, or `tpr` outside (0, 1].
     """
-    return _counted(scores, is_ood).fpr(_checked_rate(tpr))
+    return _counted(scores, is_ood).fpr(tpr)
 
 
 def fpr_at_id_tpr(scores, is_ood, tpr: float = 0.95) -> float:
@@ -226,7 +222,7 @@ def fpr_at_id_tpr(scores, is_ood, tpr: float = 0.95) -> float:
     Raises:
         ValueError: Empty or unequal input, NaN, one class only, or `tpr` outside (0, 1].
     """
-    return _counted(scores, is_ood).reversed().fpr(_checked_rate(tpr))
+    return _counted(scores, is_ood).reversed().fpr(tpr)
 
 
 def summary(scores, is_ood, tpr: float = 0.95) -> dict[str, float]:
@@ -243,7 +239,6 @@ def summary(scores, is_ood, tpr: float = 0.95) -> dict[str, float]:
     Raises:
         ValueError: Empty or unequal input, NaN, one class only, or `tpr` outside (0, 1].
     """
-    tpr = _checked_rate(tpr)
     counts = _counted(scores, is_ood)
     reverse = counts.reversed()
     return {
@@ -254,43 +249,6 @@ def summary(scores, is_ood, tpr: float = 0.95) -> dict[str, float]:
         "fpr_at_ood_tpr": counts.fpr(tpr),
         "fpr_at_id_tpr": reverse.fpr(tpr),
     }
-
-
-def auroc_difference(first, second) -> tuple[float, float]:
-    """How much more AUROC one score has than another on the same examples, and the standard error of that.
-
-    A score's AUROC here is the unweighted mean over one or more OOD sets, all against the same ID examples. With
-    V(x) the share of the other kind that example x is on the right side of, ties counting half, and d(x) the
-    difference of the two scores' V, averaged over the OOD sets for an ID example, the variance is
-
-        var(d over ID) / N  +  sum over the S sets of var(d over that set's M examples) / (M S^2),
-
-    sample variances: the method of DeLong, DeLong and Clarke-Pearson 1988 (Biometrics 44), which knows that both
-    scores saw the same examples.
-
-    Args:
-        first: (inside, [outside, ...]), scores (N,) of the ID examples and (M,) of each OOD set, higher for OOD;
-            infinities allowed.
-        second: The same examples in the same order, by the other score.
-
-    Returns:
-        AUROC of `second` less that of `first`, and its standard error.
-
-    Raises:
-        ValueError: unequal examples, NaN, fewer than two examples of a kind, or no OOD set.
-    """
-    (inside, outsides), (other_inside, other_outsides) = (
-        (_real(one[0]), [_real(outside) for outside in one[1]]) for one in (first, second)
-    )
-    shapes = [[one.shape for one in sets] for sets in ([inside, *outsides], [other_inside, *other_outsides])]
-    if shapes[0] != shapes[1] or not outsides or any(rows < 2 for (rows,) in shapes[0]):
-        raise ValueError(
-            "both scores need the same ID examples and one or more equal OOD sets, of two examples at least; their "
-            f"shapes are {shapes[0]} and {shapes[1]}."
-        )
-    one, other = placements(inside, outsides), placements(other_inside, other_outsides)
-    of_inside, of_outsides = other[0] - one[0], [b - a for a, b in zip(one[1], other[1], strict=True)]
-    return float(np.mean([of.mean() for of in of_outsides])), standard_error(of_inside, of_outsides)
 
 
 def placements(inside, outsides) -> tuple[np.ndarray, list[np.ndarray]]:
@@ -312,22 +270,15 @@ def placements(inside, outsides) -> tuple[np.ndarray, list[np.ndarray]]:
     inside, outsides = _real(inside), [_real(outside) for outside in outsides]
     if not outsides:
         raise ValueError("There is no OOD set.")
-    of_inside = np.mean([_below(inside, outside) for outside in outsides], axis=0)
-    return of_inside, [_below(-outside, -inside) for outside in outsides]
-
-
-def standard_error(of_inside, of_outsides) -> float:
-    """DeLong's standard error of an AUROC from its `placements`, or of a difference from the difference of two's."""
-    variance = of_inside.var(ddof=1) / len(of_inside)
-    variance += sum(of.var(ddof=1) / len(of) for of in of_outsides) / len(of_outsides) ** 2
-    return float(np.sqrt(variance))
+    of_inside = 1.0 - np.mean([_below(inside, outside) for outside in outsides], axis=0)
+    return of_inside, [_below(outside, inside) for outside in outsides]
 
 
 def _below(values, others) -> np.ndarray:
-    """For each value the share of the others above it, ties counting half."""
+    """For each value the share of the others below it, ties counting half."""
     others = np.sort(others)
     counted = np.searchsorted(others, values, "left") + np.searchsorted(others, values, "right")
-    return 1.0 - counted / (2 * len(others))
+    return counted / (2 * len(others))
 
 
 def accuracy(predictions, labels) -> float:

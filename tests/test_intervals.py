@@ -5,9 +5,10 @@ import math
 import numpy as np
 import pytest
 import scipy.stats
+from sklearn.metrics import roc_auc_score
 
 from kood.conformal import rate_interval
-from kood.intervals import Difference, auroc_interval, mean_interval, paired_difference
+from kood.intervals import Difference, auroc_difference, auroc_interval, mean_interval, paired_difference
 from kood.metrics import auroc, placements
 
 
@@ -40,6 +41,92 @@ def test_an_interval_is_delongs_on_the_logit_scale(tied, sets, level):
     middle = math.log(area / (1 - area))
     expected = [1 / (1 + math.exp(-(middle + sign * reach))) for sign in (-1, 1)]
     np.testing.assert_allclose(auroc_interval(inside, outsides, level), expected, rtol=1e-12)
+
+
+def delong64(inside, outsides, other_inside, other_outsides):
+    """DeLong's covariance of two AUROCs, pair by pair, as the paper writes it; for one OOD set."""
+    kernel = lambda x, y: 1.0 if y > x else 0.5 if y == x else 0.0  # noqa: E731
+    (outside,), (other_outside,) = outsides, other_outsides
+    n, m = len(inside), len(outside)
+    components = []
+    for ids, oods in ((inside, outside), (other_inside, other_outside)):
+        psi = np.array([[kernel(x, y) for y in oods] for x in ids])
+        components.append((psi.mean(), psi.mean(axis=1), psi.mean(axis=0)))
+    (first, v10, v01), (second, w10, w01) = components
+
+    def covariance(a, b, mean_a, mean_b):
+        return sum((x - mean_a) * (y - mean_b) for x, y in zip(a, b, strict=True)) / (len(a) - 1)
+
+    s10 = [[covariance(a, b, p, q) for b, q in ((v10, first), (w10, second))] for a, p in ((v10, first), (w10, second))]
+    s01 = [[covariance(a, b, p, q) for b, q in ((v01, first), (w01, second))] for a, p in ((v01, first), (w01, second))]
+    contrast = np.array([-1.0, 1.0])
+    variance = contrast @ (np.array(s10) / n + np.array(s01) / m) @ contrast
+    return second - first, np.sqrt(max(variance, 0.0))
+
+
+@pytest.mark.parametrize("decimals", [0, 1, 8])
+@pytest.mark.parametrize(("n", "m"), [(2, 2), (40, 25), (3, 60)])
+def test_auroc_difference_is_delongs(decimals, n, m):
+    rng = np.random.default_rng(n + decimals)
+    shared, more = rng.normal(size=n), rng.normal(size=m) + 1
+    scores = [
+        (np.round(shared + rng.normal(size=n), decimals), [np.round(more + rng.normal(size=m), decimals)])
+        for _ in range(2)
+    ]
+    scores[1][1][0][0] = np.inf
+    scores[0][0][-1] = -np.inf
+    expected = delong64(*scores[0], *scores[1])
+    np.testing.assert_allclose(auroc_difference(*scores), expected, atol=1e-12)
+    reverse = auroc_difference(scores[1], scores[0])
+    np.testing.assert_allclose(reverse, (-expected[0], expected[1]), atol=1e-12)
+
+
+@pytest.mark.slow
+def test_auroc_difference_over_sets_agrees_with_a_paired_bootstrap():
+    rng = np.random.default_rng(0)
+    hard = rng.normal(size=150)
+    sizes = (80, 200)
+    inside = [hard + rng.normal(size=150), hard + 0.5 * rng.normal(size=150)]
+    shared = [rng.normal(size=m) + shift for m, shift in zip(sizes, (0.8, 2.0), strict=True)]
+    outside = [[one + rng.normal(size=len(one)) for one in shared] for _ in range(2)]
+
+    def difference(ids, oods):
+        aurocs = [
+            np.mean([roc_auc_score([0] * 150 + [1] * len(o), np.concatenate([inside[k][ids], outside[k][s][o]]))
+                     for s, o in enumerate(oods)])
+            for k in range(2)
+        ]  # fmt: skip
+        return aurocs[1] - aurocs[0]
+
+    drawn = [difference(rng.integers(150, size=150), [rng.integers(m, size=m) for m in sizes]) for _ in range(600)]
+    found, error = auroc_difference(*((inside[k], outside[k]) for k in range(2)))
+    np.testing.assert_allclose(found, difference(np.arange(150), [np.arange(m) for m in sizes]), atol=1e-12)
+    assert abs(error / np.std(drawn) - 1) < 0.12
+
+
+def test_auroc_difference_of_equal_and_of_opposite_scores():
+    inside, outside = np.arange(5.0), [np.arange(5.0) + 10]
+    assert auroc_difference((inside, outside), (inside, outside)) == (0.0, 0.0)
+    assert auroc_difference((inside, outside), (-inside, [-outside[0]])) == (-1.0, 0.0)
+
+
+@pytest.mark.parametrize(
+    ("first", "second"),
+    [
+        (([1.0, 2], [[1.0, 2]]), ([1.0, 2, 3], [[1.0, 2]])),
+        (([1.0, 2], [[1.0, 2]]), ([1.0, 2], [[1.0, 2], [1.0, 2]])),
+        (([1.0, 2], []), ([1.0, 2], [])),
+        (([1.0], [[1.0, 2]]), ([1.0], [[1.0, 2]])),
+    ],
+)
+def test_auroc_difference_needs_the_same_examples(first, second):
+    with pytest.raises(ValueError, match="same ID examples|no OOD set"):
+        auroc_difference(first, second)
+
+
+def test_auroc_difference_refuses_nan():
+    with pytest.raises(ValueError, match="NaN"):
+        auroc_difference(([1.0, 2], [[1.0, 2]]), ([1.0, float("nan")], [[1.0, 2]]))
 
 
 def test_placements_average_to_the_auroc():

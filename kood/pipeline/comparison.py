@@ -8,7 +8,7 @@ import numpy as np
 
 from kood.detector.choosing import PROXIES, mean_auroc
 from kood.files import digest_file
-from kood.metrics import auroc_difference
+from kood.intervals import auroc_difference
 from kood.pipeline.evaluation import Evaluation, Validation
 from kood.pipeline.stage import Stage, Work
 from kood.recipe import Recipe
