@@ -17,8 +17,8 @@ import math
 
 from keras import ops
 
-from kood.geometry import top_value
-from kood.numbers import above_zero
+from kood.geometry import same_rows, top_value
+from kood.numbers import above_zero, finite
 
 __all__ = ["cosine_exposure", "cross_entropy", "energy_exposure", "outlier_exposure"]
 
@@ -33,6 +33,7 @@ def _label_rows(labels, logits):
         raise ValueError(
             f"labels must be rows (B, {logits.shape[-1]}), one column a class; their shape is {tuple(labels.shape)}."
         )
+    same_rows(logits=logits, labels=labels)
     return ops.cast(labels, "float32")
 
 
@@ -129,11 +130,12 @@ def energy_exposure(logits, margin=None, temperature=1.0):
         float32 (B,), at least 0.
 
     Raises:
-        ValueError: A temperature not above 0.
+        ValueError: A temperature not above 0, or a margin that is NaN or infinite.
     """
     above_zero("temperature", temperature)
     logits = _float32(logits)
     if margin is None:
         margin = -temperature * math.log(logits.shape[-1])
+    margin = finite("margin", margin)
     energy = -temperature * ops.logsumexp(logits / temperature, axis=-1)
     return ops.square(ops.relu(margin - energy))

@@ -2,14 +2,21 @@
 
 import math
 
-__all__ = ["above_zero", "at_least_zero", "between", "fraction", "whole"]
+__all__ = ["above_zero", "at_least_zero", "between", "finite", "fraction", "whole"]
 
 
 def whole(name, value, least=1):
     """A whole number."""
-    if isinstance(value, bool) or int(value) != value or value < least:
+    if isinstance(value, bool) or not math.isfinite(value) or int(value) != value or value < least:
         raise ValueError(f"{name} must be a whole number, at least {least}; it is {value!r}.")
     return int(value)
+
+
+def finite(name, value):
+    """Any number but NaN and the infinite ones."""
+    if not math.isfinite(value):
+        raise ValueError(f"{name} must be a finite number; it is {value!r}.")
+    return float(value)
 
 
 def above_zero(name, value):

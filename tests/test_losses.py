@@ -130,6 +130,8 @@ def test_labels_of_other_shapes_are_refused(loss):
     for shape in ((6,), (6, 3), (6, 1)):
         with pytest.raises(ValueError, match="labels must be rows"):
             loss(np.zeros((6, 4), "float32"), np.zeros(shape, "float32"))
+    with pytest.raises(ValueError, match="There are 6 logits but 1 labels"):
+        loss(np.zeros((6, 4), "float32"), np.zeros((1, 4), "float32"))
 
 
 @pytest.mark.parametrize("margin", [-1.0, -0.2, 0.0, 0.3, 1.0])

@@ -245,6 +245,8 @@ def test_rotation_energy_at_large_logits_and_of_sure_rotations():
     found = numbers(scores.rotation_energy(logits, rotations))
     np.testing.assert_allclose(found, rotations.astype("float64").mean(axis=1) - uneven, rtol=1e-5, atol=2e-6)
     np.testing.assert_allclose(numbers(scores.rotation(rotations)), rotations.astype("float64").mean(axis=1), rtol=1e-6)
+    with pytest.raises(ValueError, match="There are 50 logits but 1 rotations"):
+        scores.rotation_energy(logits, rotations[:1])
 
 
 @pytest.mark.backend

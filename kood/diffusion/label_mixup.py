@@ -11,7 +11,7 @@ from collections.abc import Callable, Sequence
 import numpy as np
 from keras import ops
 
-from kood.numbers import above_zero
+from kood.numbers import above_zero, at_least_zero, finite
 
 __all__ = [
     "away_from", "choose_classes", "classes_mixed", "condition_rows", "confusion", "interpolation", "noise_predictor",
@@ -177,10 +177,11 @@ def noise_predictor(
         denoise(image (B, H, W, C), step (B,)) -> noise (B, H, W, C).
 
     Raises:
-        ValueError: another `mix`.
+        ValueError: another `mix`, or a guidance that is NaN or infinite.
     """
     if mix not in ("condition", "prediction"):
         raise ValueError(f"mix must be 'condition' or 'prediction', not {mix!r}")
+    guidance = finite("guidance", guidance)
     condition = np.asarray(condition, "float32")
     if mix == "condition":
         parts, shares = [condition], [np.ones(len(condition), "float32")]
@@ -230,7 +231,11 @@ def away_from(gradient: Callable, alpha_bar: np.ndarray, strength: float) -> Cal
 
     Returns:
         A function: denoise -> pushed denoise, each (image (B, H, W, C), step (B,)) -> noise (B, H, W, C).
+
+    Raises:
+        ValueError: a strength below 0, NaN or infinite.
     """
+    strength = at_least_zero("strength", strength)
     levels = ops.convert_to_tensor(np.asarray(alpha_bar, "float32"))
 
     def push(denoise: Callable) -> Callable:

@@ -6,7 +6,7 @@ They all need the head's kernel and bias, which an angular head has not.
 import numpy as np
 from keras import ops
 
-from kood.numbers import fraction
+from kood.numbers import at_least_zero, fraction
 from kood.scores.fitting import Fitted, array, linear_head
 from kood.scores.streaming import mean_row, quantile, spread
 
@@ -231,7 +231,8 @@ class AdaSCALE(Fitted):
         epsilon: How far, in units of [-1, 1].
 
     Raises:
-        ValueError: a share outside [0, 1), `most` not above `least`, `weight` or `epsilon` below 0, another variant.
+        ValueError: a share outside [0, 1), `most` not above `least`, `weight` or `epsilon` below 0 or infinite, another
+            variant.
     """
 
     STATE = ("kernel", "bias", "known", "least", "most", "units", "shifted_units", "weight", "variant")
@@ -257,12 +258,10 @@ class AdaSCALE(Fitted):
         fraction("pixels", pixels)
         if most <= least:
             raise ValueError(f"most must be above least; they are {most!r} and {least!r}.")
-        for name, value in (("weight", weight), ("epsilon", epsilon)):
-            if not value >= 0:
-                raise ValueError(f"{name} must be at least 0; it is {value!r}.")
+        at_least_zero("epsilon", epsilon)
         if variant not in ("A", "L"):
             raise ValueError(f"variant must be 'A' or 'L'; it is {variant!r}.")
-        self.weight, self.variant = float(weight), variant
+        self.weight, self.variant = at_least_zero("weight", weight), variant
 
     def fit(self, features, labels=None, logits=None, *, shifted, kernel, bias):
         """Takes over the linear head, and keeps q of the images."""

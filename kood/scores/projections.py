@@ -4,7 +4,7 @@ import numpy as np
 from keras import ops
 
 from kood.geometry import top_value
-from kood.numbers import above_zero, whole
+from kood.numbers import above_zero, finite, whole
 from kood.scores.fitting import Fitted, array, linear_head
 from kood.scores.streaming import blocks
 
@@ -40,7 +40,7 @@ class WeiPer(Fitted):
         seed: Of the noise.
 
     Raises:
-        ValueError: `delta` not above 0, or a count not a whole number from 1.
+        ValueError: `delta` not above 0, a count not a whole number from 1, or a weight that is NaN or infinite.
     """
 
     STATE = (
@@ -58,7 +58,8 @@ class WeiPer(Fitted):
         self.delta, self.repeats, self.bins = above_zero("delta", delta), whole("repeats", repeats), whole("bins", bins)
         self.smoothing = whole("smoothing", smoothing)
         self.perturbed_smoothing = whole("perturbed_smoothing", perturbed_smoothing)
-        self.perturbed_weight, self.msp_weight, self.seed = float(perturbed_weight), float(msp_weight), seed
+        self.perturbed_weight = finite("perturbed_weight", perturbed_weight)
+        self.msp_weight, self.seed = finite("msp_weight", msp_weight), seed
 
     def fit(self, features, labels=None, logits=None, *, kernel, bias):
         """Draws the noise and counts the units and the perturbed logits of the features."""

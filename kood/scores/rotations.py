@@ -4,7 +4,7 @@ import math
 
 from keras import ops
 
-from kood.geometry import top_value
+from kood.geometry import same_rows, top_value
 from kood.scores.plain import float32
 
 __all__ = ["rotation", "rotation_energy"]
@@ -46,7 +46,11 @@ def rotation_energy(logits, rotations):
 
     Returns:
         float32 (B,), in nats, unbounded.
+
+    Raises:
+        ValueError: Another number of rows in the one than in the other.
     """
+    same_rows(logits=logits, rotations=rotations)
     logits = float32(logits)
     below = logits - top_value(logits, keepdims=True)
     uneven = ops.logsumexp(below, axis=-1) - ops.mean(below, axis=-1) - math.log(logits.shape[-1])
