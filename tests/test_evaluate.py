@@ -561,6 +561,9 @@ def test_a_score_that_is_nan_is_left_out_or_refused(classifier, monkeypatch):
     result = measured(classifier).figures
     assert "entropy" not in result["scores"] and "msp" in result["scores"]
     assert any("entropy is NaN for 1 of 80 images of 'id', so it is not measured" in w for w in result["warnings"])
-    for options in ({"names": ["msp", "entropy"]}, {"names": ["entropy"], "headline": "entropy"}):
+    named = measure(classifier, names=["entropy", "msp"]).figures
+    assert list(named["scores"]) == ["msp"] == [named["headline_score"]]
+    assert any("entropy is NaN for 1 of 80 images of 'id', so it is not measured" in w for w in named["warnings"])
+    for options in ({"names": ["entropy"]}, {"names": ["msp", "entropy"], "headline": "entropy"}):
         with pytest.raises(UserError, match="entropy is NaN for 1 of 80 images of 'id'"):
             measure(classifier, **options)

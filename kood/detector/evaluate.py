@@ -90,9 +90,9 @@ def evaluate(
         An `Evaluation`.
 
     Raises:
-        UserError: a score that this head cannot give; a named one that so many images cannot fit, or that is NaN for
-            some image; the headline, or the last, that cannot be fitted to what the classifier says of its images;
-            too few calibration images.
+        UserError: a score that this head cannot give; a named one that so many images cannot fit; the headline, or the
+            last, that cannot be fitted to what the classifier says of its images or is NaN for one of them; too few
+            calibration images.
     """
     choosing = {} if validation is None else validation_images(validation, validation_ood, seed)
     held: dict[str, ImageSet] = {"calibration": calibration, **choosing}

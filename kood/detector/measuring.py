@@ -64,8 +64,8 @@ class Measuring(Reading):
         #: What speaks against each fitted score that is doubted on such images.
         self.doubted: dict[str, str] = {}
         asked = [*([] if scores is None or scores == "all" else scores), *([] if score == "auto" else [score])]
-        #: The scores that were asked for by name: what cannot be measured of these is refused, and of others left out;
-        #: but one that only what the classifier says makes impossible is left out where another remains to decide.
+        #: The scores that were asked for by name: one that so few images cannot fit is refused, and of others left out;
+        #: one that only what the classifier says makes impossible is left out where another remains to decide.
         self.named = list(dict.fromkeys(Scorer(name, key=self.key).name for name in asked))
         self.chooses, self.every = self.choice is None, self._wanted(scores == "all" or not asked)
         self.scorers = {name: Scorer(name, key=self.key) for name in self.every}
@@ -253,7 +253,7 @@ class Measuring(Reading):
             cannot be chosen then.
 
         Raises:
-            UserError: a named score that is not fitted, or NaN for some image.
+            UserError: a named score that is not fitted; the one that decides, or all, NaN for some image.
         """
         outputs, labels, told = {}, {}, list(self.warnings)
         unready = [name for name, scorer in self.scorers.items() if not scorer.is_ready]
@@ -291,7 +291,7 @@ class Measuring(Reading):
         return score_rows(scorer, outputs, self.batch_size)
 
     def _drop_undefined(self, values: dict[str, dict[str, np.ndarray]]) -> list[str]:
-        """Leaves out the scores that are NaN for some image, and says so; one that was asked for or chosen is refused.
+        """Leaves out the scores that are NaN for some image, and says so; the one that decides is refused, and all are.
 
         While there is none that decides, what is left out cannot be chosen either.
         """
@@ -302,9 +302,9 @@ class Measuring(Reading):
             if (where := next((one for one, count in counts.items() if count), None)) is not None:
                 of = f"{len(values[where][name])} images of {where.removeprefix('held/')!r}"
                 undefined[name] = f"{name} is NaN for {counts[where]} of {of}"
-        needed = {*self.named, *([self.choice.score] if self.choice else [])}
         for name, said in undefined.items():
-            if name in needed or len(undefined) == len(measured):
+            decides = self.choice is not None and name == self.choice.score
+            if decides or len(undefined) == len(measured):
                 raise UserError(f"{self.key}: {said}; look at those images, or name other scores", exit_code=1)
         for name in undefined:
             if self.choice is None:
