@@ -28,6 +28,7 @@ from kood.recipe import load
 from kood.recipe.data_sections import HoldOut
 from kood.report import HELD_OUT, print_cell, results
 from kood.report.wording import all_warnings, duration
+from kood.scorer import Scorer
 from tests.conftest import Cell as OneCell
 from tests.conftest import work_alone
 
@@ -488,10 +489,22 @@ def test_a_fold_that_fails_leaves_the_report_of_the_others(tmp_path, recipe, mon
             raise UserError("it is late", exit_code=1)
         return ensure(self, work)
 
+    fit = Scorer.fit
+
+    def unfitted(self, outputs, labels, head):
+        if self.name == "knn" and outputs["logits"].shape[1] == 3:
+            raise UserError("evaluate.scores: knn cannot be fitted: they are few", exit_code=1)
+        return fit(self, outputs, labels, head)
+
+    monkeypatch.setattr(Scorer, "fit", unfitted)
     monkeypatch.setattr(Stage, "ensure", failing)
     recipe(more='[data.hold_out]\nfolds = [["0"], ["1"]]\n')
-    result = pipeline.run(tmp_path / "frozen.toml", ["outliers.use=[]", "serve.export=false"], saved=tmp_path)
+    settings = ["outliers.use=[]", "serve.export=false", "evaluate.scores=['msp','knn']", "evaluate.headline='msp'"]
+    result = pipeline.run(tmp_path / "frozen.toml", settings, saved=tmp_path)
     assert [one["classes"] for one in result["hold_out"]["folds"]] == [["1"]]
+    missing = "data.hold_out: without '1': evaluate.scores: knn cannot be fitted: they are few"
+    assert [note for note in result["notes"] if "knn" in note] == [missing]
+    assert set(result["scores"]) == {"msp", "knn"} and set(result["hold_out"]["scores"]) == {"msp"}
     told = "data.hold_out: the fold without '0' was left out: it is late"
     page = html.unescape((tmp_path / "frozen" / "report.html").read_text())
     assert told in all_warnings(result) and told in page

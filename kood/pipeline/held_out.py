@@ -4,7 +4,7 @@ import functools
 import itertools
 import math
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -24,7 +24,7 @@ from kood.recipe.data_sections import HoldOut
 from kood.report import HELD_OUT, fold_figures, fold_means, score_arrays
 from kood.text import some_of
 
-__all__ = ["Fewer", "HeldOut", "folds_of", "notes_on", "told_folds"]
+__all__ = ["Fewer", "HeldOut", "folds_of", "notes_of", "notes_on", "told_folds"]
 
 #: The images of the classes that are held out.
 NEAR = f"data.near.{HELD_OUT}"
@@ -232,6 +232,24 @@ def notes_on(settings: HoldOut, folds: Sequence[Sequence[str]], names: Sequence[
             f", since {len(folds)} folds of {len(folds[0])} are more than the {len(names)} classes" if is_drawn else ""
         )
         notes.append(f"data.hold_out: some classes are held out in several folds{why}: {some_of(often)}")
+    return notes
+
+
+def notes_of(data: Rows, evaluation: Stage, scores: Collection[str]) -> list[str]:
+    """What there is to know of one fold, a sentence each: which of its images are not tested on, and why it was not
+    measured by each of the run's scores.
+
+    Args:
+        data: Its images.
+        evaluation: By which scores it was measured, where it was.
+        scores: Those of the run.
+    """
+    notes = [data.note] if isinstance(data, HeldOut) and data.note else []
+    if evaluation.result is not None:
+        facts = evaluation.facts
+        missing = [name for name in scores if name not in facts["scores"]]
+        told = [*facts["warnings"], *facts["notes"]]
+        notes += [text for text in told if any(f" {name} " in f" {text}" for name in missing)]
     return notes
 
 

@@ -8,7 +8,7 @@ from kood.pipeline.attached import Attached
 from kood.pipeline.cell import Cell
 from kood.pipeline.checks import check
 from kood.pipeline.evaluation import Evaluation
-from kood.pipeline.held_out import HeldOut, notes_on, told_folds
+from kood.pipeline.held_out import notes_of, notes_on, told_folds
 from kood.pipeline.prepare import Data
 from kood.pipeline.stage import Work
 from kood.pipeline.summary import made_otherwise, summarize
@@ -87,10 +87,11 @@ def _make_folds(work: Work, cell: Cell) -> tuple[dict[str, Any], dict[str, Any],
         "backend": ", ".join(dict.fromkeys(one["backend"] for one in lines)),
     }
     notes = notes_on(settings, [held for held, _ in folds], cell.data.images("train").class_names)
+    measured = cell.evaluation.facts["scores"]
     notes += [
-        f"data.hold_out: without {', '.join(map(repr, held))}: {fold.data.note}"
+        f"data.hold_out: without {', '.join(map(repr, held))}: {note}"
         for held, fold in folds
-        if isinstance(fold.data, HeldOut) and fold.data.note
+        for note in notes_of(fold.data, fold.evaluation, measured)
     ]
     notes += made_otherwise([("folds", stage) for _, fold in folds for stage in fold.made], work.run.versions)
     return {"hold_out": told_folds(made, left_out, work.run.folder)}, {"folds": line}, notes
