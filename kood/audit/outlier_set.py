@@ -117,7 +117,9 @@ def audit(
         "mixtures": None if mixed is None or mixtures is None else mixed_content(mixed.posteriors, mixtures),
     }
     rng = np.random.default_rng(seed)
-    diversity = _diversity({name: one.images for name, one in sets.items()}, train_images, rng, most, MIRROR in augment)
+    # Arrays, of deferred images too: a search reads all of them again and again.
+    images = {name: np.asarray(one.images) for name, one in sets.items()}
+    diversity = _diversity(images, np.asarray(train_images), rng, most, MIRROR in augment)
     fidelity = _fidelity({name: one.features for name, one in sets.items()}, train_features, rng, seed)
     result = {
         "feature_space": feature_space,

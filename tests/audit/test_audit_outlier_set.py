@@ -9,6 +9,7 @@ from kood.audit import Judged, audit, with_shortcut
 from kood.audit.content import mixed_content, pure_content
 from kood.audit.fidelity import frechet_distance, kernel_distance
 from kood.audit.verdicts import WARNINGS, judge_content, judge_diversity, judge_fidelity
+from kood.data.deferred import Made
 
 
 def made(rng, n, labels=None, classes=3):
@@ -67,6 +68,16 @@ def test_it_is_ready_for_json_and_repeatable(arrays):
     assert json.loads(json.dumps(found, allow_nan=False)) == found
     assert audit(**arrays) == found
     assert audit(**arrays, seed=1)["diversity"] != found["diversity"]
+
+
+def test_deferred_images_are_audited_as_arrays_are(arrays):
+    def deferred(images):
+        return Made(images.shape, lambda rows: images[rows])
+
+    later = {**arrays, "train_images": deferred(arrays["train_images"])}
+    for name in ("pure", "held_out", "mixed"):
+        later[name] = arrays[name]._replace(images=deferred(arrays[name].images))
+    assert audit(**later, augment=["flip"], most=40) == audit(**arrays, augment=["flip"], most=40)
 
 
 def test_distances_are_counted(arrays):
