@@ -58,13 +58,13 @@ def _counted(found: Counter[str]) -> str:
     return ", ".join([*named, *([f"{rest:,} others"] if rest else [])])
 
 
-def files_under(root: str | Path, passed: PassedOver | None = None) -> list[str]:
+def files_under(root: str | Path, passed: PassedOver | None = None, *, links: bool = False) -> list[str]:
     """The paths of all image files in a folder and the folders in it, sorted.
 
     As strings: of a million files, `Path` objects would take three times the memory. What begins with a dot is passed
-    over, and so are the folders of `SYSTEM_FOLDERS` and links to folders. A link that leads nowhere is among the
-    files, so that whoever reads it can say so; a pipe or a device is not, as it would never end. `passed` counts what
-    is passed over.
+    over, and so are the folders of `SYSTEM_FOLDERS` and links to folders, under `links` only those further down. A link
+    that leads nowhere is among the files, so that whoever reads it can say so; a pipe or a device is not, as it would
+    never end. `passed` counts what is passed over.
 
     Raises:
         UserError: a folder that cannot be read.
@@ -72,7 +72,8 @@ def files_under(root: str | Path, passed: PassedOver | None = None) -> list[str]
     found: list[str] = []
     waiting = [str(root)]
     while waiting:
-        files, inner = images_among(waiting.pop(), passed=passed)
+        files, inner = images_among(waiting.pop(), links=links, passed=passed)
+        links = False
         found += files
         waiting += reversed(inner)
     return found

@@ -11,7 +11,9 @@ from rich.progress import Progress
 
 from kood.attached.pixels import check_shape
 from kood.attached.watching import Shape
+from kood.data.files import PassedOver, files_under
 from kood.data.large import ahead
+from kood.data.paths import data_path, need
 from kood.data.rules import STRETCHED, Framing
 from kood.errors import UserError
 from kood.text import clean, composed, some_of
@@ -64,7 +66,8 @@ def batches(
         framing: How files are brought to the shape.
         labels: (N,) the class of each image, or (N, K) one-hot; in place of those that come with the images.
         class_names: The model's classes, in order: then a folder's class folders are matched with them, and a label
-            is one of them or its number. Without them a folder has no labels.
+            is one of them or its number. Without them a folder has no labels, and all images in it and in the folders
+            in it are taken, as `kood predict` takes them.
         labelled: Whether labels that come with the images count; those of out-of-distribution images mean nothing here.
         perhaps: Whether a folder may have class folders that are all none of the model's classes, and then no labels.
         shown: What the progress is called.
@@ -154,13 +157,19 @@ def _files(images: Any, names: list[str] | None, perhaps: bool) -> tuple[list[st
     path = Path(images).expanduser()
     if path.is_file():
         return [str(path)], None
+    if names is None:  # They show whatever they show, however they lie.
+        folder, passed = data_path(str(path)), PassedOver()
+        need(folder, "a folder", "a folder", "give a folder of images")
+        if not (found := files_under(folder, passed, links=True)):
+            raise UserError(f"images: there are none in {clean(folder)}" + "".join(f"; {n}" for n in passed.notes()))
+        return found, None
     from kood.data.sources.folder import listed_splits
 
     listed = listed_splits(str(path))
     if len(listed.parts) > 1:
         raise UserError(f"images: {clean(path)} has {' and '.join(listed.parts)}; give the folder of one of them")
     (part,) = listed.parts.values()
-    if names is None or perhaps and set(names).isdisjoint(part.names):
+    if perhaps and set(names).isdisjoint(part.names):
         return part.files, None
     if not part.names:
         raise UserError(f"images: {clean(path)} has no class folders, which say what the images show; sort them into "

@@ -69,7 +69,7 @@ def listed(paths: Iterable[Path], passed: PassedOver | None = None) -> list[str]
             refuse_url(path)
             files += in_table(path).files if path.suffix.lower() in TABLES else [str(path)]
             continue
-        found = files_under(path, passed)
+        found = files_under(path, passed, links=True)
         if not found:
             raise UserError(f"{path}: there are no images in this folder" + "".join(f"; {n}" for n in passed.notes()))
         files += found

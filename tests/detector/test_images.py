@@ -13,6 +13,7 @@ from PIL import Image
 
 from kood.detector.images import batches, count_of
 from kood.errors import UserError
+from kood.serving.answers import listed
 from tests.picture_files import decode_images
 
 pytestmark = pytest.mark.backend
@@ -155,7 +156,21 @@ def test_class_folders_are_matched_with_the_classes_of_the_model(folder):
         (folder.parent / "parts" / part).mkdir(exist_ok=True)
     Image.fromarray(pictures()[0]).save(folder.parent / "parts" / "test" / "one.png")
     with pytest.raises(UserError, match="give the folder of one of them|has class folders and"):
-        batches(folder.parent / "parts", SHAPE, batch_size=4)
+        batches(folder.parent / "parts", SHAPE, batch_size=4, class_names=CLASSES)
+
+
+def test_images_without_labels_may_lie_as_they_like(folder, tmp_path):
+    (tmp_path / "mixed" / "test").mkdir(parents=True)
+    (tmp_path / "mixed" / "train").symlink_to(folder)
+    (tmp_path / "mixed" / "notes.txt").write_text("no image")
+    for name, side in (("a.jpg", 30), ("test/b.TIF", 9)):
+        Image.fromarray(np.zeros((side, 20), "uint8")).save(tmp_path / "mixed" / name)
+    found = list(batches(tmp_path / "mixed", SHAPE, batch_size=40))
+    assert found[0].files == listed([tmp_path / "mixed"]) and len(found[0].files) == COUNT + 2
+    (tmp_path / "none").mkdir()
+    (tmp_path / "none" / "notes.txt").write_text("no image")
+    with pytest.raises(UserError, match=r"images: there are none in .*none; 1 file passed over: 1 \.txt"):
+        batches(tmp_path / "none", SHAPE, batch_size=4)
 
 
 def test_unreadable_files_are_named_and_no_one_stops(folder):
