@@ -8,7 +8,7 @@ import numpy as np
 from keras import ops
 from scipy import special
 
-from kood.backends import compiled, gradient
+from kood.backends import compiled, exactly, gradient
 from kood.data.batches import image_batches
 from kood.data.deferred import Images
 from kood.data.large import room
@@ -294,12 +294,13 @@ def score_rows(scorer: Scorer, outputs: Outputs, batch_size: int) -> np.ndarray:
     """
     count = len(outputs["logits"])
     batch_size = max(batch_size, min(SCORED, count))
-    scorer.place()
     values = []
-    for start in range(0, count, batch_size):
-        # Rows past the end repeat the last one and are cut off again.
-        rows = np.minimum(np.arange(start, start + batch_size), count - 1)
-        values.append(scorer.values(outputs, rows)[: count - start])
+    with exactly():
+        scorer.place()
+        for start in range(0, count, batch_size):
+            # Rows past the end repeat the last one and are cut off again.
+            rows = np.minimum(np.arange(start, start + batch_size), count - 1)
+            values.append(scorer.values(outputs, rows)[: count - start])
     return np.concatenate(values).astype("float64")
 
 

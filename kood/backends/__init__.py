@@ -30,6 +30,7 @@ from kood.backends.devices import (
     agreed,
     compiled,
     everyone,
+    exactly,
     feed,
     generators,
     gradient,
@@ -47,6 +48,6 @@ from kood.backends.resident import resides
 
 __all__ = [
     "BatchNormalization", "Devices", "Dropout", "SlowerAdam", "SlowerSGD", "TrainStep", "accelerated", "agreed",
-    "compiled", "everyone", "feed", "generators", "gradient", "mine", "obtain", "resides", "set_generators", "several",
-    "share", "total", "whole",
+    "compiled", "everyone", "exactly", "feed", "generators", "gradient", "mine", "obtain", "resides", "set_generators",
+    "several", "share", "total", "whole",
 ]  # fmt: skip

@@ -28,8 +28,8 @@ from kood.errors import UserError
 from kood.machine import cores
 
 __all__ = [
-    "Devices", "accelerated", "agreed", "compiled", "everyone", "feed", "generators", "gradient", "mine", "obtain",
-    "pieces", "set_generators", "several", "share", "total", "whole",
+    "Devices", "accelerated", "agreed", "compiled", "everyone", "exactly", "feed", "generators", "gradient", "mine",
+    "obtain", "pieces", "set_generators", "several", "share", "total", "whole",
 ]  # fmt: skip
 
 _here = import_module(f"kood.backends.{keras.backend.backend()}_devices")
@@ -158,6 +158,12 @@ def set_generators(states: Mapping[str, bytes]) -> None:
     """Sets them to what `generators` gave, perhaps on a machine of other devices or under another backend."""
     if hasattr(_here, "set_generators"):
         _here.set_generators(states)
+
+
+def exactly() -> contextlib.AbstractContextManager[None]:
+    """A context in which the backend computes in the precision it is asked for, as `compiled` and `gradient` do, though
+    the caller has opened one of torch's that lowers it."""
+    return _here.exactly() if hasattr(_here, "exactly") else contextlib.nullcontext()
 
 
 def several() -> bool:

@@ -4,7 +4,7 @@ import torch
 from keras.ops import convert_to_tensor
 
 from kood.backends.terms import LossTerms
-from kood.backends.torch_devices import summed_up
+from kood.backends.torch_devices import exactly, summed_up
 
 __all__ = ["TrainStep", "forward", "gradient"]
 
@@ -26,14 +26,14 @@ class TrainStep(LossTerms):
 
 def forward(model):
     """The model's forward pass in inference mode, without gradients, and among how many devices it splits: one."""
-    return torch.no_grad()(lambda inputs: model(inputs, training=False)), 1
+    return exactly()(torch.no_grad()(lambda inputs: model(inputs, training=False))), 1
 
 
 def gradient(model, of):
     """The gradient of the sum of `of(outputs)` by the model's inputs, in inference mode."""
 
     def gradient(inputs):
-        with torch.inference_mode(False), torch.enable_grad():
+        with exactly(), torch.inference_mode(False), torch.enable_grad():
             inputs = convert_to_tensor(inputs).detach().clone().requires_grad_()  # One of inference mode stays such.
             return torch.autograd.grad(of(model(inputs, training=False)).sum(), inputs)[0]
 

@@ -10,14 +10,27 @@ import torch
 from torch import distributed
 
 __all__ = [
-    "accelerators", "everyone", "fitting", "gather", "generators", "inference", "launched", "place", "provide",
-    "set_generators", "total",
+    "accelerators", "everyone", "exactly", "fitting", "gather", "generators", "inference", "launched", "place",
+    "provide", "set_generators", "total",
 ]  # fmt: skip
 
 #: A rank may wait long for another one that reads a checkpoint or compiles.
 PATIENCE = timedelta(hours=2)
 
+#: Kinds of devices that Keras computes on.
+_AUTOCAST = ("cpu", "cuda", "mps", "xpu")
+
 _fitting = False
+
+
+@contextlib.contextmanager
+def exactly():
+    """A context of its own precision, whatever `torch.autocast` is open around it."""
+    with contextlib.ExitStack() as stack:
+        for kind in _AUTOCAST:
+            if torch.is_autocast_enabled(kind):
+                stack.enter_context(torch.autocast(kind, enabled=False))
+        yield
 
 
 def launched():

@@ -958,6 +958,21 @@ def standardized():
     return model
 
 
+@pytest.mark.skipif(keras.backend.backend() != "torch", reason="torch alone has such a context")
+@pytest.mark.parametrize("score", ["vim", "odin", "weiper"])
+def test_answers_are_those_of_float32_whatever_context_is_open(model, score):
+    import torch
+
+    known, rest, new = images(60, 1), images(40, 2), images(9, 3)[0]
+    plain = Detector(model, score=score).fit(*known).calibrate(*rest)
+    with torch.autocast("cpu", torch.bfloat16):
+        made = Detector(model, score=score).fit(*known).calibrate(*rest)
+        answers = [made.predict(new), plain.predict(new)]
+    for one in answers:
+        np.testing.assert_array_equal(one.ood_score, plain.predict(new).ood_score)
+        np.testing.assert_array_equal(one.probabilities, plain.predict(new).probabilities)
+
+
 @pytest.mark.one_backend
 def test_a_measurement_takes_nothing_from_the_detector():
     made = Detector(standardized()).fit(*images(100, 1)).calibrate(*images(60, 2))
