@@ -40,6 +40,8 @@ def nearest(word: str, allowed) -> str:
         `did you mean 'x'? Allowed: ...`, the first half only where something is near.
     """
     allowed = sorted(str(a) for a in allowed)
+    if not allowed:
+        return "none is allowed."
     lowered = {a.lower(): a for a in allowed}
     close = difflib.get_close_matches(str(word).lower(), lowered, n=1, cutoff=0.5)
     hint = f"did you mean {lowered[close[0]]!r}? " if close else ""

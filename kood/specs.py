@@ -56,8 +56,7 @@ def parse(spec: str | Mapping[str, Any], key: str = "") -> tuple[str, dict[str, 
     known, found = defaults(entry), {}
     for option, value in sorted(given.items()):
         if option not in known:
-            allowed = registry.nearest(option, known) if known else "It has no options."
-            raise UserError(f"{at}{entry.name} has no option {option!r}; {allowed}")
+            raise UserError(f"{at}{entry.name} has no option {option!r}; {registry.nearest(option, known)}")
         typed = _typed(value, known[option], f"{at}{entry.name}: {option}")
         if typed != known[option]:
             found[option] = typed

@@ -40,7 +40,7 @@ def test_equal_settings_are_equal_strings(spec, expected):
         ("knm:k=3", "did you mean 'knn'"),
         ("ash:pruned=0.9", "x: ash has no option 'pruned'; .*Allowed: share, variant"),
         ("ash:shar=0.9", "did you mean 'share'"),
-        ("msp:k=1", "msp has no option 'k'; It has no options"),
+        ("msp:k=1", "msp has no option 'k'; none is allowed"),
         ("knn:k=ten", "x: knn: k is a whole number; found 'ten'"),
         ("knn:k=1.5", "k is a whole number; found 1.5"),
         ("knn:k=true", "k is a whole number; found true"),

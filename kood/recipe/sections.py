@@ -44,7 +44,7 @@ def _check_options(room: str, name: str, options: dict[str, Any]) -> None:
     entry = registry.find(room, name, "name")
     for option, value in options.items():
         if option not in entry.options:
-            known = registry.nearest(option, entry.options) if entry.options else "It has no options."
+            known = registry.nearest(option, entry.options)
             raise ValueError(f"{option} (found {value!r}): {entry.name!r} takes no {option!r}; {known}")
 
 
