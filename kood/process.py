@@ -221,7 +221,7 @@ def native_messages_held_back() -> Iterator[None]:
 
 
 class Stopped(BaseException):
-    """SIGINT or SIGTERM, raised where the program stands, so that whatever is open is closed on the way out."""
+    """SIGINT, SIGTERM or SIGHUP, raised where the program stands, so that whatever is open is closed on the way out."""
 
 
 def _stop(number, frame) -> None:
@@ -230,6 +230,15 @@ def _stop(number, frame) -> None:
         signal.signal(signal.SIGALRM, lambda *_: _raise_stopped(number))
         signal.setitimer(signal.ITIMER_REAL, 2.0, 2.0)
     _raise_stopped(number)
+
+
+def _hang_up(number, frame) -> None:
+    for stream in (1, 2):
+        try:
+            os.write(stream, b"")
+        except OSError:  # The terminal is gone, and what is said on the way out would fail in place of the run's end.
+            os.dup2(os.open(os.devnull, os.O_WRONLY), stream)
+    _stop(number, frame)
 
 
 def _raise_stopped(number) -> None:
@@ -243,9 +252,12 @@ def _swallowed(lost) -> None:
 
 
 def stop_on_signals() -> None:
-    """From here on SIGINT and SIGTERM raise `Stopped`."""
+    """From here on SIGINT, SIGTERM and, where nothing ignores it as `nohup` does, SIGHUP raise `Stopped`."""
     signal.signal(signal.SIGINT, _stop)
     signal.signal(signal.SIGTERM, _stop)
+    hangup = getattr(signal, "SIGHUP", None)  # Of a terminal that was closed; Windows has none.
+    if hangup is not None and signal.getsignal(hangup) is not signal.SIG_IGN:
+        signal.signal(hangup, _hang_up)
     sys.unraisablehook = _swallowed
 
 

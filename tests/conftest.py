@@ -12,7 +12,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from contextlib import redirect_stderr, redirect_stdout
+from contextlib import contextmanager, redirect_stderr, redirect_stdout
 from pathlib import Path
 
 os.environ.setdefault("KERAS_BACKEND", "tensorflow")
@@ -421,23 +421,30 @@ def figures_of(report):
     return {key: value for key, value in report.items() if key not in ("stages", "environment")}
 
 
+@contextmanager
+def handlers_restored():
+    """Puts back what is done at the signals that stop a command."""
+    numbers = [getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGHUP") if hasattr(signal, name)]
+    handlers = {number: signal.getsignal(number) for number in numbers}
+    try:
+        yield
+    finally:
+        for number, handler in handlers.items():
+            signal.signal(number, handler)
+
+
 def kood_here(*arguments, cwd):
     """The command line in this process, which has Keras loaded already."""
     from kood import cli
 
     out, err = io.StringIO(), io.StringIO()
-    handlers = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(cwd)
         patch.setattr(sys, "argv", ["kood", *map(str, arguments)])
         patch.setenv("KERAS_BACKEND", BACKEND)  # Some commands set it, for their process alone.
         patch.setattr(sys, "unraisablehook", sys.unraisablehook)
-        try:
-            with redirect_stdout(out), redirect_stderr(err), pytest.raises(SystemExit) as done:
-                cli.main()
-        finally:
-            for number, handler in handlers.items():
-                signal.signal(number, handler)
+        with handlers_restored(), redirect_stdout(out), redirect_stderr(err), pytest.raises(SystemExit) as done:
+            cli.main()
     return subprocess.CompletedProcess(arguments, done.value.code or 0, out.getvalue(), err.getvalue())
 
 

@@ -22,6 +22,7 @@ from kood.monitor.drift import drift
 from kood.monitor.judge import Finding, Watched
 from kood.monitor.stream import Seen
 from kood.serving.answers import Answer, print_answers
+from tests.conftest import handlers_restored
 
 ROOT = Path(__file__).parents[1]
 NAMES = ["x" * 150 + "1.png", "x" * 150 + "2.png", "[red]y[/red].png", ":smile:.png", "end\\"]
@@ -316,12 +317,8 @@ def test_only_what_goes_on_says_so_when_it_is_stopped(monkeypatch, capsys, comma
 def test_a_stop_that_is_swallowed_is_not_told(monkeypatch, capsys):
     """Python swallows what is raised in a finaliser; the next one stops the run."""
     monkeypatch.setattr(sys, "unraisablehook", sys.__unraisablehook__)
-    handlers = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
-    try:
+    with handlers_restored():
         process.stop_on_signals()
-    finally:
-        for number, handler in handlers.items():
-            signal.signal(number, handler)
 
     class Ending:
         def __init__(self, error):
@@ -334,3 +331,32 @@ def test_a_stop_that_is_swallowed_is_not_told(monkeypatch, capsys):
     assert capsys.readouterr().err == ""
     Ending(ValueError("something else"))
     assert "something else" in capsys.readouterr().err
+
+
+@pytest.mark.skipif(not hasattr(signal, "SIGHUP"), reason="Windows has none")
+def test_a_closed_terminal_stops_a_command_but_not_under_nohup(monkeypatch):
+    monkeypatch.setattr(sys, "unraisablehook", sys.__unraisablehook__)
+    with handlers_restored():
+        signal.signal(signal.SIGHUP, signal.SIG_DFL)
+        process.stop_on_signals()
+        with pytest.raises(process.Stopped):
+            signal.raise_signal(signal.SIGHUP)
+        signal.setitimer(signal.ITIMER_REAL, 0.0)
+        signal.signal(signal.SIGHUP, signal.SIG_IGN)
+        process.stop_on_signals()
+        signal.raise_signal(signal.SIGHUP)
+
+
+@pytest.mark.skipif(not hasattr(signal, "SIGHUP"), reason="Windows has none")
+def test_what_is_said_to_a_terminal_that_is_gone_changes_no_exit_code():
+    code = (
+        "import os, pty, signal; from kood import cli\n"
+        "ours, theirs = pty.openpty(); os.dup2(theirs, 1); os.dup2(theirs, 2); os.close(theirs)\n"
+        "def app(**_):\n"
+        "    os.close(ours)\n"
+        "    try: signal.raise_signal(signal.SIGHUP)\n"
+        "    finally: print('on the way out', flush=True)\n"
+        "cli.app = app; cli.main()"
+    )
+    done = subprocess.run([sys.executable, "-c", code], env={**os.environ, "PYTHONPATH": str(ROOT)}, check=False)
+    assert done.returncode == 128 + signal.SIGHUP
