@@ -248,7 +248,7 @@ def test_what_needs_no_backend_to_be_refused_loads_none(arguments, tmp_path):
 def test_no_name_in_a_message_speaks_to_the_terminal(monkeypatch, capsys, error, told):
     from kood import cli
 
-    def failing():
+    def failing(**_):
         raise error
 
     monkeypatch.delenv("KOOD_TRACEBACK", raising=False)
@@ -266,7 +266,7 @@ def test_a_current_folder_that_is_gone_is_called_that(tmp_path, monkeypatch, cap
     monkeypatch.chdir(tmp_path / "gone")
     (tmp_path / "gone").rmdir()
     monkeypatch.delenv("KOOD_TRACEBACK", raising=False)
-    for name, what in (("app", lambda: Path("x").absolute()), ("settle", int), ("stop_on_signals", int)):
+    for name, what in (("app", lambda **_: Path("x").absolute()), ("settle", int), ("stop_on_signals", int)):
         monkeypatch.setattr(cli, name, what)
     with pytest.raises(SystemExit):
         cli.main()
@@ -302,7 +302,7 @@ def test_a_file_that_cannot_be_read_is_named_without_what_a_terminal_would_do():
 def test_only_what_goes_on_says_so_when_it_is_stopped(monkeypatch, capsys, command, goes_on):
     from kood import cli
 
-    def stopped():
+    def stopped(**_):
         raise process.Stopped(signal.SIGINT)
 
     monkeypatch.setattr(sys, "argv", ["kood", command, "saved/run"])
@@ -360,3 +360,24 @@ def test_what_is_said_to_a_terminal_that_is_gone_changes_no_exit_code():
     )
     done = subprocess.run([sys.executable, "-c", code], env={**os.environ, "PYTHONPATH": str(ROOT)}, check=False)
     assert done.returncode == 128 + signal.SIGHUP
+
+
+@pytest.mark.parametrize(
+    ("arguments", "told"),
+    [
+        ("run --sett a=1 x", "No such option: --sett (Possible options: --saved, --set). See `kood run --help`."),
+        ("run", "Missing argument 'RECIPE'. See `kood run --help`."),
+        ("run x --set", "Option '--set' requires an argument. See `kood run --help`."),
+        ("rnu x", "No such command 'rnu'. Did you mean 'run'? See `kood --help`."),
+        ("compare x --format csb", "one of 'table', 'markdown', 'latex', 'csv'. See `kood compare --help`."),
+    ],
+)
+def test_a_command_line_that_is_wrong_is_told_on_one_line(invoke, tmp_path, arguments, told):
+    done = invoke(*arguments.split(), cwd=tmp_path)
+    assert done.returncode == 2 and done.stderr.startswith("kood: ") and done.stderr.endswith(f"{told}\n")
+    assert len(done.stderr.splitlines()) == 1
+
+
+def test_kood_alone_shows_its_help(invoke, tmp_path):
+    done = invoke(cwd=tmp_path)
+    assert done.returncode == 0 and "single-signature" in done.stdout

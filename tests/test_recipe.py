@@ -44,8 +44,11 @@ def test_shipped_recipes_are_valid_and_say_how_to_run(path):
 def test_a_shipped_recipe_is_found_by_its_name_from_any_folder(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     assert load("digits_softmax").to_toml() == load(RECIPES[0].parent / "digits_softmax.toml").to_toml()
-    with pytest.raises(UserError, match="digits_softmx: cannot read the recipe: .*did you mean 'digits_softmax'"):
-        load("digits_softmx")
+    Path("my_digits.toml").touch()
+    for name, near in (("digits_softmx", "digits_softmax"), ("my_digit.toml", "my_digits.toml"), ("nope.toml", "")):
+        hint = f"did you mean {near}[ ?].*" if near else ""
+        with pytest.raises(UserError, match=f"^{name}: cannot read [^;]*; {hint}give .*`kood list recipes`"):
+            load(name)
     Path("digits_softmax").write_text("seed = ", encoding="utf-8")  # A file of that name comes first.
     with pytest.raises(UserError, match="not valid TOML"):
         load("digits_softmax")

@@ -12,7 +12,7 @@ import typer
 from kood.cli import finished, recipes
 from kood.errors import UserError
 from kood.process import Stopped, settle, stop_on_signals
-from kood.text import masked, printable
+from kood.text import clean, masked, printable
 
 __all__ = ["app", "main"]
 
@@ -22,7 +22,6 @@ GO_ON = ("run", "attach")
 app = typer.Typer(
     name="kood",
     help="Image classifiers that know what they do not know.",
-    no_args_is_help=True,
     add_completion=False,
     pretty_exceptions_enable=False,
 )
@@ -34,16 +33,19 @@ def main() -> None:
     """Runs the command line; every error a user can mend is one message and an exit code."""
     settle()
     stop_on_signals()
+    sys.argv[1:] = sys.argv[1:] or ["--help"]
     try:
-        app()
+        sys.exit(app(prog_name="kood", standalone_mode=False))
+    except typer.TyperException as error:
+        _say(_misused(error))
+        sys.exit(error.exit_code)
     except UserError as error:
         _say(str(error))
         sys.exit(error.exit_code)
     except Stopped as stop:
         if hasattr(signal, "setitimer"):  # Windows has neither this nor SIGPIPE.
             signal.setitimer(signal.ITIMER_REAL, 0.0)
-        command = next((word for word in sys.argv[1:] if not word.startswith("-")), "")
-        further = "; the same command goes on where this one was" if command in GO_ON else ""
+        further = "; the same command goes on where this one was" if _command() in GO_ON else ""
         typer.echo(f"kood: stopped{further}", err=True)
         sys.exit(128 + stop.args[0])
     except (BrokenPipeError, SystemExit) as error:
@@ -58,6 +60,18 @@ def main() -> None:
             raise
         _say(_unforeseen(error))
         sys.exit(1)
+
+
+def _command() -> str:
+    """Which command was called, as far as it can be told before the command line is understood."""
+    return next((word for word in sys.argv[1:] if not word.startswith("-")), "")
+
+
+def _misused(error: typer.TyperException) -> str:
+    """What Typer has against a command line, on one line, and where to look."""
+    said = clean(error.format_message())
+    known = getattr(getattr(error, "ctx", None), "command_path", f"kood {_command()}".strip())
+    return f"{said if said[-1:] in '.?' else f'{said}.'} See `{known} --help`."
 
 
 def _unforeseen(error: Exception) -> str:

@@ -1,5 +1,6 @@
 """A TOML file, and the settings of the command line, to a checked recipe."""
 
+import difflib
 import tomllib
 from collections.abc import Sequence
 from pathlib import Path
@@ -7,7 +8,6 @@ from typing import Any
 
 from pydantic import ValidationError
 
-from kood import registry
 from kood.errors import UserError
 from kood.recipe import settings, spelling
 from kood.recipe.messages import explain
@@ -22,6 +22,14 @@ def shipped() -> dict[str, Path]:
     here = Path(__file__).parents[1]
     folder = here / "shipped" if (here / "shipped").is_dir() else here.parent / "recipes"  # Installed; a checkout.
     return {path.stem: path for path in sorted(folder.glob("*.toml"))}
+
+
+def _near(path: Path) -> str:
+    """Which recipes have a name like a file's, as a question: those of its folder, of `recipes` and of kood."""
+    files = (*Path("recipes").glob("*.toml"), *path.parent.glob("*.toml"))
+    known = {**{name: name for name in shipped()}, **{one.stem: str(one) for one in files}}
+    close = difflib.get_close_matches(path.stem, known, cutoff=0.75)
+    return f"did you mean {' or '.join(known[name] for name in close)}? " if close else ""
 
 
 def load(path: str | Path, overrides: tuple[str, ...] | list[str] = (), *, quick: bool = False) -> Recipe:
@@ -53,10 +61,9 @@ def load(path: str | Path, overrides: tuple[str, ...] | list[str] = (), *, quick
         reason = (
             "is not UTF-8 text; save it as UTF-8 in your editor"
             if isinstance(error, UnicodeDecodeError)
-            else getattr(error, "strerror", error)
+            else f"{getattr(error, 'strerror', error)}; {_near(path)}give a TOML file, or one of `kood list recipes`"
         )
-        named = f"; {registry.nearest(str(path), shipped())}" if not path.suffix and not path.exists() else ""
-        raise UserError(f"{path}: cannot read the recipe: {reason}{named}") from error
+        raise UserError(f"{path}: cannot read the recipe: {reason}") from error
     try:
         given = tomllib.loads(composed(text))
     except (tomllib.TOMLDecodeError, RecursionError) as error:
