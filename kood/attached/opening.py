@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any, NoReturn
 
+import h5py
 import keras
 
 from kood import registry
@@ -20,6 +21,10 @@ from kood.process import alone
 from kood.text import clean, some_of
 
 __all__ = ["bring", "bring_layers_of", "handed_over", "kept", "opened"]
+
+
+#: Layers that Keras made of TensorFlow's operations before Keras 3, which knows none of them.
+_OPERATIONS = ("TFOpLambda", "SlicingOpLambda", "TensorFlowOpLayer")
 
 
 def bring(modules: Iterable[str], where: str = "import") -> None:
@@ -97,17 +102,20 @@ def opened(
         UserError: there is no such file, it is none of Keras's, or it holds a layer that is not known here.
     """
     need_file(file, key, KERAS_FILE)
-    if not (zipfile.is_zipfile(file) or _is_hdf5(file)):
-        raise UserError(
-            f"{key}: {clean(shown or file)} is no .keras file, or it is damaged; give one that model.save(...) wrote"
-        )
+    said, is_hdf5 = f"{key}: {clean(shown or file)}", _is_hdf5(file)
+    if not (is_hdf5 or zipfile.is_zipfile(file)):
+        raise UserError(f"{said} is no .keras file, or it is damaged; give one that model.save(...) wrote")
+    if file.suffix not in (suffixes := (".h5", ".hdf5") if is_hdf5 else (".keras",)):
+        kind = "an HDF5" if is_hdf5 else "a .keras"
+        raise UserError(f"{said} is {kind} file by another name, and Keras goes by names; rename it to "
+                        f"{clean(file.stem)}{suffixes[0]}")  # fmt: skip
     try:
         # A registered class is looked up by its full name, which people do not write.
         given = dict(custom_objects or {})
         given |= {keras.saving.get_registered_name(one): one for one in given.values()}
         return keras.saving.load_model(file, given, compile=False, safe_mode=True)
     except Exception as error:  # Whatever a damaged or a strange file makes Keras say.
-        raise UserError(f"{key}: {clean(shown or file)} cannot be loaded: {_newer(file)}{_why(error)}") from error
+        raise UserError(f"{said} cannot be loaded: {_otherwise(file, is_hdf5)}{_why(error, is_hdf5)}") from error
 
 
 def kept(model: keras.Model, file: Path, shown: Path) -> None:
@@ -141,27 +149,39 @@ def _is_hdf5(file: Path) -> bool:
         return opened_file.read(8) == b"\x89HDF\r\n\x1a\n"
 
 
-def _newer(file: Path) -> str:
-    """What to say first of a file that a newer Keras saved; "" of others."""
+def _otherwise(file: Path, is_hdf5: bool) -> str:
+    """What to say first of a file that a newer Keras saved, or that one before Keras 3 did; "" of others."""
     try:
-        with zipfile.ZipFile(file) as archive:
-            theirs = str(json.loads(archive.read("metadata.json"))["keras_version"])
-    except Exception:  # HDF5, or a damaged file, of which Keras has said more.
+        if is_hdf5:
+            with h5py.File(file) as archive:
+                theirs = archive.attrs["keras_version"]
+        else:
+            with zipfile.ZipFile(file) as archive:
+                theirs = json.loads(archive.read("metadata.json"))["keras_version"]
+        version = re.findall(r"\d+", str(theirs))
+        newer, here = ([int(n) for n in numbers[:2]] for numbers in (version, keras.__version__.split(".")))
+    except Exception:  # Keras has said more.
         return ""
-    newer, here = ([int(n) for n in re.findall(r"\d+", version)[:2]] for version in (theirs, keras.__version__))
-    return f"Keras {clean(theirs)} saved it, and here is {keras.__version__}; upgrade keras: " if newer > here else ""
+    saved = f"Keras {'.'.join(version)} saved it, and here is {keras.__version__}"
+    return f"{saved}; upgrade keras: " if newer > here else f"{saved}: " if newer < [3] else ""
 
 
-def _why(error: Exception) -> str:
-    text = " ".join(str(error).split())
-    unknown = re.search(r"Could not locate (?:class|function) '([^']+)'", text) or re.search(
+def _why(error: Exception, is_hdf5: bool) -> str:
+    # Keras tells what it was at, with the whole of a layer's settings, before it tells what is wrong.
+    text = " ".join(str(error).split()).rpartition("Exception encountered: ")[2]
+    unknown = re.search(r"(?:Could not locate (?:class|function)|Unknown layer:) '([^']+)'", text) or re.search(
         r"Could not interpret \w+ identifier: .*'registered_name': '([^']+)'", text
     )
-    if unknown:
+    if unknown and unknown.group(1) not in _OPERATIONS:
         return (
             f"it has the custom layer or function {unknown.group(1)!r}; register it "
             "(@keras.saving.register_keras_serializable) and import its module first, or pass custom_objects"
         )
-    if "safe_mode" in text or "lambda" in text.lower():
+    if "safe_mode" in text or ("lambda" in text.lower() and not unknown):
         return "it holds Python code (a Lambda layer), which is not run; save the model with a layer class instead"
-    return f"{text[:300] or type(error).__name__}; is it a Keras model, saved by model.save(...)?"
+    if "No model config found" in text:
+        return 'it holds weights and no network; save the whole model, model.save("model.keras")'
+    said = text[:300] or type(error).__name__
+    if is_hdf5 and not isinstance(error, OSError):  # Which is of a damaged file.
+        return f"{said}; build the network here, load the weights with model.load_weights(...), and save it as .keras"
+    return f"{said}; is it a Keras model, saved by model.save(...)?"
