@@ -13,7 +13,6 @@ from kood.conformal import Calibration, doubted, refuse_too_few
 from kood.data.copies import whole
 from kood.data.image_set import ImageSet
 from kood.detector import export, file
-from kood.detector.agreement import disagreement
 from kood.detector.choosing import validation_images
 from kood.detector.figures import figures_of
 from kood.detector.images import Batch, are_files, regrouped
@@ -133,9 +132,9 @@ class Detector(Measuring):
         known, aside = Known(), Aside()
         found = self._noted(self._batches(images, labels, "fit"), known)
         passed = self._run(regrouped(aside.of(found), self.batch_size) if self.chooses else found)
-        self._refuse_disagreement(passed.outputs, passed.labels, "fit")
-        self._fit_tried = False
-        doubts = self._doubt_of_pixels(known, "fit")
+        some = [*known.labelled.values()]
+        doubts = self.suits("fit", passed.outputs["logits"].argmax(axis=1), passed.labels, some)
+        self._fit_tried = bool(some)
         # All that an earlier fit found goes.
         self.decision, self.doubts = None, {"fit": [*doubts, *unreadable(passed, "fit")]}
         if self.chooses:
@@ -149,12 +148,6 @@ class Detector(Measuring):
             self.doubts["fit"] = measured.warnings
             self.choose(measured, "validation", [name for name in sets if name != "validation"])
         return self
-
-    def _refuse_disagreement(self, outputs: Outputs, labels: np.ndarray | None, use: str) -> None:
-        """Raises `UserError` where `disagreement` has something to say of known images."""
-        given = outputs["logits"].argmax(axis=1)
-        if labels is not None and (wrong := disagreement(given, labels, self.class_names, self.takes_any_size)):
-            raise UserError(f"{use}: {wrong}")
 
     def _validation(self, kept: Sequence[Batch], seed: int) -> dict[str, Any]:
         """The images that were set aside, and what is made of them to be told from them, in the same range."""
@@ -209,8 +202,7 @@ class Detector(Measuring):
                 f"calibrate: fit has seen {again} of these {len(digests)} images; a threshold set on them accepts less "
                 "than it promises, so give images that it has not seen"
             )
-        self._refuse_disagreement(outputs, passed.labels, "calibrate")
-        doubts = [] if self._fit_tried else self._doubt_of_pixels(known, "calibrate")
+        doubts = self.suits("calibrate", label, passed.labels, [] if self._fit_tried else [*known.labelled.values()])
         once = np.sort(np.unique(whole(digests), return_index=True)[1])
         refuse_too_few(len(once), accept, len(digests) - len(once), key="accept", fix="give more images")
         scores, label, old = self._scored(scorer, outputs)[once], label[once], self.decision
@@ -340,7 +332,7 @@ class Detector(Measuring):
         measured = self.measure({"id": known, **near, **far}, noted=noted)
         if "id" not in measured.labels:
             raise UserError("evaluate: the known images have no labels; give labels=..., or a folder of class folders")
-        self._refuse_disagreement(measured.outputs["id"], measured.labels["id"], "evaluate")
+        self.suits("evaluate", measured.outputs["id"]["logits"].argmax(axis=1), measured.labels["id"])
         assert self.choice is not None
         figures = figures_of(measured, self.choice, decision, self.class_names, list(near), list(far))
         return {**figures, "warnings": [*seen_before(noted, self.digests), *figures["warnings"]]}

@@ -16,6 +16,7 @@ from kood.classifier import Classifier
 from kood.data.image_set import ImageSet
 from kood.data.images import normalize
 from kood.data.rules import Framing, Resize
+from kood.detector.agreement import disagreement
 from kood.detector.images import Batch, batches
 from kood.detector.passing import Known, Passed
 from kood.detector.ranges import Ranges
@@ -84,7 +85,7 @@ class Reading:
         self.batch_size = min(int(batch_size), at_once(self.image_shape))
         #: Digests (N, 16) of the pixels of known images, by use.
         self.digests: dict[str, np.ndarray] = {}
-        #: Whether images of `fit` passed under other preprocessings.
+        #: Whether images of `fit` were tried under other preprocessings, so that those of `calibrate` need not be.
         self._fit_tried = False
         #: The smallest and the largest value among them.
         self.range: tuple[float, float] | None = None
@@ -207,19 +208,45 @@ class Reading:
             known.note(batch, self.ranges)
             yield batch
 
-    def _doubt_of_pixels(self, known: Known, use: str) -> list[str]:
-        """What known images of one size say under other preprocessings; refuses pixels that far more speak against."""
-        if not (self.ranges.may_be_others and known.labelled):
-            return []
-        self._fit_tried |= use == "fit"
-        if len({pixels.shape for pixels, _ in known.labelled.values()}) > 1:
-            return []
-        pixels, labels = (np.stack(values) for values in zip(*known.labelled.values(), strict=True))
-        seen = tried(self.classifier, pixels, labels, self.class_names, self.batch_size)
-        if seen.refusal:
-            right = f"{seen.own.right:.0%} of {seen.images} known images"
-            raise UserError(f"{use}: the model labels {right} rightly{seen.refusal}")
-        return [seen.doubt] if seen.doubt else []
+    def suits(
+        self,
+        use: str,
+        given: np.ndarray | None,
+        labels: np.ndarray | None,
+        some: Sequence[tuple[np.ndarray, int]] = (),
+        wrong: str = "",
+    ) -> list[str]:
+        """Whether known images are what the model was trained on: by their labels, and under other preprocessings.
+
+        Args:
+            use: What begins the message.
+            given: (N,) what the model labels them as, where they have passed it.
+            labels: (N,) their classes, where they have any.
+            some: A few of them, each with its class, which are tried under other preprocessings where nothing says that
+                its own is right, or something that it is wrong.
+            wrong: What speaks against them already.
+
+        Returns:
+            What there is to say of a preprocessing that may be the right one, a sentence or none.
+
+        Raises:
+            UserError: they are not.
+        """
+        if not wrong and given is not None and labels is not None:
+            wrong = disagreement(given, labels, self.class_names, self.takes_any_size)
+        better = doubt = ""
+        if (wrong or self.ranges.may_be_others) and len({pixels.shape for pixels, _ in some}) == 1:
+            pixels, classes = (np.stack(values) for values in zip(*some, strict=True))
+            if isinstance(self.classifier, Adapted):
+                seen = tried(self.classifier, pixels, classes, self.class_names, self.batch_size)
+                better, doubt = seen.refusal, seen.doubt
+                if better and not wrong:
+                    wrong = f"the model labels {seen.own.right:.0%} of {seen.images} known images rightly"
+            if pixels.shape[-1] == 3 and (pixels == pixels[..., :1]).all():
+                better += "; these images are grey, and the model takes colour"
+        if wrong:
+            raise UserError(f"{use}: {wrong}{better}")
+        return [doubt] if doubt else []
 
     def _run(self, found: Iterable[Batch]) -> Passed:
         """Passes images through the classifier."""

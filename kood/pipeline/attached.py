@@ -13,10 +13,9 @@ import numpy as np
 
 from kood.attached import Adapted, adapted, bring, function_named, opened
 from kood.data.image_set import ImageSet
-from kood.data.paths import data_path, need_file
-from kood.detector.agreement import disagreement
+from kood.data.paths import KERAS_FILE, data_path, need_file
 from kood.detector.measuring import Measuring
-from kood.detector.trying import TRIED, tried
+from kood.detector.trying import TRIED
 from kood.errors import UserError
 from kood.files import digest_file, refuse_not_utf_8
 from kood.pipeline.checks import check_scores
@@ -63,7 +62,7 @@ class Attached(Stage):
         return data_path(self.attach.model)
 
     def decides(self) -> dict[str, Any]:
-        need_file(self._file, "attach.model", "give a file")
+        need_file(self._file, "attach.model", KERAS_FILE)
         bring(self.attach.imports, "attach.imports")
         function, modules = self.function, self.attach.imports
         return {
@@ -103,28 +102,14 @@ class Attached(Stage):
 
     def _checked(self, measuring: Measuring, known: ImageSet) -> list[str]:
         """What is to be said of the model's labels of known images; refuses one that says that something is wrong."""
-        pixels, ranges, right, told = np.asarray(known.images), measuring.ranges, 0.0, ""
+        pixels, labels, measuring.class_names = np.asarray(known.images), known.known_labels, list(known.class_names)
+        wrong = measuring.ranges.wrong(pixels) or measuring.ranges.left(pixels, None)
         # `outputs` refuses these in words for who gives arrays.
-        if wrong := ranges.left(pixels, None):
-            wrong = ranges.wrong(pixels) or wrong
-        else:
-            given = measuring.outputs(known)["logits"].argmax(axis=1)
-            right = float(np.mean(given == known.known_labels))
-            told = f"{right:.1%} of {len(known):,} known images are labelled rightly"
-            wrong = disagreement(given, known.known_labels, known.class_names, measuring.takes_any_size)
-            wrong = wrong or ranges.wrong(pixels)
-        classifier, seen = measuring.classifier, None
-        if isinstance(classifier, Adapted) and (wrong or ranges.may_be_others):
-            some = known.take(np.linspace(0, len(known) - 1, min(TRIED, len(known))).astype(int))
-            images, labels = np.asarray(some.images), some.known_labels
-            seen = tried(classifier, images, labels, known.class_names, measuring.batch_size)
-        better = seen.refusal if seen else ""
-        if wrong or better:
-            wrong = wrong or f"the model labels {right:.0%} of {len(known)} known images rightly"
-            if pixels.shape[-1] == 3 and (pixels == pixels[..., :1]).all():
-                better += "; these images are grey, and the model takes colour"
-            raise UserError(f"attach.model: {clean(self._file)}: {wrong}{better}")
-        return [told, *([seen.doubt] if seen and seen.doubt else [])]
+        given = None if wrong else measuring.outputs(known)["logits"].argmax(axis=1)
+        rows = np.linspace(0, len(known) - 1, min(TRIED, len(known))).astype(int)
+        some = [*zip(pixels[rows], labels[rows], strict=True)]
+        doubts = measuring.suits(f"attach.model: {clean(self._file)}", given, labels, some, wrong)
+        return [f"{np.mean(given == labels):.1%} of {len(known):,} known images are labelled rightly", *doubts]
 
     def says(self) -> list[tuple[str, str]]:
         return [(f"{self.role}: {note}", "") for note in self.facts["notes"]]
@@ -177,7 +162,7 @@ def outputs_named(file: Path, folders: Sequence[str] = ()) -> list[str]:
     Raises:
         UserError: the file cannot be read, or does not say which class each output is.
     """
-    need_file(file, "attach.classes", "give a file")
+    need_file(file, "attach.classes", "give a file of one name a line, in the order of the model's outputs")
     try:
         text = file.read_text(encoding="utf-8-sig")
         found = json.loads(text) if file.suffix.lower() == ".json" else text.splitlines()

@@ -1200,6 +1200,16 @@ class TestOtherPixels:
             with pytest.raises(UserError, match=told):
                 Detector(self.of_0_to_1(last, 20), "energy").fit(given, labels)
 
+    def test_labels_by_chance_are_refused_with_what_would_be_right(self):
+        pixels, labels = images(160, 1)
+        grey = pixels.mean(axis=3, keepdims=True).repeat(3, axis=3).astype("uint8")
+        for given, last, better in (
+            (pixels, ops.tanh, r"with preprocess = '0\.\.1' it labels \d+% of \d+ rightly"),
+            (grey, lambda means: means, "these images are grey, and the model takes colour"),
+        ):
+            with pytest.raises(UserError, match=rf"^fit: the model labels .* as chance would .*; {better}$"):
+                Detector(self.of_0_to_1(last, 20), "energy").fit(given, labels)
+
     def test_images_of_one_class_say_nothing_of_other_pixels(self):
         """A model that names one class whatever it is given labels all of them rightly."""
         pixels, labels = images(60, 1)
