@@ -248,16 +248,22 @@ def test_features_pass_in_batches_of_one_size():
         ('data.hold_out={folds=[["0"]]}', set()),
     ],
 )
-def test_a_key_makes_again_what_it_decides(finished, tmp_path, recipe, override, remade):
-    _, folder = finished
+def test_a_key_makes_again_what_it_decides(finished, tmp_path, recipe, monkeypatch, override, remade):
+    first, folder = finished
     recipe()
-    measures = remade == {"data", "features"}
+    measures, passed, whole_pass = remade == {"data", "features"}, [], features.image_batches
+    monkeypatch.setattr(
+        features, "image_batches", lambda some, rows: passed.append(len(some)) or whole_pass(some, rows)
+    )
     result = pipeline.run(
         tmp_path / "frozen.toml", [*LEAN, override, f"serve.export={str(measures).lower()}"], saved=folder
     )
     again = {name for name, stage in result["stages"].items() if not stage["cached"]}
     assert again & {"data", "features", "patch_shuffle", "patch_shuffle_features", "classifier", "export"} == remade
     assert result["version"] == (1 if measures else None)
+    if measures:
+        assert passed == [20]  # The other sets, their views and the proxies have passed before.
+        assert result["scores"]["mahalanobis"]["others"] == first["scores"]["mahalanobis"]["others"]
 
 
 def test_a_set_that_is_moved_or_renamed_goes_by_its_new_name(tmp_path):

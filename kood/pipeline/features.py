@@ -4,22 +4,24 @@ import io
 import math
 import shutil
 import time
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
 import keras
 import numpy as np
 
+from kood import registry
 from kood.backends import compiled
 from kood.data import ImageSet
 from kood.data.batches import image_batches, views_of
 from kood.data.deferred import Images
 from kood.data.image_set import joined
 from kood.data.large import blocks_of
-from kood.data.stored import write_blocks
+from kood.data.stored import read_images, write_blocks
 from kood.detector.choosing import MOST_PROXIES, PROXIES, proxies
-from kood.files import write_atomically
+from kood.files import fingerprint, write_atomically
+from kood.machine import arithmetic
 from kood.outputs import at_once, run_batches
 from kood.pipeline.build import frozen_backbone, network_of, said_of
 from kood.pipeline.fitting import augmentations, decided
@@ -53,8 +55,21 @@ class _Passing(Stored):
             "backend": keras.backend.backend(),
         }
 
-    def _passed(self, folder: Path, work: Work, sets: dict[str, ImageSet]) -> dict[str, Any]:
-        """Writes the features of image sets down and tells of each what `images` needs."""
+    def _passed(self, folder: Path, work: Work, sets: dict[str, ImageSet], of: dict[str, Any]) -> dict[str, Any]:
+        """Writes the features of image sets down and tells of each what `images` needs.
+
+        `of` says what decides those of each set beside the network. Whose features an earlier result has, such as one
+        with fewer sets to test on, passes no more.
+        """
+        backend = keras.backend.backend()
+        network = [self.passing, registry.versions(*_Passing.uses(self)), arithmetic(backend)]
+        keys = {name: fingerprint(network, of[name]) for name in sets}
+        results = [] if work.run.fresh else work.run.finished(self.kind)
+        earlier = {
+            key: read_images(one.folder, name, one.facts["sets"][name]).images
+            for one in results if one.backends == (backend,)
+            for name, key in one.facts.get("keys", {}).items()
+        }  # fmt: skip
         backbone = frozen_backbone(self.recipe)
         forward, width = compiled(backbone), backbone.output_shape[-1]
         rows, told = min(at_once(self.recipe.data.shape), self.recipe.evaluate.batch_size), {}
@@ -88,14 +103,16 @@ class _Passing(Stored):
                 return found
 
             for name, images in sets.items():
+                blocks: Iterable[np.ndarray] = (features(name, images, start) for start in range(0, len(images), each))
+                if (there := earlier.get(keys[name])) is not None:
+                    blocks, done = blocks_of(there), done + len(there)
                 told[name] = write_blocks(
-                    folder, name, (features(name, images, start) for start in range(0, len(images), each)),
-                    count=len(images), image_shape=(width,), labels=images.labels, class_names=images.class_names,
-                    dtype=np.float32,
+                    folder, name, blocks, count=len(images), image_shape=(width,), labels=images.labels,
+                    class_names=images.class_names, dtype=np.float32,
                 )  # fmt: skip
         shutil.rmtree(pieces)
         seconds, later = time.monotonic() - first[0], passed - first[1]
-        facts = {"sets": told, "notes": said_of(backbone)}
+        facts = {"sets": told, "keys": keys, "notes": said_of(backbone)}
         return {**facts, **({"images_per_second": round(later / seconds, 1)} if later > 0 else {})}
 
 
@@ -126,29 +143,31 @@ class Features(_Passing):
     def _sets(self) -> list[str]:
         return [*PARTS, *(f"data.{kind}.{name}" for kind in KINDS for name in self.data.names(kind))]
 
-    def decides(self) -> dict[str, Any]:
-        views, names = self.recipe.classifier.views, self.recipe.data.augment
-        return {
-            **self.passing,
-            "images": {name: self.data.digest(name)[0] for name in self._sets},
-            "proxies": [self.recipe.data.split_seed, MOST_PROXIES, *PROXIES] if self._proxied else None,
-            "views": [views, decided(self.recipe, self.data, names), self.recipe.data.split_seed] if views else None,
-        }
+    @property
+    def _of(self) -> dict[str, Any]:
+        """What decides the features of each set beside the network; of proxies, of all of them."""
+        views, names, seed = self.recipe.classifier.views, self.recipe.data.augment, self.recipe.data.split_seed
+        of: dict[str, Any] = {name: self.data.digest(name)[0] for name in self._sets}
+        if self._proxied:
+            of["proxies"] = [seed, MOST_PROXIES, *PROXIES, of["validation"]]
+        if views:
+            versions = registry.versions(*(("augmentations", name) for name in names))
+            of["views"] = [views, decided(self.recipe, self.data, names), seed, of["train"], versions]
+        return of
 
-    def uses(self) -> list[tuple[str, str]]:
-        augment = self.recipe.data.augment if self.recipe.classifier.views else []
-        return [*super().uses(), *(("augmentations", name) for name in augment)]
+    def decides(self) -> dict[str, Any]:
+        return {**self.passing, "images": self._of}
 
     def make(self, folder: Path, work: Work) -> dict[str, Any]:
-        sets = {name: self.data.images(name) for name in self._sets}
+        sets, of = {name: self.data.images(name) for name in self._sets}, self._of
         seed = self.recipe.data.split_seed
         if self._proxied:
-            made = proxies(sets["validation"], seed)
-            sets |= {f"data.validation_ood.{name}": one for name, one in made.items()}
+            made = {f"data.validation_ood.{name}": one for name, one in proxies(sets["validation"], seed).items()}
+            sets, of = sets | made, of | {name: [name, of["proxies"]] for name in made}
         if views := self.recipe.classifier.views:
             augment = augmentations(self.recipe, self.data, self.recipe.data.augment)
             sets["views"] = views_of(sets["train"], views, augment, seed)
-        return self._passed(folder, work, sets)
+        return self._passed(folder, work, sets, of)
 
     def shown(self, name: str) -> ImageSet:
         """As of `Rows`."""
@@ -195,11 +214,15 @@ class OutlierFeatures(_Passing):
         return self.seed(f"amplitude {self.outliers.kind}")
 
     def decides(self) -> dict[str, Any]:
+        return {**self.passing, "images": self._of}
+
+    @property
+    def _of(self) -> list[Any]:
         swapped = [self.outliers.data.digest("train"), self._seed] if self.outliers.is_swapped else None
-        return {**self.passing, "images": self.outliers.facts["sha256"], "amplitude": swapped}
+        return [self.outliers.facts["sha256"], swapped]
 
     def make(self, folder: Path, work: Work) -> dict[str, Any]:
-        told = self._passed(folder, work, {"outliers": self.outliers.exposed(self._seed)})
+        told = self._passed(folder, work, {"outliers": self.outliers.exposed(self._seed)}, {"outliers": self._of})
         return {**told, "sha256": told["sets"]["outliers"]["sha256"]}
 
     def exposed(self, seed: int) -> ImageSet:
