@@ -243,11 +243,21 @@ def test_a_schedule_that_leaves_images_is_warned_of(recipe):
 
 
 def test_a_diffusion_model_that_had_little_time_is_warned_of(recipe):
-    stage = Diffusion(recipe(), None)
+    stage = Diffusion(recipe("budget.minutes=10"), None)
     for passes, timed, warned in ((0.03, True, True), (9.9, True, True), (10.0, True, False), (0.03, False, False)):
         stage.result = SimpleNamespace(facts={"steps": 5, "passes": passes, "timed": timed})
         assert len(stage.warnings) == len(stage.says()) == warned
         assert not warned or f"5 steps, in which each image was seen {passes:g} times" in stage.warnings[0]
+    for minutes, budget, raised in (
+        (None, 10, "budget.minutes or budget.diffusion"),
+        (1, None, "diffusion.minutes"),
+        (1, 10, "diffusion.minutes or budget.minutes or budget.diffusion"),
+    ):
+        made = recipe(*([] if budget is None else [f"budget.minutes={budget}"]))
+        length = made.diffusion.model_copy(update={"minutes": minutes})
+        stage = Diffusion(made.model_copy(update={"diffusion": length}), None)
+        stage.result = SimpleNamespace(facts={"steps": 5, "passes": 1.0, "timed": True})
+        assert f"; raise {raised}, or take a smaller denoiser" in stage.warnings[0]
 
 
 def test_rates_rise_over_the_warmup_and_follow_what_is_further_on():

@@ -119,12 +119,13 @@ class Diffusion(Stage):
         passes, warned = self.facts["passes"], self._unnoised()
         if passes >= PASSES or not self.facts["timed"]:
             return warned
+        kept = ["diffusion.minutes"] if self.recipe.diffusion.minutes is not None else []
+        kept += ["budget.minutes", "budget.diffusion"] if self.recipe.budget.minutes is not None else []
         return [
             *warned,
             f"diffusion: the time was enough for {self.facts['steps']} steps, in which each image was seen {passes:g} "
-            "times; what such a model draws is little more than noise; give the run more minutes or a larger "
-            'budget.diffusion, or take a smaller denoiser (on a GPU name diffusion.precision: "auto" compiles the step '
-            "three times)",
+            f"times; what such a model draws is little more than noise; raise {' or '.join(kept)}, or take a smaller "
+            'denoiser (on a GPU name diffusion.precision: "auto" compiles the step three times)',
         ]
 
     def _unnoised(self) -> list[str]:
