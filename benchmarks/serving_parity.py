@@ -55,9 +55,7 @@ def trained(head: keras.Layer, rotation: float, backbone: str, images: ImageSet,
     keras.utils.set_random_seed(0)
     classifier = Classifier(registry.obtain("backbones", backbone)(SHAPE), head, rotation=rotation)
     classifier.build((None, *SHAPE))
-    batches, steps = training_batches(
-        images, None, num_classes=KNOWN, batch_size=BATCH, outliers_per_batch=0, epochs=epochs, seed=0
-    )
+    batches, steps = training_batches(images, None, batch_size=BATCH, outliers_per_batch=0, epochs=epochs, seed=0)
     classifier.compile(training.optimizer(steps * epochs, learning_rate=2e-3, weight_decay=1e-4))
     classifier.fit(batches, epochs=epochs, steps_per_epoch=steps, shuffle=False, verbose=0)
     return classifier

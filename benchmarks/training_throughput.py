@@ -76,7 +76,7 @@ def measure(arguments: argparse.Namespace) -> dict[str, float]:
     wanted = {"auto": "auto", "true": True, "false": False}[arguments.resident]
     held = pixels_of(images, outliers) if resides(wanted, pixels.shape) and only_move(arguments.augment) else None
     settings = {
-        "num_classes": classes, "batch_size": batch, "outliers_per_batch": beside, "epochs": 1,
+        "batch_size": batch, "outliers_per_batch": beside, "epochs": 1,
         "augment": arguments.augment, "resident": held is not None,
     }  # fmt: skip
 

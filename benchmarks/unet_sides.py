@@ -80,9 +80,7 @@ def backend(arguments: argparse.Namespace) -> tuple[dict, dict[str, Callable[[],
         with tempfile.TemporaryDirectory() as folder:
             training.fit(
                 model,
-                lambda _: labelled_batches(
-                    images, num_classes=CLASSES, batch_size=batch, steps=steps, seed=0, resident=held is not None
-                ),
+                lambda _: labelled_batches(images, batch_size=batch, steps=steps, seed=0, resident=held is not None),
                 epochs=1,
                 steps_per_epoch=steps,
                 folder=Path(folder),

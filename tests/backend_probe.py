@@ -42,9 +42,7 @@ def images(count=24):
 
 def batches(epochs):
     outliers = ImageSet(np.random.default_rng(1).integers(0, 256, (20, *SHAPE)).astype("uint8"))
-    return training_batches(
-        images(), outliers, num_classes=CLASSES, batch_size=8, outliers_per_batch=4, epochs=epochs, seed=2
-    )[0]
+    return training_batches(images(), outliers, batch_size=8, outliers_per_batch=4, epochs=epochs, seed=2)[0]
 
 
 def one_step(model):

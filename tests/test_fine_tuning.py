@@ -88,7 +88,7 @@ def fit(model, folder, *, share=1.0, name="adamw", epochs=2, callbacks=(), **set
     images = ImageSet(rng.integers(0, 256, (24, 4, 4, 1)).astype("uint8"), np.arange(24) % 3, tuple("abc"))
 
     def batches(first):
-        return training_batches(images, None, num_classes=3, batch_size=8, outliers_per_batch=0, epochs=epochs, seed=1,
+        return training_batches(images, None, batch_size=8, outliers_per_batch=0, epochs=epochs, seed=1,
                                 first_epoch=first)[0]  # fmt: skip
 
     slower = len(model.backbone.trainable_variables)

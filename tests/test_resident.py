@@ -60,11 +60,11 @@ def denoiser(per_call=1, **options):
 def rows_of(make, resident, steps=EPOCHS * STEPS):
     if make is denoiser:
         return lambda first: labelled_batches(
-            IMAGES, num_classes=3, batch_size=8, steps=steps, seed=4, first_step=first * STEPS, augment=AUGMENT,
+            IMAGES, batch_size=8, steps=steps, seed=4, first_step=first * STEPS, augment=AUGMENT,
             resident=resident,
         )  # fmt: skip
     return lambda first: training_batches(
-        IMAGES, OUTLIERS, num_classes=3, batch_size=8, outliers_per_batch=4, epochs=EPOCHS, seed=4, first_epoch=first,
+        IMAGES, OUTLIERS, batch_size=8, outliers_per_batch=4, epochs=EPOCHS, seed=4, first_epoch=first,
         augment=AUGMENT, resident=resident,
     )[0]  # fmt: skip
 

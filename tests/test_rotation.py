@@ -204,7 +204,7 @@ def test_a_killed_training_goes_on_as_if_it_had_not_been(tmp_path, frozen_statis
 
         def batches(first):
             return training_batches(
-                images, outliers, num_classes=3, batch_size=8, outliers_per_batch=3, epochs=4, seed=1,
+                images, outliers, batch_size=8, outliers_per_batch=3, epochs=4, seed=1,
                 first_epoch=first, augment=["flip"],
             )[0]  # fmt: skip
 

@@ -89,7 +89,7 @@ def batches(first):
     images = ImageSet(
         rng.integers(0, 256, (24, 8, 8, 1)).astype("uint8"), np.arange(24, dtype="int64") % 3, ("a", "b", "c")
     )
-    return labelled_batches(images, num_classes=3, batch_size=8, steps=EPOCHS * STEPS, seed=4, first_step=first * STEPS)
+    return labelled_batches(images, batch_size=8, steps=EPOCHS * STEPS, seed=4, first_step=first * STEPS)
 
 
 def fit(folder, callback=None, interval=0.0, model=None):
@@ -166,7 +166,7 @@ def classifier_fit(folder, callback=None, budget=None):
         pixels = rng.integers(0, 256, (34, 8, 8, 1)).astype("uint8")
         images = ImageSet(pixels[:24], np.arange(24, dtype="int64") % 3, ("a", "b", "c"))
         return training_batches(
-            images, ImageSet(pixels[24:]), num_classes=3, batch_size=8, outliers_per_batch=4, epochs=EPOCHS, seed=4,
+            images, ImageSet(pixels[24:]), batch_size=8, outliers_per_batch=4, epochs=EPOCHS, seed=4,
             first_epoch=first,
         )[0]  # fmt: skip
 

@@ -109,14 +109,12 @@ def train(devices, out, start, names):
 
     def classifier_batches(first):
         return training_batches(
-            images(16), outliers, num_classes=CLASSES, batch_size=16, outliers_per_batch=6, epochs=EPOCHS, seed=2,
+            images(16), outliers, batch_size=16, outliers_per_batch=6, epochs=EPOCHS, seed=2,
             first_epoch=first,
         )[0]  # fmt: skip
 
     def denoiser_batches(first):
-        return labelled_batches(
-            images(16), num_classes=CLASSES, batch_size=16, steps=EPOCHS * STEPS, seed=4, first_step=first * STEPS
-        )
+        return labelled_batches(images(16), batch_size=16, steps=EPOCHS * STEPS, seed=4, first_step=first * STEPS)
 
     numbers = {}
     for name in names:
@@ -175,11 +173,11 @@ def stage(folder, start, name, *, stopped=False, any_backend=False):
     def batches(first):
         if name == "denoiser":
             return labelled_batches(
-                images(32), num_classes=CLASSES, batch_size=16, steps=LONGER * OF_EACH, seed=4,
+                images(32), batch_size=16, steps=LONGER * OF_EACH, seed=4,
                 first_step=first * OF_EACH,
             )  # fmt: skip
         return training_batches(
-            images(32), None, num_classes=CLASSES, batch_size=16, outliers_per_batch=0, epochs=LONGER, seed=2,
+            images(32), None, batch_size=16, outliers_per_batch=0, epochs=LONGER, seed=2,
             first_epoch=first,
         )[0]  # fmt: skip
 

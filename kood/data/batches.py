@@ -51,7 +51,6 @@ def training_batches(
     id_set: ImageSet,
     outliers: ImageSet | None,
     *,
-    num_classes: int,
     batch_size: int,
     outliers_per_batch: int,
     epochs: int,
@@ -73,9 +72,8 @@ def training_batches(
     is seen as often as any other. The rows of a batch are shuffled.
 
     Args:
-        id_set: Labelled in-distribution images.
+        id_set: Labelled in-distribution images, of K classes.
         outliers: Images to train as out of distribution, labels ignored; or None.
-        num_classes: K, the width of the label rows.
         batch_size: B, in-distribution images a batch; no more than there are, where `steps` is not given.
         outliers_per_batch: O, outliers a batch; 0 where `outliers` is None.
         epochs: E, where training ends, counted from epoch 0.
@@ -102,7 +100,7 @@ def training_batches(
     Raises:
         UserError: No outliers or further images where some are asked for.
     """
-    known = _known_labels(id_set, num_classes)
+    num_classes, known = len(id_set.class_names), _known_labels(id_set)
     if outliers is None:
         outliers_per_batch = 0
     if labelled is None:
@@ -111,7 +109,7 @@ def training_batches(
     # What a batch is drawn from: name, images, a function of rows to labels, purpose of the order, rows a batch.
     streams: list[tuple] = [("id_rows", id_set, known, _ID_ORDER, batch_size)]
     if labelled is not None and labelled_per_batch:
-        known = _known_labels(labelled, num_classes)
+        known = _known_labels(labelled)
         streams.append(("labelled_rows", labelled, known, _LABELLED_ORDER, labelled_per_batch))
     if outliers is not None and outliers_per_batch:
         aims = None if outlier_targets is None else _held(outlier_targets.astype(np.float32))
@@ -171,7 +169,6 @@ def training_batches(
 def labelled_batches(
     id_set: ImageSet,
     *,
-    num_classes: int,
     batch_size: int,
     steps: int,
     seed: int,
@@ -189,7 +186,7 @@ def labelled_batches(
         A dataset of steps - first_step elements {"image": float32 (B, H, W, C) in [-1, 1], "label": float32 (B, K)
         one-hot}.
     """
-    labels = _known_labels(id_set, num_classes)
+    labels = _known_labels(id_set)
     found = _looking_up(id_set.images, 0, resident)
     finished = _finishing(augment, id_set.images.shape[1:], resident)
     # Steps are dealt in blocks of about one pass, so that a pass's order is drawn once or twice and not every step.
@@ -250,11 +247,10 @@ def views_of(images: ImageSet, views: int, augment: Sequence[str | Callable], se
     return ImageSet(pixels, labels, images.class_names)
 
 
-def _known_labels(images: ImageSet, num_classes: int):
+def _known_labels(images: ImageSet):
     """A function of rows (n,) to their labels, one-hot (n, K)."""
-    labels = images.known_labels
-    held = _held(labels.astype(np.int32))
-    return lambda rows: tf.one_hot(tf.gather(held, rows), num_classes)
+    held, classes = _held(images.known_labels.astype(np.int32)), len(images.class_names)
+    return lambda rows: tf.one_hot(tf.gather(held, rows), classes)
 
 
 def _looking_up(images: Images, behind: int, resident: bool):

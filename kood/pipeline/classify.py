@@ -172,7 +172,7 @@ class Classifier(Stage):
         @functools.cache  # The data set from the first epoch on is asked for twice.
         def batches(first: int):
             return training_batches(
-                images, outliers, num_classes=classes, batch_size=settings.batch_size, outliers_per_batch=per_batch,
+                images, outliers, batch_size=settings.batch_size, outliers_per_batch=per_batch,
                 epochs=settings.epochs, seed=seed, first_epoch=first, augment=augment, labelled=labelled,
                 labelled_per_batch=self._pure_per_batch, outlier_targets=targets, steps=steps,
                 mix=recipe.outliers.mix, mix_alpha=recipe.outliers.mix_alpha, resident=held is not None,

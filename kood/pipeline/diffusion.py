@@ -74,7 +74,7 @@ class Diffusion(Stage):
 
         def batches(first: int):
             return labelled_batches(
-                images, num_classes=classes, batch_size=settings.batch_size, steps=steps, seed=seed,
+                images, batch_size=settings.batch_size, steps=steps, seed=seed,
                 first_step=first * per_epoch, augment=augment, resident=held is not None,
             )  # fmt: skip
 
@@ -89,7 +89,7 @@ class Diffusion(Stage):
 
         arithmetic: dict[str, Any] = {"precision": settings.precision}
         if settings.precision == "auto":
-            probe = labelled_batches(images, num_classes=classes, batch_size=settings.batch_size, steps=4, seed=seed)
+            probe = labelled_batches(images, batch_size=settings.batch_size, steps=4, seed=seed)
             with raising():
                 arithmetic = faster(lambda precision: seconds_of_a_step(compiled(precision, 1), probe), folder)
             keras.utils.clear_session()

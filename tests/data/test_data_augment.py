@@ -233,7 +233,7 @@ def test_aug_mix_mixes_by_dirichlet_and_beta(monkeypatch):
 def batches(names, first_epoch=0):
     id_set = ImageSet(smooth_images(20, 8), np.arange(20, dtype=np.int64) % 2, ("a", "b"))
     outliers = ImageSet(smooth_images(9, 8, seed=1))
-    settings = {"num_classes": 2, "batch_size": 8, "outliers_per_batch": 4, "epochs": 3, "seed": 5}
+    settings = {"batch_size": 8, "outliers_per_batch": 4, "epochs": 3, "seed": 5}
     return training_batches(id_set, outliers, **settings, augment=names, first_epoch=first_epoch)
 
 

@@ -28,7 +28,7 @@ def outlier_images(count=13, side=4):
 
 
 def batches(id_set=None, outliers=None, **changed):
-    settings = {"num_classes": CLASSES, "batch_size": 10, "outliers_per_batch": 6, "epochs": 3, "seed": 7} | changed
+    settings = {"batch_size": 10, "outliers_per_batch": 6, "epochs": 3, "seed": 7} | changed
     id_set = id_images() if id_set is None else id_set
     return training_batches(id_set, outlier_images() if outliers is None else outliers, **settings)
 
@@ -109,7 +109,7 @@ def test_outliers_go_round(count, per_batch):
                         np.stack([np.arange(count) % 256, np.arange(count) // 256, np.zeros(count)], -1)
                         .astype(np.uint8).reshape(-1, 1, 1, 3))  # fmt: skip
     id_set = ImageSet(np.zeros((20, 1, 1, 3), np.uint8), np.zeros(20, np.int64), ("a",))
-    dataset, _ = batches(id_set, outliers, outliers_per_batch=per_batch, num_classes=1, epochs=10)
+    dataset, _ = batches(id_set, outliers, outliers_per_batch=per_batch, epochs=10)
     drawn = []
     for element in everything(dataset):
         pixels = np.rint((element["image"][element["is_outlier"] == 1, 0, 0] + 1) * 127.5).astype(int)
@@ -142,7 +142,7 @@ def test_same_seed_same_batches_other_seed_others():
 
 
 def test_without_outliers():
-    settings = {"num_classes": CLASSES, "batch_size": 47, "epochs": 1, "seed": 0}
+    settings = {"batch_size": 47, "epochs": 1, "seed": 0}
     for outliers, per_batch in ((None, 9), (outlier_images(), 0)):
         dataset, steps = training_batches(id_images(), outliers, outliers_per_batch=per_batch, **settings)
         (element,) = everything(dataset)
@@ -159,7 +159,7 @@ def more_images(count=7, side=4):
 @pytest.mark.parametrize("with_outliers", [True, False])
 def test_further_labelled_rows_stand_on_the_id_side_of_every_batch(with_outliers):
     changed = {"labelled": more_images(), "labelled_per_batch": 3}
-    settings = {"num_classes": CLASSES, "batch_size": 10, "outliers_per_batch": 6, "epochs": 3, "seed": 7}
+    settings = {"batch_size": 10, "outliers_per_batch": 6, "epochs": 3, "seed": 7}
     dataset, steps = training_batches(id_images(), outlier_images() if with_outliers else None, **settings, **changed)
     plain, _ = training_batches(id_images(), outlier_images() if with_outliers else None, **settings)
     rows = 19 if with_outliers else 13
@@ -222,14 +222,14 @@ def test_what_cannot_be_batched_is_said():
 
 def test_smallest_of_all():
     one = ImageSet(np.full((1, 1, 1, 1), 255, np.uint8), np.zeros(1, np.int64), ("only",))
-    settings = {"num_classes": 1, "batch_size": 1, "outliers_per_batch": 1, "epochs": 2, "seed": 0}
+    settings = {"batch_size": 1, "outliers_per_batch": 1, "epochs": 2, "seed": 0}
     elements = everything(training_batches(one, ImageSet(one.images), **settings)[0])
     assert len(elements) == 2 and elements[0]["label"].sum() == 1 and elements[0]["is_outlier"].sum() == 1
 
 
 @pytest.mark.parametrize("batch_size", [1, 10, 47, 60, 200])
 def test_labelled_batches_go_through_all_images_alike(batch_size):
-    dataset = labelled_batches(id_images(), num_classes=CLASSES, batch_size=batch_size, steps=12, seed=1)
+    dataset = labelled_batches(id_images(), batch_size=batch_size, steps=12, seed=1)
     elements = everything(dataset)
     assert len(dataset) == len(elements) == 12
     seen = np.concatenate([numbers(element["image"]) for element in elements])
@@ -244,7 +244,7 @@ def test_labelled_batches_go_through_all_images_alike(batch_size):
 
 @pytest.mark.parametrize("first", [0, 1, 3, 4, 5, 11, 12])
 def test_labelled_batches_resume_at_any_step(first):
-    settings = {"num_classes": CLASSES, "batch_size": 10, "steps": 12, "seed": 1, "augment": ("crop",)}
+    settings = {"batch_size": 10, "steps": 12, "seed": 1, "augment": ("crop",)}
     whole = everything(labelled_batches(id_images(), **settings))
     assert same(whole[first:], everything(labelled_batches(id_images(), first_step=first, **settings)))
 
@@ -280,5 +280,5 @@ def test_tensorflow_leaves_the_gpu_to_the_backend(monkeypatch, backend):
 
 
 def test_no_tuner_holds_up_the_end_of_a_pass():
-    for dataset in (batches()[0], labelled_batches(id_images(), num_classes=CLASSES, batch_size=8, steps=2, seed=0)):
+    for dataset in (batches()[0], labelled_batches(id_images(), batch_size=8, steps=2, seed=0)):
         assert dataset.options().autotune.enabled is False

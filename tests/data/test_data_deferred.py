@@ -211,7 +211,7 @@ def test_a_file_that_changes_under_a_run_is_told(folder, deferring, monkeypatch)
     with pytest.raises(UserError, match=missing):
         fitting.fitted(
             SimpleNamespace(role="classifier"), work, folder, None, epochs=1, steps_per_epoch=9, rows=4,
-            batches=lambda epoch: labelled_batches(listed, num_classes=9, batch_size=4, steps=9, seed=0),
+            batches=lambda epoch: labelled_batches(listed, batch_size=4, steps=9, seed=0),
         )  # fmt: skip
 
 
@@ -318,7 +318,7 @@ def test_swapped_amplitudes_and_views(deferring):
 def test_batches_of_deferred_images_are_those_of_arrays():
     train, outliers = ImageSet(pixels(), np.arange(13) % 2, ("a", "b")), ImageSet(pixels(7, 2))
     late, late_outliers = ImageSet(OfArray(train.images), train.labels, ("a", "b")), ImageSet(OfArray(outliers.images))
-    how = {"num_classes": 2, "batch_size": 4, "seed": 3, "augment": ["flip"]}
+    how = {"batch_size": 4, "seed": 3, "augment": ["flip"]}
     for one, other in (
         (training_batches(train, outliers, outliers_per_batch=3, epochs=2, **how)[0],
          training_batches(late, late_outliers, outliers_per_batch=3, epochs=2, **how)[0]),

@@ -58,10 +58,10 @@ def test_batches_from_a_file_are_those_from_memory(everything_large, kind, tmp_p
         pixels = np.load(tmp_path / "images.npy", mmap_mode="r" if mapped else None)
         known, more = ImageSet(pixels, images().labels, tuple("abc")), ImageSet(pixels[::-1])
         if kind == "labelled":
-            dataset = labelled_batches(known, num_classes=3, batch_size=7, steps=9, seed=3, augment=["flip"])
+            dataset = labelled_batches(known, batch_size=7, steps=9, seed=3, augment=["flip"])
         else:
             dataset = training_batches(
-                known, more, num_classes=3, batch_size=6, outliers_per_batch=4, epochs=2, seed=3, augment=["flip"],
+                known, more, batch_size=6, outliers_per_batch=4, epochs=2, seed=3, augment=["flip"],
                 labelled=known, labelled_per_batch=2,
             )[0]  # fmt: skip
         return [{name: value.numpy().tobytes() for name, value in element.items()} for element in dataset]

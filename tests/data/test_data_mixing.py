@@ -105,7 +105,7 @@ def test_outlier_rows_become_mixtures_and_others_stay(outliers):
 def batches(mix, **changed):
     """Image i is i all over and of class i mod 5; every outlier is white."""
     images = np.broadcast_to(np.arange(40, dtype=np.uint8).reshape(-1, 1, 1, 1), (40, 4, 4, 3)).copy()
-    settings = {"num_classes": CLASSES, "batch_size": 10, "outliers_per_batch": 6, "epochs": 3, "seed": 7} | changed
+    settings = {"batch_size": 10, "outliers_per_batch": 6, "epochs": 3, "seed": 7} | changed
     id_set = ImageSet(images, np.arange(40, dtype=np.int64) % CLASSES, tuple("abcde"))
     white = ImageSet(np.full((9, 4, 4, 3), 255, np.uint8))
     dataset, steps = training_batches(id_set, white, mix=mix, **settings)

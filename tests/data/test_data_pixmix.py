@@ -98,7 +98,7 @@ def test_labels_are_untouched_and_outliers_are_treated_alike():
     rng = np.random.default_rng(1)
     id_set = ImageSet(rng.integers(0, 256, (20, 8, 8, 3), dtype=np.uint8), np.arange(20) % 2, ("a", "b"))
     outliers = ImageSet(rng.integers(0, 256, (9, 8, 8, 3), dtype=np.uint8))
-    settings = {"num_classes": 2, "batch_size": 8, "outliers_per_batch": 4, "epochs": 2, "seed": 5}
+    settings = {"batch_size": 8, "outliers_per_batch": 4, "epochs": 2, "seed": 5}
     plain, treated = (training_batches(id_set, outliers, **settings, augment=names)[0] for names in ([], ["pixmix"]))
     changed = {0.0: [], 1.0: []}
     for one, other in zip(plain, treated, strict=True):
@@ -203,6 +203,6 @@ def test_pictures_of_the_users_own_are_what_is_mixed_in():
     smaller = augmentations(recipe, rows, ["pixmix"], (4, 4, 3))[0]
     assert smaller(black[:, :4, :4], seed()).shape == (64, 4, 4, 3)
     grey = ImageSet(np.zeros((8, 8, 8, 3), np.uint8), np.arange(8) % 2, ("a", "b"))
-    settings = {"num_classes": 2, "batch_size": 8, "outliers_per_batch": 0, "epochs": 1, "seed": 5}
+    settings = {"batch_size": 8, "outliers_per_batch": 0, "epochs": 1, "seed": 5}
     batch = next(iter(training_batches(grey, None, **settings, augment=[flip, mix])[0]))
     assert batch["image"].shape == (8, 8, 8, 3) and np.ptp(batch["image"], axis=(1, 2)).max() < 1e-5

@@ -55,7 +55,7 @@ PAIRWISE = [
 @pytest.mark.parametrize(("augment", "labelled", "outliers", "targets", "steps"), PAIRWISE)
 def test_training_batches_without_pixels_are_the_same_batches(augment, labelled, outliers, targets, steps):
     settings = {
-        "num_classes": CLASSES, "batch_size": 6, "outliers_per_batch": outliers, "epochs": 3, "first_epoch": 1,
+        "batch_size": 6, "outliers_per_batch": outliers, "epochs": 3, "first_epoch": 1,
         "seed": 5, "augment": augment, "labelled": None if labelled is None else MORE,
         "labelled_per_batch": labelled or 0,
         "outlier_targets": RNG.random((11, CLASSES)).astype("float32") if targets else None,
@@ -70,14 +70,14 @@ def test_training_batches_without_pixels_are_the_same_batches(augment, labelled,
 @pytest.mark.parametrize("augment", [(), ("flip", "crop")])
 @pytest.mark.parametrize("first", [0, 5])
 def test_labelled_batches_without_pixels_are_the_same_batches(augment, first):
-    settings = {"num_classes": CLASSES, "batch_size": 10, "steps": 9, "seed": 2, "augment": augment}
+    settings = {"batch_size": 10, "steps": 9, "seed": 2, "augment": augment}
     plain, without = (labelled_batches(ID, **settings, first_step=first, resident=which) for which in (False, True))
     assert same(plain, without, pixels_of(ID)) == 9 - first
 
 
 def test_shapes_are_static():
     without, _ = training_batches(
-        ID, OUTLIERS, num_classes=CLASSES, batch_size=6, outliers_per_batch=5, epochs=1, seed=0, augment=("crop",),
+        ID, OUTLIERS, batch_size=6, outliers_per_batch=5, epochs=1, seed=0, augment=("crop",),
         resident=True,
     )  # fmt: skip
     assert without.element_spec == {
