@@ -14,7 +14,7 @@ from rich.console import Console
 from rich.text import Text
 from typer.testing import CliRunner
 
-from kood import process
+from kood import __version__, process
 from kood.cli import app, doctor
 from kood.errors import UserError
 from kood.monitor import page as monitor_page
@@ -381,3 +381,8 @@ def test_a_command_line_that_is_wrong_is_told_on_one_line(invoke, tmp_path, argu
 def test_kood_alone_shows_its_help(invoke, tmp_path):
     done = invoke(cwd=tmp_path)
     assert done.returncode == 0 and "single-signature" in done.stdout
+
+
+def test_kood_says_which_version_it_is(invoke, tmp_path):
+    done = invoke("--version", cwd=tmp_path)
+    assert (done.returncode, done.stdout) == (0, f"kood {__version__}\n")

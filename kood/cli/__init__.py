@@ -6,9 +6,11 @@ import signal
 import sys
 import traceback
 from pathlib import Path
+from typing import Annotated
 
 import typer
 
+from kood import __version__
 from kood.cli import finished, recipes
 from kood.errors import UserError
 from kood.process import Stopped, settle, stop_on_signals
@@ -27,6 +29,21 @@ app = typer.Typer(
 )
 app.add_typer(recipes.commands)
 app.add_typer(finished.commands)
+
+
+def _tell_version(asked: bool) -> None:
+    if asked:
+        typer.echo(f"kood {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def _of_all(
+    version: Annotated[
+        bool, typer.Option("--version", callback=_tell_version, is_eager=True, help="Show kood's version and exit.")
+    ] = False,
+) -> None:
+    """What is asked of kood itself."""
 
 
 def main() -> None:
