@@ -28,6 +28,7 @@ class VirtualOutliers(keras.layers.Layer):
     The authors' code waits for full queues too: of 1000 features, where CIFAR-10 has 5000 images of a class. With
     `counts`, a class of fewer images than Q has a queue of as many places: more would hold the same images as an older
     network saw them, and a rare class would keep all others waiting. In S the number of all places then stands for K Q.
+    A class without an image has no queue, and no outlier is drawn of it: it is none of the K that are counted below.
 
     Args:
         num_classes: Number of classes K.
@@ -58,9 +59,10 @@ class VirtualOutliers(keras.layers.Layer):
         self.num_classes, self.rows, self.queue, self.candidates = num_classes, rows, queue, candidates
         self.seed = seed
         self.counts = None if counts is None else tuple(map(int, counts))
-        self.limits = np.clip(self.counts or [queue] * num_classes, 1, queue).astype("int32")
+        self.limits = np.minimum(self.counts or [queue] * num_classes, queue).astype("int32")
         self.seed_generator = keras.random.SeedGenerator(seed)
-        self._chosen = min(num_classes, rows)
+        self._drawn = np.flatnonzero(self.limits).astype("int32")
+        self._chosen = min(len(self._drawn), rows)
         self._each = -(-rows // self._chosen)
         if candidates < self._each:
             raise ValueError(
@@ -102,14 +104,14 @@ class VirtualOutliers(keras.layers.Layer):
         # A class with more rows than its queue has places keeps the last, so that no place is written twice.
         written = (inside > 0) & (turn >= ops.take(new, own) - limit)
         slots = self.num_classes * self.queue
-        target = own * self.queue + (ops.take(self.place, own) + turn) % limit
+        target = own * self.queue + (ops.take(self.place, own) + turn) % ops.maximum(limit, 1)
         target = ops.where(written, target, slots)
         flat = ops.reshape(self.features, (slots, -1))
         flat = ops.concatenate([flat, ops.zeros_like(flat[:1])])  # One place more, for what is left out.
         values = ops.cast(ops.stop_gradient(features), "float32")
         flat = ops.scatter_update(flat, target[:, None], values)
         self.features.assign(ops.reshape(flat[:slots], self.features.shape))
-        self.place.assign((self.place + new) % limits)
+        self.place.assign((self.place + new) % ops.maximum(limits, 1))
         self.filled.assign(ops.minimum(self.filled + new, limits))
 
     def ready(self):
@@ -123,9 +125,10 @@ class VirtualOutliers(keras.layers.Layer):
             The means (K, D) and the shared covariance (D, D), float32. A covariance that is not finite, as features are
             in a training that has failed, is answered by the identity.
         """
-        features = ops.convert_to_tensor(self.features)
-        means = ops.sum(features, axis=1) / self.limits[:, None].astype("float32")  # Beyond its limit all is zero.
-        held = (np.arange(self.queue) < self.limits[:, None]).astype("float32")
+        # Under torch a tensor that meets an array goes through it, which only those of the CPU can.
+        features, limits = ops.convert_to_tensor(self.features), ops.convert_to_tensor(self.limits[:, None], "float32")
+        means = ops.sum(features, axis=1) / ops.maximum(limits, 1.0)  # Beyond its limit all is zero.
+        held = ops.cast(ops.arange(self.queue, dtype="float32") < limits, "float32")
         apart = ops.reshape((features - means[:, None]) * held[..., None], (self.num_classes * self.queue, -1))
         covariance = ops.matmul(ops.transpose(apart), apart) / int(self.limits.sum())
         identity = ops.eye(covariance.shape[-1], dtype="float32")
@@ -139,7 +142,8 @@ class VirtualOutliers(keras.layers.Layer):
             float32 (R, D), without a gradient.
         """
         means, covariance = self.gaussians()
-        order = ops.argsort(keras.random.uniform((self.num_classes,), seed=self.seed_generator))[: self._chosen]
+        order = ops.argsort(keras.random.uniform(self._drawn.shape, seed=self.seed_generator))[: self._chosen]
+        order = ops.take(ops.convert_to_tensor(self._drawn), order)
         z = keras.random.normal((self._chosen, self.candidates, means.shape[-1]), seed=self.seed_generator)
         return ops.stop_gradient(self.unlikeliest(ops.take(means, order, axis=0), ops.cholesky(covariance), z))
 

@@ -1,5 +1,6 @@
 """Virtual outliers: queues, Gaussians and draws against NumPy float64."""
 
+import keras
 import numpy as np
 import pytest
 from keras import ops
@@ -87,6 +88,38 @@ def test_a_queue_has_no_more_places_than_its_class_has_images():
     np.testing.assert_allclose(numbers(covariance), expected, rtol=1e-4, atol=1e-5)
     assert np.isfinite(numbers(made.draw())).all()
     assert VirtualOutliers.from_config(made.get_config()).limits.tolist() == limits
+
+
+def test_a_class_without_an_image_is_neither_waited_for_nor_drawn():
+    rng, counts, means = np.random.default_rng(5), (0, 90, 2), 1000.0 * np.arange(CLASSES)
+    made = VirtualOutliers(CLASSES, 5, queue=4, candidates=20, counts=counts)
+    made.build((None, DIMENSION))
+    for own in ([1, 1, 2], [1, 1, 2]):
+        assert numbers(made.ready()) == 0.0
+        features = (means[own][:, None] + rng.normal(size=(3, DIMENSION))).astype("float32")
+        features, labels = np.concatenate([features, features[:1]]), np.eye(CLASSES)[[*own, 0]].astype("float32")
+        labels[3] = 0.0  # An outlier, whose label says the first class as much as any.
+        made.keep(features, labels, np.array([0, 0, 0, 1], "float32"))
+    assert numbers(made.ready()) == 1.0 and numbers(made.filled).tolist() == [0, 4, 2]
+    kept = np.float64(numbers(made.features))
+    apart = np.concatenate([kept[1] - kept[1].mean(axis=0), kept[2, :2] - kept[2, :2].mean(axis=0)])
+    expected = apart.T @ apart / 6
+    expected += (1e-4 + 1e-6 * np.trace(expected)) * np.eye(DIMENSION)
+    np.testing.assert_allclose(numbers(made.gaussians()[1]), expected, rtol=1e-3, atol=1e-3)
+    drawn = np.rint(numbers(made.draw()).mean(axis=1) / 1000)
+    assert drawn.shape == (5,) and set(drawn) == {1, 2}
+    assert VirtualOutliers(CLASSES, 5, queue=4, candidates=20).limits.tolist() == [4] * CLASSES
+
+
+@pytest.mark.skipif(keras.backend.backend() != "torch", reason="other backends take arrays to the device themselves")
+def test_they_are_drawn_where_an_array_cannot_meet_a_tensor():
+    import torch
+
+    with keras.device("meta"):  # Of an accelerator, whose tensors are no arrays either, there may be none here.
+        made = VirtualOutliers(CLASSES, 7, queue=5, candidates=20, counts=(3, 90, 1))
+        made.build((None, DIMENSION))
+        made.features._value = torch.nn.Parameter(torch.zeros((CLASSES, 5, DIMENSION), device="meta"), False)
+        assert [one.device.type for one in made.gaussians()] == ["meta", "meta"]
 
 
 def full(made, rng, spread=1.0):
