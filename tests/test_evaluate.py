@@ -163,7 +163,9 @@ def test_a_score_that_few_images_chose_is_doubted(classifier):
     assert Choice("msp", both, [], 49).doubts and not Choice("msp", {"msp": 0.9}, [], 9).doubts
     assert not Choice("msp", both, [], 50).doubts
     # Images of the user's own may have the name of one of the sets that are drawn.
-    assert "images from pictures and theirs (" in Choice("msp", both, ["pictures", "theirs"], 99).told()[0]
+    for own in (["pictures", "theirs"], ["patch_shuffle", "pictures", "mine"]):
+        listed = ", ".join(own[:-1])
+        assert f"images from {listed} and {own[-1]} (" in Choice("msp", both, own, 99).told()[0]
 
 
 def test_details_are_of_the_images_they_name(classifier, monkeypatch):

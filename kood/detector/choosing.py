@@ -94,7 +94,8 @@ class Choice:
             return [f"Score: {self.score}"]
         others = sorted(self.by, key=lambda name: -self.by[name])
         beside = ", ".join(f"{name} {self.by[name]:.3f}" for name in others if name != self.score)
-        made = {*list(PROXIES)[1:]} <= {*self.sets}  # Images of the user's own may be called as one of them is.
+        # Images of the user's own may be called as one of them is.
+        made = {*list(PROXIES)[1:]} <= {*self.sets} <= {*PROXIES}
         names = [PROXIES[name] if made else name for name in self.sets]
         apart = " and ".join([", ".join(names[:-1]), *names[-1:]] if names[1:] else names)
         return [

@@ -98,8 +98,10 @@ def read(kind: type, path: Path, custom_objects: Mapping[str, Any] | None = None
             with np.load(Path(folder) / ARRAYS, allow_pickle=False) as found:
                 arrays = dict(found)
             if facts["format"] != FORMAT:
-                age, mend = ("newer", "update kood") if facts["format"] > FORMAT else ("older", "fit and save it again")
-                raise UserError(f"{clean(path)} was saved by a kood {age} than this one, {facts['kood']}; {mend}")
+                newer = facts["format"] > FORMAT
+                age, mend = ("a newer", "update kood") if newer else ("an older", "fit and save it again")
+                raise UserError(f"{clean(path)} was saved by kood {facts['kood']}, in {age} format than this kood's; "
+                                f"{mend}")  # fmt: skip
             classifier = opened(Path(folder) / CLASSIFIER, custom_objects, shown=path)
         if preprocess is not None:
             if function_of(classifier) is None:

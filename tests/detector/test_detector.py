@@ -448,7 +448,10 @@ def test_a_strangers_file_runs_nothing(tmp_path):
 
 @pytest.mark.parametrize(
     ("number", "told"),
-    [(1, "older than this one, 0.*; fit and save it again"), (99, "newer than this one, 0.*; update kood")],
+    [
+        (1, "kood 0.*, in an older format than this kood's; fit and save it again"),
+        (99, "kood 0.*, in a newer format than this kood's; update kood"),
+    ],
 )
 def test_a_file_of_another_format_says_what_to_do(model, tmp_path, number, told):
     Detector(model, "msp").save(tmp_path / "it.kood")
@@ -458,7 +461,7 @@ def test_a_file_of_another_format_says_what_to_do(model, tmp_path, number, told)
             if name == "detector.json":
                 content = json.dumps(json.loads(content) | {"format": number}).encode()
             other.writestr(name, content)
-    with pytest.raises(UserError, match=f"other.kood was saved by a kood {told}"):
+    with pytest.raises(UserError, match=f"other.kood was saved by {told}"):
         Detector.load(tmp_path / "other.kood")
 
 
