@@ -73,6 +73,20 @@ def history(model, batches, optimizer, epochs=4, **compiling):
     return result.history
 
 
+@pytest.mark.skipif(keras.backend.backend() != "torch", reason="torch alone has such a context")
+def test_a_training_is_of_its_own_precision_whatever_context_is_open():
+    import torch
+
+    found, batches = [], [batch(seed=i) for i in range(2)]
+    for enabled in (False, True):
+        with torch.autocast("cpu", torch.bfloat16, enabled=enabled):
+            model = with_virtual("outlier_exposure", queue=2)
+            history(model, batches, keras.optimizers.SGD(0.1), epochs=2)
+        found.append([ops.convert_to_numpy(weight) for weight in model.weights])
+    for plain, lowered in zip(*found, strict=True):
+        np.testing.assert_array_equal(plain, lowered)
+
+
 @pytest.mark.parametrize(
     ("head", "settings"),
     [("Softmax", {}), ("ArcFace", {"global_clipnorm": 0.05}), ("ArcFace", {"use_ema": True, "ema_momentum": 0.5})],

@@ -12,6 +12,7 @@ __all__ = ["TrainStep", "forward", "gradient"]
 class TrainStep(LossTerms):
     """Gradient step of a `keras.Model` that has `losses`, for the torch backend."""
 
+    @exactly()
     def train_step(self, data):
         """One update from one batch."""
         self.zero_grad()
