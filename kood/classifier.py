@@ -59,6 +59,10 @@ class Classifier(TrainStep):
         outlier_rows: How many rows of every training batch are outliers, so that these need not pass rotated; of a
             batch with fewer, as many other rows do not either. They count for nothing in any case. The other rows of a
             batch divide among the devices.
+
+    Attributes:
+        exposed: Weight, how far exposure has come in any training step: 0 not begun, 1 begun, but not to virtual
+            outliers, whose queues were not full, 2 to all that there is; None without exposure.
     """
 
     def __init__(
@@ -91,7 +95,8 @@ class Classifier(TrainStep):
         self.rotation_head: Any = None
         if rotation:
             self.rotation_head = keras.layers.Dense(ROTATIONS, dtype="float32", name="rotation_head")
-        self.step = None
+        self.step: Any = None
+        self.exposed: Any = None
         self._disperses = hasattr(head, "dispersion")
         more = {"dispersion": self._disperses, "rotation": rotation, "exposure": exposure}
         self.watch("cross_entropy", *(name for name, there in more.items() if there))
@@ -160,7 +165,11 @@ class Classifier(TrainStep):
         if self.exposure:
             if self.virtual is not None and training:
                 self.virtual.keep(everyone(ops.stop_gradient(features)), everyone(label), everyone(outlier))
-            terms["exposure"] = self._weight(training) * self._exposure(features, logits, given, outlier)
+            begun, ready = self._begun(training), 1.0 if self.virtual is None else self.virtual.ready()
+            if training:
+                self.exposed.assign(ops.maximum(self.exposed, begun * (1.0 + ready)))
+            exposure = self._exposure(features, logits, given, outlier, ready)
+            terms["exposure"] = self.exposure_weight * begun * exposure
         return terms
 
     def _turned(self, images, inside):
@@ -182,8 +191,8 @@ class Classifier(TrainStep):
             start = start + step
         return _mean(ops.concatenate(rows), ops.concatenate([inside, *[counted] * (ROTATIONS - 1)]))
 
-    def _exposure(self, features, logits, label, outlier):
-        """Mean of the exposure over the outlier rows and the virtual outliers."""
+    def _exposure(self, features, logits, label, outlier, ready):
+        """Mean of the exposure over the outlier rows and, where their queues are full, the virtual outliers."""
         on_logits = self._exposure_input == "logits"
         mixed = {"labels": label} if self._exposure_takes_labels else {}
         rows = self._exposure_of(logits if on_logits else self.head.cosines(features), **mixed)
@@ -193,17 +202,17 @@ class Classifier(TrainStep):
                 mixed = {"labels": ops.zeros((ops.shape(drawn)[0], ops.shape(label)[-1]))}
             more = self._exposure_of(self.head(drawn) if on_logits else self.head.cosines(drawn), **mixed)
             rows = ops.concatenate([rows, more])
-            outlier = ops.concatenate([outlier, self.virtual.ready() * ops.ones_like(more)])
+            outlier = ops.concatenate([outlier, ready * ops.ones_like(more)])
         return _mean(rows, outlier)
 
-    def _weight(self, training):
-        """The weight of the exposure in this step, which a training step counts."""
+    def _begun(self, training):
+        """1.0 where exposure has begun in this step, which a training step counts; before, 0.0."""
         if self.step is None:
-            return self.exposure_weight
+            return 1.0
         begun = ops.cast(self.step >= self.exposure_begin, "float32")
         if training:
             self.step.assign(self.step + 1)
-        return self.exposure_weight * begun
+        return begun
 
     def _logits(self, features, label, training):
         if training and whole(1) > 1 and self.head.non_trainable_variables:
@@ -220,13 +229,16 @@ class Classifier(TrainStep):
         for layer in (self.head, self.virtual, self.rotation_head):
             if layer is not None and not layer.built:
                 layer.build(self.backbone.output_shape)
-        if self.exposure and self.exposure_begin and self.step is None:
-            # A weight of the model, so that a training resumed from a checkpoint goes on counting.
-            self.step = self.add_weight(
-                name="step", shape=(), dtype="int32", initializer="zeros", trainable=False,
-                aggregation="only_first_replica",
-            )  # fmt: skip
+        if self.exposure and self.exposed is None:
+            self.step = self._count("step", "int32") if self.exposure_begin else None
+            self.exposed = self._count("exposed", "float32")
         self.built = True
+
+    def _count(self, name, dtype):
+        """A weight of the model, so that a training resumed from a checkpoint goes on counting."""
+        return self.add_weight(
+            name=name, shape=(), dtype=dtype, initializer="zeros", trainable=False, aggregation="only_first_replica"
+        )
 
     def get_config(self):
         """The arguments, so that `from_config` makes the same classifier."""

@@ -247,22 +247,54 @@ def test_virtual_outliers_need_no_images_and_stay_behind(tmp_path, given, monkey
     assert plain.facts["parameters"] == stage.facts["parameters"]
 
 
-def test_outliers_that_no_step_was_exposed_to_are_told_of(tmp_path, monkeypatch):
+def trained_to(exposed):
+    """In place of a training: how far exposure came in it."""
+
+    def fit(model, batches, **settings):
+        if model.exposed is not None:
+            model.exposed.assign(exposed)
+        return model, {}
+
+    return fit
+
+
+@pytest.mark.parametrize(
+    ("settings", "exposed", "told"),
+    [
+        (("outliers.use=['virtual']",), 1, "was never exposed to virtual outliers, since not every class had filled "
+         "its queue when the training ended; raise train.epochs, or lower outliers.virtual.queue"),
+        (("outliers.use=['virtual', 'noise']", "outliers.begin=0.5"), 0, "was never exposed to outliers, since it "
+         "ended before outliers.begin = 0.5 of its time; lower outliers.begin, or raise train.epochs"),
+        (("outliers.use=['virtual']",), 2, None),
+        (("outliers.use=[]",), 0, None),
+        (("outliers.use=['noise']", "outliers.weight=0.0"), 0, None),
+    ],
+)  # fmt: skip
+def test_outliers_that_no_step_was_exposed_to_are_told_of(tmp_path, monkeypatch, settings, exposed, told):
     (tmp_path / "tiny.toml").write_text(TINY)
-    monkeypatch.setattr(classify.training, "fit", only_batched)
-    made = cell(tmp_path, 'outliers.use=["virtual"]')
+    monkeypatch.setattr(classify.training, "fit", trained_to(exposed))
+    made = cell(tmp_path, *settings)
     made.train()
     stage = made["classifier"]
-    assert stage.notes == ["outliers.virtual.queue = 200: 4 of 4 classes have fewer training images, 30 at least, and "
-                           "queues of as many places"]  # fmt: skip
-    (told,) = stage.warnings
-    assert told.startswith("classifier: was never exposed to virtual outliers, since not every class had filled its")
-    assert told.endswith("train for more epochs, or lower outliers.virtual.queue")
+    assert stage.warnings == ([f"classifier: {told}"] if told else [])
+    if "'virtual'" in settings[0]:
+        assert stage.notes == ["outliers.virtual.queue = 200: 4 of 4 classes are learnt from fewer rows, 30 at least, "
+                               "and have queues of as many places"]  # fmt: skip
     stage.result.facts["epochs"] = 0.4
     assert stage.warnings[0].startswith("classifier: the time was enough for 0.4 of 2 epochs, so it has not seen every")
-    unexposed = cell(tmp_path, "outliers.use=[]")
-    unexposed.train()
-    assert not unexposed["classifier"].warnings and not unexposed["classifier"].notes
+    assert all(one.replace(", or lower outliers.virtual.queue", "").endswith("give the run more minutes")
+               for one in stage.warnings)  # fmt: skip
+
+
+def test_what_was_not_trained_was_not_meant_to_be_exposed(tmp_path, monkeypatch):
+    (tmp_path / "tiny.toml").write_text(TINY)
+    monkeypatch.setattr(classify.training, "fit", trained_to(1))
+    for epochs, told in ((0, None), (1, "classifier: was never exposed to virtual outliers in fine-tuning, since not")):
+        made = cell(tmp_path, "outliers.use=['virtual']", "classifier.train=last", f"fine_tuning.epochs={epochs}")
+        made.make("features", "classifier_head", "classifier")
+        first, whole = made["classifier_head"].warnings, made["classifier"].warnings
+        assert first[0].startswith("classifier_head: was never exposed to virtual outliers, since not every class")
+        assert len(whole) == bool(told) and all(one.startswith(told) and "raise fine_tuning" in one for one in whole)
 
 
 def test_exposure_begins_before_the_last_step(folder):

@@ -288,6 +288,7 @@ def test_exposure_begins_at_its_step_and_goes_on_after_a_restart(tmp_path):
     model.save(tmp_path / "model.keras")
     again = keras.saving.load_model(tmp_path / "model.keras")
     assert (again.exposure_begin, int(ops.convert_to_numpy(again.step))) == (6, 8)
+    assert float(ops.convert_to_numpy(again.exposed)) == 2.0
     again.losses(batches[0])
     assert int(ops.convert_to_numpy(again.step)) == 8
     assert all("step" not in weight.path for weight in again.trainable_weights)
@@ -296,6 +297,22 @@ def test_exposure_begins_at_its_step_and_goes_on_after_a_restart(tmp_path):
 def with_virtual(exposure="outlier_exposure", head="CosFace", queue=6, **options):
     virtual = VirtualOutliers(CLASSES, 5, queue=queue, candidates=40, seed=3)
     return classifier(head, exposure, virtual=virtual, **options)
+
+
+@pytest.mark.parametrize(
+    ("begin", "queue", "found"), [(0, 12, [1.0, 2.0]), (5, 100, [0.0, 1.0]), (9, 6, [0.0, 0.0]), (0, None, [2.0, 2.0])]
+)
+def test_how_far_exposure_came_is_kept_by_the_steps(begin, queue, found):
+    model = with_virtual(queue=queue) if queue else classifier("CosFace")
+    model = Classifier.from_config(model.get_config() | {"exposure_begin": begin})
+    model.build((None, *SHAPE))
+    seen = []
+    for start in range(2):
+        history(model, [batch(seed=3 * start + i, rows=12) for i in range(3)], keras.optimizers.SGD(0.0), epochs=1)
+        seen.append(float(ops.convert_to_numpy(model.exposed)))
+    assert seen == found
+    model.losses(batch(rows=12))
+    assert float(ops.convert_to_numpy(model.exposed)) == found[-1]
 
 
 @pytest.mark.parametrize("exposure", EXPOSURES)

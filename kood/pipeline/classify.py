@@ -75,7 +75,7 @@ class Classifier(Stage):
         role: What it is to the cell.
     """
 
-    kind, version, on = "classifier", 3, "fitting"
+    kind, version, on = "classifier", 4, "fitting"
     #: The stages before it that train parts of it.
     begun: "tuple[Classifier, ...]" = ()
 
@@ -214,8 +214,8 @@ class Classifier(Stage):
                 steps_per_epoch=per_epoch, rows=settings.batch_size + self._pure_per_batch + per_batch, limit=limit,
                 images=held,
             )  # fmt: skip
-        if model.virtual is not None and not keras.ops.convert_to_numpy(model.virtual.ready()):
-            facts["unready"] = next(iter(recipe.outliers.layers))
+            if model.exposed is not None:
+                facts["exposed"] = int(keras.ops.convert_to_numpy(model.exposed))
         plain = _plain(model, recipe, classes)
         plain.save(folder / self._file)
         training.remove_checkpoint(folder)
@@ -230,8 +230,8 @@ class Classifier(Stage):
         fewer = [count for count in counts if count < queue]
         if not fewer:
             return []
-        return [f"outliers.virtual.queue = {queue}: {len(fewer)} of {len(counts)} classes have fewer training images, "
-                f"{min(fewer)} at least, and queues of as many places"]  # fmt: skip
+        return [f"outliers.virtual.queue = {queue}: {len(fewer)} of {len(counts)} classes are learnt from fewer rows, "
+                f"{min(fewer)} at least, and have queues of as many places"]  # fmt: skip
 
     @property
     def warnings(self) -> list[str]:
@@ -239,11 +239,24 @@ class Classifier(Stage):
         if epochs < 1:
             told.append(f"{self.role}: the time was enough for {epochs:g} of {self.recipe.train.epochs} epochs, so it "
                         "has not seen every image once; give the run more minutes")  # fmt: skip
-        if name := self.facts.get("unready"):
-            told.append(f"{self.role}: was never exposed to {name} outliers, since not every class had filled its "
-                        "queue when the training ended; train for more epochs"
-                        + (", or lower outliers.virtual.queue" if name == "virtual" else ""))  # fmt: skip
-        return told
+        return [*told, *self._unexposed()]
+
+    def _unexposed(self) -> list[str]:
+        """Says so where no step of the training was exposed to some outliers, and why."""
+        outliers, exposed = self.recipe.outliers, self.facts.get("exposed", 2)
+        if exposed == 2:
+            return []
+        never = f"{self.role}: was never exposed to {{}}outliers" + (" in fine-tuning" if self.begun else "")
+        longer = f"raise {'fine_tuning' if self.begun else 'train'}.epochs"
+        if "epochs" in self.facts:  # Which are told of a training that the time ended.
+            longer = "give the run more minutes"
+        if exposed == 0:
+            return [f"{never.format('')}, since it ended before outliers.begin = {outliers.begin:g} of its time; lower "
+                    f"outliers.begin, or {longer}"]  # fmt: skip
+        name = next(iter(outliers.layers))
+        lower = ", or lower outliers.virtual.queue" if name == "virtual" else ""
+        return [f"{never.format(f'{name} ')}, since not every class had filled its queue when the training ended; "
+                f"{longer}{lower}"]  # fmt: skip
 
     @property
     def _file(self) -> str:
@@ -315,7 +328,7 @@ class FineTuned(Classifier):
         role: What it is to the cell.
     """
 
-    kind, version = "fine_tuned", 1
+    kind, version = "fine_tuned", 2
 
     def __init__(
         self, recipe: Recipe, data: Rows, outliers: Sequence[Outliers | Fewer], begun: Classifier, role: str = ""
