@@ -1,5 +1,6 @@
 """The whole job, small: from a recipe file to the report and the SavedModel, by the command line."""
 
+import html
 import json
 import os
 import re
@@ -140,6 +141,21 @@ def test_nothing_is_said_to_be_trained_only_where_nothing_was(tmp_path, trained)
     said = Console(file=io.StringIO())
     _say_where(said, tmp_path, {"stages": {"evaluate": {"cached": False}, trained: {"cached": False}}})
     assert ("Nothing was trained" in said.file.getvalue()) == (not trained)
+
+
+@pytest.mark.keras
+def test_warnings_of_folds_are_in_the_report(tiny, tmp_path, monkeypatch):
+    from kood import pipeline
+
+    monkeypatch.setattr("kood.pipeline.classify.training.fit", lambda model, *_, **__: (model, {}))
+    tiny.write_text(TINY + '[data.hold_out]\nfolds = [["0"]]\n')
+    settings = ["evaluate.scores=['msp']", "evaluate.headline=msp", "evaluate.baseline=false", "serve.export=false"]
+    told = pipeline.run(tiny, [*settings, "outliers.use=['virtual']", "pure_samples.use=[]"], saved=str(tmp_path))
+    kept = json.loads((tmp_path / "tiny" / "report.json").read_bytes())["warnings"]
+    never = [text.partition("was never exposed")[0] for text in kept if "was never exposed" in text]
+    assert never == ["classifier: ", "data.hold_out: without '0': classifier: "] and told["warnings"] == kept
+    page = html.unescape((tmp_path / "tiny" / "report.html").read_text())
+    assert "data.hold_out: without '0': classifier: was never exposed" in page
 
 
 @pytest.mark.keras

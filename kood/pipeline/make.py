@@ -45,20 +45,22 @@ def make_cell(work: Work) -> tuple[dict[str, Any], Cell]:
             if isinstance(stage, Attached):
                 stage.check()
             work.accepted(data, cell.classifier.labelled(data.images("train")).class_names)
-    held_out, line, notes = _make_folds(work, cell)
+    held_out, line, texts = _make_folds(work, cell)
     if not work.team.leads:
         return {}, cell
     told = summarize(work, cell)
     if held_out:
-        told |= {**held_out, "stages": told["stages"] | line, "notes": told["notes"] + notes}
+        told |= {**held_out, "stages": told["stages"] | line}
+        told |= {key: [*told[key], *more] for key, more in texts.items()}
     return told, cell
 
 
-def _make_folds(work: Work, cell: Cell) -> tuple[dict[str, Any], dict[str, Any], list[str]]:
+def _make_folds(work: Work, cell: Cell) -> tuple[dict[str, Any], dict[str, Any], dict[str, list[str]]]:
     """Makes the same classifier without some classes, fold by fold.
 
     Returns:
-        Their part of the report, their line among its stages, and notes, each empty where there are no folds.
+        Their part of the report, their line among its stages, and their warnings and notes, each empty where there are
+        no folds.
     """
     # By what score is measured only the first of several processes knows, and only that measures.
     folds = cell.folds(cell.evaluation.headline if work.team.leads else "")
@@ -79,7 +81,7 @@ def _make_folds(work: Work, cell: Cell) -> tuple[dict[str, Any], dict[str, Any],
         made.append((held, fold.evaluation))
     settings = work.recipe.data.hold_out
     if not (folds and settings and work.team.leads):
-        return {}, {}, []
+        return {}, {}, {}
     lines = [stage.line for _, fold in folds for stage in fold.made]
     line = {
         "seconds": sum(one["seconds"] for one in lines),
@@ -88,10 +90,11 @@ def _make_folds(work: Work, cell: Cell) -> tuple[dict[str, Any], dict[str, Any],
     }
     notes = notes_on(settings, [held for held, _ in folds], cell.data.images("train").class_names)
     measured = cell.evaluation.facts["scores"]
-    notes += [
-        f"data.hold_out: without {', '.join(map(repr, held))}: {note}"
-        for held, fold in folds
-        for note in notes_of(fold.data, fold.evaluation, measured)
-    ]
+    warnings = []
+    for held, fold in folds:
+        without = f"data.hold_out: without {', '.join(map(repr, held))}"
+        notes += [f"{without}: {note}" for note in notes_of(fold.data, fold.evaluation, measured)]
+        warnings += [f"{without}: {text}" for stage in fold.made for text in stage.warnings]
     notes += made_otherwise([("folds", stage) for _, fold in folds for stage in fold.made], work.run.versions)
-    return {"hold_out": told_folds(made, left_out, work.run.folder)}, {"folds": line}, notes
+    texts = {"warnings": warnings, "notes": notes}
+    return {"hold_out": told_folds(made, left_out, work.run.folder)}, {"folds": line}, texts
