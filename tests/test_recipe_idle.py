@@ -1,14 +1,17 @@
 """Settings that do nothing where they stand are told, and exposure that moves nothing is refused."""
 
 import io
+import tomllib
 
 import pytest
+import tomli_w
 from rich.console import Console
 
 import kood
 from kood.errors import UserError
 from kood.recipe import load
 from kood.recipe.idle import idle_settings
+from tests.conftest import TINY
 
 FROZEN = "classifier.train=head"
 LAST = "classifier.train=last"
@@ -18,6 +21,19 @@ IDLE = [
     ('data.pictures.source="blobs"', (), 'only the augmentation "pixmix"', ('data.augment=["pixmix"]',)),
     ('data.augment=["flip"]', (FROZEN, "outliers.use=['noise']"), "classifier.views = 1", ("classifier.views=1",)),
     ('train.augment=["crop"]', (FROZEN,), "classifier.views", (LAST,)),
+    (
+        'data.augment=["flip"]', ('train.augment=["crop"]', "outliers.use=[]", "pure_samples.use=[]"),
+        "train.augment stands in its place", ("outliers.use=['label_mixup']",),
+    ),
+    ('data.augment=["flip"]', (LAST, "fine_tuning.augment=[]", "outliers.use=[]"), "fine_tuning.augment stands",
+     ("classifier.views=1",)),
+    ('train.augment=["flip"]', (LAST, 'fine_tuning.augment=["crop"]'), "fine_tuning.augment stands",
+     ("fine_tuning={epochs=2}",)),
+    ("fine_tuning.learning_rate=0.1", (LAST, "fine_tuning.epochs=0"), "fine-tunes nothing", ("fine_tuning.epochs=1",)),
+    ("outliers.reach=head", ("outliers.use=['virtual']",), "teach the head alone", ("outliers.use=['noise']",)),
+    ("outliers.count=77", ("outliers.use=['virtual']",), "not drawn before", ("outliers.use=['cutmix', 'virtual']",)),
+    ("outliers.count=77", ("outliers.use=['noise']", "outliers.noise.count=10"), "a count of its own",
+     ("pure_samples.use=['augment']",)),
     ("train.auxiliary.weight=0.3", (), 'train.auxiliary.name = "rotation"', ("train.auxiliary.name=rotation",)),
     ("fine_tuning.epochs=9", (), 'only classifier.train = "last"', (LAST,)),
     ("data.hold_out.classes=0.5", ("data.hold_out.folds=[['1']]",), "remove it", ("data.hold_out.folds=2",)),
@@ -111,6 +127,17 @@ def test_what_teaches_the_head_alone_needs_one_that_learns(tiny, more):
     load(tiny, ["head=softmax", "head={name='softmax'}", "outliers.use=['virtual']", "outliers.reach=head", *more])
 
 
+def test_exposure_needs_a_backbone_that_moves_where_the_head_does_not(tiny):
+    still = ["head={name='cider'}", "outliers.use=['noise']", "classifier.backbone_rate=0.0"]
+    with pytest.raises(
+        UserError, match=r"backbone_rate = 0 leaves .* 'cider' has no weights .* raise classifier\.back"
+    ):
+        load(tiny, still)
+    for moves in ("classifier.backbone_rate=0.1", "outliers.weight=0.0", "head={name='softmax'}"):
+        load(tiny, [*still, moves])
+    load(tiny, [*still, LAST, "classifier.neck=8"])
+
+
 @pytest.mark.parametrize(
     ("setting", "matrix", "instead"),
     [
@@ -134,6 +161,35 @@ def test_a_setting_that_every_cell_of_the_matrix_covers_is_refused(tiny, setting
     load(tiny, [setting, "matrix={}"])
     if "..." not in instead:
         load(tiny, [instead.strip("'")])
+
+
+@pytest.mark.parametrize(
+    ("file", "rows", "dropped"),
+    [
+        ({"margin": 0.3}, "head = ['arcface', 'cosface']", ["head.margin"]),
+        ({"margin": 0.3}, "head = ['softmax', { name = 'arcface', margin = 0.3 }]", []),
+        ({"margin": 0.3}, "'head.name' = ['arcface', 'cosface']", []),
+        ({"mix": "linear", "per_batch": 3}, "outliers = [{ use = ['noise'] }, { use = ['cutmix'] }]",
+         ["outliers.mix", "outliers.per_batch"]),
+        ({"mix": "linear", "per_batch": 64}, "arm = [{ name = 'a', outliers.mix = 'none' }, { name = 'b' }]", []),
+        ({"per_batch": 3}, "outliers = ['none', 'noise']", []),
+        ({"per_batch": 3}, "outliers = [{ use = [] }, { use = [], weight = 1.0 }]", []),
+        ({"cutmix": {"alpha": 2.0}}, "outliers = [{ use = ['noise'] }, { use = ['pixel_mixup'] }]", []),
+        ({"cutmix": {"alpha": 2.0}}, "outliers = [{ use = ['noise'] }, { use = ['cutmix'] }]",
+         ["outliers.cutmix.alpha"]),
+    ],
+)  # fmt: skip
+def test_what_every_row_of_the_matrix_leaves_out_of_its_table_is_told(tmp_path, file, rows, dropped):
+    settings = tomllib.loads(TINY) | {"matrix": tomllib.loads(rows)}
+    if "margin" in file:
+        settings["head"] = {"name": "arcface", **file}
+    else:
+        settings["outliers"] = {"use": [], **file}
+    (tmp_path / "it.toml").write_text(tomli_w.dumps(settings))
+    told = [note for note in idle_settings(load(tmp_path / "it.toml")) if "every cell of the matrix sets" in note]
+    assert [note.partition(" has no effect: ")[0] for note in told] == dropped
+    assert all(f"sets {key.partition('.')[0]} as a whole; give it in each row" in note
+               for key, note in zip(dropped, told, strict=True))  # fmt: skip
 
 
 def test_a_setting_that_some_cells_leave_alone_has_its_say(tiny):

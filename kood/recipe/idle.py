@@ -4,6 +4,7 @@ from collections.abc import Iterator
 from typing import Any
 
 from kood import registry
+from kood.recipe import settings
 from kood.recipe.model import Recipe
 from kood.section import Sampling, Section
 
@@ -19,10 +20,29 @@ def idle_settings(recipe: Recipe) -> list[str]:
     found: dict[str, list[str]] = {}
     if recipe.report.baseline and not recipe.matrix:
         found["report.baseline"] = ["it names a row of a matrix, and there is none; add [matrix], or remove it"]
-    for _, cell in [] if recipe.quick or recipe.attach is not None else recipe.cells():
+    cells = [] if recipe.quick or recipe.attach is not None else [cell for _, cell in recipe.cells()]
+    for key, table in settings.dropped(recipe._given, recipe.matrix).items():
+        values = [_value(cell, key) for cell in cells if _uses(cell, key)]
+        if values and _value(recipe, key) not in values:  # A default that was written down is there all the same.
+            found[key] = [f"every cell of the matrix sets {table} as a whole; give it in each row, or remove it"]
+    for cell in cells:
         for key, why in _settings(cell):
             found.setdefault(key, []).append(why)
     return [f"{key} has no effect: {reasons[0]}" for key, reasons in found.items() if all(reasons)]
+
+
+def _uses(recipe: Recipe, key: str) -> bool:
+    """Whether a recipe has a use for the table that a setting is in."""
+    section, _, inner = key.partition(".")
+    table, outliers = inner.partition(".")[0], recipe.outliers
+    return section != "outliers" or bool(outliers.use) and table not in {*outliers.tables} - {*outliers.sources}
+
+
+def _value(recipe: Recipe, key: str) -> Any:
+    found: Any = recipe
+    for part in key.split("."):
+        found = found.get(part) if isinstance(found, dict) else getattr(found, part, None)
+    return found
 
 
 def _settings(recipe: Recipe) -> Iterator[tuple[str, str]]:
@@ -39,18 +59,23 @@ def _settings(recipe: Recipe) -> Iterator[tuple[str, str]]:
     named = {registry.find("augmentations", name).name for name in augment}
     yield from moved("data.pictures", data, "pixmix" not in named,
         'only the augmentation "pixmix" mixes them in; add it to data.augment, or remove data.pictures')  # fmt: skip
-    unseen = classifier.is_frozen and not classifier.views and not recipe.needs_diffusion
+    frozen, tunes = classifier.is_frozen, classifier.train == "last"
+    used = "fine_tuning" if tunes and tuning.augment is not None else "data" if train.augment is None else "train"
+    unseen = (frozen or used != "data") and not classifier.views and not recipe.needs_diffusion
     yield from moved("data.augment", data, unseen,
         'classifier.train = "head" learns from each image once, as it is; set classifier.views = 1 or more, or remove '
-        "it")  # fmt: skip
+        "it" if frozen else f"{used}.augment stands in its place; remove one of them")  # fmt: skip
     if train.augment:
-        yield from moved("train.augment", train, classifier.is_frozen,
+        yield from moved("train.augment", train, frozen or used == "fine_tuning",
             'classifier.train = "head" learns from the views that data.augment makes; name augmentations there and set '
-            "classifier.views, or remove it")  # fmt: skip
+            "classifier.views, or remove it" if frozen else
+            "fine_tuning.augment stands in its place; remove one of them")  # fmt: skip
     yield from moved("train.auxiliary.weight", train.auxiliary, train.auxiliary.name == "none",
         'there is nothing that it weighs; set train.auxiliary.name = "rotation", or remove it')  # fmt: skip
     for name in type(tuning).model_fields:
-        yield from moved(f"fine_tuning.{name}", tuning, classifier.train != "last",
+        none = tunes and name != "epochs" and not tuning.epochs
+        yield from moved(f"fine_tuning.{name}", tuning, none or not tunes,
+            "fine_tuning.epochs = 0 fine-tunes nothing; raise it, or remove the others" if none else
             f'only classifier.train = "last" fine-tunes, and it is "{classifier.train}"; set it, or empty the table '
             "(fine_tuning = {})")  # fmt: skip
     if data.hold_out is not None:
@@ -58,6 +83,12 @@ def _settings(recipe: Recipe) -> Iterator[tuple[str, str]]:
             "data.hold_out.folds names the classes of each fold; remove it")  # fmt: skip
     if outliers.use:
         sources = outliers.drawn
+        yield from moved("outliers.reach", outliers, not sources,
+            f"{' and '.join(outliers.use)} outliers are features, which teach the head alone; remove it")  # fmt: skip
+        counted = not all(source.count for source in sources.values()) or (pure.trains and not pure.count)
+        yield from moved("outliers.count", outliers, not counted,
+            "each source that draws images has a count of its own; remove it" if sources else
+            f"{' and '.join(outliers.use)} outliers are not drawn before training; remove it")  # fmt: skip
         yield from moved("outliers.mix_alpha", outliers, outliers.mix == "none",
             'outliers.mix = "none" mixes nothing; set outliers.mix = "linear" or "cutmix", or remove it')  # fmt: skip
         yield from moved("outliers.amplitude", outliers, all(source.is_texture for source in sources.values()),

@@ -104,7 +104,7 @@ class Recipe(Section):
         return self
 
     def _check_head_moves(self) -> None:
-        """Refuses exposure of the head alone where a gradient moves nothing of it."""
+        """Refuses exposure whose gradient moves nothing."""
         head = registry.find("heads", self.head.name, "head.name")
         if head.learns or not self.outliers.exposes:
             return
@@ -114,6 +114,9 @@ class Recipe(Section):
         if self.outliers.reach == "head":
             raise ValueError(f'outliers.reach = "head" lets outliers teach the head alone, {end} set '
                              'outliers.reach = "all"')  # fmt: skip
+        if self.classifier.backbone_rate == 0 and not self.classifier.neck:
+            raise ValueError(f"classifier.backbone_rate = 0 leaves outliers the head alone to teach, {end} raise "
+                             "classifier.backbone_rate")  # fmt: skip
 
     def _check_drawn(self) -> None:
         (high, wide, channels), whole = self.drawn_shape, self.data.shape

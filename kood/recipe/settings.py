@@ -7,7 +7,7 @@ from typing import Any
 from kood.errors import UserError
 from kood.recipe import spelling
 
-__all__ = ["labels", "parse", "put", "put_all", "refuse_covered"]
+__all__ = ["dropped", "labels", "parse", "put", "put_all", "refuse_covered"]
 
 
 #: Tables that may be given by name alone.
@@ -68,7 +68,7 @@ def refuse_covered(key: str, value: str, matrix: Any) -> None:
         UserError: it would have no say.
     """
     parsed = parse(value)
-    given = [leaf for one, setting in _expand(key, parsed).items() for leaf in _leaves(one, setting)]
+    given = _given_by(key, parsed)
     for row, values in matrix.items() if isinstance(matrix, dict) else ():
         for leaf in given if isinstance(values, list) and values else ():
             if all(any(f"{leaf}.".startswith(f"{one}.") for one in _expand(row, cell)) for cell in values):
@@ -76,6 +76,30 @@ def refuse_covered(key: str, value: str, matrix: Any) -> None:
                 instead = f"matrix.{row}=[{word if row in (key, f'{key}.name') else '...'}]"
                 raise UserError(f"--set {key}: every cell of the matrix sets {leaf}, so this would do nothing; write "
                                 f"--set {shlex.quote(instead)}")  # fmt: skip
+
+
+def dropped(given: dict[str, Any], matrix: dict[str, list[Any]]) -> dict[str, str]:
+    """Settings that each value of a matrix leaves out of the table that they are in, and which it sets as a whole.
+
+    Args:
+        given: What a TOML file says.
+        matrix: {key: values}.
+
+    Returns:
+        {dotted key: that table}.
+    """
+    found = {}
+    for leaf in [leaf for key, value in given.items() if key != "matrix" for leaf in _leaves(key, value)]:
+        for row, values in matrix.items():
+            above = [[one for one in _expand(row, cell) if leaf.startswith(f"{one}.")] for cell in values]
+            if all(above) and not any(leaf in _given_by(row, cell) for cell in values):
+                found[leaf] = above[0][0]
+    return found
+
+
+def _given_by(key: str, value: Any) -> list[str]:
+    """The dotted keys that a setting, or what it stands for, gives values to."""
+    return [leaf for one, setting in _expand(key, value).items() for leaf in _leaves(one, setting)]
 
 
 def _leaves(key: str, value: Any) -> list[str]:
