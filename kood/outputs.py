@@ -59,8 +59,8 @@ def further_for(classifier: keras.Model, scorers: Iterable[Scorer]) -> dict[str,
 
     Returns:
         {name of the output, as `kood.scorer.Scorer.inputs` names it: a function of the images and the outputs that
-        there are}, each once: the logits of `perturbed_logits`, the features of `shifted_features`, and the "rotations"
-        of `rotations_of`.
+        there are}: the logits of `perturbed_logits`, the features of `shifted_features`, each once for all scores that
+        agree in what decides them, and the "rotations" of `rotations_of`.
     """
     further: dict[str, Callable] = {}
     for one in scorers:

@@ -38,7 +38,7 @@ class Scorer:
         options: Those that differ from their defaults.
         inputs: {parameter of the score: which of the outputs it takes}.
         perturbation: {output that takes images moved by a gradient: the options that decide how}, as
-            `kood.outputs.further_for` makes them; the output is named after those that differ from the defaults.
+            `kood.outputs.further_for` makes them; the output is named after all of them.
 
     Raises:
         UserError: no such score or option, or a value that the score refuses.
@@ -63,8 +63,9 @@ class Scorer:
             deciding = registry.PERTURBATION[output]
             options = {**specs.defaults(registry.find("scores", base)), **self.options}
             self.perturbation[output] = {name: options[name] for name in deciding}
-            own = ",".join(f"{name}={self.options[name]}" for name in deciding if name in self.options)
-            self.inputs[output] = f"{output}:{own}" if own else output
+            # After all that decides it: another score under this name of an output may have other defaults.
+            own = ",".join(f"{name}={specs.written(options[name])}" for name in deciding)
+            self.inputs[output] = f"{output}:{own}"
 
     def _made(self, key: str) -> Any:
         try:

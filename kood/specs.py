@@ -15,7 +15,7 @@ from kood import registry
 from kood.errors import UserError
 from kood.text import shown
 
-__all__ = ["canonical", "defaults", "name_of", "parse", "settings", "told"]
+__all__ = ["canonical", "defaults", "name_of", "parse", "settings", "told", "written"]
 
 _SPEC = re.compile(r"(?P<name>[^:=,\s]+(?::[A-Za-z_]\w*(?:\.[A-Za-z_]\w*)*)?)(?::(?P<options>[^:]*=[^:]*))?")
 _WORD = re.compile(r"[A-Za-z0-9_.+-]+")
@@ -119,11 +119,16 @@ def canonical(spec: str | Mapping[str, Any], key: str = "", **changes: Any) -> s
     name, options = parse(spec, key)
     if changes:
         name, options = parse({"name": name, **options, **changes}, key)
-    written = ",".join(f"{option}={_written(value)}" for option, value in options.items())
-    return f"{name}:{written}" if written else name
+    own = ",".join(f"{option}={written(value)}" for option, value in options.items())
+    return f"{name}:{own}" if own else name
 
 
-def _written(value: Any) -> str:
+def written(value: Any) -> str:
+    """A value as a spec has it: equal numbers are equal strings.
+
+    Args:
+        value: Of an option.
+    """
     if isinstance(value, str):
         return value
     return json.dumps(int(value) if isinstance(value, float) and value.is_integer() and abs(value) < 1e15 else value)
@@ -160,5 +165,5 @@ def told(entry: registry.Entry) -> Iterable[str]:
         entry: Of the room "scores".
     """
     for name, value in defaults(entry).items():
-        usual = ", ".join(map(_written, entry.usual.get(name, ())))
-        yield (name if value is None else f"{name}={_written(value)}") + (f" (usual: {usual})" if usual else "")
+        usual = ", ".join(map(written, entry.usual.get(name, ())))
+        yield (name if value is None else f"{name}={written(value)}") + (f" (usual: {usual})" if usual else "")

@@ -412,8 +412,9 @@ def test_a_fitted_score_comes_back_from_its_state(name):
     rng = np.random.default_rng(0)
     cosines = np.clip(rng.normal(size=(120, 4)) * 0.3, -1, 1).astype("float32")
     outputs = {"features": rng.normal(size=(120, 6)).astype("float32"), "logits": 5 * cosines, "cosines": cosines}
-    outputs |= {"perturbed": outputs["logits"], "rotations": np.abs(outputs["logits"])}
-    outputs["shifted"] = outputs["features"] + 0.1 * rng.normal(size=(120, 6)).astype("float32")
+    moved = outputs["features"] + 0.1 * rng.normal(size=(120, 6)).astype("float32")
+    asked = {"perturbed": outputs["logits"], "rotations": np.abs(outputs["logits"]), "shifted": moved}
+    outputs |= {output: asked[one] for one, output in Scorer(name).inputs.items() if one in asked}
     head = SimpleNamespace(kernel=rng.normal(size=(6, 4)).astype("float32"), bias=np.arange(4, dtype="float32"))
     scorer = Scorer(name).fit(outputs, np.arange(120) % 4, head)
     again = Scorer(name, scorer.state)

@@ -70,7 +70,7 @@ def made(score, head="Softmax", by_class=True):
 #: By what their classifier has; options where they make another graph. ODIN's takes a gradient, which no format has.
 SCORES = {
     "Softmax": [
-        *(name for name in applicable({"features", "logits", "perturbed", "kernel", "bias"}) if name != "odin"),
+        *applicable({"features", "logits", "kernel", "bias"}),
         "ash:share=0.4,variant=B", "knn:k=3", "weiper:repeats=5", "relation:power=2", "energy:temperature=0.5",
     ],
     "CosFace": applicable({"cosines"}),

@@ -1,11 +1,13 @@
 """ODIN's perturbed images, against their gradient written out; and the outputs that scores ask for."""
 
+import sys
+
 import keras
 import numpy as np
 import pytest
 from keras import ops
 
-from kood import heads, scores
+from kood import heads, registry, scores
 from kood.classifier import Classifier
 from kood.data import ImageSet
 from kood.detector.evaluate import evaluate
@@ -16,6 +18,8 @@ from kood.scorer import Scorer, applicable
 pytestmark = pytest.mark.backend  # Run once under each Keras backend.
 
 SHAPE, CLASSES = (3, 4, 1), 3
+#: The name of the output that ODIN takes by its defaults.
+ODINS = "perturbed:epsilon=0.0028,temperature=1000"
 
 
 @pytest.fixture(params=["Softmax", pytest.param("CosFace", marks=pytest.mark.one_backend)])
@@ -102,7 +106,7 @@ def test_the_perturbation_makes_images_surer(classifier):
 def test_the_step_is_that_of_odins_authors(classifier):
     """They divide 0.0014 by the standard deviation that pixels in [0, 1] were divided by: so much of black to white."""
     images = pictures()
-    found = ops.convert_to_numpy(forward_of(classifier, ["odin"])(images)["perturbed"])
+    found = ops.convert_to_numpy(forward_of(classifier, ["odin"])(images)[ODINS])
     same = ops.convert_to_numpy(perturbed_logits(classifier, 0.0028, 1000.0)(images))
     np.testing.assert_array_equal(found, same)
 
@@ -118,9 +122,9 @@ def test_no_perturbation_is_the_temperature_alone(classifier):
 
 def test_perturbed_logits_are_made_only_where_a_score_asks(classifier):
     images = pictures(4)
-    assert "perturbed" not in forward_of(classifier)(images)
-    assert "perturbed" not in forward_of(classifier, ["msp", "knn"])(images)
-    assert forward_of(classifier, ["msp", "odin"])(images)["perturbed"].shape == (4, CLASSES)
+    assert ODINS not in forward_of(classifier)(images)
+    assert ODINS not in forward_of(classifier, ["msp", "knn"])(images)
+    assert forward_of(classifier, ["msp", "odin"])(images)[ODINS].shape == (4, CLASSES)
     assert "odin" not in applicable(outputs_of(classifier, np.zeros((2, *SHAPE), "uint8"), 2))
 
 
@@ -130,7 +134,7 @@ def test_odins_options_are_those_of_the_perturbation_and_of_the_score(classifier
     scorer = Scorer(spec)
     outputs = forward_of(classifier, ["odin", spec, "msp"])(images)
     named = scorer.inputs["perturbed"]
-    assert named != "perturbed" and {"perturbed", named} < set(outputs)
+    assert named != ODINS and {ODINS, named} < set(outputs)
     gradient = slope(classifier, images, temperature)
     sure = (np.abs(gradient) > 2e-3 / temperature).all(axis=(1, 2, 3))
     assert sure.any() or temperature > 2  # At a high temperature the difference quotient knows too few signs.
@@ -142,11 +146,47 @@ def test_odins_options_are_those_of_the_perturbation_and_of_the_score(classifier
         np.testing.assert_allclose(found, temperature * np.log((1 - p) / ((CLASSES - 1) * p)), rtol=1e-3, atol=1e-3)
     # And what is not named so stays under the defaults.
     np.testing.assert_array_equal(
-        ops.convert_to_numpy(outputs["perturbed"]),
-        ops.convert_to_numpy(forward_of(classifier, ["odin"])(images)["perturbed"]),
+        ops.convert_to_numpy(outputs[ODINS]),
+        ops.convert_to_numpy(forward_of(classifier, ["odin"])(images)[ODINS]),
     )
     expected = scores.odin(perturbed_logits(classifier, epsilon, temperature)(images), temperature, epsilon)
     np.testing.assert_array_equal(ops.convert_to_numpy(scorer(outputs)), ops.convert_to_numpy(expected))
+
+
+THEIRS = """
+from keras import ops
+
+def eager(perturbed, temperature=10, epsilon=0.2):
+    return -ops.max(perturbed, axis=-1)
+
+def alike(perturbed, temperature=1000, epsilon=0.0028):
+    return -ops.max(perturbed, axis=-1)
+
+def shift(shifted, features, pixels=0.5, epsilon=0.2):
+    return ops.sum(ops.abs(shifted - features), axis=-1)
+"""
+
+
+@pytest.fixture
+def theirs(tmp_path, monkeypatch):
+    """A module of another package, whose scores have other defaults than kood's."""
+    (tmp_path / "moving_scores.py").write_text(THEIRS)
+    monkeypatch.syspath_prepend(tmp_path)
+    yield "moving_scores"
+    sys.modules.pop("moving_scores", None)
+    registry._loaded.cache_clear()
+
+
+@pytest.mark.parametrize("turned", [1, -1])
+def test_scores_with_other_defaults_are_measured_each_under_its_own(classifier, theirs, turned):
+    images, names = pictures(), ["odin", f"{theirs}:eager", f"{theirs}:shift", f"{theirs}:shift:epsilon=0.4"][::turned]
+    together = forward_of(classifier, names)(images)
+    for name in names:
+        scorer, alone = Scorer(name), forward_of(classifier, [name])(images)
+        np.testing.assert_array_equal(*(ops.convert_to_numpy(scorer(outputs)) for outputs in (together, alone)))
+    own = -ops.convert_to_numpy(perturbed_logits(classifier, 0.2, 10.0)(images)).max(axis=1)
+    np.testing.assert_array_equal(ops.convert_to_numpy(Scorer(f"{theirs}:eager")(together)), own)
+    assert Scorer(f"{theirs}:alike").inputs == Scorer("odin").inputs  # One pass of the moved images for both.
 
 
 def image_set(count, seed):

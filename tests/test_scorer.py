@@ -12,6 +12,7 @@ from kood.recipe import load
 from kood.scorer import Scorer, rehearse
 from tests.conftest import TINY, Cell
 
+SHIFTED = Scorer("adascale").inputs["shifted"]
 FITTED = [name for name in registry.room("scores") if Scorer(name).is_fitted]
 
 
@@ -75,7 +76,7 @@ def test_a_rehearsal_refuses_what_the_fit_refuses(name):
         features = draw.random((len(labels), width), np.float32) + 0.1
         outcomes = [
             allowed(rehearse, name, counts, width, "Softmax", True),
-            allowed(Scorer(name).fit, {"features": features, "logits": logits, "shifted": features}, labels, head),
+            allowed(Scorer(name).fit, {"features": features, "logits": logits, SHIFTED: features}, labels, head),
         ]
         assert outcomes[0] == outcomes[1], (counts, width)
         told, refused = told + 1, refused + (not outcomes[0])

@@ -60,7 +60,7 @@ def test_scores_that_ask_for_unseen_images_are_tried_as_they_are_fitted():
     unseen = np.arange(200) % CLASSES
     assert Scorer("tempscale").takes_unseen
     for outputs in (*held.values(), fitted):
-        outputs["shifted"] = outputs["features"] * np.float32(1.1)
+        outputs[Scorer("adascale").inputs["shifted"]] = outputs["features"] * np.float32(1.1)
     told = tune(["adascale"], fitted, labels, head, held, unseen, 64)[1]
     for setting, auroc in told["adascale"]["tried"].items():
         scorer = Scorer(setting).fit(held["validation"], unseen, head)

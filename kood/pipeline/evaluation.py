@@ -37,7 +37,7 @@ class Validation(Stage):
         classifier: What is measured.
     """
 
-    kind, version, is_shared = "validation", 7, False
+    kind, version, is_shared = "validation", 8, False
 
     def __init__(self, recipe: Recipe, data: Rows, classifier: Classifier):
         super().__init__(recipe)
@@ -100,7 +100,7 @@ class Evaluation(Stage):
         validates: Whether validation images are measured though no score is chosen on them.
     """
 
-    kind, version, is_shared = "evaluate", 9, False
+    kind, version, is_shared = "evaluate", 10, False
 
     def __init__(self, recipe: Recipe, data: Rows, classifier: Classifier | Attached, validates: bool = False):
         super().__init__(recipe)
