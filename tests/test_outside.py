@@ -252,6 +252,10 @@ class Images(FeatureSource):
     """Called as the images that a classifier is exposed to."""
 
 
+class Cloud(FeatureSource):
+    """Features that are drawn somehow."""
+
+
 class Drizzle(Fog):
     """Takes its time."""
 
@@ -509,6 +513,8 @@ def test_what_is_wrong_is_one_message_before_any_training(here, tmp_path, settin
         ("outliers={use=['theirs.parts:Undrawn']}", "Undrawn needs a method draw(count, rng, ...)"),
         ("outliers={use=['theirs.parts:Seeded']}", "Seeded has the option 'seed', a name under which something else"),
         ("outliers={use=['theirs.parts:Shaped']}", "Shaped has the option 'shape', a name under which something else"),
+        ("outliers={use=['virtual','theirs.parts:Cloud']}", "use: 'virtual' and 'cloud' each draw features as the"),
+        ("outliers={use=['theirs.parts:Cloud','fog','virtual']}", "use: 'cloud' and 'virtual' each draw features as"),
         ("outliers.exposure=theirs.parts:flatter", "exposure: 'theirs.parts:flatter' asks for 'label'"),
     ],
 )  # fmt: skip

@@ -21,7 +21,8 @@ What is drawn is looked at before it is kept: other pixels, another number of ro
 are images that the detector is tested on. An option is refused that is called as what else decides the rows is: the
 first six of these where the source is given them, `seed`, `backend`, `version` and the like.
 
-`FeatureSource` makes a layer that follows the classifier through its training and draws from its features.
+`FeatureSource` makes a layer that follows the classifier through its training and draws from its features. A classifier
+has one of them: `outliers.use` names no two.
 
 Importing a source file imports nothing heavy: the recipe reads its fields.
 """

@@ -150,6 +150,9 @@ class _Outliers(Section):
             if source is None:
                 raise ValueError(f"use names {table!r}, but there is no [outliers.{table}] that says which images")
             source.check_signature()
+        if len(self.layers) > 1:
+            raise ValueError(f"use: {' and '.join(map(repr, self.layers))} each draw features as the classifier is "
+                             "trained, which follows one such source; keep one")  # fmt: skip
         loss = self._loss
         if loss.package and loss.parameters[:1] not in (("logits",), ("cosines",)):
             raise ValueError(f"exposure: {self.exposure!r} is no loss of outliers, since its first parameter is "
