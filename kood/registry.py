@@ -176,7 +176,8 @@ def needed(found: Any) -> tuple[str, ...]:
 def _check_score(found: Any, path: str, key: str) -> None:
     """Refuses what is no score, or asks for what no score is given."""
     is_class = inspect.isclass(found)
-    missing = [name for name in ("fit", "score", "get_state", "from_state") if is_class and not hasattr(found, name)]
+    methods = ("fit", "score", "get_state", "from_state", "place")
+    missing = [name for name in methods if is_class and not hasattr(found, name)]
     if missing:
         raise UserError(f"{_at(key)}the class {path!r} is no score, since it has no {' and no '.join(missing)}; "
                         "derive it from kood.scores.fitting.Fitted")  # fmt: skip

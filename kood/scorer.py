@@ -55,7 +55,10 @@ class Scorer:
         self._function = None if self.is_fitted else functools.partial(found, **self.options)
         self._fitted: Any = self._made(key) if self.is_fitted else None
         if state:
-            self._fitted = found.from_state(state)
+            # One that derives from `Fitted` takes its options; another keeps in its state what it answers by.
+            asked = inspect.signature(found.from_state).parameters
+            takes_all = any(one.kind is one.VAR_KEYWORD for one in asked.values())
+            self._fitted = found.from_state(state, **{k: v for k, v in self.options.items() if takes_all or k in asked})
             self._function = self._fitted.score
         self.inputs = {name: name for name in registry.needed(found.score if self.is_fitted else found)}
         self.perturbation: dict[str, dict[str, float]] = {}
@@ -115,7 +118,7 @@ class Scorer:
         """The score of some images, as an array.
 
         A score from outside is first asked about a few of them together, in reverse and one by one: the score of an
-        image that is served is that of the image alone.
+        image that is served is that of the image alone. A fitted one is asked once more as it is read back.
 
         Args:
             outputs: The classifier's outputs for a set.
@@ -126,7 +129,7 @@ class Scorer:
 
         Raises:
             UserError: a score from outside raises an error, gives other than a number an image, or another number for
-                the same image.
+                the same image, again or once it is read back from its state.
         """
         if not self._is_outside:
             return ops.convert_to_numpy(self._of(outputs, rows))
@@ -135,7 +138,13 @@ class Scorer:
             some = some[np.linspace(0, len(some) - 1, min(len(some), _ASKED_AGAIN)).astype(int)]
             together, reverse = self._outside(outputs, some), self._outside(outputs, some[::-1])[::-1]
             alone = np.concatenate([self._outside(outputs, some[row : row + 1]) for row in range(len(some))])
-            self._refuse_others(together, reverse, alone)
+            self._refuse_others("{} gives one image {:.6g} and then {:.6g}: it follows the other images of the batch, "
+                                "how often it is asked, or chance; the score of an image is to follow from its own "
+                                "outputs alone", together, reverse, alone)  # fmt: skip
+            if self.is_fitted:
+                self._refuse_others("{} gives one image {:.6g}, and {:.6g} once it is read back: not all that it "
+                                    "answers by is in the state that its get_state gives and its from_state takes",
+                                    together, self._read_back()._outside(outputs, some))  # fmt: skip
             self._was_asked = True
         return self._outside(outputs, rows)
 
@@ -154,7 +163,15 @@ class Scorer:
                             f"score is one number an image, ({len(rows)},)")  # fmt: skip
         return found
 
-    def _refuse_others(self, together: np.ndarray, *others: np.ndarray) -> None:
+    def _read_back(self) -> "Scorer":
+        """The score as whoever reads its state has it."""
+        try:
+            return Scorer(self.name, self.state, self.key)
+        except Exception as error:  # Whatever a stranger's score does.
+            told = f"{self.key}: {self.name} cannot be read back from its state ({first_line(error)})"
+            raise UserError(told) from error
+
+    def _refuse_others(self, told: str, together: np.ndarray, *others: np.ndarray) -> None:
         """Refuses scores of the same images that differ."""
         first = together.astype("float64")
         near = _ROUNDING * np.abs(first[np.isfinite(first)]).max(initial=0.0)
@@ -162,9 +179,7 @@ class Scorer:
             wrong = ~np.isclose(other.astype("float64"), first, rtol=0.0, atol=near, equal_nan=True)
             if wrong.any():
                 at = int(wrong.argmax())
-                raise UserError(f"{self.key}: {self.name} gives one image {first[at]:.6g} and then {other[at]:.6g}: it "
-                                "follows the other images of the batch, how often it is asked, or chance; the score "
-                                "of an image is to follow from its own outputs alone")  # fmt: skip
+                raise UserError(f"{self.key}: {told.format(self.name, first[at], other[at])}")
 
     def _fit(
         self, outputs: Mapping[str, np.ndarray], labels: np.ndarray, weights: Mapping[str, np.ndarray], head: str
@@ -217,7 +232,7 @@ def rehearse(
 
     Features and weights are normal numbers, and every image is classified rightly: what is refused here is refused
     whatever the classifier. Of many images no more are made up than any count that decides, of each class in turn. A
-    plain score is called instead, which tells whether it takes its options, and of one from outside what it gives.
+    plain score is called instead, which tells whether it takes its options; what one from outside gives is looked at.
 
     Args:
         spec: The score and its options.
@@ -232,14 +247,16 @@ def rehearse(
         UserError: it needs a linear head and this is none, it refuses an option, or `Scorer.values` refuses it.
     """
     scorer = Scorer(spec, key=key)
+    wide = {"features": width, "shifted": width, "rotations": ROTATIONS}
+
+    def made_up(rows):
+        draw = np.random.default_rng(0)
+        inputs = scorer.inputs.items()
+        return {output: draw.random((rows, wide.get(name, max(len(counts), 2))), np.float32) for name, output in inputs}
+
     if not scorer.is_fitted:
-        wide = {"features": width, "shifted": width, "rotations": ROTATIONS}
-        made_up = {
-            output: np.random.default_rng(0).random((_ASKED_AGAIN, wide.get(name, max(len(counts), 2))), np.float32)
-            for name, output in scorer.inputs.items()
-        }
         try:
-            scorer.values(made_up, np.arange(_ASKED_AGAIN))
+            scorer.values(made_up(_ASKED_AGAIN), np.arange(_ASKED_AGAIN))
         except UserError:
             raise
         except (ValueError, TypeError) as error:
@@ -256,8 +273,10 @@ def rehearse(
         for shape in ((len(labels), width), (width, len(counts)), (len(counts),))
     )
     weights = {"kernel": kernel, "bias": bias} if is_linear else {}
-    moved = {scorer.inputs[output]: features for output in scorer.perturbation}
-    scorer._fit({**moved, "features": features, "logits": logits}, labels, weights, head)
+    outputs = {**made_up(len(labels)), "features": features, "logits": logits}
+    scorer._fit(outputs, labels, weights, head)
+    if scorer._is_outside:
+        scorer.values(outputs, np.arange(min(len(labels), _ASKED_AGAIN)))
 
 
 def _weights(score: Any) -> list[str]:

@@ -134,6 +134,55 @@ class Lost(Deviation):
         raise KeyError("theirs")
 
 
+class Apart(Fitted):
+    """Of which the state names no option."""
+
+    STATE = ("mean",)
+
+    def __init__(self, power=2.0):
+        super().__init__()
+        self.by = power
+
+    def fit(self, features, labels):
+        return self.keep(mean=np.asarray(features).mean(axis=0))
+
+    def score(self, features):
+        return ops.sum(ops.abs(self.checked(features, len(self.array("mean"))) - self.fitted("mean")) ** self.by, -1)
+
+
+class Forgetful(Apart):
+    """Which is read back without its options."""
+
+    @classmethod
+    def from_state(cls, state):
+        return super().from_state(state)
+
+
+class Unread(Apart):
+    """Which is not read back."""
+
+    @classmethod
+    def from_state(cls, state):
+        raise KeyError("theirs")
+
+
+class Unplaced:
+    """With the four methods that say something, and no other."""
+
+    def fit(self, features, labels):
+        return self
+
+    def score(self, features):
+        return features[:, 0]
+
+    def get_state(self):
+        return {"nothing": np.zeros(1)}
+
+    @classmethod
+    def from_state(cls, state):
+        return cls()
+
+
 def whole(logits):
     """One number for all images."""
     return ops.max(logits)
@@ -509,6 +558,7 @@ def test_what_is_wrong_is_one_message_before_any_training(here, tmp_path, settin
         ("evaluate.scores=['theirs.parts:Misread']", "since its `score` asks for 'featurs'; did you mean 'features'"),
         ("evaluate.headline=theirs.parts:Misfitted", "since its `fit` asks for 'kernal'; did you mean 'kernel'"),
         ("evaluate.headline=theirs.parts:still", "decide; it has no epsilon and no temperature"),
+        ("evaluate.headline=theirs.parts:Unplaced", "is no score, since it has no place; derive it from kood.scores"),
         ("outliers={use=['theirs.parts:Misdrawn']}", "Misdrawn.draw asks for 'trian'; did you mean 'train'"),
         ("outliers={use=['theirs.parts:Undrawn']}", "Undrawn needs a method draw(count, rng, ...)"),
         ("outliers={use=['theirs.parts:Seeded']}", "Seeded has the option 'seed', a name under which something else"),
@@ -759,6 +809,8 @@ def test_a_score_of_the_image_alone_is_taken(asked, body):
         ("theirs.parts:whole", "evaluate.headline: theirs.parts:whole gives float32 () for a batch of 8"),
         ("theirs.parts:centred", "evaluate.headline: theirs.parts:centred gives one image "),
         ("theirs.parts:Lost", "evaluate.headline: theirs.parts:Lost cannot be fitted to the"),
+        ("theirs.parts:Forgetful:power=3", "evaluate.headline: theirs.parts:Forgetful:power=3 gives one image "),
+        ("theirs.parts:Unread", "evaluate.headline: theirs.parts:Unread cannot be read back from its state (KeyError"),
     ],
 )
 def test_what_a_score_gives_or_cannot_be_fitted_to_is_told_before_any_training(here, tmp_path, setting, said):
@@ -769,3 +821,33 @@ def test_what_a_score_gives_or_cannot_be_fitted_to_is_told_before_any_training(h
         Cell(load(here, [f"evaluate.headline={setting}"]), tmp_path / "saved", width=200).check()
     assert str(caught.value).startswith(said) and caught.value.exit_code == 2
     assert setting != "theirs.parts:Lost" or "KeyError: 'theirs'" in str(caught.value)
+
+
+@pytest.mark.keras
+@pytest.mark.parametrize("name", ["theirs.parts:Apart", "theirs.parts:Apart:power=3.5", "deviation:power=3"])
+def test_a_fitted_score_is_read_back_with_its_options(site, name):
+    import numpy as np
+
+    from kood.outputs import score_rows
+    from kood.scorer import Scorer
+
+    drawn = np.random.default_rng(0)
+    outputs = {key: drawn.standard_normal((50, 4), np.float32) for key in ("features", "logits")}
+    scorer = Scorer(name).fit(outputs, np.arange(50) % 4, None)
+    apart = np.abs(outputs["features"] - outputs["features"].mean(axis=0)) ** scorer.options.get("power", 2)
+    for one in (scorer, Scorer(name, scorer.state)):
+        np.testing.assert_allclose(score_rows(one, outputs, 16), apart.sum(axis=1), rtol=1e-5)
+
+
+@pytest.mark.keras
+def test_a_score_that_answers_otherwise_once_it_is_read_back_is_refused(site):
+    import numpy as np
+
+    from kood.outputs import score_rows
+    from kood.scorer import Scorer
+
+    outputs = {key: np.random.default_rng(0).standard_normal((50, 4), np.float32) for key in ("features", "logits")}
+    assert len(score_rows(Scorer("theirs.parts:Forgetful").fit(outputs, np.zeros(50), None), outputs, 16)) == 50
+    scorer = Scorer("theirs.parts:Forgetful:power=3").fit(outputs, np.zeros(50), None)
+    with pytest.raises(UserError, match="once it is read back: not all that it answers by is in the state"):
+        score_rows(scorer, outputs, 16)

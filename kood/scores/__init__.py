@@ -6,18 +6,20 @@ one from outside is held to it when it is first asked.
 A score asks for what it needs by the names of its parameters: `logits` (B, K), `cosines` (B, K), `features` (B, D),
 `perturbed` (B, K) and `shifted` (B, D), logits and features of images that were moved a little, `rotations` (B, 4),
 -ln p of the right rotation of the image in each of four. A parameter with a default is not needed. A plain score is a
-function. One that must first see ID data is a class: `fit` takes NumPy arrays and computes in float64; `score` is
-Keras operations on float32, so that it works on NumPy arrays and on tensors, in `tf.function`, under `jit` and inside
-an exported graph; `get_state` and `from_state` carry it through an `.npz` file without pickle.
+function. One that must first see ID data is a class that derives from `kood.scores.fitting.Fitted`: `fit` takes NumPy
+arrays and computes in float64; `score` is Keras operations on float32, so that it works on NumPy arrays and on tensors,
+in `tf.function`, under `jit` and inside an exported graph; `get_state` and `from_state` carry it through an `.npz` file
+without pickle.
 
 `fit` of a score that reworks a linear head asks for `kernel` (D, K) and `bias` (K,) without a default: it does not
 apply to a head that has none. A class with `held_out = True` is fitted to validation images where there are any, and
 otherwise to those of the training as the others are.
 
 The options of a score are the parameters of its function that have a default, or those of its `__init__`; a recipe and
-the command line name them after it (`kood.specs`). `usual`, an attribute with literals of either, {option: values},
-says what is usually tried for an option, as OpenOOD's sweeps have it and somewhat beyond, since its images and networks
-are larger than some of kood's users': `evaluate.tune` chooses among their combinations.
+the command line name them after it (`kood.specs`), and `from_state` is given them where it takes them, as that of
+`Fitted` does. `usual`, an attribute with literals of either, {option: values}, says what is usually tried for an
+option, as OpenOOD's sweeps have it and somewhat beyond, since its images and networks are larger than some of kood's
+users': `evaluate.tune` chooses among their combinations.
 A score of `perturbed` logits has the options `temperature` and `epsilon`, one of `shifted` features `pixels` and
 `epsilon`, which decide how images are moved.
 

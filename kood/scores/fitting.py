@@ -93,11 +93,12 @@ class Fitted:
         return {name: self.array(name).copy() for name in self.STATE}
 
     @classmethod
-    def from_state(cls, state):
+    def from_state(cls, state, **options):
         """A fitted score from what `get_state` answered.
 
         Args:
             state: A mapping of names to arrays, such as an open `.npz` file.
+            **options: Those of `__init__` that the score had; needed of those that `STATE` does not name.
 
         Raises:
             ValueError: An array is missing.
@@ -105,7 +106,7 @@ class Fitted:
         missing = [name for name in cls.STATE if name not in state]
         if missing:
             raise ValueError(f"This is no state of {cls.__name__}: it lacks {', '.join(missing)}.")
-        score = cls()
+        score = cls(**options)
         score.state = {name: np.array(state[name]) for name in cls.STATE}
         score.restored()
         return score
