@@ -22,6 +22,7 @@ from typing import Any
 
 from kood.errors import UserError, first_line
 from kood.rooms import ROOMS, TABLES, Entry, room, snake
+from kood.text import shown
 
 __all__ = [
     "ROOMS", "TABLES", "Entry", "announced", "bring", "find", "imported", "listed", "loaded", "nearest", "needed",
@@ -147,13 +148,14 @@ def _outside(room_name: str, path: str, name: str, package: str, key: str) -> En
         _check_score(found, path, key)
     asked = _signature(found)
     fit = needed(getattr(found, "fit", None)) if room_name == "scores" else ()
+    defaults = {name: one.default for name, one in asked.items() if one.default is not one.empty}
     fields = tuple(getattr(found, "model_fields", ()))
     return Entry(
         name, attribute, module, fields or tuple(asked), () if fields else needed(found),
         (inspect.getdoc(found) or "").split("\n", 1)[0].strip(),
         fit,
         tuple(base.__name__ for base in getattr(found, "__mro__", ())[1:] if base.__module__.startswith("kood.")),
-        {n: p.default for n, p in asked.items() if p.default is not p.empty}, getattr(found, "usual", {}),
+        defaults, {option: values for option, values in getattr(found, "usual", {}).items() if option in defaults},
         getattr(found, "learns", True) is not False, package or module,
     )  # fmt: skip
 
@@ -190,10 +192,19 @@ def _check_score(found: Any, path: str, key: str) -> None:
             if name not in given:
                 raise UserError(f"{_at(key)}{path!r} is no score, since {where} asks for {name!r}; "
                                 f"{nearest(name, given)} An option has a default.")  # fmt: skip
+    # What a class inherits may be of options that it does not have.
+    usual = getattr(found, "__dict__", {}).get("usual", {})
+    options = [name for name, one in _signature(found).items() if one.default is not one.empty]
+    if not isinstance(usual, Mapping) or not all(isinstance(values, list | tuple) for values in usual.values()):
+        raise UserError(f"{_at(key)}{path!r}: `usual` is {{option: (value, ...)}}; found {shown(usual)}")
+    for option in usual:
+        if option not in options:
+            raise UserError(f"{_at(key)}{path!r}: `usual` names {option!r}, which is no option of it; "
+                            f"{nearest(option, options)}")  # fmt: skip
     for output in PERTURBATION.keys() & asked:
-        options = PERTURBATION[output]
-        if without := [option for option in options if option not in _signature(found)]:
-            raise UserError(f"{_at(key)}{path!r} asks for {output}, which its options {' and '.join(options)} decide; "
+        deciding = PERTURBATION[output]
+        if without := [option for option in deciding if option not in _signature(found)]:
+            raise UserError(f"{_at(key)}{path!r} asks for {output}, which its options {' and '.join(deciding)} decide; "
                             f"it has no {' and no '.join(without)}")  # fmt: skip
 
 

@@ -143,19 +143,24 @@ def name_of(spec: str) -> str:
     return parse(spec)[0]
 
 
-def settings(spec: str) -> Iterable[str]:
+def settings(spec: str, key: str = "") -> Iterable[str]:
     """Every combination of a score's usual values and its defaults, these first; the spec alone if it has options.
 
+    Args:
+        spec: As for `parse`.
+        key: Likewise.
+
     Raises:
-        UserError: as `parse`.
+        UserError: as `parse`; of a usual value too.
     """
-    name, options = parse(spec)
+    name, options = parse(spec, key)
     entry = registry.find("scores", name)
     if options or not entry.usual:
         return [canonical(spec)]
     values = ([entry.defaults[option], *usual] for option, usual in entry.usual.items())
     combined = (dict(zip(entry.usual, chosen, strict=True)) for chosen in itertools.product(*values))
-    return list(dict.fromkeys(canonical(name, **{k: v for k, v in one.items() if v is not None}) for one in combined))
+    given = ({option: value for option, value in one.items() if value is not None} for one in combined)
+    return list(dict.fromkeys(canonical(name, key, **one) for one in given))
 
 
 def told(entry: registry.Entry) -> Iterable[str]:

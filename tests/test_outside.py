@@ -150,6 +150,13 @@ class Apart(Fitted):
         return ops.sum(ops.abs(self.checked(features, len(self.array("mean"))) - self.fitted("mean")) ** self.by, -1)
 
 
+class Settled(Deviation):
+    """Without the option that the usual values of what it derives from are of."""
+
+    def __init__(self):
+        super().__init__(power=3)
+
+
 class Forgetful(Apart):
     """Which is read back without its options."""
 
@@ -191,6 +198,30 @@ def whole(logits):
 def centred(logits):
     """Of which the mean of the batch is taken."""
     return ops.max(logits, axis=-1) - ops.mean(logits)
+
+
+def misnamed(logits, factor=1.0):
+    """Of which the usual values are of no option."""
+    return logits[:, 0]
+
+
+misnamed.usual = {"factr": (1.0, 2.0)}
+
+
+def mistabled(logits, factor=1.0):
+    """Of which they are no table of lists."""
+    return logits[:, 0]
+
+
+mistabled.usual = {"factor": 2.0}
+
+
+def mistyped(logits, factor=1.0):
+    """Of which one is none that the option takes."""
+    return logits[:, 0]
+
+
+mistyped.usual = {"factor": (1.0, "two")}
 
 
 def flatness(logits, factor=1.0):
@@ -536,6 +567,10 @@ def here(place, site):
         ("evaluate={scores=['ash:share=1.5']}", "evaluate.scores: ash:share=1.5: share must be a fraction"),
         ("evaluate={scores=['gen:gamma=0']}", "evaluate.scores: gen:gamma=0: gamma must be above 0"),
         ("evaluate.headline=knn:k=400", "evaluate.headline: knn:k=400 cannot be fitted to the"),
+        (
+            "evaluate={tune=true,headline='theirs.parts:mistyped'}",
+            "evaluate.headline: theirs.parts:mistyped: factor is a number; found 'two'",
+        ),
     ],
 )
 def test_what_is_wrong_is_one_message_before_any_training(here, tmp_path, setting, message):
@@ -559,6 +594,8 @@ def test_what_is_wrong_is_one_message_before_any_training(here, tmp_path, settin
         ("evaluate.headline=theirs.parts:Misfitted", "since its `fit` asks for 'kernal'; did you mean 'kernel'"),
         ("evaluate.headline=theirs.parts:still", "decide; it has no epsilon and no temperature"),
         ("evaluate.headline=theirs.parts:Unplaced", "is no score, since it has no place; derive it from kood.scores"),
+        ("evaluate.headline=theirs.parts:misnamed", "`usual` names 'factr', which is no option of it; did you mean"),
+        ("evaluate.headline=theirs.parts:mistabled", "`usual` is {option: (value, ...)}; found {'factor': 2.0}"),
         ("outliers={use=['theirs.parts:Misdrawn']}", "Misdrawn.draw asks for 'trian'; did you mean 'train'"),
         ("outliers={use=['theirs.parts:Undrawn']}", "Undrawn needs a method draw(count, rng, ...)"),
         ("outliers={use=['theirs.parts:Seeded']}", "Seeded has the option 'seed', a name under which something else"),
@@ -851,3 +888,11 @@ def test_a_score_that_answers_otherwise_once_it_is_read_back_is_refused(site):
     scorer = Scorer("theirs.parts:Forgetful:power=3").fit(outputs, np.zeros(50), None)
     with pytest.raises(UserError, match="once it is read back: not all that it answers by is in the state"):
         score_rows(scorer, outputs, 16)
+
+
+@pytest.mark.keras
+def test_usual_values_that_are_inherited_for_an_option_that_is_not_there_count_for_nothing(site):
+    from kood import specs
+
+    assert list(specs.settings("deviation")) == ["deviation", "deviation:power=1", "deviation:power=3"]
+    assert list(specs.settings("theirs.parts:Settled")) == ["theirs.parts:Settled"]

@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterator
 import keras
 import numpy as np
 
+from kood import specs
 from kood.backends import Devices
 from kood.classifier import Classifier
 from kood.conformal import refuse_too_few
@@ -65,6 +66,8 @@ def check_scores(recipe: Recipe, train: ImageSet, obtain: Callable[[], keras.Mod
     named |= dict.fromkeys(settings.scores or [], "evaluate.scores")
     if not named:
         return
+    for name, key in named.items() if settings.tune else ():
+        specs.settings(name, key)  # Of one from outside the usual values may be none that it takes.
     classifier = obtain()
     if isinstance(classifier, Classifier):
         width, head = classifier.backbone.output_shape[-1], classifier.head
