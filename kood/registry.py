@@ -63,21 +63,22 @@ def _at(key: str) -> str:
 
 
 @functools.cache
-def announced(room_name: str) -> dict[str, tuple[str, str]]:
+def announced(room_name: str) -> dict[str, dict[str, str]]:
     """What installed packages announce for a room, read from their entry points; none of them is imported.
 
     Args:
         room_name: A key of `ROOMS`.
 
     Returns:
-        {name in lower case: ("module:attribute", package)}, read once.
+        {name in lower case: {"module:attribute": package}}, read once; of more than one none is taken.
     """
     from importlib.metadata import entry_points
 
-    return {
-        one.name.lower(): (f"{one.module}:{one.attr}", one.dist.name if one.dist else one.module)
-        for one in entry_points(group=f"kood.{room_name}")
-    }
+    found: dict[str, dict[str, str]] = {}
+    for one in entry_points(group=f"kood.{room_name}"):
+        package = one.dist.name if one.dist else one.module
+        found.setdefault(one.name.lower(), {}).setdefault(f"{one.module}:{one.attr}", package)
+    return found
 
 
 def find(room_name: str, name: str, key: str = "") -> Entry:
@@ -94,7 +95,8 @@ def find(room_name: str, name: str, key: str = "") -> Entry:
         Its `Entry`.
 
     Raises:
-        UserError: the room has no such name, or what is named cannot be imported or is nothing for this room.
+        UserError: the room has no such name, or packages announce several things under it, or what is named cannot be
+            imported or is nothing for this room.
     """
     if ":" in name:
         return _outside(room_name, name, name, "", key)
@@ -102,10 +104,14 @@ def find(room_name: str, name: str, key: str = "") -> Entry:
     if name.lower() in entries:
         return entries[name.lower()]
     others = announced(room_name)
-    other = others.get(name.lower())
-    if other is None:
+    meant = others.get(name.lower())
+    if meant is None:
         raise UserError(f"{_at(key)}there is no {name!r} among the {room_name}; {nearest(name, [*entries, *others])}")
-    return _outside(room_name, *other[:1], name.lower(), other[1], key)
+    if len(meant) > 1:
+        told = " and ".join(f"{path!r} (package {package})" for path, package in meant.items())
+        raise UserError(f"{_at(key)}{name!r} is announced as {told}; write which of these is meant in its place")
+    ((path, package),) = meant.items()
+    return _outside(room_name, path, name.lower(), package, key)
 
 
 #: The modules that were imported because something from outside was named.
@@ -304,7 +310,8 @@ def listed(room_name: str) -> list[Entry]:
         room_name: A key of `ROOMS`.
     """
     found = list(room(room_name).values())
-    for name, (path, package) in announced(room_name).items():
+    others = announced(room_name).items()
+    for name, path, package in ((name, *one) for name, meant in others for one in meant.items()):
         try:
             if name in room(room_name):
                 raise UserError(f"refused, since kood has one of this name; name it as {path!r}")

@@ -735,6 +735,33 @@ def test_a_name_of_koods_own_is_not_taken_over(invoke, place, site, monkeypatch)
 
 
 @pytest.mark.keras
+def test_a_name_that_two_packages_announce_is_refused(invoke, place, site, monkeypatch):
+    monkeypatch.setenv("COLUMNS", "240")
+    told = place / "fork" / "fork-1.0.dist-info"
+    told.mkdir(parents=True)
+    (told / "METADATA").write_text("Metadata-Version: 2.1\nName: fork\nVersion: 1.0\n")
+    also = "[kood.heads]\nSHARP = theirs.parts:Moved\n[kood.outliers]\nfog = theirs.parts:Drizzle\n"
+    (told / "entry_points.txt").write_text(f"{also}[kood.losses]\nflat = theirs.parts:flat\n")
+    for folder in ("fork", "site"):  # Whichever Python finds first.
+        site(folder)
+        for room, name, paths in (
+            ("heads", "sharp", ("theirs.parts:Sharp", "theirs.parts:Moved")),
+            ("outliers", "fog", ("theirs.parts:Fog", "theirs.parts:Drizzle")),
+        ):
+            with pytest.raises(UserError) as caught:
+                registry.find(room, name, "its.key")
+            said = str(caught.value)
+            assert said.startswith(f"its.key: '{name}' is announced as ") and "which of these is meant" in said
+            assert all(f"'{path}' (package {by})" in said for path, by in zip(paths, ("theirs", "fork"), strict=True))
+            assert registry.find(room, paths[1]).path == paths[1]
+        assert registry.find("losses", "flat").path == "theirs.parts:flat"  # Both mean the same.
+    shown = invoke("show", "theirs.toml", cwd=place)
+    assert shown.returncode == 2 and "'fog' is announced as" in shown.stderr and "Traceback" not in shown.stderr
+    heads = invoke("list", "heads", cwd=place).stdout
+    assert heads.count("'sharp' is announced as 'theirs.parts:") == 2
+
+
+@pytest.mark.keras
 @pytest.mark.slow
 def test_the_version_and_the_place_of_what_is_named_decide_its_results(place):
     code = """
