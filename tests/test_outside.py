@@ -44,6 +44,21 @@ class Sharp(Softmax):
 
 
 @keras.saving.register_keras_serializable(package="theirs")
+class Margins(Softmax):
+    """A margin for each class, under names that kood's heads have for other options."""
+
+    def __init__(self, num_classes, margin=(0.1, 0.2), temperature=1.0, momentum="none", **kwargs):
+        super().__init__(num_classes, **kwargs)
+        if temperature > 1000:
+            raise ValueError(f"temperature must be at most 1000; it is {temperature}.")
+        self.margin, self.temperature, self.momentum = list(margin), temperature, momentum
+
+    def get_config(self):
+        own = {"margin": self.margin, "temperature": self.temperature, "momentum": self.momentum}
+        return {**super().get_config(), **own}
+
+
+@keras.saving.register_keras_serializable(package="theirs")
 class Moved(Softmax):
     """Logits of weights that it moves by itself."""
 
@@ -650,6 +665,30 @@ def test_a_head_that_learns_nothing_needs_a_neck_on_a_frozen_backbone(here):
     with pytest.raises(UserError, match="'theirs.parts:Moved' has no weights that learn, nor has a frozen backbone"):
         load(here, [*frozen, "head=theirs.parts:Moved"])
     assert load(here, [*frozen, "head=theirs.parts:Moved", "classifier.neck=4"]).classifier.neck == 4
+
+
+@pytest.mark.keras
+def test_options_of_a_head_are_its_own_to_judge_whatever_they_are_called(here, tmp_path, recwarn):
+    from kood.pipeline.build import build_head
+    from kood.recipe import load
+
+    given = "head={name='theirs.parts:Margins',margin=[0.1,0.3],temperature=500.0,momentum='slow'}"
+    recipe = load(here, [given])
+    (tmp_path / "again.toml").write_text(recipe.to_toml())
+    again = load(tmp_path / "again.toml")
+    assert again.head == recipe.head and not recwarn.list
+    head = build_head(again, 2)
+    assert (head.margin, head.temperature, head.momentum) == ([0.1, 0.3], 500.0, "slow")
+    with pytest.raises(UserError, match="head: temperature must be at most 1000; it is 2000"):
+        build_head(load(here, [given.replace("500.0", "2000.0")]), 2)
+    for wrong, told in (
+        ("{name='arcface',margin=[0.1,0.3]}", "head.margin: found [0.1, 0.3]"),
+        ("{name='LogitNorm',temperature=500.0}", "head.temperature: found 500.0"),
+        ("{name='nope',margin=[0.1]}", "there is no 'nope' among the heads"),
+    ):
+        with pytest.raises(UserError) as caught:
+            load(here, [f"head={wrong}"])
+        assert told in str(caught.value)
 
 
 @pytest.mark.keras

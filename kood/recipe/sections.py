@@ -3,7 +3,15 @@
 import re
 from typing import Annotated, Any, Literal
 
-from pydantic import BeforeValidator, Field, WithJsonSchema, model_validator
+from pydantic import (
+    BeforeValidator,
+    Field,
+    ValidationInfo,
+    WithJsonSchema,
+    field_serializer,
+    field_validator,
+    model_validator,
+)
 
 from kood import registry, specs
 from kood.section import ImageShape, Positive, Rate, Section, Share
@@ -128,7 +136,7 @@ class Head(Section, extra="allow"):
         dispersion_weight: Weight of what drives CIDER's prototypes apart.
     """
 
-    # Options of other heads are theirs to name; `_check` refuses what a head does not take.
+    # Options of other heads are theirs to name and to judge; `_check` refuses what a head does not take.
 
     name: str = "softmax"
     margin: Annotated[float, Field(ge=0.0, le=100.0)] | None = None
@@ -138,6 +146,18 @@ class Head(Section, extra="allow"):
     h: Rate | None = None
     temperature: Rate | None = None
     dispersion_weight: Annotated[float, Field(ge=0.0, le=1e6)] | None = None
+
+    @field_validator("*", mode="wrap")
+    @classmethod
+    def _as_koods(cls, value: Any, handler: Any, info: ValidationInfo) -> Any:
+        """The types and ranges above are those of kood's heads; another's may call an option likewise."""
+        name = info.data.get("name", "softmax")  # The first field; of one that is none `_check` tells.
+        is_own = info.field_name == "name" or ":" not in name and name.lower() in registry.room("heads")
+        return handler(value) if is_own else value
+
+    @field_serializer("*")
+    def _as_it_is(self, value: Any) -> Any:
+        return value
 
     def options(self) -> dict[str, Any]:
         """The arguments that the recipe gives beside the number of classes."""
