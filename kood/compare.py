@@ -20,6 +20,7 @@ from kood import process, report, specs
 from kood.errors import UserError
 from kood.registry import nearest
 from kood.report.across import comparison, folds
+from kood.report.aggregate import group
 from kood.report.comparable import unlike
 from kood.report.formats import ENDINGS, FORMATS
 from kood.report.tables import Table
@@ -64,6 +65,7 @@ def compare_runs(
     # As it stands where a run has it: the package that a score is from need not be here.
     there = score is not None and any(score in (*cell["scores"], *report.specs_of(cell)) for cell in cells)
     wanted = score if score is None or there else specs.canonical(score, "--score")
+    with_folds = [cell for cell in cells if cell.get("hold_out")]
     for cell in cells:
         different = report.different_images(cells[0], cell)
         if different:
@@ -81,6 +83,7 @@ def compare_runs(
             if held := cell.get("hold_out"):
                 values = [_values(cell["folder"], fold["scores_file"], f"{spec}") for fold in held["folds"]]
                 cell["hold_out"] = report.folds_by_score(held, f"{spec}", values)
+    told = _without_folds(with_folds, score)
     rows = report.aggregate(cells)
     base = _baseline(rows, baseline)
     arrays = _Arrays()
@@ -91,7 +94,7 @@ def compare_runs(
         if row["difference"]:
             row["difference"] = {**row["difference"], "baseline": _shown(base["cell"])}
     smoke = dict.fromkeys(clean(cell["cell"]["run"]) for cell in cells if cell.get("quick"))
-    warnings = [f"{', '.join(smoke)}: {SMOKE}"] if smoke else []
+    warnings = [*([f"{', '.join(smoke)}: {SMOKE}"] if smoke else []), *told]
     unalike = unlike(cells)
     table = comparison(shown, unalike, warnings)
     if to is not None:
@@ -106,6 +109,18 @@ def compare_runs(
             console.print()
             print_table(console, each)
     return rows
+
+
+def _without_folds(cells: Sequence[dict[str, Any]], score: str | None) -> list[str]:
+    """Takes the folds off rows that have them of some seeds alone by a score: which seeds these are is no chance where
+    folds choose no options. Returns what there is to say of it."""
+    lost = [(labels, runs) for labels, runs in group(cells) if any(run["hold_out"] is None for run in runs)]
+    for cell in cells:
+        if any(cell is run for _, runs in lost for run in runs):
+            cell["hold_out"] = None
+    names = [_name(labels) for labels, _ in lost]
+    why = f"not all folds have scores by {clean(f'{score}')} as their seeds measure it (folds choose no options)"
+    return [f"No held-out figures under {some_of(map(repr, names))}: {why}."] if names else []
 
 
 def _names(folders: Sequence[Path]) -> list[str]:

@@ -649,6 +649,22 @@ def test_folds_by_another_score_are_of_that_score(tmp_path):
     assert "held_out" not in row and "folds" not in row
 
 
+def test_folds_by_a_score_that_some_seeds_alone_chose_so_are_left_out_and_told_of(tmp_path):
+    """Seeds choose options, folds do not: those of the seed that chose the defaults are no mean over seeds."""
+    runs = [with_folds(tmp_path / name, 0.5, 0.6, 0.4, others=("energy",)) for name in ("one", "other")]
+    for run, chosen in zip(runs, (["energy"] * 3, ["energy:temperature=10", "energy", "energy"]), strict=True):
+        told = json.loads((run / "report.json").read_text())
+        for one, spec in zip(told["cells"], chosen, strict=True):
+            one["tuned"] = {"energy": {"chosen": spec, "tried": {spec: 0.5}}}
+            one["scores"][spec] = one["scores"]["msp"]
+        (run / "report.json").write_text(json.dumps(told))
+    rows, text = quietly(*runs, score="energy")
+    assert rows[0]["held_out"]["auroc"]["n"] == 3 and "held_out" not in rows[1] and "folds" not in rows[1]
+    said = "No held-out figures under 'other': not all folds have scores by energy as their seeds measure"
+    assert said in " ".join(text.split())
+    assert "No held-out" not in quietly(*runs)[1] and quietly(*runs)[0][1]["held_out"]["auroc"]["n"] == 3
+
+
 @pytest.mark.parametrize(
     "held", [3, {"folds": 3, "mean": {}}, {"folds": [3], "mean": {}}, {"folds": [], "mean": {"auroc": {"mean": "x"}}}]
 )
