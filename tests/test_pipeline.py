@@ -138,9 +138,19 @@ def test_nothing_is_said_to_be_trained_only_where_nothing_was(tmp_path, trained)
 
     from kood.pipeline import _say_where
 
-    said = Console(file=io.StringIO())
-    _say_where(said, tmp_path, {"stages": {"evaluate": {"cached": False}, trained: {"cached": False}}})
-    assert ("Nothing was trained" in said.file.getvalue()) == (not trained)
+    def told(attached=None, **stages):
+        said = Console(file=io.StringIO())
+        ran = {name: {"cached": cached} for name, cached in stages.items()}
+        _say_where(said, tmp_path, {"stages": ran, "attached": attached})
+        return said.file.getvalue()
+
+    text = told(evaluate=False, **{trained or "data": bool(not trained)})
+    assert ("Nothing was trained: what an earlier run trained fits" in text) == (not trained)
+    assert "the results of an earlier run fit" not in text
+    assert "Nothing was trained: the results of an earlier run fit" in told(evaluate=True, classifier=True)
+    # Of a classifier that exists nothing is trained; what was measured or written anew was made again.
+    assert "Nothing was made again" in told({"model": "m"}, classifier=True, evaluate=True, export=True)
+    assert "Nothing was" not in told({"model": "m"}, classifier=True, evaluate=False, export=False)
 
 
 @pytest.mark.keras

@@ -175,18 +175,19 @@ def _no_room(error: Exception) -> str:
     return next((told for told in map(os.strerror, NO_ROOM) if told in str(error)), "")
 
 
+#: The stages that train something.
+_TRAININGS = ("diffusion", "judge", "classifier", "baseline_classifier", "folds")
+
+
 def _say_where(console: Console, folder: Path, result: dict[str, Any]) -> None:
     cells = result.get("cells", [result])
-    trained = [
-        name
-        for cell in cells
-        for name in ("diffusion", "judge", "classifier", "baseline_classifier", "folds")
-        if not cell["stages"].get(name, {"cached": True})["cached"]
-    ]
-    if not trained:
-        # Of a classifier that exists nothing is trained anyway.
-        done = "made again" if any(cell.get("attached") for cell in cells) else "trained"
+    made = {name for cell in cells for name, stage in cell["stages"].items() if not stage["cached"]}
+    is_attached = any(cell.get("attached") for cell in cells)  # Nothing of it is trained anyway.
+    if not made:
+        done = "made again" if is_attached else "trained"
         console.print(f"Nothing was {done}: the results of an earlier run fit this recipe.", highlight=False)
+    elif made.isdisjoint(_TRAININGS) and not is_attached:
+        console.print("Nothing was trained: what an earlier run trained fits this recipe.", highlight=False)
     console.print(Text(f"Report: {folder / 'report.html'}"), soft_wrap=True)
     if result.get("version"):
         published, served = folder / str(result["version"]), newest_version(folder)
