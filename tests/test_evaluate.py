@@ -504,6 +504,11 @@ def test_every_class_is_told_by_itself(classifier):
     assert any("but clearly fewer are of 'b' (0% of 20)" in text for text in warnings)
     assert any("labelled rightly, but clearly fewer of" in text and "'c' (0% of 20)" in text for text in warnings)
     assert not measure(classifier, names=["knn"], headline="knn").figures["warnings"]
+    swapped = np.array([0, 2, 1, 3])[labels]  # Two names that are exchanged are no hard classes.
+    test = ImageSet(images(80, 4).images, swapped, hard.class_names)
+    told = evaluate(classifier, **sets, test=test, near={}, far={}, names=["knn"], headline="knn").figures["warnings"]
+    assert any("in another order (it calls 'b' as 'c', 'c' as 'b')" in text for text in told)
+    assert not any("a training on more of them" in text for text in told)
 
 
 @pytest.mark.slow

@@ -9,6 +9,7 @@ import scipy
 from kood import metrics
 from kood.conformal import Calibration, clearly_more, needed_images, rate_interval
 from kood.data.large import blocks_of
+from kood.detector.agreement import other_order
 from kood.detector.choosing import Choice, Measured, mean_auroc
 from kood.intervals import auroc_interval
 from kood.outputs import Outputs, softmax
@@ -92,7 +93,7 @@ def figures_of(
             *measured.warnings,
             *choice.doubts,
             *about_threshold,
-            *wrong_classes(classes),
+            *([another] if (another := other_order(given, truth, class_names)) else wrong_classes(classes)),
         ],
         "notes": measured.notes,
     }

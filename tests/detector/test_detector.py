@@ -708,6 +708,43 @@ def test_another_order_is_found_of_images_in_turns_of_their_classes(classes):
     assert disagreement(labels, labels, names) == ""
 
 
+def labelled_by(chances, images, seed=0):
+    """(given, labels) of a model that gives images of each class the classes with such chances."""
+    draw, classes = np.random.default_rng(seed), len(chances)
+    given = [draw.choice(classes, images, p=one / one.sum()) for one in chances]
+    return np.concatenate(given), np.repeat(np.arange(classes), images)
+
+
+@pytest.mark.parametrize(("classes", "images", "pairs"), [(10, 24, 1), (10, 60, 1), (100, 20, 1), (100, 12, 5)])
+def test_a_few_classes_that_are_exchanged_are_found_among_many(classes, images, pairs):
+    chances, order = np.full((classes, classes), 0.1 / classes) + 0.9 * np.eye(classes), np.arange(classes)
+    order[: 2 * pairs] = order[: 2 * pairs] ^ 1
+    given, labels = labelled_by(chances, images)
+    names = [str(k) for k in range(classes)]
+    told = disagreement(given, order[labels], names)
+    assert f"of the known images of {2 * pairs} classes rightly" in told and "'0' as '1', '1' as '0'" in told
+    assert disagreement(given, labels, names) == ""
+
+
+@pytest.mark.parametrize(("classes", "images"), [(10, 25), (10, 100), (100, 10), (100, 20)])
+@pytest.mark.parametrize("alike", [0.0, 0.05])
+def test_a_weak_model_that_takes_a_class_for_another_as_often_is_in_its_right_order(classes, images, alike):
+    own = np.eye(classes)
+    chances = (
+        np.full((classes, classes), 0.2 / classes) + (0.4 - alike) * own + (0.4 + alike) * own[np.arange(classes) ^ 1]
+    )
+    names = [str(k) for k in range(classes)]
+    refused = sum(disagreement(*labelled_by(chances, images, seed), names) != "" for seed in range(20))
+    assert refused <= 2
+
+
+def test_a_class_that_is_mostly_called_by_an_output_without_images_is_not_exchanged():
+    # Of a thousand outputs, as "screen" for "monitor"; the nine other classes are right.
+    labels = np.repeat(np.arange(10), 50)
+    given = np.where(labels == 3, 700, labels)
+    assert disagreement(given, labels, [str(k) for k in range(1000)]) == ""
+
+
 def told_of(*parts):
     """What speaks against (given, label, count) triples."""
     given, labels = (np.repeat([part[at] for part in parts], [part[2] for part in parts]) for at in (0, 1))
