@@ -5,6 +5,7 @@ import json
 import re
 import shutil
 import sys
+import unicodedata
 from pathlib import Path
 
 import numpy as np
@@ -204,6 +205,22 @@ def test_another_order_of_the_classes_is_another_folders(invoke, finished, tmp_p
     result = invoke("attach", tmp_path / "bgr.keras", "--id", "known", *given, cwd=folder)
     assert result.returncode == 2 and "red, green, blue" in result.stderr and "in another order" in result.stderr
     assert not (tmp_path / "rgb" / "2").exists() and (tmp_path / "rgb" / "belongs_to.json").read_bytes() == before
+
+
+@pytest.mark.parametrize("parts", ["", "train"])
+def test_folders_are_numbered_by_their_names_as_the_disk_has_them(invoke, place, tmp_path, parts):
+    """As Keras does: of e and an accent, "élan" comes before "gin"; of one letter, after all others."""
+    names = [unicodedata.normalize("NFD", name) for name in ("élan", "gin", "rot")]
+    written(tmp_path / "accents" / parts, 90, 7, names)
+    if parts:
+        written(tmp_path / "accents" / "test", 60, 8, ["élan", "gin", "rot"])
+    given = ("--score", "msp", "--accept", "0.9", "--saved", tmp_path)
+    result = invoke("attach", "rgb.keras", "--id", tmp_path / "accents", *given, cwd=place)
+    assert result.returncode == 0 and "100.0% of" in result.stdout, result.stderr
+    report = report_of(tmp_path)
+    assert report["class_names"] == ["élan", "gin", "rot"] and report["id"]["accuracy"] == 1
+    asked = invoke("predict", tmp_path / "rgb", tmp_path / "accents" / parts / names[0], "--json", cwd=place)
+    assert {json.loads(line)["class_name"] for line in asked.stdout.splitlines()} == {"élan"}
 
 
 def test_what_is_served_answers_as_the_detector(finished, tmp_path):

@@ -14,6 +14,7 @@ import numpy as np
 from kood.attached import Adapted, adapted, bring, function_named, opened
 from kood.data.image_set import ImageSet
 from kood.data.paths import KERAS_FILE, data_path, need_file
+from kood.data.sources.folder import on_disk
 from kood.detector.measuring import Measuring
 from kood.detector.trying import TRIED
 from kood.errors import UserError
@@ -39,7 +40,7 @@ class Attached(Stage):
         data: Its images.
     """
 
-    kind, version, is_shared = "attached", 5, False
+    kind, version, is_shared = "attached", 6, False
 
     def __init__(self, recipe: Recipe, data: Data):
         super().__init__(recipe, role="classifier")
@@ -67,7 +68,7 @@ class Attached(Stage):
         function, modules = self.function, self.attach.imports
         return {
             "backend": keras.backend.backend(), "model": digest_file(self._file), "preprocess": self.attach.preprocess,
-            "features": self.attach.features, "classes": self._listed, "names": self._folders,
+            "features": self.attach.features, "classes": self._listed, "names": self._as_keras,
             "sets": self.data.digest("train"), "shape": list(self.recipe.data.shape),
             "imports": [[name, source_of(None, name)] for name in modules],
             "function": function and source_of(function_named(function), function.partition(":")[0]),
@@ -81,12 +82,23 @@ class Attached(Stage):
     def _folders(self) -> list[str]:
         return list(self.data.images("train").class_names)
 
+    @functools.cached_property
+    def _as_keras(self) -> list[str]:
+        """The class folders in the order in which Keras numbers them: names as the disk has them, not composed."""
+        source, folders = self.recipe.data.id, self._folders
+        if source.source != "folder" or source.path is None or source.classes is not None:
+            return folders
+        if all(map(str.isascii, folders)):
+            return folders
+        names = on_disk(source.path)
+        return sorted(folders, key=lambda name: names.get(name, name))
+
     def make(self, folder: Path, work: Work) -> dict[str, Any]:
         with work.progress.bar(self.role):
             model = opened(self._file, key="attach.model")
             classifier = adapted(model, self.attach.features, self.attach.preprocess)
             measuring = Measuring(classifier, scores=["msp"], image_shape=self.recipe.data.shape)
-            how, names, place = matched(self._folders, self._listed, measuring.num_classes)
+            how, names, place = matched(self._folders, self._listed, measuring.num_classes, self._as_keras)
             facts: dict[str, Any] = {"class_names": names, "place": place}
             known = _labelled(self.data.images("train"), facts)
             some = known.take(np.linspace(0, len(known) - 1, min(LOOKED_AT, len(known))).astype(int))
@@ -196,13 +208,16 @@ def outputs_named(file: Path, folders: Sequence[str] = ()) -> list[str]:
              for place, name in enumerate(names)]  # fmt: skip
 
 
-def matched(folders: Sequence[str], listed: Sequence[str] | None, outputs: int) -> tuple[str, list[str], list[int]]:
+def matched(
+    folders: Sequence[str], listed: Sequence[str] | None, outputs: int, as_keras: Sequence[str] | None = None
+) -> tuple[str, list[str], list[int]]:
     """Which output of a model each class folder is.
 
     Args:
         folders: Names of the class folders.
         listed: The class of each output, where that is known.
         outputs: How many the model has.
+        as_keras: The folders in the order in which Keras numbers them; as they stand where not given.
 
     Returns:
         How they were matched, a sentence; a name for each output; and the output of each folder.
@@ -241,4 +256,5 @@ def matched(folders: Sequence[str], listed: Sequence[str] | None, outputs: int) 
             f"attach.model: has {outputs} outputs, and there are {len(folders)} class folders; say which output each "
             "class is (--classes FILE, one name a line in the order of the outputs)"
         )
-    return "classes: the folders in alphabetical order, as Keras numbers them", list(folders), list(range(outputs))
+    names = list(folders if as_keras is None else as_keras)
+    return "classes: the folders in alphabetical order, as Keras numbers them", names, list(map(names.index, folders))

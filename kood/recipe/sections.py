@@ -226,7 +226,8 @@ class Attach(Section):
         model: Its `.keras` file.
         classes: A file that says which class each output of the model is: one name a line in the order of the outputs,
             or JSON, a list of names or {name = number}. Not given, classes are matched by the numbers that their
-            folders' names begin with where all do, else in alphabetical order, as Keras numbers folders.
+            folders' names begin with where all do, else in alphabetical order, as Keras numbers folders: by
+            their names as the disk has them, where é may be an e and an accent.
         preprocess: What the model takes in place of pixels of 0..255: "none", these; "0..1"; "-1..1"; "caffe", BGR less
             ImageNet's means; "torch", 0..1 normalized by ImageNet's means and deviations; or "module:function".
         features: The layer whose outputs are the features; the input of the last dense layer where not given.

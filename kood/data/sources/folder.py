@@ -91,6 +91,19 @@ def listed_splits(path: str | Path, group: Mapping[str, int | str] | None = None
     return Listed(listings, (*passed.notes(), *dict.fromkeys(told)), lone)
 
 
+def on_disk(path: str | Path) -> dict[str, str]:
+    """{the name of a class, composed: how the disk has it} of a folder as `folder` takes it, of all its parts; the
+    training part's where several have a class.
+
+    One name has several spellings, and who sorts names as the disk has them numbers them otherwise.
+    """
+    root = data_path(str(path))
+    _, inner = images_among(root, links=True)
+    parts = _part_folders(root, inner)
+    each = [images_among(parts[part], links=True)[1] for part in sorted(parts, key="train".__eq__)] or [inner]
+    return {composed(name): name for entries in each for name in (Path(entry).name for entry in entries)}
+
+
 def _part_folders(root: Path, inner: list[str]) -> dict[str, str]:
     """{part: its folder}; empty where the folders are classes."""
     found = {entry: part for entry in inner if (part := part_of(_name(entry)))}
