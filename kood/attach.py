@@ -8,6 +8,7 @@ import numpy as np
 
 from kood import pipeline
 from kood.attached import bring, image_shape_of, opened
+from kood.data.elsewhere import otherwise
 from kood.errors import UserError, in_words
 from kood.pipeline.attached import outputs_named
 from kood.recipe import Recipe, checked
@@ -152,6 +153,7 @@ def recipe_for(
         "data": data, "attach": attached, "evaluate": evaluate, "serve": {"accept": accept, "by_class": by_class},
     }  # fmt: skip
     lines = [_side(shape) if is_any and size is None else "", _resized(found, shape, antialias)]
+    lines += otherwise(found.kinds, len(found.shapes))
     return checked(given, f"kood attach {clean(model)}"), "\n".join(filter(None, lines))
 
 

@@ -323,6 +323,23 @@ def test_images_that_are_made_much_smaller_are_told_of(place, tmp_path, monkeypa
         assert recipe.data.antialias == (antialias is not False)
 
 
+def test_files_that_keras_reads_otherwise_are_told_of(place, tmp_path, monkeypatch):
+    from kood.attach import recipe_for
+
+    monkeypatch.chdir(place)
+    assert recipe_for(Path("rgb.keras"), known="known")[1] == ""
+    shutil.copytree("known", tmp_path / "known")
+    some = sorted((tmp_path / "known").rglob("*.png"))
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    for number, file in enumerate(some[:7]):
+        with Image.open(file) as image:
+            image.convert("RGBA" if number < 4 else "RGB").save(file, exif=exif if number >= 4 else None)
+    turned, transparent = recipe_for(Path("rgb.keras"), known=str(tmp_path / "known"))[1].splitlines()
+    assert turned.startswith("images: 3 of 240 files looked at are turned upright as their EXIF says, which Keras's")
+    assert transparent.startswith("images: 4 of 240 files looked at are transparent and laid over white")
+
+
 def test_all_parts_of_the_known_images_are_looked_at(place, tmp_path, monkeypatch):
     from kood.attach import recipe_for
     from kood.data import load_id

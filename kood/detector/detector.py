@@ -11,6 +11,7 @@ import numpy as np
 from kood.classifier import Classifier
 from kood.conformal import Calibration, doubted, refuse_too_few
 from kood.data.copies import whole
+from kood.data.elsewhere import read_otherwise
 from kood.data.image_set import ImageSet
 from kood.detector import export, file
 from kood.detector.choosing import validation_images
@@ -136,7 +137,8 @@ class Detector(Measuring):
         doubts = self.suits("fit", passed.outputs["logits"].argmax(axis=1), passed.labels, some)
         self._fit_tried = bool(some)
         # All that an earlier fit found goes.
-        self.decision, self.doubts = None, {"fit": [*doubts, *unreadable(passed, "fit")]}
+        self.decision, self.doubts = None, {"fit": [*doubts, *unreadable(passed, "fit"), *self._otherwise(known)]}
+        self._fit_read = bool(known.files)
         if self.chooses:
             self.choice = None
         self.scorers = {name: Scorer(name, key=self.key) for name in self.every}
@@ -148,6 +150,10 @@ class Detector(Measuring):
             self.doubts["fit"] = measured.warnings
             self.choose(measured, "validation", [name for name in sets if name != "validation"])
         return self
+
+    def _otherwise(self, known: Known) -> list[str]:
+        """That Keras's loaders make other pixels of known images' files; networks of our own learnt from ours."""
+        return [] if self.is_own else read_otherwise(known.files)
 
     def _validation(self, kept: Sequence[Batch], seed: int) -> dict[str, Any]:
         """The images that were set aside, and what is made of them to be told from them, in the same range."""
@@ -211,7 +217,7 @@ class Detector(Measuring):
         if old is not None:
             its, flags = old.p_values(scores, label), old.flagged(scores, label)
             told += [doubted(scores, its, flags, label, old.groups, old.accept)]
-        told += [*doubts, *unreadable(passed, "calibrate")]
+        told += [*doubts, *unreadable(passed, "calibrate"), *([] if self._fit_read else self._otherwise(known))]
         if len(once) < len(digests):
             told.append(
                 f"{len(digests) - len(once):,} calibration images are copies of others, which say nothing new, and are "

@@ -45,12 +45,14 @@ class Known:
         range: The smallest and the largest of the numbers that the model sees of them, where no preprocessing is given.
         some: The first few.
         labelled: Some from all over, (H, W, C), each with its class, by its place.
+        files: Those that images were read from.
     """
 
     range: tuple[float, float] = (np.inf, -np.inf)
     some: list[np.ndarray] = field(default_factory=list)
 
     labelled: dict[int, tuple[np.ndarray, int]] = field(default_factory=dict)
+    files: list[str] = field(default_factory=list)
     _digests: list[np.ndarray] = field(default_factory=list)
     _each: int = 1
     _passed: int = 0
@@ -58,6 +60,7 @@ class Known:
     def note(self, batch: Batch, ranges: Ranges) -> None:
         """Keeps of a batch what tells its images again, their span, and some of them."""
         self._digests.append(ranges.digests(batch.pixels))
+        self.files += batch.files or ()
         low, high = ranges.span(batch.pixels)
         self.range = min(low, self.range[0]), max(high, self.range[1])
         if not self.some:

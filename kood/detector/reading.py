@@ -87,6 +87,8 @@ class Reading:
         self.digests: dict[str, np.ndarray] = {}
         #: Whether images of `fit` were tried under other preprocessings, so that those of `calibrate` need not be.
         self._fit_tried = False
+        #: Whether they came from files, so that those of `calibrate` need not be told of as well.
+        self._fit_read = False
         #: The smallest and the largest value among them.
         self.range: tuple[float, float] | None = None
         #: (H, W, C) of images that a model of any size was seen to leave something of.

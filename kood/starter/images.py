@@ -15,6 +15,7 @@ import numpy as np
 
 from kood.data.copies import connected, image_digests, near_pairs, perceptual_hashes
 from kood.data.decode import decoding, opened, orientation_of
+from kood.data.elsewhere import TRANSPARENT, TURNED
 from kood.data.listing import TESTED, Listing, check_parts
 from kood.data.paths import what_is_at
 from kood.data.sources.folder import listed_splits
@@ -40,8 +41,8 @@ KINDS = {
     "16 bits": "their upper 8 count",
     "CMYK": "read as Adobe has it, colour profiles are not applied",
     "several pictures": "the first is taken",
-    "transparent": "laid over data.ground, white where it is not given",
-    "turned by EXIF": "turned upright",
+    TRANSPARENT: "laid over data.ground, white where it is not given",
+    TURNED: "turned upright",
 }
 
 
@@ -290,8 +291,8 @@ def kinds_of(file: str) -> tuple[str, tuple[str, ...]]:
         found = {
             "16 bits": image.mode.startswith("I") or stored.endswith("16B"),
             "CMYK": image.mode == "CMYK",
-            "transparent": image.has_transparency_data,
-            "turned by EXIF": orientation_of(image) > 1,
+            TRANSPARENT: image.has_transparency_data,
+            TURNED: orientation_of(image) > 1,
             "several pictures": _goes_on(image),  # Last, since it leaves the first one.
         }
         return image.format or "unknown", tuple(kind for kind in KINDS if found[kind])

@@ -152,6 +152,24 @@ def test_every_way_to_give_images_gives_the_same_answers(detector, tmp_path):
     assert figures["scores"]["energy"]["mixed"] == figures["scores"]["energy"]["near"]
 
 
+@pytest.mark.one_backend
+def test_files_that_keras_reads_otherwise_are_told_of_once(model, tmp_path):
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    files, labels = [tmp_path / f"{row}.png" for row in range(40)], images(40, 3)[1]
+    for row, (file, image) in enumerate(zip(files, images(40, 3)[0], strict=True)):
+        one = Image.fromarray(image)
+        (one.convert("RGBA") if row < 3 else one).save(file, exif=exif if row in (3, 30) else None)
+    made = Detector(model, "energy").fit(files[:20], labels[:20])
+    turned, transparent = made.warnings
+    assert turned.startswith("images: 1 of 20 files looked at are turned upright as their EXIF says")
+    assert transparent.startswith("images: 3 of 20 files looked at are transparent")
+    assert made.calibrate(files[20:], accept=0.9).warnings == [turned, transparent]
+    (turned,) = Detector(model, "energy").calibrate(files[20:], accept=0.9).warnings
+    assert turned.startswith("images: 1 of 20 files looked at are turned")
+    assert Detector(model, "energy").calibrate(images(40, 3)[0], accept=0.9).warnings == []
+
+
 def test_what_is_predicted_needs_no_class_of_the_models(detector, tmp_path):
     import tensorflow as tf
 
