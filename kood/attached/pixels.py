@@ -9,7 +9,7 @@ import numpy as np
 from keras import ops
 
 from kood.attached.preprocessing import Preprocess
-from kood.attached.watching import Shape, image_shape_of, layers_of, watched
+from kood.attached.watching import Shape, fed, image_shape_of, layers_of, watched
 from kood.classifier import Classifier
 from kood.errors import UserError
 
@@ -249,7 +249,7 @@ def _reaching(
 
     try:
         with watched([layer for _, layer in layers_of(model)], seen):
-            model(ops.convert_to_tensor(pixels), training=False)
+            model(fed(model, ops.convert_to_tensor(pixels)), training=False)
     except _Reached:
         return found[0]
     except Exception:  # It does not take such images, which is for others to say.

@@ -10,7 +10,7 @@ import numpy as np
 from keras import ops
 
 from kood.attached.taken import Linear, pooled
-from kood.attached.watching import LAST, Shape, held_in, layers_of, probe, watched
+from kood.attached.watching import LAST, Shape, fed, held_in, layers_of, probe, watched
 from kood.errors import UserError
 from kood.text import clean
 
@@ -57,7 +57,7 @@ class Seen:
         """
         self._looked_at = looked_at
         with self._watched():
-            return self.model(ops.convert_to_tensor(pixels), training=False)
+            return self.model(fed(self.model, ops.convert_to_tensor(pixels)), training=False)
 
     def _watched(self) -> contextlib.AbstractContextManager:
         layers = [layer for _, layer in layers_of(self.model)]

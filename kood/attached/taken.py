@@ -6,7 +6,7 @@ from typing import Any, Literal
 import keras
 from keras import ops
 
-from kood.attached.watching import Shape, layer_named, watched
+from kood.attached.watching import Shape, fed, layer_named, watched
 
 __all__ = ["Answers", "Inside", "Linear", "Taken", "Unknown", "Way", "only", "pooled"]
 
@@ -119,7 +119,7 @@ class Taken(keras.Model):
             caught[id(layer)] = given, gave
 
         with watched([layer for layer in (way.dense, way.named) if layer is not None], keep):
-            answer = self.model(ops.cast(pixels, "float32"), training=False)
+            answer = self.model(fed(self.model, ops.cast(pixels, "float32")), training=False)
         if way.answers == "outputs":
             names = [name for name in ("features", "logits", "cosines") if name in answer]
             found = {name: ops.cast(answer[name], "float32") for name in names}
@@ -158,7 +158,7 @@ class Inside(keras.Layer):
 
         watching = [] if self.layer is None else [layer_named(self.model, self.layer)]
         with watched(watching, keep):
-            answer = self.model(pixels, training=training)
+            answer = self.model(fed(self.model, pixels), training=training)
         if watching:
             return seen[-1]
         return answer["features"] if isinstance(answer, dict) and "features" in answer else only(answer)

@@ -15,7 +15,7 @@ from kood.errors import UserError
 from kood.text import clean, some_of
 
 __all__ = [
-    "LAST", "Shape", "held_in", "image_shape_of", "layer_named", "layers_of", "probe", "quantised", "too_small",
+    "LAST", "Shape", "fed", "held_in", "image_shape_of", "layer_named", "layers_of", "probe", "quantised", "too_small",
     "watched",
 ]  # fmt: skip
 
@@ -128,10 +128,19 @@ def image_shape_of(model: keras.Model) -> Shape:
     return height, width, channels
 
 
+def fed(model: keras.Model, pixels: Any) -> Any:
+    """Images as a model's one input is given them: by its name, or in a list, where the model was made so.
+
+    Keras takes them bare as well, and warns.
+    """
+    given = getattr(model, "input", None)
+    return keras.tree.pack_sequence_as(given, [pixels]) if len(keras.tree.flatten(given)) == 1 else pixels
+
+
 def too_small(model: keras.Model, image_shape: tuple[int, ...]) -> bool:
     """Whether some layer of a model that takes any size has no position left of images (H, W, C)."""
     try:
-        model.compute_output_spec(keras.KerasTensor((None, *image_shape)))
+        model.compute_output_spec(fed(model, keras.KerasTensor((None, *image_shape))))
     except ValueError as error:
         return "zero or negative" in str(error)
     except Exception:  # Whatever a model of somebody's raises without numbers; with them it may not.
@@ -157,7 +166,7 @@ def probe(model: keras.Model, shape: Shape) -> tuple[np.ndarray, Any]:
         pixels = draw.random((4, *sized), "float32")
         pixels = np.concatenate([255 * pixels[:2], 2 * pixels[2:] - 1])
         try:
-            answer = model(ops.convert_to_tensor(pixels), training=False)
+            answer = model(fed(model, ops.convert_to_tensor(pixels)), training=False)
             # A mean over no position at all is NaN.
             if None not in shape or np.isfinite(ops.convert_to_numpy(keras.tree.flatten(answer)[0])).any():
                 return pixels, answer

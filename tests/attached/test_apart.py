@@ -492,3 +492,14 @@ def test_networks_of_keras_applications(name):
 @pytest.mark.parametrize("name", ["ConvNeXtTiny", "MobileNetV3Small", "VGG16", "EfficientNetB0"])  # Other last layers.
 def test_more_networks_of_keras_applications(name):
     check_application(name)
+
+
+@pytest.mark.filterwarnings("error:The structure of `inputs`")
+@pytest.mark.parametrize("wrapped", [lambda pixels: {"image": pixels}, lambda pixels: [pixels]])
+def test_one_input_by_name_or_in_a_list_is_given_so_without_a_warning_of_keras(wrapped):
+    pixels = keras.Input((None, None, 3), name="image")
+    found = layers.GlobalAveragePooling2D()(layers.Conv2D(4, 3)(layers.Rescaling(1 / 255)(pixels)))
+    model = keras.Model(wrapped(pixels), layers.Dense(4, activation="softmax")(found))
+    rows = np.random.default_rng(0).integers(0, 256, (3, 8, 8, 3)).astype("float32")
+    answer = ops.softmax(Adapted(model, takes_bytes=True)(rows)["logits"])
+    np.testing.assert_allclose(ops.convert_to_numpy(answer), ops.convert_to_numpy(model(wrapped(rows))), atol=1e-5)
