@@ -64,9 +64,10 @@ class Detector(Measuring):
     threshold by split conformal prediction: an image like the calibration images is accepted with probability at least
     `accept`.
 
-    Images are arrays (N, H, W, C), a `tf.data.Dataset`, a folder, a list of files or an iterator of batches; a batch is
-    in memory at a time. Files and uint8 arrays are pixels of 0..255, as `preprocess` takes them; a float array is what
-    the model itself takes where no `preprocess` is given, and pixels of 0..255 where one is.
+    Images are arrays (N, H, W, C), a `tf.data.Dataset`, a folder, a list of files, a table of them (.csv) or an
+    iterator of batches; a batch is in memory at a time. Files and uint8 arrays are pixels of 0..255, as `preprocess`
+    takes them; a float array is what the model itself takes where no `preprocess` is given, and pixels of 0..255 where
+    one is.
 
     Example:
         ```python

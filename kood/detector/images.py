@@ -13,9 +13,11 @@ from kood.attached.pixels import check_shape
 from kood.attached.watching import Shape
 from kood.data.files import PassedOver, files_under
 from kood.data.large import ahead
+from kood.data.listing import Listing
 from kood.data.paths import data_path, need
 from kood.data.rules import STRETCHED, Framing
-from kood.errors import UserError
+from kood.data.sources.table import TABLES, WITHOUT_RECIPE, listed_table
+from kood.errors import UserError, in_words
 from kood.text import clean, composed, some_of
 
 __all__ = ["Batch", "are_files", "batches", "count_of", "parted", "regrouped"]
@@ -60,14 +62,15 @@ def batches(
     Args:
         images: An array or tensor (N, H, W, C); a `tf.data.Dataset`, `keras.utils.PyDataset`, data loader, generator or
             other iterable of batches or single images, each x, (x, y) or {"image": x, "label": y}; a folder; a file,
-            or a list of files. Files are decoded a batch at a time, the next one while the batch before is used.
+            a list of files, or a table of lines FILE or FILE,LABEL. Files are decoded a batch at a time, the next one
+            while the batch before is used.
         shape: (H, W, C) of the model, None where it takes any size; files are brought to it.
         batch_size: Images a batch.
         framing: How files are brought to the shape.
         labels: (N,) the class of each image, or (N, K) one-hot; in place of those that come with the images.
-        class_names: The model's classes, in order: then a folder's class folders are matched with them, and a label
-            is one of them or its number. Without them a folder has no labels, and all images in it and in the folders
-            in it are taken, as `kood predict` takes them.
+        class_names: The model's classes, in order: then class folders and a table's labels are matched with them, and
+            a label is one of them or its number. Without them files have no labels, and all images in a folder and in
+            the folders in it are taken, as `kood predict` takes them.
         labelled: Whether labels that come with the images count; those of out-of-distribution images mean nothing here.
         perhaps: Whether a folder may have class folders that are all none of the model's classes, and then no labels.
         shown: What the progress is called.
@@ -156,7 +159,7 @@ def _files(images: Any, names: list[str] | None, perhaps: bool) -> tuple[list[st
         return [str(one) for one in images], None
     path = Path(images).expanduser()
     if path.is_file():
-        return [str(path)], None
+        return _in_table(path, names, perhaps) if path.suffix.lower() in TABLES else ([str(path)], None)
     if names is None:  # They show whatever they show, however they lie.
         folder, passed = data_path(str(path)), PassedOver()
         need(folder, "a folder", "a folder", "give a folder of images")
@@ -169,16 +172,33 @@ def _files(images: Any, names: list[str] | None, perhaps: bool) -> tuple[list[st
     if len(listed.parts) > 1:
         raise UserError(f"images: {clean(path)} has {' and '.join(listed.parts)}; give the folder of one of them")
     (part,) = listed.parts.values()
-    if perhaps and set(names).isdisjoint(part.names):
-        return part.files, None
-    if not part.names:
+    if not part.names and not perhaps:
         raise UserError(f"images: {clean(path)} has no class folders, which say what the images show; sort them into "
                         "one a class")  # fmt: skip
+    return part.files, _numbered(part, names, perhaps, f"{clean(path)} has class folders")
+
+
+def _in_table(path: Path, names: list[str] | None, perhaps: bool) -> tuple[list[str], np.ndarray | None]:
+    """The files that a table names, of all its parts where they need no classes, and their classes where it has any."""
+    with in_words({"^path: ": "images: ", **WITHOUT_RECIPE}):
+        listed = listed_table(str(path))
+    if names is None:
+        return listed.files, None
+    if len(listed.parts) > 1:
+        raise UserError(f"images: {clean(path)} has {' and '.join(listed.parts)}; give a table of one of them")
+    (part,) = listed.parts.values()
+    return part.files, _numbered(part, names, perhaps, f"{clean(path)} has classes") if part.names else None
+
+
+def _numbered(part: Listing, names: list[str], perhaps: bool, what: str) -> np.ndarray | None:
+    """The classes of a listing as numbers of the model's; None of others where it may have these."""
+    if perhaps and set(names).isdisjoint(part.names):
+        return None
     unknown = [name for name in part.names if name not in names]
     if unknown:
-        raise UserError(f"images: {clean(path)} has class folders that are none of the model's classes: "
-                        f"{some_of(map(clean, unknown))}; the classes are {some_of(map(clean, names))}")  # fmt: skip
-    return part.files, np.array([names.index(name) for name in part.names], np.int64)[part.labels]
+        raise UserError(f"images: {what} that are none of the model's classes: {some_of(map(clean, unknown))}; the "
+                        f"classes are {some_of(map(clean, names))}")  # fmt: skip
+    return np.array([names.index(name) for name in part.names], np.int64)[part.labels]
 
 
 def _whole(shape: Shape, files: list[str]) -> tuple[int, int, int]:

@@ -150,6 +150,19 @@ def test_every_way_to_give_images_gives_the_same_answers(detector, tmp_path):
     figures = detector.evaluate(str(tmp_path / "known"), near={"mixed": images(20, 6, mixed=True)[0]})
     assert figures["id"] == {"accuracy": 1.0, "ece": figures["id"]["ece"], "images": 30}
     assert figures["scores"]["energy"]["mixed"] == figures["scores"]["energy"]["near"]
+    table, plain, others = (tmp_path / name for name in ("known.csv", "plain.txt", "others.csv"))
+    lines = [f"known/{path.parent.name}/{path.name}" for path in sorted((tmp_path / "known").rglob("*.png"))]
+    table.write_text("".join(f"{line},{line.split('/')[1]}\n" for line in lines))
+    plain.write_text("\n".join(lines))
+    others.write_text("".join(f"{line},cat\n" for line in lines))
+    for file in (table, plain, others):
+        np.testing.assert_allclose(detector.predict(file).ood_score, wanted.ood_score[by_class], atol=1e-5)
+    assert detector.evaluate(table)["id"] == figures["id"] == detector.evaluate(plain, labels=labels[by_class])["id"]
+    with pytest.raises(UserError, match=r"images: .*others\.csv has classes that are none of .*: cat; the"):
+        detector.evaluate(others)
+    table.write_text("known/none.png,red\n")
+    with pytest.raises(UserError, match=r"^images: line 1 of .*known\.csv "):
+        detector.predict(table)
 
 
 @pytest.mark.one_backend
