@@ -17,8 +17,8 @@ _LOOKED_AT = 400
 #: What each kind is for us and for Keras, and what to do where it learnt from Keras's.
 _SAID = {
     TURNED: (
-        "are turned upright as their EXIF says, which Keras's loaders (image_dataset_from_directory) do not do; a "
-        "model that was trained on files that lie labels them worse: train it on upright copies, or give a "
+        "are turned upright as their EXIF says, which Keras's loaders (image_dataset_from_directory) do not do, so "
+        "a model that was trained on them as they are stored labels them worse: train it on upright copies, or give a "
         "kood.Detector the loader's dataset"
     ),
     TRANSPARENT: (
