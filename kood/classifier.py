@@ -31,7 +31,8 @@ class Classifier(TrainStep):
     With class weights w the cross-entropy of an in-distribution row with the label p counts sum over classes of p_k w_k
     times, the expected weight of its class. The mean stays one over the number of rows I: weights whose mean over the
     training images is 1 leave the loss at its size, and a batch weighs the same on one device and on several. A head
-    that has a `dispersion(features, labels)` adds it to the loss.
+    that has a `dispersion(features, labels)` adds it to the loss. What layers of backbone and head add by regularizers
+    and `add_loss` is part of it too, as in Keras.
 
     With `rotation` a dense layer on the features, of four outputs, learns by how many quarters of a turn an image was
     rotated (Hendrycks et al. 2019, arXiv 1906.12340):
@@ -129,7 +130,7 @@ class Classifier(TrainStep):
             outputs["rotation_logits"] = self.rotation_head(features)
         return outputs
 
-    def losses(self, batch, training=False):
+    def loss_terms(self, batch, training=False):
         """The terms of one batch.
 
         Args:
@@ -139,7 +140,7 @@ class Classifier(TrainStep):
 
         Returns:
             {"cross_entropy": scalar; "dispersion": scalar, where the head has one; "exposure" and "rotation": scalars,
-            where there are such}, all but the first already weighted.
+            where there are such; "layer_losses": scalar, where layers add some}, all but the first already weighted.
         """
         given, outlier = ops.cast(batch["label"], "float32"), ops.cast(batch["is_outlier"], "float32")
         label = ops.where(outlier[:, None] > 0, 0.0, given)
@@ -158,6 +159,7 @@ class Classifier(TrainStep):
         # Before the head keeps what it made of these rows.
         dispersion = {"dispersion": self.head.dispersion(features, label)} if self._disperses else {}
         logits = self._logits(features, label, training)
+        added = self.of_layers()  # Before the head is asked of virtual outliers, which are no rows of the batch.
         rows = loss_functions.cross_entropy(logits, label)
         if self.class_weight is not None:
             rows = rows * ops.sum(label * ops.convert_to_tensor(self.class_weight, "float32"), axis=-1)
@@ -170,7 +172,7 @@ class Classifier(TrainStep):
                 self.exposed.assign(ops.maximum(self.exposed, begun * (1.0 + ready)))
             exposure = self._exposure(features, logits, given, outlier, ready)
             terms["exposure"] = self.exposure_weight * begun * exposure
-        return terms
+        return {**terms, **added}
 
     def _turned(self, images, inside):
         """The in-distribution images in their three other rotations, and how much each row of one of these counts."""

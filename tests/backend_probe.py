@@ -83,7 +83,7 @@ def read(folder):
         forward = forward_of(model, ["rotation"] if model.rotation else [])
         outputs = {key: ops.convert_to_numpy(value) for key, value in forward(batch["image"]).items()}
         numbers |= {f"{name}/{key}": value for key, value in outputs.items()}
-        terms = model.losses(batch, training=False)
+        terms = model.loss_terms(batch, training=False)
         numbers |= {f"{name}/{key}": ops.convert_to_numpy(value) for key, value in terms.items()}
         labels = batch["label"].argmax(1)
         # Each score once: against float64 they all stand in their own tests.

@@ -101,8 +101,8 @@ def test_the_loss_is_the_mean_over_rows_and_rotations(head, told):
     exposure = "cosine_exposure" if head == "CIDER" else "outlier_exposure"
     model, data = classifier(head, exposure=exposure, rotation=0.7, outlier_rows=told), batch()
     plain = Classifier(model.backbone, model.head, exposure=exposure)
-    terms = {name: float(numbers(value)) for name, value in model.losses(data).items()}
-    own = {name: float(numbers(value)) for name, value in plain.losses(data).items()}
+    terms = {name: float(numbers(value)) for name, value in model.loss_terms(data).items()}
+    own = {name: float(numbers(value)) for name, value in plain.loss_terms(data).items()}
     inside = data["is_outlier"] == 0
     np.testing.assert_allclose(terms.pop("rotation"), 0.7 * surprise64(model, data["image"])[inside].mean(), rtol=1e-5)
     assert terms.keys() == own.keys()
@@ -126,7 +126,7 @@ def test_no_more_images_pass_than_are_to_be_turned():
         model = Classifier(watched, heads.Softmax(CLASSES), exposure="outlier_exposure", rotation=1, outlier_rows=told)
         model.build((None, *SHAPE))
         seen.clear()
-        model.losses(batch())
+        model.loss_terms(batch())
         assert seen == [expected]
 
 

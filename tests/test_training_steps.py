@@ -54,7 +54,7 @@ class DefaultStep(keras.Model):
         self.inner = inner
 
     def call(self, inputs, training=False):
-        return ops.stack(list(self.inner.losses(inputs, training=training).values()))
+        return ops.stack(list(self.inner.loss_terms(inputs, training=training).values()))
 
     def compute_loss(self, x=None, y=None, y_pred=None, sample_weight=None, training=True):
         return ops.sum(y_pred)
@@ -113,7 +113,7 @@ def test_logs_name_every_term_and_their_sum():
 
 def test_each_mean_is_over_its_own_rows():
     model, data = classifier("Softmax", exposure_weight=0.25), batch(rows=10, outliers=3)
-    terms = {k: float(ops.convert_to_numpy(v)) for k, v in model.losses(data).items()}
+    terms = {k: float(ops.convert_to_numpy(v)) for k, v in model.loss_terms(data).items()}
     logits = ops.convert_to_numpy(model(data["image"])["logits"]).astype("float64")
     log_p = logits - np.log(np.exp(logits).sum(1, keepdims=True))
     rows = data["is_outlier"] == 0
@@ -127,8 +127,8 @@ def test_class_weights_are_the_expected_weight_of_each_row(head):
     weights = (0.25, 1.0, 4.0)
     model, plain, data = classifier(head, class_weight=weights), classifier(head), batch(rows=10, outliers=3)
     data["label"][5:8] = [[0.5, 0.0, 0.5], [0.25, 0.75, 0.0], [0.2, 0.3, 0.5]]  # Labels may be soft.
-    terms = {k: float(ops.convert_to_numpy(v)) for k, v in model.losses(data).items()}
-    others = {k: float(ops.convert_to_numpy(v)) for k, v in plain.losses(data).items()}
+    terms = {k: float(ops.convert_to_numpy(v)) for k, v in model.loss_terms(data).items()}
+    others = {k: float(ops.convert_to_numpy(v)) for k, v in plain.loss_terms(data).items()}
     features = plain.backbone(data["image"])
     logits = ops.convert_to_numpy(plain.head(features, data["label"])).astype("float64")
     log_p = logits - np.log(np.exp(logits).sum(1, keepdims=True))
@@ -168,7 +168,7 @@ def test_the_label_of_a_mixture_is_for_its_exposure_alone(head):
     """The cross-entropy, and what the head keeps, are those of a batch whose outliers have no label."""
     model, twin = classifier(head), classifier(head)
     data, plain = mixed_batch(), batch()
-    terms, others = model.losses(data, training=True), twin.losses(plain, training=True)
+    terms, others = model.loss_terms(data, training=True), twin.loss_terms(plain, training=True)
     values = {k: float(ops.convert_to_numpy(v)) for k, v in terms.items()}
     assert values["cross_entropy"] == float(ops.convert_to_numpy(others["cross_entropy"]))
     for mine, other in zip(model.weights, twin.weights, strict=True):
@@ -191,7 +191,7 @@ def test_mixtures_learn_their_shares():
 
 @pytest.mark.parametrize("kinds", [0, 12])
 def test_a_batch_of_one_kind_only(kinds):
-    terms = classifier().losses(batch(rows=12, outliers=kinds))
+    terms = classifier().loss_terms(batch(rows=12, outliers=kinds))
     values = {k: float(ops.convert_to_numpy(v)) for k, v in terms.items()}
     assert all(np.isfinite(v) for v in values.values())
     assert values["exposure" if kinds == 0 else "cross_entropy"] == 0.0
@@ -201,7 +201,7 @@ def test_a_head_that_disperses_adds_it_to_the_loss_before_it_moves():
     model, data = classifier("CIDER", "cosine_exposure"), batch()
     features, label = model(data["image"])["features"], np.where(data["is_outlier"][:, None] > 0, 0, data["label"])
     expected = float(ops.convert_to_numpy(model.head.dispersion(features, label)))
-    terms = model.losses(data)
+    terms = model.loss_terms(data)
     assert list(terms) == list(model.terms) == ["cross_entropy", "dispersion", "exposure"]
     assert float(ops.convert_to_numpy(terms["dispersion"])) == pytest.approx(expected, rel=1e-4)
     # Outliers, as negatives of every class, move the whole backbone.
@@ -289,7 +289,7 @@ def test_exposure_begins_at_its_step_and_goes_on_after_a_restart(tmp_path):
     again = keras.saving.load_model(tmp_path / "model.keras")
     assert (again.exposure_begin, int(ops.convert_to_numpy(again.step))) == (6, 8)
     assert float(ops.convert_to_numpy(again.exposed)) == 2.0
-    again.losses(batches[0])
+    again.loss_terms(batches[0])
     assert int(ops.convert_to_numpy(again.step)) == 8
     assert all("step" not in weight.path for weight in again.trainable_weights)
 
@@ -311,7 +311,7 @@ def test_how_far_exposure_came_is_kept_by_the_steps(begin, queue, found):
         history(model, [batch(seed=3 * start + i, rows=12) for i in range(3)], keras.optimizers.SGD(0.0), epochs=1)
         seen.append(float(ops.convert_to_numpy(model.exposed)))
     assert seen == found
-    model.losses(batch(rows=12))
+    model.loss_terms(batch(rows=12))
     assert float(ops.convert_to_numpy(model.exposed)) == found[-1]
 
 
@@ -322,7 +322,7 @@ def test_virtual_outliers_count_beside_the_others_once_queues_are_full(exposure,
     rows = model._exposure_of
     shown = model(data["image"])["cosines" if exposure == "cosine_exposure" else "logits"]
     own = np.asarray(ops.convert_to_numpy(rows(shown)), "float64")[:outliers]
-    found = float(ops.convert_to_numpy(model.losses(data)["exposure"]))
+    found = float(ops.convert_to_numpy(model.loss_terms(data)["exposure"]))
     np.testing.assert_allclose(found, 0.5 * own.mean() if outliers else 0.0, rtol=1e-4, atol=1e-6)
     # Once they are full: the mean over both kinds of rows.
     features = np.random.default_rng(0).normal(size=model.virtual.features.shape).astype("float32")
@@ -334,7 +334,7 @@ def test_virtual_outliers_count_beside_the_others_once_queues_are_full(exposure,
     more = rows(model.head.cosines(drawn) if exposure == "cosine_exposure" else model.head(drawn))
     expected = np.concatenate([own, np.asarray(ops.convert_to_numpy(more), "float64")])
     assert len(expected) == outliers + 5
-    found = float(ops.convert_to_numpy(model.losses(data)["exposure"]))
+    found = float(ops.convert_to_numpy(model.loss_terms(data)["exposure"]))
     np.testing.assert_allclose(found, 0.5 * expected.mean(), rtol=1e-4, atol=1e-6)
 
 
@@ -347,7 +347,7 @@ def test_a_loss_that_needs_labels_is_told_that_virtual_outliers_are_mixtures_of_
 
     monkeypatch.setattr(registry, "obtain", lambda room, name: asks if name == "asks" else None)
     model = with_virtual("asks")
-    model.losses(batch(rows=12, outliers=4))
+    model.loss_terms(batch(rows=12, outliers=4))
     assert [labels.shape for labels in seen] == [(12, CLASSES), (5, CLASSES)] and not seen[1].any()
 
 
@@ -444,7 +444,7 @@ def test_the_loss_with_min_snr_against_numpy(monkeypatch, prediction, gamma, sch
     monkeypatch.setattr(keras.random, "normal", lambda *_, **__: ops.convert_to_tensor(epsilon.astype("float32")))
     model = Denoiser(Nothing(), schedule=schedule, prediction=prediction, min_snr=gamma)
     label = np.zeros((8, CLASSES), "float32")
-    found = model.losses({"image": image.astype("float32"), "label": label})["noise_error"]
+    found = model.loss_terms({"image": image.astype("float32"), "label": label})["noise_error"]
 
     a = model.alpha_bar[step].reshape(-1, 1, 1, 1)
     noisy = np.sqrt(a) * image + np.sqrt(1 - a) * epsilon
@@ -475,7 +475,7 @@ def test_labels_are_dropped_at_the_stated_rate():
     label = np.ones((20000, 1), "float32")
     image = np.zeros((20000, 1, 1, 1), "float32")
     # E (noise - kept)^2 = 1 + P(kept).
-    error = float(ops.convert_to_numpy(model.losses({"image": image, "label": label})["noise_error"]))
+    error = float(ops.convert_to_numpy(model.loss_terms({"image": image, "label": label})["noise_error"]))
     assert abs(error - 1.7) < 0.06
 
 
@@ -526,16 +526,16 @@ def test_the_graph_of_a_training_goes_with_its_model(clip, monkeypatch):
     import tensorflow as tf
 
     graphs, model = [], classifier()
-    losses_of = model.losses
+    terms_of = model.loss_terms
 
     def traced(*given, **options):
         graphs.append(weakref.ref(tf.compat.v1.get_default_graph()))
-        return losses_of(*given, **options)
+        return terms_of(*given, **options)
 
-    monkeypatch.setattr(model, "losses", traced)
+    monkeypatch.setattr(model, "loss_terms", traced)
     history(model, [batch()], keras.optimizers.Adam(global_clipnorm=clip), epochs=1)
     assert graphs and all(graph() is not None for graph in graphs)
     monkeypatch.undo()
-    model = losses_of = None
+    model = terms_of = None
     gc.collect()
     assert all(graph() is None for graph in graphs)

@@ -89,9 +89,10 @@ def denoising():
 
 
 def normalised():
-    """A network with batch normalisation, whose statistics are of the whole batch."""
-    image = keras.Input(SHAPE)
-    x = keras.layers.Activation("relu")(backends.BatchNormalization()(keras.layers.Conv2D(8, 3)(image)))
+    """A network with batch normalisation, whose statistics are of the whole batch, and a loss of its weights."""
+    image, decay = keras.Input(SHAPE), keras.regularizers.L2(0.01)
+    convolution = keras.layers.Conv2D(8, 3, kernel_regularizer=decay)
+    x = keras.layers.Activation("relu")(backends.BatchNormalization()(convolution(image)))
     return keras.Model(image, keras.layers.GlobalAveragePooling2D()(x))
 
 

@@ -3,9 +3,10 @@
 `TrainStep` is a `keras.Model` with the step of the backend in use. A model that inherits from it says its losses once,
 in `keras.ops`:
 
-    losses(batch, training) -> {term: scalar tensor}
+    loss_terms(batch, training) -> {term: scalar tensor}
 
-and lists the terms' names in `terms`. The step minimises their sum. Everything else about an update is the optimizer's:
+and lists the terms' names in `terms`; `of_layers` gives the term of what its layers add by themselves. The step
+minimises their sum. Everything else about an update is the optimizer's:
 clipping (`global_clipnorm`), the moving average of the weights (`use_ema`), loss scaling under float16.
 
 `devices` says how a step and a forward pass spread over several devices, and what that asks of a model's losses;

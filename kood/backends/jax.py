@@ -14,7 +14,7 @@ __all__ = ["TrainStep", "forward", "gradient"]
 
 
 class TrainStep(LossTerms):
-    """Gradient step of a `keras.Model` that has `losses`, for the JAX backend."""
+    """Gradient step of a `keras.Model` that has `loss_terms`, for the JAX backend."""
 
     train_function: Callable | None
 
@@ -92,7 +92,7 @@ class TrainStep(LossTerms):
             *zip(self.trainable_variables, trainable, strict=True),
             *zip(self.non_trainable_variables, fixed, strict=True),
         ]
-        with keras.StatelessScope(state_mapping=variables) as scope:
+        with keras.StatelessScope(state_mapping=variables, collect_losses=True) as scope:
             result = self.total(data)
         return result, [_current(scope, variable) for variable in self.non_trainable_variables]
 

@@ -8,12 +8,13 @@ import tensorflow as tf
 
 from kood.backends.tensorflow_devices import placed, summed_up
 from kood.backends.terms import LossTerms
+from kood.errors import UserError
 
 __all__ = ["TrainStep", "forward", "gradient", "inlined"]
 
 
 class TrainStep(LossTerms):
-    """Gradient step of a `keras.Model` that has `losses`, for the TensorFlow backend."""
+    """Gradient step of a `keras.Model` that has `loss_terms`, for the TensorFlow backend."""
 
     def fit(self, dataset, *, epochs, steps_per_epoch, initial_epoch=0, callbacks=(), **settings):
         """As on every backend; on several devices with a loop of its own around Keras's training function.
@@ -71,6 +72,15 @@ class TrainStep(LossTerms):
             gradients = self._shares(tape.gradient(scaled, weights))
             self._apply(gradients, weights)
             return self._logs(values)
+
+    def refuse_mixed(self):
+        """As on every backend; the replicas of a process take turns within a step, and each forgets the others'."""
+        strategy = self.distribute_strategy
+        if strategy.num_replicas_in_sync > 1 and len(strategy.extended.worker_devices) > 1:
+            raise UserError(
+                "a layer adds a loss of its own (add_loss, activity_regularizer), which Keras mixes up on several "
+                "devices of a process under TensorFlow; set train.devices = 1, or run under JAX or torch"
+            )
 
     def _apply(self, gradients, weights):
         """The optimizer's update; with one replica as if its gradients had been summed up.

@@ -10,7 +10,7 @@ __all__ = ["TrainStep", "forward", "gradient"]
 
 
 class TrainStep(LossTerms):
-    """Gradient step of a `keras.Model` that has `losses`, for the torch backend."""
+    """Gradient step of a `keras.Model` that has `loss_terms`, for the torch backend."""
 
     @exactly()
     def train_step(self, data):

@@ -93,7 +93,7 @@ class Denoiser(TrainStep):
         signal, noise = self._levels(inputs["step"])
         return signal * output + noise * inputs["image"]
 
-    def losses(self, batch, training=False):
+    def loss_terms(self, batch, training=False):
         """The denoising error of one batch.
 
         Args:
@@ -101,7 +101,7 @@ class Denoiser(TrainStep):
             training: Whether layers run in training mode.
 
         Returns:
-            {"noise_error": mean squared error, weighted where `min_snr` is given, scalar float32}.
+            {"noise_error": mean squared error, weighted where `min_snr` is given, scalar float32}, and what layers add.
         """
         image, label = ops.cast(batch["image"], "float32"), ops.cast(batch["label"], "float32")
         rows, *pixels = ops.shape(image)
@@ -115,7 +115,7 @@ class Denoiser(TrainStep):
         error = ops.square(output - target)
         if self.min_snr is not None:
             error = ops.take(self.weights_of_steps().astype("float32"), step)[:, None, None, None] * error
-        return {"noise_error": share(ops.mean(error))}
+        return {"noise_error": share(ops.mean(error)), **self.of_layers()}
 
     def weights_of_steps(self):
         """The weight of the loss at each step of the schedule, float64 (T,)."""
