@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 from kood import registry
 from kood.errors import UserError
 from kood.recipe import Recipe, load, of_its_file
+from kood.recipe.idle import idle_settings
 from kood.recipe.settings import labels
 from tests.conftest import TINY
 
@@ -210,6 +211,70 @@ arm = [
     assert rows.outliers.use == ["noise"] and rows.pure_samples.use == ["id_rows"] and rows.train.epochs == 1
     assert rows.outliers.label_mixup == recipe.outliers.label_mixup and rows.head.options() == {}
     assert rows.outliers.per_batch == recipe.outliers.per_batch and rows.train.batch_size == recipe.train.batch_size
+
+
+def test_the_order_of_the_keys_of_a_matrix_decides_nothing(tiny):
+    plain = tiny.read_text()
+    lines = ['"head.margin" = [0.1, 0.3]', 'head = ["arcface", "cosface"]']
+    found = []
+    for rows in (lines, lines[::-1]):
+        tiny.write_text(plain + "[matrix]\n" + "\n".join(rows) + "\n")
+        found.append(sorted((cell.head.name, cell.head.margin) for _, cell in load(tiny).cells()))
+    assert found[0] == found[1] == [(head, margin) for head in ("arcface", "cosface") for margin in (0.1, 0.3)]
+
+
+def test_a_table_in_a_row_changes_the_keys_that_it_names_and_no_others(tiny):
+    given = "outliers.noise.scale=0.9", "outliers.exposure=energy_exposure", "outliers.count=60"
+    rows = 'outliers = ["noise", { use = ["noise"], weight = 0.1, noise.count = 30 }]'
+    tiny.write_text(tiny.read_text() + f"[matrix]\n{rows}\n")
+    recipe = load(tiny, given)
+    (_, by_name), (_, by_table) = recipe.cells()
+    assert by_table.outliers.weight == 0.1 and by_table.outliers.noise.count == 30
+    changed = {"weight": by_name.outliers.weight, "noise": by_name.outliers.noise}
+    assert by_table.outliers.model_copy(update=changed) == by_name.outliers and by_name.outliers.noise.scale == 0.9
+    assert [labels["outliers"] for labels, _ in recipe.cells()] == ["noise", "noise weight=0.1 noise={'count': 30}"]
+    assert not [note for note in idle_settings(recipe) if "whole" in note]
+
+
+@pytest.mark.parametrize(
+    ("rows", "found"),
+    [
+        ("train = [{ epochs = 1 }, { epochs = 3 }]", [(1, 5), (3, 5)]),
+        ("arm = [{ train.epochs = 1 }, { train = {} }]", [(1, 5), (30, 64)]),
+    ],
+)
+def test_an_empty_table_empties_and_another_keeps_what_it_does_not_name(tiny, rows, found):
+    tiny.write_text(tiny.read_text() + f"[matrix]\n{rows}\n")
+    cells = [cell for _, cell in load(tiny, ["train.batch_size=5"]).cells()]
+    assert [(cell.train.epochs, cell.train.batch_size) for cell in cells] == found
+
+
+def test_a_head_that_is_named_is_whole_and_one_that_is_not_changes_the_recipes(tiny):
+    tiny.write_text(tiny.read_text() + "[matrix]\nhead = ['cosface', { margin = 0.3 }, { name = 'arcface' }]\n")
+    cells = [cell.head for _, cell in load(tiny, ["head={name='arcface', scale=16.0}"]).cells()]
+    assert [(head.name, head.options()) for head in cells] == [
+        ("cosface", {}), ("arcface", {"margin": 0.3, "scale": 16.0}), ("arcface", {})
+    ]  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("rows", "told"),
+    [
+        ('"train.epochs" = [1, 2]\narm = [{ train.epochs = 3 }, { name = "b" }]', "'arm' both set train.epochs"),
+        ('arm = [{ head = "cosface" }]\nhead = ["softmax"]', "'arm' and 'head' both set head.name"),
+        ('outliers = ["none", "noise"]\n"outliers.use" = [["noise"]]', "both set outliers.use"),
+        ('outliers = ["pure"]\n"pure_samples.use" = [["id_rows"]]', "both set pure_samples.use"),
+        ('head = [{ name = "arcface", margin = 0.2 }]\n"head.margin" = [0.1]', "both set head.margin"),
+        ('"budget.minutes" = [1.0, 2.0]', "matrix.budget.minutes: budget.minutes is the whole run's"),
+        ('arm = [{ report.leaderboard = true }]', "matrix.arm: report.leaderboard is the whole run's"),
+        ('name = ["a", "b"]', "matrix.name: name is the whole run's"),
+    ],
+)  # fmt: skip
+def test_a_row_that_would_be_covered_or_has_no_say_is_refused(tiny, rows, told):
+    tiny.write_text(tiny.read_text() + f"[matrix]\n{rows}\n")
+    with pytest.raises(UserError, match=told) as refused:
+        load(tiny)
+    assert "\n" not in str(refused.value)
 
 
 def test_mixing_outliers_with_images(tiny):

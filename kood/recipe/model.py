@@ -236,11 +236,10 @@ class Recipe(Section):
         rows = [zip(settings.labels(values), values, strict=True) for values in self.matrix.values()]
         cells = []
         for choice in itertools.product(*rows):
-            given, labels = copy.deepcopy(self._given), {}
+            given = copy.deepcopy(self._given)
             given.pop("matrix", None)
-            for key, (label, value) in zip(self.matrix, choice, strict=True):
-                settings.put_all(given, key, value, where="matrix")
-                labels[key] = label
+            labels = {key: label for key, (label, _) in zip(self.matrix, choice, strict=True)}
+            settings.put_cell(given, {key: value for key, (_, value) in zip(self.matrix, choice, strict=True)})
             try:
                 self._without_unused_tables(given.get("outliers"))
                 cell = Recipe.model_validate(given)

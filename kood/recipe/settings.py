@@ -7,7 +7,7 @@ from typing import Any
 from kood.errors import UserError
 from kood.recipe import spelling
 
-__all__ = ["dropped", "labels", "parse", "put", "put_all", "refuse_covered"]
+__all__ = ["dropped", "labels", "parse", "put", "put_all", "put_cell", "refuse_covered"]
 
 
 #: Tables that may be given by name alone.
@@ -29,24 +29,36 @@ def parse(value: str, *, where: str = "--set") -> Any:
         return value
 
 
+#: What a run has one of, whichever rows its table has.
+OF_THE_RUN = ("name", "report", "budget", "quick", "matrix")
+
+
 def _expand(key: str, value: Any) -> dict[str, Any]:
-    """The settings behind one that stands for several: a source by name, an arm of a comparison."""
+    """The settings behind one that stands for several: a source of outliers by name."""
     if key == "outliers" and isinstance(value, str | list):
         if value == "pure":
             return {"outliers.use": [], "pure_samples.use": ["audit", "augment"]}
         return {"outliers.use": [] if value == "none" else [value] if isinstance(value, str) else value}
-    if key == "arm" and isinstance(value, dict):
-        settings = _flat({k: v for k, v in value.items() if k != "name"})
-        return {k: v for inner, outer in settings.items() for k, v in _expand(inner, outer).items()}
     return {key: value}
 
 
+def _of_row(key: str, value: Any) -> dict[str, Any]:
+    """The settings that a value in the matrix stands for: of a table those that it names, an arm's among them."""
+    arm = key == "arm" and isinstance(value, dict)
+    table = {inner: one for inner, one in value.items() if inner != "name"} if arm else {key: value}
+    return {inner: one for whole, setting in _flat(table).items() for inner, one in _expand(whole, setting).items()}
+
+
 def _flat(table: dict[str, Any], above: str = "") -> dict[str, Any]:
-    """Nested tables as dotted keys, so that an arm changes the settings it names and no others; a head stays whole."""
+    """Nested tables as dotted keys, so that a row changes the settings it names and no others.
+
+    A head that is named stays whole, as options are one head's; so does an empty table, which empties.
+    """
     flat: dict[str, Any] = {}
     for key, value in table.items():
         whole = f"{above}{key}"
-        flat |= _flat(value, f"{whole}.") if isinstance(value, dict) and whole != "head" else {whole: value}
+        nested = isinstance(value, dict) and value and not (whole == "head" and "name" in value)
+        flat |= _flat(value, f"{whole}.") if nested else {whole: value}
     return flat
 
 
@@ -54,6 +66,30 @@ def put_all(tree: dict[str, Any], key: str, value: Any, *, where: str) -> None:
     """Sets a key, or what it stands for."""
     for one, setting in _expand(key, value).items():
         put(tree, one, setting, where=where)
+
+
+def put_cell(tree: dict[str, Any], choice: dict[str, Any]) -> None:
+    """Sets what a cell of the matrix takes of every key: what holds others first, so that no order of keys decides.
+
+    Args:
+        tree: The recipe, as TOML has it.
+        choice: {key of the matrix: value}.
+
+    Raises:
+        UserError: two keys set one thing, so one of them would have no say, or a key is not a row's to set.
+    """
+    settings = [(row, *one) for row, value in choice.items() for one in _of_row(row, value).items()]
+    by: dict[str, str] = {}
+    for row, one, value in settings:
+        for leaf in _leaves(one, value):
+            if leaf.partition(".")[0] in OF_THE_RUN:
+                raise UserError(f"matrix.{row}: {leaf} is the whole run's, so no row can have its own; give it outside "
+                                "of [matrix]")  # fmt: skip
+            if by.setdefault(leaf, row) != row:
+                raise UserError(f"matrix: {by[leaf]!r} and {row!r} both set {leaf} in one cell, and one of them would "
+                                "do nothing; leave it to one of them")  # fmt: skip
+    for _, one, value in sorted(settings, key=lambda setting: setting[1].count(".")):
+        put(tree, one, value, where="matrix")
 
 
 def refuse_covered(key: str, value: str, matrix: Any) -> None:
@@ -71,7 +107,7 @@ def refuse_covered(key: str, value: str, matrix: Any) -> None:
     given = _given_by(key, parsed)
     for row, values in matrix.items() if isinstance(matrix, dict) else ():
         for leaf in given if isinstance(values, list) and values else ():
-            if all(any(f"{leaf}.".startswith(f"{one}.") for one in _expand(row, cell)) for cell in values):
+            if all(any(f"{leaf}.".startswith(f"{one}.") for one in _of_row(row, cell)) for cell in values):
                 word = f'"{parsed}"' if parsed == value else value
                 instead = f"matrix.{row}=[{word if row in (key, f'{key}.name') else '...'}]"
                 raise UserError(f"--set {key}: every cell of the matrix sets {leaf}, so this would do nothing; write "
@@ -91,7 +127,7 @@ def dropped(given: dict[str, Any], matrix: dict[str, list[Any]]) -> dict[str, st
     found = {}
     for leaf in [leaf for key, value in given.items() if key != "matrix" for leaf in _leaves(key, value)]:
         for row, values in matrix.items():
-            above = [[one for one in _expand(row, cell) if leaf.startswith(f"{one}.")] for cell in values]
+            above = [[one for one in _of_row(row, cell) if leaf.startswith(f"{one}.")] for cell in values]
             if all(above) and not any(leaf in _given_by(row, cell) for cell in values):
                 found[leaf] = above[0][0]
     return found
@@ -99,7 +135,7 @@ def dropped(given: dict[str, Any], matrix: dict[str, list[Any]]) -> dict[str, st
 
 def _given_by(key: str, value: Any) -> list[str]:
     """The dotted keys that a setting, or what it stands for, gives values to."""
-    return [leaf for one, setting in _expand(key, value).items() for leaf in _leaves(one, setting)]
+    return [leaf for one, setting in _of_row(key, value).items() for leaf in _leaves(one, setting)]
 
 
 def _leaves(key: str, value: Any) -> list[str]:
@@ -123,7 +159,7 @@ def put(tree: dict[str, Any], key: str, value: Any, *, where: str) -> None:
 def labels(values: list[Any]) -> list[str]:
     def short(value: Any) -> str:
         if isinstance(value, dict):
-            return str(value.get("name") or value.get("use") or value)
+            return short(value.get("name") or value.get("use") or str(value))
         if isinstance(value, list):
             return "+".join(map(str, value)) or "none"
         return str(value)
