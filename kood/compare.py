@@ -119,7 +119,8 @@ def _without_folds(cells: Sequence[dict[str, Any]], score: str | None) -> list[s
         if any(cell is run for _, runs in lost for run in runs):
             cell["hold_out"] = None
     names = [_name(labels) for labels, _ in lost]
-    why = f"not all folds have scores by {clean(f'{score}')} as their seeds measure it (folds choose no options)"
+    why = f"not all folds were measured by {clean(f'{score}')} as their seeds were"
+    why += " (folds choose no options, and leave out what cannot be measured)"
     return [f"No held-out figures under {some_of(map(repr, names))}: {why}."] if names else []
 
 

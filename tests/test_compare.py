@@ -660,7 +660,7 @@ def test_folds_by_a_score_that_some_seeds_alone_chose_so_are_left_out_and_told_o
         (run / "report.json").write_text(json.dumps(told))
     rows, text = quietly(*runs, score="energy")
     assert rows[0]["held_out"]["auroc"]["n"] == 3 and "held_out" not in rows[1] and "folds" not in rows[1]
-    said = "No held-out figures under 'other': not all folds have scores by energy as their seeds measure"
+    said = "No held-out figures under 'other': not all folds were measured by energy as their seeds were"
     assert said in " ".join(text.split())
     assert "No held-out" not in quietly(*runs)[1] and quietly(*runs)[0][1]["held_out"]["auroc"]["n"] == 3
 

@@ -1,5 +1,6 @@
 """Recipes: what is accepted comes back complete; what is not gives one message that helps."""
 
+import tomllib
 import unicodedata
 from pathlib import Path
 
@@ -211,6 +212,42 @@ arm = [
     assert rows.outliers.use == ["noise"] and rows.pure_samples.use == ["id_rows"] and rows.train.epochs == 1
     assert rows.outliers.label_mixup == recipe.outliers.label_mixup and rows.head.options() == {}
     assert rows.outliers.per_batch == recipe.outliers.per_batch and rows.train.batch_size == recipe.train.batch_size
+
+
+@pytest.mark.parametrize(
+    ("base", "row", "key"),
+    [
+        ("evaluate.headline = 'msp'", "'evaluate.headline' = ['energy', { name = 'knn', k = 10 }]", "headline"),
+        ("", "'evaluate.headline' = ['energy', { name = 'knn', k = 10 }]", "headline"),
+        ("evaluate.headline = { name = 'gen', gamma = 0.2 }",
+         "'evaluate.headline' = [{ name = 'knn', k = 10 }, 'msp']", "headline"),
+        ("train.class_weight = 'balanced'", "'train.class_weight' = ['balanced', { 0 = 2.0 }]", "class_weight"),
+        ("train.class_weight = { 0 = 2.0, 1 = 3.0 }", "'train.class_weight' = [{ 0 = 3.0 }]", "class_weight"),
+        ("", "train = [{ class_weight = { '1.5' = 2.0 } }]", "class_weight"),
+        ("data.near = { a = { source = 'uniform', count = 9 } }",
+         "'data.near' = [{ 'v1.5' = { source = 'uniform', count = 5 } }]", "near"),
+    ],
+)  # fmt: skip
+def test_a_value_of_a_row_that_is_a_table_is_whole_and_can_be_written(tmp_path, base, row, key):
+    first, second = tmp_path / "first.toml", tmp_path / "second.toml"
+    first.write_text(f"name = 'a'\ndata.image_shape = [8, 8, 1]\ndata.id.source = 'digits'\n{base}\n[matrix]\n{row}\n")
+    recipe = load(first)
+    second.write_text(recipe.to_toml())
+
+    def values(recipe):
+        section = {"headline": "evaluate", "class_weight": "train", "near": "data"}[key]
+        return [getattr(getattr(cell, section), key) for _, cell in recipe.cells()]
+
+    (asked,) = tomllib.loads(row).values()
+    found = values(recipe)
+    assert values(load(second)) == found and len(found) == len(asked)
+    match key:
+        case "headline":
+            assert "knn:k=10" in found
+        case "class_weight":
+            assert found == [one["class_weight"] if row.startswith("train =") else one for one in asked]
+        case _:
+            assert [list(one) for one in found] == [["v1.5"]]
 
 
 def test_the_order_of_the_keys_of_a_matrix_decides_nothing(tiny):

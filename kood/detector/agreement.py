@@ -48,7 +48,7 @@ def disagreement(given: np.ndarray, labels: np.ndarray, class_names: Sequence[st
         return ""
     right = int((given == labels).sum())
     chance = float(_shares(given, classes) @ _shares(labels, classes))
-    other = other_order(given, labels, class_names)
+    other, _ = other_order(given, labels, class_names)
     if other:
         return other
     near_chance = (
@@ -70,8 +70,14 @@ def _shares(values: np.ndarray, classes: int) -> np.ndarray:
     return np.bincount(values, minlength=classes) / len(values)
 
 
-def other_order(given: np.ndarray, labels: np.ndarray, class_names: Sequence[str]) -> str:
-    """That the classes in another order agree much better, a sentence; "" where none does.
+#: What is to be done about another order.
+_MEND = "give the class names in the order of the model's outputs"
+
+
+def other_order(
+    given: np.ndarray, labels: np.ndarray, class_names: Sequence[str], mend: str = _MEND
+) -> tuple[str, list[str]]:
+    """That the classes in another order agree much better, a sentence, and which it moves; "" and none where none does.
 
     It is found on half of each class and counted on the others.
 
@@ -79,6 +85,7 @@ def other_order(given: np.ndarray, labels: np.ndarray, class_names: Sequence[str
         given: As of `disagreement`, and so are the next two.
         labels: Of one image or more.
         class_names: K names.
+        mend: What is to be done.
     """
     present = np.unique(labels)
     table = np.zeros((len(present), len(class_names)))
@@ -96,33 +103,34 @@ def other_order(given: np.ndarray, labels: np.ndarray, class_names: Sequence[str
     order = np.empty(len(present), int)
     order[rows] = columns
     if not len(trying):
-        return ""
+        return "", []
     own, others = given[trying] == labels[trying], given[trying] == order[place[trying]]
     right, better = float(np.mean(own)), float(np.mean(others))
     hits = int(others.sum())
     if better > right + _BETTER and rate_interval(hits, len(trying))[0] > right:
-        return _said(right, better, "the known images", class_names, present, order)
+        return _said(right, better, "the known images", class_names, present, order, mend)
     enough = np.bincount(place[trying], minlength=len(present)) >= _FEWEST
     rings = [ring for ring in _rings(present, order) if enough[ring].all()]
     moved = _exchanged(own, others, place[trying], rings)
     if not len(moved):
-        return ""
+        return "", []
     its = np.isin(place[trying], moved)
     return _said(
         float(own[its].mean()), float(others[its].mean()), f"the known images of {len(moved)} classes", class_names,
-        present[moved], order[moved],
+        present[moved], order[moved], mend,
     )  # fmt: skip
 
 
 def _said(
-    right: float, better: float, of: str, class_names: Sequence[str], classes: np.ndarray, order: np.ndarray
-) -> str:
+    right: float, better: float, of: str, class_names: Sequence[str], classes: np.ndarray, order: np.ndarray, mend: str
+) -> tuple[str, list[str]]:
     moved = [(class_names[a], class_names[b]) for a, b in zip(classes, order, strict=True) if a != b]
     shown = some_of(f"{a!r} as {b!r}" for a, b in moved)
-    return (
+    said = (
         f"the model labels {right:.0%} of {of} rightly, but {better:.0%} if the classes stand in another "
-        f"order (it calls {shown}); give the class names in the order of the model's outputs"
+        f"order (it calls {shown}); {mend}"
     )
+    return said, [name for name, _ in moved]
 
 
 def _exchanged(own: np.ndarray, others: np.ndarray, place: np.ndarray, rings: Sequence[np.ndarray]) -> np.ndarray:

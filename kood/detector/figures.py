@@ -55,6 +55,7 @@ def figures_of(
     accepted = ~decision.flagged(mine["id"], given)
     figures_by = {name: _measure(name, measured.scores, list(near), list(far)) for name in measured.scores["id"]}
     kinds = (("near", near), ("far", far))
+    another, moved = other_order(given, truth, class_names, "check their labels and the order of the names")
     classes = by_true_class(
         class_names, truth, given, accepted, mine["id"],
         {kind: [mine[name] for name in members] for kind, members in kinds},
@@ -93,7 +94,8 @@ def figures_of(
             *measured.warnings,
             *choice.doubts,
             *about_threshold,
-            *([another] if (another := other_order(given, truth, class_names)) else wrong_classes(classes)),
+            *([another] if another else []),
+            *wrong_classes(classes, moved),
         ],
         "notes": measured.notes,
     }
@@ -280,16 +282,18 @@ def rarely_accepted(
     return [told]
 
 
-def wrong_classes(classes: Sequence[Mapping[str, Any]]) -> list[str]:
+def wrong_classes(classes: Sequence[Mapping[str, Any]], told: Sequence[str] = ()) -> list[str]:
     """A warning of the classes that are labelled rightly far less often, and surely so, than all together.
 
     Args:
         classes: What `by_true_class` found.
+        told: Names of those of which something else is said.
     """
     images = sum(one["images"] for one in classes)
     overall = sum(one["accuracy"] * one["images"] for one in classes) / max(1, images)
     # A hard class is ordinary; one that is far off and surely so is told.
     wrong = [one for one in classes if _most(one, len(classes)) < overall and one["accuracy"] < overall - FAR_BELOW]
+    wrong = [one for one in wrong if one["name"] not in told]
     if not wrong:
         return []
     mend = (

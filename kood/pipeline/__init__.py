@@ -176,7 +176,9 @@ def _no_room(error: Exception) -> str:
 
 
 #: The stages that train something.
-_TRAININGS = ("diffusion", "judge", "classifier", "baseline_classifier", "folds")
+_TRAININGS = {
+    "diffusion", "judge", "classifier_head", "classifier", "baseline_classifier_head", "baseline_classifier", "folds",
+}  # fmt: skip
 
 
 def _say_where(console: Console, folder: Path, result: dict[str, Any]) -> None:

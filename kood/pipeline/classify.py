@@ -1,6 +1,7 @@
 """The stages that train a classifier: exposed or not, they are the same under other settings."""
 
 import functools
+import math
 import time
 from collections.abc import Sequence
 from pathlib import Path
@@ -248,7 +249,7 @@ class Classifier(Stage):
             return []
         never = f"{self.role}: was never exposed to {{}}outliers" + (" in fine-tuning" if self.begun else "")
         longer = f"raise {'fine_tuning' if self.begun else 'train'}.epochs"
-        if "epochs" in self.facts:  # Which are told of a training that the time ended.
+        if self.facts.get("epochs", math.inf) < self.recipe.train.epochs:  # The time ended it.
             longer = "give the run more minutes"
         if exposed == 0:
             return [f"{never.format('')}, since it ended before outliers.begin = {outliers.begin:g} of its time; lower "

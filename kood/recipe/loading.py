@@ -26,7 +26,7 @@ def shipped() -> dict[str, Path]:
 
 def _near(path: Path) -> str:
     """Which recipes have a name like a file's, as a question: those of its folder, of `recipes` and of kood."""
-    files = (*Path("recipes").glob("*.toml"), *path.parent.glob("*.toml"))
+    files = {*Path("recipes").glob("*.toml"), *path.parent.glob("*.toml")} - {path}
     known = {**{name: name for name in shipped()}, **{one.stem: str(one) for one in files}}
     close = difflib.get_close_matches(path.stem, known, cutoff=0.75)
     return f"did you mean {' or '.join(known[name] for name in close)}? " if close else ""

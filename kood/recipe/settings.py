@@ -10,6 +10,8 @@ from kood.recipe import spelling
 __all__ = ["dropped", "labels", "parse", "put", "put_all", "put_cell", "refuse_covered"]
 
 
+#: Keys whose value is a table, or may be one, which a row gives whole; so is one named `group`.
+WHOLE = ("evaluate.headline", "train.class_weight")
 #: Tables that may be given by name alone.
 NAMED = ("head", "train.auxiliary")
 
@@ -52,12 +54,14 @@ def _of_row(key: str, value: Any) -> dict[str, Any]:
 def _flat(table: dict[str, Any], above: str = "") -> dict[str, Any]:
     """Nested tables as dotted keys, so that a row changes the settings it names and no others.
 
-    A head that is named stays whole, as options are one head's; so does an empty table, which empties.
+    A head that is named stays whole, as options are one head's; so does a table that is a value, one of names with a
+    dot in them, and an empty one, which empties.
     """
     flat: dict[str, Any] = {}
     for key, value in table.items():
         whole = f"{above}{key}"
         nested = isinstance(value, dict) and value and not (whole == "head" and "name" in value)
+        nested = nested and whole not in WHOLE and key != "group" and not any("." in inner for inner in value)
         flat |= _flat(value, f"{whole}.") if nested else {whole: value}
     return flat
 
