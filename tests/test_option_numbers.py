@@ -23,6 +23,7 @@ def numbers():
                     yield room, entry.name, option
 
 
+@pytest.mark.keras
 @pytest.mark.parametrize("wrong", [np.nan, np.inf, -np.inf])
 @pytest.mark.parametrize(("room", "name", "option"), numbers())
 def test_numbers_that_are_none_are_refused_by_name(room, name, option, wrong):
