@@ -115,9 +115,8 @@ def _without_folds(cells: Sequence[dict[str, Any]], score: str | None) -> list[s
     """Takes the folds off rows that have them of some seeds alone by a score: which seeds these are is no chance where
     folds choose no options. Returns what there is to say of it."""
     lost = [(labels, runs) for labels, runs in group(cells) if any(run["hold_out"] is None for run in runs)]
-    for cell in cells:
-        if any(cell is run for _, runs in lost for run in runs):
-            cell["hold_out"] = None
+    for run in (run for _, runs in lost for run in runs):
+        run["hold_out"] = None
     names = [_name(labels) for labels, _ in lost]
     why = f"not all folds were measured by {clean(f'{score}')} as their seeds were"
     why += " (folds choose no options, and leave out what cannot be measured)"

@@ -758,13 +758,18 @@ def test_cells_of_a_matrix_have_the_tables_that_they_use(here):
     assert cells[-1].outliers.fog_bank.level == 77 and cells[-1].head.name == "sharp"
 
 
+def announcing(place, package, names):
+    """Makes a package that has no code and announces names."""
+    told = place / package / f"{package}-1.0.dist-info"
+    told.mkdir(parents=True)
+    (told / "METADATA").write_text(f"Metadata-Version: 2.1\nName: {package}\nVersion: 1.0\n")
+    (told / "entry_points.txt").write_text(names)
+
+
 @pytest.mark.keras
 def test_a_name_of_koods_own_is_not_taken_over(invoke, place, site, monkeypatch):
     monkeypatch.setenv("COLUMNS", "200")
-    told = place / "shadow" / "shadow-1.0.dist-info"
-    told.mkdir(parents=True)
-    (told / "METADATA").write_text("Metadata-Version: 2.1\nName: shadow\nVersion: 1.0\n")
-    (told / "entry_points.txt").write_text("[kood.heads]\nSoftmax = theirs.parts:Sharp\n")
+    announcing(place, "shadow", "[kood.heads]\nSoftmax = theirs.parts:Sharp\n")
     site("shadow")
     shown = invoke("show", "theirs.toml", "--set", "head={name='softmax',factor=2.0}", cwd=place)
     assert shown.returncode == 2 and "'softmax' takes no 'factor'" in shown.stderr
@@ -776,11 +781,8 @@ def test_a_name_of_koods_own_is_not_taken_over(invoke, place, site, monkeypatch)
 @pytest.mark.keras
 def test_a_name_that_two_packages_announce_is_refused(invoke, place, site, monkeypatch):
     monkeypatch.setenv("COLUMNS", "240")
-    told = place / "fork" / "fork-1.0.dist-info"
-    told.mkdir(parents=True)
-    (told / "METADATA").write_text("Metadata-Version: 2.1\nName: fork\nVersion: 1.0\n")
     also = "[kood.heads]\nSHARP = theirs.parts:Moved\n[kood.outliers]\nfog = theirs.parts:Drizzle\n"
-    (told / "entry_points.txt").write_text(f"{also}[kood.losses]\nflat = theirs.parts:flat\n")
+    announcing(place, "fork", f"{also}[kood.losses]\nflat = theirs.parts:flat\n")
     for folder in ("fork", "site"):  # Whichever Python finds first.
         site(folder)
         for room, name, paths in (
