@@ -3,7 +3,7 @@
 import json
 import math
 from collections.abc import Iterable, Mapping, Sequence
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 
@@ -19,6 +19,7 @@ __all__ = [
 ]
 
 Cell = Mapping[str, Any]
+One = TypeVar("One", bound=Cell)
 Row = dict[str, Any]
 
 
@@ -46,7 +47,7 @@ def identity(value: Any) -> str:
     return json.dumps(value, sort_keys=True, default=str)
 
 
-def group(cells: Sequence[Cell]) -> list[tuple[dict[str, Any], list[Cell]]]:
+def group(cells: Sequence[One]) -> list[tuple[dict[str, Any], list[One]]]:
     """Cells that differ in nothing but their seed, together.
 
     A cell that appears twice, the same overrides with the same seeds, counts once: repeating a figure is no
@@ -58,7 +59,7 @@ def group(cells: Sequence[Cell]) -> list[tuple[dict[str, Any], list[Cell]]]:
     Returns:
         (overrides without "seed", cells) for each setting, in the order in which the settings first appear.
     """
-    groups: dict[str, tuple[dict[str, Any], list[Cell]]] = {}
+    groups: dict[str, tuple[dict[str, Any], list[One]]] = {}
     seen: set[str] = set()
     for cell in cells:
         own = identity([cell.get("cell") or {}, cell.get("seeds")])
