@@ -20,8 +20,6 @@ MEMORISED_RATIO = 1 / 3
 _BYTES = 32 * 2**20
 #: Neighbours beyond those asked for that the fast pass hands to the exact one.
 _SPARE = 14
-#: Columns of the matrix of distances that are first looked at together.
-_GROUP = 64
 
 
 # Its own, not scikit-learn's NearestNeighbors: of 2,000 images of 3,072 values among 20,000 it takes 3.8 s on a core
@@ -30,8 +28,8 @@ def nearest(queries, references=None, *, neighbours: int = 1) -> tuple[np.ndarra
     """The nearest references of each query and their distances, by exact search in bounded memory.
 
     Squared distances are formed by blocked matrix products in float32; the nearest few are measured again, as
-    differences in float64, so equal rows are exactly 0 apart. Where rounding could have hidden a nearer reference, the
-    query is searched again in float64.
+    differences in float64, so equal rows are exactly 0 apart. Where rounding could have hidden a nearer reference, all
+    of them are measured so.
 
     Args:
         queries: (N, ...) images or features, finite.
@@ -42,77 +40,65 @@ def nearest(queries, references=None, *, neighbours: int = 1) -> tuple[np.ndarra
         Distances (N, k), float64, ascending, root mean square (see the module), and the references' indices (N, k).
         Of references equally far any may come first.
     """
-    q, r = (rows.reshape(len(rows), -1) for rows in (queries, queries if references is None else references))
-    found, indices, sure = _search(q, r, neighbours, among=references is None, precision=np.float32)
-    again = np.flatnonzero(~sure)
-    if again.size:
-        found[again], indices[again], _ = _search(
-            q, r, neighbours, among=references is None, precision=np.float64, rows=again
-        )
+    among = references is None
+    q, r = (rows.reshape(len(rows), -1) for rows in (queries, queries if among else references))
+    candidates, bounds = _candidates(q, r, min(neighbours + _SPARE, len(r) - among), among)
+    found, indices = np.empty((len(q), neighbours)), np.empty((len(q), neighbours), np.int64)
+    for row, query in enumerate(q):
+        known = candidates[row]
+        squares = _squares(r[known], query)
+        if np.partition(squares, neighbours - 1)[neighbours - 1] > max(bounds[row], 0.0):
+            known, squares = np.arange(len(r)), _squares(r, query)
+            if among:
+                squares[row] = np.inf
+        order = np.argsort(squares, kind="stable")[:neighbours]
+        found[row], indices[row] = squares[order], known[order]
     return np.sqrt(found / q.shape[1]), indices
 
 
-def _search(q, r, k: int, *, among: bool, precision: Any, rows: np.ndarray | None = None):
-    """Squared distances (N, k), indices (N, k), and whether no nearer reference can have been missed (N,)."""
-    rows = np.arange(len(q)) if rows is None else rows
+def _squares(rows, query) -> np.ndarray:
+    """Squared distances (M,) of rows to a query, as differences in float64."""
+    query, tile = query.astype(np.float64), max(1, _BYTES // (8 * len(query)))
+    parts = (np.square(rows[first : first + tile] - query).sum(axis=1) for first in range(0, len(rows), tile))
+    return np.concatenate([*parts])
+
+
+def _candidates(q, r, keep: int, among: bool) -> tuple[np.ndarray, np.ndarray]:
+    """The references (N, keep) that float32 has as the nearest, and the squared distances (N,) up to which no other one
+    can have been missed."""
     tile = max(1, _BYTES // (8 * (q.shape[1] + 1)))
-    block = max(1, _BYTES // (np.dtype(precision).itemsize * max(min(tile, len(r)), q.shape[1] + 1)))
-    keep = min(k + _SPARE, len(r) - among)
+    block = max(1, _BYTES // (4 * max(min(tile, len(r)), q.shape[1] + 1)))
     # Distances do not change when all is moved, and rounding is least about the middle; whole numbers stay whole.
     centre = r.mean(axis=0, dtype=np.float64)
     centre = np.rint(centre) if r.dtype.kind in "iub" else centre
-    rough, candidates = np.full((len(rows), keep), np.inf), np.zeros((len(rows), keep), np.int64)
-    longest = 0.0
+    rough, candidates = np.full((len(q), keep), np.inf), np.zeros((len(q), keep), np.int64)
+    own_lengths, longest = np.empty(len(q)), 0.0
     for first in range(0, len(r), tile):
-        right = (r[first : first + tile] - centre).astype(precision)
+        right = (r[first : first + tile] - centre).astype(np.float32)
         lengths = np.square(right).sum(axis=1, dtype=np.float64)
         longest = max(longest, float(lengths.max()))
         # (x, 1).(-2 y, |y|^2) is |x - y|^2 short of |x|^2, which is the same for all of a query's references.
-        right = np.concatenate([-2 * right, lengths[:, None].astype(precision)], axis=1)
-        for start in range(0, len(rows), block):
+        right = np.concatenate([-2 * right, lengths[:, None].astype(np.float32)], axis=1)
+        for start in range(0, len(q), block):
             part = slice(start, start + block)
-            left = np.ones((len(rows[part]), q.shape[1] + 1), precision)
-            left[:, :-1] = q[rows[part]] - centre
+            left = np.ones((len(q[part]), q.shape[1] + 1), np.float32)
+            left[:, :-1] = q[part] - centre
+            own_lengths[part] = np.square(left[:, :-1]).sum(axis=1, dtype=np.float64)
             short = left @ right.T
             if among:
-                own = rows[part] - first
+                own = np.arange(start, start + len(left)) - first
                 inside = np.flatnonzero((own >= 0) & (own < short.shape[1]))
                 short[inside, own[inside]] = np.inf
-            columns = _least(short, keep)
+            columns = np.argpartition(short, min(keep, short.shape[1]) - 1, axis=1)[:, :keep]
             values = np.concatenate([rough[part], np.take_along_axis(short, columns, axis=1)], axis=1)
             known = np.concatenate([candidates[part], columns + first], axis=1)
-            best = _least(values, keep)
+            best = np.argpartition(values, keep - 1, axis=1)[:, :keep]
             rough[part], candidates[part] = (np.take_along_axis(x, best, axis=1) for x in (values, known))
-    exact, own_lengths = np.empty_like(rough), np.empty(len(rows))
-    for at, row in enumerate(rows):
-        query = q[row].astype(np.float64)
-        exact[at] = np.square(r[candidates[at]] - query).sum(axis=1)
-        own_lengths[at] = np.square(query - centre).sum()
-    order = np.argsort(exact, axis=1, kind="stable")[:, :k]
-    exact, candidates = np.take_along_axis(exact, order, axis=1), np.take_along_axis(candidates, order, axis=1)
+    if keep == len(r) - among:
+        return candidates, np.full(len(q), np.inf)
     # The error of a dot product of n terms is at most n u times the product of the lengths (n u small).
-    slack = 2 * (q.shape[1] + 4) * float(np.finfo(precision).eps) * (own_lengths + longest)
-    sure = exact[:, -1] <= rough.max(axis=1) + own_lengths - slack
-    return exact, candidates, sure | (keep == len(r) - among)
-
-
-def _least(values: np.ndarray, count: int) -> np.ndarray:
-    """Columns of the `count` least values of each row, in no order; all where there are no more."""
-    rows, width = values.shape
-    if width <= count:
-        return np.broadcast_to(np.arange(width), values.shape)
-    groups = width // _GROUP
-    if groups <= count:
-        return np.argpartition(values, count - 1, axis=1)[:, :count]
-    # The least values lie in the groups with the least minima, and a minimum costs far less than an order. Column g of
-    # every stretch of `groups` columns makes group g; what is left over at the end is looked at in any case.
-    whole = groups * _GROUP
-    minima = values[:, :whole].reshape(rows, _GROUP, groups).min(axis=1)
-    chosen = np.argpartition(minima, count - 1, axis=1)[:, :count]
-    columns = (chosen[:, :, None] + np.arange(0, whole, groups)).reshape(rows, -1)
-    columns = np.concatenate([columns, np.broadcast_to(np.arange(whole, width), (rows, width - whole))], axis=1)
-    best = np.argpartition(np.take_along_axis(values, columns, axis=1), count - 1, axis=1)[:, :count]
-    return np.take_along_axis(columns, best, axis=1)
+    slack = 2 * (q.shape[1] + 4) * float(np.finfo(np.float32).eps) * (own_lengths + longest)
+    return candidates, rough.max(axis=1) + own_lengths - slack
 
 
 def memorised(to_training: np.ndarray) -> np.ndarray:

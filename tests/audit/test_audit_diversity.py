@@ -101,15 +101,6 @@ def test_what_float32_cannot_tell_apart(rng):
     np.testing.assert_array_equal(nearest(references[:50] + 2e-5, references, neighbours=2)[1], peer[1])
 
 
-@pytest.mark.parametrize("width", [1, 16, 17, 64 * 16, 64 * 17, 64 * 17 + 63, 5000])
-def test_the_least_of_each_row(rng, width):
-    for values in (rng.normal(size=(9, width)), rng.integers(0, 4, (9, width)), np.zeros((9, width))):
-        columns = diversity._least(values, 16)
-        assert all(len(set(row)) == min(16, width) for row in columns.tolist())
-        found = np.sort(np.take_along_axis(values, columns, axis=1), axis=1)
-        np.testing.assert_array_equal(found, np.sort(values, axis=1)[:, :16])
-
-
 def peak_of(call):
     """The most bytes that a call holds at a time."""
     tracemalloc.start()
