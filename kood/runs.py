@@ -39,10 +39,8 @@ KERAS_BACKENDS = ("tensorflow", "jax", "torch")
 MIXED = "mixed"
 #: What a lock says that another process holds.
 HELD = (errno.EAGAIN, errno.EACCES)
-#: In a stage that is being made: a list of the backends it was made under so far.
-BACKENDS = "backends.json"
-#: There too: the seconds that its earlier processes took.
-SECONDS = "seconds.json"
+#: In a stage that is being made: under which backends it was made so far, and the seconds that this took.
+NOTE = "making.json"
 
 
 # Its own, in ten lines, not filelock: version 4.2 raises where a file system has no locks (ENOTSUP, ENOLCK) or goes
@@ -70,7 +68,7 @@ def key_of(folder: Path) -> str:
 
 def _holds_work(partial: Path) -> bool:
     """Whether there is anything to go on with."""
-    return partial.is_dir() and any(p.name[0] != "." and p.name not in (BACKENDS, SECONDS) for p in partial.iterdir())
+    return partial.is_dir() and any(p.name[0] != "." and p.name != NOTE for p in partial.iterdir())
 
 
 @dataclass(frozen=True)
@@ -224,8 +222,7 @@ class Run:
         for path in [*partial.rglob(".*")]:  # What a killed process was writing; it bears that one's number.
             if path.is_file():
                 path.unlink()
-        before = self._note_seconds(partial)
-        backends = self._note_backend(partial)
+        before, backends = self._note(partial)
         start = time.monotonic()
         try:
             facts = make(partial)
@@ -234,8 +231,7 @@ class Run:
                 shutil.rmtree(partial)
             raise
         seconds = round(before + time.monotonic() - start, 3)
-        (partial / BACKENDS).unlink()
-        (partial / SECONDS).unlink()
+        (partial / NOTE).unlink()
         files = digests(partial)
         record = {
             "stage": name, "decides": decides, "facts": facts, "seconds": seconds, "backends": backends,
@@ -275,32 +271,23 @@ class Run:
                 return mixed
         return own
 
-    def _note_backend(self, partial: Path) -> list[str]:
-        """Writes down under which backends a stage is being made."""
-        try:
-            backends = json.loads((partial / BACKENDS).read_bytes())
-        except (OSError, ValueError):
-            backends = []
-        if self.backend and self.backend not in backends[-1:]:
-            backends.append(self.backend)
-        write_atomically(partial / BACKENDS, json.dumps(backends).encode())
-        return backends
-
-    @staticmethod
-    def _note_seconds(partial: Path) -> float:
-        """Writes down, and returns, the seconds that earlier processes took for what is half made.
+    def _note(self, partial: Path) -> tuple[float, list[str]]:
+        """Writes down, and returns, the seconds that earlier processes took for what is half made, and under which
+        backends it is being made.
 
         Who is killed says nothing more. So each counts from when this note was written to when its last file was.
         """
-        note = partial / SECONDS
+        note = partial / NOTE
         try:
-            before, began = float(json.loads(note.read_bytes())), note.stat().st_mtime
+            told, began = json.loads(note.read_bytes()), note.stat().st_mtime
             last = max(path.stat().st_mtime for path in partial.rglob("*") if path.name[0] != "." and path.is_file())
-            before += last - began
-        except (OSError, ValueError, TypeError):
-            before = 0.0
-        write_atomically(note, json.dumps(before).encode())
-        return before
+            seconds, backends = float(told["seconds"]) + last - began, list(told["backends"])
+        except (OSError, ValueError, KeyError, TypeError):
+            seconds, backends = 0.0, []
+        if self.backend and self.backend not in backends[-1:]:
+            backends.append(self.backend)
+        write_atomically(note, json.dumps({"seconds": seconds, "backends": backends}).encode())
+        return seconds, backends
 
     def finished(self, name: str) -> list[Result]:
         """The finished, undamaged stages of a name, the newest first; nothing is made and nothing needs to be held.
