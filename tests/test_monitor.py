@@ -15,7 +15,7 @@ from rich.console import Console
 from scipy.special import betaln, gammaln
 from scipy.stats import ks_2samp
 
-from kood.conformal import Calibration, p_values, shift
+from kood.conformal import Calibration, Shift, p_values, rank, shift
 from kood.data.images import fit_images
 from kood.data.rules import Framing
 from kood.errors import UserError
@@ -31,6 +31,12 @@ from tests.serving.models import pixels, published
 pytestmark = pytest.mark.usefixtures("loaded_once", "as_written")
 
 
+def of_flags(flags, calibration, accept, ties=None, shift=None, **how):
+    """What the tests say of flags alone where it is not told which scores tie and what the p-values are."""
+    no_ties = Ties(rank(calibration, accept) - 1, 1, np.zeros(len(flags), bool))
+    return drift(flags, calibration, accept, ties or no_ties, shift or Shift(1.0, 1.0, 1.0), **how)
+
+
 def beta_binomial(count, a, b):
     k = np.arange(count + 1)
     choose = gammaln(count + 1) - gammaln(k + 1) - gammaln(count - k + 1)
@@ -42,7 +48,7 @@ def beta_binomial(count, a, b):
 ])  # fmt: skip
 def test_the_rate_is_tested_by_the_beta_binomial_law(count, flagged, calibration, accept):
     flags = np.arange(count) < flagged
-    found = drift(flags, calibration, accept)
+    found = of_flags(flags, calibration, accept)
     beyond = calibration + 1 - math.ceil(round((calibration + 1) * accept, 9))
     law = beta_binomial(count, beyond, calibration + 1 - beyond)
     expected = min(1.0, 2 * min(law[: flagged + 1].sum(), law[flagged:].sum()))
@@ -53,7 +59,7 @@ def test_the_rate_is_tested_by_the_beta_binomial_law(count, flagged, calibration
 def test_the_clearest_change_is_where_the_likelihood_says():
     flags = np.zeros(60, bool)
     flags[[3, 20, 41, 43, 44, 47, 50, 52, 55, 58]] = True
-    found = drift(flags, 399, 0.9)
+    found = of_flags(flags, 399, 0.9)
     gains = []
     for start in range(60):
         rest = flags[start:]
@@ -71,7 +77,7 @@ def test_false_alarms_are_as_rare_as_said():
     alarms = 0
     for _ in range(300):
         calibration, stream = rng.normal(size=99), rng.normal(size=400)
-        alarms += drift(stream > np.sort(calibration)[94], 99, 0.95).drifts(0.1)
+        alarms += of_flags(stream > np.sort(calibration)[94], 99, 0.95).drifts(0.1)
     # Binomial(300, 0.1) exceeds 45 about once in four hundred times; Bonferroni makes it rarer.
     assert alarms <= 45
 
@@ -87,7 +93,7 @@ def test_false_alarms_are_as_rare_where_scores_tie(kind):
         calibration, stream = shaped(rng.normal(size=99)), shaped(rng.normal(size=200))
         decision = Calibration(calibration, np.zeros(99, int), 1, 0.95)
         group, flags = decision.groups[0], decision.flagged(stream, np.zeros(200, int))
-        found = drift(flags, 99, 0.95, ties=Ties(group.below, group.tied, stream == group.threshold), seed=seed)
+        found = of_flags(flags, 99, 0.95, ties=Ties(group.below, group.tied, stream == group.threshold), seed=seed)
         alarms += found.drifts(0.1)
         assert found.flagged == flags.sum() and found.tied > 0
     # Binomial(200, 0.1) exceeds 33 about once in four hundred times.
@@ -103,8 +109,8 @@ def test_one_calibration_score_may_stand_where_many_of_the_stream_do():
         if group.tied == 1 and group.threshold == 0.9:
             stream = np.minimum(rng.random(5000), 0.9)
             ties = Ties(group.below, 1, stream == 0.9)
-            found.append(drift(stream > 0.9, 20, 0.95, ties=ties, seed=len(found)).flagged == 0)
-            assert found[-1] and drift(stream > 0.9, 20, 0.95, ties=ties, seed=0).tied == ties.at.sum() > 300
+            found.append(of_flags(stream > 0.9, 20, 0.95, ties=ties, seed=len(found)).flagged == 0)
+            assert found[-1] and of_flags(stream > 0.9, 20, 0.95, ties=ties, seed=0).tied == ties.at.sum() > 300
 
 
 def test_ties_do_not_hide_a_change():
@@ -112,7 +118,7 @@ def test_ties_do_not_hide_a_change():
     scores = np.minimum(np.concatenate([rng.normal(size=800), rng.normal(2.5, 1, 200)]), 1.2)
     calibration = np.minimum(rng.normal(size=999), 1.2)
     group = Calibration(calibration, np.zeros(999, int), 1, 0.95).groups[0]
-    found = drift(scores > group.threshold, 999, 0.95, ties=Ties(group.below, group.tied, scores == group.threshold))
+    found = of_flags(scores > group.threshold, 999, 0.95, ties=Ties(group.below, group.tied, scores == group.threshold))
     assert group.threshold == 1.2 and found.flagged == 0  # Not one is above the saturated value,
     assert found.drifts(0.01) and abs(found.since - 800) <= 20  # but far more than before reach it.
 
@@ -120,11 +126,11 @@ def test_ties_do_not_hide_a_change():
 def test_a_change_is_found_and_dated():
     rng = np.random.default_rng(1)
     flags = np.concatenate([rng.random(3000) < 0.05, rng.random(600) < 0.3])
-    found = drift(flags, 2500, 0.95)
+    found = of_flags(flags, 2500, 0.95)
     assert found.drifts(0.01) and abs(found.since - 3000) <= 60 and found.change_p_value == 1 / 2000
-    early = drift(rng.random(200) < 0.4, 2500, 0.95)
+    early = of_flags(rng.random(200) < 0.4, 2500, 0.95)
     assert early.drifts(0.01) and early.since <= 10
-    fewer = drift(np.zeros(4000, bool), 2500, 0.95)
+    fewer = of_flags(np.zeros(4000, bool), 2500, 0.95)
     assert fewer.drifts(0.01) and fewer.rate_since == 0
 
 
@@ -172,7 +178,7 @@ def test_streams_that_end_early_leave_false_alarms_as_rare():
     rng, found = np.random.default_rng(0), []
     for seed in range(400):
         chance = rng.beta(5, 95)
-        found.append(drift(rng.random(200) < chance, 99, 0.95, streams=12_000, seed=seed).change_p_value)
+        found.append(of_flags(rng.random(200) < chance, 99, 0.95, streams=12_000, seed=seed).change_p_value)
     found = np.array(found)
     # Binomial(400, a) exceeds these about once in a thousand times.
     for level, most in ((0.2, 106), (0.05, 35), (0.01, 11)):
@@ -214,7 +220,7 @@ def test_false_alarms_of_all_tests_together_are_as_rare_as_said(kind):
     for seed in range(200):
         known, stream = (SHAPES[kind](rng.normal(size=n)) for n in (99, 150))
         flags, its, ties = judged(stream, known, 0.8)
-        alarms += drift(flags, 99, 0.8, ties=ties, shift=shift(stream, its, 99, 0.8), seed=seed).drifts(0.1)
+        alarms += of_flags(flags, 99, 0.8, ties=ties, shift=shift(stream, its, 99, 0.8), seed=seed).drifts(0.1)
     assert alarms <= 33
 
 
@@ -235,8 +241,8 @@ def test_a_shift_that_moves_no_image_past_the_threshold_is_found(step, by):
     known, stream = (step * np.round(x / step) for x in (rng.normal(size=999), rng.normal(by, 1, 360).clip(max=2)))
     flags, its, ties = judged(stream, known, 0.99)
     flags[:3] = True  # As many as are expected.
-    assert not drift(flags, 999, 0.99, ties=ties).drifts(0.1)
-    found = drift(flags, 999, 0.99, ties=ties, shift=shift(stream, its, 999, 0.99))
+    assert not of_flags(flags, 999, 0.99, ties=ties).drifts(0.1)
+    found = of_flags(flags, 999, 0.99, ties=ties, shift=shift(stream, its, 999, 0.99))
     assert found.drifts(0.001) and found.flags_p_value > 0.1
     assert (found.shift.share > found.shift.at) == (by > 0) and abs(found.shift.share - found.shift.at) > 0.15
 

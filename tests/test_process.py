@@ -16,9 +16,10 @@ from typer.testing import CliRunner
 
 from kood import __version__, process
 from kood.cli import app, doctor
+from kood.conformal import Shift
 from kood.errors import UserError
 from kood.monitor import page as monitor_page
-from kood.monitor.drift import drift
+from kood.monitor.drift import Ties, drift
 from kood.monitor.judge import Finding, Watched
 from kood.monitor.stream import Seen
 from kood.serving.answers import Answer, print_answers
@@ -141,7 +142,8 @@ def test_no_name_is_cut_or_read_as_markup(width, tmp_path, monkeypatch):
     watched = Console(file=io.StringIO(), width=width)
     seen = [Seen(**{**dict.fromkeys(Seen.__dataclass_fields__, ""), "image": name, "class_name": "z" * 150 + "1",
                     "ood_score": 1.0, "p_value": 0.5, "is_ood": True}) for name in NAMES]  # fmt: skip
-    found = drift(np.array([one.is_ood for one in seen]), 100, 0.95)
+    flags = np.ones(len(seen), bool)
+    found = drift(flags, 100, 0.95, Ties(95, 1, ~flags), Shift(0.01, 0.5, 1.0))
     finding = Finding("1", ("[red]a", "b"), 0.5, 0.95, seen, found)
     monitor_page.print_findings(watched, Watched((finding,), [":smile: [red]"], 0, []), 0.01, 9)
     for console in (predicted, watched):

@@ -47,7 +47,7 @@ class Drift:
         change_p_value: How often chance alone gives a change as clear as the clearest here.
         since: Place of the first image after the clearest change, from 0; 0 where the whole stream is off.
         rate_since: Share flagged from there on.
-        shift: What the p-values say of the whole stream; None where they were not tested.
+        shift: What the p-values say of the whole stream.
     """
 
     images: int
@@ -60,20 +60,17 @@ class Drift:
     change_p_value: float
     since: int
     rate_since: float
-    shift: Shift | None = None
+    shift: Shift
 
     @property
     def p_value(self) -> float:
         """Of all tests together: the smallest times their number, at most 1 (Bonferroni)."""
-        return min(self.flags_p_value, self._of_all(1.0 if self.shift is None else self.shift.p_value))
+        return min(self.flags_p_value, TESTS * self.shift.p_value)
 
     @property
     def flags_p_value(self) -> float:
         """What the flags have part in that."""
-        return self._of_all(min(self.rate_p_value, self.change_p_value))
-
-    def _of_all(self, p_value: float) -> float:
-        return min(1.0, (TESTS - (self.shift is None)) * p_value)
+        return min(1.0, TESTS * min(self.rate_p_value, self.change_p_value))
 
     def drifts(self, level: float) -> bool:
         """Whether the tests together say so at a level."""
@@ -84,9 +81,9 @@ def drift(
     flags: np.ndarray,
     calibration_images: int,
     accept: float,
+    ties: Ties,
+    shift: Shift,
     *,
-    ties: Ties | None = None,
-    shift: Shift | None = None,
     streams: int = STREAMS,
     seed: int = 0,
 ) -> Drift:
@@ -111,7 +108,7 @@ def drift(
         flags: (m,) bool, in order of time, m at least 1.
         calibration_images: n.
         accept: Share that the threshold accepts.
-        ties: What is equal to the threshold; not given, no score of the stream is.
+        ties: What is equal to the threshold.
         shift: What `kood.conformal.shift` finds of the stream's p-values: at a high accepted share most of what changes
             moves no image past the threshold.
         streams: How many are simulated at most, at least 1: the p-value of a change is never below 1 / (streams + 1).
@@ -145,7 +142,7 @@ def drift(
         rate=float(flags.mean()),
         interval=rate_interval(int(flags.sum()), count),
         expected=expected,
-        tied=0 if ties is None else int(np.sum(ties.at)),
+        tied=int(np.sum(ties.at)),
         rate_p_value=rate_p_value,
         change_p_value=(1 + as_clear) / (1 + made),
         since=since,
@@ -154,10 +151,8 @@ def drift(
     )
 
 
-def _untied(flags: np.ndarray, ties: Ties | None, place: int, rng: np.random.Generator) -> np.ndarray:
+def _untied(flags: np.ndarray, ties: Ties, place: int, rng: np.random.Generator) -> np.ndarray:
     """The flags, with the order among scores equal to the threshold drawn."""
-    if ties is None:
-        return flags
     # The number of the j-th smallest of e uniform ones.
     among = place - ties.below
     edge = rng.beta(among, ties.tied + 1 - among)

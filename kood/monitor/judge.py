@@ -197,7 +197,7 @@ def _finding(version: str, facts: Mapping[str, Any], number: int, own: Sequence[
     scores, p_values = (np.array([getattr(one, key) for one in own]) for key in ("ood_score", "p_value"))
     flags, images = np.array([one.is_ood for one in own]), int(group["images"])
     moved = shift(scores, p_values, images, accept)
-    tested = drift(flags, images, accept, ties=ties, shift=moved, streams=streams)
+    tested = drift(flags, images, accept, ties, moved, streams=streams)
     classes = tuple(str(facts["class_names"][k]) for k in group["classes"]) if len(facts["groups"]) > 1 else ()
     return Finding(version, classes, edge, accept, own, tested)
 

@@ -56,7 +56,6 @@ def verdict(watched: Watched, level: float) -> str:
 def _share_at(found: Drift) -> str:
     """Where the p-values are farthest from what is expected, in words."""
     moved = found.shift
-    assert moved is not None
     return f"{moved.share:.1%} have a p-value of at most {moved.at:.2g} where {moved.at:.1%} are expected"
 
 
@@ -88,7 +87,7 @@ def _stream(one: Finding, level: float) -> dict[str, Any]:
         **{key: value for key, value in vars(found).items() if key not in ("since", "interval", "shift")},
         "interval": list(found.interval),
         "rate_since": found.rate_since if since else found.rate,
-        **({} if found.shift is None else {f"shift_{key}": value for key, value in vars(found.shift).items()}),
+        **{f"shift_{key}": value for key, value in vars(found.shift).items()},
         "p_value": found.p_value,
         "since": {"place": since, **vars(one.seen[since])} if found.drifts(level) else None,
     }
@@ -118,10 +117,9 @@ def _facts(one: Finding, several: bool) -> Table:
         "expected": f"{'at most ' if found.tied else ''}{found.expected:.2%}",
         "p-value: share flagged": f"{found.rate_p_value:.3g}",
         "p-value: change point": f"{found.change_p_value:.3g}",
+        "p-values": _share_at(found),
+        "p-value: KS test": f"{found.shift.p_value:.3g}",
     }
-    if found.shift is not None:
-        facts["p-values"] = _share_at(found)
-        facts["p-value: KS test"] = f"{found.shift.p_value:.3g}"
     if found.tied:
         facts["at the threshold"] = f"{found.tied:,}; accepted, and for the tests their order is drawn"
     rows = [row(*fact) for fact in facts.items()]
