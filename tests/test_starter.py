@@ -575,7 +575,7 @@ def test_what_is_not_clean_is_named():
     exif[0x0112] = 6
     turned.save("x/b/turned.jpg", exif=exif)
     found = survey(Path("x"))
-    assert {file.name for file, _ in found.unreadable} == {"text.png", "cut.png", "empty.png"}
+    assert {Path(file).name for file, _ in found.unreadable} == {"text.png", "cut.png", "empty.png"}
     assert found.train == (21, 27, 3) and [10, 40] in found.shapes.tolist() and [1, 1] in found.shapes.tolist()
     recipe, text = made("x")
     assert "1 file passed over: 1 .txt" in text

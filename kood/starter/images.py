@@ -76,7 +76,7 @@ class Survey:
     test: tuple[int, ...]
     shapes: np.ndarray
     grey: bool
-    unreadable: tuple[tuple[Path, str], ...]
+    unreadable: tuple[tuple[str, str], ...]
     validation: tuple[int, ...] = ()
     notes: tuple[str, ...] = ()
     formats: Mapping[str, int] = field(default_factory=dict)
@@ -172,27 +172,24 @@ def survey(source: Path, *, to_learn: bool = False) -> Survey:
     first, *further = [part for part in order if part in listed.parts]
     own = further if to_learn else []
     train = listed.parts[first]
-    files, looks = _looked_at(train.files)
-    bad = _unreadable(files, looks)
-    good = [look for look in looks if not isinstance(look, str)]
-    if not good:
-        raise UserError(f"{clean(source)}: none of {len(looks)} files looked at can be read as an image; the first: "
+    seen, bad = _looked_at(train.files)
+    if not seen:
+        raise UserError(f"{clean(source)}: none of {len(bad)} files looked at can be read as an image; the first: "
                         f"{clean(bad[0][1])}")  # fmt: skip
-    others = [file for part in own for file in listed.parts[part].files]
-    elsewhere = _looked_at(others) if others else ([], [])
-    near, nearest = _near_copies((files, looks), elsewhere)
-    bad_others = _unreadable(*elsewhere)
+    elsewhere, bad_others = _looked_at([file for part in own for file in listed.parts[part].files])
+    near, nearest = _near_copies(seen, elsewhere)
     test, validation = (_counts(listed.parts[part]) if part in own else () for part in ("test", "validation"))
+    good = [look for _, look in seen]
     shapes, grey = np.array([look.shape for look in good]), all(look.is_grey for look in good)
     every = [pair for part in (first, *own) for pair in _classed(listed.parts[part])]
     alike = _alike([file for file, _ in every] if to_learn else [])
     copies, torn, apart = copies_among(every, alike)
-    unread = {file for file, look in zip(files, looks, strict=True) if isinstance(look, str)}
+    unread = {file for file, _ in bad}
     return Survey(
         train.names, _counts(train), test, shapes, grey, (*bad, *bad_others), validation, listed.notes,
         Counter(look.format for look in good), Counter(kind for look in good for kind in look.kinds), copies, torn,
         apart, _paths(every), near, nearest, _counts(train, _idle(train, alike, unread)),
-        (len(elsewhere[0]), len(bad_others)),
+        (len(elsewhere) + len(bad_others), len(bad_others)),
     )  # fmt: skip
 
 
@@ -239,17 +236,14 @@ class _Look(NamedTuple):
     hash: np.uint64
 
 
-def _looked_at(files: Sequence[str]) -> tuple[list[str], list[_Look | str]]:
-    """Some of the files, spread evenly, and what each is like, or why it is no image."""
+def _looked_at(files: Sequence[str]) -> tuple[list[tuple[str, _Look]], list[tuple[str, str]]]:
+    """Some of the files, spread evenly: the images, and what each is like; and the others, and why they are none."""
     spread = np.unique(np.linspace(0, len(files) - 1, min(len(files), LOOKED_AT)).astype(int))
     some = [files[i] for i in spread]
     with ThreadPoolExecutor(8) as pool:
-        return some, list(pool.map(_look, some))
-
-
-def _unreadable(files: Sequence[str], looks: Sequence[_Look | str]) -> tuple[tuple[Path, str], ...]:
-    """Those of the files that are no images, with the reason."""
-    return tuple((Path(file), look) for file, look in zip(files, looks, strict=True) if isinstance(look, str))
+        looks = list(zip(some, pool.map(_look, some), strict=True))
+    good = [(file, look) for file, look in looks if isinstance(look, _Look)]
+    return good, [(file, why) for file, why in looks if isinstance(why, str)]
 
 
 def _look(file: str) -> _Look | str:
@@ -263,17 +257,15 @@ def _look(file: str) -> _Look | str:
         return str(error).removeprefix("path: ")
 
 
-def _near_copies(
-    train: tuple[list[str], list[_Look | str]], others: tuple[list[str], list[_Look | str]]
-) -> tuple[int, tuple[str, ...]]:
+def _near_copies(train: list[tuple[str, _Look]], others: list[tuple[str, _Look]]) -> tuple[int, tuple[str, ...]]:
     """How many of the files to train on are near copies of others, without those of the same pixels, which a run finds
     anyway; and the first two such files."""
-    known = {look.digest for look in others[1] if isinstance(look, _Look)}
+    known = {look.digest for _, look in others}
     rows = [
         (file, look.hash, is_other)
-        for (files, looks), is_other in ((train, False), (others, True))
-        for file, look in zip(files, looks, strict=True)
-        if isinstance(look, _Look) and look.hash and (is_other or look.digest not in known)
+        for seen, is_other in ((train, False), (others, True))
+        for file, look in seen
+        if look.hash and (is_other or look.digest not in known)
     ]
     if not rows:
         return 0, ()
