@@ -1,10 +1,9 @@
 """The recipe as a whole, and the cells of its matrix."""
 
-import contextlib
 import copy
 import itertools
-import re
 from collections.abc import Iterator, Sequence
+from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -12,7 +11,7 @@ import tomli_w
 from pydantic import BeforeValidator, Field, SerializeAsAny, ValidationError, WithJsonSchema, model_validator
 
 from kood import registry, specs
-from kood.errors import UserError
+from kood.errors import UserError, in_words
 from kood.recipe import sections, settings
 from kood.recipe.data_sections import Data
 from kood.recipe.messages import explain
@@ -306,8 +305,7 @@ def shrunk(recipe: Recipe, given: dict[str, Any]) -> dict[str, Any]:
     return given
 
 
-@contextlib.contextmanager
-def of_its_file(recipe: Recipe) -> Iterator[None]:
+def of_its_file(recipe: Recipe) -> AbstractContextManager[None]:
     """Puts the file of a recipe before a message that begins with one of its keys.
 
     Args:
@@ -316,10 +314,6 @@ def of_its_file(recipe: Recipe) -> Iterator[None]:
     Raises:
         UserError: what was raised inside, with the same exit code.
     """
-    try:
-        yield
-    except UserError as error:
-        section = re.match("[a-z_]+", str(error))
-        if recipe.file is None or section is None or section.group() not in Recipe.model_fields:
-            raise
-        raise UserError(f"{recipe.file}: {error}", error.exit_code) from error
+    begins = f"^(?=({'|'.join(Recipe.model_fields)})(?![a-z_]))"
+    file = f"{recipe.file}: ".replace("\\", r"\\")
+    return in_words({begins: file} if recipe.file else {})
