@@ -379,8 +379,7 @@ def audited(folder, tmp_path, monkeypatch):
         )  # fmt: skip
         known = SimpleNamespace(model=lambda: None)
         stage = pipeline_audit.Audit(cell.work.recipe, parts, known, pure, [drawn] if mixed else [])
-        stage.make(tmp_path, shown)
-        return json.loads((tmp_path / "audit.json").read_text())
+        return stage.make(tmp_path, shown)
 
     return audited
 

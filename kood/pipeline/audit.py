@@ -1,6 +1,5 @@
 """Whether the images that the diffusion model makes are any good, and whether the detector merely spots them."""
 
-import json
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -42,7 +41,7 @@ class Audit(Stage):
         outliers: Of the cell; those that the diffusion model drew are audited.
     """
 
-    kind, version, is_shared = "audit", 2, False
+    kind, version, is_shared = "audit", 3, False
 
     def __init__(self, recipe: Recipe, data: Rows, judge: Classifier, samples: Pure, outliers: Sequence[Outliers]):
         super().__init__(recipe)
@@ -77,7 +76,7 @@ class Audit(Stage):
                 )
         with work.progress.bar(self.role):
             learned = _judged(judge, train.images)
-            result = audit(
+            return audit(
                 _judged(judge, pure.images),
                 pure.known_labels,
                 _judged(judge, held.images),
@@ -94,12 +93,6 @@ class Audit(Stage):
                 augment=[registry.find("augmentations", name).name for name in self.recipe.data.augment],
                 seed=self.recipe.data.split_seed,
             )
-        (folder / "audit.json").write_text(json.dumps(result))
-        return {"warnings": result["warnings"]}
-
-    def found(self) -> dict[str, Any]:
-        """What it found."""
-        return json.loads((self.folder / "audit.json").read_bytes())
 
 
 class Shortcut(Stage):
@@ -149,7 +142,7 @@ class Shortcut(Stage):
                 for one in (self.data.images("validation"), self.samples.images())
             )
         np.savez(folder / "scores.npz", allow_pickle=False, validation=real, pure=generated)
-        return with_shortcut(self.audit.found(), real, generated, score=score)
+        return with_shortcut(self.audit.facts, real, generated, score=score)
 
 
 def _mixtures(rows: np.ndarray | None) -> np.ndarray | None:

@@ -262,8 +262,8 @@ def test_an_audit_makes_its_images_once(monkeypatch, tmp_path):
             classifier=SimpleNamespace(backbone="cnn"),
         ),
     )  # fmt: skip
-    audit.Audit.make(stage, tmp_path, SimpleNamespace(progress=SimpleNamespace(bar=contextlib.nullcontext)))
-    assert json.loads((tmp_path / "audit.json").read_text())["diversity"]["sets"]["pure"]["n"] == 9
+    found = audit.Audit.make(stage, tmp_path, SimpleNamespace(progress=SimpleNamespace(bar=contextlib.nullcontext)))
+    assert found["diversity"]["sets"]["pure"]["n"] == 9
     for one in (train, validation, pure):
         assert sorted(np.concatenate(one.images.asked)) == list(range(len(one)))
 
