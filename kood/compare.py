@@ -51,7 +51,6 @@ def compare_runs(
         score: One score for all rows; each has its own headline score where not given.
         to: A folder for compare.md, compare.tex and compare.csv, or one file that ends so.
         form: How it is printed: "table", or as one of `kood.report.formats.FORMATS`.
-        console: Where to print.
 
     Returns:
         The rows, as `kood.report.aggregate` gives them, with "difference".

@@ -140,7 +140,6 @@ def run_on_tensorflow(module: str, *arguments: Any, failed: str) -> None:
     That one does its work by `kood.attached.handed_over`, which knows the modules from outside that this one does.
 
     Args:
-        module: Its name.
         *arguments: What it is given, as words.
         failed: What to say where it fails, before the last lines that it wrote.
 

@@ -33,10 +33,6 @@ __all__ = [
 def nearest(word: str, allowed) -> str:
     """A sentence that offers the nearest allowed spelling, or lists what is allowed.
 
-    Args:
-        word: What was found.
-        allowed: The allowed words.
-
     Returns:
         `did you mean 'x'? Allowed: ...`, the first half only where something is near.
     """
@@ -65,9 +61,6 @@ def _at(key: str) -> str:
 @functools.cache
 def announced(room_name: str) -> dict[str, dict[str, str]]:
     """What installed packages announce for a room, read from their entry points; none of them is imported.
-
-    Args:
-        room_name: A key of `ROOMS`.
 
     Returns:
         {name in lower case: {"module:attribute": package}}, read once; of more than one none is taken.
@@ -127,7 +120,6 @@ def bring(module: str, where: str) -> Any:
     """Imports a module from outside that the user names, and keeps its name for `imported`.
 
     Args:
-        module: Its name.
         where: What begins the message.
 
     Raises:
@@ -288,11 +280,6 @@ def _loaded(room_name: str, path: str, key: str) -> Any:
 def obtain(room_name: str, name: str, key: str = ""):
     """Imports the thing that a recipe names.
 
-    Args:
-        room_name: A key of `ROOMS`.
-        name: The name as the recipe has it.
-        key: The recipe key, for the message.
-
     Returns:
         The class or function.
 
@@ -304,11 +291,7 @@ def obtain(room_name: str, name: str, key: str = ""):
 
 
 def listed(room_name: str) -> list[Entry]:
-    """What a recipe may name: kood's own, then what packages announce; of what cannot be had, the summary says why.
-
-    Args:
-        room_name: A key of `ROOMS`.
-    """
+    """What a recipe may name: kood's own, then what packages announce; of what cannot be had, the summary says why."""
     found = list(room(room_name).values())
     others = announced(room_name).items()
     for name, path, package in ((name, *one) for name, meant in others for one in meant.items()):
@@ -325,9 +308,6 @@ def listed(room_name: str) -> list[Entry]:
 def things(room_name: str) -> dict[str, Any]:
     """Everything in a room, imported, for the room's `__init__` to pass on.
 
-    Args:
-        room_name: A key of `ROOMS`.
-
     Returns:
         {Python name: class or function}.
     """
@@ -343,8 +323,6 @@ def read_by(room_name: str, name: str, options: Mapping[str, Any]) -> dict[str, 
     Whatever reads files that its options name has an attribute `read`, a function of the options.
 
     Args:
-        room_name: A key of `ROOMS`.
-        name: The name as the recipe has it.
         options: What the recipe gives.
 
     Returns:

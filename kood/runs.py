@@ -105,7 +105,6 @@ class Run:
     Args:
         folder: `saved/<recipe>`; made where missing.
         fresh: Make every stage again, once, whatever is there.
-        backend: The Keras backend that this run computes with.
         any_backend: Take stages that another backend finished, and go on with those that it left half made.
         versions: What this run makes stages with, {package: version}; no key is made of it.
     """
@@ -194,7 +193,6 @@ class Run:
         is not made again.
 
         Args:
-            name: The stage's name.
             decides: Everything that decides the result (JSON), the fingerprints of its inputs included; "backend" where
                 the Keras backend is part of it.
             make: Fills the folder it is given and returns facts to keep (JSON).
@@ -291,9 +289,6 @@ class Run:
 
     def finished(self, name: str) -> list[Result]:
         """The finished, undamaged stages of a name, the newest first; nothing is made and nothing needs to be held.
-
-        Args:
-            name: The stages' name.
 
         Returns:
             A `Result` for each, found, not made.

@@ -79,15 +79,12 @@ def audit(
 
     Args:
         pure: Samples of the generator under the label of one class each, at least 2.
-        pure_labels: (N,) those labels.
         held_out: Real ID images that neither the generator nor the judge was trained on, at least 3.
-        held_out_labels: Their classes.
         train_images: uint8 (M, H, W, C), what the generator was trained on, at least 2.
         train_features: (M, D) the judge's features of them.
         mixed: Samples under mixtures of classes, at least 2; or None.
         mixtures: (N, K) the shares they were made under; None where these are no mixtures, as under a label turned
             away from, and then nothing is asked of their classes.
-        class_names: K names.
         feature_space: What the features are, in words, for instance "penultimate features of resnet8 trained on the
             in-distribution training images".
         augment: Augmentations, by name, of the images that the generator was trained on. Under "flip" a mirrored copy
@@ -142,7 +139,6 @@ def with_shortcut(audited: Mapping[str, Any], scores_id, scores_pure, *, score: 
         audited: From `audit`; left as it is.
         scores_id: (N,) the detector's scores of real held-out ID images, higher = more OOD.
         scores_pure: (M,) its scores of pure-label samples.
-        score: The score's name.
 
     Returns:
         The audit with "shortcut" as `shortcut_test` gives it.
@@ -164,8 +160,6 @@ def shortcut_test(scores_id, scores_pure, *, score: str, level: float = 0.95) ->
     Args:
         scores_id: (N,) the detector's scores of real held-out ID images, higher = more OOD.
         scores_pure: (M,) its scores of pure-label samples.
-        score: The score's name, for the report.
-        level: Coverage of the interval.
 
     Returns:
         "score", "auroc", "interval" [low, high], "level", "n_id", "n_pure", "fails_above", "verdict" and

@@ -36,8 +36,6 @@ def monitor(
         level: Chance of calling drift where there is none.
         most: How many of the most surprising images are shown.
         to: Folder for `monitor.json` and `monitor.html`; none are written where it is not given.
-        as_json: Print JSON in place of tables.
-        console: Where to print.
 
     Returns:
         The findings, and how many files could not be read.

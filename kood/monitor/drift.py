@@ -108,7 +108,6 @@ def drift(
         flags: (m,) bool, in order of time, m at least 1.
         calibration_images: n.
         accept: Share that the threshold accepts.
-        ties: What is equal to the threshold.
         shift: What `kood.conformal.shift` finds of the stream's p-values: at a high accepted share most of what changes
             moves no image past the threshold.
         streams: How many are simulated at most, at least 1: the p-value of a change is never below 1 / (streams + 1).

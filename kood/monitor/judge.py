@@ -105,9 +105,7 @@ def judge_log(met: Met, run: Path, file: Path, level: float) -> Watched:
     Where `run` is a version and not a run's folder, its answers alone count.
 
     Args:
-        met: The answers.
         run: `saved/<recipe>`, or one of its versions.
-        file: Where they are from.
         level: What they are judged finely enough for.
 
     Raises:

@@ -33,12 +33,7 @@ LOOKED_AT = 256
 
 
 class Attached(Stage):
-    """Takes a finished Keras classifier apart, and checks on known images that its outputs are the classes' own.
-
-    Args:
-        recipe: Of the cell; it has a table `attach`.
-        data: Its images.
-    """
+    """Takes a finished Keras classifier apart, and checks on known images that its outputs are the classes' own."""
 
     kind, version, is_shared = "attached", 6, False
 
@@ -214,9 +209,7 @@ def matched(
     """Which output of a model each class folder is.
 
     Args:
-        folders: Names of the class folders.
         listed: The class of each output, where that is known.
-        outputs: How many the model has.
         as_keras: The folders in the order in which Keras numbers them; as they stand where not given.
 
     Returns:

@@ -34,10 +34,7 @@ class Audit(Stage):
     alone, and the cells of a table that share them share it.
 
     Args:
-        recipe: Of the cell.
-        data: Its images.
         judge: A classifier trained on real images alone.
-        samples: Of one class each.
         outliers: Of the cell; those that the diffusion model drew are audited.
     """
 
@@ -96,16 +93,7 @@ class Audit(Stage):
 
 
 class Shortcut(Stage):
-    """Whether the detector merely spots what was generated, beside the rest of the audit.
-
-    Args:
-        recipe: Of the cell.
-        data: Its images.
-        audit: The rest.
-        samples: Of one class each.
-        classifier: The cell's own.
-        evaluation: What chose its score.
-    """
+    """Whether the detector merely spots what was generated, beside the rest of the audit."""
 
     kind, version, is_shared = "shortcut", 2, False
 

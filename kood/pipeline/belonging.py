@@ -104,7 +104,6 @@ def identity_of(data: Data, class_names: Sequence[str] | None = None) -> Identit
     """What a cell's run folder belongs to.
 
     Args:
-        data: The cell's, finished.
         class_names: Those that it serves, in the order of the classifier's outputs; the data's where not given.
     """
     spec, digests = data.recipe.data.id, read_digests(data.folder, "data.id")
@@ -125,7 +124,6 @@ class Belonging:
     """Keeps a run folder to one set of classes and one data set.
 
     Args:
-        run: The folder, held.
         other_data: Whether the user asked to go on in it with others.
     """
 
@@ -135,10 +133,6 @@ class Belonging:
 
     def accept(self, data: Data, class_names: Sequence[str] | None = None) -> None:
         """Takes the folder for the run's first cell, and lets no other cell publish what does not belong there.
-
-        Args:
-            data: The cell's, finished.
-            class_names: As for `identity_of`.
 
         Raises:
             UserError: the folder, or its first cell, is of other classes or of another data set.

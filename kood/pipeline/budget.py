@@ -92,7 +92,6 @@ class Budget:
         """The seconds that a stage of a cell may take; None where the recipe alone decides how long it is.
 
         Args:
-            name: The stage's name.
             recipe: Of the cell, or of a classifier beside it.
 
         Returns:
@@ -126,9 +125,6 @@ class Budget:
 
     def afford(self, name: str) -> None:
         """Raises where a stage of a matrix or of a fold that has to be made would not be finished.
-
-        Args:
-            name: The stage's name.
 
         Raises:
             OutOfTimeError: the time is up, or what is left is less than the same stage took before, with what follows

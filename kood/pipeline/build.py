@@ -119,8 +119,6 @@ def build_classifier(
     """The untrained classifier of a recipe; of images, or of the features of a frozen backbone.
 
     Args:
-        recipe: The recipe.
-        num_classes: K.
         precision: Another than the recipe's.
         steps: Steps of the whole training, of which the recipe says at which share exposure begins.
         seed: Decides the outliers that are drawn in training.

@@ -27,7 +27,6 @@ class Cell:
     the letter, as the judge and the unexposed one are under a softmax head, one result serves both.
 
     Args:
-        recipe: Of the cell.
         data: Its images; not given, those that the recipe says.
         learned: What classifiers learn from, likewise.
         ready: Outliers that are there already, by their source; the others are drawn.

@@ -54,7 +54,6 @@ def check_scores(recipe: Recipe, train: ImageSet, obtain: Callable[[], keras.Mod
     """A score that the recipe names must be one that so many images and so wide a feature can determine.
 
     Args:
-        recipe: Of the cell.
         train: What scores are fitted on.
         obtain: Gives the classifier; not called where the recipe names no score.
 
@@ -143,8 +142,6 @@ def check(recipe: Recipe, data: Data, devices: Devices) -> None:
     """Refuses, before the first training step, what only the data can reveal.
 
     Args:
-        recipe: Of the cell.
-        data: Its data stage, made.
         devices: Those that share a batch.
 
     Raises:

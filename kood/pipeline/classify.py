@@ -69,11 +69,9 @@ class Classifier(Stage):
     the classifiers of a table have been trained equally long and differ in what they saw alone.
 
     Args:
-        recipe: What it is trained by.
         data: Where its images are; or, under a frozen backbone, what that gives for them.
         outliers: What it is exposed to, likewise.
         pure: Samples of one class each to train on, where the recipe does.
-        role: What it is to the cell.
     """
 
     kind, version, on = "classifier", 4, "fitting"
@@ -323,10 +321,6 @@ class FineTuned(Classifier):
 
     Args:
         recipe: What it is trained by; `fine_tuning` before `train`.
-        data: Where its images are.
-        outliers: What it is exposed to.
-        begun: What it begins as.
-        role: What it is to the cell.
     """
 
     kind, version = "fine_tuned", 2

@@ -145,14 +145,7 @@ class Diffusion(Stage):
 
 
 class Pure(Stage):
-    """Labelled samples of one class each: "pure" to train on, "pure_audit" to be tested on.
-
-    Args:
-        recipe: Of the cell.
-        data: The images of the run.
-        diffusion: Trained on them.
-        kind: Which of the two.
-    """
+    """Labelled samples of one class each: "pure" to train on, "pure_audit" to be tested on."""
 
     version, on = 1, "inference"
 

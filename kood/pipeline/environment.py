@@ -45,10 +45,6 @@ def versions() -> dict[str, str]:
 def origin_of(recipe: Path | None, overrides: Sequence[str] = ()) -> dict[str, str]:
     """What a run was started with.
 
-    Args:
-        recipe: Its file, where it has one.
-        overrides: Its `KEY=VALUE` settings.
-
     Returns:
         {"started": UTC, "recipe_sha256", "overrides" where there are any, "git" where the recipe lies in a repository}.
     """

@@ -29,13 +29,7 @@ ROUNDS = 5
 
 
 class Validation(Stage):
-    """What a classifier and its scores say of validation images alone: neither a test nor a calibration image is seen.
-
-    Args:
-        recipe: Of the cell.
-        data: Its images.
-        classifier: What is measured.
-    """
+    """What a classifier and its scores say of validation images alone: no test or calibration image is seen."""
 
     kind, version, is_shared = "validation", 8, False
 
@@ -94,9 +88,6 @@ class Evaluation(Stage):
     """Scores every set, chooses the headline score on validation images, and sets the threshold.
 
     Args:
-        recipe: Of the cell.
-        data: Its images.
-        classifier: What is measured.
         validates: Whether validation images are measured though no score is chosen on them.
     """
 
@@ -170,12 +161,6 @@ class DecisionCost(Stage):
 
     Test images in one batch, the compiled passes and the score as an evaluation takes it. A measurement, which another
     machine does not repeat: it is made once.
-
-    Args:
-        recipe: Of the cell.
-        data: Its images.
-        classifier: What is measured.
-        evaluation: By which scores.
     """
 
     kind, version, is_shared = "decision_cost", 1, False

@@ -38,12 +38,6 @@ class Export(Stage):
 
     What is served decides, not how it came about nor what was measured of it: a run that measures more and serves the
     same publishes nothing.
-
-    Args:
-        recipe: Of the cell.
-        data: Its images.
-        classifier: What is published.
-        evaluation: What chose its score and set its threshold.
     """
 
     kind, version, is_shared = "export", 3, False

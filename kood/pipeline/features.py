@@ -120,10 +120,6 @@ class Features(_Passing):
     """What the frozen backbone gives for the images of a run. To all that learns or measures it stands for these.
 
     Proxies stand in for `data.validation_ood` where that names no images and some are measured.
-
-    Args:
-        recipe: Of the cell.
-        data: Its images.
     """
 
     kind = "features"
@@ -194,12 +190,7 @@ def moments(features: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
 
 
 class OutlierFeatures(_Passing):
-    """What the frozen backbone gives for the outliers of one source.
-
-    Args:
-        recipe: Of the cell.
-        outliers: The stage that draws them.
-    """
+    """What the frozen backbone gives for the outliers of one source."""
 
     def __init__(self, recipe: Recipe, outliers: Outliers):
         self.kind = f"{outliers.kind}_features"

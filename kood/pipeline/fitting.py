@@ -44,14 +44,8 @@ def fitted(
     """Trains a stage's model, from its last checkpoint if there is one.
 
     Args:
-        stage: What the model is trained for.
-        work: The run.
-        folder: The stage's folder.
         model: Compiled.
         batches: As for `kood.training.fit`, and likewise `epochs`, `steps_per_epoch` and `images`.
-        epochs: Epochs in all.
-        steps_per_epoch: Batches of one.
-        rows: Rows of a batch.
         limit: Ends the training in time, and moves its rate.
         images: What the batches name rows of.
 
@@ -88,7 +82,6 @@ def augmentations(
 
     Args:
         recipe: Its `data.pictures` are what `pixmix` mixes in, where it has any.
-        data: The images of the run.
         names: Of `kood.data.augment`.
         image_shape: (H, W, C) of the images that they are for; the recipe's where not given.
 
@@ -128,11 +121,7 @@ def resident_images(
     """The images of a training that go to the device before it, so that its batches need not have any.
 
     Args:
-        recipe: Of the training.
-        augment: Augmentations of the training.
         id_set: As for `kood.data.batches.training_batches`, and likewise the others.
-        outliers: Likewise.
-        labelled: Likewise.
 
     Returns:
         uint8 (N, H, W, C) for `kood.training.fit`; None where batches bring their pixels: as `train.resident` or

@@ -39,7 +39,6 @@ class HeldOut(Rows):
     class that stays has as well.
 
     Args:
-        rows: All of them.
         held: The names of the classes.
     """
 
@@ -125,7 +124,6 @@ class Fewer:
     Args:
         outliers: All of them, of a stage that serves fewer classes.
         held: The numbers of the classes.
-        classes: How many there are.
     """
 
     def __init__(self, outliers: Outliers | OutlierFeatures, held: np.ndarray, classes: int):
@@ -152,11 +150,6 @@ def folds_of(settings: HoldOut, names: Sequence[str], seed: int) -> list[tuple[s
     """The classes that each fold holds out, in the order of the classes; no two folds hold the same ones out.
 
     Drawn ones go through all classes before any is held out again, as far as folds differ.
-
-    Args:
-        settings: `data.hold_out`.
-        names: All classes.
-        seed: Decides which, where they are drawn.
 
     Raises:
         UserError: a class that is none, or fewer than two left to tell apart.
@@ -214,11 +207,6 @@ def _dealt(folds: int, count: int, classes: int, rng: np.random.Generator) -> li
 def notes_on(settings: HoldOut, folds: Sequence[Sequence[str]], names: Sequence[str]) -> list[str]:
     """What there is to know of the folds, a sentence each: that there are fewer than were asked for, and that classes
     stand in several of them.
-
-    Args:
-        settings: `data.hold_out`.
-        folds: What `folds_of` made of it.
-        names: All classes.
     """
     notes, is_drawn = [], isinstance(settings.folds, int)
     if len(folds) < settings.asked:
@@ -240,9 +228,7 @@ def notes_of(data: Rows, evaluation: Stage, scores: Collection[str]) -> list[str
     measured by each of the run's scores.
 
     Args:
-        data: Its images.
         evaluation: By which scores it was measured, where it was.
-        scores: Those of the run.
     """
     notes = [data.note] if isinstance(data, HeldOut) and data.note else []
     if evaluation.result is not None:
@@ -259,7 +245,6 @@ def told_folds(folds: Sequence[Any], left_out: Sequence[dict[str, Any]], run: Pa
     Args:
         folds: Pairs of the classes that were held out and the evaluation without them.
         left_out: {"classes", "why"} of those that were not finished.
-        run: The folder of the run.
     """
     told = []
     for held, evaluation in folds:

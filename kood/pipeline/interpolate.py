@@ -52,15 +52,12 @@ def draw(
 
     Args:
         folder: `saved/<recipe>`, with a finished diffusion model; of several, the newest is taken.
-        first: The class that rows begin with.
-        last: The class that they end with.
         rows: Rows, for each number of steps.
         columns: Images in a row, both pure classes included.
         steps: Numbers of sampling steps; not given, the recipe's.
         seed: Of the starts; not given, the recipe's.
         out: A PNG file; not given, one in the run's folder.
         changes: Settings of `outliers.label_mixup` to use in place of the recipe's.
-        console: Where to print.
 
     Returns:
         The file that was written.

@@ -19,9 +19,6 @@ __all__ = ["make_cell"]
 def make_cell(work: Work) -> tuple[dict[str, Any], Cell]:
     """Makes one classifier, from its data to its SavedModel.
 
-    Args:
-        work: The run.
-
     Returns:
         Its part of the report, empty in all but the first of several processes, and its stages.
     """

@@ -25,9 +25,6 @@ def run_matrix(recipe: Recipe, team: Team, progress: report.StageProgress, told:
     """Makes every cell, and the report after each.
 
     Args:
-        recipe: With a matrix.
-        team: The processes of the run.
-        progress: The display.
         told: What else every cell's `Work` is given.
 
     Returns:

@@ -38,9 +38,6 @@ class Outliers(Stage):
     """What a source of `kood.outliers` draws.
 
     Args:
-        recipe: Of the cell.
-        name: The source's.
-        data: The images of the run.
         diffusion: The diffusion model, where a source of the recipe asks for one.
         judge: The classifier trained on real images alone, likewise.
     """

@@ -26,7 +26,6 @@ def faster(measure: Callable[[str], float], folder: Path) -> dict[str, Any]:
 
     Args:
         measure: Seconds of one training step in a precision; may raise where the device cannot do it.
-        folder: The stage's folder.
 
     Returns:
         {"precision": the fastest, "step_seconds": {precision: seconds, or None where it does not work}}.

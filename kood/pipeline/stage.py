@@ -112,7 +112,6 @@ class Stage(abc.ABC):
 
         Args:
             folder: Where; a killed predecessor may have left something there.
-            work: The run.
 
         Returns:
             What it has to say of itself (JSON).
@@ -188,9 +187,6 @@ class Stage(abc.ABC):
 
         A run with a time budget takes a result that nothing cut short, where there is one; else the time that the stage
         may take decides its result too.
-
-        Args:
-            work: The run.
 
         Returns:
             The result, which is the stage's from now on.

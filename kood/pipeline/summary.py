@@ -126,13 +126,7 @@ def keep_logs(work: Work, cell: Cell) -> None:
 
 
 def write_report(result: dict[str, Any], work: Work, cell: Cell) -> None:
-    """Writes the report of a run of one cell.
-
-    Args:
-        result: What `summarize` found.
-        work: The run.
-        cell: Its stages, made.
-    """
+    """Writes the report of a run of one cell."""
     folder = work.run.folder
     report.write_json(folder / "report.json", result)
     histories: dict[str, dict[str, list[float]]] = {

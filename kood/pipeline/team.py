@@ -105,9 +105,6 @@ class Team:
         """`Run.ensure` for all processes: the first finds the stage or makes it, and where it says so, all make it.
 
         Args:
-            name: The stage's name.
-            decides: What decides its result.
-            make: Fills a folder.
             on: The block of `Devices` in which every process makes the stage; None where the first makes it alone.
 
         Returns:

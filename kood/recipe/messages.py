@@ -19,8 +19,6 @@ def explain(error: ValidationError | UserError, root: type[BaseModel], from_comm
     """One line for each thing that is wrong.
 
     Args:
-        error: What is wrong.
-        root: The recipe's model.
         from_command: Keys that stand in `--set`; what to write instead is told as the command line takes it.
     """
     if isinstance(error, UserError):

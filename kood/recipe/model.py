@@ -271,7 +271,6 @@ def shrunk(recipe: Recipe, given: dict[str, Any]) -> dict[str, Any]:
     """The smoke run: every length cut down to what shows that the recipe works.
 
     Args:
-        recipe: Of whole lengths.
         given: What a TOML file would say of it; left as it is.
     """
     given = copy.deepcopy(given)

@@ -41,8 +41,6 @@ class Choices:
     """What a recipe for a folder's images says, as it has it, and why: made for a machine and so many minutes.
 
     Args:
-        found: What the folder holds.
-        machine: What the run will have.
         minutes: About how long it may take.
         network: The pretrained network whose features are learned from; None where a backbone is trained from nothing.
         per_image: Seconds of an image in it, where that was measured.

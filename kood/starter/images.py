@@ -205,7 +205,6 @@ def _idle(train: Listing, alike: Sequence[Sequence[int]], unread: Collection[str
     """The numbers of those files to train on that bring nothing more to learn or cannot be read.
 
     Args:
-        train: All of them.
         alike: The numbers of the files of the same bytes, ascending; those of other parts come after those to train on.
         unread: Files that cannot be read.
     """

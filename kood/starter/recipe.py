@@ -59,11 +59,9 @@ def new_recipe(
         ood_images: Folders or tables of images to test on that are of no such class.
         name: The recipe's name; made of the folder's where not given.
         minutes: About how long a run may take on this machine.
-        force: Write over a file of that name.
         backbone: A `.keras` file, or an HDF5 file, of a pretrained network to begin with.
         options: What else the backbone "file" is to be told of it: "layer", "preprocess", "imports".
         machine: What the run will have; this machine where not given.
-        console: Where to print.
 
     Returns:
         The file.
@@ -121,13 +119,6 @@ def new_recipe(
 def _refuse_shared(place: Path, found: Survey, kept: Sequence[str], its_place: Path, its: Survey) -> None:
     """Refuses out-of-distribution images that are among the known ones: the same folder or table, one in the other, or
     the same files.
-
-    Args:
-        place: Where the known images are.
-        found: What is there.
-        kept: The classes of these that are learned.
-        its_place: Where the others are.
-        its: What is there.
 
     Raises:
         UserError: some are the same.
