@@ -49,15 +49,11 @@ def pure_content(posteriors, labels) -> dict[str, Any]:
     confusion = np.zeros((classes, classes))
     np.add.at(confusion, intended, top)
     right, confidence = top[np.arange(count), intended], found[np.arange(count), intended]
-    per_class = []
-    for number in range(classes):
-        own = intended == number
-        some = bool(own.any())
-        per_class.append({
-            "n": int(own.sum()),
-            "share": float(right[own].mean()) if some else None,
-            "confidence": float(confidence[own].mean()) if some else None,
-        })  # fmt: skip
+    counts, shares, sums = (np.bincount(intended, of, classes).tolist() for of in (None, right, confidence))
+    per_class = [
+        {"n": n, "share": share / n if n else None, "confidence": summed / n if n else None}
+        for n, share, summed in zip(counts, shares, sums, strict=True)
+    ]
     return {
         "n": count,
         "share": float(right.mean()),

@@ -52,24 +52,20 @@ def _tile_sum(x: np.ndarray, y: np.ndarray) -> float:
     return float(np.dot(flat * flat, flat))
 
 
-def _across(x: np.ndarray, y: np.ndarray) -> float:
-    """Mean of the kernel over all pairs of rows, a tile at a time."""
+def _sum(x: np.ndarray, y: np.ndarray) -> float:
+    """Sum of the kernel over all pairs of rows, a tile at a time."""
     starts = [(i, j) for i in range(0, len(x), _TILE) for j in range(0, len(y), _TILE)]
-    return sum(_tile_sum(x[i : i + _TILE], y[j : j + _TILE]) for i, j in starts) / (len(x) * len(y))
+    return sum(_tile_sum(x[i : i + _TILE], y[j : j + _TILE]) for i, j in starts)
 
 
 def _within(x: np.ndarray) -> float:
-    """Mean of the kernel over pairs of different rows; of tiles that mirror each other one is computed."""
+    """Mean of the kernel over pairs of different rows."""
     own = (np.square(x).sum(axis=1) / x.shape[1] + 1.0) ** 3
-    total = -float(own.sum())
-    for i in range(0, len(x), _TILE):
-        for j in range(0, i + 1, _TILE):
-            total += (1 if i == j else 2) * _tile_sum(x[i : i + _TILE], x[j : j + _TILE])
-    return total / (len(x) * (len(x) - 1))
+    return (_sum(x, x) - float(own.sum())) / (len(x) * (len(x) - 1))
 
 
 def _unbiased(x: np.ndarray, y: np.ndarray) -> float:
-    return _within(x) + _within(y) - 2 * _across(x, y)
+    return _within(x) + _within(y) - 2 * _sum(x, y) / (len(x) * len(y))
 
 
 def kernel_distance(features_a, features_b, *, subsets: int = 10, seed: int = 0) -> tuple[float, float | None]:
