@@ -4,6 +4,7 @@ import atexit
 import contextlib
 import logging
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -40,23 +41,13 @@ def console(width: int = 120) -> "Console":
     """
     from rich.console import Console
 
-    if _columns() is None and _terminal_width() < NARROWEST:
-        return Console(width=width)
-    return Console()
+    return Console(width=width if shutil.get_terminal_size((0, 0)).columns < NARROWEST else None)
 
 
 def _columns() -> int | None:
     """The width that COLUMNS asks for, where that is one."""
     asked = os.environ.get("COLUMNS", "")
     return int(asked) if asked.isascii() and asked.isdecimal() and int(asked) >= NARROWEST else None
-
-
-def _terminal_width() -> int:
-    """How wide the terminal of the output is, 0 where it is none."""
-    try:
-        return os.get_terminal_size(sys.stdout.fileno()).columns
-    except (OSError, ValueError, AttributeError):
-        return 0
 
 
 def settle() -> None:

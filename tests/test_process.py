@@ -86,7 +86,7 @@ def test_a_command_prints_no_warning_of_a_large_picture():
 @pytest.mark.parametrize("columns", ["0", "-1", "abc", "1", "39", "", "٣٠"])
 def test_a_width_that_is_none_is_not_taken(monkeypatch, columns):
     monkeypatch.setenv("COLUMNS", columns)
-    monkeypatch.setattr(sys, "stdout", io.StringIO())
+    monkeypatch.setattr(sys, "__stdout__", io.StringIO())
     assert process.console().width == 120
     monkeypatch.setenv("MPLBACKEND", "any")
     process.settle()
@@ -98,7 +98,7 @@ def test_a_width_that_is_none_is_not_taken(monkeypatch, columns):
 def test_a_forced_colour_makes_no_terminal_of_a_pipe(monkeypatch):
     monkeypatch.delenv("COLUMNS", raising=False)
     monkeypatch.setenv("FORCE_COLOR", "1")
-    monkeypatch.setattr(sys, "stdout", io.StringIO())
+    monkeypatch.setattr(sys, "__stdout__", io.StringIO())
     assert process.console(140).width == 140
 
 
