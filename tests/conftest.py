@@ -330,29 +330,25 @@ def make_audit(*, classes=3, shift=0.0, score_shift=0.0, mixed=True, class_names
     rng = np.random.default_rng(seed)
     levels = np.linspace(40, 215, classes)
 
-    def judged(targets):
+    def judged(targets, labels):
         noise = rng.normal(0, 12, (len(targets), 4, 4, 1)) + rng.normal(0, 8, (len(targets), 1, 1, 1))
         images = np.clip(targets[:, None, None, None] + noise, 0, 255).astype("uint8")
         means = images.mean(axis=(1, 2, 3))
         logits = -(((means[:, None] - levels) / 30) ** 2)
         posteriors = np.exp(logits) / np.exp(logits).sum(axis=1, keepdims=True)
-        return Judged(images, posteriors, np.stack([means, images.std(axis=(1, 2, 3))], axis=1) / 64)
+        return Judged(images, posteriors, np.stack([means, images.std(axis=(1, 2, 3))], axis=1) / 64, labels)
 
     labels = {name: np.arange(count) % classes for name, count in (("train", 300), ("held_out", 90), ("pure", 120))}
-    train, held_out = judged(levels[labels["train"]]), judged(levels[labels["held_out"]])
-    pure = judged(levels[labels["pure"]] + shift)
-    options = {}
+    moved = {"train": 0.0, "held_out": 0.0, "pure": shift}
+    sets = {name: judged(levels[own] + moved[name], own) for name, own in labels.items()}
     if mixed:
         shares = np.zeros((100, classes))
         for row, share in zip(shares, rng.uniform(0.02, 0.98, 100), strict=True):
             lower = rng.integers(classes - 1)  # Neighbours: between others lies another class.
             row[lower : lower + 2] = share, 1 - share
-        options = {"mixed": judged(shares @ levels + shift), "mixtures": shares}
+        sets["mixed"] = judged(shares @ levels + shift, shares)
     names = class_names or [f"level {number}" for number in range(classes)]
-    found = audit(
-        pure, labels["pure"], held_out, labels["held_out"], train.images, train.features, class_names=names,
-        feature_space="mean and spread of the grey levels / 64", **options,
-    )  # fmt: skip
+    found = audit(**sets, class_names=names, feature_space="mean and spread of the grey levels / 64")
     if score_shift is None:
         return found
     return with_shortcut(found, rng.normal(0, 1, 400), rng.normal(score_shift, 1, 400), score="energy")

@@ -49,23 +49,22 @@ class Judged(NamedTuple):
         images: uint8 (N, H, W, C).
         posteriors: (N, K), rows summing to 1.
         features: (N, D), from the layer that the feature space is named after.
+        labels: (N,) their classes, or those that they were made under; of mixtures the shares (N, K) of these. None
+            where these are no mixtures, as under a label turned away from: then nothing is asked of their classes.
     """
 
     images: np.ndarray
     posteriors: np.ndarray
     features: np.ndarray
+    labels: np.ndarray | None = None
 
 
 def audit(
     pure: Judged,
-    pure_labels,
     held_out: Judged,
-    held_out_labels,
-    train_images,
-    train_features,
-    *,
+    train: Judged,
     mixed: Judged | None = None,
-    mixtures=None,
+    *,
     class_names: Sequence[str],
     feature_space: str,
     augment: Sequence[str] = (),
@@ -80,11 +79,8 @@ def audit(
     Args:
         pure: Samples of the generator under the label of one class each, at least 2.
         held_out: Real ID images that neither the generator nor the judge was trained on, at least 3.
-        train_images: uint8 (M, H, W, C), what the generator was trained on, at least 2.
-        train_features: (M, D) the judge's features of them.
+        train: What the generator was trained on, at least 2.
         mixed: Samples under mixtures of classes, at least 2; or None.
-        mixtures: (N, K) the shares they were made under; None where these are no mixtures, as under a label turned
-            away from, and then nothing is asked of their classes.
         feature_space: What the features are, in words, for instance "penultimate features of resnet8 trained on the
             in-distribution training images".
         augment: Augmentations, by name, of the images that the generator was trained on. Under "flip" a mirrored copy
@@ -109,15 +105,15 @@ def audit(
     """
     sets = {"pure": pure, "held_out": held_out, **({} if mixed is None else {"mixtures": mixed})}
     content = {
-        "pure": pure_content(pure.posteriors, pure_labels),
-        "held_out": pure_content(held_out.posteriors, held_out_labels),
-        "mixtures": None if mixed is None or mixtures is None else mixed_content(mixed.posteriors, mixtures),
+        "pure": pure_content(pure.posteriors, pure.labels),
+        "held_out": pure_content(held_out.posteriors, held_out.labels),
+        "mixtures": None if mixed is None or mixed.labels is None else mixed_content(mixed.posteriors, mixed.labels),
     }
     rng = np.random.default_rng(seed)
     # Arrays, of deferred images too: a search reads all of them again and again.
     images = {name: np.asarray(one.images) for name, one in sets.items()}
-    diversity = _diversity(images, np.asarray(train_images), rng, most, MIRROR in augment)
-    fidelity = _fidelity({name: one.features for name, one in sets.items()}, train_features, rng, seed)
+    diversity = _diversity(images, np.asarray(train.images), rng, most, MIRROR in augment)
+    fidelity = _fidelity({name: one.features for name, one in sets.items()}, train.features, rng, seed)
     result = {
         "feature_space": feature_space,
         "seed": seed,

@@ -72,16 +72,11 @@ class Audit(Stage):
                     exit_code=1,
                 )
         with work.progress.bar(self.role):
-            learned = _judged(judge, train.images)
             return audit(
-                _judged(judge, pure.images),
-                pure.known_labels,
-                _judged(judge, held.images),
-                held.known_labels,
-                learned.images,
-                learned.features,
-                mixed=_judged(judge, self.mixed.images().images) if self.mixed else None,
-                mixtures=_mixtures(self.mixed.shares()) if self.mixed else None,
+                _judged(judge, pure.images, pure.known_labels),
+                _judged(judge, held.images, held.known_labels),
+                _judged(judge, train.images),
+                _judged(judge, self.mixed.images().images, _mixtures(self.mixed.shares())) if self.mixed else None,
                 class_names=train.class_names,
                 feature_space=(
                     f"penultimate features of {self.recipe.classifier.backbone} trained on the in-distribution "
@@ -139,7 +134,7 @@ def _mixtures(rows: np.ndarray | None) -> np.ndarray | None:
     return rows if whole else None
 
 
-def _judged(judge: Judge, images: Images) -> Judged:
+def _judged(judge: Judge, images: Images, labels: np.ndarray | None = None) -> Judged:
     # What lies in files is decoded here, once, and not whenever the audit looks at it.
     pixels = np.asarray(images)
-    return Judged(pixels, *judge.opinions(pixels))
+    return Judged(pixels, *judge.opinions(pixels), labels)

@@ -18,7 +18,7 @@ def made(rng, n, labels=None, classes=3):
     if labels is not None:
         logits[np.arange(n), labels] += 4
     posteriors = np.exp(logits) / np.exp(logits).sum(axis=1, keepdims=True)
-    return Judged(images, posteriors.astype("float32"), rng.normal(size=(n, 4)).astype("float32"))
+    return Judged(images, posteriors.astype("float32"), rng.normal(size=(n, 4)).astype("float32"), labels)
 
 
 @pytest.fixture
@@ -30,16 +30,12 @@ def arrays():
     for row in mixtures:
         row[rng.permutation(3)[:2]] = 0.5
     train, mixed = made(rng, 200), made(rng, 50)
-    mixed = mixed._replace(posteriors=0.9 * mixtures + 0.1 * mixed.posteriors)
+    mixed = mixed._replace(posteriors=0.9 * mixtures + 0.1 * mixed.posteriors, labels=mixtures)
     return {
         "pure": made(rng, 60, pure_labels),
-        "pure_labels": pure_labels,
         "held_out": made(rng, 40, held_out_labels),
-        "held_out_labels": held_out_labels,
-        "train_images": train.images,
-        "train_features": train.features,
+        "train": train,
         "mixed": mixed,
-        "mixtures": mixtures,
         "class_names": ("a", "b", "c"),
         "feature_space": "noise",
     }
@@ -48,9 +44,9 @@ def arrays():
 def test_the_parts_are_those_of_the_functions(arrays):
     found = audit(**arrays)
     content = found["content"]
-    assert content["pure"] == pure_content(arrays["pure"].posteriors, arrays["pure_labels"])
-    assert content["held_out"] == pure_content(arrays["held_out"].posteriors, arrays["held_out_labels"])
-    assert content["mixtures"] == mixed_content(arrays["mixed"].posteriors, arrays["mixtures"])
+    assert content["pure"] == pure_content(arrays["pure"].posteriors, arrays["pure"].labels)
+    assert content["held_out"] == pure_content(arrays["held_out"].posteriors, arrays["held_out"].labels)
+    assert content["mixtures"] == mixed_content(arrays["mixed"].posteriors, arrays["mixed"].labels)
     assert found["class_names"] == ["a", "b", "c"]
     assert (found["feature_space"], found["seed"], found["shortcut"], found["warnings"]) == ("noise", 0, None, [])
     # Sixty samples, fifty mixtures: fifty of each, so that FID compares; the mixtures are then all.
@@ -74,8 +70,8 @@ def test_deferred_images_are_audited_as_arrays_are(arrays):
     def deferred(images):
         return Made(images.shape, lambda rows: images[rows])
 
-    later = {**arrays, "train_images": deferred(arrays["train_images"])}
-    for name in ("pure", "held_out", "mixed"):
+    later = dict(arrays)
+    for name in ("pure", "held_out", "train", "mixed"):
         later[name] = arrays[name]._replace(images=deferred(arrays[name].images))
     assert audit(**later, augment=["flip"], most=40) == audit(**arrays, augment=["flip"], most=40)
 
@@ -95,7 +91,7 @@ def test_distances_are_counted(arrays):
 
 
 def test_most_bounds_the_search_and_not_the_counts(arrays):
-    arrays["pure"] = arrays["pure"]._replace(images=arrays["train_images"][:60])
+    arrays["pure"] = arrays["pure"]._replace(images=arrays["train"].images[:60])
     found = audit(**arrays, most=10)["diversity"]["sets"]
     assert {one["searched"] for one in found.values()} == {10}
     assert found["pure"]["copies"] == 60
@@ -104,7 +100,7 @@ def test_most_bounds_the_search_and_not_the_counts(arrays):
 
 def test_copies_of_training_images_are_memorised(arrays):
     images = arrays["pure"].images.copy()
-    images[:5] = arrays["train_images"][:5]
+    images[:5] = arrays["train"].images[:5]
     arrays["pure"] = arrays["pure"]._replace(images=images)
     found = audit(**arrays)
     assert found["diversity"]["verdict"] == "memorised"
@@ -113,15 +109,15 @@ def test_copies_of_training_images_are_memorised(arrays):
     assert "5 of 60 single-class samples (8.3%)" in found["diversity"]["sentences"][0]
     # Where real images are copies of training images as often, the data set repeats itself, not the generator.
     held_out = arrays["held_out"].images.copy()
-    held_out[:4] = arrays["train_images"][5:9]
+    held_out[:4] = arrays["train"].images[5:9]
     arrays["held_out"] = arrays["held_out"]._replace(images=held_out)
     assert audit(**arrays)["diversity"]["verdict"] == "new"
 
 
 def test_mirrored_copies_are_memorised_where_the_generator_learnt_mirrored_images(arrays):
     images = arrays["pure"].images.copy()
-    images[:5] = arrays["train_images"][:5, :, ::-1]
-    images[5] = arrays["train_images"][5]
+    images[:5] = arrays["train"].images[:5, :, ::-1]
+    images[5] = arrays["train"].images[5]
     arrays["pure"] = arrays["pure"]._replace(images=images)
     plain, mirrored = audit(**arrays)["diversity"], audit(**arrays, augment=["crop", "flip"])["diversity"]
     assert [one["sets"]["pure"]["memorised"]["count"] for one in (plain, mirrored)] == [1, 6]
@@ -147,15 +143,16 @@ def test_a_generator_that_repeats_itself(arrays):
 
 
 def test_samples_without_content(arrays):
-    arrays["pure_labels"] = np.random.default_rng(5).permutation(arrays["pure_labels"])
+    labels = np.random.default_rng(5).permutation(arrays["pure"].labels)
+    arrays["pure"] = arrays["pure"]._replace(labels=labels)
     found = audit(**arrays)
     assert (found["content"]["verdict"], found["warnings"]) == ("weak", [WARNINGS["weak"]])
-    arrays["held_out_labels"] = (arrays["held_out_labels"] + 1) % 3
+    arrays["held_out"] = arrays["held_out"]._replace(labels=(arrays["held_out"].labels + 1) % 3)
     assert audit(**arrays)["content"]["verdict"] == "unjudged"
 
 
 def test_mixtures_may_be_left_out(arrays):
-    del arrays["mixed"], arrays["mixtures"]
+    del arrays["mixed"]
     found = audit(**arrays)
     assert found["content"]["mixtures"] is None
     assert list(found["diversity"]["sets"]) == ["pure", "held_out"]
@@ -186,10 +183,11 @@ def test_the_shortcut_is_added_without_touching_the_rest(arrays):
 
 
 def test_the_smallest_sets_that_make_sense(arrays):
-    for name, count in (("pure", 2), ("held_out", 3), ("mixed", 2)):
+    arrays["train"] = arrays["train"]._replace(labels=np.zeros(200, int))
+    for name, count in (("pure", 2), ("held_out", 3), ("mixed", 2), ("train", 2)):
         arrays[name] = Judged(*(values[:count] for values in arrays[name]))
-    arrays.update(pure_labels=np.array([0, 1]), held_out_labels=np.array([0, 1, 2]), mixtures=arrays["mixtures"][:2])
-    arrays.update(train_images=arrays["train_images"][:2], train_features=arrays["train_features"][:2])
+    arrays["pure"] = arrays["pure"]._replace(labels=np.array([0, 1]))
+    arrays["held_out"] = arrays["held_out"]._replace(labels=np.array([0, 1, 2]))
     found = audit(**arrays)
     assert json.loads(json.dumps(found, allow_nan=False)) == found
     assert found["fidelity"]["sets"]["pure"]["kid_standard_error"] is None
@@ -198,7 +196,7 @@ def test_the_smallest_sets_that_make_sense(arrays):
 
 def test_samples_that_are_no_mixtures_are_asked_nothing_of_their_classes(arrays):
     whole = audit(**arrays)
-    found = audit(**{**arrays, "mixtures": None})
+    found = audit(**{**arrays, "mixed": arrays["mixed"]._replace(labels=None)})
     assert found["content"]["mixtures"] is None and found["content"]["mixtures_verdict"] is None
     assert found["diversity"] == whole["diversity"] and found["fidelity"] == whole["fidelity"]
 
@@ -253,7 +251,7 @@ def test_mixtures_of_classes_that_are_not_shown_are_not_judged():
 
 
 def test_mixtures_of_other_classes_warn(arrays):
-    posteriors = np.where(arrays["mixtures"] > 0, 0.05, 0.9)
+    posteriors = np.where(arrays["mixed"].labels > 0, 0.05, 0.9)
     arrays["mixed"] = arrays["mixed"]._replace(posteriors=posteriors)
     found = audit(**arrays)
     assert found["content"]["mixtures_verdict"] == "other"
