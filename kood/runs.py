@@ -19,8 +19,8 @@ import json
 import os
 import shutil
 import time
-from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterator
+from dataclasses import KW_ONLY, dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -99,6 +99,7 @@ class Result:
         return key_of(self.folder)
 
 
+@dataclass(eq=False)
 class Run:
     """The folder of one recipe's runs, held by one process at a time.
 
@@ -107,28 +108,22 @@ class Run:
         fresh: Make every stage again, once, whatever is there.
         any_backend: Take stages that another backend finished, and go on with those that it left half made.
         versions: What this run makes stages with, {package: version}; no key is made of it.
+        on_damage: Is told of a result that was found damaged and is made again, and of a folder that cannot be held.
     """
 
-    def __init__(
-        self,
-        folder: Path,
-        *,
-        fresh: bool = False,
-        backend: str = "",
-        any_backend: bool = False,
-        versions: Mapping[str, str] | None = None,
-    ):
-        self.folder = folder
-        self.versions = dict(versions or {})
-        self.fresh = fresh
-        self.backend = backend
-        self.any_backend = any_backend
+    folder: Path
+    _: KW_ONLY
+    fresh: bool = False
+    backend: str = ""
+    any_backend: bool = False
+    versions: dict[str, str] = field(default_factory=dict)
+    on_damage: Callable[[str], None] = lambda message: None
+
+    def __post_init__(self) -> None:
         self._made: set[Path] = set()
         #: Of results that were found whole the state of their files, which are read through once.
         self._whole: dict[Path, list[tuple[int, ...]]] = {}
-        self._was_there = folder.exists(), folder.parent.exists()
-        #: Is told of a result that was found damaged and is made again, and of a folder that cannot be held.
-        self.on_damage: Callable[[str], None] = lambda message: None
+        self._was_there = self.folder.exists(), self.folder.parent.exists()
 
     @contextlib.contextmanager
     def held(self, otherwise: str = "") -> Iterator["Run"]:
