@@ -22,8 +22,8 @@ def idle_settings(recipe: Recipe) -> list[str]:
         found["report.baseline"] = ["it names a row of a matrix, and there is none; add [matrix], or remove it"]
     cells = [] if recipe.quick or recipe.attach is not None else [cell for _, cell in recipe.cells()]
     for key, table in settings.dropped(recipe._given, recipe.matrix).items():
-        values = [_value(cell, key) for cell in cells if _uses(cell, key)]
-        if values and _value(recipe, key) not in values:  # A default that was written down is there all the same.
+        values = [cell.value(key) for cell in cells if _uses(cell, key)]
+        if values and recipe.value(key) not in values:  # A default that was written down is there all the same.
             found[key] = [f"every cell of the matrix sets {table} as a whole; give it in each row, or remove it"]
     for cell in cells:
         for key, why in _settings(cell):
@@ -36,13 +36,6 @@ def _uses(recipe: Recipe, key: str) -> bool:
     section, _, inner = key.partition(".")
     table, outliers = inner.partition(".")[0], recipe.outliers
     return section != "outliers" or bool(outliers.use) and table not in {*outliers.tables} - {*outliers.sources}
-
-
-def _value(recipe: Recipe, key: str) -> Any:
-    found: Any = recipe
-    for part in key.split("."):
-        found = found.get(part) if isinstance(found, dict) else getattr(found, part, None)
-    return found
 
 
 def _settings(recipe: Recipe) -> Iterator[tuple[str, str]]:

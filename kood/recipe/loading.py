@@ -83,7 +83,7 @@ def load(path: str | Path, overrides: tuple[str, ...] | list[str] = (), *, quick
     given.setdefault("name", path.stem)
     keys = [override.partition("=")[0].strip() for override in overrides]
     recipe = checked(given, str(path), keys, quick=quick)
-    recipe.comes_from(path, overrides)
+    recipe._file, recipe._overrides = path, tuple(overrides)
     return recipe
 
 

@@ -2,7 +2,7 @@
 
 import copy
 import itertools
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Annotated, Any
@@ -59,10 +59,6 @@ class Recipe(Section):
     _file: Path | None = None
     _overrides: tuple[str, ...] = ()
 
-    def comes_from(self, file: Path, overrides: Sequence[str]) -> None:
-        """Keeps the file that it was loaded from, and the `KEY=VALUE` settings."""
-        self._file, self._overrides = file, tuple(overrides)
-
     @property
     def file(self) -> Path | None:
         """The file that it was loaded from."""
@@ -72,6 +68,13 @@ class Recipe(Section):
     def overrides(self) -> tuple[str, ...]:
         """The `KEY=VALUE` settings that it was loaded with."""
         return self._overrides
+
+    def value(self, key: str) -> Any:
+        """What it has under a dotted key; None where there is nothing."""
+        found: Any = self
+        for part in key.split("."):
+            found = found.get(part) if isinstance(found, dict) else getattr(found, part, None)
+        return found
 
     @model_validator(mode="after")
     def _check(self):
@@ -276,9 +279,7 @@ def shrunk(recipe: Recipe, given: dict[str, Any]) -> dict[str, Any]:
     given = copy.deepcopy(given)
 
     def at_most(key: str, value: float) -> None:
-        current: Any = recipe
-        for part in key.split("."):
-            current = current[part] if isinstance(current, dict) else getattr(current, part)
+        current = recipe.value(key)
         settings.put(given, key, value if current is None else min(current, value), where="--quick")
 
     at_most("data.id.per_class", 40)
