@@ -311,10 +311,7 @@ def things(room_name: str) -> dict[str, Any]:
     Returns:
         {Python name: class or function}.
     """
-    return {
-        entry.attribute: getattr(importlib.import_module(entry.module), entry.attribute)
-        for entry in room(room_name).values()
-    }
+    return {entry.attribute: obtain(room_name, name) for name, entry in room(room_name).items()}
 
 
 def read_by(room_name: str, name: str, options: Mapping[str, Any]) -> dict[str, Any]:
