@@ -4,7 +4,6 @@ import importlib
 import sys
 import typing
 
-import keras
 import numpy as np
 import pytest
 from pydantic import BaseModel
@@ -15,7 +14,6 @@ from kood.data.stored import write_digests
 from kood.files import fingerprint
 from kood.machine import VARIABLES
 from kood.pipeline import make
-from kood.pipeline.build import adding
 from kood.pipeline.environment import environment
 from kood.pipeline.outliers import Outliers
 from kood.pipeline.prepare import Data
@@ -548,33 +546,3 @@ def test_the_code_that_a_backbones_file_imports_decides_too(stages, tmp_path, mo
     assert {name for name in before if before[name] != after[name]} == TRAINED
     assert keys("width = 2", []) == without
     assert keys("width = 1", ["layers_of_this_recipe"]) == before
-
-
-@pytest.mark.parametrize(
-    ("kernel", "layer", "told"),
-    [(None, "Dense", []), ("l2", "Dense", ["backbones/file"]), (None, "OfTheUser", ["backbones/file"])],
-)
-def test_a_training_of_layers_that_add_losses_is_not_one_of_before_they_were_minimised(
-    stages, tmp_path, kernel, layer, told
-):
-    made = {"Dense": keras.layers.Dense, "OfTheUser": OfTheUser}[layer](4, kernel_regularizer=kernel)
-    keras.Sequential([keras.Input((8, 8, 1)), keras.layers.Flatten(), made]).save(tmp_path / "one.keras")
-    given = 'classifier.backbone="file"', f"classifier.options={{path='{tmp_path / 'one.keras'}'}}"
-    stages(*given)
-    assert stages.decided["classifier"].get("layer_losses", []) == told
-    assert not any("layer_losses" in stages.decided[name] for name in ("data", "evaluate", "diffusion"))
-    frozen = load(tmp_path / "whole.toml", [*given, "pure_samples.use=[]", "classifier.train=head"])
-    assert adding(frozen, [("backbones", "file"), ("heads", "arcface")]) == []
-
-
-def test_a_head_from_outside_may_add_losses_and_one_of_koods_adds_none(stages, mine):
-    mine("None", fresh=True)
-    stages()
-    assert "layer_losses" not in stages.decided["classifier"]
-    stages("head='mine_of_keys:Head'")
-    assert stages.decided["classifier"]["layer_losses"] == ["heads/mine_of_keys:Head"]
-
-
-@keras.saving.register_keras_serializable(package="keys")
-class OfTheUser(keras.layers.Dense):
-    """A layer that may add a loss."""

@@ -2,7 +2,7 @@
 
 import inspect
 import json
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, Literal
 
 import keras
@@ -19,7 +19,7 @@ from kood.recipe import Recipe
 from kood.text import composed
 
 __all__ = [
-    "adding", "backbone_weights", "build_backbone", "build_classifier", "build_denoiser", "build_head", "build_network",
+    "backbone_weights", "build_backbone", "build_classifier", "build_denoiser", "build_head", "build_network",
     "class_weights", "frozen_backbone", "network_of", "said_of",
 ]  # fmt: skip
 
@@ -49,24 +49,6 @@ def network_of(recipe: Recipe) -> dict[str, Any]:
     network = recipe.classifier
     read = registry.read_by("backbones", network.backbone, network.options)
     return {**network.model_dump(exclude={"views"}), "options": network.options | read}
-
-
-def adding(recipe: Recipe, things: Iterable[tuple[str, str]]) -> list[str]:
-    """Those of the things, room and name each, whose layers may add to the loss of a training by themselves.
-
-    Trainings of before that was minimised are not taken for what they give now. kood's own networks add nothing; a
-    network of others says in its `adds_losses`, a function of its options, whether it may.
-    """
-    found = []
-    for room, name in things:
-        if room == "backbones" and recipe.classifier.is_frozen:  # It stands before what is trained.
-            continue
-        entry = registry.find(room, name)
-        adds = getattr(registry.obtain(room, name), "adds_losses", None) if room == "backbones" else None
-        may = adds(**recipe.classifier.options) if adds else entry.package
-        if may and room in ("backbones", "heads", "denoisers"):
-            found.append(f"{room}/{entry.name}")
-    return found
 
 
 def build_backbone(recipe: Recipe, precision: str = "float32") -> keras.Model:

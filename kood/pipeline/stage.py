@@ -12,7 +12,6 @@ from kood.backends import Devices
 from kood.files import fingerprint
 from kood.machine import arithmetic, collect_garbage
 from kood.pipeline.budget import Budget
-from kood.pipeline.build import adding
 from kood.pipeline.team import Team
 from kood.recipe import Recipe
 from kood.report import StageProgress
@@ -193,8 +192,6 @@ class Stage(abc.ABC):
         """
         decides = {"version": self.version, "quick": self.recipe.quick, **self.decides()}
         decides |= {"variables": arithmetic(decides.get("backend", "")), "versions": registry.versions(*self.uses())}
-        if self.on == "fitting" and (added := adding(self.recipe, self.uses())):
-            decides["layer_losses"] = added
         seconds = work.budget.of(self.kind, self.recipe)
         if seconds is not None and not work.run.has(self.kind, decides):
             decides["seconds"] = round(seconds, 3)

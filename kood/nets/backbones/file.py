@@ -2,8 +2,6 @@
 
 import contextlib
 import functools
-import re
-import zipfile
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -37,9 +35,6 @@ from kood.registry import nearest, source_of
 from kood.text import clean, some_of
 
 __all__ = ["file"]
-
-#: In a file's `config.json`: a regularizer, or a class that its own code registered.
-_ADDING = re.compile(r'regularizer": (?!null)|"module": "(?!keras|builtins|kood)|"registered_name": "(?!kood>)[^">]+>')
 
 #: Seed of the random images that the network is tried on, and how many.
 _SEED, _TRIED = 0, 4
@@ -145,18 +140,7 @@ def _digest(place: Path, _state: tuple[int, ...]) -> str:
     return digest_file(place)
 
 
-def _adds_losses(path: str, **_: Any) -> bool:
-    """Whether layers of the file's network may add to the loss: by a regularizer, or as layers that are not Keras's."""
-    try:
-        with zipfile.ZipFile(option_path("path", path)) as parts:
-            told = parts.read("config.json").decode()
-    except (OSError, KeyError, ValueError, zipfile.BadZipFile):  # Of another format; what is wrong is told elsewhere.
-        return True
-    return bool(_ADDING.search(told))
-
-
 file.read = _read  # type: ignore[attr-defined]
-file.adds_losses = _adds_losses  # type: ignore[attr-defined]
 
 
 def _images(shape: tuple[int, ...]) -> np.ndarray:

@@ -40,7 +40,6 @@ def pretrained(
 
 
 pretrained.version = 2  # type: ignore[attr-defined]
-pretrained.adds_losses = lambda **_: True  # type: ignore[attr-defined]
 
 
 def _fetched(preset: str) -> keras.Model:
