@@ -197,8 +197,7 @@ class Run:
         """
         kin = self._kin(name, decides)
         for folder in kin:
-            self._take_up(folder)
-            found, damage = self._find(folder)
+            found, damage = self._taken_up(folder)
             if damage and not self.fresh:
                 self.on_damage(f"{name}: what an earlier run left is damaged ({damage}) and is made again")
             if found is not None and not (self.fresh and folder not in self._made):
@@ -237,12 +236,7 @@ class Run:
 
     def has(self, name: str, decides: dict[str, Any]) -> bool:
         """Whether a stage is finished and undamaged, so that it would be found and not made."""
-        if self.fresh:
-            return False
-        kin = self._kin(name, decides)
-        for folder in kin:
-            self._take_up(folder)
-        return any(self._find(folder)[0] is not None for folder in kin)
+        return not self.fresh and any(self._taken_up(folder)[0] for folder in self._kin(name, decides))
 
     def _kin(self, name: str, decides: dict[str, Any]) -> list[Path]:
         """The stage's folder, and after it those of the same stage of other backends where the run takes these."""
@@ -308,13 +302,14 @@ class Run:
         except (OSError, ValueError, KeyError, TypeError, AttributeError):
             return None, f"{folder / 'stage.json'} cannot be read"
 
-    def _take_up(self, folder: Path) -> None:
-        """Puts in its place what was whole when its process was killed, of which that alone was still to be done."""
+    def _taken_up(self, folder: Path) -> tuple[Result | None, str]:
+        """As `_find`, with what was whole when its process was killed put in its place, which alone was to be done."""
         partial = _partial(folder)
         if self._find(partial)[0] is not None:
             self._put_in_place(folder)
         else:  # As a result it would be one of its own files.
             (partial / "stage.json").unlink(missing_ok=True)
+        return self._find(folder)
 
     @staticmethod
     def _put_in_place(folder: Path) -> None:
