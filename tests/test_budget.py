@@ -254,8 +254,7 @@ def test_a_diffusion_model_that_had_little_time_is_warned_of(recipe):
         (1, 10, "diffusion.minutes or budget.minutes or budget.diffusion"),
     ):
         made = recipe(*([] if budget is None else [f"budget.minutes={budget}"]))
-        length = made.diffusion.model_copy(update={"minutes": minutes})
-        stage = Diffusion(made.model_copy(update={"diffusion": length}), None)
+        stage = Diffusion(made.changed(diffusion={"minutes": minutes}), None)
         stage.result = SimpleNamespace(facts={"steps": 5, "passes": 1.0, "timed": True})
         assert f"; raise {raised}, or take a smaller denoiser" in stage.warnings[0]
 

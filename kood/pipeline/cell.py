@@ -133,13 +133,11 @@ class Cell:
             weights = recipe.train.class_weight
             if isinstance(weights, dict):
                 weights = {name: weight for name, weight in weights.items() if name not in held}
-            evaluate = {"headline": headline, "baseline": False, "tune": False}
-            unaudited = [use for use in recipe.pure_samples.use if use != "audit"]
-            fold = recipe.model_copy(update={
-                "train": recipe.train.model_copy(update={"class_weight": weights}),
-                "evaluate": recipe.evaluate.model_copy(update=evaluate),
-                "pure_samples": recipe.pure_samples.model_copy(update={"use": unaudited}),
-            })  # fmt: skip
+            fold = recipe.changed(
+                train={"class_weight": weights},
+                evaluate={"headline": headline, "baseline": False, "tune": False},
+                pure_samples={"use": [use for use in recipe.pure_samples.use if use != "audit"]},
+            )
             data = HeldOut(self.data, held)
             learned = data if self.learned is self.data else HeldOut(self.learned, held)
             ready = {

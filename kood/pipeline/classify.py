@@ -36,9 +36,7 @@ __all__ = ["Classifier", "FineTuned", "head_recipe", "judge_recipe", "unexposed"
 
 def unexposed(recipe: Recipe) -> Recipe:
     """The recipe of the same classifier, trained on real images alone."""
-    outliers = recipe.outliers.model_copy(update={"use": []})
-    pure = recipe.pure_samples.model_copy(update={"use": []})
-    return recipe.model_copy(update={"outliers": outliers, "pure_samples": pure})
+    return recipe.changed(outliers={"use": []}, pure_samples={"use": []})
 
 
 def judge_recipe(recipe: Recipe) -> Recipe:
@@ -54,11 +52,7 @@ def head_recipe(recipe: Recipe) -> Recipe:
     if recipe.classifier.train != "last":
         return recipe
     frozen = {"train": "head", "backbone_rate": 1.0, "frozen_statistics": False}
-    update = {
-        "classifier": recipe.classifier.model_copy(update=frozen),
-        "train": recipe.train.model_copy(update={"auxiliary": Auxiliary()}),
-    }
-    return recipe.model_copy(update=update)
+    return recipe.changed(classifier=frozen, train={"auxiliary": Auxiliary()})
 
 
 class Classifier(Stage):
@@ -329,8 +323,7 @@ class FineTuned(Classifier):
         self, recipe: Recipe, data: Rows, outliers: Sequence[Outliers | Fewer], begun: Classifier, role: str = ""
     ):
         given = {key: value for key, value in recipe.fine_tuning.model_dump().items() if value is not None}
-        train = recipe.train.model_copy(update=given)
-        super().__init__(recipe.model_copy(update={"train": train}), data, outliers, role=role or Classifier.kind)
+        super().__init__(recipe.changed(train=given), data, outliers, role=role or Classifier.kind)
         self.begun, begun.only_for = (begun,), (self,)
 
     def decides(self) -> dict[str, Any]:

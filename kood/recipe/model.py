@@ -76,6 +76,11 @@ class Recipe(Section):
             found = found.get(part) if isinstance(found, dict) else getattr(found, part, None)
         return found
 
+    def changed(self, **tables: dict[str, Any]) -> "Recipe":
+        """The same with other values in some tables, which nothing checks."""
+        update = {name: getattr(self, name).model_copy(update=values) for name, values in tables.items()}
+        return self.model_copy(update=update)
+
     @model_validator(mode="after")
     def _check(self):
         if self.name and not sections.SLUG.fullmatch(self.name):
