@@ -129,18 +129,15 @@ def _run(recipe: Recipe, budget: Budget, folder: Run, other_data: bool, console:
 
         try:
             progress = report.StageProgress(console)
-            told: dict[str, Any] = {
-                "origin": origin_of(recipe.file, recipe.overrides),
-                "accepted": accepted,
-                "budget": budget,
-                "notes": idle_settings(recipe),
-            }
-            for note in told["notes"]:
+            work = Work(
+                recipe, team, progress, devices, budget, origin=origin_of(recipe.file, recipe.overrides),
+                notes=idle_settings(recipe), accepted=accepted,
+            )  # fmt: skip
+            for note in work.notes:
                 progress.say(note, style="yellow")
             if recipe.matrix:
-                result = run_matrix(recipe, team, progress, told)
+                result = run_matrix(work)
             else:
-                work = Work(recipe, team, progress, devices, **told)
                 result, cell = make_cell(work)
                 if team.leads:
                     write_report(result, work, cell)

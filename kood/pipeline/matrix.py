@@ -1,6 +1,7 @@
 """The cells of a matrix, one after the other, and the table of them all."""
 
 import time
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -10,22 +11,21 @@ from kood import report
 from kood.backends import obtain
 from kood.errors import UserError
 from kood.pipeline.belonging import refuse_mixed_classes
-from kood.pipeline.budget import Budget, OutOfTimeError
+from kood.pipeline.budget import OutOfTimeError
 from kood.pipeline.make import make_cell
 from kood.pipeline.stage import Work
 from kood.pipeline.summary import headline_scores, labelled_rightly, scores_by
-from kood.pipeline.team import Team
 from kood.recipe import Recipe
 from kood.text import masked
 
 __all__ = ["run_matrix"]
 
 
-def run_matrix(recipe: Recipe, team: Team, progress: report.StageProgress, told: dict[str, Any]) -> dict[str, Any]:
+def run_matrix(whole: Work) -> dict[str, Any]:
     """Makes every cell, and the report after each.
 
     Args:
-        told: What else every cell's `Work` is given.
+        whole: Of the recipe with its matrix; each cell has one that differs in what is the cell's own.
 
     Returns:
         What `report.json` holds; nothing in all but the first of several processes.
@@ -33,24 +33,23 @@ def run_matrix(recipe: Recipe, team: Team, progress: report.StageProgress, told:
     Raises:
         UserError: no cell was finished, or the first of them is refused.
     """
-    cells, budget = recipe.cells(), told["budget"]
+    cells, progress = whole.recipe.cells(), whole.progress
     refuse_mixed_classes([cell for _, cell in cells])
     so_far: dict[str, list[dict[str, Any]]] = {"cells": [], "failed": [], "left_out": []}
     made, failed, left_out = so_far.values()
-    seen: set[Path] = set()
     due = 0.0
     for number, (labels, cell) in enumerate(cells, start=1):
         shown = ", ".join(f"{key} {label}" for key, label in labels.items())
         progress.say(f"cell {number}/{len(cells)}: {shown}", style="bold")
         try:
-            work = Work(cell, team, progress, obtain(cell.train.devices), seen=seen, labels=labels, **told)
-            with team.cell(number):
+            work = replace(whole, recipe=cell, devices=obtain(cell.train.devices), labels=labels)
+            with whole.team.cell(number):
                 found, _ = make_cell(work)
             made.append({**found, "cell": labels})
             # A run that is killed later has told what it found, but for what a twentieth of its time would not write.
-            if team.leads and number < len(cells) and (began := time.monotonic()) >= due:
+            if whole.team.leads and number < len(cells) and (began := time.monotonic()) >= due:
                 missing = [{"cell": later, "why": "the run has not come to it"} for later, _ in cells[number:]]
-                _write_matrix(recipe, team, budget, {**so_far, "left_out": [*left_out, *missing]})
+                _write_matrix(whole, {**so_far, "left_out": [*left_out, *missing]})
                 due = time.monotonic() + 20 * (time.monotonic() - began)
         except OutOfTimeError as error:
             left_out.append({"cell": labels, "why": f"{error}"})
@@ -67,23 +66,21 @@ def run_matrix(recipe: Recipe, team: Team, progress: report.StageProgress, told:
         raise UserError(f"every cell failed; the first: {failed[0]['error']}", exit_code=1)
     if not made:
         raise UserError(
-            f"no cell was finished in {recipe.budget.minutes:g} minutes ({left_out[0]['why']}); give more, or lower "
-            "train.epochs",
+            f"no cell was finished in {whole.recipe.budget.minutes:g} minutes ({left_out[0]['why']}); give more, or "
+            "lower train.epochs",
             exit_code=1,
         )
-    return _write_matrix(recipe, team, budget, so_far) if team.leads else {}
+    return _write_matrix(whole, so_far) if whole.team.leads else {}
 
 
-def _write_matrix(
-    recipe: Recipe, team: Team, budget: Budget, so_far: dict[str, list[dict[str, Any]]]
-) -> dict[str, Any]:
+def _write_matrix(whole: Work, so_far: dict[str, list[dict[str, Any]]]) -> dict[str, Any]:
     """The report of the cells so far."""
-    made, folder = so_far["cells"], team.run.folder
+    recipe, made, folder = whole.recipe, so_far["cells"], whole.run.folder
     result = {
         **{key: made[0][key] for key in ("backend", "kood", "quick", "environment")},
         "recipe": recipe.name,
         **so_far,
-        "budget": budget.facts(),
+        "budget": whole.budget.facts(),
         "table": _table(recipe, made, folder),
     }
     if recipe.report.leaderboard:
