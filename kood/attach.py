@@ -51,7 +51,7 @@ _SAID = {
     r"give the class names in the order of the model's outputs": r"\g<0> (--classes FILE)",
     r"--set name=\.\.\.": "--name NAME",
     r"the class 'all' has too few images": "there are too few images",
-    r", drop the class, or lower `validation`.*": "",
+    r", drop the class, lower `validation`.*": "",
     r" or another backbone": "",
     r", or set max_bad_images to go on without it": "",
     r"more files than max_bad_images = (\d+)": r"more than \1 files",

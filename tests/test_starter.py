@@ -359,11 +359,11 @@ def dealt(found, chosen):
     """The labels of the calibration and of the training part, as a run deals the images of these classes."""
     labels = np.repeat(np.arange(len(chosen.classes)), [n for n in found.train if n >= FEWEST])
     rows = units = np.arange(len(labels))
+    expected = np.bincount(labels).astype(float)
     if not found.test:
-        rows = deal(labels, units, rows, (TEST,), 0, "test", 3)[1]
-    calibration, _, train = deal(
-        labels, units, rows, (chosen.calibration, chosen.validation), 0, "calibration and validation"
-    )
+        rows, expected = deal(labels, units, rows, (TEST,), 0, "test", 3, least=1)[1], expected * (1 - TEST)
+    shares = chosen.calibration, chosen.validation
+    calibration, _, train = deal(labels, units, rows, shares, 0, "calibration and validation", expected=expected)
     return labels[calibration], labels[train]
 
 

@@ -6,7 +6,11 @@ import numpy as np
 
 from kood.errors import UserError
 
-__all__ = ["deal", "draw_count", "draw_per_class", "generator"]
+__all__ = ["FEW", "deal", "draw_count", "draw_per_class", "generator"]
+
+#: A class of which a part would get fewer rows than this gets them by chance. Always rounded, and one at least, rare
+#: classes would be more of the calibration images than they are of the images, or less, and the threshold with them.
+FEW = 5
 
 
 def generator(seed: int, purpose: str) -> np.random.Generator:
@@ -49,14 +53,19 @@ def deal(
     shares: tuple[float, ...],
     seed: int,
     purpose: str,
-    leave: int = 1,
+    leave: int | np.ndarray = 1,
+    least: int = 0,
+    expected: np.ndarray | None = None,
 ) -> list[np.ndarray]:
     """Deals rows out to parts, class by class, and every unit whole.
 
-    A part asks for round(share n) of each class's n rows, at least one where the share is not 0. Units come in a random
-    order; one goes to the part where that brings its classes nearer to what it asks for (squared distances, each by
-    the size of its class), as long as units of its classes remain for all who have none yet. A part that would be left
-    without a class takes the smallest unit that has it. Where every unit is one row, each part gets what it asks for.
+    A part asks for round(share n) of each class's n rows. Units come in a random order; one goes to the part where that
+    brings its classes nearer to what it asks for (squared distances, each by the size of its class), as long as units
+    of its classes remain for all who have none yet. A part that would be left without a class takes the smallest unit
+    that has it. Where every unit is one row, each part gets what it asks for.
+
+    Of a class of which that would be fewer than `FEW` rows, a part asks for share m of its m units, rounded up or down
+    by chance: so much it gets on average, and of all such classes together about so much every time.
 
     Args:
         labels: int64 (N,).
@@ -65,14 +74,18 @@ def deal(
         shares: Of each part.
         seed: Decides the order.
         purpose: Does so too.
-        leave: How many units of each class others still need.
+        leave: How many units of each class others still need, or (K,) of which class how many.
+        least: How many units a part asks for at least of a class that is there.
+        expected: (K,), how many units of each class there are on average where chance decided `rows`; not given, m.
 
     Returns:
         The rows of each part, then those left, all ascending.
     """
     draw, given = generator(seed, purpose), labels[rows]
     _, unit = np.unique(units[rows], return_inverse=True)
-    table = _Table(given, unit, shares, leave)
+    leave = np.resize(leave, given.max(initial=-1) + 1)
+    table = _Table(given, unit, shares, leave, least)
+    table.ask_of_few(generator(seed, f"{purpose} of few"), shares, expected)
     members = {int(label): np.unique(unit[given == label]) for label in np.unique(given)}
     waiting = {label: draw.permutation(its).tolist() for label, its in members.items()}
     # Those of few units first, while all of them can still be had.
@@ -82,10 +95,19 @@ def deal(
     return [rows[table.part_of[unit] == part] for part in range(len(shares) + 1)]
 
 
+def _systematic(draw: np.random.Generator, exact: np.ndarray) -> np.ndarray:
+    """Whole numbers (n,) of these averages, each rounded up or down, whose sum is the sum of these rounded so."""
+    order = draw.permutation(len(exact))
+    ends = draw.random() + np.concatenate([[0.0], np.cumsum(exact[order])])
+    found = np.empty(len(exact), np.int64)
+    found[order] = np.diff(np.floor(ends).astype(np.int64))
+    return np.clip(found, np.floor(exact), np.ceil(exact)).astype(np.int64)
+
+
 class _Table:
     """Who has what while units are dealt: parts by number, the last of them being those left."""
 
-    def __init__(self, labels: np.ndarray, units: np.ndarray, shares: tuple[float, ...], leave: int):
+    def __init__(self, labels: np.ndarray, units: np.ndarray, shares: tuple[float, ...], leave: np.ndarray, least: int):
         totals = np.bincount(labels)
         pairs, counts = np.unique(units * len(totals) + labels, return_counts=True)
         owner, label = np.divmod(pairs, len(totals))
@@ -93,10 +115,33 @@ class _Table:
         self._starts = np.searchsorted(owner, np.arange(units.max(initial=-1) + 2)).tolist()
         self._sizes, self._totals = np.bincount(units).tolist(), totals.tolist()
         self._free = np.bincount(label, minlength=len(totals)).tolist()
-        self._wanted = [[max(1, round(share * n)) if share > 0 and n else 0 for n in self._totals] for share in shares]
+        self._wanted = [[float(round(share * n)) for n in self._totals] for share in shares]
+        #: How many units a part wants of a class of which it asks for few rows.
+        self._few: list[dict[int, int]] = [{} for _ in shares]
         self._has = [[0] * len(totals) for _ in shares]
-        self._leave = leave
+        self._leave, self._least = leave.tolist(), least
         self.part_of = np.full(len(self._sizes), len(shares))
+
+    def ask_of_few(self, draw: np.random.Generator, shares: tuple[float, ...], expected: np.ndarray | None) -> None:
+        """Draws how many units each part asks for of the classes of which it would get few rows."""
+        rows, there = np.array(self._totals), np.array(self._free)
+        wanted, free = there if expected is None else expected[: len(there)], there - np.array(self._leave)
+        most = np.ceil(np.round(np.multiply.outer(shares, wanted), 9)).sum(axis=0)
+        drawn, asked = np.zeros(len(there)), np.zeros(len(there))
+        for part, share in enumerate(shares):
+            few = (share * rows < FEW) & (rows > 0) & (share > 0)
+            exact: np.ndarray = share * wanted
+            # Where others may leave too few units, they are evened out with those whom others leave more.
+            tight = most > free
+            exact[tight] *= ((free - drawn) / np.maximum(free - asked, 1e-9))[tight]
+            exact = np.round(np.clip(exact, 0.0, np.maximum(free - drawn, 0.0)), 9)
+            units = np.maximum(_systematic(draw, exact[few]), self._least)
+            self._few[part] = dict(zip(np.flatnonzero(few).tolist(), units.tolist(), strict=True))
+            for label, count in self._few[part].items():
+                self._wanted[part][label] = count * self._totals[label] / self._free[label]
+            asked += share * wanted
+            drawn[few] += units
+            drawn[~few] += (share * wanted)[~few]
 
     def _holds(self, one: int) -> list[tuple[int, int]]:
         """The labels of a unit, and how many rows it has of each."""
@@ -107,17 +152,20 @@ class _Table:
         """Gives a part what it asks for of a class, from units in the order in which they wait."""
         has, wanted = self._has[part], self._wanted[part]
         free = [one for one in waiting if self.part_of[one] == len(self._has)]
+        few = self._few[part].get(label)
+        lacks = 0 if few is None else few - sum(self.part_of[one] == part for one in waiting)
         for one in free:
-            if has[label] >= wanted[label]:
+            if lacks <= 0 if few is not None else has[label] >= wanted[label]:
                 return
-            if self._may_go(one, part) and self._brings_nearer(one, part):
+            if self._may_go(one, part) and (few is not None or self._brings_nearer(one, part)):
                 self._give(one, part)
-        if wanted[label] and not has[label] and free:
+                lacks -= 1
+        if wanted[label] and not has[label] and free and (few is None or self._least):
             self._give(min(free, key=lambda one: self._sizes[one]), part)
 
     def _may_go(self, one: int, part: int) -> bool:
         return all(
-            self._free[label] - 1 >= self._leave + sum(
+            self._free[label] - 1 >= self._leave[label] + sum(
                 self._wanted[other][label] > 0 and not self._has[other][label]
                 for other in range(len(self._has))
                 if other != part

@@ -135,9 +135,10 @@ def load_id(data: Any, *, key: str = "data.id") -> Splits:
 
     The test part is the source's own where it has one, else the share `test` of all images. Validation (where the
     source has no such part either) and calibration are shares of what remains, then `per_class` limits the training
-    images alone. Every share is drawn class by class (round(share n) images of each class, at least one), with
-    `data.split_seed`. `count` draws so many images, in the classes' proportions, before splitting; where the source has
-    its own test part, `count` is about the training part. Labels are renumbered 0..K-1 in the order of `classes`.
+    images alone. Every share is drawn class by class (round(share n) images of each class; fewer than `FEW` are
+    rounded up or down by chance, and one at least is tested on), with `data.split_seed`. `count` draws so many images,
+    in the classes' proportions, before splitting; where the source has its own test part, `count` is about the training
+    part. Labels are renumbered 0..K-1 in the order of `classes`.
 
     Copies (images with the same pixels, or near ones where `near_copies` says so) and the groups of the source stay
     together: in one part where parts are drawn, and out of what is drawn where one of them stands in a part of the
@@ -149,15 +150,15 @@ def load_id(data: Any, *, key: str = "data.id") -> Splits:
         key: Where the recipe has `data.id`.
 
     Returns:
-        `Splits` whose parts share one `class_names`. Only `validation` may be empty, where its share is 0. Its `copies`
-        counts "images", how many of them are "different", how many had a copy in another part ("apart") if images were
-        dealt out one by one, how many have one under another label ("other_label"), and how many stay out of the
-        calibration part ("left_out_of_calibration") and, for the sake of the source's own parts, out of all parts
-        ("left_out").
+        `Splits` whose parts share one `class_names`. Where all classes are rare, `calibration` may be empty as
+        `validation` may. Its `copies` counts "images", how many of them are "different", how many had a copy in another
+        part ("apart") if images were dealt out one by one, how many have one under another label ("other_label"), and
+        how many stay out of the calibration part ("left_out_of_calibration") and, for the sake of the source's own
+        parts, out of all parts ("left_out").
 
     Raises:
         UserError: As `load_source` does; a source without labels; several parts and none to train on; images that are
-            all equal; a class too small to stand in every part.
+            all equal; a class too small to have its share of every part.
     """
     spec, seed = data.id, data.split_seed
     hashed = spec.near_copies is not None

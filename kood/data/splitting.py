@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 
 from kood.data.copies import alike, connected, distinct, image_digests, near_pairs, numbered, perceptual_hashes
-from kood.data.dealing import deal, draw_count, draw_per_class
+from kood.data.dealing import FEW, deal, draw_count, draw_per_class
 from kood.data.image_set import ImageSet, Splits
 from kood.errors import UserError
 from kood.text import clean
@@ -47,7 +47,7 @@ class Splitting:
         if self.spec.count is not None:
             rows = draw_count(self.labels, rows, self.spec.count, self.seed, self.key)
         parts = self._dealt(rows, self.units)
-        self._need_rows(parts["train"], rows, unseen)
+        self._need_rows(parts, rows, unseen)
         if self.spec.per_class is not None:
             parts["train"] = draw_per_class(self.train.known_labels, parts["train"], self.spec.per_class, self.seed)
         once = parts["calibration"]
@@ -75,11 +75,18 @@ class Splitting:
         """The rows of each part that is drawn."""
         spec, parts = self.spec, {}
         shares = (spec.calibration, 0.0 if "validation" in self.own else spec.validation)
+        pairs = np.unique(np.stack([self.labels[rows], units[rows]]), axis=1)
+        expected = np.bincount(pairs[0], minlength=len(self.names)).astype(float)
         if "test" not in self.own:
-            leave = 1 + sum(share > 0 for share in shares)
-            parts["test"], rows = deal(self.labels, units, rows, (spec.test,), self.seed, "test", leave)
+            sizes = np.bincount(self.labels[rows], minlength=len(self.names))
+            # Each class is learned and tested on. A rare one need not be in all of the others, but chance has to have
+            # what to give them.
+            others = sum(((share > 0) & (share * sizes >= FEW)).astype(int) for share in shares)
+            leave = 1 + np.maximum(others, 1)
+            parts["test"], rows = deal(self.labels, units, rows, (spec.test,), self.seed, "test", leave, least=1)
+            expected *= 1.0 - spec.test
         parts["calibration"], validation, parts["train"] = deal(
-            self.labels, units, rows, shares, self.seed, "calibration and validation"
+            self.labels, units, rows, shares, self.seed, "calibration and validation", expected=expected
         )
         return parts if "validation" in self.own else {**parts, "validation": validation}
 
@@ -161,20 +168,23 @@ class Splitting:
             notes.append(f"the images stand in {units:,} groups{whole}")
         return [f"{self.key}: {text}" for text in notes], [f"{self.key}: {text}" for text in warnings]
 
-    def _need_rows(self, rows: np.ndarray, drawn: np.ndarray, unseen: np.ndarray) -> None:
-        """Every class needs some of the rows; `unseen` are those of which nothing stands in the source's own parts,
-        `drawn` those of them that were dealt out."""
-        left = np.bincount(self.labels[rows], minlength=len(self.names))
+    def _need_rows(self, parts: dict[str, np.ndarray], drawn: np.ndarray, unseen: np.ndarray) -> None:
+        """Every class needs training rows, and one more that chance may give to another part; `unseen` are those of
+        which nothing stands in the source's own parts, `drawn` those of them that were dealt out."""
+        left = np.bincount(self.labels[parts["train"]], minlength=len(self.names))
+        rows = np.setdiff1d(drawn, parts.get("test", []))
+        apart = np.unique(np.stack([self.labels[rows], self.units[rows]]), axis=1)[0]
+        units_left = np.bincount(apart, minlength=len(self.names))
         for label, name in enumerate(self.names):
-            if left[label]:
+            if left[label] and units_left[label] > 1:
                 continue
             units = self.units[unseen][self.labels[unseen] == label]
             dealt = np.count_nonzero(self.labels[drawn] == label)
             if dealt < len(units):
                 raise UserError(
                     f"{self.key}.count: {self.spec.count} images hold {dealt} of the {len(units):,} of the class "
-                    f"{name!r}, too few to stand in every part of the split; raise `count`, or lower `validation`, "
-                    "`calibration` and `test`"
+                    f"{name!r}, too few for a share of every part of the split; raise `count`, or lower "
+                    "`validation`, `calibration` and `test`"
                 )
             every = self.units[: len(self.labels)][self.labels == label]
             images, lower = len(every), ", or lower `near_copies`" if self.spec.near_copies else ""
@@ -190,8 +200,9 @@ class Splitting:
             together = len(np.unique(units))
             parted = "" if together == len(units) else f" in {together} groups or sets of copies, which stay together"
             raise UserError(
-                f"{self.key}: the class {name!r} has too few images ({len(units)}{parted}) to stand in every part of "
-                f"the split; add images, drop the class, or lower `validation`, `calibration` and `test`{lower}"
+                f"{self.key}: the class {name!r} has too few images ({len(units)}{parted}) for a share of every "
+                "part of the split; add images, drop the class, lower `validation`, `calibration` and `test`"
+                f"{lower}, or write `stratify = false`"
             )
 
 

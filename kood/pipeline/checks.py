@@ -153,7 +153,7 @@ def check(recipe: Recipe, data: Data, devices: Devices) -> None:
         raise UserError(f"data.id: has {len(classes)} class; a classifier needs at least 2")
     for setting, chooses in (("headline = 'auto'", recipe.evaluate.headline == "auto"), ("tune", recipe.evaluate.tune)):
         if chooses and len(validation) == 0:
-            raise UserError(f"evaluate.{setting} chooses on validation images; set data.id.validation above 0")
+            raise UserError(f"evaluate.{setting} chooses on validation images; raise data.id.validation")
     copies = data.facts["copies"].get("left_out_of_calibration", 0)
     _check_images(recipe, data, copies)
     if recipe.attach is not None:

@@ -85,7 +85,7 @@ class Stored(Stage, Rows):
 class Data(Stored):
     """Images brought to the recipe's shape, split, and written down. Every other stage begins with it."""
 
-    kind, version = "data", 7
+    kind, version = "data", 8
 
     def __init__(self, recipe: Recipe):
         super().__init__(recipe)

@@ -13,7 +13,7 @@ from kood.starter.pretrained import Pretrained
 
 __all__ = ["FEWEST", "FEWEST_EPOCHS", "FROZEN_EPOCHS", "MOST_EPOCHS", "TEST", "Choices", "left_out"]
 
-#: A class with fewer images cannot stand in every part of the split and still be learned.
+#: A class with fewer images can hardly have its share of every part of the split and still be learned.
 FEWEST = 8
 #: Share of the images to test on, where there is no test folder.
 TEST = 0.2

@@ -111,7 +111,7 @@ def test_no_validation_is_allowed_no_test_is_not(uneven):
 
 
 @pytest.mark.keras
-@pytest.mark.parametrize("images", [1, 2, 3])
+@pytest.mark.parametrize("images", [1, 2])
 def test_classes_too_small_to_split_are_named(npz_file, id_data, images):
     labels = np.concatenate([np.zeros(20, int), np.ones(images, int)])
     path = npz_file(images=numbered(len(labels)), labels=labels)
@@ -120,10 +120,12 @@ def test_classes_too_small_to_split_are_named(npz_file, id_data, images):
 
 
 @pytest.mark.keras
-def test_four_images_a_class_are_enough(npz_file, id_data):
-    path = npz_file(images=numbered(8), labels=np.arange(8) % 2)
+def test_three_images_a_class_are_enough(npz_file, id_data):
+    path = npz_file(images=numbered(60), labels=np.arange(60) % 20)
     splits = load_id(id_data("npz", image_shape=(2, 2, 1), path=path))
-    assert [len(getattr(splits, part)) for part in PARTS] == [2, 2, 2, 2]
+    # An image of each is tested on and one learned; of the third, chance decides.
+    assert all(np.bincount(getattr(splits, part).labels, minlength=20).min() >= 1 for part in ("train", "test"))
+    assert len(splits.test) == 20 and all(4 <= len(its) <= 5 for its in (splits.validation, splits.calibration))
 
 
 def test_in_distribution_images_need_labels(id_data):

@@ -40,7 +40,7 @@ UNEVEN = np.repeat([0, 1, 2], [50, 100, 250])[np.random.default_rng(1).permutati
     ("options", "expected"),
     [
         ({}, "c00e1161191d880d"),
-        ({"count": 81, "per_class": 7}, "7f24898e789a8c8a"),
+        ({"count": 81, "per_class": 7}, "2fe1283d12a04e15"),
         ({"validation": 0.0, "split_seed": 3}, "ed75ab9f6461273b"),
         ({"own_test": True}, "934fd5ccba94c54e"),
         ({"own_test": True, "count": 81, "per_class": 7}, "476c9f0cc1778e6f"),
@@ -111,6 +111,54 @@ def test_a_class_of_too_few_groups_is_refused(given):
     groups = [*range(100), *[100] * 50, 101, 102, 103, 104]
     splits = given({"all": (np.arange(154), np.repeat([0, 1], [100, 54]), groups)})
     assert np.bincount(splits.train.labels)[1] >= 50 and all(1 in getattr(splits, part).labels for part in PARTS)
+
+
+#: Of two classes of many images and of fifty of few.
+RARE = np.random.default_rng(0).permutation(np.concatenate([np.repeat([0, 1], 400), np.repeat(np.arange(2, 52), 5)]))
+
+
+@pytest.mark.parametrize(
+    ("each", "test"),
+    # Of a class that is smaller, more is tested on, and the other parts have their share all the same.
+    [(3, 1), (4, 1), (5, 1), (7, 1.4), (11, 2.2), (21, 4.2)],
+)
+@pytest.mark.parametrize("own_test", [False, True])
+def test_rare_classes_have_their_share_of_every_part(given, each, test, own_test):
+    labels, rare = np.repeat(np.arange(52), [400, 400, *[each] * 50]), 50 * each
+    sets = {"all": (np.arange(len(labels)), labels)}
+    if own_test:
+        sets = {"train": sets["all"], "test": (np.arange(1900, 1952), np.arange(52))}
+    left = 1.0 if own_test else 0.8
+    found = []
+    for seed in range(8):
+        splits = given(sets, split_seed=seed)
+        counts = {part: np.bincount(getattr(splits, part).labels, minlength=52) for part in PARTS}
+        assert counts["train"].min() >= 1 and counts["test"].min() >= 1
+        for part in ("calibration", "validation"):
+            assert counts[part][:2].tolist() == [round(40 * left)] * 2
+            assert set(counts[part][2:]) <= {np.floor(0.1 * left * each), np.ceil(0.1 * left * each)}
+            assert abs(counts[part][2:].sum() - 0.1 * left * rare) < 1.5
+        if not own_test:
+            assert abs(counts["test"][2:].sum() - 50 * test) < 1
+        found.append(tuple(counts["calibration"]))
+    assert len(set(found)) > 1 or 0.1 * left * each == round(0.1 * left * each)
+
+
+def test_many_images_are_dealt_as_ever_beside_rare_classes(given):
+    splits = given({"all": (np.arange(len(RARE)), RARE)})
+    found = repr([[row for row in rows(getattr(splits, part)).tolist() if RARE[row] < 2] for part in PARTS])
+    assert hashlib.sha256(found.encode()).hexdigest()[:16] == "be1101ec7901a197"
+
+
+def test_each_image_of_a_rare_class_is_as_often_in_the_calibration_part(given):
+    """In groups of unequal size too, and where the images of one are of two classes."""
+    labels = np.repeat(np.arange(12), [200, 200, *[9] * 10])
+    groups = np.concatenate([np.arange(400), 1000 + np.repeat(np.arange(60), np.tile([1, 1, 1, 1, 1, 4], 10))])
+    rare = np.mean([
+        np.sum(given({"all": (np.arange(490), labels, groups)}, split_seed=seed).calibration.labels > 1)
+        for seed in range(60)
+    ])  # fmt: skip
+    assert 5.5 < rare < 9.0  # 7.2; one group of each class and part was 10 or more.
 
 
 def test_too_small_a_count_is_what_is_blamed(given):
