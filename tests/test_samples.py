@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 from keras import ops
 
+from kood.data.image_set import ImageSet
 from kood.data.images import fit_images
 from kood.data.stored import read_images
 from kood.diffusion import sampling
@@ -19,6 +20,7 @@ from kood.outputs import Judge
 from kood.pipeline import audit as pipeline_audit
 from kood.pipeline import outliers
 from kood.pipeline.classify import judge_recipe
+from kood.pipeline.diffusion import apportioned
 from kood.recipe import load
 from tests.conftest import TINY, Cell
 
@@ -257,6 +259,23 @@ def test_pure_samples_are_labelled_and_balanced(folder, use, names):
         first, second = (read_images(s.folder, "pure", s.facts).images for s in stages)
         digests = [{hashlib.md5(image.tobytes()).digest() for image in images} for images in (first, second)]
         assert not digests[0] & digests[1]
+
+
+def test_audited_samples_are_of_the_classes_as_often_as_validation_images(folder):
+    # As ever where the classes are of about one size.
+    np.testing.assert_array_equal(apportioned(11, [7, 7, 7, 7]), np.arange(11) % 4)
+    assert np.bincount(apportioned(1000, [14, 0, 1, 5]), minlength=4).tolist() == [700, 0, 50, 250]
+    assert np.bincount(apportioned(10, [2, 1, 1])).tolist() == [5, 3, 2]
+    cell = cell_in(folder)
+    pure, images = cell["pure_audit"], cell.images("validation")
+
+    def sizes(labels):
+        held = ImageSet(images.images[np.zeros(len(labels), int)], np.array(labels), images.class_names)
+        pure.data = SimpleNamespace(images=lambda name: held, digest=lambda *names: list(names))
+        return pure.decides().get("sizes")
+
+    assert sizes([0, 1, 2, 3]) is None and sizes(np.repeat(np.arange(4), [5, 5, 4, 4])) is None
+    assert sizes(np.repeat(np.arange(4), [9, 9, 3, 0])) == [9, 9, 3, 0]
 
 
 def test_pure_samples_from_images_start_from_their_own_class(folder):

@@ -77,7 +77,8 @@ def audit(
     where the samples stand, so that a figure of an imperfect judge or of a small set can be read.
 
     Args:
-        pure: Samples of the generator under the label of one class each, at least 2.
+        pure: Samples of the generator under the label of one class each, at least 2; of the classes as often as
+            `held_out`, else what is hard in a class counts as generated.
         held_out: Real ID images that neither the generator nor the judge was trained on, at least 3.
         train: What the generator was trained on, at least 2.
         mixed: Samples under mixtures of classes, at least 2; or None.
@@ -155,7 +156,7 @@ def shortcut_test(scores_id, scores_pure, *, score: str, level: float = 0.95) ->
 
     Args:
         scores_id: (N,) the detector's scores of real held-out ID images, higher = more OOD.
-        scores_pure: (M,) its scores of pure-label samples.
+        scores_pure: (M,) its scores of pure-label samples, of the classes as often as these.
 
     Returns:
         "score", "auroc", "interval" [low, high], "level", "n_id", "n_pure", "fails_above", "verdict" and

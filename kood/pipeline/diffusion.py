@@ -3,6 +3,7 @@
 import math
 import shutil
 import time
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -26,10 +27,12 @@ from kood.recipe import Recipe, sections
 from kood.section import Sampling
 from kood.training import TimeBudget
 
-__all__ = ["Diffusion", "Pure", "epochs_of"]
+__all__ = ["Diffusion", "Pure", "apportioned", "epochs_of"]
 
 #: What a model draws that had time for fewer passes over the images than these is said to be next to noise.
 PASSES = 10
+#: Classes of validation images are of one size where the largest is at most so many times the smallest.
+EVEN = 1.25
 #: So much of an image, sqrt(alpha-bar), may be left at the last step without a word.
 LEFT = 0.05
 
@@ -145,7 +148,11 @@ class Diffusion(Stage):
 
 
 class Pure(Stage):
-    """Labelled samples of one class each: "pure" to train on, "pure_audit" to be tested on."""
+    """Labelled samples of one class each: "pure" to train on, "pure_audit" to be tested on.
+
+    Those to train on are of every class equally often. The others stand beside validation images, and where these are
+    of some classes more often, so are they: else a hard class would count as what is generated.
+    """
 
     version, on = 1, "inference"
 
@@ -159,8 +166,18 @@ class Pure(Stage):
         settings = self.recipe.pure_samples
         return settings.audit_count if self.kind == "pure_audit" else settings.count or self.recipe.outliers.count
 
+    @property
+    def _sizes(self) -> list[int]:
+        """In what proportion the classes stand, where they are not of one size; else empty."""
+        if self.kind != "pure_audit":
+            return []
+        beside = self.data.images("validation")
+        sizes = np.bincount(beside.known_labels, minlength=len(beside.class_names))
+        return [] if sizes.max() <= EVEN * sizes.min() else sizes.tolist()
+
     def decides(self) -> dict[str, Any]:
         return {
+            **({"sizes": sizes} if (sizes := self._sizes) else {}),
             "sampling": {key: getattr(self.recipe.pure_samples, key) for key in Sampling.model_fields},
             "count": self._count,
             "diffusion": self.diffusion.key,
@@ -176,7 +193,7 @@ class Pure(Stage):
         settings, seed, count = self.recipe.pure_samples, self.seed(self.kind), self._count
         train, shape, drawn = self.data.images("train"), self.recipe.data.shape, self.recipe.drawn_shape
         classes, start = len(train.class_names), None
-        labels = np.random.default_rng(seed).permutation(np.arange(count) % classes)
+        labels = np.random.default_rng(seed).permutation(apportioned(count, self._sizes or [1] * classes))
         condition = np.eye(classes, dtype="float32")[labels]
         if settings.start == "image":
             chosen = draw_rows(train.known_labels, labels, np.random.default_rng([seed, 0, 1]))
@@ -197,6 +214,16 @@ class Pure(Stage):
     def images(self) -> ImageSet:
         """The samples and their classes."""
         return read_images(self.folder, "pure", self.facts)
+
+
+def apportioned(count: int, sizes: Sequence[int]) -> np.ndarray:
+    """So many labels (count,) in the proportion of the sizes of the classes, the odd ones to the largest remainders."""
+    exact = count * np.asarray(sizes, float) / sum(sizes)
+    numbers = np.floor(exact).astype(int)
+    numbers[np.argsort(numbers - exact, kind="stable")[: count - numbers.sum()]] += 1
+    labels = np.repeat(np.arange(len(sizes)), numbers)
+    nth = np.concatenate([np.arange(number) for number in numbers])
+    return labels[np.lexsort((labels, nth))]  # One of each class in turn.
 
 
 def _length(settings: sections.Diffusion, images: int) -> tuple[int, int]:

@@ -21,7 +21,8 @@ class PureSamples(Sampling):
             "id_rows": labelled rows on the in-distribution side of every batch, so that being generated tells
             nothing. "augment": more training images, beside the real ones, outliers or not.
         count: How many images to train with; not given, `outliers.count`.
-        audit_count: How many others for the audit, at least two.
+        audit_count: How many others for the audit, at least two; of the classes in the proportion of the validation
+            images, where that is not about even.
         per_batch: Rows in a batch under "id_rows"; not given, `outliers.per_batch`.
     """
 
