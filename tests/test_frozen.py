@@ -21,7 +21,7 @@ from kood.intervals import mean_interval
 from kood.nets.neck import LEAST, neck, standardize, whole
 from kood.pipeline import build, features
 from kood.pipeline.cell import Cell
-from kood.pipeline.held_out import Fewer, HeldOut, folds_of, notes_on
+from kood.pipeline.held_out import Fewer, HeldOut, folds_of, notes_of, notes_on
 from kood.pipeline.outliers import Outliers
 from kood.pipeline.stage import Stage
 from kood.recipe import load
@@ -404,7 +404,12 @@ def test_outliers_made_of_a_class_held_out_are_left_out(tmp_path):
     # What says nothing of its classes is drawn again, unless no training image is in it.
     (tmp_path / "none").mkdir()
     assert not Drawn(tmp_path / "none").serves_fewer() and Drawn(tmp_path / "none", needs=("shape",)).serves_fewer()
-    assert len(Fewer(Drawn(tmp_path / "none", needs=("shape",)), np.array([1]), 4).exposed(0)) == 5
+    whole = Fewer(Drawn(tmp_path / "none", needs=("shape",)), np.array([1]), 4)
+    assert len(whole.exposed(0)) == 5
+    # A fold tells of those that it is exposed to fewer of.
+    told = notes_of(None, [[fewer], [whole], [object()]], SimpleNamespace(result=None), [])
+    assert len(told) == 1 and f"is in (3 of 5 of {fewer.kind});" in told[0]
+    assert not notes_of(None, [[whole]], SimpleNamespace(result=None), [])
 
 
 def test_folds_hold_each_class_out_about_as_often():

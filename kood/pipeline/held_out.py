@@ -4,7 +4,7 @@ import functools
 import itertools
 import math
 from collections import Counter
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -28,6 +28,8 @@ __all__ = ["Fewer", "HeldOut", "folds_of", "notes_of", "notes_on", "told_folds"]
 
 #: The images of the classes that are held out.
 NEAR = f"data.near.{HELD_OUT}"
+#: A fold that is exposed to a smaller share of the outliers of a run than this is told of.
+MOST = 0.9
 #: How often folds are dealt anew where two of them are alike.
 TRIES = 100
 
@@ -132,6 +134,12 @@ class Fewer:
         self.kind, self._rows = outliers.kind, outliers.made_without(held)
 
     @property
+    def note(self) -> str:
+        """How many of them there are, where these are clearly fewer than the run has; else ""."""
+        count, every = len(self._rows), len(self.outliers.exposed(0))
+        return f"{count:,} of {every:,} of {self.kind}" if count < MOST * every else ""
+
+    @property
     def facts(self) -> dict[str, Any]:
         """What decides a classifier that is exposed to them."""
         return {"sha256": fingerprint(self.outliers.facts["sha256"], self._held.tolist())}
@@ -223,14 +231,21 @@ def notes_on(settings: HoldOut, folds: Sequence[Sequence[str]], names: Sequence[
     return notes
 
 
-def notes_of(data: Rows, evaluation: Stage, scores: Collection[str]) -> list[str]:
-    """What there is to know of one fold, a sentence each: which of its images are not tested on, and why it was not
-    measured by each of the run's scores.
+def notes_of(data: Rows, outliers: Iterable[Sequence[Any]], evaluation: Stage, scores: Collection[str]) -> list[str]:
+    """What there is to know of one fold, a sentence each: which of its images are not tested on, how many fewer
+    outliers it is exposed to, and why it was not measured by each of the run's scores.
 
     Args:
+        outliers: What it is exposed to, by source.
         evaluation: By which scores it was measured, where it was.
     """
     notes = [data.note] if isinstance(data, HeldOut) and data.note else []
+    fewer = [one[-1].note for one in outliers if one and isinstance(one[-1], Fewer) and one[-1].note]
+    if fewer:
+        notes.append(
+            "of the outliers of the run it is exposed to those that no image of these classes is in "
+            f"({', '.join(fewer)}); compare it with folds that are exposed to as many"
+        )
     if evaluation.result is not None:
         facts = evaluation.facts
         missing = [name for name in scores if name not in facts["scores"]]

@@ -90,7 +90,8 @@ def _make_folds(work: Work, cell: Cell) -> tuple[dict[str, Any], dict[str, Any],
     warnings = []
     for held, fold in folds:
         without = f"data.hold_out: without {', '.join(map(repr, held))}"
-        notes += [f"{without}: {note}" for note in notes_of(fold.data, fold.evaluation, measured)]
+        found = notes_of(fold.data, fold.exposed_to.values(), fold.evaluation, measured)
+        notes += [f"{without}: {note}" for note in found]
         warnings += [f"{without}: {text}" for stage in fold.made for text in stage.warnings]
     notes += made_otherwise([("folds", stage) for _, fold in folds for stage in fold.made], work.run.versions)
     texts = {"warnings": warnings, "notes": notes}
