@@ -26,7 +26,7 @@ from kood.detector.choosing import (
     validation_images,
 )
 from kood.detector.evaluate import evaluate
-from kood.detector.figures import details_of, rarely_accepted, undetected
+from kood.detector.figures import details_of, no_better, rarely_accepted, undetected
 from kood.detector.measuring import Measuring
 from kood.errors import UserError
 from kood.intervals import auroc_interval
@@ -509,6 +509,29 @@ def test_every_class_is_told_by_itself(classifier):
     told = evaluate(classifier, **sets, test=test, near={}, far={}, names=["knn"], headline="knn").figures["warnings"]
     assert any("in another order (it calls 'b' as 'c', 'c' as 'b')" in text for text in told)
     assert not any("a training on more of them" in text for text in told)
+
+
+def test_a_classifier_at_chance_is_told_in_place_of_its_hard_classes(classifier):
+    sets = {"train": images(200, 1), "validation": images(40, 2), "calibration": images(60, 3)}
+    test = images(80, 4)
+    shuffled = ImageSet(test.images, np.random.default_rng(0).permutation(test.labels), test.class_names)
+    figures = evaluate(classifier, **sets, test=shuffled, near={}, far={}, names=["knn"], headline="knn").figures
+    right = round(80 * figures["id"]["accuracy"])
+    assert (
+        f"it labels {right} of 80 test images rightly ({right / 80:.1%}), where chance would 25" in figures["at_chance"]
+    )
+    assert not any("a training on more of them" in text for text in figures["warnings"])
+    assert not measure(classifier, names=["knn"], headline="knn").figures["at_chance"]
+
+
+def test_one_class_for_every_image_is_told_as_that():
+    labels, names = np.repeat([0, 1, 2], 20), ["cat", "dog", "ship"]
+    told = no_better(np.ones(60, int), labels, names)
+    assert "it labels all as 'dog', and so 20 of 60 test images rightly (33.3%), where chance would 33.3%;" in told
+    assert all(what in told for what in ("no better than chance", "the labels", "learning rate", "epochs"))
+    assert no_better(labels, labels, names) == "" == no_better(np.zeros(20, int), labels[:20], names)
+    half = np.where(np.arange(60) % 3, labels, (labels + 1) % 3)  # Two of three are right.
+    assert no_better(half, labels, names) == ""
 
 
 @pytest.mark.slow

@@ -342,6 +342,29 @@ def test_what_calibrate_set_stays_as_long_as_the_same_is_served(invoke, finished
 
 @pytest.mark.keras
 @pytest.mark.slow
+def test_a_classifier_at_chance_is_told_first_but_of_a_smoke_run(tmp_path):
+    rng = np.random.default_rng(0)
+    np.savez(tmp_path / "known.npz", images=rng.integers(0, 256, (300, 8, 8, 1), np.uint8), labels=np.arange(300) % 3)
+    (tmp_path / "mixed.toml").write_text(
+        "[data]\nimage_shape = [8, 8, 1]\nid = {source = 'npz', path = 'known.npz'}\n"
+        "far.uniform = {source = 'uniform', count = 50}\n"
+        "[classifier]\nbackbone = 'small_cnn'\noptions.widths = [8, 8, 8]\n"
+        "[train]\nepochs = 1\n[evaluate]\nscores = ['msp']\nheadline = 'msp'\n[serve]\nexport = false\n"
+    )
+    told = "the classifier is no better than chance: it labels "
+    done = kood("run", "mixed.toml", cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    first, *_ = report_of(tmp_path, "mixed")["warnings"]
+    assert first.startswith(told) and " of 60 test images rightly (" in first
+    assert "no better than chance" in done.stdout and "no better than chance" in (
+        tmp_path / "saved" / "mixed" / "report.html"
+    ).read_text(encoding="utf-8")
+    quick = kood("run", "mixed.toml", "--quick", cwd=tmp_path)
+    assert quick.returncode == 0 and "its figures mean nothing" in quick.stdout
+    assert "no better than chance" not in quick.stdout
+
+
+@pytest.mark.slow
 def test_a_full_disk_is_one_message_and_the_run_goes_on(invoke, tmp_path):
     """A limit on the size of files stands in for a full disk: it too fails in the middle of a write.
 

@@ -9,7 +9,7 @@ from scipy.stats import binom
 from kood.conformal import rate_interval
 from kood.text import some_of
 
-__all__ = ["disagreement", "other_order"]
+__all__ = ["disagreement", "other_order", "rate_of_chance"]
 
 #: How much more often another order of the classes has to be right before it is taken for the true one: of all images,
 #: or of those of the classes that it exchanges.
@@ -46,24 +46,39 @@ def disagreement(given: np.ndarray, labels: np.ndarray, class_names: Sequence[st
     count, classes = len(labels), len(class_names)
     if not count or classes < 2:
         return ""
-    right = int((given == labels).sum())
-    chance = float(_shares(given, classes) @ _shares(labels, classes))
     other, _ = other_order(given, labels, class_names)
     if other:
         return other
+    chance = rate_of_chance(given, labels, classes)
+    if chance is not None:
+        size = ", and the size of the images, for it takes any (image_shape)" if any_size else ""
+        return (
+            f"the model labels {int((given == labels).sum())} of {count} known images rightly, as chance would "
+            f"({chance:.1%}); check the order of the classes, that the pixels are what it takes (preprocess){size}, "
+            "and what `model.evaluate` says"
+        )
+    return ""
+
+
+def rate_of_chance(given: np.ndarray, labels: np.ndarray, classes: int) -> float | None:
+    """The rate at which labels and answers drawn apart would agree, where a classifier is right no more often than
+    that, as of `disagreement`; None where it is.
+
+    Args:
+        given: As of `disagreement`, and so is the next.
+        labels: Of one image or more.
+        classes: How many there are.
+    """
+    if len(np.unique(labels)) < 2:  # Who says that class alone is right.
+        return None
+    count, right = len(labels), int((given == labels).sum())
+    chance = float(_shares(given, classes) @ _shares(labels, classes))
     near_chance = (
         rate_interval(right, count)[0] <= chance and rate_interval(right, count, _LEVEL)[1] <= (1 + chance) / 2
     )
     # Of 95 images and 5 the interval cannot tell; four that are all missed do.
     says_one = len(np.unique(given)) == 1 and rate_interval(0, count - right, _LEVEL)[1] <= 0.5
-    if len(np.unique(labels)) > 1 and (near_chance or says_one):
-        size = ", and the size of the images, for it takes any (image_shape)" if any_size else ""
-        return (
-            f"the model labels {right} of {count} known images rightly, as chance would ({chance:.1%}); check the "
-            f"order of the classes, that the pixels are what it takes (preprocess){size}, and what `model.evaluate` "
-            "says"
-        )
-    return ""
+    return chance if near_chance or says_one else None
 
 
 def _shares(values: np.ndarray, classes: int) -> np.ndarray:

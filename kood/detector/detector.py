@@ -342,6 +342,7 @@ class Detector(Measuring):
         self.suits("evaluate", measured.outputs["id"]["logits"].argmax(axis=1), measured.labels["id"])
         assert self.choice is not None
         figures = figures_of(measured, self.choice, decision, self.class_names, list(near), list(far))
+        del figures["at_chance"]  # Such a one is refused above.
         return {**figures, "warnings": [*seen_before(noted, self.digests), *figures["warnings"]]}
 
     def save(self, path: str | Path) -> None:

@@ -9,7 +9,7 @@ import scipy
 from kood import metrics
 from kood.conformal import Calibration, clearly_more, needed_images, rate_interval
 from kood.data.large import blocks_of
-from kood.detector.agreement import other_order
+from kood.detector.agreement import other_order, rate_of_chance
 from kood.detector.choosing import Choice, Measured, mean_auroc
 from kood.intervals import auroc_interval
 from kood.outputs import Outputs, softmax
@@ -48,7 +48,7 @@ def figures_of(
 
     Returns:
         {"id", "classes", "scores", "headline_score", "validation", "validation_sets", "threshold", "warnings",
-        "notes"}.
+        "notes"}; and "at_chance", the warning that the classifier is no better than chance, "" where it is.
     """
     headline = choice.score
     mine, truth, given = measured.of(headline, ["id", *near, *far]), measured.labels["id"], measured.given("id")
@@ -60,6 +60,7 @@ def figures_of(
         class_names, truth, given, accepted, mine["id"],
         {kind: [mine[name] for name in members] for kind, members in kinds},
     )  # fmt: skip
+    at_chance = "" if another else no_better(given, truth, class_names)
     known = _share(accepted)
     flagged = {where: _share(decision.flagged(mine[where], measured.given(where))) for where in [*near, *far]}
     about_threshold = [
@@ -95,9 +96,10 @@ def figures_of(
             *choice.doubts,
             *about_threshold,
             *([another] if another else []),
-            *wrong_classes(classes, moved),
+            *([] if at_chance else wrong_classes(classes, moved)),
         ],
         "notes": measured.notes,
+        "at_chance": at_chance,
     }
 
 
@@ -280,6 +282,26 @@ def rarely_accepted(
     mend = "" if decision.by_class else f"; a threshold for each class helps ({_BY_CLASS})"
     told = f"{100 * decision.accept:g}% are promised to be accepted {of}, but clearly fewer are of {_listed(low)}{mend}"
     return [told]
+
+
+def no_better(given: np.ndarray, labels: np.ndarray, class_names: Sequence[str]) -> str:
+    """A warning of a classifier that is right no more often than chance, by the rule of `kood attach`; "" for none.
+
+    Args:
+        given: (N,) what it labels in-distribution test images as.
+        labels: (N,) their classes.
+        class_names: K names.
+    """
+    chance = rate_of_chance(given, labels, len(class_names))
+    if chance is None:
+        return ""
+    count, right, said = len(labels), int((given == labels).sum()), np.unique(given)
+    one = f"all as {class_names[said[0]]!r}, and so " if len(said) == 1 else ""
+    return (
+        f"the classifier is no better than chance: it labels {one}{right} of {count} test images rightly "
+        f"({right / count:.1%}), where chance would {chance:.1%}; look at the labels of the images, the learning rate "
+        "and the number of epochs"
+    )
 
 
 def wrong_classes(classes: Sequence[Mapping[str, Any]], told: Sequence[str] = ()) -> list[str]:

@@ -91,7 +91,7 @@ class Evaluation(Stage):
         validates: Whether validation images are measured though no score is chosen on them.
     """
 
-    kind, version, is_shared = "evaluate", 10, False
+    kind, version, is_shared = "evaluate", 11, False
 
     def __init__(self, recipe: Recipe, data: Rows, classifier: Classifier | Attached, validates: bool = False):
         super().__init__(recipe)

@@ -26,7 +26,8 @@ def summarize(work: Work, cell: Cell) -> dict[str, Any]:
     """The part of `report.json` of a cell that has been made."""
     data, evaluation = cell.data, cell.evaluation
     assert isinstance(data, Data)  # That of a fold is not reported by itself.
-    figures, prepared = evaluation.facts, data.facts
+    figures, prepared = dict(evaluation.facts), data.facts
+    at_chance = figures.pop("at_chance")
     sets = prepared["sets"]
     datasets = {
         name: {"kind": kind, **{key: sets[f"data.{kind}.{name}"][key] for key in ("images", "sha256")}}
@@ -47,7 +48,9 @@ def summarize(work: Work, cell: Cell) -> dict[str, Any]:
         "quick": work.recipe.quick,
         "seeds": [work.recipe.seed],
         **figures,
-        "warnings": ([compared["warning"]] if compared and compared["warning"] else [])
+        # A smoke run is no better than chance as a rule, and its report begins with that its figures mean nothing.
+        "warnings": ([at_chance] if at_chance and not work.recipe.quick else [])
+        + ([compared["warning"]] if compared and compared["warning"] else [])
         + [text for stage in cell.made for text in stage.warnings]
         + figures["warnings"],
         "notes": [*work.notes, *prepared["notes"]]
