@@ -9,7 +9,7 @@ from kood.data.copies import alike, connected, distinct, image_digests, near_pai
 from kood.data.dealing import FEW, deal, draw_count, draw_per_class
 from kood.data.image_set import ImageSet, Splits
 from kood.errors import UserError
-from kood.text import clean
+from kood.text import clean, some_of
 
 __all__ = ["Splitting"]
 
@@ -50,12 +50,14 @@ class Splitting:
         self._need_rows(parts, rows, unseen)
         if self.spec.per_class is not None:
             parts["train"] = draw_per_class(self.train.known_labels, parts["train"], self.spec.per_class, self.seed)
+        untrained = self._untrained(parts["train"])
         once = parts["calibration"]
         once = once[np.sort(np.unique(self.copies[once], return_index=True)[1])]
         counts = self._counts(rows, left_out)
         counts["left_out_of_calibration"] = len(parts["calibration"]) - len(once)
         found = {name: self.train.take(its) for name, its in {**parts, "calibration": once}.items()} | self.own
         notes, warnings = self._said(counts, left_out)
+        warnings += untrained
         return Splits(
             **found, digests=distinct(self.digests), copies=counts, notes=tuple(notes), warnings=tuple(warnings)
         )
@@ -129,9 +131,10 @@ class Splitting:
         )
         notes, warnings = list[str](), list(dict.fromkeys(filter(None, same)))
         if copies:
+            have = int((np.bincount(self.copies)[self.copies] > 1).sum())
             warnings.append(
-                f"{copies:,} of {counts['images']:,} images are copies of others ({what}); dealt out one by one, "
-                f"{counts['apart']:,} images would have a copy in another part, so copies stay in one part"
+                f"{have:,} of {counts['images']:,} images have copies among the others ({what}); dealt out one by one, "
+                f"{counts['apart']:,} of them would have a copy in another part, so copies stay in one part"
                 + (f", and {thinned:,} are left out of the calibration part" if thinned else "")
             )
         if other := counts["other_label"]:
@@ -167,6 +170,24 @@ class Splitting:
             whole = "" if together else ", each of which stays in one part"
             notes.append(f"the images stand in {units:,} groups{whole}")
         return [f"{self.key}: {text}" for text in notes], [f"{self.key}: {text}" for text in warnings]
+
+    def _untrained(self, rows: np.ndarray) -> list[str]:
+        """A warning of the classes of which none of the training images is, as may be where classes are not dealt out
+        one by one; refuses to train on fewer than two."""
+        names = self.train.class_names
+        there = np.bincount(self.train.known_labels[rows], minlength=len(names)) > 0
+        missing = [repr(name) for name, found in zip(names, there, strict=True) if not found]
+        if not missing:
+            return []
+        told = f"{self.key}: {len(missing):,} of {len(names):,} classes have no training image ({some_of(missing)})"
+        if there.sum() < 2:
+            raise UserError(
+                f"{told}, so there is nothing to tell apart; add images, or lower `validation`, `calibration`, `test`"
+            )
+        return [
+            f"{told}: nothing of them is learned, and the figures hold their images all the same; add images, drop the "
+            "classes, or write stratify = true"
+        ]
 
     def _need_rows(self, parts: dict[str, np.ndarray], drawn: np.ndarray, unseen: np.ndarray) -> None:
         """Every class needs training rows, and one more that chance may give to another part; `unseen` are those of

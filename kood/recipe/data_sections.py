@@ -53,7 +53,8 @@ class IdSource(ImageSource):
         test: Share of all images to test on, where the set has no test split of its own.
         stratify: Whether each part has its share of every class. Where that is fewer than five images, chance rounds
             it up or down, so that all rare classes together have their share; one image of each is tested on in any
-            case. False for classes of an image or two, whose images are dealt out all together.
+            case. False for classes of an image or two, whose images are dealt out all together; those that no training
+            image is left of are named.
         per_class: At most so many training images of each class.
         group: What images have in common that stay together in one part of the split.
         near_copies: Take images for copies of one another whose perceptual hashes (pHash, 64 bits) differ in at most so

@@ -75,8 +75,8 @@ def test_copies_stand_in_one_part_and_once_in_the_calibration(given, seed):
     assert 300 < copies["apart"] <= 480 and copies["other_label"] == 0
     alike, said = splits.warnings
     assert "of its 480 images 4 are of one single colour and 480 are equal to another one" in alike
-    assert "data.id: 360 of 480 images are copies of others (the same pixels at 2 x 2)" in said
-    assert f"{copies['apart']} images would have a copy in another part" in said and "30 are left out" in said
+    assert "data.id: 480 of 480 images have copies among the others (the same pixels at 2 x 2)" in said
+    assert f"{copies['apart']} of them would have a copy in another part" in said and "30 are left out" in said
 
 
 def test_copies_under_two_labels_are_counted(given):
@@ -170,6 +170,26 @@ def test_too_small_a_count_is_what_is_blamed(given):
 def test_as_many_of_each_class_whatever_they_are_dealt_by(given):
     splits = given({"all": (np.arange(400), UNEVEN)}, stratify=False, per_class=7)
     assert np.bincount(splits.train.labels).tolist() == [7, 7, 7]
+
+
+def test_classes_without_a_training_image_are_named(given):
+    told = given({"all": (np.arange(120), np.repeat(np.arange(60), 2))}, stratify=False)
+    there = set(told.train.labels.tolist())
+    assert len(there) < 60
+    missing = [str(k) for k in range(60) if k not in there]
+    (said,) = [text for text in told.warnings if "no training image" in text]
+    assert said.startswith(f"data.id: {len(missing)} of 60 classes have no training image ('{missing[0]}', ")
+    assert not given({"all": (np.arange(120), np.arange(120) % 2)}, stratify=False).warnings
+
+    def refused(seed):
+        try:
+            given({"all": (np.arange(50), np.arange(50) == 7)}, stratify=False, test=0.4, split_seed=seed)
+        except UserError as error:
+            return str(error)
+        return ""
+
+    told = "data.id: 1 of 2 classes have no training image ('1'), so there is nothing to tell apart; "
+    assert {refused(seed).partition("add")[0] for seed in range(20)} == {"", told}
 
 
 def test_images_that_are_all_equal_are_refused(given):
