@@ -1,11 +1,12 @@
 """Recipes and `--set` as people write them: read, or refused with the spelling that works."""
 
+import re
 import shlex
 
 import pytest
 
 from kood.errors import UserError
-from kood.recipe import load
+from kood.recipe import Recipe, load
 from tests.conftest import TINY
 
 
@@ -46,6 +47,51 @@ def test_the_spelling_that_is_shown_works(tiny, given, key, value):
     for part in key.split("."):
         found = found[part] if isinstance(found, dict) else getattr(found, part)
     assert found == value
+
+
+def keys_of(schema, defs, above=""):
+    """The dotted keys of a recipe, by its schema."""
+    for name, one in schema.get("properties", {}).items():
+        yield above + name
+        for branch in (one, *one.get("anyOf", [])):
+            if "$ref" in branch:
+                yield from keys_of(defs[branch["$ref"].rpartition("/")[2]], defs, f"{above}{name}.")
+
+
+@pytest.mark.parametrize("value", ['"2"', "true", "no", "1e400", "[1, '2']"])
+def test_what_is_shown_for_any_key_is_not_refused_again(tiny, value):
+    schema = Recipe.model_json_schema()
+    keys = [*keys_of(schema, schema["$defs"])]
+    assert len(keys) > 150 and {"train.devices", "data.ground", "outliers.label_mixup.groups"} <= {*keys}
+
+    def complaints(*overrides):
+        try:
+            load(tiny, overrides)
+        except UserError as error:
+            return [line.removeprefix(f"{tiny}: ") for line in str(error).splitlines()]
+        return []
+
+    shown = 0
+    for key in keys:
+        told = complaints(f"{key}={value}")
+        for line in told:
+            where = re.sub(r"\.(\d+|name)$", "", line.partition(":")[0])
+            assert where in {*keys, "recipe"} or key.startswith(where.partition(" ")[0]), line
+            if found := re.search(r"; write (--set .*?)(?:; |$)", line):
+                shown += 1
+                left = complaints(*shlex.split(found[1])[1:])
+                assert {*left} < {*told}, (line, left)
+    assert shown > 3 or value == "[1, '2']"
+
+
+def test_a_value_of_one_of_two_kinds_is_told_once_and_under_its_own_key(tiny):
+    assert refused(tiny, 'train.devices="2"').endswith(
+        "tiny.toml: train.devices: found '2'; input should be a valid integer; write --set train.devices=2"
+    )
+    tiny.write_text(TINY.replace("epochs = 2", "epochs = 2\ndevices = 0", 1))
+    assert {line.split(": ")[1] for line in refused(tiny).splitlines()} == {"train.devices"}
+    told = refused(tiny, "data.ground=true")
+    assert "did you mean" not in told and "write" not in told and "Allowed: black, grey, white" in told
 
 
 def test_in_a_file_the_spelling_is_that_of_the_file(tiny):

@@ -182,7 +182,7 @@ def _refuse_at_once(model: Path, accept: float, name: str | None) -> None:
     try:
         Serve(accept=accept)
     except ValidationError as error:
-        raise UserError(f"--{explain(error, Serve)}") from error
+        raise UserError(f"--{explain(error, Serve, {'accept': accept})}") from error
     if name:
         slug_of(name, given=True)
 

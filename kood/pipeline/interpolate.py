@@ -156,10 +156,11 @@ def _model_of(folder: Path) -> tuple[Result, ImageSet]:
 
 
 def _changed(settings: LabelMixup, changes: dict[str, Any]) -> LabelMixup:
+    given = {**settings.model_dump(), **changes}
     try:
-        return LabelMixup.model_validate({**settings.model_dump(), **changes})
+        return LabelMixup.model_validate(given)
     except ValidationError as error:
-        lines = explain(error, LabelMixup).splitlines()
+        lines = explain(error, LabelMixup, given).splitlines()
         raise UserError("\n".join(f"--{line.removeprefix('recipe: ')}" for line in lines)) from error
 
 

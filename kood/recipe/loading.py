@@ -110,5 +110,6 @@ def checked(given: dict[str, Any], where: str, keys: Sequence[str] = (), *, quic
             raise UserError("report.leaderboard lays the rows of a matrix side by side, and there is none; add "
                             "[matrix], or remove it")  # fmt: skip
     except (ValidationError, UserError) as error:
-        raise UserError("\n".join(f"{where}: {line}" for line in explain(error, Recipe, keys).splitlines())) from error
+        told = explain(error, Recipe, given, keys).splitlines()
+        raise UserError("\n".join(f"{where}: {line}" for line in told)) from error
     return recipe

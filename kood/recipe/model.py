@@ -255,7 +255,7 @@ class Recipe(Section):
                     cell = Recipe.model_validate(given)
             except (ValidationError, UserError) as error:
                 shown = ", ".join(f"{key} = {label}" for key, label in labels.items())
-                raise UserError(f"matrix cell ({shown}): {explain(error, Recipe)}") from error
+                raise UserError(f"matrix cell ({shown}): {explain(error, Recipe, given)}") from error
             cell._given.update(given)
             cells.append((labels, cell))
         return cells
