@@ -15,12 +15,14 @@ if TYPE_CHECKING:
     import numpy as np
 
 __all__ = [
-    "damaged", "digest_array", "digest_file", "digests", "file_state", "fingerprint", "folder_to_disk",
+    "damaged", "digest_array", "digest_file", "digests", "file_state", "fingerprint", "folder_to_disk", "no_room",
     "refuse_file", "refuse_not_utf_8", "to_disk", "write_atomically",
 ]  # fmt: skip
 
 #: What a file system says that does not do what it is asked.
 CANNOT = (errno.ENOSYS, errno.ENOTSUP, errno.EOPNOTSUPP, errno.EINVAL, errno.ENOTTY)
+#: A disk without room, a quota or a limit reached, a disk that is for reading only.
+NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS)
 
 
 def fingerprint(*parts: Any) -> str:
@@ -143,3 +145,11 @@ def file_state(file: Path) -> tuple[int, ...]:
     except OSError:
         return ()
     return found.st_size, found.st_mtime_ns, found.st_ctime_ns, found.st_ino
+
+
+def no_room(error: Exception) -> str:
+    """The system's words for why nothing can be written; "" where something else went wrong."""
+    if isinstance(error, OSError) and error.errno in NO_ROOM:
+        return error.strerror or ""
+    # TensorFlow's own errors, and those of libraries that wrap the system's, have the words alone.
+    return next((told for told in map(os.strerror, NO_ROOM) if told in str(error)), "")

@@ -243,6 +243,10 @@ def test_what_needs_no_backend_to_be_refused_loads_none(arguments, tmp_path):
             OSError(28, "No space left on device"),
             "kood: the output or a file cannot be written: No space left on device\n",
         ),
+        (  # TensorFlow's errors have the system's words in them.
+            RuntimeError("{{function_node __wrapped__SaveV2}} v/2/x.tempstate3; No space left on device [Op:SaveV2]"),
+            "kood: the output or a file cannot be written: No space left on device\n",
+        ),
         (AssertionError(), "kood: AssertionError: raise error ("),
         (ValueError("\x1b[2J http://me:secret@host"), "kood: ValueError: \\x1b[2J http://***@host (KOOD_TRACEBACK=1"),
     ],

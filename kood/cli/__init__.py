@@ -1,6 +1,5 @@
 """The command line: parses, sets the process up, calls the pipeline. Imports nothing heavy at load."""
 
-import errno
 import os
 import signal
 import sys
@@ -13,6 +12,7 @@ import typer
 from kood import __version__
 from kood.cli import finished, recipes
 from kood.errors import UserError
+from kood.files import no_room
 from kood.process import Stopped, settle, stop_on_signals
 from kood.text import clean, masked, printable
 
@@ -95,8 +95,8 @@ def _unforeseen(error: Exception) -> str:
     """What to say of an error that no command expects."""
     if isinstance(error, OSError) and error.filename and error.strerror:
         return f"{error.filename}: {error.strerror}"
-    if isinstance(error, OSError) and error.errno == errno.ENOSPC:  # The output has no name.
-        return f"the output or a file cannot be written: {error.strerror}"
+    if full := no_room(error):  # The output has no name, and what a framework writes has its own words.
+        return f"the output or a file cannot be written: {full}"
     if isinstance(error, FileNotFoundError):
         try:
             Path.cwd()

@@ -7,9 +7,7 @@ The list is `kood.pipeline.cell.Cell`. Stages hand each other only files. What a
 itself; where nothing of that changed, its result is taken as it lies.
 """
 
-import errno
 import io
-import os
 import traceback
 from collections.abc import Sequence
 from contextlib import nullcontext
@@ -23,7 +21,7 @@ from rich.text import Text
 from kood import report
 from kood.backends import obtain
 from kood.errors import UserError
-from kood.files import write_atomically
+from kood.files import no_room, write_atomically
 from kood.pipeline.belonging import Belonging
 from kood.pipeline.budget import Budget
 from kood.pipeline.environment import origin_of, versions
@@ -41,9 +39,6 @@ from kood.serving.client import newest_version
 from kood.text import masked
 
 __all__ = ["run"]
-
-#: A disk without room, a quota or a limit reached, a disk that is for reading only.
-NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS)
 
 
 @keras_defaults()
@@ -148,7 +143,7 @@ def _run(recipe: Recipe, budget: Budget, folder: Run, other_data: bool, console:
         except Exception as error:
             if not team.leads:
                 raise
-            if full := _no_room(error):
+            if full := no_room(error):
                 raise UserError(
                     f"{folder.folder}: cannot write there ({full}); make room, and the same command goes on where this "
                     "one was",
@@ -162,14 +157,6 @@ def _run(recipe: Recipe, budget: Budget, folder: Run, other_data: bool, console:
             (folder.folder / "error.log").unlink(missing_ok=True)  # Of an earlier run, which this one has mended.
             _say_where(console, folder.folder, result)
     return result
-
-
-def _no_room(error: Exception) -> str:
-    """The system's words for why nothing can be written; "" where something else went wrong."""
-    if isinstance(error, OSError) and error.errno in NO_ROOM:
-        return error.strerror or ""
-    # TensorFlow's own errors, and those of libraries that wrap the system's, have the words alone.
-    return next((told for told in map(os.strerror, NO_ROOM) if told in str(error)), "")
 
 
 #: The stages that train something.
