@@ -24,7 +24,7 @@ from kood.pipeline.held_out import folds_of
 from kood.recipe import load
 from kood.recipe.data_sections import HoldOut
 from kood.starter import Survey, new_recipe, survey
-from kood.starter.choices import FEWEST, TEST, Choices
+from kood.starter.choices import FEWEST, TEST, Choices, _resize
 from kood.starter.images import Machine, kinds_of
 from kood.starter.pretrained import Pretrained
 
@@ -87,7 +87,7 @@ def test_photographs_begin_with_weights_in_the_cache_of_keras(photos):
     assert (
         "its ImageNet weights are in Keras's cache\n" in written and "each image passes it once, in about " in written
     )
-    assert "the middle is kept: half of the images lose 25% or less\n" in written
+    assert "the middle is kept: half lose 25% or less, 1 in 20 loses 25% or more\n" in written
     assert "No pretrained weights" not in text
     assert [line for line in written.splitlines() if len(line) > 120 and not line.startswith("path")] == []
     for line in ('train = "last"', "backbone_rate = 0.5", "frozen_statistics = true"):
@@ -833,6 +833,31 @@ def test_known_images_are_not_tested_on_as_others(known, ood):
     with pytest.raises(UserError, match=f"{ood}: {shared} of its {count} images are among those of .*{known}"):
         made(known, ["zoo", ood])
     assert not list(Path().glob("*.toml"))
+
+
+def test_images_of_the_same_pixels_in_other_files_are_refused_as_a_run_does():
+    for name in ("pets/cat", "pets/dog", "pets/few", "zoo"):
+        fill(name, 30 if name != "pets/few" else 2)
+    for number in range(4):
+        pixels = Image.fromarray(np.random.default_rng(number).integers(0, 256, (20, 30, 3), "uint8"))
+        pixels.save(f"pets/{'dog' if number < 3 else 'few'}/own-{number}.png")
+        pixels.save(f"zoo/again-{number}.bmp")
+    with pytest.raises(
+        UserError, match="zoo: 3 of its 34 images looked at have the same pixels as some among those of"
+    ):
+        made("pets", ["zoo"])
+    assert not list(Path().glob("*.toml"))
+    for number in range(3):
+        Path(f"zoo/again-{number}.bmp").unlink()
+    assert list(made("pets", ["zoo"])[0].data.near) == ["zoo"]  # The last one is of a class that is left out.
+
+
+def test_half_of_images_that_lose_nothing_are_said_to():
+    shapes = np.array([(100, 100)] * 80 + [(100, 200)] * 20)
+    found = Survey(("a", "b"), (50, 50), (), shapes, False, ())
+    assert _resize(found, (32, 32, 3)) == (
+        "crop", "the middle is kept: half lose nothing, 1 in 20 loses 50% or more"
+    )  # fmt: skip
 
 
 def test_images_beside_the_known_ones_are_tested_on():

@@ -174,7 +174,8 @@ def _resize(found: Survey, shape: tuple[int, int, int]) -> tuple[str, str]:
         return "stretch", "nearly all images have these proportions"
     lost = 1.0 - 1.0 / float(np.median(off))
     if lost <= CUT:
-        return "crop", f"the middle is kept: half of the images lose {lost:.0%} or less"
+        half = f"{lost:.0%} or less" if lost >= 0.005 else "nothing"
+        return "crop", f"the middle is kept: half lose {half}, 1 in 20 loses {1 - 1 / most:.0%} or more"
     return "pad", f"half of the images would lose {lost:.0%} or more, so nothing is cut off"
 
 

@@ -69,6 +69,7 @@ class Survey:
         unlike: Images of each class as in `train` that were not found unreadable, the same bytes counted once, and not
             at all where another part has them, since a run leaves these out; as many as there where it is not given.
         others: How many files of other parts were looked at, and how many of these are no images.
+        pixels: Of each class the digests of the pixels of those looked at that show something, as `paths`.
     """
 
     names: tuple[str, ...]
@@ -89,6 +90,7 @@ class Survey:
     nearest: tuple[str, ...] = ()
     unlike: tuple[int, ...] = ()
     others: tuple[int, int] = (0, 0)
+    pixels: Mapping[str, frozenset[bytes]] = field(default_factory=dict)
 
     @property
     def learnable(self) -> tuple[int, ...]:
@@ -189,7 +191,7 @@ def survey(source: Path, *, to_learn: bool = False) -> Survey:
         train.names, _counts(train), test, shapes, grey, (*bad, *bad_others), validation, listed.notes,
         Counter(look.format for look in good), Counter(kind for look in good for kind in look.kinds), copies, torn,
         apart, _paths(every), near, nearest, _counts(train, _idle(train, alike, unread)),
-        (len(elsewhere) + len(bad_others), len(bad_others)),
+        (len(elsewhere) + len(bad_others), len(bad_others)), _pixels(every, [*seen, *elsewhere]),
     )  # fmt: skip
 
 
@@ -335,6 +337,16 @@ def _paths(files: Sequence[tuple[str, str]]) -> dict[str, frozenset[str]]:
         above, slash, own = file.rpartition("/")
         found[name].append(f"{folder(above)}{slash}{own}")
     return {name: frozenset(paths) for name, paths in found.items()}
+
+
+def _pixels(files: Sequence[tuple[str, str]], seen: Sequence[tuple[str, _Look]]) -> dict[str, frozenset[bytes]]:
+    """The digests of those of the files that were looked at and show something, by class."""
+    digests = {file: look.digest for file, look in seen if look.hash}
+    found = defaultdict[str, set[bytes]](set)
+    for file, name in files:
+        if file in digests:
+            found[name].add(digests[file])
+    return {name: frozenset(its) for name, its in found.items()}
 
 
 def _size(file: str) -> int:

@@ -22,7 +22,7 @@ from kood.starter.choices import FEWEST_EPOCHS, FROZEN_EPOCHS, MOST_EPOCHS, TEST
 from kood.starter.images import KINDS, NEAR, Machine, Survey, survey
 from kood.starter.pretrained import SMALLEST, pretrained, tried
 from kood.template import filled
-from kood.text import clean
+from kood.text import clean, some_of
 
 __all__ = ["literal", "named", "new_recipe", "slug_of", "source_of"]
 
@@ -117,17 +117,21 @@ def new_recipe(
 
 
 def _refuse_shared(place: Path, found: Survey, kept: Sequence[str], its_place: Path, its: Survey) -> None:
-    """Refuses out-of-distribution images that are among the known ones: the same folder or table, one in the other, or
-    the same files.
+    """Refuses out-of-distribution images that are among the known ones: the same folder or table, one in the other, the
+    same files, or others of the same pixels, which a run refuses too.
 
     Raises:
         UserError: some are the same.
     """
     known = frozenset[str]().union(*(found.paths.get(name, ()) for name in kept))
-    shared = sum(len(known & paths) for paths in its.paths.values())
+    shared, of, have = sum(len(known & paths) for paths in its.paths.values()), its.files, "are"
+    if not shared:  # Of many images some are looked at: a run finds the others.
+        seen = frozenset[bytes]().union(*(found.pixels.get(name, ()) for name in kept))
+        shared, of = len(seen & frozenset().union(*its.pixels.values())), its.looked_at
+        have = "looked at have the same pixels as some"
     if shared:
         raise UserError(
-            f"{clean(its_place)}: {shared:,} of its {its.files:,} images are among those of {clean(place)}, so the "
+            f"{clean(its_place)}: {shared:,} of its {of:,} images {have} among those of {clean(place)}, so the "
             "detector would be wrong to flag them, and wrong to accept them; give images of none of its classes"
         )
 
@@ -256,4 +260,4 @@ def _print(console: Console, found: Survey, outside: dict[str, Survey]) -> None:
     for text in (*_copies(found), *_near(found)):
         console.print(Text(text, "yellow"), soft_wrap=True)
     for reason, names in left_out(found).items():
-        console.print(Text(f"Left out, with {reason}: {', '.join(map(clean, names))}", "yellow"), soft_wrap=True)
+        console.print(Text(f"Left out, with {reason}: {some_of(map(clean, names), 12)}", "yellow"), soft_wrap=True)
