@@ -58,7 +58,8 @@ def print_table(console: Console, table: Table) -> None:
     """Prints a table with its title and its notes.
 
     Where it is too wide, first the columns go that may; then those that name a row become one; and where even that is
-    too wide, each row becomes a list, which holds all its figures. No figure is ever broken.
+    too wide, each row becomes a list, which holds all its figures. No figure is ever broken. How many columns have gone
+    is told, since the notes may speak of them.
 
     Args:
         console: Where to print. The best cells are bold in a terminal; elsewhere they have a star.
@@ -69,6 +70,8 @@ def print_table(console: Console, table: Table) -> None:
     shown = next((one for one in _forms(table) if _width(console, one) <= console.width), None)
     if shown:
         console.print(_grid(console, shown))
+        if gone := sum(one not in shown.columns for one in table.columns[table.labels :]):
+            say(console, f"{gone} more column{'s' if gone > 1 else ''} in a wider terminal.", "dim")
     else:
         _print_lists(console, table)
     notes = (shown or table).noted("Bold" if console.is_terminal else "*")

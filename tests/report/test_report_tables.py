@@ -68,6 +68,8 @@ def test_where_there_is_no_room_columns_go_then_labels_merge_then_rows_are_lists
         assert max(map(len, text.splitlines())) <= width and "91.2±0.4*" in text and "80.0" in text
         kind = "list" if "───" not in text else "merged" if "name a long" in text else "whole"
         form = (kind, "FPR" in text, "seconds" in text)
+        gone = 2 - sum(form[1:])
+        assert (f"{gone} more column" in " ".join(text.split())) == (gone > 0)
         forms += [form] if form not in forms[-1:] else []
     assert forms == [
         ("list", True, True), ("merged", False, False), ("whole", False, False), ("whole", False, True),
