@@ -287,13 +287,13 @@ def score_rows(scorer: Scorer, outputs: Outputs, batch_size: int) -> np.ndarray:
     Args:
         scorer: A score, fitted where it has to be.
         outputs: The classifier's outputs for N images.
-        batch_size: Rows of a block, at least; `SCORED` are where there are as many.
+        batch_size: Rows of a block, at least; `SCORED` are where there are as many, of fewer the next power of two.
 
     Returns:
         (N,) float64, higher = more OOD.
     """
     count = len(outputs["logits"])
-    batch_size = max(batch_size, min(SCORED, count))
+    batch_size = max(batch_size, rows_of(count, SCORED))
     values = []
     with exactly():
         scorer.place()

@@ -12,7 +12,7 @@ from kood.classifier import Classifier
 from kood.data import ImageSet
 from kood.detector.evaluate import evaluate
 from kood.errors import UserError
-from kood.outputs import forward_of, outputs_of, perturbed_logits, run_over, scores_of, shifted_features
+from kood.outputs import forward_of, outputs_of, perturbed_logits, run_over, score_rows, scores_of, shifted_features
 from kood.scorer import Scorer, applicable
 
 pytestmark = pytest.mark.backend  # Run once under each Keras backend.
@@ -245,3 +245,20 @@ def test_large_outputs_lie_on_disk_and_are_the_same(classifier, monkeypatch):
     for name, values in found.items():
         assert isinstance(values, np.memmap)
         np.testing.assert_array_equal(values, expected[name])
+
+
+def test_sets_of_about_one_size_are_scored_in_blocks_of_one_size():
+    sizes = []
+
+    class Counting:
+        def place(self):
+            pass
+
+        def values(self, outputs, rows):
+            sizes.append(len(rows))
+            return outputs["logits"][rows, 0]
+
+    for count in (1, 64, 65, 80, 127, 129, 400, 600):
+        logits = np.arange(count, dtype="float32")[:, None]
+        np.testing.assert_array_equal(score_rows(Counting(), {"logits": logits}, 64), logits[:, 0])
+    assert sizes == [64, 64, 128, 128, 128, 256, 512, 512, 512]
