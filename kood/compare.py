@@ -6,7 +6,6 @@ with everything neutralised that a terminal, Markdown or LaTeX would take for an
 
 import json
 import tomllib
-import zipfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path, PurePosixPath
 from typing import Annotated, Any
@@ -18,6 +17,7 @@ from rich.console import Console
 import kood
 from kood import process, report, specs
 from kood.errors import UserError
+from kood.files import BROKEN
 from kood.registry import nearest
 from kood.report.across import comparison, folds
 from kood.report.aggregate import group
@@ -273,7 +273,7 @@ def _kept(folder: Path, file: Any, pick: Callable[[Any], Any]) -> Any:
             return None
         with np.load(whole, allow_pickle=False) as arrays:
             return pick(arrays)
-    except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile):
+    except BROKEN:
         return None
 
 

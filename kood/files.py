@@ -4,6 +4,8 @@ import errno
 import hashlib
 import json
 import os
+import zipfile
+import zlib
 from collections.abc import Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -19,6 +21,9 @@ __all__ = [
     "refuse_file", "refuse_not_utf_8", "to_disk", "write_atomically",
 ]  # fmt: skip
 
+#: What reading an archive (.npz, .keras, .kood) raises where a byte of it is not as it was written: RuntimeError where
+#: it says that it is encrypted, or packed in a way of the future; MemoryError for an array without end.
+BROKEN = (OSError, ValueError, KeyError, EOFError, RuntimeError, MemoryError, zipfile.BadZipFile, zlib.error)
 #: What a file system says that does not do what it is asked.
 CANNOT = (errno.ENOSYS, errno.ENOTSUP, errno.EOPNOTSUPP, errno.EINVAL, errno.ENOTTY)
 #: A disk without room, a quota or a limit reached, a disk that is for reading only.

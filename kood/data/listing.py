@@ -108,7 +108,7 @@ def labelled(
         unknown = sorted(set(classes) - place.keys())
         if unknown:
             raise UserError(f"path: {clean(where[part])} has classes that {clean(where[first])} lacks: "
-                            f"{', '.join(map(clean, unknown))}")  # fmt: skip
+                            f"{some_of(map(clean, unknown))}")  # fmt: skip
         labels = np.zeros(len(files), np.int64) if told is None else np.array([place[one] for one in classes], np.int64)
         listings[part] = Listing(files, labels, tuple(place), groups.get(part))
     return listings

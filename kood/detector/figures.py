@@ -165,7 +165,7 @@ def _measure(name: str, values: dict[str, dict[str, np.ndarray]], near: list[str
 def _shared(decision: Calibration, names: Sequence[str]) -> list[str]:
     """Which classes share a threshold, though each was to have its own."""
     return [
-        f"thresholds by class: {', '.join(repr(names[k]) for k in group.classes)} share one, since fewer than "
+        f"thresholds by class: {some_of(repr(names[k]) for k in group.classes)} share one, since fewer than "
         f"{needed_images(decision.accept)} calibration images are labelled as some of them; more of their images give "
         "each its own"
         for group in decision.groups

@@ -14,6 +14,7 @@ from kood.attached import function_of, kept, opened
 from kood.conformal import Calibration
 from kood.detector.choosing import Choice
 from kood.errors import UserError
+from kood.files import BROKEN
 from kood.scorer import Scorer
 from kood.text import clean
 
@@ -110,7 +111,7 @@ def read(kind: type, path: Path, custom_objects: Mapping[str, Any] | None = None
         return _made(kind, classifier, facts, arrays)
     except UserError:
         raise
-    except (OSError, ValueError, KeyError, TypeError, EOFError, zipfile.BadZipFile) as error:
+    except (*BROKEN, TypeError) as error:
         raise UserError(f"{clean(path)} is no detector that kood saved, or it is damaged ({error})") from error
 
 

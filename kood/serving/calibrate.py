@@ -158,7 +158,7 @@ def _thresholds(served: Served, was: float | None) -> list[str]:
         images = f"set on {len(served.calibration):,} images: {promise}"
         return [f"Threshold: {groups[0].threshold:.6g}{before}, {images}"]
     told = [
-        f"Threshold of {', '.join(clean(names[k]) for k in group.classes)}: {group.threshold:.6g}, "
+        f"Threshold of {some_of(clean(names[k]) for k in group.classes)}: {group.threshold:.6g}, "
         f"set on {group.images:,} images"
         for group in groups
     ]

@@ -2,7 +2,6 @@
 
 import io
 import json
-import zipfile
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -10,8 +9,10 @@ from typing import Any
 import numpy as np
 
 from kood.errors import UserError
+from kood.files import BROKEN
 from kood.serving.served import Served
 from kood.template import filled
+from kood.text import some_of
 
 __all__ = ["read_facts", "read_seen", "write_extras"]
 
@@ -54,7 +55,7 @@ def read_seen(version: Path) -> dict[str, np.ndarray]:
     try:
         with np.load(file, allow_pickle=False) as arrays:
             return dict(arrays)
-    except (OSError, ValueError, EOFError, zipfile.BadZipFile) as error:
+    except BROKEN as error:
         raise UserError(f"{file} cannot be read ({error}); run the recipe again", exit_code=1) from error
 
 
@@ -126,5 +127,5 @@ def _thresholds(facts: Mapping[str, Any]) -> str:
     if len(groups) == 1:
         return f"{groups[0]['threshold']:.6g}"
     names = facts["class_names"]
-    each = (f"{' and '.join(names[k] for k in group['classes'])} {group['threshold']:.6g}" for group in groups)
-    return f"the threshold of the class that it is labelled as ({', '.join(each)})"
+    each = (f"{some_of(names[k] for k in group['classes'])}: {group['threshold']:.6g}" for group in groups)
+    return f"the threshold of the class that it is labelled as ({some_of(each, most=20)})"

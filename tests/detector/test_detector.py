@@ -496,7 +496,17 @@ def test_a_file_of_another_format_says_what_to_do(model, tmp_path, number, told)
         Detector.load(tmp_path / "other.kood")
 
 
-@pytest.mark.parametrize("content", [b"", b"PK\x05\x06" + b"\0" * 18, b"not a zip"])
+def packed_otherwise():
+    """An archive that says that its file is packed in a way that nobody knows."""
+    whole = io.BytesIO()
+    with zipfile.ZipFile(whole, "w") as file:
+        file.writestr("detector.json", "{}")
+    content = bytearray(whole.getvalue())
+    content[content.find(b"PK\x01\x02") + 10] = 99
+    return bytes(content)
+
+
+@pytest.mark.parametrize("content", [b"", b"PK\x05\x06" + b"\0" * 18, b"not a zip", packed_otherwise()])
 def test_a_damaged_file_is_one_message(tmp_path, content):
     (tmp_path / "bad.kood").write_bytes(content)
     with pytest.raises(UserError, match=r"bad\.kood is no detector that kood saved"):

@@ -3,6 +3,7 @@
 import dataclasses
 import re
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -10,13 +11,14 @@ import tensorflow as tf
 from PIL import Image
 
 from kood.cli.finished import calibrate as command
-from kood.conformal import threshold
+from kood.conformal import Group, threshold
 from kood.data.copies import image_digests
 from kood.data.images import fit_images
 from kood.data.rules import Framing
 from kood.errors import UserError
 from kood.runs import Run
-from kood.serving import publishing
+from kood.serving import calibrate as calibrating
+from kood.serving import extras, publishing
 from kood.serving.calibrate import calibrate
 from kood.serving.client import LocalModel
 from kood.serving.client import prepared as as_sent
@@ -311,6 +313,33 @@ def test_a_version_that_does_not_say_what_it_was_made_of_is_refused(tmp_path, im
 
 
 @pytest.mark.usefixtures("same_graph")
+@pytest.mark.parametrize("kind", ["method", "encrypted", "content"])
+def test_a_damaged_list_of_images_is_named(tmp_path, kind):
+    (tmp_path / "assets.extra").mkdir()
+    file = tmp_path / "assets.extra" / "images.npz"
+    np.savez_compressed(file, trained=np.zeros((5, 16), np.uint8))
+    content = bytearray(file.read_bytes())
+    told = content.find(b"PK\x01\x02")  # Where the archive says what is in it.
+    at = {"method": told + 10, "encrypted": told + 8, "content": content.find(b".npy", 30) + 24}[kind]
+    content[at] = {"method": 99, "encrypted": 1, "content": content[at] ^ 255}[kind]
+    file.write_bytes(content)
+    with pytest.raises(UserError, match=r"images\.npz cannot be read \(.*; run the recipe again"):
+        read_seen(tmp_path)
+
+
+def test_long_lists_of_classes_that_share_a_threshold_are_cut():
+    names = [f"class {k}" for k in range(1000)]
+    groups = [Group((k,), 0.5, 99, 0, 1) for k in range(4)] + [Group(tuple(range(4, 1000)), 0.25, 99, 0, 1)]
+    served = SimpleNamespace(decision=SimpleNamespace(groups=groups), names=names, accept=0.9)
+    told = calibrating._thresholds(served, None)
+    shared = "class 4, class 5, class 6, class 7, class 8 and 991 more: 0.25"
+    assert told[0].startswith("Threshold of class 0: 0.5, ") and told[4].startswith(f"Threshold of {shared}")
+    facts = {"class_names": names, "groups": [vars(group) for group in groups]}
+    assert extras._thresholds(facts).endswith(f"(class 0: 0.5, class 1: 0.5, class 2: 0.5, class 3: 0.5, {shared})")
+    facts["groups"] = [vars(Group((k,), 0.5, 99, 0, 1)) for k in range(1000)]
+    assert len(extras._thresholds(facts)) < 500
+
+
 def test_figures_of_the_old_threshold_go(tmp_path, images):
     given = prepared(tmp_path)
     one = {"name": "a", "images": 20, "accuracy": 0.5, "accepted": 0.1, "accepted_interval": [0.0, 0.3]}

@@ -1,8 +1,6 @@
 """A NumPy archive: images that have already been read by something else."""
 
 import math
-import zipfile
-import zlib
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +11,7 @@ from kood.data.large import filled, is_large
 from kood.data.paths import data_path, need
 from kood.data.rules import STRETCHED, Framing
 from kood.errors import UserError
+from kood.files import BROKEN
 from kood.text import composed
 
 __all__ = ["npz"]
@@ -72,7 +71,7 @@ def _arrays(file: Path) -> dict[str, np.ndarray]:
             raise UserError(f"path: {file} is a single array; save an archive: np.savez(file, images=..., labels=...)")
         with loaded as archive:
             arrays = {name: _member(archive, name) for name in archive.files}
-    except (OSError, ValueError, EOFError, KeyError, zipfile.BadZipFile, zlib.error, MemoryError) as error:
+    except BROKEN as error:
         raise UserError(
             f"path: {file} cannot be read as a .npz archive of plain arrays ({error}); write it with np.savez, without "
             "arrays of Python objects"
