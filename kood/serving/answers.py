@@ -7,7 +7,6 @@ from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import partial
-from itertools import islice
 from pathlib import Path
 from typing import IO, Any
 
@@ -154,11 +153,23 @@ def print_answers(
 
 
 def _tables(console: Console, title: str, unread: Sequence[str], found: Iterator[Answer]) -> None:
-    rows = (answer for answer in found if answer.said is not None)
-    while page := list(islice(rows, PAGE)):
-        console.print(_table(page, title))
-    for message in unread:
-        console.print(Text(clean(message)), soft_wrap=True)
+    page: list[Answer] = []
+
+    def show() -> None:
+        if page:
+            console.print(_table(page, title))
+            page.clear()
+
+    try:
+        for answer in found:
+            if answer.said is not None:
+                page.append(answer)
+            if len(page) == PAGE:
+                show()
+    finally:  # What was answered before a server fails has been paid for.
+        show()
+        for message in unread:
+            console.print(Text(clean(message)), soft_wrap=True)
 
 
 def _table(page: Sequence[Answer], title: str) -> Table:

@@ -9,7 +9,7 @@ import re
 import urllib.error
 import urllib.parse
 import urllib.request
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -18,7 +18,7 @@ from kood.files import refuse_not_utf_8
 from kood.process import native_messages_held_back, through_proxy
 from kood.registry import nearest
 from kood.serving.address import Address
-from kood.text import masked
+from kood.text import clean, masked
 
 __all__ = [
     "GrpcModel", "LocalModel", "Model", "RestModel", "newest_version", "open_model", "prepared", "refuse_unnumbered",
@@ -243,25 +243,25 @@ class RestModel:
             request.add_unredirected_header("Authorization", self._address.authorization)
         try:
             with self._opener.open(request, timeout=self._timeout) as response:
-                rows = json.load(response)["predictions"]
-            told = (*KEPT, "probabilities", "decoded", *(name for name in GIVEN_UNDER if rows and name in rows[0]))
-            columns = {name: [row[name] for row in rows] for name in told}
+                said = json.load(response)
         except urllib.error.HTTPError as error:
             raise UserError(f"{self._url} answers {error.code}: {self._refused(error)}", exit_code=1) from None
         except (OSError, http.client.HTTPException) as error:
             reason = getattr(error, "reason", None) or error
             why = f"{self._url} cannot be reached: {reason}"
             raise UserError(why + through_proxy(self._address.shown), exit_code=1) from None
-        except (ValueError, KeyError, TypeError) as error:
-            why = f"{self._url} answers what kood's models do not: {error!r}"
-            raise UserError(why + through_proxy(self._address.shown), exit_code=1) from None
-        return _rows(columns)
+        except ValueError as error:
+            raise _no_answer(self._url, self._address, f"{error}") from None
+        return _understood(lambda: _columns(said["predictions"]), len(files), self._url, self._address)
 
     def _refused(self, error: urllib.error.HTTPError) -> str:
         """Why a server, or a proxy before it, does not answer."""
-        text = error.read().decode(errors="replace")
         try:
-            return str(json.loads(text)["error"])
+            text = error.read().decode(errors="replace")
+        except (OSError, http.client.HTTPException):  # It breaks off, or does not come.
+            text = ""
+        try:
+            return clean(json.loads(text)["error"])
         except (ValueError, KeyError, TypeError):
             pass
         if 300 <= error.code < 400:
@@ -314,11 +314,46 @@ class GrpcModel:
             response = self._stub.Predict(self._request, timeout=self._timeout, metadata=self._metadata)
         except grpc.RpcError as error:
             code = error.code()
-            why = self._address.without_secrets(str(error.details()))
+            why = clean(self._address.without_secrets(str(error.details())))
             if code in (grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.DEADLINE_EXCEEDED, grpc.StatusCode.UNKNOWN):
                 why += through_proxy(self._address.shown)
             raise UserError(f"{self._address.shown} answers {code.name}: {why}", 1) from None
-        return _rows({name: tf.make_ndarray(value).tolist() for name, value in response.outputs.items()})
+        said = response.outputs
+        return _understood(
+            lambda: {name: tf.make_ndarray(value).tolist() for name, value in said.items()},
+            len(files), self._address.shown, self._address,
+        )  # fmt: skip
+
+
+def _understood(
+    columns: Callable[[], dict[str, list]], count: int, url: str, address: Address
+) -> list[dict[str, Any] | None]:
+    """What a server says of so many images; it may be another program, or another model by this name.
+
+    Raises:
+        UserError: that is not what kood's models say, or of other images.
+    """
+    try:
+        rows = _rows(columns())
+    except KeyError as error:
+        raise _no_answer(url, address, f"there is no {error}") from None
+    except ValueError as error:
+        raise _no_answer(url, address, f"{error}") from None
+    except (TypeError, IndexError, AttributeError):
+        raise _no_answer(url, address, "its outputs are of other kinds or shapes") from None
+    if len(rows) != count:
+        raise _no_answer(url, address, f"{len(rows):,} answers for {count:,} images")
+    return rows
+
+
+def _no_answer(url: str, address: Address, why: str) -> UserError:
+    told = f"{url} answers what kood's models do not ({clean(why)[:300]}){through_proxy(address.shown)}"
+    return UserError(told, exit_code=1)
+
+
+def _columns(rows: list[dict[str, Any]]) -> dict[str, list]:
+    told = (*KEPT, "probabilities", "decoded", *(name for name in GIVEN_UNDER if rows and name in rows[0]))
+    return {name: [row[name] for row in rows] for name in told}
 
 
 def _rows(columns: dict[str, list]) -> list[dict[str, Any] | None]:
@@ -330,10 +365,17 @@ def _rows(columns: dict[str, list]) -> list[dict[str, Any] | None]:
         row = {name: columns[name][place] for name in (*KEPT, *GIVEN_UNDER) if name in columns}
         if isinstance(row["class_name"], bytes):
             row["class_name"] = row["class_name"].decode("utf-8", "replace")
-        row["probability"] = columns["probabilities"][place][row["label"]]
+        row["probability"] = _of_label(columns["probabilities"][place], row["label"])
         row["is_ood"] = row["is_ood"] or not all(_is_finite(row[name]) for name in ("ood_score", "p_value"))
         rows.append(row)
     return rows
+
+
+def _of_label(probabilities: list[float], label: int) -> float:
+    # Where nothing can be judged the graph says label -1, of which there is no probability but the last.
+    if not -1 <= label < len(probabilities):
+        raise ValueError(f"label {label} of {len(probabilities)} probabilities")
+    return probabilities[label]
 
 
 def _is_finite(value: Any) -> bool:

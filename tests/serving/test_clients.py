@@ -2,13 +2,16 @@
 
 import contextlib
 import csv
+import http.client
 import http.server
 import io
 import json
 import os
 import shutil
 import threading
+import urllib.error
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -157,15 +160,77 @@ def test_a_server_that_is_no_tf_serving_is_told():
         model.ask([b"x"])
 
 
+#: What a server says of an image.
+PLAIN = {"label": 0, "class_name": "a", "ood_score": 0.5, "p_value": 1.0, "is_ood": False, "probabilities": [1.0]}
+PLAIN |= {"decoded": True, "threshold": 1.0, "version": 4}
+LABELLESS = {name: value for name, value in PLAIN.items() if name != "label"}
+
+
+@pytest.mark.parametrize("kind", ["rest", "grpc"])
+@pytest.mark.parametrize(
+    ("said", "why"),
+    [
+        ([PLAIN], "1 answers for 2 images"),
+        ([PLAIN] * 3, "3 answers for 2 images"),
+        ([PLAIN | {"label": 1}] * 2, "label 1 of 1 probabilities"),
+        ([PLAIN | {"label": -0.5}] * 2, "of other kinds or shapes"),
+        ([PLAIN | {"probabilities": 0.9}] * 2, "of other kinds or shapes"),
+        ([LABELLESS] * 2, "there is no 'label'"),
+    ],
+)
+def test_an_answer_that_is_not_as_asked_is_one_line_with_the_address(kind, said, why):
+    columns = {name: tf.make_tensor_proto([row[name] for row in said]) for name in said[0]}
+    stub = SimpleNamespace(Predict=lambda *_, **__: SimpleNamespace(outputs=columns))
+    with saying(*said) as rest:
+        grpc = GrpcModel("host:1", "x")
+        grpc._stub = stub
+        with pytest.raises(UserError, match=rf"^(http|grpc)://\S+ answers what kood's models do not \(.*{why}") as told:
+            {"rest": rest, "grpc": grpc}[kind].ask([b"x", b"y"])
+    assert told.value.exit_code == 1
+
+
+@pytest.mark.parametrize(
+    ("error", "told"), [(OSError(), "Busy"), (http.client.IncompleteRead(b""), "Busy"), (b'{"error": "a\\nb"}', "a b")]
+)
+def test_a_refusal_is_one_line_however_much_of_it_comes(monkeypatch, error, told):
+    def read():
+        if isinstance(error, bytes):
+            return error
+        raise error
+
+    def refuse(*_, **__):
+        refusal = urllib.error.HTTPError("http://host", 503, "Busy", http.client.HTTPMessage(), None)
+        refusal.read = read
+        raise refusal
+
+    model = RestModel("http://host", "x")
+    monkeypatch.setattr(model._opener, "open", refuse)
+    with pytest.raises(UserError, match=rf"^http://host/v1/models/x:predict answers 503: {told}$"):
+        model.ask([b"x"])
+
+
+@pytest.mark.parametrize("style", ["table", "csv", "json"])
+def test_what_was_answered_before_a_server_fails_is_printed(style):
+    def found():
+        for name in "ab":
+            yield Answer(Path(name), PLAIN | {"probability": 1.0})
+        yield Answer(Path("c"), None, "c cannot be read")
+        raise UserError("overloaded", exit_code=1)
+
+    console = Console(file=io.StringIO(), width=200)
+    with pytest.raises(UserError, match="overloaded"):
+        print_answers(found(), 9, style=style, console=console)
+    lines = console.file.getvalue().splitlines()
+    assert len([line for line in lines if "0.5" in line]) == 2 and "c cannot be read" in lines[-1]
+
+
 @pytest.mark.parametrize("strange", [float("nan"), float("inf"), -float("inf"), None, "NaN"])
 def test_an_answer_that_cannot_be_compared_is_flagged_whatever_the_server_says(strange):
-    plain = {"label": 0, "class_name": "a", "ood_score": 0.5, "p_value": 1.0, "is_ood": False, "probabilities": [1.0]}
-    plain |= {"decoded": True, "threshold": 1.0, "version": 4}
-    with saying(plain | {"ood_score": strange}, plain) as model:
+    with saying(PLAIN | {"ood_score": strange}, PLAIN) as model:
         flagged, other = model.ask([b"x", b"y"])
     assert flagged["is_ood"] and not other["is_ood"] and (other["threshold"], other["version"]) == (1.0, 4)
     # What stands between may leave out under what it was decided.
-    with saying({name: value for name, value in plain.items() if name not in ("threshold", "version")}) as model:
+    with saying({name: value for name, value in PLAIN.items() if name not in ("threshold", "version")}) as model:
         assert not model.ask([b"x"])[0].keys() & {"threshold", "version"}
 
 
