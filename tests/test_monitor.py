@@ -484,6 +484,9 @@ def test_a_table_of_images_is_watched_and_one_of_answers_is_named(run, folder, t
     (tmp_path / "images.csv").write_text("\n".join(f"{file},a" for file in files))
     found, unread = monitor(run, tmp_path / "images.csv", console=Console(file=io.StringIO()))
     assert found.images == 40 and unread == 0
+    (tmp_path / "images.csv").write_text("\n".join(["id,image,x", "1,gone.png,", *(f"1,{one}," for one in files)]))
+    found, unread = monitor(run, tmp_path / "images.csv", console=Console(file=io.StringIO()))
+    assert found.images == 40 and unread == 1
     (tmp_path / "answers.csv").write_text("image,label,class_name,probability,ood_score,p_value\n1.png,0,a,1,0,1")
     with pytest.raises(UserError, match="answers.csv: these are answers as `kood predict --csv` prints them; give"):
         monitor(run, tmp_path / "answers.csv")

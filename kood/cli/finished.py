@@ -21,7 +21,7 @@ def predict(
     run_folder: RunFolder,
     images: Annotated[
         list[Path],
-        typer.Argument(metavar="IMAGE|FOLDER|CSV...", help="Image files, folders of them, and tables of lines FILE."),
+        typer.Argument(metavar="IMAGE|FOLDER|CSV...", help="Image files, folders of them, and tables that name them."),
     ],
     url: Annotated[
         str | None,

@@ -16,7 +16,7 @@ from kood.data.large import ahead
 from kood.data.listing import Listing
 from kood.data.paths import data_path, need
 from kood.data.rules import STRETCHED, Framing
-from kood.data.sources.table import TABLES, WITHOUT_RECIPE, listed_table
+from kood.data.sources.table import NO_RECIPE, TABLES, listed_files, listed_table, other_columns
 from kood.errors import UserError, in_words
 from kood.text import clean, composed, some_of
 
@@ -82,7 +82,7 @@ def batches(
     names = None if class_names is None else [composed(name) for name in class_names]
     given = None if labels is None else _numbers(_array(labels), names, 0)
     named = are_files(images)
-    files, own = _files(images, names, perhaps) if named else ([], None)
+    files, own = _files(images, names, perhaps, given is None) if named else ([], None)
     total = len(files) if named else count_of(images)
     if given is not None and total is not None and len(given) != total:
         raise UserError(f"labels: there are {len(given):,} labels for {total:,} images; give one an image")
@@ -153,13 +153,18 @@ def parted(element: Any) -> tuple[Any, Any]:
     return element, None
 
 
-def _files(images: Any, names: list[str] | None, perhaps: bool) -> tuple[list[str], np.ndarray | None]:
-    """The files that a folder, a file or a list of files means, and their classes where names are given."""
+def _files(images: Any, names: list[str] | None, perhaps: bool, its_own: bool) -> tuple[list[str], np.ndarray | None]:
+    """The files that a folder, a file or a list of files means, and their classes where names are given.
+
+    Those of a table only if `its_own` count.
+    """
     if isinstance(images, list | tuple):
         return [str(one) for one in images], None
     path = Path(images).expanduser()
     if path.is_file():
-        return _in_table(path, names, perhaps) if path.suffix.lower() in TABLES else ([str(path)], None)
+        if path.suffix.lower() in TABLES:
+            return _in_table(path, names if its_own else None, perhaps)
+        return [str(path)], None
     if names is None:  # They show whatever they show, however they lie.
         folder, passed = data_path(str(path)), PassedOver()
         need(folder, "a folder", "a folder", "give a folder of images")
@@ -179,15 +184,20 @@ def _files(images: Any, names: list[str] | None, perhaps: bool) -> tuple[list[st
 
 
 def _in_table(path: Path, names: list[str] | None, perhaps: bool) -> tuple[list[str], np.ndarray | None]:
-    """The files that a table names, of all its parts where they need no classes, and their classes where it has any."""
-    with in_words({"^path: ": "images: ", **WITHOUT_RECIPE}):
+    """The files that a table names, and their classes where they need some and it has any."""
+    with in_words({"^path: ": "images: ", **NO_RECIPE}):
+        if names is None or (perhaps and not _has_labels(path)):
+            return listed_files(str(path)), None
         listed = listed_table(str(path))
-    if names is None:
-        return listed.files, None
     if len(listed.parts) > 1:
         raise UserError(f"images: {clean(path)} has {' and '.join(listed.parts)}; give a table of one of them")
     (part,) = listed.parts.values()
     return part.files, _numbered(part, names, perhaps, f"{clean(path)} has classes") if part.names else None
+
+
+def _has_labels(path: Path) -> bool:
+    columns = other_columns(str(path))
+    return any(values and (is_label or len(columns) == 1) for is_label, values in columns)
 
 
 def _numbered(part: Listing, names: list[str], perhaps: bool, what: str) -> np.ndarray | None:

@@ -71,8 +71,9 @@ def asked(version: Path, folder: Path, facts: Mapping[str, Any]) -> Met:
     if folder.is_file():
         _refuse_answers(folder)
     passed = PassedOver()
-    times = {file: _written(file) for file in map(Path, listed([folder], passed))}
-    files = sorted(times, key=lambda file: (times[file], str(file)))
+    files = [Path(file) for file in listed([folder], passed)]
+    times = {file: _written(file) for file in files}
+    files.sort(key=lambda file: (times[file], str(file)))
     known = Known(version, facts)
     found, unread, digests = known.ask(files)
     old = known.among(digests, (*USED, RECALIBRATED))

@@ -16,14 +16,13 @@ from rich.table import Table
 from rich.text import Text
 
 from kood.data.files import PassedOver, files_under
-from kood.data.listing import Listed
 from kood.data.paths import refuse_url
-from kood.data.sources.table import TABLES, WITHOUT_RECIPE, listed_table
+from kood.data.sources.table import NO_RECIPE, TABLES, listed_files
 from kood.errors import UserError, in_words
 from kood.serving.client import Model, prepared
 from kood.text import clean
 
-__all__ = ["Answer", "answers", "in_table", "listed", "print_answers"]
+__all__ = ["Answer", "answers", "listed", "print_answers"]
 
 #: Columns of every output, in order.
 COLUMNS = (
@@ -59,30 +58,21 @@ def listed(paths: Iterable[Path], passed: PassedOver | None = None) -> list[str]
     `passed` counts what lies in the folders and is no image.
 
     Raises:
-        UserError: a folder without images, a table that is none or names files that are not there, a URL.
+        UserError: a folder without images, a table that is none or names no file that is there, a URL.
     """
     files: list[str] = []
     passed = PassedOver() if passed is None else passed
     for path in paths:
         if not path.is_dir():
             refuse_url(path)
-            files += in_table(path).files if path.suffix.lower() in TABLES else [str(path)]
+            with in_words({"^path: ": "", **NO_RECIPE}):
+                files += listed_files(str(path)) if path.suffix.lower() in TABLES else [str(path)]
             continue
         found = files_under(path, passed, links=True)
         if not found:
             raise UserError(f"{path}: there are no images in this folder" + "".join(f"; {n}" for n in passed.notes()))
         files += found
     return files
-
-
-def in_table(path: Path) -> Listed:
-    """What a table of FILE or FILE,LABEL names.
-
-    Raises:
-        UserError: as `kood.data.sources.table.listed_table`, in words of a command.
-    """
-    with in_words({"^path: ": "", **WITHOUT_RECIPE}):
-        return listed_table(str(path))
 
 
 def answers(model: Model, files: Sequence[Path | str], batch_size: int = 32) -> Iterator[Answer]:

@@ -12,10 +12,10 @@ from kood.conformal import Group, doubted, needed_images, rate_interval
 from kood.data.files import PassedOver
 from kood.data.paths import refuse_url
 from kood.data.rules import Framing
-from kood.data.sources.table import TABLES
+from kood.data.sources.table import TABLES, other_columns
 from kood.errors import UserError
 from kood.runs import Run
-from kood.serving.answers import Answer, in_table, listed
+from kood.serving.answers import Answer, listed
 from kood.serving.client import newest_version, refuse_unnumbered
 from kood.serving.extras import read_facts
 from kood.serving.publishing import publish_calibrated
@@ -190,12 +190,21 @@ def _unnamed(data: Sequence[Path], files: Sequence[str], class_names: Sequence[s
             if parent.is_relative_to(folder) and parent != folder:
                 parts = parent.relative_to(folder).parts
                 inside[str(Path(*parts))] = any(plain(part) in names for part in parts)
-    tables = [path for path in data if path.is_file() and path.suffix.lower() in TABLES]
-    labels = {name for path in tables for part in in_table(path).parts.values() for name in part.names}
+    labels: dict[str, bool] = {}
+    for path in (path for path in data if path.is_file() and path.suffix.lower() in TABLES):
+        judged: list[dict[str, bool]] = []
+        for is_label, values in other_columns(str(path)):
+            # kood's own labels are numbers of classes; in another column they number anything.
+            found = {one: plain(one) in names or (is_label and _numbers(one, class_names)) for one in values}
+            if found and (is_label or 2 * sum(found.values()) > len(found)):
+                judged.append(found)
+        # Names say more than numbers, and of several columns, as of a class and what is above it, one has to fit.
+        judged.sort(key=lambda found: (any(not one.isdecimal() for one in found), sum(found.values()) / len(found)))
+        labels |= judged[-1] if judged else {}
     told = []
     for kind, found in (
         ("sub-folders of images", inside),
-        ("labels of images", {name: plain(name) in names for name in sorted(labels)}),
+        ("labels of images", labels),
     ):
         others = [name for name, known in found.items() if not known]
         which = "none" if len(others) == len(found) else f"not all ({some_of(map(clean, others))})"
@@ -204,6 +213,10 @@ def _unnamed(data: Sequence[Path], files: Sequence[str], class_names: Sequence[s
         return ""
     classes = some_of(map(clean, class_names))
     return f"{'. '.join(told)}; its classes are {classes}: make sure that the images are of these"
+
+
+def _numbers(label: str, class_names: Sequence[str]) -> bool:
+    return label.isdecimal() and int(label) < len(class_names)
 
 
 def _uses(left_out: dict[str, int], attached: bool) -> str:

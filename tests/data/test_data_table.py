@@ -7,7 +7,7 @@ import pytest
 from PIL import Image
 
 from kood.data import load_id, load_ood, load_source
-from kood.data.sources.table import listed_table
+from kood.data.sources.table import listed_files, listed_table
 from kood.errors import UserError
 
 
@@ -215,6 +215,36 @@ def test_files_that_are_no_table(load, here, source):
         load_source(source("table", path="x" * 300), (4, 4, 1), seed=0, key="data.id")
     with pytest.raises(UserError, match="is no UTF-8 text"):
         load("img/a.png,caf\xe9", encoding="latin-1")
+
+
+@pytest.mark.parametrize(
+    "lines",
+    [
+        ["id,image_path,timestamp", "1,img/b.png,x", "2,img/none.png,", "3,img/a.png,x", "4,img/b.png,x"],
+        ["path,label,class_name,split", "img/b.png,,,fold2", "img/none.png,0,cat,", "img/a.png,,,", "img/b.png,0,x,"],
+        ["1,img/b.png,x", "2,img/none.png,", "3,img/a.png,", "4,img/b.png,"],
+        ["img/b.png", "img/none.png", "img/a.png", "img/b.png"],
+    ],
+)
+def test_files_alone_are_read_whatever_stands_beside_them(here, lines):
+    (here / "t.csv").write_text("\n".join(lines))
+    assert listed_files(str(here / "t.csv")) == [str(here / "img" / f"{name}.png") for name in ("b", "none", "a", "b")]
+
+
+@pytest.mark.parametrize(
+    ("lines", "wrong"),
+    [
+        (["path,image", "img/a.png,img/b.png"], r"columns that may be the file \(path, image\)"),
+        (["id,img/a.png,img/b.png"], "has 3 columns and no line that names them"),
+        (["x,y", "img/a,cat"], "has the columns x, y, and none is called file"),
+        (["file,x", "img/a.png,1", ",2"], "line 3 of .* names no file"),
+        (["img/none.png", "img/none.png"], r"line 1 of .*none\.png, which does not exist \(1 more"),
+    ],
+)
+def test_files_alone_are_one_column(here, lines, wrong):
+    (here / "t.csv").write_text("\n".join(lines))
+    with pytest.raises(UserError, match=f"^path: .*{wrong}"):
+        listed_files(str(here / "t.csv"))
 
 
 def test_missing_files_may_be_left_out(load):

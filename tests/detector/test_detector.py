@@ -160,6 +160,12 @@ def test_every_way_to_give_images_gives_the_same_answers(detector, tmp_path):
     assert detector.evaluate(table)["id"] == figures["id"] == detector.evaluate(plain, labels=labels[by_class])["id"]
     with pytest.raises(UserError, match=r"images: .*others\.csv has classes that are none of .*: cat; the"):
         detector.evaluate(others)
+    beside = "".join(f"{row},{line},1,cat\n" for row, line in enumerate(["known/none.png", *lines, lines[0]]))
+    table.write_text(f"id,image,label,class_name\n{beside}")
+    told = detector.predict(table)
+    assert told.files == [str(tmp_path / line) for line in [*lines, lines[0]]] and len(told.unreadable) == 1
+    table.write_text("id,image,x\n" + "".join(f"1,{line},\n" for line in lines))
+    assert detector.evaluate(table, labels=labels[by_class])["id"] == figures["id"]
     table.write_text("known/none.png,red\n")
     with pytest.raises(UserError, match=r"^images: line 1 of .*known\.csv "):
         detector.predict(table)

@@ -279,6 +279,27 @@ def test_a_table_of_images_is_taken_and_its_labels_are_compared(tmp_path, run, m
         calibrate(run, [Path("https://host/a")])
 
 
+@pytest.mark.parametrize(
+    ("header", "beside", "strange"),
+    [
+        ("image,timestamp", ("2026-01-01", "2026-01-02"), ""),
+        ("id,image,label,class_name", ("0,a", "1,b c"), ""),  # As `kood predict --csv` writes them.
+        ("image,label", ("0", "3"), ""),
+        ("image,label", ("0", "4"), "Of 2 labels of images not all (4) are"),
+        ("image,label", ("", ""), ""),
+        ("image,label,class_name", ("0,x", "1,y"), "Of 2 labels of images none are"),
+        ("image,class,category", ("a,animal", "b c,plant"), ""),
+        ("image,kind", ("a", "a"), ""),
+        ("", ("x", "a"), "Of 2 labels of images not all (x) are"),
+    ],
+)
+def test_only_labels_are_compared_with_the_classes(tmp_path, header, beside, strange):
+    lines = ",".join(["1"] * header.startswith("id") + ["{}.png", "{}"])
+    (tmp_path / "t.csv").write_text("\n".join([header, *(lines.format(k, what) for k, what in enumerate(beside))]))
+    told = calibrating._unnamed([tmp_path / "t.csv"], [], ["a", "b c", "d e", "f"])
+    assert told.partition(" named")[0] == strange
+
+
 @pytest.mark.parametrize("by_class", [False, True])
 @pytest.mark.usefixtures("same_graph")
 def test_an_image_that_cannot_be_judged_counts_as_flagged(tmp_path, monkeypatch, by_class):

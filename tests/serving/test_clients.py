@@ -358,6 +358,11 @@ def test_folders_without_images_are_told(tmp_path):
     (tmp_path / "images.csv").write_text("gone.png\n")
     with pytest.raises(UserError, match=r"^line 1 of .*images.csv names .*gone.png, .*; mend the line, or put the t"):
         listed([tmp_path / "images.csv"])
+    (tmp_path / "images.csv").write_text("id,image,label\n1,gone.png,\n2,@eaDir/1.png,\n")
+    assert listed([tmp_path / "images.csv"]) == [str(tmp_path / name) for name in ("gone.png", "@eaDir/1.png")]
+    (tmp_path / "images.csv").write_text("id,name\n1,@eaDir/1\n")
+    with pytest.raises(UserError, match=r"and none is called file; call one of them so in the first line$"):
+        listed([tmp_path / "images.csv"])
     with pytest.raises(UserError, match=r"^https://\*\*\*@host/1.png: URLs are not fetched; download what is there"):
         listed([Path("https://me:secret@host/1.png")])
     assert listed([tmp_path / "missing.png"]) == [str(tmp_path / "missing.png")]

@@ -4,7 +4,7 @@ import csv
 import io
 import os
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path, PureWindowsPath
 from typing import Any, NamedTuple
 
@@ -32,6 +32,8 @@ WITHOUT_RECIPE = {
     r", or set `root`$": "",
     r"set `root` to the folder that": "put the table into the folder that",
 }
+#: The same for commands beside which there is no recipe at all.
+NO_RECIPE = {**WITHOUT_RECIPE, r", or write columns = .* into a recipe of your own$": ""}
 #: What stands between the fields, in the order in which they are tried: a comma stands in names more often.
 _DELIMITERS = ("\t", ";", ",", "|")
 #: The first line by which Excel says what stands between the fields.
@@ -156,6 +158,40 @@ def listed_table(
     return Listed(listings, (*told, *same_but_for_capitals(listings)), lone)
 
 
+def listed_files(path: str) -> list[str]:
+    """The files of a table, line by line, for what needs them alone: its other columns may hold anything.
+
+    A file may be named again, and be missing, as among files that are given one by one.
+
+    Raises:
+        UserError: No table, not one column of files, a line that names none; none of the files is there.
+    """
+    file = data_path(path)
+    header, rows = _rows(file)
+    place = _place_of_files(file, header, rows)
+    names = [_name(file, row, row.fields[place], file.parent) for row in rows]
+    files = [str(one) for one in existing_in(file.parent, names)]
+    if not any(map(os.path.isfile, files)):
+        _refuse_missing(file, [(row.line, one) for row, one in zip(rows, files, strict=True)])
+    return files
+
+
+def other_columns(path: str) -> list[tuple[bool, list[str]]]:
+    """Of each column of a table beside that of its files, whether it is to hold labels, and its values, each once.
+
+    Raises:
+        UserError: As `listed_files`.
+    """
+    file = data_path(path)
+    header, rows = _rows(file)
+    files, width = _place_of_files(file, header, rows), len(rows[0].fields)
+    return [
+        (header[at].lower() in _CALLED["label"] if header else width == 2,
+         sorted({row.fields[at] for row in rows} - {""}))
+        for at in range(width) if at != files
+    ]  # fmt: skip
+
+
 def _at(file: Path, line: int, what: str, option: str = "path") -> UserError:
     return UserError(f"{option}: line {line} of {clean(file)} {what}")
 
@@ -249,29 +285,57 @@ def _places(file: Path, header: list[str], rows: list[_Row], given: Mapping[str,
     fields = rows[0].fields
     if not header:
         if len(fields) > 2:
-            raise UserError(f"path: {clean(file)} has {len(fields)} columns and no line that names them; begin it with "
-                            "such a line: file,label,split")  # fmt: skip
-        at = next(place for place, field in enumerate(fields) if _is_file(field))
+            raise _unnamed(file, len(fields))
+        at = _place_of_files(file, header, rows)
         return {"file": at, **({"label": 1 - at} if len(fields) == 2 else {})}
     for kind in (kind for kind in _CALLED if kind not in places):
-        found = [at for at, name in enumerate(header) if name.lower() in _CALLED[kind] and at not in places.values()]
-        if kind == "file":
-            of_files = [at for at, field in enumerate(fields) if _is_file(field) and at not in places.values()]
-            found = [at for at in found if at in of_files] or found or of_files
-        if len(found) > 1:
-            several = ", ".join(clean(header[at]) for at in found)
-            raise UserError(f"path: {clean(file)} has several columns that may be the {kind} ({several}); write "
-                            f"columns = {{ {kind} = {clean(header[found[0]])!r} }}")  # fmt: skip
-        if found:
-            places[kind] = found[0]
+        found = _called(file, header, fields, kind, places.values())
+        if found is not None:
+            places[kind] = found
     rest = [at for at in range(len(header)) if at not in places.values()]
     if "label" not in places and "file" in places and len(rest) == 1:
         return {**places, "label": rest[0]}
     lacking = "file" if "file" not in places else "label" if "label" not in places and rest else ""
     if lacking:
-        raise UserError(f"path: {clean(file)} has the columns {shown}, and none is called {lacking}; write columns = "
-                        f"{{ {lacking} = ... }}, or call it so")  # fmt: skip
+        raise _lacking(file, header, lacking)
     return places
+
+
+def _place_of_files(file: Path, header: list[str], rows: list[_Row]) -> int:
+    """Which column holds the files; of two without names the first."""
+    fields = rows[0].fields
+    if header:
+        found = _called(file, header, fields, "file", ())
+        if found is None:
+            raise _lacking(file, header, "file")
+        return found
+    of_files = [at for at, field in enumerate(fields) if _is_file(field)]
+    if len(of_files) > 1 and len(fields) > 2:
+        raise _unnamed(file, len(fields))
+    return of_files[0]
+
+
+def _called(file: Path, header: list[str], fields: list[str], kind: str, taken: Collection[int]) -> int | None:
+    """The column that is called as one of a kind; None where there is none, or it is taken."""
+    found = [at for at, name in enumerate(header) if name.lower() in _CALLED[kind] and at not in taken]
+    if kind == "file":
+        of_files = [at for at, field in enumerate(fields) if _is_file(field) and at not in taken]
+        found = [at for at in found if at in of_files] or found or of_files
+    if len(found) > 1:
+        several = ", ".join(clean(header[at]) for at in found)
+        raise UserError(f"path: {clean(file)} has several columns that may be the {kind} ({several}); write "
+                        f"columns = {{ {kind} = {clean(header[found[0]])!r} }}")  # fmt: skip
+    return found[0] if found else None
+
+
+def _unnamed(file: Path, columns: int) -> UserError:
+    return UserError(f"path: {clean(file)} has {columns} columns and no line that names them; begin it with such a "
+                     "line: file,label,split")  # fmt: skip
+
+
+def _lacking(file: Path, header: list[str], kind: str) -> UserError:
+    return UserError(f"path: {clean(file)} has the columns {', '.join(map(clean, header))}, and none is called {kind}; "
+                     f"write columns = {{ {kind} = ... }}, or call it so")  # fmt: skip
 
 
 def _told(file: Path, rows: list[_Row], place: int, kind: str) -> list[str]:
@@ -308,10 +372,14 @@ def _check_files(file: Path, rows: list[_Row], files: list[str], may_miss: int) 
         if not os.path.isfile(path):  # noqa: PTH113
             missing.append((row.line, path))
     if len(missing) > may_miss:
-        line, path = missing[0]
-        more = f" ({len(missing) - 1:,} more lines name files that are not there)" if len(missing) > 1 else ""
-        raise _at(file, line, f"names {clean(path)}, which does not exist{more}; mend the line, or set `root` to the "
-                  "folder that the files are relative to")  # fmt: skip
+        _refuse_missing(file, missing)
+
+
+def _refuse_missing(file: Path, missing: list[tuple[int, str]]) -> None:
+    line, path = missing[0]
+    more = f" ({len(missing) - 1:,} more lines name files that are not there)" if len(missing) > 1 else ""
+    raise _at(file, line, f"names {clean(path)}, which does not exist{more}; mend the line, or set `root` to the "
+              "folder that the files are relative to")  # fmt: skip
 
 
 def _parts(file: Path, rows: list[_Row], place: int | None) -> np.ndarray:
