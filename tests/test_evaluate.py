@@ -30,7 +30,8 @@ from kood.detector.figures import details_of, no_better, rarely_accepted, undete
 from kood.detector.measuring import Measuring
 from kood.errors import UserError
 from kood.intervals import auroc_interval
-from kood.outputs import outputs_of
+from kood.outputs import outputs_of, score_rows
+from kood.pipeline.held_out import notes_of, told_folds
 from kood.report.wording import all_warnings, validation_note
 from kood.scorer import Scorer, applicable, linear_weights
 from kood.scores import ON_REQUEST, TempScale
@@ -581,20 +582,86 @@ def test_a_score_that_is_infinite_is_named(classifier, monkeypatch):
         measured(classifier, names=["msp"], headline="msp")
 
 
-def test_a_score_that_is_nan_is_left_out_or_refused(classifier, monkeypatch):
-    def undefined(self, outputs):
-        found = np.array(np.asarray(outputs[next(iter(self.inputs.values()))]).max(axis=1))
-        if self.name == "entropy":
-            found[0] = np.nan
+@pytest.fixture
+def undefined(monkeypatch):
+    """{score: sizes of the sets for whose first image it is NaN}; the proxies are as many as validation images."""
+    sizes: dict[str, set[int]] = {}
+
+    def some(scorer, outputs, batch_size):
+        found = np.array(score_rows(scorer, outputs, batch_size))
+        found[: len(found) in sizes.get(scorer.name, ())] = np.nan
         return found
 
-    monkeypatch.setattr(Scorer, "__call__", undefined)
-    result = measured(classifier).figures
-    assert "entropy" not in result["scores"] and "msp" in result["scores"]
-    assert any("entropy is NaN for 1 of 80 images of 'id', so it is not measured" in w for w in result["warnings"])
-    named = measure(classifier, names=["entropy", "msp"]).figures
-    assert list(named["scores"]) == ["msp"] == [named["headline_score"]]
-    assert any("entropy is NaN for 1 of 80 images of 'id', so it is not measured" in w for w in named["warnings"])
-    for options in ({"names": ["entropy"]}, {"names": ["msp", "entropy"], "headline": "entropy"}):
-        with pytest.raises(UserError, match="entropy is NaN for 1 of 80 images of 'id'"):
+    monkeypatch.setattr("kood.detector.measuring.score_rows", some)
+    return sizes
+
+
+VALIDATION, CALIBRATION, TEST, BRIGHT, DARK = 40, 60, 80, 50, 70
+
+
+def test_a_score_that_is_nan_for_a_validation_image_cannot_be_chosen(classifier, undefined):
+    undefined |= {"msp": {VALIDATION, CALIBRATION, TEST, BRIGHT, DARK}}
+    for names in (None, ["msp", "energy"]):
+        found = measure(classifier, names=names).figures
+        assert "energy" in found["scores"] and not {"msp"} & {*found["scores"], *found["validation"]}
+        (told,) = [text for text in found["warnings"] if "NaN" in text]
+        assert told.startswith("msp is NaN for 1 of 40 images of 'validation' and 1 of 40 images of 'p")
+        assert told.endswith(", so it is not measured")
+    for options in ({"names": ["msp"]}, {"names": ["energy", "msp"], "headline": "msp"}):
+        with pytest.raises(UserError, match="^evaluate.scores: msp is NaN for 1 of 40 images of 'validation'"):
             measure(classifier, **options)
+
+
+def test_what_is_nan_for_a_test_image_moves_no_choice(classifier, undefined):
+    plain = measure(classifier, names=FEW).figures
+    decides = plain["headline_score"]
+    other = next(name for name in FEW if name != decides)
+    undefined[other] = {DARK, CALIBRATION}
+    found = measure(classifier, names=FEW).figures
+    same = ("headline_score", "validation", "threshold", "classes")
+    assert {key: found[key] for key in same} == {key: plain[key] for key in same}
+    rest = {key: of for key, of in plain["scores"][other].items() if key not in ("dark", "far")}
+    assert found["scores"] == {**plain["scores"], other: rest} and {*rest} == {"bright", "near"}
+    told = f"{other} is NaN for 1 of 70 images of 'dark', so it has no figures of these, nor means over them"
+    assert [one for one in found["warnings"] if "NaN" in one] == [told]
+    undefined[other] = {TEST}
+    found = measure(classifier, names=FEW)
+    assert found.figures["validation"] == plain["validation"] and other not in found.figures["scores"]
+    assert all(other not in by for by in found.scores.values())
+    undefined[other] = {BRIGHT, DARK}
+    assert measure(classifier, names=FEW).figures["scores"][other] == {}
+    undefined[decides] = {DARK}
+    for headline in ("auto", decides):
+        told = f"^evaluate.scores: {decides} is NaN for 1 of 70 images of 'dark', and it is the score that decides; "
+        with pytest.raises(UserError, match=told):
+            measure(classifier, names=FEW, headline=headline)
+
+
+def test_calibration_images_without_a_finite_score_count_as_flagged(classifier, undefined):
+    plain = measure(classifier, names=["msp"], accept=0.9)
+    undefined["msp"] = {CALIBRATION}
+    found = measure(classifier, names=["msp"], accept=0.9)
+    told = "1 of 60 calibration images have no finite msp and count as flagged"
+    assert told in found.figures["warnings"] and told not in plain.figures["warnings"]
+    values = np.append(plain.kept["calibration"]["scores"][1:], np.inf)
+    assert found.figures["threshold"]["value"] == conformal_threshold(values, 0.9)
+    with pytest.raises(UserError, match="^evaluate.scores: msp: 1 of 60 calibration images have a score that is NaN"):
+        measure(classifier, names=["msp"], accept=0.98)
+
+
+@pytest.mark.one_backend
+def test_folds_bear_a_score_without_figures(tmp_path):
+    def fold(number, scores, warnings=()):
+        folder = tmp_path / str(number)
+        folder.mkdir()
+        np.savez(folder / "scores.npz", **{"id/msp": np.arange(4.0), "held_out/msp": np.arange(2.0, 6.0)})
+        threshold = {"accepted_id_test": 1.0, "accepted_id_test_interval": [0.5, 1.0]}
+        facts = {"scores": scores, "threshold": threshold, "id": {"accuracy": 1.0}, "warnings": warnings, "notes": []}
+        data = SimpleNamespace(digest=lambda name: [name], digests=lambda kind: {"held_out": kind})
+        return SimpleNamespace(facts=facts, headline="msp", folder=folder, data=data, result=facts)
+
+    whole, lacks = {"held_out": {"auroc": 0.5}}, "knn is NaN for 1 of 4 images of 'held_out', so it has no figures"
+    folds = [fold(0, {"msp": whole, "knn": whole}), fold(1, {"msp": whole, "knn": {}}, [lacks])]
+    told = told_folds([(("a",), folds[0]), (("b",), folds[1])], [], tmp_path)
+    assert told["scores"] == {"msp": 0.5} and [one["score"] for one in told["folds"]] == ["msp", "msp"]
+    assert [notes_of(None, one, ["msp", "knn"]) for one in folds] == [[], [lacks]]

@@ -166,7 +166,7 @@ def choose(measured: Measured, scorers: Mapping[str, Scorer], inside: str, outsi
     by = {name: mean_auroc(measured.scores[inside][name], measured.of(name, outside).values()) for name in scorers}
     best = max(by, key=lambda name: (by[name], not scorers[name].is_fitted))
     images = min(len(measured.scores[where][best]) for where in (inside, *outside))
-    return Choice(best, by, [name.removeprefix("held/") for name in outside], images)
+    return Choice(best, by, list(outside), images)
 
 
 def mean_auroc(inside: np.ndarray, outside: Iterable[np.ndarray]) -> float:

@@ -214,7 +214,7 @@ class Detector(Measuring):
         refuse_too_few(len(once), accept, len(digests) - len(once), key="accept", fix="give more images")
         scores, label, old = self._scored(scorer, outputs)[once], label[once], self.decision
         self.decide_by(scores, label, accept, by_class)
-        told = []
+        told = self.doubts["calibrate"]
         if old is not None:
             its, flags = old.p_values(scores, label), old.flagged(scores, label)
             told += [doubted(scores, its, flags, label, old.groups, old.accept)]
@@ -240,7 +240,9 @@ class Detector(Measuring):
         # Of scores that are no numbers, what is said begins with how many; of too few images, with a key.
         with in_words({r"^(?=\d)": f"{self.key}: {self.score}: "}):
             decision.groups  # noqa: B018 - made here, which refuses too few images.
-        self.decision = decision
+        lost = int(np.sum(~np.isfinite(scores)))
+        told = f"{lost:,} of {len(scores):,} calibration images have no finite {self.score} and count as flagged"
+        self.decision, self.doubts["calibrate"] = decision, [told] if lost else []
         return decision
 
     def _ready(self) -> Scorer:

@@ -23,7 +23,8 @@ class Evaluation:
     Attributes:
         figures: {"id", "classes", "scores", "headline_score", "validation", "validation_sets", "threshold",
             "warnings", "notes"} of `report.json`, and "tuned" where options were chosen.
-        scores: {set: {score: (N,)}}, the set "id" being the in-distribution test images.
+        scores: {set: {score: (N,)}}, the set "id" being the in-distribution test images; a score that is NaN for some
+            image of a set is not in that set.
         validation: {set: {score: (N,)}} of `validation_images`, where validation images were measured.
         validation_correct: (N,) bool, which of the in-distribution ones are labelled rightly.
         kept: Further arrays. "state": of the headline score, where it was fitted. "parity": outputs for the first
@@ -91,33 +92,34 @@ def evaluate(
 
     Raises:
         UserError: a score that this head cannot give; a named one that so many images cannot fit; the headline, or the
-            last, that cannot be fitted to what the classifier says of its images or is NaN for one of them; too few
-            calibration images.
+            last, that cannot be fitted to what the classifier says of its images, or is NaN for one that is not a
+            calibration image; too few calibration images, or too few with a finite score.
     """
     choosing = {} if validation is None else validation_images(validation, validation_ood, seed)
-    held: dict[str, ImageSet] = {"calibration": calibration, **choosing}
-    outside = [f"held/{name}" for name in held if name not in ("calibration", "validation")]
-    sets = {"id": test, **near, **far}
-    every = {**sets, **{f"held/{name}": images for name, images in held.items()}}
+    outside, sets = [name for name in choosing if name != "validation"], {"id": test, **near, **far}
     detector = Detector(
-        classifier, headline, train.class_names, scores=names or "all",
-        batch_size=min(batch_size, max(map(len, every.values()))), key="evaluate.scores",
+        classifier, headline, train.class_names, scores=names or "all", key="evaluate.scores",
+        batch_size=min(batch_size, max(map(len, [*sets.values(), *choosing.values(), calibration]))),
     )  # fmt: skip
     if detector.moving and calibration.images.ndim == 4:
         detector.need_slope(np.asarray(calibration.images[: detector.batch_size]), "evaluate.scores")
-    passed = {}
-    if tune:
-        passed = {f"held/{name}": outputs for name, outputs in detector.tune_scores(train, choosing).items()}
-    else:
+
+    def after(steps: int) -> Callable[[float], None] | None:
+        return progress and (lambda done: progress(steps + done))
+
+    passed = detector.tune_scores(train, choosing) if tune else {}
+    if not tune:
         detector.fit_scores(train, validation if unseen is None else unseen, progress)
-    measured = detector.measure(every, progress and (lambda done: progress(1 + done)), passed)
-    choice = detector.choice or detector.choose(measured, "held/validation", outside)
+    # Apart from the test images, which have no say in what is chosen and decided.
+    held = detector.measure(choosing, after(1), passed)
+    choice = detector.choice or detector.choose(held, "validation", outside)
+    decision = detector.decide_by(*detector.scored(calibration), accept, by_class)
+    measured = detector.measure(sets, after(2 + len(choosing)))
+    measured.warnings = list(dict.fromkeys([*held.warnings, *measured.warnings]))
     headline, values = choice.score, measured.scores
-    decision = detector.decide_by(values["held/calibration"][headline], measured.given("held/calibration"), accept,
-                                  by_class)  # fmt: skip
     figures = figures_of(measured, choice, decision, train.class_names, list(near), list(far))
     if tune:
-        figures |= {"tuned": detector.tuned, "validation_sets": [name.removeprefix("held/") for name in outside]}
+        figures |= {"tuned": detector.tuned, "validation_sets": outside}
     first = slice(0, 256)
     parity = {
         "probabilities": softmax(measured.outputs["id"]["logits"][first]),
@@ -128,10 +130,5 @@ def evaluate(
     kept = {"parity": parity, "details": details_of(measured, headline, list(sets)), "calibration": calibrated}
     if state := detector.scorers[headline].state:
         kept["state"] = state
-    return Evaluation(
-        figures,
-        {where: values[where] for where in sets},
-        {where: values[f"held/{where}"] for where in held if where != "calibration"},
-        measured.correct("held/validation") if validation is not None else np.empty(0, bool),
-        kept,
-    )
+    correct = held.correct("validation") if choosing else np.empty(0, bool)
+    return Evaluation(figures, values, held.scores, correct, kept)

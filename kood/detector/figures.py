@@ -150,12 +150,11 @@ def _principal(features: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
 
 def _measure(name: str, values: dict[str, dict[str, np.ndarray]], near: list[str], far: list[str]) -> dict[str, Any]:
     inside = values["id"][name]
-    result: dict[str, Any] = {}
-    for where in [*near, *far]:
-        outside = values[where][name]
-        result[where] = metrics.summary(*metrics.joined(inside, outside))
+    # A set that it is NaN for some image of is missing.
+    measured = {where: values[where][name] for where in [*near, *far] if name in values[where]}
+    result: dict[str, Any] = {where: metrics.summary(*metrics.joined(inside, of)) for where, of in measured.items()}
     for kind, members in (("near", near), ("far", far)):
-        if members:
+        if members and measured.keys() >= {*members}:
             result[kind] = {
                 metric: float(np.mean([result[where][metric] for where in members])) for metric in result[members[0]]
             }

@@ -249,8 +249,8 @@ class Measuring(Reading):
             noted: Is given the digests of each set's images, by its name.
 
         Returns:
-            A `Measured`; scores that are not fitted are left out, and so are those that are NaN for some image, which
-            cannot be chosen then.
+            A `Measured`; scores that are not fitted are left out, and so are those that are NaN for some image: of all
+            sets, and of what is chosen from, while no score decides; then of that set, or of all if it is "id".
 
         Raises:
             UserError: a named score that is not fitted; the one that decides, or all, NaN for some image.
@@ -290,28 +290,39 @@ class Measuring(Reading):
     def _scored(self, scorer: Scorer, outputs: Outputs) -> np.ndarray:
         return score_rows(scorer, outputs, self.batch_size)
 
+    def scored(self, images: ImageSet) -> tuple[np.ndarray, np.ndarray]:
+        """What the score that decides says of a run's own images, (N,), and what they are labelled as, (N,)."""
+        outputs = self._set(images)
+        return self._scored(self.scorer, outputs), outputs["logits"].argmax(axis=1)
+
     def _drop_undefined(self, values: dict[str, dict[str, np.ndarray]]) -> list[str]:
         """Leaves out the scores that are NaN for some image, and says so; the one that decides is refused, and all are.
 
-        While there is none that decides, what is left out cannot be chosen either.
+        While there is none that decides, such a score is measured nowhere and cannot be chosen. Then it has none of the
+        figures that these images are needed for: those of their own set, or all where they are the known ones, "id".
         """
-        undefined = dict[str, str]()
         measured = dict.fromkeys(name for by in values.values() for name in by)
-        for name in measured:
-            counts = {where: int(np.isnan(by[name]).sum()) for where, by in values.items()}
-            if (where := next((one for one, count in counts.items() if count), None)) is not None:
-                of = f"{len(values[where][name])} images of {where.removeprefix('held/')!r}"
-                undefined[name] = f"{name} is NaN for {counts[where]} of {of}"
-        for name, said in undefined.items():
-            decides = self.choice is not None and name == self.choice.score
-            if decides or len(undefined) == len(measured):
-                raise UserError(f"{self.key}: {said}; look at those images, or name other scores", exit_code=1)
-        for name in undefined:
+        undefined, told = dict[str, dict[str, str]](), list[str]()
+        for where, by in values.items():
+            for name, its in by.items():
+                if count := int(np.isnan(its).sum()):
+                    undefined.setdefault(name, {})[where] = f"{count} of {len(its)} images of {where!r}"
+        for name, sets in undefined.items():
+            said, decides = (
+                f"{name} is NaN for {' and '.join(sets.values())}",
+                self.choice and self.choice.score == name,
+            )
+            if decides or (self.choice is None and len(undefined) == len(measured)):
+                why = ", and it is the score that decides" if decides else ""
+                raise UserError(f"{self.key}: {said}{why}; look at those images, or name other scores", exit_code=1)
+            everywhere = self.choice is None or "id" in sets
+            left = "is not measured" if everywhere else "has no figures of these, nor means over them"
+            told.append(f"{said}, so it {left}")
+            for where in values if everywhere else sets:
+                values[where].pop(name, None)
             if self.choice is None:
                 del self.scorers[name]
-            for by in values.values():
-                del by[name]
-        return [f"{said}, so it is not measured" for said in undefined.values()]
+        return told
 
     def choose(self, measured: Measured, inside: str, outside: Sequence[str]) -> Choice:
         """Chooses the score that decides, see `kood.detector.choosing.choose`."""

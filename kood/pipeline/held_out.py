@@ -248,7 +248,7 @@ def notes_of(data: Rows, outliers: Iterable[Sequence[Any]], evaluation: Stage, s
         )
     if evaluation.result is not None:
         facts = evaluation.facts
-        missing = [name for name in scores if name not in facts["scores"]]
+        missing = [name for name in scores if HELD_OUT not in facts["scores"].get(name, {})]
         told = [*facts["warnings"], *facts["notes"]]
         notes += [text for text in told if any(f" {name} " in f" {text}" for name in missing)]
     return notes
@@ -277,6 +277,6 @@ def told_folds(folds: Sequence[Any], left_out: Sequence[dict[str, Any]], run: Pa
     by_score = {
         name: float(np.mean([one[name][HELD_OUT]["auroc"] for one in found]))
         for name in (found[0] if found else {})
-        if all(name in one for one in found)
+        if all(HELD_OUT in one.get(name, {}) for one in found)
     }
     return {"folds": told, "mean": fold_means(told), "scores": by_score, "left_out": list(left_out)}

@@ -29,6 +29,7 @@ from kood.detector.passing import Aside, Known
 from kood.detector.ranges import Ranges
 from kood.detector.trying import TRIED, tried
 from kood.errors import UserError
+from kood.outputs import score_rows
 from kood.serving.client import LocalModel
 from kood.serving.extras import read_facts
 
@@ -1070,6 +1071,28 @@ def test_a_measurement_takes_nothing_from_the_detector():
     assert list(made.scorers) == scorers
     np.testing.assert_array_equal(made.predict(images(20, 3)[0]).ood_score, before.ood_score)
     assert made.predict(breaks()).is_ood.all()
+
+
+@pytest.mark.one_backend
+def test_what_is_nan_has_no_figures_and_what_decides_none_at_all(model, monkeypatch):
+    def some(scorer, outputs, batch_size):
+        found = np.array(score_rows(scorer, outputs, batch_size))
+        found[: (scorer.name, len(found)) in (("msp", 9), ("energy", 8), ("energy", 60))] = np.nan
+        return found
+
+    monkeypatch.setattr("kood.detector.measuring.score_rows", some)
+    made = Detector(model, "energy", scores=["energy", "msp"]).calibrate(images(60, 2)[0])
+    told = "1 of 60 calibration images have no finite energy and count as flagged"
+    assert made.warnings == [told]
+    near, far = {"one": images(9, 3)[0], "two": images(7, 4)[0]}, {"three": images(10, 6)[0]}
+    figures = made.evaluate(images(50, 5), near, far)
+    assert {*figures["scores"]["msp"]} == {"two", "three", "far"} and "near" in figures["scores"]["energy"]
+    assert [text for text in figures["warnings"] if "msp" in text or "finite" in text] == [
+        told, "msp is NaN for 1 of 9 images of 'one', so it has no figures of these, nor means over them"
+    ]  # fmt: skip
+    with pytest.raises(UserError, match="energy is NaN for 1 of 8 images of 'odd', and it is the score that decides"):
+        made.evaluate(images(50, 5), {"odd": images(8, 3)[0]})
+    assert made.calibrate(images(61, 2)[0]).warnings == []
 
 
 @pytest.mark.one_backend
