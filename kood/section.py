@@ -85,7 +85,8 @@ class Sampling(Section):
     """How images are drawn from the diffusion model.
 
     Attributes:
-        guidance: Classifier-free guidance w in uncond + w (cond - uncond); 1 is none.
+        guidance: Classifier-free guidance w in uncond + w (cond - uncond), above 0; 1 is none, which Ho and Salimans
+            (arXiv 2207.12598) call w = 0. Another one needs `diffusion.label_dropout` above 0.
         sampler: `kood list samplers`.
         sampling_steps: Steps of the sampler.
         clip: Clip the predicted clean image to [-clip, clip] at each step; 0 clips nothing.
@@ -106,6 +107,8 @@ class Sampling(Section):
     @model_validator(mode="after")
     def _check_sampler(self):
         registry.find("samplers", self.sampler, "sampler")
+        if self.guidance == 0:
+            raise ValueError("guidance = 0 draws every image without its classes; no guidance is 1")
         return self
 
     def check_steps(self, key: str, num_steps: int) -> None:

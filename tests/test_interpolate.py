@@ -141,6 +141,7 @@ def test_a_file_in_the_run_is_the_default_and_the_recipe_may_start_from_images(f
         (["--from", "1", "--to", "2", "--steps", ""], "--steps "),
         (["--from", "1", "--to", "2", "--steps", "51"], "--steps: 51 sampling steps are more than the 50"),
         (["--from", "1", "--to", "2", "--mix", "predictions"], "--mix: found 'predictions'; did you mean 'prediction'"),
+        (["--from", "1", "--to", "2", "--guidance", "0"], "--guidance = 0 draws every image without its classes; no"),
         (["--from", "1", "--to", "2", "--sampler", "ddin"], "--sampler: there is no 'ddin'"),
         (["--from", "1", "--to", "2", "--out", "figure.jpg"], "ending .png"),
     ],
@@ -149,6 +150,19 @@ def test_wrong_input_is_one_message(finished, sampled, arguments, expected):
     result = kood(finished, *arguments)
     assert isinstance(result.exception, UserError) and result.exception.exit_code == 2
     assert expected in str(result.exception) and "\n" not in str(result.exception)
+    assert not sampled
+
+
+def test_guidance_needs_images_that_were_learnt_without_a_label(finished, sampled, monkeypatch):
+    def opened(*arguments, **options):
+        model = original(*arguments, **options)
+        model.label_dropout = 0.0
+        return model
+
+    original = interpolate.opened
+    monkeypatch.setattr(interpolate, "opened", opened)
+    result = kood(finished, "--from", "1", "--to", "2", "--guidance", 3)
+    assert "--guidance 3: this diffusion model learnt no image without a label" in str(result.exception)
     assert not sampled
 
 

@@ -99,6 +99,8 @@ def test_the_resolved_recipe_reads_back_the_same(path, tmp_path):
         (("[8, 8, 1]", "[8, 8, 1]\nground = [0, 0]"), ["data.ground", "3 items"]),
         (("sampling_steps = 4", "sampling_steps = 60"), ["sampling_steps", "60", "num_steps", "50"]),
         (("sampling_steps = 4", "classes = 5"), ["outliers.label_mixup.classes", "5", "4"]),
+        (("sampling_steps = 4", "guidance = 0.0"), ["outliers.label_mixup: guidance = 0", "no guidance is 1"]),
+        (("[train]", "[pure_samples]\nguidance = 0.0\n[train]"), ["pure_samples: guidance = 0", "no guidance is 1"]),
         (("sampling_steps = 4", "weight = 1.5"), ["outliers.label_mixup.weight", "1.5"]),
         (("sampling_steps = 4", "weight = 0.0"), ["outliers.label_mixup", "weight = 0", "start = 'image'"]),
         (("sampling_steps = 4", "confidence = [0.5, 0.5]"), ["outliers.label_mixup", "low < high"]),
@@ -517,6 +519,16 @@ def _is_toml(value):
 def test_an_outlier_that_would_be_none_is_refused(tiny, source, setting, expected):
     with pytest.raises(UserError, match=expected):
         load(tiny, [f'outliers.use=["{source}"]', setting])
+
+
+def test_guidance_needs_images_that_are_learnt_without_a_label(tiny):
+    for table in ("outliers.label_mixup", "pure_samples"):
+        with pytest.raises(UserError, match=rf"{table}.guidance = 3 .*label_dropout is 0; raise it .*guidance = 1"):
+            load(tiny, ["diffusion.label_dropout=0", f"{table}.guidance=3.0"])
+        assert load(tiny, [f"{table}.guidance=3.0"])
+    load(tiny, ["diffusion.label_dropout=0"])
+    # Nothing is drawn by it.
+    load(tiny, ["diffusion.label_dropout=0", "outliers.use=['noise']", "pure_samples.guidance=3.0"])
 
 
 @pytest.mark.parametrize(

@@ -206,7 +206,7 @@ def interpolate(
     steps: Annotated[
         str | None, typer.Option(metavar="N[,N...]", help="Sampling steps; of several, each has its rows.")
     ] = None,
-    guidance: Annotated[float | None, typer.Option(min=0.0, max=20.0, help="Guidance; 1 is none.")] = None,
+    guidance: Annotated[float | None, typer.Option(min=0.0, max=20.0, help="Guidance, above 0; 1 is none.")] = None,
     mix: Annotated[str | None, typer.Option(metavar="condition|prediction", help="What is mixed.")] = None,
     sampler: Annotated[str | None, typer.Option(help="`kood list samplers`.")] = None,
     seed: Annotated[int | None, typer.Option(min=0, help="Seed of the starts.")] = None,

@@ -169,7 +169,7 @@ def noise_predictor(
         forward: The model's compiled call: {"image", "step", "condition"} -> noise.
         condition: (B, K) mixtures.
         mix: "condition" or "prediction".
-        guidance: Strength w; 1 is none.
+        guidance: Strength w; 1 is none, 0 takes no class at all.
         most: For mix="prediction", how many classes a row is given room for, so that blocks of one job have one shape;
             not given, as many as the largest of these rows has.
 

@@ -76,7 +76,7 @@ class ImageSampler:
         sampler: A function of `kood.diffusion.samplers`.
         num_steps: Its number of steps.
         mix: "condition" or "prediction", see `noise_predictor`.
-        guidance: Classifier-free guidance; 1 is none.
+        guidance: Classifier-free guidance, see `noise_predictor`; 1 is none, 0 takes no class at all.
         clip: Bound of the predicted clean image at each step, or None.
         level: Where on the schedule an image start begins, in (0, 1]; None for a start from noise.
         push: Turns the noise predictor into another, as `kood.diffusion.label_mixup.away_from` does; or None.

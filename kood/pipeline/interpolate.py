@@ -83,6 +83,9 @@ def draw(
     steps = steps or [settings.sampling_steps]
     with in_words({"; [^;]*$": "; run the recipe again with --fresh"}):
         denoiser = opened(diffusion.folder / "denoiser.keras", key="RUN")
+    if settings.guidance != 1 and not denoiser.label_dropout:
+        raise UserError(f"--guidance {settings.guidance:g}: this diffusion model learnt no image without a label "
+                        "(diffusion.label_dropout = 0); give --guidance 1")  # fmt: skip
     shape = denoiser.image_shape
     train = resized(train, shape)
     try:

@@ -6,7 +6,7 @@ from typing import Any
 from kood import registry
 from kood.recipe import settings
 from kood.recipe.model import Recipe
-from kood.section import Sampling, Section
+from kood.section import Section
 
 __all__ = ["idle_settings"]
 
@@ -96,10 +96,7 @@ def _settings(recipe: Recipe) -> Iterator[tuple[str, str]]:
                 yield from moved(f"outliers.{table}.alpha", source, getattr(source, "weight", "") != "beta",
                     f'only weight = "beta" draws from Beta(alpha, alpha); set outliers.{table}.weight = "beta", or '
                     "remove it")  # fmt: skip
-    samplings = {
-        f"outliers.{table}": source for table, source in outliers.drawn.items() if isinstance(source, Sampling)
-    }
-    for table, sampling in (samplings | ({"pure_samples": pure} if recipe.samples_pure else {})).items():
+    for table, sampling in recipe.samplings.items():
         yield from moved(f"{table}.level", sampling, sampling.start == "noise",
             f'only images begin at a level; set {table}.start = "image", or remove it')  # fmt: skip
     if recipe.samples_pure:

@@ -17,7 +17,7 @@ from kood.recipe.data_sections import Data
 from kood.recipe.messages import explain
 from kood.recipe.outlier_sections import Outliers, PureSamples, table_of
 from kood.recipe.training_sections import FineTuning, Train
-from kood.section import Section, by_name
+from kood.section import Sampling, Section, by_name
 
 __all__ = ["Recipe", "of_its_file", "shrunk"]
 
@@ -90,6 +90,12 @@ class Recipe(Section):
         self._check_baseline()
         if self.diffusion.image_shape is not None:
             self._check_drawn()
+        for key, sampling in self.samplings.items():
+            if sampling.guidance != 1 and not self.diffusion.label_dropout:
+                raise ValueError(
+                    f"{key}.guidance = {sampling.guidance:g} needs images that are learnt without a label, and "
+                    f"diffusion.label_dropout is 0; raise it to 0.1, or set {key}.guidance = 1"
+                )
         for source in self.outliers.sources.values():
             source.check(self)
         if self.classifier.begins_frozen:
@@ -201,6 +207,13 @@ class Recipe(Section):
     def samples_pure(self) -> bool:
         """Whether the run samples images of one class each: to train on, or for the audit of what it samples."""
         return self.pure_samples.trains or (bool(self.pure_samples.use) and self.outliers.needs("denoiser"))
+
+    @property
+    def samplings(self) -> dict[str, Sampling]:
+        """How the run draws from the diffusion model, by the tables that say so."""
+        tables = {f"outliers.{table}": source for table, source in self.outliers.drawn.items()}
+        tables |= {"pure_samples": self.pure_samples} if self.samples_pure else {}
+        return {key: table for key, table in tables.items() if isinstance(table, Sampling)}
 
     @property
     def needs_diffusion(self) -> bool:
