@@ -3,7 +3,6 @@
 import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from statistics import NormalDist
 from typing import Any
 
 import numpy as np
@@ -52,19 +51,22 @@ def auroc_interval(inside, outsides, level: float = 0.95) -> tuple[float, float]
 
     With A the AUROC and s its standard error by DeLong, from the variances of `kood.metrics.placements`,
 
-        logit(A) -+ z s / (A (1 - A)),    z the normal quantile of (1 + level) / 2,
+        logit(A) -+ t s / (A (1 - A)),    t Student's quantile of (1 + level) / 2,
 
     taken back by the logistic function, so that it stays within (0, 1); where A is 0 or 1, or s is 0, it begins as
-    (A, A). Where all n examples of a kind have one placement (all pairs separated, or all tied, as saturated scores
-    are), the variance of that kind is 0 and says nothing. Of n alike, the exact binomial bound leaves the share
-    r = 1 - ((1 - level) / 2)^(1 / n) for examples that were not met, and these may stand anywhere: (low, high) becomes
-    (low (1 - r), 1 - (1 - high) (1 - r)). Of both kinds the larger r is taken, over several OOD sets its mean with
-    their AUROCs as weights for the lower end, and with what is left of them for the upper one. So the interval has a
-    width always, and that of the negated scores is this one mirrored. It tells how another draw of as many images would
-    vary, not how another training would.
+    (A, A). The degrees of freedom are Welch's and Satterthwaite's of the parts v_k that s^2 is the sum of, one of each
+    kind of n_k examples: (sum v_k)^2 / sum(v_k^2 / (n_k - 1)). Where all n examples of a kind have one placement (all
+    pairs separated, or all tied, as saturated scores are), the variance of that kind is 0 and says nothing. Of n alike,
+    the exact binomial bound leaves the share r = 1 - ((1 - level) / 2)^(1 / n) for examples that were not met, and
+    these may stand anywhere: (low, high) becomes (low (1 - r), 1 - (1 - high) (1 - r)). Of both kinds the larger r is
+    taken, over several OOD sets its mean with their AUROCs as weights for the lower end, and with what is left of them
+    for the upper one. So the interval has a width always, and that of the negated scores is this one mirrored. It tells
+    how another draw of as many images would vary, not how another training would. Ten examples of one kind beside many
+    of the others are few all the same: at A = 0.9 it misses one time in ten.
 
     Source: DeLong, DeLong and Clarke-Pearson 1988, Biometrics 44:837; the log-odds as in Pepe 2003, The Statistical
-    Evaluation of Medical Tests, section 5.2; the bound is Clopper and Pearson's 1934, Biometrika 26:404.
+    Evaluation of Medical Tests, section 5.2; the degrees of freedom are Satterthwaite's 1946, Biometrics Bulletin
+    2:110; the bound is Clopper and Pearson's 1934, Biometrika 26:404.
 
     Args:
         inside: (N,) scores of the ID examples, higher for OOD; infinities allowed.
@@ -86,8 +88,7 @@ def auroc_interval(inside, outsides, level: float = 0.95) -> tuple[float, float]
     areas = np.array([of.mean() for of in of_outsides])
     low = high = area = float(areas.mean())
     if 0.0 < area < 1.0:
-        error = _standard_error(of_inside, of_outsides)
-        reach = NormalDist().inv_cdf((1 + level) / 2) * error / (area * (1 - area))
+        reach = _reach(_parts(of_inside, of_outsides), level) / (area * (1 - area))
         middle = np.log(area / (1 - area))
         low, high = (float(1 / (1 + np.exp(-end))) for end in (middle - reach, middle + reach))
     unmet, among_id = [_unmet(of, level) for of in of_outsides], _unmet(of_inside, level)
@@ -128,14 +129,27 @@ def auroc_difference(first, second) -> tuple[float, float]:
             f"{shapes[0]} and {shapes[1]}."
         )
     of_inside, of_outsides = other[0] - one[0], [b - a for a, b in zip(one[1], other[1], strict=True)]
-    return float(np.mean([of.mean() for of in of_outsides])), _standard_error(of_inside, of_outsides)
+    variance = sum(its for its, _ in _parts(of_inside, of_outsides))
+    return float(np.mean([of.mean() for of in of_outsides])), math.sqrt(variance)
 
 
-def _standard_error(of_inside, of_outsides) -> float:
-    """DeLong's standard error of an AUROC from its `placements`, or of a difference from the difference of two's."""
-    variance = of_inside.var(ddof=1) / len(of_inside)
-    variance += sum(of.var(ddof=1) / len(of) for of in of_outsides) / len(of_outsides) ** 2
-    return float(np.sqrt(variance))
+def _parts(of_inside, of_outsides) -> list[tuple[float, int]]:
+    """What DeLong's variance of an AUROC is the sum of, from its `placements`, or that of a difference from the
+    difference of two's: a part of each kind of examples, with its degrees of freedom."""
+    kinds = [(1, of_inside), *((len(of_outsides) ** 2, of) for of in of_outsides)]
+    return [(float(of.var(ddof=1)) / len(of) / weight, len(of) - 1) for weight, of in kinds]
+
+
+def _reach(parts: Sequence[tuple[float, int]], level: float) -> float:
+    """Half the width of Student's interval under a variance of such parts."""
+    from scipy.special import stdtrit
+
+    variance = sum(its for its, _ in parts)
+    if not variance:
+        return 0.0
+    # By their shares of it: the square of a tiny variance may be 0.
+    freedom = 1 / sum((its / variance) ** 2 / degrees for its, degrees in parts)
+    return float(stdtrit(freedom, (1 + level) / 2)) * math.sqrt(variance)
 
 
 def mean_interval(shares: Sequence[float], level: float = 0.95) -> dict[str, Any]:

@@ -27,17 +27,26 @@ def by_pairs(inside, outsides):
     return np.mean([w.mean() for w in wins]), variance
 
 
+def satterthwaite(inside, outsides):
+    """The degrees of freedom of that variance."""
+    of_inside, of_outsides = placements(inside, outsides)
+    parts = [of_inside.var(ddof=1) / len(of_inside)]
+    parts += [of.var(ddof=1) / len(of) / len(outsides) ** 2 for of in of_outsides]
+    degrees = [len(of) - 1 for of in (of_inside, *of_outsides)]
+    return sum(parts) ** 2 / sum(part**2 / one for part, one in zip(parts, degrees, strict=True))
+
+
 @pytest.mark.parametrize("tied", [False, True])
 @pytest.mark.parametrize("sets", [1, 3])
 @pytest.mark.parametrize("level", [0.8, 0.95])
 def test_an_interval_is_delongs_on_the_logit_scale(tied, sets, level):
-    from scipy.stats import norm
+    from scipy.stats import t
 
     inside, outsides = rng().normal(size=60), [rng(k + 1).normal(0.4 + k, size=30 + k) for k in range(sets)]
     if tied:
         inside, outsides = np.rint(inside), [np.rint(o) for o in outsides]
     area, variance = by_pairs(inside, outsides)
-    reach = norm.ppf((1 + level) / 2) * math.sqrt(variance) / (area * (1 - area))
+    reach = t(satterthwaite(inside, outsides)).ppf((1 + level) / 2) * math.sqrt(variance) / (area * (1 - area))
     middle = math.log(area / (1 - area))
     expected = [1 / (1 + math.exp(-(middle + sign * reach))) for sign in (-1, 1)]
     np.testing.assert_allclose(auroc_interval(inside, outsides, level), expected, rtol=1e-12)
@@ -167,7 +176,7 @@ def test_one_kind_all_alike_widens_delongs_interval():
     outside = np.repeat([0.0, 1.0], [36, 4])
     low, high = auroc_interval(np.zeros(20), [outside])
     area, error = 0.55, math.sqrt(outside.var(ddof=1) / 4 / 40)
-    reach, chance = 1.959963985 * error / (area * (1 - area)), 0.025 ** (1 / 20)
+    reach, chance = 2.022690920 * error / (area * (1 - area)), 0.025 ** (1 / 20)
     ends = [1 / (1 + math.exp(-(math.log(area / (1 - area)) + sign * reach))) for sign in (-1, 1)]
     assert (low, high) == pytest.approx((ends[0] * chance, 1 - (1 - ends[1]) * chance))
 
@@ -224,6 +233,15 @@ def test_an_interval_covers_the_true_area_about_as_often_as_it_says():
         low, high = auroc_interval(draw.normal(size=60), [draw.normal(1.0, size=60)], 0.9)
         covered += low <= true <= high
     assert 0.86 < covered / 400 < 0.94
+
+
+@pytest.mark.parametrize("sizes", [(10, 500), (500, 10)])
+def test_few_examples_of_one_kind_are_covered_too(sizes):
+    true, covered, draw = 0.75, 0, rng(3)
+    for _ in range(1000):
+        low, high = auroc_interval(draw.normal(size=sizes[0]), [draw.normal(0.95387, size=sizes[1])])
+        covered += low <= true <= high
+    assert covered / 1000 > 0.93
 
 
 @pytest.mark.parametrize("sizes", [(30, 40), (200, 100), (20, 500)])
