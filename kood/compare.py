@@ -25,7 +25,7 @@ from kood.report.comparable import unlike
 from kood.report.formats import ENDINGS, FORMATS
 from kood.report.tables import Table
 from kood.report.terminal import print_table
-from kood.report.wording import SMOKE, setting
+from kood.report.wording import GROUPED_NOTE, SMOKE, setting
 from kood.text import clean, some_of
 
 __all__ = ["compare_runs"]
@@ -93,7 +93,9 @@ def compare_runs(
         if row["difference"]:
             row["difference"] = {**row["difference"], "baseline": _shown(base["cell"])}
     smoke = dict.fromkeys(clean(cell["cell"]["run"]) for cell in cells if cell.get("quick"))
-    warnings = [*([f"{', '.join(smoke)}: {SMOKE}"] if smoke else []), *told]
+    grouped = dict.fromkeys(clean(cell["cell"]["run"]) for cell in cells if cell.get("groups"))
+    marks = ((smoke, SMOKE), (grouped, GROUPED_NOTE))
+    warnings = [*(f"{', '.join(names)}: {note}" for names, note in marks if names), *told]
     unalike = unlike(cells)
     table = comparison(shown, unalike, warnings)
     if to is not None:

@@ -127,6 +127,22 @@ def test_rows_are_compared_with_the_first_over_seeds_and_images(saved):
     assert f"{100 * expected.mean:+.1f}" in text and "‡" in text and "one" in text
 
 
+def test_nothing_is_significant_of_images_in_groups(saved):
+    """The interval counts them as independent, and is too narrow: equally good arms would be marked."""
+    one, other = saved("one", *seeds()), saved("other", *seeds(lift=3.0))
+    for folder in (one, other):
+        found = json.loads((folder / "report.json").read_text())
+        for run in found["cells"]:
+            run["groups"] = {"test": {"images": 60, "groups": 6}}
+        (folder / "report.json").write_text(json.dumps(found))
+    rows, text = quietly(one, other)
+    apart = rows[1]["difference"]
+    assert apart["near"]["auroc"]["low"] > 0 and not any(
+        apart[kind][figure]["significant"] for kind, figure in (("near", "auroc"), ("far", "auroc"), ("id", "accuracy"))
+    )
+    assert " ‡ " not in text and "one, other: The images stand in groups and are counted as independent" in text
+
+
 def test_sets_in_another_order_are_paired_with_themselves(saved):
     one, same, turned = saved("one", *seeds()), saved("same", *seeds(lift=2.0)), saved("turned", *seeds(lift=2.0))
     whole = json.loads((turned / "report.json").read_text())

@@ -68,6 +68,14 @@ def test_worse_is_what_lies_beyond_the_noise(shift, wrong, worse):
     assert (found["worse_auroc"], found["worse_accuracy"]) == worse and found["worse"] == any(worse)
 
 
+def test_of_images_in_groups_nothing_is_called_worse():
+    """The intervals count them as independent, and are too narrow."""
+    one, other = classifier(1.0), classifier(0.0, 60, seed=1)
+    found, grouped = comparison(one, other, [], []), comparison(one, other, [], [], grouped=True)
+    worse = ("worse", "worse_auroc", "worse_accuracy")
+    assert grouped == found | dict.fromkeys(worse, False) and all(found[key] for key in worse)
+
+
 def test_a_detector_turned_round_is_worse_without_any_noise():
     without = {"correct": np.ones(3, bool), "scores": {"msp": {"validation": np.zeros(3), "real": np.ones(3)}}}
     exposed = {"correct": np.ones(3, bool), "scores": {"msp": {"validation": np.ones(3), "real": np.zeros(3)}}}

@@ -505,6 +505,14 @@ def test_every_class_is_told_by_itself(classifier):
     assert any("but clearly fewer are of 'b' (0% of 20)" in text for text in warnings)
     assert any("labelled rightly, but clearly fewer of" in text and "'c' (0% of 20)" in text for text in warnings)
     assert not measure(classifier, names=["knn"], headline="knn").figures["warnings"]
+    groups = {part: {"images": n, "groups": n // 4} for part, n in (("test", 80), ("calibration", 60))}
+    grouped = evaluate(
+        classifier, **sets, test=ImageSet(pixels, labels, hard.class_names), near={}, far={}, names=["knn"],
+        headline="knn", groups=groups,
+    ).figures  # fmt: skip
+    (told,) = grouped["warnings"]
+    assert "images stand in groups (60 calibration images in 15, 80 test images in 20)" in told
+    assert grouped["threshold"]["warnings"] == [told] and "clearly fewer" not in told
     swapped = np.array([0, 2, 1, 3])[labels]  # Two names that are exchanged are no hard classes.
     test = ImageSet(images(80, 4).images, swapped, hard.class_names)
     told = evaluate(classifier, **sets, test=test, near={}, far={}, names=["knn"], headline="knn").figures["warnings"]

@@ -415,6 +415,26 @@ def test_images_that_the_model_was_calibrated_on_are_left_out(tmp_path):
     assert (watched.images, watched.known) == (30, 30)
 
 
+def test_the_verdict_says_that_calibration_images_stand_in_groups(tmp_path, folder):
+    run, images = tmp_path / "run", tmp_path / "images"
+    published(run)
+    file = run / "1" / "assets.extra" / "kood.json"
+    file.write_text(json.dumps({**json.loads(file.read_text()), "calibration_groups": 7}))
+
+    def verdict():
+        console = Console(file=io.StringIO(), width=150)
+        monitor(run, folder, as_json=True, console=console)
+        return json.loads(console.file.getvalue())["verdict"]
+
+    told = "The calibration images of version 1 stand in 7 groups and are counted as independent, so drift is called "
+    assert told in verdict()
+    images.mkdir()
+    for place, image in enumerate(pixels(60, 9)):
+        Image.fromarray(image).save(images / f"{place}.png")
+    calibrate(run, [images], accept=0.9, check=0.5)  # Of these nobody knows it.
+    assert "groups" not in verdict()
+
+
 @pytest.mark.usefixtures("same_graph")
 def test_answers_by_class_are_judged_by_their_own_threshold(tmp_path):
     run, images = tmp_path / "run", tmp_path / "images"

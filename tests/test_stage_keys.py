@@ -272,7 +272,7 @@ def stages(tmp_path, monkeypatch):
         facts = {"sha256": key, "images": 50, "warnings": [], "notes": [], "version": 1, "files": {}, "skipped": {}}
         facts |= {"passes": 10, "timed": False}
         if name == "data":
-            facts["sets"] = data_of(decides)
+            facts |= {"sets": data_of(decides), "groups": {}}
             for part in ("train", "validation", "calibration"):
                 write_digests(folder, part, np.frombuffer(facts["sets"][part]["sha256"].encode(), np.uint8)[None, :16])
         if name == "evaluate":

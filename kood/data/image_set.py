@@ -109,6 +109,8 @@ class Splits:
         test: What is reported on; nothing else sees it.
         digests: (N, 16) uint8, different and ascending: every image that the source gave, those left out too.
         copies: Counts of images that are there more than once, see `kood.data.loading.load_id`.
+        groups: {"images", "groups"} of each part to measure on whose images stand in groups, see
+            `kood.data.splitting.in_groups`.
         notes: What is to be known of the split, a sentence each.
         warnings: What speaks against the data, a sentence each.
     """
@@ -119,5 +121,6 @@ class Splits:
     test: ImageSet
     digests: np.ndarray = field(default_factory=lambda: np.empty((0, 16), np.uint8))
     copies: dict[str, int] = field(default_factory=dict)
+    groups: dict[str, dict[str, int]] = field(default_factory=dict)
     notes: tuple[str, ...] = ()
     warnings: tuple[str, ...] = ()

@@ -11,7 +11,11 @@ from kood.data.image_set import ImageSet, Splits
 from kood.errors import UserError
 from kood.text import clean, some_of
 
-__all__ = ["Splitting"]
+__all__ = ["Splitting", "in_groups"]
+
+#: Images are said to stand in groups where these may make a variance so many times as large: intervals that count them
+#: as independent are 5% too narrow then. The few copies of most sets do not.
+_DESIGN_EFFECT = 1.1
 
 
 class Splitting:
@@ -55,12 +59,16 @@ class Splitting:
         once = once[np.sort(np.unique(self.copies[once], return_index=True)[1])]
         counts = self._counts(rows, left_out)
         counts["left_out_of_calibration"] = len(parts["calibration"]) - len(once)
-        found = {name: self.train.take(its) for name, its in {**parts, "calibration": once}.items()} | self.own
+        placed = {**parts, "calibration": once}
+        found = {name: self.train.take(its) for name, its in placed.items()} | self.own
+        measured = {name: its for name, its in (placed | self.own_rows).items() if name != "train"}
+        groups = {name: told for name, its in measured.items() if (told := in_groups(self.units[its]))}
         notes, warnings = self._said(counts, left_out)
         warnings += untrained
         return Splits(
-            **found, digests=distinct(self.digests), copies=counts, notes=tuple(notes), warnings=tuple(warnings)
-        )
+            **found, digests=distinct(self.digests), copies=counts, groups=groups, notes=tuple(notes),
+            warnings=tuple(warnings),
+        )  # fmt: skip
 
     def _unseen(self, rows: np.ndarray) -> tuple[np.ndarray, dict[str, tuple[int, int]]]:
         """The rows of which nothing stands in a part of the source's own; and for each of those parts, how many copies
@@ -245,6 +253,22 @@ def _groups(sets: Sequence[ImageSet]) -> np.ndarray:
     ends = np.cumsum([len(found) for found in sets])
     alone = np.split(above + np.arange(ends[-1]), ends[:-1])
     return np.concatenate([own if groups is None else groups for own, groups in zip(alone, given, strict=True)])
+
+
+def in_groups(units: np.ndarray) -> dict[str, int]:
+    """{"images", "groups"} of images in so large groups that they are not to be counted as independent; {} of others.
+
+    Where the images of a group are all alike, a variance is sum(m^2) / n times as large as that of n independent images
+    (m the groups' sizes): Kish's design effect.
+
+    Source: Kish 1965, Survey Sampling, chapter 5.
+
+    Args:
+        units: (N,); images of one number belong together.
+    """
+    sizes = np.unique(units, return_counts=True)[1]
+    told = {"images": len(units), "groups": len(sizes)}
+    return told if (sizes**2).sum() > _DESIGN_EFFECT * len(units) else {}
 
 
 def _in_several(units: np.ndarray, kinds: np.ndarray) -> int:

@@ -1,6 +1,6 @@
 """A classifier and all the image sets of a run -> a detector, and what it says of them."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -61,6 +61,7 @@ def evaluate(
     by_class: bool = False,
     batch_size: int = 512,
     seed: int = 0,
+    groups: Mapping[str, Mapping[str, int]] | None = None,
     progress: Callable[[float], None] | None = None,
 ) -> Evaluation:
     """Measures a classifier on everything the recipe names.
@@ -84,6 +85,7 @@ def evaluate(
         by_class: Whether each class has a threshold of its own, see `kood.conformal.Calibration`.
         batch_size: Images a forward pass.
         seed: Of the validation proxies.
+        groups: As for `kood.detector.figures.figures_of`.
         progress: Called with the number of finished steps: the scores, of which each is a part of the first one, and
             every image set.
 
@@ -117,7 +119,7 @@ def evaluate(
     measured = detector.measure(sets, after(2 + len(choosing)))
     measured.warnings = list(dict.fromkeys([*held.warnings, *measured.warnings]))
     headline, values = choice.score, measured.scores
-    figures = figures_of(measured, choice, decision, train.class_names, list(near), list(far))
+    figures = figures_of(measured, choice, decision, train.class_names, list(near), list(far), groups)
     if tune:
         figures |= {"tuned": detector.tuned, "validation_sets": outside}
     first = slice(0, 256)

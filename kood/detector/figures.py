@@ -35,6 +35,7 @@ def figures_of(
     class_names: Sequence[str],
     near: Sequence[str],
     far: Sequence[str],
+    groups: Mapping[str, Mapping[str, int]] | None = None,
 ) -> dict[str, Any]:
     """The figures of `report.json`.
 
@@ -45,6 +46,8 @@ def figures_of(
         class_names: K names.
         near: Near out-of-distribution sets.
         far: Far ones.
+        groups: {"images", "groups"} of the parts whose images stand in groups. What counts them as independent is not
+            told then: which classes are accepted, or labelled rightly, clearly too seldom.
 
     Returns:
         {"id", "classes", "scores", "headline_score", "validation", "validation_sets", "threshold", "warnings",
@@ -65,7 +68,11 @@ def figures_of(
     flagged = {where: _share(decision.flagged(mine[where], measured.given(where))) for where in [*near, *far]}
     about_threshold = [
         *_shared(decision, class_names),
-        *rarely_accepted(decision, class_names, given if decision.by_class else truth, accepted),
+        *(
+            [_grouped(groups)]
+            if groups
+            else rarely_accepted(decision, class_names, given if decision.by_class else truth, accepted)
+        ),
     ]
     return {
         "id": {
@@ -96,7 +103,7 @@ def figures_of(
             *choice.doubts,
             *about_threshold,
             *([another] if another else []),
-            *([] if at_chance else wrong_classes(classes, moved)),
+            *([] if groups or at_chance else wrong_classes(classes, moved)),
         ],
         "notes": measured.notes,
         "at_chance": at_chance,
@@ -159,6 +166,15 @@ def _measure(name: str, values: dict[str, dict[str, np.ndarray]], near: list[str
                 metric: float(np.mean([result[where][metric] for where in members])) for metric in result[members[0]]
             }
     return result
+
+
+def _grouped(groups: Mapping[str, Mapping[str, int]]) -> str:
+    """The warning of images that stand in groups."""
+    parts = some_of(f"{of['images']:,} {part} images in {of['groups']:,}" for part, of in sorted(groups.items()))
+    return (
+        f"data.id: images stand in groups ({parts}) and are counted as independent: intervals are too narrow, what one "
+        "threshold accepts varies more than they say, and nothing is marked as significant or called worse by them"
+    )
 
 
 def _shared(decision: Calibration, names: Sequence[str]) -> list[str]:

@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -57,12 +57,15 @@ class Watched:
         unread: Why files could not be read.
         known: How many images were left out because the model was made of them.
         left_out: What else was, and what else there is to say, a sentence each.
+        grouped: In how many groups the calibration images of a version stand, by its name: tests count them as
+            independent.
     """
 
     findings: tuple[Finding, ...]
     unread: Sequence[str]
     known: int
     left_out: Sequence[str]
+    grouped: Mapping[str, int] = field(default_factory=dict)
 
     @property
     def seen(self) -> list[Seen]:
@@ -184,7 +187,8 @@ def _watched(met: Met, found: Sequence[_Answers], left_out: Sequence[str], level
             # What is no alarm takes few of them; alarms that are many are the same verdict as one.
             findings.append(_finding(version, facts, number, own, min(streams, max(STREAMS, left))))
             left -= streams if findings[-1].drift.drifts(level / count) else 0
-    return Watched(tuple(findings), met.unread, met.known, left_out)
+    grouped = {version: int(groups) for version, facts, _ in found if (groups := facts.get("calibration_groups"))}
+    return Watched(tuple(findings), met.unread, met.known, left_out, grouped)
 
 
 def _finding(version: str, facts: Mapping[str, Any], number: int, own: Sequence[Seen], streams: int) -> Finding:

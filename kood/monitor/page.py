@@ -29,7 +29,16 @@ POINTS, SIDE = 40, 96
 
 
 def verdict(watched: Watched, level: float) -> str:
-    """The finding in one sentence."""
+    """The finding in one sentence, and a second one where calibration images stand in groups."""
+    doubts = (
+        f" The calibration images of version {clean(version)} stand in {groups:,} groups and are counted as "
+        "independent, so drift is called more often than the level says."
+        for version, groups in watched.grouped.items()
+    )
+    return _found(watched, level) + "".join(doubts)
+
+
+def _found(watched: Watched, level: float) -> str:
     one = watched.clearest
     found, several = one.drift, len(watched.findings) > 1
     at_most, of = "at most " if found.tied else "", f" of {one.name}" if several else ""

@@ -43,13 +43,18 @@ class Comparison(Stage):
     def decides(self) -> dict[str, Any]:
         # Not the key of the evaluation, which moves with every test set.
         found = [self.exposed.headline, digest_file(self.exposed.folder / "validation.npz")]
-        return {"without": self.without.key, "with": found, "outliers": self.recipe.outliers.use}
+        known = {"without": self.without.key, "with": found, "outliers": self.recipe.outliers.use}
+        return {**known, **({"groups": True} if self._grouped else {})}
+
+    @property
+    def _grouped(self) -> bool:
+        return bool(self.exposed.data.groups)
 
     def make(self, folder: Path, work: Work) -> dict[str, Any]:
         sets = list(self.recipe.data.validation_ood)
         resembled = {source.resembles for source in self.recipe.outliers.sources.values()}
         without = _read(self.without, self.without.facts["scores"])
-        facts = comparison(without, _read(self.exposed, [self.exposed.headline]), sets, resembled)
+        facts = comparison(without, _read(self.exposed, [self.exposed.headline]), sets, resembled, self._grouped)
         return {**facts, "warning": _warning(facts, self.recipe)}
 
     def says(self) -> list[tuple[str, str]]:
@@ -71,7 +76,11 @@ def _read(stage: Stage, names: Sequence[str]) -> dict[str, Any]:
 
 
 def comparison(
-    without: dict[str, Any], exposed: dict[str, Any], sets: Sequence[str], resembled: Container[str]
+    without: dict[str, Any],
+    exposed: dict[str, Any],
+    sets: Sequence[str],
+    resembled: Container[str],
+    grouped: bool = False,
 ) -> dict[str, Any]:
     """The figures of both, their differences, and whether exposure made it worse.
 
@@ -80,13 +89,15 @@ def comparison(
     exposure would beat no exposure whatever became of real outliers.
 
     Worse means that the 95% interval of a difference lies below zero: of AUROC (DeLong's, of paired scores), or of
-    accuracy (normal, of paired answers) below minus half a point.
+    accuracy (normal, of paired answers) below minus half a point. Both count images as independent, so where these
+    stand in groups nothing is called worse.
 
     Args:
         without: {"correct": (N,) bool, "scores": {score: {set: (N,)}}} of the baseline; its best score is taken.
         exposed: The same of the exposed classifier.
         sets: Names of out-of-distribution validation sets; empty where proxies stand in for them.
         resembled: The proxies that the outliers resemble which the exposed classifier was trained on.
+        grouped: Whether the images stand in groups.
 
     Returns:
         `baseline` of report.json.
@@ -105,7 +116,8 @@ def comparison(
     answers = exposed["correct"].astype(float) - without["correct"].astype(float)
     wrong, its_error = float(answers.mean()), float(answers.std(ddof=1) / np.sqrt(len(answers)))
     auroc, accuracy = ([of - _WIDTH * its, of + _WIDTH * its] for of, its in ((lost, error), (wrong, its_error)))
-    worse_auroc, worse_accuracy = auroc[1] < 0.0, accuracy[1] < -_NEGLIGIBLE
+    worse_auroc = not grouped and auroc[1] < 0.0
+    worse_accuracy = not grouped and accuracy[1] < -_NEGLIGIBLE
     return {
         "validation_auroc": mean_auroc(*first),
         "validation_accuracy": float(without["correct"].mean()),

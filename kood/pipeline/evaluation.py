@@ -114,6 +114,7 @@ class Evaluation(Stage):
             "classifier": self.classifier.key,
             "id": self.data.digest(*PARTS),
             **{kind: self.data.digests(kind) for kind in KINDS},
+            **({"groups": self.data.groups} if self.data.groups else {}),
             "seed": self.recipe.data.split_seed,
         }
 
@@ -134,7 +135,7 @@ class Evaluation(Stage):
             result = evaluate(
                 classifier, **known, **outside, names=settings.scores, headline=settings.headline, tune=settings.tune,
                 accept=serve.accept, by_class=serve.by_class, batch_size=settings.batch_size,
-                seed=self.recipe.data.split_seed, progress=bar.update,
+                seed=self.recipe.data.split_seed, groups=self.data.groups, progress=bar.update,
             )  # fmt: skip
         _write(folder / "scores.npz", result.scores)
         _write(folder / "validation.npz", result.validation, correct=result.validation_correct)

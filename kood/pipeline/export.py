@@ -159,6 +159,7 @@ class Export(Stage):
                 "rate": threshold["accepted_id_test"],
                 "interval": threshold["accepted_id_test_interval"],
             },
+            "calibration_groups": self.data.groups.get("calibration", {}).get("groups"),
             "threshold_warnings": threshold["warnings"],
             "warnings": [text for text in facts["warnings"] if text not in threshold["warnings"]],
         }

@@ -58,6 +58,11 @@ class HeldOut(Rows):
         return self.rows.frozen
 
     @property
+    def groups(self) -> dict[str, dict[str, int]]:
+        """As of `Rows`: those of all classes."""
+        return self.rows.groups
+
+    @property
     def numbers(self) -> np.ndarray:
         """The numbers that the classes that are held out have among all."""
         return np.flatnonzero(self._out)

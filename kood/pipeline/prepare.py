@@ -36,6 +36,11 @@ class Rows(abc.ABC):
         """The stage that passed them through a frozen backbone, where they are features."""
         return None
 
+    @property
+    def groups(self) -> dict[str, dict[str, int]]:
+        """As `kood.data.Splits` has them of the images."""
+        return {}
+
     @abc.abstractmethod
     def images(self, name: str) -> ImageSet:
         """One of its image sets: "train", "validation", "calibration", "test", or the key of another in the recipe."""
@@ -102,6 +107,11 @@ class Data(Stored):
             "states": {key: source_state(source, key, placed=placed) for key, source in sources.items()},
         }
 
+    @property
+    def groups(self) -> dict[str, dict[str, int]]:
+        """As of `Rows`."""
+        return self.facts["groups"]
+
     def uses(self) -> list[tuple[str, str]]:
         return [("datasets", source.source) for source in (self.recipe.data.id, *self.sources.values())]
 
@@ -155,7 +165,7 @@ class Data(Stored):
                 bar.update(done)
         return {
             "sets": facts, "skipped": {key: why for key, why in skipped.items() if why}, "notes": notes,
-            "warnings": warnings, "copies": splits.copies, "parts": parts,
+            "warnings": warnings, "copies": splits.copies, "groups": splits.groups, "parts": parts,
         }  # fmt: skip
 
     def says(self) -> list[tuple[str, str]]:

@@ -60,6 +60,7 @@ def summarize(work: Work, cell: Cell) -> dict[str, Any]:
         + made_otherwise([(stage.role, stage) for stage in cell.made], work.run.versions),
         "attached": attached,
         "copies": prepared["copies"],
+        "groups": prepared["groups"],
         "parts": prepared["parts"],
         "outlier_audit": _facts(cell.shortcut),
         "baseline": {key: value for key, value in compared.items() if key != "warning"} if compared else None,

@@ -56,7 +56,8 @@ class IdSource(ImageSource):
             case. False for classes of an image or two, whose images are dealt out all together; those that no training
             image is left of are named.
         per_class: At most so many training images of each class.
-        group: What images have in common that stay together in one part of the split.
+        group: What images have in common that stay together in one part of the split. Intervals count images as
+            independent all the same, and the report says so.
         near_copies: Take images for copies of one another whose perceptual hashes (pHash, 64 bits) differ in at most so
             many bits: the same picture saved at another size, quality or brightness; 4 is cautious. Hashes are of whole
             pictures, whatever `resize` leaves of them. Not given, only images with the same pixels are copies. Copies

@@ -59,7 +59,7 @@ def as_cells(cell: Mapping[str, Any]) -> dict[tuple[str, ...], dict[str, Any]]:
     for fold in (cell.get("hold_out") or {}).get("folds", []):
         auroc = {"auroc": fold["auroc"]}
         found[tuple(fold["classes"])] = {
-            **{key: cell.get(key) for key in ("seeds", "folder")},
+            **{key: cell.get(key) for key in ("seeds", "folder", "groups")},
             "headline_score": fold["score"], "scores": {fold["score"]: {HELD_OUT: auroc, "near": auroc}},
             "scores_file": fold["scores_file"], "id_sets": {"test": {"sha256": fold["sha256"]["id"]}},
             "datasets": {HELD_OUT: {"kind": "near", "sha256": fold["sha256"][HELD_OUT]}},

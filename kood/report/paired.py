@@ -75,8 +75,8 @@ def differences(
         {"baseline": labels, "near", "far": {"auroc": D}, "id": {"accuracy": D}, "held_out": {"auroc": D, "folds":
         [{"classes", "auroc": D}]} where both held the same classes out} with D the fields of
         `kood.intervals.Difference` and "significant", over seeds and images; of "held_out" as a whole over folds, of
-        which "seeds" then counts. None for a baseline itself, or where a row has no cell of the same seed, measured on
-        the same images, beside it.
+        which "seeds" then counts; nothing is significant of images that stand in groups. None for a baseline itself, or
+        where a row has no cell of the same seed, measured on the same images, beside it.
     """
     settings = group(cells)
     by_setting = {identity(setting): runs for setting, runs in settings}
@@ -112,7 +112,7 @@ def _fold_differences(pairs: Sequence[tuple[Cell, Cell]], scores_of: Callable[[C
             continue
         told.append({"classes": list(classes), "auroc": _auroc_difference(runs, "near", scores_of)})
         means.append([float(np.mean([of_headline(pair[side], "near")["auroc"] for pair in runs])) for side in (0, 1)])
-    return {"auroc": _told(paired_difference(*zip(*means, strict=True))), "folds": told} if told else {}
+    return {"auroc": _told(paired_difference(*zip(*means, strict=True)), pairs), "folds": told} if told else {}
 
 
 def _seed(cell: Cell) -> Any:
@@ -126,7 +126,7 @@ def _auroc_difference(
     if None in first or None in second:
         return None
     images = [_change(*(_placements(each, kind, scores_of(each)) for each in pair)) for pair in pairs]
-    return _told(paired_difference(first, second, None if None in images else images))
+    return _told(paired_difference(first, second, None if None in images else images), pairs)
 
 
 def _accuracy_difference(
@@ -138,7 +138,7 @@ def _accuracy_difference(
         right, now_right = correct_of(base), correct_of(run)
         if right is not None and now_right is not None:
             changed.append((now_right.astype(np.float64) - right, []))
-    return _told(paired_difference(first, second, changed if len(changed) == len(pairs) else None))
+    return _told(paired_difference(first, second, changed if len(changed) == len(pairs) else None), pairs)
 
 
 def _change(one: Any, other: Any) -> Any:
@@ -155,5 +155,7 @@ def _placements(run: Cell, kind: str, scores: Scores) -> tuple[np.ndarray, list[
     return placements(scores["id"], [scores[name] for name in names])
 
 
-def _told(difference: Any) -> dict[str, Any]:
-    return {**asdict(difference), "significant": difference.significant}
+def _told(difference: Any, pairs: Sequence[tuple[Cell, Cell]]) -> dict[str, Any]:
+    # The interval counts images as independent, which those that stand in groups are not.
+    grouped = any(run.get("groups") for pair in pairs for run in pair)
+    return {**asdict(difference), "significant": difference.significant and not grouped}

@@ -8,6 +8,7 @@ from kood.report.aggregate import of_headline, specs_of
 from kood.report.tables import MISSING, Column, Filled, Row, Table, row, table_of, words
 from kood.report.wording import (
     COLUMNS,
+    GROUPED_NOTE,
     INTERVAL_NOTE,
     duration,
     number,
@@ -73,8 +74,13 @@ def headline(cell: Cells) -> Table | None:
         (words("dataset"), Column("images"), *metrics),
         rows,
         f"OOD detection by {cell['headline_score']}, the headline score",
-        ("Percent.", *([INTERVAL_NOTE] if sure else []), FPR_NOTE),
+        ("Percent.", *([INTERVAL_NOTE] if sure else []), *_grouped(cell), FPR_NOTE),
     )
+
+
+def _grouped(cell: Cells) -> list[str]:
+    """What stands beside the intervals of images that stand in groups."""
+    return [GROUPED_NOTE] if cell.get("groups") else []
 
 
 def _kinds_of_sets(cell: Cells) -> list[str]:
@@ -117,7 +123,7 @@ def held_out(cell: Cells) -> Table | None:
         "and of no other; the published classifier has learned all classes. [95% confidence interval; of the mean, "
         "Student's over the folds, which share most images, so read it as rough.]"
     )
-    return table_of(columns, "Classes held out", (note,), [*[""] * len(folds), "mean"])
+    return table_of(columns, "Classes held out", (note, *_grouped(cell)), [*[""] * len(folds), "mean"])
 
 
 def _sure(one: Mapping[str, Any], figure: str) -> str:
@@ -193,7 +199,7 @@ def every_class(cell: Cells) -> Table | None:
 
 def _classes(cell: Cells, some: Rows, title: str, note: str) -> Table:
     threshold = cell.get("threshold") or {}
-    below = [BELOW if is_below(one, threshold, len(cell["classes"])) else "" for one in some]
+    below = [BELOW if _is_below(one, cell) else "" for one in some]
     columns: list[Filled] = [
         (words("class"), [one["name"] for one in some]),
         (Column("images", priority=1), [str(one.get("images", MISSING)) for one in some]),
@@ -208,6 +214,11 @@ def _classes(cell: Cells, some: Rows, title: str, note: str) -> Table:
         values = {name: one["value"] for one in threshold["thresholds"] for name in one["classes"]}
         columns.append((Column("threshold", priority=2), [number(values.get(one["name"])) for one in some]))
     return table_of(columns, title, (note,) if note else (), ["below" if mark else "" for mark in below])
+
+
+def _is_below(one: Mapping[str, Any], cell: Cells) -> bool:
+    """As `is_below`, of a class of a run; of images in groups, which that counts as independent, nothing is said."""
+    return not cell.get("groups") and is_below(one, cell.get("threshold") or {}, len(cell["classes"]))
 
 
 def is_below(one: Mapping[str, Any], threshold: Mapping[str, Any], classes: int) -> bool:
@@ -227,12 +238,11 @@ def is_below(one: Mapping[str, Any], threshold: Mapping[str, Any], classes: int)
 
 
 def _class_note(cell: Cells) -> str:
-    threshold = cell.get("threshold") or {}
-    accept = threshold.get("accept")
-    below = sum(is_below(one, threshold, len(cell["classes"])) for one in cell["classes"])
+    accept = (cell.get("threshold") or {}).get("accept")
+    below = sum(_is_below(one, cell) for one in cell["classes"])
     auroc = " AUROC: against the means of the near and far sets." if _kinds_of_sets(cell) else ""
     if not below or accept is None:
-        return CLASS_NOTE + auroc
+        return " ".join([CLASS_NOTE + auroc, *_grouped(cell)])
     many = "1 class" if below == 1 else f"{below} classes"
     return f"{CLASS_NOTE}{auroc}{BELOW}: fewer than {100 * accept:g}%, and than chance explains ({many})."
 
@@ -280,7 +290,9 @@ def exposure(cell: Cells) -> Table | None:
     )  # fmt: skip
     note = (
         f"Percent, on {told['images']} validation images, against {', '.join(told['sets'])}; each by its own best "
-        "score there. [95% confidence interval.] A run that exposure made clearly worse here (the whole "
-        "interval) says so in its first lines."
+        "score there. [95% confidence interval.] "
+    )
+    note += "".join(_grouped(cell)) or (
+        "A run that exposure made clearly worse here (the whole interval) says so in its first lines."
     )
     return Table(columns, rows, "With and without exposure", (note,))

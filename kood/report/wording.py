@@ -9,8 +9,8 @@ from kood.template import filled
 from kood.text import clean, some_of
 
 __all__ = [
-    "COLUMNS", "INTERVAL_NOTE", "SMOKE", "accuracy_note", "all_notes", "all_warnings", "by_reason", "duration",
-    "headings", "headline_names", "mean_std", "number", "origin", "override", "percent", "sets", "setting",
+    "COLUMNS", "GROUPED_NOTE", "INTERVAL_NOTE", "SMOKE", "accuracy_note", "all_notes", "all_warnings", "by_reason",
+    "duration", "headings", "headline_names", "mean_std", "number", "origin", "override", "percent", "sets", "setting",
     "short_keys", "signed", "threshold_meaning", "tuned_note", "validation_note", "with_interval",
 ]  # fmt: skip
 
@@ -24,6 +24,10 @@ COLUMNS = {
 }
 
 INTERVAL_NOTE = "[95% confidence interval over test images, DeLong.]"
+GROUPED_NOTE = (
+    "The images stand in groups and are counted as independent: these intervals are too narrow, and nothing is marked "
+    "or called worse by them."
+)
 SMOKE = "Smoke run (--quick): it shows that everything works; its figures mean nothing."
 
 #: A number that stands for itself: not the one in a name such as "cifar10" or "resnet-18".

@@ -79,7 +79,7 @@ def publish_calibrated(version: Path, version_folder: Path, served: Served, fact
     Raises:
         UserError: kood did not write the old version.
     """
-    known = {**read_facts(version), **facts, "threshold_warnings": []}
+    known = {**read_facts(version), **facts, "calibration_groups": None, "threshold_warnings": []}
     # What the old threshold did to each class.
     gone = ("accepted", "accepted_interval")
     known["classes"] = [{k: v for k, v in one.items() if k not in gone} for one in known.get("classes", [])]

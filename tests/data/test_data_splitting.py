@@ -7,6 +7,7 @@ import pytest
 
 from kood.data import ImageSet, load_id, load_outliers, loading
 from kood.data.copies import image_digests
+from kood.data.splitting import in_groups
 from kood.errors import UserError
 from tests.data.test_data_loading import PARTS, numbered, rows
 
@@ -55,6 +56,7 @@ def test_without_copies_and_groups_the_split_is_what_it_was(given, options, expe
     found = repr([rows(getattr(splits, part)).tolist() for part in PARTS])
     assert hashlib.sha256(found.encode()).hexdigest()[:16] == expected
     assert splits.warnings == splits.notes == ()
+    assert splits.groups == {}
     assert splits.copies == {
         "images": 430 if own else 400, "different": 430 if own else 400, "apart": 0, "other_label": 0, "left_out": 0,
         "left_out_of_calibration": 0,
@@ -99,9 +101,21 @@ def test_groups_stay_together_with_the_copies_of_their_images(given):
     assert abs(sizes["test"] - 80) <= 15 and all(20 <= sizes[part] <= 50 for part in ("validation", "calibration"))
     assert all(len(np.unique(getattr(splits, part).labels)) == 4 for part in PARTS)
     assert any("39 groups" in note for note in splits.notes)
+    told = {part: {"images": sizes[part], "groups": len(of[part])} for part in PARTS if part != "train"}
+    # The copy's two groups count as one, wherever they are.
+    tied = next(part for part in PARTS if groups[5] in of[part])
+    assert splits.groups == {part: {**its, "groups": its["groups"] - (part == tied)} for part, its in told.items()}
     first = [getattr(splits, part).sha256() for part in PARTS]
     again = given({"all": (numbers, np.arange(400) % 4, groups)})
     assert first == [getattr(again, part).sha256() for part in PARTS]
+
+
+@pytest.mark.parametrize(
+    ("groups", "count"),
+    [(range(100), None), ([*range(96), *range(4)], None), ([*range(90), *range(10)], 90), ([0] * 4 + [*range(96)], 96)],
+)
+def test_images_stand_in_groups_where_these_are_many_or_large(groups, count):
+    assert in_groups(np.array(groups)) == ({"images": 100, "groups": count} if count else {})
 
 
 def test_a_class_of_too_few_groups_is_refused(given):

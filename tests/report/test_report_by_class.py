@@ -62,6 +62,17 @@ def test_a_few_classes_all_stand_in_their_order(cell, capture):
     assert sum("↓" in row[3] for row in shown) == 5
 
 
+def test_no_class_of_images_in_groups_is_marked_as_below(cell, capture):
+    cell["classes"] = classes(4)
+    cell["classes"][3] |= {"accepted": 0.1, "accepted_interval": [0.05, 0.2]}
+    assert "↓" in capture(lambda console: print_cell(console, cell)) and "stand in groups" not in page(cell)
+    cell["groups"] = {"test": {"images": 60, "groups": 6}}
+    text = capture(lambda console: print_cell(console, cell), width=200)
+    assert "↓" not in text and "↓" not in page(cell)
+    for told in (text, page(cell)):
+        assert told.count("stand in groups and are counted as independent") == 2  # Beside both tables with intervals.
+
+
 def test_of_many_classes_the_worst_are_shown_and_all_folded(cell, capture):
     cell["classes"] = classes(40)
     accepted, accurate, every = ([row[0] for row in table] for table in tables_by_class(cell))
