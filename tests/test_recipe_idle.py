@@ -55,6 +55,12 @@ IDLE = [
     ("pure_samples.level=0.5", (), 'pure_samples.start = "image"', ("pure_samples.start=image",)),
     ("pure_samples.count=9", (), "pure_samples.audit_count", ("pure_samples.use=['augment']",)),
     ("pure_samples.per_batch=9", (), '"id_rows"', ("pure_samples.use=['id_rows']",)),
+    ("pure_samples.audit_count=9", ("pure_samples.use=['augment']",), "only the audit",
+     ("pure_samples.use=['audit']",)),
+    ("serve.undecodable=mark", ("serve.export=false",), "serve.export = false writes none", ("serve.export=true",)),
+    ("budget.diffusion=0.3", (), "set budget.minutes", ("budget.minutes=5",)),
+    ("budget.sampling=0.3", (), "set budget.minutes", ("outliers=none",)),
+    ("classifier.frozen_statistics=true", (), "keeps no statistics", ("classifier.backbone=resnet8",)),
 ]  # fmt: skip
 
 
@@ -102,6 +108,46 @@ def test_a_printed_recipe_and_a_smoke_run_have_none(tiny, tmp_path):
         (tmp_path / "again.toml").write_text(load(tiny, quick=quick).to_toml())
         again = load(tmp_path / "again.toml")
         assert again.quick == quick and not idle_settings(again)
+
+
+def test_outliers_without_a_weight_expose_nothing(tiny):
+    (note,) = idle_settings(load(tiny, ["outliers.weight=0"]))
+    assert note.startswith("outliers.use: exposure to them has no effect: outliers.weight = 0")
+    assert not idle_settings(load(tiny, ["outliers.weight=0", "outliers=none"]))
+    assert not idle_settings(load(tiny, ["matrix.outliers.weight=[0.0, 0.5]"]))
+
+
+@pytest.mark.parametrize(
+    ("settings", "table", "gone"),
+    [
+        (["train={epochs=3}"], "train", "train.learning_rate of the recipe's file is left out"),
+        (["train={epochs=3}", "train.learning_rate=0.1"], "train", ""),
+        (["head=cosface"], "head", "head.margin, head.scale of the recipe's file are left out"),
+        (["head={name='cosface', margin=0.1, scale=9.0}"], "head", ""),
+        (["head.name=cosface"], "head", ""),
+        (["evaluate={batch_size=9}"], "evaluate", "evaluate.headline.name, evaluate.headline.k of"),
+        (["evaluate={headline='msp'}"], "evaluate", ""),
+        (["evaluate.headline={name='msp'}"], "evaluate", ""),
+        (["data.near={}"], "data.near", ""),
+        (["data.near={other={source='digits', classes=[9]}}"], "data.near", "data.near.mine.source, data.near.mine."),
+        (["matrix={seed=[0]}"], "matrix", "matrix.train.epochs of the recipe's file is left out"),
+    ],
+)  # fmt: skip
+def test_a_table_of_the_command_line_says_what_it_took_away(tmp_path, settings, table, gone):
+    file = tomllib.loads(TINY) | {
+        "train": {"epochs": 1, "batch_size": 64, "learning_rate": 0.01},  # 64 is the default.
+        "head": {"name": "arcface", "margin": 0.2, "scale": 8.0},
+        "evaluate": {"headline": {"name": "knn", "k": 3}},
+        "matrix": {"seed": [0, 1], "train.epochs": [1]},
+    }
+    file["data"]["near"] = {"mine": {"source": "digits", "classes": [8]}}
+    if table != "matrix":
+        del file["matrix"]
+    (tmp_path / "it.toml").write_text(tomli_w.dumps(file))
+    told = [note for note in idle_settings(load(tmp_path / "it.toml", settings)) if note.startswith("--set ")]
+    assert [note.partition(" gives the whole table, so ")[0] for note in told] == [f"--set {table}"] * bool(gone)
+    assert all(gone in note and "\n" not in note for note in told)
+    assert "--set" not in "".join(idle_settings(load(tmp_path / "it.toml")))
 
 
 def test_a_row_to_compare_with_needs_rows(tiny):

@@ -7,6 +7,7 @@ from kood import registry
 from kood.recipe import settings
 from kood.recipe.model import Recipe
 from kood.section import Section
+from kood.text import some_of
 
 __all__ = ["idle_settings"]
 
@@ -15,7 +16,8 @@ def idle_settings(recipe: Recipe) -> list[str]:
     """Settings that no cell of a recipe has a use for, though a cell has the part that they are of; a sentence each.
 
     Defaults are not looked at, since a recipe that kood prints has them all, nor are tables of what is not in use, so
-    that `--set outliers=none` needs nothing else. A smoke run, whose lengths are not the user's, has none.
+    that `--set outliers=none` needs nothing else. A smoke run, whose lengths are not the user's, has none. Before them
+    stands what a table of the command line took away from the recipe's file.
     """
     found: dict[str, list[str]] = {}
     if recipe.report.baseline and not recipe.matrix:
@@ -28,7 +30,18 @@ def idle_settings(recipe: Recipe) -> list[str]:
     for cell in cells:
         for key, why in _settings(cell):
             found.setdefault(key, []).append(why)
-    return [f"{key} has no effect: {reasons[0]}" for key, reasons in found.items() if all(reasons)]
+    return [*_reset(recipe), *(f"{key} has no effect: {reasons[0]}" for key, reasons in found.items() if all(reasons))]
+
+
+def _reset(recipe: Recipe) -> Iterator[str]:
+    """What a setting of the command line that gives a whole table took away from the file; a sentence each."""
+    for key, leaves in recipe._reset.items():
+        # A default that was written down is there all the same; rows of a matrix have none.
+        gone = [leaf for leaf, value in leaves.items() if key == "matrix" or value != recipe.value(leaf)]
+        if gone:
+            one = f"{key}.name" if key in settings.NAMED else f"{key}.KEY"
+            yield (f"--set {key} gives the whole table, so {some_of(gone)} of the recipe's file "
+                   f"{'is' if len(gone) == 1 else 'are'} left out; write --set {one}=... to change single keys")  # fmt: skip
 
 
 def _uses(recipe: Recipe, key: str) -> bool:
@@ -41,7 +54,7 @@ def _uses(recipe: Recipe, key: str) -> bool:
 def _settings(recipe: Recipe) -> Iterator[tuple[str, str]]:
     """Keys that differ from their defaults, and why each does nothing; "" where it does something."""
     outliers, pure, train, data = recipe.outliers, recipe.pure_samples, recipe.train, recipe.data
-    classifier, tuning = recipe.classifier, recipe.fine_tuning
+    classifier, tuning, serve, budget = recipe.classifier, recipe.fine_tuning, recipe.serve, recipe.budget
 
     def moved(key: str, section: Section, is_idle: Any, why: str) -> Iterator[tuple[str, str]]:
         name = key.rpartition(".")[2]
@@ -63,6 +76,15 @@ def _settings(recipe: Recipe) -> Iterator[tuple[str, str]]:
             'classifier.train = "head" learns from the views that data.augment makes; name augmentations there and set '
             "classifier.views, or remove it" if frozen else
             "fine_tuning.augment stands in its place; remove one of them")  # fmt: skip
+    yield from moved("classifier.frozen_statistics", classifier,
+        classifier.backbone == "small_cnn" and not classifier.neck,
+        'the backbone "small_cnn" keeps no statistics of batches and has no dropout; remove it')  # fmt: skip
+    yield from moved("serve.undecodable", serve, not serve.export,
+        "only a SavedModel is asked for files that cannot be decoded, and serve.export = false writes none; remove "
+        "it")  # fmt: skip
+    for name in ("diffusion", "sampling") if recipe.needs_diffusion else ():
+        yield from moved(f"budget.{name}", budget, budget.minutes is None,
+            "there is no time to share; set budget.minutes, or remove it")  # fmt: skip
     yield from moved("train.auxiliary.weight", train.auxiliary, train.auxiliary.name == "none",
         'there is nothing that it weighs; set train.auxiliary.name = "rotation", or remove it')  # fmt: skip
     for name in type(tuning).model_fields:
@@ -76,6 +98,8 @@ def _settings(recipe: Recipe) -> Iterator[tuple[str, str]]:
             "data.hold_out.folds names the classes of each fold; remove it")  # fmt: skip
     if outliers.use:
         sources = outliers.drawn
+        yield "outliers.use: exposure to them", "" if outliers.exposes else (
+            "outliers.weight = 0 keeps them out of every training; raise it, or set outliers.use = []")  # fmt: skip
         yield from moved("outliers.reach", outliers, not sources,
             f"{' and '.join(outliers.use)} outliers are features, which teach the head alone; remove it")  # fmt: skip
         counted = not all(source.count for source in sources.values()) or (pure.trains and not pure.count)
@@ -103,6 +127,8 @@ def _settings(recipe: Recipe) -> Iterator[tuple[str, str]]:
         yield from moved("pure_samples.count", pure, not pure.trains,
             'nothing is trained on them; set pure_samples.audit_count for the audit, or add "augment" or "id_rows" to '
             "pure_samples.use")  # fmt: skip
+        yield from moved("pure_samples.audit_count", pure, "audit" not in pure.use,
+            'only the audit samples them; add "audit" to pure_samples.use, or remove it')  # fmt: skip
         yield from moved("pure_samples.per_batch", pure, "id_rows" not in pure.use,
             'only rows beside the images have a number in each batch; add "id_rows" to pure_samples.use, or remove '
             "it")  # fmt: skip

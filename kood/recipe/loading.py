@@ -1,5 +1,6 @@
 """A TOML file, and the settings of the command line, to a checked recipe."""
 
+import copy
 import difflib
 import tomllib
 from collections.abc import Sequence
@@ -69,12 +70,14 @@ def load(path: str | Path, overrides: tuple[str, ...] | list[str] = (), *, quick
     except (tomllib.TOMLDecodeError, RecursionError) as error:
         told = "; ".join(filter(None, (str(error) or "nested too deeply", spelling.line_hint(text, str(error)))))
         raise UserError(f"{path}: not valid TOML: {told}") from error
+    file, tables = copy.deepcopy(given), dict[str, Any]()
     for override in map(composed, overrides):
         key, equals, value = override.partition("=")
         if not equals or not key.strip():
             raise UserError(f"--set {override!r}: write it as KEY=VALUE, such as --set train.epochs=10")
         where = f"--set {key.strip()}"
-        settings.put_all(given, key.strip(), settings.parse(value.strip(), where=where), where=where)
+        tables[key.strip()] = settings.parse(value.strip(), where=where)
+        settings.put_all(given, key.strip(), tables[key.strip()], where=where)
     for override in map(composed, overrides):
         key, _, value = override.partition("=")
         settings.refuse_covered(key.strip(), value.strip(), given.get("matrix"))
@@ -84,6 +87,7 @@ def load(path: str | Path, overrides: tuple[str, ...] | list[str] = (), *, quick
     keys = [override.partition("=")[0].strip() for override in overrides]
     recipe = checked(given, str(path), keys, quick=quick)
     recipe._file, recipe._overrides = path, tuple(overrides)
+    recipe._reset = {key: settings.reset(file, key, value, given) for key, value in tables.items()}
     return recipe
 
 

@@ -58,6 +58,7 @@ class Recipe(Section):
     _given: dict[str, Any] = {}
     _file: Path | None = None
     _overrides: tuple[str, ...] = ()
+    _reset: dict[str, dict[str, Any]] = {}
 
     @property
     def file(self) -> Path | None:

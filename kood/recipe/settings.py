@@ -7,7 +7,7 @@ from typing import Any
 from kood.errors import UserError
 from kood.recipe import spelling
 
-__all__ = ["dropped", "labels", "parse", "put", "put_all", "put_cell", "refuse_covered"]
+__all__ = ["dropped", "labels", "parse", "put", "put_all", "put_cell", "refuse_covered", "reset"]
 
 
 #: Keys whose value is a table, or may be one, which a row gives whole; so is one named `group`.
@@ -135,6 +135,38 @@ def dropped(given: dict[str, Any], matrix: dict[str, list[Any]]) -> dict[str, st
             if all(above) and not any(leaf in _given_by(row, cell) for cell in values):
                 found[leaf] = above[0][0]
     return found
+
+
+def reset(file: dict[str, Any], key: str, value: Any, given: dict[str, Any]) -> dict[str, Any]:
+    """The settings of a file that a setting of the command line took away, since it gives their table whole.
+
+    An empty table, which empties, and what is a value though it is a table, take away what was meant.
+
+    Args:
+        file: What the TOML file says.
+        key: Of `--set KEY=VALUE`.
+        value: As it was read.
+        given: The file with all settings of the command line.
+
+    Returns:
+        {dotted key: what the file says}.
+    """
+    named = key in NAMED and isinstance(value, str)
+    if not named and (not isinstance(value, dict) or not value or key in WHOLE or key.endswith(".group")):
+        return {}
+    before, after = (_found(tree, key) for tree in (file, given))
+    if not isinstance(before, dict):
+        return {}
+    now = _leaves(key, after)
+    # A leaf may have become a table, or a table one leaf.
+    return {leaf: _found(file, leaf) for leaf in _leaves(key, before)
+            if not any(f"{leaf}.".startswith(f"{one}.") or one.startswith(f"{leaf}.") for one in now)}  # fmt: skip
+
+
+def _found(tree: Any, key: str) -> Any:
+    for part in key.split("."):
+        tree = tree.get(part) if isinstance(tree, dict) else None
+    return tree
 
 
 def _given_by(key: str, value: Any) -> list[str]:
