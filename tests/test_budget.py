@@ -237,7 +237,7 @@ def test_the_call_that_compiles_is_no_pace(first, after, calls):
 def test_a_schedule_that_leaves_images_is_warned_of(recipe):
     for name, steps, left in (("linear", 200, "36%"), ("linear", 500, "8%"), ("linear", 1000, ""), ("cosine", 100, "")):
         stage = Diffusion(recipe(f"diffusion.schedule='{name}'", f"diffusion.num_steps={steps}"), None)
-        stage.result = SimpleNamespace(facts={"steps": 5, "passes": 50.0, "timed": False})
+        stage.result = SimpleNamespace(facts={"steps": 5000, "passes": 50.0, "timed": False})
         assert len(stage.warnings) == bool(left)
         assert not left or f"after {steps} steps {left} of an image is left" in stage.warnings[0]
 
@@ -245,9 +245,9 @@ def test_a_schedule_that_leaves_images_is_warned_of(recipe):
 def test_a_diffusion_model_that_had_little_time_is_warned_of(recipe):
     stage = Diffusion(recipe("budget.minutes=10"), None)
     for passes, timed, warned in ((0.03, True, True), (9.9, True, True), (10.0, True, False), (0.03, False, False)):
-        stage.result = SimpleNamespace(facts={"steps": 5, "passes": passes, "timed": timed})
+        stage.result = SimpleNamespace(facts={"steps": 5000, "passes": passes, "timed": timed})
         assert len(stage.warnings) == len(stage.says()) == warned
-        assert not warned or f"5 steps, in which each image was seen {passes:g} times" in stage.warnings[0]
+        assert not warned or f"5000 steps, in which each image was seen {passes:g} times" in stage.warnings[0]
     for minutes, budget, raised in (
         (None, 10, "budget.minutes or budget.diffusion"),
         (1, None, "diffusion.minutes"),
@@ -255,7 +255,7 @@ def test_a_diffusion_model_that_had_little_time_is_warned_of(recipe):
     ):
         made = recipe(*([] if budget is None else [f"budget.minutes={budget}"]))
         stage = Diffusion(made.changed(diffusion={"minutes": minutes}), None)
-        stage.result = SimpleNamespace(facts={"steps": 5, "passes": 1.0, "timed": True})
+        stage.result = SimpleNamespace(facts={"steps": 5000, "passes": 1.0, "timed": True})
         assert f"; raise {raised}, or take a smaller denoiser" in stage.warnings[0]
 
 

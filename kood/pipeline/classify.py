@@ -21,7 +21,7 @@ from kood.nets.neck import standardize, whole
 from kood.pipeline.build import backbone_weights, build_classifier, class_weights, frozen_backbone, network_of, said_of
 from kood.pipeline.diffusion import Pure
 from kood.pipeline.features import Features, OutlierFeatures, moments
-from kood.pipeline.fitting import augmentations, decided, fitted, resident_images
+from kood.pipeline.fitting import augmentations, decided, fitted, remembered, resident_images
 from kood.pipeline.held_out import Fewer
 from kood.pipeline.outliers import Outliers
 from kood.pipeline.prepare import Rows
@@ -71,6 +71,7 @@ class Classifier(Stage):
     kind, version, on = "classifier", 4, "fitting"
     #: The stages before it that train parts of it.
     begun: "tuple[Classifier, ...]" = ()
+    _ema_key = "train.ema"
 
     def __init__(
         self,
@@ -207,6 +208,8 @@ class Classifier(Stage):
                 steps_per_epoch=per_epoch, rows=settings.batch_size + self._pure_per_batch + per_batch, limit=limit,
                 images=held,
             )  # fmt: skip
+            if settings.ema is not None:
+                facts["averaged"] = trained
             if model.exposed is not None:
                 facts["exposed"] = int(keras.ops.convert_to_numpy(model.exposed))
         plain = _plain(model, recipe, classes)
@@ -232,7 +235,16 @@ class Classifier(Stage):
         if epochs < 1:
             told.append(f"{self.role}: the time was enough for {epochs:g} of {self.recipe.train.epochs} epochs, so it "
                         "has not seen every image once; give the run more minutes")  # fmt: skip
-        return [*told, *self._unexposed()]
+        return [*told, *self._averaged(), *self._unexposed()]
+
+    def _averaged(self) -> list[str]:
+        """Says so where the average of the weights is still much what it began as; once, not for those beside it too.
+
+        The lengths of a smoke run are not the user's.
+        """
+        if self.recipe.quick or self.role not in (Classifier.kind, f"{Classifier.kind}_head"):
+            return []
+        return remembered(self._ema_key, self.recipe.train.ema, self.facts.get("averaged", 0))
 
     def _unexposed(self) -> list[str]:
         """Says so where no step of the training was exposed to some outliers, and why."""
@@ -322,6 +334,8 @@ class FineTuned(Classifier):
     def __init__(
         self, recipe: Recipe, data: Rows, outliers: Sequence[Outliers | Fewer], begun: Classifier, role: str = ""
     ):
+        if recipe.fine_tuning.ema is not None:
+            self._ema_key = "fine_tuning.ema"
         given = {key: value for key, value in recipe.fine_tuning.model_dump().items() if value is not None}
         super().__init__(recipe.changed(train=given), data, outliers, role=role or Classifier.kind)
         self.begun, begun.only_for = (begun,), (self,)

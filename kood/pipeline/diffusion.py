@@ -19,7 +19,7 @@ from kood.diffusion.collected import Collected
 from kood.diffusion.denoiser import Denoiser
 from kood.diffusion.sampling import Start, draw_rows, image_sampler, resized
 from kood.pipeline.build import build_denoiser
-from kood.pipeline.fitting import augmentations, decided, fitted, resident_images
+from kood.pipeline.fitting import augmentations, decided, fitted, remembered, resident_images
 from kood.pipeline.precision import faster, seconds_of_a_step
 from kood.pipeline.prepare import Rows
 from kood.pipeline.stage import Stage, Work
@@ -120,6 +120,8 @@ class Diffusion(Stage):
     @property
     def warnings(self) -> list[str]:
         passes, warned = self.facts["passes"], self._unnoised()
+        if not self.recipe.quick:  # The lengths of a smoke run are not the user's.
+            warned += remembered("diffusion.ema", self.recipe.diffusion.ema, self.facts["steps"])
         if passes >= PASSES or not self.facts["timed"]:
             return warned
         kept = ["diffusion.minutes"] if self.recipe.diffusion.minutes is not None else []

@@ -22,10 +22,12 @@ from kood.report import fit_callback
 from kood.runs import key_of
 from kood.training import Pace, TimeBudget
 
-__all__ = ["augmentations", "decided", "fitted", "resident_images"]
+__all__ = ["augmentations", "decided", "fitted", "remembered", "resident_images"]
 
 #: Pictures are kept in memory, and no more than so many bytes of them.
 MOST_BYTES = 2**28
+#: So much of an average of weights may be where it began without a word.
+REMEMBERED = 0.05
 
 
 def fitted(
@@ -73,6 +75,22 @@ def fitted(
         )
     steps = int(keras.ops.convert_to_numpy(model.optimizer.iterations))
     return model, {"history": history, "parameters": model.count_params(), **pace.facts}, steps
+
+
+def remembered(key: str, ema: float | None, steps: int) -> list[str]:
+    """Says so where an average of weights, which replaces them at the end, still holds much of where it began.
+
+    Args:
+        key: The recipe's, of its decay.
+        ema: That decay, or None.
+        steps: Of the whole training; the average begins with the weights after the first of them.
+    """
+    left = 0.0 if ema is None or not steps else ema ** (steps - 1)
+    if left <= REMEMBERED:
+        return []
+    lower = f"set {key} = {1 - float(f'{5 / steps:.1g}'):g} or lower, or " if steps >= 10 else ""
+    return [f"{key} = {ema:g}: after {steps:,} steps {left:.0%} of the averaged weights, which are what is kept, is the "
+            f"network as the training began; {lower}train for more steps"]  # fmt: skip
 
 
 def augmentations(

@@ -39,9 +39,9 @@ def _reset(recipe: Recipe) -> Iterator[str]:
         # A default that was written down is there all the same; rows of a matrix have none.
         gone = [leaf for leaf, value in leaves.items() if key == "matrix" or value != recipe.value(leaf)]
         if gone:
-            one = f"{key}.name" if key in settings.NAMED else f"{key}.KEY"
-            yield (f"--set {key} gives the whole table, so {some_of(gone)} of the recipe's file "
-                   f"{'is' if len(gone) == 1 else 'are'} left out; write --set {one}=... to change single keys")  # fmt: skip
+            one, are = "name" if key in settings.NAMED else "KEY", "is" if len(gone) == 1 else "are"
+            yield (f"--set {key} gives the whole table, so {some_of(gone)} of the recipe's file {are} left out; write "
+                   f"--set {key}.{one}=... to change single keys")  # fmt: skip
 
 
 def _uses(recipe: Recipe, key: str) -> bool:

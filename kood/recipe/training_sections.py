@@ -51,7 +51,8 @@ class Train(Section):
             given, all images count alike. Exposure to outliers is left as it is.
         clip_norm: Global norm to which gradients are clipped; not given, they are not.
         ema: Decay of the weights' moving average; not given, there is none. Statistics of batches and what a head
-            keeps (AdaCos' scale, CIDER's prototypes) are not averaged.
+            keeps (AdaCos' scale, CIDER's prototypes) are not averaged. The average begins with the first weights, so of
+            n steps it leaves about ema^n of them; where that is more than 5%, a warning says so.
         precision: Arithmetic of the network in training. Heads, losses and scores are float32 always, and so is the
             network when it is measured and served.
         steps_per_execution: Training steps run in one call of the compiled function; on several devices under
