@@ -8,9 +8,9 @@ import pytest
 
 from kood.data import ImageSet
 from kood.errors import UserError
+from kood.pipeline import cell as whole
 from kood.pipeline import classify, diffusion
 from kood.pipeline.build import build_classifier, class_weights
-from kood.pipeline.cell import Cell as stages_of
 from kood.recipe import load
 from kood.runs import Result
 from tests.conftest import TINY, Cell
@@ -302,18 +302,18 @@ def test_what_was_not_trained_was_not_meant_to_be_exposed(tmp_path, monkeypatch)
 @pytest.mark.parametrize(
     ("settings", "role", "steps", "told"),
     [
-        (["train.ema=0.9999"], "classifier", 48, "train.ema = 0.9999: after 48 steps 100% of the averaged weights, which "
-         "are what is kept, is the network as the training began; set train.ema = 0.9 or lower, or train for more"),
+        (["train.ema=0.9999"], "classifier", 48, "train.ema = 0.9999: after 48 steps 100% of the averaged weights, "
+         "which are kept, are those that the training began with; set train.ema = 0.9 or lower, or train for more"),
         (["train.ema=0.995"], "classifier", 400, "train.ema = 0.995: after 400 steps 14% of "),
-        (["train.ema=0.9"], "classifier", 3, "network as the training began; train for more steps"),
+        (["train.ema=0.9"], "classifier", 3, "that the training began with; train for more steps"),
         (["train.ema=0.995"], "classifier", 800, None),
         ([], "classifier", 3, None),
         (["train.ema=0.9999"], "baseline_classifier", 48, None),  # It is told once.
         (["train.ema=0.9999", "classifier.train=last"], "classifier_head", 48, "train.ema = 0.9999: "),
         (["train.ema=0.9999", "classifier.train=last"], "classifier", 48, "train.ema = 0.9999: "),
         (["train.ema=0.5", "fine_tuning.ema=0.9999", "classifier.train=last"], "classifier", 48, "fine_tuning.ema = "),
-        (["diffusion.ema=0.9999", "outliers.use=['label_mixup']"], "diffusion", 800, "diffusion.ema = 0.9999: after 800 "
-         "steps 92% of"),
+        (["diffusion.ema=0.9999", "outliers.use=['label_mixup']"], "diffusion", 800,
+         "diffusion.ema = 0.9999: after 800 steps 92% of"),
         (["diffusion.ema=0.995", "outliers.use=['label_mixup']"], "diffusion", 800, None),
     ],
 )  # fmt: skip
@@ -321,7 +321,7 @@ def test_an_average_that_still_is_the_network_as_it_began_is_told_of(tmp_path, s
     (tmp_path / "tiny.toml").write_text(TINY)
     for quick in (False, True):
         recipe = load(tmp_path / "tiny.toml", ['outliers.use=["noise"]', *settings], quick=quick)
-        stage = next(stage for stage in stages_of(recipe).stages if stage.role == role)
+        stage = next(stage for stage in whole.Cell(recipe).stages if stage.role == role)
         facts = {"averaged": steps, "steps": steps, "passes": 99.0, "timed": False}
         stage.result = Result(tmp_path, facts, 0.0, False)
         assert len(stage.warnings) == bool(told and not quick)
