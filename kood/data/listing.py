@@ -164,8 +164,9 @@ def read_listed(
         files, hashes = [part.files[row] for row in rows], np.zeros(len(rows), np.uint64) if hashed else None
         images, read, skipped = images_of(files, image_shape, max_bad_images, framing, hashes)
         groups = None if part.groups is None else part.groups[rows[read]]
-        sets[name] = ImageSet(images, labels[read] if names else None, names, skipped, listed.notes, groups,
-                              None if hashes is None else hashes[read])  # fmt: skip
+        looks = (None, None) if hashes is None else (hashes[read], np.array(files, object)[read])
+        labels = labels[read] if names else None
+        sets[name] = ImageSet(images, labels, names, skipped, listed.notes, groups, *looks)
     return sets
 
 

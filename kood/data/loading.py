@@ -80,8 +80,9 @@ def _plain(value: Any) -> Any:
 
 
 def load_ood(
-    spec: Any, image_shape: tuple[int, int, int], *, seed: int, key: str, framing: Framing = STRETCHED
-) -> ImageSet:
+    spec: Any, image_shape: tuple[int, int, int], *, seed: int, key: str, framing: Framing = STRETCHED,
+    hashed: bool = False,
+) -> ImageSet:  # fmt: skip
     """One out-of-distribution set: its test images where it has any, then `classes`, then `count` drawn at random.
 
     The arguments are those of `load_source`; `spec.split` overrides the choice of "test".
@@ -92,28 +93,30 @@ def load_ood(
     Raises:
         UserError: As `load_source` does; a split the source does not have; more images asked for than there are.
     """
-    return _load_part(spec, image_shape, TESTED, seed, key, framing)[1]
+    return _load_part(spec, image_shape, TESTED, seed, key, framing, hashed)[1]
 
 
 def load_outliers(
-    spec: Any, image_shape: tuple[int, int, int], *, seed: int, key: str = "outliers.real", framing: Framing = STRETCHED
-) -> tuple[str, ImageSet]:
+    spec: Any, image_shape: tuple[int, int, int], *, seed: int, key: str = "outliers.real",
+    framing: Framing = STRETCHED, hashed: bool = False,
+) -> tuple[str, ImageSet]:  # fmt: skip
     """Real outliers to train on: as `load_ood`, but of the source's training images; its test part stays unseen.
 
     Returns:
         The part that was taken ("train", "all" where the source has one part, "test" where it has no other), and its
         images.
     """
-    return _load_part(spec, image_shape, ("train", "all", "validation", "test"), seed, key, framing)
+    return _load_part(spec, image_shape, ("train", "all", "validation", "test"), seed, key, framing, hashed)
 
 
 def _load_part(
-    spec: Any, image_shape: tuple[int, int, int], order: Sequence[str], seed: int, key: str, framing: Framing
-) -> tuple[str, ImageSet]:
+    spec: Any, image_shape: tuple[int, int, int], order: Sequence[str], seed: int, key: str, framing: Framing,
+    hashed: bool,
+) -> tuple[str, ImageSet]:  # fmt: skip
     """The part that the recipe names, else the first of `order` that there is."""
     entry = registry.find(_ROOM, spec.source, f"{key}.source")
     wanted: dict[str, Any] = {"split": spec.split or order[0]} if "split" in entry.parameters else {}
-    sets = load_source(spec, image_shape, seed=seed, key=key, framing=framing, **wanted)
+    sets = load_source(spec, image_shape, seed=seed, key=key, framing=framing, hashed=hashed, **wanted)
     part = spec.split or next(name for name in order if name in sets)
     chosen = _chosen(_official(sets, part, key), spec, key)
     if len(chosen) == 0:

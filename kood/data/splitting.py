@@ -5,9 +5,9 @@ from typing import Any
 
 import numpy as np
 
-from kood.data.copies import alike, connected, distinct, image_digests, near_pairs, numbered, perceptual_hashes
+from kood.data.copies import alike, connected, distinct, image_digests, near_pairs, numbered
 from kood.data.dealing import FEW, deal, draw_count, draw_per_class
-from kood.data.image_set import ImageSet, Splits
+from kood.data.image_set import ImageSet, Looks, Splits
 from kood.errors import UserError
 from kood.text import clean, some_of
 
@@ -35,7 +35,10 @@ class Splitting:
         self.digests_of = [image_digests(found.images) for found in every]
         self.digests = np.concatenate(self.digests_of)
         count = len(self.digests)
-        links = _near(every, spec.near_copies) if spec.near_copies is not None else None
+        self.looks = links = None
+        if spec.near_copies is not None:
+            self.looks = Looks.of(every)
+            links = _near(self.looks.hashes, spec.near_copies)
         #: For every row the first one that is a copy of it, and the first one that stays with it.
         self.copies = connected(count, [numbered(self.digests)], links)
         self.grouped = any(found.groups is not None for found in every)
@@ -66,7 +69,7 @@ class Splitting:
         notes, warnings = self._said(counts, left_out)
         warnings += untrained
         return Splits(
-            **found, digests=distinct(self.digests), copies=counts, groups=groups, notes=tuple(notes),
+            **found, digests=distinct(self.digests), looks=self.looks, copies=counts, groups=groups, notes=tuple(notes),
             warnings=tuple(warnings),
         )  # fmt: skip
 
@@ -235,13 +238,11 @@ class Splitting:
             )
 
 
-def _near(sets: Sequence[ImageSet], distance: int) -> np.ndarray:
+def _near(hashes: np.ndarray, distance: int) -> np.ndarray:
     """Links between images whose perceptual hashes are near; what is of one colour has none.
 
     Copies of other proportions are framed otherwise, so a file's hash is of its whole picture.
     """
-    each = [perceptual_hashes(one.images) if one.hashes is None else one.hashes for one in sets]
-    hashes = np.concatenate(each)
     rows = np.flatnonzero(hashes)
     return rows[near_pairs(hashes[rows], distance)]
 

@@ -25,6 +25,7 @@ from kood.runs import key_of
 from kood.serving.client import versions
 from kood.serving.extras import read_facts
 from kood.serving.publishing import publish
+from kood.serving.seen import DISTANCE, HASHES
 from kood.serving.served import Served
 
 __all__ = ["Export"]
@@ -135,7 +136,10 @@ class Export(Stage):
     def _seen(self) -> dict[str, np.ndarray]:
         """Digests of the images that the model must not be calibrated or watched on, by what the run did with them."""
         used = {"trained": "train", "chosen": "validation", "calibrated": "calibration"}
-        return {use: read_digests(self.data.folder, name) for use, name in used.items()}
+        seen = {use: read_digests(self.data.folder, name) for use, name in used.items()}
+        if (hashes := self.data.hashes()) is not None:
+            seen |= {HASHES: hashes, DISTANCE: np.array([self.recipe.data.id.near_copies])}
+        return seen
 
     @property
     def _card(self) -> dict[str, Any]:

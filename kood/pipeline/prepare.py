@@ -6,16 +6,19 @@ from typing import Any
 
 import numpy as np
 
+from kood import registry
 from kood.data import ImageSet, load_id, load_ood, load_outliers
-from kood.data.copies import alike, distinct, image_digests
+from kood.data.copies import alike, distinct, image_digests, near_others
 from kood.data.deferred import are_deferred
+from kood.data.image_set import Looks
 from kood.data.rules import Framing
 from kood.data.stored import read_images, source_state, write_digests, write_images
 from kood.errors import UserError
 from kood.pipeline.stage import Stage, Work
 from kood.recipe import Recipe
+from kood.text import clean, some_of
 
-__all__ = ["KINDS", "PARTS", "PICTURES", "Data", "Rows", "Stored", "refuse_shared"]
+__all__ = ["KINDS", "PARTS", "PICTURES", "Data", "Rows", "Stored", "near_shared", "refuse_shared"]
 
 #: The in-distribution parts.
 PARTS = ("train", "validation", "calibration", "test")
@@ -24,6 +27,8 @@ KINDS = ("near", "far", "validation_ood")
 
 #: The recipe's key of what `pixmix` mixes into images.
 PICTURES = "data.pictures"
+#: The file of the hashes of what was learned from, chosen on and calibrated on.
+_HASHES = "used.hashes.npy"
 #: A smoke run looks at no more images of a set than this.
 QUICK_IMAGES = 200
 
@@ -103,6 +108,7 @@ class Data(Stored):
         data = self.recipe.data
         return {
             "data": data.model_dump(exclude={"augment", "hold_out"}),
+            **({} if data.id.near_copies is None else {"near": "others"}),  # Other sets are looked at too.
             "real": real.model_dump() if real else None,
             "states": {key: source_state(source, key, placed=placed) for key, source in sources.items()},
         }
@@ -125,6 +131,7 @@ class Data(Stored):
 
     def _written(self, folder: Path, work: Work) -> dict[str, Any]:
         data, limit = self.recipe.data, QUICK_IMAGES if self.recipe.quick else None
+        distance = data.id.near_copies
         facts: dict[str, Any] = {}
         parts: dict[str, str] = {}
         skipped: dict[str, list[str]] = {}
@@ -149,9 +156,14 @@ class Data(Stored):
                 keep("data.id", name, images)
             write_digests(folder, "data.id", splits.digests)
             seen["data.id"] = splits.digests  # What is not learned from is of its classes all the same.
+            met = {"data.id": splits.looks} if splits.looks else {}
+            if splits.looks:
+                used = [sets[name] for name in PARTS if name != "test" and len(sets[name])]
+                np.save(folder / _HASHES, np.unique(Looks.of(used).hashes))
             bar.update(1)
             for done, (key, source) in enumerate(self.sources.items(), start=2):
                 how: dict[str, Any] = {"seed": data.split_seed, "key": key, "framing": Framing.of(data)}
+                how["hashed"] = distance is not None
                 if key == "outliers.real":
                     parts[key], images = load_outliers(source, data.shape, **how)
                     notes.append(f"{key}: {_taken(parts[key], source.source)}")
@@ -162,6 +174,8 @@ class Data(Stored):
                 if same := alike(images.images, found):
                     warnings.append(f"{key}: {same}")
                 refuse_shared(key, distinct(found), seen)
+                if distance is not None and not _is_noise(source):
+                    warnings += near_shared(key, Looks.of([images]), met, distance)
                 bar.update(done)
         return {
             "sets": facts, "skipped": {key: why for key, why in skipped.items() if why}, "notes": notes,
@@ -170,6 +184,12 @@ class Data(Stored):
 
     def says(self) -> list[tuple[str, str]]:
         return [*((text, "") for text in self.facts["notes"]), *super().says()]
+
+    def hashes(self) -> np.ndarray | None:
+        """Perceptual hashes of the images that were learned from, chosen on and calibrated on; None where near copies
+        do not count."""
+        asked = self.recipe.data.id.near_copies is not None
+        return np.load(self.folder / _HASHES, allow_pickle=False) if asked else None
 
     @property
     def warnings(self) -> list[str]:
@@ -209,6 +229,36 @@ def refuse_shared(key: str, digests: np.ndarray, seen: dict[str, np.ndarray]) ->
                 "them from one, or give the two different classes"
             )
     seen[key] = digests
+
+
+def near_shared(key: str, looks: Looks, met: dict[str, Looks], distance: int) -> list[str]:
+    """A warning for each set that holds near copies of images of this one and, by `refuse_shared`, may not hold equals.
+
+    Args:
+        key: The recipe's, of a set.
+        looks: What its images show.
+        met: Those of the sets before it, by key; this one is added.
+        distance: Bits in which the perceptual hashes of near copies differ at most.
+    """
+    told = []
+    for other, theirs in met.items():
+        reason = _forbidden(key, other)
+        near = near_others(looks.hashes, theirs.hashes, distance) if reason else np.empty(0, np.int64)
+        if len(rows := np.flatnonzero(near >= 0)):
+            pairs = [(looks.files[row], theirs.files[near[row]]) for row in rows]
+            such = some_of([f"{clean(mine)} like {clean(its)}" for mine, its in pairs if mine and its][:3])
+            told.append(
+                f"{key}: {len(rows):,} of its {len(near):,} images are near copies of some in {other} (perceptual "
+                f"hashes that differ in at most {distance} bits{such and f', such as {such}'}), so {reason}; look at "
+                "them, and take them out of one"
+            )
+    met[key] = looks
+    return told
+
+
+def _is_noise(source: Any) -> bool:
+    """Whether a source draws what shows nothing, which no image is a copy of."""
+    return registry.find("datasets", source.source).module.endswith(".sources.noise")
 
 
 def _forbidden(key: str, other: str) -> str:

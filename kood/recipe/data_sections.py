@@ -61,7 +61,8 @@ class IdSource(ImageSource):
         near_copies: Take images for copies of one another whose perceptual hashes (pHash, 64 bits) differ in at most so
             many bits: the same picture saved at another size, quality or brightness; 4 is cautious. Hashes are of whole
             pictures, whatever `resize` leaves of them. Not given, only images with the same pixels are copies. Copies
-            stand in one part of the split.
+            stand in one part of the split. Where other sets, or what `kood calibrate` is given, hold near copies of
+            these images, a warning says so; equal ones are refused or left out in either case.
     """
 
     validation: Share = 0.1

@@ -114,6 +114,7 @@ def _calibrated(
         told.append(f"Left out: {copies:,} copies of others, which say nothing new")
     if unjudged := int(np.sum(labels < 0)):
         told.append(f"Flagged whatever the threshold: {unjudged:,} images whose probabilities or score are no numbers")
+    near = [row for row in seen.near() if new[row]]
     # The classifier has seen these no more than others.
     if again := int(np.sum(seen.among(digests, (RECALIBRATED,)) & new)):
         told.append(f"Again among them: {again:,} images that an earlier calibration was given")
@@ -131,7 +132,8 @@ def _calibrated(
         low, high = rate_interval(hits, kept)
         accepted = {"images": kept, "rate": hits / kept, "interval": [low, high]}
         told.append(f"Of {kept:,} others it accepts {hits / kept:.1%} (95% interval {low:.1%} to {high:.1%})")
-    told += [f"Warning: {doubt}" for doubt in (_strange(said, facts), _unnamed(data, files, served.names)) if doubt]
+    doubts = _near(near, read, int(np.sum(new))), _strange(said, facts), _unnamed(data, files, served.names)
+    told += [f"Warning: {doubt}" for doubt in doubts if doubt]
     version = old.parent / str(folder.next_version())
     publish_calibrated(old, version, served, {"accepted": accepted, "calibrated_from": old.name})
     return Calibrated(version, [*told, f"Written: {version} ({old} stays)"], unread)
@@ -165,6 +167,17 @@ def _thresholds(served: Served, was: float | None) -> list[str]:
     shares = any(len(group.classes) > 1 for group in groups)
     together = " (of classes that share a threshold, for all of them together)" if shares else ""
     return [*told, f"Whichever class it is labelled as, {promise}{together}"]
+
+
+def _near(rows: Sequence[int], read: Sequence[Answer], images: int) -> str:
+    """What is doubtful about images that are near copies of what the version was made of, in words; or ""."""
+    if not rows:
+        return ""
+    return (
+        f"{len(rows):,} of the {images:,} images are near copies of some that the model was made of, such as "
+        f"{some_of((clean(str(read[row].file)) for row in rows), 3)}; a threshold set on what it has seen accepts less "
+        "than it promises, so take them out"
+    )
 
 
 def _strange(said: Sequence[Mapping[str, Any]], facts: Mapping[str, Any]) -> str:

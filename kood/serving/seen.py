@@ -6,18 +6,21 @@ from typing import Any
 
 import numpy as np
 
-from kood.data.copies import distinct, image_digests, whole
+from kood.data.copies import distinct, image_digests, near_others, whole
 from kood.data.rules import Framing
 from kood.serving.answers import Answer, answers
 from kood.serving.client import LocalModel
 from kood.serving.extras import read_seen
 
-__all__ = ["RECALIBRATED", "USED", "Seen", "firsts"]
+__all__ = ["DISTANCE", "HASHES", "RECALIBRATED", "USED", "Seen", "firsts"]
 
 #: What a run does with its images, as `Served.seen` names it: training, choices on validation images, the threshold.
 USED = ("trained", "chosen", "calibrated")
 #: Images that `kood calibrate` set a later threshold on.
 RECALIBRATED = "recalibrated"
+#: Perceptual hashes of what it was made of, and the bits in which those of near copies differ at most, where a run
+#: looked for such.
+HASHES, DISTANCE = "hashes", "near_copies"
 
 
 class Seen:
@@ -29,6 +32,7 @@ class Seen:
 
     def __init__(self, version: Path, facts: Mapping[str, Any]):
         self._version, self._known = version, read_seen(version)
+        self._looks: np.ndarray | None = None
         height, width, channels = facts["image_shape"]
         self._shape, self._framing = (height, width, channels), Framing.read(facts)
 
@@ -46,9 +50,20 @@ class Seen:
             found[answer.said is not None].append(answer)
         read = found[True]
         digests = np.zeros((len(read), 16), np.uint8)
-        for rows, images in decoded([answer.file for answer in read], self._shape, len(read), self._framing, []):
+        self._looks = np.zeros(len(read), np.uint64) if HASHES in self._known else None
+        read_again = [answer.file for answer in read]
+        for rows, images in decoded(read_again, self._shape, len(read), self._framing, [], self._looks):
             digests[rows] = image_digests(images)
         return read, found[False], digests
+
+    def near(self) -> np.ndarray:
+        """Rows of the images that were asked about last that are near copies of what the version was made of.
+
+        None where the run did not look for near copies (`data.id.near_copies`).
+        """
+        if self._looks is None:
+            return np.empty(0, np.int64)
+        return np.flatnonzero(near_others(self._looks, self._known[HASHES], int(self._known[DISTANCE][0])) >= 0)
 
     def among(self, digests: np.ndarray, uses: Iterable[str]) -> np.ndarray:
         """(N,) bool: which of the images the version has seen in one of these ways."""

@@ -3,7 +3,16 @@
 import numpy as np
 import pytest
 
-from kood.data.copies import alike, connected, distinct, image_digests, near_pairs, numbered, perceptual_hashes
+from kood.data.copies import (
+    alike,
+    connected,
+    distinct,
+    image_digests,
+    near_others,
+    near_pairs,
+    numbered,
+    perceptual_hashes,
+)
 from kood.data.stored import read_digests, write_digests
 
 
@@ -47,6 +56,24 @@ def test_rows_are_connected_through_others():
     assert first.tolist() == [0, 1, 2, 0, 4, 0, 2]
     assert connected(3).tolist() == [0, 1, 2] and connected(0).tolist() == []
     assert connected(3, [np.array([5, 5, 9]), np.array([1, 2, 2])]).tolist() == [0, 0, 0]
+
+
+@pytest.mark.parametrize("distance", [0, 1, 4, 10])
+def test_near_hashes_of_another_set_are_found_as_by_all_pairs(distance):
+    rng = np.random.default_rng(distance)
+    others = np.append(rng.integers(1, 2**64, 200, np.uint64), np.uint64(0))
+    hashes = others[rng.integers(0, 201, 150)]
+    for row in range(150):
+        flips = rng.choice(64, rng.integers(0, 16), replace=False).astype(np.uint64)
+        hashes[row] ^= np.bitwise_or.reduce(np.uint64(1) << flips, initial=np.uint64(0))
+    hashes[:2] = 0  # Of one colour: like nothing.
+    apart = np.bitwise_count(hashes[:, None] ^ others[None, :])
+    found = near_others(hashes, others, distance)
+    wanted = ((apart <= distance) & (others > 0)).any(axis=1) & (hashes > 0)
+    np.testing.assert_array_equal(found >= 0, wanted)
+    rows = np.flatnonzero(wanted)
+    assert (apart[rows, found[rows]] <= distance).all() and 0 < len(rows) < 150
+    assert near_others(hashes[:0], others, distance).tolist() == [] and (near_others(hashes, others[:0], 4) == -1).all()
 
 
 @pytest.mark.parametrize("distance", [0, 1, 4, 9, 16])

@@ -12,7 +12,7 @@ from PIL import Image
 
 from kood.cli.finished import calibrate as command
 from kood.conformal import Group, threshold
-from kood.data.copies import image_digests
+from kood.data.copies import image_digests, perceptual_hashes
 from kood.data.images import fit_images
 from kood.data.rules import Framing
 from kood.errors import UserError
@@ -179,6 +179,29 @@ def test_images_that_the_model_knows_are_left_out_and_counted(tmp_path):
         calibrate(run, [every], accept=0.95, check=0.6)
     with pytest.raises(UserError, match="the model was trained on"):
         calibrate(run, [files_of(tmp_path / "old", trained, "png")], accept=0.5)
+
+
+@pytest.mark.parametrize("distance", [4, None])
+def test_near_copies_of_what_the_version_was_made_of_are_told_of(tmp_path, distance):
+    given, new = prepared(tmp_path), pixels(40, 5)
+    known = {"trained": image_digests(pixels(20, 6))}
+    if distance is not None:  # Other pixels of what three of the images show.
+        near = perceptual_hashes(new[:3]) ^ np.uint64(5)
+        known |= {"hashes": np.append(near, perceptual_hashes(pixels(20, 6))), "near_copies": np.array([distance])}
+    served = given["served"].__class__(**{**vars(given["served"]), "seen": known})
+    run = tmp_path / "run"
+    run.mkdir()
+    publishing.publish(**{**given, "served": served, "version_folder": run / "1"})
+    files = files_of(tmp_path / "new", new, "png")
+    for number in (2, 3):  # What one version was told, the next one knows.
+        done = calibrate(run, [files], accept=0.8, check=0.0)
+        told = [line for line in done.told if "near copies" in line]
+        assert done.version.name == str(number) and read_facts(done.version)["calibration_images"] == 40
+        assert told == [] if distance is None else told == [
+            "Warning: 3 of the 40 images are near copies of some that the model was made of, such as "
+            f"{files / '000.png'}, {files / '001.png'}, {files / '002.png'}; a threshold set on what it has seen "
+            "accepts less than it promises, so take them out"
+        ]  # fmt: skip
 
 
 def test_images_are_let_go_once_they_are_known_by_their_digests(run, images, monkeypatch):
