@@ -270,9 +270,10 @@ def stages(tmp_path, monkeypatch):
         folder = tmp_path / f"{name}-{key}"
         folder.mkdir(exist_ok=True)
         facts = {"sha256": key, "images": 50, "warnings": [], "notes": [], "version": 1, "files": {}, "skipped": {}}
-        facts |= {"passes": 10, "timed": False}
+        facts |= {"passes": 10, "steps": 5000, "timed": False}
         if name == "data":
             facts |= {"sets": data_of(decides), "groups": {}}
+            np.save(folder / "used.hashes.npy", np.empty(0, np.uint64))
             for part in ("train", "validation", "calibration"):
                 write_digests(folder, part, np.frombuffer(facts["sets"][part]["sha256"].encode(), np.uint8)[None, :16])
         if name == "evaluate":

@@ -165,8 +165,8 @@ def read_listed(
         images, read, skipped = images_of(files, image_shape, max_bad_images, framing, hashes)
         groups = None if part.groups is None else part.groups[rows[read]]
         looks = (None, None) if hashes is None else (hashes[read], np.array(files, object)[read])
-        labels = labels[read] if names else None
-        sets[name] = ImageSet(images, labels, names, skipped, listed.notes, groups, *looks)
+        given = labels[read] if names else None
+        sets[name] = ImageSet(images, given, names, skipped, listed.notes, groups, *looks)
     return sets
 
 
