@@ -62,7 +62,6 @@ def attach(model: Path, **options: Any) -> dict[str, Any]:
     """Makes a run of a classifier that exists: its scores, a threshold, a report, a SavedModel.
 
     Args:
-        model: Its `.keras` file.
         **options: Those of `recipe_for`, and of `kood.pipeline.run`.
 
     Returns:
@@ -101,7 +100,6 @@ def recipe_for(
     """The recipe of such a run, which `kood run` takes too, and what to say of it.
 
     Args:
-        model: The `.keras` file.
         known: Images of the model's classes: a folder with one sub-folder a class, or a table of lines FILE,LABEL. Half
             of them are tested on, the others fit scores, choose one and set the threshold; or the parts of its own.
         ood: Folders or tables of images of no such class, to test on.

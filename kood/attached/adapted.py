@@ -57,7 +57,6 @@ class Adapted(keras.Model):
 
         Args:
             images: (B, H, W, C) in [-1, 1].
-            training: Changes nothing.
         """
         return self.taken(self.preprocess(images if self.takes_bytes else _bytes(images)), training=False)
 
@@ -103,7 +102,6 @@ def adapted(model: keras.Model, features: str | None = None, preprocess: Any = N
     """A classifier that takes images in [-1, 1]: kood's own as it is, any other behind `Adapted`.
 
     Args:
-        model: The classifier.
         features: As for `Adapted`; nothing to choose of kood's own.
         preprocess: As for `Adapted`; kood's own take images in [-1, 1].
 

@@ -93,7 +93,6 @@ def opened(
     """A `.keras` file's model; nothing that a stranger wrote into it is run.
 
     Args:
-        file: The file.
         custom_objects: Layers and functions of the user's own, by name.
         key: What begins the message.
         shown: What the message calls the file, where it is a part of another.
@@ -122,8 +121,6 @@ def kept(model: keras.Model, file: Path, shown: Path) -> None:
     """Writes a `.keras` file that `opened` opens again, but for the layers and functions of the user's own.
 
     Args:
-        model: What to write.
-        file: Where.
         shown: What the message calls it.
 
     Raises:

@@ -48,8 +48,6 @@ class Wanted:
     """The pixels that a model's first layers are made for.
 
     Attributes:
-        low: The lowest.
-        high: The highest.
         why: What says so, as the subject of a sentence.
     """
 
@@ -106,7 +104,6 @@ def check_range(model: keras.Model, pixels: np.ndarray) -> str:
     then they were brought to the wrong range. A batch that is dark or nearly flat is not refused for that.
 
     Args:
-        model: A model of images.
         pixels: (B, H, W, C) as the model would be given them; uint8 counts as 0..255 whatever is in it.
 
     Returns:
@@ -132,7 +129,6 @@ def not_of(expected: Wanted, pixels: np.ndarray, fix: str) -> str:
     """What speaks against known images' pixels being of the range that a model is made for, "" where nothing does.
 
     Args:
-        expected: That range.
         pixels: (B, H, W, C), as they are given.
         fix: What else mends it than pixels of this range.
 

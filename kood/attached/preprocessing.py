@@ -34,9 +34,6 @@ class Preprocess(keras.layers.Layer):
             as a file may name what it likes: `preprocess_of` does that for whoever says it.
         named: "module:function", by which a function was named.
 
-    Attributes:
-        mode: As given.
-
     Raises:
         UserError: another word.
     """
@@ -117,7 +114,6 @@ def preprocess_of(given: Any, model: keras.Model) -> Preprocess:
     Args:
         given: One of `PREPROCESSING`, "module:function", a function or a layer; None for none, or for -1..1 where the
             model is kood's own.
-        model: The classifier.
 
     Raises:
         UserError: a word that is none of these or not for images of so many channels; a function that cannot be

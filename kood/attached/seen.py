@@ -21,7 +21,6 @@ class Seen:
     """What was seen of a model's layers while it ran.
 
     Attributes:
-        model: The model.
         pixels: The random images that it ran on.
         named: The layer whose output is kept, or None.
         last: The layers called last, the innermost alone.
@@ -52,7 +51,6 @@ class Seen:
         """The model's answer on images that have passed it already.
 
         Args:
-            pixels: Such images.
             looked_at: Called with each layer that holds no others, and its output.
         """
         self._looked_at = looked_at
@@ -97,11 +95,7 @@ class Seen:
         return array(features), array(Linear(self.dense)(features))
 
     def rows(self, answer: Any) -> tuple[list[np.ndarray], list[np.ndarray]]:
-        """What the model says of each image, arrays (B, D): its answer; and the named features, and what `tell` tells.
-
-        Args:
-            answer: Of the last pass.
-        """
+        """What the model says of each image, arrays (B, D): its answer; the named features, and what `tell` tells."""
 
         def each(found: Any) -> list[np.ndarray]:
             tensors = [one for one in keras.tree.flatten(found) if hasattr(one, "shape") and len(one.shape)]

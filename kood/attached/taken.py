@@ -87,12 +87,6 @@ class Taken(keras.Model):
         way: How its outputs come about.
         num_classes: K.
         image_shape: (H, W, C), None where the model takes any.
-
-    Attributes:
-        model: The classifier.
-        way: How its outputs come about.
-        num_classes: K.
-        image_shape: (H, W, C) of the pixels that it takes, None where it takes any.
     """
 
     def __init__(self, model: keras.Model, way: Way, num_classes: int, image_shape: Shape):
@@ -108,7 +102,6 @@ class Taken(keras.Model):
 
         Args:
             pixels: (B, H, W, C) as the model takes them.
-            training: Ignored: inference mode.
 
         Returns:
             {"features": (B, D), "logits": (B, K), "cosines": (B, K) where there are any}.

@@ -53,7 +53,6 @@ def layer_named(model: keras.Model, name: str, key: str = "features") -> keras.L
     """The layer of a model that has a name, or a path.
 
     Args:
-        model: The model.
         name: As `layers_of` gives its path, or its name where that is its alone.
         key: What the message calls it.
 
@@ -84,7 +83,6 @@ def watched(layers: Iterable[keras.Layer], seen: Callable[[keras.Layer, Any, Any
     """Tells of every call of some layers, by a `call` that each has for so long; one thread at a time.
 
     Args:
-        layers: Layers of models of every kind.
         seen: Called after each call with the layer, its input and its output, tensors of whatever is tracing.
     """
     with _turn, contextlib.ExitStack() as after:
@@ -152,7 +150,6 @@ def probe(model: keras.Model, shape: Shape) -> tuple[np.ndarray, Any]:
     """Random images, of which two have pixels of 0..255 and two of -1..1, and the model's answer to them.
 
     Args:
-        model: A model of images.
         shape: (H, W, C), None where it takes any: then several sizes are tried.
 
     Raises:

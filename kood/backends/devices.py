@@ -225,9 +225,6 @@ def compiled(model: keras.Model) -> Callable[[Any], Any]:
     Inside `Devices.inference` each device computes an equal run of the rows; rows that do not divide are filled up and
     cut off again.
 
-    Args:
-        model: A built `keras.Model`.
-
     Returns:
         A function of the model's inputs; NumPy arrays or tensors in, tensors out.
     """
@@ -257,7 +254,6 @@ def gradient(model: keras.Model, of: Callable[[Any], Any]) -> Callable[[Any], An
     Every process computes it for all rows.
 
     Args:
-        model: A built `keras.Model`, run in inference mode.
         of: Takes the model's outputs and answers a number a row, (B,).
 
     Returns:

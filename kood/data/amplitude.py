@@ -28,7 +28,6 @@ def swap_amplitudes(images: Images, givers: Images, *, rng: np.random.Generator)
     Args:
         images: uint8 (N, H, W, C).
         givers: uint8 (M, H, W, C), M at least 1; one is drawn for each image, some more than once where N > M.
-        rng: Decides which.
 
     Returns:
         uint8 (N, H, W, C).

@@ -226,10 +226,8 @@ def views_of(images: ImageSet, views: int, augment: Sequence[str | Callable], se
     """Augmented views of images, each as often, kept as pixels.
 
     Args:
-        images: (N, H, W, C).
         views: V, how many of each.
         augment: Names of `kood.data.augment`, or functions as are there, applied in order.
-        seed: Decides them.
 
     Returns:
         V N images, one pass over all after the other, rounded to whole pixels.

@@ -72,8 +72,6 @@ def deal(
         units: int64 (N,); rows of one number stay together.
         rows: Which rows are dealt, ascending.
         shares: Of each part.
-        seed: Decides the order.
-        purpose: Does so too.
         leave: How many units of each class others still need, or (K,) of which class how many.
         least: How many units a part asks for at least of a class that is there.
         expected: (K,), how many units of each class there are on average where chance decided `rows`; not given, m.

@@ -228,10 +228,7 @@ def decode_readable(
     """Many image files, each brought to `image_shape`, in order; those that cannot be read are left out.
 
     Args:
-        sources: Paths or bytes.
-        image_shape: (H, W, C).
         max_bad_images: How many may be left out.
-        framing: What is seen through transparency, and what becomes of other proportions.
         hashes: uint64 (N,), which is given the perceptual hash of each whole picture, before it is brought there.
 
     Returns:

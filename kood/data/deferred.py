@@ -190,7 +190,6 @@ class ImageFiles(Deferred):
         files: Their places, N.
         digests: uint8 (N, 16), as `kood.data.copies.image_digests` has them of the images.
         image_shape: (H, W, C) that they are brought to.
-        framing: How.
         plain: As `kood.data.copies.monochrome` has it of the images, where that is known.
     """
 

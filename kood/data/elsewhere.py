@@ -34,7 +34,6 @@ def otherwise(kinds: Mapping[str, int], looked_at: int) -> list[str]:
 
     Args:
         kinds: How many are `TRANSPARENT` and how many `TURNED`; others do not count.
-        looked_at: How many files were looked at.
     """
     return [f"images: {n:,} of {looked_at:,} files looked at {said}" for kind, said in _SAID.items()
             if (n := kinds.get(kind, 0))]  # fmt: skip

@@ -29,7 +29,6 @@ def to_shape(images, image_shape: tuple[int, int, int], framing: Framing = STRET
     Args:
         images: uint8 or float (B, h, w, c) of 0..255 with c statically known: 1 grey, 3 RGB or 4 RGBA.
         image_shape: (H, W, C), C 1 or 3.
-        framing: What is seen through transparency, and what becomes of other proportions.
 
     Returns:
         float32 (B, H, W, C), whole numbers in 0..255.

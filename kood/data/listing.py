@@ -33,7 +33,6 @@ class Listing:
     """One part.
 
     Attributes:
-        files: Its files.
         labels: int64 (N,), indices into `names`; zeros where there are no classes.
         names: One name a class, composed; the same in every part. Empty where there are no classes.
         groups: int64 (N,), as `ImageSet` has them; or None.

@@ -41,7 +41,6 @@ def load_source(
         image_shape: (H, W, C) of the images wanted.
         seed: Decides all that is random about the source.
         key: Where the recipe has `spec`, such as "data.far.noise"; it begins every message.
-        framing: What is seen through transparency, and what becomes of images of other proportions.
         hashed: Whether the perceptual hashes of whole pictures are wanted; not every source has such.
         **options: Values that stand in for those of `spec`; None takes an option away.
 

@@ -57,14 +57,11 @@ def write_blocks(
     """Writes a set that comes in pieces, as `write_images` does one that is whole; memory holds one piece.
 
     Args:
-        folder: Where.
         name: Begins the files' names.
         blocks: uint8 (n, H, W, C) each, or float32 (n, D) of features.
         count: How many images they hold together.
         image_shape: (H, W, C), or (D,).
         labels: int64 (count,), or None.
-        class_names: One name a class.
-        dtype: Of the blocks.
 
     Raises:
         ValueError: The blocks hold another number of images.
@@ -125,8 +122,6 @@ def source_state(source: Any, key: str, *, placed: bool = False) -> str | None:
     counts. A file that is rewritten with its size and its time of change as they were has another `ctime`.
 
     Args:
-        source: As for `load_source`.
-        key: Likewise.
         placed: Whether the folder that they are in counts as well, as where what is written down are their places.
 
     Returns:

@@ -99,7 +99,6 @@ def other_order(
     Args:
         given: As of `disagreement`, and so are the next two.
         labels: Of one image or more.
-        class_names: K names.
         mend: What is to be done.
     """
     present = np.unique(labels)

@@ -66,7 +66,6 @@ class Choice:
     """Which of several scores decides, and why.
 
     Attributes:
-        score: Its name.
         by: {score: mean AUROC on validation images}; empty where it was named and not chosen.
         sets: What validation images were told from.
         images: How many images the smallest of the sets has that it was chosen on; 0 where none are known of.
@@ -118,9 +117,7 @@ def validation_images(validation: ImageSet, ood: dict[str, ImageSet] | None, see
     """What choices are made on.
 
     Args:
-        validation: In-distribution images.
         ood: Out-of-distribution ones by name; where there are none, those of `proxies`, made of the former.
-        seed: Of the proxies.
 
     Returns:
         Sets by name, "validation" being the in-distribution images.
@@ -158,8 +155,6 @@ def choose(measured: Measured, scorers: Mapping[str, Scorer], inside: str, outsi
     """The score with the largest mean AUROC; of equals, one that serves without a fitted state.
 
     Args:
-        measured: Has the scores of the sets.
-        scorers: The scores by name.
         inside: The in-distribution set.
         outside: The others.
     """
@@ -194,7 +189,6 @@ def tune(
         names: Specs. One that gives an option is left as it is, and so is a score without usual values.
         fit_outputs: The classifier's outputs for the training images, which fitted scores are fitted on.
         labels: (N,) the classes of these.
-        head: The classifier's head.
         validation: {set: the classifier's outputs}, of the in-distribution images "validation" and at least one
             out-of-distribution set, with what perturbed logits the settings ask for.
         validation_labels: Classes of the in-distribution ones, on which the scores are fitted that ask for images that

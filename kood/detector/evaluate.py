@@ -67,13 +67,9 @@ def evaluate(
     """Measures a classifier on everything the recipe names.
 
     Args:
-        classifier: A trained `Classifier`.
         train: What fitted scores are fitted on.
         validation: What the headline score is chosen on, against `validation_ood`; None to measure none of these.
         calibration: What the threshold is set on.
-        test: In-distribution test images.
-        near: Near out-of-distribution sets, by name.
-        far: Far ones.
         validation_ood: Out-of-distribution images to choose on, by name; where there are none, those of
             `kood.detector.choosing.proxies`.
         unseen: What the scores are fitted on that ask for images that nothing was trained on, such as
@@ -83,7 +79,6 @@ def evaluate(
         tune: Whether the options of scores that are named without any are chosen on `validation` as well.
         accept: Share of in-distribution images that the threshold accepts.
         by_class: Whether each class has a threshold of its own, see `kood.conformal.Calibration`.
-        batch_size: Images a forward pass.
         seed: Of the validation proxies.
         groups: As for `kood.detector.figures.figures_of`.
         progress: Called with the number of finished steps: the scores, of which each is a part of the first one, and

@@ -41,11 +41,6 @@ def figures_of(
 
     Args:
         measured: Of the set "id", in-distribution test images with their labels, and of those of `near` and `far`.
-        choice: The score that decides.
-        decision: What it decides by.
-        class_names: K names.
-        near: Near out-of-distribution sets.
-        far: Far ones.
         groups: {"images", "groups"} of the parts whose images stand in groups. What counts them as independent is not
             told then: which classes are accepted, or labelled rightly, clearly too seldom.
 
@@ -118,8 +113,6 @@ def details_of(measured: Measured, score: str, sets: Sequence[str]) -> dict[str,
     """What pictures of the figures are drawn of, the "details" of `kood.detector.evaluate.Evaluation.kept`.
 
     Args:
-        measured: As for `figures_of`.
-        score: The one that decides.
         sets: "id", and the out-of-distribution ones.
     """
     outputs = measured.outputs
@@ -211,7 +204,6 @@ def undetected(scores: Mapping[str, np.ndarray], measured: Mapping[str, Any], sc
     Args:
         scores: (N,) of the images of each set, the known ones being "id".
         measured: The figures of the score, by set.
-        score: What it is called.
     """
     told, turned = list[str](), list[str]()
     for where, values in scores.items():

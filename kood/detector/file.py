@@ -81,7 +81,6 @@ def read(kind: type, path: Path, custom_objects: Mapping[str, Any] | None = None
 
     Args:
         kind: `Detector`.
-        path: The file.
         custom_objects: Layers and functions of the user's own, by name.
         preprocess: What makes the classifier's pixels, where the file names a function.
 

@@ -59,7 +59,6 @@ def export(
     file, which is a ZIP archive too, as `kood.json` beside `labels.txt`.
 
     Args:
-        classifier: What the decision is made by.
         served: The rest of it, and how images are to be brought to their shape, for the file to tell.
         path: Of the file, whose ending says the format (`FORMATS`); one that is there is replaced. OpenVINO's weights
             stand beside it in a file ending in `.bin`.

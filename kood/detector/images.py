@@ -65,15 +65,12 @@ def batches(
             a list of files, or a table of lines FILE or FILE,LABEL. Files are decoded a batch at a time, the next one
             while the batch before is used.
         shape: (H, W, C) of the model, None where it takes any size; files are brought to it.
-        batch_size: Images a batch.
-        framing: How files are brought to the shape.
         labels: (N,) the class of each image, or (N, K) one-hot; in place of those that come with the images.
         class_names: The model's classes, in order: then class folders and a table's labels are matched with them, and
             a label is one of them or its number. Without them files have no labels, and all images in a folder and in
             the folders in it are taken, as `kood predict` takes them.
         labelled: Whether labels that come with the images count; those of out-of-distribution images mean nothing here.
         perhaps: Whether a folder may have class folders that are all none of the model's classes, and then no labels.
-        shown: What the progress is called.
 
     Raises:
         UserError: images of another rank, size or number of channels, NaN in them, labels that do not fit, no images

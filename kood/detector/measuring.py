@@ -131,7 +131,6 @@ class Measuring(Reading):
         """Fits the scores that have a state on training images; looks at none where there is no such score.
 
         Args:
-            train: Training images.
             unseen: Known images that nothing was trained on, for the scores that ask for such; without them these
                 are fitted on the training images too.
             progress: Called with the share of the scores that are done.

@@ -95,12 +95,9 @@ def tried(classifier: Adapted, pixels: np.ndarray, labels: np.ndarray, names: Se
     """Passes known images through a model under its own preprocessing and the named ones.
 
     Args:
-        classifier: The model.
         pixels: (N, H, W, C), as large as the model takes them: uint8, or floats of 0..255, 0..1 or -1..1, which the
             named ones are given as files have them. Of others nothing but the model's own is tried.
         labels: (N,) their classes.
-        names: K names.
-        rows: Images a forward pass.
     """
     forward = compiled(classifier.taken)
 

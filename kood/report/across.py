@@ -95,12 +95,7 @@ def _difference(row: Mapping[str, Any], part: str) -> Mapping[str, Any]:
 
 
 def matrix(rows: Rows, apart: Unlike = ALIKE) -> Table:
-    """One row for each setting: means over its seeds.
-
-    Args:
-        rows: Rows of `kood.report.aggregate`.
-        apart: What of them does not compare.
-    """
+    """One row for each setting: means over its seeds."""
     chosen = {headline_names(one) for one in rows}
     headline = [f"Headline score: {name}." for name in chosen if len(chosen) == 1]
     own = [_headline(rows)] if len(chosen) > 1 else []
@@ -203,8 +198,6 @@ def comparison(rows: Rows, apart: Unlike = ALIKE, notes: Sequence[str] = ()) -> 
 
     Args:
         rows: Rows of `kood.report.aggregate`, which may have "difference".
-        apart: What of them does not compare.
-        notes: What else has to be said below.
     """
     paired = any("difference" in one for one in rows)
     own = [*label_columns(rows), runs_column(rows), _headline(rows), *_figures(rows, apart)]

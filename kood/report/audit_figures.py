@@ -21,9 +21,6 @@ SET_NAMES = {
 def neighbour_distances(diversity: Mapping[str, Any]) -> bytes:
     """Histograms of the distance to the nearest training image: samples before the real held-out images.
 
-    Args:
-        diversity: The audit's part of that name.
-
     Returns:
         The image's bytes, SVG.
     """
@@ -134,9 +131,6 @@ def confusion(counts: Sequence[Sequence[float]], names: Sequence[str]) -> bytes:
 
 def shortcut_bar(shortcut: Mapping[str, Any]) -> bytes:
     """The AUROC of the shortcut test as a bar from 0 to 1 with its interval, .5 and the failing level marked.
-
-    Args:
-        shortcut: The audit's part of that name.
 
     Returns:
         The image's bytes, SVG.

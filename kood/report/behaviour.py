@@ -27,8 +27,6 @@ class Extreme:
 
     Attributes:
         image: uint8 (H, W, C).
-        score: Its score.
-        predicted: The class it was given.
         actual: Its class, "" where it has none of the classifier's.
     """
 
@@ -52,7 +50,6 @@ class Behaviour:
         correct: (N,) whether it is right.
         planes: {set: (n, 2)} features on two axes; the in-distribution set is "id".
         classes: (n,) class of each point of "id".
-        class_names: Their names.
         extremes: {set: images}, of "id" those with the highest scores, of others those with the lowest.
     """
 
@@ -102,7 +99,6 @@ def embedding(behaviour: Behaviour, near: Sequence[str]) -> bytes:
     their own, near ones in vermilion and far ones in ink.
 
     Args:
-        behaviour: What to draw.
         near: Which of its sets are near.
 
     Returns:

@@ -66,7 +66,6 @@ def write_json(path: Path, obj: Any) -> None:
 
     Args:
         path: Where the file shall stand. Missing folders are made.
-        obj: What to write, see `strict`.
 
     Raises:
         TypeError: If `obj` holds something JSON has no form for.

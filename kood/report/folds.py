@@ -44,7 +44,6 @@ def by_score(held: Mapping[str, Any], score: str, values: Sequence[Mapping[str, 
 
     Args:
         held: `hold_out` of a run.
-        score: The score.
         values: Of each fold its values by set.
     """
     if any(one is None or not {"id", HELD_OUT} <= set(one) for one in values):

@@ -175,7 +175,6 @@ def write(
     and leaderboard.tex too.
 
     Args:
-        path: Where the page shall stand.
         report: The result of one run, or of a matrix (it has "cells").
         scores: {dataset name or "id": headline scores (N,)} for histograms and ROC curves; for one run only.
         behaviour: What the figures of the classifier's behaviour are drawn of; for one run only.

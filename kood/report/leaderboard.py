@@ -84,8 +84,6 @@ def table(found: Sequence[Entry], most: int | None = None, apart: Unlike = ALIKE
     Args:
         found: What `entries` gave.
         most: How many are shown; all where not given.
-        apart: What of them does not compare.
-        notes: What else has to be said below.
     """
     scores = []
     for one in found:

@@ -37,10 +37,6 @@ def score_arrays(file: Any, score: str) -> dict[str, np.ndarray]:
 def intervals(cell: Cell, scores: Scores) -> dict[str, list[float]]:
     """95% confidence intervals of the headline score's AUROC: of each set, and of the means "near" and "far".
 
-    Args:
-        cell: The result of one run.
-        scores: The scores of its images.
-
     Returns:
         {set: [low, high]}; sets too small for one are left out.
     """
@@ -65,9 +61,7 @@ def differences(
     """For each setting of `aggregate.group`, in its order, the paired differences from its baseline.
 
     Args:
-        cells: Results of single runs.
         against: Gives the labels of the row that a row of these labels is compared with.
-        scores_of: Gives a cell's scores.
         correct_of: Gives whether each of its in-distribution test images is labelled rightly, bool (N,); None where
             that cannot be had.
 

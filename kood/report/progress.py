@@ -34,7 +34,6 @@ class Bar:
     """How far one stage is; made by `StageProgress.bar`.
 
     Attributes:
-        name: The stage's name.
         total: How many units of work it has, or None when unknown.
         completed: How many are done; a part of one counts as a fraction.
     """
@@ -101,9 +100,6 @@ class StageProgress:
     In a terminal a live line: name, bar, epoch, loss terms, time left; one line stays when the stage is done.
     Elsewhere (a file, a pipe, CI) about ten plain lines a stage.
 
-    Args:
-        console: Where to print.
-
     Example:
         >>> progress = StageProgress(Console())
         >>> with progress.bar("classifier", total=30) as bar:
@@ -130,7 +126,6 @@ class StageProgress:
         """Says that a stage is not run again because its result is there.
 
         Args:
-            stage: The stage's name.
             detail: What there is to say about it, such as where the result came from.
         """
         self.say(f"{clean(stage)}: already there, not run again", clean(detail), style="cyan")
@@ -142,7 +137,6 @@ class StageProgress:
         Leaving the block ends the stage with a line that stays; leaving it by an exception says how far it came.
 
         Args:
-            name: The stage's name.
             total: Units of work, None when unknown.
             unit: What is counted: "epoch", "step", "image", "second".
             pace: Seconds that a unit takes, where that is known beforehand; as the units so far took when None.

@@ -225,8 +225,6 @@ def is_below(one: Mapping[str, Any], threshold: Mapping[str, Any], classes: int)
     """Whether fewer images of a class are accepted than the threshold's share, and than chance explains.
 
     Args:
-        one: The class.
-        threshold: What is said of the threshold.
         classes: How many classes are asked about.
     """
     images, accepted, accept = one.get("images"), one.get("accepted"), threshold.get("accept")

@@ -19,10 +19,8 @@ def write_sheet(
     """Writes a PNG with a row for each pair of classes, its two classes named at the ends, the shares above.
 
     Args:
-        path: Where it goes.
         images: uint8 (rows, columns, H, W, C).
         conditions: (rows, columns, K) label mixtures of the images.
-        class_names: K names.
         captions: What stands under the name at the left end of each row.
     """
     from PIL import Image, ImageDraw, ImageFont

@@ -35,9 +35,6 @@ def say(console: Console, text: str, style: str = "", *, indent: int = 0, whole:
     """Prints a sentence as it is: "[red]" in a name of a user's is a name, no markup.
 
     Args:
-        console: Where to print.
-        text: The sentence.
-        style: How it looks in a terminal.
         indent: Of all its lines.
         whole: On one line, however long: what names a file shall not be broken.
     """
@@ -63,7 +60,6 @@ def print_table(console: Console, table: Table) -> None:
 
     Args:
         console: Where to print. The best cells are bold in a terminal; elsewhere they have a star.
-        table: What to print.
     """
     if table.title:
         say(console, table.title, "bold")

@@ -121,7 +121,6 @@ class _Neighbours(_Bank):
         The bank is searched `BLOCK` rows at once, so that the memory is (B, BLOCK) and not (B, N).
 
         Args:
-            blocks: The bank.
             features: (B, D).
             less_half: Whether half the square of each row is taken off its product.
         """

@@ -114,11 +114,7 @@ def print_answers(
     """Prints answers as they come, with progress on the error stream where that is a terminal.
 
     Args:
-        found: The answers.
-        count: How many there will be.
-        console: Where to print.
         style: "table", with a title; "json", one object a line; or "csv" with a header.
-        title: Of the table.
 
     Returns:
         How many files could not be read; the others are answered all the same.

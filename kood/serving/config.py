@@ -42,7 +42,6 @@ def write_serving_config(
 
     Args:
         runs: `saved/<recipe>` of each, or the newest version in it.
-        folder: Where the files go.
         max_batch: Requests are joined to batches of at most so many images; 1 joins none. Those that are joined fail
             together.
         wait_microseconds: How long a request waits for others.

@@ -24,7 +24,6 @@ def decode_files(
     Args:
         files: string (B,), the bytes of each file.
         image_shape: (H, W, C), C 1 or 3.
-        framing: What is seen through transparency, and what becomes of other proportions.
 
     Returns:
         (pixels, decoded): float32 (B, H, W, C) whole numbers of 0..255, zero where a file could not be decoded; and

@@ -120,7 +120,6 @@ def write_saved_model(classifier: keras.Model, folder: Path, served: Served, ver
     Args:
         classifier: Loaded under the TensorFlow backend: kood's own, or another's behind `kood.attached.Adapted`.
         folder: Where to write; must not exist.
-        served: What else the graph holds.
         version: What every answer says that it comes from.
     """
     scored = Scored(classifier, Scorer(served.score, served.state))

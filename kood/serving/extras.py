@@ -63,9 +63,7 @@ def write_extras(folder: Path, name: str, served: Served, facts: Mapping[str, An
     """Writes `assets.extra` of a SavedModel.
 
     Args:
-        folder: The SavedModel.
         name: The name that TF Serving knows the model by.
-        served: What the graph holds.
         facts: What else is known: `accuracy`, `trained_on`, `near`, `far`, `accepted`, `warnings`, ... (JSON).
     """
     extra = folder / "assets.extra"

@@ -46,7 +46,6 @@ def publish(
     Args:
         classifier_file: The trained classifier, a `.keras` file of any backend.
         version_folder: `saved/<recipe>/<integer>`.
-        served: What else the graph holds.
         images: uint8 (N, H, W, C) to compare on.
         expected: {"probabilities": (N, K), "label": (N,), "ood_score": (N,)} of the Keras model.
         facts: For the model card and `kood.json`, see `write_extras`.

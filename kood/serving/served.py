@@ -20,7 +20,6 @@ class Served:
     """The decision to serve.
 
     Args:
-        score: Name of the score.
         image_shape: (H, W, C) that the classifier was trained on.
         class_names: In the order of the labels.
         accept: Share of in-distribution images that the threshold accepts.

@@ -19,11 +19,6 @@ _FEWEST, _MOST, _BYTES = 32, 400, 2**23
 def pictures(height: int, width: int, channels: int) -> np.ndarray:
     """Fractals, dead leaves and Fourier noise, as many of each; drawn once a process for each shape.
 
-    Args:
-        height: H, in pixels.
-        width: W, in pixels.
-        channels: C.
-
     Returns:
         uint8 (N, H, W, C), not to be written to.
     """
@@ -46,7 +41,6 @@ def fractals(count: int, shape: tuple[int, int, int], rng: np.random.Generator, 
     Args:
         count: N.
         shape: (H, W, C).
-        rng: Decides them.
         turns: Steps of an orbit, at most.
 
     Returns:
@@ -96,7 +90,6 @@ def dead_leaves(count: int, shape: tuple[int, int, int], rng: np.random.Generato
     Args:
         count: N.
         shape: (H, W, C).
-        rng: Decides them.
         leaves: Of each picture. Radii go from 1/16 to 1/2 of the shorter side, so that 100 leave little bare.
 
     Returns:
@@ -127,7 +120,6 @@ def fourier_noise(count: int, shape: tuple[int, int, int], rng: np.random.Genera
     Args:
         count: N.
         shape: (H, W, C).
-        rng: Decides it.
 
     Returns:
         float (N, H, W, C) in [0, 1], of mean 1/2 and standard deviation 1/4 before what is beyond is cut off. Channels
