@@ -672,4 +672,4 @@ def test_folds_bear_a_score_without_figures(tmp_path):
     folds = [fold(0, {"msp": whole, "knn": whole}), fold(1, {"msp": whole, "knn": {}}, [lacks])]
     told = told_folds([(("a",), folds[0]), (("b",), folds[1])], [], tmp_path)
     assert told["scores"] == {"msp": 0.5} and [one["score"] for one in told["folds"]] == ["msp", "msp"]
-    assert [notes_of(None, one, ["msp", "knn"]) for one in folds] == [[], [lacks]]
+    assert [notes_of(None, (), one, ["msp", "knn"]) for one in folds] == [[], [lacks]]

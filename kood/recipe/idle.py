@@ -35,7 +35,7 @@ def idle_settings(recipe: Recipe) -> list[str]:
 
 def _reset(recipe: Recipe) -> Iterator[str]:
     """What a setting of the command line that gives a whole table took away from the file; a sentence each."""
-    for key, leaves in recipe._reset.items():
+    for key, leaves in recipe.taken.items():
         # A default that was written down is there all the same; rows of a matrix have none.
         gone = [leaf for leaf, value in leaves.items() if key == "matrix" or value != recipe.value(leaf)]
         if gone:

@@ -86,8 +86,8 @@ def load(path: str | Path, overrides: tuple[str, ...] | list[str] = (), *, quick
     given.setdefault("name", path.stem)
     keys = [override.partition("=")[0].strip() for override in overrides]
     recipe = checked(given, str(path), keys, quick=quick)
-    recipe._file, recipe._overrides = path, tuple(overrides)
-    recipe._reset = {key: settings.reset(file, key, value, given) for key, value in tables.items()}
+    taken = {key: settings.reset(file, key, value, given) for key, value in tables.items()}
+    recipe.comes_from(path, overrides, taken)
     return recipe
 
 

@@ -2,7 +2,7 @@
 
 import copy
 import itertools
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Annotated, Any
@@ -58,7 +58,11 @@ class Recipe(Section):
     _given: dict[str, Any] = {}
     _file: Path | None = None
     _overrides: tuple[str, ...] = ()
-    _reset: dict[str, dict[str, Any]] = {}
+    _taken: dict[str, dict[str, Any]] = {}
+
+    def comes_from(self, file: Path, overrides: Sequence[str], taken: dict[str, dict[str, Any]]) -> None:
+        """Keeps the file that it was loaded from, the `KEY=VALUE` settings and what these took from the file."""
+        self._file, self._overrides, self._taken = file, tuple(overrides), taken
 
     @property
     def file(self) -> Path | None:
@@ -69,6 +73,11 @@ class Recipe(Section):
     def overrides(self) -> tuple[str, ...]:
         """The `KEY=VALUE` settings that it was loaded with."""
         return self._overrides
+
+    @property
+    def taken(self) -> dict[str, dict[str, Any]]:
+        """What settings that give a table whole took from the file: {key: {dotted key: what the file says}}."""
+        return self._taken
 
     def value(self, key: str) -> Any:
         """What it has under a dotted key; None where there is nothing."""

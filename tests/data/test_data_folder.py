@@ -111,7 +111,7 @@ def test_splits_from_class_folders(tmp_path, id_data):
     for number in range(40):
         write(tmp_path / f"c{number % 2}" / f"{number:02}.jpg", number)
     splits = load_id(id_data("folder", path=str(tmp_path)))
-    assert [len(part) for part in (splits.train, splits.validation, splits.calibration, splits.test)] == [24, 4, 4, 8]
+    assert [len(part) for part in (splits.train, splits.validation, splits.calibration, splits.test)] == [26, 3, 3, 8]
 
 
 @pytest.mark.keras
