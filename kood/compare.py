@@ -93,7 +93,7 @@ def compare_runs(
         if row["difference"]:
             row["difference"] = {**row["difference"], "baseline": _shown(base["cell"])}
     smoke = dict.fromkeys(clean(cell["cell"]["run"]) for cell in cells if cell.get("quick"))
-    grouped = dict.fromkeys(clean(cell["cell"]["run"]) for cell in cells if cell.get("groups"))
+    grouped = dict.fromkeys(clean(cell["cell"]["run"]) for cell in cells if "test" in (cell.get("groups") or {}))
     marks = ((smoke, SMOKE), (grouped, GROUPED_NOTE))
     warnings = [*(f"{', '.join(names)}: {note}" for names, note in marks if names), *told]
     unalike = unlike(cells)

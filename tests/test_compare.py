@@ -140,7 +140,7 @@ def test_nothing_is_significant_of_images_in_groups(saved):
     assert apart["near"]["auroc"]["low"] > 0 and not any(
         apart[kind][figure]["significant"] for kind, figure in (("near", "auroc"), ("far", "auroc"), ("id", "accuracy"))
     )
-    assert " ‡ " not in text and "one, other: The images stand in groups and are counted as independent" in text
+    assert " ‡ " not in text and "one, other: The test images stand in groups and are counted as independent" in text
 
 
 def test_sets_in_another_order_are_paired_with_themselves(saved):

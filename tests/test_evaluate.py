@@ -513,6 +513,13 @@ def test_every_class_is_told_by_itself(classifier):
     (told,) = grouped["warnings"]
     assert "images stand in groups (60 calibration images in 15, 80 test images in 20)" in told
     assert grouped["threshold"]["warnings"] == [told] and "clearly fewer" not in told
+    grouped = evaluate(
+        classifier, **sets, test=ImageSet(pixels, labels, hard.class_names), near={}, far={}, names=["knn"],
+        headline="knn", groups={"validation": groups["test"]},
+    ).figures  # fmt: skip
+    first, *others = (text for text in grouped["warnings"] if text in warnings or "stand in groups" in text)
+    assert "exposure is not called worse" in first and "intervals" not in first
+    assert others == warnings  # Test images that stand in none are judged as ever.
     swapped = np.array([0, 2, 1, 3])[labels]  # Two names that are exchanged are no hard classes.
     test = ImageSet(images(80, 4).images, swapped, hard.class_names)
     told = evaluate(classifier, **sets, test=test, near={}, far={}, names=["knn"], headline="knn").figures["warnings"]

@@ -127,6 +127,7 @@ def test_none_is_a_key_that_is_left_out(tiny, given):
         ("outliers.use='noise','cutmix'", "a list stands in brackets"),
         ("classifier=small_cnn", "such as classifier.backbone"),
         ("serve=0.9", "such as serve."),
+        ("data.near=3", "such as data.near.NAME.source"),
     ],
 )
 def test_a_value_that_is_not_what_it_looks_like_is_refused(tiny, given, told):

@@ -269,7 +269,8 @@ def in_groups(units: np.ndarray) -> dict[str, int]:
     """
     sizes = np.unique(units, return_counts=True)[1]
     told = {"images": len(units), "groups": len(sizes)}
-    return told if (sizes**2).sum() > _DESIGN_EFFECT * len(units) else {}
+    # One pair of copies makes no groups, however few the images are.
+    return told if len(units) - len(sizes) > 1 and (sizes**2).sum() > _DESIGN_EFFECT * len(units) else {}
 
 
 def _in_several(units: np.ndarray, kinds: np.ndarray) -> int:

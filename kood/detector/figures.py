@@ -63,9 +63,10 @@ def figures_of(
     flagged = {where: _share(decision.flagged(mine[where], measured.given(where))) for where in [*near, *far]}
     about_threshold = [
         *_shared(decision, class_names),
+        *([_grouped(groups)] if groups else []),
         *(
-            [_grouped(groups)]
-            if groups
+            []
+            if {"calibration", "test"} & set(groups or {})
             else rarely_accepted(decision, class_names, given if decision.by_class else truth, accepted)
         ),
     ]
@@ -98,7 +99,7 @@ def figures_of(
             *choice.doubts,
             *about_threshold,
             *([another] if another else []),
-            *([] if groups or at_chance else wrong_classes(classes, moved)),
+            *([] if "test" in (groups or {}) or at_chance else wrong_classes(classes, moved)),
         ],
         "notes": measured.notes,
         "at_chance": at_chance,
@@ -164,9 +165,13 @@ def _measure(name: str, values: dict[str, dict[str, np.ndarray]], near: list[str
 def _grouped(groups: Mapping[str, Mapping[str, int]]) -> str:
     """The warning of images that stand in groups."""
     parts = some_of(f"{of['images']:,} {part} images in {of['groups']:,}" for part, of in sorted(groups.items()))
-    return (
-        f"data.id: images stand in groups ({parts}) and are counted as independent: intervals are too narrow, what one "
-        "threshold accepts varies more than they say, and nothing is marked as significant or called worse by them"
+    follows = {
+        "calibration": "what one threshold accepts varies more than its interval says",
+        "test": "the intervals of test images are too narrow, and nothing is marked as significant by them",
+        "validation": "exposure is not called worse by validation images",
+    }
+    return f"data.id: images stand in groups ({parts}) and are counted as independent: " + "; ".join(
+        told for part, told in follows.items() if part in groups
     )
 
 

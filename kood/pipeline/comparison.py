@@ -48,7 +48,7 @@ class Comparison(Stage):
 
     @property
     def _grouped(self) -> bool:
-        return bool(self.exposed.data.groups)
+        return "validation" in self.exposed.data.groups
 
     def make(self, folder: Path, work: Work) -> dict[str, Any]:
         sets = list(self.recipe.data.validation_ood)

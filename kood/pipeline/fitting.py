@@ -89,7 +89,8 @@ def remembered(key: str, ema: float | None, steps: int) -> list[str]:
     if left <= REMEMBERED:
         return []
     lower = f"set {key} = {1 - float(f'{5 / steps:.1g}'):g} or lower, or " if steps >= 10 else ""
-    return [f"{key} = {ema:g}: after {steps:,} steps {left:.0%} of the averaged weights, which are kept, are those "
+    taken = f"{steps:,} step{'s' * (steps > 1)}"
+    return [f"{key} = {ema:g}: after {taken} {left:.0%} of the averaged weights, which are kept, are those "
             f"that the training began with; {lower}train for more steps"]  # fmt: skip
 
 

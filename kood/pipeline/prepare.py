@@ -95,7 +95,7 @@ class Stored(Stage, Rows):
 class Data(Stored):
     """Images brought to the recipe's shape, split, and written down. Every other stage begins with it."""
 
-    kind, version = "data", 8
+    kind, version = "data", 9
 
     def __init__(self, recipe: Recipe):
         super().__init__(recipe)

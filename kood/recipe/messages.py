@@ -66,7 +66,8 @@ def explain(
                 message += "; TOML has no word for none: leave the key out"
             elif problem["type"] in ("dict_type", "model_type") and not str(found).startswith(("{", "[")):
                 fields = _fields(root, location)
-                message += f"; set one of its keys, such as {key}.{fields[0]}" if fields else ""
+                named = f"{key}.NAME" if problem["type"] == "dict_type" else key  # The user's own name stands between.
+                message += f"; set one of its keys, such as {named}.{fields[0]}" if fields else ""
         lines.setdefault(key, {})[f"{key}: {message}"] = bool(instead)
     # Of a union each branch has its say; the one that knows what to write was meant.
     return "\n".join(line for its in lines.values() for line, mends in its.items() if mends or not any(its.values()))

@@ -150,6 +150,6 @@ def _placements(run: Cell, kind: str, scores: Scores) -> tuple[np.ndarray, list[
 
 
 def _told(difference: Any, pairs: Sequence[tuple[Cell, Cell]]) -> dict[str, Any]:
-    # The interval counts images as independent, which those that stand in groups are not.
-    grouped = any(run.get("groups") for pair in pairs for run in pair)
+    # The interval counts test images as independent, which those that stand in groups are not.
+    grouped = any("test" in (run.get("groups") or {}) for pair in pairs for run in pair)
     return {**asdict(difference), "significant": difference.significant and not grouped}

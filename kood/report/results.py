@@ -79,8 +79,8 @@ def headline(cell: Cells) -> Table | None:
 
 
 def _grouped(cell: Cells) -> list[str]:
-    """What stands beside the intervals of images that stand in groups."""
-    return [GROUPED_NOTE] if cell.get("groups") else []
+    """What stands beside the intervals of test images that stand in groups."""
+    return [GROUPED_NOTE] if "test" in (cell.get("groups") or {}) else []
 
 
 def _kinds_of_sets(cell: Cells) -> list[str]:
@@ -218,7 +218,8 @@ def _classes(cell: Cells, some: Rows, title: str, note: str) -> Table:
 
 def _is_below(one: Mapping[str, Any], cell: Cells) -> bool:
     """As `is_below`, of a class of a run; of images in groups, which that counts as independent, nothing is said."""
-    return not cell.get("groups") and is_below(one, cell.get("threshold") or {}, len(cell["classes"]))
+    grouped = {"calibration", "test"} & set(cell.get("groups") or {})
+    return not grouped and is_below(one, cell.get("threshold") or {}, len(cell["classes"]))
 
 
 def is_below(one: Mapping[str, Any], threshold: Mapping[str, Any], classes: int) -> bool:

@@ -25,8 +25,8 @@ COLUMNS = {
 
 INTERVAL_NOTE = "[95% confidence interval over test images, DeLong.]"
 GROUPED_NOTE = (
-    "The images stand in groups and are counted as independent: these intervals are too narrow, and nothing is marked "
-    "or called worse by them."
+    "The test images stand in groups and are counted as independent: these intervals are too narrow, and nothing is "
+    "marked or called worse by them."
 )
 SMOKE = "Smoke run (--quick): it shows that everything works; its figures mean nothing."
 

@@ -118,6 +118,11 @@ def test_images_stand_in_groups_where_these_are_many_or_large(groups, count):
     assert in_groups(np.array(groups)) == ({"images": 100, "groups": count} if count else {})
 
 
+def test_one_pair_of_copies_makes_no_groups():
+    assert in_groups(np.array([0, *range(18)])) == {}
+    assert in_groups(np.array([0, 0, *range(17)])) == {"images": 19, "groups": 17}
+
+
 def test_a_class_of_too_few_groups_is_refused(given):
     with pytest.raises(UserError, match=r"data\.id: the class '1' has too few images \(90 in 3 groups"):
         given({"all": (np.arange(190), np.repeat([0, 1], [100, 90]), [*range(100), *np.repeat([100, 101, 102], 30)])})

@@ -66,6 +66,8 @@ def test_no_class_of_images_in_groups_is_marked_as_below(cell, capture):
     cell["classes"] = classes(4)
     cell["classes"][3] |= {"accepted": 0.1, "accepted_interval": [0.05, 0.2]}
     assert "↓" in capture(lambda console: print_cell(console, cell)) and "stand in groups" not in page(cell)
+    cell["groups"] = {"validation": {"images": 60, "groups": 6}}
+    assert "↓" in page(cell) and "stand in groups" not in page(cell)
     cell["groups"] = {"test": {"images": 60, "groups": 6}}
     text = capture(lambda console: print_cell(console, cell), width=200)
     assert "↓" not in text and "↓" not in page(cell)
