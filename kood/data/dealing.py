@@ -124,22 +124,26 @@ class _Table:
         """Draws how many units each part asks for of the classes of which it would get few rows."""
         rows, there = np.array(self._totals), np.array(self._free)
         wanted, free = there if expected is None else expected[: len(there)], there - np.array(self._leave)
-        most = np.ceil(np.round(np.multiply.outer(shares, wanted), 9)).sum(axis=0)
+        asks: np.ndarray = np.multiply.outer(shares, wanted)
+        few = (np.multiply.outer(shares, rows) < FEW) & (rows > 0) & (np.array(shares) > 0)[:, None]
+        # Where others may leave too few units, they are evened out with those whom others leave more.
+        tight = np.ceil(np.round(asks, 9)).sum(axis=0) > free
+        # Where there are too few for all parts, each goes without the same share of what it asks for.
+        of_few = np.where(few, asks, 0.0).sum(axis=0)
+        room = free - np.where(few, 0.0, asks).sum(axis=0)
+        asks = np.where(few, asks * np.clip(room / np.maximum(of_few, 1e-9), 0.0, 1.0), asks)
         drawn, asked = np.zeros(len(there)), np.zeros(len(there))
-        for part, share in enumerate(shares):
-            few = (share * rows < FEW) & (rows > 0) & (share > 0)
-            exact: np.ndarray = share * wanted
-            # Where others may leave too few units, they are evened out with those whom others leave more.
-            tight = most > free
+        for part, its in enumerate(few):
+            exact = asks[part].copy()
             exact[tight] *= ((free - drawn) / np.maximum(free - asked, 1e-9))[tight]
             exact = np.round(np.clip(exact, 0.0, np.maximum(free - drawn, 0.0)), 9)
-            units = np.maximum(_systematic(draw, exact[few]), self._least)
-            self._few[part] = dict(zip(np.flatnonzero(few).tolist(), units.tolist(), strict=True))
+            units = np.maximum(_systematic(draw, exact[its]), self._least)
+            self._few[part] = dict(zip(np.flatnonzero(its).tolist(), units.tolist(), strict=True))
             for label, count in self._few[part].items():
                 self._wanted[part][label] = count * self._totals[label] / self._free[label]
-            asked += share * wanted
-            drawn[few] += units
-            drawn[~few] += (share * wanted)[~few]
+            asked += asks[part]
+            drawn[its] += units
+            drawn[~its] += asks[part][~its]
 
     def _holds(self, one: int) -> list[tuple[int, int]]:
         """The labels of a unit, and how many rows it has of each."""

@@ -153,7 +153,12 @@ def check(recipe: Recipe, data: Data, devices: Devices) -> None:
         raise UserError(f"data.id: has {len(classes)} class; a classifier needs at least 2")
     for setting, chooses in (("headline = 'auto'", recipe.evaluate.headline == "auto"), ("tune", recipe.evaluate.tune)):
         if chooses and len(validation) == 0:
-            raise UserError(f"evaluate.{setting} chooses on validation images; raise data.id.validation")
+            asked = recipe.data.id.validation
+            mend = f" = {asked:g} gives none of so few; raise it, lower data.id.calibration, or add images"
+            raise UserError(
+                f"evaluate.{setting} chooses on validation images"
+                + (f", and data.id.validation{mend}" if asked else "; raise data.id.validation")
+            )
     copies = data.facts["copies"].get("left_out_of_calibration", 0)
     _check_images(recipe, data, copies)
     if recipe.attach is not None:

@@ -1,6 +1,7 @@
 """Copies and groups stay in one part, and a set without any is split as it always was."""
 
 import hashlib
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -9,6 +10,7 @@ from kood.data import ImageSet, load_id, load_outliers, loading
 from kood.data.copies import image_digests
 from kood.data.splitting import in_groups
 from kood.errors import UserError
+from kood.pipeline.checks import check
 from tests.data.test_data_loading import PARTS, numbered, rows
 
 
@@ -161,6 +163,38 @@ def test_rare_classes_have_their_share_of_every_part(given, each, test, own_test
             assert abs(counts["test"][2:].sum() - 50 * test) < 1
         found.append(tuple(counts["calibration"]))
     assert len(set(found)) > 1 or 0.1 * left * each == round(0.1 * left * each)
+
+
+@pytest.mark.parametrize(("calibration", "validation"), [(0.3, 0.2), (0.4, 0.2), (0.2, 0.4)])
+def test_parts_that_ask_for_more_than_a_class_has_get_less_of_it_alike(given, calibration, validation):
+    labels = np.repeat(np.arange(92), [400, 400, *[3] * 90])
+    splits = given({"all": (np.arange(len(labels)), labels)}, calibration=calibration, validation=validation)
+    counts = {part: np.bincount(getattr(splits, part).labels, minlength=92) for part in PARTS}
+    for part, share in (("calibration", calibration), ("validation", validation)):
+        assert counts[part][:2].tolist() == [round(320 * share)] * 2
+        # One of three is tested on and one learned.
+        assert abs(counts[part][2:].sum() - 90 * share / (calibration + validation)) < 2
+    assert counts["train"][2:].tolist() == counts["test"][2:].tolist() == [1] * 90
+
+
+@pytest.mark.parametrize(
+    ("validation", "told"),
+    [
+        (0.0, "evaluate.tune chooses on validation images; raise data.id.validation"),
+        (0.1, "evaluate.tune chooses on validation images, and data.id.validation = 0.1 gives none of so few; raise "
+              "it, lower data.id.calibration, or add images"),
+    ],
+)  # fmt: skip
+def test_choices_without_validation_images_say_how_to_have_some(validation, told):
+    recipe = SimpleNamespace(
+        evaluate=SimpleNamespace(headline="msp", tune=True),
+        data=SimpleNamespace(id=SimpleNamespace(validation=validation)),
+    )
+    images = ImageSet(numbered(2), np.arange(2), ("a", "b"), (), ())
+    data = SimpleNamespace(images=lambda name: images.take(np.arange(2 if name == "train" else 0)))
+    with pytest.raises(UserError) as caught:
+        check(recipe, data, None)
+    assert str(caught.value) == told
 
 
 def test_many_images_are_dealt_as_ever_beside_rare_classes(given):
