@@ -28,8 +28,8 @@ def nearest(queries, references=None, *, neighbours: int = 1) -> tuple[np.ndarra
     """The nearest references of each query and their distances, by exact search in bounded memory.
 
     Squared distances are formed by blocked matrix products in float32; the nearest few are measured again, as
-    differences in float64, so equal rows are exactly 0 apart. Where rounding could have hidden a nearer reference, all
-    of them are measured so.
+    differences in float64, so equal rows are exactly 0 apart. Where rounding could have hidden a nearer reference, the
+    query is searched again in float64.
 
     Args:
         queries: (N, ...) images or features, finite.
@@ -42,51 +42,44 @@ def nearest(queries, references=None, *, neighbours: int = 1) -> tuple[np.ndarra
     """
     among = references is None
     q, r = (rows.reshape(len(rows), -1) for rows in (queries, queries if among else references))
-    candidates, bounds = _candidates(q, r, min(neighbours + _SPARE, len(r) - among), among)
     found, indices = np.empty((len(q), neighbours)), np.empty((len(q), neighbours), np.int64)
-    for row, query in enumerate(q):
-        known = candidates[row]
-        squares = _squares(r[known], query)
-        if np.partition(squares, neighbours - 1)[neighbours - 1] > max(bounds[row], 0.0):
-            known, squares = np.arange(len(r)), _squares(r, query)
-            if among:
-                squares[row] = np.inf
-        order = np.argsort(squares, kind="stable")[:neighbours]
-        found[row], indices[row] = squares[order], known[order]
+    rows = np.arange(len(q))
+    for precision in (np.float32, np.float64):
+        candidates, bounds = _candidates(q, r, rows, min(neighbours + _SPARE, len(r) - among), among, precision)
+        for row, known in zip(rows, candidates, strict=True):
+            squares = np.square(r[known] - q[row].astype(np.float64)).sum(axis=1)
+            order = np.argsort(squares, kind="stable")[:neighbours]
+            found[row], indices[row] = squares[order], known[order]
+        rows = rows[found[rows, -1] > np.maximum(bounds, 0.0)]
+        if not len(rows):
+            break
     return np.sqrt(found / q.shape[1]), indices
 
 
-def _squares(rows, query) -> np.ndarray:
-    """Squared distances (M,) of rows to a query, as differences in float64."""
-    query, tile = query.astype(np.float64), max(1, _BYTES // (8 * len(query)))
-    parts = (np.square(rows[first : first + tile] - query).sum(axis=1) for first in range(0, len(rows), tile))
-    return np.concatenate([*parts])
-
-
-def _candidates(q, r, keep: int, among: bool) -> tuple[np.ndarray, np.ndarray]:
-    """The references (N, keep) that float32 has as the nearest, and the squared distances (N,) up to which no other one
-    can have been missed."""
+def _candidates(q, r, rows: np.ndarray, keep: int, among: bool, precision: Any) -> tuple[np.ndarray, np.ndarray]:
+    """The references (N, keep) that this precision has as the nearest of these queries, and the squared distances (N,)
+    up to which no other one can have been missed."""
     tile = max(1, _BYTES // (8 * (q.shape[1] + 1)))
-    block = max(1, _BYTES // (4 * max(min(tile, len(r)), q.shape[1] + 1)))
+    block = max(1, _BYTES // (np.dtype(precision).itemsize * max(min(tile, len(r)), q.shape[1] + 1)))
     # Distances do not change when all is moved, and rounding is least about the middle; whole numbers stay whole.
     centre = r.mean(axis=0, dtype=np.float64)
     centre = np.rint(centre) if r.dtype.kind in "iub" else centre
-    rough, candidates = np.full((len(q), keep), np.inf), np.zeros((len(q), keep), np.int64)
-    own_lengths, longest = np.empty(len(q)), 0.0
+    rough, candidates = np.full((len(rows), keep), np.inf), np.zeros((len(rows), keep), np.int64)
+    own_lengths, longest = np.empty(len(rows)), 0.0
     for first in range(0, len(r), tile):
-        right = (r[first : first + tile] - centre).astype(np.float32)
+        right = (r[first : first + tile] - centre).astype(precision)
         lengths = np.square(right).sum(axis=1, dtype=np.float64)
         longest = max(longest, float(lengths.max()))
         # (x, 1).(-2 y, |y|^2) is |x - y|^2 short of |x|^2, which is the same for all of a query's references.
-        right = np.concatenate([-2 * right, lengths[:, None].astype(np.float32)], axis=1)
-        for start in range(0, len(q), block):
+        right = np.concatenate([-2 * right, lengths[:, None].astype(precision)], axis=1)
+        for start in range(0, len(rows), block):
             part = slice(start, start + block)
-            left = np.ones((len(q[part]), q.shape[1] + 1), np.float32)
-            left[:, :-1] = q[part] - centre
+            left = np.ones((len(rows[part]), q.shape[1] + 1), precision)
+            left[:, :-1] = q[rows[part]] - centre
             own_lengths[part] = np.square(left[:, :-1]).sum(axis=1, dtype=np.float64)
             short = left @ right.T
             if among:
-                own = np.arange(start, start + len(left)) - first
+                own = rows[part] - first
                 inside = np.flatnonzero((own >= 0) & (own < short.shape[1]))
                 short[inside, own[inside]] = np.inf
             columns = np.argpartition(short, min(keep, short.shape[1]) - 1, axis=1)[:, :keep]
@@ -95,9 +88,9 @@ def _candidates(q, r, keep: int, among: bool) -> tuple[np.ndarray, np.ndarray]:
             best = np.argpartition(values, keep - 1, axis=1)[:, :keep]
             rough[part], candidates[part] = (np.take_along_axis(x, best, axis=1) for x in (values, known))
     if keep == len(r) - among:
-        return candidates, np.full(len(q), np.inf)
+        return candidates, np.full(len(rows), np.inf)
     # The error of a dot product of n terms is at most n u times the product of the lengths (n u small).
-    slack = 2 * (q.shape[1] + 4) * float(np.finfo(np.float32).eps) * (own_lengths + longest)
+    slack = 2 * (q.shape[1] + 4) * float(np.finfo(precision).eps) * (own_lengths + longest)
     return candidates, rough.max(axis=1) + own_lengths - slack
 
 
