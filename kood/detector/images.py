@@ -13,7 +13,7 @@ from kood.attached.pixels import check_shape
 from kood.attached.watching import Shape
 from kood.data.files import PassedOver, files_under
 from kood.data.large import ahead
-from kood.data.listing import Listing
+from kood.data.listing import Listing, part_of
 from kood.data.paths import data_path, need
 from kood.data.rules import STRETCHED, Framing
 from kood.data.sources.table import NO_RECIPE, TABLES, listed_files, listed_table, other_columns
@@ -160,7 +160,7 @@ def _files(images: Any, names: list[str] | None, perhaps: bool, its_own: bool) -
     path = Path(images).expanduser()
     if path.is_file():
         if path.suffix.lower() in TABLES:
-            return _in_table(path, names if its_own else None, perhaps)
+            return _in_table(path, names, perhaps, its_own)
         return [str(path)], None
     if names is None:  # They show whatever they show, however they lie.
         folder, passed = data_path(str(path)), PassedOver()
@@ -180,21 +180,35 @@ def _files(images: Any, names: list[str] | None, perhaps: bool, its_own: bool) -
     return part.files, _numbered(part, names, perhaps, f"{clean(path)} has class folders")
 
 
-def _in_table(path: Path, names: list[str] | None, perhaps: bool) -> tuple[list[str], np.ndarray | None]:
-    """The files that a table names, and their classes where they need some and it has any."""
+def _in_table(path: Path, names: list[str] | None, perhaps: bool, its_own: bool) -> tuple[list[str], np.ndarray | None]:
+    """The files that a table names, and their classes where they need some and it has any.
+
+    Where names are given, neither what may be labels nor what may be a split is passed over.
+    """
     with in_words({"^path: ": "images: ", **NO_RECIPE}):
-        if names is None or (perhaps and not _has_labels(path)):
+        if names is None:
+            return listed_files(str(path)), None
+        columns = other_columns(str(path), ("label", "split"))
+        for _, values in columns:  # However a column is called that says so: some images are kept for something else.
+            found = {part_of(one) for one in values}
+            parts = [part for part in ("train", "validation", "test") if part in found]
+            if len(parts) > 1:
+                raise UserError(f"images: {clean(path)} has {' and '.join(parts)}; give a table of one of them")
+        fits = any(_may_be_classes(values, names) for _, values in columns)
+        if not its_own or (perhaps and not fits and not any(called and values for called, values in columns)):
             return listed_files(str(path)), None
         listed = listed_table(str(path))
-    if len(listed.parts) > 1:
-        raise UserError(f"images: {clean(path)} has {' and '.join(listed.parts)}; give a table of one of them")
     (part,) = listed.parts.values()
-    return part.files, _numbered(part, names, perhaps, f"{clean(path)} has classes") if part.names else None
+    own = _numbered(part, names, perhaps and not fits, f"{clean(path)} has classes") if part.names else None
+    return part.files, own
 
 
-def _has_labels(path: Path) -> bool:
-    columns = other_columns(str(path))
-    return any(values and (is_label or len(columns) == 1) for is_label, values in columns)
+def _may_be_classes(values: list[str], names: list[str]) -> bool:
+    """Whether a column names a class of the model's, or most of it are numbers of these: more numbers are of others."""
+    known = {" ".join(name.split()).casefold() for name in names}
+    fitting = [one for one in values if " ".join(one.split()).casefold() in known
+               or (one.isdecimal() and int(one) < len(names))]  # fmt: skip
+    return bool(fitting) and (2 * len(fitting) >= len(values) or not all(map(str.isdecimal, fitting)))
 
 
 def _numbered(part: Listing, names: list[str], perhaps: bool, what: str) -> np.ndarray | None:

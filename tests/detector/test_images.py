@@ -159,6 +159,67 @@ def test_class_folders_are_matched_with_the_classes_of_the_model(folder):
         batches(folder.parent / "parts", SHAPE, batch_size=4, class_names=CLASSES)
 
 
+@pytest.fixture
+def table(folder):
+    """Writes a table of the images: the names of its other columns, and their values, repeated as needed."""
+    files = sorted(path.relative_to(folder.parent) for path in folder.rglob("*.png"))
+
+    def written(header, *beside):
+        lines = [f"file,{header}"] * bool(header) + [f"{one},{beside[n % len(beside)]}" for n, one in enumerate(files)]
+        (folder.parent / "t.csv").write_text("\n".join(lines))
+        return folder.parent / "t.csv"
+
+    return written
+
+
+#: Columns that may be labels or a split, and why the table is refused.
+TOLD = [
+    (("species,patient", "cat,1", "dog,20"), "none is called label"),
+    (("species,patient", "Cat,10", "hen,20", "fox,30"), "none is called label"),
+    (("number,patient", "1,10", "2,20"), "none is called label"),
+    (("species,split", "cat,train", "dog,test"), "has train and test; give a table of one of them"),
+    (("time,split", "7:30,train", "7:40,val"), "has train and validation; give a table of one of them"),
+    (("label,phase", "cat,Testing", "dog,training", "dog,spare"), "has train and test; give a table of one of them"),
+    (("phase", "train", "test"), "has train and test; give a table of one of them"),
+    (("time,split", "7:30,a", "7:40,b"), "has the part"),
+    (("", "cat,train", "dog,test"), "has train and test; give a table of one of them"),
+    (("", "cat,10", "dog,20"), "has 3 columns and no line that names them"),
+    (("label", "0", "1"), "classes that are none of the model's classes: 0, 1; the classes are cat, dog"),
+    (("label,species", "x,cat", "y,dog"), "classes that are none of the model's classes: x, y"),
+]
+
+
+@pytest.mark.parametrize(("columns", "wrong"), TOLD)
+def test_labels_and_the_split_of_a_table_are_never_passed_over(table, columns, wrong):
+    with pytest.raises(UserError, match=f"^images: .*({wrong})"):
+        batches(table(*columns), SHAPE, batch_size=4, class_names=CLASSES, perhaps=True)
+    with pytest.raises(UserError, match="^images: "):
+        batches(table(*columns), SHAPE, batch_size=4, class_names=CLASSES)
+    assert sum(len(batch.files) for batch in batches(table(*columns), SHAPE, batch_size=4)) == COUNT
+
+
+@pytest.mark.parametrize("columns", [one for one, wrong in TOLD if "give a table of one" in wrong])
+def test_labels_that_are_given_keep_the_split_of_a_table(table, columns):
+    with pytest.raises(UserError, match="give a table of one of them"):
+        batches(table(*columns), SHAPE, batch_size=4, class_names=CLASSES, labels=LABELS, perhaps=True)
+
+
+@pytest.mark.parametrize(
+    "columns",
+    [
+        ("time", "7:30", "7:40"),
+        ("time,patient", "7:30,10", "7:40,20", "7:50,1", "8:00,30"),
+        ("time,label", "7:30,", "7:40,"),
+        ("time,place,split", "7:30,here,", "7:40,test,"),
+        ("label", "fox", "hen"),
+        ("", "7:30,10", "7:40,20"),
+    ],
+)
+def test_what_is_no_label_may_stand_beside_the_files_of_a_table(table, columns):
+    found = [*batches(table(*columns), SHAPE, batch_size=4, class_names=CLASSES, perhaps=True)]
+    assert sum(len(batch.files) for batch in found) == COUNT and all(batch.labels is None for batch in found)
+
+
 def test_images_without_labels_may_lie_as_they_like(folder, tmp_path):
     (tmp_path / "mixed" / "test").mkdir(parents=True)
     (tmp_path / "mixed" / "train").symlink_to(folder)

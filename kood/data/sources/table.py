@@ -176,8 +176,8 @@ def listed_files(path: str) -> list[str]:
     return files
 
 
-def other_columns(path: str) -> list[tuple[bool, list[str]]]:
-    """Of each column of a table beside that of its files, whether it is to hold labels, and its values, each once.
+def other_columns(path: str, kinds: Collection[str] = ("label",)) -> list[tuple[bool, list[str]]]:
+    """Of each column of a table beside that of its files, whether it is to hold one of `kinds`, and its values once.
 
     Raises:
         UserError: As `listed_files`.
@@ -186,7 +186,7 @@ def other_columns(path: str) -> list[tuple[bool, list[str]]]:
     header, rows = _rows(file)
     files, width = _place_of_files(file, header, rows), len(rows[0].fields)
     return [
-        (header[at].lower() in _CALLED["label"] if header else width == 2,
+        (any(header[at].lower() in _CALLED[kind] for kind in kinds) if header else width == 2,
          sorted({row.fields[at] for row in rows} - {""}))
         for at in range(width) if at != files
     ]  # fmt: skip
