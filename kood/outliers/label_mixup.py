@@ -112,7 +112,9 @@ class LabelMixup(Sampling, OutlierSource):
             raise UserError(f"outliers.label_mixup.classes is {self.classes}, but data.id has {len(train.class_names)}")
         self._groups(train.class_names)
         if self._asks and len(validation) == 0:
-            raise UserError("outliers.label_mixup.pairs = 'confused' asks validation images; raise data.id.validation")
+            raise UserError(
+                "outliers.label_mixup.pairs = 'confused' asks validation images; raise data.id.validation or add images"
+            )
 
     def _groups(self, class_names):
         from kood.data.classes import class_indices
