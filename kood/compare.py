@@ -20,7 +20,7 @@ from kood.errors import UserError
 from kood.files import BROKEN
 from kood.registry import nearest
 from kood.report.across import comparison, folds
-from kood.report.aggregate import group
+from kood.report.aggregate import group, in_groups
 from kood.report.comparable import unlike
 from kood.report.formats import ENDINGS, FORMATS
 from kood.report.tables import Table
@@ -93,7 +93,7 @@ def compare_runs(
         if row["difference"]:
             row["difference"] = {**row["difference"], "baseline": _shown(base["cell"])}
     smoke = dict.fromkeys(clean(cell["cell"]["run"]) for cell in cells if cell.get("quick"))
-    grouped = dict.fromkeys(clean(cell["cell"]["run"]) for cell in cells if "test" in (cell.get("groups") or {}))
+    grouped = dict.fromkeys(clean(cell["cell"]["run"]) for cell in cells if in_groups(cell, "test"))
     marks = ((smoke, SMOKE), (grouped, GROUPED_NOTE))
     warnings = [*(f"{', '.join(names)}: {note}" for names, note in marks if names), *told]
     unalike = unlike(cells)

@@ -11,6 +11,7 @@ __all__ = [
     "aggregate",
     "by_score",
     "group",
+    "in_groups",
     "identity",
     "of_headline",
     "rows_of",
@@ -77,6 +78,11 @@ def _union(mappings: Iterable[Mapping[str, Any] | None]) -> list[str]:
 
 def _metrics(figures: Sequence[Mapping[str, float | None] | None]) -> dict[str, Any]:
     return {name: statistic((one or {}).get(name) for one in figures) for name in _union(figures)}
+
+
+def in_groups(run: Cell, *parts: str) -> bool:
+    """Whether images of one of these parts stand in groups, which intervals count as independent."""
+    return not set(parts).isdisjoint(run.get("groups") or {})
 
 
 def of_headline(cell: Cell, name: str) -> Any:

@@ -8,7 +8,7 @@ import numpy as np
 
 from kood.intervals import FEWEST_SEEDS, auroc_interval, paired_difference
 from kood.metrics import placements
-from kood.report.aggregate import Cell, group, identity, of_headline
+from kood.report.aggregate import Cell, group, identity, in_groups, of_headline
 from kood.report.comparable import different_images
 from kood.report.folds import as_cells
 from kood.report.wording import sets
@@ -151,5 +151,5 @@ def _placements(run: Cell, kind: str, scores: Scores) -> tuple[np.ndarray, list[
 
 def _told(difference: Any, pairs: Sequence[tuple[Cell, Cell]]) -> dict[str, Any]:
     # The interval counts test images as independent, which those that stand in groups are not.
-    grouped = any("test" in (run.get("groups") or {}) for pair in pairs for run in pair)
+    grouped = any(in_groups(run, "test") for pair in pairs for run in pair)
     return {**asdict(difference), "significant": difference.significant and not grouped}

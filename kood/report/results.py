@@ -4,7 +4,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from kood.conformal import clearly_more
-from kood.report.aggregate import of_headline, specs_of
+from kood.report.aggregate import in_groups, of_headline, specs_of
 from kood.report.tables import MISSING, Column, Filled, Row, Table, row, table_of, words
 from kood.report.wording import (
     COLUMNS,
@@ -80,7 +80,7 @@ def headline(cell: Cells) -> Table | None:
 
 def _grouped(cell: Cells) -> list[str]:
     """What stands beside the intervals of test images that stand in groups."""
-    return [GROUPED_NOTE] if "test" in (cell.get("groups") or {}) else []
+    return [GROUPED_NOTE] if in_groups(cell, "test") else []
 
 
 def _kinds_of_sets(cell: Cells) -> list[str]:
@@ -218,7 +218,7 @@ def _classes(cell: Cells, some: Rows, title: str, note: str) -> Table:
 
 def _is_below(one: Mapping[str, Any], cell: Cells) -> bool:
     """As `is_below`, of a class of a run; of images in groups, which that counts as independent, nothing is said."""
-    grouped = {"calibration", "test"} & set(cell.get("groups") or {})
+    grouped = in_groups(cell, "calibration", "test")
     return not grouped and is_below(one, cell.get("threshold") or {}, len(cell["classes"]))
 
 
